@@ -1,0 +1,39 @@
+"""Every error says what is wrong, what was given and what to do.
+
+A wrong *outcome* is not an error: that is an `Evidence` with the verdict `INCONCLUSIVE`.
+"""
+
+
+class StemmaError(Exception):
+    """Base of all errors that a user can cause; the command line shows its one sentence."""
+
+
+class UnreadableModelError(StemmaError):
+    """A file that should hold weights cannot be read: truncated, corrupt, hostile or of an unsupported kind."""
+
+
+class NotAModelError(StemmaError):
+    """A path holds nothing that Stemma reads as a checkpoint."""
+
+
+class UnsafeFileError(UnreadableModelError):
+    """Reading the file would run code or leave its folder; it was not read."""
+
+
+class MissingExtraError(StemmaError):
+    """An optional dependency is needed for this input."""
+
+    def __init__(self, what: str, package: str, extra: str) -> None:
+        super().__init__(f"{what} needs the package '{package}'. Install it with: pip install 'stemma-ml[{extra}]'")
+
+
+class RegistryError(StemmaError):
+    """The registry refused a change, or does not hold what was asked for."""
+
+
+class UnknownNameError(StemmaError):
+    """A name, digest prefix or path leads to no model."""
+
+
+class MisuseError(StemmaError):
+    """Arguments contradict each other; the command line exits with 2."""

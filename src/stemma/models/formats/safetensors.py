@@ -1,0 +1,137 @@
+"""Safetensors: an eight-byte length, a JSON header, raw bytes. Read here in slices, without mapping the file."""
+
+import json
+import os
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stemma.errors import UnreadableModelError
+from stemma.models.model import ITEMSIZE, AbstractStorage, Tensor
+
+MAX_HEADER = 100_000_000
+
+
+@dataclass(frozen=True)
+class FileStorage(AbstractStorage):
+    """A run of bytes in a file.
+
+    Attributes:
+        path: The file.
+        offset: Where the run starts.
+        length: Its bytes.
+    """
+
+    path: Path
+    offset: int
+    length: int
+
+    def read_into(self, start: int, out: memoryview) -> None:
+        """See `AbstractStorage.read_into`."""
+        if start + len(out) > self.length:
+            raise UnreadableModelError(f"read past the end of a tensor in {self.path}")
+        with self.path.open("rb", buffering=0) as f:
+            f.seek(self.offset + start)
+            done = 0
+            while done < len(out):
+                n = f.readinto(out[done:])
+                if not n:
+                    raise UnreadableModelError(f"{self.path} became shorter while it was read. Was it replaced?")
+                done += n
+
+
+def read(path: Path) -> tuple[list[Tensor], dict[str, str]]:
+    """List a file's tensors; no tensor bytes are read.
+
+    Args:
+        path: A `.safetensors` file.
+
+    Returns:
+        The tensors under their stored names, and the free metadata.
+
+    Raises:
+        UnreadableModelError: If the header is not a valid, gap-free description of the file.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as f:
+        head = f.read(8)
+        length = struct.unpack("<Q", head)[0] if len(head) == 8 else -1
+        if not 0 < length <= min(MAX_HEADER, size - 8):
+            raise UnreadableModelError(
+                f"{path} is not a safetensors file: its header length says {length} of {size} bytes"
+            )
+        header = _header(path, f.read(length))
+    base, tensors, spans = 8 + length, [], []
+    metadata = header.pop("__metadata__", {})
+    for name, entry in header.items():
+        dtype, shape, begin, end = _entry(path, name, entry)
+        tensor = Tensor(name, dtype, shape, FileStorage(path, base + begin, end - begin))
+        if end - begin != tensor.nbytes:
+            raise UnreadableModelError(f"{path}: tensor '{name}' has {end - begin} bytes, its shape needs {tensor.nbytes}")
+        tensors.append(tensor)
+        spans.append((begin, end))
+    at = 0
+    for begin, end in sorted(spans):
+        if begin != at:
+            raise UnreadableModelError(f"{path}: tensor bytes overlap or leave a gap at byte {min(begin, at)}")
+        at = end
+    if base + at != size:
+        raise UnreadableModelError(f"{path} has {size} bytes, its header describes {base + at}. Truncated download?")
+    return tensors, {str(k): str(v) for k, v in metadata.items()} if isinstance(metadata, dict) else {}
+
+
+def _header(path: Path, raw: bytes) -> dict[str, Any]:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        out = dict(pairs)
+        if len(out) != len(pairs):
+            raise UnreadableModelError(f"{path}: a name appears twice in the header")
+        return out
+
+    try:
+        header = json.loads(raw, object_pairs_hook=unique)
+    except (ValueError, RecursionError) as e:
+        raise UnreadableModelError(f"{path} is not a safetensors file: its header is no JSON") from e
+    if not isinstance(header, dict):
+        raise UnreadableModelError(f"{path} is not a safetensors file: its header is no JSON object")
+    return header
+
+
+def _entry(path: Path, name: str, entry: Any) -> tuple[str, tuple[int, ...], int, int]:
+    try:
+        dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+    except (TypeError, KeyError, ValueError) as e:
+        raise UnreadableModelError(f"{path}: the header entry of '{name}' is malformed") from e
+    numbers = (*shape, begin, end)
+    if any(type(n) is not int or not 0 <= n < 2**62 for n in numbers) or begin > end:
+        raise UnreadableModelError(f"{path}: the header entry of '{name}' has impossible numbers {list(numbers)}")
+    if dtype not in ITEMSIZE:
+        raise UnreadableModelError(f"{path}: tensor '{name}' has the unknown dtype {dtype!r}")
+    return dtype, shape, begin, end
+
+
+def write(path: Path, tensors: list[Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write a file slice by slice; it appears under its name only when it is complete.
+
+    Args:
+        path: Target; replaced if it exists.
+        tensors: What to write, under their names.
+        metadata: Free text for the header.
+    """
+    header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
+    at = 0
+    for t in tensors:
+        header[t.name] = {"dtype": t.dtype, "shape": list(t.shape), "data_offsets": [at, at + t.nbytes]}
+        at += t.nbytes
+    raw = json.dumps(header, separators=(",", ":")).encode()
+    raw += b" " * (-len(raw) % 8)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as f:
+            f.write(struct.pack("<Q", len(raw)) + raw)
+            for t in tensors:
+                for part in t.chunks():
+                    f.write(part)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

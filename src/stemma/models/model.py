@@ -1,0 +1,247 @@
+"""A model as Stemma sees it: named, lazily read tensors and what its files claim about themselves.
+
+Nothing here knows a file format. A format (see `formats/`) hands out `Tensor`s whose `Storage` yields raw bytes in
+slices; whatever needs decoding or arithmetic (bfloat16, block quantisation, an adapter on its base) is a storage of
+its own, so that every later stage sees the same thing.
+"""
+
+import abc
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from stemma.models import digest as digests
+from stemma.types import Digest, ModelRef
+
+CHUNK = 4 << 20
+"""Bytes per slice when a tensor is streamed."""
+
+ITEMSIZE: Mapping[str, int] = MappingProxyType(
+    {
+        "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1,
+        "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1,
+        "C64": 8, "C128": 16,
+    }
+)  # fmt: skip
+"""Bytes per element of each dtype code (the codes are those of safetensors)."""
+
+FLOATS = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
+
+
+def decode(raw: np.ndarray, dtype: str) -> np.ndarray:
+    """Turn raw little-endian bytes into numbers.
+
+    Args:
+        raw: `uint8` bytes, one whole number of elements.
+        dtype: The dtype code.
+
+    Returns:
+        A flat array: float32 for every float narrower than 64 bits, else the native type. May share `raw`'s memory.
+    """
+    if dtype == "BF16":
+        return (raw.view("<u2").astype(np.uint32) << 16).view(np.float32)
+    if dtype in _FLOAT8:
+        return _FLOAT8[dtype][raw]
+    native = raw.view(_NUMPY[dtype])
+    return native.astype(np.float32) if dtype == "F16" else native
+
+
+_NUMPY = {
+    "F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1",
+    "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "u1", "C64": "<c8", "C128": "<c16",
+}  # fmt: skip
+
+
+def _float8(exponent_bits: int, mantissa_bits: int, *, infinities: bool) -> np.ndarray:
+    """All 256 values of an 8-bit float (OCP FP8: E4M3 has no infinities and one NaN per sign).
+
+    Returns:
+        The values, indexed by code.
+    """
+    code = np.arange(256, dtype=np.int64)
+    sign = np.where(code >> 7, -1.0, 1.0)
+    exponent = (code >> mantissa_bits) & ((1 << exponent_bits) - 1)
+    fraction = (code & ((1 << mantissa_bits) - 1)) / (1 << mantissa_bits)
+    bias = (1 << (exponent_bits - 1)) - 1
+    value = np.where(exponent == 0, fraction * 2.0 ** (1 - bias), (1 + fraction) * 2.0 ** (exponent - bias))
+    top = exponent == (1 << exponent_bits) - 1
+    if infinities:
+        value = np.where(top, np.where(fraction == 0, np.inf, np.nan), value)
+    else:
+        value = np.where((code & 0x7F) == 0x7F, np.nan, value)
+    return (sign * value).astype(np.float32)
+
+
+_FLOAT8 = {"F8_E4M3": _float8(4, 3, infinities=False), "F8_E5M2": _float8(5, 2, infinities=True)}
+
+
+class AbstractStorage(abc.ABC):
+    """Where a tensor's bytes come from."""
+
+    @abc.abstractmethod
+    def read_into(self, start: int, out: memoryview) -> None:
+        """Fill `out` with the tensor's canonical bytes (little-endian, C order) from byte `start` on.
+
+        Args:
+            start: First byte, counted from the tensor's first element.
+            out: Writable bytes; all of it is filled.
+
+        Raises:
+            UnreadableModelError: If the bytes are not there any more.
+        """
+
+
+@dataclass(frozen=True)
+class ArrayStorage(AbstractStorage):
+    """Bytes of an array that is made on first use: small tensors, and formats that cannot be read in slices.
+
+    Attributes:
+        make: Returns the array, C-contiguous after `ascontiguousarray`, in the dtype that the tensor declares.
+    """
+
+    make: Callable[[], np.ndarray]
+
+    @cached_property
+    def _bytes(self) -> np.ndarray:
+        return np.ascontiguousarray(self.make()).reshape(-1).view(np.uint8)
+
+    def read_into(self, start: int, out: memoryview) -> None:
+        """See `AbstractStorage.read_into`."""
+        out[:] = memoryview(self._bytes)[start : start + len(out)]
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor that is read when asked for.
+
+    Attributes:
+        name: Canonical name (wrappers and prefixes removed).
+        dtype: Code as in `ITEMSIZE`.
+        shape: Axis lengths; empty for a scalar.
+        storage: Where its bytes come from.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    storage: AbstractStorage = field(repr=False, compare=False)
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        n = 1
+        for s in self.shape:
+            n *= s
+        return n
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the canonical representation."""
+        return self.size * ITEMSIZE[self.dtype]
+
+    @property
+    def is_float(self) -> bool:
+        """Whether the elements are real numbers (not codes, indices or flags)."""
+        return self.dtype in FLOATS
+
+    def chunks(self, buffer: bytearray | None = None) -> Iterator[memoryview]:
+        """The canonical bytes in order, each slice in the same reused buffer.
+
+        Args:
+            buffer: Memory to reuse; a fresh `CHUNK` otherwise.
+
+        Yields:
+            Slices that are valid until the next one is asked for.
+        """
+        buffer = bytearray(min(CHUNK, self.nbytes)) if buffer is None else buffer
+        view = memoryview(buffer)
+        for start in range(0, self.nbytes, len(buffer) or 1):
+            part = view[: min(len(buffer), self.nbytes - start)]
+            self.storage.read_into(start, part)
+            yield part
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        """Entries `start:stop` of the first axis, decoded.
+
+        Cost: memory and time of those rows only.
+
+        Args:
+            start: First row.
+            stop: Row after the last; at most `shape[0]`.
+
+        Returns:
+            Array `[stop - start, *shape[1:]]`, float32 for narrow floats, else the native dtype.
+        """
+        row = self.nbytes // self.shape[0] if self.shape and self.shape[0] else 0
+        raw = np.empty((stop - start) * row, np.uint8)
+        if raw.size:
+            self.storage.read_into(start * row, memoryview(raw))
+        return decode(raw, self.dtype).reshape(stop - start, *self.shape[1:])
+
+    def array(self) -> np.ndarray:
+        """The whole tensor, decoded; for tensors that are known to fit.
+
+        Returns:
+            Array of `shape`, float32 for narrow floats, else the native dtype.
+        """
+        raw = np.empty(self.nbytes, np.uint8)
+        if raw.size:
+            self.storage.read_into(0, memoryview(raw))
+        return decode(raw, self.dtype).reshape(self.shape)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network's weights, by name, and what its files say about it.
+
+    Attributes:
+        name: What a person calls it.
+        source: Absolute path, or `python:NAME` for one made in memory.
+        tensors: The tensors as stored, by canonical name, sorted.
+        config: Architecture configuration as claimed by a file beside the weights, None without one.
+        claims: Other metadata (licence, base model …): shown, never used as evidence.
+        notes: What the reader left out or changed, for people.
+    """
+
+    name: str
+    source: str
+    tensors: Mapping[str, Tensor]
+    config: Mapping[str, Any] | None = None
+    claims: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @cached_property
+    def tensor_digests(self) -> Mapping[str, Digest]:
+        """Digest of every tensor; reads all bytes once, in slices."""
+        return digests.of_tensors(self.tensors.values())
+
+    @cached_property
+    def digest(self) -> Digest:
+        """Identity of the weights: independent of format, order and sharding."""
+        return digests.of_model(self.tensors.values(), self.tensor_digests)
+
+    @cached_property
+    def names_free_digest(self) -> Digest:
+        """Identity of the multiset of tensors: finds renamed copies."""
+        return digests.of_contents(self.tensor_digests.values())
+
+    @property
+    def ref(self) -> ModelRef:
+        """Name and digest, for results."""
+        return ModelRef(self.name, self.digest)
+
+    @property
+    def parameters(self) -> int:
+        """Number of stored elements."""
+        return sum(t.size for t in self.tensors.values())
+
+    @cached_property
+    def weights(self) -> Mapping[str, Tensor]:
+        """The tensors as numbers: integer codes with a scale beside them dequantised, everything else as stored."""
+        from stemma.models.quantization import dequantized
+
+        return dequantized(self.tensors)
