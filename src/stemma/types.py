@@ -103,6 +103,27 @@ class ModelRef:
 
 
 @dataclass(frozen=True, slots=True)
+class InputSpec:
+    """The raw input space of a network: where probes are given and gradients are compared.
+
+    Attributes:
+        kind: `image` (float, `[channels, height, width]`) or `tokens` (integer ids, `[length]`).
+        shape: Shape of one input, without the batch; for tokens the longest length.
+        low: Smallest value of an entry.
+        high: Largest value of an entry.
+        mean: What the network subtracts from each channel of a raw input; 0 where it normalises nothing.
+        std: What it divides by afterwards.
+    """
+
+    kind: str
+    shape: tuple[int, ...]
+    low: float
+    high: float
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+
+
+@dataclass(frozen=True, slots=True)
 class UnitMember:
     """One tensor axis that carries a group's units.
 
