@@ -1,3 +1,72 @@
-"""Where a neural network comes from, how far it is from others in what it does, and what was done to it."""
+"""Stemma: where a neural network comes from, worked out from the models alone.
+
+    import stemma
+
+    trace = stemma.trace("suspect.safetensors", against=["models/"])
+    print(trace.verdict, [parent["name"] for parent in trace.parents])
+
+Inside, each folder answers one question, and data flows from the bottom of this list to the top:
+
+    cli           commands: the only printer
+    workspace     recall or compute, then store
+    zoo           families of small real networks whose history is known
+    lineage       who comes from whom?
+    registry      remember it: the only writer of records
+    kinship       does B come from A? Two models to evidence
+    fingerprints  what does a model look like? The weight sketch for search
+    models        what is in the file? Every format, digests, hidden units
+    types         the nouns
+    errors        what is wrong, what was given, what to do
+
+Importing this loads neither torch nor scipy; every name below is fetched on first use.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stemma.errors import StemmaError as StemmaError
+    from stemma.models import from_arrays as from_arrays
+    from stemma.models import load as load
+    from stemma.models.model import Model as Model
+    from stemma.registry import Registry as Registry
+    from stemma.types import Comparison as Comparison
+    from stemma.types import Evidence as Evidence
+    from stemma.types import Relation as Relation
+    from stemma.types import RelationKind as RelationKind
+    from stemma.types import Trace as Trace
+    from stemma.types import Verdict as Verdict
+    from stemma.workspace import Workspace as Workspace
+    from stemma.workspace import compare as compare
+    from stemma.workspace import trace as trace
 
 __version__ = "0.1.0"
+
+_HOME = {
+    "load": "models",
+    "from_arrays": "models",
+    "Model": "models.model",
+    "Registry": "registry",
+    "Workspace": "workspace",
+    "compare": "workspace",
+    "trace": "workspace",
+    "Comparison": "types",
+    "Evidence": "types",
+    "Relation": "types",
+    "RelationKind": "types",
+    "Trace": "types",
+    "Verdict": "types",
+    "StemmaError": "errors",
+}
+
+__all__ = ["__version__", *_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'stemma' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"stemma.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,56 @@
+# Every target says what it does: run `make`. Nothing is needed but Python 3.11 or later and make itself.
+# On Linux without a CPU build of torch at hand, this avoids several GB of CUDA:
+#   make setup PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+
+.DEFAULT_GOAL := help
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+HERE := $(patsubst %/,%,$(dir $(abspath $(lastword $(MAKEFILE_LIST)))))
+VENV := $(HERE)/.venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PIP_ARGS ?=
+PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13 python3.14 python; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; break; }; done; true)
+
+.PHONY: help setup demo test check fix slow bench clean
+
+help: ## say what each target does
+	@grep -hE '^[a-z]+:.*## ' '$(HERE)/Makefile' | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+
+setup: $(READY) ## make .venv with everything that the demo and the tests need (again only when pyproject.toml changed)
+
+$(READY): $(HERE)/pyproject.toml
+	@test -n '$(PYTHON)' || { echo 'Stemma needs Python 3.11 or later; set it with: make setup PYTHON=/path/to/python' >&2; exit 1; }
+	@test -x '$(BIN)/python' || { echo 'making $(VENV) with $(PYTHON)' >&2; \
+	  '$(PYTHON)' -m venv '$(VENV)' 2>/dev/null || '$(PYTHON)' -m venv --without-pip --clear '$(VENV)'; }
+	@echo 'installing Stemma and its test tools: about a minute' >&2
+	@cd '$(HERE)' && if '$(BIN)/python' -m pip --version >/dev/null 2>&1; \
+	  then '$(BIN)/python' -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --editable '.[test]'; \
+	  else '$(PYTHON)' -m pip --python '$(BIN)/python' install --quiet $(PIP_ARGS) --editable '.[test]'; fi
+	@touch '$(READY)'
+
+demo: $(READY) ## build a family of small networks, enrol it, trace a disguised suspect
+	@'$(BIN)/stemma' demo
+
+test: check ## checks, then the fast tests, two at a time
+	@cd '$(HERE)' && '$(BIN)/python' -m pytest -n 2 -m 'not slow'
+
+check: $(READY) ## formatting, lint, types, and who may import whom
+	@cd '$(HERE)' && '$(BIN)/ruff' format --check --quiet .
+	@cd '$(HERE)' && '$(BIN)/ruff' check --quiet .
+	@cd '$(HERE)' && '$(BIN)/ty' check --quiet src
+	@cd '$(HERE)' && { found=$$('$(BIN)/lint-imports' 2>&1) || { echo "$$found"; exit 1; }; }
+
+fix: $(READY) ## repair what can be repaired by itself: formatting, import order, simple lint
+	@cd '$(HERE)' && '$(BIN)/ruff' check --fix --quiet . ; '$(BIN)/ruff' format --quiet .
+
+slow: $(READY) ## the slow tests, two at a time
+	@cd '$(HERE)' && '$(BIN)/python' -m pytest -n 2 -m slow || { code=$$?; test $$code -eq 5; }
+
+bench: $(READY) ## measure speed and error rates, and write benchmarks/results
+	@cd '$(HERE)' && for f in benchmarks/*.py; do echo "$$f" >&2; '$(BIN)/python' "$$f"; done
+
+clean: ## remove what these targets made (the environment, the demo, caches)
+	@cd '$(HERE)' && rm -rf .venv demo build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,82 @@
+"""The command line, one file per command: the only printer. `main` is the program `stemma`."""
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from stemma.cli.add import add
+from stemma.cli.arguments import arrange
+from stemma.cli.check import check
+from stemma.cli.compare import compare
+from stemma.cli.list import list_models
+from stemma.cli.remove import remove
+from stemma.cli.show import show
+from stemma.cli.trace import trace
+from stemma.errors import MisuseError, StemmaError
+
+FAILED, MISUSED, POLICY = 1, 2, 3
+"""Exit codes besides 0 (done, whatever the verdict): an error or a finding of `check`; wrong arguments; a policy."""
+
+app = typer.Typer(
+    name="stemma",
+    help="Where a neural network comes from, worked out from the models alone.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(trace)
+app.command()(compare)
+app.command()(add)
+app.command("list")(list_models)
+app.command()(show)
+app.command()(check)
+app.command()(remove)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from stemma import __version__
+
+        typer.echo(f"stemma {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="On an error, show the traceback too.")] = False,
+) -> None:
+    pass
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and leave with its exit code.
+
+    Args:
+        arguments: As typed, without the program's name; those of the process if None.
+
+    Raises:
+        SystemExit: Always: 0 done, 1 an error or a finding of `check`, 2 misuse, 3 a violated policy, 130 interrupted.
+    """
+    typed = arrange(sys.argv[1:] if arguments is None else arguments)
+    try:
+        app(typed, prog_name="stemma")
+    except Exception as error:
+        from stemma.cli.output import warn
+
+        if "--debug" in typed:
+            raise
+        warn(f"error: {_sentence(error)}")
+        raise SystemExit(MISUSED if isinstance(error, MisuseError) else FAILED) from None
+
+
+def _sentence(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    if isinstance(error, StemmaError):
+        return text
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return f"{type(error).__name__}: {text} (not foreseen, so probably a defect of Stemma: see it with --debug)"

@@ -1,0 +1,50 @@
+"""`stemma add`: put checkpoints into the registry."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stemma.cli.options import Jobs, Json, RegistryUrl
+
+
+def add(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Checkpoints, or folders of them.")],
+    registry: RegistryUrl = None,
+    name: Annotated[str | None, typer.Option("--name", metavar="N", help="Name of the one model given.")] = None,
+    license: Annotated[str | None, typer.Option("--license", metavar="L", help="Licence of these models.")] = None,
+    keep_weights: Annotated[bool, typer.Option("--keep-weights", help="Store the weights too.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Let a known name stand for new weights.")] = False,
+    all_formats: Annotated[bool, typer.Option("--all-formats", help="Take .npz and ONNX from folders too.")] = False,
+    jobs: Jobs = 1,
+    as_json: Json = False,
+) -> None:
+    """Put checkpoints into the registry.
+
+    It keeps digests and a sketch for search, not the weights. Bad files are reported on stderr and the rest is
+    enrolled; the exit code is 1 if any failed.
+    """
+    from stemma.cli.opening import open_workspace
+    from stemma.cli.output import progress, short, show, show_json, warn
+
+    results = []
+    with progress(quiet=as_json) as report:
+        workspace = open_workspace(registry, jobs=jobs, progress=report)
+        options = {"name": name, "license": license, "keep_weights": keep_weights}
+        for result in workspace.add(paths, replace=replace, all_formats=all_formats, **options):
+            results.append(result)
+            if result.error:
+                warn(f"error: {result.error}")
+    failed = [r for r in results if r.error]
+    if as_json:
+        fields = ("name", "path", "digest", "status", "error")
+        rows = [{f: None if (v := getattr(r, f)) is None else str(v) for f in fields} for r in results]
+        show_json({"registry": str(workspace.registry.url), "models": rows, "failed": len(failed)})
+    else:
+        from stemma.cli.output import columns
+
+        done = [r for r in results if not r.error]
+        if done:
+            show(columns(("name", "digest", "status"), [(r.name, short(r.digest), r.status) for r in done]))
+    if failed:
+        raise typer.Exit(1)

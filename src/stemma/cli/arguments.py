@@ -1,0 +1,55 @@
+"""What typer's parser cannot do: options that take several values, and `--debug` anywhere."""
+
+from collections.abc import Iterator, Sequence
+
+_GREEDY = ("--against", "--deny-license", "--fail-on")
+_SINGLE = ("--registry", "--alpha")
+_OPERANDS = {"trace": 1, "compare": 2}
+
+
+def arrange(typed: Sequence[str]) -> list[str]:
+    """Let list options take several values (`--fail-on copy pruned`), and let `--debug` stand anywhere.
+
+    A list option takes everything up to the next option. Where the command's own operands would be missing then, the
+    last values of `--deny-license` and `--fail-on` are taken for them; those of `--against` are not, because a model
+    that was forgotten would go unnoticed.
+
+    Args:
+        typed: The arguments as typed.
+
+    Returns:
+        The arguments with one option per value.
+    """
+    end = list(typed).index("--") if "--" in typed else len(typed)
+    words = [word for word in typed[:end] if word != "--debug"]
+    head = ["--debug"] * (len(words) < end)
+    command = next((word for word in words if not word.startswith("-")), None)
+    if command not in _OPERANDS:
+        return [*head, *words, *typed[end:]]
+    at = words.index(command) + 1
+    runs = list(_runs(words[at:]))
+    missing = _OPERANDS[command] - sum(len(plain) for option, plain in runs if option not in _GREEDY)
+    missing -= len(typed[end + 1 :])
+    operands: list[str] = []
+    for option, values in reversed(runs):
+        while option in _GREEDY[1:] and missing > len(operands) and len(values) > 1:
+            operands.insert(0, values.pop())
+    out = [*head, *words[:at]]
+    for option, values in runs:
+        if option in _GREEDY:
+            out += [part for value in values for part in (option, value)] or [option]
+        else:
+            out += [*([option] if option else []), *values]
+    return [*out, *operands, *typed[end:]]
+
+
+def _runs(words: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    """Each option with the plain words that follow it; the words before any option come with an empty one."""
+    option, values = "", []
+    for i, word in enumerate(words):
+        if word.startswith("-") and word != "-" and not (i and words[i - 1] in _SINGLE):
+            yield option, values
+            option, values = word, []
+        else:
+            values.append(word)
+    yield option, values

@@ -1,0 +1,90 @@
+"""`stemma compare`: what is B to A?"""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from stemma.cli.options import Alpha, FailOn, Json, RegistryUrl
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from stemma.types import Comparison
+
+
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help="A path, a registry name or a digest prefix.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="A path, a registry name or a digest prefix.")],
+    registry: RegistryUrl = None,
+    alpha: Alpha = None,
+    fail_on: FailOn = None,
+    as_json: Json = False,
+) -> None:
+    """Say what one model is to another.
+
+    Related, independent or inconclusive, and what was done to the one to get the other.
+    """
+    from stemma.cli.opening import open_workspace
+    from stemma.cli.output import progress, show, show_json
+    from stemma.cli.policy import enforce, refused_relations, wanted_relations
+
+    wanted = wanted_relations(fail_on)
+    options: dict[str, Any] = {} if alpha is None else {"alpha": alpha}
+    with progress(quiet=as_json) as report:
+        workspace = open_workspace(registry, progress=report)
+        models = workspace.resolve(a), workspace.resolve(b)
+        result = workspace.compare(*models, **options)
+    if as_json:
+        show_json(result.to_dict())
+    else:
+        from stemma.cli.output import grid, identity
+
+        show(*(identity(model) for model in models), "", grid(lines(result)))
+    finding = {"name": result.b.name, "relation": result.relation.kind.value}
+    enforce(list(refused_relations(wanted, result.verdict, [finding])))
+
+
+def lines(result: "Comparison") -> Iterator[tuple[str, "str | Text", "str | Text"]]:
+    """What a person reads: every line a finding with its evidence, the last what was not looked at.
+
+    Args:
+        result: The answer.
+
+    Yields:
+        Label, finding, evidence.
+    """
+    from stemma.cli.output import number, p_value, verdict_text
+
+    kind = result.relation.kind.value
+    named = "" if kind in {"related", "unrelated"} else f": {kind}"
+    yield "verdict", verdict_text(result.verdict, named), result.relation.reason
+    if result.relation.steps and result.relation.steps != (kind,):
+        yield "steps", " → ".join(result.relation.steps), ""
+    measured = ", ".join(f"{k.replace('_', ' ')} {_value(v)}" for k, v in result.relation.parameters.items())
+    if measured:
+        yield "measured", measured, ""
+    weights = result.weights
+    strength = f"{p_value(weights.p_value, weights.log10_p)} · effect {number(weights.effect)}"
+    yield "weights", weights.reason, f"{strength} · {weights.statistic}"
+    if result.function is not None:
+        function = result.function
+        floor = f" · floor {number(function.null.floor)}" if function.null.floor else ""
+        yield "function", function.reason, f"{p_value(function.p_value, function.log10_p)}{floor}"
+    for evidence in result.evidence:
+        if evidence is not weights and evidence is not result.function:
+            strength = f"{p_value(evidence.p_value, evidence.log10_p)} · effect {number(evidence.effect)}"
+            yield "tested too", f"{evidence.claim}: {evidence.verdict}", f"{strength} · {evidence.statistic}"
+    arrow = {"a->b": f"{result.a.name} → {result.b.name}", "b->a": f"{result.b.name} → {result.a.name}"}
+    yield "direction", arrow.get(result.direction, "unknown"), ""
+    yield "cannot see", " · ".join(result.cannot_see) or "nothing known to be missing", ""
+
+
+def _value(value: Any) -> str:
+    from stemma.cli.output import number
+
+    if isinstance(value, float):
+        return number(value)
+    if isinstance(value, (list, tuple)):
+        return f"{len(value)} ({', '.join(map(str, value[:3]))}{'…' if len(value) > 3 else ''})"
+    return str(value)

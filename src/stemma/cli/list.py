@@ -1,0 +1,25 @@
+"""`stemma list`: what the registry holds."""
+
+from stemma.cli.options import Json, RegistryUrl
+
+
+def list_models(registry: RegistryUrl = None, as_json: Json = False) -> None:
+    """List the enrolled models."""
+    from stemma.cli.opening import open_workspace
+    from stemma.cli.output import columns, plain, short, show, show_json
+    from stemma.types import jsonable
+
+    workspace = open_workspace(registry)
+    records = list(workspace.list())
+    if as_json:
+        show_json({"registry": str(workspace.registry.url), "models": [jsonable(record) for record in records]})
+        return
+    if not records:
+        show(f"No models in {plain(workspace.registry.url)}. Enrol some with: stemma add PATH")
+        return
+    titles = ("name", "digest", "parameters", "tensors", "licence", "added")
+    rows = (
+        (r.name, short(r.digest), f"{r.parameters:,}", f"{r.tensors:,}", r.license or "", r.added_at[:10])
+        for r in records
+    )
+    show(columns(titles, rows, right=("parameters", "tensors")))

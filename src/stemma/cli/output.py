@@ -1,0 +1,239 @@
+"""How anything reaches the screen: one document on stdout, progress and warnings on stderr.
+
+Names come from files and are not trusted: they are never read as markup, and control characters are shown, not sent.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from stemma.types import ModelRef
+
+WIDTH = 120
+"""Columns where the output is no terminal and COLUMNS is not set."""
+
+PATIENCE = 1.0
+"""Seconds of silence before progress is shown."""
+
+GONE = 141
+"""Exit code when the reader of a pipe went away: what a shell reports for SIGPIPE."""
+
+_STYLES = {
+    "copy": "bold red",
+    "descends": "bold yellow",
+    "related": "bold yellow",
+    "independent": "bold green",
+    "no-known-parent": "bold green",
+    "inconclusive": "bold magenta",
+}
+
+
+def plain(text: object) -> str:
+    r"""Text that cannot drive a terminal: control, direction and other unprintable characters become escapes.
+
+    Returns:
+        The same text, every unprintable character written as `\x1b`, `\u202e` and so on.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
+def console(stream: Any = None) -> Console:
+    """A console for a stream (stdout if None) that follows the terminal's width, NO_COLOR and COLUMNS."""
+    stream = sys.stdout if stream is None else stream
+    known = stream.isatty() or os.environ.get("COLUMNS", "").isdigit()
+    return Console(file=stream, width=None if known else WIDTH, highlight=False, markup=False, emoji=False)
+
+
+def show(*things: RenderableType) -> None:
+    """Print to stdout; a reader that went away ends the program quietly.
+
+    Raises:
+        SystemExit: If stdout is a pipe that was closed.
+    """
+    target = console()
+    with target.capture() as captured:
+        for thing in things:
+            target.print(thing, soft_wrap=not isinstance(thing, Table))
+    _write("\n".join(line.rstrip(" ") for line in captured.get().split("\n")))
+
+
+def show_json(document: Any) -> None:
+    """Print one JSON document to stdout: ASCII only, no NaN."""
+    _write(json.dumps(document, indent=2, allow_nan=False) + "\n")
+
+
+def _write(text: str) -> None:
+    try:
+        sys.stdout.write(text.encode(sys.stdout.encoding or "utf-8", "backslashreplace").decode(sys.stdout.encoding))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(GONE) from None
+
+
+def warn(text: str) -> None:
+    """One line on stderr."""
+    style = "yellow" if text.startswith("warning") else "red"
+    head, colon, rest = plain(text).partition(":")
+    console(sys.stderr).print(Text.assemble((head + colon, style), rest), soft_wrap=True)
+
+
+def grid(rows: Iterable[tuple[str, str | Text, str | Text]]) -> Table:
+    """Findings, one per line: label, finding, evidence. Text is taken literally.
+
+    Returns:
+        A table that wraps inside its columns.
+    """
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True, style="dim")
+    table.add_column(overflow="fold")
+    table.add_column(overflow="fold", style="dim")
+    for label, finding, evidence in rows:
+        table.add_row(f"  {label}", _literal(finding), _literal(evidence))
+    return table
+
+
+def columns(titles: Sequence[str], rows: Iterable[Sequence[object]], right: Sequence[str] = ()) -> Table:
+    """A table of many records.
+
+    Args:
+        titles: Column titles.
+        rows: The cells, taken literally.
+        right: Titles of the columns that hold numbers.
+
+    Returns:
+        A table without frames, so that lines can be cut and sorted by other tools.
+    """
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    for i, title in enumerate(titles):
+        table.add_column(
+            title,
+            justify="right" if title in right else "left",
+            overflow="fold" if i == 0 else "ellipsis",
+            no_wrap=i > 0,
+        )
+    for row in rows:
+        table.add_row(*(_literal(cell) for cell in row))
+    return table
+
+
+def _literal(value: object) -> Text:
+    return value if isinstance(value, Text) else Text(plain(value))
+
+
+def verdict_text(word: str, rest: str = "") -> Text:
+    """The verdict, coloured, and what follows it.
+
+    Returns:
+        Literal text.
+    """
+    return Text.assemble((plain(word), _STYLES.get(word, "bold")), plain(rest))
+
+
+def number(value: float) -> str:
+    """Two significant digits without a leading zero: `.97`, `.04`, `1`.
+
+    Returns:
+        The number as people write it.
+    """
+    text = f"{value:.2g}"
+    return text.replace("0.", ".", 1) if text.startswith(("0.", "-0.")) else text
+
+
+def p_value(p: float | None, log10_p: float | None) -> str:
+    """A p-value as a person reads it.
+
+    Returns:
+        `p = .04`, `p = 3e-12`, `p < 1e-300` (the double underflows there) or `not tested`.
+    """
+    if p is None:
+        return "not tested"
+    if log10_p is not None and log10_p < -300:
+        return "p < 1e-300"
+    return f"p = {p:.0e}" if p < 1e-3 else f"p = {number(p)}"
+
+
+def short(digest: str) -> str:
+    """The algorithm and the first ten characters: enough to type back.
+
+    Returns:
+        For example `sha256:9f2c41aa03…`.
+    """
+    algorithm, _, value = str(digest).partition(":")
+    return f"{algorithm}:{value[:10]}…"
+
+
+def identity(model: Any) -> Text:
+    """A model's headline: name, digest, size, dtype, and what its files claim.
+
+    Returns:
+        Literal text in one line.
+    """
+    facts = [f"{len(model.tensors):,} tensors", f"{model.parameters:,} parameters", *_dtypes(model)]
+    claims = ", ".join(f"{k} {v}" for k, v in sorted(model.claims.items())) or "none"
+    return Text.assemble(
+        (plain(model.name), "bold"),
+        f"  {short(model.digest)}  {plain(', '.join(facts))} · claims: {plain(claims)[:200]}",
+    )
+
+
+def named(ref: ModelRef) -> Text:
+    """A headline where only the name and the digest are known.
+
+    Returns:
+        Literal text in one line.
+    """
+    return Text.assemble((plain(ref.name), "bold"), f"  {short(ref.digest)}")
+
+
+_WORDS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I8": "int8", "U8": "uint8"}
+
+
+def _dtypes(model: Any) -> list[str]:
+    total: dict[str, int] = {}
+    for tensor in model.tensors.values():
+        total[tensor.dtype] = total.get(tensor.dtype, 0) + tensor.size
+    largest = sorted(total, key=lambda code: -total[code])[:1]
+    return [_WORDS.get(code, code) for code in largest]
+
+
+@contextmanager
+def progress(*, quiet: bool) -> Generator[Callable[..., None] | None]:
+    """Progress on stderr, from the moment that work has lasted `PATIENCE` seconds; never where stderr is no terminal.
+
+    Args:
+        quiet: Show nothing.
+
+    Yields:
+        `report(what, done, total)`, or None where nobody would see it.
+    """
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    import time
+
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    layout = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    bar = Progress(*layout, console=console(sys.stderr), transient=True)
+    task = bar.add_task("", total=None)
+    started, shown = time.monotonic(), False
+
+    def report(what: str = "", done: int | None = None, total: int | None = None) -> None:
+        nonlocal shown
+        if not shown and time.monotonic() - started > PATIENCE:
+            bar.start()
+            shown = True
+        bar.update(task, description=plain(what)[:60], completed=done, total=total)
+
+    try:
+        yield report
+    finally:
+        bar.stop()

@@ -1,0 +1,38 @@
+"""`stemma show`: what the registry knows about one model."""
+
+from typing import Annotated
+
+import typer
+
+from stemma.cli.options import Json, RegistryUrl
+
+
+def show(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A registry name or a digest prefix.")],
+    registry: RegistryUrl = None,
+    as_json: Json = False,
+) -> None:
+    """Show what the registry knows about one model."""
+    from stemma.cli import output
+    from stemma.cli.opening import open_workspace
+    from stemma.types import jsonable
+
+    record = open_workspace(registry).show(name)
+    if as_json:
+        output.show_json(jsonable(record))
+        return
+    claims = ", ".join(f"{k} {v}" for k, v in sorted(record.claims.items()))
+    architecture = (record.config or {}).get("model_type") or (record.config or {}).get("architectures") or ""
+    kinds = ", ".join(f"{n:,} × {code}" for code, n in record.dtypes.items())
+    rows = [
+        ("digest", record.digest, ""),
+        ("content", record.names_free_digest, "the same for a renamed copy"),
+        ("source", record.source, record.format),
+        ("size", f"{record.parameters:,} parameters in {record.tensors:,} tensors", kinds),
+        ("licence", record.license or "not recorded", "as stated when it was enrolled"),
+        ("claims", claims or "none", "by its files; not evidence"),
+        ("config", str(architecture) or "none", "as claimed"),
+        ("weights", record.weights or "not kept", "the source is read when they are needed"),
+        ("added", record.added_at, f"with Stemma {record.stemma_version}"),
+    ]
+    output.show(output.verdict_text(record.name), output.grid(rows))
