@@ -32,6 +32,23 @@ ITEMSIZE: Mapping[str, int] = MappingProxyType(
 FLOATS = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
 
 
+def dtype_code(dtype: np.dtype) -> str | None:
+    """The dtype code of a NumPy dtype.
+
+    Args:
+        dtype: In any byte order; `ml_dtypes` types are known by name.
+
+    Returns:
+        The code as in `ITEMSIZE`, None where there is none.
+    """
+    named = {"bfloat16": "BF16", "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2"}
+    if dtype.name in named:
+        return named[dtype.name]
+    letter = {"f": "F", "i": "I", "u": "U", "c": "C"}.get(dtype.kind)
+    code = "BOOL" if dtype.kind == "b" else f"{letter}{dtype.itemsize * 8}"
+    return code if letter != "F" or dtype.itemsize in (2, 4, 8) else None
+
+
 def decode(raw: np.ndarray, dtype: str) -> np.ndarray:
     """Turn raw little-endian bytes into numbers.
 
@@ -54,6 +71,25 @@ _NUMPY = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1",
     "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "u1", "C64": "<c8", "C128": "<c16",
 }  # fmt: skip
+
+
+def encode(values: np.ndarray, dtype: str) -> np.ndarray:
+    """Turn numbers into raw little-endian bytes, rounding to nearest even.
+
+    Args:
+        values: Real numbers.
+        dtype: `F64`, `F32`, `F16` or `BF16`.
+
+    Returns:
+        Flat `uint8` bytes.
+    """
+    if dtype != "BF16":
+        with np.errstate(over="ignore"):
+            return np.ascontiguousarray(values, _NUMPY[dtype]).reshape(-1).view(np.uint8)
+    bits = np.ascontiguousarray(values, "<f4").reshape(-1).view("<u4")
+    rounded = (bits + (0x7FFF + ((bits >> 16) & 1)).astype(np.uint32)) >> 16
+    nan = (bits & 0x7FFFFFFF) > 0x7F800000
+    return np.where(nan, (bits >> 16) | 0x40, rounded).astype("<u2").view(np.uint8)
 
 
 def _float8(exponent_bits: int, mantissa_bits: int, *, infinities: bool) -> np.ndarray:
@@ -111,7 +147,36 @@ class ArrayStorage(AbstractStorage):
 
     def read_into(self, start: int, out: memoryview) -> None:
         """See `AbstractStorage.read_into`."""
-        out[:] = memoryview(self._bytes)[start : start + len(out)]
+        out[:] = self._bytes.data[start : start + len(out)]
+
+
+@dataclass(frozen=True)
+class RowStorage(AbstractStorage):
+    """Bytes of rows that are computed when asked for: dequantised weights, adapters merged into their base.
+
+    Attributes:
+        make: `make(start, stop)` returns rows `start:stop` as numbers.
+        shape: Shape of the tensor; a scalar is one row.
+        dtype: What the numbers are rounded to: a float dtype code.
+    """
+
+    make: Callable[[int, int], np.ndarray]
+    shape: tuple[int, ...]
+    dtype: str = "F32"
+
+    def read_into(self, start: int, out: memoryview) -> None:
+        """See `AbstractStorage.read_into`; whole rows are computed, a few megabytes at a time."""
+        row = ITEMSIZE[self.dtype]
+        for n in self.shape[1:]:
+            row *= n
+        done, step = 0, max(1, CHUNK // row)
+        while done < len(out):
+            first, skip = divmod(start + done, row)
+            last = min(first + step, -(-(start + len(out)) // row))
+            raw = encode(self.make(first, last), self.dtype)[skip:]
+            n = min(len(raw), len(out) - done)
+            out[done : done + n] = raw.data[:n]
+            done += n
 
 
 @dataclass(frozen=True)
@@ -179,7 +244,7 @@ class Tensor:
         row = self.nbytes // self.shape[0] if self.shape and self.shape[0] else 0
         raw = np.empty((stop - start) * row, np.uint8)
         if raw.size:
-            self.storage.read_into(start * row, memoryview(raw))
+            self.storage.read_into(start * row, raw.data)
         return decode(raw, self.dtype).reshape(stop - start, *self.shape[1:])
 
     def array(self) -> np.ndarray:
@@ -190,7 +255,7 @@ class Tensor:
         """
         raw = np.empty(self.nbytes, np.uint8)
         if raw.size:
-            self.storage.read_into(0, memoryview(raw))
+            self.storage.read_into(0, raw.data)
         return decode(raw, self.dtype).reshape(self.shape)
 
 
@@ -220,14 +285,18 @@ class Model:
         return digests.of_tensors(self.tensors.values())
 
     @cached_property
+    def _counted(self) -> list[Tensor]:
+        return digests.counted(self.tensors.values(), self.tensor_digests)
+
+    @cached_property
     def digest(self) -> Digest:
-        """Identity of the weights: independent of format, order and sharding."""
-        return digests.of_model(self.tensors.values(), self.tensor_digests)
+        """Identity of the weights: independent of format, order, sharding and of how a tied tensor was stored."""
+        return digests.of_model(self._counted, self.tensor_digests)
 
     @cached_property
     def names_free_digest(self) -> Digest:
         """Identity of the multiset of tensors: finds renamed copies."""
-        return digests.of_contents(self.tensor_digests.values())
+        return digests.of_contents(self.tensor_digests[t.name] for t in self._counted)
 
     @property
     def ref(self) -> ModelRef:

@@ -3,42 +3,40 @@
 import json
 import os
 import struct
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from stemma.errors import UnreadableModelError
-from stemma.models.model import ITEMSIZE, AbstractStorage, Tensor
+from stemma.models.formats.base import AbstractFormat, Contents
+from stemma.models.formats.files import FileStorage, SourceFile
+from stemma.models.model import ITEMSIZE, Tensor
 
 MAX_HEADER = 100_000_000
+MAX_AXES = 64
 
 
-@dataclass(frozen=True)
-class FileStorage(AbstractStorage):
-    """A run of bytes in a file.
+class Safetensors(AbstractFormat):
+    """The safetensors container; sharded checkpoints are put together by the folder reader."""
 
-    Attributes:
-        path: The file.
-        offset: Where the run starts.
-        length: Its bytes.
-    """
+    name: ClassVar[str] = "safetensors"
+    suffixes: ClassVar[tuple[str, ...]] = (".safetensors",)
 
-    path: Path
-    offset: int
-    length: int
+    def recognises(self, path: Path, head: bytes) -> bool:
+        """See `AbstractFormat.recognises`.
 
-    def read_into(self, start: int, out: memoryview) -> None:
-        """See `AbstractStorage.read_into`."""
-        if start + len(out) > self.length:
-            raise UnreadableModelError(f"read past the end of a tensor in {self.path}")
-        with self.path.open("rb", buffering=0) as f:
-            f.seek(self.offset + start)
-            done = 0
-            while done < len(out):
-                n = f.readinto(out[done:])
-                if not n:
-                    raise UnreadableModelError(f"{self.path} became shorter while it was read. Was it replaced?")
-                done += n
+        Returns:
+            True if a JSON header seems to begin at byte 8.
+        """
+        return len(head) > 9 and head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") <= MAX_HEADER
+
+    def read(self, path: Path) -> Contents:
+        """See `AbstractFormat.read`; names that the writer dropped as aliases stay dropped.
+
+        Returns:
+            The contents.
+        """
+        tensors, metadata = read(path)
+        return Contents({"": tuple(tensors)}, metadata)
 
 
 def read(path: Path) -> tuple[list[Tensor], dict[str, str]]:
@@ -53,22 +51,21 @@ def read(path: Path) -> tuple[list[Tensor], dict[str, str]]:
     Raises:
         UnreadableModelError: If the header is not a valid, gap-free description of the file.
     """
-    size = path.stat().st_size
-    with path.open("rb") as f:
-        head = f.read(8)
-        length = struct.unpack("<Q", head)[0] if len(head) == 8 else -1
-        if not 0 < length <= min(MAX_HEADER, size - 8):
-            raise UnreadableModelError(
-                f"{path} is not a safetensors file: its header length says {length} of {size} bytes"
-            )
-        header = _header(path, f.read(length))
+    file = SourceFile(path)
+    size = file.size
+    length = struct.unpack("<Q", file.read(0, 8))[0] if size >= 8 else -1
+    if not 0 < length <= min(MAX_HEADER, size - 8):
+        raise UnreadableModelError(f"{path} is not a safetensors file: its header length says {length} of {size} bytes")
+    header = _header(path, file.read(8, length))
     base, tensors, spans = 8 + length, [], []
     metadata = header.pop("__metadata__", {})
     for name, entry in header.items():
         dtype, shape, begin, end = _entry(path, name, entry)
-        tensor = Tensor(name, dtype, shape, FileStorage(path, base + begin, end - begin))
+        tensor = Tensor(name, dtype, shape, FileStorage(file, base + begin, end - begin))
         if end - begin != tensor.nbytes:
-            raise UnreadableModelError(f"{path}: tensor '{name}' has {end - begin} bytes, its shape needs {tensor.nbytes}")
+            raise UnreadableModelError(
+                f"{path}: tensor '{name}' has {end - begin} bytes, its shape needs {tensor.nbytes}"
+            )
         tensors.append(tensor)
         spans.append((begin, end))
     at = 0

@@ -1,0 +1,221 @@
+"""Folders: which of them are checkpoints, where checkpoints lie below a folder, and how a checkpoint folder is read."""
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from stemma.errors import NotAModelError
+from stemma.models import adapters, cards, shards
+from stemma.models.assemble import models_of, read_file
+from stemma.models.formats import ALL, GENERIC, ON_REQUEST
+from stemma.models.model import Model
+
+WEIGHTS = (
+    re.compile(r"^(model|diffusion_pytorch_model|open_clip_model|pytorch_model)\.safetensors$"),
+    re.compile(r"^[^.].*\.safetensors$"),
+    re.compile(r"^(pytorch_model|diffusion_pytorch_model|model)\.(bin|pt|pth)$"),
+    re.compile(r"^[^.].*\.(bin|pt|pth|ckpt)$"),
+    re.compile(r"^[^.].*\.gguf$"),
+    re.compile(r"^(tf_model\.h5|model\.weights\.h5|model\.keras|flax_model\.msgpack)$"),
+    re.compile(r"^[^.].*\.(h5|keras|msgpack|tflite|onnx)$"),
+)
+"""Weight files of a checkpoint folder, best first: a folder often holds the same weights in several formats."""
+
+NOT_WEIGHTS = re.compile(
+    r"^(\.|__)|^(training_args|optimizer|scheduler|scaler|rng_state|random_states|trainer_state|tokenizer|vocab|merges|"
+    r"events\.out|adapter_model)|(\.index\.json|_optim\.(bin|pt|pth)|optim_states\.pt)$|^optim"
+)
+"""Files beside weights that carry a weight file's ending and are none."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a checkpoint lies and what it is called.
+
+    Attributes:
+        name: Path relative to the folder that was searched, without the file's ending.
+        path: The file, or the folder where the folder is one checkpoint.
+    """
+
+    name: str
+    path: Path
+
+
+def default_name(path: Path) -> str:
+    """A file's stem or a folder's own name.
+
+    Returns:
+        The name.
+    """
+    path = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow the link that the user named
+    return (path.name if path.is_dir() else path.stem) or "model"
+
+
+def discover(root: Path | str, all_formats: bool = False) -> Iterator[Checkpoint]:
+    """Find the checkpoints below a folder, in sorted order; each folder is entered once, whatever links lead to it.
+
+    A checkpoint folder (config beside weights, shards, adapter, pipeline) is one checkpoint; checkpoint folders inside
+    it are found too. Files that are no checkpoints are skipped; so are damaged ones only if their ending says nothing.
+
+    Args:
+        root: A folder, or a single checkpoint file.
+        all_formats: Include NumPy and ONNX files, which are more often data than models.
+
+    Yields:
+        The checkpoints.
+
+    Raises:
+        NotAModelError: If the path does not exist.
+    """
+    root = Path(root)
+    if not root.exists():
+        raise NotAModelError(f"there is nothing at {root}. Is the path right?")
+    if not root.is_dir() or is_checkpoint(root):
+        yield Checkpoint(default_name(root), root)
+        return
+    yield from _below(root, "", all_formats, set())
+
+
+def _below(folder: Path, prefix: str, all_formats: bool, seen: set[tuple[int, int]]) -> Iterator[Checkpoint]:
+    try:
+        stat = folder.stat()
+        entries = sorted(folder.iterdir(), key=lambda p: p.name)
+    except OSError:
+        return  # a link that leads nowhere, or a folder that may not be read
+    if (stat.st_dev, stat.st_ino) in seen:
+        return
+    seen.add((stat.st_dev, stat.st_ino))
+    whole = bool(prefix) and is_checkpoint(folder)
+    if whole:
+        yield Checkpoint(prefix.removesuffix("/"), folder)
+        if is_pipeline(folder):
+            return
+    files = [] if whole else [p for p in entries if is_weight_file(p, all_formats)]
+    folders = [p for p in entries if p.is_dir() and not p.name.startswith((".", "__"))]
+    stems = [p.stem for p in files] + [p.name for p in folders]
+    found: list[tuple[str, Path]] = [(p.name if stems.count(p.stem) > 1 else p.stem, p) for p in files]
+    for label, path in sorted([*found, *((p.name, p) for p in folders)]):
+        if path.is_dir():
+            if not whole or is_checkpoint(path):
+                yield from _below(path, f"{prefix}{label}/", all_formats, seen)
+        else:
+            yield Checkpoint(f"{prefix}{label}", path)
+
+
+def is_weight_file(path: Path, all_formats: bool = False) -> bool:
+    """Whether a file in a folder is to be taken for a checkpoint of its own.
+
+    Returns:
+        True by its ending; for endings that many programs use, by its first bytes.
+    """
+    suffix = path.suffix.lower()
+    if NOT_WEIGHTS.search(path.name) or not (path.is_file() or path.is_symlink()) or path.is_dir():
+        return False
+    if suffix in ON_REQUEST and not all_formats:
+        return False
+    if suffix in GENERIC:
+        return _sniffed(path)
+    return any(suffix in f.suffixes for f in ALL)
+
+
+def _sniffed(path: Path) -> bool:
+    try:
+        with path.open("rb") as f:
+            head = f.read(64)
+    except OSError:
+        return False
+    return any(f.recognises(path, head) for f in ALL)
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Whether the folder is one checkpoint: shards, an adapter, a pipeline, or a config beside its weights.
+
+    Returns:
+        True if so.
+    """
+    if shards.find(folder) or adapters.is_adapter(folder) or is_pipeline(folder):
+        return True
+    return (folder / "config.json").is_file() and weight_file(folder) is not None
+
+
+def is_pipeline(folder: Path) -> bool:
+    """Whether the folder says that it is a pipeline of components.
+
+    Returns:
+        True if so.
+    """
+    return (folder / "model_index.json").is_file()
+
+
+def weight_file(folder: Path) -> Path | None:
+    """The weight file of a checkpoint folder.
+
+    Returns:
+        The best format's only file, or its file of the customary name; None where there is none or the choice is open.
+    """
+    names = sorted(p.name for p in folder.iterdir() if not NOT_WEIGHTS.search(p.name) and p.is_file())
+    for pattern in WEIGHTS:
+        matching = [n for n in names if pattern.match(n) and is_weight_file(folder / n, all_formats=True)]
+        if matching:
+            customary = len(matching) == 1 or pattern in (WEIGHTS[0], WEIGHTS[2])
+            return folder / matching[0] if customary else None
+    return None
+
+
+def open_file(path: Path, name: str) -> tuple[Model, ...]:
+    """Open one file; where it is the weights of a checkpoint folder, with the folder's config and claims.
+
+    Returns:
+        The main model and, where there is one, its averaged copy.
+    """
+    folder = path.parent
+    if (folder / "config.json").is_file() and weight_file(folder) == path:
+        config, claims, notes = cards.read(folder)
+        return models_of(read_file(path), name, path, config, claims, notes)
+    return models_of(read_file(path), name, path)
+
+
+def open_folder(folder: Path, name: str) -> tuple[Model, ...]:
+    """Open a checkpoint folder.
+
+    Args:
+        folder: Shards, an adapter, one weight file beside its config, or components in sub-folders.
+        name: What to call the model.
+
+    Returns:
+        The model, or one per component.
+
+    Raises:
+        NotAModelError: If the folder holds no checkpoint, or several.
+    """
+    config, claims, notes = cards.read(folder)
+    index = shards.find(folder)
+    if index:
+        return models_of(shards.read(folder, index), name, folder, config, claims, notes)
+    if adapters.is_adapter(folder):
+        return adapters.open_adapter(folder, name, claims, _load_base)
+    if not is_pipeline(folder):
+        weights = weight_file(folder)
+        if weights is not None:
+            return models_of(read_file(weights), name, folder, config, claims, notes)
+    return _components(folder, name)
+
+
+def _load_base(path: Path) -> Model:
+    name = default_name(path)
+    return (open_folder(path, name) if path.is_dir() else open_file(path, name))[0]
+
+
+def _components(folder: Path, name: str) -> tuple[Model, ...]:
+    parts = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".") and is_checkpoint(p))
+    if not parts:
+        found = [c.name for c in discover(folder, all_formats=True)]
+        hint = f"It holds {len(found)} checkpoint files ({found[0]} …): name one" if found else "Is the path right?"
+        raise NotAModelError(f"{folder} is not a checkpoint folder. {hint}")
+    out: list[Model] = []
+    for part in parts:
+        if not is_pipeline(part):  # a pipeline inside a pipeline is a model of its own, and could be a loop of links
+            out.extend(open_folder(part, f"{name}/{part.name}"))
+    return tuple(out)

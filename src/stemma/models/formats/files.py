@@ -1,0 +1,160 @@
+"""Runs of bytes in files: each file is opened once, read with positioned reads into a caller's buffer, never mapped.
+
+Mapped pages would count as resident memory, and a mapped file that shrinks kills the process.
+"""
+
+import contextlib
+import os
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+
+from stemma.errors import NotAModelError, UnreadableModelError
+from stemma.models.model import AbstractStorage
+
+MAX_OPEN = 64
+"""Descriptors kept open over all files; the least recently used is closed first."""
+
+
+class _Descriptors:
+    """Open descriptors by owner; a descriptor in use is never closed."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._open: OrderedDict[int, list[int]] = OrderedDict()
+
+    @contextlib.contextmanager
+    def borrow(self, owner: "SourceFile"):
+        key = id(owner)
+        with self._lock:
+            entry = self._open.get(key)
+            if entry is None:
+                entry = self._open[key] = [owner._connect(), 0]
+            self._open.move_to_end(key)
+            entry[1] += 1
+        try:
+            yield entry[0]
+        finally:
+            with self._lock:
+                entry[1] -= 1
+                if len(self._open) > MAX_OPEN:
+                    self._close_idle()
+
+    def _close_idle(self) -> None:
+        for key in [k for k, (_, users) in self._open.items() if not users][: len(self._open) - MAX_OPEN]:
+            os.close(self._open.pop(key)[0])
+
+    def drop(self, key: int) -> None:
+        with self._lock:
+            entry = self._open.pop(key, None)
+        if entry is not None:
+            os.close(entry[0])
+
+
+_DESCRIPTORS = _Descriptors()
+
+
+class SourceFile:
+    """One file, as it was when it was first looked at.
+
+    Its descriptor is opened at the first read and closed when no tensor refers to the file any more.
+
+    Attributes:
+        path: Where it lies.
+        size: Its bytes.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            stat = path.stat()
+        except OSError as e:
+            raise NotAModelError(f"{path} cannot be opened: {e.strerror or e}") from e
+        self.path = path
+        self.size = stat.st_size
+        self._seen = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+
+    def __reduce__(self) -> tuple[type, tuple[Path]]:
+        return SourceFile, (self.path,)
+
+    def __del__(self) -> None:
+        if _DESCRIPTORS is not None:  # at interpreter exit the module may be gone first
+            _DESCRIPTORS.drop(id(self))
+
+    def _connect(self) -> int:
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as e:
+            raise UnreadableModelError(f"{self.path} cannot be opened any more: {e.strerror or e}") from e
+        stat = os.fstat(descriptor)
+        if (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns) != self._seen:
+            os.close(descriptor)
+            raise UnreadableModelError(f"{self.path} changed since it was first read. Load it again")
+        return descriptor
+
+    def read_into(self, offset: int, out: memoryview) -> None:
+        """Fill `out` from byte `offset` on.
+
+        Args:
+            offset: First byte in the file.
+            out: Writable bytes; all of it is filled.
+
+        Raises:
+            UnreadableModelError: If the file ends before.
+        """
+        done = 0
+        with _DESCRIPTORS.borrow(self) as descriptor:
+            while done < len(out):
+                try:
+                    n = os.preadv(descriptor, [out[done:]], offset + done)
+                except OSError as e:
+                    raise UnreadableModelError(f"{self.path} cannot be read: {e.strerror or e}") from e
+                if not n:
+                    raise UnreadableModelError(f"{self.path} became shorter while it was read. Was it replaced?")
+                done += n
+
+    def read(self, offset: int, length: int) -> bytes:
+        """A small run of bytes (headers), checked against the file's size before any memory is taken.
+
+        Args:
+            offset: First byte.
+            length: Number of bytes.
+
+        Returns:
+            The bytes.
+
+        Raises:
+            UnreadableModelError: If the run does not lie in the file.
+        """
+        if offset < 0 or length < 0 or offset + length > self.size:
+            raise UnreadableModelError(
+                f"{self.path} ends at byte {self.size}, bytes {offset} to {offset + length} are needed"
+            )
+        out = bytearray(length)
+        self.read_into(offset, memoryview(out))
+        return bytes(out)
+
+
+@dataclass(frozen=True)
+class FileStorage(AbstractStorage):
+    """A run of bytes in a file.
+
+    Attributes:
+        file: The file.
+        offset: Where the run starts.
+        length: Its bytes.
+    """
+
+    file: SourceFile
+    offset: int
+    length: int
+
+    def read_into(self, start: int, out: memoryview) -> None:
+        """See `AbstractStorage.read_into`.
+
+        Raises:
+            UnreadableModelError: If the run or the file ends before.
+        """
+        if start + len(out) > self.length:
+            raise UnreadableModelError(f"read past the end of a tensor in {self.file.path}")
+        self.file.read_into(self.offset + start, out)

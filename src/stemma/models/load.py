@@ -1,0 +1,57 @@
+"""Checkpoints to models: the one way in.
+
+`discover` finds checkpoints, `open_models` opens one (a file or a folder), `load` gives its main model and
+`from_arrays` makes a model from memory. Nothing in a file is ever executed, and no weight is read here.
+"""
+
+from pathlib import Path
+
+from stemma.errors import NotAModelError
+from stemma.models import folders
+from stemma.models.arrays import from_arrays
+from stemma.models.folders import Checkpoint, discover
+from stemma.models.model import Model
+
+__all__ = ["Checkpoint", "discover", "from_arrays", "load", "open_models"]
+
+
+def open_models(path: Path | str, name: str | None = None) -> tuple[Model, ...]:
+    """Open one checkpoint file or checkpoint folder.
+
+    Args:
+        path: The file or folder.
+        name: What to call the model; a file's stem or a folder's name by default.
+
+    Returns:
+        The model; after it `name#ema` where averaged weights lie in the same file; or, for a folder of several
+        components (a diffusion pipeline), one model `name/part` per component.
+
+    Raises:
+        NotAModelError: If there is no checkpoint at the path, or of a kind that Stemma does not read.
+    """
+    path = Path(path)
+    name = folders.default_name(path) if name is None else name
+    if path.is_dir():
+        return folders.open_folder(path, name)
+    if not path.exists():
+        raise NotAModelError(f"there is nothing at {path}. Is the path right?")
+    if not path.is_file():
+        raise NotAModelError(f"{path} is neither a file nor a folder")
+    return folders.open_file(path, name)
+
+
+def load(path: Path | str, name: str | None = None) -> Model:
+    """The main model of one checkpoint file or folder.
+
+    Args:
+        path: The file or folder.
+        name: What to call the model.
+
+    Returns:
+        The first of `open_models`.
+
+    Raises:
+        UnreadableModelError: If the file is truncated, inconsistent, hostile or of a kind that is refused.
+        NotAModelError: If there is no checkpoint at the path.
+    """
+    return open_models(path, name)[0]
