@@ -1,0 +1,26 @@
+"""Remember it: the only writer of records. Tables, content-addressed blobs and the search index."""
+
+from stemma.registry.records import (
+    AddOutcome,
+    AddStatus,
+    EvidenceRecord,
+    Finding,
+    FingerprintRecord,
+    ModelRecord,
+    TensorRecord,
+)
+from stemma.registry.search import Neighbour, SketchIndex
+from stemma.registry.store import Registry
+
+__all__ = [
+    "AddOutcome",
+    "AddStatus",
+    "EvidenceRecord",
+    "Finding",
+    "FingerprintRecord",
+    "ModelRecord",
+    "Neighbour",
+    "Registry",
+    "SketchIndex",
+    "TensorRecord",
+]

@@ -1,0 +1,211 @@
+"""Content-addressed bytes: small ones inside the database, large ones as files named by their digest.
+
+A file reaches its final name only when it is complete and on disk. While a writer is at work it holds a shared lock
+and a folder under `staging/`; what lies there when nobody holds the lock was left by a process that was killed, and
+the next writer removes it.
+"""
+
+import contextlib
+import hashlib
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Callable, Generator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+try:
+    import fcntl
+except ImportError:  # not on Windows: there nothing is swept
+    fcntl = None
+
+from stemma.errors import RegistryError
+from stemma.models import digest as digests
+from stemma.types import Digest
+
+INLINE_LIMIT = 64 << 10
+"""Bytes from which a blob becomes a file of its own."""
+
+_BUFFER = 1 << 20
+
+
+def pack(values: Mapping[str, np.ndarray]) -> bytes:
+    """The values of a fingerprint as safetensors bytes; the same values always give the same bytes.
+
+    Args:
+        values: Named arrays.
+
+    Returns:
+        A small safetensors file.
+    """
+    from safetensors.numpy import save
+
+    return save({k: np.array(values[k], order="C") for k in sorted(values)})
+
+
+def unpack(content: bytes) -> dict[str, np.ndarray]:
+    """Read what `pack` wrote.
+
+    Returns:
+        Named arrays.
+
+    Raises:
+        RegistryError: If the bytes are damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        return load(content)
+    except (SafetensorError, ValueError) as e:
+        raise RegistryError(f"a stored fingerprint is damaged ({e}): `stemma check` names it") from e
+
+
+def of_file(path: Path) -> Digest:
+    """Identity of a file's bytes; cost: one pass, 1 MiB in memory.
+
+    Returns:
+        The tagged digest.
+    """
+    h, buffer = hashlib.sha256(), bytearray(_BUFFER)
+    with path.open("rb", buffering=0) as f:
+        while n := f.readinto(buffer):
+            h.update(memoryview(buffer)[:n])
+    return Digest(f"{digests.ALGORITHM}:{h.hexdigest()}")
+
+
+class Stage:
+    """Files that were written but are not yet under their final names."""
+
+    def __init__(self, folder: Path, target: Callable[[Digest], Path]) -> None:
+        self._folder = folder
+        self._target = target
+        self._files: dict[Digest, Path] = {}
+
+    def put(self, write: Callable[[Path], None]) -> tuple[Digest, int]:
+        """Have a file written and brought to disk.
+
+        Args:
+            write: Called with the path to fill.
+
+        Returns:
+            Digest and size of what was written.
+        """
+        path = self._folder / f"{len(self._files)}.partial"
+        write(path)
+        with path.open("rb") as f:
+            os.fsync(f.fileno())
+        digest = of_file(path)
+        self._files[digest] = path
+        return digest, path.stat().st_size
+
+    def publish(self) -> None:
+        """Give every file its final name; called just before the transaction that records them commits."""
+        for digest, path in self._files.items():
+            target = self._target(digest)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            (self._folder / target.name).touch()  # if the transaction fails, the sweep finds the file by this mark
+            path.replace(target)
+            _sync_folder(target.parent)
+
+
+class BlobFolder:
+    """The files of one registry, in `<registry>.blobs/`, two levels deep."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._staging = folder / "staging"
+
+    def path(self, digest: Digest) -> Path:
+        """Where a blob of this digest lies, if it is there.
+
+        Returns:
+            A path that may not exist.
+
+        Raises:
+            RegistryError: If the digest is none.
+        """
+        name = digest.rpartition(":")[2]
+        if not re.fullmatch(r"[0-9a-f]{64}", name):
+            raise RegistryError(f"{digest!r} is no digest")
+        return self.folder / name[:2] / name
+
+    @contextlib.contextmanager
+    def staging(self) -> Generator[Stage]:
+        """A place to write files before the transaction that records them.
+
+        Yields:
+            The stage; what was not published when the block ends is removed.
+        """
+        self._staging.mkdir(parents=True, exist_ok=True)
+        with self._locked(shared=True):
+            mine = self._staging / uuid.uuid4().hex
+            mine.mkdir()
+            try:
+                yield Stage(mine, self.path)
+            except BaseException:
+                for partial in mine.glob("*.partial"):
+                    partial.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    mine.rmdir()  # stays if something was published: the sweep decides whether it is referred to
+                raise
+            shutil.rmtree(mine)
+
+    def leftovers(self) -> list[Path]:
+        """What killed writers left under `staging/`.
+
+        Returns:
+            Paths; empty while a writer is at work.
+        """
+        if fcntl is None or not self._staging.is_dir():
+            return []
+        with self._locked(shared=False) as alone:
+            return sorted(self._staging.iterdir()) if alone else []
+
+    def sweep(self, referred: Callable[[Digest], bool]) -> None:
+        """Remove what killed writers left; does nothing while a writer is at work.
+
+        Args:
+            referred: Whether a record names this blob.
+        """
+        if fcntl is None or not self._staging.is_dir():
+            return
+        with self._locked(shared=False) as alone:
+            for left in self._staging.iterdir() if alone else ():
+                for mark in left.iterdir():
+                    digest = Digest(f"{digests.ALGORITHM}:{mark.name}")
+                    if len(mark.name) == 64 and not referred(digest):
+                        self.path(digest).unlink(missing_ok=True)
+                shutil.rmtree(left)
+
+    @contextlib.contextmanager
+    def _locked(self, *, shared: bool) -> Generator[bool]:
+        """Hold the folder's lock; an exclusive one is not waited for.
+
+        Yields:
+            Whether the lock is held.
+        """
+        lock = self.folder / "lock"
+        if shared:
+            lock.touch()
+        if fcntl is None or not lock.exists():
+            yield shared
+            return
+        with lock.open("rb") as f:
+            try:
+                fcntl.flock(f, fcntl.LOCK_SH if shared else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            yield True
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

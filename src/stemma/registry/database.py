@@ -1,0 +1,238 @@
+"""One SQLite file, opened so that several processes may read and write it and none can tear it."""
+
+import contextlib
+import os
+import sqlite3
+import time
+from collections.abc import Generator
+from pathlib import Path
+from urllib.parse import quote
+
+import sqlalchemy as sa
+import sqlalchemy.event
+
+from stemma.errors import RegistryError
+from stemma.registry import schema
+
+BUSY_SECONDS = 30.0
+"""How long a writer waits for another before it gives up."""
+
+PAGE_SIZE = 16384
+"""A sketch row of a few kilobytes would waste half of SQLite's default page."""
+
+
+def locate(url: str | os.PathLike[str] | None = None) -> Path:
+    """Where the registry lies.
+
+    Args:
+        url: `sqlite:///PATH` or a path; by default the environment variable `STEMMA_REGISTRY`, else `registry.db` in
+            the user's data folder.
+
+    Returns:
+        An absolute path; nothing is opened or made.
+
+    Raises:
+        RegistryError: If the address is of a kind that is not supported.
+    """
+    text = os.fspath(url) if url else os.environ.get("STEMMA_REGISTRY", "")
+    if not text:
+        import platformdirs
+
+        return platformdirs.user_data_path("stemma") / "registry.db"
+    if text.startswith("sqlite:///"):
+        text = text.removeprefix("sqlite:///")
+    elif "://" in text:
+        raise RegistryError(f"the registry address {text!r} is not supported: give a path or sqlite:///PATH")
+    if not text:
+        raise RegistryError("the registry address names no file: give a path or sqlite:///PATH")
+    return Path(text).expanduser().absolute()
+
+
+class Database:
+    """Transactions on one SQLite file; it is made, or brought to the present schema, at the first of them."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.read_only = False
+        self._ready = False
+        self._engine = sa.create_engine("sqlite://", creator=self._connect, poolclass=sa.QueuePool)
+        sa.event.listen(self._engine, "begin", _begin)
+
+    def close(self) -> None:
+        """Close all connections; the next transaction opens new ones."""
+        self._engine.dispose()
+        self._ready = False
+
+    @contextlib.contextmanager
+    def reading(self) -> Generator[sa.Connection]:
+        """A consistent view.
+
+        Yields:
+            A connection in a read transaction.
+        """
+        with self.translated():
+            self._prepare()
+            with self._engine.connect() as connection, connection.begin():
+                yield connection
+
+    @contextlib.contextmanager
+    def writing(self) -> Generator[sa.Connection]:
+        """All or nothing: on leaving without an error everything is on disk, else nothing happened.
+
+        Yields:
+            A connection that holds the write lock from the start.
+
+        Raises:
+            RegistryError: If the registry is read-only, the disk is full, or another writer holds it too long.
+        """
+        with self.translated():
+            self._prepare()
+            if self.read_only:
+                raise RegistryError(f"the registry {self.path} is read-only: nothing was changed")
+            with self._immediate() as connection:
+                yield connection
+
+    @contextlib.contextmanager
+    def _immediate(self) -> Generator[sa.Connection]:
+        with self._engine.connect() as plain:
+            connection = plain.execution_options(stemma_begin="IMMEDIATE")
+            with connection.begin():
+                yield connection
+
+    def _prepare(self) -> None:
+        if self._ready:
+            return
+        self.read_only = self._inspect()
+        if self.read_only:
+            with self._engine.connect() as connection, connection.begin():
+                found = schema.version(connection)
+            schema.refuse_newer(found, str(self.path))
+            if found < len(schema.MIGRATIONS):
+                raise RegistryError(
+                    f"the registry {self.path} has the older schema {found} and cannot be brought up to date: "
+                    "it is read-only. Open it once where it can be written"
+                )
+        else:
+            self._migrate()
+        self._ready = True
+
+    def _inspect(self) -> bool:
+        """Refuse what is no registry before SQLite touches it.
+
+        Returns:
+            Whether the file can only be read.
+
+        Raises:
+            RegistryError: If there is another kind of file, or nothing and nothing can be made.
+        """
+        path = self.path
+        if path.is_dir():
+            raise RegistryError(f"the registry {path} is a folder: give a file")
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if not os.access(path.parent, os.W_OK):
+                raise RegistryError(f"there is no registry {path} and its folder is read-only: give another place")
+            return False
+        with path.open("rb") as f:
+            head = f.read(100)
+        if head:
+            if not head.startswith(b"SQLite format 3\0") or len(head) < 100:
+                raise RegistryError(f"{path} is no Stemma registry (no SQLite file): it was left as it is")
+            if int.from_bytes(head[68:72], "big") != schema.APPLICATION_ID:
+                raise RegistryError(f"{path} is the SQLite file of another program: it was left as it is")
+        return not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK))
+
+    def _migrate(self) -> None:
+        while True:
+            with self._immediate() as connection:
+                found = schema.version(connection)
+                schema.refuse_newer(found, str(self.path))
+                if found == len(schema.MIGRATIONS):
+                    break
+                if found == 0:
+                    connection.exec_driver_sql(f"PRAGMA application_id = {schema.APPLICATION_ID}")
+                schema.apply_next(connection, found + 1)
+        self._use_wal()
+
+    def _use_wal(self) -> None:
+        """Readers then never wait for a writer; the switch needs the file for itself, so it is tried until it works."""
+        give_up = time.monotonic() + BUSY_SECONDS
+        while not self._switched_to_wal(last=time.monotonic() > give_up):
+            time.sleep(0.02)
+
+    def _switched_to_wal(self, *, last: bool) -> bool:
+        with contextlib.closing(self._connect()) as connection:
+            if connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal":
+                return True
+            try:
+                return connection.execute("PRAGMA journal_mode = WAL").fetchone()[0] == "wal"
+            except sqlite3.OperationalError as e:
+                if last or "locked" not in str(e):
+                    raise
+                return False
+
+    def _connect(self) -> sqlite3.Connection:
+        if self.read_only:
+            return self._connect_read_only()
+        connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        connection.execute(f"PRAGMA page_size = {PAGE_SIZE}")  # takes effect only before the first table
+        connection.execute("PRAGMA synchronous = FULL")  # what was reported as enrolled survives a power cut
+        connection.execute("PRAGMA foreign_keys = ON")
+        return connection
+
+    def _connect_read_only(self) -> sqlite3.Connection:
+        base = f"file:{quote(str(self.path))}"
+        for flags in ("mode=ro", "immutable=1"):
+            connection = sqlite3.connect(
+                f"{base}?{flags}", uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+            )
+            try:
+                connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            except sqlite3.OperationalError as e:
+                connection.close()
+                journal = self.path.with_name(self.path.name + "-wal")
+                if journal.exists() and journal.stat().st_size:
+                    raise RegistryError(
+                        f"the registry {self.path} was not closed properly and its folder is read-only: "
+                        "open it once where it can be written"
+                    ) from e
+                if flags != "mode=ro":
+                    raise
+            else:
+                return connection
+        raise RegistryError(f"the registry {self.path} cannot be opened for reading")
+
+    @contextlib.contextmanager
+    def translated(self) -> Generator[None]:
+        """Say what went wrong in the words of this package.
+
+        Yields:
+            Nothing.
+
+        Raises:
+            RegistryError: Instead of the errors of SQLite and the system.
+        """
+        try:
+            yield
+        except (DBAPIError, sqlite3.Error) as e:
+            cause = getattr(e, "orig", None) or e
+            raise RegistryError(self._sentence(str(cause))) from e
+        except UnicodeEncodeError as e:
+            raise RegistryError("a name or path is no valid Unicode and cannot be stored: rename the file") from e
+        except OSError as e:
+            raise RegistryError(self._sentence(f"{e.strerror or e}".lower())) from e
+
+    def _sentence(self, cause: str) -> str:
+        if "full" in cause or "no space" in cause or "too large" in cause:
+            return f"the disk of the registry {self.path} is full: nothing was changed. Make room and try again"
+        if "readonly" in cause or "read-only" in cause or "permission" in cause:
+            return f"the registry {self.path} is read-only: nothing was changed"
+        if "locked" in cause:
+            return f"another process kept the registry {self.path} locked for {BUSY_SECONDS:.0f} s: try again later"
+        if "malformed" in cause or "not a database" in cause or "no such table" in cause:
+            return f"the registry {self.path} is damaged ({cause}): restore a copy"
+        return f"the registry {self.path} cannot be used ({cause}): nothing was changed"
+
+
+def _begin(connection: sa.Connection) -> None:
+    connection.exec_driver_sql("BEGIN " + connection.get_execution_options().get("stemma_begin", "DEFERRED"))

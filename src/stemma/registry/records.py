@@ -1,0 +1,243 @@
+"""What the registry holds, as frozen values; every stored row carries the digest of its content."""
+
+import enum
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from stemma.errors import RegistryError
+from stemma.models import digest as digests
+from stemma.types import Digest, ModelRef, Spec
+
+_LINE = re.compile(r"(.*?)\t([A-Z0-9_]+)\t\[([\d, ]*)\]\t([a-z0-9]+:[0-9a-f]+)\n", re.DOTALL)
+
+
+class AddStatus(enum.StrEnum):
+    """What became of a model that was handed to the registry."""
+
+    ADDED = "added"
+    KNOWN = "known"
+    REPLACED = "replaced"
+
+
+@dataclass(frozen=True, slots=True)
+class TensorRecord:
+    """One tensor of an enrolled model.
+
+    Attributes:
+        name: Its name in the model.
+        dtype: Dtype code as in `stemma.models.model.ITEMSIZE`.
+        shape: Axis lengths.
+        digest: Its content.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRecord:
+    """An enrolled model: what identifies it and where it came from; its weights stay where they are.
+
+    Attributes:
+        name: What a person calls it; unique among live models.
+        digest: Identity of the weights with their names.
+        names_free_digest: Identity of the multiset of tensors.
+        source: Absolute path of the checkpoint, or `python:NAME`.
+        format: File ending of the source, or `folder`.
+        tensors: Number of tensors.
+        parameters: Number of elements.
+        dtypes: Number of tensors of each dtype code.
+        config: Architecture configuration as claimed, None without one.
+        claims: Other metadata as claimed.
+        license: The licence as stated by the person who enrolled it, None if not stated.
+        weights: Digest of the kept copy of the weights (a safetensors blob), None where none is kept.
+        added_at: When it was enrolled, UTC, ISO 8601; set by the registry.
+        stemma_version: The version that enrolled it; set by the registry.
+    """
+
+    name: str
+    digest: Digest
+    names_free_digest: Digest
+    source: str
+    format: str
+    tensors: int
+    parameters: int
+    dtypes: Mapping[str, int]
+    config: Mapping[str, Any] | None = None
+    claims: Mapping[str, str] = field(default_factory=dict)
+    license: str | None = None
+    weights: Digest | None = None
+    added_at: str = ""
+    stemma_version: str = ""
+
+    @property
+    def ref(self) -> ModelRef:
+        """Name and digest, for results."""
+        return ModelRef(self.name, self.digest)
+
+    def renamed(self, name: str) -> "ModelRecord":
+        """The same model under another name.
+
+        Returns:
+            A new record.
+        """
+        return replace(self, name=name)
+
+
+@dataclass(frozen=True, slots=True)
+class FingerprintRecord:
+    """Where a fingerprint of a model is kept.
+
+    Attributes:
+        model: Digest of the model.
+        probes: Digest of the probes, None for weights only.
+        spec: The method.
+        blob: Digest of the stored values.
+        added_at: When it was stored, UTC, ISO 8601.
+    """
+
+    model: Digest
+    probes: Digest | None
+    spec: Spec
+    blob: Digest
+    added_at: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EvidenceRecord:
+    """What a method said about an ordered pair of models.
+
+    Attributes:
+        a: Digest of the first model.
+        b: Digest of the second model.
+        spec: The method.
+        content: Its answer, as plain JSON values.
+        added_at: When it was stored, UTC, ISO 8601.
+    """
+
+    a: Digest
+    b: Digest
+    spec: Spec
+    content: Mapping[str, Any]
+    added_at: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AddOutcome:
+    """What `Registry.add` did.
+
+    Attributes:
+        record: The live record under that name.
+        status: Whether it is new, was known, or took the place of another.
+    """
+
+    record: ModelRecord
+    status: AddStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that `check` found wrong.
+
+    Attributes:
+        kind: `database`, `record`, `blob`, `index`, `leftover`, `source-gone` or `source-changed`.
+        subject: The model's name, or the digest or file concerned.
+        message: What is wrong and what to do, in one sentence.
+    """
+
+    kind: str
+    subject: str
+    message: str
+
+
+def canonical(value: Any) -> str:
+    """The JSON text over which rows are digested: sorted keys, no spaces. This form is part of the file format.
+
+    Returns:
+        JSON text.
+
+    Raises:
+        RegistryError: If the value is no JSON or its text is no valid Unicode.
+    """
+    try:
+        text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        text.encode()
+    except (TypeError, ValueError) as e:
+        raise RegistryError(f"a record cannot be stored as JSON: {e}") from e
+    return text
+
+
+def row_digest(content: Mapping[str, Any]) -> Digest:
+    """Identity of a row's content.
+
+    Returns:
+        The tagged digest of its canonical JSON.
+    """
+    return of_bytes(canonical(dict(content)).encode())
+
+
+def of_bytes(content: bytes) -> Digest:
+    """Identity of a blob.
+
+    Returns:
+        The tagged digest.
+    """
+    return Digest(f"{digests.ALGORITHM}:{hashlib.sha256(content).hexdigest()}")
+
+
+def manifest(tensors: Iterable[TensorRecord]) -> bytes:
+    """The list of a model's tensors: exactly the bytes whose digest is the model's digest.
+
+    Returns:
+        Sorted lines of name, dtype, shape and tensor digest.
+    """
+    return "".join(sorted(f"{t.name}\t{t.dtype}\t{list(t.shape)}\t{t.digest}\n" for t in tensors)).encode()
+
+
+def parse_manifest(content: bytes) -> tuple[TensorRecord, ...]:
+    """Read what `manifest` wrote.
+
+    Returns:
+        The tensors, sorted by line.
+
+    Raises:
+        RegistryError: If the bytes are no manifest.
+    """
+    text = content.decode()
+    out, at = [], 0
+    for m in _LINE.finditer(text):
+        if m.start() != at:
+            break
+        shape = tuple(int(s) for s in m[3].split(",")) if m[3] else ()
+        out.append(TensorRecord(m[1], m[2], shape, Digest(m[4])))
+        at = m.end()
+    if at != len(text):
+        raise RegistryError("a stored list of tensors cannot be read. Run `stemma check`")
+    return tuple(out)
+
+
+def verified_manifest(record: ModelRecord, tensors: Sequence[TensorRecord]) -> bytes:
+    """The manifest of a model, after its digests were compared with those claimed.
+
+    Returns:
+        The bytes whose digest is the model's.
+
+    Raises:
+        RegistryError: If they differ, or the name cannot be shown.
+    """
+    name = record.name
+    if not name or not name.isprintable() or name != name.strip():
+        raise RegistryError(f"{name!r} cannot be a model's name: use printable characters, no space at either end")
+    listing = manifest(tensors)
+    contents = digests.of_contents(t.digest for t in tensors)
+    if of_bytes(listing) != record.digest or contents != record.names_free_digest:
+        raise RegistryError(f"the tensors of '{name}' do not give its digest {record.digest}")
+    if parse_manifest(listing) != tuple(sorted(tensors, key=lambda t: manifest([t]))):
+        raise RegistryError(f"'{name}' has a tensor whose name cannot be stored")
+    return listing

@@ -1,0 +1,168 @@
+"""The tables, and the numbered steps that lead from an empty file to them.
+
+Rows are only ever added; a correction is a new row. `live`, `tensor_key` and `sketch_bits` are indexes: they can be
+derived from the other tables, and `check` compares them.
+"""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import sqlalchemy as sa
+
+from stemma.errors import RegistryError
+
+APPLICATION_ID = 0x53544D41
+"""Marks a SQLite file as a Stemma registry (`STMA`, at byte 68 of the file)."""
+
+metadata = sa.MetaData()
+
+migration = sa.Table(
+    "migration",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("applied_at", sa.Text, nullable=False),
+)
+
+blob = sa.Table(
+    "blob",
+    metadata,
+    sa.Column("digest", sa.Text, primary_key=True),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("content", sa.LargeBinary, comment="NULL where the bytes lie in the folder of blobs"),
+)
+
+content = sa.Table(
+    "content",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("digest", sa.Text, nullable=False, unique=True, comment="of the model; also of its manifest blob"),
+    sa.Column("names_free_digest", sa.Text, nullable=False, index=True),
+)
+
+model = sa.Table(
+    "model",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False, index=True),
+    sa.Column("digest", sa.Text, nullable=False, index=True),
+    sa.Column("removed", sa.Boolean, nullable=False, comment="true for a tombstone"),
+    sa.Column("record", sa.Text, nullable=False, comment="canonical JSON of the ModelRecord"),
+    sa.Column("record_digest", sa.Text, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+live = sa.Table(
+    "live",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("model_id", sa.Integer, sa.ForeignKey("model.id"), nullable=False),
+    sa.Column("content_id", sa.Integer, sa.ForeignKey("content.id"), nullable=False, index=True),
+)
+
+tensor_key = sa.Table(
+    "tensor_key",
+    metadata,
+    sa.Column("key", sa.BigInteger, primary_key=True, comment="first 8 bytes of the tensor's digest"),
+    sa.Column("content_id", sa.Integer, sa.ForeignKey("content.id"), primary_key=True),
+    sqlite_with_rowid=False,
+)
+
+spec = sa.Table(
+    "spec",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("digest", sa.Text, nullable=False, unique=True),
+    sa.Column("content", sa.Text, nullable=False, comment="canonical JSON of the Spec"),
+)
+
+fingerprint = sa.Table(
+    "fingerprint",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("model_digest", sa.Text, nullable=False),
+    sa.Column("spec_digest", sa.Text, nullable=False),
+    sa.Column("blob_digest", sa.Text, nullable=False),
+    sa.Column("record", sa.Text, nullable=False),
+    sa.Column("record_digest", sa.Text, nullable=False),
+    sa.Index("fingerprint_of_model", "model_digest", "spec_digest"),
+    sqlite_autoincrement=True,
+)
+
+sketch_bits = sa.Table(
+    "sketch_bits",
+    metadata,
+    sa.Column("spec_id", sa.Integer, sa.ForeignKey("spec.id"), primary_key=True),
+    sa.Column("content_id", sa.Integer, sa.ForeignKey("content.id"), primary_key=True),
+    sa.Column("bits", sa.LargeBinary, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+evidence = sa.Table(
+    "evidence",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("a", sa.Text, nullable=False),
+    sa.Column("b", sa.Text, nullable=False),
+    sa.Column("spec_digest", sa.Text, nullable=False),
+    sa.Column("record", sa.Text, nullable=False),
+    sa.Column("record_digest", sa.Text, nullable=False),
+    sa.Index("evidence_of_pair", "a", "b", "spec_digest"),
+    sqlite_autoincrement=True,
+)
+
+
+def _m001_models(connection: sa.Connection) -> None:
+    metadata.create_all(connection, tables=[migration, blob, content, model, live, tensor_key])
+
+
+def _m002_fingerprints(connection: sa.Connection) -> None:
+    metadata.create_all(connection, tables=[spec, fingerprint, sketch_bits])
+
+
+def _m003_evidence(connection: sa.Connection) -> None:
+    metadata.create_all(connection, tables=[evidence])
+
+
+MIGRATIONS: tuple[tuple[str, Callable[[sa.Connection], None]], ...] = (
+    ("models", _m001_models),
+    ("fingerprints", _m002_fingerprints),
+    ("evidence", _m003_evidence),
+)
+"""Applied in order, each once; one that has been released is never edited."""
+
+
+def version(connection: sa.Connection) -> int:
+    """Number of the last migration that was applied.
+
+    Returns:
+        0 for an empty database.
+    """
+    if not sa.inspect(connection).has_table("migration"):
+        return 0
+    return connection.execute(sa.select(sa.func.max(migration.c.number))).scalar() or 0
+
+
+def refuse_newer(found: int, where: str) -> None:
+    """Stop before a registry of a later Stemma is misread.
+
+    Raises:
+        RegistryError: If the schema is newer than this code.
+    """
+    if found > len(MIGRATIONS):
+        raise RegistryError(
+            f"the registry {where} has schema {found}, this Stemma knows {len(MIGRATIONS)}: update Stemma to open it"
+        )
+
+
+def apply_next(connection: sa.Connection, number: int) -> None:
+    """Apply one migration and record it, inside the caller's transaction.
+
+    Args:
+        connection: In a write transaction.
+        number: Which one, counted from 1.
+    """
+    name, step = MIGRATIONS[number - 1]
+    step(connection)
+    applied = datetime.now(UTC).isoformat(timespec="seconds")
+    connection.execute(migration.insert().values(number=number, name=name, applied_at=applied))

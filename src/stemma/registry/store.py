@@ -1,0 +1,400 @@
+"""The registry: what is enrolled, found by name, by digest, by shared tensors or by sketch."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+
+import stemma
+from stemma.errors import RegistryError, UnknownNameError
+from stemma.models import digest as digests
+from stemma.registry import blobs, records, rows, schema
+from stemma.registry.database import Database, locate
+from stemma.registry.records import (
+    AddOutcome,
+    AddStatus,
+    EvidenceRecord,
+    Finding,
+    FingerprintRecord,
+    ModelRecord,
+    TensorRecord,
+)
+from stemma.registry.search import SKETCH_BYTES, SketchIndex
+from stemma.types import Digest, Fingerprint, Spec, jsonable
+
+_PREFIX = re.compile(r"(?:sha256:)?([0-9a-f]{8,64})")
+_MANY = 500
+
+
+class Registry:
+    """A registry of models; one SQLite file and, beside it, a folder of large blobs.
+
+    Several processes may use it at once. Rows are only added: a correction is a new row and a removal a tombstone.
+    """
+
+    def __init__(self, url: str | os.PathLike[str] | None = None) -> None:
+        """Point at a registry; it is opened, or made, when it is first used.
+
+        Args:
+            url: `sqlite:///PATH` or a path; by default `STEMMA_REGISTRY`, else a file in the user's data folder.
+        """
+        self.path: Path = locate(url)
+        self._database = Database(self.path)
+        self._folder = blobs.BlobFolder(self.path.with_name(self.path.name + ".blobs"))
+        self._swept = False
+
+    def __enter__(self) -> "Registry":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; the registry can be used again."""
+        self._database.close()
+
+    # Models
+
+    def add(
+        self,
+        record: ModelRecord,
+        tensors: Sequence[TensorRecord],
+        fingerprints: Sequence[Fingerprint] = (),
+        *,
+        weights: Callable[[Path], None] | None = None,
+        replace: bool = False,
+    ) -> AddOutcome:
+        """Enrol a model with all that belongs to it, in one transaction.
+
+        A known name with the same digest is not enrolled again (fingerprints and kept weights that it lacked are
+        added to it).
+
+        Args:
+            record: The model.
+            tensors: Its tensors; their manifest must have the model's digest.
+            fingerprints: Of this model.
+            weights: Writes a copy of the weights to a path, for the registry to keep.
+            replace: A known name may get a new digest.
+
+        Returns:
+            The live record and what was done.
+
+        Raises:
+            RegistryError: If the name belongs to another digest and `replace` is not given, if record and tensors
+                contradict each other, or if the registry cannot be written.
+        """
+        listing = records.verified_manifest(record, tensors)
+        for f in fingerprints:
+            if f.model != record.digest:
+                raise RegistryError(f"a fingerprint of {f.model} was handed in with '{record.name}' ({record.digest})")
+        packed = [(f, blobs.pack(f.values)) for f in fingerprints]
+        large = {id(c): c for c in (listing, *(c for _, c in packed)) if len(c) >= blobs.INLINE_LIMIT}
+        with contextlib.ExitStack() as stack:
+            stage = self._stage(stack) if weights or large else None
+            kept = stage.put(weights) if stage and weights else None
+            if stage:
+                for content in large.values():
+                    stage.put(lambda path, content=content: _write(path, content))
+            connection = stack.enter_context(self._database.writing())
+            known = rows.live(connection, record.name)
+            status = _status(known, record, replace)
+            content_id = rows.put_content(connection, record, tensors, listing, staged=id(listing) in large)
+            for f, content in packed:
+                rows.put_fingerprint(connection, content_id, f, content, staged=id(content) in large)
+            if kept:
+                rows.put_blob_row(connection, *kept, None)
+            if known is None or status is not AddStatus.KNOWN or (kept and known.weights is None):
+                known = _stamped(record, kept[0] if kept else None)
+                rows.append_model(connection, known, content_id)
+            if stage:
+                stage.publish()
+        return AddOutcome(known, status)
+
+    def remove(self, name: str) -> ModelRecord:
+        """Take a name out of the registry; its rows stay, followed by a tombstone.
+
+        Args:
+            name: A live name.
+
+        Returns:
+            What was removed.
+
+        Raises:
+            UnknownNameError: If no live model has this name.
+        """
+        with self._database.writing() as connection:
+            known = rows.live(connection, name)
+            if known is None:
+                raise UnknownNameError(rows.unknown(connection, name))
+            rows.append_tombstone(connection, known)
+        return known
+
+    def models(self) -> tuple[ModelRecord, ...]:
+        """All live models.
+
+        Returns:
+            Sorted by name.
+        """
+        with self._database.reading() as connection:
+            found = connection.execute(rows.select_live().order_by(schema.live.c.name))
+            return tuple(rows.model_record(text) for text in found.scalars())
+
+    def get(self, name_or_digest: str) -> ModelRecord:
+        """Find a live model.
+
+        Args:
+            name_or_digest: A name, else the first 8 or more hexadecimal digits of a digest (with or without
+                `sha256:`). Where several names share the digest, the first by name is meant.
+
+        Returns:
+            Its record.
+
+        Raises:
+            UnknownNameError: If there is none; the message names similar ones.
+            RegistryError: If the prefix fits several digests.
+        """
+        with self._database.reading() as connection:
+            found = rows.live(connection, name_or_digest)
+            if found:
+                return found
+            match = _PREFIX.fullmatch(name_or_digest)
+            if not match:
+                raise UnknownNameError(rows.unknown(connection, name_or_digest))
+            low = f"{digests.ALGORITHM}:{match[1]}"
+            query = rows.select_live().where(schema.model.c.digest >= low, schema.model.c.digest < low + "g")
+            matches = [
+                rows.model_record(text) for text in connection.execute(query.order_by(schema.live.c.name)).scalars()
+            ]
+            if not matches:
+                raise UnknownNameError(rows.unknown(connection, name_or_digest))
+        if len({m.digest for m in matches}) > 1:
+            names = ", ".join(f"'{m.name}' ({m.digest})" for m in matches[:4])
+            raise RegistryError(f"'{name_or_digest}' fits {len(matches)} models: {names}. Give more digits")
+        return matches[0]
+
+    def by_digest(self, digest: Digest) -> tuple[ModelRecord, ...]:
+        """Live models with these weights under these tensor names.
+
+        Returns:
+            Sorted by name.
+        """
+        return self._where(schema.model.c.digest == digest)
+
+    def by_names_free_digest(self, digest: Digest) -> tuple[ModelRecord, ...]:
+        """Live models with these weights, whatever the tensors are called.
+
+        Returns:
+            Sorted by name.
+        """
+        return self._where(schema.content.c.names_free_digest == digest)
+
+    def by_tensor_digests(self, wanted: Iterable[Digest], limit: int | None = None) -> dict[Digest, frozenset[Digest]]:
+        """Which live models share tensors with a given list.
+
+        Args:
+            wanted: Digests of tensors.
+            limit: At most this many models, those with the most shared tensors first.
+
+        Returns:
+            By model digest, the tensors shared; most shared first, then by digest.
+        """
+        wanted = frozenset(wanted)
+        keys = sorted({rows.key(d) for d in wanted})
+        hits: dict[int, int] = {}
+        with self._database.reading() as connection:
+            t = schema.tensor_key
+            for at in range(0, len(keys), _MANY):
+                enrolled = sa.select(schema.live.c.content_id)
+                counts = connection.execute(
+                    sa.select(t.c.content_id, sa.func.count())
+                    .where(t.c.key.in_(keys[at : at + _MANY]), t.c.content_id.in_(enrolled))
+                    .group_by(t.c.content_id)
+                )
+                for content_id, n in counts:
+                    hits[content_id] = hits.get(content_id, 0) + n
+            best = sorted(hits, key=lambda c: (-hits[c], c))[:limit]
+            c = schema.content.c
+            found = {}
+            for content_id in best:
+                digest = Digest(connection.execute(sa.select(c.digest).where(c.id == content_id)).scalar_one())
+                listing = rows.read_blob(connection, self._folder, digest)
+                shared = wanted.intersection(x.digest for x in records.parse_manifest(listing))
+                if shared:
+                    found[digest] = shared
+        return dict(sorted(found.items(), key=lambda item: (-len(item[1]), item[0])))
+
+    def tensors(self, model: Digest) -> tuple[TensorRecord, ...]:
+        """The tensors of an enrolled model.
+
+        Args:
+            model: Its digest.
+
+        Returns:
+            Name, dtype, shape and digest of each, sorted by name.
+
+        Raises:
+            UnknownNameError: If no such model was ever enrolled.
+        """
+        with self._database.reading() as connection:
+            known = sa.select(schema.content.c.id).where(schema.content.c.digest == model)
+            if connection.execute(known).first() is None:
+                raise UnknownNameError(f"no model {model} is enrolled")
+            return records.parse_manifest(rows.read_blob(connection, self._folder, model))
+
+    def weights(self, record: ModelRecord) -> Path | None:
+        """The kept copy of a model's weights.
+
+        Returns:
+            A safetensors file, None where none was kept.
+
+        Raises:
+            RegistryError: If it was kept and is gone.
+        """
+        if record.weights is None:
+            return None
+        path = self._folder.path(record.weights)
+        if not path.exists():
+            raise RegistryError(f"the kept weights of '{record.name}' are gone from {path}: restore a copy")
+        return path
+
+    # Fingerprints, evidence
+
+    def fingerprints(self, spec: Spec) -> Iterator[Fingerprint]:
+        """The fingerprints that one method took of the live models.
+
+        Args:
+            spec: The method.
+
+        Yields:
+            One per model digest, in the order of digests.
+        """
+        f = schema.fingerprint.c
+        enrolled = sa.select(schema.model.c.digest).join(schema.live, schema.live.c.model_id == schema.model.c.id)
+        newest = (
+            sa.select(sa.func.max(f.id)).where(f.spec_digest == spec.digest, f.model_digest.in_(enrolled))
+        ).group_by(f.model_digest)
+        with self._database.reading() as connection:
+            found = connection.execute(sa.select(f.record).where(f.id.in_(newest)).order_by(f.model_digest))
+            for text in found.scalars().all():
+                yield self._fingerprint(connection, rows.fingerprint_record(text))
+
+    def fingerprint(self, model: Digest, spec: Spec) -> Fingerprint | None:
+        """One method's fingerprint of one model.
+
+        Returns:
+            The newest, None where there is none.
+        """
+        with self._database.reading() as connection:
+            record = rows.newest_fingerprint(connection, model, spec.digest)
+            return self._fingerprint(connection, record) if record else None
+
+    def sketch_index(self, spec: Spec) -> SketchIndex:
+        """The search index over the live models' bit sketches.
+
+        Args:
+            spec: The method that made them.
+
+        Returns:
+            All of them in memory, 256 bytes each.
+        """
+        s, b = schema.spec.c, schema.sketch_bits.c
+        enrolled = sa.select(schema.live.c.content_id)
+        with self._database.reading() as connection:
+            found = connection.execute(
+                sa.select(schema.content.c.digest, b.bits)
+                .select_from(schema.sketch_bits)
+                .join(schema.content, schema.content.c.id == b.content_id)
+                .join(schema.spec, s.id == b.spec_id)
+                .where(s.digest == spec.digest, b.content_id.in_(enrolled))
+            ).all()
+        matrix = np.frombuffer(b"".join(r.bits for r in found), np.uint8).reshape(len(found), SKETCH_BYTES)
+        return SketchIndex([Digest(r.digest) for r in found], matrix)
+
+    def put_evidence(self, a: Digest, b: Digest, spec: Spec, content: Mapping[str, Any]) -> None:
+        """Keep what a method said about a pair.
+
+        Args:
+            a: The first model.
+            b: The second model.
+            spec: The method.
+            content: Plain JSON values.
+        """
+        record = {"a": a, "b": b, "spec": jsonable(spec), "content": jsonable(content), "added_at": rows.now()}
+        row = {"a": a, "b": b, "spec_digest": spec.digest, **rows.encode(record)}
+        with self._database.writing() as connection:
+            connection.execute(schema.evidence.insert().values(**row))
+
+    def get_evidence(self, a: Digest, b: Digest, spec: Spec) -> EvidenceRecord | None:
+        """Recall what a method said about an ordered pair.
+
+        Returns:
+            The newest answer, None where there is none.
+        """
+        e = schema.evidence.c
+        with self._database.reading() as connection:
+            query = sa.select(e.record).where(e.a == a, e.b == b, e.spec_digest == spec.digest)
+            text = connection.execute(query.order_by(e.id.desc()).limit(1)).scalar()
+        if text is None:
+            return None
+        raw = json.loads(text)
+        return EvidenceRecord(raw["a"], raw["b"], Spec(**raw["spec"]), raw["content"], raw["added_at"])
+
+    def check(self, progress: Callable[[int, int, str], None] | None = None) -> list[Finding]:
+        """Re-derive every digest from what is on disk, the sources included.
+
+        Cost: reads the whole registry, every kept copy and every source once.
+
+        Args:
+            progress: Called with the number done, the total, and the name of the model at hand.
+
+        Returns:
+            What is wrong; empty for a sound registry.
+        """
+        from stemma.registry import check
+
+        return check.run(self._database, self._folder, self.path, progress)
+
+    def _stage(self, stack: contextlib.ExitStack) -> blobs.Stage:
+        with self._database.writing() as connection:  # a read-only registry is refused before anything is written
+            if not self._swept:
+                self._folder.sweep(lambda digest: rows.blob_row(connection, digest) is not None)
+                self._swept = True
+        stack.enter_context(self._database.translated())
+        return stack.enter_context(self._folder.staging())
+
+    def _where(self, condition: sa.ColumnElement[bool]) -> tuple[ModelRecord, ...]:
+        with self._database.reading() as connection:
+            found = connection.execute(rows.select_live().where(condition).order_by(schema.live.c.name))
+            return tuple(rows.model_record(text) for text in found.scalars())
+
+    def _fingerprint(self, connection: sa.Connection, record: FingerprintRecord) -> Fingerprint:
+        values = blobs.unpack(rows.read_blob(connection, self._folder, record.blob))
+        return Fingerprint(record.model, record.probes, record.spec, values)
+
+
+def _status(known: ModelRecord | None, record: ModelRecord, replace: bool) -> AddStatus:
+    if known is None:
+        return AddStatus.ADDED
+    if replace and (known.digest, known.source) != (record.digest, record.source):
+        return AddStatus.REPLACED
+    if known.digest == record.digest:
+        return AddStatus.KNOWN
+    raise RegistryError(
+        f"'{record.name}' is enrolled with other weights ({known.digest[:19]}…, now {record.digest[:19]}…): "
+        "give another name, or replace it"
+    )
+
+
+def _stamped(record: ModelRecord, weights: Digest | None) -> ModelRecord:
+    return dataclasses.replace(record, weights=weights, added_at=rows.now(), stemma_version=stemma.__version__)
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
