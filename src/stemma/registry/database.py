@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import sqlalchemy as sa
 import sqlalchemy.event
+from sqlalchemy.exc import DBAPIError
 
 from stemma.errors import RegistryError
 from stemma.registry import schema
