@@ -127,7 +127,8 @@ class InputSpec:
 class UnitMember:
     """One tensor axis that carries a group's units.
 
-    Unit `u` of the group is rows `offset + u * block * stride … + block` of `axis`.
+    Row `j` of unit `u` lies at `offset + u * block + j` (blocks, `stride` 1) or at `offset + u + j * stride`
+    (units next to one another, as after flattening channels-last maps). One axis may appear in several members.
 
     Attributes:
         tensor: Canonical tensor name.
