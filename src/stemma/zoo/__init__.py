@@ -7,11 +7,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from stemma.zoo.disguises import Step, disguise, original_names, write, write_disguised
     from stemma.zoo.independent import independents
 
-__all__ = ["independents"]
+__all__ = ["Step", "disguise", "independents", "original_names", "write", "write_disguised"]
 
-_HOME = {"independents": "independent"}
+_HOME = {
+    "Step": "disguises",
+    "disguise": "disguises",
+    "independents": "independent",
+    "original_names": "disguises",
+    "write": "disguises",
+    "write_disguised": "disguises",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -2,18 +2,18 @@
 
 from collections.abc import Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from stemma.models.model import ArrayStorage, Model, Tensor
+from stemma.models.arrays import from_arrays
+from stemma.models.model import ArrayStorage, Model, Tensor, encode
 
-_CODES = {
-    "float64": "F64", "float32": "F32", "float16": "F16", "int64": "I64", "int32": "I32", "int8": "I8", "uint8": "U8",
-}  # fmt: skip
-
-FLOAT_TYPES = ("float32", "float16", "bfloat16", "float64")
-"""Float types in which a model can be stored."""
+FLOAT_TYPES: Mapping[str, str] = MappingProxyType(
+    {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64"}
+)
+"""Float types in which a model can be stored, with their codes."""
 
 
 def model_of(name: str, arrays: Mapping[str, np.ndarray], config: Mapping[str, Any] | None, dtype: str = "") -> Model:
@@ -28,26 +28,15 @@ def model_of(name: str, arrays: Mapping[str, np.ndarray], config: Mapping[str, A
     Returns:
         The model; its source is `python:NAME`.
     """
-    tensors = [_tensor(n, arrays[n], dtype) for n in sorted(arrays)]
-    return Model(name, f"python:{name}", {t.name: t for t in tensors}, config)
+    if not dtype:
+        return from_arrays(arrays, name, config)
+    return from_arrays({n: _stored(n, a, FLOAT_TYPES[dtype]) for n, a in arrays.items()}, name, config)
 
 
-def _tensor(name: str, array: np.ndarray, dtype: str) -> Tensor:
-    shape, is_float = array.shape, array.dtype.kind == "f"
-    if is_float and dtype == "bfloat16":
-        return Tensor(name, "BF16", shape, ArrayStorage(partial(_bfloat16, array)))
-    stored = array.astype(dtype) if is_float and dtype else array
-    return Tensor(name, _CODES[str(stored.dtype)], shape, ArrayStorage(lambda: stored))
-
-
-def _bfloat16(array: np.ndarray) -> np.ndarray:
-    """Rounded to the nearest bfloat16, ties to even.
-
-    Returns:
-        The upper halves of the float32 patterns (uint16); finite inputs only.
-    """
-    bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+def _stored(name: str, array: np.ndarray, code: str) -> Tensor | np.ndarray:
+    if array.dtype.kind != "f":
+        return array
+    return Tensor(name, code, array.shape, ArrayStorage(partial(encode, array, code)))
 
 
 def arrays_of(model: Model) -> dict[str, np.ndarray]:
