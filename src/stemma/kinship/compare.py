@@ -1,0 +1,154 @@
+"""All evidence on a pair of models, and the relation that it names."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from stemma.kinship.relation import name_relation
+from stemma.kinship.weights import correspondence
+from stemma.kinship.weights.aligned import Counts, UnitsInPlace, evidence
+from stemma.kinship.weights.correspondence import Pairing
+from stemma.kinship.weights.matched import UnitsMatched
+from stemma.kinship.weights.residual import TensorChange, changes
+from stemma.models.model import Model
+from stemma.models.structure import Structure
+from stemma.models.units import structure
+from stemma.types import Axis, Comparison, Evidence, ModelRef, Null, Relation, RelationKind, Spec, Verdict
+
+CANNOT_SEE = ("function (no probes were given)", "training data", "distillation")
+
+
+def compare(
+    a: Model,
+    b: Model,
+    *,
+    alpha: float = 0.01,
+    aligned: UnitsInPlace = UnitsInPlace(),
+    matched: UnitsMatched = UnitsMatched(),
+) -> Comparison:
+    """Decide from the weights alone whether two models share an origin, and name the relation as far as they show it.
+
+    Tests run in a fixed order, each counted: identity by digest; units in place under the names' correspondence, then
+    under the contents'; for models whose units were reordered, units matched through the layers.
+
+    Args:
+        a: One model.
+        b: The other one.
+        alpha: Level of the decision for this pair (correct it for the number of models searched).
+        aligned: The test of units in place.
+        matched: The test for reordered units.
+
+    Returns:
+        The comparison; symmetric in verdict, p-value and effect up to which side's structure is known better.
+    """
+    found: list[Evidence] = [_identity(a, b)]
+    if found[0].verdict is Verdict.SUPPORTED:
+        return _result(a, b, found[0], found, _identity_relation(a, b))
+    place, changed = _aligned(a, b, aligned, alpha)
+    found.append(place)
+    if place.verdict is Verdict.SUPPORTED:
+        return _result(a, b, place, found, name_relation(a, b, place, changed))
+    reordered = matched.evidence(a, b, alpha=alpha)
+    if reordered is not None:
+        found.append(reordered)
+        if reordered.verdict is Verdict.SUPPORTED:
+            return _result(a, b, reordered, found, matched.relation(reordered))
+    return _result(a, b, place, found, _not_related(place))
+
+
+def _identity(a: Model, b: Model) -> Evidence:
+    same, contents = a.digest == b.digest, a.names_free_digest == b.names_free_digest
+    shared = set(a.tensor_digests.values()) & set(b.tensor_digests.values())
+    size = sum(t.size for n, t in a.tensors.items() if a.tensor_digests[n] in shared) / max(1, a.parameters)
+    verdict = Verdict.SUPPORTED if (same or contents) and a.parameters else Verdict.INCONCLUSIVE
+    reason = ("every tensor is the same, under the same name" if same else
+              "every tensor is the same, under another name" if contents else
+              f"{len(shared)} tensors are bit for bit the same ({size:.0%} of the parameters)")  # fmt: skip
+    return Evidence("the weights are the same", Axis.WEIGHTS, "digest", size, Null("collision of SHA-256"),
+                    1e-77 if verdict is Verdict.SUPPORTED else None, -77.0 if verdict is Verdict.SUPPORTED else None,
+                    1.0 if verdict is Verdict.SUPPORTED else size, verdict, reason, Spec("digest"),
+                    (a.digest, b.digest), {"shared_tensors": len(shared), "shared_parameters": size})  # fmt: skip
+
+
+def _identity_relation(a: Model, b: Model) -> Relation:
+    if a.digest == b.digest:
+        return Relation(RelationKind.COPY, reason="the digests agree")
+    return Relation(RelationKind.REFORMATTED, {"names": "changed"}, ("renamed",), "the tensors agree, the names do not")
+
+
+def _aligned(a: Model, b: Model, method: UnitsInPlace, alpha: float) -> tuple[Evidence, tuple[TensorChange, ...]]:
+    """Units in place under each correspondence in turn, until one convinces; every one tried is paid for."""
+    best: tuple[float, Counts, tuple[Pairing, ...], str] | None = None
+    tried = 0
+    for how, pairings in _correspondences(a, b):
+        tried += 1
+        counts = _count(a, b, method, pairings)
+        log_p = counts.log_p()
+        rank = 0.0 if log_p is None else log_p
+        if best is None or rank < best[0]:
+            best = rank, counts, pairings, how
+        if log_p is not None and log_p < -30 and counts.effect >= method.min_effect:
+            break
+    _, counts, pairings, how = best if best is not None else (0.0, Counts("sum", ()), (), "none")
+    changed = changes(a, b, pairings) if counts.effect >= method.min_effect else ()
+    details = {"correspondence": how, "tensors_paired": len(pairings),
+               "tensors": [len(correspondence.matrices(a)), len(correspondence.matrices(b))],
+               "parts": parts(counts)}  # fmt: skip
+    return evidence(method, a, b, counts, max(1, tried), details, alpha), changed
+
+
+def _correspondences(a: Model, b: Model) -> "Sequence[tuple[str, tuple[Pairing, ...]]]":
+    named = correspondence.by_name(a, b)
+    wanted = min(len(correspondence.matrices(a)), len(correspondence.matrices(b)))
+    if named and len(named) >= wanted and _large(a):
+        return [("names", named)]
+    content = correspondence.by_content(a, b)
+    if {(p.a, p.b, p.axes_b) for p in content} == {(p.a, p.b, p.axes_b) for p in named}:
+        return [("names", named)]
+    return [(how, pairs) for how, pairs in (("names", named), ("contents", content)) if pairs]
+
+
+def _large(model: Model) -> bool:
+    """Contents of very large models are only looked at where names fail: it means reading every entry."""
+    return model.parameters > 1 << 26
+
+
+def _count(a: Model, b: Model, method: UnitsInPlace, pairings: tuple[Pairing, ...]) -> Counts:
+    known_a, known_b = structure(a), structure(b)
+    if known_b.certain and not known_a.certain:
+        turned = tuple(Pairing(p.b, p.a, p.axes_b, p.axes_a, p.cost) for p in pairings)
+        return method.count(b, a, turned, known_b)
+    if not known_a.certain and _hidden(known_b) > _hidden(known_a):
+        turned = tuple(Pairing(p.b, p.a, p.axes_b, p.axes_a, p.cost) for p in pairings)
+        return method.count(b, a, turned, known_b)
+    return method.count(a, b, pairings, known_a)
+
+
+def _hidden(known: Structure) -> int:
+    return sum(label.hidden for labels in known.axes.values() for label in labels)
+
+
+def parts(counts: Counts) -> Mapping[str, Any]:
+    """Units in place per group: which parts are shared, which are new.
+
+    Returns:
+        For each group: units in place and units.
+    """
+    out: dict[str, list[int]] = {}
+    for g in counts.groups:
+        entry = out.setdefault(g.group, [0, 0])
+        entry[0] += g.in_place
+        entry[1] += g.units
+    return out
+
+
+def _not_related(place: Evidence) -> Relation:
+    if place.verdict is Verdict.REFUTED:
+        return Relation(RelationKind.UNRELATED, reason=place.reason)
+    return Relation(RelationKind.UNRELATED, {"decided": False}, reason=place.reason)
+
+
+def _result(a: Model, b: Model, deciding: Evidence, found: list[Evidence], relation: Relation) -> Comparison:
+    verdict = {Verdict.SUPPORTED: "related", Verdict.REFUTED: "independent", Verdict.INCONCLUSIVE: "inconclusive"}
+    ordered = [deciding, *(e for e in found if e is not deciding)]
+    return Comparison(ModelRef(a.name, a.digest), ModelRef(b.name, b.digest), verdict[deciding.verdict], relation,
+                      "unknown", deciding, None, tuple(ordered), CANNOT_SEE)  # fmt: skip

@@ -1,0 +1,1 @@
+"""Kinship in weights: units in place, units matched, and what no disguise changes."""

@@ -1,0 +1,381 @@
+"""Units in place: do two models keep the same units in the same positions?"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from math import exp, log
+from typing import Any
+
+import numpy as np
+
+from stemma.kinship.weights import laws
+from stemma.kinship.weights.correspondence import Pairing
+from stemma.kinship.weights.similarity import assign, directions, distinct
+from stemma.kinship.weights.units_of_pair import Cuts, owned_members, unit_vectors
+from stemma.models.model import Model
+from stemma.models.structure import Structure
+from stemma.types import Axis, Evidence, Null, Spec, UnitMember, Verdict
+
+LOG10 = log(10.0)
+TINY = 5e-324
+
+
+@dataclass(frozen=True)
+class GroupCount:
+    """What one block of units showed.
+
+    Attributes:
+        group: The group, or tensor and axis.
+        units: Informative units that were matched.
+        in_place: Fixed points of the matching (equal widths).
+        concordant: Pairs in the same order (unequal widths), else None.
+    """
+
+    group: str
+    units: int
+    in_place: int
+    concordant: int | None = None
+
+
+@dataclass(frozen=True)
+class UnitsInPlace:
+    """Match the units of two models by linear assignment and count those that are matched to themselves.
+
+    Under the null (independent trainings that treat units alike) the matching composed with the identity is a uniform
+    permutation, so its fixed points have an exact law. Where the structure is certain, each tensor is used once, in the
+    latest group it touches, and the groups' counts are independent: their sum has an exact law (`sum`). Where only
+    single axes are known to be hidden, e-values of all of them are averaged, which holds under any dependence
+    (`mean-e`). Groups whose width differs (units removed) are judged by the order of the matched units (Mahonian law).
+    Cost: the first rows of each large tensor, one assignment per block of `block` units.
+
+    Attributes:
+        block: Units per assignment; larger groups are cut into blocks, which keeps the law exact.
+        max_blocks: Blocks looked at per group.
+        seed: Seed of the relabelling that breaks ties.
+        min_effect: Smallest share of units in place that counts as kinship; below it a small p is only the trace of
+            something shared (a random start), calibrated in benchmarks/results/null.json.
+        margin: `independent` needs an upper bound of the share in place below this.
+
+    Source: linear assignment and rank statistics of matched units go back to Zhu et al., ICML 2025 (arXiv:2502.12292);
+    the fixed-point sum, its independence by causal order and the relabelling are this project's.
+    """
+
+    block: int = 256
+    max_blocks: int = 8
+    seed: int = 0
+    min_effect: float = 0.05
+    margin: float = 0.25
+
+    name = "units-in-place"
+    version = 1
+
+    @property
+    def spec(self) -> Spec:
+        """Identity of the method with its parameters."""
+        return Spec(self.name, self.version, asdict(self))
+
+    def count(self, a: Model, b: Model, pairings: Sequence[Pairing], structure: Structure) -> "Counts":
+        """Count units in place for one correspondence of tensors.
+
+        Args:
+            a: The model that `structure` describes.
+            b: The other model.
+            pairings: Correspondence of tensors, made without looking at the order of units.
+            structure: Groups of A, or single hidden axes.
+
+        Returns:
+            The counts.
+        """
+        cuts = Cuts(a, b, {p.a: p for p in pairings})
+        if structure.certain:
+            return Counts("sum", tuple(self._by_group(cuts, structure)))
+        return Counts("mean-e", tuple(self._by_axis(cuts, structure)))
+
+    def _by_group(self, cuts: Cuts, structure: Structure) -> Iterator[GroupCount]:
+        owned = owned_members(structure.groups)
+        matched: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        for order, group in enumerate(structure.groups):
+            if not group.exchangeable or group.size < 2:
+                continue
+            views = []
+            for tensor, axis, segments in owned[group.name]:
+                view = _view(cuts, structure, tensor, axis, segments, group.size, matched)
+                if view is not None:
+                    views.append(view)
+                cuts.drop(tensor)
+            widths = {(len(x), len(y)) for x, y in views}
+            if not views:
+                continue
+            n_a, n_b = min(w[0] for w in widths), min(w[1] for w in widths)
+            views = [(x[:n_a], y[:n_b]) for x, y in views]
+            generator = np.random.default_rng([self.seed, order])
+            if n_a == n_b:
+                yield from self._blocks(group.name, views, n_a, group.orbits, generator)
+            else:
+                count, pairs = _in_order(group.name, views, generator)
+                matched[group.name] = pairs
+                if count is not None:
+                    yield count
+
+    def _by_axis(self, cuts: Cuts, structure: Structure) -> Iterator[GroupCount]:
+        for i, (name, pairing) in enumerate(cuts.pairings.items()):
+            for position, axis in enumerate(pairing.axes_a):
+                label = structure.axes[name][axis]
+                if not label.hidden or label.kind == "head":
+                    continue
+                cut = cuts[name]
+                x, y = np.moveaxis(cut.a, position, 0), np.moveaxis(cut.b, position, 0)
+                if x.shape != y.shape or len(label.segments) != 1:
+                    continue
+                segment = label.segments[0]
+                count = len(x) // segment.block
+                index = segment.index()[:count]
+                index = index[index.max(axis=1) < len(x)]
+                views = [(x[index].reshape(len(index), -1), y[index].reshape(len(index), -1))]
+                generator = np.random.default_rng([self.seed, i, axis])
+                yield from self._blocks(f"{name}[{axis}]", views, len(index), (), generator)
+            cuts.drop(name)
+
+    def _blocks(
+        self,
+        name: str,
+        views: list[tuple[np.ndarray, np.ndarray]],
+        n: int,
+        orbits: tuple[int, ...],
+        generator: np.random.Generator,
+    ) -> Iterator[GroupCount]:
+        labels = np.array(orbits[:n]) if orbits else np.zeros(n, int)
+        for orbit in np.unique(labels):
+            members = np.flatnonzero(labels == orbit)
+            for start in range(0, min(len(members), self.block * self.max_blocks), self.block):
+                index = members[start : start + self.block]
+                similarity, good = _similarity([(x[index], y[index]) for x, y in views])
+                similarity = similarity[np.ix_(good, good)]
+                if len(similarity) >= 2:
+                    r, c = assign(similarity, generator)
+                    yield GroupCount(name, len(similarity), int((r == c).sum()))
+
+
+def _similarity(views: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """Sum of cosine matrices over views; a unit is informative where some view shows it in both models."""
+    n = len(views[0][0])
+    total, good = np.zeros((n, n), np.float32), np.zeros(n, bool)
+    repeated = np.ones(n, bool)
+    for x, y in views:
+        (u, alive_u), (v, alive_v) = directions(x), directions(y)
+        alive = alive_u & alive_v
+        u, v = np.where(alive_u[:, None], u, 0), np.where(alive_v[:, None], v, 0)
+        total += u @ v.T
+        good |= alive
+        repeated &= ~(distinct(u, alive_u) & distinct(v, alive_v))
+    return total, good & ~repeated
+
+
+def _in_order(
+    name: str, views: list[tuple[np.ndarray, np.ndarray]], generator: np.random.Generator
+) -> tuple[GroupCount | None, tuple[np.ndarray, np.ndarray]]:
+    """Match two groups of different width and count pairs of matched units that keep their order."""
+    similarity, good_a, good_b = np.float32(0.0), np.zeros(len(views[0][0]), bool), np.zeros(len(views[0][1]), bool)
+    for x, y in views:
+        (u, alive_u), (v, alive_v) = directions(x), directions(y)
+        similarity = similarity + u @ v.T
+        good_a |= distinct(u, alive_u)
+        good_b |= distinct(v, alive_v)
+    rows, columns = np.flatnonzero(good_a), np.flatnonzero(good_b)
+    if min(len(rows), len(columns)) < 2:
+        return None, (np.zeros(0, int), np.zeros(0, int))
+    r, c = assign(np.asarray(similarity)[np.ix_(rows, columns)], generator)
+    r, c = rows[r], columns[c]
+    concordant = int(sum((c[i + 1 :] > c[i]).sum() for i in range(len(c))))
+    return GroupCount(name, len(c), _longest_increasing(c), concordant), (r, c)
+
+
+def _longest_increasing(values: np.ndarray) -> int:
+    import bisect
+
+    tails: list[int] = []
+    for v in values.tolist():
+        at = bisect.bisect_left(tails, v)
+        tails[at : at + 1] = [v]
+    return len(tails)
+
+
+def _view(
+    cuts: Cuts,
+    structure: Structure,
+    tensor: str,
+    axis: int,
+    segments: tuple[UnitMember, ...],
+    size: int,
+    matched: dict[str, tuple[np.ndarray, np.ndarray]],
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Units of a group as both models show them in one tensor, coordinates aligned; None where they cannot be."""
+    pairing = cuts.pairings.get(tensor)
+    if pairing is None or axis not in pairing.axes_a:
+        return None
+    cut = cuts[tensor]
+    x, y = cut.a, cut.b
+    for position, other in enumerate(pairing.axes_a):
+        if other == axis:
+            continue
+        label = structure.axes[tensor][other]
+        if label.group in matched and len(label.segments) == 1:
+            rows, columns = matched[label.group]
+            block = label.segments[0].block
+            if label.segments[0].stride == 1 and y.shape[position] % block == 0:
+                spread = np.arange(block)
+                x = np.take(x, (rows[:, None] * block + spread).reshape(-1), axis=position)
+                y = np.take(y, (columns[:, None] * block + spread).reshape(-1), axis=position)
+        elif x.shape[position] != y.shape[position]:
+            if label.role != "token":
+                return None
+            shared = min(x.shape[position], y.shape[position])
+            x, y = np.take(x, range(shared), axis=position), np.take(y, range(shared), axis=position)
+    position = pairing.axes_a.index(axis)
+    u = unit_vectors(x, position, segments, size)
+    v = _counterpart(y, position, segments, size, x.shape[position])
+    return None if v is None or not u.shape[1] or u.shape[1] != v.shape[1] else (u, v)
+
+
+def _counterpart(
+    y: np.ndarray, position: int, segments: tuple[UnitMember, ...], size: int, rows_a: int
+) -> np.ndarray | None:
+    """B's units where its axis may have another length; only whole-axis groups can change width."""
+    rows_b = y.shape[position]
+    if rows_a == rows_b:
+        return unit_vectors(y, position, segments, size)
+    only = segments[0]
+    if len(segments) != 1 or only.offset or only.stride != 1 or rows_b % only.block:
+        return None
+    return unit_vectors(y, position, segments, rows_b // only.block)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Counts of one correspondence, with their law.
+
+    Attributes:
+        mode: `sum` (exact) or `mean-e` (any dependence).
+        groups: One entry per block.
+    """
+
+    mode: str
+    groups: tuple[GroupCount, ...]
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def equal(self) -> tuple[GroupCount, ...]:
+        """Blocks of equal width."""
+        return tuple(g for g in self.groups if g.concordant is None)
+
+    @property
+    def unequal(self) -> tuple[GroupCount, ...]:
+        """Groups that lost or gained units."""
+        return tuple(g for g in self.groups if g.concordant is not None)
+
+    @property
+    def units(self) -> int:
+        """Units that were matched."""
+        return sum(g.units for g in self.groups)
+
+    @property
+    def in_place(self) -> int:
+        """Units in place (in order, where widths differ)."""
+        return sum(g.in_place for g in self.groups)
+
+    @property
+    def effect(self) -> float:
+        """Share of units in place beyond chance, in [0, 1]."""
+        chance = sum(_chance(g) for g in self.groups)
+        room = self.units - chance
+        return float(min(1.0, max(0.0, (self.in_place - chance) / room))) if room > 0 else 0.0
+
+    def log_p(self) -> float | None:
+        """Natural logarithm of the conservative p-value; None where nothing could be counted."""
+        if not self.groups:
+            return None
+        if self.mode == "mean-e":
+            return min(0.0, -laws.log_mean_e([laws.log_e_value(g.in_place, g.units) for g in self.equal]))
+        parts = []
+        if self.equal:
+            parts.append(
+                laws.log_tail([laws.fixed_point_law(g.units) for g in self.equal], sum(g.in_place for g in self.equal))
+            )  # noqa: E501
+        if self.unequal:
+            law = [laws.concordance_law(g.units) for g in self.unequal]
+            parts.append(laws.log_tail(law, sum(g.concordant or 0 for g in self.unequal)))
+        return min(0.0, min(parts) + log(len(parts)))
+
+    def randomised_p(self, u: float) -> float:
+        """P(K > k) + u P(K = k): exactly uniform under the null; for calibration pages only.
+
+        Args:
+            u: A uniform random number.
+
+        Returns:
+            The p-value of the blocks of equal width.
+        """
+        law = [laws.fixed_point_law(g.units) for g in self.equal]
+        at, above = laws.log_pmf_and_tail(law, sum(g.in_place for g in self.equal))
+        return above + u * at
+
+
+def _chance(g: GroupCount) -> float:
+    return 1.0 if g.concordant is None else min(g.units, 2 * g.units**0.5)
+
+
+def evidence(
+    method: UnitsInPlace, a: Model, b: Model, counts: Counts, alternatives: int, details: dict[str, Any], alpha: float
+) -> Evidence:
+    """Turn counts into a verdict.
+
+    Args:
+        method: Holds the thresholds.
+        a: First model.
+        b: Second model.
+        counts: The counts of the correspondence that is reported.
+        alternatives: Correspondences that were tried; the p-value is multiplied by it.
+        details: Further figures to report.
+        alpha: Level of the decision.
+
+    Returns:
+        The evidence; `INCONCLUSIVE` where too few units could be matched.
+    """
+    log_p = counts.log_p()
+    null = Null("uniform permutations of hidden units (exact law)" if counts.mode == "sum" else
+                "uniform permutations of hidden units (average of e-values, any dependence)")  # fmt: skip
+    figures = {"units_in_place": counts.in_place, "units": counts.units, "blocks": len(counts.groups),
+               "mode": counts.mode, **details}  # fmt: skip
+    if log_p is None:
+        return Evidence("the weights share an origin, units in place", Axis.WEIGHTS, method.name, 0.0, null, None, None,
+                        0.0, Verdict.INCONCLUSIVE, "no hidden units could be put side by side", method.spec,
+                        (a.digest, b.digest), figures)  # fmt: skip
+    log_p = min(0.0, log_p + log(alternatives))
+    verdict, reason = _decide(method, counts, log_p, alpha)
+    return Evidence("the weights share an origin, units in place", Axis.WEIGHTS, method.name, float(counts.in_place),
+                    null, max(exp(log_p), TINY), log_p / LOG10, counts.effect, verdict, reason, method.spec,
+                    (a.digest, b.digest), figures)  # fmt: skip
+
+
+def _decide(method: UnitsInPlace, counts: Counts, log_p: float, alpha: float) -> tuple[Verdict, str]:
+    chance = sum(_chance(g) for g in counts.groups)
+    found = f"{counts.in_place} of {counts.units} units in place where chance gives {chance:.0f}"
+    if log_p <= log(alpha):
+        if counts.effect >= method.min_effect:
+            return Verdict.SUPPORTED, found
+        return Verdict.INCONCLUSIVE, f"{found}: more than chance, too few for kinship (a shared random start?)"
+    bound = upper_share(counts, alpha)
+    if bound < method.margin:
+        return Verdict.REFUTED, f"{found}; at most {bound:.0%} can be in place"
+    return Verdict.INCONCLUSIVE, f"{found}: too few units to decide"
+
+
+def upper_share(counts: Counts, alpha: float) -> float:
+    """Upper confidence bound of the share of units kept in place (Clopper-Pearson, chance not subtracted).
+
+    Returns:
+        A share in [0, 1].
+    """
+    from scipy.stats import beta
+
+    k, n = counts.in_place, counts.units
+    return 1.0 if k >= n else float(beta.ppf(1 - alpha, k + 1, n - k))

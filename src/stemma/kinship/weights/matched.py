@@ -1,0 +1,225 @@
+"""Units matched: is B the same network as A in other coordinates (permuted, rescaled, rotated, renamed)?"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from importlib import resources
+from math import log10
+from typing import Any
+
+import numpy as np
+
+from stemma.kinship.weights.correspondence import matrices
+from stemma.kinship.weights.residual import SLACK, rounding
+from stemma.kinship.weights.unit_map import UnitMap, find
+from stemma.models.model import Model, Tensor
+from stemma.models.structure import Structure
+from stemma.models.units import structure
+from stemma.types import Axis, Evidence, Null, Relation, RelationKind, Spec, Verdict
+
+FOLDS: tuple[tuple[str, str], ...] = (
+    (r"^(.*layers\.\d+\.)input_layernorm\.weight$", r"self_attn\.(q|k|v)_proj\.weight$"),
+    (r"^(.*layers\.\d+\.)post_attention_layernorm\.weight$", r"mlp\.(gate|up)_proj\.weight$"),
+    (r"^()(?:model\.)?norm\.weight$", r"^lm_head\.weight$"),
+    (r"^(blk\.\d+\.)attn_norm\.weight$", r"attn_(q|k|v)\.weight$"),
+    (r"^(blk\.\d+\.)ffn_norm\.weight$", r"ffn_(gate|up)\.weight$"),
+    (r"^()output_norm\.weight$", r"^output\.weight$"),
+)
+"""Gains of a normalisation (first, with its layer) that may be folded into the matrices that read it (second)."""
+
+
+@dataclass(frozen=True)
+class UnitsMatched:
+    """Find a map of units from A to B through the layers, apply it to A, and see what remains.
+
+    A map whose residual lies at the rounding of the number formats, over all tensors, is a construction, not an
+    inference: its p-value is quoted as the floor of the null all the same. Otherwise the mean cosine of matched units
+    is compared with that of independently trained small networks (the kind with the largest p-value decides).
+    Cost: one assignment per group and candidate tensor; quadratic in tensors of one size where names are lost.
+
+    Attributes:
+        max_parameters: Larger models are not searched for a map.
+        max_units: Widest group that is matched.
+        seed: Breaks ties.
+
+    Source: matching of units by linear assignment, propagated through layers (Ainsworth et al., ICLR 2023,
+    arXiv:2209.04836, use the same steps for merging); causal propagation, scale normalisation and rotation here.
+    """
+
+    max_parameters: int = 64_000_000
+    max_units: int = 4096
+    seed: int = 0
+
+    name = "units-matched"
+    version = 1
+
+    @property
+    def spec(self) -> Spec:
+        """Identity of the method with its parameters."""
+        return Spec(self.name, self.version, asdict(self))
+
+    def evidence(self, a: Model, b: Model, *, alpha: float = 0.01) -> Evidence | None:
+        """Try to exhibit a map from A to B.
+
+        Args:
+            a: One model.
+            b: The other one; the side whose structure is known better serves as reference.
+            alpha: Level of the decision where no exact map is found.
+
+        Returns:
+            The evidence; None where the models are too large, or neither structure is known.
+        """
+        found = self.search(a, b)
+        if found is None:
+            return None
+        unit_map, reference, target, variant = found
+        exact = is_exact(unit_map, reference, target)
+        null = null_cosines()
+        size = min((len(v) for v in null.values()), default=0)
+        p = max(((1 + int((v >= unit_map.cosine).sum())) / (len(v) + 1) for v in null.values()), default=1.0)
+        middle = max((float(np.median(v)) for v in null.values()), default=0.0)
+        effect = float(np.clip((unit_map.cosine - middle) / (1 - middle), 0, 1))
+        # A decision by the null alone needs most of the network to fit, not a few convergent early layers.
+        related = exact or (p <= alpha and effect >= 0.5 and not unit_map.lost)
+        reason = (f"a map of units exists that leaves {unit_map.residual:.1e} relative difference" if exact else
+                  f"matched units have mean cosine {unit_map.cosine:.2f}; independent ones have {middle:.2f}")  # fmt: skip
+        return Evidence(
+            "the weights share an origin, units reordered", Axis.WEIGHTS, self.name, unit_map.cosine,
+            Null("independently trained small networks (benchmarks/matched_null.py)", size, 1 / (size + 1)),
+            p, log10(p), effect, Verdict.SUPPORTED if related else Verdict.INCONCLUSIVE, reason, self.spec,
+            (a.digest, b.digest), _details(unit_map, exact, variant),
+        )  # fmt: skip
+
+    def search(self, a: Model, b: Model) -> tuple[UnitMap, Model, Model, str] | None:
+        """The best map, with the roles that the models took.
+
+        Returns:
+            Map, reference, target and the form of the reference ("as stored" or "gains folded"); None where the search
+            does not apply.
+        """
+        if max(a.parameters, b.parameters) > self.max_parameters:
+            return None
+        reference, target, known = a, b, structure(a)
+        if not known.certain:
+            reference, target, known = b, a, structure(b)
+        if not known.certain or max((g.size for g in known.groups), default=0) > self.max_units:
+            return None
+        if not _sizes_fit(matrices(reference), matrices(target)):
+            return None
+        names = _shared_names(reference, target)
+        y = {n: _squeezed(t) for n, t in matrices(target).items()}
+        best: tuple[UnitMap, str] | None = None
+        for variant, x in _variants(reference, known):
+            trial = find(x, known, y, names, self.seed)
+            if best is None or _quality(trial) > _quality(best[0]):
+                best = trial, variant
+            if trial.tensors and trial.residual < 1e-3 and not trial.lost:
+                break
+        return (best[0], reference, target, best[1]) if best is not None and best[0].tensors else None
+
+    def relation(self, found: Evidence) -> Relation:
+        """Name what the map shows.
+
+        Args:
+            found: Evidence of this method.
+
+        Returns:
+            `permuted` (or `reformatted` where no unit moved) for an exact map, else `related`.
+        """
+        steps = tuple(found.details["steps"])
+        if not found.details["exact"]:
+            return Relation(RelationKind.RELATED, dict(found.details), steps, found.reason)
+        moved = any(s in ("units permuted", "stream rotated") for s in steps)
+        kind = RelationKind.PERMUTED if moved or not steps else RelationKind.REFORMATTED
+        return Relation(kind, dict(found.details), steps, found.reason)
+
+
+def is_exact(unit_map: UnitMap, reference: Model, target: Model) -> bool:
+    """Whether the map explains every matrix of both models down to rounding.
+
+    Returns:
+        True for an exhibited identity of weights in other coordinates.
+    """
+    if unit_map.lost or unit_map.left or not unit_map.tensors:
+        return False
+    return all(
+        t.residual <= 4 * max(rounding(reference, t.reference), rounding(target, t.target)) + SLACK * 2.0**-24
+        for t in unit_map.tensors.values()
+    )
+
+
+def _details(unit_map: UnitMap, exact: bool, variant: str) -> dict[str, Any]:
+    tested = [t for t in unit_map.tensors.values() if t.tested]
+    return {
+        "exact": exact, "residual": unit_map.residual, "cosine": unit_map.cosine, "reference": variant,
+        "tensors_mapped": len(unit_map.tensors), "tensors_lost": len(unit_map.lost), "tensors_left": len(unit_map.left),
+        "steps": [*unit_map.steps, *(["gains folded"] if variant == "gains folded" else [])],
+        "tensors_that_check_the_map": len(tested),
+        "names": {t.reference: t.target for t in unit_map.tensors.values() if t.reference != t.target},
+    }  # fmt: skip
+
+
+def _quality(unit_map: UnitMap) -> float:
+    if not unit_map.tensors:
+        return -1.0
+    return unit_map.cosine * len(unit_map.tensors) / (len(unit_map.tensors) + len(unit_map.lost))
+
+
+def _sizes_fit(x: Mapping[str, Tensor], y: Mapping[str, Tensor]) -> bool:
+    """Whether the two hold the same matrices by size, a grown vocabulary apart."""
+
+    def sizes(t: Mapping[str, Tensor]) -> list[tuple[int, ...]]:
+        return sorted(tuple(sorted(s for s in v.shape if s > 1)) for v in t.values())
+
+    if len(x) != len(y):
+        return False
+    unlike = sum(p != q for p, q in zip(sizes(x), sizes(y), strict=True))
+    return unlike <= max(2, len(x) // 4)
+
+
+def _shared_names(a: Model, b: Model) -> dict[str, str]:
+    x, y = matrices(a), matrices(b)
+    return {n: n for n in x} if set(x) == set(y) else {}
+
+
+def _squeezed(t: Tensor) -> np.ndarray:
+    x = t.array()
+    return np.nan_to_num(x.reshape([s for s in x.shape if s > 1]).astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _variants(model: Model, known: Structure) -> list[tuple[str, dict[str, np.ndarray]]]:
+    stored = {n: _squeezed(t) for n, t in matrices(model).items()}
+    out = [("as stored", stored)]
+    if any(g.rotatable for g in known.groups):
+        folded = _folded(model, stored)
+        if folded is not None:
+            out.append(("gains folded", folded))
+    return out
+
+
+def _folded(model: Model, stored: Mapping[str, np.ndarray]) -> dict[str, np.ndarray] | None:
+    """The matrices with the gains of the preceding normalisation multiplied in; None where there are none."""
+    out, any_fold = dict(stored), False
+    for name, tensor in model.weights.items():
+        for gain, readers in FOLDS:
+            layer = re.match(gain, name)
+            if layer is None:
+                continue
+            for other in stored:
+                if other.startswith(layer.group(1)) and re.search(readers, other):
+                    out[other] = out[other] * tensor.array().astype(np.float32)
+                    any_fold = True
+    return out if any_fold else None
+
+
+@lru_cache(maxsize=1)
+def null_cosines() -> dict[str, np.ndarray]:
+    """Mean cosines of matched units of independently trained networks, per kind, as shipped.
+
+    Returns:
+        Sorted values by kind.
+    """
+    file = resources.files("stemma.kinship.weights") / "matched_null.json"
+    return {k: np.sort(v) for k, v in json.loads(file.read_text())["cosines"].items()} if file.is_file() else {}

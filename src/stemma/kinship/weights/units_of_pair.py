@@ -1,0 +1,149 @@
+"""The same cut through both models: unit vectors of a pair of tensors, read only as far as the test needs them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from stemma.kinship.weights.correspondence import Pairing
+from stemma.models.model import Model, Tensor
+from stemma.types import UnitGroup, UnitMember
+
+WHOLE = 1 << 20
+"""Tensors up to this many entries are read whole, of longer ones the first rows."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Both sides of a pairing in A's order of axes.
+
+    Attributes:
+        a: Array of A; rows of the first stored axis may be cut off.
+        b: Array of B, axes in A's order, first axis cut like A's where the sizes agree.
+    """
+
+    a: np.ndarray
+    b: np.ndarray
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """Reads and keeps the cuts of a pair of models.
+
+    Attributes:
+        a: First model.
+        b: Second model.
+        pairings: By name in A.
+    """
+
+    a: Model
+    b: Model
+    pairings: Mapping[str, Pairing]
+    _kept: dict[str, Cut] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Cut:
+        """The cut of A's tensor `name`.
+
+        Returns:
+            Two arrays with axes of length one removed; non-finite entries are zero.
+        """
+        if name not in self._kept:
+            p = self.pairings[name]
+            ta, tb = self.a.weights[p.a], self.b.weights[p.b]
+            rows = rows_to_read(ta)
+            x = _read(ta, p.axes_a, 0, rows if 0 in p.axes_a else ta.shape[0])
+            first = p.axes_b[p.axes_a.index(0)] if 0 in p.axes_a else None
+            limit = rows if first is not None and rows < ta.shape[0] else None
+            y = _read(tb, p.axes_b, first, limit)
+            self._kept[name] = Cut(x, y)
+        return self._kept[name]
+
+    def drop(self, name: str) -> None:
+        """Forget a cut that no later group needs."""
+        self._kept.pop(name, None)
+
+
+def rows_to_read(tensor: Tensor) -> int:
+    """How many rows of the first axis a test looks at.
+
+    Returns:
+        All rows of a small tensor, else at least 256.
+    """
+    if tensor.size <= WHOLE or not tensor.shape[0]:
+        return tensor.shape[0]
+    return min(tensor.shape[0], max(256, WHOLE // (tensor.size // tensor.shape[0])))
+
+
+def _read(tensor: Tensor, axes: tuple[int, ...], limited: int | None, limit: int | None) -> np.ndarray:
+    """Decode a tensor with one axis cut to `limit`, axes in the order asked for, axes of length one dropped."""
+    if limit is not None and limited == 0:
+        array = tensor.rows(0, min(limit, tensor.shape[0]))
+    elif limit is not None and limited is not None:
+        step = max(1, WHOLE // max(1, tensor.size // tensor.shape[0]))
+        cut = tuple(slice(None) if i != limited else slice(0, limit) for i in range(len(tensor.shape)))
+        parts = [
+            tensor.rows(s, min(s + step, tensor.shape[0]))[(slice(None), *cut[1:])].copy()
+            for s in range(0, tensor.shape[0], step)
+        ]
+        array = np.concatenate(parts)
+    else:
+        array = tensor.array()
+    rest = [i for i in range(array.ndim) if i not in axes]
+    array = array.transpose(*axes, *rest)
+    array = array.reshape(array.shape[: len(axes)])
+    return np.nan_to_num(np.asarray(array, np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def unit_vectors(array: np.ndarray, axis: int, members: tuple[UnitMember, ...], size: int) -> np.ndarray:
+    """Units of a group as rows.
+
+    Args:
+        array: A cut.
+        axis: Position of the group's axis in the cut.
+        members: The group's segments on that axis.
+        size: Units in the group.
+
+    Returns:
+        Array `[units, block * coordinates]`; units whose rows were cut off are left out.
+    """
+    moved = np.moveaxis(array, axis, 0)
+    moved = moved.reshape(moved.shape[0], -1)
+    parts, count = [], size
+    for m in members:
+        index = m.offset + _positions(m, size)
+        count = min(count, int((index.max(axis=1) < len(moved)).sum()) if index.size else 0)
+        parts.append(index)
+    if not count:
+        return np.zeros((0, 1), np.float32)
+    return np.concatenate([moved[i[:count]].reshape(count, -1) for i in parts], axis=1)
+
+
+def _positions(member: UnitMember, size: int) -> np.ndarray:
+    """Rows of every unit relative to the offset: contiguous blocks, or rows `stride` apart (interleaved layouts)."""
+    unit, row = np.arange(size)[:, None], np.arange(member.block)[None, :]
+    return unit * member.block + row if member.stride == 1 else unit + row * member.stride
+
+
+def owned_members(groups: tuple[UnitGroup, ...]) -> dict[str, list[tuple[str, int, tuple[UnitMember, ...]]]]:
+    """Give every tensor axis to the latest group that its tensor touches.
+
+    Given the earlier groups, each later group's matching is then a uniform permutation under the null, so that the
+    groups' statistics are independent by construction. Source: docs/kinship.md, "one statistic per group".
+
+    Returns:
+        For each group name: (tensor, axis, segments) triples.
+    """
+    touching: dict[str, list[tuple[UnitGroup, UnitMember]]] = {}
+    for g in groups:
+        for m in g.members:
+            touching.setdefault(m.tensor, []).append((g, m))
+    out: dict[str, list[tuple[str, int, tuple[UnitMember, ...]]]] = {g.name: [] for g in groups}
+    for tensor, pairs in touching.items():
+        for axis in sorted({m.axis for _, m in pairs}):
+            elsewhere = max((g.order for g, m in pairs if m.axis != axis), default=-1)
+            for g in {g.name: g for g, m in pairs if m.axis == axis}.values():
+                segments = tuple(m for h, m in pairs if h.name == g.name and m.axis == axis)
+                same_elsewhere = any(h.name == g.name and m.axis != axis for h, m in pairs)
+                if g.order > elsewhere and not same_elsewhere:
+                    out[g.name].append((tensor, axis, segments))
+    return out

@@ -1,0 +1,1 @@
+"""Who comes from whom? Evidence → Trace, Lineage."""

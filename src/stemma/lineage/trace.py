@@ -1,0 +1,152 @@
+"""The answer about one suspect: copies, parents, relatives, or no known parent.
+
+Pure: candidates and a function that gives the evidence for one of them come as values; nothing is read or stored here.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from stemma.models.model import Model
+from stemma.types import Comparison, Digest, ModelRef, RelationKind, Trace
+
+CANNOT_SEE = ("training data", "models that are not in what was searched", "function (no probes were given)")
+
+PROOF = frozenset({RelationKind.COPY, RelationKind.REFORMATTED, RelationKind.PERMUTED})
+"""Relations that are exhibited (same bytes, or a map with a residual at rounding), not inferred: not corrected."""
+
+TIE = 0.005
+"""Effects closer than this are tied: one unit of a few hundred."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model that the suspect may come from.
+
+    Attributes:
+        ref: Name and digest.
+        names_free_digest: Finds renamed copies.
+        tensor_digests: Finds shared parts.
+        load: Reads the model when a test needs it.
+        claims: What its files say (licence …), for policies.
+    """
+
+    ref: ModelRef
+    names_free_digest: Digest
+    tensor_digests: Mapping[str, Digest]
+    load: Callable[[], Model]
+    claims: Mapping[str, str] = field(default_factory=dict)
+
+
+def trace(
+    suspect: Model,
+    candidates: Sequence[Candidate],
+    evidence: Callable[[Candidate], Comparison],
+    *,
+    alpha: float = 0.01,
+    n_searched: int | None = None,
+) -> Trace:
+    """Say where a model comes from, among the candidates.
+
+    Copies (same digest, or the same tensors under other names) are set aside first. The p-value of every other
+    candidate is corrected by Holm for the number of models searched.
+
+    Args:
+        suspect: The model in question.
+        candidates: Models that were looked at closely.
+        evidence: Gives the comparison (candidate, suspect); called once per candidate that is no copy.
+        alpha: Family-wise level.
+        n_searched: Models that were searched to find the candidates; at least their number.
+
+    Returns:
+        The trace. Until a direction test decides, the verdict is `related`, and `parents` holds the candidates tied
+        for the largest effect with direction `unknown`.
+    """
+    searched = max(len(candidates), n_searched or 0)
+    copies = [c for c in candidates if _is_copy(suspect, c)]
+    rows = [_row(c, evidence(c)) for c in candidates if c not in copies]
+    related = _holm(rows, alpha, searched)
+    for row in rows:
+        row["verdict"] = "related" if row["name"] in related else _demoted(row)
+    rows.sort(key=_order)
+    found = [r for r in rows if r["verdict"] == "related"]
+    best = max((r["effect"] for r in found), default=0.0)
+    tied = [r for r in found if r["effect"] >= best - TIE]
+    exact = [r for r in tied if r["relation"] in PROOF]
+    parents = tuple(_parent(r) for r in (exact or tied))
+    relatives = tuple(_parent(r) for r in found if r not in (exact or tied))
+    return Trace(
+        model=suspect.ref,
+        verdict=_verdict(bool(copies), found, rows),
+        copies=tuple(_copy(suspect, c) for c in copies),
+        parents=parents,
+        relatives=relatives,
+        candidates=tuple(rows),
+        alpha=alpha,
+        n_searched=searched,
+        cannot_see=CANNOT_SEE,
+    )
+
+
+def _is_copy(suspect: Model, c: Candidate) -> bool:
+    return c.ref.digest == suspect.digest or c.names_free_digest == suspect.names_free_digest
+
+
+def _copy(suspect: Model, c: Candidate) -> dict[str, Any]:
+    same = c.ref.digest == suspect.digest
+    return {"name": c.ref.name, "digest": c.ref.digest, "relation": "copy" if same else "reformatted",
+            "reason": "the digests agree" if same else "the same tensors under other names"}  # fmt: skip
+
+
+def _row(c: Candidate, found: Comparison) -> dict[str, Any]:
+    weights = found.to_dict()["weights"]
+    return {
+        "name": c.ref.name, "digest": c.ref.digest, "verdict": found.verdict,
+        "relation": found.relation.kind.value, "steps": list(found.relation.steps),
+        "parameters": found.to_dict()["relation_parameters"], "relation_reason": found.relation.reason,
+        "effect": found.weights.effect, "weights": weights, "function": None,
+        "licence": c.claims.get("license"),
+    }  # fmt: skip
+
+
+def _holm(rows: Sequence[Mapping[str, Any]], alpha: float, searched: int) -> set[str]:
+    """Names of the related candidates after Holm's correction for all models searched; proofs are not corrected."""
+    related = {r["name"] for r in rows if r["verdict"] == "related" and r["relation"] in PROOF}
+    tested = [r for r in rows if r["weights"]["log10_p"] is not None and r["name"] not in related]
+    tested.sort(key=lambda r: r["weights"]["log10_p"])
+    for rank, row in enumerate(tested):
+        if 10 ** row["weights"]["log10_p"] * (searched - rank) > alpha:
+            break
+        if row["verdict"] == "related":
+            related.add(row["name"])
+    return related
+
+
+def _demoted(row: Mapping[str, Any]) -> str:
+    return "inconclusive" if row["verdict"] == "related" else row["verdict"]
+
+
+_RANK = {"related": 0, "inconclusive": 1, "independent": 2}
+
+
+def _order(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    change = row["parameters"].get("relative_change")
+    return _RANK[row["verdict"]], -round(row["effect"] / TIE), 1e9 if change is None else change, row["name"]
+
+
+def _parent(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "name": row["name"], "digest": row["digest"], "relation": row["relation"], "steps": row["steps"],
+        "p_value": row["weights"]["p_value"], "log10_p": row["weights"]["log10_p"], "confidence": None,
+        "direction": "unknown", "share": row["effect"], "reason": row["weights"]["reason"],
+        "licence": row["licence"],
+    }  # fmt: skip
+
+
+def _verdict(copies: bool, found: Sequence[Any], rows: Sequence[Mapping[str, Any]]) -> str:
+    if copies:
+        return "copy"
+    if found:
+        return "related"
+    undecided = any(r["verdict"] == "inconclusive" and r["weights"]["p_value"] is not None for r in rows)
+    return "inconclusive" if undecided and not any(r["verdict"] == "independent" for r in rows) else "no-known-parent"
