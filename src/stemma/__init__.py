@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from stemma.errors import StemmaError as StemmaError
-    from stemma.models import from_arrays as from_arrays
-    from stemma.models import load as load
+    from stemma.models.load import from_arrays as from_arrays
+    from stemma.models.load import load as load
     from stemma.models.model import Model as Model
     from stemma.registry import Registry as Registry
     from stemma.types import Comparison as Comparison
@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    "load": "models",
-    "from_arrays": "models",
+    "load": "models.load",
+    "from_arrays": "models.load",
     "Model": "models.model",
     "Registry": "registry",
     "Workspace": "workspace",

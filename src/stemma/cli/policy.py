@@ -65,7 +65,7 @@ def denied_licenses(
 
     Args:
         denied: Licences, compared without case.
-        findings: Each with `name` and, where known, `license`.
+        findings: Each with `name` and, where known, `licence`.
         workspace: Knows the licences of enrolled models.
 
     Yields:
@@ -75,7 +75,7 @@ def denied_licenses(
 
     refused = _split(denied)
     for finding in findings if refused else ():
-        license = finding.get("license") or _recorded(finding["name"], workspace)
+        license = finding.get("licence") or _recorded(finding["name"], workspace)
         if license is None:
             warn(f"warning: the licence of {finding['name']} is not recorded. State it with: stemma add --license")
         elif license.lower() in refused:

@@ -1,6 +1,6 @@
 """`stemma trace`: where does this model come from?"""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -84,27 +84,22 @@ def lines(result: "Trace") -> Iterator[tuple[str, "str | Text", "str | Text"]]:
     """
     from stemma.cli.output import number, p_value, verdict_text
 
-    corrected = f"corrected for {result.n_searched:,} models searched" if result.n_searched else "no models searched"
     first = next(iter((*result.parents, *result.relatives)), None)
-    named = first if first is not None else next(iter(result.copies), None)
-    if result.verdict == "copy" and result.copies:
-        named = result.copies[0]
-    yield "verdict", verdict_text(result.verdict, _of(result.verdict, named)), operation(named)
-    for copy in result.copies:
-        yield "copy", str(copy.get("name", "")), str(copy.get("how") or copy.get("relation") or "same weights")
     closest = _candidate(result, first)
-    if closest is not None and closest.get("weights"):
-        weights = closest["weights"]
-        strength = f"{p_value(weights.get('p_value'), weights.get('log10_p'))} · effect {number(weights['effect'])}"
-        whose = "" if first is not None else f"closest, {closest['name']}: "
-        yield "weights", f"{whose}{weights.get('reason', '')}", f"{strength} · {corrected}"
-    else:
-        yield "weights", "no candidate was compared" if not result.copies else "identical", corrected
+    named = result.copies[0] if result.copies else first
+    yield "verdict", verdict_text(result.verdict, _of(result.verdict, named)), operation(named, closest)
+    for copy in result.copies[:SHOWN]:
+        yield "copy", str(copy["name"]), str(copy.get("reason", "the same weights"))
+    if len(result.copies) > SHOWN:
+        yield "", f"and {len(result.copies) - SHOWN:,} more copies", "all of them with --json"
+    yield _weights(result, first, closest)
     function = (closest or {}).get("function")
     if function:
         yield "function", f"distance {number(function['distance'])}", p_value(function.get("p_value"), None)
-    yield from _family(result)
-    yield "level", f"alpha {number(result.alpha)}", "the chance of naming any false relative, over the whole search"
+    yield from _kin("tied", result.parents[1:])
+    yield from _direction(result)
+    yield from _kin("relative", result.relatives if result.parents else result.relatives[1:])
+    yield "level", f"alpha {number(result.alpha)}", "the chance of naming any false relative in the whole search"
     yield "cannot see", " · ".join(result.cannot_see) or "nothing known to be missing", ""
 
 
@@ -115,22 +110,23 @@ def _of(verdict: str, named: Mapping[str, Any] | None) -> str:
     return f" {preposition} {named['name']}"
 
 
-def operation(finding: Mapping[str, Any] | None) -> str:
+def operation(finding: Mapping[str, Any] | None, candidate: Mapping[str, Any] | None = None) -> str:
     """What was done to the one to get the other, as far as it is known.
 
-    Returns:
-        The relation, its steps and its share, or nothing.
-    """
-    from stemma.cli.output import number
+    Args:
+        finding: A copy, parent or relative of a trace.
+        candidate: What the trace says about the same model in detail.
 
+    Returns:
+        The relation, its steps where there were several, and why it is called so; or nothing.
+    """
     if finding is None or not finding.get("relation"):
         return ""
-    parts = [str(finding["relation"])]
+    relation = str(finding["relation"])
     steps = [str(step) for step in finding.get("steps") or ()]
-    parts += [", ".join(steps)] if steps and steps != parts else []
-    if finding.get("share") is not None and finding["share"] < 1:
-        parts.append(f"share {number(finding['share'])}")
-    return " · ".join(parts)
+    words = relation if not steps or steps == [relation] else f"{relation} ({', '.join(steps)})"
+    reason = (candidate or {}).get("relation_reason")
+    return f"{words}: {reason}" if reason and (candidate or {}).get("name") == finding["name"] else words
 
 
 def _candidate(result: "Trace", first: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
@@ -140,16 +136,41 @@ def _candidate(result: "Trace", first: Mapping[str, Any] | None) -> Mapping[str,
     return next(same, None)
 
 
-def _family(result: "Trace") -> Iterator[tuple[str, str, str]]:
-    from stemma.cli.output import p_value
+def _weights(
+    result: "Trace", first: Mapping[str, Any] | None, closest: Mapping[str, Any] | None
+) -> tuple[str, str, str]:
+    from stemma.cli.output import number, p_value
 
-    for parent in result.parents:
-        sure = parent.get("confidence")
-        known = f"{parent['name']} → {result.model.name}" if parent.get("direction") == "parent" else "unknown"
-        yield "direction", known, "not calibrated" if sure is None else f"{sure:.2f}"
-    others = result.relatives[1:] if not result.parents else result.relatives
-    for relative in others[:SHOWN]:
-        strength = p_value(relative.get("p_value"), relative.get("log10_p")) if "p_value" in relative else ""
-        yield "relative", str(relative["name"]), " · ".join(x for x in (operation(relative), strength) if x)
-    if len(others) > SHOWN:
-        yield "", f"and {len(others) - SHOWN:,} more relatives", "all of them with --json"
+    searched = f"{result.n_searched:,} model{'' if result.n_searched == 1 else 's'} searched"
+    if closest is None or not closest.get("weights"):
+        return "weights", "nothing else was compared" if result.copies else "nothing was compared", searched
+    weights = closest["weights"]
+    whose = f"{closest['name']}: " if first is None or result.copies else ""
+    strength = f"{p_value(weights['p_value'], weights['log10_p'])} · effect {number(weights['effect'])}"
+    return "weights", f"{whose}{weights['reason']}", f"{strength} · corrected for {searched}"
+
+
+def _direction(result: "Trace") -> Iterator[tuple[str, str, str]]:
+    if not result.parents:
+        return
+    known = [parent for parent in result.parents if parent["direction"] == "parent"]
+    for parent in known:
+        sure = parent["confidence"]
+        yield (
+            "direction",
+            f"{parent['name']} → {result.model.name}",
+            "not calibrated" if sure is None else f"{sure:.2f}",
+        )
+    if not known:
+        yield "direction", "unknown", "either may have come first, or both from a third"
+
+
+def _kin(label: str, findings: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, str]]:
+    from stemma.cli.output import number, p_value
+
+    for finding in findings[:SHOWN]:
+        effect = f"effect {number(finding['share'])}" if finding.get("share") is not None else ""
+        strength = p_value(finding["p_value"], finding["log10_p"])
+        yield label, str(finding["name"]), " · ".join(x for x in (operation(finding), strength, effect) if x)
+    if len(findings) > SHOWN:
+        yield "", f"and {len(findings) - SHOWN:,} more", "all of them with --json"
