@@ -26,7 +26,7 @@ from stemma.models.structure import Draft, GroupRule, MisfitError, Part, group_s
 
 ROLES = frozenset({"token", "class", "position", "colour", "pixel", "kernel", "one", "expert", "dimension", "unknown"})
 _CONFIG = {
-    "heads": ("num_attention_heads", "n_head", "num_heads", "n_heads", "encoder_attention_heads",
+    "heads": ("num_attention_heads", "heads", "n_head", "num_heads", "n_heads", "encoder_attention_heads",
               "attention.head_count"),
     "kv_heads": ("num_key_value_heads", "num_kv_heads", "attention.head_count_kv"),
     "head_dim": ("head_dim", "d_kv", "attention.key_length"),
