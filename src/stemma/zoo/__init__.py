@@ -7,22 +7,30 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from stemma.zoo.collection import Member, Zoo
+    from stemma.zoo.demonstration import Demo, demo
     from stemma.zoo.disguises import Step, disguise, original_names, write, write_disguised
+    from stemma.zoo.pedigree import families, family, recipes
     from stemma.zoo.independent import independents
+    from stemma.zoo.recipe import Recipe, build
 
-__all__ = ["Step", "disguise", "independents", "original_names", "write", "write_disguised"]
+__all__ = [
+    "Demo", "Member", "Recipe", "Step", "Zoo", "build", "demo", "disguise", "families", "family", "independents",
+    "original_names", "recipes", "write", "write_disguised",
+]  # fmt: skip
 
 _HOME = {
-    "Step": "disguises",
-    "disguise": "disguises",
-    "independents": "independent",
-    "original_names": "disguises",
-    "write": "disguises",
-    "write_disguised": "disguises",
+    "collection": ("Member", "Zoo"),
+    "demonstration": ("Demo", "demo"),
+    "disguises": ("Step", "disguise", "original_names", "write", "write_disguised"),
+    "pedigree": ("families", "family", "recipes"),
+    "independent": ("independents",),
+    "recipe": ("Recipe", "build"),
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    home = next((home for home, names in _HOME.items() if name in names), None)
+    if home is None:
         raise AttributeError(f"module 'stemma.zoo' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"stemma.zoo.{_HOME[name]}"), name)
+    return getattr(importlib.import_module(f"stemma.zoo.{home}"), name)

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 
 from stemma.errors import MisuseError
-from stemma.models.formats import safetensors
 from stemma.models.model import Model
-from stemma.models.save import save
+from stemma.models.save import MAX_SHARD_BYTES, save
 from stemma.zoo import gauges
 from stemma.zoo.memory import FLOAT_TYPES, arrays_of, model_of
 from stemma.zoo.symmetries import Arrays, groups, permuted, scaled
@@ -87,7 +86,7 @@ def disguise(
         arrays = {n: np.ascontiguousarray(a.swapaxes(0, 1)) if a.ndim >= 2 else a for n, a in arrays.items()}
         steps.append(Step("transpose"))
     if renames:
-        names = _new_names(list(arrays), rng)
+        names = new_names(list(arrays), rng)
         arrays = {new: arrays[old] for new, old in names.items()}
         steps.append(Step("rename", {"names": names}))
     return model_of(f"{model.name}-disguised-{seed}", arrays, config if keep_config else None, drawn), steps
@@ -133,19 +132,20 @@ FORMATS = ("safetensors", "folder", "sharded", "torch", "torch-nested", "npz")
 """How a model can be written."""
 
 
-def write(model: Model, path: Path, form: str) -> tuple[Path, str]:
+def write(model: Model, path: Path, form: str, *, replace: bool = False) -> tuple[Path, str]:
     """Write a model in one of `FORMATS`; npz cannot hold bfloat16, so that becomes a safetensors file.
 
     Args:
         model: Any model that fits in memory.
         path: Where, without an ending.
         form: The format.
+        replace: Allow a checkpoint that lies there to be replaced.
 
     Returns:
         The checkpoint's path, and the format that was written.
 
     Raises:
-        MisuseError: If there is no such format.
+        MisuseError: If there is no such format, or something lies there and `replace` is not given.
     """
     if form not in FORMATS:
         raise MisuseError(f"no format is called {form!r}. There are: {', '.join(FORMATS)}.")
@@ -153,22 +153,20 @@ def write(model: Model, path: Path, form: str) -> tuple[Path, str]:
     tensors = list(model.tensors.values())
     if form == "npz" and any(t.dtype == "BF16" for t in tensors):
         form = "safetensors"
-    match form:
-        case "safetensors":
-            path = path.with_name(f"{path.name}.safetensors")
-            safetensors.write(path, tensors)
-        case "folder":
-            save(model, path)
-        case "sharded":
-            save(model, path, max_shard_bytes=max(1, sum(t.nbytes for t in tensors) // 3))
-        case "npz":
-            path = path.with_name(f"{path.name}.npz")
-            named: dict[str, Any] = {t.name: _native(t.array(), t.dtype) for t in tensors}
-            with path.open("wb") as f:
-                np.savez(f, **named)
-        case _:
-            path = path.with_name(f"{path.name}.pt")
-            _write_torch(tensors, path, nested=form == "torch-nested")
+    if form in ("folder", "sharded"):
+        limit = max(1, sum(t.nbytes for t in tensors) // 3) if form == "sharded" else MAX_SHARD_BYTES
+        return save(model, path, max_shard_bytes=limit, replace=replace), form
+    path = path.with_name(path.name + {"safetensors": ".safetensors", "npz": ".npz"}.get(form, ".pt"))
+    if form == "safetensors":
+        return save(model, path, replace=replace), form
+    if path.exists() and not replace:
+        raise MisuseError(f"{path} exists. Choose another path, or allow it to be replaced.")
+    if form == "npz":
+        named: dict[str, Any] = {t.name: _native(t.array(), t.dtype) for t in tensors}
+        with path.open("wb") as f:
+            np.savez(f, **named)
+    else:
+        _write_torch(tensors, path, nested=form == "torch-nested")
     return path, form
 
 
@@ -246,7 +244,7 @@ def rescaled(
     return config, gauges.batch_norms_scaled(arrays, rng)
 
 
-def _new_names(names: list[str], rng: np.random.Generator) -> dict[str, str]:
+def new_names(names: list[str], rng: np.random.Generator) -> dict[str, str]:
     """Another name for each tensor: meaningless and shuffled, or with every word of the old one replaced.
 
     Returns:
