@@ -6,6 +6,7 @@ its own, so that every later stage sees the same thing.
 """
 
 import abc
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -150,6 +151,26 @@ class ArrayStorage(AbstractStorage):
         out[:] = self._bytes.data[start : start + len(out)]
 
 
+def fill(start: int, out: memoryview, row: int, step: int, make: Callable[[int, int], np.ndarray]) -> None:
+    """Fill a run of bytes from rows that are made a few at a time.
+
+    Args:
+        start: First byte of the run.
+        out: Writable bytes; all of it is filled.
+        row: Bytes per row.
+        step: Most rows to make at once.
+        make: `make(first, last)` returns the bytes of those rows.
+    """
+    done = 0
+    while done < len(out):
+        first, skip = divmod(start + done, row)
+        last = min(first + step, -(-(start + len(out)) // row))
+        raw = make(first, last)[skip:]
+        n = min(len(raw), len(out) - done)
+        out[done : done + n] = raw.data[:n]
+        done += n
+
+
 @dataclass(frozen=True)
 class RowStorage(AbstractStorage):
     """Bytes of rows that are computed when asked for: dequantised weights, adapters merged into their base.
@@ -166,17 +187,8 @@ class RowStorage(AbstractStorage):
 
     def read_into(self, start: int, out: memoryview) -> None:
         """See `AbstractStorage.read_into`; whole rows are computed, a few megabytes at a time."""
-        row = ITEMSIZE[self.dtype]
-        for n in self.shape[1:]:
-            row *= n
-        done, step = 0, max(1, CHUNK // row)
-        while done < len(out):
-            first, skip = divmod(start + done, row)
-            last = min(first + step, -(-(start + len(out)) // row))
-            raw = encode(self.make(first, last), self.dtype)[skip:]
-            n = min(len(raw), len(out) - done)
-            out[done : done + n] = raw.data[:n]
-            done += n
+        row = ITEMSIZE[self.dtype] * math.prod(self.shape[1:])
+        fill(start, out, row, max(1, CHUNK // row), lambda a, b: encode(self.make(a, b), self.dtype))
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,13 @@
 from types import MappingProxyType
 
 from stemma.models.formats.base import AbstractFormat
+from stemma.models.formats.pytorch import PyTorch
 from stemma.models.formats.safetensors import Safetensors
 
-ALL: tuple[AbstractFormat, ...] = (Safetensors(),)
+ALL: tuple[AbstractFormat, ...] = (Safetensors(), PyTorch())
 """The formats that are read, in the order in which a file's first bytes are tried."""
 
-GENERIC = frozenset({".bin", ".model", ".dat", ".data", ".ckpt", ""})
+GENERIC = frozenset({".bin", ".model", ".dat", ".data", ".ckpt", ".tar", ""})
 """Endings that many programs use: in a folder such a file counts only if its first bytes are those of a checkpoint."""
 
 ON_REQUEST = frozenset({".npz", ".npy", ".onnx"})

@@ -1,0 +1,183 @@
+"""Records of zip archives (PyTorch, NumPy, Keras), read in slices and distrusted: nothing is extracted to disk.
+
+Checksums are not compared: PyTorch writes archives whose checksums are deliberately not computed.
+"""
+
+import itertools
+import struct
+import threading
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from stemma.errors import UnreadableModelError, UnsafeFileError
+from stemma.models.formats.files import FileStorage, SourceFile
+from stemma.models.model import AbstractStorage
+
+MAX_RATIO = 200
+"""A compressed record may not grow by more than this …"""
+BOMB = 256 << 20
+"""… once it is larger than this many bytes."""
+MAX_RECORDS = 1_000_000
+_LOCAL = struct.Struct("<4sHHHHHIIIHH")
+PIECE = 1 << 18
+
+
+@dataclass(frozen=True)
+class Record:
+    """One file of an archive.
+
+    Attributes:
+        name: Its path in the archive.
+        size: Bytes when unpacked.
+        storage: Where they come from.
+    """
+
+    name: str
+    size: int
+    storage: AbstractStorage
+
+    def read(self, limit: int) -> bytes:
+        """The whole record.
+
+        Args:
+            limit: Largest size that is reasonable for it.
+
+        Returns:
+            Its bytes.
+
+        Raises:
+            UnreadableModelError: If it is larger than the limit.
+        """
+        if self.size > limit:
+            raise UnreadableModelError(
+                f"the archive's record '{self.name}' has {self.size} bytes, {limit} are the limit"
+            )
+        out = bytearray(self.size)
+        self.storage.read_into(0, memoryview(out))
+        return bytes(out)
+
+
+class InflateStorage(AbstractStorage):
+    """A compressed record: read forwards in slices; going back starts over."""
+
+    def __init__(self, packed: FileStorage, size: int) -> None:
+        self._packed = packed
+        self._size = size
+        self._lock = threading.Lock()
+        self._restart()
+
+    def __reduce__(self):
+        return InflateStorage, (self._packed, self._size)
+
+    def _restart(self) -> None:
+        self._inflate = zlib.decompressobj(-15)
+        self._consumed = 0
+        self._at = 0
+        self._tail = b""
+
+    def read_into(self, start: int, out: memoryview) -> None:
+        """See `AbstractStorage.read_into`.
+
+        Raises:
+            UnreadableModelError: If the record is corrupt or shorter than it says.
+        """
+        if start + len(out) > self._size:
+            raise UnreadableModelError(f"read past the end of a record in {self._packed.file.path}")
+        with self._lock:
+            if start < self._at:
+                self._restart()
+            while self._at < start:
+                self._next(min(PIECE, start - self._at))
+            done = 0
+            while done < len(out):
+                piece = self._next(min(PIECE, len(out) - done))
+                out[done : done + len(piece)] = piece
+                done += len(piece)
+
+    def _next(self, most: int) -> bytes:
+        # at least one and at most `most` bytes
+        while True:
+            fed = b""
+            if not self._tail and self._consumed < self._packed.length:
+                fed = bytearray(min(PIECE, self._packed.length - self._consumed))
+                self._packed.read_into(self._consumed, memoryview(fed))
+                self._consumed += len(fed)
+            try:
+                piece = self._inflate.decompress(self._tail or fed, most)
+            except zlib.error as e:
+                raise UnreadableModelError(f"{self._packed.file.path} holds a corrupt compressed record") from e
+            self._tail = self._inflate.unconsumed_tail
+            if piece:
+                self._at += len(piece)
+                return piece
+            if self._inflate.eof or (not self._tail and self._consumed >= self._packed.length):
+                raise UnreadableModelError(f"{self._packed.file.path} holds a compressed record that ends too early")
+
+
+def records(path: Path) -> dict[str, Record]:
+    """The records of an archive.
+
+    Args:
+        path: A zip file.
+
+    Returns:
+        Records by name, in the archive's order; folders are left out.
+
+    Raises:
+        UnreadableModelError: If the archive is damaged, ambiguous, encrypted or a bomb.
+    """
+    file = SourceFile(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            infos = archive.infolist()
+    except Exception as e:  # zipfile raises many kinds of error on damaged input
+        raise UnreadableModelError(f"{path} is a damaged zip archive ({type(e).__name__}). Truncated download?") from e
+    if len(infos) > MAX_RECORDS:
+        raise UnreadableModelError(f"{path} lists {len(infos)} records, {MAX_RECORDS} are the limit")
+    out: dict[str, Record] = {}
+    spans: list[tuple[int, int]] = []
+    for info in infos:
+        if info.is_dir():
+            continue
+        if info.filename in out:
+            raise UnreadableModelError(f"{path}: the record '{info.filename}' appears twice")
+        record, span = _record(file, info)
+        out[info.filename] = record
+        spans.append(span)
+    spans.sort()
+    if any(a_end > b_start for (_, a_end), (b_start, _) in itertools.pairwise(spans)):
+        raise UnreadableModelError(f"{path}: records of the archive overlap")
+    return out
+
+
+def _record(file: SourceFile, info: zipfile.ZipInfo) -> tuple[Record, tuple[int, int]]:
+    name = info.filename
+    if name.startswith(("/", "\\")) or "\\" in name or ".." in name.split("/") or name[1:2] == ":":
+        raise UnsafeFileError(f"{file.path}: the record {name!r} leaves the archive; it was not read")
+    if info.flag_bits & 1:
+        raise UnreadableModelError(f"{file.path}: the record '{name}' is encrypted")
+    head = file.read(info.header_offset, _LOCAL.size)
+    magic, *_, name_length, extra_length = _LOCAL.unpack(head)
+    begin = info.header_offset + _LOCAL.size + name_length + extra_length
+    if magic != b"PK\x03\x04" or begin + info.compress_size > file.size:
+        raise UnreadableModelError(
+            f"{file.path}: the record '{name}' is not where the archive says. Truncated download?"
+        )
+    stored_name = file.read(info.header_offset + _LOCAL.size, name_length)
+    if stored_name.decode("utf-8" if info.flag_bits & 0x800 else "cp437", errors="replace") != info.orig_filename:
+        raise UnreadableModelError(f"{file.path}: the record '{name}' has another name where it lies")
+    packed = FileStorage(file, begin, info.compress_size)
+    span = (info.header_offset, begin + info.compress_size)
+    if info.compress_type == zipfile.ZIP_STORED:
+        if info.compress_size != info.file_size:
+            raise UnreadableModelError(f"{file.path}: the record '{name}' has two sizes")
+        return Record(name, info.file_size, packed), span
+    if info.compress_type != zipfile.ZIP_DEFLATED:
+        raise UnreadableModelError(f"{file.path}: the record '{name}' is compressed by method {info.compress_type}")
+    if info.file_size > BOMB and info.file_size > MAX_RATIO * max(1, info.compress_size):
+        raise UnreadableModelError(
+            f"{file.path}: the record '{name}' would grow from {info.compress_size} to {info.file_size} bytes: a bomb?"
+        )
+    return Record(name, info.file_size, InflateStorage(packed, info.file_size)), span

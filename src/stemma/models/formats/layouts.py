@@ -1,0 +1,142 @@
+"""Storages over storages: a part, swapped bytes, and strided views, each read in slices."""
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from stemma.models.model import CHUNK, AbstractStorage, fill
+
+
+@dataclass(frozen=True)
+class PartStorage(AbstractStorage):
+    """The bytes of another storage from `offset` on."""
+
+    whole: AbstractStorage
+    offset: int
+
+    def read_into(self, start: int, out: memoryview) -> None:
+        """See `AbstractStorage.read_into`."""
+        self.whole.read_into(self.offset + start, out)
+
+
+@dataclass(frozen=True)
+class SwappedStorage(AbstractStorage):
+    """Big-endian numbers as little-endian ones.
+
+    Attributes:
+        whole: The stored bytes.
+        width: Bytes per number (per part of a complex number).
+    """
+
+    whole: AbstractStorage
+    width: int
+
+    def read_into(self, start: int, out: memoryview) -> None:
+        """See `AbstractStorage.read_into`."""
+
+        def swapped(first: int, last: int) -> np.ndarray:
+            raw = np.empty((last - first, self.width), np.uint8)
+            self.whole.read_into(first * self.width, raw.reshape(-1).data)
+            return np.ascontiguousarray(raw[:, ::-1]).reshape(-1)
+
+        fill(start, out, self.width, CHUNK // self.width, swapped)
+
+
+@dataclass(frozen=True)
+class StridedStorage(AbstractStorage):
+    """A view in which consecutive elements are not consecutive in the file (transposed, sliced, Fortran order).
+
+    For some rows of the view the bytes between their first and last element are read, once per index of the axes that
+    lie further out in memory than the first one; nothing larger than about two slices is held.
+
+    Attributes:
+        whole: The stored bytes.
+        itemsize: Bytes per element.
+        offset: Elements before the view's first.
+        shape: Of the view, at least one axis, no empty one.
+        strides: Elements between neighbours on each axis, not negative.
+    """
+
+    whole: AbstractStorage
+    itemsize: int
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    def read_into(self, start: int, out: memoryview) -> None:
+        """See `AbstractStorage.read_into`."""
+        row = self.itemsize * math.prod(self.shape[1:])
+        outer = self._outer()
+        extent = 1 + sum((self.shape[i] - 1) * self.strides[i] for i in range(1, len(self.shape)) if i not in outer)
+        runs = math.prod(self.shape[i] for i in outer)
+        room = CHUNK // (self.itemsize * runs) - extent
+        step = max(1, min(CHUNK // row, room // self.strides[0] if self.strides[0] else CHUNK // row))
+        fill(start, out, row, step, self._rows)
+
+    def _outer(self) -> list[int]:
+        return [i for i in range(1, len(self.shape)) if self.strides[i] > self.strides[0]]
+
+    def _rows(self, first: int, last: int) -> np.ndarray:
+        outer = self._outer()
+        inner = [i for i in range(1, len(self.shape)) if i not in outer]
+        extent = 1 + (last - first - 1) * self.strides[0] + sum((self.shape[i] - 1) * self.strides[i] for i in inner)
+        sizes = tuple(self.shape[i] for i in outer)
+        raw = np.empty((math.prod(sizes), extent, self.itemsize), np.uint8)
+        for run, index in zip(raw, itertools.product(*map(range, sizes)), strict=True):
+            at = (
+                self.offset
+                + first * self.strides[0]
+                + sum(i * self.strides[a] for i, a in zip(index, outer, strict=True))
+            )
+            self.whole.read_into(at * self.itemsize, run.reshape(-1).data)
+        steps = (*(self.strides[i] * self.itemsize for i in (0, *inner)), 1)
+        view = np.lib.stride_tricks.as_strided(
+            raw.reshape(*sizes, -1), (*sizes, last - first, *(self.shape[i] for i in inner), self.itemsize),
+            (*raw.reshape(*sizes, -1).strides[:-1], *steps),
+        )  # fmt: skip
+        order = [*outer, 0, *inner]
+        back = [order.index(i) for i in range(len(self.shape))]
+        return np.ascontiguousarray(view.transpose(*back, len(self.shape))).reshape(-1)
+
+
+def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The strides of C order.
+
+    Args:
+        shape: Axis lengths.
+
+    Returns:
+        Elements between neighbours on each axis.
+    """
+    return tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
+
+
+def is_contiguous(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+    """Whether a view's elements follow one another in C order.
+
+    Returns:
+        True also for empty views; the stride of an axis of length one does not matter.
+    """
+    return 0 in shape or all(n == 1 or s == c for n, s, c in zip(shape, strides, contiguous(shape), strict=True))
+
+
+def laid_out(
+    whole: AbstractStorage, itemsize: int, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]
+) -> AbstractStorage:
+    """The storage of a view, as direct as its strides allow.
+
+    Args:
+        whole: The stored bytes.
+        itemsize: Bytes per element.
+        offset: Elements before the first.
+        shape: Of the view.
+        strides: In elements.
+
+    Returns:
+        The storage itself, a part of it, or a strided view.
+    """
+    if is_contiguous(shape, strides):
+        return PartStorage(whole, offset * itemsize) if offset else whole
+    return StridedStorage(whole, itemsize, offset, shape, strides)

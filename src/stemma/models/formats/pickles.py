@@ -1,0 +1,298 @@
+"""A reader of pickles that runs nothing: every name a pickle asks for is either a stand-in from this file or refused.
+
+The interpreter is the standard library's pure Python one. The C one reserves memory by the numbers in the file (a memo
+index of 2^32 takes 64 GB); here a memo is a dict. What a pickle "calls" are constructors of inert records below.
+"""
+
+import io
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+from stemma.errors import UnreadableModelError, UnsafeFileError
+
+MAX_DEPTH = 64
+STORAGES = MappingProxyType(
+    {
+        "DoubleStorage": "F64", "FloatStorage": "F32", "HalfStorage": "F16", "BFloat16Storage": "BF16",
+        "LongStorage": "I64", "IntStorage": "I32", "ShortStorage": "I16", "CharStorage": "I8", "ByteStorage": "U8",
+        "BoolStorage": "BOOL", "ComplexFloatStorage": "C64", "ComplexDoubleStorage": "C128", "QInt8Storage": "I8",
+        "QUInt8Storage": "U8", "QInt32Storage": "I32", "UntypedStorage": "U8",
+    }
+)  # fmt: skip
+DTYPES = MappingProxyType(
+    {
+        "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64", "int32": "I32",
+        "int16": "I16", "int8": "I8", "uint8": "U8", "uint16": "U16", "uint32": "U32", "uint64": "U64", "bool": "BOOL",
+        "complex64": "C64", "complex128": "C128", "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2",
+    }
+)  # fmt: skip
+
+
+class Opaque:
+    """Something a checkpoint holds besides weights (a path, a device, a date): kept as a hole."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        pass
+
+
+class Items(dict):
+    """Any kind of mapping; attributes that a pickle sets on it are forgotten."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A storage class or dtype by its code."""
+
+    code: str
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A storage as the pickle refers to it: key of the record, dtype code, number of elements."""
+
+    key: str
+    code: str
+    count: int
+
+
+@dataclass(frozen=True)
+class View:
+    """A tensor as the pickle describes it, not yet checked against anything."""
+
+    stored: Stored
+    code: str
+    offset: Any
+    shape: Any
+    strides: Any
+    flags: Any = None
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A torch tensor of integer codes with its scale and zero point (numbers, or `View`s per channel)."""
+
+    codes: View
+    scale: Any
+    zero_point: Any
+
+
+class Array:
+    """A NumPy array as pickled: filled in by its state."""
+
+    def __init__(self) -> None:
+        self.state: Any = None
+
+
+class Dtype:
+    """A NumPy dtype as pickled: its text and, from its state, its byte order."""
+
+    def __init__(self, text: Any, *_: Any) -> None:
+        self.text = text if isinstance(text, str) else ""
+        self.order = "<"
+
+
+def _view(stored: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> View:
+    if not isinstance(stored, Stored):
+        raise TypeError("a tensor without a storage")
+    return View(stored, stored.code, offset, shape, strides, rest[2] if len(rest) > 2 else None)
+
+
+def _view3(stored: Any, offset: Any, shape: Any, strides: Any, _grad: Any, _hooks: Any, dtype: Any, *rest: Any) -> View:
+    if not isinstance(stored, Stored) or not isinstance(dtype, Kind):
+        raise TypeError("a tensor without a storage or dtype")
+    return View(stored, dtype.code, offset, shape, strides, rest[0] if rest else None)
+
+
+def _quantized(stored: Any, offset: Any, shape: Any, strides: Any, scheme: Any, *_: Any) -> Quantized:
+    if not isinstance(scheme, tuple) or len(scheme) < 3:
+        raise TypeError("a quantised tensor without its scheme")
+    return Quantized(_view(stored, offset, shape, strides), scheme[1], scheme[2])
+
+
+def _typed(make: Any, _kind: Any, arguments: Any, _state: Any) -> Any:
+    if make not in (_view, _view3, _parameter):
+        raise TypeError("a tensor made by something unknown")
+    return make(*arguments)
+
+
+def _parameter(data: Any, *_: Any) -> Any:
+    return data
+
+
+def _text_to_bytes(text: Any, encoding: Any = "latin1") -> bytes:
+    if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
+        raise TypeError("an unknown encoding")
+    return text.encode("latin1")
+
+
+def _array(*_: Any) -> Array:
+    return Array()
+
+
+def _scalar(*_: Any) -> Opaque:
+    return Opaque()
+
+
+def _mapping(*arguments: Any) -> Items:
+    pairs = arguments[-1] if arguments and isinstance(arguments[-1], (dict, list)) else ()
+    return Items(pairs)
+
+
+def _sequence(items: Any = ()) -> list[Any]:
+    return list(items) if isinstance(items, (list, tuple)) else []
+
+
+_NUMPY = ("numpy.core.multiarray", "numpy._core.multiarray", "numpy.core.numeric", "numpy._core.numeric")
+ALLOWED: dict[tuple[str, str], Any] = {
+    ("collections", "OrderedDict"): _mapping,
+    ("collections", "defaultdict"): _mapping,
+    ("collections", "Counter"): _mapping,
+    ("builtins", "dict"): _mapping,
+    ("builtins", "set"): _sequence,
+    ("builtins", "frozenset"): _sequence,
+    ("builtins", "list"): _sequence,
+    ("builtins", "tuple"): _sequence,
+    ("__builtin__", "dict"): _mapping,
+    ("__builtin__", "set"): _sequence,
+    ("_codecs", "encode"): _text_to_bytes,
+    ("torch", "Size"): _sequence,
+    ("torch._utils", "_rebuild_tensor"): _view,
+    ("torch._utils", "_rebuild_tensor_v2"): _view,
+    ("torch._utils", "_rebuild_tensor_v3"): _view3,
+    ("torch._utils", "_rebuild_parameter"): _parameter,
+    ("torch._utils", "_rebuild_parameter_with_state"): _parameter,
+    ("torch._utils", "_rebuild_qtensor"): _quantized,
+    ("torch._utils", "_rebuild_sparse_tensor"): Opaque,
+    ("torch._tensor", "_rebuild_from_type_v2"): _typed,
+    ("numpy", "dtype"): Dtype,
+    ("numpy", "ndarray"): Array,
+}
+for _module in _NUMPY:
+    ALLOWED |= {(_module, "_reconstruct"): _array, (_module, "scalar"): _scalar, (_module, "_frombuffer"): Opaque}
+for _module, _names in (
+    ("builtins", ("int", "float", "str", "bool", "bytes", "complex", "slice", "range", "bytearray", "object")),
+    ("torch", ("device", "Generator", "Tensor", "per_tensor_affine", "per_channel_affine", "strided", "sparse_coo")),
+    ("torch", ("contiguous_format", "channels_last", "preserve_format")),
+    ("torch.nn.parameter", ("Parameter", "Buffer")),
+    ("torch.serialization", ("_get_layout",)),
+    ("argparse", ("Namespace",)),
+    ("types", ("SimpleNamespace",)),
+    ("datetime", ("datetime", "timedelta", "date", "time", "timezone")),
+    ("pathlib", ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath", "Path")),
+):
+    for _name in _names:
+        ALLOWED[_module, _name] = Opaque
+_SETTABLE = (Opaque, Items, Array, Dtype)
+
+
+class Reader(pickle._Unpickler):
+    """Reads one pickle after another from a stream.
+
+    Attributes:
+        path: Named in errors.
+    """
+
+    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
+    stack: list[Any]
+
+    def __init__(self, stream: io.BufferedIOBase | io.BytesIO, path: Path, storage: Callable[[Any], Any]) -> None:
+        pickle._Unpickler.__init__(self, stream, encoding="latin1")
+        self.path = path
+        self._storage = storage
+
+    def find_class(self, module: str, name: str) -> Any:
+        """The stand-in for a name.
+
+        Args:
+            module: As in the pickle.
+            name: As in the pickle.
+
+        Returns:
+            Something inert.
+
+        Raises:
+            UnsafeFileError: If the name has none.
+        """
+        if (module, name) in ALLOWED:
+            return ALLOWED[module, name]
+        if name in STORAGES and module in ("torch", "torch.cuda", "torch.storage"):
+            return Kind(STORAGES[name])
+        if name in DTYPES and module == "torch":
+            return Kind(DTYPES[name])
+        shown = f"{module}.{name}"[:120]
+        raise UnsafeFileError(
+            f"{self.path} asks for {shown!r} when it is loaded, which could run code; nothing was run. "
+            "Save the network's state_dict alone, or as safetensors"
+        )
+
+    def persistent_load(self, pid: Any) -> Any:
+        """A storage by its identifier.
+
+        Args:
+            pid: As in the pickle.
+
+        Returns:
+            What the file's reader makes of it.
+        """
+        return self._storage(pid)
+
+    def load_build(self) -> None:
+        """Give an object its state: only to the stand-ins that have one.
+
+        Raises:
+            TypeError: If it has none.
+        """
+        state = self.stack.pop()
+        target = self.stack[-1]
+        if not isinstance(target, _SETTABLE):
+            raise TypeError("a state for something that has none")
+        if isinstance(target, Array):
+            target.state = state
+        elif (
+            isinstance(target, Dtype)
+            and isinstance(state, tuple)
+            and len(state) > 1
+            and state[1] in ("<", ">", "|", "=")
+        ):
+            target.order = state[1]
+
+    def refuse(self) -> None:
+        """For instructions that no checkpoint needs.
+
+        Raises:
+            UnsafeFileError: Always.
+        """
+        raise UnsafeFileError(f"{self.path} uses a pickle instruction that no checkpoint needs; it was not read")
+
+    dispatch[pickle.BUILD[0]] = load_build
+    for _code in (pickle.INST, pickle.OBJ, pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.BYTEARRAY8,
+                  pickle.NEXT_BUFFER, pickle.READONLY_BUFFER, pickle.NEWOBJ_EX):  # fmt: skip
+        dispatch[_code[0]] = refuse
+
+
+def read(stream: io.BufferedIOBase | io.BytesIO, path: Path, storage: Callable[[Any], Any]) -> Any:
+    """Read one pickle.
+
+    Args:
+        stream: Where it begins; it stays behind the pickle's end.
+        path: Named in errors.
+        storage: Makes something of a persistent identifier.
+
+    Returns:
+        Builtin containers, numbers and text, and the records of this file.
+
+    Raises:
+        UnreadableModelError: If the pickle is damaged.
+    """
+    try:
+        return Reader(stream, path, storage).load()
+    except UnreadableModelError:
+        raise
+    except Exception as e:  # a damaged pickle can raise nearly anything, and nothing it raises is a bug of ours
+        raise UnreadableModelError(f"{path} holds a damaged pickle ({type(e).__name__}). Truncated download?") from e
