@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from stemma.fingerprints.tensor_content import matrices
 from stemma.kinship.relation import name_relation
 from stemma.kinship.weights import correspondence
 from stemma.kinship.weights.aligned import Counts, UnitsInPlace, evidence
@@ -91,14 +92,14 @@ def _aligned(a: Model, b: Model, method: UnitsInPlace, alpha: float) -> tuple[Ev
     _, counts, pairings, how = best if best is not None else (0.0, Counts("sum", ()), (), "none")
     changed = changes(a, b, pairings) if counts.effect >= method.min_effect else ()
     details = {"correspondence": how, "tensors_paired": len(pairings),
-               "tensors": [len(correspondence.matrices(a)), len(correspondence.matrices(b))],
+               "tensors": [len(matrices(a)), len(matrices(b))],
                "parts": parts(counts)}  # fmt: skip
     return evidence(method, a, b, counts, max(1, tried), details, alpha), changed
 
 
 def _correspondences(a: Model, b: Model) -> "Sequence[tuple[str, tuple[Pairing, ...]]]":
     named = correspondence.by_name(a, b)
-    wanted = min(len(correspondence.matrices(a)), len(correspondence.matrices(b)))
+    wanted = min(len(matrices(a)), len(matrices(b)))
     if named and len(named) >= wanted and _large(a):
         return [("names", named)]
     content = correspondence.by_content(a, b)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from stemma.kinship.weights.correspondence import matrices
+from stemma.fingerprints.tensor_content import matrices
 from stemma.kinship.weights.residual import SLACK, TensorChange
 from stemma.models.model import Model
 from stemma.types import Evidence, Relation, RelationKind

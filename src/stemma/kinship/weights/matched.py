@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from stemma.kinship.weights.correspondence import matrices
+from stemma.fingerprints.tensor_content import matrices
 from stemma.kinship.weights.residual import SLACK, rounding
 from stemma.kinship.weights.unit_map import UnitMap, find
 from stemma.models.model import Model, Tensor

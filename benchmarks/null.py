@@ -1,0 +1,117 @@
+"""Is the p-value of `units-in-place` a p-value? All pairs of independently trained networks, every seed fixed.
+
+For each kind of network: rates of rejection of the randomised and of the conservative p-value with their exact
+binomial tests, a Kolmogorov-Smirnov test, the mean-e variant (which must only not exceed its level), and the verdicts
+of the whole comparison, trained against trained and trained against untrained.
+
+    python benchmarks/null.py            writes benchmarks/results/null.json
+"""
+
+import argparse
+import itertools
+import json
+import os
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+from scipy.stats import binomtest, kstest
+
+from stemma import __version__
+from stemma.kinship.compare import compare
+from stemma.kinship.weights.aligned import UnitsInPlace
+from stemma.kinship.weights.correspondence import by_name
+from stemma.models.model import Model
+from stemma.models.structure import AxisLabel, Structure
+from stemma.models.units import structure
+from stemma.zoo import independents
+
+COUNTS = {"mlp": 142, "cnn": 142, "vit": 64, "lm": 64}
+ZOO_SEED, U_SEED, LEVEL = 20261120, 7, 0.001
+
+
+def single_axes(known: Structure) -> Structure:
+    """The same axes without the knowledge of which belong together: what an unknown architecture gives.
+
+    Returns:
+        A structure that only permits the mean-e variant.
+    """
+    axes: dict[str, tuple[AxisLabel, ...]] = dict(known.axes)
+    return Structure("benchmark:single-axes", False, axes, ())
+
+
+def all_pairs(models: list[Model], kind: str) -> dict[str, Any]:
+    method, known = UnitsInPlace(), structure(models[0])
+    loose = single_axes(known)
+    uniform = np.random.default_rng(U_SEED).random(len(models) * (len(models) - 1) // 2)
+    rand, conservative, mean_e, effects = [], [], [], []
+    start = time.perf_counter()
+    for (a, b), u in zip(itertools.combinations(models, 2), uniform, strict=True):
+        pairings = by_name(a, b)
+        counts = method.count(a, b, pairings, known)
+        rand.append(counts.randomised_p(u))
+        conservative.append(np.exp(counts.log_p() or 0.0))
+        effects.append(counts.effect)
+        mean_e.append(np.exp(method.count(a, b, pairings, loose).log_p() or 0.0))
+    n = len(rand)
+    out: dict[str, Any] = {"models": len(models), "pairs": n, "groups": len(known.groups), "seconds": round(time.perf_counter() - start, 1)}  # noqa: E501
+    out["units_of_a_pair"] = counts.units
+    for name, p in (("randomised", rand), ("conservative", conservative), ("mean_e", mean_e)):
+        out[name] = {str(a): rejected(np.array(p), a, two_sided=name == "randomised") for a in (0.05, 0.01)}
+    ks = kstest(rand, "uniform")
+    out["kolmogorov_smirnov"] = {"statistic": round(float(ks.statistic), 5), "p": float(ks.pvalue), "rejected_at_.001": bool(ks.pvalue < LEVEL)}  # noqa: E501
+    out["largest_effect"] = round(max(effects), 4)
+    out["smallest_conservative_p"] = float(min(conservative))
+    print(kind, json.dumps(out), flush=True)
+    return out
+
+
+def rejected(p: np.ndarray, alpha: float, *, two_sided: bool) -> dict[str, Any]:
+    k = int((p <= alpha).sum())
+    side = "two-sided" if two_sided else "greater"
+    test = binomtest(k, len(p), alpha, alternative=side)
+    return {"rate": round(k / len(p), 5), "binomial_p": float(test.pvalue), "rejected_at_.001": bool(test.pvalue < LEVEL)}  # noqa: E501
+
+
+def verdicts(pairs: list[tuple[Model, Model]], alpha: float = 0.01) -> dict[str, Any]:
+    counted = {"related": 0, "independent": 0, "inconclusive": 0}
+    for a, b in pairs:
+        counted[compare(a, b, alpha=alpha).verdict] += 1
+    n = len(pairs)
+    test = binomtest(counted["related"], n, alpha, alternative="greater")
+    high = binomtest(counted["related"], n).proportion_ci(0.95, "exact").high
+    return {"pairs": n, **counted, "alpha": alpha, "binomial_p": float(test.pvalue), "upper_95": round(float(high), 5),
+            "rejected_at_.001": bool(test.pvalue < LEVEL)}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "null.json")
+    parser.add_argument("--kinds", nargs="*", default=list(COUNTS))
+    parser.add_argument("--verdict-pairs", type=int, default=300, help="per kind, trained-trained and trained-untrained")
+    args = parser.parse_args()
+    result: dict[str, Any] = {"version": __version__, "machine": f"{os.cpu_count()} cores, Python {platform.python_version()}, numpy {np.__version__}",  # noqa: E501
+                              "seeds": {"zoo": ZOO_SEED, "randomisation": U_SEED}, "level": LEVEL, "kinds": {}}  # fmt: skip
+    if args.out.exists():
+        result["kinds"] = json.loads(args.out.read_text())["kinds"]
+    for kind in args.kinds:
+        models = independents(kind, COUNTS[kind], seed=ZOO_SEED)
+        fresh = independents(kind, 32, seed=ZOO_SEED + 1, untrained=True)
+        entry = all_pairs(models, kind)
+        generator = np.random.default_rng(ZOO_SEED)
+        trained = [tuple(generator.choice(len(models), 2, replace=False)) for _ in range(args.verdict_pairs)]
+        mixed = [(int(generator.integers(len(models))), int(generator.integers(len(fresh)))) for _ in range(args.verdict_pairs)]  # noqa: E501
+        entry["verdict_trained_against_trained"] = verdicts([(models[i], models[j]) for i, j in trained])
+        entry["verdict_trained_against_untrained"] = verdicts([(models[i], fresh[j]) for i, j in mixed])
+        print(kind, entry["verdict_trained_against_trained"], entry["verdict_trained_against_untrained"], flush=True)
+        result["kinds"][kind] = entry
+        args.out.parent.mkdir(exist_ok=True)
+        args.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,5 @@
+"""What does it look like? Model, Probes → Fingerprint."""
+
+from stemma.fingerprints.weight_sketch import WeightSketch
+
+ALL = (WeightSketch,)
