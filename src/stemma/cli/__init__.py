@@ -10,10 +10,12 @@ from stemma.cli.add import add
 from stemma.cli.arguments import arrange
 from stemma.cli.check import check
 from stemma.cli.compare import compare
+from stemma.cli.demo import demo
 from stemma.cli.list import list_models
 from stemma.cli.remove import remove
 from stemma.cli.show import show
 from stemma.cli.trace import trace
+from stemma.cli.zoo import app as zoo
 from stemma.errors import MisuseError, StemmaError
 
 FAILED, MISUSED, POLICY = 1, 2, 3
@@ -34,6 +36,8 @@ app.command("list")(list_models)
 app.command()(show)
 app.command()(check)
 app.command()(remove)
+app.add_typer(zoo, name="zoo")
+app.command()(demo)
 
 
 def _version(wanted: bool) -> None:

@@ -1,11 +1,15 @@
 """`stemma add`: put checkpoints into the registry."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from stemma.cli.options import Jobs, Json, RegistryUrl
+
+SHOWN = 40
+"""Models that are listed one by one."""
 
 
 def add(
@@ -25,7 +29,7 @@ def add(
     enrolled; the exit code is 1 if any failed.
     """
     from stemma.cli.opening import open_workspace
-    from stemma.cli.output import progress, short, show, show_json, warn
+    from stemma.cli.output import columns, plain, progress, short, show, show_json, warn
 
     results = []
     with progress(quiet=as_json) as report:
@@ -39,12 +43,12 @@ def add(
     if as_json:
         fields = ("name", "path", "digest", "status", "error")
         rows = [{f: None if (v := getattr(r, f)) is None else str(v) for f in fields} for r in results]
-        show_json({"registry": str(workspace.registry.url), "models": rows, "failed": len(failed)})
+        show_json({"registry": str(workspace.registry.path), "models": rows, "failed": len(failed)})
     else:
-        from stemma.cli.output import columns
-
         done = [r for r in results if not r.error]
-        if done:
-            show(columns(("name", "digest", "status"), [(r.name, short(r.digest), r.status) for r in done]))
+        table = columns(("name", "digest", "status"), [(r.name, short(r.digest or ""), r.status) for r in done[:SHOWN]])
+        counts = Counter(r.status for r in results)
+        told = ", ".join(f"{n:,} {status}" for status, n in counts.items()) or "nothing there is a checkpoint"
+        show(*([table] if done else []), f"{told} · {plain(workspace.registry.path)}")
     if failed:
         raise typer.Exit(1)

@@ -20,9 +20,9 @@ def check(registry: RegistryUrl = None, as_json: Json = False) -> None:
         models = len(list(workspace.list()))
     if as_json:
         rows = [jsonable(finding) for finding in findings]
-        show_json({"registry": str(workspace.registry.url), "models": models, "findings": rows})
+        show_json({"registry": str(workspace.registry.path), "models": models, "findings": rows})
     elif not findings:
-        show(f"{models:,} models in {plain(workspace.registry.url)}: nothing is wrong")
+        show(f"{models:,} models in {plain(workspace.registry.path)}: nothing is wrong")
     for finding in findings:
         warn(f"{finding.kind}: {finding.message}")
     if findings:

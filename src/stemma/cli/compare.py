@@ -38,14 +38,14 @@ def compare(
     if as_json:
         show_json(result.to_dict())
     else:
-        from stemma.cli.output import grid, identity
+        from stemma.cli.output import findings, identity
 
-        show(*(identity(model) for model in models), "", grid(lines(result)))
+        show(*(identity(model) for model in models), "", findings(lines(result)))
     finding = {"name": result.b.name, "relation": result.relation.kind.value}
     enforce(list(refused_relations(wanted, result.verdict, [finding])))
 
 
-def lines(result: "Comparison") -> Iterator[tuple[str, "str | Text", "str | Text"]]:
+def lines(result: "Comparison") -> Iterator[tuple[str, "str | Text", str]]:
     """What a person reads: every line a finding with its evidence, the last what was not looked at.
 
     Args:
@@ -55,15 +55,17 @@ def lines(result: "Comparison") -> Iterator[tuple[str, "str | Text", "str | Text
         Label, finding, evidence.
     """
     from stemma.cli.output import number, p_value, verdict_text
+    from stemma.types import Verdict
 
     kind = result.relation.kind.value
     named = "" if kind in {"related", "unrelated"} else f": {kind}"
-    yield "verdict", verdict_text(result.verdict, named), result.relation.reason
+    reason = "" if result.relation.reason == result.weights.reason else result.relation.reason
+    yield "verdict", verdict_text(result.verdict, named), reason
     if result.relation.steps and result.relation.steps != (kind,):
         yield "steps", " → ".join(result.relation.steps), ""
-    measured = ", ".join(f"{k.replace('_', ' ')} {_value(v)}" for k, v in result.relation.parameters.items())
+    measured = [f"{k.replace('_', ' ')} {_value(v)}" for k, v in result.relation.parameters.items() if _is_figure(v)]
     if measured:
-        yield "measured", measured, ""
+        yield "measured", ", ".join(measured), ""
     weights = result.weights
     strength = f"{p_value(weights.p_value, weights.log10_p)} · effect {number(weights.effect)}"
     yield "weights", weights.reason, f"{strength} · {weights.statistic}"
@@ -72,7 +74,8 @@ def lines(result: "Comparison") -> Iterator[tuple[str, "str | Text", "str | Text
         floor = f" · floor {number(function.null.floor)}" if function.null.floor else ""
         yield "function", function.reason, f"{p_value(function.p_value, function.log10_p)}{floor}"
     for evidence in result.evidence:
-        if evidence is not weights and evidence is not result.function:
+        looked = evidence.p_value is not None or evidence.verdict == Verdict.SUPPORTED
+        if looked and evidence is not weights and evidence is not result.function:
             strength = f"{p_value(evidence.p_value, evidence.log10_p)} · effect {number(evidence.effect)}"
             yield "tested too", f"{evidence.claim}: {evidence.verdict}", f"{strength} · {evidence.statistic}"
     arrow = {"a->b": f"{result.a.name} → {result.b.name}", "b->a": f"{result.b.name} → {result.a.name}"}
@@ -80,11 +83,11 @@ def lines(result: "Comparison") -> Iterator[tuple[str, "str | Text", "str | Text
     yield "cannot see", " · ".join(result.cannot_see) or "nothing known to be missing", ""
 
 
+def _is_figure(value: Any) -> bool:
+    return isinstance(value, (int, float, str)) and not isinstance(value, bool)
+
+
 def _value(value: Any) -> str:
     from stemma.cli.output import number
 
-    if isinstance(value, float):
-        return number(value)
-    if isinstance(value, (list, tuple)):
-        return f"{len(value)} ({', '.join(map(str, value[:3]))}{'…' if len(value) > 3 else ''})"
-    return str(value)
+    return number(value) if isinstance(value, float) else str(value)

@@ -12,10 +12,10 @@ def list_models(registry: RegistryUrl = None, as_json: Json = False) -> None:
     workspace = open_workspace(registry)
     records = list(workspace.list())
     if as_json:
-        show_json({"registry": str(workspace.registry.url), "models": [jsonable(record) for record in records]})
+        show_json({"registry": str(workspace.registry.path), "models": [jsonable(record) for record in records]})
         return
     if not records:
-        show(f"No models in {plain(workspace.registry.url)}. Enrol some with: stemma add PATH")
+        show(f"No models in {plain(workspace.registry.path)}. Enrol some with: stemma add PATH")
         return
     titles = ("name", "digest", "parameters", "tensors", "licence", "added")
     rows = (

@@ -85,19 +85,42 @@ def warn(text: str) -> None:
     console(sys.stderr).print(Text.assemble((head + colon, style), rest), soft_wrap=True)
 
 
-def grid(rows: Iterable[tuple[str, str | Text, str | Text]]) -> Table:
-    """Findings, one per line: label, finding, evidence. Text is taken literally.
+LABEL = 12
+"""Columns of the labels, without the margin of two."""
+
+
+def findings(rows: Iterable[tuple[str, str | Text, str]]) -> Text:
+    """Findings, one per line: label, finding, evidence. Text is taken literally and wraps inside its column.
+
+    A finding without evidence takes the whole width.
+
+    Args:
+        rows: Label, finding, evidence.
 
     Returns:
-        A table that wraps inside its columns.
+        Text as wide as the terminal at most.
     """
-    table = Table.grid(padding=(0, 2))
-    table.add_column(no_wrap=True, style="dim")
-    table.add_column(overflow="fold")
-    table.add_column(overflow="fold", style="dim")
-    for label, finding, evidence in rows:
-        table.add_row(f"  {label}", _literal(finding), _literal(evidence))
-    return table
+    screen = console()
+    cells = [(label, _literal(finding), _literal(evidence)) for label, finding, evidence in rows]
+    room = max(screen.width - LABEL - 2, 20)
+    left = max((f.cell_len for _, f, e in cells if e), default=0)
+    right = max((e.cell_len for *_, e in cells), default=0)
+    left = min(left, max(room // 2, room - 2 - right))
+    out = []
+    for label, finding, evidence in cells:
+        found = finding.wrap(screen, left if evidence else room, overflow="fold")
+        why = evidence.wrap(screen, room - 2 - left, overflow="fold")
+        for i in range(max(len(found), len(why))):
+            line = Text("  ").append(f"{label if i == 0 else '':{LABEL}}", style="dim")
+            if i < len(found):
+                found[i].rstrip()
+                line.append_text(found[i])
+            if i < len(why):
+                why[i].stylize("dim")
+                line.append(" " * (LABEL + 2 + left + 2 - line.cell_len)).append_text(why[i])
+            line.rstrip()
+            out.append(line)
+    return Text("\n").join(out)
 
 
 def columns(titles: Sequence[str], rows: Iterable[Sequence[object]], right: Sequence[str] = ()) -> Table:
@@ -217,23 +240,23 @@ def progress(*, quiet: bool) -> Generator[Callable[..., None] | None]:
     if quiet or not sys.stderr.isatty():
         yield None
         return
-    import time
+    from threading import Timer
 
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     layout = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     bar = Progress(*layout, console=console(sys.stderr), transient=True)
     task = bar.add_task("", total=None)
-    started, shown = time.monotonic(), False
+    waiting = Timer(PATIENCE, bar.start)
+    waiting.daemon = True
 
-    def report(what: str = "", done: int | None = None, total: int | None = None) -> None:
-        nonlocal shown
-        if not shown and time.monotonic() - started > PATIENCE:
-            bar.start()
-            shown = True
+    def report(what: str, done: int, total: int | None) -> None:
         bar.update(task, description=plain(what)[:60], completed=done, total=total)
 
+    waiting.start()
     try:
         yield report
     finally:
+        waiting.cancel()
+        waiting.join()
         bar.stop()

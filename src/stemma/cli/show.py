@@ -35,4 +35,4 @@ def show(
         ("weights", record.weights or "not kept", "the source is read when they are needed"),
         ("added", record.added_at, f"with Stemma {record.stemma_version}"),
     ]
-    output.show(output.verdict_text(record.name), output.grid(rows))
+    output.show(output.verdict_text(record.name), output.findings(rows))

@@ -54,9 +54,9 @@ def trace(
     if as_json:
         show_json(document)
     else:
-        from stemma.cli.output import grid, identity
+        from stemma.cli.output import findings, identity
 
-        show(identity(subject), "", grid(lines(result)))
+        show(identity(subject), "", findings(lines(result)))
     violations = [
         *refused_relations(wanted, result.verdict, related(document)),
         *denied_licenses(deny_license, related(document), workspace),
@@ -73,7 +73,7 @@ def related(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [*document["copies"], *document["parents"], *document["relatives"]]
 
 
-def lines(result: "Trace") -> Iterator[tuple[str, "str | Text", "str | Text"]]:
+def lines(result: "Trace") -> Iterator[tuple[str, "str | Text", str]]:
     """What a person reads: every line a finding with its evidence, the last what was not looked at.
 
     Args:
@@ -99,7 +99,7 @@ def lines(result: "Trace") -> Iterator[tuple[str, "str | Text", "str | Text"]]:
     yield from _kin("tied", result.parents[1:])
     yield from _direction(result)
     yield from _kin("relative", result.relatives if result.parents else result.relatives[1:])
-    yield "level", f"alpha {number(result.alpha)}", "the chance of naming any false relative in the whole search"
+    yield "level", f"alpha {number(result.alpha)}", "chance of any false relative in the whole search"
     yield "cannot see", " · ".join(result.cannot_see) or "nothing known to be missing", ""
 
 
@@ -125,13 +125,16 @@ def operation(finding: Mapping[str, Any] | None, candidate: Mapping[str, Any] | 
     relation = str(finding["relation"])
     steps = [str(step) for step in finding.get("steps") or ()]
     words = relation if not steps or steps == [relation] else f"{relation} ({', '.join(steps)})"
-    reason = (candidate or {}).get("relation_reason")
-    return f"{words}: {reason}" if reason and (candidate or {}).get("name") == finding["name"] else words
+    if candidate is None or candidate["name"] != finding["name"] or not candidate.get("relation_reason"):
+        return words
+    reason = candidate["relation_reason"]
+    return "" if reason == candidate["weights"]["reason"] else f"{words}: {reason}"
 
 
 def _candidate(result: "Trace", first: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     if first is None:
-        return result.candidates[0] if result.candidates else None
+        tested = (c for c in result.candidates if c["weights"]["p_value"] is not None)
+        return next(tested, next(iter(result.candidates), None))
     same = (c for c in result.candidates if c["digest"] == first["digest"] and c["name"] == first["name"])
     return next(same, None)
 
@@ -156,11 +159,8 @@ def _direction(result: "Trace") -> Iterator[tuple[str, str, str]]:
     known = [parent for parent in result.parents if parent["direction"] == "parent"]
     for parent in known:
         sure = parent["confidence"]
-        yield (
-            "direction",
-            f"{parent['name']} → {result.model.name}",
-            "not calibrated" if sure is None else f"{sure:.2f}",
-        )
+        confidence = "not calibrated" if sure is None else f"{sure:.2f}"
+        yield "direction", f"{parent['name']} → {result.model.name}", confidence
     if not known:
         yield "direction", "unknown", "either may have come first, or both from a third"
 

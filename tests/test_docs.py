@@ -1,0 +1,209 @@
+"""The documents say what is there, and nothing that is not."""
+
+import importlib
+import json
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+
+from stemma import cli
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+COMMANDS = ROOT / "docs" / "commands.md"
+IDS = [page.name for page in PAGES]
+
+
+def _commands() -> Iterator[tuple[str, Any]]:
+    """Every command with its full name, groups included."""
+    group = typer.main.get_command(cli.app)
+    waiting = [("stemma", group)]
+    while waiting:
+        name, command = waiting.pop()
+        inner = getattr(command, "commands", None)
+        if inner:
+            waiting += [(f"{name} {word}", sub) for word, sub in inner.items()]
+        else:
+            yield name, command
+
+
+def _options(command: Any) -> set[str]:
+    return {flag for p in command.params for flag in (*p.opts, *p.secondary_opts) if flag.startswith("--")}
+
+
+ALL = dict(_commands())
+EVERYWHERE = {"--help", "--version", "--debug", "--install-completion", "--show-completion"}
+
+
+def _sections() -> dict[str, str]:
+    parts = re.split(r"^## `(stemma [a-z ]+)`.*$", COMMANDS.read_text(), flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def _flags(text: str) -> set[str]:
+    return set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text))
+
+
+def test_every_command_has_its_section() -> None:
+    assert sorted(_sections()) == sorted(ALL)
+
+
+@pytest.mark.parametrize("name", sorted(ALL))
+def test_every_option_is_documented_and_no_other(name: str) -> None:
+    section = _sections()[name]
+    documented = _flags(section) - EVERYWHERE
+    assert documented == _options(ALL[name]) - EVERYWHERE
+
+
+def test_the_options_of_the_program_itself_are_documented() -> None:
+    intro = COMMANDS.read_text().split("\n## ")[0]
+    assert _flags(intro) >= EVERYWHERE
+
+
+def _blocks(page: Path, language: str = "") -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+def _shell_lines(page: Path) -> Iterator[list[str]]:
+    text = re.sub(r"\\\n\s*", " ", page.read_text())
+    lines = [line for block in re.findall(r"^```(?:\w*)\n(.*?)^```", text, re.M | re.S) for line in block.splitlines()]
+    lines += re.findall(r"`(stemma [^`]*)`", text)
+    for line in lines:
+        bare = line.strip().removeprefix("$ ").split("  #")[0].split(" #")[0]
+        if bare.startswith(("stemma ", "make ")):
+            yield shlex.split(re.sub(r"[\[\]|<>;&]", " ", bare))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_commands_that_are_mentioned_exist(page: Path) -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for words in _shell_lines(page):
+        if words[0] == "make":
+            assert words[1] in targets, words
+            continue
+        plain = [word for word in words[1:] if not word.startswith("-")]
+        name = next((n for n in (f"stemma {' '.join(plain[:2])}", f"stemma {' '.join(plain[:1])}") if n in ALL), None)
+        flags = {word.split("=")[0] for word in words if word.startswith("--")}
+        groups = {n.rsplit(" ", 1)[0] for n in ALL}
+        if name is None:
+            assert f"stemma {' '.join(plain[:1])}".strip() in groups, words
+            continue
+        assert flags <= _options(ALL[name]) | EVERYWHERE, words
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_local_links_and_pictures_resolve(page: Path) -> None:
+    text = page.read_text()
+    for target in re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'src="([^"]+)"', text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), target
+        if anchor:
+            assert anchor in {_anchor(h) for h in re.findall(r"^#+ (.*)$", file.read_text(), re.MULTILINE)}, target
+
+
+def _anchor(heading: str) -> str:
+    return re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_paths_that_are_mentioned_exist(page: Path) -> None:
+    for path in re.findall(r"`((?:src|docs|tests|benchmarks|examples|\.ci)/[\w./-]*)`", page.read_text()):
+        assert (ROOT / path).exists(), path
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_dotted_names_that_are_mentioned_exist(page: Path) -> None:
+    for dotted in set(re.findall(r"\bstemma(?:\.[A-Za-z_]\w*)+", page.read_text())):
+        if not re.search(rf"`[^`\n]*{re.escape(dotted)}|^.*{re.escape(dotted)}\(", page.read_text(), re.MULTILINE):
+            continue
+        assert _resolves(dotted), dotted
+
+
+def _resolves(dotted: str) -> bool:
+    words = dotted.split(".")
+    for cut in range(len(words), 0, -1):
+        try:
+            value: Any = importlib.import_module(".".join(words[:cut]))
+        except ModuleNotFoundError:
+            continue
+        try:
+            for word in words[cut:]:
+                value = getattr(value, word)
+        except AttributeError:
+            return False
+        return True
+    return False
+
+
+def test_a_name_that_does_not_exist_is_noticed() -> None:
+    assert _resolves("stemma.types.Trace.to_dict")
+    assert not _resolves("stemma.types.Nothing")
+    assert not _resolves("stemma.nothing.at_all")
+
+
+TAG = re.compile(r"<!-- results: ([\w./-]+)#([\w./-]+)(?: ([^ ]+))? -->([^<|\n]*)<!-- / -->")
+
+
+def _tagged(text: str) -> Iterator[tuple[str, str, str]]:
+    """Each tagged figure: the result file and key, the figure as the file has it, the figure as the page has it."""
+    for file, key, form, shown in TAG.findall(text):
+        value: Any = json.loads((ROOT / "benchmarks" / "results" / file).read_text())
+        for word in key.split("/"):
+            value = value[int(word)] if isinstance(value, list) else value[word]
+        yield f"{file}#{key}", format(value, form), shown
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_figures_come_from_result_files(page: Path) -> None:
+    text = page.read_text()
+    # In code (a description of the mechanism) a tag is only text.
+    bare = re.sub(r"```.*?```|`[^`\n]*`", "", text, flags=re.DOTALL)
+    assert bare.count("<!-- results:") == len(TAG.findall(bare)), "a tag is not well formed"
+    for where, measured, shown in _tagged(bare):
+        assert shown == measured, where
+
+
+def test_a_wrong_figure_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "benchmarks" / "results").mkdir(parents=True)
+    (tmp_path / "benchmarks" / "results" / "speed.json").write_text('{"small": {"seconds": [1.234]}}')
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    tagged = "<!-- results: speed.json#small/seconds/0 .1f -->{}<!-- / -->"
+    ((_, measured, shown),) = _tagged(tagged.format("1.2"))
+    assert measured == shown == "1.2"
+    ((_, measured, shown),) = _tagged(tagged.format("1.1"))
+    assert measured != shown
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = (ROOT / "docs" / "index.md").read_text()
+    for page in (ROOT / "docs").glob("*.md"):
+        assert page.name == "index.md" or f"]({page.name})" in index, page.name
+
+
+def test_the_changelog_has_a_place_for_what_comes_next() -> None:
+    headings = re.findall(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert headings[0] == "Unreleased"
+
+
+def test_the_readme_commands_run_as_printed(tmp_path: Path) -> None:
+    (block,) = (b for b in _blocks(ROOT / "README.md") if "stemma add" in b)
+    program = Path(sys.executable).with_name("stemma")
+    for line in block.splitlines():
+        words = shlex.split(line, comments=True)
+        if not words:
+            continue
+        assert words[0] == "stemma", line
+        done = subprocess.run([program, *words[1:]], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+        if "--json" in words:
+            assert json.loads(done.stdout)
