@@ -31,6 +31,10 @@ class RegistryError(StemmaError):
     """The registry refused a change, or does not hold what was asked for."""
 
 
+class UnusableRegistryError(RegistryError):
+    """The registry as a whole cannot be read or written: read-only, full, damaged, locked or of another version."""
+
+
 class UnknownNameError(StemmaError):
     """A name, digest prefix or path leads to no model."""
 

@@ -1,20 +1,16 @@
 """Is everything as it was recorded? Every digest is derived again from what is on disk."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import sqlalchemy as sa
 
 from stemma.errors import RegistryError, StemmaError
-from stemma.models import digest as digests
 from stemma.registry import blobs, records, rows, schema
 from stemma.registry.database import Database
-from stemma.registry.records import Finding, ModelRecord, TensorRecord
+from stemma.registry.records import Finding, ModelRecord, Progress, TensorRecord
 from stemma.types import Digest
-
-Progress = Callable[[int, int, str], None]
-"""Called with the number done, the total and what is at hand."""
 
 
 def run(database: Database, folder: blobs.BlobFolder, path: Path, progress: Progress | None = None) -> list[Finding]:
@@ -45,7 +41,7 @@ def run(database: Database, folder: blobs.BlobFolder, path: Path, progress: Prog
         return [Finding("database", str(path), str(e))]
     for i, m in enumerate(live):
         if progress:
-            progress(i, len(live), m.name)
+            progress(f"checking {m.name}", i, len(live))
         findings += _source(m, manifests[m.digest])
     return findings
 
@@ -97,7 +93,7 @@ def _blobs(connection: sa.Connection, folder: blobs.BlobFolder) -> Iterator[Find
     named = connection.execute(
         sa.select(schema.fingerprint.c.blob_digest)
         .where(schema.fingerprint.c.blob_digest.not_in(known))
-        .union(sa.select(schema.content.c.digest).where(schema.content.c.digest.not_in(known)))
+        .union(sa.select(schema.content.c.manifest).where(schema.content.c.manifest.not_in(known)))
     )
     for digest in named.scalars():
         yield Finding("blob", digest, f"the blob {digest} is gone from the registry: restore a copy")
@@ -109,8 +105,8 @@ def _blobs(connection: sa.Connection, folder: blobs.BlobFolder) -> Iterator[Find
 
 def _manifest(connection: sa.Connection, folder: blobs.BlobFolder, digest: Digest) -> tuple[TensorRecord, ...] | None:
     try:
-        return records.parse_manifest(rows.read_blob(connection, folder, digest))
-    except (RegistryError, ValueError):
+        return rows.tensors(connection, folder, digest)
+    except RegistryError:
         return None
 
 
@@ -132,10 +128,8 @@ def _index(connection: sa.Connection, folder: blobs.BlobFolder) -> Iterator[Find
         tensors = _manifest(connection, folder, row.digest)
         if tensors is None:
             continue  # reported as a blob
-        if digests.of_contents(t.digest for t in tensors) != row.names_free_digest:
-            yield Finding(
-                "index", row.digest, f"the names-free digest of {row.digest} does not follow from its tensors"
-            )
+        if records.derived(tensors) != (row.digest, row.names_free_digest):
+            yield Finding("index", row.digest, f"the digests of {row.digest} do not follow from its tensors")
         keys = sa.select(schema.tensor_key.c.key).where(schema.tensor_key.c.content_id == row.id)
         if set(connection.execute(keys).scalars()) != {rows.key(t.digest) for t in tensors}:
             yield Finding("index", row.digest, f"the tensors of {row.digest} are not listed under their digests")

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 import sqlalchemy.event
 from sqlalchemy.exc import DBAPIError
 
-from stemma.errors import RegistryError
+from stemma.errors import RegistryError, UnusableRegistryError
 from stemma.registry import schema
 
 BUSY_SECONDS = 30.0
@@ -33,7 +33,7 @@ def locate(url: str | os.PathLike[str] | None = None) -> Path:
         An absolute path; nothing is opened or made.
 
     Raises:
-        RegistryError: If the address is of a kind that is not supported.
+        UnusableRegistryError: If the address is of a kind that is not supported.
     """
     text = os.fspath(url) if url else os.environ.get("STEMMA_REGISTRY", "")
     if not text:
@@ -43,14 +43,14 @@ def locate(url: str | os.PathLike[str] | None = None) -> Path:
     if text.startswith("sqlite:///"):
         text = text.removeprefix("sqlite:///")
     elif "://" in text:
-        raise RegistryError(f"the registry address {text!r} is not supported: give a path or sqlite:///PATH")
+        raise UnusableRegistryError(f"the registry address {text!r} is not supported: give a path or sqlite:///PATH")
     if not text:
-        raise RegistryError("the registry address names no file: give a path or sqlite:///PATH")
+        raise UnusableRegistryError("the registry address names no file: give a path or sqlite:///PATH")
     return Path(text).expanduser().absolute()
 
 
 class Database:
-    """Transactions on one SQLite file; it is made, or brought to the present schema, at the first of them."""
+    """Transactions on one SQLite file; it is made, or brought to the present schema, by the first that writes."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -66,15 +66,30 @@ class Database:
 
     @contextlib.contextmanager
     def reading(self) -> Generator[sa.Connection]:
-        """A consistent view.
+        """A consistent view; of an empty registry where there is no file yet.
 
         Yields:
             A connection in a read transaction.
         """
         with self.translated():
+            if not self.path.exists():
+                with self._nothing() as connection:
+                    yield connection
+                return
             self._prepare()
             with self._engine.connect() as connection, connection.begin():
                 yield connection
+
+    @contextlib.contextmanager
+    def _nothing(self) -> Generator[sa.Connection]:
+        """Reading makes no file.
+
+        Yields:
+            A connection to an empty registry in memory.
+        """
+        with sa.create_engine("sqlite://").connect() as connection:
+            schema.metadata.create_all(connection)
+            yield connection
 
     @contextlib.contextmanager
     def writing(self) -> Generator[sa.Connection]:
@@ -84,12 +99,12 @@ class Database:
             A connection that holds the write lock from the start.
 
         Raises:
-            RegistryError: If the registry is read-only, the disk is full, or another writer holds it too long.
+            UnusableRegistryError: If the registry is read-only, the disk is full, or another writer holds it too long.
         """
         with self.translated():
             self._prepare()
             if self.read_only:
-                raise RegistryError(f"the registry {self.path} is read-only: nothing was changed")
+                raise UnusableRegistryError(f"the registry {self.path} is read-only: nothing was changed")
             with self._immediate() as connection:
                 yield connection
 
@@ -109,7 +124,7 @@ class Database:
                 found = schema.version(connection)
             schema.refuse_newer(found, str(self.path))
             if found < len(schema.MIGRATIONS):
-                raise RegistryError(
+                raise UnusableRegistryError(
                     f"the registry {self.path} has the older schema {found} and cannot be brought up to date: "
                     "it is read-only. Open it once where it can be written"
                 )
@@ -124,23 +139,25 @@ class Database:
             Whether the file can only be read.
 
         Raises:
-            RegistryError: If there is another kind of file, or nothing and nothing can be made.
+            UnusableRegistryError: If there is another kind of file, or nothing and nothing can be made.
         """
         path = self.path
         if path.is_dir():
-            raise RegistryError(f"the registry {path} is a folder: give a file")
+            raise UnusableRegistryError(f"the registry {path} is a folder: give a file")
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             if not os.access(path.parent, os.W_OK):
-                raise RegistryError(f"there is no registry {path} and its folder is read-only: give another place")
+                raise UnusableRegistryError(
+                    f"there is no registry {path} and its folder is read-only: give another place"
+                )
             return False
         with path.open("rb") as f:
             head = f.read(100)
         if head:
             if not head.startswith(b"SQLite format 3\0") or len(head) < 100:
-                raise RegistryError(f"{path} is no Stemma registry (no SQLite file): it was left as it is")
+                raise UnusableRegistryError(f"{path} is no Stemma registry (no SQLite file): it was left as it is")
             if int.from_bytes(head[68:72], "big") != schema.APPLICATION_ID:
-                raise RegistryError(f"{path} is the SQLite file of another program: it was left as it is")
+                raise UnusableRegistryError(f"{path} is the SQLite file of another program: it was left as it is")
         return not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK))
 
     def _migrate(self) -> None:
@@ -193,7 +210,7 @@ class Database:
                 connection.close()
                 journal = self.path.with_name(self.path.name + "-wal")
                 if journal.exists() and journal.stat().st_size:
-                    raise RegistryError(
+                    raise UnusableRegistryError(
                         f"the registry {self.path} was not closed properly and its folder is read-only: "
                         "open it once where it can be written"
                     ) from e
@@ -201,7 +218,7 @@ class Database:
                     raise
             else:
                 return connection
-        raise RegistryError(f"the registry {self.path} cannot be opened for reading")
+        raise UnusableRegistryError(f"the registry {self.path} cannot be opened for reading")
 
     @contextlib.contextmanager
     def translated(self) -> Generator[None]:
@@ -211,17 +228,18 @@ class Database:
             Nothing.
 
         Raises:
-            RegistryError: Instead of the errors of SQLite and the system.
+            UnusableRegistryError: Instead of the errors of SQLite and the system.
+            RegistryError: If a text cannot be stored.
         """
         try:
             yield
         except (DBAPIError, sqlite3.Error) as e:
             cause = getattr(e, "orig", None) or e
-            raise RegistryError(self._sentence(str(cause))) from e
+            raise UnusableRegistryError(self._sentence(str(cause))) from e
         except UnicodeEncodeError as e:
             raise RegistryError("a name or path is no valid Unicode and cannot be stored: rename the file") from e
         except OSError as e:
-            raise RegistryError(self._sentence(f"{e.strerror or e}".lower())) from e
+            raise UnusableRegistryError(self._sentence(f"{e.strerror or e}".lower())) from e
 
     def _sentence(self, cause: str) -> str:
         if "full" in cause or "no space" in cause or "too large" in cause:

@@ -3,16 +3,19 @@
 import enum
 import hashlib
 import json
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
 from stemma.errors import RegistryError
 from stemma.models import digest as digests
+from stemma.models.model import ArrayStorage, Tensor
 from stemma.types import Digest, ModelRef, Spec
 
-_LINE = re.compile(r"(.*?)\t([A-Z0-9_]+)\t\[([\d, ]*)\]\t([a-z0-9]+:[0-9a-f]+)\n", re.DOTALL)
+Progress = Callable[[str, int, int], None]
+"""Called with what is at hand, the number done and the total."""
 
 
 class AddStatus(enum.StrEnum):
@@ -32,12 +35,14 @@ class TensorRecord:
         dtype: Dtype code as in `stemma.models.model.ITEMSIZE`.
         shape: Axis lengths.
         digest: Its content.
+        counted: It is part of the model's identity; a second name of a tied tensor is not.
     """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     digest: Digest
+    counted: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,41 +197,50 @@ def of_bytes(content: bytes) -> Digest:
 
 
 def manifest(tensors: Iterable[TensorRecord]) -> bytes:
-    """The list of a model's tensors: exactly the bytes whose digest is the model's digest.
+    """The list of a model's tensors, as it is stored.
 
     Returns:
-        Sorted lines of name, dtype, shape and tensor digest.
+        Canonical JSON, sorted by name.
     """
-    return "".join(sorted(f"{t.name}\t{t.dtype}\t{list(t.shape)}\t{t.digest}\n" for t in tensors)).encode()
+    rows = sorted([t.name, t.dtype, list(t.shape), t.digest, t.counted] for t in tensors)
+    return canonical(rows).encode()
 
 
 def parse_manifest(content: bytes) -> tuple[TensorRecord, ...]:
     """Read what `manifest` wrote.
 
     Returns:
-        The tensors, sorted by line.
+        The tensors, sorted by name.
 
     Raises:
         RegistryError: If the bytes are no manifest.
     """
-    text = content.decode()
-    out, at = [], 0
-    for m in _LINE.finditer(text):
-        if m.start() != at:
-            break
-        shape = tuple(int(s) for s in m[3].split(",")) if m[3] else ()
-        out.append(TensorRecord(m[1], m[2], shape, Digest(m[4])))
-        at = m.end()
-    if at != len(text):
-        raise RegistryError("a stored list of tensors cannot be read. Run `stemma check`")
-    return tuple(out)
+    try:
+        rows = json.loads(content)
+        return tuple(TensorRecord(name, dtype, tuple(shape), d, counted) for name, dtype, shape, d, counted in rows)
+    except (TypeError, ValueError) as e:
+        raise RegistryError("a stored list of tensors is damaged: `stemma check` names it") from e
+
+
+def derived(tensors: Iterable[TensorRecord]) -> tuple[Digest, Digest]:
+    """A model's identity, from its tensors alone.
+
+    Returns:
+        Digest and names-free digest.
+    """
+    counted = [t for t in tensors if t.counted]
+    shapes = [Tensor(t.name, t.dtype, t.shape, _NO_BYTES) for t in counted]
+    return digests.of_model(shapes, {t.name: t.digest for t in counted}), digests.of_contents(t.digest for t in counted)
+
+
+_NO_BYTES = ArrayStorage(lambda: np.empty(0, np.uint8))
 
 
 def verified_manifest(record: ModelRecord, tensors: Sequence[TensorRecord]) -> bytes:
     """The manifest of a model, after its digests were compared with those claimed.
 
     Returns:
-        The bytes whose digest is the model's.
+        The bytes to store.
 
     Raises:
         RegistryError: If they differ, or the name cannot be shown.
@@ -235,9 +249,6 @@ def verified_manifest(record: ModelRecord, tensors: Sequence[TensorRecord]) -> b
     if not name or not name.isprintable() or name != name.strip():
         raise RegistryError(f"{name!r} cannot be a model's name: use printable characters, no space at either end")
     listing = manifest(tensors)
-    contents = digests.of_contents(t.digest for t in tensors)
-    if of_bytes(listing) != record.digest or contents != record.names_free_digest:
+    if derived(tensors) != (record.digest, record.names_free_digest):
         raise RegistryError(f"the tensors of '{name}' do not give its digest {record.digest}")
-    if parse_manifest(listing) != tuple(sorted(tensors, key=lambda t: manifest([t]))):
-        raise RegistryError(f"'{name}' has a tensor whose name cannot be stored")
     return listing

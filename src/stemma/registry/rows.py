@@ -13,7 +13,7 @@ import sqlalchemy as sa
 import stemma
 from stemma.errors import RegistryError
 from stemma.registry import blobs, records, schema
-from stemma.registry.records import FingerprintRecord, ModelRecord, TensorRecord
+from stemma.registry.records import AddStatus, FingerprintRecord, ModelRecord, TensorRecord
 from stemma.registry.search import SKETCH_BYTES
 from stemma.types import Digest, Fingerprint, Spec, jsonable
 
@@ -97,6 +97,41 @@ def unknown(connection: sa.Connection, text: str) -> str:
     return f"no model is enrolled as '{text}'. {hint}"
 
 
+def status(known: ModelRecord | None, record: ModelRecord, replace: bool) -> AddStatus:
+    """What enrolling a model would be.
+
+    Args:
+        known: The live record of its name.
+        record: The model.
+        replace: Whether a name may get a new digest.
+
+    Returns:
+        Added, known or replaced.
+
+    Raises:
+        RegistryError: If the name stands for other weights.
+    """
+    if known is None:
+        return AddStatus.ADDED
+    if replace and (known.digest, known.source) != (record.digest, record.source):
+        return AddStatus.REPLACED
+    if known.digest == record.digest:
+        return AddStatus.KNOWN
+    raise RegistryError(
+        f"'{record.name}' is enrolled with other weights ({known.digest[:19]}…, now {record.digest[:19]}…): "
+        "give another name, or replace it"
+    )
+
+
+def stamped(record: ModelRecord, weights: Digest | None) -> ModelRecord:
+    """A record as it is stored now.
+
+    Returns:
+        With time, version and kept copy.
+    """
+    return dataclasses.replace(record, weights=weights, added_at=now(), stemma_version=stemma.__version__)
+
+
 def append_model(connection: sa.Connection, record: ModelRecord, content_id: int) -> None:
     """Make a record the live one of its name."""
     row = {"name": record.name, "digest": record.digest, "removed": False, **encode(dataclasses.asdict(record))}
@@ -115,14 +150,14 @@ def append_tombstone(connection: sa.Connection, record: ModelRecord) -> None:
 
 
 def put_content(
-    connection: sa.Connection, record: ModelRecord, tensors: Sequence[TensorRecord], listing: bytes, *, staged: bool
+    connection: sa.Connection, record: ModelRecord, listed: Sequence[TensorRecord], listing: bytes, *, staged: bool
 ) -> int:
     """Keep a model's list of tensors and make it findable by each.
 
     Args:
         connection: In a write transaction.
         record: The model.
-        tensors: Its tensors.
+        listed: Its tensors.
         listing: Their manifest.
         staged: The manifest was written as a file.
 
@@ -133,11 +168,12 @@ def put_content(
     known = connection.execute(sa.select(c.id).where(c.digest == record.digest)).scalar()
     if known is not None:
         return known
-    put_blob(connection, record.digest, listing, staged=staged)
-    values = {"digest": record.digest, "names_free_digest": record.names_free_digest}
+    manifest = records.of_bytes(listing)
+    put_blob(connection, manifest, listing, staged=staged)
+    values = {"digest": record.digest, "names_free_digest": record.names_free_digest, "manifest": manifest}
     inserted = connection.execute(schema.content.insert().values(**values)).inserted_primary_key
     assert inserted is not None
-    keys = sorted({key(t.digest) for t in tensors})
+    keys = sorted({key(t.digest) for t in listed})
     if keys:
         connection.execute(schema.tensor_key.insert(), [{"key": k, "content_id": inserted[0]} for k in keys])
     return inserted[0]
@@ -181,6 +217,17 @@ def read_blob(connection: sa.Connection, folder: blobs.BlobFolder, digest: Diges
     if row is None or (row.content is None and not path.exists()):
         raise RegistryError(f"the registry has lost the blob {digest}: `stemma check` lists what is missing")
     return row.content if row.content is not None else path.read_bytes()
+
+
+def tensors(connection: sa.Connection, folder: blobs.BlobFolder, model: Digest) -> tuple[TensorRecord, ...] | None:
+    """The tensors of a model.
+
+    Returns:
+        Sorted by name; None where the model was never enrolled.
+    """
+    c = schema.content.c
+    manifest = connection.execute(sa.select(c.manifest).where(c.digest == model)).scalar()
+    return None if manifest is None else records.parse_manifest(read_blob(connection, folder, manifest))
 
 
 # Fingerprints

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 import sqlalchemy as sa
 
-from stemma.errors import RegistryError
+from stemma.errors import UnusableRegistryError
 
 APPLICATION_ID = 0x53544D41
 """Marks a SQLite file as a Stemma registry (`STMA`, at byte 68 of the file)."""
@@ -36,8 +36,9 @@ content = sa.Table(
     "content",
     metadata,
     sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("digest", sa.Text, nullable=False, unique=True, comment="of the model; also of its manifest blob"),
+    sa.Column("digest", sa.Text, nullable=False, unique=True, comment="of the model"),
     sa.Column("names_free_digest", sa.Text, nullable=False, index=True),
+    sa.Column("manifest", sa.Text, nullable=False, comment="digest of the blob that lists the tensors"),
 )
 
 model = sa.Table(
@@ -147,10 +148,10 @@ def refuse_newer(found: int, where: str) -> None:
     """Stop before a registry of a later Stemma is misread.
 
     Raises:
-        RegistryError: If the schema is newer than this code.
+        UnusableRegistryError: If the schema is newer than this code.
     """
     if found > len(MIGRATIONS):
-        raise RegistryError(
+        raise UnusableRegistryError(
             f"the registry {where} has schema {found}, this Stemma knows {len(MIGRATIONS)}: update Stemma to open it"
         )
 

@@ -1,7 +1,6 @@
 """The registry: what is enrolled, found by name, by digest, by shared tensors or by sketch."""
 
 import contextlib
-import dataclasses
 import json
 import os
 import re
@@ -12,7 +11,6 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
-import stemma
 from stemma.errors import RegistryError, UnknownNameError
 from stemma.models import digest as digests
 from stemma.registry import blobs, records, rows, schema
@@ -24,6 +22,7 @@ from stemma.registry.records import (
     Finding,
     FingerprintRecord,
     ModelRecord,
+    Progress,
     TensorRecord,
 )
 from stemma.registry.search import SKETCH_BYTES, SketchIndex
@@ -40,7 +39,7 @@ class Registry:
     """
 
     def __init__(self, url: str | os.PathLike[str] | None = None) -> None:
-        """Point at a registry; it is opened, or made, when it is first used.
+        """Point at a registry; it is opened when it is first used, and made when it is first written.
 
         Args:
             url: `sqlite:///PATH` or a path; by default `STEMMA_REGISTRY`, else a file in the user's data folder.
@@ -49,6 +48,11 @@ class Registry:
         self._database = Database(self.path)
         self._folder = blobs.BlobFolder(self.path.with_name(self.path.name + ".blobs"))
         self._swept = False
+
+    @property
+    def url(self) -> str:
+        """Where it lies, as a path."""
+        return str(self.path)
 
     def __enter__(self) -> "Registry":
         return self
@@ -59,6 +63,15 @@ class Registry:
     def close(self) -> None:
         """Close the file; the registry can be used again."""
         self._database.close()
+
+    def make_writable(self) -> None:
+        """Open the registry for writing, and make it where there is none.
+
+        Raises:
+            UnusableRegistryError: If it cannot be written.
+        """
+        with self._database.writing():
+            pass
 
     # Models
 
@@ -104,14 +117,14 @@ class Registry:
                     stage.put(lambda path, content=content: _write(path, content))
             connection = stack.enter_context(self._database.writing())
             known = rows.live(connection, record.name)
-            status = _status(known, record, replace)
+            status = rows.status(known, record, replace)
             content_id = rows.put_content(connection, record, tensors, listing, staged=id(listing) in large)
             for f, content in packed:
                 rows.put_fingerprint(connection, content_id, f, content, staged=id(content) in large)
             if kept:
                 rows.put_blob_row(connection, *kept, None)
             if known is None or status is not AddStatus.KNOWN or (kept and known.weights is None):
-                known = _stamped(record, kept[0] if kept else None)
+                known = rows.stamped(record, kept[0] if kept else None)
                 rows.append_model(connection, known, content_id)
             if stage:
                 stage.publish()
@@ -224,8 +237,7 @@ class Registry:
             found = {}
             for content_id in best:
                 digest = Digest(connection.execute(sa.select(c.digest).where(c.id == content_id)).scalar_one())
-                listing = rows.read_blob(connection, self._folder, digest)
-                shared = wanted.intersection(x.digest for x in records.parse_manifest(listing))
+                shared = wanted.intersection(x.digest for x in rows.tensors(connection, self._folder, digest) or ())
                 if shared:
                     found[digest] = shared
         return dict(sorted(found.items(), key=lambda item: (-len(item[1]), item[0])))
@@ -243,10 +255,10 @@ class Registry:
             UnknownNameError: If no such model was ever enrolled.
         """
         with self._database.reading() as connection:
-            known = sa.select(schema.content.c.id).where(schema.content.c.digest == model)
-            if connection.execute(known).first() is None:
-                raise UnknownNameError(f"no model {model} is enrolled")
-            return records.parse_manifest(rows.read_blob(connection, self._folder, model))
+            found = rows.tensors(connection, self._folder, model)
+        if found is None:
+            raise UnknownNameError(f"no model {model} is enrolled")
+        return found
 
     def weights(self, record: ModelRecord) -> Path | None:
         """The kept copy of a model's weights.
@@ -346,13 +358,13 @@ class Registry:
         raw = json.loads(text)
         return EvidenceRecord(raw["a"], raw["b"], Spec(**raw["spec"]), raw["content"], raw["added_at"])
 
-    def check(self, progress: Callable[[int, int, str], None] | None = None) -> list[Finding]:
+    def check(self, progress: Progress | None = None) -> list[Finding]:
         """Re-derive every digest from what is on disk, the sources included.
 
         Cost: reads the whole registry, every kept copy and every source once.
 
         Args:
-            progress: Called with the number done, the total, and the name of the model at hand.
+            progress: Called with what is at hand, the number done and the total.
 
         Returns:
             What is wrong; empty for a sound registry.
@@ -377,23 +389,6 @@ class Registry:
     def _fingerprint(self, connection: sa.Connection, record: FingerprintRecord) -> Fingerprint:
         values = blobs.unpack(rows.read_blob(connection, self._folder, record.blob))
         return Fingerprint(record.model, record.probes, record.spec, values)
-
-
-def _status(known: ModelRecord | None, record: ModelRecord, replace: bool) -> AddStatus:
-    if known is None:
-        return AddStatus.ADDED
-    if replace and (known.digest, known.source) != (record.digest, record.source):
-        return AddStatus.REPLACED
-    if known.digest == record.digest:
-        return AddStatus.KNOWN
-    raise RegistryError(
-        f"'{record.name}' is enrolled with other weights ({known.digest[:19]}…, now {record.digest[:19]}…): "
-        "give another name, or replace it"
-    )
-
-
-def _stamped(record: ModelRecord, weights: Digest | None) -> ModelRecord:
-    return dataclasses.replace(record, weights=weights, added_at=rows.now(), stemma_version=stemma.__version__)
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -1,0 +1,392 @@
+"""Recall or compute, then store. No method lives here: models go to the stages, their answers to the registry."""
+
+import contextlib
+import dataclasses
+import hashlib
+from collections.abc import Iterator, MutableSequence, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+import stemma
+from stemma.errors import MisuseError, RegistryError, StemmaError, UnusableRegistryError
+from stemma.models.load import Checkpoint, discover, load, open_models
+from stemma.models.model import Model
+from stemma.registry import Registry, comparisons, describe
+from stemma.registry.examine import Examined, copy_weights, examined, fingerprinters
+from stemma.registry.records import Finding, ModelRecord, Progress
+from stemma.types import (
+    Comparison,
+    Digest,
+    Fingerprint,
+    Spec,
+    Trace,
+)
+
+if TYPE_CHECKING:
+    from stemma.lineage.trace import Candidate
+
+ALPHA = 0.01
+"""Level of a decision where none is given."""
+
+LIMIT = 48
+"""Registries up to this size are compared completely; of larger ones, about as many candidates as this."""
+
+
+@dataclass(frozen=True, slots=True)
+class AddResult:
+    """What became of one checkpoint.
+
+    Attributes:
+        name: The model's name.
+        path: The file or folder.
+        digest: The model's digest, None where it could not be read.
+        status: `added`, `known`, `replaced` or `failed`.
+        error: What is wrong, None where nothing is.
+    """
+
+    name: str
+    path: str
+    digest: Digest | None
+    status: str
+    error: str | None = None
+
+
+class Workspace:
+    """A registry and the work that is done with it."""
+
+    def __init__(self, registry: Registry, jobs: int = 1, progress: Progress | None = None) -> None:
+        """Bring a registry and a place to report progress together.
+
+        Args:
+            registry: Where records are kept.
+            jobs: Processes that read models at once.
+            progress: Called with what is being done, how much is done and of how much.
+        """
+        self.registry = registry
+        self._jobs = max(1, jobs)
+        self._progress = progress or (lambda what, done, total: None)
+
+    # The registry
+
+    def list(self) -> tuple[ModelRecord, ...]:
+        """All live models.
+
+        Returns:
+            Sorted by name.
+        """
+        return self.registry.models()
+
+    def show(self, name_or_digest: str) -> ModelRecord:
+        """One live model.
+
+        Args:
+            name_or_digest: A name, or a digest prefix of at least 8 characters.
+
+        Returns:
+            Its record.
+        """
+        return self.registry.get(name_or_digest)
+
+    def remove(self, name: str) -> ModelRecord:
+        """Take a name out of the registry.
+
+        Returns:
+            What was removed.
+        """
+        return self.registry.remove(name)
+
+    def check(self) -> "Sequence[Finding]":
+        """Look whether registry and sources are what they were.
+
+        Returns:
+            What is wrong.
+        """
+        return self.registry.check(self._progress)
+
+    # Enrolling
+
+    def add(
+        self,
+        paths: Sequence[Path],
+        name: str | None = None,
+        license: str | None = None,
+        keep_weights: bool = False,
+        replace: bool = False,
+        all_formats: bool = False,
+    ) -> Iterator[AddResult]:
+        """Enrol checkpoints; one bad file never stops the rest.
+
+        A result is given only once its model is on disk.
+
+        Args:
+            paths: Checkpoints, or folders of them.
+            name: What to call the one model given.
+            license: Of these models.
+            keep_weights: Keep a copy of the weights too.
+            replace: Let a known name stand for new weights.
+            all_formats: Take NumPy and ONNX files from folders too.
+
+        Yields:
+            One result per model, in order.
+
+        Raises:
+            UnusableRegistryError: If nothing can be written.
+            MisuseError: If a name is given for several checkpoints.
+        """
+        self.registry.make_writable()
+        found = [c for path in paths for c in _discovered(Path(path), all_formats)]
+        if name is not None:
+            if len(found) != 1:
+                raise MisuseError(f"--name names one model, but {len(found)} checkpoints were given")
+            found = [dataclasses.replace(c, name=name) if isinstance(c, Checkpoint) else c for c in found]
+        checkpoints = [c for c in found if isinstance(c, Checkpoint)]
+        results = examined(checkpoints, license, self._jobs)
+        for done, c in enumerate(found):
+            self._progress(f"adding {c.name}", done, len(found))
+            if isinstance(c, AddResult):
+                yield c
+                continue
+            result = next(results)
+            if isinstance(result, str):
+                yield AddResult(c.name, str(c.path), None, "failed", result)
+                continue
+            for model in result:
+                yield self._enrolled(c, model, keep_weights=keep_weights, replace=replace)
+
+    def _enrolled(self, c: Checkpoint, found: Examined, *, keep_weights: bool, replace: bool) -> AddResult:
+        record = found.record
+        weights = partial(copy_weights, c, record) if keep_weights else None
+        try:
+            outcome = self.registry.add(record, found.tensors, found.fingerprints, weights=weights, replace=replace)
+        except UnusableRegistryError:
+            raise
+        except StemmaError as e:
+            return AddResult(record.name, str(c.path), record.digest, "failed", f"{c.path}: {e}")
+        return AddResult(record.name, str(c.path), record.digest, outcome.status.value)
+
+    # Models
+
+    def resolve(self, text: str) -> Model:
+        """The model that a person means.
+
+        Args:
+            text: An existing path, else a registry name, else a digest prefix of at least 8 characters.
+
+        Returns:
+            The model. Where an enrolled model's source is gone or has changed, its kept copy; where none was kept, a
+            model that can be identified but not read.
+
+        Raises:
+            UnknownNameError: If it is none of these.
+        """
+        if Path(text).exists():
+            return load(Path(text))
+        return self.reopen(self.registry.get(text))
+
+    def reopen(self, record: ModelRecord) -> Model:
+        """The weights of an enrolled model, verified by digest.
+
+        Cost: one pass over the source.
+
+        Args:
+            record: The model.
+
+        Returns:
+            As `resolve`.
+        """
+        gone = f"the weights of '{record.name}' are not at {record.source} any more"
+        with contextlib.suppress(StemmaError, OSError):
+            for model in open_models(record.source, record.name):
+                if model.digest == record.digest:
+                    return describe.renamed(model, record.name)
+            gone = f"the weights at {record.source} are not those that were enrolled as '{record.name}'"
+        kept = self.registry.weights(record)
+        if kept is not None:
+            return describe.from_kept(record, kept)
+        return describe.remembered(record, self.registry.tensors(record.digest), gone)
+
+    # Questions
+
+    def compare(self, a: Model, b: Model, alpha: float = ALPHA) -> Comparison:
+        """All evidence on a pair.
+
+        Args:
+            a: The first model.
+            b: The second one.
+            alpha: Level of the decision.
+
+        Returns:
+            The comparison.
+        """
+        if describe.is_remembered(a) or describe.is_remembered(b):
+            return self._from_sketches(a, b)
+        return _compared(a, b, alpha)
+
+    def trace(
+        self, model: Model, against: Sequence[Path] | None = None, alpha: float = ALPHA, limit: int = LIMIT
+    ) -> Trace:
+        """Where a model comes from.
+
+        Args:
+            model: The suspect.
+            against: Search these checkpoints, or folders of them, instead of the registry.
+            alpha: Level of the decision, for the whole search.
+            limit: Compare all models of a registry up to this size; of a larger one, the nearest by sketch and those
+                that share tensors.
+
+        Returns:
+            The answer.
+        """
+        from stemma.lineage.trace import trace
+
+        if against is not None:
+            candidates, unread = _opened([Path(p) for p in against], model)
+            n_searched = len(candidates)
+        else:
+            candidates, n_searched = self._enrolled_candidates(model, limit)
+            unread = ()
+        done = iter(range(len(candidates)))
+        gone: MutableSequence[str] = []
+
+        def evidence(c: "Candidate") -> Comparison:
+            self._progress(f"comparing with {c.ref.name}", next(done, len(candidates)), len(candidates))
+            if against is not None:
+                return _compared(c.load(), model, alpha)
+            return self._recalled(c, model, alpha, gone)
+
+        found = trace(model, candidates, evidence, alpha=alpha, n_searched=n_searched)
+        unseen = [f"{len(unread)} files that cannot be read: {'; '.join(unread[:3])}"] if unread else []
+        if gone:
+            unseen.append(
+                f"the weights of {', '.join(gone[:5])}{' …' if len(gone) > 5 else ''}: only sketches are left"
+            )
+        return dataclasses.replace(found, cannot_see=(*found.cannot_see, *unseen))
+
+    def _enrolled_candidates(self, model: Model, limit: int) -> "tuple[Sequence[Candidate], int]":
+        live = [r for r in self.registry.models() if not _is_itself(r, model)]
+        contents = {r.digest for r in live}
+        if len(live) > limit:
+            near = self._near(model, limit)
+            live = [r for r in live if r.digest in near or r.names_free_digest == model.names_free_digest]
+        return [self._candidate(r) for r in live], len(contents)
+
+    def _near(self, model: Model, limit: int) -> set[Digest]:
+        sketch = self._sketch(model)
+        near = set(self.registry.by_tensor_digests(model.tensor_digests.values(), limit))
+        if sketch is not None:
+            index = self.registry.sketch_index(sketch.spec)
+            near.update(n.digest for n in index.nearest(np.asarray(sketch.values["bits"]), limit + 1))
+        return near
+
+    def _candidate(self, record: ModelRecord) -> "Candidate":
+        from stemma.lineage.trace import Candidate
+
+        tensors = {t.name: t.digest for t in self.registry.tensors(record.digest)}
+        claims = {**record.claims, **({"license": record.license} if record.license else {})}
+        return Candidate(record.ref, record.names_free_digest, tensors, partial(self.reopen, record), claims)
+
+    def _recalled(self, c: "Candidate", suspect: Model, alpha: float, gone: "MutableSequence[str]") -> Comparison:
+        """Compare an enrolled model with a suspect, once: the answer is kept.
+
+        Returns:
+            The comparison.
+        """
+        spec = _spec_of_comparison(alpha)
+        known = self.registry.get_evidence(c.ref.digest, suspect.digest, spec)
+        if known is not None:
+            return comparisons.decode(known.content, c.ref, suspect.ref)
+        candidate = c.load()
+        if describe.is_remembered(candidate) or describe.is_remembered(suspect):
+            gone.append(c.ref.name if describe.is_remembered(candidate) else suspect.name)
+            return self._from_sketches(candidate, suspect)
+        found = _compared(candidate, suspect, alpha)
+        with contextlib.suppress(RegistryError):  # a registry that cannot be written still answers
+            self.registry.put_evidence(c.ref.digest, suspect.digest, spec, comparisons.encode(found))
+        return found
+
+    def _sketch(self, model: Model) -> Fingerprint | None:
+        method = next(iter(fingerprinters()), None)
+        if method is None:
+            return None
+        if describe.is_remembered(model):
+            return self.registry.fingerprint(model.digest, method.spec)
+        return method(model)
+
+    def _from_sketches(self, a: Model, b: Model) -> Comparison:
+        missing = next(m.notes[0] for m in (a, b) if describe.is_remembered(m))
+        return comparisons.from_sketches(a, b, (self._sketch(a), self._sketch(b)), missing)
+
+
+def _compared(a: Model, b: Model, alpha: float) -> Comparison:
+    from stemma.kinship.compare import compare
+
+    return compare(a, b, alpha=alpha)
+
+
+@cache
+def _code() -> str:
+    """Identity of the code that compares, so that no answer of other code is recalled.
+
+    Returns:
+        A short digest over the sources of `kinship` and `models`.
+    """
+    home, h = Path(stemma.__file__).parent, hashlib.sha256()
+    for path in sorted(p for part in ("kinship", "models") for p in (home / part).rglob("*.py")):
+        h.update(path.read_bytes())
+    return h.hexdigest()[:16]
+
+
+def _spec_of_comparison(alpha: float) -> Spec:
+    return Spec("compare", params={"alpha": alpha, "code": _code()})
+
+
+def _is_itself(record: ModelRecord, model: Model) -> bool:
+    return record.source == model.source and record.digest == model.digest
+
+
+def _discovered(path: Path, all_formats: bool) -> Iterator[Checkpoint | AddResult]:
+    try:
+        found = False
+        for checkpoint in discover(path, all_formats):
+            found = True
+            yield checkpoint
+    except (StemmaError, OSError) as e:
+        yield AddResult(path.stem, str(path), None, "failed", str(e))
+        return
+    if not found:
+        yield AddResult(path.name, str(path), None, "failed", f"{path} holds no checkpoint. Is the path right?")
+
+
+def _opened(paths: Sequence[Path], suspect: Model) -> "tuple[list[Candidate], list[str]]":
+    """Candidates from files instead of a registry, each under a name of its own.
+
+    Returns:
+        The candidates, and what is wrong with the files that are none.
+    """
+    from stemma.lineage.trace import Candidate
+
+    candidates: list[Candidate] = []
+    unread: list[str] = []
+    names: set[str] = set()
+    for found in (c for path in paths for c in _discovered(path, all_formats=False)):
+        if isinstance(found, AddResult):
+            unread.append(found.error or found.path)
+            continue
+        try:
+            for model in open_models(found.path, found.name if found.name not in names else str(found.path)):
+                names.add(model.name)
+                if not (model.source == suspect.source and model.digest == suspect.digest):
+                    load_it = partial(_same, model)
+                    digests = model.tensor_digests
+                    candidates.append(Candidate(model.ref, model.names_free_digest, digests, load_it, model.claims))
+        except (StemmaError, OSError) as e:
+            unread.append(str(e))
+    return candidates, unread
+
+
+def _same(model: Model) -> Model:
+    return model
