@@ -1,6 +1,7 @@
 """All evidence on a pair of models, and the relation that it names."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from stemma.fingerprints.tensor_content import matrices
@@ -14,6 +15,9 @@ from stemma.models.model import Model
 from stemma.models.structure import Structure
 from stemma.models.units import structure
 from stemma.types import Axis, Comparison, Evidence, ModelRef, Null, Relation, RelationKind, Spec, Verdict
+
+OPEN = (RelationKind.RELATED, RelationKind.PART_INHERITED, RelationKind.HEAD_REPLACED, RelationKind.UNRELATED)
+"""Relations that an exact map of units would replace."""
 
 CANNOT_SEE = ("function (no probes were given)", "training data", "distillation")
 
@@ -46,14 +50,22 @@ def compare(
         return _result(a, b, found[0], found, _identity_relation(a, b))
     place, changed = _aligned(a, b, aligned, alpha)
     found.append(place)
-    if place.verdict is Verdict.SUPPORTED:
-        return _result(a, b, place, found, name_relation(a, b, place, changed))
+    relation = name_relation(a, b, place, changed) if place.verdict is Verdict.SUPPORTED else _not_related(place)
+    if relation.kind not in OPEN:
+        return _result(a, b, place, found, relation)
     reordered = matched.evidence(a, b, alpha=alpha)
-    if reordered is not None:
-        found.append(reordered)
-        if reordered.verdict is Verdict.SUPPORTED:
-            return _result(a, b, reordered, found, matched.relation(reordered))
-    return _result(a, b, place, found, _not_related(place))
+    if reordered is None:
+        return _result(a, b, place, found, relation)
+    found.append(reordered)
+    if place.verdict is Verdict.SUPPORTED:
+        if not reordered.details["exact"]:
+            return _result(a, b, place, found, relation)
+        whole = replace(place, effect=reordered.effect, reason=f"{place.reason}; {reordered.reason}")
+        found[found.index(place)] = whole
+        return _result(a, b, whole, found, matched.relation(reordered))
+    if reordered.verdict is Verdict.SUPPORTED:
+        return _result(a, b, reordered, found, matched.relation(reordered))
+    return _result(a, b, place, found, relation)
 
 
 def _identity(a: Model, b: Model) -> Evidence:

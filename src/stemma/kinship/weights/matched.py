@@ -126,14 +126,12 @@ class UnitsMatched:
             found: Evidence of this method.
 
         Returns:
-            `permuted` (or `reformatted` where no unit moved) for an exact map, else `related`.
+            `permuted` (units permuted, rescaled or rotated) for an exact map, else `related`.
         """
         steps = tuple(found.details["steps"])
         if not found.details["exact"]:
             return Relation(RelationKind.RELATED, dict(found.details), steps, found.reason)
-        moved = any(s in ("units permuted", "stream rotated") for s in steps)
-        kind = RelationKind.PERMUTED if moved or not steps else RelationKind.REFORMATTED
-        return Relation(kind, dict(found.details), steps, found.reason)
+        return Relation(RelationKind.PERMUTED, dict(found.details), steps or ("units rescaled",), found.reason)
 
 
 def is_exact(unit_map: UnitMap, reference: Model, target: Model) -> bool:

@@ -1,7 +1,7 @@
 """The map between two models whose units were reordered, rescaled or rotated: found layer by layer, then re-applied."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -62,13 +62,14 @@ class UnitMap:
         tensors: By tensor of the reference.
         steps: What the map consists of: "units permuted", "stream rotated", "units rescaled", …
         left: Tensors of the target that nothing was mapped to.
+        lost: Tensors of the reference without a counterpart.
     """
 
     axes: Mapping[str, AxisMap]
     tensors: Mapping[str, TensorMap]
     steps: tuple[str, ...] = ()
     left: tuple[str, ...] = ()
-    lost: tuple[str, ...] = field(default=())
+    lost: tuple[str, ...] = ()
 
     @property
     def cosine(self) -> float:
@@ -105,16 +106,21 @@ def find(
     """
     walk = _Walk(reference, known, dict(target), names, np.random.default_rng(seed))
     order = _causal(known, reference)
-    waiting = [n for n in order]
-    while waiting:
-        ready = [n for n in waiting if walk.unknown_axes(n) <= 1]
-        if not ready:
-            break
-        fixed = min(ready, key=lambda n: (walk.unknown_axes(n) != 0, order.index(n)))
-        walk.take(fixed)
-        waiting.remove(fixed)
+    waiting = list(order)
+    while ready := [n for n in waiting if len(walk.unknown(n)) <= 1]:
+        taken = walk.take_best(_first(ready, walk))
+        waiting.remove(taken)
     lost = tuple(n for n in order if n not in walk.tensors)
     return UnitMap(walk.axes, walk.tensors, walk.steps(), tuple(walk.target), lost)
+
+
+def _first(ready: list[str], walk: "_Walk") -> list[str]:
+    """Tensors to try next: one whose axes are all known, else all that could show the earliest unknown group."""
+    checks = [n for n in ready if not walk.unknown(n)]
+    if checks:
+        return checks[:1]
+    key = walk.unknown(ready[0])
+    return [n for n in ready if walk.unknown(n) == key]
 
 
 def _causal(known: Structure, reference: Mapping[str, np.ndarray]) -> list[str]:
@@ -175,28 +181,29 @@ class _Walk:
             return label.group or f"{name}[{axis}]"
         return f"{name}[{axis}]"
 
-    def unknown_axes(self, name: str) -> int:
+    def unknown(self, name: str) -> list[str]:
+        """Keys of the axes that no map is known for yet."""
         keys = [self.key(name, i) for i in range(self.reference[name].ndim)]
-        return sum(k is not None and k not in self.axes for k in keys)
+        return [k for k in keys if k is not None and k not in self.axes]
 
-    def take(self, name: str) -> None:
-        """Find the counterpart of one tensor and the map of its unknown axis."""
-        x = self.reference[name]
-        best: tuple[float, str, tuple[int, ...], AxisMap | None] | None = None
-        for other, axes in self._candidates(name):
-            y = np.transpose(self.target[other], axes)
-            trial = self._match(name, x, y)
-            if trial is not None and (best is None or trial[0] < best[0]):
-                best = trial[0], other, axes, trial[1]
+    def take_best(self, names: list[str]) -> str:
+        """Of several tensors that show the same unknown group, take the one that fits best; return its name."""
+        best: tuple[float, str, str, tuple[int, ...], AxisMap | None] | None = None
+        for name in names:
+            for other, axes in self._candidates(name):
+                residual, new = self._match(name, self.reference[name], np.transpose(self.target[other], axes))
+                if best is None or residual < best[0]:
+                    best = residual, name, other, axes, new
         if best is None:
-            return
-        residual, other, axes, new = best
-        unknown = [i for i in range(x.ndim) if self.key(name, i) is not None and self.key(name, i) not in self.axes]
+            return names[0]
+        residual, name, other, axes, new = best
+        unknown = self.unknown(name)
         if unknown and new is not None:
-            self.axes[str(self.key(name, unknown[0]))] = new
+            self.axes[unknown[0]] = new
         cosine = 1 - residual**2 / 2 if new is None else new.cosine
         self.tensors[name] = TensorMap(name, other, axes, residual, float(np.clip(cosine, -1, 1)), not unknown)
         del self.target[other]
+        return name
 
     def _candidates(self, name: str) -> list[tuple[str, tuple[int, ...]]]:
         """Target tensors that could be the counterpart, with the order of axes that makes the sizes fit."""
@@ -219,19 +226,17 @@ class _Walk:
                     out.append((other, p))
         return out
 
-    def _match(self, name: str, x: np.ndarray, y: np.ndarray) -> tuple[float, AxisMap | None] | None:
+    def _match(self, name: str, x: np.ndarray, y: np.ndarray) -> tuple[float, AxisMap | None]:
         """Map the known axes, match the unknown one, and return the residual with the new map."""
         shared = tuple(slice(0, min(s, t)) for s, t in zip(x.shape, y.shape, strict=True))
         x, y = x[shared].astype(np.float64), y[shared].astype(np.float64)
         unknown = None
-        rotated = False
         for axis in range(x.ndim):
             key = self.key(name, axis)
             if key is None:
                 continue
             if key in self.axes:
                 x, y = _applied(x, y, axis, self.axes[key])
-                rotated |= self.axes[key].rotation is not None
             else:
                 unknown = axis
         if unknown is None:
@@ -289,12 +294,3 @@ def _rotation(u: np.ndarray, v: np.ndarray) -> tuple[float, AxisMap]:
     residual = float(np.linalg.norm(moved - b) / max(1e-30, np.linalg.norm(b)))
     scale = float((moved * b).sum() / max(1e-30, np.linalg.norm(moved) * np.linalg.norm(b)))
     return residual, AxisMap(np.arange(len(u)), np.arange(len(v)), rotation, scale)
-
-
-def summary(maps: Sequence[TensorMap]) -> dict[str, list[float]]:
-    """Residual per tensor, for reports.
-
-    Returns:
-        By tensor of the reference.
-    """
-    return {m.reference: [m.residual, m.cosine] for m in maps}
