@@ -91,8 +91,8 @@ class Structure:
 
     Attributes:
         source: "family:llama", several joined by "+", "inferred:names" or "inferred:shapes".
-        certain: Whether distinct groups are surely disjoint sets of units. Where False, a statistic must not treat
-            groups as independent: it may only look at single axes that are hidden.
+        certain: Whether distinct groups are surely disjoint sets of units. Where False, groups of one size may be one
+            stream: a statistic must not treat them as independent (`inferred.coarse` merges them).
         axes: One label per axis, for every tensor of `model.weights`.
         groups: The groups in causal order; empty where only single axes are known.
     """

@@ -5,12 +5,24 @@ inferred from names, otherwise from shapes alone, and then says no more than is 
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from stemma.models.families import Fit, fits
-from stemma.models.structure import AxisLabel, MisfitError, Structure, assemble, prefixed, unknown
+from stemma.models.inferred import from_names
+from stemma.models.silhouette import from_shapes
+from stemma.models.structure import (
+    AxisLabel,
+    GroupRule,
+    MisfitError,
+    Structure,
+    assemble,
+    collect_groups,
+    prefixed,
+    unknown,
+)
 from stemma.types import UnitGroup
 
 if TYPE_CHECKING:
@@ -45,9 +57,7 @@ def structure_of(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, obj
     found = _from_families(shapes, config)
     if found is not None:
         return found
-    from stemma.models.inferred import from_shapes
-
-    return from_shapes(shapes)
+    return from_names(shapes) or from_shapes(shapes)
 
 
 def axes(model: "Model") -> Mapping[str, tuple[AxisLabel, ...]]:
@@ -80,7 +90,7 @@ def _from_families(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, o
     Returns:
         The structure, None if no family fits.
     """
-    chosen: list[tuple[Fit, dict[str, tuple[AxisLabel, ...]], dict]] = []
+    chosen: list[tuple[Fit, dict[str, tuple[AxisLabel, ...]], dict[str, GroupRule]]] = []
     covered: set[str] = set()
     for fit in fits(shapes, config):
         if covered & set(fit.draft) or not fit.draft:
@@ -97,8 +107,6 @@ def _from_families(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, o
     matrices = [n for n, s in shapes.items() if len(s) > 1]
     if not chosen or sum(n in covered for n in matrices) < 0.5 * len(matrices):
         return None
-    from stemma.models.structure import collect_groups
-
     labels = {n: unknown(s) for n, s in shapes.items()} | {n: a for _, part, _ in chosen for n, a in part.items()}
     rules = {g: r for _, _, part in chosen for g, r in part.items()}
     source = "+".join(dict.fromkeys(f"family:{f.family.name}" for f, _, _ in chosen))
@@ -111,8 +119,6 @@ def _with_prefix(fit: Fit) -> Fit:
     Returns:
         The same fit where the prefix is empty.
     """
-    from dataclasses import replace
-
     tower = fit.prefix.removeprefix("module.").removeprefix("model.")
     if not tower:
         return fit
