@@ -185,7 +185,8 @@ def test_policy_words() -> None:
 def test_add_list_show_remove_check(run: Run, models: Path) -> None:
     code, out, err = run("add", models, "--license", "MIT")
     assert (code, err) == (0, "")
-    assert [line.split()[0] for line in out.splitlines()[1:]] == ["a", "stranger", "stranger-2"]
+    assert [line.split()[0] for line in out.splitlines()[1:-1]] == ["a", "stranger", "stranger-2"]
+    assert out.splitlines()[-1].startswith("3 added")
     listed = json.loads(run("list", "--json")[1])
     assert [model["name"] for model in listed["models"]] == ["a", "stranger", "stranger-2"]
     assert Path(listed["registry"]).name == "registry.db"

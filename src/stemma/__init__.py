@@ -22,6 +22,9 @@ Importing this loads neither torch nor scipy; every name below is fetched on fir
 """
 
 import importlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -37,8 +40,6 @@ if TYPE_CHECKING:
     from stemma.types import Trace as Trace
     from stemma.types import Verdict as Verdict
     from stemma.workspace import Workspace as Workspace
-    from stemma.workspace import compare as compare
-    from stemma.workspace import trace as trace
 
 __version__ = "0.1.0"
 
@@ -48,8 +49,6 @@ _HOME = {
     "Model": "models.model",
     "Registry": "registry",
     "Workspace": "workspace",
-    "compare": "workspace",
-    "trace": "workspace",
     "Comparison": "types",
     "Evidence": "types",
     "Relation": "types",
@@ -59,7 +58,47 @@ _HOME = {
     "StemmaError": "errors",
 }
 
-__all__ = ["__version__", *_HOME]
+__all__ = ["__version__", "compare", "trace", *_HOME]
+
+
+def compare(a: "Model | str | os.PathLike[str]", b: "Model | str | os.PathLike[str]", **options: Any) -> "Comparison":
+    """What one model is to another.
+
+    Args:
+        a: A model, a path, or a name or digest prefix in the default registry.
+        b: The other one.
+        options: As `Workspace.compare` takes them: `alpha`.
+
+    Returns:
+        All evidence on the pair.
+    """
+    workspace, first = _opened(a)
+    return workspace.compare(first, _opened(b)[1], **options)
+
+
+def trace(
+    model: "Model | str | os.PathLike[str]", against: Sequence[str | os.PathLike[str]] | None = None, **options: Any
+) -> "Trace":
+    """Where a model comes from.
+
+    Args:
+        model: A model, a path, or a name or digest prefix in the default registry.
+        against: Search these checkpoints, or folders of them, instead of the default registry.
+        options: As `Workspace.trace` takes them: `alpha`.
+
+    Returns:
+        The answer.
+    """
+    workspace, suspect = _opened(model)
+    return workspace.trace(suspect, against=None if against is None else [Path(p) for p in against], **options)
+
+
+def _opened(model: "Model | str | os.PathLike[str]") -> "tuple[Workspace, Model]":
+    from stemma.registry import Registry
+    from stemma.workspace import Workspace
+
+    workspace = Workspace(Registry())
+    return workspace, workspace.resolve(os.fspath(model)) if isinstance(model, (str, os.PathLike)) else model
 
 
 def __getattr__(name: str) -> Any:

@@ -11,6 +11,10 @@ app = typer.Typer(help="Small real networks with a known history.", no_args_is_h
 
 Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Other seeds give other families.")]
 
+Only = Annotated[
+    list[str] | None, typer.Option("--only", metavar="NAME", help="Only this member; may be given several times.")
+]
+
 
 @app.command("list")
 def list_families(as_json: Json = False) -> None:
