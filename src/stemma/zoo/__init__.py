@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from stemma.zoo.collection import Member, Zoo
     from stemma.zoo.demonstration import Demo, demo
     from stemma.zoo.disguises import Step, disguise, original_names, write, write_disguised
-    from stemma.zoo.pedigree import families, family, recipes
     from stemma.zoo.independent import independents
+    from stemma.zoo.pedigree import families, family, recipes
     from stemma.zoo.recipe import Recipe, build
 
 __all__ = [

@@ -116,9 +116,9 @@ class Zoo:
             b: Another member.
 
         Returns:
-            `copy` for two copies of one model; the edge's relation where one was made from the other directly; `same-run`, `same-init`; `siblings` for a
-            common ancestor; `related` for a more distant ancestor; `distilled` where only function was handed down;
-            else `unrelated`.
+            `copy` for two copies of one model; the edge's relation where one was made from the other directly;
+            `same-run`, `same-init`; `siblings` for a common ancestor; `related` for a more distant ancestor;
+            `distilled` where only function was handed down; else `unrelated`.
         """
         a, b = self._original(a), self._original(b)
         if a == b:
@@ -140,7 +140,6 @@ class Zoo:
         return int(self[name].recipe.parameters.get("quarter", 4))
 
     def _original(self, name: str) -> str:
-        """Copies are what they were copied from."""
         member = self[name]
         copied = member.relation == R.COPY and member.parents[0] in self._by_name
         return self._original(member.parents[0]) if copied else name
