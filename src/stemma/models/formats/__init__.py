@@ -3,10 +3,18 @@
 from types import MappingProxyType
 
 from stemma.models.formats.base import AbstractFormat
+from stemma.models.formats.flax import Flax
+from stemma.models.formats.gguf import Gguf
+from stemma.models.formats.keras import Hdf5, Keras
+from stemma.models.formats.numpy_files import Npy, Npz
+from stemma.models.formats.onnx import Onnx
 from stemma.models.formats.pytorch import PyTorch
 from stemma.models.formats.safetensors import Safetensors
+from stemma.models.formats.tflite import Tflite
 
-ALL: tuple[AbstractFormat, ...] = (Safetensors(), PyTorch())
+ALL: tuple[AbstractFormat, ...] = (
+    Gguf(), Npy(), Keras(), Npz(), PyTorch(), Hdf5(), Tflite(), Safetensors(), Onnx(), Flax(),
+)  # fmt: skip
 """The formats that are read, in the order in which a file's first bytes are tried."""
 
 GENERIC = frozenset({".bin", ".model", ".dat", ".data", ".ckpt", ".tar", ""})

@@ -5,10 +5,12 @@ Mapped pages would count as resident memory, and a mapped file that shrinks kill
 
 import contextlib
 import os
+import struct
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from stemma.errors import NotAModelError, UnreadableModelError
 from stemma.models.model import AbstractStorage
@@ -133,6 +135,72 @@ class SourceFile:
         out = bytearray(length)
         self.read_into(offset, memoryview(out))
         return bytes(out)
+
+
+class Cursor:
+    """Reads forwards through headers and tables, a window at a time, never beyond an end.
+
+    Attributes:
+        file: The file.
+        at: The next byte.
+        end: The byte behind the last.
+    """
+
+    def __init__(self, file: SourceFile, at: int = 0, end: int | None = None) -> None:
+        self.file = file
+        self.at = at
+        self.end = file.size if end is None else end
+        self._window = b""
+        self._begin = at
+        self._ahead = 256
+
+    def take(self, n: int) -> bytes:
+        """The next bytes.
+
+        Args:
+            n: How many.
+
+        Returns:
+            The bytes; the cursor stands behind them.
+
+        Raises:
+            UnreadableModelError: If the end comes first.
+        """
+        if n < 0 or self.at + n > self.end:
+            raise UnreadableModelError(f"{self.file.path} ends inside a table at byte {self.end}. Truncated download?")
+        begin = self.at - self._begin
+        if begin + n > len(self._window):
+            self._begin, begin = self.at, 0
+            self._window = self.file.read(self.at, max(n, min(self._ahead, self.end - self.at)))
+            self._ahead = min(1 << 18, 4 * self._ahead)
+        self.at += n
+        return self._window[begin : begin + n]
+
+    def skip(self, n: int) -> None:
+        """Step over bytes without reading them.
+
+        Args:
+            n: How many.
+
+        Raises:
+            UnreadableModelError: If the end comes first.
+        """
+        if n < 0 or self.at + n > self.end:
+            raise UnreadableModelError(f"{self.file.path} ends inside a table at byte {self.end}. Truncated download?")
+        self.at += n
+        if self.at > self._begin + len(self._window):
+            self._begin, self._window, self._ahead = self.at, b"", 256
+
+    def number(self, form: str) -> Any:
+        """One number.
+
+        Args:
+            form: As for `struct`.
+
+        Returns:
+            The number.
+        """
+        return struct.unpack(form, self.take(struct.calcsize(form)))[0]
 
 
 @dataclass(frozen=True)

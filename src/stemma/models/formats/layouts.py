@@ -140,3 +140,25 @@ def laid_out(
     if is_contiguous(shape, strides):
         return PartStorage(whole, offset * itemsize) if offset else whole
     return StridedStorage(whole, itemsize, offset, shape, strides)
+
+
+@dataclass(frozen=True)
+class JoinedStorage(AbstractStorage):
+    """Several storages one after another.
+
+    Attributes:
+        parts: Each with its number of bytes.
+    """
+
+    parts: tuple[tuple[AbstractStorage, int], ...]
+
+    def read_into(self, start: int, out: memoryview) -> None:
+        """See `AbstractStorage.read_into`."""
+        done, begin = 0, 0
+        for part, length in self.parts:
+            at = start + done - begin
+            if done < len(out) and 0 <= at < length:
+                n = min(length - at, len(out) - done)
+                part.read_into(at, out[done : done + n])
+                done += n
+            begin += length
