@@ -89,7 +89,10 @@ def _format_changes(a: Model, b: Model) -> dict[str, object]:
 
 def _quantized(a: Model, b: Model, changed: Sequence[TensorChange]) -> dict[str, int] | None:
     """Few levels per row in one model and a difference of no more than such rounding makes."""
-    integer = any(not m.tensors[n].is_float for m in (a, b) for n in matrices(m) if n in m.tensors)
+    coded = [any(n in m.tensors and not m.tensors[n].is_float for n in matrices(m)) for m in (a, b)]
+    if all(coded):
+        return None  # two quantised models: neither is the other's quantisation
+    integer = any(coded)
     levels = max((c.levels for c in changed if c.size >= 1024), default=1 << 16)
     bits = 8 if integer and levels > 16 else max(1, int(np.ceil(np.log2(max(2, levels)))))
     if not changed or (not integer and levels > 256) or bits > 8:

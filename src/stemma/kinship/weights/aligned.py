@@ -358,7 +358,8 @@ def evidence(
 
 def _decide(method: UnitsInPlace, counts: Counts, log_p: float, alpha: float) -> tuple[Verdict, str]:
     chance = sum(_chance(g) for g in counts.groups)
-    found = f"{counts.in_place} of {counts.units} units in place where chance gives {chance:.0f}"
+    what = "units" if counts.mode == "sum" else "unit views"  # one unit is seen through several tensors
+    found = f"{counts.in_place:,} of {counts.units:,} {what} in place where chance gives {chance:.0f}"
     if log_p <= log(alpha):
         if counts.effect >= method.min_effect:
             return Verdict.SUPPORTED, found
