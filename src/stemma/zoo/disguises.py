@@ -250,6 +250,7 @@ def new_names(names: list[str], rng: np.random.Generator) -> dict[str, str]:
     Returns:
         Old names by new ones.
     """
+    names = sorted(names)
     if rng.random() < 0.5:
         codes = rng.permutation(len(names))
         return {f"tensor_{code:04d}": name for code, name in zip(codes, names, strict=True)}

@@ -117,7 +117,7 @@ def batch_norms_scaled(arrays: Mapping[str, np.ndarray], rng: np.random.Generato
         Fresh weights.
     """
     out = dict(arrays)
-    for norm in [n.removesuffix(".running_var") for n in arrays if n.endswith(".running_var")]:
+    for norm in sorted(n.removesuffix(".running_var") for n in arrays if n.endswith(".running_var")):
         conv = norm.replace(".bn", ".conv")
         variance = out[f"{norm}.running_var"].astype(np.float64)
         factor = factors(len(variance), rng)
@@ -142,7 +142,7 @@ def batch_norms_folded(config: Config, arrays: Mapping[str, np.ndarray], epsilon
         Configuration and weights.
     """
     out = {n: a for n, a in arrays.items() if ".bn" not in n}
-    for norm in [n.removesuffix(".running_var") for n in arrays if n.endswith(".running_var")]:
+    for norm in sorted(n.removesuffix(".running_var") for n in arrays if n.endswith(".running_var")):
         conv = norm.replace(".bn", ".conv")
         mean, variance, gain, shift = (
             arrays[f"{norm}.{s}"].astype(np.float64) for s in ("running_mean", "running_var", "weight", "bias")
