@@ -1,6 +1,6 @@
 """All evidence on a pair of models, and the relation that it names."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -92,7 +92,7 @@ def _aligned(a: Model, b: Model, method: UnitsInPlace, alpha: float) -> tuple[Ev
     """Units in place under each correspondence in turn, until one convinces; every one tried is paid for."""
     best: tuple[float, Counts, tuple[Pairing, ...], str] | None = None
     tried = 0
-    for how, pairings in _correspondences(a, b):
+    for how, pairings in correspondence.candidates(a, b, contents=not _large(a)):
         tried += 1
         counts = _count(a, b, method, pairings)
         log_p = counts.log_p()
@@ -107,17 +107,6 @@ def _aligned(a: Model, b: Model, method: UnitsInPlace, alpha: float) -> tuple[Ev
                "tensors": [len(matrices(a)), len(matrices(b))],
                "parts": parts(counts)}  # fmt: skip
     return evidence(method, a, b, counts, max(1, tried), details, alpha), changed
-
-
-def _correspondences(a: Model, b: Model) -> "Sequence[tuple[str, tuple[Pairing, ...]]]":
-    named = correspondence.by_name(a, b)
-    wanted = min(len(matrices(a)), len(matrices(b)))
-    if named and len(named) >= wanted and _large(a):
-        return [("names", named)]
-    content = correspondence.by_content(a, b)
-    if {(p.a, p.b, p.axes_b) for p in content} == {(p.a, p.b, p.axes_b) for p in named}:
-        return [("names", named)]
-    return [(how, pairs) for how, pairs in (("names", named), ("contents", content)) if pairs]
 
 
 def _large(model: Model) -> bool:

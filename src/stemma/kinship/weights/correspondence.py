@@ -54,19 +54,59 @@ def by_name(a: Model, b: Model) -> tuple[Pairing, ...]:
     )
 
 
-def by_content(a: Model, b: Model) -> tuple[Pairing, ...]:
+def candidates(a: Model, b: Model, *, contents: bool) -> list[tuple[str, tuple[Pairing, ...]]]:
+    """Correspondences to try, the likelier first; which one that is, is decided by contents, never by unit order.
+
+    Names that were handed out anew can agree by accident, so names must fit the contents about as well as the best
+    assignment does before they are believed.
+
+    Args:
+        a: First model.
+        b: Second model.
+        contents: Look at contents even where every name agrees (it means reading every entry).
+
+    Returns:
+        One or two (how, pairs); empty where nothing fits.
+    """
+    named = by_name(a, b)
+    if named and not contents and len(named) >= min(len(matrices(a)), len(matrices(b))):
+        return [("names", named)]
+    fa = {n: features(t) for n, t in matrices(a).items()}
+    fb = {n: features(t) for n, t in matrices(b).items()}
+    free = by_content(fa, fb)
+    if {(p.a, p.b, p.axes_b) for p in free} == {(p.a, p.b, p.axes_b) for p in named}:
+        return [("names", named)]
+    both = [("names", named), ("contents", free)]
+    if len(named) < len(free) or _mean_cost(named, fa, fb) > 1.25 * _mean_cost(free, fa, fb) + 0.02:
+        both.reverse()
+    return [(how, pairs) for how, pairs in both if pairs]
+
+
+def _mean_cost(pairs: tuple[Pairing, ...], fa: Mapping[str, Features], fb: Mapping[str, Features]) -> float:
+    """Mean unlikeness of paired contents; tensors of different size count as unlike."""
+    costs = []
+    for p in pairs:
+        x, y = fa[p.a], fb[p.b]
+        order = tuple(y.axes.index(j) for j in p.axes_b)
+        costs.append(_layouts(x, y).get(order, 1.0) if x.shape and len(x.shape) == len(y.shape) else 1.0)
+    return float(np.mean(costs)) if costs else np.inf
+
+
+def by_content(fa: Mapping[str, Features], fb: Mapping[str, Features]) -> tuple[Pairing, ...]:
     """Pair tensors of equal sizes, up to the order of axes, by the cheapest assignment of contents.
 
     One layout (order of axes) is chosen for all tensors of a rank, by the total cost; tensors that it does not fit
     take their own cheapest.
+
+    Args:
+        fa: Features of A's tensors by name.
+        fb: Features of B's.
 
     Returns:
         Pairs in A's order.
     """
     from scipy.optimize import linear_sum_assignment
 
-    fa = {n: features(t) for n, t in matrices(a).items()}
-    fb = {n: features(t) for n, t in matrices(b).items()}
     pairs = []
     by_size: dict[tuple[int, ...], tuple[list[str], list[str]]] = {}
     for side, table in enumerate((fa, fb)):
