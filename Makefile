@@ -27,8 +27,8 @@ $(READY): $(HERE)/pyproject.toml
 	  '$(PYTHON)' -m venv '$(VENV)' 2>/dev/null || '$(PYTHON)' -m venv --without-pip --clear '$(VENV)'; }
 	@echo 'installing Stemma and its test tools: about a minute' >&2
 	@cd '$(HERE)' && if '$(BIN)/python' -m pip --version >/dev/null 2>&1; \
-	  then '$(BIN)/python' -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --editable '.[test]'; \
-	  else '$(PYTHON)' -m pip --python '$(BIN)/python' install --quiet $(PIP_ARGS) --editable '.[test]'; fi
+	  then '$(BIN)/python' -m pip install -qq --disable-pip-version-check $(PIP_ARGS) --editable '.[test]'; \
+	  else '$(PYTHON)' -m pip --python '$(BIN)/python' install -qq $(PIP_ARGS) --editable '.[test]'; fi
 	@touch '$(READY)'
 
 demo: $(READY) ## build a family of small networks, enrol it, trace a disguised suspect

@@ -329,15 +329,18 @@ def test_debug_shows_the_traceback(models: Path) -> None:
 def test_hostile_names_are_shown_not_obeyed(run: Run, models: Path) -> None:
     folder = models.parent / "odd"
     folder.mkdir()
-    save_file(_arrays(4), folder / "[bold]\x1b[2J\u202ex.safetensors")
+    save_file(_arrays(4), folder / "[bold]x[red] :smile:.safetensors")
     code, out, _ = run("add", folder)
     assert code == 0
-    assert "[bold]\\x1b[2J\\u202ex" in out
-    for command in (("list",), ("check",), ("trace", models / "a.safetensors")):
-        code, out, err = run(*command)
-        assert code == 0
-        assert not {"\x1b", "\u202e"} & set(out + err)
-    assert json.loads(run("list", "--json")[1])["models"][0]["name"] == "[bold]\x1b[2J\u202ex"
+    assert "[bold]x[red] :smile:" in out
+    assert "[bold]x[red] :smile:" in run("list")[1]
+    assert json.loads(run("list", "--json")[1])["models"][0]["name"] == "[bold]x[red] :smile:"
+    hidden = folder / "\x1b[2J\u202ex.safetensors"
+    save_file(_arrays(3), hidden)
+    for command in (("add", folder), ("trace", hidden), ("compare", hidden, hidden), ("show", "\x1b[2J"), ("check",)):
+        _, out, err = run(*command)
+        assert not {"\x1b", "\u202e"} & set(out + err), command
+        assert out + err
 
 
 def test_a_reader_that_leaves_early_is_no_error(models: Path) -> None:

@@ -54,7 +54,7 @@ def lines(result: "Comparison") -> Iterator[tuple[str, "str | Text", str]]:
     Yields:
         Label, finding, evidence.
     """
-    from stemma.cli.output import number, p_value, verdict_text
+    from stemma.cli.output import number, p_value, strength, verdict_text
     from stemma.types import Verdict
 
     kind = result.relation.kind.value
@@ -67,8 +67,8 @@ def lines(result: "Comparison") -> Iterator[tuple[str, "str | Text", str]]:
     if measured:
         yield "measured", ", ".join(measured), ""
     weights = result.weights
-    strength = f"{p_value(weights.p_value, weights.log10_p)} · effect {number(weights.effect)}"
-    yield "weights", weights.reason, f"{strength} · {weights.statistic}"
+    chance = strength({**result.to_dict()["weights"], "relation": kind})
+    yield "weights", weights.reason, f"{chance} · {weights.statistic}"
     if result.function is not None:
         function = result.function
         floor = f" · floor {number(function.null.floor)}" if function.null.floor else ""
@@ -76,8 +76,8 @@ def lines(result: "Comparison") -> Iterator[tuple[str, "str | Text", str]]:
     for evidence in result.evidence:
         looked = evidence.p_value is not None or evidence.verdict == Verdict.SUPPORTED
         if looked and evidence is not weights and evidence is not result.function:
-            strength = f"{p_value(evidence.p_value, evidence.log10_p)} · effect {number(evidence.effect)}"
-            yield "tested too", f"{evidence.claim}: {evidence.verdict}", f"{strength} · {evidence.statistic}"
+            chance = strength({**evidence.to_dict(), "relation": kind})
+            yield "tested too", f"{evidence.claim}: {evidence.verdict}", f"{chance} · {evidence.statistic}"
     arrow = {"a->b": f"{result.a.name} → {result.b.name}", "b->a": f"{result.b.name} → {result.a.name}"}
     yield "direction", arrow.get(result.direction, "unknown"), ""
     yield "cannot see", " · ".join(result.cannot_see) or "nothing known to be missing", ""

@@ -6,7 +6,7 @@ Names come from files and are not trusted: they are never read as markup, and co
 import json
 import os
 import sys
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,6 +24,9 @@ PATIENCE = 1.0
 
 GONE = 141
 """Exit code when the reader of a pipe went away: what a shell reports for SIGPIPE."""
+
+EXHIBITED = frozenset({"copy", "reformatted", "permuted"})
+"""Relations that are shown by carrying them out, not inferred."""
 
 _STYLES = {
     "copy": "bold red",
@@ -108,7 +111,8 @@ def findings(rows: Iterable[tuple[str, str | Text, str]]) -> Text:
     left = min(left, max(room // 2, room - 2 - right))
     out = []
     for label, finding, evidence in cells:
-        found = finding.wrap(screen, left if evidence else room, overflow="fold")
+        whole = not evidence and " " not in finding.plain  # a digest or a path stays in one piece, to be copied
+        found = [finding] if whole else finding.wrap(screen, left if evidence else room, overflow="fold")
         why = evidence.wrap(screen, room - 2 - left, overflow="fold")
         for i in range(max(len(found), len(why))):
             line = Text("  ").append(f"{label if i == 0 else '':{LABEL}}", style="dim")
@@ -181,6 +185,23 @@ def p_value(p: float | None, log10_p: float | None) -> str:
     if log10_p is not None and log10_p < -300:
         return "p < 1e-300"
     return f"p = {p:.0e}" if p < 1e-3 else f"p = {number(p)}"
+
+
+def strength(weights: Mapping[str, Any]) -> str:
+    """How strong evidence is: p-value and effect.
+
+    A map that was exhibited and re-applied (a permutation, another file format) is proof without a p-value.
+
+    Args:
+        weights: `p_value`, `log10_p` and `effect` (or `share`), and `relation`.
+
+    Returns:
+        For example `p = 3e-12 · effect .97`.
+    """
+    effect = weights["effect"] if "effect" in weights else weights["share"]
+    proven = weights.get("relation") in EXHIBITED and weights["p_value"] in {None, 1.0}
+    chance = "shown by applying it" if proven else p_value(weights["p_value"], weights["log10_p"])
+    return chance if effect is None else f"{chance} · effect {number(effect)}"
 
 
 def short(digest: str) -> str:

@@ -26,8 +26,9 @@ def show(
     kinds = ", ".join(f"{n:,} × {code}" for code, n in record.dtypes.items())
     rows = [
         ("digest", record.digest, ""),
-        ("content", record.names_free_digest, "the same for a renamed copy"),
-        ("source", record.source, record.format),
+        ("content", record.names_free_digest, ""),
+        ("source", record.source, ""),
+        ("format", record.format, ""),
         ("size", f"{record.parameters:,} parameters in {record.tensors:,} tensors", kinds),
         ("licence", record.license or "not recorded", "as stated when it was enrolled"),
         ("claims", claims or "none", "by its files; not evidence"),

@@ -125,10 +125,11 @@ def operation(finding: Mapping[str, Any] | None, candidate: Mapping[str, Any] | 
     relation = str(finding["relation"])
     steps = [str(step) for step in finding.get("steps") or ()]
     words = relation if not steps or steps == [relation] else f"{relation} ({', '.join(steps)})"
-    if candidate is None or candidate["name"] != finding["name"] or not candidate.get("relation_reason"):
+    words = "" if words == "related" else words
+    if candidate is None or candidate["name"] != finding["name"]:
         return words
-    reason = candidate["relation_reason"]
-    return "" if reason == candidate["weights"]["reason"] else f"{words}: {reason}"
+    reason = candidate.get("relation_reason") or ""
+    return ": ".join(x for x in (words, "" if reason == candidate["weights"]["reason"] else reason) if x)
 
 
 def _candidate(result: "Trace", first: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
@@ -142,15 +143,15 @@ def _candidate(result: "Trace", first: Mapping[str, Any] | None) -> Mapping[str,
 def _weights(
     result: "Trace", first: Mapping[str, Any] | None, closest: Mapping[str, Any] | None
 ) -> tuple[str, str, str]:
-    from stemma.cli.output import number, p_value
+    from stemma.cli.output import strength
 
     searched = f"{result.n_searched:,} model{'' if result.n_searched == 1 else 's'} searched"
     if closest is None or not closest.get("weights"):
         return "weights", "nothing else was compared" if result.copies else "nothing was compared", searched
     weights = closest["weights"]
     whose = f"{closest['name']}: " if first is None or result.copies else ""
-    strength = f"{p_value(weights['p_value'], weights['log10_p'])} · effect {number(weights['effect'])}"
-    return "weights", f"{whose}{weights['reason']}", f"{strength} · corrected for {searched}"
+    chance = strength({**weights, "relation": closest["relation"]})
+    return "weights", f"{whose}{weights['reason']}", f"{chance} · corrected for {searched}"
 
 
 def _direction(result: "Trace") -> Iterator[tuple[str, str, str]]:
@@ -166,11 +167,9 @@ def _direction(result: "Trace") -> Iterator[tuple[str, str, str]]:
 
 
 def _kin(label: str, findings: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, str]]:
-    from stemma.cli.output import number, p_value
+    from stemma.cli.output import strength
 
     for finding in findings[:SHOWN]:
-        effect = f"effect {number(finding['share'])}" if finding.get("share") is not None else ""
-        strength = p_value(finding["p_value"], finding["log10_p"])
-        yield label, str(finding["name"]), " · ".join(x for x in (operation(finding), strength, effect) if x)
+        yield label, str(finding["name"]), " · ".join(x for x in (operation(finding), strength(finding)) if x)
     if len(findings) > SHOWN:
         yield "", f"and {len(findings) - SHOWN:,} more", "all of them with --json"
