@@ -309,9 +309,7 @@ class Workspace:
         return found
 
     def _sketch(self, model: Model) -> Fingerprint | None:
-        method = next(iter(fingerprinters()), None)
-        if method is None:
-            return None
+        method = fingerprinters()[0]
         if describe.is_remembered(model):
             return self.registry.fingerprint(model.digest, method.spec)
         return method(model)

@@ -1,5 +1,6 @@
 """Is everything as it was recorded? Every digest is derived again from what is on disk."""
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -31,7 +32,7 @@ def run(database: Database, folder: blobs.BlobFolder, path: Path, progress: Prog
             if broken:
                 return broken
             findings = [*_rows(connection), *_blobs(connection, folder), *_index(connection, folder)]
-            live = [rows.model_record(text) for text in connection.execute(rows.select_live()).scalars()]
+            live = list(_live(connection))
             findings += [
                 Finding("leftover", str(p), f"{p} was left by a writer that was killed: delete it")
                 for p in folder.leftovers()
@@ -44,6 +45,12 @@ def run(database: Database, folder: blobs.BlobFolder, path: Path, progress: Prog
             progress(f"checking {m.name}", i, len(live))
         findings += _source(m, manifests[m.digest])
     return findings
+
+
+def _live(connection: sa.Connection) -> Iterator[ModelRecord]:
+    for text in connection.execute(rows.select_live()).scalars():
+        with contextlib.suppress(RegistryError):  # reported as a record
+            yield rows.model_record(text)
 
 
 def _database(connection: sa.Connection, path: Path) -> list[Finding]:
@@ -97,8 +104,7 @@ def _blobs(connection: sa.Connection, folder: blobs.BlobFolder) -> Iterator[Find
     )
     for digest in named.scalars():
         yield Finding("blob", digest, f"the blob {digest} is gone from the registry: restore a copy")
-    for text in connection.execute(rows.select_live()).scalars():
-        m = rows.model_record(text)
+    for m in _live(connection):
         if m.weights and rows.blob_row(connection, m.weights) is None:
             yield Finding("blob", m.name, f"the kept weights of '{m.name}' are gone from the registry: restore a copy")
 
@@ -140,8 +146,8 @@ def _bits(connection: sa.Connection, folder: blobs.BlobFolder, ids: dict[int, st
     specs = {r.id: r.digest for r in connection.execute(sa.select(schema.spec))}
     for row in connection.execute(sa.select(schema.sketch_bits)):
         model = Digest(ids.get(row.content_id, ""))
-        record = rows.newest_fingerprint(connection, model, Digest(specs.get(row.spec_id, "")))
         try:
+            record = rows.newest_fingerprint(connection, model, Digest(specs.get(row.spec_id, "")))
             values = blobs.unpack(rows.read_blob(connection, folder, record.blob)) if record else {}
             same = rows.BITS in values and values[rows.BITS].tobytes() == row.bits
         except RegistryError:

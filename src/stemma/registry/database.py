@@ -235,15 +235,15 @@ class Database:
             yield
         except (DBAPIError, sqlite3.Error) as e:
             cause = getattr(e, "orig", None) or e
-            raise UnusableRegistryError(self._sentence(str(cause))) from e
+            raise UnusableRegistryError(self._sentence(str(cause).lower())) from e
         except UnicodeEncodeError as e:
             raise RegistryError("a name or path is no valid Unicode and cannot be stored: rename the file") from e
         except OSError as e:
             raise UnusableRegistryError(self._sentence(f"{e.strerror or e}".lower())) from e
 
     def _sentence(self, cause: str) -> str:
-        if "full" in cause or "no space" in cause or "too large" in cause:
-            return f"the disk of the registry {self.path} is full: nothing was changed. Make room and try again"
+        if any(sign in cause for sign in ("full", "no space", "too large", "quota", "disk i/o")):
+            return f"the disk of the registry {self.path} is full or failing ({cause}): make room and try again"
         if "readonly" in cause or "read-only" in cause or "permission" in cause:
             return f"the registry {self.path} is read-only: nothing was changed"
         if "locked" in cause:

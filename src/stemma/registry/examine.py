@@ -7,16 +7,14 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from stemma.errors import StemmaError, UnreadableModelError
+from stemma.fingerprints import ALL
+from stemma.fingerprints.weight_sketch import WeightSketch
 from stemma.models.load import Checkpoint, open_models
 from stemma.registry.describe import describe, write_copy
 from stemma.registry.records import ModelRecord, TensorRecord
 from stemma.types import Fingerprint
-
-if TYPE_CHECKING:
-    from stemma.fingerprints.weight_sketch import WeightSketch
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,17 +32,13 @@ class Examined:
     fingerprints: tuple[Fingerprint, ...]
 
 
-def fingerprinters() -> "tuple[WeightSketch, ...]":
+def fingerprinters() -> tuple[WeightSketch, ...]:
     """The methods whose fingerprints are taken when a model is enrolled; the first serves the search.
 
     Returns:
-        Methods that need the weights only.
+        All that need nothing but the weights, with their default parameters.
     """
-    try:
-        from stemma.fingerprints.weight_sketch import WeightSketch
-    except ModuleNotFoundError:
-        return ()
-    return (WeightSketch(),)
+    return tuple(method() for method in ALL)
 
 
 def examine(checkpoint: Checkpoint, license: str | None) -> tuple[Examined, ...] | str:

@@ -173,18 +173,13 @@ def canonical(value: Any) -> str:
     try:
         text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         text.encode()
+    except UnicodeEncodeError as e:
+        raise RegistryError(
+            f"{e.object[max(0, e.start - 20) : e.end]!r} is no valid Unicode: rename the file or tensor"
+        ) from e
     except (TypeError, ValueError) as e:
         raise RegistryError(f"a record cannot be stored as JSON: {e}") from e
     return text
-
-
-def row_digest(content: Mapping[str, Any]) -> Digest:
-    """Identity of a row's content.
-
-    Returns:
-        The tagged digest of its canonical JSON.
-    """
-    return of_bytes(canonical(dict(content)).encode())
 
 
 def of_bytes(content: bytes) -> Digest:

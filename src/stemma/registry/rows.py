@@ -3,9 +3,9 @@
 import dataclasses
 import difflib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import sqlalchemy as sa
@@ -13,9 +13,11 @@ import sqlalchemy as sa
 import stemma
 from stemma.errors import RegistryError
 from stemma.registry import blobs, records, schema
-from stemma.registry.records import AddStatus, FingerprintRecord, ModelRecord, TensorRecord
+from stemma.registry.records import AddStatus, EvidenceRecord, FingerprintRecord, ModelRecord, TensorRecord
 from stemma.registry.search import SKETCH_BYTES
 from stemma.types import Digest, Fingerprint, Spec, jsonable
+
+T = TypeVar("T")
 
 BITS = "bits"
 """The array of a fingerprint's values that goes into the search index."""
@@ -49,6 +51,25 @@ def encode(content: Mapping[str, Any]) -> dict[str, str]:
     return {"record": text, "record_digest": records.of_bytes(text.encode())}
 
 
+def decode(text: str, build: Callable[[Any], T]) -> T:
+    """Read what `encode` stored.
+
+    Args:
+        text: The column `record`.
+        build: Makes the record of its JSON values.
+
+    Returns:
+        The record.
+
+    Raises:
+        RegistryError: If the text is damaged.
+    """
+    try:
+        return build(json.loads(text))
+    except (KeyError, TypeError, ValueError) as e:
+        raise RegistryError(f"a stored record is damaged ({text[:60]}…): `stemma check` names it") from e
+
+
 # Models
 
 
@@ -72,7 +93,7 @@ def model_record(text: str) -> ModelRecord:
     Returns:
         The record.
     """
-    return ModelRecord(**json.loads(text))
+    return decode(text, lambda raw: ModelRecord(**raw))
 
 
 def live(connection: sa.Connection, name: str) -> ModelRecord | None:
@@ -239,8 +260,10 @@ def fingerprint_record(text: str) -> FingerprintRecord:
     Returns:
         The record.
     """
-    raw = json.loads(text)
-    return FingerprintRecord(raw["model"], raw["probes"], Spec(**raw["spec"]), raw["blob"], raw["added_at"])
+    return decode(
+        text,
+        lambda raw: FingerprintRecord(raw["model"], raw["probes"], Spec(**raw["spec"]), raw["blob"], raw["added_at"]),
+    )
 
 
 def newest_fingerprint(connection: sa.Connection, model: Digest, spec_digest: Digest) -> FingerprintRecord | None:
@@ -297,3 +320,17 @@ def put_bits(connection: sa.Connection, content_id: int, spec: Spec, bits: np.nd
     connection.execute(schema.sketch_bits.delete().where(b.spec_id == spec_id, b.content_id == content_id))
     row = {"spec_id": spec_id, "content_id": content_id, "bits": bits.tobytes()}
     connection.execute(schema.sketch_bits.insert().values(**row))
+
+
+# Evidence
+
+
+def evidence_record(text: str) -> EvidenceRecord:
+    """Read a stored record.
+
+    Returns:
+        The record.
+    """
+    return decode(
+        text, lambda raw: EvidenceRecord(raw["a"], raw["b"], Spec(**raw["spec"]), raw["content"], raw["added_at"])
+    )

@@ -1,7 +1,6 @@
 """The registry: what is enrolled, found by name, by digest, by shared tensors or by sketch."""
 
 import contextlib
-import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -355,8 +354,7 @@ class Registry:
             text = connection.execute(query.order_by(e.id.desc()).limit(1)).scalar()
         if text is None:
             return None
-        raw = json.loads(text)
-        return EvidenceRecord(raw["a"], raw["b"], Spec(**raw["spec"]), raw["content"], raw["added_at"])
+        return rows.evidence_record(text)
 
     def check(self, progress: Progress | None = None) -> list[Finding]:
         """Re-derive every digest from what is on disk, the sources included.

@@ -1,0 +1,337 @@
+"""Enrolling, resolving and tracing with real files; every shortcut against the long way."""
+
+import dataclasses
+import json
+import os
+import signal
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+import stemma.kinship.compare as kinship
+from stemma.errors import MisuseError, NotAModelError, UnknownNameError, UnreadableModelError, UnusableRegistryError
+from stemma.models.load import Checkpoint, load
+from stemma.models.model import Model
+from stemma.registry import Registry, comparisons, examine
+from stemma.registry.describe import is_remembered
+from stemma.workspace import Workspace
+
+
+def network(seed: int, width: int = 48) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    sizes = (20, width, width, 10)
+    return {f"fc{i}.weight": rng.standard_normal((b, a)).astype(np.float32) for i, (a, b) in enumerate(pairwise(sizes))}
+
+
+def tuned(weights: dict[str, np.ndarray], seed: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng([seed, 1])
+    return {k: (v + 0.05 * rng.standard_normal(v.shape)).astype(np.float32) for k, v in weights.items()}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A root, its fine-tuned child, and strangers."""
+    home = tmp_path / "models"
+    (home / "sub").mkdir(parents=True)
+    save_file(network(1), home / "root.safetensors")
+    save_file(tuned(network(1), 1), home / "sub" / "child.safetensors")
+    for i in range(3):
+        save_file(network(10 + i), home / f"stranger{i}.safetensors")
+    return home
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Iterator[Workspace]:
+    with Registry(tmp_path / "home" / "r.db") as registry:
+        yield Workspace(registry)
+
+
+NAMES = ["root", "stranger0", "stranger1", "stranger2", "sub/child"]
+
+
+def test_a_folder_is_enrolled_under_relative_names(workspace: Workspace, folder: Path) -> None:
+    results = list(workspace.add([folder], license="mit"))
+    assert [(r.name, r.status, r.error) for r in results] == [(n, "added", None) for n in NAMES]
+    for r in results:
+        record, direct = workspace.show(r.name), load(Path(r.path))
+        assert record.digest == r.digest == direct.digest
+        assert record.names_free_digest == direct.names_free_digest
+        assert (record.parameters, record.tensors) == (direct.parameters, len(direct.tensors))
+        assert (record.license, record.format, record.source) == ("mit", "safetensors", direct.source)
+        sketches = [workspace.registry.fingerprint(record.digest, m.spec) for m in examine.fingerprinters()]
+        assert [s.model for s in sketches if s] == [record.digest] * len(examine.fingerprinters())
+    assert [r.status for r in workspace.add([folder])] == ["known"] * 5
+    assert workspace.check() == []
+
+
+def test_one_bad_file_never_stops_the_rest(workspace: Workspace, folder: Path, tmp_path: Path) -> None:
+    (folder / "m-bad.safetensors").write_bytes(b"\xff" * 100)
+    (folder / "notes.txt").write_text("no checkpoint")
+    (tmp_path / "empty").mkdir()
+    results = {r.name: r for r in workspace.add([folder, tmp_path / "nowhere", tmp_path / "empty"])}
+    assert {n for n, r in results.items() if r.status == "failed"} == {"m-bad", "nowhere", "empty"}
+    assert all(r.error and r.digest is None for r in results.values() if r.status == "failed")
+    assert [r.name for r in workspace.list()] == NAMES
+
+
+def test_names_and_replacement(workspace: Workspace, folder: Path) -> None:
+    (one,) = workspace.add([folder / "root.safetensors"], name="given")
+    assert (one.name, one.status) == ("given", "added")
+    with pytest.raises(MisuseError, match="5 checkpoints"):
+        list(workspace.add([folder], name="given"))
+    (clash,) = workspace.add([folder / "stranger0.safetensors"], name="given")
+    assert clash.status == "failed"
+    assert "other weights" in str(clash.error)
+    (new,) = workspace.add([folder / "stranger0.safetensors"], name="given", replace=True)
+    assert new.status == "replaced"
+    assert workspace.show("given").digest == new.digest != one.digest
+    assert workspace.remove("given").digest == new.digest
+    assert workspace.list() == ()
+
+
+def test_several_processes_enrol_what_one_does(folder: Path, tmp_path: Path) -> None:
+    (folder / "m-bad.safetensors").write_bytes(b"\xff" * 100)
+    outcomes = []
+    for jobs in (1, 2):
+        with Registry(tmp_path / f"{jobs}.db") as registry:
+            results = list(Workspace(registry, jobs=jobs).add([folder]))
+            listed = [dataclasses.replace(r, added_at="") for r in registry.models()]
+            sketches = [
+                {k: np.asarray(v).tobytes() for k, v in f.values.items()}
+                for m in examine.fingerprinters()
+                for f in registry.fingerprints(m.spec)
+            ]
+            outcomes.append((results, listed, sketches))
+    assert outcomes[0] == outcomes[1]
+    assert len(outcomes[0][1]) == 5
+
+
+def killed_by_its_file(checkpoint: Checkpoint, license: str | None) -> str:
+    if checkpoint.name == "killer":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return f"{checkpoint.name} {license}"
+
+
+def test_a_checkpoint_that_kills_its_process_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(examine, "examine", killed_by_its_file)
+    names = ["a", "killer", "b", "c"]
+    found = list(examine.examined([Checkpoint(n, Path(n)) for n in names], "mit", jobs=2))
+    assert found[0] == "a mit"
+    assert "was killed" in found[1]
+    assert found[2:] == ["b mit", "c mit"]
+
+
+def test_a_program_error_in_a_reader_is_a_failure_of_its_file(
+    workspace: Workspace, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = examine.open_models
+
+    def fragile(path: Path, name: str) -> tuple[Model, ...]:
+        if name == "stranger1":
+            raise RecursionError("too deep")
+        return real(path, name)
+
+    monkeypatch.setattr(examine, "open_models", fragile)
+    status = {r.name: (r.status, r.error) for r in workspace.add([folder])}
+    assert status.pop("stranger1")[0] == "failed"
+    assert set(status.values()) == {("added", None)}
+
+
+def test_progress_is_reported(workspace: Workspace, folder: Path) -> None:
+    seen: list[tuple] = []
+    w = Workspace(workspace.registry, progress=lambda *said: seen.append(said))
+    list(w.add([folder]))
+    w.check()
+    w.trace(load(folder / "root.safetensors"))
+    assert ("adding sub/child", 4, 5) in seen
+    assert ("checking root", 0, 5) in seen
+    assert ("comparing with sub/child", 3, 4) in seen
+
+
+# Resolving
+
+
+def test_a_path_goes_before_a_name_before_a_digest(
+    workspace: Workspace, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    list(workspace.add([folder]))
+    root = load(folder / "root.safetensors")
+    assert workspace.resolve(str(folder / "root.safetensors")).digest == root.digest
+    assert workspace.resolve("sub/child").name == "sub/child"
+    assert workspace.resolve(root.digest[7:17]).ref == workspace.show("root").ref
+    monkeypatch.chdir(folder)
+    save_file(network(99), "root")
+    assert workspace.resolve("root").digest == load(Path("root")).digest != root.digest
+    with pytest.raises(UnknownNameError, match="Did you mean 'stranger1'"):
+        workspace.resolve("stranger1x")
+    (folder / "empty").mkdir()
+    with pytest.raises(NotAModelError):
+        workspace.resolve(str(folder / "empty"))
+
+
+@pytest.mark.parametrize("how", ["gone", "changed"])
+def test_kept_weights_stand_in_for_a_source_that_is_not_there(workspace: Workspace, folder: Path, how: str) -> None:
+    list(workspace.add([folder / "root.safetensors"], keep_weights=True))
+    list(workspace.add([folder / "stranger0.safetensors"]))
+    for name, seed in (("root", 1), ("stranger0", 10)):
+        path = folder / f"{name}.safetensors"
+        if how == "gone":
+            path.unlink()
+        else:
+            save_file(network(77), path)
+        found = workspace.resolve(name)
+        assert found.digest == workspace.show(name).digest
+        assert is_remembered(found) == (name == "stranger0")
+        assert found.notes
+        if name == "root":
+            np.testing.assert_array_equal(found.tensors["fc1.weight"].array(), network(seed)["fc1.weight"])
+        else:
+            with pytest.raises(UnreadableModelError, match="stranger0"):
+                found.tensors["fc1.weight"].array()
+    assert sorted(f.kind for f in workspace.check()) == [f"source-{how}"] * 2
+
+
+def test_weights_that_change_while_they_are_kept_are_refused(
+    workspace: Workspace, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = examine.examine
+
+    def then_changed(checkpoint: Checkpoint, license: str | None) -> tuple | str:
+        found = real(checkpoint, license)
+        save_file(network(77), checkpoint.path)
+        return found
+
+    monkeypatch.setattr(examine, "examine", then_changed)
+    (result,) = workspace.add([folder / "root.safetensors"], keep_weights=True)
+    assert result.status == "failed"
+    assert "changed while it was enrolled" in str(result.error)
+    assert workspace.list() == ()
+    assert workspace.check() == []
+
+
+# Questions
+
+
+def test_a_trace_finds_the_child_and_no_stranger(workspace: Workspace, folder: Path) -> None:
+    list(workspace.add([folder]))
+    found = workspace.trace(workspace.resolve("sub/child"))
+    assert found.n_searched == 4  # all but itself
+    assert [c["name"] for c in found.candidates if c["verdict"] == "related"] == ["root"]
+    assert found.copies == ()
+    stranger = workspace.trace(workspace.resolve("stranger0"))
+    assert [c["name"] for c in stranger.candidates if c["verdict"] == "related"] == []
+    assert stranger.verdict == "no-known-parent"
+    json.dumps(found.to_dict(), allow_nan=False)
+
+
+def test_a_trace_against_files_is_that_against_the_registry(workspace: Workspace, folder: Path) -> None:
+    list(workspace.add([folder]))
+    suspect = load(folder / "sub" / "child.safetensors")
+    (folder / "m-bad.safetensors").write_bytes(b"\xff" * 100)
+    enrolled, files = workspace.trace(suspect).to_dict(), workspace.trace(suspect, against=[folder]).to_dict()
+    assert "m-bad" in files.pop("cannot_see")[-1]
+    enrolled.pop("cannot_see")
+    assert enrolled == files
+
+
+def test_files_of_one_name_stay_apart(workspace: Workspace, folder: Path) -> None:
+    save_file(network(1), folder / "sub" / "root.safetensors")
+    paths = [folder / "root.safetensors", folder / "sub" / "root.safetensors", folder / "stranger0.safetensors"]
+    found = workspace.trace(load(folder / "sub" / "child.safetensors"), against=paths)
+    assert len({c["name"] for c in found.candidates}) == 3
+    assert len([c for c in found.candidates if c["verdict"] == "related"]) == 2
+
+
+def test_an_enrolled_copy_is_named_and_the_same_file_is_not(workspace: Workspace, folder: Path) -> None:
+    list(workspace.add([folder]))
+    save_file({f"x.{k}": v for k, v in network(1).items()}, folder / "renamed.safetensors")
+    found = workspace.trace(load(folder / "renamed.safetensors"))
+    assert [(c["name"], c["relation"]) for c in found.copies] == [("root", "reformatted")]
+    assert workspace.trace(load(folder / "root.safetensors")).copies == ()
+
+
+def test_what_was_worked_out_is_recalled(workspace: Workspace, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    list(workspace.add([folder]))
+    calls: list[tuple] = []
+    real = kinship.compare
+
+    def counted(a: Model, b: Model, **options):
+        calls.append((a.name, b.name))
+        return real(a, b, **options)
+
+    monkeypatch.setattr(kinship, "compare", counted)
+    suspect = workspace.resolve("sub/child")
+    first = workspace.trace(suspect).to_dict()
+    assert len(calls) == 4
+    assert workspace.trace(suspect).to_dict() == first
+    assert len(calls) == 4
+    workspace.trace(suspect, alpha=0.05)  # another question
+    assert len(calls) == 8
+
+
+def test_a_comparison_comes_back_as_it_was(folder: Path) -> None:
+    a, b, c = (load(folder / f"{n}.safetensors") for n in ("root", "sub/child", "stranger0"))
+    for pair in ((a, b), (a, c), (a, a)):
+        found = kinship.compare(*pair)
+        stored = json.loads(json.dumps(comparisons.encode(found), allow_nan=False))
+        again = comparisons.decode(stored, pair[0].ref, pair[1].ref)
+        assert json.loads(json.dumps(again.to_dict())) == json.loads(json.dumps(found.to_dict()))
+        assert again.weights.null == found.weights.null
+        assert again.weights.p_value == found.weights.p_value
+
+
+def test_a_source_that_is_gone_is_answered_from_the_sketch(workspace: Workspace, folder: Path) -> None:
+    list(workspace.add([folder]))
+    suspect = load(folder / "sub" / "child.safetensors")
+    (folder / "root.safetensors").unlink()
+    found = workspace.trace(suspect)
+    (row,) = [c for c in found.candidates if c["name"] == "root"]
+    assert row["verdict"] == "inconclusive"
+    assert row["weights"]["p_value"] is None
+    strangers = [c["effect"] for c in found.candidates if c["name"] != "root"]
+    assert row["effect"] > max(strangers)
+    assert any("root" in said and "sketches" in said for said in found.cannot_see)
+    both = workspace.compare(workspace.resolve("root"), suspect)
+    assert both.verdict == "inconclusive"
+    save_file(network(1), folder / "again.safetensors")
+    same = workspace.compare(workspace.resolve("root"), load(folder / "again.safetensors"))
+    assert (same.verdict, same.relation.kind) == ("related", "copy")
+    # A suspect without weights is still recognised by its digests.
+    list(workspace.add([folder / "again.safetensors"]))
+    assert [c["name"] for c in workspace.trace(workspace.resolve("root")).copies] == ["again"]
+
+
+def test_a_large_registry_is_searched_by_sketch_and_shared_tensors(workspace: Workspace, folder: Path) -> None:
+    for i in range(20):
+        save_file(network(100 + i), folder / f"crowd{i:02}.safetensors")
+    body = network(200)
+    save_file({**body, "fc0.weight": network(1)["fc0.weight"]}, folder / "shares.safetensors")
+    list(workspace.add([folder]))
+    suspect = workspace.resolve("sub/child")
+    few, all_ = workspace.trace(suspect, limit=3), workspace.trace(suspect, limit=1000)
+    assert few.n_searched == all_.n_searched == 25
+    assert len(all_.candidates) == 25
+    assert 3 <= len(few.candidates) <= 8
+    related = [[c["name"] for c in t.candidates if c["verdict"] == "related"] for t in (few, all_)]
+    assert related[0][0] == related[1][0] == "root"
+    near = workspace.trace(workspace.resolve("root"), limit=3)
+    assert "shares" in {c["name"] for c in near.candidates}  # by its one shared tensor
+
+
+def test_a_registry_that_cannot_be_written_still_answers(
+    workspace: Workspace, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    list(workspace.add([folder]))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise UnusableRegistryError("read-only")
+
+    monkeypatch.setattr(workspace.registry, "put_evidence", refuse)
+    assert workspace.trace(workspace.resolve("sub/child")).n_searched == 4
+    monkeypatch.setattr(workspace.registry, "add", refuse)
+    with pytest.raises(UnusableRegistryError):
+        list(workspace.add([folder / "root.safetensors"], name="new"))
