@@ -108,7 +108,8 @@ def findings(rows: Iterable[tuple[str, str | Text, str]]) -> Text:
     room = max(screen.width - LABEL - 2, 20)
     left = max((f.cell_len for _, f, e in cells if e), default=0)
     right = max((e.cell_len for *_, e in cells), default=0)
-    left = min(left, max(room // 2, room - 2 - right))
+    longest = max((len(word) for _, f, e in cells if e for word in f.plain.split()), default=0)
+    left = min(left, max(room // 2, room - 2 - right, min(longest, room * 2 // 3)))
     out = []
     for label, finding, evidence in cells:
         whole = not evidence and " " not in finding.plain  # a digest or a path stays in one piece, to be copied

@@ -99,7 +99,8 @@ def lines(result: "Trace") -> Iterator[tuple[str, "str | Text", str]]:
     yield from _kin("tied", result.parents[1:])
     yield from _direction(result)
     yield from _kin("relative", result.relatives if result.parents else result.relatives[1:])
-    yield "level", f"alpha {number(result.alpha)}", "chance of any false relative in the whole search"
+    searched = f"{result.n_searched:,} model{'' if result.n_searched == 1 else 's'} searched"
+    yield "level", f"alpha {number(result.alpha)}, corrected for {searched}", ""
     yield "cannot see", " · ".join(result.cannot_see) or "nothing known to be missing", ""
 
 
@@ -145,13 +146,12 @@ def _weights(
 ) -> tuple[str, str, str]:
     from stemma.cli.output import strength
 
-    searched = f"{result.n_searched:,} model{'' if result.n_searched == 1 else 's'} searched"
     if closest is None or not closest.get("weights"):
-        return "weights", "nothing else was compared" if result.copies else "nothing was compared", searched
+        return "weights", "nothing else was compared" if result.copies else "nothing was compared", ""
     weights = closest["weights"]
     whose = f"{closest['name']}: " if first is None or result.copies else ""
     chance = strength({**weights, "relation": closest["relation"]})
-    return "weights", f"{whose}{weights['reason']}", f"{chance} · corrected for {searched}"
+    return "weights", f"{whose}{weights['reason']}", chance
 
 
 def _direction(result: "Trace") -> Iterator[tuple[str, str, str]]:
@@ -163,7 +163,7 @@ def _direction(result: "Trace") -> Iterator[tuple[str, str, str]]:
         confidence = "not calibrated" if sure is None else f"{sure:.2f}"
         yield "direction", f"{parent['name']} → {result.model.name}", confidence
     if not known:
-        yield "direction", "unknown", "either may have come first, or both from a third"
+        yield "direction", "unknown: either may have come first, or both come from a third", ""
 
 
 def _kin(label: str, findings: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, str]]:
