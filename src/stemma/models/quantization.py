@@ -155,16 +155,14 @@ def _grid(shape: tuple[int, ...], scales: tuple[int, ...]) -> tuple[int, ...] | 
             return None
         axis = shape.index(wide[0])
         return tuple(1 if i == axis else 0 for i in range(len(shape)))
-    blocks = []
-    for n, s in zip(shape, scales, strict=True):
-        if s == 1:
-            blocks.append(0)
-            continue
-        lengths = [b for b in BLOCKS if -(-n // b) == s]
-        if s < 1 or (n % s and not lengths):
-            return None
-        blocks.append(lengths[0] if n % s or n // s in lengths else n // s)
-    return tuple(blocks)
+    if any(s < 1 or s > n for n, s in zip(shape, scales, strict=True) if s != 1):
+        return None
+    # the usual length that fits every divided axis, its last block cut short; else blocks that divide their axis
+    divided = [(n, s) for n, s in zip(shape, scales, strict=True) if s not in (1, n)]
+    usual = next((b for b in BLOCKS if all(-(-n // b) == s for n, s in divided)), 0)
+    if not usual and any(n % s for n, s in divided):
+        return None
+    return tuple(0 if s == 1 else 1 if s == n else usual or n // s for n, s in zip(shape, scales, strict=True))
 
 
 def _spreader(codes: Tensor, scale: Tensor) -> Callable[[int, int], np.ndarray]:
