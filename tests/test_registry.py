@@ -8,7 +8,7 @@ import random
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from stemma.errors import RegistryError, UnknownNameError, UnusableRegistryError
 from stemma.models.load import from_arrays
 from stemma.models.model import Model
 from stemma.registry import AddStatus, ModelRecord, Registry, SketchIndex, TensorRecord, records, schema
-from stemma.registry.blobs import INLINE_LIMIT, pack, unpack
+from stemma.registry.blobs import INLINE_LIMIT, BlobFolder, pack, unpack
 from stemma.registry.database import Database, locate
 from stemma.registry.describe import describe, write_copy
 from stemma.types import Digest, Fingerprint, Spec
@@ -544,11 +544,19 @@ def test_what_a_killed_writer_left_is_swept_by_the_next(registry: Registry) -> N
         (blobs / "staging" / name).mkdir()
         (blobs / "staging" / name / mark).touch()
         (blobs / "staging" / name / "0.partial").write_bytes(b"half")
-    assert {f.kind for f in registry.check()} == {"leftover"}
-    with Registry(registry.path) as other:
+    assert [p.name for p in BlobFolder(blobs).leftovers()] == ["one", "two"]
+    with Registry(registry.path) as busy, Registry(registry.path) as other:
         n = model("n", 2)
-        other.add(*describe(n), weights=lambda path: write_copy(n, path))
-        assert other.check() == []
+
+        def meanwhile(path: Path) -> None:
+            assert other.check() == []
+            write_copy(n, path)
+
+        staging = blobs / "staging"
+        before = {p.name for p in staging.iterdir()}
+        busy.add(*describe(n), weights=meanwhile)
+        assert before == {"one", "two"}
+        assert list(staging.iterdir()) == []
     assert kept.exists()
     assert not orphan.exists()
 
@@ -580,35 +588,14 @@ def test_several_processes_add_at_once(tmp_path: Path) -> None:
         assert len(rows(registry, "SELECT * FROM content")) == 12
 
 
-@contextlib.contextmanager
-def read_only(folder: Path) -> Generator[None]:
-    if os.geteuid() != 0:
-        files = [folder, *folder.rglob("*")]
-        modes = [p.stat().st_mode for p in files]
-        for p in files:
-            p.chmod(0o555 if p.is_dir() else 0o444)
-        yield
-        for p, mode in zip(files, modes, strict=True):
-            p.chmod(mode)
-        return
-    done = subprocess.run(["mount", "--bind", folder, folder], capture_output=True, check=False)
-    if done.returncode:
-        pytest.skip("the super-user may write anywhere, and mounting is not allowed here")
-    try:
-        subprocess.run(["mount", "-o", "remount,ro,bind", folder], check=True)
-        yield
-    finally:
-        subprocess.run(["umount", folder], check=True)
-
-
-def test_a_read_only_registry_is_read_and_never_written(tmp_path: Path) -> None:
-    home = tmp_path / "home"
+def use_read_only(home: Path) -> None:
+    """What must hold where the folder `home`, with a registry of one model `m`, cannot be written."""
+    left = home / "r.db.blobs" / "staging" / "left"
+    assert left.is_dir()
     with Registry(home / "r.db") as registry:
-        enrol(registry, "m", 1)
-    with read_only(home), Registry(home / "r.db") as registry:
         assert registry.get("m").name == "m"
         assert len(registry.sketch_index(SPEC)) == 1
-        assert registry.check() == []
+        assert [(f.kind, f.subject) for f in registry.check()] == [("leftover", str(left))]
         record, tensors = describe(model("n", 2))
         for change in (
             registry.make_writable,
@@ -616,15 +603,52 @@ def test_a_read_only_registry_is_read_and_never_written(tmp_path: Path) -> None:
             lambda: registry.add(record, tensors),
             lambda: registry.add(record, tensors, weights=lambda path: write_copy(model("n", 2), path)),
             lambda: registry.put_evidence(Digest("a"), Digest("b"), SPEC, {}),
+            Registry(home / "other.db").make_writable,
         ):
             with pytest.raises(UnusableRegistryError, match="read-only"):
                 change()
-        with pytest.raises(UnusableRegistryError, match="read-only"):
-            Registry(home / "other.db").make_writable()
         assert Registry(home / "other.db").models() == ()
+
+
+MOUNTED = 'mount --bind "$1" "$1" && mount -o remount,ro,bind "$1" || exit 77; exec "$2" -c "$3" "$1" "$4"'
+"""Makes a folder read-only for one process: the mount lives in a name space of its own and dies with it."""
+
+USE = (
+    "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[2]); from test_registry import use_read_only; "
+    "use_read_only(Path(sys.argv[1])); sys.stdout.write('as it should be')"
+)
+
+
+def test_a_read_only_registry_is_read_and_never_written(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    with Registry(home / "r.db") as registry:
+        enrol(registry, "m", 1)
+    (home / "r.db.blobs" / "staging" / "left").mkdir(parents=True)
+    (home / "r.db.blobs" / "lock").touch()
+    before = {p: p.read_bytes() for p in home.rglob("*") if p.is_file()}
+    if os.geteuid() != 0:
+        (home / "r.db").chmod(0o444)
+        home.chmod(0o555)
+        use_read_only(home)
+        home.chmod(0o755)
+        (home / "r.db").chmod(0o644)
+    else:
+        shell = ["unshare", "--mount", "--propagation", "private", "sh", "-c", MOUNTED, "sh"]
+        try:
+            done = subprocess.run(
+                [*shell, home, sys.executable, USE, Path(__file__).parent],
+                capture_output=True, text=True, check=False,
+            )  # fmt: skip
+        except FileNotFoundError:
+            pytest.skip("the super-user may write anywhere, and there is no unshare here")
+        if done.returncode in (1, 77) and not done.stdout and "Traceback" not in done.stderr:
+            pytest.skip("the super-user may write anywhere, and mounting is not allowed here")
+        assert done.stdout == "as it should be", done.stderr
+    assert {p: p.read_bytes() for p in home.rglob("*") if p.is_file()} == before
     with Registry(home / "r.db") as registry:
         assert [r.name for r in registry.models()] == ["m"]
         enrol(registry, "n", 2)
+        assert registry.check() == []
 
 
 FILL = """
@@ -667,7 +691,7 @@ def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
     with Registry(path) as registry:
         assert sorted(r.name for r in registry.models()) == sorted(enrolled)
         enrol(registry, "after", 99)
-        assert [f for f in registry.check() if f.kind != "leftover"] == []
+        assert registry.check() == []
 
 
 # Search

@@ -1,13 +1,12 @@
 """Comparisons to plain JSON and back, so that what was worked out once is recalled."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from stemma.models.model import Model
-from stemma.registry.rows import BITS
-from stemma.registry.search import SketchIndex
 from stemma.types import (
     Axis,
     Comparison,
@@ -85,53 +84,48 @@ def _plain(value: Any) -> Any:
     return value.tolist() if isinstance(value, (np.generic, np.ndarray)) else value
 
 
-def from_sketches(a: Model, b: Model, sketches: Sequence[Fingerprint | None], missing: str) -> Comparison:
-    """What can be said of a pair where weights are gone: whether it is identical, else how near the sketches are.
+def from_sketches(
+    a: Model, b: Model, sketches: Sequence[Fingerprint | None], missing: str, alpha: float = 0.01
+) -> Comparison:
+    """What can be said of a pair where weights are gone: whether it is identical, else what the sketches show.
 
     Args:
         a: The first model.
         b: The second one.
         sketches: Of both; None where there is none.
         missing: What is gone.
+        alpha: Level of the decision.
 
     Returns:
-        A comparison without a p-value, inconclusive unless the digests agree.
+        A comparison that names no relation beyond `related`, and never says `independent`.
     """
+    from stemma.kinship.weights.sketched import SketchedUnitsInPlace
+
     one, two = sketches
-    if one is None or two is None:
-        value, effect, said = 1.0, 0.0, "and there is no sketch"
-    else:
-        index = SketchIndex([b.digest], np.asarray(two.values[BITS])[None])
-        ordered, invariant = index.distances(np.asarray(one.values[BITS]))[0]
-        value = min(int(ordered), int(invariant)) / 1024
-        effect = max(0.0, 1 - 2 * value)
-        said = f"their sketches differ in {ordered} of 1,024 ordered and {invariant} of 1,024 invariant bits"
-    reason = f"{missing}; {said}"
     same = a.digest == b.digest or a.names_free_digest == b.names_free_digest
-    verdict, kind = (Verdict.SUPPORTED, RelationKind.COPY) if same else (Verdict.INCONCLUSIVE, RelationKind.RELATED)
-    if same and a.digest != b.digest:
-        kind = RelationKind.REFORMATTED
-    weights = Evidence(
-        claim="the weights have a common origin",
-        axis=Axis.WEIGHTS,
-        statistic="digest" if same else "sketch distance",
-        value=0.0 if same else value,
-        null=Null("none: a sketch is for search"),
-        p_value=None,
-        log10_p=None,
-        effect=1.0 if same else effect,
-        verdict=verdict,
-        reason="the digests agree" if same else reason,
-        spec=Spec("sketch-distance"),
-        inputs=(a.digest, b.digest),
-    )
+    if same or one is None or two is None:
+        weights = _by_digest(a, b, same, f"{missing}; and there is no sketch")
+        kind = (
+            RelationKind.COPY if a.digest == b.digest else RelationKind.REFORMATTED if same else RelationKind.UNRELATED
+        )
+    else:
+        weights = SketchedUnitsInPlace().evidence(one, two, alpha=alpha)
+        weights = replace(weights, reason=f"{missing}; {weights.reason}")
+        kind = RelationKind.RELATED if weights.verdict is Verdict.SUPPORTED else RelationKind.UNRELATED
     return Comparison(
         a=a.ref,
         b=b.ref,
-        verdict="related" if same else "inconclusive",
+        verdict="related" if weights.verdict is Verdict.SUPPORTED else "inconclusive",
         relation=Relation(kind, reason=weights.reason),
         direction="unknown",
         weights=weights,
         evidence=(weights,),
         cannot_see=("the weights: " + missing,),
     )
+
+
+def _by_digest(a: Model, b: Model, same: bool, otherwise: str) -> Evidence:
+    verdict, effect = (Verdict.SUPPORTED, 1.0) if same else (Verdict.INCONCLUSIVE, 0.0)
+    reason = "the digests agree" if same else otherwise
+    return Evidence("the weights are the same", Axis.WEIGHTS, "digest", effect, Null("collision of SHA-256"),
+                    None, None, effect, verdict, reason, Spec("digest"), (a.digest, b.digest))  # fmt: skip

@@ -1,12 +1,14 @@
 """Checkpoints to what the registry records of them, in several processes where wanted."""
 
+import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 
 from stemma.errors import StemmaError, UnreadableModelError
 from stemma.fingerprints import ALL
@@ -97,7 +99,14 @@ def examined(checkpoints: Sequence[Checkpoint], license: str | None, jobs: int) 
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent)
+
+
+def _end_with_parent() -> None:
+    """Leave when the process that wants the answers is killed: a pool's worker would wait for ever."""
+    parent = parent_process()
+    if parent is not None:
+        Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 def _alone(checkpoint: Checkpoint, license: str | None) -> tuple[Examined, ...] | str:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
-from stemma.errors import RegistryError, UnknownNameError
+from stemma.errors import RegistryError, UnknownNameError, UnusableRegistryError
 from stemma.models import digest as digests
 from stemma.registry import blobs, records, rows, schema
 from stemma.registry.database import Database, locate
@@ -69,8 +69,8 @@ class Registry:
         Raises:
             UnusableRegistryError: If it cannot be written.
         """
-        with self._database.writing():
-            pass
+        with self._database.writing() as connection:
+            self._sweep(connection)
 
     # Models
 
@@ -359,6 +359,7 @@ class Registry:
     def check(self, progress: Progress | None = None) -> list[Finding]:
         """Re-derive every digest from what is on disk, the sources included.
 
+        What a writer that was killed left unfinished is removed first; nothing else is changed.
         Cost: reads the whole registry, every kept copy and every source once.
 
         Args:
@@ -369,15 +370,20 @@ class Registry:
         """
         from stemma.registry import check
 
+        if self.path.exists():
+            with contextlib.suppress(UnusableRegistryError):  # what is wrong is found below
+                self.make_writable()
         return check.run(self._database, self._folder, self.path, progress)
 
     def _stage(self, stack: contextlib.ExitStack) -> blobs.Stage:
-        with self._database.writing() as connection:  # a read-only registry is refused before anything is written
-            if not self._swept:
-                self._folder.sweep(lambda digest: rows.blob_row(connection, digest) is not None)
-                self._swept = True
+        self.make_writable()  # a read-only registry is refused before anything is written
         stack.enter_context(self._database.translated())
         return stack.enter_context(self._folder.staging())
+
+    def _sweep(self, connection: sa.Connection) -> None:
+        if not self._swept:
+            self._folder.sweep(lambda digest: rows.blob_row(connection, digest) is not None)
+            self._swept = True
 
     def _where(self, condition: sa.ColumnElement[bool]) -> tuple[ModelRecord, ...]:
         with self._database.reading() as connection:
