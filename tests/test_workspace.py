@@ -290,13 +290,15 @@ def test_a_source_that_is_gone_is_answered_from_the_sketch(workspace: Workspace,
     (folder / "root.safetensors").unlink()
     found = workspace.trace(suspect)
     (row,) = [c for c in found.candidates if c["name"] == "root"]
-    assert row["verdict"] == "inconclusive"
-    assert row["weights"]["p_value"] is None
-    strangers = [c["effect"] for c in found.candidates if c["name"] != "root"]
-    assert row["effect"] > max(strangers)
+    assert row["verdict"] == "related"
+    assert row["weights"]["statistic"] == "units-in-place-sketched"
+    assert row["weights"]["log10_p"] < -6
+    strangers = [c for c in found.candidates if c["name"] not in ("root", "sub/child")]
+    assert strangers
+    assert all(c["verdict"] != "related" and c["effect"] < row["effect"] for c in strangers)
     assert any("root" in said and "sketches" in said for said in found.cannot_see)
     both = workspace.compare(workspace.resolve("root"), suspect)
-    assert both.verdict == "inconclusive"
+    assert both.verdict == "related"
     save_file(network(1), folder / "again.safetensors")
     same = workspace.compare(workspace.resolve("root"), load(folder / "again.safetensors"))
     assert (same.verdict, same.relation.kind) == ("related", "copy")

@@ -223,7 +223,7 @@ class Workspace:
             The comparison.
         """
         if describe.is_remembered(a) or describe.is_remembered(b):
-            return self._from_sketches(a, b)
+            return self._from_sketches(a, b, alpha)
         return _compared(a, b, alpha)
 
     def trace(
@@ -302,7 +302,7 @@ class Workspace:
         candidate = c.load()
         if describe.is_remembered(candidate) or describe.is_remembered(suspect):
             gone.append(c.ref.name if describe.is_remembered(candidate) else suspect.name)
-            return self._from_sketches(candidate, suspect)
+            return self._from_sketches(candidate, suspect, alpha)
         found = _compared(candidate, suspect, alpha)
         with contextlib.suppress(RegistryError):  # a registry that cannot be written still answers
             self.registry.put_evidence(c.ref.digest, suspect.digest, spec, comparisons.encode(found))
@@ -314,9 +314,9 @@ class Workspace:
             return self.registry.fingerprint(model.digest, method.spec)
         return method(model)
 
-    def _from_sketches(self, a: Model, b: Model) -> Comparison:
+    def _from_sketches(self, a: Model, b: Model, alpha: float) -> Comparison:
         missing = next(m.notes[0] for m in (a, b) if describe.is_remembered(m))
-        return comparisons.from_sketches(a, b, (self._sketch(a), self._sketch(b)), missing)
+        return comparisons.from_sketches(a, b, (self._sketch(a), self._sketch(b)), missing, alpha)
 
 
 def _compared(a: Model, b: Model, alpha: float) -> Comparison:

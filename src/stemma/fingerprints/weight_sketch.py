@@ -1,6 +1,7 @@
 """A few kilobytes of a model's weights: enough to find its relatives, and to recognise them when the file is gone."""
 
-from collections.abc import Iterator
+import zlib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -23,7 +24,7 @@ class WeightSketch:
     `bits` holds two codes. The first (random signs, hashed into 1024 sums, one sign each) is near for models whose
     units kept their order; the second (cells of random projections of sorted, scale-normalised contents) is near for
     models that differ by permutations and positive scales. `units` holds, for the largest tensors, the first units
-    of each outer axis projected to a few numbers, for the test of units in place when the model itself is gone.
+    of a hidden axis projected to a few numbers, for the test of units in place when the model itself is gone.
     Neither names nor the order of axes matter to either code.
     Cost: one pass over the weights.
 
@@ -59,33 +60,27 @@ class WeightSketch:
             probes: Not used.
 
         Returns:
-            A fingerprint with `bits` (uint8 [256]), `units` (int8 [axes, units, width]) and `shapes` (int32 [axes, 4]:
-            units kept, entries, first axis and rank of the tensors of `units`).
+            A fingerprint with `bits` (uint8 [256]), `units` (int8 [axes, units, width]) and `owners` (int64 [axes, 4]:
+            units kept, length of the axis, and checksums of the tensor's other sizes and of its name).
         """
         tensors = list(matrices(model).values())
         sums, content = np.zeros(CODE), np.zeros((0, 2 * QUANTILES))
         for t in tensors:
             sums += self._order_sums(t)
         table = np.array([_content(features(t), t) for t in tensors]) if tensors else content
-        units, shapes = self._units(sorted(tensors, key=_key)[: self.axes])
+        units, owners = self._units(model, sorted(tensors, key=_key))
         bits = np.packbits(np.concatenate([sums > 0, self._content_code(table, tensors)]))
-        return Fingerprint(model.digest, probes, self.spec, {"bits": bits, "units": units, "shapes": shapes})
+        return Fingerprint(model.digest, probes, self.spec, {"bits": bits, "units": units, "owners": owners})
 
     def _order_sums(self, t: Tensor) -> np.ndarray:
         """Hash entries by the sum of their indices' hashes: an axis counts by its length, not by its place."""
         rows = max(1, min(t.shape[0], ENTRIES // max(1, t.size // t.shape[0])))
         x = np.nan_to_num(t.rows(0, rows).astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
-        bucket, sign = np.zeros((1,) * x.ndim, np.int64), np.ones((1,) * x.ndim, np.float32)
         for axis in long_axes(t.shape):
-            generator = np.random.default_rng([self.seed, t.shape[axis]])
-            across = [1] * x.ndim
-            across[axis] = x.shape[axis]
-            bucket = bucket + generator.integers(0, CODE, t.shape[axis])[: x.shape[axis]].reshape(across)
-            sign = sign * (generator.integers(0, 2, t.shape[axis])[: x.shape[axis]] * 2 - 1).reshape(across)
             rms = np.sqrt(np.mean(x * x, axis=tuple(i for i in range(x.ndim) if i != axis), keepdims=True))
             x = x / np.where(rms > 0, rms, 1)
-        x = (x - x.mean()) * sign
-        return np.bincount((bucket % CODE).reshape(-1), x.reshape(-1), CODE)
+        bucket, sign = self._hashed(t.shape, x.shape, CODE, 0)
+        return np.bincount(bucket.reshape(-1), ((x - x.mean()) * sign).reshape(-1), CODE)
 
     def _content_code(self, table: np.ndarray, tensors: list[Tensor]) -> np.ndarray:
         """Cells of random projections; each bit looks at one class of sizes, so that a new size spoils few bits.
@@ -109,24 +104,66 @@ class WeightSketch:
             code, rank = np.where(draw < rank, cells, code), np.minimum(rank, draw)
         return code
 
-    def _units(self, tensors: list[Tensor]) -> tuple[np.ndarray, np.ndarray]:
-        units = np.zeros((self.axes, self.units, self.width), np.int8)
-        shapes = np.zeros((self.axes, 4), np.int32)
-        for i, (x, t) in enumerate(self._leading(tensors)):
-            u = x / np.where((n := np.linalg.norm(x, axis=1)) > 0, n, 1)[:, None]
-            generator = np.random.default_rng([self.seed, x.shape[1]])
-            sign = generator.integers(0, 2, x.shape[1], dtype=np.int8) * 2 - 1
-            padded = np.pad(u * sign, ((0, 0), (0, -x.shape[1] % self.width)))
-            projected = padded.reshape(len(u), -1, self.width).sum(axis=1)
-            top = np.abs(projected).max() or 1.0
-            units[i, : len(u)] = np.rint(projected / top * 127).astype(np.int8)
-            shapes[i] = [len(u), t.size, t.shape[0], len(t.shape)]
-        return units, shapes
+    def _units(self, model: Model, tensors: list[Tensor]) -> tuple[np.ndarray, np.ndarray]:
+        """Project the leading units of axes that are surely hidden; see `WeightSketch`.
 
-    def _leading(self, tensors: list[Tensor]) -> Iterator[tuple[np.ndarray, Tensor]]:
+        Returns:
+            Units `int8 [axes, units, width]` and what they belong to, `int64 [axes, 4]`.
+        """
+        from stemma.models.units import structure
+
+        known = structure(model).axes
+        units = np.zeros((self.axes, self.units, self.width), np.int8)
+        owners = np.zeros((self.axes, 4), np.int64)
+        kept = 0
         for t in tensors:
-            rows = t.rows(0, min(self.units, t.shape[0])).astype(np.float32)
-            yield np.nan_to_num(rows.reshape(len(rows), -1), nan=0.0, posinf=0.0, neginf=0.0), t
+            label = next((k for k, x in enumerate(known.get(t.name, ())) if x.hidden and x.kind != "head"), None)
+            if kept == self.axes or label is None:
+                continue
+            u = self._projected(t, label)
+            units[kept, : len(u)] = u
+            rest = sorted(s for i, s in enumerate(t.shape) if i != label and s > 1)
+            owners[kept] = [len(u), t.shape[label], zlib.crc32(repr(rest).encode()), zlib.crc32(t.name.encode())]
+            kept += 1
+        return units, owners
+
+    def _projected(self, t: Tensor, axis: int) -> np.ndarray:
+        """The first units of an axis, each hashed to `width` numbers; the order of the other axes does not matter.
+
+        Returns:
+            Integers of eight bits `[units, width]`.
+        """
+        rows = max(1, min(t.shape[0], ENTRIES // max(1, t.size // t.shape[0])))
+        rows = min(rows, self.units) if axis == 0 else rows
+        x = np.nan_to_num(t.rows(0, rows).astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+        x = np.moveaxis(x, axis, 0)[: self.units]
+        shape = [t.shape[axis], *(s for i, s in enumerate(t.shape) if i != axis)]
+        bucket, sign = self._hashed(shape, x.shape, self.width, 1)
+        x = (x * sign).reshape(len(x), -1)
+        where = np.broadcast_to(bucket, (1, *bucket.shape[1:])).reshape(-1)
+        out = np.stack([np.bincount(where, row, self.width) for row in x])
+        top = np.abs(out).max(axis=1, keepdims=True)
+        return np.rint(out / np.where(top > 0, top, 1) * 127).astype(np.int8)
+
+    def _hashed(
+        self, lengths: Sequence[int], cut: Sequence[int], buckets: int, first: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Bucket and sign of every entry from its indices; an axis counts by its length, not by its place.
+
+        Returns:
+            Integers and signs that broadcast to `cut`.
+        """
+        bucket, sign = np.zeros((1,) * len(cut), np.int64), np.ones((1,) * len(cut), np.float32)
+        for axis in range(first, len(cut)):
+            if lengths[axis] == 1:
+                continue
+            generator = np.random.default_rng([self.seed, lengths[axis]])
+            across = [1] * len(cut)
+            across[axis] = cut[axis]
+            bucket = bucket + generator.integers(0, buckets, lengths[axis])[: cut[axis]].reshape(across)
+            sign = sign * (generator.integers(0, 2, lengths[axis])[: cut[axis]] * 2 - 1).reshape(across)
+        full = (1, *cut[1:]) if first else tuple(cut)
+        return np.broadcast_to(bucket % buckets, full), sign
 
 
 def _key(t: Tensor) -> tuple[int, tuple[int, ...], str]:

@@ -27,8 +27,8 @@ def compare(
     b: Model,
     *,
     alpha: float = 0.01,
-    aligned: UnitsInPlace = UnitsInPlace(),
-    matched: UnitsMatched = UnitsMatched(),
+    aligned: UnitsInPlace | None = None,
+    matched: UnitsMatched | None = None,
 ) -> Comparison:
     """Decide from the weights alone whether two models share an origin, and name the relation as far as they show it.
 
@@ -39,8 +39,8 @@ def compare(
         a: One model.
         b: The other one.
         alpha: Level of the decision for this pair (correct it for the number of models searched).
-        aligned: The test of units in place.
-        matched: The test for reordered units.
+        aligned: The test of units in place, with its defaults where None.
+        matched: The test for reordered units, likewise.
 
     Returns:
         The comparison; symmetric in verdict, p-value and effect up to which side's structure is known better.
@@ -48,7 +48,8 @@ def compare(
     found: list[Evidence] = [_identity(a, b)]
     if found[0].verdict is Verdict.SUPPORTED:
         return _result(a, b, found[0], found, _identity_relation(a, b))
-    place, changed = _aligned(a, b, aligned, alpha)
+    place, changed = _aligned(a, b, aligned or UnitsInPlace(), alpha)
+    matched = matched or UnitsMatched()
     found.append(place)
     relation = name_relation(a, b, place, changed) if place.verdict is Verdict.SUPPORTED else _not_related(place)
     if relation.kind not in OPEN:

@@ -301,7 +301,7 @@ class Counts:
         if self.equal:
             parts.append(
                 laws.log_tail([laws.fixed_point_law(g.units) for g in self.equal], sum(g.in_place for g in self.equal))
-            )  # noqa: E501
+            )
         if self.unequal:
             law = [laws.concordance_law(g.units) for g in self.unequal]
             parts.append(laws.log_tail(law, sum(g.concordant or 0 for g in self.unequal)))

@@ -10,7 +10,6 @@ Renamed and transposed checkpoints, other frameworks' layouts and removed layers
 """
 
 import itertools
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -137,20 +136,20 @@ def _one_layout(
     fa: Mapping[str, Features], fb: Mapping[str, Features], pairs: list[tuple[str, str]]
 ) -> tuple[Pairing, ...]:
     """Prefer, rank by rank, the one order of axes that suits all pairs best."""
-    total: dict[tuple[tuple[int, ...], tuple[int, ...]], Counter] = {}
+    total: dict[tuple[tuple[int, ...], tuple[int, ...]], dict[tuple[int, ...], float]] = {}
     options = {}
     for x, y in pairs:
         rank = fa[x].axes, fb[y].axes
         options[x, y] = _layouts(fa[x], fb[y])
         worst = max(options[x, y].values())
-        table = total.setdefault(rank, Counter())
+        table = total.setdefault(rank, {})
         for p in itertools.permutations(range(len(rank[0]))):
-            table[p] += options[x, y].get(p, worst + 0.1)
+            table[p] = table.get(p, 0.0) + options[x, y].get(p, worst + 0.1)
     out = []
     for x, y in pairs:
         own = options[x, y]
         table = total[fa[x].axes, fb[y].axes]
-        p = min(own, key=lambda q: (round(table[q], 9), _moved(q)))
+        p = min(own, key=lambda q: (round(table.get(q, np.inf), 9), _moved(q)))
         out.append(Pairing(x, y, fa[x].axes, tuple(fb[y].axes[j] for j in p), own[p]))
     return tuple(out)
 

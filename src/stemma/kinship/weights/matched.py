@@ -83,8 +83,9 @@ class UnitsMatched:
         effect = float(np.clip((unit_map.cosine - middle) / (1 - middle), 0, 1))
         # A decision by the null alone needs most of the network to fit, not a few convergent early layers.
         related = exact or (p <= alpha and effect >= 0.5 and not unit_map.lost)
-        reason = (f"a map of units exists that leaves {unit_map.residual:.1e} relative difference" if exact else
-                  f"matched units have mean cosine {unit_map.cosine:.2f}; independent ones have {middle:.2f}")  # fmt: skip
+        reason = f"matched units have mean cosine {unit_map.cosine:.2f}; independent ones have {middle:.2f}"
+        if exact:
+            reason = f"a map of units exists that leaves {unit_map.residual:.1e} relative difference"
         return Evidence(
             "the weights share an origin, units reordered", Axis.WEIGHTS, self.name, unit_map.cosine,
             Null("independently trained small networks (benchmarks/matched_null.py)", size, 1 / (size + 1)),
