@@ -34,8 +34,9 @@ $(READY): $(HERE)/pyproject.toml
 demo: $(READY) ## build a family of small networks, enrol it, trace a disguised suspect
 	@'$(BIN)/stemma' demo
 
-test: check ## checks, then the fast tests, two at a time
-	@cd '$(HERE)' && '$(BIN)/python' -m pytest -n 2 -m 'not slow'
+test: $(READY) ## checks and the fast tests, two at a time; fails if either does
+	@cd '$(HERE)' && code=0; $(MAKE) --no-print-directory check || code=$$?; \
+	  '$(BIN)/python' -m pytest -n 2 -m 'not slow' || code=$$?; exit $$code
 
 check: $(READY) ## formatting, lint, types, and who may import whom
 	@cd '$(HERE)' && '$(BIN)/ruff' format --check --quiet .

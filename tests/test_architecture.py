@@ -4,9 +4,9 @@ import ast
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -83,12 +83,13 @@ def test_the_weights_axis_needs_no_torch(tmp_path: Path) -> None:
     ids=["import", "help"],
 )
 def test_start_up_is_quick(code: str, limit: float) -> None:
-    # The best of several: what the code costs, not what else the machine was doing.
+    # Processor time, and the best of several: what the code costs, not what else the machine was doing.
     best = np.inf
     for _ in range(7):
-        start = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         assert _python(code).returncode == 0
-        best = min(best, time.perf_counter() - start)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        best = min(best, after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
         if best <= limit:
             break
     assert best <= limit
@@ -157,5 +158,5 @@ def test_no_path_of_one_machine_is_written_down() -> None:
 def test_continuous_integration_runs_the_readme_test_command() -> None:
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)
-    assert re.search(r"^make .*\btest$", script.read_text(), re.MULTILINE)
+    assert re.search(r"^make test\b", script.read_text(), re.MULTILINE)
     assert "make test" in (ROOT / "README.md").read_text()
