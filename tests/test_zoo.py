@@ -174,6 +174,15 @@ def test_the_cache_is_used_and_a_spoiled_file_is_made_again(monkeypatch, tmp_pat
     assert [m.digest for m in zoo.independents("mlp", 2, steps=5)] == [m.digest for m in first]
 
 
+def test_long_work_tells_how_far_it_is():
+    told = []
+    zoo.family("mlp", only=["copy", "root"], progress=lambda *step: told.append(step))
+    zoo.independents("mlp", 33, untrained=True, progress=lambda *step: told.append(step))
+    assert told == [("making mlp/root", 0, 2), ("making mlp/copy", 1, 2)] + [
+        ("training mlp networks", done, 33) for done in (0, 32)
+    ]
+
+
 def test_a_recipe_is_its_whole_history():
     base = zoo.Recipe("mlp", "finetune", R.FINETUNED, (zoo.Recipe("mlp", "train"),))
     others = [
@@ -217,7 +226,8 @@ _SYMMETRIC = ("permute", "rescale", "fold-norms")
 
 @pytest.mark.parametrize(
     ("kind", "operation"),
-    [(k, o) for k in ("vit", "lm") for o in _SYMMETRIC] + [("lm", "rotate"), ("lm", "grow-vocabulary")],
+    [(k, o) for k in ("vit", "lm") for o in _SYMMETRIC]
+    + [("vit", "fuse-projections"), ("lm", "rotate"), ("lm", "grow-vocabulary")],
 )
 def test_transformer_changes_keep_the_function(kind, operation):
     start = zoo.Recipe(kind, "train", parameters={"steps": 12})
@@ -225,7 +235,8 @@ def test_transformer_changes_keep_the_function(kind, operation):
     child = zoo.build(zoo.Recipe(kind, operation, R.PERMUTED, (start,), {"added": 5, "within_heads": True}))
     assert gap(root, child, kind, 8) < 3e-6
     assert gap(root, zoo.build(zoo.Recipe(kind, "train", parameters={"steps": 13})), kind, 8) > 1e-3
-    changed = {n for n, a in arrays_of(child).items() if not np.array_equal(a, arrays_of(root)[n])}
+    old = arrays_of(root)
+    changed = {n for n, a in arrays_of(child).items() if n not in old or not np.array_equal(a, old[n])}
     assert len(changed) > 3 or operation == "grow-vocabulary"
 
 
@@ -279,6 +290,15 @@ def test_removed_layers_leave_the_others_as_they_were(mlps, cnns):
     assert score(mlps["mlp/layers-pruned-finetuned"].model) > score(mlps["mlp/layers-pruned"].model) + 0.3
     assert len(cnns["cnn/layers-pruned"].model.config["widths"]) == 2
     assert np.isfinite(answers(cnns["cnn/layers-pruned"].model, data.examples("cnn", "test").inputs[:2])).all()
+
+
+@pytest.mark.parametrize("kind", ["cnn", "vit", "lm"])
+def test_a_zeroed_layer_does_what_a_removed_one_does(kind):
+    start = zoo.Recipe(kind, "train", parameters={"steps": 12})
+    removed, zeroed = (zoo.build(zoo.Recipe(kind, o, R.PRUNED, (start,))) for o in ("prune-layers", "zero-layers"))
+    assert gap(removed, zeroed, kind, 8) < 1e-9
+    assert gap(zoo.build(start), zeroed, kind, 8) > 1e-3
+    assert len(removed.tensors) < len(zeroed.tensors)
 
 
 def test_pruned_weights_are_the_smallest_and_stay_zero(mlps):

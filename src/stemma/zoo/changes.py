@@ -53,6 +53,30 @@ def rename(recipe: "Recipe", parents: Sequence[Made]) -> Made:
     return dict(config), {new: arrays[old] for new, old in names.items()}
 
 
+def transpose(recipe: "Recipe", parents: Sequence[Made]) -> Made:
+    """Every matrix and kernel stored with its first two axes swapped, as other frameworks do.
+
+    Returns:
+        Configuration and weights.
+    """
+    config, arrays = parents[0]
+    return dict(config), {n: np.ascontiguousarray(a.swapaxes(0, 1)) if a.ndim >= 2 else a for n, a in arrays.items()}
+
+
+def fuse_projections(recipe: "Recipe", parents: Sequence[Made]) -> Made:
+    """Queries, keys and values of a vision transformer in one tensor.
+
+    Returns:
+        Configuration and weights.
+    """
+    config, arrays = parents[0]
+    out = {n: a for n, a in arrays.items() if not re.search(r"\.attn\.[qkv]\.", n)}
+    for i in range(config["depth"]):
+        for kind in ("weight", "bias"):
+            out[f"blocks.{i}.attn.qkv.{kind}"] = np.concatenate([arrays[f"blocks.{i}.attn.{s}.{kind}"] for s in "qkv"])
+    return {**config, "fused": True}, out
+
+
 def permute(recipe: "Recipe", parents: Sequence[Made]) -> Made:
     """Every group of hidden units in a random order: units, heads, channels, residual stream.
 
@@ -176,6 +200,20 @@ def prune_layers(recipe: "Recipe", parents: Sequence[Made]) -> Made:
     for key in ("hidden",) if recipe.kind == "mlp" else ("widths", "strides") if recipe.kind == "cnn" else ():
         config[key] = [entry for i, entry in enumerate(config[key]) if i != gone]
     return config, out
+
+
+def zero_layers(recipe: "Recipe", parents: Sequence[Made]) -> Made:
+    """One residual layer set to zero instead of taken out: the function is that of `prune_layers`.
+
+    Returns:
+        Configuration and weights.
+    """
+    config, arrays = parents[0]
+    prefix, gone = LAYER[recipe.kind]
+    ours = f"{prefix}{gone}."
+    kept = ("running_mean", "running_var", "num_batches_tracked")
+    silent = {n for n in arrays if n.startswith(ours) and not n.endswith(kept)}
+    return dict(config), {n: np.zeros_like(a) if n in silent else a for n, a in arrays.items()}
 
 
 def int8(recipe: "Recipe", parents: Sequence[Made]) -> Made:

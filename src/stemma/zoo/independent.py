@@ -1,6 +1,6 @@
 """Many networks that were trained apart: the null of every claim of kinship."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ def independents(
     config: Mapping[str, Any] | None = None,
     steps: int | None = None,
     keep: bool = True,
+    progress: Callable[[str, int, int | None], None] | None = None,
 ) -> list[Model]:
     """Networks of one architecture on the same data, each from its own random start in its own order of examples.
 
@@ -43,6 +44,7 @@ def independents(
         config: Another architecture of the kind.
         steps: Updates, unless the kind's own number.
         keep: Use the cache.
+        progress: Told what happens, how many networks are done, and of how many.
 
     Returns:
         `count` models named `KIND-SEED-INDEX`.
@@ -53,6 +55,8 @@ def independents(
     models = []
     for start in range(0, count, GROUP):
         indices = range(start, min(start + GROUP, count))
+        if progress is not None:
+            progress(f"training {kind} networks", start, count)
         if untrained:
             group = [initial(config, seed_for(seed, i)) for i in indices]
         else:

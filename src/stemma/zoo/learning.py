@@ -15,9 +15,6 @@ if TYPE_CHECKING:
 
 Made = tuple[dict[str, Any], Arrays]
 
-NAMES = frozenset({"train", "finetune", "replace-head", "inherit-part", "lora", "unlearn", "distill"})
-"""The operations of this file: they take time, so their results are cached."""
-
 HEAD = {"mlp": "head.", "cnn": "head.", "vit": "head.", "lm": "lm_head."}
 """How the names of the output layer begin."""
 

@@ -1,6 +1,6 @@
 """Whole families with their known history: which recipes each has, and what is true of every pair."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from stemma.errors import UnknownNameError
@@ -8,6 +8,9 @@ from stemma.types import RelationKind as R
 from stemma.zoo.collection import Member, Zoo
 from stemma.zoo.kinds import KINDS, kind_of
 from stemma.zoo.recipe import Recipe, build
+
+Progress = Callable[[str, int, int | None], None]
+"""Told what happens, how many steps are done, and of how many where that is known."""
 
 Row = tuple[str, str, R | None, tuple[str, ...], dict[str, Any]]
 
@@ -51,13 +54,17 @@ _EVERY: tuple[Row, ...] = (
     ("independent-other-architecture", "train", None, (), {"other": True}),
     ("untrained", "train", None, (), {"untrained": True}),
 )
-_FOLDED: Row = ("norms-folded", "fold-norms", R.REFORMATTED, ("root",), {})
+_TRANSPOSED: Row = ("transposed", "transpose", R.REFORMATTED, ("root",), {})
+_ZEROED: Row = ("layers-zeroed", "zero-layers", R.PRUNED, ("root",), {})
+_FOLDED: Row = ("norms-folded", "fold-norms", R.PERMUTED, ("root",), {})
 _OWN: dict[str, tuple[Row, ...]] = {
-    "mlp": (),
-    "cnn": (_FOLDED,),
-    "vit": (("norms-folded", "fold-norms", R.PERMUTED, ("root",), {}),),
+    "mlp": (_TRANSPOSED,),
+    "cnn": (("norms-folded", "fold-norms", R.REFORMATTED, ("root",), {}), _TRANSPOSED, _ZEROED),
+    "vit": (_FOLDED, _TRANSPOSED, _ZEROED, ("fused", "fuse-projections", R.REFORMATTED, ("root",), {})),
     "lm": (
-        ("norms-folded", "fold-norms", R.PERMUTED, ("root",), {}),
+        _FOLDED,
+        _TRANSPOSED,
+        _ZEROED,
         ("rotated", "rotate", R.PERMUTED, ("root",), {}),
         ("vocabulary-grown", "grow-vocabulary", R.REFORMATTED, ("root",), {"added": 16}),
     ),
@@ -93,7 +100,14 @@ def recipes(kind: str, seed: int = 0) -> dict[str, Recipe]:
     return made
 
 
-def family(kind: str, seed: int = 0, *, only: Sequence[str] | None = None, keep: bool = True) -> Zoo:
+def family(
+    kind: str,
+    seed: int = 0,
+    *,
+    only: Sequence[str] | None = None,
+    keep: bool = True,
+    progress: Progress | None = None,
+) -> Zoo:
     """A root and everything that was made from it, beside models that were not.
 
     Cost on one core, first time: perceptron 5 s, CNN 8 s, vision transformer 35 s, language model 60 s.
@@ -103,6 +117,7 @@ def family(kind: str, seed: int = 0, *, only: Sequence[str] | None = None, keep:
         seed: Other seeds give other families.
         only: Names of members, see `NAMES`; all unless given.
         keep: Use the cache for what is trained.
+        progress: Told the member that is made next, how many are done, and of how many.
 
     Returns:
         Members named `KIND/NAME`; parents that were not asked for are absent, and its `truth` says so.
@@ -115,11 +130,12 @@ def family(kind: str, seed: int = 0, *, only: Sequence[str] | None = None, keep:
     if unknown := sorted(set(only or ()) - set(known)):
         raise UnknownNameError(f"the {kind} family has no member {unknown[0]!r}. There are: {', '.join(known)}.")
     members, made = [], {}
-    for name, recipe in known.items():
-        if only is not None and name not in only:
-            continue
+    wanted = [name for name in known if only is None or name in only]
+    for i, name in enumerate(wanted):
+        recipe, full = known[name], f"{kind}/{name}"
+        if progress is not None:
+            progress(f"making {full}", i, len(wanted))
         _, _, relation, parents, parameters = rows[name]
-        full = f"{kind}/{name}"
         members.append(
             Member(
                 full,
@@ -143,13 +159,15 @@ def _history(kind: str, known: dict[str, Recipe]) -> dict[str, tuple[str, ...]]:
     return {f"{kind}/{n}": tuple(f"{kind}/{names[p.digest]}" for p in r.parents) for n, r in known.items()}
 
 
-def families(kinds: Sequence[str] = tuple(KINDS), seed: int = 0, *, keep: bool = True) -> Zoo:
+def families(
+    kinds: Sequence[str] = tuple(KINDS), seed: int = 0, *, keep: bool = True, progress: Progress | None = None
+) -> Zoo:
     """One family of each kind, together.
 
     Returns:
         A zoo whose truth also covers pairs across kinds.
     """
-    zoos = [family(kind, seed, keep=keep) for kind in kinds]
+    zoos = [family(kind, seed, keep=keep, progress=progress) for kind in kinds]
     return Zoo(
         tuple(m for z in zoos for m in z.members), {name: parents for z in zoos for name, parents in z.history.items()}
     )

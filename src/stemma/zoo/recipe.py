@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,6 @@ import numpy as np
 from stemma.errors import UnknownNameError
 from stemma.models.model import Model
 from stemma.types import Digest, RelationKind, Spec
-from stemma.zoo import changes, learning
 from stemma.zoo.cache import VERSION, recall
 from stemma.zoo.kinds import kind_of
 from stemma.zoo.memory import model_of
@@ -55,32 +55,25 @@ class Recipe:
         return Spec("recipe", VERSION, given).digest
 
 
-Operation = Callable[[Recipe, list[tuple[dict[str, Any], Arrays]]], tuple[dict[str, Any], Arrays]]
+LEARNING = ("train", "finetune", "replace-head", "inherit-part", "lora", "unlearn", "distill")
+"""Operations that train: they take time, so what they make is cached."""
 
-OPERATIONS: Mapping[str, Any] = {
-    "train": learning.train_from_scratch,
-    "finetune": learning.finetune,
-    "replace-head": learning.replace_head,
-    "inherit-part": learning.inherit_part,
-    "lora": learning.lora,
-    "unlearn": learning.unlearn,
-    "distill": learning.distill,
-    "copy": changes.copy,
-    "half": changes.half,
-    "rename": changes.rename,
-    "permute": changes.permute,
-    "rescale": changes.rescale,
-    "fold-norms": changes.fold_norms,
-    "rotate": changes.rotate,
-    "grow-vocabulary": changes.grow_vocabulary,
-    "prune-weights": changes.prune_weights,
-    "prune-units": changes.prune_units,
-    "prune-layers": changes.prune_layers,
-    "int8": changes.int8,
-    "int4": changes.int4,
-    "merge": changes.merge,
-}
-"""What can be done, by name; each takes the recipe and its parents' configurations and weights."""
+CHANGES = (
+    "copy", "half", "rename", "transpose", "fuse-projections", "permute", "rescale", "fold-norms", "rotate",
+    "grow-vocabulary", "prune-weights", "prune-units", "prune-layers", "zero-layers", "int8", "int4", "merge",
+)  # fmt: skip
+"""Operations that only compute."""
+
+OPERATIONS = LEARNING + CHANGES
+"""What can be done: functions of the same name in `learning` and `changes`, which take the recipe and its parents'
+configurations and weights."""
+
+
+def _operation(name: str) -> Callable[["Recipe", list[tuple[dict[str, Any], Arrays]]], tuple[dict[str, Any], Arrays]]:
+    if name not in OPERATIONS:
+        raise UnknownNameError(f"no operation is called {name!r}. There are: {', '.join(OPERATIONS)}.")
+    home = import_module(f"stemma.zoo.{'learning' if name in LEARNING else 'changes'}")
+    return getattr(home, "train_from_scratch" if name == "train" else name.replace("-", "_"))
 
 
 def build(recipe: Recipe, name: str = "", *, keep: bool = True, made: dict[str, Any] | None = None) -> Model:
@@ -108,10 +101,7 @@ def _make(recipe: Recipe, keep: bool, made: dict[str, Any]) -> tuple[dict[str, A
     digest = recipe.digest
     if digest in made:
         return made[digest]
-    if recipe.operation not in OPERATIONS:
-        raise UnknownNameError(f"no operation is called {recipe.operation!r}. There are: {', '.join(OPERATIONS)}.")
-    operation = OPERATIONS[recipe.operation]
-    learns = recipe.operation in learning.NAMES
+    operation = _operation(recipe.operation)
     run = replace(recipe, parameters={k: v for k, v in recipe.parameters.items() if k != "quarter"})
 
     def make() -> tuple[Arrays, dict[str, Any]]:
@@ -119,7 +109,7 @@ def _make(recipe: Recipe, keep: bool, made: dict[str, Any]) -> tuple[dict[str, A
         config, arrays = operation(run, parents)
         return arrays, config
 
-    arrays, config = recall(run.digest, make, keep=keep and learns)
+    arrays, config = recall(run.digest, make, keep=keep and recipe.operation in LEARNING)
     if recipe.operation == "train":
         quarter = int(recipe.parameters.get("quarter", 4))
         arrays = {n: a[quarter - 1] for n, a in arrays.items()}
