@@ -14,7 +14,7 @@ PIP_ARGS ?=
 PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13 python3.14 python; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; break; }; done; true)
 
-.PHONY: help setup demo test check fix slow bench clean
+.PHONY: help setup demo test check fix slow bench figures clean
 
 help: ## say what each target does
 	@grep -hE '^[a-z]+:.*## ' '$(HERE)/Makefile' | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -52,6 +52,9 @@ slow: $(READY) ## the slow tests, two at a time
 
 bench: $(READY) ## measure speed and error rates, and write benchmarks/results
 	@cd '$(HERE)' && for f in benchmarks/*.py; do echo "$$f" >&2; '$(BIN)/python' "$$f"; done
+
+figures: $(READY) ## write the measured figures of benchmarks/results into the documents
+	@'$(BIN)/python' '$(HERE)/docs/figures.py'
 
 clean: ## remove what these targets made (the environment, the demo, caches)
 	@cd '$(HERE)' && rm -rf .venv demo build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache

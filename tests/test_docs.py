@@ -1,6 +1,6 @@
 """The documents say what is there, and nothing that is not."""
 
-import importlib
+import importlib.util
 import json
 import re
 import shlex
@@ -151,37 +151,35 @@ def test_a_name_that_does_not_exist_is_noticed() -> None:
     assert not _resolves("stemma.nothing.at_all")
 
 
-TAG = re.compile(r"<!-- results: ([\w./-]+)#([\w./-]+)(?: ([^ ]+))? -->([^<|\n]*)<!-- / -->")
+def _figures() -> Any:
+    spec = importlib.util.spec_from_file_location("figures", ROOT / "docs" / "figures.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-def _tagged(text: str) -> Iterator[tuple[str, str, str]]:
-    """Each tagged figure: the result file and key, the figure as the file has it, the figure as the page has it."""
-    for file, key, form, shown in TAG.findall(text):
-        value: Any = json.loads((ROOT / "benchmarks" / "results" / file).read_text())
-        for word in key.split("/"):
-            value = value[int(word)] if isinstance(value, list) else value[word]
-        yield f"{file}#{key}", format(value, form), shown
+FIGURES = _figures()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
-def test_figures_come_from_result_files(page: Path) -> None:
+def test_figures_are_those_of_the_result_files(page: Path) -> None:
     text = page.read_text()
-    # In code (a description of the mechanism) a tag is only text.
-    bare = re.sub(r"```.*?```|`[^`\n]*`", "", text, flags=re.DOTALL)
-    assert bare.count("<!-- results:") == len(TAG.findall(bare)), "a tag is not well formed"
-    for where, measured, shown in _tagged(bare):
-        assert shown == measured, where
+    prose = re.sub(r"```.*?```|`[^`\n]*`", "", text, flags=re.DOTALL)
+    assert prose.count("<!-- results:") == len(FIGURES.TAG.findall(prose)), "a tag is not well formed"
+    assert FIGURES.filled(text) == text, "run `make figures`"
 
 
-def test_a_wrong_figure_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_figure_is_noticed(tmp_path: Path) -> None:
     (tmp_path / "benchmarks" / "results").mkdir(parents=True)
     (tmp_path / "benchmarks" / "results" / "speed.json").write_text('{"small": {"seconds": [1.234]}}')
-    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
     tagged = "<!-- results: speed.json#small/seconds/0 .1f -->{}<!-- / -->"
-    ((_, measured, shown),) = _tagged(tagged.format("1.2"))
-    assert measured == shown == "1.2"
-    ((_, measured, shown),) = _tagged(tagged.format("1.1"))
-    assert measured != shown
+    assert FIGURES.filled(tagged.format("9.9"), tmp_path) == tagged.format("1.2")
+    with pytest.raises(KeyError, match="large"):
+        FIGURES.filled("<!-- results: speed.json#large -->1<!-- / -->", tmp_path)
+    example = f"`{tagged.format('9.9')}`"
+    assert FIGURES.filled(example, tmp_path) == example
 
 
 def test_every_page_is_in_the_index() -> None:
@@ -207,3 +205,18 @@ def test_the_readme_commands_run_as_printed(tmp_path: Path) -> None:
         assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
         if "--json" in words:
             assert json.loads(done.stdout)
+
+
+def test_the_formats_page_lists_what_is_read_and_refused() -> None:
+    from stemma.models import families
+    from stemma.models.formats import ALL as FORMATS
+    from stemma.models.quantization import REFUSED
+
+    text = (ROOT / "docs" / "formats.md").read_text()
+    rows = {cells[1].strip(): cells[2] for cells in (line.split("|") for line in text.splitlines()) if len(cells) == 5}
+    assert set(rows) - {"format", "---"} == {form.name for form in FORMATS}
+    for form in FORMATS:
+        assert re.findall(r"`([^`]+)`", rows[form.name]) == list(form.suffixes)
+    assert all(kind in text for kind, _ in REFUSED)
+    known = {path.stem for path in Path(families.__file__).parent.glob("*.json")}
+    assert set(re.findall(r"`(\w+)`", text.split("## Architectures")[1])) == known
