@@ -1,6 +1,7 @@
 """Enrolling, resolving and tracing with real files; every shortcut against the long way."""
 
 import dataclasses
+import importlib.util
 import json
 import os
 import signal
@@ -337,3 +338,26 @@ def test_a_registry_that_cannot_be_written_still_answers(
     monkeypatch.setattr(workspace.registry, "add", refuse)
     with pytest.raises(UnusableRegistryError):
         list(workspace.add([folder / "root.safetensors"], name="new"))
+
+
+@pytest.mark.slow
+def test_ten_kills_lose_nothing(tmp_path: Path) -> None:
+    """The benchmark's hundred, in small, and its control: a model that is taken out is reported as lost."""
+    path = Path(__file__).parents[1] / "benchmarks" / "reliability.py"
+    spec = importlib.util.spec_from_file_location("reliability", path)
+    assert spec is not None
+    assert spec.loader is not None
+    reliability = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(reliability)
+    writers = reliability.Writers(tmp_path)
+    found = reliability.kills(tmp_path, writers, count=10, seed=7)
+    assert found["kills"] == 10
+    assert found["lost"] == found["half"] == found["findings"] == found["rerun_failures"] == []
+    assert found["orphans"] == 0
+    assert sum(found["enrolled_when_killed"]) > 0
+    whole = reliability.two_at_once(tmp_path, writers, seed=8)
+    assert (whole["models"], whole["failed"], whole["lost"], whole["findings"]) == (whole["expected"], 0, [], [])
+    with Registry(tmp_path / "two" / "r.db") as registry:
+        enrolled = {r.name: r.digest for r in registry.models()}
+        registry.remove("both-000")
+    assert reliability.missing(tmp_path / "two" / "r.db", enrolled)["lost"] == ["both-000"]

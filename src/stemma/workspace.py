@@ -267,16 +267,21 @@ class Workspace:
         return dataclasses.replace(found, cannot_see=(*found.cannot_see, *unseen))
 
     def _enrolled_candidates(self, model: Model, limit: int) -> "tuple[Sequence[Candidate], int]":
-        live = [r for r in self.registry.models() if not _is_itself(r, model)]
-        contents = {r.digest for r in live}
-        if len(live) > limit:
-            near = self._near(model, limit)
-            live = [r for r in live if r.digest in near or r.names_free_digest == model.names_free_digest]
-        return [self._candidate(r) for r in live], len(contents)
+        contents = self.registry.count()
+        if contents <= limit + 1:
+            live = self.registry.models()
+        else:
+            copies = self.registry.by_names_free_digest(model.names_free_digest)
+            near = {r.name: r for digest in self._near(model, limit) for r in self.registry.by_digest(digest)}
+            live = sorted({**near, **{r.name: r for r in copies}}.values(), key=lambda r: r.name)
+        others = [r for r in live if not _is_itself(r, model)]
+        alone = len(others) < len(live) and model.digest not in {r.digest for r in others}
+        return [self._candidate(r) for r in others], contents - alone
 
     def _near(self, model: Model, limit: int) -> set[Digest]:
         sketch = self._sketch(model)
-        near = set(self.registry.by_tensor_digests(model.tensor_digests.values(), limit))
+        telling = [model.tensor_digests[n] for n, t in model.tensors.items() if sum(s > 1 for s in t.shape) >= 2]
+        near = set(self.registry.by_tensor_digests(telling, limit))  # a vector of ones is shared by thousands
         if sketch is not None:
             index = self.registry.sketch_index(sketch.spec)
             near.update(n.digest for n in index.nearest(np.asarray(sketch.values["bits"]), limit + 1))

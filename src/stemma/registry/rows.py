@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -18,6 +19,9 @@ from stemma.registry.search import SKETCH_BYTES
 from stemma.types import Digest, Fingerprint, Spec, jsonable
 
 T = TypeVar("T")
+
+MANY = 500
+"""Values that one query compares with."""
 
 BITS = "bits"
 """The array of a fingerprint's values that goes into the search index."""
@@ -249,6 +253,27 @@ def tensors(connection: sa.Connection, folder: blobs.BlobFolder, model: Digest) 
     c = schema.content.c
     manifest = connection.execute(sa.select(c.manifest).where(c.digest == model)).scalar()
     return None if manifest is None else records.parse_manifest(read_blob(connection, folder, manifest))
+
+
+def sharing(
+    connection: sa.Connection, folder: blobs.BlobFolder, wanted: frozenset[Digest], limit: int | None
+) -> dict[Digest, frozenset[Digest]]:
+    """Which live models have some of these tensors.
+
+    Returns:
+        By model digest, the tensors; most shared first, then by digest; at most `limit`.
+    """
+    keys, hits, t = sorted({key(d) for d in wanted}), Counter[int](), schema.tensor_key.c
+    enrolled = sa.select(schema.live.c.content_id)
+    for at in range(0, len(keys), MANY):
+        found = sa.select(t.content_id).where(t.key.in_(keys[at : at + MANY]), t.content_id.in_(enrolled))
+        hits.update(connection.execute(found).scalars())
+    shared = {}
+    for content_id in sorted(hits, key=lambda c: (-hits[c], c))[:limit]:
+        model = connection.execute(sa.select(schema.content.c.digest).where(schema.content.c.id == content_id))
+        digest = Digest(model.scalar_one())
+        shared[digest] = wanted.intersection(x.digest for x in tensors(connection, folder, digest) or ())
+    return dict(sorted(((d, s) for d, s in shared.items() if s), key=lambda item: (-len(item[1]), item[0])))
 
 
 # Fingerprints

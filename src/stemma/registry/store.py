@@ -28,7 +28,6 @@ from stemma.registry.search import SKETCH_BYTES, SketchIndex
 from stemma.types import Digest, Fingerprint, Spec, jsonable
 
 _PREFIX = re.compile(r"(?:sha256:)?([0-9a-f]{8,64})")
-_MANY = 500
 
 
 class Registry:
@@ -158,6 +157,16 @@ class Registry:
             found = connection.execute(rows.select_live().order_by(schema.live.c.name))
             return tuple(rows.model_record(text) for text in found.scalars())
 
+    def count(self) -> int:
+        """Number of different live models; names of the same weights count once.
+
+        Returns:
+            The count.
+        """
+        with self._database.reading() as connection:
+            distinct = sa.select(sa.func.count(sa.distinct(schema.live.c.content_id)))
+            return connection.execute(distinct).scalar_one()
+
     def get(self, name_or_digest: str) -> ModelRecord:
         """Find a live model.
 
@@ -217,29 +226,8 @@ class Registry:
         Returns:
             By model digest, the tensors shared; most shared first, then by digest.
         """
-        wanted = frozenset(wanted)
-        keys = sorted({rows.key(d) for d in wanted})
-        hits: dict[int, int] = {}
         with self._database.reading() as connection:
-            t = schema.tensor_key
-            for at in range(0, len(keys), _MANY):
-                enrolled = sa.select(schema.live.c.content_id)
-                counts = connection.execute(
-                    sa.select(t.c.content_id, sa.func.count())
-                    .where(t.c.key.in_(keys[at : at + _MANY]), t.c.content_id.in_(enrolled))
-                    .group_by(t.c.content_id)
-                )
-                for content_id, n in counts:
-                    hits[content_id] = hits.get(content_id, 0) + n
-            best = sorted(hits, key=lambda c: (-hits[c], c))[:limit]
-            c = schema.content.c
-            found = {}
-            for content_id in best:
-                digest = Digest(connection.execute(sa.select(c.digest).where(c.id == content_id)).scalar_one())
-                shared = wanted.intersection(x.digest for x in rows.tensors(connection, self._folder, digest) or ())
-                if shared:
-                    found[digest] = shared
-        return dict(sorted(found.items(), key=lambda item: (-len(item[1]), item[0])))
+            return rows.sharing(connection, self._folder, frozenset(wanted), limit)
 
     def tensors(self, model: Digest) -> tuple[TensorRecord, ...]:
         """The tensors of an enrolled model.
