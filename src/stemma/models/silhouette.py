@@ -48,8 +48,8 @@ def from_shapes(shapes: Mapping[str, tuple[int, ...]]) -> Structure:
     kernels = {n: c for n, c in channels.items() if len(shapes[n]) == 4}
     sides = _sides(shapes, channels)
     squares = Counter(s[0] for s in shapes.values() if len(s) == 2 and s[0] == s[1])
-    if not kernels and not squares:
-        return _label(shapes, channels, _chain(sides), None)
+    if not kernels and (path := _path(sides)):
+        return _label(shapes, channels, path, None)
     if not kernels or max(squares.values(), default=0) >= 2:
         if kernels and not _accounted(shapes, kernels, sides):
             return _label(shapes, channels, set(), None)
@@ -81,7 +81,9 @@ def _sides(shapes: Mapping[str, tuple[int, ...]], channels: Mapping[str, tuple[i
     out = _Sides()
     for name, (a, b) in channels.items():
         x, y = shapes[name][a], shapes[name][b]
-        if len(shapes[name]) == 4 and 1 in {x, y}:
+        if len(shapes[name]) == 4 and 1 in {x, y}:  # depthwise, or the only channel of an image
+            out.first[max(x, y)] += 1
+            out.second[max(x, y)] += 1
             continue
         if x == y:
             out.squares[x] += 1
@@ -99,13 +101,19 @@ def _accounted(shapes: Mapping[str, tuple[int, ...]], channels: Mapping[str, tup
     Returns:
         False if a size that looks hidden could be an interface.
     """
-    image = [False, False]
+    image, pictures = [False, False], set()
     for name, axes in channels.items():
         for side in (0, 1):
-            image[side] = image[side] or shapes[name][axes[side]] <= COLOURS < shapes[name][axes[1 - side]]
-    only_first = any(s not in sides.second for s in sides.first)
-    only_second = any(s not in sides.first for s in sides.second)
-    once = any(sides.first[s] + sides.second[s] == 1 and s < min(sides.partners[s]) for s in sides.partners)
+            if shapes[name][axes[side]] <= COLOURS < shapes[name][axes[1 - side]]:
+                image[side] = True
+                pictures.add(shapes[name][axes[side]])
+    first, second = set(sides.first) - set(sides.second), set(sides.second) - set(sides.first)
+    # a size that stands on the other side multiplied is a feature map that is flattened there
+    flat = {s for one, other in ((first, second), (second, first)) for s in one for t in other if t % s == 0}
+    only_first, only_second = bool(first - flat), bool(second - flat)
+    maps = {shapes[n][a] for n, pair in channels.items() for a in pair}
+    single = {s for s in sides.partners if sides.first[s] + sides.second[s] == 1} - pictures - flat
+    once = any(s < min(sides.partners[s]) and not any(s % m == 0 for m in maps if 1 < m < s) for s in single)
     # the image stands on one side; the other end is a second image, or a size that is nowhere else
     return (image[1] and (only_first or image[0])) or (image[0] and (only_second or image[1])) or (any(image) and once)
 
@@ -132,12 +140,11 @@ def _tied_rows(
                 tied.add(size)  # perhaps a grouped convolution
     if any((y, x) in wide for x, y in wide if x != y and (x == 2 * y or y == 2 * x)):
         tied |= {max(x, y) for x, y in wide if x != y and (y, x) in wide}
-    grows = {max(x, y) for x, y in wide if x == 2 * y or y == 2 * x}
-    for size in grows:
-        half = size // 2
-        projected = {(size, half), (half, size)} & point
-        if not projected and wide[size, size] >= 3 and wide[size, size] % 2:
-            tied.add(size)  # perhaps a padded shortcut
+    for size in {s for s in sides.partners if s % 2 == 0 and s // 2 in sides.partners}:
+        pair = {(size, size // 2), (size // 2, size)}
+        direct = any(p in wide for p in pair)
+        if not pair & point and (not direct or wide[size, size] % 2):
+            tied.add(size)  # perhaps a padded shortcut: one convolution widens, then pairs keep the width
     doubling = {x for x, y in wide if x == 2 * y}
     halving = {y for x, y in wide if y == 2 * x}
     if doubling and halving:
@@ -145,15 +152,17 @@ def _tied_rows(
     return tied
 
 
-def _chain(sides: _Sides) -> set[int]:
-    """Hidden sizes of a network of matrices, none of them square.
+def _path(sides: _Sides) -> set[int]:
+    """Hidden sizes of a plain multilayer perceptron whose widths all differ, so that its matrices make one path.
 
     Returns:
-        Sizes; empty where input and output are not accounted for.
+        Sizes; empty where the matrices make anything else.
     """
-    both = set(sides.first) & set(sides.second)
-    accounted = set(sides.first) - both and set(sides.second) - both
-    return {s for s in both if len(sides.partners[s]) >= 2} if accounted else set()
+    ends = [s for s in sides.partners if sides.first[s] + sides.second[s] == 1]
+    inside = {s for s in sides.partners if sides.first[s] == sides.second[s] == 1}
+    whole = len(ends) == 2 and len(inside) == len(sides.partners) - 2 and not sides.squares
+    opposite = sum(sides.first[s] for s in ends) == 1
+    return inside if whole and opposite else set()
 
 
 def _transformer(
@@ -177,10 +186,13 @@ def _transformer(
         tokens = {max(tables)} if tables else set()
         norms = sum(len(s) == 1 and s[0] == stream for s in shapes.values())
         often = {s: sorted((sides.first[s], sides.second[s])) for s in inner}
-        gated = {s for s in inner if often[s][1] == 2 * often[s][0]}
-        plain = {s for s in inner if sides.first[s] == sides.second[s] <= squares.get(stream, 0)}
+        gated = {s for s in inner if often[s][1] == 2 * often[s][0] >= 6 and s != 3 * stream}
+        around = squares.get(stream, 0)  # four square projections per layer, or one beside a fused threefold one
+        fused = sides.first[3 * stream] + sides.second[3 * stream] if 3 * stream not in both else 0
+        plain = {s for s in inner if often[s][0] == often[s][1] and s > stream}
+        plain = {s for s in plain if around >= 4 * often[s][0] or around == fused == often[s][0]}
         found = gated or plain
-        if norms >= 3 and len(found) == 1 and (image or tokens):
+        if len(found) == 1 and norms >= 2 * often[min(found)][0] and (image or tokens):
             opposite[stream] = found | tokens
     hidden = set(opposite) | {s for found in opposite.values() for s in found if s in both}
     return _label(shapes, channels, hidden, opposite)
@@ -204,13 +216,14 @@ def _label(
     """
     axes = {}
     matrices_only = all(len(s) < 3 for s in shapes.values())
+    maps = {shapes[n][a] for n, pair in channels.items() for a in pair if len(shapes[n]) == 4} - {1}
     for name, shape in shapes.items():
         labels = list(unknown(shape))
         vector = (0,) if len(shape) == 1 and opposite is None and not matrices_only else ()
         mine = channels.get(name, vector)
         for axis in mine:
             n = shape[axis]
-            if n in hidden and _sure(shape, axis, mine, opposite):
+            if n in hidden and _sure(shape, axis, mine, opposite, maps):
                 labels[axis] = AxisLabel((Segment("unit", f"size {n}", "", 0, n),))
         if name in channels:
             for axis in set(range(len(shape))) - set(mine):
@@ -220,8 +233,17 @@ def _label(
     return Structure("inferred:shapes", True, axes, collect_groups(axes, rules))
 
 
-def _sure(shape: tuple[int, ...], axis: int, mine: tuple[int, ...], opposite: Mapping[int, set[int]] | None) -> bool:
-    if opposite is None or len(shape) == 4:
+def _sure(
+    shape: tuple[int, ...], axis: int, mine: tuple[int, ...], opposite: Mapping[int, set[int]] | None, maps: set[int]
+) -> bool:
+    """Whether an axis of a hidden size carries that size's units, and not something else of the same length.
+
+    Returns:
+        False for a matrix behind convolutions that may read flattened maps, and for matrices around attention.
+    """
+    if len(shape) != 2:
         return True
+    if opposite is None:
+        return not any(shape[axis] % s == 0 for s in maps if s < shape[axis])
     other = shape[mine[1] if axis == mine[0] else mine[0]]
     return other in opposite.get(shape[axis], set()) or shape[axis] in opposite.get(other, set())

@@ -1,0 +1,509 @@
+"""Groups of hidden units: symmetries shown by running networks, and nothing visible ever called hidden."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stemma.models.inferred import coarse, from_names
+from stemma.models.load import from_arrays, load
+from stemma.models.silhouette import from_shapes
+from stemma.models.structure import Structure
+from stemma.models.units import axes, check_by_permutation, permute, structure, structure_of, unit_groups
+from stemma.types import UnitMember
+
+FREE = {"unit", "stream"}
+
+
+def rows(member: UnitMember, unit: int) -> list[int]:
+    """The definition in `UnitMember`, written out."""
+    if member.stride == 1:
+        return [member.offset + unit * member.block + j for j in range(member.block)]
+    return [member.offset + unit + j * member.stride for j in range(member.block)]
+
+
+def permuted_by_hand(arrays, members, order):
+    """Slow twin of `permute`: one row at a time."""
+    out = {n: a.copy() for n, a in arrays.items()}
+    for m in members:
+        source, target = np.moveaxis(arrays[m.tensor], m.axis, 0), np.moveaxis(out[m.tensor], m.axis, 0)
+        for new, old in enumerate(order):
+            for i, j in zip(rows(m, new), rows(m, int(old)), strict=True):
+                target[i] = source[j]
+    return out
+
+
+def assert_groups_are_symmetries(arrays, known: Structure, run, exempt=()):
+    """Every group permuted whole leaves the outputs alone; its first member permuted alone does not."""
+    before, generator = run(arrays), np.random.default_rng(3)
+    scale = np.abs(before).max()
+    assert known.groups
+    for group in known.groups:
+        if group.size == 1 or group.name in exempt:
+            continue
+        order = np.roll(generator.permutation(group.size), 1)
+        if (order == np.arange(group.size)).all():
+            order = np.roll(order, 1)
+        whole = permute(arrays, known, {group.name: order})
+        assert np.abs(run(whole) - before).max() / scale < 1e-5, group.name
+        alone = permuted_by_hand(arrays, group.members[:1], order)
+        assert np.abs(run(alone) - before).max() / scale > 1e-5, group.name
+
+
+def noisy(shapes, seed=0):
+    """Weights at which nothing is trivial: gains, biases and running statistics differ per unit."""
+    rng = np.random.default_rng(seed)
+    out = {}
+    for name, shape in shapes.items():
+        if len(shape) > 1:
+            out[name] = rng.normal(0, 1 / np.sqrt(np.prod(shape[1:])), shape).astype(np.float32)
+        elif "running_var" in name:
+            out[name] = rng.uniform(0.5, 1.5, shape).astype(np.float32)
+        else:
+            out[name] = (rng.normal(0, 0.3, shape) + (1 if name.endswith("weight") else 0)).astype(np.float32)
+    return out
+
+
+OURS = {
+    "mlp": (
+        {"model_type": "stemma-mlp", "input_shape": [1, 4, 4], "hidden": [12, 9], "classes": 5},
+        {"unit@0": 12, "unit@1": 9},
+    ),
+    "cnn": (
+        {"model_type": "stemma-cnn", "input_shape": [1, 8, 8], "stem": 6, "widths": [6, 10], "inner": [5, 7],
+         "strides": [1, 2], "classes": 4},
+        {"stream@-1": 6, "mid@0": 5, "stream@1": 10, "mid@1": 7},
+    ),
+    "vit": (
+        {"model_type": "stemma-vit", "input_shape": [1, 8, 8], "patch": 4, "width": 16, "depth": 2, "heads": 4,
+         "inner": 20, "classes": 5},
+        {"stream": 16, "heads@0": 4, "mlp@0": 20, "heads@1": 4, "mlp@1": 20},
+    ),
+    "vit-fused": (
+        {"model_type": "stemma-vit", "input_shape": [1, 8, 8], "patch": 4, "width": 16, "depth": 1, "heads": 2,
+         "inner": 20, "classes": 5, "fused": True},
+        {"stream": 16, "heads@0": 2, "mlp@0": 20},
+    ),
+    "llama": (
+        {"model_type": "llama", "vocab_size": 30, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4,
+         "num_key_value_heads": 2, "head_dim": 4, "intermediate_size": 20, "rope_theta": 10000.0,
+         "rms_norm_eps": 1e-6, "max_position_embeddings": 16, "tie_word_embeddings": False},
+        {"stream": 16, "kv@0": 2, "mlp@0": 20, "kv@1": 2, "mlp@1": 20},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", OURS)
+def test_groups_of_our_networks_are_symmetries(kind):
+    torch = pytest.importorskip("torch")
+    from stemma.models import networks
+
+    config, sizes = OURS[kind]
+    module = networks.build(config).eval()
+    kept = {n: t for n, t in module.state_dict().items() if "num_batches" not in n}
+    arrays = noisy({n: tuple(t.shape) for n, t in kept.items()})
+    known = structure_of({n: a.shape for n, a in arrays.items()}, config)
+    assert known.certain
+    assert {g.name: g.size for g in known.groups} == sizes
+    rng = np.random.default_rng(0)
+    inputs = rng.integers(0, 30, (3, 9)) if kind == "llama" else rng.random((3, 1, 8, 8), np.float32)
+    if kind == "mlp":
+        inputs = rng.random((3, 1, 4, 4), np.float32)
+
+    def network(weights, x):
+        state = {n: torch.from_numpy(np.ascontiguousarray(a)) for n, a in weights.items()}
+        module.load_state_dict(state, strict=False)
+        with torch.no_grad():
+            return module(torch.from_numpy(x)).double().numpy()
+
+    assert_groups_are_symmetries(arrays, known, lambda w: network(w, inputs))
+    model = from_arrays(arrays, kind, config)
+    assert check_by_permutation(model, network, known.groups[-1], inputs) < 1e-5
+    assert check_by_permutation(model, network, known.groups[0].name, inputs, structure=known) < 1e-5
+
+
+def tiny(kind):
+    """A tiny random network of a published architecture, with inputs; built here, nothing is downloaded."""
+    import torch
+    import transformers as T
+
+    T.logging.set_verbosity_error()
+    ids = torch.randint(3, 59, (2, 9), generator=torch.Generator().manual_seed(1))
+    ids[:, -1] = 60  # the token at which CLIP reads its text
+    pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    c = {"hidden_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48, "vocab_size": 61}
+    kv = {**c, "num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    v = {"hidden_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    image = {**v, "image_size": 32, "patch_size": 8, "num_labels": 7}
+    text = {"input_ids": ids}
+    makers = {
+        "llama": (lambda: T.LlamaForCausalLM(T.LlamaConfig(**kv)), text),
+        "mistral": (lambda: T.MistralForCausalLM(T.MistralConfig(**kv)), text),
+        "qwen2": (lambda: T.Qwen2ForCausalLM(T.Qwen2Config(**kv)), text),
+        "qwen3": (lambda: T.Qwen3ForCausalLM(T.Qwen3Config(**kv, head_dim=16)), text),
+        "gemma": (lambda: T.GemmaForCausalLM(T.GemmaConfig(**kv, head_dim=8)), text),
+        "gemma2": (lambda: T.Gemma2ForCausalLM(T.Gemma2Config(**kv, head_dim=8)), text),
+        "gemma3": (lambda: T.Gemma3ForCausalLM(T.Gemma3TextConfig(**kv, head_dim=8)), text),
+        "phi3": (lambda: T.Phi3ForCausalLM(T.Phi3Config(**kv)), text),
+        "mixtral": (lambda: T.MixtralForCausalLM(T.MixtralConfig(**kv, num_local_experts=4)), text),
+        "qwen3-moe": (lambda: T.Qwen3MoeForCausalLM(T.Qwen3MoeConfig(
+            **kv, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=24, head_dim=8)), text),
+        "gpt2": (lambda: T.GPT2LMHeadModel(T.GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=61, n_positions=33,
+                                                        bos_token_id=1, eos_token_id=2)), text),
+        "gpt-neox": (lambda: T.GPTNeoXForCausalLM(T.GPTNeoXConfig(**c)), text),
+        "opt": (lambda: T.OPTForCausalLM(T.OPTConfig(
+            hidden_size=32, num_hidden_layers=2, num_attention_heads=4, ffn_dim=48, vocab_size=61,
+            max_position_embeddings=33, word_embed_proj_dim=32)), text),
+        "bert": (lambda: T.BertForMaskedLM(T.BertConfig(**c, max_position_embeddings=33)), text),
+        "bert-classifier": (lambda: T.BertForSequenceClassification(T.BertConfig(**c)), text),
+        "roberta": (lambda: T.RobertaForMaskedLM(T.RobertaConfig(**c, max_position_embeddings=35)), text),
+        "distilbert": (lambda: T.DistilBertForMaskedLM(T.DistilBertConfig(
+            dim=32, n_layers=2, n_heads=4, hidden_dim=48, vocab_size=61, max_position_embeddings=33)), text),
+        "vit": (lambda: T.ViTForImageClassification(T.ViTConfig(**image)), {"pixel_values": pixels}),
+        "deit": (lambda: T.DeiTForImageClassification(T.DeiTConfig(**image)), {"pixel_values": pixels}),
+        "swin": (lambda: T.SwinForImageClassification(T.SwinConfig(
+            image_size=32, patch_size=2, embed_dim=16, depths=[2, 2], num_heads=[2, 4], window_size=4, num_labels=7)),
+            {"pixel_values": pixels}),
+        "resnet": (lambda: T.ResNetForImageClassification(T.ResNetConfig(
+            embedding_size=16, hidden_sizes=[32, 64], depths=[2, 2], layer_type="bottleneck", num_labels=7)),
+            {"pixel_values": pixels}),
+        "resnet-basic": (lambda: T.ResNetForImageClassification(T.ResNetConfig(
+            embedding_size=16, hidden_sizes=[16, 24], depths=[2, 2], layer_type="basic", num_labels=7)),
+            {"pixel_values": pixels}),
+        "convnext": (lambda: T.ConvNextForImageClassification(T.ConvNextConfig(
+            hidden_sizes=[16, 24], depths=[2, 2], num_stages=2, num_labels=7)), {"pixel_values": pixels}),
+        "mobilenet-v1": (lambda: T.MobileNetV1ForImageClassification(T.MobileNetV1Config(
+            depth_multiplier=0.25, num_labels=7)), {"pixel_values": pixels}),
+        "mobilenet-v2": (lambda: T.MobileNetV2ForImageClassification(T.MobileNetV2Config(
+            depth_multiplier=0.25, num_labels=7)), {"pixel_values": pixels}),
+        "t5": (lambda: T.T5ForConditionalGeneration(T.T5Config(
+            d_model=40, d_kv=8, d_ff=48, num_layers=2, num_heads=4, vocab_size=61, decoder_start_token_id=0)),
+            {"input_ids": ids, "decoder_input_ids": ids[:, :5]}),
+        "t5-gated": (lambda: T.T5ForConditionalGeneration(T.T5Config(
+            d_model=40, d_kv=8, d_ff=48, num_layers=2, num_heads=4, vocab_size=61, feed_forward_proj="gated-gelu",
+            tie_word_embeddings=False, decoder_start_token_id=0)), {"input_ids": ids, "decoder_input_ids": ids[:, :5]}),
+        "whisper": (lambda: T.WhisperForConditionalGeneration(T.WhisperConfig(
+            d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4, decoder_attention_heads=4,
+            encoder_ffn_dim=48, decoder_ffn_dim=48, vocab_size=61, num_mel_bins=20, max_source_positions=15,
+            max_target_positions=17, pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=1)),
+            {"input_features": torch.randn(2, 20, 30, generator=torch.Generator().manual_seed(1)),
+             "decoder_input_ids": ids[:, :5]}),
+        "clip": (lambda: T.CLIPModel(T.CLIPConfig(
+            text_config={**c, "max_position_embeddings": 33, "eos_token_id": 60, "bos_token_id": 1, "pad_token_id": 0},
+            vision_config={**image, "hidden_size": 48, "intermediate_size": 56}, projection_dim=24)),
+            {**text, "pixel_values": pixels}),
+    }  # fmt: skip
+    make, inputs = makers[kind]
+    torch.manual_seed(0)
+    return make().eval(), inputs
+
+
+FAMILY = {
+    "llama": "llama", "mistral": "llama", "qwen2": "llama", "qwen3": "llama", "gemma": "llama", "gemma2": "llama",
+    "gemma3": "llama", "phi3": "phi3", "mixtral": "moe_stacked", "qwen3-moe": "moe_stacked", "gpt2": "gpt2",
+    "gpt-neox": "gpt_neox", "opt": "opt", "bert": "bert", "bert-classifier": "bert", "roberta": "bert",
+    "distilbert": "distilbert", "vit": "vit", "deit": "vit", "swin": "swin", "resnet": "resnet_hf_bottleneck",
+    "resnet-basic": "resnet_hf_basic", "convnext": "convnext", "mobilenet-v2": "mobilenet_v2", "t5": "t5",
+    "t5-gated": "t5", "whisper": "whisper", "clip": "clip",
+}  # fmt: skip
+FAST = ("llama", "gpt2")
+
+
+@pytest.mark.parametrize("kind", [k if k in FAST else pytest.param(k, marks=pytest.mark.slow) for k in
+                                  [*FAMILY, "mobilenet-v1"]])  # fmt: skip
+def test_groups_of_published_architectures_are_symmetries(kind):
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    module, inputs = tiny(kind)
+    state = module.state_dict()
+    tied = {}
+    arrays = {}
+    for name, tensor in state.items():
+        if tensor.is_floating_point():
+            first = tied.setdefault(tensor.data_ptr(), name)
+            arrays[name] = arrays[first] if first in arrays else noisy({name: tuple(tensor.shape)}, len(arrays))[name]
+    known = structure_of({n: a.shape for n, a in arrays.items()}, module.config.to_dict())
+    assert known.source == (f"family:{FAMILY[kind]}" if kind in FAMILY else "inferred:names")
+    assert known.certain == (kind in FAMILY)
+
+    def run(weights):
+        module.load_state_dict({n: torch.from_numpy(np.ascontiguousarray(a)) for n, a in weights.items()}, strict=False)
+        with torch.no_grad():
+            out = module(**inputs)
+        flat = [out.text_embeds, out.image_embeds] if kind == "clip" else [out.logits]
+        return np.concatenate([t.double().numpy().ravel() for t in flat])
+
+    assert_groups_are_symmetries(arrays, known, run)
+    assert_nothing_visible_is_hidden({n: a.shape for n, a in arrays.items()}, known)
+
+
+def assert_nothing_visible_is_hidden(shapes, truth: Structure):
+    """Shapes alone never claim a unit where the structure known by name has something else."""
+    found = from_shapes({f"t{i}": s for i, s in enumerate(shapes.values())})
+    for i, name in enumerate(shapes):
+        for mine, right in zip(found.axes[f"t{i}"], truth.axes[name], strict=True):
+            if mine.kind != "fixed":
+                assert len(right.segments) == 1, name
+                assert right.kind in FREE, name
+                assert right.segments[0].block == 1, name
+
+
+def test_heads_are_blocks_and_fused_projections_are_segments():
+    shapes = {f"model.layers.0.self_attn.{n}_proj.weight": (r, 64) for n, r in (("q", 64), ("k", 16), ("v", 16))}
+    shapes |= {"model.layers.0.self_attn.o_proj.weight": (64, 64), "model.layers.0.mlp.down_proj.weight": (64, 40)}
+    shapes |= {f"model.layers.0.mlp.{n}_proj.weight": (40, 64) for n in ("gate", "up")}
+    known = structure_of(shapes, {"num_attention_heads": 8, "num_key_value_heads": 2})
+    kv = known.group("kv@0")
+    assert kv.size == 2
+    blocks = {(m.tensor.split(".")[-2][0], m.axis): m.block for m in kv.members}
+    assert blocks == {("q", 0): 32, ("k", 0): 8, ("v", 0): 8, ("o", 1): 32}
+    fused = structure_of({
+        "h.0.attn.c_attn.weight": (64, 192), "h.0.attn.c_proj.weight": (64, 64), "h.0.mlp.c_fc.weight": (64, 256),
+        "h.0.mlp.c_proj.weight": (256, 64), "wte.weight": (99, 64),
+    }, {"n_head": 4})  # fmt: skip
+    label = fused.axes["h.0.attn.c_attn.weight"][1]
+    assert [(s.group, s.offset, s.rows, s.block) for s in label.segments] == [
+        ("heads@0", 0, 64, 16), ("heads@0", 64, 64, 16), ("heads@0", 128, 64, 16),
+    ]  # fmt: skip
+
+
+def test_a_false_config_does_not_make_heads_that_do_not_fit():
+    shapes = {f"layers.0.self_attn.{n}_proj.weight": (64, 64) for n in "qkvo"}
+    shapes |= {"layers.0.mlp.down_proj.weight": (64, 40), "layers.0.mlp.up_proj.weight": (40, 64)}
+    known = structure_of(shapes, {"num_attention_heads": 7, "num_key_value_heads": 7, "model_type": "bert"})
+    assert known.source == "family:llama"
+    assert known.group("kv@0").size == 1
+
+
+def test_permute_is_its_slow_twin_also_for_interleaved_units():
+    shapes = {"conv2d/kernel:0": (3, 3, 1, 4), "dense/kernel:0": (36, 5), "dense_1/kernel:0": (5, 3)}
+    known = structure_of(shapes)
+    assert known.source == "inferred:names"
+    flat = known.axes["dense/kernel:0"][0].segments[0]
+    assert (flat.block, flat.stride) == (9, 4)
+    arrays, order = noisy(shapes), np.array([2, 0, 3, 1])
+    group = known.groups[0]
+    by_hand = permuted_by_hand(arrays, group.members, order)
+    fast = permute(arrays, known, {group.name: order})
+    assert all(np.array_equal(by_hand[n], fast[n]) for n in shapes)
+    assert not np.array_equal(fast["dense/kernel:0"], arrays["dense/kernel:0"])
+
+
+def test_padded_shortcuts_pin_channels_of_later_stages(shared):
+    model = load(shared / "zoo/cifar_resnet/akamaster_resnet20.safetensors")
+    known = structure(model)
+    later = known.axes["layer3.0.conv2.weight"][0]
+    assert [(s.group, s.offset, s.rows) for s in later.segments] == [
+        ("stage@3.low", 0, 16), ("stage@2.low", 16, 8), ("stage@0", 24, 16), ("stage@2.high", 40, 8),
+        ("stage@3.high", 48, 16),
+    ]  # fmt: skip
+    torch = pytest.importorskip("torch")
+    arrays = {n: t.array() for n, t in model.weights.items()}
+    image = torch.from_numpy(np.random.default_rng(0).standard_normal((2, 3, 32, 32))).float()
+
+    def run(weights):
+        return resnet20(torch, weights, image).double().numpy()
+
+    assert_groups_are_symmetries(arrays, known, run)
+
+
+def resnet20(torch, arrays, x):
+    """The network of the file, written from its published description: option A shortcuts, 16-32-64 channels."""
+    import torch.nn.functional as F
+
+    w = {n: torch.from_numpy(np.ascontiguousarray(a)) for n, a in arrays.items()}
+
+    def norm(h, p):
+        return F.batch_norm(h, w[p + ".running_mean"], w[p + ".running_var"], w[p + ".weight"], w[p + ".bias"])
+
+    with torch.no_grad():
+        x = norm(F.conv2d(x, w["conv1.weight"], padding=1), "bn1").relu()
+        for stage in (1, 2, 3):
+            for block in range(3):
+                p, stride = f"layer{stage}.{block}", 2 if stage > 1 and block == 0 else 1
+                h = norm(F.conv2d(x, w[p + ".conv1.weight"], stride=stride, padding=1), p + ".bn1").relu()
+                h = norm(F.conv2d(h, w[p + ".conv2.weight"], padding=1), p + ".bn2")
+                pad = (h.shape[1] - x.shape[1]) // 2
+                x = (h + F.pad(x[:, :, ::stride, ::stride], (0, 0, 0, 0, pad, pad))).relu()
+        return F.linear(x.mean((2, 3)), w["linear.weight"], w["linear.bias"])
+
+
+# Networks whose truth is known by construction: shapes by tensor, and per axis the units it carries ("" for none).
+# Widths come from a small set, so that pixels, classes, tokens and hidden units collide often.
+
+WIDTH = st.sampled_from([5, 8, 10, 12, 16, 24, 32, 48, 64])
+
+
+def mlp(draw):
+    sizes = draw(st.lists(WIDTH, min_size=3, max_size=6))
+    units = ["", *(f"h{i}" for i in range(len(sizes) - 2)), ""]
+    out = {}
+    for i in range(len(sizes) - 1):
+        out[f"w{i}"] = ((sizes[i + 1], sizes[i]), (units[i + 1], units[i]))
+        out[f"b{i}"] = ((sizes[i + 1],), (units[i + 1],))
+    return out
+
+
+def plain_cnn(draw):
+    sizes = [draw(st.sampled_from([1, 3, 12])), *draw(st.lists(WIDTH, min_size=2, max_size=6))]
+    window = draw(st.sampled_from([1, 3, 5]))
+    out = {}
+    for i in range(len(sizes) - 1):
+        before = f"h{i}" if i else ""
+        out[f"w{i}"] = ((sizes[i + 1], sizes[i], window, window), (f"h{i + 1}", before, "", ""))
+        out[f"b{i}"] = ((sizes[i + 1],), (f"h{i + 1}",))
+    last, classes, area = len(sizes) - 1, draw(st.sampled_from([2, 8, 10, 16, 64])), draw(st.sampled_from([1, 4, 9]))
+    out["fc"] = ((classes, sizes[-1] * area), ("", f"h{last}" if area == 1 else ""))
+    return out
+
+
+def residual_cnn(draw):
+    """With projections, or with padded shortcuts: then channels of wider stages are pinned."""
+    width, stages, blocks = draw(st.sampled_from([8, 16])), draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    padded = draw(st.booleans())
+    out = {"stem": ((width, 3, 3, 3), ("s0", "", "", ""))}
+    for stage in range(stages):
+        wide, stream = width * 2**stage, "" if padded and stage else f"s{stage}"
+        for b in range(blocks):
+            grows = stage > 0 and b == 0
+            before, source = (wide // 2, "" if padded and stage > 1 else f"s{stage - 1}") if grows else (wide, stream)
+            mid, name = draw(st.sampled_from([wide, wide, wide - 3])), f"m{stage}.{b}"
+            out[f"a{stage}.{b}"] = ((mid, before, 3, 3), (name, source, "", ""))
+            out[f"c{stage}.{b}"] = ((wide, mid, 3, 3), (stream, name, "", ""))
+            out[f"n{stage}.{b}"] = ((wide,), (stream,))
+            if grows and not padded:
+                out[f"d{stage}"] = ((wide, before, 1, 1), (stream, source, "", ""))
+    out["fc"] = ((draw(st.sampled_from([10, 16, 32])), wide), ("", stream))
+    return out
+
+
+def unet(draw):
+    """Concatenated maps: an axis of two groups is no free axis."""
+    w, depth = draw(st.sampled_from([8, 16])), draw(st.integers(1, 3))
+    out = {"in": ((w, 3, 3, 3), ("e0", "", "", ""))}
+    for i in range(depth):
+        out[f"down{i}"] = ((w * 2 ** (i + 1), w * 2**i, 3, 3), (f"e{i + 1}", f"e{i}", "", ""))
+    below = f"e{depth}"
+    for i in reversed(range(depth)):
+        out[f"up{i}"] = ((w * 2**i, w * 2 ** (i + 1), 2, 2), (f"u{i}", below, "", ""))
+        out[f"join{i}"] = ((w * 2**i, w * 2 ** (i + 1), 3, 3), (f"j{i}", "", "", ""))
+        below = f"j{i}"
+    out["out"] = ((draw(st.sampled_from([1, 3, 8])), w, 1, 1), ("", below, "", ""))
+    return out
+
+
+def transformer(draw):
+    d, layers = draw(st.sampled_from([16, 24, 32, 64])), draw(st.integers(1, 3))
+    heads, kv = draw(st.sampled_from([d, d, 64, 48])), draw(st.sampled_from([d, 8, 16]))
+    inner, gated = draw(st.sampled_from([48, 64, 96, 128])), draw(st.booleans())
+    tokens, fused = draw(st.sampled_from([48, 64, 96, 128, 300])), draw(st.booleans())
+    out = {"embed": ((tokens, d), ("", "s"))}
+    if draw(st.booleans()):
+        out["head"] = ((tokens, d), ("", "s"))
+    if draw(st.booleans()):
+        out["position"] = ((draw(st.sampled_from([20, 400])), d), ("", "s"))
+    for i in range(layers):
+        if fused:
+            out[f"qkv{i}"] = ((3 * d, d), ("", "s"))
+            out[f"o{i}"] = ((d, d), ("s", ""))
+        else:
+            out[f"q{i}"], out[f"o{i}"] = ((heads, d), ("", "s")), ((d, heads), ("s", ""))
+            out[f"k{i}"] = out[f"v{i}"] = ((kv, d), ("", "s"))
+            out[f"qb{i}"] = ((heads,), ("",))
+        out[f"up{i}"] = ((inner, d), (f"m{i}", "s"))
+        out[f"down{i}"] = ((d, inner), ("s", f"m{i}"))
+        if gated:
+            out[f"gate{i}"] = ((inner, d), (f"m{i}", "s"))
+        out[f"n1{i}"] = out[f"n2{i}"] = ((d,), ("s",))
+    return out
+
+
+def recurrent(draw):
+    h, x, layers = draw(WIDTH), draw(WIDTH), draw(st.integers(1, 3))
+    out = {}
+    for i in range(layers):
+        out[f"ih{i}"] = ((4 * h, x if i == 0 else h), ("", "" if i == 0 else f"h{i - 1}"))
+        out[f"hh{i}"] = ((4 * h, h), ("", f"h{i}"))
+        out[f"b{i}"] = ((4 * h,), ("",))
+    out["fc"] = ((draw(WIDTH), h), ("", f"h{layers - 1}"))
+    return out
+
+
+@settings(max_examples=600, deadline=None)
+@given(st.data())
+def test_shapes_alone_never_call_anything_hidden_that_is_not(data):
+    maker = data.draw(st.sampled_from([mlp, plain_cnn, residual_cnn, unet, transformer, recurrent]))
+    built = maker(data.draw)
+    order = data.draw(st.permutations(sorted(built)))
+    reverse = data.draw(st.booleans())
+    turn = (lambda t: tuple(reversed(t))) if reverse else tuple
+    found = from_shapes({f"t{i}": turn(built[n][0]) for i, n in enumerate(order)})
+    for i, name in enumerate(order):
+        shape, units = built[name]
+        for label, unit in zip(found.axes[f"t{i}"], turn(units), strict=True):
+            assert label.kind == "fixed" or unit, (name, shape, units, sorted((n, b[0]) for n, b in built.items()))
+
+
+def test_shapes_alone_find_what_they_can():
+    cnn = {"x": (16, 3, 3, 3), "y": (40, 16, 3, 3), "z": (10, 40), "b": (16,)}
+    found = from_shapes(cnn)
+    assert {g.name: g.size for g in found.groups} == {"size 16": 16, "size 40": 40}
+    assert found.axes["z"][0].role == "unknown"
+    assert found.axes["z"][1].kind == "unit"
+    collision = from_shapes({"x": (64, 64), "y": (48, 64), "z": (10, 48)})
+    assert not collision.groups
+    assert {g.size for g in from_shapes({"x": (40, 64), "y": (48, 40), "z": (10, 48)}).groups} == {40, 48}
+
+
+@pytest.mark.parametrize(("file", "sizes"), [
+    ("waifu2x_upconv7_photo/scale2.0x", [16, 32, 64, 128, 128, 256]),
+    ("fsrcnn/fsrcnn_x4", [56, 12, 12, 12, 12, 12, 56]),
+    ("fsrcnn/fsrcnn_small_x3", [32, 5, 5, 32]),
+    ("mlperf_tiny/kws_int8", [64] * 5),
+    ("mlperf_tiny/vww96_keras", [8, 16, 32, 32, 64, 64, *[128] * 6, 256, 256]),
+    ("mlperf_tiny/vww96_float", [8, 16, 32, 32, 64, 64, *[128] * 6, 256, 256]),
+    ("mlperf_tiny/resnet8_keras", [16, 16, 16, 32, 32, 64, 64]),
+    ("mlperf_tiny/resnet8_int8", [16, 16, 16, 32, 32, 64, 64]),
+])  # fmt: skip
+def test_real_checkpoints_without_a_family_are_read_as_chains(shared, file, sizes):
+    model = load(shared / "zoo" / f"{file}.safetensors")
+    known = structure(model)
+    assert known.source == "inferred:names"
+    assert not known.certain
+    assert [g.size for g in unit_groups(model)] == sizes
+    assert axes(model).keys() == model.weights.keys()
+    vectors = [n for n, t in model.weights.items() if len(t.shape) == 1 and t.shape[0] in set(sizes)]
+    assert all(known.axes[n][0].kind == "unit" for n in vectors)
+    merged = coarse(known)
+    assert merged.certain
+    assert sorted(g.size for g in merged.groups) == sorted(set(sizes))
+    assert_nothing_visible_is_hidden({n: t.shape for n, t in model.weights.items()}, known)
+
+
+def test_a_keras_export_and_its_tflite_twin_have_the_same_chain(shared):
+    for name in ("resnet8", "vww96"):
+        keras, lite = (structure(load(shared / f"zoo/mlperf_tiny/{name}_{k}.safetensors")) for k in ("keras", "float"))
+        assert [(g.name, g.size) for g in keras.groups] == [(g.name, g.size) for g in lite.groups]
+
+
+def test_names_that_tell_no_order_are_no_chain():
+    autoencoder = {"decoder.0.weight": (32, 8), "decoder.2.weight": (64, 32), "encoder.0.weight": (32, 64),
+                   "encoder.2.weight": (8, 32)}  # fmt: skip
+    known = from_names(autoencoder)
+    assert known is not None
+    assert known.axes["encoder.0.weight"][1].kind == "fixed"
+    assert known.axes["decoder.2.weight"][0].kind == "fixed"
+    assert from_names({"alice.weight": (8, 5), "bob.weight": (8, 8), "carol.weight": (3, 8)}) is None
+    assert from_names({"lstm.weight_ih_l0": (32, 8), "lstm.weight_hh_l0": (32, 8), "fc.weight": (4, 8)}) is None
+    assert from_names({f"layer.{i}.attn.{n}.weight": (8, 8) for i in range(2) for n in "qkvo"}) is None
+
+
+def test_towers_of_a_composed_model_are_found_beside_what_is_unknown():
+    tower = {"embeddings.position_embedding.weight": (17, 64), "encoder.layers.0.layer_norm1.weight": (64,)}
+    tower |= {f"encoder.layers.0.self_attn.{n}_proj.weight": (64, 64) for n in ("q", "k", "v", "out")}
+    tower |= {"encoder.layers.0.mlp.fc1.weight": (96, 64), "encoder.layers.0.mlp.fc2.weight": (64, 96)}
+    shapes = {f"vision_tower.vision_model.{n}": s for n, s in tower.items()} | {"projector.weight": (32, 64)}
+    known = structure_of(shapes)
+    assert known.source == "family:clip"
+    assert all(label.kind == "fixed" for label in known.axes["projector.weight"])
+    assert {g.size for g in known.groups} == {64, 96, 1}
