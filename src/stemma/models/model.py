@@ -47,7 +47,7 @@ def dtype_code(dtype: np.dtype) -> str | None:
         return named[dtype.name]
     letter = {"f": "F", "i": "I", "u": "U", "c": "C"}.get(dtype.kind)
     code = "BOOL" if dtype.kind == "b" else f"{letter}{dtype.itemsize * 8}"
-    return code if letter != "F" or dtype.itemsize in (2, 4, 8) else None
+    return code if code in ITEMSIZE else None
 
 
 def decode(raw: np.ndarray, dtype: str) -> np.ndarray:

@@ -139,6 +139,8 @@ def records(path: Path) -> dict[str, Record]:
     out: dict[str, Record] = {}
     spans: list[tuple[int, int]] = []
     for info in infos:
+        if not info.filename:
+            raise UnreadableModelError(f"{path}: a record of the archive has no name")
         if info.is_dir():
             continue
         if info.filename in out:

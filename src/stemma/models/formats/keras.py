@@ -18,11 +18,13 @@ from stemma.models.formats import archives
 from stemma.models.formats.base import AbstractFormat, Contents
 from stemma.models.formats.files import FileStorage, SourceFile
 from stemma.models.formats.layouts import PartStorage, SwappedStorage
-from stemma.models.model import CHUNK, AbstractStorage, Tensor, dtype_code, fill
+from stemma.models.model import CHUNK, AbstractStorage, ArrayStorage, Tensor, dtype_code, fill
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
 SKIPPED = ("optimizer_weights", "optimizer", "_optimizer")
 MAX_OBJECTS = 200_000
+MAX_PACKED = 256 << 20
+"""Bytes of a compressed `.keras` archive's weights; they are held in memory while the model is."""
 MAX_GROWTH = 200
 """A compressed data set may not grow by more than this once it is larger than `archives.BOMB`."""
 
@@ -77,7 +79,12 @@ class Keras(AbstractFormat):
         record = archives.records(path).get("model.weights.h5")
         if record is None:
             raise UnreadableModelError(f"{path} is no Keras archive: it holds no model.weights.h5")
-        return _read(path, record.storage, record.size)
+        if not isinstance(record.storage, archives.InflateStorage):
+            return _read(path, record.storage, record.size)
+        if record.size > MAX_PACKED:  # the library jumps to and fro, and a compressed record can only be read forwards
+            raise UnreadableModelError(f"{path} compresses {record.size} bytes of weights. Save it uncompressed")
+        held = np.frombuffer(record.read(MAX_PACKED), np.uint8)
+        return _read(path, ArrayStorage(lambda: held), record.size)
 
 
 class _Stream(io.RawIOBase):

@@ -2,6 +2,7 @@
 
 import ast
 import math
+import re
 import struct
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,6 +18,7 @@ from stemma.models.model import AbstractStorage, Tensor, dtype_code
 
 MAGIC = b"\x93NUMPY"
 MAX_HEADER = 1 << 16
+_PLAIN = re.compile(r"^[<>|=]?[A-Za-z]\d{0,4}$")
 
 
 class Npy(AbstractFormat):
@@ -83,18 +85,18 @@ def _array(where: str, name: str, storage: AbstractStorage, size: int) -> Tensor
     start, header = _header(where, storage, size)
     try:
         kind, shape, fortran = header["descr"], header["shape"], header["fortran_order"]
-        dtype = np.dtype(kind) if isinstance(kind, str) else np.dtype(object)
+        dtype = np.dtype(kind) if isinstance(kind, str) and _PLAIN.match(kind) else np.dtype(object)
     except (KeyError, TypeError, ValueError) as e:
         raise UnreadableModelError(f"{where} has a malformed array header") from e
-    if dtype.hasobject:
+    if dtype.hasobject and kind in ("|O", "O"):
         raise UnsafeFileError(f"{where} holds Python objects, which are pickles; it was not read")
-    code = dtype_code(dtype)
+    code = None if dtype.hasobject else dtype_code(dtype)
     if code is None and dtype.kind == "V" and dtype.itemsize in (1, 2):
         raise NotAModelError(
             f"{where} holds raw {dtype.itemsize}-byte records: NumPy lost their dtype. Use safetensors"
         )
     if code is None:
-        raise NotAModelError(f"{where} holds {dtype}, which are no weights")
+        raise NotAModelError(f"{where} holds {str(kind)[:60]!r}, which are no weights")
     if not isinstance(shape, tuple) or len(shape) > 64 or any(type(n) is not int or not 0 <= n < 2**48 for n in shape):
         raise UnreadableModelError(f"{where} has an impossible shape {shape!r}")
     if start + math.prod(shape) * dtype.itemsize != size:

@@ -181,7 +181,7 @@ def _tensor(
 def _proto(file: SourceFile, span: tuple[int, int]) -> _Proto:
     p = _Proto()
     for number, value in _fields(file, *span):
-        if number == 1:
+        if number == 1 and not isinstance(value, bytes):
             p.dims.extend([value] if isinstance(value, int) else _varints(file, value, 64))
         elif number == 2 and isinstance(value, int):
             p.kind = value

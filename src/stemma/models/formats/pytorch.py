@@ -18,7 +18,7 @@ from stemma.models.model import ITEMSIZE, AbstractStorage, ArrayStorage, Tensor,
 from stemma.models.names import unwrap
 
 MAX_PICKLE = 1 << 28
-MAX_NODES = 2_000_000
+MAX_NODES = 500_000
 MAX_EXPANDED = 64 << 20
 """Bytes to which a view that repeats its elements may grow."""
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -41,7 +41,12 @@ class PyTorch(AbstractFormat):
         """
         if head.startswith(_LEGACY_HEADS):
             return True
-        return head[:4] == b"PK\x03\x04" and path.suffix.lower() not in (".npz", ".keras") and _has_pickle(path, head)
+        return (
+            head[:4] == b"PK\x03\x04"
+            and len(head) > 30
+            and path.suffix.lower() not in (".npz", ".keras")
+            and _has_pickle(path, head)
+        )
 
     def read(self, path: Path) -> Contents:
         """See `AbstractFormat.read`.
@@ -228,11 +233,11 @@ class _Grower:
     def tensor(self, view: pickles.View, name: str) -> Tensor:
         path, code = self.path, view.code
         shape, strides = view.shape, view.strides
-        numbers = (view.offset, *(shape or ()), *(strides or ()))
         fits = (
             isinstance(shape, (tuple, list)) and isinstance(strides, (tuple, list)) and len(shape) == len(strides) <= 64
         )
-        if not fits or any(type(n) is not int or not 0 <= n < 2**48 for n in numbers):
+        numbers = (view.offset, *shape, *strides) if fits else (-1,)
+        if any(type(n) is not int or not 0 <= n < 2**48 for n in numbers):
             raise UnreadableModelError(
                 f"{path}: the tensor '{name}' has an impossible shape {shape!r} or strides {strides!r}"
             )
