@@ -86,9 +86,10 @@ def lines(result: "Trace") -> Iterator[tuple[str, "str | Text", str]]:
 
     first = next(iter((*result.parents, *result.relatives)), None)
     closest = _candidate(result, first)
-    named = result.copies[0] if result.copies else first
+    copies = sorted(result.copies, key=lambda copy: copy["relation"] != "copy")
+    named = copies[0] if copies else first
     yield "verdict", verdict_text(result.verdict, _of(result.verdict, named)), operation(named, closest)
-    for copy in result.copies[:SHOWN]:
+    for copy in copies[:SHOWN]:
         yield "copy", str(copy["name"]), str(copy.get("reason", "the same weights"))
     if len(result.copies) > SHOWN:
         yield "", f"and {len(result.copies) - SHOWN:,} more copies", "all of them with --json"
