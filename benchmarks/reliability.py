@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -306,5 +307,23 @@ def main() -> None:
         options.out.write_text(text.replace(name, "…") + "\n")
 
 
+def in_a_name_space_of_its_own() -> int | None:
+    """Run this program again where its mounts end with it.
+
+    Returns:
+        Its exit code; None where that is not possible or was done.
+    """
+    if os.name != "posix" or os.geteuid() != 0 or "STEMMA_UNSHARED" in os.environ:
+        return None
+    shell = ["unshare", "--mount", "--propagation", "private"]
+    if not shutil.which(shell[0]) or subprocess.run([*shell, "true"], check=False, capture_output=True).returncode:
+        return None
+    again = [*shell, sys.executable, *sys.argv]
+    return subprocess.run(again, env={**os.environ, "STEMMA_UNSHARED": "1"}, check=False).returncode
+
+
 if __name__ == "__main__":
+    code = in_a_name_space_of_its_own()
+    if code is not None:
+        sys.exit(code)
     main()

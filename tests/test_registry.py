@@ -218,6 +218,9 @@ def test_lookup_by_name_then_by_digest(registry: Registry) -> None:
     assert [r.name for r in registry.by_digest(a.digest)] == ["alpha", "alpha-copy"]
     with pytest.raises(UnknownNameError, match=r"'alhpa'.*Did you mean 'alpha'"):
         registry.get("alhpa")
+    enrol(registry, "hub/org/omega", 4)
+    with pytest.raises(UnknownNameError, match="Did you mean 'hub/org/omega'"):
+        registry.get("omega")
     with pytest.raises(UnknownNameError, match="stemma list"):
         registry.get(hexadecimal[:7])
     enrol(registry, b.digest[7:15], 3)  # a name goes before a digest

@@ -116,8 +116,12 @@ def unknown(connection: sa.Connection, text: str) -> str:
     Returns:
         A sentence that names similar models.
     """
-    names = connection.execute(sa.select(schema.live.c.name).order_by(schema.live.c.name).limit(20_000)).scalars()
-    close = difflib.get_close_matches(text, list(names), n=3, cutoff=0.6)
+    query = sa.select(schema.live.c.name).order_by(schema.live.c.name).limit(20_000)
+    names = list(connection.execute(query).scalars())
+    last = {name.rpartition("/")[2]: name for name in reversed(names)}
+    close = difflib.get_close_matches(text, names, n=3, cutoff=0.6)
+    close += [last[c] for c in difflib.get_close_matches(text, list(last), n=3, cutoff=0.6) if last[c] not in close]
+    close = close[:3]
     hint = f"Did you mean {' or '.join(repr(c) for c in close)}?" if close else "`stemma list` shows all names"
     return f"no model is enrolled as '{text}'. {hint}"
 
