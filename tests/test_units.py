@@ -429,7 +429,7 @@ def recurrent(draw):
     return out
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(st.data())
 def test_shapes_alone_never_call_anything_hidden_that_is_not(data):
     maker = data.draw(st.sampled_from([mlp, plain_cnn, residual_cnn, unet, transformer, recurrent]))
@@ -507,3 +507,62 @@ def test_towers_of_a_composed_model_are_found_beside_what_is_unknown():
     assert known.source == "family:clip"
     assert all(label.kind == "fixed" for label in known.axes["projector.weight"])
     assert {g.size for g in known.groups} == {64, 96, 1}
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.dictionaries(
+        st.one_of(
+            st.text(max_size=20),
+            st.from_regex(r"(layers|conv|blocks|bn)?\.?[0-9]{0,3}\.(weight|bias|kernel:0)", fullmatch=True),
+            st.sampled_from(["layers.0.self_attn.q_proj.weight", "layers.0.mlp.down_proj.weight", "conv1.weight",
+                             "layer1.0.conv2.weight", "wte.weight", "h.0.attn.c_attn.weight", "h.0.mlp.c_fc.weight"]),
+        ),
+        st.lists(st.integers(0, 9), max_size=5).map(tuple),
+        max_size=8,
+    ),
+    st.one_of(st.none(), st.dictionaries(st.sampled_from(["n_head", "num_attention_heads", "head_dim", "text_config"]),
+                                         st.one_of(st.integers(-3, 9), st.none(), st.text(max_size=3)))),
+)  # fmt: skip
+def test_any_names_and_shapes_get_a_structure_that_covers_every_axis(shapes, config):
+    known = structure_of(shapes, config)
+    assert known.axes.keys() == shapes.keys()
+    for name, shape in shapes.items():
+        assert [sum(s.rows for s in label.segments) for label in known.axes[name]] == list(shape)
+    for group in known.groups:
+        for m in group.members:
+            found = sorted(i for u in range(group.size) for i in rows(m, u))
+            assert len(set(found)) == len(found)
+            assert found[-1] < shapes[m.tensor][m.axis]
+
+
+SAVED = {
+    "vit": {"vit.encoder.layer.{l}.attention.attention.query.weight": (32, 32),
+            "vit.encoder.layer.{l}.attention.output.dense.weight": (32, 32),
+            "vit.encoder.layer.{l}.intermediate.dense.weight": (48, 32),
+            "vit.encoder.layer.{l}.output.dense.weight": (32, 48),
+            "vit.encoder.layer.{l}.layernorm_before.weight": (32,),
+            "vit.embeddings.patch_embeddings.projection.weight": (32, 3, 4, 4)},
+    "vit_timm": {"blocks.{l}.attn.qkv.weight": (96, 32), "blocks.{l}.attn.proj.weight": (32, 32),
+                 "blocks.{l}.mlp.fc1.weight": (48, 32), "blocks.{l}.mlp.fc2.weight": (32, 48),
+                 "blocks.{l}.norm1.weight": (32,), "patch_embed.proj.weight": (32, 3, 4, 4)},
+    "gguf": {"blk.{l}.attn_q.weight": (32, 32), "blk.{l}.attn_k.weight": (16, 32), "blk.{l}.attn_v.weight": (16, 32),
+             "blk.{l}.attn_output.weight": (32, 32), "blk.{l}.ffn_up.weight": (48, 32),
+             "blk.{l}.ffn_down.weight": (32, 48), "blk.{l}.attn_norm.weight": (32,), "token_embd.weight": (61, 32)},
+    "moe": {"model.layers.{l}.self_attn.q_proj.weight": (32, 32), "model.layers.{l}.self_attn.o_proj.weight": (32, 32),
+            "model.layers.{l}.block_sparse_moe.gate.weight": (2, 32),
+            "model.layers.{l}.block_sparse_moe.experts.0.w1.weight": (48, 32),
+            "model.layers.{l}.block_sparse_moe.experts.0.w2.weight": (32, 48)},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", SAVED)
+def test_names_as_they_are_saved_elsewhere(family):
+    shapes = {n.format(l=i): s for n, s in SAVED[family].items() for i in range(2)}
+    known = structure_of(shapes, {"num_attention_heads": 4, "llama.attention.head_count_kv": 4})
+    assert known.source == f"family:{family}"
+    units = {g.name.split("@")[0]: g.size for g in known.groups}
+    assert units["stream"] == 32
+    assert units["mlp"] == 48
+    assert units.get("heads", units.get("kv")) == 4
+    assert all(label.role != "unknown" for labels in known.axes.values() for label in labels)

@@ -114,7 +114,8 @@ def natural(name: str) -> tuple[tuple[int, int, str], ...]:
     Returns:
         The key.
     """
-    return tuple((0, int(t), "") if t.isdigit() else (1, 0, t) for t in re.findall(r"\d+|\D+", name))
+    pieces = re.findall(r"[0-9]+|[^0-9]+", name)
+    return tuple((0, len(t.lstrip("0")), t.lstrip("0")) if "0" <= t[0] <= "9" else (1, 0, t) for t in pieces)
 
 
 def split_name(name: str) -> tuple[str, str]:

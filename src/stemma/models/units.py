@@ -54,10 +54,9 @@ def structure_of(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, obj
     Returns:
         The structure.
     """
-    found = _from_families(shapes, config)
-    if found is not None:
-        return found
-    return from_names(shapes) or from_shapes(shapes)
+    whole = {n: s for n, s in shapes.items() if all(s)}
+    found = _from_families(whole, config) or from_names(whole) or from_shapes(whole)
+    return replace(found, axes={n: found.axes.get(n) or unknown(s) for n, s in shapes.items()})
 
 
 def axes(model: "Model") -> Mapping[str, tuple[AxisLabel, ...]]:

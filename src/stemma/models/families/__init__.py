@@ -93,7 +93,7 @@ def pattern(template: str, *, anchored: bool = False) -> re.Pattern[str]:
     Returns:
         The pattern; what stands before is the group `prefix`.
     """
-    text = re.sub(r"\{(\w+)\}", lambda m: f"(?P<{m[1]}>-?\\d+)", template.replace(".", r"\."))
+    text = re.sub(r"\{(\w+)\}", lambda m: f"(?P<{m[1]}>-?[0-9]{{1,9}})", template.replace(".", r"\."))
     head = "^" if anchored else r"^(?P<prefix>(?:[\w-]+\.)*?)"
     return re.compile(head + text + "$")
 
