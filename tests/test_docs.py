@@ -1,6 +1,8 @@
 """The documents say what is there, and nothing that is not."""
 
 import importlib.util
+import json
+import os
 import re
 import shlex
 import subprocess
@@ -9,8 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import typer.main
+from safetensors.numpy import save_file
 
 from stemma import cli
 
@@ -219,3 +223,34 @@ def test_the_formats_page_lists_what_is_read_and_refused() -> None:
     assert all(kind in text for kind, _ in REFUSED)
     known = {path.stem for path in Path(families.__file__).parent.glob("*.json")}
     assert set(re.findall(r"`(\w+)`", text.split("## Architectures")[1])) == known
+
+
+def test_the_python_example_finds_the_parent() -> None:
+    script = ROOT / "examples" / "find_the_parent.py"
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "related to mlp/root: permuted" in done.stdout
+    assert "the stranger is in" in done.stdout  # independent or inconclusive
+
+
+def test_the_gate_example_refuses_a_copy(tmp_path: Path) -> None:
+    arrays = {f"fc{i}.weight": np.random.default_rng(i).normal(size=(32, 32)).astype(np.float32) for i in range(3)}
+    for name in ("known", "copy"):
+        save_file(arrays, tmp_path / f"{name}.safetensors")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path}
+    added = ["stemma", "add", "known.safetensors"]
+    assert subprocess.run(added, cwd=tmp_path, env=environment, capture_output=True, check=False).returncode == 0
+    gate = ROOT / "examples" / "gate.sh"
+    save_file(_noise(), tmp_path / "stranger.safetensors")
+    for name, code in (("copy", 3), ("stranger", 0), ("missing", 1)):
+        done = subprocess.run(
+            [gate, f"{name}.safetensors"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == code, done.stderr
+        if code != 1:
+            assert (json.loads((tmp_path / "trace.json").read_text())["verdict"] == "copy") == (code == 3)
+
+
+def _noise() -> dict[str, np.ndarray]:
+    return {f"fc{i}.weight": np.random.default_rng(9 + i).normal(size=(32, 32)).astype(np.float32) for i in range(3)}
