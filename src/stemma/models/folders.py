@@ -24,8 +24,8 @@ WEIGHTS = (
 """Weight files of a checkpoint folder, best first: a folder often holds the same weights in several formats."""
 
 NOT_WEIGHTS = re.compile(
-    r"^(\.|__)|^(training_args|optimizer|scheduler|scaler|rng_state|random_states|trainer_state|tokenizer|vocab|merges|"
-    r"events\.out|adapter_model)|(\.index\.json|_optim\.(bin|pt|pth)|optim_states\.pt)$|^optim"
+    r"^(\.|__)|^(training_args|optimizer|scheduler|lr_scheduler|scaler)([-_.]\d+)*\.(bin|pt|pth)$|"
+    r"^(rng_state|random_states)([-_]\d+)*\.(pth|pt|pkl)$|optim_states\.pt$|^tokenizer\.model$|\.index\.json$"
 )
 """Files beside weights that carry a weight file's ending and are none."""
 

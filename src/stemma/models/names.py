@@ -35,6 +35,9 @@ EMA = (
 )  # fmt: skip
 """Keys under which a checkpoint keeps averaged weights."""
 
+KEPT = ("batch_stats", "buffers")
+"""Keys beside a network that are part of it."""
+
 TRAINING = re.compile(
     r"(optim|scheduler|scaler|rng|callback|hyper_parameters|hparams|opt_state|optimizer|grad_|_step$|loops$|amp$|args$)"
 )
@@ -48,12 +51,18 @@ Leaf = Tensor
 Tree = Mapping[str, "Tree | Leaf"]
 
 
-def unwrap(tree: Tree, separator: str = ".") -> tuple[dict[str, dict[str, Tensor]], list[str]]:
+def unwrap(
+    tree: Tree, separator: str = ".", wrappers: Sequence[str] = WRAPPERS
+) -> tuple[dict[str, dict[str, Tensor]], list[str]]:
     """Find the network in a nested checkpoint.
+
+    A wrapper is removed where nothing beside it is a network's part: only averaged weights, training state and single
+    tensors (an epoch, a loss). Otherwise all parts are kept, under their full names.
 
     Args:
         tree: Nested mappings whose leaves are tensors; anything else was left out before.
         separator: What joins nested keys in a name.
+        wrappers: Keys under which the format keeps a network, best first.
 
     Returns:
         Flat tensors by part (`""` and, where there are averaged weights, `"ema"`), and notes on what was left out.
@@ -61,29 +70,40 @@ def unwrap(tree: Tree, separator: str = ".") -> tuple[dict[str, dict[str, Tensor
     notes: list[str] = []
     ema: dict[str, Tensor] = {}
     while True:
-        nested = {k: v for k, v in tree.items() if isinstance(v, Mapping) and v}
+        nested = {k: v for k, v in tree.items() if isinstance(v, Mapping) and _holds(v)}
+        parts = [k for k in nested if k not in EMA and k not in KEPT and not TRAINING.search(k)]
+        main = next((k for k in wrappers if k in parts), None)
         averaged = next((k for k in EMA if k in nested), None)
-        main = next((k for k in WRAPPERS if k in nested), None)
-        if averaged and not ema:
-            parts, _ = unwrap(nested[averaged], separator)
-            ema = parts[""]
-        if main is None:
-            rest = {k: v for k, v in tree.items() if k != averaged or not ema}
+        if averaged and not ema and (len(parts) == 1 or len(nested) == 1):
+            ema = unwrap(nested[averaged], separator, wrappers)[0][""]
+            tree = {k: v for k, v in tree.items() if k != averaged}
+        if main is None or len(parts) > 1:
             break
-        siblings = sorted(k for k in tree if k not in (main, averaged))
-        kept = {k: tree[k] for k in siblings if k in ("batch_stats", "buffers")}
-        left_out = [k for k in siblings if k not in kept]
+        left_out = sorted(
+            k for k, v in tree.items() if k != main and k not in KEPT and (k in nested or isinstance(v, Tensor))
+        )
         if left_out:
             notes.append(f"left out beside '{main}': {', '.join(left_out[:8])}{' …' if len(left_out) > 8 else ''}")
-        tree = {**nested[main], **{k: v for k, v in kept.items() if k not in nested[main]}}
-    training = sorted(k for k, v in rest.items() if isinstance(v, Mapping) and TRAINING.search(k))
-    if training and len(training) < len(rest):
+        inner = nested[main]
+        tree = {**{k: v for k, v in nested.items() if k in KEPT and k not in inner}, **inner}
+    training = sorted(k for k in nested if TRAINING.search(k) and k in tree)
+    if training and len(training) < len(nested):
         notes.append(f"left out: {', '.join(training[:8])}")
-        rest = {k: v for k, v in rest.items() if k not in training}
-    flat = dict(_flatten(rest, separator))
+        tree = {k: v for k, v in tree.items() if k not in training}
+    flat = dict(_flatten(tree, separator))
     if not flat and ema:
         return {"": ema}, notes
     return ({"": flat, "ema": ema} if ema else {"": flat}), notes
+
+
+def _holds(tree: Tree | Leaf) -> bool:
+    stack = [tree]
+    while stack:
+        node = stack.pop()
+        if isinstance(node, Tensor):
+            return True
+        stack.extend(node.values())
+    return False
 
 
 def _flatten(tree: Tree, separator: str) -> Iterable[tuple[str, Tensor]]:
@@ -144,13 +164,9 @@ def tied(groups: Iterable[Sequence[str]], tensors: Mapping[str, Tensor]) -> dict
     for group in groups:
         if len(group) < 2 or not _distinctive(tensors[group[0]]):
             continue
-        kept: list[str] = []
-        for name in sorted(group, key=lambda n: (bool(_HEADS.search(n)), n)):
-            twin = next((k for k in kept if _DIGITS.sub("", k) != _DIGITS.sub("", name)), None)
-            if twin is None:
-                kept.append(name)
-            else:
-                out[name] = twin
+        first, *others = sorted(group, key=lambda n: (bool(_HEADS.search(n)), n))
+        pattern = _DIGITS.sub("", first)
+        out.update({name: first for name in others if _DIGITS.sub("", name) != pattern})
     return out
 
 

@@ -35,7 +35,9 @@ def find(folder: Path) -> str | tuple[str, ...] | None:
         match = _SHARD.match(name)
         if match and int(match["n"]) > 1:
             stem, n, ending = match["stem"], match["n"], name.rsplit(".", 1)[1]
-            return tuple(f"{stem}-{i:05d}-of-{n}.{ending}" for i in range(1, min(int(n), 10_000) + 1))
+            shards = tuple(f"{stem}-{i:05d}-of-{n}.{ending}" for i in range(1, min(int(n), 10_000) + 1))
+            # without an index, other weights of that kind in the folder are models of their own
+            return None if {x for x in names if x.endswith(f".{ending}")} - set(shards) else shards
     return None
 
 

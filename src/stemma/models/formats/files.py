@@ -7,7 +7,9 @@ import contextlib
 import os
 import struct
 import threading
+import weakref
 from collections import OrderedDict
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,42 +21,46 @@ MAX_OPEN = 64
 """Descriptors kept open over all files; the least recently used is closed first."""
 
 
-class _Descriptors:
-    """Open descriptors by owner; a descriptor in use is never closed."""
+class _Recent:
+    """Which files have a descriptor open, the least recently used first; a descriptor in use is never closed.
+
+    A file closes its own descriptor when nothing refers to it any more. That can happen inside any line below, so it
+    takes no lock and changes nothing here: whoever takes the descriptor out of the file's list closes it.
+    """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._open: OrderedDict[int, list[int]] = OrderedDict()
+        self._lock = threading.RLock()
+        self._order: OrderedDict[int, weakref.ref[SourceFile]] = OrderedDict()
 
     @contextlib.contextmanager
-    def borrow(self, owner: "SourceFile"):
-        key = id(owner)
+    def borrow(self, file: "SourceFile") -> Generator[int]:
         with self._lock:
-            entry = self._open.get(key)
-            if entry is None:
-                entry = self._open[key] = [owner._connect(), 0]
-            self._open.move_to_end(key)
-            entry[1] += 1
+            if not file.descriptors:
+                file.descriptors.append(file.connect())
+            descriptor = file.descriptors[0]
+            file.users += 1
+            self._order[id(file)] = weakref.ref(file)
+            self._order.move_to_end(id(file))
         try:
-            yield entry[0]
+            yield descriptor
         finally:
             with self._lock:
-                entry[1] -= 1
-                if len(self._open) > MAX_OPEN:
+                file.users -= 1
+                if len(self._order) > MAX_OPEN:
                     self._close_idle()
 
     def _close_idle(self) -> None:
-        for key in [k for k, (_, users) in self._open.items() if not users][: len(self._open) - MAX_OPEN]:
-            os.close(self._open.pop(key)[0])
+        for key in list(self._order):
+            file = self._order[key]()
+            if file is not None and (file.users or len(self._order) <= MAX_OPEN):
+                continue
+            del self._order[key]
+            if file is not None:
+                file.close()
 
-    def drop(self, key: int) -> None:
-        with self._lock:
-            entry = self._open.pop(key, None)
-        if entry is not None:
-            os.close(entry[0])
 
-
-_DESCRIPTORS = _Descriptors()
+_RECENT = _Recent()
+os.register_at_fork(after_in_child=_RECENT.__init__)
 
 
 class SourceFile:
@@ -65,6 +71,8 @@ class SourceFile:
     Attributes:
         path: Where it lies.
         size: Its bytes.
+        descriptors: The open descriptor, if any.
+        users: Reads under way.
     """
 
     def __init__(self, path: Path) -> None:
@@ -74,16 +82,30 @@ class SourceFile:
             raise NotAModelError(f"{path} cannot be opened: {e.strerror or e}") from e
         self.path = path
         self.size = stat.st_size
+        self.descriptors: list[int] = []
+        self.users = 0
         self._seen = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
 
     def __reduce__(self) -> tuple[type, tuple[Path]]:
         return SourceFile, (self.path,)
 
     def __del__(self) -> None:
-        if _DESCRIPTORS is not None:  # at interpreter exit the module may be gone first
-            _DESCRIPTORS.drop(id(self))
+        self.close()
 
-    def _connect(self) -> int:
+    def close(self) -> None:
+        """Give the descriptor back; the next read opens the file again."""
+        with contextlib.suppress(IndexError, AttributeError):  # none open; or there never was such a file
+            os.close(self.descriptors.pop())
+
+    def connect(self) -> int:
+        """Open the file.
+
+        Returns:
+            A descriptor.
+
+        Raises:
+            UnreadableModelError: If it is gone, or not the file that was first looked at.
+        """
         try:
             descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as e:
@@ -105,7 +127,7 @@ class SourceFile:
             UnreadableModelError: If the file ends before.
         """
         done = 0
-        with _DESCRIPTORS.borrow(self) as descriptor:
+        with _RECENT.borrow(self) as descriptor:
             while done < len(out):
                 try:
                     n = os.preadv(descriptor, [out[done:]], offset + done)

@@ -17,6 +17,7 @@ DTYPES = {
     "complex64": "C64", "complex128": "C128", "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2",
 }  # fmt: skip
 ARRAY, COMPLEX, SCALAR = 1, 2, 3
+WRAPPERS = ("target", "params", "state_dict", "model_params")
 CHUNKED = "__msgpack_chunked_array__"
 MAX_DEPTH = 64
 MAX_NODES = 2_000_000
@@ -58,7 +59,7 @@ class Flax(AbstractFormat):
         tree = walker.value(walker.cursor, 0)
         if walker.cursor.at != walker.cursor.end or not isinstance(tree, dict):
             raise UnreadableModelError(f"{path} is no Flax file: it is not one msgpack map")
-        parts, notes = unwrap(walker.arrays(tree, ""), "/")
+        parts, notes = unwrap(walker.arrays(tree, ""), "/", WRAPPERS)
         if walker.holes:
             notes.append(f"{walker.holes} entries that are no arrays were left out")
         named = {p: tuple(Tensor(n, t.dtype, t.shape, t.storage) for n, t in f.items()) for p, f in parts.items()}

@@ -129,7 +129,7 @@ def _tensors(
         if base + end > file.size:
             raise UnreadableModelError(f"{file.path} ends before the tensor '{name}' does. Truncated download?")
         out.append(tensor)
-    if file.size - base - end >= max(align, 1 << 12) and file.size > base + end:
+    if file.size - base - end >= align:
         raise UnreadableModelError(f"{file.path} has {file.size - base - end} bytes behind its last tensor")
     return tuple(out)
 
