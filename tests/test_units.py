@@ -486,6 +486,24 @@ def test_a_keras_export_and_its_tflite_twin_have_the_same_chain(shared):
         assert [(g.name, g.size) for g in keras.groups] == [(g.name, g.size) for g in lite.groups]
 
 
+def test_names_without_meaning_are_not_read_as_an_order(shared):
+    for file in ("waifu2x_upconv7_photo/scale2.0x", "mlperf_tiny/vww96_keras", "fsrcnn/fsrcnn_x2"):
+        shapes = {n: t.shape for n, t in load(shared / f"zoo/{file}.safetensors").weights.items()}
+        order = np.random.default_rng(1).permutation(len(shapes))
+        for pattern in ("t{}", "tensor_{:04d}", "t{}.w", "{:08x}", "x/{}"):
+            known = structure_of({pattern.format(i): s for i, s in zip(order, shapes.values(), strict=True)})
+            assert known.source == "inferred:shapes", (file, pattern)
+
+
+def test_grouped_convolutions_have_no_free_units():
+    shapes = {"conv1.weight": (64, 3, 7, 7), "fc.weight": (10, 256)}
+    shapes |= {"layer1.0.conv1.weight": (128, 64, 1, 1), "layer1.0.conv2.weight": (128, 4, 3, 3)}
+    shapes |= {"layer1.0.conv3.weight": (256, 128, 1, 1), "layer1.0.downsample.0.weight": (256, 64, 1, 1)}
+    known = structure_of(shapes)
+    assert known.source == "inferred:shapes"
+    assert 128 not in {g.size for g in known.groups}
+
+
 def test_names_that_tell_no_order_are_no_chain():
     autoencoder = {"decoder.0.weight": (32, 8), "decoder.2.weight": (64, 32), "encoder.0.weight": (32, 64),
                    "encoder.2.weight": (8, 32)}  # fmt: skip

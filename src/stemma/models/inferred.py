@@ -178,9 +178,11 @@ def _layers(shapes: Mapping[str, tuple[int, ...]]) -> list[Layer] | None:
         found.append(Layer(name, module, ins, outs, pointwise, window != (2, 3) or "kernel" in leaf))
     if len({layer.module for layer in found}) < len(found):
         return None
-    words = [set(_words(layer.module)) for layer in found]
-    inner = [w for w in words if not w & (_RANKS[-1] | _RANKS[2])]
+    pieces = [set(re.split(r"[./]", layer.module)) for layer in found]
+    inner = [p for p in pieces if not any(_word(x) in _RANKS[-1] | _RANKS[2] for x in p)]
     shared = set.intersection(*inner) if inner else set()
+    if any(layer.module.isdigit() and "." not in layer.tensor for layer in found) and not _paired(found, shapes):
+        return None
     return sorted(found, key=lambda layer: _place(layer, shared))
 
 
@@ -199,9 +201,18 @@ def _in_out(shape: tuple[int, ...], window: tuple[int, int], inputs_first: bool)
     return (a, b) if inputs_first else (b, a)
 
 
-def _words(module: str) -> list[str]:
-    plain = module.replace("depthwise_conv", "conv")
-    return [re.sub(r"[^a-z]", "", piece.lower()) for piece in re.split(r"[./]", plain)]
+def _word(piece: str) -> str:
+    return re.sub(r"[^a-z]", "", piece.lower())
+
+
+def _paired(layers: Sequence[Layer], shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether bare variables (`f3`, `b3`) come in pairs, so that their numbers mean something.
+
+    Returns:
+        True if every layer but the last has a vector of the same number and as many entries as it writes.
+    """
+    vectors = {(split_name(n)[0], s[0]) for n, s in shapes.items() if len(s) == 1}
+    return all((layer.module, shapes[layer.tensor][layer.outs]) in vectors for layer in layers[:-1])
 
 
 def _place(layer: Layer, shared: set[str]) -> tuple[object, ...]:
@@ -209,7 +220,7 @@ def _place(layer: Layer, shared: set[str]) -> tuple[object, ...]:
 
     Args:
         layer: The layer.
-        shared: Words that all layers but the outermost have, whatever they mean.
+        shared: Parts of the name that all layers but the outermost have, whatever they mean.
 
     Returns:
         A sort key.
@@ -222,8 +233,8 @@ def _place(layer: Layer, shared: set[str]) -> tuple[object, ...]:
         plain += "_0"
     key: list[object] = []
     for piece in re.split(r"[./]", plain):
-        word = re.sub(r"[^a-z]", "", piece.lower())
-        rank = next((r for r, words in _RANKS.items() if word in words), 0 if word in shared else None)
+        word = _word(piece)
+        rank = next((r for r, words in _RANKS.items() if word in words), 0 if piece in shared else None)
         if rank is None:
             raise MisfitError(f"unknown word {word} in {layer.tensor}")
         key.append(
@@ -267,6 +278,11 @@ def _chain(
         if ins != outs:
             parts[ins] = source
         draft[layer.tensor] = parts
+    read = {draft[layer.tensor][layer.ins][0].name for layer in layers[1:]} | {
+        draft[layer.tensor][layer.outs][0].name for layer in layers[-1:]
+    }
+    if unread := set(rules) - read:
+        raise MisfitError(f"nothing reads {sorted(unread)}")
     return draft, rules
 
 

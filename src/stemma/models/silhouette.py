@@ -127,6 +127,7 @@ def _tied_rows(
         Sizes to leave alone.
     """
     wide, point, tied = Counter(), set(), set()
+    narrow = Counter(side for n, pair in kernels.items() for side in (0, 1) if 1 < shapes[n][pair[side]] <= COLOURS)
     for name, (a, b) in kernels.items():
         shape = shapes[name]
         window = [n for i, n in enumerate(shape) if i not in {a, b}]
@@ -135,8 +136,14 @@ def _tied_rows(
             wide[x, y] += 1
         else:
             point.add((x, y))
-        for size, other, alone in ((x, y, y not in sides.first), (y, x, x not in sides.second)):
-            if alone and COLOURS < other < size and size % other == 0 and max(window) > 1:
+        for side, size, other in ((1, x, y), (0, y, x)):
+            alone = other > COLOURS and other not in (sides.first, sides.second)[1 - side]
+            if (
+                other < size
+                and size % other == 0
+                and max(window) > 1
+                and (alone or (1 < other <= COLOURS and narrow[side] > 1))
+            ):
                 tied.add(size)  # perhaps a grouped convolution
     if any((y, x) in wide for x, y in wide if x != y and (x == 2 * y or y == 2 * x)):
         tied |= {max(x, y) for x, y in wide if x != y and (y, x) in wide}

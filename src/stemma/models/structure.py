@@ -240,7 +240,10 @@ def assemble(
         for length, parts in zip(shape, draft[name], strict=True):
             offset, segments = 0, []
             for part, rows in zip(parts, split(length, parts), strict=True):
-                segments.append(_segment(part, offset, rows, rules, sizes))
+                segment = _segment(part, offset, rows, rules, sizes)
+                if segment.kind in {"unit", "stream"} and segment.block > 1 and len(shape) != 2:
+                    raise MisfitError(f"{name} has {segment.block} rows per unit of {part.name}")
+                segments.append(segment)
                 offset += rows
             labels.append(AxisLabel(tuple(segments)))
         axes[name] = tuple(labels)
