@@ -274,6 +274,30 @@ def test_what_was_worked_out_is_recalled(workspace: Workspace, folder: Path, mon
     assert len(calls) == 8
 
 
+def test_a_candidate_that_cannot_be_compared_never_stops_the_search(
+    workspace: Workspace, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    list(workspace.add([folder]))
+    real = kinship.compare
+
+    def fragile(a: Model, b: Model, **options):
+        if "stranger1" in a.name:
+            raise UnreadableModelError("stranger1 became shorter")
+        return real(a, b, **options)
+
+    monkeypatch.setattr(kinship, "compare", fragile)
+    suspect = workspace.resolve("sub/child")
+    for against in (None, [folder]):
+        for jobs in (1, 3):
+            found = Workspace(workspace.registry, jobs=jobs).trace(suspect, against=against)
+            verdicts = {c["name"]: c["verdict"] for c in found.candidates}
+            assert (verdicts["stranger1"], verdicts["root"]) == ("inconclusive", "related")
+            assert "stranger1 became shorter" in found.cannot_see[-1]
+    monkeypatch.setattr(kinship, "compare", real)  # what failed was not kept
+    again = workspace.trace(suspect)
+    assert {c["verdict"] for c in again.candidates if c["name"] == "stranger1"} == {"independent"}
+
+
 def test_a_comparison_comes_back_as_it_was(folder: Path) -> None:
     a, b, c = (load(folder / f"{n}.safetensors") for n in ("root", "sub/child", "stranger0"))
     for pair in ((a, b), (a, c), (a, a)):

@@ -2,17 +2,16 @@
 
 import contextlib
 import dataclasses
-import hashlib
 from collections.abc import Iterator, MutableSequence, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-import stemma
-from stemma.errors import MisuseError, RegistryError, StemmaError, UnusableRegistryError
+from stemma.errors import MisuseError, RegistryError, StemmaError, UnreadableModelError, UnusableRegistryError
 from stemma.models.load import Checkpoint, discover, load, open_models
 from stemma.models.model import Model
 from stemma.registry import Registry, comparisons, describe
@@ -22,7 +21,6 @@ from stemma.types import (
     Comparison,
     Digest,
     Fingerprint,
-    Spec,
     Trace,
 )
 
@@ -63,7 +61,7 @@ class Workspace:
 
         Args:
             registry: Where records are kept.
-            jobs: Processes that read models at once.
+            jobs: Processes that enrol, or threads that compare, at once.
             progress: Called with what is being done, how much is done and of how much.
         """
         self.registry = registry
@@ -249,21 +247,35 @@ class Workspace:
         else:
             candidates, n_searched = self._enrolled_candidates(model, limit)
             unread = ()
-        done = iter(range(len(candidates)))
         gone: MutableSequence[str] = []
+        failed: MutableSequence[str] = []
 
-        def evidence(c: "Candidate") -> Comparison:
-            self._progress(f"comparing with {c.ref.name}", next(done, len(candidates)), len(candidates))
-            if against is not None:
-                return _compared(c.load(), model, alpha)
-            return self._recalled(c, model, alpha, gone)
+        def compared(c: "Candidate") -> Comparison:
+            try:
+                return self._recalled(c, model, alpha, gone) if against is None else _compared(c.load(), model, alpha)
+            except UnreadableModelError as e:  # one candidate never stops the search
+                failed.append(str(e))
+                return comparisons.unanswered(c.ref, model.ref, str(e))
 
-        found = trace(model, candidates, evidence, alpha=alpha, n_searched=n_searched)
+        with ThreadPoolExecutor(self._jobs) as pool:
+            pending = {id(c): pool.submit(compared, c) for c in candidates}
+            done = iter(range(len(candidates)))
+
+            def evidence(c: "Candidate") -> Comparison:
+                self._progress(f"comparing with {c.ref.name}", next(done, len(candidates)), len(candidates))
+                return pending[id(c)].result()
+
+            try:
+                found = trace(model, candidates, evidence, alpha=alpha, n_searched=n_searched)
+            finally:
+                pool.shutdown(cancel_futures=True)
         unseen = [f"{len(unread)} files that cannot be read: {'; '.join(unread[:3])}"] if unread else []
         if gone:
             unseen.append(
-                f"the weights of {', '.join(gone[:5])}{' …' if len(gone) > 5 else ''}: only sketches are left"
+                f"the weights of {', '.join(sorted(gone)[:5])}{' …' if len(gone) > 5 else ''}: only sketches are left"
             )
+        if failed:
+            unseen.append(f"{len(failed)} models that cannot be compared: {'; '.join(sorted(failed)[:3])}")
         return dataclasses.replace(found, cannot_see=(*found.cannot_see, *unseen))
 
     def _enrolled_candidates(self, model: Model, limit: int) -> "tuple[Sequence[Candidate], int]":
@@ -300,7 +312,7 @@ class Workspace:
         Returns:
             The comparison.
         """
-        spec = _spec_of_comparison(alpha)
+        spec = comparisons.spec(alpha)
         known = self.registry.get_evidence(c.ref.digest, suspect.digest, spec)
         if known is not None:
             return comparisons.decode(known.content, c.ref, suspect.ref)
@@ -328,23 +340,6 @@ def _compared(a: Model, b: Model, alpha: float) -> Comparison:
     from stemma.kinship.compare import compare
 
     return compare(a, b, alpha=alpha)
-
-
-@cache
-def _code() -> str:
-    """Identity of the code that compares, so that no answer of other code is recalled.
-
-    Returns:
-        A short digest over the sources of `kinship` and `models`.
-    """
-    home, h = Path(stemma.__file__).parent, hashlib.sha256()
-    for path in sorted(p for part in ("kinship", "models") for p in (home / part).rglob("*.py")):
-        h.update(path.read_bytes())
-    return h.hexdigest()[:16]
-
-
-def _spec_of_comparison(alpha: float) -> Spec:
-    return Spec("compare", params={"alpha": alpha, "code": _code()})
 
 
 def _is_itself(record: ModelRecord, model: Model) -> bool:

@@ -37,13 +37,12 @@ def run(database: Database, folder: blobs.BlobFolder, path: Path, progress: Prog
                 Finding("leftover", str(p), f"{p} was left by a writer that was killed: delete it")
                 for p in folder.leftovers()
             ]
-            manifests = {m.digest: _manifest(connection, folder, m.digest) for m in live}
     except RegistryError as e:
         return [Finding("database", str(path), str(e))]
     for i, m in enumerate(live):
         if progress:
             progress(f"checking {m.name}", i, len(live))
-        findings += _source(m, manifests[m.digest])
+        findings += _source(m, database, folder)
     return findings
 
 
@@ -156,7 +155,7 @@ def _bits(connection: sa.Connection, folder: blobs.BlobFolder, ids: dict[int, st
             yield Finding("index", model, f"the search index holds a sketch of {model} that is not its fingerprint's")
 
 
-def _source(m: ModelRecord, recorded: tuple[TensorRecord, ...] | None) -> list[Finding]:
+def _source(m: ModelRecord, database: Database, folder: blobs.BlobFolder) -> list[Finding]:
     if m.source.startswith("python:"):
         return []
     path = Path(m.source)
@@ -169,7 +168,8 @@ def _source(m: ModelRecord, recorded: tuple[TensorRecord, ...] | None) -> list[F
         models = open_models(path)
         if any(x.digest == m.digest for x in models):
             return []
-        before = {t.name: t.digest for t in recorded or ()}
+        with database.reading() as connection:
+            before = {t.name: t.digest for t in _manifest(connection, folder, m.digest) or ()}
         best = max(models, key=lambda x: len(before.items() & x.tensor_digests.items()))
         detail = _difference(before, best.tensor_digests)
     except (StemmaError, OSError) as e:

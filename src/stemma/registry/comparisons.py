@@ -1,11 +1,15 @@
 """Comparisons to plain JSON and back, so that what was worked out once is recalled."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+import stemma
 from stemma.models.model import Model
 from stemma.types import (
     Axis,
@@ -20,6 +24,28 @@ from stemma.types import (
     Verdict,
     jsonable,
 )
+
+
+@cache
+def _code() -> str:
+    """Identity of the code that compares, so that no answer of other code is recalled.
+
+    Returns:
+        A short digest over the sources of `kinship` and `models`.
+    """
+    home, h = Path(stemma.__file__).parent, hashlib.sha256()
+    for path in sorted(p for part in ("kinship", "models") for p in (home / part).rglob("*.py")):
+        h.update(path.read_bytes())
+    return h.hexdigest()[:16]
+
+
+def spec(alpha: float) -> Spec:
+    """Under which a comparison is kept: its level, and the code that worked it out.
+
+    Returns:
+        The spec.
+    """
+    return Spec("compare", params={"alpha": alpha, "code": _code()})
 
 
 def encode(comparison: Comparison) -> dict[str, Any]:
@@ -104,7 +130,7 @@ def from_sketches(
     one, two = sketches
     same = a.digest == b.digest or a.names_free_digest == b.names_free_digest
     if same or one is None or two is None:
-        weights = _by_digest(a, b, same, f"{missing}; and there is no sketch")
+        weights = _by_digest(a.ref, b.ref, same, f"{missing}; and there is no sketch")
         kind = (
             RelationKind.COPY if a.digest == b.digest else RelationKind.REFORMATTED if same else RelationKind.UNRELATED
         )
@@ -112,9 +138,28 @@ def from_sketches(
         weights = SketchedUnitsInPlace().evidence(one, two, alpha=alpha)
         weights = replace(weights, reason=f"{missing}; {weights.reason}")
         kind = RelationKind.RELATED if weights.verdict is Verdict.SUPPORTED else RelationKind.UNRELATED
+    return _comparison(a.ref, b.ref, weights, kind, missing)
+
+
+def unanswered(a: ModelRef, b: ModelRef, why: str) -> Comparison:
+    """What can be said of a pair whose weights cannot be compared.
+
+    Args:
+        a: The first model.
+        b: The second one.
+        why: What went wrong.
+
+    Returns:
+        An inconclusive comparison.
+    """
+    weights = _by_digest(a, b, False, why)
+    return _comparison(a, b, weights, RelationKind.UNRELATED, why)
+
+
+def _comparison(a: ModelRef, b: ModelRef, weights: Evidence, kind: RelationKind, missing: str) -> Comparison:
     return Comparison(
-        a=a.ref,
-        b=b.ref,
+        a=a,
+        b=b,
         verdict="related" if weights.verdict is Verdict.SUPPORTED else "inconclusive",
         relation=Relation(kind, reason=weights.reason),
         direction="unknown",
@@ -124,7 +169,7 @@ def from_sketches(
     )
 
 
-def _by_digest(a: Model, b: Model, same: bool, otherwise: str) -> Evidence:
+def _by_digest(a: ModelRef, b: ModelRef, same: bool, otherwise: str) -> Evidence:
     verdict, effect = (Verdict.SUPPORTED, 1.0) if same else (Verdict.INCONCLUSIVE, 0.0)
     reason = "the digests agree" if same else otherwise
     return Evidence("the weights are the same", Axis.WEIGHTS, "digest", effect, Null("collision of SHA-256"),
