@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from stemma.errors import NotAModelError, StemmaError, UnreadableModelError, UnsafeFileError
 from stemma.models import load
 from stemma.models.formats import archives, safetensors
-from test_formats import WRITERS, arrays, build_tflite, write_safetensors
+from test_formats import WRITERS, arrays, build_tflite, write_npz, write_safetensors
 
 
 def raw_safetensors(path: Path, header: dict | bytes, payload: bytes = b"") -> Path:
@@ -49,7 +49,7 @@ def entry(shape: list, begin: int, end: int, dtype: str = "F32") -> dict:
         ({"a": [1, 2]}, 0),
         ([1, 2], 0),
         (b'{"a": 1, "a": 2}', 0),
-        (b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[],"data_offsets":[0,1]}}', 1),
+        (b'{"a":{"dtype":"U8","shape":[],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[],"data_offsets":[0,1]}}', 1),
         (b"[" * 100_000, 0),
         (b'{"\\ud800": {"dtype":"F32","shape":[1],"data_offsets":[0,4]}}', 4),
         (b"\xff\xfe{}", 0),
@@ -286,6 +286,18 @@ def npy(shape: tuple, dtype: str = "<f4", size: int = 0) -> bytes:
     header = f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}, }}".encode()
     out.write(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + bytes(size))
     return out.getvalue()
+
+
+def test_a_flipped_bit_in_an_archive_of_arrays(tmp_path: Path) -> None:
+    for packed in (False, True):
+        path = write_npz(tmp_path / "x.npz", {"w": np.arange(4000, dtype="f4")}, compressed=packed)
+        data = bytearray(path.read_bytes())
+        digest = load.load(path).digest
+        assert load.load(path).digest == digest
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+        with pytest.raises(UnreadableModelError, match=r"damaged|corrupt|too early"):
+            _ = load.load(path).digest
 
 
 def test_decompression_bombs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """Records of zip archives (PyTorch, NumPy, Keras), read in slices and distrusted: nothing is extracted to disk.
 
-Checksums are not compared: PyTorch writes archives whose checksums are deliberately not computed.
+Checksums are compared where the format means them, when a record is read from its beginning to its end (`checked`);
+PyTorch writes archives whose checksums are deliberately not computed.
 """
 
 import itertools
@@ -22,6 +23,7 @@ BOMB = 256 << 20
 MAX_RECORDS = 1_000_000
 _LOCAL = struct.Struct("<4sHHHHHIIIHH")
 PIECE = 1 << 18
+MARKED = 1 << 12
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,21 @@ class Record:
         name: Its path in the archive.
         size: Bytes when unpacked.
         storage: Where they come from.
+        crc: Their checksum as the archive says.
     """
 
     name: str
     size: int
     storage: AbstractStorage
+    crc: int
+
+    def checked(self) -> AbstractStorage:
+        """The bytes, with their checksum compared by whoever reads all of them in order.
+
+        Returns:
+            A storage over the record's.
+        """
+        return ChecksumStorage(self.name, self.storage, self.size, self.crc)
 
     def read(self, limit: int) -> bytes:
         """The whole record.
@@ -116,6 +128,39 @@ class InflateStorage(AbstractStorage):
                 raise UnreadableModelError(f"{self._packed.file.path} holds a compressed record that ends too early")
 
 
+class ChecksumStorage(AbstractStorage):
+    """Compares a record's checksum at the end of every reading that went through it in order."""
+
+    def __init__(self, name: str, whole: AbstractStorage, size: int, crc: int) -> None:
+        self._arguments = (name, whole, size, crc)
+        self._lock = threading.Lock()
+        self._at, self._sum = 0, 0
+        self._marks = {0: 0}
+
+    def __reduce__(self):
+        return ChecksumStorage, self._arguments
+
+    def read_into(self, start: int, out: memoryview) -> None:
+        """See `AbstractStorage.read_into`.
+
+        Raises:
+            UnreadableModelError: If this reading ended the record and the checksum is another.
+        """
+        name, whole, size, crc = self._arguments
+        with self._lock:
+            whole.read_into(start, out)
+            if start != self._at:
+                self._at, self._sum = (start, self._marks[start]) if start in self._marks else (-1, 0)
+            if self._at == start:
+                self._at, self._sum = start + len(out), zlib.crc32(out, self._sum)
+                if self._at < MARKED:  # where a header ends, later readings begin
+                    self._marks[self._at] = self._sum
+                if self._at == size and self._sum != crc:
+                    raise UnreadableModelError(
+                        f"the record '{name}' is damaged: its checksum is not the one it was stored with"
+                    )
+
+
 def records(path: Path) -> dict[str, Record]:
     """The records of an archive.
 
@@ -175,11 +220,11 @@ def _record(file: SourceFile, info: zipfile.ZipInfo) -> tuple[Record, tuple[int,
     if info.compress_type == zipfile.ZIP_STORED:
         if info.compress_size != info.file_size:
             raise UnreadableModelError(f"{file.path}: the record '{name}' has two sizes")
-        return Record(name, info.file_size, packed), span
+        return Record(name, info.file_size, packed, info.CRC), span
     if info.compress_type != zipfile.ZIP_DEFLATED:
         raise UnreadableModelError(f"{file.path}: the record '{name}' is compressed by method {info.compress_type}")
     if info.file_size > BOMB and info.file_size > MAX_RATIO * max(1, info.compress_size):
         raise UnreadableModelError(
             f"{file.path}: the record '{name}' would grow from {info.compress_size} to {info.file_size} bytes: a bomb?"
         )
-    return Record(name, info.file_size, InflateStorage(packed, info.file_size)), span
+    return Record(name, info.file_size, InflateStorage(packed, info.file_size), info.CRC), span

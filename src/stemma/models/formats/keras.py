@@ -83,7 +83,8 @@ class Keras(AbstractFormat):
             return _read(path, record.storage, record.size)
         if record.size > MAX_PACKED:  # the library jumps to and fro, and a compressed record can only be read forwards
             raise UnreadableModelError(f"{path} compresses {record.size} bytes of weights. Save it uncompressed")
-        held = np.frombuffer(record.read(MAX_PACKED), np.uint8)
+        held = np.empty(record.size, np.uint8)
+        record.checked().read_into(0, held.data)
         return _read(path, ArrayStorage(lambda: held), record.size)
 
 

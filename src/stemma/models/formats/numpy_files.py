@@ -77,7 +77,7 @@ class Npz(AbstractFormat):
         notes = () if len(arrays) == len(records) else (f"{len(records) - len(arrays)} records are no arrays",)
         if not arrays:
             raise UnreadableModelError(f"{path} is a zip archive without arrays")
-        made = (_array(f"{path}: '{n}'", n.removesuffix(".npy"), r.storage, r.size) for n, r in arrays.items())
+        made = (_array(f"{path}: '{n}'", n.removesuffix(".npy"), r.checked(), r.size) for n, r in arrays.items())
         return Contents({"": tuple(made)}, {}, notes)
 
 
@@ -109,17 +109,16 @@ def _array(where: str, name: str, storage: AbstractStorage, size: int) -> Tensor
 
 
 def _header(where: str, storage: AbstractStorage, size: int) -> tuple[int, dict[str, Any]]:
-    head = bytearray(min(12, size))
-    storage.read_into(0, memoryview(head))
+    head = _run(storage, 0, min(10, size))
     if len(head) < 10 or not head.startswith(MAGIC) or head[6] not in (1, 2, 3):
         raise UnreadableModelError(f"{where} is no NumPy array: its magic is {bytes(head[:8])!r}")
-    wide = head[6] > 1
-    length = int.from_bytes(head[8 : 12 if wide else 10], "little")
-    start = (12 if wide else 10) + length
+    if head[6] > 1:  # the length has four bytes
+        head += _run(storage, 10, min(2, size - 10))
+    length = int.from_bytes(head[8:], "little")
+    start = len(head) + length
     if length > MAX_HEADER or start > size:
         raise UnreadableModelError(f"{where}: its header length says {length} of {size} bytes")
-    raw = bytearray(length)
-    storage.read_into(start - length, memoryview(raw))
+    raw = _run(storage, len(head), length)
     try:
         header = ast.literal_eval(raw.decode("utf-8" if head[6] == 3 else "latin1").strip())
     except (ValueError, SyntaxError, RecursionError, MemoryError) as e:
@@ -127,3 +126,9 @@ def _header(where: str, storage: AbstractStorage, size: int) -> tuple[int, dict[
     if not isinstance(header, dict):
         raise UnreadableModelError(f"{where} has a malformed array header")
     return start, header
+
+
+def _run(storage: AbstractStorage, start: int, length: int) -> bytearray:
+    out = bytearray(length)
+    storage.read_into(start, memoryview(out))
+    return out
