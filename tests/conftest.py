@@ -6,6 +6,7 @@ from pathlib import Path
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["COLUMNS"] = "120"
+os.environ.setdefault("STEMMA_CACHE", str(Path(__file__).parents[1] / ".pytest_cache" / "stemma"))
 
 import pytest
 

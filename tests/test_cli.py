@@ -389,3 +389,54 @@ def test_commands_pass_what_the_workspace_takes() -> None:
     assert {"name", "license", "keep_weights", "replace", "all_formats"} <= _signature(stemma.Workspace.add)
     assert {"against", "alpha"} <= _signature(stemma.Workspace.trace)
     assert "alpha" in _signature(stemma.Workspace.compare)
+
+
+def test_fingerprints_of_a_copy_agree_and_of_a_stranger_do_not(run: Run, models: Path) -> None:
+    paths = models / "a.safetensors", models.parent / "copy.safetensors", models / "stranger.safetensors"
+    first, copy, stranger = (json.loads(run("fingerprint", path, "--json")[1])["values"] for path in paths)
+    assert first == copy != stranger
+    out = models.parent / "sketch.npz"
+    assert run("fingerprint", paths[0], "--method", "weight-sketch", "--out", out)[0] == 0
+    with np.load(out) as stored:
+        assert {name: list(stored[name].shape) for name in stored} == {n: v["shape"] for n, v in first.items()}
+    code, _, err = run("fingerprint", paths[0], "--method", "palm")
+    assert code == 2
+    assert "no fingerprint is called 'palm'" in err
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_knows_the_commands(shell: str) -> None:
+    words = {"bash": {"COMP_WORDS": "stemma tr", "COMP_CWORD": "1"}}.get(shell, {"_TYPER_COMPLETE_ARGS": "stemma tr"})
+    environment = {**os.environ, "_STEMMA_COMPLETE": f"complete_{shell}", **words}
+    extra = {"_TYPER_COMPLETE_FISH_ACTION": "get-args"} if shell == "fish" else {}
+    done = subprocess.run(PROGRAM, env=environment | extra, capture_output=True, text=True, check=False)
+    assert "trace" in done.stdout
+    assert "compare" not in done.stdout
+
+
+def test_the_zoo_is_built_listed_and_explained(run: Run, tmp_path: Path) -> None:
+    members = {m["name"]: m for m in json.loads(run("zoo", "list", "--json")[1])["members"]}
+    assert members["mlp/copy"]["parents"] == ["mlp/root"]
+    assert members["mlp/copy"]["relation"] == "copy"
+    assert members["mlp/root"]["relation"] is None
+    assert json.loads(run("zoo", "show", "mlp/copy", "--json")[1]) == members["mlp/copy"]
+    assert "mlp/root" in run("zoo", "show", "mlp/copy")[1]
+    assert run("zoo", "show", "mlp/nothing")[0] == 1
+    out = tmp_path / "zoo"
+    built = json.loads(run("zoo", "build", "mlp", "--out", out, "--only", "root", "--only", "copy", "--json")[1])
+    digests = {m["name"]: m["digest"] for m in built["members"]}
+    assert set(digests) == {"mlp/root", "mlp/copy"}
+    assert digests["mlp/root"] == digests["mlp/copy"] == stemma.load(out / "mlp" / "root").digest
+    code, _, err = run("zoo", "build", "mlp", "--out", out)
+    assert code == 2
+    assert "not empty" in err
+
+
+def test_the_demo_finds_its_suspect_and_can_be_run_again(run: Run, tmp_path: Path) -> None:
+    for _ in range(2):
+        code, out, _ = run("demo", "--out", tmp_path / "demo", "--json")
+        answer = json.loads(out)
+        assert code == 0
+        assert answer["truth"]["found"] is True
+        assert [parent["name"] for parent in answer["parents"]] == [answer["truth"]["parent"]]
+        assert Path(answer["registry"]).is_relative_to(tmp_path)

@@ -11,6 +11,7 @@ from stemma.cli.arguments import arrange
 from stemma.cli.check import check
 from stemma.cli.compare import compare
 from stemma.cli.demo import demo
+from stemma.cli.fingerprint import fingerprint
 from stemma.cli.list import list_models
 from stemma.cli.remove import remove
 from stemma.cli.show import show
@@ -36,6 +37,7 @@ app.command("list")(list_models)
 app.command()(show)
 app.command()(check)
 app.command()(remove)
+app.command()(fingerprint)
 app.add_typer(zoo, name="zoo")
 app.command()(demo)
 
