@@ -190,15 +190,16 @@ def orphans(group: int) -> int:
     """Worker processes of a killed writer that are still there.
 
     Returns:
-        Their number, after a grace of two seconds.
+        1 if there are any after a grace of ten seconds (one that was still starting ends when it is done with that).
     """
-    for _ in range(40):
+    for _ in range(200):
         try:
             os.killpg(group, 0)
         except ProcessLookupError:
             return 0
         time.sleep(0.05)
-    os.killpg(group, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGKILL)
     return 1
 
 

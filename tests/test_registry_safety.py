@@ -358,7 +358,8 @@ MOUNTED = 'mount --bind "$1" "$1" && mount -o remount,ro,bind "$1" || exit 77; e
 
 USE = (
     "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[2]); "
-    "from test_registry_safety import use_read_only; use_read_only(Path(sys.argv[1])); sys.stdout.write('as it should be')"
+    "from test_registry_safety import use_read_only; use_read_only(Path(sys.argv[1])); "
+    "sys.stdout.write('as it should be')"
 )
 
 
