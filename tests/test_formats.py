@@ -209,6 +209,43 @@ def test_averaged_weights_are_a_second_model(tmp_path: Path) -> None:
     assert len(load.open_models(tmp_path / "none.pt")) == 1, "a part that is called ema and has no twin is no average"
 
 
+def test_nesting_is_removed_only_where_it_wraps_one_network(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    msgpack = pytest.importorskip("msgpack")
+
+    def names(content: object) -> set[str]:
+        torch.save(content, tmp_path / "x.pt")
+        return set(load.load(tmp_path / "x.pt").tensors)
+
+    net, other = {"w": torch.randn(2, 2)}, {"v": torch.randn(2, 2)}
+    training = {
+        "optimizer": {"state": [torch.ones(2)]},
+        "epoch": 3,
+        "loss": torch.tensor(0.1),
+        "rng_state": torch.ones(2),
+    }
+    for key in ("state_dict", "model", "model_state_dict", "params", "net"):
+        assert names({key: net, **training}) == {"w"}
+    assert names({"model": {"state_dict": net}}) == {"w"}
+    assert names({"params_ema": net}) == {"w"} == names({"ema": net, "optimizer": {"m": torch.ones(2)}})
+    assert names({"generator": net, "discriminator": other}) == {"generator.w", "discriminator.v"}
+    assert names({"model": net, "head": other, "optimizer": {"m": torch.ones(2)}}) == {"model.w", "head.v"}
+    assert names({"_orig_mod.module.w": net["w"], "_orig_mod.module.v": other["v"]}) == {"w", "v"}
+    assert names({"model.w": net["w"], "model.v": other["v"]}) == {"model.w", "model.v"}
+    assert names([net["w"], other["v"]]) == {"0", "1"}
+
+    def packed(a: np.ndarray) -> object:
+        return msgpack.ExtType(1, msgpack.packb((a.shape, a.dtype.name, a.tobytes())))
+
+    one = packed(np.ones((2, 2), "f4"))
+    (tmp_path / "x.msgpack").write_bytes(msgpack.packb({"model": {"scaler": {"w": one}}, "lm_head": {"w": one}}))
+    assert set(load.load(tmp_path / "x.msgpack").tensors) == {"model/scaler/w", "lm_head/w"}
+    (tmp_path / "x.msgpack").write_bytes(
+        msgpack.packb({"params": {"model": {"w": one}}, "batch_stats": {"m": one}, "opt_state": {"0": {"w": one}}})
+    )
+    assert set(load.load(tmp_path / "x.msgpack").tensors) == {"model/w", "batch_stats/m"}
+
+
 def test_ties_count_once_however_they_are_stored(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     w = torch.randn(20, 8)

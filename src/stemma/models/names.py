@@ -69,12 +69,13 @@ def unwrap(
     """
     notes: list[str] = []
     ema: dict[str, Tensor] = {}
+    unwrapped = False
     while True:
         nested = {k: v for k, v in tree.items() if isinstance(v, Mapping) and _holds(v)}
         parts = [k for k in nested if k not in EMA and k not in KEPT and not TRAINING.search(k)]
         main = next((k for k in wrappers if k in parts), None)
         averaged = next((k for k in EMA if k in nested), None)
-        if averaged and not ema and (len(parts) == 1 or len(nested) == 1):
+        if averaged and not ema and len(parts) <= 1:
             ema = unwrap(nested[averaged], separator, wrappers)[0][""]
             tree = {k: v for k, v in tree.items() if k != averaged}
         if main is None or len(parts) > 1:
@@ -84,9 +85,11 @@ def unwrap(
         )
         if left_out:
             notes.append(f"left out beside '{main}': {', '.join(left_out[:8])}{' …' if len(left_out) > 8 else ''}")
+        unwrapped = True
         inner = nested[main]
         tree = {**{k: v for k, v in nested.items() if k in KEPT and k not in inner}, **inner}
-    training = sorted(k for k in nested if TRAINING.search(k) and k in tree)
+    # inside a network a part may be called anything
+    training = sorted(k for k in nested if TRAINING.search(k) and k in tree) if not unwrapped else []
     if training and len(training) < len(nested):
         notes.append(f"left out: {', '.join(training[:8])}")
         tree = {k: v for k, v in tree.items() if k not in training}

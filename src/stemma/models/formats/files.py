@@ -17,6 +17,8 @@ from typing import Any
 from stemma.errors import NotAModelError, UnreadableModelError
 from stemma.models.model import AbstractStorage
 
+AHEAD = 1 << 20
+"""Slices from this many bytes on ask the system for the next one."""
 MAX_OPEN = 64
 """Descriptors kept open over all files; the least recently used is closed first."""
 
@@ -128,6 +130,8 @@ class SourceFile:
         """
         done = 0
         with _RECENT.borrow(self) as descriptor:
+            if len(out) >= AHEAD and hasattr(os, "posix_fadvise"):  # the system reads on while this slice is worked on
+                os.posix_fadvise(descriptor, offset + len(out), len(out), os.POSIX_FADV_WILLNEED)
             while done < len(out):
                 try:
                     n = os.preadv(descriptor, [out[done:]], offset + done)
