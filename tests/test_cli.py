@@ -132,6 +132,7 @@ def test_markup_in_a_name_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) 
         (None, None, "not tested"),
         (0.04, -1.4, "p = .04"),
         (1.0, 0.0, "p = 1"),
+        (0.00099, -3.0, "p = 1e-3"),
         (3e-12, -11.5, "p = 3e-12"),
         (5e-324, -980.0, "p < 1e-300"),
     ],

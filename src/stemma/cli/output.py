@@ -185,7 +185,7 @@ def p_value(p: float | None, log10_p: float | None) -> str:
         return "not tested"
     if log10_p is not None and log10_p < -300:
         return "p < 1e-300"
-    return f"p = {p:.0e}" if p < 1e-3 else f"p = {number(p)}"
+    return f"p = {p:.0e}".replace("e-0", "e-") if p < 2e-3 else f"p = {number(p)}"
 
 
 def strength(weights: Mapping[str, Any]) -> str:
@@ -264,16 +264,18 @@ def progress(*, quiet: bool) -> Generator[Callable[..., None] | None]:
         return
     from threading import Timer
 
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    layout = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    count = TextColumn("{task.fields[count]}", markup=False)
+    layout = (TextColumn("{task.description}", markup=False), BarColumn(), count, TimeElapsedColumn())
     bar = Progress(*layout, console=console(sys.stderr), transient=True)
-    task = bar.add_task("", total=None)
+    task = bar.add_task("", total=None, count="")
     waiting = Timer(PATIENCE, bar.start)
     waiting.daemon = True
 
     def report(what: str, done: int, total: int | None) -> None:
-        bar.update(task, description=plain(what)[:60], completed=done, total=total)
+        known = f"{done:,}/{total:,}" if total else ""
+        bar.update(task, description=plain(what)[:60], completed=done, total=total, count=known)
 
     waiting.start()
     try:
