@@ -191,7 +191,8 @@ def test_add_list_show_remove_check(run: Run, models: Path) -> None:
     listed = json.loads(run("list", "--json")[1])
     assert [model["name"] for model in listed["models"]] == ["a", "stranger", "stranger-2"]
     assert Path(listed["registry"]).name == "registry.db"
-    assert "stranger-2" in run("list")[1]
+    row = next(line.split() for line in run("list")[1].splitlines() if line.startswith("stranger-2"))
+    assert json.loads(run("show", row[1], "--json")[1])["name"] == "stranger-2"
     shown = json.loads(run("show", "a", "--json")[1])
     assert (shown["license"], shown["tensors"]) == ("MIT", 8)
     assert shown["parameters"] == sum(array.size for array in _arrays(0).values())

@@ -29,7 +29,7 @@ def add(
     enrolled; the exit code is 1 if any failed.
     """
     from stemma.cli.opening import open_workspace
-    from stemma.cli.output import columns, plain, progress, short, show, show_json, warn
+    from stemma.cli.output import columns, plain, prefix, progress, show, show_json, warn
 
     results = []
     with progress(quiet=as_json) as report:
@@ -46,7 +46,9 @@ def add(
         show_json({"registry": str(workspace.registry.path), "models": rows, "failed": len(failed)})
     else:
         done = [r for r in results if not r.error]
-        table = columns(("name", "digest", "status"), [(r.name, short(r.digest or ""), r.status) for r in done[:SHOWN]])
+        table = columns(
+            ("name", "digest", "status"), [(r.name, prefix(r.digest or ""), r.status) for r in done[:SHOWN]]
+        )
         counts = Counter(r.status for r in results)
         told = ", ".join(f"{n:,} {status}" for status, n in counts.items()) or "nothing there is a checkpoint"
         show(*([table] if done else []), f"{told} · {plain(workspace.registry.path)}")

@@ -2,11 +2,14 @@
 
 from stemma.cli.options import Json, RegistryUrl
 
+WIDE = 100
+"""Columns of a terminal from which all facts are shown; a narrower one shows name, digest and size."""
+
 
 def list_models(registry: RegistryUrl = None, as_json: Json = False) -> None:
     """List the enrolled models."""
     from stemma.cli.opening import open_workspace
-    from stemma.cli.output import columns, plain, short, show, show_json
+    from stemma.cli.output import columns, console, plain, prefix, show, show_json
     from stemma.types import jsonable
 
     workspace = open_workspace(registry)
@@ -19,7 +22,8 @@ def list_models(registry: RegistryUrl = None, as_json: Json = False) -> None:
         return
     titles = ("name", "digest", "parameters", "tensors", "licence", "added")
     rows = (
-        (r.name, short(r.digest), f"{r.parameters:,}", f"{r.tensors:,}", r.license or "", r.added_at[:10])
+        (r.name, prefix(r.digest), f"{r.parameters:,}", f"{r.tensors:,}", r.license or "", r.added_at[:10])
         for r in records
     )
-    show(columns(titles, rows, right=("parameters", "tensors")))
+    kept = len(titles) if console().width >= WIDE else 3
+    show(columns(titles[:kept], [row[:kept] for row in rows], right=("parameters", "tensors")))

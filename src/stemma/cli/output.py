@@ -215,6 +215,15 @@ def short(digest: str) -> str:
     return f"{algorithm}:{value[:10]}…"
 
 
+def prefix(digest: str) -> str:
+    """Ten characters that can be typed instead of a name.
+
+    Returns:
+        The start of the digest, without its algorithm.
+    """
+    return str(digest).partition(":")[2][:10]
+
+
 def identity(model: Any) -> Text:
     """A model's headline: name, digest, size, dtype, and what its files claim.
 
