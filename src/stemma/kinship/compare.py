@@ -10,7 +10,6 @@ from stemma.kinship.weights import correspondence
 from stemma.kinship.weights.aligned import Counts, UnitsInPlace, evidence
 from stemma.kinship.weights.correspondence import Pairing
 from stemma.kinship.weights.matched import UnitsMatched
-from stemma.kinship.weights.residual import TensorChange, changes
 from stemma.models.model import Model
 from stemma.models.structure import Structure
 from stemma.models.units import structure
@@ -48,10 +47,10 @@ def compare(
     found: list[Evidence] = [_identity(a, b)]
     if found[0].verdict is Verdict.SUPPORTED:
         return _result(a, b, found[0], found, _identity_relation(a, b))
-    place, changed = _aligned(a, b, aligned or UnitsInPlace(), alpha)
+    place, pairings = _aligned(a, b, aligned or UnitsInPlace(), alpha)
     matched = matched or UnitsMatched()
     found.append(place)
-    relation = name_relation(a, b, place, changed) if place.verdict is Verdict.SUPPORTED else _not_related(place)
+    relation = name_relation(a, b, place, pairings) if place.verdict is Verdict.SUPPORTED else _not_related(place)
     if relation.kind not in OPEN:
         return _result(a, b, place, found, relation)
     reordered = matched.evidence(a, b, alpha=alpha)
@@ -89,7 +88,7 @@ def _identity_relation(a: Model, b: Model) -> Relation:
     return Relation(RelationKind.REFORMATTED, {"names": "changed"}, ("renamed",), "the tensors agree, the names do not")
 
 
-def _aligned(a: Model, b: Model, method: UnitsInPlace, alpha: float) -> tuple[Evidence, tuple[TensorChange, ...]]:
+def _aligned(a: Model, b: Model, method: UnitsInPlace, alpha: float) -> tuple[Evidence, tuple[Pairing, ...]]:
     """Units in place under each correspondence in turn, until one convinces; every one tried is paid for."""
     best: tuple[float, Counts, tuple[Pairing, ...], str] | None = None
     tried = 0
@@ -103,11 +102,10 @@ def _aligned(a: Model, b: Model, method: UnitsInPlace, alpha: float) -> tuple[Ev
         if log_p is not None and log_p < -30 and counts.effect >= method.min_effect:
             break
     _, counts, pairings, how = best if best is not None else (0.0, Counts("sum", ()), (), "none")
-    changed = changes(a, b, pairings) if counts.effect >= method.min_effect else ()
     details = {"correspondence": how, "tensors_paired": len(pairings),
                "tensors": [len(matrices(a)), len(matrices(b))],
                "parts": parts(counts)}  # fmt: skip
-    return evidence(method, a, b, counts, max(1, tried), details, alpha), changed
+    return evidence(method, a, b, counts, max(1, tried), details, alpha), pairings
 
 
 def _large(model: Model) -> bool:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from stemma.fingerprints.tensor_content import matrices
-from stemma.kinship.weights.residual import SLACK, TensorChange
+from stemma.kinship.weights.correspondence import Pairing
+from stemma.kinship.weights.residual import SLACK, TensorChange, changes
 from stemma.models.model import Model
 from stemma.types import Evidence, Relation, RelationKind
 
@@ -16,25 +17,28 @@ INHERITED = 0.5
 """Share of a group's units in place above which the part counts as inherited."""
 
 
-def name_relation(a: Model, b: Model, place: Evidence, changed: Sequence[TensorChange]) -> Relation:
+def name_relation(a: Model, b: Model, place: Evidence, pairings: Sequence[Pairing]) -> Relation:
     """Name the relation of two models with units in place.
 
     Args:
         a: First model.
         b: Second model.
         place: The evidence of units in place.
-        changed: How much each pair of tensors changed.
+        pairings: Correspondence of tensors.
 
     Returns:
         `reformatted`, `quantized`, `pruned`, `part-inherited`, `head-replaced` or `related`, with figures.
     """
+    changed = changes(a, b, pairings)
+    if changed and all(_agrees(c) for c in changed):
+        changed = changes(a, b, pairings, whole=True)  # so strong a claim is made of every entry, not of a sample
     figures = {"relative_change": _overall(changed), "parts": place.details.get("parts", {})}
     complete = len(changed) == min(len(matrices(a)), len(matrices(b))) and _nothing_new(a, b, changed)
     if changed and complete:
         if all(c.relative is not None and c.relative <= _tolerance(c) for c in changed):
             return Relation(RelationKind.REFORMATTED, {**figures, **_format_changes(a, b)}, ("reformatted",),
                             "all weights agree up to the rounding of their number formats")  # fmt: skip
-        if all(c.scaled is not None and c.scaled <= _tolerance(c) for c in changed):
+        if all(_agrees(c) for c in changed):
             return Relation(RelationKind.REFORMATTED, {**figures, "scaled_units": True}, ("units rescaled",),
                             "all weights agree up to one scale per unit (normalisation folded)")  # fmt: skip
     quantized = _quantized(a, b, changed)
@@ -69,6 +73,11 @@ def _nothing_new(a: Model, b: Model, changed: Sequence[TensorChange]) -> bool:
     """Whether the pairs cover both models (normalisation statistics may be folded away)."""
     paired_a, paired_b = {c.a for c in changed}, {c.b for c in changed}
     return set(matrices(a)) <= paired_a and set(matrices(b)) <= paired_b
+
+
+def _agrees(c: TensorChange) -> bool:
+    """Equal down to rounding, up to one scale per unit."""
+    return c.scaled is not None and min(c.scaled, c.relative or 0.0) <= _tolerance(c)
 
 
 def _tolerance(c: TensorChange) -> float:

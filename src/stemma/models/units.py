@@ -4,8 +4,10 @@ A family (an architecture as data) answers where the tensors' names and shapes f
 inferred from names, otherwise from shapes alone, and then says no more than is sure.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,8 +42,13 @@ def structure(model: "Model") -> Structure:
     Returns:
         Labels for every tensor of `model.weights`, the groups in causal order, and how far to trust them.
     """
-    shapes = {name: tuple(t.shape) for name, t in model.weights.items()}
-    return structure_of(shapes, model.config)
+    shapes = tuple((name, tuple(t.shape)) for name, t in model.weights.items())
+    return _remembered(shapes, json.dumps(model.config, sort_keys=True, default=str))
+
+
+@lru_cache(maxsize=64)
+def _remembered(shapes: tuple[tuple[str, tuple[int, ...]], ...], config: str) -> Structure:
+    return structure_of(dict(shapes), json.loads(config))
 
 
 def structure_of(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, object] | None = None) -> Structure:

@@ -10,7 +10,7 @@ import numpy as np
 from stemma.kinship.weights import laws
 from stemma.kinship.weights.correspondence import Pairing
 from stemma.kinship.weights.similarity import assign, directions, distinct
-from stemma.kinship.weights.units_of_pair import Cuts, owned_members, unit_vectors
+from stemma.kinship.weights.units_of_pair import COORDINATES, Cuts, owned_members, unit_vectors
 from stemma.models.model import Model
 from stemma.models.structure import Structure
 from stemma.types import Axis, Evidence, Null, Spec, UnitMember, Verdict
@@ -61,7 +61,7 @@ class UnitsInPlace:
     """
 
     block: int = 256
-    max_blocks: int = 8
+    max_blocks: int = 4
     seed: int = 0
     min_effect: float = 0.05
     margin: float = 0.25
@@ -132,7 +132,9 @@ class UnitsInPlace:
                 count = len(x) // segment.block
                 index = segment.index()[:count]
                 index = index[index.max(axis=1) < len(x)]
-                views = [(x[index].reshape(len(index), -1), y[index].reshape(len(index), -1))]
+                x, y = x.reshape(len(x), -1), y.reshape(len(y), -1)
+                step = -(-x.shape[1] * segment.block // COORDINATES)
+                views = [(x[index, ::step].reshape(len(index), -1), y[index, ::step].reshape(len(index), -1))]
                 generator = np.random.default_rng([self.seed, i, axis])
                 yield from self._blocks(f"{name}[{axis}]", views, len(index), (), generator)
             cuts.drop(name)
@@ -378,7 +380,7 @@ def upper_share(counts: Counts, alpha: float) -> float:
     Returns:
         A share in [0, 1].
     """
-    from scipy.stats import beta
+    from scipy.special import betaincinv
 
     k, n = counts.in_place, counts.units
-    return 1.0 if k >= n else float(beta.ppf(1 - alpha, k + 1, n - k))
+    return 1.0 if k >= n else float(betaincinv(k + 1, n - k, 1 - alpha))

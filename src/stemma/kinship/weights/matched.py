@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from stemma.fingerprints.tensor_content import matrices
+from stemma.kinship.weights.aligned import SHAPES
 from stemma.kinship.weights.residual import SLACK, rounding
 from stemma.kinship.weights.unit_map import UnitMap, find
 from stemma.models.model import Model, Tensor
@@ -103,9 +104,9 @@ class UnitsMatched:
         if max(a.parameters, b.parameters) > self.max_parameters:
             return None
         reference, target, known = a, b, structure(a)
-        if not known.certain:
+        if not _tied(known):
             reference, target, known = b, a, structure(b)
-        if not known.certain or max((g.size for g in known.groups), default=0) > self.max_units:
+        if not _tied(known) or max((g.size for g in known.groups), default=0) > self.max_units:
             return None
         if not _sizes_fit(matrices(reference), matrices(target)):
             return None
@@ -133,6 +134,11 @@ class UnitsMatched:
         if not found.details["exact"]:
             return Relation(RelationKind.RELATED, dict(found.details), steps, found.reason)
         return Relation(RelationKind.PERMUTED, dict(found.details), steps or ("units rescaled",), found.reason)
+
+
+def _tied(known: Structure) -> bool:
+    """Whether the axes of one set of units are known to belong together (sizes alone do not tell)."""
+    return known.certain and known.source != SHAPES
 
 
 def is_exact(unit_map: UnitMap, reference: Model, target: Model) -> bool:

@@ -6,11 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from stemma.kinship.weights.correspondence import Pairing
-from stemma.kinship.weights.units_of_pair import Cuts
+from stemma.kinship.weights.units_of_pair import Cut, Cuts
 from stemma.models.model import Model
 
 ROUNDING = {"F64": 2.0**-53, "F32": 2.0**-24, "F16": 2.0**-11, "BF16": 2.0**-8, "F8_E4M3": 2.0**-4, "F8_E5M2": 2.0**-3}
 """Largest relative rounding error of one stored number."""
+
+ROWS = 1 << 17
+"""Entries of a tensor that are compared; of larger ones the first rows are."""
 
 SLACK = 64.0
 """Roundings that a function-preserving rewrite may pile up in float32 arithmetic before it is stored."""
@@ -43,13 +46,14 @@ class TensorChange:
     levels: int
 
 
-def changes(a: Model, b: Model, pairings: Sequence[Pairing]) -> tuple[TensorChange, ...]:
-    """Compare every pair of tensors (of large ones the first rows).
+def changes(a: Model, b: Model, pairings: Sequence[Pairing], *, whole: bool = False) -> tuple[TensorChange, ...]:
+    """Compare every pair of tensors.
 
     Args:
         a: First model.
         b: Second model.
         pairings: Correspondence of tensors.
+        whole: Compare every entry, in slices; otherwise the first rows of large tensors.
 
     Returns:
         One entry per pairing, in order.
@@ -57,29 +61,70 @@ def changes(a: Model, b: Model, pairings: Sequence[Pairing]) -> tuple[TensorChan
     cuts = Cuts(a, b, {p.a: p for p in pairings})
     out = []
     for p in pairings:
-        cut = cuts[p.a]
-        out.append(_change(a, b, p, cut.a, cut.b))
+        floor, size = max(rounding(a, p.a), rounding(b, p.b)), a.weights[p.a].size
+        parts = cuts.slices(p.a) if whole else [_first_rows(cuts[p.a])]
+        measured = [_measure(x, y) for x, y in parts]
+        out.append(_change(p, floor, size, [m for m in measured if m is not None]))
         cuts.drop(p.a)
     return tuple(out)
 
 
-def _change(a: Model, b: Model, p: Pairing, x: np.ndarray, y: np.ndarray) -> TensorChange:
-    size = a.weights[p.a].size
-    floor = max(rounding(a, p.a), rounding(b, p.b))
+def _first_rows(cut: Cut) -> tuple[np.ndarray, np.ndarray]:
+    if not len(cut.a) or len(cut.a) != len(cut.b):
+        return cut.a, cut.b
+    few = max(64, ROWS // max(1, cut.a[0].size))
+    return cut.a[:few], cut.b[:few]
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """Sums of squares of one slice: of A, the difference, A and the difference where B is not zero; and the rest."""
+
+    a: float
+    difference: float
+    a_kept: float
+    difference_kept: float
+    nonzero: int
+    zeroed: int
+    scaled: float
+    levels: int
+
+
+def _measure(x: np.ndarray, y: np.ndarray) -> _Measured | None:
     if x.shape != y.shape:
+        return None
+    kept, difference = y != 0, np.square(x - y, dtype=np.float64)
+    square = np.square(x, dtype=np.float64)
+    return _Measured(
+        a=float(square.sum()),
+        difference=float(difference.sum()),
+        a_kept=float(square[kept].sum()),
+        difference_kept=float(difference[kept].sum()),
+        nonzero=int((x != 0).sum()),
+        zeroed=int((~kept & (x != 0)).sum()),
+        scaled=min(_scaled(np.moveaxis(x, i, 0), np.moveaxis(y, i, 0)) for i in range(x.ndim)),
+        levels=max((len(np.unique(row)) for row in y.reshape(len(y), -1)[:4]), default=0),
+    )
+
+
+def _change(p: Pairing, floor: float, size: int, measured: list[_Measured]) -> TensorChange:
+    if not measured:
         return TensorChange(p.a, p.b, None, None, floor, size, 0.0, None, 1 << 16)
-    norm = float(np.linalg.norm(x)) or 1e-30
-    kept = y != 0
-    support = float(np.linalg.norm(x[kept])) or 1e-30
-    zeroed = float((~kept & (x != 0)).sum() / max(1, (x != 0).sum()))
+
+    def relative(difference: float, norm: float) -> float:
+        return min(1e9, float(np.sqrt(difference / max(norm, 1e-60))))
+
     return TensorChange(
-        p.a, p.b,
-        relative=min(1e9, float(np.linalg.norm(x - y)) / norm),
-        scaled=min(1e9, min(_scaled(np.moveaxis(x, i, 0), np.moveaxis(y, i, 0)) for i in range(x.ndim))),
-        floor=floor, size=size, zeroed=zeroed,
-        on_support=min(1e9, float(np.linalg.norm((x - y)[kept])) / support),
-        levels=max(len(np.unique(row)) for row in y.reshape(len(y), -1)[:4]),
-    )  # fmt: skip
+        p.a,
+        p.b,
+        relative=relative(sum(m.difference for m in measured), sum(m.a for m in measured)),
+        scaled=min(1e9, max(m.scaled for m in measured)),
+        floor=floor,
+        size=size,
+        zeroed=sum(m.zeroed for m in measured) / max(1, sum(m.nonzero for m in measured)),
+        on_support=relative(sum(m.difference_kept for m in measured), sum(m.a_kept for m in measured)),
+        levels=max(m.levels for m in measured),
+    )
 
 
 def rounding(model: Model, name: str) -> float:
@@ -94,7 +139,7 @@ def rounding(model: Model, name: str) -> float:
 
 def _scaled(x: np.ndarray, y: np.ndarray) -> float:
     """Relative change after the best positive scale for each row."""
-    x, y = x.reshape(len(x), -1).astype(np.float64), y.reshape(len(y), -1).astype(np.float64)
+    x, y = x.reshape(len(x), -1), y.reshape(len(y), -1)
     square = np.einsum("ij,ij->i", y, y)
     scale = np.maximum(np.einsum("ij,ij->i", x, y), 0) / np.where(square > 0, square, 1)
     # Rows count equally: a rescaled row must not hide behind a larger one.

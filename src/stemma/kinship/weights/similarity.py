@@ -15,16 +15,25 @@ def directions(units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Returns:
         The directions, and which units are informative: not zero, not constant, no duplicate of another unit.
     """
-    x = units.astype(np.float32)
-    norm = np.sqrt(np.einsum("ij,ij->i", x, x, dtype=np.float64))
+    x = np.asarray(units, np.float32)
+    norm = _norms(x)
     alive = norm > 1e-9 * max(float(norm.max(initial=0.0)), 1e-30)
     x = x / np.where(norm > 0, norm, 1)[:, None].astype(np.float32)
     if alive.sum() >= 2:
         x = x - x[alive].mean(axis=0)
-    norm = np.sqrt(np.einsum("ij,ij->i", x, x, dtype=np.float64))
+    norm = _norms(x)
     alive &= norm > 1e-5
     x = x / np.where(norm > 0, norm, 1)[:, None].astype(np.float32)
     return x, alive
+
+
+def _norms(x: np.ndarray) -> np.ndarray:
+    """Norms of rows; scaled first, so that huge entries do not overflow."""
+    top = float(np.abs(x).max(initial=0.0))
+    if not 1e-15 < top < 1e15:
+        x = (x / (top or 1.0)).astype(np.float32)
+        return np.sqrt(np.einsum("ij,ij->i", x, x)).astype(np.float64) * top
+    return np.sqrt(np.einsum("ij,ij->i", x, x)).astype(np.float64)
 
 
 def distinct(x: np.ndarray, alive: np.ndarray) -> np.ndarray:

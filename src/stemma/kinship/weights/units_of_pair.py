@@ -1,6 +1,6 @@
 """The same cut through both models: unit vectors of a pair of tensors, read only as far as the test needs them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,8 +9,11 @@ from stemma.kinship.weights.correspondence import Pairing
 from stemma.models.model import Model, Tensor
 from stemma.types import UnitGroup, UnitMember
 
-WHOLE = 1 << 20
+WHOLE = 1 << 18
 """Tensors up to this many entries are read whole, of longer ones the first rows."""
+
+COORDINATES = 1024
+"""Coordinates of a unit that a test looks at, evenly spaced; more tell it nothing new."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,23 @@ class Cuts:
             self._kept[name] = Cut(x, y)
         return self._kept[name]
 
+    def slices(self, name: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """All of a pair of tensors, a few rows at a time where both store the same axis first.
+
+        Yields:
+            Corresponding slices, axes of length one removed; unequal shapes where sizes differ.
+        """
+        p = self.pairings[name]
+        ta, tb = self.a.weights[p.a], self.b.weights[p.b]
+        together = p.axes_a[0] == 0 and p.axes_b[0] == 0 and ta.shape[0] == tb.shape[0]
+        if not together:
+            yield _read(ta, p.axes_a, None, None), _read(tb, p.axes_b, None, None)
+            return
+        step = max(1, (1 << 20) // max(1, ta.size // ta.shape[0]))
+        for start in range(0, ta.shape[0], step):
+            stop = min(start + step, ta.shape[0])
+            yield _ordered(ta.rows(start, stop), p.axes_a), _ordered(tb.rows(start, stop), p.axes_b)
+
     def drop(self, name: str) -> None:
         """Forget a cut that no later group needs."""
         self._kept.pop(name, None)
@@ -88,10 +108,25 @@ def _read(tensor: Tensor, axes: tuple[int, ...], limited: int | None, limit: int
         array = np.concatenate(parts)
     else:
         array = tensor.array()
+    return _ordered(array, axes)
+
+
+def _ordered(array: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    """The axes asked for, in that order; the others have length one."""
     rest = [i for i in range(array.ndim) if i not in axes]
     array = array.transpose(*axes, *rest)
-    array = array.reshape(array.shape[: len(axes)])
-    return np.nan_to_num(np.asarray(array, np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+    return finite(np.asarray(array.reshape(array.shape[: len(axes)]), np.float32))
+
+
+def finite(x: np.ndarray) -> np.ndarray:
+    """Replace entries that are no numbers by zero.
+
+    Returns:
+        The array itself where there are none.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = x.sum()
+    return x if np.isfinite(total) else np.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def unit_vectors(array: np.ndarray, axis: int, members: tuple[UnitMember, ...], size: int) -> np.ndarray:
@@ -115,7 +150,9 @@ def unit_vectors(array: np.ndarray, axis: int, members: tuple[UnitMember, ...], 
         parts.append(index)
     if not count:
         return np.zeros((0, 1), np.float32)
-    return np.concatenate([moved[i[:count]].reshape(count, -1) for i in parts], axis=1)
+    step = -(-sum(p.shape[1] for p in parts) * moved.shape[1] // COORDINATES)
+    thinned = moved[:, :: max(1, min(step, moved.shape[1]))]
+    return np.concatenate([thinned[i[:count]].reshape(count, -1) for i in parts], axis=1)
 
 
 def _positions(member: UnitMember, size: int) -> np.ndarray:
