@@ -254,3 +254,10 @@ def test_the_gate_example_refuses_a_copy(tmp_path: Path) -> None:
 
 def _noise() -> dict[str, np.ndarray]:
     return {f"fc{i}.weight": np.random.default_rng(9 + i).normal(size=(32, 32)).astype(np.float32) for i in range(3)}
+
+
+def test_every_test_of_kinship_is_on_its_page() -> None:
+    files = (ROOT / "src" / "stemma" / "kinship").rglob("*.py")
+    names = {n for file in files for n in re.findall(r'^    name = "([\w-]+)"$', file.read_text(), re.MULTILINE)}
+    rows = re.findall(r"^\| `([\w-]+)` \|", (ROOT / "docs" / "kinship.md").read_text(), re.MULTILINE)
+    assert names == set(rows)
