@@ -236,6 +236,8 @@ class Database:
         except (DBAPIError, sqlite3.Error) as e:
             cause = getattr(e, "orig", None) or e
             raise UnusableRegistryError(self._sentence(str(cause).lower())) from e
+        except UnicodeDecodeError as e:  # SQLite quotes damaged bytes in its message
+            raise UnusableRegistryError(self._sentence("malformed")) from e
         except UnicodeEncodeError as e:
             raise RegistryError("a name or path is no valid Unicode and cannot be stored: rename the file") from e
         except OSError as e:

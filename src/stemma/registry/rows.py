@@ -117,7 +117,7 @@ def unknown(connection: sa.Connection, text: str) -> str:
         A sentence that names similar models.
     """
     query = sa.select(schema.live.c.name).order_by(schema.live.c.name).limit(20_000)
-    names = list(connection.execute(query).scalars())
+    names = [str(name) for name in connection.execute(query).scalars()]
     last = {name.rpartition("/")[2]: name for name in reversed(names)}
     close = difflib.get_close_matches(text, names, n=3, cutoff=0.6)
     close += [last[c] for c in difflib.get_close_matches(text, list(last), n=3, cutoff=0.6) if last[c] not in close]
