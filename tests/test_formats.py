@@ -4,13 +4,14 @@ import hashlib
 import importlib.util
 import json
 import os
+import sys
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from stemma.errors import MisuseError, NotAModelError, UnreadableModelError
+from stemma.errors import MissingExtraError, MisuseError, NotAModelError, UnreadableModelError
 from stemma.models import load
 from stemma.models.model import decode, encode
 from stemma.models.save import save
@@ -180,6 +181,24 @@ def test_torch_views_dtypes_and_nesting_against_torch(tmp_path: Path) -> None:
         assert found.digest == load.from_arrays(state, "m").digest
 
 
+def test_training_state_of_known_kinds_is_a_hole(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    import argparse
+    import collections
+    import datetime
+
+    state = {
+        "model": {"w": torch.ones(2, 2)}, "args": argparse.Namespace(lr=0.1, path=Path("x")),
+        "when": datetime.datetime.now(),
+        "rng": np.random.RandomState(0), "history": collections.deque([1, 2]), "count": collections.Counter("abc"),
+        "default": collections.defaultdict(list, a=[1]), "set": {1, 2}, "numpy": np.float32(3),
+    }  # fmt: skip
+    torch.save(state, tmp_path / "x.pt")
+    found = load.load(tmp_path / "x.pt")
+    assert list(found.tensors) == ["w"]
+    np.testing.assert_array_equal(found.tensors["w"].array(), np.ones((2, 2)))
+
+
 def test_torch_quantised_tensors_are_codes_with_scales(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     x = torch.randn(4, 6)
@@ -256,6 +275,20 @@ def test_ties_count_once_however_they_are_stored(tmp_path: Path) -> None:
     aliased = load.load(tmp_path / "aliased.pt")
     assert "lm_head.weight" not in aliased.tensors
     assert aliased.digest == load.from_arrays(twice, "m").digest == load.from_arrays(once, "m").digest
+
+    class Tied(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed_tokens, self.lm_head = torch.nn.Embedding(20, 8), torch.nn.Linear(8, 20, bias=False)
+            self.lm_head.weight = self.embed_tokens.weight
+
+    from safetensors.torch import save_model
+
+    save_model(Tied(), str(tmp_path / "by_library.safetensors"))
+    by_library = load.load(tmp_path / "by_library.safetensors")
+    assert len(by_library.tensors) == 1
+    assert by_library.claims == {}
+    assert any("is tied to" in n for n in by_library.notes)
     # controls: constants are no tie, and a layer that was copied is a difference
     assert "norm2.weight" in aliased.tensors
     without = {k: v for k, v in once.items() if k != "norm2.weight"}
@@ -463,6 +496,25 @@ def test_discover_names_and_skips(tmp_path: Path) -> None:
     assert [c.name for c in load.discover(tmp_path / "a.safetensors")] == ["a"]
     with pytest.raises(NotAModelError, match="nothing at"):
         list(load.discover(tmp_path / "absent"))
+
+
+@pytest.mark.parametrize(("file", "package"), [("a.h5", "h5py"), ("a.keras", "h5py"), ("q.gguf", "gguf")])
+def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, package: str) -> None:
+    if file == "q.gguf":
+        gguf = pytest.importorskip("gguf")
+        writer = gguf.GGUFWriter(tmp_path / file, "x")
+        raw = gguf.quants.quantize(np.ones((2, 32), "f4"), gguf.GGMLQuantizationType.Q8_0)
+        writer.add_tensor("w", raw, raw_shape=raw.shape, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+    else:
+        WRITERS[file](tmp_path / file, arrays())
+    assert load.load(tmp_path / file).parameters
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingExtraError, match=rf"{package}.*stemma-ml\[formats\]"):
+        load.load(tmp_path / file)
 
 
 def test_what_is_refused_is_named(tmp_path: Path) -> None:

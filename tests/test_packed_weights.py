@@ -161,6 +161,23 @@ def test_integers_with_companions(ending: tuple[str, str], axis: int | None) -> 
     assert len(floats) == 2, "a float tensor with a scale beside it is not packed"
 
 
+def test_real_numbers_are_weights_whatever_their_names() -> None:
+    names = [
+        "a.W_q",
+        "a.qweight",
+        "a.codes",
+        "a.codebooks",
+        "a.trellis",
+        "a.weight_packed",
+        "a.B",
+        "a.s",
+        "a.weight_scale",
+    ]
+    found = weights({n: np.full((4, 4), i, "f4") for i, n in enumerate(names)})
+    assert sorted(found) == sorted(names)
+    assert all(t.dtype == "F32" for t in found.values())
+
+
 def test_stored_tensors_stay_as_stored() -> None:
     model = load.from_arrays({"w": np.ones((2, 2), "i1"), "w::scale": np.ones(1, "f4")}, "m")
     assert set(model.tensors) == {"w", "w::scale"}

@@ -23,10 +23,10 @@ REFUSED: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Marlin", (".B", ".s")),
     ("MXFP4", ("_blocks", "_scales")),
     ("NVFP4", (".weight_packed", ".weight_global_scale")),
-    ("NVFP4", (".weight_scale", ".weight_scale_2")),
+    ("NVFP4", (".weight", ".weight_scale", ".weight_scale_2")),
     ("SpQR", (".dense_weights", ".row_offsets")),
 )
-"""Packings that are refused: the endings that tensors of one layer have together."""
+"""Packings that are refused: the endings that tensors of one layer have together; the first is of integer codes."""
 
 SCALES = ("::scale", ".scale", "_scale", ".weight_scale", "_scale_inv", ".scale_weight", "._scale")
 ZEROS = {
@@ -74,18 +74,17 @@ def dequantized(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
 
 def _refuse(tensors: Mapping[str, Tensor]) -> None:
     for kind, (first, *others) in REFUSED:
-        for name in tensors:
-            if name.endswith(first) and all(name.removesuffix(first) + o in tensors for o in others):
-                if kind == "MXFP4" and tensors[name].dtype != "U8":
-                    continue
-                if kind == "Marlin" and tensors[name].dtype != "I32":
-                    continue
+        for name, t in tensors.items():
+            named = name.endswith(first) and all(name.removesuffix(first) + o in tensors for o in others)
+            if named and not t.is_float:
                 raise UnreadableModelError(f"packed format {kind} is not supported (tensor '{name}')")
 
 
 def _packed(tensors: Mapping[str, Tensor]) -> Iterator[tuple[Tensor, set[str]]]:
     # every packed tensor as its logical tensor, with the stored names that it replaces
     for name, t in tensors.items():
+        if t.is_float and not t.dtype.startswith("F8"):
+            continue
         if name.endswith(".qweight"):
             yield lowbit.grouped(name.removesuffix(".qweight"), tensors)
         elif name.endswith(".weight_packed"):

@@ -38,6 +38,15 @@ class Opaque:
     def __init__(self, *_: Any, **__: Any) -> None:
         pass
 
+    def __setitem__(self, _key: Any, _value: Any) -> None:
+        pass
+
+    def append(self, _item: Any) -> None:
+        """Forget an item that the pickle adds."""
+
+    def extend(self, _items: Any) -> None:
+        """Forget items that the pickle adds."""
+
 
 class Items(dict):
     """Any kind of mapping; attributes that a pickle sets on it are forgotten."""
@@ -158,8 +167,6 @@ ALLOWED: dict[tuple[str, str], Any] = {
     ("builtins", "frozenset"): _sequence,
     ("builtins", "list"): _sequence,
     ("builtins", "tuple"): _sequence,
-    ("__builtin__", "dict"): _mapping,
-    ("__builtin__", "set"): _sequence,
     ("_codecs", "encode"): _text_to_bytes,
     ("torch", "Size"): _sequence,
     ("torch._utils", "_rebuild_tensor"): _view,
@@ -169,6 +176,12 @@ ALLOWED: dict[tuple[str, str], Any] = {
     ("torch._utils", "_rebuild_parameter_with_state"): _parameter,
     ("torch._utils", "_rebuild_qtensor"): _quantized,
     ("torch._utils", "_rebuild_sparse_tensor"): Opaque,
+    ("torch._utils", "_rebuild_meta_tensor_no_storage"): Opaque,
+    ("torch._utils", "_rebuild_device_tensor_from_cpu_tensor"): _parameter,
+    ("pytorch_lightning.utilities.parsing", "AttributeDict"): Items,
+    ("lightning_fabric.utilities.data", "AttributeDict"): Items,
+    ("yacs.config", "CfgNode"): Items,
+    ("easydict", "EasyDict"): Items,
     ("torch._tensor", "_rebuild_from_type_v2"): _typed,
     ("numpy", "dtype"): Dtype,
     ("numpy", "ndarray"): Array,
@@ -183,11 +196,29 @@ for _module, _names in (
     ("torch.serialization", ("_get_layout",)),
     ("argparse", ("Namespace",)),
     ("types", ("SimpleNamespace",)),
+    ("typing", ("Any", "Dict", "List", "Optional", "Union")),
+    ("collections", ("deque",)),
+    ("decimal", ("Decimal",)),
+    ("fractions", ("Fraction",)),
+    ("uuid", ("UUID",)),
+    ("numpy.random._pickle", ("__randomstate_ctor", "__generator_ctor", "__bit_generator_ctor")),
+    ("numpy.random._mt19937", ("MT19937",)),
+    ("numpy.random._pcg64", ("PCG64",)),
+    ("omegaconf.dictconfig", ("DictConfig",)),
+    ("omegaconf.listconfig", ("ListConfig",)),
+    ("omegaconf.base", ("ContainerMetadata", "Metadata")),
+    ("omegaconf.nodes", ("AnyNode", "IntegerNode", "FloatNode", "StringNode", "BooleanNode")),
+    ("pytorch_lightning.callbacks.model_checkpoint", ("ModelCheckpoint",)),
+    ("pytorch_lightning.callbacks.early_stopping", ("EarlyStopping",)),
+    ("lightning.pytorch.callbacks.model_checkpoint", ("ModelCheckpoint",)),
     ("datetime", ("datetime", "timedelta", "date", "time", "timezone")),
     ("pathlib", ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath", "Path")),
 ):
     for _name in _names:
         ALLOWED[_module, _name] = Opaque
+# protocols before 3 call the builtins module by its old name
+ALLOWED |= {("__builtin__", name): made for (module, name), made in ALLOWED.items() if module == "builtins"}
+ALLOWED |= {(module, "_reconstructor"): Opaque for module in ("copyreg", "copy_reg")}
 _SETTABLE = (Opaque, Items, Array, Dtype)
 
 

@@ -36,7 +36,10 @@ class Safetensors(AbstractFormat):
             The contents.
         """
         tensors, metadata = read(path)
-        return Contents({"": tuple(tensors)}, metadata)
+        names = {t.name for t in tensors}
+        dropped = sorted(k for k, v in metadata.items() if v in names and k not in names)
+        notes = tuple(f"'{k}' is tied to '{metadata[k]}' and counted once" for k in dropped)
+        return Contents({"": tuple(tensors)}, {k: v for k, v in metadata.items() if k not in dropped}, notes)
 
 
 def read(path: Path) -> tuple[list[Tensor], dict[str, str]]:
