@@ -9,6 +9,9 @@ os.environ["COLUMNS"] = "120"
 os.environ.setdefault("STEMMA_CACHE", str(Path(__file__).parents[1] / ".pytest_cache" / "stemma"))
 
 import pytest
+from safetensors.numpy import save_file
+
+from checkpoints import Run, arrays_of, child_of
 
 SHARED = Path(__file__).parents[2] / "shared"
 
@@ -24,3 +27,33 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("no folder 'shared' with real checkpoints beside the checkout")
     return SHARED
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs one command in this process and gives its exit code, stdout and stderr."""
+
+    def call(*words: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        from stemma.cli import main
+
+        with pytest.raises(SystemExit) as left:
+            main([str(word) for word in words])
+        out, err = capsys.readouterr()
+        return int(left.value.code or 0), out, err
+
+    return call
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    """Root `a`, its child, an exact copy, and two strangers of the same shape."""
+    folder = tmp_path / "models"
+    folder.mkdir()
+    save_file(arrays_of(0), folder / "a.safetensors")
+    save_file(arrays_of(1), folder / "stranger.safetensors")
+    save_file(arrays_of(2), folder / "stranger-2.safetensors")
+    save_file(child_of(arrays_of(0), 5), tmp_path / "child.safetensors")
+    save_file(arrays_of(0), tmp_path / "copy.safetensors")
+    save_file(arrays_of(9), tmp_path / "alone.safetensors")
+    return folder
