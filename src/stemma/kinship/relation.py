@@ -9,7 +9,7 @@ import numpy as np
 
 from stemma.fingerprints.tensor_content import matrices
 from stemma.kinship.weights.correspondence import Pairing
-from stemma.kinship.weights.residual import SLACK, TensorChange, changes
+from stemma.kinship.weights.residual import NO_GRID, SLACK, TensorChange, changes
 from stemma.models.model import Model
 from stemma.types import Evidence, Relation, RelationKind
 
@@ -41,6 +41,9 @@ def name_relation(a: Model, b: Model, place: Evidence, pairings: Sequence[Pairin
         if all(_agrees(c) for c in changed):
             return Relation(RelationKind.REFORMATTED, {**figures, "scaled_units": True}, ("units rescaled",),
                             "all weights agree up to one scale per unit (normalisation folded)")  # fmt: skip
+    removed = _layers_removed(a, b, changed, figures)
+    if changed and removed is not None:
+        return removed
     quantized = _quantized(a, b, changed)
     if quantized:
         return Relation(RelationKind.QUANTIZED, {**figures, **quantized}, ("quantized",),
@@ -51,6 +54,18 @@ def name_relation(a: Model, b: Model, place: Evidence, pairings: Sequence[Pairin
         return Relation(RelationKind.PRUNED, {**figures, "zeroed": ratio}, ("pruned",),
                         f"{ratio:.0%} of the weights are zero in one model, the others agree")  # fmt: skip
     return _partial(place, changed, figures)
+
+
+def _layers_removed(a: Model, b: Model, changed: Sequence[TensorChange], figures: dict) -> Relation | None:
+    """Everything that both have agrees, and one has more."""
+    more = [n for n in matrices(a) if n not in {c.a for c in changed}] + [
+        n for n in matrices(b) if n not in {c.b for c in changed}
+    ]
+    one_sided = len(changed) == min(len(matrices(a)), len(matrices(b)))
+    if not more or not one_sided or not all(_agrees(c) for c in changed):
+        return None
+    return Relation(RelationKind.PRUNED, {**figures, "removed": sorted(more)}, ("layers removed",),
+                    f"all shared tensors agree; {len(more)} exist in one model only")  # fmt: skip
 
 
 def _partial(place: Evidence, changed: Sequence[TensorChange], figures: dict) -> Relation:
@@ -102,9 +117,12 @@ def _quantized(a: Model, b: Model, changed: Sequence[TensorChange]) -> dict[str,
     if all(coded):
         return None  # two quantised models: neither is the other's quantisation
     integer = any(coded)
-    levels = max((c.levels for c in changed if c.size >= 1024), default=1 << 16)
-    bits = 8 if integer and levels > 16 else max(1, int(np.ceil(np.log2(max(2, levels)))))
-    if not changed or (not integer and levels > 256) or bits > 8:
+    large = sorted(c.levels for c in changed if c.size >= 256)
+    if not large:
         return None
+    levels = large[len(large) // 2]  # some layers are often left as they were
+    if levels >= NO_GRID or (not integer and levels > 257):
+        return None
+    bits = 8 if integer and levels > 16 else max(1, int(np.ceil(np.log2(max(2, levels - 1)))))
     step = {8: 0.03, 7: 0.05, 6: 0.08, 5: 0.12}.get(bits, 0.35)
     return {"bits": bits} if all(c.relative is not None and c.relative <= step for c in changed) else None

@@ -18,6 +18,9 @@ import numpy as np
 from stemma.fingerprints.tensor_content import Features, features, long_axes, matrices
 from stemma.models.model import Model
 
+SAME = 0.02
+"""Unlikeness of contents below which two tensors are the same but for rounding."""
+
 
 @dataclass(frozen=True)
 class Pairing:
@@ -76,19 +79,21 @@ def candidates(a: Model, b: Model, *, contents: bool) -> list[tuple[str, tuple[P
     if {(p.a, p.b, p.axes_b) for p in free} == {(p.a, p.b, p.axes_b) for p in named}:
         return [("names", named)]
     both = [("names", named), ("contents", free)]
-    if len(named) < len(free) or _mean_cost(named, fa, fb) > 1.25 * _mean_cost(free, fa, fb) + 0.02:
+    (cost_named, same_named), (cost_free, same_free) = _costs(named, fa, fb), _costs(free, fa, fb)
+    if len(named) < len(free) or same_named < same_free or cost_named > 1.25 * cost_free + 0.02:
         both.reverse()
     return [(how, pairs) for how, pairs in both if pairs]
 
 
-def _mean_cost(pairs: tuple[Pairing, ...], fa: Mapping[str, Features], fb: Mapping[str, Features]) -> float:
-    """Mean unlikeness of paired contents; tensors of different size count as unlike."""
+def _costs(pairs: tuple[Pairing, ...], fa: Mapping[str, Features], fb: Mapping[str, Features]) -> tuple[float, int]:
+    """Mean unlikeness over the tensors that kept their size, and how many look the same."""
     costs = []
     for p in pairs:
         x, y = fa[p.a], fb[p.b]
-        order = tuple(y.axes.index(j) for j in p.axes_b)
-        costs.append(_layouts(x, y).get(order, 1.0) if x.shape and len(x.shape) == len(y.shape) else 1.0)
-    return float(np.mean(costs)) if costs else np.inf
+        cost = _layouts(x, y).get(tuple(y.axes.index(j) for j in p.axes_b)) if len(x.shape) == len(y.shape) else None
+        if cost is not None:
+            costs.append(cost)
+    return float(np.mean(costs)) if costs else 0.0, sum(c <= SAME for c in costs)
 
 
 def by_content(fa: Mapping[str, Features], fb: Mapping[str, Features]) -> tuple[Pairing, ...]:

@@ -128,12 +128,14 @@ class UnitsMatched:
             found: Evidence of this method.
 
         Returns:
-            `permuted` (units permuted, rescaled or rotated) for an exact map, else `related`.
+            `permuted` (units permuted, rescaled or rotated) or `reformatted` for an exact map, else `related`.
         """
         steps = tuple(found.details["steps"])
         if not found.details["exact"]:
             return Relation(RelationKind.RELATED, dict(found.details), steps, found.reason)
-        return Relation(RelationKind.PERMUTED, dict(found.details), steps or ("units rescaled",), found.reason)
+        moved = any(s not in ("vocabulary grown", "gains folded") for s in steps)
+        kind = RelationKind.PERMUTED if moved else RelationKind.REFORMATTED
+        return Relation(kind, dict(found.details), steps, found.reason)
 
 
 def _tied(known: Structure) -> bool:

@@ -15,6 +15,11 @@ ROUNDING = {"F64": 2.0**-53, "F32": 2.0**-24, "F16": 2.0**-11, "BF16": 2.0**-8, 
 ROWS = 1 << 17
 """Entries of a tensor that are compared; of larger ones the first rows are."""
 
+NO_GRID = 1 << 16
+
+GROUP = 32
+"""Entries that surely share one scale where scales belong to groups of a row."""
+
 SLACK = 64.0
 """Roundings that a function-preserving rewrite may pile up in float32 arithmetic before it is stored."""
 
@@ -32,7 +37,7 @@ class TensorChange:
         size: Entries of A.
         zeroed: Share of A's nonzero entries that are zero in B.
         on_support: The relative change where B is not zero.
-        levels: Distinct values in B per row at most, capped; small for quantised tensors.
+        levels: Steps of the grid that B's rows lie on (along the axis where it is coarsest); `NO_GRID` without one.
     """
 
     a: str
@@ -103,13 +108,31 @@ def _measure(x: np.ndarray, y: np.ndarray) -> _Measured | None:
         nonzero=int((x != 0).sum()),
         zeroed=int((~kept & (x != 0)).sum()),
         scaled=min(_scaled(np.moveaxis(x, i, 0), np.moveaxis(y, i, 0)) for i in range(x.ndim)),
-        levels=max((len(np.unique(row)) for row in y.reshape(len(y), -1)[:4]), default=0),
+        levels=min(_levels(np.moveaxis(y, i, 0), width) for i in range(y.ndim) for width in (y.size, GROUP)),
     )
+
+
+def _levels(y: np.ndarray, width: int) -> int:
+    """Levels of the grid on which some rows lie: few values for many entries, or multiples of one step."""
+    worst = 2
+    for row in y.reshape(len(y), -1)[:: max(1, len(y) // 4), :width][:4]:
+        values = np.unique(row)
+        if len(values) * 8 <= len(row):
+            worst = max(worst, len(values))
+            continue
+        if len(values) < 6:
+            continue  # too few to tell a grid from chance
+        gaps = np.diff(values)
+        steps = (values - values[0]) / gaps.min()
+        if np.abs(steps - np.rint(steps)).max() > 0.02 or steps[-1] > 256:
+            return NO_GRID
+        worst = max(worst, round(steps[-1]) + 1)
+    return worst
 
 
 def _change(p: Pairing, floor: float, size: int, measured: list[_Measured]) -> TensorChange:
     if not measured:
-        return TensorChange(p.a, p.b, None, None, floor, size, 0.0, None, 1 << 16)
+        return TensorChange(p.a, p.b, None, None, floor, size, 0.0, None, NO_GRID)
 
     def relative(difference: float, norm: float) -> float:
         return min(1e9, float(np.sqrt(difference / max(norm, 1e-60))))

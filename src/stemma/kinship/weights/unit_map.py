@@ -41,6 +41,7 @@ class TensorMap:
         target: Name in the target.
         axes: The target's axis for each of the reference's axes longer than one.
         residual: Relative difference after the map, up to a scale per unit of either axis; 0 is the same.
+        plain: The same without any rescaling.
         cosine: Mean cosine of its matched units.
         tested: Whether the map was known before this tensor was looked at (an independent check of it).
     """
@@ -49,6 +50,7 @@ class TensorMap:
     target: str
     axes: tuple[int, ...]
     residual: float
+    plain: float
     cosine: float
     tested: bool
 
@@ -164,6 +166,7 @@ class _Walk:
     ) -> None:
         self.reference, self.known, self.target, self.names = reference, known, target, names
         self.generator = generator
+        self.size = {n: sum(y.shape) for n, y in target.items()}
         self.axes: dict[str, AxisMap] = {}
         self.tensors: dict[str, TensorMap] = {}
 
@@ -201,7 +204,8 @@ class _Walk:
         if unknown and new is not None:
             self.axes[unknown[0]] = new
         cosine = 1 - residual**2 / 2 if new is None else new.cosine
-        self.tensors[name] = TensorMap(name, other, axes, residual, float(np.clip(cosine, -1, 1)), not unknown)
+        plain = self._plain(name, np.transpose(self.target[other], axes))
+        self.tensors[name] = TensorMap(name, other, axes, residual, plain, float(np.clip(cosine, -1, 1)), not unknown)
         del self.target[other]
         return name
 
@@ -251,6 +255,17 @@ class _Walk:
                 return turned
         return found
 
+    def _plain(self, name: str, y: np.ndarray) -> float:
+        """Relative difference under the map, scales kept."""
+        x = self.reference[name]
+        shared = tuple(slice(0, min(s, t)) for s, t in zip(x.shape, y.shape, strict=True))
+        x, y = x[shared].astype(np.float64), y[shared].astype(np.float64)
+        for axis in range(x.ndim):
+            key = self.key(name, axis)
+            if key is not None and key in self.axes:
+                x, y = _applied(x, y, axis, self.axes[key])
+        return float(np.linalg.norm(x - y) / max(1e-30, np.linalg.norm(x)))
+
     def _units(self, u: np.ndarray, v: np.ndarray) -> tuple[float, AxisMap]:
         p, q = equilibrated(u), equilibrated(v)
         norm = np.linalg.norm(p, axis=1)[:, None] * np.linalg.norm(q, axis=1)[None, :]
@@ -265,6 +280,12 @@ class _Walk:
             out.append("stream rotated")
         if any(m.rotation is None and not np.array_equal(m.rows, m.columns) for m in self.axes.values()):
             out.append("units permuted")
+        if any(t.plain > 0.01 for t in self.tensors.values()):
+            out.append("units rescaled")
+        if any(
+            sum(x.shape) != self.size[t.target] for x, t in ((self.reference[n], t) for n, t in self.tensors.items())
+        ):
+            out.append("vocabulary grown")
         return tuple(out)
 
 
