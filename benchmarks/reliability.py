@@ -181,8 +181,8 @@ def kills(home: Path, writers: Writers, count: int, seed: int) -> dict[str, Any]
         for key, values in missing(registry, enrolled).items():
             out[key] += [f"round {i} ({mode}): {v}" for v in values]
         if i % ROUNDS == ROUNDS - 1 or out["kills"] == count:  # a killed registry can be written again
-            again = {line[1]: line[0] for line in writers.said(writers.start(registry, "replace", folder)) if line[1:]}
-            out["rerun_failures"] += [n for n, status in again.items() if status in {"failed", "stopped"}]
+            again = writers.said(writers.start(registry, "replace", folder))
+            out["rerun_failures"] += [f"round {i}: {line}" for line in again if line[0] in {"failed", "stopped"}]
     return out | {"seconds_of_a_whole_run": {k: round(v, 3) for k, v in took.items()}}
 
 
