@@ -84,6 +84,20 @@ def test_against_looks_at_the_given_models_and_stores_nothing(run: Run, models: 
     assert json.loads(run("list", "--json")[1])["models"] == []
 
 
+def test_a_search_of_nothing_is_no_clean_answer(run: Run, models: Path) -> None:
+    child = models.parent / "child.safetensors"
+    code, out, err = run("trace", child)
+    assert code == 0
+    assert err.startswith("warning: no other model is enrolled")
+    (models.parent / "empty").mkdir()
+    for path in (models.parent / "missing", models.parent / "empty"):
+        code, out, err = run("trace", child, "--against", path)
+        assert (code, out) == (1, "")
+        assert str(path) in err
+    code, out, err = run("trace", child, "--against", models, models.parent / "missing")
+    assert (code, out) == (1, "")
+
+
 def test_compare_both_ways(run: Run, models: Path) -> None:
     code, out, _ = run("compare", models / "a.safetensors", models.parent / "child.safetensors", "--json")
     answer = json.loads(out)

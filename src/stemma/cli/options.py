@@ -5,6 +5,13 @@ from typing import Annotated
 
 import typer
 
+
+def _level(alpha: float | None) -> float | None:
+    if alpha is not None and not 0 < alpha < 1:
+        raise typer.BadParameter(f"{alpha} is no level: give a number between 0 and 1, for example 0.01")
+    return alpha
+
+
 RegistryUrl = Annotated[
     str | None,
     typer.Option(
@@ -21,8 +28,7 @@ Alpha = Annotated[
     typer.Option(
         "--alpha",
         metavar="A",
-        min=0.0,
-        max=1.0,
+        callback=_level,
         show_default=False,
         help="Chance of a false kinship that you accept, over all models searched. [default: 0.01]",
     ),

@@ -1,6 +1,7 @@
 """`stemma trace`: where does this model come from?"""
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -45,11 +46,12 @@ def trace(
     wanted = wanted_relations(fail_on)
     options: dict[str, Any] = {} if alpha is None else {"alpha": alpha}
     if against:
-        options["against"] = against
+        options["against"] = [_existing(path) for path in against]
     with progress(quiet=as_json) as report:
         workspace = open_workspace(registry, jobs=jobs, progress=report)
         subject = workspace.resolve(model)
         result = workspace.trace(subject, **options)
+    _searched_something(result, against)
     document = result.to_dict()
     if as_json:
         show_json(document)
@@ -62,6 +64,25 @@ def trace(
         *denied_licenses(deny_license, related(document), workspace),
     ]
     enforce(violations)
+
+
+def _existing(path: Path) -> Path:
+    from stemma.errors import NotAModelError
+
+    if not path.exists():
+        raise NotAModelError(f"there is nothing at {path} to search. Is the path right?")
+    return path
+
+
+def _searched_something(result: "Trace", against: Sequence[Path] | None) -> None:
+    """A search of nothing must not read like a clean answer."""
+    from stemma.cli.output import warn
+    from stemma.errors import NotAModelError
+
+    if result.n_searched == 0 and against:
+        raise NotAModelError(f"there is no other checkpoint in {', '.join(map(str, against))} to search")
+    if result.n_searched == 0:
+        warn("warning: no other model is enrolled, so nothing was searched. Enrol some with: stemma add PATH")
 
 
 def related(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
