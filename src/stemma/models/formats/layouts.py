@@ -2,11 +2,17 @@
 
 import itertools
 import math
+import threading
 from dataclasses import dataclass
 
 import numpy as np
 
 from stemma.models.model import CHUNK, AbstractStorage, fill
+
+BLOCK = 32 << 20
+"""Bytes of a strided view that are gathered at once: short runs are slow to read one slice at a time."""
+_LATEST = threading.local()
+"""The block that this thread gathered last, and of which storage: the next slice is usually in it."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,8 @@ class StridedStorage(AbstractStorage):
     """A view in which consecutive elements are not consecutive in the file (transposed, sliced, Fortran order).
 
     For some rows of the view the bytes between their first and last element are read, once per index of the axes that
-    lie further out in memory than the first one; nothing larger than about two slices is held.
+    lie further out in memory than the first one. One gathered block of at most `BLOCK` bytes (or one row, if that is
+    larger) is held per reading thread.
 
     Attributes:
         whole: The stored bytes.
@@ -71,9 +78,18 @@ class StridedStorage(AbstractStorage):
         outer = self._outer()
         extent = 1 + sum((self.shape[i] - 1) * self.strides[i] for i in range(1, len(self.shape)) if i not in outer)
         runs = math.prod(self.shape[i] for i in outer)
-        room = CHUNK // (self.itemsize * runs) - extent
-        step = max(1, min(CHUNK // row, room // self.strides[0] if self.strides[0] else CHUNK // row))
-        fill(start, out, row, step, self._rows)
+        room = BLOCK // (self.itemsize * runs) - extent
+        step = max(1, min(BLOCK // row, room // self.strides[0] if self.strides[0] else BLOCK // row))
+        fill(start, out, row, step, lambda first, last: self._block(first, last, step, row))
+
+    def _block(self, first: int, last: int, step: int, row: int) -> np.ndarray:
+        begin = first // step * step
+        key = (begin, step)
+        if getattr(_LATEST, "storage", None) is not self or _LATEST.key != key:
+            _LATEST.storage, _LATEST.rows = None, None  # the old block goes before the new one comes
+            _LATEST.rows = self._rows(begin, min(begin + step, self.shape[0]))
+            _LATEST.storage, _LATEST.key = self, key
+        return _LATEST.rows[(first - begin) * row : (last - begin) * row]
 
     def _outer(self) -> list[int]:
         return [i for i in range(1, len(self.shape)) if self.strides[i] > self.strides[0]]
