@@ -18,6 +18,9 @@ from stemma.types import Axis, Comparison, Evidence, ModelRef, Null, Relation, R
 OPEN = (RelationKind.RELATED, RelationKind.PART_INHERITED, RelationKind.HEAD_REPLACED, RelationKind.UNRELATED)
 """Relations that an exact map of units would replace."""
 
+IN_ORDER = 0.5
+"""Share of units in place from which an exact map is reported beside the order, below it instead of the order."""
+
 CANNOT_SEE = ("function (no probes were given)", "training data", "distillation")
 
 
@@ -60,6 +63,8 @@ def compare(
     if place.verdict is Verdict.SUPPORTED:
         if not reordered.details["exact"]:
             return _result(a, b, place, found, relation)
+        if place.effect < IN_ORDER:
+            return _result(a, b, reordered, found, matched.relation(reordered))
         whole = replace(place, effect=reordered.effect, reason=f"{place.reason}; {reordered.reason}")
         found[found.index(place)] = whole
         return _result(a, b, whole, found, matched.relation(reordered))

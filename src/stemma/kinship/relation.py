@@ -39,8 +39,12 @@ def name_relation(a: Model, b: Model, place: Evidence, pairings: Sequence[Pairin
             return Relation(RelationKind.REFORMATTED, {**figures, **_format_changes(a, b)}, ("reformatted",),
                             "all weights agree up to the rounding of their number formats")  # fmt: skip
         if all(_agrees(c) for c in changed):
-            return Relation(RelationKind.REFORMATTED, {**figures, "scaled_units": True}, ("units rescaled",),
-                            "all weights agree up to one scale per unit (normalisation folded)")  # fmt: skip
+            figures["residual"] = max(min(c.scaled or 0.0, c.relative or 0.0) for c in changed)
+            if len(a.tensors) == len(b.tensors):
+                return Relation(RelationKind.PERMUTED, figures, ("units rescaled",),
+                                "all weights agree up to one positive scale per unit")  # fmt: skip
+            return Relation(RelationKind.REFORMATTED, figures, ("normalisation folded",),
+                            "all weights agree up to one scale per unit; normalisation is folded")  # fmt: skip
     removed = _layers_removed(a, b, changed, figures)
     if changed and removed is not None:
         return removed

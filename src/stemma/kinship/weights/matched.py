@@ -14,7 +14,8 @@ import numpy as np
 from stemma.fingerprints.tensor_content import matrices
 from stemma.kinship.weights.aligned import SHAPES
 from stemma.kinship.weights.residual import SLACK, rounding
-from stemma.kinship.weights.unit_map import UnitMap, find
+from stemma.kinship.weights.similarity import distinct
+from stemma.kinship.weights.unit_map import UnitMap, equilibrated, find
 from stemma.models.model import Model, Tensor
 from stemma.models.structure import Structure
 from stemma.models.units import structure
@@ -29,6 +30,10 @@ FOLDS: tuple[tuple[str, str], ...] = (
     (r"^()output_norm\.weight$", r"^output\.weight$"),
 )
 """Gains of a normalisation (first, with its layer) that may be folded into the matrices that read it (second)."""
+
+
+TELLING = 0.5
+"""Smallest share of a model's matrix entries that must be able to contradict a map before it proves anything."""
 
 
 @dataclass(frozen=True)
@@ -151,10 +156,33 @@ def is_exact(unit_map: UnitMap, reference: Model, target: Model) -> bool:
     """
     if unit_map.lost or unit_map.left or not unit_map.tensors:
         return False
-    return all(
+    fits = all(
         t.residual <= 4 * max(rounding(reference, t.reference), rounding(target, t.target)) + SLACK * 2.0**-24
         for t in unit_map.tensors.values()
     )
+    return fits and _telling(reference) >= TELLING
+
+
+def _telling(model: Model) -> float:
+    """Share of a model's matrix entries that a map could get wrong.
+
+    Zero, constant and rank-one matrices agree with any others of their size once units are rescaled, diagonal ones
+    once they are permuted: they show nothing, however small the residual.
+
+    Returns:
+        A share in [0, 1].
+    """
+    telling = total = 0
+    for tensor in matrices(model).values():
+        x = equilibrated(_squeezed(tensor))
+        x = x.reshape(len(x), -1)
+        norm = np.linalg.norm(x, axis=1)
+        alive = norm > 0
+        x = x / np.where(alive, norm, 1)[:, None]
+        many = np.count_nonzero(x) >= 2 * max(1, int(alive.sum()))
+        total += tensor.size
+        telling += tensor.size if many and 2 * int(distinct(x, alive).sum()) > len(x) else 0
+    return telling / max(1, total)
 
 
 def _details(unit_map: UnitMap, exact: bool, variant: str) -> dict[str, Any]:
