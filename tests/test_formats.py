@@ -205,8 +205,9 @@ def test_strided_views_in_blocks_of_any_size(tmp_path: Path, monkeypatch: pytest
     torch = pytest.importorskip("torch")
     monkeypatch.setattr(layouts, "BLOCK", block)
     views = {
-        "t": torch.randn(17, 23).t(), "p": torch.randn(4, 5, 6, 3).permute(3, 1, 0, 2), "s": torch.randn(40, 9)[3::4, 1::2],
-        "v": torch.randn(30, 4)[:, 2], "e": torch.randn(7, 1).expand(7, 5), "w": torch.randn(3, 3).expand(4, 3, 3),
+        "t": torch.randn(17, 23).t(), "p": torch.randn(4, 5, 6, 3).permute(3, 1, 0, 2),
+        "s": torch.randn(40, 9)[3::4, 1::2], "v": torch.randn(30, 4)[:, 2],
+        "e": torch.randn(7, 1).expand(7, 5), "w": torch.randn(3, 3).expand(4, 3, 3),
     }  # fmt: skip
     torch.save(views, tmp_path / "x.pt")
     found = load.load(tmp_path / "x.pt")
