@@ -1,0 +1,128 @@
+"""The answer about one suspect: pure logic on made-up comparisons, then the documented history of real checkpoints."""
+
+import itertools
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from stemma.kinship.compare import compare
+from stemma.lineage.trace import Candidate, trace
+from stemma.models.load import from_arrays, load
+from stemma.models.model import Model
+from stemma.types import (
+    Axis,
+    Comparison,
+    Digest,
+    Evidence,
+    ModelRef,
+    Null,
+    Relation,
+    RelationKind,
+    Spec,
+    Verdict,
+)
+
+
+SUSPECT = from_arrays({"w": np.arange(12, dtype=np.float32).reshape(3, 4)}, "suspect")
+
+
+def candidate(name: str) -> Candidate:
+    return Candidate(ModelRef(name, Digest(f"sha256:{name}")), Digest(f"sha256:c{name}"), {}, lambda: SUSPECT)
+
+
+def comparison(
+    name: str, p: float | None, effect: float, verdict: Verdict, kind: RelationKind = RelationKind.RELATED
+) -> Comparison:
+    log10_p = None if p is None else math.log10(p)
+    weights = Evidence("", Axis.WEIGHTS, "t", 0.0, Null("n"), p, log10_p, effect, verdict, "because", Spec("t"))
+    word = {Verdict.SUPPORTED: "related", Verdict.REFUTED: "independent", Verdict.INCONCLUSIVE: "inconclusive"}
+    return Comparison(ModelRef(name, Digest(name)), SUSPECT.ref, word[verdict], Relation(kind), "unknown", weights)
+
+
+def traced(rows: dict[str, tuple[Any, ...]], searched: int | None = None) -> dict[str, Any]:
+    return trace(
+        SUSPECT, [candidate(n) for n in rows], lambda c: comparison(c.ref.name, *rows[c.ref.name]), n_searched=searched
+    ).to_dict()
+
+
+YES, NO, OPEN = Verdict.SUPPORTED, Verdict.REFUTED, Verdict.INCONCLUSIVE
+
+
+def test_the_largest_effect_is_the_parent_and_ties_share_the_place() -> None:
+    found = traced({"a": (1e-9, 0.7, YES), "b": (1e-30, 0.901, YES), "c": (1e-20, 0.9, YES), "d": (0.4, 0.0, NO)})
+    assert found["verdict"] == "related"
+    assert {p["name"] for p in found["parents"]} == {"b", "c"}
+    assert [p["name"] for p in found["relatives"]] == ["a"]
+    assert found["candidates"][-1]["name"] == "d"
+    assert all(p["direction"] == "unknown" for p in found["parents"])
+
+
+def test_a_small_p_is_corrected_for_every_model_searched() -> None:
+    rows = {"a": (0.004, 0.5, YES), "b": (0.5, 0.0, NO)}
+    assert traced(rows)["parents"]
+    crowded = traced(rows, searched=1000)
+    assert not crowded["parents"]
+    assert crowded["n_searched"] == 1000
+    assert crowded["candidates"][0]["verdict"] == "inconclusive"
+
+
+def test_an_exhibited_map_is_not_corrected() -> None:
+    found = traced({"a": (0.001, 1.0, YES, RelationKind.PERMUTED)}, searched=100_000)
+    assert [p["name"] for p in found["parents"]] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "verdict"),
+    [
+        ({}, "no-known-parent"),
+        ({"a": (0.5, 0.0, NO), "b": (None, 0.0, OPEN)}, "no-known-parent"),
+        ({"a": (None, 0.0, OPEN)}, "no-known-parent"),
+        ({"a": (0.2, 0.1, OPEN)}, "inconclusive"),
+    ],
+)
+def test_nothing_that_passes_means_no_known_parent(rows: dict[str, tuple[Any, ...]], verdict: str) -> None:
+    found = traced(rows)
+    assert found["verdict"] == verdict
+    assert found["parents"] == []
+
+
+def test_copies_are_set_aside_and_never_tested() -> None:
+    copy = Candidate(SUSPECT.ref, SUSPECT.names_free_digest, {}, lambda: SUSPECT)
+    renamed = Candidate(ModelRef("r", Digest("sha256:x")), SUSPECT.names_free_digest, {}, lambda: SUSPECT)
+    found = trace(SUSPECT, [copy, renamed], lambda c: pytest.fail("a copy was compared")).to_dict()
+    assert found["verdict"] == "copy"
+    assert [c["relation"] for c in found["copies"]] == ["copy", "reformatted"]
+
+
+@pytest.fixture(scope="module")
+def zoo_folder() -> Path:
+    folder = Path(__file__).parents[2] / "shared" / "zoo"
+    if not folder.is_dir():
+        pytest.skip("no folder 'shared/zoo' with real checkpoints beside the checkout")
+    return folder
+
+
+def test_documented_relations_of_real_checkpoints_are_found(zoo_folder: Path) -> None:
+    truth = json.loads((zoo_folder / "truth.json").read_text())
+    models: dict[str, Model] = {}
+
+    def model(name: str) -> Model:
+        return models.setdefault(name, load(zoo_folder / f"{name}.safetensors"))
+
+    for r in truth["relations"]:
+        found = compare(model(r["parent"]), model(r["child"]))
+        assert found.verdict == "related", r
+        assert (found.weights.log10_p or 0) < -6, r
+
+
+def test_separate_trainings_of_one_architecture_are_not_related(zoo_folder: Path) -> None:
+    truth = json.loads((zoo_folder / "truth.json").read_text())
+    pairs = [p for r in truth["not_related"] for p in itertools.combinations(r["models"], 2)]
+    assert len(pairs) == 10
+    for a, b in pairs:
+        found = compare(*(load(zoo_folder / f"{n}.safetensors") for n in (a, b)), alpha=0.01 / len(pairs))
+        assert found.verdict != "related", (a, b)
