@@ -32,6 +32,9 @@ FOLDS: tuple[tuple[str, str], ...] = (
 """Gains of a normalisation (first, with its layer) that may be folded into the matrices that read it (second)."""
 
 
+CLOSE = 0.5
+"""Least effect for a decision without an exact map."""
+
 TELLING = 0.5
 """Smallest share of a model's matrix entries that must be able to contradict a map before it proves anything."""
 
@@ -87,8 +90,12 @@ class UnitsMatched:
         p = max(((1 + int((v >= unit_map.cosine).sum())) / (len(v) + 1) for v in null.values()), default=1.0)
         middle = max((float(np.median(v)) for v in null.values()), default=0.0)
         effect = float(np.clip((unit_map.cosine - middle) / (1 - middle), 0, 1))
-        # A decision by the null alone needs most of the network to fit, not a few convergent early layers.
-        related = exact or (p <= alpha and effect >= 0.5 and not unit_map.lost)
+        # A decision by the null alone needs most of the network to fit, not a few convergent early layers, and the fit
+        # must lie above what this pair's own shapes give by chance: units of few coordinates always find near ones.
+        related = exact or (p <= alpha and effect >= CLOSE and not unit_map.lost and _telling(reference) >= TELLING)
+        if related and not exact:
+            effect = min(effect, self.beyond_chance(unit_map, reference, target))
+            related = effect >= CLOSE
         reason = f"matched units have mean cosine {unit_map.cosine:.2f}; independent ones have {middle:.2f}"
         if exact:
             reason = f"a map of units exists that leaves {unit_map.residual:.1e} relative difference"
@@ -126,6 +133,36 @@ class UnitsMatched:
                 break
         return (best[0], reference, target, best[1]) if best is not None and best[0].tensors else None
 
+    def beyond_chance(self, unit_map: UnitMap, reference: Model, target: Model) -> float:
+        """How far the tensor that fits worst lies above chance.
+
+        Chance is the larger of two cosines: what the same search finds when the target's inputs and outputs (pixels,
+        tokens, classes) change places, which leaves nothing to agree on but the sizes and laws of the weights; and
+        how near a unit's own neighbours in the same model are, beyond which a match identifies nothing.
+
+        Args:
+            unit_map: The map that was found.
+            reference: The model that the map starts from.
+            target: The other model.
+
+        Returns:
+            Smallest (cosine - chance) / (1 - chance) of any tensor, in [0, 1].
+        """
+        known, generator = structure(reference), np.random.default_rng(self.seed)
+        x = {n: _squeezed(t) for n, t in matrices(reference).items()}
+        y = {n: _squeezed(t) for n, t in matrices(target).items()}
+        for t in unit_map.tensors.values():
+            labels = [label for label in known.axes[t.reference] if sum(s.rows for s in label.segments) > 1]
+            for axis, label in zip(t.axes, labels, strict=True):
+                if label.kind == "fixed":
+                    y[t.target] = np.take(y[t.target], _cycle(y[t.target].shape[axis], generator), axis=axis)
+        moved = find(x, known, y, {n: t.target for n, t in unit_map.tensors.items()}, self.seed).tensors
+        chance = {n: moved[n].cosine if n in moved else 0.0 for n in unit_map.tensors}
+        for n, t in unit_map.tensors.items():
+            chance[n] = min(1 - 1e-9, chance[n] if t.tested else max(chance[n], _nearest(x[n], known, n)))
+        least = min((t.cosine - chance[n]) / (1 - chance[n]) for n, t in unit_map.tensors.items())
+        return float(np.clip(least, 0, 1))
+
     def relation(self, found: Evidence) -> Relation:
         """Name what the map shows.
 
@@ -141,6 +178,29 @@ class UnitsMatched:
         moved = any(s not in ("vocabulary grown", "gains folded") for s in steps)
         kind = RelationKind.PERMUTED if moved else RelationKind.REFORMATTED
         return Relation(kind, dict(found.details), steps, found.reason)
+
+
+def _nearest(x: np.ndarray, known: Structure, name: str) -> float:
+    """Mean cosine of the units of a tensor's latest group with their nearest neighbours in the same tensor."""
+    place = {g.name: g.order for g in known.groups}
+    labels = [label for label in known.axes[name] if sum(s.rows for s in label.segments) > 1]
+    orders = [max((place.get(s.group, -1) for s in label.segments), default=-1) for label in labels]
+    u = equilibrated(np.moveaxis(x, int(np.argmax(orders)), 0))
+    u = u.reshape(len(u), -1)
+    norm = np.linalg.norm(u, axis=1)
+    u = u[norm > 0] / norm[norm > 0, None]
+    if len(u) < 2:
+        return 0.0
+    gram = u @ u.T
+    np.fill_diagonal(gram, -1)
+    return float(gram.max(axis=1).mean())
+
+
+def _cycle(size: int, generator: np.random.Generator) -> np.ndarray:
+    """One random cycle through all indices: a relabelling without fixed points."""
+    order, out = generator.permutation(size), np.empty(size, int)
+    out[order] = np.roll(order, 1)
+    return out
 
 
 def _tied(known: Structure) -> bool:
