@@ -37,29 +37,37 @@ def clone(kind: str, i: int, original: Any, folder: Path) -> dict[str, Any]:
     p = found.relation.parameters
     change = p.get("residual", p.get("relative_change"))
     return {
-        "kind": kind, "file": path.suffix or "folder", "steps": [s.name for s in steps], "verdict": found.verdict,
-        "relation": found.relation.kind.value, "statistic": w.statistic, "log10_p": w.log10_p, "effect": w.effect,
+        "kind": kind,
+        "file": path.suffix or "folder",
+        "steps": [s.name for s in steps],
+        "verdict": found.verdict,
+        "relation": found.relation.kind.value,
+        "statistic": w.statistic,
+        "log10_p": w.log10_p,
+        "effect": w.effect,
         "order_intact": w.statistic != "units-matched",
         "residual": reordered.details["residual"] if reordered is not None else change,
         "exact_map": reordered.details["exact"] if reordered is not None else None,
         "seconds": round(time.perf_counter() - start, 2),
-    }  # fmt: skip
+    }
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     intact = [r for r in rows if r["order_intact"]]
     return {
-        "clones": len(rows), "named_copy_reformatted_or_permuted": sum(r["relation"] in EXACT for r in rows),
+        "clones": len(rows),
+        "named_copy_reformatted_or_permuted": sum(r["relation"] in EXACT for r in rows),
         "found": sum(r["verdict"] == "related" for r in rows),
         "effect_within_.001_of_1": sum(abs(r["effect"] - 1) <= 0.001 for r in rows),
-        "order_intact": len(intact), "order_intact_below_1e-6": sum(r["log10_p"] < -6 for r in intact),
+        "order_intact": len(intact),
+        "order_intact_below_1e-6": sum(r["log10_p"] < -6 for r in intact),
         "order_lost": len(rows) - len(intact),
         "largest_log10_p_where_order_is_lost": max((r["log10_p"] for r in rows if not r["order_intact"]), default=None),
         "largest_residual": max(r["residual"] or 0.0 for r in rows),
         "relations": dict(collections.Counter(r["relation"] for r in rows)),
         "files": dict(collections.Counter(r["file"] for r in rows)),
         "steps": dict(collections.Counter(s for r in rows for s in r["steps"])),
-    }  # fmt: skip
+    }
 
 
 def main() -> None:
@@ -75,8 +83,14 @@ def main() -> None:
             if rows[-1]["relation"] not in EXACT:
                 print("MISSED", json.dumps(rows[-1]), flush=True)
         print(kind, json.dumps(summary([r for r in rows if r["kind"] == kind])), flush=True)
-    result = {"version": __version__, "machine": f"{os.cpu_count()} cores, Python {platform.python_version()}", "seed": SEED,  # noqa: E501
-              "summary": summary(rows), "by_kind": {k: summary([r for r in rows if r["kind"] == k]) for k in CLONES}, "clones": rows}  # noqa: E501  # fmt: skip
+    result = {
+        "version": __version__,
+        "machine": f"{os.cpu_count()} cores, Python {platform.python_version()}",
+        "seed": SEED,
+        "summary": summary(rows),
+        "by_kind": {k: summary([r for r in rows if r["kind"] == k]) for k in CLONES},
+        "clones": rows,
+    }
     args.out.parent.mkdir(exist_ok=True)
     args.out.write_text(json.dumps(result, indent=1) + "\n")
 

@@ -3,7 +3,7 @@
 1,000 pairs per kind, every pair of two networks trained apart (MLP, CNN: a ring over 1,000 networks, each in two pairs;
 ViT and language model: pairs drawn from 64 networks). Also the acceptance count: none may be taken for a disguise.
 
-    python benchmarks/matched_null.py     writes benchmarks/results/matched_null.json and the package's matched_null.json
+    python benchmarks/matched_null.py     writes benchmarks/results/matched_null.json and the one in the package
 """
 
 import argparse
@@ -61,8 +61,15 @@ def study(kind: str, renamed_every: int) -> tuple[list[float], dict[str, Any]]:
         cosines.append(unit_map.cosine)
         exact += is_exact(unit_map, reference, target)
     q = np.quantile(cosines, [0.5, 0.99, 1.0]).round(4).tolist()
-    return cosines, {"pairs": len(cosines), "networks": SIZES[kind], "taken_for_a_disguise": exact, "median": q[0],
-                     "quantile_.99": q[1], "largest": q[2], "seconds": round(time.perf_counter() - start, 1)}  # fmt: skip
+    return cosines, {
+        "pairs": len(cosines),
+        "networks": SIZES[kind],
+        "taken_for_a_disguise": exact,
+        "median": q[0],
+        "quantile_.99": q[1],
+        "largest": q[2],
+        "seconds": round(time.perf_counter() - start, 1),
+    }
 
 
 def main() -> None:
@@ -73,11 +80,17 @@ def main() -> None:
     shipped = Path(stemma.__file__).parent / "kinship" / "weights" / "matched_null.json"
     cosines = json.loads(shipped.read_text())["cosines"] if shipped.exists() else {}
     result = json.loads(args.out.read_text()) if args.out.exists() else {"kinds": {}}
-    result |= {"version": stemma.__version__, "seed": SEED, "machine": f"{os.cpu_count()} cores, Python {platform.python_version()}"}  # noqa: E501
+    result |= {
+        "version": stemma.__version__,
+        "seed": SEED,
+        "machine": f"{os.cpu_count()} cores, Python {platform.python_version()}",
+    }
     for kind in args.kinds:
         values, result["kinds"][kind] = study(kind, renamed_every=2)
         cosines[kind] = sorted(round(v, 4) for v in values)
-        shipped.write_text(json.dumps({"made_by": "benchmarks/matched_null.py", "date": DATE, "seed": SEED, "cosines": cosines}) + "\n")  # noqa: E501
+        shipped.write_text(
+            json.dumps({"made_by": "benchmarks/matched_null.py", "date": DATE, "seed": SEED, "cosines": cosines}) + "\n"
+        )
         args.out.write_text(json.dumps(result, indent=1) + "\n")
         print(kind, result["kinds"][kind], flush=True)
 

@@ -58,12 +58,21 @@ def all_pairs(models: list[Model], kind: str) -> dict[str, Any]:
         effects.append(counts.effect)
         mean_e.append(np.exp(method.count(a, b, pairings, loose).log_p() or 0.0))
     n = len(rand)
-    out: dict[str, Any] = {"models": len(models), "pairs": n, "groups": len(known.groups), "seconds": round(time.perf_counter() - start, 1)}  # noqa: E501
+    out: dict[str, Any] = {
+        "models": len(models),
+        "pairs": n,
+        "groups": len(known.groups),
+        "seconds": round(time.perf_counter() - start, 1),
+    }
     out["units_of_a_pair"] = counts.units
     for name, p in (("randomised", rand), ("conservative", conservative), ("mean_e", mean_e)):
         out[name] = {str(a): rejected(np.array(p), a, two_sided=name == "randomised") for a in (0.05, 0.01)}
     ks = kstest(rand, "uniform")
-    out["kolmogorov_smirnov"] = {"statistic": round(float(ks.statistic), 5), "p": float(ks.pvalue), "rejected_at_.001": bool(ks.pvalue < LEVEL)}  # noqa: E501
+    out["kolmogorov_smirnov"] = {
+        "statistic": round(float(ks.statistic), 5),
+        "p": float(ks.pvalue),
+        "rejected_at_.001": bool(ks.pvalue < LEVEL),
+    }
     out["largest_effect"] = round(max(effects), 4)
     out["smallest_conservative_p"] = float(min(conservative))
     print(kind, json.dumps(out), flush=True)
@@ -74,7 +83,11 @@ def rejected(p: np.ndarray, alpha: float, *, two_sided: bool) -> dict[str, Any]:
     k = int((p <= alpha).sum())
     side = "two-sided" if two_sided else "greater"
     test = binomtest(k, len(p), alpha, alternative=side)
-    return {"rate": round(k / len(p), 5), "binomial_p": float(test.pvalue), "rejected_at_.001": bool(test.pvalue < LEVEL)}  # noqa: E501
+    return {
+        "rate": round(k / len(p), 5),
+        "binomial_p": float(test.pvalue),
+        "rejected_at_.001": bool(test.pvalue < LEVEL),
+    }
 
 
 def verdicts(pairs: list[tuple[Model, Model]], alpha: float = 0.01) -> dict[str, Any]:
@@ -84,18 +97,31 @@ def verdicts(pairs: list[tuple[Model, Model]], alpha: float = 0.01) -> dict[str,
     n = len(pairs)
     test = binomtest(counted["related"], n, alpha, alternative="greater")
     high = binomtest(counted["related"], n).proportion_ci(0.95, "exact").high
-    return {"pairs": n, **counted, "alpha": alpha, "binomial_p": float(test.pvalue), "upper_95": round(float(high), 5),
-            "rejected_at_.001": bool(test.pvalue < LEVEL)}  # fmt: skip
+    return {
+        "pairs": n,
+        **counted,
+        "alpha": alpha,
+        "binomial_p": float(test.pvalue),
+        "upper_95": round(float(high), 5),
+        "rejected_at_.001": bool(test.pvalue < LEVEL),
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "null.json")
     parser.add_argument("--kinds", nargs="*", default=list(COUNTS))
-    parser.add_argument("--verdict-pairs", type=int, default=300, help="per kind, trained-trained and trained-untrained")
+    parser.add_argument(
+        "--verdict-pairs", type=int, default=300, help="per kind, trained-trained and trained-untrained"
+    )
     args = parser.parse_args()
-    result: dict[str, Any] = {"version": __version__, "machine": f"{os.cpu_count()} cores, Python {platform.python_version()}, numpy {np.__version__}",  # noqa: E501
-                              "seeds": {"zoo": ZOO_SEED, "randomisation": U_SEED}, "level": LEVEL, "kinds": {}}  # fmt: skip
+    result: dict[str, Any] = {
+        "version": __version__,
+        "machine": f"{os.cpu_count()} cores, Python {platform.python_version()}, numpy {np.__version__}",
+        "seeds": {"zoo": ZOO_SEED, "randomisation": U_SEED},
+        "level": LEVEL,
+        "kinds": {},
+    }
     if args.out.exists():
         result["kinds"] = json.loads(args.out.read_text())["kinds"]
     for kind in args.kinds:
@@ -104,7 +130,10 @@ def main() -> None:
         entry = all_pairs(models, kind)
         generator = np.random.default_rng(ZOO_SEED)
         trained = [tuple(generator.choice(len(models), 2, replace=False)) for _ in range(args.verdict_pairs)]
-        mixed = [(int(generator.integers(len(models))), int(generator.integers(len(fresh)))) for _ in range(args.verdict_pairs)]  # noqa: E501
+        mixed = [
+            (int(generator.integers(len(models))), int(generator.integers(len(fresh))))
+            for _ in range(args.verdict_pairs)
+        ]
         entry["verdict_trained_against_trained"] = verdicts([(models[i], models[j]) for i, j in trained])
         entry["verdict_trained_against_untrained"] = verdicts([(models[i], fresh[j]) for i, j in mixed])
         print(kind, entry["verdict_trained_against_trained"], entry["verdict_trained_against_untrained"], flush=True)

@@ -82,19 +82,23 @@ def study(folder: Path, truth: dict[str, Any], rename: dict[str, str]) -> dict[s
             accepted.add(k)
     workspace = Workspace(Registry(":memory:"))
     return {
-        "pairs": len(pairs), "pairs_tested": len(tested), "seconds_all_pairs": round(seconds, 1),
+        "pairs": len(pairs),
+        "pairs_tested": len(tested),
+        "seconds_all_pairs": round(seconds, 1),
         "relations": [relation(r, pairs, accepted, models, ids, truth, workspace) for r in truth["relations"]],
         "not_related": [
             {"pair": [a, b], **decision(pairs[key(a, b)]), "given_an_edge": key(a, b) in accepted}
-            for r in truth["not_related"] for a, b in itertools.combinations(r["models"], 2)
+            for r in truth["not_related"]
+            for a, b in itertools.combinations(r["models"], 2)
         ],
         "same_init": [
             {"pair": [a, b], **decision(pairs[key(a, b)]), "given_an_edge": key(a, b) in accepted}
-            for r in truth["same_init"] for a, b in itertools.combinations(r["models"], 2)
+            for r in truth["same_init"]
+            for a, b in itertools.combinations(r["models"], 2)
         ],
         "other_edges": [list(k) for k in sorted(accepted) if not documented(k, truth)],
         "only_unrelated_enrolled": unrelated_only(folder, rename, truth, workspace),
-    }  # fmt: skip
+    }
 
 
 def key(a: str, b: str) -> tuple[str, str]:
@@ -103,22 +107,41 @@ def key(a: str, b: str) -> tuple[str, str]:
 
 def decision(c: Any) -> dict[str, Any]:
     w = c.weights
-    return {"verdict": c.verdict, "relation": c.relation.kind.value, "log10_p": None if w.log10_p is None else round(w.log10_p, 2),  # noqa: E501
-            "effect": round(w.effect, 4), "statistic": w.statistic, "mode": w.details.get("mode"),
-            "correspondence": w.details.get("correspondence")}  # fmt: skip
+    return {
+        "verdict": c.verdict,
+        "relation": c.relation.kind.value,
+        "log10_p": None if w.log10_p is None else round(w.log10_p, 2),
+        "effect": round(w.effect, 4),
+        "statistic": w.statistic,
+        "mode": w.details.get("mode"),
+        "correspondence": w.details.get("correspondence"),
+    }
 
 
-def relation(r: dict, pairs: dict, accepted: set, models: dict, ids: list, truth: dict, workspace: Any) -> dict[str, Any]:  # noqa: E501
+def relation(
+    r: dict, pairs: dict, accepted: set, models: dict, ids: list, truth: dict, workspace: Any
+) -> dict[str, Any]:
     parent, child = r["parent"], r["child"]
     own = descendants(child, truth)
-    effects = {i: pairs[key(i, child)].weights.effect for i in ids if i != child and i not in own and key(i, child) in accepted}  # noqa: E501
+    effects = {
+        i: pairs[key(i, child)].weights.effect for i in ids if i != child and i not in own and key(i, child) in accepted
+    }
     best = max(effects.values(), default=0.0)
-    found = workspace.trace(models[child], against=[Path(models[i].source) for i in ids if i != child and i not in own], alpha=ALPHA)
-    return {"parent": parent, "child": child, "kind": r["kind"], **decision(pairs[key(parent, child)]),
-            "found": key(parent, child) in accepted and (pairs[key(parent, child)].weights.log10_p or 0) < -6,
-            "parent_effect": round(effects.get(parent, 0.0), 4), "best_effect": round(best, 4),
-            "parent_among_tied_best": effects.get(parent, -1.0) >= best - 0.005,
-            "trace_verdict": found.verdict, "trace_lists_parent": models[parent].digest in [p["digest"] for p in found.parents]}  # noqa: E501  # fmt: skip
+    found = workspace.trace(
+        models[child], against=[Path(models[i].source) for i in ids if i != child and i not in own], alpha=ALPHA
+    )
+    return {
+        "parent": parent,
+        "child": child,
+        "kind": r["kind"],
+        **decision(pairs[key(parent, child)]),
+        "found": key(parent, child) in accepted and (pairs[key(parent, child)].weights.log10_p or 0) < -6,
+        "parent_effect": round(effects.get(parent, 0.0), 4),
+        "best_effect": round(best, 4),
+        "parent_among_tied_best": effects.get(parent, -1.0) >= best - 0.005,
+        "trace_verdict": found.verdict,
+        "trace_lists_parent": models[parent].digest in [p["digest"] for p in found.parents],
+    }
 
 
 def descendants(model: str, truth: dict) -> set[str]:
@@ -134,7 +157,9 @@ def descendants(model: str, truth: dict) -> set[str]:
 
 def documented(k: tuple[str, str], truth: dict) -> bool:
     """Whether a path of documented relations (or a hidden ancestor) joins the two."""
-    links = [{r["parent"], r["child"]} for r in truth["relations"]] + [set(h["children"]) for h in truth["hidden_ancestors"]]  # noqa: E501
+    links = [{r["parent"], r["child"]} for r in truth["relations"]] + [
+        set(h["children"]) for h in truth["hidden_ancestors"]
+    ]
     group = {k[0]}
     while True:
         more = group.union(*[x for x in links if x & group])
@@ -147,21 +172,29 @@ def unrelated_only(folder: Path, rename: dict[str, str], truth: dict, workspace:
     out = []
     for child in sorted({r["child"] for r in truth["relations"]}):
         others = [i for i in rename if not documented(key(i, child), truth) and i != child]
-        found = workspace.trace(load(folder / f"{rename[child]}.safetensors"), against=[folder / f"{rename[i]}.safetensors" for i in others], alpha=ALPHA)  # noqa: E501
+        found = workspace.trace(
+            load(folder / f"{rename[child]}.safetensors"),
+            against=[folder / f"{rename[i]}.safetensors" for i in others],
+            alpha=ALPHA,
+        )
         out.append({"suspect": child, "enrolled": len(others), "verdict": found.verdict})
     return out
 
 
 def summary(s: dict[str, Any]) -> dict[str, Any]:
     rel = s["relations"]
-    return {"relations_found_below_1e-6": sum(r["found"] for r in rel), "relations": len(rel),
-            "parent_among_tied_best": sum(r["parent_among_tied_best"] for r in rel),
-            "largest_log10_p_of_a_relation": max(r["log10_p"] for r in rel),
-            "not_related_given_an_edge": sum(n["given_an_edge"] for n in s["not_related"]), "not_related": len(s["not_related"]),  # noqa: E501
-            "same_init_given_an_edge": sum(n["given_an_edge"] for n in s["same_init"]),
-            "other_edges": len(s["other_edges"]),
-            "no_known_parent_among_unrelated": sum(u["verdict"] == "no-known-parent" for u in s["only_unrelated_enrolled"]),  # noqa: E501
-            "suspects_among_unrelated": len(s["only_unrelated_enrolled"])}  # fmt: skip
+    return {
+        "relations_found_below_1e-6": sum(r["found"] for r in rel),
+        "relations": len(rel),
+        "parent_among_tied_best": sum(r["parent_among_tied_best"] for r in rel),
+        "largest_log10_p_of_a_relation": max(r["log10_p"] for r in rel),
+        "not_related_given_an_edge": sum(n["given_an_edge"] for n in s["not_related"]),
+        "not_related": len(s["not_related"]),
+        "same_init_given_an_edge": sum(n["given_an_edge"] for n in s["same_init"]),
+        "other_edges": len(s["other_edges"]),
+        "no_known_parent_among_unrelated": sum(u["verdict"] == "no-known-parent" for u in s["only_unrelated_enrolled"]),
+        "suspects_among_unrelated": len(s["only_unrelated_enrolled"]),
+    }
 
 
 def main() -> None:
@@ -170,8 +203,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "real_zoo.json")
     args = parser.parse_args()
     truth = json.loads((args.folder / "truth.json").read_text())
-    plain = {str(f.relative_to(args.folder).with_suffix("")): str(f.relative_to(args.folder).with_suffix("")) for f in sorted(args.folder.glob("*/*.safetensors"))}  # noqa: E501
-    result: dict[str, Any] = {"version": __version__, "machine": f"{os.cpu_count()} cores, Python {platform.python_version()}", "seed": SEED, "alpha": ALPHA}  # noqa: E501
+    plain = {
+        str(f.relative_to(args.folder).with_suffix("")): str(f.relative_to(args.folder).with_suffix(""))
+        for f in sorted(args.folder.glob("*/*.safetensors"))
+    }
+    result: dict[str, Any] = {
+        "version": __version__,
+        "machine": f"{os.cpu_count()} cores, Python {platform.python_version()}",
+        "seed": SEED,
+        "alpha": ALPHA,
+    }
     result["as published"] = study(args.folder, truth, plain)
     with tempfile.TemporaryDirectory() as d:
         result["disguised"] = study(Path(d), truth, disguise(args.folder, Path(d), SEED))

@@ -24,8 +24,24 @@ from typing import Any
 import numpy as np
 
 SHAPES = {
-    "134M": {"hidden_size": 576, "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "intermediate_size": 1536, "vocab_size": 49152, "tie_word_embeddings": True},  # noqa: E501
-    "1.1B": {"hidden_size": 2048, "num_hidden_layers": 22, "num_attention_heads": 32, "num_key_value_heads": 4, "intermediate_size": 5632, "vocab_size": 32000, "tie_word_embeddings": False},  # noqa: E501
+    "134M": {
+        "hidden_size": 576,
+        "num_hidden_layers": 30,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+        "intermediate_size": 1536,
+        "vocab_size": 49152,
+        "tie_word_embeddings": True,
+    },
+    "1.1B": {
+        "hidden_size": 2048,
+        "num_hidden_layers": 22,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 4,
+        "intermediate_size": 5632,
+        "vocab_size": 32000,
+        "tie_word_embeddings": False,
+    },
 }
 SEED, REPEATS = 5, 3
 
@@ -45,14 +61,17 @@ start = time.perf_counter()
 from stemma.models.load import load
 from pathlib import Path
 load(Path(sys.argv[1])).digest
-print(json.dumps({"seconds": time.perf_counter() - start, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
-"""  # noqa: E501
+print(json.dumps({"seconds": time.perf_counter() - start,
+                  "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+"""
 
 
 def generate(folder: Path, config: dict[str, Any], seed: int, base: Path | None = None, noise: float = 0.3) -> None:
     """Write one model; a child is its base plus relative noise."""
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps({"model_type": "llama", "architectures": ["LlamaForCausalLM"], **config}))  # noqa: E501
+    (folder / "config.json").write_text(
+        json.dumps({"model_type": "llama", "architectures": ["LlamaForCausalLM"], **config})
+    )
     names = shapes(config)
     header, at = {}, 0
     for name, shape in names.items():
@@ -84,9 +103,20 @@ def shapes(c: dict[str, Any]) -> dict[str, list[int]]:
     out = {"model.embed_tokens.weight": [v, d]}
     for i in range(c["num_hidden_layers"]):
         p = f"model.layers.{i}."
-        out |= {p + "input_layernorm.weight": [d], p + "mlp.down_proj.weight": [d, f], p + "mlp.gate_proj.weight": [f, d],
-                p + "mlp.up_proj.weight": [f, d], p + "post_attention_layernorm.weight": [d], p + "self_attn.k_proj.weight": [k, d],  # noqa: E501
-                p + "self_attn.o_proj.weight": [d, d], p + "self_attn.q_proj.weight": [d, d], p + "self_attn.v_proj.weight": [k, d]}  # fmt: skip  # noqa: E501
+        out |= {
+            p + name: shape
+            for name, shape in {
+                "input_layernorm.weight": [d],
+                "mlp.down_proj.weight": [d, f],
+                "mlp.gate_proj.weight": [f, d],
+                "mlp.up_proj.weight": [f, d],
+                "post_attention_layernorm.weight": [d],
+                "self_attn.k_proj.weight": [k, d],
+                "self_attn.o_proj.weight": [d, d],
+                "self_attn.q_proj.weight": [d, d],
+                "self_attn.v_proj.weight": [k, d],
+            }.items()
+        }
     out["model.norm.weight"] = [d]
     return out if c["tie_word_embeddings"] else out | {"lm_head.weight": [v, d]}
 
@@ -141,7 +171,10 @@ def size_study(work: Path, name: str) -> dict[str, Any]:
 
 
 def median(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    return {k: round(statistics.median([r[k] for r in runs]), 3) if isinstance(runs[0][k], float) else runs[0][k] for k in runs[0]} | {"runs": len(runs)}  # noqa: E501
+    return {
+        k: round(statistics.median([r[k] for r in runs]), 3) if isinstance(runs[0][k], float) else runs[0][k]
+        for k in runs[0]
+    } | {"runs": len(runs)}
 
 
 def main() -> None:
@@ -152,8 +185,13 @@ def main() -> None:
     args = parser.parse_args()
     from stemma import __version__
 
-    result: dict[str, Any] = {"version": __version__, "machine": f"{os.cpu_count()} cores, Python {platform.python_version()}",  # noqa: E501
-                              "seed": SEED, "load_before": os.getloadavg()[0], "sizes": {}}  # fmt: skip
+    result: dict[str, Any] = {
+        "version": __version__,
+        "machine": f"{os.cpu_count()} cores, Python {platform.python_version()}",
+        "seed": SEED,
+        "load_before": os.getloadavg()[0],
+        "sizes": {},
+    }
     with tempfile.TemporaryDirectory() as temporary:
         for name in args.sizes:
             result["sizes"][name] = size_study(args.work or Path(temporary), name)

@@ -1,8 +1,8 @@
 """Writes measured figures into the documents: every tag takes its value from a file under benchmarks/results.
 
 A tag reads `<!-- results: FILE#KEY FORMAT -->figure<!-- / -->`. KEY is a path of names and indices separated by `/` (a
-space is `%20`), FORMAT, which may be left out, a Python format. Run it after a benchmark (`make figures`); a test compares
-every figure with its file.
+space is `%20`), FORMAT, which may be left out, a Python format. Run it after a benchmark (`make figures`); a test
+compares every figure with its file.
 """
 
 import json

@@ -26,7 +26,6 @@ from stemma.types import (
     Verdict,
 )
 
-
 SUSPECT = from_arrays({"w": np.arange(12, dtype=np.float32).reshape(3, 4)}, "suspect")
 
 

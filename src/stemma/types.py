@@ -13,7 +13,6 @@ Digest = NewType("Digest", str)
 """Content identity with its algorithm, `"sha256:…"`."""
 
 
-
 class Verdict(enum.StrEnum):
     """What a test concludes about its claim."""
 

@@ -18,7 +18,7 @@ class Unit(nn.Module):
         self.bn = nn.BatchNorm2d(outputs) if batch_norm else nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Images to normalised feature maps."""  # noqa: DOC201
+        """Images to normalised feature maps."""
         return self.bn(self.conv(x))
 
 
@@ -37,7 +37,7 @@ class Block(nn.Module):
         self.shortcut = nn.Identity() if same else Unit(inputs, outputs, 1, stride, batch_norm)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Feature maps to feature maps."""  # noqa: DOC201
+        """Feature maps to feature maps."""
         inner = self.bn1(self.conv1(x)).relu()
         return (self.bn2(self.conv2(inner)) + self.shortcut(x)).relu()
 
@@ -66,7 +66,7 @@ class Cnn(nn.Module):
         self.head = nn.Linear(widths[-1], config["classes"])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Images `[n, c, h, w]` to logits `[n, classes]`."""  # noqa: DOC201
+        """Images `[n, c, h, w]` to logits `[n, classes]`."""
         x = self.stem(x).relu()
         for block in self.blocks:
             x = block(x)

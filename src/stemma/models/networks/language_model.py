@@ -22,7 +22,7 @@ class RmsNorm(nn.Module):
         self.epsilon = epsilon
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Tokens to tokens."""  # noqa: DOC201
+        """Tokens to tokens."""
         return self.weight * (x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.epsilon))
 
 
@@ -62,7 +62,7 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(self.heads * self.size, width, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Tokens `[n, t, width]` to tokens of the same shape."""  # noqa: DOC201
+        """Tokens `[n, t, width]` to tokens of the same shape."""
         n, t, _ = x.shape
         q, k, v = (p(x).view(n, t, -1, self.size).transpose(1, 2) for p in (self.q_proj, self.k_proj, self.v_proj))
         table = rotary(t, self.size, self.theta, x)
@@ -83,7 +83,7 @@ class FeedForward(nn.Module):
         self.down_proj = nn.Linear(inner, width, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Tokens to tokens."""  # noqa: DOC201
+        """Tokens to tokens."""
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
@@ -100,7 +100,7 @@ class Layer(nn.Module):
         self.post_attention_layernorm = RmsNorm(width, epsilon)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Tokens to tokens."""  # noqa: DOC201
+        """Tokens to tokens."""
         x = x + self.self_attn(self.input_layernorm(x))
         return x + self.mlp(self.post_attention_layernorm(x))
 
@@ -116,7 +116,7 @@ class Decoder(nn.Module):
         self.norm = RmsNorm(config["hidden_size"], config["rms_norm_eps"])
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Token ids `[n, t]` to the normalised residual stream `[n, t, width]`."""  # noqa: DOC201
+        """Token ids `[n, t]` to the normalised residual stream `[n, t, width]`."""
         x = self.embed_tokens(tokens)
         for layer in self.layers:
             x = layer(x)
@@ -140,6 +140,6 @@ class LanguageModel(nn.Module):
         self.lm_head = None if tied else nn.Linear(config["hidden_size"], config["vocab_size"], bias=False)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Token ids `[n, t]` to next-token logits `[n, t, vocabulary]`."""  # noqa: DOC201
+        """Token ids `[n, t]` to next-token logits `[n, t, vocabulary]`."""
         x = self.model(tokens)
         return F.linear(x, self.model.embed_tokens.weight) if self.lm_head is None else self.lm_head(x)

@@ -24,7 +24,7 @@ class Mlp(nn.Module):
         self.head = nn.Linear(widths[-1], config["classes"])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Images `[n, c, h, w]` to logits `[n, classes]`."""  # noqa: DOC201
+        """Images `[n, c, h, w]` to logits `[n, classes]`."""
         x = x.flatten(1)
         for layer in self.layers:
             x = layer(x).relu()

@@ -17,7 +17,7 @@ class Patches(nn.Module):
         self.proj = nn.Conv2d(channels, width, patch, patch)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Images `[n, c, h, w]` to tokens `[n, patches, width]`."""  # noqa: DOC201
+        """Images `[n, c, h, w]` to tokens `[n, patches, width]`."""
         return self.proj(x).flatten(2).transpose(1, 2)
 
 
@@ -35,7 +35,7 @@ class Attention(nn.Module):
         self.o = nn.Linear(heads * size, width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Tokens `[n, t, width]` to tokens of the same shape."""  # noqa: DOC201
+        """Tokens `[n, t, width]` to tokens of the same shape."""
         n, t, _ = x.shape
         q, k, v = self.qkv(x).chunk(3, -1) if self.fused else (self.q(x), self.k(x), self.v(x))
         q, k, v = (z.view(n, t, -1, self.size).transpose(1, 2) for z in (q, k, v))
@@ -52,7 +52,7 @@ class FeedForward(nn.Module):
         self.fc2 = nn.Linear(inner, width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Tokens to tokens."""  # noqa: DOC201
+        """Tokens to tokens."""
         return self.fc2(F.gelu(self.fc1(x)))
 
 
@@ -68,7 +68,7 @@ class Layer(nn.Module):
         self.mlp = FeedForward(width, inner)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Tokens to tokens."""  # noqa: DOC201
+        """Tokens to tokens."""
         x = x + self.attn(self.norm1(x))
         return x + self.mlp(self.norm2(x))
 
@@ -101,7 +101,7 @@ class Vit(nn.Module):
         self.head = nn.Linear(width, config["classes"])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Images `[n, c, h, w]` to logits `[n, classes]`."""  # noqa: DOC201
+        """Images `[n, c, h, w]` to logits `[n, classes]`."""
         x = self.patch_embed(x)
         x = torch.cat([self.class_token.expand(len(x), -1, -1), x], 1) + self.position_embed
         for block in self.blocks:
