@@ -131,7 +131,10 @@ def hashing(*folders: Path) -> float:
 
 
 def fresh(code: str, *args: Path | str) -> dict[str, Any]:
-    done = subprocess.run([sys.executable, "-c", code, *map(str, args)], capture_output=True, text=True, check=True)
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # as the command line sets it
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, args)], capture_output=True, text=True, check=True, env=environment
+    )
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 

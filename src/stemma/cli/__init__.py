@@ -1,5 +1,6 @@
 """The command line, one file per command: the only printer. `main` is the program `stemma`."""
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -54,8 +55,11 @@ def _version(wanted: bool) -> None:
 def _options(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="On an error, show the traceback too.")] = False,
+    threads: Annotated[int, typer.Option("--threads", min=1, metavar="N", help="Of the linear algebra.")] = 1,
 ) -> None:
-    pass
+    # Read when NumPy is first imported, which no command has done yet. Its small products gain nothing from more.
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[variable] = str(threads)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

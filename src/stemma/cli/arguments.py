@@ -1,4 +1,4 @@
-"""What typer's parser cannot do: options that take several values, and `--debug` anywhere."""
+"""What typer's parser cannot do: options that take several values, and `--debug` and `--threads` anywhere."""
 
 from collections.abc import Iterator, Sequence
 
@@ -8,7 +8,7 @@ _OPERANDS = {"trace": 1, "compare": 2}
 
 
 def arrange(typed: Sequence[str]) -> list[str]:
-    """Let list options take several values (`--fail-on copy pruned`), and let `--debug` stand anywhere.
+    """Let list options take several values (`--fail-on copy pruned`), `--debug` and `--threads` stand anywhere.
 
     A list option takes everything up to the next option. Where the command's own operands would be missing then, the
     last values of `--deny-license` and `--fail-on` are taken for them; those of `--against` are not, because a model
@@ -23,6 +23,8 @@ def arrange(typed: Sequence[str]) -> list[str]:
     end = list(typed).index("--") if "--" in typed else len(typed)
     words = [word for word in typed[:end] if word != "--debug"]
     head = ["--debug"] * (len(words) < end)
+    for at in [i for i, word in enumerate(words) if word == "--threads"][:1]:
+        head, words = [*head, *words[at : at + 2]], [*words[:at], *words[at + 2 :]]
     command = next((word for word in words if not word.startswith("-")), None)
     if command not in _OPERANDS:
         return [*head, *words, *typed[end:]]

@@ -1,6 +1,7 @@
 """All evidence on a pair of models, and the relation that it names."""
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -47,6 +48,11 @@ def compare(
     Returns:
         The comparison; symmetric in verdict, p-value and effect up to which side's structure is known better.
     """
+    with ThreadPoolExecutor(1) as background:  # hashing needs no interpreter; the next test's modules load meanwhile
+        hashed = background.submit(lambda: (a.digest, b.digest))
+        import scipy.optimize  # noqa: F401
+
+        hashed.result()
     found: list[Evidence] = [_identity(a, b)]
     if found[0].verdict is Verdict.SUPPORTED:
         return _result(a, b, found[0], found, _identity_relation(a, b))

@@ -12,7 +12,7 @@ from stemma.models.model import Model
 ROUNDING = {"F64": 2.0**-53, "F32": 2.0**-24, "F16": 2.0**-11, "BF16": 2.0**-8, "F8_E4M3": 2.0**-4, "F8_E5M2": 2.0**-3}
 """Largest relative rounding error of one stored number."""
 
-ROWS = 1 << 17
+ROWS = 1 << 16
 """Entries of a tensor that are compared; of larger ones the first rows are."""
 
 NO_GRID = 1 << 16

@@ -9,10 +9,10 @@ from stemma.kinship.weights.correspondence import Pairing
 from stemma.models.model import Model, Tensor
 from stemma.types import UnitGroup, UnitMember
 
-WHOLE = 1 << 18
+WHOLE = 1 << 17
 """Tensors up to this many entries are read whole, of longer ones the first rows."""
 
-COORDINATES = 1024
+COORDINATES = 512
 """Coordinates of a unit that a test looks at, evenly spaced; more tell it nothing new."""
 
 

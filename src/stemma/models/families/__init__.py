@@ -42,7 +42,7 @@ class Family:
         model_types: Names in configs.
         requires: Patterns that must occur.
         forbids: Patterns that must not.
-        tensors: Compiled pattern and the labels of its axes.
+        tensors: Pattern (compiled when a model needs it) and the labels of its axes.
         groups: Compiled group name, its rule and the variable that counts its units ("" for none).
         heads: Usual head dimensions.
         ties: Groups that are one.
@@ -54,7 +54,7 @@ class Family:
     model_types: tuple[str, ...]
     requires: tuple[re.Pattern[str], ...]
     forbids: tuple[re.Pattern[str], ...]
-    tensors: tuple[tuple[re.Pattern[str], tuple[str, ...]], ...]
+    tensors: tuple[tuple[str, tuple[str, ...]], ...]
     groups: tuple[tuple[re.Pattern[str], GroupRule, str], ...]
     heads: tuple[int, ...] = ()
     ties: tuple[Mapping[str, Any], ...] = ()
@@ -83,6 +83,7 @@ class Fit:
     claimed: bool = field(default=False)
 
 
+@functools.cache
 def pattern(template: str, *, anchored: bool = False) -> re.Pattern[str]:
     """Compile a template: `{l}` is a number, `(a|b)` a choice, a dot a dot.
 
@@ -122,7 +123,7 @@ def _family(name: str, raw: Mapping[str, Mapping[str, Any]]) -> Family:
         model_types=tuple(data.get("model_types", ())),
         requires=tuple(pattern(p) for p in data["requires"]),
         forbids=tuple(pattern(p) for p in data.get("forbids", ())),
-        tensors=tuple((pattern(p), tuple(labels)) for p, labels in tensors.items()),
+        tensors=tuple((p, tuple(labels)) for p, labels in tensors.items()),
         groups=tuple(_group_rule(g, i, spec) for i, (g, spec) in enumerate(groups.items())),
         heads=tuple(data.get("heads", parent.get("heads", ()))),
         ties=tuple(data.get("ties", ())),
@@ -170,7 +171,12 @@ def _prefixes(family: Family, names: Iterable[str]) -> list[str]:
     def below(p: re.Pattern[str]) -> set[str]:
         return {m["prefix"] for n in names if (m := p.match(n))}
 
-    good = set.intersection(*(below(p) for p in family.requires))
+    good: set[str] | None = None
+    for p in family.requires:  # most families lack the first already
+        good = below(p) if good is None else good & below(p)
+        if not good:
+            return []
+    assert good is not None
     return sorted(good - set().union(*(below(p) for p in family.forbids)))
 
 
@@ -223,7 +229,7 @@ def _claimed(config: Mapping[str, Any], variable: str) -> int:
 
 def _labels(family: Family, name: str) -> tuple[tuple[str, ...] | None, dict[str, int]]:
     for p, labels in family.tensors:
-        if (m := p.match(name)) and not m["prefix"]:
+        if (m := pattern(p).match(name)) and not m["prefix"]:
             return labels, {k: int(v) for k, v in m.groupdict().items() if k != "prefix" and v is not None}
     return None, {}
 
