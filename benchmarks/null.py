@@ -1,8 +1,9 @@
 """Is the p-value of `units-in-place` a p-value? All pairs of independently trained networks, every seed fixed.
 
 For each kind of network: rates of rejection of the randomised and of the conservative p-value with their exact
-binomial tests, a Kolmogorov-Smirnov test, the mean-e variant (which must only not exceed its level), and the verdicts
-of the whole comparison, trained against trained and trained against untrained.
+binomial tests, and a Kolmogorov-Smirnov test. For every other test (single axes by e-values, the sketch, the order of
+units between networks of different width): that it does not exceed its level, with its power on known descendants
+beside it. Then the verdicts of the whole comparison, trained against trained and trained against untrained.
 
     python benchmarks/null.py            writes benchmarks/results/null.json
 """
@@ -22,13 +23,15 @@ import numpy as np
 from scipy.stats import binomtest, kstest
 
 from stemma import __version__
+from stemma.fingerprints.weight_sketch import WeightSketch
 from stemma.kinship.compare import compare
-from stemma.kinship.weights.aligned import UnitsInPlace
+from stemma.kinship.weights.aligned import Counts, UnitsInPlace
 from stemma.kinship.weights.correspondence import by_name
+from stemma.kinship.weights.sketched import SketchedUnitsInPlace
 from stemma.models.model import Model
 from stemma.models.structure import AxisLabel, Structure
 from stemma.models.units import structure
-from stemma.zoo import independents
+from stemma.zoo import family, independents
 
 COUNTS = {"mlp": 142, "cnn": 142, "vit": 64, "lm": 64}
 ZOO_SEED, U_SEED, LEVEL = 20261120, 7, 0.001
@@ -77,6 +80,85 @@ def all_pairs(models: list[Model], kind: str) -> dict[str, Any]:
     out["smallest_conservative_p"] = float(min(conservative))
     print(kind, json.dumps(out), flush=True)
     return out
+
+
+OTHER_WIDTHS = {
+    "mlp": {"hidden": [56, 52, 40]},
+    "cnn": {"stem": 16, "widths": [12, 28, 24]},
+    "vit": {"inner": 48},
+    "lm": {"intermediate_size": 144},
+}
+
+
+def other_tests(models: list[Model], kind: str) -> dict[str, Any]:
+    """Size on pairs of independent networks and power on descendants, of the tests that need not be exact."""
+    from stemma.zoo.kinds import KINDS
+
+    narrow = independents(kind, 24, seed=ZOO_SEED + 2, config={**KINDS[kind].config, **OTHER_WIDTHS[kind]})
+    method, sketch, sketched = UnitsInPlace(), WeightSketch(), SketchedUnitsInPlace()
+    known, loose = structure(models[0]), single_axes(structure(models[0]))
+    chosen = list(itertools.combinations(models[:64], 2))
+    taken = {id(m): sketch(m) for m in models[:64]}
+
+    def unequal(a: Model, b: Model) -> float:
+        counts = method.count(a, b, by_name(a, b), structure(a))
+        only = Counts(counts.mode, counts.unequal)
+        return float(np.exp(only.log_p() or 0.0))
+
+    def by_axis(a: Model, b: Model) -> float:
+        return float(np.exp(method.count(a, b, by_name(a, b), loose).log_p() or 0.0))
+
+    def by_group(a: Model, b: Model) -> float:
+        return float(np.exp(method.count(a, b, by_name(a, b), known).log_p() or 0.0))
+
+    def by_sketch(a: Model, b: Model) -> float:
+        x, y = taken.get(id(a)) or sketch(a), taken.get(id(b)) or sketch(b)
+        return sketched.evidence(x, y).p_value or 1.0
+
+    zoo = family(kind)
+    root = zoo[f"{kind}/root"].model
+    kin = [m.model for m in zoo.members if m.name.split("/")[1] in DESCENDANTS]
+    cut = [zoo[f"{kind}/{n}"].model for n in ("units-pruned", "units-pruned-finetuned")]
+    size_pairs = {
+        "single_axes": (by_axis, chosen),
+        "sketched": (by_sketch, chosen),
+        "order_of_units": (unequal, list(itertools.product(models[:64], narrow))),
+    }
+    power_pairs = {
+        "units_in_place": (by_group, kin),
+        "single_axes": (by_axis, kin),
+        "sketched": (by_sketch, kin),
+        "order_of_units": (unequal, cut),
+    }
+    out: dict[str, Any] = {}
+    for name, (test, pairs) in size_pairs.items():
+        p = np.array([test(a, b) for a, b in pairs])
+        out[name] = {"pairs": len(p), **{str(a): rejected(p, a, two_sided=False) for a in (0.05, 0.01)}}
+    for name, (test, children) in power_pairs.items():
+        found = [test(root, c) for c in children]
+        out.setdefault(name, {})["power"] = {"descendants": len(found), "below_1e-6": sum(v < 1e-6 for v in found)}
+    print(kind, json.dumps(out), flush=True)
+    return out
+
+
+DESCENDANTS = (
+    "half",
+    "finetuned",
+    "finetuned-twice",
+    "finetuned-other-data",
+    "finetuned-other-data-twice",
+    "finetuned-third",
+    "lora",
+    "unlearned",
+    "weights-pruned",
+    "weights-pruned-finetuned",
+    "int8",
+    "int4",
+    "merged-two",
+    "merged-three",
+    "head-replaced",
+    "part-inherited",
+)
 
 
 def rejected(p: np.ndarray, alpha: float, *, two_sided: bool) -> dict[str, Any]:
@@ -136,6 +218,7 @@ def main() -> None:
         ]
         entry["verdict_trained_against_trained"] = verdicts([(models[i], models[j]) for i, j in trained])
         entry["verdict_trained_against_untrained"] = verdicts([(models[i], fresh[j]) for i, j in mixed])
+        entry["other_tests"] = other_tests(models, kind)
         print(kind, entry["verdict_trained_against_trained"], entry["verdict_trained_against_untrained"], flush=True)
         result["kinds"][kind] = entry
         args.out.parent.mkdir(exist_ok=True)
