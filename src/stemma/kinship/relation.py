@@ -13,6 +13,9 @@ from stemma.kinship.weights.residual import NO_GRID, SLACK, TensorChange, change
 from stemma.models.model import Model
 from stemma.types import Evidence, Relation, RelationKind
 
+KEPT, REPLACED = 0.5, 0.9
+"""Relative change up to which a tensor was kept (perhaps trained on), and from which it was replaced."""
+
 INHERITED = 0.5
 """Share of a group's units in place above which the part counts as inherited."""
 
@@ -80,9 +83,9 @@ def _partial(place: Evidence, changed: Sequence[TensorChange], figures: dict) ->
     if new and kept and all(s < 0.2 for g, s in shares.items() if g in new):
         return Relation(RelationKind.PART_INHERITED, {**figures, "inherited": kept, "new": new}, ("part inherited",),
                         f"units are in place in {len(kept)} parts and at chance in {len(new)}")  # fmt: skip
-    exact = [c for c in changed if c.relative is not None and c.relative <= _tolerance(c)]
-    other = [c for c in changed if c not in exact]
-    if exact and len(other) == 1 and (other[0] in replaced or (other[0].relative or 0) > 0.9):
+    kept_whole = [c for c in changed if c.relative is not None and c.relative <= KEPT]
+    other = [c for c in changed if c not in kept_whole]
+    if len(kept_whole) >= 2 and len(other) == 1 and (other[0] in replaced or (other[0].relative or 0) > REPLACED):
         return Relation(RelationKind.HEAD_REPLACED, {**figures, "replaced": [other[0].b]}, ("head replaced",),
                         f"all tensors agree but {other[0].b}")  # fmt: skip
     return Relation(RelationKind.RELATED, figures, (), place.reason)

@@ -6,16 +6,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from stemma.kinship.weights.correspondence import Pairing
-from stemma.kinship.weights.units_of_pair import Cut, Cuts
+from stemma.kinship.weights.units_of_pair import Cuts
 from stemma.models.model import Model
 
 ROUNDING = {"F64": 2.0**-53, "F32": 2.0**-24, "F16": 2.0**-11, "BF16": 2.0**-8, "F8_E4M3": 2.0**-4, "F8_E5M2": 2.0**-3}
 """Largest relative rounding error of one stored number."""
 
-ROWS = 1 << 16
+ENTRIES = 1 << 16
 """Entries of a tensor that are compared; of larger ones the first rows are."""
 
 NO_GRID = 1 << 16
+
+LEAST = 16
+"""Nonzero entries that a row needs to tell anything about a grid."""
 
 GROUP = 32
 """Entries that surely share one scale where scales belong to groups of a row."""
@@ -63,22 +66,15 @@ def changes(a: Model, b: Model, pairings: Sequence[Pairing], *, whole: bool = Fa
     Returns:
         One entry per pairing, in order.
     """
-    cuts = Cuts(a, b, {p.a: p for p in pairings})
+    cuts = Cuts(a, b, {p.a: p for p in pairings}, ENTRIES, 32)
     out = []
     for p in pairings:
         floor, size = max(rounding(a, p.a), rounding(b, p.b)), a.weights[p.a].size
-        parts = cuts.slices(p.a) if whole else [_first_rows(cuts[p.a])]
+        parts = cuts.slices(p.a) if whole else [(cuts[p.a].a, cuts[p.a].b)]
         measured = [_measure(x, y) for x, y in parts]
         out.append(_change(p, floor, size, [m for m in measured if m is not None]))
         cuts.drop(p.a)
     return tuple(out)
-
-
-def _first_rows(cut: Cut) -> tuple[np.ndarray, np.ndarray]:
-    if not len(cut.a) or len(cut.a) != len(cut.b):
-        return cut.a, cut.b
-    few = max(64, ROWS // max(1, cut.a[0].size))
-    return cut.a[:few], cut.b[:few]
 
 
 @dataclass(frozen=True)
@@ -108,26 +104,31 @@ def _measure(x: np.ndarray, y: np.ndarray) -> _Measured | None:
         nonzero=int((x != 0).sum()),
         zeroed=int((~kept & (x != 0)).sum()),
         scaled=min(_scaled(np.moveaxis(x, i, 0), np.moveaxis(y, i, 0)) for i in range(x.ndim)),
-        levels=min(_levels(np.moveaxis(y, i, 0), width) for i in range(y.ndim) for width in (y.size, GROUP)),
+        levels=min(_levels(np.moveaxis(y, i, 0)) for i in range(y.ndim)),
     )
 
 
-def _levels(y: np.ndarray, width: int) -> int:
+def _levels(y: np.ndarray) -> int:
     """Levels of the grid on which some rows lie: few values for many entries, or multiples of one step."""
-    worst = 2
-    for row in y.reshape(len(y), -1)[:: max(1, len(y) // 4), :width][:4]:
-        values = np.unique(row)
-        if len(values) * 8 <= len(row):
-            worst = max(worst, len(values))
-            continue
-        if len(values) < 6:
-            continue  # too few to tell a grid from chance
-        gaps = np.diff(values)
-        steps = (values - values[0]) / gaps.min()
-        if np.abs(steps - np.rint(steps)).max() > 0.02 or steps[-1] > 256:
-            return NO_GRID
-        worst = max(worst, round(steps[-1]) + 1)
-    return worst
+    rows = y.reshape(len(y), -1)
+    rows = rows[:: max(1, len(rows) // 3)][:3]
+    return min(_coarsest([row[:width] for row in rows]) for width in (y.size, GROUP))
+
+
+def _coarsest(rows: list[np.ndarray]) -> int:
+    informative = [row[row != 0] for row in rows if np.count_nonzero(row) >= LEAST]
+    return max((_grid(row) for row in informative), default=NO_GRID)
+
+
+def _grid(row: np.ndarray) -> int:
+    values = np.unique(row)
+    if len(values) * 8 <= len(row):
+        return len(values) + 1
+    if len(values) < 6:
+        return NO_GRID  # too few to tell a grid from chance
+    steps = (values - values[0]) / np.diff(values).min()
+    regular = np.abs(steps - np.rint(steps)).max() <= 0.02 and steps[-1] <= 256
+    return round(float(steps[-1])) + 1 if regular else NO_GRID
 
 
 def _change(p: Pairing, floor: float, size: int, measured: list[_Measured]) -> TensorChange:

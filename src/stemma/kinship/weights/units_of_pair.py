@@ -37,11 +37,15 @@ class Cuts:
         a: First model.
         b: Second model.
         pairings: By name in A.
+        entries: Tensors up to this size are read whole, of longer ones about as many entries.
+        least: But at least so many rows.
     """
 
     a: Model
     b: Model
     pairings: Mapping[str, Pairing]
+    entries: int = WHOLE
+    least: int = 256
     _kept: dict[str, Cut] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Cut:
@@ -53,7 +57,7 @@ class Cuts:
         if name not in self._kept:
             p = self.pairings[name]
             ta, tb = self.a.weights[p.a], self.b.weights[p.b]
-            rows = rows_to_read(ta)
+            rows = _rows_to_read(ta, self.entries, self.least)
             x = _read(ta, p.axes_a, 0, rows if 0 in p.axes_a else ta.shape[0])
             first = p.axes_b[p.axes_a.index(0)] if 0 in p.axes_a else None
             limit = rows if first is not None and rows < ta.shape[0] else None
@@ -83,15 +87,10 @@ class Cuts:
         self._kept.pop(name, None)
 
 
-def rows_to_read(tensor: Tensor) -> int:
-    """How many rows of the first axis a test looks at.
-
-    Returns:
-        All rows of a small tensor, else at least 256.
-    """
-    if tensor.size <= WHOLE or not tensor.shape[0]:
+def _rows_to_read(tensor: Tensor, entries: int, least: int) -> int:
+    if tensor.size <= entries or not tensor.shape[0]:
         return tensor.shape[0]
-    return min(tensor.shape[0], max(256, WHOLE // (tensor.size // tensor.shape[0])))
+    return min(tensor.shape[0], max(least, entries // (tensor.size // tensor.shape[0])))
 
 
 def _read(tensor: Tensor, axes: tuple[int, ...], limited: int | None, limit: int | None) -> np.ndarray:
