@@ -56,7 +56,8 @@ def main() -> None:
         "seeds": list(SEEDS), "pairs": len(rows), "verdict_right": sum(r["verdict_right"] for r in rows),
         "kin": len(related), "kin_found": sum(r["verdict_right"] for r in related),
         "not_kin_called_related": sum(not r["verdict_right"] for r in rows if r not in related),
-        "name_right_or_broader": sum(not r["name_wrong"] for r in rows), "name_right": sum(r["name_right"] for r in rows),
+        "name_right_or_broader": sum(not r["name_wrong"] for r in rows),
+        "name_right": sum(r["name_right"] for r in rows),
         "confusion": confusion, "rows": rows,
     }  # fmt: skip
     args.out.write_text(json.dumps(result, indent=1) + "\n")
