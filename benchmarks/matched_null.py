@@ -20,6 +20,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 
 import stemma
+from stemma.fingerprints.tensor_content import matrices
 from stemma.kinship.weights.matched import UnitsMatched, is_exact
 from stemma.models.load import from_arrays
 from stemma.models.model import Model
@@ -78,7 +79,8 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="*", default=list(SIZES))
     args = parser.parse_args()
     shipped = Path(stemma.__file__).parent / "kinship" / "weights" / "matched_null.json"
-    cosines = json.loads(shipped.read_text())["cosines"] if shipped.exists() else {}
+    before = json.loads(shipped.read_text()) if shipped.exists() else {}
+    cosines, sizes = before.get("cosines", {}), before.get("sizes", {})
     result = json.loads(args.out.read_text()) if args.out.exists() else {"kinds": {}}
     result |= {
         "version": stemma.__version__,
@@ -88,8 +90,19 @@ def main() -> None:
     for kind in args.kinds:
         values, result["kinds"][kind] = study(kind, renamed_every=2)
         cosines[kind] = sorted(round(v, 4) for v in values)
+        one = independents(kind, 1, seed=SEED, untrained=True)[0]
+        sizes[kind] = sorted(sorted(s for s in t.shape if s > 1) for t in matrices(one).values())
         shipped.write_text(
-            json.dumps({"made_by": "benchmarks/matched_null.py", "date": DATE, "seed": SEED, "cosines": cosines}) + "\n"
+            json.dumps(
+                {
+                    "made_by": "benchmarks/matched_null.py",
+                    "date": DATE,
+                    "seed": SEED,
+                    "sizes": sizes,
+                    "cosines": cosines,
+                }
+            )
+            + "\n"
         )
         args.out.write_text(json.dumps(result, indent=1) + "\n")
         print(kind, result["kinds"][kind], flush=True)

@@ -25,8 +25,9 @@ from scipy.stats import binomtest, kstest
 from stemma import __version__
 from stemma.fingerprints.weight_sketch import WeightSketch
 from stemma.kinship.compare import compare
-from stemma.kinship.weights.aligned import Counts, UnitsInPlace
+from stemma.kinship.weights.aligned import UnitsInPlace
 from stemma.kinship.weights.correspondence import by_name
+from stemma.kinship.weights.counts import Counts
 from stemma.kinship.weights.sketched import SketchedUnitsInPlace
 from stemma.models.model import Model
 from stemma.models.structure import AxisLabel, Structure

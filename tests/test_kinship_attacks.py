@@ -11,7 +11,9 @@ import pytest
 import torch
 from scipy.stats import binomtest
 
+from stemma import zoo
 from stemma.kinship.compare import compare
+from stemma.kinship.weights.tables import is_table
 from stemma.models.load import from_arrays
 from stemma.models.model import Model
 
@@ -259,3 +261,69 @@ def test_the_answer_does_not_depend_on_which_model_is_named_first(
             one, other = compare(a, b), compare(b, a)
             assert one.verdict == other.verdict
             assert one.weights.effect == pytest.approx(other.weights.effect, abs=1e-6)
+
+
+def test_the_better_known_side_leads_whichever_comes_first(networks: dict[str, list[Arrays]]) -> None:
+    known = networks["distinct widths"][0]
+    a, b = model(WRITTEN["torch"](known)), model(WRITTEN["anonymous"](noisy(known, 1.0)))
+    one, other = compare(a, b), compare(b, a)
+    assert one.verdict == other.verdict == "related"
+    assert one.weights.log10_p == pytest.approx(other.weights.log10_p or 0)
+
+
+@pytest.mark.parametrize("names", [("layers.0", "layers.1", "head"), ("fc1", "fc2", "fc3")], ids=["family", "inferred"])
+def test_a_shared_start_at_the_identity_is_no_kinship(names: tuple[str, str, str]) -> None:
+    def network(seed: int) -> Arrays:
+        generator = np.random.default_rng(seed)
+        square = np.eye(32) + 0.1 * generator.normal(size=(32, 32))
+        parts = generator.normal(size=(32, 8)), square, generator.normal(size=(10, 32))
+        return {f"{n}.weight": x.astype("f4") for n, x in zip(names, parts, strict=True)}
+
+    for s in range(0, 20, 2):
+        assert compare(model(network(s)), model(network(s + 1))).verdict != "related"
+    child = compare(model(network(0)), model(noisy(network(0), 0.2)))
+    assert child.verdict == "related"
+    assert (child.weights.log10_p or 0) < -6
+
+
+def test_an_interface_in_the_middle_of_a_network_makes_no_kin() -> None:
+    table = np.cos(np.pi * (np.arange(64) + 0.5) * np.arange(1, 49)[:, None] / 64).astype("f4")
+
+    def network(seed: int) -> Arrays:
+        generator = np.random.default_rng(seed)
+        later = {"fc2.weight": generator.normal(size=(32, 48)), "fc3.weight": generator.normal(size=(10, 32))}
+        return {"fc1.weight": table, **{n: x.astype("f4") for n, x in later.items()}}
+
+    related = [compare(model(network(s)), model(network(s + 1))).verdict == "related" for s in range(0, 40, 2)]
+    assert sum(related) <= 2  # the second set alone passes at alpha .01
+    trunk = {**network(0), "fc3.weight": network(1)["fc3.weight"]}
+    assert compare(model(network(0)), model(trunk)).verdict == "related"
+
+
+@pytest.mark.parametrize("table", ["cosines", "windowed", "sinusoids"])
+def test_a_table_that_everyone_stores_is_no_kinship(table: str) -> None:
+    t, k = np.arange(64), np.arange(48)[:, None]
+    made = {
+        "cosines": np.cos(np.pi * (t + 0.5) * k / 64),
+        "windowed": np.hanning(64) * np.cos(2 * np.pi * t * (k + 2) / 120),
+        "sinusoids": np.sin(t / 10_000 ** (k / 48)),
+    }[table].astype("f4")
+    assert is_table(made)
+    assert is_table(made.T)
+
+    def network(seed: int) -> Arrays:
+        generator = np.random.default_rng(seed)
+        later = {"b": generator.normal(size=(40, 48)), "c": generator.normal(size=(24, 40))}
+        assert not any(is_table(x) for x in later.values())
+        return {"a": made, **{n: x.astype("f4") for n, x in later.items()}, "d": generator.normal(size=(5, 24))}
+
+    pairs = [(model(network(s)), model(network(s + 1))) for s in range(0, 30, 2)]
+    assert sum(compare(a, b).verdict == "related" for a, b in pairs) <= 1
+    child = compare(model(network(0)), model(noisy(network(0), 0.3)))
+    assert child.verdict == "related"
+
+
+def test_trained_networks_hold_no_tables() -> None:
+    for kind in ("mlp", "cnn", "vit", "lm"):
+        for member in zoo.independents(kind, 2, seed=4):
+            assert not any(is_table(t.array()) for t in member.tensors.values() if len(t.shape) >= 2)

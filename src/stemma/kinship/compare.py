@@ -8,9 +8,11 @@ from typing import Any
 from stemma.fingerprints.tensor_content import matrices
 from stemma.kinship.relation import name_relation
 from stemma.kinship.weights import correspondence
-from stemma.kinship.weights.aligned import Counts, UnitsInPlace, evidence
+from stemma.kinship.weights.aligned import SHAPES, UnitsInPlace
 from stemma.kinship.weights.correspondence import Pairing
+from stemma.kinship.weights.counts import Counts, evidence
 from stemma.kinship.weights.matched import UnitsMatched
+from stemma.kinship.weights.residual import recast_equal
 from stemma.models.model import Model
 from stemma.models.structure import Structure
 from stemma.models.units import structure
@@ -18,6 +20,9 @@ from stemma.types import Axis, Comparison, Evidence, ModelRef, Null, Relation, R
 
 OPEN = (RelationKind.RELATED, RelationKind.PART_INHERITED, RelationKind.HEAD_REPLACED, RelationKind.UNRELATED)
 """Relations that an exact map of units would replace."""
+
+RECAST = 256
+"""Entries from which bit for bit equality is beyond coincidence."""
 
 IN_ORDER = 0.5
 """Share of units in place from which an exact map is reported beside the order, below it instead of the order."""
@@ -59,6 +64,10 @@ def compare(
     place, pairings = _aligned(a, b, aligned or UnitsInPlace(), alpha)
     matched = matched or UnitsMatched()
     found.append(place)
+    recast = _recast(a, b, pairings) if place.verdict is not Verdict.SUPPORTED else None
+    if recast is not None:
+        found.append(recast)
+        return _result(a, b, recast, found, Relation(RelationKind.REFORMATTED, {}, ("reformatted",), recast.reason))
     relation = name_relation(a, b, place, pairings) if place.verdict is Verdict.SUPPORTED else _not_related(place)
     if relation.kind not in OPEN:
         return _result(a, b, place, found, relation)
@@ -93,6 +102,17 @@ def _identity(a: Model, b: Model) -> Evidence:
                     (a.digest, b.digest), {"shared_tensors": len(shared), "shared_parameters": size})  # fmt: skip
 
 
+def _recast(a: Model, b: Model, pairings: tuple[Pairing, ...]) -> Evidence | None:
+    """The same matrices in other names, order of axes or float width, where no hidden units are known to be counted."""
+    covered = len(pairings) == len(matrices(a)) == len(matrices(b))
+    entries = sum(a.weights[p.a].size for p in pairings)
+    if not covered or entries < RECAST or not recast_equal(a, b, pairings):
+        return None
+    reason = f"all {entries:,} entries of all matrices agree bit for bit once they have the same float width"
+    return Evidence("the weights are the same", Axis.WEIGHTS, "recast", 1.0, Null("none: exhibited"), None, None, 1.0,
+                    Verdict.SUPPORTED, reason, Spec("recast"), (a.digest, b.digest))  # fmt: skip
+
+
 def _identity_relation(a: Model, b: Model) -> Relation:
     if a.digest == b.digest:
         return Relation(RelationKind.COPY, reason="the digests agree")
@@ -100,7 +120,7 @@ def _identity_relation(a: Model, b: Model) -> Relation:
 
 
 def _aligned(a: Model, b: Model, method: UnitsInPlace, alpha: float) -> tuple[Evidence, tuple[Pairing, ...]]:
-    """Units in place under each correspondence in turn, until one convinces; every one tried is paid for."""
+    """Units in place under each correspondence; every one tried is paid for."""
     best: tuple[float, Counts, tuple[Pairing, ...], str] | None = None
     tried = 0
     for how, pairings in correspondence.candidates(a, b, contents=not _large(a)):
@@ -110,12 +130,11 @@ def _aligned(a: Model, b: Model, method: UnitsInPlace, alpha: float) -> tuple[Ev
         rank = 0.0 if log_p is None else log_p
         if best is None or rank < best[0]:
             best = rank, counts, pairings, how
-        if log_p is not None and log_p < -30 and counts.effect >= method.min_effect:
-            break
     _, counts, pairings, how = best if best is not None else (0.0, Counts("sum", ()), (), "none")
     details = {"correspondence": how, "tensors_paired": len(pairings),
                "tensors": [len(matrices(a)), len(matrices(b))],
-               "parts": parts(counts)}  # fmt: skip
+               "parts": parts(counts),
+               "structure": max((structure(a), structure(b)), key=_knowledge).source}  # fmt: skip
     return evidence(method, a, b, counts, max(1, tried), details, alpha), pairings
 
 
@@ -126,13 +145,16 @@ def _large(model: Model) -> bool:
 
 def _count(a: Model, b: Model, method: UnitsInPlace, pairings: tuple[Pairing, ...]) -> Counts:
     known_a, known_b = structure(a), structure(b)
-    if known_b.certain and not known_a.certain:
-        turned = tuple(Pairing(p.b, p.a, p.axes_b, p.axes_a, p.cost) for p in pairings)
-        return method.count(b, a, turned, known_b)
-    if not known_a.certain and _hidden(known_b) > _hidden(known_a):
+    if _knowledge(known_b) > _knowledge(known_a):
         turned = tuple(Pairing(p.b, p.a, p.axes_b, p.axes_a, p.cost) for p in pairings)
         return method.count(b, a, turned, known_b)
     return method.count(a, b, pairings, known_a)
+
+
+def _knowledge(known: Structure) -> tuple[bool, int]:
+    """Groups before single axes, then the more hidden axes: the same choice for (a, b) and (b, a)."""
+    groups = known.certain and known.source != SHAPES and any(g.exchangeable for g in known.groups)
+    return groups, _hidden(known)
 
 
 def _hidden(known: Structure) -> int:

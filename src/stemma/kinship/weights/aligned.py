@@ -1,40 +1,24 @@
 """Units in place: do two models keep the same units in the same positions?"""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
-from math import exp, log
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from math import log
 
 import numpy as np
 
 from stemma.kinship.weights import laws
 from stemma.kinship.weights.correspondence import Pairing
+from stemma.kinship.weights.counts import Counts, GroupCount
 from stemma.kinship.weights.similarity import assign, directions, distinct
+from stemma.kinship.weights.tables import is_table
 from stemma.kinship.weights.units_of_pair import COORDINATES, Cuts, owned_members, unit_vectors
 from stemma.models.model import Model
 from stemma.models.structure import Structure
-from stemma.types import Axis, Evidence, Null, Spec, UnitMember, Verdict
+from stemma.types import Spec, UnitMember
 
-LOG10 = log(10.0)
-TINY = 5e-324
 SHAPES = "inferred:shapes"
-
-
-@dataclass(frozen=True)
-class GroupCount:
-    """What one block of units showed.
-
-    Attributes:
-        group: The group, or tensor and axis.
-        units: Informative units that were matched.
-        in_place: Fixed points of the matching (equal widths).
-        concordant: Pairs in the same order (unequal widths), else None.
-    """
-
-    group: str
-    units: int
-    in_place: int
-    concordant: int | None = None
+TIED = 1e-4
+"""Level at which a square matrix counts as tied to its own coordinates."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +58,7 @@ class UnitsInPlace:
         """Identity of the method with its parameters."""
         return Spec(self.name, self.version, asdict(self))
 
-    def count(self, a: Model, b: Model, pairings: Sequence[Pairing], structure: Structure) -> "Counts":
+    def count(self, a: Model, b: Model, pairings: Sequence[Pairing], structure: Structure) -> Counts:
         """Count units in place for one correspondence of tensors.
 
         Args:
@@ -125,6 +109,8 @@ class UnitsInPlace:
                 if not label.hidden or label.kind == "head":
                     continue
                 cut = cuts[name]
+                if is_table(cut.a) or is_table(cut.b):
+                    continue
                 x, y = np.moveaxis(cut.a, position, 0), np.moveaxis(cut.b, position, 0)
                 if x.shape != y.shape or len(label.segments) != 1:
                     continue
@@ -136,7 +122,8 @@ class UnitsInPlace:
                 step = -(-x.shape[1] * segment.block // COORDINATES)
                 views = [(x[index, ::step].reshape(len(index), -1), y[index, ::step].reshape(len(index), -1))]
                 generator = np.random.default_rng([self.seed, i, axis])
-                yield from self._blocks(f"{name}[{axis}]", views, len(index), (), generator)
+                for found in self._blocks(f"{name}[{axis}]", views, len(index), (), generator):
+                    yield replace(found, of=label.group)
             cuts.drop(name)
 
     def _blocks(
@@ -152,11 +139,33 @@ class UnitsInPlace:
             members = np.flatnonzero(labels == orbit)
             for start in range(0, min(len(members), self.block * self.max_blocks), self.block):
                 index = members[start : start + self.block]
-                similarity, good = _similarity([(x[index], y[index]) for x, y in views])
+                free = [(x[index], y[index]) for x, y in views if not (_tied(x, self.seed) or _tied(y, self.seed))]
+                if not free:
+                    continue
+                similarity, good = _similarity(free)
                 similarity = similarity[np.ix_(good, good)]
                 if len(similarity) >= 2:
                     r, c = assign(similarity, generator)
                     yield GroupCount(name, len(similarity), int((r == c).sum()))
+
+
+def _tied(x: np.ndarray, seed: int) -> bool:
+    """Whether the units of one model point at the coordinates of their own number, by this model alone.
+
+    In a square matrix near the identity (such a start, a recurrence, a shortcut that was not recognised) they do, in
+    any two models, whatever their history. The model's own order decides, so the law for the pair still holds.
+
+    Returns:
+        True where the matrix is to be left out.
+    """
+    n = len(x)
+    if n < 4 or x.shape[1] % n:
+        return False
+    corner = x[:256].reshape(min(n, 256), n, -1)[:, :256]
+    energy = np.sqrt(np.square(corner, dtype=np.float64).sum(axis=2))
+    energy /= np.maximum(energy.mean(axis=0), 1e-30)
+    r, c = assign(energy, np.random.default_rng(seed))
+    return laws.log_tail([laws.fixed_point_law(len(r))], int((r == c).sum())) <= log(TIED)
 
 
 def _similarity(views: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
@@ -218,6 +227,8 @@ def _view(
         return None
     cut = cuts[tensor]
     x, y = cut.a, cut.b
+    if is_table(x) or is_table(y):
+        return None
     for position, other in enumerate(pairing.axes_a):
         if other == axis:
             continue
@@ -251,136 +262,3 @@ def _counterpart(
     if len(segments) != 1 or only.offset or only.stride != 1 or rows_b % only.block:
         return None
     return unit_vectors(y, position, segments, rows_b // only.block)
-
-
-@dataclass(frozen=True)
-class Counts:
-    """Counts of one correspondence, with their law.
-
-    Attributes:
-        mode: `sum` (exact) or `mean-e` (any dependence).
-        groups: One entry per block.
-    """
-
-    mode: str
-    groups: tuple[GroupCount, ...]
-    extra: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def equal(self) -> tuple[GroupCount, ...]:
-        """Blocks of equal width."""
-        return tuple(g for g in self.groups if g.concordant is None)
-
-    @property
-    def unequal(self) -> tuple[GroupCount, ...]:
-        """Groups that lost or gained units."""
-        return tuple(g for g in self.groups if g.concordant is not None)
-
-    @property
-    def units(self) -> int:
-        """Units that were matched."""
-        return sum(g.units for g in self.groups)
-
-    @property
-    def in_place(self) -> int:
-        """Units in place (in order, where widths differ)."""
-        return sum(g.in_place for g in self.groups)
-
-    @property
-    def effect(self) -> float:
-        """Share of units in place beyond chance, in [0, 1]."""
-        chance = sum(_chance(g) for g in self.groups)
-        room = self.units - chance
-        return float(min(1.0, max(0.0, (self.in_place - chance) / room))) if room > 0 else 0.0
-
-    def log_p(self) -> float | None:
-        """Natural logarithm of the conservative p-value; None where nothing could be counted."""
-        if not self.groups:
-            return None
-        if self.mode == "mean-e":
-            return min(0.0, -laws.log_mean_e([laws.log_e_value(g.in_place, g.units) for g in self.equal]))
-        parts = []
-        if self.equal:
-            parts.append(
-                laws.log_tail([laws.fixed_point_law(g.units) for g in self.equal], sum(g.in_place for g in self.equal))
-            )
-        if self.unequal:
-            law = [laws.concordance_law(g.units) for g in self.unequal]
-            parts.append(laws.log_tail(law, sum(g.concordant or 0 for g in self.unequal)))
-        return min(0.0, min(parts) + log(len(parts)))
-
-    def randomised_p(self, u: float) -> float:
-        """P(K > k) + u P(K = k): exactly uniform under the null; for calibration pages only.
-
-        Args:
-            u: A uniform random number.
-
-        Returns:
-            The p-value of the blocks of equal width.
-        """
-        law = [laws.fixed_point_law(g.units) for g in self.equal]
-        at, above = laws.log_pmf_and_tail(law, sum(g.in_place for g in self.equal))
-        return above + u * at
-
-
-def _chance(g: GroupCount) -> float:
-    return 1.0 if g.concordant is None else min(g.units, 2 * g.units**0.5)
-
-
-def evidence(
-    method: UnitsInPlace, a: Model, b: Model, counts: Counts, alternatives: int, details: dict[str, Any], alpha: float
-) -> Evidence:
-    """Turn counts into a verdict.
-
-    Args:
-        method: Holds the thresholds.
-        a: First model.
-        b: Second model.
-        counts: The counts of the correspondence that is reported.
-        alternatives: Correspondences that were tried; the p-value is multiplied by it.
-        details: Further figures to report.
-        alpha: Level of the decision.
-
-    Returns:
-        The evidence; `INCONCLUSIVE` where too few units could be matched.
-    """
-    log_p = counts.log_p()
-    null = Null("uniform permutations of hidden units (exact law)" if counts.mode == "sum" else
-                "uniform permutations of hidden units (average of e-values, any dependence)")  # fmt: skip
-    figures = {"units_in_place": counts.in_place, "units": counts.units, "blocks": len(counts.groups),
-               "mode": counts.mode, **details}  # fmt: skip
-    if log_p is None:
-        return Evidence("the weights share an origin, units in place", Axis.WEIGHTS, method.name, 0.0, null, None, None,
-                        0.0, Verdict.INCONCLUSIVE, "no hidden units could be put side by side", method.spec,
-                        (a.digest, b.digest), figures)  # fmt: skip
-    log_p = min(0.0, log_p + log(alternatives))
-    verdict, reason = _decide(method, counts, log_p, alpha)
-    return Evidence("the weights share an origin, units in place", Axis.WEIGHTS, method.name, float(counts.in_place),
-                    null, max(exp(log_p), TINY), log_p / LOG10, counts.effect, verdict, reason, method.spec,
-                    (a.digest, b.digest), figures)  # fmt: skip
-
-
-def _decide(method: UnitsInPlace, counts: Counts, log_p: float, alpha: float) -> tuple[Verdict, str]:
-    chance = sum(_chance(g) for g in counts.groups)
-    what = "units" if counts.mode == "sum" else "unit views"  # one unit is seen through several tensors
-    found = f"{counts.in_place:,} of {counts.units:,} {what} in place where chance gives {chance:.0f}"
-    if log_p <= log(alpha):
-        if counts.effect >= method.min_effect:
-            return Verdict.SUPPORTED, found
-        return Verdict.INCONCLUSIVE, f"{found}: more than chance, too few for kinship (a shared random start?)"
-    bound = upper_share(counts, alpha)
-    if bound < method.margin:
-        return Verdict.REFUTED, f"{found}; at most {bound:.0%} can be in place"
-    return Verdict.INCONCLUSIVE, f"{found}: too few units to decide"
-
-
-def upper_share(counts: Counts, alpha: float) -> float:
-    """Upper confidence bound of the share of units kept in place (Clopper-Pearson, chance not subtracted).
-
-    Returns:
-        A share in [0, 1].
-    """
-    from scipy.special import betaincinv
-
-    k, n = counts.in_place, counts.units
-    return 1.0 if k >= n else float(betaincinv(k + 1, n - k, 1 - alpha))

@@ -85,25 +85,23 @@ class UnitsMatched:
             return None
         unit_map, reference, target, variant = found
         exact = is_exact(unit_map, reference, target)
-        null = null_cosines()
-        size = min((len(v) for v in null.values()), default=0)
-        p = max(((1 + int((v >= unit_map.cosine).sum())) / (len(v) + 1) for v in null.values()), default=1.0)
-        middle = max((float(np.median(v)) for v in null.values()), default=0.0)
+        kind, values = null_of(reference)
+        middle = float(np.median(values)) if len(values) else 0.0
         effect = float(np.clip((unit_map.cosine - middle) / (1 - middle), 0, 1))
+        p = _p_value(unit_map, exact, values)
         # A decision by the null alone needs most of the network to fit, not a few convergent early layers, and the fit
         # must lie above what this pair's own shapes give by chance: units of few coordinates always find near ones.
-        related = exact or (p <= alpha and effect >= CLOSE and not unit_map.lost and _telling(reference) >= TELLING)
+        related = exact or (p is not None and p <= alpha and effect >= CLOSE and not unit_map.lost)
         if related and not exact:
             effect = min(effect, self.beyond_chance(unit_map, reference, target))
-            related = effect >= CLOSE
-        reason = f"matched units have mean cosine {unit_map.cosine:.2f}; independent ones have {middle:.2f}"
-        if exact:
-            reason = f"a map of units exists that leaves {unit_map.residual:.1e} relative difference"
+            related = effect >= CLOSE and _telling(reference) >= TELLING
+        size = len(values) or exact_null()
+        null = f"independently trained {kind or 'small'} networks (benchmarks/matched_null.py)"
         return Evidence(
             "the weights share an origin, units reordered", Axis.WEIGHTS, self.name, unit_map.cosine,
-            Null("independently trained small networks (benchmarks/matched_null.py)", size, 1 / (size + 1)),
-            p, log10(p), effect, Verdict.SUPPORTED if related else Verdict.INCONCLUSIVE, reason, self.spec,
-            (a.digest, b.digest), _details(unit_map, exact, variant),
+            Null(null, size, 1 / (size + 1)),
+            p, None if p is None else log10(p), effect, Verdict.SUPPORTED if related else Verdict.INCONCLUSIVE,
+            _reason(unit_map, exact, middle, kind), self.spec, (a.digest, b.digest), _details(unit_map, exact, variant),
         )  # fmt: skip
 
     def search(self, a: Model, b: Model) -> tuple[UnitMap, Model, Model, str] | None:
@@ -120,7 +118,7 @@ class UnitsMatched:
             reference, target, known = b, a, structure(b)
         if not _tied(known) or max((g.size for g in known.groups), default=0) > self.max_units:
             return None
-        if not _sizes_fit(matrices(reference), matrices(target)):
+        if not _fit(_sizes(matrices(reference)), _sizes(matrices(target))):
             return None
         names = _shared_names(reference, target)
         y = {n: _squeezed(t) for n, t in matrices(target).items()}
@@ -178,6 +176,21 @@ class UnitsMatched:
         moved = any(s not in ("vocabulary grown", "gains folded") for s in steps)
         kind = RelationKind.PERMUTED if moved else RelationKind.REFORMATTED
         return Relation(kind, dict(found.details), steps, found.reason)
+
+
+def _p_value(unit_map: UnitMap, exact: bool, values: np.ndarray) -> float | None:
+    """Exact maps are counted among all independent pairs; cosines only have a null where sizes are the same."""
+    if exact:
+        return 1 / (exact_null() + 1)
+    return (1 + int((values >= unit_map.cosine).sum())) / (len(values) + 1) if len(values) else None
+
+
+def _reason(unit_map: UnitMap, exact: bool, middle: float, kind: str) -> str:
+    if exact:
+        return f"a map of units exists that leaves {unit_map.residual:.1e} relative difference"
+    if not kind:
+        return f"matched units have mean cosine {unit_map.cosine:.2f}; no null of independent models has these sizes"
+    return f"matched units have mean cosine {unit_map.cosine:.2f}; independent ones have {middle:.2f}"
 
 
 def _nearest(x: np.ndarray, known: Structure, name: str) -> float:
@@ -262,16 +275,13 @@ def _quality(unit_map: UnitMap) -> float:
     return unit_map.cosine * len(unit_map.tensors) / (len(unit_map.tensors) + len(unit_map.lost))
 
 
-def _sizes_fit(x: Mapping[str, Tensor], y: Mapping[str, Tensor]) -> bool:
-    """Whether the two hold the same matrices by size, a grown vocabulary apart."""
+def _sizes(tensors: Mapping[str, Tensor]) -> list[tuple[int, ...]]:
+    return sorted(tuple(sorted(s for s in t.shape if s > 1)) for t in tensors.values())
 
-    def sizes(t: Mapping[str, Tensor]) -> list[tuple[int, ...]]:
-        return sorted(tuple(sorted(s for s in v.shape if s > 1)) for v in t.values())
 
-    if len(x) != len(y):
-        return False
-    unlike = sum(p != q for p, q in zip(sizes(x), sizes(y), strict=True))
-    return unlike <= max(2, len(x) // 4)
+def _fit(x: list[tuple[int, ...]], y: list[tuple[int, ...]]) -> bool:
+    """Whether the two hold matrices of the same sizes, a grown vocabulary apart."""
+    return len(x) == len(y) and sum(p != q for p, q in zip(x, y, strict=True)) <= min(2, len(x) // 4)
 
 
 def _shared_names(a: Model, b: Model) -> dict[str, str]:
@@ -310,11 +320,33 @@ def _folded(model: Model, stored: Mapping[str, np.ndarray]) -> dict[str, np.ndar
 
 
 @lru_cache(maxsize=1)
-def null_cosines() -> dict[str, np.ndarray]:
-    """Mean cosines of matched units of independently trained networks, per kind, as shipped.
+def shipped_null() -> Mapping[str, Any]:
+    """What matched units look like between independently trained networks, as measured and shipped.
 
     Returns:
-        Sorted values by kind.
+        By kind, mean cosines (`cosines`) and sizes of matrices (`sizes`); pairs with an exact map (`exact`) of `pairs`.
     """
     file = resources.files("stemma.kinship.weights") / "matched_null.json"
-    return {k: np.sort(v) for k, v in json.loads(file.read_text())["cosines"].items()} if file.is_file() else {}
+    return json.loads(file.read_text())
+
+
+def null_of(model: Model) -> tuple[str, np.ndarray]:
+    """The null for a model's sizes: networks of other sizes match better or worse by chance.
+
+    Returns:
+        Kind and sorted mean cosines; empty where no shipped null has these sizes.
+    """
+    own = _sizes(matrices(model))
+    for kind, sizes in shipped_null()["sizes"].items():
+        if _fit(own, [tuple(s) for s in sizes]):
+            return kind, np.sort(shipped_null()["cosines"][kind])
+    return "", np.zeros(0)
+
+
+def exact_null() -> int:
+    """Pairs of independent networks, of one kind, for which an exact map was looked for in vain.
+
+    Returns:
+        Their number.
+    """
+    return min((len(v) for v in shipped_null()["cosines"].values()), default=0)

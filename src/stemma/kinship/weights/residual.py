@@ -170,3 +170,36 @@ def _scaled(x: np.ndarray, y: np.ndarray) -> float:
     norm = np.sqrt(np.einsum("ij,ij->i", x, x))
     error = np.linalg.norm(x - y * scale[:, None], axis=1) / np.where(norm > 0, norm, 1)
     return float(np.sqrt(np.mean(np.where(norm > 1e-6 * norm.max(initial=0.0), error, 0.0) ** 2)))
+
+
+def recast_equal(a: Model, b: Model, pairings: Sequence[Pairing]) -> bool:
+    """Whether every paired matrix is the same, bit for bit, once both sides are rounded to the narrower float.
+
+    Eight-bit floats are excluded: converged strangers can agree that coarsely. So are matrices of few values.
+
+    Args:
+        a: First model.
+        b: Second model.
+        pairings: Correspondence of tensors.
+
+    Returns:
+        True for an exhibited identity.
+    """
+    cuts, values = Cuts(a, b, {p.a: p for p in pairings}), 0
+    for p in pairings:
+        width = max(rounding(a, p.a), rounding(b, p.b))
+        if width > ROUNDING["BF16"]:
+            return False
+        for x, y in cuts.slices(p.a):
+            if x.shape != y.shape or not np.array_equal(_rounded(x, width), _rounded(y, width)):
+                return False
+            values = max(values, len(np.unique(x.reshape(-1)[:4096])))
+    return values >= 64
+
+
+def _rounded(x: np.ndarray, width: float) -> np.ndarray:
+    if width == ROUNDING["BF16"]:
+        bits = np.ascontiguousarray(x).view(np.uint32)
+        return (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+    with np.errstate(over="ignore"):
+        return x.astype(np.float16) if width == ROUNDING["F16"] else x

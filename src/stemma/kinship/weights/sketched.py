@@ -5,7 +5,7 @@ from math import exp, log
 
 import numpy as np
 
-from stemma.kinship.weights.aligned import LOG10, TINY, Counts, GroupCount
+from stemma.kinship.weights.counts import LOG10, TINY, Counts, GroupCount
 from stemma.kinship.weights.similarity import assign, directions, distinct
 from stemma.types import Axis, Evidence, Fingerprint, Null, Spec, Verdict
 

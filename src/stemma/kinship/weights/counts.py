@@ -1,0 +1,194 @@
+"""What a matching showed, the law that it has under independence, and the verdict that follows."""
+
+from dataclasses import dataclass
+from math import exp, log
+from typing import TYPE_CHECKING, Any
+
+from stemma.kinship.weights import laws
+from stemma.models.model import Model
+from stemma.types import Axis, Evidence, Null, Verdict
+
+if TYPE_CHECKING:
+    from stemma.kinship.weights.aligned import UnitsInPlace
+
+LOG10 = log(10.0)
+TINY = 5e-324
+INFERRED = "inferred:"
+
+
+@dataclass(frozen=True)
+class GroupCount:
+    """What one block of units showed.
+
+    Attributes:
+        group: The group, or tensor and axis.
+        units: Informative units that were matched.
+        in_place: Fixed points of the matching (equal widths).
+        concordant: Pairs in the same order (unequal widths), else None.
+        of: The set of hidden units that an axis was read as; "" where `group` is that set.
+    """
+
+    group: str
+    units: int
+    in_place: int
+    concordant: int | None = None
+    of: str = ""
+
+    @property
+    def units_of(self) -> str:
+        """The set of hidden units that was looked at."""
+        return self.of or self.group
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Counts of one correspondence, with their law.
+
+    Attributes:
+        mode: `sum` (exact) or `mean-e` (any dependence).
+        groups: One entry per block.
+    """
+
+    mode: str
+    groups: tuple[GroupCount, ...]
+
+    @property
+    def equal(self) -> tuple[GroupCount, ...]:
+        """Blocks of equal width."""
+        return tuple(g for g in self.groups if g.concordant is None)
+
+    @property
+    def unequal(self) -> tuple[GroupCount, ...]:
+        """Groups that lost or gained units."""
+        return tuple(g for g in self.groups if g.concordant is not None)
+
+    @property
+    def units(self) -> int:
+        """Units that were matched."""
+        return sum(g.units for g in self.groups)
+
+    @property
+    def in_place(self) -> int:
+        """Units in place (in order, where widths differ)."""
+        return sum(g.in_place for g in self.groups)
+
+    @property
+    def effect(self) -> float:
+        """Share of units in place beyond chance, in [0, 1]."""
+        chance = sum(_chance(g) for g in self.groups)
+        room = self.units - chance
+        return float(min(1.0, max(0.0, (self.in_place - chance) / room))) if room > 0 else 0.0
+
+    def log_p(self) -> float | None:
+        """Natural logarithm of the conservative p-value; None where nothing could be counted."""
+        if not self.groups:
+            return None
+        if self.mode == "mean-e":
+            return min(0.0, -laws.log_mean_e([laws.log_e_value(g.in_place, g.units) for g in self.equal]))
+        parts = []
+        if self.equal:
+            parts.append(
+                laws.log_tail([laws.fixed_point_law(g.units) for g in self.equal], sum(g.in_place for g in self.equal))
+            )
+        if self.unequal:
+            law = [laws.concordance_law(g.units) for g in self.unequal]
+            parts.append(laws.log_tail(law, sum(g.concordant or 0 for g in self.unequal)))
+        return min(0.0, min(parts) + log(len(parts)))
+
+    def randomised_p(self, u: float) -> float:
+        """P(K > k) + u P(K = k): exactly uniform under the null; for calibration pages only.
+
+        Args:
+            u: A uniform random number.
+
+        Returns:
+            The p-value of the blocks of equal width.
+        """
+        law = [laws.fixed_point_law(g.units) for g in self.equal]
+        at, above = laws.log_pmf_and_tail(law, sum(g.in_place for g in self.equal))
+        return above + u * at
+
+
+def _chance(g: GroupCount) -> float:
+    return 1.0 if g.concordant is None else min(g.units, 2 * g.units**0.5)
+
+
+def evidence(
+    method: "UnitsInPlace", a: Model, b: Model, counts: Counts, alternatives: int, details: dict[str, Any], alpha: float
+) -> Evidence:
+    """Turn counts into a verdict.
+
+    Args:
+        method: Holds the thresholds.
+        a: First model.
+        b: Second model.
+        counts: The counts of the correspondence that is reported.
+        alternatives: Correspondences that were tried; the p-value is multiplied by it.
+        details: Further figures to report.
+        alpha: Level of the decision.
+
+    Returns:
+        The evidence; `INCONCLUSIVE` where too few units could be matched.
+    """
+    log_p = counts.log_p()
+    null = Null("uniform permutations of hidden units (exact law)" if counts.mode == "sum" else
+                "uniform permutations of hidden units (average of e-values, any dependence)")  # fmt: skip
+    figures = {"units_in_place": counts.in_place, "units": counts.units, "blocks": len(counts.groups),
+               "mode": counts.mode, **details}  # fmt: skip
+    if log_p is None:
+        return Evidence("the weights share an origin, units in place", Axis.WEIGHTS, method.name, 0.0, null, None, None,
+                        0.0, Verdict.INCONCLUSIVE, "no hidden units could be put side by side", method.spec,
+                        (a.digest, b.digest), figures)  # fmt: skip
+    log_p = min(0.0, log_p + log(alternatives))
+    verdict, reason = _decide(method, counts, log_p, alpha)
+    inferred = str(details.get("structure", "")).startswith(INFERRED)
+    if verdict is Verdict.SUPPORTED and inferred and not _replicated(counts, alternatives, alpha):
+        verdict, reason = Verdict.INCONCLUSIVE, f"{reason}, all in one set that was only inferred to be hidden units"
+    return Evidence("the weights share an origin, units in place", Axis.WEIGHTS, method.name, float(counts.in_place),
+                    null, max(exp(log_p), TINY), log_p / LOG10, counts.effect, verdict, reason, method.spec,
+                    (a.digest, b.digest), figures)  # fmt: skip
+
+
+def _replicated(counts: Counts, alternatives: int, alpha: float) -> bool:
+    """Whether the finding survives leaving out any one set of units.
+
+    What names and shapes tell can be wrong about one interface (concepts, pixels or classes in the middle of a
+    network, a fixed table of features); such an interface is aligned between any two models. With one set only there
+    is nothing to leave out. Source: partial conjunction, at least two of the sets (Benjamini & Heller, 2008).
+
+    Returns:
+        True where at least two sets of units speak for kinship, or there is only one.
+    """
+    sets = {g.units_of for g in counts.groups}
+    for left_out in sets if len(sets) > 1 else ():
+        rest = Counts(counts.mode, tuple(g for g in counts.groups if g.units_of != left_out))
+        log_p = rest.log_p()
+        if log_p is None or log_p + log(alternatives) > log(alpha):
+            return False
+    return True
+
+
+def _decide(method: "UnitsInPlace", counts: Counts, log_p: float, alpha: float) -> tuple[Verdict, str]:
+    chance = sum(_chance(g) for g in counts.groups)
+    what = "units" if counts.mode == "sum" else "unit views"  # one unit is seen through several tensors
+    found = f"{counts.in_place:,} of {counts.units:,} {what} in place where chance gives {chance:.0f}"
+    if log_p <= log(alpha):
+        if counts.effect >= method.min_effect:
+            return Verdict.SUPPORTED, found
+        return Verdict.INCONCLUSIVE, f"{found}: more than chance, too few for kinship (a shared random start?)"
+    bound = upper_share(counts, alpha)
+    if bound < method.margin:
+        return Verdict.REFUTED, f"{found}; at most {bound:.0%} can be in place"
+    return Verdict.INCONCLUSIVE, f"{found}: too few units to decide"
+
+
+def upper_share(counts: Counts, alpha: float) -> float:
+    """Upper confidence bound of the share of units kept in place (Clopper-Pearson, chance not subtracted).
+
+    Returns:
+        A share in [0, 1].
+    """
+    from scipy.special import betaincinv
+
+    k, n = counts.in_place, counts.units
+    return 1.0 if k >= n else float(betaincinv(k + 1, n - k, 1 - alpha))
