@@ -236,6 +236,12 @@ def _view(
         if label.group in matched and len(label.segments) == 1:
             rows, columns = matched[label.group]
             block = label.segments[0].block
+            if (
+                not len(rows)
+                or (rows.max() + 1) * block > x.shape[position]
+                or (columns.max() + 1) * block > y.shape[position]
+            ):
+                return None  # another tensor was taken for this one, or its rows were cut off
             if label.segments[0].stride == 1 and y.shape[position] % block == 0:
                 spread = np.arange(block)
                 x = np.take(x, (rows[:, None] * block + spread).reshape(-1), axis=position)
