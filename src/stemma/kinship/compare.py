@@ -68,7 +68,7 @@ def compare(
     if recast is not None:
         found.append(recast)
         return _result(a, b, recast, found, Relation(RelationKind.REFORMATTED, {}, ("reformatted",), recast.reason))
-    relation = name_relation(a, b, place, pairings) if place.verdict is Verdict.SUPPORTED else _not_related(place)
+    relation = _named(a, b, place, pairings) if place.verdict is Verdict.SUPPORTED else _not_related(place)
     if relation.kind not in OPEN:
         return _result(a, b, place, found, relation)
     reordered = matched.evidence(a, b, alpha=alpha)
@@ -100,6 +100,19 @@ def _identity(a: Model, b: Model) -> Evidence:
                     1e-77 if verdict is Verdict.SUPPORTED else None, -77.0 if verdict is Verdict.SUPPORTED else None,
                     1.0 if verdict is Verdict.SUPPORTED else size, verdict, reason, Spec("digest"),
                     (a.digest, b.digest), {"shared_tensors": len(shared), "shared_parameters": size})  # fmt: skip
+
+
+def _named(a: Model, b: Model, place: Evidence, pairings: tuple[Pairing, ...]) -> Relation:
+    """The relation's name, whichever of the two models is the changed one."""
+    relation = name_relation(a, b, place, pairings)
+    if relation.kind is not RelationKind.RELATED or _large(a):
+        return relation
+    turned = name_relation(b, a, place, _turned(pairings))
+    return relation if turned.kind is RelationKind.RELATED else turned
+
+
+def _turned(pairings: tuple[Pairing, ...]) -> tuple[Pairing, ...]:
+    return tuple(Pairing(p.b, p.a, p.axes_b, p.axes_a, p.cost) for p in pairings)
 
 
 def _recast(a: Model, b: Model, pairings: tuple[Pairing, ...]) -> Evidence | None:
@@ -145,9 +158,8 @@ def _large(model: Model) -> bool:
 
 def _count(a: Model, b: Model, method: UnitsInPlace, pairings: tuple[Pairing, ...]) -> Counts:
     known_a, known_b = structure(a), structure(b)
-    if _knowledge(known_b) > _knowledge(known_a):
-        turned = tuple(Pairing(p.b, p.a, p.axes_b, p.axes_a, p.cost) for p in pairings)
-        return method.count(b, a, turned, known_b)
+    if (_knowledge(known_b), b.digest) > (_knowledge(known_a), a.digest):
+        return method.count(b, a, _turned(pairings), known_b)
     return method.count(a, b, pairings, known_a)
 
 

@@ -30,7 +30,7 @@ def is_table(array: np.ndarray) -> bool:
         rows = rows.reshape(-1, length)
         rows = rows[:: max(1, len(rows) // ROWS)][:ROWS].astype(np.float64)
         rows = rows[np.ptp(rows, axis=1) > 0]
-        if len(rows) >= 4 and _waves(rows[:3]).any() and _waves(rows).mean() >= SHARE:
+        if len(rows) >= 4 and _waves(rows[1:3]).any() and _waves(rows).mean() >= SHARE:
             return True
     return False
 
