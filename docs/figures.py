@@ -64,6 +64,50 @@ def filled(text: str, root: Path = ROOT) -> str:
     return "".join(parts)
 
 
+PANEL, GAP, KINDS = (
+    180,
+    26,
+    {"mlp": "perceptron", "cnn": "residual CNN", "vit": "vision transformer", "lm": "language model"},
+)
+
+
+def null_picture(root: Path = ROOT) -> str:
+    """Distribution of p-values between independent networks, one panel a kind; the diagonal is what is wanted.
+
+    Args:
+        root: The repository.
+
+    Returns:
+        An SVG.
+    """
+    kinds = json.loads((root / "benchmarks" / "results" / "null.json").read_text())["kinds"]
+    width, height = len(KINDS) * (PANEL + GAP) + GAP, PANEL + 58
+    out = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}"',
+        'font-family="sans-serif" font-size="12">',
+    ]
+    out.append(f'<rect width="{width}" height="{height}" fill="#fff"/>')
+    for i, (kind, title) in enumerate(KINDS.items()):
+        left, top = GAP + i * (PANEL + GAP), 26
+        quantiles = kinds[kind]["randomised_quantiles"]
+        line = " ".join(
+            f"{left + PANEL * p:.1f},{top + PANEL * (1 - k / (len(quantiles) - 1)):.1f}"
+            for k, p in enumerate(quantiles)
+        )
+        out += [
+            f'<text x="{left}" y="16" fill="#333">{title}: {kinds[kind]["pairs"]:,} pairs</text>',
+            f'<rect x="{left}" y="{top}" width="{PANEL}" height="{PANEL}" fill="none" stroke="#bbb"/>',
+            f'<path d="M{left} {top + PANEL}L{left + PANEL} {top}" stroke="#c33" stroke-dasharray="4 4"/>',
+            f'<polyline points="{line}" fill="none" stroke="#246" stroke-width="2"/>',
+            f'<text x="{left + PANEL / 2}" y="{top + PANEL + 18}" text-anchor="middle" fill="#555">p-value</text>',
+        ]
+    out.append(
+        f'<text x="{GAP}" y="{height - 4}" fill="#555">Share of pairs with a p-value up to p. Dashed: an exact test.</text>'
+    )
+    return "\n".join([*out, "</svg>"]) + "\n"
+
+
 if __name__ == "__main__":
+    (ROOT / "docs" / "null.svg").write_text(null_picture())
     for page in pages():
         page.write_text(filled(page.read_text()))
