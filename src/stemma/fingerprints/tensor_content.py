@@ -1,5 +1,6 @@
 """What a tensor's content shows when the order of its units is ignored: the search key of renamed tensors."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,9 @@ from stemma.models.model import Model, Tensor
 QUANTILES = 65
 EXACT_QUANTILES = 1 << 20
 """Largest tensor whose quantiles are part of its features; sorting more costs more than it tells."""
+
+TINY = 1e-30
+"""Mean square below which float32 may have lost small squares."""
 
 
 @dataclass(frozen=True)
@@ -43,34 +47,68 @@ def features(tensor: Tensor) -> Features:
     Returns:
         The features; non-finite entries count as zero.
     """
+    # float64 can hold what float32 cannot; of other tensors the sums show whether squares left float32's range
+    scale = _scale(tensor) if tensor.dtype == "F64" else 1.0
+    found = _sums(tensor, scale)
+    if not np.isfinite(found[2]).all() or (scale == 1.0 and found[2][1] < TINY and found[2][2] > 0):
+        scale = _scale(tensor)
+        found = _sums(tensor, scale)
+    return _features(*found, scale)
+
+
+def _scale(tensor: Tensor) -> float:
+    """A power of two near the largest finite entry, 1 where squares and fourth powers fit float32 as they are."""
+    top = 0.0
+    for start, stop in _slices(tensor):
+        part = np.abs(tensor.rows(start, stop).reshape(-1))
+        top = max(top, float(part[np.isfinite(part)].max(initial=0.0)))
+    return 2.0 ** float(np.floor(np.log2(top))) if top and not 1e-4 < top < 1e8 else 1.0
+
+
+def _slices(tensor: Tensor) -> Iterator[tuple[int, int]]:
+    step = max(1, (1 << 20) // max(1, tensor.size // tensor.shape[0]))
+    for start in range(0, tensor.shape[0], step):
+        yield start, min(start + step, tensor.shape[0])
+
+
+def _sums(
+    tensor: Tensor, scale: float
+) -> tuple[tuple[int, ...], tuple[int, ...], np.ndarray, list[np.ndarray], list[np.ndarray]]:
+    """Moments of a tensor divided by `scale`, sums of squares along each long axis, and the entries of small tensors.
+
+    Returns:
+        Long sizes, long axes, moments, sums of squares per axis, entries in pieces.
+    """
     axes = long_axes(tensor.shape)
     shape = tuple(tensor.shape[i] for i in axes)
     squares = [np.zeros(s) for s in shape]
     moments = np.zeros(4)
-    step = max(1, (1 << 20) // max(1, tensor.size // tensor.shape[0]))
     values = []
-    for start in range(0, tensor.shape[0], step):
-        stop = min(start + step, tensor.shape[0])
-        part = np.nan_to_num(tensor.rows(start, stop).astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+    first_kept = bool(axes) and axes[0] == 0
+    for start, stop in _slices(tensor):
+        part = tensor.rows(start, stop)
+        part = np.asarray(part if scale == 1.0 else part.astype(np.float64) / scale, np.float32)
+        part = np.nan_to_num(part, nan=0.0, posinf=0.0, neginf=0.0)
         if tensor.size <= EXACT_QUANTILES:
             values.append(part.reshape(-1))
-        first_kept = axes and axes[0] == 0
         part = part.reshape(*((stop - start,) if first_kept else ()), *shape[1 if first_kept else 0 :])
-        square = np.square(part, dtype=np.float32)
-        for k in range(len(shape)):
-            along = square.sum(axis=tuple(i for i in range(len(shape)) if i != k), dtype=np.float64)
-            if k == 0 and first_kept:
-                squares[0][start:stop] += along
-            else:
-                squares[k] += along
-        moments += [part.sum(dtype=np.float64), square.sum(dtype=np.float64),
-                    np.abs(part).sum(dtype=np.float64), np.square(square).sum(dtype=np.float64)]  # fmt: skip
-    return _features(shape, axes, squares, moments / tensor.size, values)
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is summed again, scaled
+            square = np.square(part, dtype=np.float32)
+            for k in range(len(shape)):
+                along = square.sum(axis=tuple(i for i in range(len(shape)) if i != k), dtype=np.float64)
+                if k == 0 and first_kept:
+                    squares[0][start:stop] += along
+                else:
+                    squares[k] += along
+            moments += [part.sum(dtype=np.float64), square.sum(dtype=np.float64),
+                        np.abs(part).sum(dtype=np.float64), np.square(square).sum(dtype=np.float64)]  # fmt: skip
+    return shape, axes, moments / tensor.size, squares, values
 
 
 def _features(
-    shape: tuple[int, ...], axes: tuple[int, ...], squares: list[np.ndarray], m: np.ndarray, values: list[np.ndarray]
-) -> Features:
+    shape: tuple[int, ...], axes: tuple[int, ...], m: np.ndarray, squares: list[np.ndarray],
+    values: list[np.ndarray], scale: float,
+) -> Features:  # fmt: skip
     size = int(np.prod(shape))
     rms = float(np.sqrt(m[1]))
     if rms == 0 or not np.isfinite(rms):
@@ -80,7 +118,8 @@ def _features(
     if values:
         flat = np.sort(np.concatenate(values))
         entries = flat[np.linspace(0, size - 1, QUANTILES).astype(int)] / rms / np.sqrt(QUANTILES)
-    shape_of_law = [0.3 * np.log(rms), m[0] / rms, m[2] / rms, 0.2 * np.log(max(m[3], 1e-300) / rms**4)]
+    size_of_entries = 0.3 * (np.log(rms) + np.log(scale))
+    shape_of_law = [size_of_entries, m[0] / rms, m[2] / rms, 0.2 * np.log(max(m[3], 1e-300) / rms**4)]
     return Features(shape, axes, profiles, np.concatenate([shape_of_law, entries]))
 
 

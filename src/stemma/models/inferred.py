@@ -7,49 +7,29 @@ with two groups of one size is not `certain`; `coarse` merges such groups into o
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from stemma.models.layer_names import (
+    RANKS,
+    Layer,
+    flattened_last,
+    forced,
+    natural,
+    numbered,
+    paired,
+    place,
+    split_name,
+    word_of,
+)  # fmt: skip
 from stemma.models.structure import FIXED, AxisLabel, GroupRule, MisfitError, Part, Structure, assemble, collect_groups
-
-_RANKS = {
-    -1: {"stem", "convstem", "convfirst", "first", "convin", "inputconv"},
-    0: {"", "conv", "convd", "depthwiseconvd", "separableconvd", "layer", "layers", "block", "blocks", "features",
-        "feature", "body", "net", "network", "model", "module", "main", "seq", "sequential", "convs", "convlayer",
-        "dw", "pw", "encoder", "enc", "backbone", "trunk", "base", "functional", "convolution", "f", "w", "lin",
-        "mlp", "op", "unit", "units", "stage", "stages", "hidden"},
-    1: {"decoder", "dec", "neck"},
-    2: {"fc", "head", "classifier", "linear", "dense", "logits", "output", "last", "convlast", "convout", "tail",
-        "top", "prediction", "predictions", "out", "final", "up"},
-}  # fmt: skip
-"""Words of module names, with letters only, by where they stand in a network; numbers order those of one rank."""
 
 _BRANCHED = re.compile(
     r"attn|attention|quer|q_proj|qkv|_ih|_hh|lstm|gru|rnn|group_?norm|(^|[._/])gn\d*([._/]|$)|embed|expert|gate|router"
 )
 """Words of networks that are no chain, or whose rows are not free units."""
 
-_TFLITE_MODULE = re.compile(r"([^/;]+)/BiasAdd/ReadVariableOp/resource")
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A weight with at least two axes.
-
-    Attributes:
-        tensor: Its name.
-        module: The module it belongs to.
-        ins: Axis that it reads with.
-        outs: Axis that it writes with; equal to `ins` for a depthwise kernel.
-        pointwise: Whether its kernel is 1×1 (a dense layer is not).
-        channels_last: Whether feature maps that are flattened before it keep channels last.
-    """
-
-    tensor: str
-    module: str
-    ins: int
-    outs: int
-    pointwise: bool
-    channels_last: bool
+UNKNOWN = "unknown"
+"""Role of an axis whose order is not known."""
 
 
 def from_names(shapes: Mapping[str, tuple[int, ...]]) -> Structure | None:
@@ -105,43 +85,6 @@ def coarse(structure: Structure) -> Structure:
     return Structure(structure.source, True, axes, collect_groups(axes, rules))
 
 
-def natural(name: str) -> tuple[tuple[int, int, str], ...]:
-    """Sort key that orders numbers inside names by value.
-
-    Args:
-        name: Any name.
-
-    Returns:
-        The key.
-    """
-    pieces = re.findall(r"[0-9]+|[^0-9]+", name)
-    return tuple((0, len(t.lstrip("0")), t.lstrip("0")) if "0" <= t[0] <= "9" else (1, 0, t) for t in pieces)
-
-
-def split_name(name: str) -> tuple[str, str]:
-    """Module and leaf of a tensor's name, for the naming habits of torch, Keras, TFLite and bare variables.
-
-    Args:
-        name: A tensor's name.
-
-    Returns:
-        The module, and the leaf (lower case).
-    """
-    if m := _TFLITE_MODULE.search(name):
-        return m[1], "bias"
-    text = name.split(";")[0].removesuffix(":0")
-    if m := re.fullmatch(r"(?:.*/)?([^/]+)/(Conv2D|MatMul|depthwise)", text):
-        return m[1], m[2].lower()
-    if m := re.fullmatch(r"([A-Za-z]+)_?(\d+)", text):
-        return m[2], m[1].lower()
-    head, _, leaf = text.replace("/", ".").rpartition(".")
-    pieces = head.split(".")
-    half = len(pieces) // 2
-    if len(pieces) % 2 == 0 and pieces[:half] == pieces[half:]:
-        head = ".".join(pieces[:half])
-    return head, leaf.lower()
-
-
 def kernel_axes(shapes: Sequence[tuple[int, ...]]) -> tuple[int, int] | None:
     """Which two axes of a network's four-axis kernels are the window, judged over all kernels together.
 
@@ -175,15 +118,16 @@ def _layers(shapes: Mapping[str, tuple[int, ...]]) -> list[Layer] | None:
         inputs_first = "kernel" in leaf or (len(shape) == 4 and window == (0, 1))
         ins, outs = _in_out(shape, window, inputs_first or (window == (0, 1) and len(shape) == 2))
         pointwise = len(shape) == 4 and shape[window[0]] == shape[window[1]] == 1
-        found.append(Layer(name, module, ins, outs, pointwise, window != (2, 3) or "kernel" in leaf))
+        found.append(Layer(name, module, ins, outs, pointwise, flattened_last(leaf, window if four else None)))
     if len({layer.module for layer in found}) < len(found):
         return None
     pieces = [set(re.split(r"[./]", layer.module)) for layer in found]
-    inner = [p for p in pieces if not any(_word(x) in _RANKS[-1] | _RANKS[2] for x in p)]
+    inner = [p for p in pieces if not any(word_of(x) in RANKS[-1] | RANKS[2] for x in p)]
     shared = set.intersection(*inner) if inner else set()
-    if any(layer.module.isdigit() and "." not in layer.tensor for layer in found) and not _paired(found, shapes):
+    if any(layer.module.isdigit() and "." not in layer.tensor for layer in found) and not paired(found, shapes):
         return None
-    return sorted(found, key=lambda layer: _place(layer, shared))
+    ordered = sorted(found, key=lambda layer: place(layer, shared))
+    return ordered if numbered(ordered, shapes) or forced(ordered, shapes) else None
 
 
 def _in_out(shape: tuple[int, ...], window: tuple[int, int], inputs_first: bool) -> tuple[int, int]:
@@ -201,48 +145,6 @@ def _in_out(shape: tuple[int, ...], window: tuple[int, int], inputs_first: bool)
     return (a, b) if inputs_first else (b, a)
 
 
-def _word(piece: str) -> str:
-    return re.sub(r"[^a-z]", "", piece.lower())
-
-
-def _paired(layers: Sequence[Layer], shapes: Mapping[str, tuple[int, ...]]) -> bool:
-    """Whether bare variables (`f3`, `b3`) come in pairs, so that their numbers mean something.
-
-    Returns:
-        True if every layer but the last has a vector of the same number and as many entries as it writes.
-    """
-    vectors = {(split_name(n)[0], s[0]) for n, s in shapes.items() if len(s) == 1}
-    return all((layer.module, shapes[layer.tensor][layer.outs]) in vectors for layer in layers[:-1])
-
-
-def _place(layer: Layer, shared: set[str]) -> tuple[object, ...]:
-    """Where a layer stands: by words, then numbers (a depthwise kernel after its namesake).
-
-    Args:
-        layer: The layer.
-        shared: Parts of the name that all layers but the outermost have, whatever they mean.
-
-    Returns:
-        A sort key.
-
-    Raises:
-        MisfitError: If a word is not known, so that the order would be a guess.
-    """
-    plain = layer.module.replace("depthwise_conv", "conv")
-    if re.search(r"conv\dd$", plain):
-        plain += "_0"
-    key: list[object] = []
-    for piece in re.split(r"[./]", plain):
-        word = _word(piece)
-        rank = next((r for r, words in _RANKS.items() if word in words), 0 if piece in shared else None)
-        if rank is None:
-            raise MisfitError(f"unknown word {word} in {layer.tensor}")
-        key.append(
-            (rank, natural(re.sub(r"^\D*?(?=\d+$|$)", "", piece.replace("conv2d_", "")) if rank == 0 else piece))
-        )
-    return tuple(key), "depthwise" in layer.module
-
-
 def _chain(
     layers: Sequence[Layer], shapes: Mapping[str, tuple[int, ...]]
 ) -> tuple[dict[str, list[list[Part]]], dict[str, GroupRule]]:
@@ -257,11 +159,14 @@ def _chain(
     draft: dict[str, list[list[Part]]] = {}
     rules: dict[str, GroupRule] = {}
     written: list[tuple[str, int]] = []
+    flattened: set[str] = set()  # groups that are read in an order that is not known
     for i, layer in enumerate(layers):
         shape = shapes[layer.tensor]
         parts = [[Part("one" if n == 1 else "kernel", fixed=True)] for n in shape]
         after_map = i > 0 and len(shapes[layers[i - 1].tensor]) > 2
         source, ins, outs = _source(layer, shape, written, first=i == 0, after_map=after_map)
+        if i and source[0].fixed:
+            flattened.add(written[-1][0])
         group = f"unit@{i}"
         previous = written[-1] if written else ("", 0)
         if layer.ins == layer.outs and written:
@@ -281,7 +186,7 @@ def _chain(
     read = {draft[layer.tensor][layer.ins][0].name for layer in layers[1:]} | {
         draft[layer.tensor][layer.outs][0].name for layer in layers[-1:]
     }
-    if unread := set(rules) - read:
+    if unread := set(rules) - read - flattened:
         raise MisfitError(f"nothing reads {sorted(unread)}")
     return draft, rules
 
@@ -313,6 +218,8 @@ def _source(
     if len(shape) > 2 and shape[outs] == size:
         return [Part(group)], outs, ins
     if len(shape) == 2 and shape[ins] % size == 0 and after_map:
+        if layer.channels_last is None:
+            return [Part(UNKNOWN, fixed=True)], ins, outs
         return [Part(group, interleaved=layer.channels_last)], ins, outs
     raise MisfitError(f"nothing before {layer.tensor} has {shape[ins]} units")
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from stemma.errors import UnreadableModelError
 from stemma.models import lowbit
+from stemma.models.codes import centred, is_codes
 from stemma.models.model import RowStorage, Tensor
 
 REFUSED: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -24,14 +25,19 @@ REFUSED: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("MXFP4", ("_blocks", "_scales")),
     ("NVFP4", (".weight_packed", ".weight_global_scale")),
     ("NVFP4", (".weight", ".weight_scale", ".weight_scale_2")),
+    ("MLX", (".weight", ".scales", ".biases")),
     ("SpQR", (".dense_weights", ".row_offsets")),
 )
 """Packings that are refused: the endings that tensors of one layer have together; the first is of integer codes."""
 
-SCALES = ("::scale", ".scale", "_scale", ".weight_scale", "_scale_inv", ".scale_weight", "._scale")
+SCALES = (
+    "::scale", ".scale", "_scale", ".weight_scale", "_scale_inv", ".scale_weight", "._scale", "::scales", ".scales",
+    "_scales", ".weight_scales",
+)  # fmt: skip
 ZEROS = {
     "::scale": "::zero_point", ".scale": ".zero_point", "_scale": "_zero_point", ".weight_scale": ".weight_zero_point",
-    "._scale": "._shift",
+    "._scale": "._shift", "::scales": "::zero_points", ".scales": ".zero_points", "_scales": "_zero_points",
+    ".weight_scales": ".weight_zero_points",
 }  # fmt: skip
 ACTIVATIONS = re.compile(r"\.(input_scale|output_scale|activation_scale|input_zero_point|weight_format|weight_shape)$")
 """Companions of packed layers that say nothing about weights."""
@@ -48,7 +54,8 @@ def dequantized(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         tensors: As stored, by canonical name.
 
     Returns:
-        By name, sorted: float32 where something was packed, everything else as stored; the companions are gone.
+        By name, sorted: float32 where something was packed, everything else as stored; the companions are gone. Integer
+        matrices without a known scale are centred codes in float32, where a model has little else.
 
     Raises:
         UnreadableModelError: If a known kind of packing is inconsistent, or a kind is not supported.
@@ -65,11 +72,11 @@ def dequantized(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         if name.rsplit("::", 1)[0] in out:  # a float tensor of a quantised file, or one without a scale
             del out[name]
     if len(out) == len(tensors) and all(out[n] is tensors[n] for n in tensors if n in out):
-        return tensors
+        return centred(tensors, tensors)
     layers = {n.rsplit(".", 1)[0] for n in tensors if n not in out}
     for name in [n for n in out if ACTIVATIONS.search(n) and n.rsplit(".", 1)[0] in layers]:
         del out[name]
-    return {n: out[n] for n in sorted(out)}
+    return centred({n: out[n] for n in sorted(out)}, tensors)
 
 
 def _refuse(tensors: Mapping[str, Tensor]) -> None:
@@ -111,7 +118,11 @@ def _companions(name: str, codes: Tensor, tensors: Mapping[str, Tensor]) -> tupl
     for stem, logical in stems:
         for ending in SCALES:
             scale = stem + ending
-            if scale in tensors and tensors[scale].is_float and _grid(codes.shape, tensors[scale].shape) is not None:
+            if scale not in tensors or not tensors[scale].is_float:
+                continue
+            # the plural is also used beside packed codes
+            packed = ending.endswith("scales") and len(codes.shape) > 1 and codes.size and not is_codes(codes)
+            if not packed and _grid(codes.shape, tensors[scale].shape) is not None:
                 return logical, scale, stem + ZEROS.get(ending, ending + "_zero")
     return None
 

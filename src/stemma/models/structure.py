@@ -241,7 +241,8 @@ def assemble(
             offset, segments = 0, []
             for part, rows in zip(parts, split(length, parts), strict=True):
                 segment = _segment(part, offset, rows, rules, sizes)
-                if segment.kind in {"unit", "stream"} and segment.block > 1 and len(shape) != 2:
+                blocks = segment.kind in {"unit", "stream"} and segment.block > 1
+                if blocks and len(shape) != 2 and not (part.interleaved and len(shape) == 1):
                     raise MisfitError(f"{name} has {segment.block} rows per unit of {part.name}")
                 segments.append(segment)
                 offset += rows

@@ -14,6 +14,7 @@ import numpy as np
 
 from stemma.models.families import Fit, fits
 from stemma.models.inferred import from_names
+from stemma.models.recurrent import recurrent
 from stemma.models.silhouette import from_shapes
 from stemma.models.structure import (
     AxisLabel,
@@ -62,7 +63,7 @@ def structure_of(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, obj
         The structure.
     """
     whole = {n: s for n, s in shapes.items() if all(s)}
-    found = _from_families(whole, config) or from_names(whole) or from_shapes(whole)
+    found = _from_families(whole, config) or recurrent(whole) or from_names(whole) or from_shapes(whole)
     return replace(found, axes={n: found.axes.get(n) or unknown(s) for n, s in shapes.items()})
 
 
@@ -116,7 +117,18 @@ def _from_families(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, o
     labels = {n: unknown(s) for n, s in shapes.items()} | {n: a for _, part, _ in chosen for n, a in part.items()}
     rules = {g: r for _, _, part in chosen for g, r in part.items()}
     source = "+".join(dict.fromkeys(f"family:{f.family.name}" for f, _, _ in chosen))
-    return Structure(source, True, labels, collect_groups(labels, rules))
+    groups = collect_groups(labels, rules)
+    return Structure(source, all(_distinct(f, groups) for f, _, _ in chosen), labels, groups)
+
+
+def _distinct(fit: Fit, groups: tuple[UnitGroup, ...]) -> bool:
+    """Whether groups of a family are surely disjoint: names as plain as `layers.0.weight` may hide shortcuts.
+
+    Returns:
+        True for a family whose names say it, one that the config names, and groups that all differ in size.
+    """
+    sizes = [g.size for g in groups if g.name in {p.name for a in fit.draft.values() for parts in a for p in parts}]
+    return fit.family.explicit or fit.claimed or len(set(sizes)) == len(sizes)
 
 
 def _with_prefix(fit: Fit) -> Fit:

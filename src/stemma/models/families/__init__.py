@@ -10,6 +10,8 @@ A file holds:
 - `groups`: group → kind and flags, in causal order; `size` names the variable that counts its units.
 - `heads`: head dimensions that published models of the family use, where no config says it.
 - `outside`: prefix → tensors of the family that stand beside that prefix.
+- `explicit`: false where other networks use the same names: without a config that claims the family, groups of one
+  size may then be joined by a shortcut.
 - `ties`: groups that a shortcut makes one, `unless` a tensor (the shortcut's projection) occurs.
 """
 
@@ -46,6 +48,7 @@ class Family:
         groups: Compiled group name, its rule and the variable that counts its units ("" for none).
         heads: Usual head dimensions.
         ties: Groups that are one.
+        explicit: Whether the names alone say which groups are distinct.
         unrotatable_if: Patterns whose presence pins the residual stream's basis.
         outside: Tensors beside the prefix (projections of a tower), by the prefix' last name.
     """
@@ -58,6 +61,7 @@ class Family:
     groups: tuple[tuple[re.Pattern[str], GroupRule, str], ...]
     heads: tuple[int, ...] = ()
     ties: tuple[Mapping[str, Any], ...] = ()
+    explicit: bool = True
     unrotatable_if: tuple[re.Pattern[str], ...] = ()
     outside: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
 
@@ -127,6 +131,7 @@ def _family(name: str, raw: Mapping[str, Mapping[str, Any]]) -> Family:
         groups=tuple(_group_rule(g, i, spec) for i, (g, spec) in enumerate(groups.items())),
         heads=tuple(data.get("heads", parent.get("heads", ()))),
         ties=tuple(data.get("ties", ())),
+        explicit=bool(data.get("explicit", True)),
         outside=data.get("outside", {}),
         unrotatable_if=tuple(pattern(p) for p in data.get("unrotatable_if", parent.get("unrotatable_if", ()))),
     )

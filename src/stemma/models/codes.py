@@ -1,0 +1,95 @@
+"""Integer weights whose scale is not known: codes, centred, are weights up to one factor per tensor.
+
+How units of a tensor resemble one another needs no scale. What must not be mistaken for weights are several low-bit
+codes packed into one integer, tables of indices and masks; they are told from codes by the law of their values.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+
+from stemma.models.model import ITEMSIZE, RowStorage, Tensor
+
+INTEGERS = frozenset({"I8", "U8", "I16", "U16", "I32"})
+SAMPLE = 1 << 16
+"""Entries whose law is looked at."""
+
+SPREAD = 4.0
+"""Effective number of highest nibbles from which the nibbles below them must be level, unless codes are packed."""
+
+FLAT = 14.5
+"""Effective number of highest nibbles from which values are spread evenly: compressed or packed, no weights."""
+
+UNEVEN, NOISE = 1.25, 60.0
+"""Unevenness of the second nibble (16 times the sum of squared shares; 1 is level) that shows packed codes; in a
+sample of n, `NOISE / n` more."""
+
+
+def centred(tensors: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Make weights of integer matrices where a model has little else.
+
+    Cost: reads up to `SAMPLE` entries of each integer matrix, and nothing in models whose matrices are real numbers.
+
+    Args:
+        tensors: A model's tensors after everything with a known scale was dequantised.
+        stored: As stored.
+
+    Returns:
+        The same tensors, matrices of codes replaced by float32 ones; the given mapping where there are none.
+    """
+    matrices = {n: t for n, t in stored.items() if sum(s > 1 for s in t.shape) >= 2 and t.size}
+    integer = sum(t.size for t in matrices.values() if t.dtype in INTEGERS)
+    if 2 * integer < sum(t.size for t in matrices.values() if t.is_float or t.dtype in INTEGERS):
+        return tensors
+    open_ = {n: t for n, t in tensors.items() if n in matrices and t.dtype in INTEGERS}
+    sure = sum(t.size for t in open_.values() if is_codes(t))
+    if not sure or 2 * sure < sum(t.size for t in open_.values()):
+        return tensors
+    # among codes, a small kernel scaled channel by channel may be spread evenly
+    return {**tensors, **{n: _centred(t) for n, t in open_.items() if is_codes(t, flat=np.inf)}}
+
+
+def is_codes(tensor: Tensor, flat: float = FLAT) -> bool:
+    """Whether a tensor's integers can be quantised weights, one each.
+
+    Args:
+        tensor: An integer tensor with at least two axes longer than one.
+        flat: See `FLAT`.
+
+    Returns:
+        False for at most two values, sequences of indices, values spread evenly, and low-bit codes packed together.
+    """
+    values = _sample(tensor)
+    kinds, counts = np.unique(values, return_counts=True)
+    if len(kinds) <= 2 or (tensor.dtype == "I32" and int(np.abs(kinds).max()) > 1 << 16):
+        return False
+    if len(values) > 64 and len(kinds) == np.ptp(kinds) + 1 and np.ptp(counts) <= 1:
+        return False  # an index: every value equally often
+    bits = 8 * ITEMSIZE[tensor.dtype] if tensor.dtype != "I32" else 16
+    shifted = values + (0 if tensor.dtype.startswith("U") else 1 << (bits - 1))
+    shifted = shifted[values != kinds[counts.argmax()]]  # zeros of a pruned model would look uneven
+    if len(shifted) < 256:
+        return True
+    high, second = (shifted >> (bits - 4)) & 15, (shifted >> (bits - 8)) & 15
+    used = 1.0 / float(np.square(np.bincount(high, minlength=16) / len(high)).sum())
+    uneven = 16.0 * float(np.square(np.bincount(second, minlength=16) / len(second)).sum())
+    return used < flat and not (used >= SPREAD and uneven > UNEVEN + NOISE / len(shifted))
+
+
+def _sample(tensor: Tensor) -> np.ndarray:
+    rows = max(1, min(tensor.shape[0], SAMPLE // max(1, tensor.size // tensor.shape[0])))
+    return tensor.rows(0, rows).reshape(-1)[: 2 * SAMPLE].astype(np.int64)
+
+
+def _centred(tensor: Tensor) -> Tensor:
+    @cache
+    def zero() -> np.float32:
+        """The code of zero: 0 for signed codes, about the median of unsigned ones."""
+        return np.float32(np.median(_sample(tensor)) if tensor.dtype.startswith("U") else 0)
+
+    def make(start: int, stop: int) -> np.ndarray:
+        return tensor.rows(start, stop).astype(np.float32) - zero()
+
+    return replace(tensor, dtype="F32", storage=RowStorage(make, tensor.shape))
