@@ -1,6 +1,6 @@
 # Every target says what it does: run `make`. Nothing is needed but Python 3.11 or later and make itself.
-# On Linux without a CPU build of torch at hand, this avoids several GB of CUDA:
-#   make setup PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+# pip options, such as an index of CPU builds of torch where none is at hand, go in here:
+#   make setup PIP_ARGS="…"   options for pip, such as an index of CPU builds of torch
 
 .DEFAULT_GOAL := help
 SHELL := bash
