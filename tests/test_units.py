@@ -5,64 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stemma.models.inferred import coarse, from_names
 from stemma.models.load import from_arrays, load
-from stemma.models.silhouette import from_shapes
-from stemma.models.structure import Structure
-from stemma.models.units import axes, check_by_permutation, permute, structure, structure_of, unit_groups
-from stemma.types import UnitMember
-
-FREE = {"unit", "stream"}
-
-
-def rows(member: UnitMember, unit: int) -> list[int]:
-    """The definition in `UnitMember`, written out."""
-    if member.stride == 1:
-        return [member.offset + unit * member.block + j for j in range(member.block)]
-    return [member.offset + unit + j * member.stride for j in range(member.block)]
-
-
-def permuted_by_hand(arrays, members, order):
-    """Slow twin of `permute`: one row at a time."""
-    out = {n: a.copy() for n, a in arrays.items()}
-    for m in members:
-        source, target = np.moveaxis(arrays[m.tensor], m.axis, 0), np.moveaxis(out[m.tensor], m.axis, 0)
-        for new, old in enumerate(order):
-            for i, j in zip(rows(m, new), rows(m, int(old)), strict=True):
-                target[i] = source[j]
-    return out
-
-
-def assert_groups_are_symmetries(arrays, known: Structure, run, exempt=()):
-    """Every group permuted whole leaves the outputs alone; its first member permuted alone does not."""
-    before, generator = run(arrays), np.random.default_rng(3)
-    scale = np.abs(before).max()
-    assert known.groups
-    for group in known.groups:
-        if group.size == 1 or group.name in exempt:
-            continue
-        order = np.roll(generator.permutation(group.size), 1)
-        if (order == np.arange(group.size)).all():
-            order = np.roll(order, 1)
-        whole = permute(arrays, known, {group.name: order})
-        assert np.abs(run(whole) - before).max() / scale < 1e-5, group.name
-        alone = permuted_by_hand(arrays, group.members[:1], order)
-        assert np.abs(run(alone) - before).max() / scale > 1e-5, group.name
-
-
-def noisy(shapes, seed=0):
-    """Weights at which nothing is trivial: gains, biases and running statistics differ per unit."""
-    rng = np.random.default_rng(seed)
-    out = {}
-    for name, shape in shapes.items():
-        if len(shape) > 1:
-            out[name] = rng.normal(0, 1 / np.sqrt(np.prod(shape[1:])), shape).astype(np.float32)
-        elif "running_var" in name:
-            out[name] = rng.uniform(0.5, 1.5, shape).astype(np.float32)
-        else:
-            out[name] = (rng.normal(0, 0.3, shape) + (1 if name.endswith("weight") else 0)).astype(np.float32)
-    return out
-
+from stemma.models.units import check_by_permutation, permute, structure, structure_of
+from symmetry import assert_groups_are_symmetries, assert_nothing_visible_is_hidden, noisy, permuted_by_hand, rows
 
 OURS = {
     "mlp": (
@@ -237,17 +182,6 @@ def test_groups_of_published_architectures_are_symmetries(kind):
     assert_nothing_visible_is_hidden({n: a.shape for n, a in arrays.items()}, known)
 
 
-def assert_nothing_visible_is_hidden(shapes, truth: Structure):
-    """Shapes alone never claim a unit where the structure known by name has something else."""
-    found = from_shapes({f"t{i}": s for i, s in enumerate(shapes.values())})
-    for i, name in enumerate(shapes):
-        for mine, right in zip(found.axes[f"t{i}"], truth.axes[name], strict=True):
-            if mine.kind != "fixed":
-                assert len(right.segments) == 1, name
-                assert right.kind in FREE, name
-                assert right.segments[0].block == 1, name
-
-
 def test_heads_are_blocks_and_fused_projections_are_segments():
     shapes = {f"model.layers.0.self_attn.{n}_proj.weight": (r, 64) for n, r in (("q", 64), ("k", 16), ("v", 16))}
     shapes |= {"model.layers.0.self_attn.o_proj.weight": (64, 64), "model.layers.0.mlp.down_proj.weight": (64, 40)}
@@ -326,67 +260,6 @@ def resnet20(torch, arrays, x):
                 pad = (h.shape[1] - x.shape[1]) // 2
                 x = (h + F.pad(x[:, :, ::stride, ::stride], (0, 0, 0, 0, pad, pad))).relu()
         return F.linear(x.mean((2, 3)), w["linear.weight"], w["linear.bias"])
-
-
-@pytest.mark.parametrize(("file", "sizes"), [
-    ("waifu2x_upconv7_photo/scale2.0x", [16, 32, 64, 128, 128, 256]),
-    ("fsrcnn/fsrcnn_x4", [56, 12, 12, 12, 12, 12, 56]),
-    ("fsrcnn/fsrcnn_small_x3", [32, 5, 5, 32]),
-    ("mlperf_tiny/kws_int8", [64] * 5),
-    ("mlperf_tiny/vww96_keras", [8, 16, 32, 32, 64, 64, *[128] * 6, 256, 256]),
-    ("mlperf_tiny/vww96_float", [8, 16, 32, 32, 64, 64, *[128] * 6, 256, 256]),
-    ("mlperf_tiny/resnet8_keras", [16, 16, 16, 32, 32, 64, 64]),
-    ("mlperf_tiny/resnet8_int8", [16, 16, 16, 32, 32, 64, 64]),
-])  # fmt: skip
-def test_real_checkpoints_without_a_family_are_read_as_chains(shared, file, sizes):
-    model = load(shared / "zoo" / f"{file}.safetensors")
-    known = structure(model)
-    assert known.source == "inferred:names"
-    assert not known.certain
-    assert [g.size for g in unit_groups(model)] == sizes
-    assert axes(model).keys() == model.weights.keys()
-    vectors = [n for n, t in model.weights.items() if len(t.shape) == 1 and t.shape[0] in set(sizes)]
-    assert all(known.axes[n][0].kind == "unit" for n in vectors)
-    merged = coarse(known)
-    assert merged.certain
-    assert sorted(g.size for g in merged.groups) == sorted(set(sizes))
-    assert_nothing_visible_is_hidden({n: t.shape for n, t in model.weights.items()}, known)
-
-
-def test_a_keras_export_and_its_tflite_twin_have_the_same_chain(shared):
-    for name in ("resnet8", "vww96"):
-        keras, lite = (structure(load(shared / f"zoo/mlperf_tiny/{name}_{k}.safetensors")) for k in ("keras", "float"))
-        assert [(g.name, g.size) for g in keras.groups] == [(g.name, g.size) for g in lite.groups]
-
-
-def test_names_without_meaning_are_not_read_as_an_order(shared):
-    for file in ("waifu2x_upconv7_photo/scale2.0x", "mlperf_tiny/vww96_keras", "fsrcnn/fsrcnn_x2"):
-        shapes = {n: t.shape for n, t in load(shared / f"zoo/{file}.safetensors").weights.items()}
-        order = np.random.default_rng(1).permutation(len(shapes))
-        for pattern in ("t{}", "tensor_{:04d}", "t{}.w", "{:08x}", "x/{}"):
-            known = structure_of({pattern.format(i): s for i, s in zip(order, shapes.values(), strict=True)})
-            assert known.source == "inferred:shapes", (file, pattern)
-
-
-def test_grouped_convolutions_have_no_free_units():
-    shapes = {"conv1.weight": (64, 3, 7, 7), "fc.weight": (10, 256)}
-    shapes |= {"layer1.0.conv1.weight": (128, 64, 1, 1), "layer1.0.conv2.weight": (128, 4, 3, 3)}
-    shapes |= {"layer1.0.conv3.weight": (256, 128, 1, 1), "layer1.0.downsample.0.weight": (256, 64, 1, 1)}
-    known = structure_of(shapes)
-    assert known.source == "inferred:shapes"
-    assert 128 not in {g.size for g in known.groups}
-
-
-def test_names_that_tell_no_order_are_no_chain():
-    autoencoder = {"decoder.0.weight": (32, 8), "decoder.2.weight": (64, 32), "encoder.0.weight": (32, 64),
-                   "encoder.2.weight": (8, 32)}  # fmt: skip
-    known = from_names(autoencoder)
-    assert known is not None
-    assert known.axes["encoder.0.weight"][1].kind == "fixed"
-    assert known.axes["decoder.2.weight"][0].kind == "fixed"
-    assert from_names({"alice.weight": (8, 5), "bob.weight": (8, 8), "carol.weight": (3, 8)}) is None
-    assert from_names({"lstm.weight_ih_l0": (32, 8), "lstm.weight_hh_l0": (32, 8), "fc.weight": (4, 8)}) is None
-    assert from_names({f"layer.{i}.attn.{n}.weight": (8, 8) for i in range(2) for n in "qkvo"}) is None
 
 
 def test_towers_of_a_composed_model_are_found_beside_what_is_unknown():
