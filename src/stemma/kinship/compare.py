@@ -53,39 +53,47 @@ def compare(
     Returns:
         The comparison; symmetric in verdict, p-value and effect up to which side's structure is known better.
     """
-    with ThreadPoolExecutor(1) as background:  # hashing needs no interpreter; the next test's modules load meanwhile
+    _hash_while_importing(a, b)
+    same = _identity(a, b)
+    if same.verdict is Verdict.SUPPORTED:
+        return _result(a, b, same, [same], _identity_relation(a, b))
+    place, pairings = _aligned(a, b, aligned or UnitsInPlace(), alpha)
+    found = [same, place]
+    if place.verdict is Verdict.SUPPORTED:
+        relation = _named(a, b, place, pairings)
+    elif recast := _recast(a, b, pairings):
+        relation = Relation(RelationKind.REFORMATTED, {}, ("reformatted",), recast.reason)
+        return _result(a, b, recast, [*found, recast], relation)
+    else:
+        relation = _not_related(place)
+    reordered = (matched or UnitsMatched()).evidence(a, b, alpha=alpha) if relation.kind in OPEN else None
+    if reordered is None:
+        return _result(a, b, place, found, relation)
+    return _weighed(a, b, place, reordered, found, relation)
+
+
+def _weighed(
+    a: Model, b: Model, place: Evidence, reordered: Evidence, found: list[Evidence], relation: Relation
+) -> Comparison:
+    """Which of the two tests decides: an exact map names the relation, the order of units gives the smaller p."""
+    in_order = place.verdict is Verdict.SUPPORTED
+    exact = reordered.details["exact"]
+    if exact and in_order and place.effect >= IN_ORDER:
+        whole = replace(place, effect=reordered.effect, reason=f"{place.reason}; {reordered.reason}")
+        others = [e for e in found if e is not place]
+        return _result(a, b, whole, [*others, whole, reordered], UnitsMatched.relation(reordered))
+    if exact or (not in_order and reordered.verdict is Verdict.SUPPORTED):
+        return _result(a, b, reordered, [*found, reordered], UnitsMatched.relation(reordered))
+    return _result(a, b, place, [*found, reordered], relation)
+
+
+def _hash_while_importing(a: Model, b: Model) -> None:
+    """Hashing needs no interpreter: the modules of the next test are loaded meanwhile."""
+    with ThreadPoolExecutor(1) as background:
         hashed = background.submit(lambda: (a.digest, b.digest))
         import scipy.optimize  # noqa: F401
 
         hashed.result()
-    found: list[Evidence] = [_identity(a, b)]
-    if found[0].verdict is Verdict.SUPPORTED:
-        return _result(a, b, found[0], found, _identity_relation(a, b))
-    place, pairings = _aligned(a, b, aligned or UnitsInPlace(), alpha)
-    matched = matched or UnitsMatched()
-    found.append(place)
-    recast = _recast(a, b, pairings) if place.verdict is not Verdict.SUPPORTED else None
-    if recast is not None:
-        found.append(recast)
-        return _result(a, b, recast, found, Relation(RelationKind.REFORMATTED, {}, ("reformatted",), recast.reason))
-    relation = _named(a, b, place, pairings) if place.verdict is Verdict.SUPPORTED else _not_related(place)
-    if relation.kind not in OPEN:
-        return _result(a, b, place, found, relation)
-    reordered = matched.evidence(a, b, alpha=alpha)
-    if reordered is None:
-        return _result(a, b, place, found, relation)
-    found.append(reordered)
-    if place.verdict is Verdict.SUPPORTED:
-        if not reordered.details["exact"]:
-            return _result(a, b, place, found, relation)
-        if place.effect < IN_ORDER:
-            return _result(a, b, reordered, found, matched.relation(reordered))
-        whole = replace(place, effect=reordered.effect, reason=f"{place.reason}; {reordered.reason}")
-        found[found.index(place)] = whole
-        return _result(a, b, whole, found, matched.relation(reordered))
-    if reordered.verdict is Verdict.SUPPORTED:
-        return _result(a, b, reordered, found, matched.relation(reordered))
-    return _result(a, b, place, found, relation)
 
 
 def _identity(a: Model, b: Model) -> Evidence:

@@ -161,7 +161,8 @@ class UnitsMatched:
         least = min((t.cosine - chance[n]) / (1 - chance[n]) for n, t in unit_map.tensors.items())
         return float(np.clip(least, 0, 1))
 
-    def relation(self, found: Evidence) -> Relation:
+    @staticmethod
+    def relation(found: Evidence) -> Relation:
         """Name what the map shows.
 
         Args:
@@ -182,7 +183,10 @@ def _p_value(unit_map: UnitMap, exact: bool, values: np.ndarray) -> float | None
     """Exact maps are counted among all independent pairs; cosines only have a null where sizes are the same."""
     if exact:
         return 1 / (exact_null() + 1)
-    return (1 + int((values >= unit_map.cosine).sum())) / (len(values) + 1) if len(values) else None
+    if not len(values):
+        return None
+    # Twice, because this is the second test that the pair is put to.
+    return min(1.0, 2 * (1 + int((values >= unit_map.cosine).sum())) / (len(values) + 1))
 
 
 def _reason(unit_map: UnitMap, exact: bool, middle: float, kind: str) -> str:
