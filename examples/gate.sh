@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# A gate for CI: refuse a checkpoint that is a copy of an enrolled model, or kin to one under a licence we cannot take.
+# A gate for CI: refuse a checkpoint that is an enrolled model, as it is, disguised or rounded, or kin to one under a licence we cannot take.
 # Usage: examples/gate.sh CHECKPOINT   (enrol what you know beforehand: stemma add DIR --license L)
 set -euo pipefail
 
-if stemma trace "$1" --deny-license gpl-3.0 agpl-3.0 --fail-on copy --json > trace.json; then
+if stemma trace "$1" --deny-license gpl-3.0 agpl-3.0 --fail-on copy reformatted permuted quantized --json > trace.json; then
   echo "accepted; the evidence is in trace.json"
 else
   code=$?

@@ -31,6 +31,8 @@ def test_version_and_help(run: Run) -> None:
         ("compare", "x", "y", "--alpha", "nan"),
         ("trace", "x", "--fail-on", "cousin"),
         ("add",),
+        ("zoo", "build", "mlp", "--out", "somewhere", "--seed", "-1"),
+        ("demo", "--out", __file__),
     ],
 )
 def test_misuse_exits_with_2_and_says_why(run: Run, words: tuple[str, ...]) -> None:

@@ -319,3 +319,58 @@ def test_json_documents_are_those_of_the_documents(run: Run, models: Path) -> No
         assert code == 0
         name = "stemma " + " ".join(str(word) for word in words[: 2 if words[0] == "zoo" else 1])
         assert set(json.loads(out)) == _documented(name), name
+
+
+def test_a_folder_of_several_models_and_an_empty_word_name_none(run: Run, models: Path) -> None:
+    assert run("trace", models / "stranger.safetensors", "--against", models)[0] == 0  # one model is one
+    code, out, err = run("trace", models, "--against", models)
+    assert (code, out) == (1, "")
+    assert "several checkpoints" in err
+    assert "a.safetensors" in err
+    code, out, err = run("trace", "", "--against", models)
+    assert (code, out) == (2, "")
+    assert "empty" in err
+
+
+def test_what_is_neither_file_nor_name_is_said_to_be_neither(run: Run) -> None:
+    code, _, err = run("trace", "nowhere.safetensors")
+    assert code == 1
+    assert "no file 'nowhere.safetensors'" in err
+    assert "no model is enrolled" in err
+
+
+def test_a_licence_is_stated_later_and_changed_only_on_purpose(run: Run, models: Path) -> None:
+    def recorded() -> str | None:
+        return json.loads(run("show", "a", "--json")[1])["license"]
+
+    file = models / "a.safetensors"
+    run("add", file, "--keep-weights")
+    kept = json.loads(run("show", "a", "--json")[1])["weights"]
+    assert (run("add", file, "--license", "gpl-3.0")[0], recorded()) == (0, "gpl-3.0")
+    assert (run("add", file)[0], recorded()) == (0, "gpl-3.0")
+    code, _, err = run("add", file, "--license", "mit")
+    assert (code, recorded()) == (1, "gpl-3.0")
+    assert "licence gpl-3.0" in err
+    assert (run("add", file, "--license", "mit", "--replace")[0], recorded()) == (0, "mit")
+    assert json.loads(run("show", "a", "--json")[1])["weights"] == kept is not None
+
+
+def test_a_denied_licence_of_the_model_itself_is_denied(run: Run, models: Path) -> None:
+    file = models / "a.safetensors"
+    run("add", file, "--license", "gpl-3.0")
+    code, _, err = run("trace", file, "--deny-license", "gpl-3.0")
+    assert code == 3
+    assert "'a' itself" in err
+    assert run("trace", file, "--deny-license", "mit")[0] == 0
+
+
+def test_from_python_one_path_is_no_list_of_letters(models: Path) -> None:
+    suspect = models.parent / "child.safetensors"
+    assert stemma.trace(suspect, against=str(models)).parents[0]["name"] == "a"
+    with pytest.raises(stemma.StemmaError, match="nothing at"):
+        stemma.trace(suspect, against=[models / "missing"])
+    for alpha in (0.0, 1.0, 2.0, float("nan")):
+        with pytest.raises(stemma.StemmaError, match="no level"):
+            stemma.trace(suspect, against=[models], alpha=alpha)
+        with pytest.raises(stemma.StemmaError, match="no level"):
+            stemma.compare(suspect, suspect, alpha=alpha)

@@ -77,19 +77,23 @@ def compare(a: "Model | str | os.PathLike[str]", b: "Model | str | os.PathLike[s
 
 
 def trace(
-    model: "Model | str | os.PathLike[str]", against: Sequence[str | os.PathLike[str]] | None = None, **options: Any
+    model: "Model | str | os.PathLike[str]",
+    against: "Sequence[str | os.PathLike[str]] | str | os.PathLike[str] | None" = None,
+    **options: Any,
 ) -> "Trace":
     """Where a model comes from.
 
     Args:
         model: A model, a path, or a name or digest prefix in the default registry.
-        against: Search these checkpoints, or folders of them, instead of the default registry.
+        against: Search these checkpoints, or folders of them, or this one, instead of the default registry.
         options: As `Workspace.trace` takes them: `alpha`.
 
     Returns:
         The answer.
     """
     workspace, suspect = _opened(model)
+    if isinstance(against, (str, os.PathLike)):
+        against = [against]
     return workspace.trace(suspect, against=None if against is None else [Path(p) for p in against], **options)
 
 

@@ -11,18 +11,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stemma.errors import MisuseError, RegistryError, StemmaError, UnreadableModelError, UnusableRegistryError
-from stemma.models.load import Checkpoint, discover, load, open_models
+from stemma.errors import (
+    MisuseError,
+    NotAModelError,
+    RegistryError,
+    StemmaError,
+    UnknownNameError,
+    UnreadableModelError,
+    UnusableRegistryError,
+)
+from stemma.models.load import Checkpoint, discover, open_models
 from stemma.models.model import Model
 from stemma.registry import Registry, comparisons, describe
-from stemma.registry.examine import Examined, copy_weights, examined, fingerprinters
+from stemma.registry.examine import Examined, copy_weights, examined, fingerprinters, only_model
 from stemma.registry.records import Finding, ModelRecord, Progress
-from stemma.types import (
-    Comparison,
-    Digest,
-    Fingerprint,
-    Trace,
-)
+from stemma.types import Comparison, Digest, Fingerprint, Trace
 
 if TYPE_CHECKING:
     from stemma.lineage.trace import Candidate
@@ -71,38 +74,19 @@ class Workspace:
     # The registry
 
     def list(self) -> tuple[ModelRecord, ...]:
-        """All live models.
-
-        Returns:
-            Sorted by name.
-        """
+        """All live models, sorted by name."""
         return self.registry.models()
 
     def show(self, name_or_digest: str) -> ModelRecord:
-        """One live model.
-
-        Args:
-            name_or_digest: A name, or a digest prefix of at least 8 characters.
-
-        Returns:
-            Its record.
-        """
+        """The record of one live model, by name or by a digest prefix of at least 8 characters."""
         return self.registry.get(name_or_digest)
 
     def remove(self, name: str) -> ModelRecord:
-        """Take a name out of the registry.
-
-        Returns:
-            What was removed.
-        """
+        """Take a name out of the registry; what was removed is returned."""
         return self.registry.remove(name)
 
     def check(self) -> "Sequence[Finding]":
-        """Look whether registry and sources are what they were.
-
-        Returns:
-            What is wrong.
-        """
+        """Look whether registry and sources are what they were; what is wrong is returned."""
         return self.registry.check(self._progress)
 
     # Enrolling
@@ -180,10 +164,17 @@ class Workspace:
 
         Raises:
             UnknownNameError: If it is none of these.
+            NotAModelError: If a folder holds several checkpoints.
+            MisuseError: If the text is empty.
         """
+        if not text:
+            raise MisuseError("an empty text names no model: give a path, a name or a digest prefix")
         if Path(text).exists():
-            return load(Path(text))
-        return self.reopen(self.registry.get(text))
+            return only_model(Path(text))
+        try:
+            return self.reopen(self.registry.get(text))
+        except UnknownNameError as e:
+            raise UnknownNameError(f"there is no file '{text}', and {e}") from None
 
     def reopen(self, record: ModelRecord) -> Model:
         """The weights of an enrolled model, verified by digest.
@@ -220,6 +211,7 @@ class Workspace:
         Returns:
             The comparison.
         """
+        comparisons.check_level(alpha)
         if describe.is_remembered(a) or describe.is_remembered(b):
             return self._from_sketches(a, b, alpha)
         return _compared(a, b, alpha)
@@ -241,6 +233,7 @@ class Workspace:
         """
         from stemma.lineage.trace import trace
 
+        comparisons.check_level(alpha)
         if against is not None:
             candidates, unread = _opened([Path(p) for p in against], model)
             n_searched = len(candidates)
@@ -289,6 +282,10 @@ class Workspace:
         others = [r for r in live if not _is_itself(r, model)]
         alone = len(others) < len(live) and model.digest not in {r.digest for r in others}
         return [self._candidate(r) for r in others], contents - alone
+
+    def itself(self, model: Model) -> tuple[ModelRecord, ...]:
+        """The records under which a model is enrolled from the very place it was read from: a trace leaves them out."""
+        return tuple(r for r in self.registry.by_digest(model.digest) if _is_itself(r, model))
 
     def _near(self, model: Model, limit: int) -> set[Digest]:
         sketch = self._sketch(model)
@@ -364,9 +361,15 @@ def _opened(paths: Sequence[Path], suspect: Model) -> "tuple[list[Candidate], li
 
     Returns:
         The candidates, and what is wrong with the files that are none.
+
+    Raises:
+        NotAModelError: If there is nothing at a path.
     """
     from stemma.lineage.trace import Candidate
 
+    for path in paths:
+        if not path.exists():
+            raise NotAModelError(f"there is nothing at {path} to search. Is the path right?")
     candidates: list[Candidate] = []
     unread: list[str] = []
     names: set[str] = set()
@@ -378,9 +381,10 @@ def _opened(paths: Sequence[Path], suspect: Model) -> "tuple[list[Candidate], li
             for model in open_models(found.path, found.name if found.name not in names else str(found.path)):
                 names.add(model.name)
                 if not (model.source == suspect.source and model.digest == suspect.digest):
-                    load_it = partial(_same, model)
-                    digests = model.tensor_digests
-                    candidates.append(Candidate(model.ref, model.names_free_digest, digests, load_it, model.claims))
+                    again = partial(_same, model)
+                    candidates.append(
+                        Candidate(model.ref, model.names_free_digest, model.tensor_digests, again, model.claims)
+                    )
         except (StemmaError, OSError) as e:
             unread.append(str(e))
     return candidates, unread

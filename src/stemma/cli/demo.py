@@ -74,7 +74,11 @@ def _folder(out: Path | None) -> Path:
     import os
     import tempfile
 
+    from stemma.errors import MisuseError
+
     if out is not None:
+        if out.exists() and not out.is_dir():
+            raise MisuseError(f"{out} is a file. Give a folder that is there or can be made")
         return out.absolute()
     if os.access(Path.cwd(), os.W_OK):
         return Path.cwd() / "demo"

@@ -77,7 +77,7 @@ def denied_licenses(
     for finding in findings if refused else ():
         license = finding.get("licence") or _recorded(finding["name"], workspace)
         if license is None:
-            warn(f"warning: the licence of {finding['name']} is not recorded. State it with: stemma add --license")
+            warn(f"warning: the licence of {finding['name']} is not recorded. State it: stemma add PATH --license L")
         elif license.lower() in refused:
             yield f"{finding['name']} is under {license}"
 

@@ -11,6 +11,7 @@ from stemma.cli.options import Against, Alpha, FailOn, Jobs, Json, RegistryUrl
 if TYPE_CHECKING:
     from rich.text import Text
 
+    from stemma.registry.records import ModelRecord
     from stemma.types import Trace
 
 SHOWN = 8
@@ -46,7 +47,7 @@ def trace(
     wanted = wanted_relations(fail_on)
     options: dict[str, Any] = {} if alpha is None else {"alpha": alpha}
     if against:
-        options["against"] = [_existing(path) for path in against]
+        options["against"] = against
     with progress(quiet=as_json) as report:
         workspace = open_workspace(registry, jobs=jobs, progress=report)
         subject = workspace.resolve(model)
@@ -59,19 +60,21 @@ def trace(
         from stemma.cli.output import findings, identity
 
         show(identity(subject), "", findings(lines(result)))
+    own = [] if against else _left_out(workspace.itself(subject), told=bool(wanted or deny_license))
     violations = [
         *refused_relations(wanted, result.verdict, related(document)),
-        *denied_licenses(deny_license, related(document), workspace),
+        *denied_licenses(deny_license, [*own, *related(document)], workspace),
     ]
     enforce(violations)
 
 
-def _existing(path: Path) -> Path:
-    from stemma.errors import NotAModelError
+def _left_out(own: "Sequence[ModelRecord]", told: bool) -> list[Mapping[str, Any]]:
+    """A policy must not pass in silence because the suspect is enrolled itself."""
+    from stemma.cli.output import warn
 
-    if not path.exists():
-        raise NotAModelError(f"there is nothing at {path} to search. Is the path right?")
-    return path
+    for record in own if told else ():
+        warn(f"warning: this is '{record.name}' itself, which was left out of its own search")
+    return [{"name": record.name, "licence": record.license or record.claims.get("license")} for record in own]
 
 
 def _searched_something(result: "Trace", against: Sequence[Path] | None) -> None:

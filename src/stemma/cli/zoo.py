@@ -9,7 +9,7 @@ from stemma.cli.options import Json
 
 app = typer.Typer(help="Small real networks with a known history.", no_args_is_help=True)
 
-Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Other seeds give other families.")]
+Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Other seeds give other families.")]
 
 Only = Annotated[
     list[str] | None, typer.Option("--only", metavar="NAME", help="Only this member; may be given several times.")

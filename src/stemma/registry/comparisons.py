@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 import stemma
+from stemma.errors import MisuseError
 from stemma.models.model import Model
 from stemma.types import (
     Axis,
@@ -37,6 +38,19 @@ def _code() -> str:
     for path in sorted(p for part in ("kinship", "models") for p in (home / part).rglob("*.py")):
         h.update(path.read_bytes())
     return h.hexdigest()[:16]
+
+
+def check_level(alpha: float) -> None:
+    """Refuse what is no level of a decision.
+
+    Args:
+        alpha: A chance.
+
+    Raises:
+        MisuseError: If it does not lie between 0 and 1.
+    """
+    if not 0 < alpha < 1:
+        raise MisuseError(f"{alpha} is no level: give a number between 0 and 1, for example 0.01")
 
 
 def spec(alpha: float) -> Spec:

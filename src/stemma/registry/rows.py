@@ -138,14 +138,22 @@ def status(known: ModelRecord | None, record: ModelRecord, replace: bool) -> Add
         Added, known or replaced.
 
     Raises:
-        RegistryError: If the name stands for other weights.
+        RegistryError: If the name stands for other weights, or for these under another licence.
     """
     if known is None:
         return AddStatus.ADDED
-    if replace and (known.digest, known.source) != (record.digest, record.source):
+    relicensed = record.license is not None and record.license != known.license
+    if replace and (relicensed or (known.digest, known.source) != (record.digest, record.source)):
+        return AddStatus.REPLACED
+    if known.digest == record.digest and not relicensed:
+        return AddStatus.KNOWN
+    if known.digest == record.digest and known.license is None:
         return AddStatus.REPLACED
     if known.digest == record.digest:
-        return AddStatus.KNOWN
+        raise RegistryError(
+            f"'{record.name}' is enrolled under the licence {known.license}, not {record.license}: replace it to "
+            "change that"
+        )
     raise RegistryError(
         f"'{record.name}' is enrolled with other weights ({known.digest[:19]}…, now {record.digest[:19]}…): "
         "give another name, or replace it"

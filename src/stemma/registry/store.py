@@ -122,7 +122,8 @@ class Registry:
             if kept:
                 rows.put_blob_row(connection, *kept, None)
             if known is None or status is not AddStatus.KNOWN or (kept and known.weights is None):
-                known = rows.stamped(record, kept[0] if kept else None)
+                same = known is not None and known.digest == record.digest
+                known = rows.stamped(record, kept[0] if kept else known.weights if same else None)
                 rows.append_model(connection, known, content_id)
             if stage:
                 stage.publish()
