@@ -1,6 +1,7 @@
 """The command line itself: arguments, exit codes, and text that tries to take over the terminal."""
 
 import io
+from pathlib import Path
 
 import pytest
 
@@ -122,3 +123,11 @@ def test_policy_words() -> None:
     assert list(policy.refused_relations(frozenset({"pruned"}), "related", findings)) == ["the relation to x is pruned"]
     assert list(policy.refused_relations(frozenset({"related"}), "descends", [])) == ["the verdict is descends"]
     assert not list(policy.refused_relations(frozenset({"copy", "related"}), "no-known-parent", []))
+
+
+def test_the_demo_leaves_what_is_not_its_own(run: Run, tmp_path: Path) -> None:
+    mine = tmp_path / "suspect.safetensors"
+    mine.write_text("mine")
+    code, out, err = run("demo", "--out", tmp_path)
+    assert (code, out, mine.read_text()) == (2, "", "mine")
+    assert "--out" in err

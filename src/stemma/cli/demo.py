@@ -76,10 +76,11 @@ def _folder(out: Path | None) -> Path:
 
     from stemma.errors import MisuseError
 
-    if out is not None:
-        if out.exists() and not out.is_dir():
-            raise MisuseError(f"{out} is a file. Give a folder that is there or can be made")
-        return out.absolute()
-    if os.access(Path.cwd(), os.W_OK):
-        return Path.cwd() / "demo"
+    if out is not None or os.access(Path.cwd(), os.W_OK):
+        folder = (out or Path("demo")).absolute()
+        if folder.exists() and not folder.is_dir():
+            raise MisuseError(f"{folder} is a file. Give a folder with --out")
+        if folder.exists() and any(folder.iterdir()) and not (folder / "models" / "truth.json").exists():
+            raise MisuseError(f"{folder} holds what no earlier demo left there. Give another folder with --out")
+        return folder
     return Path(tempfile.mkdtemp(prefix="stemma-demo-"))
