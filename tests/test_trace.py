@@ -13,6 +13,7 @@ from stemma.kinship.compare import compare
 from stemma.lineage.trace import Candidate, trace
 from stemma.models.load import from_arrays, load
 from stemma.models.model import Model
+from stemma.models.units import permute, structure
 from stemma.types import (
     Axis,
     Comparison,
@@ -125,3 +126,21 @@ def test_separate_trainings_of_one_architecture_are_not_related(zoo_folder: Path
     for a, b in pairs:
         found = compare(*(load(zoo_folder / f"{n}.safetensors") for n in (a, b)), alpha=0.01 / len(pairs))
         assert found.verdict != "related", (a, b)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["waifu2x_upconv7_photo/scale2.0x", "fsrcnn/fsrcnn_x2", "mlperf_tiny/vww96_float", "mlperf_tiny/resnet8_float"],
+)
+def test_permuted_and_renamed_real_checkpoints_are_exhibited(zoo_folder: Path, name: str) -> None:
+    model = load(zoo_folder / f"{name}.safetensors")
+    known, generator = structure(model), np.random.default_rng(0)
+    orders = {g.name: generator.permutation(g.size) for g in known.groups if g.exchangeable}
+    moved = permute({n: t.array() for n, t in model.weights.items()}, known, orders)
+    clone = from_arrays({f"t{i:04d}": x for i, x in enumerate(moved.values())}, "clone")
+    found = compare(model, clone)
+    assert found.relation.kind is RelationKind.PERMUTED
+    assert found.weights.effect == pytest.approx(1)
+    largest = max(moved, key=lambda n: moved[n].size)
+    moved[largest] = generator.permutation(moved[largest].reshape(-1)).reshape(moved[largest].shape)
+    assert compare(model, from_arrays(moved, "altered")).relation.kind is not RelationKind.PERMUTED

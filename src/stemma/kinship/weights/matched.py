@@ -91,7 +91,8 @@ class UnitsMatched:
         p = _p_value(unit_map, exact, values)
         # A decision by the null alone needs most of the network to fit, not a few convergent early layers, and the fit
         # must lie above what this pair's own shapes give by chance: units of few coordinates always find near ones.
-        related = exact or (p is not None and p <= alpha and effect >= CLOSE and not unit_map.lost)
+        sure = structure(reference).certain
+        related = exact or (sure and p is not None and p <= alpha and effect >= CLOSE and not unit_map.lost)
         if related and not exact:
             effect = min(effect, self.beyond_chance(unit_map, reference, target))
             related = effect >= CLOSE and _telling(reference) >= TELLING
@@ -114,8 +115,9 @@ class UnitsMatched:
         if max(a.parameters, b.parameters) > self.max_parameters:
             return None
         reference, target, known = a, b, structure(a)
-        if not _tied(known):
-            reference, target, known = b, a, structure(b)
+        other = structure(b)
+        if (_tied(other), other.certain) > (_tied(known), known.certain):
+            reference, target, known = b, a, other
         if not _tied(known) or max((g.size for g in known.groups), default=0) > self.max_units:
             return None
         if not _fit(_sizes(matrices(reference)), _sizes(matrices(target))):
@@ -221,8 +223,8 @@ def _cycle(size: int, generator: np.random.Generator) -> np.ndarray:
 
 
 def _tied(known: Structure) -> bool:
-    """Whether the axes of one set of units are known to belong together (sizes alone do not tell)."""
-    return known.certain and known.source != SHAPES
+    """Whether axes are said to belong together; where that is a guess, an exact map proves the guess too."""
+    return bool(known.groups) and known.source != SHAPES
 
 
 def is_exact(unit_map: UnitMap, reference: Model, target: Model) -> bool:
