@@ -20,10 +20,10 @@ from stemma.errors import (
     UnreadableModelError,
     UnusableRegistryError,
 )
-from stemma.models.load import Checkpoint, discover, open_models
+from stemma.models.load import Checkpoint, discover, load, open_models
 from stemma.models.model import Model
 from stemma.registry import Registry, comparisons, describe
-from stemma.registry.examine import Examined, copy_weights, examined, fingerprinters, only_model
+from stemma.registry.examine import Examined, copy_weights, examined, fingerprinters
 from stemma.registry.records import Finding, ModelRecord, Progress
 from stemma.types import Comparison, Digest, Fingerprint, Trace
 
@@ -170,7 +170,7 @@ class Workspace:
         if not text:
             raise MisuseError("an empty text names no model: give a path, a name or a digest prefix")
         if Path(text).exists():
-            return only_model(Path(text))
+            return load(Path(text))
         try:
             return self.reopen(self.registry.get(text))
         except UnknownNameError as e:

@@ -188,6 +188,10 @@ def p_value(p: float | None, log10_p: float | None) -> str:
     return f"p = {p:.0e}".replace("e-0", "e-") if p < 2e-3 else f"p = {number(p)}"
 
 
+FLOOR = 1e-6
+"""Above this, the p-value of an exhibited map is the smallest that its null can give, not what decides."""
+
+
 def strength(weights: Mapping[str, Any]) -> str:
     """How strong evidence is: p-value and effect.
 
@@ -200,8 +204,9 @@ def strength(weights: Mapping[str, Any]) -> str:
         For example `p = 3e-12 · effect .97`.
     """
     effect = weights["effect"] if "effect" in weights else weights["share"]
-    proven = weights.get("relation") in EXHIBITED and weights["p_value"] in {None, 1.0}
-    chance = "shown by applying it" if proven else p_value(weights["p_value"], weights["log10_p"])
+    chance, p = p_value(weights["p_value"], weights["log10_p"]), weights["p_value"]
+    if weights.get("relation") in EXHIBITED and (p is None or p > FLOOR):
+        chance = "shown by applying it" if p in {None, 1.0} else f"shown by applying it · {chance} is the floor"
     return chance if effect is None else f"{chance} · effect {number(effect)}"
 
 

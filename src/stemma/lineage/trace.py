@@ -84,7 +84,7 @@ def trace(
         candidates=tuple(rows),
         alpha=alpha,
         n_searched=searched,
-        cannot_see=CANNOT_SEE,
+        cannot_see=(*CANNOT_SEE, *_not_comparable(rows)),
     )
 
 
@@ -120,6 +120,12 @@ def _holm(rows: Sequence[Mapping[str, Any]], alpha: float, searched: int) -> set
         if row["verdict"] == "related":
             related.add(row["name"])
     return related
+
+
+def _not_comparable(rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """How many models share no layer with the suspect that could be put side by side."""
+    apart = sum(r["verdict"] == "inconclusive" and r["weights"]["p_value"] is None for r in rows)
+    return (f"{apart} of {len(rows)} models that have no hidden units to put beside this one's",) if apart else ()
 
 
 def _demoted(row: Mapping[str, Any]) -> str:

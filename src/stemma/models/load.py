@@ -4,6 +4,7 @@
 `from_arrays` makes a model from memory. Nothing in a file is ever executed, and no weight is read here.
 """
 
+from itertools import islice
 from pathlib import Path
 
 from stemma.errors import NotAModelError
@@ -52,6 +53,9 @@ def load(path: Path | str, name: str | None = None) -> Model:
 
     Raises:
         UnreadableModelError: If the file is truncated, inconsistent, hostile or of a kind that is refused.
-        NotAModelError: If there is no checkpoint at the path.
+        NotAModelError: If there is no checkpoint at the path, or a folder holds several: none is more meant.
     """
+    found = [str(c.path) for c in islice(discover(Path(path)), 2)] if Path(path).is_dir() else []
+    if len(found) > 1:
+        raise NotAModelError(f"{path} holds several checkpoints, among them {' and '.join(found)}: give one of them")
     return open_models(path, name)[0]

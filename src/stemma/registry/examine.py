@@ -6,16 +6,14 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from itertools import islice
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from threading import Thread
 
-from stemma.errors import NotAModelError, StemmaError, UnreadableModelError
+from stemma.errors import StemmaError, UnreadableModelError
 from stemma.fingerprints import ALL
 from stemma.fingerprints.weight_sketch import WeightSketch
-from stemma.models.load import Checkpoint, discover, load, open_models
-from stemma.models.model import Model
+from stemma.models.load import Checkpoint, open_models
 from stemma.registry.describe import describe, write_copy
 from stemma.registry.records import ModelRecord, TensorRecord
 from stemma.types import Fingerprint
@@ -141,21 +139,3 @@ def copy_weights(checkpoint: Checkpoint, record: ModelRecord, path: Path) -> Non
             write_copy(model, path)
             return
     raise UnreadableModelError(f"{checkpoint.path} changed while it was enrolled: try again")
-
-
-def only_model(path: Path) -> Model:
-    """The model at a path that holds one checkpoint; of several, none is more meant than the others.
-
-    Args:
-        path: A checkpoint file or folder.
-
-    Returns:
-        Its main model.
-
-    Raises:
-        NotAModelError: If a folder holds several checkpoints, or none.
-    """
-    found = [str(c.path) for c in islice(discover(path), 2)]
-    if len(found) > 1:
-        raise NotAModelError(f"{path} holds several checkpoints, among them {' and '.join(found)}: give one of them")
-    return load(path)

@@ -175,11 +175,12 @@ def _decide(method: "UnitsInPlace", counts: Counts, log_p: float, alpha: float) 
     if log_p <= log(alpha):
         if counts.effect >= method.min_effect:
             return Verdict.SUPPORTED, found
-        return Verdict.INCONCLUSIVE, f"{found}: more than chance, too few for kinship (a shared random start?)"
+        return Verdict.INCONCLUSIVE, f"{found}: a p-value without an effect is no kinship (a shared random start?)"
     bound = upper_share(counts, alpha)
     if bound < method.margin:
         return Verdict.REFUTED, f"{found}; at most {bound:.0%} can be in place"
-    return Verdict.INCONCLUSIVE, f"{found}: too few units to decide"
+    few = "too few units to decide" if counts.effect < 1 - method.margin else f"not enough for alpha {alpha:g}"
+    return Verdict.INCONCLUSIVE, f"{found}: {few}"
 
 
 def upper_share(counts: Counts, alpha: float) -> float:

@@ -169,6 +169,8 @@ def _contents(path: Path, tree: Any, opened: Open, *, swapped: bool) -> Contents
         tree = {"tensor": tree}
     if not isinstance(tree, (dict, list, tuple)):
         raise NotAModelError(f"{path} holds no tensors: its content is a {type(tree).__name__}")
+    if isinstance(tree, dict) and {"state", "param_groups"} == set(tree):
+        raise NotAModelError(f"{path} holds an optimizer's state, not a network. Give the file with the weights")
     grown = grower.grow(tree, "", 0)
     parts, notes = unwrap(grown if isinstance(grown, Mapping) else {})
     if grower.holes:
