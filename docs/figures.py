@@ -81,7 +81,7 @@ def null_picture(root: Path = ROOT) -> str:
         An SVG.
     """
     kinds = json.loads((root / "benchmarks" / "results" / "null.json").read_text())["kinds"]
-    width, height = len(KINDS) * (PANEL + GAP) + GAP, PANEL + 58
+    width, height = len(KINDS) * (PANEL + GAP) + GAP, PANEL + 72
     out = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}"',
         'font-family="sans-serif" font-size="12">',
@@ -101,9 +101,8 @@ def null_picture(root: Path = ROOT) -> str:
             f'<polyline points="{line}" fill="none" stroke="#246" stroke-width="2"/>',
             f'<text x="{left + PANEL / 2}" y="{top + PANEL + 18}" text-anchor="middle" fill="#555">p-value</text>',
         ]
-    out.append(
-        f'<text x="{GAP}" y="{height - 4}" fill="#555">Share of pairs with a p-value up to p. Dashed: an exact test.</text>'
-    )
+    said = "Share of pairs with a p-value up to p. Dashed: an exact test."
+    out.append(f'<text x="{GAP}" y="{height - 6}" fill="#555">{said}</text>')
     return "\n".join([*out, "</svg>"]) + "\n"
 
 
