@@ -37,7 +37,7 @@ class UnitsInPlace:
         max_blocks: Blocks looked at per group.
         seed: Seed of the relabelling that breaks ties.
         min_effect: Smallest share of units in place that counts as kinship; below it a small p is only the trace of
-            something shared (a random start), calibrated in benchmarks/results/null.json.
+            something shared (a random start). Fixed beforehand; its error rate is in benchmarks/results/null.json.
         margin: `independent` needs an upper bound of the share in place below this.
 
     Source: linear assignment and rank statistics of matched units go back to Zhu et al., ICML 2025 (arXiv:2502.12292);
