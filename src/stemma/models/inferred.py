@@ -21,7 +21,7 @@ from stemma.models.layer_names import (
     split_name,
     word_of,
 )  # fmt: skip
-from stemma.models.structure import FIXED, AxisLabel, GroupRule, MisfitError, Part, Structure, assemble, collect_groups
+from stemma.models.structure import AxisLabel, GroupRule, MisfitError, Part, Structure, assemble, collect_groups
 
 _BRANCHED = re.compile(
     r"attn|attention|quer|q_proj|qkv|_ih|_hh|lstm|gru|rnn|group_?norm|(^|[._/])gn\d*([._/]|$)|embed|expert|gate|router"
@@ -259,15 +259,3 @@ def _namesake(layer: str, module: str) -> bool:
     a, b = (re.sub(r"\dd(?=_|$)", "", x).rpartition(".") for x in (layer, module))
     digits = [re.findall(r"\d+", x[2]) for x in (a, b)]
     return a[0] == b[0] and bool(digits[0]) and digits[0] == digits[1] and not a[2].isdigit()
-
-
-def surely_fixed(label: AxisLabel) -> bool:
-    """Whether no row of the axis carries units.
-
-    Args:
-        label: An axis label.
-
-    Returns:
-        True for an axis that only serves as coordinates.
-    """
-    return all(s.kind == FIXED for s in label.segments)

@@ -135,14 +135,12 @@ class UnitsInPlace:
         generator: np.random.Generator,
     ) -> Iterator[GroupCount]:
         labels = np.array(orbits[:n]) if orbits else np.zeros(n, int)
-        for orbit in np.unique(labels):
+        views = [(x, y) for x, y in views if not (_tied(x, self.seed) or _tied(y, self.seed))]
+        for orbit in np.unique(labels) if views else ():
             members = np.flatnonzero(labels == orbit)
             for start in range(0, min(len(members), self.block * self.max_blocks), self.block):
                 index = members[start : start + self.block]
-                free = [(x[index], y[index]) for x, y in views if not (_tied(x, self.seed) or _tied(y, self.seed))]
-                if not free:
-                    continue
-                similarity, good = _similarity(free)
+                similarity, good = _similarity([(x[index], y[index]) for x, y in views])
                 similarity = similarity[np.ix_(good, good)]
                 if len(similarity) >= 2:
                     r, c = assign(similarity, generator)

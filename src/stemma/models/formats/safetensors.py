@@ -12,7 +12,6 @@ from stemma.models.formats.files import FileStorage, SourceFile
 from stemma.models.model import ITEMSIZE, Tensor
 
 MAX_HEADER = 100_000_000
-MAX_AXES = 64
 
 
 class Safetensors(AbstractFormat):
