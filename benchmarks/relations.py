@@ -17,7 +17,7 @@ from stemma import __version__
 from stemma.kinship.compare import compare
 from stemma.zoo import family
 
-KINDS, SEEDS = ("mlp", "cnn", "vit", "lm"), (0, 1)
+KINDS, SEEDS = ("mlp", "cnn", "vit", "lm"), (2, 3)
 UNRELATED_IN_WEIGHTS = ("unrelated", "distilled")
 NAMED_LATER = ("finetuned", "lora", "unlearned", "merged", "same-run", "same-init", "siblings")
 """Relations that weights without a direction test do not name yet: `related` is the right, broader answer."""
