@@ -10,6 +10,7 @@ Inside, each folder answers one question, and data flows from the bottom of this
     cli           commands: the only printer
     export        pages that show a result: they return bytes
     workspace     recall or compute, then store
+    training      learned parts, trained on a zoo
     zoo           families of small real networks whose history is known
     lineage       who comes from whom?
     registry      remember it: the only writer of records
