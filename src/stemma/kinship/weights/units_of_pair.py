@@ -57,7 +57,7 @@ class Cuts:
         if name not in self._kept:
             p = self.pairings[name]
             ta, tb = self.a.weights[p.a], self.b.weights[p.b]
-            rows = _rows_to_read(ta, self.entries, self.least)
+            rows = rows_to_read(ta, self.entries, self.least)
             x = _read(ta, p.axes_a, 0, rows if 0 in p.axes_a else ta.shape[0])
             first = p.axes_b[p.axes_a.index(0)] if 0 in p.axes_a else None
             limit = rows if first is not None and rows < ta.shape[0] else None
@@ -87,7 +87,12 @@ class Cuts:
         self._kept.pop(name, None)
 
 
-def _rows_to_read(tensor: Tensor, entries: int, least: int) -> int:
+def rows_to_read(tensor: Tensor, entries: int, least: int) -> int:
+    """How many of a tensor's first rows make about `entries` entries, but at least `least` rows.
+
+    Returns:
+        All rows where the tensor is no larger than that.
+    """
     if tensor.size <= entries or not tensor.shape[0]:
         return tensor.shape[0]
     return min(tensor.shape[0], max(least, entries // (tensor.size // tensor.shape[0])))

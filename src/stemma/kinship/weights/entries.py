@@ -1,0 +1,180 @@
+"""The same entries of several models: what geometry of a family is measured on.
+
+One model is the reference. Every other model's tensors are paired with the reference's, by name where the names fit
+and by content where they do not, brought into its order of axes, and read at the same places. Models whose units were
+permuted have to be brought back into the reference's order first.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from stemma.errors import MisuseError
+from stemma.fingerprints.tensor_content import long_axes, matrices
+from stemma.kinship.weights.correspondence import Pairing, by_name, candidates
+from stemma.kinship.weights.units_of_pair import Cuts, rows_to_read
+from stemma.models.model import Model, Tensor
+from stemma.types import ModelRef
+
+READ, LEAST = 1 << 18, 32
+"""Tensors up to this many entries are read whole, of larger ones the first rows, but at least so many."""
+
+ALIKE = 0.2
+"""Mean cosine of paired tensors below which names are not believed without a look at the contents."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where one tensor's entries lie.
+
+    Attributes:
+        name: Its name in the reference.
+        start: First column.
+        stop: Column after the last.
+        size: Entries of the whole tensor, of which `stop - start` were read.
+    """
+
+    name: str
+    start: int
+    stop: int
+    size: int
+
+    @property
+    def columns(self) -> slice:
+        """The tensor's columns."""
+        return slice(self.start, self.stop)
+
+
+@dataclass(frozen=True, eq=False)
+class Entries:
+    """The same entries of several models.
+
+    Attributes:
+        models: The models, in the order given.
+        tensors: The matrices of the reference.
+        values: `float32 [models, entries]`; zero where a model has no such tensor.
+        present: `bool [models, tensors]`: whether a model has this tensor, in the reference's shape.
+    """
+
+    models: tuple[ModelRef, ...]
+    tensors: tuple[Slot, ...]
+    values: np.ndarray
+    present: np.ndarray
+
+    def __len__(self) -> int:
+        """Number of models."""
+        return len(self.models)
+
+    def of(self, rows: Sequence[int]) -> "Entries":
+        """The same entries of some of the models.
+
+        Args:
+            rows: Their positions, in the order wanted.
+
+        Returns:
+            Entries of those models.
+        """
+        index = list(rows)
+        return Entries(tuple(self.models[i] for i in index), self.tensors, self.values[index], self.present[index])
+
+
+def entries(
+    models: Sequence[Model], reference: int | None = None, per_tensor: int = 4096, seed: int = 0
+) -> Entries:  # fmt: skip
+    """Read the same entries of every model.
+
+    Cost: one pass over small tensors, the first rows of large ones; a linear assignment of tensors where names do not
+    fit.
+
+    Args:
+        models: Two or more, or one.
+        reference: Position of the model whose names and order of axes count; the one with most matrices unless given.
+        per_tensor: Entries per matrix, drawn at random where a matrix has more.
+        seed: Of that draw.
+
+    Returns:
+        The entries.
+
+    Raises:
+        MisuseError: If there are no models, or `per_tensor` is no positive number.
+    """
+    if not models or per_tensor < 1:
+        raise MisuseError(f"entries are of at least one model and one entry, got {len(models)} and {per_tensor}")
+    at = _fullest(models) if reference is None else reference
+    base = models[at]
+    tensors = matrices(base)
+    places = {n: _places(t, per_tensor, np.random.default_rng([seed, i])) for i, (n, t) in enumerate(tensors.items())}
+    slots, start = [], 0
+    for name, index in places.items():
+        slots.append(Slot(name, start, start + len(index), tensors[name].size))
+        start += len(index)
+    values = np.zeros((len(models), start), np.float32)
+    present = np.zeros((len(models), len(slots)), bool)
+    own = {n: Pairing(n, n, long_axes(t.shape), long_axes(t.shape), 0.0) for n, t in tensors.items()}
+    values[at], present[at] = _read(base, base, own, slots, places)
+    for i, model in enumerate(models):
+        if i == at:
+            continue
+        first = True
+        for pairings in _correspondences(base, model):
+            found, there = _read(base, model, pairings, slots, places)
+            alike = _cosine(values[at], found, slots, there)
+            if first or alike >= ALIKE:  # tensors of equal sizes are no counterparts yet: contents must agree
+                values[i], present[i], first = found, there, False
+            if alike >= ALIKE:
+                break
+    return Entries(tuple(m.ref for m in models), tuple(slots), values, present)
+
+
+def _fullest(models: Sequence[Model]) -> int:
+    return max(range(len(models)), key=lambda i: (len(matrices(models[i])), -i))
+
+
+def _places(tensor: Tensor, wanted: int, rng: np.random.Generator) -> np.ndarray:
+    """Flat positions among the entries that are read, sorted."""
+    count = tensor.size // tensor.shape[0] * rows_to_read(tensor, READ, LEAST)
+    return np.arange(count) if count <= wanted else np.sort(rng.choice(count, wanted, replace=False))
+
+
+def _correspondences(base: Model, model: Model) -> Iterator[dict[str, Pairing]]:
+    """Names first; contents only where names leave something open or turn out to mean other tensors."""
+    named = by_name(base, model)
+    if len(named) >= min(len(matrices(base)), len(matrices(model))):
+        yield {p.a: p for p in named}
+    for _, pairings in candidates(base, model, contents=True):
+        yield {p.a: p for p in pairings}
+
+
+def _read(
+    base: Model,
+    model: Model,
+    pairings: Mapping[str, Pairing],
+    slots: Sequence[Slot],
+    places: Mapping[str, np.ndarray],
+) -> tuple[np.ndarray, np.ndarray]:
+    """One model's entries in the reference's places, and which tensors it has.
+
+    Returns:
+        `float32 [entries]` and `bool [tensors]`.
+    """
+    values, present = np.zeros(slots[-1].stop if slots else 0, np.float32), np.zeros(len(slots), bool)
+    cuts = Cuts(base, model, pairings, READ, LEAST)
+    for i, slot in enumerate(slots):
+        if slot.name not in pairings:
+            continue
+        cut = cuts[slot.name]
+        if cut.b.shape == cut.a.shape:
+            values[slot.columns], present[i] = cut.b.reshape(-1)[places[slot.name]], True
+        cuts.drop(slot.name)
+    return values, present
+
+
+def _cosine(x: np.ndarray, y: np.ndarray, slots: Sequence[Slot], present: np.ndarray) -> float:
+    """Mean cosine over the tensors that both have; -1 where there are none."""
+    found = []
+    for slot in (s for s, there in zip(slots, present, strict=True) if there):
+        a, b = x[slot.columns].astype(np.float64), y[slot.columns].astype(np.float64)
+        norm = float(np.sqrt((a @ a) * (b @ b)))
+        found.append(float(a @ b) / norm if norm > 0 else 0.0)
+    return float(np.mean(found)) if found else -1.0

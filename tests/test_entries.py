@@ -1,0 +1,65 @@
+"""The same entries of several models: read at the same places whatever names, layout and float width."""
+
+import numpy as np
+import pytest
+
+from stemma.errors import MisuseError
+from stemma.kinship.weights.entries import entries
+from stemma.models.model import Model
+from stemma.zoo import family
+
+
+@pytest.fixture(scope="module")
+def models() -> dict[str, Model]:
+    names = ["root", "finetuned", "renamed", "transposed", "half", "head-replaced", "units-pruned", "independent-1"]
+    return {m.name.removeprefix("mlp/"): m.model for m in family("mlp", only=names).members}
+
+
+def test_disguises_are_read_at_the_same_places(models: dict[str, Model]) -> None:
+    names = ["root", "renamed", "transposed", "half", "finetuned"]
+    found = entries([models[n] for n in names], reference=0)
+    assert found.present.all()
+    np.testing.assert_array_equal(found.values[1], found.values[0])
+    np.testing.assert_array_equal(found.values[2], found.values[0])
+    np.testing.assert_allclose(found.values[3], found.values[0], rtol=1e-3, atol=1e-6)
+    moved = np.linalg.norm(found.values[4] - found.values[0]) / np.linalg.norm(found.values[0])
+    assert 0.01 < moved < 1  # the control: what was trained on is not equal
+
+
+def test_whatever_has_another_shape_is_absent(models: dict[str, Model]) -> None:
+    found = entries([models[n] for n in ("root", "head-replaced", "units-pruned")])
+    named = {slot.name: i for i, slot in enumerate(found.tensors)}
+    assert found.present[0].all()
+    assert not found.present[1, named["head.weight"]]
+    assert found.present[1, named["layers.0.weight"]]
+    assert not found.present[2].any()
+    assert not found.values[2].any()
+
+
+def test_a_sample_holds_the_entries_themselves(models: dict[str, Model]) -> None:
+    few, all_of_them = (entries([models["root"]], per_tensor=n) for n in (100, 10**6))
+    for a, b in zip(few.tensors, all_of_them.tensors, strict=True):
+        whole = models["root"].weights[b.name].array().reshape(-1)
+        np.testing.assert_array_equal(all_of_them.values[0, b.columns], whole)
+        assert (a.stop - a.start, a.size) == (100, len(whole))
+        assert np.isin(few.values[0, a.columns], whole).all()
+    np.testing.assert_array_equal(few.values, entries([models["root"]], per_tensor=100).values)
+    assert not np.array_equal(few.values, entries([models["root"]], per_tensor=100, seed=1).values)
+
+
+def test_strangers_have_entries_that_do_not_agree(models: dict[str, Model]) -> None:
+    x, y = entries([models["root"], models["independent-1"]]).values.astype(np.float64)
+    assert abs(x @ y) / np.linalg.norm(x) / np.linalg.norm(y) < 0.2
+
+
+def test_some_of_the_models(models: dict[str, Model]) -> None:
+    found = entries([models["root"], models["finetuned"]])
+    assert [m.name for m in found.of([1]).models] == ["mlp/finetuned"]
+    np.testing.assert_array_equal(found.of([1]).values[0], found.values[1])
+
+
+def test_nothing_to_read_is_refused(models: dict[str, Model]) -> None:
+    with pytest.raises(MisuseError, match="at least one model"):
+        entries([])
+    with pytest.raises(MisuseError, match="one entry"):
+        entries([models["root"]], per_tensor=0)
