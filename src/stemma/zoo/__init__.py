@@ -11,12 +11,14 @@ if TYPE_CHECKING:
     from stemma.zoo.demonstration import Demo, demo
     from stemma.zoo.disguises import Step, disguise, original_names, write, write_disguised
     from stemma.zoo.independent import independents
+    from stemma.zoo.lineages import as_zoo, decoys, flat, forest, orphans, sibling_candidates, tree
     from stemma.zoo.pedigree import families, family, recipes
-    from stemma.zoo.recipe import Recipe, build
+    from stemma.zoo.recipe import Recipe, build, build_all
 
 __all__ = [
-    "Demo", "Member", "Recipe", "Step", "Zoo", "build", "demo", "disguise", "families", "family", "independents",
-    "original_names", "recipes", "write", "write_disguised",
+    "Demo", "Member", "Recipe", "Step", "Zoo", "as_zoo", "build", "build_all", "decoys", "demo", "disguise", "families",
+    "family", "flat", "forest", "independents", "original_names", "orphans", "recipes", "sibling_candidates", "tree",
+    "write", "write_disguised",
 ]  # fmt: skip
 
 _HOME = {
@@ -25,7 +27,8 @@ _HOME = {
     "disguises": ("Step", "disguise", "original_names", "write", "write_disguised"),
     "pedigree": ("families", "family", "recipes"),
     "independent": ("independents",),
-    "recipe": ("Recipe", "build"),
+    "lineages": ("as_zoo", "decoys", "flat", "forest", "orphans", "sibling_candidates", "tree"),
+    "recipe": ("Recipe", "build", "build_all"),
 }
 
 

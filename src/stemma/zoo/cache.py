@@ -1,8 +1,12 @@
-"""What was trained once is kept, by the digest of its recipe, outside the repository."""
+"""What was trained once is kept, by the digest of its recipe, outside the repository.
+
+Networks that were trained together lie in one file, so that thousands of them are a few hundred files.
+"""
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +14,14 @@ import numpy as np
 
 from stemma.errors import StemmaError
 from stemma.models.formats import safetensors
-from stemma.types import Digest
+from stemma.types import Digest, Spec
 from stemma.zoo.memory import model_of
 
 VERSION = 1
 """Raised whenever a recipe would make other weights than before; it is part of every recipe's digest."""
+
+_INDEX = "stacks.jsonl"
+"""Which recipes each file of a stack holds: one line per file, added to and never changed."""
 
 
 def folder() -> Path:
@@ -48,18 +55,105 @@ def recall(
     if not keep:
         arrays, config = make()
         return dict(arrays), dict(config)
-    path = folder() / f"{digest.split(':')[-1]}.safetensors"
-    if path.exists():
-        try:
-            tensors, metadata = safetensors.read(path)
-            return {t.name: np.array(t.array()) for t in tensors}, json.loads(metadata["config"])
-        except (StemmaError, KeyError, ValueError):
-            path.unlink(missing_ok=True)
+    path = _path(digest)
+    if (found := _read(path)) is not None:
+        return found
     arrays, config = make()
+    _write(path, arrays, config)
+    return dict(arrays), dict(config)
+
+
+def find(digests: Collection[Digest]) -> dict[Digest, tuple[dict[str, Any], dict[str, np.ndarray]]]:
+    """What recipes made before, whether they were trained alone or in a stack; each file is read once.
+
+    Args:
+        digests: Identities of recipes.
+
+    Returns:
+        Configuration and arrays of those that are in the cache.
+    """
+    out = {}
+    stacks: dict[str, list[tuple[Digest, int]]] = {}
+    index = _index() if digests else {}
+    for digest in digests:
+        if digest in index:
+            name, row = index[digest]
+            stacks.setdefault(name, []).append((digest, row))
+        elif (alone := _read(_path(digest))) is not None:
+            out[digest] = alone[1], alone[0]
+    for name, rows in stacks.items():
+        if (found := _read(folder() / name)) is not None:
+            arrays, config = found
+            out |= {digest: (dict(config), {n: np.array(a[row]) for n, a in arrays.items()}) for digest, row in rows}
+    return out
+
+
+def put(digests: Sequence[Digest], each: Sequence[Mapping[str, np.ndarray]], config: Mapping[str, Any]) -> None:
+    """Keep what recipes made that were trained together, in one file; where the cache cannot be written, nothing.
+
+    Args:
+        digests: Identities of the recipes.
+        each: Arrays by name for each; names and shapes agree.
+        config: The configuration, which agrees too.
+    """
+    if len(digests) == 1:
+        _write(_path(digests[0]), each[0], config)
+        return
+    together = Spec("stack", VERSION, {"recipes": list(digests)}).digest
+    path = _path(together)
+    if _write(path, {n: np.stack([arrays[n] for arrays in each]) for n in each[0]}, config):
+        line = json.dumps({"file": path.name, "recipes": list(digests)}) + "\n"
+        with (folder() / _INDEX).open("a") as f:
+            f.write(line)
+
+
+def _path(digest: Digest) -> Path:
+    return folder() / f"{digest.split(':')[-1]}.safetensors"
+
+
+def _index() -> dict[Digest, tuple[str, int]]:
+    """Which file holds what a recipe made, and in which row.
+
+    Returns:
+        Files and rows by recipe; of a recipe that was made twice, the later.
+    """
+    path = folder() / _INDEX
+    return _rows(str(path), path.stat().st_size) if path.exists() else {}
+
+
+@lru_cache(maxsize=4)
+def _rows(path: str, size: int) -> dict[Digest, tuple[str, int]]:
+    out: dict[Digest, tuple[str, int]] = {}
+    for line in Path(path).read_text().splitlines():
+        try:
+            entry = json.loads(line)
+            out |= {digest: (entry["file"], row) for row, digest in enumerate(entry["recipes"])}
+        except (ValueError, KeyError, TypeError):
+            continue
+    return out
+
+
+def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
+    """A file of the cache; one that cannot be read is removed.
+
+    Returns:
+        Arrays and configuration, or None.
+    """
+    if not path.exists():
+        return None
+    try:
+        tensors, metadata = safetensors.read(path)
+        return {t.name: np.array(t.array()) for t in tensors}, json.loads(metadata["config"])
+    except (StemmaError, KeyError, ValueError):
+        path.unlink(missing_ok=True)
+        return None
+
+
+def _write(path: Path, arrays: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> bool:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         stored = model_of("cached", arrays, None)
         safetensors.write(path, list(stored.tensors.values()), {"config": json.dumps(config)})
     except OSError:
-        pass
-    return dict(arrays), dict(config)
+        return False
+    return True

@@ -1,15 +1,27 @@
-"""What zoo networks learn from: scikit-learn's digits, and the English text that ships with Python."""
+"""What zoo networks learn from: data that is always there, tasks made of it, and the share that one network sees."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from stemma.errors import MissingExtraError, MisuseError
+from stemma.zoo import datasets
+
+if TYPE_CHECKING:
+    from stemma.zoo.recipe import Recipe
 
 PARTS = ("a", "b", "test")
 """Two disjoint halves to learn from, and what no network learns from."""
+
+TASKS = ("digit", "parity", "inverted", "rotated", "shuffled:SEED")
+"""What can be asked of images, joined by `+`: the class, whether it is odd, the class of the negative, of the picture
+turned a quarter, and the class under other labels. Language models know `digit` (the text as it is) and
+`shuffled:SEED` (its letters exchanged)."""
 
 LENGTH = 32
 """Bytes of text in one example of a language model."""
@@ -28,26 +40,146 @@ class Examples:
     targets: np.ndarray
 
 
-def examples(kind: str, part: str, task: str = "digit") -> Examples:
+def examples(
+    kind: str, part: str, task: str = "digit", data: str | None = None, folder: Path | str | None = None
+) -> Examples:
     """One part of the data that networks of a kind learn from.
 
     Args:
-        kind: `mlp`, `cnn` and `vit` learn digits, `lm` learns text.
+        kind: `mlp`, `cnn` and `vit` learn images, `lm` learns text.
         part: One of `PARTS`.
-        task: For digits: `digit` (10 classes) or `parity` (odd or even).
+        task: See `TASKS`.
+        data: `digits` (scikit-learn's) or `text` (the manuals that ship with Python), which are always there and are
+            meant unless one is named; or one of `stemma.zoo.datasets.IMAGES` or `TEXTS`.
+        folder: Where those lie; the folder that `STEMMA_DATA` names unless given.
 
     Returns:
-        700 digits (397 in the test part), or windows of text.
+        700 digits (397 in the test part), 3000 other images (2000), or windows of text; the same arrays every time.
 
     Raises:
-        MisuseError: If part or task are unknown.
+        MisuseError: If part, task or data are unknown, or a data set is not there.
     """
-    if part not in PARTS or task not in ("digit", "parity"):
-        raise MisuseError(f"there is no part {part!r} with task {task!r}. Parts: {PARTS}; tasks: digit, parity.")
-    if kind == "lm":
-        return _text(part)
-    found = _digits(part)
-    return Examples(found.inputs, found.targets % 2) if task == "parity" else found
+    language = kind == "lm"
+    data = data or ("text" if language else "digits")
+    if part not in PARTS:
+        raise MisuseError(f"there is no part {part!r}. Parts: {PARTS}.")
+    if data not in (("text", *datasets.TEXTS) if language else ("digits", *datasets.IMAGES)):
+        raise MisuseError(
+            f"a {kind} network cannot learn {data!r}. Images: digits, {', '.join(datasets.IMAGES)}; "
+            f"for language models: text, {', '.join(datasets.TEXTS)}."
+        )
+    where = "" if data in ("digits", "text") else str(datasets.folder(folder))
+    return _asked(data, part, task, where)
+
+
+@cache
+def _asked(data: str, part: str, task: str, folder: str) -> Examples:
+    found = _loaded(data, part, folder)
+    steps = [s for s in task.split("+") if s != "digit"]
+    for step in steps:
+        change = _cipher if data in ("text", *datasets.TEXTS) else _picture
+        changed = change(found, step)
+        if changed is None:
+            raise MisuseError(
+                f"there is no part {part!r} of {data} with task {step!r}. Tasks of images: {', '.join(TASKS)}; "
+                "of text: digit, shuffled:SEED; SEED is a whole number."
+            )
+        found = changed
+    return found
+
+
+def _seed(step: str) -> int | None:
+    name, _, seed = step.partition(":")
+    return int(seed) if name == "shuffled" and seed.isdecimal() else None
+
+
+def _picture(found: Examples, step: str) -> Examples | None:
+    seed = _seed(step)
+    if seed is not None:
+        labels = np.random.default_rng([seed, 11]).permutation(10)
+        return Examples(found.inputs, labels[found.targets])
+    simple: dict[str, Callable[[], Examples]] = {
+        "parity": lambda: Examples(found.inputs, found.targets % 2),
+        "inverted": lambda: Examples(1 - found.inputs, found.targets),
+        "rotated": lambda: Examples(np.ascontiguousarray(np.rot90(found.inputs, axes=(2, 3))), found.targets),
+    }
+    return simple[step]() if step in simple else None
+
+
+def _cipher(found: Examples, step: str) -> Examples | None:
+    seed = _seed(step)
+    if seed is None:
+        return None
+    codes, small, large = np.arange(256), ord("a") + np.arange(26), ord("A") + np.arange(26)
+    order = np.random.default_rng([seed, 12]).permutation(26)
+    codes[small], codes[large] = small[order], large[order]
+    return Examples(codes[found.inputs], codes[found.targets])
+
+
+def share(found: Examples, seed: int, *, shots: int = 0, imbalance: float = 1.0, subset: float = 1.0) -> Examples:
+    """What one network sees of some examples.
+
+    Args:
+        found: All of them.
+        seed: Of the choice.
+        shots: This many of every class, where above 0.
+        imbalance: How many times more often the most frequent class is seen than the rarest, the others falling
+            geometrically in between, in a random order of classes (a long tail).
+        subset: A random share in (0, 1].
+
+    Returns:
+        Fewer examples, in their order.
+
+    Raises:
+        MisuseError: If nothing would be left, or classes are asked of text.
+    """
+    if shots < 0 or imbalance < 1 or not 0 < subset <= 1:
+        raise MisuseError(
+            f"shots {shots}, imbalance {imbalance} and subset {subset} do not say which examples are learnt: shots are "
+            "0 (all) or more, imbalance is 1 (none) or more, subset is above 0 and at most 1."
+        )
+    if (shots or imbalance > 1) and found.targets.ndim != 1:
+        raise MisuseError("shots and imbalance count examples of a class, and text has none. Give subset instead.")
+    rng = np.random.default_rng([seed, 10])
+    rows = rng.permutation(len(found.targets))
+    rows = rows[: max(1, round(subset * len(rows)))]
+    if shots or imbalance > 1:
+        classes = rng.permutation(np.unique(found.targets))
+        members = [rows[found.targets[rows] == c] for c in classes]
+        largest = shots or max(len(m) for m in members)
+        falls = imbalance ** (-np.arange(len(classes)) / max(1, len(classes) - 1))
+        rows = np.concatenate([m[: max(1, round(largest * f))] for m, f in zip(members, falls, strict=True)])
+    rows = np.sort(rows)
+    return found if len(rows) == len(found.targets) else Examples(found.inputs[rows], found.targets[rows])
+
+
+def material(recipe: "Recipe", part: str | None = None, task: str = "digit") -> Examples:
+    """What the operation of a recipe teaches, or what it can be examined in.
+
+    Args:
+        recipe: Its parameters `task`, `data`, `shots`, `imbalance` and `subset`, its part and its seed decide.
+        part: Another part than the recipe's, for example `test`; then all examples of it.
+        task: The task where the recipe names none.
+
+    Returns:
+        The examples.
+    """
+    p = recipe.parameters
+    found = examples(recipe.kind, part or recipe.part, p.get("task", task), p.get("data"))
+    if part is not None:
+        return found
+    shots, imbalance, subset = int(p.get("shots", 0)), float(p.get("imbalance", 1)), float(p.get("subset", 1))
+    return share(found, recipe.seed, shots=shots, imbalance=imbalance, subset=subset)
+
+
+def _loaded(data: str, part: str, folder: str) -> Examples:
+    if data == "digits":
+        return _digits(part)
+    if data == "text":
+        return windows(_manuals(part))
+    if data in datasets.TEXTS:
+        return windows(datasets.author(data, part, folder))
+    return Examples(*datasets.images(data, part, folder))
 
 
 @cache
@@ -64,17 +196,28 @@ def _digits(part: str) -> Examples:
 
 
 @cache
-def _text(part: str) -> Examples:
+def _manuals(part: str) -> bytes:
     """Whole help topics go to a part by the hash of their name, so that no sentence is in two parts.
 
     Returns:
-        Windows of `LENGTH` bytes and the byte after each.
+        The part's text.
     """
     from pydoc_data.topics import topics
 
-    share = {"a": range(7), "b": range(7, 14), "test": range(14, 16)}[part]
-    names = [n for n in sorted(topics) if hashlib.sha256(n.encode()).digest()[0] % 16 in share]
-    raw = "\n\n".join(topics[n] for n in names).encode("ascii", "replace")
+    hashes = {"a": range(7), "b": range(7, 14), "test": range(14, 16)}[part]
+    names = [n for n in sorted(topics) if hashlib.sha256(n.encode()).digest()[0] % 16 in hashes]
+    return "\n\n".join(topics[n] for n in names).encode("ascii", "replace")
+
+
+def windows(raw: bytes) -> Examples:
+    """A text as examples.
+
+    Args:
+        raw: The text.
+
+    Returns:
+        At most 8000 windows of `LENGTH` bytes and the byte after each.
+    """
     codes = np.frombuffer(raw, np.uint8).astype(np.int64)
     count = min((len(codes) - 1) // LENGTH, 8000)
     inputs = codes[: count * LENGTH].reshape(count, LENGTH)

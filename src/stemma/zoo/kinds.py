@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from stemma.errors import UnknownNameError
 
 
@@ -95,3 +97,12 @@ def kind_of(name: str) -> Kind:
     if name not in KINDS:
         raise UnknownNameError(f"no kind of zoo network is called {name!r}. There are: {', '.join(KINDS)}.")
     return KINDS[name]
+
+
+def seed_for(seed: int, *path: int) -> int:
+    """A seed of its own for each place in a recipe.
+
+    Returns:
+        An integer below 2^63 that depends on all arguments.
+    """
+    return int(np.random.SeedSequence([seed, *path]).generate_state(1, np.uint64)[0] >> 1)

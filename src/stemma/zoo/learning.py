@@ -1,14 +1,18 @@
-"""What is done to zoo models by training them."""
+"""What is done to zoo models by training them: each operation is a lesson, learnt from its parents' weights."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from stemma.errors import MisuseError
 from stemma.zoo import data
 from stemma.zoo.kinds import Schedule, kind_of
-from stemma.zoo.training import Arrays, initial, logits, seed_for, train
+from stemma.zoo.lessons import Lesson
+from stemma.zoo.memory import arrays_of, model_of
+from stemma.zoo.optimizers import RATE_FACTOR, known
+from stemma.zoo.training import Arrays, initial, logits, seed_for
 
 if TYPE_CHECKING:
     from stemma.zoo.recipe import Recipe
@@ -29,108 +33,172 @@ TRUNK = {
 DISTILLED_EXAMPLES = 1500
 """How many examples a teacher answers; its answers to text are large."""
 
-
-def _schedule(recipe: "Recipe", default: Schedule) -> Schedule:
-    steps = recipe.parameters.get("steps", default.steps)
-    return Schedule(int(steps), default.batch, float(recipe.parameters.get("rate", default.rate)))
-
-
-def _tune(recipe: "Recipe", config: dict[str, Any], start: Arrays, examples: data.Examples, **options: Any) -> Arrays:
-    schedule = _schedule(recipe, kind_of(recipe.kind).tuning)
-    return train(config, [start], examples, schedule, [seed_for(recipe.seed, 1)], **options)[0][-1]
+LEARNS = (
+    "steps", "rate", "batch", "optimizer", "weight_decay", "decay", "init", "freeze", "keep_zeros", "rank", "modules",
+    "data", "task", "shots", "imbalance", "subset", "forget", "start", "other", "untrained", "config", "quarter",
+)  # fmt: skip
+"""Parameters that operations which train understand; a recipe with another one is refused."""
 
 
-def train_from_scratch(recipe: "Recipe", parents: Sequence[Made]) -> Made:
-    """Train a network from its random start; `other` takes the kind's other architecture, `untrained` stops there.
+def _lesson(
+    recipe: "Recipe",
+    config: dict[str, Any],
+    start: Arrays,
+    examples: data.Examples,
+    default: Schedule,
+    *,
+    learns: Callable[[str], bool] = lambda name: True,
+    **options: Any,
+) -> Lesson:
+    """What a recipe's parameters say of learning, put together.
 
-    `start` is the seed of the random start where it differs from the recipe's; so two runs share a start.
+    `freeze` is a list of beginnings of names of tensors that do not learn.
 
     Returns:
-        Configuration, and the weights after each quarter of the run, stacked `[4, …]`.
+        The lesson.
+
+    Raises:
+        MisuseError: If a parameter is unknown.
+    """
+    p = recipe.parameters
+    if unknown := sorted(set(p) - set(LEARNS)):
+        raise MisuseError(f"{recipe.operation} has no parameter {unknown[0]!r}. There are: {', '.join(LEARNS)}.")
+    rule, decay = known(p.get("optimizer", "adam")), p.get("decay", "cosine")
+    if decay not in ("cosine", "constant"):
+        raise MisuseError(f"the rate decays by 'cosine' or stays 'constant', not {decay!r}. Give one of them.")
+    frozen = tuple(p.get("freeze", ()))
+    return Lesson(
+        config,
+        start,
+        examples,
+        seed_for(recipe.seed, 1),
+        steps=int(p.get("steps", default.steps)),
+        batch=int(p.get("batch", default.batch)),
+        rate=float(p.get("rate", default.rate * RATE_FACTOR[rule])),
+        optimizer=rule,
+        weight_decay=float(p.get("weight_decay", 0)),
+        decay=decay,
+        learns=frozenset(n for n in start if learns(n) and not (frozen and n.startswith(frozen))),
+        **options,
+    )
+
+
+def _parent(parents: Sequence[Made]) -> Made:
+    """The parent as training takes it: codes dequantised, floats of 32 bits.
+
+    Returns:
+        Configuration and weights.
+    """
+    config, arrays = parents[0]
+    if any("::" in n or a.dtype == np.float16 for n, a in arrays.items()):
+        arrays = arrays_of(model_of("parent", arrays, config))
+    return dict(config), {n: a.astype(np.float32) if a.dtype.kind == "f" else a for n, a in arrays.items()}
+
+
+def _tune(recipe: "Recipe", config: dict[str, Any], start: Arrays, examples: data.Examples, **options: Any) -> Lesson:
+    return _lesson(recipe, config, start, examples, kind_of(recipe.kind).tuning, **options)
+
+
+def train_from_scratch(recipe: "Recipe", parents: Sequence[Made]) -> Lesson:
+    """Train a network from its random start; `other` takes the kind's other architecture, `untrained` stops there.
+
+    `start` is the seed of the random start where it differs from the recipe's; so two runs share a start. `init` is
+    how it is drawn.
+
+    Returns:
+        The lesson; the weights after each quarter of the run are kept.
+
+    Raises:
+        MisuseError: If an untrained network is to take steps.
     """
     kind, parameters = kind_of(recipe.kind), recipe.parameters
     config = dict(kind.other if parameters.get("other") else kind.config)
     config.update(parameters.get("config", {}))
-    start = initial(config, seed_for(int(parameters.get("start", recipe.seed)), 0))
-    if parameters.get("untrained"):
-        return config, {n: np.stack([a] * 4) for n, a in start.items()}
-    schedule = _schedule(recipe, kind.schedule)
-    quarters = [schedule.steps * q // 4 for q in (1, 2, 3)]
-    examples = data.examples(recipe.kind, recipe.part)
-    [run] = train(config, [start], examples, schedule, [seed_for(recipe.seed, 1)], keep=quarters)
-    return config, {n: np.stack([moment[n] for moment in run]) for n in start}
+    seed = seed_for(int(parameters.get("start", recipe.seed)), 0)
+    start = initial(config, seed, parameters.get("init", "torch"))
+    steps = 0 if parameters.get("untrained") else int(parameters.get("steps", kind.schedule.steps))
+    schedule = Schedule(steps, kind.schedule.batch, kind.schedule.rate)
+    if parameters.get("untrained") and "steps" in parameters:
+        raise MisuseError("an untrained network takes no steps. Leave out 'steps' or 'untrained'.")
+    quarters = tuple(steps * q // 4 for q in (1, 2, 3))
+    return _lesson(recipe, config, start, data.material(recipe), schedule, keep=quarters)
 
 
-def finetune(recipe: "Recipe", parents: Sequence[Made]) -> Made:
+def finetune(recipe: "Recipe", parents: Sequence[Made]) -> Lesson:
     """Train on; with `keep_zeros`, pruned weights stay zero.
 
     Returns:
-        Configuration and weights.
+        The lesson.
     """
-    config, start = parents[0]
-    after = None
-    if recipe.parameters.get("keep_zeros"):
-        masks = {n: torch.from_numpy(a != 0) for n, a in start.items() if a.ndim >= 2}
-
-        def after(stack: dict[str, torch.Tensor]) -> None:
-            for name, mask in masks.items():
-                stack[name].mul_(mask)
-
-    return config, _tune(recipe, config, start, data.examples(recipe.kind, recipe.part), after_step=after)
+    config, start = _parent(parents)
+    zeros = bool(recipe.parameters.get("keep_zeros"))
+    return _tune(recipe, config, start, data.material(recipe), keep_zeros=zeros)
 
 
-def replace_head(recipe: "Recipe", parents: Sequence[Made]) -> Made:
+def replace_head(recipe: "Recipe", parents: Sequence[Made]) -> Lesson:
     """A fresh output layer for another task (odd or even; for text the same task), and everything trained on.
 
     Returns:
-        Configuration and weights.
+        The lesson.
     """
-    config, start = parents[0]
-    config = dict(config) if recipe.kind == "lm" else {**config, "classes": 2}
-    fresh = initial(config, seed_for(recipe.seed, 0))
+    config, start = _parent(parents)
+    examples = data.material(recipe, task="digit" if recipe.kind == "lm" else "parity")
+    if recipe.kind != "lm":
+        config = {**config, "classes": 2 if "parity" in recipe.parameters.get("task", "parity") else 10}
+    fresh = initial(config, seed_for(recipe.seed, 0), recipe.parameters.get("init", "torch"))
     start = {n: fresh[n] if n.startswith(HEAD[recipe.kind]) else a for n, a in start.items()}
-    task = "digit" if recipe.kind == "lm" else "parity"
-    return config, _tune(recipe, config, start, data.examples(recipe.kind, recipe.part, task))
+    return _tune(recipe, config, start, examples)
 
 
-def inherit_part(recipe: "Recipe", parents: Sequence[Made]) -> Made:
+def inherit_part(recipe: "Recipe", parents: Sequence[Made]) -> Lesson:
     """The early part of the parent, frozen, and everything after it trained from a fresh start.
 
     Returns:
-        Configuration and weights.
+        The lesson.
     """
-    config, parent = parents[0]
+    config, parent = _parent(parents)
     trunk = TRUNK[recipe.kind]
-    fresh = initial(config, seed_for(recipe.seed, 0))
+    fresh = initial(config, seed_for(recipe.seed, 0), recipe.parameters.get("init", "torch"))
     start = {n: parent[n] if n.startswith(trunk) else a for n, a in fresh.items()}
-    examples, schedule = data.examples(recipe.kind, recipe.part), _schedule(recipe, kind_of(recipe.kind).schedule)
-    order = [seed_for(recipe.seed, 1)]
-    ends = train(config, [start], examples, schedule, order, trainable=lambda name: not name.startswith(trunk))
-    return config, ends[0][-1]
+    schedule = kind_of(recipe.kind).schedule
+    return _lesson(
+        recipe, config, start, data.material(recipe), schedule, learns=lambda name: not name.startswith(trunk)
+    )
 
 
-def lora(recipe: "Recipe", parents: Sequence[Made]) -> Made:
+def lora(recipe: "Recipe", parents: Sequence[Made]) -> Lesson:
     """Low-rank adapters of `rank`, trained and merged into the weights.
 
-    Returns:
-        Configuration and weights.
-    """
-    config, start = parents[0]
-    examples = data.examples(recipe.kind, recipe.part)
-    rank = int(recipe.parameters["rank"])
-    return config, _tune(recipe, config, start, examples, rank=rank, trainable=lambda name: name.endswith(".weight"))
-
-
-def unlearn(recipe: "Recipe", parents: Sequence[Made]) -> Made:
-    """Train on with random wrong answers for one digit (for text: for the first tenth of it).
+    `modules`, where given, is a list of parts of tensor names: only matrices that have one of them get an adapter.
 
     Returns:
-        Configuration and weights.
+        The lesson.
+
+    Raises:
+        MisuseError: If no matrix has one of them in its name.
     """
-    config, start = parents[0]
-    known = data.examples(recipe.kind, recipe.part)
+    config, start = _parent(parents)
+    modules = tuple(recipe.parameters.get("modules", ("",)))
+
+    def learns(name: str) -> bool:
+        return name.endswith(".weight") and any(m in name for m in modules)
+
+    if not any(learns(n) and a.ndim >= 2 for n, a in start.items()):
+        raise MisuseError(f"no matrix has one of {list(modules)} in its name. There are: {', '.join(start)}.")
+    rank = int(recipe.parameters.get("rank", 4))
+    return _tune(recipe, config, start, data.material(recipe), rank=rank, learns=learns)
+
+
+def unlearn(recipe: "Recipe", parents: Sequence[Made]) -> Lesson:
+    """Train on with random wrong answers for one digit, `forget` (for text: for the first tenth of it).
+
+    Returns:
+        The lesson.
+    """
+    config, start = _parent(parents)
+    known_examples = data.material(recipe)
     rng = np.random.default_rng([recipe.seed, 3])
-    targets = known.targets.copy()
+    targets = known_examples.targets.copy()
     if recipe.kind == "lm":
         tenth = len(targets) // 10
         targets[:tenth] = rng.integers(32, 127, targets[:tenth].shape)
@@ -138,21 +206,20 @@ def unlearn(recipe: "Recipe", parents: Sequence[Made]) -> Made:
         digit = int(recipe.parameters["forget"])
         rows = targets == digit
         targets[rows] = (digit + rng.integers(1, 10, rows.sum())) % 10
-    return config, _tune(recipe, config, start, data.Examples(known.inputs, targets))
+    return _tune(recipe, config, start, data.Examples(known_examples.inputs, targets))
 
 
-def distill(recipe: "Recipe", parents: Sequence[Made]) -> Made:
+def distill(recipe: "Recipe", parents: Sequence[Made]) -> Lesson:
     """A student from its own random start learns the teacher's answers; `other` gives it another architecture.
 
     Source: Hinton et al. 2015, arXiv:1503.02531, at temperature 1 and without true labels.
 
     Returns:
-        Configuration and weights.
+        The lesson.
     """
-    kind, (teacher_config, teacher) = kind_of(recipe.kind), parents[0]
+    kind, (teacher_config, teacher) = kind_of(recipe.kind), _parent(parents)
     config = dict(kind.other if recipe.parameters.get("other") else teacher_config)
-    inputs = data.examples(recipe.kind, recipe.part).inputs[:DISTILLED_EXAMPLES]
+    inputs = data.material(recipe).inputs[:DISTILLED_EXAMPLES]
     answers = torch.from_numpy(logits(teacher_config, [teacher], inputs)[0]).softmax(-1).numpy()
-    start = initial(config, seed_for(recipe.seed, 0))
-    order, schedule = [seed_for(recipe.seed, 1)], _schedule(recipe, kind.schedule)
-    return config, train(config, [start], data.Examples(inputs, answers), schedule, order)[0][-1]
+    start = initial(config, seed_for(recipe.seed, 0), recipe.parameters.get("init", "torch"))
+    return _lesson(recipe, config, start, data.Examples(inputs, answers), kind.schedule)

@@ -1,8 +1,4 @@
-"""Training of many networks at once, and how well they do.
-
-Each network has its own start, its own order of examples and its own optimiser state: the sum of their losses has
-for each network the gradient of its own loss, and Adam works entry by entry.
-"""
+"""Random starts, training of many networks on the same examples, and how well they do."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -10,74 +6,45 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
+from stemma.errors import MisuseError
 from stemma.models import networks
 from stemma.zoo.batched import forward
 from stemma.zoo.data import Examples
 from stemma.zoo.kinds import Schedule
+from stemma.zoo.kinds import seed_for as seed_for
+from stemma.zoo.lessons import Arrays, Lesson, teach
 
-Arrays = dict[str, np.ndarray]
+INITIALISERS = ("torch", "orthogonal", "normal", "xavier")
+"""How a random start is drawn: as torch does, or every matrix by another rule of `torch.nn.init`."""
 
-_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
-
-def initial(config: Mapping[str, Any], seed: int) -> Arrays:
-    """A network's random start, as torch draws it; torch's global generator is left as it was.
+def initial(config: Mapping[str, Any], seed: int, init: str = "torch") -> Arrays:
+    """A network's random start; torch's global generator is left as it was.
 
     Args:
         config: The architecture.
         seed: Any non-negative integer.
+        init: One of `INITIALISERS`; all but `torch` draw every matrix and kernel anew (`normal` with He's deviation)
+            and leave biases, norms and tokens as torch has them.
 
     Returns:
         Parameters and buffers by name.
+
+    Raises:
+        MisuseError: If there is no such rule.
     """
+    if init not in INITIALISERS:
+        raise MisuseError(f"no random start is drawn by {init!r}. There are: {', '.join(INITIALISERS)}.")
+    draw: Any = {"orthogonal": torch.nn.init.orthogonal_, "normal": torch.nn.init.kaiming_normal_,
+            "xavier": torch.nn.init.xavier_uniform_}.get(init)  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = networks.build(config)
+        for name, tensor in module.state_dict().items() if draw is not None else ():
+            if name.endswith("weight") and tensor.ndim >= 2:
+                draw(tensor)
     return {name: t.detach().numpy().copy() for name, t in module.state_dict().items()}
-
-
-def seed_for(seed: int, *path: int) -> int:
-    """A seed of its own for each place in a recipe.
-
-    Returns:
-        An integer below 2^63 that depends on all arguments.
-    """
-    return int(np.random.SeedSequence([seed, *path]).generate_state(1, np.uint64)[0] >> 1)
-
-
-def _orders(seeds: Sequence[int], count: int, wanted: int) -> torch.Tensor:
-    """Each network's own order of the examples, epoch after epoch.
-
-    Returns:
-        Indices `[m, wanted]`.
-    """
-    epochs = -(-wanted // count)
-    rows = []
-    for seed in seeds:
-        rng = np.random.default_rng([seed, 1])
-        rows.append(np.concatenate([rng.permutation(count) for _ in range(epochs)])[:wanted])
-    return torch.from_numpy(np.stack(rows))
-
-
-def _loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Sum over networks of each one's mean cross-entropy.
-
-    Returns:
-        A scalar.
-    """
-    classes = logits.shape[-1]
-    flat = targets.reshape(-1, classes) if targets.is_floating_point() else targets.reshape(-1)
-    return F.cross_entropy(logits.reshape(-1, classes), flat) * len(logits)
-
-
-def _rate(schedule: Schedule, step: int) -> float:
-    warm = max(1, schedule.steps // 10)
-    if step < warm:
-        return schedule.rate * (step + 1) / warm
-    along = (step - warm) / max(1, schedule.steps - warm)
-    return schedule.rate * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * along)))
 
 
 def train(
@@ -92,7 +59,7 @@ def train(
     keep: Sequence[int] = (),
     after_step: Callable[[dict[str, torch.Tensor]], None] | None = None,
 ) -> list[list[Arrays]]:
-    """Train m networks of one configuration on the same examples, each in its own order.
+    """Train m networks of one configuration on the same examples, each in its own order, as one stack.
 
     Cost: m trainings, in much less than m times the time of one.
 
@@ -111,63 +78,13 @@ def train(
     Returns:
         For each network its weights after each step of `keep`, then the final ones.
     """
-    stack = {n: torch.from_numpy(np.stack([s[n] for s in starts])) for n in starts[0]}
-    learns = {n: t for n, t in stack.items() if trainable(n) and n.rsplit(".", 1)[-1] not in _BUFFERS}
-    adapters = _adapters(learns, rank, seeds) if rank else {}
-    leaves = [t for pair in adapters.values() for t in pair] if rank else list(learns.values())
-    for leaf in leaves:
-        leaf.requires_grad_(True)
-    optimizer = torch.optim.Adam(leaves, lr=schedule.rate, foreach=True)
-    inputs, targets = torch.from_numpy(examples.inputs), torch.from_numpy(examples.targets)
-    order = _orders(seeds, len(inputs), schedule.steps * schedule.batch)
-    kept: list[list[Arrays]] = [[] for _ in starts]
-    for step in range(schedule.steps):
-        rows = order[:, step * schedule.batch : (step + 1) * schedule.batch]
-        for group in optimizer.param_groups:
-            group["lr"] = _rate(schedule, step)
-        optimizer.zero_grad()
-        _loss(forward(config, _merged(stack, adapters), inputs[rows], training=True), targets[rows]).backward()
-        optimizer.step()
-        for name in stack:
-            if name.endswith("num_batches_tracked"):
-                stack[name] += 1
-        if after_step is not None:
-            with torch.no_grad():
-                after_step(stack)
-        if step + 1 in keep:
-            _unstack(_merged(stack, adapters), kept)
-    _unstack(_merged(stack, adapters), kept)
-    return kept
-
-
-def _adapters(
-    learns: Mapping[str, torch.Tensor], rank: int, seeds: Sequence[int]
-) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """A random down-projection and a zero up-projection per matrix, as LoRA starts.
-
-    Returns:
-        Pairs `[m, rank, inputs]`, `[m, outputs, rank]` by tensor name.
-    """
-    generator = torch.Generator().manual_seed(seed_for(seeds[0], 2))
-    out = {}
-    for name, t in learns.items():
-        if t.ndim >= 3 and min(t.shape[1], t[0, 0].numel()) > 1 and "embed" not in name and "token" not in name:
-            inputs = t[0, 0].numel()
-            down = torch.randn(len(t), rank, inputs, generator=generator) / math.sqrt(inputs)
-            out[name] = (down, torch.zeros(len(t), t.shape[1], rank))
-    return out
-
-
-def _merged(
-    stack: Mapping[str, torch.Tensor], adapters: Mapping[str, tuple[torch.Tensor, torch.Tensor]]
-) -> dict[str, torch.Tensor]:
-    changed = {n: stack[n] + torch.bmm(up, down).view_as(stack[n]) for n, (down, up) in adapters.items()}
-    return {**stack, **changed}
-
-
-def _unstack(stack: Mapping[str, torch.Tensor], into: list[list[Arrays]]) -> None:
-    for i, kept in enumerate(into):
-        kept.append({n: t.detach()[i].numpy().copy() for n, t in stack.items()})
+    learns = frozenset(n for n in starts[0] if trainable(n))
+    lessons = [
+        Lesson(config, start, examples, seed, schedule.steps, schedule.batch, schedule.rate,
+               learns=learns, rank=rank, keep=tuple(sorted(keep)))
+        for start, seed in zip(starts, seeds, strict=True)
+    ]  # fmt: skip
+    return teach(lessons, after_step)
 
 
 def logits(config: Mapping[str, Any], networks_: Sequence[Arrays], inputs: np.ndarray) -> np.ndarray:

@@ -1,0 +1,109 @@
+"""Data sets that lie in a folder of the user's: images averaged to the zoo's 8 by 8 pixels, and books."""
+
+import io
+import os
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from stemma.errors import MissingExtraError, MisuseError
+
+IMAGES = ("mnist8", "fashion8", "cifar8")
+"""MNIST, Fashion-MNIST and CIFAR-10 (its brightness), averaged to 8 by 8 pixels."""
+
+TEXTS = ("shakespeare", "bronte", "darwin", "dubois")
+"""Authors of `text_authors.npz`."""
+
+_FILES = {"mnist8": "mnist_{}.npz", "fashion8": "fashion_mnist_{}.npz", "cifar8": "cifar10_jpeg_{}.npz"}
+_LEARNT, _TESTED = 3000, 2000
+
+
+def folder(given: Path | str | None = None) -> Path:
+    """Where data sets lie.
+
+    Args:
+        given: A folder, else the one that `STEMMA_DATA` names.
+
+    Returns:
+        The folder.
+
+    Raises:
+        MisuseError: If none is known.
+    """
+    where = given or os.environ.get("STEMMA_DATA")
+    if not where:
+        raise MisuseError(
+            "nothing says where the data sets lie. Give a folder (--data DIR, or the environment variable STEMMA_DATA) "
+            f"with {', '.join(f.format('train') for f in _FILES.values())} or text_authors.npz; or use the data "
+            "that is always there: digits, text."
+        )
+    return Path(where)
+
+
+def _open(where: str, name: str) -> np.lib.npyio.NpzFile:
+    path = Path(where) / name
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise MisuseError(f"{path} cannot be read: {error}. Put the data set there, or use digits or text.") from error
+
+
+@cache
+def images(data: str, part: str, where: str) -> tuple[np.ndarray, np.ndarray]:
+    """One part of an image data set.
+
+    Args:
+        data: One of `IMAGES`.
+        part: `a` and `b` are disjoint draws of 3000 from the training images, `test` 2000 of the test images.
+        where: The folder.
+
+    Returns:
+        Images `[n, 1, 8, 8]` in [0, 1] and classes `[n]`.
+    """
+    packed = _open(where, _FILES[data].format("test" if part == "test" else "train"))
+    labels = packed["labels"].astype(np.int64)
+    order = np.random.default_rng(20240101).permutation(len(labels))
+    rows = {"test": order[:_TESTED], "a": order[:_LEARNT], "b": order[_LEARNT : 2 * _LEARNT]}[part]
+    pixels = _brightness(packed, rows) if data == "cifar8" else packed["images"][rows]
+    around = (-pixels.shape[1] % 8) // 2
+    padded = np.pad(pixels.astype(np.float32) / 255, ((0, 0), (around, around), (around, around)))
+    side = padded.shape[1] // 8
+    small = padded.reshape(len(rows), 8, side, 8, side).mean((2, 4), dtype=np.float32)
+    return small[:, None], labels[rows]
+
+
+def _brightness(packed: np.lib.npyio.NpzFile, rows: np.ndarray) -> np.ndarray:
+    """JPEG streams that share one header, decoded.
+
+    Returns:
+        Grey values `[n, 32, 32]` in 0 to 255.
+
+    Raises:
+        MissingExtraError: If Pillow is not there.
+    """
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise MissingExtraError("CIFAR-10", "pillow", "images") from error
+    header, bodies = packed["jpeg_header"].tobytes(), packed["jpeg_bodies"].tobytes()
+    ends = np.cumsum(packed["body_lengths"].astype(np.int64))
+    starts = ends - packed["body_lengths"]
+    return np.stack([np.array(Image.open(io.BytesIO(header + bodies[starts[i] : ends[i]])).convert("L")) for i in rows])
+
+
+@cache
+def author(name: str, part: str, where: str) -> bytes:
+    """One author's text: the first 45 % are part `a`, the next `b`, the rest `test`.
+
+    Args:
+        name: One of `TEXTS`.
+        part: The part.
+        where: The folder.
+
+    Returns:
+        Bytes.
+    """
+    raw = _open(where, "text_authors.npz")[name].astype(np.uint8)
+    low, high = {"a": (0, 0.45), "b": (0.45, 0.9), "test": (0.9, 1)}[part]
+    return raw[int(low * len(raw)) : int(high * len(raw))].tobytes()

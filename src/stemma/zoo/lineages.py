@@ -1,0 +1,391 @@
+"""Recipes of whole lineages: trees over generations, flat families, siblings as candidates, orphans, strangers.
+
+Each function returns recipes by name, parents before children, and the recipes are the truth: who was made from whom,
+and how. `as_zoo` makes the models; `stemma.zoo.recipe.build_all` makes any of them at once.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from stemma.errors import MisuseError, UnknownNameError
+from stemma.types import RelationKind as R
+from stemma.zoo.collection import Member, Zoo
+from stemma.zoo.kinds import kind_of, seed_for
+from stemma.zoo.recipe import Progress, Recipe, build_all
+
+Recipes = dict[str, Recipe]
+
+_TREE, _FLAT, _SIBLINGS, _DECOYS, _ORPHANS = 21, 22, 23, 24, 25
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How a child is fine-tuned, relative to its kind's own fine-tuning with Adam.
+
+    Attributes:
+        name: Of the tuning.
+        optimizer: One of `stemma.zoo.optimizers.OPTIMIZERS`.
+        rate: Times the rate that the kind has with Adam.
+        steps: Times the kind's steps.
+        weight_decay: As the optimiser takes it.
+        decay: `cosine` or `constant`.
+    """
+
+    name: str
+    optimizer: str = "adam"
+    rate: float = 1.0
+    steps: float = 1.0
+    weight_decay: float = 0.0
+    decay: str = "cosine"
+
+    def parameters(self, kind: str) -> dict[str, Any]:
+        """What a recipe of a kind says of it.
+
+        Returns:
+            Parameters of an operation that learns.
+        """
+        own = kind_of(kind).tuning
+        return {
+            "optimizer": self.optimizer, "rate": own.rate * self.rate, "steps": round(own.steps * self.steps),
+            "weight_decay": self.weight_decay, "decay": self.decay,
+        }  # fmt: skip
+
+
+TUNINGS: Mapping[str, Tuning] = {
+    t.name: t
+    for t in (
+        Tuning("adam", rate=3.0, steps=2),
+        Tuning("adam-long", rate=2.0, steps=4),
+        Tuning("adam-decayed", rate=3.0, steps=2, weight_decay=1e-3),
+        Tuning("adamw", "adamw", rate=3.0, steps=2, weight_decay=0.05),
+        Tuning("momentum", "momentum", rate=15.0, steps=2),
+        Tuning("sgd", "sgd", rate=200.0, steps=2, decay="constant"),
+    )
+}
+"""What children of a tree are drawn from."""
+
+TASKS: Mapping[str, tuple[str, ...]] = {
+    "image": ("shuffled", "inverted+shuffled", "rotated+shuffled"),
+    "text": ("shuffled",),
+}
+"""What children of a tree learn: classes under other labels, of the picture as it is, its negative, or turned;
+a text under other letters. Each child's labels are drawn anew."""
+
+
+def tree(
+    kind: str,
+    seed: int = 0,
+    branching: Sequence[int] = (4, 4),
+    *,
+    tunings: Sequence[str | Tuning] = tuple(TUNINGS),
+    tasks: Sequence[str] | None = None,
+    data: Sequence[str | None] = (None,),
+    init: str = "torch",
+    name: str | None = None,
+) -> Recipes:
+    """A root, its children, their children, each fine-tuned on a task of its own by a tuning drawn for it.
+
+    The default has 21 models in three generations, as the trees of VTHR (Horwitz et al. 2025, arXiv:2405.18432).
+
+    Args:
+        kind: `mlp`, `cnn`, `vit` or `lm`.
+        seed: Other seeds give other trees, which share nothing.
+        branching: Children of each model, generation by generation.
+        tunings: Names in `TUNINGS`, or tunings of one's own; one of them gives a zoo of one recipe.
+        tasks: As in `stemma.zoo.data.TASKS`; `shuffled` gets a seed of its own for each child. `TASKS` unless given.
+        data: Data sets that are drawn from for each model; None is the kind's own.
+        init: How the root's start is drawn, one of `stemma.zoo.training.INITIALISERS`.
+        name: What the names begin with, `KIND-tree-SEED` unless given.
+
+    Returns:
+        Recipes named `NAME/root`, `NAME/2`, `NAME/2-1`, …
+    """
+    name, rng = name or f"{kind}-tree-{seed}", np.random.default_rng([seed, _TREE])
+    ways = [_tuning(t) for t in tunings]
+    tasks = tuple(tasks or TASKS["text" if kind == "lm" else "image"])
+    draws = iter(range(10**9))
+    root = _rooted(kind, seed_for(seed, _TREE, next(draws)), init, _drawn(rng, data))
+    made = {f"{name}/root": root}
+    level = {"": root}
+    for width in branching:
+        below = {}
+        for path, parent in level.items():
+            for i in range(width):
+                own = seed_for(seed, _TREE, next(draws))
+                given = _drawn(rng, ways).parameters(kind) | {"task": _labelled(_drawn(rng, tasks), own)}
+                source = _drawn(rng, data)
+                given |= {"data": source} if source else {}
+                child = Recipe(kind, "finetune", R.FINETUNED, (parent,), given, own, _drawn(rng, "ab"))
+                below[f"{path}-{i + 1}".lstrip("-")] = child
+        made |= {f"{name}/{path}": recipe for path, recipe in below.items()}
+        level = below
+    return made
+
+
+def forest(kind: str, seed: int = 0, roots: int = 5, branching: Sequence[int] = (2, 2, 3), **options: Any) -> Recipes:
+    """Several trees that have nothing in common: 95 models in four generations by default.
+
+    Args:
+        kind: `mlp`, `cnn`, `vit` or `lm`.
+        seed: Other seeds give other forests.
+        roots: How many trees.
+        branching: Children of each model, generation by generation.
+        options: As for `tree`.
+
+    Returns:
+        Recipes named `KIND-forest-SEED/tree-1/root`, …
+    """
+    name = options.pop("name", f"{kind}-forest-{seed}")
+    trees = [
+        tree(kind, seed_for(seed, i) % 2**32, branching, name=f"{name}/tree-{i + 1}", **options) for i in range(roots)
+    ]
+    return {n: r for one in trees for n, r in one.items()}
+
+
+def flat(
+    kind: str,
+    seed: int = 0,
+    roots: int = 10,
+    children: int = 5,
+    operation: str = "finetune",
+    *,
+    init: str = "torch",
+    data: str | None = None,
+) -> Recipes:
+    """Many roots, trained apart, and the children of each by one operation.
+
+    Args:
+        kind: `mlp`, `cnn`, `vit` or `lm`.
+        seed: Other seeds give other roots.
+        roots: How many.
+        children: Of each root.
+        operation: One of `FLAT`.
+        init: How the roots' starts are drawn.
+        data: A data set instead of the kind's own.
+
+    Returns:
+        Recipes named `KIND-flat-SEED/root-1`, `KIND-flat-SEED/root-1-finetune-1`, … The roots do not depend on the
+        operation.
+
+    Raises:
+        UnknownNameError: If there is no such operation.
+    """
+    if operation not in FLAT:
+        raise UnknownNameError(f"no flat family is made by {operation!r}. There are: {', '.join(FLAT)}.")
+    made: Recipes = {}
+    for i in range(roots):
+        root = _rooted(kind, seed_for(seed, _FLAT, i), init, data)
+        name = f"{kind}-flat-{seed}/root-{i + 1}"
+        made[name] = root
+        for j in range(children):
+            own = seed_for(seed, _FLAT, i, j + 1, list(FLAT).index(operation))
+            what, relation, parameters = FLAT[operation](kind, own, j)
+            parents, part = (root,), "ab"[j % 2]
+            if data and what == "finetune":
+                parameters = {**parameters, "data": data}
+            made[f"{name}-{operation}-{j + 1}"] = Recipe(kind, what, relation, parents, parameters, own, part)
+    return made
+
+
+def _tuned(**more: Any) -> Callable[[str, int, int], tuple[str, R, dict[str, Any]]]:
+    """Fine-tuning on a task of the child's own.
+
+    Returns:
+        What makes operation, relation and parameters from kind, seed and index.
+    """
+
+    def make(kind: str, own: int, index: int) -> tuple[str, R, dict[str, Any]]:
+        tasks = TASKS["text" if kind == "lm" else "image"]
+        way = list(TUNINGS.values())[index % len(TUNINGS)]
+        given = {**way.parameters(kind), "task": _labelled(tasks[index % len(tasks)], own)}
+        fixed = {k: v(kind) if callable(v) else v for k, v in more.items()}
+        return "finetune", R.FINETUNED, {**given, **fixed}
+
+    return make
+
+
+def _adapted(kind: str, own: int, index: int) -> tuple[str, R, dict[str, Any]]:
+    _, _, given = _tuned()(kind, own, 0)
+    return "lora", R.LORA, {**given, "rank": (2, 4, 8)[index % 3]}
+
+
+def _pruned(kind: str, own: int, index: int) -> tuple[str, R, dict[str, Any]]:
+    by = ("magnitude", "random")[index % 2]
+    rng = np.random.default_rng(own)
+    high = 0.8 if by == "magnitude" else 0.5
+    return "prune-weights", R.PRUNED, {"ratio": round(float(rng.uniform(0.1, high)), 3), "by": by}
+
+
+def _quantized(bits: int) -> Callable[[str, int, int], tuple[str, R, dict[str, Any]]]:
+    def make(kind: str, own: int, index: int) -> tuple[str, R, dict[str, Any]]:
+        grids = list(product((16, 32, 64, 128, 0), (True, False)))
+        block, symmetric = grids[index % len(grids)]
+        return "quantize", R.QUANTIZED, {"bits": bits, "block": block, "symmetric": symmetric}
+
+    return make
+
+
+FLAT: Mapping[str, Callable[[str, int, int], tuple[str, R, dict[str, Any]]]] = {
+    "finetune": _tuned(),
+    "lora": _adapted,
+    "prune": _pruned,
+    "int8": _quantized(8),
+    "int4": _quantized(4),
+    "longer": _tuned(optimizer="adam", weight_decay=0, decay="cosine",
+                     steps=lambda kind: 2 * kind_of(kind).schedule.steps),
+    "few-shot": _tuned(shots=5),
+    "imbalanced": _tuned(imbalance=50),
+}  # fmt: skip
+"""Operations of flat families, with what each child of a root gets. `prune` draws ratios from .1 to .8 by magnitude
+and to .5 at random; `int8` and `int4` go through ten grids, so that more than ten children of a root repeat."""
+
+
+def sibling_candidates(kind: str, seed: int = 0, candidates: int = 8, children: int = 4, **options: Any) -> Recipes:
+    """Candidates that are fine-tunes of one root, and children of each of them: the hard case of parenthood.
+
+    Args:
+        kind: `mlp`, `cnn`, `vit` or `lm`.
+        seed: Other seeds give other families.
+        candidates: Fine-tunes of the root on different data and tasks.
+        children: Of each candidate.
+        options: As for `tree`.
+
+    Returns:
+        Recipes named `KIND-siblings-SEED/root`, `…/3` for a candidate, `…/3-2` for its child.
+    """
+    name = options.pop("name", f"{kind}-siblings-{seed}")
+    return tree(kind, seed_for(seed, _SIBLINGS) % 2**32, (candidates, children), name=name, **options)
+
+
+def decoys(kind: str, seed: int = 0, count: int = 50, *, init: str = "torch", data: str | None = None) -> Recipes:
+    """Strangers: the same architecture trained apart on the same data, for registries in which nothing is the parent.
+
+    Args:
+        kind: `mlp`, `cnn`, `vit` or `lm`.
+        seed: Other seeds give other strangers.
+        count: How many.
+        init: How their starts are drawn.
+        data: A data set instead of the kind's own.
+
+    Returns:
+        Recipes named `KIND-decoys-SEED/1`, …
+    """
+    made = (_rooted(kind, seed_for(seed, _DECOYS, i), init, data, "ab"[i % 2]) for i in range(count))
+    return {f"{kind}-decoys-{seed}/{i + 1}": r for i, r in enumerate(made)}
+
+
+@dataclass(frozen=True)
+class Search:
+    """Models to look for parents of, and where to look.
+
+    Attributes:
+        enrolled: Candidates.
+        queries: Children to be traced.
+        parent: The right answer for each query: a name among the enrolled, or None where the parent is not enrolled.
+        siblings: Queries without parent that have a sibling among the enrolled.
+    """
+
+    enrolled: Recipes
+    queries: Recipes
+    parent: Mapping[str, str | None]
+    siblings: frozenset[str]
+
+
+def orphans(recipes: Mapping[str, Recipe], share: float = 0.2, seed: int = 0, *, siblings: bool = False) -> Search:
+    """A search in which some parents are left out.
+
+    Every model without children here is a query, and every other model is enrolled; of a share of the parents of
+    queries, all that was made from them becomes orphaned because they are not enrolled.
+
+    Args:
+        recipes: Lineages.
+        share: Share of the parents of queries that are left out.
+        seed: Of the choice.
+        siblings: Enrol one child of every left-out parent instead of asking for it.
+
+    Returns:
+        The search.
+
+    Raises:
+        MisuseError: If the share is no share.
+    """
+    if not 0 <= share <= 1:
+        raise MisuseError(f"{share} is no share of the parents. Give a number from 0 to 1.")
+    names = {r.digest: n for n, r in reversed(list(recipes.items()))}
+    above = {n: [names[p.digest] for p in r.parents if p.digest in names] for n, r in recipes.items()}
+    inner = {p for parents in above.values() for p in parents}
+    queries = [n for n in recipes if n not in inner and above[n]]
+    parents = sorted({p for n in queries for p in above[n]})
+    chosen = np.random.default_rng([seed, _ORPHANS]).permutation(len(parents))[: round(share * len(parents))]
+    gone = {parents[i] for i in chosen}
+    kept: dict[str, str] = {}
+    for n in queries if siblings else ():
+        for p in set(above[n]) & gone:
+            kept.setdefault(p, n)
+    asked = [n for n in queries if n not in kept.values()]
+    right = {n: next((p for p in above[n] if p not in gone), None) for n in asked}
+    enrolled = {n: r for n, r in recipes.items() if n not in asked and n not in gone}
+    beside = frozenset(n for n in asked if right[n] is None and set(above[n]) & set(kept))
+    return Search(enrolled, {n: recipes[n] for n in asked}, right, beside)
+
+
+def as_zoo(
+    recipes: Mapping[str, Recipe],
+    *,
+    keep: bool = True,
+    progress: Progress | None = None,
+    made: dict[str, Any] | None = None,
+) -> Zoo:
+    """Make the models of some lineages, with their truth.
+
+    Cost on one core, first time: a tree of 21 perceptrons takes 2 s.
+
+    Args:
+        recipes: By name; whatever they come from may be left out, and the zoo's truth then names it as hidden.
+        keep: Use the cache.
+        progress: Told how many models are made.
+        made: Weights made before, by recipe digest; filled with those made now.
+
+    Returns:
+        The zoo, in the order given.
+    """
+    models = build_all(recipes, keep=keep, progress=progress, made=made)
+    names = {r.digest: n for n, r in reversed(list(recipes.items()))}
+    history: dict[str, tuple[str, ...]] = {}
+
+    def named(recipe: Recipe) -> str:
+        name = names.setdefault(recipe.digest, f"{recipe.kind}-{recipe.operation}-{recipe.digest[7:15]}")
+        if name not in history:
+            history[name] = tuple(named(p) for p in recipe.parents)
+        return name
+
+    members = []
+    for (name, recipe), model in zip(recipes.items(), models, strict=True):
+        history[name] = tuple(named(p) for p in recipe.parents)
+        members.append(Member(name, model, recipe, history[name], recipe.relation))
+    return Zoo(tuple(members), history)
+
+
+def _rooted(kind: str, own: int, init: str, data: str | None, part: str = "a") -> Recipe:
+    given = {k: v for k, v in (("init", init), ("data", data)) if v not in (None, "torch")}
+    return Recipe(kind, "train", None, (), given, own, part)
+
+
+def _drawn(rng: np.random.Generator, values: Sequence[Any]) -> Any:
+    return values[int(rng.integers(len(values)))]
+
+
+def _labelled(task: str, own: int) -> str:
+    return "+".join(f"{s}:{own % 10**6}" if s == "shuffled" else s for s in task.split("+"))
+
+
+def _tuning(given: str | Tuning) -> Tuning:
+    if isinstance(given, Tuning):
+        return given
+    if given not in TUNINGS:
+        raise UnknownNameError(f"no tuning is called {given!r}. There are: {', '.join(TUNINGS)}.")
+    return TUNINGS[given]
