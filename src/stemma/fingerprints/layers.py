@@ -72,7 +72,7 @@ def head(network: Network, module: "torch.nn.Module", inputs: "torch.Tensor") ->
 
     ran: list[torch.nn.Module] = []
     handles = [
-        part.register_forward_pre_hook(lambda part, _: ran.append(part)) for part in module.modules() if _maps(part)
+        part.register_forward_pre_hook(lambda part, _: ran.append(part)) for part in module.modules() if maps(part)
     ]
     try:
         with torch.no_grad():
@@ -127,7 +127,7 @@ def channels_last(module: "torch.nn.Module", seen: "torch.Tensor") -> bool:
     return seen.ndim == 3 or "Linear" in name or "LayerNorm" in name
 
 
-def _maps(part: "torch.nn.Module") -> bool:
+def maps(part: "torch.nn.Module") -> bool:
     """Linear and convolution modules, also those of other libraries (quantised, LoRA, GPT-2's `Conv1D`)."""
     name = type(part).__name__
     return any(word in name for word in ("Linear", "Conv")) and any(p.ndim > 1 for p in part.parameters(recurse=False))

@@ -1,0 +1,332 @@
+"""Which candidate was a network fine-tuned from? Features are compared after a linear step towards its weights."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from stemma.errors import MisuseError
+from stemma.fingerprints.questioning import together
+from stemma.models.model import Model
+from stemma.probes import Probes
+from stemma.types import Spec
+
+if TYPE_CHECKING:
+    import torch
+
+    from stemma.kinship.function.feature_similarities import AbstractSimilarity
+    from stemma.kinship.function.network_body import Body
+
+FORMS = ("linear", "taylor", "plain")
+"""The forms of the method."""
+
+SIMILARITIES = ("l1", "l2", "lp", "lse", "linf", "cka", "dc")
+"""The similarities of features."""
+
+ALPHA = {"linear": 1.0, "taylor": 0.01, "plain": 0.0}
+"""Length of the step that each form takes unless told."""
+
+
+@dataclass(frozen=True)
+class BestParent:
+    """Which of the candidates a child was most likely fine-tuned from, if it was fine-tuned from one of them.
+
+    A closed question: some candidate always scores highest, also where none is the parent.
+
+    Attributes:
+        child: Name of the child.
+        candidates: Names, in the order given.
+        scores: One per candidate, larger for nearer; comparable among these candidates only.
+        winner: Position of the highest score; None where several candidates share it.
+        margin: Highest score less the second highest; 0 for a tie, None for a single candidate.
+        tied: Positions that share the highest score.
+    """
+
+    child: str
+    candidates: tuple[str, ...]
+    scores: tuple[float, ...]
+    winner: int | None
+    margin: float | None
+    tied: tuple[int, ...]
+
+    @property
+    def parent(self) -> str | None:
+        """Name of the winner, None where there is no single one."""
+        return None if self.winner is None else self.candidates[self.winner]
+
+
+@dataclass(frozen=True, eq=False)
+class LineageScores:
+    """Scores of every candidate for every child.
+
+    Attributes:
+        candidates: Names, k of them.
+        children: Names, c of them.
+        values: `[k, c]`, float64: larger for nearer, comparable within a column only.
+        replaced: `[k, c]`: whether the approximation was not finite, so that the plain score stands in its place.
+        spec: The method.
+    """
+
+    candidates: tuple[str, ...]
+    children: tuple[str, ...]
+    values: np.ndarray
+    replaced: np.ndarray
+    spec: Spec
+
+    def best(self) -> tuple[BestParent, ...]:
+        """The best candidate of each child.
+
+        Returns:
+            One answer per child, in order.
+        """
+        return tuple(self._best(i) for i in range(len(self.children)))
+
+    def _best(self, column: int) -> BestParent:
+        scores = self.values[:, column]
+        tied = tuple(np.flatnonzero(scores == scores.max()).tolist())
+        below = np.sort(scores)[::-1]
+        return BestParent(
+            child=self.children[column],
+            candidates=self.candidates,
+            scores=tuple(scores.tolist()),
+            winner=tied[0] if len(tied) == 1 else None,
+            margin=float(below[0] - below[1]) if len(below) > 1 else None,
+            tied=tied,
+        )
+
+
+@dataclass(frozen=True)
+class FineTuningApproximation:
+    """Compare a child's features with the parent's after a first-order step along the difference of their weights.
+
+    With features F of the probes, weights p of a candidate and c of the child, and s a similarity, the forms score
+
+    - `plain`: `s(F(p), F(c))`;
+    - `linear`: `s(F(p) + alpha J (c - p), F(c))`, J being the derivative of F in the weights at p. From the true
+      parent a short fine-tuning is nearly this step; from any other candidate the step leads astray;
+    - `taylor`: `s(F(p), F(c)) + alpha <ds/dF, J (c - p)>`, the published form. Nothing bounds the second term, so a
+      wrong candidate wins once alpha is large.
+
+    No Jacobian is formed: `linear` takes one forward derivative per child, many at once and on one pass through the
+    parent; `taylor` one backward pass per pair. Memory: `chunk` times that of one pass for `linear`, that of one
+    backward pass for `taylor`, and the features of all children.
+
+    Parent and child must share architecture, names of parameters, and the order of their hidden units; heads may
+    differ. Weights of the head and buffers (running statistics) are no part of the difference.
+
+    Attributes:
+        form: `linear`, `taylor` or `plain`.
+        similarity: `l1`, `l2`, `lp`, `lse`, `linf` (not with `taylor`), `cka` or `dc`.
+        alpha: Length of the step; None takes 1 for `linear` and 0.01 for `taylor`. `plain` takes none.
+        bounded: For `linear` with `cka` and `dc`: a step that changes the features by more than they differ from the
+            child's is shortened to that. These two do not see how long a step is, and a long one carries so much of
+            the child's own weights into any candidate's features that they look alike. Norms are left alone.
+        power: Of `lp`.
+        temperature: Of `lse`.
+        layer: A module whose output is compared; empty for what enters the head (the last linear or convolution
+            module that is run); `all` for every layer, where scores are ranks among the candidates, averaged.
+        batch: Probes at once; changes no number beyond rounding.
+        chunk: Children differentiated at once; changes no number beyond rounding.
+
+    Source: Yu and Wang 2024 (Neural Lineage, CVPR), arXiv:2406.11129. `taylor` is the published form; `linear`, which
+    scores the linearised features themselves, `all`, and the gradients of `cka` and `dc` are this project's.
+    """
+
+    form: Literal["linear", "taylor", "plain"] = "linear"
+    similarity: Literal["l1", "l2", "lp", "lse", "linf", "cka", "dc"] = "l1"
+    alpha: float | None = None
+    bounded: bool = True
+    power: float = 4.0
+    temperature: float = 0.01
+    layer: str = ""
+    batch: int = field(default=256, compare=False)
+    chunk: int = field(default=16, compare=False)
+
+    name = "finetuning-approximation"
+    version = 1
+
+    def __post_init__(self) -> None:
+        if self.form not in FORMS:
+            raise MisuseError(f"form is one of {', '.join(FORMS)}, not {self.form!r}")
+        if self.similarity not in SIMILARITIES:
+            raise MisuseError(f"there is no similarity {self.similarity!r}. There are: {', '.join(SIMILARITIES)}")
+        if not 1 <= self.power < np.inf or not 0 < self.temperature < np.inf:
+            raise MisuseError(f"power is 1 or more and temperature positive, not {self.power} and {self.temperature}")
+        if self.form == "plain" and self.alpha is not None:
+            raise MisuseError("the plain form takes no step: leave alpha out, or take form='linear'")
+        if not np.isfinite(self.step):
+            raise MisuseError(f"alpha is a finite number, not {self.alpha}")
+        if self.batch < 1 or self.chunk < 1:
+            raise MisuseError("batch and chunk are 1 or more")
+        if self.form == "taylor" and self.similarity == "linf":
+            raise MisuseError("the similarity linf has no gradient for the Taylor form: take lse, or form='linear'")
+
+    @property
+    def step(self) -> float:
+        """Length of the step that is taken."""
+        return ALPHA[self.form] if self.alpha is None else self.alpha
+
+    @property
+    def spec(self) -> Spec:
+        """Identity of the method with its parameters; what changes no number is left out."""
+        kept = {f.name: getattr(self, f.name) for f in fields(self) if f.compare}
+        return Spec(self.name, self.version, {**kept, "alpha": self.step})
+
+    def __call__(self, parent: Model, children: Sequence[Model], probes: Probes) -> np.ndarray:
+        """Scores of one candidate.
+
+        Args:
+            parent: The candidate.
+            children: Networks that may come from it.
+            probes: Inputs of the kind that the children were fine-tuned on.
+
+        Returns:
+            One score per child, float64 `[c]`, larger for nearer. They rank candidates for one child; between children
+            they cannot be compared.
+
+        Raises:
+            MisuseError: If architectures do not fit each other or the probes, or `layer` is `all`.
+        """
+        if self.layer == "all":
+            raise MisuseError("layer='all' averages ranks among candidates: use matrix with all of them")
+        return self.matrix([parent], children, probes).values[0]
+
+    def matrix(self, candidates: Sequence[Model], children: Sequence[Model], probes: Probes) -> LineageScores:
+        """Scores of every candidate for every child.
+
+        Cost: two forward passes per model, and per pair one forward derivative or backward pass.
+
+        Args:
+            candidates: Possible parents.
+            children: Networks that may come from them.
+            probes: Inputs of the kind that the children were fine-tuned on, the same for all.
+
+        Returns:
+            The scores.
+
+        Raises:
+            MisuseError: If there are no candidates, children or probes, or architectures do not fit.
+        """
+        _check(candidates, children, probes)
+        rows, replaced = [], np.zeros((len(candidates), len(children)), bool)
+        made = [self._bodies(child, probes) for child in children]
+        for i, candidate in enumerate(candidates):
+            layers = self._bodies(candidate, probes)
+            odd = next((c for c, m in zip(children, made, strict=True) if len(m) != len(layers)), None)
+            if odd is not None:
+                raise MisuseError(f"{candidate.name} and {odd.name} do not have the same number of layers")
+            rows.append([])
+            for k, body in enumerate(layers):
+                scores, fell = self._row(body, [m[k] for m in made], probes)
+                rows[-1].append(scores)
+                replaced[i] |= fell
+        values = np.array(rows).transpose(1, 0, 2)
+        names = tuple(m.name for m in candidates), tuple(m.name for m in children)
+        return LineageScores(*names, _mean_rank(values) if self.layer == "all" else values[0], replaced, self.spec)
+
+    def best_parent(self, candidates: Sequence[Model], child: Model, probes: Probes) -> BestParent:
+        """The candidate from which a child was most likely fine-tuned.
+
+        Args:
+            candidates: Possible parents.
+            child: The network in question.
+            probes: Inputs of the kind that it was fine-tuned on.
+
+        Returns:
+            All scores and the winner. It is a ranking, not a test: it has no p-value, and names one even where no
+            candidate is the parent.
+
+        Raises:
+            MisuseError: As `matrix`.
+        """
+        return self.matrix(candidates, [child], probes).best()[0]
+
+    def _bodies(self, model: Model, probes: Probes) -> "tuple[Body, ...]":
+        from stemma.kinship.function.network_body import bodies, body
+
+        return bodies(model, probes) if self.layer == "all" else (body(model, probes, self.layer),)
+
+    def _row(self, parent: "Body", children: "Sequence[Body]", probes: Probes) -> tuple[np.ndarray, np.ndarray]:
+        """Scores of one candidate at one layer, and which of them are plain ones in place of what was not finite."""
+        import torch
+
+        from stemma.kinship.function.feature_similarities import similarity
+
+        measure = similarity(self.similarity, self.power, self.temperature)
+        own = parent.collected(probes, self.batch)
+        scores, replaced = [], []
+        for start in range(0, len(children), self.chunk):
+            chunk = children[start : start + self.chunk]
+            theirs = torch.stack([_fitting(parent, own, c, c.collected(probes, self.batch)) for c in chunk])
+            plain = measure.finished(measure.value(own, theirs))
+            found = plain if self.form == "plain" else self._approximated(measure, parent, chunk, own, theirs, probes)
+            fell = ~torch.isfinite(found)
+            scores.append(torch.where(fell, plain, found))
+            replaced.append(fell)
+        return torch.cat(scores).numpy(), torch.cat(replaced).numpy()
+
+    def _approximated(
+        self,
+        measure: "AbstractSimilarity",
+        parent: "Body",
+        children: "Sequence[Body]",
+        own: "torch.Tensor",
+        theirs: "torch.Tensor",
+        probes: Probes,
+    ) -> "torch.Tensor":
+        from stemma.kinship.function.network_body import difference, slopes, tangents
+
+        added = [difference(parent, child) for child in children]
+        if self.form == "linear":
+            moved = self.step * tangents(parent, added, probes, self.batch)
+            if self.bounded and measure.scaleless:
+                moved = bounded(moved, theirs - own)
+            return measure.finished(measure.value(own + moved, theirs))
+        slope = slopes(parent, added, measure.gradient(own, theirs), probes, self.batch)
+        return measure.finished(measure.value(own, theirs) + self.step * slope)
+
+
+def bounded(moved: "torch.Tensor", apart: "torch.Tensor") -> "torch.Tensor":
+    """Steps of features, no longer than a distance.
+
+    Args:
+        moved: Steps `[c, n, d]`.
+        apart: As many differences.
+
+    Returns:
+        The same steps, those longer than their difference shortened to its length.
+    """
+    length, most = (t.flatten(1).norm(dim=1) for t in (moved, apart))
+    return moved * (most / length.clamp(min=1e-300)).clamp(max=1)[:, None, None]
+
+
+def _check(candidates: Sequence[Model], children: Sequence[Model], probes: Probes) -> None:
+    for what, given in (("candidate", candidates), ("child", children)):
+        if isinstance(given, Model) or not all(isinstance(m, Model) for m in given):
+            raise MisuseError(f"give a list of models (stemma.load, stemma.from_module) for each {what}")
+        if not given:
+            raise MisuseError(f"there is no {what}: give at least one model")
+    if not isinstance(probes, Probes):
+        raise MisuseError(f"probes are made by stemma.Probes.of, but a {type(probes).__name__} was given")
+    together(*candidates, *children)
+
+
+def _fitting(parent: "Body", own: "torch.Tensor", child: "Body", theirs: "torch.Tensor") -> "torch.Tensor":
+    if own.shape != theirs.shape:
+        raise MisuseError(
+            f"{parent.network.name} has {own.shape[1]} features per probe and {child.network.name} has "
+            f"{theirs.shape[1]}: parent and child must have one architecture; only heads may differ"
+        )
+    return theirs
+
+
+def _mean_rank(values: np.ndarray) -> np.ndarray:
+    """Ranks among candidates (1 is the farthest, ties share the mean), averaged over layers `[layers, k, c]`.
+
+    Returns:
+        `[k, c]`.
+    """
+    from scipy.stats import rankdata
+
+    return rankdata(values, axis=1).mean(0)
