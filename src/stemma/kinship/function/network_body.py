@@ -226,9 +226,9 @@ def _reached(found: Body, probes: Probes) -> Body:
         slopes = torch.autograd.grad(out.sum(), list(leaves.values()), allow_unused=True)
     inside = {n: found.parameters[n] for n, slope in zip(leaves, slopes, strict=False) if slope is not None}
     if not inside:
+        where = repr(found.layer) if found.layer else "head"
         raise MisuseError(
-            f"no parameter of {found.network.name} reaches the features at its {repr(found.layer) if found.layer else 'head'}: "
-            "take a later layer"
+            f"no parameter of {found.network.name} reaches the features at its {where}: take a later layer"
         )
     outside = {n: t for n, t in found.parameters.items() if n not in inside}
     return replace(found, parameters=inside, rest={**found.rest, **outside})
