@@ -4,9 +4,8 @@ Each function returns recipes by name, parents before children, and the recipes 
 and how. `as_zoo` makes the models; `stemma.zoo.recipe.build_all` makes any of them at once.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -14,66 +13,14 @@ import numpy as np
 from stemma.errors import MisuseError, UnknownNameError
 from stemma.types import RelationKind as R
 from stemma.zoo.collection import Member, Zoo
-from stemma.zoo.kinds import kind_of, seed_for
+from stemma.zoo.kinds import seed_for
+from stemma.zoo.merging import experts
 from stemma.zoo.recipe import Progress, Recipe, build_all
+from stemma.zoo.tunings import FLAT, TASKS, TUNINGS, Tuning, labelled, tuning
 
 Recipes = dict[str, Recipe]
 
 _TREE, _FLAT, _SIBLINGS, _DECOYS, _ORPHANS = 21, 22, 23, 24, 25
-
-
-@dataclass(frozen=True)
-class Tuning:
-    """How a child is fine-tuned, relative to its kind's own fine-tuning with Adam.
-
-    Attributes:
-        name: Of the tuning.
-        optimizer: One of `stemma.zoo.optimizers.OPTIMIZERS`.
-        rate: Times the rate that the kind has with Adam.
-        steps: Times the kind's steps.
-        weight_decay: As the optimiser takes it.
-        decay: `cosine` or `constant`.
-    """
-
-    name: str
-    optimizer: str = "adam"
-    rate: float = 1.0
-    steps: float = 1.0
-    weight_decay: float = 0.0
-    decay: str = "cosine"
-
-    def parameters(self, kind: str) -> dict[str, Any]:
-        """What a recipe of a kind says of it.
-
-        Returns:
-            Parameters of an operation that learns.
-        """
-        own = kind_of(kind).tuning
-        return {
-            "optimizer": self.optimizer, "rate": own.rate * self.rate, "steps": round(own.steps * self.steps),
-            "weight_decay": self.weight_decay, "decay": self.decay,
-        }  # fmt: skip
-
-
-TUNINGS: Mapping[str, Tuning] = {
-    t.name: t
-    for t in (
-        Tuning("adam", rate=3.0, steps=2),
-        Tuning("adam-long", rate=2.0, steps=4),
-        Tuning("adam-decayed", rate=3.0, steps=2, weight_decay=1e-3),
-        Tuning("adamw", "adamw", rate=3.0, steps=2, weight_decay=0.05),
-        Tuning("momentum", "momentum", rate=15.0, steps=2),
-        Tuning("sgd", "sgd", rate=200.0, steps=2, decay="constant"),
-    )
-}
-"""What children of a tree are drawn from."""
-
-TASKS: Mapping[str, tuple[str, ...]] = {
-    "image": ("shuffled", "inverted+shuffled", "rotated+shuffled"),
-    "text": ("shuffled",),
-}
-"""What children of a tree learn: classes under other labels, of the picture as it is, its negative, or turned;
-a text under other letters. Each child's labels are drawn anew."""
 
 
 def tree(
@@ -105,7 +52,7 @@ def tree(
         Recipes named `NAME/root`, `NAME/2`, `NAME/2-1`, …
     """
     name, rng = name or f"{kind}-tree-{seed}", np.random.default_rng([seed, _TREE])
-    ways = [_tuning(t) for t in tunings]
+    ways = [tuning(t) for t in tunings]
     tasks = tuple(tasks or TASKS["text" if kind == "lm" else "image"])
     draws = iter(range(10**9))
     root = _rooted(kind, seed_for(seed, _TREE, next(draws)), init, _drawn(rng, data))
@@ -116,7 +63,7 @@ def tree(
         for path, parent in level.items():
             for i in range(width):
                 own = seed_for(seed, _TREE, next(draws))
-                given = _drawn(rng, ways).parameters(kind) | {"task": _labelled(_drawn(rng, tasks), own)}
+                given = _drawn(rng, ways).parameters(kind) | {"task": labelled(_drawn(rng, tasks), own)}
                 source = _drawn(rng, data)
                 given |= {"data": source} if source else {}
                 child = Recipe(kind, "finetune", R.FINETUNED, (parent,), given, own, _drawn(rng, "ab"))
@@ -189,59 +136,6 @@ def flat(
                 parameters = {**parameters, "data": data}
             made[f"{name}-{operation}-{j + 1}"] = Recipe(kind, what, relation, parents, parameters, own, part)
     return made
-
-
-def _tuned(**more: Any) -> Callable[[str, int, int], tuple[str, R, dict[str, Any]]]:
-    """Fine-tuning on a task of the child's own.
-
-    Returns:
-        What makes operation, relation and parameters from kind, seed and index.
-    """
-
-    def make(kind: str, own: int, index: int) -> tuple[str, R, dict[str, Any]]:
-        tasks = TASKS["text" if kind == "lm" else "image"]
-        way = list(TUNINGS.values())[index % len(TUNINGS)]
-        given = {**way.parameters(kind), "task": _labelled(tasks[index % len(tasks)], own)}
-        fixed = {k: v(kind) if callable(v) else v for k, v in more.items()}
-        return "finetune", R.FINETUNED, {**given, **fixed}
-
-    return make
-
-
-def _adapted(kind: str, own: int, index: int) -> tuple[str, R, dict[str, Any]]:
-    _, _, given = _tuned()(kind, own, 0)
-    return "lora", R.LORA, {**given, "rank": (2, 4, 8)[index % 3]}
-
-
-def _pruned(kind: str, own: int, index: int) -> tuple[str, R, dict[str, Any]]:
-    by = ("magnitude", "random")[index % 2]
-    rng = np.random.default_rng(own)
-    high = 0.8 if by == "magnitude" else 0.5
-    return "prune-weights", R.PRUNED, {"ratio": round(float(rng.uniform(0.1, high)), 3), "by": by}
-
-
-def _quantized(bits: int) -> Callable[[str, int, int], tuple[str, R, dict[str, Any]]]:
-    def make(kind: str, own: int, index: int) -> tuple[str, R, dict[str, Any]]:
-        grids = list(product((16, 32, 64, 128, 0), (True, False)))
-        block, symmetric = grids[index % len(grids)]
-        return "quantize", R.QUANTIZED, {"bits": bits, "block": block, "symmetric": symmetric}
-
-    return make
-
-
-FLAT: Mapping[str, Callable[[str, int, int], tuple[str, R, dict[str, Any]]]] = {
-    "finetune": _tuned(),
-    "lora": _adapted,
-    "prune": _pruned,
-    "int8": _quantized(8),
-    "int4": _quantized(4),
-    "longer": _tuned(optimizer="adam", weight_decay=0, decay="cosine",
-                     steps=lambda kind: 2 * kind_of(kind).schedule.steps),
-    "few-shot": _tuned(shots=5),
-    "imbalanced": _tuned(imbalance=50),
-}  # fmt: skip
-"""Operations of flat families, with what each child of a root gets. `prune` draws ratios from .1 to .8 by magnitude
-and to .5 at random; `int8` and `int4` go through ten grids, so that more than ten children of a root repeat."""
 
 
 def sibling_candidates(kind: str, seed: int = 0, candidates: int = 8, children: int = 4, **options: Any) -> Recipes:
@@ -366,7 +260,8 @@ def as_zoo(
     members = []
     for (name, recipe), model in zip(recipes.items(), models, strict=True):
         history[name] = tuple(named(p) for p in recipe.parents)
-        members.append(Member(name, model, recipe, history[name], recipe.relation))
+        parents = tuple(names[p.digest] for p in experts(recipe))
+        members.append(Member(name, model, recipe, parents, recipe.relation))
     return Zoo(tuple(members), history)
 
 
@@ -377,15 +272,3 @@ def _rooted(kind: str, own: int, init: str, data: str | None, part: str = "a") -
 
 def _drawn(rng: np.random.Generator, values: Sequence[Any]) -> Any:
     return values[int(rng.integers(len(values)))]
-
-
-def _labelled(task: str, own: int) -> str:
-    return "+".join(f"{s}:{own % 10**6}" if s == "shuffled" else s for s in task.split("+"))
-
-
-def _tuning(given: str | Tuning) -> Tuning:
-    if isinstance(given, Tuning):
-        return given
-    if given not in TUNINGS:
-        raise UnknownNameError(f"no tuning is called {given!r}. There are: {', '.join(TUNINGS)}.")
-    return TUNINGS[given]

@@ -63,15 +63,21 @@ class Recipe:
 LEARNING = ("train", "finetune", "replace-head", "inherit-part", "lora", "unlearn", "distill")
 """Operations that train: they take time, so what they make is cached."""
 
-CHANGES = (
-    "copy", "half", "rename", "transpose", "fuse-projections", "permute", "rescale", "fold-norms", "rotate",
-    "grow-vocabulary", "prune-weights", "prune-units", "prune-layers", "zero-layers", "int8", "int4", "merge",
-)  # fmt: skip
-"""Operations that only compute."""
+_HOMES: Mapping[str, tuple[str, ...]] = {
+    "learning": LEARNING,
+    "changes": (
+        "copy", "half", "rename", "transpose", "fuse-projections", "permute", "rescale", "fold-norms", "rotate",
+        "grow-vocabulary",
+    ),
+    "cutting": ("prune-weights", "prune-units", "prune-layers", "zero-layers"),
+    "quantizing": ("int8", "int4", "quantize"),
+    "merging": ("merge", "task-arithmetic", "ties", "dare", "slerp", "layerwise", "franken"),
+}  # fmt: skip
+"""The module of each operation."""
 
-OPERATIONS = LEARNING + CHANGES
-"""What can be done: functions of the same name in `learning`, which say what is to be learnt, and `changes`; both take
-the recipe and its parents' configurations and weights."""
+OPERATIONS = tuple(name for names in _HOMES.values() for name in names)
+"""What can be done: functions of the same name, which take the recipe and its parents' configurations and weights.
+Those in `learning` say what is to be learnt; the others compute."""
 
 Made = tuple[dict[str, Any], Arrays]
 
@@ -80,10 +86,12 @@ Progress = Callable[[str, int, int | None], None]
 
 
 def _operation(name: str) -> Callable[[Recipe, list[Made]], Any]:
-    if name not in OPERATIONS:
+    home = next((home for home, names in _HOMES.items() if name in names), None)
+    if home is None:
         raise UnknownNameError(f"no operation is called {name!r}. There are: {', '.join(OPERATIONS)}.")
-    home = import_module(f"stemma.zoo.{'learning' if name in LEARNING else 'changes'}")
-    return getattr(home, "train_from_scratch" if name == "train" else name.replace("-", "_"))
+    return getattr(
+        import_module(f"stemma.zoo.{home}"), "train_from_scratch" if name == "train" else name.replace("-", "_")
+    )
 
 
 def build(recipe: Recipe, name: str = "", *, keep: bool = True, made: dict[str, Any] | None = None) -> Model:
