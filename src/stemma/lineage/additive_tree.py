@@ -1,0 +1,356 @@
+"""An undirected tree from distances that add up along it, with the inner nodes that are missing.
+
+Fine-tuning adds increments that are nearly orthogonal to one another, so squared distances of weights nearly add up
+along the true tree. On such distances every statement about the tree is one about right angles: `j` hangs on `i` exactly
+if `w_j - w_i` is orthogonal to `w_k - w_i` for all others, and `i` and `j` are siblings exactly if `w_i - w_j` is
+orthogonal to all `w_k - w_l`. How far from a right angle independent increments lie is measured on the family itself.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+
+from stemma.errors import MisuseError
+from stemma.types import Spec
+
+Pair = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class AdditiveTree:
+    """A tree over observed nodes and the missing ones that distances call for.
+
+    Attributes:
+        observed: Nodes `0 … observed - 1` are those of the distance matrix; larger numbers are missing nodes.
+        edges: Length of every edge, by its ends, the smaller number first.
+        noise: Root mean square cosine between independent increments that decisions were made with.
+    """
+
+    observed: int
+    edges: Mapping[Pair, float]
+    noise: float
+
+    @property
+    def missing(self) -> tuple[int, ...]:
+        """The missing nodes."""
+        return tuple(sorted({v for e in self.edges for v in e if v >= self.observed}))
+
+    def neighbours(self) -> dict[int, list[int]]:
+        """Adjacent nodes of every node that has any, ascending."""
+        out: dict[int, list[int]] = {}
+        for i, j in sorted(self.edges):
+            out.setdefault(i, []).append(j)
+            out.setdefault(j, []).append(i)
+        return out
+
+
+@dataclass(frozen=True)
+class RecursiveGrouping:
+    """Chow and Liu's tree first, then missing nodes where no observed node can be the parent of its neighbours.
+
+    A minimum spanning tree is refined within the closed neighbourhood of each of its inner nodes: neighbours that lie in
+    directions of their own stay; those that share a part of their way are grouped recursively, under one of them if
+    it can be their parent, under a missing node if none can.
+    Cost: one spanning tree; then for each neighbourhood of m nodes O(m²), and O(m⁴) for those m that share a way.
+    Only a node's neighbourhood is looked at, so a new model touches its family only.
+
+    Attributes:
+        deviations: Cosines up to this many times the noise count as right angles.
+        least: But cosines below this always do: a part of the way that is shorter than this share is the common
+            direction of trainings on like data, not an ancestor. Chosen on the selection families of
+            benchmarks/forest.py.
+        prior: Noise where a family is too small to show its own.
+
+    Source: Choi, Tan, Anandkumar and Willsky, JMLR 12 (2011), sections 4 and 5 (RG, CLGrouping). Departures: information
+        distances are squared weight distances; equality of differences of distances is tested as a right angle, on the
+        scale of the family's own noise, instead of by a fixed threshold.
+    """
+
+    deviations: float = 3.0
+    least: float = 0.18
+    prior: float = 0.1
+
+    name = "recursive-grouping"
+    version = 1
+
+    @property
+    def spec(self) -> Spec:
+        """Identity of the method with its parameters."""
+        return Spec(self.name, self.version, asdict(self))
+
+    def __call__(self, distances: np.ndarray) -> AdditiveTree:
+        """Reconstruct the tree.
+
+        Args:
+            distances: Squared distances, finite and not negative, symmetric, `[n, n]`.
+
+        Returns:
+            A tree that spans all n nodes.
+
+        Raises:
+            MisuseError: If that is no distance matrix.
+        """
+        d = _checked(distances)
+        skeleton = spanning_tree(d)
+        noise = self.noise(d, skeleton)
+        work = _Tree(d, skeleton, max(self.least, self.deviations * noise))
+        for node in range(len(d)):
+            if len(work.around[node]) > 1:
+                work.refine(node)
+        return AdditiveTree(len(d), work.lengths(), noise)
+
+    def noise(self, distances: np.ndarray, skeleton: Sequence[Pair]) -> float:
+        """Root mean square cosine between increments that have no node in common.
+
+        Args:
+            distances: Squared distances `[n, n]`.
+            skeleton: Edges of a spanning tree.
+
+        Returns:
+            The noise of a right angle; the prior counts as ten such pairs of increments.
+        """
+        e = np.array(skeleton, int).reshape(-1, 2)
+        e = e[np.unique(np.linspace(0, len(e) - 1, 64).astype(int))] if len(e) > 64 else e
+        i, j, k, l = *(e[:, a][:, None] for a in (0, 1)), *(e[:, a][None] for a in (0, 1))  # noqa: E741
+        apart = np.triu((i != k) & (i != l) & (j != k) & (j != l))
+        inner = (distances[i, l] + distances[j, k] - distances[i, k] - distances[j, l]) / 2
+        size = np.sqrt(distances[i, j] * distances[k, l])
+        found = (inner / np.where(size > 0, size, 1))[apart & (size > 0)]
+        return float(np.sqrt((np.sum(found**2) + 10 * self.prior**2) / (len(found) + 10)))
+
+
+def spanning_tree(distances: np.ndarray) -> list[Pair]:
+    """A minimum spanning tree (Prim's); of equal distances the one to the smaller number is taken.
+
+    Cost: O(n²).
+
+    Args:
+        distances: Symmetric, `[n, n]`.
+
+    Returns:
+        n - 1 edges, the smaller number first.
+    """
+    n = len(distances)
+    if n < 2:
+        return []
+    near, nearest = distances[0].astype(np.float64).copy(), np.zeros(n, int)
+    near[0] = np.inf
+    out = []
+    for _ in range(n - 1):
+        new = int(np.argmin(near))
+        out.append((min(new, int(nearest[new])), max(new, int(nearest[new]))))
+        closer = (distances[new] < near) & np.isfinite(near)
+        nearest[closer], near[closer] = new, distances[new][closer]
+        near[new] = np.inf
+    return out
+
+
+def _checked(distances: np.ndarray) -> np.ndarray:
+    d = np.asarray(distances, np.float64)
+    if d.ndim != 2 or d.shape[0] != d.shape[1]:
+        raise MisuseError(f"distances are a square matrix, one row per model; this one has the shape {d.shape}")
+    if not np.isfinite(d).all() or (d < 0).any() or not np.allclose(d, d.T, rtol=1e-6, atol=0):
+        raise MisuseError("distances are finite, not negative and symmetric; these are not: were weights NaN?")
+    return d
+
+
+@dataclass
+class _Tree:
+    """A tree that is being refined; missing nodes get numbers after the observed ones."""
+
+    d: np.ndarray
+    skeleton: Iterable[Pair]
+    tolerance: float
+    around: dict[int, dict[int, None]] = field(default_factory=dict)
+    known: dict[Pair, float] = field(default_factory=dict)
+    count: int = 0
+
+    def __post_init__(self) -> None:
+        self.count = len(self.d)
+        self.around = {v: {} for v in range(self.count)}
+        for i, j in self.skeleton:
+            self.join(i, j)
+
+    def join(self, i: int, j: int) -> None:
+        self.around[i][j] = self.around[j][i] = None
+
+    def part(self, i: int, j: int) -> None:
+        self.around[i].pop(j, None)
+        self.around[j].pop(i, None)
+
+    def lengths(self) -> dict[Pair, float]:
+        return {(i, j): max(self.distance(i, j), 0.0) for i in self.around for j in sorted(self.around[i]) if i < j}
+
+    def distance(self, i: int, j: int) -> float:
+        """Observed, or what was worked out when the missing node was put in, or what adds up along the tree."""
+        if i == j:
+            return 0.0
+        if max(i, j) < len(self.d):
+            return float(self.d[i, j])
+        key = (min(i, j), max(i, j))
+        if key not in self.known:
+            self.known[key] = self.across(*key)
+        return self.known[key]
+
+    def across(self, j: int, missing: int) -> float:
+        """Distance of a missing node, over those of its neighbours that do not lie on the way."""
+        after = self.toward(missing, j)
+        apart = [v for v in self.around[missing] if v != after][:8] or [after]
+        return float(np.mean([self.distance(v, j) - self.distance(v, missing) for v in apart]))
+
+    def toward(self, start: int, goal: int) -> int:
+        """The neighbour of a node that leads to another one."""
+        for first in self.around[start]:
+            seen, todo = {start, first}, [first]
+            while todo:
+                v = todo.pop()
+                if v == goal:
+                    return first
+                new = [w for w in self.around[v] if w not in seen]
+                seen.update(new)
+                todo += new
+        raise MisuseError(f"nodes {start} and {goal} are not in one tree")
+
+    def refine(self, centre: int) -> None:
+        """Look whether the neighbours of a node hang on it, or share a part of their way."""
+        near = list(self.around[centre])
+        x = np.array([[self.distance(i, j) for j in near] for i in near])
+        own = np.array([self.distance(centre, i) for i in near])
+        size = np.sqrt(np.outer(own, own))
+        inner = (own[:, None] + own - x) / 2
+        for group in _together(np.divide(inner, size, out=np.zeros_like(inner), where=size > 0), self.tolerance):
+            self.grouped([centre, *(near[g] for g in group)])
+
+    def grouped(self, nodes: list[int]) -> None:
+        """Recursive grouping of nodes of which the first was joined to all others."""
+        centre, *others = nodes
+        full = {(i, j): self.distance(i, j) for i in nodes for j in nodes if i < j}
+        for v in others:
+            self.part(centre, v)
+        active = list(nodes)
+        while len(active) > 2:
+            x = np.array([[full.get((min(i, j), max(i, j)), 0.0) for j in active] for i in active])
+            family = _family(x, self.tolerance)
+            parent = _parent(x, family, strict(self.tolerance, len(family) - (len(family) == len(x))))
+            members = [active[f] for f in family]
+            if parent is None:
+                node = self.hidden(members, active, x, family, full)
+            else:
+                node = active[parent]
+            for m in members:
+                if m != node:
+                    self.join(m, node)
+            active = [v for v in active if v not in members or v == node]
+            active += [node] if node not in active else []
+        if len(active) == 2:
+            self.join(*active)
+
+    def hidden(
+        self, members: list[int], active: list[int], x: np.ndarray, family: list[int], full: dict[Pair, float]
+    ) -> int:
+        """A missing node above a family, with its distances.
+
+        Returns:
+            Its number.
+        """
+        node, self.count = self.count, self.count + 1
+        self.around[node] = {}
+        up = []
+        for a in family:
+            others = [(b, k) for b in family for k in range(len(active)) if b != a and k not in (a, b)]
+            up.append(max(0.0, float(np.mean([(x[a, b] + x[a, k] - x[b, k]) / 2 for b, k in others]))))
+        for a, m, length in zip(family, members, up, strict=True):
+            full[m, node] = self.known[m, node] = min(length, float(x[a].max()))
+        for k, v in enumerate(active):
+            if k not in family:
+                far = float(np.mean([x[a, k] - length for a, length in zip(family, up, strict=True)]))
+                full[v, node] = self.known[v, node] = max(0.0, far)
+        return node
+
+
+def _together(cosines: np.ndarray, tolerance: float) -> list[list[int]]:
+    """Groups whose mean cosine, over all pairs, lies above the tolerance (average linkage).
+
+    Returns:
+        Positions of the members of each group.
+    """
+    from scipy.cluster.hierarchy import fcluster, linkage
+
+    if len(cosines) < 2:
+        return []
+    apart = 1 - np.clip(cosines, -1, 1)
+    label = fcluster(linkage(apart[np.triu_indices(len(apart), 1)], "average"), 1 - tolerance, "distance")
+    groups = [np.flatnonzero(label == c) for c in np.unique(label)]
+    return [g.tolist() for g in groups if len(g) > 1 and _mean(cosines[np.ix_(g, g)]) > strict(tolerance, len(g))]
+
+
+def _mean(cosines: np.ndarray) -> float:
+    return float(cosines[np.triu_indices(len(cosines), 1)].mean())
+
+
+def strict(tolerance: float, children: int) -> float:
+    """What two children need to be given a missing ancestor is more than what many need.
+
+    Two trainings on like data may go the same way by chance; that all of several do is another matter.
+
+    Returns:
+        The tolerance for the mean of all pairs of so many children.
+    """
+    pairs = max(1, children * (children - 1) // 2)
+    return min(tolerance * (1 + 1 / pairs), 0.9)
+
+
+def _cosines(x: np.ndarray, a: int, b: int) -> np.ndarray:
+    """Cosine of `w_a - w_b` with the difference of every two other nodes.
+
+    Returns:
+        `[m, m]`, zero where a or b take part or a difference is null.
+    """
+    r = (x[b] - x[a]) / 2
+    size = np.sqrt(x[a, b] * x)
+    out = np.divide(r[:, None] - r, size, out=np.zeros_like(x), where=size > 0)
+    out[[a, b]] = out[:, [a, b]] = 0
+    return out
+
+
+def _family(x: np.ndarray, tolerance: float) -> list[int]:
+    """The nodes that look most like siblings, or parent and children.
+
+    Every two of them are at right angles to all differences of the others; at least the best pair is a family.
+
+    Returns:
+        Positions, ascending.
+    """
+    m = len(x)
+    if m == 3:
+        return [0, 1, 2]
+    bent = np.full((m, m), np.inf)
+    for a in range(m):
+        for b in range(a + 1, m):
+            bent[a, b] = bent[b, a] = np.abs(_cosines(x, a, b)).max()
+    a, b = divmod(int(np.argmin(np.where(np.isfinite(bent), bent + 1e-9 * x / max(x.max(), 1e-300), np.inf))), m)
+    family = [a, b]
+    for c in np.argsort(bent[a] + bent[b], kind="stable").tolist():
+        if c not in family and all(bent[c, f] <= tolerance for f in family):
+            family.append(c)
+    return sorted(family)
+
+
+def _parent(x: np.ndarray, family: list[int], tolerance: float) -> int | None:
+    """The member of a family on which all others hang at right angles, if there is one.
+
+    Returns:
+        Its position, None where no member can be the parent.
+    """
+    best, least = None, tolerance
+    for a in family:
+        inner = (x[a][:, None] + x[a] - x) / 2
+        size = np.sqrt(np.outer(x[a], x[a]))
+        cosine = np.abs(np.divide(inner, size, out=np.zeros_like(inner), where=size > 0))
+        rows = [f for f in family if f != a]
+        cosine[rows, rows] = 0
+        worst = float(cosine[rows].max())
+        if worst <= least:
+            best, least = a, worst
+    return best

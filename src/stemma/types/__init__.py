@@ -1,0 +1,42 @@
+"""The nouns: frozen values that travel between the stages. Methods live in the stage folders."""
+
+from stemma.types.answers import Comparison, Edge, Lineage, Trace
+from stemma.types.nouns import (
+    Axis,
+    Digest,
+    Distance,
+    Evidence,
+    Fingerprint,
+    InputSpec,
+    ModelRef,
+    Null,
+    Relation,
+    RelationKind,
+    Spec,
+    UnitGroup,
+    UnitMember,
+    Verdict,
+    jsonable,
+)
+
+__all__ = [
+    "Axis",
+    "Comparison",
+    "Digest",
+    "Distance",
+    "Edge",
+    "Evidence",
+    "Fingerprint",
+    "InputSpec",
+    "Lineage",
+    "ModelRef",
+    "Null",
+    "Relation",
+    "RelationKind",
+    "Spec",
+    "Trace",
+    "UnitGroup",
+    "UnitMember",
+    "Verdict",
+    "jsonable",
+]

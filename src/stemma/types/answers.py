@@ -1,0 +1,172 @@
+"""The answers to a question: a comparison, a trace, a lineage; each is the `--json` document of its command."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from stemma.types.nouns import Evidence, ModelRef, Relation, Verdict, jsonable
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """All evidence on a pair of models.
+
+    Attributes:
+        a: The first model.
+        b: The second model.
+        verdict: `related` if either axis is, `independent`, or `inconclusive`.
+        relation: What b is to a, as far as the evidence names it.
+        direction: `a->b`, `b->a` or `unknown`.
+        weights: The weights axis, decided.
+        function: The function axis, None where it was not looked at.
+        evidence: Every test that was run, the deciding one first.
+        cannot_see: What this comparison did not look at.
+    """
+
+    a: ModelRef
+    b: ModelRef
+    verdict: str
+    relation: Relation
+    direction: str
+    weights: Evidence
+    function: Evidence | None = None
+    evidence: tuple[Evidence, ...] = ()
+    cannot_see: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The `--json` document of `stemma compare`.
+
+        Returns:
+            Plain JSON values.
+        """
+        w = self.weights
+        return {
+            "a": jsonable(self.a),
+            "b": jsonable(self.b),
+            "verdict": self.verdict,
+            "relation": self.relation.kind.value,
+            "steps": list(self.relation.steps),
+            "relation_parameters": jsonable(self.relation.parameters),
+            "relation_reason": self.relation.reason,
+            "direction": self.direction,
+            "weights": {
+                "verdict": _AXIS_WORD[w.verdict],
+                "p_value": w.p_value,
+                "log10_p": w.log10_p,
+                "effect": w.effect,
+                "reason": w.reason,
+                "statistic": w.statistic,
+                "details": jsonable(w.details),
+            },
+            "function": None if self.function is None else _function_axis(self.function),
+            "evidence": [e.to_dict() for e in self.evidence],
+            "cannot_see": list(self.cannot_see),
+        }
+
+
+def _function_axis(f: Evidence) -> dict[str, Any]:
+    """The function axis in a `--json` document; the distance is null where no measure applies."""
+    return {
+        "verdict": _AXIS_WORD[f.verdict], "p_value": f.p_value, "log10_p": f.log10_p, "effect": f.effect,
+        "distance": f.value if f.details.get("measures") else None, "reason": f.reason, "statistic": f.statistic,
+        "null": {"source": f.null.source, "n": f.null.size, "floor": f.null.floor}, "details": jsonable(f.details),
+    }  # fmt: skip
+
+
+_AXIS_WORD = {Verdict.SUPPORTED: "related", Verdict.REFUTED: "independent", Verdict.INCONCLUSIVE: "inconclusive"}
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """The answer about one suspect.
+
+    Attributes:
+        model: The suspect.
+        verdict: `copy`, `descends`, `related`, `no-known-parent` or `inconclusive`.
+        copies: Models with the same weights (by digest), with how they were recognised.
+        parents: Established parents, best first.
+        relatives: Related models that are not parents, or whose direction is unknown.
+        candidates: Every model that was looked at closely, sorted by verdict, then effect, then residual.
+        alpha: Level of the decision, after correction for `n_searched`.
+        n_searched: Number of models that were searched, not only those looked at closely.
+        cannot_see: What the answer does not cover.
+    """
+
+    model: ModelRef
+    verdict: str
+    copies: tuple[Mapping[str, Any], ...]
+    parents: tuple[Mapping[str, Any], ...]
+    relatives: tuple[Mapping[str, Any], ...]
+    candidates: tuple[Mapping[str, Any], ...]
+    alpha: float
+    n_searched: int
+    cannot_see: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The `--json` document of `stemma trace`.
+
+        Returns:
+            Plain JSON values.
+        """
+        return jsonable(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """One step of a lineage: what a model was made from.
+
+    Attributes:
+        parent: Name of the parent; `(missing 1)` and so on for one that is not among the models.
+        child: Name of the child, likewise.
+        relation: What the child is to the parent.
+        p_value: Of the test that the weights are related; None where it was not run or one end is missing.
+        log10_p: Its decimal logarithm.
+        confidence: Probability that this edge runs in this direction, given that the two are adjacent.
+        share: Coefficient of this parent in a merge; None for other relations.
+        length: Squared relative change along the edge, as a share of the parent's or the child's squared norm.
+        reason: Why, in one sentence.
+    """
+
+    parent: str
+    child: str
+    relation: str
+    p_value: float | None = None
+    log10_p: float | None = None
+    confidence: float | None = None
+    share: float | None = None
+    length: float | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """Who comes from whom among some models.
+
+    Attributes:
+        models: All of them.
+        edges: From parent to child, sorted by child; a merge has several parents.
+        roots: Names of models without a parent here.
+        families: Names of models whose weights are related, each family sorted, the largest first.
+        missing_ancestors: Models that distances call for and that are not here: each with its `name`, `children` and
+            `parent`, None where that is unknown.
+        refused: Relations that were looked at and not believed or not directed, with a `reason`.
+        evidence: What the decisions were made with: by family, the noise and what was tested.
+        cannot_see: What this answer does not cover.
+    """
+
+    models: tuple[ModelRef, ...]
+    edges: tuple[Edge, ...]
+    roots: tuple[str, ...]
+    families: tuple[tuple[str, ...], ...]
+    missing_ancestors: tuple[Mapping[str, Any], ...] = ()
+    refused: tuple[Mapping[str, Any], ...] = ()
+    evidence: tuple[Mapping[str, Any], ...] = ()
+    cannot_see: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The `--json` document of `stemma lineage`.
+
+        Returns:
+            Plain JSON values.
+        """
+        return jsonable(self)
