@@ -41,10 +41,20 @@ def test_a_sample_holds_the_entries_themselves(models: dict[str, Model]) -> None
     for a, b in zip(few.tensors, all_of_them.tensors, strict=True):
         whole = models["root"].weights[b.name].array().reshape(-1)
         np.testing.assert_array_equal(all_of_them.values[0, b.columns], whole)
-        assert (a.stop - a.start, a.size) == (100, len(whole))
+        assert (a.stop - a.start, a.size, a.rows) == (100, len(whole), 10)
         assert np.isin(few.values[0, a.columns], whole).all()
     np.testing.assert_array_equal(few.values, entries([models["root"]], per_tensor=100).values)
     assert not np.array_equal(few.values, entries([models["root"]], per_tensor=100, seed=1).values)
+
+
+def test_a_sample_is_a_block_of_rows_and_columns(models: dict[str, Model]) -> None:
+    few = entries([models["root"]], per_tensor=100)
+    slot = few.tensors[1]
+    [block] = slot.blocks(few.values)
+    whole = models["root"].weights[slot.name].array()
+    rows = [int(np.flatnonzero((whole == row[0]).any(1))[0]) for row in block]
+    columns = [int(np.flatnonzero(whole[rows[0]] == entry)[0]) for entry in block[0]]
+    np.testing.assert_array_equal(block, whole[np.ix_(rows, columns)])
 
 
 def test_strangers_have_entries_that_do_not_agree(models: dict[str, Model]) -> None:

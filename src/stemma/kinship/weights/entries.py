@@ -33,22 +33,35 @@ class Slot:
         start: First column.
         stop: Column after the last.
         size: Entries of the whole tensor, of which `stop - start` were read.
+        rows: Rows of the block that was read: the first axis longer than one; all other axes are its columns.
     """
 
     name: str
     start: int
     stop: int
     size: int
+    rows: int
 
     @property
     def columns(self) -> slice:
         """The tensor's columns."""
         return slice(self.start, self.stop)
 
+    def blocks(self, values: np.ndarray) -> np.ndarray:
+        """The tensor as matrices.
+
+        Args:
+            values: `[models, entries]`, all of them.
+
+        Returns:
+            `[models, rows, columns]`.
+        """
+        return values[:, self.columns].reshape(len(values), self.rows, -1)
+
 
 @dataclass(frozen=True, eq=False)
 class Entries:
-    """The same entries of several models.
+    """The same entries of several models: of every tensor the crossing of some rows and some columns.
 
     Attributes:
         models: The models, in the order given.
@@ -90,7 +103,7 @@ def entries(
     Args:
         models: Two or more, or one.
         reference: Position of the model whose names and order of axes count; the one with most matrices unless given.
-        per_tensor: Entries per matrix, drawn at random where a matrix has more.
+        per_tensor: Entries per matrix at most; where a matrix has more, rows and columns are drawn at random.
         seed: Of that draw.
 
     Returns:
@@ -106,8 +119,8 @@ def entries(
     tensors = matrices(base)
     places = {n: _places(t, per_tensor, np.random.default_rng([seed, i])) for i, (n, t) in enumerate(tensors.items())}
     slots, start = [], 0
-    for name, index in places.items():
-        slots.append(Slot(name, start, start + len(index), tensors[name].size))
+    for name, (index, rows) in places.items():
+        slots.append(Slot(name, start, start + len(index), tensors[name].size, rows))
         start += len(index)
     values = np.zeros((len(models), start), np.float32)
     present = np.zeros((len(models), len(slots)), bool)
@@ -131,10 +144,18 @@ def _fullest(models: Sequence[Model]) -> int:
     return max(range(len(models)), key=lambda i: (len(matrices(models[i])), -i))
 
 
-def _places(tensor: Tensor, wanted: int, rng: np.random.Generator) -> np.ndarray:
-    """Flat positions among the entries that are read, sorted."""
-    count = tensor.size // tensor.shape[0] * rows_to_read(tensor, READ, LEAST)
-    return np.arange(count) if count <= wanted else np.sort(rng.choice(count, wanted, replace=False))
+def _places(tensor: Tensor, wanted: int, rng: np.random.Generator) -> tuple[np.ndarray, int]:
+    """Flat positions, row by row, of a block of the entries that are read, and its number of rows."""
+    read = tensor.size // tensor.shape[0] * rows_to_read(tensor, READ, LEAST)
+    first = long_axes(tensor.shape)[0]
+    height = tensor.shape[first] if first else rows_to_read(tensor, READ, LEAST)
+    width = read // height
+    if read <= wanted:
+        return np.arange(read), height
+    rows = min(height, max(round(wanted**0.5), wanted // width, 1))
+    columns = max(1, min(width, wanted // rows))
+    chosen = [np.sort(rng.choice(n, k, replace=False)) for n, k in ((height, rows), (width, columns))]
+    return (chosen[0][:, None] * width + chosen[1]).reshape(-1), rows
 
 
 def _correspondences(base: Model, model: Model) -> Iterator[dict[str, Pairing]]:
@@ -151,7 +172,7 @@ def _read(
     model: Model,
     pairings: Mapping[str, Pairing],
     slots: Sequence[Slot],
-    places: Mapping[str, np.ndarray],
+    places: Mapping[str, tuple[np.ndarray, int]],
 ) -> tuple[np.ndarray, np.ndarray]:
     """One model's entries in the reference's places, and which tensors it has.
 
@@ -165,7 +186,7 @@ def _read(
             continue
         cut = cuts[slot.name]
         if cut.b.shape == cut.a.shape:
-            values[slot.columns], present[i] = cut.b.reshape(-1)[places[slot.name]], True
+            values[slot.columns], present[i] = cut.b.reshape(-1)[places[slot.name][0]], True
         cuts.drop(slot.name)
     return values, present
 
