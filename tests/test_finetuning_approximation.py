@@ -153,7 +153,7 @@ def test_all_forms_are_those_of_an_explicit_jacobian(case: str, name: Any) -> No
             if (form, name) == ("taylor", "linf"):
                 continue
             step = {} if form == "plain" else {"alpha": alpha}
-            method = FineTuningApproximation(form, name, bounded=False, batch=3, chunk=2, **step)  # ty: ignore
+            method = FineTuningApproximation(form, name, bounded=False, batch=3, chunk=2, **step)
             found = method(model(parent), given, probes())
             np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6, err_msg=form)
 
@@ -200,9 +200,9 @@ def test_both_forms_agree_to_first_order() -> None:
     p, c, probes = model(parent), [model(child_of(parent, 5, 0.2))], tensors()
     for name in ("l1", "cka", "dc", "lse"):
         small = 1e-5
-        plain = FineTuningApproximation("plain", name)(p, c, probes)[0]  # ty: ignore
-        linear = FineTuningApproximation("linear", name, small, bounded=False)(p, c, probes)[0]  # ty: ignore
-        taylor = FineTuningApproximation("taylor", name, small)(p, c, probes)[0]  # ty: ignore
+        plain = FineTuningApproximation("plain", name)(p, c, probes)[0]
+        linear = FineTuningApproximation("linear", name, small, bounded=False)(p, c, probes)[0]
+        taylor = FineTuningApproximation("taylor", name, small)(p, c, probes)[0]
         assert linear - plain == pytest.approx(taylor - plain, rel=1e-2)
         assert linear != plain
 
@@ -298,7 +298,7 @@ def test_a_named_layer_is_cut_there() -> None:
     named = FineTuningApproximation("plain", "l2", layer="1")(model(parent), [model(child)], tensors())[0]
     x = torch.from_numpy(tensors().inputs.copy())
     with torch.no_grad():
-        expected = -float((parent[:2](x) - child[:2](x)).square().mean().sqrt())  # ty: ignore
+        expected = -float((parent[:2](x) - child[:2](x)).square().mean().sqrt())
     assert named == pytest.approx(expected, rel=1e-9)
     assert set(body(model(parent), tensors(), "1").parameters) == {"0.weight", "0.bias"}
 
@@ -328,7 +328,7 @@ def test_half_precision_copies_score_as_the_original(families: Any) -> None:
 
 def test_models_are_left_as_they_were() -> None:
     parent, child = convolutional(0), convolutional(1)
-    parent.conv.weight.requires_grad_(False)  # ty: ignore
+    parent.conv.weight.requires_grad_(False)
     before = copy.deepcopy(parent.state_dict())
     asked = [p.requires_grad for p in parent.parameters()]
     for form in ("linear", "taylor"):
@@ -374,24 +374,24 @@ def test_equal_candidates_tie_and_a_single_one_has_no_margin() -> None:
 def test_dead_features_share_nothing_and_give_no_nan() -> None:
     dead = perceptron(0).double()
     with torch.no_grad():
-        dead[2].weight.zero_()  # ty: ignore
-        dead[2].bias.fill_(0.1)  # ty: ignore
+        dead[2].weight.zero_()
+        dead[2].bias.fill_(0.1)
     alive = perceptron(1).double()
     for name in ("cka", "dc"):
         for one, other in ((dead, alive), (alive, dead), (dead, dead)):
             for form in ("plain", "taylor"):
-                assert FineTuningApproximation(form, name)(model(one), [model(other)], tensors())[0] == 0  # ty: ignore
-            assert np.isfinite(FineTuningApproximation("linear", name)(model(one), [model(other)], tensors())).all()  # ty: ignore
+                assert FineTuningApproximation(form, name)(model(one), [model(other)], tensors())[0] == 0
+            assert np.isfinite(FineTuningApproximation("linear", name)(model(one), [model(other)], tensors())).all()
 
 
 def test_what_is_not_finite_falls_back_to_the_plain_score_and_says_so() -> None:
     parent, child = perceptron(0, widths=(1, 1)), perceptron(0, widths=(1, 1))
     with torch.no_grad():
         for module, weight in ((parent, 1e-20), (child, -1e20)):
-            module[0].weight.fill_(weight)  # ty: ignore
-            module[0].bias.fill_(1.0)  # ty: ignore
-            module[2].weight.fill_(1e20)  # ty: ignore
-            module[2].bias.fill_(0.0)  # ty: ignore
+            module[0].weight.fill_(weight)
+            module[0].bias.fill_(1.0)
+            module[2].weight.fill_(1e20)
+            module[2].bias.fill_(0.0)
     probes = Probes.of(np.abs(tensors().inputs).astype(np.float32))
     for form in ("linear", "taylor"):
         scores = FineTuningApproximation(form).matrix([model(parent)], [model(child), model(parent)], probes)
@@ -462,6 +462,6 @@ def test_networks_in_train_mode_and_nan_are_refused() -> None:
         FineTuningApproximation()(training, [model(convolutional(1))], images())
     broken = perceptron(0)
     with torch.no_grad():
-        broken[0].weight.fill_(float("nan"))  # ty: ignore
+        broken[0].weight.fill_(float("nan"))
     with pytest.raises(StemmaError, match="NaN"):
         FineTuningApproximation()(model(perceptron(1)), [model(broken)], tensors())
