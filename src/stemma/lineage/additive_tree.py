@@ -1,9 +1,10 @@
 """An undirected tree from distances that add up along it, with the inner nodes that are missing.
 
 Fine-tuning adds increments that are nearly orthogonal to one another, so squared distances of weights nearly add up
-along the true tree. On such distances every statement about the tree is one about right angles: `j` hangs on `i` exactly
-if `w_j - w_i` is orthogonal to `w_k - w_i` for all others, and `i` and `j` are siblings exactly if `w_i - w_j` is
-orthogonal to all `w_k - w_l`. How far from a right angle independent increments lie is measured on the family itself.
+along the true tree. On such distances every statement about the tree is one about right angles: `j` hangs on `i` if
+and only if `w_j - w_i` is orthogonal to `w_k - w_i` for all others, and `i` and `j` are siblings if and only if
+`w_i - w_j` is orthogonal to all `w_k - w_l`. How far from a right angle the increments of independent trainings lie is
+measured on the family itself.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -49,22 +50,22 @@ class AdditiveTree:
 class RecursiveGrouping:
     """Chow and Liu's tree first, then missing nodes where no observed node can be the parent of its neighbours.
 
-    A minimum spanning tree is refined within the closed neighbourhood of each of its inner nodes: neighbours that lie in
-    directions of their own stay; those that share a part of their way are grouped recursively, under one of them if
-    it can be their parent, under a missing node if none can.
+    A minimum spanning tree is refined within the closed neighbourhood of each of its inner nodes: neighbours that lie
+    in directions of their own stay; those that share a part of their way are grouped recursively, under one of them
+    if it can be their parent, under a missing node if none can.
     Cost: one spanning tree; then for each neighbourhood of m nodes O(m²), and O(m⁴) for those m that share a way.
     Only a node's neighbourhood is looked at, so a new model touches its family only.
 
     Attributes:
-        deviations: Cosines up to this many times the noise count as right angles.
-        least: But cosines below this always do: a part of the way that is shorter than this share is the common
-            direction of trainings on like data, not an ancestor. Chosen on the selection families of
-            benchmarks/forest.py.
+        deviations: Mean cosines up to this many times the noise count as right angles (of few pairs, up to twice as
+            much: see `strict`).
+        least: But cosines below this always do: trainings on like data have a part of their way in common without
+            any ancestor there. Both were chosen on the selection families of benchmarks/forest.py.
         prior: Noise where a family is too small to show its own.
 
-    Source: Choi, Tan, Anandkumar and Willsky, JMLR 12 (2011), sections 4 and 5 (RG, CLGrouping). Departures: information
-        distances are squared weight distances; equality of differences of distances is tested as a right angle, on the
-        scale of the family's own noise, instead of by a fixed threshold.
+    Source: Choi, Tan, Anandkumar and Willsky, JMLR 12 (2011), sections 4 and 5 (RG, CLGrouping). Departures:
+        information distances are squared weight distances; equality of differences of distances is tested as a right
+        angle, on the scale of the family's own noise, instead of by a fixed threshold.
     """
 
     deviations: float = 3.0
@@ -234,10 +235,7 @@ class _Tree:
             family = _family(x, self.tolerance)
             parent = _parent(x, family, strict(self.tolerance, len(family) - (len(family) == len(x))))
             members = [active[f] for f in family]
-            if parent is None:
-                node = self.hidden(members, active, x, family, full)
-            else:
-                node = active[parent]
+            node = self.hidden(members, active, x, family, full) if parent is None else active[parent]
             for m in members:
                 if m != node:
                     self.join(m, node)

@@ -1,0 +1,142 @@
+"""Squared distances of weights within a family, and how far each model lies from the origin."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from stemma.errors import MisuseError
+from stemma.kinship.weights.entries import Entries
+
+SAME = 1e-6
+"""Squared relative change below which two models are one, stored with another rounding."""
+
+REPLACED, RELATED = 0.3, 0.7
+"""Cosine below which one of two tensors was replaced, where the rest of the models agrees at least so well."""
+
+
+@dataclass(frozen=True, eq=False)
+class Distances:
+    """Where the models of one family lie to one another.
+
+    Attributes:
+        squared: Squared distance of every pair over the tensors that both have, as if both had all of them;
+            `float64 [n, n]`.
+        norms: `norms[i, j]` is the squared norm of model i over the tensors that it shares with j, scaled likewise;
+            `float64 [n, n]`.
+        shared: Share of the weights (by the family's mean energy) that both have; `float64 [n, n]`.
+    """
+
+    squared: np.ndarray
+    norms: np.ndarray
+    shared: np.ndarray
+
+    def __len__(self) -> int:
+        """Number of models."""
+        return len(self.squared)
+
+    def of(self, rows: list[int]) -> "Distances":
+        """The same for some of the models.
+
+        Returns:
+            Those of these models, in this order.
+        """
+        at = np.ix_(rows, rows)
+        return Distances(self.squared[at], self.norms[at], self.shared[at])
+
+
+def squared_distances(family: Entries) -> Distances:
+    """Measure a family.
+
+    Tensors of which only some entries were drawn count by their full size. A tensor that one of two models lacks (a
+    head of another shape) is left out for that pair, and the rest is scaled up.
+    Cost: one product `[n, entries] x [entries, n]`.
+
+    Args:
+        family: The same entries of every model.
+
+    Returns:
+        Distances and norms; where two models share no tensor, the distance is that of orthogonal weights.
+
+    Raises:
+        MisuseError: If entries are not finite, or there are none.
+    """
+    values, present = family.values, family.present
+    if not values.size:
+        raise MisuseError(f"{len(values)} models of {values.shape[1]} common entries have no distances")
+    if not np.isfinite(values).all():
+        raise MisuseError("weights that are NaN or infinite have no distance; leave such models out")
+    n = len(values)
+    grams = [_gram(family, k) for k in range(len(family.tensors))]
+    there = [np.outer(present[:, k], present[:, k]) for k in range(len(grams))]
+    whole = np.sum([g * t for g, t in zip(grams, there, strict=True)], axis=0)
+    agree = _cosine(whole) >= RELATED
+    squared, own, weight = np.zeros((n, n)), np.zeros((n, n)), np.zeros((n, n))
+    fresh = [t & agree & (_cosine(g) < REPLACED) for g, t in zip(grams, there, strict=True)]
+    energy = np.array([float(np.trace(g)) for g in grams])
+    stays = np.array([not f.any() for f in fresh])
+    # distances that leave out something else for every pair do not add up
+    all_pairs = bool(energy[stays].sum() >= energy.sum() / 2)
+    for gram, both, new, stay in zip(grams, there, fresh, stays, strict=True):
+        square, alive = np.diag(gram), both.any(axis=1)
+        both = both & (stay if all_pairs else ~new)
+        squared += np.where(both, np.maximum(square[:, None] + square - 2 * gram, 0.0), 0.0)
+        own += np.where(both, square[:, None], 0.0)
+        weight += np.where(both, float(square[alive].mean()) if alive.any() else 0.0, 0.0)
+    total = float(weight.max(initial=0.0))
+    scale = np.where(weight > 0, total / np.where(weight > 0, weight, 1.0), 0.0)
+    squared, own = squared * scale, own * scale
+    squared[weight <= 0] = 2 * total
+    np.fill_diagonal(squared, 0.0)
+    return Distances((squared + squared.T) / 2, own, weight / total if total else weight)
+
+
+def _gram(family: Entries, tensor: int) -> np.ndarray:
+    """Inner products of one tensor, as if all of its entries had been drawn."""
+    slot = family.tensors[tensor]
+    x = family.values[:, slot.columns].astype(np.float64)
+    return x @ x.T * (slot.size / max(1, slot.stop - slot.start))
+
+
+def _cosine(gram: np.ndarray) -> np.ndarray:
+    """Cosines of inner products; 1 where a norm is zero, for nothing contradicts nothing."""
+    norm = np.sqrt(np.outer(np.diag(gram), np.diag(gram)))
+    return np.divide(gram, norm, out=np.ones_like(gram), where=norm > 0)
+
+
+@dataclass(frozen=True)
+class ByNorm:
+    """The rule of norms: an increment that is orthogonal to what it is added to makes the sum longer.
+
+    In `c = p + d` with d orthogonal to p the difference of squared norms is all of the squared distance; reversed it is
+    minus that; between siblings it is about nothing. Decay of weights weakens the rule and can turn it round.
+
+    Attributes:
+        distances: Of the family.
+        sharpness: Log-odds per unit of that ratio.
+        middle: Ratio of even odds.
+    """
+
+    distances: Distances
+    sharpness: float = 4.0
+    middle: float = 0.5
+
+    def __call__(self, a: int, b: int) -> tuple[float, float]:
+        """Log-odds that b was made from a, and that a was made from b.
+
+        Returns:
+            Both; below zero for siblings.
+        """
+        g = self.distances
+        return self.odds(g.norms[a, b], g.norms[b, a], g.squared[a, b])
+
+    def odds(self, first: float, second: float, distance: float) -> tuple[float, float]:
+        """Log-odds from squared norms and the squared distance.
+
+        Returns:
+            That the second was made from the first, and the reverse.
+        """
+        longest = max(first, second)
+        if distance <= SAME * longest or longest <= 0:
+            return 0.0, 0.0
+        ratio = float(np.clip((second - first) / distance, -1.5, 1.5))
+        return self.sharpness * (ratio - self.middle), self.sharpness * (-ratio - self.middle)
