@@ -400,6 +400,16 @@ def test_what_is_not_finite_falls_back_to_the_plain_score_and_says_so() -> None:
         assert scores.values[0, 1] == 0
 
 
+def test_scores_that_overflow_are_refused() -> None:
+    large = perceptron(0).double()
+    with torch.no_grad():
+        large[2].weight.mul_(1e100)
+    method = FineTuningApproximation("plain", "lp")
+    with pytest.raises(StemmaError, match="too large for lp: take l1"):
+        method(model(large), [model(perceptron(0).double())], tensors())
+    assert np.isfinite(FineTuningApproximation("plain")(model(large), [model(perceptron(0).double())], tensors())).all()
+
+
 # ---- wrong use ------------------------------------------------------------------------------------------------------
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from stemma.errors import MisuseError
+from stemma.errors import MisuseError, StemmaError
 from stemma.fingerprints.questioning import together
 from stemma.models.model import Model
 from stemma.probes import Probes
@@ -207,6 +207,7 @@ class FineTuningApproximation:
 
         Raises:
             MisuseError: If there are no candidates, children or probes, or architectures do not fit.
+            StemmaError: If a network cannot be asked, or scores overflow.
         """
         _check(candidates, children, probes)
         rows, replaced = [], np.zeros((len(candidates), len(children)), bool)
@@ -263,6 +264,11 @@ class FineTuningApproximation:
             found = plain if self.form == "plain" else self._approximated(measure, parent, chunk, own, theirs, probes)
             fell = ~torch.isfinite(found)
             scores.append(torch.where(fell, plain, found))
+            if not torch.isfinite(scores[-1]).all():
+                raise StemmaError(
+                    f"the features of {parent.network.name} and its children are too large for {self.similarity}: take "
+                    "l1"
+                )
             replaced.append(fell)
         return torch.cat(scores).numpy(), torch.cat(replaced).numpy()
 

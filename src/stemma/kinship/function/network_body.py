@@ -109,7 +109,7 @@ class Body:
         """
         with torch.no_grad():
             parts = [self.features(self.inputs(probes, i, batch)) for i in range(0, len(probes), batch)]
-        found = torch.cat(parts).double()
+        found = torch.cat(parts).cpu().double()
         if not torch.isfinite(found).all():
             raise StemmaError(
                 f"{self.network.name} has NaN or infinite features: no score can be computed. Repair the model, or "
@@ -210,8 +210,8 @@ def difference(parent: Body, child: Body) -> Parameters:
         has = [f"{list(side[name].shape)}" if name in side else "no such parameter" for side in (p, c)]
         raise MisuseError(
             f"the bodies of {parent.network.name} and {child.network.name} differ: '{name}' is {has[0]} in the first "
-            f"and {has[1]} in the second. Parent and child must have one architecture, with units in the same order; "
-            "only heads may differ"
+            f"and {has[1]} in the second. Parent and child must have one architecture, the same names and the same order "
+            "of units; only heads may differ. Where heads have several layers, name a layer before them"
         )
     return {name: c[name].to(p[name]) - p[name] for name in p}
 
@@ -284,7 +284,7 @@ def tangents(parent: Body, added: Sequence[Parameters], probes: Probes, batch: i
                 f"{parent.network.name} cannot be differentiated forward ({' '.join(str(e).split())[:200]}): take "
                 "form='taylor', which needs a backward pass only"
             ) from e
-    return torch.cat(parts, 1).double()
+    return torch.cat(parts, 1).cpu().double()
 
 
 def slopes(
