@@ -210,7 +210,7 @@ def difference(parent: Body, child: Body) -> Parameters:
         has = [f"{list(side[name].shape)}" if name in side else "no such parameter" for side in (p, c)]
         raise MisuseError(
             f"the bodies of {parent.network.name} and {child.network.name} differ: '{name}' is {has[0]} in the first "
-            f"and {has[1]} in the second. Parent and child must have one architecture, the same names and the same order "
+            f"and {has[1]} in the second. Parent and child must have one architecture, the same names and order "
             "of units; only heads may differ. Where heads have several layers, name a layer before them"
         )
     return {name: c[name].to(p[name]) - p[name] for name in p}
