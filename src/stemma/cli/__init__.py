@@ -18,6 +18,7 @@ from stemma.cli.list import list_models
 from stemma.cli.remove import remove
 from stemma.cli.show import show
 from stemma.cli.trace import trace
+from stemma.cli.train import app as train
 from stemma.cli.verify import app as verify
 from stemma.cli.zoo import app as zoo
 from stemma.errors import MisuseError, StemmaError
@@ -44,6 +45,7 @@ app.command()(remove)
 app.command()(fingerprint)
 app.add_typer(verify, name="verify")
 app.add_typer(zoo, name="zoo")
+app.add_typer(train, name="train")
 app.command()(demo)
 
 

@@ -25,8 +25,17 @@ def fit(logits: Sequence[np.ndarray], labels: Sequence[int]) -> tuple[float, flo
     if not logits:
         return 1.0, 0.0
 
+    width = max(map(len, logits))
+    padded = np.full((len(logits), width), -np.inf)
+    for i, row in enumerate(logits):
+        padded[i, : len(row) - 1], padded[i, -1] = row[:-1], row[-1]
+    columns = [width - 1 if at == len(row) - 1 else at for row, at in zip(logits, labels, strict=True)]
+
     def cost(point: np.ndarray) -> float:
-        return cross_entropy(probabilities(logits, float(np.exp(point[0])), float(point[1])), labels)
+        x = padded / np.exp(point[0])
+        x[:, -1] += point[1]
+        x -= x.max(1, keepdims=True)
+        return float(np.mean(np.log(np.exp(x).sum(1)) - np.maximum(x[np.arange(len(x)), columns], -30)))
 
     found = minimize(cost, np.zeros(2), method="Nelder-Mead", options={"maxiter": 400, "xatol": 1e-3, "fatol": 1e-6})
     temperature = float(np.clip(np.exp(found.x[0]), 0.2, 10))

@@ -106,24 +106,23 @@ def splits(pools: Sequence[Pool], seed: int = 0) -> dict[str, tuple[str, ...]]:
 
 
 def train(
-    pools: Sequence[Pool],
+    pools: Sequence[Pool] | Mapping[str, Sequence[Pool]],
     start: LineageDetector | None = None,
     training: Training | None = None,
     made: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
-    parts: Mapping[str, Sequence[str]] | None = None,
 ) -> LineageDetector:
     """Train a detector, keep its best moment by the selection families, and calibrate it on families of their own.
 
     Cost: a batch of 16 questions takes about 0.1 s on one core. Deterministic on one machine.
 
     Args:
-        pools: Models with their history, read once; preset `paper` needs features and matrices in them.
+        pools: Models with their history, read once, whose families are split by the training's seed; or pools for
+            each part of `PARTS`, where somebody else has split them. Preset `paper` needs features and matrices.
         start: The configuration; the default one unless given.
         training: How long and how fast.
         made: What to note in the detector about where the pools come from.
         progress: Told what happens, how many updates are done, and of how many.
-        parts: Families of each part of `PARTS`; drawn by the training's seed unless given.
 
     Returns:
         The trained detector, with its figures on the test families in `made`.
@@ -134,14 +133,18 @@ def train(
     import torch
 
     start, training = start or LineageDetector(), training or Training()
-    own = splits(pools, training.seed) if parts is None else {p: tuple(parts.get(p, ())) for p in PARTS}
-    looks = {p: _fixed(pools, own[p], start, training, i) for i, p in enumerate(PARTS[1:], 1)}
+    if isinstance(pools, Mapping):
+        given = {p: tuple(pools.get(p, ())) for p in PARTS}
+        own = {p: tuple(sorted({r.family for pool in given[p] for r in pool.relatives})) for p in PARTS}
+    else:
+        given, own = dict.fromkeys(PARTS, tuple(pools)), splits(pools, training.seed)
+    looks = {p: _fixed(given[p], own[p], start, training, i) for i, p in enumerate(PARTS[1:], 1)}
     if not any(looks["selection"]) or not any(looks["calibration"]):
         raise MisuseError("no family has a child with a parent to ask about: train on a zoo with more generations")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
         network = start.untrained()
-        best = _learn(network, pools, own["train"], start, training, looks["selection"], progress)
+        best = _learn(network, given["train"], own["train"], start, training, looks["selection"], progress)
     halved = {n: _stored(a, start.preset) for n, a in best.items()}
     found = replace(start, weights=halved, temperature=1.0, shift=0.0)
     logits, labels = _asked(found, looks["calibration"])

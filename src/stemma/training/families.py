@@ -99,7 +99,9 @@ def of_folder(folder: Path, progress: Progress | None = None) -> list[Relative]:
         relation = relations.get(name)
         own = name not in earlier
         candidate = own and relation not in TWINS | {R.DISTILLED}
-        found.append(Relative(name, model, families[name], above, own and relation not in UNSEEN, candidate))
+        line = tuple(f"{folder}:{a}" for a in above)
+        asked = own and relation not in UNSEEN
+        found.append(Relative(f"{folder}:{name}", model, f"{folder}:{families[name]}", line, asked, candidate))
     return found
 
 

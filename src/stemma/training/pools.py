@@ -163,7 +163,9 @@ class Pool:
     @cached_property
     def unasked(self) -> "Pool":
         """The same pool as if nobody had asked the models."""
-        return self if self.views.features is None else replace(self, views=replace(self.views, features=None, seen=None))
+        return (
+            self if self.views.features is None else replace(self, views=replace(self.views, features=None, seen=None))
+        )
 
 
 def pools(

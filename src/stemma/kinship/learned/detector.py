@@ -105,7 +105,7 @@ class LineageDetector:
     heads: int = 4
     cap: int = 12
     per_layer: int = 1024
-    crop: int = 256
+    crop: int = 128
     probes: int = 64
     layer: str = ""
     seed: int = 0

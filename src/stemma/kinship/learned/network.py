@@ -15,7 +15,7 @@ class DifferenceEncoder(nn.Module):
     one starts as parent minus child, child minus parent, and their mean.
     """
 
-    def __init__(self, width: int, inner: int = 32) -> None:
+    def __init__(self, width: int, inner: int = 16) -> None:
         super().__init__()
         self.pair = nn.Linear(2, 3, bias=False)
         with torch.no_grad():

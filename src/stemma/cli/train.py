@@ -1,0 +1,90 @@
+"""`stemma train`: the learned parts, trained on zoos whose history is known."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from stemma.cli.options import Json
+
+app = typer.Typer(help="Train the learned parts on families with known history.", no_args_is_help=True)
+
+
+@app.command("detector")
+def detector(
+    zoo: Annotated[
+        list[str],
+        typer.Argument(metavar="ZOO...", help="Folders of `stemma zoo build`, or kinds such as mlp+cnn:n=48,seed=1."),
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write it, as safetensors.")],
+    preset: Annotated[str, typer.Option("--preset", metavar="P", help="v2, or paper for the published one.")] = "v2",
+    steps: Annotated[int | None, typer.Option("--steps", metavar="N", min=1, help="Updates.")] = None,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Of the split, the start and the order.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Train a lineage detector on zoos.
+
+    Whole families are trained on, selected by, calibrated on and tested on. The file holds weights, configuration and
+    the figures on the test families.
+    """
+    from stemma.cli import output
+    from stemma.cli.pages import writable
+    from stemma.errors import MisuseError
+    from stemma.kinship.learned.detector import PRESETS, LineageDetector
+
+    if preset not in PRESETS:
+        raise MisuseError(f"no preset is called '{preset}'. There are: {', '.join(PRESETS)}")
+    writable("--out", out)
+    with output.progress(quiet=as_json) as report:
+        from stemma.training.curriculum import probes_for
+        from stemma.training.detector import Training, train
+        from stemma.training.pools import pools
+
+        start = LineageDetector(preset=preset, width=32 if preset == "paper" else 64)
+        paper = preset == "paper"
+        given = [r for one in zoo for r in _families(one, report)]
+        found = pools(given, cap=start.cap, per_layer=start.per_layer, probes=probes_for, matrix=paper)
+        rate = 0.01 if paper else Training.rate
+        training = Training(steps=steps or Training.steps, seed=seed, rate=rate)
+        words = f"{' '.join(Path(one).name for one in zoo)} --preset {preset} --steps {training.steps} --seed {seed}"
+        made = {"command": f"stemma train detector {words}"}
+        trained = train(found, start, training, made, report)
+    trained.save(out)
+    document = {
+        "file": str(out),
+        "preset": preset,
+        "digest": trained.weights_digest,
+        "models": sum(map(len, found)),
+        "families": trained.made["families"],
+        "test": trained.made["test"],
+    }
+    if as_json:
+        output.show_json(document)
+    else:
+        output.show(f"wrote a detector to {output.plain(out)}", output.findings(_rows(document)))
+
+
+def _families(zoo: str, report: Any) -> list[Any]:
+    from stemma.training import curriculum, families
+
+    if Path(zoo).exists():
+        return families.of_folder(Path(zoo), report)
+    kinds, count, seed = curriculum.parsed(zoo)
+    return curriculum.made(kinds, count, seed, progress=report)
+
+
+def _rows(document: dict[str, Any]) -> list[tuple[str, str, str]]:
+    from stemma.cli.output import number
+
+    families, test = document["families"], document["test"]
+    split = ", ".join(f"{count} {part}" for part, count in families.items())
+    rows = [("trained on", f"{document['models']:,} models", f"families: {split}")]
+    if not test:
+        return [*rows, ("tested", "not at all", "the test families have no questions")]
+    found, refused = (("none" if x is None else number(x)) for x in (test["parent_found"], test["orphan_refused"]))
+    return [
+        *rows,
+        ("parent found", found, f"of {test['questions'] - test['orphans']:,} questions about test families"),
+        ("refused", refused, f"of {test['orphans']:,} questions without an ancestor among the candidates"),
+        ("calibration", f"error {number(test['calibration_error'])}", "mean gap between probability and share right"),
+    ]

@@ -1,0 +1,236 @@
+"""Training of the two models that read a family's geometry: which of two came first, and who is the parent.
+
+Both are boosted trees on features of `stemma.lineage.geometry` and `stemma.lineage.parenthood`. Families are split:
+the model of pairs learns from some, the model of parenthood from others that the first has not seen (its input is what
+the first says), and the threshold of a decision is taken on a third part.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from stemma.errors import MissingExtraError
+from stemma.kinship.weights.entries import entries
+from stemma.lineage import direction as pair_model
+from stemma.lineage import parenthood as parent_model
+from stemma.lineage.boosted_trees import BoostedTrees
+from stemma.lineage.direction import Direction
+from stemma.lineage.geometry import Geometry, PairFeatures
+from stemma.lineage.parenthood import Parenthood
+from stemma.training.pedigrees import Pedigree, recipe_of
+
+UNRELATED_PER_CHILD = 1.5
+"""Pairs where neither descends from the other, per pair of parent and child."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """An ordered pair of one family, with its truth.
+
+    Attributes:
+        features: What the weights show.
+        label: `FORWARD` where the first is an ancestor of the second, else `NEITHER`.
+        family: Kind and seed.
+        recipes: What the descendant was tuned by; of both where neither descends from the other.
+        tasks: What it learnt, likewise.
+        nearest: Whether the first is the parent, not a more distant ancestor.
+    """
+
+    features: PairFeatures
+    label: int
+    family: tuple[str, int]
+    recipes: tuple[str, ...]
+    tasks: tuple[str, ...]
+    nearest: bool = True
+
+
+def geometry_of(pedigree: Pedigree) -> Geometry:
+    """The geometry of a whole family, in the order of its members.
+
+    Returns:
+        The geometry.
+    """
+    return Geometry(entries([m.model for m in pedigree.zoo.members], reference=0))
+
+
+def pairs(pedigree: Pedigree, seed: int = 0, geometry: Geometry | None = None) -> Iterator[Pair]:
+    """All parents with their children, some grandparents with their grandchildren, and pairs of neither.
+
+    Args:
+        pedigree: A family.
+        seed: Of what is drawn.
+        geometry: Of its members, where it is at hand.
+
+    Yields:
+        Pairs that share a tensor which changed.
+    """
+    geometry = geometry or geometry_of(pedigree)
+    members = pedigree.zoo.members
+    at = {m.name: i for i, m in enumerate(members)}
+    above = {m.name: [a for a in pedigree.zoo.ancestors(m.name) if a in at] for m in members}
+    rng = np.random.default_rng([seed, pedigree.seed, 33])
+    wanted: list[tuple[str, str, int, bool]] = []
+    for m in members:
+        for generation, ancestor in enumerate(above[m.name]):
+            if generation == 0 or rng.random() < 0.3:
+                wanted.append((ancestor, m.name, pair_model.FORWARD, generation == 0))
+    names = [m.name for m in members if above[m.name]]
+    apart = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :] if a not in above[b] and b not in above[a]]
+    count = min(len(apart), round(UNRELATED_PER_CHILD * len(names)))
+    chosen = rng.choice(len(apart), count, replace=False) if count else []
+    wanted += [(*apart[k], pair_model.NEITHER, False) for k in chosen]
+    for a, b, label, nearest in wanted:
+        found = geometry.pair(at[a], at[b])
+        if found is not None:
+            who = [pedigree.zoo[b]] if label == pair_model.FORWARD else [pedigree.zoo[a], pedigree.zoo[b]]
+            tasks = tuple(str(m.recipe.parameters.get("task", "")).split(":")[0] for m in who)
+            family, recipes = (pedigree.kind, pedigree.seed), tuple(recipe_of(m.recipe) for m in who)
+            yield Pair(found, label, family, recipes, tasks, nearest)
+
+
+def fit_direction(given: Sequence[Pair], seed: int = 0, about: dict[str, Any] | None = None) -> Direction:
+    """Learn what pairs are from pairs with known truth, each shown in both orders.
+
+    Cost: some seconds for 10,000 pairs.
+
+    Args:
+        given: Pairs.
+        seed: Of the fit.
+        about: What to write down beside the names of the features.
+
+    Returns:
+        The model.
+    """
+    rows = np.stack([pair_model.columns(p.features) for p in given])
+    turned = np.stack([pair_model.columns(p.features.turned()) for p in given])
+    labels = np.array([p.label for p in given])
+    back = np.where(labels == pair_model.FORWARD, pair_model.BACKWARD, pair_model.NEITHER)
+    trees = _fit(np.concatenate([rows, turned]), np.concatenate([labels, back]), pair_model.COLUMNS, seed, about or {})
+    return Direction(trees)
+
+
+@dataclass(frozen=True, eq=False)
+class Query:
+    """A suspect beside some relatives, and which of them is its parent.
+
+    Attributes:
+        rows: Features of each relative, `[relatives, features]`.
+        parent: Position of the nearest ancestor that is enrolled, the parent itself; None where the parent is not.
+        ancestors: Positions of more distant ancestors.
+        siblings: Number of enrolled children of the suspect's parent.
+        family: Kind and seed.
+        recipe: What the suspect was tuned by.
+    """
+
+    rows: np.ndarray
+    parent: int | None
+    ancestors: tuple[int, ...]
+    siblings: int
+    family: tuple[str, int]
+    recipe: str
+
+
+def queries(
+    pedigree: Pedigree, direction: Direction, seed: int = 0, left_out: float = 0.4, geometry: Geometry | None = None
+) -> Iterator[Query]:
+    """Every child of a family as a suspect, beside a random part of the family.
+
+    Args:
+        pedigree: A family.
+        direction: For pairs.
+        seed: Of what is drawn.
+        left_out: Share of suspects whose parent is not among the relatives.
+        geometry: Of its members, where it is at hand.
+
+    Yields:
+        One query per child that has any relative left.
+    """
+    geometry = geometry or geometry_of(pedigree)
+    members = [m.name for m in pedigree.zoo.members]
+    rng = np.random.default_rng([seed, pedigree.seed, 34])
+    for s, name in enumerate(members):
+        parent = pedigree.parent(name)
+        if parent is None:
+            continue
+        kept = [i for i in range(len(members)) if i != s and members[i] != parent and rng.random() < rng.choice(SHARES)]
+        if rng.random() >= left_out:
+            kept.append(members.index(parent))
+        distance = {i: geometry.squared_distance(s, i) for i in kept}
+        near = sorted((i for i in kept if np.isfinite(distance[i])), key=distance.__getitem__)[: parent_model.NEAREST]
+        if not near:
+            continue
+        rows = parent_model.features(geometry, direction, s, near)
+        above = [members.index(a) for a in pedigree.zoo.ancestors(name)]
+        siblings = sum(pedigree.parent(members[i]) == parent for i in kept)
+        at = near.index(above[0]) if above[0] in near else None
+        further = tuple(k for k, i in enumerate(near) if i in above[1:])
+        recipe = recipe_of(pedigree.zoo[name].recipe)
+        yield Query(rows, at, further, siblings, (pedigree.kind, pedigree.seed), recipe)
+
+
+SHARES = (0.1, 0.3, 0.6, 1.0)
+"""Parts of a family that a registry may hold."""
+
+
+def fit_parenthood(
+    given: Sequence[Query], direction: Direction, seed: int = 0, about: dict[str, Any] | None = None
+) -> Parenthood:
+    """Learn who is the parent from queries with known truth.
+
+    Args:
+        given: Queries, of families that `direction` did not learn from.
+        direction: For pairs.
+        seed: Of the fit.
+        about: What to write down beside the names of the features.
+
+    Returns:
+        The model.
+    """
+    rows = np.concatenate([q.rows for q in given])
+    labels = np.concatenate([np.arange(len(q.rows)) == (-1 if q.parent is None else q.parent) for q in given])
+    return Parenthood(direction, _fit(rows, labels.astype(int), parent_model.COLUMNS, seed, about or {}))
+
+
+def _fit(rows: np.ndarray, labels: np.ndarray, names: Sequence[str], seed: int, about: dict[str, Any]) -> BoostedTrees:
+    try:
+        from sklearn.ensemble import HistGradientBoostingClassifier
+    except ImportError as error:
+        raise MissingExtraError("training on a zoo", "scikit-learn", "networks") from error
+    model = HistGradientBoostingClassifier(
+        max_iter=200,
+        learning_rate=0.06,
+        max_leaf_nodes=8,
+        min_samples_leaf=20,
+        l2_regularization=5.0,
+        random_state=seed,
+    ).fit(rows.astype(np.float32), labels)
+    return _table(model, {**about, "features": list(names), "rows": len(rows)})
+
+
+def _table(model: Any, about: dict[str, Any]) -> BoostedTrees:
+    """scikit-learn's trees as one table; a test compares its scores with scikit-learn's own.
+
+    Returns:
+        The trees.
+    """
+    feature, threshold, left, right, value, root, output = [], [], [], [], [], [], []
+    start = 0
+    for iteration in model._predictors:
+        for k, tree in enumerate(iteration):
+            nodes = tree.nodes
+            leaf = nodes["is_leaf"].astype(bool)
+            feature.append(np.where(leaf, -1, nodes["feature_idx"]))
+            threshold.append(nodes["num_threshold"])
+            left.append(nodes["left"].astype(np.int64) + start)
+            right.append(nodes["right"].astype(np.int64) + start)
+            value.append(nodes["value"])
+            root.append(start)
+            output.append(k)
+            start += len(nodes)
+    whole = [np.concatenate(x) for x in (feature, threshold, left, right, value)]
+    types = (np.int32, np.float32, np.int32, np.int32, np.float32)
+    table = [x.astype(t) for x, t in zip(whole, types, strict=True)]
+    baseline = np.ravel(model._baseline_prediction).astype(np.float32)
+    return BoostedTrees(*table, np.array(root, np.int32), np.array(output, np.int32), baseline, about)

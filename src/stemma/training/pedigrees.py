@@ -1,0 +1,147 @@
+"""Families to learn direction and parenthood from: trees over generations, every child tuned in a way of its own.
+
+A recipe is a rule of optimisation with or without weight decay. Within a recipe rate, length and strength of decay are
+drawn anew for each child, from so small a change that it hardly shows to one larger than the weights.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from stemma.zoo.collection import Zoo
+from stemma.zoo.lineages import Tuning, as_zoo, tree
+from stemma.zoo.optimizers import RATE_FACTOR
+from stemma.zoo.recipe import Recipe
+
+RECIPES: Mapping[str, tuple[str, tuple[float, float] | None]] = {
+    "adam": ("adam", None),
+    "adam-l2": ("adam", (1e-4, 3e-3)),
+    "adamw": ("adamw", (1e-2, 0.5)),
+    "sgd": ("sgd", None),
+    "sgd-l2": ("sgd", (1e-4, 3e-3)),
+    "momentum": ("momentum", None),
+    "momentum-l2": ("momentum", (1e-4, 5e-3)),
+}
+"""Rule of optimisation, and the range of its weight decay."""
+
+TASKS = {
+    "image": ("digit", "digit", "shuffled", "inverted", "rotated", "rotated+shuffled", "inverted+shuffled"),
+    "text": ("plain", "plain", "shuffled"),
+}
+"""What children learn: what the parent knows on other examples, in another view, or under other labels."""
+
+SHAPES = ((4, 4), (3, 2, 2), (8,), (2, 3), (5, 2))
+"""Children of each model, generation by generation."""
+
+LENGTHS = ((1.0, "cosine"), (2.0, "constant"), (4.0, "cosine"))
+"""Updates relative to the kind's own fine-tuning, and the course of the rate: few, so that many train together."""
+
+TOGETHER = 32
+"""Families whose networks are trained in one go."""
+
+INITIALISERS = ("torch", "torch", "orthogonal", "normal", "xavier")
+
+
+def recipe_of(recipe: Recipe) -> str:
+    """The name in `RECIPES` of what a child was tuned by.
+
+    Returns:
+        The name.
+    """
+    rule = str(recipe.parameters.get("optimizer", "adam"))
+    decays = float(recipe.parameters.get("weight_decay", 0.0)) > 0
+    return next(n for n, (r, decay) in RECIPES.items() if r == rule and (decay is not None) == decays)
+
+
+def tunings(seed: int, recipes: Sequence[str] = tuple(RECIPES), each: int = 4) -> list[Tuning]:
+    """Ways of tuning, drawn at random within each recipe.
+
+    Args:
+        seed: Of the draw.
+        recipes: Names in `RECIPES`.
+        each: Ways per recipe.
+
+    Returns:
+        `each` ways of every recipe.
+    """
+    rng = np.random.default_rng([seed, 31])
+
+    def between(low: float, high: float) -> float:
+        return float(np.exp(rng.uniform(np.log(low), np.log(high))))
+
+    out = []
+    for name in recipes:
+        rule, decay = RECIPES[name]
+        for i in range(each):
+            strength = 0.0 if decay is None else round(between(*decay), 6)
+            steps, course = LENGTHS[int(rng.integers(len(LENGTHS)))]
+            out.append(Tuning(f"{name}-{i}", rule, RATE_FACTOR[rule] * between(0.4, 4.0), steps, strength, course))
+    return out
+
+
+@dataclass(frozen=True)
+class Pedigree:
+    """One family.
+
+    Attributes:
+        kind: Of network.
+        seed: Of the family.
+        zoo: Its models.
+    """
+
+    kind: str
+    seed: int
+    zoo: Zoo
+
+    def parent(self, name: str) -> str | None:
+        """The parent of a member, None for the root."""
+        return next(iter(self.zoo[name].parents), None)
+
+
+def pedigrees(
+    kind: str,
+    seeds: Sequence[int],
+    *,
+    recipes: Sequence[str] = tuple(RECIPES),
+    data: Sequence[str | None] = (None,),
+    shapes: Sequence[Sequence[int]] = SHAPES,
+    tasks: Sequence[str] | None = None,
+    keep: bool = True,
+) -> Iterator[Pedigree]:
+    """Families that share nothing, one per seed, trained together.
+
+    Cost on one core, first time: 1 to 3 s per family of perceptrons, five times as much for the other kinds.
+
+    Args:
+        kind: `mlp`, `cnn`, `vit` or `lm`.
+        seeds: One per family.
+        recipes: Names in `RECIPES`.
+        data: Data sets that children draw from; None is the kind's own.
+        shapes: Children of each model, generation by generation; one is drawn per family.
+        tasks: What children draw from; `TASKS` unless given.
+        keep: Use the zoo's cache.
+
+    Yields:
+        The families, in order.
+    """
+    tasks = tasks or TASKS["text" if kind == "lm" else "image"]
+    for start in range(0, len(seeds), TOGETHER):
+        plans = [_plan(kind, seed, recipes, data, shapes, tasks) for seed in seeds[start : start + TOGETHER]]
+        whole = as_zoo({n: r for plan in plans for n, r in plan.items()}, keep=keep)
+        for seed, plan in zip(seeds[start : start + TOGETHER], plans, strict=True):
+            members = tuple(whole[n] for n in plan)
+            yield Pedigree(kind, seed, Zoo(members, {n: whole.history[n] for n in plan}))
+
+
+def _plan(
+    kind: str,
+    seed: int,
+    recipes: Sequence[str],
+    data: Sequence[str | None],
+    shapes: Sequence[Sequence[int]],
+    tasks: Sequence[str],
+) -> Mapping[str, Recipe]:
+    rng = np.random.default_rng([seed, 32])
+    shape, init = shapes[int(rng.integers(len(shapes)))], INITIALISERS[int(rng.integers(len(INITIALISERS)))]
+    return tree(kind, seed, shape, tunings=tunings(seed, recipes), tasks=tasks, data=data, init=init)
