@@ -14,6 +14,7 @@ from stemma.cli.compare import compare
 from stemma.cli.demo import demo
 from stemma.cli.distance import distance
 from stemma.cli.fingerprint import fingerprint
+from stemma.cli.lineage import lineage
 from stemma.cli.list import list_models
 from stemma.cli.remove import remove
 from stemma.cli.show import show
@@ -37,6 +38,7 @@ app = typer.Typer(
 app.command()(trace)
 app.command()(compare)
 app.command()(distance)
+app.command()(lineage)
 app.command()(add)
 app.command("list")(list_models)
 app.command()(show)
