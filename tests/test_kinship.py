@@ -85,7 +85,7 @@ def test_independent_trainings_are_independent_and_descendants_are_not(
         ("weights-pruned", RelationKind.PRUNED),
         ("layers-pruned", RelationKind.PRUNED),
         ("part-inherited", RelationKind.PART_INHERITED),
-        ("finetuned", RelationKind.RELATED),
+        ("finetuned", RelationKind.FINETUNED),
     ],
 )
 def test_relations_that_leave_a_trace_are_named(families: dict[str, zoo.Zoo], name: str, kind: RelationKind) -> None:

@@ -25,7 +25,10 @@ from stemma.models.units import structure
 from stemma.probes import Probes
 from stemma.types import Axis, Comparison, Evidence, ModelRef, Null, Relation, RelationKind, Spec, Verdict
 
-OPEN = (RelationKind.RELATED, RelationKind.PART_INHERITED, RelationKind.HEAD_REPLACED, RelationKind.UNRELATED)
+OPEN = (
+    RelationKind.RELATED, RelationKind.FINETUNED, RelationKind.SIBLINGS, RelationKind.SAME_INIT,
+    RelationKind.PART_INHERITED, RelationKind.HEAD_REPLACED, RelationKind.UNRELATED,
+)  # fmt: skip
 """Relations that an exact map of units would replace."""
 
 RECAST = 256
@@ -152,7 +155,7 @@ def compare_weights(
     place, pairings = _aligned(a, b, aligned or UnitsInPlace(), alpha)
     found = [same, place]
     if place.verdict is Verdict.SUPPORTED:
-        relation = _named(a, b, place, pairings)
+        relation = name_relation(a, b, place, pairings)
     elif recast := _recast(a, b, pairings):
         relation = Relation(RelationKind.REFORMATTED, {}, ("reformatted",), recast.reason)
         return _result(a, b, recast, [*found, recast], relation)
@@ -200,15 +203,6 @@ def _identity(a: Model, b: Model) -> Evidence:
                     1e-77 if verdict is Verdict.SUPPORTED else None, -77.0 if verdict is Verdict.SUPPORTED else None,
                     1.0 if verdict is Verdict.SUPPORTED else size, verdict, reason, Spec("digest"),
                     (a.digest, b.digest), {"shared_tensors": len(shared), "shared_parameters": size})  # fmt: skip
-
-
-def _named(a: Model, b: Model, place: Evidence, pairings: tuple[Pairing, ...]) -> Relation:
-    """The relation's name, whichever of the two models is the changed one."""
-    relation = name_relation(a, b, place, pairings)
-    if relation.kind is not RelationKind.RELATED or _large(a):
-        return relation
-    turned = name_relation(b, a, place, _turned(pairings))
-    return relation if turned.kind is RelationKind.RELATED else turned
 
 
 def _turned(pairings: tuple[Pairing, ...]) -> tuple[Pairing, ...]:

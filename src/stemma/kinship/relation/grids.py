@@ -1,0 +1,197 @@
+"""Do numbers lie on a grid: few levels, one step for a tensor, a row, a column or a block of neighbours?"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+ROWS = 48
+"""Rows of a tensor that are looked at, evenly spread."""
+
+GROUPS = 96
+"""Groups of one step that are looked at."""
+
+BLOCKS = (256, 128, 64, 32, 16)
+"""Lengths of blocks that share a step, longest first."""
+
+MOST_LEVELS = 257
+"""A grid of more levels than eight bits give is no quantisation."""
+
+LEAST = 6
+"""Distinct values that a group needs before their spacing tells anything."""
+
+EXACT = 0.02
+"""How far from a multiple of the step a value may lie, in steps, beside the rounding of its number format."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A grid that a tensor's values lie on.
+
+    Attributes:
+        bits: Bits that its levels take.
+        levels: Largest number of levels of any group, 0 where the levels are a table of unequal steps.
+        per: What shares one step: `tensor`, `row`, `column` or `block of N`.
+        symmetric: Zero is the middle of the codes; otherwise they have a zero point.
+        uniform: All steps are equal; otherwise the levels come from a table (as NF4's do).
+        variance: Mean square of the error that rounding to it makes.
+        groups: Groups of the tensor: how many steps have to be told.
+    """
+
+    bits: int
+    levels: int
+    per: str
+    symmetric: bool
+    uniform: bool
+    variance: float
+    groups: int
+
+
+def grid_of(values: np.ndarray, rounding: float) -> Grid | None:
+    """The coarsest grouping under which values lie on a grid.
+
+    Args:
+        values: A tensor, units of its first axis as rows, `[rows, …]`.
+        rounding: Relative rounding error of its number format.
+
+    Returns:
+        The grid; None where there is none of at most 256 levels.
+    """
+    flat = values.reshape(len(values), -1)
+    chosen = flat[:: max(1, -(-len(flat) // ROWS))]
+    if chosen.size < 32 or not np.any(chosen):
+        return None
+    for per, groups, count in _groupings(flat, chosen):
+        found = _on_grid(groups, rounding)
+        if found is not None:
+            return _named(found, per, count)
+    return None
+
+
+def _groupings(flat: np.ndarray, chosen: np.ndarray) -> Iterator[tuple[str, list[np.ndarray], int]]:
+    """Ways to share a step, the one with the fewest steps first."""
+    yield "tensor", [chosen.reshape(-1)], 1
+    width = flat.shape[1]
+    yield "row", list(chosen), len(flat)
+    if len(flat) >= 32:
+        yield "column", list(flat[:4096].T[:: max(1, width // ROWS)][:ROWS]), width
+    for block in BLOCKS:
+        if block < width:
+            parts = [row[i : i + block] for row in chosen for i in range(0, width, block)]
+            yield f"block of {block}", parts, len(flat) * -(-width // block)
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """What the groups of one grouping show: step, lowest and highest code of each informative one."""
+
+    step: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    table: int = 0
+
+
+def _on_grid(groups: list[np.ndarray], rounding: float) -> _Steps | None:
+    telling = [u for g in groups if len(u := _distinct(g)) >= 2]
+    large = [u for u in telling if len(u) >= LEAST]
+    total = max((g.size for g in groups), default=0)
+    if not large:
+        return _few_values(groups, telling) if total >= 32 else None
+    if len(large) > GROUPS:
+        large = [large[i] for i in np.linspace(0, len(large) - 1, GROUPS).astype(int)]
+    found, misses = [], 0
+    for u in large:
+        one = _step(u, rounding)
+        misses += one is None
+        found += [] if one is None else [one]
+        if misses > max(0.05 * len(large), 0.5):
+            return _table(groups)
+    step, low, high = np.array(found).T
+    return _Steps(step, low, high)
+
+
+def _distinct(group: np.ndarray) -> np.ndarray:
+    """Distinct finite values, none where a group is a single number."""
+    return np.unique(group[np.isfinite(group)].astype(np.float64))
+
+
+def _step(u: np.ndarray, rounding: float) -> tuple[float, float, float] | None:
+    """The step of which all values are multiples, with the lowest and the highest code."""
+    largest, gaps = np.abs(u).max(), np.diff(u)
+    small = max(gaps.min(), largest * rounding * 2)
+    if (u[-1] - u[0]) / small > MOST_LEVELS:
+        return None
+    for divisor in (1, 2, 3):
+        step = float(np.median(gaps[gaps < 1.5 * small])) / divisor
+        if (u[-1] - u[0]) / step > MOST_LEVELS - 1:
+            return None
+        for origin in (0.0, u[0]):
+            codes = (u - origin) / step
+            step_fit = step * float(codes @ np.rint(codes) / max(1e-30, np.rint(codes) @ np.rint(codes)))
+            codes = (u - origin) / step_fit
+            slack = EXACT + 2 * rounding * np.abs(u) / step_fit
+            if (np.abs(codes - np.rint(codes)) <= np.minimum(slack, 0.2)).all():
+                return step_fit, round(float(codes[0])), round(float(codes[-1]))
+    return None
+
+
+def _few_values(groups: list[np.ndarray], telling: list[np.ndarray]) -> _Steps | None:
+    """Groups of very few values (one or two bits): repetition itself is the evidence."""
+    if not telling or any(g.size < 8 * len(u) for g, u in zip(groups, map(_distinct, groups), strict=True) if g.size):
+        return None
+    steps = [(float(np.diff(u).min()), u) for u in telling]
+    if any((np.abs(np.diff(u) / s - np.rint(np.diff(u) / s)) > EXACT).any() for s, u in steps):
+        return None
+    codes = [(s, round(u[0] / s), round(u[-1] / s)) for s, u in steps]
+    step, low, high = np.array(codes).T
+    return _Steps(step, low, high)
+
+
+def _table(groups: list[np.ndarray]) -> _Steps | None:
+    """Sixteen or fewer values, whatever their steps, once every group is divided by its largest entry."""
+    scaled, steps = [], []
+    for g in groups:
+        top = float(np.abs(g).max(initial=0.0))
+        if top > 0 and g.size >= LEAST:
+            scaled.append(np.round(g.astype(np.float64) / top, 3))
+            steps.append(top / 8)
+    if not scaled:
+        return None
+    values = np.concatenate(scaled)
+    count = len(np.unique(values))
+    if count > 17 or values.size < 16 * count:
+        return None
+    return _Steps(np.array(steps), np.array([-8.0]), np.array([8.0]), table=count)
+
+
+def _named(found: _Steps, per: str, groups: int) -> Grid:
+    variance = float(np.mean(found.step**2)) / 12
+    if found.table:
+        return Grid(int(np.ceil(np.log2(found.table - 0.5))), 0, per, True, False, variance, groups)
+    spans = found.high - found.low
+    top = np.maximum(np.abs(found.low), np.abs(found.high))
+    limit = int(top.max())
+    levels = int(spans.max()) + 1
+    # With a zero point every group spans all codes; without, every group reaches the same largest code.
+    symmetric = float(np.mean(top == limit)) >= max(0.5, float(np.mean(spans >= levels - 2)))
+    bits = int(np.ceil(np.log2(limit + 1))) + 1 if symmetric else int(np.ceil(np.log2(max(2, levels))))
+    return Grid(max(1, min(8, bits)), levels, per, symmetric, True, variance, groups)
+
+
+def assumed(values: np.ndarray, like: Grid) -> Grid:
+    """The grid that a tensor would lie on if it was rounded as another one was.
+
+    Rows of few entries show no grid by themselves; that they changed by no more than such rounding is a sign.
+
+    Args:
+        values: The tensor, units of its first axis as rows.
+        like: The grid of another tensor.
+
+    Returns:
+        A grid with steps taken from the ranges of rows (of the whole tensor where that shares one step).
+    """
+    flat = values.reshape(len(values) if like.per != "tensor" else 1, -1).astype(np.float64)
+    top = np.abs(flat).max(axis=1)
+    spans = flat.max(axis=1, initial=0.0) - flat.min(axis=1, initial=0.0)
+    steps = top / max(1, 2 ** (like.bits - 1) - 1) if like.symmetric else spans / (2**like.bits - 1)
+    return replace(like, variance=float(np.mean(steps**2)) / 12, groups=len(flat))

@@ -1,0 +1,150 @@
+"""Which of the parent's units a narrower child kept."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from stemma.kinship.weights.correspondence import Pairing
+from stemma.kinship.weights.similarity import assign
+from stemma.kinship.weights.units_of_pair import finite
+from stemma.models.model import Model, Tensor
+from stemma.models.structure import AxisLabel, Structure
+
+LARGEST = 1 << 26
+"""Entries of a tensor up to which it is read to find kept units."""
+
+WIDEST = 4096
+"""Units of the widest group that is matched."""
+
+COORDINATES = 1024
+"""Coordinates of a unit that are looked at in one tensor."""
+
+
+@dataclass(frozen=True, eq=False)
+class KeptUnits:
+    """One group of hidden units that became narrower.
+
+    Attributes:
+        group: Its name in the parent.
+        size: The parent's units.
+        kept: The parent's unit for each of the child's, in the child's order.
+        cosine: Mean cosine of those pairs.
+    """
+
+    group: str
+    size: int
+    kept: np.ndarray
+    cosine: float
+
+
+def kept_units(parent: Model, child: Model, pairings: Sequence[Pairing], known: Structure) -> dict[str, KeptUnits]:
+    """Match the units of every group that is narrower in the child, in causal order.
+
+    Cost: one assignment per group; nothing is read where no group changed its width.
+
+    Args:
+        parent: The wider model.
+        child: The narrower one.
+        pairings: Correspondence of matrices.
+        known: The parent's structure.
+
+    Returns:
+        Kept units by group; groups that could not be matched are left out.
+    """
+    narrowed = _narrowed(parent, child, pairings, known)
+    found: dict[str, KeptUnits] = {}
+    for group in known.groups:
+        if group.name not in narrowed or max(narrowed[group.name]) > WIDEST:
+            continue
+        size, count = narrowed[group.name]
+        similarity = np.zeros((size, count))
+        views = 0
+        for p in pairings:
+            view = _view(parent, child, p, known, found, group.name)
+            if view is not None and view[0].shape == (size, view[0].shape[1]) and len(view[1]) == count:
+                similarity += view[0] @ view[1].T
+                views += 1
+        if views:
+            rows, columns = assign(similarity, np.random.default_rng(0))
+            order = rows[np.argsort(columns)]
+            cosine = float(similarity[order, np.arange(count)].mean()) / views
+            found[group.name] = KeptUnits(group.name, size, order, cosine)
+    return found
+
+
+def _narrowed(parent: Model, child: Model, pairings: Sequence[Pairing], known: Structure) -> dict[str, tuple[int, int]]:
+    """Units of the parent and of the child, for every group whose width shrank."""
+    out: dict[str, tuple[int, int]] = {}
+    for p in pairings:
+        x, y = parent.weights[p.a].shape, child.weights[p.b].shape
+        for i, j in zip(p.axes_a, p.axes_b, strict=True):
+            label = known.axes[p.a][i]
+            if x[i] > y[j] and label.group and len(label.segments) == 1:
+                block = label.segments[0].block
+                if x[i] % block == 0 and y[j] % block == 0:
+                    out[label.group] = x[i] // block, y[j] // block
+    return out
+
+
+def _view(
+    parent: Model, child: Model, p: Pairing, known: Structure, found: Mapping[str, KeptUnits], group: str
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Units of a group as one tensor shows them, as rows of length one; None where other axes do not fit yet."""
+    labels = known.axes[p.a]
+    mine = [k for k, i in enumerate(p.axes_a) if labels[i].group == group and len(labels[i].segments) == 1]
+    if len(mine) != 1 or parent.weights[p.a].size > LARGEST:
+        return None
+    x, y = _ordered(parent.weights[p.a], p.axes_a), _ordered(child.weights[p.b], p.axes_b)
+    for k, i in enumerate(p.axes_a):
+        if k != mine[0] and x.shape[k] != y.shape[k]:
+            if labels[i].group not in found:
+                return None
+            x = np.take(x, _rows(labels[i], found[labels[i].group].kept), axis=k)
+    block = labels[p.axes_a[mine[0]]].segments[0].block
+    return _units(x, mine[0], block), _units(y, mine[0], block)
+
+
+def _units(x: np.ndarray, axis: int, block: int) -> np.ndarray:
+    rows = np.moveaxis(x, axis, 0).reshape(x.shape[axis] // block, -1).astype(np.float64)
+    rows = rows[:, :: max(1, rows.shape[1] // COORDINATES)]
+    norm = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / np.where(norm > 0, norm, 1)
+
+
+def _rows(label: AxisLabel, units: np.ndarray) -> np.ndarray:
+    return label.segments[0].index()[units].reshape(-1)
+
+
+def _ordered(tensor: Tensor, axes: tuple[int, ...]) -> np.ndarray:
+    array = tensor.array()
+    rest = [i for i in range(array.ndim) if i not in axes]
+    array = array.transpose(*axes, *rest)
+    return finite(np.asarray(array.reshape(array.shape[: len(axes)]), np.float32))
+
+
+def restricted(
+    parent: Model, child: Model, p: Pairing, known: Structure, kept: Mapping[str, KeptUnits]
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """A pair of tensors, the parent's cut down to the units that were kept, the child's to the parent's tokens.
+
+    Args:
+        parent: The wider model.
+        child: The narrower one.
+        p: The two tensors; a vector has one axis.
+        known: The parent's structure.
+        kept: Kept units by group.
+
+    Returns:
+        Two arrays of one shape; None where the sizes still differ.
+    """
+    if parent.weights[p.a].size > LARGEST:
+        return None
+    x, y = _ordered(parent.weights[p.a], p.axes_a), _ordered(child.weights[p.b], p.axes_b)
+    for k, i in enumerate(p.axes_a):
+        label = known.axes[p.a][i]
+        if x.shape[k] != y.shape[k] and label.group in kept and len(label.segments) == 1:
+            x = np.take(x, _rows(label, kept[label.group].kept), axis=k)
+        elif x.shape[k] < y.shape[k] and label.role == "token":
+            y = np.take(y, range(x.shape[k]), axis=k)
+    return (x, y) if x.shape == y.shape else None

@@ -1,0 +1,81 @@
+"""LoRA: differences of low rank, merged into the weights."""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from stemma.kinship.relation.base import AbstractOperation, Explained
+from stemma.kinship.relation.explanation import Step
+from stemma.kinship.relation.pair import Layer, Pair
+from stemma.types import RelationKind
+
+
+@dataclass(frozen=True)
+class LowRank(AbstractOperation):
+    """Every matrix that changed did so by a matrix of low rank; biases and gains did not change.
+
+    The rank is the number of singular values above what rounding can make: the largest singular value of a matrix of
+    independent rounding errors lies at their standard deviation times the sum of the roots of its sides.
+
+    Attributes:
+        above: How far above that edge a singular value must lie.
+        room: Largest rank, as a share of what the matrix has room for.
+        width: Matrices with less room than this say nothing.
+    """
+
+    above: float = 1.3
+    room: float = 0.5
+    width: int = 4
+
+    name: ClassVar[str] = "lora"
+
+    def explain(self, pair: Pair) -> Explained | None:
+        """See `AbstractOperation.explain`: what remains beside the low rank is rounding."""
+        changed = [layer for layer in pair.open if layer.matrix]
+        if not changed or any(not layer.matrix for layer in pair.open) or any(m.measured is None for m in changed):
+            return None
+        ranks = {m.b: self.rank(m) for m in changed if m.sums.rank_of_room >= self.width}
+        low = {b: r for b, r in ranks.items() if r and r <= self.room * self._room(pair, b)}
+        if not low or len(low) < len(ranks) or (len(low) == 1 and len(pair.matrices) > 2 and max(low.values()) > 8):
+            return None
+        rank, count = Counter(low.values()).most_common(1)[0]
+        bits = sum(self._bits(m, low.get(m.b, m.sums.rank_of_room)) for m in changed)
+        same = "" if count == len(low) else f" ({min(low.values())} to {max(low.values())})"
+        step = Step(
+            self.name,
+            RelationKind.LORA,
+            f"{len(low)} of {len(pair.matrices)} matrices differ by rank {rank}{same}",
+            {"rank": rank, "ranks": low, "modules": sorted(low)},
+            bits=bits,
+        )
+        done = {m.b: m.explained(f"rank {low.get(m.b, m.sums.rank_of_room)}") for m in changed}
+        return Explained(step, pair.with_layers(done, self.name))
+
+    def rank(self, layer: Layer) -> int:
+        """Numerical rank of a layer's difference, above what rounding makes.
+
+        Args:
+            layer: A matrix.
+
+        Returns:
+            Singular values above the edge.
+        """
+        sums = layer.sums
+        values = sums.singular_values
+        if not len(values):
+            return 0
+        extra = max(0.0, layer.noise - layer.tolerance**2 * sums.norm_a)
+        variance = (layer.floor**2 * sums.norm_a + extra) / max(1, sums.read)
+        edge = np.sqrt(variance) * (np.sqrt(sums.rows.shape[1]) + np.sqrt(len(values)))
+        return int((values > max(self.above * edge, 1e-6 * values[0])).sum())
+
+    @staticmethod
+    def _room(pair: Pair, name: str) -> int:
+        return next(layer.sums.rank_of_room for layer in pair.layers if layer.b == name)
+
+    @staticmethod
+    def _bits(layer: Layer, rank: int) -> float:
+        rows = layer.sums.rows.shape[1]
+        return 16.0 * rank * (rows + layer.sums.read / max(1, rows))

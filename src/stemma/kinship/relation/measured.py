@@ -1,0 +1,197 @@
+"""What two versions of one tensor show: sums over all entries, read in slices, from which every operation is judged."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+SKETCH = 96
+"""Directions onto which the rows of a difference are projected to see its rank; shorter rows are kept whole."""
+
+KEPT = 1 << 14
+"""Entries of each side that are kept for what sums do not show (order of magnitudes, patterns of zeros)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """Two versions A and B of one tensor, entry by entry.
+
+    Sums are over the entries that were read, in float64; `rows` are the units of the first axis.
+
+    Attributes:
+        shape: Sizes of the axes longer than one.
+        read: Entries that were read.
+        rows: Per row: sum of A², of B², of AB, of (B - A)², `[4, rows]`.
+        columns: The same per unit of the second axis, `[4, columns]`; empty for vectors.
+        equal: Entries that are the same number in both.
+        zeros: Entries that are zero in A only, in B only, in both.
+        on_support: Sums of A² and of (B - A)² where B is not zero.
+        gram: Products of the projected difference, `[k, k]`; its eigenvalues are squares of singular values.
+        sample: The same entries of A and of B, spread evenly, `[2, n]`.
+        patterned: Whether B's zeros are at least `n` in every `m` neighbours: (n, m), or None.
+    """
+
+    shape: tuple[int, ...]
+    read: int
+    rows: np.ndarray
+    columns: np.ndarray
+    equal: int
+    zeros: tuple[int, int, int]
+    on_support: tuple[float, float]
+    gram: np.ndarray
+    sample: np.ndarray
+    patterned: tuple[int, int] | None
+
+    @property
+    def norm_a(self) -> float:
+        """Sum of squares of A."""
+        return float(self.rows[0].sum())
+
+    @property
+    def norm_b(self) -> float:
+        """Sum of squares of B."""
+        return float(self.rows[1].sum())
+
+    @property
+    def inner(self) -> float:
+        """Sum of products."""
+        return float(self.rows[2].sum())
+
+    @property
+    def difference(self) -> float:
+        """Sum of squares of B - A."""
+        return float(self.rows[3].sum())
+
+    @property
+    def relative(self) -> float:
+        """Norm of the difference over the norm of A."""
+        return min(1e9, float(np.sqrt(self.difference / max(self.norm_a, 1e-60))))
+
+    @property
+    def cosine(self) -> float:
+        """Cosine of A and B; 0 where one of them is zero."""
+        norm = self.norm_a * self.norm_b
+        return float(np.clip(self.inner / np.sqrt(norm), -1, 1)) if norm > 0 else 0.0
+
+    @property
+    def zeroed(self) -> float:
+        """Share of A's nonzero entries that are zero in B."""
+        nonzero = self.read - self.zeros[0] - self.zeros[2]
+        return self.zeros[1] / max(1, nonzero)
+
+    @cached_property
+    def scaled(self) -> float:
+        """Relative difference that remains after the best positive scale per unit of either outer axis.
+
+        Units count equally: a rescaled one must not hide behind a larger one.
+        """
+        return min((_after_scale(s) for s in (self.rows, self.columns) if s.size), default=self.relative)
+
+    @cached_property
+    def singular_values(self) -> np.ndarray:
+        """Singular values of the (projected) difference, largest first."""
+        if not self.gram.size:
+            return np.zeros(0)
+        return np.sqrt(np.maximum(np.linalg.eigvalsh(self.gram)[::-1], 0))
+
+    @property
+    def rank_of_room(self) -> int:
+        """The rank that a difference without structure would have here, as far as it can be seen."""
+        return min(self.rows.shape[1], len(self.gram)) if self.gram.size else 0
+
+
+def _after_scale(sums: np.ndarray) -> float:
+    aa, bb, ab, _ = sums
+    scale = np.maximum(ab, 0) / np.where(bb > 0, bb, 1)
+    left = np.maximum(aa - 2 * scale * ab + scale**2 * bb, 0)
+    alive = aa > 1e-12 * aa.max(initial=0.0)
+    return float(np.sqrt(np.mean(left[alive] / aa[alive]))) if alive.any() else 0.0
+
+
+def measure(slices: Iterable[tuple[np.ndarray, np.ndarray]]) -> Measured | None:
+    """Add up what two versions of a tensor show.
+
+    Memory: one slice in float64 and the projection; time: a few passes over the entries and one product with
+    `SKETCH` columns.
+
+    Args:
+        slices: Corresponding rows of A and B, in order, all other axes whole.
+
+    Returns:
+        The sums; None where sizes differ or nothing was read.
+    """
+    sums = _Sums()
+    for x, y in slices:
+        if x.shape != y.shape:
+            return None
+        if x.size:
+            sums.add(x, y)
+    return sums.result()
+
+
+class _Sums:
+    """Private: sums under way; alive inside `measure`."""
+
+    def __init__(self) -> None:
+        self.rows: list[np.ndarray] = []
+        self.columns = np.zeros((4, 0))
+        self.gram = np.zeros((0, 0))
+        self.equal, self.read = 0, 0
+        self.zeros, self.support = np.zeros(3, int), np.zeros(2)
+        self.samples: list[np.ndarray] = []
+        self.patterns = {(2, 4): True, (4, 8): True, (1, 4): True}
+        self.shape: tuple[int, ...] = ()
+        self.projection: np.ndarray | None = None
+
+    def add(self, x: np.ndarray, y: np.ndarray) -> None:
+        a = x.reshape(len(x), -1).astype(np.float64)
+        b = y.reshape(len(y), -1).astype(np.float64)
+        d = b - a
+        squares = (a * a, b * b, a * b, d * d)
+        self.rows.append(np.stack([s.sum(1) for s in squares]))
+        if x.ndim > 1:
+            middle = [s.reshape(len(x), x.shape[1], -1).sum((0, 2)) for s in squares]
+            self.columns = np.stack(middle) + (self.columns if self.columns.size else 0)
+            self._project(d)
+        gone_a, gone_b = a == 0, b == 0
+        self.equal += int((a == b).sum())
+        self.zeros += [(gone_a & ~gone_b).sum(), (gone_b & ~gone_a).sum(), (gone_a & gone_b).sum()]
+        self.support += [squares[0][~gone_b].sum(), squares[3][~gone_b].sum()]
+        self._patterns(gone_b)
+        self.read += x.size
+        self.shape = ((self.shape[0] if self.shape else 0) + len(x), *x.shape[1:])
+        step = max(1, x.size // KEPT)
+        self.samples.append(np.stack([a.reshape(-1)[::step], b.reshape(-1)[::step]]))
+
+    def _project(self, d: np.ndarray) -> None:
+        if self.projection is None and d.shape[1] > SKETCH:
+            normal = np.random.default_rng(d.shape[1]).normal(size=(d.shape[1], SKETCH))
+            self.projection = np.linalg.qr(normal)[0]
+        seen = d if self.projection is None else d @ self.projection
+        self.gram = seen.T @ seen + (self.gram if self.gram.size else 0)
+
+    def _patterns(self, gone: np.ndarray) -> None:
+        for (n, m), holds in self.patterns.items():
+            whole = gone.shape[1] // m * m
+            if holds and whole:
+                counts = gone[:, :whole].reshape(len(gone), -1, m).sum(2)
+                self.patterns[n, m] = bool((counts == n).mean() > 0.98)
+
+    def result(self) -> Measured | None:
+        if not self.read:
+            return None
+        sample = np.concatenate(self.samples, axis=1)
+        sample = sample[:, :: max(1, sample.shape[1] // KEPT)]
+        pattern = next((p for p, holds in self.patterns.items() if holds and self.zeros[1]), None)
+        return Measured(
+            shape=self.shape, read=self.read, rows=np.concatenate(self.rows, axis=1), columns=self.columns,
+            equal=self.equal, zeros=(int(self.zeros[0]), int(self.zeros[1]), int(self.zeros[2])),
+            on_support=(float(self.support[0]), float(self.support[1])), gram=self.gram, sample=sample,
+            patterned=pattern,
+        )  # fmt: skip
+
+
+NOTHING = Measured((), 0, np.zeros((4, 0)), np.zeros((4, 0)), 0, (0, 0, 0), (0.0, 0.0), np.zeros((0, 0)),
+                   np.zeros((2, 0)), None)  # fmt: skip
+"""What two tensors show that cannot be put side by side."""

@@ -1,0 +1,140 @@
+"""The name of a relation, from the shortest account of the pair."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from stemma.kinship.relation.base import AbstractOperation
+from stemma.kinship.relation.explanation import Explanation, LayerChange, Step
+from stemma.kinship.relation.pair import Layer, Pair
+from stemma.kinship.relation.search import Account, accounts, plain_bits
+from stemma.types import Relation, RelationKind
+
+UNSEEN = (
+    "training data",
+    "which of two dense changes was the later one",
+    "whether a model was unlearned or merged: that takes probes, or the other parents",
+)
+"""What no account of two sets of weights can tell."""
+
+FEWER = ("finetuned", "siblings", "same-init", "changed", "head replaced", "part inherited")
+"""Steps that are told number by number: what they explain is not fitted."""
+
+
+def explanation(pair: Pair, operations: Sequence[AbstractOperation]) -> Explanation | None:
+    """The shortest account of a pair, with what became of every tensor.
+
+    Args:
+        pair: Parent and child.
+        operations: What may have been done.
+
+    Returns:
+        The explanation; None where no account fits (sizes differ in ways that no operation explains).
+    """
+    found = accounts(pair, tuple(operations))
+    if not found:
+        return None
+    best, entries = found[0], max(1, sum(layer.size for layer in pair.layers))
+    sums = [layer.sums for layer in pair.layers if layer.measured is not None and not layer.statistic]
+    norm, difference = sum(s.norm_a for s in sums), sum(s.difference for s in sums)
+    return Explanation(
+        pair.parent.ref,
+        pair.child.ref,
+        best.steps[0].kind,
+        best.steps,
+        "; then ".join(s.sentence for s in best.steps),
+        relative=_root(difference, norm) if sums else None,
+        residual=_root(sum(layer.left for layer in best.pair.layers if not layer.statistic), norm),
+        floor=max((layer.floor for layer in pair.layers), default=0.0),
+        fitted=_fitted(pair, best),
+        bits=best.bits / entries,
+        plain_bits=plain_bits(pair) / entries,
+        layers=layer_changes(best.pair),
+        others=tuple((tuple(s.name for s in a.steps), a.bits / entries) for a in found[1:4]),
+        cannot_see=UNSEEN,
+    )
+
+
+def _root(part: float, whole: float) -> float:
+    return float((part / max(whole, 1e-60)) ** 0.5) if part != float("inf") else 1e9
+
+
+def _fitted(pair: Pair, best: Account) -> float:
+    """Share of the squared difference that steps with fewer parameters than entries account for."""
+    before = {layer.b: layer for layer in pair.layers if not layer.statistic and layer.measured is not None}
+    total = sum(layer.sums.difference for layer in before.values())
+    dense = sum(s.parameters.get("left", 0.0) for s in best.steps if s.name in FEWER)
+    return 1.0 if total == 0 else max(0.0, 1 - dense / total)
+
+
+def layer_changes(pair: Pair) -> tuple[LayerChange, ...]:
+    """What became of every tensor.
+
+    Args:
+        pair: A pair after its account.
+
+    Returns:
+        Common tensors in the order of the pair, then new and removed ones.
+    """
+    common = [
+        LayerChange(x.b, x.a, _status(x), x.size, x.relative, tuple(m for m in x.marks if m)) for x in pair.layers
+    ]
+    new = [LayerChange(n, "", "new", pair.child.weights[n].size, None) for n in pair.new]
+    gone = [LayerChange(n, n, "removed", pair.parent.weights[n].size, None) for n in pair.removed]
+    return (*common, *new, *gone)
+
+
+def _status(layer: Layer) -> str:
+    if layer.measured is None or "replaced" in layer.marks:
+        return "replaced"
+    if layer.sums.equal == layer.sums.read and not layer.grown:
+        return "inherited"
+    if layer.sums.difference <= layer.tolerance**2 * layer.sums.norm_a:
+        return "rounded"
+    if layer.statistic:
+        return "gathered"
+    return "rescaled" if layer.marks[-1:] == ("rescaled",) else "changed"
+
+
+def relation_of(found: Explanation, figures: Mapping[str, Any]) -> Relation:
+    """The relation that an explanation makes.
+
+    Args:
+        found: The explanation.
+        figures: Further figures that go with it.
+
+    Returns:
+        The relation, named after the first step; all steps in order.
+    """
+    parameters: dict[str, Any] = {**figures, "relative_change": found.relative, "explained": found.fitted}
+    for step in reversed(found.steps):
+        parameters.update({k: v for k, v in step.parameters.items() if k not in ("relative_change", "left")})
+    return Relation(found.kind, parameters, tuple(s.name for s in found.steps), found.sentence)
+
+
+def shorter(one: Explanation | None, other: Explanation | None) -> Explanation | None:
+    """Of two explanations, with the roles of parent and child exchanged, the shorter one.
+
+    Args:
+        one: The explanation in the order asked for; it is kept unless the other is clearly shorter.
+        other: The explanation the other way round.
+
+    Returns:
+        One of them.
+    """
+    if one is None or other is None:
+        return one or other
+    return other if other.bits < 0.9 * one.bits - 0.01 else one
+
+
+def two_marks(one: Sequence[Step], other: Sequence[Step]) -> bool:
+    """Whether each side bears the mark of an operation of its own, so that neither was made from the other.
+
+    Args:
+        one: Steps from A to B.
+        other: Steps from B to A.
+
+    Returns:
+        True where both were quantised, or pruned, in different ways.
+    """
+    leaf = {RelationKind.QUANTIZED, RelationKind.PRUNED}
+    return any(s.kind in leaf for s in one) and any(s.kind in leaf for s in other)

@@ -1,0 +1,137 @@
+"""Pruned: weights of the parent that are zero in the child."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from stemma.kinship.relation.base import NUMBER, AbstractOperation, Explained, choice_bits
+from stemma.kinship.relation.explanation import Step
+from stemma.kinship.relation.pair import Layer, Pair
+from stemma.types import RelationKind
+
+
+@dataclass(frozen=True)
+class Mask:
+    """How the zeros of a layer were chosen.
+
+    Attributes:
+        pattern: `magnitude`, `random`, `mixed`, `rows`, `columns`, `whole`, or `N:M` zeros in every M neighbours.
+        misplaced: Share of entries on the wrong side of the best threshold on the parent's magnitudes.
+    """
+
+    pattern: str
+    misplaced: float
+
+
+@dataclass(frozen=True)
+class WeightsPruned(AbstractOperation):
+    """Entries of the parent's matrices that are zero in the child.
+
+    Attributes:
+        least: Share of zeroed entries from which a matrix counts as pruned.
+        exact: Share of entries that may lie on the wrong side of a threshold where magnitudes chose the zeros.
+    """
+
+    least: float = 0.01
+    exact: float = 0.002
+
+    name: ClassVar[str] = "weights pruned"
+
+    def explain(self, pair: Pair) -> Explained | None:
+        """See `AbstractOperation.explain`: the difference where the child is not zero is left open."""
+        if self.name in pair.taken or ("quantized" not in pair.taken and _coded(pair)):
+            return None
+        zeroed = {
+            m.b: m for m in pair.open if m.matrix and m.sums.zeroed >= self.least
+            and m.sums.zeros[1] >= 4
+        }  # fmt: skip
+        if not zeroed:
+            return None
+        masks = {b: mask_of(m, self.exact) for b, m in zeroed.items()}
+        changed = {b: _on_support(m, masks[b]) for b, m in zeroed.items()}
+        bits = sum(_mask_bits(zeroed[b], mask, self.exact) for b, mask in masks.items())
+        counts = [(m.sums.zeros[1], m.sums.read) for m in zeroed.values()]
+        inside = sum(z for z, _ in counts) / sum(n for _, n in counts)
+        everywhere = sum(m.sums.read for m in pair.matrices)
+        overall = sum(z for z, _ in counts) / max(1, everywhere)
+        patterns = sorted({mask.pattern for mask in masks.values()})
+        before = all(mask.misplaced <= self.exact or mask.pattern == "random" for mask in masks.values())
+        step = Step(
+            self.name,
+            RelationKind.PRUNED,
+            f"{inside:.0%} of the weights of {len(zeroed)} matrices are zero (chosen by {' and '.join(patterns)})",
+            {"zeroed": overall, "ratio": inside, "pattern": patterns, "tensors": sorted(zeroed)},
+            bits=bits,
+            place=0.5 if before else 2.0,
+        )
+        return Explained(step, pair.with_layers(changed, self.name))
+
+
+def _coded(pair: Pair) -> bool:
+    """Whether the child is stored as integer codes: rounding makes zeros, so the grid is looked at first."""
+    return any(m.b in pair.child.tensors and not pair.child.tensors[m.b].is_float for m in pair.matrices)
+
+
+def _on_support(layer: Layer, mask: Mask) -> Layer:
+    kept = layer.sums.on_support[1]
+    return layer.explained(f"{layer.sums.zeroed:.0%} zero ({mask.pattern})", min(layer.left, kept))
+
+
+def _mask_bits(layer: Layer, mask: Mask, exact: float) -> float:
+    n, k = layer.sums.read, layer.sums.zeros[1]
+    if mask.misplaced <= exact or mask.pattern in ("rows", "columns", "whole"):
+        return float(NUMBER)
+    wrong = round(mask.misplaced * n)
+    return min(choice_bits(n, min(n, k)), NUMBER + choice_bits(n, min(n // 2, wrong)))
+
+
+def mask_of(layer: Layer, exact: float) -> Mask:
+    """How the zeros of a layer were chosen, judged by the parent's magnitudes.
+
+    Args:
+        layer: A layer with zeros in the child that the parent does not have.
+        exact: Share of entries that may be misplaced where magnitudes chose.
+
+    Returns:
+        The mask's pattern.
+    """
+    measured = layer.sums
+    a, b = np.abs(measured.sample[0]), measured.sample[1]
+    nonzero = a > 0
+    a, gone = a[nonzero], b[nonzero] == 0
+    misplaced = _misplaced(a, gone)
+    if measured.zeroed > 0.999:
+        return Mask("whole", 0.0)
+    if misplaced <= exact:
+        return Mask("magnitude", misplaced)
+    for axis, sums in (("rows", measured.rows), ("columns", measured.columns)):
+        if sums.size and sums[1][sums[0] > 0].size:
+            empty = (sums[1] == 0) & (sums[0] > 0)
+            share = sums[0][empty].size / max(1, sums.shape[1])
+            if share > 0 and abs(share - measured.zeroed) < 0.1 * measured.zeroed + 1e-9:
+                return Mask(axis, 0.0)
+    if measured.patterned is not None:
+        return Mask(f"{measured.patterned[0]}:{measured.patterned[1]}", misplaced)
+    apart = _area(a, gone)
+    return Mask("random" if abs(apart - 0.5) < 0.06 else "mixed" if apart < 0.8 else "magnitude", misplaced)
+
+
+def _misplaced(a: np.ndarray, gone: np.ndarray) -> float:
+    """Share of entries on the wrong side of the best threshold."""
+    if not gone.any() or gone.all():
+        return 0.0
+    order = np.argsort(a, kind="stable")
+    kept_below = np.cumsum(~gone[order])
+    gone_above = gone.sum() - np.cumsum(gone[order])
+    return float((kept_below + gone_above).min()) / len(a)
+
+
+def _area(a: np.ndarray, gone: np.ndarray) -> float:
+    """Chance that a kept entry is larger than a zeroed one."""
+    if not gone.any() or gone.all():
+        return 0.5
+    rank = np.empty(len(a))
+    rank[np.argsort(a)] = np.arange(len(a))
+    kept = ~gone
+    return float((rank[kept].mean() - rank[gone].mean()) / len(a) + 0.5)

@@ -1,0 +1,76 @@
+"""Replaced: some tensors have nothing in common with the parent's while the others have: a head, or a larger part."""
+
+import re
+from dataclasses import dataclass
+from typing import ClassVar
+
+from stemma.fingerprints.tensor_content import matrices
+from stemma.kinship.relation.base import AbstractOperation, Explained, entry_bits
+from stemma.kinship.relation.explanation import Step
+from stemma.kinship.relation.pair import Layer, Pair
+from stemma.types import RelationKind
+
+HEAD = re.compile(r"(^|[._])(head|heads|classifier|fc_out|lm_head|output|logits|score|linear_out|predictions)([._]|$)")
+"""Names that output layers have where the structure does not say which tensor gives the classes."""
+
+
+@dataclass(frozen=True)
+class Replaced(AbstractOperation):
+    """Matrices at chance beside matrices that were inherited.
+
+    Attributes:
+        fresh: Cosine up to which a matrix counts as made anew.
+        inherited: Cosine from which a matrix counts as handed down.
+    """
+
+    fresh: float = 0.3
+    inherited: float = 0.6
+
+    name: ClassVar[str] = "replaced"
+
+    def explain(self, pair: Pair) -> Explained | None:
+        """See `AbstractOperation.explain`: replaced tensors are told number by number, the others are left open."""
+        if self.name in pair.taken:
+            return None
+        kept = [m for m in pair.matrices if m.measured is not None and (m.settled or m.sums.cosine >= self.inherited)]
+        anew = [m for m in pair.matrices if m.measured is None or (not m.settled and m.sums.cosine <= self.fresh)]
+        added = [n for n in pair.new if n in matrices(pair.child)]
+        if not kept or not (anew or added) or sum(m.size for m in kept) * 20 < sum(m.size for m in pair.matrices):
+            return None
+        gone = [n for n in pair.removed if n in matrices(pair.parent)]
+        heads = [m for m in anew if is_head(pair, m)] if not gone and not added else []
+        stems = {m.b.rsplit(".", 1)[0] for m in anew}
+        beside = [v for v in pair.layers if not v.matrix and v.b.rsplit(".", 1)[0] in stems]
+        names = sorted(m.b for m in anew) + sorted(added)
+        only_head = bool(heads) and len(heads) == len(anew)
+        kind = RelationKind.HEAD_REPLACED if only_head else RelationKind.PART_INHERITED
+        told = sum(entry_bits(m, m.sums.norm_b) for m in (*anew, *beside))
+        step = Step(
+            "head replaced" if only_head else "part inherited",
+            kind,
+            f"{'the head' if only_head else f'{len(names)} matrices'} ({', '.join(names[:3])}"
+            f"{', …' if names[3:] else ''}) {'is' if only_head else 'are'} new, {len(kept)} matrices were inherited",
+            {"replaced": names, "inherited": sorted(m.b for m in kept), "new": names,
+             "left": sum(m.sums.difference for m in (*anew, *beside))},
+            bits=told,
+            place=0.7,
+        )  # fmt: skip
+        done = {m.b: m.explained("replaced") for m in (*anew, *beside)}
+        return Explained(step, pair.with_layers(done, self.name))
+
+
+def is_head(pair: Pair, layer: Layer) -> bool:
+    """Whether a matrix gives the network's answers.
+
+    Args:
+        pair: The pair.
+        layer: One of its matrices.
+
+    Returns:
+        True for a matrix whose outputs are classes or tokens read from hidden units, by structure or by name.
+    """
+    if HEAD.search(layer.b) or HEAD.search(layer.a):
+        return True
+    labels = pair.known.axes.get(layer.a, ())
+    roles = [label.role for label in labels]
+    return "class" in roles

@@ -1,0 +1,54 @@
+"""Rescaled: units multiplied by positive factors that cancel, as folding a normalisation does too."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from stemma.kinship.relation.base import NUMBER, AbstractOperation, Explained
+from stemma.kinship.relation.explanation import Step
+from stemma.kinship.relation.pair import Layer, Pair
+from stemma.types import RelationKind
+
+
+@dataclass(frozen=True)
+class Rescaled(AbstractOperation):
+    """Every matrix agrees up to one positive scale per unit: units rescaled, or a normalisation folded away."""
+
+    name: ClassVar[str] = "rescaled"
+
+    def explain(self, pair: Pair) -> Explained | None:
+        """See `AbstractOperation.explain`: applies only where it explains every matrix."""
+        if pair.taken or pair.kept or not pair.open or not pair.matrices:
+            return None
+        if any(layer.grown for layer in pair.layers) or not all(agrees(layer) for layer in pair.matrices):
+            return None
+        missing = {layer.a for layer in pair.matrices}, {layer.b for layer in pair.matrices}
+        from stemma.fingerprints.tensor_content import matrices
+
+        if not (missing[0] >= set(matrices(pair.parent)) and missing[1] >= set(matrices(pair.child))):
+            return None
+        folded = len(pair.parent.tensors) != len(pair.child.tensors)
+        units = sum(layer.sums.rows.shape[1] for layer in pair.matrices)
+        residual = max(min(m.sums.scaled, m.sums.relative) for m in pair.matrices)
+        kind = RelationKind.REFORMATTED if folded else RelationKind.PERMUTED
+        step = Step(
+            "normalisation folded" if folded else "units rescaled",
+            kind,
+            f"all weights agree up to one {'' if folded else 'positive '}scale per unit"
+            + ("; normalisation is folded" if folded else ""),
+            {"residual": residual},
+            bits=float(NUMBER * units),
+            place=2.0,
+        )
+        return Explained(step, pair.with_layers({o.b: o.explained("rescaled") for o in pair.open}, self.name))
+
+
+def agrees(layer: Layer) -> bool:
+    """Whether a matrix is equal down to rounding, up to one scale per unit.
+
+    Args:
+        layer: The matrix.
+
+    Returns:
+        True where a scale per row or per column explains it.
+    """
+    return layer.measured is not None and min(layer.measured.scaled, layer.measured.relative) <= layer.tolerance
