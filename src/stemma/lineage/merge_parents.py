@@ -1,0 +1,181 @@
+"""Which candidates a child was merged from: proposals, the exact search, and what held-out entries say."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import combinations
+
+import numpy as np
+
+from stemma.lineage.merging_rules import Fit, layer_wise, linear, slerp, weights
+from stemma.lineage.task_vectors import TaskVectors
+from stemma.lineage.trimming_rules import common_ratio, dare, ties
+
+RULES: Mapping[str, Callable[[TaskVectors, Sequence[int]], Fit | None]] = {
+    "linear": linear, "slerp": slerp, "layer-wise": layer_wise, "ties": ties, "dare": dare,
+}  # fmt: skip
+"""The rules in the order in which they are tried, simplest first."""
+
+WEIGHT = 1e-3
+"""Weights below this are left out where a rule must hold exactly."""
+
+ALONE = 0.002
+"""Share of entries at one ratio to the child from which a candidate counts as their only parent."""
+
+WIDE = 48
+"""Candidates that are looked at together; of more, those that come first on the greedy path."""
+
+
+def exact_share(vectors: TaskVectors, fit: Fit) -> float:
+    """Share of the entries that moved, or should have, at which a fit agrees with the child down to rounding.
+
+    Args:
+        vectors: The task vectors.
+        fit: What a rule makes of some parents.
+
+    Returns:
+        A share in [0, 1]; 0 where fewer than 64 entries can tell.
+    """
+    tolerance = vectors.tolerance * max(1.0, float(np.abs(fit.coefficients).sum()))
+    with np.errstate(invalid="ignore"):
+        tell = np.isfinite(fit.predicted) & (np.maximum(np.abs(vectors.child), np.abs(fit.predicted)) > 2 * tolerance)
+    if tell.sum() < 64:
+        return 0.0
+    return float((np.abs(vectors.child - fit.predicted)[tell] <= tolerance[tell]).mean())
+
+
+def path(vectors: TaskVectors, rows: np.ndarray, most: int, start: Sequence[int] = ()) -> list[int]:
+    """Candidates in the order in which they explain most of what is left (matching pursuit with refitting).
+
+    Args:
+        vectors: The task vectors.
+        rows: Entries to look at.
+        most: Where to stop.
+        start: Candidates that are in already.
+
+    Returns:
+        Positions, `start` first.
+
+    Source: Pati, Rezaiifar and Krishnaprasad 1993, with non-negative weights.
+    """
+    x, y = vectors.moves[:, rows] / vectors.scale[rows], vectors.child[rows] / vectors.scale[rows]
+    norms = np.sqrt(np.square(x).sum(1))
+    chosen = list(start)
+    while len(chosen) < min(most, vectors.n):
+        left = y - weights(vectors, chosen, rows) @ x[chosen] if chosen else y
+        gain = np.divide(x @ left, norms, out=np.full(vectors.n, -np.inf), where=norms > 0)
+        gain[chosen] = -np.inf
+        if gain.max() <= 0:
+            break
+        chosen.append(int(gain.argmax()))
+    return chosen
+
+
+def proposals(vectors: TaskVectors, most: int) -> Iterator[tuple[int, ...]]:
+    """Sets of candidates that a rule may hold for, each once.
+
+    First what non-negative least squares uses in some layer, then the beginnings of the greedy path.
+
+    Args:
+        vectors: The task vectors.
+        most: Largest number of parents.
+
+    Yields:
+        Positions, sorted.
+    """
+    everything, seen = np.arange(len(vectors.child)), set()
+    greedy = path(vectors, everything, WIDE if vectors.n > WIDE else most)
+    pool = list(range(vectors.n)) if vectors.n <= WIDE else sorted(greedy)
+    used = np.zeros(len(pool))
+    for layer in np.unique(vectors.layer):
+        rows = np.flatnonzero(vectors.layer == layer)
+        if len(rows) >= 2 * len(pool):
+            used = np.maximum(used, weights(vectors, pool, rows))
+    layered = [pool[i] for i in np.argsort(-used) if used[i] > WEIGHT]
+    for found in [layered] + [greedy[:size] for size in range(2, most + 1)]:
+        candidate = tuple(sorted(found))
+        if candidate and candidate not in seen:
+            seen.add(candidate)
+            yield candidate
+
+
+def exhibited(vectors: TaskVectors, most: int, share: float) -> tuple[Fit, float]:
+    """The simplest rule and the fewest parents that reproduce the child, or what came nearest to it.
+
+    TIES and DARE leave some entries to one parent alone, so they are tried on the candidates that have such entries.
+
+    Args:
+        vectors: The task vectors.
+        most: Largest number of parents.
+        share: Share of entries from which a fit counts as exact.
+
+    Returns:
+        The best fit and its exact share.
+    """
+    best, found = Fit("none", (), (), np.zeros_like(vectors.child)), 0.0
+    sets = list(proposals(vectors, most))
+    for name, rule in RULES.items():
+        if name in ("ties", "dare"):
+            sets = [_alone(vectors, most + 2)] if name == "ties" else sets
+        for parents in sets:
+            if len(parents) > (2 * most if name in ("linear", "layer-wise") else most + 2):
+                continue
+            fit = rule(vectors, parents) if parents else None
+            exact = 0.0 if fit is None else exact_share(vectors, fit)
+            if fit is not None and exact > found + 1e-3:
+                best, found = _fewest(vectors, fit, exact)
+            if found >= share:
+                return best, found
+    return best, found
+
+
+def _alone(vectors: TaskVectors, most: int) -> tuple[int, ...]:
+    """Candidates with entries at one ratio to the child, those with most first."""
+    if not vectors.known:
+        return ()
+    common = np.array([common_ratio(vectors.child, x, vectors.tolerance)[0] for x in vectors.moves])
+    return tuple(sorted(int(i) for i in np.argsort(-common)[:most] if common[i] > ALONE))
+
+
+def _fewest(vectors: TaskVectors, fit: Fit, exact: float) -> tuple[Fit, float]:
+    """Leave out parents as long as the fit stays as exact, those of least weight first."""
+    for position in np.argsort(fit.coefficients):
+        parent = fit.parents[position] if position < len(fit.parents) else None
+        rest = tuple(p for p in fit.parents if p != parent)
+        if parent is None or len(rest) == len(fit.parents) or not rest:
+            continue
+        again = _refit(vectors, fit, rest)
+        if again is not None and (without := exact_share(vectors, again)) >= exact - 1e-3:
+            return _fewest(vectors, again, max(without, exact))
+    return fit, exact
+
+
+def _refit(vectors: TaskVectors, fit: Fit, parents: Sequence[int]) -> Fit | None:
+    name = {"task-arithmetic": "linear", "franken": "layer-wise"}.get(fit.rule, fit.rule)
+    return RULES[name](vectors, parents)
+
+
+def shorter(vectors: TaskVectors, fit: Fit, share: float) -> tuple[Fit, tuple[tuple[int, ...], ...]]:
+    """Other sets of parents that explain the child as exactly, where candidates are mixtures of one another.
+
+    Args:
+        vectors: The task vectors.
+        fit: An exact fit with one weight per parent.
+        share: Share of entries from which a fit counts as exact.
+
+    Returns:
+        The fit with fewest parents, and all other sets of at most that size that do as well.
+    """
+    if fit.rule not in ("linear", "task-arithmetic"):
+        return fit, ()
+    x = vectors.of(fit.parents)
+    basis = np.linalg.qr(x.T)[0]
+    left = vectors.moves - (vectors.moves @ basis) @ basis.T
+    inside = np.linalg.norm(left, axis=1) <= 1e-3 * np.maximum(np.linalg.norm(vectors.moves, axis=1), 1e-30)
+    pool = [i for i in range(vectors.n) if inside[i] or i in fit.parents]
+    if len(pool) == len(fit.parents) or len(pool) > 12:
+        return fit, ()
+    for size in range(2, len(fit.parents) + 1):
+        fits = [RULES["linear"](vectors, parents) for parents in combinations(pool, size)]
+        good = [f for f in fits if f and min(f.coefficients) > WEIGHT and exact_share(vectors, f) >= share]
+        if good:
+            return good[0], tuple(f.parents for f in good[1:])
+    return fit, ()

@@ -1,0 +1,364 @@
+"""Which models was a child merged from, by which rule, with which weights, and is a parent missing?
+
+Pure: the same entries of the child, the candidates and the base come in as arrays, the answer goes out.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from stemma.errors import MisuseError
+from stemma.lineage.merge_evidence import Held, halves, held, intervals, permuted_log10_p
+from stemma.lineage.merge_parents import WIDE, exhibited, path, shorter
+from stemma.lineage.merging_rules import Fit, layer_wise, linear
+from stemma.lineage.task_vectors import TaskVectors, task_vectors
+from stemma.lineage.trimming_rules import ties
+from stemma.models.model import Model
+from stemma.types import Spec, jsonable
+
+BASES = 4
+"""Candidates that are tried as the base where none was given."""
+
+
+@dataclass(frozen=True)
+class MergeParent:
+    """One parent of a merge.
+
+    Attributes:
+        name: As the caller named it.
+        position: Its place among the candidates.
+        coefficient: What its task vector (parent minus base) adds to the child on average: the weight of a linear merge
+            or of task arithmetic, scale times weight of TIES, weight of DARE before dropping, 1 - t and t of SLERP, the
+            mean over entries where layers have their own.
+        interval: 95 % interval of the coefficient, over entries and tensors.
+        share: Of what all other candidates leave of the child, the share of squares that this one explains.
+        rival_share: The largest such share of a candidate that is no parent.
+        log10_p: Of that share, against the candidate with its entries permuted within each tensor. Any two models of
+            one family have something in common, so this is small for relatives too; the bar is `rival_share`.
+    """
+
+    name: str
+    position: int
+    coefficient: float
+    interval: tuple[float, float]
+    share: float
+    rival_share: float
+    log10_p: float
+
+
+@dataclass(frozen=True)
+class Merge:
+    """How a child was merged.
+
+    Attributes:
+        method: `linear`, `task-arithmetic`, `ties`, `dare`, `slerp`, `layer-wise` or `franken`; what explains held-out
+            entries best where no rule is exact.
+        parents: The parents that were found, largest coefficient first.
+        exact: Share of the moved entries that the rule reproduces down to rounding.
+        certain: Whether the rule reproduces the child, so that the merge is exhibited and not inferred.
+        explained: Share of the child's squared move from the base that the parents explain.
+        residual: Norm of what is left over the norm of the child's move.
+        remainder: What is left: `rounding`, `missing-parent`, `fine-tuning`, or `either` of the latter two.
+        base: Name of the base, None where none was known.
+        base_weight: One minus the sum of the coefficients: what is left of the base itself.
+        parameters: Of the method: density, drop rates, t, weights by layer.
+        alternatives: Other sets of parents that do as well, where candidates are mixtures or copies of one another.
+        reason: One sentence.
+        spec: The method that said so.
+    """
+
+    method: str
+    parents: tuple[MergeParent, ...]
+    exact: float
+    certain: bool
+    explained: float
+    residual: float
+    remainder: str
+    base: str | None
+    base_weight: float
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    alternatives: tuple[tuple[str, ...], ...] = ()
+    reason: str = ""
+    spec: Spec = field(default_factory=lambda: Spec("merge-regression"))
+
+    @property
+    def missing_parent(self) -> bool:
+        """Whether a parent may be missing: something is left that is neither rounding nor known to be training."""
+        return self.remainder in ("missing-parent", "either")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form.
+
+        Returns:
+            Plain JSON values.
+        """
+        return {**jsonable(self), "missing_parent": self.missing_parent}
+
+
+@dataclass(frozen=True)
+class MergeRegression:
+    """Take a merge apart by regression on task vectors, and by the rules of the merging methods.
+
+    First every rule is tried for a fit down to rounding, which settles parents, weights and rule at once. Where none is
+    found, the parents are those whose task vectors the child holds on held-out entries, each given all others; how much
+    that is among mere relatives is read off the candidates themselves. Cost: one regression on n candidates and k
+    entries, O(n^2 k), per layer; some hundred passes over the parents' entries for TIES and DARE.
+
+    Attributes:
+        max_parents: Largest number of parents looked for.
+        slack: Roundings that one entry may have gone through.
+        share: Share of the moved entries from which a fit counts as exact.
+        partial: Share from which an inexact fit still shows that the rule was used.
+        strict: Held-out share that two candidates must explain, each given all others, before a merge is inferred.
+        loose: Share from which further candidates are parents of it.
+        family: How many times what other candidates hold of a candidate its share must be.
+        seed: Of the split of entries.
+
+    Source: non-negative least squares and matching pursuit on task vectors: UNMERGE (2025); the exact fits, the null
+    from the candidates and the account of what is left are this project's.
+    """
+
+    max_parents: int = 6
+    slack: float = 4.0
+    share: float = 0.97
+    partial: float = 0.1
+    strict: float = 0.02
+    loose: float = 0.0075
+    family: float = 1.0
+    seed: int = 0
+
+    name = "merge-regression"
+    version = 1
+
+    @property
+    def spec(self) -> Spec:
+        """Identity of the method with its parameters."""
+        return Spec(self.name, self.version, asdict(self))
+
+    def decompose(
+        self,
+        child: np.ndarray,
+        candidates: np.ndarray,
+        base: np.ndarray | None = None,
+        *,
+        tensors: Sequence[tuple[str, int, int]] = (),
+        names: Sequence[str] = (),
+    ) -> Merge | None:
+        """Take a child apart.
+
+        Args:
+            child: `[k]`, entries of the child.
+            candidates: `[n, k]`, the same entries of the possible parents; leave out the child's descendants.
+            base: `[k]`, the same entries of what all were fine-tuned from, if it is known. Without it, merges whose
+                weights sum to 1 are found, and others where the base is among the candidates.
+            tensors: Name, first column and column after the last of each tensor; tensors whose names agree up to the
+                last dot are one layer.
+            names: Names of the candidates; their positions unless given.
+
+        Returns:
+            The merge; None where the child is none: a copy, the child of one parent, kin, or unrelated.
+
+        Raises:
+            MisuseError: If shapes or names do not fit.
+        """
+        candidates = np.asarray(candidates)
+        labels = list(names) or [str(i) for i in range(len(candidates))]
+        if len(labels) != len(candidates):
+            raise MisuseError(f"{len(candidates)} candidates need as many names, got {len(labels)}")
+        vectors = task_vectors(child, candidates, base, tensors, self.slack)
+        kept, twins = distinct(vectors)
+        if not kept or not vectors.child.size or _is_one_of(vectors, self.share):
+            return None
+        vectors, whose = vectors.only(kept), None if base is None else "given"
+        fit, exact = exhibited(vectors, self.max_parents, self.share)
+        if base is None and exact < self.share:
+            for at in _central(vectors):
+                others = [i for i in kept if i != kept[at]]
+                again = task_vectors(child, candidates[others], candidates[kept[at]], tensors, self.slack)
+                found = exhibited(again, self.max_parents, self.share)
+                if found[1] >= self.share:
+                    (fit, exact), vectors, whose, kept = found, again, labels[kept[at]], others
+                    break
+        other_sets: tuple[tuple[int, ...], ...] = ()
+        if exact >= self.share:
+            fit, other_sets = shorter(vectors, fit, self.share)
+        answer = self._answer(vectors, fit, exact, labels, kept)
+        if answer is None:
+            return None
+        sets = [tuple(labels[kept[i]] for i in s) for s in other_sets]
+        sets += [(labels[p.position], *(labels[i] for i in twins[p.position])) for p in answer.parents
+                 if p.position in twins]  # fmt: skip
+        return replace(answer, base=whose, alternatives=tuple(sets), spec=self.spec)
+
+    def _answer(
+        self, vectors: TaskVectors, fit: Fit, exact: float, labels: Sequence[str], kept: Sequence[int]
+    ) -> Merge | None:
+        choose, test = halves(vectors, self.seed)
+        pool = list(range(vectors.n)) if vectors.n <= WIDE else sorted(path(vectors, choose, WIDE))
+        shares = held(vectors, test, pool)
+        plain = len(fit.parents) == 1 and abs(_per_entry(vectors, fit) - 1) < 1e-3
+        if exact >= self.share and not plain:
+            remainder = "rounding"
+        elif exact >= self.partial and len(fit.parents) > 0 and not plain:
+            remainder = "missing-parent"
+        else:
+            parents = self._inferred(shares)
+            if not parents:
+                return None
+            fit, remainder = _best_rule(vectors, parents, choose, test), "either"
+        return _merge(vectors, fit, exact, remainder, shares, labels, kept)
+
+    def _inferred(self, shares: Held) -> tuple[int, ...]:
+        """Candidates that a merge is inferred from; none where fewer than two are beyond what relatives hold."""
+        sure = np.flatnonzero(shares.shares > np.maximum(self.strict, self.family * shares.family))
+        if len(sure) < 2:
+            return ()
+        return tuple(int(i) for i in np.flatnonzero(shares.shares > self.loose))
+
+
+def distinct(vectors: TaskVectors) -> tuple[list[int], dict[int, list[int]]]:
+    """Candidates that moved from the base, one of each set of equal ones.
+
+    Args:
+        vectors: The task vectors.
+
+    Returns:
+        Their positions, and for those that have equals the equals' positions.
+    """
+    kept: list[int] = []
+    twins: dict[int, list[int]] = {}
+    for i, row in enumerate(vectors.moves):
+        if vectors.known and (np.abs(row) <= vectors.tolerance).all():
+            continue
+        same = next((j for j in kept if (np.abs(row - vectors.moves[j]) <= vectors.tolerance).all()), None)
+        if same is None:
+            kept.append(i)
+        else:
+            twins.setdefault(same, []).append(i)
+    return kept, twins
+
+
+def _is_one_of(vectors: TaskVectors, share: float) -> bool:
+    """Whether the child is the base or one of the candidates, down to rounding."""
+    rows = [*vectors.moves, np.zeros_like(vectors.child)] if vectors.known else vectors.moves
+    return any((np.abs(vectors.child - row) <= vectors.tolerance).mean() >= max(share, 0.999) for row in rows)
+
+
+def _central(vectors: TaskVectors) -> list[int]:
+    """Candidates in the order in which they may be the base: what the child kept most of, then the most central."""
+    if vectors.n < 2:
+        return []
+    spread = np.square(vectors.moves / vectors.scale).sum(1)
+    moved = np.abs(vectors.moves).max(0) > vectors.tolerance
+    equal = [float((np.abs(vectors.child - row) <= vectors.tolerance)[moved].mean()) for row in vectors.moves]
+    order = sorted(range(vectors.n), key=lambda i: (-round(equal[i], 3), spread[i]))
+    return order[:BASES]
+
+
+def _per_entry(vectors: TaskVectors, fit: Fit) -> float:
+    """What a single parent is multiplied by where it was not dropped."""
+    rates = fit.details.get("drop_rate")
+    return fit.coefficients[0] / max(1e-12, 1 - rates[0]) if rates else fit.coefficients[0]
+
+
+def _best_rule(vectors: TaskVectors, parents: Sequence[int], choose: np.ndarray, test: np.ndarray) -> Fit:
+    """Of one weight per parent, weights by layer and trimming, what explains held-out entries best, simplest first."""
+    best, lowest = None, np.inf
+    fits = [linear(vectors, parents, choose), layer_wise(vectors, parents, choose), ties(vectors, parents)]
+    for fit in fits:
+        if fit is None:
+            continue
+        left = (vectors.child - np.nan_to_num(fit.predicted))[test] / vectors.scale[test]
+        error = float(np.square(left).sum())
+        if best is None or error < 0.97 * lowest:
+            best, lowest = fit, error
+    assert best is not None
+    return best
+
+
+def _merge(
+    vectors: TaskVectors, fit: Fit, exact: float, remainder: str, shares: Held, labels: Sequence[str],
+    kept: Sequence[int],
+) -> Merge:  # fmt: skip
+    rivals = [s for i, s in enumerate(shares.shares.tolist()) if i not in fit.parents]
+    rows = zip(
+        fit.parents, fit.coefficients, intervals(vectors, fit.parents, fit.coefficients),
+        permuted_log10_p(vectors, fit.parents, fit.coefficients), strict=True,
+    )  # fmt: skip
+    parents = [
+        MergeParent(labels[kept[i]], kept[i], float(c), interval, float(shares.shares[i]), max(rivals, default=0.0), p)
+        for i, c, interval, p in rows
+    ]
+    left = (vectors.child - fit.predicted)[np.isfinite(fit.predicted)]
+    whole = vectors.child[np.isfinite(fit.predicted)]
+    residual = float(np.sqrt(np.square(left).sum() / max(float(np.square(whole).sum()), 1e-300)))
+    certain = remainder == "rounding"
+    return Merge(
+        fit.rule, tuple(sorted(parents, key=lambda p: -p.coefficient)), float(exact), certain,
+        1 - residual**2, residual, remainder, None, float(1 - sum(fit.coefficients)), dict(fit.details),
+        reason=_reason(fit, exact, remainder),
+    )  # fmt: skip
+
+
+def _reason(fit: Fit, exact: float, remainder: str) -> str:
+    match remainder:
+        case "rounding":
+            return f"{fit.rule} of {len(fit.parents)} reproduces {exact:.1%} of the moved entries down to rounding"
+        case "missing-parent":
+            return (
+                f"{fit.rule} of {len(fit.parents)} reproduces {exact:.1%} of the moved entries down to rounding, so "
+                "nothing was trained on, and another parent accounts for the others"
+            )
+    return (
+        f"{len(fit.parents)} task vectors are held by the child beyond what relatives hold; what is left may be "
+        "training or a parent that is not among the candidates"
+    )
+
+
+def merge_of(
+    child: Model, candidates: Sequence[Model], base: Model | None = None, method: MergeRegression | None = None,
+    per_tensor: int = 4096,
+) -> Merge | None:  # fmt: skip
+    """Take a model apart that may be a merge of others.
+
+    Cost: one reading of some entries of every model, see `stemma.kinship.weights.entries`, then that of the method.
+
+    Args:
+        child: The model in question.
+        candidates: Its possible parents; leave out its descendants.
+        base: What all were fine-tuned from, if it is known.
+        method: The method with its parameters.
+        per_tensor: Entries per matrix.
+
+    Returns:
+        The merge, or None.
+    """
+    from stemma.kinship.weights.entries import entries
+
+    chosen = method or MergeRegression()
+    if not candidates:
+        return None
+    read = entries([child, *candidates, *([base] if base is not None else [])], reference=0, per_tensor=per_tensor)
+    whole = [i for i in range(1, len(candidates) + 1) if read.present[i].any()]
+    if not whole or (base is not None and not read.present[-1].any()):
+        return None
+    rows = [0, *whole] + ([len(read) - 1] if base is not None else [])
+    common = np.flatnonzero(read.present[rows].all(axis=0))
+    if not len(common):
+        return None
+    columns, tensors, start = [], [], 0
+    for slot in (read.tensors[int(i)] for i in common):
+        columns.append(np.arange(slot.start, slot.stop))
+        tensors.append((slot.name, start, start + slot.stop - slot.start))
+        start = tensors[-1][2]
+    values = read.values[:, np.concatenate(columns)]
+    found = chosen.decompose(
+        values[0], values[whole], values[-1] if base is not None else None, tensors=tensors,
+        names=[candidates[i - 1].name for i in whole],
+    )  # fmt: skip
+    if found is None:
+        return None
+    parents = tuple(replace(p, position=whole[p.position] - 1) for p in found.parents)
+    return replace(found, parents=parents, base=base.name if base is not None else found.base)

@@ -1,0 +1,150 @@
+"""How far a child and its possible parents moved from a base: what merges are taken apart on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from stemma.errors import MisuseError
+
+FLOAT32, FLOAT16, BFLOAT16 = 2.0**-24, 2.0**-11, 2.0**-8
+"""Largest relative rounding error of one stored number."""
+
+
+@dataclass(frozen=True, eq=False)
+class TaskVectors:
+    """Differences from a base, entry by entry ("task vectors"), with how exactly they are known.
+
+    Entries at which some model is not finite are left out.
+
+    Attributes:
+        child: `float64 [k]`, child minus base.
+        moves: `float64 [n, k]`, each candidate minus base.
+        base: `float64 [k]`, the base, or the mean of the candidates where no base was given.
+        known: Whether a base was given. Without one, only weights that sum to 1 have a meaning.
+        tolerance: `float64 [k]`, how far rounding alone can take the child from what the merge computed.
+        tensor: `int [k]`, which tensor each entry belongs to.
+        layer: `int [k]`, which layer.
+        scale: `float64 [k]`, typical move of the candidates in the entry's tensor.
+
+    Source: task vectors: Ilharco et al., ICLR 2023 (arXiv:2212.04089).
+    """
+
+    child: np.ndarray
+    moves: np.ndarray
+    base: np.ndarray
+    known: bool
+    tolerance: np.ndarray
+    tensor: np.ndarray
+    layer: np.ndarray
+    scale: np.ndarray
+
+    @property
+    def n(self) -> int:
+        """Number of candidates."""
+        return len(self.moves)
+
+    def of(self, parents: Sequence[int]) -> np.ndarray:
+        """Task vectors of some candidates.
+
+        Args:
+            parents: Their positions.
+
+        Returns:
+            `float64 [parents, k]`.
+        """
+        return self.moves[list(parents)]
+
+    def only(self, candidates: Sequence[int]) -> "TaskVectors":
+        """The same with some of the candidates.
+
+        Args:
+            candidates: Their positions.
+
+        Returns:
+            Task vectors of those.
+        """
+        return replace(self, moves=self.moves[list(candidates)])
+
+
+def task_vectors(
+    child: np.ndarray,
+    candidates: np.ndarray,
+    base: np.ndarray | None = None,
+    tensors: Sequence[tuple[str, int, int]] = (),
+    slack: float = 4.0,
+) -> TaskVectors:
+    """Subtract the base and work out what rounding can hide.
+
+    Args:
+        child: `[k]`, entries of the child.
+        candidates: `[n, k]`, the same entries of the candidates.
+        base: `[k]`, the same entries of the model that all were made from, if it is known.
+        tensors: Name, first column and column after the last of each tensor; one tensor unless given.
+        slack: How many roundings one entry may have gone through.
+
+    Returns:
+        The task vectors.
+
+    Raises:
+        MisuseError: If the shapes do not fit.
+    """
+    child, candidates = np.asarray(child, np.float64), np.asarray(candidates, np.float64)
+    if child.ndim != 1 or candidates.ndim != 2 or candidates.shape[1] != len(child):
+        raise MisuseError(
+            f"a merge is taken apart on the same entries of all models: child [k], candidates [n, k]; "
+            f"got {child.shape} and {candidates.shape}. Read them with stemma.kinship.weights.entries."
+        )
+    if base is not None and np.shape(base) != child.shape:
+        raise MisuseError(f"the base needs the child's {len(child)} entries, got {np.shape(base)}")
+    tensor, layer = _places(tensors, len(child))
+    known = base is not None
+    everyone = [child, *candidates] + ([np.asarray(base, np.float64)] if base is not None else [])
+    finite = np.isfinite(np.stack(everyone)).all(0)
+    origin = candidates.mean(0) if base is None and len(candidates) else np.zeros_like(child)
+    origin = np.asarray(base, np.float64) if base is not None else origin
+    size = np.abs(candidates).max(0, initial=0.0) + np.abs(origin)
+    tolerance = slack * (rounding(child) * np.abs(child) + max(map(rounding, everyone[1:]), default=0.0) * size)
+    keep = np.flatnonzero(finite)
+    moves = candidates[:, keep] - origin[keep]
+    return TaskVectors(
+        child[keep] - origin[keep], moves, origin[keep], known, tolerance[keep], tensor[keep], layer[keep],
+        _scale(moves, tensor[keep]),
+    )  # fmt: skip
+
+
+def rounding(values: np.ndarray) -> float:
+    """Relative rounding error of the number format that values were stored in, read off the values themselves.
+
+    Args:
+        values: `[k]`, from any format, widened.
+
+    Returns:
+        That of the narrowest float that holds all of them.
+    """
+    finite = values[np.isfinite(values)].astype(np.float32)
+    if not ((finite.view(np.uint32) & 0xFFFF) != 0).any():
+        return BFLOAT16
+    with np.errstate(over="ignore"):
+        return FLOAT16 if np.array_equal(finite.astype(np.float16).astype(np.float32), finite) else FLOAT32
+
+
+def _places(tensors: Sequence[tuple[str, int, int]], count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Tensor and layer of each entry; a layer is what tensors have in common before the last dot of their names."""
+    tensor, layer = np.zeros(count, int), np.zeros(count, int)
+    layers: dict[str, int] = {}
+    if tensors and (tensors[-1][2] > count or any(stop < start for _, start, stop in tensors)):
+        raise MisuseError(f"tensors end at column {tensors[-1][2]}, but there are {count} entries")
+    for i, (name, start, stop) in enumerate(tensors):
+        tensor[start:stop] = i
+        layer[start:stop] = layers.setdefault(name.rpartition(".")[0] or name, len(layers))
+    return tensor, layer
+
+
+def _scale(moves: np.ndarray, tensor: np.ndarray) -> np.ndarray:
+    """Root mean square move per tensor, so that small and large tensors weigh by their number of entries."""
+    if not moves.size:
+        return np.ones(moves.shape[1])
+    count = np.maximum(np.bincount(tensor), 1)
+    mean = np.bincount(tensor, np.square(moves).mean(0)) / count
+    return np.sqrt(np.where(mean > 0, mean, 1.0))[tensor]
