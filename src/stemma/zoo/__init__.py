@@ -7,6 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from stemma.zoo.cases import Case, histories, relations
     from stemma.zoo.collection import Member, Zoo
     from stemma.zoo.demonstration import Demo, demo
     from stemma.zoo.disguises import Step, disguise, original_names, write, write_disguised
@@ -16,12 +17,13 @@ if TYPE_CHECKING:
     from stemma.zoo.recipe import Recipe, build, build_all
 
 __all__ = [
-    "Demo", "Member", "Recipe", "Step", "Zoo", "as_zoo", "build", "build_all", "decoys", "demo", "disguise", "families",
-    "family", "flat", "forest", "independents", "original_names", "orphans", "recipes", "sibling_candidates", "tree",
-    "write", "write_disguised",
+    "Case", "Demo", "Member", "Recipe", "Step", "Zoo", "as_zoo", "build", "build_all", "decoys", "demo", "disguise",
+    "families", "family", "flat", "forest", "histories", "independents", "original_names", "orphans", "recipes",
+    "relations", "sibling_candidates", "tree", "write", "write_disguised",
 ]  # fmt: skip
 
 _HOME = {
+    "cases": ("Case", "histories", "relations"),
     "collection": ("Member", "Zoo"),
     "demonstration": ("Demo", "demo"),
     "disguises": ("Step", "disguise", "original_names", "write", "write_disguised"),

@@ -87,14 +87,25 @@ class Zoo:
         Returns:
             Names, members or not.
         """
-        found: list[str] = []
-        waiting = list(self.history.get(name, ()))
-        while waiting:
-            parent = waiting.pop(0)
-            if parent not in found:
-                found.append(parent)
-                waiting += self.history.get(parent, ())
-        return tuple(found)
+        if name not in self._above:
+            found: dict[str, None] = {}
+            waiting = list(self.history.get(name, ()))
+            while waiting:
+                parent = waiting.pop(0)
+                if parent not in found:
+                    found[parent] = None
+                    waiting += self.history.get(parent, ())
+            self._above[name] = tuple(found)
+        return self._above[name]
+
+    @cached_property
+    def _above(self) -> dict[str, tuple[str, ...]]:
+        """Ancestors found so far."""
+        return {}
+
+    @cached_property
+    def _lines(self) -> dict[str, frozenset[str]]:
+        return {m.name: _lines(m.recipe) for m in self.members}
 
     def lines(self, name: str) -> frozenset[str]:
         """The random starts whose weights a model carries: what two models of one line share.
@@ -105,8 +116,7 @@ class Zoo:
         Returns:
             Labels that two models have in common exactly if weights were handed down from one start to both.
         """
-        recipe = self[name].recipe
-        return _lines(recipe)
+        return self._lines[self[name].name]
 
     def relation(self, a: str, b: str) -> R:
         """What is true of a pair, by the broadest right name.
@@ -127,7 +137,7 @@ class Zoo:
         for child, parent in ((first, b), (second, a)):
             if parent in child.parents and child.relation is not None:
                 return child.relation
-        if not _lines(first.recipe) & _lines(second.recipe):
+        if self._lines[a].isdisjoint(self._lines[b]):
             above_a, above_b = {a, *self.ancestors(a)}, {b, *self.ancestors(b)}
             return R.DISTILLED if above_a & above_b else R.UNRELATED
         if a in self.ancestors(b) or b in self.ancestors(a):

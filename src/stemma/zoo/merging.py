@@ -233,9 +233,20 @@ def _share(recipe: "Recipe", name: str, default: float) -> float:
 
 
 def _layer(recipe: "Recipe", tensor: str) -> str:
-    found = re.match(re.escape(LAYER[recipe.kind][0]) + r"\d+", tensor)
-    return found[0] if found else tensor.rsplit(".", 1)[0]
+    found = re.match(re.escape(LAYER[recipe.kind][0]) + r"\d+|model\.\w+|\w+", tensor)
+    return found[0] if found else tensor
 
 
 def _layers(recipe: "Recipe", parents: Sequence[Made]) -> list[str]:
-    return list(dict.fromkeys(_layer(recipe, name) for name in parents[0][1]))
+    """The layers of a network, from its input to its output.
+
+    Returns:
+        How the names of each layer's tensors begin.
+    """
+
+    def place(layer: str) -> tuple[int, int, str]:
+        number = re.search(r"\d+$", layer)
+        first = any(word in layer for word in ("stem", "embed", "token"))
+        return (1 if number else 0 if first else 2, int(number[0]) if number else 0, layer)
+
+    return sorted({_layer(recipe, name) for name in parents[0][1]}, key=place)

@@ -183,15 +183,21 @@ def _run(recipe: Recipe) -> Recipe:
 
 
 def _moment(recipe: Recipe, config: dict[str, Any], arrays: Arrays) -> Made:
+    """What a recipe takes from its run, in the order of names: what is drawn for each tensor in turn depends on it.
+
+    Returns:
+        Configuration and weights.
+    """
     if recipe.operation != "train":
-        return config, arrays
+        return config, dict(sorted(arrays.items()))
     quarter = int(recipe.parameters.get("quarter", 4))
-    return config, {n: a[quarter - 1] for n, a in arrays.items()}
+    return config, {n: a[quarter - 1] for n, a in sorted(arrays.items())}
 
 
 def _change(recipes: list[Recipe], made: dict[str, Made]) -> Iterable[list[Recipe]]:
     for recipe in recipes:
-        made[recipe.digest] = _operation(recipe.operation)(recipe, [made[p.digest] for p in recipe.parents])
+        config, arrays = _operation(recipe.operation)(recipe, [made[p.digest] for p in recipe.parents])
+        made[recipe.digest] = config, dict(sorted(arrays.items()))
     yield recipes
 
 

@@ -120,7 +120,8 @@ def _tuned(**more: Any) -> Callable[[str, int, int], tuple[str, R, dict[str, Any
 
 def _adapted(kind: str, own: int, index: int) -> tuple[str, R, dict[str, Any]]:
     _, _, given = _tuned()(kind, own, 0)
-    return "lora", R.LORA, {**given, "rate": 4 * given["rate"], "rank": (2, 4, 8)[index % 3]}
+    longer = {"rate": 2 * given["rate"], "steps": 2 * given["steps"]}
+    return "lora", R.LORA, {**given, **longer, "rank": (2, 4, 8)[index % 3]}
 
 
 def _pruned(kind: str, own: int, index: int) -> tuple[str, R, dict[str, Any]]:
