@@ -22,6 +22,9 @@ SHARED = 0.3
 MOST = 12
 """Tensors of a pair whose spectra are looked at, the largest first."""
 
+NO_DECAY = 1e-5
+"""Logarithm of a factor that is none."""
+
 SIDE = 64
 """Rows and columns of a block whose spectrum is looked at."""
 
@@ -179,17 +182,17 @@ class Geometry:
 def _block(x: np.ndarray) -> np.ndarray:
     """At most `SIDE` rows and columns, evenly spaced."""
     rows, columns = (np.unique(np.linspace(0, n - 1, min(n, SIDE)).astype(int)) for n in x.shape)
-    return x[np.ix_(rows, columns)].astype(np.float64)
+    return np.ascontiguousarray(x[np.ix_(rows, columns)], np.float32)
 
 
 def _clocks(x: np.ndarray) -> np.ndarray:
     square = float(np.square(x).mean())
-    singular = np.linalg.svd(x, compute_uv=False)
+    singular = np.linalg.svd(x, compute_uv=False).astype(np.float64)
     power = np.maximum(singular**2 / max(float((singular**2).sum()), 1e-300), 1e-300)
     size = np.abs(x)
     rows = size.sum(axis=1)
     return np.array([
-        np.log(max(square, 1e-300)), np.tanh(float((x**4).mean()) / max(square**2, 1e-300) - 3),
+        np.log(max(square, 1e-300)), np.tanh(float(np.square(x * x).mean()) / max(square**2, 1e-300) - 3),
         -float((power * np.log(power)).sum()), np.log(max(singular[0], 1e-300)),
         np.log(max(float(np.median(size)), 1e-6 * square**0.5, 1e-300)), np.log(max(float(size.max()), 1e-300)),
         float(rows.std() / max(rows.mean(), 1e-300)),
@@ -207,8 +210,11 @@ def _features(
         c, d = a * factor, b / factor
         left, singular, right = np.linalg.svd(b - a, full_matrices=False)
         news += _news(left, right, a, b)
-        left_u, _, right_u = np.linalg.svd(d - c, full_matrices=False)
-        undecayed += _news(left_u, right_u, c, d)
+        if abs(decay) < NO_DECAY:
+            undecayed += _news(left, right, a, b)
+        else:
+            left_u, _, right_u = np.linalg.svd(d - c, full_matrices=False)
+            undecayed += _news(left_u, right_u, c, d)
         rows.append([
             _growth(a, b), _growth(c, d), _growth(*_bulk(a, b, left, right)), _scatter(a, b, 1), _scatter(a, b, 0),
             _cumulant(a, b), _change(a, b), float((singular**2).sum() / max(singular[0] ** 2, 1e-300) / len(singular)),
@@ -267,8 +273,7 @@ def _news(left: np.ndarray, right: np.ndarray, a: np.ndarray, b: np.ndarray) -> 
         Evidence that b has the news, that a has; arrivals in b of what a has no trace of, and the reverse.
     """
     width = max(float(np.median(np.abs(np.concatenate([a, b])))) / 0.6745, 1e-300)
-    p = np.einsum("ri,rc,ic->i", left, a, right) / width
-    q = np.einsum("ri,rc,ic->i", left, b, right) / width
+    p, q = (((left.T @ z) * right).sum(axis=1) / width for z in (a, b))
     log_ratio = np.log1p(q * q) - np.log1p(p * p)
     arrived = ((np.abs(p) < 2) * np.maximum(np.abs(q) - 3, 0)).sum()
     left_behind = ((np.abs(q) < 2) * np.maximum(np.abs(p) - 3, 0)).sum()
@@ -307,8 +312,9 @@ def _cumulant(a: np.ndarray, b: np.ndarray) -> float:
     if sa < 1e-300 or sb < 1e-300:
         return 0.0
     a, b = (a - a.mean()) / sa, (b - b.mean()) / sb
-    c = float((a * b).mean())
-    first, second = float((a**3 * b).mean()) - 3 * c, float((a * b**3).mean()) - 3 * c
+    ab = a * b
+    c = float(ab.mean())
+    first, second = float((a * a * ab).mean()) - 3 * c, float((b * b * ab).mean()) - 3 * c
     return float(np.tanh((first - second) / (1 - c * c + 1e-6) * np.sign(first + second) / 3))
 
 
