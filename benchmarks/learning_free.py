@@ -44,7 +44,7 @@ from testbeds.peak_memory import FORMS, measured
 
 RESULTS = Path(__file__).parent / "results" / "learning_free.json"
 NORMS, CORRELATIONS = ("l1", "l2", "lp", "lse"), ("cka", "dc")
-CHOSEN = ("standard", "heavy", "5 shots", "head kept")
+CHOSEN = ("standard", "heavy", "5 shots", "head kept", "labels exchanged")
 STEPS, SMALL = (0.1, 0.25, 0.5, 1.0), (0.001, 0.01, 0.1, 1.0)
 
 
@@ -160,7 +160,8 @@ def memory() -> dict[str, Any]:
         rows |= {form: {k: v for k, v in row.items() if k not in size} for form, row in rows.items()}
         peak = {form: max(row["megabytes"], 1.0) for form, row in rows.items()}
         more = {form: round(peak["explicit"] / peak[form], 1) for form in ("taylor", "linear")}
-        out[f"{count} probes"] = {**size, **rows, "explicit_over": more}
+        entries = count * size["features"] * size["parameters"]
+        out[f"{count} probes"] = {**size, "jacobian_entries": entries, **rows, "explicit_over": more}
         told(f"memory {count}")
     return out
 

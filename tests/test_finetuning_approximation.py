@@ -12,7 +12,7 @@ from torch import nn
 import stemma
 from stemma.errors import MisuseError, StemmaError
 from stemma.kinship.function.feature_similarities import similarity
-from stemma.kinship.function.finetuning_approximation import FineTuningApproximation, LineageScores
+from stemma.kinship.function.finetuning_approximation import FineTuningApproximation, LineageScores, bounded
 from stemma.kinship.function.network_body import body, difference
 from stemma.models.model import Model
 from stemma.probes import Probes
@@ -264,6 +264,19 @@ def test_a_large_step_ruins_the_taylor_form(families: Any) -> None:
     parents, children, probes = families
     small, large = (FineTuningApproximation("taylor", "l1", a).matrix(parents, children, probes) for a in (0.01, 1.0))
     assert right(small) > right(large)
+
+
+def test_steps_are_shortened_to_what_they_are_to_bridge_and_only_where_scale_is_not_seen() -> None:
+    moved, apart = torch.zeros(3, 2, 2, dtype=torch.float64), torch.ones(3, 2, 2, dtype=torch.float64)
+    moved[0, 0, 0], moved[1, 0, 0] = 5.0, 0.5
+    found = bounded(moved, apart)
+    assert [float(t.norm()) for t in found] == [2.0, 0.5, 0.0]
+    parent, child = model(perceptron(0).double()), [model(perceptron(1).double())]
+    for name, same in (("l1", True), ("l2", True), ("cka", False), ("dc", False)):
+        short, whole = (
+            FineTuningApproximation("linear", name, bounded=b)(parent, child, tensors()) for b in (True, False)
+        )
+        assert (short == whole).all() == same, name
 
 
 @pytest.mark.parametrize("form", ["plain", "linear", "taylor"])

@@ -21,7 +21,7 @@ from stemma.zoo.recipe import Recipe, build_all
 SELECTION, TEST = 5101, 7301
 """Seeds of the families that choices are made on, and of those that are scored."""
 
-PROBES = 96
+PROBES = 64
 """The first so many training inputs of the children's data."""
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -35,9 +35,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "imbalanced 10": {"steps": 2, "rate": 3, "imbalance": 10},
     "imbalanced 50": {"steps": 2, "rate": 3, "imbalance": 50},
     "head kept": {"steps": 2, "rate": 3, "operation": "finetune"},
+    "labels exchanged": {"steps": 2, "rate": 3, "operation": "finetune", "task": "shuffled:1"},
 }
 """How children are fine-tuned: steps and rate as multiples of their kind's own fine-tuning. They get a fresh head,
-except in the last, where the parent's head has to learn other labels."""
+except in the last two, where the parent's head has to learn other labels; in the last, of the same pictures."""
 
 DATA: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "digits": ({}, {"task": "rotated+shuffled:1"}),
@@ -87,7 +88,7 @@ def independent(
     learnt, taught = DATA[source]
     own, given = kind_of(kind).tuning, dict(SETTINGS[setting])
     operation = given.pop("operation", "replace-head")
-    given |= {"steps": round(own.steps * given["steps"]), "rate": own.rate * given["rate"], **taught}
+    given = {**taught, **given, "steps": round(own.steps * given["steps"]), "rate": own.rate * given["rate"]}
     parents = [Recipe(kind, "train", parameters=learnt, seed=seed_for(seed, i)) for i in range(roots)]
     recipes = {f"root-{i}": p for i, p in enumerate(parents)}
     for i, parent in enumerate(parents):
@@ -98,7 +99,7 @@ def independent(
             )
     models = build_all(recipes)
     truth = np.repeat(np.arange(roots), children)
-    return Question(models[:roots], models[roots:], truth, truth, _probes(kind, taught))
+    return Question(models[:roots], models[roots:], truth, truth, _probes(kind, given))
 
 
 def siblings(kind: str, seed: int, families: int = 5, candidates: int = 8, children: int = 5) -> Iterator[Question]:
@@ -146,5 +147,6 @@ def generations(
 
 
 def _probes(kind: str, taught: dict[str, Any]) -> Probes:
+    """The first inputs of the children's data; of few-shot children too, who saw some of them."""
     found = data.examples(kind, "b", taught.get("task", "digit"), taught.get("data"))
     return Probes.of(found.inputs[:PROBES])
