@@ -414,8 +414,10 @@ def test_the_truth_of_a_tree(small_tree, tmp_path):
     assert small_tree.truth["hidden_ancestors"] == small_tree.truth["not_related"] == []
     small_tree.write(tmp_path)
     assert json.loads((tmp_path / "truth.json").read_text()) == small_tree.truth
-    orphaned = zoo.as_zoo({n: m.recipe for n, m in small_tree._by_name.items() if n != child})
+    known = {m.name: m.recipe for m in small_tree.members}
+    orphaned = zoo.as_zoo({n: r for n, r in known.items() if n != child}, among=known)
     [hidden] = orphaned.truth["hidden_ancestors"]
+    assert hidden["ancestor"] == f"absent: {child}"
     assert hidden["children"] == [grandchild, "mlp-tree-0/1-2"]
     assert orphaned.relation(grandchild, root) == R.RELATED
 
@@ -556,3 +558,50 @@ def test_lessons_of_no_steps_leave_the_start():
         np.testing.assert_array_equal(after[name], array)
     assert {*datasets.IMAGES} == {"mnist8", "fashion8", "cifar8"}
     assert {*TUNINGS} == {"adam", "adam-long", "adam-decayed", "adamw", "momentum", "sgd"}
+
+
+# By name
+
+
+def test_lineages_by_name():
+    assert zoo.lineages.named("tree:mlp:branching=2x1", 3) == zoo.tree("mlp", 3, (2, 1))
+    options = "roots=2,children=3,operation=lora,data=mnist8,init=xavier"
+    expected = zoo.flat("cnn", 0, 2, 3, "lora", data="mnist8", init="xavier")
+    assert zoo.lineages.named(f"flat:cnn:{options}") == expected
+    assert zoo.lineages.named("forest:vit:roots=2,branching=1,tunings=sgd+adamw,data=digits+mnist8")
+    assert len(zoo.lineages.named("relations:lm")) > 70
+    assert {r.parameters.get("data") for r in zoo.flat("mlp", 0, 2, 8, "few-shot", data="mnist8").values()} == {
+        "mnist8"
+    }
+    for wrong, message in (
+        ("bush:mlp", "no lineage"),
+        ("tree:gpt", "no kind"),
+        ("tree", "no kind"),
+        ("tree:mlp:depth=3", "cannot be read"),
+        ("tree:mlp:branching=many", "cannot be read"),
+        ("tree:mlp:roots=3", "does not take 'roots'"),
+    ):
+        with pytest.raises((MisuseError, UnknownNameError), match=message):
+            zoo.lineages.named(wrong)
+
+
+def test_the_command_builds_a_lineage(tmp_path, capsys):
+    from stemma.cli import main
+
+    def run(*words):
+        with pytest.raises(SystemExit) as done:
+            main([str(w) for w in words])
+        return done.value.code, capsys.readouterr().out
+
+    code, out = run(
+        "zoo", "build", "tree:mlp:branching=2x2", "--out", tmp_path / "z", "--only", "root", "--only", "2-1", "--json"
+    )
+    assert code == 0
+    assert [m["name"] for m in json.loads(out)["members"]] == ["mlp-tree-0/root", "mlp-tree-0/2-1"]
+    truth = json.loads((tmp_path / "z" / "truth.json").read_text())
+    assert truth["ancestors"]["mlp-tree-0/2-1"] == ["mlp-tree-0/2", "mlp-tree-0/root"]
+    assert (tmp_path / "z" / "mlp-tree-0" / "2-1" / "model.safetensors").exists()
+    shown = json.loads(run("zoo", "show", "tree:mlp:branching=2x2", "--json")[1])["members"]
+    assert [m["parents"] for m in shown[:4]] == [[], ["mlp-tree-0/root"], ["mlp-tree-0/root"], ["mlp-tree-0/1"]]
+    assert "tree:lm" in json.loads(run("zoo", "list", "--json")[1])["lineages"]
+    assert run("zoo", "build", "tree:mlp", "--out", tmp_path / "y", "--only", "9-9")[0] == 1

@@ -190,6 +190,19 @@ def relations(kind: str, seed: int = 0) -> list[Case]:
     return found + list(pairs)
 
 
+def models(kind: str, seed: int = 0) -> dict[str, Recipe]:
+    """Everything that the cases of one root are made of.
+
+    Args:
+        kind: `mlp`, `cnn`, `vit` or `lm`.
+        seed: As for `relations`.
+
+    Returns:
+        Recipes named `KIND-relations-SEED/NAME`.
+    """
+    return {f"{kind}-relations-{seed}/{name}": recipe for name, recipe in _recipes(kind, seed).items()}
+
+
 def histories(kind: str, seed: int = 0) -> list[Case]:
     """Models that two operations lie between, one after the other.
 

@@ -4,7 +4,7 @@ Each function returns recipes by name, parents before children, and the recipes 
 and how. `as_zoo` makes the models; `stemma.zoo.recipe.build_all` makes any of them at once.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +12,9 @@ import numpy as np
 
 from stemma.errors import MisuseError, UnknownNameError
 from stemma.types import RelationKind as R
+from stemma.zoo import cases
 from stemma.zoo.collection import Member, Zoo
-from stemma.zoo.kinds import seed_for
+from stemma.zoo.kinds import kind_of, seed_for
 from stemma.zoo.merging import experts
 from stemma.zoo.recipe import Progress, Recipe, build_all
 from stemma.zoo.tunings import FLAT, TASKS, TUNINGS, Tuning, labelled, tuning
@@ -132,7 +133,7 @@ def flat(
             own = seed_for(seed, _FLAT, i, j + 1, list(FLAT).index(operation))
             what, relation, parameters = FLAT[operation](kind, own, j)
             parents, part = (root,), "ab"[j % 2]
-            if data and what == "finetune":
+            if data and what in ("finetune", "lora"):
                 parameters = {**parameters, "data": data}
             made[f"{name}-{operation}-{j + 1}"] = Recipe(kind, what, relation, parents, parameters, own, part)
     return made
@@ -227,9 +228,71 @@ def orphans(recipes: Mapping[str, Recipe], share: float = 0.2, seed: int = 0, *,
     return Search(enrolled, {n: recipes[n] for n in asked}, right, beside)
 
 
+LINEAGES: Mapping[str, Callable[..., Recipes]] = {
+    "tree": tree,
+    "forest": forest,
+    "flat": flat,
+    "siblings": sibling_candidates,
+    "decoys": decoys,
+    "relations": cases.models,
+}
+"""Lineages by the name that `named` takes."""
+
+_TAKES: Mapping[str, tuple[str, ...]] = {
+    "tree": ("branching", "tunings", "data", "init"),
+    "forest": ("roots", "branching", "tunings", "data", "init"),
+    "flat": ("roots", "children", "operation", "data", "init"),
+    "siblings": ("candidates", "children", "tunings", "data", "init"),
+    "decoys": ("count", "data", "init"),
+    "relations": (),
+}
+
+_READ: Mapping[str, Callable[[str], Any]] = {
+    "branching": lambda text: tuple(int(n) for n in text.split("x")),
+    "tunings": lambda text: tuple(text.split("+")),
+    "roots": int, "children": int, "candidates": int, "count": int, "operation": str, "init": str, "data": str,
+}  # fmt: skip
+
+
+def named(text: str, seed: int = 0) -> Recipes:
+    """The recipes of a lineage as a command line names it.
+
+    Args:
+        text: `LINEAGE:KIND`, and what differs from its defaults: `tree:mlp`, `tree:cnn:branching=3x3,tunings=sgd`,
+            `flat:mlp:roots=20,children=4,operation=lora,data=mnist8`.
+        seed: Of the lineage.
+
+    Returns:
+        Recipes by name.
+
+    Raises:
+        MisuseError: If an option is unknown or cannot be read.
+        UnknownNameError: If there is no such lineage or kind.
+    """
+    lineage, _, rest = text.partition(":")
+    kind, _, options = rest.partition(":")
+    if lineage not in LINEAGES:
+        raise UnknownNameError(f"no lineage is called {lineage!r}. There are: {', '.join(LINEAGES)}.")
+    kind_of(kind)
+    given: dict[str, Any] = {}
+    for option in filter(None, options.split(",")):
+        name, _, value = option.partition("=")
+        try:
+            given[name] = _READ[name](value)
+        except (KeyError, ValueError) as error:
+            raise MisuseError(f"{option!r} cannot be read. Options: {', '.join(f'{n}=…' for n in _READ)}.") from error
+    if "data" in given and lineage in ("tree", "forest", "siblings"):
+        given["data"] = tuple(given["data"].split("+"))
+    if refused := [name for name in given if name not in _TAKES[lineage]]:
+        takes = ", ".join(_TAKES[lineage]) or "no options"
+        raise MisuseError(f"{lineage!r} does not take {refused[0]!r}. It takes: {takes}.")
+    return LINEAGES[lineage](kind, seed, **given)
+
+
 def as_zoo(
     recipes: Mapping[str, Recipe],
     *,
+    among: Mapping[str, Recipe] | None = None,
     keep: bool = True,
     progress: Progress | None = None,
     made: dict[str, Any] | None = None,
@@ -240,6 +303,7 @@ def as_zoo(
 
     Args:
         recipes: By name; whatever they come from may be left out, and the zoo's truth then names it as hidden.
+        among: All of a lineage, for the names of ancestors that are left out.
         keep: Use the cache.
         progress: Told how many models are made.
         made: Weights made before, by recipe digest; filled with those made now.
@@ -248,18 +312,18 @@ def as_zoo(
         The zoo, in the order given.
     """
     models = build_all(recipes, keep=keep, progress=progress, made=made)
-    names = {r.digest: n for n, r in reversed(list(recipes.items()))}
+    names = {r.digest: n for n, r in reversed([*recipes.items(), *(among or {}).items()])}
     history: dict[str, tuple[str, ...]] = {}
 
-    def named(recipe: Recipe) -> str:
+    def called(recipe: Recipe) -> str:
         name = names.setdefault(recipe.digest, f"{recipe.kind}-{recipe.operation}-{recipe.digest[7:15]}")
         if name not in history:
-            history[name] = tuple(named(p) for p in recipe.parents)
+            history[name] = tuple(called(p) for p in recipe.parents)
         return name
 
     members = []
     for (name, recipe), model in zip(recipes.items(), models, strict=True):
-        history[name] = tuple(named(p) for p in recipe.parents)
+        history[name] = tuple(called(p) for p in recipe.parents)
         parents = tuple(names[p.digest] for p in experts(recipe))
         members.append(Member(name, model, recipe, parents, recipe.relation))
     return Zoo(tuple(members), history)
