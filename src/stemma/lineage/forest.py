@@ -5,25 +5,15 @@ Pure: distances, directions, relations and merges come as values and functions; 
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from stemma.lineage.additive_tree import AdditiveTree, RecursiveGrouping
-from stemma.lineage.arborescence import minimum_forest
 from stemma.lineage.distances import SAME, ByNorm, Distances
+from stemma.lineage.known_parents import Parents, apart
+from stemma.lineage.rooting import Direction, directed, odds_of
 from stemma.types import Edge, Lineage, ModelRef, RelationKind, Spec
-
-NEVER = 40.0
-"""Log-odds of what a rule excludes."""
-
-
-class Direction(Protocol):
-    """Says which of two adjacent models came first."""
-
-    def __call__(self, a: int, b: int) -> tuple[float, float]:
-        """Log-odds that b was made from a, and that a was made from b; both below zero for siblings."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -45,19 +35,6 @@ class Named:
     reason: str = ""
 
 
-@dataclass(frozen=True)
-class Parents:
-    """The parents of a merge.
-
-    Attributes:
-        shares: Coefficient of each parent, by its position in the family.
-        reason: How it was merged, in one sentence.
-    """
-
-    shares: Mapping[int, float]
-    reason: str = ""
-
-
 @dataclass(frozen=True, eq=False)
 class Family:
     """What is known about models that are related.
@@ -68,7 +45,7 @@ class Family:
         direction: Says which of two came first; the rule of norms unless given.
         relation: Tests and names a pair (parent, child); called for the edges of the tree only.
         leaves: Positions of models that have no children by rule: quantised, rounded, copied.
-        merges: Parents of those models that are merges.
+        known: Parents of those models whose parents are known without a tree.
     """
 
     models: tuple[ModelRef, ...]
@@ -76,7 +53,7 @@ class Family:
     direction: Direction | None = None
     relation: Callable[[int, int], Named] = lambda a, b: Named()
     leaves: frozenset[int] = frozenset()
-    merges: Mapping[int, Parents] = field(default_factory=dict)
+    known: Mapping[int, Parents] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -161,13 +138,13 @@ class _Drawing:
         for copy, original in alike.items():
             if copy != original:
                 self.pair(original, copy, None)
-        for part in _apart(self.g.squared, kept, self.family.merges):
+        for part in apart(self.g.squared, kept, self.family.known):
             numbered = self.part(part, numbered)
-        for child, parents in self.family.merges.items():
+        for child, parents in self.family.known.items():
             for p, share in sorted(parents.shares.items()):
-                self.edges.append(Edge(self.label(p), self.label(child), RelationKind.MERGED.value, share=share,
+                self.edges.append(Edge(self.label(p), self.label(child), parents.relation, share=share,
                                        reason=parents.reason))  # fmt: skip
-        merged = {self.label(m) for m in self.family.merges}
+        merged = {self.label(m) for m in self.family.known}
         self.roots = [r for r in self.roots if r not in merged]
         return numbered
 
@@ -198,7 +175,8 @@ class _Drawing:
             return numbered
         tree = self.method.tree(self.g.of(rows).squared)
         self.evidence["noise"].append(round(tree.noise, 4))
-        parents, sure = directed(tree, self.odds(tree, rows), self.method.refusal)
+        odds = odds_of(tree, rows, self.g, self.direction, self.family.leaves, self.family.known)
+        parents, sure = directed(tree, odds, self.method.refusal)
         lost = {h: f"(missing {numbered + i + 1})" for i, h in enumerate(tree.missing)}
         names = {**{i: self.label(r) for i, r in enumerate(rows)}, **lost}
         cut = self.edges_of(tree, rows, parents, sure, names)
@@ -255,134 +233,3 @@ class _Drawing:
         self.edges.append(Edge(a, b, found.relation, found.p_value, found.log10_p, sure, None, round(length, 6),
                                found.reason))  # fmt: skip
         return True
-
-    def odds(self, tree: AdditiveTree, rows: list[int]) -> dict[tuple[int, int], float]:
-        """Log-odds of both directions of every edge; rules outweigh them.
-
-        Returns:
-            By (parent, child).
-        """
-        norm = _norms(tree, self.g.of(rows))
-        rule = self.direction if isinstance(self.direction, ByNorm) else ByNorm(self.g)
-        out = {}
-        for (i, j), length in tree.edges.items():
-            if max(i, j) < tree.observed:
-                out[i, j], out[j, i] = self.direction(rows[i], rows[j])
-            else:
-                out[i, j], out[j, i] = rule.odds(norm[i], norm[j], length)
-            for a, b in ((i, j), (j, i)):
-                leaf = a < tree.observed and rows[a] in self.family.leaves
-                first = b < tree.observed and rows[b] in self.family.merges
-                out[a, b] = -NEVER if leaf or first else float(np.clip(out[a, b], -NEVER / 4, NEVER / 4))
-        return out
-
-
-def directed(
-    tree: AdditiveTree, odds: Mapping[tuple[int, int], float], refusal: float
-) -> tuple[dict[int, int | None], dict[int, float]]:
-    """Direct the edges of a tree as a whole.
-
-    Args:
-        tree: An undirected tree.
-        odds: Log-odds by (parent, child), both ways for each edge.
-        refusal: Cost of a root.
-
-    Returns:
-        The parent of each node, None for a root; and for each node that has one the probability that the edge runs
-        this way, over all places where its tree could have its root.
-    """
-    nodes = sorted({v for e in tree.edges for v in e} | set(range(tree.observed)))
-    at = {v: i for i, v in enumerate(nodes)}
-    pairs = sorted(odds)
-    sources, targets = (np.array([at[p[k]] for p in pairs], int) for k in (0, 1))
-    chosen = minimum_forest(len(nodes), sources, targets, np.array([-odds[p] for p in pairs]), refusal)
-    parents = {v: None if chosen[at[v]] < 0 else pairs[chosen[at[v]]][0] for v in nodes}
-    return parents, _certainty(parents, odds)
-
-
-def _certainty(parents: Mapping[int, int | None], odds: Mapping[tuple[int, int], float]) -> dict[int, float]:
-    """For each edge the share of all rootings of its tree that direct it so, each weighted by its likelihood."""
-    children: dict[int | None, list[int]] = {}
-    for v, p in parents.items():
-        children.setdefault(p, []).append(v)
-    out = {}
-    for root in children.get(None, ()):
-        order, weight = [root], {root: 0.0}
-        for v in order:
-            for w in children.get(v, ()):
-                weight[w] = weight[v] - odds[v, w] + odds[w, v]  # the root moves across this edge
-                order.append(w)
-        top = max(weight.values())
-        below = {v: float(np.exp(weight[v] - top)) for v in order}
-        total = sum(below.values())
-        for v in reversed(order):
-            parent = parents[v]
-            if parent is not None:
-                out[v] = 1 - below[v] / total
-                below[parent] += below[v]
-    return out
-
-
-def _norms(tree: AdditiveTree, g: Distances) -> dict[int, float]:
-    """Squared norms of all nodes: that of a missing node is the inner product of two models on different sides of it.
-
-    Returns:
-        By node.
-    """
-    around = tree.neighbours()
-    out = {i: float(g.norms[i, i]) for i in range(tree.observed)}
-    for h in tree.missing:
-        sides = [_first_model(around, h, v, tree.observed) for v in around[h]]
-        found = [
-            (g.norms[a, b] + g.norms[b, a] - g.squared[a, b]) / 2 for i, a in enumerate(sides) for b in sides[i + 1 :]
-        ]
-        out[h] = max(0.0, float(np.median(found)))
-    return out
-
-
-def _first_model(around: Mapping[int, list[int]], before: int, node: int, observed: int) -> int:
-    """A model beyond an edge of the tree."""
-    while node >= observed:
-        before, node = node, next(v for v in around[node] if v != before)
-    return node
-
-
-def _apart(distances: np.ndarray, rows: list[int], merges: Mapping[int, Parents]) -> list[list[int]]:
-    """Models that form one tree: all without a merge above them, and each merge with what descends from it.
-
-    A model descends from a merge if it is nearer to it, or to another descendant of it, than to any model of another
-    tree; of the merge's own parents only the distance to others counts.
-
-    Returns:
-        Positions, each merge first in its own list.
-    """
-    own = {m: m for m in rows if m in merges}
-    rest = [r for r in rows if r not in own]
-    if not own:
-        return [rows]
-    barred = {(p, m) for m in own for p in merges[m].shares}
-    whose: dict[int, int | None] = {r: None for r in rest}
-    for _ in range(len(rows)):
-        moved = False
-        for r in rest:
-            near = min((c for c in rows if c != r and (r, c) not in barred), key=lambda c: distances[r, c], default=r)
-            goes = own.get(near, whose.get(near))
-            if goes is not None and whose[r] is None and not _above(r, goes, merges):
-                whose[r], moved = goes, True
-        if not moved:
-            break
-    out = [[m, *(r for r in rest if whose[r] == m)] for m in own]
-    main = [r for r in rest if whose[r] is None]
-    return [*([main] if main else []), *out]
-
-
-def _above(node: int, merge: int, merges: Mapping[int, Parents]) -> bool:
-    """Whether a model is a parent of a merge, or of a merge that is a parent of it, and so on."""
-    todo, seen = [merge], set()
-    while todo:
-        m = todo.pop()
-        if node in merges[m].shares:
-            return True
-        seen.add(m)
-        todo += [p for p in merges[m].shares if p in merges and p not in seen]
-    return False

@@ -1,0 +1,61 @@
+"""Family trees of many models: how much of them is recovered, with and without all ancestors; and what it costs.
+
+    python benchmarks/forest.py [--part NAME]... [--zoo FOLDER]
+
+writes benchmarks/results/forest.json, part by part: those that are not asked for stay as they were. `selection` scores
+the choices that were made, on families of its own; `trees` draws one forest from all test trees at once, whole and with
+inner models removed, beside simpler methods; `light` repeats that where children were hardly trained, on few tasks;
+`real` draws the published checkpoints in FOLDER (with its truth.json), as they are and disguised; `scale` measures the
+time by the number of models.
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from stemma import __version__
+from testbeds.forest_scale import scaling
+from testbeds.forest_trees import light, selected, whole_and_cut
+from testbeds.forest_zoo import published
+
+RESULTS = Path(__file__).parent / "results" / "forest.json"
+
+
+def parts(zoo: Path | None) -> dict[str, Callable[[], dict[str, Any]]]:
+    out: dict[str, Callable[[], dict[str, Any]]] = {
+        "selection": selected, "trees": whole_and_cut, "light": light, "scale": scaling,
+    }  # fmt: skip
+    if zoo is not None:
+        out["real"] = lambda: published(zoo)
+    return out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", action="append", choices=["selection", "trees", "light", "real", "scale"])
+    parser.add_argument("--zoo", type=Path, help="the folder of published checkpoints, for `real`")
+    options = parser.parse_args()
+    known = parts(options.zoo)
+    result = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    result["machine"] = f"{os.cpu_count()} cores, Python {platform.python_version()}"
+    result["version"] = __version__
+    for name in options.part or known:
+        if name not in known:
+            parser.error(f"--part {name} needs --zoo FOLDER")
+        start = time.perf_counter()
+        result[name] = known[name]()
+        result[name]["seconds"] = round(time.perf_counter() - start, 1)
+        RESULTS.write_text(json.dumps(result, indent=1) + "\n")
+        sys.stderr.write(f"{name}: {result[name]['seconds']} s\n")
+
+
+if __name__ == "__main__":
+    main()

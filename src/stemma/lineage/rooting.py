@@ -1,0 +1,134 @@
+"""Which way the edges of a tree run: the tree is directed as a whole, from what is known of single pairs."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+import numpy as np
+
+from stemma.lineage.additive_tree import AdditiveTree
+from stemma.lineage.arborescence import minimum_forest
+from stemma.lineage.distances import ByNorm, Distances
+
+Odds = dict[tuple[int, int], float]
+"""Log-odds that an edge runs from the first node to the second, given that the two are adjacent."""
+
+Direction = Callable[[int, int], tuple[float, float]]
+"""Of two models: log-odds that the first is an ancestor of the second, and the second of the first; both are below zero
+for siblings."""
+
+SURE = 10.0
+"""Log-odds beyond which no more is believed of what weights show."""
+
+NEVER = 40.0
+"""Log-odds of what a rule excludes."""
+
+
+def odds_of(
+    tree: AdditiveTree, rows: Sequence[int], distances: Distances, direction: Direction,
+    leaves: Collection[int] = (), firsts: Collection[int] = (),
+) -> Odds:  # fmt: skip
+    """Log-odds of both directions of every edge of a tree.
+
+    Args:
+        tree: Over the models in `rows`.
+        rows: Their positions in the family.
+        distances: Of the family.
+        direction: Of two models, by their positions in the family.
+        leaves: Positions of models that have no children.
+        firsts: Positions of models that have no parent in this tree.
+
+    Returns:
+        By (parent, child), nodes of the tree.
+    """
+    out: Odds = {}
+    around, norms = tree.neighbours(), _norms(tree, distances.of(list(rows)))
+    for (i, j), length in tree.edges.items():
+        if max(i, j) < tree.observed:
+            out[i, j], out[j, i] = direction(rows[i], rows[j])
+        elif min(i, j) < tree.observed and not isinstance(direction, ByNorm):
+            up = _above_missing(around, i, j, tree.observed, lambda a, b: direction(rows[a], rows[b])[0])
+            out[i, j], out[j, i] = up, -up
+        else:
+            out[i, j], out[j, i] = ByNorm(distances).odds(norms[i], norms[j], length)
+    for a, b in out:
+        leaf = a < tree.observed and rows[a] in leaves
+        first = b < tree.observed and rows[b] in firsts
+        out[a, b] = -NEVER if leaf or first else float(np.clip(out[a, b], -SURE, SURE))
+    return out
+
+
+def _above_missing(
+    around: Mapping[int, list[int]], model: int, missing: int, observed: int, ancestor: Callable[[int, int], float]
+) -> float:
+    """Log-odds that a model is the parent of a missing one: then it is an ancestor of all that lies beyond."""
+    beyond = [_first_model(around, missing, v, observed) for v in around[missing] if v != model]
+    return float(np.mean([ancestor(model, v) for v in beyond]))
+
+
+def directed(
+    tree: AdditiveTree, odds: Mapping[tuple[int, int], float], refusal: float
+) -> tuple[dict[int, int | None], dict[int, float]]:
+    """Direct the edges of a tree as a whole.
+
+    Args:
+        tree: An undirected tree.
+        odds: Log-odds by (parent, child), both ways for each edge.
+        refusal: Cost of a root.
+
+    Returns:
+        The parent of each node, None for a root; and for each node that has one the probability that the edge runs
+        this way, over all places where its tree could have its root.
+    """
+    nodes = sorted({v for e in tree.edges for v in e} | set(range(tree.observed)))
+    at = {v: i for i, v in enumerate(nodes)}
+    pairs = sorted(odds)
+    sources, targets = (np.array([at[p[k]] for p in pairs], int) for k in (0, 1))
+    chosen = minimum_forest(len(nodes), sources, targets, np.array([-odds[p] for p in pairs]), refusal)
+    parents = {v: None if chosen[at[v]] < 0 else pairs[chosen[at[v]]][0] for v in nodes}
+    return parents, _certainty(parents, odds)
+
+
+def _certainty(parents: Mapping[int, int | None], odds: Mapping[tuple[int, int], float]) -> dict[int, float]:
+    """For each edge the share of all rootings of its tree that direct it so, each weighted by its likelihood."""
+    children: dict[int | None, list[int]] = {}
+    for v, p in parents.items():
+        children.setdefault(p, []).append(v)
+    out = {}
+    for root in children.get(None, ()):
+        order, weight = [root], {root: 0.0}
+        for v in order:
+            for w in children.get(v, ()):
+                weight[w] = weight[v] - odds[v, w] + odds[w, v]  # the root moves across this edge
+                order.append(w)
+        top = max(weight.values())
+        below = {v: float(np.exp(weight[v] - top)) for v in order}
+        total = sum(below.values())
+        for v in reversed(order):
+            parent = parents[v]
+            if parent is not None:
+                out[v] = 1 - below[v] / total
+                below[parent] += below[v]
+    return out
+
+
+def _norms(tree: AdditiveTree, g: Distances) -> dict[int, float]:
+    """Squared norms of all nodes: that of a missing node is the inner product of two models on different sides of it.
+
+    Returns:
+        By node.
+    """
+    around = tree.neighbours()
+    out = {i: float(g.norms[i, i]) for i in range(tree.observed)}
+    for h in tree.missing:
+        sides = [_first_model(around, h, v, tree.observed) for v in around[h]]
+        found = [
+            (g.norms[a, b] + g.norms[b, a] - g.squared[a, b]) / 2 for i, a in enumerate(sides) for b in sides[i + 1 :]
+        ]
+        out[h] = max(0.0, float(np.median(found)))
+    return out
+
+
+def _first_model(around: Mapping[int, list[int]], before: int, node: int, observed: int) -> int:
+    """A model beyond an edge of the tree."""
+    while node >= observed:
+        before, node = node, next(v for v in around[node] if v != before)
+    return node
