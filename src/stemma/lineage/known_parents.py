@@ -2,10 +2,26 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 
+from stemma.kinship.weights.entries import Entries
+from stemma.lineage.distances import SAME, Distances
+from stemma.lineage.merges import MergeRegression
 from stemma.types import RelationKind
+
+NEAREST = 12
+"""Relatives of a model that its parents are looked for among."""
+
+BETWEEN = -0.2
+"""Cosine at a model between two others below which it lies between them, as only a merge does."""
+
+PARALLEL = 0.6
+"""Cosine of two differences without a common end above which the one was added where the other was."""
+
+CUT, EQUAL = 0.05, 1e-3
+"""Share of zeros from which a model may have been pruned; largest difference elsewhere, in root mean squares."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +37,115 @@ class Parents:
     shares: Mapping[int, float | None]
     relation: str = RelationKind.MERGED.value
     reason: str = ""
+
+
+def known_parents(family: Entries, distances: Distances, method: MergeRegression | None = None) -> dict[int, Parents]:
+    """Parents that weights exhibit: of models pruned from one that is here, and of merges exact down to rounding.
+
+    A merge that was trained on is not among them: a model between two others on one way of training looks like it.
+
+    Cost: some passes over each pruned model and its nearest relatives; a regression for each model that geometry makes
+    suspect of being a merge, see `MergeRegression`.
+
+    Args:
+        family: The same entries of every model.
+        distances: Between them.
+        method: Takes merges apart; with its defaults unless given.
+
+    Returns:
+        Parents by position, of those models only.
+    """
+    out = _pruned(family, distances)
+    method = method or MergeRegression()
+    tensors = [(s.name, s.start, s.stop) for s in family.tensors]
+    whole = np.flatnonzero(family.present.all(axis=1)).tolist()
+
+    def taken_apart(child: int, barred: set[int]) -> Parents | None:
+        near = [j for j in _near(distances, child) if j in whole and j not in barred]
+        if len(near) < 2:
+            return None
+        found = method.decompose(family.values[child], family.values[near], tensors=tensors)
+        if found is None or not found.certain or len(found.parents) < 2:
+            return None
+        shares = {near[p.position]: round(p.coefficient, 4) for p in found.parents}
+        return Parents(shares, RelationKind.MERGED.value, found.reason)
+
+    waiting = [child for child in suspects(distances) if child not in out and child in whole]
+    merged = {child: found for child in waiting if (found := taken_apart(child, set()))}
+    for child, found in merged.items():
+        rest = taken_apart(child, set(merged)) if set(found.shares) & set(merged) else None
+        out[child] = rest or found  # a merge of a merge is one of the first models too
+    return {child: p for child, p in out.items() if not _loops(child, out)}
+
+
+def _loops(child: int, known: Mapping[int, Parents]) -> bool:
+    """Whether a model would come from itself."""
+    todo, seen = list(known[child].shares), set()
+    while todo:
+        v = todo.pop()
+        if v == child:
+            return True
+        if v in known and v not in seen:
+            seen.add(v)
+            todo += known[v].shares
+    return False
+
+
+def suspects(distances: Distances) -> list[int]:
+    """Models that may be merges: they lie between two others, or what leads to them was added elsewhere too.
+
+    Returns:
+        Positions.
+    """
+    d, out = distances.squared, []
+    for m in range(len(d)):
+        near = _near(distances, m)
+        same = (d[m] <= SAME * distances.norms[m, m]).sum() > 1
+        if len(near) < 2 or same:
+            continue
+        g = (d[m, near][:, None] + d[m, near] - d[np.ix_(near, near)]) / 2
+        size = np.sqrt(np.outer(d[m, near], d[m, near]))
+        cosine = np.divide(g, size, out=np.ones_like(g), where=size > 0)
+        if cosine.min() < BETWEEN or _added_twice(d, m, near):
+            out.append(m)
+    return out
+
+
+def _near(distances: Distances, m: int) -> list[int]:
+    """The nearest models that are not the same, up to `NEAREST`."""
+    d = distances.squared[m]
+    order = [int(j) for j in np.argsort(d, kind="stable") if j != m and d[j] > SAME * distances.norms[m, m]]
+    return order[:NEAREST]
+
+
+def _added_twice(d: np.ndarray, m: int, near: list[int]) -> bool:
+    """Whether the way from the nearest model to this one is also that between two others, as sums of two are."""
+    a = near[0]
+    for b, p in combinations(near[1:], 2):
+        size = np.sqrt(d[m, a] * d[b, p])
+        inner = abs(d[m, p] + d[a, b] - d[m, b] - d[a, p]) / 2
+        if size > 0 and inner / size > PARALLEL:
+            return True
+    return False
+
+
+def _pruned(family: Entries, distances: Distances) -> dict[int, Parents]:
+    """Models that are zero where another is not, and equal to it elsewhere: pruned from it."""
+    zero = family.values == 0
+    there = np.concatenate([np.repeat(family.present[:, [k]], s.stop - s.start, 1)
+                            for k, s in enumerate(family.tensors)], axis=1)  # fmt: skip
+    share = (zero & there).sum(axis=1) / np.maximum(there.sum(axis=1), 1)
+    out: dict[int, Parents] = {}
+    for i in np.flatnonzero(share >= CUT).tolist():
+        for j in _near(distances, i):
+            both = there[i] & there[j] & ~zero[i]
+            x, y = family.values[i][both], family.values[j][both]
+            size = float(np.sqrt(np.mean(np.square(x, dtype=np.float64)))) if len(x) else 0.0
+            if share[j] < share[i] - CUT / 2 and len(x) and (np.abs(x - y) <= EQUAL * size).mean() > 0.999:
+                why = f"{share[i]:.0%} of the entries are zero, all others those of the parent"
+                out[i] = Parents({j: None}, RelationKind.PRUNED.value, why)
+                break
+    return out
 
 
 def apart(distances: np.ndarray, rows: list[int], known: Mapping[int, Parents]) -> list[list[int]]:

@@ -15,6 +15,7 @@ from stemma.kinship.weights.entries import entries
 from stemma.lineage.distances import squared_distances
 from stemma.lineage.families import families
 from stemma.lineage.forest import Family, Forest, Named
+from stemma.lineage.known_parents import known_parents
 from stemma.models.model import Model
 from stemma.models.units import structure
 from stemma.registry import describe
@@ -168,8 +169,10 @@ class _Work:
         """What the tree is drawn from."""
         models = [self.models[i] for i in members]
         values = entries(models)
-        return Family(tuple(m.ref for m in models), squared_distances(values), None,
-                      lambda a, b: self.named(members[a], members[b]))  # fmt: skip
+        distances = squared_distances(values)
+        known = known_parents(values, distances)
+        return Family(tuple(m.ref for m in models), distances, None, lambda a, b: self.named(members[a], members[b]),
+                      frozenset(), known)  # fmt: skip
 
     def named(self, parent: int, child: int) -> Named:
         """The test of one edge."""
