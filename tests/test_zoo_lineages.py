@@ -605,3 +605,36 @@ def test_the_command_builds_a_lineage(tmp_path, capsys):
     assert [m["parents"] for m in shown[:4]] == [[], ["mlp-tree-0/root"], ["mlp-tree-0/root"], ["mlp-tree-0/1"]]
     assert "tree:lm" in json.loads(run("zoo", "list", "--json")[1])["lineages"]
     assert run("zoo", "build", "tree:mlp", "--out", tmp_path / "y", "--only", "9-9")[0] == 1
+
+
+# Recipes that say nothing that could be done
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        (Recipe("mlp", "finetune"), "at least 1"),
+        (Recipe("mlp", "train", parents=(trained(),)), "no parents"),
+        (Recipe("mlp", "merge", parents=(trained(),)), "at least 2"),
+        (Recipe("mlp", "rotate", parents=(trained(),)), "is for lm"),
+        (Recipe("mlp", "unlearn", parents=(trained(),)), "'forget'"),
+        (Recipe("mlp", "prune-units", parents=(trained(),), parameters={"ratio": 1.0}), "cannot be cut"),
+        (trained(quarter=5), "at most 4"),
+        (trained(batch=0), "1 or more"),
+        (trained(untrained=True), "takes no steps"),
+        (tuned(Recipe("mlp", "rename", parents=(trained(),))), "renamed"),
+        (tuned(tuned(trained(), 1, "replace-head"), 2, task="shuffled:1"), "2 classes cannot learn 'shuffled:1'"),
+        (trained(rate=1e30, optimizer="sgd", init="normal"), "not finite"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.operation,
+)
+def test_a_recipe_that_makes_no_sense_is_one_clear_error(recipe, message):
+    with pytest.raises(MisuseError, match=message):
+        build(recipe, keep=False)
+
+
+def test_a_replaced_head_can_be_trained_on():
+    parity = tuned(trained(), 1, "replace-head", R.HEAD_REPLACED, steps=60)
+    on = build(tuned(parity, 2, steps=20))
+    test = data.examples("mlp", "test", "parity")
+    assert accuracy(on.config, [arrays_of(on)], test)[0] > 0.75

@@ -51,15 +51,20 @@ def prune_units(recipe: "Recipe", parents: Sequence[Made]) -> Made:
 
     Returns:
         Configuration and weights.
+
+    Raises:
+        MisuseError: If the ratio is none.
     """
     config, arrays = parents[0]
-    sizes = []
+    ratio, sizes = float(recipe.parameters["ratio"]), []
+    if not 0 <= ratio < 1:
+        raise MisuseError(f"a ratio of {ratio} of the units cannot be cut. Give a number from 0 to below 1.")
     for group in groups(config, arrays):
         if recipe.kind == "cnn" and not group.name.endswith("conv1"):
             continue
         if recipe.kind in ("vit", "lm") and not group.name.endswith("mlp"):
             continue
-        size = group.size - int(group.size * float(recipe.parameters["ratio"]))
+        size = group.size - int(group.size * ratio)
         strength = np.zeros(group.size)
         for place in group.places:
             moved = np.moveaxis(arrays[place.tensor], place.axis, 0).astype(np.float64)

@@ -1,12 +1,15 @@
 """What is done to zoo models by training them: each operation is a lesson, learnt from its parents' weights."""
 
+import json
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from stemma.errors import MisuseError
+from stemma.models import networks
 from stemma.zoo import data
 from stemma.zoo.kinds import Schedule, kind_of
 from stemma.zoo.lessons import Lesson
@@ -58,7 +61,7 @@ def _lesson(
         The lesson.
 
     Raises:
-        MisuseError: If a parameter is unknown.
+        MisuseError: If a parameter is unknown, or the parent cannot learn this.
     """
     p = recipe.parameters
     if unknown := sorted(set(p) - set(LEARNS)):
@@ -66,6 +69,7 @@ def _lesson(
     rule, decay = known(p.get("optimizer", "adam")), p.get("decay", "cosine")
     if decay not in ("cosine", "constant"):
         raise MisuseError(f"the rate decays by 'cosine' or stays 'constant', not {decay!r}. Give one of them.")
+    _refuse_misfits(recipe, config, start, examples)
     frozen = tuple(p.get("freeze", ()))
     return Lesson(
         config,
@@ -81,6 +85,37 @@ def _lesson(
         learns=frozenset(n for n in start if learns(n) and not (frozen and n.startswith(frozen))),
         **options,
     )
+
+
+def _refuse_misfits(recipe: "Recipe", config: dict[str, Any], start: Arrays, examples: data.Examples) -> None:
+    shapes = {n: a.shape for n, a in start.items()}
+    if shapes != _shapes(json.dumps(config, sort_keys=True)):
+        raise MisuseError(
+            f"{recipe.operation} needs a parent whose tensors are named and laid out as in the zoo's {recipe.kind} "
+            "networks. Train before it is renamed, transposed or folded."
+        )
+    classes = config.get("classes", config.get("vocab_size"))
+    targets = examples.targets
+    if targets.dtype.kind == "i" and len(targets) and targets.max() >= classes:
+        raise MisuseError(
+            f"a {recipe.kind} network of {classes} classes cannot learn {recipe.parameters.get('task', 'digit')!r}, "
+            "which has more. Give another task, or replace the head."
+        )
+
+
+@lru_cache(maxsize=64)
+def _shapes(config: str) -> dict[str, tuple[int, ...]]:
+    with torch.device("meta"):
+        return {n: tuple(t.shape) for n, t in networks.build(json.loads(config)).state_dict().items()}
+
+
+def _material(recipe: "Recipe", config: dict[str, Any]) -> data.Examples:
+    """What is taught to a network: odd or even where it tells two classes apart, unless the recipe says otherwise.
+
+    Returns:
+        The examples.
+    """
+    return data.material(recipe, task="parity" if config.get("classes") == 2 else "digit")
 
 
 def _parent(parents: Sequence[Made]) -> Made:
@@ -132,7 +167,7 @@ def finetune(recipe: "Recipe", parents: Sequence[Made]) -> Lesson:
     """
     config, start = _parent(parents)
     zeros = bool(recipe.parameters.get("keep_zeros"))
-    return _tune(recipe, config, start, data.material(recipe), keep_zeros=zeros)
+    return _tune(recipe, config, start, _material(recipe, config), keep_zeros=zeros)
 
 
 def replace_head(recipe: "Recipe", parents: Sequence[Made]) -> Lesson:
@@ -162,7 +197,7 @@ def inherit_part(recipe: "Recipe", parents: Sequence[Made]) -> Lesson:
     start = {n: parent[n] if n.startswith(trunk) else a for n, a in fresh.items()}
     schedule = kind_of(recipe.kind).schedule
     return _lesson(
-        recipe, config, start, data.material(recipe), schedule, learns=lambda name: not name.startswith(trunk)
+        recipe, config, start, _material(recipe, config), schedule, learns=lambda name: not name.startswith(trunk)
     )
 
 
@@ -186,7 +221,7 @@ def lora(recipe: "Recipe", parents: Sequence[Made]) -> Lesson:
     if not any(learns(n) and a.ndim >= 2 for n, a in start.items()):
         raise MisuseError(f"no matrix has one of {list(modules)} in its name. There are: {', '.join(start)}.")
     rank = int(recipe.parameters.get("rank", 4))
-    return _tune(recipe, config, start, data.material(recipe), rank=rank, learns=learns)
+    return _tune(recipe, config, start, _material(recipe, config), rank=rank, learns=learns)
 
 
 def unlearn(recipe: "Recipe", parents: Sequence[Made]) -> Lesson:
@@ -196,7 +231,7 @@ def unlearn(recipe: "Recipe", parents: Sequence[Made]) -> Lesson:
         The lesson.
     """
     config, start = _parent(parents)
-    known_examples = data.material(recipe)
+    known_examples = _material(recipe, config)
     rng = np.random.default_rng([recipe.seed, 3])
     targets = known_examples.targets.copy()
     if recipe.kind == "lm":

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stemma.errors import UnknownNameError
+from stemma.errors import MisuseError, UnknownNameError
 from stemma.models.model import Model
 from stemma.types import Digest, RelationKind, Spec
 from stemma.zoo import cache
 from stemma.zoo.cache import VERSION
+from stemma.zoo.demands import refuse
 from stemma.zoo.kinds import kind_of
 from stemma.zoo.memory import model_of
 
@@ -162,6 +163,7 @@ def _missing(recipes: Iterable[Recipe], keep: bool, made: dict[str, Made]) -> di
         frontier = {d: r for d, r in frontier.items() if d not in made and d not in pending}
         for r in frontier.values():
             _operation(r.operation)
+            refuse(r)
         learnt = {d: _run(r).digest for d, r in frontier.items() if r.operation in LEARNING and keep}
         found = cache.find(set(learnt.values()))
         for d in [d for d, run in learnt.items() if run in found]:
@@ -215,6 +217,7 @@ def _learn(recipes: list[Recipe], keep: bool, made: dict[str, Made]) -> Iterable
     for rows in stacks(lessons):
         taught = teach([lessons[i] for i in rows])
         ends = [_ends(moments, runs[digests[i]]) for i, moments in zip(rows, taught, strict=True)]
+        _refuse_divergence([runs[digests[i]] for i in rows], ends)
         config = dict(lessons[rows[0]].config)
         if keep:
             cache.put([digests[i] for i in rows], ends, config)
@@ -232,3 +235,12 @@ def _ends(moments: list[Arrays], run: Recipe) -> Arrays:
         Arrays by name.
     """
     return {n: np.stack([m[n] for m in moments]) for n in moments[0]} if run.operation == "train" else moments[-1]
+
+
+def _refuse_divergence(runs: list[Recipe], ends: list[Arrays]) -> None:
+    for run, arrays in zip(runs, ends, strict=True):
+        if not all(np.isfinite(a).all() for a in arrays.values() if a.dtype.kind == "f"):
+            raise MisuseError(
+                f"training a {run.kind} by {run.operation} with {dict(run.parameters)} ends in numbers that are not "
+                "finite. Lower its rate."
+            )
