@@ -70,7 +70,7 @@ class RecursiveGrouping:
 
     deviations: float = 3.0
     least: float = 0.18
-    prior: float = 0.1
+    prior: float = 0.07
 
     name = "recursive-grouping"
     version = 1

@@ -1,0 +1,343 @@
+"""Family trees from weights: simulated families are the truth, for trees, missing ancestors and directions."""
+
+import json
+
+import numpy as np
+import pytest
+
+from stemma.errors import MisuseError, NotAModelError
+from stemma.kinship.weights.entries import entries
+from stemma.lineage.additive_tree import RecursiveGrouping, spanning_tree
+from stemma.lineage.distances import ByNorm, Distances, squared_distances
+from stemma.lineage.families import families
+from stemma.lineage.forest import Family, Forest, Named
+from stemma.lineage.rooting import directed
+from stemma.models.arrays import from_arrays
+from stemma.models.model import Model
+from stemma.registry import Registry
+from stemma.types import Digest, ModelRef
+from stemma.workspace import Workspace
+from stemma.workspace.forest import lineage, lineage_of
+
+VTHR = [-1, *[0] * 4, *(1 + i // 4 for i in range(16))]
+
+
+def grown(parents: list[int], seed: int = 0, k: int = 3000, low: float = 0.3, high: float = 0.6) -> np.ndarray:
+    """Weights of a family: a random root, and children that add something independent."""
+    rng = np.random.default_rng(seed)
+    rows: list[np.ndarray] = []
+    for p in parents:
+        rows.append(rng.normal(size=k) if p < 0 else rows[p] + rng.uniform(low, high) * rng.normal(size=k))
+    return np.array(rows)
+
+
+def between(w: np.ndarray) -> Distances:
+    gram = w @ w.T
+    square = np.diag(gram)
+    squared = np.maximum(square[:, None] + square - 2 * gram, 0)
+    np.fill_diagonal(squared, 0)
+    n = len(w)
+    return Distances((squared + squared.T) / 2, np.repeat(square[:, None], n, 1), np.ones((n, n)))
+
+
+def refs(n: int) -> tuple[ModelRef, ...]:
+    return tuple(ModelRef(f"m{i:02d}", Digest(f"sha256:{i:064x}")) for i in range(n))
+
+
+def edges_of(parents: list[int]) -> set[tuple[str, str]]:
+    return {(f"m{p:02d}", f"m{i:02d}") for i, p in enumerate(parents) if p >= 0}
+
+
+def named(model: str, w: dict[str, np.ndarray]) -> Model:
+    return from_arrays({n: a.astype(np.float32) for n, a in w.items()}, model)
+
+
+def family_of_models(parents: list[int], seed: int = 0, prefix: str = "m") -> list[Model]:
+    rng = np.random.default_rng(seed)
+    made: list[dict[str, np.ndarray]] = []
+    for p in parents:
+        own = {}
+        for i, shape in enumerate(((48, 40), (40, 48), (32, 40))):
+            new = rng.normal(size=shape) / 6
+            own[f"layers.{i}.weight"] = new if p < 0 else made[p][f"layers.{i}.weight"] + rng.uniform(0.3, 0.6) * new
+        made.append(own)
+    return [named(f"{prefix}{i:02d}", w) for i, w in enumerate(made)]
+
+
+# The undirected tree
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_tree_whose_models_are_all_there_is_recovered(seed: int) -> None:
+    tree = RecursiveGrouping()(between(grown(VTHR, seed)).squared)
+    assert set(tree.edges) == {(p, i) for i, p in enumerate(VTHR) if p >= 0}
+    assert tree.missing == ()
+    assert tree.noise < 0.08
+
+
+@pytest.mark.parametrize("gone", [[0], [1], [0, 1], [2, 3], [1, 2, 3, 4]])
+def test_missing_ancestors_are_found_with_exactly_their_children(gone: list[int]) -> None:
+    w, kept = grown(VTHR, 3, low=0.45), [i for i in range(21) if i not in gone]
+    tree = RecursiveGrouping()(between(w[kept]).squared)
+    around = tree.neighbours()
+    found = [{kept[v] if v < len(kept) else "missing" for v in around[h]} for h in tree.missing]
+    expected = []
+    for g in gone:
+        near = [i for i, p in enumerate(VTHR) if p == g] + ([VTHR[g]] if VTHR[g] >= 0 else [])
+        expected.append({"missing" if v in gone else v for v in near})
+    assert sorted(map(sorted_text, found)) == sorted(map(sorted_text, expected))
+
+
+def sorted_text(s: set) -> list[str]:
+    return sorted(map(str, s))
+
+
+def test_lengths_of_branches_to_a_missing_ancestor_are_those_of_the_truth() -> None:
+    parents = [-1, 0, 0, 0, 0]
+    w = grown(parents, 1, k=40_000, low=0.45)
+    tree = RecursiveGrouping()(between(w[1:]).squared)
+    assert len(tree.missing) == 1
+    for (i, _), length in tree.edges.items():
+        assert length == pytest.approx(np.sum((w[i + 1] - w[0]) ** 2), rel=0.05)
+
+
+def test_two_children_of_like_direction_are_given_no_ancestor_but_three_of_another_are() -> None:
+    rng = np.random.default_rng(0)
+    root, way = rng.normal(size=5000), 0.32 * rng.normal(size=5000)
+    pair = [root + way + 0.45 * rng.normal(size=5000) for _ in range(2)]
+    others = [root + 0.5 * rng.normal(size=5000) for _ in range(4)]
+    assert RecursiveGrouping()(between(np.array([root, *others, *pair])).squared).missing == ()
+    many = [root + way + 0.45 * rng.normal(size=5000) for _ in range(4)]
+    assert len(RecursiveGrouping()(between(np.array([root, *others, *many])).squared).missing) == 1
+
+
+def test_a_chain_is_no_star() -> None:
+    chain = list(range(-1, 9))
+    tree = RecursiveGrouping()(between(grown(chain, 2)).squared)
+    assert set(tree.edges) == {(i - 1, i) for i in range(1, 10)}
+
+
+@pytest.mark.parametrize("n", [0, 1, 2])
+def test_few_nodes(n: int) -> None:
+    tree = RecursiveGrouping()(between(grown([-1, 0][:n] or [-1], 0)[:n].reshape(n, 3000)).squared)
+    assert len(tree.edges) == max(0, n - 1)
+
+
+def test_equal_models_have_length_zero() -> None:
+    tree = RecursiveGrouping()(np.zeros((4, 4)))
+    assert len(tree.edges) == 3
+    assert set(tree.edges.values()) == {0.0}
+    assert tree.missing == ()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (np.zeros((2, 3)), "square matrix"),
+        (np.array([[0, np.nan], [np.nan, 0]]), "were weights NaN"),
+        (np.array([[0, 1.0], [2.0, 0]]), "symmetric"),
+        (np.array([[0, -1.0], [-1.0, 0]]), "not negative"),
+    ],
+)
+def test_wrong_distances_are_one_clear_error(given: np.ndarray, said: str) -> None:
+    with pytest.raises(MisuseError, match=said):
+        RecursiveGrouping()(given)
+
+
+def test_spanning_tree_is_that_of_scipy() -> None:
+    from scipy.sparse.csgraph import minimum_spanning_tree
+
+    d = between(np.random.default_rng(1).normal(size=(40, 10))).squared
+    own = sum(d[e] for e in spanning_tree(d))
+    assert own == pytest.approx(minimum_spanning_tree(d).sum())
+
+
+# Distances
+
+
+def test_distances_of_drawn_entries_are_those_of_all_up_to_drawing() -> None:
+    models = family_of_models([-1, 0, 0, 1])
+    all_, some = (squared_distances(entries(models, per_tensor=k)) for k in (10**6, 600))
+    whole = np.array([np.concatenate([t.array().ravel() for t in m.tensors.values()]) for m in models])
+    assert all_.squared == pytest.approx(between(whole).squared, rel=1e-4)
+    assert some.squared == pytest.approx(all_.squared, rel=0.25)
+
+
+def test_a_fresh_head_is_left_out_for_all() -> None:
+    rng = np.random.default_rng(5)
+    models = family_of_models([-1, 0, 0])
+    arrays = [{n: t.array() for n, t in m.tensors.items()} for m in models]
+    for a in arrays:
+        a["head.weight"] = rng.normal(size=(10, 32)) / 6
+    with_head = squared_distances(entries([named(f"h{i}", a) for i, a in enumerate(arrays)]))
+    without = squared_distances(entries(models))
+    assert with_head.squared / with_head.squared[0, 1] == pytest.approx(
+        without.squared / without.squared[0, 1], rel=1e-5
+    )
+
+
+def test_weights_that_are_no_numbers_have_no_distance() -> None:
+    family = entries(family_of_models([-1, 0]))
+    family.values[0, 0] = np.nan
+    with pytest.raises(MisuseError, match="NaN"):
+        squared_distances(family)
+
+
+# Directions and the forest
+
+
+def test_the_forest_of_a_simulated_family_is_its_history() -> None:
+    for seed in range(3):
+        found = Forest()([Family(refs(21), between(grown(VTHR, seed)))])
+        assert {(e.parent, e.child) for e in found.edges} == edges_of(VTHR)
+        assert found.roots == ("m00",)
+        assert min(e.confidence or 0 for e in found.edges) > 0.9
+
+
+def test_a_direction_that_is_given_counts_and_one_lie_is_outvoted() -> None:
+    g = between(grown([-1, 0, 1, 2], 4))
+    turned = ByNorm(g)
+    backwards = Forest()([Family(refs(4), g, lambda a, b: turned(a, b)[::-1])])
+    assert {(e.parent, e.child) for e in backwards.edges} == {("m03", "m02"), ("m02", "m01"), ("m01", "m00")}
+
+    def lying(a: int, b: int) -> tuple[float, float]:
+        return (-1.0, 0.5) if (a, b) == (1, 2) else (0.5, -1.0) if (a, b) == (2, 1) else turned(a, b)
+
+    found = Forest()([Family(refs(4), g, lying)])
+    assert {(e.parent, e.child) for e in found.edges} == edges_of([-1, 0, 1, 2])
+
+
+def test_siblings_alone_are_refused_a_direction() -> None:
+    w = grown([-1, 0, 0], 6, low=0.5, high=0.5)[1:]
+    g = between(w)
+    found = Forest(refusal=1.0)([Family(refs(2), g)])
+    assert found.edges == ()
+    assert found.roots == ("m00", "m01")
+    assert found.refused[0]["models"] == ["m00", "m01"]
+
+
+def test_leaves_by_rule_have_no_children() -> None:
+    g = between(grown([-1, 0], 7))
+    assert [(e.parent, e.child) for e in Forest()([Family(refs(2), g)]).edges] == [("m00", "m01")]
+    found = Forest(refusal=12.0)([Family(refs(2), g, leaves=frozenset({0}))])
+    assert [(e.parent, e.child) for e in found.edges] == [("m01", "m00")]
+
+
+def test_an_edge_that_the_test_of_the_pair_denies_is_refused() -> None:
+    g = between(grown([-1, 0, 0], 8))
+    denied = lambda a, b: Named(related=b != 2, reason="units are elsewhere")  # noqa: E731
+    found = Forest()([Family(refs(3), g, relation=denied)])
+    assert {(e.parent, e.child) for e in found.edges} == {("m00", "m01")}
+    assert found.refused == ({"models": ["m00", "m02"], "reason": "units are elsewhere"},)
+    assert found.roots == ("m00", "m02")
+
+
+def test_confidence_is_the_share_of_rootings() -> None:
+    tree = RecursiveGrouping()(between(grown([-1, 0], 9)).squared)
+    parents, sure = directed(tree, {(0, 1): 1.0, (1, 0): -1.0}, 5.0)
+    assert parents == {0: None, 1: 0}
+    assert sure[1] == pytest.approx(1 / (1 + np.exp(-2.0)))
+
+
+def test_the_document_is_plain_json_with_its_fields() -> None:
+    found = Forest()([Family(refs(21), between(grown(VTHR, 0)))], [ModelRef("stranger", Digest("sha256:ff"))])
+    document = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert {"models", "edges", "roots", "families", "missing_ancestors", "refused"} <= set(document)
+    assert {"parent", "child", "relation", "p_value", "confidence"} <= set(document["edges"][0])
+    assert document["families"][-1] == ["stranger"]
+    assert "stranger" in document["roots"]
+
+
+# Families
+
+
+def test_families_are_components_and_few_pairs_are_tested() -> None:
+    rng = np.random.default_rng(0)
+    whose = np.repeat(np.arange(10), 12)
+    codes = rng.integers(0, 256, (10, 256), dtype=np.uint8)
+    flips = np.packbits(rng.random((120, 2048)) < 0.15, axis=1)
+    asked = []
+
+    def related(i: int, j: int) -> bool:
+        asked.append((i, j))
+        return bool(whose[i] == whose[j])
+
+    found = families(codes[whose] ^ flips, related)
+    assert found == [list(range(12 * f, 12 * f + 12)) for f in range(10)]
+    assert len(asked) < 200
+    assert families(codes[whose] ^ flips, lambda i, j: False) == [[i] for i in range(120)]
+    with pytest.raises(MisuseError, match="uint8"):
+        families(np.zeros((3, 4), np.uint8), related)
+
+
+# From weights
+
+
+def test_lineage_of_models_with_renamed_halved_and_copied_ones() -> None:
+    models = family_of_models(VTHR, 1)
+    other = family_of_models([-1, 0, 0], 99, "other")
+    arrays = {n: t.array() for n, t in models[5].tensors.items()}
+    copies = [named("copy", arrays), named("renamed", {f"t{i}": a for i, a in enumerate(arrays.values())}),
+              from_arrays({n: a.astype(np.float16) for n, a in arrays.items()}, "half")]  # fmt: skip
+    found = lineage([*models, *other, *copies], detailed=0)
+    real = {(e.parent, e.child) for e in found.edges}
+    swapped = {(p.replace("copy", "m05"), c.replace("copy", "m05")) for p, c in real} - {("m05", "m05")}
+    assert edges_of(VTHR) <= swapped
+    assert {("other00", "other01"), ("other00", "other02")} <= real
+    assert [len(f) for f in found.families] == [24, 3]
+    assert {"copy", "reformatted"} <= {e.relation for e in found.edges}
+
+
+def test_strangers_get_no_edge() -> None:
+    found = lineage([family_of_models([-1], s, f"s{s}-")[0] for s in range(8)])
+    assert found.edges == ()
+    assert len(found.roots) == 8
+    assert all(len(f) == 1 for f in found.families)
+
+
+def test_a_merge_hangs_below_both_parents_and_its_child_below_it() -> None:
+    models = family_of_models([-1, 0, 0, 0, 0], 2)
+    arrays = [{n: t.array() for n, t in m.tensors.items()} for m in models]
+    rng = np.random.default_rng(3)
+    merge = {n: 0.6 * arrays[1][n] + 0.4 * arrays[2][n] for n in arrays[0]}
+    child = {n: a + 0.3 * rng.normal(size=a.shape) / 6 for n, a in merge.items()}
+    found = lineage([*models, named("merge", merge), named("tuned", child)], detailed=0)
+    real = {(e.parent, e.child): e for e in found.edges}
+    assert set(real) == edges_of([-1, 0, 0, 0, 0]) | {("m01", "merge"), ("m02", "merge"), ("merge", "tuned")}
+    assert real["m01", "merge"].share == pytest.approx(0.6, abs=0.01)
+
+
+def test_a_pruned_model_hangs_below_what_it_was_cut_from_and_a_pruned_parent_stays_one() -> None:
+    models = family_of_models([-1, 0, 0, 0], 4)
+    arrays = {n: t.array() for n, t in models[1].tensors.items()}
+    cut = {n: np.where(np.abs(a) < np.quantile(np.abs(a), 0.5), 0, a) for n, a in arrays.items()}
+    rng = np.random.default_rng(1)
+    tuned = {n: np.where(a == 0, 0, a + 0.05 * rng.normal(size=a.shape)) for n, a in cut.items()}
+    found = lineage([*models, named("cut", cut), named("cut-tuned", tuned)], detailed=0)
+    edges = {(e.parent, e.child): e.relation for e in found.edges}
+    assert edges["m01", "cut"] == "pruned"
+    assert ("cut", "cut-tuned") in edges
+
+
+def test_no_models_one_model_and_two_of_one_name() -> None:
+    with pytest.raises(MisuseError, match="none were given"):
+        lineage([])
+    one = family_of_models([-1])
+    assert lineage(one).roots == ("m00",)
+    with pytest.raises(MisuseError, match="'m00' is the name of several"):
+        lineage([*one, *one])
+
+
+def test_models_that_cannot_be_compared_stand_alone() -> None:
+    vectors = [named(f"v{i}", {"b": np.arange(5) + i}) for i in range(2)]
+    flat = named("zero", {"layers.0.weight": np.zeros((16, 16)), "layers.1.weight": np.zeros((16, 16))})
+    found = lineage([*vectors, flat, *family_of_models([-1, 0])])
+    assert {(e.parent, e.child) for e in found.edges} == {("m00", "m01")}
+
+
+def test_lineage_of_an_empty_place_is_one_clear_error(tmp_path) -> None:
+    workspace = Workspace(Registry(":memory:"))
+    with pytest.raises(NotAModelError, match="stemma add"):
+        lineage_of(workspace)
+    with pytest.raises(NotAModelError, match="no checkpoint in"):
+        lineage_of(workspace, [tmp_path])
