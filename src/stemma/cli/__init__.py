@@ -13,6 +13,7 @@ from stemma.cli.check import check
 from stemma.cli.compare import compare
 from stemma.cli.demo import demo
 from stemma.cli.distance import distance
+from stemma.cli.explain import explain
 from stemma.cli.fingerprint import fingerprint
 from stemma.cli.lineage import lineage
 from stemma.cli.list import list_models
@@ -37,6 +38,7 @@ app = typer.Typer(
 )
 app.command()(trace)
 app.command()(compare)
+app.command()(explain)
 app.command()(distance)
 app.command()(lineage)
 app.command()(add)

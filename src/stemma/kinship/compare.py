@@ -135,6 +135,29 @@ def compare_weights(
 ) -> Comparison:
     """Decide from the weights alone whether two models share an origin, and name the relation as far as they show it.
 
+    Args:
+        a: One model.
+        b: The other one.
+        alpha: Level of the decision for this pair (correct it for the number of models searched).
+        aligned: The test of units in place, with its defaults where None.
+        matched: The test for reordered units, likewise.
+
+    Returns:
+        The comparison; symmetric in verdict, p-value and effect up to which side's structure is known better.
+    """
+    return decided(a, b, alpha=alpha, aligned=aligned, matched=matched)[0]
+
+
+def decided(
+    a: Model,
+    b: Model,
+    *,
+    alpha: float = 0.01,
+    aligned: UnitsInPlace | None = None,
+    matched: UnitsMatched | None = None,
+) -> tuple[Comparison, tuple[Pairing, ...]]:
+    """As `compare_weights`, with the correspondence of matrices that decided.
+
     Tests run in a fixed order, each counted: identity by digest; units in place under the names' correspondence, then
     under the contents'; for models whose units were reordered, units matched through the layers.
 
@@ -146,25 +169,25 @@ def compare_weights(
         matched: The test for reordered units, likewise.
 
     Returns:
-        The comparison; symmetric in verdict, p-value and effect up to which side's structure is known better.
+        The comparison, and which matrix of a is which of b; empty where identity was enough.
     """
     _hash_while_importing(a, b)
     same = _identity(a, b)
     if same.verdict is Verdict.SUPPORTED:
-        return _result(a, b, same, [same], _identity_relation(a, b))
+        return _result(a, b, same, [same], _identity_relation(a, b)), ()
     place, pairings = _aligned(a, b, aligned or UnitsInPlace(), alpha)
     found = [same, place]
     if place.verdict is Verdict.SUPPORTED:
         relation = name_relation(a, b, place, pairings)
     elif recast := _recast(a, b, pairings):
         relation = Relation(RelationKind.REFORMATTED, {}, ("reformatted",), recast.reason)
-        return _result(a, b, recast, [*found, recast], relation)
+        return _result(a, b, recast, [*found, recast], relation), pairings
     else:
         relation = _not_related(place)
     reordered = (matched or UnitsMatched()).evidence(a, b, alpha=alpha) if relation.kind in OPEN else None
     if reordered is None:
-        return _result(a, b, place, found, relation)
-    return _weighed(a, b, place, reordered, found, relation)
+        return _result(a, b, place, found, relation), pairings
+    return _weighed(a, b, place, reordered, found, relation), pairings
 
 
 def _weighed(

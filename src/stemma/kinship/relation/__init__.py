@@ -1,14 +1,15 @@
 """What was done between two models: operations that are fitted to a pair, and the shortest account that they give."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from stemma.kinship.relation.base import AbstractOperation
+from stemma.kinship.relation.explanation import Explanation, Step
 from stemma.kinship.relation.grown import VocabularyGrown
 from stemma.kinship.relation.layers_removed import LayersRemoved
 from stemma.kinship.relation.lora import LowRank
-from stemma.kinship.relation.named import explanation, relation_of, shorter, two_marks
+from stemma.kinship.relation.named import relation_of, shorter, shortest, two_marks
 from stemma.kinship.relation.pair import Pair
 from stemma.kinship.relation.pruned import WeightsPruned
 from stemma.kinship.relation.quantized import Quantized
@@ -56,18 +57,42 @@ def name_relation(a: Model, b: Model, place: Evidence, pairings: Sequence[Pairin
     """
     figures = {"parts": place.details.get("parts", {})}
     pair = Pair.of(a, b, pairings)
-    one = explanation(pair, ALL)
-    if one is not None and one.kind in EXHIBITED and not pair.whole:
-        one = explanation(Pair.of(a, b, pairings, whole=True), ALL)  # so strong a claim is made of every entry
-    other = None if one is not None and one.kind in EXHIBITED else explanation(pair.turned(pairings), ALL)
-    if one is not None and other is not None and two_marks(one.steps, other.steps):
-        reason = "each bears the mark of an operation that the other does not"
-        return Relation(RelationKind.SIBLINGS, {**figures, "relative_change": one.relative}, ("siblings",), reason)
-    found = shorter(one, other)
+    found = shortest(pair, ALL)
+    if found is not None and found.kind in EXHIBITED:
+        found = shortest(Pair.of(a, b, pairings, whole=True), ALL)  # so strong a claim is made of every entry
+    if found is None or found.kind not in EXHIBITED:
+        found = two_sided(found, lambda: shortest(pair.turned(pairings), ALL))
     if found is None:
         return Relation(RelationKind.RELATED, {**figures, "relative_change": None}, (), place.reason)
     relation = relation_of(found, figures)
     return _by_parts(relation, figures["parts"]) if relation.kind is RelationKind.PART_INHERITED else relation
+
+
+def two_sided(
+    found: Explanation | None, other_way: Callable[[], Explanation | None], notes: tuple[str, ...] | None = None
+) -> Explanation | None:
+    """Look at the pair the other way round too: a child may have been taken for the parent.
+
+    Args:
+        found: The account from parent to child.
+        other_way: Gives the account from child to parent.
+        notes: Where given, the direction asked for is kept, and the other account is told beside these.
+
+    Returns:
+        `siblings` where each side bears a mark of its own, else the shorter account, or the one asked for.
+    """
+    turned = other_way()
+    if found is not None and turned is not None and two_marks(found.steps, turned.steps):
+        sentence = "each bears the mark of an operation that the other does not: neither was made from the other"
+        step = Step("siblings", RelationKind.SIBLINGS, sentence, {}, found.steps[0].bits)
+        return replace(found, kind=RelationKind.SIBLINGS, steps=(step, *found.steps), sentence=sentence,
+                       notes=notes or ())  # fmt: skip
+    if notes is None or found is None:
+        return shorter(found, turned)
+    if shorter(found, turned) is turned and turned is not None:
+        backwards = f"the other way round is shorter ({turned.bits:.2f} bits an entry): {turned.sentence}"
+        return replace(found, notes=(*notes, backwards))
+    return replace(found, notes=notes)
 
 
 def _by_parts(relation: Relation, parts: Mapping[str, Any]) -> Relation:

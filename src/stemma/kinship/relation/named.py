@@ -20,7 +20,7 @@ FEWER = ("finetuned", "siblings", "same-init", "changed", "head replaced", "part
 """Steps that are told number by number: what they explain is not fitted."""
 
 
-def explanation(pair: Pair, operations: Sequence[AbstractOperation]) -> Explanation | None:
+def shortest(pair: Pair, operations: Sequence[AbstractOperation]) -> Explanation | None:
     """The shortest account of a pair, with what became of every tensor.
 
     Args:

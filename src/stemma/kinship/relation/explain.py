@@ -1,0 +1,124 @@
+"""Explain: what was done between a parent and a child, from kinship through the steps to every tensor."""
+
+from dataclasses import replace
+from typing import Any
+
+from stemma.fingerprints.tensor_content import matrices
+from stemma.kinship.compare import decided
+from stemma.kinship.relation import ALL, two_sided
+from stemma.kinship.relation.explanation import Explanation, LayerChange, Step
+from stemma.kinship.relation.named import UNSEEN, layer_changes, shortest
+from stemma.kinship.relation.pair import Pair
+from stemma.kinship.relation.remapped import remapped
+from stemma.kinship.weights.correspondence import by_name
+from stemma.kinship.weights.matched import UnitsMatched
+from stemma.kinship.weights.residual import rounding
+from stemma.models.model import Model
+from stemma.types import Comparison, RelationKind
+
+PROVEN = (RelationKind.COPY, RelationKind.REFORMATTED, RelationKind.PERMUTED)
+
+
+def explain(parent: Model, child: Model, *, alpha: float = 0.01) -> Explanation:
+    """Say what was done to a parent to get a child, layer by layer, the shortest account first.
+
+    Kinship is decided as `compare` decides it; then every operation is fitted to every entry, in slices. Cost: a few
+    passes over both models, and one product of every difference with 96 columns.
+
+    Args:
+        parent: The model that the child may come from.
+        child: The model that is to be explained.
+        alpha: Level of the decision about kinship.
+
+    Returns:
+        The explanation; `unrelated` without steps where kinship was not found.
+    """
+    comparison, pairings = decided(parent, child, alpha=alpha)
+    kind = comparison.relation.kind
+    if comparison.verdict != "related":
+        return _apart(parent, child, comparison)
+    if kind in PROVEN and (not pairings or comparison.weights.statistic == "units-matched" or _mapped(comparison)):
+        return _proven(parent, child, comparison)
+    if comparison.weights.statistic == "units-matched":
+        found = _in_other_coordinates(parent, child)
+        return found or _apart(parent, child, comparison)
+    pair = Pair.of(parent, child, pairings, whole=True)
+    found = shortest(pair, ALL)
+    if found is None:
+        return _apart(parent, child, comparison)
+    notes = _notes(parent, child)
+    return two_sided(found, lambda: shortest(pair.turned(pairings), ALL), notes) or found
+
+
+def _mapped(comparison: Comparison) -> bool:
+    return any(e.spec.name == UnitsMatched.name and e.details.get("exact") for e in comparison.evidence)
+
+
+def _apart(parent: Model, child: Model, comparison: Comparison) -> Explanation:
+    """Models without kinship, or kin whose tensors cannot be put side by side."""
+    pair = Pair.of(parent, child, by_name(parent, child))
+    layers = tuple(
+        replace(c, status="not inherited") if c.status == "changed" and comparison.verdict != "related" else c
+        for c in layer_changes(pair)
+    )
+    return Explanation(
+        parent.ref, child.ref, comparison.relation.kind, (), comparison.relation.reason, None, 0.0, 0.0, 0.0, 0.0, 0.0,
+        layers, (), _notes(parent, child), UNSEEN,
+    )  # fmt: skip
+
+
+def _proven(parent: Model, child: Model, comparison: Comparison) -> Explanation:
+    """A copy, or a map that was applied: nothing is left but rounding."""
+    relation = comparison.relation
+    exact = next((e for e in comparison.evidence if e.details.get("exact")), None)
+    names: dict[str, Any] = {} if exact is None else exact.details.get("names", {})
+    floor = max((rounding(child, n) for n in matrices(child)), default=0.0)
+    word = "inherited" if exact is None else "mapped"
+    back = {t: r for r, t in names.items()}
+    layers = tuple(
+        LayerChange(n, back.get(n, n if n in parent.weights else ""), word, t.size, 0.0)
+        for n, t in child.weights.items()
+    )
+    steps = tuple(Step(s, relation.kind, relation.reason) for s in relation.steps) or (
+        Step(relation.kind.value, relation.kind, relation.reason),
+    )
+    residual = 0.0 if exact is None else float(exact.details["residual"])
+    return Explanation(
+        parent.ref, child.ref, relation.kind, steps, relation.reason, None if exact is None else 0.0, residual, floor,
+        1.0, 0.0, 0.0, layers, (), _notes(parent, child), ("training data",),
+    )  # fmt: skip
+
+
+def _in_other_coordinates(parent: Model, child: Model) -> Explanation | None:
+    """Units were reordered, and something else was done: undo the order, then explain what remains."""
+    found = UnitsMatched().search(parent, child)
+    if found is None:
+        return None
+    unit_map, reference, target, _ = found
+    moved = remapped(reference, target, unit_map)
+    if moved is None:
+        return None
+    same = tuple(by_name(moved, target))
+    pair = Pair.of(moved, target, same, whole=True)
+    told = shortest(pair if reference is parent else pair.turned(same), ALL)
+    if told is None:
+        return None
+    words = unit_map.steps or ("units permuted",)
+    first = Step(
+        " and ".join(words), RelationKind.PERMUTED, f"{' and '.join(words)}", {"steps": list(words)}, place=0.0
+    )
+    return replace(
+        told, parent=parent.ref, child=child.ref, kind=told.kind, steps=(first, *told.steps),
+        sentence=f"{first.sentence}; {told.sentence}", notes=_notes(parent, child),
+    )  # fmt: skip
+
+
+def _notes(parent: Model, child: Model) -> tuple[str, ...]:
+    formats = [sorted({t.dtype for t in m.tensors.values() if t.is_float}) for m in (parent, child)]
+    out = []
+    if formats[0] != formats[1]:
+        out.append(f"stored as {'/'.join(formats[1]) or 'codes'}, the parent as {'/'.join(formats[0]) or 'codes'}")
+    shared = len(set(parent.tensors) & set(child.tensors))
+    if shared < len(child.tensors):
+        out.append(f"{len(child.tensors) - shared} of {len(child.tensors)} tensors have other names")
+    return tuple(out)
