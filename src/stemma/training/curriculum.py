@@ -58,16 +58,19 @@ def family(kind: str, seed: int, leaves: int = 5) -> Recipes:
     start = STARTS[int(rng.integers(len(STARTS)))] if image else "torch"
     ways: list[str | Tuning] = [*TUNINGS, *SLIGHT]
     made = tree(kind, own, shape, tunings=ways, tasks=tasks, init=start, name=f"{kind}-{seed}")
+    names, done = list(made), set()
     for i in range(leaves):
-        names = list(made)
-        parent = names[int(rng.integers(len(names) - i))]
+        parent = names[int(rng.integers(len(names)))]
         operation, relation, parameters = LEAVES[int(rng.integers(len(LEAVES)))]
         if operation == "lora":
             tuned = TUNINGS["adam"].parameters(kind)
             parameters = {**parameters, **tuned, "task": f"shuffled:{int(rng.integers(10**6))}"}
-        made[f"{parent}/{operation}-{i}"] = Recipe(
-            kind, operation, relation, (made[parent],), parameters, int(rng.integers(2**31)), "ab"[i % 2]
-        )
+        drawn = int(rng.integers(2**31))
+        if operation == "lora" or f"{parent}/{operation}-{parameters}" not in done:  # the same twice would be a copy
+            made[f"{parent}/{operation}-{i}"] = Recipe(
+                kind, operation, relation, (made[parent],), parameters, drawn, "ab"[i % 2]
+            )
+        done.add(f"{parent}/{operation}-{parameters}")
     return made
 
 

@@ -29,6 +29,7 @@ class Training:
         rate: Highest learning rate of AdamW: warm-up over a twentieth, then a cosine down to nothing.
         weight_decay: Of AdamW.
         features: Share of updates in which features are shown, where the pools have them.
+        layers: Share of questions in which some layers are left out, as between networks that share only a part.
         check: Updates between looks at the selection families; the best look is kept.
         questions: Questions per look, and of the calibration and test families at the end.
         drawing: How questions are drawn.
@@ -40,6 +41,7 @@ class Training:
     rate: float = 2e-3
     weight_decay: float = 0.01
     features: float = 0.3
+    layers: float = 0.3
     check: int = 150
     questions: int = 600
     drawing: Drawing = field(default_factory=Drawing)
@@ -219,18 +221,40 @@ def _loss(network: Any, looks: Looks) -> float:
 def _batches(
     pools: Sequence[Pool], families: Sequence[str], start: LineageDetector, training: Training
 ) -> Iterator[tuple[list[Arrays], list[int]]]:
-    """Batches without end, each about one pool; the number of candidates is drawn anew for each."""
+    """Batches without end, each about one pool; the number of candidates is drawn anew for each.
+
+    Raises:
+        MisuseError: If there is nothing to ask.
+    """
     rng = np.random.default_rng([training.seed, 0])
     weights = np.array([np.sqrt(sum(r.child and r.family in set(families) for r in p.relatives)) for p in pools])
     if not weights.sum():
         raise MisuseError("the families to train on have no child to ask about: build a zoo of more families")
-    while True:
+    failed = 0
+    while failed < 1000:
         pool = pools[rng.choice(len(pools), p=weights / weights.sum())]
         if start.preset == "v2" and rng.random() >= training.features:
             pool = pool.unasked
         drawn = draw_many(pool, families, rng, training.drawing, training.batch)
         if drawn:
-            yield [pool.asked(q, start.preset, start.crop) for q in drawn], [q.label for q in drawn]
+            count = pool.views.there.shape[1]
+            some = (rng.random(count) < rng.uniform(0.2, 1) if rng.random() < training.layers else None for _ in drawn)
+            asked = [pool.asked(q, start.preset, start.crop, kept) for q, kept in zip(drawn, some, strict=True)]
+            batch = _answerable(asked, [q.label for q in drawn])
+            failed = 0 if batch else failed + 1
+            yield from batch
+        else:
+            failed += 1
+    raise MisuseError("the families to train on give no questions: build a zoo in which models have several relatives")
+
+
+def _answerable(asked: list[Arrays], labels: list[int]) -> Looks:
+    """One batch, or none: a question whose right answer shares too few layers with the child is left out."""
+    good = [
+        label == len(a["candidates"]) or bool(a["candidates"][label]) for a, label in zip(asked, labels, strict=True)
+    ]
+    batch = ([a for a, g in zip(asked, good, strict=True) if g], [n for n, g in zip(labels, good, strict=True) if g])
+    return [batch] if any(good) else []
 
 
 def draw_many(
@@ -264,8 +288,7 @@ def _fixed(
         for i in range(-(-training.questions // (len(asked) * training.batch))):
             shown = pool.unasked if start.preset == "v2" and i % 3 else pool
             drawn = draw_many(pool, families, rng, training.drawing, training.batch)
-            if drawn:
-                looks.append(([shown.asked(q, start.preset, start.crop) for q in drawn], [q.label for q in drawn]))
+            looks += _answerable([shown.asked(q, start.preset, start.crop) for q in drawn], [q.label for q in drawn])
     return looks
 
 

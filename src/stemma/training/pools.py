@@ -47,7 +47,7 @@ class Drawing:
     most: int = 64
     orphans: float = 0.2
     roots: float = 0.05
-    descendants: float = 0.5
+    descendants: float = 0.3
     closed: bool = False
 
 
@@ -141,13 +141,16 @@ class Pool:
         must = [] if orphaned else above[:1]
         return must, [may[i] for i in rng.permutation(len(may))]
 
-    def asked(self, question: Question, preset: str, crop: int) -> presenting.Arrays:
+    def asked(
+        self, question: Question, preset: str, crop: int, layers: np.ndarray | None = None
+    ) -> presenting.Arrays:  # fmt: skip
         """A question as arrays.
 
         Args:
             question: Of this pool.
             preset: Of the detector.
             crop: Entries per layer that its encoder sees.
+            layers: `bool [layers]`: which ones there are; all unless given.
 
         Returns:
             As `presenting` makes them.
@@ -155,7 +158,8 @@ class Pool:
         others = np.array(question.others)
         if preset == "paper" and self.matrix is not None and self.views.features is not None:
             return presenting.paper_question(self.matrix, self.views.features, question.child, others)
-        return presenting.v2_question(self.views, question.child, others, crop, self._squares)
+        seen = self.views if layers is None else replace(self.views, there=self.views.there & layers)
+        return presenting.v2_question(seen, question.child, others, crop, self._squares)
 
     def _squares(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
         return self.squares[:, rows[:, None], columns[None]]

@@ -35,7 +35,8 @@ class Descent:
         candidates: What it was asked to choose from.
         probabilities: Of each candidate to be the nearest ancestor among them.
         none: Probability that no candidate is an ancestor; all of it sums to 1.
-        layers: Layers that each candidate shares with the child; one that shares none has probability 0.
+        layers: Layers that each candidate shares with the child; one that shares less than half of the child's is no
+            candidate and has probability 0.
     """
 
     child: ModelRef

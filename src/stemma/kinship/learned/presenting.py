@@ -17,6 +17,9 @@ from stemma.probes import Probes
 
 Arrays = dict[str, np.ndarray]
 
+LEAST = 0.5
+"""Share of the child's layers that a candidate must have, in their shapes, to be a candidate at all."""
+
 SIDE = 128
 """Rows and columns at most of the one matrix that the preset `paper` sees."""
 
@@ -58,6 +61,7 @@ def v2_question(
         Arrays without the axis of questions.
     """
     shared = views.there[child][None] & views.there[others]
+    enough = shared.any(1) & (shared.sum(1) >= LEAST * views.there[child].sum())
     index, valid = _crop(views.valid, crop)
     p = np.take_along_axis(views.values[others], index[None], 2)
     c = np.take_along_axis(views.values[child], index, 1)
@@ -78,7 +82,7 @@ def v2_question(
         "answers": _answers(views, child, others, crop),
         "answer": np.where(asked[:, None], geometry.of_features(views, child, others), 0).astype(np.float32),
         "asked": asked,
-        "candidates": shared.any(1),
+        "candidates": enough,
     }
 
 

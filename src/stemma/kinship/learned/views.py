@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
@@ -22,6 +21,8 @@ class Views:
         there: `bool [models, layers]`: whether a model has this layer in the reference's shape.
         valid: `bool [layers, entries]`: small layers have fewer entries.
         sizes: `int64 [layers]`: entries of the whole layer.
+        lengths: `float64 [layers, models]`: squared length of the entries.
+        distinct: `float64 [models, layers]`: share of entries that differ from all others; few in a grid.
         features: `float32 [models, probes, channels]`: what enters the head; None without probes.
         seen: `bool [models]`: whether a model has features that can be set beside the reference's.
     """
@@ -31,23 +32,14 @@ class Views:
     there: np.ndarray
     valid: np.ndarray
     sizes: np.ndarray
+    lengths: np.ndarray
+    distinct: np.ndarray
     features: np.ndarray | None = None
     seen: np.ndarray | None = None
 
     def __len__(self) -> int:
         """Number of models."""
         return len(self.models)
-
-    @cached_property
-    def lengths(self) -> np.ndarray:
-        """Squared length of each layer, `float64 [layers, models]`."""
-        return np.square(self.values, dtype=np.float64).sum(2).T
-
-    @cached_property
-    def distinct(self) -> np.ndarray:
-        """Share of each layer's entries that differ from all others, `float64 [models, layers]`: few in a grid."""
-        steps = (np.diff(np.sort(self.values, 2), axis=2) != 0).sum(2)
-        return np.minimum((steps + 1) / np.maximum(self.valid.sum(1), 1), 1.0)
 
 
 def views(models: Sequence[Model], *, cap: int = 12, per_layer: int = 1024, seed: int = 0) -> Views:
@@ -83,12 +75,11 @@ def views(models: Sequence[Model], *, cap: int = 12, per_layer: int = 1024, seed
         valid[i, :width] = True
     there = found.present[:, chosen] if chosen else np.zeros((len(models), 0), bool)
     sizes = np.array([found.tensors[i].size for i in chosen], np.int64)
-    return Views(found.models, values, there & _alive(values), valid, sizes)
-
-
-def _alive(values: np.ndarray) -> np.ndarray:
-    """Layers that hold something: a layer of zeros has no scale to compare by."""
-    return np.square(values, dtype=np.float64).sum(-1) > 0
+    lengths = np.square(values, dtype=np.float64).sum(2).T
+    steps = (np.diff(np.sort(values, 2), axis=2) != 0).sum(2)
+    distinct = np.minimum((steps + 1) / np.maximum(valid.sum(1), 1), 1.0)
+    alive = lengths.T > 0  # a layer of zeros has no scale to compare by
+    return Views(found.models, values, there & alive, valid, sizes, lengths, distinct)
 
 
 def _chosen(reference: Model, found: Entries, cap: int) -> list[int]:
