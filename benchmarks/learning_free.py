@@ -5,9 +5,11 @@
 writes benchmarks/results/learning_free.json, part by part: those that are not asked for stay as they were.
 `selection` chooses the length of the step on families of its own; `mlp`, `cnn` and `vit` score every similarity and
 form on independent candidates; `fashion` repeats that on Fashion-MNIST after MNIST and needs the data sets; `siblings`
-takes candidates that are fine-tunes of one root; `generations` fills the cross-generation table; `memory` compares with
-an explicit Jacobian. A method given by `--method`, a function from candidates, children and probes to scores `[k, c]`,
-gets a row in `siblings` and `generations`; `siblings_table` and `generations_table` take such functions too.
+takes candidates that are fine-tunes of one root, `close` those that kept its task; `generations` fills the
+cross-generation table; `memory` compares with an explicit Jacobian. A method given by `--method`, a function from
+candidates, children and probes to scores `[k, c]`, gets a row in `siblings`, `close` and `generations`;
+`siblings_table` and `generations_table` take such functions too. The detector that the package ships is
+`--method detector=testbeds.parent_scores:shipped_detector`.
 """
 
 import argparse
@@ -39,7 +41,7 @@ from testbeds.parent_scores import (
     right,
     table,
 )
-from testbeds.parent_zoos import PROBES, SELECTION, SETTINGS, TEST, generations, independent, siblings
+from testbeds.parent_zoos import PROBES, SELECTION, SETTINGS, TEST, close_siblings, generations, independent, siblings
 from testbeds.peak_memory import FORMS, measured
 
 RESULTS = Path(__file__).parent / "results" / "learning_free.json"
@@ -86,23 +88,24 @@ def settings(kind: str, names: tuple[str, ...], source: str = "digits", roots: i
     return out
 
 
-def siblings_table(kind: str, methods: Mapping[str, Scorer]) -> dict[str, Any]:
+def siblings_table(kind: str, methods: Mapping[str, Scorer], *, close: bool = False) -> dict[str, Any]:
     """Top-1 where all candidates are fine-tunes of one root.
 
     Args:
         kind: `mlp` or `cnn`.
         methods: Further methods by label.
+        close: Take candidates that went on with their root's task, in place of those with tasks of their own.
 
     Returns:
         Rows by label: of similarities by form, of methods one interval each.
     """
-    asked = list(siblings(kind, TEST))
+    asked = list((close_siblings if close else siblings)(kind, TEST))
     found, family = hits(asked, [all_scores(q, LINEAR, TAYLOR) for q in asked])
     out = {"families": len(asked), "children": len(family), "chance": 1 / len(asked[0].candidates)}
     out |= table(found, family)
     for label, method in methods.items():
         out[label] = interval(np.concatenate([right(_scores(method, q), q.truth) for q in asked]), family)
-    told(f"siblings {kind}")
+    told(f"{'close ' * close}siblings {kind}")
     return out
 
 
@@ -159,9 +162,13 @@ def memory() -> dict[str, Any]:
         size = {k: rows["plain"].pop(k) for k in ("parameters", "features")}
         rows |= {form: {k: v for k, v in row.items() if k not in size} for form, row in rows.items()}
         peak = {form: max(row["megabytes"], 1.0) for form, row in rows.items()}
-        more = {form: round(peak["explicit"] / peak[form], 1) for form in ("taylor", "linear")}
+        more = {form: round(peak["explicit"] / peak[form], 1) for form in ("taylor", "linear", "linear-16")}
         entries = count * size["features"] * size["parameters"]
-        out[f"{count} probes"] = {**size, "jacobian_entries": entries, **rows, "explicit_over": more}
+        bare = round(entries * 4 / 2**20, 1)
+        least = {form: round(bare / peak[form], 1) for form in more}
+        out[f"{count} probes"] = {
+            **size, "jacobian_megabytes": bare, **rows, "explicit_over": more, "jacobian_over": least,
+        }  # fmt: skip
         told(f"memory {count}")
     return out
 
@@ -208,6 +215,8 @@ def parts(methods: Mapping[str, Scorer]) -> dict[str, Callable[[], Any]]:
         "fashion cnn": lambda: settings("cnn", ("standard", "10 shots"), "fashion"),
         "siblings mlp": lambda: siblings_table("mlp", methods),
         "siblings cnn": lambda: siblings_table("cnn", methods),
+        "close siblings mlp": lambda: siblings_table("mlp", methods, close=True),
+        "close siblings cnn": lambda: siblings_table("cnn", methods, close=True),
         "generations mlp": lambda: generations_table("mlp", methods),
         "generations cnn": lambda: generations_table("cnn", methods),
         "memory": memory,

@@ -133,9 +133,11 @@ def table(found: Mapping[str, Mapping[str, np.ndarray]], family: np.ndarray) -> 
     """Top-1 by similarity and form with intervals, and paired differences to the plain form."""
     out: dict[str, Any] = {}
     for name, forms in found.items():
-        row: dict[str, Any] = {form: interval(v, family) for form, v in forms.items()}
+        row: dict[str, Any] = {}
+        for form, v in forms.items():
+            label = "linear" if form == default_form(name) else "linear unbounded" if form == "linear 1" else form
+            row[label] = interval(v, family)
         if name in SIMILARITIES:
-            row["linear"] = row[default_form(name)]
             for label, form in (("linear", default_form(name)), ("taylor 0.01", "taylor 0.01")):
                 if form in forms:
                     row[f"{label} - plain"] = interval(forms[form] - forms["plain"], family)
@@ -156,3 +158,12 @@ def relative_change(q: Question) -> float:
 
 def _length(parameters: Mapping[str, torch.Tensor]) -> float:
     return float(torch.stack([t.double().square().sum() for t in parameters.values()]).sum().sqrt())
+
+
+def shipped_detector(candidates: Sequence[Model], children: Sequence[Model], probes: Probes) -> np.ndarray:
+    """The learned detector that the package ships: probabilities `[k, c]`, without those of "none of them"."""
+    from stemma.kinship.learned.detector import LineageDetector
+    from stemma.training import PRETRAINED
+
+    detector = LineageDetector.load(PRETRAINED / "lineage_detector.safetensors")
+    return np.array([detector(child, candidates, probes).probabilities for child in children]).T

@@ -103,7 +103,7 @@ def independent(
 
 
 def siblings(kind: str, seed: int, families: int = 5, candidates: int = 8, children: int = 5) -> Iterator[Question]:
-    """Candidates that are fine-tunes of one root, family after family."""
+    """Candidates that are fine-tunes of one root, each to labels of its own, family after family."""
     for f in range(families):
         recipes = sibling_candidates(
             kind, seed_for(seed, f) % 2**32, candidates, children, tunings=SIBLING, tasks=("rotated+shuffled",)
@@ -115,6 +115,31 @@ def siblings(kind: str, seed: int, families: int = 5, candidates: int = 8, child
         truth = np.array([above.index(n.rsplit("-", 1)[0]) for n in below])
         probes = _probes(kind, {"task": "rotated"})
         yield Question([models[n] for n in above], [models[n] for n in below], truth, truth + f * candidates, probes)
+
+
+def close_siblings(
+    kind: str, seed: int, families: int = 5, candidates: int = 8, children: int = 5
+) -> Iterator[Question]:
+    """Candidates that went on with their root's own task, each on another half of the data; children as `standard`."""
+    own, tuned = kind_of(kind).tuning, SIBLING[0].parameters(kind) | {"task": "rotated+shuffled:1"}
+    mild = {"steps": own.steps, "rate": own.rate, "subset": 0.5}
+    for f in range(families):
+        root = Recipe(kind, "train", seed=seed_for(seed, f, 0))
+        above = [
+            Recipe(kind, "finetune", RelationKind.FINETUNED, (root,), mild, seed_for(seed, f, i + 1))
+            for i in range(candidates)
+        ]
+        below = [
+            Recipe(
+                kind, "replace-head", RelationKind.HEAD_REPLACED, (parent,), tuned, seed_for(seed, f, i + 1, j + 1), "b"
+            )
+            for i, parent in enumerate(above)
+            for j in range(children)
+        ]
+        models = build_all({str(i): r for i, r in enumerate([*above, *below])})
+        truth = np.repeat(np.arange(candidates), children)
+        probes = _probes(kind, {"task": "rotated"})
+        yield Question(models[:candidates], models[candidates:], truth, truth + f * candidates, probes)
 
 
 def generations(

@@ -15,7 +15,8 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-FORMS = ("plain", "taylor", "linear", "explicit")
+FORMS = ("plain", "taylor", "linear", "linear-16", "explicit")
+"""`linear-16` takes sixteen children at once, as many as the library does; the others one."""
 CONFIG = {"model_type": "stemma-cnn", "input_shape": [1, 8, 8], "classes": 10, "stem": 16, "widths": [16, 32, 32],
           "strides": [2, 2, 1]}  # fmt: skip
 """The zoo's CNN: about 40,000 parameters, 32 features."""
@@ -28,7 +29,7 @@ def measured(form: str, probes: int) -> dict[str, Any]:
 
 
 def main(form: str, count: int) -> dict[str, Any]:
-    """Peak resident memory above what the process held before, in MB, and the time of one pair."""
+    """Peak resident memory above what the process held before, in MB, and the time of all pairs."""
     sys.path.insert(0, str(Path(__file__).parents[1]))
     import numpy as np
 
@@ -45,7 +46,8 @@ def main(form: str, count: int) -> dict[str, Any]:
         if form == "explicit":
             _explicit(parent, child, asked)
         else:
-            FineTuningApproximation(form)(parent, [child], asked)
+            name, _, children = form.partition("-")
+            FineTuningApproximation(name)(parent, [child] * int(children or 1), asked)
 
     run(probes.take(range(2)))  # what is imported and built once
     idle, start = highest(), time.perf_counter()
