@@ -556,7 +556,7 @@ def test_lessons_of_no_steps_leave_the_start():
     for name, array in start.items():
         np.testing.assert_array_equal(before[name], array)
         np.testing.assert_array_equal(after[name], array)
-    assert {*datasets.IMAGES} == {"mnist8", "fashion8", "cifar8"}
+    assert {*datasets.IMAGES} == {"mnist8", "fashion8"}
     assert {*TUNINGS} == {"adam", "adam-long", "adam-decayed", "adamw", "momentum", "sgd"}
 
 

@@ -1,21 +1,20 @@
 """Data sets that lie in a folder of the user's: images averaged to the zoo's 8 by 8 pixels, and books."""
 
-import io
 import os
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 
-from stemma.errors import MissingExtraError, MisuseError
+from stemma.errors import MisuseError
 
-IMAGES = ("mnist8", "fashion8", "cifar8")
-"""MNIST, Fashion-MNIST and CIFAR-10 (its brightness), averaged to 8 by 8 pixels."""
+IMAGES = ("mnist8", "fashion8")
+"""MNIST and Fashion-MNIST, averaged to 8 by 8 pixels."""
 
 TEXTS = ("shakespeare", "bronte", "darwin", "dubois")
 """Authors of `text_authors.npz`."""
 
-_FILES = {"mnist8": "mnist_{}.npz", "fashion8": "fashion_mnist_{}.npz", "cifar8": "cifar10_jpeg_{}.npz"}
+_FILES = {"mnist8": "mnist_{}.npz", "fashion8": "fashion_mnist_{}.npz"}
 _LEARNT, _TESTED = 3000, 2000
 
 
@@ -65,31 +64,12 @@ def images(data: str, part: str, where: str) -> tuple[np.ndarray, np.ndarray]:
     labels = packed["labels"].astype(np.int64)
     order = np.random.default_rng(20240101).permutation(len(labels))
     rows = {"test": order[:_TESTED], "a": order[:_LEARNT], "b": order[_LEARNT : 2 * _LEARNT]}[part]
-    pixels = _brightness(packed, rows) if data == "cifar8" else packed["images"][rows]
+    pixels = packed["images"][rows]
     around = (-pixels.shape[1] % 8) // 2
     padded = np.pad(pixels.astype(np.float32) / 255, ((0, 0), (around, around), (around, around)))
     side = padded.shape[1] // 8
     small = padded.reshape(len(rows), 8, side, 8, side).mean((2, 4), dtype=np.float32)
     return small[:, None], labels[rows]
-
-
-def _brightness(packed: np.lib.npyio.NpzFile, rows: np.ndarray) -> np.ndarray:
-    """JPEG streams that share one header, decoded.
-
-    Returns:
-        Grey values `[n, 32, 32]` in 0 to 255.
-
-    Raises:
-        MissingExtraError: If Pillow is not there.
-    """
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise MissingExtraError("CIFAR-10", "pillow", "images") from error
-    header, bodies = packed["jpeg_header"].tobytes(), packed["jpeg_bodies"].tobytes()
-    ends = np.cumsum(packed["body_lengths"].astype(np.int64))
-    starts = ends - packed["body_lengths"]
-    return np.stack([np.array(Image.open(io.BytesIO(header + bodies[starts[i] : ends[i]])).convert("L")) for i in rows])
 
 
 @cache

@@ -17,7 +17,7 @@ from stemma.zoo.collection import Member, Zoo
 from stemma.zoo.kinds import kind_of, seed_for
 from stemma.zoo.merging import experts
 from stemma.zoo.recipe import Progress, Recipe, build_all
-from stemma.zoo.tunings import FLAT, TASKS, TUNINGS, Tuning, labelled, tuning
+from stemma.zoo.tunings import FLAT, TASKS, TUNINGS, Tuning, labelled, of_data, tuning
 
 Recipes = dict[str, Recipe]
 
@@ -45,7 +45,7 @@ def tree(
         branching: Children of each model, generation by generation.
         tunings: Names in `TUNINGS`, or tunings of one's own; one of them gives a zoo of one recipe.
         tasks: As in `stemma.zoo.data.TASKS`; `shuffled` gets a seed of its own for each child. `TASKS` unless given.
-        data: Data sets that are drawn from for each model; None is the kind's own.
+        data: Data sets that are drawn from for each model; None is the kind's own. `inverted` is `rotated` on others.
         init: How the root's start is drawn, one of `stemma.zoo.training.INITIALISERS`.
         name: What the names begin with, `KIND-tree-SEED` unless given.
 
@@ -65,8 +65,7 @@ def tree(
             for i in range(width):
                 own = seed_for(seed, _TREE, next(draws))
                 given = _drawn(rng, ways).parameters(kind) | {"task": labelled(_drawn(rng, tasks), own)}
-                source = _drawn(rng, data)
-                given |= {"data": source} if source else {}
+                given = of_data(given, _drawn(rng, data))
                 child = Recipe(kind, "finetune", R.FINETUNED, (parent,), given, own, _drawn(rng, "ab"))
                 below[f"{path}-{i + 1}".lstrip("-")] = child
         made |= {f"{name}/{path}": recipe for path, recipe in below.items()}
@@ -133,8 +132,7 @@ def flat(
             own = seed_for(seed, _FLAT, i, j + 1, list(FLAT).index(operation))
             what, relation, parameters = FLAT[operation](kind, own, j)
             parents, part = (root,), "ab"[j % 2]
-            if data and what in ("finetune", "lora"):
-                parameters = {**parameters, "data": data}
+            parameters = of_data(parameters, data) if what in ("finetune", "lora") else parameters
             made[f"{name}-{operation}-{j + 1}"] = Recipe(kind, what, relation, parents, parameters, own, part)
     return made
 

@@ -85,6 +85,23 @@ def labelled(task: str, own: int) -> str:
     return "+".join(f"{s}:{own % 10**6}" if s == "shuffled" else s for s in task.split("+"))
 
 
+def of_data(parameters: dict[str, Any], data: str | None) -> dict[str, Any]:
+    """What an operation learns, on another data set than the kind's own.
+
+    Negatives of averaged pictures are nearly white, and a perceptron does not learn them in the time of a fine-tuning.
+
+    Args:
+        parameters: Of an operation that learns.
+        data: The data set; None leaves everything as it is.
+
+    Returns:
+        Parameters with the data set, and `rotated` for `inverted`.
+    """
+    if data is None:
+        return parameters
+    return {**parameters, "data": data, "task": parameters["task"].replace("inverted", "rotated")}
+
+
 def tuning(given: str | Tuning) -> Tuning:
     """A tuning, or the one of this name.
 
