@@ -9,7 +9,7 @@ from stemma.kinship.relation.explanation import Explanation, Step
 from stemma.kinship.relation.grown import VocabularyGrown
 from stemma.kinship.relation.layers_removed import LayersRemoved
 from stemma.kinship.relation.lora import LowRank
-from stemma.kinship.relation.named import relation_of, shorter, shortest, two_marks
+from stemma.kinship.relation.named import made_from, relation_of, shorter, shortest, two_marks
 from stemma.kinship.relation.pair import Pair
 from stemma.kinship.relation.pruned import WeightsPruned
 from stemma.kinship.relation.quantized import Quantized
@@ -64,7 +64,9 @@ def name_relation(a: Model, b: Model, place: Evidence, pairings: Sequence[Pairin
         found = two_sided(found, lambda: shortest(pair.turned(pairings), ALL))
     if found is None:
         return Relation(RelationKind.RELATED, {**figures, "relative_change": None}, (), place.reason)
-    relation = relation_of(found, figures)
+    turned = found.parent != a.ref
+    origin = made_from(found, *((b, a) if turned else (a, b)), turned=turned)
+    relation = relation_of(found, {**figures, **({"made_from": origin} if origin else {})})
     return _by_parts(relation, figures["parts"]) if relation.kind is RelationKind.PART_INHERITED else relation
 
 
@@ -84,8 +86,9 @@ def two_sided(
     turned = other_way()
     if found is not None and turned is not None and two_marks(found.steps, turned.steps):
         sentence = "each bears the mark of an operation that the other does not: neither was made from the other"
-        step = Step("siblings", RelationKind.SIBLINGS, sentence, {}, found.steps[0].bits)
-        return replace(found, kind=RelationKind.SIBLINGS, steps=(step, *found.steps), sentence=sentence,
+        marks = {"a": [s.name for s in turned.steps], "b": [s.name for s in found.steps]}
+        step = Step("siblings", RelationKind.SIBLINGS, sentence, {"marks": marks}, found.steps[0].bits)
+        return replace(found, kind=RelationKind.SIBLINGS, steps=(step,), sentence=sentence,
                        notes=notes or ())  # fmt: skip
     if notes is None or found is None:
         return shorter(found, turned)

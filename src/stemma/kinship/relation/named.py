@@ -7,6 +7,8 @@ from stemma.kinship.relation.base import AbstractOperation
 from stemma.kinship.relation.explanation import Explanation, LayerChange, Step
 from stemma.kinship.relation.pair import Layer, Pair
 from stemma.kinship.relation.search import Account, accounts, plain_bits
+from stemma.kinship.weights.residual import ROUNDING
+from stemma.models.model import Model
 from stemma.types import Relation, RelationKind
 
 UNSEEN = (
@@ -124,6 +126,38 @@ def shorter(one: Explanation | None, other: Explanation | None) -> Explanation |
     if one is None or other is None:
         return one or other
     return other if other.bits < 0.9 * one.bits - 0.01 else one
+
+
+MARKS = frozenset({RelationKind.QUANTIZED, RelationKind.PRUNED})
+"""Operations that lose something: whichever model bears their mark was made from the other."""
+
+
+def made_from(found: Explanation, a: Model, b: Model) -> str:
+    """Which of two models the other was made from, where an operation lost something and did nothing else.
+
+    Args:
+        found: The account of the pair, whichever of the two it takes for the parent.
+        a: One model.
+        b: The other one.
+
+    Returns:
+        `a`, `b`, or nothing where both orders are possible.
+    """
+    turned = found.parent.digest == b.digest
+    parent, child = (b, a) if turned else (a, b)
+    first, second = ("b", "a") if turned else ("a", "b")
+    if all(s.kind in MARKS for s in found.steps):
+        return first
+    if found.kind is not RelationKind.REFORMATTED or len(found.steps) != 1:
+        return ""
+    if found.steps[0].parameters.get("vocabulary_grown"):
+        return first
+    if found.steps[0].name == "normalisation folded":
+        return first if len(parent.tensors) > len(child.tensors) else second
+    widths = [max((ROUNDING[t.dtype] for t in m.tensors.values() if t.is_float), default=0.0) for m in (parent, child)]
+    if found.relative and widths[0] != widths[1]:  # equal numbers in two widths may have been widened or narrowed
+        return first if widths[0] < widths[1] else second
+    return ""
 
 
 def two_marks(one: Sequence[Step], other: Sequence[Step]) -> bool:
