@@ -1,7 +1,10 @@
 """Fine-tuning approximation against explicit Jacobians, autodiff, its own algebra, and families with known parents."""
 
 import copy
-from collections.abc import Callable
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -488,3 +491,34 @@ def test_networks_in_train_mode_and_nan_are_refused() -> None:
         broken[0].weight.fill_(float("nan"))
     with pytest.raises(StemmaError, match="NaN"):
         FineTuningApproximation()(model(perceptron(1)), [model(broken)], tensors())
+
+
+# ---- the benchmark's own counting -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def counting() -> Iterator[Any]:
+    folder = str(Path(__file__).parents[1] / "benchmarks")
+    sys.path.insert(0, folder)
+    yield importlib.import_module("testbeds.parent_scores")
+    sys.path.remove(folder)
+
+
+def test_ties_are_shared_and_intervals_are_those_of_families(counting: Any) -> None:
+    scores = np.array([[3.0, 1.0, 0.0, 5.0], [2.0, 1.0, 0.0, 7.0], [1.0, 0.0, 0.0, 6.0]])
+    assert counting.right(scores, np.array([0, 0, 2, 0])).tolist() == [1.0, 0.5, pytest.approx(1 / 3), 0.0]
+    values, family = np.array([1.0] * 10 + [0.0] * 10), np.repeat([0, 1], 10)
+    found = counting.interval(values, family)
+    assert (found["mean"], found["low"], found["high"]) == (0.5, 0.0, 1.0)  # two families are no twenty children
+    assert counting.interval(values, np.arange(20))["low"] > 0.2
+
+
+def test_the_benchmark_scores_as_the_library_does(counting: Any, families: Any) -> None:
+    parents, children, probes = families
+    zoos = importlib.import_module("testbeds.parent_zoos")
+    truth = np.repeat(np.arange(5), 2)
+    question = zoos.Question(parents, children, truth, truth, probes)
+    scores = counting.all_scores(question)
+    assert counting.agreement(question, scores) < 1e-5
+    scores["l1"]["plain"] = scores["l1"]["plain"] * 1.1  # the control: a difference would be seen
+    assert counting.agreement(question, scores) > 0.01
