@@ -7,15 +7,22 @@ and only if `w_j - w_i` is orthogonal to `w_k - w_i` for all others, and `i` and
 measured on the family itself.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
 from stemma.errors import MisuseError
+from stemma.lineage.grouping import family, parent, strict, together
 from stemma.types import Spec
 
 Pair = tuple[int, int]
+
+Siblings = Callable[[int, int], bool]
+"""Whether something else than distances makes two adjacent models look like siblings."""
+
+Angles = Callable[[int, Sequence[int]], "np.ndarray | None"]
+"""Cosines at a model between others, `[m, m]`, where more is known of them than distances tell."""
 
 
 @dataclass(frozen=True)
@@ -62,15 +69,17 @@ class RecursiveGrouping:
         least: But cosines below this always do: trainings on like data have a part of their way in common without
             any ancestor there. Both were chosen on the selection families of benchmarks/forest.py.
         prior: Noise where a family is too small to show its own.
+        suspected: Part of the tolerance that is left to neighbours which look like siblings otherwise.
 
     Source: Choi, Tan, Anandkumar and Willsky, JMLR 12 (2011), sections 4 and 5 (RG, CLGrouping). Departures:
         information distances are squared weight distances; equality of differences of distances is tested as a right
         angle, on the scale of the family's own noise, instead of by a fixed threshold.
     """
 
-    deviations: float = 3.0
+    deviations: float = 2.8
     least: float = 0.18
     prior: float = 0.07
+    suspected: float = 0.75
 
     name = "recursive-grouping"
     version = 1
@@ -80,11 +89,16 @@ class RecursiveGrouping:
         """Identity of the method with its parameters."""
         return Spec(self.name, self.version, asdict(self))
 
-    def __call__(self, distances: np.ndarray) -> AdditiveTree:
+    def __call__(
+        self, distances: np.ndarray, siblings: Siblings = lambda a, b: False, angles: Angles = lambda a, others: None
+    ) -> AdditiveTree:
         """Reconstruct the tree.
 
         Args:
             distances: Squared distances, finite and not negative, symmetric, `[n, n]`.
+            siblings: Of two models: such neighbours need only the `suspected` part of the tolerance to be given a
+                missing parent.
+            angles: At a model between its neighbours; those of the distances where it gives none.
 
         Returns:
             A tree that spans all n nodes.
@@ -95,10 +109,11 @@ class RecursiveGrouping:
         d = _checked(distances)
         skeleton = spanning_tree(d)
         noise = self.noise(d, skeleton)
-        work = _Tree(d, skeleton, max(self.least, self.deviations * noise))
+        work = _Tree(d, skeleton, max(self.least, self.deviations * noise), siblings, angles, self.suspected)
         for node in range(len(d)):
             if len(work.around[node]) > 1:
                 work.refine(node)
+        work.contract()
         return AdditiveTree(len(d), work.lengths(), noise)
 
     def noise(self, distances: np.ndarray, skeleton: Sequence[Pair]) -> float:
@@ -163,6 +178,9 @@ class _Tree:
     d: np.ndarray
     skeleton: Iterable[Pair]
     tolerance: float
+    siblings: Siblings
+    angles: Angles
+    suspected: float
     around: dict[int, dict[int, None]] = field(default_factory=dict)
     known: dict[Pair, float] = field(default_factory=dict)
     count: int = 0
@@ -220,22 +238,43 @@ class _Tree:
         own = np.array([self.distance(centre, i) for i in near])
         size = np.sqrt(np.outer(own, own))
         inner = (own[:, None] + own - x) / 2
-        for group in _together(np.divide(inner, size, out=np.zeros_like(inner), where=size > 0), self.tolerance):
-            self.grouped([centre, *(near[g] for g in group)])
+        bar = np.array([self.bar(centre, i) for i in near])
+        cosines = np.divide(inner, size, out=np.zeros_like(inner), where=size > 0)
+        if centre < len(self.d):
+            seen = [k for k, v in enumerate(near) if v < len(self.d)]
+            told = self.angles(centre, [near[k] for k in seen]) if len(seen) > 1 else None
+            if told is not None:
+                cosines[np.ix_(seen, seen)] = told
+        for group in together(cosines / np.minimum(bar[:, None], bar), self.tolerance):
+            bent = own[:, None] + own - 2 * cosines * size
+            self.grouped([centre, *(near[g] for g in group)], bent[np.ix_(group, group)])
 
-    def grouped(self, nodes: list[int]) -> None:
-        """Recursive grouping of nodes of which the first was joined to all others."""
+    def bar(self, parent: int, child: int) -> float:
+        """The part of the tolerance within which one node may be the parent of another."""
+        seen = max(parent, child) < len(self.d)
+        return self.suspected if seen and self.siblings(parent, child) else 1.0
+
+    def grouped(self, nodes: list[int], between: np.ndarray) -> None:
+        """Recursive grouping of nodes of which the first was joined to all others.
+
+        Args:
+            nodes: The centre and the others.
+            between: Squared distances between the others, as the angles at the centre make them.
+        """
         centre, *others = nodes
-        full = {(i, j): self.distance(i, j) for i in nodes for j in nodes if i < j}
+        full = {(min(centre, v), max(centre, v)): self.distance(centre, v) for v in others}
+        full |= {(min(v, w), max(v, w)): max(0.0, float(between[i, j])) for i, v in enumerate(others)
+                 for j, w in enumerate(others) if i < j}  # fmt: skip
         for v in others:
             self.part(centre, v)
         active = list(nodes)
         while len(active) > 2:
             x = np.array([[full.get((min(i, j), max(i, j)), 0.0) for j in active] for i in active])
-            family = _family(x, self.tolerance)
-            parent = _parent(x, family, strict(self.tolerance, len(family) - (len(family) == len(x))))
-            members = [active[f] for f in family]
-            node = self.hidden(members, active, x, family, full) if parent is None else active[parent]
+            siblings = family(x, self.tolerance)
+            bars = np.array([[self.bar(i, j) if i != j else 1.0 for j in active] for i in active])
+            above = parent(x, siblings, strict(self.tolerance, len(siblings) - (len(siblings) == len(x))), bars)
+            members = [active[f] for f in siblings]
+            node = self.hidden(members, active, x, siblings, full) if above is None else active[above]
             for m in members:
                 if m != node:
                     self.join(m, node)
@@ -243,6 +282,22 @@ class _Tree:
             active += [node] if node not in active else []
         if len(active) == 2:
             self.join(*active)
+
+    def contract(self) -> None:
+        """Make two adjacent missing nodes one, where the way between them is too short to tell them apart."""
+        for h in sorted(v for v in self.around if v >= len(self.d)):
+            for g in sorted(v for v in self.around.get(h, ()) if v >= len(self.d)):
+                length = max(self.distance(g, h), 0.0)
+                sides = [float(np.median([self.distance(v, x) for v in self.around[x] if v not in (g, h)]))
+                         for x in (g, h)]  # fmt: skip
+                if length <= self.tolerance * np.sqrt((length + sides[0]) * (length + sides[1])):
+                    far = {v: self.distance(v, h) for v in self.around[g] if v != h}
+                    self.part(g, h)
+                    for v, length in far.items():
+                        self.part(v, g)
+                        self.join(v, h)
+                        self.known[min(v, h), max(v, h)] = max(length, 0.0)
+                    del self.around[g]
 
     def hidden(
         self, members: list[int], active: list[int], x: np.ndarray, family: list[int], full: dict[Pair, float]
@@ -265,90 +320,3 @@ class _Tree:
                 far = float(np.mean([x[a, k] - length for a, length in zip(family, up, strict=True)]))
                 full[v, node] = self.known[v, node] = max(0.0, far)
         return node
-
-
-def _together(cosines: np.ndarray, tolerance: float) -> list[list[int]]:
-    """Groups whose mean cosine, over all pairs, lies above the tolerance (average linkage).
-
-    Returns:
-        Positions of the members of each group.
-    """
-    from scipy.cluster.hierarchy import fcluster, linkage
-
-    if len(cosines) < 2:
-        return []
-    apart = 1 - np.clip(cosines, -1, 1)
-    label = fcluster(linkage(apart[np.triu_indices(len(apart), 1)], "average"), 1 - tolerance, "distance")
-    groups = [np.flatnonzero(label == c) for c in np.unique(label)]
-    return [g.tolist() for g in groups if len(g) > 1 and _mean(cosines[np.ix_(g, g)]) > strict(tolerance, len(g))]
-
-
-def _mean(cosines: np.ndarray) -> float:
-    return float(cosines[np.triu_indices(len(cosines), 1)].mean())
-
-
-def strict(tolerance: float, children: int) -> float:
-    """What two children need to be given a missing ancestor is more than what many need.
-
-    Two trainings on like data may go the same way by chance; that all of several do is another matter.
-
-    Returns:
-        The tolerance for the mean of all pairs of so many children.
-    """
-    pairs = max(1, children * (children - 1) // 2)
-    return min(tolerance * (1 + 1 / pairs), 0.9)
-
-
-def _cosines(x: np.ndarray, a: int, b: int) -> np.ndarray:
-    """Cosine of `w_a - w_b` with the difference of every two other nodes.
-
-    Returns:
-        `[m, m]`, zero where a or b take part or a difference is null.
-    """
-    r = (x[b] - x[a]) / 2
-    size = np.sqrt(x[a, b] * x)
-    out = np.divide(r[:, None] - r, size, out=np.zeros_like(x), where=size > 0)
-    out[[a, b]] = out[:, [a, b]] = 0
-    return out
-
-
-def _family(x: np.ndarray, tolerance: float) -> list[int]:
-    """The nodes that look most like siblings, or parent and children.
-
-    Every two of them are at right angles to all differences of the others; at least the best pair is a family.
-
-    Returns:
-        Positions, ascending.
-    """
-    m = len(x)
-    if m == 3:
-        return [0, 1, 2]
-    bent = np.full((m, m), np.inf)
-    for a in range(m):
-        for b in range(a + 1, m):
-            bent[a, b] = bent[b, a] = np.abs(_cosines(x, a, b)).max()
-    a, b = divmod(int(np.argmin(np.where(np.isfinite(bent), bent + 1e-9 * x / max(x.max(), 1e-300), np.inf))), m)
-    family = [a, b]
-    for c in np.argsort(bent[a] + bent[b], kind="stable").tolist():
-        if c not in family and all(bent[c, f] <= tolerance for f in family):
-            family.append(c)
-    return sorted(family)
-
-
-def _parent(x: np.ndarray, family: list[int], tolerance: float) -> int | None:
-    """The member of a family on which all others hang at right angles, if there is one.
-
-    Returns:
-        Its position, None where no member can be the parent.
-    """
-    best, least = None, tolerance
-    for a in family:
-        inner = (x[a][:, None] + x[a] - x) / 2
-        size = np.sqrt(np.outer(x[a], x[a]))
-        cosine = np.abs(np.divide(inner, size, out=np.zeros_like(inner), where=size > 0))
-        rows = [f for f in family if f != a]
-        cosine[rows, rows] = 0
-        worst = float(cosine[rows].max())
-        if worst <= least:
-            best, least = a, worst
-    return best

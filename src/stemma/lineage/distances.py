@@ -1,5 +1,6 @@
 """Squared distances of weights within a family, and how far each model lies from the origin."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,6 +102,57 @@ def _cosine(gram: np.ndarray) -> np.ndarray:
     """Cosines of inner products; 1 where a norm is zero, for nothing contradicts nothing."""
     norm = np.sqrt(np.outer(np.diag(gram), np.diag(gram)))
     return np.divide(gram, norm, out=np.ones_like(gram), where=norm > 0)
+
+
+WIDE = 64
+"""Neighbours beyond which angles are left to distances."""
+
+
+@dataclass(frozen=True, eq=False)
+class RowAngles:
+    """Angles at a model between others, as their rows agree on them.
+
+    An ancestor that two models have in common moved every unit; trainings on like data push some units the same way
+    and leave the others apart. So the angle is taken row by row, and what counts is the mean of the overall cosine and
+    of the lower quartile of the rows', the latter corrected for what rows of that width scatter by chance.
+    Cost: one pass over the entries per pair of neighbours.
+
+    Attributes:
+        family: The same entries of every model.
+    """
+
+    family: Entries
+
+    def __call__(self, centre: int, others: Sequence[int]) -> np.ndarray | None:
+        """Cosines at a model between others.
+
+        Args:
+            centre: Position of the one.
+            others: Positions of the others.
+
+        Returns:
+            `float64 [m, m]`, 1 on the diagonal; None where a tensor is missing, or there are too many.
+        """
+        at = [centre, *others]
+        kept = [k for k in range(len(self.family.tensors)) if self.family.present[at, k].all()]
+        if len(others) > WIDE or not kept:
+            return None
+        total, rows, widths = np.zeros((len(others), len(others))), [], []
+        for k in kept:
+            block = self.family.tensors[k].blocks(self.family.values[at]).astype(np.float64)
+            change = (block[1:] - block[0]).swapaxes(0, 1)
+            gram = change @ change.swapaxes(1, 2)
+            total += gram.sum(axis=0)
+            square = np.einsum("rii->ri", gram)
+            alive = (square > 0).all(axis=1)
+            size = np.sqrt(square[alive][:, :, None] * square[alive][:, None])
+            rows.append(gram[alive] / size)
+            widths += [change.shape[2]] * int(alive.sum())
+        cosines = np.concatenate(rows)
+        if not len(cosines):
+            return None
+        chance = 0.6745 * float(np.mean(1 / np.sqrt(widths)))
+        return np.minimum((_cosine(total) + np.quantile(cosines, 0.25, axis=0) + chance) / 2, 1.0)
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,15 @@ Pure: distances, directions, relations and merges come as values and functions; 
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from stemma.lineage.additive_tree import AdditiveTree, RecursiveGrouping
+from stemma.lineage.additive_tree import AdditiveTree, Angles, RecursiveGrouping
 from stemma.lineage.distances import SAME, ByNorm, Distances
 from stemma.lineage.known_parents import Parents, apart
-from stemma.lineage.rooting import Direction, directed, odds_of
+from stemma.lineage.rooting import Direction, directed, looks_like_siblings, odds_of
 from stemma.types import Edge, Lineage, ModelRef, RelationKind, Spec
 
 
@@ -44,6 +45,7 @@ class Family:
         distances: How far they lie from one another and from the origin.
         direction: Says which of two came first; the rule of norms unless given.
         relation: Tests and names a pair (parent, child); called for the edges of the tree only.
+        angles: At a model between others, where more is known of them than distances tell.
         leaves: Positions of models that have no children by rule: quantised, rounded, copied.
         known: Parents of those models whose parents are known without a tree.
     """
@@ -52,6 +54,7 @@ class Family:
     distances: Distances
     direction: Direction | None = None
     relation: Callable[[int, int], Named] = lambda a, b: Named()
+    angles: Angles = lambda a, others: None
     leaves: frozenset[int] = frozenset()
     known: Mapping[int, Parents] = field(default_factory=dict)
 
@@ -173,7 +176,12 @@ class _Drawing:
         if len(rows) == 1:
             self.roots.append(self.label(rows[0]))
             return numbered
-        tree = self.method.tree(self.g.of(rows).squared)
+        alike = partial(looks_like_siblings, self.direction)
+        angles = self.family.angles
+        tree = self.method.tree(
+            self.g.of(rows).squared, lambda a, b: alike(rows[a], rows[b]),
+            lambda a, others: angles(rows[a], [rows[v] for v in others]),
+        )  # fmt: skip
         self.evidence["noise"].append(round(tree.noise, 4))
         odds = odds_of(tree, rows, self.g, self.direction, self.family.leaves, self.family.known)
         parents, sure = directed(tree, odds, self.method.refusal)

@@ -1,12 +1,16 @@
 """Which way the edges of a tree run: the tree is directed as a whole, from what is known of single pairs."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from stemma.lineage.additive_tree import AdditiveTree
 from stemma.lineage.arborescence import minimum_forest
+from stemma.lineage.direction import BACKWARD, FORWARD
+from stemma.lineage.direction import Direction as PairModel
 from stemma.lineage.distances import ByNorm, Distances
+from stemma.lineage.geometry import Geometry
 
 Odds = dict[tuple[int, int], float]
 """Log-odds that an edge runs from the first node to the second, given that the two are adjacent."""
@@ -15,8 +19,43 @@ Direction = Callable[[int, int], tuple[float, float]]
 """Of two models: log-odds that the first is an ancestor of the second, and the second of the first; both are below zero
 for siblings."""
 
+
+@dataclass(frozen=True, eq=False)
+class ByWeights:
+    """What weights show of two models, as a direction.
+
+    Attributes:
+        model: Asked about pairs.
+        geometry: Of the family.
+    """
+
+    model: PairModel
+    geometry: Geometry
+    _known: Odds = field(default_factory=dict)
+
+    def __call__(self, a: int, b: int) -> tuple[float, float]:
+        """See `Direction`.
+
+        Returns:
+            Both log-odds.
+        """
+        if (a, b) not in self._known:
+            p = self.model.probabilities(self.geometry, [(a, b)])[0]
+            for pair, chance in (((a, b), p[FORWARD]), ((b, a), p[BACKWARD])):
+                self._known[pair] = float(np.log(max(chance, TINY) / max(1 - chance, TINY)))
+        return self._known[a, b], self._known[b, a]
+
+
 SURE = 10.0
 """Log-odds beyond which no more is believed of what weights show."""
+
+TINY = 1e-9
+
+DETOUR = 1.0
+"""Log-odds that an edge loses for not being one of the tree."""
+
+NEITHER = -1.0
+"""Log-odds below which a model is not taken for an ancestor."""
 
 NEVER = 40.0
 """Log-odds of what a rule excludes."""
@@ -49,10 +88,36 @@ def odds_of(
             out[i, j], out[j, i] = up, -up
         else:
             out[i, j], out[j, i] = ByNorm(distances).odds(norms[i], norms[j], length)
+    for u, v in _detours(tree, out):
+        out[u, v] = direction(rows[u], rows[v])[0] - DETOUR
     for a, b in out:
         leaf = a < tree.observed and rows[a] in leaves
         first = b < tree.observed and rows[b] in firsts
         out[a, b] = -NEVER if leaf or first else float(np.clip(out[a, b], -SURE, SURE))
+    return out
+
+
+def looks_like_siblings(direction: Direction, a: int, b: int) -> bool:
+    """Whether neither of two models looks like an ancestor of the other; the rule of norms is too weak to say so.
+
+    Returns:
+        True where both odds are clearly below even.
+    """
+    return not isinstance(direction, ByNorm) and max(direction(a, b)) < NEITHER
+
+
+def _detours(tree: AdditiveTree, odds: Odds) -> list[tuple[int, int]]:
+    """Edges past a neighbour that looks like a sibling: to the neighbour's other neighbours among the models.
+
+    Two models that learnt much alike are nearer to each other than to their parent.
+
+    Returns:
+        Pairs (parent, child).
+    """
+    around, out = tree.neighbours(), []
+    for (m, v), forward in sorted(odds.items()):
+        if max(m, v) < tree.observed and max(forward, odds[v, m]) < 0:
+            out += [(u, v) for u in around[m] if u != v and u < tree.observed]
     return out
 
 
@@ -80,7 +145,7 @@ def directed(
     """
     nodes = sorted({v for e in tree.edges for v in e} | set(range(tree.observed)))
     at = {v: i for i, v in enumerate(nodes)}
-    pairs = sorted(odds)
+    pairs = sorted(odds)  # of equal odds the lower number first
     sources, targets = (np.array([at[p[k]] for p in pairs], int) for k in (0, 1))
     chosen = minimum_forest(len(nodes), sources, targets, np.array([-odds[p] for p in pairs]), refusal)
     parents = {v: None if chosen[at[v]] < 0 else pairs[chosen[at[v]]][0] for v in nodes}
@@ -97,7 +162,7 @@ def _certainty(parents: Mapping[int, int | None], odds: Mapping[tuple[int, int],
         order, weight = [root], {root: 0.0}
         for v in order:
             for w in children.get(v, ()):
-                weight[w] = weight[v] - odds[v, w] + odds[w, v]  # the root moves across this edge
+                weight[w] = weight[v] - odds[v, w] + odds.get((w, v), -SURE)  # the root moves across this edge
                 order.append(w)
         top = max(weight.values())
         below = {v: float(np.exp(weight[v] - top)) for v in order}

@@ -12,7 +12,7 @@ from stemma.kinship.weights.aligned import UnitsInPlace
 from stemma.kinship.weights.correspondence import candidates
 from stemma.kinship.weights.counts import evidence
 from stemma.kinship.weights.entries import entries
-from stemma.lineage.distances import squared_distances
+from stemma.lineage.distances import RowAngles, squared_distances
 from stemma.lineage.families import families
 from stemma.lineage.forest import Family, Forest, Named
 from stemma.lineage.known_parents import known_parents
@@ -172,7 +172,7 @@ class _Work:
         distances = squared_distances(values)
         known = known_parents(values, distances)
         return Family(tuple(m.ref for m in models), distances, None, lambda a, b: self.named(members[a], members[b]),
-                      frozenset(), known)  # fmt: skip
+                      RowAngles(values), frozenset(), known)  # fmt: skip
 
     def named(self, parent: int, child: int) -> Named:
         """The test of one edge."""
