@@ -64,8 +64,7 @@ def name_relation(a: Model, b: Model, place: Evidence, pairings: Sequence[Pairin
         found = two_sided(found, lambda: shortest(pair.turned(pairings), ALL))
     if found is None:
         return Relation(RelationKind.RELATED, {**figures, "relative_change": None}, (), place.reason)
-    turned = found.parent != a.ref
-    origin = made_from(found, *((b, a) if turned else (a, b)), turned=turned)
+    origin = made_from(found, a, b)
     relation = relation_of(found, {**figures, **({"made_from": origin} if origin else {})})
     return _by_parts(relation, figures["parts"]) if relation.kind is RelationKind.PART_INHERITED else relation
 
