@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +10,19 @@ from stemma.errors import MisuseError, NotAModelError, StemmaError
 from stemma.kinship.weights.aligned import UnitsInPlace
 from stemma.kinship.weights.correspondence import candidates
 from stemma.kinship.weights.counts import evidence
-from stemma.kinship.weights.entries import entries
-from stemma.lineage.distances import RowAngles, squared_distances
+from stemma.kinship.weights.entries import Entries, entries
+from stemma.lineage.direction import Direction as PairModel
+from stemma.lineage.distances import ByNorm, Distances, RowAngles, squared_distances
 from stemma.lineage.families import families
 from stemma.lineage.forest import Family, Forest, Named
+from stemma.lineage.geometry import Geometry
 from stemma.lineage.known_parents import known_parents
+from stemma.lineage.rooting import SURE, ByWeights, Direction
 from stemma.models.model import Model
 from stemma.models.units import structure
-from stemma.registry import describe
+from stemma.registry import comparisons, describe
 from stemma.registry.examine import fingerprinters
-from stemma.types import Comparison, Edge, Evidence, Lineage, ModelRef, RelationKind, Verdict
+from stemma.types import Comparison, Edge, Evidence, Lineage, RelationKind, Verdict
 from stemma.workspace.candidates import from_files
 from stemma.workspace.recall import compared
 from stemma.workspace.workspace import ALPHA, Workspace
@@ -32,6 +34,10 @@ DETAILED = 200
 
 CANNOT_SEE = ("training data", "models that are not among these", "what was handed down without weights (distillation)")
 
+FAR, APART = 0.5, 1.5
+"""Squared distance from all relatives, in squared norms: from the first on, a model may be one of them in other
+coordinates; from the second on, its distances say nothing else."""
+
 EXACT = frozenset({RelationKind.COPY, RelationKind.REFORMATTED, RelationKind.PERMUTED})
 """Relations that are exhibited; the one is the other in another form."""
 
@@ -42,6 +48,7 @@ def lineage(
     alpha: float = ALPHA,
     sketches: Mapping[str, np.ndarray] | None = None,
     method: Forest | None = None,
+    direction: PairModel | None = None,
     detailed: int = DETAILED,
     progress: Progress | None = None,
 ) -> Lineage:
@@ -55,6 +62,7 @@ def lineage(
         alpha: Level of the decision that two models are related, over all pairs.
         sketches: Bits of the weight sketches of some of them, by digest; the rest is computed.
         method: Draws the tree; with its defaults unless given.
+        direction: Says of two relatives which came first; the rule of norms unless given.
         detailed: Compare every edge in full up to so many models.
         progress: Told what happens, how many models are done, and of how many.
 
@@ -69,7 +77,8 @@ def lineage(
     names = [m.name for m in models]
     if twice := sorted({n for n in names if names.count(n) > 1} if len(set(names)) < len(names) else ()):
         raise MisuseError(f"every model needs a name of its own; {twice[0]!r} is the name of several")
-    work = _Work(list(models), alpha, dict(sketches or {}), detailed, progress or (lambda what, done, total: None))
+    work = _Work(list(models), alpha, dict(sketches or {}), detailed, direction,
+                 progress or (lambda what, done, total: None))  # fmt: skip
     return work.drawn(method or Forest())
 
 
@@ -81,17 +90,13 @@ class _Work:
     alpha: float
     sketches: dict[str, np.ndarray]
     detailed: int
+    pairs: PairModel | None
     progress: Progress
+    forms: dict[int, tuple[int, str, str]] = field(default_factory=dict)
+    elsewhere: list[int] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)
     compared: dict[tuple[int, int], Comparison] = field(default_factory=dict)
     placed: dict[tuple[int, int], Evidence] = field(default_factory=dict)
-
-    @cached_property
-    def originals(self) -> dict[int, int]:
-        """For every model the first of those with the same tensors, whatever their names."""
-        first: dict[str, int] = {}
-        order = sorted(range(len(self.models)), key=lambda i: self.models[i].name)
-        return {i: first.setdefault(self.models[i].names_free_digest, i) for i in order}
 
     def drawn(self, method: Forest) -> Lineage:
         """Copies apart, then families, then trees.
@@ -99,7 +104,9 @@ class _Work:
         Returns:
             The lineage, with the copies back in their places.
         """
-        own = [i for i in range(len(self.models)) if self.originals[i] == i and self.readable(i)]
+        readable = [i for i in range(len(self.models)) if self.readable(i)]
+        self.copies(readable)
+        own = [i for i in readable if i not in self.forms]
         bits = np.stack([self.bits(i) for i in own]) if own else np.zeros((0, 256), np.uint8)
         found = [[own[k] for k in family] for family in families(bits, lambda a, b: self.related(own[a], own[b]))]
         drawn, alone = [], []
@@ -109,7 +116,18 @@ class _Work:
                 alone.append(self.models[members[0]].ref)
             else:
                 drawn.append(self.family(members))
-        return self.with_copies(method(drawn, alone))
+        return self.with_forms(method(drawn, alone))
+
+    def copies(self, readable: Sequence[int]) -> None:
+        """Of models with the same tensors, whatever their names, the first by name stands for all."""
+        first: dict[str, int] = {}
+        for i in sorted(readable, key=lambda i: self.models[i].name):
+            model = self.models[i]
+            o = first.setdefault(model.names_free_digest, i)
+            if o != i and model.digest == self.models[o].digest:
+                self.forms[i] = o, RelationKind.COPY.value, "the digests agree"
+            elif o != i:
+                self.forms[i] = o, RelationKind.REFORMATTED.value, "the same tensors under other names"
 
     def readable(self, i: int) -> bool:
         """Whether there are weights to look at; what is wrong is kept."""
@@ -162,17 +180,55 @@ class _Work:
         """All evidence of the weights of a pair."""
         key = (min(i, j), max(i, j))
         if key not in self.compared:
-            self.compared[key] = compared(self.models[key[0]], self.models[key[1]], self.level())
+            a, b = (self.models[k] for k in key)
+            try:
+                self.compared[key] = compared(a, b, self.level())
+            except StemmaError as e:
+                self.compared[key] = comparisons.unanswered(a.ref, b.ref, str(e))
         return self.compared[key]
 
     def family(self, members: list[int]) -> Family:
         """What the tree is drawn from."""
-        models = [self.models[i] for i in members]
-        values = entries(models)
+        values = entries([self.models[i] for i in members])
         distances = squared_distances(values)
-        known = known_parents(values, distances)
-        return Family(tuple(m.ref for m in models), distances, None, lambda a, b: self.named(members[a], members[b]),
-                      RowAngles(values), frozenset(), known)  # fmt: skip
+        kept = [k for k in range(len(members)) if not self.set_aside(members, distances, k)]
+        values, distances, members = values.of(kept), distances.of(kept), [members[k] for k in kept]
+        return Family(
+            values.models, distances, self.direction(members, values, distances),
+            lambda a, b: self.named(members[a], members[b]), RowAngles(values), frozenset(),
+            known_parents(values, distances),
+        )  # fmt: skip
+
+    def set_aside(self, members: list[int], distances: Distances, k: int) -> bool:
+        """Whether a model is another one in other coordinates, so that its distances say nothing; which one is kept."""
+        ratio = np.delete(distances.squared[k] / np.maximum(distances.norms[k], 1e-300), k)
+        if not ratio.size or ratio.min() < FAR:
+            return False
+        own = self.bits(members[k])[128:]
+        near = sorted((int(np.unpackbits(self.bits(m)[128:] ^ own).sum()), m) for m in members if m != members[k])
+        for _, other in near[:5]:
+            found = self.whole(other, members[k])
+            if found.relation.kind in EXACT and other not in self.forms:
+                self.forms[members[k]] = other, found.relation.kind.value, found.relation.reason
+                return True
+        if ratio.min() > APART:
+            self.elsewhere.append(members[k])
+        return bool(ratio.min() > APART)
+
+    def direction(self, members: list[int], values: Entries, distances: Distances) -> Direction:
+        """Which of two came first: what the comparison shows for certain, else what weights or norms make likely."""
+        likely: Direction = ByNorm(distances) if self.pairs is None else ByWeights(self.pairs, Geometry(values))
+        if len(self.models) > self.detailed:
+            return likely
+
+        def known(a: int, b: int) -> tuple[float, float]:
+            i, j = members[a], members[b]
+            told = self.whole(i, j).direction
+            if told not in ("a->b", "b->a"):
+                return likely(a, b)
+            return (SURE, -SURE) if (told == "a->b") == (i < j) else (-SURE, SURE)
+
+        return known
 
     def named(self, parent: int, child: int) -> Named:
         """The test of one edge."""
@@ -183,25 +239,33 @@ class _Work:
         return Named(c.relation.kind.value, c.verdict == "related", c.weights.p_value, c.weights.log10_p,
                      c.relation.reason or c.weights.reason)  # fmt: skip
 
-    def with_copies(self, found: Lineage) -> Lineage:
-        """Copies under the model that they are copies of."""
-        copies = [(i, o) for i, o in sorted(self.originals.items()) if i != o]
-        edges = list(found.edges)
-        names: dict[str, list[str]] = {}
-        for i, o in copies:
-            same = self.models[i].digest == self.models[o].digest
-            kind = RelationKind.COPY if same else RelationKind.REFORMATTED
-            why = "the digests agree" if same else "the same tensors under other names"
-            edges.append(Edge(self.models[o].name, self.models[i].name, kind.value, length=0.0, reason=why))
-            names.setdefault(self.models[o].name, []).append(self.models[i].name)
+    def with_forms(self, found: Lineage) -> Lineage:
+        """Models in another form under the model that they are, and those that could not be placed."""
+        edges, names = list(found.edges), {m.name: list[str]() for m in self.models}
+        for i, (o, relation, why) in sorted(self.forms.items()):
+            edges.append(Edge(self.models[o].name, self.models[i].name, relation, length=0.0, reason=why))
+            names[self.root_form(o)].append(self.models[i].name)
+        placed = {m.name for m in found.models}
+        refused = [*found.refused]
+        for i in self.elsewhere:
+            near = self.models[i].name
+            refused.append({"models": [near], "reason": "related, but its units lie in another order: not placed"})
         grown = [tuple(sorted([*f, *(c for m in f for c in names.get(m, ()))])) for f in found.families]
-        refs: list[ModelRef] = [*found.models, *(self.models[i].ref for i, _ in copies)]
+        refs = [*found.models, *(m.ref for i, m in enumerate(self.models) if i in self.forms or i in self.elsewhere)]
         unseen = [f"{len(self.unread)} models that cannot be read: {'; '.join(self.unread[:3])}"] if self.unread else []
-        return Lineage(
-            tuple(sorted(refs, key=lambda m: m.name)), tuple(sorted(edges, key=lambda e: (e.child, e.parent))),
-            found.roots, tuple(sorted(grown, key=lambda f: (-len(f), f))), found.missing_ancestors, found.refused,
-            found.evidence, (*CANNOT_SEE, *unseen),
+        lost = sorted(self.models[i].name for i in self.elsewhere if self.models[i].name not in placed)
+        return replace(
+            found, models=tuple(sorted(refs, key=lambda m: m.name)),
+            edges=tuple(sorted(edges, key=lambda e: (e.child, e.parent))), roots=tuple(sorted([*found.roots, *lost])),
+            families=tuple(sorted([*grown, *((n,) for n in lost)], key=lambda f: (-len(f), f))),
+            refused=tuple(refused), cannot_see=(*CANNOT_SEE, *unseen),
         )  # fmt: skip
+
+    def root_form(self, i: int) -> str:
+        """The name of the model that a model is, through other forms of it."""
+        while i in self.forms:
+            i = self.forms[i][0]
+        return self.models[i].name
 
 
 def lineage_of(
