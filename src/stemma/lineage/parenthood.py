@@ -56,8 +56,25 @@ class Parenthood:
         near = [int(k) for k in np.argsort(distance, kind="stable")[:NEAREST] if np.isfinite(distance[k])]
         if near:
             rows = features(geometry, self.direction, suspect, [candidates[k] for k in near])
-            out[near] = 1 / (1 + np.exp(-self.trees.scores(rows)[:, 0]))
-        return out / max(1.0, float(out.sum()))
+            out[near] = self.of_rows(rows)
+        return out
+
+    def of_rows(self, rows: np.ndarray) -> np.ndarray:
+        """The same for features at hand, of one suspect.
+
+        Args:
+            rows: `[candidates, len(COLUMNS)]`.
+
+        Returns:
+            `float64 [candidates]`, of sum at most 1.
+        """
+        p = 1 / (1 + np.exp(-self.trees.scores(rows)[:, 0]))
+        return p / max(1.0, float(p.sum()))
+
+    @property
+    def threshold(self) -> float:
+        """The probability from which a relative is called the parent, as calibrated."""
+        return float(self.trees.about["threshold"])
 
 
 def features(geometry: Geometry, direction: Direction, suspect: int, candidates: Sequence[int]) -> np.ndarray:

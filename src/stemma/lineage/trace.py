@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stemma.kinship.axes import UNASKED
+from stemma.lineage.standing import Role, Standing
 from stemma.models.model import Model
 from stemma.types import Comparison, Digest, ModelRef, RelationKind, Trace
 
@@ -39,6 +40,10 @@ class Candidate:
     claims: Mapping[str, str] = field(default_factory=dict)
 
 
+Standings = Callable[[Sequence[tuple[Candidate, Comparison]]], Sequence[Standing]]
+"""Says what each of the related candidates is to the suspect, in their order."""
+
+
 def trace(
     suspect: Model,
     candidates: Sequence[Candidate],
@@ -46,12 +51,14 @@ def trace(
     *,
     alpha: float = 0.01,
     n_searched: int | None = None,
+    standings: Standings | None = None,
 ) -> Trace:
     """Say where a model comes from, among the candidates.
 
     Copies (same digest, or the same tensors under other names) are set aside first. The p-value of every other
     candidate's weights is corrected by Holm for the number of models searched; p-values of the function axis come
-    corrected. A candidate is related if either axis says so.
+    corrected. A candidate is related if either axis says so. Which of the related is the parent is asked last, and only
+    an established parent is called so.
 
     Args:
         suspect: The model in question.
@@ -59,10 +66,11 @@ def trace(
         evidence: Gives the comparison (candidate, suspect); called once per candidate that is no copy.
         alpha: Family-wise level.
         n_searched: Models that were searched to find the candidates; at least their number.
+        standings: What the related candidates are to the suspect; without, `parents` holds those tied for the largest
+            effect, with direction `unknown`.
 
     Returns:
-        The trace. Until a direction test decides, the verdict is `related`, and `parents` holds the candidates tied
-        for the largest effect with direction `unknown`.
+        The trace: `descends` with the parents that are established, else `related` where there is kin.
     """
     searched = max(len(candidates), n_searched or 0)
     copies = [c for c in candidates if _is_copy(suspect, c)]
@@ -72,19 +80,20 @@ def trace(
     for row in rows:
         close = (row["function"] or {}).get("verdict") == "related"
         row["verdict"] = "related" if close or row["name"] in related else _demoted(row)
+    listed = list(rows)
     rows.sort(key=_order)
     found = [r for r in rows if r["verdict"] == "related"]
-    best = max((r["effect"] for r in found), default=0.0)
-    tied = [r for r in found if r["effect"] >= best - TIE]
-    exact = [r for r in tied if r["relation"] in PROOF]
-    parents = tuple(_parent(r) for r in (exact or tied))
-    relatives = tuple(_parent(r) for r in found if r not in (exact or tied))
+    known = {id(r): pair for r, pair in zip(listed, compared, strict=True)}
+    roles = _roles(found, [known[id(r)] for r in found], standings)
+    parents = [_kin(r, roles[id(r)]) for r in found if roles[id(r)].role in (Role.PARENT, Role.SAME)]
+    relatives = [_kin(r, roles[id(r)]) for r in found if roles[id(r)].role not in (Role.PARENT, Role.SAME)]
+    parents.sort(key=lambda p: (p["direction"] != "parent", -(p["confidence"] or 0.0)))
     return Trace(
         model=suspect.ref,
-        verdict=_verdict(bool(copies), found, rows),
+        verdict=_verdict(bool(copies), parents, found, rows),
         copies=tuple(_copy(suspect, c) for c in copies),
-        parents=parents,
-        relatives=relatives,
+        parents=tuple(parents),
+        relatives=tuple(relatives),
         candidates=tuple(rows),
         alpha=alpha,
         n_searched=searched,
@@ -158,19 +167,38 @@ def _order(row: Mapping[str, Any]) -> tuple[Any, ...]:
     return _RANK[row["verdict"]], -round(row["effect"] / TIE), 1e9 if change is None else change, row["name"]
 
 
-def _parent(row: Mapping[str, Any]) -> dict[str, Any]:
+def _roles(
+    found: Sequence[Mapping[str, Any]], pairs: Sequence[tuple[Candidate, Comparison]], standings: Standings | None
+) -> dict[int, Standing]:
+    """The standing of every related candidate, by row; without a test of parenthood the best are tied."""
+    if not found:
+        return {}
+    if standings is not None:
+        return {id(r): s for r, s in zip(found, standings(pairs), strict=True)}
+    best = max(r["effect"] for r in found)
+    tied = [r for r in found if r["effect"] >= best - TIE]
+    exact = [r for r in tied if r["relation"] in PROOF]
+    return {id(r): Standing(Role.SAME if r in (exact or tied) else Role.RELATIVE) for r in found}
+
+
+def _kin(row: Mapping[str, Any], standing: Standing) -> dict[str, Any]:
     by = row["weights"] if row["weights"]["verdict"] == "related" else row["function"] or row["weights"]
     return {
-        "name": row["name"], "digest": row["digest"], "relation": row["relation"], "steps": row["steps"],
-        "p_value": by["p_value"], "log10_p": by["log10_p"], "confidence": None,
-        "direction": "unknown", "share": row["effect"], "reason": by["reason"],
-        "licence": row["licence"],
+        "name": row["name"], "digest": row["digest"], "relation": standing.relation or row["relation"],
+        "steps": row["steps"], "p_value": by["p_value"], "log10_p": by["log10_p"], "confidence": standing.confidence,
+        "direction": "parent" if standing.role is Role.PARENT else "unknown", "role": standing.role.value,
+        "share": row["effect"] if standing.share is None else standing.share,
+        "reason": standing.reason or by["reason"], "licence": row["licence"],
     }  # fmt: skip
 
 
-def _verdict(copies: bool, found: Sequence[Any], rows: Sequence[Mapping[str, Any]]) -> str:
+def _verdict(
+    copies: bool, parents: Sequence[Mapping[str, Any]], found: Sequence[Any], rows: Sequence[Mapping[str, Any]]
+) -> str:
     if copies:
         return "copy"
+    if any(p["direction"] == "parent" for p in parents):
+        return "descends"
     if found:
         return "related"
     undecided = any(r["verdict"] == "inconclusive" and r["weights"]["p_value"] is not None for r in rows)

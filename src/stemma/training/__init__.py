@@ -1,10 +1,12 @@
 """The learned parts: how they are trained on zoos, and the small ones that ship with the package."""
 
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from stemma.kinship.learned.detector import LineageDetector
+    from stemma.lineage.parenthood import Parenthood
 
 PRETRAINED = Path(__file__).parent / "pretrained"
 """Where the files of trained parts lie."""
@@ -19,3 +21,18 @@ def shipped_detector() -> "LineageDetector":
     from stemma.kinship.learned.detector import LineageDetector
 
     return LineageDetector.load(PRETRAINED / "lineage_detector.safetensors")
+
+
+@lru_cache(maxsize=1)
+def shipped_parenthood() -> "Parenthood":
+    """The model of parents that ships with the package, with the model of pairs inside.
+
+    Returns:
+        The model; `trees.about` says how it was trained and calibrated.
+    """
+    from stemma.lineage.boosted_trees import BoostedTrees
+    from stemma.lineage.direction import Direction
+    from stemma.lineage.parenthood import Parenthood
+
+    direction = Direction(BoostedTrees.load(PRETRAINED / "direction.safetensors"))
+    return Parenthood(direction, BoostedTrees.load(PRETRAINED / "parenthood.safetensors"))

@@ -5,7 +5,7 @@ the model of pairs learns from some, the model of parenthood from others that th
 the first says), and the threshold of a decision is taken on a third part.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,10 @@ from stemma.training.pedigrees import Pedigree, recipe_of
 
 UNRELATED_PER_CHILD = 1.5
 """Pairs where neither descends from the other, per pair of parent and child."""
+
+STANDS_IN = 0.35
+"""A sibling that moved so little from the common ancestor, relative to the other, is where the ancestor is: no weights
+tell the two apart, and nothing is learnt from such pairs."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +81,12 @@ def pairs(pedigree: Pedigree, seed: int = 0, geometry: Geometry | None = None) -
             if generation == 0 or rng.random() < 0.3:
                 wanted.append((ancestor, m.name, pair_model.FORWARD, generation == 0))
     names = [m.name for m in members if above[m.name]]
-    apart = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :] if a not in above[b] and b not in above[a]]
+    apart = [
+        (a, b)
+        for i, a in enumerate(names)
+        for b in names[i + 1 :]
+        if a not in above[b] and b not in above[a] and not stands_in(geometry, at[_fork(above, a, b)], at[a], at[b])
+    ]
     count = min(len(apart), round(UNRELATED_PER_CHILD * len(names)))
     chosen = rng.choice(len(apart), count, replace=False) if count else []
     wanted += [(*apart[k], pair_model.NEITHER, False) for k in chosen]
@@ -88,6 +97,21 @@ def pairs(pedigree: Pedigree, seed: int = 0, geometry: Geometry | None = None) -
             tasks = tuple(str(m.recipe.parameters.get("task", "")).split(":")[0] for m in who)
             family, recipes = (pedigree.kind, pedigree.seed), tuple(recipe_of(m.recipe) for m in who)
             yield Pair(found, label, family, recipes, tasks, nearest)
+
+
+def _fork(above: Mapping[str, Sequence[str]], a: str, b: str) -> str:
+    """The last common ancestor."""
+    return next(x for x in above[a] if x in above[b])
+
+
+def stands_in(geometry: Geometry, ancestor: int, a: int, b: int) -> bool:
+    """Whether one of two descendants moved so little from their ancestor that it cannot be told from it.
+
+    Returns:
+        True where one moved less than `STANDS_IN` times as far as the other, or shares nothing with the ancestor.
+    """
+    moved = sorted((geometry.squared_distance(ancestor, a), geometry.squared_distance(ancestor, b)))
+    return not np.isfinite(moved[1]) or moved[0] < STANDS_IN**2 * moved[1]
 
 
 def fit_direction(given: Sequence[Pair], seed: int = 0, about: dict[str, Any] | None = None) -> Direction:
@@ -159,7 +183,9 @@ def queries(
             kept.append(members.index(parent))
         distance = {i: geometry.squared_distance(s, i) for i in kept}
         near = sorted((i for i in kept if np.isfinite(distance[i])), key=distance.__getitem__)[: parent_model.NEAREST]
-        if not near:
+        home = members.index(parent)
+        beside = [i for i in near if pedigree.parent(members[i]) == parent]
+        if not near or (home not in kept and any(stands_in(geometry, home, i, s) for i in beside)):
             continue
         rows = parent_model.features(geometry, direction, s, near)
         above = [members.index(a) for a in pedigree.zoo.ancestors(name)]

@@ -1,7 +1,8 @@
 """Families to learn direction and parenthood from: trees over generations, every child tuned in a way of its own.
 
 A recipe is a rule of optimisation with or without weight decay. Within a recipe rate, length and strength of decay are
-drawn anew for each child, from so small a change that it hardly shows to one larger than the weights.
+drawn anew for each child. In every other family they are those of usual fine-tuning, in the rest anything from so small
+a change that it hardly shows to one larger than the weights.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,16 +27,20 @@ RECIPES: Mapping[str, tuple[str, tuple[float, float] | None]] = {
 """Rule of optimisation, and the range of its weight decay."""
 
 TASKS = {
-    "image": ("digit", "digit", "shuffled", "inverted", "rotated", "rotated+shuffled", "inverted+shuffled"),
-    "text": ("plain", "plain", "shuffled"),
+    "image": ("digit", "shuffled", "shuffled", "inverted", "rotated", "rotated+shuffled", "inverted+shuffled"),
+    "text": ("plain", "shuffled", "shuffled"),
 }
-"""What children learn: what the parent knows on other examples, in another view, or under other labels."""
+"""What children learn: what the parent knows on other examples, in another view, or under labels of their own. Two
+siblings may learn the same."""
 
 SHAPES = ((4, 4), (3, 2, 2), (8,), (2, 3), (5, 2))
 """Children of each model, generation by generation."""
 
 LENGTHS = ((1.0, "cosine"), (2.0, "constant"), (4.0, "cosine"))
 """Updates relative to the kind's own fine-tuning, and the course of the rate: few, so that many train together."""
+
+USUAL, ANY = (1.5, 4.0), (0.4, 4.0)
+"""Rates relative to the usual one of the rule; usual fine-tuning also takes the longer two of `LENGTHS`."""
 
 TOGETHER = 32
 """Families whose networks are trained in one go."""
@@ -54,12 +59,13 @@ def recipe_of(recipe: Recipe) -> str:
     return next(n for n, (r, decay) in RECIPES.items() if r == rule and (decay is not None) == decays)
 
 
-def tunings(seed: int, recipes: Sequence[str] = tuple(RECIPES), each: int = 4) -> list[Tuning]:
+def tunings(seed: int, recipes: Sequence[str] = tuple(RECIPES), *, usual: bool, each: int = 4) -> list[Tuning]:
     """Ways of tuning, drawn at random within each recipe.
 
     Args:
         seed: Of the draw.
         recipes: Names in `RECIPES`.
+        usual: Only as strong as fine-tuning usually is.
         each: Ways per recipe.
 
     Returns:
@@ -75,8 +81,9 @@ def tunings(seed: int, recipes: Sequence[str] = tuple(RECIPES), each: int = 4) -
         rule, decay = RECIPES[name]
         for i in range(each):
             strength = 0.0 if decay is None else round(between(*decay), 6)
-            steps, course = LENGTHS[int(rng.integers(len(LENGTHS)))]
-            out.append(Tuning(f"{name}-{i}", rule, RATE_FACTOR[rule] * between(0.4, 4.0), steps, strength, course))
+            steps, course = LENGTHS[int(rng.integers(usual, len(LENGTHS)))]
+            rate = RATE_FACTOR[rule] * between(*(USUAL if usual else ANY))
+            out.append(Tuning(f"{name}-{i}", rule, rate, steps, strength, course))
     return out
 
 
@@ -107,6 +114,7 @@ def pedigrees(
     data: Sequence[str | None] = (None,),
     shapes: Sequence[Sequence[int]] = SHAPES,
     tasks: Sequence[str] | None = None,
+    usual: bool | None = None,
     keep: bool = True,
 ) -> Iterator[Pedigree]:
     """Families that share nothing, one per seed, trained together.
@@ -120,6 +128,7 @@ def pedigrees(
         data: Data sets that children draw from; None is the kind's own.
         shapes: Children of each model, generation by generation; one is drawn per family.
         tasks: What children draw from; `TASKS` unless given.
+        usual: Whether strengths are those of usual fine-tuning; in families of odd seed unless given.
         keep: Use the zoo's cache.
 
     Yields:
@@ -127,7 +136,7 @@ def pedigrees(
     """
     tasks = tasks or TASKS["text" if kind == "lm" else "image"]
     for start in range(0, len(seeds), TOGETHER):
-        plans = [_plan(kind, seed, recipes, data, shapes, tasks) for seed in seeds[start : start + TOGETHER]]
+        plans = [_plan(kind, seed, recipes, data, shapes, tasks, usual) for seed in seeds[start : start + TOGETHER]]
         whole = as_zoo({n: r for plan in plans for n, r in plan.items()}, keep=keep)
         for seed, plan in zip(seeds[start : start + TOGETHER], plans, strict=True):
             members = tuple(whole[n] for n in plan)
@@ -141,7 +150,9 @@ def _plan(
     data: Sequence[str | None],
     shapes: Sequence[Sequence[int]],
     tasks: Sequence[str],
+    usual: bool | None,
 ) -> Mapping[str, Recipe]:
     rng = np.random.default_rng([seed, 32])
     shape, init = shapes[int(rng.integers(len(shapes)))], INITIALISERS[int(rng.integers(len(INITIALISERS)))]
-    return tree(kind, seed, shape, tunings=tunings(seed, recipes), tasks=tasks, data=data, init=init)
+    ways = tunings(seed, recipes, usual=bool(seed % 2) if usual is None else usual)
+    return tree(kind, seed, shape, tunings=ways, tasks=tasks, data=data, init=init)
