@@ -6,6 +6,11 @@ from stemma.types import Comparison, Evidence, Relation, RelationKind, Verdict
 
 UNASKED = "function (no probes were given)"
 DISTILLED = "distillation"
+FORGOTTEN = "forgotten"
+"""Under which name the function axis tells a class of probes that one of the models no longer answers."""
+
+TRAINED = (RelationKind.FINETUNED, RelationKind.PRUNED, RelationKind.LORA, RelationKind.RELATED, RelationKind.SIBLINGS)
+"""Relations of weights that unlearning leaves."""
 
 
 def both_axes(found: Comparison, function: Evidence | str) -> Comparison:
@@ -13,6 +18,7 @@ def both_axes(found: Comparison, function: Evidence | str) -> Comparison:
 
     | weights | function | name |
     |---|---|---|
+    | related by a change that unlearning could leave | one class of probes is gone | `unlearned` |
     | related | any | as the weights name it; the reason says what the function adds |
     | independent | closer than independent models of the task | `distilled` |
     | undecided | closer than independent models | `related` |
@@ -47,6 +53,15 @@ def both_axes(found: Comparison, function: Evidence | str) -> Comparison:
 
 def _named(found: Comparison, function: Evidence, *, close: bool) -> Relation:
     relation, weights = found.relation, found.weights.verdict
+    gone = function.details.get(FORGOTTEN)
+    if weights is Verdict.SUPPORTED and gone and relation.kind in TRAINED:
+        reason = (
+            f"class {gone['label']} of the probes is gone ({gone['before']:.0%} right before, {gone['after']:.0%} "
+            f"after; all others {gone['others_before']:.0%} and {gone['others_after']:.0%}); in weights: "
+            f"{relation.reason}"
+        )
+        kept = {**relation.parameters, FORGOTTEN: gone, "weights": relation.kind.value}
+        return Relation(RelationKind.UNLEARNED, kept, (*relation.steps, "unlearned"), reason)
     if weights is Verdict.SUPPORTED:
         return replace(relation, reason=f"{relation.reason}; in function: {function.reason}")
     if not close:

@@ -8,11 +8,13 @@ from typing import Any
 from stemma.errors import MisuseError, UnreadableModelError
 from stemma.fingerprints.questioning import together
 from stemma.fingerprints.tensor_content import matrices
-from stemma.kinship.axes import DISTILLED, UNASKED, both_axes
+from stemma.kinship.axes import DISTILLED, FORGOTTEN, UNASKED, both_axes
 from stemma.kinship.function.evidence import CloserThanIndependent, Progress
 from stemma.kinship.function.null_models import NullModels, Party
 from stemma.kinship.function.selection import Selection
-from stemma.kinship.relation import name_relation
+from stemma.kinship.relation import in_other_coordinates, name_relation
+from stemma.kinship.relation.named import relation_of
+from stemma.kinship.relation.unlearned import Forgetting
 from stemma.kinship.weights import correspondence
 from stemma.kinship.weights.aligned import SHAPES, UnitsInPlace
 from stemma.kinship.weights.correspondence import Pairing
@@ -97,7 +99,11 @@ def function_of(
     """
     if why := unaskable(a, b):
         return why
-    return CloserThanIndependent(alpha)(a, b, probes, null, progress)
+    found = CloserThanIndependent(alpha)(a, b, probes, null, progress)
+    if a.load is None or b.load is None or not isinstance(probes, Probes):
+        return found
+    forgotten = Forgetting().between(a.load(), b.load(), probes)
+    return found if forgotten is None else replace(found, details={**found.details, FORGOTTEN: forgotten.to_dict()})
 
 
 def unaskable(*parties: Party) -> str:
@@ -201,8 +207,15 @@ def _weighed(
         others = [e for e in found if e is not place]
         return _result(a, b, whole, [*others, whole, reordered], UnitsMatched.relation(reordered))
     if exact or (not in_order and reordered.verdict is Verdict.SUPPORTED):
-        return _result(a, b, reordered, [*found, reordered], UnitsMatched.relation(reordered))
+        return _result(a, b, reordered, [*found, reordered], _reordered(a, b, reordered))
     return _result(a, b, place, [*found, reordered], relation)
+
+
+def _reordered(a: Model, b: Model, reordered: Evidence) -> Relation:
+    """What was done beside a reordering of units, where anything was."""
+    relation = UnitsMatched.relation(reordered)
+    told = None if reordered.details["exact"] else in_other_coordinates(a, b)
+    return relation if told is None else relation_of(told, relation.parameters)
 
 
 def _hash_while_importing(a: Model, b: Model) -> None:

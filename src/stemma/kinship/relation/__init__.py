@@ -14,11 +14,13 @@ from stemma.kinship.relation.pair import Pair
 from stemma.kinship.relation.pruned import WeightsPruned
 from stemma.kinship.relation.quantized import Quantized
 from stemma.kinship.relation.reformatted import Reformatted
+from stemma.kinship.relation.remapped import remapped
 from stemma.kinship.relation.replaced import Replaced
 from stemma.kinship.relation.rescaled import Rescaled
 from stemma.kinship.relation.trained import Trained
 from stemma.kinship.relation.units_removed import UnitsRemoved
-from stemma.kinship.weights.correspondence import Pairing
+from stemma.kinship.weights.correspondence import Pairing, by_name
+from stemma.kinship.weights.matched import UnitsMatched
 from stemma.models.model import Model
 from stemma.types import Evidence, Relation, RelationKind
 
@@ -103,3 +105,34 @@ def _by_parts(relation: Relation, parts: Mapping[str, Any]) -> Relation:
     split = {"inherited": [g for g, s in shares.items() if s >= INHERITED],
              "new": [g for g, s in shares.items() if s < INHERITED]}  # fmt: skip
     return replace(relation, parameters={**relation.parameters, **{k: sorted(v) for k, v in split.items() if v}})
+
+
+def in_other_coordinates(parent: Model, child: Model, *, whole: bool = False) -> Explanation | None:
+    """Explain what else was done to a model whose units were reordered: bring the parent into the child's order first.
+
+    Cost: one search for a map of units.
+
+    Args:
+        parent: The one model.
+        child: The other.
+        whole: Read every entry.
+
+    Returns:
+        The account, with the reordering as its first step; None where no map covers every matrix.
+    """
+    found = UnitsMatched().search(parent, child)
+    if found is None:
+        return None
+    unit_map, reference, target, _ = found
+    moved = remapped(reference, target, unit_map)
+    if moved is None:
+        return None
+    same = by_name(moved, target)
+    pair = Pair.of(moved, target, same, whole=whole)
+    told = shortest(pair if reference is parent else pair.turned(same), ALL)
+    if told is None:
+        return None
+    words = " and ".join(s for s in unit_map.steps if s != "units rescaled") or "units permuted"
+    first = Step(words, RelationKind.PERMUTED, words, {"units": list(unit_map.steps)}, place=0.0)
+    return replace(told, parent=parent.ref, child=child.ref, steps=(first, *told.steps),
+                   sentence=f"{words}; then {told.sentence}")  # fmt: skip

@@ -52,9 +52,13 @@ def entry_bits(layer: Layer, power: float) -> float:
     Returns:
         Half the logarithm of the ratio of power to rounding, per entry.
     """
-    count = layer.size if layer.measured is None else layer.measured.read
-    unit = max(layer.floor**2 * power, 1e-60) if layer.measured is None else layer.floor**2 * layer.measured.norm_a
-    return 0.5 * count * math.log2(1 + power / max(unit, 1e-60))
+    if layer.measured is None:
+        return 0.5 * layer.size * math.log2(1 + layer.floor**-2)
+    extra = max(
+        0.0, layer.noise - layer.tolerance**2 * layer.sums.norm_a
+    )  # on a grid, no more need be told than it holds
+    unit = max(layer.floor**2 * layer.sums.norm_a, extra, 1e-60)
+    return 0.5 * layer.sums.read * math.log2(1 + power / unit)
 
 
 def choice_bits(n: int, k: int) -> float:

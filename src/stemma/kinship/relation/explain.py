@@ -5,11 +5,10 @@ from typing import Any
 
 from stemma.fingerprints.tensor_content import matrices
 from stemma.kinship.compare import decided
-from stemma.kinship.relation import ALL, two_sided
+from stemma.kinship.relation import ALL, in_other_coordinates, two_sided
 from stemma.kinship.relation.explanation import Explanation, LayerChange, Step
 from stemma.kinship.relation.named import UNSEEN, layer_changes, shortest
 from stemma.kinship.relation.pair import Pair
-from stemma.kinship.relation.remapped import remapped
 from stemma.kinship.weights.correspondence import by_name
 from stemma.kinship.weights.matched import UnitsMatched
 from stemma.kinship.weights.residual import rounding
@@ -40,8 +39,8 @@ def explain(parent: Model, child: Model, *, alpha: float = 0.01) -> Explanation:
     if kind in PROVEN and (not pairings or comparison.weights.statistic == "units-matched" or _mapped(comparison)):
         return _proven(parent, child, comparison)
     if comparison.weights.statistic == "units-matched":
-        found = _in_other_coordinates(parent, child)
-        return found or _apart(parent, child, comparison)
+        found = in_other_coordinates(parent, child, whole=True)
+        return _apart(parent, child, comparison) if found is None else replace(found, notes=_notes(parent, child))
     pair = Pair.of(parent, child, pairings, whole=True)
     found = shortest(pair, ALL)
     if found is None:
@@ -86,30 +85,6 @@ def _proven(parent: Model, child: Model, comparison: Comparison) -> Explanation:
     return Explanation(
         parent.ref, child.ref, relation.kind, steps, relation.reason, None if exact is None else 0.0, residual, floor,
         1.0, 0.0, 0.0, layers, (), _notes(parent, child), ("training data",),
-    )  # fmt: skip
-
-
-def _in_other_coordinates(parent: Model, child: Model) -> Explanation | None:
-    """Units were reordered, and something else was done: undo the order, then explain what remains."""
-    found = UnitsMatched().search(parent, child)
-    if found is None:
-        return None
-    unit_map, reference, target, _ = found
-    moved = remapped(reference, target, unit_map)
-    if moved is None:
-        return None
-    same = tuple(by_name(moved, target))
-    pair = Pair.of(moved, target, same, whole=True)
-    told = shortest(pair if reference is parent else pair.turned(same), ALL)
-    if told is None:
-        return None
-    words = unit_map.steps or ("units permuted",)
-    first = Step(
-        " and ".join(words), RelationKind.PERMUTED, f"{' and '.join(words)}", {"steps": list(words)}, place=0.0
-    )
-    return replace(
-        told, parent=parent.ref, child=child.ref, kind=told.kind, steps=(first, *told.steps),
-        sentence=f"{first.sentence}; {told.sentence}", notes=_notes(parent, child),
     )  # fmt: skip
 
 

@@ -20,6 +20,9 @@ MOST_LEVELS = 257
 LEAST = 6
 """Distinct values that a group needs before their spacing tells anything."""
 
+MISSED = 0.25
+"""Share of groups whose step may not show: with few distinct values no two need be neighbours on the grid."""
+
 EXACT = 0.02
 """How far from a multiple of the step a value may lie, in steps, beside the rounding of its number format."""
 
@@ -104,7 +107,7 @@ def _on_grid(groups: list[np.ndarray], rounding: float) -> _Steps | None:
         one = _step(u, rounding)
         misses += one is None
         found += [] if one is None else [one]
-        if misses > max(0.05 * len(large), 0.5):
+        if misses > MISSED * len(large):
             return _table(groups)
     step, low, high = np.array(found).T
     return _Steps(step, low, high)

@@ -38,7 +38,12 @@ class LowRank(AbstractOperation):
             return None
         ranks = {m.b: self.rank(m) for m in changed if m.sums.rank_of_room >= self.width}
         low = {b: r for b, r in ranks.items() if r and r <= self.room * self._room(pair, b)}
-        if not low or len(low) < len(ranks) or (len(low) == 1 and len(pair.matrices) > 2 and max(low.values()) > 8):
+        if not low or (len(low) == 1 and len(pair.matrices) > 2 and max(low.values()) > 8):
+            return None
+        # A matrix with no more room than the others' rank says nothing: a head of few classes is full at once.
+        if any(
+            r > max(low.values()) or self._room(pair, b) > 2 * max(low.values()) for b, r in ranks.items() - low.items()
+        ):
             return None
         rank, count = Counter(low.values()).most_common(1)[0]
         bits = sum(self._bits(m, low.get(m.b, m.sums.rank_of_room)) for m in changed)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -109,6 +109,12 @@ def _after_scale(sums: np.ndarray) -> float:
     return float(np.sqrt(np.mean(left[alive] / aa[alive]))) if alive.any() else 0.0
 
 
+@lru_cache(maxsize=8)
+def _directions(width: int) -> np.ndarray:
+    """Random directions of nearly unit length and nearly at right angles, the same for every tensor of a width."""
+    return np.random.default_rng(width).normal(scale=width**-0.5, size=(width, SKETCH))
+
+
 def measure(slices: Iterable[tuple[np.ndarray, np.ndarray]]) -> Measured | None:
     """Add up what two versions of a tensor show.
 
@@ -166,8 +172,7 @@ class _Sums:
 
     def _project(self, d: np.ndarray) -> None:
         if self.projection is None and d.shape[1] > SKETCH:
-            normal = np.random.default_rng(d.shape[1]).normal(size=(d.shape[1], SKETCH))
-            self.projection = np.linalg.qr(normal)[0]
+            self.projection = _directions(d.shape[1])
         seen = d if self.projection is None else d @ self.projection
         self.gram = seen.T @ seen + (self.gram if self.gram.size else 0)
 

@@ -16,6 +16,9 @@ NAMES = {
     RelationKind.RELATED: "changed",
 }  # fmt: skip
 
+MARKS = frozenset({"quantized", "weights pruned", "units removed", "layers removed", "vocabulary grown", "replaced"})
+"""Operations that only the later of two models bears."""
+
 
 @dataclass(frozen=True)
 class Trained(AbstractOperation):
@@ -28,7 +31,8 @@ class Trained(AbstractOperation):
         changed = pair.open
         if not changed or any(layer.measured is None for layer in changed):
             return None
-        found = geometry.story(pair)
+        # What bears the mark of a loss is the later one: only what does not is asked for its geometry.
+        found = geometry.LATER if MARKS & set(pair.taken) else geometry.story(pair)
         frozen = [m.b for m in pair.matrices if m.settled and not m.marks]
         where = _where(pair, changed)
         relative = _relative(changed)

@@ -1,0 +1,148 @@
+"""Calibrates the geometry that tells fine-tuned models, siblings and trainings from one start apart.
+
+Families here are used for nothing else: pairs of the zoo's cases, and of trees with several tunings and initialisers.
+The networks are chosen and their temperature is set with whole families left out; the result is written beside the
+code that uses it, and how well it does with each family left out into benchmarks/results.
+
+python benchmarks/relation_geometry.py     writes src/stemma/kinship/relation/geometry.json
+"""
+
+import argparse
+import datetime
+import itertools
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+
+from stemma import __version__
+from stemma.kinship.relation.geometry import FEATURES, KINDS, features, probabilities
+from stemma.kinship.relation.pair import Pair
+from stemma.kinship.weights.correspondence import by_name
+from stemma.models.model import Model
+from stemma.types import RelationKind as R
+from stemma.zoo.cases import relations
+from stemma.zoo.lineages import tree
+from stemma.zoo.recipe import Recipe, build_all
+
+ROOT = Path(__file__).parents[1]
+CASES = {"mlp": range(101, 111), "cnn": range(101, 107), "vit": range(101, 103), "lm": range(101, 103)}
+TREES = {"mlp": (range(201, 206), (4, 4))}
+STARTS = ("torch", "orthogonal", "xavier", "normal")
+TRUTH = {R.FINETUNED: 0, R.SAME_RUN: 0, R.UNLEARNED: 0, R.SIBLINGS: 1, R.SAME_INIT: 2}
+HIDDEN, PENALTY, NETWORKS, SEED = 12, 1.0, 5, 0
+PAIRS = {R.FINETUNED: 14, R.SIBLINGS: 16, R.SAME_INIT: 5}
+"""Pairs of each relation that a tree gives."""
+
+
+def measured(a: Model, b: Model) -> np.ndarray:
+    return features(Pair.of(a, b, by_name(a, b)))
+
+
+def from_cases(kind: str, seed: int) -> Iterator[tuple[str, R, np.ndarray]]:
+    cases = [c for c in relations(kind, seed) if c.relation in TRUTH]
+    recipes = {r.digest: r for c in cases for r in (c.a, c.b)}
+    models = dict(zip(recipes, build_all(list(recipes.values())), strict=True))
+    for c in cases:
+        yield f"{kind}-{seed}", c.relation, measured(models[c.a.digest], models[c.b.digest])
+
+
+def from_tree(kind: str, seed: int, branching: Sequence[int]) -> Iterator[tuple[str, R, np.ndarray]]:
+    recipes = tree(kind, seed, branching, init=STARTS[seed % len(STARTS)])
+    paths = {n: n.rsplit("/", 1)[1] for n in recipes}
+    root = next(iter(recipes))
+    start = {**recipes[root].parameters, "start": recipes[root].seed}
+    twins = {f"twin-{p}": Recipe(kind, "train", None, (), start, recipes[root].seed + 1 + i, p)
+             for i, p in enumerate("ab")}  # fmt: skip
+    models = dict(zip([*recipes, *twins], build_all([*recipes.values(), *twins.values()]), strict=True))
+
+    def above(name: str) -> set[str]:
+        parts = paths[name].split("-")
+        return {"root", *("-".join(parts[:i]) for i in range(1, len(parts)))} if paths[name] != "root" else set()
+
+    edges = [(parent, n) for n, r in recipes.items() for parent in recipes if recipes[parent] in r.parents]
+    others = [n for n in recipes if n != root]
+    apart = [(a, b) for a, b in itertools.combinations(others, 2)
+             if paths[a] not in above(b) and paths[b] not in above(a)]  # fmt: skip
+    started = [("twin-a", root), ("twin-b", root), ("twin-a", "twin-b"), ("twin-a", others[0]), ("twin-b", others[-1])]
+    generator = np.random.default_rng(seed)
+    for relation, pairs in ((R.FINETUNED, edges), (R.SIBLINGS, apart), (R.SAME_INIT, started)):
+        for i in generator.permutation(len(pairs))[: PAIRS[relation]]:
+            a, b = pairs[i] if generator.random() < 0.5 else pairs[i][::-1]
+            yield f"{kind}-tree-{seed}", relation, measured(models[a], models[b])
+
+
+def fitted(x: np.ndarray, y: np.ndarray) -> dict[str, Any]:
+    """Standardise and fit a few small networks, every class of equal weight by repetition."""
+    from sklearn.neural_network import MLPClassifier
+
+    mean, scale = x.mean(0), np.maximum(x.std(0), 0.05)
+    z = np.clip((x - mean) / scale, -4, 4)
+    rows = [np.flatnonzero(y == c) for c in range(len(KINDS))]
+    most = max(len(r) for r in rows)
+    index = np.concatenate([np.resize(r, most) for r in rows])
+    networks = []
+    for i in range(NETWORKS):
+        net = MLPClassifier((HIDDEN,), activation="tanh", alpha=PENALTY, solver="lbfgs", max_iter=400,
+                            random_state=SEED + i).fit(z[index], y[index])  # fmt: skip
+        parts = (net.coefs_[0], net.intercepts_[0], net.coefs_[1], net.intercepts_[1])
+        names = ("hidden", "hidden_bias", "output", "output_bias")
+        networks.append({n: np.round(p, 4).tolist() for n, p in zip(names, parts, strict=True)})
+    return {"features": list(FEATURES), "kinds": [k.value for k in KINDS], "mean": np.round(mean, 5).tolist(),
+            "scale": np.round(scale, 5).tolist(), "networks": networks, "temperature": 1.0}  # fmt: skip
+
+
+def loss(p: np.ndarray, y: np.ndarray) -> float:
+    weight = np.array([1 / max(1, (y == c).sum()) for c in range(len(KINDS))])[y]
+    return float(-(weight * np.log(np.maximum(p[np.arange(len(y)), y], 1e-12))).sum() / weight.sum())
+
+
+def left_out(x: np.ndarray, y: np.ndarray, family: np.ndarray, folds: int = 10) -> tuple[np.ndarray, float]:
+    """Probabilities for every family from the others, and the temperature that suits them best."""
+    names = np.unique(family)
+    fold = {n: i % folds for i, n in enumerate(np.random.default_rng(SEED).permutation(names))}
+    at = np.array([fold[f] for f in family])
+    models = [fitted(x[at != k], y[at != k]) for k in range(folds)]
+
+    def predicted(temperature: float) -> np.ndarray:
+        return np.array([probabilities(row, {**models[k], "temperature": temperature})
+                         for row, k in zip(x, at, strict=True)])  # fmt: skip
+
+    best = min((0.7, 1.0, 1.5, 2.0, 3.0), key=lambda t: loss(predicted(t), y))
+    return predicted(best), best
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=ROOT / "src/stemma/kinship/relation/geometry.json")
+    parser.add_argument("--report", type=Path, default=ROOT / "benchmarks/results/relation_geometry.json")
+    args = parser.parse_args()
+    found = [row for kind, seeds in CASES.items() for s in seeds for row in from_cases(kind, s)]
+    found += [row for kind, (seeds, width) in TREES.items() for s in seeds for row in from_tree(kind, s, width)]
+    family = np.array([f for f, _, _ in found])
+    truth = np.array([TRUTH[r] for _, r, _ in found])
+    x = np.array([v for _, _, v in found])
+    p, temperature = left_out(x, truth, family)
+    said = p.argmax(1)
+    table = [[int(((truth == i) & (said == j)).sum()) for j in range(len(KINDS))] for i in range(len(KINDS))]
+    made = {"version": __version__, "date": datetime.date.today().isoformat(), "pairs": len(found),
+            "families": sorted(set(family.tolist()))}  # fmt: skip
+    args.out.write_text(json.dumps({**fitted(x, truth), "temperature": temperature, "made": made}) + "\n")
+    report = {
+        **made, "kinds": [k.value for k in KINDS], "temperature": temperature,
+        "accuracy_with_families_left_out": float(np.mean(said == truth)), "confusion": table,
+        "recall": [row[i] / max(1, sum(row)) for i, row in enumerate(table)], "loss": loss(p, truth),
+        "by_kind_of_network": {k: float(np.mean((said == truth)[np.char.startswith(family, k)]))
+                               for k in sorted({f.split("-")[0] for f in family})},
+    }  # fmt: skip
+    args.report.write_text(json.dumps(report, indent=1) + "\n")
+    print(json.dumps(report, indent=1))
+
+
+if __name__ == "__main__":
+    main()
