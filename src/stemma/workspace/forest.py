@@ -38,6 +38,9 @@ FAR, APART = 0.5, 1.5
 """Squared distance from all relatives, in squared norms: from the first on, a model may be one of them in other
 coordinates; from the second on, its distances say nothing else."""
 
+HALF = 0.5
+"""Share of the weights that two models must have in the same shapes for a distance."""
+
 EXACT = frozenset({RelationKind.COPY, RelationKind.REFORMATTED, RelationKind.PERMUTED})
 """Relations that are exhibited; the one is the other in another form."""
 
@@ -62,7 +65,7 @@ def lineage(
         alpha: Level of the decision that two models are related, over all pairs.
         sketches: Bits of the weight sketches of some of them, by digest; the rest is computed.
         method: Draws the tree; with its defaults unless given.
-        direction: Says of two relatives which came first; the rule of norms unless given.
+        direction: Says of two relatives which came first; the model that ships with the package unless given.
         detailed: Compare every edge in full up to so many models.
         progress: Told what happens, how many models are done, and of how many.
 
@@ -77,7 +80,7 @@ def lineage(
     names = [m.name for m in models]
     if twice := sorted({n for n in names if names.count(n) > 1} if len(set(names)) < len(names) else ()):
         raise MisuseError(f"every model needs a name of its own; {twice[0]!r} is the name of several")
-    work = _Work(list(models), alpha, dict(sketches or {}), detailed, direction,
+    work = _Work(list(models), alpha, dict(sketches or {}), detailed, direction or _shipped(),
                  progress or (lambda what, done, total: None))  # fmt: skip
     return work.drawn(method or Forest())
 
@@ -94,6 +97,7 @@ class _Work:
     progress: Progress
     forms: dict[int, tuple[int, str, str]] = field(default_factory=dict)
     elsewhere: list[int] = field(default_factory=list)
+    shapes: list[list[tuple[list[int], Entries]]] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)
     compared: dict[tuple[int, int], Comparison] = field(default_factory=dict)
     placed: dict[tuple[int, int], Evidence] = field(default_factory=dict)
@@ -112,11 +116,59 @@ class _Work:
         drawn, alone = [], []
         for at, members in enumerate(found):
             self.progress("drawing families", at, len(found))
-            if len(members) == 1:
-                alone.append(self.models[members[0]].ref)
-            else:
-                drawn.append(self.family(members))
-        return self.with_forms(method(drawn, alone))
+            parts = self.parts(members)
+            self.shapes.append(parts)
+            for part, values in parts:
+                if len(part) == 1:
+                    alone.append(self.models[part[0]].ref)
+                else:
+                    drawn.append(self.family(part, values))
+        return self.with_forms(self.joined(method(drawn, alone)))
+
+    def parts(self, members: list[int]) -> list[tuple[list[int], Entries]]:
+        """A family by the shapes of its models: distances need the same entries. The largest part comes first."""
+        out, left = [], list(members)
+        while left:
+            values = entries([self.models[i] for i in left])
+            shared = squared_distances(values).shared >= HALF if len(left) > 1 else np.ones((1, 1), bool)
+            most = int(np.argmax(shared.sum(axis=1)))
+            kept = [k for k in range(len(left)) if shared[most, k] or k == most]
+            out.append(([left[k] for k in kept], values.of(kept)))
+            left = [m for k, m in enumerate(left) if k not in kept]
+        return sorted(out, key=lambda part: -len(part[0]))
+
+    def joined(self, found: Lineage) -> Lineage:
+        """Roots of parts of other shapes below the model that they were cut from, where the comparison shows it."""
+        edges, roots, refused = list(found.edges), set(found.roots), list(found.refused)
+        families = {frozenset(f) for f in found.families}
+        at = {m.name: i for i, m in enumerate(self.models)}
+        for parts in (p for p in self.shapes if len(p) > 1):
+            names = {self.models[i].name for part, _ in parts for i in part}
+            families = {f for f in families if not f & names} | {frozenset(names)}
+            for part, _ in parts[1:]:
+                for root in sorted(roots & {self.models[i].name for i in part}):
+                    edge, near = self.source(at[root], [i for other, _ in parts if other is not part for i in other])
+                    if edge is not None and not _leads(edges, root, edge.parent):
+                        edges.append(edge)
+                        roots.discard(root)
+                    else:
+                        reason = "related, but of other shapes, and neither is shown to be made from the other"
+                        refused.append({"models": sorted([root, near]), "reason": reason})
+        grown = sorted((tuple(sorted(f)) for f in families), key=lambda f: (-len(f), f))
+        return replace(found, edges=tuple(edges), roots=tuple(sorted(roots)), families=tuple(grown),
+                       refused=tuple(refused))  # fmt: skip
+
+    def source(self, child: int, others: list[int]) -> tuple[Edge | None, str]:
+        """The model that one of other shapes was made from, of the twelve nearest, and the nearest by effect."""
+        own = self.bits(child)
+        near = sorted(others, key=lambda i: int(np.unpackbits(self.bits(i) ^ own).sum()))[:12]
+        found = sorted(((self.whole(i, child), i) for i in near), key=lambda c: -c[0].weights.effect)
+        for c, i in found:
+            if c.verdict == "related" and self.first(i, child) == i:
+                edge = Edge(self.models[i].name, self.models[child].name, c.relation.kind.value, c.weights.p_value,
+                            c.weights.log10_p, reason=c.relation.reason)  # fmt: skip
+                return edge, edge.parent
+        return None, self.models[found[0][1]].name
 
     def copies(self, readable: Sequence[int]) -> None:
         """Of models with the same tensors, whatever their names, the first by name stands for all."""
@@ -187,9 +239,8 @@ class _Work:
                 self.compared[key] = comparisons.unanswered(a.ref, b.ref, str(e))
         return self.compared[key]
 
-    def family(self, members: list[int]) -> Family:
+    def family(self, members: list[int], values: Entries) -> Family:
         """What the tree is drawn from."""
-        values = entries([self.models[i] for i in members])
         distances = squared_distances(values)
         kept = [k for k in range(len(members)) if not self.set_aside(members, distances, k)]
         values, distances, members = values.of(kept), distances.of(kept), [members[k] for k in kept]
@@ -222,13 +273,15 @@ class _Work:
             return likely
 
         def known(a: int, b: int) -> tuple[float, float]:
-            i, j = members[a], members[b]
-            told = self.whole(i, j).direction
-            if told not in ("a->b", "b->a"):
-                return likely(a, b)
-            return (SURE, -SURE) if (told == "a->b") == (i < j) else (-SURE, SURE)
+            first = self.first(members[a], members[b])
+            return likely(a, b) if first is None else (SURE, -SURE) if first == members[a] else (-SURE, SURE)
 
         return known
+
+    def first(self, i: int, j: int) -> int | None:
+        """Which of two the other was made from, where the comparison shows it for certain."""
+        told = self.whole(i, j).relation.parameters.get("made_from")
+        return {"a": min(i, j), "b": max(i, j)}.get(str(told))
 
     def named(self, parent: int, child: int) -> Named:
         """The test of one edge."""
@@ -266,6 +319,28 @@ class _Work:
         while i in self.forms:
             i = self.forms[i][0]
         return self.models[i].name
+
+
+def _shipped() -> PairModel | None:
+    """The model of pairs that ships with the package; without it the rule of norms stands in."""
+    from stemma.training import PRETRAINED, shipped_parenthood
+
+    return shipped_parenthood().direction if (PRETRAINED / "parenthood.safetensors").exists() else None
+
+
+def _leads(edges: Sequence[Edge], ancestor: str, model: str) -> bool:
+    """Whether a model descends from another."""
+    above: dict[str, list[str]] = {}
+    for e in edges:
+        above.setdefault(e.child, []).append(e.parent)
+    todo, seen = [model], set()
+    while todo:
+        v = todo.pop()
+        if v == ancestor:
+            return True
+        seen.add(v)
+        todo += [p for p in above.get(v, ()) if p not in seen]
+    return False
 
 
 def lineage_of(
