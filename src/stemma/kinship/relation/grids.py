@@ -97,9 +97,9 @@ class _Steps:
 def _on_grid(groups: list[np.ndarray], rounding: float) -> _Steps | None:
     telling = [u for g in groups if len(u := _distinct(g)) >= 2]
     large = [u for u in telling if len(u) >= LEAST]
-    total = max((g.size for g in groups), default=0)
+    total = sum(g.size for g in groups)
     if not large:
-        return _few_values(groups, telling) if total >= 32 else None
+        return (_few_values(groups, telling) or _table(groups)) if total >= 32 else None
     if len(large) > GROUPS:
         large = [large[i] for i in np.linspace(0, len(large) - 1, GROUPS).astype(int)]
     found, misses = [], 0
@@ -122,7 +122,7 @@ def _step(u: np.ndarray, rounding: float) -> tuple[float, float, float] | None:
     """The step of which all values are multiples, with the lowest and the highest code."""
     largest, gaps = np.abs(u).max(), np.diff(u)
     small = max(gaps.min(), largest * rounding * 2)
-    if (u[-1] - u[0]) / small > MOST_LEVELS:
+    if (u[-1] - u[0]) / small > 1.15 * MOST_LEVELS:
         return None
     for divisor in (1, 2, 3):
         step = float(np.median(gaps[gaps < 1.5 * small])) / divisor
@@ -152,19 +152,17 @@ def _few_values(groups: list[np.ndarray], telling: list[np.ndarray]) -> _Steps |
 
 def _table(groups: list[np.ndarray]) -> _Steps | None:
     """Sixteen or fewer values, whatever their steps, once every group is divided by its largest entry."""
-    scaled, steps = [], []
-    for g in groups:
-        top = float(np.abs(g).max(initial=0.0))
-        if top > 0 and g.size >= LEAST:
-            scaled.append(np.round(g.astype(np.float64) / top, 3))
-            steps.append(top / 8)
-    if not scaled:
+    tops = np.array([float(np.abs(g).max(initial=0.0)) for g in groups if g.size >= LEAST])
+    groups = [g for g in groups if g.size >= LEAST]
+    scaled = [np.round(g.astype(np.float64) / top, 2) for g, top in zip(groups, tops, strict=True) if top > 0]
+    values = np.concatenate(scaled) if scaled else np.zeros(0)
+    levels = np.unique(values)
+    if not 2 <= len(levels) <= 17 or values.size < 16 * len(levels):
         return None
-    values = np.concatenate(scaled)
-    count = len(np.unique(values))
-    if count > 17 or values.size < 16 * count:
-        return None
-    return _Steps(np.array(steps), np.array([-8.0]), np.array([8.0]), table=count)
+    even = len(levels) > 2 and bool(np.ptp(np.diff(levels)) < 0.021)
+    half = np.array([(len(levels) - 1) / 2])
+    step = tops[tops > 0] * 2 / (len(levels) - 1)
+    return _Steps(step, -half, half, table=0 if even else len(levels))
 
 
 def _named(found: _Steps, per: str, groups: int) -> Grid:
