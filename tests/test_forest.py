@@ -1,10 +1,14 @@
 """Family trees from weights: simulated families are the truth, for trees, missing ancestors and directions."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
+from stemma.cli import main
 from stemma.errors import MisuseError, NotAModelError
 from stemma.kinship.weights.entries import entries
 from stemma.lineage.additive_tree import RecursiveGrouping, spanning_tree
@@ -18,6 +22,7 @@ from stemma.registry import Registry
 from stemma.types import Digest, ModelRef
 from stemma.workspace import Workspace
 from stemma.workspace.forest import lineage, lineage_of
+from stemma.zoo import family
 
 VTHR = [-1, *[0] * 4, *(1 + i // 4 for i in range(16))]
 
@@ -341,3 +346,87 @@ def test_lineage_of_an_empty_place_is_one_clear_error(tmp_path) -> None:
         lineage_of(workspace)
     with pytest.raises(NotAModelError, match="no checkpoint in"):
         lineage_of(workspace, [tmp_path])
+
+
+def in_other_coordinates(model: Model, name: str, seed: int = 0) -> Model:
+    """The same network with its hidden units in another order."""
+    rng, w = np.random.default_rng(seed), {n: t.array() for n, t in model.tensors.items()}
+    first, second = rng.permutation(48), rng.permutation(40)
+    return named(name, {
+        "layers.0.weight": w["layers.0.weight"][first],
+        "layers.1.weight": w["layers.1.weight"][second][:, first],
+        "layers.2.weight": w["layers.2.weight"][:, second],
+    })  # fmt: skip
+
+
+def test_a_model_in_other_coordinates_hangs_below_the_one_it_is() -> None:
+    models = family_of_models([-1, 0, 0, 1, 1], 5)
+    found = lineage([*models, in_other_coordinates(models[1], "turned")])
+    edges = {(e.parent, e.child): e.relation for e in found.edges}
+    assert set(edges) == edges_of([-1, 0, 0, 1, 1]) | {("m01", "turned")}
+    assert edges["m01", "turned"] == "permuted"
+    alone = lineage([models[1], in_other_coordinates(models[1], "turned")])
+    assert [(e.parent, e.child, e.relation) for e in alone.edges] == [("turned", "m01", "permuted")]
+    assert alone.refused == ()
+
+
+@pytest.mark.slow
+def test_models_of_other_shapes_hang_below_what_they_were_cut_from() -> None:
+    known = ("root", "finetuned", "units-pruned", "units-pruned-finetuned", "independent-1", "rescaled", "int8")
+    found = lineage([m.model for m in family("mlp", only=known).members])
+    edges = {(e.parent.removeprefix("mlp/"), e.child.removeprefix("mlp/")): e.relation for e in found.edges}
+    assert edges == {
+        ("root", "finetuned"): edges["root", "finetuned"], ("root", "units-pruned"): "pruned",
+        ("units-pruned", "units-pruned-finetuned"): edges["units-pruned", "units-pruned-finetuned"],
+        ("root", "rescaled"): "permuted", ("root", "int8"): "quantized",
+    }  # fmt: skip
+    assert [len(f) for f in found.families] == [6, 1]
+
+
+def test_one_model_without_numbers_does_not_stop_the_others() -> None:
+    models = family_of_models(VTHR, 1)
+    broken = named("m03", {n: t.array() * np.nan for n, t in models[3].tensors.items()})
+    found = lineage([*models[:3], broken, *models[4:]], detailed=0)
+    assert found.missing_ancestors[0]["children"] == ["m13", "m14", "m15", "m16"]
+    assert found.missing_ancestors[0]["parent"] == "m00"
+    assert ("m03",) in found.families
+
+
+# The command
+
+
+def written(models: list[Model], folder: Path) -> Path:
+    for m in models:
+        save_file({n: t.array() for n, t in m.tensors.items()}, folder / f"{m.name}.safetensors")
+    return folder
+
+
+def test_the_command_prints_one_document(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = written(family_of_models([-1, 0, 0, 1], 7), tmp_path)
+    with pytest.raises(SystemExit) as left:
+        main(["lineage", str(folder), "--json"])
+    assert left.value.code == 0
+    document = json.loads(capsys.readouterr().out)
+    assert {(e["parent"], e["child"]) for e in document["edges"]} == edges_of([-1, 0, 0, 1])
+    assert document["roots"] == ["m00"]
+
+
+def test_the_command_draws_what_is_enrolled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, registry = written(family_of_models([-1, 0, 0, 0, 0], 8)[1:], tmp_path), str(tmp_path / "r.db")
+    for command in (["add", str(folder), "--registry", registry], ["lineage", "--registry", registry]):
+        with pytest.raises(SystemExit) as left:
+            main(command)
+        assert left.value.code == 0
+    shown = capsys.readouterr().out
+    assert "(missing 1)" in shown
+    assert "no model here can be the parent of m01, m02, m03, m04" in " ".join(shown.split())
+
+
+def test_no_name_drives_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    models = family_of_models([-1, 0, 0], 8)
+    folder = written([replace(m, name=f"{m.name}\x1b[31m[bold]") for m in models], tmp_path)
+    with pytest.raises(SystemExit):
+        main(["lineage", str(folder)])
+    shown = capsys.readouterr().out
+    assert "\x1b[31m" not in shown
+    assert r"m01\x1b[31m[bold]" in shown

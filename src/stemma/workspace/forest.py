@@ -253,7 +253,8 @@ class _Work:
     def set_aside(self, members: list[int], distances: Distances, k: int) -> bool:
         """Whether a model is another one in other coordinates, so that its distances say nothing; which one is kept."""
         ratio = np.delete(distances.squared[k] / np.maximum(distances.norms[k], 1e-300), k)
-        if not ratio.size or ratio.min() < FAR:
+        stands = any(o == members[k] for o, *_ in self.forms.values())  # for another one
+        if not ratio.size or ratio.min() < FAR or stands:
             return False
         own = self.bits(members[k])[128:]
         near = sorted((int(np.unpackbits(self.bits(m)[128:] ^ own).sum()), m) for m in members if m != members[k])
@@ -303,7 +304,7 @@ class _Work:
         for i in self.elsewhere:
             near = self.models[i].name
             refused.append({"models": [near], "reason": "related, but its units lie in another order: not placed"})
-        grown = [tuple(sorted([*f, *(c for m in f for c in names.get(m, ()))])) for f in found.families]
+        grown = [tuple(sorted({*f, *(c for m in f for c in names.get(m, ()))})) for f in found.families]
         refs = [*found.models, *(m.ref for i, m in enumerate(self.models) if i in self.forms or i in self.elsewhere)]
         unseen = [f"{len(self.unread)} models that cannot be read: {'; '.join(self.unread[:3])}"] if self.unread else []
         lost = sorted(self.models[i].name for i in self.elsewhere if self.models[i].name not in placed)
