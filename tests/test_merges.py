@@ -141,6 +141,6 @@ def test_wrong_input_is_one_clear_error(family: tuple[np.ndarray, np.ndarray]) -
         take_apart(base, candidates, base[:-1])
     with pytest.raises(MisuseError, match="names"):
         MergeRegression().decompose(base, candidates, names=["a"])
-    with pytest.raises(MisuseError, match="end at column"):
+    with pytest.raises(MisuseError, match="lie between columns"):
         MergeRegression().decompose(base, candidates, tensors=[("a", 0, K + 1)])
     assert take_apart(base, np.empty((0, K), np.float32), base) is None

@@ -7,45 +7,42 @@ import numpy as np
 
 from stemma.lineage.task_vectors import TaskVectors
 
-ROUGH = 200_000
-"""Entries that regressions with held-out entries use at most."""
+LIGHT, FULL = 0.25, 0.5
+"""Powers of whitening that are compared; 0.5 makes rows and columns of the typical move uncorrelated."""
+
+WIDEST = 512
+"""Rows and columns of a matrix that are used at most."""
+
+RIDGE = 1e-2
+"""Added to second moments before they are inverted, relative to their mean."""
 
 
 @dataclass(frozen=True, eq=False)
 class Held:
-    """A regression of the child on all candidates, judged on entries that chose nothing.
+    """What a child holds of each candidate, given all others.
+
+    Nothing is chosen here, so nothing is held out: all candidates enter the regression at once.
 
     Attributes:
-        weights: `float64 [n]`, least squares, of any sign.
+        weights: `float64 [n]`, least squares on whitened task vectors, of any sign.
         shares: `float64 [n]`, of what the others leave of the child, the share of squares that each candidate explains;
             zero for negative weights.
-        family: `float64 [n]`, the largest such share that another candidate holds of it: what is common in the family.
+        family: `float64 [n]`, the largest such share that another candidate holds of it: what relatives hold.
+        steady: `float64 [n]`, weight after full whitening over weight after light whitening. It is 1 for a parent,
+            whose every direction is in the child with the same weight, and lower for a relative, which shares the
+            directions that the task prescribes and not the rest. 1 where there are no whole matrices to whiten.
         explained: Share of the child's squares explained by all.
     """
 
     weights: np.ndarray
     shares: np.ndarray
     family: np.ndarray
+    steady: np.ndarray
     explained: float
 
 
-def halves(vectors: TaskVectors, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Two disjoint random sets of the entries that some candidate moved.
-
-    Args:
-        vectors: The task vectors.
-        seed: Of the split.
-
-    Returns:
-        Positions of entries, to choose on and to test on.
-    """
-    told = np.flatnonzero(np.abs(vectors.moves).max(0, initial=0.0) > 0)
-    order = np.random.default_rng(seed).permutation(told)[: 2 * ROUGH]
-    return np.sort(order[: len(order) // 2]), np.sort(order[len(order) // 2 :])
-
-
-def held(vectors: TaskVectors, rows: np.ndarray, pool: Sequence[int]) -> Held:
-    """Partial shares of candidates, from one inverse Gram matrix.
+def held(vectors: TaskVectors, pool: Sequence[int]) -> Held:
+    """Partial shares of candidates, from one inverse Gram matrix of whitened task vectors.
 
     With K the inverse, weight i is (K X y)_i and its share is w_i^2 / K_ii over itself plus the residual squares. The
     same matrix holds the candidates' partial correlations with one another: how much of candidate i another candidate
@@ -53,15 +50,13 @@ def held(vectors: TaskVectors, rows: np.ndarray, pool: Sequence[int]) -> Held:
 
     Args:
         vectors: The task vectors.
-        rows: Entries to use.
         pool: Candidates to use; the others get zeros.
 
     Returns:
         The regression.
     """
-    x, y = vectors.of(pool)[:, rows] / vectors.scale[rows], vectors.child[rows] / vectors.scale[rows]
-    gram = x @ x.T
-    inverse = np.linalg.pinv(gram, rcond=1e-10, hermitian=True)
+    (lightly, target), (x, y) = whitened(vectors, pool, (LIGHT, FULL))
+    inverse = np.linalg.pinv(x @ x.T, rcond=1e-10, hermitian=True)
     w = inverse @ (x @ y)
     left = float(np.square(y - w @ x).sum())
     diagonal = np.maximum(np.diag(inverse), 1e-300)
@@ -70,11 +65,52 @@ def held(vectors: TaskVectors, rows: np.ndarray, pool: Sequence[int]) -> Held:
     partial = -inverse / np.sqrt(np.outer(diagonal, diagonal))
     np.fill_diagonal(partial, 0.0)
     family = np.square(np.maximum(partial, 0.0)).max(0, initial=0.0)
-    total = float(y @ y)
-    out = [np.zeros(vectors.n) for _ in range(3)]
-    for full, some in zip(out, (w, shares, family), strict=True):
+    light = np.linalg.pinv(lightly @ lightly.T, rcond=1e-10, hermitian=True) @ (lightly @ target)
+    steady = np.maximum(w, 1e-3) / np.maximum(light, 1e-3)
+    total, out = float(y @ y), [np.zeros(vectors.n) for _ in range(4)]
+    for full, some in zip(out, (w, shares, family, steady), strict=True):
         full[list(pool)] = some
     return Held(*out, explained=1 - left / total if total > 0 else 0.0)
+
+
+def whitened(vectors: TaskVectors, pool: Sequence[int], powers: Sequence[float]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Task vectors with rows and columns of each matrix multiplied by inverse powers of their second moments.
+
+    Fine-tunes of one base move most along directions that the base and the data prescribe, whatever the run. Turned
+    down, these no longer make relatives alike, while a parent's weight in a merge stays what it is.
+
+    Args:
+        vectors: The task vectors.
+        pool: Candidates to use; the moments are theirs.
+        powers: Of the second moments, 0 for none.
+
+    Returns:
+        For each power candidates `float64 [pool, k']` and child `float64 [k']`; whole matrices where there are any, all
+        entries otherwise.
+
+    Source: the two-sided preconditioner of Gupta et al., ICML 2018 (arXiv:1802.09568), put to another use.
+    """
+    everyone = np.vstack([vectors.of(pool), vectors.child])
+    parts: list[list[np.ndarray]] = [[] for _ in powers]
+    for start, stop, rows in vectors.matrices:
+        moves = everyone[:, start:stop].reshape(len(everyone), rows, -1)[:, :WIDEST, :WIDEST]
+        moves = np.ascontiguousarray(moves, np.float32)
+        norms = np.sqrt(np.square(moves[:-1]).sum((1, 2), keepdims=True))
+        unit = np.divide(moves[:-1], norms, out=np.zeros_like(moves[:-1]), where=norms > 0)
+        if not unit.any():
+            continue
+        left = np.linalg.eigh(np.tensordot(unit, unit, axes=([0, 2], [0, 2])))
+        right = np.linalg.eigh(np.tensordot(unit, unit, axes=([0, 1], [0, 1])))
+        for power, out in zip(powers, parts, strict=True):
+            white = _inverse_power(*left, power) @ moves @ _inverse_power(*right, power)
+            out.append((white / np.sqrt(np.square(white[:-1]).mean())).reshape(len(everyone), -1))
+    plain = everyone / vectors.scale
+    whole = [np.concatenate(p, axis=1).astype(np.float64) if p else plain for p in parts]
+    return [(w[:-1], w[-1]) for w in whole]
+
+
+def _inverse_power(values: np.ndarray, directions: np.ndarray, power: float) -> np.ndarray:
+    return (directions * (np.maximum(values, 0) + RIDGE * values.mean()) ** -power) @ directions.T
 
 
 def permuted_log10_p(vectors: TaskVectors, parents: Sequence[int], coefficients: Sequence[float]) -> list[float]:

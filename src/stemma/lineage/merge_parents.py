@@ -1,6 +1,6 @@
 """Which candidates a child was merged from: proposals, the exact search, and what held-out entries say."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 
 import numpy as np
@@ -69,38 +69,12 @@ def path(vectors: TaskVectors, rows: np.ndarray, most: int, start: Sequence[int]
     return chosen
 
 
-def proposals(vectors: TaskVectors, most: int) -> Iterator[tuple[int, ...]]:
-    """Sets of candidates that a rule may hold for, each once.
-
-    First what non-negative least squares uses in some layer, then the beginnings of the greedy path.
-
-    Args:
-        vectors: The task vectors.
-        most: Largest number of parents.
-
-    Yields:
-        Positions, sorted.
-    """
-    everything, seen = np.arange(len(vectors.child)), set()
-    greedy = path(vectors, everything, WIDE if vectors.n > WIDE else most)
-    pool = list(range(vectors.n)) if vectors.n <= WIDE else sorted(greedy)
-    used = np.zeros(len(pool))
-    for layer in np.unique(vectors.layer):
-        rows = np.flatnonzero(vectors.layer == layer)
-        if len(rows) >= 2 * len(pool):
-            used = np.maximum(used, weights(vectors, pool, rows))
-    layered = [pool[i] for i in np.argsort(-used) if used[i] > WEIGHT]
-    for found in [layered] + [greedy[:size] for size in range(2, most + 1)]:
-        candidate = tuple(sorted(found))
-        if candidate and candidate not in seen:
-            seen.add(candidate)
-            yield candidate
-
-
 def exhibited(vectors: TaskVectors, most: int, share: float) -> tuple[Fit, float]:
     """The simplest rule and the fewest parents that reproduce the child, or what came nearest to it.
 
-    TIES and DARE leave some entries to one parent alone, so they are tried on the candidates that have such entries.
+    Rules that give all entries of a layer one weight are tried on what non-negative least squares needs in the layers
+    that it reproduces; SLERP on the two candidates that explain most; TIES and DARE, which leave some entries to one
+    parent alone, on the candidates that have such entries.
 
     Args:
         vectors: The task vectors.
@@ -110,21 +84,36 @@ def exhibited(vectors: TaskVectors, most: int, share: float) -> tuple[Fit, float
     Returns:
         The best fit and its exact share.
     """
+    greedy = path(vectors, np.arange(len(vectors.child)), WIDE if vectors.n > WIDE else 2)
+    pool = list(range(vectors.n)) if vectors.n <= WIDE else sorted(greedy)
+    layered, pair, alone = _by_layers(vectors, pool, share), tuple(sorted(greedy[:2])), None
     best, found = Fit("none", (), (), np.zeros_like(vectors.child)), 0.0
-    sets = list(proposals(vectors, most))
     for name, rule in RULES.items():
+        parents = pair if name == "slerp" else layered
         if name in ("ties", "dare"):
-            sets = [_alone(vectors, most + 2)] if name == "ties" else sets
-        for parents in sets:
-            if len(parents) > (2 * most if name in ("linear", "layer-wise") else most + 2):
-                continue
-            fit = rule(vectors, parents) if parents else None
-            exact = 0.0 if fit is None else exact_share(vectors, fit)
-            if fit is not None and exact > found + 1e-3:
-                best, found = _fewest(vectors, fit, exact)
-            if found >= share:
-                return best, found
+            parents = alone = _alone(vectors, most + 2) if alone is None else alone
+        fit = rule(vectors, parents) if 0 < len(parents) <= 2 * most else None
+        exact = 0.0 if fit is None else exact_share(vectors, fit)
+        if fit is not None and exact > found + 1e-3:
+            best, found = _fewest(vectors, fit, exact)
+        if found >= share:
+            break
     return best, found
+
+
+def _by_layers(vectors: TaskVectors, pool: Sequence[int], share: float) -> tuple[int, ...]:
+    """Candidates that are used in layers which weights of their own reproduce; small layers cannot tell."""
+    used = np.zeros(len(pool))
+    for layer in np.unique(vectors.layer):
+        rows = np.flatnonzero(vectors.layer == layer)
+        if len(rows) < 2 * len(pool):
+            continue
+        w = weights(vectors, pool, rows)
+        error = np.abs(vectors.child[rows] - w @ vectors.of(pool)[:, rows])
+        tolerance = vectors.tolerance[rows] * max(1.0, float(w.sum()))
+        if (error <= tolerance).mean() >= share:
+            used = np.maximum(used, w)
+    return tuple(i for i, w in zip(pool, used, strict=True) if w > WEIGHT)
 
 
 def _alone(vectors: TaskVectors, most: int) -> tuple[int, ...]:

@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 
 from stemma.errors import MisuseError
-from stemma.lineage.merge_evidence import Held, halves, held, intervals, permuted_log10_p
+from stemma.lineage.merge_evidence import Held, held, intervals, permuted_log10_p
 from stemma.lineage.merge_parents import WIDE, exhibited, path, shorter
 from stemma.lineage.merging_rules import Fit, layer_wise, linear
-from stemma.lineage.task_vectors import TaskVectors, task_vectors
-from stemma.lineage.trimming_rules import ties
+from stemma.lineage.task_vectors import Span, TaskVectors, task_vectors
 from stemma.models.model import Model
 from stemma.types import Spec, jsonable
 
@@ -111,10 +110,12 @@ class MergeRegression:
         slack: Roundings that one entry may have gone through.
         share: Share of the moved entries from which a fit counts as exact.
         partial: Share from which an inexact fit still shows that the rule was used.
-        strict: Held-out share that two candidates must explain, each given all others, before a merge is inferred.
+        strict: Share of what all others leave that two candidates must explain each, before a merge is inferred.
         loose: Share from which further candidates are parents of it.
-        family: How many times what other candidates hold of a candidate its share must be.
-        seed: Of the split of entries.
+        family: How many times what other candidates hold of a candidate the share of those two must be.
+        steady: How much of its weight a parent must keep when what fine-tunes have in common is turned down.
+        assume: Take it for granted that the child is a merge, and list parents by `loose` and `steady` alone.
+        seed: Of the samples of entries.
 
     Source: non-negative least squares and matching pursuit on task vectors: UNMERGE (2025); the exact fits, the null
     from the candidates and the account of what is left are this project's.
@@ -124,9 +125,11 @@ class MergeRegression:
     slack: float = 4.0
     share: float = 0.97
     partial: float = 0.1
-    strict: float = 0.02
-    loose: float = 0.0075
+    strict: float = 0.004
+    loose: float = 0.002
     family: float = 1.0
+    steady: float = 0.87
+    assume: bool = False
     seed: int = 0
 
     name = "merge-regression"
@@ -143,7 +146,7 @@ class MergeRegression:
         candidates: np.ndarray,
         base: np.ndarray | None = None,
         *,
-        tensors: Sequence[tuple[str, int, int]] = (),
+        tensors: Sequence[tuple[str, int, int] | Span] = (),
         names: Sequence[str] = (),
     ) -> Merge | None:
         """Take a child apart.
@@ -195,9 +198,10 @@ class MergeRegression:
     def _answer(
         self, vectors: TaskVectors, fit: Fit, exact: float, labels: Sequence[str], kept: Sequence[int]
     ) -> Merge | None:
-        choose, test = halves(vectors, self.seed)
-        pool = list(range(vectors.n)) if vectors.n <= WIDE else sorted(path(vectors, choose, WIDE))
-        shares = held(vectors, test, pool)
+        pool = list(range(vectors.n))
+        if vectors.n > WIDE:
+            pool = sorted({*path(vectors, np.arange(len(vectors.child)), WIDE), *fit.parents})
+        shares = held(vectors, pool)
         plain = len(fit.parents) == 1 and abs(_per_entry(vectors, fit) - 1) < 1e-3
         if exact >= self.share and not plain:
             remainder = "rounding"
@@ -207,15 +211,16 @@ class MergeRegression:
             parents = self._inferred(shares)
             if not parents:
                 return None
-            fit, remainder = _best_rule(vectors, parents, choose, test), "either"
+            fit, remainder = _best_rule(vectors, parents, self.seed), "either"
         return _merge(vectors, fit, exact, remainder, shares, labels, kept)
 
-    def _inferred(self, shares: Held) -> tuple[int, ...]:
+    def _inferred(self, held: Held) -> tuple[int, ...]:
         """Candidates that a merge is inferred from; none where fewer than two are beyond what relatives hold."""
-        sure = np.flatnonzero(shares.shares > np.maximum(self.strict, self.family * shares.family))
-        if len(sure) < 2:
+        steady = held.steady >= self.steady
+        sure = steady & (held.shares > np.maximum(self.strict, self.family * held.family))
+        if sure.sum() < 2 and not self.assume:
             return ()
-        return tuple(int(i) for i in np.flatnonzero(shares.shares > self.loose))
+        return tuple(int(i) for i in np.flatnonzero(steady & (held.shares > self.loose)))
 
 
 def distinct(vectors: TaskVectors) -> tuple[list[int], dict[int, list[int]]]:
@@ -263,16 +268,15 @@ def _per_entry(vectors: TaskVectors, fit: Fit) -> float:
     return fit.coefficients[0] / max(1e-12, 1 - rates[0]) if rates else fit.coefficients[0]
 
 
-def _best_rule(vectors: TaskVectors, parents: Sequence[int], choose: np.ndarray, test: np.ndarray) -> Fit:
-    """Of one weight per parent, weights by layer and trimming, what explains held-out entries best, simplest first."""
+def _best_rule(vectors: TaskVectors, parents: Sequence[int], seed: int) -> Fit:
+    """One weight per parent, or weights by layer where those explain held-out entries better."""
+    chosen = np.random.default_rng(seed).random(len(vectors.child)) < 0.5
     best, lowest = None, np.inf
-    fits = [linear(vectors, parents, choose), layer_wise(vectors, parents, choose), ties(vectors, parents)]
-    for fit in fits:
-        if fit is None:
-            continue
-        left = (vectors.child - np.nan_to_num(fit.predicted))[test] / vectors.scale[test]
+    for rule in (linear, layer_wise):
+        fit = rule(vectors, parents, np.flatnonzero(chosen))
+        left = (vectors.child - np.nan_to_num(fit.predicted))[~chosen] / vectors.scale[~chosen]
         error = float(np.square(left).sum())
-        if best is None or error < 0.97 * lowest:
+        if best is None or error < 0.9 * lowest:
             best, lowest = fit, error
     assert best is not None
     return best
@@ -351,8 +355,10 @@ def merge_of(
     columns, tensors, start = [], [], 0
     for slot in (read.tensors[int(i)] for i in common):
         columns.append(np.arange(slot.start, slot.stop))
-        tensors.append((slot.name, start, start + slot.stop - slot.start))
-        start = tensors[-1][2]
+        count = slot.stop - slot.start
+        rows_of = child.weights[slot.name].shape[0] if count == slot.size else 1
+        tensors.append(Span(slot.name, start, start + count, rows_of))
+        start += count
     values = read.values[:, np.concatenate(columns)]
     found = chosen.decompose(
         values[0], values[whole], values[-1] if base is not None else None, tensors=tensors,

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -9,6 +10,22 @@ from stemma.errors import MisuseError
 
 FLOAT32, FLOAT16, BFLOAT16 = 2.0**-24, 2.0**-11, 2.0**-8
 """Largest relative rounding error of one stored number."""
+
+
+class Span(NamedTuple):
+    """Where one tensor's entries lie.
+
+    Attributes:
+        name: The tensor. Tensors whose names agree up to the last dot are one layer.
+        start: First column.
+        stop: Column after the last.
+        rows: Units, where the entries are a whole matrix, row by row; 1 where they are a sample.
+    """
+
+    name: str
+    start: int
+    stop: int
+    rows: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +43,7 @@ class TaskVectors:
         tensor: `int [k]`, which tensor each entry belongs to.
         layer: `int [k]`, which layer.
         scale: `float64 [k]`, typical move of the candidates in the entry's tensor.
+        matrices: First entry, entry after the last, and rows of each tensor that is there as a whole matrix.
 
     Source: task vectors: Ilharco et al., ICLR 2023 (arXiv:2212.04089).
     """
@@ -38,6 +56,7 @@ class TaskVectors:
     tensor: np.ndarray
     layer: np.ndarray
     scale: np.ndarray
+    matrices: tuple[tuple[int, int, int], ...] = ()
 
     @property
     def n(self) -> int:
@@ -71,7 +90,7 @@ def task_vectors(
     child: np.ndarray,
     candidates: np.ndarray,
     base: np.ndarray | None = None,
-    tensors: Sequence[tuple[str, int, int]] = (),
+    tensors: Sequence[tuple[str, int, int] | Span] = (),
     slack: float = 4.0,
 ) -> TaskVectors:
     """Subtract the base and work out what rounding can hide.
@@ -80,7 +99,7 @@ def task_vectors(
         child: `[k]`, entries of the child.
         candidates: `[n, k]`, the same entries of the candidates.
         base: `[k]`, the same entries of the model that all were made from, if it is known.
-        tensors: Name, first column and column after the last of each tensor; one tensor unless given.
+        tensors: Where each tensor lies, as `Span` or its first fields; one tensor unless given.
         slack: How many roundings one entry may have gone through.
 
     Returns:
@@ -97,10 +116,11 @@ def task_vectors(
         )
     if base is not None and np.shape(base) != child.shape:
         raise MisuseError(f"the base needs the child's {len(child)} entries, got {np.shape(base)}")
-    tensor, layer = _places(tensors, len(child))
+    spans = [Span(*t) for t in tensors]
+    tensor, layer = _places(spans, len(child))
     known = base is not None
     everyone = [child, *candidates] + ([np.asarray(base, np.float64)] if base is not None else [])
-    finite = np.isfinite(np.stack(everyone)).all(0)
+    finite = np.asarray(np.isfinite(np.stack(everyone)).all(axis=0))
     origin = candidates.mean(0) if base is None and len(candidates) else np.zeros_like(child)
     origin = np.asarray(base, np.float64) if base is not None else origin
     size = np.abs(candidates).max(0, initial=0.0) + np.abs(origin)
@@ -109,7 +129,7 @@ def task_vectors(
     moves = candidates[:, keep] - origin[keep]
     return TaskVectors(
         child[keep] - origin[keep], moves, origin[keep], known, tolerance[keep], tensor[keep], layer[keep],
-        _scale(moves, tensor[keep]),
+        _scale(moves, tensor[keep]), _matrices(spans, finite),
     )  # fmt: skip
 
 
@@ -129,13 +149,26 @@ def rounding(values: np.ndarray) -> float:
         return FLOAT16 if np.array_equal(finite.astype(np.float16).astype(np.float32), finite) else FLOAT32
 
 
-def _places(tensors: Sequence[tuple[str, int, int]], count: int) -> tuple[np.ndarray, np.ndarray]:
+def _matrices(spans: Sequence[Span], finite: np.ndarray) -> tuple[tuple[int, int, int], ...]:
+    """Whole matrices of at least two rows and columns, where they lie once entries that are not finite are left out."""
+    before = np.concatenate([[0], np.cumsum(finite)])
+    return tuple(
+        (int(before[s.start]), int(before[s.stop]), s.rows)
+        for s in spans
+        if s.rows > 1
+        and (s.stop - s.start) % s.rows == 0
+        and s.stop - s.start > s.rows
+        and finite[s.start : s.stop].all()
+    )
+
+
+def _places(tensors: Sequence[Span], count: int) -> tuple[np.ndarray, np.ndarray]:
     """Tensor and layer of each entry; a layer is what tensors have in common before the last dot of their names."""
     tensor, layer = np.zeros(count, int), np.zeros(count, int)
     layers: dict[str, int] = {}
-    if tensors and (tensors[-1][2] > count or any(stop < start for _, start, stop in tensors)):
-        raise MisuseError(f"tensors end at column {tensors[-1][2]}, but there are {count} entries")
-    for i, (name, start, stop) in enumerate(tensors):
+    if any(not 0 <= t.start <= t.stop <= count for t in tensors):
+        raise MisuseError(f"tensors lie between columns 0 and {count}, got {[tuple(t) for t in tensors][:4]}")
+    for i, (name, start, stop, _) in enumerate(tensors):
         tensor[start:stop] = i
         layer[start:stop] = layers.setdefault(name.rpartition(".")[0] or name, len(layers))
     return tensor, layer
