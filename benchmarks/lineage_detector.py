@@ -94,7 +94,7 @@ def methods(kind: str, *, features: bool = True) -> dict[str, Any]:
 
 def closed_part() -> dict[str, Any]:
     out: dict[str, Any] = {"independent": {}, "siblings": {}}
-    for kind, roots, children, families in (("mlp", 20, 10, 6), ("cnn", 20, 10, 6), ("lm", 6, 4, 0)):
+    for kind, roots, children, families in (("mlp", 20, 10, 6), ("cnn", 20, 10, 6), ("lm", 3, 4, 0)):
         start = time.perf_counter()
         out["independent"][kind] = table(independent(kind, SEED, roots, children), methods(kind))
         if families:
@@ -106,7 +106,7 @@ def closed_part() -> dict[str, Any]:
 def dense_part() -> dict[str, Any]:
     out: dict[str, Any] = {"independent": {}, "siblings": {}}
     for task in dense_networks.TASKS:
-        relatives, quality = dense_networks.families(task, 10, SEED, children=4, below=1)
+        relatives, quality = dense_networks.families(task, 8, SEED, children=3, below=1)
         pool = read(relatives)
         depth = [len(a) for a in pool.ancestors]
         at = [[i for i, d in enumerate(depth) if d == g] for g in range(3)]
@@ -135,7 +135,7 @@ def generations_part() -> dict[str, Any]:
 
 def open_part() -> dict[str, Any]:
     out: dict[str, Any] = {}
-    for kind, enrolled, left_out in (("mlp", 60, 100), ("cnn", 30, 40)):
+    for kind, enrolled, left_out in (("mlp", 60, 100), ("cnn", 15, 15)):
         out[kind] = open_kind(kind, enrolled, left_out)
         print(kind, json.dumps(out[kind]), flush=True)
     return out
@@ -190,7 +190,7 @@ def calibration_part() -> dict[str, Any]:
     out: dict[str, Any] = {}
     detector, drawing = shipped_detector(), Drawing()
     everything: tuple[list[np.ndarray], list[int]] = ([], [])
-    for kind, count in (("mlp", 20), ("cnn", 10)):
+    for kind, count in (("mlp", 20), ("cnn", 8)):
         pool = read_large(curriculum.made([kind], count, SEED))
         families, rng = sorted({r.family for r in pool.relatives}), np.random.default_rng([SEED, 3])
         drawn = [q for _ in range(80) for q in draw_many(pool.unasked, families, rng, drawing, 12)]

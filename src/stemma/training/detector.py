@@ -223,6 +223,9 @@ def _batches(
 ) -> Iterator[tuple[list[Arrays], list[int]]]:
     """Batches without end, each about one pool; the number of candidates is drawn anew for each.
 
+    Yields:
+        Questions and their labels.
+
     Raises:
         MisuseError: If there is nothing to ask.
     """
