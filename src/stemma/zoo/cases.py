@@ -173,7 +173,7 @@ _FURTHER: tuple[Row, ...] = (
 def relations(kind: str, seed: int = 0) -> list[Case]:
     """Three to six cases of every relation around one root: about seventy-five.
 
-    Cost on one core: perceptron 5 s, CNN 15 s, vision transformer and language model about 2 minutes.
+    Cost on one core: perceptron 5 s, CNN 15 s, vision transformer and language model about a minute and a half.
 
     Args:
         kind: `mlp`, `cnn`, `vit` or `lm`.

@@ -297,7 +297,8 @@ def as_zoo(
 ) -> Zoo:
     """Make the models of some lineages, with their truth.
 
-    Cost on one core, first time: a tree of 21 perceptrons takes 2 s.
+    Cost on one core, first time: a tree of 21 models takes 2 s for perceptrons, 6 s for CNNs, 20 s for vision
+    transformers, 35 s for language models.
 
     Args:
         recipes: By name; whatever they come from may be left out, and the zoo's truth then names it as hidden.

@@ -121,8 +121,8 @@ def build_all(
 ) -> list[Model]:
     """Make many models, training those together that can be, generation after generation.
 
-    A model is what its recipe says, whatever shares its stack (to rounding, which long training magnifies: what a
-    recipe makes is the same in every stack to about one part in a thousand of what was learnt).
+    A model is what its recipe says, whatever shares its stack (to rounding: stacks of another size may sum in another
+    order). Cost on one core: a tree of 21 perceptrons 2 s, 400 fine-tuned perceptrons 20 s, a tree of 21 CNNs 6 s.
 
     Args:
         recipes: Histories, or histories by the names that the models get; their digests are their names otherwise.
