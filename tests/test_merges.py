@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 
 from stemma.errors import MisuseError
-from stemma.lineage.merges import Merge, MergeRegression
+from stemma.lineage.merge_evidence import whitened
+from stemma.lineage.merges import Merge, MergeRegression, merge_of
+from stemma.lineage.task_vectors import Span, task_vectors
+from stemma.models.model import Model
+from stemma.zoo.memory import model_of
 
 TENSORS = [("one.weight", 0, 2400), ("one.bias", 2400, 2460), ("two.weight", 2460, 4460), ("head.weight", 4460, 6060)]
 K, N = 6060, 12
@@ -131,6 +135,153 @@ def test_children_of_one_parent_are_no_merges(family: tuple[np.ndarray, np.ndarr
     for child in (candidates[2] + step, base + step, candidates[2], base, pruned, np.round(candidates[2] / grid) * grid,
                   candidates[2].astype(np.float16), rng.normal(size=K) * 0.1):  # fmt: skip
         assert take_apart(child.astype(np.float32), candidates, base) is None
+
+
+def test_the_base_may_be_among_the_candidates(family: tuple[np.ndarray, np.ndarray]) -> None:
+    base, candidates = family
+    for rule in RULES:
+        child, truth = merged(family, rule, (2, 7))
+        found = take_apart(child, np.vstack([candidates, base[None]]), None)
+        assert found is not None
+        assert found.certain
+        # A sum of task vectors below 1 is an average in which the base is one of the parents.
+        assert {p.position for p in found.parents} == {*truth, *([12] if rule == "task-arithmetic" else [])}
+        assert found.base == ("12" if rule in ("ties", "dare") else None)
+
+
+def test_without_a_base_weights_that_sum_to_one_are_found(family: tuple[np.ndarray, np.ndarray]) -> None:
+    base, candidates = family
+    child, truth = merged(family, "linear", (1, 4, 8))
+    found = take_apart(child, candidates, None)
+    assert found is not None
+    assert {p.position: round(p.coefficient, 3) for p in found.parents} == {p: round(c, 3) for p, c in truth.items()}
+    sibling = (base + np.random.default_rng(4).standard_t(3, size=K) * 0.015).astype(np.float32)
+    assert take_apart(sibling, candidates, None) is None
+    assert take_apart(child, candidates[:1], None) is None
+
+
+@pytest.mark.parametrize("rule", ["ties", "dare"])
+def test_entries_left_alone_show_that_a_parent_is_missing(family: tuple[np.ndarray, np.ndarray], rule: str) -> None:
+    child, _ = merged(family, rule, (1, 4, 8))
+    found = take_apart(child, np.delete(family[1], 4, axis=0), family[0])
+    assert found is not None
+    assert found.remainder == "missing-parent"
+    assert found.missing_parent
+    assert found.method == rule
+    assert {p.position for p in found.parents} == {1, 7}
+    whole = take_apart(child, *reversed(family))
+    assert whole is not None
+    assert not whole.missing_parent
+
+
+def test_mixtures_and_copies_among_the_candidates(family: tuple[np.ndarray, np.ndarray]) -> None:
+    base, candidates = family
+    mixture = (0.5 * candidates[2].astype(float) + 0.5 * candidates[3]).astype(np.float32)
+    pool = np.vstack([candidates, mixture[None], candidates[5:6]])
+    found = take_apart((0.4 * mixture + 0.6 * candidates[7].astype(float)).astype(np.float32), pool, base)
+    assert found is not None
+    assert {p.position for p in found.parents} == {7, 12}  # two parents rather than three
+    found = take_apart((0.4 * candidates[5] + 0.6 * candidates[7].astype(float)).astype(np.float32), pool, base)
+    assert found is not None
+    assert {p.position for p in found.parents} == {5, 7}
+    assert found.alternatives == (("5", "13"),)
+    found = take_apart((0.3 * candidates[2].astype(float) + 0.7 * candidates[3]).astype(np.float32), pool, base)
+    assert found is not None
+    assert found.alternatives == (("3", "12"),)
+
+
+def test_entries_that_are_no_numbers_are_left_out(family: tuple[np.ndarray, np.ndarray]) -> None:
+    base, candidates = family
+    child, truth = merged(family, "task-arithmetic", (1, 4, 8))
+    holes, broken = child.copy(), candidates.copy()
+    holes[::7], broken[3] = np.nan, np.inf
+    for found in (take_apart(holes, candidates, base), take_apart(child, broken, base)):
+        assert found is not None
+        assert {p.position for p in found.parents} == set(truth)
+    assert take_apart(np.full(K, np.nan), candidates, base) is None
+    assert take_apart(np.ones(K), np.ones((3, K)), np.ones(K)) is None
+
+
+def test_more_candidates_than_are_looked_at_together(family: tuple[np.ndarray, np.ndarray]) -> None:
+    base, candidates = family
+    more = base + np.random.default_rng(8).standard_t(3, size=(60, K)) * 0.015
+    for rule in ("linear", "ties"):
+        child, truth = merged(family, rule, (1, 4, 8))
+        found = take_apart(child, np.vstack([candidates, more]).astype(np.float32), base)
+        assert found is not None
+        assert {p.position for p in found.parents} == set(truth)
+
+
+def fine_tunes(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Steps that share the directions of their tasks, as real fine-tunes do: the last two learnt one task."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.exp(rng.normal(size=120)), np.exp(rng.normal(size=80))
+    steps = rng.normal(size=(count, 120, 80)) * np.sqrt(rows[:, None] * columns) * 0.01
+    task = rng.normal(size=(120, 2)) @ rng.normal(size=(2, 80)) * 0.05
+    steps[-2:] += task
+    return rng.normal(size=9600) * 0.1, steps.reshape(count, -1)
+
+
+def test_a_merge_that_was_trained_on_is_inferred_and_a_fine_tune_is_not() -> None:
+    base, steps = fine_tunes(1, 13)
+    candidates, later = base + steps[:12], steps[12]
+    tensors = [Span("a.weight", 0, 9600, 120)]
+    method = MergeRegression()
+    child = base + 0.4 * steps[2] + 0.5 * steps[5] + 0.3 * steps[8] + later
+    found = method.decompose(child, candidates, base, tensors=tensors)
+    assert found is not None
+    assert {p.position for p in found.parents} == {2, 5, 8}
+    assert not found.certain
+    assert found.remainder == "either"
+    for parent, truth in zip(found.parents, (0.5, 0.4, 0.3), strict=True):
+        assert parent.interval[0] <= truth + 0.05
+        assert parent.interval[1] >= truth - 0.05
+        assert parent.share > 10 * MergeRegression().strict
+        assert parent.steady > 0.9
+        assert parent.log10_p < -10
+    # Controls: the child of one candidate that then learnt what another had learnt, and a sibling that learnt the same.
+    for none in (base + steps[2] + later, base + later):
+        assert method.decompose(none, candidates, base, tensors=tensors) is None
+
+
+def test_whitening_makes_relatives_fade_and_parents_stay() -> None:
+    base, steps = fine_tunes(2, 13)
+    child = base + steps[12] + 0.4 * steps[1]
+    vectors = task_vectors(child, base + steps[:12], base, [Span("w", 0, 9600, 120)])
+    plain, white = whitened(vectors, range(12), (0.0, 0.5))
+
+    def weights(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return np.linalg.lstsq(x.T, y, rcond=None)[0]
+
+    before, after = weights(*plain), weights(*white)
+    assert after[1] == pytest.approx(0.4, abs=0.05)
+    assert after[11] < 0.7 * before[11]  # it learnt the same task as the child, and is no parent
+
+
+def models(family: tuple[np.ndarray, np.ndarray], child: np.ndarray) -> tuple[Model, list[Model], Model]:
+    def model(name: str, values: np.ndarray, rename: bool = False) -> Model:
+        shapes = {"one.weight": (60, 40), "two.weight": (50, 40), "head.weight": (40, 40)}
+        arrays = {
+            f"x{n}" if rename else n: values[start:stop].reshape(shapes[n]).astype(np.float32)
+            for n, start, stop in TENSORS if n in shapes
+        }  # fmt: skip
+        return model_of(name, arrays, None)
+
+    candidates = [model(f"expert-{i}", row, rename=i % 2 == 1) for i, row in enumerate(family[1])]
+    return model("child", child), candidates, model("base", family[0])
+
+
+def test_models_under_other_names_are_taken_apart(family: tuple[np.ndarray, np.ndarray]) -> None:
+    child, truth = merged(family, "dare", (1, 4, 8))
+    suspect, candidates, base = models(family, child)
+    found = merge_of(suspect, candidates, base)
+    assert found is not None
+    assert found.base == "base"
+    assert {p.name for p in found.parents} == {f"expert-{i}" for i in truth}
+    assert {p.position for p in found.parents} == set(truth)
+    assert found.to_dict()["parents"][0]["name"] == found.parents[0].name
+    assert merge_of(candidates[3], candidates[:3], base) is None
+    assert merge_of(suspect, [], base) is None
 
 
 def test_wrong_input_is_one_clear_error(family: tuple[np.ndarray, np.ndarray]) -> None:

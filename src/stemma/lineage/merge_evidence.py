@@ -31,6 +31,7 @@ class Held:
         steady: `float64 [n]`, weight after full whitening over weight after light whitening. It is 1 for a parent,
             whose every direction is in the child with the same weight, and lower for a relative, which shares the
             directions that the task prescribes and not the rest. 1 where there are no whole matrices to whiten.
+        whole: Whether there were whole matrices to whiten.
         explained: Share of the child's squares explained by all.
     """
 
@@ -38,6 +39,7 @@ class Held:
     shares: np.ndarray
     family: np.ndarray
     steady: np.ndarray
+    whole: bool
     explained: float
 
 
@@ -70,7 +72,8 @@ def held(vectors: TaskVectors, pool: Sequence[int]) -> Held:
     total, out = float(y @ y), [np.zeros(vectors.n) for _ in range(4)]
     for full, some in zip(out, (w, shares, family, steady), strict=True):
         full[list(pool)] = some
-    return Held(*out, explained=1 - left / total if total > 0 else 0.0)
+    explained = 1 - left / total if total > 0 else 0.0
+    return Held(out[0], out[1], out[2], out[3], whole=bool(vectors.matrices), explained=explained)
 
 
 def whitened(vectors: TaskVectors, pool: Sequence[int], powers: Sequence[float]) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -17,6 +17,12 @@ from stemma.lineage.task_vectors import Span, TaskVectors, task_vectors
 from stemma.models.model import Model
 from stemma.types import Spec, jsonable
 
+FINITE = 0.99
+"""Share of finite entries below which a candidate is left out."""
+
+FEW = 16
+"""Entries per candidate below which nothing is inferred."""
+
 BASES = 4
 """Candidates that are tried as the base where none was given."""
 
@@ -34,6 +40,8 @@ class MergeParent:
         interval: 95 % interval of the coefficient, over entries and tensors.
         share: Of what all other candidates leave of the child, the share of squares that this one explains.
         rival_share: The largest such share of a candidate that is no parent.
+        steady: How much of its weight stays when what fine-tunes of one base have in common is turned down: 1 for a
+            parent, less for a relative.
         log10_p: Of that share, against the candidate with its entries permuted within each tensor. Any two models of
             one family have something in common, so this is small for relatives too; the bar is `rival_share`.
     """
@@ -44,6 +52,7 @@ class MergeParent:
     interval: tuple[float, float]
     share: float
     rival_share: float
+    steady: float
     log10_p: float
 
 
@@ -87,6 +96,17 @@ class Merge:
         """Whether a parent may be missing: something is left that is neither rounding nor known to be training."""
         return self.remainder in ("missing-parent", "either")
 
+    def at(self, positions: Sequence[int]) -> "Merge":
+        """The same merge with parents at other positions.
+
+        Args:
+            positions: New position of each old one.
+
+        Returns:
+            The merge.
+        """
+        return replace(self, parents=tuple(replace(p, position=positions[p.position]) for p in self.parents))
+
     def to_dict(self) -> dict[str, Any]:
         """The JSON form.
 
@@ -114,6 +134,7 @@ class MergeRegression:
         loose: Share from which further candidates are parents of it.
         family: How many times what other candidates hold of a candidate the share of those two must be.
         steady: How much of its weight a parent must keep when what fine-tunes have in common is turned down.
+        unwhitened: How many times larger `strict` and `loose` are where entries are samples and cannot be whitened.
         assume: Take it for granted that the child is a merge, and list parents by `loose` and `steady` alone.
         seed: Of the samples of entries.
 
@@ -129,6 +150,7 @@ class MergeRegression:
     loose: float = 0.002
     family: float = 1.0
     steady: float = 0.87
+    unwhitened: float = 5.0
     assume: bool = False
     seed: int = 0
 
@@ -170,9 +192,17 @@ class MergeRegression:
         labels = list(names) or [str(i) for i in range(len(candidates))]
         if len(labels) != len(candidates):
             raise MisuseError(f"{len(candidates)} candidates need as many names, got {len(labels)}")
+        if not candidates.size:
+            return None
+        usable = [i for i, row in enumerate(candidates) if np.isfinite(row).mean() >= FINITE]
+        if candidates.ndim == 2 and len(usable) < len(candidates):
+            found = self.decompose(
+                child, candidates[usable], base, tensors=tensors, names=[labels[i] for i in usable]
+            )  # fmt: skip
+            return None if found is None else found.at(usable)
         vectors = task_vectors(child, candidates, base, tensors, self.slack)
         kept, twins = distinct(vectors)
-        if not kept or not vectors.child.size or _is_one_of(vectors, self.share):
+        if len(kept) < (1 if vectors.known else 2) or not vectors.child.size or _is_one_of(vectors, self.share):
             return None
         vectors, whose = vectors.only(kept), None if base is None else "given"
         fit, exact = exhibited(vectors, self.max_parents, self.share)
@@ -208,7 +238,7 @@ class MergeRegression:
         elif exact >= self.partial and len(fit.parents) > 0 and not plain:
             remainder = "missing-parent"
         else:
-            parents = self._inferred(shares)
+            parents = self._inferred(shares) if len(vectors.child) >= max(256, FEW * len(pool)) else ()
             if not parents:
                 return None
             fit, remainder = _best_rule(vectors, parents, self.seed), "either"
@@ -216,11 +246,11 @@ class MergeRegression:
 
     def _inferred(self, held: Held) -> tuple[int, ...]:
         """Candidates that a merge is inferred from; none where fewer than two are beyond what relatives hold."""
-        steady = held.steady >= self.steady
-        sure = steady & (held.shares > np.maximum(self.strict, self.family * held.family))
+        steady, times = held.steady >= self.steady, 1.0 if held.whole else self.unwhitened
+        sure = steady & (held.shares > np.maximum(times * self.strict, self.family * held.family))
         if sure.sum() < 2 and not self.assume:
             return ()
-        return tuple(int(i) for i in np.flatnonzero(steady & (held.shares > self.loose)))
+        return tuple(int(i) for i in np.flatnonzero(steady & (held.shares > times * self.loose)))
 
 
 def distinct(vectors: TaskVectors) -> tuple[list[int], dict[int, list[int]]]:
@@ -292,7 +322,16 @@ def _merge(
         permuted_log10_p(vectors, fit.parents, fit.coefficients), strict=True,
     )  # fmt: skip
     parents = [
-        MergeParent(labels[kept[i]], kept[i], float(c), interval, float(shares.shares[i]), max(rivals, default=0.0), p)
+        MergeParent(
+            labels[kept[i]],
+            kept[i],
+            float(c),
+            interval,
+            float(shares.shares[i]),
+            max(rivals, default=0.0),
+            float(shares.steady[i]),
+            p,
+        )
         for i, c, interval, p in rows
     ]
     left = (vectors.child - fit.predicted)[np.isfinite(fit.predicted)]
@@ -366,5 +405,5 @@ def merge_of(
     )  # fmt: skip
     if found is None:
         return None
-    parents = tuple(replace(p, position=whole[p.position] - 1) for p in found.parents)
-    return replace(found, parents=parents, base=base.name if base is not None else found.base)
+    found = found.at([i - 1 for i in whole])
+    return replace(found, base=base.name) if base is not None else found
