@@ -13,7 +13,7 @@ from stemma.errors import MisuseError
 from stemma.lineage.merge_evidence import Held, held, intervals, permuted_log10_p
 from stemma.lineage.merge_parents import WIDE, exhibited, path, shorter
 from stemma.lineage.merging_rules import Fit, layer_wise, linear
-from stemma.lineage.task_vectors import Span, TaskVectors, task_vectors
+from stemma.lineage.task_vectors import Span, TaskVectors, central, distinct, is_one_of, task_vectors
 from stemma.models.model import Model
 from stemma.types import Spec, jsonable
 
@@ -22,9 +22,6 @@ FINITE = 0.99
 
 FEW = 16
 """Entries per candidate below which nothing is inferred."""
-
-BASES = 4
-"""Candidates that are tried as the base where none was given."""
 
 
 @dataclass(frozen=True)
@@ -133,9 +130,10 @@ class MergeRegression:
         strict: Share of what all others leave that two candidates must explain each, before a merge is inferred.
         loose: Share from which further candidates are parents of it.
         family: How many times what other candidates hold of a candidate the share of those two must be.
-        steady: How much of its weight a parent must keep when what fine-tunes have in common is turned down.
+        steady: How much of its weight each of those two must keep when what fine-tunes have in common is turned down.
+        steady_loose: The same for further parents.
         unwhitened: How many times larger `strict` and `loose` are where entries are samples and cannot be whitened.
-        assume: Take it for granted that the child is a merge, and list parents by `loose` and `steady` alone.
+        assume: Take it for granted that the child is a merge, and list parents by `loose` and `steady_loose` alone.
         seed: Of the samples of entries.
 
     Source: non-negative least squares and matching pursuit on task vectors: UNMERGE (2025); the exact fits, the null
@@ -147,9 +145,10 @@ class MergeRegression:
     share: float = 0.97
     partial: float = 0.1
     strict: float = 0.004
-    loose: float = 0.002
+    loose: float = 0.0015
     family: float = 1.0
     steady: float = 0.87
+    steady_loose: float = 0.75
     unwhitened: float = 5.0
     assume: bool = False
     seed: int = 0
@@ -202,12 +201,12 @@ class MergeRegression:
             return None if found is None else found.at(usable)
         vectors = task_vectors(child, candidates, base, tensors, self.slack)
         kept, twins = distinct(vectors)
-        if len(kept) < (1 if vectors.known else 2) or not vectors.child.size or _is_one_of(vectors, self.share):
+        if len(kept) < (1 if vectors.known else 2) or not vectors.child.size or is_one_of(vectors, self.share):
             return None
         vectors, whose = vectors.only(kept), None if base is None else "given"
         fit, exact = exhibited(vectors, self.max_parents, self.share)
         if base is None and exact < self.share:
-            for at in _central(vectors):
+            for at in central(vectors):
                 others = [i for i in kept if i != kept[at]]
                 again = task_vectors(child, candidates[others], candidates[kept[at]], tensors, self.slack)
                 found = exhibited(again, self.max_parents, self.share)
@@ -246,50 +245,13 @@ class MergeRegression:
 
     def _inferred(self, held: Held) -> tuple[int, ...]:
         """Candidates that a merge is inferred from; none where fewer than two are beyond what relatives hold."""
-        steady, times = held.steady >= self.steady, 1.0 if held.whole else self.unwhitened
-        sure = steady & (held.shares > np.maximum(times * self.strict, self.family * held.family))
+        times = 1.0 if held.whole else self.unwhitened
+        sure = (held.steady >= self.steady) & (held.shares > np.maximum(times * self.strict, self.family * held.family))
         if sure.sum() < 2 and not self.assume:
             return ()
-        return tuple(int(i) for i in np.flatnonzero(steady & (held.shares > times * self.loose)))
-
-
-def distinct(vectors: TaskVectors) -> tuple[list[int], dict[int, list[int]]]:
-    """Candidates that moved from the base, one of each set of equal ones.
-
-    Args:
-        vectors: The task vectors.
-
-    Returns:
-        Their positions, and for those that have equals the equals' positions.
-    """
-    kept: list[int] = []
-    twins: dict[int, list[int]] = {}
-    for i, row in enumerate(vectors.moves):
-        if vectors.known and (np.abs(row) <= vectors.tolerance).all():
-            continue
-        same = next((j for j in kept if (np.abs(row - vectors.moves[j]) <= vectors.tolerance).all()), None)
-        if same is None:
-            kept.append(i)
-        else:
-            twins.setdefault(same, []).append(i)
-    return kept, twins
-
-
-def _is_one_of(vectors: TaskVectors, share: float) -> bool:
-    """Whether the child is the base or one of the candidates, down to rounding."""
-    rows = [*vectors.moves, np.zeros_like(vectors.child)] if vectors.known else vectors.moves
-    return any((np.abs(vectors.child - row) <= vectors.tolerance).mean() >= max(share, 0.999) for row in rows)
-
-
-def _central(vectors: TaskVectors) -> list[int]:
-    """Candidates in the order in which they may be the base: what the child kept most of, then the most central."""
-    if vectors.n < 2:
-        return []
-    spread = np.square(vectors.moves / vectors.scale).sum(1)
-    moved = np.abs(vectors.moves).max(0) > vectors.tolerance
-    equal = [float((np.abs(vectors.child - row) <= vectors.tolerance)[moved].mean()) for row in vectors.moves]
-    order = sorted(range(vectors.n), key=lambda i: (-round(equal[i], 3), spread[i]))
-    return order[:BASES]
+        return tuple(
+            int(i) for i in np.flatnonzero((held.steady >= self.steady_loose) & (held.shares > times * self.loose))
+        )
 
 
 def _per_entry(vectors: TaskVectors, fit: Fit) -> float:

@@ -11,6 +11,9 @@ from stemma.errors import MisuseError
 FLOAT32, FLOAT16, BFLOAT16 = 2.0**-24, 2.0**-11, 2.0**-8
 """Largest relative rounding error of one stored number."""
 
+BASES = 4
+"""Candidates that are tried as the base where none was given."""
+
 
 class Span(NamedTuple):
     """Where one tensor's entries lie.
@@ -131,6 +134,60 @@ def task_vectors(
         child[keep] - origin[keep], moves, origin[keep], known, tolerance[keep], tensor[keep], layer[keep],
         _scale(moves, tensor[keep]), _matrices(spans, finite),
     )  # fmt: skip
+
+
+def distinct(vectors: TaskVectors) -> tuple[list[int], dict[int, list[int]]]:
+    """Candidates that moved from the base, one of each set of equal ones.
+
+    Args:
+        vectors: The task vectors.
+
+    Returns:
+        Their positions, and for those that have equals the equals' positions.
+    """
+    kept: list[int] = []
+    twins: dict[int, list[int]] = {}
+    for i, row in enumerate(vectors.moves):
+        if vectors.known and (np.abs(row) <= vectors.tolerance).all():
+            continue
+        same = next((j for j in kept if (np.abs(row - vectors.moves[j]) <= vectors.tolerance).all()), None)
+        if same is None:
+            kept.append(i)
+        else:
+            twins.setdefault(same, []).append(i)
+    return kept, twins
+
+
+def is_one_of(vectors: TaskVectors, share: float) -> bool:
+    """Whether the child is the base or one of the candidates, down to rounding.
+
+    Args:
+        vectors: The task vectors.
+        share: Share of entries that must agree, at least.
+
+    Returns:
+        True for a copy.
+    """
+    rows = [*vectors.moves, np.zeros_like(vectors.child)] if vectors.known else vectors.moves
+    return any((np.abs(vectors.child - row) <= vectors.tolerance).mean() >= max(share, 0.999) for row in rows)
+
+
+def central(vectors: TaskVectors) -> list[int]:
+    """Candidates that may be the base: those the child kept most entries of, then the most central.
+
+    Args:
+        vectors: The task vectors.
+
+    Returns:
+        A few positions, the likeliest first.
+    """
+    if vectors.n < 2:
+        return []
+    spread = np.square(vectors.moves / vectors.scale).sum(1)
+    moved = np.abs(vectors.moves).max(0) > vectors.tolerance
+    equal = [float((np.abs(vectors.child - row) <= vectors.tolerance)[moved].mean()) for row in vectors.moves]
+    order = sorted(range(vectors.n), key=lambda i: (-round(equal[i], 3), spread[i]))
+    return order[:BASES]
 
 
 def rounding(values: np.ndarray) -> float:
