@@ -30,7 +30,11 @@ from stemma.zoo.collection import EQUIVALENCES
 from stemma.zoo.recipe import build_all
 
 RESULTS = Path(__file__).parent / "results"
-FAMILIES = ("mlp:301-304", "cnn:301-304", "vit:301-302", "lm:301-302")
+FAMILIES = ("mlp:301-306", "cnn:301-304", "vit:102", "lm:102")
+WITHOUT = {"vit": (R.LORA, R.HEAD_REPLACED, R.PART_INHERITED, R.DISTILLED)}
+"""What is left out of costly families, whose every case takes a training."""
+NULLS_OF = ("mlp", "cnn")
+"""Kinds for which enough independent models are trained to tell a distillate from a stranger."""
 PROBED = (R.UNLEARNED, R.DISTILLED)
 NULLS, NULL_SEED, PROBES, DRAWS, SEED = 99, 77, 397, 1000, 20261125
 KINDS = tuple(k for k in R if k is not R.RELATED)
@@ -65,6 +69,24 @@ def asked(kind: str, cases: Sequence[Case], models: dict[str, Any], root: str, n
             "expected": [s.value for s in c.steps], "seconds": time.perf_counter() - start,
         })  # fmt: skip
     return out
+
+
+def of_root(kind: str, seed: int, keep: Path | None) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """What is said of every case around one root."""
+    kept = None if keep is None else keep / f"{kind}-{seed}.json"
+    if kept is not None and kept.exists():
+        found = json.loads(kept.read_text())
+        return found["rows"], found["mixed"]
+    left = WITHOUT.get(kind, ())
+    cases = [c for c in relations(kind, seed) if c.relation not in left]
+    longer = [] if left else histories(kind, seed)
+    models = built([*cases, *longer])
+    null = independents(kind, NULLS, seed=NULL_SEED) if kind in NULLS_OF else []
+    rows, mixed = (asked(kind, some, models, f"{kind}-{seed}", null) for some in (cases, longer))
+    if kept is not None:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(json.dumps({"rows": rows, "mixed": mixed}))
+    return rows, mixed
 
 
 def groups() -> list[set[str]]:
@@ -145,17 +167,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("families", nargs="*", default=FAMILIES, help="KIND:FIRST-LAST")
     parser.add_argument("--out", type=Path, default=RESULTS / "relations.json")
+    parser.add_argument("--keep", type=Path, help="A folder for what was said family by family, to go on from.")
     args = parser.parse_args()
     rows, mixed = [], []
     for family in args.families:
         kind, _, seeds = family.partition(":")
         first, _, last = seeds.partition("-")
-        null = independents(kind, NULLS, seed=NULL_SEED)
         for seed in range(int(first), int(last or first) + 1):
-            cases, longer = relations(kind, seed), histories(kind, seed)
-            models = built([*cases, *longer])
-            rows += asked(kind, cases, models, f"{kind}-{seed}", null)
-            mixed += asked(kind, longer, models, f"{kind}-{seed}", null)
+            named, longer = of_root(kind, seed, args.keep)
+            rows += named
+            mixed += longer
     named = [r for r in rows if r["truth"] != "related"]
     told_apart = [g for g in groups() if "siblings" not in g] + [{"merged", "finetuned"}, {"merged", "siblings"}]
     result = {

@@ -23,7 +23,7 @@ class Measured:
         shape: Sizes of the axes longer than one.
         read: Entries that were read.
         rows: Per row: sum of A², of B², of AB, of (B - A)², `[4, rows]`.
-        columns: The same per unit of the second axis, `[4, columns]`; empty for vectors.
+        across: The same per unit of every further axis, `[4, units]` each; empty for vectors.
         equal: Entries that are the same number in both.
         zeros: Entries that are zero in A only, in B only, in both.
         on_support: Sums of A² and of (B - A)² where B is not zero.
@@ -35,7 +35,7 @@ class Measured:
     shape: tuple[int, ...]
     read: int
     rows: np.ndarray
-    columns: np.ndarray
+    across: tuple[np.ndarray, ...]
     equal: int
     zeros: tuple[int, int, int]
     on_support: tuple[float, float]
@@ -82,11 +82,11 @@ class Measured:
 
     @cached_property
     def scaled(self) -> float:
-        """Relative difference that remains after the best positive scale per unit of either outer axis.
+        """Relative difference that remains after the best positive scale per unit of whichever axis suits.
 
         Units count equally: a rescaled one must not hide behind a larger one.
         """
-        return min((_after_scale(s) for s in (self.rows, self.columns) if s.size), default=self.relative)
+        return min((_after_scale(s) for s in (self.rows, *self.across) if s.size), default=self.relative)
 
     @cached_property
     def singular_values(self) -> np.ndarray:
@@ -136,12 +136,16 @@ def measure(slices: Iterable[tuple[np.ndarray, np.ndarray]]) -> Measured | None:
     return sums.result()
 
 
+def _along(x: np.ndarray, axis: int) -> np.ndarray:
+    return x.sum(tuple(i for i in range(x.ndim) if i != axis))
+
+
 class _Sums:
     """Private: sums under way; alive inside `measure`."""
 
     def __init__(self) -> None:
         self.rows: list[np.ndarray] = []
-        self.columns = np.zeros((4, 0))
+        self.across: list[np.ndarray] = []
         self.gram = np.zeros((0, 0))
         self.equal, self.read = 0, 0
         self.zeros, self.support = np.zeros(3, int), np.zeros(2)
@@ -157,8 +161,8 @@ class _Sums:
         squares = (a * a, b * b, a * b, d * d)
         self.rows.append(np.stack([s.sum(1) for s in squares]))
         if x.ndim > 1:
-            middle = [s.reshape(len(x), x.shape[1], -1).sum((0, 2)) for s in squares]
-            self.columns = np.stack(middle) + (self.columns if self.columns.size else 0)
+            seen = [np.stack([_along(s.reshape(x.shape), i) for s in squares]) for i in range(1, x.ndim)]
+            self.across = [s + t for s, t in zip(seen, self.across, strict=True)] if self.across else seen
             self._project(d)
         gone_a, gone_b = a == 0, b == 0
         self.equal += int((a == b).sum())
@@ -190,13 +194,13 @@ class _Sums:
         sample = sample[:, :: max(1, sample.shape[1] // KEPT)]
         pattern = next((p for p, holds in self.patterns.items() if holds and self.zeros[1]), None)
         return Measured(
-            shape=self.shape, read=self.read, rows=np.concatenate(self.rows, axis=1), columns=self.columns,
+            shape=self.shape, read=self.read, rows=np.concatenate(self.rows, axis=1), across=tuple(self.across),
             equal=self.equal, zeros=(int(self.zeros[0]), int(self.zeros[1]), int(self.zeros[2])),
             on_support=(float(self.support[0]), float(self.support[1])), gram=self.gram, sample=sample,
             patterned=pattern,
         )  # fmt: skip
 
 
-NOTHING = Measured((), 0, np.zeros((4, 0)), np.zeros((4, 0)), 0, (0, 0, 0), (0.0, 0.0), np.zeros((0, 0)),
+NOTHING = Measured((), 0, np.zeros((4, 0)), (), 0, (0, 0, 0), (0.0, 0.0), np.zeros((0, 0)),
                    np.zeros((2, 0)), None)  # fmt: skip
 """What two tensors show that cannot be put side by side."""

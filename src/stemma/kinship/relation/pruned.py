@@ -105,7 +105,7 @@ def mask_of(layer: Layer, exact: float) -> Mask:
         return Mask("whole", 0.0)
     if misplaced <= exact:
         return Mask("magnitude", misplaced)
-    for axis, sums in (("rows", measured.rows), ("columns", measured.columns)):
+    for axis, sums in (("rows", measured.rows), *(("columns", s) for s in measured.across[:1])):
         if sums.size and sums[1][sums[0] > 0].size:
             empty = (sums[1] == 0) & (sums[0] > 0)
             share = sums[0][empty].size / max(1, sums.shape[1])

@@ -20,6 +20,9 @@ SLACK = {1: 6.0, 2: 4.0, 3: 2.0}
 SMALL = 1 << 14
 """Entries of a matrix that may be too small to show its grid."""
 
+BIASES = 0.25
+"""Share of the matrices' relative change up to which a bias may have been rounded as well."""
+
 
 @dataclass(frozen=True)
 class Quantized(AbstractOperation):
@@ -46,6 +49,7 @@ class Quantized(AbstractOperation):
         one = next(g for g in grids.values() if g.bits == bits)
         grids |= _small(pair, grids, one)
         changed = {m.b: _rounded(m, grids[m.b]) for m in pair.open if m.b in grids}
+        changed |= _vectors(pair, changed)
         count = sum(g.bits == bits for g in grids.values())
         symmetric = sum(g.symmetric for g in grids.values()) * 2 > len(grids)
         coded = any(n in pair.child.tensors and not pair.child.tensors[n].is_float for n in grids)
@@ -78,6 +82,18 @@ def _small(pair: Pair, found: dict[str, Grid], like: Grid) -> dict[str, Grid]:
             grid = assumed(np.asarray(pair.child.weights[m.b].array(), np.float32), like)
             if m.left <= m.noise + SLACK.get(grid.bits, 1.5) * grid.variance * m.sums.read:
                 out[m.b] = grid
+    return out
+
+
+def _vectors(pair: Pair, matrices_: dict[str, Layer]) -> dict[str, Layer]:
+    """Biases that were rounded too: stored as codes, or changed by much less than the matrices."""
+    changes = [m.sums.relative for m in matrices_.values()]
+    little = BIASES * float(np.median(changes)) if changes else 0.0
+    out = {}
+    for v in pair.open:
+        coded = v.b in pair.child.tensors and not pair.child.tensors[v.b].is_float
+        if not v.matrix and v.measured is not None and v.sums.relative <= (0.01 if coded else little):
+            out[v.b] = v.explained("rounded")
     return out
 
 

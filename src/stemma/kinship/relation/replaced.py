@@ -37,6 +37,8 @@ class Replaced(AbstractOperation):
         added = [n for n in pair.new if n in matrices(pair.child)]
         if not kept or not (anew or added) or sum(m.size for m in kept) * 20 < sum(m.size for m in pair.matrices):
             return None
+        if _mispaired(anew):
+            return None
         gone = [n for n in pair.removed if n in matrices(pair.parent)]
         heads = [m for m in anew if is_head(pair, m)] if not gone and not added else []
         stems = {m.b.rsplit(".", 1)[0] for m in anew}
@@ -57,6 +59,12 @@ class Replaced(AbstractOperation):
         )  # fmt: skip
         done = {m.b: m.explained("replaced") for m in (*anew, *beside)}
         return Explained(step, pair.with_layers(done, self.name))
+
+
+def _mispaired(anew: list[Layer]) -> bool:
+    """Whether matrices may only look new because contents, not names, paired them: several of one size, renamed."""
+    renamed = [m.sums.shape for m in anew if m.a != m.b and m.measured is not None]
+    return len(renamed) > len(set(renamed))
 
 
 def is_head(pair: Pair, layer: Layer) -> bool:

@@ -19,6 +19,9 @@ NAMES = {
 MARKS = frozenset({"quantized", "weights pruned", "units removed", "layers removed", "vocabulary grown", "replaced"})
 """Operations that only the later of two models bears."""
 
+APART = 0.3
+"""Cosine below which tensors that contents, not names, have paired may not belong together."""
+
 
 @dataclass(frozen=True)
 class Trained(AbstractOperation):
@@ -33,6 +36,8 @@ class Trained(AbstractOperation):
             return None
         # What bears the mark of a loss is the later one: only what does not is asked for its geometry.
         found = geometry.LATER if MARKS & set(pair.taken) else geometry.story(pair)
+        if any(m.a != m.b and m.sums.cosine < APART for m in changed if m.matrix):
+            found = geometry.UNTOLD
         frozen = [m.b for m in pair.matrices if m.settled and not m.marks]
         where = _where(pair, changed)
         relative = _relative(changed)
@@ -40,7 +45,7 @@ class Trained(AbstractOperation):
         step = Step(
             NAMES[kind],
             kind,
-            _sentence(kind, relative, where, len(frozen), len(pair.matrices)),
+            _sentence(kind, relative, where, len(frozen), len(pair.matrices)) + _sureness(found),
             {
                 "relative_change": relative,
                 "where": where,
@@ -51,8 +56,19 @@ class Trained(AbstractOperation):
             },
             bits=sum(entry_bits(layer, layer.left) for layer in changed),
         )
-        done = {layer.b: layer.explained("changed") for layer in changed}
+        done = {layer.b: layer.explained(_mark(layer)) for layer in changed}
         return Explained(step, pair.with_layers(done, self.name))
+
+
+def _mark(layer: Layer) -> str:
+    """What the training did to a layer, where other operations did something to it too."""
+    if not layer.marks or layer.sums.norm_a == 0:
+        return "changed"
+    return f"trained on by {np.sqrt(layer.left / layer.sums.norm_a):.2g}"
+
+
+def _sureness(found: geometry.Story) -> str:
+    return "" if found.probability is None else f"; probability {found.probability:.2f} by geometry"
 
 
 def _relative(changed: tuple[Layer, ...]) -> float:
