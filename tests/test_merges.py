@@ -284,6 +284,24 @@ def test_models_under_other_names_are_taken_apart(family: tuple[np.ndarray, np.n
     assert merge_of(suspect, [], base) is None
 
 
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("known", [True, False])
+def test_a_parent_is_no_merge_of_its_own_child(family: tuple[np.ndarray, np.ndarray], rule: str, known: bool) -> None:
+    base, candidates = family
+    child, truth = merged(family, rule, (1, 4))
+    for parent in truth:
+        pool = np.vstack([np.delete(candidates, parent, axis=0), child[None], base[None]])
+        assert take_apart(candidates[parent], pool[: -1 if known else None], base if known else None) is None
+
+
+def test_frozen_layers_are_no_merge(family: tuple[np.ndarray, np.ndarray]) -> None:
+    base, candidates = family
+    child = candidates[2].copy()
+    child[4460:] += np.random.default_rng(7).standard_t(3, size=1600).astype(np.float32) * 0.01
+    assert take_apart(child, candidates, base) is None
+    assert take_apart(child, candidates, None) is None
+
+
 def test_wrong_input_is_one_clear_error(family: tuple[np.ndarray, np.ndarray]) -> None:
     base, candidates = family
     with pytest.raises(MisuseError, match="same entries"):

@@ -20,6 +20,9 @@ from stemma.types import Spec, jsonable
 FINITE = 0.99
 """Share of finite entries below which a candidate is left out."""
 
+BUDGET = 20_000_000
+"""Entries of all models that are read unless the caller says otherwise."""
+
 FEW = 16
 """Entries per candidate below which nothing is inferred."""
 
@@ -210,7 +213,7 @@ class MergeRegression:
                 others = [i for i in kept if i != kept[at]]
                 again = task_vectors(child, candidates[others], candidates[kept[at]], tensors, self.slack)
                 found = exhibited(again, self.max_parents, self.share)
-                if found[1] >= self.share:
+                if found[1] >= self.share and _can_be_child(replace(again, known=False), found[0], whole=True):
                     (fit, exact), vectors, whose, kept = found, again, labels[kept[at]], others
                     break
         other_sets: tuple[tuple[int, ...], ...] = ()
@@ -231,10 +234,10 @@ class MergeRegression:
         if vectors.n > WIDE:
             pool = sorted({*path(vectors, np.arange(len(vectors.child)), WIDE), *fit.parents})
         shares = held(vectors, pool)
-        plain = len(fit.parents) == 1 and abs(_per_entry(vectors, fit) - 1) < 1e-3
-        if exact >= self.share and not plain:
+        accepted = _can_be_child(vectors, fit, exact >= self.share)
+        if exact >= self.share and accepted:
             remainder = "rounding"
-        elif exact >= self.partial and len(fit.parents) > 0 and not plain:
+        elif exact >= self.partial and accepted:
             remainder = "missing-parent"
         else:
             parents = self._inferred(shares) if len(vectors.child) >= max(256, FEW * len(pool)) else ()
@@ -254,10 +257,27 @@ class MergeRegression:
         )
 
 
-def _per_entry(vectors: TaskVectors, fit: Fit) -> float:
-    """What a single parent is multiplied by where it was not dropped."""
-    rates = fit.details.get("drop_rate")
-    return fit.coefficients[0] / max(1e-12, 1 - rates[0]) if rates else fit.coefficients[0]
+def _can_be_child(vectors: TaskVectors, fit: Fit, whole: bool) -> bool:
+    """Whether a fit speaks of a merge: not of one parent alone, and not of a child whose own merge is a candidate.
+
+    The parent of a merge is itself a sum of that merge and the other parents, with a weight above 1 (the inverse of its
+    own). And a single parent's entries, cut or copied, are what pruning and frozen layers leave.
+
+    Returns:
+        True for a merge.
+    """
+    if not fit.parents:
+        return False
+    plain = fit.rule in ("linear", "task-arithmetic")
+    if plain and max(fit.coefficients) > 1 + 1e-3 and (len(fit.parents) == 1 or not vectors.known):
+        return False
+    if len(fit.parents) > 1:
+        return True
+    if fit.rule in ("ties", "dare"):
+        own = np.abs(vectors.of(fit.parents)[0]) > vectors.tolerance
+        moved = np.abs(vectors.child) > vectors.tolerance
+        return bool((own & ~moved).mean() > max(0.02, (moved & ~own).mean()))
+    return whole and abs(fit.coefficients[0] - 1) > 1e-3
 
 
 def _best_rule(vectors: TaskVectors, parents: Sequence[int], seed: int) -> Fit:
@@ -324,7 +344,7 @@ def _reason(fit: Fit, exact: float, remainder: str) -> str:
 
 def merge_of(
     child: Model, candidates: Sequence[Model], base: Model | None = None, method: MergeRegression | None = None,
-    per_tensor: int = 4096,
+    per_tensor: int | None = None,
 ) -> Merge | None:  # fmt: skip
     """Take a model apart that may be a merge of others.
 
@@ -335,7 +355,7 @@ def merge_of(
         candidates: Its possible parents; leave out its descendants.
         base: What all were fine-tuned from, if it is known.
         method: The method with its parameters.
-        per_tensor: Entries per matrix.
+        per_tensor: Entries per matrix; unless given, as many as keep the whole within some hundred MB.
 
     Returns:
         The merge, or None.
@@ -345,7 +365,9 @@ def merge_of(
     chosen = method or MergeRegression()
     if not candidates:
         return None
-    read = entries([child, *candidates, *([base] if base is not None else [])], reference=0, per_tensor=per_tensor)
+    models = [child, *candidates, *([base] if base is not None else [])]
+    most = int(np.clip(BUDGET // (len(models) * max(1, len(child.weights))), 4096, 65536))
+    read = entries(models, reference=0, per_tensor=per_tensor or most)
     whole = [i for i in range(1, len(candidates) + 1) if read.present[i].any()]
     if not whole or (base is not None and not read.present[-1].any()):
         return None
