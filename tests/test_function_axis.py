@@ -55,7 +55,7 @@ def nets() -> list[Model]:
 def family() -> dict[str, Model]:
     root = Recipe("mlp", "train", seed=77)
     made: dict = {}
-    tuned = Recipe("mlp", "finetune", RelationKind.FINETUNED, (root,), {"part": "b"}, seed=5)
+    tuned = Recipe("mlp", "finetune", RelationKind.FINETUNED, (root,), seed=5)
     head = Recipe("mlp", "replace-head", RelationKind.HEAD_REPLACED, (root,), {}, seed=7)
     return {n: build(r, n, made=made) for n, r in (("root", root), ("tuned", tuned), ("head", head))}
 
@@ -475,7 +475,7 @@ def test_enrolled_models_are_compared_without_their_files(home: tuple[Path, Work
 def test_relatives_and_families_are_no_null(home: tuple[Path, Workspace], nets: list[Model], probes: Probes) -> None:
     """Enrolled null models: one of each family, none that the pair may come from, all others listed."""
     workspace = home[1]
-    found = workspace.compare(nets[40], nets[41], 0.08, probes).function
+    found = workspace.compare(nets[40], nets[41], 0.07, probes).function  # asks for more than there are
     related = workspace.compare(workspace.resolve("root"), nets[41], 0.1, probes)
     assert found is not None
     assert len({"root", "tuned"} & set(found.details["null_models"])) == 1
@@ -507,7 +507,7 @@ def test_enrolled_models_are_candidates_and_null_at_once(home: tuple[Path, Works
     """Each stands for a stranger beside all the others, the suspect in its own place."""
     workspace = home[1]
     root = Recipe("mlp", "train", seed=77)
-    again = build(Recipe("mlp", "finetune", RelationKind.FINETUNED, (root,), {"part": "b"}, seed=9), "again")
+    again = build(Recipe("mlp", "finetune", RelationKind.FINETUNED, (root,), seed=9), "again")
     found = workspace.trace(again, alpha=0.1, probes=probes)
     functions = {c["name"]: c["function"] for c in found.candidates}
     assert len(functions) == 13

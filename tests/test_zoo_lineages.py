@@ -573,6 +573,9 @@ def test_lineages_by_name():
     assert {r.parameters.get("data") for r in zoo.flat("mlp", 0, 2, 8, "few-shot", data="mnist8").values()} == {
         "mnist8"
     }
+    few = zoo.lineages.named("flat:mlp:roots=1,children=2,operation=few-shot,shots=20")
+    assert few == zoo.flat("mlp", 0, 1, 2, "few-shot", shots=20) != zoo.flat("mlp", 0, 1, 2, "few-shot")
+    assert {r.parameters["shots"] for r in few.values() if r.parents} == {20}
     for wrong, message in (
         ("bush:mlp", "no lineage"),
         ("tree:gpt", "no kind"),

@@ -29,6 +29,18 @@ _NEEDED: Mapping[str, str] = {
 }  # fmt: skip
 """The parameter without which an operation says nothing."""
 
+LEARNS = (
+    "steps", "rate", "batch", "optimizer", "weight_decay", "decay", "init", "freeze", "keep_zeros", "rank", "modules",
+    "data", "task", "shots", "imbalance", "subset", "forget", "start", "other", "untrained", "config", "quarter",
+)  # fmt: skip
+"""Parameters that operations which train understand."""
+
+CHANGES = (
+    "added", "within_heads", "ratio", "by", "bits", "block", "symmetric", "weights", "scales", "density", "scale",
+    "drop", "t", "layers",
+)  # fmt: skip
+"""Parameters that operations which compute understand."""
+
 _LOWEST: Mapping[str, float] = {
     "steps": 0,
     "batch": 1,
@@ -41,11 +53,12 @@ _LOWEST: Mapping[str, float] = {
 _HIGHEST: Mapping[str, float] = {"quarter": 4}
 
 
-def refuse(recipe: "Recipe") -> None:
+def refuse(recipe: "Recipe", learns: bool) -> None:
     """Raise if a recipe says nothing that could be done; what depends on the parents' weights is found later.
 
     Args:
         recipe: Any recipe of a known operation.
+        learns: Whether the operation trains.
 
     Raises:
         MisuseError: What is wrong, and what the operation takes.
@@ -60,6 +73,9 @@ def refuse(recipe: "Recipe") -> None:
             f"{name} takes {'no parents' if not fewest else f'at least {fewest} of them'}, and the recipe has "
             f"{len(recipe.parents)} parents."
         )
+    understood = LEARNS if learns else CHANGES
+    if unknown := sorted(set(given) - set(understood)):
+        raise MisuseError(f"{name} has no parameter {unknown[0]!r}. There are: {', '.join(understood)}.")
     needed = _NEEDED.get(name)
     if needed is not None and needed not in given and (name, recipe.kind) != ("unlearn", "lm"):
         raise MisuseError(f"{name} needs the parameter {needed!r}, and the recipe has {dict(given)}.")

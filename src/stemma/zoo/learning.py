@@ -36,12 +36,6 @@ TRUNK = {
 DISTILLED_EXAMPLES = 1500
 """How many examples a teacher answers; its answers to text are large."""
 
-LEARNS = (
-    "steps", "rate", "batch", "optimizer", "weight_decay", "decay", "init", "freeze", "keep_zeros", "rank", "modules",
-    "data", "task", "shots", "imbalance", "subset", "forget", "start", "other", "untrained", "config", "quarter",
-)  # fmt: skip
-"""Parameters that operations which train understand; a recipe with another one is refused."""
-
 
 def _lesson(
     recipe: "Recipe",
@@ -61,11 +55,9 @@ def _lesson(
         The lesson.
 
     Raises:
-        MisuseError: If a parameter is unknown, or the parent cannot learn this.
+        MisuseError: If the rate cannot decay so, or the parent cannot learn this.
     """
     p = recipe.parameters
-    if unknown := sorted(set(p) - set(LEARNS)):
-        raise MisuseError(f"{recipe.operation} has no parameter {unknown[0]!r}. There are: {', '.join(LEARNS)}.")
     rule, decay = known(p.get("optimizer", "adam")), p.get("decay", "cosine")
     if decay not in ("cosine", "constant"):
         raise MisuseError(f"the rate decays by 'cosine' or stays 'constant', not {decay!r}. Give one of them.")

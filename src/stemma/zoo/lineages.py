@@ -102,6 +102,7 @@ def flat(
     *,
     init: str = "torch",
     data: str | None = None,
+    **parameters: Any,
 ) -> Recipes:
     """Many roots, trained apart, and the children of each by one operation.
 
@@ -113,6 +114,7 @@ def flat(
         operation: One of `FLAT`.
         init: How the roots' starts are drawn.
         data: A data set instead of the kind's own.
+        parameters: Of the operation, instead of those that `FLAT` gives: `shots=20`, `rank=1`, `ratio=0.9`.
 
     Returns:
         Recipes named `KIND-flat-SEED/root-1`, `KIND-flat-SEED/root-1-finetune-1`, … The roots do not depend on the
@@ -130,10 +132,10 @@ def flat(
         made[name] = root
         for j in range(children):
             own = seed_for(seed, _FLAT, i, j + 1, list(FLAT).index(operation))
-            what, relation, parameters = FLAT[operation](kind, own, j)
+            what, relation, given = FLAT[operation](kind, own, j)
             parents, part = (root,), "ab"[j % 2]
-            parameters = of_data(parameters, data) if what in ("finetune", "lora") else parameters
-            made[f"{name}-{operation}-{j + 1}"] = Recipe(kind, what, relation, parents, parameters, own, part)
+            given = {**(of_data(given, data) if what in ("finetune", "lora") else given), **parameters}
+            made[f"{name}-{operation}-{j + 1}"] = Recipe(kind, what, relation, parents, given, own, part)
     return made
 
 
@@ -239,7 +241,7 @@ LINEAGES: Mapping[str, Callable[..., Recipes]] = {
 _TAKES: Mapping[str, tuple[str, ...]] = {
     "tree": ("branching", "tunings", "data", "init"),
     "forest": ("roots", "branching", "tunings", "data", "init"),
-    "flat": ("roots", "children", "operation", "data", "init"),
+    "flat": ("roots", "children", "operation", "data", "init", "shots", "imbalance", "rank", "ratio"),
     "siblings": ("candidates", "children", "tunings", "data", "init"),
     "decoys": ("count", "data", "init"),
     "relations": (),
@@ -249,6 +251,7 @@ _READ: Mapping[str, Callable[[str], Any]] = {
     "branching": lambda text: tuple(int(n) for n in text.split("x")),
     "tunings": lambda text: tuple(text.split("+")),
     "roots": int, "children": int, "candidates": int, "count": int, "operation": str, "init": str, "data": str,
+    "shots": int, "imbalance": float, "rank": int, "ratio": float,
 }  # fmt: skip
 
 

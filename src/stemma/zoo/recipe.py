@@ -163,7 +163,7 @@ def _missing(recipes: Iterable[Recipe], keep: bool, made: dict[str, Made]) -> di
         frontier = {d: r for d, r in frontier.items() if d not in made and d not in pending}
         for r in frontier.values():
             _operation(r.operation)
-            refuse(r)
+            refuse(r, r.operation in LEARNING)
         learnt = {d: _run(r).digest for d, r in frontier.items() if r.operation in LEARNING and keep}
         found = cache.find(set(learnt.values()))
         for d in [d for d, run in learnt.items() if run in found]:
