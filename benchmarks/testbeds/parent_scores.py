@@ -33,7 +33,10 @@ def all_scores(
     taylor: Sequence[float] = TAYLOR,
     names: Sequence[str] = SIMILARITIES,
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Scores `[k, c]` by similarity and form, the weight distance among them under `weights`."""
+    """Scores `[k, c]` by similarity and form.
+
+    Two baselines have one form: `weights`, the distance of weights, and `step`, the length of J (c - p).
+    """
     children = [body(c, q.probes) for c in q.children]
     theirs = torch.stack([c.collected(q.probes, len(q.probes)) for c in children])
     rows: dict[str, dict[str, list[torch.Tensor]]] = {}
@@ -50,6 +53,7 @@ def all_scores(
                 here.setdefault(form, []).append(found)
         distance = torch.stack([torch.stack([d.double().square().sum() for d in a.values()]).sum() for a in added])
         rows.setdefault("weights", {}).setdefault("plain", []).append(-distance.sqrt())
+        rows.setdefault("step", {}).setdefault("plain", []).append(-moved.flatten(1).norm(dim=1))
     return {s: {form: torch.stack(r).numpy() for form, r in forms.items()} for s, forms in rows.items()}
 
 
