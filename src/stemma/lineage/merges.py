@@ -198,9 +198,8 @@ class MergeRegression:
             return None
         usable = [i for i, row in enumerate(candidates) if np.isfinite(row).mean() >= FINITE]
         if candidates.ndim == 2 and len(usable) < len(candidates):
-            found = self.decompose(
-                child, candidates[usable], base, tensors=tensors, names=[labels[i] for i in usable]
-            )  # fmt: skip
+            some = [labels[i] for i in usable]
+            found = self.decompose(child, candidates[usable], base, tensors=tensors, names=some)
             return None if found is None else found.at(usable)
         vectors = task_vectors(child, candidates, base, tensors, self.slack)
         kept, twins = distinct(vectors)
@@ -208,14 +207,13 @@ class MergeRegression:
             return None
         vectors, whose = vectors.only(kept), None if base is None else "given"
         fit, exact = exhibited(vectors, self.max_parents, self.share)
-        if base is None and exact < self.share:
-            for at in central(vectors):
-                others = [i for i in kept if i != kept[at]]
-                again = task_vectors(child, candidates[others], candidates[kept[at]], tensors, self.slack)
-                found = exhibited(again, self.max_parents, self.share)
-                if found[1] >= self.share and _can_be_child(replace(again, known=False), found[0], whole=True):
-                    (fit, exact), vectors, whose, kept = found, again, labels[kept[at]], others
-                    break
+        for at in central(vectors) if base is None and exact < self.share else ():
+            others = [i for i in kept if i != kept[at]]
+            again = task_vectors(child, candidates[others], candidates[kept[at]], tensors, self.slack)
+            nearest, reached = exhibited(again, self.max_parents, self.share)
+            if reached >= self.share and _can_be_child(replace(again, known=False), nearest, whole=True):
+                fit, exact, vectors, whose, kept = nearest, reached, again, labels[kept[at]], others
+                break
         other_sets: tuple[tuple[int, ...], ...] = ()
         if exact >= self.share:
             fit, other_sets = shorter(vectors, fit, self.share)
