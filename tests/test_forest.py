@@ -215,7 +215,7 @@ def test_a_direction_that_is_given_counts_and_one_lie_is_outvoted() -> None:
 def test_siblings_alone_are_refused_a_direction() -> None:
     w = grown([-1, 0, 0], 6, low=0.5, high=0.5)[1:]
     g = between(w)
-    found = Forest(refusal=1.0)([Family(refs(2), g)])
+    found = Forest()([Family(refs(2), g)])
     assert found.edges == ()
     assert found.roots == ("m00", "m01")
     assert found.refused[0]["models"] == ["m00", "m01"]
@@ -224,7 +224,7 @@ def test_siblings_alone_are_refused_a_direction() -> None:
 def test_leaves_by_rule_have_no_children() -> None:
     g = between(grown([-1, 0], 7))
     assert [(e.parent, e.child) for e in Forest()([Family(refs(2), g)]).edges] == [("m00", "m01")]
-    found = Forest(refusal=12.0)([Family(refs(2), g, leaves=frozenset({0}))])
+    found = Forest(of_two=12.0)([Family(refs(2), g, leaves=frozenset({0}))])
     assert [(e.parent, e.child) for e in found.edges] == [("m01", "m00")]
 
 
@@ -336,8 +336,8 @@ def test_no_models_one_model_and_two_of_one_name() -> None:
 def test_models_that_cannot_be_compared_stand_alone() -> None:
     vectors = [named(f"v{i}", {"b": np.arange(5) + i}) for i in range(2)]
     flat = named("zero", {"layers.0.weight": np.zeros((16, 16)), "layers.1.weight": np.zeros((16, 16))})
-    found = lineage([*vectors, flat, *family_of_models([-1, 0])])
-    assert {(e.parent, e.child) for e in found.edges} == {("m00", "m01")}
+    found = lineage([*vectors, flat, *family_of_models([-1, 0, 0])])
+    assert {(e.parent, e.child) for e in found.edges} == {("m00", "m01"), ("m00", "m02")}
 
 
 def test_lineage_of_an_empty_place_is_one_clear_error(tmp_path) -> None:

@@ -104,7 +104,7 @@ def root(known: Known) -> str:
 
 
 def f1(rows: Sequence[Mapping[str, float]], of: str = "right") -> float:
-    return 2 * sum(r[of] for r in rows) / sum(r["told"] + r["true"] for r in rows)
+    return 2 * sum(r[of] for r in rows) / max(1, sum(r["told"] + r["true"] for r in rows))
 
 
 def summary(rows: Sequence[Mapping[str, float]], trees: Sequence[str]) -> dict[str, Any]:

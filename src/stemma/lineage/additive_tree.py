@@ -76,10 +76,10 @@ class RecursiveGrouping:
         angle, on the scale of the family's own noise, instead of by a fixed threshold.
     """
 
-    deviations: float = 2.8
-    least: float = 0.18
+    deviations: float = 2.5
+    least: float = 0.2
     prior: float = 0.07
-    suspected: float = 0.75
+    suspected: float = 0.8
 
     name = "recursive-grouping"
     version = 1

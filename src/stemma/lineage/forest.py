@@ -73,13 +73,15 @@ class Forest:
         tree: Makes the undirected tree.
         refusal: Cost of a root, in log-odds: higher, and edges of unclear direction are given one. Chosen on the
             selection families of benchmarks/forest.py.
+        of_two: The same for two models alone, where no third one shows that nothing lies between them.
 
     Source: MoTHer (arXiv:2405.18432) directs a distance graph by a minimum arborescence; the additive tree, missing
         ancestors and refusal are this project's.
     """
 
     tree: RecursiveGrouping = field(default_factory=RecursiveGrouping)
-    refusal: float = 3.0
+    refusal: float = 6.0
+    of_two: float = 1.0
 
     name = "forest"
     version = 1
@@ -183,8 +185,9 @@ class _Drawing:
             lambda a, others: angles(rows[a], [rows[v] for v in others]),
         )  # fmt: skip
         self.evidence["noise"].append(round(tree.noise, 4))
+        alone = len(rows) == 2 and not set(rows) & set(self.family.known)
         odds = odds_of(tree, rows, self.g, self.direction, self.family.leaves, self.family.known)
-        parents, sure = directed(tree, odds, self.method.refusal)
+        parents, sure = directed(tree, odds, self.method.of_two if alone else self.method.refusal)
         lost = {h: f"(missing {numbered + i + 1})" for i, h in enumerate(tree.missing)}
         names = {**{i: self.label(r) for i, r in enumerate(rows)}, **lost}
         cut = self.edges_of(tree, rows, parents, sure, names)

@@ -22,15 +22,21 @@ for siblings."""
 
 @dataclass(frozen=True, eq=False)
 class ByWeights:
-    """What weights show of two models, as a direction.
+    """What weights show of two models, as a direction: mostly what a trained model says, and the rule of norms.
+
+    The rule holds for architectures that the model was not trained on, too.
 
     Attributes:
         model: Asked about pairs.
         geometry: Of the family.
+        norms: The rule.
+        share: How much the rule counts. Chosen on the selection families of benchmarks/forest.py.
     """
 
     model: PairModel
     geometry: Geometry
+    norms: ByNorm
+    share: float = 0.25
     _known: Odds = field(default_factory=dict)
 
     def __call__(self, a: int, b: int) -> tuple[float, float]:
@@ -41,8 +47,10 @@ class ByWeights:
         """
         if (a, b) not in self._known:
             p = self.model.probabilities(self.geometry, [(a, b)])[0]
-            for pair, chance in (((a, b), p[FORWARD]), ((b, a), p[BACKWARD])):
-                self._known[pair] = float(np.log(max(chance, TINY) / max(1 - chance, TINY)))
+            rule = self.norms(a, b)
+            for pair, chance, norm in (((a, b), p[FORWARD], rule[0]), ((b, a), p[BACKWARD], rule[1])):
+                odds = float(np.log(max(chance, TINY) / max(1 - chance, TINY)))
+                self._known[pair] = (1 - self.share) * odds + self.share * norm
         return self._known[a, b], self._known[b, a]
 
 
@@ -51,8 +59,11 @@ SURE = 10.0
 
 TINY = 1e-9
 
-DETOUR = 1.0
-"""Log-odds that an edge loses for not being one of the tree."""
+DETOUR = 4.0
+"""Log-odds that an edge needs, and loses, for not being one of the tree."""
+
+AHEAD = 2.0
+"""Log-odds by which the parent of a missing ancestor looks more like an ancestor than the ancestor's children do."""
 
 NEITHER = -1.0
 """Log-odds below which a model is not taken for an ancestor."""
@@ -85,11 +96,13 @@ def odds_of(
             out[i, j], out[j, i] = direction(rows[i], rows[j])
         elif min(i, j) < tree.observed and not isinstance(direction, ByNorm):
             up = _above_missing(around, i, j, tree.observed, lambda a, b: direction(rows[a], rows[b])[0])
-            out[i, j], out[j, i] = up, -up
+            out[i, j], out[j, i] = up - AHEAD, AHEAD - up
         else:
             out[i, j], out[j, i] = ByNorm(distances).odds(norms[i], norms[j], length)
     for u, v in _detours(tree, out):
-        out[u, v] = direction(rows[u], rows[v])[0] - DETOUR
+        around_it = direction(rows[u], rows[v])[0]
+        if around_it > DETOUR:
+            out[u, v] = around_it - DETOUR
     for a, b in out:
         leaf = a < tree.observed and rows[a] in leaves
         first = b < tree.observed and rows[b] in firsts
@@ -116,7 +129,7 @@ def _detours(tree: AdditiveTree, odds: Odds) -> list[tuple[int, int]]:
     """
     around, out = tree.neighbours(), []
     for (m, v), forward in sorted(odds.items()):
-        if max(m, v) < tree.observed and max(forward, odds[v, m]) < 0:
+        if max(m, v) < tree.observed and max(forward, odds[v, m]) < NEITHER:
             out += [(u, v) for u in around[m] if u != v and u < tree.observed]
     return out
 
@@ -124,9 +137,16 @@ def _detours(tree: AdditiveTree, odds: Odds) -> list[tuple[int, int]]:
 def _above_missing(
     around: Mapping[int, list[int]], model: int, missing: int, observed: int, ancestor: Callable[[int, int], float]
 ) -> float:
-    """Log-odds that a model is the parent of a missing one: then it is an ancestor of all that lies beyond."""
-    beyond = [_first_model(around, missing, v, observed) for v in around[missing] if v != model]
-    return float(np.mean([ancestor(model, v) for v in beyond]))
+    """How much more a model looks like an ancestor of what lies beyond a missing one than its other neighbours do.
+
+    The parent of a missing ancestor is an ancestor of all its children; the children are none of one another.
+
+    Returns:
+        Log-odds.
+    """
+    sides = {v: _first_model(around, missing, v, observed) for v in around[missing]}
+    looks = {v: float(np.mean([ancestor(m, w) for u, w in sides.items() if u != v])) for v, m in sides.items()}
+    return looks[model] - float(np.median([x for v, x in looks.items() if v != model]))
 
 
 def directed(

@@ -269,7 +269,9 @@ class _Work:
 
     def direction(self, members: list[int], values: Entries, distances: Distances) -> Direction:
         """Which of two came first: what the comparison shows for certain, else what weights or norms make likely."""
-        likely: Direction = ByNorm(distances) if self.pairs is None else ByWeights(self.pairs, Geometry(values))
+        likely: Direction = ByNorm(distances)
+        if self.pairs is not None:
+            likely = ByWeights(self.pairs, Geometry(values), ByNorm(distances))
         if len(self.models) > self.detailed:
             return likely
 
