@@ -44,17 +44,17 @@ def main() -> None:
     parser.add_argument("--zoo", type=Path, help="the folder of published checkpoints, for `real`")
     options = parser.parse_args()
     known = parts(options.zoo)
-    result = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    result["machine"] = f"{os.cpu_count()} cores, Python {platform.python_version()}"
-    result["version"] = __version__
     for name in options.part or known:
         if name not in known:
             parser.error(f"--part {name} needs --zoo FOLDER")
         start = time.perf_counter()
-        result[name] = known[name]()
-        result[name]["seconds"] = round(time.perf_counter() - start, 1)
-        RESULTS.write_text(json.dumps(result, indent=1) + "\n")
-        sys.stderr.write(f"{name}: {result[name]['seconds']} s\n")
+        part = {**known[name](), "seconds": round(time.perf_counter() - start, 1)}
+        result = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+        machine = f"{os.cpu_count()} cores, Python {platform.python_version()}"
+        RESULTS.write_text(
+            json.dumps({**result, "machine": machine, "version": __version__, name: part}, indent=1) + "\n"
+        )
+        sys.stderr.write(f"{name}: {part['seconds']} s\n")
 
 
 if __name__ == "__main__":

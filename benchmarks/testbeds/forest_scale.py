@@ -50,7 +50,8 @@ def scaling() -> dict[str, Any]:
         right = len(told & {(p, c) for c, p in parent.items()})
         rows.append({
             "models": size, "seconds": round(seconds, 2), "cpu_seconds": round(used, 2),
-            "milliseconds_per_model": round(1000 * used / size, 2), "f1": round(2 * right / (len(told) + len(parent)), 4),
+            "milliseconds_per_model": round(1000 * used / size, 2),
+            "f1": round(2 * right / (len(told) + len(parent)), 4),
             "families": sum(len(f) > 1 for f in found.families),
             "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         })  # fmt: skip

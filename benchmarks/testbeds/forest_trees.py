@@ -93,8 +93,8 @@ def score(known: Known, gone: set[str], edges: Sequence[Edge]) -> dict[str, floa
     undirected = {frozenset(e) for e in told} & {frozenset(e) for e in truth}
     return {
         "right": right, "told": len(told), "true": len(truth), "undirected": len(undirected),
-        "missing_told": len(set(below) - set(known.models)), "missing_right": sum(n not in known.models for n in stands),
-        "missing_true": len(gone),
+        "missing_told": len(set(below) - set(known.models)),
+        "missing_right": sum(n not in known.models for n in stands), "missing_true": len(gone),
         "root": float(not gone & {root(known)} and not any(c == root(known) for _, c in edges)),
     }  # fmt: skip
 
@@ -146,11 +146,9 @@ def one_forest(known: Sequence[Known], gone: Mapping[str, set[str]]) -> tuple[di
     order = rng.permutation(len(models))
     hidden = {f"m{at:05d}": models[i].name for at, i in enumerate(order)}
     found = lineage([replace(models[i], name=f"m{at:05d}") for at, i in enumerate(order)], detailed=0)
-    named = replace(
-        found,
-        edges=tuple(replace(e, parent=hidden.get(e.parent, e.parent), child=hidden.get(e.child, e.child)) for e in found.edges),
-        missing_ancestors=tuple({**m, "children": [hidden.get(c, c) for c in m["children"]]} for m in found.missing_ancestors),
-    )  # fmt: skip
+    edges = [replace(e, parent=hidden.get(e.parent, e.parent), child=hidden.get(e.child, e.child)) for e in found.edges]
+    lost = [{**m, "children": [hidden.get(c, c) for c in m["children"]]} for m in found.missing_ancestors]
+    named = replace(found, edges=tuple(edges), missing_ancestors=tuple(lost))
     return forest_edges(named, known), named
 
 
@@ -212,10 +210,10 @@ def scored(known: Sequence[Known], draws: Sequence[int | None]) -> dict[str, Any
             rows["stemma"].append(score(k, gone[k.name], found[k.name]))
             for name, method in BASELINES.items():
                 rows[name].append(score(k, gone[k.name], method(left)))
-    by_kind = {
-        kind: summary(*zip(*[(r, t) for r, t in zip(rows["stemma"], trees, strict=True) if t.startswith(kind)], strict=True))
-        for kind in sorted({t.split("-")[0] for t in trees})
-    }  # fmt: skip
+    by_kind = {}
+    for kind in sorted({t.split("-")[0] for t in trees}):
+        own = [i for i, t in enumerate(trees) if t.startswith(kind)]
+        by_kind[kind] = summary([rows["stemma"][i] for i in own], [trees[i] for i in own])
     return {**{n: summary(r, trees) for n, r in rows.items()}, "by_kind": by_kind, "forests": extra}
 
 
