@@ -308,6 +308,23 @@ def test_heads_and_buffers_are_no_part_of_the_difference() -> None:
     assert one == pytest.approx(other, rel=1e-5)
 
 
+def test_a_wrapper_around_the_network_changes_nothing() -> None:
+    class Wrapped(nn.Module):
+        def __init__(self, module: nn.Module) -> None:
+            super().__init__()
+            self.module = module
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.module(x)
+
+    parent, child = convolutional(0), convolutional(1)
+    for form in ("linear", "taylor"):
+        method = FineTuningApproximation(form)
+        bare = method(model(parent), [model(child)], images())
+        assert method(model(Wrapped(parent)), [model(child)], images()) == bare
+        assert method(model(parent), [model(Wrapped(child))], images()) == bare
+
+
 def test_a_named_layer_is_cut_there() -> None:
     parent = perceptron(0).double()
     child = child_of(parent, 1)

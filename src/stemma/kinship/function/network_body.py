@@ -14,6 +14,7 @@ from stemma.errors import MisuseError, StemmaError
 from stemma.fingerprints.layers import head, maps, named, opened, watching
 from stemma.fingerprints.questioning import as_tensor, questioned
 from stemma.models.model import Model
+from stemma.models.names import strip_prefix
 from stemma.models.network import Network
 from stemma.probes import Probes
 
@@ -191,7 +192,7 @@ def bodies(model: Model, probes: Probes) -> tuple[Body, ...]:
 
 
 def difference(parent: Body, child: Body) -> Parameters:
-    """What was added to the parent's parameters to give the child's, paired by name.
+    """What was added to the parent's parameters to give the child's, paired by name (without a framework's prefix).
 
     Args:
         parent: A body.
@@ -203,7 +204,7 @@ def difference(parent: Body, child: Body) -> Parameters:
     Raises:
         MisuseError: If the bodies do not have the same parameters of the same shapes.
     """
-    p, c = parent.parameters, child.parameters
+    p, c = ({short: side.parameters[n] for n, short in _short(side).items()} for side in (parent, child))
     odd = sorted(p.keys() ^ c.keys()) or sorted(n for n in p if p[n].shape != c[n].shape)
     if odd:
         name = odd[0]
@@ -213,7 +214,11 @@ def difference(parent: Body, child: Body) -> Parameters:
             f"and {has[1]} in the second. Parent and child must have one architecture, the same names and order "
             "of units; only heads may differ. Where heads have several layers, name a layer before them"
         )
-    return {name: c[name].to(p[name]) - p[name] for name in p}
+    return {name: c[short].to(p[short]) - p[short] for name, short in _short(parent).items()}
+
+
+def _short(side: Body) -> dict[str, str]:
+    return strip_prefix(list(side.parameters))
 
 
 def _reached(found: Body, probes: Probes) -> Body:
