@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -152,16 +153,17 @@ def one_forest(known: Sequence[Known], gone: Mapping[str, set[str]]) -> tuple[di
     return forest_edges(named, known), named
 
 
-def mother(models: Mapping[str, Model]) -> list[Edge]:
-    """MoTHer's rule without its knowledge of the stage: distances, kurtosis as a clock, a minimum arborescence.
+def mother(models: Mapping[str, Model], sign: int = 1) -> list[Edge]:
+    """MoTHer's rule: distances, kurtosis as a clock, a minimum arborescence.
 
-    The sign of the clock is that of its fine-tuning stage: a child's weights have the lower kurtosis.
+    With `sign` 1 the clock runs as in its fine-tuning stage: a child's weights have the lower kurtosis; with -1 the
+    other way round. The method has to be told which.
     """
     names = list(models)
     family = entries([models[n] for n in names])
     d = np.sqrt(squared_distances(family).squared)
     clock = np.array([np.mean([kurtosis(row[s.columns]) for s in family.tensors]) for row in family.values])
-    cost = d + 0.3 * d.mean() * (clock[:, None] < clock[None])
+    cost = d + 0.3 * d.mean() * (sign * clock[:, None] < sign * clock[None])
     n = len(names)
     i, j = np.nonzero(~np.eye(n, dtype=bool))
     best = None
@@ -193,7 +195,9 @@ def spanning(models: Mapping[str, Model]) -> list[Edge]:
     return out
 
 
-BASELINES: Mapping[str, Callable[[Mapping[str, Model]], list[Edge]]] = {"mother": mother, "spanning_tree": spanning}
+BASELINES: Mapping[str, Callable[[Mapping[str, Model]], list[Edge]]] = {
+    "mother": mother, "mother_reversed": partial(mother, sign=-1), "spanning_tree": spanning,
+}  # fmt: skip
 
 
 def scored(known: Sequence[Known], draws: Sequence[int | None]) -> dict[str, Any]:
