@@ -21,7 +21,8 @@ from stemma.models.model import Model
 from stemma.registry import Registry
 from stemma.types import Digest, ModelRef
 from stemma.workspace import Workspace
-from stemma.workspace.forest import lineage, lineage_of
+from stemma.workspace.forest import Work, lineage, lineage_of
+from stemma.workspace.regrown import regrown
 from stemma.zoo import family
 
 VTHR = [-1, *[0] * 4, *(1 + i // 4 for i in range(16))]
@@ -390,6 +391,25 @@ def test_one_model_without_numbers_does_not_stop_the_others() -> None:
     assert found.missing_ancestors[0]["children"] == ["m13", "m14", "m15", "m16"]
     assert found.missing_ancestors[0]["parent"] == "m00"
     assert ("m03",) in found.families
+
+
+def test_a_model_that_is_added_touches_its_family_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = family_of_models(VTHR, 1, "a"), family_of_models([-1, 0, 0, 0], 2, "b")
+    stranger = family_of_models([-1], 5, "s")
+    left = [m for m in first if m.name != "a01"]
+    before = lineage([*left, *second[:3], *stranger], detailed=0)
+    assert len(before.missing_ancestors) == 1
+    drawn: list[int] = []
+    monkeypatch.setattr(Work, "family", lambda self, m, v, own=Work.family: drawn.append(len(m)) or own(self, m, v))
+    after = regrown(before, [*left, *second, *stranger], detailed=0)
+    assert drawn == [4]
+    whole = lineage([*left, *second, *stranger], detailed=0)
+    assert {(e.parent, e.child) for e in after.edges} == {(e.parent, e.child) for e in whole.edges}
+    assert (after.roots, after.families, after.models) == (whole.roots, whole.families, whole.models)
+    assert after.missing_ancestors == whole.missing_ancestors
+    found = regrown(before, [*first, *second[:3], *stranger], detailed=0)
+    assert found.missing_ancestors == ()
+    assert len(found.edges) == 22
 
 
 # The command

@@ -1,6 +1,6 @@
 """Which of many models belong to one family: a few tests of pairs, chosen by sketches, instead of all pairs."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -20,8 +20,9 @@ STRANGERS = 3
 
 
 def families(
-    sketches: np.ndarray, related: Callable[[int, int], bool], nearest: int = 8, all_pairs: int = ALL_PAIRS
-) -> list[list[int]]:
+    sketches: np.ndarray, related: Callable[[int, int], bool], nearest: int = 8, all_pairs: int = ALL_PAIRS,
+    known: Sequence[Sequence[int]] = (),
+) -> list[list[int]]:  # fmt: skip
     """Connected components of a relation, most of whose pairs are never tested.
 
     Pairs are tested from the nearest sketches outwards, and only where they are not in one family already. Of more
@@ -33,6 +34,7 @@ def families(
         related: Tests two models.
         nearest: Neighbours of each model that are looked at, by each code.
         all_pairs: See above.
+        known: Groups of models that are known to be of one family.
 
     Returns:
         Positions of the members of each family, ascending, the family of the first model first.
@@ -46,6 +48,9 @@ def families(
     whose = list(range(n))
     members = {i: [i] for i in range(n)}
     refused: dict[tuple[int, int], int] = {}
+    for group in known:
+        for i in group[1:]:
+            _join(whose, members, whose[group[0]], whose[i])
     for i, j in _pairs(sketches, nearest, n <= all_pairs):
         a, b = sorted((whose[i], whose[j]))
         if a == b or (n > all_pairs and refused.get((a, b), 0) >= STRANGERS):
@@ -53,12 +58,19 @@ def families(
         if not related(i, j):
             refused[a, b] = refused.get((a, b), 0) + 1
             continue
-        if len(members[a]) < len(members[b]):
-            a, b = b, a
-        for k in members.pop(b):
-            whose[k] = a
-            members[a].append(k)
+        _join(whose, members, a, b)
     return sorted((sorted(m) for m in members.values()), key=lambda m: m[0])
+
+
+def _join(whose: list[int], members: dict[int, list[int]], a: int, b: int) -> None:
+    """Make two families one; the smaller one moves."""
+    if a == b:
+        return
+    if len(members[a]) < len(members[b]):
+        a, b = b, a
+    for k in members.pop(b):
+        whose[k] = a
+        members[a].append(k)
 
 
 def _pairs(sketches: np.ndarray, nearest: int, complete: bool) -> Iterator[tuple[int, int]]:

@@ -53,6 +53,7 @@ def lineage(
     method: Forest | None = None,
     direction: PairModel | None = None,
     detailed: int = DETAILED,
+    total: int = 0,
     progress: Progress | None = None,
 ) -> Lineage:
     """Who comes from whom among some models.
@@ -67,6 +68,7 @@ def lineage(
         method: Draws the tree; with its defaults unless given.
         direction: Says of two relatives which came first; the model that ships with the package unless given.
         detailed: Compare every edge in full up to so many models.
+        total: Models that were searched where these are a part of them: the level is corrected for all pairs.
         progress: Told what happens, how many models are done, and of how many.
 
     Returns:
@@ -80,13 +82,13 @@ def lineage(
     names = [m.name for m in models]
     if twice := sorted({n for n in names if names.count(n) > 1} if len(set(names)) < len(names) else ()):
         raise MisuseError(f"every model needs a name of its own; {twice[0]!r} is the name of several")
-    work = _Work(list(models), alpha, dict(sketches or {}), detailed, direction or _shipped(),
-                 progress or (lambda what, done, total: None))  # fmt: skip
+    work = Work(list(models), alpha, dict(sketches or {}), detailed, direction or _shipped(),
+                 progress or (lambda what, done, total: None), total)  # fmt: skip
     return work.drawn(method or Forest())
 
 
 @dataclass
-class _Work:
+class Work:
     """One lineage being worked out."""
 
     models: list[Model]
@@ -95,6 +97,7 @@ class _Work:
     detailed: int
     pairs: PairModel | None
     progress: Progress
+    total: int = 0
     forms: dict[int, tuple[int, str, str]] = field(default_factory=dict)
     elsewhere: list[int] = field(default_factory=list)
     shapes: list[list[tuple[list[int], Entries]]] = field(default_factory=list)
@@ -201,7 +204,7 @@ class _Work:
 
     def level(self) -> float:
         """The level of one pair: Bonferroni over all pairs, whether they were tested or not."""
-        n = len(self.models)
+        n = max(self.total, len(self.models))
         return self.alpha / max(1, n * (n - 1) // 2)
 
     def related(self, i: int, j: int) -> bool:
