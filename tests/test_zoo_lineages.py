@@ -179,6 +179,9 @@ def test_tasks_are_what_they_are_called():
     turned = data.examples("mlp", "a", "rotated+inverted+shuffled:3")
     np.testing.assert_allclose(turned.inputs[4, 0], 1 - np.rot90(plain.inputs[4, 0]))
     np.testing.assert_array_equal(turned.targets, shuffled.targets)
+    again = data.examples("mlp", "a", "rotated+inverted+shuffled:4")
+    assert again.inputs is turned.inputs
+    assert not np.array_equal(again.targets, turned.targets)
     text, cipher = (bytes(data.examples("lm", "test", t).inputs[5].astype(np.uint8)) for t in ("digit", "shuffled:1"))
     assert [chr(c).isalpha() for c in text] == [chr(c).isalpha() for c in cipher]
     assert text != cipher
