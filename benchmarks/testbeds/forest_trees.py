@@ -1,5 +1,6 @@
 """Trees with known history, whole and with inner models removed, and how much of them a method recovers."""
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -206,8 +207,13 @@ def scored(known: Sequence[Known], draws: Sequence[int | None]) -> dict[str, Any
     trees, extra = [], []
     for draw in draws:
         gone = {k.name: set() if draw is None else removed(k, draw) for k in known}
+        start, cpu = time.perf_counter(), time.process_time()
         found, whole = one_forest(known, gone)
-        extra.append({"families": sum(len(f) > 1 for f in whole.families), "refused": len(whole.refused)})
+        extra.append({
+            "models": len(whole.models), "seconds": round(time.perf_counter() - start, 1),
+            "cpu_seconds": round(time.process_time() - cpu, 1),
+            "families": sum(len(f) > 1 for f in whole.families), "refused": len(whole.refused),
+        })  # fmt: skip
         for k in known:
             trees.append(k.name)
             left = {n: m for n, m in k.models.items() if n not in gone[k.name]}
