@@ -549,7 +549,7 @@ def test_children_of_larger_networks_learn_too(kind):
     for m in found.members[1:]:
         test = data.material(m.recipe, "test")
         child, before = (accuracy(x.config, [arrays_of(x)], test)[0] for x in (m.model, found.members[0].model))
-        assert child > before + 0.3, m.recipe.parameters
+        assert child > before + 0.2, m.recipe.parameters
 
 
 def test_lessons_of_no_steps_leave_the_start():
