@@ -35,6 +35,7 @@ WITHOUT = {"vit": (R.LORA, R.HEAD_REPLACED, R.PART_INHERITED, R.DISTILLED)}
 """What is left out of costly families, whose every case takes a training."""
 NULLS_OF = ("mlp", "cnn")
 """Kinds for which enough independent models are trained to tell a distillate from a stranger."""
+NETWORKS = {"mlp": "of perceptrons", "cnn": "of CNNs", "vit": "of vision transformers", "lm": "of language models"}
 PROBED = (R.UNLEARNED, R.DISTILLED)
 NULLS, NULL_SEED, PROBES, DRAWS, SEED = 99, 77, 397, 1000, 20261125
 KINDS = tuple(k for k in R if k is not R.RELATED)
@@ -128,6 +129,11 @@ def summary(rows: Sequence[dict[str, Any]], equal: Sequence[set[str]]) -> dict[s
     }  # fmt: skip
 
 
+def in_words(rows: Sequence[dict[str, Any]]) -> str:
+    counts = collections.Counter(root.split("-")[0] for root in sorted({r["root"] for r in rows}))
+    return ", ".join(f"{n} {NETWORKS[kind]}" for kind, n in counts.items())
+
+
 def confusion(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, int]]:
     out: dict[str, collections.Counter[str]] = {}
     for r in rows:
@@ -154,7 +160,8 @@ def sequences(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     total: collections.Counter[str] = collections.Counter()
     for counts in by_case.values():
         total.update(counts)
-    return {"cases": {k: dict(v) for k, v in by_case.items()}, "total": dict(total), "n": len(rows)}
+    return {"cases": {k: dict(v) for k, v in by_case.items()}, "in_full": total["in full"], "in_part": total["in part"],
+            "not": total["not"], "n": len(rows)}  # fmt: skip
 
 
 def control(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
@@ -182,6 +189,7 @@ def main() -> None:
     result = {
         "version": __version__, "machine": f"{os.cpu_count()} cores, Python {platform.python_version()}",
         "families": list(args.families), "roots": len({r["root"] for r in rows}), "cases": len(named),
+        "least_per_kind": min(collections.Counter(r["truth"] for r in named).values()),
         "cases_per_kind": dict(collections.Counter(r["truth"] for r in named)),
         "equivalences": summary(named, groups()),
         "siblings_told_apart": summary(named, told_apart),
@@ -195,6 +203,8 @@ def main() -> None:
         },
         "abstentions": sum(r["said"] == "related" for r in named),
         "confusion": confusion(named),
+        "said": {truth: ", ".join(f"{n} {k}" for k, n in said.items()) for truth, said in confusion(named).items()},
+        "families_in_words": in_words(rows),
         "ancestors_further_away": confusion([r for r in rows if r["truth"] == "related"]),
         "histories": sequences(mixed),
         "seconds_per_comparison": {

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from stemma.kinship.compare import compare
-from stemma.kinship.relation import ALL, EXHIBITED, name_relation
+from stemma.kinship.relation import ALL, EXHIBITED, name_relation, side_by_side
 from stemma.kinship.relation.explain import explain
 from stemma.kinship.relation.geometry import KINDS, model, probabilities
 from stemma.kinship.relation.grids import grid_of
@@ -109,7 +109,7 @@ def test_rank_and_modules_of_an_adapter_are_recovered(rank: int) -> None:
     # The controls: the same with a bias that moved, and a change of full rank.
     moved = adapted(a, rank, 1, only)
     moved["head.bias"] = moved["head.bias"] + np.float32(0.1)
-    assert steps(a, moved) == ["finetuned"]
+    assert steps(a, moved) == ["changed"]
     assert R.LORA not in {s.kind for x in accounts(pair(a, tuned(a, 1)), ALL) for s in x.steps}
 
 
@@ -221,6 +221,36 @@ def test_the_name_does_not_depend_on_the_order_of_the_models() -> None:
     for child in (rounded(a, 8), zeroed(a, 0.5), adapted(a, 2, 1), tuned(a, 1)):
         one, other = made(a, "a"), made(child, "b")
         assert compare(one, other).relation.kind is compare(other, one).relation.kind
+
+
+def test_joined_projections_are_split_before_anything_is_said() -> None:
+    rng = np.random.default_rng(0)
+    a = {f"blocks.{i}.attn.{p}.weight": rng.normal(size=(32, 32)).astype(np.float32) for i in (0, 1) for p in "qkvo"}
+    a |= {f"blocks.{i}.attn.{p}.bias": rng.normal(size=32).astype(np.float32) for i in (0, 1) for p in "qkvo"}
+    a |= {f"blocks.{i}.mlp.fc1.weight": rng.normal(size=(64, 32)).astype(np.float32) for i in (0, 1)}
+    a |= {f"blocks.{i}.mlp.fc2.weight": rng.normal(size=(32, 64)).astype(np.float32) for i in (0, 1)}
+
+    def joined(arrays: Arrays) -> Arrays:
+        out = {n: x for n, x in arrays.items() if ".attn." not in n or ".o." in n}
+        for i in (0, 1):
+            for kind in ("weight", "bias"):
+                parts = [arrays[f"blocks.{i}.attn.{p}.{kind}"] for p in "qkv"]
+                out[f"blocks.{i}.attn.qkv.{kind}"] = np.concatenate(parts)
+        return out
+
+    def told(x: Model, y: Model) -> tuple[list[str], dict[str, list[str]]]:
+        *pair_, held = side_by_side(x, y, by_name(x, y))
+        found = shortest(Pair.of(*pair_, whole=True), ALL)
+        return [] if found is None else [s.name for s in found.steps], held
+
+    one, other = made(a, "a"), made(joined(a), "b")
+    steps_, held = told(one, other)
+    assert steps_ == ["reformatted"]
+    assert held["blocks.0.attn.qkv.weight"] == [f"blocks.0.attn.{p}.weight" for p in "qkv"]
+    assert told(other, one)[0] == ["reformatted"]
+    assert told(one, made(joined(rounded(a, 8)), "c"))[0] == ["quantized"]
+    stranger = {n: rng.normal(size=x.shape).astype(np.float32) for n, x in joined(a).items()}
+    assert told(one, made(stranger, "d"))[1] == {}
 
 
 def test_slices_add_up_to_the_whole() -> None:

@@ -18,6 +18,7 @@ from stemma.kinship.relation.remapped import remapped
 from stemma.kinship.relation.replaced import Replaced
 from stemma.kinship.relation.rescaled import Rescaled
 from stemma.kinship.relation.trained import Trained
+from stemma.kinship.relation.unfused import unfused
 from stemma.kinship.relation.units_removed import UnitsRemoved
 from stemma.kinship.weights.correspondence import Pairing, by_name
 from stemma.kinship.weights.matched import UnitsMatched
@@ -57,11 +58,12 @@ def name_relation(a: Model, b: Model, place: Evidence, pairings: Sequence[Pairin
     Returns:
         The relation with its steps and figures; `related` where no account fits.
     """
-    figures = {"parts": place.details.get("parts", {})}
-    pair = Pair.of(a, b, pairings)
+    x, y, pairings, joined = side_by_side(a, b, pairings)
+    figures = {"parts": place.details.get("parts", {}), **({"joined": joined} if joined else {})}
+    pair = Pair.of(x, y, pairings)
     found = shortest(pair, ALL)
     if found is not None and found.kind in EXHIBITED:
-        found = shortest(Pair.of(a, b, pairings, whole=True), ALL)  # so strong a claim is made of every entry
+        found = shortest(Pair.of(x, y, pairings, whole=True), ALL)  # so strong a claim is made of every entry
     if found is None or found.kind not in EXHIBITED:
         found = two_sided(found, lambda: shortest(pair.turned(pairings), ALL))
     if found is None:
@@ -69,6 +71,28 @@ def name_relation(a: Model, b: Model, place: Evidence, pairings: Sequence[Pairin
     origin = made_from(found, a, b)
     relation = relation_of(found, {**figures, **({"made_from": origin} if origin else {})})
     return _by_parts(relation, figures["parts"]) if relation.kind is RelationKind.PART_INHERITED else relation
+
+
+def side_by_side(
+    a: Model, b: Model, pairings: Sequence[Pairing]
+) -> tuple[Model, Model, Sequence[Pairing], dict[str, list[str]]]:
+    """Split what one of two models keeps in one tensor and the other in several.
+
+    Args:
+        a: One model.
+        b: The other.
+        pairings: Correspondence of matrices.
+
+    Returns:
+        Both models, their correspondence by name where something was split, and which tensors each joined one holds.
+    """
+    y, joined = unfused(a, b)
+    if joined:
+        return a, y, by_name(a, y), {n: list(p) for n, p in joined.items()}
+    x, joined = unfused(b, a)
+    if joined:
+        return x, b, by_name(x, b), {n: list(p) for n, p in joined.items()}
+    return a, b, pairings, {}
 
 
 def two_sided(

@@ -5,7 +5,7 @@ from typing import Any
 
 from stemma.fingerprints.tensor_content import matrices
 from stemma.kinship.compare import decided
-from stemma.kinship.relation import ALL, in_other_coordinates, two_sided
+from stemma.kinship.relation import ALL, in_other_coordinates, side_by_side, two_sided
 from stemma.kinship.relation.explanation import Explanation, LayerChange, Step
 from stemma.kinship.relation.named import UNSEEN, layer_changes, shortest
 from stemma.kinship.relation.pair import Pair
@@ -41,12 +41,14 @@ def explain(parent: Model, child: Model, *, alpha: float = 0.01) -> Explanation:
     if comparison.weights.statistic == "units-matched":
         found = in_other_coordinates(parent, child, whole=True)
         return _apart(parent, child, comparison) if found is None else replace(found, notes=_notes(parent, child))
-    pair = Pair.of(parent, child, pairings, whole=True)
+    x, y, pairings, joined = side_by_side(parent, child, pairings)
+    pair = Pair.of(x, y, pairings, whole=True)
     found = shortest(pair, ALL)
     if found is None:
         return _apart(parent, child, comparison)
-    notes = _notes(parent, child)
-    return two_sided(found, lambda: shortest(pair.turned(pairings), ALL), notes) or found
+    notes = (*_notes(parent, child), *(f"{n} holds {', '.join(parts)}" for n, parts in joined.items()))
+    found = two_sided(found, lambda: shortest(pair.turned(pairings), ALL), notes) or found
+    return replace(found, parent=parent.ref, child=child.ref)
 
 
 def _mapped(comparison: Comparison) -> bool:

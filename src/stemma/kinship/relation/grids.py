@@ -1,5 +1,6 @@
 """Do numbers lie on a grid: few levels, one step for a tensor, a row, a column or a block of neighbours?"""
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -22,6 +23,12 @@ LEAST = 6
 
 MISSED = 0.25
 """Share of groups whose step may not show: with few distinct values no two need be neighbours on the grid."""
+
+REMEMBERED = 1024
+"""Tensors whose grid is remembered: a search looks at every model many times."""
+
+PEEK, TABLE = 8, 17
+"""Groups that are looked at first, and values that a table of levels has at most."""
 
 EXACT = 0.02
 """How far from a multiple of the step a value may lie, in steps, beside the rounding of its number format."""
@@ -51,7 +58,7 @@ class Grid:
 
 
 def grid_of(values: np.ndarray, rounding: float) -> Grid | None:
-    """The coarsest grouping under which values lie on a grid.
+    """The coarsest grouping under which values lie on a grid; asked of the same tensor again, the answer is remembered.
 
     Args:
         values: A tensor, units of its first axis as rows, `[rows, …]`.
@@ -60,6 +67,20 @@ def grid_of(values: np.ndarray, rounding: float) -> Grid | None:
     Returns:
         The grid; None where there is none of at most 256 levels.
     """
+    contents = np.ascontiguousarray(values)
+    key = hashlib.blake2b(contents, digest_size=20).digest(), contents.shape, contents.dtype.str, rounding
+    if key not in _remembered:
+        while len(_remembered) >= REMEMBERED:
+            _remembered.pop(next(iter(_remembered)), None)
+        _remembered[key] = found = _grid_of(contents, rounding)
+        return found
+    return _remembered.get(key)
+
+
+_remembered: dict[tuple[bytes, tuple[int, ...], str, float], Grid | None] = {}
+
+
+def _grid_of(values: np.ndarray, rounding: float) -> Grid | None:
     flat = values.reshape(len(values), -1)
     chosen = flat[:: max(1, -(-len(flat) // ROWS))]
     if chosen.size < 32 or not np.any(chosen):
@@ -95,6 +116,8 @@ class _Steps:
 
 
 def _on_grid(groups: list[np.ndarray], rounding: float) -> _Steps | None:
+    if _dense(groups, rounding):
+        return None
     telling = [u for g in groups if len(u := _distinct(g)) >= 2]
     large = [u for u in telling if len(u) >= LEAST]
     total = sum(g.size for g in groups)
@@ -111,6 +134,23 @@ def _on_grid(groups: list[np.ndarray], rounding: float) -> _Steps | None:
             return _table(groups)
     step, low, high = np.array(found).T
     return _Steps(step, low, high)
+
+
+def _dense(groups: list[np.ndarray], rounding: float) -> bool:
+    """Whether a few groups alone show that there is no grid: a cheap look before a dear one.
+
+    Returns:
+        True where every one of them has values too close together for a step, and more of them than a table holds.
+    """
+    few = [u for g in groups[:: max(1, len(groups) // PEEK)][:PEEK] if len(u := _distinct(g)) >= LEAST]
+    if len(few) < min(PEEK, len(groups)):
+        return False
+    for u in few:
+        top = float(np.abs(u).max())
+        small = max(float(np.diff(u).min()), top * rounding * 2)
+        if (u[-1] - u[0]) / small <= 1.15 * MOST_LEVELS:
+            return False
+    return any(len(np.unique(np.round(u / np.abs(u).max(), 2))) > TABLE for u in few)
 
 
 def _distinct(group: np.ndarray) -> np.ndarray:

@@ -4,6 +4,8 @@ import re
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+
 from stemma.fingerprints.tensor_content import matrices
 from stemma.kinship.relation.base import AbstractOperation, Explained, entry_bits
 from stemma.kinship.relation.explanation import Step
@@ -19,12 +21,14 @@ class Replaced(AbstractOperation):
     """Matrices at chance beside matrices that were inherited.
 
     Attributes:
-        fresh: Cosine up to which a matrix counts as made anew.
+        fresh: Largest cosine at which a matrix counts as made anew, however small it is.
+        sigmas: Standard deviations of the cosine of independent matrices of this size within which it does.
         inherited: Cosine from which a matrix counts as handed down.
     """
 
     fresh: float = 0.3
     inherited: float = 0.6
+    sigmas: float = 5.0
 
     name: ClassVar[str] = "replaced"
 
@@ -33,7 +37,8 @@ class Replaced(AbstractOperation):
         if self.name in pair.taken:
             return None
         kept = [m for m in pair.matrices if m.measured is not None and (m.settled or m.sums.cosine >= self.inherited)]
-        anew = [m for m in pair.matrices if m.measured is None or (not m.settled and m.sums.cosine <= self.fresh)]
+        anew = [m for m in pair.matrices if not _positions(pair, m)]
+        anew = [m for m in anew if m.measured is None or (not m.settled and self._at_chance(m))]
         added = [n for n in pair.new if n in matrices(pair.child)]
         if not kept or not (anew or added) or sum(m.size for m in kept) * 20 < sum(m.size for m in pair.matrices):
             return None
@@ -59,6 +64,16 @@ class Replaced(AbstractOperation):
         )  # fmt: skip
         done = {m.b: m.explained("replaced") for m in (*anew, *beside)}
         return Explained(step, pair.with_layers(done, self.name))
+
+    def _at_chance(self, layer: Layer) -> bool:
+        """Whether two matrices agree no more than independent ones do."""
+        chance = 0.05 + self.sigmas / np.sqrt(max(1, layer.sums.read))
+        return layer.sums.cosine <= min(self.fresh, chance)
+
+
+def _positions(pair: Pair, layer: Layer) -> bool:
+    """Whether a tensor is a table of positions: small, often drawn anew, and no part by itself."""
+    return any(label.role == "position" for label in pair.known.axes.get(layer.a, ()))
 
 
 def _mispaired(anew: list[Layer]) -> bool:
