@@ -9,6 +9,7 @@ import typer
 from stemma.cli.options import Alpha, Jobs, Json, RegistryUrl
 
 if TYPE_CHECKING:
+    from rich.table import Table
     from rich.text import Text
     from rich.tree import Tree
 
@@ -48,7 +49,7 @@ def lineage(
     show(*drawn(result))
 
 
-def drawn(result: "Lineage") -> "Iterator[Tree | Text | str]":
+def drawn(result: "Lineage") -> "Iterator[Table | Text | str]":
     """What a person reads: one tree per root, then what is missing, refused, alone, and not seen.
 
     Args:
@@ -68,7 +69,7 @@ def drawn(result: "Lineage") -> "Iterator[Tree | Text | str]":
     lost = [str(m["name"]) for m in result.missing_ancestors]
     tops = [*(r for r in result.roots if r in below), *(m for m in lost if m not in parents)]
     for top in tops:
-        yield _tree(top, below, parents)
+        yield _wrapped(_tree(top, below, parents))
         yield ""
     yield findings(_lines(result, below))
 
@@ -88,6 +89,16 @@ def _tree(top: str, below: "Mapping[str, list[Edge]]", parents: Mapping[str, lis
             leaf = branch.add(_step(edge, parents[edge.child] if first else []))
             if first:
                 todo.append((leaf, edge.child))
+    return out
+
+
+def _wrapped(tree: "Tree") -> "Table":
+    """A tree whose long lines go on below instead of being cut off."""
+    from rich.table import Table
+
+    out = Table.grid()
+    out.add_column(overflow="fold")
+    out.add_row(tree)
     return out
 
 
