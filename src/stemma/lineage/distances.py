@@ -1,6 +1,6 @@
 """Squared distances of weights within a family, and how far each model lies from the origin."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,7 +50,7 @@ def squared_distances(family: Entries) -> Distances:
 
     Tensors of which only some entries were drawn count by their full size. A tensor that one of two models lacks (a
     head of another shape) is left out for that pair, and the rest is scaled up.
-    Cost: one product `[n, entries] x [entries, n]`.
+    Cost: four products `[n, entries] x [entries, n]`, and some matrices `[n, n]`.
 
     Args:
         family: The same entries of every model.
@@ -61,25 +61,16 @@ def squared_distances(family: Entries) -> Distances:
     Raises:
         MisuseError: If entries are not finite, or there are none.
     """
-    values, present = family.values, family.present
+    values = family.values
     if not values.size:
         raise MisuseError(f"{len(values)} models of {values.shape[1]} common entries have no distances")
     if not np.isfinite(values).all():
         raise MisuseError("weights that are NaN or infinite have no distance; leave such models out")
-    n = len(values)
-    grams = [_gram(family, k) for k in range(len(family.tensors))]
-    there = [np.outer(present[:, k], present[:, k]) for k in range(len(grams))]
-    whole = np.sum([g * t for g, t in zip(grams, there, strict=True)], axis=0)
-    agree = _cosine(whole) >= RELATED
+    n, kept = len(values), _kept(family)
     squared, own, weight = np.zeros((n, n)), np.zeros((n, n)), np.zeros((n, n))
-    fresh = [t & agree & (_cosine(g) < REPLACED) for g, t in zip(grams, there, strict=True)]
-    energy = np.array([float(np.trace(g)) for g in grams])
-    stays = np.array([not f.any() for f in fresh])
-    # distances that leave out something else for every pair do not add up
-    all_pairs = bool(energy[stays].sum() >= energy.sum() / 2)
-    for gram, both, new, stay in zip(grams, there, fresh, stays, strict=True):
+    for k in range(len(family.tensors)):
+        gram, both = _gram(family, k), kept(k)
         square, alive = np.diag(gram), both.any(axis=1)
-        both = both & (stay if all_pairs else ~new)
         squared += np.where(both, np.maximum(square[:, None] + square - 2 * gram, 0.0), 0.0)
         own += np.where(both, square[:, None], 0.0)
         weight += np.where(both, float(square[alive].mean()) if alive.any() else 0.0, 0.0)
@@ -89,6 +80,32 @@ def squared_distances(family: Entries) -> Distances:
     squared[weight <= 0] = 2 * total
     np.fill_diagonal(squared, 0.0)
     return Distances((squared + squared.T) / 2, own, weight / total if total else weight)
+
+
+def _kept(family: Entries) -> Callable[[int], np.ndarray]:
+    """Which tensors count, for every pair: distances that leave out something else for every pair do not add up.
+
+    Returns:
+        For a tensor, booleans `[n, n]`.
+    """
+    count = range(len(family.tensors))
+
+    def there(k: int) -> np.ndarray:
+        return np.outer(family.present[:, k], family.present[:, k])
+
+    whole = np.zeros((len(family), len(family)))
+    for k in count:
+        whole += _gram(family, k) * there(k)
+    agree = _cosine(whole) >= RELATED
+
+    def fresh(k: int) -> np.ndarray:
+        return there(k) & agree & (_cosine(_gram(family, k)) < REPLACED)
+
+    stays = np.array([not fresh(k).any() for k in count])
+    energy = np.array([float(np.trace(_gram(family, k))) for k in count])
+    if energy[stays].sum() >= energy.sum() / 2:
+        return lambda k: there(k) & stays[k]
+    return lambda k: there(k) & ~fresh(k)
 
 
 def _gram(family: Entries, tensor: int) -> np.ndarray:
