@@ -30,7 +30,7 @@ def judged(found: Lineage, truth: dict[str, Any], name: dict[str, str]) -> dict[
     true = {(r["parent"], r["child"]) for r in truth["relations"]}
     same_init = [set(r["models"]) for r in truth["same_init"]]
     related = {e for e in pairs if documented(key(*e), truth)}
-    return {
+    out = {
         "models": len(found.models), "edges": len(edges), "documented": len(true),
         "directed": len(pairs & true), "reversed": sorted(e for e in pairs if e[::-1] in true),
         "not_documented_but_relatives": sorted(related - true - {t[::-1] for t in true}),
@@ -40,3 +40,5 @@ def judged(found: Lineage, truth: dict[str, Any], name: dict[str, str]) -> dict[
         "missing_ancestors": lost,
         "refused": [sorted(name.get(m, m) for m in r["models"]) for r in found.refused],
     }  # fmt: skip
+    listed = ("reversed", "not_documented_but_relatives", "false", "same_init", "not_found")
+    return {**out, "counts": {k: len(out[k]) for k in listed}}
