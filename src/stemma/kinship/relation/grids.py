@@ -68,7 +68,7 @@ def grid_of(values: np.ndarray, rounding: float) -> Grid | None:
         The grid; None where there is none of at most 256 levels.
     """
     contents = np.ascontiguousarray(values)
-    key = hashlib.blake2b(contents, digest_size=20).digest(), contents.shape, contents.dtype.str, rounding
+    key = hashlib.blake2b(contents.tobytes(), digest_size=20).digest(), contents.shape, contents.dtype.str, rounding
     if key not in _remembered:
         while len(_remembered) >= REMEMBERED:
             _remembered.pop(next(iter(_remembered)), None)

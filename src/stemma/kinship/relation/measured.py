@@ -1,13 +1,16 @@
 """What two versions of one tensor show: sums over all entries, read in slices, from which every operation is judged."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 import numpy as np
 
 SKETCH = 96
 """Directions onto which the rows of a difference are projected to see its rank; shorter rows are kept whole."""
+
+PATTERNS = ((2, 4), (4, 8), (1, 4))
+"""Zeros in neighbours that are looked for."""
 
 KEPT = 1 << 14
 """Entries of each side that are kept for what sums do not show (order of magnitudes, patterns of zeros)."""
@@ -26,10 +29,10 @@ class Measured:
         across: The same per unit of every further axis, `[4, units]` each; empty for vectors.
         equal: Entries that are the same number in both.
         zeros: Entries that are zero in A only, in B only, in both.
-        on_support: Sums of A² and of (B - A)² where B is not zero.
+        on_support: Sums of (B - A)² where B is not zero, and where A is not.
         gram: Products of the projected difference, `[k, k]`; its eigenvalues are squares of singular values.
         sample: The same entries of A and of B, spread evenly, `[2, n]`.
-        patterned: Whether B's zeros are at least `n` in every `m` neighbours: (n, m), or None.
+        patterned: (n, m) where n of every m neighbours are zero, else None; of B, then of A.
     """
 
     shape: tuple[int, ...]
@@ -41,7 +44,7 @@ class Measured:
     on_support: tuple[float, float]
     gram: np.ndarray
     sample: np.ndarray
-    patterned: tuple[int, int] | None
+    patterned: tuple[tuple[int, int] | None, tuple[int, int] | None]
 
     @property
     def norm_a(self) -> float:
@@ -79,6 +82,19 @@ class Measured:
         """Share of A's nonzero entries that are zero in B."""
         nonzero = self.read - self.zeros[0] - self.zeros[2]
         return self.zeros[1] / max(1, nonzero)
+
+    def turned(self) -> "Measured":
+        """The same with A and B exchanged; nothing is read again.
+
+        Returns:
+            What B and A show.
+        """
+        swap = [1, 0, 2, 3]
+        return replace(
+            self, rows=self.rows[swap], across=tuple(s[swap] for s in self.across), sample=self.sample[::-1],
+            zeros=(self.zeros[1], self.zeros[0], self.zeros[2]), on_support=self.on_support[::-1],
+            patterned=self.patterned[::-1],
+        )  # fmt: skip
 
     @cached_property
     def scaled(self) -> float:
@@ -150,7 +166,7 @@ class _Sums:
         self.equal, self.read = 0, 0
         self.zeros, self.support = np.zeros(3, int), np.zeros(2)
         self.samples: list[np.ndarray] = []
-        self.patterns = {(2, 4): True, (4, 8): True, (1, 4): True}
+        self.patterns = [dict.fromkeys(PATTERNS, True), dict.fromkeys(PATTERNS, True)]
         self.shape: tuple[int, ...] = ()
         self.projection: np.ndarray | None = None
 
@@ -167,8 +183,9 @@ class _Sums:
         gone_a, gone_b = a == 0, b == 0
         self.equal += int((a == b).sum())
         self.zeros += [(gone_a & ~gone_b).sum(), (gone_b & ~gone_a).sum(), (gone_a & gone_b).sum()]
-        self.support += [squares[0][~gone_b].sum(), squares[3][~gone_b].sum()]
-        self._patterns(gone_b)
+        self.support += [squares[3][~gone_b].sum(), squares[3][~gone_a].sum()]
+        for known, gone in zip(self.patterns, (gone_b, gone_a), strict=True):
+            _look_for(known, gone)
         self.read += x.size
         self.shape = ((self.shape[0] if self.shape else 0) + len(x), *x.shape[1:])
         step = max(1, x.size // KEPT)
@@ -180,27 +197,31 @@ class _Sums:
         seen = d if self.projection is None else d @ self.projection
         self.gram = seen.T @ seen + (self.gram if self.gram.size else 0)
 
-    def _patterns(self, gone: np.ndarray) -> None:
-        for (n, m), holds in self.patterns.items():
-            whole = gone.shape[1] // m * m
-            if holds and whole:
-                counts = gone[:, :whole].reshape(len(gone), -1, m).sum(2)
-                self.patterns[n, m] = bool((counts == n).mean() > 0.98)
-
     def result(self) -> Measured | None:
         if not self.read:
             return None
         sample = np.concatenate(self.samples, axis=1)
         sample = sample[:, :: max(1, sample.shape[1] // KEPT)]
-        pattern = next((p for p, holds in self.patterns.items() if holds and self.zeros[1]), None)
+        patterns = [next((p for p, holds in known.items() if holds), None) for known in self.patterns]
         return Measured(
             shape=self.shape, read=self.read, rows=np.concatenate(self.rows, axis=1), across=tuple(self.across),
             equal=self.equal, zeros=(int(self.zeros[0]), int(self.zeros[1]), int(self.zeros[2])),
             on_support=(float(self.support[0]), float(self.support[1])), gram=self.gram, sample=sample,
-            patterned=pattern,
+            patterned=(patterns[0], patterns[1]),
         )  # fmt: skip
 
 
+def _look_for(known: dict[tuple[int, int], bool], gone: np.ndarray) -> None:
+    """Strike out the patterns of zeros that these rows do not keep."""
+    for (n, m), holds in known.items():
+        whole = gone.shape[1] // m * m
+        if holds and whole:
+            counts = gone[:, :whole].reshape(len(gone), -1, m).sum(2)
+            known[n, m] = bool((counts == n).mean() > 0.98)
+        elif not whole:
+            known[n, m] = False
+
+
 NOTHING = Measured((), 0, np.zeros((4, 0)), (), 0, (0, 0, 0), (0.0, 0.0), np.zeros((0, 0)),
-                   np.zeros((2, 0)), None)  # fmt: skip
+                   np.zeros((2, 0)), (None, None))  # fmt: skip
 """What two tensors show that cannot be put side by side."""

@@ -190,7 +190,7 @@ class Pair:
         return cls(parent, child, tuple(layers), removed, new, kept, whole)
 
     def turned(self, pairings: Sequence[Pairing]) -> "Pair":
-        """The same pair with the child taken for the parent.
+        """The same pair with the child taken for the parent, before any operation; most are not read again.
 
         Args:
             pairings: As they were given for this pair.
@@ -198,8 +198,11 @@ class Pair:
         Returns:
             A new pair.
         """
-        turned = tuple(Pairing(p.b, p.a, p.axes_b, p.axes_a, p.cost) for p in pairings)
-        return Pair.of(self.child, self.parent, turned, whole=self.whole)
+        if self.kept or any(layer.grown or layer.measured is None for layer in self.layers):
+            turned = tuple(Pairing(p.b, p.a, p.axes_b, p.axes_a, p.cost) for p in pairings)
+            return Pair.of(self.child, self.parent, turned, whole=self.whole)
+        layers = tuple(_layer(self.child, self.parent, x.b, x.a, x.sums.turned(), matrix=x.matrix) for x in self.layers)
+        return Pair(self.child, self.parent, layers, self.new, self.removed, {}, self.whole, _grids=self._grids)
 
 
 def _rows_to_look_at(tensor: Tensor) -> int:

@@ -74,7 +74,7 @@ def _coded(pair: Pair) -> bool:
 
 
 def _on_support(layer: Layer, mask: Mask) -> Layer:
-    kept = layer.sums.on_support[1]
+    kept = layer.sums.on_support[0]
     return layer.explained(f"{layer.sums.zeroed:.0%} zero ({mask.pattern})", min(layer.left, kept))
 
 
@@ -111,8 +111,9 @@ def mask_of(layer: Layer, exact: float) -> Mask:
             share = sums[0][empty].size / max(1, sums.shape[1])
             if share > 0 and abs(share - measured.zeroed) < 0.1 * measured.zeroed + 1e-9:
                 return Mask(axis, 0.0)
-    if measured.patterned is not None:
-        return Mask(f"{measured.patterned[0]}:{measured.patterned[1]}", misplaced)
+    pattern = measured.patterned[0]
+    if pattern is not None:
+        return Mask(f"{pattern[0]}:{pattern[1]}", misplaced)
     apart = _area(a, gone)
     return Mask("random" if abs(apart - 0.5) < 0.06 else "mixed" if apart < 0.8 else "magnitude", misplaced)
 
