@@ -13,6 +13,9 @@ from stemma.models.model import Model, RowStorage, Tensor
 PARTS = 4
 """Most tensors that are looked for in one."""
 
+NEAR = 8
+"""Most tensors of one block without a counterpart among which the parts are looked for."""
+
 ALIKE = 0.6
 """Cosine from which a stretch of rows is taken for a tensor of the other model."""
 
@@ -67,10 +70,11 @@ def _rows(tensor: Tensor, offset: int, start: int, stop: int) -> np.ndarray:
 
 
 def _beside(name: str, gone: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors that share the longest beginning of their names with a joined one: those of the same block."""
+    """Tensors that share the longest beginning of their names with a joined one: those of the same block, if few."""
     shared = {n: len(_common(n, name)) for n in gone}
-    most = max(shared.values())
-    return {n: t for n, t in gone.items() if shared[n] == most}
+    most = max(shared.values(), default=0)
+    near = {n: t for n, t in gone.items() if shared[n] == most}
+    return near if most and len(near) <= NEAR else {}
 
 
 def _common(a: str, b: str) -> str:
