@@ -8,6 +8,7 @@ Parts, each of which can be run alone:
 - `generations`: candidates of one generation and children of a later one, the published table;
 - `open`: orphans of families that nobody enrolled, orphans whose siblings are enrolled, and children with a parent;
 - `calibration`: do the probabilities mean what they say?
+- `real`, with `--zoo DIR`: published checkpoints with documented history;
 - `splits`: the published split (children apart, parents shared) against whole families apart, both presets.
 
 The preset `paper` stands beside the shipped `v2`, trained on the same zoo; plain weight distance and cosine, and the
@@ -21,8 +22,9 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 
 from stemma.kinship.learned.detector import LineageDetector
+from stemma.models.load import load
 from stemma.training import calibration, curriculum, shipped_detector
 from stemma.training.detector import PARTS, Training, draw_many, train
 from stemma.training.families import Relative
@@ -58,10 +61,10 @@ from testbeds.detector_settings import (
 SEED = 7
 """Of everything tested here: no zoo that a detector was trained on has it."""
 
-PAPER_ZOO = (("mlp", 32, 1), ("cnn", 14, 1))
+PAPER_ZOO = (("mlp", 24, 1), ("cnn", 12, 1))
 """Families that the preset `paper` is trained on: kind, number, seed. They are among those of the shipped one."""
 
-PAPER_TRAINING = Training(steps=400, batch=8, rate=0.01, check=80, questions=160, drawing=Drawing(most=16))
+PAPER_TRAINING = Training(steps=150, batch=8, rate=0.01, check=50, questions=96, drawing=Drawing(most=16))
 
 
 def paper() -> LineageDetector:
@@ -75,21 +78,32 @@ def paper() -> LineageDetector:
     return LineageDetector.load(path)
 
 
-def methods(kind: str, *, features: bool = True) -> dict[str, Any]:
-    detector = shipped_detector()
-    found: dict[str, Any] = {
-        "detector v2": by_detector(detector, features=False),
-        "weight distance": weight_l2,
-        "weight cosine": weight_cosine,
-    }
+def methods(kind: str, *, features: bool = True, more: Sequence[str] = ()) -> dict[str, Any]:
+    """The methods that are asked for, of those that can see this kind of network."""
+    plain = {"weight distance": lambda: weight_l2, "weight cosine": lambda: weight_cosine}
+    known: dict[str, Any] = {"detector v2": lambda: by_detector(shipped_detector(), features=False), **plain}
     if features:
-        found |= {
-            "detector v2 with probes": by_detector(detector),
-            "detector paper": by_detector(paper()),
-            "l1 plain": by_features("plain", "l1"),
-            "l1 linear": by_features("linear", "l1"),
+        known |= {
+            "detector v2 with probes": lambda: by_detector(shipped_detector()),
+            "detector paper": lambda: by_detector(paper()),
+            **{
+                f"{s} {f}": partial(by_features, f, s.split()[0].lower())
+                for s in ("l1", *more)
+                for f in ("plain", "linear")
+            },
         }
-    return found
+    return {name: make() for name, make in known.items() if any(name.startswith(w) for w in WANTED)}
+
+
+WANTED: list[str] = [""]
+"""How the names of the methods begin that are measured."""
+
+
+def merged(old: Any, new: Any) -> Any:
+    """New figures over old ones, key by key, so that a run of some methods keeps what others found."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return {**old, **{k: merged(old.get(k), v) for k, v in new.items()}}
+    return new
 
 
 def closed_part() -> dict[str, Any]:
@@ -122,7 +136,7 @@ def generations_part() -> dict[str, Any]:
     out: dict[str, Any] = {}
     for kind, forests in (("mlp", 4), ("cnn", 2)):
         pool, rows = generations(kind, SEED, forests)
-        tried = methods(kind) | {"CKA plain": by_features("plain", "cka"), "CKA linear": by_features("linear", "cka")}
+        tried = methods(kind, more=("CKA",))
         cells: dict[str, Any] = {}
         for g in range(3):
             for h in range(g + 1, 4):
@@ -256,7 +270,7 @@ def splits_part() -> dict[str, Any]:
         shared = closed(pool, [i for i in range(len(pool)) if number[i] > kept + 2], lambda _, p=parents: p)
         out[kind] = {"chance": 1 / roots, "weight distance": {}}
         for name, start, training in (
-            ("paper", LineageDetector(preset="paper", width=32), replace(PAPER_TRAINING, steps=250)),
+            ("paper", LineageDetector(preset="paper", width=32), replace(PAPER_TRAINING, steps=150)),
             ("v2", LineageDetector(), Training(steps=150, batch=8, check=50, questions=80)),
         ):
             drawing = Drawing(most=roots, closed=True)
@@ -279,6 +293,30 @@ def _both(shared: Setting, unseen: Setting, scores: Any) -> dict[str, Any]:
     }
 
 
+def real_part(zoo: Path) -> dict[str, Any]:
+    """Published checkpoints with documented history: each one asked about among all others."""
+    truth = json.loads((zoo / "truth.json").read_text())
+    parent = {r["child"]: r["parent"] for r in truth["relations"]}
+    models = [load(p, str(p.relative_to(zoo).with_suffix(""))) for p in sorted(zoo.rglob("*.safetensors"))]
+    rows, detector = [], shipped_detector()
+    for model in models:
+        answer = detector(model, [m for m in models if m is not model])
+        said = None if answer.parent is None else answer.parent.name
+        best = max(answer.probabilities)
+        rows.append({"child": model.name, "parent": parent.get(model.name), "said": said, "none": round(answer.none, 4),
+                     "most": round(best, 4)})  # fmt: skip
+    known = [r for r in rows if r["parent"]]
+    rest = [r for r in rows if not r["parent"]]
+    return {
+        "with a parent": len(known),
+        "right": sum(r["said"] == r["parent"] for r in known),
+        "refused": sum(r["said"] is None for r in known),
+        "without a parent": len(rest),
+        "accepted": sum(r["said"] is not None for r in rest),
+        "answers": rows,
+    }
+
+
 RUN: Mapping[str, Any] = {
     "closed": closed_part,
     "dense": dense_part,
@@ -291,15 +329,20 @@ RUN: Mapping[str, Any] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", default=list(RUN), choices=list(RUN), metavar="PART")
+    parser.add_argument("parts", nargs="*", default=list(RUN), choices=[*RUN, "real"], metavar="PART")
+    parser.add_argument("--methods", nargs="+", default=[""], metavar="START", help="only methods whose names begin so")
     path = Path(__file__).parent / "results" / "lineage_detector.json"
-    for part in parser.parse_args().parts:
+    parser.add_argument("--zoo", type=Path, metavar="DIR", help="published checkpoints with a truth.json, for `real`")
+    given = parser.parse_args()
+    run = dict(RUN) if given.zoo is None else {**RUN, "real": lambda: real_part(given.zoo)}
+    WANTED[:] = given.methods
+    for part in given.parts:
         start = time.perf_counter()
-        found = RUN[part]()
+        found = run[part]()
         known = json.loads(path.read_text()) if path.exists() else {}
         detector = shipped_detector()
-        known["detector"] = {"digest": detector.weights_digest, "made": dict(detector.made)}
-        known[part] = {**found, "seconds": round(time.perf_counter() - start)}
+        known["detector"] = {"digest": detector.weights_digest, "made": dict(detector.made), "tested on seed": SEED}
+        known[part] = merged(known.get(part), found)
         path.write_text(json.dumps(known, indent=1) + "\n")
         print(part, round(time.perf_counter() - start), "s", flush=True)
 

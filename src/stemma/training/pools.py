@@ -47,7 +47,7 @@ class Drawing:
     most: int = 64
     orphans: float = 0.2
     roots: float = 0.05
-    descendants: float = 0.3
+    descendants: float = 0.1
     closed: bool = False
 
 

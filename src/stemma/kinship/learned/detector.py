@@ -106,7 +106,7 @@ class LineageDetector:
     heads: int = 4
     cap: int = 12
     per_layer: int = 1024
-    crop: int = 128
+    crop: int = 64
     probes: int = 64
     layer: str = ""
     seed: int = 0

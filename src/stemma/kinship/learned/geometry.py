@@ -11,7 +11,7 @@ import numpy as np
 
 from stemma.kinship.learned.views import Views
 
-PER_LAYER, PER_TRIANGLE, PER_FEATURES = 10, 8, 4
+PER_LAYER, PER_TRIANGLE, PER_FEATURES = 10, 11, 4
 """Numbers per pair and layer, per pair and further candidate, and per pair of features."""
 
 NEAR = 16
@@ -125,6 +125,9 @@ def triangles(
             _angle(one, kj, two),
             _angle(two, kj, one),
             _angle(one, two, kj),
+            _along(one, kj, two),
+            _along(kj, one, two),
+            _along(two, one, kj),
             np.log10(one / (1 + sk) + FLOOR) / 2,
             np.log10(two / (1 + sj) + FLOOR) / 2,
             np.log10(kj / (sk + sj + 1e-30) + FLOOR) / 2,
@@ -146,6 +149,18 @@ def _mean(layers: np.ndarray, weight: np.ndarray, own: np.ndarray) -> tuple[np.n
     known = ~np.isnan(layers) & own.reshape(along)
     total = np.where(known, layers * weight.reshape(along), 0).sum(0)
     return total / np.maximum(known.sum(0), 1), known.any(0)
+
+
+def _along(x: np.ndarray, y: np.ndarray, opposite: np.ndarray) -> np.ndarray:
+    """Share of the first side, as a path in a tree, that the second side goes along: squared distances add up there.
+
+    Seen from a candidate towards the child, it is 0 if the candidate is where the other one branches off, 1 if the
+    child lies on the way to the other one, and in between if an ancestor of the child does that is not the candidate.
+
+    Returns:
+        Shares from 0 to 1 where squared distances add up, a little beyond where they do not.
+    """
+    return np.clip((x + y - opposite) / (2 * x + 1e-9), -0.5, 1.5)
 
 
 def _angle(x: np.ndarray, y: np.ndarray, opposite: np.ndarray) -> np.ndarray:

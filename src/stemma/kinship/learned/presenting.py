@@ -20,7 +20,7 @@ Arrays = dict[str, np.ndarray]
 LEAST = 0.5
 """Share of the child's layers that a candidate must have, in their shapes, to be a candidate at all."""
 
-SIDE = 128
+SIDE = 64
 """Rows and columns at most of the one matrix that the preset `paper` sees."""
 
 

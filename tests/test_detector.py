@@ -1,0 +1,344 @@
+"""The learned lineage detector: what it finds, what it refuses, and what must not matter to it."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stemma.errors import MisuseError, UnreadableModelError
+from stemma.kinship.learned import geometry
+from stemma.kinship.learned.detector import Descent, LineageDetector
+from stemma.kinship.learned.views import views
+from stemma.models.load import from_arrays
+from stemma.models.model import Model
+from stemma.probes import Probes
+from stemma.training import PRETRAINED, calibration, shipped_detector
+from stemma.training.curriculum import family as recipes
+from stemma.training.curriculum import parsed
+from stemma.training.detector import Training, split, train
+from stemma.training.families import Relative, components, of_folder, of_zoo
+from stemma.training.pools import Drawing, Pool, pools
+from stemma.zoo.lineages import as_zoo
+
+Arrays = dict[str, np.ndarray]
+
+SHAPES = {"fc1.weight": (32, 16), "fc2.weight": (32, 32), "fc3.weight": (24, 32), "head.weight": (10, 24)}
+
+
+def _root(seed: int) -> Arrays:
+    rng = np.random.default_rng([seed, 1])
+    return {n: (rng.normal(size=s) / np.sqrt(s[1])).astype(np.float32) for n, s in SHAPES.items()}
+
+
+def _child(parent: Arrays, rng: np.random.Generator, change: float) -> Arrays:
+    return {n: (a + change * a.std() * rng.normal(size=a.shape)).astype(np.float32) for n, a in parent.items()}
+
+
+def _family(seed: int) -> list[Relative]:
+    """A root, two children and two grandchildren each, by random steps: orthogonal, as training's nearly are."""
+    rng, name, found = np.random.default_rng([seed, 2]), f"family-{seed}", []
+
+    def add(own: str, arrays: Arrays, above: tuple[str, ...]) -> None:
+        model = from_arrays(arrays, f"{name}:{own}", None)
+        found.append(Relative(model.name, model, name, tuple(f"{name}:{a}" for a in above)))
+
+    root = _root(seed)
+    add("root", root, ())
+    for i in "ab":
+        child = _child(root, rng, rng.uniform(0.1, 0.4))
+        add(i, child, ("root",))
+        for j in "cd":
+            add(i + j, _child(child, rng, rng.uniform(0.1, 0.4)), (i, "root"))
+    return found
+
+
+@pytest.fixture(scope="module")
+def families() -> list[Relative]:
+    return [r for seed in range(12) for r in _family(seed)]
+
+
+@pytest.fixture(scope="module")
+def pool(families: list[Relative]) -> Pool:
+    (found,) = pools(families, cap=12, per_layer=256)
+    return found
+
+
+@pytest.fixture(scope="module")
+def models(families: list[Relative]) -> dict[str, Model]:
+    return {r.name: r.model for r in families}
+
+
+@pytest.fixture(scope="module")
+def shipped() -> LineageDetector:
+    return shipped_detector()
+
+
+def _answer(detector: LineageDetector, models: dict[str, Model], child: str, *names: str) -> Descent:
+    return detector(models[child], [models[n] for n in names])
+
+
+def test_the_shipped_detector_finds_parents_of_networks_of_another_make(
+    shipped: LineageDetector, models: dict[str, Model]
+) -> None:
+    right, refused = [], []
+    for f in range(12):
+        strangers = [f"family-{(f + i) % 12}:root" for i in (1, 2, 3)]
+        name = f"family-{f}:"
+        found = _answer(shipped, models, f"{name}ac", f"{name}root", f"{name}a", f"{name}b", f"{name}ad", *strangers)
+        right.append(found.parent is not None and found.parent.name == f"{name}a")
+        refused.append(_answer(shipped, models, f"{name}ac", *strangers).parent is None)  # the control
+    assert sum(right) >= 10
+    assert all(refused)
+
+
+def test_probabilities_sum_to_one_and_say_the_same_in_every_order(
+    shipped: LineageDetector, models: dict[str, Model]
+) -> None:
+    names = [f"family-0:{n}" for n in ("root", "a", "b", "bc")] + ["family-1:root", "family-2:a"]
+    found = _answer(shipped, models, "family-0:ac", *names)
+    assert sum(found.probabilities) + found.none == pytest.approx(1)
+    mixed = _answer(shipped, models, "family-0:ac", *reversed(names))
+    assert mixed.probabilities[::-1] == pytest.approx(found.probabilities, abs=1e-5)
+    document = found.to_dict()
+    assert json.loads(json.dumps(document)) == document
+    assert [c["probability"] for c in document["candidates"]] == sorted(found.probabilities, reverse=True)
+
+
+def test_names_and_float_width_do_not_matter(shipped: LineageDetector, models: dict[str, Model]) -> None:
+    names = [f"family-3:{n}" for n in ("root", "a", "b")] + ["family-4:root"]
+    child = {n: t.array() for n, t in models["family-3:ad"].tensors.items()}
+    plain = _answer(shipped, models, "family-3:ad", *names)
+    renamed = from_arrays({f"z{9 - i}.w": a for i, a in enumerate(child.values())}, "renamed", None)
+    halved = from_arrays({n: a.astype(np.float16) for n, a in child.items()}, "halved", None)
+    for other in (renamed, halved):
+        found = shipped(other, [models[n] for n in names])
+        assert found.parent == plain.parent
+        assert found.layers == plain.layers
+        assert found.probabilities == pytest.approx(plain.probabilities, abs=0.1)
+    # The control: other weights do matter.
+    assert _answer(shipped, models, "family-5:ad", *names).parent is None
+
+
+def test_permuted_units_hide_a_parent_and_are_said_to(shipped: LineageDetector, models: dict[str, Model]) -> None:
+    child = {n: t.array() for n, t in models["family-3:ad"].tensors.items()}
+    rng = np.random.default_rng(0)
+    mixed = {n: a[rng.permutation(len(a))][:, rng.permutation(a.shape[1])] for n, a in child.items()}
+    found = shipped(from_arrays(mixed, "mixed", None), [models["family-3:a"], models["family-3:root"]])
+    assert found.parent is None
+    assert "brought back" in (LineageDetector.__doc__ or "")
+
+
+def test_one_candidate_itself_and_dead_layers(shipped: LineageDetector, models: dict[str, Model]) -> None:
+    child = models["family-0:ac"]
+    assert shipped(child, [child]).probabilities[0] > 0.5
+    arrays = {n: t.array() for n, t in child.tensors.items()}
+    dead = from_arrays({**arrays, "fc2.weight": np.zeros_like(arrays["fc2.weight"])}, "dead", None)
+    found = shipped(dead, [models["family-0:a"], models["family-1:a"]])
+    assert found.parent is not None
+    assert found.parent.name == "family-0:a"
+    assert found.layers == (3, 3)
+    broken = from_arrays({**arrays, "fc2.weight": np.full_like(arrays["fc2.weight"], np.nan)}, "broken", None)
+    assert np.isfinite(shipped(broken, [models["family-0:a"]]).none)
+
+
+def test_another_architecture_is_no_parent(shipped: LineageDetector, models: dict[str, Model]) -> None:
+    rng = np.random.default_rng(0)
+    other = from_arrays({"x.weight": rng.normal(size=(7, 5)).astype(np.float32)}, "other", None)
+    found = shipped(models["family-0:ac"], [other, models["family-0:a"]])
+    assert found.layers[0] == 0
+    assert found.probabilities[0] == 0
+    assert shipped(models["family-0:ac"], [other]).none == 1
+    parent = {n: t.array() for n, t in models["family-0:a"].tensors.items()}
+    part = from_arrays({n: parent[n] for n in list(parent)[:1]}, "part", None)  # one layer of four is no parent
+    found = shipped(models["family-0:ac"], [part, models["family-0:a"]])
+    assert found.layers == (1, 4)
+    assert found.probabilities[0] == 0
+    empty = from_arrays({"b": np.ones(3, np.float32)}, "empty", None)
+    assert shipped(empty, [models["family-0:a"]]).none == 1
+
+
+def test_wrong_use_is_one_clear_error(shipped: LineageDetector, models: dict[str, Model], tmp_path: Path) -> None:
+    child = models["family-0:a"]
+    with pytest.raises(MisuseError, match="no candidates"):
+        shipped(child, [])
+    with pytest.raises(MisuseError, match="no preset"):
+        LineageDetector(preset="v3")
+    with pytest.raises(MisuseError, match="do not fit"):
+        LineageDetector()(child, [child])
+    with pytest.raises(MisuseError, match="give probes"):
+        LineageDetector(preset="paper", width=8)(child, [child])
+    with pytest.raises(MisuseError, match="divisor"):
+        LineageDetector(width=30, heads=4)
+    path = tmp_path / "x.safetensors"
+    replace(shipped, weights={}).save(path)
+    with pytest.raises(MisuseError, match="do not fit"):
+        LineageDetector.load(path)(child, [child])
+    from safetensors.numpy import save_file
+
+    save_file({"a": np.ones(2, np.float32)}, path)
+    with pytest.raises(UnreadableModelError, match="no lineage detector"):
+        LineageDetector.load(path)
+    for text in ("mlp:n", "nothing", "mlp+:n=2", "mlp:n=2,k=1"):
+        with pytest.raises(MisuseError, match="write for example"):
+            parsed(text)
+    assert parsed("mlp+cnn:n=5,seed=3") == (("mlp", "cnn"), 5, 3)
+
+
+def test_training_learns_is_deterministic_and_can_be_kept(pool: Pool, tmp_path: Path) -> None:
+    start = LineageDetector(width=16, blocks=1, heads=2, per_layer=256, crop=32)
+    quick = Training(steps=50, batch=8, check=50, questions=48, rate=5e-3, drawing=Drawing(most=8))
+    first = train([pool], start, quick)
+    short = replace(quick, steps=2, questions=8)
+    one, two, other = (train([pool], start, replace(short, seed=s)) for s in (0, 0, 1))
+    assert one.weights_digest == two.weights_digest
+    assert one.made["test"] == two.made["test"]
+    assert one.weights_digest != other.weights_digest
+    assert first.made["test"]["cross_entropy"] < one.made["test"]["cross_entropy"] - 0.2
+    first.save(tmp_path / "d.safetensors")
+    loaded = LineageDetector.load(tmp_path / "d.safetensors")
+    assert loaded == first
+    assert loaded.spec.digest == first.spec.digest
+    models = {r.name: r.model for r in pool.relatives}
+    for name in ("a", "bc"):
+        given = models[f"family-0:{name}"], [models["family-0:root"], models["family-1:root"]]
+        assert loaded(*given) == first(*given)
+
+
+def test_preset_paper_needs_and_uses_features() -> None:
+    kinds = [
+        Relative(f"{f}:{m.name}", m.model, f"f{f}", tuple(f"{f}:{a}" for a in z.ancestors(m.name)))
+        for f in range(8)
+        for z in [as_zoo(_short(f), keep=False)]
+        for m in z.members
+    ]
+    probes = Probes.of(np.random.default_rng(0).random((16, 1, 8, 8), np.float32))
+    (found,) = pools(kinds, cap=4, per_layer=64, probes=lambda _: probes, matrix=True)
+    start = LineageDetector(preset="paper", width=8, probes=16)
+    trained = train([found], start, Training(steps=4, batch=4, check=2, questions=16, drawing=Drawing(most=4)))
+    models = [r.model for r in kinds if r.family == "f0"]
+    answer = trained(models[1], [models[0], models[2]], probes)
+    assert sum(answer.probabilities) + answer.none == pytest.approx(1)
+    question = found.draw(["f0", "f1"], np.random.default_rng(0), Drawing(), 4)
+    assert question is not None
+    assert found.asked(question, "paper", 8)["matrices"].shape[1:] == (2, 64, 64)
+    with pytest.raises(MisuseError, match="no matrix by name"):
+        trained(models[1], [from_arrays(_root(0), "other", None)], probes)
+
+
+def _short(seed: int) -> dict:
+    """Two-step trainings: history without learning."""
+    made = recipes("mlp", 900 + seed, leaves=0)
+    names = list(made)[:3]
+    quick = {}
+    for name in names:
+        r = made[name]
+        parents = tuple(quick[n] for n in names if made[n].digest in {p.digest for p in r.parents})
+        quick[name] = replace(r, parents=parents, parameters={**r.parameters, "steps": 2})
+    return quick
+
+
+def test_questions_hold_the_right_answer(pool: Pool) -> None:
+    rng, names = np.random.default_rng(0), [f"family-{i}" for i in range(12)]
+    found = [q for _ in range(400) if (q := pool.draw(names, rng, Drawing(), 8))]
+    kept = [pool.relatives[q.child].ancestors[:1] for q in found]
+    for q, above in zip(found, kept, strict=True):
+        candidates = [pool.relatives[i].name for i in q.others]
+        assert q.child not in q.others
+        assert len(set(candidates)) == len(candidates)
+        ancestors = [a for a in pool.relatives[q.child].ancestors if a in candidates]
+        assert (candidates[q.label] if q.label < len(candidates) else None) == (ancestors[0] if ancestors else None)
+        assert not above or ancestors[:1] == list(above) or above[0] not in candidates
+    missing = np.mean([q.label == len(q.others) for q in found])
+    assert 0.1 < missing < 0.35
+    closed = [pool.draw(names, rng, Drawing(closed=True), 8) for _ in range(100)]
+    assert all(q is not None and q.label < len(q.others) for q in closed)
+
+
+def test_parts_share_no_family() -> None:
+    parts = split([f"f{i % 30}" for i in range(100)], seed=1)
+    everything = [f for part in parts.values() for f in part]
+    assert len(everything) == len(set(everything)) == 30
+    assert min(map(len, parts.values())) >= 2
+    assert parts != split([f"f{i}" for i in range(30)], seed=2)
+    with pytest.raises(MisuseError, match="at least"):
+        split(["a", "b"])
+    assert components("abcd", [("a", "x"), ("b", "x")]) == {"a": "a", "b": "a", "c": "c", "d": "d"}
+
+
+def test_angles_at_a_parent_are_right_and_at_a_sibling_are_not() -> None:
+    rng = np.random.default_rng(0)
+    root = _root(0)
+    children = [_child(root, rng, 0.2) for _ in range(3)]
+    seen = views([from_arrays(a, str(i), None) for i, a in enumerate([*children, root])], per_layer=1024)
+    found, mask = geometry.triangles(lambda r, c: geometry.squares(seen, r, c), seen.lengths, seen.there, 0,
+                                     np.arange(1, 4))  # fmt: skip
+    siblings, root_at = (0, 1), 2
+    angle = found[..., 0]
+    near = [i for i in range(16) if mask[root_at, i]]
+    assert np.abs(angle[root_at, near]).max() < 0.1
+    for s in siblings:
+        assert angle[s, mask[s]].max() == pytest.approx(0.7, abs=0.1) or angle[s, mask[s]].min() > 0.4
+    assert not mask[:, 3:].any()
+
+
+def test_distances_are_those_of_the_entries() -> None:
+    seen = views([from_arrays(_root(i), str(i), None) for i in range(3)], per_layer=100)
+    everything = np.arange(3)
+    found = geometry.squares(seen, everything, everything)
+    slow = np.square(seen.values[:, None] - seen.values[None]).sum(3).transpose(2, 0, 1)
+    np.testing.assert_allclose(found, slow, rtol=1e-4, atol=1e-6)
+    assert (found[:, everything, everything] == 0).all()
+
+
+def test_the_cap_takes_every_shape_and_no_name() -> None:
+    rng = np.random.default_rng(0)
+    arrays = {f"l{i}": rng.normal(size=(8, 8 + i % 3)).astype(np.float32) for i in range(12)}
+    renamed = {f"m{(7 * i) % 12}": a for i, a in enumerate(arrays.values())}
+    first, second = (views([from_arrays(a, "x", None)], cap=5, per_layer=200) for a in (arrays, renamed))
+    assert first.values.shape[1] == 5
+    assert len(set(first.sizes.tolist())) == 3
+
+    def sums(seen: object) -> list[float]:
+        return sorted(np.abs(seen.values[0]).sum(1).tolist())  # ty: ignore[unresolved-attribute]
+
+    assert sums(first) == pytest.approx(sums(second))
+    with pytest.raises(MisuseError, match="at least one layer"):
+        views([from_arrays(arrays, "x", None)], cap=0)
+
+
+def test_calibration_finds_the_temperature_that_was_put_in() -> None:
+    rng = np.random.default_rng(0)
+    logits = [rng.normal(size=6) * 2 for _ in range(5000)]
+    labels = [int(rng.choice(6, p=p)) for p in calibration.probabilities(logits)]
+    sharp = [3 * x - np.eye(6)[5] for x in logits]
+    temperature, shift = calibration.fit(sharp, labels)
+    assert temperature == pytest.approx(3, abs=0.2)
+    assert shift == pytest.approx(1 / 3, abs=0.15)
+    before = calibration.calibration_error(calibration.probabilities(sharp), labels)
+    after = calibration.calibration_error(calibration.probabilities(sharp, temperature, shift), labels)
+    assert after < 0.04 < before
+    assert calibration.fit([], []) == (1.0, 0.0)
+
+
+def test_a_written_zoo_says_the_same_as_one_in_memory(tmp_path: Path) -> None:
+    zoo = as_zoo(_short(50), keep=False)
+    zoo.write(tmp_path / "zoo")
+    memory, folder = of_zoo(zoo, "f"), of_folder(tmp_path / "zoo")
+    assert [r.ancestors for r in of_zoo(zoo, str(tmp_path / "zoo"))] == [r.ancestors for r in folder]
+    assert [r.model.digest for r in memory] == [r.model.digest for r in folder]
+    assert len({r.family for r in folder}) == 1
+    (tmp_path / "zoo" / "truth.json").write_text("{}")
+    with pytest.raises(MisuseError, match="is no truth"):
+        of_folder(tmp_path / "zoo")
+    with pytest.raises(MisuseError, match=r"no truth\.json"):
+        of_folder(tmp_path)
+
+
+def test_what_ships_is_small_and_says_how_it_was_made(shipped: LineageDetector) -> None:
+    assert (PRETRAINED / "lineage_detector.safetensors").stat().st_size < 300_000
+    assert shipped.made["command"].startswith("stemma train detector ")
+    assert shipped.made["families"]["test"] >= 4
+    assert shipped.made["test"]["calibration_error"] < 0.1
+    assert shipped.preset == "v2"
