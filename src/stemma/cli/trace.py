@@ -148,7 +148,8 @@ def lines(result: "Trace") -> Iterator[tuple[str, "str | Text", str]]:
     function = (closest or {}).get("function")
     if function and closest:
         yield from behaviour(function, (str(closest["name"]), result.model.name))
-    yield from _kin("tied", result.parents[1:])
+    several = "parent" if result.verdict == "descends" else "tied"
+    yield from _kin(several, result.parents[1:])
     yield from _direction(result)
     yield from _kin("relative", result.relatives if result.parents else result.relatives[1:])
     searched = f"{result.n_searched:,} model{'' if result.n_searched == 1 else 's'} searched"
@@ -207,21 +208,23 @@ def _weights(
 
 
 def _direction(result: "Trace") -> Iterator[tuple[str, str, str]]:
-    if not result.parents:
-        return
+    from stemma.cli.output import plain
+
     known = [parent for parent in result.parents if parent["direction"] == "parent"]
-    for parent in known:
+    for parent in known[:SHOWN]:
         sure = parent["confidence"]
-        confidence = "not calibrated" if sure is None else f"{sure:.2f}"
-        yield "direction", f"{parent['name']} → {result.model.name}", confidence
-    if not known:
-        yield "direction", "unknown: either may have come first, or both come from a third", ""
+        shown = f"{sure:.2f}" if sure is not None else "shown by the change itself"
+        yield "direction", f"{plain(parent['name'])} → {plain(result.model.name)}", shown
+    if not known and (result.parents or result.relatives):
+        yield "direction", "unknown: no relative is sure to be the parent; all may come from a model not searched", ""
 
 
 def _kin(label: str, findings: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, str]]:
     from stemma.cli.output import strength
 
     for finding in findings[:SHOWN]:
-        yield label, str(finding["name"]), " · ".join(x for x in (operation(finding), strength(finding)) if x)
+        role = finding.get("role") if label == "relative" and finding.get("role") in ("child", "same") else ""
+        words = (role, operation(finding), strength(finding))
+        yield label, str(finding["name"]), " · ".join(x for x in words if x)
     if len(findings) > SHOWN:
         yield "", f"and {len(findings) - SHOWN:,} more", "all of them with --json"

@@ -18,7 +18,7 @@ COLUMNS = (
     "before", "after", "neither", "distance", "beyond the nearest", "rank", "gap", "largest angle", "mean angle",
     "smallest angle", "mean angle at the suspect", "smallest angle at the suspect", "relatives", "ancestry",
     "ancestry of the suspect", "centrality", "nearer to relatives", "apart from relatives", "best other",
-    "before the best other", "lead over the others",
+    "before the best other", "lead over the others", "hub", "hub beyond the best", "branch", "branch beyond the best",
 )  # fmt: skip
 """What the trees look at, for one candidate."""
 
@@ -101,6 +101,8 @@ def features(geometry: Geometry, direction: Direction, suspect: int, candidates:
     distance = np.array([[_log_distance(geometry, a, b) for b in everyone] for a in everyone])
     to_suspect = distance[:n, n]
     order = np.argsort(np.argsort(to_suspect, kind="stable"), kind="stable")
+    hubs = np.array([_hub(geometry, c, [x for x in candidates if x != c]) for c in candidates])
+    branches = np.array([_branch(geometry, c, suspect, [x for x in candidates if x != c]) for c in candidates])
     rows = []
     for k, c in enumerate(candidates):
         others = [x for x in range(n) if x != k]
@@ -114,7 +116,8 @@ def features(geometry: Geometry, direction: Direction, suspect: int, candidates:
             np.clip(rest - to_suspect[k], -5, 5), *_summary(seen), *_summary(from_suspect)[1:], np.log1p(len(others)),
             _mean(lead[k, others]), _mean(lead[n, others]), _mean(nearer), _mean((nearer < 0).astype(float)),
             _mean(before[k, others, NEITHER]), rival, log[k, n, FORWARD] - rival,
-            lead[k, n] - (float(np.max(lead[others, n])) if others else 0.0),
+            lead[k, n] - (float(np.max(lead[others, n])) if others else 0.0), hubs[k], hubs[k] - hubs.min(),
+            branches[k], branches[k] - branches.min(),
         ])  # fmt: skip
     return np.array(rows)
 
@@ -127,6 +130,31 @@ def _log_distance(geometry: Geometry, a: int, b: int) -> float:
 def _angles(geometry: Geometry, corner: int, towards: int, others: Sequence[int]) -> list[float]:
     found = (geometry.cosine_at(corner, towards, x) for x in others)
     return [a for a in found if a is not None]
+
+
+def _hub(geometry: Geometry, corner: int, others: Sequence[int]) -> float:
+    """Mean cosine at a model between its other relatives, the suspect apart: near 0 where they branch off from it."""
+    found = [geometry.cosine_at(corner, a, b) for i, a in enumerate(others) for b in others[i + 1 :]]
+    told = [a for a in found if a is not None]
+    return float(np.mean(told)) if told else 1.0
+
+
+def _branch(geometry: Geometry, corner: int, suspect: int, others: Sequence[int]) -> float:
+    """How far the place where the suspect leaves the others lies from a model, relative to its distance: 0 at it.
+
+    Half of what two squared distances exceed the third by is the squared length to the fork (Gromov's product); the
+    median over the other relatives is taken.
+
+    Returns:
+        About 0 for the parent, up to 1 for a sibling that moved much further than the suspect; 1 without others.
+    """
+    told = []
+    for x in others:
+        cosine = geometry.cosine_at(corner, suspect, x)
+        if cosine is not None:
+            near, far = geometry.squared_distance(corner, suspect), geometry.squared_distance(corner, x)
+            told.append(cosine * float(np.sqrt(far / max(near, 1e-12))))
+    return float(np.clip(np.median(told), -2, 2)) if told else 1.0
 
 
 def _summary(angles: Sequence[float]) -> tuple[float, float, float]:

@@ -21,6 +21,7 @@ class Comparison:
         function: The function axis, None where it was not looked at.
         evidence: Every test that was run, the deciding one first.
         cannot_see: What this comparison did not look at.
+        direction_confidence: Calibrated probability of the direction; None where a mark shows it, or it is unknown.
     """
 
     a: ModelRef
@@ -32,6 +33,7 @@ class Comparison:
     function: Evidence | None = None
     evidence: tuple[Evidence, ...] = ()
     cannot_see: tuple[str, ...] = ()
+    direction_confidence: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The `--json` document of `stemma compare`.
@@ -49,6 +51,7 @@ class Comparison:
             "relation_parameters": jsonable(self.relation.parameters),
             "relation_reason": self.relation.reason,
             "direction": self.direction,
+            "direction_confidence": self.direction_confidence,
             "weights": {
                 "verdict": _AXIS_WORD[w.verdict],
                 "p_value": w.p_value,

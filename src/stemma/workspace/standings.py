@@ -1,7 +1,7 @@
 """What related models are to a suspect: marks that an operation left, merges, then the geometry of the family."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from stemma.lineage.standing import Role, Standing
 from stemma.lineage.trace import PROOF, Candidate
 from stemma.models.model import Model
 from stemma.registry import describe
-from stemma.types import Comparison, RelationKind
+from stemma.types import Comparison, RelationKind, Verdict
 
 CLOSEST = NEAREST + 4
 """Related candidates that are looked at together."""
@@ -65,26 +65,79 @@ class Standings:
         if merge is not None and merge.certain:
             return _of_merge(merge, readable)
         geometry = Geometry(entries([self.suspect, *models], reference=0))
-        tested = range(1, len(models) + 1)
+        places = [k + 1 for k, m in enumerate(models) if not _coded(m) or _coded(self.suspect)]
+        alike = _same_network(geometry, places)
+        tested = sorted(set(alike.values()))
         model = self.parenthood()
-        p = model.probabilities(geometry, 0, tested)
-        order = model.direction.probabilities(geometry, [(i, 0) for i in tested])
-        best = int(np.argmax(p))
+        p = dict(zip(tested, model.probabilities(geometry, 0, tested), strict=True))
+        order = dict(zip(tested, model.direction.probabilities(geometry, [(i, 0) for i in tested]), strict=True))
+        best = max(tested, key=lambda i: p[i], default=0)
         out = {}
         for k, (at, _) in enumerate(readable):
-            if not np.isfinite(geometry.squared_distance(0, k + 1)):
+            one = alike.get(k + 1)
+            if one is None:
+                out[at] = Standing(Role.RELATIVE, None, _LEAF)
+            elif not np.isfinite(geometry.squared_distance(0, one)):
                 continue
-            if k == best and p[k] >= model.threshold:
-                out[at] = Standing(Role.PARENT, float(p[k]), _REASON)
-            elif order[k, 1] >= model.direction.threshold:
-                out[at] = Standing(Role.CHILD, float(order[k, 1]), "the suspect's weights come before its own")
+            elif one == best and p[one] >= model.threshold:
+                out[at] = Standing(Role.PARENT, round(float(p[one]), 4), _REASON)
+            elif order[one][1] >= model.direction.threshold:
+                out[at] = Standing(Role.CHILD, round(float(order[one][1]), 4), _AFTER)
             else:
-                out[at] = Standing(Role.RELATIVE, float(max(0.0, 1 - p[k])), _NEITHER)
+                out[at] = Standing(Role.RELATIVE, round(float(1 - p[one]), 4), _NEITHER)
         return out
 
 
 _REASON = "its relatives branch off where it stands, and what is new is in the suspect"
 _NEITHER = "no sign that the suspect was made from it, beyond what siblings show"
+_AFTER = "its weights come after the suspect's own"
+_LEAF = "stored in codes of few bits, which nothing is trained from"
+
+EQUAL = 1e-6
+"""Squared relative distance of two models that differ by rounding to half precision at most."""
+
+
+def _coded(model: Model) -> bool:
+    """Whether matrices are stored as integer codes."""
+    return any(not t.is_float and sum(s > 1 for s in t.shape) >= 2 for t in model.tensors.values())
+
+
+def _same_network(geometry: Geometry, places: Sequence[int]) -> dict[int, int]:
+    """For each model the first one with the same weights: copies would share the probability of one parent."""
+    out: dict[int, int] = {}
+    for i in places:
+        firsts = set(out.values())
+        out[i] = next((f for f in sorted(firsts) if geometry.squared_distance(f, i) <= EQUAL), i)
+    return out
+
+
+def directed(found: Comparison, a: Model, b: Model, parenthood: Callable[[], Parenthood]) -> Comparison:
+    """Say which of two related models came first, where their weights show it.
+
+    Args:
+        found: The comparison (a, b) by weights.
+        a: The first model.
+        b: The second one.
+        parenthood: Holds the model of pairs.
+
+    Returns:
+        The comparison with its direction, and how probable it is where that is not a matter of form; `unknown` below
+        the calibrated threshold.
+    """
+    if found.weights.verdict is not Verdict.SUPPORTED:
+        return found
+    origin = found.relation.parameters.get("made_from")
+    if origin:
+        return replace(found, direction="a->b" if origin == "a" else "b->a")
+    settled = found.relation.kind in (*PROOF, RelationKind.SIBLINGS)
+    if settled or describe.is_remembered(a) or describe.is_remembered(b):
+        return found
+    model = parenthood().direction
+    [p] = model.probabilities(Geometry(entries([a, b], reference=0)), [(0, 1)])
+    first = int(np.argmax(p[:2]))
+    if p[first] < model.threshold:
+        return found
+    return replace(found, direction=("a->b", "b->a")[first], direction_confidence=round(float(p[first]), 4))
 
 
 def _by_form(found: Comparison) -> Standing | None:

@@ -16,10 +16,12 @@ from stemma.models.load import load, open_models
 from stemma.models.model import Model
 from stemma.registry import Registry, comparisons, describe
 from stemma.registry.records import Finding, ModelRecord, Progress
+from stemma.training import shipped_parenthood
 from stemma.types import Comparison, Digest, Distance, Evidence, Trace
 from stemma.workspace.candidates import from_files, is_itself
 from stemma.workspace.enrolling import AddResult, Enrolling
 from stemma.workspace.recall import Recall, compared
+from stemma.workspace.standings import Standings, directed
 
 if TYPE_CHECKING:
     from stemma.fingerprints.base import AbstractFingerprinter
@@ -189,7 +191,7 @@ class Workspace:
         """
         comparisons.check_level(alpha)
         _probes_for(null, probes)
-        found = Recall(self.registry).weights(a, b, alpha)
+        found = directed(Recall(self.registry).weights(a, b, alpha), a, b, shipped_parenthood)
         return found if probes is None else self._function(probes, alpha).on_pair(found, a, b, null)
 
     def distance(
@@ -273,7 +275,8 @@ class Workspace:
                 return _with_function(pending[id(c)].result(), function.get(id(c)))
 
             try:
-                found = trace(model, candidates, evidence, alpha=alpha, n_searched=n_searched)
+                standings = Standings(model, shipped_parenthood)
+                found = trace(model, candidates, evidence, alpha=alpha, n_searched=n_searched, standings=standings)
             finally:
                 pool.shutdown(cancel_futures=True)
         unseen = [f"{len(unread)} files that cannot be read: {'; '.join(unread[:3])}"] if unread else []
