@@ -294,6 +294,17 @@ def test_a_parent_is_no_merge_of_its_own_child(family: tuple[np.ndarray, np.ndar
         assert take_apart(candidates[parent], pool[: -1 if known else None], base if known else None) is None
 
 
+def test_entries_that_never_moved_do_not_blur_the_density(family: tuple[np.ndarray, np.ndarray]) -> None:
+    base, candidates = family
+    still = np.random.default_rng(2).random(candidates.shape) < np.where(np.arange(N) == 2, 0.8, 0.3)[:, None]
+    sparse = np.where(still, base, candidates)
+    child, truth = merged((base, sparse), "ties", (2, 7, 9))
+    found = take_apart(child, sparse, base)
+    assert found is not None
+    assert found.certain
+    assert {p.position for p in found.parents} == set(truth)
+
+
 def test_frozen_layers_are_no_merge(family: tuple[np.ndarray, np.ndarray]) -> None:
     base, candidates = family
     child = candidates[2].copy()

@@ -43,7 +43,7 @@ def ties(vectors: TaskVectors, parents: Sequence[int]) -> Fit | None:
     for scope in ("tensor", "model"):
         ranks = np.stack([_ranks(np.abs(row), vectors.tensor if scope == "tensor" else None) for row in x])
         if zero.sum() >= 64:
-            highest = ranks[:, zero].max(0)
+            highest = np.where(x[:, zero] != 0, ranks[:, zero], 0.0).max(0)  # ranks among equal zeros say nothing
             edges = [float(np.quantile(highest, q, method="higher")) for q in (1.0, 0.999, 0.99)]
             edges = [e + 1e-9 for e in edges]
         else:
