@@ -125,11 +125,11 @@ def by_detector(detector: LineageDetector, *, features: bool = True) -> Scores:
 
 
 def by_features(form: str, similarity: str) -> Scores:
-    """The learning-free method, on 256 inputs of the children's data."""
+    """The learning-free method, on the 64 inputs that the detector sees too."""
 
     def scores(pool: Pool, questions: Sequence[Question]) -> list[np.ndarray]:
         method = FineTuningApproximation(form, similarity)  # ty: ignore[invalid-argument-type]
-        probes = probes_for(pool.relatives[0].model, 256)
+        probes = probes_for(pool.relatives[0].model)
         assert probes is not None
         groups: dict[tuple[int, ...], list[int]] = {}
         for i, q in enumerate(questions):
