@@ -112,6 +112,9 @@ class FineTuningApproximation:
     parent; `taylor` one backward pass per pair. Memory: `chunk` times that of one pass for `linear`, that of one
     backward pass for `taylor`, and the features of all children.
 
+    Norms are best among candidates that were trained apart. Among fine-tunes of one root take `cka` or `dc`: there the
+    linear step from the right candidate can overshoot, which norms punish.
+
     Parent and child must share architecture, names of parameters, and the order of their hidden units; heads may
     differ. Weights of the head and buffers (running statistics) are no part of the difference.
 
