@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from stemma.cli import main
 from stemma.errors import MisuseError, UnreadableModelError
 from stemma.kinship.learned import geometry
 from stemma.kinship.learned.detector import Descent, LineageDetector
@@ -334,6 +335,26 @@ def test_a_written_zoo_says_the_same_as_one_in_memory(tmp_path: Path) -> None:
         of_folder(tmp_path / "zoo")
     with pytest.raises(MisuseError, match=r"no truth\.json"):
         of_folder(tmp_path)
+
+
+@pytest.mark.slow
+def test_the_command_trains_on_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipes = {n: r for i in range(10) for n, r in _short(60 + i).items()}
+    as_zoo(recipes, keep=False).write(tmp_path / "zoo")
+    out = tmp_path / "detector.safetensors"
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "detector", str(tmp_path / "zoo"), "--out", str(out), "--steps", "2", "--json"])
+    assert not ended.value.code
+    document = json.loads(capsys.readouterr().out)
+    loaded = LineageDetector.load(out)
+    assert document["digest"] == loaded.weights_digest
+    assert document["models"] == len(recipes)
+    assert sum(document["families"].values()) == 10
+    assert loaded.made["command"] == "stemma train detector zoo --preset v2 --steps 2 --seed 0"
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "detector", str(tmp_path), "--out", str(out)])
+    assert ended.value.code == 2
+    assert "no truth.json" in capsys.readouterr().err
 
 
 def test_what_ships_is_small_and_says_how_it_was_made(shipped: LineageDetector) -> None:
