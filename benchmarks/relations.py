@@ -37,7 +37,7 @@ NULLS_OF = ("mlp", "cnn")
 """Kinds for which enough independent models are trained to tell a distillate from a stranger."""
 NETWORKS = {"mlp": "of perceptrons", "cnn": "of CNNs", "vit": "of vision transformers", "lm": "of language models"}
 PROBED = (R.UNLEARNED, R.DISTILLED)
-NULLS, NULL_SEED, PROBES, DRAWS, SEED = 99, 77, 397, 1000, 20261125
+NULLS, NULL_SEED, PROBES, FEW, DRAWS, SEED = 99, 77, 397, 96, 1000, 20261125
 KINDS = tuple(k for k in R if k is not R.RELATED)
 """`related` is a broader name, not a kind: cases whose truth it is (ancestors further away) are counted apart."""
 
@@ -62,7 +62,9 @@ def asked(kind: str, cases: Sequence[Case], models: dict[str, Any], root: str, n
     for c in cases:
         start = time.perf_counter()
         probed = c.relation in PROBED
-        options = {"probes": probes_of(kind), "null": null if c.relation is R.DISTILLED else ()} if probed else {}
+        options: dict[str, Any] = {"probes": probes_of(kind), "null": ()} if probed else {}
+        if c.relation is R.DISTILLED:
+            options = {"probes": options["probes"].take(slice(0, FEW)), "null": null}
         found = compare(models[c.a.digest], models[c.b.digest], **options)
         out.append({
             "case": c.name.split("/")[1], "kind": kind, "root": root, "truth": c.relation.value,
@@ -99,27 +101,36 @@ def credited(truth: str, said: str, equal: Sequence[set[str]]) -> str:
     return truth if any({truth, said} <= g for g in equal) else said
 
 
-def f1_of(rows: Sequence[dict[str, Any]], equal: Sequence[set[str]]) -> dict[str, float]:
-    """F1 of every kind that has a case."""
-    said = [credited(r["truth"], r["said"], equal) for r in rows]
-    out = {}
-    for kind in (k.value for k in KINDS):
-        right = sum(r["truth"] == s == kind for r, s in zip(rows, said, strict=True))
-        wrong = sum((r["truth"] == kind) != (s == kind) for r, s in zip(rows, said, strict=True))
-        if any(r["truth"] == kind for r in rows):
-            out[kind] = 2 * right / max(1, 2 * right + wrong)
+def counts_of(rows: Sequence[dict[str, Any]], equal: Sequence[set[str]]) -> np.ndarray:
+    """For every kind, cases rightly so called, and cases that only one of truth and name calls so, `[kinds, 2]`."""
+    out = np.zeros((len(KINDS), 2))
+    place = {k.value: i for i, k in enumerate(KINDS)}
+    for r in rows:
+        truth, said = r["truth"], credited(r["truth"], r["said"], equal)
+        if truth == said:
+            out[place[truth], 0] += 1
+        else:
+            out[place[truth], 1] += 1
+            if said in place:
+                out[place[said], 1] += 1
     return out
+
+
+def f1_of(counts: np.ndarray, there: np.ndarray) -> np.ndarray:
+    """F1 of every kind that has a case."""
+    right, wrong = counts[there].T
+    return 2 * right / np.maximum(1, 2 * right + wrong)
 
 
 def summary(rows: Sequence[dict[str, Any]], equal: Sequence[set[str]]) -> dict[str, Any]:
     """Macro-F1 with an interval by resampling roots, every F1, the lowest."""
-    f1 = f1_of(rows, equal)
-    roots, generator = sorted({r["root"] for r in rows}), np.random.default_rng(SEED)
-    by_root = {root: [r for r in rows if r["root"] == root] for root in roots}
-    drawn = []
-    for _ in range(DRAWS):
-        sample = [r for root in generator.choice(roots, len(roots)) for r in by_root[root]]
-        drawn.append(float(np.mean(list(f1_of(sample, equal).values()))))
+    roots = sorted({r["root"] for r in rows})
+    by_root = np.stack([counts_of([r for r in rows if r["root"] == root], equal) for root in roots])
+    truths = {r["truth"] for r in rows}
+    there = np.array([k.value in truths for k in KINDS])
+    f1 = dict(zip([k.value for k in KINDS if k.value in truths], f1_of(by_root.sum(0), there).tolist(), strict=True))
+    generator = np.random.default_rng(SEED)
+    drawn = [f1_of(by_root[generator.integers(len(roots), size=len(roots))].sum(0), there).mean() for _ in range(DRAWS)]
     low, high = np.quantile(drawn, [0.025, 0.975])
     lowest = min(f1, key=lambda k: f1[k])
     return {
@@ -167,7 +178,7 @@ def sequences(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def control(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     """What always saying the most frequent relation would score, and always `finetuned` for kin."""
     plain = [{**r, "said": "finetuned" if r["truth"] not in ("unrelated", "distilled") else "unrelated"} for r in rows]
-    return {"macro_f1_always_finetuned": float(np.mean(list(f1_of(plain, groups()).values())))}
+    return {"macro_f1_always_finetuned": summary(plain, groups())["macro_f1"]}
 
 
 def main() -> None:

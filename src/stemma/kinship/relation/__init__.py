@@ -92,7 +92,8 @@ def side_by_side(
     x, joined = unfused(b, a)
     if joined:
         return x, b, by_name(x, b), {n: list(p) for n, p in joined.items()}
-    return a, b, pairings, {}
+    named = by_name(a, b)  # contents pair equal sizes alone: where units were taken out, names cover more
+    return a, b, named if len(named) > len(pairings) else pairings, {}
 
 
 def two_sided(
