@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from stemma.types import Evidence as Evidence
     from stemma.types import Fingerprint as Fingerprint
     from stemma.types import InputSpec as InputSpec
+    from stemma.types import Lineage as Lineage
     from stemma.types import Relation as Relation
     from stemma.types import RelationKind as RelationKind
     from stemma.types import Trace as Trace
@@ -72,6 +73,7 @@ _HOME = {
     "Evidence": "types",
     "Fingerprint": "types",
     "InputSpec": "types",
+    "Lineage": "types",
     "Relation": "types",
     "RelationKind": "types",
     "Trace": "types",
@@ -79,7 +81,7 @@ _HOME = {
     "StemmaError": "errors",
 }
 
-__all__ = ["__version__", "compare", "distance", "trace", *_HOME]
+__all__ = ["__version__", "compare", "distance", "lineage", "trace", *_HOME]
 
 
 def compare(
@@ -130,6 +132,24 @@ def distance(
     """
     workspace, first = _opened(a)
     return workspace.distance(first, _opened(b)[1], probes, method, measure)
+
+
+def lineage(
+    models: "Sequence[Model | str | os.PathLike[str]]",
+    **options: Any,
+) -> "Lineage":
+    """Who comes from whom among some models.
+
+    Args:
+        models: Models, paths, or names or digest prefixes in the default registry; each under a name of its own.
+        options: As `stemma.workspace.forest.lineage` takes them: `alpha`, `progress`.
+
+    Returns:
+        The forest: edges with their evidence, roots, families, missing ancestors, and what was refused.
+    """
+    from stemma.workspace.forest import lineage
+
+    return lineage([_opened(m)[1] for m in models], **options)
 
 
 def trace(

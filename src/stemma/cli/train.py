@@ -64,6 +64,58 @@ def detector(
         output.show(f"wrote a detector to {output.plain(out)}", output.findings(_rows(document)))
 
 
+@app.command("direction")
+def direction(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the two files.")],
+    families: Annotated[
+        int, typer.Option("--families", metavar="N", min=6, help="Families of each kind, for all parts together.")
+    ] = 176,
+    kinds: Annotated[
+        list[str] | None, typer.Option("--kind", metavar="KIND...", show_default=False, help="mlp and cnn.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Of the first family.")] = 3000,
+    jobs: Annotated[int, typer.Option("--jobs", metavar="N", min=1, help="Processes that measure families.")] = 2,
+    as_json: Json = False,
+) -> None:
+    """Train what tells direction and parents.
+
+    Trees of small networks are trained, each child in a way of its own. Pairs are learnt from half of the families,
+    parents from a third, and the thresholds are taken on the rest.
+    """
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+
+    from stemma.cli import output
+    from stemma.errors import NotAModelError
+    from stemma.training.parentage import Families, learn
+
+    if out.exists() and not out.is_dir():
+        raise NotAModelError(f"{out} is a file: --out takes a folder for two files")
+    sizes = families // 2, families // 3, families - families // 2 - families // 3
+    pairs, parents, thresholds = (dict.fromkeys(kinds or ["mlp", "cnn"], n) for n in sizes)
+    chosen = Families(pairs, parents, thresholds, seed)
+    with output.progress(quiet=as_json) as report:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+            made = learn(chosen, pool, progress=report)
+    out.mkdir(parents=True, exist_ok=True)
+    made.direction.trees.save(out / "direction.safetensors")
+    made.trees.save(out / "parenthood.safetensors")
+    document = {
+        "folder": str(out), "pairs": made.direction.trees.about["pairs"], "queries": made.trees.about["queries"],
+        "families": made.trees.about["families"],
+        "thresholds": {"direction": made.direction.threshold, "parent": made.threshold},
+    }  # fmt: skip
+    if as_json:
+        output.show_json(document)
+    else:
+        rows = [("learnt from", f"{document['pairs']:,} pairs and {document['queries']:,} suspects", ""),
+                ("direction", f"given from a probability of {made.direction.threshold:.2f}", ""),
+                ("parent", f"named from a probability of {made.threshold:.2f}", "")]  # fmt: skip
+        output.show(f"wrote direction.safetensors and parenthood.safetensors to {output.plain(out)}",
+                    output.findings(rows))  # fmt: skip
+
+
 def _families(zoo: str, report: Any) -> list[Any]:
     from stemma.training import curriculum, families
 
