@@ -5,13 +5,14 @@ Families of 18 experts fine-tuned from one base on tasks of their own. Each fami
 candidates. Controls are children of one parent. No figure here comes from a family on which a threshold was chosen:
 those have other seeds and other tasks, and were made by other code.
 
-    python benchmarks/merges.py [--kinds mlp cnn]     updates benchmarks/results/merges.json
+    python benchmarks/merges.py [--families 101 201]     updates benchmarks/results/merges.json
 """
 
 import argparse
 import json
 import os
 import platform
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -31,7 +32,7 @@ from stemma.types import RelationKind as R
 from stemma.zoo.kinds import kind_of
 from stemma.zoo.recipe import Recipe, build_all
 
-FAMILIES = {"mlp": tuple(range(101, 108)), "cnn": tuple(range(201, 205))}
+FAMILIES = {"mlp": (101, 102, 103, 104, 105, 106), "cnn": (201, 202)}
 OPERATIONS = ("merge", "task-arithmetic", "ties", "dare", "slerp", "layerwise", "franken")
 RULE = {"merge": "linear", "layerwise": "layer-wise"}
 TASKS = (
@@ -168,6 +169,8 @@ def row(answer: Merge | None, truth: dict[str, Any], there: set[int]) -> dict[st
         "error": None if error is None else round(error, 4), "named": bool(answer and answer.method == truth["rule"]),
         "certain": bool(answer and answer.certain), "missing": bool(answer and answer.missing_parent),
         "remainder": answer.remainder if answer else None,
+        "residual": round(answer.residual, 4) if answer else None,
+        "base_weight": round(answer.base_weight, 4) if answer else None,
     }  # fmt: skip
 
 
@@ -177,12 +180,16 @@ def measure(kind: str, seed: int) -> list[dict[str, Any]]:
         merged(base, experts, operation, count, seed * 1000 + 10 * i + count)
         for i, operation in enumerate(OPERATIONS) for count in (2, 3, 4, 5)
     ]  # fmt: skip
+    more = [
+        merged(base, experts, operation, count, seed * 1000 + 100 + 10 * i + count)
+        for i, operation in enumerate(OPERATIONS) for count in (3, 5)
+    ]  # fmt: skip
     trained = [later(t, i, seed * 2000 + i) for i, t in enumerate(truths)]
     others = [(name, r) for name, recipes in controls(base, experts, seed).items() for r in recipes]
-    models = build_all(
-        [base, *experts, *(t["recipe"] for t in truths), *(r for _, r in trained), *(r for _, r in others)]
+    made = (
+        [t["recipe"] for t in truths] + [r for _, r in trained] + [r for _, r in others] + [t["recipe"] for t in more]
     )
-    read, n = Read(models), len(experts)
+    read, n = Read(build_all([base, *experts, *made])), len(experts)
     pool, first = list(range(1, n + 1)), 1 + n
     rows: list[dict[str, Any]] = []
     sure, listed = METHOD, replace(METHOD, assume=True)
@@ -218,13 +225,17 @@ def measure(kind: str, seed: int) -> list[dict[str, Any]]:
     for i, (name, _) in enumerate(others):
         answer = read.ask(first + 2 * len(truths) + i, pool)
         rows.append({"state": "control", "control": name, "called": answer is not None})
+    for i, truth in enumerate(more):
+        there, child = {p + 1 for p in truth["parents"]}, first + 2 * len(truths) + len(others) + i
+        answer = read.ask(child, pool)
+        rows.append({"state": "straight", **row(answer, truth, there), **baselines(read, child, pool, there)})
     return [{"kind": kind, "family": seed, **r} for r in rows]
 
 
 def interval(rows: Sequence[dict[str, Any]], value: Callable[[dict[str, Any]], float], seed: int = 0) -> dict[str, Any]:
     """Mean and 95 % interval: families are drawn with replacement, then cases within each."""
     if not rows:
-        return {"n": 0}
+        return {"n": 0, "mean": 0.0, "low": 0.0, "high": 0.0}
     groups: dict[int, list[float]] = {}
     for r in rows:
         groups.setdefault(r["family"], []).append(float(value(r)))
@@ -235,6 +246,15 @@ def interval(rows: Sequence[dict[str, Any]], value: Callable[[dict[str, Any]], f
     low, high = np.quantile(means, [0.025, 0.975])
     return {"n": len(rows), "mean": round(float(np.mean(np.concatenate(lists))), 4), "low": round(float(low), 4),
             "high": round(float(high), 4)}  # fmt: skip
+
+
+def area(some: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]], what: str) -> dict[str, Any]:
+    """How well one figure separates merges that lack a parent from merges that were trained on: .5 is not at all."""
+    a, b = (np.array([r[what] for r in rows if r.get(what) is not None]) for rows in (some, others))
+    if not len(a) or not len(b):
+        return {"n": 0}
+    above = (a[:, None] > b).mean() + 0.5 * (a[:, None] == b).mean()
+    return {"n": [len(a), len(b)], "area": round(float(above), 3)}
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -277,6 +297,10 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
             "f1_two_left": interval([r for r in missing if r["left"] >= 2], lambda r: r["f1"]),
             "by_rule": {rule: interval(of("parent missing", rule=rule), lambda r: r["missing"]) for rule in rules},
         },
+        "told_apart": {
+            what: area([r for r in missing if r["remainder"] == "either"], trained, what)
+            for what in ("residual", "base_weight")
+        },
         "base_among_candidates": {
             rule: interval(of("base among candidates", rule=rule), lambda r: r["f1"]) for rule in rules
         },
@@ -287,26 +311,30 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kinds", nargs="+", choices=sorted(FAMILIES), default=sorted(FAMILIES))
+    parser.add_argument("--families", nargs="+", type=int, default=[s for seeds in FAMILIES.values() for s in seeds])
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "merges.json")
     args = parser.parse_args()
-    rows, seconds = kept(args.out, args.kinds)
-    for kind in args.kinds:
-        for seed in FAMILIES[kind]:
+    rows, seconds = kept(args.out, args.families)
+    for kind, seeds in FAMILIES.items():
+        for seed in (s for s in seeds if s in args.families):
             start = time.perf_counter()
             rows += measure(kind, seed)
-            seconds[kind] = seconds.get(kind, 0) + round(time.perf_counter() - start)
+            seconds[str(seed)] = round(time.perf_counter() - start)
             write(args.out, rows, seconds)
 
 
-def kept(out: Path, kinds: Sequence[str]) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    """What was measured before on other kinds of networks."""
+def kept(out: Path, families: Sequence[int]) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """What was measured before on other families."""
     if not out.exists():
         return [], {}
     before = json.loads(out.read_text())
     rows = [{k: v for k, v in zip(before["columns"], r, strict=True) if v is not None} for r in before["rows"]]
-    rows = [{"error": None, **r} for r in rows if r["kind"] not in kinds]
-    return rows, {k: v for k, v in before["seconds"].items() if k not in kinds}
+    rows = [{"error": None, "remainder": None, **r} for r in rows if r["family"] not in families]
+    return rows, {k: v for k, v in before["seconds"].items() if int(k) not in families}
+
+
+def short(value: Any) -> Any:
+    return int(value) if isinstance(value, bool) else round(value, 3) if isinstance(value, float) else value
 
 
 def write(out: Path, rows: Sequence[dict[str, Any]], seconds: dict[str, int]) -> None:
@@ -322,8 +350,11 @@ def write(out: Path, rows: Sequence[dict[str, Any]], seconds: dict[str, int]) ->
         "all": summary(rows), "kinds": {k: summary([r for r in rows if r["kind"] == k]) for k in families},
         "columns": columns,
     }  # fmt: skip
-    body = ",\n".join(json.dumps([r.get(k) for k in columns], separators=(",", ":")) for r in rows)
-    text = json.dumps(result, indent=1)
+    plain = [[short(r.get(k)) for k in columns] for r in rows]
+    body = ",\n".join(json.dumps(r, separators=(",", ":")) for r in plain)
+    text = re.sub(
+        r"\{\s*([^{}]*?)\s*\}", lambda m: "{" + re.sub(r"\s*\n\s*", " ", m[1]) + "}", json.dumps(result, indent=1)
+    )
     out.write_text(text[: text.rindex("}")].rstrip() + ',\n "rows": [\n' + body + "\n ]\n}\n")
 
 
