@@ -19,8 +19,8 @@ from stemma.workspace.forest import lineage
 from stemma.zoo.lineages import Tuning, tree
 from stemma.zoo.recipe import build_all
 
-SELECTION = {"mlp": range(700, 712), "cnn": range(700, 706)}
-TEST = {"mlp": range(800, 816), "cnn": range(800, 812)}
+SELECTION = {"mlp": range(700, 724), "cnn": range(700, 706)}
+TEST = {"mlp": range(820, 836), "cnn": range(800, 812)}
 LIGHT = {"mlp": range(900, 908)}
 REMOVED = 0.3
 DRAWS = 2

@@ -18,8 +18,12 @@ from stemma.types import Spec
 
 Pair = tuple[int, int]
 
-Siblings = Callable[[int, int], bool]
-"""Whether something else than distances makes two adjacent models look like siblings."""
+Ancestry = Callable[[int, int], "float | None"]
+"""Log-odds, by something else than distances, that the first of two models is an ancestor of the second; None where
+nothing else is known."""
+
+UNLIKELY, LIKELY = -3.0, -1.5
+"""Log-odds of ancestry below which and above which the tolerance changes."""
 
 Angles = Callable[[int, Sequence[int]], "np.ndarray | None"]
 """Cosines at a model between others, `[m, m]`, where more is known of them than distances tell."""
@@ -69,7 +73,8 @@ class RecursiveGrouping:
         least: But cosines below this always do: trainings on like data have a part of their way in common without
             any ancestor there. Both were chosen on the selection families of benchmarks/forest.py.
         prior: Noise where a family is too small to show its own.
-        suspected: Part of the tolerance that is left to neighbours which look like siblings otherwise.
+        unlikely: What the tolerance is multiplied by where neighbours do not look like ancestor and descendant.
+        likely: And where they do.
 
     Source: Choi, Tan, Anandkumar and Willsky, JMLR 12 (2011), sections 4 and 5 (RG, CLGrouping). Departures:
         information distances are squared weight distances; equality of differences of distances is tested as a right
@@ -79,7 +84,8 @@ class RecursiveGrouping:
     deviations: float = 2.5
     least: float = 0.2
     prior: float = 0.07
-    suspected: float = 0.8
+    unlikely: float = 0.7
+    likely: float = 1.6
 
     name = "recursive-grouping"
     version = 1
@@ -90,14 +96,14 @@ class RecursiveGrouping:
         return Spec(self.name, self.version, asdict(self))
 
     def __call__(
-        self, distances: np.ndarray, siblings: Siblings = lambda a, b: False, angles: Angles = lambda a, others: None
+        self, distances: np.ndarray, ancestry: Ancestry = lambda a, b: None, angles: Angles = lambda a, others: None
     ) -> AdditiveTree:
         """Reconstruct the tree.
 
         Args:
             distances: Squared distances, finite and not negative, symmetric, `[n, n]`.
-            siblings: Of two models: such neighbours need only the `suspected` part of the tolerance to be given a
-                missing parent.
+            ancestry: Of two models. Neighbours of which one is likely the other's ancestor need `likely` times the
+                tolerance to be given a missing parent; where it is unlikely, `unlikely` times.
             angles: At a model between its neighbours; those of the distances where it gives none.
 
         Returns:
@@ -109,7 +115,9 @@ class RecursiveGrouping:
         d = _checked(distances)
         skeleton = spanning_tree(d)
         noise = self.noise(d, skeleton)
-        work = _Tree(d, skeleton, max(self.least, self.deviations * noise), siblings, angles, self.suspected)
+        work = _Tree(
+            d, skeleton, max(self.least, self.deviations * noise), ancestry, angles, (self.unlikely, self.likely)
+        )
         for node in range(len(d)):
             if len(work.around[node]) > 1:
                 work.refine(node)
@@ -178,9 +186,9 @@ class _Tree:
     d: np.ndarray
     skeleton: Iterable[Pair]
     tolerance: float
-    siblings: Siblings
+    ancestry: Ancestry
     angles: Angles
-    suspected: float
+    bars: tuple[float, float]
     around: dict[int, dict[int, None]] = field(default_factory=dict)
     known: dict[Pair, float] = field(default_factory=dict)
     count: int = 0
@@ -245,14 +253,16 @@ class _Tree:
             told = self.angles(centre, [near[k] for k in seen]) if len(seen) > 1 else None
             if told is not None:
                 cosines[np.ix_(seen, seen)] = told
-        for group in together(cosines / np.minimum(bar[:, None], bar), self.tolerance):
+        for group in together(cosines, self.tolerance, bar):
             bent = own[:, None] + own - 2 * cosines * size
             self.grouped([centre, *(near[g] for g in group)], bent[np.ix_(group, group)])
 
     def bar(self, parent: int, child: int) -> float:
-        """The part of the tolerance within which one node may be the parent of another."""
-        seen = max(parent, child) < len(self.d)
-        return self.suspected if seen and self.siblings(parent, child) else 1.0
+        """What the tolerance within which one node may be the parent of another is multiplied by."""
+        odds = self.ancestry(parent, child) if max(parent, child) < len(self.d) else None
+        if odds is None or UNLIKELY <= odds <= LIKELY:
+            return 1.0
+        return self.bars[odds > LIKELY]
 
     def grouped(self, nodes: list[int], between: np.ndarray) -> None:
         """Recursive grouping of nodes of which the first was joined to all others.

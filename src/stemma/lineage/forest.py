@@ -13,7 +13,7 @@ import numpy as np
 from stemma.lineage.additive_tree import AdditiveTree, Angles, RecursiveGrouping
 from stemma.lineage.distances import SAME, ByNorm, Distances
 from stemma.lineage.known_parents import Parents, apart
-from stemma.lineage.rooting import Direction, directed, looks_like_siblings, odds_of
+from stemma.lineage.rooting import NEVER, Direction, ancestry, directed, odds_of
 from stemma.types import Edge, Lineage, ModelRef, RelationKind, Spec
 
 
@@ -73,7 +73,8 @@ class Forest:
         tree: Makes the undirected tree.
         refusal: Cost of a root, in log-odds: higher, and edges of unclear direction are given one. Chosen on the
             selection families of benchmarks/forest.py.
-        of_two: The same for two models alone, where no third one shows that nothing lies between them.
+        of_two: The same for two models alone, where an edge costs how much less likely it is than its reverse:
+            no third one shows that nothing lies between them, so what is undecided is refused.
 
     Source: MoTHer (arXiv:2405.18432) directs a distance graph by a minimum arborescence; the additive tree, missing
         ancestors and refusal are this project's.
@@ -81,7 +82,7 @@ class Forest:
 
     tree: RecursiveGrouping = field(default_factory=RecursiveGrouping)
     refusal: float = 6.0
-    of_two: float = 1.0
+    of_two: float = -1.0
 
     name = "forest"
     version = 1
@@ -178,15 +179,17 @@ class _Drawing:
         if len(rows) == 1:
             self.roots.append(self.label(rows[0]))
             return numbered
-        alike = partial(looks_like_siblings, self.direction)
+        odds_of_ancestry = partial(ancestry, self.direction)
         angles = self.family.angles
         tree = self.method.tree(
-            self.g.of(rows).squared, lambda a, b: alike(rows[a], rows[b]),
+            self.g.of(rows).squared, lambda a, b: odds_of_ancestry(rows[a], rows[b]),
             lambda a, others: angles(rows[a], [rows[v] for v in others]),
         )  # fmt: skip
         self.evidence["noise"].append(round(tree.noise, 4))
         alone = len(rows) == 2 and not set(rows) & set(self.family.known)
         odds = odds_of(tree, rows, self.g, self.direction, self.family.leaves, self.family.known)
+        if alone:
+            odds = {(a, b): (o - odds[b, a]) / 2 if abs(o) < NEVER else o for (a, b), o in odds.items()}
         parents, sure = directed(tree, odds, self.method.of_two if alone else self.method.refusal)
         lost = {h: f"(missing {numbered + i + 1})" for i, h in enumerate(tree.missing)}
         names = {**{i: self.label(r) for i, r in enumerate(rows)}, **lost}
@@ -244,3 +247,27 @@ class _Drawing:
         self.edges.append(Edge(a, b, found.relation, found.p_value, found.log10_p, sure, None, round(length, 6),
                                found.reason))  # fmt: skip
         return True
+
+
+def leads(edges: Sequence[Edge], ancestor: str, model: str) -> bool:
+    """Whether a model descends from another.
+
+    Args:
+        edges: Of a lineage.
+        ancestor: The other.
+        model: The model.
+
+    Returns:
+        True also for a model and itself.
+    """
+    above: dict[str, list[str]] = {}
+    for e in edges:
+        above.setdefault(e.child, []).append(e.parent)
+    todo, seen = [model], set()
+    while todo:
+        v = todo.pop()
+        if v == ancestor:
+            return True
+        seen.add(v)
+        todo += [p for p in above.get(v, ()) if p not in seen]
+    return False

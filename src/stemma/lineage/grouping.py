@@ -3,8 +3,13 @@
 import numpy as np
 
 
-def together(cosines: np.ndarray, tolerance: float) -> list[list[int]]:
+def together(cosines: np.ndarray, tolerance: float, bars: np.ndarray) -> list[list[int]]:
     """Groups whose mean cosine, over all pairs, lies above the tolerance (average linkage).
+
+    Args:
+        cosines: Between the ways to some nodes, `[m, m]`.
+        tolerance: Of a cosine.
+        bars: What the tolerance is multiplied by for each node, `[m]`.
 
     Returns:
         Positions of the members of each group.
@@ -14,9 +19,13 @@ def together(cosines: np.ndarray, tolerance: float) -> list[list[int]]:
     if len(cosines) < 2:
         return []
     apart = 1 - np.clip(cosines, -1, 1)
-    label = fcluster(linkage(apart[np.triu_indices(len(apart), 1)], "average"), 1 - tolerance, "distance")
+    cut = 1 - tolerance * float(bars.min())
+    label = fcluster(linkage(apart[np.triu_indices(len(apart), 1)], "average"), cut, "distance")
     groups = [np.flatnonzero(label == c) for c in np.unique(label)]
-    return [g.tolist() for g in groups if len(g) > 1 and _mean(cosines[np.ix_(g, g)]) > strict(tolerance, len(g))]
+    return [
+        g.tolist() for g in groups
+        if len(g) > 1 and _mean(cosines[np.ix_(g, g)]) > strict(tolerance * float(bars[g].mean()), len(g))
+    ]  # fmt: skip
 
 
 def _mean(cosines: np.ndarray) -> float:

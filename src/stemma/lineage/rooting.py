@@ -110,13 +110,13 @@ def odds_of(
     return out
 
 
-def looks_like_siblings(direction: Direction, a: int, b: int) -> bool:
-    """Whether neither of two models looks like an ancestor of the other; the rule of norms is too weak to say so.
+def ancestry(direction: Direction, a: int, b: int) -> float | None:
+    """Log-odds that one model is an ancestor of another; the rule of norms is too weak to say so.
 
     Returns:
-        True where both odds are clearly below even.
+        The odds, None where only norms are known.
     """
-    return not isinstance(direction, ByNorm) and max(direction(a, b)) < NEITHER
+    return None if isinstance(direction, ByNorm) else direction(a, b)[0]
 
 
 def _detours(tree: AdditiveTree, odds: Odds) -> list[tuple[int, int]]:

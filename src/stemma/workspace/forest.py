@@ -14,7 +14,7 @@ from stemma.kinship.weights.entries import Entries, entries
 from stemma.lineage.direction import Direction as PairModel
 from stemma.lineage.distances import ByNorm, Distances, RowAngles, squared_distances
 from stemma.lineage.families import families
-from stemma.lineage.forest import Family, Forest, Named
+from stemma.lineage.forest import Family, Forest, Named, leads
 from stemma.lineage.geometry import Geometry
 from stemma.lineage.known_parents import known_parents
 from stemma.lineage.rooting import SURE, ByWeights, Direction
@@ -151,7 +151,7 @@ class Work:
             for part, _ in parts[1:]:
                 for root in sorted(roots & {self.models[i].name for i in part}):
                     edge, near = self.source(at[root], [i for other, _ in parts if other is not part for i in other])
-                    if edge is not None and not _leads(edges, root, edge.parent):
+                    if edge is not None and not leads(edges, root, edge.parent):
                         edges.append(edge)
                         roots.discard(root)
                     else:
@@ -249,9 +249,15 @@ class Work:
         values, distances, members = values.of(kept), distances.of(kept), [members[k] for k in kept]
         return Family(
             values.models, distances, self.direction(members, values, distances),
-            lambda a, b: self.named(members[a], members[b]), RowAngles(values), frozenset(),
-            known_parents(values, distances),
+            lambda a, b: self.named(members[a], members[b]), RowAngles(values),
+            frozenset(k for k, m in enumerate(members) if self.coded(m)), known_parents(values, distances),
         )  # fmt: skip
+
+    def coded(self, i: int) -> bool:
+        """Whether a model is stored in integer codes: it was quantised, and nothing was made from it."""
+        stored = self.models[i].tensors.values()
+        codes = sum(t.size for t in stored if not t.is_float and len(t.shape) > 1)
+        return 2 * codes > sum(t.size for t in stored if len(t.shape) > 1)
 
     def set_aside(self, members: list[int], distances: Distances, k: int) -> bool:
         """Whether a model is another one in other coordinates, so that its distances say nothing; which one is kept."""
@@ -262,10 +268,13 @@ class Work:
         own = self.bits(members[k])[128:]
         near = sorted((int(np.unpackbits(self.bits(m)[128:] ^ own).sum()), m) for m in members if m != members[k])
         for _, other in near[:5]:
-            found = self.whole(other, members[k])
-            if found.relation.kind in EXACT and other not in self.forms:
+            found, first = self.whole(other, members[k]), self.first(other, members[k])
+            if found.relation.kind in EXACT and other not in self.forms and first != members[k]:
                 self.forms[members[k]] = other, found.relation.kind.value, found.relation.reason
                 return True
+        in_order = any(self.in_place(m, members[k]).verdict is Verdict.SUPPORTED for _, m in near[:5])
+        if in_order:  # in the same coordinates, only of another scale: norms were folded
+            return False
         if ratio.min() > APART:
             self.elsewhere.append(members[k])
         return bool(ratio.min() > APART)
@@ -332,21 +341,6 @@ def _shipped() -> PairModel | None:
     from stemma.training import PRETRAINED, shipped_parenthood
 
     return shipped_parenthood().direction if (PRETRAINED / "parenthood.safetensors").exists() else None
-
-
-def _leads(edges: Sequence[Edge], ancestor: str, model: str) -> bool:
-    """Whether a model descends from another."""
-    above: dict[str, list[str]] = {}
-    for e in edges:
-        above.setdefault(e.child, []).append(e.parent)
-    todo, seen = [model], set()
-    while todo:
-        v = todo.pop()
-        if v == ancestor:
-            return True
-        seen.add(v)
-        todo += [p for p in above.get(v, ()) if p not in seen]
-    return False
 
 
 def lineage_of(
