@@ -30,7 +30,7 @@ from stemma.zoo.collection import EQUIVALENCES
 from stemma.zoo.recipe import build_all
 
 RESULTS = Path(__file__).parent / "results"
-FAMILIES = ("mlp:301-310", "cnn:301-302")
+FAMILIES = ("mlp:301-310", "cnn:301-302", "vit:301")
 WITHOUT = {"vit": (R.LORA, R.HEAD_REPLACED, R.PART_INHERITED, R.DISTILLED)}
 """What is left out of costly families, whose every case takes a training."""
 NULLS_OF = ("mlp", "cnn")
