@@ -182,6 +182,8 @@ def operation(finding: Mapping[str, Any] | None, candidate: Mapping[str, Any] | 
     words = "" if words == "related" else words
     if candidate is None or candidate["name"] != finding["name"]:
         return words
+    if relation != candidate["relation"]:  # the family shows more than the pair
+        return f"{words}: {finding['reason']}"
     reason = candidate.get("relation_reason") or ""
     return ": ".join(x for x in (words, "" if reason == candidate["weights"]["reason"] else reason) if x)
 
@@ -211,7 +213,8 @@ def _direction(result: "Trace") -> Iterator[tuple[str, str, str]]:
     from stemma.cli.output import plain
 
     known = [parent for parent in result.parents if parent["direction"] == "parent"]
-    for parent in known[:SHOWN]:
+    apart = {(parent["relation"], parent["confidence"]): parent for parent in reversed(known)}
+    for parent in known if "merged" in {p["relation"] for p in known} else reversed(apart.values()):
         sure = parent["confidence"]
         shown = f"{sure:.2f}" if sure is not None else "shown by the change itself"
         yield "direction", f"{plain(parent['name'])} → {plain(result.model.name)}", shown

@@ -272,7 +272,9 @@ def _news(left: np.ndarray, right: np.ndarray, a: np.ndarray, b: np.ndarray) -> 
     Returns:
         Evidence that b has the news, that a has; arrivals in b of what a has no trace of, and the reverse.
     """
-    width = max(float(np.median(np.abs(np.concatenate([a, b])))) / 0.6745, 1e-300)
+    both = np.concatenate([a, b])
+    width = float(np.median(np.abs(both))) / 0.6745
+    width = max(width, 1e-6 * float(np.sqrt(np.square(both, dtype=np.float64).mean())), 1e-30)
     p, q = (((left.T @ z) * right).sum(axis=1) / width for z in (a, b))
     log_ratio = np.log1p(q * q) - np.log1p(p * p)
     arrived = ((np.abs(p) < 2) * np.maximum(np.abs(q) - 3, 0)).sum()

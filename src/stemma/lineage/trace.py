@@ -164,7 +164,8 @@ _RANK = {"related": 0, "inconclusive": 1, "independent": 2}
 
 def _order(row: Mapping[str, Any]) -> tuple[Any, ...]:
     change = row["parameters"].get("relative_change")
-    return _RANK[row["verdict"]], -round(row["effect"] / TIE), 1e9 if change is None else change, row["name"]
+    steps = max(1, len(row["steps"]))  # of two accounts the shorter one is the nearer kin
+    return _RANK[row["verdict"]], -round(row["effect"] / TIE), steps, 1e9 if change is None else change, row["name"]
 
 
 def _roles(
@@ -185,7 +186,8 @@ def _kin(row: Mapping[str, Any], standing: Standing) -> dict[str, Any]:
     by = row["weights"] if row["weights"]["verdict"] == "related" else row["function"] or row["weights"]
     return {
         "name": row["name"], "digest": row["digest"], "relation": standing.relation or row["relation"],
-        "steps": row["steps"], "p_value": by["p_value"], "log10_p": by["log10_p"], "confidence": standing.confidence,
+        "steps": [standing.relation] if standing.relation else row["steps"],
+        "p_value": by["p_value"], "log10_p": by["log10_p"], "confidence": standing.confidence,
         "direction": "parent" if standing.role is Role.PARENT else "unknown", "role": standing.role.value,
         "share": row["effect"] if standing.share is None else standing.share,
         "reason": standing.reason or by["reason"], "licence": row["licence"],

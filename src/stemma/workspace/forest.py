@@ -336,11 +336,11 @@ class Work:
         return self.models[i].name
 
 
-def _shipped() -> PairModel | None:
-    """The model of pairs that ships with the package; without it the rule of norms stands in."""
-    from stemma.training import PRETRAINED, shipped_parenthood
+def _shipped() -> PairModel:
+    """The model of pairs that ships with the package."""
+    from stemma.training import shipped_parenthood
 
-    return shipped_parenthood().direction if (PRETRAINED / "parenthood.safetensors").exists() else None
+    return shipped_parenthood().direction
 
 
 def lineage_of(

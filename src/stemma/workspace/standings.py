@@ -72,6 +72,7 @@ class Standings:
         p = dict(zip(tested, model.probabilities(geometry, 0, tested), strict=True))
         order = dict(zip(tested, model.direction.probabilities(geometry, [(i, 0) for i in tested]), strict=True))
         best = max(tested, key=lambda i: p[i], default=0)
+        sure = bool(tested) and p[best] >= model.threshold
         out = {}
         for k, (at, _) in enumerate(readable):
             one = alike.get(k + 1)
@@ -79,9 +80,9 @@ class Standings:
                 out[at] = Standing(Role.RELATIVE, None, _LEAF)
             elif not np.isfinite(geometry.squared_distance(0, one)):
                 continue
-            elif one == best and p[one] >= model.threshold:
+            elif one == best and sure:
                 out[at] = Standing(Role.PARENT, round(float(p[one]), 4), _REASON)
-            elif order[one][1] >= model.direction.threshold:
+            elif order[one][1] >= model.direction.threshold and _below(geometry, one, best if sure else None):
                 out[at] = Standing(Role.CHILD, round(float(order[one][1]), 4), _AFTER)
             else:
                 out[at] = Standing(Role.RELATIVE, round(float(1 - p[one]), 4), _NEITHER)
@@ -104,11 +105,17 @@ def _coded(model: Model) -> bool:
 
 def _same_network(geometry: Geometry, places: Sequence[int]) -> dict[int, int]:
     """For each model the first one with the same weights: copies would share the probability of one parent."""
+    there = geometry.entries.present
     out: dict[int, int] = {}
     for i in places:
-        firsts = set(out.values())
-        out[i] = next((f for f in sorted(firsts) if geometry.squared_distance(f, i) <= EQUAL), i)
+        firsts = [f for f in sorted(set(out.values())) if (there[f] == there[i]).all()]
+        out[i] = next((f for f in firsts if geometry.squared_distance(f, i) <= EQUAL), i)
     return out
+
+
+def _below(geometry: Geometry, one: int, parent: int | None) -> bool:
+    """Whether a model can be a child of the suspect, who has this parent: then it lies further from that parent."""
+    return parent is None or geometry.squared_distance(parent, one) > geometry.squared_distance(0, one)
 
 
 def directed(found: Comparison, a: Model, b: Model, parenthood: Callable[[], Parenthood]) -> Comparison:

@@ -68,7 +68,7 @@ def name_relation(a: Model, b: Model, place: Evidence, pairings: Sequence[Pairin
         found = two_sided(found, lambda: shortest(pair.turned(pairings), ALL))
     if found is None:
         return Relation(RelationKind.RELATED, {**figures, "relative_change": None}, (), place.reason)
-    origin = made_from(found, a, b)
+    origin = made_from(found, x, y)
     relation = relation_of(found, {**figures, **({"made_from": origin} if origin else {})})
     return _by_parts(relation, figures["parts"]) if relation.kind is RelationKind.PART_INHERITED else relation
 

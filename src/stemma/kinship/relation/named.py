@@ -41,7 +41,7 @@ def shortest(pair: Pair, operations: Sequence[AbstractOperation]) -> Explanation
     return Explanation(
         pair.parent.ref,
         pair.child.ref,
-        best.steps[0].kind,
+        _kind(best.steps),
         best.steps,
         "; then ".join(s.sentence for s in best.steps),
         relative=_root(difference, norm) if sums else None,
@@ -54,6 +54,12 @@ def shortest(pair: Pair, operations: Sequence[AbstractOperation]) -> Explanation
         others=tuple((tuple(s.name for s in a.steps), a.bits / entries) for a in found[1:4]),
         cannot_see=UNSEEN,
     )
+
+
+def _kind(steps: Sequence[Step]) -> RelationKind:
+    """The relation that steps make: the first that changed the function, where any did."""
+    form = (RelationKind.REFORMATTED, RelationKind.PERMUTED)
+    return next((s.kind for s in steps if s.kind not in form), steps[0].kind)
 
 
 def _root(part: float, whole: float) -> float:
@@ -105,7 +111,7 @@ def relation_of(found: Explanation, figures: Mapping[str, Any]) -> Relation:
         figures: Further figures that go with it.
 
     Returns:
-        The relation, named after the first step; all steps in order.
+        The relation, named after the first step that changed the function; all steps in order.
     """
     parameters: dict[str, Any] = {**figures, "relative_change": found.relative, "explained": found.fitted}
     for step in reversed(found.steps):
@@ -143,7 +149,7 @@ def made_from(found: Explanation, a: Model, b: Model) -> str:
     Returns:
         `a`, `b`, or nothing where both orders are possible.
     """
-    turned = found.parent.digest == b.digest
+    turned = found.child.digest == a.digest
     parent, child = (b, a) if turned else (a, b)
     first, second = ("b", "a") if turned else ("a", "b")
     if all(s.kind in MARKS for s in found.steps):
