@@ -55,7 +55,6 @@ def test_trace_finds_the_parent_and_not_the_strangers(run: Run, models: Path) ->
     answer = json.loads(out)
     assert answer["verdict"] in {"related", "descends"}
     assert [kin["name"] for kin in (*answer["parents"], *answer["relatives"])] == ["a"]
-    assert answer["relatives"] == []
     assert (*answer["parents"], *answer["relatives"])[0]["log10_p"] < -6
     assert answer["n_searched"] == 3
     # The same for a person, and the control: a stranger has no parent here.
