@@ -1,0 +1,154 @@
+"""Direction and parenthood on families with known history that nothing was fitted on."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+import pytest
+
+from stemma.kinship.compare import compare_weights
+from stemma.kinship.weights.entries import entries
+from stemma.lineage.direction import FORWARD, columns
+from stemma.lineage.geometry import Geometry
+from stemma.lineage.parenthood import COLUMNS, features
+from stemma.lineage.standing import Role
+from stemma.lineage.trace import trace
+from stemma.models.model import Model
+from stemma.training import shipped_parenthood
+from stemma.training.direction import fit_direction, fit_parenthood, geometry_of, pairs, queries
+from stemma.training.parentage import pair_threshold, parent_threshold
+from stemma.training.pedigrees import RECIPES, Pedigree, pedigrees, recipe_of, tunings
+from stemma.types import Trace
+from stemma.workspace.candidates import of_model
+from stemma.workspace.standings import Standings, directed
+from stemma.zoo import family
+
+
+@pytest.fixture(scope="module")
+def families() -> list[Pedigree]:
+    return list(pedigrees("mlp", range(9101, 9104), shapes=((3, 2),), usual=True))
+
+
+@pytest.fixture(scope="module")
+def members() -> dict[str, Model]:
+    names = ["root", "copy", "half", "int8", "finetuned", "finetuned-other-data", "merged-two", "lora", "permuted",
+             "units-pruned", "independent-1", "independent-2"]  # fmt: skip
+    return {m.name.removeprefix("mlp/"): m.model for m in family("mlp", only=names).members}
+
+
+def traced(suspect: Model, others: Sequence[Model]) -> Trace:
+    return trace(
+        suspect,
+        [of_model(m) for m in others],
+        lambda c: compare_weights(c.load(), suspect),
+        standings=Standings(suspect, shipped_parenthood),
+    )
+
+
+def test_direction_is_right_where_it_decides_and_silent_about_siblings(families: list[Pedigree]) -> None:
+    model = shipped_parenthood().direction
+    found = [pair for p in families for pair in pairs(p)]
+    told = model.of_features([p.features for p in found])
+    descends = np.array([p.label == FORWARD for p in found])
+    decided = told[:, :2].max(axis=1) >= model.threshold
+    assert decided[descends].mean() > 0.4
+    assert (told[descends & decided, 0] > told[descends & decided, 1]).mean() > 0.9
+    assert decided[~descends].mean() < 0.15
+    turned = model.of_features([p.features.turned() for p in found])
+    np.testing.assert_allclose(turned, told[:, [1, 0, 2]], atol=1e-12)
+    np.testing.assert_allclose(told.sum(axis=1), 1)
+
+
+def test_the_likeliest_is_the_parent_and_orphans_are_refused(families: list[Pedigree]) -> None:
+    model = shipped_parenthood()
+    right, refused = [], []
+    for pedigree in families:
+        geometry = geometry_of(pedigree)
+        for query in queries(pedigree, model.direction, 3, geometry=geometry):
+            p = model.of_rows(query.rows)
+            assert p.sum() <= 1 + 1e-9
+            if query.parent is not None:
+                right.append(int(p.argmax()) == query.parent)
+            elif not query.ancestors:
+                refused.append(p.max() < model.threshold)
+    assert np.mean(right) > 0.8
+    assert np.mean(refused) > 0.8
+    assert min(len(right), len(refused)) >= 5
+
+
+def test_features_have_a_name_each_and_a_lone_relative_has_them_too(families: list[Pedigree]) -> None:
+    geometry = geometry_of(families[0])
+    model = shipped_parenthood()
+    assert features(geometry, model.direction, 1, [0, 2, 3]).shape == (3, len(COLUMNS))
+    assert np.isfinite(features(geometry, model.direction, 1, [0])).all()
+    assert model.probabilities(geometry, 1, []).shape == (0,)
+    pair = geometry.pair(0, 1)
+    assert pair is not None
+    assert len(columns(pair)) == len(model.direction.trees.names)
+
+
+def test_strangers_have_no_direction(members: dict[str, Model]) -> None:
+    a, b = members["independent-1"], members["independent-2"]
+    geometry = Geometry(entries([a, b]))
+    assert shipped_parenthood().direction.probabilities(geometry, [(0, 1)]).tolist() == [[0.0, 0.0, 1.0]]
+    found = compare_weights(a, b)
+    assert directed(found, a, b, shipped_parenthood).direction == "unknown"
+
+
+@pytest.mark.parametrize("child", ["int8", "half", "units-pruned"])
+def test_a_mark_decides_the_direction_both_ways(members: dict[str, Model], child: str) -> None:
+    root, made = members["root"], members[child]
+    turn = partial(directed, parenthood=shipped_parenthood)
+    assert turn(compare_weights(root, made), root, made).direction == "a->b"
+    assert turn(compare_weights(made, root), made, root).direction == "b->a"
+    down = traced(made, [root, members["independent-1"]])
+    assert (down.verdict, [p["name"] for p in down.parents]) == ("descends", ["mlp/root"])
+    up = traced(root, [made, members["independent-1"]])
+    assert (up.verdict, up.parents) == ("related", ())
+    assert [r["role"] for r in up.relatives] == [Role.CHILD]
+
+
+def test_the_parents_of_a_merge_are_named_with_their_shares(members: dict[str, Model]) -> None:
+    others = [members[n] for n in ("finetuned", "finetuned-other-data", "lora", "independent-1")]
+    found = traced(members["merged-two"], others)
+    assert found.verdict == "descends"
+    assert {p["name"] for p in found.parents} == {"mlp/finetuned", "mlp/finetuned-other-data"}
+    assert [p["share"] for p in found.parents] == pytest.approx([0.5, 0.5], abs=0.02)
+    assert {p["relation"] for p in found.parents} == {"merged"}
+    one = traced(members["merged-two"], [members["finetuned"], members["independent-1"]])
+    assert all(p["relation"] != "merged" for p in one.parents)  # the control: half of the parents make no merge
+
+
+def test_copies_of_a_parent_count_once_and_share_its_probability(members: dict[str, Model]) -> None:
+    kin = [members[n] for n in ("root", "copy", "finetuned", "finetuned-other-data")]
+    found = traced(members["lora"], kin)
+    by_name = {r["name"]: r for r in (*found.parents, *found.relatives)}
+    assert by_name["mlp/root"]["confidence"] == by_name["mlp/copy"]["confidence"]
+    assert by_name["mlp/root"]["role"] == by_name["mlp/copy"]["role"]
+
+
+def test_another_form_is_neither_parent_nor_child(members: dict[str, Model]) -> None:
+    found = traced(members["permuted"], [members["root"], members["independent-1"]])
+    assert found.verdict == "related"
+    assert [(p["name"], p["direction"], p["role"]) for p in found.parents] == [("mlp/root", "unknown", Role.SAME)]
+
+
+def test_what_is_learnt_again_is_learnt_the_same(families: list[Pedigree]) -> None:
+    pytest.importorskip("sklearn")
+    known = [pair for p in families for pair in pairs(p)]
+    one, two = fit_direction(known), fit_direction(known)
+    np.testing.assert_array_equal(one.trees.value, two.trees.value)
+    asked = [q for p in families[:2] for q in queries(p, one)]
+    parents = fit_parenthood(asked, one)
+    assert 0 < pair_threshold(one, known) < 1
+    assert 0 < parent_threshold(parents, asked) < 1
+    assert parents.trees.names == COLUMNS
+
+
+def test_tunings_are_those_of_their_recipes(families: list[Pedigree]) -> None:
+    drawn = tunings(3, usual=False)
+    assert len(drawn) == 4 * len(RECIPES)
+    assert {t.name.rsplit("-", 1)[0] for t in drawn} == set(RECIPES)
+    assert all((t.weight_decay > 0) == (RECIPES[t.name.rsplit("-", 1)[0]][1] is not None) for t in drawn)
+    assert {recipe_of(m.recipe) for p in families for m in p.zoo.members[1:]} <= set(RECIPES)
+    assert families[0].parent(families[0].zoo.members[0].name) is None
