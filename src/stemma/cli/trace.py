@@ -218,7 +218,9 @@ def _direction(result: "Trace") -> Iterator[tuple[str, str, str]]:
         sure = parent["confidence"]
         shown = f"{sure:.2f}" if sure is not None else "shown by the change itself"
         yield "direction", f"{plain(parent['name'])} → {plain(result.model.name)}", shown
-    if not known and (result.parents or result.relatives):
+    if not known and any(parent.get("role") == "same" for parent in result.parents):
+        yield "direction", "unknown: one network in two forms, and either may be the older one", ""
+    elif not known and (result.parents or result.relatives):
         yield "direction", "unknown: no relative is sure to be the parent; all may come from a model not searched", ""
 
 
