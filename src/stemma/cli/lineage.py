@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
     from stemma.types import Edge, Lineage
 
+CERTAIN = 0.95
+"""Confidence from which a direction is not remarked on: it speaks of the tree as drawn, not of the edge."""
+
 ALONE = 12
 """Models without relatives that are listed by name."""
 
@@ -116,7 +119,7 @@ def _step(edge: "Edge", parents: Sequence[str]) -> "Text":
     told = [] if edge.relation == "related" else [edge.relation]
     if edge.share is not None:
         told.append(f"share {number(edge.share)}")
-    if edge.confidence is not None:
+    if edge.confidence is not None and edge.confidence < CERTAIN:
         told.append(f"direction {number(edge.confidence)}")
     if others := [plain(p) for p in parents if p != edge.parent]:
         told.append(f"also from {', '.join(others)}")

@@ -19,6 +19,9 @@ from stemma.types import Comparison, RelationKind, Verdict
 CLOSEST = NEAREST + 4
 """Related candidates that are looked at together."""
 
+AROUND = 32
+"""Related candidates that the likely parent may be a merge of, beside the suspect."""
+
 
 @dataclass(frozen=True)
 class Standings:
@@ -53,11 +56,12 @@ class Standings:
         if open_ones and not parents:
             open_ones.sort(key=lambda k: _closeness(related[k][1]))
             readable = [(k, m) for k in open_ones[:CLOSEST] if (m := _read(related[k][0])) is not None]
-            for k, standing in self._by_family(readable).items():
+            further = [related[k][0] for k in open_ones[CLOSEST:AROUND]]
+            for k, standing in self._by_family(readable, further).items():
                 found[k] = standing
         return [s or Standing(Role.RELATIVE if parents else Role.UNKNOWN) for s in found]
 
-    def _by_family(self, readable: Sequence[tuple[int, Model]]) -> Mapping[int, Standing]:
+    def _by_family(self, readable: Sequence[tuple[int, Model]], further: Sequence[Candidate]) -> Mapping[int, Standing]:
         if not readable or describe.is_remembered(self.suspect):
             return {}
         models = [m for _, m in readable]
@@ -65,37 +69,67 @@ class Standings:
         if merge is not None and merge.certain:
             return _of_merge(merge, readable)
         geometry = Geometry(entries([self.suspect, *models], reference=0))
-        places = [k + 1 for k, m in enumerate(models) if not _coded(m) or _coded(self.suspect)]
+        whole = _whole(geometry, len(models))
+        places = [k for k in whole if not _coded(models[k - 1]) or _coded(self.suspect)]
         alike = _same_network(geometry, places)
         tested = sorted(set(alike.values()))
         model = self.parenthood()
         p = dict(zip(tested, model.probabilities(geometry, 0, tested), strict=True))
         order = dict(zip(tested, model.direction.probabilities(geometry, [(i, 0) for i in tested]), strict=True))
-        best = max(tested, key=lambda i: p[i], default=0)
-        sure = bool(tested) and p[best] >= model.threshold
+        likely = sorted((i for i in tested if p[i] >= model.threshold), key=lambda i: -p[i])
+        merged = [i for i in likely if self._is_merged_into(models, i - 1, further)]
+        best = next((i for i in likely if i not in merged), 0)
         out = {}
         for k, (at, _) in enumerate(readable):
             one = alike.get(k + 1)
             if one is None:
-                out[at] = Standing(Role.RELATIVE, None, _LEAF)
+                out[at] = Standing(Role.RELATIVE, None, _LEAF if k + 1 in whole else _CUT)
             elif not np.isfinite(geometry.squared_distance(0, one)):
                 continue
-            elif one == best and sure:
+            elif one in merged:
+                out[at] = Standing(Role.CHILD, None, _MERGED)
+            elif one == best:
                 out[at] = Standing(Role.PARENT, round(float(p[one]), 4), _REASON)
-            elif order[one][1] >= model.direction.threshold and _below(geometry, one, best if sure else None):
+            elif order[one][1] >= SURE and _below(geometry, one, best or None):
                 out[at] = Standing(Role.CHILD, round(float(order[one][1]), 4), _AFTER)
             else:
                 out[at] = Standing(Role.RELATIVE, round(float(1 - p[one]), 4), _NEITHER)
         return out
 
+    def _is_merged_into(self, models: Sequence[Model], at: int, further: Sequence[Candidate]) -> bool:
+        """Whether a candidate is reproduced as a merge of the suspect and others: then it is a child, whatever else."""
+        read = [m for c in further if (m := _read(c)) is not None]
+        others = [*(m for k, m in enumerate(models) if k != at), *read]
+        merge = merge_of(models[at], [self.suspect, *others]) if others else None
+        return merge is not None and merge.certain and any(p.position == 0 for p in merge.parents)
+
 
 _REASON = "its relatives branch off where it stands, and what is new is in the suspect"
 _NEITHER = "no sign that the suspect was made from it, beyond what siblings show"
 _AFTER = "its weights come after the suspect's own"
+_MERGED = "it is a merge of the suspect and others"
+_CUT = "units or layers are missing from it that the suspect and other relatives have"
 _LEAF = "stored in codes of few bits, which nothing is trained from"
 
 EQUAL = 1e-6
 """Squared relative distance of two models that differ by rounding to half precision at most."""
+
+
+SURE = 0.95
+"""Probability from which a relative is called a child: nobody asked for it, so it has to be surer than a parent."""
+
+
+def _whole(geometry: Geometry, count: int) -> list[int]:
+    """Relatives that no more than one tensor (a head) is missing from, of what any of them shares with the suspect.
+
+    A model does not regain units or layers, so what was cut is nobody's parent who has them.
+
+    Returns:
+        Their places in the geometry.
+    """
+    there = geometry.entries.present[1 : count + 1]
+    wanted = there.any(axis=0)
+    return [k + 1 for k in range(count) if (wanted & ~there[k]).sum() <= 1]
 
 
 def _coded(model: Model) -> bool:
