@@ -68,8 +68,15 @@ def detector(
 def direction(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the two files.")],
     families: Annotated[
-        int, typer.Option("--families", metavar="N", min=6, help="Families of each kind, for all parts together.")
-    ] = 176,
+        int | None,
+        typer.Option(
+            "--families",
+            metavar="N",
+            min=6,
+            show_default=False,
+            help="Families of each kind, for all parts together. [default: those of the shipped files]",
+        ),
+    ] = None,
     kinds: Annotated[
         list[str] | None, typer.Option("--kind", metavar="KIND...", show_default=False, help="mlp and cnn.")
     ] = None,
@@ -86,14 +93,19 @@ def direction(
     from concurrent.futures import ProcessPoolExecutor
 
     from stemma.cli import output
-    from stemma.errors import NotAModelError
+    from stemma.errors import MisuseError, NotAModelError
     from stemma.training.parentage import Families, learn
 
     if out.exists() and not out.is_dir():
         raise NotAModelError(f"{out} is a file: --out takes a folder for two files")
-    sizes = families // 2, families // 3, families - families // 2 - families // 3
-    pairs, parents, thresholds = (dict.fromkeys(kinds or ["mlp", "cnn"], n) for n in sizes)
-    chosen = Families(pairs, parents, thresholds, seed)
+    chosen = Families(seed=seed)
+    if families is not None:
+        of_kind = list(kinds or chosen.pairs)
+        half, third = families // 2, families // 3
+        pairs, parents = dict.fromkeys(of_kind, half), dict.fromkeys(of_kind, third)
+        chosen = Families(pairs, parents, dict.fromkeys(of_kind, families - half - third), seed)
+    elif kinds:
+        raise MisuseError("--kind goes with --families, which says how many of each")
     with output.progress(quiet=as_json) as report:
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(jobs, mp_context=context) as pool:
