@@ -42,7 +42,7 @@ CLOCKS = ("norm", "kurtosis", "entropy", "growth")
 def measured(families: dict[str, range], jobs: int) -> list[Pair]:
     pieces = [(k, s[i : i + 8]) for k, s in families.items() for i in range(0, len(s), 8)]
     with ProcessPoolExecutor(jobs) as pool:
-        waiting = [pool.submit(pairs_of, kind, seeds, (None,), 0) for kind, seeds in pieces]
+        waiting = [pool.submit(pairs_of, kind, seeds, False, (None,), 0) for kind, seeds in pieces]
         return [pair for one in waiting for pair in one.result()]
 
 

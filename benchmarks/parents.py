@@ -2,10 +2,11 @@
 
 Every query sees the parent (or not), some of the siblings, and strangers of the same architecture trained on the
 same data, with children of theirs. A refusal where the parent is enrolled counts as an error; so does any relative
-called the parent where it is not. Beside it stands the nearest candidate by weights, which never refuses.
+called the parent where it is not. Beside it stands the nearest candidate by weights, which never refuses. In the part
+of sibling candidates eight fine-tunes of one root are enrolled, and the suspect was made from one of them.
 
 python benchmarks/parents.py              writes benchmarks/results/parents.json
-python benchmarks/parents.py --roots 100  more roots of each kind
+python benchmarks/parents.py --small      a run of some minutes, not written
 """
 
 import argparse
@@ -14,7 +15,6 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +34,14 @@ from stemma.workspace.standings import Standings
 from stemma.zoo import lineages
 from stemma.zoo.recipe import build_all
 
-KINDS = ("mlp", "cnn")
-SEED = 7100
+ROOTS = {"mlp": 100, "cnn": 100, "vit": 12, "lm": 12}
+"""Roots of each kind; a twelfth as many families in the part of sibling candidates."""
+
+SEED = 7200
 OPERATIONS = ("finetune", "lora", "prune", "int8", "int4", "longer", "few-shot", "imbalanced")
-CANDIDATES, SIBLINGS, ORPHANS = 50, 3, 5
-"""Candidates of a query, siblings among them, and of how many queries one has no parent enrolled."""
+CHILDREN, CANDIDATES, SIBLINGS, ORPHANS = 2, 50, 3, 5
+"""Children of each root by each operation, candidates of a query, siblings among them, and of how many queries one has
+no parent enrolled."""
 
 
 def models(kind: str, roots: int, children: int, operation: str) -> dict[str, Model]:
@@ -46,14 +49,22 @@ def models(kind: str, roots: int, children: int, operation: str) -> dict[str, Mo
     return dict(zip(plan, build_all(plan), strict=True))
 
 
-def asked(kind: str, operation: str, roots: int, children: int, piece: range) -> list[dict[str, Any]]:
+def siblings_of(kind: str, families: int) -> dict[str, dict[str, Model]]:
+    """Families of eight fine-tunes of one root and four children of each, by the root's name."""
+    plans = [lineages.sibling_candidates(kind, SEED + i) for i in range(families)]
+    made = build_all({n: r for plan in plans for n, r in plan.items()})
+    by_name = {m.ref.name: m for m in made}
+    return {next(iter(plan)): {n: by_name[n] for n in plan} for plan in plans}
+
+
+def asked(kind: str, operation: str, roots: int, piece: range) -> list[dict[str, Any]]:
     """The queries of some roots, answered."""
     tuned = models(kind, roots, SIBLINGS + 1, "finetune")
-    made = tuned if operation == "finetune" else models(kind, roots, children, operation)
+    made = tuned if operation == "finetune" else models(kind, roots, CHILDREN, operation)
     out = []
     for r in piece:
         root = f"{kind}-flat-{SEED}/root-{r + 1}"
-        own = [n for n in made if n.startswith(f"{root}-{operation}-")][:children]
+        own = [n for n in made if n.startswith(f"{root}-{operation}-")][:CHILDREN]
         for j, name in enumerate(own):
             rng = np.random.default_rng([SEED, r, j, len(operation)])
             orphan = (r + j) % ORPHANS == 0
@@ -61,13 +72,38 @@ def asked(kind: str, operation: str, roots: int, children: int, piece: range) ->
             kin = [n for n in tuned if n.startswith(f"{root}-finetune-") and n != name][:SIBLINGS]
             enrolled = ([] if orphan else [root]) + ([] if alone else kin)
             others = [n for n in tuned if n != root and not n.startswith(f"{root}-")]
-            drawn = rng.choice(len(others), min(len(others), CANDIDATES - len(enrolled)), replace=False)
-            enrolled += [others[i] for i in drawn]
-            out.append(answered(made[name], {n: tuned[n] for n in enrolled}, root, orphan, alone))
+            enrolled += drawn(rng, others, CANDIDATES - len(enrolled))
+            about = {"orphan": orphan, "alone": alone, "family": root}
+            out.append(about | answered(made[name], {n: tuned[n] for n in enrolled}, root))
     return out
 
 
-def answered(child: Model, enrolled: Mapping[str, Model], root: str, orphan: bool, alone: bool) -> dict[str, Any]:
+def asked_siblings(kind: str, families: int, roots: int, piece: range) -> list[dict[str, Any]]:
+    """Children of candidates that are siblings; the root of all is enrolled in half of the queries."""
+    whole, strangers = siblings_of(kind, families), models(kind, roots, SIBLINGS + 1, "finetune")
+    out = []
+    for f in piece:
+        root, members = list(whole.items())[f]
+        candidates = [n for n in members if n != root and "-" not in n.split("/")[-1]]
+        for j, name in enumerate(n for n in members if n != root and n not in candidates):
+            parent, orphan = name.rsplit("-", 1)[0], j % ORPHANS == 0
+            rng = np.random.default_rng([SEED, f, j])
+            enrolled = [n for n in candidates if not (orphan and n == parent)] + ([root] if j % 2 else [])
+            enrolled += drawn(rng, list(strangers), CANDIDATES - len(enrolled))
+            about = {"orphan": orphan, "alone": False, "family": root, "root enrolled": bool(j % 2)}
+            row = about | answered(members[name], {n: (members | strangers)[n] for n in enrolled}, parent)
+            out.append(
+                row
+                | {"false": row["false"] and not (orphan and row["said"] == root), "root named": row["said"] == root}
+            )
+    return out
+
+
+def drawn(rng: np.random.Generator, names: Sequence[str], count: int) -> list[str]:
+    return [names[i] for i in rng.choice(len(names), min(len(names), count), replace=False)]
+
+
+def answered(child: Model, enrolled: Mapping[str, Model], parent: str) -> dict[str, Any]:
     candidates = [of_model(m) for m in enrolled.values()]
     found = trace(
         child, candidates, lambda c: compare_weights(c.load(), child), standings=Standings(child, shipped_parenthood)
@@ -78,9 +114,9 @@ def answered(child: Model, enrolled: Mapping[str, Model], root: str, orphan: boo
     distance = [geometry.squared_distance(0, i + 1) for i in range(len(enrolled))]
     nearest = list(enrolled)[int(np.argmin(distance))]
     return {
-        "orphan": orphan, "alone": alone, "family": root, "said": said, "verdict": found.verdict,
-        "right": said == root, "false": said is not None and said != root, "nearest right": nearest == root,
-        "best is right": _best(found) == root, "confidence": named[0]["confidence"] if named else None,
+        "said": said, "verdict": found.verdict, "right": said == parent, "false": said is not None and said != parent,
+        "related": found.verdict in ("related", "descends"), "nearest right": nearest == parent,
+        "best is right": _best(found) == parent, "confidence": named[0]["confidence"] if named else None,
     }  # fmt: skip
 
 
@@ -108,43 +144,72 @@ def share(rows: Sequence[Mapping[str, Any]], key: str) -> dict[str, Any]:
 
 def table(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     there, gone = [r for r in rows if not r["orphan"]], [r for r in rows if r["orphan"]]
-    return {
-        "parent named": share(there, "right"), "another named": share(there, "false"),
+    beside = [r for r in gone if not r["alone"]]
+    out = {
+        "children": len(rows), "parent named": share(there, "right"), "another named": share(there, "false"),
         "likeliest is the parent": share(there, "best is right"), "nearest by weights": share(there, "nearest right"),
-        "orphans given a parent, siblings enrolled": share([r for r in gone if not r["alone"]], "false"),
+        "orphans given a parent, siblings enrolled": share(beside, "false"),
         "orphans given a parent, no kin enrolled": share([r for r in gone if r["alone"]], "false"),
+        "orphans whose siblings are enrolled, called related": share(beside, "related"),
+        "calibration": reliability(there),
     }  # fmt: skip
+    if any("root named" in r for r in rows):
+        out["orphans given the root, where it is enrolled"] = share(
+            [r for r in gone if r["root enrolled"]], "root named"
+        )
+    return out
+
+
+def reliability(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """How sure a named parent was, and how often it was the parent."""
+    told = [r for r in rows if r["confidence"] is not None]
+    if not told:
+        return {"n": 0}
+    return {"n": len(told), "mean confidence": round(float(np.mean([r["confidence"] for r in told])), 4),
+            "right": round(float(np.mean([r["right"] for r in told])), 4)}  # fmt: skip
+
+
+def operations_of(kind: str) -> tuple[str, ...]:
+    """Texts have no classes to count examples of."""
+    return tuple(o for o in OPERATIONS if kind != "lm" or o not in ("few-shot", "imbalanced"))
 
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--roots", type=int, default=20)
-    options.add_argument("--children", type=int, default=2)
+    options.add_argument("--small", action="store_true")
     options.add_argument("--jobs", type=int, default=2)
     given = options.parse_args()
-    rows: dict[str, dict[str, list[dict[str, Any]]]] = {o: {} for o in OPERATIONS}
-    for kind in KINDS:
-        for operation in ("finetune", *OPERATIONS[1:]):
-            models(kind, given.roots, SIBLINGS + 1 if operation == "finetune" else given.children, operation)
+    counts = {"mlp": 20, "cnn": 20} if given.small else ROOTS
+    families = {kind: max(2, n // 12) for kind, n in counts.items()}
+    for kind, roots in counts.items():
+        for operation in operations_of(kind):
+            models(kind, roots, SIBLINGS + 1 if operation == "finetune" else CHILDREN, operation)
+        siblings_of(kind, families[kind])
+    rows: dict[str, dict[str, list[dict[str, Any]]]] = {o: {} for o in (*OPERATIONS, "sibling candidates")}
     with ProcessPoolExecutor(given.jobs) as pool:
-        work = partial(asked, roots=given.roots, children=given.children)
-        waiting = {
-            (o, k, at): pool.submit(work, k, o, piece=range(at, min(at + 10, given.roots)))
-            for o in OPERATIONS for k in KINDS for at in range(0, given.roots, 10)
-        }  # fmt: skip
-        for (o, k, _), one in waiting.items():
-            rows[o].setdefault(k, []).extend(one.result())
-    everything = [r for kinds in rows.values() for part in kinds.values() for r in part]
+        waiting = [
+            (o, kind, pool.submit(asked, kind, o, roots, range(at, min(at + 10, roots))))
+            for kind, roots in counts.items() for o in operations_of(kind) for at in range(0, roots, 10)
+        ]  # fmt: skip
+        waiting += [
+            ("sibling candidates", kind, pool.submit(asked_siblings, kind, families[kind], roots, range(f, f + 1)))
+            for kind, roots in counts.items() for f in range(families[kind])
+        ]  # fmt: skip
+        for o, kind, one in waiting:
+            rows[o].setdefault(kind, []).extend(one.result())
+    main_kinds = ("mlp", "cnn")
+    everything = [r for o in OPERATIONS for kind, part in rows[o].items() if kind in main_kinds for r in part]
     result = {
-        "candidates": CANDIDATES, "roots of each kind": given.roots, "kinds": list(KINDS),
-        "children": {o: {"all": table([r for part in kinds.values() for r in part]),
+        "candidates": CANDIDATES, "roots": counts, "families of sibling candidates": families, "seed": SEED,
+        "children": {o: {"all": table([r for kind, part in kinds.items() if kind in main_kinds for r in part]),
                          **{k: table(part) for k, part in kinds.items()}} for o, kinds in rows.items()},
         "all": table(everything),
         "threshold": round(shipped_parenthood().threshold, 4),
         "machine": {"processor": platform.machine(), "python": platform.python_version(), "stemma": __version__},
     }  # fmt: skip
     text = json.dumps(result, indent=1)
-    (Path(__file__).parent / "results" / "parents.json").write_text(text + "\n")
+    if not given.small:
+        (Path(__file__).parent / "results" / "parents.json").write_text(text + "\n")
     print(text)
 
 

@@ -12,7 +12,7 @@ pytest.importorskip("sklearn")
 from stemma import zoo  # noqa: E402
 from stemma.errors import MisuseError, UnknownNameError  # noqa: E402
 from stemma.types import RelationKind as R  # noqa: E402
-from stemma.zoo import cache, data, datasets  # noqa: E402
+from stemma.zoo import cache, data, datasets, lineages  # noqa: E402
 from stemma.zoo.kinds import KINDS, seed_for  # noqa: E402
 from stemma.zoo.lessons import Lesson, stacks, teach  # noqa: E402
 from stemma.zoo.memory import arrays_of  # noqa: E402
@@ -567,16 +567,17 @@ def test_lessons_of_no_steps_leave_the_start():
 
 
 def test_lineages_by_name():
-    assert zoo.lineages.named("tree:mlp:branching=2x1", 3) == zoo.tree("mlp", 3, (2, 1))
+    assert lineages.named("tree:mlp:branching=2x1", 3) == zoo.tree("mlp", 3, (2, 1))
     options = "roots=2,children=3,operation=lora,data=mnist8,init=xavier"
     expected = zoo.flat("cnn", 0, 2, 3, "lora", data="mnist8", init="xavier")
-    assert zoo.lineages.named(f"flat:cnn:{options}") == expected
-    assert zoo.lineages.named("forest:vit:roots=2,branching=1,tunings=sgd+adamw,data=digits+mnist8")
-    assert len(zoo.lineages.named("relations:lm")) > 70
+    assert lineages.named(f"flat:cnn:{options}") == expected
+    assert lineages.named("forest:vit:roots=2,branching=1,tunings=sgd+adamw,data=digits+mnist8")
+    assert len(lineages.named("relations:lm")) > 70
+    assert lineages.named("mixed:mlp:children=5,deeper=0.5", 3) == zoo.mixed("mlp", 3, 5, deeper=0.5)
     assert {r.parameters.get("data") for r in zoo.flat("mlp", 0, 2, 8, "few-shot", data="mnist8").values()} == {
         "mnist8"
     }
-    few = zoo.lineages.named("flat:mlp:roots=1,children=2,operation=few-shot,shots=20")
+    few = lineages.named("flat:mlp:roots=1,children=2,operation=few-shot,shots=20")
     assert few == zoo.flat("mlp", 0, 1, 2, "few-shot", shots=20) != zoo.flat("mlp", 0, 1, 2, "few-shot")
     assert {r.parameters["shots"] for r in few.values() if r.parents} == {20}
     for wrong, message in (
@@ -588,7 +589,22 @@ def test_lineages_by_name():
         ("tree:mlp:roots=3", "does not take 'roots'"),
     ):
         with pytest.raises((MisuseError, UnknownNameError), match=message):
-            zoo.lineages.named(wrong)
+            lineages.named(wrong)
+
+
+def test_a_mixed_family_holds_all_operations_and_nothing_comes_from_a_quantised_copy():
+    plan = zoo.mixed("mlp", 1, 60)
+    root, *others = plan.values()
+    operations = {n.split("/")[1].split("-", 1)[1] for n in list(plan)[1:]}
+    assert operations == set(FLAT)
+    made_from = {p.digest for r in others for p in r.parents}
+    deeper = [r for r in others if r.parents[0].digest != root.digest]
+    assert 0.1 < len(deeper) / len(others) < 0.5
+    assert not any(r.digest in made_from for r in others if r.operation == "quantize")
+    assert not any(
+        r.parents[0].digest != root.digest for r in zoo.mixed("mlp", 1, 60, deeper=0.0).values() if r.parents
+    )
+    assert all("shots" not in r.parameters for r in zoo.mixed("lm", 1, 60).values())
 
 
 def test_the_command_builds_a_lineage(tmp_path, capsys):

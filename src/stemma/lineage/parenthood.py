@@ -19,6 +19,7 @@ COLUMNS = (
     "smallest angle", "mean angle at the suspect", "smallest angle at the suspect", "relatives", "ancestry",
     "ancestry of the suspect", "centrality", "nearer to relatives", "apart from relatives", "best other",
     "before the best other", "lead over the others", "hub", "hub beyond the best", "branch", "branch beyond the best",
+    "low branch", "high branch", "low branch beyond the best", "zeros of its own", "zeros of the suspect",
 )  # fmt: skip
 """What the trees look at, for one candidate."""
 
@@ -102,7 +103,8 @@ def features(geometry: Geometry, direction: Direction, suspect: int, candidates:
     to_suspect = distance[:n, n]
     order = np.argsort(np.argsort(to_suspect, kind="stable"), kind="stable")
     hubs = np.array([_hub(geometry, c, [x for x in candidates if x != c]) for c in candidates])
-    branches = np.array([_branch(geometry, c, suspect, [x for x in candidates if x != c]) for c in candidates])
+    forks = np.array([_branches(geometry, c, suspect, [x for x in candidates if x != c]) for c in candidates])
+    branches, low = forks[:, 1], forks[:, 0]
     rows = []
     for k, c in enumerate(candidates):
         others = [x for x in range(n) if x != k]
@@ -117,7 +119,8 @@ def features(geometry: Geometry, direction: Direction, suspect: int, candidates:
             _mean(lead[k, others]), _mean(lead[n, others]), _mean(nearer), _mean((nearer < 0).astype(float)),
             _mean(before[k, others, NEITHER]), rival, log[k, n, FORWARD] - rival,
             lead[k, n] - (float(np.max(lead[others, n])) if others else 0.0), hubs[k], hubs[k] - hubs.min(),
-            branches[k], branches[k] - branches.min(),
+            branches[k], branches[k] - branches.min(), low[k], forks[k, 2], low[k] - low.min(),
+            *_own_zeros(geometry, c, suspect),
         ])  # fmt: skip
     return np.array(rows)
 
@@ -139,14 +142,16 @@ def _hub(geometry: Geometry, corner: int, others: Sequence[int]) -> float:
     return float(np.mean(told)) if told else 1.0
 
 
-def _branch(geometry: Geometry, corner: int, suspect: int, others: Sequence[int]) -> float:
-    """How far the place where the suspect leaves the others lies from a model, relative to its distance: 0 at it.
+def _branches(geometry: Geometry, corner: int, suspect: int, others: Sequence[int]) -> np.ndarray:
+    """How far the places where the suspect leaves the others lie from a model, relative to its distance: 0 at it.
 
-    Half of what two squared distances exceed the third by is the squared length to the fork (Gromov's product); the
-    median over the other relatives is taken.
+    Half of what two squared distances exceed the third by is the squared length to the fork (Gromov's product). The
+    suspect's own descendants leave it at itself, so the lower quartile over the other relatives tells more than the
+    median where there are many of them.
 
     Returns:
-        About 0 for the parent, up to 1 for a sibling that moved much further than the suspect; 1 without others.
+        Lower quartile, median and upper quartile: about 0 for the parent, up to 1 for a sibling that moved much further
+        than the suspect; 1 without others.
     """
     told = []
     for x in others:
@@ -154,7 +159,17 @@ def _branch(geometry: Geometry, corner: int, suspect: int, others: Sequence[int]
         if cosine is not None:
             near, far = geometry.squared_distance(corner, suspect), geometry.squared_distance(corner, x)
             told.append(cosine * float(np.sqrt(far / max(near, 1e-12))))
-    return float(np.clip(np.median(told), -2, 2)) if told else 1.0
+    return np.clip(np.quantile(told, [0.25, 0.5, 0.75]), -2, 2) if told else np.ones(3)
+
+
+def _own_zeros(geometry: Geometry, a: int, b: int) -> tuple[float, float]:
+    """Shares of entries that are zero in one of two models only: what was cut from one was not cut from the other."""
+    kept = np.flatnonzero(geometry.shared(a, b))
+    if not len(kept):
+        return 0.0, 0.0
+    tensors, values = geometry.entries.tensors, geometry.entries.values
+    x, y = (np.concatenate([values[k, tensors[t].columns] for t in kept]) == 0 for k in (a, b))
+    return float((x & ~y).mean()), float((y & ~x).mean())
 
 
 def _summary(angles: Sequence[float]) -> tuple[float, float, float]:

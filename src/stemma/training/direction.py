@@ -20,6 +20,7 @@ from stemma.lineage.direction import Direction
 from stemma.lineage.geometry import Geometry, PairFeatures
 from stemma.lineage.parenthood import Parenthood
 from stemma.training.pedigrees import Pedigree, recipe_of
+from stemma.types import RelationKind
 
 UNRELATED_PER_CHILD = 1.5
 """Pairs where neither descends from the other, per pair of parent and child."""
@@ -27,6 +28,10 @@ UNRELATED_PER_CHILD = 1.5
 STANDS_IN = 0.35
 """A sibling that moved so little from the common ancestor, relative to the other, is where the ancestor is: no weights
 tell the two apart, and nothing is learnt from such pairs."""
+
+TAKEN_FOR = 0.5
+"""The same where the ancestor is not there to compare with: a suspect beside a sibling that moved less than half as far
+is not learnt from, nor one whose sibling lies on the way to it (one parent, cut a little and cut more)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +119,18 @@ def stands_in(geometry: Geometry, ancestor: int, a: int, b: int) -> bool:
     return not np.isfinite(moved[1]) or moved[0] < STANDS_IN**2 * moved[1]
 
 
+def taken_for(geometry: Geometry, home: int, sibling: int, suspect: int) -> bool:
+    """Whether a sibling looks like the parent itself where that is not there.
+
+    Returns:
+        True where it moved less than `TAKEN_FOR` times as far as the suspect, or lies on the way from the parent.
+    """
+    own, other, apart = (
+        geometry.squared_distance(*pair) for pair in ((home, suspect), (home, sibling), (sibling, suspect))
+    )
+    return not np.isfinite(own + other) or other < TAKEN_FOR**2 * own or other + apart < 1.02 * own
+
+
 def fit_direction(given: Sequence[Pair], seed: int = 0, about: dict[str, Any] | None = None) -> Direction:
     """Learn what pairs are from pairs with known truth, each shown in both orders.
 
@@ -146,6 +163,7 @@ class Query:
         siblings: Number of enrolled children of the suspect's parent.
         family: Kind and seed.
         recipe: What the suspect was tuned by.
+        usual: Whether its family was made as children usually are.
     """
 
     rows: np.ndarray
@@ -154,6 +172,7 @@ class Query:
     siblings: int
     family: tuple[str, int]
     recipe: str
+    usual: bool
 
 
 def queries(
@@ -173,19 +192,21 @@ def queries(
     """
     geometry = geometry or geometry_of(pedigree)
     members = [m.name for m in pedigree.zoo.members]
+    others = [i for i, m in enumerate(pedigree.zoo.members) if m.relation is not RelationKind.QUANTIZED]
     rng = np.random.default_rng([seed, pedigree.seed, 34])
     for s, name in enumerate(members):
         parent = pedigree.parent(name)
         if parent is None:
             continue
-        kept = [i for i in range(len(members)) if i != s and members[i] != parent and rng.random() < rng.choice(SHARES)]
+        share = rng.choice(SHARES)
+        kept = [i for i in others if i != s and members[i] != parent and rng.random() < share]
         if rng.random() >= left_out:
             kept.append(members.index(parent))
         distance = {i: geometry.squared_distance(s, i) for i in kept}
         near = sorted((i for i in kept if np.isfinite(distance[i])), key=distance.__getitem__)[: parent_model.NEAREST]
         home = members.index(parent)
         beside = [i for i in near if pedigree.parent(members[i]) == parent]
-        if not near or (home not in kept and any(stands_in(geometry, home, i, s) for i in beside)):
+        if not near or (home not in kept and any(taken_for(geometry, home, i, s) for i in beside)):
             continue
         rows = parent_model.features(geometry, direction, s, near)
         above = [members.index(a) for a in pedigree.zoo.ancestors(name)]
@@ -193,7 +214,7 @@ def queries(
         at = near.index(above[0]) if above[0] in near else None
         further = tuple(k for k, i in enumerate(near) if i in above[1:])
         recipe = recipe_of(pedigree.zoo[name].recipe)
-        yield Query(rows, at, further, siblings, (pedigree.kind, pedigree.seed), recipe)
+        yield Query(rows, at, further, siblings, (pedigree.kind, pedigree.seed), recipe, pedigree.usual)
 
 
 SHARES = (0.1, 0.3, 0.6, 1.0)

@@ -29,33 +29,34 @@ class Families:
     """How many families of each kind are learnt from, one seed each, counted on from `seed`.
 
     Attributes:
-        pairs: For the model of pairs.
-        parents: For the model of parenthood.
-        thresholds: For the thresholds of both.
+        pairs: For the model of pairs: trees. As many mixed families are learnt from as well.
+        parents: For the model of parenthood, likewise.
+        thresholds: For the thresholds of both, likewise.
         seed: Of the first family.
         data: Data sets that children draw from; None is the kind's own.
     """
 
-    pairs: Mapping[str, int] = field(default_factory=lambda: {"mlp": 80, "cnn": 24})
-    parents: Mapping[str, int] = field(default_factory=lambda: {"mlp": 64, "cnn": 16})
-    thresholds: Mapping[str, int] = field(default_factory=lambda: {"mlp": 32, "cnn": 8})
+    pairs: Mapping[str, int] = field(default_factory=lambda: {"mlp": 80, "cnn": 24, "vit": 8, "lm": 5})
+    parents: Mapping[str, int] = field(default_factory=lambda: {"mlp": 288, "cnn": 48, "vit": 6, "lm": 4})
+    thresholds: Mapping[str, int] = field(default_factory=lambda: {"mlp": 96, "cnn": 32, "vit": 6, "lm": 4})
     seed: int = 3000
     data: tuple[str | None, ...] = (None,)
 
-    def tasks(self, what: str) -> list[tuple[str, range]]:
+    def tasks(self, what: str) -> list[tuple[str, range, bool]]:
         """Kinds and seeds of one part, in pieces of sixteen families at most.
 
         Args:
             what: `pairs`, `parents` or `thresholds`.
 
         Returns:
-            (kind, seeds) pieces; no seed of a kind is in two parts.
+            (kind, seeds, whether the families are mixed) pieces; no seed of a kind is in two parts.
         """
         parts = ("pairs", "parents", "thresholds")
         out = []
         for kind, count in getattr(self, what).items():
             first = self.seed + sum(getattr(self, p).get(kind, 0) for p in parts[: parts.index(what)])
-            out += [(kind, range(at, min(at + 16, first + count))) for at in range(first, first + count, 16)]
+            pieces = [range(at, min(at + 16, first + count)) for at in range(first, first + count, 16)]
+            out += [(kind, piece, mixtures) for piece in pieces for mixtures in (False, True)]
         return out
 
 
@@ -91,7 +92,7 @@ def learn(
 
     def collected(what: str, work: Callable[..., list[Any]], *given: Any) -> list[Any]:
         tasks = families.tasks(what)
-        waiting = [executor.submit(work, kind, seeds, families.data, seed, *given) for kind, seeds in tasks]
+        waiting = [executor.submit(work, *task, families.data, seed, *given) for task in tasks]
         out: list[Any] = []
         for i, one in enumerate(waiting):
             told(f"measuring families for {what}", i, len(waiting))
@@ -110,17 +111,17 @@ def learn(
     return Parenthood(direction, trees)
 
 
-def pairs_of(kind: str, seeds: Sequence[int], data: Sequence[str | None], seed: int) -> list[Pair]:
+def pairs_of(kind: str, seeds: Sequence[int], mixtures: bool, data: Sequence[str | None], seed: int) -> list[Pair]:
     """The pairs of some families.
 
     Returns:
         As `stemma.training.direction.pairs` yields them.
     """
-    return [pair for pedigree in pedigrees(kind, seeds, data=data) for pair in pairs(pedigree, seed)]
+    return [pair for pedigree in pedigrees(kind, seeds, data=data, mixtures=mixtures) for pair in pairs(pedigree, seed)]
 
 
 def queries_of(
-    kind: str, seeds: Sequence[int], data: Sequence[str | None], seed: int, direction: Direction
+    kind: str, seeds: Sequence[int], mixtures: bool, data: Sequence[str | None], seed: int, direction: Direction
 ) -> list[Query]:
     """The queries of some families, each family with two draws of who is enrolled.
 
@@ -128,7 +129,7 @@ def queries_of(
         As `stemma.training.direction.queries` yields them.
     """
     out: list[Query] = []
-    for pedigree in pedigrees(kind, seeds, data=data):
+    for pedigree in pedigrees(kind, seeds, data=data, mixtures=mixtures):
         geometry = geometry_of(pedigree)
         for draw in (0, 1):
             out += queries(pedigree, direction, 2 * seed + draw, geometry=geometry)
@@ -136,14 +137,14 @@ def queries_of(
 
 
 def both_of(
-    kind: str, seeds: Sequence[int], data: Sequence[str | None], seed: int, direction: Direction
+    kind: str, seeds: Sequence[int], mixtures: bool, data: Sequence[str | None], seed: int, direction: Direction
 ) -> list[Pair | Query]:
     """Pairs and queries of some families.
 
     Returns:
         All of them.
     """
-    return [*pairs_of(kind, seeds, data, seed), *queries_of(kind, seeds, data, seed, direction)]
+    return [*pairs_of(kind, seeds, mixtures, data, seed), *queries_of(kind, seeds, mixtures, data, seed, direction)]
 
 
 WRONG, FALSE = 0.02, 0.02
@@ -171,14 +172,14 @@ def parent_threshold(parenthood: Parenthood, held: Sequence[Query]) -> float:
 
     Args:
         parenthood: The model of parenthood.
-        held: Queries of families that it did not learn from; those of usual fine-tuning count.
+        held: Queries of families that it did not learn from; those made as children usually are count.
 
     Returns:
         The smallest at which at most `FALSE` of the queries without parent are given one that is no ancestor.
     """
     best = []
     for query in held:
-        if query.parent is None and query.family[1] % 2:
+        if query.parent is None and query.usual:
             p = parenthood.of_rows(query.rows)
             at = int(p.argmax())
             best.append(0.0 if at in query.ancestors else float(p[at]))

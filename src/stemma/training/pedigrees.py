@@ -1,8 +1,10 @@
-"""Families to learn direction and parenthood from: trees over generations, every child tuned in a way of its own.
+"""Families to learn direction and parenthood from: trees of fine-tuned models, and families of all operations.
 
-A recipe is a rule of optimisation with or without weight decay. Within a recipe rate, length and strength of decay are
-drawn anew for each child. In every other family they are those of usual fine-tuning, in the rest anything from so small
-a change that it hardly shows to one larger than the weights.
+In a tree every child is tuned in a way of its own. A recipe is a rule of optimisation with or without weight decay;
+within a recipe rate, length and strength of decay are drawn anew for each child. In every other tree they are those of
+usual fine-tuning, in the rest anything from so small a change that it hardly shows to one larger than the weights.
+Siblings in a tree may learn the same. In a mixed family all children have tasks of their own, and beside fine-tunings
+there are adapters, few examples, rare classes, long trainings, cuts and quantised copies.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from stemma.zoo.collection import Zoo
-from stemma.zoo.lineages import Tuning, as_zoo, tree
+from stemma.zoo.lineages import Tuning, as_zoo, mixed, tree
 from stemma.zoo.optimizers import RATE_FACTOR
 from stemma.zoo.recipe import Recipe
 
@@ -28,7 +30,7 @@ RECIPES: Mapping[str, tuple[str, tuple[float, float] | None]] = {
 
 TASKS = {
     "image": ("digit", "shuffled", "shuffled", "inverted", "rotated", "rotated+shuffled", "inverted+shuffled"),
-    "text": ("plain", "shuffled", "shuffled"),
+    "text": ("digit", "shuffled", "shuffled"),
 }
 """What children learn: what the parent knows on other examples, in another view, or under labels of their own. Two
 siblings may learn the same."""
@@ -49,11 +51,13 @@ INITIALISERS = ("torch", "torch", "orthogonal", "normal", "xavier")
 
 
 def recipe_of(recipe: Recipe) -> str:
-    """The name in `RECIPES` of what a child was tuned by.
+    """The name in `RECIPES` of what a child was tuned by, the operation's where it was not.
 
     Returns:
         The name.
     """
+    if recipe.operation != "finetune":
+        return recipe.operation
     rule = str(recipe.parameters.get("optimizer", "adam"))
     decays = float(recipe.parameters.get("weight_decay", 0.0)) > 0
     return next(n for n, (r, decay) in RECIPES.items() if r == rule and (decay is not None) == decays)
@@ -95,11 +99,13 @@ class Pedigree:
         kind: Of network.
         seed: Of the family.
         zoo: Its models.
+        usual: Whether children were made as they usually are, neither much weaker nor much stronger.
     """
 
     kind: str
     seed: int
     zoo: Zoo
+    usual: bool
 
     def parent(self, name: str) -> str | None:
         """The parent of a member, None for the root."""
@@ -115,6 +121,7 @@ def pedigrees(
     shapes: Sequence[Sequence[int]] = SHAPES,
     tasks: Sequence[str] | None = None,
     usual: bool | None = None,
+    mixtures: bool = False,
     keep: bool = True,
 ) -> Iterator[Pedigree]:
     """Families that share nothing, one per seed, trained together.
@@ -128,7 +135,8 @@ def pedigrees(
         data: Data sets that children draw from; None is the kind's own.
         shapes: Children of each model, generation by generation; one is drawn per family.
         tasks: What children draw from; `TASKS` unless given.
-        usual: Whether strengths are those of usual fine-tuning; in families of odd seed unless given.
+        usual: Whether strengths are those of usual fine-tuning; in trees of odd seed unless given.
+        mixtures: Mixed families instead of trees.
         keep: Use the zoo's cache.
 
     Yields:
@@ -136,11 +144,22 @@ def pedigrees(
     """
     tasks = tasks or TASKS["text" if kind == "lm" else "image"]
     for start in range(0, len(seeds), TOGETHER):
-        plans = [_plan(kind, seed, recipes, data, shapes, tasks, usual) for seed in seeds[start : start + TOGETHER]]
+        now = seeds[start : start + TOGETHER]
+        often = [mixtures or (bool(seed % 2) if usual is None else usual) for seed in now]
+        plans = [
+            _mixture(kind, seed, data) if mixtures else _plan(kind, seed, recipes, data, shapes, tasks, usual=u)
+            for seed, u in zip(now, often, strict=True)
+        ]
         whole = as_zoo({n: r for plan in plans for n, r in plan.items()}, keep=keep)
-        for seed, plan in zip(seeds[start : start + TOGETHER], plans, strict=True):
+        for seed, u, plan in zip(now, often, plans, strict=True):
             members = tuple(whole[n] for n in plan)
-            yield Pedigree(kind, seed, Zoo(members, {n: whole.history[n] for n in plan}))
+            yield Pedigree(kind, seed, Zoo(members, {n: whole.history[n] for n in plan}), u)
+
+
+def _mixture(kind: str, seed: int, data: Sequence[str | None]) -> Mapping[str, Recipe]:
+    rng = np.random.default_rng([seed, 35])
+    init = INITIALISERS[int(rng.integers(len(INITIALISERS)))]
+    return mixed(kind, seed, int(rng.integers(4, 15)), data=data, init=init)
 
 
 def _plan(
@@ -150,9 +169,10 @@ def _plan(
     data: Sequence[str | None],
     shapes: Sequence[Sequence[int]],
     tasks: Sequence[str],
-    usual: bool | None,
+    *,
+    usual: bool,
 ) -> Mapping[str, Recipe]:
     rng = np.random.default_rng([seed, 32])
     shape, init = shapes[int(rng.integers(len(shapes)))], INITIALISERS[int(rng.integers(len(INITIALISERS)))]
-    ways = tunings(seed, recipes, usual=bool(seed % 2) if usual is None else usual)
+    ways = tunings(seed, recipes, usual=usual)
     return tree(kind, seed, shape, tunings=ways, tasks=tasks, data=data, init=init)

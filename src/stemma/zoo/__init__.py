@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from stemma.zoo.demonstration import Demo, demo
     from stemma.zoo.disguises import Step, disguise, original_names, write, write_disguised
     from stemma.zoo.independent import independents
-    from stemma.zoo.lineages import as_zoo, decoys, flat, forest, orphans, sibling_candidates, tree
+    from stemma.zoo.lineages import as_zoo, decoys, flat, forest, mixed, orphans, sibling_candidates, tree
     from stemma.zoo.pedigree import families, family, recipes
     from stemma.zoo.recipe import Recipe, build, build_all
 
 __all__ = [
     "Case", "Demo", "Member", "Recipe", "Step", "Zoo", "as_zoo", "build", "build_all", "decoys", "demo", "disguise",
-    "families", "family", "flat", "forest", "histories", "independents", "original_names", "orphans", "recipes",
-    "relations", "sibling_candidates", "tree", "write", "write_disguised",
+    "families", "family", "flat", "forest", "histories", "independents", "mixed", "original_names", "orphans",
+    "recipes", "relations", "sibling_candidates", "tree", "write", "write_disguised",
 ]  # fmt: skip
 
 _HOME = {
@@ -29,7 +29,7 @@ _HOME = {
     "disguises": ("Step", "disguise", "original_names", "write", "write_disguised"),
     "pedigree": ("families", "family", "recipes"),
     "independent": ("independents",),
-    "lineages": ("as_zoo", "decoys", "flat", "forest", "orphans", "sibling_candidates", "tree"),
+    "lineages": ("as_zoo", "decoys", "flat", "forest", "mixed", "orphans", "sibling_candidates", "tree"),
     "recipe": ("Recipe", "build", "build_all"),
 }
 

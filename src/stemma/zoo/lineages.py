@@ -1,4 +1,4 @@
-"""Recipes of whole lineages: trees over generations, flat families, siblings as candidates, orphans, strangers.
+"""Recipes of whole lineages: trees over generations, flat and mixed families, sibling candidates, orphans, strangers.
 
 Each function returns recipes by name, parents before children, and the recipes are the truth: who was made from whom,
 and how. `as_zoo` makes the models; `stemma.zoo.recipe.build_all` makes any of them at once.
@@ -21,7 +21,7 @@ from stemma.zoo.tunings import FLAT, TASKS, TUNINGS, Tuning, labelled, of_data, 
 
 Recipes = dict[str, Recipe]
 
-_TREE, _FLAT, _SIBLINGS, _DECOYS, _ORPHANS = 21, 22, 23, 24, 25
+_TREE, _FLAT, _SIBLINGS, _DECOYS, _ORPHANS, _MIXED = 21, 22, 23, 24, 25, 26
 
 
 def tree(
@@ -139,6 +139,63 @@ def flat(
     return made
 
 
+def mixed(
+    kind: str,
+    seed: int = 0,
+    children: int = 12,
+    *,
+    deeper: float = 0.3,
+    init: str = "torch",
+    data: Sequence[str | None] = (None,),
+    name: str | None = None,
+) -> Recipes:
+    """A root and what was made from it by all operations of `FLAT`, some of it made from what was made before.
+
+    Half of the operations are fine-tunings of one kind or another, a fifth each adapters and cuts, the rest quantised
+    copies, from which nothing else is made.
+
+    Args:
+        kind: `mlp`, `cnn`, `vit` or `lm`.
+        seed: Other seeds give other families, which share nothing.
+        children: Models beside the root.
+        deeper: Share of them that is made from another of them.
+        init: How the root's start is drawn, one of `stemma.zoo.training.INITIALISERS`.
+        data: Data sets that are drawn from for each model that learns; None is the kind's own.
+        name: What the names begin with, `KIND-mixed-SEED` unless given.
+
+    Returns:
+        Recipes named `NAME/root`, `NAME/1-lora`, `NAME/2-finetune`, …
+    """
+    name, rng = name or f"{kind}-mixed-{seed}", np.random.default_rng([seed, _MIXED])
+    root = _rooted(kind, seed_for(seed, _MIXED), init, _drawn(rng, data))
+    made, sources = {f"{name}/root": root}, [root]
+    for j in range(children):
+        own, operation = (
+            seed_for(seed, _MIXED, j + 1),
+            _drawn(rng, [o for o in _MIX if kind != "lm" or o not in _COUNTED]),
+        )
+        what, relation, given = FLAT[operation](kind, own, int(rng.integers(60)))
+        if what in ("finetune", "lora"):
+            given = of_data(given, _drawn(rng, data))
+        deep = len(sources) > 1 and rng.random() < deeper
+        parent = sources[int(rng.integers(1, len(sources)))] if deep else root
+        made[f"{name}/{j + 1}-{operation}"] = recipe = Recipe(
+            kind, what, relation, (parent,), given, own, _drawn(rng, "ab")
+        )
+        if relation is not R.QUANTIZED:
+            sources.append(recipe)
+    return made
+
+
+_MIX = (
+    "finetune", "finetune", "finetune", "longer", "few-shot", "imbalanced", "lora", "lora", "prune", "prune", "int8",
+    "int4",
+)  # fmt: skip
+
+_COUNTED = ("few-shot", "imbalanced")
+"""What counts examples of a class: text has none."""
+
+
 def sibling_candidates(kind: str, seed: int = 0, candidates: int = 8, children: int = 4, **options: Any) -> Recipes:
     """Candidates that are fine-tunes of one root, and children of each of them: the hard case of parenthood.
 
@@ -232,6 +289,7 @@ LINEAGES: Mapping[str, Callable[..., Recipes]] = {
     "tree": tree,
     "forest": forest,
     "flat": flat,
+    "mixed": mixed,
     "siblings": sibling_candidates,
     "decoys": decoys,
     "relations": cases.models,
@@ -242,6 +300,7 @@ _TAKES: Mapping[str, tuple[str, ...]] = {
     "tree": ("branching", "tunings", "data", "init"),
     "forest": ("roots", "branching", "tunings", "data", "init"),
     "flat": ("roots", "children", "operation", "data", "init", "shots", "imbalance", "rank", "ratio"),
+    "mixed": ("children", "deeper", "data", "init"),
     "siblings": ("candidates", "children", "tunings", "data", "init"),
     "decoys": ("count", "data", "init"),
     "relations": (),
@@ -251,7 +310,7 @@ _READ: Mapping[str, Callable[[str], Any]] = {
     "branching": lambda text: tuple(int(n) for n in text.split("x")),
     "tunings": lambda text: tuple(text.split("+")),
     "roots": int, "children": int, "candidates": int, "count": int, "operation": str, "init": str, "data": str,
-    "shots": int, "imbalance": float, "rank": int, "ratio": float,
+    "deeper": float, "shots": int, "imbalance": float, "rank": int, "ratio": float,
 }  # fmt: skip
 
 
@@ -282,7 +341,7 @@ def named(text: str, seed: int = 0) -> Recipes:
             given[name] = _READ[name](value)
         except (KeyError, ValueError) as error:
             raise MisuseError(f"{option!r} cannot be read. Options: {', '.join(f'{n}=…' for n in _READ)}.") from error
-    if "data" in given and lineage in ("tree", "forest", "siblings"):
+    if "data" in given and lineage in ("tree", "forest", "mixed", "siblings"):
         given["data"] = tuple(given["data"].split("+"))
     if refused := [name for name in given if name not in _TAKES[lineage]]:
         takes = ", ".join(_TAKES[lineage]) or "no options"
