@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from stemma.errors import MisuseError
+from stemma.fingerprints.tensor_content import unit_axis
 from stemma.kinship.weights.entries import entries
+from stemma.models.arrays import from_arrays
 from stemma.models.model import Model
 from stemma.zoo import family
 
@@ -73,3 +75,37 @@ def test_nothing_to_read_is_refused(models: dict[str, Model]) -> None:
         entries([])
     with pytest.raises(MisuseError, match="one entry"):
         entries([models["root"]], per_tensor=0)
+
+
+@pytest.mark.parametrize(
+    ("units_first", "kernel_first"),
+    [
+        ((64, 32, 3, 3), (3, 3, 32, 64)),
+        ((32, 32, 3, 3), (3, 3, 32, 32)),
+        ((3, 256, 4, 4), (4, 4, 256, 3)),
+        ((16, 3, 3, 3), (3, 3, 3, 16)),
+        ((64, 32, 3), (3, 32, 64)),
+        ((64, 10, 4, 2), (2, 4, 10, 64)),
+    ],
+)
+def test_the_axis_of_units_is_found_in_both_layouts(
+    units_first: tuple[int, ...], kernel_first: tuple[int, ...]
+) -> None:
+    assert unit_axis(units_first) == 0
+    assert unit_axis(kernel_first) == len(kernel_first) - 1
+    assert unit_axis(units_first[:2]) == 0  # a matrix does not tell
+
+
+def test_rows_are_units_whichever_layout_the_reference_has() -> None:
+    rng = np.random.default_rng(0)
+    kernel = rng.normal(size=(24, 8, 3, 3)).astype(np.float32)
+    kernel *= rng.uniform(0.5, 2, (24, 1, 1, 1)).astype(np.float32)
+    plain, turned = from_arrays({"w": kernel}, "plain"), from_arrays({"t": np.ascontiguousarray(kernel.T)}, "turned")
+    for models in ([plain, turned], [turned, plain]):
+        found = entries(models, reference=0, per_tensor=10**6)
+        [slot] = found.tensors
+        assert found.present.all()
+        assert slot.rows == 24
+        np.testing.assert_array_equal(found.values[1], found.values[0])
+        norms = np.linalg.norm(slot.blocks(found.values)[0], axis=1)
+        np.testing.assert_allclose(norms, np.linalg.norm(kernel.reshape(24, -1), axis=1), rtol=1e-5)

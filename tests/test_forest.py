@@ -10,6 +10,7 @@ from safetensors.numpy import save_file
 
 from stemma.cli import main
 from stemma.errors import MisuseError, NotAModelError
+from stemma.kinship.relation.grids import lies_on_grid
 from stemma.kinship.weights.entries import entries
 from stemma.lineage.additive_tree import RecursiveGrouping, spanning_tree
 from stemma.lineage.distances import ByNorm, Distances, squared_distances
@@ -227,6 +228,23 @@ def test_leaves_by_rule_have_no_children() -> None:
     assert [(e.parent, e.child) for e in Forest()([Family(refs(2), g)]).edges] == [("m00", "m01")]
     found = Forest(of_two=12.0)([Family(refs(2), g, leaves=frozenset({0}))])
     assert [(e.parent, e.child) for e in found.edges] == [("m01", "m00")]
+
+
+def test_two_roundings_of_an_absent_model_are_refused_a_direction_however_they_are_stored() -> None:
+    members = {m.name.removeprefix("cnn/"): m.model for m in family("cnn", only=["root", "finetuned"]).members}
+    root = {n: t.array() for n, t in members["root"].tensors.items()}
+
+    def rounded(step: float) -> dict[str, np.ndarray]:
+        return {n: np.round(w / step) * step if w.ndim > 1 else w for n, w in root.items()}
+
+    two = [named("fine", rounded(0.004)), named("coarse", rounded(0.005))]
+    assert all(lies_on_grid(m) for m in two)
+    assert not lies_on_grid(members["root"])
+    found = lineage(two)
+    assert found.edges == ()
+    assert [r["models"] for r in found.refused] == [["coarse", "fine"]]
+    with_parent = lineage([members["root"], two[0]])  # the control: what was rounded hangs below what was not
+    assert [(e.parent, e.child) for e in with_parent.edges] == [(members["root"].name, "fine")]
 
 
 def test_an_edge_that_the_test_of_the_pair_denies_is_refused() -> None:

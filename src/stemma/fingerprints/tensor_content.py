@@ -130,3 +130,26 @@ def long_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
         Their positions.
     """
     return tuple(i for i, s in enumerate(shape) if s > 1)
+
+
+def unit_axis(shape: tuple[int, ...]) -> int:
+    """The axis of a kernel's output units, for the layouts that frameworks save: units first, or kernel axes first.
+
+    Kernel axes are two neighbours of one size, the smaller such pair where both ends are one; with a single kernel axis
+    the smallest end is it. A matrix keeps its order: its shape does not tell inputs from outputs.
+
+    Args:
+        shape: Without axes of length one.
+
+    Returns:
+        0, or the last axis where kernel axes lead; the longest one where nothing tells.
+    """
+    n = len(shape)
+    if n < 3:
+        return 0
+    if n == 3:
+        return 2 if shape[0] < shape[-1] and shape[0] < shape[1] else 0
+    front, back = shape[0] == shape[1], shape[-1] == shape[-2]
+    if front and back:
+        return n - 1 if shape[0] < shape[-1] else 0
+    return n - 1 if front else 0 if back else int(np.argmax(shape))

@@ -81,7 +81,7 @@ class Forest:
     """
 
     tree: RecursiveGrouping = field(default_factory=RecursiveGrouping)
-    refusal: float = 6.0
+    refusal: float = 4.0
     of_two: float = -1.0
 
     name = "forest"

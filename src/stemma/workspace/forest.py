@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from stemma.errors import MisuseError, NotAModelError, StemmaError
+from stemma.kinship.relation.grids import lies_on_grid
 from stemma.kinship.weights.aligned import UnitsInPlace
 from stemma.kinship.weights.correspondence import candidates
 from stemma.kinship.weights.counts import evidence
@@ -254,10 +255,11 @@ class Work:
         )  # fmt: skip
 
     def coded(self, i: int) -> bool:
-        """Whether a model is stored in integer codes: it was quantised, and nothing was made from it."""
+        """Whether a model is stored in integer codes, or as the numbers they stand for: nothing was made from it."""
         stored = self.models[i].tensors.values()
         codes = sum(t.size for t in stored if not t.is_float and len(t.shape) > 1)
-        return 2 * codes > sum(t.size for t in stored if len(t.shape) > 1)
+        whole = sum(t.size for t in stored if len(t.shape) > 1)
+        return 2 * codes > whole or (len(self.models) <= self.detailed and lies_on_grid(self.models[i]))
 
     def set_aside(self, members: list[int], distances: Distances, k: int) -> bool:
         """Whether a model is another one in other coordinates, so that its distances say nothing; which one is kept."""

@@ -6,6 +6,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from stemma.fingerprints.tensor_content import matrices
+from stemma.kinship.weights.residual import rounding
+from stemma.kinship.weights.units_of_pair import finite
+from stemma.models.model import Model
+
 ROWS = 48
 """Rows of a tensor that are looked at, evenly spread."""
 
@@ -23,6 +28,12 @@ LEAST = 6
 
 MISSED = 0.25
 """Share of groups whose step may not show: with few distinct values no two need be neighbours on the grid."""
+
+READ = 1 << 18
+"""Entries of a matrix that are read to see whether a whole model lies on grids."""
+
+SHOWN = 0.25
+"""Share of a quantised model's entries whose grid shows."""
 
 REMEMBERED = 1024
 """Tensors whose grid is remembered: a search looks at every model many times."""
@@ -236,3 +247,27 @@ def assumed(values: np.ndarray, like: Grid) -> Grid:
     spans = flat.max(axis=1, initial=0.0) - flat.min(axis=1, initial=0.0)
     steps = top / max(1, 2 ** (like.bits - 1) - 1) if like.symmetric else spans / (2**like.bits - 1)
     return replace(like, variance=float(np.mean(steps**2)) / 12, groups=len(flat))
+
+
+def lies_on_grid(model: Model) -> bool:
+    """Whether a model was quantised: much of its matrices are codes, or numbers on a grid of few levels.
+
+    No training leaves a matrix on a grid. Half precision hides some of them, so that not all need to show.
+    Cost: reads the first rows of every matrix.
+
+    Args:
+        model: The model.
+
+    Returns:
+        Whether at least `SHOWN` of the entries are in such matrices.
+    """
+    found = matrices(model)
+    on = 0
+    for name, tensor in found.items():
+        stored = model.tensors.get(name)
+        if stored is not None and not stored.is_float:
+            on += tensor.size
+        else:
+            few = tensor.rows(0, max(1, min(tensor.shape[0], READ // max(1, tensor.size // tensor.shape[0]))))
+            on += tensor.size if grid_of(finite(np.asarray(few, np.float32)), rounding(model, name)) else 0
+    return on >= SHOWN * max(1, sum(t.size for t in found.values()))

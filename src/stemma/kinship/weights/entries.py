@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from stemma.errors import MisuseError
-from stemma.fingerprints.tensor_content import long_axes, matrices
+from stemma.fingerprints.tensor_content import long_axes, matrices, unit_axis
 from stemma.kinship.weights.correspondence import Pairing, by_name, candidates
 from stemma.kinship.weights.units_of_pair import Cuts, rows_to_read
 from stemma.models.model import Model, Tensor
@@ -33,7 +33,7 @@ class Slot:
         start: First column.
         stop: Column after the last.
         size: Entries of the whole tensor, of which `stop - start` were read.
-        rows: Rows of the block that was read: the first axis longer than one; all other axes are its columns.
+        rows: Rows of the block that was read, one per unit as far as the shape tells; all other axes are its columns.
     """
 
     name: str
@@ -145,17 +145,25 @@ def _fullest(models: Sequence[Model]) -> int:
 
 
 def _places(tensor: Tensor, wanted: int, rng: np.random.Generator) -> tuple[np.ndarray, int]:
-    """Flat positions, row by row, of a block of the entries that are read, and its number of rows."""
-    read = tensor.size // tensor.shape[0] * rows_to_read(tensor, READ, LEAST)
-    first = long_axes(tensor.shape)[0]
-    height = tensor.shape[first] if first else rows_to_read(tensor, READ, LEAST)
-    width = read // height
-    if read <= wanted:
-        return np.arange(read), height
+    """Flat positions, row by row, of a block of the entries that are read, and its number of rows.
+
+    Rows are units whatever the layout, as far as the shape tells: what is seen in rows must not depend on who saved.
+
+    Returns:
+        Positions `[rows * columns]` and rows.
+    """
+    axes = long_axes(tensor.shape)
+    cut = rows_to_read(tensor, READ, LEAST)
+    shape = [cut if i == 0 else tensor.shape[i] for i in axes] or [1]
+    first = unit_axis(tuple(tensor.shape[i] for i in axes)) if axes else 0
+    flat = np.moveaxis(np.arange(int(np.prod(shape))).reshape(shape), first, 0).reshape(shape[first], -1)
+    height, width = flat.shape
+    if flat.size <= wanted:
+        return flat.reshape(-1), height
     rows = min(height, max(round(wanted**0.5), wanted // width, 1))
     columns = max(1, min(width, wanted // rows))
     chosen = [np.sort(rng.choice(n, k, replace=False)) for n, k in ((height, rows), (width, columns))]
-    return (chosen[0][:, None] * width + chosen[1]).reshape(-1), rows
+    return flat[np.ix_(*chosen)].reshape(-1), rows
 
 
 def _correspondences(base: Model, model: Model) -> Iterator[dict[str, Pairing]]:
