@@ -313,6 +313,55 @@ def test_frozen_layers_are_no_merge(family: tuple[np.ndarray, np.ndarray]) -> No
     assert take_apart(child, candidates, None) is None
 
 
+@pytest.mark.parametrize("half", [False, True])
+def test_a_small_layer_from_a_parent_that_is_not_there_is_no_rounding(
+    family: tuple[np.ndarray, np.ndarray], half: bool
+) -> None:
+    base, candidates = family
+    few = slice(K - 100, K)  # 1.7 % of the entries, a layer of its own
+    tensors = [*TENSORS[:3], ("head.weight", 4460, K - 100), ("last.weight", K - 100, K)]
+    child = candidates[2].copy()
+    child[2460:4460], child[few] = candidates[7][2460:4460], candidates[9][few]
+    child = child.astype(np.float16).astype(np.float32) if half else child
+
+    def ask(pool: np.ndarray) -> Merge | None:
+        return MergeRegression().decompose(child, pool, base, tensors=tensors)
+
+    found = ask(np.delete(candidates, 9, axis=0))
+    assert found is not None
+    assert {p.position for p in found.parents} == {2, 7}
+    assert found.exact > MergeRegression().share
+    assert not found.certain
+    assert found.remainder == "either"
+    assert found.missing_parent
+    whole = ask(candidates)
+    assert whole is not None
+    assert {p.position for p in whole.parents} == {2, 7, 9}
+    assert whole.certain
+    assert not whole.missing_parent
+
+
+def test_a_small_layer_that_was_trained_on_is_neither_a_merge_nor_hides_one(
+    family: tuple[np.ndarray, np.ndarray],
+) -> None:
+    base, candidates = family
+    tensors = [*TENSORS[:3], ("head.weight", 4460, K - 100), ("last.weight", K - 100, K)]
+    step = np.zeros(K)
+    step[K - 100 :] = np.random.default_rng(8).standard_t(3, size=100) * 0.01
+
+    def ask(child: np.ndarray) -> Merge | None:
+        return MergeRegression().decompose(child.astype(np.float32), candidates, base, tensors=tensors)
+
+    assert ask(candidates[2] + step) is None
+    mixture = 0.4 * candidates[2].astype(float) + 0.6 * candidates[7]
+    for child, certain in ((mixture + step, False), (mixture, True)):
+        found = ask(child)
+        assert found is not None
+        assert {p.position for p in found.parents} == {2, 7}
+        assert found.certain == certain
+        assert found.remainder == ("rounding" if certain else "either")
+
+
 def test_wrong_input_is_one_clear_error(family: tuple[np.ndarray, np.ndarray]) -> None:
     base, candidates = family
     with pytest.raises(MisuseError, match="same entries"):

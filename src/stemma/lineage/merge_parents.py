@@ -20,6 +20,9 @@ WEIGHT = 1e-3
 ALONE = 0.002
 """Share of entries at one ratio to the child from which a candidate counts as their only parent."""
 
+TELLING = 16
+"""Entries that moved, from which one tensor alone can show that a fit is not exact."""
+
 WIDE = 48
 """Candidates that are looked at together; of more, those that come first on the greedy path."""
 
@@ -34,12 +37,40 @@ def exact_share(vectors: TaskVectors, fit: Fit) -> float:
     Returns:
         A share in [0, 1]; 0 where fewer than 64 entries can tell.
     """
+    tell, agrees = _agreement(vectors, fit)
+    return float(agrees[tell].mean()) if tell.sum() >= 64 else 0.0
+
+
+def broken_tensors(vectors: TaskVectors, fit: Fit, share: float) -> tuple[int, bool]:
+    """Tensors that a fit does not reproduce, however few of all entries they hold.
+
+    A layer may hold one entry in a hundred, and still come from a parent that is not there.
+
+    Args:
+        vectors: The task vectors.
+        fit: What a rule makes of some parents.
+        share: Share of a tensor's entries from which it counts as reproduced.
+
+    Returns:
+        The number of tensors of which less than half of the entries agree, of those where 16 entries or more can tell;
+        and whether tensors agree as wholes or not at all, which layers that were trained on or exchanged do.
+    """
+    tell, agrees = _agreement(vectors, fit)
+    count = np.bincount(vectors.tensor[tell], minlength=1)
+    exact = np.bincount(vectors.tensor[tell], agrees[tell], minlength=1)
+    telling = count >= TELLING
+    reproduced = telling & (exact >= share * count)
+    others = telling & ~reproduced
+    as_wholes = bool(reproduced.any() and others.any() and exact[others].sum() < 0.1 * count[others].sum())
+    return int((telling & (exact < 0.5 * count)).sum()), as_wholes
+
+
+def _agreement(vectors: TaskVectors, fit: Fit) -> tuple[np.ndarray, np.ndarray]:
+    """Entries that can tell, for they moved or should have, and entries that agree down to rounding."""
     tolerance = vectors.tolerance * max(1.0, float(np.abs(fit.coefficients).sum()))
     with np.errstate(invalid="ignore"):
         tell = np.isfinite(fit.predicted) & (np.maximum(np.abs(vectors.child), np.abs(fit.predicted)) > 2 * tolerance)
-    if tell.sum() < 64:
-        return 0.0
-    return float((np.abs(vectors.child - fit.predicted)[tell] <= tolerance[tell]).mean())
+        return tell, np.abs(vectors.child - fit.predicted) <= tolerance
 
 
 def path(vectors: TaskVectors, rows: np.ndarray, most: int, start: Sequence[int] = ()) -> list[int]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from stemma.errors import MisuseError
 from stemma.lineage.merge_evidence import Held, held, intervals, permuted_log10_p
-from stemma.lineage.merge_parents import WIDE, exhibited, path, shorter
+from stemma.lineage.merge_parents import WIDE, broken_tensors, exhibited, path, shorter
 from stemma.lineage.merging_rules import Fit, layer_wise, linear
 from stemma.lineage.task_vectors import Span, TaskVectors, central, distinct, is_one_of, task_vectors
 from stemma.models.model import Model
@@ -64,11 +64,12 @@ class Merge:
         method: `linear`, `task-arithmetic`, `ties`, `dare`, `slerp`, `layer-wise` or `franken`; what explains held-out
             entries best where no rule is exact.
         parents: The parents that were found, largest coefficient first.
-        exact: Share of the moved entries that the rule reproduces down to rounding.
-        certain: Whether the rule reproduces the child, so that the merge is exhibited and not inferred.
+        exact: Share of the moved entries that the rule reproduces down to rounding; 0 where the merge is inferred.
+        certain: Whether the rule reproduces the child, every tensor of it, so that the merge is exhibited and not
+            inferred.
         explained: Share of the child's squared move from the base that the parents explain.
         residual: Norm of what is left over the norm of the child's move.
-        remainder: What is left: `rounding`, `missing-parent`, `fine-tuning`, or `either` of the latter two.
+        remainder: What is left: `rounding`; `missing-parent`; `either` training on or a missing parent.
         base: Name of the base, None where none was known.
         base_weight: One minus the sum of the coefficients: what is left of the base itself.
         parameters: Of the method: density, drop rates, t, weights by layer.
@@ -128,7 +129,7 @@ class MergeRegression:
     Attributes:
         max_parents: Largest number of parents looked for.
         slack: Roundings that one entry may have gone through.
-        share: Share of the moved entries from which a fit counts as exact.
+        share: Share of the moved entries from which a fit counts as exact, if no tensor is an exception.
         partial: Share from which an inexact fit still shows that the rule was used.
         strict: Share of what all others leave that two candidates must explain each, before a merge is inferred.
         loose: Share from which further candidates are parents of it.
@@ -232,16 +233,18 @@ class MergeRegression:
         if vectors.n > WIDE:
             pool = sorted({*path(vectors, np.arange(len(vectors.child)), WIDE), *fit.parents})
         shares = held(vectors, pool)
-        accepted = _can_be_child(vectors, fit, exact >= self.share)
-        if exact >= self.share and accepted:
+        broken, as_wholes = broken_tensors(vectors, fit, self.share)
+        whole = exact >= self.share and not broken
+        accepted = _can_be_child(vectors, fit, whole)
+        if whole and accepted:
             remainder = "rounding"
         elif exact >= self.partial and accepted:
-            remainder = "missing-parent"
+            remainder = "either" if as_wholes else "missing-parent"
         else:
             parents = self._inferred(shares) if len(vectors.child) >= max(256, FEW * len(pool)) else ()
             if not parents:
                 return None
-            fit, remainder = _best_rule(vectors, parents, self.seed), "either"
+            fit, exact, remainder = _best_rule(vectors, parents, self.seed), 0.0, "either"
         return _merge(vectors, fit, exact, remainder, shares, labels, kept)
 
     def _inferred(self, held: Held) -> tuple[int, ...]:
@@ -326,14 +329,13 @@ def _merge(
 
 
 def _reason(fit: Fit, exact: float, remainder: str) -> str:
-    match remainder:
-        case "rounding":
-            return f"{fit.rule} of {len(fit.parents)} reproduces {exact:.1%} of the moved entries down to rounding"
-        case "missing-parent":
-            return (
-                f"{fit.rule} of {len(fit.parents)} reproduces {exact:.1%} of the moved entries down to rounding, so "
-                "nothing was trained on, and another parent accounts for the others"
-            )
+    how = f"{fit.rule} of {len(fit.parents)} reproduces {exact:.1%} of the moved entries down to rounding"
+    if remainder == "rounding":
+        return how
+    if remainder == "missing-parent":
+        return f"{how}, so nothing was trained on, and another parent accounts for the others"
+    if exact > 0:
+        return f"{how}, and tensors as wholes are not reproduced: those were trained on, or come from another parent"
     return (
         f"{len(fit.parents)} task vectors are held by the child beyond what relatives hold; what is left may be "
         "training or a parent that is not among the candidates"
