@@ -131,13 +131,14 @@ class MergeRegression:
         slack: Roundings that one entry may have gone through.
         share: Share of the moved entries from which a fit counts as exact, if no tensor is an exception.
         partial: Share from which an inexact fit still shows that the rule was used.
-        strict: Share of what all others leave that two candidates must explain each, before a merge is inferred.
-        loose: Share from which further candidates are parents of it.
-        family: How many times what other candidates hold of a candidate the share of those two must be.
-        steady: How much of its weight each of those two must keep when what fine-tunes have in common is turned down.
-        steady_loose: The same for further parents.
-        unwhitened: How many times larger `strict` and `loose` are where entries are samples and cannot be whitened.
-        assume: Take it for granted that the child is a merge, and list parents by `loose` and `steady_loose` alone.
+        evidence: What the second of the candidates must reach before a merge is inferred, see `Held.evidence`.
+        floor: Least share that relatives are taken to hold of one another.
+        alone: A candidate whose weight is this near to 1 may be the only parent, and no merge is inferred.
+        loose: Of what all others leave, the share from which a candidate is listed as a parent of an inferred merge.
+        steady: How much of its weight it must keep when what fine-tunes have in common is turned down.
+        unwhitened: How many times larger `evidence` is where entries are samples and cannot be whitened; `loose` is 5
+            times larger then.
+        assume: Take it for granted that the child is a merge, and list parents by `loose` and `steady` alone.
         seed: Of the samples of entries.
 
     Source: non-negative least squares and matching pursuit on task vectors: UNMERGE (2025); the exact fits, the null
@@ -148,17 +149,17 @@ class MergeRegression:
     slack: float = 4.0
     share: float = 0.97
     partial: float = 0.1
-    strict: float = 0.004
+    evidence: float = 0.03
+    floor: float = 0.004
+    alone: float = 0.05
     loose: float = 0.0015
-    family: float = 1.0
-    steady: float = 0.87
-    steady_loose: float = 0.75
-    unwhitened: float = 5.0
+    steady: float = 0.6
+    unwhitened: float = 20.0
     assume: bool = False
     seed: int = 0
 
     name = "merge-regression"
-    version = 1
+    version = 2
 
     @property
     def spec(self) -> Spec:
@@ -248,14 +249,13 @@ class MergeRegression:
         return _merge(vectors, fit, exact, remainder, shares, labels, kept)
 
     def _inferred(self, held: Held) -> tuple[int, ...]:
-        """Candidates that a merge is inferred from; none where fewer than two are beyond what relatives hold."""
-        times = 1.0 if held.whole else self.unwhitened
-        sure = (held.steady >= self.steady) & (held.shares > np.maximum(times * self.strict, self.family * held.family))
-        if sure.sum() < 2 and not self.assume:
+        """Candidates that a merge is inferred from; none unless two are beyond what relatives of one parent hold."""
+        times, larger = (1.0, 1.0) if held.whole else (self.unwhitened, 5.0)
+        sure = held.evidence(self.floor) > times * self.evidence
+        if not self.assume and (sure.sum() < 2 or held.one_parent(self.alone)):
             return ()
-        return tuple(
-            int(i) for i in np.flatnonzero((held.steady >= self.steady_loose) & (held.shares > times * self.loose))
-        )
+        listed = np.flatnonzero((held.steady >= self.steady) & (held.shares > larger * self.loose))
+        return tuple(listed.tolist()) if self.assume or len(listed) > 1 else ()
 
 
 def _can_be_child(vectors: TaskVectors, fit: Fit, whole: bool) -> bool:
