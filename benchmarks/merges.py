@@ -2,10 +2,12 @@
 
 Families of 18 experts fine-tuned from one base on tasks of their own. Each family gives merges by every rule with 2 to
 5 parents, which are taken apart straight after merging, after training on, and with one parent left out of the
-candidates. Controls are children of one parent. No figure here comes from a family on which a threshold was chosen:
-those have other seeds and other tasks, and were made by other code.
+candidates. Controls are children of one parent. No figure comes from a family on which something was chosen: the form
+of the evidence was chosen on those of `CHOSEN_ON["selection"]`, its threshold on those of `CHOSEN_ON["calibration"]`.
+They have the tasks in common with the families that are scored; bases, experts, merges and further training are others.
 
-    python benchmarks/merges.py [--families 101 201]     updates benchmarks/results/merges.json
+    python benchmarks/merges.py [--families 101 201]           updates benchmarks/results/merges.json
+    python benchmarks/merges.py --inferred [--families 111]    updates benchmarks/results/merges_inferred.json
 """
 
 import argparse
@@ -33,6 +35,11 @@ from stemma.zoo.kinds import kind_of
 from stemma.zoo.recipe import Recipe, build_all
 
 FAMILIES = {"mlp": (101, 102, 103, 104, 105, 106), "cnn": (201, 202)}
+INFERRED = {"mlp": (111, 112, 113, 114, 115, 116)}
+CHOSEN_ON = {
+    "selection": {"mlp": (*range(301, 306), *range(401, 411))},
+    "calibration": {"mlp": (411, 412, 413, 414), "cnn": (501,)},
+}
 OPERATIONS = ("merge", "task-arithmetic", "ties", "dare", "slerp", "layerwise", "franken")
 RULE = {"merge": "linear", "layerwise": "layer-wise"}
 TASKS = (
@@ -174,7 +181,8 @@ def row(answer: Merge | None, truth: dict[str, Any], there: set[int]) -> dict[st
     }  # fmt: skip
 
 
-def measure(kind: str, seed: int) -> list[dict[str, Any]]:
+def measure(kind: str, seed: int, inferred: bool = False) -> list[dict[str, Any]]:
+    """Rows of one family; of what is inferred and not exhibited only, where that is asked for."""
     base, experts = family(kind, seed)
     truths = [
         merged(base, experts, operation, count, seed * 1000 + 10 * i + count)
@@ -195,9 +203,10 @@ def measure(kind: str, seed: int) -> list[dict[str, Any]]:
     sure, listed = METHOD, replace(METHOD, assume=True)
     for i, truth in enumerate(truths):
         there, child, after = {p + 1 for p in truth["parents"]}, first + i, first + len(truths) + i
-        rows.append(
-            {"state": "straight", **row(read.ask(child, pool), truth, there), **baselines(read, child, pool, there)}
-        )
+        if not inferred:
+            rows.append(
+                {"state": "straight", **row(read.ask(child, pool), truth, there), **baselines(read, child, pool, there)}
+            )
         answer = read.ask(after, pool, sure)
         full = answer or read.ask(after, pool, listed)
         called = {
@@ -218,14 +227,14 @@ def measure(kind: str, seed: int) -> list[dict[str, Any]]:
         rows.append(
             {"state": "parent missing", "left": len(there) - 1, **row(read.ask(child, rest), truth, there - {gone})}
         )
-        if seed == FAMILIES[kind][0]:
+        if seed == FAMILIES[kind][0] and not inferred:
             rows.append(
                 {"state": "base among candidates", **row(read.ask(child, [0, *pool], base=False), truth, there)}
             )
     for i, (name, _) in enumerate(others):
         answer = read.ask(first + 2 * len(truths) + i, pool)
         rows.append({"state": "control", "control": name, "called": answer is not None})
-    for i, truth in enumerate(more):
+    for i, truth in enumerate([] if inferred else more):
         there, child = {p + 1 for p in truth["parents"]}, first + 2 * len(truths) + len(others) + i
         answer = read.ask(child, pool)
         rows.append({"state": "straight", **row(answer, truth, there), **baselines(read, child, pool, there)})
@@ -270,7 +279,7 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         return {"f1": interval(some, lambda r: r["f1"]), "called": interval(some, lambda r: r["called"])}
 
     straight, trained, missing = of("straight"), of("trained on"), of("parent missing")
-    rules = sorted({r["rule"] for r in straight})
+    rules = sorted({r["rule"] for r in straight or trained})
     names = sorted({r["control"] for r in of("control")})
     return {
         "straight": {
@@ -288,6 +297,7 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
             "nearest_two": interval(trained, lambda r: r["nearest_two"]),
             "least_squares": interval(trained, lambda r: r["least_squares"]),
             "by_rule": {rule: interval(of("trained on", rule=rule), lambda r: r["f1"]) for rule in rules},
+            "called_by_rule": {rule: interval(of("trained on", rule=rule), lambda r: r["called"]) for rule in rules},
             "by_task": {on: by_task(of("trained on", on=on)) for on in sorted({r["on"] for r in trained})},
         },
         "missing": {
@@ -311,16 +321,21 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--families", nargs="+", type=int, default=[s for seeds in FAMILIES.values() for s in seeds])
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "merges.json")
+    parser.add_argument("--families", nargs="+", type=int, help="all of those that are scored unless given")
+    parser.add_argument("--inferred", action="store_true", help="only merges that were trained on or lack a parent")
+    parser.add_argument("--out", type=Path, help="where to write instead")
     args = parser.parse_args()
-    rows, seconds = kept(args.out, args.families)
-    for kind, seeds in FAMILIES.items():
-        for seed in (s for s in seeds if s in args.families):
+    name = "merges_inferred.json" if args.inferred else "merges.json"
+    out = args.out or Path(__file__).parent / "results" / name
+    scored = INFERRED if args.inferred else FAMILIES
+    families = args.families or [seed for seeds in scored.values() for seed in seeds]
+    rows, seconds = kept(out, families)
+    for kind, seeds in [item for some in (FAMILIES, INFERRED, *CHOSEN_ON.values()) for item in some.items()]:
+        for seed in (s for s in seeds if s in families):
             start = time.perf_counter()
-            rows += measure(kind, seed)
+            rows += measure(kind, seed, args.inferred)
             seconds[str(seed)] = round(time.perf_counter() - start)
-            write(args.out, rows, seconds)
+            write(out, rows, seconds)
 
 
 def kept(out: Path, families: Sequence[int]) -> tuple[list[dict[str, Any]], dict[str, int]]:
@@ -346,7 +361,7 @@ def write(out: Path, rows: Sequence[dict[str, Any]], seconds: dict[str, int]) ->
     result = {
         "version": __version__, "machine": f"{os.cpu_count()} cores, Python {platform.python_version()}",
         "seconds": seconds, "method": {"name": METHOD.name, "version": METHOD.version, **METHOD.spec.params},
-        "families": families, "experts": len(TASKS), "steps_on": STEPS,
+        "families": families, "chosen_on": CHOSEN_ON, "experts": len(TASKS), "steps_on": STEPS,
         "all": summary(rows), "kinds": {k: summary([r for r in rows if r["kind"] == k]) for k in families},
         "columns": columns,
     }  # fmt: skip
