@@ -75,7 +75,7 @@ class WeightSketch:
     def _order_sums(self, t: Tensor) -> np.ndarray:
         """Hash entries by the sum of their indices' hashes: an axis counts by its length, not by its place."""
         rows = max(1, min(t.shape[0], ENTRIES // max(1, t.size // t.shape[0])))
-        x = np.nan_to_num(t.rows(0, rows).astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+        x = _within_range(t.rows(0, rows)).astype(np.float32)
         for axis in long_axes(t.shape):
             rms = np.sqrt(np.mean(x * x, axis=tuple(i for i in range(x.ndim) if i != axis), keepdims=True))
             x = x / np.where(rms > 0, rms, 1)
@@ -135,7 +135,7 @@ class WeightSketch:
         """
         rows = max(1, min(t.shape[0], ENTRIES // max(1, t.size // t.shape[0])))
         rows = min(rows, self.units) if axis == 0 else rows
-        x = np.nan_to_num(t.rows(0, rows).astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+        x = _within_range(t.rows(0, rows)).astype(np.float32)
         x = np.moveaxis(x, axis, 0)[: self.units]
         shape = [t.shape[axis], *(s for i, s in enumerate(t.shape) if i != axis)]
         bucket, sign = self._hashed(shape, x.shape, self.width, 1)
@@ -176,13 +176,22 @@ def _content(f: Features, t: Tensor) -> np.ndarray:
     plain = np.pad(plain, (0, QUANTILES - len(plain)))
     if t.size > ENTRIES:
         return np.concatenate([plain, plain[::-1]])
-    x = t.array().astype(np.float64).reshape(t.shape[0], -1)
-    x = np.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0)
+    x = _within_range(t.array()).reshape(t.shape[0], -1)
     for _ in range(8):
         for axis in (0, 1):
             rms = np.sqrt(np.mean(x * x, axis=axis, keepdims=True))
             x = x / np.where(rms > 0, rms, 1)
     return np.concatenate([plain, _quantiles(x.reshape(-1), QUANTILES) / 4])
+
+
+def _within_range(x: np.ndarray) -> np.ndarray:
+    """A tensor times a power of two, so that squares fit any float; what is no number is zero. Scales are lost anyway.
+
+    Returns:
+        Numbers of at most one, in 64 bits.
+    """
+    x = np.nan_to_num(x.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    return np.ldexp(x, -int(np.frexp(np.abs(x).max(initial=0.0))[1]))
 
 
 def _quantiles(x: np.ndarray, count: int) -> np.ndarray:

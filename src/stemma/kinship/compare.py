@@ -14,6 +14,8 @@ from stemma.kinship.function.null_models import NullModels, Party
 from stemma.kinship.function.selection import Selection
 from stemma.kinship.relation import in_other_coordinates, name_relation
 from stemma.kinship.relation.named import relation_of
+from stemma.kinship.relation.same_function import maps_function
+from stemma.kinship.relation.scaled import multiples
 from stemma.kinship.relation.unlearned import Forgetting
 from stemma.kinship.weights import correspondence
 from stemma.kinship.weights.aligned import SHAPES, UnitsInPlace
@@ -188,9 +190,15 @@ def decided(
     elif recast := _recast(a, b, pairings):
         relation = Relation(RelationKind.REFORMATTED, {}, ("reformatted",), recast.reason)
         return _result(a, b, recast, [*found, recast], relation), pairings
+    elif times := multiples(a, b, correspondence.by_name(a, b)):
+        relation = Relation(times.step.kind, dict(times.step.parameters), (times.step.name,), times.step.sentence)
+        evidence_ = _exhibited(a, b, "multiples", f"every matrix is a multiple of its counterpart: {relation.reason}")
+        return _result(a, b, evidence_, [*found, evidence_], relation), pairings
     else:
         relation = _not_related(place)
-    reordered = (matched or UnitsMatched()).evidence(a, b, alpha=alpha) if relation.kind in OPEN else None
+    kept = len(relation.parameters.get("frozen", ())) == len(matrices(a))  # no matrix changed: no unit was moved
+    asked = relation.kind in OPEN and not kept
+    reordered = (matched or UnitsMatched()).evidence(a, b, alpha=alpha) if asked else None
     if reordered is None:
         return _result(a, b, place, found, relation), pairings
     return _weighed(a, b, place, reordered, found, relation), pairings
@@ -201,21 +209,23 @@ def _weighed(
 ) -> Comparison:
     """Which of the two tests decides: an exact map names the relation, the order of units gives the smaller p."""
     in_order = place.verdict is Verdict.SUPPORTED
-    exact = reordered.details["exact"]
+    exact = reordered.details["exact"] and maps_function(a, b)
     if exact and in_order and place.effect >= IN_ORDER:
         whole = replace(place, effect=reordered.effect, reason=f"{place.reason}; {reordered.reason}")
         others = [e for e in found if e is not place]
         return _result(a, b, whole, [*others, whole, reordered], UnitsMatched.relation(reordered))
     if exact or (not in_order and reordered.verdict is Verdict.SUPPORTED):
-        return _result(a, b, reordered, [*found, reordered], _reordered(a, b, reordered))
+        return _result(a, b, reordered, [*found, reordered], _reordered(a, b, reordered, exact=exact))
     return _result(a, b, place, [*found, reordered], relation)
 
 
-def _reordered(a: Model, b: Model, reordered: Evidence) -> Relation:
+def _reordered(a: Model, b: Model, reordered: Evidence, *, exact: bool) -> Relation:
     """What was done beside a reordering of units, where anything was."""
     relation = UnitsMatched.relation(reordered)
-    told = None if reordered.details["exact"] else in_other_coordinates(a, b)
-    return relation if told is None else relation_of(told, relation.parameters)
+    told = None if exact else in_other_coordinates(a, b)
+    if told is not None:
+        return relation_of(told, relation.parameters)
+    return relation if exact else replace(relation, kind=RelationKind.RELATED)
 
 
 def _hash_while_importing(a: Model, b: Model) -> None:
@@ -252,8 +262,14 @@ def _recast(a: Model, b: Model, pairings: tuple[Pairing, ...]) -> Evidence | Non
     if not covered or entries < RECAST or not recast_equal(a, b, pairings):
         return None
     reason = f"all {entries:,} entries of all matrices agree bit for bit once they have the same float width"
-    return Evidence("the weights are the same", Axis.WEIGHTS, "recast", 1.0, Null("none: exhibited"), None, None, 1.0,
-                    Verdict.SUPPORTED, reason, Spec("recast"), (a.digest, b.digest))  # fmt: skip
+    return _exhibited(a, b, "recast", reason)
+
+
+def _exhibited(a: Model, b: Model, how: str, reason: str) -> Evidence:
+    """Evidence that is shown, entry by entry: nothing has to be inferred."""
+    claim = "the weights are the same" if how == "recast" else "the weights are the same up to one factor per tensor"
+    return Evidence(claim, Axis.WEIGHTS, how, 1.0, Null("none: exhibited"), None, None, 1.0, Verdict.SUPPORTED, reason,
+                    Spec(how), (a.digest, b.digest))  # fmt: skip
 
 
 def _identity_relation(a: Model, b: Model) -> Relation:

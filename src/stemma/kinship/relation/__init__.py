@@ -4,7 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from stemma.kinship.relation.base import AbstractOperation
+from stemma.kinship.relation.damaged import Damaged
 from stemma.kinship.relation.explanation import Explanation, Step
 from stemma.kinship.relation.grown import VocabularyGrown
 from stemma.kinship.relation.layers_removed import LayersRemoved
@@ -17,16 +20,20 @@ from stemma.kinship.relation.reformatted import Reformatted
 from stemma.kinship.relation.remapped import remapped
 from stemma.kinship.relation.replaced import Replaced
 from stemma.kinship.relation.rescaled import Rescaled
+from stemma.kinship.relation.scaled import Scaled
 from stemma.kinship.relation.trained import Trained
 from stemma.kinship.relation.unfused import unfused
 from stemma.kinship.relation.units_removed import UnitsRemoved
 from stemma.kinship.weights.correspondence import Pairing, by_name
 from stemma.kinship.weights.matched import UnitsMatched
+from stemma.kinship.weights.units_of_pair import Cuts
 from stemma.models.model import Model
 from stemma.types import Evidence, Relation, RelationKind
 
 ALL: tuple[AbstractOperation, ...] = (
     Reformatted(),
+    Damaged(),
+    Scaled(),
     Rescaled(),
     UnitsRemoved(),
     LayersRemoved(),
@@ -41,6 +48,9 @@ ALL: tuple[AbstractOperation, ...] = (
 
 EXHIBITED = frozenset({RelationKind.REFORMATTED, RelationKind.PERMUTED})
 """Relations that are shown, not inferred."""
+
+PEEK, LESS = 4096, 0.02
+"""Entries of a matrix that show whether two belong together, and how much less of them may agree where names do."""
 
 INHERITED, GROUP = 0.5, 8
 """Share of a group's units in place above which it was handed down, and how many units a group needs to tell."""
@@ -93,7 +103,34 @@ def side_by_side(
     if joined:
         return x, b, by_name(x, b), {n: list(p) for n, p in joined.items()}
     named = by_name(a, b)  # contents pair equal sizes alone: where units were taken out, names cover more
-    return a, b, named if len(named) > len(pairings) else pairings, {}
+    if len(named) > len(pairings):
+        return a, b, named, {}
+    # What has nothing to do with its counterpart is paired by chance: names are kept unless contents agree better.
+    other = {(p.a, p.b) for p in named} != {(p.a, p.b) for p in pairings}
+    by_names = len(named) == len(pairings) and other and agreement(a, b, named) >= agreement(a, b, pairings) - LESS
+    return a, b, named if by_names else pairings, {}
+
+
+def agreement(a: Model, b: Model, pairings: Sequence[Pairing]) -> float:
+    """How much of what two models hold agrees under a correspondence.
+
+    Cost: the first rows of every matrix are read.
+
+    Args:
+        a: One model.
+        b: The other.
+        pairings: Which matrix is which.
+
+    Returns:
+        Mean cosine of counterparts, weighted by entries; sizes that differ count as 0.
+    """
+    cuts, total, agreed = Cuts(a, b, {p.a: p for p in pairings}, PEEK, 1), 0, 0.0
+    for p in pairings:
+        x, y = (piece.astype(np.float64) for piece in (cuts[p.a].a, cuts[p.a].b))
+        total += a.weights[p.a].size
+        norm = float(np.linalg.norm(x) * np.linalg.norm(y))
+        agreed += a.weights[p.a].size * float((x * y).sum()) / norm if x.shape == y.shape and norm > 0 else 0.0
+    return agreed / max(1, total)
 
 
 def two_sided(

@@ -69,7 +69,9 @@ def story(pair: Pair) -> Story:
     """
     changed = _matrices(pair)
     if not changed:
-        return Story(RelationKind.FINETUNED, None, None)
+        vectors = [v for v in pair.open if not v.matrix]
+        near = sum(v.sums.difference for v in vectors) <= sum(v.sums.norm_a for v in vectors)
+        return LATER if near or not vectors else UNTOLD
     a, d = sum(m.sums.norm_a for m in changed), sum(m.sums.difference for m in changed)
     position = float((a - sum(m.sums.inner for m in changed)) / d)
     measured, fitted = features(pair), model()

@@ -117,10 +117,15 @@ def _rows(label: AxisLabel, units: np.ndarray) -> np.ndarray:
 
 
 def _ordered(tensor: Tensor, axes: tuple[int, ...]) -> np.ndarray:
+    return finite(_as_stored(tensor, axes))
+
+
+def _as_stored(tensor: Tensor, axes: tuple[int, ...]) -> np.ndarray:
+    """The axes asked for, in that order; entries that are no numbers stay."""
     array = tensor.array()
     rest = [i for i in range(array.ndim) if i not in axes]
     array = array.transpose(*axes, *rest)
-    return finite(np.asarray(array.reshape(array.shape[: len(axes)]), np.float32))
+    return np.asarray(array.reshape(array.shape[: len(axes)]), np.float32)
 
 
 def restricted(
@@ -136,15 +141,18 @@ def restricted(
         kept: Kept units by group.
 
     Returns:
-        Two arrays of one shape; None where the sizes still differ.
+        Two arrays of one shape, zero in both where either holds no number; None where the sizes still differ.
     """
     if parent.weights[p.a].size > LARGEST:
         return None
-    x, y = _ordered(parent.weights[p.a], p.axes_a), _ordered(child.weights[p.b], p.axes_b)
+    x, y = _as_stored(parent.weights[p.a], p.axes_a), _as_stored(child.weights[p.b], p.axes_b)
     for k, i in enumerate(p.axes_a):
         label = known.axes[p.a][i]
         if x.shape[k] != y.shape[k] and label.group in kept and len(label.segments) == 1:
             x = np.take(x, _rows(label, kept[label.group].kept), axis=k)
         elif x.shape[k] < y.shape[k] and label.role == "token":
             y = np.take(y, range(x.shape[k]), axis=k)
-    return (x, y) if x.shape == y.shape else None
+    if x.shape != y.shape:
+        return None
+    told = np.isfinite(x) & np.isfinite(y)
+    return (x, y) if told.all() else (np.where(told, x, 0), np.where(told, y, 0))

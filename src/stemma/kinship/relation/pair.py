@@ -12,7 +12,7 @@ from stemma.kinship.relation.kept import KeptUnits, kept_units, restricted
 from stemma.kinship.relation.measured import NOTHING, Measured, measure
 from stemma.kinship.weights.correspondence import Pairing
 from stemma.kinship.weights.residual import SLACK, rounding
-from stemma.kinship.weights.units_of_pair import Cuts, finite
+from stemma.kinship.weights.units_of_pair import Cuts, finite, rows_to_read
 from stemma.models.model import Model, Tensor
 from stemma.models.structure import Structure
 from stemma.models.units import structure
@@ -38,6 +38,7 @@ class Layer:
         left: Sum of squares of the difference that no operation has explained yet.
         noise: Sum of squares that rounding may leave.
         grown: Tokens that the child has more; they are not compared.
+        holes: Entries that are no numbers (NaN, infinite) in the parent, and in the child; they are not compared.
         marks: What operations have said of it, in words.
     """
 
@@ -50,6 +51,7 @@ class Layer:
     left: float
     noise: float
     grown: int = 0
+    holes: tuple[int, int] = (0, 0)
     marks: tuple[str, ...] = ()
 
     @property
@@ -175,13 +177,14 @@ class Pair:
         kept = kept_units(parent, child, pairings, known)
         layers = []
         for p in pairings:
+            holes = _holes(parent.weights[p.a], whole=whole), _holes(child.weights[p.b], whole=whole)
             slices = cuts.slices(p.a) if whole else iter([(cuts[p.a].a, cuts[p.a].b)])
-            measured = measure(slices)
+            measured = None if any(holes) else measure(slices)
             if measured is None:
                 pieces = restricted(parent, child, p, known, kept)
                 measured = None if pieces is None else measure(iter([pieces]))
             layer = _layer(parent, child, p.a, p.b, measured, matrix=True)
-            layers.append(replace(layer, grown=_grown(parent, child, p, known)))
+            layers.append(replace(layer, grown=_grown(parent, child, p, known), holes=holes))
             cuts.drop(p.a)
         layers += list(_vectors(parent, child, pairings, known, kept))
         seen_a, seen_b = {layer.a for layer in layers}, {layer.b for layer in layers}
@@ -198,7 +201,7 @@ class Pair:
         Returns:
             A new pair.
         """
-        if self.kept or any(layer.grown or layer.measured is None for layer in self.layers):
+        if self.kept or any(layer.grown or any(layer.holes) or layer.measured is None for layer in self.layers):
             turned = tuple(Pairing(p.b, p.a, p.axes_b, p.axes_a, p.cost) for p in pairings)
             return Pair.of(self.child, self.parent, turned, whole=self.whole)
         layers = tuple(_layer(self.child, self.parent, x.b, x.a, x.sums.turned(), matrix=x.matrix) for x in self.layers)
@@ -207,6 +210,19 @@ class Pair:
 
 def _rows_to_look_at(tensor: Tensor) -> int:
     return min(tensor.shape[0], max(LEAST, (1 << 18) // max(1, tensor.size // max(1, tensor.shape[0]))))
+
+
+def _holes(tensor: Tensor, *, whole: bool) -> int:
+    """Entries that are no numbers: of the rows that are compared, a few at a time."""
+    if not tensor.shape or not tensor.size:
+        return 0
+    step = max(1, (1 << 20) // max(1, tensor.size // tensor.shape[0]))
+    last = tensor.shape[0] if whole else rows_to_read(tensor, ENTRIES, LEAST)
+    found = 0
+    for start in range(0, last, step):
+        x = np.asarray(tensor.rows(start, min(start + step, last)), np.float32)
+        found += 0 if finite(x) is x else int((~np.isfinite(x)).sum())
+    return found
 
 
 def _grown(parent: Model, child: Model, p: Pairing, known: Structure) -> int:
@@ -230,14 +246,14 @@ def _vectors(
 ) -> Iterator[Layer]:
     """Biases, gains and statistics: of one name, or beside matrices that were paired."""
     own = set(matrices(parent)) | set(matrices(child))
-    beside = {_stem(p.a): _stem(p.b) for p in pairings}
+    beside = {stem(p.a): stem(p.b) for p in pairings}
     taken = {b: a for a, b in beside.items()}
     for name, tensor in parent.weights.items():
         if name in own or not tensor.is_float or not tensor.size:
             continue
-        stem = _stem(name)
-        same_name = name in child.weights and beside.get(stem, stem) == stem and taken.get(stem, stem) == stem
-        other = name if same_name else beside.get(stem, "") + name.removeprefix(stem)
+        layer = stem(name)
+        same_name = name in child.weights and beside.get(layer, layer) == layer and taken.get(layer, layer) == layer
+        other = name if same_name else beside.get(layer, "") + name.removeprefix(layer)
         if other not in child.weights or other in own or not child.weights[other].is_float:
             continue
         axes = tuple(i for i, s in enumerate(tensor.shape) if s > 1)
@@ -249,8 +265,17 @@ def _vectors(
         if pieces is not None:
             x, y = (piece.reshape(-1) for piece in pieces)
             measured = measure(iter([(x, y)]))
-        yield _layer(parent, child, name, other, measured, matrix=False)
+        holes = _holes(tensor, whole=True), _holes(child.weights[other], whole=True)
+        yield replace(_layer(parent, child, name, other, measured, matrix=False), holes=holes)
 
 
-def _stem(name: str) -> str:
+def stem(name: str) -> str:
+    """The layer that a tensor belongs to.
+
+    Args:
+        name: Its name.
+
+    Returns:
+        The name without its last part; empty where it has only one.
+    """
     return name.rsplit(".", 1)[0] if "." in name else ""

@@ -26,7 +26,7 @@ class Mask:
 
 @dataclass(frozen=True)
 class WeightsPruned(AbstractOperation):
-    """Entries of the parent's matrices that are zero in the child.
+    """Entries of the parent's matrices that are zero in the child, or whole biases and gains.
 
     Attributes:
         least: Share of zeroed entries from which a matrix counts as pruned.
@@ -43,8 +43,8 @@ class WeightsPruned(AbstractOperation):
         if self.name in pair.taken or ("quantized" not in pair.taken and _coded(pair)):
             return None
         zeroed = {
-            m.b: m for m in pair.open if m.matrix and m.sums.zeroed >= self.least
-            and m.sums.zeros[1] >= 4
+            m.b: m for m in pair.open if (m.sums.zeroed >= self.least and m.sums.zeros[1] >= 4 if m.matrix
+                                          else _emptied(m))
         }  # fmt: skip
         if not zeroed:
             return None
@@ -53,19 +53,27 @@ class WeightsPruned(AbstractOperation):
         bits = sum(_mask_bits(zeroed[b], mask, self.exact) for b, mask in masks.items())
         counts = [(m.sums.zeros[1], m.sums.read) for m in zeroed.values()]
         inside = sum(z for z, _ in counts) / sum(n for _, n in counts)
-        everywhere = sum(m.sums.read for m in pair.matrices)
+        of_matrices = sum(m.matrix for m in zeroed.values())
+        what = [f"{n} {w}" for n, w in ((of_matrices, "matrices"), (len(zeroed) - of_matrices, "biases or gains")) if n]
+        everywhere = sum(m.sums.read for m in pair.layers if m.matrix or m.b in zeroed)
         overall = sum(z for z, _ in counts) / max(1, everywhere)
         patterns = sorted({mask.pattern for mask in masks.values()})
         before = all(mask.misplaced <= self.exact or mask.pattern == "random" for mask in masks.values())
         step = Step(
             self.name,
             RelationKind.PRUNED,
-            f"{inside:.0%} of the weights of {len(zeroed)} matrices are zero (chosen by {' and '.join(patterns)})",
+            f"{inside:.0%} of the weights of {' and '.join(what)} are zero"
+            + (f" (chosen by {' and '.join(patterns)})" if patterns != ["whole"] else ""),
             {"zeroed": overall, "ratio": inside, "pattern": patterns, "tensors": sorted(zeroed)},
             bits=bits,
             place=0.5 if before else 2.0,
         )
         return Explained(step, pair.with_layers(changed, self.name))
+
+
+def _emptied(vector: Layer) -> bool:
+    """Whether a bias or a gain is nothing but zeros, and was more."""
+    return vector.sums.read > 0 and vector.sums.norm_b == 0 and vector.sums.norm_a > 0
 
 
 def _coded(pair: Pair) -> bool:

@@ -5,10 +5,11 @@ from collections.abc import Iterator
 import numpy as np
 
 from stemma.fingerprints.tensor_content import matrices
-from stemma.kinship.weights.unit_map import AxisMap, UnitMap
+from stemma.kinship.relation.pair import stem
+from stemma.kinship.weights.unit_map import AxisMap, UnitMap, key, labels
 from stemma.models.arrays import from_arrays
 from stemma.models.model import Model
-from stemma.models.structure import AxisLabel, Structure
+from stemma.models.structure import Structure
 from stemma.models.units import structure
 
 
@@ -36,10 +37,9 @@ def _matrices(reference: Model, target: Model, found: UnitMap, known: Structure)
     own, other = matrices(reference), matrices(target)
     for name, t in found.tensors.items():
         x = own[name].array().astype(np.float32)
-        labels = [label for label, size in zip(known.axes[name], x.shape, strict=True) if size > 1]
         x = x.reshape([s for s in x.shape if s > 1])
-        for axis, label in enumerate(labels):
-            x = _moved(x, axis, found.axes.get(_key(name, axis, label) or ""))
+        for axis, label in enumerate(labels(known, name)):
+            x = _moved(x, axis, found.axes.get(key(name, axis, label) or ""))
         yield t.target, _laid_out(x, t.axes, other[t.target].shape)
 
 
@@ -48,16 +48,6 @@ def _laid_out(x: np.ndarray, axes: tuple[int, ...], shape: tuple[int, ...]) -> n
     x = x.transpose(np.argsort(axes))
     sizes = iter(x.shape)
     return x.reshape([next(sizes) if s > 1 else 1 for s in shape])
-
-
-def _key(name: str, axis: int, label: AxisLabel) -> str | None:
-    """Under which name the map of an axis is kept."""
-    if label.kind == "fixed":
-        return None
-    only = label.segments[0]
-    if len(label.segments) == 1 and only.block == 1:
-        return label.group or f"{name}[{axis}]"
-    return f"{name}[{axis}]"
 
 
 def _moved(x: np.ndarray, axis: int, m: AxisMap | None) -> np.ndarray:
@@ -73,21 +63,18 @@ def _moved(x: np.ndarray, axis: int, m: AxisMap | None) -> np.ndarray:
 
 
 def _vectors(reference: Model, target: Model, found: UnitMap, known: Structure) -> Iterator[tuple[str, np.ndarray]]:
-    beside = {_stem(n): _stem(t.target) for n, t in found.tensors.items()}
+    beside = {stem(n): stem(t.target) for n, t in found.tensors.items()}
     own = matrices(reference)
+    shared = {(stem(n), label): key(n, i, label) for n in found.tensors for i, label in enumerate(labels(known, n))}
     for name, tensor in reference.weights.items():
         if name in own or not tensor.is_float:
             continue
-        stem = _stem(name)
-        other = name if name in target.weights else beside.get(stem, stem) + name.removeprefix(stem)
+        layer = stem(name)
+        other = name if name in target.weights else beside.get(layer, layer) + name.removeprefix(layer)
         if other not in target.weights or target.weights[other].size != tensor.size:
             continue
         x = tensor.array().astype(np.float32)
         for axis, label in enumerate(known.axes.get(name, ())):
-            if label.group and x.shape[axis] > 1:
-                x = _moved(x, axis, found.axes.get(label.group))
+            if x.shape[axis] > 1:
+                x = _moved(x, axis, found.axes.get(shared.get((layer, label)) or label.group))
         yield other, x.reshape(target.weights[other].shape)
-
-
-def _stem(name: str) -> str:
-    return name.rsplit(".", 1)[0] if "." in name else ""

@@ -27,6 +27,12 @@ class Rescaled(AbstractOperation):
         if not (missing[0] >= set(matrices(pair.parent)) and missing[1] >= set(matrices(pair.child))):
             return None
         folded = len(pair.parent.tensors) != len(pair.child.tensors)
+        from stemma.kinship.relation.same_function import keeps_function
+
+        if not folded and not keeps_function(pair, rescaled=True):
+            return None
+        if not folded and all(layer.settled for layer in pair.matrices):
+            return None  # no unit was rescaled: whatever happened to biases and norms is something else
         units = sum(layer.sums.rows.shape[1] for layer in pair.matrices)
         residual = max(min(m.sums.scaled, m.sums.relative) for m in pair.matrices)
         kind = RelationKind.REFORMATTED if folded else RelationKind.PERMUTED

@@ -70,6 +70,8 @@ def _complete(pair: Pair) -> bool:
     """Whether every layer is explained, and every tensor that only one of the models has."""
     if pair.open:
         return False
+    if any(any(layer.holes) for layer in pair.layers) and "damaged" not in pair.taken:
+        return False
     if pair.kept and "units removed" not in pair.taken:
         return False
     if any(layer.grown for layer in pair.layers) and not {"reformatted", "vocabulary grown"} & set(pair.taken):

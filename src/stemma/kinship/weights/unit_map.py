@@ -153,6 +153,38 @@ def equilibrated(x: np.ndarray) -> np.ndarray:
     return x
 
 
+def labels(known: Structure, name: str) -> list[AxisLabel]:
+    """What the axes of a tensor carry, those of length one left out.
+
+    Args:
+        known: The structure of its model.
+        name: The tensor.
+
+    Returns:
+        One label per axis.
+    """
+    return [label for label in known.axes[name] if sum(s.rows for s in label.segments) > 1]
+
+
+def key(name: str, axis: int, label: AxisLabel) -> str | None:
+    """Under which name the map of an axis is kept and shared between tensors.
+
+    Args:
+        name: The tensor.
+        axis: Position among its axes longer than one.
+        label: What the axis carries.
+
+    Returns:
+        The group where whole axes belong to one; None for a fixed axis.
+    """
+    if label.kind == "fixed":
+        return None
+    only = label.segments[0]
+    if len(label.segments) == 1 and only.block == 1:
+        return label.group or f"{name}[{axis}]"
+    return f"{name}[{axis}]"
+
+
 class _Walk:
     """State of one search. Private: the only mutable object of the stage, alive inside `find`."""
 
@@ -171,18 +203,10 @@ class _Walk:
         self.tensors: dict[str, TensorMap] = {}
 
     def labels(self, name: str) -> list[AxisLabel]:
-        stored = self.known.axes[name]
-        return [label for label in stored if sum(s.rows for s in label.segments) > 1]
+        return labels(self.known, name)
 
     def key(self, name: str, axis: int) -> str | None:
-        """Name under which an axis' map is shared between tensors; None for a fixed axis."""
-        label = self.labels(name)[axis]
-        if label.kind == "fixed":
-            return None
-        only = label.segments[0]
-        if len(label.segments) == 1 and only.block == 1:
-            return label.group or f"{name}[{axis}]"
-        return f"{name}[{axis}]"
+        return key(name, axis, self.labels(name)[axis])
 
     def unknown(self, name: str) -> list[str]:
         """Keys of the axes that no map is known for yet."""
