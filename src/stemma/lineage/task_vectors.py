@@ -7,9 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from stemma.errors import MisuseError
-
-FLOAT32, FLOAT16, BFLOAT16 = 2.0**-24, 2.0**-11, 2.0**-8
-"""Largest relative rounding error of one stored number."""
+from stemma.kinship.weights.residual import rounding_of
 
 BASES = 4
 """Candidates that are tried as the base where none was given."""
@@ -127,7 +125,7 @@ def task_vectors(
     origin = candidates.mean(0) if base is None and len(candidates) else np.zeros_like(child)
     origin = np.asarray(base, np.float64) if base is not None else origin
     size = np.abs(candidates).max(0, initial=0.0) + np.abs(origin)
-    tolerance = slack * (rounding(child) * np.abs(child) + max(map(rounding, everyone[1:]), default=0.0) * size)
+    tolerance = slack * (rounding_of(child) * np.abs(child) + max(map(rounding_of, everyone[1:]), default=0.0) * size)
     keep = np.flatnonzero(finite)
     moves = candidates[:, keep] - origin[keep]
     return TaskVectors(
@@ -188,22 +186,6 @@ def central(vectors: TaskVectors) -> list[int]:
     equal = [float((np.abs(vectors.child - row) <= vectors.tolerance)[moved].mean()) for row in vectors.moves]
     order = sorted(range(vectors.n), key=lambda i: (-round(equal[i], 3), spread[i]))
     return order[:BASES]
-
-
-def rounding(values: np.ndarray) -> float:
-    """Relative rounding error of the number format that values were stored in, read off the values themselves.
-
-    Args:
-        values: `[k]`, from any format, widened.
-
-    Returns:
-        That of the narrowest float that holds all of them.
-    """
-    finite = values[np.isfinite(values)].astype(np.float32)
-    if not ((finite.view(np.uint32) & 0xFFFF) != 0).any():
-        return BFLOAT16
-    with np.errstate(over="ignore"):
-        return FLOAT16 if np.array_equal(finite.astype(np.float16).astype(np.float32), finite) else FLOAT32
 
 
 def _matrices(spans: Sequence[Span], finite: np.ndarray) -> tuple[tuple[int, int, int], ...]:

@@ -7,7 +7,7 @@ from stemma.kinship.relation.base import AbstractOperation
 from stemma.kinship.relation.explanation import Explanation, LayerChange, Step
 from stemma.kinship.relation.pair import Layer, Pair
 from stemma.kinship.relation.search import Account, accounts, plain_bits
-from stemma.kinship.weights.residual import ROUNDING
+from stemma.kinship.weights.residual import rounding
 from stemma.models.model import Model
 from stemma.types import Relation, RelationKind
 
@@ -160,7 +160,7 @@ def made_from(found: Explanation, a: Model, b: Model) -> str:
         return first
     if found.steps[0].name == "normalisation folded":
         return first if len(parent.tensors) > len(child.tensors) else second
-    widths = [max((ROUNDING[t.dtype] for t in m.tensors.values() if t.is_float), default=0.0) for m in (parent, child)]
+    widths = [max((rounding(m, n) for n, t in m.tensors.items() if t.is_float), default=0.0) for m in (parent, child)]
     if found.relative and widths[0] != widths[1]:  # equal numbers in two widths may have been widened or narrowed
         return first if widths[0] < widths[1] else second
     return ""

@@ -6,7 +6,8 @@ import numpy as np
 
 from stemma.kinship.weights.correspondence import Pairing
 from stemma.kinship.weights.units_of_pair import Cuts
-from stemma.models.model import Model
+from stemma.models.model import Model, Tensor
+from stemma.types import Digest
 
 ROUNDING = {"F64": 2.0**-53, "F32": 2.0**-24, "F16": 2.0**-11, "BF16": 2.0**-8, "F8_E4M3": 2.0**-4, "F8_E5M2": 2.0**-3}
 """Largest relative rounding error of one stored number."""
@@ -15,14 +16,68 @@ SLACK = 64.0
 """Roundings that a function-preserving rewrite may pile up in float32 arithmetic before it is stored."""
 
 
+PEEK, TELLING, REMEMBERED = 4096, 64, 256
+"""Entries of a tensor that show its number format, distinct values that some matrix has to have for that, and models
+whose format is remembered."""
+
+
 def rounding(model: Model, name: str) -> float:
-    """Relative rounding error of a tensor as stored (codes of eight bits or fewer count as quantised, not rounded).
+    """Relative rounding error of a tensor's numbers (codes of eight bits or fewer count as quantised, not rounded).
+
+    A model that was rounded to half precision and stored in wider floats again keeps the error of half precision.
+    Cost: the first entries of the tensors are read, once for each model.
 
     Returns:
         A relative error.
     """
     stored = model.tensors.get(name)
-    return ROUNDING.get(stored.dtype if stored is not None else model.weights[name].dtype, ROUNDING["F32"])
+    own = ROUNDING.get(stored.dtype if stored is not None else model.weights[name].dtype, ROUNDING["F32"])
+    if stored is None or own > ROUNDING["F32"] or not stored.is_float:
+        return own
+    narrow = _narrowest(model)
+    return narrow if narrow > own and rounding_of(_first(stored)) >= narrow else own
+
+
+def _narrowest(model: Model) -> float:
+    """The error of the narrowest floats that hold all matrices of a model; that of 64 bits where nothing tells."""
+    if model.digest not in _known:
+        seen = [_first(t) for t in model.tensors.values() if t.is_float and sum(s > 1 for s in t.shape) >= 2]
+        telling = max((len(np.unique(x)) for x in seen), default=0) >= TELLING
+        while len(_known) >= REMEMBERED:
+            _known.pop(next(iter(_known)), None)
+        _known[model.digest] = min(rounding_of(x) for x in seen) if telling else ROUNDING["F64"]
+    return _known.get(model.digest, ROUNDING["F64"])
+
+
+_known: dict[Digest, float] = {}
+
+
+def _first(tensor: Tensor) -> np.ndarray:
+    """The first entries of a tensor, as they are stored."""
+    if not tensor.shape or not tensor.size:
+        return np.asarray(tensor.array()).reshape(-1)
+    rows = min(tensor.shape[0], max(1, PEEK // max(1, tensor.size // tensor.shape[0])))
+    return np.asarray(tensor.rows(0, rows)).reshape(-1)[:PEEK]
+
+
+def rounding_of(values: np.ndarray) -> float:
+    """Relative rounding error of the number format that values were stored in, read off the values themselves.
+
+    Args:
+        values: `[k]`, from any format, widened.
+
+    Returns:
+        That of the narrowest float (of 16 or 32 bits) that holds all finite ones; of 64 bits where none does.
+    """
+    finite = values[np.isfinite(values)]
+    with np.errstate(over="ignore"):
+        single = finite.astype(np.float32)
+        if not np.array_equal(single.astype(finite.dtype), finite):
+            return ROUNDING["F64"]
+        if not ((single.view(np.uint32) & 0xFFFF) != 0).any():
+            return ROUNDING["BF16"]
+        half = np.array_equal(single.astype(np.float16).astype(np.float32), single)
+    return ROUNDING["F16"] if half else ROUNDING["F32"]
 
 
 def recast_equal(a: Model, b: Model, pairings: Sequence[Pairing]) -> bool:
