@@ -13,6 +13,8 @@ from stemma.kinship.relation.explain import explain
 from stemma.models.load import from_arrays
 from stemma.models.model import Model
 from stemma.types import RelationKind as R
+from stemma.zoo.cases import models
+from stemma.zoo.recipe import build_all
 
 WIDTH = 64
 LAYERS = ("layers.0", "layers.1", "layers.2", "head")
@@ -154,3 +156,28 @@ def test_a_sketch_does_not_depend_on_the_scale_of_the_weights() -> None:
     for found in (large, vast):
         assert np.array_equal(plain["units"], found["units"])
     assert not np.array_equal(plain["units"], other["units"])
+
+
+def test_descendants_are_not_called_siblings_while_siblings_are() -> None:
+    lines = (("finetuned-other-data", "finetuned-twice"), ("finetuned-task", "finetuned-twice-other-task"),
+             ("root", "finetuned-twice"), ("root", "finetuned-twice-other-task"), ("root", "cousin"))  # fmt: skip
+    apart = (("finetuned-same-data", "finetuned-other-data"), ("finetuned-task", "finetuned-decayed"),
+             ("finetuned-sgd", "finetuned-long"))  # fmt: skip
+    said: tuple[list[R], list[R]] = ([], [])
+    for seed in (41, 42, 43):
+        known = {n.rsplit("/", 1)[1]: r for n, r in models("mlp", seed).items()}
+        wanted = {n: known[n] for pair in (*lines, *apart) for n in pair}
+        built = dict(zip(wanted, build_all(list(wanted.values())), strict=True))
+        for out, pairs in zip(said, (lines, apart), strict=True):
+            out += [compare(built[a], built[b]).relation.kind for a, b in pairs]
+    assert said[0].count(R.SIBLINGS) == 0
+    assert said[0].count(R.FINETUNED) >= 12
+    assert said[1].count(R.SIBLINGS) >= 4
+    assert said[1].count(R.FINETUNED) <= 1
+
+
+def test_networks_unlike_those_that_were_measured_are_told_no_story_and_why() -> None:
+    a = base()
+    found = explain(from_arrays(a, "a"), from_arrays(noisy(a, 0.01), "b"))
+    assert found.kind is R.RELATED
+    assert "unlike every kind of network" in found.sentence

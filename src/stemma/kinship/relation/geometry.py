@@ -18,8 +18,10 @@ import numpy as np
 from stemma.kinship.relation.pair import Layer, Pair
 from stemma.types import RelationKind
 
-VERSION = 1
+VERSION = 2
 """Raised with every new calibration (`geometry.json`): answers of another one are not recalled."""
+
+NETWORKS = {"mlp": "perceptrons", "cnn": "CNNs", "vit": "vision transformers", "lm": "language models"}
 
 KINDS = (RelationKind.FINETUNED, RelationKind.SIBLINGS, RelationKind.SAME_INIT)
 
@@ -29,10 +31,6 @@ FEATURES = (
     "least rank of change", "difference of norms", "share of matrices changed",
 )  # fmt: skip
 """What is measured of a pair: see `features`."""
-
-SURE = 0.7
-"""Probability below which no story is told: the lowest of those looked at (benchmarks/results/relation_geometry.json)
-above which at least 97 % of the pairs of families that were left out of calibration were told rightly."""
 
 
 @dataclass(frozen=True)
@@ -44,17 +42,19 @@ class Story:
         probability: Of the likeliest, as calibrated; None where the pair is unlike all that was calibrated on.
         position: Where the common origin lies between parent (0) and child (1), by norms alone: about 0 or below for a
             child, one half for siblings, above 1 where the roles are exchanged.
+        why: Why no story is told, where none is.
     """
 
     kind: RelationKind
     probability: float | None
     position: float | None
+    why: str = ""
 
 
 LATER = Story(RelationKind.FINETUNED, None, None)
 """Where another operation shows which of the two is the later one."""
 
-UNTOLD = Story(RelationKind.RELATED, None, None)
+UNTOLD = Story(RelationKind.RELATED, None, None, "tensors have nothing in common that would show it")
 """Where tensors may not have been put side by side rightly."""
 
 
@@ -75,12 +75,17 @@ def story(pair: Pair) -> Story:
     a, d = sum(m.sums.norm_a for m in changed), sum(m.sums.difference for m in changed)
     position = float((a - sum(m.sums.inner for m in changed)) / d)
     measured, fitted = features(pair), model()
-    if unlikeness(measured, fitted) > fitted["reach"]:
-        return Story(RelationKind.RELATED, None, position)
+    network, away = nearest(measured, fitted)
+    if away > fitted["reach"]:
+        return Story(RelationKind.RELATED, None, position, "unlike every kind of network whose trainings were measured")
     p = probabilities(measured, fitted)
     best = int(np.argmax(p))
-    kind = KINDS[best] if p[best] >= SURE else RelationKind.RELATED
-    return Story(kind, float(p[best]), position)
+    least = fitted["sure"][network][KINDS[best].value]
+    if p[best] >= least:
+        return Story(KINDS[best], float(p[best]), position)
+    asked = f"below the {least:.2f} that is asked" if least <= 1 else "which is not told surely enough"
+    why = f"{KINDS[best].value} is likeliest, {asked} of networks that look like {NETWORKS[network]}"
+    return Story(RelationKind.RELATED, float(p[best]), position, why)
 
 
 def _matrices(pair: Pair) -> list[Layer]:
@@ -166,19 +171,21 @@ def probabilities(measured: np.ndarray, fitted: Mapping[str, Any]) -> np.ndarray
     return out
 
 
-def unlikeness(measured: np.ndarray, fitted: Mapping[str, Any]) -> float:
-    """How far a pair lies from everything that was calibrated on: what the networks say there means nothing.
+def nearest(measured: np.ndarray, fitted: Mapping[str, Any]) -> tuple[str, float]:
+    """Which calibrated kind of network a pair looks like, and how far from it: far off, the networks mean nothing.
 
     Args:
         measured: As `features` gives it.
         fitted: For each kind of network and relation of the calibration, mean and inverse covariance.
 
     Returns:
-        Square of the Mahalanobis distance from the nearest of them.
+        The kind of network, and the square of the Mahalanobis distance from the nearest of its relations.
     """
     x = (measured - np.asarray(fitted["mean"])) / np.asarray(fitted["scale"])
     away = [(x - np.asarray(n["mean"]), np.asarray(n["precision"])) for n in fitted["neighbourhoods"]]
-    return min(float(d @ precision @ d) for d, precision in away)
+    distances = [float(d @ precision @ d) for d, precision in away]
+    best = int(np.argmin(distances))
+    return fitted["neighbourhoods"][best]["network"], distances[best]
 
 
 @lru_cache(maxsize=1)
@@ -186,6 +193,7 @@ def model() -> Mapping[str, Any]:
     """The calibrated networks, made by benchmarks/relation_geometry.py from families of known history.
 
     Returns:
-        As `probabilities` takes them, with `made`: from which families, and when.
+        As `probabilities` takes them, with `sure`: the probability asked of each kind of network and relation, above
+        one where it is never said; and `made`: from which families, and when.
     """
     return json.loads((resources.files("stemma.kinship.relation") / "geometry.json").read_text())

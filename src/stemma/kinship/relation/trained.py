@@ -68,7 +68,8 @@ def _mark(layer: Layer) -> str:
 
 
 def _sureness(found: geometry.Story) -> str:
-    return "" if found.probability is None else f"; probability {found.probability:.2f} by geometry"
+    sure = "" if found.probability is None else f"; probability {found.probability:.2f} by geometry"
+    return f"{sure} ({found.why})" if found.why else sure
 
 
 def _relative(changed: tuple[Layer, ...]) -> float:
