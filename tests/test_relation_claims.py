@@ -71,6 +71,12 @@ def test_a_trip_through_half_precision_is_a_format_and_noise_of_its_size_is_not(
     half = {n: x.astype(np.float16).astype(np.float32) for n, x in a.items()}
     brain = {n: as_bfloat16(x) for n, x in a.items()}
     assert told(a, half) == told(a, brain) == (R.REFORMATTED, ["reformatted"])
+    for child, format_ in ((half, "float16"), (brain, "bfloat16")):
+        found = explain(from_arrays(a, "a"), from_arrays(child, "b"))
+        assert found.steps[0].parameters["rounded_to"] == ["", format_]
+        assert f"the child rounded to {format_} and stored wider" in found.sentence
+    near = {n: as_bfloat16(x) for n, x in noisy(a, 2.0**-9).items()}
+    assert told(a, near)[0] is R.RELATED
     assert told(a, noisy(a, 2.0**-12))[0] is R.RELATED
     assert told(a, noisy(a, 2.0**-9))[0] is R.RELATED
 

@@ -7,6 +7,8 @@ from stemma.fingerprints.tensor_content import matrices
 from stemma.kinship.relation.base import AbstractOperation, Explained
 from stemma.kinship.relation.explanation import Step
 from stemma.kinship.relation.pair import Pair
+from stemma.kinship.weights.correspondence import by_name
+from stemma.kinship.weights.residual import ROUNDING, recast_equal, rounding
 from stemma.models.model import Model
 from stemma.types import RelationKind
 
@@ -25,11 +27,23 @@ class Reformatted(AbstractOperation):
             return None
         if any(not layer.settled for layer in pair.open) and not _folded(pair):
             return None
+        narrow = [_rounded_to(model) for model in (pair.parent, pair.child)]
+        if (
+            any(narrow)
+            and _one_layout(pair)
+            and not recast_equal(pair.parent, pair.child, by_name(pair.parent, pair.child))
+        ):
+            return None  # so near, but not what rounding makes
         formats = [_formats(model) for model in (pair.parent, pair.child)]
         renamed = set(pair.parent.tensors) != set(pair.child.tensors)
         grown = {layer.b: layer.grown for layer in pair.layers if layer.grown}
         what = [
             *([f"{'/'.join(formats[0])} stored as {'/'.join(formats[1])}"] if formats[0] != formats[1] else []),
+            *[
+                f"the {who} rounded to {to} and stored wider"
+                for who, to in zip(("parent", "child"), narrow, strict=True)
+                if to and narrow[0] != narrow[1]
+            ],
             *(["other names"] if renamed else []),
             *([f"{max(grown.values())} more tokens"] if grown else []),
         ]
@@ -37,10 +51,29 @@ class Reformatted(AbstractOperation):
             self.name,
             RelationKind.REFORMATTED,
             "all weights agree up to the rounding of their number formats" + (f" ({', '.join(what)})" if what else ""),
-            {"dtypes": formats, "names_changed": renamed, **({"vocabulary_grown": grown} if grown else {})},
+            {
+                "dtypes": formats,
+                "rounded_to": narrow,
+                "names_changed": renamed,
+                **({"vocabulary_grown": grown} if grown else {}),
+            },
         )
         settled = {layer.b: layer.explained("") for layer in pair.open}
         return Explained(step, pair.with_layers(settled, self.name))
+
+
+def _one_layout(pair: Pair) -> bool:
+    """Whether names and sizes of all matrices are the same, so that entries can be compared one by one."""
+    own, other = matrices(pair.parent), matrices(pair.child)
+    return own.keys() == other.keys() and all(t.shape == other[n].shape for n, t in own.items())
+
+
+def _rounded_to(model: Model) -> str:
+    """The half precision that all matrices of a model fit, though they are stored in wider floats; else nothing."""
+    found = matrices(model)
+    wide = [n for n in found if n in model.tensors and model.tensors[n].dtype in ("F32", "F64")]
+    widest = min((rounding(model, n) for n in wide), default=0.0) if len(wide) == len(found) else 0.0
+    return {ROUNDING["F16"]: "float16", ROUNDING["BF16"]: "bfloat16"}.get(widest, "")
 
 
 def _folded(pair: Pair) -> bool:

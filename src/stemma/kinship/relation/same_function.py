@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from stemma.kinship.relation.pair import Layer, Pair
+from stemma.kinship.relation.reformatted import Reformatted
 from stemma.kinship.relation.remapped import remapped
 from stemma.kinship.relation.scaled import Scaled
 from stemma.kinship.weights.correspondence import by_name
@@ -60,7 +61,7 @@ def keeps_function(pair: Pair, *, rescaled: bool) -> bool:
         return False
     vectors = [v for v in pair.layers if not v.matrix and not v.statistic and v.measured is not None]
     if not rescaled and pair.parent.tensors.keys() == pair.child.tensors.keys() and not _folded(vectors):
-        return all(v.settled for v in vectors)
+        return Reformatted().explain(pair) is not None and all(v.settled for v in vectors)
     return _folded(vectors) or (all(_same_signs(v) for v in vectors) and _cancel(pair))
 
 
