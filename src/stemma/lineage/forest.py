@@ -144,7 +144,7 @@ class _Drawing:
         for copy, original in alike.items():
             if copy != original:
                 self.pair(original, copy, None)
-        for part in apart(self.g.squared, kept, self.family.known):
+        for part in apart(self.g.squared, kept, self.family.known, self.direction):
             numbered = self.part(part, numbered)
         for child, parents in self.family.known.items():
             for p, share in sorted(parents.shares.items()):

@@ -1,12 +1,13 @@
 """Models whose parents are known beforehand: merges, and what was cut from a model that is here."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
 
 from stemma.kinship.weights.entries import Entries
+from stemma.lineage.additive_tree import spanning_tree
 from stemma.lineage.distances import SAME, Distances
 from stemma.lineage.merges import MergeRegression
 from stemma.types import RelationKind
@@ -22,6 +23,14 @@ PARALLEL = 0.6
 
 CUT, EQUAL = 0.05, 1e-3
 """Share of zeros from which a model may have been pruned; largest difference elsewhere, in root mean squares."""
+
+
+BEYOND = 2 / 3
+"""Share of the way between a merge and a model by which others are farther from one of them than from the other, if the
+one was made from the other: half way between what a child shows and what the sibling of a parent shows."""
+
+MOST = 0.9
+"""Quantile of those shares that is looked at."""
 
 
 @dataclass(frozen=True)
@@ -148,38 +157,112 @@ def _pruned(family: Entries, distances: Distances) -> dict[int, Parents]:
     return out
 
 
-def apart(distances: np.ndarray, rows: list[int], known: Mapping[int, Parents]) -> list[list[int]]:
+def apart(
+    distances: np.ndarray, rows: list[int], known: Mapping[int, Parents],
+    direction: Callable[[int, int], tuple[float, float]] = lambda a, b: (0.0, 0.0),
+) -> list[list[int]]:  # fmt: skip
     """Models that form one tree: all without one of known parents above them, and each of those with its descendants.
 
-    No tree holds a merge with all its parents, so it is taken out, with what descends from it: models that are nearer
-    to it, or to another descendant of it, than to any model of another tree. Its own parents are not among them.
+    No tree holds a merge with all its parents, so it is taken out, with what descends from it: models that hang on it
+    by the shortest ways, and that the others see beyond it. Its own parents are not among them, nor are their
+    siblings, although a mean of two models is near to all of them.
 
     Args:
         distances: Squared distances `[n, n]`.
         rows: Positions of the models that count.
         known: Parents by position.
+        direction: Log-odds that one model is an ancestor of another, and the reverse: a root lies to a merge of its
+            children as a child of the merge would, with all that was made from it.
 
     Returns:
         Positions of the members of each tree; a model of known parents comes first in its own.
     """
-    own = {m: m for m in rows if m in known}
-    rest = [r for r in rows if r not in own]
-    if not own:
+    merges = [m for m in rows if m in known]
+    if not merges:
         return [rows]
-    barred = {(p, m) for m in own for p in known[m].shares}
-    whose: dict[int, int | None] = {r: None for r in rest}
-    for _ in range(len(rows)):
-        moved = False
-        for r in rest:
-            near = min((c for c in rows if c != r and (r, c) not in barred), key=lambda c: distances[r, c], default=r)
-            goes = own.get(near, whose.get(near))
-            if goes is not None and whose[r] is None and not _above(r, goes, known):
-                whose[r], moved = goes, True
-        if not moved:
+    goes: dict[int, int] = {}
+    sides = [
+        (m, r, part) for m, r, part in _sides(distances, rows, known) if not any(_above(v, m, known) for v in part)
+    ]
+    while sides:  # first what looks most like a descendant: it has no say about the others then
+        shares = []
+        for m, r, part in sides:
+            own = {m, *part, *known[m].shares, *(v for v in goes if goes[v] == m)}
+            shares.append(_between(distances, r, m, [x for x in rows if x not in own]))
+        passed = [k for k, (m, r, _) in enumerate(sides) if _below(shares[k], *direction(r, m))]
+        if not passed:
             break
-    out = [[m, *(r for r in rest if whose[r] == m)] for m in own]
-    main = [r for r in rest if whose[r] is None]
-    return [*([main] if main else []), *out]
+        m, _, part = sides[max(passed, key=lambda k: direction(sides[k][1], sides[k][0])[1])]
+        goes |= dict.fromkeys(part, m)
+        sides = [side for side in sides if not goes.keys() & set(side[2])]
+    main = [r for r in rows if r not in known and r not in goes]
+    return [*([main] if main else []), *([m, *(r for r in rows if goes.get(r) == m)] for m in merges)]
+
+
+def _sides(
+    distances: np.ndarray, rows: list[int], known: Mapping[int, Parents]
+) -> list[tuple[int, int, tuple[int, ...]]]:
+    """What hangs together without the merges, where it comes nearest to a merge.
+
+    Returns:
+        (merge, nearest model, all models of that part), the shortest way first: edges of a minimum spanning tree.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    d = distances[np.ix_(rows, rows)].astype(np.float64)
+    at = {r: i for i, r in enumerate(rows)}
+    tree = [(rows[i], rows[j]) for i, j in spanning_tree(d)]
+    inside = [e for e in tree if not known.keys() & set(e)]
+    linked = coo_array(
+        (np.ones(len(inside)), np.array([[at[v] for v in e] for e in inside], int).reshape(-1, 2).T), d.shape
+    )
+    label = connected_components(linked, directed=False)[1]
+    part = {r: tuple(v for v in rows if label[at[v]] == label[at[r]]) for r in rows}
+    ends = [(m, r) for e in tree for m, r in (e, e[::-1]) if m in known and r not in known]
+    return [(m, r, part[r]) for m, r in sorted(ends, key=lambda e: (d[at[e[0]], at[e[1]]], e))]
+
+
+def _between(distances: np.ndarray, model: int, merge: int, others: Sequence[int]) -> np.ndarray:
+    """How much farther others are from a model than from a merge, as a share of the way between these two.
+
+    If the model was made from the merge, the way between them is a part of the way to everybody: 1. For a sibling of
+    the merge's parent it is a third, if both changed alike.
+
+    Args:
+        distances: Squared distances `[n, n]`.
+        model: The model.
+        merge: The merge.
+        others: Who is asked: neither the parents of the merge (at a mean of two models, everything independent is at
+            right angles to both) nor what is known to lie below it, nor what hangs on the model.
+
+    Returns:
+        One share each; 1 where the two are one model.
+    """
+    asked = [x for x in others if x not in (model, merge)]
+    between = distances[model, merge]
+    if between <= 0:
+        return np.ones(len(asked))
+    return (distances[asked, model] - distances[asked, merge]) / between
+
+
+def _below(between: np.ndarray, up: float, down: float) -> bool:
+    """Whether a model was made from a merge.
+
+    Few have to say so: whoever learnt like the model is nearer to it than what adds up, whatever it was made from.
+
+    Args:
+        between: How much farther others are from the model, see `_between`.
+        up: Log-odds that the model is an ancestor of the merge.
+        down: Of the reverse.
+
+    Returns:
+        False where the way between the two is no part of the way to any others, or the model looks like the ancestor;
+        where there are no others, it must not look more like the ancestor than like the descendant.
+    """
+    if not len(between):
+        return up <= down
+    return bool(np.quantile(between, MOST) > BEYOND) and up <= max(down, 0.0)
 
 
 def _above(node: int, merge: int, known: Mapping[int, Parents]) -> bool:
