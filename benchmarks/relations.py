@@ -3,7 +3,7 @@
 Every case and its strength is fixed in `stemma.zoo.cases`; the families here were not used for any choice. Probes are
 given where function decides (unlearned, distilled). An abstention (`related`, `inconclusive`) is an error.
 
-python benchmarks/relations.py mlp:301-304 cnn:301-304     writes benchmarks/results/relations.json
+python benchmarks/relations.py     writes benchmarks/results/relations.json
 """
 
 import argparse
@@ -30,11 +30,10 @@ from stemma.zoo.collection import EQUIVALENCES
 from stemma.zoo.recipe import build_all
 
 RESULTS = Path(__file__).parent / "results"
-FAMILIES = ("mlp:301-310", "cnn:301-302", "vit:301")
-WITHOUT = {"vit": (R.LORA, R.HEAD_REPLACED, R.PART_INHERITED, R.DISTILLED)}
-"""What is left out of costly families, whose every case takes a training."""
+FAMILIES = ("mlp:301-310", "cnn:301-302", "vit:301-302", "lm:301-302")
 NULLS_OF = ("mlp", "cnn")
-"""Kinds for which enough independent models are trained to tell a distillate from a stranger."""
+"""Kinds for which enough independent models are trained to tell a distillate from a stranger; it is not asked of the
+others."""
 NETWORKS = {"mlp": "of perceptrons", "cnn": "of CNNs", "vit": "of vision transformers", "lm": "of language models"}
 PROBED = (R.UNLEARNED, R.DISTILLED)
 NULLS, NULL_SEED, PROBES, FEW, DRAWS, SEED = 99, 77, 397, 96, 1000, 20261125
@@ -80,11 +79,11 @@ def of_root(kind: str, seed: int, keep: Path | None) -> tuple[list[dict[str, Any
     if kept is not None and kept.exists():
         found = json.loads(kept.read_text())
         return found["rows"], found["mixed"]
-    left = WITHOUT.get(kind, ())
-    cases = [c for c in relations(kind, seed) if c.relation not in left]
-    longer = [] if left else histories(kind, seed)
+    asked_of = kind in NULLS_OF
+    cases = [c for c in relations(kind, seed) if asked_of or c.relation is not R.DISTILLED]
+    longer = histories(kind, seed)
     models = built([*cases, *longer])
-    null = independents(kind, NULLS, seed=NULL_SEED) if kind in NULLS_OF else []
+    null = independents(kind, NULLS, seed=NULL_SEED) if asked_of else []
     rows, mixed = (asked(kind, some, models, f"{kind}-{seed}", null) for some in (cases, longer))
     if kept is not None:
         kept.parent.mkdir(parents=True, exist_ok=True)
@@ -205,6 +204,8 @@ def main() -> None:
         "equivalences": summary(named, groups()),
         "siblings_told_apart": summary(named, told_apart),
         "strict": summary(named, []),
+        "by_network": {k: summary([r for r in named if r["kind"] == k], groups()) for k in NETWORKS
+                       if any(r["kind"] == k for r in named)},
         "control": control(named),
         "verdicts": {
             "kin": sum(r["truth"] not in ("unrelated", "distilled") for r in rows),
