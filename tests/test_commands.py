@@ -62,7 +62,7 @@ def test_trace_finds_the_parent_and_not_the_strangers(run: Run, models: Path) ->
     assert code == 0
     lines = out.splitlines()
     assert lines[0].startswith("child  sha256:")
-    assert lines[2].split()[:4] == ["verdict", "related", "to", "a"]
+    assert lines[2].split()[:4] == ["verdict", "descends", "from", "a"]
     assert lines[-1].split()[:2] == ["cannot", "see"]
     assert json.loads(run("trace", models.parent / "alone.safetensors", "--json")[1])["verdict"] == "no-known-parent"
 
@@ -113,7 +113,7 @@ def test_policies_exit_with_3(run: Run, models: Path) -> None:
     run("add", models, "--license", "GPL-3.0")
     code, out, err = run("trace", child, "--deny-license", "mit", "gpl-3.0", "--json")
     assert code == 3
-    assert json.loads(out)["verdict"] == "related"
+    assert json.loads(out)["verdict"] == "descends"
     assert "a is under GPL-3.0" in err
     assert run("trace", child, "--deny-license", "mit")[0] == 0
     assert run("trace", child, "--fail-on", "related")[0] == 3

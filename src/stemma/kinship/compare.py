@@ -209,7 +209,8 @@ def _weighed(
 ) -> Comparison:
     """Which of the two tests decides: an exact map names the relation, the order of units gives the smaller p."""
     in_order = place.verdict is Verdict.SUPPORTED
-    exact = reordered.details["exact"] and maps_function(a, b)
+    # Of models whose units were moved, rounding and statistics hide whether factors cancel: the map alone decides.
+    exact = reordered.details["exact"] and (not in_order or maps_function(a, b))
     if exact and in_order and place.effect >= IN_ORDER:
         whole = replace(place, effect=reordered.effect, reason=f"{place.reason}; {reordered.reason}")
         others = [e for e in found if e is not place]
