@@ -74,11 +74,11 @@ def direction(
             metavar="N",
             min=6,
             show_default=False,
-            help="Families of each kind, for all parts together. [default: those of the shipped files]",
+            help="Trees of each kind, for all parts together, and as many mixed families. [default: as shipped]",
         ),
     ] = None,
     kinds: Annotated[
-        list[str] | None, typer.Option("--kind", metavar="KIND...", show_default=False, help="mlp and cnn.")
+        list[str] | None, typer.Option("--kind", metavar="KIND...", show_default=False, help="mlp, cnn, vit or lm.")
     ] = None,
     seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Of the first family.")] = 3000,
     jobs: Annotated[int, typer.Option("--jobs", metavar="N", min=1, help="Processes that measure families.")] = 2,
@@ -86,8 +86,8 @@ def direction(
 ) -> None:
     """Train what tells direction and parents.
 
-    Trees of small networks are trained, each child in a way of its own. Pairs are learnt from half of the families,
-    parents from a third, and the thresholds are taken on the rest.
+    Trees of small networks are trained, each child in a way of its own, and as many families of all operations. Pairs
+    are learnt from half of the families, parents from a third, and the thresholds are taken on the rest.
     """
     import multiprocessing
     from concurrent.futures import ProcessPoolExecutor

@@ -71,8 +71,8 @@ class Forest:
 
     Attributes:
         tree: Makes the undirected tree.
-        refusal: Cost of a root, in log-odds: higher, and edges of unclear direction are given one. Chosen on the
-            selection families of benchmarks/forest.py.
+        refusal: Cost of a root, in log-odds: higher, and edges of unclear direction are given one. Taken after a
+            look at published siblings; the selection families of benchmarks/forest.py hardly depend on it.
         of_two: The same for two models alone, where an edge costs how much less likely it is than its reverse:
             no third one shows that nothing lies between them, so what is undecided is refused.
 

@@ -151,8 +151,8 @@ def mixed(
 ) -> Recipes:
     """A root and what was made from it by all operations of `FLAT`, some of it made from what was made before.
 
-    Half of the operations are fine-tunings of one kind or another, a fifth each adapters and cuts, the rest quantised
-    copies, from which nothing else is made.
+    Half of the operations are fine-tunings of one kind or another, a sixth each adapters, cuts and quantised copies;
+    from the last nothing else is made. Language models get no few-shot and no imbalanced children.
 
     Args:
         kind: `mlp`, `cnn`, `vit` or `lm`.
@@ -169,11 +169,9 @@ def mixed(
     name, rng = name or f"{kind}-mixed-{seed}", np.random.default_rng([seed, _MIXED])
     root = _rooted(kind, seed_for(seed, _MIXED), init, _drawn(rng, data))
     made, sources = {f"{name}/root": root}, [root]
+    operations = [o for o in _MIX if kind != "lm" or o not in _COUNTED]
     for j in range(children):
-        own, operation = (
-            seed_for(seed, _MIXED, j + 1),
-            _drawn(rng, [o for o in _MIX if kind != "lm" or o not in _COUNTED]),
-        )
+        own, operation = seed_for(seed, _MIXED, j + 1), _drawn(rng, operations)
         what, relation, given = FLAT[operation](kind, own, int(rng.integers(60)))
         if what in ("finetune", "lora"):
             given = of_data(given, _drawn(rng, data))
@@ -191,6 +189,7 @@ _MIX = (
     "finetune", "finetune", "finetune", "longer", "few-shot", "imbalanced", "lora", "lora", "prune", "prune", "int8",
     "int4",
 )  # fmt: skip
+"""What `mixed` draws from."""
 
 _COUNTED = ("few-shot", "imbalanced")
 """What counts examples of a class: text has none."""
