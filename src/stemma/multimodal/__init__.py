@@ -1,0 +1,44 @@
+"""Which modality does a network lean on, and how hard do they compete? Measure it, and balance it while training.
+
+Every name below is fetched on first use, so that importing this loads no torch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stemma.multimodal.masks import AttentionMask as AttentionMask
+    from stemma.multimodal.masks import Learned as Learned
+    from stemma.multimodal.masks import Mean as Mean
+    from stemma.multimodal.masks import Permuted as Permuted
+    from stemma.multimodal.masks import TokenPad as TokenPad
+    from stemma.multimodal.masks import Zero as Zero
+    from stemma.multimodal.modulation import AdaptiveGradientModulation as AdaptiveGradientModulation
+    from stemma.multimodal.modulation import Modulated as Modulated
+    from stemma.multimodal.responses import shapley_responses as shapley_responses
+    from stemma.multimodal.rule import Modulation as Modulation
+
+_HOME = {
+    "AdaptiveGradientModulation": "modulation",
+    "Modulated": "modulation",
+    "Modulation": "rule",
+    "shapley_responses": "responses",
+    "Zero": "masks",
+    "Mean": "masks",
+    "Learned": "masks",
+    "Permuted": "masks",
+    "AttentionMask": "masks",
+    "TokenPad": "masks",
+}
+
+__all__ = [*_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'stemma.multimodal' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"stemma.multimodal.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,261 @@
+"""Ways to hide a modality from a network.
+
+Hiding is an assumption about what "nothing" looks like: for normalised images 0 is the mean, for log-spectrograms it is
+loud, for token ids it is a word. `AdaptiveGradientModulation.check` says whether a network that is shown nothing
+answers like the prior.
+"""
+
+import abc
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from stemma.errors import MisuseError
+
+Batch = Mapping[str, torch.Tensor]
+
+
+class AbstractMask(abc.ABC):
+    """A frozen dataclass of its own parameters that takes one modality out of a batch.
+
+    Attributes:
+        name: As in the command line and the docs.
+    """
+
+    name: ClassVar[str]
+
+    @property
+    def constant(self) -> bool:
+        """Whether what stands for the modality is the same in every sample: an encoder has to see it only once."""
+        return True
+
+    @abc.abstractmethod
+    def __call__(self, batch: Batch, modality: str) -> dict[str, torch.Tensor]:
+        """The entries of a batch that change when a modality is hidden.
+
+        Args:
+            batch: Tensors by name; none is changed in place.
+            modality: What to hide.
+
+        Returns:
+            New tensors by name, of the same shape and type.
+        """
+
+
+@dataclass(frozen=True)
+class Zero(AbstractMask):
+    """Zeros in place of the whole input: the published choice."""
+
+    name = "zero"
+
+    def __call__(self, batch: Batch, modality: str) -> dict[str, torch.Tensor]:
+        """See `AbstractMask`; integers are refused, because 0 is a token like any other."""
+        return {modality: torch.zeros_like(_floats(batch[modality], modality, self.name))}
+
+
+@dataclass(frozen=True, eq=False)
+class Mean(AbstractMask):
+    """The mean input.
+
+    Attributes:
+        value: Mean of the training inputs, the shape of one input; the mean of the batch if None.
+    """
+
+    value: torch.Tensor | None = None
+    name = "mean"
+
+    def __call__(self, batch: Batch, modality: str) -> dict[str, torch.Tensor]:
+        """See `AbstractMask`."""
+        x = _floats(batch[modality], modality, self.name)
+        return {modality: _filled(x, x.detach().mean(0) if self.value is None else self.value, modality)}
+
+
+@dataclass(frozen=True, eq=False)
+class Learned(AbstractMask):
+    """An input that is learned.
+
+    Attributes:
+        value: A parameter with the shape of one input. It belongs to the mask, not to the network: give it to the
+            optimiser, and keep it beside the weights.
+    """
+
+    value: torch.Tensor
+    name = "learned"
+
+    def __call__(self, batch: Batch, modality: str) -> dict[str, torch.Tensor]:
+        """See `AbstractMask`; the gradient of masked passes reaches the value."""
+        return {modality: _filled(_floats(batch[modality], modality, self.name), self.value, modality)}
+
+
+@dataclass(frozen=True)
+class Permuted(AbstractMask):
+    """The input of another sample of the batch: what stands there is always possible, but says nothing.
+
+    Attributes:
+        shift: Which other sample: that many rows above. Batches have to be shuffled.
+    """
+
+    shift: int = 1
+    name = "permuted"
+
+    @property
+    def constant(self) -> bool:
+        """Never."""
+        return False
+
+    def __call__(self, batch: Batch, modality: str) -> dict[str, torch.Tensor]:
+        """See `AbstractMask`.
+
+        Returns:
+            New tensors by name.
+
+        Raises:
+            MisuseError: If every sample would keep its own input.
+        """
+        x = batch[modality]
+        if self.shift % max(len(x), 1) == 0:
+            raise MisuseError(
+                f"a batch of {len(x)} has no other sample {self.shift} rows away to take {modality!r} from: give "
+                "larger batches, or another mask"
+            )
+        return {modality: x.roll(self.shift, 0)}
+
+
+@dataclass(frozen=True)
+class AttentionMask(AbstractMask):
+    """The attention mask of the modality, closed; its tokens stay.
+
+    Attributes:
+        key: Name of the mask in the batch, `[n, length]`, 1 or true where a token is attended to.
+        keep: First positions that stay open, because attention over nothing is undefined in most networks.
+    """
+
+    key: str = "attention_mask"
+    keep: int = 1
+    name = "attention-mask"
+
+    @property
+    def constant(self) -> bool:
+        """Not while some positions stay open."""
+        return False
+
+    def __call__(self, batch: Batch, modality: str) -> dict[str, torch.Tensor]:
+        """See `AbstractMask`.
+
+        Returns:
+            New tensors by name.
+
+        Raises:
+            MisuseError: If the batch has no such mask.
+        """
+        if self.key not in batch:
+            raise MisuseError(f"the batch has no attention mask {self.key!r} for {modality!r}, it has {list(batch)}")
+        closed = torch.zeros_like(batch[self.key])
+        closed[:, : self.keep] = batch[self.key][:, : self.keep]
+        return {self.key: closed}
+
+
+@dataclass(frozen=True)
+class TokenPad(AbstractMask):
+    """Padding in place of every token.
+
+    Attributes:
+        pad: The id of the padding token.
+        keep: First tokens that stay, such as one that marks the start.
+    """
+
+    pad: int = 0
+    keep: int = 0
+    name = "token-pad"
+
+    @property
+    def constant(self) -> bool:
+        """If no token stays."""
+        return not self.keep
+
+    def __call__(self, batch: Batch, modality: str) -> dict[str, torch.Tensor]:
+        """See `AbstractMask`.
+
+        Returns:
+            New tensors by name.
+
+        Raises:
+            MisuseError: If the modality holds no token ids.
+        """
+        ids = batch[modality]
+        if ids.is_floating_point():
+            raise MisuseError(f"{modality!r} holds {ids.dtype}, not token ids: hide it by zero or mean")
+        padded = torch.full_like(ids, self.pad)
+        padded[:, : self.keep] = ids[:, : self.keep]
+        return {modality: padded}
+
+
+ALL = (Zero, Mean, Learned, Permuted, AttentionMask, TokenPad)
+"""Every way to hide a modality."""
+
+
+def masks_of(
+    given: "str | AbstractMask | Mapping[str, str | AbstractMask]", modalities: Sequence[str]
+) -> dict[str, AbstractMask]:
+    """One mask per modality.
+
+    Args:
+        given: A mask or its name, for all or by modality; modalities that are left out are hidden by zero.
+        modalities: Their names.
+
+    Returns:
+        By modality.
+
+    Raises:
+        MisuseError: If a name is unknown.
+    """
+    each: Mapping[str, Any] = given if isinstance(given, Mapping) else dict.fromkeys(modalities, given)
+    unknown = [name for name in each if name not in modalities]
+    if unknown:
+        raise MisuseError(f"there is a mask for {unknown[0]!r}, but the modalities are {', '.join(modalities)}")
+    return {m: _named(each.get(m, Zero.name)) for m in modalities}
+
+
+def _named(given: Any) -> AbstractMask:
+    if isinstance(given, AbstractMask):
+        return given
+    ready = {kind.name: kind for kind in ALL if kind is not Learned}
+    if given not in ready:
+        raise MisuseError(f"no mask is called {given!r}. There are: {', '.join(k.name for k in ALL)}")
+    return ready[given]()
+
+
+def hidden(batch: Batch, masks: Mapping[str, AbstractMask], modalities: Sequence[str]) -> dict[str, torch.Tensor]:
+    """The batch with some modalities hidden.
+
+    Args:
+        batch: Tensors by name.
+        masks: How, by modality.
+        modalities: Which.
+
+    Returns:
+        A new mapping; entries that do not change are the same tensors.
+    """
+    out = dict(batch)
+    for name in modalities:
+        out.update(masks[name](out, name))
+    return out
+
+
+def _floats(x: torch.Tensor, modality: str, name: str) -> torch.Tensor:
+    if not x.is_floating_point():
+        raise MisuseError(
+            f"{modality!r} holds {x.dtype}, and hiding integers by {name} would show the network a token: use "
+            "TokenPad, Permuted or AttentionMask"
+        )
+    return x
+
+
+def _filled(x: torch.Tensor, value: torch.Tensor, modality: str) -> torch.Tensor:
+    if value.shape != x.shape[1:]:
+        raise MisuseError(
+            f"what stands for a hidden {modality!r} has the shape {list(value.shape)}, one input {list(x.shape[1:])}"
+        )
+    return value.to(x.device, x.dtype).expand_as(x).contiguous()
