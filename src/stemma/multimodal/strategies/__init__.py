@@ -1,0 +1,13 @@
+"""Ways to train a multimodal network in one and the same loop: modulation, its competitors, and what needs neither."""
+
+from stemma.multimodal.strategies.agm import Agm
+from stemma.multimodal.strategies.gradient_blending import GradientBlending
+from stemma.multimodal.strategies.joint import Joint
+from stemma.multimodal.strategies.mses import Mses
+from stemma.multimodal.strategies.mslr import Mslr
+from stemma.multimodal.strategies.ogm import Ogm, OgmGe
+from stemma.multimodal.strategies.rates import EncoderRates
+from stemma.multimodal.strategies.single import Single
+
+ALL = (Joint, Agm, Ogm, OgmGe, Mslr, Mses, GradientBlending, EncoderRates, Single)
+"""Every strategy."""
