@@ -16,6 +16,7 @@ Inside, each folder answers one question, and data flows from the bottom of this
     registry      remember it: the only writer of records
     verification  did it change as said? Before, after and a null to evidence
     kinship       does B come from A? Two models to evidence
+    edits         change it, with proof: prune, unlearn; plan before, receipt after
     multimodal    which modality does a network lean on? Modality responses, and balance while training
     measures      how far apart? Fingerprints to distances
     fingerprints  what does a model look like? The weight sketch for search, gradient fields, answers, activations

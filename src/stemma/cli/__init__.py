@@ -17,6 +17,7 @@ from stemma.cli.explain import explain
 from stemma.cli.fingerprint import fingerprint
 from stemma.cli.lineage import lineage
 from stemma.cli.list import list_models
+from stemma.cli.prune import prune
 from stemma.cli.remove import remove
 from stemma.cli.show import show
 from stemma.cli.trace import trace
@@ -47,6 +48,7 @@ app.command()(show)
 app.command()(check)
 app.command()(remove)
 app.command()(fingerprint)
+app.command()(prune)
 app.add_typer(verify, name="verify")
 app.add_typer(zoo, name="zoo")
 app.add_typer(train, name="train")

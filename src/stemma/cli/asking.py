@@ -73,7 +73,7 @@ class Asking:
             return model
 
         def runs(asked: Model) -> "Network":
-            return self._placed(self._built(model))
+            return self._placed(self._built(replace(model)))  # a network of its own, each time
 
         able = replace(model, runs=runs)
         able.__dict__.update({k: v for k, v in model.__dict__.items() if k not in able.__dict__ and k != "network"})

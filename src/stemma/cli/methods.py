@@ -124,6 +124,29 @@ def made(name: str, given: Sequence[str] | None, seed: int | None) -> Any:
     return makers[name](**_typed(parameters, known))
 
 
+def typed(kind: type, given: Sequence[str] | None, seed: int | None = None) -> dict[str, Any]:
+    """Parameters of a method that is chosen already.
+
+    Args:
+        kind: Its dataclass.
+        given: Parameters as `name=value`.
+        seed: Of whatever is random in it.
+
+    Returns:
+        Values by field.
+
+    Raises:
+        MisuseError: If a parameter is unknown or misfits.
+    """
+    parameters, known = parsed(given), _fields(kind)
+    for unknown in parameters.keys() - known.keys():
+        raise MisuseError(f"-P {unknown}={parameters[unknown]}: there is no parameter '{unknown}'. Known are: "
+                          f"{', '.join(known)}")  # fmt: skip
+    if seed is not None and "seed" in known:
+        parameters.setdefault("seed", str(seed))
+    return _typed(parameters, known)
+
+
 def parsed(given: Sequence[str] | None) -> dict[str, str]:
     """Words of the form `name=value`.
 

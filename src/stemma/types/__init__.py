@@ -1,6 +1,7 @@
 """The nouns: frozen values that travel between the stages. Methods live in the stage folders."""
 
 from stemma.types.answers import Comparison, Edge, Lineage, Trace
+from stemma.types.edits import Plan, Receipt
 from stemma.types.nouns import (
     Axis,
     Digest,
@@ -31,6 +32,8 @@ __all__ = [
     "Lineage",
     "ModelRef",
     "Null",
+    "Plan",
+    "Receipt",
     "Relation",
     "RelationKind",
     "Spec",

@@ -103,7 +103,7 @@ class Vit(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Images `[n, c, h, w]` to logits `[n, classes]`."""
         x = self.patch_embed(x)
-        x = torch.cat([self.class_token.expand(len(x), -1, -1), x], 1) + self.position_embed
+        x = torch.cat([self.class_token.expand(x.shape[0], -1, -1), x], 1) + self.position_embed
         for block in self.blocks:
             x = block(x)
         return self.head(self.norm(x[:, 0]))

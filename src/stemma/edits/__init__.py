@@ -1,0 +1,18 @@
+"""Change it, with proof: structured pruning and unlearning, each with a plan before and a receipt after."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stemma.edits.pruning import Pruning as Pruning
+
+_HOME = {"Pruning": "pruning"}
+
+ALL = tuple(_HOME)
+"""Names of the edits; each is loaded, with torch, on first use."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'stemma.edits' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"stemma.edits.{_HOME[name]}"), name)

@@ -1,0 +1,175 @@
+"""Edited models to folders that load without Stemma, with plan, receipt and a report beside them."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stemma.edits import configurations
+from stemma.edits.asking import CLOSE
+from stemma.edits.edited import Edited
+from stemma.edits.reporting import report
+from stemma.edits.statistics import batch_of
+from stemma.errors import MisuseError, StemmaError
+from stemma.models.load import load
+from stemma.models.save import save
+from stemma.probes import Probes
+from stemma.types import Receipt
+
+PLAN, RECEIPT, PROGRAM, REPORT, UNDO = "plan.json", "receipt.json", "network.pt2", "README.md", "undo.safetensors"
+"""Files that are written beside the weights. The program holds weights and graph and loads with `torch.export.load`."""
+
+NOT_COPIED = (".safetensors", ".bin", ".pt", ".pth", ".pt2", ".h5", ".msgpack", ".onnx", ".gguf", ".index.json")
+"""Endings of files in the parent's folder that hold weights."""
+
+
+def write(edited: Edited, folder: Path | str, probes: Probes, *, overwrite: bool = False) -> Receipt:
+    """Write an edited model; the folder appears only when it is complete and was read back.
+
+    A model with a configuration becomes a checkpoint folder of its own kind (one of transformers loads with
+    `from_pretrained`); any other becomes a program, which `torch.export.load` loads without code.
+
+    Args:
+        edited: The model after the edit.
+        folder: Where to write.
+        probes: A few are put to the model that was read back.
+        overwrite: Allow an existing folder to be replaced.
+
+    Returns:
+        The receipt, with the digest of what lies on disk.
+
+    Raises:
+        MisuseError: If the folder exists.
+        StemmaError: If what was read back does not answer as the edited network does.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not overwrite or not folder.is_dir()):
+        raise MisuseError(f"{folder} exists. Choose another folder, or allow it to be replaced")
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    partial.mkdir(parents=True)
+    try:
+        _weights(edited, partial)
+        found = load(partial)
+        _same_answers(edited, replace(found), probes)
+        receipt = replace(edited.receipt, child=found.digest)
+        _beside(edited, receipt, partial)
+        if folder.exists():
+            shutil.rmtree(folder)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return receipt
+
+
+def _weights(edited: Edited, folder: Path) -> None:
+    module, config = edited.asked.module, edited.model.config
+    if hasattr(module, "save_pretrained") and config is not None:
+        _of_transformers(module, config, edited.parent.config or {})
+        saves: Any = module.save_pretrained
+        saves(folder)
+        for file in _companions(Path(edited.parent.source)):
+            shutil.copyfile(file, folder / file.name)
+    elif config is not None:
+        save(edited.model, folder / "saved", config)
+        for file in (folder / "saved").iterdir():
+            file.rename(folder / file.name)
+        (folder / "saved").rmdir()
+        _program(edited, folder, needed=False)
+    else:
+        _program(edited, folder, needed=True)
+
+
+def _of_transformers(module: Any, config: Mapping[str, Any], before: Mapping[str, Any]) -> None:
+    """Let the configuration that transformers writes say the new sizes."""
+    for size in configurations.SIZES.get(str(config.get("model_type")), ()):
+        for key in (size.key, size.per):
+            if key and config.get(key) != before.get(key):
+                setattr(module.config, key, config[key])
+
+
+def _companions(source: Path) -> Iterator[Path]:
+    """Files beside the parent's weights that the child needs as well: tokenizer, preprocessing."""
+    folder = source if source.is_dir() else source.parent
+    if not (source.exists() and (folder / "config.json").is_file()):
+        return
+    ours = ("config.json", "generation_config.json", PLAN, RECEIPT, REPORT)
+    for file in sorted(folder.iterdir()):
+        if file.is_file() and file.name not in ours and not file.name.endswith((*NOT_COPIED, ".py")):
+            yield file
+
+
+class _Runs(torch.nn.Module):
+    """A network with everything around it as one module, for export."""
+
+    def __init__(self, edited: Edited) -> None:
+        super().__init__()
+        self.inner = edited.asked.module
+        self._forward = edited.asked.forward
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Raw inputs to the main output."""
+        from stemma.models.network import main_output
+
+        found = main_output(self._forward(x))
+        assert found is not None
+        return found
+
+
+def _program(edited: Edited, folder: Path, *, needed: bool) -> None:
+    """Write the network as a `torch.export` program with a free batch axis."""
+    asked = edited.asked
+    spec = asked.network.input_spec
+    if spec is None or 0 in spec.shape:
+        if needed:
+            raise MisuseError(
+                f"nothing says what one input of {edited.parent.name} is, so its program cannot be written: give an "
+                "InputSpec, or take the edited module from Python"
+            )
+        return
+    module = asked.module if asked.forward is asked.module else _Runs(edited)
+    x = torch.full((2, *spec.shape), 0.5).to(asked.like.device, asked.like.dtype)
+    if spec.kind == "tokens":
+        x = torch.zeros((2, min(8, spec.shape[0])), dtype=torch.int64, device=asked.like.device)
+    axes: dict[int, Any] = {0: torch.export.Dim("batch")}
+    if spec.kind == "tokens":
+        axes[1] = torch.export.Dim("length", max=spec.shape[0])
+    try:
+        program = torch.export.export(module.eval(), (x,), dynamic_shapes=(axes,))
+        torch.export.save(program, folder / PROGRAM)
+    except Exception as error:  # code that cannot be exported fails in its own way
+        (folder / PROGRAM).unlink(missing_ok=True)
+        if needed:
+            raise StemmaError(
+                f"the network of {edited.parent.name} cannot be exported ({' '.join(str(error).split())[:200]}): take "
+                "the edited module from Python and save it in your own way"
+            ) from error
+
+
+def _same_answers(edited: Edited, found: Any, probes: Probes) -> None:
+    inputs = probes.inputs[:8]
+    with torch.no_grad():
+        mine = edited.asked.network(batch_of(inputs, edited.asked.like)).cpu()
+        network = found.network
+        like = network.parameter
+        read = network(batch_of(inputs, torch.zeros(1) if like is None else like)).cpu()
+    apart = float((mine - read).abs().max()) if mine.shape == read.shape else float("inf")
+    if not apart <= CLOSE * max(float(mine.abs().max()), 1e-30):
+        raise StemmaError(
+            f"what was written does not answer as the edited network does (largest difference {apart:.3g}): nothing "
+            "was kept. Its configuration cannot describe this edit; take the edited module from Python"
+        )
+
+
+def _beside(edited: Edited, receipt: Receipt, folder: Path) -> None:
+    if edited.undo:
+        from safetensors.torch import save_file
+
+        save_file({n: t.contiguous() for n, t in edited.undo.items()}, folder / UNDO)
+    for name, content in ((PLAN, edited.plan.to_dict()), (RECEIPT, receipt.to_dict())):
+        (folder / name).write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+    (folder / REPORT).write_text(report(edited, receipt))

@@ -1,0 +1,342 @@
+"""What a network's layers receive on a set of inputs, kept as second moments: one pass, then any number of scores.
+
+For a layer with inputs `u` (for a convolution, the patch under its kernel) the mean of `u uᵀ` is all that fidelity,
+compensation and allocation need; neither labels nor gradients nor the inputs themselves are kept.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+
+from stemma.edits.coupling import Reader
+from stemma.errors import MisuseError, StemmaError
+from stemma.types import Digest
+
+if TYPE_CHECKING:
+    import numpy as np
+
+LEVELS = ("diag", "align", "full")
+"""How much is kept: second moments inside each input channel; also those between inputs and outputs; all."""
+
+
+@dataclass(frozen=True, eq=False)
+class LayerStatistics:
+    """Sums over the positions that one layer was used at.
+
+    Attributes:
+        count: Number of positions.
+        total: Sum of the inputs, `[inputs * kernel]`.
+        blocks: Sum of second moments inside each input, `[inputs, kernel, kernel]`.
+        cross: Sum of output times input, `[outputs, inputs * kernel]`; None at level `diag`.
+        second: Sum of all second moments, `[inputs * kernel, inputs * kernel]`; None below level `full`.
+    """
+
+    count: int
+    total: torch.Tensor
+    blocks: torch.Tensor
+    cross: torch.Tensor | None = None
+    second: torch.Tensor | None = None
+
+    def __add__(self, other: "LayerStatistics") -> "LayerStatistics":
+        def plus(a: Any, b: Any) -> Any:
+            return None if a is None or b is None else a + b
+
+        return LayerStatistics(
+            self.count + other.count, self.total + other.total, self.blocks + other.blocks,
+            plus(self.cross, other.cross), plus(self.second, other.second),
+        )  # fmt: skip
+
+    def moment(self, *, centred: bool) -> torch.Tensor:
+        """The mean of `u uᵀ`, or the covariance.
+
+        Returns:
+            `[inputs * kernel, inputs * kernel]`, float64.
+
+        Raises:
+            MisuseError: If only a part was collected.
+        """
+        if self.second is None:
+            raise MisuseError("this needs all second moments: collect the statistics at level full")
+        mean = self.total / self.count
+        found = self.second / self.count
+        return found - torch.outer(mean, mean) if centred else found
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """Of all layers that were watched.
+
+    Attributes:
+        level: One of `LEVELS`.
+        layers: By name of the weight.
+        inputs: How many inputs were put to the network.
+        model: Digest of the model.
+        probes: Digest of what it was asked.
+    """
+
+    level: str
+    layers: Mapping[str, LayerStatistics]
+    inputs: int
+    model: Digest | None = None
+    probes: Digest | None = None
+
+    def __add__(self, other: "Statistics") -> "Statistics":
+        """Statistics of both sets of inputs together, as if they had been collected in one pass.
+
+        Returns:
+            Their sum.
+
+        Raises:
+            MisuseError: If they are of other models, layers or levels.
+        """
+        if (self.level, self.model, set(self.layers)) != (other.level, other.model, set(other.layers)):
+            raise MisuseError("these statistics are of different models, layers or levels and cannot be added")
+        layers = {n: s + other.layers[n] for n, s in self.layers.items()}
+        return replace(self, layers=layers, inputs=self.inputs + other.inputs, probes=None)
+
+    def save(self, path: Path | str) -> None:
+        """Write them to a safetensors file."""
+        from safetensors.torch import save_file
+
+        tensors = {
+            f"{n}/{k}": getattr(s, k).cpu().contiguous()
+            for n, s in self.layers.items()
+            for k in ("total", "blocks", "cross", "second")
+            if getattr(s, k) is not None
+        }
+        counts = {n: s.count for n, s in self.layers.items()}
+        about = {"level": self.level, "inputs": self.inputs, "model": self.model, "probes": self.probes}
+        save_file(tensors, path, {"statistics": json.dumps({**about, "counts": counts})})
+
+    @classmethod
+    def read(cls, path: Path | str) -> "Statistics":
+        """Read them from a file.
+
+        Returns:
+            What was saved.
+
+        Raises:
+            StemmaError: If it is no file of statistics.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, "pt") as file:
+                about = json.loads((file.metadata() or {})["statistics"])
+                names = list(file.keys())
+                layers = {}
+                for name, count in about["counts"].items():
+                    parts = {k: file.get_tensor(f"{name}/{k}") for k in ("total", "blocks", "cross", "second")
+                             if f"{name}/{k}" in names}  # fmt: skip
+                    layers[name] = LayerStatistics(int(count), **parts)
+            return cls(about["level"], layers, int(about["inputs"]), about["model"], about["probes"])
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise StemmaError(f"{path} holds no statistics of layers: {' '.join(str(error).split())[:200]}") from error
+
+
+def unfolded(layer: torch.nn.Module, x: torch.Tensor, spots: torch.Tensor | None = None) -> torch.Tensor:
+    """The inputs of a layer, one row for each time that its weight is used.
+
+    Args:
+        layer: A linear layer or a convolution.
+        x: What it is given.
+        spots: Positions of the output to look at, all if None; convolutions only.
+
+    Returns:
+        `[rows, inputs * kernel]`.
+    """
+    if not isinstance(layer, torch.nn.Conv1d | torch.nn.Conv2d):
+        return x.reshape(-1, x.shape[-1])
+    size, stride, dilation = layer.kernel_size, layer.stride, layer.dilation
+    if x.ndim == 3:
+        x, size, stride, dilation = x[:, :, None], (1, *size), (1, *stride), (1, *dilation)
+    pads = layer._reversed_padding_repeated_twice
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    x = F.pad(x, [*pads, *([0, 0] * (len(pads) == 2))], mode=mode)
+    if prod_of(size) == 1:
+        patches = x[:, :, :: stride[0], :: stride[1]].flatten(2)
+    elif spots is not None:
+        return _patches(x, size, stride, dilation, spots)
+    else:
+        patches = F.unfold(x, size, dilation=dilation, stride=stride)
+    patches = patches if spots is None else patches[:, :, spots]
+    return patches.transpose(1, 2).reshape(-1, patches.shape[1])
+
+
+def _patches(x: torch.Tensor, size: Any, stride: Any, dilation: Any, spots: torch.Tensor) -> torch.Tensor:
+    """Patches at some positions only, without making all of them."""
+    width = (x.shape[3] - dilation[1] * (size[1] - 1) - 1) // stride[1] + 1
+    top, left = (spots // width) * stride[0], (spots % width) * stride[1]
+    rows = top[:, None, None] + dilation[0] * torch.arange(size[0], device=x.device)[None, :, None]
+    columns = left[:, None, None] + dilation[1] * torch.arange(size[1], device=x.device)[None, None, :]
+    found = x[:, :, rows, columns]  # [n, channels, spots, height, width]
+    return found.permute(0, 2, 1, 3, 4).reshape(len(x) * len(spots), -1)
+
+
+def prod_of(sizes: Sequence[int]) -> int:
+    """Product of some lengths."""
+    out = 1
+    for n in sizes:
+        out *= int(n)
+    return out
+
+
+def matrix(layer: Any) -> torch.Tensor:
+    """A layer's weight as `[outputs, inputs * kernel]`, in the order of `unfolded`.
+
+    Returns:
+        A view where possible, in the layer's own precision.
+    """
+    weight = layer.weight
+    if type(layer).__name__ == "Conv1D":  # transformers' linear layer with the axes exchanged
+        return weight.t()
+    return weight.reshape(len(weight), -1)
+
+
+def scorable(layer: torch.nn.Module) -> bool:
+    """Whether a layer's inputs can be watched: linear layers and convolutions of one and two dimensions.
+
+    Returns:
+        False for any other module.
+    """
+    plain = type(layer).__name__ in ("Linear", "NonDynamicallyQuantizableLinear", "Conv1D", "Conv2d", "Conv1d")
+    return plain and isinstance(getattr(layer, "weight", None), torch.Tensor)
+
+
+def outputs_at(layer: torch.nn.Module, x: torch.Tensor) -> int:
+    """How many positions one input of a convolution gives; 0 for other layers."""
+    if not isinstance(layer, torch.nn.Conv1d | torch.nn.Conv2d):
+        return 0
+    with torch.no_grad():
+        shape = torch.empty(1, *x.shape[1:], device="meta", dtype=x.dtype)
+        weight = layer.weight.to("meta")
+        pads = layer._reversed_padding_repeated_twice
+        conv = F.conv2d if x.ndim == 4 else F.conv1d
+        return prod_of(conv(F.pad(shape, pads), weight, None, layer.stride, 0, layer.dilation, layer.groups).shape[2:])
+
+
+@contextmanager
+def watching(module: torch.nn.Module, layers: Sequence[str], seen: Callable[[str, torch.nn.Module, torch.Tensor], None]
+             ) -> Iterator[None]:  # fmt: skip
+    """Call a function with what some layers are given.
+
+    Args:
+        module: Holds the layers.
+        layers: Their names.
+        seen: Called with name, layer and input, each time that a layer is used.
+
+    Yields:
+        While the layers are watched.
+    """
+
+    def hook(name: str) -> Any:
+        return lambda layer, given: seen(name, layer, given[0].detach())
+
+    handles = [module.get_submodule(n).register_forward_pre_hook(hook(n)) for n in layers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@dataclass(frozen=True)
+class Collecting:
+    """How statistics are collected.
+
+    Attributes:
+        level: One of `LEVELS`.
+        batch: Inputs at once.
+        positions: Most positions of a convolution that are looked at for one input; 0 for all.
+        seed: Of the choice of positions.
+    """
+
+    level: str = "full"
+    batch: int = 128
+    positions: int = 64
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.level not in LEVELS or self.batch < 1 or self.positions < 0:
+            raise MisuseError(f"statistics have a level ({', '.join(LEVELS)}), a batch of 1 or more and positions of 0 "
+                              "or more")  # fmt: skip
+
+    def __call__(
+        self,
+        module: torch.nn.Module,
+        forward: Callable[[torch.Tensor], Any],
+        inputs: "np.ndarray",
+        readers: Sequence[Reader],
+        like: torch.Tensor,
+        progress: Callable[[str, int, int | None], None] | None = None,
+    ) -> Statistics:
+        """Watch layers while the network answers.
+
+        Cost: one forward pass, and per watched position `(inputs * kernel)²` multiplications at level `full`.
+
+        Args:
+            module: Holds the layers.
+            forward: Runs it.
+            inputs: Raw inputs `[n, …]`.
+            readers: The layers.
+            like: A parameter, for precision and device.
+            progress: Told how far it is.
+
+        Returns:
+            The statistics; layers that were not run are missing.
+        """
+        names = {r.layer: r.weight for r in readers if scorable(module.get_submodule(r.layer))}
+        found: dict[str, LayerStatistics] = {}
+        draw = torch.Generator().manual_seed(self.seed)
+
+        def seen(name: str, layer: torch.nn.Module, x: torch.Tensor) -> None:
+            part = self._of(layer, x, draw)
+            found[names[name]] = found[names[name]] + part if names[name] in found else part
+
+        with torch.no_grad(), watching(module, list(names), seen):
+            for start in range(0, len(inputs), self.batch):
+                forward(batch_of(inputs[start : start + self.batch], like))
+                if progress is not None:
+                    progress("collecting statistics", min(len(inputs), start + self.batch), len(inputs))
+        return Statistics(self.level, found, len(inputs))
+
+    def _of(self, layer: torch.nn.Module, x: torch.Tensor, draw: torch.Generator) -> LayerStatistics:
+        spots = self.spots(layer, x, draw)
+        u = unfolded(layer, x.float() if x.dtype in (torch.float16, torch.bfloat16) else x, spots)
+        w = matrix(layer)
+        kernel = prod_of(getattr(layer, "kernel_size", (1,))) if scorable(layer) else 1
+        split = u.reshape(len(u), -1, kernel)
+        wide = torch.float64
+        second = (u.T @ u).to(wide) if self.level == "full" else None
+        cross = ((u @ w.to(u.dtype).T).T @ u).to(wide) if self.level == "align" else None
+        if second is not None:
+            n = split.shape[1]
+            blocks = second.reshape(n, kernel, n, kernel).diagonal(dim1=0, dim2=2).permute(2, 0, 1).clone()
+        else:
+            blocks = torch.einsum("nck,ncl->ckl", split, split).to(wide)
+        return LayerStatistics(len(u), u.sum(0, dtype=wide), blocks, cross, second)
+
+    def spots(self, layer: torch.nn.Module, x: torch.Tensor, draw: torch.Generator) -> torch.Tensor | None:
+        """The positions of a convolution's output that are looked at.
+
+        Returns:
+            Integers, None for all.
+        """
+        count = outputs_at(layer, x)
+        if not self.positions or count <= self.positions:
+            return None
+        return torch.randperm(count, generator=draw)[: self.positions].to(x.device)
+
+
+def batch_of(inputs: "np.ndarray", like: torch.Tensor) -> torch.Tensor:
+    """Some inputs in the network's precision and on its device; token ids stay integers."""
+    import numpy as np
+
+    x = torch.from_numpy(np.require(inputs, requirements="CW"))
+    return x.to(like.device, like.dtype) if x.is_floating_point() else x.to(like.device)
