@@ -1,13 +1,13 @@
 """What a modality does without the others, and what the fused representation is."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from stemma.errors import MisuseError
+from stemma.multimodal.joined import names_taken
 from stemma.multimodal.masks import AbstractMask, Batch, hidden
 from stemma.multimodal.plans import Forward, evaluating, logits
 
@@ -104,7 +104,7 @@ def answers(
     """
     ask = forward or (lambda m, b: m(**b))
     with evaluating(module):
-        return in_batches(batch, lambda part: logits(ask(module, hidden(part, masks, hide))))
+        return in_batches(hidden(batch, masks, hide), lambda part: logits(ask(module, part)))
 
 
 def concept_outputs(module: nn.Module, batch: Batch, modality: str, masks: Mapping[str, AbstractMask]) -> np.ndarray:
@@ -125,20 +125,10 @@ def concept_outputs(module: nn.Module, batch: Batch, modality: str, masks: Mappi
     Raises:
         MisuseError: If it does not take the modality.
     """
-    taken = _takes(module)
+    taken = names_taken(module)
     if taken is not None and modality not in taken:
         raise MisuseError(f"the concept of {modality!r} takes {', '.join(sorted(taken))}: its forward needs that name")
     own = {k: x for k, x in batch.items() if taken is None or k in taken}
     others = [name for name in masks if name != modality and name in own]
     found = answers(module, own, masks, others).reshape(len(batch[modality]), -1)
     return found - found.mean(1, keepdims=True) if found.shape[1] > 1 else found
-
-
-def _takes(module: nn.Module) -> set[str] | None:
-    """Names that the forward of a module takes; None if any."""
-    import inspect
-
-    parameters: Any = inspect.signature(module.forward).parameters.values()
-    if any(p.kind == p.VAR_KEYWORD for p in parameters):
-        return None
-    return {p.name for p in parameters}

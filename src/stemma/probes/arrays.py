@@ -2,7 +2,7 @@
 
 import io
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from numpy.lib import format as npy
 from stemma.errors import MisuseError, StemmaError, UnreadableProbesError, UnsafeFileError
 from stemma.models.formats import archives
 from stemma.probes.files import read_bytes
+from stemma.probes.modalities import paired
 from stemma.probes.parameters import MAX_BYTES
 from stemma.probes.probes import Probes
 from stemma.types import InputSpec
@@ -22,6 +23,8 @@ INPUTS = ("inputs", "images")
 
 def read_npz(path: Path, like: InputSpec | None) -> Probes:
     """Probes from `inputs` (or `images`), with `labels` and `baseline` where they are there; other arrays are not read.
+
+    Where there are neither, but two or more other arrays with as many rows, each is a modality.
 
     Args:
         path: The archive.
@@ -52,6 +55,9 @@ def _chosen(
     named = [name for name in INPUTS if name in arrays]
     if twice:
         raise UnreadableProbesError(f"{path} holds several arrays of one name: store each once")
+    others = [name for name in arrays if name not in (*INPUTS, "labels", "baseline")]
+    if not named and "baseline" not in arrays and not twice and _rowwise(archive, [arrays[n] for n in others]):
+        return _paired(path, archive, {n: arrays[n] for n in others}, arrays.get("labels"))
     if len(named) != 1:
         has = ", ".join(f"'{name}'" for name in list(arrays)[:12]) or "no arrays"
         what = "both 'inputs' and 'images'" if named else "neither 'inputs' nor 'images'"
@@ -62,6 +68,34 @@ def _chosen(
         if name in arrays
     }
     return _probes(path, parts[named[0]], parts.get("labels"), parts.get("baseline"), like)
+
+
+def _rowwise(archive: zipfile.ZipFile, arrays: Sequence[zipfile.ZipInfo]) -> bool:
+    """Whether these are two or more arrays with as many rows, as their headers say."""
+    shapes = []
+    for info in arrays:
+        with archive.open(info) as stream:
+            try:
+                version = npy.read_magic(stream)
+                header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+                shapes.append(header(stream)[0])
+            except Exception:  # NumPy raises many kinds of error on damaged headers
+                return False
+    return len(shapes) > 1 and all(len(s) > 1 for s in shapes) and len({s[0] for s in shapes}) == 1
+
+
+def _paired(
+    path: Path, archive: zipfile.ZipFile, arrays: Mapping[str, zipfile.ZipInfo], labels: zipfile.ZipInfo | None
+) -> Probes:
+    inputs = {name: _record(f"{path}: '{name}'", archive, info) for name, info in arrays.items()}
+    known = None if labels is None else _record(f"{path}: 'labels'", archive, labels)
+    said = f"{path.name}: {', '.join(f'{n} {list(x.shape[1:])}' for n, x in sorted(inputs.items()))}"
+    try:
+        return paired(inputs, known, source=said)
+    except MisuseError as e:
+        raise UnreadableProbesError(
+            f"{path}: {e}. Without 'inputs' or 'images', every array but 'labels' is a modality"
+        ) from e
 
 
 def read_npy(path: Path, like: InputSpec | None) -> Probes:

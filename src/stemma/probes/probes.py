@@ -4,12 +4,15 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from stemma.errors import MisuseError
 from stemma.types import Digest
+
+if TYPE_CHECKING:
+    from stemma.probes.modalities import Part
 
 KINDS = ("image", "tokens", "audio", "tensor")
 
@@ -26,6 +29,7 @@ class Probes:
         baseline: Where paths start: one input `[…]` or one per probe `[n, …]`; None leaves it to the method.
         source: Where they come from, for people.
         labelled: Who gave the labels: empty for the truth, else the model whose answers were frozen.
+        parts: Of paired probes, the modalities that lie side by side in `inputs`; empty elsewhere.
     """
 
     inputs: np.ndarray
@@ -34,6 +38,7 @@ class Probes:
     baseline: np.ndarray | None = None
     source: str = "given"
     labelled: str = ""
+    parts: "tuple[Part, ...]" = ()
 
     @classmethod
     def of(
@@ -88,6 +93,8 @@ class Probes:
             plain = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
             found.update(repr((plain.dtype.str, plain.shape)).encode())
             found.update(plain.data)
+        if self.parts:
+            found.update(repr([(p.name, p.shape, p.kind) for p in self.parts]).encode())
         return Digest("sha256:" + found.hexdigest())
 
     @cached_property
