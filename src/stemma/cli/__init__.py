@@ -11,6 +11,7 @@ from stemma.cli.add import add
 from stemma.cli.arguments import arrange
 from stemma.cli.check import check
 from stemma.cli.compare import compare
+from stemma.cli.competition import competition
 from stemma.cli.demo import demo
 from stemma.cli.distance import distance
 from stemma.cli.explain import explain
@@ -22,6 +23,7 @@ from stemma.cli.remove import remove
 from stemma.cli.show import show
 from stemma.cli.trace import trace
 from stemma.cli.train import app as train
+from stemma.cli.unlearn import unlearn
 from stemma.cli.verify import app as verify
 from stemma.cli.zoo import app as zoo
 from stemma.errors import MisuseError, StemmaError
@@ -48,7 +50,9 @@ app.command()(show)
 app.command()(check)
 app.command()(remove)
 app.command()(fingerprint)
+app.command()(competition)
 app.command()(prune)
+app.command()(unlearn)
 app.add_typer(verify, name="verify")
 app.add_typer(zoo, name="zoo")
 app.add_typer(train, name="train")

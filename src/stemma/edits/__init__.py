@@ -4,9 +4,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from stemma.edits.forgetting import Unlearning as Unlearning
     from stemma.edits.pruning import Pruning as Pruning
 
-_HOME = {"Pruning": "pruning"}
+_HOME = {"Pruning": "pruning", "Unlearning": "forgetting"}
 
 ALL = tuple(_HOME)
 """Names of the edits; each is loaded, with torch, on first use."""

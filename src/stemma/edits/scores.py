@@ -71,6 +71,16 @@ def rows_of(group: Group, reader: Reader, layer: Any) -> torch.Tensor:
     return torch.from_numpy(wide.reshape(len(index), -1))
 
 
+def rows_read(layer: Any, reader: Reader) -> torch.Tensor:
+    """Where each input of a layer lies among its unfolded inputs.
+
+    Returns:
+        `[inputs, kernel]`.
+    """
+    inputs, columns = layer.weight.shape[reader.reads], matrix(layer).shape[1]
+    return torch.arange(columns).reshape(inputs, -1)
+
+
 def reads(group: Group, module: torch.nn.Module, statistics: Statistics) -> list[Read]:
     """All layers that read a group.
 
