@@ -136,7 +136,7 @@ def _accuracy(scores: torch.Tensor, labels: torch.Tensor) -> float:
     return float((scores.argmax(1) == labels).double().mean())
 
 
-@lru_cache(8)
+@lru_cache(64)
 def _concepts(
     name: str, fusion: str, seed: int, modality: str, fit: str, data: Path, device: str, kept: Path
 ) -> list[tuple[np.ndarray, np.ndarray]]:

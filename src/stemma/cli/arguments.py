@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Sequence
 
 _GIVING = ("--deny-license", "--fail-on")
-_GREEDY = ("--against", "--null", "--unlearned", "--retrained", *_GIVING)
+_GREEDY = ("--against", "--null", "--unlearned", "--retrained", "--concept", "--concept-network", *_GIVING)
 _SINGLE = ("--registry", "--alpha")
-_OPERANDS = {"trace": 1, "compare": 2, "verify": 1}
+_OPERANDS = {"trace": 1, "compare": 2, "verify": 1, "competition": 1}
 
 
 def arrange(typed: Sequence[str]) -> list[str]:

@@ -49,6 +49,7 @@ def distance(
     """
     from stemma.cli.asking import Asking
     from stemma.cli.methods import chosen
+    from stemma.cli.modalities import joint_of
     from stemma.cli.opening import open_workspace
     from stemma.cli.output import findings, identity, progress, show, show_json
     from stemma.cli.pages import writable, written
@@ -61,6 +62,7 @@ def distance(
         workspace = open_workspace(registry, progress=report, prepare=asking.able)
         models = workspace.resolve(a), workspace.resolve(b)
         asked = asking.probes(probes, models[0], seed)
+        models = joint_of(models, {"probes": asked})[0]
         found = workspace.distance(*models, asked, *methods)
         outputs, alike = answered(models, asked)
         page = None

@@ -8,7 +8,7 @@ import numpy as np
 
 from stemma.errors import MisuseError, StemmaError
 from stemma.models.model import Model
-from stemma.multimodal.joined import module_of
+from stemma.multimodal.joined import joined, module_of
 from stemma.probes import Probes
 from stemma.probes.modalities import apart
 from stemma.types import Axis, Evidence, ModelRef, Null, Spec, Verdict, jsonable
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 MASKS = ("zero", "mean", "permuted")
 """Ways to hide a modality of floats; token ids are padded with 0, or permuted."""
 
-SHARED_BLOCK = 64
+FEWEST = 64
 """Fewest probes on which a share means anything."""
 
 
@@ -152,7 +152,7 @@ class LeaningTest:
             found,
             None if right is None else _mean(right[0], rows),
             None if labels is None else _off_prior(seen.outputs[-1], labels),
-            {n: k.name for n, k in self._masks(probes).items()},
+            {n: k.name for n, k in self.masks(probes).items()},
             len(probes),
         )
 
@@ -183,14 +183,14 @@ class LeaningTest:
         worst = int(np.abs(change).argmax())
         reach = float(norm.isf(alpha / 2 / count))
         inside = bool((np.abs(change) + reach * error < self.margin).all())
-        few = len(probes) < SHARED_BLOCK
+        few = len(probes) < FEWEST
         changed = p <= alpha and not few
         verdict = Verdict.SUPPORTED if changed else Verdict.REFUTED if inside and not few else Verdict.INCONCLUSIVE
         name = first.names[worst]
         ends = float(shares[0][0, worst]), float(shares[1][0, worst])
         reason = f"the share of {name} is {ends[0]:.2f} in {a.name} and {ends[1]:.2f} in {b.name}"
         if few:
-            reason += f"; {len(probes)} probes are too few to tell, {SHARED_BLOCK} are the least"
+            reason += f"; {len(probes)} probes are too few to tell, {FEWEST} are the least"
         by_name = {
             n: {"a": float(shares[0][0, i]), "b": float(shares[1][0, i]), "change": float(change[i]),
                 "interval": [float(change[i] - reach * error[i]), float(change[i] + reach * error[i])]}
@@ -204,7 +204,8 @@ class LeaningTest:
             details={"modalities": by_name, "margin": self.margin, "probes": len(probes)},
         )  # fmt: skip
 
-    def _masks(self, probes: Probes) -> "dict[str, AbstractMask]":
+    def masks(self, probes: Probes) -> "dict[str, AbstractMask]":
+        """How each modality of some probes is hidden."""
         from stemma.multimodal.masks import Permuted, TokenPad, masks_of
 
         found = masks_of(self.mask, [p.name for p in probes.parts])
@@ -218,6 +219,7 @@ class LeaningTest:
     def _seen(self, model: Model, probes: Probes) -> _Seen:
         import torch
 
+        from stemma.fingerprints.questioning import questioned
         from stemma.multimodal.concepts import answers
         from stemma.multimodal.responses import absent, combined, exact_split
 
@@ -229,7 +231,7 @@ class LeaningTest:
         names, module = tuple(p.name for p in probes.parts), module_of(model)
         order = np.random.default_rng(self.seed).permutation(len(probes))  # neighbours may be of one class
         batch = batch_of(module, probes.take(order))
-        split, masks = exact_split(len(names)), self._masks(probes)
+        split, masks = exact_split(len(names)), self.masks(probes)
         try:
             outputs = [answers(module, batch, masks, absent(names, c)) for c in (*split.coalitions, ())]
         except StemmaError:
@@ -240,6 +242,7 @@ class LeaningTest:
                 f"{model.name} does not answer {said}: {' '.join(str(e).split())[:300]}. Are the arrays named as its "
                 "forward takes them?"
             ) from e
+        questioned(joined(model, probes.parts), probes)
         found = np.stack(outputs)
         if found.ndim != 3 or found.shape[2] < 2:
             raise MisuseError(f"{model.name} answers with shape {list(found.shape[2:])}, not with one score per class")

@@ -114,10 +114,23 @@ class FunctionAxis:
             return both_axes(found, why)
         chosen = self.independent([a, b], null)
         seen = both_axes(found, function_of(*parties, self.probes, chosen, alpha=self.alpha, progress=self.progress))
+        seen = self._with_modalities(seen, a, b)
         gone = [p.name for p in parties if p.load is None]
         if gone and seen.function is not None:
             seen = replace(seen, cannot_see=(*seen.cannot_see, f"the function of {' and '.join(gone)} but by a sketch"))
         return seen
+
+    def _with_modalities(self, found: Comparison, a: Model, b: Model) -> Comparison:
+        """Whether the two lean on the same modalities, where the probes are of several."""
+        if not self.given.parts or self.given.labelled:
+            return found
+        from stemma.multimodal.leaning import LeaningTest
+
+        try:
+            leaning = LeaningTest().compare(a, b, self.given, self.alpha)
+        except StemmaError as error:
+            return replace(found, cannot_see=(*found.cannot_see, f"modality shares ({error})"))
+        return replace(found, evidence=(*found.evidence, leaning))
 
     def on_search(self, suspect: Model, candidates: Sequence[Candidate], null: Nulls) -> Mapping[int, Evidence | str]:
         """The function axis of a suspect and all candidates, corrected for their number.

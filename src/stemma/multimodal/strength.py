@@ -1,0 +1,78 @@
+"""Competition strength of a model's modalities, from its concepts and two sets of probes."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from stemma.errors import MisuseError
+from stemma.models.model import Model
+from stemma.multimodal.competition import CompetitionStrength, CompetitionTest, over_concepts
+from stemma.multimodal.joined import module_of
+from stemma.multimodal.leaning import LeaningTest, batch_of
+from stemma.probes import Probes
+
+
+@dataclass(frozen=True)
+class StrengthTest:
+    """How competition strength is measured on models.
+
+    Attributes:
+        layer: Whose input is the fused representation; the linear layer that is called last if None.
+        mask: How modalities are hidden, where a concept is the multimodal network trained with the others hidden.
+        fit: The readout and its test.
+    """
+
+    layer: str | None = None
+    mask: str = "zero"
+    fit: CompetitionTest = field(default_factory=CompetitionTest)
+
+    def __call__(
+        self, model: Model, concepts: Sequence[Model], modality: str, fit_probes: Probes, probes: Probes
+    ) -> tuple[CompetitionStrength, str]:
+        """Measure one modality.
+
+        Args:
+            model: The multimodal network.
+            concepts: Networks of that modality alone, trained apart.
+            modality: Its name.
+            fit_probes: Paired probes that the readout is fitted on: none that the network was trained on.
+            probes: Others, that it is tested on.
+
+        Returns:
+            The strength, averaged over concepts, and the layer whose input was read.
+
+        Raises:
+            MisuseError: If the two sets of probes overlap or differ in their modalities.
+        """
+        from stemma.multimodal.concepts import concept_outputs, fused_representation
+
+        self._check(fit_probes, probes, modality)
+        module, masks = module_of(model), LeaningTest(self.mask).masks(probes)
+        batches = [batch_of(module, p) for p in (fit_probes, probes)]
+        (fit_features, layer), (features, _) = (fused_representation(module, b, self.layer) for b in batches)
+        found = []
+        for concept in concepts:
+            alone = module_of(concept)
+            parts = [batch_of(alone, p) for p in (fit_probes, probes)]
+            fitted, tested = (concept_outputs(alone, b, modality, masks) for b in parts)
+            found.append(self.fit(fit_features, fitted, features, tested))
+        return over_concepts(found), layer
+
+    def _check(self, fit_probes: Probes, probes: Probes, modality: str) -> None:
+        if fit_probes.parts != probes.parts or not probes.parts:
+            ours, theirs = (", ".join(f"{p.name} {list(p.shape)}" for p in x.parts) for x in (probes, fit_probes))
+            raise MisuseError(f"probes and fit probes have to be of the same modalities, but they are {ours}; {theirs}")
+        if modality not in {p.name for p in probes.parts}:
+            raise MisuseError(f"the probes have no modality {modality!r}")
+        shared = _rows(fit_probes.inputs) & _rows(probes.inputs)
+        if shared:
+            raise MisuseError(
+                f"{len(shared)} of the fit probes are among the probes: a readout is tested on others than it was "
+                "fitted on"
+            )
+
+
+def _rows(inputs: np.ndarray) -> set[bytes]:
+    return {hashlib.sha256(np.ascontiguousarray(row).data).digest() for row in inputs}

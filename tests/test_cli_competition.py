@@ -1,0 +1,211 @@
+"""`stemma competition`, and paired probes in `stemma compare` and `stemma distance`, on networks of known leaning."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+import stemma
+from checkpoints import Run
+from stemma.probes import paired, read_probes
+
+NET = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.image, self.audio, self.head = nn.Linear(6, 8), nn.Linear(5, 8), nn.Linear(16, 3)
+
+    def forward(self, image, audio):
+        return self.head(torch.cat([self.image(image.flatten(1)).relu(), self.audio(audio).relu()], 1))
+
+class Alone(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.audio, self.head = nn.Linear(5, 8), nn.Linear(8, 3)
+
+    def forward(self, audio):
+        return self.head(self.audio(audio).relu())
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with networks, two of one start and one that does not hear, and probes; the code is beside them."""
+    (tmp_path / "pairednets.py").write_text(NET)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    scope: dict = {}
+    exec(compile(NET, "pairednets", "exec"), scope)  # the networks above
+    torch.manual_seed(0)
+    net, other, alone = scope["Net"](), scope["Net"](), scope["Alone"]()
+    with torch.no_grad():
+        for part in (net.image, net.audio):
+            part.bias.zero_()
+        deaf = {k: v.clone() for k, v in net.state_dict().items()}
+        deaf["head.weight"][:, 8:] *= 0.05
+    for name, state in (("net", net.state_dict()), ("deaf", deaf), ("other", other.state_dict())):
+        save_file(state, tmp_path / f"{name}.safetensors")
+    save_file(alone.state_dict(), tmp_path / "alone.safetensors")
+    draw = np.random.default_rng(1)
+    for name, n in (("p", 200), ("fit", 150)):
+        image, audio = (draw.normal(size=(n, *s)).astype(np.float32) for s in ((1, 2, 3), (5,)))
+        y = net(torch.tensor(image), torch.tensor(audio)).argmax(1).numpy()
+        np.savez(tmp_path / f"{name}.npz", image=image, audio=audio, labels=y)
+    return tmp_path
+
+
+CODE = ("--network", "pairednets:Net", "--allow-code")
+FITTED = ("--probes", "p.npz", "--fit-probes", "fit.npz", "--concept")
+
+
+def test_a_person_sees_what_the_model_leans_on(run: Run, place: Path) -> None:
+    code, out, err = run("competition", "deaf.safetensors", "--probes", "p.npz", *CODE, "--html", "page.html")
+    assert code == 0, err
+    assert "leans on" in out
+    assert "image" in out.split("leans on")[1].splitlines()[0]
+    assert "competition strength of audio: needs networks of audio alone" in " ".join(out.split())
+    page = (place / "page.html").read_text()
+    assert page.count("<svg") == 2
+    assert "<script" not in page
+
+
+def test_the_document_holds_every_figure(run: Run, place: Path) -> None:
+    words = ("competition", "net.safetensors", "--probes", "p.npz", *CODE, "--json")
+    code, out, err = run(*words)
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["accuracy"]["value"] == 1.0
+    assert sum(m["share"]["value"] for m in found["modalities"].values()) == pytest.approx(1)
+    assert found["strength"] == {"audio": None, "image": None}
+    assert len(found["missing"]) == 2
+    probes = read_probes("p.npz")
+    from stemma.multimodal.leaning import LeaningTest
+
+    module = __import__("pairednets").Net()
+    module.load_state_dict({n: torch.tensor(t.array()) for n, t in stemma.load("net.safetensors").tensors.items()})
+    again = LeaningTest()(stemma.from_module(module.eval(), "net"), probes)
+    assert found["modalities"]["audio"]["share"]["value"] == again.modalities["audio"].share.value
+
+
+def test_strength_with_concepts_of_either_kind(run: Run, place: Path) -> None:
+    code, out, err = run(
+        "competition", "net.safetensors", "--probes", "p.npz", "--fit-probes", "fit.npz", *CODE, "--json",
+        "--concept", "audio=alone.safetensors", "image=net.safetensors", "image=other.safetensors",
+        "--concept-network", "audio=pairednets:Alone",
+    )  # fmt: skip
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["layer"] == "head"
+    assert found["strength"]["image"]["concepts"] == 2
+    assert 0 < found["strength"]["audio"]["whitened"] < 1.2
+    assert "one concept" in found["strength"]["audio"]["reason"]
+    code, out, _ = run(
+        "competition", "net.safetensors", "--probes", "p.npz", "--fit-probes", "fit.npz", *CODE,
+        "--concept", "image=net.safetensors",
+    )  # fmt: skip
+    assert code == 0
+    # what the network itself does with the image alone is linear in its own features
+    assert "competition image: " in " ".join(out.split())
+    assert float(out.split("image: ")[1].split()[0]) < 0.01
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (("--probes", "p.npz", "--concept", "audio=net.safetensors"), 2, "give both or none"),
+        ((*FITTED, "audio"), 2, "given as NAME=MODEL"),
+        ((*FITTED, "sound=net.safetensors"), 2, "concept of 'sound'"),
+        ((*FITTED, "audio=net.safetensors", "--fit-probes", "p.npz"), 2, "are among the probes"),
+        (("--probes", "flat.npz"), 2, "one modality"),
+        (("--probes", "wrong.npz"), 1, "Are the arrays named as its forward takes them"),
+        (("--probes", "p.npz", "--mask", "noise"), 2, "no mask is called 'noise'"),
+        ((*FITTED, "audio=net.safetensors", "--layer", "z"), 2, "no layer"),
+        ((), 2, "give --probes"),
+    ],
+)  # fmt: skip
+def test_misuse_is_one_sentence(run: Run, place: Path, words: tuple[str, ...], code: int, message: str) -> None:
+    np.savez(place / "flat.npz", inputs=np.ones((4, 3), np.float32))
+    np.savez(place / "wrong.npz", picture=np.ones((4, 6), np.float32), audio=np.ones((4, 5), np.float32))
+    got, _, err = run("competition", "net.safetensors", *words, *CODE)
+    assert message in " ".join(err.split())
+    assert got == code
+    assert "Traceback" not in err
+
+
+def test_without_code_the_way_out_is_named(run: Run, place: Path) -> None:
+    code, _, err = run("competition", "net.safetensors", "--probes", "p.npz")
+    assert code in (1, 2)
+    assert "--network" in err or "config.json" in err
+
+
+def test_compare_finds_a_child_that_stopped_listening(run: Run, place: Path) -> None:
+    words = ("--probes", "p.npz", *CODE, "--json")
+    code, out, err = run("compare", "net.safetensors", "deaf.safetensors", *words)
+    assert code == 0, err
+    shares = [e for e in json.loads(out)["evidence"] if e["claim"] == "the modality shares differ"]
+    assert [e["verdict"] for e in shares] == ["supported"]
+    assert shares[0]["details"]["modalities"]["audio"]["change"] < -0.2
+    code, out, _ = run("compare", "net.safetensors", "net.safetensors", *words)
+    shares = [e for e in json.loads(out)["evidence"] if e["claim"] == "the modality shares differ"]
+    assert [e["verdict"] for e in shares] in ([], ["refuted"])  # one network has nothing to compare
+    code, out, err = run("compare", "net.safetensors", "deaf.safetensors", "--probes", "p.npz", *CODE)
+    assert code == 0, err
+    assert "the modality shares differ" in out
+
+
+def test_distance_takes_paired_probes(run: Run, place: Path) -> None:
+    code, out, err = run("distance", "net.safetensors", "deaf.safetensors", "--probes", "p.npz", *CODE, "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert 0 < found["value"] < 1
+    assert found["agreement"]["accuracy_a"] == 1.0
+
+
+def test_paired_probes_in_python() -> None:
+    class Sum(nn.Module):
+        def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+            return a + b
+
+    probes = paired({"a": np.eye(3, dtype=np.float32), "b": np.zeros((3, 3), np.float32)}, [0, 1, 2])
+    from stemma.multimodal.leaning import LeaningTest
+
+    found = LeaningTest(draws=10)(stemma.from_module(Sum().eval(), "sum"), probes)
+    assert found.accuracy.value == 1.0
+    assert found.modalities["a"].share.value == pytest.approx(1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "needs"), [("balance_trainer", "accelerate"), ("balance_lightning", "lightning")])
+def test_the_examples_balance_a_network(name: str, needs: str) -> None:
+    pytest.importorskip(needs, reason=f"the example is for {needs}, which is not installed")
+    script = Path(__file__).parents[1] / "examples" / f"{name}.py"
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    joint, balanced = (float(x) for x in re.findall(r"([0-9.]+)%", done.stdout.splitlines()[-1]))
+    assert balanced > joint + 5
+
+
+def test_the_registry_keeps_how_a_network_was_balanced(run: Run, place: Path) -> None:
+    from stemma.multimodal import AdaptiveGradientModulation
+
+    agm = AdaptiveGradientModulation(nn.Linear(2, 2), ["image", "audio"], alpha=2.0)
+    (place / "balanced").mkdir()
+    (place / "net.safetensors").rename(place / "balanced" / "model.safetensors")
+    (place / "balanced" / "config.json").write_text(json.dumps({"balance": agm.record()}))
+    code, _, err = run("add", "balanced", "--name", "mine")
+    assert code == 0, err
+    code, out, err = run("show", "mine", "--json")
+    assert code == 0, err
+    kept = json.dumps(json.loads(out))
+    assert '"alpha": 2.0' in kept
+    assert "adaptive-gradient-modulation" in kept
