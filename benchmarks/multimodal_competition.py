@@ -94,14 +94,16 @@ def _row(rows: list[Any], joint: list[Any] | None) -> dict[str, Any]:
     out = {"accuracy": {m: mean_of([r["accuracy"][m] for r in rows]) for m in rows[0]["accuracy"]}}
     if "strength" in rows[0]:
         out["strength"] = {m: mean_of([r["strength"][m]["whitened"] for r in rows]) for m in rows[0]["strength"]}
-        out["plain"] = {m: mean_of([r["strength"][m]["plain"] for r in rows]) for m in rows[0]["strength"]}
+        for kind in ("plain", "published"):
+            out[kind] = {m: mean_of([r["strength"][m][kind] for r in rows]) for m in rows[0]["strength"]}
     if joint:
         out["gain"] = paired(*([r["accuracy"]["fused"] for r in side] for side in (rows, joint)))
         if "strength" in rows[0]:
-            out["strength_change"] = {
-                m: paired(*([r["strength"][m]["whitened"] for r in side] for side in (rows, joint)))
-                for m in rows[0]["strength"]
-            }
+            for kind, name in (("whitened", "strength_change"), ("published", "published_change")):
+                out[name] = {
+                    m: paired(*([r["strength"][m][kind] for r in side] for side in (rows, joint)))
+                    for m in rows[0]["strength"]
+                }
     return out
 
 
@@ -115,6 +117,7 @@ def reached(tables: dict[str, Any]) -> dict[str, Any]:
                 "gain": ours["gain"],
                 "gain_of_at_least_5_points": ours["gain"]["lower_one_sided"] >= 0.05,
                 "strength_falls": -ours["strength_change"]["v"]["mean"],
+                "published_strength_falls": -ours["published_change"]["v"]["mean"],
                 "strength_falls_by_0.15": ours["strength_change"]["v"]["mean"] <= -0.15,
                 "flipped_gain": flipped["gain"]["mean"],
                 "flipped_gains_at_most_half": flipped["gain"]["mean"] <= ours["gain"]["mean"] / 2,

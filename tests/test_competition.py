@@ -80,15 +80,26 @@ def test_the_published_formula() -> None:
     """d = trace(E (N Sigma)^+ E^T) / K with Sigma of the centred concept, on full-rank outputs."""
     h, c = RNG.normal(size=(300, 5)), RNG.normal(size=(300, 3))
     c[:, 0] += h[:, 0]
+    h[:, 1] *= 10
     (h1, h2), (c1, c2) = _halves(h), _halves(c)
-    found = CompetitionTest(penalty=120.0, draws=10)(h1, c1, h2, c2)
-    mean, std = h1.mean(0), h1.std(0)
-    z1, z2 = (h1 - mean) / std, (h2 - mean) / std
-    w = np.linalg.solve(z1.T @ z1 + 120 * np.eye(5), z1.T @ (c1 - c1.mean(0)))
-    e = z2 @ w + c1.mean(0) - c2
-    scatter = (c2 - c2.mean(0)).T @ (c2 - c2.mean(0))
-    assert found.whitened == pytest.approx(np.trace(e @ np.linalg.pinv(scatter) @ e.T) / 3, abs=1e-9)
-    assert found.plain == pytest.approx(np.square(e).sum() / np.trace(scatter), abs=1e-9)
+    for scaled in (False, True):
+        found = CompetitionTest(penalty=120.0, draws=10, scaled=scaled)(h1, c1, h2, c2)
+        mean, std = h1.mean(0), h1.std(0) if scaled else 1.0
+        z1, z2 = (h1 - mean) / std, (h2 - mean) / std
+        w = np.linalg.solve(z1.T @ z1 + 120 * np.eye(5), z1.T @ (c1 - c1.mean(0)))
+        e = z2 @ w + c1.mean(0) - c2
+        scatter = (c2 - c2.mean(0)).T @ (c2 - c2.mean(0))
+        assert found.whitened == pytest.approx(np.trace(e @ np.linalg.pinv(scatter) @ e.T) / 3, abs=1e-9)
+        assert found.plain == pytest.approx(np.square(e).sum() / np.trace(scatter), abs=1e-9)
+
+
+def test_a_unit_that_hardly_ever_fires_does_not_mislead() -> None:
+    h = RNG.normal(size=(600, 8))
+    c = h[:, :3] + 0.5 * RNG.normal(size=(600, 3))
+    base = _strength(h, c)
+    rare = np.zeros((600, 1))
+    rare[7], rare[300:] = 1e-6, np.abs(RNG.normal(size=(300, 1)))  # dead but for once, then alive
+    assert _strength(np.concatenate([h, rare], 1), c).whitened == pytest.approx(base.whitened, rel=0.05)
 
 
 def test_the_interval_covers_the_strength_of_the_population() -> None:

@@ -10,6 +10,10 @@ from stemma.errors import MisuseError
 NEGLIGIBLE = 1e-6
 """Directions of the concept with less variance than this share of the largest are left out."""
 
+ACTIVE = 0.05
+"""Share of the fit probes at which a feature has to differ from its median: one that hardly ever does has a scale that
+other probes exceed a thousandfold."""
+
 PENALTIES = tuple(10.0**e for e in range(-4, 7))
 """Ridge penalties that are tried, of standardised features and summed squared errors."""
 
@@ -52,16 +56,18 @@ class CompetitionTest:
 
     Attributes:
         penalty: Of the ridge regression; chosen by cross-validation if None.
+        scaled: Whether features are standardised first; the published test takes them as they are.
         folds: Of the cross-validation.
         draws: Bootstrap samples behind an interval.
         seed: Of folds and bootstrap.
 
     Source: Li et al., ICCV 2023, as coded there: d = trace(E (N Sigma)^+ E^T) / K with ridge penalty 120. Departures:
-    features are standardised and the penalty is cross-validated; K counts the directions that are kept, so that a
-    readout of nothing but the mean scores exactly 1.
+    features are standardised (those that hardly ever differ from their median left out), and the penalty is
+    cross-validated; K counts the directions that are kept, so that a readout of nothing but the mean scores exactly 1.
     """
 
     penalty: float | None = None
+    scaled: bool = True
     folds: int = 5
     draws: int = 500
     seed: int = 0
@@ -84,7 +90,7 @@ class CompetitionTest:
             MisuseError: If the arrays do not belong together, or the concept is constant.
         """
         _check(fit_features, fit_concept, features, concept)
-        x, mean, scale = _standardised(fit_features)
+        x, mean, scale = _standardised(fit_features, self.scaled)
         centre = fit_concept.mean(0)
         white = _whitener(fit_concept - centre)
         penalty = self._chosen(x, (fit_concept - centre) @ white) if self.penalty is None else self.penalty
@@ -160,9 +166,11 @@ def _whitener(centred: np.ndarray) -> np.ndarray:
     return axes[:, kept] / np.sqrt(variances[kept])
 
 
-def _standardised(features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _standardised(features: np.ndarray, scaled: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     mean, scale = features.mean(0), features.std(0)
-    scale = np.where(scale > 1e-9 * max(float(scale.max()), 1e-30), scale, np.inf)  # what is constant says nothing
+    active = (features != np.median(features, axis=0)).mean(0) >= ACTIVE
+    known = active & (scale > 1e-9 * max(float(scale.max()), 1e-30))
+    scale = np.where(known, scale, np.inf) if scaled else np.ones_like(scale)  # what is constant says nothing
     return (features - mean) / scale, mean, scale
 
 
