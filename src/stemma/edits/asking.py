@@ -112,7 +112,14 @@ def removable(model: Model, inputs: np.ndarray, asked: Asked | None = None) -> N
     Raises:
         MisuseError: If nothing can be removed.
     """
-    asked = asked or own_network(model)
+    found = model.__dict__.setdefault("_removable", {})  # as lasting as the weights that it is derived from
+    key = tuple(inputs.shape[1:])
+    if key not in found:
+        found[key] = _removable(model, inputs, asked or own_network(model))
+    return found[key]
+
+
+def _removable(model: Model, inputs: np.ndarray, asked: Asked) -> Network:
     few = batch_of(inputs[:TRIED] if len(inputs) > 1 else np.repeat(inputs[:1], TRIED, 0), asked.like)
     net = couplings(asked.module, asked.forward, few)
     state = {n: t.detach().clone() for n, t in asked.module.state_dict().items()}

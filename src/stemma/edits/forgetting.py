@@ -43,11 +43,15 @@ class Unlearning:
             with batch norm and negates in others.
         score: `fidelity` (as published), `alignment` or `energy` of single entries.
         scope: Whether the highest entries of each `layer` change, or of each `output` of it.
-        layers: How many of the last layers that read hidden units are edited; the output layer is left alone.
+        layers: How many of the last layers that read hidden units are edited, the output layer left alone; 0 takes 6
+            in networks with layer norm, whose residual stream brings the class from far, and 4 in others.
         head: Edit the output layer too.
         attention: Edit the layers that read attention heads too, not only those that read hidden units.
         only: Patterns of the layers that may be edited, instead of the last ones.
         contrast: Rank entries by how much more they matter to what is to be forgotten than to the other inputs.
+        reflect: Of `refit`: by how much the samples' deviation from the others' mean output is turned round, which
+            cancels what earlier layers have put into a residual stream; 0 only removes it. None takes 1 in networks
+            with layer norm and 0 in others.
         made: Where no other inputs are given, make some from the samples themselves, by exchanging blocks of pixels.
         target: Share of the forget samples that may still be answered.
         most: Largest share of a layer's entries that is changed.
@@ -64,11 +68,12 @@ class Unlearning:
     action: str = "auto"
     score: str = "fidelity"
     scope: str = "layer"
-    layers: int = 4
+    layers: int = 0
     head: bool = False
     attention: bool = True
     only: tuple[str, ...] = ()
     contrast: bool = True
+    reflect: float | None = None
     made: bool = False
     target: float = 0.01
     most: float = 0.2
@@ -86,8 +91,8 @@ class Unlearning:
             raise MisuseError(f"weights are changed by {', '.join(ACTIONS)}, not {self.action!r}")
         if self.score not in ("fidelity", "alignment", "energy") or self.scope not in ("layer", "output"):
             raise MisuseError("entries are ranked by fidelity, alignment or energy, within a layer or an output")
-        if not 0 < self.most <= 1 or not 0 <= self.target < 1 or self.layers < 1 or self.steps < 1:
-            raise MisuseError("most lies in (0, 1], the target in [0, 1), and layers and steps are 1 or more")
+        if not 0 < self.most <= 1 or not 0 <= self.target < 1 or self.layers < 0 or self.steps < 1:
+            raise MisuseError("most lies in (0, 1], the target in [0, 1), layers are 0 or more and steps 1 or more")
 
     @classmethod
     def official(cls, action: str = "zero") -> "Unlearning":
@@ -130,7 +135,8 @@ class Unlearning:
         before, after = own_network(model), own_network(model)
         forgotten, known = recognised(before, forget)
         net = removable(model, forget.inputs, before)
-        readers = self._readers(net)
+        streamed = has_layer_norm(before.module)
+        readers = self._readers(net, streamed=streamed)
         if others is None and self.made:
             others = scrambled(forget, self.seed)
         collecting = Collecting("full", self.batch, self.positions, self.seed)
@@ -140,7 +146,8 @@ class Unlearning:
         )
         assert mine is not None
         action = self._action(before, rest)
-        change = _Change(self, before, after, readers, mine, rest, action)
+        reflect = float(streamed) if self.reflect is None else self.reflect
+        change = _Change(self, before, after, readers, mine, rest, action, reflect)
         found = self._searched(change, forget, forgotten, progress)
         plan = Plan(
             "unlearn", model.digest, self.spec, forget.digest, entries=change.entries(found), action=action,
@@ -151,7 +158,7 @@ class Unlearning:
         undo = {r.weight: before.module.get_parameter(r.weight).detach().cpu().clone() for r in readers}
         return replace(finished(model, after, plan, forget, measured), undo=undo)
 
-    def _readers(self, net: Network) -> list[Reader]:
+    def _readers(self, net: Network, *, streamed: bool) -> list[Reader]:
         """The layers that are edited, in causal order."""
         heads = {n for n, why in net.refused.items() if why == OUTPUT}
         read = {r.weight for g in net.groups for r in g.readers if self.attention or g.name not in net.heads}
@@ -160,7 +167,7 @@ class Unlearning:
             return [r for r in found if any(re.search(p, r.layer) for p in self.only)]
         if not found:
             raise MisuseError("no layer reads hidden units but the output layer: say head=True to edit that")
-        return found[-self.layers :]
+        return found[-(self.layers or (6 if streamed else 4)) :]
 
     def _action(self, before: Asked, rest: Statistics | None) -> str:
         if self.action == "refit" and rest is None:
@@ -208,6 +215,13 @@ class Unlearning:
                 right = torch.from_numpy(np.array(others.labels))
                 found["retain"] = [float((x.argmax(1) == right).double().mean()) for x in (a, b)]
         return found
+
+
+def has_layer_norm(module: torch.nn.Module) -> bool:
+    """Whether a network normalises each position of a stream (LayerNorm, RMSNorm under any name)."""
+    return any(
+        "layernorm" in type(m).__name__.lower() or "rmsnorm" in type(m).__name__.lower() for m in module.modules()
+    )
 
 
 def recognised(asked: Asked, forget: Probes) -> tuple[int, float]:
@@ -273,10 +287,10 @@ class _Change:
 
     def __init__(
         self, method: Unlearning, before: Asked, after: Asked, readers: list[Reader],
-        mine: Statistics, rest: Statistics | None, action: str,
+        mine: Statistics, rest: Statistics | None, action: str, reflect: float,
     ) -> None:  # fmt: skip
         self.method, self.before, self.after, self.readers, self.action = method, before, after, readers, action
-        self.mine, self.rest = mine, rest
+        self.mine, self.rest, self.reflect = mine, rest, reflect
         if action != "refit":
             self.ranked = {r.weight: self._ranked(r) for r in readers}
 
@@ -337,7 +351,9 @@ class _Change:
         scale = strength * s_rest.diagonal().mean() / s_mine.diagonal().mean().clamp_min(1e-30)
         weights = start.to(s_rest.device, torch.float64)
         target = weights @ (rest.total / rest.count)
-        wanted = weights @ s_rest + scale * torch.outer(target, mine.total / mine.count)
+        level_of_mine = torch.outer(target, mine.total / mine.count)
+        apart = weights @ s_mine - level_of_mine
+        wanted = weights @ s_rest + scale * (level_of_mine - self.reflect * apart)
         level = self.method.damping * s_rest.diagonal().mean()
         eye = torch.eye(len(s_rest), dtype=torch.float64, device=s_rest.device)
         system = s_rest + scale * s_mine + level * eye

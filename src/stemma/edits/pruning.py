@@ -120,6 +120,7 @@ class Pruning:
         probes: Probes,
         statistics: Statistics | None = None,
         progress: Progress | None = None,
+        curves: Mapping[str, Curve] | None = None,
     ) -> Plan:
         """Choose what is removed.
 
@@ -131,6 +132,7 @@ class Pruning:
             probes: Unlabelled inputs, real or synthetic; labels are not looked at.
             statistics: Collected before with the same probes, at level `full`.
             progress: Told how far it is.
+            curves: Worked out before, as `curves` gives them: then a plan costs next to nothing.
 
         Returns:
             The plan.
@@ -144,8 +146,24 @@ class Pruning:
         chosen = self._allowed(net, model)
         if self.budget == "latency":
             return self._to_latency(model, probes, asked, net, chosen, statistics, progress)
-        kept, curves = self._chosen(model, asked, net, chosen, probes, self.share, statistics, progress)
-        return self._planned(model, probes, net, kept, curves)
+        given = statistics, curves
+        kept, known = self._chosen(model, asked, net, chosen, probes, self.share, given, progress)
+        return self._planned(model, probes, net, kept, known)
+
+    def curves(self, model: Model, probes: Probes, statistics: Statistics) -> dict[str, Curve]:
+        """In which order units of every group go, and the error at every size: the same for all budgets.
+
+        Args:
+            model: The model.
+            probes: What the statistics were collected with.
+            statistics: At level `full`.
+
+        Returns:
+            One curve per group.
+        """
+        asked = own_network(model)
+        net = removable(model, probes.inputs, asked)
+        return {g.name: self._curve(g, asked.module, statistics) for g in self._allowed(net, model)}
 
     def apply(
         self,
@@ -248,11 +266,12 @@ class Pruning:
 
     def _chosen(
         self, model: Model, asked: Asked, net: Network, groups: list[Group], probes: Probes, share: float,
-        statistics: Statistics | None, progress: Progress | None,
-    ) -> tuple[dict[str, np.ndarray], dict[str, Curve]]:  # fmt: skip
+        given: tuple[Statistics | None, Mapping[str, Curve] | None], progress: Progress | None,
+    ) -> tuple[dict[str, np.ndarray], Mapping[str, Curve]]:  # fmt: skip
         """Units that stay in each group, over all rounds."""
         kept = {g.name: np.arange(g.size) for g in groups}
-        curves: dict[str, Curve] = {}
+        first: Mapping[str, Curve] = {}
+        statistics, curves = given
         for turn in range(1, self.rounds + 1):
             goal = share ** (turn / self.rounds)
             now, part = net, groups
@@ -260,16 +279,18 @@ class Pruning:
                 asked = self._cut_so_far(model, net, kept, probes)
                 now = removable_again(asked, probes, net)
                 part = [now.group(g.name) for g in groups]
-                statistics = None
-            seen = statistics or self._collected(asked, part, probes, progress)
-            found = {g.name: self._curve(g, asked.module, seen) for g in part}
-            curves = curves or found
+                statistics = curves = None
+            if curves is None:
+                seen = statistics or self._collected(asked, part, probes, progress)
+                curves = {g.name: self._curve(g, asked.module, seen) for g in part}
+            found = curves
+            first = first or found
             sizes = self._sizes(model, net, now, part, found, goal)
             for g in part:
                 order = found[g.name].order
                 stay = np.sort(order[len(order) - sizes[g.name] :])
                 kept[g.name] = kept[g.name][stay]
-        return kept, curves
+        return kept, first
 
     def _curve(self, group: Group, module: torch.nn.Module, statistics: Statistics) -> Curve:
         """In which order units of a group go, and what that costs."""
@@ -348,13 +369,14 @@ class Pruning:
         """The largest share of operations whose network runs in the wanted share of the time, as measured."""
         by_macs = replace(self, budget="macs", rounds=1)
         seen = statistics or self._collected(asked, groups, probes, progress)
+        found = {g.name: self._curve(g, asked.module, seen) for g in groups}
         whole = measuring.latency(asked, probes.inputs)
         low, high, best = 0.02, 1.0, None
         for _ in range(6):
             middle = (low + high) / 2
             try:
                 trial = replace(by_macs, share=middle)
-                kept, curves = trial._chosen(model, asked, net, groups, probes, middle, seen, None)
+                kept, curves = trial._chosen(model, asked, net, groups, probes, middle, (seen, found), None)
             except MisuseError:
                 low = middle
                 continue

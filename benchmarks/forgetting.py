@@ -1,0 +1,184 @@
+"""Does a class go, and what else goes with it, when a network is edited on samples of the class instead of trained?
+
+Every class of every network is forgotten by each method; figures are means over classes and seeds, with the worst
+class. Samples are training images; all accuracies are on test images. Methods that need labels, gradients or training stand
+beside those that do not, and so does a masked logit, which hides the class for nothing.
+
+    python benchmarks/forgetting.py [--tier small|full] [--device D] [--data DIR] [--seconds N] [--out FILE]
+
+Writes benchmarks/results/forgetting_TIER.json after every class.
+"""
+
+import argparse
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import torch
+
+from pruning import Result, elsewhere, read
+from stemma.edits.forgetting import Unlearning
+from stemma.errors import StemmaError
+from stemma.models.model import Model
+from stemma.probes import Probes
+from testbeds import edited_networks as bed
+from testbeds import forgetting_baselines as other
+
+SAMPLES, OTHERS, CLASSES = 256, 1024, 10
+METHODS: Mapping[str, tuple[Unlearning, str]] = {
+    "published": (Unlearning.official("zero"), ""),
+    "published, negated": (Unlearning.official("negate"), ""),
+    "contrast, made": (Unlearning(action="zero", made=True), ""),
+    "refit": (Unlearning(), "retain"),
+    "refit, generic": (Unlearning(), "generic"),
+    "contrast": (Unlearning(action="zero"), "retain"),
+    "contrast, negated": (Unlearning(action="negate"), "retain"),
+}
+"""The method, and the other inputs that it is given: none, retained classes, or images of another data set."""
+
+TIERS: dict[str, dict[str, Any]] = {
+    "small": {"networks": {"cnn": 8, "vit": 10}, "seeds": (0, 1, 2), "train": 20_000, "test": 5000, "retrained": 2},
+    "full": {"networks": {"resnet18": 24}, "seeds": (0,), "train": None, "test": None, "retrained": 1},
+    "tiny": {"networks": {"cnn": 3}, "seeds": (0,), "train": 3000, "test": 500, "retrained": 1},
+}
+
+
+class Case:
+    """One network and one class."""
+
+    def __init__(
+        self, net: Any, model: Model, train: bed.Data, test: bed.Data, label: int, seed: int, device: str
+    ) -> None:
+        self.net, self.model, self.label, self.seed, self.device = net, model, label, seed, device
+        self.forget = train.of(label).some(SAMPLES, seed)
+        self.retain = train.of(label, other=True).some(OTHERS, seed)
+        self.lost, self.kept, self.train = test.of(label), test.of(label, other=True), train
+        self.before = bed.answers(net, self.kept, device).argmax(1)
+
+    def figures(self, net: Any, gold: list[np.ndarray]) -> dict[str, Any]:
+        lost, kept = bed.answers(net, self.lost, self.device), bed.answers(net, self.kept, self.device).argmax(1)
+        truth = self.kept.labels
+        by_class = [float((kept[truth == c] == c).mean()) for c in range(CLASSES) if c != self.label]
+        before = [float((self.before[truth == c] == c).mean()) for c in range(CLASSES) if c != self.label]
+        out: dict[str, Any] = {
+            "forget": float((lost.argmax(1) == self.label).mean()),
+            "retain": float((kept == truth).mean()), "drop": float((self.before == truth).mean() - (kept == truth).mean()),
+            "worst class drop": max(b - a for a, b in zip(by_class, before, strict=True)),
+            "membership": other.membership(net, self.forget, self.lost, self.device),
+        }  # fmt: skip
+        if gold:
+            out["to retrained"] = float(np.mean([other.apart(lost, g) for g in gold]))
+        return out
+
+    def edited(self, method: Unlearning, given: str, generic: bed.Data) -> Any:
+        rest = {"retain": self.retain, "generic": generic}.get(given)
+        return method(
+            self.model, Probes.of(self.forget.images), None if rest is None else Probes.of(rest.images)
+        ).asked.module.eval()
+
+
+def measured(case: Case, generic: bed.Data, gold: list[np.ndarray], *, relearn: bool) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for name, (method, given) in METHODS.items():
+        try:
+            net = case.edited(method, given, generic)
+        except StemmaError as error:
+            out[name] = {"failed": str(error)[:60]}
+            continue
+        out[name] = case.figures(net, gold)
+        if relearn:
+            out[name]["relearning"] = other.relearning(net, case.forget, case.retain, case.lost, case.device)
+    for name, treat in other.BASELINES.items():
+        net = treat(case.net, case.forget, case.retain, case.seed, case.device)
+        out[name] = case.figures(net, gold)
+        if relearn:
+            out[name]["relearning"] = other.relearning(net, case.forget, case.retain, case.lost, case.device)
+    return out
+
+
+def summary(cases: list[dict[str, Any]]) -> dict[str, Any]:
+    """Means over classes and seeds, with the worst, and how often the target was not met."""
+    out = {}
+    for name in cases[0]:
+        found = [c[name] for c in cases if name in c and "failed" not in c[name]]
+        part: dict[str, Any] = {"cases": len(cases), "failed": len(cases) - len(found)}
+        for key in found[0] if found else ():
+            values = np.array([f[key] for f in found if key in f], float)
+            half = 1.96 * values.std(ddof=1) / len(values) ** 0.5 if len(values) > 1 else 0.0
+            part[key] = {"mean": float(values.mean()), "half": float(half), "worst": float(values.max()),
+                         "least": float(values.min())}  # fmt: skip
+        out[name] = part
+    return out
+
+
+def retrained(
+    name: str, train: bed.Data, label: int, count: int, epochs: float, device: str, kept: Path | None
+) -> list[Any]:
+    rest = train.of(label, other=True)
+    return [bed.trained(name, rest, 100 + i, epochs, device, kept, f"-without{label}") for i in range(count)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tier", choices=TIERS, default="small")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--data", type=Path, default=os.environ.get("STEMMA_DATA"))
+    parser.add_argument("--seconds", type=float, default=7200)
+    parser.add_argument("--networks", type=Path, help="folder in which trained networks are kept")
+    parser.add_argument("--only", choices=sorted(bed.MAKERS), help="one network of the tier, in a file of its own")
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    if args.data is None:
+        parser.error("give --data DIR or STEMMA_DATA")
+    tier, clock = TIERS[args.tier], bed.Clock(args.seconds)
+    name_of = f"forgetting_{args.tier}{'_' + args.only if args.only else ''}.json"
+    out = args.out or Path(__file__).parent / "results" / name_of
+    card = torch.cuda.get_device_name() if args.device.startswith("cuda") else "processor"
+    head = {"tier": args.tier, "settings": dict(tier), "samples": SAMPLES, "others": OTHERS, "device": card,
+            "torch": torch.__version__, "machine": f"{os.cpu_count()} cores, {platform.python_version()}"}  # fmt: skip
+    result = Result(out, head)
+    for name, epochs in tier["networks"].items():
+        if args.only in (None, name):
+            train, test = read(tier, name, args.data)
+            study(result, name, epochs, tier, (train, test), args, clock)
+    result.put(["seconds"], round(clock.gone))
+
+
+def study(result: Result, name: str, epochs: float, tier: Mapping[str, Any], data: tuple[bed.Data, bed.Data], args: Any,
+          clock: bed.Clock) -> None:  # fmt: skip
+    train, test = data
+    generic = elsewhere(train, args.data, OTHERS)
+    cases: list[dict[str, Any]] = []
+    for seed in tier["seeds"]:
+        net = bed.trained(name, train, seed, epochs, args.device, args.networks)
+        model = bed.as_model(net, f"{name}-{seed}", train)
+        result.put(["networks", name, "dense", f"seed {seed}"], bed.right(net, test, args.device))
+        clock.say(f"{name}-{seed} is trained")
+        for label in range(CLASSES):
+            if clock.over():
+                clock.say(f"no time for class {label} of {name}-{seed} and what follows")
+                return
+            case = Case(net, model, train, test, label, seed, args.device)
+            gold: list[np.ndarray] = []
+            if seed == tier["seeds"][0] and label in (0, 3) and name != "resnet18":
+                nets = retrained(name, train, label, tier["retrained"], epochs, args.device, args.networks)
+                gold = [bed.answers(n, case.lost, args.device) for n in nets]
+                between = [other.apart(a, b) for i, a in enumerate(gold) for b in gold[:i]]
+                figures = [case.figures(n, []) for n in nets]
+                steps = [other.relearning(n, case.forget, case.retain, case.lost, args.device) for n in nets]
+                result.put(["networks", name, "retrained", f"class {label}"],
+                           {"figures": figures, "relearning": steps, "between": between})  # fmt: skip
+            cases.append(measured(case, generic, gold, relearn=label in (0, 3)))
+            result.put(["networks", name, "cases", f"seed {seed} class {label}"], cases[-1])
+            result.put(["networks", name, "summary"], summary(cases))
+            mine = cases[-1]["refit"]
+            clock.say(f"{name}-{seed} class {label}: refit {mine.get('forget')} drop {mine.get('drop')}")
+
+
+if __name__ == "__main__":
+    main()
