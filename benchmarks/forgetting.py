@@ -1,8 +1,8 @@
-"""Does a class go, and what else goes with it, when a network is edited on samples of the class instead of trained?
+"""Does a class go, and what goes with it, when a network is edited on samples of the class instead of trained?
 
 Every class of every network is forgotten by each method; figures are means over classes and seeds, with the worst
-class. Samples are training images; all accuracies are on test images. Methods that need labels, gradients or training stand
-beside those that do not, and so does a masked logit, which hides the class for nothing.
+class. Samples are training images; all accuracies are on test images. Methods that need labels, gradients or training
+stand beside those that do not, and so does a masked logit, which hides the class for nothing.
 
     python benchmarks/forgetting.py [--tier small|full] [--device D] [--data DIR] [--seconds N] [--out FILE]
 
@@ -67,7 +67,8 @@ class Case:
         before = [float((self.before[truth == c] == c).mean()) for c in range(CLASSES) if c != self.label]
         out: dict[str, Any] = {
             "forget": float((lost.argmax(1) == self.label).mean()),
-            "retain": float((kept == truth).mean()), "drop": float((self.before == truth).mean() - (kept == truth).mean()),
+            "retain": float((kept == truth).mean()),
+            "drop": float((self.before == truth).mean() - (kept == truth).mean()),
             "worst class drop": max(b - a for a, b in zip(by_class, before, strict=True)),
             "membership": other.membership(net, self.forget, self.lost, self.device),
         }  # fmt: skip
@@ -77,9 +78,8 @@ class Case:
 
     def edited(self, method: Unlearning, given: str, generic: bed.Data) -> Any:
         rest = {"retain": self.retain, "generic": generic}.get(given)
-        return method(
-            self.model, Probes.of(self.forget.images), None if rest is None else Probes.of(rest.images)
-        ).asked.module.eval()
+        rest = None if rest is None else Probes.of(rest.images)
+        return method(self.model, Probes.of(self.forget.images), rest).asked.module.eval()
 
 
 def measured(case: Case, generic: bed.Data, gold: list[np.ndarray], *, relearn: bool) -> dict[str, Any]:

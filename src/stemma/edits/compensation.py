@@ -138,9 +138,12 @@ class Compensating:
             smaller: The network after it was cut; changed.
             readers: Layers that lost inputs, in causal order.
             inputs: Raw inputs.
-            statistics: Of the whole network, used where it is not sequential.
+            statistics: Of the whole network, used where it is not sequential; collected if None.
             progress: Told how far it is.
         """
+        if not self.sequential and statistics is None and self.kind != "none":
+            at = [cut.reader for cut in readers]
+            statistics = self.collecting(whole.module, whole.forward, inputs, at, whole.like, progress)
         for done, cut in enumerate(readers if self.kind != "none" else ()):
             reader = cut.reader
             if progress is not None:
@@ -148,7 +151,7 @@ class Compensating:
             old, new = (a.module.get_submodule(reader.layer) for a in (whole, smaller))
             weights = matrix(old).detach().double()
             weights = weights[cut.outputs.to(weights.device)]
-            if self.sequential or statistics is None or reader.weight not in statistics.layers:
+            if self.sequential or statistics is None:
                 target = self._seen(whole, smaller, reader, weights.to(whole.like.dtype), inputs)
             else:
                 seen = statistics.layers[reader.weight]
