@@ -11,6 +11,7 @@ from stemma.fingerprints.tensor_content import matrices
 from stemma.kinship.axes import DISTILLED, FORGOTTEN, UNASKED, both_axes
 from stemma.kinship.function.evidence import CloserThanIndependent, Progress
 from stemma.kinship.function.null_models import NullModels, Party
+from stemma.kinship.function.partition_agreement import PartitionAgreement
 from stemma.kinship.function.selection import Selection
 from stemma.kinship.relation import in_other_coordinates, name_relation
 from stemma.kinship.relation.named import relation_of
@@ -76,8 +77,9 @@ def compare(
     found = compare_weights(a, b, alpha=alpha, aligned=aligned, matched=matched)
     if probes is None:
         return found
-    parties = Party.of(a), Party.of(b)
-    return both_axes(found, function_of(*parties, probes, NullModels.of(null), alpha=alpha, progress=progress))
+    parties, independent = (Party.of(a), Party.of(b)), NullModels.of(null)
+    seen = both_axes(found, function_of(*parties, probes, independent, alpha=alpha, progress=progress))
+    return with_partitions(seen, *parties, probes, independent, alpha=alpha)
 
 
 def function_of(
@@ -106,6 +108,29 @@ def function_of(
         return found
     forgotten = Forgetting().between(a.load(), b.load(), probes)
     return found if forgotten is None else replace(found, details={**found.details, FORGOTTEN: forgotten.to_dict()})
+
+
+def with_partitions(
+    found: Comparison, a: Party, b: Party, probes: Probes | Selection, null: NullModels, *, alpha: float
+) -> Comparison:
+    """List what hard labels alone show beside the other evidence on the function; it changes no verdict.
+
+    Cost: one forward pass per model.
+
+    Args:
+        found: The comparison with both axes.
+        a: One model.
+        b: The other one.
+        probes: What both are asked.
+        null: Models that were trained apart.
+        alpha: Level of the decision.
+
+    Returns:
+        The comparison with one more piece of evidence; as it is where nothing was asked.
+    """
+    if found.function is None:
+        return found
+    return replace(found, evidence=(*found.evidence, PartitionAgreement(alpha)(a, b, probes, null)))
 
 
 def unaskable(*parties: Party) -> str:

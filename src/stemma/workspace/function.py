@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from stemma.errors import MisuseError, RegistryError, StemmaError
 from stemma.kinship.axes import both_axes
-from stemma.kinship.compare import function_of, unaskable
+from stemma.kinship.compare import function_of, unaskable, with_partitions
 from stemma.kinship.function import combined
 from stemma.kinship.function.evidence import Eyes
 from stemma.kinship.function.null_models import NullModels, Party
@@ -114,6 +114,7 @@ class FunctionAxis:
             return both_axes(found, why)
         chosen = self.independent([a, b], null)
         seen = both_axes(found, function_of(*parties, self.probes, chosen, alpha=self.alpha, progress=self.progress))
+        seen = with_partitions(seen, *parties, self.probes, chosen, alpha=self.alpha)
         seen = self._with_modalities(seen, a, b)
         gone = [p.name for p in parties if p.load is None]
         if gone and seen.function is not None:

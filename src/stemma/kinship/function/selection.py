@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from stemma.errors import MisuseError
+from stemma.fingerprints.questioning import answers
 from stemma.kinship.function import combined
 from stemma.models.model import Model
 from stemma.probes import Probes
@@ -112,6 +113,43 @@ def select_for(
 
     used = [m.network.digest for m in null]
     return select(probes, distances(null), used, keep, distances(positive) if positive else None)
+
+
+def select_by_entropy(models: Sequence[Model], probes: Probes, keep: int) -> Selection:
+    """Choose the probes about which independent models differ most: where all answer alike, kinship cannot show.
+
+    Labels are enough, so that black boxes can choose. Cost: one forward pass per model.
+
+    Args:
+        models: Independent models, for the choice only.
+        probes: All of them.
+        keep: How many probes to choose.
+
+    Returns:
+        The selection; a test refuses these models.
+
+    Raises:
+        MisuseError: If there are too few models or probes, or their answers are no choice among classes.
+
+    Source: after the entropy-driven choice of prompts of Nikolic, Baluta and Saxena 2025, arXiv:2502.00706; here the
+    entropy is that of the answers of many models, and the models that choose never test.
+    """
+    from stemma.kinship.function.partitions import vote_entropy
+    from stemma.measures.agreement import top_answers
+
+    if len(models) < LEAST or not 1 <= keep <= len(probes):
+        raise MisuseError(
+            f"a choice takes at least {LEAST} models and 1 to {len(probes)} probes to keep, but {len(models)} models "
+            f"and {keep} were given"
+        )
+    found = [(m.name, top_answers(answers(m, probes), probes.kind)) for m in models]
+    if mute := [name for name, labels in found if labels is None]:
+        raise MisuseError(f"the answers of {mute[0]} are no choice among classes: give classifiers or token models")
+    labels = np.array([labels for _, labels in found])
+    scores = vote_entropy(labels.reshape(len(models), -1)).reshape(labels.shape[1:]).reshape(len(probes), -1).mean(1)
+    rows = np.sort(np.argsort(-scores, kind="stable")[:keep])
+    used = frozenset(m.network.digest for m in models)
+    return Selection(probes.take(rows), tuple(int(r) for r in rows), scores, used)
 
 
 def _separation(null: np.ndarray, positive: np.ndarray | None) -> np.ndarray:
