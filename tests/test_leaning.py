@@ -171,18 +171,18 @@ def test_a_child_that_stopped_listening_is_a_finding() -> None:
 
 def test_a_change_at_the_margin_is_rarely_called_one() -> None:
     """Two networks whose shares differ by exactly the margin: at 5 % at most 5 % of draws may say they differ more."""
-    big = _probes(40000)
+    big = _probes(20000)
     model, test = _model("a"), LeaningTest(draws=2)
     start = test(model, big).modalities["image"].share.value
     low, high = 0.2, 1.0
-    for _ in range(30):  # the scale of the audio for which the image's share is .1 larger
+    for _ in range(16):  # the scale of the audio for which the image's share is .1 larger
         middle = (low + high) / 2
         share = test(_model("b", audio=middle), big).modalities["image"].share.value
         low, high = (middle, high) if share > start + 0.1 else (low, middle)
     other, called = _model("b", audio=low), 0
     for seed in range(60):
-        rows = np.random.default_rng(seed).choice(40000, 200, replace=False)
-        found = LeaningTest(draws=200, seed=seed).compare(model, other, big.take(rows), 0.05)
+        rows = np.random.default_rng(seed).choice(20000, 200, replace=False)
+        found = LeaningTest(draws=60, seed=seed).compare(model, other, big.take(rows), 0.05)
         called += found.verdict is Verdict.SUPPORTED
     assert called <= 7  # 3 at most expected; above 7 with a chance of 1 in 100
 

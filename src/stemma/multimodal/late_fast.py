@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from stemma.errors import MisuseError
+from stemma.multimodal.masks import Batch
 from stemma.multimodal.plans import AbstractPlan, Asked, Questions, evaluating, logits, moody
 
 AGREES = 1e-3
@@ -44,7 +45,7 @@ class LateFast(AbstractPlan):
 
     encoders: Mapping[str, str]
     name = "late-fast"
-    _tried: list[bool] = field(default_factory=list, repr=False)
+    _tried: list[bool] = field(default_factory=list, repr=False)  # once: whether the network answers with a tensor
 
     def __call__(self, module: nn.Module, asked: Questions) -> Asked:
         """See `AbstractPlan`.
@@ -55,29 +56,47 @@ class LateFast(AbstractPlan):
         Raises:
             MisuseError: If the network does not fuse late, or the fusion itself has batch norm or dropout.
         """
-        self._checked(module, asked)
-        seen: Features = {}
-        with _recording(module, self.encoders, seen):
-            answer = asked.forward(module, asked.batch)
-        full = logits(answer)
+        if not self._tried:
+            self._checked(module, asked)
         inside = moody(module)
         loud = [n for n in inside if not any(n == e or n.startswith(f"{e}.") for e in self.encoders.values())]
         if loud:
             raise MisuseError(f"late-fast needs a fusion without batch norm and dropout, but there is {loud[0]!r}")
-        with evaluating(module), torch.set_grad_enabled(torch.is_grad_enabled() and not inside):
-            nothing = self._nothing(module, asked)
-        outputs = self._recombined(module, asked, full, seen, nothing)
-        scored = outputs
-        if inside:
-            calm: Features = {}
+        if not inside:
+            answer, full, seen, nothing = self._once(module, asked)
+            outputs = scored = self._recombined(module, asked, full, seen, nothing)
+        else:
+            answer, seen = self._pass(module, asked, asked.batch)
+            full = logits(answer)
             with torch.no_grad(), evaluating(module):
-                with _recording(module, self.encoders, calm):
-                    asked.forward(module, asked.batch)
+                calm, nothing = _last_apart(self._pass(module, asked, self._one_more(asked))[1])
                 scored = self._recombined(module, asked, full, calm, nothing)
+            outputs = self._recombined(module, asked, full, seen, nothing)
         if not self._tried:
             self._compared(module, asked, scored)
-            self._tried.append(True)
+            self._tried.append(isinstance(answer, torch.Tensor))
         return Asked(answer, outputs, scored)
+
+    def _once(self, module: nn.Module, asked: Questions) -> tuple[Any, torch.Tensor, Features, Features]:
+        """Answer, logits, features of every encoder, and what it gives when it is shown nothing, with their graph."""
+        if self._tried == [True]:  # what is shown nothing is one more row
+            answer, seen = self._pass(module, asked, self._one_more(asked))
+            full = logits(answer)[:-1]
+            return full, full, *_last_apart(seen)
+        answer, seen = self._pass(module, asked, asked.batch)
+        nothing = _last_apart(self._pass(module, asked, self._one_more(asked))[1])[1]
+        return answer, logits(answer), seen, nothing
+
+    def _pass(self, module: nn.Module, asked: Questions, batch: Batch) -> tuple[Any, Features]:
+        seen: Features = {}
+        with _recording(module, self.encoders, seen):
+            answer = asked.forward(module, batch)
+        return answer, seen
+
+    def _one_more(self, asked: Questions) -> dict[str, Any]:
+        """The batch with a sample of which everything is hidden below it."""
+        empty = asked.without(())
+        return {k: torch.cat([v, empty[k][:1]]) if _rows(v, asked.count) else v for k, v in asked.batch.items()}
 
     def _checked(self, module: nn.Module, asked: Questions) -> None:
         lacking = [name for name in asked.names if name not in self.encoders]
@@ -96,15 +115,6 @@ class LateFast(AbstractPlan):
                 f"late-fast hides modalities by one input that is the same for all samples, but the mask of "
                 f"{loose[0]!r} is {asked.masks[loose[0]].name}: use zero, mean or the plan 'batched'"
             )
-
-    def _nothing(self, module: nn.Module, asked: Questions) -> Features:
-        """What each encoder gives when it is shown nothing, `[1, …]`."""
-        one = asked.without(())
-        row = {k: v[:1] if _rows(v, asked.count) else v for k, v in one.items()}
-        seen: Features = {}
-        with _recording(module, self.encoders, seen):
-            asked.forward(module, row)
-        return seen
 
     def _recombined(
         self, module: nn.Module, asked: Questions, full: torch.Tensor, seen: Features, nothing: Features
@@ -174,6 +184,10 @@ def _standing(module: nn.Module, encoders: Mapping[str, str], features: Features
 def _put(module: nn.Module, place: str, part: nn.Module) -> None:
     parent, _, last = place.rpartition(".")
     module.get_submodule(parent)._modules[last] = part
+
+
+def _last_apart(seen: Features) -> tuple[Features, Features]:
+    return {m: h[:-1] for m, h in seen.items()}, {m: h[-1:] for m, h in seen.items()}
 
 
 def _rows(value: Any, count: int) -> bool:

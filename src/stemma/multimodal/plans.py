@@ -175,13 +175,13 @@ def evaluating(module: nn.Module) -> Generator[None]:
     before = [(part, part.training) for part in module.modules()]
     recurrent = any(isinstance(part, nn.RNNBase) for part, _ in before)
     for part, _ in before:
-        part.training = False
+        vars(part)["training"] = False  # past the slow setter of modules
     try:
         with torch.backends.cudnn.flags(enabled=False) if recurrent else contextlib.nullcontext():
             yield
     finally:
         for part, mode in before:
-            part.training = mode
+            vars(part)["training"] = mode
 
 
 def moody(module: nn.Module) -> list[str]:
