@@ -36,7 +36,7 @@ SCORES = ("elimination", "l2", "random", "wanda", "alignment", "left-out", "unio
           "bn-scale", "alpha")  # fmt: skip
 BASELINES = ("l2", "random", "wanda", "bn-scale")
 TIERS: dict[str, dict[str, Any]] = {
-    "small": {"networks": {"wide": 8, "cnn": 8}, "seeds": (0, 1, 2), "train": 20_000, "test": 5000, "probes": 512},
+    "small": {"networks": {"wide": 5, "cnn": 6}, "seeds": (0, 1, 2), "train": 12_000, "test": 5000, "probes": 256},
     "full": {"networks": {"resnet18": 24, "resnet20": 40}, "seeds": (0,), "train": None, "test": None, "probes": 2000},
     "tiny": {"networks": {"cnn": 2, "resnet20": 0.2}, "seeds": (0,), "train": 2000, "test": 500, "probes": 64},
 }  # fmt: skip
@@ -118,7 +118,7 @@ def cells(budgets: tuple[float, ...], multiple: int) -> Iterator[tuple[list[str]
         for score in ("elimination", "l2"):
             yield ["probes", source, score], replace(base, score=score), source
     for score in SCORES[4:]:
-        for share in budgets:
+        for share in budgets if multiple > 1 else (0.5,):
             yield ["scores", score, f"{share:g}"], replace(base, score=score, share=share), "real"
 
 

@@ -28,8 +28,8 @@ SMALL = {
     "vit": {"model_type": "stemma-vit", "input_shape": [1, SIDE, SIDE], "classes": 10, "patch": 2, "width": 48,
             "depth": 4, "heads": 4, "inner": 192},
 }  # fmt: skip
-"""Configurations of the small tier; `cnn` is compact, `wide` the same four times as wide as it needs to be."""
-SMALL["wide"] = {**SMALL["cnn"], "stem": 32, "widths": [64, 96, 128]}
+"""Configurations of the small tier; `cnn` is compact, `wide` half as wide again."""
+SMALL["wide"] = {**SMALL["cnn"], "stem": 24, "widths": [48, 72, 96]}
 
 
 @dataclass(frozen=True, eq=False)

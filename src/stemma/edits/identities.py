@@ -75,6 +75,21 @@ class Identities:
                 label = first
         return label
 
+    def settle(self, label: Label, axis: int, why: str) -> Label:
+        """Something varies along an axis that is not cut with the units.
+
+        Rows of a block (`[heads, size]`) become one unit then; units that vary along this axis alone cannot be removed.
+
+        Returns:
+            The label, which varies along the axis no more unless it was its only one.
+        """
+        if any(varies(label, a) for a in range(label.ndim) if a != axis % label.ndim):
+            found = self.along(label, [axis])
+            assert found is not None
+            return found
+        self.fix(label, why)
+        return label
+
     def components(self) -> tuple[np.ndarray, dict[int, str]]:
         """The units.
 
@@ -103,14 +118,12 @@ def varies(label: Label | None, axis: int) -> bool:
     return label is not None and label.shape[axis] > 1
 
 
-def reshaped(known: Identities, label: Label | None, old: Sequence[int], new: Sequence[int]) -> Label | None:
+def reshaped(label: Label | None, old: Sequence[int], new: Sequence[int]) -> Label | None:
     """The label of a reshaped tensor.
 
-    Rows that are split into blocks become one unit per block (heads of `[heads, size]`), unless the numbers repeat
-    along one of the new axes (`[batch, heads]`): then they say nothing along it.
+    Where numbers repeat along one of the new axes (`[batch, heads]`) they say nothing along it.
 
     Args:
-        known: Learns which rows are one unit.
         label: Of the tensor before.
         old: Its shape before.
         new: Its shape after.
@@ -130,11 +143,11 @@ def reshaped(known: Identities, label: Label | None, old: Sequence[int], new: Se
     label = label.reshape(target)
     for (_, after), full in zip(axes, wide, strict=True):
         if full and len([a for a in after if new[a] > 1]) > 1:
-            label = _split(known, label, after)
+            label = _split(label, after)
     return label
 
 
-def _split(known: Identities, label: Label, axes: Sequence[int]) -> Label:
+def _split(label: Label, axes: Sequence[int]) -> Label:
     """A stretch of rows that now lies on several axes."""
     long = [a for a in axes if label.shape[a] > 1]
     for axis in list(long):
@@ -142,8 +155,7 @@ def _split(known: Identities, label: Label, axes: Sequence[int]) -> Label:
         if len(long) > 1 and bool((label == first).all()):
             label = first
             long.remove(axis)
-    blocks = known.along(label, long[-1:]) if len(long) > 1 else label
-    return label if blocks is None else blocks
+    return label
 
 
 def _matched(old: Sequence[int], new: Sequence[int]) -> Iterable[tuple[list[int], list[int]]]:

@@ -24,8 +24,8 @@ def combined(t: Tracing, given: Sequence[torch.Tensor], ndim: int) -> Label | No
         own = None if t.origin(x) is not None else aligned(t.label(x), ndim)
         for axis in range(ndim - x.ndim, ndim):
             bare = t.origin(x) is None and not varies(own, axis) and x.shape[axis - ndim] > 1
-            if bare and varies(label, axis):
-                t.known.fix(label, MEETS)
+            if bare and label is not None and varies(label, axis):
+                label = t.known.settle(label, axis, MEETS)
     return label
 
 
@@ -34,8 +34,12 @@ def with_weight(t: Tracing, x: torch.Tensor, label: Label | None, ndim: int) -> 
     long = [a for a in range(x.ndim) if x.shape[a] > 1]
     best = next((a for a in long if varies(label, a + ndim - x.ndim)), long[-1] if long else 0)
     for axis in long:
-        rows = aligned(t.row_label(x, axis), ndim)
-        if axis == best:
+        rows, place = aligned(t.row_label(x, axis), ndim), axis + ndim - x.ndim
+        elsewhere = label is not None and any(varies(label, a) for a in range(ndim) if a != place)
+        if axis == best and elsewhere and label is not None:  # the same for all units: a gain inside heads
+            label = t.known.along(label, [place])
+            t.known.fix(rows, "it is shared by all units")
+        elif axis == best:
             label = t.known.join(label, rows)
         else:
             t.known.fix(rows, "it stands for a position")

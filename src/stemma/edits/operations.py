@@ -60,7 +60,7 @@ def view(t: Tracing, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     if t.origin(args[0]) is not None and tuple(args[0].shape) == tuple(out.shape):
         return same(t, func, args, kwargs, out)
     label = t.label(args[0])
-    t.set(out, None if label is None or not out.numel() else reshaped(t.known, label, args[0].shape, out.shape))
+    t.set(out, None if label is None or not out.numel() else reshaped(label, args[0].shape, out.shape))
     return t.passed_on(args[0], out)
 
 
@@ -82,7 +82,7 @@ def permuted(t: Tracing, func: Any, args: Any, kwargs: Any, out: Any) -> None:
 def squeezed(t: Tracing, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     """Axes of length one come or go."""
     label = t.label(args[0])
-    t.set(out, None if label is None else reshaped(t.known, label, args[0].shape, out.shape))
+    t.set(out, None if label is None else reshaped(label, args[0].shape, out.shape))
     t.passed_on(args[0], out)
 
 
@@ -174,8 +174,9 @@ def reduced(t: Tracing, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     dims = args[1] if len(args) > 1 else kwargs.get("dim")
     dims = list(range(x.ndim)) if dims is None or dims == [] else [dims] if isinstance(dims, int) else list(dims)
     dims = [d % x.ndim for d in dims]
-    if any(varies(label, d) for d in dims) and str(func.overloadpacket) != "aten.sum":
-        t.known.fix(label, STATISTIC)
+    for d in dims if str(func.overloadpacket) != "aten.sum" else ():
+        if varies(label, d):
+            label = t.known.settle(label, d, STATISTIC)
     label = t.known.along(label, dims)
     rest = [d for d in range(x.ndim) if d not in dims]
     for r in results:
@@ -187,9 +188,9 @@ def reduced(t: Tracing, func: Any, args: Any, kwargs: Any, out: Any) -> None:
 def softmax(t: Tracing, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     """Shares along an axis."""
     label, dim = t.label(args[0]), args[1] if len(args) > 1 and isinstance(args[1], int) else kwargs.get("dim", -1)
+    if label is not None and varies(label, dim):
+        label = t.known.settle(label, dim, STATISTIC)
     for r in flat(out):
-        if varies(label, dim):
-            t.known.fix(label, STATISTIC)
         t.set(r, label if label is None or r.ndim == label.ndim else None)
 
 
@@ -215,10 +216,15 @@ def layer_normed(t: Tracing, func: Any, args: Any, kwargs: Any, out: Any) -> Non
     """A statistic over the last axes, then a gain and an offset per entry."""
     x, label = args[0], t.label(args[0])
     result = flat(out)[0]
+    sizes = len(args[1]) if len(args) > 1 and isinstance(args[1], (tuple, list)) else 1
+    inside = label is not None and any(varies(label, a) for a in range(x.ndim - sizes))
+    for axis in range(x.ndim - sizes, x.ndim) if inside else ():
+        label = t.known.settle(label, axis, STATISTIC) if label is not None and varies(label, axis) else label
     for w in flat((args[1:], kwargs)):
         if t.origin(w) is not None and w.ndim:
             label = with_weight(t, w, label, x.ndim)
-    t.known.fix(label, STATISTIC)
+    if not inside:
+        t.known.fix(label, STATISTIC)
     t.set(result, label)
 
 

@@ -75,8 +75,15 @@ def _between(t: Tracing, a: torch.Tensor, b: torch.Tensor) -> Label | None:
 def attention(t: Tracing, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     """Scaled dot products, a softmax, and a weighted mean, per head."""
     q, k, v = args[:3]
-    scores = t.known.join(t.known.along(t.label(q), [-2, -1]), t.known.along(t.label(k), [-2, -1]))
-    label = t.known.join(scores, t.known.along(t.label(v), [-2]))
+    shared = q.shape[-3] // k.shape[-3]  # query heads that read one key
+
+    def known(x: torch.Tensor) -> Label | None:
+        label = t.label(x)
+        wide = label is not None and x is not q and shared > 1 and varies(label, x.ndim - 3)
+        return label.repeat_interleave(shared, x.ndim - 3) if wide and label is not None else label
+
+    scores = t.known.join(t.known.along(known(q), [-2, -1]), t.known.along(known(k), [-2, -1]))
+    label = t.known.join(scores, t.known.along(known(v), [-2]))
     per_input = prod(q.shape[:-1]) * k.shape[-2] * (q.shape[-1] + v.shape[-1]) / t.batch
     t.products.append(Product("", per_input, scores))
     t.set(flat(out)[0], label)

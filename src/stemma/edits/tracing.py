@@ -220,7 +220,10 @@ def trace(module: torch.nn.Module, forward: Callable[[torch.Tensor], Any], input
     Returns:
         What was seen.
     """
-    weights = dict(module.named_parameters()) | dict(module.named_buffers())
+    norms = torch.nn.modules.batchnorm._BatchNorm
+    kept = {n for n, m in module.named_modules() if isinstance(m, norms)}  # other buffers are constants of the code
+    buffers = {n: t for n, t in module.named_buffers() if n.rpartition(".")[0] in kept}
+    weights = dict(module.named_parameters()) | buffers
     weights = {n: t for n, t in weights.items() if t.ndim and t.is_floating_point()}
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
