@@ -60,7 +60,8 @@ def _named(found: Comparison, function: Evidence, *, close: bool) -> Relation:
             f"after; all others {gone['others_before']:.0%} and {gone['others_after']:.0%}); in weights: "
             f"{relation.reason}"
         )
-        kept = {**relation.parameters, FORGOTTEN: gone, "weights": relation.kind.value}
+        origin = {"made_from": "a" if gone["by"] == "b" else "b"}  # what still knows the class was there before
+        kept = {**origin, **relation.parameters, FORGOTTEN: gone, "weights": relation.kind.value}
         return Relation(RelationKind.UNLEARNED, kept, (*relation.steps, "unlearned"), reason)
     if weights is Verdict.SUPPORTED:
         return replace(relation, reason=f"{relation.reason}; in function: {function.reason}")

@@ -106,8 +106,25 @@ def function_of(
     found = CloserThanIndependent(alpha)(a, b, probes, null, progress)
     if a.load is None or b.load is None or not isinstance(probes, Probes):
         return found
-    forgotten = Forgetting().between(a.load(), b.load(), probes)
-    return found if forgotten is None else replace(found, details={**found.details, FORGOTTEN: forgotten.to_dict()})
+    return with_forgotten(found, a, b, probes)
+
+
+def with_forgotten(found: Evidence, a: Party, b: Party, probes: Probes) -> Evidence:
+    """Look for a class of probes that one of two models no longer answers.
+
+    Args:
+        found: The function axis.
+        a: The one model.
+        b: The other.
+        probes: What both are asked.
+
+    Returns:
+        The evidence, with the class under `forgotten` where there is one.
+    """
+    if a.load is None or b.load is None:
+        return found
+    gone = Forgetting().between(a.load(), b.load(), probes)
+    return found if gone is None else replace(found, details={**found.details, FORGOTTEN: gone.to_dict()})
 
 
 def with_partitions(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from stemma.errors import MisuseError, RegistryError, StemmaError
 from stemma.kinship.axes import both_axes
-from stemma.kinship.compare import function_of, unaskable, with_partitions
+from stemma.kinship.compare import function_of, unaskable, with_forgotten, with_partitions
 from stemma.kinship.function import combined
 from stemma.kinship.function.evidence import Eyes
 from stemma.kinship.function.null_models import NullModels, Party
@@ -150,7 +150,8 @@ class FunctionAxis:
         chosen = self.independent([suspect], null, beside=candidates)
         parties = [self.party_of(c) for c in candidates]
         found = ClosestOfMany(self.alpha)(own, parties, self.given, chosen, self.progress)
-        return {id(c): f for c, f in zip(candidates, found, strict=True)}
+        asked = zip(candidates, parties, found, strict=True)
+        return {id(c): f if isinstance(f, str) else with_forgotten(f, p, own, self.given) for c, p, f in asked}
 
     def party_of(self, c: Candidate) -> Party:
         """A candidate with its sketch, which is kept where the candidate is enrolled.

@@ -137,6 +137,9 @@ def shorter(one: Explanation | None, other: Explanation | None) -> Explanation |
 MARKS = frozenset({RelationKind.QUANTIZED, RelationKind.PRUNED})
 """Operations that lose something: whichever model bears their mark was made from the other."""
 
+NARROWER = "units removed"
+"""The step that makes a network narrower: what is done afterwards (a refit, training) does not make it wide again."""
+
 
 def made_from(found: Explanation, a: Model, b: Model) -> str:
     """Which of two models the other was made from, where an operation lost something and did nothing else.
@@ -152,7 +155,7 @@ def made_from(found: Explanation, a: Model, b: Model) -> str:
     turned = found.child.digest == a.digest
     parent, child = (b, a) if turned else (a, b)
     first, second = ("b", "a") if turned else ("a", "b")
-    if all(s.kind in MARKS for s in found.steps):
+    if all(s.kind in MARKS for s in found.steps) or any(s.name == NARROWER for s in found.steps):
         return first
     if found.kind is not RelationKind.REFORMATTED or len(found.steps) != 1:
         return ""
