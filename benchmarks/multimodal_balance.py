@@ -33,13 +33,13 @@ CHOSEN_ON = (100, 101)
 """Seeds that parameters are chosen on."""
 
 RATES = (0.01, 0.03, 0.1)
-EPOCHS = 40
+EPOCHS = 30
 
 CONDITIONS = {
     "clean": "standardised inputs, sounds as recorded",
     "noisy": "standardised inputs, white noise as strong as the sound",
-    "raw": "pixels and spectrograms from 0 to 1, as in the public set, white noise as strong as the sound",
     "three": "as noisy, with row and column sums of another image of the same digit as third modality",
+    "raw": "pixels and spectrograms from 0 to 1, as in the public set, white noise as strong as the sound",
     "convolutional": "as noisy, convolutional encoders",
 }
 FEW = ("three", "convolutional")
@@ -52,7 +52,7 @@ def _grid(condition: str, names: Sequence[str]) -> dict[str, tuple[str, list[dic
     """By label: the strategy, and the parameters among which it is chosen."""
     kinds = ("running", "parity")
     alphas = [{"alpha": a, "reference": r} for a, r in product((0.25, 0.5, 1.0, 2.0), kinds)]
-    plain = [{"alpha": a} for a in (0.25, 0.5, 1.0, 2.0)]
+    plain = [o for o in alphas if o["reference"] == "running"]
     found: dict[str, tuple[str, list[dict[str, Any]]]] = {"agm": ("agm", alphas), "agm, as published": ("agm", plain)}
     if condition in FEW:
         return found
