@@ -32,7 +32,7 @@ from stemma.zoo.data import examples
 from stemma.zoo.recipe import Recipe, build_all
 
 COUNT = 44
-PUBLISHED = PartitionAgreement(0.05, parts=("agreement",), correction="holm", ranked=False)
+PUBLISHED = PartitionAgreement(0.05, parts=("agreement",), correction="holm", over="probes")
 
 
 @pytest.fixture(scope="module")
@@ -292,7 +292,7 @@ def test_missing_controls_are_counted(family: dict[str, Model], nets: list[Model
     assert few.details["null_models_missing"] == 75
     assert few.null.floor == 1 / 25
     assert "75 more are needed" in few.reason
-    published = PartitionAgreement(0.01, ranked=False)
+    published = PartitionAgreement(0.01, over="probes")
     told = published(Party.of(family["root"]), Party.of(family["tuned"]), probes, NullModels.of(nets[:24]))
     assert told.verdict is Verdict.SUPPORTED
     assert "75 more are needed" in told.reason
@@ -385,6 +385,8 @@ def test_the_comparison_lists_it_and_its_verdict_stays(
         ({"parts": ()}, "parts are one or more"),
         ({"parts": ("luck",)}, "not luck"),
         ({"correction": "none"}, "correction is"),
+        ({"over": "luck"}, "over is 'models'"),
+        ({"stands_for": "neither"}, "'first' or 'either'"),
         ({"positions": 0}, "positions is 1"),
         ({"alpha": 1.5}, "no level"),
     ],

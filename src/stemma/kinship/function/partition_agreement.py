@@ -30,18 +30,19 @@ POSITIONS = 32
 class PartitionAgreement:
     """The black-box test of provenance, for classifiers of any label space and for next tokens.
 
-    A model's hard labels cut the probes into classes. One model observes; the other one and the controls, which stand
-    in for it, are compared by how much of the observer's partition theirs predicts, probe by probe. Names of classes
-    mean nothing, so a new head with other classes can be tested. Two p-values must hold:
+    A model's hard labels cut the probes into classes. The suspect observes; the candidate and the controls, which stand
+    in for it, are compared by how much of the suspect's partition theirs predicts, probe by probe. Names of classes
+    mean nothing, so a new head with other classes can be tested. There are two p-values:
 
-    - over models: the rank among the controls, exact if the model is exchangeable with them, whatever the probes;
+    - over models: the rank among the controls, exact if the candidate is exchangeable with them, whatever the probes;
     - over probes: one-sided paired tests that *every* control would be beaten on further probes, too. The largest of
       them is the p-value of that claim (all must be rejected: intersection and union); `holm` corrects them
       for their number as the source does, which costs power and buys nothing for this claim.
 
-    The larger one is reported. Both models observe in turn, and the larger of the two views counts, as in
-    `CloserThanIndependent`; only controls that answer in a model's shape stand in for it, of its architecture where
-    there are enough.
+    The first speaks of independent models in general, the second of these very controls: with m of them, an independent
+    candidate beats all with probability 1 / (m + 1), and enough probes make that significant. Provenance is claimed
+    only where all controls are beaten. Only controls that answer in a model's shape stand in for it, of its
+    architecture where there are enough.
 
     Cost: one forward pass per model; then linear in models times probes.
 
@@ -50,20 +51,23 @@ class PartitionAgreement:
         parts: What is counted per probe, names out of `partitions.PARTS`: `common-errors`, `information`, and
             `agreement` for heads whose labels mean the same (the published statistic).
         correction: `largest` or `holm`, of the p-values over probes.
-        ranked: Test over models, too. Without, the answer holds against these very controls only: with m of them, an
-            independent model beats all with probability 1 / (m + 1), however many probes are asked.
+        over: `models`, `probes` or `both`, the larger p-value: what the reported one speaks of.
+        stands_for: `first`: controls stand for the first model, the candidate, and the second observes (they change
+            places where no control can stand for the first). `either`: both observe in turn, and the larger p-value
+            counts, which is valid if either is exchangeable with the controls.
         task_margin: How far below a model's accuracy the median of its controls may lie, and what share of the probes a
             renaming of labels may win: where it wins more, they mean something else, and controls are no stand-in.
         positions: Positions of a sequence that are looked at.
 
     Source: Nikolic, Baluta and Saxena 2025, arXiv:2502.00706. Departures: tests are paired; partitions, not labels,
-    are compared; the test over models is added; controls stand in for either model; Berger 1982 for the largest p.
+    are compared; the test over models, which decides unless told otherwise. Berger 1982 for the largest p.
     """
 
     alpha: float = 0.01
     parts: tuple[str, ...] = ("common-errors", "information")
     correction: Literal["largest", "holm"] = "largest"
-    ranked: bool = True
+    over: Literal["models", "probes", "both"] = "models"
+    stands_for: Literal["first", "either"] = "first"
     task_margin: float = TASK_MARGIN
     positions: int = POSITIONS
 
@@ -76,6 +80,11 @@ class PartitionAgreement:
             raise MisuseError(f"parts are one or more of {', '.join(PARTS)}, not {', '.join(self.parts) or 'none'}")
         if self.correction not in ("largest", "holm"):
             raise MisuseError(f"correction is 'largest' or 'holm', not {self.correction!r}")
+        if self.over not in ("models", "probes", "both") or self.stands_for not in ("first", "either"):
+            raise MisuseError(
+                f"over is 'models', 'probes' or 'both' and stands_for 'first' or 'either', not {self.over!r} and "
+                f"{self.stands_for!r}"
+            )
         if self.positions < 1:
             raise MisuseError("positions is 1 or more")
 
@@ -90,8 +99,8 @@ class PartitionAgreement:
         """Test a pair.
 
         Args:
-            a: The one model.
-            b: The other.
+            a: The candidate.
+            b: The suspect, what may come from it.
             probes: What all models are asked; a selection refuses controls that it was made on.
             null: The controls: independent models of the same task.
             progress: Told which model is asked, how many are done and of how many.
@@ -139,9 +148,9 @@ class PartitionAgreement:
         """Test recorded answers: nothing but labels is needed, as a service gives them.
 
         Args:
-            a: Labels `[n]` of the one model, or `[n, t]` for t positions of each probe.
-            b: Labels of the other, for the same probes.
-            controls: Labels of independent models by their names. Each stands in for both models.
+            a: Labels `[n]` of the candidate, or `[n, t]` for t positions of each probe.
+            b: Labels of the suspect, for the same probes.
+            controls: Labels of independent models by their names.
             names: Of a and b.
             source: Where the controls come from, for people.
 
@@ -161,8 +170,8 @@ class PartitionAgreement:
         """The evidence, once everything was asked.
 
         Args:
-            a: What was seen of the one.
-            b: Of the other.
+            a: What was seen of the candidate.
+            b: Of the suspect.
             seen: Of the controls.
             probes: What was asked.
             null: Where the controls come from, and which were left out.
@@ -171,11 +180,7 @@ class PartitionAgreement:
             The evidence.
         """
         pair = thinned(a, self.positions), thinned(b, self.positions)
-        controls = [thinned(s, self.positions) for s in seen]
-        how = probes, self.parts, needed(self.alpha), self.task_margin
-        views = [v for v in (among(m, o, controls, *how) for m, o in (pair[::-1], pair)) if v is not None]
-        if any(v.hard for v in views):
-            views = [v for v in views if v.hard is not False]
+        views = self._views(pair, [thinned(s, self.positions) for s in seen], probes)
         deciding = max(views, key=self.p_value) if views else None
         p = None if deciding is None else self.p_value(deciding)
         least = min((len(v.controls) for v in views), default=0)
@@ -189,20 +194,31 @@ class PartitionAgreement:
             "null_models_missing": max(0, needed(self.alpha) - least), "left_out": list(null.left_out),
         }  # fmt: skip
         size = 0 if deciding is None else len(deciding.controls)
-        floor = 1 / (size + 1) if self.ranked else 0.0
+        floor = 0.0 if self.over == "probes" else 1 / (size + 1)
         kept = Null(null.source, size, floor, tuple(sorted(deciding.statistics)) if deciding else ())
         effect = min((v.effect for v in views), default=0.0)
         return Evidence(CLAIM, Axis.FUNCTION, self.name, value, kept, p, None if p is None else log10(p), effect,
                         verdict, reason, self.spec, (a.digest, b.digest), details)  # fmt: skip
 
+    def _views(self, pair: tuple[Sight, Sight], controls: Sequence[Sight], probes: Probes) -> list[PartitionView]:
+        """The views that count, the one in which controls stand for the first model before the other."""
+        how = controls, probes, self.parts, needed(self.alpha), self.task_margin
+        first = among(*pair, *how)
+        if self.stands_for == "first" and first is not None and first.hard is not False:
+            return [first]
+        found = [v for v in (first, among(*pair[::-1], *how)) if v is not None]
+        if any(v.hard for v in found):
+            found = [v for v in found if v.hard is not False]
+        return found[:1] if self.stands_for == "first" else found
+
     def p_value(self, view: PartitionView) -> float:
         """The p-value of one view.
 
         Returns:
-            The larger of those over models and over probes.
+            Over models, over probes or the larger of both.
         """
-        probes = view.beats_all(self.correction)
-        return max(view.by_model, probes) if self.ranked else max(probes, SMALLEST)
+        probes = max(view.beats_all(self.correction), SMALLEST)
+        return {"models": view.by_model, "probes": probes, "both": max(view.by_model, probes)}[self.over]
 
     def _decided(
         self, a: Sight, b: Sight, views: Sequence[PartitionView], deciding: PartitionView | None, null: NullModels
@@ -215,23 +231,25 @@ class PartitionAgreement:
             return Verdict.INCONCLUSIVE, (
                 f"no independent model to compare with{why}: {needed(self.alpha)} are needed for alpha {self.alpha:g}"
             )
-        least = min(len(v.controls) for v in views)
-        lacking, size = needed(self.alpha) - least, len(deciding.controls)
-        over_probes = deciding.beats_all(self.correction)
-        if self.ranked and lacking > 0:
+        least, size = min(len(v.controls) for v in views), len(deciding.controls)
+        lacking, further = needed(self.alpha) - least, deciding.beats_all(self.correction)
+        if self.over != "probes" and lacking > 0:
             told = f"{deciding.beaten} of {size} independent models share less of the partition"
             return Verdict.INCONCLUSIVE, f"{told}; {floor_sentence(least, 1 / (least + 1), lacking, self.alpha)}"
-        if (self.ranked and deciding.by_model > self.alpha) or deciding.beaten < size:
+        if deciding.beaten < size:
             return Verdict.INCONCLUSIVE, (
                 f"{size - deciding.beaten} of {size} independent models share as much of the partition, which does not "
                 "show independence either"
             )
-        if over_probes > self.alpha:
+        found = f"all {size} independent models share less of the partition"
+        if further > self.alpha and self.over != "models":
             return Verdict.INCONCLUSIVE, (
-                f"all {size} independent models share less of the partition, but on further probes one of them might "
-                f"not (p = {over_probes:.2g}): ask more probes, or such as models differ about"
+                f"{found}, but on further probes one of them might not (p = {further:.2g}): ask more probes, or such "
+                "as models differ about"
             )
-        return self._explained(views, f"all {size} independent models share less of the partition", lacking)
+        if further > self.alpha:
+            found += f" (on further probes one of them might not: p = {further:.2g})"
+        return self._explained(views, found, lacking)
 
     def _explained(self, views: Sequence[PartitionView], found: str, lacking: int) -> tuple[Verdict, str]:
         """Whether task or architecture alone may be what is shared."""

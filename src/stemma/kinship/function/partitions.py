@@ -28,9 +28,9 @@ def adjusted_rand(a: np.ndarray, b: np.ndarray) -> float:
 
     Source: Hubert and Arabie 1985, equation 5.
     """
-    rows, columns = (np.unique(x, return_inverse=True)[1] for x in (a, b))
-    pairs = np.unique(rows.astype(np.int64) * (columns.max() + 1) + columns, return_counts=True)[1]
-    both, one, other = (_pairs(c) for c in (pairs, np.bincount(rows), np.bincount(columns)))
+    (rows, one), (columns, other) = _numbered(a), _numbered(b)
+    both = _pairs(_numbered(rows * len(other) + columns)[1])
+    one, other = _pairs(one), _pairs(other)
     expected = one * other / max(1.0, _pairs(np.array([len(a)])))
     most = (one + other) / 2
     return float((both - expected) / (most - expected)) if most > expected else 0.0
@@ -189,9 +189,18 @@ def compressed(labels: np.ndarray, most: int = MOST) -> np.ndarray:
     Returns:
         `[n]`, int64; the rarest labels are one where there are more than `most`.
     """
-    names, index, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    if len(names) <= most:
-        return index.astype(np.int64)
-    place = np.full(len(names), most - 1)
+    index, counts = _numbered(labels)
+    if len(counts) <= most:
+        return index
+    place = np.full(len(counts), most - 1)
     place[np.argsort(-counts, kind="stable")[: most - 1]] = np.arange(most - 1)
     return place[index]
+
+
+def _numbered(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Labels in their order from 0 on, and how many there are of each; small ones need no sorting."""
+    if labels.min() >= 0 and labels.max() <= 4 * len(labels):
+        counts = np.bincount(labels.astype(np.int64))
+        return (np.cumsum(counts > 0) - 1)[labels], counts[counts > 0]
+    _, index, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    return index.astype(np.int64), counts

@@ -1,0 +1,278 @@
+"""What labels alone show of kinship: power and false alarms of the black-box test at level .01.
+
+    python benchmarks/partition_agreement.py [--part NAME]... [--data DIR] [--seed N]
+
+writes benchmarks/results/partition_agreement.json, part by part: those that are not asked for stay as they were.
+Families of one data set: a candidate, what was made of it (fine-tuned, a new head, distilled into another
+architecture), and strangers, that is candidates of other families on the same data. Controls are further networks on
+the data of the candidates. Seed 1 is where the test was designed; what is written down is of another seed.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+
+from stemma import __version__
+from stemma.fingerprints.questioning import answers
+from stemma.kinship.function.many import holm
+from stemma.kinship.function.null_models import NullModels
+from stemma.kinship.function.partition_agreement import PartitionAgreement
+from stemma.kinship.function.partitions import adjusted_rand, agreement, paired, vote_entropy
+from stemma.kinship.function.sight import Sight
+from stemma.probes import Probes
+from stemma.types import Evidence, RelationKind, Verdict
+from stemma.zoo.data import examples
+from stemma.zoo.recipe import Recipe, build_all
+
+RESULTS = Path(__file__).parent / "results" / "partition_agreement.json"
+SEED, ALPHA, LEVELS = 20_261_126, 0.01, (0.01, 0.05, 0.1, 0.2, 0.5)
+BLENDS, STRANGERS, CHOOSERS = 2000, 2, 10
+
+OPERATIONS: Mapping[str, tuple[str, RelationKind, dict[str, Any], str]] = {
+    "fine-tuned": ("finetune", RelationKind.FINETUNED, {}, "b"),
+    "fine-tuned far": ("finetune", RelationKind.FINETUNED, {"steps": 300, "rate": 4e-3}, "b"),
+    "new head, other names": ("replace-head", RelationKind.HEAD_REPLACED, {"task": "shuffled:3"}, "b"),
+    "new head, odd or even": ("replace-head", RelationKind.HEAD_REPLACED, {}, "b"),
+    "distilled, own data": ("distill", RelationKind.DISTILLED, {"other": True}, "a"),
+    "distilled, other data": ("distill", RelationKind.DISTILLED, {"other": True}, "b"),
+}
+"""What was made of a candidate: the operation, what that makes of it, parameters, which half of the data."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One kind of network on one data set.
+
+    Attributes:
+        kind: Of network.
+        data: What they learn.
+        families: How many.
+        controls: Independent networks that test.
+        alpha: Level.
+        operations: Names out of `OPERATIONS`.
+    """
+
+    kind: str
+    data: str
+    families: int = 24
+    controls: int = 99
+    alpha: float = ALPHA
+    operations: tuple[str, ...] = tuple(OPERATIONS)
+
+
+SETTINGS = {
+    "mlp digits": Setting("mlp", "digits"),
+    "mlp mnist8": Setting("mlp", "mnist8"),
+    "mlp fashion8": Setting("mlp", "fashion8"),
+    "cnn fashion8": Setting("cnn", "fashion8"),
+    "lm text": Setting("lm", "text", 8, 19, 0.05, ("fine-tuned", "distilled, other data")),
+}
+
+
+def told(what: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {what}", file=sys.stderr, flush=True)
+
+
+def family_recipes(s: Setting, seed: int) -> dict[str, Recipe]:
+    """Every network of a setting by name: `family i`, `OPERATION i`, `control i`, `chooser i`, `other data i`."""
+    given = {} if s.data in ("digits", "text") else {"data": s.data}
+
+    def root(i: int, part: str = "a") -> Recipe:
+        return Recipe(s.kind, "train", None, (), given, seed=seed * 1000 + i, part=part)
+
+    found = {f"family {i}": root(i) for i in range(s.families)}
+    found |= {f"control {i}": root(200 + i) for i in range(s.controls)}
+    found |= {f"chooser {i}": root(400 + i) for i in range(CHOOSERS if s.kind != "lm" else 0)}
+    found |= {f"other data {i}": root(600 + i, "b") for i in range(s.families if s.kind != "lm" else 0)}
+    for name in s.operations:
+        operation, relation, more, part = OPERATIONS[name]
+        for i in range(s.families):
+            parent = (found[f"family {i}"],)
+            found[f"{name} {i}"] = Recipe(s.kind, operation, relation, parent, {**given, **more}, seed * 77 + i, part)
+    return found
+
+
+def questions(s: Setting) -> dict[str, np.ndarray]:
+    """What is asked: the test images as they are, and blends of two of them; test texts for language models."""
+    x = examples(s.kind, "test", "digit", None if s.data in ("digits", "text") else s.data).inputs
+    if s.kind == "lm":
+        return {"texts": x[:400]}
+    rng = np.random.default_rng(0)
+    first, second = rng.integers(0, len(x), (2, 4 * BLENDS))
+    share = rng.uniform(0.3, 0.7, (4 * BLENDS, 1, 1, 1)).astype(np.float32)
+    return {"images": x, "blends": share * x[first] + (1 - share) * x[second]}
+
+
+class Answered:
+    """All networks of a setting, by the labels that they give."""
+
+    def __init__(self, s: Setting, seed: int) -> None:
+        self.setting = s
+        recipes = family_recipes(s, seed)
+        self.models = dict(zip(recipes, build_all(recipes), strict=True))
+        told(f"{s.kind} {s.data}: {len(recipes)} networks")
+        asked = {name: Probes.of(x) for name, x in questions(s).items()}
+        self.labels = {
+            probes: {n: answers(m, p).argmax(-1) for n, m in self.models.items()} for probes, p in asked.items()
+        }
+        self.shapes = {n: answers(m, next(iter(asked.values())).take([0])).shape[1:] for n, m in self.models.items()}
+
+    def seen(self, name: str, probes: str, rows: np.ndarray | slice) -> Sight:
+        labels, model = self.labels[probes][name][rows], self.models[name]
+        return Sight(name, model.network.digest, self.shapes[name], labels, {}, {}, model.architecture)
+
+    def test(self, candidate: str, suspect: str, probes: str, rows: np.ndarray | slice, **options: Any) -> Evidence:
+        s = self.setting
+        a, b, *null = [self.seen(n, probes, rows) for n in (candidate, suspect, *self.controls)]
+        asked = Probes.of(np.zeros((len(np.asarray(a.classes)), 1), np.float32))
+        return PartitionAgreement(s.alpha, **options).judged(a, b, null, asked, NullModels("networks on the same data"))
+
+    @property
+    def controls(self) -> list[str]:
+        return [f"control {i}" for i in range(self.setting.controls)]
+
+
+def decisions(all_: Answered, candidate: str, suspect: str, probes: str, rows: Any) -> dict[str, float]:
+    """Whether each method says that the suspect comes from the candidate, and the p-value of the test."""
+    alpha, found = all_.setting.alpha, all_.test(candidate, suspect, probes, rows)
+    either = all_.test(candidate, suspect, probes, rows, stands_for="either")
+    further = [v["p_value_of_probes"] <= alpha for v in found.details["views"]]
+    labels = {n: all_.labels[probes][n][rows] for n in (candidate, suspect, *all_.controls)}
+    own, pool = labels[suspect], np.array([labels[n] for n in (candidate, *all_.controls)])
+    alike = agreement(own, pool).reshape(len(pool), len(own), -1).mean(2, dtype=float)
+    rand = [adjusted_rand(own.ravel(), p.ravel()) for p in pool]
+    few = alike[: 1 + min(20, len(alike) - 1)]
+    return {
+        "test": found.verdict is Verdict.SUPPORTED,
+        "further probes, too": found.verdict is Verdict.SUPPORTED and all(further),
+        "both observe": either.verdict is Verdict.SUPPORTED,
+        "agreement, ranks": bool((alike[0].mean() > alike[1:].mean(1)).all()),
+        "adjusted Rand, ranks": rand[0] > max(rand[1:]),
+        "published, all controls": holm(paired(alike)).max() <= alpha,
+        "published, 20 controls": holm(paired(few)).max() <= alpha,
+        "p": found.p_value if found.p_value is not None else 1.0,
+    }
+
+
+def rate(found: list[float], families: int) -> dict[str, Any]:
+    """A share with Wilson's 95 % interval at the number of families: pairs of one family count as one draw."""
+    p, z = float(np.mean(found)), 1.96
+    middle, spread = p + z * z / (2 * families), z * np.sqrt(p * (1 - p) / families + z * z / (4 * families**2))
+    scale = 1 + z * z / families
+    low, high = max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
+    return {"rate": round(p, 4), "low": round(float(low), 4), "high": round(float(high), 4),
+            "hits": int(sum(found)), "n": len(found), "families": families}  # fmt: skip
+
+
+def tabled(found: list[dict[str, float]], families: int) -> dict[str, Any]:
+    return {m: rate([float(f[m]) for f in found], families) for m in found[0] if m != "p"}
+
+
+def setting_table(s: Setting, seed: int) -> dict[str, Any]:
+    """Power on children and false alarms on strangers, operation by operation."""
+    all_, probes, rows = Answered(s, seed), "texts" if s.kind == "lm" else "blends", slice(0, BLENDS)
+    n, p_values = s.families, []
+    out: dict[str, Any] = {"families": n, "controls": s.controls, "alpha": s.alpha, "operations": {}}
+    for name in s.operations:
+        children = [decisions(all_, f"family {i}", f"{name} {i}", probes, rows) for i in range(n)]
+        strangers = [
+            decisions(all_, f"family {(i + k) % n}", f"{name} {i}", probes, rows)
+            for i in range(n)
+            for k in range(1, STRANGERS + 1)
+        ]
+        out["operations"][name] = {"children": tabled(children, n), "strangers": tabled(strangers, n)}
+        p_values += [f["p"] for f in strangers]
+        if s.kind != "lm":
+            confound = [decisions(all_, f"other data {i}", f"{name} {i}", probes, rows) for i in range(n)]
+            out["operations"][name]["strangers, suspect's data"] = tabled(confound, n)
+        told(f"{s.kind} {s.data}: {name}")
+    out["null"] = {str(t): rate([float(p <= t + 1e-9) for p in p_values], n) for t in LEVELS}
+    if s.kind != "lm":
+        out["probes"] = probes_table(all_)
+    return out
+
+
+def probes_table(all_: Answered) -> dict[str, Any]:
+    """Power by what is asked: images, few or many blends, and blends that other models choose."""
+    chosen = vote_entropy(np.array([all_.labels["blends"][f"chooser {i}"][: 4 * BLENDS] for i in range(CHOOSERS)]))
+    best = np.sort(np.argsort(-chosen, kind="stable")[:BLENDS])
+    sets: dict[str, tuple[str, Any]] = {
+        "test images": ("images", slice(None)), "500 blends": ("blends", slice(0, 500)),
+        "2000 blends": ("blends", slice(0, BLENDS)), "2000 of 8000 by entropy": ("blends", best),
+        "8000 blends": ("blends", slice(None)),
+    }  # fmt: skip
+    out: dict[str, Any] = {}
+    for label, (probes, rows) in sets.items():
+        out[label] = {}
+        for name in ("fine-tuned", "new head, other names", "distilled, other data"):
+            n = all_.setting.families
+            found = [all_.test(f"family {i}", f"{name} {i}", probes, rows) for i in range(n)]
+            out[label][name] = rate([float(f.verdict is Verdict.SUPPORTED) for f in found], n)
+    told(f"{all_.setting.kind} {all_.setting.data}: probes")
+    return out
+
+
+def pooled(results: Mapping[str, Any]) -> dict[str, Any]:
+    """All vision settings together, family by family."""
+    found = [results[name] for name, s in SETTINGS.items() if s.kind != "lm" and name in results]
+    if not found:
+        return {}
+    families = sum(f["families"] for f in found)
+    out: dict[str, Any] = {"families": families, "settings": len(found), "operations": {}}
+    for name in OPERATIONS:
+        out["operations"][name] = {who: _joined([f["operations"][name][who] for f in found], families)
+                                   for who in ("children", "strangers", "strangers, suspect's data")}  # fmt: skip
+    for who in ("strangers", "strangers, suspect's data"):
+        every = [f["operations"][name][who] for f in found for name in OPERATIONS]
+        out[who] = _joined(every, families)
+    out["null"] = {t: _one([f["null"][t] for f in found], families) for t in map(str, LEVELS)}
+    out["probes"] = {label: {name: _one([f["probes"][label][name] for f in found], families) for name in row}
+                     for label, row in found[0]["probes"].items()}  # fmt: skip
+    return out
+
+
+def _joined(tables: list[Mapping[str, Any]], families: int) -> dict[str, Any]:
+    return {m: _one([t[m] for t in tables], families) for m in tables[0]}
+
+
+def _one(rates: list[Mapping[str, Any]], families: int) -> dict[str, Any]:
+    hits, n = sum(r["hits"] for r in rates), sum(r["n"] for r in rates)
+    return rate([1.0] * hits + [0.0] * (n - hits), families)
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--part", action="append", help=f"one of {', '.join(SETTINGS)}; all by default")
+    options.add_argument("--data", help="folder of data sets, else STEMMA_DATA; without it only digits and text")
+    options.add_argument("--seed", type=int, default=SEED)
+    options.add_argument("--out", type=Path, default=RESULTS)
+    given = options.parse_args()
+    if given.data:
+        os.environ["STEMMA_DATA"] = given.data
+    for name, s in SETTINGS.items():
+        if given.part and name not in given.part:
+            continue
+        if s.data.endswith("8") and not os.environ.get("STEMMA_DATA"):
+            told(f"{name} is left out: no data sets (--data)")
+            continue
+        start = time.perf_counter()
+        found = setting_table(s, given.seed)
+        found["seconds"] = round(time.perf_counter() - start, 1)
+        results = json.loads(given.out.read_text()) if given.out.exists() else {}
+        results |= {"version": __version__, "seed": given.seed, name: found}
+        results["vision"] = pooled(results)
+        given.out.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
