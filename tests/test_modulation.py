@@ -435,6 +435,46 @@ def test_evaluation_is_the_bare_network() -> None:
     assert list(model.state_dict()) == list(_made(Late).state_dict())
 
 
+def test_validation_in_any_form_is_not_remembered() -> None:
+    model, (batch, target) = _made(Late), _batch()
+    agm = AdaptiveGradientModulation(model, ["a", "v"], alpha=2.0)
+    agm(batch, target)
+    kept = agm.history
+    with torch.no_grad():
+        agm(batch, target)
+    model.eval()  # the habit of most loops
+    assert agm(batch, target).responses == {}
+    assert agm.history is kept
+    model.train()
+    agm(batch, target)
+    assert agm.history.step == 2
+
+
+def test_every_position_counts_where_there_are_many() -> None:
+    class Pixels(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.v = nn.Conv2d(1, 3, 3, padding=1), nn.Conv2d(2, 3, 1)
+
+        def forward(self, a: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            return self.a(a) * self.v(v).sigmoid()
+
+    model = _made(Pixels)
+    draw = torch.Generator().manual_seed(0)
+    batch = {n: torch.randn(2, c, 4, 5, generator=draw).double() for n, c in (("a", 1), ("v", 2))}
+    target = torch.randint(0, 3, (2, 4, 5), generator=draw)
+    target[0, :2] = -100
+    found, out = _step(model, batch, target, alpha=0.0)
+    assert all(torch.allclose(found[n], g, atol=1e-12) for n, g in _joint(model, batch, target).items())
+    for n in "av":
+        assert float(out.scores[n]) == pytest.approx(
+            float(nn.functional.cross_entropy(out.responses[n], target)), abs=1e-9
+        )
+    soft = torch.softmax(torch.randn(2, 3, 4, 5, generator=draw).double(), 1)
+    found, out = _step(model, batch, soft, alpha=1.0, reference="parity")
+    assert float(out.scores["a"]) == pytest.approx(float(nn.functional.cross_entropy(out.responses["a"], soft)))
+
+
 def test_masked_passes_leave_batch_norm_alone() -> None:
     model, (batch, target) = _made(Late, norm=True), _batch()
     twin = _made(Late, norm=True)

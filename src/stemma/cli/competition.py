@@ -176,17 +176,18 @@ def lines(leaning: "Leaning", strengths: Any, layer: str, source: str) -> "Itera
         yield name, ", ".join(parts), also
     for name, strength in strengths.items():
         low, high = strength.interval
+        many = f"{strength.concepts} concept{'s' * (strength.concepts > 1)}"
         yield (
             "competition",
             f"{name}: {number(strength.whitened)} [{number(low)}, {number(high)}]",
-            f"unread share of what it does alone · plain {number(strength.plain)} · {strength.concepts} concepts, "
+            f"unread share of what it does alone · plain {number(strength.plain)} · {many}, "
             f"{strength.features} features before {layer}" + (f" · {strength.reason}" if strength.reason else ""),
         )
     if leaning.hidden is not None:
         how = ", ".join(dict.fromkeys(leaning.masks.values()))
         told = "near the class frequencies" if leaning.hidden <= NEAR else "the mask does not hide enough: try another"
         yield (
-            "shown nothing",
+            "all hidden",
             f"it answers {leaning.hidden:.2f} from the class frequencies",
             f"{told} · hidden by {how}",
         )

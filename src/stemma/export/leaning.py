@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from stemma.multimodal.leaning import Leaning, Measured
     from stemma.probes import Probes
 
-ROW, LEFT, RIGHT = 34, 250, 30
+ROW, LEFT, RIGHT = 34, 250, 70
 """Height of a bar, and the margins beside it."""
 
 
@@ -84,7 +84,8 @@ def bars(rows: "Sequence[tuple[str, Measured]]", what: str) -> str:
         start, end = (at(x) for x in found.interval)
         marks.append(f'<text class="strong" x="{LEFT - 12}" y="{y + 15}" text-anchor="end">{said(label[:30])}</text>')
         marks.append(f'<rect class="bar" x="{left}" y="{y}" width="{max(right - left, 1):.1f}" height="20"/>')
-        marks.append(f'<line class="mean" x1="{start}" y1="{y + 10}" x2="{end}" y2="{y + 10}"/>')
+        whisker = f"M{start} {y + 10}H{end}M{start} {y + 5}V{y + 15}M{end} {y + 5}V{y + 15}"
+        marks.append(f'<path class="axis" fill="none" d="{whisker}"/>')
         marks.append(f'<text class="strong" x="{max(right, end) + 8}" y="{y + 15}">{found.value:.2f}</text>')
     marks.append(f'<line class="axis" x1="{at(0)}" y1="4" x2="{at(0)}" y2="{bottom}"/>')
     picture = f'<svg class="chart" viewBox="0 0 {WIDTH} {bottom + 26}" role="img" aria-label="{said(what)}">'

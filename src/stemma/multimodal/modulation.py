@@ -108,7 +108,6 @@ class AdaptiveGradientModulation:
         self.rule = _rule(rule)
         self.masks = masks_of(mask, self.modalities)
         self.plan = _plan(plan, encoders)
-        self.training = True
         self._forward = forward or (lambda module, batch: module(**batch))
         self._loss = loss or cross_entropy
         self._score = score or loss or cross_entropy_score
@@ -133,16 +132,22 @@ class AdaptiveGradientModulation:
         checked_names(self.modalities, batch)
         given = without_missing(batch, self.modalities, self.masks, present)
         step = 0 if self.history is None else self.history.step
-        if not self.training or not self.rule.measures(step):
-            return self._plain(given, target)
+        learning = self.training and torch.is_grad_enabled()
+        if not learning or not self.rule.measures(step):
+            return self._plain(given, target, learning)
         if target is None:
             raise MisuseError("while training, responses are judged by the target: give it, or call .eval() first")
         return self._measured(given, target, present, step)
 
-    def _plain(self, batch: Batch, target: Any) -> Modulated:
+    @property
+    def training(self) -> bool:
+        """Whether the network is in training mode; in evaluation mode, or without gradients, nothing is modulated."""
+        return self.model.training
+
+    def _plain(self, batch: Batch, target: Any, counts: bool) -> Modulated:
         answer = self._forward(self.model, batch)
         out = logits(answer)
-        if self.training:
+        if counts:
             self.history = (self.history or History.empty(len(self.modalities), out.device)).idle()
         loss = None if target is None else self._loss(out, target)
         ones = torch.ones(len(self.modalities), device=out.device)
@@ -199,7 +204,6 @@ class AdaptiveGradientModulation:
         Returns:
             This.
         """
-        self.training = mode
         self.model.train(mode)
         return self
 
