@@ -46,6 +46,12 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "single a": ("single", {"modality": "a"}),
     "single v": ("single", {"modality": "v"}),
 }
+ADAM = {**FIT, "optimizer": "adam", "rate": 0.001}
+UNDER_ADAM: dict[str, tuple[str, dict[str, Any]]] = {
+    "joint, Adam": ("joint", {}),
+    "agm, alpha 2, Adam": ("agm", {"alpha": 2.0}),
+    "agm, alpha 2, parity, Adam": ("agm", {"alpha": 2.0, "reference": "parity"}),
+}
 FACTORS = ((1.0, 4.0), (1.0, 16.0), (1.0, 64.0), (0.25, 4.0), (0.25, 16.0), (0.0625, 16.0))
 TASKS = ("competition", "no competition")
 TUNED = "encoder rates, tuned"
@@ -68,11 +74,15 @@ def _tuned(ledger: Ledger, task: str, fusion: str) -> dict[str, Any]:
 
 
 def _scored(ledger: Ledger, task: str, fusion: str, seeds: int) -> dict[str, list[Run]]:
-    methods = {**METHODS, TUNED: ("encoder-rates", _tuned(ledger, task, fusion))}
-    return {
-        label: [Run(task, fusion, name, options, s, FIT, strength=name != "single") for s in range(seeds)]
-        for label, (name, options) in methods.items()
-    }
+    methods = {**METHODS, TUNED: ("encoder-rates", _tuned(ledger, task, fusion)), **UNDER_ADAM}
+    out = {}
+    for label, (name, options) in methods.items():
+        adam = label in UNDER_ADAM
+        measured = name != "single" and not adam
+        out[label] = [
+            Run(task, fusion, name, options, s, ADAM if adam else FIT, strength=measured) for s in range(seeds)
+        ]
+    return out
 
 
 def summary(ledger: Ledger, seeds: int) -> dict[str, Any]:
@@ -83,7 +93,10 @@ def summary(ledger: Ledger, seeds: int) -> dict[str, Any]:
             runs = _scored(ledger, task, fusion, seeds)
             found = {label: [ledger[r] for r in rs] for label, rs in runs.items()}
             found = {label: rs for label, rs in found.items() if all(r is not None for r in rs)}
-            table = {label: _row(rs, found.get("joint")) for label, rs in found.items()}
+            table = {
+                label: _row(rs, found.get("joint, Adam" if label in UNDER_ADAM else "joint"))
+                for label, rs in found.items()
+            }
             if TUNED in table:
                 table[TUNED]["options"] = runs[TUNED][0].options
             out.setdefault(task, {})[fusion] = table

@@ -226,6 +226,16 @@ def test_rates_scale_one_encoder_and_nothing_else() -> None:
         assert torch.allclose(move, joint[name] * (0.25 if ".a." in name else 1), atol=1e-7)
 
 
+def test_fixed_factors_cancel_under_adam() -> None:
+    adam = Fit(epochs=3, batch=128, weight_decay=0, clip=None, rate=1e-2, decay_at=1, optimizer="adam")
+    joint, found = _moved(adam, Joint()), _moved(adam, EncoderRates({"a": 0.25}))
+    for name, move in found.items():
+        assert torch.allclose(move, joint[name], atol=2e-4), name
+    assert max(m.abs().max() for m in joint.values()) > 0.02
+    with pytest.raises(MisuseError, match="no optimiser is called 'lion'"):
+        Fit(optimizer="lion")
+
+
 def test_ogm_damps_the_more_confident_encoder_as_published() -> None:
     s, examples = _setting(), _examples()
     right = {m: r.softmax(1).gather(1, examples.labels[:, None]).sum() for m, r in responses_of(s, examples).items()}

@@ -12,6 +12,8 @@ from stemma.multimodal.responses import shapley_responses
 from stemma.multimodal.strategies.base import AbstractRun, AbstractStrategy, Progress, Setting
 from stemma.multimodal.strategies.gradient_blending import FUSED
 
+OPTIMIZERS = ("sgd", "adam")
+
 ASKED = 512
 """Examples at once where nothing is learnt."""
 
@@ -38,17 +40,18 @@ class Examples:
 
 @dataclass(frozen=True)
 class Fit:
-    """SGD with momentum over shuffled batches; the last epoch counts, so that nothing is chosen on what is scored.
+    """One optimiser over shuffled batches; the last epoch counts, so that nothing is chosen on what is scored.
 
     Attributes:
         epochs: Passes over the examples.
         rate: Learning rate.
         momentum: Of SGD.
-        weight_decay: Of SGD.
+        weight_decay: Of either.
         batch: Examples per step; what is left over at the end of an epoch is dropped.
         decay_at: Share of the epochs after which the rate is divided by ten.
         clip: Largest norm of the gradient; None for any.
-        seed: Of the shuffling, and of what a strategy draws.
+        seed: Of the shuffling.
+        optimizer: `sgd`, or `adam`, which divides by the size of the gradient: fixed factors on it cancel.
     """
 
     epochs: int = 30
@@ -59,6 +62,11 @@ class Fit:
     decay_at: float = 0.7
     clip: float | None = 5.0
     seed: int = 0
+    optimizer: str = "sgd"
+
+    def __post_init__(self) -> None:
+        if self.optimizer not in OPTIMIZERS:
+            raise MisuseError(f"no optimiser is called {self.optimizer!r}. There are: {', '.join(OPTIMIZERS)}")
 
     def __call__(
         self,
@@ -89,34 +97,38 @@ class Fit:
         if run.needs_progress and valid is None:
             raise MisuseError(f"{strategy.name} looks at validation data after every epoch: give valid=")
         shuffle = torch.Generator().manual_seed(self.seed)
-        sgd = torch.optim.SGD(
-            setting.model.parameters(), self.rate, momentum=self.momentum, weight_decay=self.weight_decay
-        )
+        moves = self._optimizer(setting)
         for epoch in range(self.epochs):
             if epoch == int(self.decay_at * self.epochs):
-                for group in sgd.param_groups:
+                for group in moves.param_groups:
                     group["lr"] /= 10
             setting.model.train()
             order = torch.randperm(len(examples), generator=shuffle).to(examples.labels.device)
             for rows in order.split(self.batch):
                 if len(rows) == self.batch:
-                    self._step(sgd, run, examples.take(rows))
+                    self._step(moves, run, examples.take(rows))
             if run.needs_progress and valid is not None:
                 run.epoch(progress(setting, epoch, valid, examples.take(slice(0, len(valid)))))
             told(epoch)
         setting.model.eval()
         return run
 
-    def _step(self, sgd: torch.optim.Optimizer, run: AbstractRun, part: Examples) -> None:
-        sgd.zero_grad()
+    def _optimizer(self, setting: Setting) -> torch.optim.Optimizer:
+        parameters = setting.model.parameters()
+        if self.optimizer == "adam":
+            return torch.optim.Adam(parameters, self.rate, weight_decay=self.weight_decay)
+        return torch.optim.SGD(parameters, self.rate, momentum=self.momentum, weight_decay=self.weight_decay)
+
+    def _step(self, moves: torch.optim.Optimizer, run: AbstractRun, part: Examples) -> None:
+        moves.zero_grad()
         run.loss(part.inputs, part.labels).backward()
         extra = run.extra()
-        if extra and len(sgd.param_groups) == 1:
-            sgd.add_param_group({"params": extra})
+        if extra and len(moves.param_groups) == 1:
+            moves.add_param_group({"params": extra})
         run.gradients()
         if self.clip is not None:
-            torch.nn.utils.clip_grad_norm_([p for g in sgd.param_groups for p in g["params"]], self.clip)
-        sgd.step()
+            torch.nn.utils.clip_grad_norm_([p for g in moves.param_groups for p in g["params"]], self.clip)
+        moves.step()
 
 
 def responses_of(setting: Setting, examples: Examples) -> dict[str, torch.Tensor]:
