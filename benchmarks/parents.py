@@ -6,7 +6,7 @@ called the parent where it is not. Beside it stands the nearest candidate by wei
 of sibling candidates eight fine-tunes of one root are enrolled, and the suspect was made from one of them.
 
 python benchmarks/parents.py              writes benchmarks/results/parents.json
-python benchmarks/parents.py --roots mlp=20 cnn=20    fewer roots; each takes about two minutes of one core
+python benchmarks/parents.py --roots mlp=20 cnn=20    fewer roots; each takes about half a minute of one core
 """
 
 import argparse
@@ -37,8 +37,12 @@ from stemma.zoo.recipe import build_all
 ROOTS = {"mlp": 100, "cnn": 100, "vit": 12, "lm": 12}
 """Roots of each kind; a twelfth as many families in the part of sibling candidates."""
 
-SEED = 7200
+SEED = 7300
 OPERATIONS = ("finetune", "lora", "prune", "int8", "int4", "longer", "few-shot", "imbalanced")
+SIBLING_CANDIDATES = "sibling candidates"
+ROUND = 10
+"""Roots that are asked about before what is known is written."""
+
 CHILDREN, CANDIDATES, SIBLINGS, ORPHANS = 2, 50, 3, 5
 """Children of each root by each operation, candidates of a query, siblings among them, and of how many queries one has
 no parent enrolled."""
@@ -67,8 +71,8 @@ def asked(kind: str, operation: str, roots: int, piece: range) -> list[dict[str,
         own = [n for n in made if n.startswith(f"{root}-{operation}-")][:CHILDREN]
         for j, name in enumerate(own):
             rng = np.random.default_rng([SEED, r, j, len(operation)])
-            orphan = (r + j) % ORPHANS == 0
-            alone = orphan and (r + j) % (2 * ORPHANS) == 0
+            turn = r + j + OPERATIONS.index(operation)
+            orphan, alone = turn % ORPHANS == 0, turn % (2 * ORPHANS) == 0
             kin = [n for n in tuned if n.startswith(f"{root}-finetune-") and n != name][:SIBLINGS]
             enrolled = ([] if orphan else [root]) + ([] if alone else kin)
             others = [n for n in tuned if n != root and not n.startswith(f"{root}-")]
@@ -181,26 +185,47 @@ def main() -> None:
     given = options.parse_args()
     counts = {k: int(n) for k, n in (r.split("=") for r in given.roots)} if given.roots else ROOTS
     families = {kind: max(1, n // 12) for kind, n in counts.items()}
-    for kind, roots in counts.items():
-        for operation in operations_of(kind):
-            models(kind, roots, SIBLINGS + 1 if operation == "finetune" else CHILDREN, operation)
-        siblings_of(kind, families[kind])
-    rows: dict[str, dict[str, list[dict[str, Any]]]] = {o: {} for o in (*OPERATIONS, "sibling candidates")}
+    made = [(kind, o, n) for kind, n in counts.items() for o in operations_of(kind)]
+    waves = [
+        [(asked, kind, o, counts[kind], range(at, min(at + ROUND, counts[kind])))
+         for kind, o, n in made if at < n]
+        for at in range(0, max(counts.values()), ROUND)
+    ]  # fmt: skip
+    for f in range(max(families.values())):
+        brothers = [(asked_siblings, k, n, counts[k], range(f, f + 1)) for k, n in families.items() if f < n]
+        waves[f % len(waves)] += brothers
+    rows: dict[str, dict[str, list[dict[str, Any]]]] = {o: {} for o in (*OPERATIONS, SIBLING_CANDIDATES)}
     with ProcessPoolExecutor(given.jobs) as pool:
-        waiting = [
-            (o, kind, pool.submit(asked, kind, o, roots, range(at, min(at + 10, roots))))
-            for kind, roots in counts.items() for o in operations_of(kind) for at in range(0, roots, 10)
-        ]  # fmt: skip
-        waiting += [
-            ("sibling candidates", kind, pool.submit(asked_siblings, kind, families[kind], roots, range(f, f + 1)))
-            for kind, roots in counts.items() for f in range(families[kind])
-        ]  # fmt: skip
-        for o, kind, one in waiting:
-            rows[o].setdefault(kind, []).extend(one.result())
+        building = [pool.submit(built, kind, n, o) for kind, o, n in sorted(made, key=lambda m: m[1] != "finetune")]
+        building += [pool.submit(built, kind, n, None) for kind, n in families.items()]
+        for one in building:
+            one.result()
+        waiting = [[(w[2], w[1], pool.submit(*w)) for w in wave] for wave in waves]
+        for i, wave in enumerate(waiting):
+            for what, kind, one in wave:
+                what = what if isinstance(what, str) else SIBLING_CANDIDATES
+                rows[what].setdefault(kind, []).extend(one.result())
+            answered_of = {kind: min(n, (i + 1) * ROUND) for kind, n in counts.items()}
+            write(rows, answered_of, families)
+
+
+def built(kind: str, count: int, operation: str | None) -> None:
+    """Put into the cache what workers read from it."""
+    if operation is None:
+        siblings_of(kind, count)
+    else:
+        models(kind, count, SIBLINGS + 1 if operation == "finetune" else CHILDREN, operation)
+
+
+def write(
+    rows: Mapping[str, Mapping[str, list[dict[str, Any]]]], counts: Mapping[str, int], families: Mapping[str, int]
+) -> None:
+    """What is known so far; after the last round, all of it."""
     main_kinds = ("mlp", "cnn")
     everything = [r for o in OPERATIONS for kind, part in rows[o].items() if kind in main_kinds for r in part]
     result = {
-        "candidates": CANDIDATES, "roots": counts, "families of sibling candidates": families, "seed": SEED,
+        "candidates": CANDIDATES, "roots": dict(counts), "seed": SEED,
+        "families of sibling candidates": dict(families),
         "children": {o: {"all": table([r for kind, part in kinds.items() if kind in main_kinds for r in part]),
                          **{k: table(part) for k, part in kinds.items()}} for o, kinds in rows.items()},
         "all": table(everything),
@@ -209,7 +234,7 @@ def main() -> None:
     }  # fmt: skip
     text = json.dumps(result, indent=1)
     (Path(__file__).parent / "results" / "parents.json").write_text(text + "\n")
-    print(text)
+    print(json.dumps({k: result[k] for k in ("roots", "all")}), flush=True)
 
 
 if __name__ == "__main__":
