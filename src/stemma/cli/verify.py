@@ -19,11 +19,6 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Was a model changed as it is said to have been?", no_args_is_help=True)
 
 
-@app.callback()
-def _group() -> None:
-    """Keeps `unlearning` a word of its own while it is the only one."""
-
-
 def _level(value: float | None) -> float | None:
     if value is not None and not 0 < value < 1:
         raise typer.BadParameter(f"{value} is no level: give a number between 0 and 1, for example 0.05")
@@ -113,6 +108,68 @@ def unlearning(
         show(identity(before), *(identity(m) for m in after), "", findings(lines(found)))
     if found.verdict == Verdict.REFUTED:
         raise typer.Exit(1)
+
+
+@app.command("edit")
+def edit(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that prune or unlearn wrote.")],
+    parent: Annotated[
+        str | None,
+        typer.Option("--parent", metavar="MODEL", show_default=False, help="The model before. [default: as recorded]"),
+    ] = None,
+    probes: Annotated[
+        str | None,
+        typer.Option("--probes", metavar="P", show_default=False, help="The inputs that the edit rests on."),
+    ] = None,
+    retain: Annotated[
+        str | None,
+        typer.Option("--retain", metavar="P", show_default=False, help="The other inputs that unlearn was given."),
+    ] = None,
+    registry: RegistryUrl = None,
+    network: Factory = None,
+    allow_code: AllowCode = False,
+    data: Data = None,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Check an edited model against its plan and receipt, and do the edit again.
+
+    Exits with 1 if anything is not as recorded.
+    """
+    from stemma.cli.asking import Asking
+    from stemma.cli.opening import open_workspace
+    from stemma.cli.output import findings, progress, show, show_json
+    from stemma.verification.edit import Replaying, read
+
+    asking = Asking(network, allow_code, device, data)
+    _, receipt = read(folder)
+    with progress(quiet=as_json) as report:
+        workspace = open_workspace(registry, progress=report)
+        before = _parent(asking, workspace, parent, receipt.parent_source, str(receipt.parent))
+        asked, others = (None if p is None or before is None else asking.probes(p, before) for p in (probes, retain))
+        found = Replaying()(folder, before, asked, others, report)
+    bad = [f for f in found if f.good is False]
+    if as_json:
+        show_json({"folder": str(folder), "good": not bad, "checks": [f.to_dict() for f in found]})
+    else:
+        words = {True: "as recorded", False: "NOT as recorded", None: "not checked"}
+        show(findings([(f.check, words[f.good], f.reason) for f in found]))
+    if bad:
+        raise typer.Exit(1)
+
+
+def _parent(asking: "Asking", workspace: "Workspace", given: str | None, source: str, digest: str) -> "Model | None":
+    """The model before: as given, else where it was read from, else by its digest in the registry."""
+    from stemma.errors import StemmaError
+
+    if given is not None:
+        return asking.model(workspace, given)
+    for text in (source, digest.partition(":")[2]):
+        try:
+            return asking.model(workspace, text)
+        except (StemmaError, OSError):
+            continue
+    return None
 
 
 def _models(asking: "Asking", workspace: "Workspace", texts: Sequence[str]) -> "Iterator[Model]":

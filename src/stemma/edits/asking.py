@@ -82,7 +82,8 @@ def own_network(model: Model) -> Asked:
         if any(word in where for word in QUANTISED):
             raise MisuseError(f"{name or model.name} is a quantised module ({type(part).__name__}): edit the model "
                               "before it is quantised")  # fmt: skip
-    if made.module is model.__dict__.get("network", made).module or model.source.startswith("python:"):
+    known = model.__dict__.get("network")
+    if model.source.startswith("python:") or (known is not None and known.module is made.module):
         if made.forward is not made.module:
             raise MisuseError(f"{model.name} runs through a function around its module, which cannot be copied: give "
                               "the module itself")  # fmt: skip
@@ -90,7 +91,8 @@ def own_network(model: Model) -> Asked:
         made = replace(made, module=module, forward=module)
     module = made.module
     assert module is not None
-    module.eval()
+    for part in module.modules():
+        part.training = False  # as eval() does, which programs refuse
     if made.parameter is None:
         raise MisuseError(f"{model.name} has no parameters: there is nothing to edit")
     return Asked(module, made.forward, made.parameter, made)

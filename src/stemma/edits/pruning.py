@@ -353,6 +353,7 @@ class Pruning:
             "parameters": [net.parameters(), net.parameters(counts)],
             "groups": {g: {"kept": len(k), "of": net.sizes[g], "error": float(curves[g].at(net.sizes[g] - len(k)))}
                        for g, k in kept.items()},
+            "refitted": [n for w, r in net.readers.items() if r.reads in rows.get(w, {}) for n in (w, r.bias)],
             "refused": dict(net.refused),
         }  # fmt: skip
         return Plan(

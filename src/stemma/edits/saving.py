@@ -54,7 +54,7 @@ def write(edited: Edited, folder: Path | str, probes: Probes, *, overwrite: bool
     partial.mkdir(parents=True)
     try:
         _weights(edited, partial)
-        found = load(partial)
+        found = load(checkpoint(partial))
         _same_answers(edited, replace(found), probes)
         receipt = replace(edited.receipt, child=found.digest)
         _beside(edited, receipt, partial)
@@ -64,6 +64,11 @@ def write(edited: Edited, folder: Path | str, probes: Probes, *, overwrite: bool
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return receipt
+
+
+def checkpoint(folder: Path) -> Path:
+    """What is loaded of a folder with an edited model: the folder, or the program where nothing else is there."""
+    return folder if (folder / "config.json").is_file() else folder / PROGRAM
 
 
 def _weights(edited: Edited, folder: Path) -> None:

@@ -1,0 +1,433 @@
+"""From the command line to a folder that loads without Stemma, and back: plan, receipt, replay, refusals."""
+
+import contextlib
+import io
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from stemma.cli import main
+from stemma.edits.asking import own_network
+from stemma.edits.forgetting import Unlearning, scrambled, undone
+from stemma.edits.measuring import accuracy
+from stemma.edits.normalisation import recalibrate
+from stemma.edits.pruning import Pruning
+from stemma.edits.saving import write
+from stemma.errors import MisuseError, StemmaError
+from stemma.models.load import load
+from stemma.models.model import Model
+from stemma.models.networks.given import from_module
+from stemma.models.save import save
+from stemma.probes import Probes
+from stemma.types import InputSpec, RelationKind
+from stemma.verification.edit import Replaying, read
+from stemma.zoo import data
+from stemma.zoo.recipe import Recipe, build
+
+LOST = 3
+
+
+def stemma(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """The command line, in this process: torch is loaded once."""
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2)]
+    code: Any = 0
+    with contextlib.redirect_stdout(streams[0]), contextlib.redirect_stderr(streams[1]):
+        try:
+            main(list(map(str, arguments)))
+        except SystemExit as stop:
+            code = stop.code or 0
+    texts = []
+    for stream in streams:
+        stream.flush()
+        texts.append(stream.buffer.getvalue().decode())  # type: ignore[attr-defined]
+    return subprocess.CompletedProcess(arguments, code, *texts)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Trained digits networks and a language model in folders, and probes."""
+    folder = tmp_path_factory.mktemp("edits")
+    for kind in ("cnn", "mlp", "vit", "lm"):
+        save(build(Recipe(kind, "train", seed=21)), folder / kind)
+    learnt, text = data.examples("cnn", "b"), data.examples("lm", "b")
+    lost = learnt.targets == LOST
+    np.savez(folder / "probes.npz", inputs=learnt.inputs[:256], labels=learnt.targets[:256])
+    np.savez(folder / "text.npz", inputs=text.inputs[:64])
+    np.savez(folder / "lost.npz", inputs=learnt.inputs[lost])
+    np.savez(folder / "rest.npz", inputs=learnt.inputs[~lost], labels=learnt.targets[~lost])
+    return folder
+
+
+def probes(home: Path, name: str = "probes") -> Probes:
+    with np.load(home / f"{name}.npz") as file:
+        return Probes.of(file["inputs"], labels=file.get("labels"))
+
+
+def test_data() -> Probes:
+    found = data.examples("cnn", "test")
+    return Probes.of(found.inputs, labels=found.targets)
+
+
+def right(model: Model) -> float:
+    found = accuracy(own_network(model), test_data())
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("kind", ["mlp", "cnn", "vit", "lm"])
+def test_pruned_on_the_command_line_it_loads_answers_and_replays(home: Path, kind: str) -> None:
+    out, asked = home / f"{kind}-pruned", home / ("text.npz" if kind == "lm" else "probes.npz")
+    done = stemma("prune", home / kind, "--ratio", ".3", "--probes", asked, "--out", out, "--json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    before, after = load(home / kind), load(out)
+    assert after.parameters < 0.9 * before.parameters
+    receipt = document["receipt"]
+    assert receipt["child"] == after.digest
+    assert receipt["parent"] == before.digest
+    assert receipt["measured"]["parameters"][1] == sum(p.numel() for p in own_network(after).module.parameters())
+    for g, kept in document["plan"]["kept"].items():
+        of = document["plan"]["expected"]["groups"][g]["of"]
+        assert len(kept) == round(0.7 * of) or abs(len(kept) - 0.7 * of) <= 0.5
+    assert receipt["measured"]["same_top_answer"] > 0.9
+    findings = Replaying()(out, before, probes(home, "text" if kind == "lm" else "probes"))
+    assert [f.good for f in findings] == [True] * 5, findings
+    assert (out / "README.md").read_text().startswith("---\nbase_model:")
+
+
+@pytest.mark.slow
+def test_the_program_runs_in_plain_torch(home: Path) -> None:
+    out = home / "plain"
+    assert (
+        stemma("prune", home / "cnn", "--budget", "macs=.5", "--probes", home / "probes.npz", "--out", out).returncode
+        == 0
+    )
+    x = probes(home).inputs[:5]
+    np.save(home / "x.npy", x)
+    code = (
+        "import sys, torch, numpy as np\n"
+        "net = torch.export.load(sys.argv[1]).module()\n"
+        "print(net(torch.from_numpy(np.load(sys.argv[2]))).tolist())\n"
+        "assert not any(m.split('.')[0] == 'stemma' for m in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, out / "network.pt2", home / "x.npy"], capture_output=True,
+                          text=True, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    expected = own_network(load(out)).answers(x)
+    np.testing.assert_allclose(json.loads(done.stdout), expected.numpy(), atol=1e-4)
+
+
+def test_a_dry_run_writes_nothing_and_statistics_serve_again(home: Path, tmp_path: Path) -> None:
+    seen = tmp_path / "seen.safetensors"
+    words = ["prune", home / "cnn", "--budget", "macs=.6", "--probes", home / "probes.npz", "--dry-run",
+             "--statistics", seen, "--json"]  # fmt: skip
+    first = stemma(*words)
+    assert first.returncode == 0, first.stderr
+    assert json.loads(first.stdout)["receipt"] is None
+    assert [p.name for p in tmp_path.iterdir()] == ["seen.safetensors"]
+    again = stemma(*words)
+    assert json.loads(again.stdout)["plan"] == json.loads(first.stdout)["plan"]
+    macs = json.loads(first.stdout)["plan"]["expected"]["macs"]
+    assert 0.55 < macs[1] / macs[0] <= 0.6
+    words[1] = home / "mlp"
+    other = stemma(*words)
+    assert other.returncode == 2
+    assert "of another model" in other.stderr
+
+
+def test_refit_and_recalibration_are_what_keeps_the_answers(home: Path) -> None:
+    model, asked = load(home / "cnn"), probes(home)
+    base = Pruning(budget="macs", share=0.35)
+    plan = base.plan(model, asked)
+    error = {}
+    for kind in ("none", "scalar", "kernel"):
+        for norm in (False, True):
+            method = Pruning(budget="macs", share=0.35, compensation=kind, recalibrate=norm)
+            error[kind, norm] = method.apply(model, plan, asked).receipt.measured["error"]
+    assert error["kernel", True] < error["scalar", True] < error["none", True] < error["none", False]
+    one_pass = Pruning(budget="macs", share=0.35, sequential=False).apply(model, plan, asked)
+    assert error["kernel", True] < one_pass.receipt.measured["error"]
+
+
+def test_the_score_matters_where_much_goes(home: Path) -> None:
+    model, asked = load(home / "cnn"), probes(home)
+    lost = {}
+    for score in ("elimination", "random"):
+        losses = []
+        for seed in range(3):
+            method = Pruning(share=0.3, score=score, seed=seed)
+            losses.append(1 - right(method(model, asked).model))
+        lost[score] = float(np.mean(losses))
+    assert lost["elimination"] + 0.02 < lost["random"]
+    assert right(model) > 0.95
+
+
+def test_nothing_is_lost_where_nothing_goes_and_the_model_stays_as_it_was(home: Path) -> None:
+    model, asked = load(home / "cnn"), probes(home)
+    digest = model.digest
+    idle = Pruning(share=0.999, least=0.99, ignore=("blocks",))
+    with pytest.raises(MisuseError, match="no unit would go"):
+        idle.plan(model, asked)
+    edited = Pruning(share=0.5)(model, asked)
+    assert load(home / "cnn").digest == digest
+    assert right(model) > right(edited.model) > 0.8
+    before = own_network(model)
+    state = {n: t.clone() for n, t in before.module.state_dict().items()}
+    count = recalibrate(before.module, before.forward, asked.inputs, before.like, 256)
+    assert count == sum(isinstance(m, nn.BatchNorm2d) for m in before.module.modules())
+    changed = {n for n, t in before.module.state_dict().items() if not torch.equal(t, state[n])}
+    assert all(n.endswith(("running_mean", "running_var")) for n in changed)
+
+
+def test_recalibrated_statistics_are_those_of_the_inputs() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3)).eval()
+    x = np.random.default_rng(0).normal(2, 3, (64, 1, 6, 6)).astype(np.float32)
+    recalibrate(net, net, x, net[0].weight, 64)  # type: ignore[arg-type]
+    seen = net[0](torch.from_numpy(x)).detach()
+    torch.testing.assert_close(net[1].running_mean, seen.mean((0, 2, 3)))
+    torch.testing.assert_close(net[1].running_var, seen.var((0, 2, 3)))
+    assert not net[1].training
+
+
+def test_budgets_are_met_in_everything_that_they_count(home: Path) -> None:
+    model, asked = load(home / "cnn"), probes(home)
+    seen = Pruning().collect(model, asked)
+    for budget in ("macs", "parameters"):
+        for how in ("uniform", "greedy", "dynamic"):
+            plan = Pruning(budget=budget, share=0.5, allocation=how).plan(model, asked, seen)
+            before, after = plan.expected[budget]
+            assert 0.4 < after / before <= 0.5
+    rounds = Pruning(budget="macs", share=0.5, rounds=2).plan(model, asked)
+    before, after = rounds.expected["macs"]
+    assert 0.4 < after / before <= 0.5
+    multiple = Pruning(budget="macs", share=0.6, multiple=4).plan(model, asked, seen)
+    assert all(len(k) % 4 == 0 for k in multiple.kept.values())
+    official = Pruning.official(0.6)(model, asked)
+    assert official.receipt.measured["macs"][1] / official.receipt.measured["macs"][0] <= 0.6
+    quick = Pruning(budget="latency", share=0.95, batch=64).plan(model, asked, seen)
+    assert quick.expected["macs"][1] < quick.expected["macs"][0]
+
+
+@pytest.mark.slow
+def test_heads_go_in_whole_groups_and_the_configuration_says_so(home: Path, tmp_path: Path) -> None:
+    model, asked = load(home / "lm"), probes(home, "text")
+    edited = Pruning(share=0.5, heads=True)(model, asked)
+    assert edited.model.config is not None
+    assert model.config is not None
+    assert edited.model.config["num_key_value_heads"] * 2 == model.config["num_key_value_heads"]
+    assert edited.model.config["num_attention_heads"] * 2 == model.config["num_attention_heads"]
+    assert edited.model.config["intermediate_size"] == model.config["intermediate_size"] // 2
+    write(edited, tmp_path / "half", asked)
+    torch.testing.assert_close(own_network(load(tmp_path / "half")).answers(asked.inputs[:4]),
+                               edited.asked.answers(asked.inputs[:4]))  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_folders_of_transformers_reload_in_a_fresh_process(kind: str, tmp_path: Path) -> None:
+    T = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    makers: dict[str, Any] = {
+        "llama": lambda: T.LlamaForCausalLM(T.LlamaConfig(
+            hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+            vocab_size=61, max_position_embeddings=64)),
+        "gpt2": lambda: T.GPT2LMHeadModel(T.GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=61, n_positions=64)),
+    }  # fmt: skip
+    makers[kind]().eval().save_pretrained(tmp_path / "whole")
+    ids = np.random.default_rng(1).integers(0, 61, (48, 24))
+    np.savez(tmp_path / "ids.npz", inputs=ids)
+    done = stemma("prune", tmp_path / "whole", "--ratio", ".25", "--probes", tmp_path / "ids.npz", "--out",
+                  tmp_path / "less", "-P", "multiple=4")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    code = (
+        "import sys, numpy as np, torch, transformers\n"
+        "net = transformers.AutoModelForCausalLM.from_pretrained(sys.argv[1], local_files_only=True).eval()\n"
+        "ids = torch.from_numpy(np.load(sys.argv[2])['inputs'][:2])\n"
+        "print('ANSWER', sum(p.numel() for p in net.parameters()), net(ids).logits[0, -1, :5].tolist())"
+    )
+    again = subprocess.run([sys.executable, "-c", code, tmp_path / "less", tmp_path / "ids.npz"], capture_output=True,
+                           text=True, check=False)  # fmt: skip
+    assert again.returncode == 0, again.stderr
+    words = next(line for line in again.stdout.splitlines() if line.startswith("ANSWER")).split(" ", 2)
+    small = load(tmp_path / "less")
+    expected = own_network(small).answers(ids[:2])[0, -1, :5]
+    np.testing.assert_allclose(json.loads(words[2]), expected.numpy(), atol=1e-5)
+    assert int(words[1]) < load(tmp_path / "whole").parameters
+    key = {"llama": "intermediate_size", "gpt2": "n_inner"}[kind]
+    assert small.config is not None
+    assert small.config[key] == {"llama": 36, "gpt2": 96}[kind]
+
+
+class Plain(nn.Module):
+    """A network without any configuration."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm, self.b = nn.Conv2d(1, 12, 3), nn.BatchNorm2d(12), nn.Linear(12, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.b(self.norm(self.a(x)).relu().mean((2, 3)))
+
+
+def test_a_module_without_configuration_becomes_a_program(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = Plain().eval()
+    before = {n: t.clone() for n, t in module.state_dict().items()}
+    model = from_module(module, "plain", InputSpec("image", (1, 8, 8), 0, 1))
+    asked = Probes.of(np.random.default_rng(0).random((40, 1, 8, 8)).astype(np.float32))
+    edited = Pruning(share=0.5)(model, asked)
+    write(edited, tmp_path / "out", asked)
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "README.md",
+        "network.pt2",
+        "plan.json",
+        "receipt.json",
+    ]
+    again = load(tmp_path / "out" / "network.pt2")
+    torch.testing.assert_close(own_network(again).answers(asked.inputs[:7]), edited.asked.answers(asked.inputs[:7]))
+    assert all(torch.equal(t, before[n]) for n, t in module.state_dict().items())
+    assert [f.good for f in Replaying()(tmp_path / "out", model, asked)] == [True] * 5
+    with pytest.raises(MisuseError, match="exists"):
+        write(edited, tmp_path / "out", asked)
+
+
+def figures(model: Model, edited: Model) -> tuple[float, float]:
+    """Share of the lost class still answered, and what is lost of the others."""
+    asked = test_data()
+    assert asked.labels is not None
+    mine = asked.labels == LOST
+    a, b = (own_network(m).answers(asked.inputs).argmax(1).numpy() for m in (model, edited))
+    return float((b[mine] == LOST).mean()), float((a == asked.labels)[~mine].mean() - (b == asked.labels)[~mine].mean())
+
+
+@pytest.mark.parametrize("kind", ["mlp", "cnn", "vit"])
+def test_a_class_goes_and_the_others_stay_where_other_inputs_are_given(home: Path, kind: str) -> None:
+    model = load(home / kind)
+    edited = Unlearning()(model, probes(home, "lost"), Probes.of(probes(home, "rest").inputs))
+    forget, drop = figures(model, edited.model)
+    assert forget < 0.08
+    assert drop < (0.3 if kind == "vit" else 0.08)
+    assert figures(model, model)[0] > 0.7  # the control
+    back = undone(edited.model, edited.undo)
+    original = {n: t.array() for n, t in model.tensors.items()}
+    assert all(np.array_equal(back[n], original[n]) for n in original)
+
+
+def test_the_published_method_forgets_and_its_entries_are_listed(home: Path) -> None:
+    model = load(home / "cnn")
+    edited = Unlearning.official("zero")(model, probes(home, "lost"))
+    forget, _ = figures(model, edited.model)
+    assert forget < 0.08
+    child, parent = ({n: t.array() for n, t in m.tensors.items()} for m in (edited.model, model))
+    for name in parent:
+        changed = {tuple(map(int, c[:2])) for c in np.argwhere(child[name] != parent[name])}
+        listed = set(edited.plan.entries.get(name, ()))
+        assert changed <= listed
+        assert all(not child[name][c].any() for c in listed)
+    few = Unlearning.official("zero")
+    random = np.random.default_rng(0)
+    arrays = dict(parent)
+    for name, entries in edited.plan.entries.items():  # the control: as many entries at random change little
+        flat = random.permutation(arrays[name].shape[0] * arrays[name].shape[1])[: len(entries)]
+        arrays[name] = arrays[name].copy()
+        arrays[name][np.divmod(flat, arrays[name].shape[1])] = 0
+    from stemma.models.arrays import from_arrays
+
+    control = from_arrays(arrays, "random", model.config)
+    assert figures(model, control)[0] > 0.5
+    assert few.spec.params["contrast"] is False
+
+
+def test_unlearned_on_the_command_line_verified_and_traced(home: Path) -> None:
+    out = home / "forgot"
+    done = stemma(
+        "unlearn", home / "cnn", "--forget", home / "lost.npz", "--retain", home / "rest.npz", "--out", out, "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["receipt"]["measured"]["forget"][1] <= 0.01
+    assert {p.name for p in out.iterdir()} >= {"plan.json", "receipt.json", "undo.safetensors", "model.safetensors"}
+    checked = stemma("verify", "edit", out, "--probes", home / "lost.npz", "--retain", home / "rest.npz", "--json")
+    assert checked.returncode == 0, checked.stdout
+    assert [c["good"] for c in json.loads(checked.stdout)["checks"]] == [True] * 5
+    traced = stemma("trace", out, "--against", home / "cnn", home / "mlp", "--probes", home / "probes.npz", "--json")
+    parents = json.loads(traced.stdout)["parents"]
+    assert [(p["name"], p["relation"]) for p in parents] == [("cnn", RelationKind.UNLEARNED)]
+
+
+@pytest.mark.slow
+def test_what_was_changed_after_the_edit_is_found(home: Path, tmp_path: Path) -> None:
+    out = tmp_path / "p"
+    assert stemma("prune", home / "mlp", "--ratio", ".3", "--probes", home / "probes.npz", "--out", out).returncode == 0
+    parent = load(home / "mlp")
+    assert all(f.good is not False for f in Replaying()(out, parent))
+    plan = json.loads((out / "plan.json").read_text())
+    plan["kept"]["layers.0"] = plan["kept"]["layers.0"][1:]
+    (out / "plan.json").write_text(json.dumps(plan))
+    assert [f.check for f in Replaying()(out, parent) if f.good is False] == ["plan"]
+    shutil.copytree(out, tmp_path / "q")
+    model = load(out)
+    arrays = {n: t.array().copy() for n, t in model.tensors.items()}
+    arrays["layers.0.weight"][0, 0] += 0.5
+    from stemma.models.arrays import from_arrays
+
+    save(from_arrays(arrays, "q", model.config), tmp_path / "q", replace=True)
+    for name in ("plan.json", "receipt.json"):
+        shutil.copy(out / name, tmp_path / "q" / name)
+    done = stemma("verify", "edit", tmp_path / "q", "--parent", home / "mlp", "--json")
+    assert done.returncode == 1
+    assert {c["check"] for c in json.loads(done.stdout)["checks"] if c["good"] is False} >= {"weights", "slices"}
+    other = Replaying()(out, parent, Probes.of(probes(home).inputs[:30]))
+    assert "rests on" in other[-1].reason
+    (out / "receipt.json").write_text("{")
+    with pytest.raises(StemmaError, match="can be read"):
+        read(out)
+
+
+def test_refusals_are_one_sentence(home: Path, tmp_path: Path) -> None:
+    out = tmp_path / "x"
+    asked = home / "probes.npz"
+    cases = [
+        (["prune", home / "cnn", "--probes", asked, "--out", out], 2, "say how much is removed"),
+        (["prune", home / "cnn", "--ratio", ".3", "--probes", asked], 2, "nothing says where"),
+        (["prune", home / "cnn", "--budget", "macs=2", "--probes", asked, "--out", out], 2, "macs=0.5"),
+        (["prune", home / "cnn", "--budget", "luck=.5", "--probes", asked, "--out", out], 2, "not in 'luck'"),
+        (["prune", home / "cnn", "--budget", "macs=.01", "--probes", asked, "--out", out], 2, "cannot be met"),
+        (["prune", home / "cnn", "--ratio", ".3", "--probes", home / "text.npz", "--out", out], 2, "image inputs"),
+        (["prune", home / "cnn", "--ratio", ".3", "--probes", asked, "--out", home / "mlp"], 2, "exists"),
+        (["prune", home / "cnn", "--ratio", ".3", "--probes", asked, "--out", out, "-P", "luck=1"], 2, "no param"),
+        (["unlearn", home / "lm", "--forget", home / "text.npz", "--out", out], 2, "one score per class"),
+        (["unlearn", home / "cnn", "--forget", home / "rest.npz", "--out", out], 2, "does not recognise them"),
+        (["unlearn", home / "cnn", "--forget", home / "lost.npz", "--out", out, "-P", "most=.001"], 1, "still answer"),
+        (["unlearn", home / "cnn", "--forget", home / "lost.npz", "--out", out, "-P", "action=refit"], 2, "made=True"),
+        (["verify", "edit", home / "cnn"], 1, "can be read"),
+    ]  # fmt: skip
+    for words, code, said in cases:
+        done = stemma(*words)
+        assert done.returncode == code, (words, done.stderr)
+        assert said in " ".join(done.stderr.split()), (words, done.stderr)
+        assert done.stderr.count("error:") == 1
+    assert not out.exists()
+    noise = Probes.of(np.random.default_rng(0).random((50, 1, 8, 8)).astype(np.float32), labels=np.arange(50) % 10)
+    with pytest.raises(MisuseError, match="does not recognise"):
+        Unlearning()(load(home / "cnn"), noise)
+
+
+def test_made_inputs_are_the_same_pixels_in_other_places() -> None:
+    x = np.random.default_rng(0).random((30, 1, 8, 8)).astype(np.float32)
+    made = scrambled(Probes.of(x), 1).inputs
+    flipped = x.max() + x.min() - made
+    same = np.isin(np.round(made, 5), np.round(x, 5)) | np.isin(np.round(flipped, 5), np.round(x, 5))
+    assert same.mean() > 0.99
+    assert not np.array_equal(made, x)
+    with pytest.raises(MisuseError, match="images only"):
+        scrambled(Probes.of(np.zeros((4, 7), np.int64)))
