@@ -36,6 +36,7 @@ from stemma.zoo.recipe import Recipe, build_all
 
 RESULTS = Path(__file__).parent / "results" / "partition_agreement.json"
 SEED, ALPHA, LEVELS = 20_261_126, 0.01, (0.01, 0.05, 0.1, 0.2, 0.5)
+CONFOUNDED = "strangers, suspect's data", "the same, controls on that data"
 BLENDS, STRANGERS, CHOOSERS = 2000, 2, 10
 
 OPERATIONS: Mapping[str, tuple[str, RelationKind, dict[str, Any], str]] = {
@@ -131,11 +132,12 @@ class Answered:
         labels, model = self.labels[probes][name][rows], self.models[name]
         return Sight(name, model.network.digest, self.shapes[name], labels, {}, {}, model.architecture)
 
-    def test(self, candidate: str, suspect: str, probes: str, rows: np.ndarray | slice, **options: Any) -> Evidence:
-        s = self.setting
-        a, b, *null = [self.seen(n, probes, rows) for n in (candidate, suspect, *self.controls)]
+    def test(self, candidate: str, suspect: str, probes: str, rows: Any, controls: Any = None, **how: Any) -> Evidence:
+        a, b, *null = [self.seen(n, probes, rows) for n in (candidate, suspect, *(controls or self.controls))]
         asked = Probes.of(np.zeros((len(np.asarray(a.classes)), 1), np.float32))
-        return PartitionAgreement(s.alpha, **options).judged(a, b, null, asked, NullModels("networks on the same data"))
+        return PartitionAgreement(**{"alpha": self.setting.alpha, **how}).judged(
+            a, b, null, asked, NullModels("networks on the same data")
+        )
 
     @property
     def controls(self) -> list[str]:
@@ -161,7 +163,25 @@ def decisions(all_: Answered, candidate: str, suspect: str, probes: str, rows: A
         "published, all controls": holm(paired(alike)).max() <= alpha,
         "published, 20 controls": holm(paired(few)).max() <= alpha,
         "p": found.p_value if found.p_value is not None else 1.0,
+        "above": _above(found.details["views"][0]["p_value_of_models"], len(all_.controls)),
+        "above by agreement": float((alike[0].mean() > alike[1:].mean(1)).mean()),
     }
+
+
+def _above(p: float, controls: int) -> float:
+    """Share of controls that a rank leaves behind: over families its mean is the area under the ROC curve."""
+    return 1 - (p * (controls + 1) - 1) / controls
+
+
+def areas(found: list[dict[str, float]]) -> dict[str, Any]:
+    """Area under the ROC curve, parents against controls on the same data, with families resampled."""
+    out, rng = {}, np.random.default_rng(0)
+    for name in ("above", "above by agreement"):
+        values = np.array([f[name] for f in found])
+        draws = values[rng.integers(0, len(values), (4000, len(values)))].mean(1)
+        low, high = np.quantile(draws, [0.025, 0.975])
+        out[name] = {"mean": round(float(values.mean()), 4), "low": round(float(low), 4), "high": round(float(high), 4)}
+    return {**out, "values": [[round(f["above"], 4), round(f["above by agreement"], 4)] for f in found]}
 
 
 def rate(found: list[float], families: int) -> dict[str, Any]:
@@ -175,7 +195,7 @@ def rate(found: list[float], families: int) -> dict[str, Any]:
 
 
 def tabled(found: list[dict[str, float]], families: int) -> dict[str, Any]:
-    return {m: rate([float(f[m]) for f in found], families) for m in found[0] if m != "p"}
+    return {m: rate([float(f[m]) for f in found], families) for m in found[0] if m != "p" and "above" not in m}
 
 
 def setting_table(s: Setting, seed: int) -> dict[str, Any]:
@@ -190,16 +210,28 @@ def setting_table(s: Setting, seed: int) -> dict[str, Any]:
             for i in range(n)
             for k in range(1, STRANGERS + 1)
         ]
-        out["operations"][name] = {"children": tabled(children, n), "strangers": tabled(strangers, n)}
+        out["operations"][name] = {"children": tabled(children, n), "strangers": tabled(strangers, n),
+                                   "area": areas(children)}  # fmt: skip
         p_values += [f["p"] for f in strangers]
         if s.kind != "lm":
             confound = [decisions(all_, f"other data {i}", f"{name} {i}", probes, rows) for i in range(n)]
             out["operations"][name]["strangers, suspect's data"] = tabled(confound, n)
+            out["operations"][name]["the same, controls on that data"] = {"test": same_data(all_, name, probes, rows)}
         told(f"{s.kind} {s.data}: {name}")
     out["null"] = {str(t): rate([float(p <= t + 1e-9) for p in p_values], n) for t in LEVELS}
     if s.kind != "lm":
         out["probes"] = probes_table(all_)
     return out
+
+
+def same_data(all_: Answered, name: str, probes: str, rows: Any) -> dict[str, Any]:
+    """False alarms at .05 on candidates trained on the suspect's data, where controls were trained on it, too."""
+    n, found = all_.setting.families, []
+    for i in range(n):
+        controls = [f"other data {j}" for j in range(n) if j != i]
+        e = all_.test(f"other data {i}", f"{name} {i}", probes, rows, controls, alpha=0.05)
+        found.append(float(e.verdict is Verdict.SUPPORTED))
+    return rate(found, n)
 
 
 def probes_table(all_: Answered) -> dict[str, Any]:
@@ -231,8 +263,10 @@ def pooled(results: Mapping[str, Any]) -> dict[str, Any]:
     out: dict[str, Any] = {"families": families, "settings": len(found), "operations": {}}
     for name in OPERATIONS:
         out["operations"][name] = {who: _joined([f["operations"][name][who] for f in found], families)
-                                   for who in ("children", "strangers", "strangers, suspect's data")}  # fmt: skip
-    for who in ("strangers", "strangers, suspect's data"):
+                                   for who in ("children", "strangers", *CONFOUNDED)}  # fmt: skip
+        values = [v for f in found for v in f["operations"][name]["area"]["values"]]
+        out["operations"][name]["area"] = areas([{"above": a, "above by agreement": b} for a, b in values])
+    for who in ("strangers", *CONFOUNDED):
         every = [f["operations"][name][who] for f in found for name in OPERATIONS]
         out[who] = _joined(every, families)
     out["null"] = {t: _one([f["null"][t] for f in found], families) for t in map(str, LEVELS)}
@@ -259,6 +293,7 @@ def main() -> None:
     given = options.parse_args()
     if given.data:
         os.environ["STEMMA_DATA"] = given.data
+    results = json.loads(given.out.read_text()) if given.out.exists() else {}
     for name, s in SETTINGS.items():
         if given.part and name not in given.part:
             continue
@@ -268,10 +303,10 @@ def main() -> None:
         start = time.perf_counter()
         found = setting_table(s, given.seed)
         found["seconds"] = round(time.perf_counter() - start, 1)
-        results = json.loads(given.out.read_text()) if given.out.exists() else {}
         results |= {"version": __version__, "seed": given.seed, name: found}
-        results["vision"] = pooled(results)
         given.out.write_text(json.dumps(results, indent=1) + "\n")
+    results["vision"] = pooled(results)
+    given.out.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":
