@@ -136,8 +136,10 @@ def _strengths(features: list[np.ndarray], concepts: list[tuple[np.ndarray, np.n
     """As we measure it, and as the published code does: penalty 120 on features as they are."""
     tests = {"ours": CompetitionTest(draws=2), "published": CompetitionTest(120.0, scaled=False, draws=2)}
     found = {k: [t(features[0], a, features[1], b) for a, b in concepts] for k, t in tests.items()}
+    mean = over_concepts(found["ours"])
     return {
-        **asdict(over_concepts(found["ours"])),
+        "whitened": mean.whitened,
+        "plain": mean.plain,
         "published": float(np.mean([f.whitened for f in found["published"]])),
     }
 
