@@ -14,7 +14,7 @@ from stemma.kinship.function.null_models import Party, conformal
 from stemma.kinship.function.partitions import adjusted_rand, compressed, contributions, paired
 from stemma.kinship.function.sight import Sight, accuracy, agreement
 from stemma.kinship.function.sketches import FunctionalSketch, looked
-from stemma.kinship.function.views import alike
+from stemma.kinship.function.views import alike, median_known
 from stemma.measures.agreement import top_answers
 from stemma.probes import Probes
 from stemma.types import Digest, Fingerprint
@@ -129,8 +129,8 @@ def among(
     return PartitionView(
         model.name, observer.name, tuple(s.name for s in used), means[0], tuple(means[1:]), paired(found),
         tuple(adjusted_rand(own, r) for r in flat), hard,
-        (accuracy(model, probes), accuracy(observer, probes), _median([accuracy(s, probes) for s in used])),
-        (agreement(model, observer), _median([agreement(s, observer) for s in used])), tuple(left_out),
+        (accuracy(model, probes), accuracy(observer, probes), median_known([accuracy(s, probes) for s in used])),
+        (agreement(model, observer), median_known([agreement(s, observer) for s in used])), tuple(left_out),
     )  # fmt: skip
 
 
@@ -236,8 +236,3 @@ def mute(a: Sight, b: Sight) -> bool:
         True where both put all probes into one class.
     """
     return all(s.classes is None or np.ptp(s.classes) == 0 for s in (a, b))
-
-
-def _median(values: Sequence[float | None]) -> float | None:
-    known = [v for v in values if v is not None]
-    return float(np.median(known)) if known else None

@@ -145,8 +145,8 @@ def view(
         statistic, statistics = float(own), [float(v) for v in others]
     return View(
         model.name, observer.name, used, pair, null, statistic, tuple(statistics), tuple(left_out),
-        (accuracy(model, probes), _median([accuracy(s, probes) for s, _ in kept])), accuracy(observer, probes),
-        (agreement(model, observer), _median([agreement(s, observer) for s, _ in kept])), hard,
+        (accuracy(model, probes), median_known([accuracy(s, probes) for s, _ in kept])), accuracy(observer, probes),
+        (agreement(model, observer), median_known([agreement(s, observer) for s, _ in kept])), hard,
     )  # fmt: skip
 
 
@@ -186,7 +186,12 @@ def alike(
     return (same, True) if len(same) >= min(enough, len(standing)) else (list(standing), False)
 
 
-def _median(values: Sequence[float | None]) -> float | None:
+def median_known(values: Sequence[float | None]) -> float | None:
+    """The median of the figures that are known.
+
+    Returns:
+        None where none is.
+    """
     known = [v for v in values if v is not None]
     return float(np.median(known)) if known else None
 
