@@ -163,6 +163,22 @@ def test_compare_finds_a_child_that_stopped_listening(run: Run, place: Path) -> 
     assert "the modality shares differ" in out
 
 
+def test_trace_and_add_take_paired_probes(run: Run, place: Path) -> None:
+    code, out, err = run("add", "net.safetensors", "other.safetensors", "--probes", "p.npz", *CODE, "--jobs", "2")
+    assert code == 0, err
+    assert "warning" not in err
+    code, out, err = run("trace", "deaf.safetensors", "--probes", "p.npz", *CODE, "--json")
+    assert code == 0, err
+    asked = {c["name"]: c["function"] for c in json.loads(out)["candidates"]}
+    assert all(f is not None and f["distance"] is not None for f in asked.values())
+    assert asked["net"]["distance"] < asked["other"]["distance"]
+    code, out, err = run("compare", "net.safetensors", "deaf.safetensors", "--probes", "p.npz", *CODE, "--json")
+    assert code == 0, err
+    assert json.loads(out)["function"]["null"]["n"] == 1  # the enrolled stranger
+    code, out, err = run("trace", "deaf.safetensors", "--against", "net.safetensors", "--probes", "p.npz", *CODE)
+    assert code == 0, err
+
+
 def test_distance_takes_paired_probes(run: Run, place: Path) -> None:
     code, out, err = run("distance", "net.safetensors", "deaf.safetensors", "--probes", "p.npz", *CODE, "--json")
     assert code == 0, err

@@ -35,6 +35,7 @@ def add(
     files are reported on stderr and the rest is enrolled; the exit code is 1 if any failed.
     """
     from stemma.cli.asking import Asking
+    from stemma.cli.modalities import SideBySide
     from stemma.cli.opening import open_workspace
     from stemma.cli.output import columns, plain, prefix, progress, show, show_json, warn
 
@@ -44,7 +45,8 @@ def add(
     if probes is not None:
         options["probes"] = asking.probes(probes, asking.first(paths), seed)
     with progress(quiet=as_json) as report:
-        workspace = open_workspace(registry, jobs=jobs, progress=report, prepare=asking.able)
+        prepare = SideBySide(asking.able, options.get("probes"))
+        workspace = open_workspace(registry, jobs=jobs, progress=report, prepare=prepare)
         for result in workspace.add(paths, replace=replace, all_formats=all_formats, **options):
             results.append(result)
             if result.error:

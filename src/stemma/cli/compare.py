@@ -50,7 +50,7 @@ def compare(
     as well as in their weights.
     """
     from stemma.cli.asking import Asking
-    from stemma.cli.modalities import joint_of
+    from stemma.cli.modalities import SideBySide, joint_of
     from stemma.cli.opening import open_workspace
     from stemma.cli.output import progress, show, show_json
     from stemma.cli.pages import compared, writable, written
@@ -64,6 +64,8 @@ def compare(
         models = workspace.resolve(a), workspace.resolve(b)
         options = asking.function(probes, null, null_recipe, models[0], seed, html=html is not None)
         models, options = joint_of(models, options)
+        prepare = SideBySide(asking.able, options.get("probes"))
+        workspace = open_workspace(registry, progress=report, prepare=prepare)
         result = workspace.compare(*models, **options, **({} if alpha is None else {"alpha": alpha}))
         page = None if html is None else compared(models, options["probes"], result, report)
     written(html, page)

@@ -1,7 +1,7 @@
 """Models and probes of several modalities, from the options that say how."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from stemma.errors import MisuseError
@@ -11,6 +11,28 @@ if TYPE_CHECKING:
     from stemma.models.model import Model
     from stemma.probes import Probes
     from stemma.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """Prepares every model that is opened for probes of several modalities; for others it does what `able` does.
+
+    Attributes:
+        able: Gives a model its network.
+        probes: What will be asked, None if nothing.
+    """
+
+    able: "Callable[[Model], Model]"
+    probes: "Probes | None" = None
+
+    def __call__(self, model: "Model") -> "Model":
+        """The model with its network, asked with all modalities side by side where they are several."""
+        made = self.able(model)
+        if self.probes is None or not self.probes.parts:
+            return made
+        from stemma.multimodal.joined import joined
+
+        return joined(made, self.probes.parts)
 
 
 def joint_of(models: "Sequence[Model]", options: dict[str, Any]) -> "tuple[tuple[Model, ...], dict[str, Any]]":

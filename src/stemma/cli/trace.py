@@ -64,6 +64,7 @@ def trace(
     Which enrolled models it copies, descends from or is related to, with the evidence for each.
     """
     from stemma.cli.asking import Asking
+    from stemma.cli.modalities import SideBySide, joint_of
     from stemma.cli.opening import open_workspace
     from stemma.cli.output import progress, show, show_json
     from stemma.cli.policy import denied_licenses, enforce, refused_relations, wanted_relations
@@ -77,6 +78,9 @@ def trace(
         workspace = open_workspace(registry, jobs=jobs, progress=report, prepare=asking.able)
         subject = workspace.resolve(model)
         options |= asking.function(probes, null, null_recipe, subject, seed)
+        (subject,), options = joint_of([subject], options)
+        prepare = SideBySide(asking.able, options.get("probes"))
+        workspace = open_workspace(registry, jobs=jobs, progress=report, prepare=prepare)
         result = workspace.trace(subject, **options)
     _searched_something(result, against)
     document = result.to_dict()
