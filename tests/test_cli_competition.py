@@ -225,3 +225,38 @@ def test_the_registry_keeps_how_a_network_was_balanced(run: Run, place: Path) ->
     kept = json.dumps(json.loads(out))
     assert '"alpha": 2.0' in kept
     assert "adaptive-gradient-modulation" in kept
+
+
+PAGE = Path(__file__).parents[1] / "docs" / "multimodal.md"
+
+
+def test_the_page_trains_a_network_as_printed() -> None:
+    (code,) = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.M | re.S)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(r"\{'image': [0-9.]+, 'audio': [0-9.]+\}", done.stdout.strip())
+
+
+def test_the_page_knows_every_strategy_plan_mask_and_field() -> None:
+    from stemma.multimodal import masks, plans, strategies
+    from stemma.multimodal.late_fast import LateFast
+    from stemma.multimodal.rule import REFERENCES, Modulation
+
+    text = PAGE.read_text()
+    words = set(re.findall(r"`([^`\n]+)`", text))
+    assert {k.name for k in strategies.ALL} <= words
+    assert {k.name for k in (*plans.ALL, LateFast)} <= words
+    assert set(REFERENCES) <= words
+    shown = {w.partition("(")[0] for w in words}
+    assert all(k.name in words or k.__name__ in shown for k in masks.ALL)
+    assert set(Modulation.__dataclass_fields__) - {"decay"} <= words
+
+
+def test_names_of_the_package_are_there_and_load_nothing() -> None:
+    code = (
+        "import sys, stemma.multimodal as m, stemma.multimodal.strategies\n"
+        "assert 'torch' not in sys.modules and 'scipy' not in sys.modules\n"
+        "assert all(getattr(m, n) for n in m.__all__)\nassert 'torch' in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

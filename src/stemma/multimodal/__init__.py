@@ -7,6 +7,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from stemma.multimodal.competition import CompetitionTest as CompetitionTest
+    from stemma.multimodal.leaning import LeaningTest as LeaningTest
     from stemma.multimodal.masks import AttentionMask as AttentionMask
     from stemma.multimodal.masks import Learned as Learned
     from stemma.multimodal.masks import Mean as Mean
@@ -17,12 +19,16 @@ if TYPE_CHECKING:
     from stemma.multimodal.modulation import Modulated as Modulated
     from stemma.multimodal.responses import shapley_responses as shapley_responses
     from stemma.multimodal.rule import Modulation as Modulation
+    from stemma.multimodal.strength import StrengthTest as StrengthTest
 
 _HOME = {
     "AdaptiveGradientModulation": "modulation",
     "Modulated": "modulation",
     "Modulation": "rule",
     "shapley_responses": "responses",
+    "LeaningTest": "leaning",
+    "CompetitionTest": "competition",
+    "StrengthTest": "strength",
     "Zero": "masks",
     "Mean": "masks",
     "Learned": "masks",
