@@ -755,6 +755,49 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
             assert torch.equal(first[name], second[name])
 
 
+class Reader(nn.Module):
+    """A transformer on tokens, under a mask of attention, beside an image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(20, 8)
+        self.layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+        self.image, self.head = nn.Linear(5, 8), nn.Linear(16, 4)
+
+    def forward(self, text: torch.Tensor, image: torch.Tensor, attention_mask: torch.Tensor, scale: float) -> object:
+        hidden = self.layer(self.words(text), src_key_padding_mask=attention_mask == 0)
+        weights = attention_mask[..., None] / attention_mask.sum(1)[:, None, None]
+        return {"logits": self.head(torch.cat([(hidden * weights).sum(1), self.image(image)], 1)) * scale, "aux": 1}
+
+
+@pytest.mark.parametrize("mask", [AttentionMask(), TokenPad(pad=1, keep=1)])
+def test_text_is_hidden_by_attention_or_padding(mask: object) -> None:
+    draw = torch.Generator().manual_seed(0)
+    attention = torch.ones(6, 4)
+    attention[2:, 3] = 0
+    batch = {
+        "text": torch.randint(2, 20, (6, 4), generator=draw), "image": torch.randn(6, 5, generator=draw).double(),
+        "attention_mask": attention.double(), "scale": 1.5,
+    }  # fmt: skip
+    target = torch.randint(0, 4, (6,), generator=draw)
+    found = []
+    for plan in ("exact", "batched"):
+        model = _made(Reader)
+        options = {"alpha": 2.0, "reference": "parity", "mask": {"text": mask}, "plan": plan}
+        grads, out = _step(model, dict(batch), target, modalities=["text", "image"], **options)
+        whole = model(**batch)["logits"]
+        assert torch.allclose(sum(out.responses.values()), whole, atol=1e-9)
+        assert out.answer["aux"] == 1
+        found.append(grads)
+    assert all(torch.allclose(found[0][n], found[1][n], atol=1e-10) for n in found[0])
+    # what is hidden does not reach the response of the image
+    other = {**batch, "text": batch["text"].clone()}
+    other["text"][:, 1:] = (other["text"][:, 1:] - 2 + 7) % 18 + 2
+    seen = [hidden(b, {"text": mask}, ["text"]) for b in (batch, other)]
+    assert torch.allclose(*(model(**b)["logits"] for b in seen), atol=1e-9)
+    assert not torch.allclose(model(**batch)["logits"], model(**other)["logits"], atol=1e-3)
+
+
 def test_five_modalities_are_sampled() -> None:
     names = tuple("abcde")
     model, (batch, target) = _made(Late, names), _batch(names)
