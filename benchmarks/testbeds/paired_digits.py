@@ -102,7 +102,7 @@ class AudioVisual:
 
     Attributes:
         noise: Standard deviation of white noise added to the waveforms, relative to that of each waveform; 0 for none.
-        learnt: Pairs to learn from, each sound about twice with different images.
+        learnt: Pairs to learn from; of the sounds that are there for it, each is used about once.
         energy: Share of the images' variance that is kept.
         raw: Whether inputs keep the range of the public set, pixels and spectrograms from 0 to 1, instead of being
             standardised.
@@ -110,7 +110,7 @@ class AudioVisual:
     """
 
     noise: float = 0.0
-    learnt: int = 5000
+    learnt: int = 2500
     energy: float = 0.25
     raw: bool = False
     third: bool = False
