@@ -111,7 +111,7 @@ def cells(budgets: tuple[float, ...], multiple: int) -> Iterator[tuple[list[str]
         for norm in (False, True):
             key = ["refit", f"{kind}{' and norm' if norm else ''}"]
             yield key, replace(base, compensation=kind, recalibrate=norm, sequential=False), "real"
-    for how in ("uniform", "greedy"):
+    for how in ("uniform", "greedy", "dynamic"):
         yield ["allocation", how], replace(base, allocation=how), "real"
     yield ["published"], replace(Pruning.official(0.5), batch=250, rounds=1, multiple=multiple), "real"
     for source in ("synthetic", "elsewhere"):
@@ -180,7 +180,7 @@ def main() -> None:
     card = torch.cuda.get_device_name() if args.device.startswith("cuda") else "processor"
     result = Result(out, {"tier": args.tier, "settings": {k: v for k, v in tier.items()}, "device": card,
                           "torch": torch.__version__, "machine": f"{os.cpu_count()} cores, {platform.python_version()}",
-                          "budgets": list(BUDGETS)})  # fmt: skip
+                          "budgets": list(BUDGETS), "method": dict(Pruning(budget="macs", share=0.5).spec.params)})  # fmt: skip
     for name, epochs in tier["networks"].items():
         if args.only not in (None, name):
             continue

@@ -10,8 +10,11 @@ from stemma.edits.coupling import Network
 from stemma.edits.elimination import Curve
 from stemma.errors import MisuseError
 
-ALLOCATIONS = ("uniform", "greedy", "dynamic")
+RULES = ("uniform", "greedy", "dynamic")
 """The same share of every group; the cheapest removal next, by error per operation saved; a dynamic programme."""
+
+ALLOCATIONS = (*RULES, "measured")
+"""These, or whichever of them changes the answers to the probes least."""
 
 BINS = 2000
 """Steps into which the dynamic programme divides the cost."""
@@ -81,7 +84,7 @@ def allocate(bundles: Sequence[Bundle], budget: Budget, how: str) -> dict[str, i
     """
     rules = {"uniform": _uniform, "greedy": _greedy, "dynamic": _dynamic}
     if how not in rules:
-        raise MisuseError(f"units are allocated {' or '.join(ALLOCATIONS)}, not {how!r}")
+        raise MisuseError(f"units are allocated {' or '.join(RULES)}, not {how!r}")
     floor = _kept(bundles, [b.options[-1] for b in bundles])
     if budget.cost(floor) > budget.limit:
         least = budget.cost(floor) / budget.cost({})

@@ -1,23 +1,22 @@
 """Structured pruning without labels, gradients or training: ModHiFi-P, and what improves on it at the same cost."""
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import final
 
 import numpy as np
-import torch
 
-from stemma.edits import configurations, measuring, slicing
-from stemma.edits.allocation import ALLOCATIONS, Budget, Bundle, allocate, cost_of
-from stemma.edits.asking import Asked, head_weights, own_network, removable
+from stemma.edits import measuring, slicing
+from stemma.edits.allocation import ALLOCATIONS
+from stemma.edits.asking import head_weights, own_network, removable
+from stemma.edits.choosing import Choosing
 from stemma.edits.compensation import Compensating, cut_readers
-from stemma.edits.coupling import Group, Network
+from stemma.edits.coupling import Network
 from stemma.edits.edited import Edited, finished
-from stemma.edits.elimination import Curve, Eliminating
+from stemma.edits.elimination import Curve
 from stemma.edits.fidelity import DAMPING
 from stemma.edits.normalisation import recalibrate
-from stemma.edits.scores import SCORES, reads, scored
+from stemma.edits.scores import SCORES
 from stemma.edits.statistics import Collecting, Statistics
 from stemma.errors import MisuseError
 from stemma.fingerprints.questioning import questioned
@@ -40,7 +39,8 @@ class Pruning:
         budget: What is limited, one of `BUDGETS`.
         share: Share of it that is left.
         score: One of `scores.SCORES`: what decides which units of a group go first.
-        allocation: One of `ALLOCATIONS`: how much of each group goes. A budget in units is always uniform.
+        allocation: One of `allocation.ALLOCATIONS`: how much of each group goes. A budget in units is always uniform;
+            of several rounds only the first is measured.
         compensation: One of `compensation.KINDS`.
         sequential: Fit each layer to what the layers before it give now.
         recalibrate: Estimate the statistics of batch norm anew.
@@ -55,6 +55,8 @@ class Pruning:
         batch: Inputs at once.
         positions: Most positions of a convolution that are looked at for one input; 0 for all.
         seed: Of whatever is drawn.
+        weigh: Before groups are weighed against each other, multiply the error of each by what it does to the answers,
+            measured by cutting that group alone.
 
     Source: Kashyap et al., NeurIPS 2025, algorithm 1 and appendix D. The defaults are not the paper's: elimination with
     refitted kernels instead of the union rule with factors per output, and a share of each group by dynamic programming
@@ -64,7 +66,7 @@ class Pruning:
     budget: str = "units"
     share: float = 0.7
     score: str = "elimination"
-    allocation: str = "dynamic"
+    allocation: str = "measured"
     compensation: str = "kernel"
     sequential: bool = True
     recalibrate: bool = True
@@ -79,6 +81,7 @@ class Pruning:
     batch: int = 128
     positions: int = 64
     seed: int = 0
+    weigh: bool = True
 
     name = "modhifi-p"
     version = 1
@@ -94,7 +97,7 @@ class Pruning:
             raise MisuseError(f"units are allocated {' or '.join(ALLOCATIONS)}, not {self.allocation!r}")
         if self.rounds < 1 or self.multiple < 1 or not 0 <= self.least < 1:
             raise MisuseError("rounds and multiple are 1 or more, and the least share lies from 0 to below 1")
-        self._compensating()
+        _ = self.compensating
 
     @classmethod
     def official(cls, share: float = 0.7, budget: str = "macs") -> "Pruning":
@@ -141,14 +144,12 @@ class Pruning:
             MisuseError: If nothing can be removed or the budget cannot be met.
         """
         questioned(model, probes)
-        asked = own_network(model)
-        net = removable(model, probes.inputs, asked)
-        chosen = self._allowed(net, model)
+        choosing = Choosing.of(self, model, probes, progress)
         if self.budget == "latency":
-            return self._to_latency(model, probes, asked, net, chosen, statistics, progress)
-        given = statistics, curves
-        kept, known = self._chosen(model, asked, net, chosen, probes, self.share, given, progress)
-        return self._planned(model, probes, net, kept, known)
+            kept, known = choosing.to_latency(statistics, curves)
+        else:
+            kept, known = choosing.chosen(self.share, statistics, curves)
+        return self._planned(model, probes, choosing.net, kept, known)
 
     def curves(self, model: Model, probes: Probes, statistics: Statistics) -> dict[str, Curve]:
         """In which order units of every group go, and the error at every size: the same for all budgets.
@@ -161,9 +162,7 @@ class Pruning:
         Returns:
             One curve per group.
         """
-        asked = own_network(model)
-        net = removable(model, probes.inputs, asked)
-        return {g.name: self._curve(g, asked.module, statistics) for g in self._allowed(net, model)}
+        return Choosing.of(self, model, probes).curves(statistics)
 
     def apply(
         self,
@@ -197,8 +196,7 @@ class Pruning:
         rows = {t: {int(a): np.array(r) for a, r in axes.items()} for t, axes in plan.slices.items()}
         heads = head_weights(net)
         slicing.cut(smaller.module, rows, heads)
-        compensating = self._compensating()
-        compensating(whole, smaller, cut_readers(net, whole.module, rows), probes.inputs, statistics, progress)
+        self.compensating(whole, smaller, cut_readers(net, whole.module, rows), probes.inputs, statistics, progress)
         if self.recalibrate:
             recalibrate(smaller.module, smaller.forward, probes.inputs, smaller.like, self.batch)
         measured = measuring.changes(whole, smaller, net, plan, probes)
@@ -229,119 +227,18 @@ class Pruning:
             Second moments of every layer that reads units which may be removed.
         """
         questioned(model, probes)
-        asked = own_network(model)
-        chosen = self._allowed(removable(model, probes.inputs, asked), model)
-        found = self._collected(asked, chosen, probes, progress)
+        found = Choosing.of(self, model, probes, progress).collected()
         return replace(found, model=model.digest, probes=probes.digest)
 
-    def _compensating(self) -> Compensating:
-        return Compensating(self.compensation, self.sequential, self.damping, self.recalibrate, self._collecting())
+    @property
+    def compensating(self) -> Compensating:
+        """How layers that lose inputs are refitted."""
+        return Compensating(self.compensation, self.sequential, self.damping, self.recalibrate, self.collecting)
 
-    def _collecting(self) -> Collecting:
+    @property
+    def collecting(self) -> Collecting:
+        """How statistics are collected."""
         return Collecting("full", self.batch, self.positions, self.seed)
-
-    def _allowed(self, net: Network, model: Model) -> list[Group]:
-        """The groups that may be cut."""
-        sized = configurations.describable(model.config, net)
-        out = []
-        for g in net.groups:
-            named = not self.only or any(re.search(p, g.name) for p in self.only)
-            spared = any(re.search(p, g.name) for p in self.ignore)
-            stream = sum(len(net.shapes[r.tensor]) > 1 and r.axis == 0 and r.tensor in net.readers for r in g.rows) > 1
-            tied = stream and g.name not in net.heads and len(g.readers) > 1
-            fits = (self.heads or g.name not in net.heads) and (self.streams or not tied)
-            if named and not spared and fits and (not sized or g.name in sized):
-                out.append(g)
-        if not out:
-            known = ", ".join(g.name for g in net.groups[:5])
-            raise MisuseError(
-                f"no group of {model.name} is left to cut. There are: {known} (heads only with heads=True)"
-            )
-        return out
-
-    def _collected(self, asked: Asked, groups: list[Group], probes: Probes, progress: Progress | None) -> Statistics:
-        readers = list({r.weight: r for g in groups for r in g.readers}.values())
-        collecting = self._collecting()
-        return collecting(asked.module, asked.forward, probes.inputs, readers, asked.like, progress)
-
-    def _chosen(
-        self, model: Model, asked: Asked, net: Network, groups: list[Group], probes: Probes, share: float,
-        given: tuple[Statistics | None, Mapping[str, Curve] | None], progress: Progress | None,
-    ) -> tuple[dict[str, np.ndarray], Mapping[str, Curve]]:  # fmt: skip
-        """Units that stay in each group, over all rounds."""
-        kept = {g.name: np.arange(g.size) for g in groups}
-        first: Mapping[str, Curve] = {}
-        statistics, curves = given
-        for turn in range(1, self.rounds + 1):
-            goal = share ** (turn / self.rounds)
-            now, part = net, groups
-            if turn > 1:
-                asked = self._cut_so_far(model, net, kept, probes)
-                now = removable_again(asked, probes, net)
-                part = [now.group(g.name) for g in groups]
-                statistics = curves = None
-            if curves is None:
-                seen = statistics or self._collected(asked, part, probes, progress)
-                curves = {g.name: self._curve(g, asked.module, seen) for g in part}
-            found = curves
-            first = first or found
-            sizes = self._sizes(model, net, now, part, found, goal)
-            for g in part:
-                order = found[g.name].order
-                stay = np.sort(order[len(order) - sizes[g.name] :])
-                kept[g.name] = kept[g.name][stay]
-        return kept, first
-
-    def _curve(self, group: Group, module: torch.nn.Module, statistics: Statistics) -> Curve:
-        """In which order units of a group go, and what that costs."""
-        read = reads(group, module, statistics)
-        order = None
-        if self.score != "elimination":
-            order = np.argsort(scored(group, module, statistics, self.score, self.seed).cpu().numpy(), kind="stable")
-        return Eliminating(damping=self.damping)(read, group.size, order)
-
-    def _sizes(
-        self, model: Model, whole: Network, now: Network, groups: list[Group], curves: Mapping[str, Curve], goal: float
-    ) -> dict[str, int]:
-        """How many units of each group stay."""
-        names = {g.name for g in groups}
-        bundles = []
-        for together in configurations.alike(model.config, now):
-            mine = tuple(n for n in together if n in names)
-            if mine:
-                size = now.sizes[mine[0]]
-                least = max(1, round(self.least * whole.sizes[mine[0]]))
-                step = min(self.multiple, size)
-                least = min(size, -(-least // step) * step)
-                bundles.append(Bundle(mine, size, least, step, tuple(curves[n] for n in mine)))
-        if self.budget == "units":
-            return self._by_ratio(bundles, whole, goal)
-        cost, full = cost_of(now, self.budget), cost_of(whole, self.budget)
-        budget = Budget(cost, goal * full({}) / cost({}), self.budget)
-        return allocate(bundles, budget, self.allocation)
-
-    def _by_ratio(self, bundles: list[Bundle], whole: Network, goal: float) -> dict[str, int]:
-        """The same share of every group."""
-        out = {}
-        for b in bundles:
-            wanted = goal * whole.sizes[b.groups[0]]
-            size = min(b.options, key=lambda n: (abs(n - wanted), n))
-            out.update(dict.fromkeys(b.groups, size))
-        if all(out[b.groups[0]] == b.size for b in bundles):
-            raise MisuseError(
-                f"at a share of {goal:.3g} no unit would go: the groups are too small, or least is too large"
-            )
-        return out
-
-    def _cut_so_far(self, model: Model, net: Network, kept: Mapping[str, np.ndarray], probes: Probes) -> Asked:
-        """The network as the earlier rounds leave it: cut, refitted from its own statistics, recalibrated."""
-        whole, smaller = own_network(model), own_network(model)
-        rows = slicing.slices(net, kept)
-        slicing.cut(smaller.module, rows, head_weights(net))
-        self._compensating()(whole, smaller, cut_readers(net, whole.module, rows), probes.inputs)
-        if self.recalibrate:
-            recalibrate(smaller.module, smaller.forward, probes.inputs, smaller.like, self.batch)
-        return smaller
 
     def _planned(
         self, model: Model, probes: Probes, net: Network, kept: Mapping[str, np.ndarray], curves: Mapping[str, Curve]
@@ -362,40 +259,3 @@ class Pruning:
             slices={t: {str(a): tuple(int(i) for i in r) for a, r in axes.items()} for t, axes in rows.items()},
             expected=expected,
         )  # fmt: skip
-
-    def _to_latency(
-        self, model: Model, probes: Probes, asked: Asked, net: Network, groups: list[Group],
-        statistics: Statistics | None, progress: Progress | None,
-    ) -> Plan:  # fmt: skip
-        """The largest share of operations whose network runs in the wanted share of the time, as measured."""
-        by_macs = replace(self, budget="macs", rounds=1)
-        seen = statistics or self._collected(asked, groups, probes, progress)
-        found = {g.name: self._curve(g, asked.module, seen) for g in groups}
-        whole = measuring.latency(asked, probes.inputs)
-        low, high, best = 0.02, 1.0, None
-        for _ in range(6):
-            middle = (low + high) / 2
-            try:
-                trial = replace(by_macs, share=middle)
-                kept, curves = trial._chosen(model, asked, net, groups, probes, middle, (seen, found), None)
-            except MisuseError:
-                low = middle
-                continue
-            smaller = own_network(model)
-            slicing.cut(smaller.module, slicing.slices(net, kept), head_weights(net))
-            if measuring.latency(smaller, probes.inputs) <= self.share * whole:
-                low, best = middle, (kept, curves)
-            else:
-                high = middle
-        if best is None:
-            raise MisuseError(f"no network that may be cut out of {model.name} runs in {self.share:.2g} of its time")
-        return self._planned(model, probes, net, *best)
-
-
-def removable_again(asked: Asked, probes: Probes, net: Network) -> Network:
-    """The groups of a network that was cut already, under the names that they had."""
-    from stemma.edits.coupling import couplings
-    from stemma.edits.statistics import batch_of
-
-    found = couplings(asked.module, asked.forward, batch_of(probes.inputs[:2], asked.like))
-    return found.without([g.name for g in found.groups if g.name not in net.sizes], "it stays whole")
