@@ -180,7 +180,8 @@ def main() -> None:
     card = torch.cuda.get_device_name() if args.device.startswith("cuda") else "processor"
     result = Result(out, {"tier": args.tier, "settings": {k: v for k, v in tier.items()}, "device": card,
                           "torch": torch.__version__, "machine": f"{os.cpu_count()} cores, {platform.python_version()}",
-                          "budgets": list(BUDGETS), "method": dict(Pruning(budget="macs", share=0.5).spec.params)})  # fmt: skip
+                          "budgets": list(BUDGETS),
+                          "method": dict(Pruning(budget="macs", share=0.5).spec.params)})  # fmt: skip
     for name, epochs in tier["networks"].items():
         if args.only not in (None, name):
             continue

@@ -27,6 +27,7 @@ from stemma.models.model import Model
 from stemma.models.networks.given import from_module
 from stemma.models.save import save
 from stemma.probes import Probes
+from stemma.registry import Registry
 from stemma.types import InputSpec, RelationKind
 from stemma.verification.edit import Replaying, read
 from stemma.zoo import data
@@ -431,3 +432,25 @@ def test_made_inputs_are_the_same_pixels_in_other_places() -> None:
     assert not np.array_equal(made, x)
     with pytest.raises(MisuseError, match="images only"):
         scrambled(Probes.of(np.zeros((4, 7), np.int64)))
+
+
+def test_receipts_make_edges_of_the_registry_only_with_their_own_weights(home: Path, tmp_path: Path) -> None:
+    from stemma.registry.receipts import known_edges
+
+    model, asked = load(home / "mlp"), probes(home)
+    for name, share in (("half", 0.5), ("less", 0.3)):
+        write(Pruning(share=share)(model, asked), tmp_path / name, asked)
+    shutil.copytree(tmp_path / "half", tmp_path / "moved")
+    for file in ("model.safetensors", "config.json"):  # another model beside a receipt that is not its own
+        shutil.copy(tmp_path / "less" / file, tmp_path / "moved" / file)
+    (tmp_path / "odd").mkdir()
+    shutil.copy(home / "cnn" / "model.safetensors", tmp_path / "odd")
+    shutil.copy(home / "cnn" / "config.json", tmp_path / "odd")
+    (tmp_path / "odd" / "receipt.json").write_text('{"parent": 3, "child": [], "operation": null}')
+    registry = f"--registry={tmp_path / 'r.db'}"
+    added = stemma("add", home / "mlp", tmp_path / "half", tmp_path / "moved", tmp_path / "odd", registry)
+    assert added.returncode == 0, added.stderr
+    records = Registry(tmp_path / "r.db").models()
+    edges = known_edges(records)
+    assert [(e.parent.name, e.child.name, e.operation) for e in edges] == [("mlp", "half", "prune")]
+    assert "edited_from" not in next(r for r in records if r.name == "odd").claims

@@ -26,7 +26,23 @@ def read(folder: Path) -> tuple[dict[str, Any] | None, dict[str, str], tuple[str
     if isinstance(base, str) and base:
         claims["_name_or_path"] = base
     claims.update(front_matter(folder / "README.md"))
+    claims.update(receipt(folder / "receipt.json"))
     return config, claims, tuple(notes)
+
+
+def receipt(path: Path) -> dict[str, str]:
+    """What a receipt of an edit claims: the digests of the models before and after, and what was done.
+
+    Args:
+        path: A `receipt.json`; it may be absent, or be something else.
+
+    Returns:
+        `edited_from`, `edited_to` and `edit`; nothing where it is no receipt.
+    """
+    found = json_object(path, []) or {}
+    claims = {"edited_from": found.get("parent"), "edited_to": found.get("child"), "edit": found.get("operation")}
+    whole = all(isinstance(v, str) and v and len(v) < 100 for v in claims.values())
+    return {k: str(v) for k, v in claims.items()} if whole else {}
 
 
 def json_object(path: Path, notes: list[str]) -> dict[str, Any] | None:
