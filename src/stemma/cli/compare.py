@@ -112,7 +112,8 @@ def lines(result: "Comparison") -> Iterator[tuple[str, "str | Text", str]]:
         looked = evidence.p_value is not None or evidence.verdict == Verdict.SUPPORTED
         if looked and evidence is not weights and evidence is not result.function:
             chance = strength({**evidence.to_dict(), "relation": kind})
-            yield "tested too", f"{evidence.claim}: {evidence.verdict}", f"{chance} · {evidence.statistic}"
+            why = f": {evidence.reason}" if evidence.spec.name == "modality-shares" else ""
+            yield "tested too", f"{evidence.claim}: {evidence.verdict}{why}", f"{chance} · {evidence.statistic}"
     arrow = {"a->b": f"{result.a.name} → {result.b.name}", "b->a": f"{result.b.name} → {result.a.name}"}
     yield "direction", arrow.get(result.direction, "unknown"), ""
     yield "cannot see", " · ".join(result.cannot_see) or "nothing known to be missing", ""
