@@ -817,4 +817,9 @@ def test_the_record_says_how_a_network_was_balanced() -> None:
     assert found["balanced"]["params"]["alpha"] == 2.0
     assert found["masks"] == {"a": "mean", "v": "zero"}
     assert found["steps"] == 1
+    assert found["capped_steps"] == {"a": 0, "v": 0}
+    tight = AdaptiveGradientModulation(model, ["a", "v"], alpha=9.0, reference="parity", cap=0.01)
+    tight(batch, target)
+    tight(batch, target)
+    assert tight.record()["capped_steps"] == {"a": 2, "v": 2}
     assert found["mean_scores"]["v"] == pytest.approx(float(out.scores["v"]))

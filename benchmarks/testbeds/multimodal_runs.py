@@ -90,10 +90,10 @@ def _task(name: str, data: Path, seed: int, device: str, kept: Path) -> Task:
     return Task(*(Examples(inputs, labels) for inputs, labels in parts)).to(device)
 
 
-def strategy(method: str, options: Mapping[str, Any], fusion: str) -> AbstractStrategy:
+def strategy(method: str, options: Mapping[str, Any]) -> AbstractStrategy:
     """A strategy by its name; modulation takes the cheapest plan that is equal to the exact one here."""
     if method == "agm":
-        return strategies.Agm(Modulation(**options), plan="late-fast" if fusion == "late" else "batched")
+        return strategies.Agm(Modulation(**options), plan="late-fast")
     return KINDS[method](**options)
 
 
@@ -115,7 +115,7 @@ def carried(run: Run, data: Path, device: str, kept: Path) -> dict[str, Any]:
     torch.set_num_threads(1)
     start, task = time.perf_counter(), _task(run.task, data, run.seed, device, kept)
     setting = _setting(run, task, run.seed)
-    Fit(seed=run.seed, **run.fit)(setting, task.train, strategy(run.method, run.options, run.fusion), task.valid)
+    Fit(seed=run.seed, **run.fit)(setting, task.train, strategy(run.method, run.options), task.valid)
     part = getattr(task, run.score)
     found = {
         "accuracy": {m: _accuracy(r, part.labels) for m, r in responses_of(setting, part).items()},

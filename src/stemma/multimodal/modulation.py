@@ -170,7 +170,7 @@ class AdaptiveGradientModulation:
         shares = kappa.to(phi.dtype).reshape(-1, *[1] * (phi.ndim - 1))
         moved = (shares * (phi - phi.detach())).sum(0)
         out = full.detach() + moved.to(full.dtype) if scales else full
-        self.history = history.after(self.rule, sums, counts)
+        self.history = history.after(self.rule, sums, counts, kappa if scales else None)
         return Modulated(
             out,
             self._loss(out, target),
@@ -244,6 +244,7 @@ class AdaptiveGradientModulation:
             "step": history.step,
             "weight": history.weight.cpu().clone(),
             "total": history.total.cpu().clone(),
+            "capped": history.capped.cpu().clone(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -264,13 +265,14 @@ class AdaptiveGradientModulation:
         parameter = next(self.model.parameters(), None)
         place = None if parameter is None else parameter.device
         kind = History.empty(1, place).total.dtype
-        self.history = History(int(state["step"]), *(state[k].to(place, kind) for k in ("weight", "total")))
+        self.history = History(int(state["step"]), *(state[k].to(place, kind) for k in ("weight", "total", "capped")))
 
     def record(self) -> dict[str, Any]:
         """How the network was balanced, for the file beside its weights.
 
         Returns:
-            Plain JSON values: the rule, plan and masks, steps, and the mean score and lead of each modality so far.
+            Plain JSON values: the rule, plan and masks, steps, and by modality the mean score so far and the steps at
+            which the exponent was cut off: where these are many, alpha is too large.
         """
         history = self.history or History.empty(len(self.modalities))
         mean = [None if not w else float(t / w) for t, w in zip(history.total, history.weight, strict=True)]
@@ -282,6 +284,7 @@ class AdaptiveGradientModulation:
                 "masks": {m: k.name for m, k in self.masks.items()},
                 "steps": history.step,
                 "mean_scores": dict(zip(self.modalities, mean, strict=True)),
+                "capped_steps": dict(zip(self.modalities, history.capped.int().tolist(), strict=True)),
             }
         )
 

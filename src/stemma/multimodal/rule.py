@@ -121,11 +121,13 @@ class History:
         step: Steps taken, measured or not.
         weight: `[modalities]`, samples (or, of a moving average, the sum of its weights) behind each mean.
         total: `[modalities]`, weighted sum of scores.
+        capped: `[modalities]`, steps at which the exponent was cut off.
     """
 
     step: int
     weight: "torch.Tensor"
     total: "torch.Tensor"
+    capped: "torch.Tensor"
 
     @classmethod
     def empty(cls, modalities: int, device: Any = None) -> "History":
@@ -134,7 +136,7 @@ class History:
 
         kind = torch.float32 if getattr(device, "type", device) == "mps" else torch.float64
         zeros = torch.zeros(modalities, dtype=kind, device=device)
-        return cls(0, zeros, zeros.clone())
+        return cls(0, zeros, zeros.clone(), zeros.clone())
 
     @property
     def usual(self) -> "torch.Tensor":
@@ -145,13 +147,16 @@ class History:
         """One more step in which nothing was measured."""
         return replace(self, step=self.step + 1)
 
-    def after(self, rule: Modulation, sums: "torch.Tensor", counts: "torch.Tensor") -> "History":
+    def after(
+        self, rule: Modulation, sums: "torch.Tensor", counts: "torch.Tensor", kappa: "torch.Tensor | None" = None
+    ) -> "History":
         """One more step.
 
         Args:
             rule: Whether the mean is one of all steps or a moving one.
             sums: `[modalities]`, scores summed over samples.
             counts: `[modalities]`, samples.
+            kappa: `[modalities]`, what gradients were scaled by; None if nothing was.
 
         Returns:
             The history with this step in it; what is not finite is left out.
@@ -167,7 +172,8 @@ class History:
         else:
             weight = torch.where(fine, self.weight + counts, self.weight)
             total = torch.where(fine, self.total + sums, self.total)
-        return History(self.step + 1, weight, total)
+        cut = 0 if kappa is None else (kappa.log().abs() >= rule.cap * (1 - 1e-6)).to(total.dtype)
+        return History(self.step + 1, weight, total, self.capped + cut)
 
 
 def cross_entropy_score(response: "torch.Tensor", target: "torch.Tensor") -> "torch.Tensor":
