@@ -1,4 +1,4 @@
-"""Late fusion: every encoder is asked once, and only the fusion is asked for every coalition."""
+"""One encoder per modality: each is asked once, and only what fuses them is asked for every coalition."""
 
 import contextlib
 from collections.abc import Generator, Mapping
@@ -35,7 +35,8 @@ class LateFast(AbstractPlan):
 
     Without batch norm and dropout it is equal to `exact`. With them, scores and kappas are equal; gradients take the
     encoders in training mode where `exact` takes them in evaluation mode, and leave out what flows through encoders
-    that are shown nothing. Whether the network fuses late is tried at the first step.
+    that are shown nothing. What fuses the features may be anything without batch norm and dropout. Whether features are
+    all that modalities are used for is tried at the first step.
 
     Cost: one pass forward and backward, the fusion `2^M - 1` times; with batch norm or dropout one forward pass more.
 
@@ -54,7 +55,7 @@ class LateFast(AbstractPlan):
             Outputs of every coalition.
 
         Raises:
-            MisuseError: If the network does not fuse late, or the fusion itself has batch norm or dropout.
+            MisuseError: If the network does more than fuse features, or the fusion itself has batch norm or dropout.
         """
         if not self._tried:
             self._checked(module, asked)
@@ -135,12 +136,12 @@ class LateFast(AbstractPlan):
         with evaluating(module):
             for c, found in zip(asked.split.masked, scored[1:], strict=True):
                 true = asked.output(module, asked.without(c))
-                slack = 20 * torch.finfo(torch.promote_types(true.dtype, found.dtype)).eps ** 0.5
+                slack = 8 * max(torch.finfo(true.dtype).eps, torch.finfo(found.dtype).eps)
                 if (true - found).abs().max() > max(AGREES, slack) * true.abs().max().clamp(min=1e-6):
                     apart = " and ".join(asked.names[i] for i in c)
                     raise MisuseError(
-                        f"the network does not fuse late: with {apart} alone it answers differently from its fusion of "
-                        "the encoders' features. Use the plan 'batched' or 'exact'"
+                        f"the network does more than fuse its encoders' features: with {apart} alone it answers "
+                        "differently from what their recombination gives. Use the plan 'batched' or 'exact'"
                     )
 
 
