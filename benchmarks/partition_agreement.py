@@ -30,6 +30,8 @@ from stemma.kinship.function.partition_agreement import PartitionAgreement
 from stemma.kinship.function.partitions import adjusted_rand, agreement, paired, vote_entropy
 from stemma.kinship.function.sight import Sight
 from stemma.probes import Probes
+from stemma.probes.parameters import Parameters
+from stemma.probes.unusual import unusual
 from stemma.types import Evidence, RelationKind, Verdict
 from stemma.zoo.data import examples
 from stemma.zoo.recipe import Recipe, build_all
@@ -37,7 +39,7 @@ from stemma.zoo.recipe import Recipe, build_all
 RESULTS = Path(__file__).parent / "results" / "partition_agreement.json"
 SEED, ALPHA, LEVELS = 20_261_126, 0.01, (0.01, 0.05, 0.1, 0.2, 0.5)
 CONFOUNDED = "strangers, suspect's data", "the same, controls on that data"
-BLENDS, STRANGERS, CHOOSERS = 2000, 2, 10
+UNUSUAL, STRANGERS, CHOOSERS = 4000, 2, 10
 
 OPERATIONS: Mapping[str, tuple[str, RelationKind, dict[str, Any], str]] = {
     "fine-tuned": ("finetune", RelationKind.FINETUNED, {}, "b"),
@@ -104,14 +106,11 @@ def family_recipes(s: Setting, seed: int) -> dict[str, Recipe]:
 
 
 def questions(s: Setting) -> dict[str, np.ndarray]:
-    """What is asked: the test images as they are, and blends of two of them; test texts for language models."""
+    """What is asked: test inputs as they are, and unusual ones made of them."""
     x = examples(s.kind, "test", "digit", None if s.data in ("digits", "text") else s.data).inputs
     if s.kind == "lm":
-        return {"texts": x[:400]}
-    rng = np.random.default_rng(0)
-    first, second = rng.integers(0, len(x), (2, 4 * BLENDS))
-    share = rng.uniform(0.3, 0.7, (4 * BLENDS, 1, 1, 1)).astype(np.float32)
-    return {"images": x, "blends": share * x[first] + (1 - share) * x[second]}
+        return {"plain": x[:400], "unusual": unusual(Probes.of(x), Parameters(n=400)).inputs}
+    return {"plain": x, "unusual": unusual(Probes.of(x), Parameters(n=4 * UNUSUAL)).inputs}
 
 
 class Answered:
@@ -200,7 +199,7 @@ def tabled(found: list[dict[str, float]], families: int) -> dict[str, Any]:
 
 def setting_table(s: Setting, seed: int) -> dict[str, Any]:
     """Power on children and false alarms on strangers, operation by operation."""
-    all_, probes, rows = Answered(s, seed), "texts" if s.kind == "lm" else "blends", slice(0, BLENDS)
+    all_, probes, rows = Answered(s, seed), "unusual", slice(0, UNUSUAL)
     n, p_values = s.families, []
     out: dict[str, Any] = {"families": n, "controls": s.controls, "alpha": s.alpha, "operations": {}}
     for name in s.operations:
@@ -219,8 +218,7 @@ def setting_table(s: Setting, seed: int) -> dict[str, Any]:
             out["operations"][name]["the same, controls on that data"] = {"test": same_data(all_, name, probes, rows)}
         told(f"{s.kind} {s.data}: {name}")
     out["null"] = {str(t): rate([float(p <= t + 1e-9) for p in p_values], n) for t in LEVELS}
-    if s.kind != "lm":
-        out["probes"] = probes_table(all_)
+    out["probes"] = probes_table(all_)
     return out
 
 
@@ -235,22 +233,24 @@ def same_data(all_: Answered, name: str, probes: str, rows: Any) -> dict[str, An
 
 
 def probes_table(all_: Answered) -> dict[str, Any]:
-    """Power by what is asked: images, few or many blends, and blends that other models choose."""
-    chosen = vote_entropy(np.array([all_.labels["blends"][f"chooser {i}"][: 4 * BLENDS] for i in range(CHOOSERS)]))
-    best = np.sort(np.argsort(-chosen, kind="stable")[:BLENDS])
+    """Power by what is asked: plain inputs, one half of the unusual ones or the other, fewer, more, a choice."""
+    s = all_.setting
     sets: dict[str, tuple[str, Any]] = {
-        "test images": ("images", slice(None)), "500 blends": ("blends", slice(0, 500)),
-        "2000 blends": ("blends", slice(0, BLENDS)), "2000 of 8000 by entropy": ("blends", best),
-        "8000 blends": ("blends", slice(None)),
+        "test inputs": ("plain", slice(None)), "blends": ("unusual", slice(0, UNUSUAL, 2)),
+        "out of order": ("unusual", slice(1, UNUSUAL, 2)), "1000 unusual": ("unusual", slice(0, 1000)),
+        "4000 unusual": ("unusual", slice(0, UNUSUAL)),
     }  # fmt: skip
+    if s.kind != "lm":
+        votes = np.array([all_.labels["unusual"][f"chooser {i}"] for i in range(CHOOSERS)])
+        best = np.sort(np.argsort(-vote_entropy(votes), kind="stable")[:UNUSUAL])
+        sets["4000 of 16000 by entropy"], sets["16000 unusual"] = ("unusual", best), ("unusual", slice(None))
     out: dict[str, Any] = {}
     for label, (probes, rows) in sets.items():
         out[label] = {}
-        for name in ("fine-tuned", "new head, other names", "distilled, other data"):
-            n = all_.setting.families
-            found = [all_.test(f"family {i}", f"{name} {i}", probes, rows) for i in range(n)]
-            out[label][name] = rate([float(f.verdict is Verdict.SUPPORTED) for f in found], n)
-    told(f"{all_.setting.kind} {all_.setting.data}: probes")
+        for name in s.operations:
+            found = [all_.test(f"family {i}", f"{name} {i}", probes, rows) for i in range(s.families)]
+            out[label][name] = rate([float(f.verdict is Verdict.SUPPORTED) for f in found], s.families)
+    told(f"{s.kind} {s.data}: probes")
     return out
 
 

@@ -1,6 +1,7 @@
 """Provenance from hard labels: figures against slow twins, valid p-values, power, and silence where nothing shows."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,7 +28,9 @@ from stemma.kinship.function.selection import select_by_entropy
 from stemma.kinship.function.sketches import FunctionalSketch
 from stemma.models.model import Model
 from stemma.models.networks.given import from_module
-from stemma.probes import Probes
+from stemma.probes import Probes, read_probes
+from stemma.probes.parameters import Parameters
+from stemma.probes.unusual import unusual
 from stemma.types import Evidence, RelationKind, Verdict
 from stemma.zoo import independents
 from stemma.zoo.data import examples
@@ -409,6 +412,58 @@ def test_probes_are_chosen_by_models_that_do_not_test(
         test(*pair, chosen, NullModels.of(nets[20:]))
     with pytest.raises(MisuseError, match="at least 2 models"):
         select_by_entropy(nets[:1], probes, 3)
+
+
+# Probes
+
+
+def test_unusual_probes_are_blends_and_inputs_out_of_order() -> None:
+    rng = np.random.default_rng(11)
+    images = Probes.of(rng.random((9, 3, 4, 5), np.float32))
+    made = unusual(images, Parameters(n=41, seed=2))
+    assert made.inputs.shape == (41, 3, 4, 5)
+    whole = {tuple(sorted(map(tuple, x.reshape(3, -1).T.tolist()))) for x in images.inputs}
+    for i, x in enumerate(made.inputs):
+        pixels = tuple(sorted(map(tuple, x.reshape(3, -1).T.tolist())))
+        assert (pixels in whole) == (i % 2 == 1)  # the same pixels, channels together; blends have others
+        assert not any(np.array_equal(x, y) for y in images.inputs)
+    flat = images.inputs.reshape(9, -1).T.astype(float)
+    shares, rest = np.linalg.lstsq(flat, made.inputs[::2].reshape(21, -1).T.astype(float), rcond=None)[:2]
+    assert rest.max() < 1e-10
+    assert (np.sort(shares, 0)[-2:] > 0.29).all()
+    assert np.sort(shares, 0)[:-2] == pytest.approx(0, abs=1e-6)
+    assert shares.sum(0) == pytest.approx(1)
+    again = unusual(images, Parameters(n=41, seed=2))
+    assert again.digest == made.digest != unusual(images, Parameters(n=41, seed=3)).digest
+
+
+def test_unusual_texts_are_spliced_or_out_of_order(tmp_path: Path) -> None:
+    ids = Probes.of(np.arange(60).reshape(6, 10))
+    made = unusual(ids, Parameters(n=20)).inputs
+    assert made.dtype == np.int64
+    for i, x in enumerate(made):
+        texts = {int(v) // 10 for v in x}
+        assert len(texts) == (2 if i % 2 == 0 else 1)
+        assert sorted(x % 10) == list(range(10))
+        assert (list(x % 10) == list(range(10))) == (i % 2 == 0)
+    np.savez(tmp_path / "ids.npz", inputs=ids.inputs)
+    assert len(read_probes(f"unusual:{tmp_path / 'ids.npz'},n=8,seed=1#n=4")) == 4
+    assert len(unusual(ids, Parameters())) == 4000
+    with pytest.raises(MisuseError, match="at least two"):
+        unusual(ids.take([0]), Parameters())
+    with pytest.raises(StemmaError, match="no probes at"):
+        read_probes("unusual:nowhere,n=4")
+
+
+def test_where_nobody_taught_it_a_transferred_child_still_answers_as_its_parent(
+    family: dict[str, Model], nets: list[Model]
+) -> None:
+    """A head with other classes."""
+    asked = unusual(Probes.of(examples("mlp", "test").inputs), Parameters(n=3000))
+    found = _test(family["root"], family["renamed"], asked, nets[:40], alpha=0.025)
+    assert found.verdict is Verdict.SUPPORTED, found.reason
+    stranger = _test(nets[41], family["renamed"], asked, nets[:40], alpha=0.025)
+    assert stranger.verdict is Verdict.INCONCLUSIVE
 
 
 def test_the_comparison_lists_it_and_its_verdict_stays(

@@ -211,7 +211,7 @@ class Asking:
 def _seeded(text: str, seed: int | None) -> str:
     """Synthetic probes with the seed of the command line, unless they have one of their own."""
     made, sign, part = text.partition("#")
-    if seed is None or made.partition(":")[0] not in ("noise", "cutmix") or "seed=" in made:
+    if seed is None or made.partition(":")[0] not in ("noise", "cutmix", "unusual") or "seed=" in made:
         return text
     return f"{made}{',' if ':' in made else ':'}seed={seed}{sign}{part}"
 

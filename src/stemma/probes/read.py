@@ -15,6 +15,7 @@ from stemma.probes.probes import Probes
 from stemma.probes.sounds import read_sounds
 from stemma.probes.synthetic import cutmix, noise
 from stemma.probes.texts import read_texts
+from stemma.probes.unusual import unusual
 from stemma.types import InputSpec
 
 SUBSET = ("n", "seed", "length")
@@ -28,8 +29,8 @@ def read_probes(
     Args:
         text: A folder of images, of `.wav` or of `.txt`; one such file; an `.npz` with `inputs` (or `images`) and
             optional `labels` and `baseline`; an `.npy`; `noise:n=256,seed=0,kind=uniform,shape=1x28x28`; or
-            `cutmix:PATH,n=256,seed=0`. `#n=256,seed=0` behind it takes a random part, in the original order;
-            `#length=64` says how long windows of text or sounds are.
+            `cutmix:PATH,n=256,seed=0` or `unusual:PATH,n=4000,seed=0`. `#n=256,seed=0` behind it takes a random part,
+            in the original order; `#length=64` says how long windows of text or sounds are.
         like: What the models take: it gives noise its shape and range, and images their size.
         data: Where paths are looked for that do not exist as they are; without, the folder that `STEMMA_DATA` names.
         tokenizer: Folder of a Hugging Face tokenizer, for texts.
@@ -51,8 +52,10 @@ def read_probes(
         probes = noise(parameters(rest, ("n", "seed", "kind", "shape"), "noise"), like)
         _no_length(asked, base)
     elif path is None and head == "cutmix" and colon:
-        probes = _mixed(rest, like, data)
+        probes = cutmix(*_mixed(rest, like, data, head))
         _no_length(asked, base)
+    elif path is None and head == "unusual" and colon:
+        probes = unusual(*_mixed(rest, like, data, head, asked.length, tokenizer))
     else:
         probes = _from_path(path or _path(base, data), base, like, asked, tokenizer, data)
     return _noted(probes if asked.n is None else _part(probes, asked), like)
@@ -99,14 +102,22 @@ def _from_path(
     return read_texts(files, like, text, asked.length, tokenizer, lines=not path.is_dir())
 
 
-def _mixed(rest: str, like: InputSpec | None, data: Path | None) -> Probes:
+def _mixed(
+    rest: str,
+    like: InputSpec | None,
+    data: Path | None,
+    what: str,
+    length: int | None = None,
+    tokenizer: Path | None = None,
+) -> tuple[Probes, Parameters]:
+    """What other probes are made of, and how: a path and parameters behind it."""
     pieces = rest.split(",")
     first = len(pieces)
     while first > 1 and looks_like(pieces[first - 1]):  # a path may hold commas too
         first -= 1
     where = ",".join(pieces[:first])
-    asked = parameters(",".join(pieces[first:]), ("n", "seed"), "cutmix")
-    return cutmix(_from_path(_path(where, data), where, like, Parameters(), None, data), asked)
+    asked = parameters(",".join(pieces[first:]), ("n", "seed"), what)
+    return _from_path(_path(where, data), where, like, Parameters(length=length), tokenizer, data), asked
 
 
 def _no_length(asked: Parameters, text: str) -> None:
