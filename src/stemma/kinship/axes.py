@@ -6,6 +6,9 @@ from stemma.types import Comparison, Evidence, Relation, RelationKind, Verdict
 
 UNASKED = "function (no probes were given)"
 DISTILLED = "distillation"
+NARROWER = "units removed"
+"""The step of weights that makes a network narrower."""
+
 FORGOTTEN = "forgotten"
 """Under which name the function axis tells a class of probes that one of the models no longer answers."""
 
@@ -54,7 +57,8 @@ def both_axes(found: Comparison, function: Evidence | str) -> Comparison:
 def _named(found: Comparison, function: Evidence, *, close: bool) -> Relation:
     relation, weights = found.relation, found.weights.verdict
     gone = function.details.get(FORGOTTEN)
-    if weights is Verdict.SUPPORTED and gone and relation.kind in TRAINED:
+    narrower = NARROWER in relation.steps  # cutting units may cost one class most; unlearning keeps sizes
+    if weights is Verdict.SUPPORTED and gone and relation.kind in TRAINED and not narrower:
         reason = (
             f"class {gone['label']} of the probes is gone ({gone['before']:.0%} right before, {gone['after']:.0%} "
             f"after; all others {gone['others_before']:.0%} and {gone['others_after']:.0%}); in weights: "

@@ -24,6 +24,7 @@ from stemma.kinship.weights.correspondence import Pairing
 from stemma.kinship.weights.counts import Counts, evidence
 from stemma.kinship.weights.matched import UnitsMatched
 from stemma.kinship.weights.residual import recast_equal
+from stemma.kinship.weights.units_kept import UnitsKept
 from stemma.models.model import Model
 from stemma.models.structure import Structure
 from stemma.models.units import structure
@@ -241,6 +242,12 @@ def decided(
     kept = len(relation.parameters.get("frozen", ())) == len(matrices(a))  # no matrix changed: no unit was moved
     asked = relation.kind in OPEN and not kept
     reordered = (matched or UnitsMatched()).evidence(a, b, alpha=alpha) if asked else None
+    told = [e for e in (place, reordered) if e is not None and e.verdict is Verdict.SUPPORTED]
+    if not told and (same_units := UnitsKept().either(a, b, pairings)):
+        bits, pairings = same_units
+        moved = in_other_coordinates(a, b)
+        relation = name_relation(a, b, bits, pairings) if moved is None else relation_of(moved, {})
+        return _result(a, b, bits, [*found, bits], relation), pairings
     if reordered is None:
         return _result(a, b, place, found, relation), pairings
     return _weighed(a, b, place, reordered, found, relation), pairings

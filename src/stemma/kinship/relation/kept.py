@@ -1,6 +1,6 @@
 """Which of the parent's units a narrower child kept."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,9 @@ LARGEST = 1 << 26
 
 WIDEST = 4096
 """Units of the widest group that is matched."""
+
+SURE = 0.9
+"""Mean cosine from which a group that kept its width is taken to be reordered too."""
 
 COORDINATES = 1024
 """Coordinates of a unit that are looked at in one tensor."""
@@ -54,13 +57,17 @@ def kept_units(parent: Model, child: Model, pairings: Sequence[Pairing], known: 
     """
     narrowed = _narrowed(parent, child, pairings, known)
     found: dict[str, KeptUnits] = {}
+    seen: set[str] = set()
     for group in known.groups:
+        seen.add(group.name)
         if group.name not in narrowed or max(narrowed[group.name]) > WIDEST:
             continue
         size, count = narrowed[group.name]
         similarity = np.zeros((size, count))
         views = 0
         for p in pairings:
+            if size == count and not _settled(known.axes[p.a], p, group.name, seen):
+                continue  # axes that may be reordered too say nothing about a group that kept its width
             view = _view(parent, child, p, known, found, group.name)
             if view is not None and view[0].shape == (size, view[0].shape[1]) and len(view[1]) == count:
                 similarity += view[0] @ view[1].T
@@ -69,22 +76,28 @@ def kept_units(parent: Model, child: Model, pairings: Sequence[Pairing], known: 
             rows, columns = assign(similarity, np.random.default_rng(0))
             order = rows[np.argsort(columns)]
             cosine = float(similarity[order, np.arange(count)].mean()) / views
-            found[group.name] = KeptUnits(group.name, size, order, cosine)
+            if size > count or (cosine > SURE and not np.array_equal(order, np.arange(count))):
+                found[group.name] = KeptUnits(group.name, size, order, cosine)
     return found
 
 
+def _settled(labels: Sequence[AxisLabel], p: Pairing, group: str, seen: Set[str]) -> bool:
+    """Whether all other axes of a tensor carry no units, or units that were looked at before."""
+    return all(labels[i].kind == "fixed" or labels[i].group == group or labels[i].group in seen for i in p.axes_a)
+
+
 def _narrowed(parent: Model, child: Model, pairings: Sequence[Pairing], known: Structure) -> dict[str, tuple[int, int]]:
-    """Units of the parent and of the child, for every group whose width shrank."""
+    """Units of the parent and of the child, for every group, where the width of any shrank."""
     out: dict[str, tuple[int, int]] = {}
     for p in pairings:
         x, y = parent.weights[p.a].shape, child.weights[p.b].shape
         for i, j in zip(p.axes_a, p.axes_b, strict=True):
             label = known.axes[p.a][i]
-            if x[i] > y[j] and label.group and len(label.segments) == 1:
+            if x[i] >= y[j] and label.group and len(label.segments) == 1:
                 block = label.segments[0].block
                 if x[i] % block == 0 and y[j] % block == 0:
                     out[label.group] = x[i] // block, y[j] // block
-    return out
+    return out if any(before > after for before, after in out.values()) else {}
 
 
 def _view(
@@ -97,9 +110,9 @@ def _view(
         return None
     x, y = _ordered(parent.weights[p.a], p.axes_a), _ordered(child.weights[p.b], p.axes_b)
     for k, i in enumerate(p.axes_a):
-        if k != mine[0] and x.shape[k] != y.shape[k]:
-            if labels[i].group not in found:
-                return None
+        if k != mine[0] and x.shape[k] != y.shape[k] and labels[i].group not in found:
+            return None
+        if k != mine[0] and labels[i].group in found:
             x = np.take(x, _rows(labels[i], found[labels[i].group].kept), axis=k)
     block = labels[p.axes_a[mine[0]]].segments[0].block
     return _units(x, mine[0], block), _units(y, mine[0], block)
@@ -148,7 +161,7 @@ def restricted(
     x, y = _as_stored(parent.weights[p.a], p.axes_a), _as_stored(child.weights[p.b], p.axes_b)
     for k, i in enumerate(p.axes_a):
         label = known.axes[p.a][i]
-        if x.shape[k] != y.shape[k] and label.group in kept and len(label.segments) == 1:
+        if label.group in kept and len(label.segments) == 1:
             x = np.take(x, _rows(label, kept[label.group].kept), axis=k)
         elif x.shape[k] < y.shape[k] and label.role == "token":
             y = np.take(y, range(x.shape[k]), axis=k)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from stemma.kinship.axes import NARROWER
 from stemma.kinship.relation.base import AbstractOperation
 from stemma.kinship.relation.explanation import Explanation, LayerChange, Step
 from stemma.kinship.relation.pair import Layer, Pair
@@ -136,9 +137,6 @@ def shorter(one: Explanation | None, other: Explanation | None) -> Explanation |
 
 MARKS = frozenset({RelationKind.QUANTIZED, RelationKind.PRUNED})
 """Operations that lose something: whichever model bears their mark was made from the other."""
-
-NARROWER = "units removed"
-"""The step that makes a network narrower: what is done afterwards (a refit, training) does not make it wide again."""
 
 
 def made_from(found: Explanation, a: Model, b: Model) -> str:

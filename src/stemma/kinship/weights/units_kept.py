@@ -1,0 +1,118 @@
+"""Units kept bit for bit: what first layers read of the input stays as it was when units are cut or moved."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from math import log10
+
+import numpy as np
+
+from stemma.kinship.weights.correspondence import Pairing, by_name
+from stemma.kinship.weights.tables import is_table
+from stemma.models.model import Model, Tensor
+from stemma.models.structure import AxisLabel
+from stemma.models.units import structure
+from stemma.types import Axis, Evidence, Null, Spec, Verdict
+
+LEVELS = 4096
+"""Numbers that are told apart, at the least."""
+
+
+@dataclass(frozen=True)
+class UnitsKept:
+    """Look for the units of one model among those of the other, bit by bit, in any order.
+
+    In layers whose other axes are the same for all models (pixels, colours, tokens) a unit is a vector of floats that
+    can be compared as it is. Training apart never gives the same one; pruning, reordering and edits of later layers
+    leave it. The p-value is a bound: a number of an independent unit is taken to equal a given one with a probability
+    of at most 1 in 4096 (32-bit floats hold far more), all pairs of units are counted, and one equal unit is enough.
+
+    Attributes:
+        share: Of the units of the smaller side that must be found.
+        least: Units that must be found.
+        different: Distinct numbers that a unit needs to count: zeros and constants are found anywhere.
+        largest: Entries of a tensor up to which it is read.
+    """
+
+    share: float = 0.9
+    least: int = 4
+    different: int = 8
+    largest: int = 1 << 26
+
+    name = "units-kept"
+    version = 1
+
+    @property
+    def spec(self) -> Spec:
+        """Identity of the method with its parameters."""
+        return Spec(self.name, self.version, asdict(self))
+
+    def evidence(self, a: Model, b: Model, pairings: Sequence[Pairing]) -> Evidence | None:
+        """Look for equal units.
+
+        Cost: the first layers are read once.
+
+        Args:
+            a: One model.
+            b: The other.
+            pairings: Which matrix of a is which of b.
+
+        Returns:
+            The evidence, `SUPPORTED`; None where too few units are equal, or no layer reads inputs that all share.
+        """
+        known = structure(a).axes
+        found = asked = pairs = 0
+        for p in pairings:
+            axis = _only_hidden(known, p)
+            if axis is None or a.weights[p.a].size > self.largest or not _fits(a, b, p, axis):
+                continue
+            x, y = (self._units(m.weights[n], axes, axis) for m, n, axes in ((a, p.a, p.axes_a), (b, p.b, p.axes_b)))
+            found += len(x & y)
+            asked += min(len(x), len(y))
+            pairs += len(x) * len(y)
+        if found < max(self.least, self.share * asked):
+            return None
+        log10_p = min(0.0, log10(pairs) - self.different * log10(LEVELS))
+        reason = f"{found} of {asked} units that read the input are bit for bit among the other's, in any order"
+        null = Null(f"equal numbers by chance, 1 in {LEVELS} each: a bound")
+        share, inputs = found / asked, (a.digest, b.digest)
+        said = "the weights share an origin"
+        return Evidence(said, Axis.WEIGHTS, self.name, float(found), null, 10**log10_p, log10_p, share,
+                        Verdict.SUPPORTED, reason, self.spec, inputs, {"units": found, "of": asked})  # fmt: skip
+
+    def either(self, a: Model, b: Model, pairings: Sequence[Pairing]) -> tuple[Evidence, tuple[Pairing, ...]] | None:
+        """As `evidence`, by names where these show it, or by another correspondence.
+
+        Returns:
+            The evidence and the correspondence that shows it.
+        """
+        for way in (by_name(a, b), tuple(pairings)):
+            found = self.evidence(a, b, way)
+            if found is not None:
+                return found, way
+        return None
+
+    def _units(self, tensor: Tensor, axes: tuple[int, ...], axis: int) -> set[bytes]:
+        """The units of a tensor that are told apart from any others, as bytes."""
+        x = np.asarray(tensor.array(), np.float32)
+        rest = [i for i in range(x.ndim) if i not in axes]
+        rows = np.moveaxis(x.transpose(*axes, *rest), axis, 0)
+        rows = np.ascontiguousarray(rows.reshape(len(rows), -1))
+        if is_table(rows):
+            return set()  # a transform that many networks store is no descent
+        return {r.tobytes() for r in rows if len(np.unique(r[r != 0])) >= self.different}
+
+
+def _only_hidden(known: Mapping[str, tuple[AxisLabel, ...]], p: Pairing) -> int | None:
+    """Which axis of a pair carries hidden units, where it is the only one that does."""
+    labels = [known[p.a][i] for i in p.axes_a]
+    hidden = [k for k, label in enumerate(labels) if label.kind != "fixed"]
+    plain = all(
+        label.kind != "fixed" or label.role in ("pixel", "colour", "kernel", "token", "position") for label in labels
+    )
+    return hidden[0] if plain and len(hidden) == 1 and len(labels) > 1 else None
+
+
+def _fits(a: Model, b: Model, p: Pairing, axis: int) -> bool:
+    x, y = a.weights[p.a].shape, b.weights[p.b].shape
+    pairs = zip(p.axes_a, p.axes_b, strict=True)
+    return all(k == axis or x[i] == y[j] for k, (i, j) in enumerate(pairs))

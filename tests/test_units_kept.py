@@ -1,0 +1,61 @@
+"""Units kept bit for bit: found after cutting and reordering, never between networks that were trained apart."""
+
+import numpy as np
+import pytest
+
+from stemma.kinship.compare import compare_weights
+from stemma.kinship.weights.correspondence import by_name
+from stemma.kinship.weights.units_kept import UnitsKept
+from stemma.models.arrays import from_arrays
+from stemma.models.model import Model
+from stemma.models.units import permute, structure
+from stemma.types import RelationKind, Verdict
+from stemma.zoo.recipe import Recipe, build
+
+
+def reordered(model: Model, seed: int) -> Model:
+    known, rng = structure(model), np.random.default_rng(seed)
+    orders = {g.name: rng.permutation(g.size) for g in known.groups if g.exchangeable}
+    return from_arrays(permute({n: t.array() for n, t in model.tensors.items()}, known, orders), "r", model.config)
+
+
+def cut(kind: str, seed: int, ratio: float = 0.4) -> Model:
+    parent = Recipe(kind, "train", seed=seed)
+    return build(Recipe(kind, "prune-units", RelationKind.PRUNED, (parent,), {"ratio": ratio}))
+
+
+@pytest.mark.parametrize("kind", ["mlp", "cnn"])
+def test_a_cut_and_reordered_model_is_kin_and_named_pruned(kind: str) -> None:
+    model = build(Recipe(kind, "train", seed=51))
+    child = reordered(cut(kind, 51), 3)
+    found = compare_weights(model, child)
+    assert found.weights.verdict is Verdict.SUPPORTED
+    assert found.relation.kind is RelationKind.PRUNED
+    assert found.relation.parameters["made_from"] == "a"
+    turned = compare_weights(child, model)
+    assert turned.relation.kind is RelationKind.PRUNED
+    assert turned.relation.parameters["made_from"] == "b"
+
+
+@pytest.mark.parametrize("kind", ["mlp", "cnn"])
+def test_networks_trained_apart_share_no_unit(kind: str) -> None:
+    models = [build(Recipe(kind, "train", seed=s)) for s in (52, 53, 54, 55)]
+    for i, a in enumerate(models):
+        for b in (*models[:i], reordered(cut(kind, 56), 1)):
+            assert UnitsKept().evidence(a, b, by_name(a, b)) is None
+    same = UnitsKept().evidence(models[0], models[0], by_name(models[0], models[0]))  # the control
+    assert same is not None
+    assert same.effect == 1
+
+
+def test_units_that_say_little_do_not_count() -> None:
+    rng = np.random.default_rng(0)
+    arrays = {"layers.0.weight": np.zeros((12, 64), np.float32), "head.bias": np.zeros(5, np.float32)}
+    arrays |= {"layers.0.bias": np.zeros(12, np.float32), "head.weight": rng.normal(size=(5, 12)).astype(np.float32)}
+    arrays["layers.0.weight"][:, :7] = rng.normal(size=(12, 7))  # seven numbers each: one too few
+    config = {"model_type": "stemma-mlp", "input_shape": [1, 8, 8], "hidden": [12], "classes": 5}
+    model = from_arrays(arrays, "m", config)
+    assert UnitsKept().evidence(model, model, by_name(model, model)) is None
+    arrays["layers.0.weight"][:, 7] = rng.normal(size=12)
+    fuller = from_arrays(arrays, "f", config)
+    assert UnitsKept().evidence(fuller, fuller, by_name(fuller, fuller)) is not None
