@@ -132,7 +132,8 @@ def write(path: Path, rows: list[dict[str, Any]], start: float) -> None:
     total = {k: sum(r[k] for r in made) for k in keys}
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {"edits": len(made), "not made": len(rows) - len(made), "counts": total,
-               "by edit": {k: dict(v) for k, v in by_edit.items()}, "rows": rows, "parents": [f"{k}-{s}" for k, s in PARENTS], "seconds": round(time.perf_counter() - start),
+               "by edit": {k: dict(v) for k, v in by_edit.items()}, "rows": rows,
+               "parents": [f"{k}-{s}" for k, s in PARENTS], "seconds": round(time.perf_counter() - start),
                "machine": f"{os.cpu_count()} cores, {platform.python_version()}"}  # fmt: skip
     path.write_text(json.dumps(content, indent=1) + "\n")
 

@@ -42,7 +42,7 @@ METHODS: Mapping[str, tuple[Unlearning, str]] = {
 """The method, and the other inputs that it is given: none, retained classes, or images of another data set."""
 
 TIERS: dict[str, dict[str, Any]] = {
-    "small": {"networks": {"cnn": 8, "vit": 10}, "seeds": (0, 1, 2), "train": 20_000, "test": 5000, "retrained": 2},
+    "small": {"networks": {"cnn": 6, "vit": 8}, "seeds": (0, 1, 2), "train": 12_000, "test": 5000, "retrained": 2},
     "full": {"networks": {"resnet18": 24}, "seeds": (0,), "train": None, "test": None, "retrained": 1},
     "tiny": {"networks": {"cnn": 3}, "seeds": (0,), "train": 3000, "test": 500, "retrained": 1},
 }
@@ -123,6 +123,40 @@ def retrained(
     return [bed.trained(name, rest, 100 + i, epochs, device, kept, f"-without{label}") for i in range(count)]
 
 
+def verified(folder: Path, suspects: int = 20, gold: int = 39) -> dict[str, Any]:
+    """What the test of unlearning says: edited networks among some that were retrained without the class."""
+    from stemma.zoo.memory import model_of
+    from testbeds import unlearning_models as zoo
+    from testbeds.unlearning_views import TEST, between, seen
+
+    data = zoo.Data.read(folder, 9)
+    first = zoo.trained(data, range(suspects), retained_only=False)
+    retrained = zoo.trained(data, range(10_000, 10_000 + gold), retained_only=True)
+    lost, kept = Probes.of(data.forget.inputs[:SAMPLES]), Probes.of(data.retained.inputs[:OTHERS])
+    groups = {"retrained": seen(data, retrained, 128), "nothing done": seen(data, first, 128)}
+    for name in ("published", "refit", "contrast"):
+        method, given = METHODS[name]
+        edited = [method(model_of(f"n{i}", n, zoo.CONFIG), lost, kept if given else None) for i, n in enumerate(first)]
+        arrays = [{n: np.array(t.array()) for n, t in e.model.tensors.items()} for e in edited]
+        groups[name] = seen(data, arrays, 128)
+    groups["masked logit"] = seen(data, [zoo.masked(n, 9) for n in first], 128)
+    out: dict[str, Any] = {"retrained": gold, "suspects": suspects, "class": 9}
+    gold_to_gold, first_to_gold = (between(groups[n], groups["retrained"]) for n in ("retrained", "nothing done"))
+    for name in ("nothing done", "masked logit", "published", "refit", "contrast"):
+        to_gold, to_first = (between(groups[name], groups[n]) for n in ("retrained", "nothing done"))
+        verdicts = []
+        for i in range(suspects):
+            pools = {}
+            for view in TEST.views:
+                d = np.zeros((gold + 2, gold + 2))
+                d[0, 1:-1], d[0, -1] = to_gold[view][i], to_first[view][i, i]
+                d[1:-1, 1:-1], d[1:-1, -1] = gold_to_gold[view], first_to_gold[view][i]
+                pools[view] = np.triu(d, 1) + np.triu(d, 1).T
+            verdicts.append(TEST.conclude(pools, 1).verdict.value)
+        out[name] = {v: verdicts.count(v) for v in ("refuted", "inconclusive", "supported")}
+    return out
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tier", choices=TIERS, default="small")
@@ -146,6 +180,8 @@ def main() -> None:
         if args.only in (None, name):
             train, test = read(tier, name, args.data)
             study(result, name, epochs, tier, (train, test), args, clock)
+    if args.tier == "small" and args.only is None:
+        result.put(["verified"], verified(args.data))
     result.put(["seconds"], round(clock.gone))
 
 
