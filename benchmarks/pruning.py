@@ -110,7 +110,8 @@ def cells(budgets: tuple[float, ...], multiple: int) -> Iterator[tuple[list[str]
     for kind in ("none", "scalar", "kernel"):
         for norm in (False, True):
             key = ["refit", f"{kind}{' and norm' if norm else ''}"]
-            yield key, replace(base, compensation=kind, recalibrate=norm, sequential=False), "real"
+            yield key, replace(base, compensation=kind, recalibrate=norm), "real"
+    yield ["refit", "kernel in one pass"], replace(base, sequential=False), "real"
     for how in ("uniform", "greedy", "dynamic"):
         yield ["allocation", how], replace(base, allocation=how), "real"
     yield ["published"], replace(Pruning.official(0.5), batch=250, rounds=1, multiple=multiple), "real"

@@ -14,7 +14,7 @@ from stemma.edits.asking import Asked, head_weights, own_network, removable
 from stemma.edits.compensation import cut_readers
 from stemma.edits.coupling import Group, Network, couplings
 from stemma.edits.elimination import Curve, Eliminating
-from stemma.edits.normalisation import by_batch, recalibrate
+from stemma.edits.normalisation import by_batch
 from stemma.edits.scores import reads, scored
 from stemma.edits.statistics import Statistics, batch_of
 from stemma.errors import MisuseError
@@ -197,8 +197,9 @@ class Choosing:
         rows = slicing.slices(self.net, kept)
         slicing.cut(smaller.module, rows, head_weights(self.net))
         cuts = cut_readers(self.net, self.asked.module, rows)
-        compensating = self.method.compensating if statistics is None else replace(
-            self.method.compensating, sequential=False)  # fmt: skip
+        settings = self.method.compensating
+        compensating = replace(settings, recalibrate=bool(self.method.recalibrate),
+                               sequential=settings.sequential and statistics is None)  # fmt: skip
         compensating(self.asked, smaller, cuts, self.probes.inputs, statistics)
         return smaller
 
@@ -209,9 +210,7 @@ class Choosing:
         slicing.cut(smaller.module, rows, head_weights(self.net))
         cuts = cut_readers(self.net, own_network(self.model).module, rows)
         whole = own_network(self.model)
-        self.method.compensating(whole, smaller, cuts, self.probes.inputs)
-        if self.method.recalibrate:
-            recalibrate(smaller.module, smaller.forward, self.probes.inputs, smaller.like, self.method.batch)
+        self.method.refit(whole, smaller, cuts, self.probes)
         net = couplings(smaller.module, smaller.forward, batch_of(self.probes.inputs[:2], smaller.like))
         net = net.without([g.name for g in net.groups if g.name not in self.net.sizes], "it stays whole")
         groups = [net.group(g.name) for g in self.groups]

@@ -1,6 +1,6 @@
 """Structured pruning without labels, gradients or training: ModHiFi-P, and what improves on it at the same cost."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import final
 
@@ -8,14 +8,14 @@ import numpy as np
 
 from stemma.edits import measuring, slicing
 from stemma.edits.allocation import ALLOCATIONS
-from stemma.edits.asking import head_weights, own_network, removable
+from stemma.edits.asking import Asked, head_weights, own_network, removable
 from stemma.edits.choosing import Choosing
-from stemma.edits.compensation import Compensating, cut_readers
+from stemma.edits.compensation import Compensating, Cut, cut_readers
 from stemma.edits.coupling import Network
 from stemma.edits.edited import Edited, finished
 from stemma.edits.elimination import Curve
 from stemma.edits.fidelity import DAMPING
-from stemma.edits.normalisation import recalibrate
+from stemma.edits.normalisation import norms, recalibrate
 from stemma.edits.scores import SCORES
 from stemma.edits.statistics import Collecting, Statistics
 from stemma.errors import MisuseError
@@ -43,7 +43,8 @@ class Pruning:
             of several rounds only the first is measured.
         compensation: One of `compensation.KINDS`.
         sequential: Fit each layer to what the layers before it give now.
-        recalibrate: Estimate the statistics of batch norm anew.
+        recalibrate: Estimate the statistics of batch norm anew. None tries both and takes what changes the answers to
+            the probes less: after a refit of whole kernels the old statistics are often the better ones.
         rounds: In how many steps units are chosen; statistics are collected anew, on the smaller network, for each.
         heads: Remove attention heads too.
         streams: Remove channels that several layers write and read (residual streams with batch norm).
@@ -69,7 +70,7 @@ class Pruning:
     allocation: str = "measured"
     compensation: str = "kernel"
     sequential: bool = True
-    recalibrate: bool = True
+    recalibrate: bool | None = None
     rounds: int = 1
     heads: bool = False
     streams: bool = True
@@ -110,7 +111,7 @@ class Pruning:
         Returns:
             Union rule, factors per output, batch norm recalibrated, five rounds.
         """
-        return cls(budget, share, "union-alignment", "uniform", "scalar", sequential=False, rounds=5)
+        return cls(budget, share, "union-alignment", "uniform", "scalar", sequential=False, recalibrate=True, rounds=5)
 
     @property
     def spec(self) -> Spec:
@@ -196,9 +197,17 @@ class Pruning:
         rows = {t: {int(a): np.array(r) for a, r in axes.items()} for t, axes in plan.slices.items()}
         heads = head_weights(net)
         slicing.cut(smaller.module, rows, heads)
-        self.compensating(whole, smaller, cut_readers(net, whole.module, rows), probes.inputs, statistics, progress)
-        if self.recalibrate:
-            recalibrate(smaller.module, smaller.forward, probes.inputs, smaller.like, self.batch)
+        cuts = cut_readers(net, whole.module, rows)
+        both = self.recalibrate is None and bool(norms(whole.module)) and self.compensation != "none"
+        other = own_network(model) if both else None
+        self.refit(whole, smaller, cuts, probes, statistics, progress)
+        if other is not None:
+            slicing.cut(other.module, rows, heads)
+            replace(self, recalibrate=False).refit(whole, other, cuts, probes, statistics, progress)
+            inputs = probes.inputs[: measuring.MOST]
+            aim = whole.answers(inputs)
+            lost = [measuring.agreement(aim, a.answers(inputs))["error"] for a in (other, smaller)]
+            smaller = other if lost[0] <= lost[1] else smaller
         measured = measuring.changes(whole, smaller, net, plan, probes)
         return finished(model, smaller, plan, probes, measured)
 
@@ -231,9 +240,37 @@ class Pruning:
         return replace(found, model=model.digest, probes=probes.digest)
 
     @property
+    def renews(self) -> bool:
+        """Whether batch norm is recalibrated where it is not tried both ways."""
+        return self.recalibrate is not False
+
+    def refit(
+        self,
+        whole: Asked,
+        smaller: Asked,
+        cuts: Sequence[Cut],
+        probes: Probes,
+        statistics: Statistics | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        """Refit what is left of a network that was cut, in place, and recalibrate its batch norms where that is wanted.
+
+        Args:
+            whole: The network before.
+            smaller: The network after it was cut.
+            cuts: Layers that lost inputs.
+            probes: Inputs.
+            statistics: Of the whole network, used where layers are not fitted sequentially.
+            progress: Told how far it is.
+        """
+        self.compensating(whole, smaller, cuts, probes.inputs, statistics, progress)
+        if self.renews:
+            recalibrate(smaller.module, smaller.forward, probes.inputs, smaller.like, self.batch)
+
+    @property
     def compensating(self) -> Compensating:
         """How layers that lose inputs are refitted."""
-        return Compensating(self.compensation, self.sequential, self.damping, self.recalibrate, self.collecting)
+        return Compensating(self.compensation, self.sequential, self.damping, self.renews, self.collecting)
 
     @property
     def collecting(self) -> Collecting:
