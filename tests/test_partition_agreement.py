@@ -357,6 +357,17 @@ def test_controls_count_once_and_never_are_those_in_question(
     assert len(found.details["left_out"]) == 2
 
 
+def test_recorded_controls_count_once() -> None:
+    rng = np.random.default_rng(12)
+    own, controls = rng.integers(0, 5, 300), {str(i): rng.integers(0, 5, 300) for i in range(9)}
+    copies = {f"again {i}": controls["0"] for i in range(90)}
+    found = PartitionAgreement(0.01).of_labels(own, own, {**controls, **copies})
+    assert found.p_value == 1 / 10  # not 1 / 100
+    assert len(found.details["left_out"]) == 90
+    with pytest.raises(MisuseError, match="but x is there twice"):
+        PartitionAgreement().of_labels(own, own, controls, ("x", "x"))
+
+
 def test_models_that_only_share_never_changing_their_answer_are_no_finding() -> None:
     rng = np.random.default_rng(9)
     constant = np.zeros(200, int)

@@ -150,7 +150,7 @@ class PartitionAgreement:
         Args:
             a: Labels `[n]` of the candidate, or `[n, t]` for t positions of each probe.
             b: Labels of the suspect, for the same probes.
-            controls: Labels of independent models by their names.
+            controls: Labels of independent models by their names; those with the same answers to all probes count once.
             names: Of a and b.
             source: Where the controls come from, for people.
 
@@ -160,11 +160,17 @@ class PartitionAgreement:
         Raises:
             MisuseError: If these are no labels of the same probes.
         """
-        if shared := set(names) & set(controls) or len(set(names)) < 2:
-            raise MisuseError(f"every model needs a name of its own, but {shared or names[0]} is there twice")
-        seen = [recorded(n, v, np.shape(a)) for n, v in ((names[0], a), (names[1], b), *controls.items())]
+        if twice := sorted({n for n in names if [*names, *controls].count(n) > 1}):
+            raise MisuseError(f"every model needs a name of its own, but {twice[0]} is there twice")
+        one, two, *others = (recorded(n, v, np.shape(a)) for n, v in ((names[0], a), (names[1], b), *controls.items()))
+        seen, left_out, known = [], [], {}
+        for s in others:
+            if why := again(s.name, np.asarray(s.classes, np.int64).tobytes().hex(), known):
+                left_out.append(why)
+            else:
+                seen.append(s)
         probes = Probes.of(np.zeros((len(np.asarray(a)), 1), np.float32))
-        return self.judged(seen[0], seen[1], seen[2:], probes, NullModels(source))
+        return self.judged(one, two, seen, probes, NullModels(source, (), tuple(left_out)))
 
     def judged(self, a: Sight, b: Sight, seen: Sequence[Sight], probes: Probes, null: NullModels) -> Evidence:
         """The evidence, once everything was asked.
