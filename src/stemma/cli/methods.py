@@ -179,7 +179,7 @@ def _fields(maker: Any) -> Mapping[str, Any]:
     """The parameters of a dataclass or of a classmethod that makes one, with their types."""
     if isinstance(maker, type):
         hints = typing.get_type_hints(maker)
-        return {f.name: hints[f.name] for f in dataclasses.fields(maker) if f.init}
+        return {f.name: hints[f.name] for f in dataclasses.fields(maker) if f.init and not f.metadata.get("learnt")}
     return {name: hint for name, hint in typing.get_type_hints(maker).items() if name != "return"}
 
 

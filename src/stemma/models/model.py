@@ -6,6 +6,7 @@ its own, so that every later stage sees the same thing.
 """
 
 import abc
+import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -318,6 +319,12 @@ class Model:
     def names_free_digest(self) -> Digest:
         """Identity of the multiset of tensors: finds renamed copies."""
         return digests.of_contents(self.tensor_digests[t.name] for t in self._counted)
+
+    @cached_property
+    def architecture(self) -> str:
+        """Identity of the number and shapes of the matrices, hexadecimal; empty of a black box."""
+        shapes = sorted(t.shape for t in self.tensors.values() if sum(s > 1 for s in t.shape) >= 2)
+        return hashlib.sha256(repr(shapes).encode()).hexdigest() if shapes else ""
 
     @property
     def ref(self) -> ModelRef:

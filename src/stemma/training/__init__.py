@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from stemma.fingerprints.fragment_encoder import FragmentEncoder
     from stemma.kinship.learned.detector import LineageDetector
     from stemma.lineage.parenthood import Parenthood
 
@@ -36,3 +37,18 @@ def shipped_parenthood() -> "Parenthood":
 
     direction = Direction(BoostedTrees.load(PRETRAINED / "direction.safetensors"))
     return Parenthood(direction, BoostedTrees.load(PRETRAINED / "parenthood.safetensors"))
+
+
+@lru_cache(maxsize=2)
+def shipped_dna(kind: str = "image") -> "FragmentEncoder":
+    """The encoder of Model DNA that ships with the package.
+
+    Args:
+        kind: Of the probes: `tokens` has an encoder of its own, everything else that of pictures.
+
+    Returns:
+        The encoder with its classifier; `about` says how it was trained.
+    """
+    from stemma.fingerprints.fragment_encoder import FragmentEncoder
+
+    return FragmentEncoder.load(PRETRAINED / f"dna_{'text' if kind == 'tokens' else 'images'}.safetensors")

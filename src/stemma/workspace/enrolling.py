@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stemma.errors import MisuseError, StemmaError, UnusableRegistryError
 from stemma.models.load import Checkpoint, discover, open_models
@@ -117,20 +117,26 @@ class Enrolling:
         """Keep what the model answers to the probes; a model that cannot be asked is enrolled all the same."""
         if self.probes is None:
             return ""
+        from stemma.fingerprints.dna import DNA, FEWEST
         from stemma.kinship.function.sketches import FunctionalSketch
+        from stemma.training import shipped_dna
 
-        method = FunctionalSketch.of(self.probes)
-        if self.registry.functional(record.digest, self.probes.digest, method.spec) is not None:
+        methods: list[Any] = [FunctionalSketch.of(self.probes)]
+        methods += [DNA(encoder=shipped_dna(self.probes.kind))] if len(self.probes) >= FEWEST else []
+        lacking = [m for m in methods if self.registry.functional(record.digest, self.probes.digest, m.spec) is None]
+        if not lacking:
             return ""
         self.progress(f"asking {record.name}", 0, 1)
         try:
             model = next(m for m in open_models(c.path, c.name) if m.name == record.name)
             model = renamed(model, record.name)
             model.__dict__["digest"] = record.digest  # read and verified a moment ago
-            sketch = method(model if self.prepare is None else self.prepare(model), self.probes)
+            model = model if self.prepare is None else self.prepare(model)
+            made = [method(model, self.probes) for method in lacking]
         except (StemmaError, StopIteration) as e:
             return f"no functional sketch: {e}"
-        self.registry.put_functional(record.digest, sketch)
+        for fingerprint in made:
+            self.registry.put_functional(record.digest, fingerprint)
         return ""
 
 

@@ -1,13 +1,15 @@
 """The function axis with what a registry remembers: sketches, null models, distances."""
 
 import contextlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stemma.errors import MisuseError, RegistryError, StemmaError
-from stemma.kinship.axes import both_axes
+from stemma.kinship.axes import FORGOTTEN, both_axes
 from stemma.kinship.compare import function_of, unaskable, with_forgotten, with_partitions
 from stemma.kinship.function import combined
 from stemma.kinship.function.evidence import Eyes
@@ -21,7 +23,8 @@ from stemma.models.model import Model
 from stemma.registry import Registry
 from stemma.registry.describe import is_remembered
 from stemma.registry.records import Progress
-from stemma.types import Comparison, Digest, Distance, Evidence, Fingerprint
+from stemma.types import Comparison, Digest, Distance, Evidence, Fingerprint, Verdict
+from stemma.workspace.dna import DnaAxis
 from stemma.workspace.independent import Independent
 
 if TYPE_CHECKING:
@@ -54,6 +57,11 @@ class FunctionAxis:
     def given(self) -> "Probes":
         """The probes themselves."""
         return self.probes.probes if isinstance(self.probes, Selection) else self.probes
+
+    @cached_property
+    def dna(self) -> DnaAxis:
+        """Asks the same models for their DNA."""
+        return DnaAxis(self.registry, self.given, self.alpha)
 
     def kept(self, model: Digest) -> Fingerprint | None:
         """What is kept of a model's function for these probes.
@@ -113,7 +121,9 @@ class FunctionAxis:
         if why := unaskable(*parties):
             return both_axes(found, why)
         chosen = self.independent([a, b], null)
-        seen = both_axes(found, function_of(*parties, self.probes, chosen, alpha=self.alpha, progress=self.progress))
+        function = function_of(*parties, self.probes, chosen, alpha=self.alpha, progress=self.progress)
+        by_dna = self.dna.on_pair(*parties, chosen, [a.digest, b.digest])
+        seen = _side_by_side(found, function, by_dna)
         seen = with_partitions(seen, *parties, self.probes, chosen, alpha=self.alpha)
         seen = self._with_modalities(seen, a, b)
         gone = [p.name for p in parties if p.load is None]
@@ -150,8 +160,17 @@ class FunctionAxis:
         chosen = self.independent([suspect], null, beside=candidates)
         parties = [self.party_of(c) for c in candidates]
         found = ClosestOfMany(self.alpha)(own, parties, self.given, chosen, self.progress)
-        asked = zip(candidates, parties, found, strict=True)
-        return {id(c): f if isinstance(f, str) else with_forgotten(f, p, own, self.given) for c, p, f in asked}
+        pairs = [(p, c.ref.digest) for c, p in zip(candidates, parties, strict=True)]
+        by_dna = self.dna.on_search(own, pairs, chosen, suspect.digest)
+        deciding = {i for i, e in by_dna.items() if e.details["decides"]}
+        times = 2 if 0 < len(deciding) < len(found) else 1  # two searches, each at its own level, share alpha
+        out: dict[int, Evidence | str] = {}
+        for i, (c, party, evidence) in enumerate(zip(candidates, parties, found, strict=True)):
+            best = by_dna[i] if i in deciding else evidence
+            out[id(c)] = best if isinstance(best, str) else _paid(best, times, self.alpha)
+            if i not in deciding and not isinstance(evidence, str):
+                out[id(c)] = with_forgotten(_paid(evidence, times, self.alpha), party, own, self.given)
+        return out
 
     def party_of(self, c: Candidate) -> Party:
         """A candidate with its sketch, which is kept where the candidate is enrolled.
@@ -220,6 +239,36 @@ class FunctionAxis:
         if lacking:
             raise MisuseError(next(iter(lacking[0].missing.values()), f"nothing of {lacking[0].name} is kept"))
         return measure(seen[0].seen[key], seen[1].seen[key])
+
+
+def _side_by_side(found: Comparison, function: Evidence | str, by_dna: Evidence | str) -> Comparison:
+    """The better of two pieces of evidence decides, which one is settled by what can be asked; the other is listed."""
+    if isinstance(by_dna, str):
+        return both_axes(found, function)
+    if not by_dna.details["decides"] and not isinstance(function, str):
+        seen = both_axes(found, function)
+        return replace(seen, evidence=(*seen.evidence, by_dna))
+    why = by_dna.details["decides"]
+    chosen = replace(by_dna, reason=f"{by_dna.reason} (DNA decides, for {why})" if why else by_dna.reason)
+    if isinstance(function, str):
+        return both_axes(found, chosen)
+    kept = {k: v for k, v in function.details.items() if k in (FORGOTTEN, "agreement", "accuracy")}
+    seen = both_axes(found, replace(chosen, details={**kept, **chosen.details}))
+    return replace(seen, evidence=(*seen.evidence, function))
+
+
+def _paid(evidence: Evidence, times: int, alpha: float) -> Evidence:
+    """Evidence whose p-value pays for a second search beside its own."""
+    if times == 1 or evidence.p_value is None:
+        return evidence
+    p = min(1.0, times * evidence.p_value)
+    paid = replace(evidence, p_value=p, log10_p=math.log10(p))
+    if evidence.verdict is Verdict.SUPPORTED and p > alpha:
+        why = (
+            f"{evidence.reason}; twice that p-value, for two tests were used, is above {alpha:g}: give more null models"
+        )
+        return replace(paid, verdict=Verdict.INCONCLUSIVE, reason=why)
+    return paid
 
 
 def _unsketched(method: "AbstractFingerprinter") -> object:

@@ -17,7 +17,7 @@ from stemma.models.model import Model
 from stemma.registry import Registry, comparisons, describe
 from stemma.registry.records import Finding, ModelRecord, Progress
 from stemma.training import shipped_parenthood
-from stemma.types import Comparison, Digest, Distance, Evidence, Trace
+from stemma.types import Comparison, Digest, Distance, Evidence, Fingerprint, Trace
 from stemma.workspace.candidates import from_files, is_itself
 from stemma.workspace.enrolling import AddResult, Enrolling
 from stemma.workspace.recall import Recall, compared
@@ -193,6 +193,21 @@ class Workspace:
         _probes_for(null, probes)
         found = directed(Recall(self.registry).weights(a, b, alpha), a, b, shipped_parenthood)
         return found if probes is None else self._function(probes, alpha).on_pair(found, a, b, null)
+
+    def keep(self, model: Model, fingerprint: Fingerprint) -> bool:
+        """Keep what a method saw of an enrolled model, to compare it later without the model.
+
+        Args:
+            model: The model.
+            fingerprint: Of its function.
+
+        Returns:
+            Whether it was kept: only that of an enrolled model is.
+        """
+        if not self.registry.by_digest(model.digest):
+            return False
+        self.registry.put_functional(model.digest, fingerprint)
+        return True
 
     def distance(
         self,

@@ -62,6 +62,21 @@ def corrected(suspect: np.ndarray, null: np.ndarray, alpha: float) -> Corrected:
         if m and usable.any():
             row = np.where(usable, suspect[j], np.nan)
             own[j], others[:, j] = combined.statistics(row, np.where(usable, null[:, j], np.nan))
+    return ranked(own, others, alpha)
+
+
+def ranked(own: np.ndarray, others: np.ndarray, alpha: float) -> Corrected:
+    """The correction, once every comparison is one number.
+
+    Args:
+        own: The suspect's statistic for each candidate `[n]`, smaller is closer; NaN where none applies.
+        others: Those of the null models `[m, n]`.
+        alpha: Level of the whole search.
+
+    Returns:
+        The corrected p-values.
+    """
+    m, n = others.shape
     tested = np.flatnonzero(np.isfinite(own))
     single = np.full(n, np.nan)
     single[tested] = [conformal(own[j], others[:, j].tolist()) for j in tested]

@@ -81,17 +81,7 @@ def look(model: Model, probes: Probes, methods: Methods, *, labelled: bool) -> S
         except StemmaError as e:
             missing[method.name] = str(e)
     classes = agreements.top_answers(given, probes.kind)
-    return Sight(model.name, digest, given.shape[1:], classes, seen, missing, architecture(model))
-
-
-def architecture(model: Model) -> str:
-    """What two networks of one architecture have in common: how many matrices of which shapes.
-
-    Returns:
-        64 hexadecimal digits; empty where there are no matrices, as in a black box.
-    """
-    shapes = sorted(t.shape for t in model.tensors.values() if sum(s > 1 for s in t.shape) >= 2)
-    return hashlib.sha256(repr(shapes).encode()).hexdigest() if shapes else ""
+    return Sight(model.name, digest, given.shape[1:], classes, seen, missing, model.architecture)
 
 
 def _outputs(method: AbstractFingerprinter, digest: Digest, probes: Probes, given: np.ndarray) -> Fingerprint | None:

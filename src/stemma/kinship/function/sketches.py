@@ -11,7 +11,7 @@ from stemma.fingerprints.base import AbstractFingerprinter
 from stemma.fingerprints.gradient_field import GradientField
 from stemma.fingerprints.questioning import answers
 from stemma.kinship.function import combined
-from stemma.kinship.function.sight import Methods, Sight, architecture
+from stemma.kinship.function.sight import Methods, Sight
 from stemma.measures.agreement import top_answers
 from stemma.models.model import Model
 from stemma.probes import Probes
@@ -107,7 +107,7 @@ class FunctionalSketch:
         """
         few = self.probes(probes)
         given = answers(model, few)
-        form = np.frombuffer(bytes.fromhex(architecture(model)), np.uint8)
+        form = np.frombuffer(bytes.fromhex(model.architecture), np.uint8)
         values: dict[str, np.ndarray] = {"shape": np.array(given.shape[1:], np.int64), "architecture": form}
         values.update(_kept(given, probes.kind))
         if model.network.differentiable:

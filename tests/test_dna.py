@@ -1,0 +1,454 @@
+"""Model DNA: what it does not depend on, what it tells, and what it refuses."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from checkpoints import Run
+from stemma.errors import MisuseError, StemmaError, UnreadableModelError
+from stemma.fingerprints.canonical_outputs import FEATURES, features, log_probabilities
+from stemma.fingerprints.dna import DNA, packed, unpacked
+from stemma.fingerprints.fragment_encoder import FragmentEncoder
+from stemma.fingerprints.training_sample import apart, embedded
+from stemma.kinship.function.cross_evaluation import CrossEvaluation
+from stemma.kinship.function.dna_search import ClosestDnaOfMany
+from stemma.kinship.function.model_dna import (
+    CloserDnaThanIndependent,
+    DnaIndex,
+    Population,
+    ProvenanceClassifier,
+    likeness,
+    sample_distance,
+    size,
+)
+from stemma.models.model import Model
+from stemma.models.networks.opening import from_module
+from stemma.models.save import save
+from stemma.probes import Probes
+from stemma.probes.changed import changed
+from stemma.registry import Registry
+from stemma.training import shipped_dna
+from stemma.training.dna import Training, halves, told, train
+from stemma.training.dna_groups import Group, Recipe, parsed, seen
+from stemma.types import Fingerprint, Verdict
+from stemma.workspace import Workspace
+from stemma.zoo import data
+from stemma.zoo.independent import independents
+from stemma.zoo.provenance import WAYS, group
+from stemma.zoo.recipe import build_all
+
+torch.set_num_threads(1)
+
+PROBES = Probes.of(data.examples("mlp", "test").inputs)
+
+
+def answers(seed: int, classes: int = 10, n: int = 96) -> list[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return [log_probabilities(rng.normal(size=(n, classes)) * 2) for _ in range(4)]
+
+
+def column(name: str) -> int:
+    return FEATURES.index(name)
+
+
+WHITENED = [i for i, name in enumerate(FEATURES) if name.startswith(("whitened", "leverage"))]
+
+
+# What the answers' space adds is taken out
+
+
+def test_other_labels_and_another_order_change_nothing() -> None:
+    asked = answers(1)
+    order = np.random.default_rng(2).permutation(10)
+    other = [a[:, order] for a in asked]
+    np.testing.assert_allclose(features(asked[0], asked[1:]), features(other[0], other[1:]), atol=1e-4)
+
+
+def test_another_temperature_changes_nothing_that_is_whitened() -> None:
+    asked = answers(1)
+    warm = [log_probabilities(a / 3) for a in asked]
+    plain, other = features(asked[0], asked[1:]), features(warm[0], warm[1:])
+    np.testing.assert_allclose(plain[:, WHITENED], other[:, WHITENED], atol=1e-3)
+    assert np.abs(plain[:, column("entropy")] - other[:, column("entropy")]).max() > 0.1
+
+
+def test_an_invertible_head_on_the_same_answers_changes_nothing_that_is_whitened() -> None:
+    rng = np.random.default_rng(3)
+    inner = [rng.normal(size=(96, 5)) for _ in range(4)]
+    head, other = rng.normal(size=(5, 8)), rng.normal(size=(5, 12))
+    one, two = ([log_probabilities(x @ h + 1) for x in inner] for h in (head, other))
+    first, second = features(one[0], one[1:]), features(two[0], two[1:])
+    np.testing.assert_allclose(first[:, WHITENED], second[:, WHITENED], atol=1e-3)
+
+
+def test_probabilities_logits_and_single_scores_are_one_thing() -> None:
+    logits = np.random.default_rng(4).normal(size=(20, 4))
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    np.testing.assert_allclose(log_probabilities(logits), log_probabilities(p), atol=1e-6)
+    score = log_probabilities(logits[:, :1])
+    np.testing.assert_allclose(np.exp(score).sum(1), 1)
+    assert np.isfinite(log_probabilities(np.eye(4))).all()
+
+
+def test_features_that_do_not_vary_are_zero_and_nothing_is_nan() -> None:
+    same = [np.tile(log_probabilities(np.array([[1.0, 2.0, 3.0]])), (40, 1))] * 4
+    assert not features(same[0], same[1:]).any()
+    once = [s.copy() for s in same]
+    once[0][0, 0] -= 1
+    assert np.isfinite(features(once[0], once[1:])).all()
+
+
+def test_a_code_holds_every_channel_to_half_a_level() -> None:
+    channels = np.random.default_rng(5).normal(size=(50, 4)).clip(-3.9, 3.9)
+    assert packed(channels).shape == (50, 2)
+    assert np.abs(unpacked(packed(channels)) - channels).max() <= 0.25 + 1e-6
+    assert unpacked(packed(channels[:, :3])).shape == (50, 4)
+
+
+def test_changes_are_the_same_every_time_and_follow_the_kind_of_probes() -> None:
+    one, two = changed(PROBES), changed(PROBES)
+    assert all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
+    assert not np.array_equal(changed(PROBES, 1)[0], one[0])
+    tokens = Probes.of(np.random.default_rng(0).integers(0, 99, (40, 16)))
+    noisy, less, mixed = changed(tokens)
+    assert noisy.dtype == tokens.inputs.dtype
+    assert np.isin(noisy, tokens.inputs).all()
+    assert 0.05 < (less != tokens.inputs).mean() < (noisy != tokens.inputs).mean() < 0.4
+    assert np.array_equal(mixed[0], np.r_[tokens.inputs[0, :8], tokens.inputs[1, 8:]])
+
+
+# What a DNA is
+
+
+@pytest.fixture(scope="module")
+def family() -> dict[str, list[Model]]:
+    members = group("mlp", 11, 6, ways=("new head", "distilled, other architecture"), targets=(None,), strangers=4)
+    models = build_all([m.recipe for m in members])
+    out: dict[str, list[Model]] = {}
+    for member, model in zip(members, models, strict=True):
+        out.setdefault(member.way, []).append(model)
+    return out
+
+
+@pytest.fixture(scope="module")
+def beside() -> list[Fingerprint]:
+    method = DNA(encoder=shipped_dna())
+    return [method(m, PROBES) for m in independents("mlp", 99, seed=5)]
+
+
+def test_a_code_takes_less_than_a_kilobyte_and_is_made_again_alike(family: dict[str, list[Model]]) -> None:
+    method = DNA()
+    a, b = (method(family["source"][0], PROBES, PROBES.take(slice(0, 50))) for _ in range(2))
+    assert size(a) <= 1024
+    assert all(np.array_equal(a.values[n], b.values[n]) for n in a.values)
+    assert a.spec == b.spec
+    assert a.probes == PROBES.digest
+    many = np.concatenate([np.asarray(v).reshape(-1).view(np.uint8) for v in a.values.values()])
+    assert np.isfinite(many).all()
+
+
+def test_batches_change_nothing(family: dict[str, list[Model]]) -> None:
+    whole, small = DNA()(family["source"][0], PROBES), DNA(batch=7)(family["source"][0], PROBES)
+    assert whole.spec.digest == small.spec.digest
+    assert (whole.values["code"] != small.values["code"]).mean() < 0.01
+
+
+def test_children_with_new_heads_are_told_from_those_of_like_sources(
+    family: dict[str, list[Model]], beside: list[Fingerprint]
+) -> None:
+    encoder = shipped_dna()
+    method, test = DNA(encoder=encoder), CloserDnaThanIndependent(0.01, encoder)
+    sources, children = ([method(m, PROBES) for m in family[w]] for w in ("source", "new head"))
+    own = [test(s, c, beside) for s, c in zip(sources, children, strict=True)]
+    other = [test(sources[i - 1], children[i], beside) for i in range(6)]
+    assert sum(e.verdict is Verdict.SUPPORTED for e in own) >= 5
+    assert all(e.verdict is Verdict.INCONCLUSIVE for e in other)
+    assert min(e.p_value or 1 for e in own) == pytest.approx(0.01)
+    few = test(sources[0], children[0], beside[:5])
+    assert few.verdict is Verdict.INCONCLUSIVE
+    assert "94 more" in few.reason
+
+
+def test_many_candidates_are_paid_for(family: dict[str, list[Model]], beside: list[Fingerprint]) -> None:
+    encoder = shipped_dna()
+    method = DNA(encoder=encoder)
+    sources = [method(m, PROBES) for m in family["source"]]
+    child = method(family["new head"][2], PROBES)
+    found = ClosestDnaOfMany(0.01, encoder)(child, sources, beside)
+    assert [e.verdict is Verdict.SUPPORTED for e in found] == [False, False, True, False, False, False]
+    alone = CloserDnaThanIndependent(0.01, encoder)(sources[2], child, beside)
+    assert (found[2].p_value or 1) >= 0.01
+    assert alone.p_value == pytest.approx(0.01)
+    assert ClosestDnaOfMany()(sources[0], [], []) == []
+    assert ClosestDnaOfMany(0.01, encoder)(child, sources[:1], [])[0].p_value is None
+
+
+def test_what_a_population_has_in_common_is_taken_out() -> None:
+    rng = np.random.default_rng(0)
+    task = rng.normal(size=(2, 80, 4)) * 3
+    codes = np.concatenate([task[i] + rng.normal(size=(20, 80, 4)) for i in (0, 1)])
+    stranger = task[0] + rng.normal(size=(80, 4))
+    plain = codes - codes.mean((0, 1))
+    alike = np.corrcoef(plain[3].ravel(), (stranger - codes.mean((0, 1))).ravel())[0, 1]
+    against = Population.of(codes[1:])
+    assert alike > 0.7
+    assert np.abs(likeness(against(codes[:1]), against(stranger[None]))).max() < 0.3
+    assert against.directions.shape == (4, 4, 80)
+    np.testing.assert_allclose(np.linalg.norm(against(codes[:3]), axis=1), 1, atol=1e-9)
+    one = Population.of(codes[:1])
+    assert np.isfinite(one(codes[:1])).all()
+
+
+def test_the_nearest_of_many_codes_are_found_again() -> None:
+    rng = np.random.default_rng(1)
+    codes = rng.normal(size=(400, 96, 4))
+    index = DnaIndex.of(codes)
+    for i in (3, 250):
+        assert index.nearest(codes[i] + 0.5 * rng.normal(size=(96, 4)), 5)[0] == i
+    assert len(index.nearest(codes[0], 1000)) == 400
+
+
+def test_p_values_of_strangers_are_uniform() -> None:
+    dnas = [DNA()(m, PROBES) for m in independents("mlp", 60, seed=6)]
+    test = CloserDnaThanIndependent(0.05)
+    p = [test(dnas[i], dnas[i + 1], dnas[20:]).p_value for i in range(0, 20, 2)]
+    p += [test(dnas[i], dnas[i + 1], dnas[:40]).p_value for i in range(40, 60, 2)]
+    values = np.sort(np.array(p, float))
+    assert values.min() >= 1 / 41
+    assert (values <= 0.2).sum() <= 9  # 20 pairs, the larger of two exact p-values: 4 or fewer are expected
+    assert values.max() > 0.5
+
+
+def test_a_null_model_of_another_shape_or_architecture_does_not_stand_in(family: dict[str, list[Model]]) -> None:
+    a, b = (DNA()(m, PROBES) for m in family["source"][:2])
+    strangers = [DNA()(m, PROBES) for m in family["stranger"]]
+    found = CloserDnaThanIndependent()(a, b, strangers)
+    assert found.p_value is None
+    assert "no independent model" in found.reason
+
+
+def test_samples_of_one_distribution_are_near_one_another() -> None:
+    digits = PROBES.inputs
+    one, two = (embedded(Probes.of(digits[i::2])) for i in (0, 1))
+    negative = embedded(Probes.of(1 - digits))
+    assert apart(one, one) == 0
+    assert apart(one, two) < 0.5 * apart(one, negative)
+    larger = embedded(Probes.of(np.repeat(np.repeat(digits, 4, 2), 4, 3)))
+    assert apart(embedded(Probes.of(digits)), larger) < 0.02
+    rng = np.random.default_rng(0)
+    words = [embedded(Probes.of(rng.integers(low, low + 40, (60, 32)))) for low in (0, 0, 100)]
+    assert apart(words[0], words[1]) < 0.5 * apart(words[0], words[2])
+
+
+def test_a_training_sample_is_kept_and_compared(family: dict[str, list[Model]]) -> None:
+    a = DNA()(family["source"][0], PROBES, PROBES)
+    b = DNA()(family["source"][1], PROBES, PROBES)
+    assert sample_distance(a, b) == 0
+    assert sample_distance(a, DNA()(family["source"][1], PROBES)) is None
+
+
+# Bad input
+
+
+def test_wrong_use_gets_one_sentence(family: dict[str, list[Model]], tmp_path: Path) -> None:
+    model = family["source"][0]
+    with pytest.raises(MisuseError, match="at least 32 probes"):
+        DNA()(model, PROBES.take(slice(0, 10)))
+    with pytest.raises(MisuseError, match="do not fit into a kilobyte"):
+        DNA(rows=4000)
+    with pytest.raises(MisuseError, match="same probes and encoder"):
+        CloserDnaThanIndependent()(DNA()(model, PROBES), DNA(seed=1)(model, PROBES), [])
+    constant = from_module(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).eval(), "constant")
+    for p in constant.network.module.parameters():  # ty: ignore[unresolved-attribute]
+        p.data.zero_()
+    with pytest.raises(StemmaError, match="answers all 384 probes alike"):
+        DNA()(constant, PROBES)
+    bad = tmp_path / "bad.safetensors"
+    save(model, bad)
+    with pytest.raises(UnreadableModelError, match="no DNA encoder"):
+        FragmentEncoder.load(bad)
+    with pytest.raises(MisuseError, match="shapes"):
+        FragmentEncoder(np.zeros((3, 4)), np.zeros((4, 0)), np.zeros((0, 4)))
+
+
+def test_an_encoder_comes_back_as_it_was_saved(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    f = len(FEATURES)
+    made = FragmentEncoder(
+        rng.normal(size=(f, 4)).astype(np.float32), rng.normal(size=(f + 1, 6)).astype(np.float32),
+        rng.normal(size=(6, 4)).astype(np.float32), {"kin.offset": np.ones(1, np.float32)}, {"command": "none"},
+    )  # fmt: skip
+    made.save(tmp_path / "e.safetensors")
+    back = FragmentEncoder.load(tmp_path / "e.safetensors")
+    assert back.digest == made.digest != FragmentEncoder.untrained().digest
+    assert back.about == {"command": "none"}
+    seen = rng.normal(size=(40, f))
+    np.testing.assert_array_equal(back(seen), made(seen))
+
+
+def test_without_a_classifier_the_mean_correlation_decides() -> None:
+    judge = ProvenanceClassifier({})
+    assert judge.kin(np.array([0.2, 0.4])) == pytest.approx(0.3)
+    assert judge.probability(0.3) is None
+
+
+def test_every_way_of_the_zoo_makes_a_child_of_its_source() -> None:
+    members = group("mlp", 3, 2)
+    assert {m.way for m in members} == {"source", "stranger", *WAYS}
+    roots = {m.source: m.recipe.digest for m in members if m.way == "source"}
+    for m in members:
+        if m.way in WAYS:
+            first = m.recipe
+            while first.parents:
+                first = first.parents[0]
+            assert first.digest == roots[m.source]
+    assert len({m.recipe.digest for m in members}) == len(members)
+
+
+# Training
+
+
+def made_up(name: str, sources: int, seed: int, kin: float) -> Group:
+    """A group whose children share a column with their source, and nothing else."""
+    rng = np.random.default_rng(seed)
+    f = len(FEATURES)
+    own = rng.normal(size=(sources, 64))
+    features = rng.normal(size=(2 * sources, 64, f))
+    features[:, :, 3] = kin * np.concatenate([own, own]) + rng.normal(size=(2 * sources, 64))
+    kept = np.clip(np.round(features / 0.05), -127, 127).astype(np.int8)
+    way = np.repeat(["source", "new head"], sources)
+    return Group(name, kept, np.zeros((2 * sources, 8)), np.tile(np.arange(sources), 2), way)
+
+
+@pytest.mark.parametrize("similarity", ["infonce", "pair-margin", "triplet", "none"])
+def test_what_kin_share_is_learnt_and_nothing_where_they_share_nothing(similarity: str) -> None:
+    how = Training(steps=150, similarity=similarity, probes=64, classify=True)
+    groups = [made_up("mlp-a", 24, 1, 1.5), made_up("mlp-b", 24, 2, 1.5)]
+    learning, asked = halves(groups)
+    assert {len(g.rows("source")) for g in learning} == {18}
+    encoder = train(learning, how)
+    assert np.abs(encoder.linear).mean(1).argmax() == 3
+    assert told(encoder, asked, learning)["auroc"] > 0.9
+    nothing = halves([made_up("mlp-c", 80, 3, 0.0)])
+    assert 0.3 < told(train(nothing[0], how), nothing[1], nothing[0])["auroc"] < 0.7
+    again = train(learning, how)
+    np.testing.assert_array_equal(again.linear, encoder.linear)
+
+
+def test_training_refuses_what_teaches_nothing() -> None:
+    with pytest.raises(MisuseError, match="at least 8"):
+        train([made_up("mlp-a", 6, 1, 1.0)])
+    with pytest.raises(MisuseError, match="no group"):
+        train([])
+    with pytest.raises(MisuseError, match="no similarity loss is called"):
+        Training(similarity="cosine")
+    with pytest.raises(MisuseError, match="nothing is learnt"):
+        Training(similarity="none", classify=False)
+    with pytest.raises(MisuseError, match="no zoo of sources"):
+        parsed("mlp:what=3")
+
+
+def test_a_group_is_looked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STEMMA_CACHE", str(tmp_path))
+    recipe = Recipe("mlp", 5, 2, folder=False)
+    first = seen(recipe)
+    before = sorted(p.name for p in (tmp_path / "zoo").iterdir())
+    second = seen(recipe)
+    assert sorted(p.name for p in (tmp_path / "zoo").iterdir()) == before
+    np.testing.assert_array_equal(first.kept, second.kept)
+    assert set(first.ways) == set(WAYS)
+    assert first.features.shape == (26, 384, len(FEATURES))
+
+
+# Which came first
+
+
+def test_a_model_is_surer_about_what_it_learnt_before() -> None:
+    rng = np.random.default_rng(0)
+    early, late = (Probes.of(rng.normal(size=(64, 8)) + c) for c in (3, -3))
+
+    def sure(knows: tuple[float, ...]) -> Model:
+        class Net(nn.Module):
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                near = torch.stack([(x.mean(1) - c).abs() < 2 for c in knows]).any(0)
+                return torch.where(near[:, None], torch.tensor([8.0, 0, 0]), torch.zeros(3))
+
+        return from_module(Net().eval(), f"knows {knows}")
+
+    parent, child = sure((3.0,)), sure((3.0, -3.0))
+    found = CrossEvaluation()(parent, child, early, late)
+    assert found.verdict is Verdict.SUPPORTED
+    assert CrossEvaluation()(child, parent, late, early).verdict is Verdict.REFUTED
+    assert CrossEvaluation()(parent, parent, early, early).verdict is Verdict.INCONCLUSIVE
+    with pytest.raises(MisuseError, match="needs 32 inputs"):
+        CrossEvaluation()(parent, child, early.take(slice(0, 5)), late)
+
+
+# In a workspace
+
+
+def test_dna_decides_where_heads_differ_and_is_listed_where_they_do_not(tmp_path: Path) -> None:
+    root = group("mlp", 21, 1, ways=("new head",), targets=(None,), strangers=0)
+    two = replace(root[1].recipe, parameters={**root[1].recipe.parameters, "task": "parity"})
+    source, same, fewer = build_all([root[0].recipe, root[1].recipe, two])
+    asked = Workspace(Registry(f"sqlite:///{tmp_path / 'r.db'}"))
+    null = independents("mlp", 24, seed=5)
+    given = {"probes": PROBES, "null": null, "alpha": 0.05}
+    differ = asked.compare(source, fewer, **given)
+    assert differ.function is not None
+    assert differ.function.statistic == "closer-dna-than-independent"
+    assert differ.function.details["decides"] == "their heads differ"
+    assert "DNA decides" in differ.function.reason
+    assert "closer-than-independent" in {e.statistic for e in differ.evidence}
+    alike = asked.compare(source, same, **given)
+    assert alike.function is not None
+    assert alike.function.statistic == "closer-than-independent"
+    assert "closer-dna-than-independent" in {e.statistic for e in alike.evidence}
+    json.dumps(differ.to_dict())
+
+
+def test_a_search_uses_dna_for_candidates_with_other_heads(tmp_path: Path) -> None:
+    root = group("mlp", 22, 2, ways=("new head",), targets=(None,), strangers=0)
+    two = replace(root[2].recipe, parameters={**root[2].recipe.parameters, "task": "parity"})
+    source, other, suspect = build_all([root[0].recipe, root[1].recipe, two])
+    for name, model in (("source", source), ("other", other)):
+        save(model, tmp_path / "in" / name)
+    asked = Workspace(Registry(f"sqlite:///{tmp_path / 'r.db'}"))
+    list(asked.add([tmp_path / "in"], probes=PROBES))
+    digest = asked.show("source").digest
+    assert asked.registry.functional(digest, PROBES.digest, DNA(encoder=shipped_dna()).spec) is not None
+    null = [m for m in independents("mlp", 20, seed=5)]
+    found = asked.trace(suspect, probes=PROBES, null=null, alpha=0.05)
+    rows = {c["name"]: c for c in found.candidates}
+    assert all("DNA" in r["function"]["reason"] for r in rows.values())
+    json.dumps(found.to_dict())
+
+
+# Command line
+
+
+def test_a_dna_is_kept_of_an_enrolled_model(family: dict[str, list[Model]], tmp_path: Path, run: Run) -> None:
+    path = save(family["source"][0], tmp_path / "m")
+    np.savez(tmp_path / "p.npz", inputs=PROBES.inputs)
+    base = f"sqlite:///{tmp_path / 'r.db'}"
+    assert run("add", str(path), "--registry", base)[0] == 0
+    given = ("--probes", str(tmp_path / "p.npz"), "--training-sample", str(tmp_path / "p.npz"), "--registry", base)
+    code, out, _ = run("fingerprint", str(path), "--method", "dna", *given, "--json")
+    assert code == 0
+    shown = json.loads(out)
+    assert shown["values"]["code"]["shape"] == [384, 2]
+    assert shown["values"]["sample"]["shape"] == [64]
+    assert shown["method"]["name"] == "dna"
+    kept = Registry(base).functional(shown["model"]["digest"], PROBES.digest, DNA(encoder=shipped_dna()).spec)
+    assert kept is not None
+    assert size(kept) <= 1024
+    plain = run("fingerprint", str(path), "--method", "dna", *given[:2], "--encoder", "untrained", "--json")[1]
+    assert json.loads(plain)["method"]["digest"] != shown["method"]["digest"]
+    code, _, err = run("fingerprint", str(path), "--encoder", "untrained")
+    assert code != 0
+    assert "belongs to method dna" in err
