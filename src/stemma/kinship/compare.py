@@ -242,8 +242,8 @@ def decided(
     kept = len(relation.parameters.get("frozen", ())) == len(matrices(a))  # no matrix changed: no unit was moved
     asked = relation.kind in OPEN and not kept
     reordered = (matched or UnitsMatched()).evidence(a, b, alpha=alpha) if asked else None
-    told = [e for e in (place, reordered) if e is not None and e.verdict is Verdict.SUPPORTED]
-    if not told and (same_units := UnitsKept().either(a, b, pairings)):
+    exact = reordered is not None and reordered.details["exact"]
+    if place.verdict is not Verdict.SUPPORTED and not exact and (same_units := UnitsKept().either(a, b, pairings)):
         bits, pairings = same_units
         moved = in_other_coordinates(a, b)
         relation = name_relation(a, b, bits, pairings) if moved is None else relation_of(moved, {})
