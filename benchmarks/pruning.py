@@ -124,10 +124,12 @@ def cells(budgets: tuple[float, ...], multiple: int) -> Iterator[tuple[list[str]
 
 
 def study(result: Result, key: list[str], model: Model, probes: dict[str, Probes], test: bed.Data, device: str,
-          clock: bed.Clock) -> None:  # fmt: skip
+          clock: bed.Clock, *, brief: bool = False) -> None:  # fmt: skip
     statistics: dict[str, Any] = {}
     curves: dict[tuple[str, str], Any] = {}
     for name, method, source in cells(BUDGETS, 8 if key[1] == "resnet18" else 1):
+        if brief and (name[0] != "scores" or name[1] not in SCORES[:4] or name[2] not in ("0.5", "0.4")):
+            continue
         if clock.over(8):
             clock.say(f"no time for {'/'.join(name)} and what follows")
             return
@@ -167,6 +169,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--data", type=Path, default=os.environ.get("STEMMA_DATA"))
     parser.add_argument("--seconds", type=float, default=7200)
+    parser.add_argument("--brief", action="store_true", help="the four scores of the comparison, at two budgets")
     parser.add_argument("--only", choices=sorted(bed.MAKERS), help="one network of the tier, in a file of its own")
     parser.add_argument("--networks", type=Path, help="folder in which trained networks are kept")
     parser.add_argument("--out", type=Path)
@@ -183,11 +186,11 @@ def main() -> None:
                           "torch": torch.__version__, "machine": f"{os.cpu_count()} cores, {platform.python_version()}",
                           "budgets": list(BUDGETS),
                           "method": dict(Pruning(budget="macs", share=0.5).spec.params)})  # fmt: skip
-    for name, epochs in tier["networks"].items():
-        if args.only not in (None, name):
-            continue
-        train, test = read(tier, name, args.data)
-        for seed in tier["seeds"]:
+    for seed in tier["seeds"]:
+        for name, epochs in tier["networks"].items():
+            if args.only not in (None, name):
+                continue
+            train, test = read(tier, name, args.data)
             before = clock.gone
             net = bed.trained(name, train, seed, epochs, args.device, args.networks)
             model = bed.as_model(net, f"{name}-{seed}", train)
@@ -208,7 +211,7 @@ def main() -> None:
             result.put([*key, "parameters"], net_.parameters())
             if args.device == "cpu" and seed == tier["seeds"][0]:
                 result.put([*key, "speed"], speed(model, given["real"]))
-            study(result, key, model, given, test, args.device, clock)
+            study(result, key, model, given, test, args.device, clock, brief=args.brief)
     result.put(["seconds"], round(clock.gone))
 
 

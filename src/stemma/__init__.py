@@ -35,6 +35,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from stemma.edits.edited import Edited
+    from stemma.edits.forgetting import Unlearning as Unlearning
+    from stemma.edits.pruning import Pruning as Pruning
     from stemma.errors import StemmaError as StemmaError
     from stemma.fingerprints.base import AbstractFingerprinter
     from stemma.fingerprints.gradient_field import GradientField as GradientField
@@ -52,6 +55,8 @@ if TYPE_CHECKING:
     from stemma.types import Fingerprint as Fingerprint
     from stemma.types import InputSpec as InputSpec
     from stemma.types import Lineage as Lineage
+    from stemma.types import Plan as Plan
+    from stemma.types import Receipt as Receipt
     from stemma.types import Relation as Relation
     from stemma.types import RelationKind as RelationKind
     from stemma.types import Trace as Trace
@@ -70,12 +75,16 @@ _HOME = {
     "Probes": "probes",
     "GradientField": "fingerprints.gradient_field",
     "FieldCosine": "measures.field_cosine",
+    "Pruning": "edits.pruning",
+    "Unlearning": "edits.forgetting",
     "Comparison": "types",
     "Distance": "types",
     "Evidence": "types",
     "Fingerprint": "types",
     "InputSpec": "types",
     "Lineage": "types",
+    "Plan": "types",
+    "Receipt": "types",
     "Relation": "types",
     "RelationKind": "types",
     "Trace": "types",
@@ -83,7 +92,7 @@ _HOME = {
     "StemmaError": "errors",
 }
 
-__all__ = ["__version__", "compare", "distance", "lineage", "trace", *_HOME]
+__all__ = ["__version__", "compare", "distance", "lineage", "prune", "trace", "unlearn", *_HOME]
 
 
 def compare(
@@ -173,6 +182,41 @@ def trace(
     if isinstance(against, (str, os.PathLike)):
         against = [against]
     return workspace.trace(suspect, against=None if against is None else [Path(p) for p in against], **options)
+
+
+def prune(model: "Model | str | os.PathLike[str]", probes: "Probes", **options: Any) -> "Edited":
+    """A smaller model, without labels or training.
+
+    Args:
+        model: A model, a path, or a name or digest prefix in the default registry; it is not changed.
+        probes: Unlabelled inputs like those that it is meant for.
+        options: Fields of `Pruning`: `budget`, `share`, `score`, ….
+
+    Returns:
+        The smaller model, its plan and its receipt; `stemma.edits.saving.write` puts them into a folder.
+    """
+    from stemma.edits.pruning import Pruning
+
+    return Pruning(**options)(_opened(model)[1], probes)
+
+
+def unlearn(
+    model: "Model | str | os.PathLike[str]", forget: "Probes", retain: "Probes | None" = None, **options: Any
+) -> "Edited":
+    """A model that no longer answers a class, without training.
+
+    Args:
+        model: A model, a path, or a name or digest prefix in the default registry; it is not changed.
+        forget: Samples of the class, real or synthetic.
+        retain: Inputs of other classes, or generic ones, unlabelled.
+        options: Fields of `Unlearning`: `action`, `layers`, `target`, ….
+
+    Returns:
+        The model, its plan, its receipt, and its weights as they were.
+    """
+    from stemma.edits.forgetting import Unlearning
+
+    return Unlearning(**options)(_opened(model)[1], forget, retain)
 
 
 def _opened(model: "Model | str | os.PathLike[str]") -> "tuple[Workspace, Model]":
