@@ -303,6 +303,25 @@ def test_a_module_without_configuration_becomes_a_program(tmp_path: Path) -> Non
         write(edited, tmp_path / "out", asked)
 
 
+def test_a_shortcut_that_a_configuration_would_lose_makes_a_program(tmp_path: Path) -> None:
+    from stemma.models import networks
+    from stemma.models.arrays import from_arrays
+
+    config = {"model_type": "stemma-cnn", "input_shape": [1, 8, 8], "classes": 5, "stem": 8, "widths": [16, 16],
+              "strides": [1, 2]}  # fmt: skip
+    torch.manual_seed(0)
+    model = from_arrays(networks.build(config).state_dict(), "net", config)
+    save(model, tmp_path / "net")
+    model, asked = load(tmp_path / "net"), Probes.of(np.random.default_rng(0).random((32, 1, 8, 8)).astype(np.float32))
+    for keep, files in (((8, 16), {"config.json"}), ((8, 8), {"network.pt2"})):
+        method = Pruning(share=0.5, only=("blocks.0.conv2",) if keep == (8, 8) else ("conv1",))
+        edited = method(model, asked)
+        out = tmp_path / f"{keep[1]}"
+        write(edited, out, asked)
+        assert files <= {p.name for p in out.iterdir()}
+        assert (edited.model.config is None) == (keep == (8, 8))
+
+
 def figures(model: Model, edited: Model) -> tuple[float, float]:
     """Share of the lost class still answered, and what is lost of the others."""
     asked = test_data()
@@ -391,6 +410,9 @@ def test_what_was_changed_after_the_edit_is_found(home: Path, tmp_path: Path) ->
     assert {c["check"] for c in json.loads(done.stdout)["checks"] if c["good"] is False} >= {"weights", "slices"}
     other = Replaying()(out, parent, Probes.of(probes(home).inputs[:30]))
     assert "rests on" in other[-1].reason
+    plan["slices"]["layers.0.weight"]["0"][0] = 10**6
+    (out / "plan.json").write_text(json.dumps(plan))
+    assert any("cannot be carried out" in f.reason for f in Replaying()(out, parent) if f.good is False)
     (out / "receipt.json").write_text("{")
     with pytest.raises(StemmaError, match="can be read"):
         read(out)

@@ -1,7 +1,7 @@
 """What a configuration must say so that the network of a smaller model is built from it."""
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,11 +129,29 @@ def resized(config: Mapping[str, Any], shapes: Shapes) -> dict[str, Any] | None:
     return out
 
 
+def describes(config: Mapping[str, Any], shapes: Shapes) -> bool:
+    """Whether the network that a configuration of ours builds has these weights.
+
+    A residual block whose widths became equal would be built without the projection that it has.
+
+    Args:
+        config: As `resized` made it.
+        shapes: Shape by weight.
+
+    Returns:
+        True for architectures that are not ours: they are tried when they are written.
+    """
+    if not str(config.get("model_type")).startswith("stemma-"):
+        return True
+    import torch
+
+    from stemma.models import networks
+
+    with torch.device("meta"):
+        built = networks.build(config).state_dict()
+    return {n: tuple(t.shape) for n, t in built.items()} == {n: tuple(s) for n, s in shapes.items()}
+
+
 def _implied(config: Mapping[str, Any], key: str) -> int | None:
     """What an entry that is left out stands for."""
     return 4 * int(config["n_embd"]) if key == "n_inner" and config.get("n_inner") is None else None
-
-
-def settings(module: Any, names: Collection[str]) -> dict[str, Any]:
-    """The entries of a transformers configuration that size layers, as they are now."""
-    return {n: getattr(module.config, n, None) for n in names}

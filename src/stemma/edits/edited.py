@@ -58,6 +58,7 @@ def finished(parent: Model, asked: Asked, plan: Plan, probes: Probes, measured: 
     state = {n: t.detach().cpu().clone() for n, t in asked.module.state_dict().items() if isinstance(t, torch.Tensor)}
     shapes = {n: tuple(t.shape) for n, t in state.items()}
     config = configurations.resized(parent.config, shapes) if parent.config else None
+    config = config if config is not None and configurations.describes(config, shapes) else None
     child = from_arrays(state, f"{parent.name}-{plan.operation}d", config)
     digest = child.digest
     network = Network(child.name, digest, asked.network.input_spec, asked.forward, asked.module,

@@ -92,8 +92,12 @@ class Replaying:
         why = "the model before is the one of the receipt" if good else f"the model before is {parent.digest}"
         found.append(Finding("parent", good, why))
         if good:
-            found.append(_untouched(plan, parent, child))
-            found.append(self._replayed(plan, receipt, parent, child, (probes, others), progress))
+            try:
+                found.append(_untouched(plan, parent, child))
+                found.append(self._replayed(plan, receipt, parent, child, (probes, others), progress))
+            except (IndexError, KeyError, TypeError, ValueError, RuntimeError, StemmaError) as error:
+                why = " ".join(str(error).split())[:200]
+                found.append(Finding("replay", False, f"the plan cannot be carried out on the parent: {why}"))
         return found
 
     def _replayed(
