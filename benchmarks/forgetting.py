@@ -41,6 +41,9 @@ METHODS: Mapping[str, tuple[Unlearning, str]] = {
 }
 """The method, and the other inputs that it is given: none, retained classes, or images of another data set."""
 
+BRIEF = ("published", "contrast, made", "refit", "refit, generic", "contrast")
+"""Methods of a brief run."""
+
 TIERS: dict[str, dict[str, Any]] = {
     "small": {"networks": {"cnn": 6, "vit": 8}, "seeds": (0, 1, 2), "train": 12_000, "test": 5000, "retrained": 2},
     "full": {"networks": {"resnet18": 24}, "seeds": (0,), "train": None, "test": None, "retrained": 1},
@@ -82,9 +85,11 @@ class Case:
         return method(self.model, Probes.of(self.forget.images), rest).asked.module.eval()
 
 
-def measured(case: Case, generic: bed.Data, gold: list[np.ndarray], *, relearn: bool) -> dict[str, Any]:
+def measured(case: Case, generic: bed.Data, gold: list[np.ndarray], *, relearn: bool, brief: bool) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for name, (method, given) in METHODS.items():
+        if brief and name not in BRIEF:
+            continue
         try:
             net = case.edited(method, given, generic)
         except StemmaError as error:
@@ -93,7 +98,7 @@ def measured(case: Case, generic: bed.Data, gold: list[np.ndarray], *, relearn: 
         out[name] = case.figures(net, gold)
         if relearn:
             out[name]["relearning"] = other.relearning(net, case.forget, case.retain, case.lost, case.device)
-    for name, treat in other.BASELINES.items():
+    for name, treat in {"masked logit": other.masked}.items() if brief else other.BASELINES.items():
         net = treat(case.net, case.forget, case.retain, case.seed, case.device)
         out[name] = case.figures(net, gold)
         if relearn:
@@ -164,6 +169,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=os.environ.get("STEMMA_DATA"))
     parser.add_argument("--seconds", type=float, default=7200)
     parser.add_argument("--networks", type=Path, help="folder in which trained networks are kept")
+    parser.add_argument("--brief", action="store_true", help="methods only, nothing retrained or learnt again")
     parser.add_argument("--verify", action="store_true", help="only put edited networks to the test of unlearning")
     parser.add_argument("--only", choices=sorted(bed.MAKERS), help="one network of the tier, in a file of its own")
     parser.add_argument("--out", type=Path)
@@ -204,7 +210,7 @@ def study(result: Result, name: str, epochs: float, tier: Mapping[str, Any], dat
                 return
             case = Case(net, model, train, test, label, seed, args.device)
             gold: list[np.ndarray] = []
-            if seed == tier["seeds"][0] and label in (0, 3) and name != "resnet18":
+            if seed == tier["seeds"][0] and label in (0, 3) and name != "resnet18" and not args.brief:
                 nets = retrained(name, train, label, tier["retrained"], epochs, args.device, args.networks)
                 gold = [bed.answers(n, case.lost, args.device) for n in nets]
                 between = [other.apart(a, b) for i, a in enumerate(gold) for b in gold[:i]]
@@ -212,7 +218,7 @@ def study(result: Result, name: str, epochs: float, tier: Mapping[str, Any], dat
                 steps = [other.relearning(n, case.forget, case.retain, case.lost, args.device) for n in nets]
                 result.put(["networks", name, "retrained", f"class {label}"],
                            {"figures": figures, "relearning": steps, "between": between})  # fmt: skip
-            cases.append(measured(case, generic, gold, relearn=label in (0, 3)))
+            cases.append(measured(case, generic, gold, relearn=label in (0, 3) and not args.brief, brief=args.brief))
             result.put(["networks", name, "cases", f"seed {seed} class {label}"], cases[-1])
             result.put(["networks", name, "summary"], summary(cases))
             mine = cases[-1]["refit"]
