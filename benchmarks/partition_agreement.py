@@ -14,7 +14,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +48,13 @@ OPERATIONS: Mapping[str, tuple[str, RelationKind, dict[str, Any], str]] = {
     "new head, odd or even": ("replace-head", RelationKind.HEAD_REPLACED, {}, "b"),
     "distilled, own data": ("distill", RelationKind.DISTILLED, {"other": True}, "a"),
     "distilled, other data": ("distill", RelationKind.DISTILLED, {"other": True}, "b"),
+    "new head, same tokens": ("replace-head", RelationKind.HEAD_REPLACED, {}, "b"),
+    "fine-tuned, Shakespeare": ("finetune", RelationKind.FINETUNED, {"data": "shakespeare"}, "b"),
 }
 """What was made of a candidate: the operation, what that makes of it, parameters, which half of the data."""
+
+IMAGES = tuple(OPERATIONS)[:6]
+TEXTS = "fine-tuned", "fine-tuned far", "fine-tuned, Shakespeare", "new head, same tokens", "distilled, other data"
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,7 @@ class Setting:
     families: int = 24
     controls: int = 99
     alpha: float = ALPHA
-    operations: tuple[str, ...] = tuple(OPERATIONS)
+    operations: tuple[str, ...] = IMAGES
 
 
 SETTINGS = {
@@ -78,7 +83,7 @@ SETTINGS = {
     "mlp mnist8": Setting("mlp", "mnist8"),
     "mlp fashion8": Setting("mlp", "fashion8"),
     "cnn fashion8": Setting("cnn", "fashion8"),
-    "lm text": Setting("lm", "text", 8, 19, 0.05, ("fine-tuned", "distilled, other data")),
+    "lm text": Setting("lm", "text", 8, 19, 0.05, TEXTS),
 }
 
 
@@ -96,7 +101,7 @@ def family_recipes(s: Setting, seed: int) -> dict[str, Recipe]:
     found = {f"family {i}": root(i) for i in range(s.families)}
     found |= {f"control {i}": root(200 + i) for i in range(s.controls)}
     found |= {f"chooser {i}": root(400 + i) for i in range(CHOOSERS if s.kind != "lm" else 0)}
-    found |= {f"other data {i}": root(600 + i, "b") for i in range(s.families if s.kind != "lm" else 0)}
+    found |= {f"other data {i}": root(600 + i, "b") for i in range(s.families)}
     for name in s.operations:
         operation, relation, more, part = OPERATIONS[name]
         for i in range(s.families):
@@ -212,9 +217,9 @@ def setting_table(s: Setting, seed: int) -> dict[str, Any]:
         out["operations"][name] = {"children": tabled(children, n), "strangers": tabled(strangers, n),
                                    "area": areas(children)}  # fmt: skip
         p_values += [f["p"] for f in strangers]
+        confound = [decisions(all_, f"other data {i}", f"{name} {i}", probes, rows) for i in range(n)]
+        out["operations"][name]["strangers, suspect's data"] = tabled(confound, n)
         if s.kind != "lm":
-            confound = [decisions(all_, f"other data {i}", f"{name} {i}", probes, rows) for i in range(n)]
-            out["operations"][name]["strangers, suspect's data"] = tabled(confound, n)
             out["operations"][name]["the same, controls on that data"] = {"test": same_data(all_, name, probes, rows)}
         told(f"{s.kind} {s.data}: {name}")
     out["null"] = {str(t): rate([float(p <= t + 1e-9) for p in p_values], n) for t in LEVELS}
@@ -261,13 +266,13 @@ def pooled(results: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     families = sum(f["families"] for f in found)
     out: dict[str, Any] = {"families": families, "settings": len(found), "operations": {}}
-    for name in OPERATIONS:
+    for name in IMAGES:
         out["operations"][name] = {who: _joined([f["operations"][name][who] for f in found], families)
                                    for who in ("children", "strangers", *CONFOUNDED)}  # fmt: skip
         values = [v for f in found for v in f["operations"][name]["area"]["values"]]
         out["operations"][name]["area"] = areas([{"above": a, "above by agreement": b} for a, b in values])
     for who in ("strangers", *CONFOUNDED):
-        every = [f["operations"][name][who] for f in found for name in OPERATIONS]
+        every = [f["operations"][name][who] for f in found for name in IMAGES]
         out[who] = _joined(every, families)
     out["null"] = {t: _one([f["null"][t] for f in found], families) for t in map(str, LEVELS)}
     out["probes"] = {label: {name: _one([f["probes"][label][name] for f in found], families) for name in row}
@@ -300,6 +305,8 @@ def main() -> None:
         if s.data.endswith("8") and not os.environ.get("STEMMA_DATA"):
             told(f"{name} is left out: no data sets (--data)")
             continue
+        if s.kind == "lm" and not os.environ.get("STEMMA_DATA"):
+            s = replace(s, operations=tuple(o for o in s.operations if "data" not in OPERATIONS[o][2]))
         start = time.perf_counter()
         found = setting_table(s, given.seed)
         found["seconds"] = round(time.perf_counter() - start, 1)
