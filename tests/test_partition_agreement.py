@@ -12,7 +12,7 @@ from stemma.errors import MisuseError, StemmaError
 from stemma.kinship.compare import compare
 from stemma.kinship.function.null_models import NullModels, Party
 from stemma.kinship.function.partition_agreement import PartitionAgreement
-from stemma.kinship.function.partition_views import means_the_same
+from stemma.kinship.function.partition_views import hard_labels, means_the_same
 from stemma.kinship.function.partitions import (
     STRENGTH,
     adjusted_rand,
@@ -388,6 +388,22 @@ def test_next_tokens_at_some_positions() -> None:
     test = PartitionAgreement(0.05)
     assert test.of_labels(noisy[0], child, controls).verdict is Verdict.SUPPORTED
     assert test.of_labels(noisy[1], child, controls).verdict is Verdict.INCONCLUSIVE
+
+
+def test_scores_are_asked_for_a_few_probes_at_a_time() -> None:
+    table = torch.randn(50, 300, generator=torch.Generator().manual_seed(0))
+    asked: list[int] = []
+
+    def model(ids: torch.Tensor) -> torch.Tensor:
+        asked.append(len(ids))
+        return table[ids]
+
+    ids = np.random.default_rng(13).integers(0, 50, (21, 6))
+    labels, shape = hard_labels(from_module(model, "tokens"), Probes.of(ids))
+    assert labels is not None
+    assert labels.tolist() == table.argmax(-1).numpy()[ids].tolist()
+    assert shape == (6, 300)
+    assert max(asked) == 8
 
 
 def test_answers_that_are_no_choice_say_so(nets: list[Model], probes: Probes) -> None:

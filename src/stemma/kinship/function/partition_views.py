@@ -8,7 +8,6 @@ import numpy as np
 
 from stemma.errors import MisuseError, StemmaError
 from stemma.fingerprints.outputs import Outputs
-from stemma.fingerprints.questioning import answers
 from stemma.kinship.function.many import holm
 from stemma.kinship.function.null_models import Party, conformal
 from stemma.kinship.function.partitions import adjusted_rand, compressed, contributions, paired
@@ -16,6 +15,7 @@ from stemma.kinship.function.sight import Sight, accuracy, agreement
 from stemma.kinship.function.sketches import FunctionalSketch, looked
 from stemma.kinship.function.views import alike, median_known
 from stemma.measures.agreement import top_answers
+from stemma.models.model import Model
 from stemma.probes import Probes
 from stemma.types import Digest, Fingerprint
 
@@ -191,13 +191,35 @@ def asked_of(party: Party, probes: Probes, asked: Probes) -> Sight:
             raise StemmaError(f"{party.name} is gone, and no functional sketch for these probes is kept")
         return looked(kept, party.name, probes.kind, labelled=False)
     model = party.load()
-    given, spec = answers(model, asked), Outputs().spec
-    labels = top_answers(given, asked.kind)
-    if labels is None and model.black_box and _are_labels(given, asked.kind):
-        labels = given[..., 0].astype(np.int64)
-    digest = model.network.digest
-    kept_of = {spec.digest: Fingerprint(digest, asked.digest, spec, {"outputs": given if labels is None else labels})}
-    return Sight(party.name, digest, given.shape[1:], labels, kept_of, {}, model.architecture)
+    labels, shape = hard_labels(model, asked)
+    digest, spec = model.network.digest, Outputs().spec
+    kept_of = {} if labels is None else {spec.digest: Fingerprint(digest, asked.digest, spec, {"outputs": labels})}
+    return Sight(party.name, digest, shape, labels, kept_of, {}, model.architecture)
+
+
+def hard_labels(model: Model, probes: Probes) -> tuple[np.ndarray | None, tuple[int, ...]]:
+    """What a model chooses, a few probes at a time: scores are never held for all of them.
+
+    Args:
+        model: The model.
+        probes: What it is asked.
+
+    Returns:
+        Labels `[n]`, or `[n, t]` of token models; None where its answers are no choice. And the shape of one answer.
+
+    Raises:
+        StemmaError: If it cannot be asked, or answers with NaN.
+    """
+    found, shape = [], ()
+    for block in Outputs(batch=8 if probes.kind == "tokens" else 256).blocks(model, probes):
+        given = block.values["outputs"]
+        shape, labels = given.shape[1:], top_answers(given, probes.kind)
+        if labels is None and model.black_box and _are_labels(given, probes.kind):
+            labels = given[..., 0].astype(np.int64)
+        if labels is None:
+            return None, shape
+        found.append(labels)
+    return np.concatenate(found), shape
 
 
 def _are_labels(given: np.ndarray, kind: str) -> bool:

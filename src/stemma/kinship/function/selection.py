@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from stemma.errors import MisuseError
-from stemma.fingerprints.questioning import answers
 from stemma.kinship.function import combined
 from stemma.models.model import Model
 from stemma.probes import Probes
@@ -134,15 +133,15 @@ def select_by_entropy(models: Sequence[Model], probes: Probes, keep: int) -> Sel
     Source: after the entropy-driven choice of prompts of Nikolic, Baluta and Saxena 2025, arXiv:2502.00706; here the
     entropy is that of the answers of many models, and the models that choose never test.
     """
+    from stemma.kinship.function.partition_views import hard_labels
     from stemma.kinship.function.partitions import vote_entropy
-    from stemma.measures.agreement import top_answers
 
     if len(models) < LEAST or not 1 <= keep <= len(probes):
         raise MisuseError(
             f"a choice takes at least {LEAST} models and 1 to {len(probes)} probes to keep, but {len(models)} models "
             f"and {keep} were given"
         )
-    found = [(m.name, top_answers(answers(m, probes), probes.kind)) for m in models]
+    found = [(m.name, hard_labels(m, probes)[0]) for m in models]
     if mute := [name for name, labels in found if labels is None]:
         raise MisuseError(f"the answers of {mute[0]} are no choice among classes: give classifiers or token models")
     labels = np.array([labels for _, labels in found])
