@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from stemma.edits import configurations
@@ -53,7 +54,7 @@ def write(edited: Edited, folder: Path | str, probes: Probes, *, overwrite: bool
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     partial.mkdir(parents=True)
     try:
-        _weights(edited, partial)
+        _weights(edited, partial, probes)
         found = load(checkpoint(partial))
         _same_answers(edited, replace(found), probes)
         receipt = replace(edited.receipt, child=found.digest)
@@ -71,7 +72,7 @@ def checkpoint(folder: Path) -> Path:
     return folder if (folder / "config.json").is_file() else folder / PROGRAM
 
 
-def _weights(edited: Edited, folder: Path) -> None:
+def _weights(edited: Edited, folder: Path, probes: Probes) -> None:
     module, config = edited.asked.module, edited.model.config
     if hasattr(module, "save_pretrained") and config is not None:
         _of_transformers(module, config, edited.parent.config or {})
@@ -84,9 +85,9 @@ def _weights(edited: Edited, folder: Path) -> None:
         for file in (folder / "saved").iterdir():
             file.rename(folder / file.name)
         (folder / "saved").rmdir()
-        _program(edited, folder, needed=False)
+        _program(edited, folder, probes, needed=False)
     else:
-        _program(edited, folder, needed=True)
+        _program(edited, folder, probes, needed=True)
 
 
 def _of_transformers(module: Any, config: Mapping[str, Any], before: Mapping[str, Any]) -> None:
@@ -125,24 +126,16 @@ class _Runs(torch.nn.Module):
         return found
 
 
-def _program(edited: Edited, folder: Path, *, needed: bool) -> None:
-    """Write the network as a `torch.export` program with a free batch axis."""
-    asked = edited.asked
-    spec = asked.network.input_spec
-    if spec is None or 0 in spec.shape:
-        if needed:
-            raise MisuseError(
-                f"nothing says what one input of {edited.parent.name} is, so its program cannot be written: give an "
-                "InputSpec, or take the edited module from Python"
-            )
-        return
+def _program(edited: Edited, folder: Path, probes: Probes, *, needed: bool) -> None:
+    """Write the network as a `torch.export` program with a free batch axis, for inputs like the probes."""
+    asked, spec = edited.asked, edited.asked.network.input_spec
     module = asked.module if asked.forward is asked.module else _Runs(edited)
-    x = torch.full((2, *spec.shape), 0.5).to(asked.like.device, asked.like.dtype)
-    if spec.kind == "tokens":
-        x = torch.zeros((2, min(8, spec.shape[0])), dtype=torch.int64, device=asked.like.device)
+    tokens = probes.kind == "tokens"
+    longest = spec.shape[0] if tokens and spec is not None and spec.shape[0] else 1 << 20
+    x = batch_of(np.repeat(probes.inputs[:1], 2, 0), asked.like)
     axes: dict[int, Any] = {0: torch.export.Dim("batch")}
-    if spec.kind == "tokens":
-        axes[1] = torch.export.Dim("length", max=spec.shape[0])
+    if tokens:
+        x, axes[1] = x[:, :8].contiguous(), torch.export.Dim("length", max=longest)
     try:
         program = torch.export.export(module.eval(), (x,), dynamic_shapes=(axes,))
         torch.export.save(program, folder / PROGRAM)
