@@ -259,6 +259,20 @@ def probes_table(all_: Answered) -> dict[str, Any]:
     return out
 
 
+def confound_by_probes(seed: int) -> dict[str, Any]:
+    """False alarms on candidates of the suspect's data where suspects were fine-tuned far, by what is asked."""
+    rows = {"blends": slice(0, UNUSUAL, 2), "out of order": slice(1, UNUSUAL, 2), "unusual": slice(0, UNUSUAL)}
+    found: dict[str, list[float]] = {label: [] for label in rows}
+    for name in ("mlp digits", "mlp mnist8", "mlp fashion8"):
+        s = replace(SETTINGS[name], operations=("fine-tuned far",))
+        all_ = Answered(s, seed)
+        for label, chosen in rows.items():
+            for i in range(s.families):
+                e = all_.test(f"other data {i}", f"fine-tuned far {i}", "unusual", chosen)
+                found[label].append(float(e.verdict is Verdict.SUPPORTED))
+    return {label: rate(values, len(values)) for label, values in found.items()}
+
+
 def pooled(results: Mapping[str, Any]) -> dict[str, Any]:
     """All vision settings together, family by family."""
     found = [results[name] for name, s in SETTINGS.items() if s.kind != "lm" and name in results]
@@ -291,7 +305,7 @@ def _one(rates: list[Mapping[str, Any]], families: int) -> dict[str, Any]:
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--part", action="append", help=f"one of {', '.join(SETTINGS)}; all by default")
+    options.add_argument("--part", action="append", help=f"{', '.join(SETTINGS)} or confound; all by default")
     options.add_argument("--data", help="folder of data sets, else STEMMA_DATA; without it only digits and text")
     options.add_argument("--seed", type=int, default=SEED)
     options.add_argument("--out", type=Path, default=RESULTS)
@@ -312,6 +326,8 @@ def main() -> None:
         found["seconds"] = round(time.perf_counter() - start, 1)
         results |= {"version": __version__, "seed": given.seed, name: found}
         given.out.write_text(json.dumps(results, indent=1) + "\n")
+    if os.environ.get("STEMMA_DATA") and (not given.part or "confound" in given.part):
+        results["confound by probes"] = confound_by_probes(given.seed)
     results["vision"] = pooled(results)
     given.out.write_text(json.dumps(results, indent=1) + "\n")
 
