@@ -187,6 +187,11 @@ def test_distance_takes_paired_probes(run: Run, place: Path) -> None:
     found = json.loads(out)
     assert 0 < found["value"] < 1
     assert found["agreement"]["accuracy_a"] == 1.0
+    words = ("--method", "outputs", "--probes", "p.npz", *CODE, "--out", "taken.npz")
+    code, _, err = run("fingerprint", "net.safetensors", *words)
+    assert code == 0, err
+    (taken,) = np.load("taken.npz").values()
+    assert np.array_equal(taken.argmax(1), np.load("p.npz")["labels"])
 
 
 def test_paired_probes_in_python() -> None:

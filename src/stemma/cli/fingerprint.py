@@ -55,6 +55,7 @@ def fingerprint(
     from stemma.cli import output
     from stemma.cli.asking import Asking
     from stemma.cli.methods import made
+    from stemma.cli.modalities import joint_of
     from stemma.cli.opening import open_workspace
     from stemma.cli.pages import writable
     from stemma.errors import MisuseError
@@ -76,6 +77,7 @@ def fingerprint(
         workspace = open_workspace(registry, prepare=asking.able)
         subject = workspace.resolve(model)
         asked = asking.probes(probes, subject, seed) if asks else None
+        (subject,), _ = joint_of([subject], {"probes": asked})
         if learnt and asked is not None:
             sample = None if training_sample is None else asking.probes(training_sample, subject, seed)
             chosen = replace(chosen, encoder=_encoder(encoder, asked.kind))
