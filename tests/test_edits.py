@@ -201,6 +201,7 @@ def test_recalibrated_statistics_are_those_of_the_inputs() -> None:
     assert not net[1].training
 
 
+@pytest.mark.slow
 def test_budgets_are_met_in_everything_that_they_count(home: Path) -> None:
     model, asked = load(home / "cnn"), probes(home)
     seen = Pruning().collect(model, asked)

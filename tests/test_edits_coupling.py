@@ -377,9 +377,14 @@ def hugging_face(kind: str) -> tuple[Any, np.ndarray]:
     return module, rng.integers(0, 31, (2, 7)) if tokens else rng.random(image).astype(np.float32)
 
 
+SLOW = pytest.mark.slow
+
+
 @pytest.mark.parametrize(
-    ("kind", "least"), [("llama", 4), ("qwen2", 4), ("qwen3", 4), ("gpt2", 2), ("vit", 4), ("swin", 4), ("resnet", 8)]
-)
+    ("kind", "least"),
+    [("llama", 4), ("gpt2", 2), *(pytest.param(k, n, marks=SLOW) for k, n in
+     (("qwen2", 4), ("qwen3", 4), ("vit", 4), ("swin", 4), ("resnet", 8)))],
+)  # fmt: skip
 def test_networks_of_transformers_are_cut_consistently(kind: str, least: int) -> None:
     module, inputs = hugging_face(kind)
     model = from_module(module, kind)
