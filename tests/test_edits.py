@@ -271,6 +271,21 @@ def test_folders_of_transformers_reload_in_a_fresh_process(kind: str, tmp_path: 
     assert small.config[key] == {"llama": 36, "gpt2": 96}[kind]
 
 
+@pytest.mark.slow
+def test_half_precision_stays_half_precision(tmp_path: Path) -> None:
+    T = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = T.LlamaConfig(hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4,
+                           num_key_value_heads=2, vocab_size=61, max_position_embeddings=64)  # fmt: skip
+    T.LlamaForCausalLM(config).half().eval().save_pretrained(tmp_path / "whole")
+    ids = Probes.of(np.random.default_rng(1).integers(0, 61, (48, 24)))
+    model = load(tmp_path / "whole")
+    write(Pruning(share=0.5)(model, ids), tmp_path / "less", ids)
+    child = load(tmp_path / "less")
+    assert {t.dtype for t in child.tensors.values()} == {"F16"}
+    assert [f.good for f in Replaying()(tmp_path / "less", model, ids)] == [True] * 5
+
+
 class Plain(nn.Module):
     """A network without any configuration."""
 

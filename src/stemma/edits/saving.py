@@ -1,5 +1,6 @@
 """Edited models to folders that load without Stemma, with plan, receipt and a report beside them."""
 
+import copy
 import json
 import os
 import shutil
@@ -24,6 +25,9 @@ from stemma.types import Receipt
 
 PLAN, RECEIPT, PROGRAM, REPORT, UNDO = "plan.json", "receipt.json", "network.pt2", "README.md", "undo.safetensors"
 """Files that are written beside the weights. The program holds weights and graph and loads with `torch.export.load`."""
+
+HALF = 0.05
+"""As `asking.CLOSE`, where weights are written in half precision."""
 
 NOT_COPIED = (".safetensors", ".bin", ".pt", ".pth", ".pt2", ".h5", ".msgpack", ".onnx", ".gguf", ".index.json")
 """Endings of files in the parent's folder that hold weights."""
@@ -76,8 +80,9 @@ def _weights(edited: Edited, folder: Path, probes: Probes) -> None:
     module, config = edited.asked.module, edited.model.config
     if hasattr(module, "save_pretrained") and config is not None:
         _of_transformers(module, config, edited.parent.config or {})
-        saves: Any = module.save_pretrained
-        saves(folder)
+        half = stored_in_half(edited)
+        stored: Any = module if half is None else copy.deepcopy(module).to(half)
+        stored.save_pretrained(folder)
         for file in _companions(Path(edited.parent.source)):
             shutil.copyfile(file, folder / file.name)
     elif config is not None:
@@ -88,6 +93,12 @@ def _weights(edited: Edited, folder: Path, probes: Probes) -> None:
         _program(edited, folder, probes, needed=False)
     else:
         _program(edited, folder, probes, needed=True)
+
+
+def stored_in_half(edited: Edited) -> torch.dtype | None:
+    """The half precision that the parent's matrices are stored in, where all are; the child is written in it too."""
+    kinds = {t.dtype for t in edited.parent.tensors.values() if t.is_float and len(t.shape) > 1}
+    return {"F16": torch.float16, "BF16": torch.bfloat16}.get(kinds.pop()) if len(kinds) == 1 else None
 
 
 def _of_transformers(module: Any, config: Mapping[str, Any], before: Mapping[str, Any]) -> None:
@@ -156,7 +167,8 @@ def _same_answers(edited: Edited, found: Any, probes: Probes) -> None:
         like = network.parameter
         read = network(batch_of(inputs, torch.zeros(1) if like is None else like)).cpu()
     apart = float((mine - read).abs().max()) if mine.shape == read.shape else float("inf")
-    if not apart <= CLOSE * max(float(mine.abs().max()), 1e-30):
+    close = CLOSE if stored_in_half(edited) is None else HALF
+    if not apart <= close * max(float(mine.abs().max()), 1e-30):
         raise StemmaError(
             f"what was written does not answer as the edited network does (largest difference {apart:.3g}): nothing "
             "was kept. Its configuration cannot describe this edit; take the edited module from Python"

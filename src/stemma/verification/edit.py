@@ -50,9 +50,11 @@ class Replaying:
 
     Attributes:
         close: Largest relative difference of a tensor that passes.
+        half: The same where the child is stored in half precision.
     """
 
     close: float = CLOSE
+    half: float = 0.01
 
     name = "edit-replay"
     version = 1
@@ -114,8 +116,9 @@ class Replaying:
         if made.digest == child.digest:
             return Finding("replay", True, "the edit done again gives the same weights, bit by bit")
         apart = _largest(made, child)
+        close = self.half if any(t.dtype in ("F16", "BF16") for t in child.tensors.values()) else self.close
         words = f"the edit done again differs by {apart:.2g} at most"
-        return Finding("replay", apart <= self.close, f"{words} (relative, per tensor; {self.close:g} passes)")
+        return Finding("replay", apart <= close, f"{words} (relative, per tensor; {close:g} passes)")
 
 
 def read(folder: Path) -> tuple[Plan, Receipt]:
