@@ -63,7 +63,8 @@ def compare(
         workspace = open_workspace(registry, progress=report, prepare=asking.able)
         models = workspace.resolve(a), workspace.resolve(b)
         options = asking.function(probes, null, null_recipe, models[0], seed, html=html is not None)
-        models, options = joint_of(models, options)
+        (first, second), options = joint_of(models, options)
+        models = first, second
         prepare = SideBySide(asking.able, options.get("probes"))
         workspace = open_workspace(registry, progress=report, prepare=prepare)
         result = workspace.compare(*models, **options, **({} if alpha is None else {"alpha": alpha}))

@@ -62,7 +62,8 @@ def distance(
         workspace = open_workspace(registry, progress=report, prepare=asking.able)
         models = workspace.resolve(a), workspace.resolve(b)
         asked = asking.probes(probes, models[0], seed)
-        models = joint_of(models, {"probes": asked})[0]
+        (first, second), _ = joint_of(models, {"probes": asked})
+        models = first, second
         found = workspace.distance(*models, asked, *methods)
         outputs, alike = answered(models, asked)
         page = None
