@@ -273,6 +273,25 @@ def confound_by_probes(seed: int) -> dict[str, Any]:
     return {label: rate(values, len(values)) for label, values in found.items()}
 
 
+def random_answers(seed: int) -> dict[str, Any]:
+    """Power and false alarms where the suspect gives a random label now and then."""
+    found: dict[str, list[float]] = {}
+    for setting in ("mlp digits", "mlp mnist8", "mlp fashion8"):
+        s = replace(SETTINGS[setting], operations=("fine-tuned", "distilled, other data"))
+        all_, rng = Answered(s, seed), np.random.default_rng(seed)
+        truth = all_.labels["unusual"]
+        for share in (0.1, 0.3):
+            for name in (f"{o} {i}" for o in s.operations for i in range(s.families)):
+                given = truth[name]
+                hidden = np.where(rng.random(len(given)) < share, rng.integers(0, 10, len(given)), given)
+                all_.labels["unusual"] = {**truth, name: hidden}
+                operation, i = name.rsplit(" ", 1)
+                for who, parent in (("children", int(i)), ("strangers", (int(i) + 1) % s.families)):
+                    e = all_.test(f"family {parent}", name, "unusual", slice(0, UNUSUAL))
+                    found.setdefault(f"{share:.0%} {operation} {who}", []).append(float(e.verdict is Verdict.SUPPORTED))
+    return {label: rate(values, len(values)) for label, values in found.items()}
+
+
 def pooled(results: Mapping[str, Any]) -> dict[str, Any]:
     """All vision settings together, family by family."""
     found = [results[name] for name, s in SETTINGS.items() if s.kind != "lm" and name in results]
@@ -305,7 +324,7 @@ def _one(rates: list[Mapping[str, Any]], families: int) -> dict[str, Any]:
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--part", action="append", help=f"{', '.join(SETTINGS)} or confound; all by default")
+    options.add_argument("--part", action="append", help=f"{', '.join(SETTINGS)} confound or random; all by default")
     options.add_argument("--data", help="folder of data sets, else STEMMA_DATA; without it only digits and text")
     options.add_argument("--seed", type=int, default=SEED)
     options.add_argument("--out", type=Path, default=RESULTS)
@@ -328,6 +347,8 @@ def main() -> None:
         given.out.write_text(json.dumps(results, indent=1) + "\n")
     if os.environ.get("STEMMA_DATA") and (not given.part or "confound" in given.part):
         results["confound by probes"] = confound_by_probes(given.seed)
+    if os.environ.get("STEMMA_DATA") and (not given.part or "random" in given.part):
+        results["random answers"] = random_answers(given.seed)
     results["vision"] = pooled(results)
     given.out.write_text(json.dumps(results, indent=1) + "\n")
 
