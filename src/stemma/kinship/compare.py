@@ -14,7 +14,7 @@ from stemma.kinship.function.null_models import NullModels, Party
 from stemma.kinship.function.partition_agreement import PartitionAgreement
 from stemma.kinship.function.selection import Selection
 from stemma.kinship.relation import in_other_coordinates, name_relation
-from stemma.kinship.relation.named import relation_of
+from stemma.kinship.relation.named import made_from, relation_of
 from stemma.kinship.relation.same_function import maps_function
 from stemma.kinship.relation.scaled import multiples
 from stemma.kinship.relation.unlearned import Forgetting
@@ -246,7 +246,9 @@ def decided(
     if place.verdict is not Verdict.SUPPORTED and not exact and (same_units := UnitsKept().either(a, b, pairings)):
         bits, pairings = same_units
         moved = in_other_coordinates(a, b)
-        relation = name_relation(a, b, bits, pairings) if moved is None else relation_of(moved, {})
+        origin = "" if moved is None else made_from(moved, a, b)
+        figures = {"made_from": origin} if origin else {}
+        relation = name_relation(a, b, bits, pairings) if moved is None else relation_of(moved, figures)
         return _result(a, b, bits, [*found, bits], relation), pairings
     if reordered is None:
         return _result(a, b, place, found, relation), pairings

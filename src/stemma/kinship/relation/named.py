@@ -153,7 +153,8 @@ def made_from(found: Explanation, a: Model, b: Model) -> str:
     turned = found.child.digest == a.digest
     parent, child = (b, a) if turned else (a, b)
     first, second = ("b", "a") if turned else ("a", "b")
-    if all(s.kind in MARKS for s in found.steps) or any(s.name == NARROWER for s in found.steps):
+    lossy = [s for s in found.steps if s.kind is not RelationKind.PERMUTED]  # units are put in order either way
+    if (lossy and all(s.kind in MARKS for s in lossy)) or any(s.name == NARROWER for s in lossy):
         return first
     if found.kind is not RelationKind.REFORMATTED or len(found.steps) != 1:
         return ""
