@@ -221,6 +221,14 @@ def test_budgets_are_met_in_everything_that_they_count(home: Path) -> None:
     assert quick.expected["macs"][1] < quick.expected["macs"][0]
 
 
+def test_groups_of_one_unit_are_left_in_later_rounds() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 3), nn.ReLU(), nn.Linear(3, 40), nn.ReLU(), nn.Linear(40, 4)).eval()
+    asked = Probes.of(np.random.default_rng(0).random((60, 6)).astype(np.float32))
+    plan = Pruning(share=0.2, rounds=3, least=0).plan(from_module(net, "net"), asked)
+    assert {g: len(k) for g, k in plan.kept.items()} == {"0": 1, "2": 8}
+
+
 @pytest.mark.slow
 def test_heads_go_in_whole_groups_and_the_configuration_says_so(home: Path, tmp_path: Path) -> None:
     model, asked = load(home / "lm"), probes(home, "text")

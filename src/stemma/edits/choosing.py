@@ -112,7 +112,7 @@ class Choosing:
                 curves = now.curves(statistics)
             first = first or curves
             stay = now._best(self.net, curves, share ** (turn / self.method.rounds), statistics)
-            kept = {g: kept[g][rows] for g, rows in stay.items()}
+            kept |= {g: kept[g][rows] for g, rows in stay.items()}
         return kept, first
 
     def _best(self, whole: Network, curves: Curves, goal: float, statistics: Statistics | None) -> Kept:
@@ -205,15 +205,14 @@ class Choosing:
 
     def _after(self, kept: Kept) -> "Choosing":
         """The decision to be taken after the earlier rounds."""
-        smaller = own_network(self.model)
+        whole, smaller = own_network(self.model), own_network(self.model)
         rows = slicing.slices(self.net, kept)
         slicing.cut(smaller.module, rows, head_weights(self.net))
-        cuts = cut_readers(self.net, own_network(self.model).module, rows)
-        whole = own_network(self.model)
+        cuts = cut_readers(self.net, whole.module, rows)
         self.method.refit(whole, smaller, cuts, self.probes)
         net = couplings(smaller.module, smaller.forward, batch_of(self.probes.inputs[:2], smaller.like))
         net = net.without([g.name for g in net.groups if g.name not in self.net.sizes], "it stays whole")
-        groups = [net.group(g.name) for g in self.groups]
+        groups = [net.group(g.name) for g in self.groups if g.name in net.sizes]  # one unit alone goes no more
         method = replace(self.method, weigh=False)  # the model of this round has no description of its own to cut
         return replace(self, method=method, asked=smaller, net=net, groups=groups)
 
