@@ -41,7 +41,7 @@ METHODS: Mapping[str, tuple[Unlearning, str]] = {
 }
 """The method, and the other inputs that it is given: none, retained classes, or images of another data set."""
 
-BRIEF = ("published", "contrast, made", "refit", "refit, generic", "contrast")
+BRIEF = ("published", "refit")
 """Methods of a brief run."""
 
 TIERS: dict[str, dict[str, Any]] = {

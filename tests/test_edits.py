@@ -16,10 +16,11 @@ from torch import nn
 
 from stemma.cli import main
 from stemma.edits.asking import own_network
-from stemma.edits.forgetting import Unlearning, scrambled, undone
+from stemma.edits.forgetting import Unlearning, undone
 from stemma.edits.measuring import accuracy
 from stemma.edits.normalisation import recalibrate
 from stemma.edits.pruning import Pruning
+from stemma.edits.samples import scrambled
 from stemma.edits.saving import write
 from stemma.errors import MisuseError, StemmaError
 from stemma.models.load import load

@@ -14,6 +14,7 @@ from stemma.edits.coupling import Network, Reader
 from stemma.edits.edited import Edited, finished
 from stemma.edits.measuring import agreement
 from stemma.edits.normalisation import norms
+from stemma.edits.samples import recognised, scrambled
 from stemma.edits.scores import rows_read
 from stemma.edits.statistics import Collecting, Statistics, matrix
 from stemma.errors import MisuseError, StemmaError
@@ -44,7 +45,8 @@ class Unlearning:
         score: `fidelity` (as published), `alignment` or `energy` of single entries.
         scope: Whether the highest entries of each `layer` change, or of each `output` of it.
         layers: How many of the last layers that read hidden units are edited, the output layer left alone; 0 takes 6
-            in networks with layer norm, whose residual stream brings the class from far, and 4 in others.
+            in networks with layer norm, whose residual stream brings the class from far, and 4 in others; twice as
+            many, then all, where the target is not met.
         head: Edit the output layer too.
         attention: Edit the layers that read attention heads too, not only those that read hidden units.
         only: Patterns of the layers that may be edited, instead of the last ones.
@@ -135,20 +137,10 @@ class Unlearning:
         before, after = own_network(model), own_network(model)
         forgotten, known = recognised(before, forget)
         net = removable(model, forget.inputs, before)
-        streamed = has_layer_norm(before.module)
-        readers = self._readers(net, streamed=streamed)
         if others is None and self.made:
             others = scrambled(forget, self.seed)
-        collecting = Collecting("full", self.batch, self.positions, self.seed)
-        mine, rest = (
-            None if p is None else collecting(before.module, before.forward, p.inputs, readers, before.like, progress)
-            for p in (forget, others)
-        )
-        assert mine is not None
-        action = self._action(before, rest)
-        reflect = float(streamed) if self.reflect is None else self.reflect
-        change = _Change(self, before, after, readers, mine, rest, action, reflect)
-        found = self._searched(change, forget, forgotten, progress)
+        change, found = self._smallest(before, after, net, forget, others, forgotten, progress)
+        readers, action = change.readers, change.action
         plan = Plan(
             "unlearn", model.digest, self.spec, forget.digest, entries=change.entries(found), action=action,
             expected={"class": forgotten, "recognised": known, "strength": found,
@@ -158,16 +150,44 @@ class Unlearning:
         undo = {r.weight: before.module.get_parameter(r.weight).detach().cpu().clone() for r in readers}
         return replace(finished(model, after, plan, forget, measured), undo=undo)
 
-    def _readers(self, net: Network, *, streamed: bool) -> list[Reader]:
-        """The layers that are edited, in causal order."""
+    def _smallest(
+        self, before: Asked, after: Asked, net: Network, forget: Probes, others: Probes | None, forgotten: int,
+        progress: Progress | None,
+    ) -> tuple["_Change", float]:  # fmt: skip
+        """The first set of layers in which the target is met, and the smallest strength, left applied."""
+        streamed = has_layer_norm(before.module)
+        reflect = float(streamed) if self.reflect is None else self.reflect
+        collecting = Collecting("full", self.batch, self.positions, self.seed)
+        failed: StemmaError | None = None
+        for readers in self._readers(net, streamed=streamed):
+            mine, rest = (
+                None
+                if p is None
+                else collecting(before.module, before.forward, p.inputs, readers, before.like, progress)
+                for p in (forget, others)
+            )
+            assert mine is not None
+            change = _Change(self, before, after, readers, mine, rest, self._action(before, rest), reflect)
+            try:
+                return change, self._searched(change, forget, forgotten, progress)
+            except StemmaError as error:
+                failed = error
+        assert failed is not None
+        raise failed
+
+    def _readers(self, net: Network, *, streamed: bool) -> list[list[Reader]]:
+        """Sets of layers that are edited, each in causal order; a later one holds the earlier ones."""
         heads = {n for n, why in net.refused.items() if why == OUTPUT}
         read = {r.weight for g in net.groups for r in g.readers if self.attention or g.name not in net.heads}
         found = [r for w, r in net.readers.items() if w in read and (self.head or r.layer not in heads)]
         if self.only:
-            return [r for r in found if any(re.search(p, r.layer) for p in self.only)]
+            found = [r for r in found if any(re.search(p, r.layer) for p in self.only)]
         if not found:
             raise MisuseError("no layer reads hidden units but the output layer: say head=True to edit that")
-        return found[-(self.layers or (6 if streamed else 4)) :]
+        if self.only or self.layers:
+            return [found[-self.layers :]]
+        first = 6 if streamed else 4
+        return [found[-n:] for n in dict.fromkeys(min(n, len(found)) for n in (first, 2 * first, len(found)))]
 
     def _action(self, before: Asked, rest: Statistics | None) -> str:
         if self.action == "refit" and rest is None:
@@ -222,64 +242,6 @@ def has_layer_norm(module: torch.nn.Module) -> bool:
     return any(
         "layernorm" in type(m).__name__.lower() or "rmsnorm" in type(m).__name__.lower() for m in module.modules()
     )
-
-
-def recognised(asked: Asked, forget: Probes) -> tuple[int, float]:
-    """The class that samples belong to, and how many of them the network gives to it.
-
-    Returns:
-        The class and the share.
-
-    Raises:
-        MisuseError: If the network does not give most of them to one class.
-    """
-    answers = asked.answers(forget.inputs)
-    if answers.ndim != 2:
-        raise MisuseError(
-            f"{asked.network.name} answers with shape {list(answers.shape[1:])}: a class can be forgotten where there "
-            "is one score per class"
-        )
-    top = answers.argmax(1).numpy()
-    source = top if forget.labels is None else forget.labels
-    values, counts = np.unique(source, return_counts=True)
-    chosen = int(values[counts.argmax()])
-    share = float((top == chosen).mean())
-    if share < 0.5:
-        raise MisuseError(
-            f"{asked.network.name} gives only {share:.0%} of the forget samples to one class ({chosen}): it does not "
-            "recognise them, so there is nothing to forget"
-        )
-    return chosen, share
-
-
-def scrambled(forget: Probes, seed: int = 0, block: int = 4) -> Probes:
-    """Generic inputs made of samples: their blocks of pixels exchanged, within and between samples, some inverted.
-
-    Args:
-        forget: Images.
-        seed: Of the exchange.
-        block: Pixels along a block's edge.
-
-    Returns:
-        As many inputs.
-
-    Raises:
-        MisuseError: If the samples are no images.
-    """
-    x = forget.inputs
-    if forget.kind != "image":
-        raise MisuseError("other inputs are made of images only: give some for other kinds")
-    draw = np.random.default_rng([seed, 17])
-    n, channels, height, width = x.shape
-    h, w = height // block, width // block
-    tiles = x[:, :, : h * block, : w * block].reshape(n, channels, h, block, w, block).transpose(0, 2, 4, 1, 3, 5)
-    tiles = tiles.reshape(n * h * w, channels, block, block)[draw.permutation(n * h * w)]
-    tiles = tiles.reshape(n, h, w, channels, block, block).transpose(0, 3, 1, 4, 2, 5)
-    out = np.array(x)
-    out[:, :, : h * block, : w * block] = tiles.reshape(n, channels, h * block, w * block)
-    flip = draw.random(n) < 0.3
-    out[flip] = out.max() + out.min() - out[flip]
-    return Probes.of(out, kind="image", source=f"blocks of {forget.source}")
 
 
 class _Change:
