@@ -103,8 +103,9 @@ def chosen(ledger: Ledger, condition: str, fusion: str) -> dict[str, tuple[str, 
     for label, (method, grid) in _grid(condition, _names(condition)).items():
         best = max(grid, key=lambda o: _mean(ledger, _choosing(condition, fusion, method, o, rate)))
         out[label] = (method, best)
-    flipped = dict(out["agm"][1])
-    out["agm, sign flipped"] = ("agm", {**flipped, "alpha": -flipped["alpha"]})
+    if condition not in FEW:
+        flipped = dict(out["agm"][1])
+        out["agm, sign flipped"] = ("agm", {**flipped, "alpha": -flipped["alpha"]})
     return {**out, **{f"single {m}": ("single", {"modality": m}) for m in _names(condition)}}
 
 
@@ -152,6 +153,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="of convolutional networks; perceptrons stay on processors")
     parser.add_argument("--minutes", type=float, default=1e6, help="stop then, with what is done")
     parser.add_argument("--conditions", nargs="+", default=["clean", "noisy", "three"], choices=CONDITIONS)
+    parser.add_argument("--fusions", nargs="+", default=list(FUSIONS), choices=FUSIONS)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "multimodal_balance.json")
     args = parser.parse_args()
     if args.data is None:
@@ -167,26 +169,21 @@ def main() -> None:
     def carry_out(runs: list[Run], device: str) -> bool:
         return ledger.carry_out(runs, args.data, device, args.jobs, until)
 
-    for condition in args.conditions:
+    for condition, fusion in product(args.conditions, args.fusions):
         device = args.device if condition == "convolutional" else "cpu"
-        rates = [r for f in FUSIONS for rate in RATES for r in _choosing(condition, f, "joint", {}, rate)]
+        rates = [r for rate in RATES for r in _choosing(condition, fusion, "joint", {}, rate)]
         whole = whole and carry_out(rates, device)
+        rate = rate_of(ledger, condition, fusion)
         grid = [
             run
-            for f in (FUSIONS if whole else ())
             for method, options in _grid(condition, _names(condition)).values()
             for o in options
-            for run in _choosing(condition, f, method, o, rate_of(ledger, condition, f))
+            for run in _choosing(condition, fusion, method, o, rate)
         ]
         whole = whole and carry_out(grid, device)
-        runs = [
-            r
-            for f in (FUSIONS if whole else ())
-            for rs in scored(ledger, condition, f, args.seeds).values()
-            for r in rs
-        ]
+        runs = [r for rs in scored(ledger, condition, fusion, args.seeds).values() for r in rs]
         whole = whole and carry_out(runs, device)
-        print(f"{condition}: {'done' if whole else 'not whole'}", file=sys.stderr)
+        print(f"{condition}, {fusion}: {'done' if whole else 'not whole'}", file=sys.stderr)
     tables = {c: {f: table(ledger, c, f, args.seeds) for f in FUSIONS} for c in CONDITIONS}
     ledger.summary = {"whole": whole, "tables": tables}
     ledger.write()
