@@ -643,14 +643,16 @@ def test_accumulated_batches_remember_like_one_large_one() -> None:
     assert torch.allclose(small.history.usual, large.history.usual, atol=1e-12)
 
 
-def test_mixed_precision_agrees_and_scales() -> None:
+@pytest.mark.parametrize("plan", ["exact", "batched", "late-fast"])
+def test_mixed_precision_agrees_and_scales(plan: str) -> None:
     batch, target = _batch(n=32)
     batch = {n: x.float() for n, x in batch.items()}
     options = {"alpha": 2.0, "reference": "parity"}
     truth, first = _step(_made(Late).float(), batch, target, **options)
     model = _made(Late).float()
     scaler = torch.amp.GradScaler("cpu", init_scale=256.0)
-    agm = AdaptiveGradientModulation(model, ["a", "v"], **options)
+    places = {n: f"encoders.{n}" for n in "av"}
+    agm = AdaptiveGradientModulation(model, ["a", "v"], plan=plan, encoders=places, **options)
     sgd = torch.optim.SGD(model.parameters(), 0.0)
     with torch.autocast("cpu", torch.bfloat16):
         out = agm(batch, target)
@@ -706,16 +708,21 @@ from stemma.multimodal import AdaptiveGradientModulation
 from test_modulation import Late, _batch, _grads, _made, _step
 batch, target = _batch()
 truth, first = _step(_made(Late), batch, target, alpha=2.0, reference="parity")
-model = _made(Late)
-compiled = torch.compile(model, backend="aot_eager")
-agm = AdaptiveGradientModulation(compiled, ["a", "v"], alpha=2.0, reference="parity")
-for _ in range(2):
-    model.zero_grad()
-    out = agm(batch, target)
-    out.loss.backward()
-found = _grads(model)
-assert all(torch.allclose(found[n], truth[n], atol=1e-10) for n in truth)
-assert torch.allclose(out.kappa["a"], first.kappa["a"], atol=1e-10)
+for plan in ("exact", "batched", "late-fast"):
+    model = _made(Late)
+    places = {n: f"encoders.{n}" for n in "av"}
+    if plan == "late-fast":
+        for n in "av":
+            model.encoders[n].compile(backend="aot_eager")
+    compiled = model if plan == "late-fast" else torch.compile(model, backend="aot_eager")
+    agm = AdaptiveGradientModulation(compiled, ["a", "v"], alpha=2.0, reference="parity", plan=plan, encoders=places)
+    for _ in range(2):
+        model.zero_grad()
+        out = agm(batch, target)
+        out.loss.backward()
+    found = _grads(model)
+    assert all(torch.allclose(found[n], truth[n], atol=1e-10) for n in truth), plan
+    assert torch.allclose(out.kappa["a"], first.kappa["a"], atol=1e-10)
 print("same")
 """
 

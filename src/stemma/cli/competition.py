@@ -160,6 +160,7 @@ def lines(leaning: "Leaning", strengths: Any, layer: str, source: str) -> "Itera
 
     from stemma.cli.behaviour import percent
     from stemma.cli.output import number
+    from stemma.multimodal.prior import NEAR
 
     top = max(leaning.modalities, key=lambda n: leaning.modalities[n].share.value)
     share = leaning.modalities[top].share
@@ -194,10 +195,6 @@ def lines(leaning: "Leaning", strengths: Any, layer: str, source: str) -> "Itera
     for missing in _missing(leaning, strengths):
         yield "missing", missing, ""
     yield "cannot see", "what a modality could do if it were trained alone, without concepts · inputs unlike these", ""
-
-
-NEAR = 0.25
-"""Largest total variation distance of answers to nothing from the class frequencies that counts as near."""
 
 
 def _between(found: "Measured") -> str:
