@@ -30,6 +30,9 @@ ACTIONS = ("auto", "zero", "negate", "refit")
 
 OUTPUT = "it is an output of the network"
 
+SPARED = 0.9
+"""Share of the other inputs that should be answered as before; below it more layers are tried, and the best taken."""
+
 STRENGTHS = tuple(10.0 ** (k / 4) for k in range(-12, 17))
 """Weights of the forget samples beside the other inputs, tried in this order by `refit`."""
 
@@ -154,11 +157,12 @@ class Unlearning:
         self, before: Asked, after: Asked, net: Network, forget: Probes, others: Probes | None, forgotten: int,
         progress: Progress | None,
     ) -> tuple["_Change", float]:  # fmt: skip
-        """The first set of layers in which the target is met, and the smallest strength, left applied."""
+        """Layers in which the target is met and the others are spared, and the smallest strength, left applied."""
         streamed = has_layer_norm(before.module)
         reflect = float(streamed) if self.reflect is None else self.reflect
         collecting = Collecting("full", self.batch, self.positions, self.seed)
         failed: StemmaError | None = None
+        best: tuple[float, _Change, float] | None = None
         for readers in self._readers(net, streamed=streamed):
             mine, rest = (
                 None
@@ -169,11 +173,21 @@ class Unlearning:
             assert mine is not None
             change = _Change(self, before, after, readers, mine, rest, self._action(before, rest), reflect)
             try:
-                return change, self._searched(change, forget, forgotten, progress)
+                strength = self._searched(change, forget, forgotten, progress)
             except StemmaError as error:
                 failed = error
-        assert failed is not None
-        raise failed
+                continue
+            kept = 1.0 if others is None else _kept(before, after, others, forgotten)
+            if best is None or kept > best[0]:
+                best = kept, change, strength
+            if kept >= SPARED:
+                break
+        if best is None:
+            assert failed is not None
+            raise failed
+        after.module.load_state_dict(before.module.state_dict())  # layers of the sets that were not taken
+        best[1].tried(best[2], forget, forgotten)
+        return best[1], best[2]
 
     def _readers(self, net: Network, *, streamed: bool) -> list[list[Reader]]:
         """Sets of layers that are edited, each in causal order; a later one holds the earlier ones."""
@@ -242,6 +256,13 @@ def has_layer_norm(module: torch.nn.Module) -> bool:
     return any(
         "layernorm" in type(m).__name__.lower() or "rmsnorm" in type(m).__name__.lower() for m in module.modules()
     )
+
+
+def _kept(before: Asked, after: Asked, others: Probes, forgotten: int) -> float:
+    """Share of the other inputs that are answered as before, those that were given to the forgotten class apart."""
+    a, b = (x.answers(others.inputs).argmax(1) for x in (before, after))
+    rest = a != forgotten
+    return float((a == b)[rest].double().mean()) if bool(rest.any()) else 1.0
 
 
 class _Change:
