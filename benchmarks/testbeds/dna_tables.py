@@ -122,6 +122,50 @@ def by_dna(encoder: FragmentEncoder, beside: Sequence[Group], how: str = "soft a
     return score
 
 
+def verdicts(
+    encoder: FragmentEncoder, groups: Sequence[Looked], beside: Sequence[Group], alpha: float = 0.05
+) -> dict[str, Any]:
+    """How often the conformal test supports kinship, the training sources of the kind being the null models.
+
+    One view: the child among the null models, as its own source sees it, and as other sources of the same data do.
+    """
+    judge, rows = ProvenanceClassifier(encoder.classifier), []
+    for home in groups:
+        null = np.stack([
+            unpacked(packed(encoder(g.features[i])))
+            for g in beside if g.kind == home.recipe.kind for i in g.rows("source")
+        ]).astype(np.float64)  # fmt: skip
+        codes = np.stack([unpacked(packed(encoder(f.astype(np.float32) * STEP))) for f in home.found["soft answers"]])
+        sources = home.group().rows("source")
+        for child, m in enumerate(home.members):
+            if m.way in ("source", "stranger", "distilled, other architecture"):
+                continue
+            pool = np.concatenate([codes[child][None].astype(np.float64), null])
+            against = Population.of(pool)
+            values = judge.kin(likeness(against(codes[sources].astype(np.float64)), against(pool)))
+            p = (values[:, 1:] >= values[:, :1]).sum(1) + 1
+            rows += [(home.recipe.name, m.way, int(s) == m.source, float(q) / len(pool), m.source)
+                     for s, q in zip(home.group().source[sources], p, strict=True)]  # fmt: skip
+    own, p, way = np.array([r[2] for r in rows]), np.array([r[3] for r in rows]), np.array([r[1] for r in rows])
+    family = np.array([f"{r[0]}/{r[4]}" for r in rows])
+
+    def rate(chosen: np.ndarray) -> dict[str, Any]:
+        hits = (p <= alpha).astype(float)
+        names = np.unique(family[chosen])
+        parts = [hits[chosen & (family == f)] for f in names]
+        rng = np.random.default_rng(SEED)
+        means = [
+            np.concatenate([parts[i] for i in rng.integers(len(parts), size=len(parts))]).mean() for _ in range(DRAWS)
+        ]
+        low, high = np.quantile(means, [0.025, 0.975])
+        return {"rate": round(float(hits[chosen].mean()), 4), "interval": [round(float(low), 4), round(float(high), 4)],
+                "n": int(chosen.sum())}  # fmt: skip
+
+    ways = dict.fromkeys(way.tolist())
+    return {"alpha": alpha, "null models": len(null), "own source": rate(own), "other source of the data": rate(~own),
+            "ways": {w: {"own": rate(own & (way == w)), "other": rate(~own & (way == w))} for w in ways}}  # fmt: skip
+
+
 def by_nearness(row: int) -> Scores:
     """Scores by one of the baselines, which are known within a group only."""
 
@@ -172,7 +216,8 @@ def hard(pairs: Pairs) -> dict[str, Any]:
     some = {name: cell(pairs, pairs.own & np.isin(pairs.way, s), near & ~pairs.own & np.isin(pairs.way, s))
             for name, s in sets.items()}  # fmt: skip
     return {"all": cell(pairs, pairs.own, near & ~pairs.own), **some, "ways": ways, "first": first(pairs.where(near)),
-            "within": within(pairs.where(near))}  # fmt: skip
+            "within": {"all": within(pairs.where(near)),
+                       **{n: within(pairs.where(near & np.isin(pairs.way, s))) for n, s in sets.items()}}}  # fmt: skip
 
 
 def within(pairs: Pairs) -> float:

@@ -138,7 +138,7 @@ def dna(
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write it, as safetensors.")],
     similarity: Annotated[
         str, typer.Option("--similarity", metavar="LOSS", help="infonce, pair-margin, triplet or none.")
-    ] = "infonce",
+    ] = "none",
     steps: Annotated[int | None, typer.Option("--steps", metavar="N", min=1, help="Updates.")] = None,
     seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Of the start and the order.")] = 0,
     as_json: Json = False,

@@ -41,7 +41,7 @@ class Training:
         probes: Probes drawn for one update.
         rate: Highest rate of AdamW, falling as a cosine.
         weight_decay: Of AdamW.
-        similarity: One of `SIMILARITIES`.
+        similarity: One of `SIMILARITIES`; the classifier's loss alone was best where only the seed differs.
         weight: Of the similarity loss beside the classifier's.
         classify: Learn the classifier; without, only the similarity loss is there.
         temperature: Of InfoNCE.
@@ -57,7 +57,7 @@ class Training:
     probes: int = 256
     rate: float = 5e-3
     weight_decay: float = 1e-3
-    similarity: str = "infonce"
+    similarity: str = "none"
     weight: float = 1.0
     classify: bool = True
     temperature: float = 0.05

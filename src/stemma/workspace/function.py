@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from stemma.fingerprints.base import AbstractFingerprinter
     from stemma.probes import Probes
 
+BESIDE = (FORGOTTEN, "agreement", "accuracy", "null_agreement", "null_accuracy", "measures", "missing_measures")
+"""What is told of answers and fields where DNA decides."""
+
 Nulls = str | Sequence[Path | Model] | NullModels | None
 """A recipe of the zoo, paths and models, or None for enrolled models."""
 
@@ -252,7 +255,7 @@ def _side_by_side(found: Comparison, function: Evidence | str, by_dna: Evidence 
     chosen = replace(by_dna, reason=f"{by_dna.reason} (DNA decides, for {why})" if why else by_dna.reason)
     if isinstance(function, str):
         return both_axes(found, chosen)
-    kept = {k: v for k, v in function.details.items() if k in (FORGOTTEN, "agreement", "accuracy")}
+    kept = {k: v for k, v in function.details.items() if k in BESIDE}
     seen = both_axes(found, replace(chosen, details={**kept, **chosen.details}))
     return replace(seen, evidence=(*seen.evidence, function))
 

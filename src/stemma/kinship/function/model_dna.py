@@ -110,7 +110,10 @@ class DnaIndex:
     vectors: np.ndarray
 
     @classmethod
-    def of(cls, codes: np.ndarray, population: Population | None = None, width: int = 128, seed: int = 0) -> "DnaIndex":
+    def of(
+        cls, codes: np.ndarray, population: Population | None = None, shares: np.ndarray | None = None,
+        width: int = 128, seed: int = 0,
+    ) -> "DnaIndex":  # fmt: skip
         """Index codes.
 
         Cost: one pass over the codes; a random projection, so nothing is fitted.
@@ -118,6 +121,7 @@ class DnaIndex:
         Args:
             codes: Channels `[models, probes, channels]`.
             population: What they are seen against; the codes themselves unless given.
+            shares: How much each channel counts, see `ProvenanceClassifier.shares`; alike unless given.
             width: Numbers per model.
             seed: Of the projection.
 
@@ -127,7 +131,8 @@ class DnaIndex:
         against = population or Population.of(codes)
         size = codes.shape[1] * codes.shape[2]
         drawn = np.random.default_rng([seed, 67]).standard_normal((size, width)).astype(np.float32)
-        projection = drawn / np.sqrt(width)
+        count = np.ones(codes.shape[2]) if shares is None else np.sqrt(shares)
+        projection = drawn / np.sqrt(width) * np.tile(count, codes.shape[1])[:, None].astype(np.float32)
         vectors = np.concatenate([
             against(codes[i : i + 512]).reshape(-1, size).astype(np.float32) @ projection
             for i in range(0, len(codes), 512)
@@ -179,6 +184,19 @@ class ProvenanceClassifier:
         w = self.arrays
         hidden = np.tanh(correlations @ w["kin.inner"] + w["kin.bias"])
         return hidden @ w["kin.outer"] + correlations @ w["kin.linear"] + w["kin.offset"][0]
+
+    def shares(self, channels: int) -> np.ndarray:
+        """How much each channel speaks for kinship by itself.
+
+        Args:
+            channels: Of a code.
+
+        Returns:
+            `[channels]`, not negative, of mean 1.
+        """
+        alone = self.kin(0.3 * np.eye(channels)) - self.kin(np.zeros(channels))
+        kept = np.maximum(alone, 0.05 * max(float(alone.max()), 1e-9))
+        return kept / kept.mean()
 
     def probability(self, kin: float) -> float | None:
         """The log-odds as a probability.
