@@ -14,7 +14,7 @@ from stemma.fingerprints.canonical_outputs import log_probabilities
 from stemma.fingerprints.questioning import answers
 from stemma.models.model import Model
 from stemma.probes import Probes
-from stemma.types import Axis, Evidence, Spec, Verdict
+from stemma.types import Axis, Evidence, Null, Spec, Verdict
 
 CLAIM = "the first model came before the second"
 
@@ -79,8 +79,9 @@ class CrossEvaluation:
             reason = f"{second.name} is surer about what {first.name} learnt than the other way round"
         doubts = {"a on its own": a_a, "a on b's": a_b, "b on a's": b_a, "b on its own": b_b}
         ends = (a.network.digest, b.network.digest)
-        return Evidence(CLAIM, Axis.FUNCTION, self.name, value, None, None, None, min(1.0, abs(value)), verdict, reason,
-                        self.spec, ends, {"doubt": {k: round(v, 4) for k, v in doubts.items()}})  # fmt: skip
+        effect, null = min(1.0, abs(value)), Null("none: an order is read off a difference")
+        return Evidence(CLAIM, Axis.FUNCTION, self.name, value, null, None, None, effect, verdict, reason, self.spec,
+                         ends, {"doubt": {k: round(v, 4) for k, v in doubts.items()}})  # fmt: skip
 
 
 def _doubt(model: Model, sample: Probes) -> float:
