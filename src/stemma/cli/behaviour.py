@@ -17,11 +17,15 @@ def behaviour(function: Mapping[str, Any], names: Sequence[str]) -> Iterator[tup
     Yields:
         Label, finding, evidence.
     """
-    from stemma.cli.output import between
+    from stemma.cli.output import between, number
 
     details = function.get("details") or {}
     first = next(iter(details.get("measures") or ()), None)
-    yield "function", _measured(function, first), _chance(function)
+    if "channels" in details:
+        yield "function", f"DNA distance {number(function['distance'])}", _chance(function)
+        first = None
+    else:
+        yield "function", _measured(function, first), _chance(function)
     yield "", str(function["reason"]), ""
     if first is not None and "null_median" in first:
         span = between(first["null_median"], (first["null_smallest"], first["null_largest"]))

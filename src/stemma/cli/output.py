@@ -109,7 +109,8 @@ def findings(rows: Iterable[tuple[str, str | Text, str]]) -> Text:
     """
     screen = console()
     cells = [(label, _literal(finding), _literal(evidence)) for label, finding, evidence in rows]
-    room = max(screen.width - LABEL - 2, 20)
+    labels = max([LABEL, *(len(label) + 2 for label, *_ in cells)])
+    room = max(screen.width - labels - 2, 20)
     left = max((f.cell_len for _, f, e in cells if e), default=0)
     right = max((e.cell_len for *_, e in cells), default=0)
     longest = max((len(word) for _, f, e in cells if e for word in f.plain.split()), default=0)
@@ -120,13 +121,13 @@ def findings(rows: Iterable[tuple[str, str | Text, str]]) -> Text:
         found = [finding] if whole else finding.wrap(screen, left if evidence else room, overflow="fold")
         why = evidence.wrap(screen, room - 2 - left, overflow="fold")
         for i in range(max(len(found), len(why))):
-            line = Text("  ").append(f"{label if i == 0 else '':{LABEL}}", style="dim")
+            line = Text("  ").append(f"{label if i == 0 else '':{labels}}", style="dim")
             if i < len(found):
                 found[i].rstrip()
                 line.append_text(found[i])
             if i < len(why):
                 why[i].stylize("dim")
-                line.append(" " * (LABEL + 2 + left + 2 - line.cell_len)).append_text(why[i])
+                line.append(" " * (labels + 2 + left + 2 - line.cell_len)).append_text(why[i])
             line.rstrip()
             out.append(line)
     return Text("\n").join(out)
