@@ -247,6 +247,23 @@ def told(name: str, train: Sequence[Recipe], test: Sequence[Recipe], ship: bool)
     return result
 
 
+UNSEEN = "mnist8"
+
+
+def unseen_target() -> dict[str, Any]:
+    """Children that learnt a data set which no child, and no source, of the training had learnt."""
+    learning = []
+    for r in TRAIN:
+        if r.data != UNSEEN:
+            targets = [m.recipe.parameters.get("data") for m in r.members()]
+            learning.append(seen(r).only(np.array([t != UNSEEN for t in targets])))
+    groups = [Looked(r, r.members(), examined(r)) for r in TEST if r.data != UNSEEN]
+    scores = by_dna(dna.train(learning), learning)
+    pairs = pairs_of(groups, scores, lambda looked, child: looked.targets[child] == UNSEEN)
+    near = pairs.same_data & pairs.backbone
+    return {"same data": cell(pairs, pairs.own, near & ~pairs.own), "all": cell(pairs, pairs.own, ~pairs.own)}
+
+
 ORDERED = (Recipe("mlp", 7001, 12), Recipe("mlp", 7002, 12, "fashion8"), Recipe("mlp", 7003, 12, "mnist8"))
 """Groups whose children are asked which came first; the threshold was set on other seeds."""
 
@@ -288,7 +305,7 @@ def main() -> None:
     options.add_argument("--build", action="store_true")
     options.add_argument("--jobs", type=int, default=2)
     options.add_argument("--ship", action="store_true", help="write the encoders that ship with the package")
-    options.add_argument("--only", choices=("images", "text", "verdicts", "order"))
+    options.add_argument("--only", choices=("images", "text", "verdicts", "order", "target"))
     given = options.parse_args()
     torch.set_num_threads(1)
     if given.build:
@@ -304,6 +321,9 @@ def main() -> None:
                                  "stemma": __version__}  # fmt: skip
             path.write_text(json.dumps(result, indent=1) + "\n")
             print(json.dumps({k: result[name][k] for k in ("confound", "hard", "scenarios")}, indent=1))
+    if given.only in (None, "target"):
+        result["unseen target"] = unseen_target()
+        path.write_text(json.dumps(result, indent=1) + "\n")
     if given.only in (None, "order"):
         result["order"] = order()
         path.write_text(json.dumps(result, indent=1) + "\n")

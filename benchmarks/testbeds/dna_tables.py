@@ -69,11 +69,14 @@ class Pairs:
         return Pairs(*(getattr(self, n)[chosen] for n in self.__dataclass_fields__))
 
 
-def pairs_of(groups: Sequence[Looked], score: Scores) -> Pairs:
-    """Every child of every group against every source of every group; NaN scores are left out."""
+def pairs_of(
+    groups: Sequence[Looked], score: Scores, asked: Callable[[Looked, int], bool] = lambda looked, child: True
+) -> Pairs:
+    """Every child of every group that is asked about against every source of every group; NaN scores are left out."""
     columns: dict[str, list[Any]] = {n: [] for n in Pairs.__dataclass_fields__}
     for home in groups:
-        children = np.array([i for i, m in enumerate(home.members) if m.way not in ("source", "stranger")])
+        everyone = [i for i, m in enumerate(home.members) if m.way not in ("source", "stranger")]
+        children = np.array([i for i in everyone if asked(home, i)])
         for other in groups:
             sources = [m.source for m in other.members if m.way == "source"]
             values = score(other, home, children)
