@@ -73,13 +73,13 @@ def probes(home: Path, name: str = "probes") -> Probes:
         return Probes.of(file["inputs"], labels=file.get("labels"))
 
 
-def test_data() -> Probes:
+def held_out() -> Probes:
     found = data.examples("cnn", "test")
     return Probes.of(found.inputs, labels=found.targets)
 
 
 def right(model: Model) -> float:
-    found = accuracy(own_network(model), test_data())
+    found = accuracy(own_network(model), held_out())
     assert found is not None
     return found
 
@@ -349,7 +349,7 @@ def test_a_shortcut_that_a_configuration_would_lose_makes_a_program(tmp_path: Pa
 
 def figures(model: Model, edited: Model) -> tuple[float, float]:
     """Share of the lost class still answered, and what is lost of the others."""
-    asked = test_data()
+    asked = held_out()
     assert asked.labels is not None
     mine = asked.labels == LOST
     a, b = (own_network(m).answers(asked.inputs).argmax(1).numpy() for m in (model, edited))
