@@ -31,14 +31,11 @@ import torch
 from stemma import __version__
 from stemma.fingerprints.fragment_encoder import FragmentEncoder
 from stemma.fingerprints.training_sample import apart, embedded
-from stemma.kinship.function.cross_evaluation import CrossEvaluation
 from stemma.kinship.function.model_dna import DnaIndex, Population, ProvenanceClassifier
 from stemma.probes import Probes
 from stemma.training import PRETRAINED, dna, shipped_dna
 from stemma.training.dna_groups import STEP, Group, Recipe, seen
-from stemma.types import Verdict
 from stemma.zoo import data
-from stemma.zoo.provenance import group
 from stemma.zoo.recipe import build_all
 from testbeds import set_pooling
 from testbeds.dna_scores import BASELINES, DISTORTIONS, examined
@@ -66,7 +63,10 @@ TEST = (
     Recipe("mlp", 3001, 14), Recipe("mlp", 3002, 14, "mnist8"), Recipe("mlp", 3003, 14, "fashion8"),
     Recipe("cnn", 3011, 12), Recipe("cnn", 3012, 12, "fashion8"), Recipe("vit", 3021, 8),
 )  # fmt: skip
-TEST_TEXT = (Recipe("lm", 3032, 8, "dubois"),)
+TEST_TEXT = (
+    Recipe("lm", 3031, 6), Recipe("lm", 3032, 8, "dubois"), Recipe("lm", 3033, 6, "bronte"),
+    Recipe("lm", 3034, 6, "darwin"),
+)  # fmt: skip
 PIECE = 2
 """Sources whose networks one process builds at a time."""
 
@@ -264,38 +264,6 @@ def unseen_target() -> dict[str, Any]:
     return {"same data": cell(pairs, pairs.own, near & ~pairs.own), "all": cell(pairs, pairs.own, ~pairs.own)}
 
 
-ORDERED = (Recipe("mlp", 7001, 12), Recipe("mlp", 7002, 12, "fashion8"), Recipe("mlp", 7003, 12, "mnist8"))
-"""Groups whose children are asked which came first; the threshold was set on other seeds."""
-
-
-def order() -> dict[str, Any]:
-    """Cross-evaluation of sources and children with new heads: how often an order is given, and how often rightly."""
-    rows = []
-    for recipe in ORDERED:
-        members = group(recipe.kind, recipe.seed, recipe.sources, recipe.data, ways=ORDERED_WAYS, strangers=0)
-        models = build_all([m.recipe for m in members])
-        sources = {m.source: x for m, x in zip(members, models, strict=True) if m.way == "source"}
-        for m, child in zip(members, models, strict=True):
-            if m.way == "source":
-                continue
-            learnt = m.recipe.parameters.get("data")
-            samples = [Probes.of(data.examples(recipe.kind, part, data=name).inputs[:256])
-                       for part, name in (("a", recipe.data), (m.recipe.part, learnt))]  # fmt: skip
-            found = CrossEvaluation()(sources[m.source], child, *samples)
-            rows.append((f"{recipe.name}/{m.source}", learnt == recipe.data, found.verdict))
-    out = {}
-    for name, same in (("other data", False), ("the same data", True)):
-        some = [v for _, s, v in rows if s is same]
-        given = [v for v in some if v is not Verdict.INCONCLUSIVE]
-        right = sum(v is Verdict.SUPPORTED for v in given)
-        out[name] = {"pairs": len(some), "order given": round(len(given) / len(some), 4), "right": right,
-                     "share right": round(right / len(given), 4) if given else None}  # fmt: skip
-    return {**out, "sources": len({r[0] for r in rows})}
-
-
-ORDERED_WAYS = ("new head", "new head, longer", "other labels", "lora")
-
-
 def _file(name: str) -> Path:
     return PRETRAINED / f"dna_{name}.safetensors"
 
@@ -305,7 +273,7 @@ def main() -> None:
     options.add_argument("--build", action="store_true")
     options.add_argument("--jobs", type=int, default=2)
     options.add_argument("--ship", action="store_true", help="write the encoders that ship with the package")
-    options.add_argument("--only", choices=("images", "text", "verdicts", "order", "target"))
+    options.add_argument("--only", choices=("images", "text", "verdicts", "target"))
     given = options.parse_args()
     torch.set_num_threads(1)
     if given.build:
@@ -323,9 +291,6 @@ def main() -> None:
             print(json.dumps({k: result[name][k] for k in ("confound", "hard", "scenarios")}, indent=1))
     if given.only in (None, "target"):
         result["unseen target"] = unseen_target()
-        path.write_text(json.dumps(result, indent=1) + "\n")
-    if given.only in (None, "order"):
-        result["order"] = order()
         path.write_text(json.dumps(result, indent=1) + "\n")
     if given.only in (None, "verdicts"):
         mlps = [r for r in TEST if r.kind == "mlp"]

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,11 +12,20 @@ from torch import nn
 
 from checkpoints import Run
 from stemma.errors import MisuseError, StemmaError, UnreadableModelError
-from stemma.fingerprints.canonical_outputs import FEATURES, features, log_probabilities
+from stemma.fingerprints.canonical_outputs import (
+    FEATURES,
+    LABELS,
+    LOGITS,
+    PROBABILITIES,
+    ROUNDED,
+    SCORES,
+    features,
+    form_of,
+    log_probabilities,
+)
 from stemma.fingerprints.dna import DNA, packed, unpacked
 from stemma.fingerprints.fragment_encoder import FragmentEncoder
 from stemma.fingerprints.training_sample import apart, embedded
-from stemma.kinship.function.cross_evaluation import CrossEvaluation
 from stemma.kinship.function.dna_search import ClosestDnaOfMany
 from stemma.kinship.function.model_dna import (
     CloserDnaThanIndependent,
@@ -45,6 +55,12 @@ from stemma.zoo.recipe import build_all
 torch.set_num_threads(1)
 
 PROBES = Probes.of(data.examples("mlp", "test").inputs)
+
+
+JUDGE = {
+    "kin.inner": np.ones((4, 3), np.float32), "kin.bias": np.zeros(3, np.float32), "kin.outer": np.ones(3, np.float32),
+    "kin.linear": np.ones(4, np.float32), "kin.offset": np.ones(1, np.float32),
+}  # fmt: skip
 
 
 def answers(seed: int, classes: int = 10, n: int = 96) -> list[np.ndarray]:
@@ -101,6 +117,48 @@ def test_features_that_do_not_vary_are_zero_and_nothing_is_nan() -> None:
     once = [s.copy() for s in same]
     once[0][0, 0] -= 1
     assert np.isfinite(features(once[0], once[1:])).all()
+
+
+def test_a_masked_class_says_nothing_about_the_others() -> None:
+    rng = np.random.default_rng(6)
+    logits = [rng.normal(size=(96, 8)) * 2 for _ in range(4)]
+    masked = [np.concatenate([x, np.full((96, 1), -3.4e38)], axis=1) for x in logits]
+    one, two = ([log_probabilities(x) for x in some] for some in (logits, masked))
+    found = np.corrcoef(features(one[0], one[1:])[:, 0], features(two[0], two[1:])[:, 0])[0, 1]
+    assert found > 0.999
+
+
+@pytest.mark.parametrize(
+    ("answers", "form"),
+    [(lambda p: np.log(p), LOGITS), (lambda p: p, PROBABILITIES), (lambda p: np.round(p, 2), ROUNDED + 2),
+     (lambda p: np.round(p, 3), ROUNDED + 3), (lambda p: np.eye(5)[p.argmax(1)], LABELS), (lambda p: p / 2, SCORES)],
+)  # fmt: skip
+def test_the_form_of_answers_is_told(answers: Any, form: int) -> None:
+    p = np.random.default_rng(7).dirichlet(np.ones(5), size=200)
+    assert form_of(answers(p)) == form
+
+
+def test_controls_that_answer_in_another_form_do_not_stand_in(family: dict[str, list[Model]]) -> None:
+    def softened(model: Model) -> Model:
+        inner = model.network
+        spec = inner.input_spec
+        return from_module(lambda x: inner(x).detach().softmax(-1).numpy(), f"soft {model.name}", spec)
+
+    method = DNA(encoder=shipped_dna())
+    a, b = (method(softened(m), PROBES) for m in family["source"][:2])
+    logits = [method(m, PROBES) for m in independents("mlp", 20, seed=5)]
+    soft = [method(softened(m), PROBES) for m in independents("mlp", 20, seed=5)]
+    assert CloserDnaThanIndependent(0.05)(a, b, logits).p_value is None
+    assert CloserDnaThanIndependent(0.05)(a, b, soft).p_value is not None
+
+
+def test_a_damaged_dna_is_refused(family: dict[str, list[Model]]) -> None:
+    a, b = (DNA()(m, PROBES) for m in family["source"][:2])
+    for broken in ({"code": b.values["code"][0]}, {"scalars": np.full(8, np.nan)}, {"head": np.zeros(0)}):
+        with pytest.raises(MisuseError, match="damaged"):
+            CloserDnaThanIndependent()(a, replace(b, values={**b.values, **broken}), [])
+    with pytest.raises(MisuseError, match="finite"):
+        FragmentEncoder(np.full((len(FEATURES), 2), np.nan), np.zeros((len(FEATURES) + 1, 0)), np.zeros((0, 2)))
 
 
 def test_a_code_holds_every_channel_to_half_a_level() -> None:
@@ -281,7 +339,7 @@ def test_an_encoder_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     f = len(FEATURES)
     made = FragmentEncoder(
         rng.normal(size=(f, 4)).astype(np.float32), rng.normal(size=(f + 1, 6)).astype(np.float32),
-        rng.normal(size=(6, 4)).astype(np.float32), {"kin.offset": np.ones(1, np.float32)}, {"command": "none"},
+        rng.normal(size=(6, 4)).astype(np.float32), JUDGE, {"command": "none"},
     )  # fmt: skip
     made.save(tmp_path / "e.safetensors")
     back = FragmentEncoder.load(tmp_path / "e.safetensors")
@@ -363,30 +421,6 @@ def test_a_group_is_looked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     np.testing.assert_array_equal(first.kept, second.kept)
     assert set(first.ways) == set(WAYS)
     assert first.features.shape == (26, 384, len(FEATURES))
-
-
-# Which came first
-
-
-def test_a_model_is_surer_about_what_it_learnt_before() -> None:
-    rng = np.random.default_rng(0)
-    early, late = (Probes.of(rng.normal(size=(64, 8)) + c) for c in (3, -3))
-
-    def sure(knows: tuple[float, ...]) -> Model:
-        class Net(nn.Module):
-            def forward(self, x: torch.Tensor) -> torch.Tensor:
-                near = torch.stack([(x.mean(1) - c).abs() < 2 for c in knows]).any(0)
-                return torch.where(near[:, None], torch.tensor([8.0, 0, 0]), torch.zeros(3))
-
-        return from_module(Net().eval(), f"knows {knows}")
-
-    parent, child = sure((3.0,)), sure((3.0, -3.0))
-    found = CrossEvaluation()(parent, child, early, late)
-    assert found.verdict is Verdict.SUPPORTED
-    assert CrossEvaluation()(child, parent, late, early).verdict is Verdict.REFUTED
-    assert CrossEvaluation()(parent, parent, early, early).verdict is Verdict.INCONCLUSIVE
-    with pytest.raises(MisuseError, match="needs 32 inputs"):
-        CrossEvaluation()(parent, child, early.take(slice(0, 5)), late)
 
 
 # In a workspace

@@ -36,23 +36,56 @@ FEATURES = (
 """Names of the features, in order."""
 
 
-def log_probabilities(answers: np.ndarray) -> np.ndarray:
+LOGITS, PROBABILITIES, LABELS, SCORES, ROUNDED = 0, 1, 2, 3, 10
+"""Forms of answers: as they are; normalised; one-hot; between 0 and 1 but not normalised; `ROUNDED + d` are
+probabilities that were rounded to d decimals."""
+
+LEAST = 1e-6
+"""Probabilities are not taken for smaller."""
+
+LOWEST = -200.0
+"""Log-probabilities are not taken for lower: a class that is masked says nothing about the others."""
+
+
+def form_of(answers: np.ndarray) -> int:
+    """In which form a model answers; only models that answer in one form can stand for one another.
+
+    Args:
+        answers: `[n, …]`.
+
+    Returns:
+        One of the forms above.
+    """
+    rows = np.asarray(answers, np.float64).reshape(len(answers), -1)
+    if rows.shape[1] == 1 or rows.min(initial=0.0) < 0 or rows.max(initial=0.0) > 1:
+        return LOGITS
+    if np.isin(rows, (0.0, 1.0)).all() and (rows.sum(1) == 1).all():
+        return LABELS
+    for decimals in range(1, 5):
+        if np.abs(rows - np.round(rows, decimals)).max() < 1e-7:
+            near = np.abs(rows.sum(1) - 1).max() <= 0.5 * 10.0**-decimals * rows.shape[1] + 1e-6
+            return ROUNDED + decimals if near else SCORES
+    return PROBABILITIES if np.abs(rows.sum(1) - 1).max() < 0.01 else SCORES
+
+
+def log_probabilities(answers: np.ndarray, form: int | None = None) -> np.ndarray:
     """Answers as log-probabilities.
 
     Args:
         answers: Logits, probabilities or one-hot labels `[n, …]`; axes after the first are one vector.
+        form: As `form_of` finds it in the answers to unchanged probes; in these answers unless given.
 
     Returns:
-        `float64 [n, classes]`, every row normalised; probabilities are not taken for smaller than 1e-6, and a single
-        score is one of two classes.
+        `float64 [n, classes]`, every row normalised, nothing lower than `LOWEST`; a single score is one of two classes.
     """
     rows = np.asarray(answers, np.float64).reshape(len(answers), -1)
+    form = form_of(rows) if form is None else form
     if rows.shape[1] == 1:
         rows = np.concatenate([rows, np.zeros_like(rows)], axis=1)
-    if rows.min(initial=0.0) >= 0 and np.allclose(rows.sum(1), 1, atol=1e-3):
-        rows = np.log(np.maximum(rows, 1e-6))
+    if form not in (LOGITS, SCORES):
+        rows = np.log(np.maximum(rows, LEAST))
     top = rows.max(1, keepdims=True)
-    return rows - top - np.log(np.exp(rows - top).sum(1, keepdims=True))
+    return np.maximum(rows - top - np.log(np.exp(rows - top).sum(1, keepdims=True)), LOWEST)
 
 
 def features(asked: np.ndarray, changed: Sequence[np.ndarray]) -> np.ndarray:
@@ -66,6 +99,7 @@ def features(asked: np.ndarray, changed: Sequence[np.ndarray]) -> np.ndarray:
         `float32 [n, features]`; every column has mean 0 and deviation 1 over the probes, or is 0 where it does not
         vary.
     """
+    asked, *changed = _without_masked(asked, changed)
     plain = [x - x.mean(1, keepdims=True) for x in (asked, *changed)]
     basis, middle = _whitening(plain[0])
     white = [(x - middle) @ basis for x in plain]
@@ -84,6 +118,12 @@ def features(asked: np.ndarray, changed: Sequence[np.ndarray]) -> np.ndarray:
         *(_log(np.linalg.norm(roots[0] - np.roll(roots[0], -k, axis=0), axis=1)) for k in PARTNERS),
     ]
     return standardised(np.stack(columns, axis=1)).astype(np.float32)
+
+
+def _without_masked(asked: np.ndarray, changed: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Answers without the classes that no probe is ever given."""
+    used = (asked > LOWEST).any(0)
+    return [asked, *changed] if used.sum() < 2 or used.all() else [x[:, used] for x in (asked, *changed)]
 
 
 def standardised(columns: np.ndarray) -> np.ndarray:

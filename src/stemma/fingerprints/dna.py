@@ -7,10 +7,10 @@ from typing import ClassVar, final
 import numpy as np
 
 from stemma.errors import MisuseError, StemmaError
-from stemma.fingerprints.canonical_outputs import CHANGED, features, log_probabilities
+from stemma.fingerprints.canonical_outputs import CHANGED, features, form_of, log_probabilities
 from stemma.fingerprints.fragment_encoder import FragmentEncoder
 from stemma.fingerprints.questioning import as_tensor, questioned
-from stemma.fingerprints.training_sample import embedded
+from stemma.fingerprints.training_sample import SIZE, embedded
 from stemma.models.model import Model
 from stemma.models.network import Network
 from stemma.probes import Probes
@@ -61,6 +61,8 @@ class DNA:
     version: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise MisuseError(f"a seed is 0 or more, not {self.seed}")
         if self.batch < 1 or self.rows < FEWEST:
             raise MisuseError(f"a DNA is of {FEWEST} probes or more, asked 1 or more at once: rows={self.rows}, "
                               f"batch={self.batch}")  # fmt: skip
@@ -101,21 +103,25 @@ class DNA:
 
         Returns:
             A fingerprint with `code` `uint8 [probes, channels / 2]`, `scalars` `float16 [8]` (see `SCALARS`),
-            `sample` `int8 [64]`, or `[0]` without a training sample, and `architecture` `uint8 [32]`, or `[0]` of a
-            black box.
+            `sample` `int8 [64]`, or `[0]` without a training sample, `head` `int64 [2]`, the number of classes and the
+            form of the answers, and `architecture` `uint8 [32]`, or `[0]` of a black box.
 
         Raises:
             StemmaError: If the model cannot be asked, or answers everything alike.
         """
-        found, scalars = self.fragments(model, probes)
+        form, asked = self._asked_in_form(model, self.probes(probes))
+        found, scalars = _told(model, asked)
         sample = np.zeros(0, np.int8)
         if training_sample is not None:
             sample = embedded(training_sample)
-            own = self._asked(model, self.probes(training_sample))
+            own = log_probabilities(self._raw(model, self.probes(training_sample)), form)
             scalars[-2:] = float(_entropy(own).mean()), float(np.exp(own.max(1)).mean())
-        form = np.frombuffer(bytes.fromhex(model.architecture), np.uint8)
-        values = {"code": packed(self.encoder(found)), "scalars": scalars.astype(np.float16), "sample": sample}
-        return Fingerprint(model.network.digest, probes.digest, self.spec, {**values, "architecture": form})
+        values = {
+            "code": packed(self.encoder(found)), "scalars": scalars.astype(np.float16), "sample": sample,
+            "head": np.array([asked[0].shape[1], form], np.int64),
+            "architecture": np.frombuffer(bytes.fromhex(model.architecture), np.uint8),
+        }  # fmt: skip
+        return Fingerprint(model.network.digest, probes.digest, self.spec, values)
 
     def fragments(self, model: Model, probes: Probes) -> tuple[np.ndarray, np.ndarray]:
         """What the encoder sees.
@@ -130,12 +136,7 @@ class DNA:
         Raises:
             StemmaError: If the model cannot be asked, or answers everything alike.
         """
-        few = self.probes(probes)
-        asked = self.asked(model, few)
-        found, scalars = described(asked)
-        if not found.any():
-            raise StemmaError(f"{model.name} answers all {len(few)} probes alike: there is nothing to make a DNA of")
-        return found, scalars
+        return _told(model, self.asked(model, self.probes(probes)))
 
     def asked(self, model: Model, few: Probes) -> list[np.ndarray]:
         """What a model answers to probes as they are and changed.
@@ -147,15 +148,18 @@ class DNA:
         Returns:
             Four arrays of log-probabilities `[probes, classes]`.
         """
-        return [
-            self._asked(model, few),
-            *(self._asked(model, Probes.of(x, kind=few.kind)) for x in changed(few, self.seed)),
-        ]
+        return self._asked_in_form(model, few)[1]
 
-    def _asked(self, model: Model, probes: Probes) -> np.ndarray:
-        """Log-probabilities of every probe; of token models those of the token after the last."""
-        network = questioned(model, probes)
-        return log_probabilities(np.concatenate(list(self._answers(network, probes))))
+    def _asked_in_form(self, model: Model, few: Probes) -> tuple[int, list[np.ndarray]]:
+        """The form of the answers, which is that of the answers to unchanged probes, and all log-probabilities."""
+        plain = self._raw(model, few)
+        form = form_of(plain)
+        after = [self._raw(model, Probes.of(x, kind=few.kind)) for x in changed(few, self.seed)]
+        return form, [log_probabilities(x, form) for x in (plain, *after)]
+
+    def _raw(self, model: Model, probes: Probes) -> np.ndarray:
+        """Answers to every probe; of token models those about the token after the last."""
+        return np.concatenate(list(self._answers(questioned(model, probes), probes)))
 
     def _answers(self, network: Network, probes: Probes) -> Iterator[np.ndarray]:
         import torch
@@ -167,6 +171,33 @@ class DNA:
             if not torch.isfinite(part).all():
                 raise StemmaError(f"{network.name} answers NaN or infinite values to the probes from {start} on")
             yield part.double().cpu().numpy()
+
+
+def _told(model: Model, asked: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    found, scalars = described(asked)
+    if not found.any():
+        raise StemmaError(f"{model.name} answers all {len(found)} probes alike: there is nothing to make a DNA of")
+    return found, scalars
+
+
+def sound(dna: Fingerprint) -> bool:
+    """Whether the values of a DNA are what they should be.
+
+    Args:
+        dna: Perhaps read from somewhere.
+
+    Returns:
+        The answer.
+    """
+    v = {n: np.asarray(a) for n, a in dna.values.items()}
+    shapes = {"scalars": (len(SCALARS),), "head": (2,)}
+    return (
+        {"code", "scalars", "sample", "head", "architecture"} <= v.keys()
+        and v["code"].dtype == np.uint8 and v["code"].ndim == 2 and min(v["code"].shape) > 0
+        and all(v[n].shape == shape for n, shape in shapes.items())
+        and v["sample"].shape in ((0,), (SIZE,)) and v["architecture"].shape in ((0,), (32,))
+        and bool(np.isfinite(v["scalars"].astype(float)).all())
+    )  # fmt: skip
 
 
 def described(asked: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

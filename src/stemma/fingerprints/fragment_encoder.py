@@ -39,12 +39,22 @@ class FragmentEncoder:
     about: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        f, k = self.linear.shape
-        if f != len(FEATURES) or self.inner.shape[0] != f + 1 or self.outer.shape != (self.inner.shape[1], k):
+        shapes = [a.shape for a in (self.linear, self.inner, self.outer)]
+        f, k, hidden = len(FEATURES), shapes[0][-1:], shapes[1][-1:]
+        if not k or min(k) < 1 or shapes != [(f, *k), (f + 1, *hidden), (*hidden, *k)]:
             raise MisuseError(
                 f"an encoder takes {len(FEATURES)} features and gives channels, but its arrays have shapes "
                 f"{list(self.linear.shape)}, {list(self.inner.shape)} and {list(self.outer.shape)}"
             )
+        if not all(np.isfinite(a).all() for a in (self.linear, self.inner, self.outer, *self.classifier.values())):
+            raise MisuseError("an encoder's numbers are finite, but some of these are not")
+        wanted = {"kin.inner": 2, "kin.bias": 1, "kin.outer": 1, "kin.linear": 1, "kin.offset": 1}
+        judge = {n: a.ndim for n, a in self.classifier.items() if n in wanted}
+        if judge and (judge != wanted or self.classifier["kin.inner"].shape[0] != self.channels
+                      or self.classifier["kin.linear"].shape != (self.channels,)
+                      or self.classifier["kin.inner"].shape[1:] != self.classifier["kin.outer"].shape
+                      or self.classifier["kin.bias"].shape != self.classifier["kin.outer"].shape):  # fmt: skip
+            raise MisuseError("the classifier of this encoder lacks arrays or has other shapes than its channels")
 
     @property
     def channels(self) -> int:
@@ -57,6 +67,14 @@ class FragmentEncoder:
         found = hashlib.sha256()
         for array in (self.linear, self.inner, self.outer):
             found.update(repr(array.shape).encode() + np.ascontiguousarray(array, "<f4").tobytes())
+        return "sha256:" + found.hexdigest()
+
+    @cached_property
+    def judge(self) -> str:
+        """Identity of encoder and classifier together: what a test judges by."""
+        found = hashlib.sha256(self.digest.encode())
+        for name, array in sorted(self.classifier.items()):
+            found.update(repr((name, array.shape)).encode() + np.ascontiguousarray(array, "<f4").tobytes())
         return "sha256:" + found.hexdigest()
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
@@ -133,7 +151,7 @@ class FragmentEncoder:
         try:
             arrays = {t.name: np.array(t.array(), np.float32) for t in tensors}
             rest = {n.removeprefix("classifier."): a for n, a in arrays.items() if n.startswith("classifier.")}
-            about = json.loads(metadata["about"])
+            about = dict(json.loads(metadata["about"]))
             return cls(arrays["linear"], arrays["inner"], arrays["outer"], rest, about)
-        except (KeyError, TypeError, ValueError, MisuseError) as error:
+        except (KeyError, TypeError, ValueError, IndexError, RecursionError, MisuseError) as error:
             raise UnreadableModelError(f"{path} is a damaged DNA encoder: {error}. Train it again") from error

@@ -6,8 +6,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from stemma.errors import RegistryError, StemmaError
-from stemma.fingerprints.dna import DNA, FEWEST, SCALARS
+from stemma.fingerprints.dna import DNA, FEWEST, sound
 from stemma.kinship.function.dna_search import ClosestDnaOfMany
 from stemma.kinship.function.model_dna import CloserDnaThanIndependent
 from stemma.kinship.function.null_models import NullModels, Party
@@ -54,7 +56,7 @@ class DnaAxis:
         known = weights or (party.sketch.model if party.sketch is not None else None)
         if known is not None:
             kept = self.registry.functional(known, self.probes.digest, self.method.spec)
-            if kept is not None:
+            if kept is not None and sound(kept) and not _other_code(party, kept):
                 return kept
         if party.load is None:
             return f"{party.name} is gone, and no DNA for these probes is kept"
@@ -123,12 +125,21 @@ class DnaAxis:
         for name, d in made:
             if isinstance(d, str):
                 continue
-            if d.model in seen:
+            identity = (d.model, np.asarray(d.values["code"]).tobytes())
+            if identity in seen:
                 left_out.append(f"{name}: the same network again")
                 continue
-            seen.add(d.model)
+            seen.add(identity)
             kept.append(d)
         return kept, left_out
+
+
+def _other_code(party: Party, kept: Fingerprint) -> bool:
+    """Whether what is kept is of the same weights, run by other code."""
+    try:
+        return party.load is not None and party.load().network.digest != kept.model
+    except StemmaError:
+        return False
 
 
 def reason(a: Party, b: Party, one: Fingerprint, two: Fingerprint) -> str:
@@ -143,8 +154,7 @@ def reason(a: Party, b: Party, one: Fingerprint, two: Fingerprint) -> str:
     Returns:
         A few words; empty where fields and answers see more.
     """
-    classes = SCALARS.index("classes")
-    if one.values["scalars"][classes] != two.values["scalars"][classes]:
+    if one.values["head"][0] != two.values["head"][0]:
         return HEADS
     parties = [p.load() for p in (a, b) if p.load is not None]
     if any(m.black_box or not m.network.differentiable for m in parties):

@@ -163,10 +163,10 @@ class Work:
                        refused=tuple(refused))  # fmt: skip
 
     def source(self, child: int, others: list[int]) -> tuple[Edge | None, str]:
-        """The model that one of other shapes was made from, of the twelve nearest, and the nearest by effect."""
+        """The model that one of other shapes was made from, of the twelve nearest, and the nearest of all."""
         own = self.bits(child)
         near = sorted(others, key=lambda i: int(np.unpackbits(self.bits(i) ^ own).sum()))[:12]
-        found = sorted(((self.whole(i, child), i) for i in near), key=lambda c: -c[0].weights.effect)
+        found = sorted(((self.whole(i, child), i) for i in near), key=lambda c: _nearest_account(c[0]))
         for c, i in found:
             if c.verdict == "related" and self.first(i, child) == i:
                 edge = Edge(self.models[i].name, self.models[child].name, c.relation.kind.value, c.weights.p_value,
@@ -389,3 +389,9 @@ def lineage_of(
         raise NotAModelError(f"there is no checkpoint {where} to draw a lineage of")
     result = lineage(models, alpha=alpha, sketches=kept, progress=progress)
     return replace(result, cannot_see=(*result.cannot_see, *gone))
+
+
+def _nearest_account(found: Comparison) -> tuple[float, int, float]:
+    """The larger effect first, then the shorter account, then the smaller change."""
+    change = found.relation.parameters.get("relative_change")
+    return -round(found.weights.effect, 3), len(found.relation.steps), 1e9 if change is None else float(change)

@@ -143,10 +143,11 @@ class _Choice:
     def refusal(self, c: Candidate) -> str:
         """Why a model is no null model; empty where it is one, and then it is kept."""
         c = replace(c, load=cache(c.load))  # opening an enrolled model reads all of it
-        same = [m.name for m in self._asked if c.names_free_digest == m.names_free_digest]
+        held = bool(c.tensor_digests)  # black boxes have no weights to be the same
+        same = [m.name for m in self._asked if held and c.names_free_digest == m.names_free_digest]
         if same:
             return f"the same weights as {same[0]}"
-        if twice := next((k for k in self.kept if k.names_free_digest == c.names_free_digest), None):
+        if twice := next((k for k in self.kept if held and k.names_free_digest == c.names_free_digest), None):
             return f"the same weights as {twice.ref.name}"
         if self._strict and (why := self._unfit(c)):
             return why

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from stemma.errors import MisuseError
-from stemma.fingerprints.dna import SCALARS, unpacked
+from stemma.fingerprints.dna import sound, unpacked
 from stemma.fingerprints.fragment_encoder import FragmentEncoder
 from stemma.fingerprints.training_sample import apart
 from stemma.kinship.function.null_models import NullModels, check_level, conformal, floor_sentence, needed
@@ -253,7 +253,7 @@ class CloserDnaThanIndependent:
     @property
     def spec(self) -> Spec:
         """Identity of the test, its level and the encoder."""
-        return Spec(self.name, self.version, {"alpha": self.alpha, "encoder": self._encoder.digest})
+        return Spec(self.name, self.version, {"alpha": self.alpha, "encoder": self._encoder.judge})
 
     @property
     def _encoder(self) -> FragmentEncoder:
@@ -314,6 +314,8 @@ def same_question(a: Fingerprint, others: Sequence[Fingerprint]) -> None:
     for other in others:
         if (other.probes, other.spec.digest) != (a.probes, a.spec.digest):
             raise MisuseError("DNAs can be compared if the same probes and encoder made them: make them again")
+    if not all(sound(d) for d in (a, *others)):
+        raise MisuseError("one of the DNAs is damaged: make it again")
 
 
 def decided(p: float | None, m: int, least: int, alpha: float) -> tuple[Verdict, str]:
@@ -354,7 +356,9 @@ def _view(
 
 
 def may_stand_in(null: Fingerprint, other: Fingerprint) -> bool:
-    """Whether a null model answers among as many classes, and is of the architecture where both are known.
+    """Whether a null model answers alike: as many classes, the same form, the same architecture where both are known.
+
+    Forms are logits, probabilities, rounded ones, and labels.
 
     Args:
         null: DNA of the null model.
@@ -363,11 +367,10 @@ def may_stand_in(null: Fingerprint, other: Fingerprint) -> bool:
     Returns:
         The answer.
     """
-    classes = SCALARS.index("classes")
-    one, two = (np.asarray(d.values["scalars"]) for d in (null, other))
+    one, two = (np.asarray(d.values["head"]) for d in (null, other))
     form, wanted = (np.asarray(d.values["architecture"]) for d in (null, other))
     unknown = not len(form) or not len(wanted)
-    return bool(one[classes] == two[classes]) and (unknown or np.array_equal(form, wanted))
+    return np.array_equal(one, two) and (unknown or np.array_equal(form, wanted))
 
 
 def size(dna: Fingerprint) -> int:
