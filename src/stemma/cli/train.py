@@ -155,12 +155,13 @@ def dna(
     writable("--out", out)
     with output.progress(quiet=as_json) as report:
         from stemma.training import dna_groups
-        from stemma.training.dna import Training, halves, told, train
+        from stemma.training.dna import TEXT_HIDDEN, Training, halves, told, train
 
-        how = Training(similarity=similarity, seed=seed, steps=steps or Training.steps)
         recipes = [r for one in zoo for r in dna_groups.parsed(one)]
         if len({r.kind == "lm" for r in recipes}) > 1:
             raise MisuseError("pictures and texts get encoders of their own: train one on lm alone, one on the others")
+        hidden = TEXT_HIDDEN if recipes[0].kind == "lm" else Training.hidden
+        how = Training(similarity=similarity, seed=seed, steps=steps or Training.steps, hidden=hidden)
         groups = []
         for recipe in recipes:
             groups.append(dna_groups.seen(recipe, progress=report))

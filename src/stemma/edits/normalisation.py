@@ -1,6 +1,6 @@
 """Batch norm after an edit: its statistics are those of the network as it is now."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,7 +17,7 @@ def norms(module: torch.nn.Module) -> list[Any]:
 
 
 @contextmanager
-def by_batch(module: torch.nn.Module) -> Iterator[None]:
+def by_batch(module: torch.nn.Module) -> Generator[None]:
     """Let batch norm use the statistics of each batch, and keep what it remembers.
 
     Yields:

@@ -5,7 +5,7 @@ compensation and allocation need; neither labels nor gradients nor the inputs th
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -223,7 +223,7 @@ def outputs_at(layer: torch.nn.Module, x: torch.Tensor) -> int:
 
 @contextmanager
 def watching(module: torch.nn.Module, layers: Sequence[str], seen: Callable[[str, torch.nn.Module, torch.Tensor], None]
-             ) -> Iterator[None]:  # fmt: skip
+             ) -> Generator[None]:  # fmt: skip
     """Call a function with what some layers are given.
 
     Args:
