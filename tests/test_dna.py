@@ -44,7 +44,8 @@ from stemma.probes.changed import changed
 from stemma.registry import Registry
 from stemma.training import shipped_dna
 from stemma.training.dna import Training, halves, told, train
-from stemma.training.dna_groups import Group, Recipe, parsed, seen
+from stemma.training.dna_groups import Group, Recipe, of_relatives, parsed, seen
+from stemma.training.families import Relative
 from stemma.types import Fingerprint, Verdict
 from stemma.workspace import Workspace
 from stemma.zoo import data
@@ -380,7 +381,7 @@ def made_up(name: str, sources: int, seed: int, kin: float) -> Group:
     features[:, :, 3] = kin * np.concatenate([own, own]) + rng.normal(size=(2 * sources, 64))
     kept = np.clip(np.round(features / 0.05), -127, 127).astype(np.int8)
     way = np.repeat(["source", "new head"], sources)
-    return Group(name, kept, np.zeros((2 * sources, 8)), np.tile(np.arange(sources), 2), way)
+    return Group(name, kept, np.tile(np.arange(sources), 2), way)
 
 
 @pytest.mark.parametrize("similarity", ["infonce", "pair-margin", "triplet", "none"])
@@ -407,7 +408,7 @@ def test_training_refuses_what_teaches_nothing() -> None:
         Training(similarity="cosine")
     with pytest.raises(MisuseError, match="nothing is learnt"):
         Training(similarity="none", classify=False)
-    with pytest.raises(MisuseError, match="no zoo of sources"):
+    with pytest.raises(MisuseError, match="nor a zoo by name"):
         parsed("mlp:what=3")
 
 
@@ -421,6 +422,35 @@ def test_a_group_is_looked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     np.testing.assert_array_equal(first.kept, second.kept)
     assert set(first.ways) == set(WAYS)
     assert first.features.shape == (26, 384, len(FEATURES))
+
+
+def test_an_encoder_is_trained_on_a_zoo_of_ones_own(tmp_path: Path, run: Run) -> None:
+    assert run("zoo", "build", "flat:mlp", "--out", tmp_path / "zoo")[0] == 0
+    np.savez(tmp_path / "p.npz", inputs=PROBES.inputs)
+    out, asked = tmp_path / "own.safetensors", ("--probes", tmp_path / "p.npz")
+    code, text, err = run("train", "dna", tmp_path / "zoo", *asked, "--steps", 40, "--out", out, "--json")
+    assert code == 0, err
+    assert json.loads(text)["test"]["sources"] == 0  # ten sources: none can be spared
+    assert "kin.inner" in FragmentEncoder.load(out).classifier
+    assert "not at all" in run("train", "dna", tmp_path / "zoo", *asked, "--steps", 2, "--out", out)[1]
+    code, _, err = run("train", "dna", tmp_path / "zoo", "--out", out)
+    assert code != 0
+    assert "--probes says" in err
+
+
+def test_of_a_family_the_model_with_most_children_is_the_source() -> None:
+    models = independents("mlp", 5, seed=8)
+    history = {"r": (), "a": ("r",), "b": ("a", "r"), "c": ("a", "r"), "x": ()}
+    relatives = [
+        Relative(n, m, "x" if n == "x" else "f", above)
+        for (n, above), m in zip(history.items(), models, strict=True)
+    ]  # fmt: skip
+    found = of_relatives("zoo", relatives, PROBES)
+    assert found.way.tolist() == ["source", "child 1", "child 2"]
+    assert found.source.tolist() == [0, 0, 0]
+    np.testing.assert_allclose(found.features[0], DNA().fragments(models[1], PROBES)[0], atol=0.026)
+    with pytest.raises(MisuseError, match="made from another"):
+        of_relatives("zoo", [relatives[0], relatives[4]], PROBES)
 
 
 # In a workspace

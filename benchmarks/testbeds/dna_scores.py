@@ -60,8 +60,6 @@ def examined(recipe: Recipe, probes: Probes | None = None) -> dict[str, np.ndarr
         for how in DISTORTIONS:
             found = [described(distorted(a, how)) for a in answers]
             out[how] = np.stack([np.clip(np.round(f / STEP), -127, 127).astype(np.int8) for f, _ in found])
-            if how == DISTORTIONS[0]:
-                out["scalars"] = np.stack([s for _, s in found]).astype(np.float32)
         sources = [i for i, m in enumerate(members) if m.way == "source"]
         out["nearness"] = nearness(models, answers, sources, [m.source for m in members], asked_of)
         out["seconds"] = np.array([seconds], np.float32)

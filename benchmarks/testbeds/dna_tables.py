@@ -31,7 +31,7 @@ class Looked:
 
     def group(self, how: str = "soft answers") -> Group:
         return Group(
-            self.recipe.name, self.found[how], self.found["scalars"],
+            self.recipe.name, self.found[how],
             np.array([m.source for m in self.members]), np.array([m.way for m in self.members]),
         )  # fmt: skip
 

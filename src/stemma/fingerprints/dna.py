@@ -27,7 +27,8 @@ SCALARS = (
     "classes", "effective rank", "entropy", "top probability", "entropy: noise", "entropy: mixture",
     "entropy: own sample", "top probability: own sample",
 )  # fmt: skip
-"""Numbers about the whole of a model's answers; the last two are 0 without a training sample."""
+"""Numbers about the whole of a model's answers, for people to read: the logarithms of the number of classes and of the
+effective rank, then means over probes. No test uses them. The last two are 0 without a training sample."""
 
 
 @final

@@ -44,7 +44,7 @@ class Training:
         probes: Probes drawn for one update.
         rate: Highest rate of AdamW, falling as a cosine.
         weight_decay: Of AdamW.
-        similarity: One of `SIMILARITIES`; the classifier's loss alone was best where only the seed differs.
+        similarity: One of `SIMILARITIES`; the classifier's loss alone did best in `benchmarks/dna.py`.
         weight: Of the similarity loss beside the classifier's.
         classify: Learn the classifier; without, only the similarity loss is there.
         temperature: Of InfoNCE.

@@ -1,6 +1,6 @@
 """What DNA is learnt from: groups of sources with their children, as their answers show them."""
 
-import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,11 +11,14 @@ import numpy as np
 from stemma.errors import MisuseError
 from stemma.fingerprints.canonical_outputs import CANONICAL
 from stemma.fingerprints.dna import DNA
+from stemma.models.model import Model
 from stemma.probes import Probes
+from stemma.training import curriculum
+from stemma.training.families import Relative
 from stemma.types import Spec
 from stemma.zoo import data, datasets
 from stemma.zoo.cache import VERSION, recall
-from stemma.zoo.kinds import KINDS, kind_of, seed_for
+from stemma.zoo.kinds import kind_of, seed_for
 from stemma.zoo.provenance import Member, group
 from stemma.zoo.recipe import build_all
 
@@ -38,14 +41,12 @@ class Group:
     Attributes:
         name: Unique among groups.
         kept: Features in steps of `STEP`, `int8 [models, probes, features]`.
-        scalars: `[models, 8]`, see `stemma.fingerprints.dna.SCALARS`.
         source: `int [models]`.
         way: `[models]`.
     """
 
     name: str
     kept: np.ndarray
-    scalars: np.ndarray
     source: np.ndarray
     way: np.ndarray
 
@@ -90,7 +91,7 @@ class Group:
         Returns:
             A smaller group.
         """
-        return Group(self.name, self.kept[kept], self.scalars[kept], self.source[kept], self.way[kept])
+        return Group(self.name, self.kept[kept], self.source[kept], self.way[kept])
 
     @property
     def ways(self) -> tuple[str, ...]:
@@ -146,15 +147,8 @@ def parsed(text: str) -> list[Recipe]:
     Raises:
         MisuseError: If it is written otherwise.
     """
-    found = re.fullmatch(r"([a-z+]+)(?::((?:(?:n|seed)=\d+,?)*))?", text)
-    kinds = tuple(dict.fromkeys(found[1].split("+"))) if found else ()
-    if not found or any(k not in KINDS for k in kinds):
-        raise MisuseError(
-            f"'{text}' is no zoo of sources and children: write for example mlp+cnn:n=24,seed=1, of the kinds "
-            f"{', '.join(KINDS)}"
-        )
-    given = dict(re.findall(r"(\w+)=(\d+)", found[2] or ""))
-    count, seed, folder = int(given.get("n", 16)), int(given.get("seed", 0)), bool(_sets("mlp"))
+    kinds, count, seed = curriculum.parsed(text)
+    folder = bool(_sets("mlp"))
     return [
         Recipe(kind, seed_for(seed, i) % 2**31, count, name, folder=folder)
         for kind in kinds for i, name in enumerate((None, *_sets(kind)))
@@ -214,15 +208,61 @@ def seen(
              "seed": look.seed, "canonical": CANONICAL, "dna": look.version}  # fmt: skip
 
     def make() -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        found = [look.fragments(m, asked) for m in build_all([m.recipe for m in members], progress=progress)]
-        kept = np.stack([np.clip(np.round(f / STEP), -127, 127).astype(np.int8) for f, _ in found])
-        return {"features": kept, "scalars": np.stack([s for _, s in found]).astype(np.float32)}, {}
+        return {"features": _features(build_all([m.recipe for m in members], progress=progress), asked, look)}, {}
 
     arrays, _ = recall(Spec("dna-group", VERSION, known).digest, make, keep=True)
     return Group(
         recipe.name,
         arrays["features"],
-        arrays["scalars"],
         np.array([m.source for m in members]),
         np.array([m.way for m in members]),
     )
+
+
+def of_relatives(name: str, relatives: Sequence[Relative], probes: Probes, dna: DNA | None = None) -> Group:
+    """The models of one's own zoo as a group: of each family the model with most children, and these.
+
+    Families share no history, so each source is a control of all others. Cost: every model that is used is asked.
+
+    Args:
+        name: Of the zoo.
+        relatives: Its models, as `stemma.training.families` reads them.
+        probes: What all are asked.
+        dna: How; the defaults unless given.
+
+    Returns:
+        The group; its children's ways are `child 1`, `child 2`, …
+
+    Raises:
+        MisuseError: If no family has a model with children.
+        StemmaError: If a model cannot be asked.
+    """
+    by_name = {r.name: r for r in relatives}
+    chosen: list[tuple[Model, int, str]] = []
+    for source in _most_children(relatives):
+        number = sum(way == "source" for *_, way in chosen)
+        chosen.append((by_name[source].model, number, "source"))
+        own = [r for r in relatives if r.ancestors[:1] == (source,)]
+        chosen += [(r.model, number, f"child {k}") for k, r in enumerate(own, 1)]
+    if not chosen:
+        raise MisuseError(
+            f"no model of {name} was made from another one of it: a DNA is trained on sources and children"
+        )
+    models, sources, ways = zip(*chosen, strict=True)
+    return Group(f"own-{name}", _features(models, probes, dna or DNA()), np.array(sources), np.array(ways))
+
+
+def _most_children(relatives: Sequence[Relative]) -> list[str]:
+    """Of each family the name of the model that most others were made from directly."""
+    names = {r.name for r in relatives}
+    counts: dict[str, Counter[str]] = {}
+    for r in relatives:
+        if r.ancestors and r.ancestors[0] in names:
+            counts.setdefault(r.family, Counter())[r.ancestors[0]] += 1
+    return [found.most_common(1)[0][0] for found in counts.values()]
+
+
+def _features(models: Sequence[Model], probes: Probes, look: DNA) -> np.ndarray:
+    """Features of every model in steps of `STEP`."""
+    found = [look.fragments(model, probes)[0] for model in models]
+    return np.stack([np.clip(np.round(f / STEP), -127, 127).astype(np.int8) for f in found])

@@ -19,6 +19,7 @@ from stemma.kinship.function.model_dna import (
     may_stand_in,
     same_question,
     sample_distance,
+    scalars_of,
     size,
 )
 from stemma.kinship.function.null_models import check_level, needed
@@ -93,6 +94,7 @@ class ClosestDnaOfMany:
             details = {
                 "channels": [round(float(x), 4) for x in found[0, j]], "probability": chance,
                 "n_probes": codes.shape[1], "training_samples_apart": sample_distance(c, suspect),
+                "answers": [scalars_of(c), scalars_of(suspect)],
                 "corrected_for": len(candidates), "correction": result.method, "left_out": list(left_out),
                 "null_models_missing": max(0, needed(self.alpha) - len(alike)), "bytes": size(c),
             }  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from stemma.errors import MisuseError
-from stemma.fingerprints.dna import sound, unpacked
+from stemma.fingerprints.dna import SCALARS, sound, unpacked
 from stemma.fingerprints.fragment_encoder import FragmentEncoder
 from stemma.fingerprints.training_sample import apart
 from stemma.kinship.function.null_models import NullModels, check_level, conformal, floor_sentence, needed
@@ -18,7 +18,6 @@ CLAIM = "the function of the one comes from the other"
 
 SHRINK = 0.1
 """Added to the spread of a population, in units of its median, so that few models do not make a probe look telling."""
-
 
 DIRECTIONS = 6
 """Main directions of a population that are taken out: by what task it does a model differs from others, too."""
@@ -162,7 +161,7 @@ def _unit(vectors: np.ndarray, axis: int = 1) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class ProvenanceClassifier:
-    """From correlations to the log-odds of kinship, and from differences to those of direction.
+    """From correlations to the log-odds of kinship.
 
     Attributes:
         arrays: Weights by name; without any, the mean correlation takes the place of the log-odds.
@@ -214,6 +213,17 @@ def channels_of(dna: Fingerprint) -> np.ndarray:
         `float64 [probes, channels]`.
     """
     return unpacked(np.asarray(dna.values["code"])).astype(np.float64)
+
+
+def scalars_of(dna: Fingerprint) -> dict[str, float]:
+    """What a DNA says of a model's answers as a whole, for people.
+
+    Returns:
+        Numbers by name, see `stemma.fingerprints.dna.SCALARS`; those of the own sample only where there is one.
+    """
+    named = zip(SCALARS, np.asarray(dna.values["scalars"], float).tolist(), strict=True)
+    sampled = len(dna.values["sample"]) > 0
+    return {name: round(value, 4) for name, value in named if sampled or not name.endswith("own sample")}
 
 
 def sample_distance(a: Fingerprint, b: Fingerprint) -> float | None:
@@ -291,7 +301,8 @@ class CloserDnaThanIndependent:
         details: dict[str, Any] = {
             "channels": [round(float(c), 4) for c in deciding["correlations"]], "probability": chance,
             "log_odds": deciding["value"] if chance is not None else None, "n_probes": len(a.values["code"]),
-            "training_samples_apart": sample_distance(a, b), "left_out": list(nulls.left_out),
+            "training_samples_apart": sample_distance(a, b), "answers": [scalars_of(a), scalars_of(b)],
+            "left_out": list(nulls.left_out),
             "null_models_missing": max(0, needed(self.alpha) - least), "bytes": size(a),
         }  # fmt: skip
         kept = Null(source, deciding["size"], 1 / (deciding["size"] + 1), tuple(sorted(deciding["null"])))
