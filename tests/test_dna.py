@@ -508,6 +508,7 @@ def test_a_dna_is_kept_of_an_enrolled_model(family: dict[str, list[Model]], tmp_
     assert shown["values"]["code"]["shape"] == [384, 2]
     assert shown["values"]["sample"]["shape"] == [64]
     assert shown["method"]["name"] == "dna"
+    assert shown["kept"] is True
     kept = Registry(base).functional(shown["model"]["digest"], PROBES.digest, DNA(encoder=shipped_dna()).spec)
     assert kept is not None
     assert size(kept) <= 1024

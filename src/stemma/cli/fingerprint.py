@@ -73,6 +73,7 @@ def fingerprint(
         if value is not None and not learnt:
             raise MisuseError(f"{option} belongs to method dna, not to {chosen.name}")
     writable("--out", out)
+    kept = False
     with output.progress(quiet=as_json):
         workspace = open_workspace(registry, prepare=asking.able)
         subject = workspace.resolve(model)
@@ -82,7 +83,7 @@ def fingerprint(
             sample = None if training_sample is None else asking.probes(training_sample, subject, seed)
             chosen = replace(chosen, encoder=_encoder(encoder, asked.kind))
             taken = chosen(subject, asked, sample)
-            workspace.keep(subject, taken)
+            kept = workspace.keep(subject, taken)
         else:
             taken = chosen(subject) if asked is None else chosen(subject, asked)
     arrays = {name: np.ascontiguousarray(value) for name, value in taken.values.items()}
@@ -94,13 +95,14 @@ def fingerprint(
     if as_json:
         method_made = {"name": spec.name, "version": spec.version, "params": dict(spec.params), "digest": spec.digest}
         document = {"model": {"name": subject.name, "digest": subject.digest}, "method": method_made, "values": values}
-        output.show_json({**document, "probes": taken.probes, "out": None if out is None else str(out)})
+        output.show_json({**document, "probes": taken.probes, "kept": kept, "out": None if out is None else str(out)})
         return
     given = ", ".join(f"{name} {value}" for name, value in spec.params.items())
     rows = [("method", f"{spec.name} version {spec.version}: {given}", "")]
     rows += [] if asked is None else [("probes", f"{len(asked):,}: {asked.source}", output.short(asked.digest))]
     rows += [(name, f"{v['dtype']} {v['shape']}", output.short(str(v["digest"]))) for name, v in values.items()]
     rows += [("written to", str(out), "")] if out is not None else []
+    rows += [("kept", "in the registry, to be compared without the model", "")] if kept else []
     output.show(output.identity(subject), "", output.findings(rows))
 
 
