@@ -35,7 +35,7 @@ from stemma.kinship.function.model_dna import DnaIndex, Population, ProvenanceCl
 from stemma.probes import Probes
 from stemma.training import PRETRAINED, dna, shipped_dna
 from stemma.training.dna import TEXT_HIDDEN
-from stemma.training.dna_groups import STEP, Group, Recipe, seen
+from stemma.training.dna_groups import STEP, Group, GroupRecipe, seen
 from stemma.zoo import data
 from stemma.zoo.recipe import build_all
 from testbeds import set_pooling
@@ -55,28 +55,29 @@ from testbeds.dna_tables import (
 )
 
 TRAIN = (
-    Recipe("mlp", 1001, 24), Recipe("mlp", 1002, 24, "mnist8"), Recipe("mlp", 1003, 24, "fashion8"),
-    Recipe("mlp", 1004, 24, "fashion8", "rotated"), Recipe("cnn", 1011, 20), Recipe("cnn", 1012, 20, "mnist8"),
-    Recipe("cnn", 1013, 20, "fashion8"), Recipe("vit", 1021, 12), Recipe("vit", 1022, 12, "fashion8"),
+    GroupRecipe("mlp", 1001, 24), GroupRecipe("mlp", 1002, 24, "mnist8"), GroupRecipe("mlp", 1003, 24, "fashion8"),
+    GroupRecipe("mlp", 1004, 24, "fashion8", "rotated"), GroupRecipe("cnn", 1011, 20),
+    GroupRecipe("cnn", 1012, 20, "mnist8"), GroupRecipe("cnn", 1013, 20, "fashion8"), GroupRecipe("vit", 1021, 12),
+    GroupRecipe("vit", 1022, 12, "fashion8"),
 )  # fmt: skip
-TRAIN_TEXT = (Recipe("lm", 1031, 8), Recipe("lm", 1032, 8, "shakespeare"))
+TRAIN_TEXT = (GroupRecipe("lm", 1031, 8), GroupRecipe("lm", 1032, 8, "shakespeare"))
 TEST = (
-    Recipe("mlp", 3001, 14), Recipe("mlp", 3002, 14, "mnist8"), Recipe("mlp", 3003, 14, "fashion8"),
-    Recipe("cnn", 3011, 12), Recipe("cnn", 3012, 12, "fashion8"), Recipe("vit", 3021, 8),
+    GroupRecipe("mlp", 3001, 14), GroupRecipe("mlp", 3002, 14, "mnist8"), GroupRecipe("mlp", 3003, 14, "fashion8"),
+    GroupRecipe("cnn", 3011, 12), GroupRecipe("cnn", 3012, 12, "fashion8"), GroupRecipe("vit", 3021, 8),
 )  # fmt: skip
 TEST_TEXT = (
-    Recipe("lm", 3031, 6), Recipe("lm", 3032, 8, "dubois"), Recipe("lm", 3033, 6, "bronte"),
-    Recipe("lm", 3034, 6, "darwin"),
+    GroupRecipe("lm", 3031, 6), GroupRecipe("lm", 3032, 8, "dubois"), GroupRecipe("lm", 3033, 6, "bronte"),
+    GroupRecipe("lm", 3034, 6, "darwin"),
 )  # fmt: skip
 PIECE = 2
 """Sources whose networks one process builds at a time."""
 
 
-def built(recipe: Recipe, sources: Sequence[int]) -> None:
+def built(recipe: GroupRecipe, sources: Sequence[int]) -> None:
     build_all([m.recipe for m in recipe.members() if m.source % recipe.sources in sources])
 
 
-def looked(recipe: Recipe, test: bool) -> None:
+def looked(recipe: GroupRecipe, test: bool) -> None:
     _ = examined(recipe) if test else seen(recipe)
 
 
@@ -201,7 +202,7 @@ def searched(encoder: FragmentEncoder, groups: Sequence[Looked], count: int = 10
             "own source among the nearest 200": round(float(np.mean(hits)), 4), "queries": len(times)}  # fmt: skip
 
 
-def told(name: str, train: Sequence[Recipe], test: Sequence[Recipe], ship: bool) -> dict[str, Any]:
+def told(name: str, train: Sequence[GroupRecipe], test: Sequence[GroupRecipe], ship: bool) -> dict[str, Any]:
     """All tables of pictures, or of texts."""
     learning = [seen(r) for r in train]
     groups = [Looked(r, r.members(), examined(r)) for r in test]

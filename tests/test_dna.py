@@ -44,7 +44,7 @@ from stemma.probes.changed import changed
 from stemma.registry import Registry
 from stemma.training import shipped_dna
 from stemma.training.dna import Training, halves, told, train
-from stemma.training.dna_groups import Group, Recipe, of_relatives, parsed, seen
+from stemma.training.dna_groups import Group, GroupRecipe, of_relatives, parsed, seen
 from stemma.training.families import Relative
 from stemma.types import Fingerprint, Verdict
 from stemma.workspace import Workspace
@@ -414,7 +414,7 @@ def test_training_refuses_what_teaches_nothing() -> None:
 
 def test_a_group_is_looked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STEMMA_CACHE", str(tmp_path))
-    recipe = Recipe("mlp", 5, 2, folder=False)
+    recipe = GroupRecipe("mlp", 5, 2, folder=False)
     first = seen(recipe)
     before = sorted(p.name for p in (tmp_path / "zoo").iterdir())
     second = seen(recipe)

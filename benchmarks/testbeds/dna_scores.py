@@ -12,7 +12,7 @@ from stemma.fingerprints.gradient_field import GradientField
 from stemma.measures.field_cosine import FieldCosine
 from stemma.models.model import Model
 from stemma.probes import Probes
-from stemma.training.dna_groups import STEP, Recipe, questions
+from stemma.training.dna_groups import STEP, GroupRecipe, questions
 from stemma.types import Spec
 from stemma.zoo.cache import VERSION, recall
 from stemma.zoo.recipe import build_all
@@ -40,7 +40,7 @@ def _normalised(x: np.ndarray) -> np.ndarray:
     return x - np.log(np.exp(x - x.max(1, keepdims=True)).sum(1, keepdims=True)) - x.max(1, keepdims=True)
 
 
-def examined(recipe: Recipe, probes: Probes | None = None) -> dict[str, np.ndarray]:
+def examined(recipe: GroupRecipe, probes: Probes | None = None) -> dict[str, np.ndarray]:
     """Features of every distortion `[models, probes, features]`, and `nearness` `[baselines, sources, models]`.
 
     NaN where a method says nothing of a pair.

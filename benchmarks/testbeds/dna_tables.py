@@ -12,7 +12,7 @@ from stemma.fingerprints.dna import packed, unpacked
 from stemma.fingerprints.fragment_encoder import FragmentEncoder
 from stemma.kinship.function.model_dna import Population, ProvenanceClassifier, likeness
 from stemma.training.dna import populations
-from stemma.training.dna_groups import STEP, STRANGER_WAYS, Group, Recipe
+from stemma.training.dna_groups import STEP, STRANGER_WAYS, Group, GroupRecipe
 from stemma.zoo.provenance import Member
 
 DRAWS, SEED = 1000, 20261126
@@ -25,7 +25,7 @@ Scores = Callable[["Looked", "Looked", np.ndarray], np.ndarray]
 class Looked:
     """A test group with everything that was measured of it."""
 
-    recipe: Recipe
+    recipe: GroupRecipe
     members: Sequence[Member]
     found: Mapping[str, np.ndarray]
 

@@ -100,7 +100,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class GroupRecipe:
     """What one group is made of.
 
     Attributes:
@@ -135,7 +135,7 @@ class Recipe:
         return group(self.kind, self.seed, self.sources, self.data, self.task, targets=targets)
 
 
-def parsed(text: str) -> list[Recipe]:
+def parsed(text: str) -> list[GroupRecipe]:
     """A zoo by name: `mlp+cnn:n=24,seed=1` is a group of 24 sources of each kind for every data set that is at hand.
 
     Args:
@@ -150,7 +150,7 @@ def parsed(text: str) -> list[Recipe]:
     kinds, count, seed = curriculum.parsed(text)
     folder = bool(_sets("mlp"))
     return [
-        Recipe(kind, seed_for(seed, i) % 2**31, count, name, folder=folder)
+        GroupRecipe(kind, seed_for(seed, i) % 2**31, count, name, folder=folder)
         for kind in kinds for i, name in enumerate((None, *_sets(kind)))
     ]  # fmt: skip
 
@@ -188,7 +188,7 @@ def questions(kind: str, rows: int = ROWS, seed: int = 0, only: Sequence[str | N
 
 
 def seen(
-    recipe: Recipe, probes: Probes | None = None, dna: DNA | None = None, progress: Progress | None = None
+    recipe: GroupRecipe, probes: Probes | None = None, dna: DNA | None = None, progress: Progress | None = None
 ) -> Group:
     """Look at the members of a group; what was seen is kept in the zoo's cache.
 
