@@ -13,7 +13,7 @@ from stemma.edits.asking import Asked
 from stemma.edits.coupling import Network, Reader
 from stemma.edits.normalisation import by_batch
 from stemma.edits.scores import centred
-from stemma.edits.statistics import Collecting, Statistics, batch_of, matrix, unfolded
+from stemma.edits.statistics import Collecting, Statistics, batch_of, matrix, products, unfolded
 from stemma.errors import MisuseError
 
 KINDS = ("none", "scalar", "kernel")
@@ -65,7 +65,7 @@ def solve(kind: str, start: torch.Tensor, target: Target, kernel: int, damping: 
         start: The layer's weights as they were cut, `[outputs, kept]`.
         target: What is wanted.
         kernel: Rows per input that one factor multiplies.
-        damping: Share of the mean diagonal that holds weights where they are.
+        damping: Share of the diagonal that holds weights where they are.
 
     Returns:
         `[outputs, kept]`.
@@ -76,9 +76,8 @@ def solve(kind: str, start: torch.Tensor, target: Target, kernel: int, damping: 
     if kind == "none":
         return start
     if kind == "kernel":
-        level = damping * target.moment.diagonal().mean().clamp_min(1e-30)
-        eye = torch.eye(len(target.moment), dtype=torch.float64, device=start.device)
-        system, wanted = target.moment + level * eye, target.cross + level * start
+        system = fidelity.damped(target.moment, damping)
+        wanted = target.cross + damping * fidelity.levels(target.moment) * start
         factor, failed = torch.linalg.cholesky_ex(system)
         if int(failed):
             return wanted @ torch.linalg.pinv(system, hermitian=True)
@@ -90,9 +89,7 @@ def solve(kind: str, start: torch.Tensor, target: Target, kernel: int, damping: 
     for c in range(len(start)):
         q = fidelity.similarity(start[c], target.moment, index)
         wanted = (start[c] * target.cross[c])[index].sum(1)
-        level = damping * q.diagonal().mean().clamp_min(1e-30)
-        eye = torch.eye(len(q), dtype=q.dtype, device=q.device)
-        scale = torch.linalg.solve(q + level * eye, wanted + level)
+        scale = torch.linalg.solve(fidelity.damped(q, damping), wanted + damping * fidelity.levels(q))
         out[c] = (out[c][index] * scale[:, None]).reshape(-1)
     return out
 
@@ -105,7 +102,7 @@ class Compensating:
         kind: One of `KINDS`.
         sequential: Each layer is fitted to what the layers before it give now, towards what it gave in the whole
             network; otherwise to what they gave before.
-        damping: Share of the mean diagonal that is added to second moments.
+        damping: Share by which the diagonal of second moments is raised.
         recalibrate: Batch norm will be recalibrated afterwards, so layers are fitted to what it will give.
         collecting: Batches and positions.
     """
@@ -178,7 +175,7 @@ class Compensating:
                 v = unfolded(smaller.module.get_submodule(reader.layer), now, spots)
                 y = u.to(weights.dtype) @ weights.T
                 count += len(v)
-                part = [z.double() for z in (v.T @ v, y.T @ v, v.sum(0), y.sum(0))]
+                part = [products(v, v), products(y, v), v.sum(0, dtype=torch.float64), y.sum(0, dtype=torch.float64)]
                 total = part if total is None else [a + b for a, b in zip(total, part, strict=True)]
         moment, cross, mean, wanted = (z / count for z in total)
         return Target(moment, cross, mean, wanted)
@@ -228,7 +225,7 @@ def fit(layer: Any, reader: Reader, target: Target, kind: str, damping: float, *
         reader: What it reads.
         target: What is wanted.
         kind: One of `KINDS`.
-        damping: Share of the mean diagonal.
+        damping: Share by which the diagonal is raised.
         shift: Whether only deviations from the mean are fitted, because a norm or the bias takes up the rest.
     """
     device = target.moment.device

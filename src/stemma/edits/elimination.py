@@ -43,7 +43,7 @@ class Eliminating:
 
     Attributes:
         steps: How often the costs are worked out again on the way from all units to one.
-        damping: Share of the mean diagonal that is added to second moments.
+        damping: Share by which the diagonal of second moments is raised.
     """
 
     steps: int = 64

@@ -12,8 +12,8 @@ Stemma's.
 import torch
 
 DAMPING = 1e-4
-"""Added to the diagonal of a matrix before it is inverted, as a share of the mean diagonal. The paper adds an absolute
-1e-4, whose effect depends on the scale of the inputs."""
+"""Share by which the diagonal of a matrix is raised before it is inverted. The paper adds an absolute 1e-4, whose
+effect depends on the scale in which each input happens to be kept."""
 
 
 def similarity(weights: torch.Tensor, moment: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
@@ -100,18 +100,30 @@ def singleton(aligned: torch.Tensor, squares: torch.Tensor) -> torch.Tensor:
     return torch.where(below > tiny, aligned.square() / below.clamp_min(tiny), torch.zeros_like(below)).clamp(0, 1)
 
 
+def levels(moment: torch.Tensor) -> torch.Tensor:
+    """What damping is a share of: the diagonal, with a trace of its mean where an input is always zero.
+
+    Args:
+        moment: Symmetric, positive semi-definite.
+
+    Returns:
+        One positive number per input; it scales with the input, so damped solutions do not depend on that scale.
+    """
+    own = moment.diagonal()
+    return own.clamp_min(float(own.mean()) * 1e-6).clamp_min(1e-30)
+
+
 def damped(moment: torch.Tensor, damping: float = DAMPING) -> torch.Tensor:
     """A matrix that can be inverted.
 
     Args:
         moment: Symmetric, positive semi-definite.
-        damping: Share of the mean diagonal that is added.
+        damping: Share of `levels` that is added.
 
     Returns:
         The matrix with its diagonal raised.
     """
-    level = moment.diagonal().mean().clamp_min(1e-30)
-    return moment + damping * level * torch.eye(len(moment), dtype=moment.dtype, device=moment.device)
+    return moment + torch.diag(damping * levels(moment))
 
 
 def inverse(moment: torch.Tensor, damping: float = DAMPING) -> torch.Tensor:
@@ -119,7 +131,7 @@ def inverse(moment: torch.Tensor, damping: float = DAMPING) -> torch.Tensor:
 
     Args:
         moment: Mean of `u uᵀ`.
-        damping: First share of the mean diagonal that is added.
+        damping: First share of `levels` that is added.
 
     Returns:
         The inverse, float64.
@@ -155,7 +167,7 @@ def refitted(weights: torch.Tensor, moment: torch.Tensor, kept: torch.Tensor, da
         weights: `[outputs, inputs * kernel]`.
         moment: Mean of `u uᵀ`.
         kept: Rows that stay.
-        damping: Share of the mean diagonal that is added.
+        damping: Share of `levels` that is added.
 
     Returns:
         `[outputs, kept]`: the kept weights plus what the dropped inputs can be predicted by.
@@ -178,7 +190,7 @@ def rescaled(
         moment: Mean of `u uᵀ`.
         index: Rows of each unit, `[units, rows]`.
         kept: Units that stay.
-        damping: Share of the mean diagonal that is added.
+        damping: Share of `levels` that is added.
 
     Returns:
         `[outputs, kept rows]`.

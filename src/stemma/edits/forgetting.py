@@ -63,7 +63,7 @@ class Unlearning:
         steps: Shares that are tried on the way to `most`, before the last interval is halved a few times.
         positions: Most positions of a convolution that are looked at for one input.
         batch: Inputs at once.
-        damping: Share of the mean diagonal that is added to second moments.
+        damping: Share by which the diagonal of second moments is raised.
         seed: Of the positions and of the blocks.
 
     Source: Kashyap et al., NeurIPS 2025, algorithm 2. The paper fixes the share of entries by hand; here it is raised
@@ -331,16 +331,16 @@ class _Change:
         assert self.rest is not None
         mine, rest = self.mine.layers[r.weight], self.rest.layers[r.weight]
         s_mine, s_rest = mine.moment(centred=False), rest.moment(centred=False)
-        scale = strength * s_rest.diagonal().mean() / s_mine.diagonal().mean().clamp_min(1e-30)
+        held = fidelity.levels(s_rest)
+        scale = strength * (held / fidelity.levels(s_mine)).log().mean().exp()
         weights = start.to(s_rest.device, torch.float64)
         target = weights @ (rest.total / rest.count)
         level_of_mine = torch.outer(target, mine.total / mine.count)
         apart = weights @ s_mine - level_of_mine
         wanted = weights @ s_rest + scale * (level_of_mine - self.reflect * apart)
-        level = self.method.damping * s_rest.diagonal().mean()
-        eye = torch.eye(len(s_rest), dtype=torch.float64, device=s_rest.device)
-        system = s_rest + scale * s_mine + level * eye
-        return torch.linalg.solve(system, (wanted + level * weights).T).T.to(start)
+        held = self.method.damping * held
+        system = s_rest + scale * s_mine + torch.diag(held)
+        return torch.linalg.solve(system, (wanted + held * weights).T).T.to(start)
 
 
 def _entries(layer: Any, r: Reader, statistics: Statistics, score: str) -> torch.Tensor:

@@ -52,7 +52,7 @@ class Pruning:
         ignore: Patterns of groups that stay whole.
         least: Share of every group that stays.
         multiple: Units are kept in multiples of this.
-        damping: Share of the mean diagonal that is added to second moments before they are inverted.
+        damping: Share by which the diagonal of second moments is raised before they are inverted.
         batch: Inputs at once.
         positions: Most positions of a convolution that are looked at for one input; 0 for all.
         seed: Of whatever is drawn.

@@ -313,7 +313,7 @@ class Collecting:
         kernel = prod_of(getattr(layer, "kernel_size", (1,))) if scorable(layer) else 1
         split = u.reshape(len(u), -1, kernel)
         wide = torch.float64
-        second = (u.T @ u).to(wide) if self.level == "full" else None
+        second = products(u, u) if self.level == "full" else None
         cross = ((u @ w.to(u.dtype).T).T @ u).to(wide) if self.level == "align" else None
         if second is not None:
             n = split.shape[1]
@@ -332,6 +332,23 @@ class Collecting:
         if not self.positions or count <= self.positions:
             return None
         return torch.randperm(count, generator=draw)[: self.positions].to(x.device)
+
+
+def products(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Sum of `a bᵀ` over rows, float64, with deviations from the means multiplied apart: large means swallow none.
+
+    Args:
+        a: `[rows, …]`.
+        b: As many rows.
+
+    Returns:
+        Second moments times the number of rows.
+    """
+    middle, other = a.mean(0), b.mean(0)
+    a, b = a - middle, b - other
+    middle, other = middle.double(), other.double()
+    rest = torch.outer(middle, b.sum(0, dtype=torch.float64)) + torch.outer(a.sum(0, dtype=torch.float64), other)
+    return (a.T @ b).double() + rest + len(a) * torch.outer(middle, other)
 
 
 def batch_of(inputs: "np.ndarray", like: torch.Tensor) -> torch.Tensor:
