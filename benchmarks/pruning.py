@@ -97,7 +97,7 @@ def cell(
     m = edited.receipt.measured
     return {
         "accuracy": bed.right(edited.asked.network, test, device), "macs": m["macs"][1] / m["macs"][0],
-        "parameters": m["parameters"][1] / m["parameters"][0], "error": m["error"], "same": m["same_top_answer"],
+        "parameters": m["parameters"][1] / m["parameters"][0], "error": m["error"], "same": m.get("same_top_answer"),
     }  # fmt: skip
 
 

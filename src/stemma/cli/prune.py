@@ -206,7 +206,11 @@ def done(measured: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     """
     from stemma.cli.output import number
 
-    yield "answers", f"{measured['same_top_answer']:.1%} unchanged", f"squared error {number(measured['error'])}"
+    off = f"squared error {number(measured['error'])}, on the probes that it was fitted to"
+    if "same_top_answer" in measured:
+        yield "answers", f"{measured['same_top_answer']:.1%} unchanged", off
+    else:
+        yield "answers", "numbers, no choice", off
     if "accuracy" in measured:
         before, after = measured["accuracy"]
         yield "accuracy", f"{before:.1%} → {after:.1%}", "of these probes"

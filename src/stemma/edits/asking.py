@@ -1,7 +1,7 @@
 """Networks that can be changed: a copy of their own, run and cut without touching the one they came from."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,13 +10,16 @@ import torch
 
 from stemma.edits import slicing
 from stemma.edits.coupling import Network, couplings
-from stemma.edits.statistics import batch_of
+from stemma.edits.statistics import batch_of, scorable, watching
 from stemma.errors import MisuseError, StemmaError
 from stemma.models import network as models_network
 from stemma.models.model import Model
 
 TRIED = 2
-"""Inputs that a network is traced with."""
+"""Inputs that a network is traced with, and as many again, drawn from their range, on which cutting is tried."""
+
+DRAWS = 2
+"""Random choices of units, of another size in every group, on which cutting is tried; and all but the outermost."""
 
 CLOSE = 1e-3
 """Largest difference of outputs, as a share of the largest output, between cutting units and silencing them."""
@@ -101,7 +104,7 @@ def own_network(model: Model) -> Asked:
 def removable(model: Model, inputs: np.ndarray, asked: Asked | None = None) -> Network:
     """What can be removed from a model's network, checked: cutting units must give what silencing them gives.
 
-    Cost: a few forward passes of two inputs.
+    Cost: a few forward passes of four inputs.
 
     Args:
         model: The model.
@@ -122,24 +125,84 @@ def removable(model: Model, inputs: np.ndarray, asked: Asked | None = None) -> N
 
 
 def _removable(model: Model, inputs: np.ndarray, asked: Asked) -> Network:
-    few = batch_of(inputs[:TRIED] if len(inputs) > 1 else np.repeat(inputs[:1], TRIED, 0), asked.like)
-    net = couplings(asked.module, asked.forward, few)
-    state = {n: t.detach().clone() for n, t in asked.module.state_dict().items()}
-    if net.groups and not _agrees(model, net, state, few, [g.name for g in net.groups]):
-        failed = [g.name for g in net.groups if not _agrees(model, net, state, few, [g.name])]
+    few = few_of(inputs)
+    tried = batch_of(few, asked.like)
+    net = couplings(asked.module, asked.forward, tried[:TRIED])
+    net = _watchable(net, asked, tried)
+    names = [g.name for g in net.groups]
+    if names and not _all_agree(model, net, asked, few, names):
+        failed = [n for n in names if not _all_agree(model, net, asked, few, [n])]
         net = net.without(failed, "its code assumes this size")
+        names = [n for n in names if n not in failed]
+        if len(names) > 1 and not _all_agree(model, net, asked, few, names):
+            net = net.without(names, "its code assumes this size together with others")
     if not net.groups:
         shown = "; ".join(f"{n}: {why}" for n, why in list(net.refused.items())[:3])
         raise MisuseError(f"nothing can be removed from {model.name} ({shown or 'no layer reads hidden units'})")
     return net
 
 
-def _agrees(model: Model, net: Network, state: Mapping[str, Any], few: torch.Tensor, names: list[str]) -> bool:
-    """Whether half of the units cut out give the outputs of half of the units silenced."""
-    kept = {n: np.arange(net.sizes[n])[:: 2 if net.sizes[n] > 1 else 1] for n in names}
+def few_of(inputs: np.ndarray) -> np.ndarray:
+    """Inputs from all over the probes, and noise in their range where they are continuous: no unit is silent on that.
+
+    Returns:
+        Two or four raw inputs.
+    """
+    given = inputs[np.linspace(0, len(inputs) - 1, TRIED).round().astype(int)]
+    if given.dtype.kind != "f":
+        return given
+    low, high = float(given.min()), float(given.max())
+    noise = np.random.default_rng(0).uniform(low, high if high > low else low + 1, given.shape)
+    return np.concatenate([given, noise.astype(given.dtype)])
+
+
+def _watchable(net: Network, asked: Asked, few: torch.Tensor) -> Network:
+    """Without groups that a layer reads whose inputs cannot be collected."""
+    layers = {r.layer: r for g in net.groups for r in g.readers}
+    plain = [n for n in layers if scorable(asked.module.get_submodule(n))]
+    run = set[str]()
+    with torch.no_grad(), watching(asked.module, plain, lambda name, layer, x: run.add(name)):
+        asked.forward(few)
+    for group in net.groups:
+        for layer in [r.layer for r in group.readers if r.layer not in run]:
+            kind = type(asked.module.get_submodule(layer)).__name__
+            weight = layers[layer].weight
+            why = f"{layer} reads it, a {kind}" if layer not in plain else f"code outside its layer uses {weight}"
+            net = net.without([group.name], f"{why}: what it is given cannot be watched")
+    return net
+
+
+def _all_agree(model: Model, net: Network, asked: Asked, few: np.ndarray, names: Sequence[str]) -> bool:
+    """Whether random choices of units cut out give the outputs of the same units silenced."""
+    draw = np.random.default_rng(len(names))
+    choices: list[dict[str, np.ndarray]] = [{n: np.arange(net.sizes[n])[1:-1] for n in names if net.sizes[n] > 2}]
+    for _ in range(DRAWS):
+        choices.append({})
+        for n in names:
+            size = net.sizes[n]
+            count = min(max(1, size - 1), max(1, round(size * draw.uniform(0.35, 0.85))))
+            choices[-1][n] = np.sort(draw.permutation(size)[:count])
+    return all(agrees(model, net, kept, few, asked) for kept in choices)
+
+
+def agrees(model: Model, net: Network, kept: Mapping[str, np.ndarray], inputs: np.ndarray, asked: Asked) -> bool:
+    """Whether cutting units out of a network gives the outputs that silencing them gives.
+
+    Args:
+        model: The model.
+        net: What can be removed from it.
+        kept: Units that stay, by group.
+        inputs: Raw inputs.
+        asked: Its network with the weights that count.
+
+    Returns:
+        False where they differ, or the smaller network does not run.
+    """
+    state = asked.module.state_dict()
     smaller, silent = own_network(model), own_network(model)
     for a in (smaller, silent):
         a.module.load_state_dict(state)
+    few = batch_of(inputs, asked.like)
     try:
         slicing.cut(smaller.module, slicing.slices(net, kept), head_weights(net))
         slicing.silence(silent.module, net, kept)

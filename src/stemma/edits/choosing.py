@@ -31,6 +31,10 @@ WEIGHED, NOTICED = 256, 0.05
 """Inputs with which groups are weighed, and the local error at which that is done."""
 
 
+LEAST_PROBES = 8
+"""Inputs without which nothing is chosen."""
+
+
 @dataclass(frozen=True, eq=False)
 class Choosing:
     """A model and its groups, while it is decided what goes.
@@ -65,7 +69,13 @@ class Choosing:
 
         Returns:
             A decision to be taken.
+
+        Raises:
+            MisuseError: If there are too few inputs.
         """
+        if len(probes) < LEAST_PROBES:
+            raise MisuseError(f"{len(probes)} inputs say too little of what can go: give {LEAST_PROBES} or more, "
+                              "better some hundreds")  # fmt: skip
         asked = own_network(model)
         net = removable(model, probes.inputs, asked)
         return cls(method, model, probes, asked, net, allowed(method, net, model), progress)

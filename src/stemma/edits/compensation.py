@@ -11,9 +11,9 @@ import torch
 from stemma.edits import fidelity
 from stemma.edits.asking import Asked
 from stemma.edits.coupling import Network, Reader
-from stemma.edits.normalisation import by_batch
+from stemma.edits.normalisation import LEAST, by_batch
 from stemma.edits.scores import centred
-from stemma.edits.statistics import Collecting, Statistics, batch_of, matrix, products, unfolded
+from stemma.edits.statistics import Collecting, Statistics, batch_of, matrix, only_input, products, unfolded, wide
 from stemma.errors import MisuseError
 
 KINDS = ("none", "scalar", "kernel")
@@ -149,7 +149,7 @@ class Compensating:
             weights = matrix(old).detach().double()
             weights = weights[cut.outputs.to(weights.device)]
             if self.sequential or statistics is None:
-                target = self._seen(whole, smaller, reader, weights.to(whole.like.dtype), inputs)
+                target = self._seen(whole, smaller, reader, weights, inputs)
             else:
                 seen = statistics.layers[reader.weight]
                 target = from_statistics(weights.to(seen.total.device), seen, cut.inputs.to(seen.total.device))
@@ -168,12 +168,14 @@ class Compensating:
             if self.recalibrate:
                 stack.enter_context(by_batch(smaller.module))
             for start in range(0, len(inputs), self.collecting.batch):
+                if start and len(inputs) - start < LEAST:
+                    break
                 x = batch_of(inputs[start : start + self.collecting.batch], whole.like)
                 before, now = (given_to(a, reader.layer, x) for a in (whole, smaller))
                 spots = self.collecting.spots(old, before, draw)
-                u = unfolded(old, before, spots)
-                v = unfolded(smaller.module.get_submodule(reader.layer), now, spots)
-                y = u.to(weights.dtype) @ weights.T
+                u = unfolded(old, wide(before), spots)
+                v = unfolded(smaller.module.get_submodule(reader.layer), wide(now), spots)
+                y = u @ weights.T.to(u.dtype)
                 count += len(v)
                 part = [products(v, v), products(y, v), v.sum(0, dtype=torch.float64), y.sum(0, dtype=torch.float64)]
                 total = part if total is None else [a + b for a, b in zip(total, part, strict=True)]
@@ -201,11 +203,11 @@ def given_to(asked: Asked, layer: str, x: torch.Tensor) -> torch.Tensor:
     """
     found: list[torch.Tensor] = []
 
-    def hook(module: Any, given: Any) -> None:
-        found.append(given[0].detach())
+    def hook(module: Any, given: Any, named: Any) -> None:
+        found.append(only_input(given, named))
         raise _ReachedError
 
-    handle = asked.module.get_submodule(layer).register_forward_pre_hook(hook)
+    handle = asked.module.get_submodule(layer).register_forward_pre_hook(hook, with_kwargs=True)
     try:
         asked.forward(x)
     except _ReachedError:

@@ -62,13 +62,18 @@ def agreement(a: torch.Tensor, b: torch.Tensor) -> dict[str, float]:
     """How far two networks' answers are apart.
 
     Returns:
-        Share of equal top answers, and the squared difference as a share of the first's deviation from its mean.
+        Share of equal top answers, where there are scores to choose from (the last axis; of maps the second), and the
+        squared difference as a share of the first's deviation from its mean, of its square where it never varies.
     """
-    flat_a, flat_b = (x.double().reshape(-1, x.shape[-1]) for x in (a, b))
-    spread = float((flat_a - flat_a.mean(0)).square().sum())
+    if a.ndim == 4:
+        a, b = a.movedim(1, -1), b.movedim(1, -1)
+    flat_a, flat_b = (x.double().reshape(-1, x.shape[-1] if x.ndim > 1 else 1) for x in (a, b))
     apart = float((flat_a - flat_b).square().sum())
-    same = float((flat_a.argmax(1) == flat_b.argmax(1)).double().mean())
-    return {"same_top_answer": same, "error": apart / spread if spread > 0 else 0.0}
+    spread = float((flat_a - flat_a.mean(0)).square().sum()) or float(flat_a.square().sum()) or 1.0
+    found = {"error": apart / spread}
+    if flat_a.shape[1] > 1:
+        found["same_top_answer"] = float((flat_a.argmax(1) == flat_b.argmax(1)).double().mean())
+    return found
 
 
 def layer_errors(whole: Asked, smaller: Asked, net: Network, plan: Plan, inputs: np.ndarray) -> dict[str, float]:

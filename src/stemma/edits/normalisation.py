@@ -9,6 +9,9 @@ import torch
 
 from stemma.edits.statistics import batch_of
 
+LEAST = 8
+"""Inputs of a last batch; smaller ones are left out where batch norm goes by the batch."""
+
 
 def norms(module: torch.nn.Module) -> list[Any]:
     """Batch norms that keep statistics."""
@@ -50,7 +53,7 @@ def recalibrate(
         forward: Runs it.
         inputs: Natural inputs, a few hundred or more.
         like: A parameter, for precision and device.
-        batch: Inputs at once; a last batch of fewer than 8 is left out.
+        batch: Inputs at once; a last batch of fewer than `LEAST` is left out.
 
     Returns:
         How many batch norms there are.
@@ -66,7 +69,7 @@ def recalibrate(
     try:
         with torch.no_grad():
             for start in range(0, len(inputs), batch):
-                if start == 0 or len(inputs) - start >= 8:
+                if start == 0 or len(inputs) - start >= LEAST:
                     forward(batch_of(inputs[start : start + batch], like))
     finally:
         for m, momentum, count in before:

@@ -171,7 +171,8 @@ def reduced(t: Tracing, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     results = flat(out)
     if label is None:
         return
-    dims = args[1] if len(args) > 1 else kwargs.get("dim")
+    at = 2 if "norm" in str(func) else 1  # behind the order of a norm
+    dims = args[at] if len(args) > at else kwargs.get("dim")
     dims = list(range(x.ndim)) if dims is None or dims == [] else [dims] if isinstance(dims, int) else list(dims)
     dims = [d % x.ndim for d in dims]
     for d in dims if str(func.overloadpacket) != "aten.sum" else ():

@@ -8,7 +8,7 @@ import numpy as np
 
 from stemma.edits import measuring, slicing
 from stemma.edits.allocation import ALLOCATIONS
-from stemma.edits.asking import Asked, head_weights, own_network, removable
+from stemma.edits.asking import Asked, agrees, few_of, head_weights, own_network, removable
 from stemma.edits.choosing import Choosing
 from stemma.edits.compensation import Compensating, Cut, cut_readers
 from stemma.edits.coupling import Network
@@ -18,7 +18,7 @@ from stemma.edits.fidelity import DAMPING
 from stemma.edits.normalisation import norms, recalibrate
 from stemma.edits.scores import SCORES
 from stemma.edits.statistics import Collecting, Statistics
-from stemma.errors import MisuseError
+from stemma.errors import MisuseError, StemmaError
 from stemma.fingerprints.questioning import questioned
 from stemma.models.model import Model
 from stemma.probes import Probes
@@ -189,12 +189,21 @@ class Pruning:
 
         Raises:
             MisuseError: If the plan is for another model.
+            StemmaError: If cutting is not silencing for these units.
         """
         if plan.parent != model.digest:
             raise MisuseError(f"the plan is for the model {plan.parent}, but {model.name} is {model.digest}")
         whole, smaller = own_network(model), own_network(model)
         net = removable(model, probes.inputs, whole)
         rows = {t: {int(a): np.array(r) for a, r in axes.items()} for t, axes in plan.slices.items()}
+        kept = {g: np.array(k, int) for g, k in plan.kept.items()}
+        if not _same_rows(rows, slicing.slices(net, kept)):
+            raise MisuseError("the rows that the plan keeps are not those of the units that it keeps")
+        if not agrees(model, net, kept, few_of(probes.inputs), whole):
+            raise StemmaError(
+                f"cutting these units out of {model.name} does not give what silencing them gives: its code depends on "
+                "where units stand. Leave groups out (ignore), or choose other shares"
+            )
         heads = head_weights(net)
         slicing.cut(smaller.module, rows, heads)
         cuts = cut_readers(net, whole.module, rows)
@@ -296,3 +305,8 @@ class Pruning:
             slices={t: {str(a): tuple(int(i) for i in r) for a, r in axes.items()} for t, axes in rows.items()},
             expected=expected,
         )  # fmt: skip
+
+
+def _same_rows(a: Mapping[str, Mapping[int, np.ndarray]], b: Mapping[str, Mapping[int, np.ndarray]]) -> bool:
+    flat_a, flat_b = ({(t, x): r for t, axes in rows.items() for x, r in axes.items()} for rows in (a, b))
+    return flat_a.keys() == flat_b.keys() and all(np.array_equal(r, flat_b[k]) for k, r in flat_a.items())

@@ -236,14 +236,24 @@ def watching(module: torch.nn.Module, layers: Sequence[str], seen: Callable[[str
     """
 
     def hook(name: str) -> Any:
-        return lambda layer, given: seen(name, layer, given[0].detach())
+        return lambda layer, given, named: seen(name, layer, only_input(given, named))
 
-    handles = [module.get_submodule(n).register_forward_pre_hook(hook(n)) for n in layers]
+    handles = [module.get_submodule(n).register_forward_pre_hook(hook(n), with_kwargs=True) for n in layers]
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def wide(x: torch.Tensor) -> torch.Tensor:
+    """Half precision made single, so that sums neither overflow nor lose what is small."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def only_input(given: Sequence[Any], named: Mapping[str, Any]) -> torch.Tensor:
+    """What a layer with one input is given, by place or by name."""
+    return (given[0] if given else next(iter(named.values()))).detach()
 
 
 @dataclass(frozen=True)
@@ -308,19 +318,18 @@ class Collecting:
 
     def _of(self, layer: torch.nn.Module, x: torch.Tensor, draw: torch.Generator) -> LayerStatistics:
         spots = self.spots(layer, x, draw)
-        u = unfolded(layer, x.float() if x.dtype in (torch.float16, torch.bfloat16) else x, spots)
+        u = unfolded(layer, wide(x), spots)
         w = matrix(layer)
         kernel = prod_of(getattr(layer, "kernel_size", (1,))) if scorable(layer) else 1
         split = u.reshape(len(u), -1, kernel)
-        wide = torch.float64
         second = products(u, u) if self.level == "full" else None
-        cross = ((u @ w.to(u.dtype).T).T @ u).to(wide) if self.level == "align" else None
+        cross = ((u @ w.to(u.dtype).T).T @ u).double() if self.level == "align" else None
         if second is not None:
             n = split.shape[1]
             blocks = second.reshape(n, kernel, n, kernel).diagonal(dim1=0, dim2=2).permute(2, 0, 1).clone()
         else:
-            blocks = torch.einsum("nck,ncl->ckl", split, split).to(wide)
-        return LayerStatistics(len(u), u.sum(0, dtype=wide), blocks, cross, second)
+            blocks = torch.einsum("nck,ncl->ckl", split, split).double()
+        return LayerStatistics(len(u), u.sum(0, dtype=torch.float64), blocks, cross, second)
 
     def spots(self, layer: torch.nn.Module, x: torch.Tensor, draw: torch.Generator) -> torch.Tensor | None:
         """The positions of a convolution's output that are looked at.

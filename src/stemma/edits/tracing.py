@@ -246,6 +246,10 @@ def trace(module: torch.nn.Module, forward: Callable[[torch.Tensor], Any], input
 
 
 def _tensors(answer: Any) -> list[torch.Tensor]:
+    """Every tensor of what a network returns: of an object of its own, everything that it holds."""
     if hasattr(answer, "to_tuple"):
         answer = answer.to_tuple()
+    elif not isinstance(answer, torch.Tensor | Mapping | tuple | list):
+        slots = [getattr(answer, n, None) for n in getattr(type(answer), "__slots__", ())]
+        answer = [*getattr(answer, "__dict__", {}).values(), *slots]
     return flat(answer)

@@ -1,0 +1,179 @@
+"""Networks written in ways that nobody foresaw: cut rightly, or left alone with the reason."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from stemma.edits.asking import own_network, removable
+from stemma.edits.measuring import agreement
+from stemma.edits.pruning import Pruning
+from stemma.errors import MisuseError
+from stemma.models.model import Model
+from stemma.models.networks.given import from_module
+from stemma.probes import Probes
+from stemma.types import InputSpec
+
+VECTORS = np.random.default_rng(0).normal(0, 1, (64, 16)).astype(np.float32)
+
+
+class Written(nn.Module):
+    """A hidden layer, code between, an output layer."""
+
+    def __init__(self, between: Callable[[torch.Tensor], torch.Tensor], bias: bool = True, out: int = 24) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(16, 24, bias=bias), nn.Linear(out, 4, bias=bias)
+        self.between = between
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.b(self.between(self.a(x)))
+
+
+def swapped(h: torch.Tensor) -> torch.Tensor:
+    half = h.shape[1] // 2
+    return torch.cat([F.relu(h[:, half:]), torch.sin(3 * h[:, :half])], 1)
+
+
+def thirds(h: torch.Tensor) -> torch.Tensor:
+    return torch.cat([f(p) for f, p in zip((torch.relu, torch.sin, torch.tanh), h.chunk(3, 1), strict=True)], 1)
+
+
+def interleaved(h: torch.Tensor) -> torch.Tensor:
+    return F.relu(h.reshape(len(h), 2, h.shape[1] // 2).transpose(1, 2).reshape(len(h), -1))
+
+
+def model(module: nn.Module, shape: tuple[int, ...] = (16,), kind: str = "vector") -> Model:
+    torch.manual_seed(0)
+    for p in module.parameters():
+        nn.init.normal_(p, 0, 0.3)
+    return from_module(module.eval(), "odd", InputSpec(kind, shape, 0.0, 1.0))
+
+
+@pytest.mark.parametrize("between", [swapped, thirds, interleaved])
+def test_code_that_splits_a_layer_by_its_present_width_leaves_it_whole(
+    between: Callable[[torch.Tensor], torch.Tensor],
+) -> None:
+    with pytest.raises(MisuseError, match="its code assumes this size"):
+        removable(model(Written(between)), VECTORS)
+
+
+def test_probes_without_any_signal_do_not_make_wrong_groups_pass() -> None:
+    rolled = model(Written(lambda h: torch.roll(F.relu(h), 1, -1), bias=False))
+    with pytest.raises(MisuseError, match="nothing can be removed"):
+        removable(rolled, np.zeros((8, 16), np.float32))
+
+
+def test_a_norm_over_units_keeps_them_whole() -> None:
+    with pytest.raises(MisuseError, match="a statistic over all units"):
+        removable(model(Written(lambda h: F.normalize(F.relu(h), dim=1))), VECTORS)
+
+
+class Two(nn.Module):
+    """A layer that can be cut, and one that is read in a way that cannot be watched."""
+
+    def __init__(self, reads: str) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(16, 12), nn.Linear(12, 12), nn.Linear(12, 4)
+        self.raw = nn.Parameter(torch.randn(12, 4))
+        self.reads = reads
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = F.relu(self.b(F.relu(self.a(x))))
+        match self.reads:
+            case "named":
+                return self.c(input=h)
+            case "function":
+                return F.linear(h, self.c.weight, self.c.bias)
+            case _:
+                return h @ self.raw
+
+
+def test_a_layer_called_by_keyword_is_fitted_too() -> None:
+    edited = Pruning(share=0.5)(model(Two("named")), Probes.of(VECTORS))
+    assert {len(k) for k in edited.plan.kept.values()} == {6}
+    assert set(edited.receipt.measured["layers"]) == {"b", "c"}
+
+
+@pytest.mark.parametrize("reads", ["function", "raw"])
+def test_units_whose_reader_cannot_be_watched_stay_and_the_others_go(reads: str) -> None:
+    odd = model(Two(reads))
+    net = removable(odd, VECTORS)
+    assert [g.name for g in net.groups] == ["a"]
+    assert "cannot be watched" in net.refused["b"]
+    assert len(Pruning(share=0.5)(odd, Probes.of(VECTORS)).plan.kept["a"]) == 6
+
+
+@dataclass
+class Answer:
+    """What a network may return."""
+
+    logits: torch.Tensor
+    features: torch.Tensor
+
+
+class Speaking(nn.Module):
+    """Shows its hidden units beside its answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(16, 12), nn.Linear(12, 12), nn.Linear(12, 4)
+
+    def forward(self, x: torch.Tensor) -> Answer:
+        shown = F.relu(self.b(F.relu(self.a(x))))
+        return Answer(self.c(shown), shown)
+
+
+def test_hidden_units_that_are_shown_beside_the_answer_stay() -> None:
+    net = removable(model(Speaking()), VECTORS)
+    assert [g.name for g in net.groups] == ["a"]
+    assert "output" in net.refused["b"]
+
+
+@pytest.mark.parametrize("count", [129, 257])
+def test_any_number_of_probes_does_with_batch_norm(count: int) -> None:
+    layers = [nn.Linear(16, 24), nn.BatchNorm1d(24), nn.ReLU(), nn.Linear(24, 12), nn.BatchNorm1d(12), nn.ReLU()]
+    inputs = np.random.default_rng(1).normal(0, 1, (count, 16)).astype(np.float32)
+    edited = Pruning(share=0.6)(model(nn.Sequential(*layers, nn.Linear(12, 4))), Probes.of(inputs))
+    assert np.isfinite(edited.receipt.measured["error"])
+
+
+def test_large_activations_in_half_precision_do_not_overflow() -> None:
+    net = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4))
+    odd = model(net)
+    with torch.no_grad():
+        net[0].weight.mul_(60)
+        net[2].weight.div_(60)
+    half = from_module(net.half(), "half", InputSpec("vector", (16,), 0.0, 1.0))
+    edited = Pruning(share=0.8)(half, Probes.of(VECTORS))
+    assert edited.receipt.measured["error"] < 0.2
+    assert odd.name == "odd"
+
+
+def test_few_probes_are_refused_and_numbers_are_no_choice() -> None:
+    with pytest.raises(MisuseError, match="give 8 or more"):
+        Pruning()(model(nn.Sequential(nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 4))), Probes.of(VECTORS[:1]))
+    rows = torch.randn(5, 1)
+    assert "same_top_answer" not in agreement(rows, rows + 1)
+    maps = torch.randn(2, 3, 4, 4)
+    assert agreement(maps, maps.flip(3))["same_top_answer"] < 1
+    assert agreement(maps, maps + torch.randn(2, 1, 4, 4))["same_top_answer"] == 1
+    assert agreement(torch.ones(4, 2), torch.zeros(4, 2))["error"] == 1
+
+
+def test_what_is_cut_is_what_was_silenced_for_the_very_units_of_the_plan() -> None:
+    odd = model(nn.Sequential(nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 4)))
+    method = Pruning(share=0.5, compensation="none")
+    plan = method.plan(odd, Probes.of(VECTORS))
+    edited = method.apply(odd, plan, Probes.of(VECTORS))
+    whole = own_network(odd)
+    gone = [i for i in range(12) if i not in plan.kept["0"]]
+    with torch.no_grad():
+        whole.module.get_submodule("2").weight[:, gone] = 0
+    assert torch.allclose(whole.answers(VECTORS), edited.asked.answers(VECTORS), atol=1e-6)
+    plan.slices["0.weight"]["0"] = tuple(reversed(range(6)))  # type: ignore[index]
+    with pytest.raises(MisuseError, match="not those of the units"):
+        method.apply(odd, plan, Probes.of(VECTORS))
