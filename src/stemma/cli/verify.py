@@ -134,7 +134,8 @@ def edit(
 ) -> None:
     """Check an edited model against its plan and receipt, and do the edit again.
 
-    Exits with 1 if anything is not as recorded.
+    Exits with 1 if anything is not as recorded, or if the model before is not there to compare with. In JSON `good` is
+    null where something could not be checked.
     """
     from stemma.cli.asking import Asking
     from stemma.cli.opening import open_workspace
@@ -148,13 +149,14 @@ def edit(
         before = _parent(asking, workspace, parent, receipt.parent_source, str(receipt.parent))
         asked, others = (None if p is None or before is None else asking.probes(p, before) for p in (probes, retain))
         found = Replaying()(folder, before, asked, others, report)
-    bad = [f for f in found if f.good is False]
+    said = {f.good for f in found}
+    good = False if False in said else None if None in said else True
     if as_json:
-        show_json({"folder": str(folder), "good": not bad, "checks": [f.to_dict() for f in found]})
+        show_json({"folder": str(folder), "good": good, "checks": [f.to_dict() for f in found]})
     else:
         words = {True: "as recorded", False: "NOT as recorded", None: "not checked"}
         show(findings([(f.check, words[f.good], f.reason) for f in found]))
-    if bad:
+    if good is False or before is None:
         raise typer.Exit(1)
 
 

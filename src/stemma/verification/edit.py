@@ -1,10 +1,10 @@
 """Was an edit done as its receipt says? The plan is laid on the parent again, and the result compared."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
@@ -13,11 +13,22 @@ from stemma.models.load import load
 from stemma.models.model import Model
 from stemma.probes import Probes
 from stemma.types import Digest, Plan, Receipt, Spec
+from stemma.types.nouns import jsonable
+
+if TYPE_CHECKING:
+    from stemma.edits.edited import Edited
 
 PLAN, RECEIPT, PROGRAM = "plan.json", "receipt.json", "network.pt2"
 
 CLOSE = 1e-4
 """Largest relative difference of a tensor between the edit as recorded and as replayed: what other hardware leaves."""
+
+
+ALIKE = 0.95
+"""Share of units that are chosen again: rounding on other hardware moves a few that are worth the same."""
+
+ANSWERS, HALF = 1e-3, 0.05
+"""Largest relative difference of answers that passes, and the same where weights are stored in half precision."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +97,11 @@ class Replaying:
         """
         plan, receipt = read(folder)
         program = folder / PROGRAM
-        child = load(program if program.is_file() and not (folder / "config.json").is_file() else folder)
+        both = (folder / "config.json").is_file() and program.is_file()
+        child = load(program if program.is_file() and not both else folder)
         found = list(_of_folder(plan, receipt, child))
+        if both:
+            found.append(_of_program(load(program), child, probes))
         if parent is None:
             return [*found, Finding("parent", None, f"the model before ({receipt.parent_source}) is not there")]
         good = parent.digest == receipt.parent == plan.parent
@@ -96,7 +110,7 @@ class Replaying:
         if good:
             try:
                 found.append(_untouched(plan, parent, child))
-                found.append(self._replayed(plan, receipt, parent, child, (probes, others), progress))
+                found += self._replayed(plan, receipt, parent, child, (probes, others), progress)
             except (IndexError, KeyError, TypeError, ValueError, RuntimeError, StemmaError) as error:
                 why = " ".join(str(error).split())[:200]
                 found.append(Finding("replay", False, f"the plan cannot be carried out on the parent: {why}"))
@@ -105,18 +119,28 @@ class Replaying:
     def _replayed(
         self, plan: Plan, receipt: Receipt, parent: Model, child: Model,
         given: tuple[Probes | None, Probes | None], progress: Any,
-    ) -> Finding:  # fmt: skip
+    ) -> Iterator[Finding]:  # fmt: skip
         probes, others = given
         if probes is None:
             unseen = f"the inputs ({receipt.probes.get('source')}) are not there"
-            return Finding("replay", None, f"{unseen}: refitted weights were not worked out again")
+            yield Finding("choice", None, f"{unseen}: what goes was not chosen again")
+            yield Finding("replay", None, f"{unseen}: refitted weights were not worked out again")
+            yield Finding("measured", None, f"{unseen}: nothing was measured again")
+            return
         if probes.digest != plan.probes:
-            return Finding("replay", False, f"these inputs are {probes.digest}, but the edit rests on {plan.probes}")
+            why = f"these inputs are {probes.digest}, but the edit rests on {plan.probes}"
+            yield Finding("replay", False, why)
+            return
         made = _made_again(plan, parent, probes, others, progress)
+        yield _chosen_again(plan, made, parent, probes)
+        half = any(t.dtype in ("F16", "BF16") for t in child.tensors.values())
+        yield self._same_weights(made.model, child, self.half if half else self.close)
+        yield _measured_again(receipt, made, child, probes, HALF if half else ANSWERS)
+
+    def _same_weights(self, made: Model, child: Model, close: float) -> Finding:
         if made.digest == child.digest:
             return Finding("replay", True, "the edit done again gives the same weights, bit by bit")
         apart = _largest(made, child)
-        close = self.half if any(t.dtype in ("F16", "BF16") for t in child.tensors.values()) else self.close
         words = f"the edit done again differs by {apart:.2g} at most"
         return Finding("replay", apart <= close, f"{words} (relative, per tensor; {close:g} passes)")
 
@@ -139,7 +163,11 @@ def read(folder: Path) -> tuple[Plan, Receipt]:
         entries = {t: tuple((int(a), int(b)) for a, b in e) for t, e in plan["entries"].items()}
         given = str(plan["operation"]), Digest(plan["parent"]), spec, Digest(plan["probes"])
         first = Plan(*given, kept, slices, entries, str(plan["action"]), plan["expected"])
-        return first, Receipt(**{f.name: receipt[f.name] for f in fields(Receipt)})
+        second = Receipt(**{f.name: receipt[f.name] for f in fields(Receipt)})
+        _expect(Mapping, spec.params, first.expected, second.probes, second.versions, second.measured)
+        _expect(str, second.operation, second.parent, second.child, second.plan, second.parent_source)
+        _ = first.digest, json.dumps(second.to_dict())
+        return first, second
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise StemmaError(
             f"{folder} holds no {PLAN} and {RECEIPT} that can be read ({type(error).__name__}): give a folder that "
@@ -147,11 +175,87 @@ def read(folder: Path) -> tuple[Plan, Receipt]:
         ) from error
 
 
+def _expect(kind: type, *values: object) -> None:
+    if not all(isinstance(v, kind) for v in values):
+        raise TypeError(f"a {kind.__name__} was expected")
+
+
 def _of_folder(plan: Plan, receipt: Receipt, child: Model) -> Iterator[Finding]:
     same = plan.digest == receipt.plan
     yield Finding("plan", same, "the plan is the one of the receipt" if same else "the plan was changed after the edit")
+    same = (receipt.operation, receipt.probes.get("digest")) == (plan.operation, str(plan.probes))
+    why = (
+        "the receipt names the plan's operation and inputs" if same else "the receipt names another operation or inputs"
+    )
+    yield Finding("receipt", same, why)
     same = child.digest == receipt.child
     yield Finding("weights", same, "the weights are those of the receipt" if same else "the weights are other ones")
+
+
+def _of_program(program: Model, child: Model, probes: Probes | None) -> Finding:
+    """Whether the program beside the weights holds the same ones and, where inputs are there, answers alike."""
+    if not set(program.tensor_digests.values()) >= set(child.tensor_digests.values()):
+        return Finding("program", False, f"{PROGRAM} holds other weights")
+    if probes is None:
+        return Finding("program", None, f"{PROGRAM} holds the same weights; it was not run, for there are no inputs")
+    inputs = probes.inputs[:64]
+    a, b = (_answers(m, inputs) for m in (child, program))
+    same = a.shape == b.shape and _apart(a, b) <= ANSWERS
+    return Finding("program", same, f"{PROGRAM} answers {'as the weights do' if same else 'otherwise'}")
+
+
+def _answers(model: Model, inputs: np.ndarray) -> np.ndarray:
+    from stemma.edits.asking import own_network
+
+    return own_network(model).answers(inputs).double().numpy()
+
+
+def _apart(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.abs(a - b).max(initial=0) / max(np.abs(a).max(initial=0), 1e-30))
+
+
+def _chosen_again(plan: Plan, made: "Edited", parent: Model, probes: Probes) -> Finding:
+    """Whether the method that the plan names chooses what the plan says."""
+    from stemma.edits.pruning import Pruning
+
+    if plan.operation != "prune":
+        same = made.plan.entries == plan.entries and made.plan.expected == plan.expected
+        return Finding("choice", same, f"the method named chooses {'the same' if same else 'other'} changes")
+    method = Pruning(**_params(plan))
+    if method.budget == "latency":
+        return Finding("choice", None, "a budget in latency depends on the machine: it was not chosen again")
+    again = method.plan(parent, probes)
+    units = {(g, i) for g, kept in plan.kept.items() for i in kept}
+    new = {(g, i) for g, kept in again.kept.items() for i in kept}
+    share = len(units & new) / max(1, len(units | new))
+    good = again.spec == Spec(plan.spec.name, plan.spec.version, _params(plan)) and share >= ALIKE
+    good &= _near(jsonable(again.expected), plan.expected) or share < 1
+    said = "all" if share == 1 else f"{share:.1%}"
+    return Finding("choice", good, f"the method named chooses {said} of the units again ({ALIKE:.0%} pass)")
+
+
+def _measured_again(receipt: Receipt, made: "Edited", child: Model, probes: Probes, close: float) -> Finding:
+    """Whether the receipt's figures are found again, and whether what lies in the folder answers like the edit."""
+    told = {k: v for k, v in receipt.measured.items() if k != "seconds"}
+    found = {k: v for k, v in jsonable(made.receipt.measured).items() if k != "seconds"}
+    wrong = sorted(k for k in told.keys() | found.keys() if not _near(told.get(k), found.get(k)))
+    if wrong:
+        return Finding("measured", False, f"not found again: {', '.join(wrong)}")
+    inputs = probes.inputs[:64]
+    if _apart(made.asked.answers(inputs).double().numpy(), _answers(child, inputs)) > close:
+        return Finding("measured", False, "the model in the folder answers otherwise than the edit done again")
+    return Finding("measured", True, "the figures are found again; seconds and versions were not checked")
+
+
+def _near(a: Any, b: Any, close: float = 0.01) -> bool:
+    """Equal, numbers to a hundredth of them or of one."""
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        return a.keys() == b.keys() and all(_near(v, b[k], close) for k, v in a.items())
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        return len(a) == len(b) and all(_near(x, y, close) for x, y in zip(a, b, strict=True))
+    if isinstance(a, int | float) and isinstance(b, int | float):
+        return abs(a - b) <= close * max(1.0, abs(b)) if isinstance(a, float) or isinstance(b, float) else a == b
+    return a == b
 
 
 def _untouched(plan: Plan, parent: Model, child: Model) -> Finding:
@@ -161,7 +265,8 @@ def _untouched(plan: Plan, parent: Model, child: Model) -> Finding:
         if name not in parent.tensors:
             wrong.append(name)
             continue
-        rows = plan.slices.get(name, {})
+        called = _known_as(plan, parent, name)
+        rows = plan.slices.get(called, {})
         shape = tuple(len(rows[str(a)]) if str(a) in rows else n for a, n in enumerate(parent.tensors[name].shape))
         if shape != tuple(tensor.shape):
             wrong.append(name)
@@ -171,13 +276,23 @@ def _untouched(plan: Plan, parent: Model, child: Model) -> Finding:
             expected = np.take(expected, keep, int(axis))
         if np.array_equal(expected, tensor.array()):
             equal += 1
-        elif _may_change(plan, name, expected, tensor.array()):
+        elif _may_change(plan, called, expected, tensor.array()):
             refitted += 1
         else:
             wrong.append(name)
     if wrong:
         return Finding("slices", False, f"{len(wrong)} tensors are not what the plan leaves, first {wrong[0]}")
     return Finding("slices", True, f"{equal} tensors are rows of the parent's, {refitted} were refitted")
+
+
+def _known_as(plan: Plan, parent: Model, name: str) -> str:
+    """Under which name the plan speaks of a tensor that stands under several in the parent."""
+    spoken_of = {*plan.slices, *plan.entries, *plan.expected.get("refitted", ())}
+    if name in spoken_of:
+        return name
+    known, tail = parent.tensor_digests, name.rpartition(".")[2]
+    twins = (n for n in sorted(spoken_of) if known.get(n) == known[name] and n.rpartition(".")[2] == tail)
+    return next(twins, name)
 
 
 def _may_change(plan: Plan, name: str, before: np.ndarray, after: np.ndarray) -> bool:
@@ -191,14 +306,17 @@ def _may_change(plan: Plan, name: str, before: np.ndarray, after: np.ndarray) ->
     return statistic or name in plan.expected.get("refitted", ())
 
 
-def _made_again(plan: Plan, parent: Model, probes: Probes, others: Probes | None, progress: Any) -> Model:
+def _params(plan: Plan) -> dict[str, Any]:
+    return {k: tuple(v) if isinstance(v, list | tuple) else v for k, v in plan.spec.params.items()}
+
+
+def _made_again(plan: Plan, parent: Model, probes: Probes, others: Probes | None, progress: Any) -> "Edited":
     from stemma.edits.forgetting import Unlearning
     from stemma.edits.pruning import Pruning
 
-    params: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in plan.spec.params.items()}
     if plan.operation == "prune":
-        return Pruning(**params).apply(parent, plan, probes, progress=progress).model
-    return Unlearning(**params)(parent, probes, others, progress).model
+        return Pruning(**_params(plan)).apply(parent, plan, probes, progress=progress)
+    return Unlearning(**_params(plan))(parent, probes, others, progress)
 
 
 def _largest(a: Model, b: Model) -> float:

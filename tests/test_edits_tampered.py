@@ -1,0 +1,133 @@
+"""What somebody changes in an edited model's folder after the edit does not pass."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from stemma.edits.pruning import Pruning
+from stemma.edits.saving import write
+from stemma.errors import StemmaError
+from stemma.models.load import load
+from stemma.models.model import Model
+from stemma.models.networks.given import from_module
+from stemma.models.save import save
+from stemma.probes import Probes
+from stemma.types import InputSpec
+from stemma.verification.edit import Replaying, read
+from stemma.zoo import data
+from stemma.zoo.recipe import Recipe, build
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Model, Probes]:
+    """A pruned perceptron in a folder, its parent, the probes."""
+    home = tmp_path_factory.mktemp("tampered")
+    save(build(Recipe("mlp", "train", seed=21)), home / "root")
+    parent, learnt = load(home / "root"), data.examples("mlp", "b")
+    asked = Probes.of(learnt.inputs[:128], labels=learnt.targets[:128])
+    write(Pruning(budget="macs", share=0.5)(parent, asked), home / "pruned", asked)
+    return home / "pruned", parent, asked
+
+
+def resealed(plan: dict[str, Any], receipt: dict[str, Any], folder: Path) -> None:
+    """Both files written anew, the receipt with the digest of the plan as it is now."""
+    (folder / "plan.json").write_text(json.dumps(plan))
+    (folder / "receipt.json").write_text(json.dumps(receipt))
+    receipt["plan"] = str(read(folder)[0].digest)
+    (folder / "receipt.json").write_text(json.dumps(receipt))
+
+
+def flattered(plan: dict[str, Any], receipt: dict[str, Any]) -> None:
+    receipt["measured"]["accuracy"] = [0.5, 0.99]
+
+
+def cheaper(plan: dict[str, Any], receipt: dict[str, Any]) -> None:
+    receipt["measured"]["macs"] = [1e9, 1e3]
+
+
+def from_elsewhere(plan: dict[str, Any], receipt: dict[str, Any]) -> None:
+    receipt["probes"]["digest"] = "sha256:0"
+
+
+def of_another_kind(plan: dict[str, Any], receipt: dict[str, Any]) -> None:
+    receipt["operation"] = "unlearn"
+
+
+def by_another_method(plan: dict[str, Any], receipt: dict[str, Any]) -> None:
+    plan["spec"]["params"] |= {"score": "random"}
+
+
+def of_another_version(plan: dict[str, Any], receipt: dict[str, Any]) -> None:
+    plan["spec"]["version"] = 7
+
+
+def promised(plan: dict[str, Any], receipt: dict[str, Any]) -> None:
+    plan["expected"]["macs"][1] = 1.0
+
+
+@pytest.mark.parametrize(
+    ("change", "check"),
+    [(flattered, "measured"), (cheaper, "measured"), (from_elsewhere, "receipt"), (of_another_kind, "receipt"),
+     (by_another_method, "choice"), (of_another_version, "choice"), (promised, "choice")],
+)  # fmt: skip
+def test_changed_words_are_found(
+    done: tuple[Path, Model, Probes], tmp_path: Path, change: Callable[..., None], check: str
+) -> None:
+    folder, parent, asked = done
+    shutil.copytree(folder, tmp_path / "x")
+    plan, receipt = (json.loads((folder / f"{n}.json").read_text()) for n in ("plan", "receipt"))
+    change(plan, receipt)
+    resealed(plan, receipt, tmp_path / "x")
+    assert check in [f.check for f in Replaying()(tmp_path / "x", parent, asked) if f.good is False]
+    assert all(f.good for f in Replaying()(folder, parent, asked))
+
+
+def test_another_program_beside_the_weights_is_found(done: tuple[Path, Model, Probes], tmp_path: Path) -> None:
+    folder, parent, asked = done
+    shutil.copytree(folder, tmp_path / "x")
+    other = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).eval()
+    torch.export.save(torch.export.export(other, (torch.zeros(2, 1, 8, 8),)), tmp_path / "x" / "network.pt2")
+    assert [f.check for f in Replaying()(tmp_path / "x", parent, asked) if f.good is False] == ["program"]
+
+
+def test_hostile_plans_and_receipts_are_one_error(done: tuple[Path, Model, Probes], tmp_path: Path) -> None:
+    folder = done[0]
+    for file, key, value in (
+        ("plan", "expected", []), ("plan", "expected", None),
+        ("plan", "spec", {"name": "x", "version": 1, "params": [1]}),
+        ("plan", "spec", {"name": "x", "version": 1, "params": {"share": float("nan")}}), ("receipt", "probes", []),
+        ("receipt", "parent_source", 5), ("receipt", "parent_source", ["x"]), ("receipt", "measured", "much"),
+    ):  # fmt: skip
+        shutil.copytree(folder, tmp_path / "x", dirs_exist_ok=True)
+        whole = json.loads((folder / f"{file}.json").read_text())
+        (tmp_path / "x" / f"{file}.json").write_text(json.dumps(whole | {key: value}))
+        with pytest.raises(StemmaError, match="can be read"):
+            read(tmp_path / "x")
+
+
+class Twice(nn.Module):
+    """A layer that is registered under two names and used once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(16, 12), nn.Linear(12, 4)
+        self.layers = nn.ModuleList([self.a, self.b])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.b(self.a(x).relu())
+
+
+def test_second_names_of_a_layer_are_no_false_alarm(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    parent = from_module(Twice().eval(), "twice", InputSpec("vector", (16,), 0.0, 1.0))
+    asked = Probes.of(np.random.default_rng(0).normal(0, 1, (64, 16)).astype(np.float32))
+    write(Pruning(share=0.5)(parent, asked), tmp_path / "out", asked)
+    found = Replaying()(tmp_path / "out", parent, asked)
+    assert all(f.good for f in found), found
