@@ -36,8 +36,8 @@ from stemma.kinship.learned.detector import LineageDetector
 from stemma.models.load import load
 from stemma.training import calibration, curriculum, shipped_detector
 from stemma.training.detector import PARTS, Training, draw_many, train
-from stemma.training.families import Relative
 from stemma.training.pools import Drawing, Pool, Question, pools
+from stemma.training.relatives import Relative
 from stemma.zoo.cache import folder
 from stemma.zoo.lineages import Recipes, flat, tree
 from testbeds import dense_networks

@@ -19,8 +19,8 @@ from stemma.training import PRETRAINED, calibration, shipped_detector
 from stemma.training.curriculum import family as recipes
 from stemma.training.curriculum import parsed
 from stemma.training.detector import Training, split, train
-from stemma.training.families import Relative, components, of_folder, of_zoo
 from stemma.training.pools import Drawing, Pool, pools
+from stemma.training.relatives import Relative, components, of_folder, of_zoo
 from stemma.zoo.lineages import as_zoo
 
 Arrays = dict[str, np.ndarray]

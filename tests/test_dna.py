@@ -45,7 +45,7 @@ from stemma.registry import Registry
 from stemma.training import shipped_dna
 from stemma.training.dna import Training, halves, told, train
 from stemma.training.dna_groups import Group, GroupRecipe, of_relatives, parsed, seen
-from stemma.training.families import Relative
+from stemma.training.relatives import Relative
 from stemma.types import Fingerprint, Verdict
 from stemma.workspace import Workspace
 from stemma.zoo import data

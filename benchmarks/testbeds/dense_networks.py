@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from stemma.models.load import from_arrays
-from stemma.training.families import Relative
+from stemma.training.relatives import Relative
 from stemma.types import Spec
 from stemma.zoo.cache import recall
 from stemma.zoo.data import examples

@@ -191,18 +191,18 @@ def dna(
 def _own_group(folder: Path, probes: str, report: Any) -> tuple[Any, bool]:
     """What is seen of one's own zoo, and whether it is of texts."""
     from stemma.cli.asking import Asking
-    from stemma.training import dna_groups, families
+    from stemma.training import dna_groups, relatives
 
-    relatives = families.of_folder(folder, report)
-    asked = Asking().probes(probes, relatives[0].model)
-    return dna_groups.of_relatives(folder.name, relatives, asked), asked.kind == "tokens"
+    found = relatives.of_folder(folder, report)
+    asked = Asking().probes(probes, found[0].model)
+    return dna_groups.of_relatives(folder.name, found, asked), asked.kind == "tokens"
 
 
 def _families(zoo: str, report: Any) -> list[Any]:
-    from stemma.training import curriculum, families
+    from stemma.training import curriculum, relatives
 
     if Path(zoo).exists():
-        return families.of_folder(Path(zoo), report)
+        return relatives.of_folder(Path(zoo), report)
     kinds, count, seed = curriculum.parsed(zoo)
     return curriculum.made(kinds, count, seed, progress=report)
 

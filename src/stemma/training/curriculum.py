@@ -9,7 +9,7 @@ import numpy as np
 from stemma.errors import MisuseError
 from stemma.models.model import Model
 from stemma.probes import Probes
-from stemma.training.families import Relative, of_zoo
+from stemma.training.relatives import Relative, of_zoo
 from stemma.types import RelationKind as R
 from stemma.zoo.kinds import KINDS, kind_of
 from stemma.zoo.lineages import TUNINGS, Recipes, Tuning, as_zoo, tree

@@ -14,7 +14,7 @@ from stemma.fingerprints.dna import DNA
 from stemma.models.model import Model
 from stemma.probes import Probes
 from stemma.training import curriculum
-from stemma.training.families import Relative
+from stemma.training.relatives import Relative
 from stemma.types import Spec
 from stemma.zoo import data, datasets
 from stemma.zoo.cache import VERSION, recall
@@ -226,7 +226,7 @@ def of_relatives(name: str, relatives: Sequence[Relative], probes: Probes, dna: 
 
     Args:
         name: Of the zoo.
-        relatives: Its models, as `stemma.training.families` reads them.
+        relatives: Its models, as `stemma.training.relatives` reads them.
         probes: What all are asked.
         dna: How; the defaults unless given.
 

@@ -11,7 +11,7 @@ from stemma.kinship.learned import geometry, presenting
 from stemma.kinship.learned.views import Views, views
 from stemma.models.model import Model
 from stemma.probes import Probes
-from stemma.training.families import Relative
+from stemma.training.relatives import Relative
 
 LEAST = 8
 """Models of one architecture below which no questions are asked about it."""
