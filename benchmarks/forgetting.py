@@ -10,6 +10,7 @@ Writes benchmarks/results/forgetting_TIER.json after every class; with --verify,
 """
 
 import argparse
+import json
 import os
 import platform
 from collections.abc import Mapping
@@ -32,20 +33,24 @@ from testbeds import forgetting_baselines as other
 SAMPLES, OTHERS, CLASSES = 256, 1024, 10
 METHODS: Mapping[str, tuple[Unlearning, str]] = {
     "published": (Unlearning.official("zero"), ""),
+    "alone": (Unlearning(), ""),
+    "refit": (Unlearning(), "retain"),
+    "generic": (Unlearning(), "generic"),
     "published, negated": (Unlearning.official("negate"), ""),
     "contrast, made": (Unlearning(action="zero", made=True), ""),
-    "refit": (Unlearning(), "retain"),
-    "refit, generic": (Unlearning(), "generic"),
     "contrast": (Unlearning(action="zero"), "retain"),
     "contrast, negated": (Unlearning(action="negate"), "retain"),
 }
 """The method, and the other inputs that it is given: none, retained classes, or images of another data set."""
 
-BRIEF = ("published", "refit")
-"""Methods of a brief run."""
+BRIEF = ("published", "alone", "refit", "generic")
+"""Methods that are put to every class; the others, and those that train, to the classes with retrained references."""
+
+REFERRED = (0, 3)
+"""Classes of the first seed without which networks are trained anew."""
 
 TIERS: dict[str, dict[str, Any]] = {
-    "small": {"networks": {"cnn": 6, "vit": 8}, "seeds": (0, 1, 2), "train": 12_000, "test": 5000, "retrained": 2},
+    "small": {"networks": {"cnn": 6, "vit": 8}, "seeds": (0, 1, 2), "train": 12_000, "test": 2500, "retrained": 2},
     "full": {"networks": {"resnet18": 24}, "seeds": (0,), "train": None, "test": None, "retrained": 1},
     "tiny": {"networks": {"cnn": 3}, "seeds": (0,), "train": 3000, "test": 500, "retrained": 1},
 }
@@ -109,10 +114,11 @@ def measured(case: Case, generic: bed.Data, gold: list[np.ndarray], *, relearn: 
 def summary(cases: list[dict[str, Any]]) -> dict[str, Any]:
     """Means over classes and seeds, with the worst, and how often the target was not met."""
     out = {}
-    for name in cases[0]:
+    for name in dict.fromkeys(n for c in cases for n in c):
         found = [c[name] for c in cases if name in c and "failed" not in c[name]]
-        part: dict[str, Any] = {"cases": len(cases), "failed": len(cases) - len(found)}
-        for key in found[0] if found else ():
+        tried = sum(name in c for c in cases)
+        part: dict[str, Any] = {"cases": tried, "failed": tried - len(found)}
+        for key in dict.fromkeys(k for f in found for k in f):
             values = np.array([f[key] for f in found if key in f], float)
             half = 1.96 * values.std(ddof=1) / len(values) ** 0.5 if len(values) > 1 else 0.0
             part[key] = {"mean": float(values.mean()), "half": float(half), "worst": float(values.max()),
@@ -169,7 +175,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=os.environ.get("STEMMA_DATA"))
     parser.add_argument("--seconds", type=float, default=7200)
     parser.add_argument("--networks", type=Path, help="folder in which trained networks are kept")
-    parser.add_argument("--brief", action="store_true", help="methods only, nothing retrained or learnt again")
+    parser.add_argument("--brief", action="store_true", help="nothing retrained or learnt again, fewer methods")
     parser.add_argument("--verify", action="store_true", help="only put edited networks to the test of unlearning")
     parser.add_argument("--only", choices=sorted(bed.MAKERS), help="one network of the tier, in a file of its own")
     parser.add_argument("--out", type=Path)
@@ -185,8 +191,13 @@ def main() -> None:
     out = args.out or Path(__file__).parent / "results" / name_of
     card = torch.cuda.get_device_name() if args.device.startswith("cuda") else "processor"
     head = {"tier": args.tier, "settings": dict(tier), "samples": SAMPLES, "others": OTHERS, "device": card,
+            "methods": {n: [m.spec.digest, given] for n, (m, given) in METHODS.items()},
             "torch": torch.__version__, "machine": f"{os.cpu_count()} cores, {platform.python_version()}"}  # fmt: skip
     result = Result(out, head)
+    if out.exists():
+        before = json.loads(out.read_text())
+        if all(before.get(k) == json.loads(json.dumps(head[k])) for k in ("settings", "methods", "samples", "others")):
+            result.content = before  # classes that are there are not measured again
     for name, epochs in tier["networks"].items():
         if args.only in (None, name):
             train, test = read(tier, name, args.data)
@@ -208,9 +219,15 @@ def study(result: Result, name: str, epochs: float, tier: Mapping[str, Any], dat
             if clock.over():
                 clock.say(f"no time for class {label} of {name}-{seed} and what follows")
                 return
+            key = ["networks", name, "cases", f"seed {seed} class {label}"]
+            done = result.content.get("networks", {}).get(name, {}).get("cases", {}).get(key[-1])
+            if done is not None:
+                cases.append(done)
+                continue
             case = Case(net, model, train, test, label, seed, args.device)
             gold: list[np.ndarray] = []
-            if seed == tier["seeds"][0] and label in (0, 3) and name != "resnet18" and not args.brief:
+            whole = seed == tier["seeds"][0] and label in REFERRED and not args.brief
+            if whole and name != "resnet18":
                 nets = retrained(name, train, label, tier["retrained"], epochs, args.device, args.networks)
                 gold = [bed.answers(n, case.lost, args.device) for n in nets]
                 between = [other.apart(a, b) for i, a in enumerate(gold) for b in gold[:i]]
@@ -218,11 +235,11 @@ def study(result: Result, name: str, epochs: float, tier: Mapping[str, Any], dat
                 steps = [other.relearning(n, case.forget, case.retain, case.lost, args.device) for n in nets]
                 result.put(["networks", name, "retrained", f"class {label}"],
                            {"figures": figures, "relearning": steps, "between": between})  # fmt: skip
-            cases.append(measured(case, generic, gold, relearn=label in (0, 3) and not args.brief, brief=args.brief))
-            result.put(["networks", name, "cases", f"seed {seed} class {label}"], cases[-1])
+            cases.append(measured(case, generic, gold, relearn=label in REFERRED and not args.brief, brief=not whole))
+            result.put(key, cases[-1])
             result.put(["networks", name, "summary"], summary(cases))
-            mine = cases[-1]["refit"]
-            clock.say(f"{name}-{seed} class {label}: refit {mine.get('forget')} drop {mine.get('drop')}")
+            drops = {n: round(cases[-1][n].get("drop", 1.0), 3) for n in BRIEF}
+            clock.say(f"{name}-{seed} class {label}: others lose {drops}")
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def prune(
         ),
     ] = None,
     probes: Probes = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and write nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and write no model.")] = False,
     statistics: Annotated[
         Path | None,
         typer.Option(
@@ -70,23 +70,24 @@ def prune(
     from stemma.cli.asking import Asking
     from stemma.cli.opening import open_workspace
     from stemma.cli.output import findings, identity, progress, show, show_json, warn
+    from stemma.edits.saving import writable, write
 
     asking = Asking(network, allow_code, device, data)
     pruning = method(ratio, budget, parameters, seed)
-    _writable(out, dry_run=dry_run, replace=replace)
+    _said_where(out, dry_run=dry_run, replace=replace)
     if probes is None:
         warn(
             "warning: no --probes were given, so noise is used: inputs like those that the model is meant for do better"
         )
     with progress(quiet=as_json) as report:
         before = asking.model(open_workspace(registry, progress=report), model)
+        if out is not None and not dry_run:
+            writable(out, before.source, overwrite=replace)
         asked = asking.probes(probes or "noise:n=256", before, seed)
         known = _statistics(pruning, before, asked, statistics, report)
         plan = pruning.plan(before, asked, known, report)
         document: dict[str, Any] = {"plan": plan.to_dict(), "receipt": None, "folder": None}
         if not dry_run and out is not None:
-            from stemma.edits.saving import write
-
             edited = pruning.apply(before, plan, asked, known, report)
             receipt = write(edited, out, asked, overwrite=replace)
             document |= {"receipt": receipt.to_dict(), "folder": str(out)}
@@ -131,7 +132,7 @@ def method(ratio: float | None, budget: str | None, parameters: Sequence[str] | 
     return Pruning(**given)
 
 
-def _writable(out: Path | None, *, dry_run: bool, replace: bool) -> None:
+def _said_where(out: Path | None, *, dry_run: bool, replace: bool) -> None:
     if out is None and not dry_run:
         raise MisuseError(
             "nothing says where the smaller model goes: give --out DIR, or --dry-run to see the plan only"
@@ -152,6 +153,8 @@ def _statistics(pruning: "Pruning", model: Any, probes: Any, file: Path | None, 
     found = Statistics.read(file)
     if found.model != model.digest or found.probes != probes.digest:
         raise MisuseError(f"{file} holds statistics of another model or of other probes: give another file")
+    if found.how != pruning.collecting.how:
+        raise MisuseError(f"{file} was collected otherwise ({found.how}, not {pruning.collecting.how}): give another")
     return found
 
 

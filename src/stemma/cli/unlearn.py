@@ -45,7 +45,7 @@ def unlearn(
     from stemma.cli.opening import open_workspace
     from stemma.cli.output import findings, identity, progress, show, show_json
     from stemma.edits.forgetting import Unlearning
-    from stemma.edits.saving import write
+    from stemma.edits.saving import writable, write
     from stemma.errors import MisuseError
 
     if out.exists() and not replace:
@@ -54,6 +54,7 @@ def unlearn(
     method = Unlearning(**typed(Unlearning, parameters, seed))
     with progress(quiet=as_json) as report:
         before = asking.model(open_workspace(registry, progress=report), model)
+        writable(out, before.source, overwrite=replace)
         samples = asking.probes(forget, before, seed)
         others = None if retain is None else asking.probes(retain, before, seed)
         edited = method(before, samples, others, report)

@@ -1,6 +1,7 @@
 """Networks that can be changed: a copy of their own, run and cut without touching the one they came from."""
 
 import copy
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from stemma.edits import slicing
 from stemma.edits.coupling import Network, couplings
 from stemma.edits.statistics import batch_of, scorable, watching
+from stemma.edits.tracing import shown
 from stemma.errors import MisuseError, StemmaError
 from stemma.models import network as models_network
 from stemma.models.model import Model
@@ -207,12 +209,45 @@ def agrees(model: Model, net: Network, kept: Mapping[str, np.ndarray], inputs: n
         slicing.cut(smaller.module, slicing.slices(net, kept), head_weights(net))
         slicing.silence(silent.module, net, kept)
         with torch.no_grad():
-            a, b = smaller.network(few), silent.network(few)
+            pairs = [shown(a.forward(few)) for a in (smaller, silent)]
     except (StemmaError, RuntimeError, ValueError, TypeError, AttributeError, IndexError):
         return False
-    return a.shape == b.shape and float((a - b).abs().max()) <= CLOSE * float(b.abs().max().clamp_min(1e-30))
+    return len(pairs[0]) == len(pairs[1]) and all(_equal(a, b) for a, b in zip(*pairs, strict=True))
+
+
+def _equal(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether outputs agree, each column (channel of a map) by its own size."""
+    if a.shape != b.shape or not a.is_floating_point() or not a.numel():
+        return a.shape == b.shape
+    a, b = (
+        x.double().movedim(1 if x.ndim == 4 else -1, -1).reshape(-1, x.shape[1 if x.ndim == 4 else -1]) for x in (a, b)
+    )
+    size = b.abs().amax(0)
+    close = (CLOSE * size).clamp_min(CLOSE**2 * float(size.max())).clamp_min(1e-30)
+    return bool(((a - b).abs().amax(0) <= close).all())
 
 
 def head_weights(net: Network) -> frozenset[str]:
     """Weights whose units are attention heads."""
     return frozenset(r.tensor for g in net.groups if g.name in net.heads for r in g.rows)
+
+
+def patterns(given: str | Sequence[str]) -> tuple[str, ...]:
+    """Patterns of names, one or several.
+
+    Args:
+        given: Regular expressions.
+
+    Returns:
+        All of them.
+
+    Raises:
+        MisuseError: If one cannot be read.
+    """
+    found = (given,) if isinstance(given, str) else tuple(given)
+    for pattern in found:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise MisuseError(f"{pattern!r} is no pattern of names ({error})") from error
+    return found

@@ -277,6 +277,8 @@ def allowed(method: "Pruning", net: Network, model: Model) -> list[Group]:
 def _by_ratio(bundles: Sequence[Bundle], whole: Network, goal: float) -> dict[str, int]:
     """The same share of every group."""
     out = {}
+    if all(round(goal * whole.sizes[b.groups[0]]) < b.least for b in bundles):
+        raise MisuseError(f"a share of {goal:.3g} cannot be kept: of every group more has to stay (least)")
     for b in bundles:
         wanted = goal * whole.sizes[b.groups[0]]
         size = min(b.options, key=lambda n: (abs(n - wanted), n))

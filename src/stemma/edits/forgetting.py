@@ -9,16 +9,17 @@ import numpy as np
 import torch
 
 from stemma.edits import fidelity
-from stemma.edits.asking import Asked, own_network, removable
+from stemma.edits.asking import Asked, own_network, patterns, removable
+from stemma.edits.changing import Change
 from stemma.edits.coupling import Network, Reader
 from stemma.edits.edited import Edited, finished
 from stemma.edits.measuring import agreement
-from stemma.edits.normalisation import norms
+from stemma.edits.remembered import UNLIKE, following, supposed, unlike
 from stemma.edits.samples import recognised, scrambled
-from stemma.edits.scores import rows_read
-from stemma.edits.statistics import Collecting, Statistics, matrix
+from stemma.edits.statistics import Collecting, Statistics, batch_of
 from stemma.errors import MisuseError, StemmaError
 from stemma.fingerprints.questioning import questioned
+from stemma.models.arrays import from_arrays
 from stemma.models.model import Model
 from stemma.probes import Probes
 from stemma.types import Plan, Spec
@@ -30,10 +31,10 @@ ACTIONS = ("auto", "zero", "negate", "refit")
 
 OUTPUT = "it is an output of the network"
 
-SPARED = 0.9
+SPARED = 0.95
 """Share of the other inputs that should be answered as before; below it more layers are tried, and the best taken."""
 
-STRENGTHS = tuple(10.0 ** (k / 4) for k in range(-12, 17))
+STRENGTHS = tuple(10.0 ** (k / 2) for k in range(-6, 9))
 """Weights of the forget samples beside the other inputs, tried in this order by `refit`."""
 
 
@@ -43,20 +44,19 @@ class Unlearning:
     """Which weights change so that a class is no longer answered.
 
     Attributes:
-        action: One of `ACTIONS`. `auto` refits where other inputs are given; without any it sets to zero in networks
-            with batch norm and negates in others.
+        action: One of `ACTIONS`. `auto` refits where other inputs are given or batch norm remembers some, and negates
+            elsewhere.
         score: `fidelity` (as published), `alignment` or `energy` of single entries.
         scope: Whether the highest entries of each `layer` change, or of each `output` of it.
         layers: How many of the last layers that read hidden units are edited, the output layer left alone; 0 takes 6
-            in networks with layer norm, whose residual stream brings the class from far, and 4 in others; twice as
-            many, then all, where the target is not met.
+            in networks with layer norm, whose residual stream brings the class from far, and in others 2 to refit and 4
+            for single entries; twice as many again and again, then all, where the target is not met or much is lost.
         head: Edit the output layer too.
         attention: Edit the layers that read attention heads too, not only those that read hidden units.
         only: Patterns of the layers that may be edited, instead of the last ones.
         contrast: Rank entries by how much more they matter to what is to be forgotten than to the other inputs.
-        reflect: Of `refit`: by how much the samples' deviation from the others' mean output is turned round, which
-            cancels what earlier layers have put into a residual stream; 0 only removes it. None takes 1 in networks
-            with layer norm and 0 in others.
+        reflect: Of `refit`: by how much the samples' deviation from the others' mean output is turned round; 0 only
+            removes it, which does nothing where the mean of all others is answered with this class.
         made: Where no other inputs are given, make some from the samples themselves, by exchanging blocks of pixels.
         target: Share of the forget samples that may still be answered.
         most: Largest share of a layer's entries that is changed.
@@ -67,7 +67,8 @@ class Unlearning:
         seed: Of the positions and of the blocks.
 
     Source: Kashyap et al., NeurIPS 2025, algorithm 2. The paper fixes the share of entries by hand; here it is raised
-    until the target is met. `refit` and the contrast are Stemma's: both need other inputs.
+    until the target is met. `refit` and the contrast are Stemma's. Where other inputs are missing, or are unlike those
+    that batch norm remembers, `refit` takes what it remembers (`remembered.supposed`).
     """
 
     action: str = "auto"
@@ -78,7 +79,7 @@ class Unlearning:
     attention: bool = True
     only: tuple[str, ...] = ()
     contrast: bool = True
-    reflect: float | None = None
+    reflect: float = 1.0
     made: bool = False
     target: float = 0.01
     most: float = 0.2
@@ -89,13 +90,14 @@ class Unlearning:
     seed: int = 0
 
     name = "modhifi-u"
-    version = 1
+    version = 2
 
     def __post_init__(self) -> None:
         if self.action not in ACTIONS:
             raise MisuseError(f"weights are changed by {', '.join(ACTIONS)}, not {self.action!r}")
         if self.score not in ("fidelity", "alignment", "energy") or self.scope not in ("layer", "output"):
             raise MisuseError("entries are ranked by fidelity, alignment or energy, within a layer or an output")
+        object.__setattr__(self, "only", patterns(self.only))
         if not 0 < self.most <= 1 or not 0 <= self.target < 1 or self.layers < 0 or self.steps < 1:
             raise MisuseError("most lies in (0, 1], the target in [0, 1), layers are 0 or more and steps 1 or more")
 
@@ -140,14 +142,18 @@ class Unlearning:
         before, after = own_network(model), own_network(model)
         forgotten, known = recognised(before, forget)
         net = removable(model, forget.inputs, before)
-        if others is None and self.made:
+        if others is not None:
+            questioned(model, others)
+        elif self.made:
             others = scrambled(forget, self.seed)
         change, found = self._smallest(before, after, net, forget, others, forgotten, progress)
         readers, action = change.readers, change.action
+        held = "" if change.rest is None else "batch norm" if not change.rest.inputs else "other inputs"
         plan = Plan(
             "unlearn", model.digest, self.spec, forget.digest, entries=change.entries(found), action=action,
             expected={"class": forgotten, "recognised": known, "strength": found,
-                      "layers": [r.layer for r in readers]},
+                      "layers": [r.layer for r in readers], "held to": held, "unlike": change.unlike,
+                      "others": "" if others is None else str(others.digest)},
         )  # fmt: skip
         measured = self._measured(before, after, forget, others, forgotten)
         undo = {r.weight: before.module.get_parameter(r.weight).detach().cpu().clone() for r in readers}
@@ -156,13 +162,13 @@ class Unlearning:
     def _smallest(
         self, before: Asked, after: Asked, net: Network, forget: Probes, others: Probes | None, forgotten: int,
         progress: Progress | None,
-    ) -> tuple["_Change", float]:  # fmt: skip
+    ) -> tuple["Change", float]:  # fmt: skip
         """Layers in which the target is met and the others are spared, and the smallest strength, left applied."""
         streamed = has_layer_norm(before.module)
-        reflect = float(streamed) if self.reflect is None else self.reflect
         collecting = Collecting("full", self.batch, self.positions, self.seed)
         failed: StemmaError | None = None
-        best: tuple[float, _Change, float] | None = None
+        best: tuple[float, Change, float] | None = None
+        few = batch_of(forget.inputs[:2], before.like)
         for readers in self._readers(net, streamed=streamed):
             mine, rest = (
                 None
@@ -171,13 +177,20 @@ class Unlearning:
                 for p in (forget, others)
             )
             assert mine is not None
-            change = _Change(self, before, after, readers, mine, rest, self._action(before, rest), reflect)
+            norms = following(before.module, before.forward, few, readers) if self.action in ("auto", "refit") else {}
+            away = 0.0 if rest is None else unlike(rest, before.module, norms)
+            mended = bool(norms) and (rest is None or away > UNLIKE)
+            if mended:
+                rest = supposed(mine, before.module, norms)
+                readers = [r for r in readers if r.weight in norms]
+            change = Change(self, before, after, readers, mine, rest, self._action(rest))
+            change.unlike = away
             try:
                 strength = self._searched(change, forget, forgotten, progress)
             except StemmaError as error:
                 failed = error
                 continue
-            kept = 1.0 if others is None else _kept(before, after, others, forgotten)
+            kept = 1.0 if others is None or mended else _kept(before, after, others, forgotten)
             if best is None or kept > best[0]:
                 best = kept, change, strength
             if kept >= SPARED:
@@ -194,23 +207,24 @@ class Unlearning:
         heads = {n for n, why in net.refused.items() if why == OUTPUT}
         read = {r.weight for g in net.groups for r in g.readers if self.attention or g.name not in net.heads}
         found = [r for w, r in net.readers.items() if w in read and (self.head or r.layer not in heads)]
+        if not found:  # hidden units that nothing can remove can still be forgotten with
+            found = [r for r in net.readers.values() if r.layer not in heads][1:]
         if self.only:
             found = [r for r in found if any(re.search(p, r.layer) for p in self.only)]
         if not found:
             raise MisuseError("no layer reads hidden units but the output layer: say head=True to edit that")
         if self.only or self.layers:
             return [found[-self.layers :]]
-        first = 6 if streamed else 4
-        return [found[-n:] for n in dict.fromkeys(min(n, len(found)) for n in (first, 2 * first, len(found)))]
+        counts = (6, 12) if streamed else (2, 4, 8) if self.action in ("auto", "refit") else (4, 8)
+        return [found[-n:] for n in dict.fromkeys(min(n, len(found)) for n in (*counts, len(found)))]
 
-    def _action(self, before: Asked, rest: Statistics | None) -> str:
+    def _action(self, rest: Statistics | None) -> str:
         if self.action == "refit" and rest is None:
-            raise MisuseError("refit holds other inputs in place while a class goes: give some, or made=True")
-        if self.action != "auto":
-            return self.action
-        return "refit" if rest is not None else "zero" if norms(before.module) else "negate"
+            raise MisuseError("refit holds other inputs in place while a class goes, and no batch norm remembers any: "
+                              "give some, or made=True")  # fmt: skip
+        return self.action if self.action != "auto" else "refit" if rest is not None else "negate"
 
-    def _searched(self, change: "_Change", forget: Probes, forgotten: int, progress: Progress | None) -> float:
+    def _searched(self, change: "Change", forget: Probes, forgotten: int, progress: Progress | None) -> float:
         """The smallest strength that meets the target, left applied."""
         tried = STRENGTHS if change.action == "refit" else [self.most * (k + 1) / self.steps for k in range(self.steps)]
         low, best, least = 0.0, None, 1.0
@@ -229,7 +243,7 @@ class Unlearning:
                 f"target is {self.target:.0%}. Allow more (most, layers), or give other inputs too"
             )
         for _ in range(4):
-            middle = (low + best) / 2
+            middle = (low * best) ** 0.5 if low and change.action == "refit" else (low + best) / 2
             if change.tried(middle, forget, forgotten) <= self.target:
                 best = middle
             else:
@@ -265,95 +279,6 @@ def _kept(before: Asked, after: Asked, others: Probes, forgotten: int) -> float:
     return float((a == b)[rest].double().mean()) if bool(rest.any()) else 1.0
 
 
-class _Change:
-    """A family of changes to some layers, by strength."""
-
-    def __init__(
-        self, method: Unlearning, before: Asked, after: Asked, readers: list[Reader],
-        mine: Statistics, rest: Statistics | None, action: str, reflect: float,
-    ) -> None:  # fmt: skip
-        self.method, self.before, self.after, self.readers, self.action = method, before, after, readers, action
-        self.mine, self.rest, self.reflect = mine, rest, reflect
-        if action != "refit":
-            self.ranked = {r.weight: self._ranked(r) for r in readers}
-
-    def tried(self, strength: float, forget: Probes, forgotten: int) -> float:
-        """Apply a strength to the network; the share of the samples that are still answered is returned."""
-        for r in self.readers:
-            layer: Any = self.after.module.get_submodule(r.layer)
-            start = matrix(self.before.module.get_submodule(r.layer)).detach()
-            new = self._refitted(r, start, strength) if self.action == "refit" else self._marked(r, start, strength)
-            with torch.no_grad():
-                new = new.T if type(layer).__name__ == "Conv1D" else new
-                layer.weight.copy_(new.reshape(layer.weight.shape))
-        answers = self.after.answers(forget.inputs)
-        return float((answers.argmax(1) == forgotten).double().mean())
-
-    def entries(self, strength: float) -> dict[str, tuple[tuple[int, int], ...]]:
-        """Outputs and inputs whose weights change; empty where whole layers are refitted."""
-        if self.action == "refit":
-            return {}
-        out = {}
-        for r in self.readers:
-            flat, inputs = self._chosen(r, strength)
-            pairs = np.stack(np.divmod(flat.cpu().numpy(), inputs), 1)
-            out[r.weight] = tuple((int(a), int(b)) for a, b in sorted(map(tuple, pairs)))
-        return out
-
-    def _ranked(self, r: Reader) -> torch.Tensor:
-        """The score of every entry, `[outputs, inputs]`."""
-        method = self.method
-        layer = self.before.module.get_submodule(r.layer)
-        found = _entries(layer, r, self.mine, method.score)
-        if self.rest is not None and method.contrast:
-            found = found - _entries(layer, r, self.rest, method.score)
-        return found
-
-    def _chosen(self, r: Reader, share: float) -> tuple[torch.Tensor, int]:
-        ranked = self.ranked[r.weight]
-        outputs, inputs = ranked.shape
-        if self.method.scope == "layer":
-            count = max(1, round(share * ranked.numel()))
-            return ranked.reshape(-1).argsort(descending=True, stable=True)[:count], inputs
-        count = max(1, round(share * inputs))
-        top = ranked.argsort(dim=1, descending=True, stable=True)[:, :count]
-        return (top + inputs * torch.arange(outputs, device=top.device)[:, None]).reshape(-1), inputs
-
-    def _marked(self, r: Reader, start: torch.Tensor, share: float) -> torch.Tensor:
-        flat, inputs = self._chosen(r, share)
-        out = start.clone().reshape(len(start), inputs, -1)
-        row, column = flat // inputs, flat % inputs
-        out[row, column] = 0.0 if self.action == "zero" else -out[row, column]
-        return out.reshape(start.shape)
-
-    def _refitted(self, r: Reader, start: torch.Tensor, strength: float) -> torch.Tensor:
-        """Weights that give what they gave for the other inputs, and for the samples the others' mean output."""
-        assert self.rest is not None
-        mine, rest = self.mine.layers[r.weight], self.rest.layers[r.weight]
-        s_mine, s_rest = mine.moment(centred=False), rest.moment(centred=False)
-        held = fidelity.levels(s_rest)
-        scale = strength * (held / fidelity.levels(s_mine)).log().mean().exp()
-        weights = start.to(s_rest.device, torch.float64)
-        target = weights @ (rest.total / rest.count)
-        level_of_mine = torch.outer(target, mine.total / mine.count)
-        apart = weights @ s_mine - level_of_mine
-        wanted = weights @ s_rest + scale * (level_of_mine - self.reflect * apart)
-        held = self.method.damping * held
-        system = s_rest + scale * s_mine + torch.diag(held)
-        return torch.linalg.solve(system, (wanted + held * weights).T).T.to(start)
-
-
-def _entries(layer: Any, r: Reader, statistics: Statistics, score: str) -> torch.Tensor:
-    moment = statistics.layers[r.weight].moment(centred=False)
-    weights = matrix(layer).detach().to(moment.device, torch.float64)
-    aligned, squares = fidelity.contributions(weights, moment, rows_read(layer, r).to(moment.device))
-    if score == "energy":
-        return squares / squares.sum().clamp_min(1e-300)
-    if score == "alignment":
-        return aligned / aligned.sum().clamp_min(1e-300)
-    return fidelity.singleton(aligned, squares)
-
-
 def undone(model: Model, undo: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
     """The weights of an unlearned model with those of its parent put back.
 
@@ -365,4 +290,4 @@ def undone(model: Model, undo: Mapping[str, torch.Tensor]) -> dict[str, np.ndarr
         All weights by name.
     """
     arrays = {n: t.array() for n, t in model.tensors.items()}
-    return arrays | {n: t.numpy() for n, t in undo.items()}
+    return arrays | {n: from_arrays({n: t}, "undo").tensors[n].array() for n, t in undo.items()}

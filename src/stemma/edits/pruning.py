@@ -8,7 +8,7 @@ import numpy as np
 
 from stemma.edits import measuring, slicing
 from stemma.edits.allocation import ALLOCATIONS
-from stemma.edits.asking import Asked, agrees, few_of, head_weights, own_network, removable
+from stemma.edits.asking import Asked, agrees, few_of, head_weights, own_network, patterns, removable
 from stemma.edits.choosing import Choosing
 from stemma.edits.compensation import Compensating, Cut, cut_readers
 from stemma.edits.coupling import Network
@@ -85,7 +85,7 @@ class Pruning:
     weigh: bool = True
 
     name = "modhifi-p"
-    version = 1
+    version = 2
 
     def __post_init__(self) -> None:
         if self.budget not in BUDGETS:
@@ -98,6 +98,10 @@ class Pruning:
             raise MisuseError(f"units are allocated {' or '.join(ALLOCATIONS)}, not {self.allocation!r}")
         if self.rounds < 1 or self.multiple < 1 or not 0 <= self.least < 1:
             raise MisuseError("rounds and multiple are 1 or more, and the least share lies from 0 to below 1")
+        if not 0 <= self.damping < 1 or self.seed < 0:
+            raise MisuseError("damping lies from 0 to below 1, and the seed is 0 or more")
+        for name in ("only", "ignore"):
+            object.__setattr__(self, name, patterns(getattr(self, name)))
         _ = self.compensating
 
     @classmethod

@@ -49,13 +49,12 @@ def write(edited: Edited, folder: Path | str, probes: Probes, *, overwrite: bool
         The receipt, with the digest of what lies on disk.
 
     Raises:
-        MisuseError: If the folder exists.
+        MisuseError: If the folder may not be written.
         StemmaError: If what was read back does not answer as the edited network does.
     """
     folder = Path(folder)
-    if folder.exists() and (not overwrite or not folder.is_dir()):
-        raise MisuseError(f"{folder} exists. Choose another folder, or allow it to be replaced")
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    writable(folder, edited.parent.source, overwrite=overwrite)
+    partial, aside = (folder.with_name(f".{folder.name}.{os.getpid()}.{word}") for word in ("partial", "before"))
     partial.mkdir(parents=True)
     try:
         _weights(edited, partial, probes)
@@ -64,11 +63,36 @@ def write(edited: Edited, folder: Path | str, probes: Probes, *, overwrite: bool
         receipt = replace(edited.receipt, child=found.digest)
         _beside(edited, receipt, partial)
         if folder.exists():
-            shutil.rmtree(folder)
+            folder.rename(aside)
         partial.rename(folder)
+        shutil.rmtree(aside, ignore_errors=True)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return receipt
+
+
+def writable(folder: Path, source: str, *, overwrite: bool) -> None:
+    """Refuse a folder that would cost what is there: only what an edit wrote is replaced, and never the parent.
+
+    Args:
+        folder: Where an edited model is to lie.
+        source: Where the parent was read from.
+        overwrite: Allow an earlier edit there to be replaced.
+
+    Raises:
+        MisuseError: If it may not be written.
+    """
+    if not folder.name or folder.name == ".." or folder.is_symlink():
+        raise MisuseError(f"{folder} is no name of a folder: give a path that ends in one")
+    if not folder.exists():
+        return
+    if not overwrite or not folder.is_dir():
+        raise MisuseError(f"{folder} exists. Choose another folder, or allow it to be replaced (--replace)")
+    parent, here = Path(source).resolve(), folder.resolve()
+    if Path(source).exists() and (here == parent or here in parent.parents or parent in here.parents):
+        raise MisuseError(f"{folder} holds the model that is edited ({source}): choose another folder")
+    if any(folder.iterdir()) and not ((folder / PLAN).is_file() and (folder / RECEIPT).is_file()):
+        raise MisuseError(f"{folder} holds something else than an edited model: it is not replaced")
 
 
 def checkpoint(folder: Path) -> Path:
@@ -81,7 +105,7 @@ def _weights(edited: Edited, folder: Path, probes: Probes) -> None:
     if hasattr(module, "save_pretrained") and config is not None:
         _of_transformers(module, config, edited.parent.config or {})
         half = stored_in_half(edited)
-        stored: Any = module if half is None else copy.deepcopy(module).to(half)
+        stored: Any = module if half is None else _halved(module, half, edited)
         stored.save_pretrained(folder)
         for file in _companions(Path(edited.parent.source)):
             shutil.copyfile(file, folder / file.name)
@@ -99,6 +123,16 @@ def stored_in_half(edited: Edited) -> torch.dtype | None:
     """The half precision that the parent's matrices are stored in, where all are; the child is written in it too."""
     kinds = {t.dtype for t in edited.parent.tensors.values() if t.is_float and len(t.shape) > 1}
     return {"F16": torch.float16, "BF16": torch.bfloat16}.get(kinds.pop()) if len(kinds) == 1 else None
+
+
+def _halved(module: torch.nn.Module, half: torch.dtype, edited: Edited) -> Any:
+    """A copy in half precision; vectors stay single where the parent stores them so."""
+    vectors = {t.dtype for t in edited.parent.tensors.values() if t.is_float and len(t.shape) == 1}
+    stored = copy.deepcopy(module)
+    for p in stored.parameters():
+        if p.ndim > 1 or "F32" not in vectors:
+            p.data = p.data.to(half)
+    return stored
 
 
 def _of_transformers(module: Any, config: Mapping[str, Any], before: Mapping[str, Any]) -> None:

@@ -98,7 +98,8 @@ def reads(group: Group, module: torch.nn.Module, statistics: Statistics) -> list
     out = []
     for reader in group.readers:
         if reader.weight not in statistics.layers:
-            raise MisuseError(f"nothing was collected at {reader.layer}, which reads {group.name}: it was not run")
+            raise MisuseError(f"no statistics of {reader.layer}, which reads {group.name}: collect them with the same "
+                              "choice of groups, on inputs on which it runs")  # fmt: skip
         layer = module.get_submodule(reader.layer)
         seen = statistics.layers[reader.weight]
         moment = seen.moment(centred=centred(reader, module))

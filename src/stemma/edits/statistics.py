@@ -78,6 +78,7 @@ class Statistics:
         inputs: How many inputs were put to the network.
         model: Digest of the model.
         probes: Digest of what it was asked.
+        how: Which positions were looked at, in words.
     """
 
     level: str
@@ -85,6 +86,7 @@ class Statistics:
     inputs: int
     model: Digest | None = None
     probes: Digest | None = None
+    how: str = ""
 
     def __add__(self, other: "Statistics") -> "Statistics":
         """Statistics of both sets of inputs together, as if they had been collected in one pass.
@@ -111,7 +113,8 @@ class Statistics:
             if getattr(s, k) is not None
         }
         counts = {n: s.count for n, s in self.layers.items()}
-        about = {"level": self.level, "inputs": self.inputs, "model": self.model, "probes": self.probes}
+        about = {"level": self.level, "inputs": self.inputs, "model": self.model, "probes": self.probes,
+                 "how": self.how}  # fmt: skip
         save_file(tensors, path, {"statistics": json.dumps({**about, "counts": counts})})
 
     @classmethod
@@ -135,7 +138,8 @@ class Statistics:
                     parts = {k: file.get_tensor(f"{name}/{k}") for k in ("total", "blocks", "cross", "second")
                              if f"{name}/{k}" in names}  # fmt: skip
                     layers[name] = LayerStatistics(int(count), **parts)
-            return cls(about["level"], layers, int(about["inputs"]), about["model"], about["probes"])
+            return cls(about["level"], layers, int(about["inputs"]), about["model"], about["probes"],
+                       about["how"])  # fmt: skip
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise StemmaError(f"{path} holds no statistics of layers: {' '.join(str(error).split())[:200]}") from error
 
@@ -314,7 +318,12 @@ class Collecting:
                 forward(batch_of(inputs[start : start + self.batch], like))
                 if progress is not None:
                     progress("collecting statistics", min(len(inputs), start + self.batch), len(inputs))
-        return Statistics(self.level, found, len(inputs))
+        return Statistics(self.level, found, len(inputs), how=self.how)
+
+    @property
+    def how(self) -> str:
+        """Which positions are looked at, in words."""
+        return f"{self.positions or 'all'} positions, seed {self.seed}"
 
     def _of(self, layer: torch.nn.Module, x: torch.Tensor, draw: torch.Generator) -> LayerStatistics:
         spots = self.spots(layer, x, draw)

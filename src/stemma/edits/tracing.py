@@ -233,7 +233,7 @@ def trace(module: torch.nn.Module, forward: Callable[[torch.Tensor], Any], input
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
     known = seen.known
-    for tensor in _tensors(answer):
+    for tensor in shown(answer):
         known.fix(seen.label(tensor), "it is an output of the network")
     for name in seen.uses.keys() - {n for n, u in seen.uses.items() if u.times == 1}:
         for rows in seen.axes.get(name, ()):
@@ -245,8 +245,15 @@ def trace(module: torch.nn.Module, forward: Callable[[torch.Tensor], Any], input
     return Traced(axes, why, seen.uses, tuple(seen.products), unit, shapes, learned)
 
 
-def _tensors(answer: Any) -> list[torch.Tensor]:
-    """Every tensor of what a network returns: of an object of its own, everything that it holds."""
+def shown(answer: Any) -> list[torch.Tensor]:
+    """Every tensor of what a network returns: of an object of its own, everything that it holds.
+
+    Args:
+        answer: A tensor, a collection, an output of transformers, any object.
+
+    Returns:
+        The tensors.
+    """
     if hasattr(answer, "to_tuple"):
         answer = answer.to_tuple()
     elif not isinstance(answer, torch.Tensor | Mapping | tuple | list):
