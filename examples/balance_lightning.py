@@ -28,14 +28,15 @@ class Balance(lightning.Callback):
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Begin, or go on where a checkpoint stopped."""
-        self.agm = AdaptiveGradientModulation(pl_module.net, self.modalities, **self.rule)
+        group = torch.distributed.group.WORLD if trainer.world_size > 1 else None
+        self.agm = AdaptiveGradientModulation(pl_module.net, self.modalities, group=group, **self.rule)
         if self.kept is not None:
             self.agm.load_state_dict(self.kept)
         pl_module.agm = self.agm
 
     def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, *rest: Any) -> None:
         """Say what every modality's gradient was scaled by."""
-        pl_module.log_dict({f"kappa/{name}": kappa.float() for name, kappa in pl_module.kappa.items()})
+        pl_module.log_dict({f"kappa/{name}": kappa for name, kappa in pl_module.kappa.items()})
 
     def state_dict(self) -> dict[str, Any]:
         """For the checkpoint."""
@@ -52,7 +53,7 @@ class Digits(lightning.LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self.net = Net()
-        self.kappa: dict[str, torch.Tensor] = {}
+        self.kappa: dict[str, float] = {}
 
     def training_step(self, batch: list[torch.Tensor], index: int) -> torch.Tensor:
         """The one line that changes."""

@@ -322,7 +322,7 @@ def test_masked_passes_without_gradient_are_refused() -> None:
     f, others = model(**batch), [model(**{n: 0 * x if n == m else x for n, x in batch.items()}) for m in "va"]
     outputs = torch.stack([f, *(o.detach() for o in others)])
     phi = combined(outputs, exact_split(2))
-    kappa = torch.stack(list(out.kappa.values()))
+    kappa = torch.tensor(list(out.kappa.values()), dtype=torch.float64)
     model.zero_grad()
     dead = f.detach() + (kappa[:, None, None] * (phi - phi.detach())).sum(0)
     nn.functional.cross_entropy(dead, target).backward()
@@ -335,18 +335,16 @@ def test_masked_passes_without_gradient_are_refused() -> None:
 
 def test_the_modality_whose_loss_falls_is_damped() -> None:
     rule = Modulation(alpha=1.0)
-    usual = torch.tensor([1.0, 1.0], dtype=torch.float64)
-    now = torch.tensor([0.4, 1.0], dtype=torch.float64)
-    kappa, ratio, before = rule.coefficients(now, usual)
+    kappa, ratio, before = rule.coefficients([0.4, 1.0], [1.0, 1.0])
     assert kappa[0] < 1 < kappa[1]
     assert float(ratio[0]) == pytest.approx(math.exp(0.6))
-    assert before.tolist() == [1.0, 1.0]
+    assert before == (1.0, 1.0)
     assert float(kappa[0]) == pytest.approx(math.exp(1 - math.exp(0.6)))
 
 
 def test_no_change_no_modulation_however_far_ahead() -> None:
-    scores = torch.tensor([0.1, 2.0, 1.0], dtype=torch.float64)
-    assert torch.equal(Modulation(alpha=4.0).coefficients(scores, scores)[0], torch.ones(3).double())
+    scores = [0.1, 2.0, 1.0]
+    assert Modulation(alpha=4.0).coefficients(scores, scores)[0] == (1.0, 1.0, 1.0)
     parity = Modulation(alpha=4.0, reference="parity").coefficients(scores, scores)[0]
     assert parity[0] < 1 < parity[1]  # the control
 
@@ -357,7 +355,7 @@ def test_means_are_those_of_numpy() -> None:
     running, moving = History.empty(2), History.empty(2)
     average = Modulation(reference="average", decay=0.9)
     for n, s in zip(sizes, scores, strict=True):
-        sums, counts = torch.tensor(s * n), torch.full((2,), float(n)).double()
+        sums, counts = (s * n).tolist(), [float(n)] * 2
         running, moving = running.after(Modulation(), sums, counts), moving.after(average, sums, counts)
     assert np.allclose(running.usual, np.average(scores, axis=0, weights=sizes), atol=1e-12)
     weights = 0.9 ** np.arange(29, -1, -1)
@@ -366,15 +364,13 @@ def test_means_are_those_of_numpy() -> None:
 
 
 def test_the_lead_as_published() -> None:
-    s = torch.tensor([0.3, 1.1, 2.0], dtype=torch.float64)
-    published = torch.exp((s.mean() - s) * 3 / 2)
-    assert torch.allclose(lead(s), published)
+    s = np.array([0.3, 1.1, 2.0])
+    assert np.allclose(lead(s.tolist()), np.exp((s.mean() - s) * 3 / 2), atol=1e-12)
 
 
 def test_exponents_are_capped_and_bad_scores_change_nothing() -> None:
-    one = torch.tensor([1.0, 1.0]).double()
-    kappa = Modulation(alpha=100.0, cap=2.0).coefficients(torch.tensor([0.0, 3.0]).double(), one)[0]
-    assert kappa.tolist() == pytest.approx([math.exp(-2), math.exp(2)])
+    kappa = Modulation(alpha=100.0, cap=2.0).coefficients([0.0, 3.0], [1.0, 1.0])[0]
+    assert kappa == pytest.approx([math.exp(-2), math.exp(2)])
     model, (batch, target) = _made(Early), _batch()
     agm = AdaptiveGradientModulation(model, ["a", "v"], reference="parity", alpha=2.0)
     agm(batch, target)
@@ -384,7 +380,7 @@ def test_exponents_are_capped_and_bad_scores_change_nothing() -> None:
     out = agm(broken, target)
     assert torch.equal(out.logits[1:], model(**broken)[1:])
     assert [float(k) for k in out.kappa.values()] == [1.0, 1.0]
-    assert torch.equal(agm.history.total, before.total)
+    assert agm.history.total == before.total
 
 
 def test_ignored_labels_do_not_count() -> None:
@@ -411,7 +407,7 @@ def test_other_losses_and_scores() -> None:
     model, (batch, _) = _made(Early), _batch()
     target = torch.randn(6, 4, dtype=torch.float64)
     found, out = _step(model, batch, target, loss=nn.functional.mse_loss, alpha=1.0, reference="parity")
-    assert torch.allclose(out.scores["a"], nn.functional.mse_loss(out.responses["a"], target))
+    assert out.scores["a"] == pytest.approx(float(nn.functional.mse_loss(out.responses["a"], target)))
     # and a loss of one's own on the logits has the same gradient
     model.zero_grad()
     agm = AdaptiveGradientModulation(model, ["a", "v"], loss=nn.functional.mse_loss, alpha=1.0, reference="parity")
@@ -554,7 +550,7 @@ def test_late_fast_stays_exact_after_the_first_step(answers: str) -> None:
             sgd.step()
             assert len(out.logits) == 6
             assert out.answer["rows"] == 6 if answers == "dict" else len(out.answer) == 6
-        states.append({**model.state_dict(), "kappa": torch.stack(list(out.kappa.values()))})
+        states.append({**model.state_dict(), "kappa": torch.tensor(list(out.kappa.values()), dtype=torch.float64)})
     assert all(torch.allclose(states[0][n], states[1][n], atol=1e-12) for n in states[0])
     assert (states[0]["kappa"] - 1).abs().max() > 1e-3
 
@@ -640,7 +636,7 @@ def test_accumulated_batches_remember_like_one_large_one() -> None:
         part = target[rows]
         (small({n: x[rows] for n, x in batch.items()}, part).loss * len(part) / 24).backward()
     assert all(torch.allclose(g, truth[n], atol=1e-12) for n, g in _grads(model).items())
-    assert torch.allclose(small.history.usual, large.history.usual, atol=1e-12)
+    assert np.allclose(small.history.usual, large.history.usual, atol=1e-12)
 
 
 @pytest.mark.parametrize("plan", ["exact", "batched", "late-fast"])
@@ -722,7 +718,7 @@ for plan in ("exact", "batched", "late-fast"):
         out.loss.backward()
     found = _grads(model)
     assert all(torch.allclose(found[n], truth[n], atol=1e-10) for n in truth), plan
-    assert torch.allclose(out.kappa["a"], first.kappa["a"], atol=1e-10)
+    assert abs(out.kappa["a"] - first.kappa["a"]) < 1e-10
 print("same")
 """
 
@@ -745,7 +741,11 @@ def _three_steps(model: nn.Module, wrapped: nn.Module, plan: dict, rows: slice) 
         out = agm({n: x[rows] for n, x in batch.items()}, target[rows])
         out.loss.backward()
         sgd.step()
-    return {**model.state_dict(), "kappa": torch.stack(list(out.kappa.values())), "names": list(wrapped.state_dict())}
+    return {
+        **model.state_dict(),
+        "kappa": torch.tensor(list(out.kappa.values()), dtype=torch.float64),
+        "names": list(wrapped.state_dict()),
+    }
 
 
 def _one_of_two(rank: int, folder: str) -> None:

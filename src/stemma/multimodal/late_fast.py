@@ -1,19 +1,24 @@
 """One encoder per modality: each is asked once, and only what fuses them is asked for every coalition."""
 
 import contextlib
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 
 from stemma.errors import MisuseError
-from stemma.multimodal.masks import Batch
-from stemma.multimodal.plans import AbstractPlan, Asked, Questions, evaluating, logits, moody
+from stemma.multimodal.masks import Batch, hidden
+from stemma.multimodal.plans import AbstractPlan, Asked, Questions, evaluating, logits, moody, parts
+from stemma.multimodal.responses import Split
 
 AGREES = 1e-3
 """Largest difference from the masked passes, relative to the largest output, that rounding explains."""
+
+APART, MORE, TOGETHER = "apart", "more rows", "together"
+"""What is shown nothing goes in a pass of its own, as more rows of the batch, or all coalitions go in one pass."""
 
 Features = dict[str, torch.Tensor]
 
@@ -21,32 +26,31 @@ Features = dict[str, torch.Tensor]
 class _Stands(nn.Module):
     """Stands where an encoder stands and gives what it gave."""
 
-    def __init__(self, features: torch.Tensor) -> None:
-        super().__init__()
-        self._features = features
-
     def forward(self, *inputs: Any, **named: Any) -> torch.Tensor:
-        return self._features
+        return self.__dict__["features"]
 
 
 @dataclass(frozen=True, eq=False)
 class LateFast(AbstractPlan):
     """Encoders are asked once (twice with batch norm or dropout), their features recombined.
 
-    Without batch norm and dropout it is equal to `exact`. With them, scores and kappas are equal; gradients take the
-    encoders in training mode where `exact` takes them in evaluation mode, and leave out what flows through encoders
-    that are shown nothing. What fuses the features may be anything without batch norm and dropout. Whether features are
-    all that modalities are used for is tried at the first step.
+    Without batch norm and dropout it is equal to `exact`, to rounding. With them, scores and kappas are equal;
+    gradients take the encoders in training mode where `exact` takes them in evaluation mode, and leave out what flows
+    through encoders that are shown nothing. What fuses the features may be anything without batch norm and dropout.
+    Whether features are all that modalities are used for is tried by masked passes at calls 1, 2, 4, 8 and so on: a
+    path that is closed at first, such as a gate of zeros, is found when it has opened.
 
-    Cost: one pass forward and backward, the fusion `2^M - 1` times; with batch norm or dropout one forward pass more.
+    Cost: one pass forward and backward, the fusion `2^M - 1` times; with batch norm or dropout one forward pass more;
+    where the batch holds more than modalities per sample, such as lengths, the encoders twice.
 
     Attributes:
-        encoders: By modality, the name of the submodule that sees it and nothing else; it gives one tensor `[n, …]`.
+        encoders: By modality, the name of the submodule that sees it and nothing else of its kind; it gives one tensor
+            `[n, …]`.
     """
 
     encoders: Mapping[str, str]
     name = "late-fast"
-    _tried: list[bool] = field(default_factory=list, repr=False)  # once: whether the network answers with a tensor
+    _tried: WeakKeyDictionary[nn.Module, tuple[int, str]] = field(default_factory=WeakKeyDictionary, repr=False)
 
     def __call__(self, module: nn.Module, asked: Questions) -> Asked:
         """See `AbstractPlan`.
@@ -57,47 +61,97 @@ class LateFast(AbstractPlan):
         Raises:
             MisuseError: If the network does more than fuse features, or the fusion itself has batch norm or dropout.
         """
-        if not self._tried:
+        calls, manner = self._tried.get(module, (0, APART))
+        if not calls:
             self._checked(module, asked)
         inside = moody(module)
-        loud = [n for n in inside if not any(n == e or n.startswith(f"{e}.") for e in self.encoders.values())]
-        if loud:
-            raise MisuseError(f"late-fast needs a fusion without batch norm and dropout, but there is {loud[0]!r}")
-        if not inside:
-            answer, full, seen, nothing = self._once(module, asked)
-            outputs = scored = self._recombined(module, asked, full, seen, nothing)
-        else:
-            answer, seen = self._pass(module, asked, asked.batch)
+        if inside:
+            self._quiet(module, inside)
+        due = calls & (calls + 1) == 0  # the next call is a power of two
+        found, scored = self._carried(module, asked, bool(inside), APART if due else manner)
+        if due:
+            self._compared(module, asked, scored)
+            manner = self._manner(module, asked, found)
+        self._tried[module] = (calls + 1, manner)
+        return found
+
+    def _carried(self, module: nn.Module, asked: Questions, inside: bool, manner: str) -> tuple[Asked, torch.Tensor]:
+        if inside:
+            answer, seen = self._pass(module, asked, asked.batch, asked.count)
             full = logits(answer)
             with torch.no_grad(), evaluating(module):
-                calm, nothing = _last_apart(self._pass(module, asked, self._one_more(asked))[1])
+                calm, nothing = self._apart(module, asked)[1:]
                 scored = self._recombined(module, asked, full, calm, nothing)
-            outputs = self._recombined(module, asked, full, seen, nothing)
-        if not self._tried:
-            self._compared(module, asked, scored)
-            self._tried.append(isinstance(answer, torch.Tensor))
-        return Asked(answer, outputs, scored)
+            return Asked(answer, self._recombined(module, asked, full, seen, nothing), scored), scored
+        if manner == TOGETHER and _modalities_alone(asked):
+            found = self._together(module, asked)
+            return found, found.outputs
+        if manner == APART:
+            answer, seen = self._pass(module, asked, asked.batch, asked.count)
+            full, nothing = logits(answer), self._apart(module, asked)[2]
+        else:
+            answer, seen, nothing = self._apart(module, asked)
+            answer = full = logits(answer)[: asked.count]
+        outputs = self._recombined(module, asked, full, seen, nothing)
+        return Asked(answer, outputs, outputs), outputs
 
-    def _once(self, module: nn.Module, asked: Questions) -> tuple[Any, torch.Tensor, Features, Features]:
-        """Answer, logits, features of every encoder, and what it gives when it is shown nothing, with their graph."""
-        if self._tried == [True]:  # what is shown nothing is one more row
-            answer, seen = self._pass(module, asked, self._one_more(asked))
-            full = logits(answer)[:-1]
-            return full, full, *_last_apart(seen)
-        answer, seen = self._pass(module, asked, asked.batch)
-        nothing = _last_apart(self._pass(module, asked, self._one_more(asked))[1])[1]
-        return answer, logits(answer), seen, nothing
+    def _quiet(self, module: nn.Module, inside: list[nn.Module]) -> None:
+        """Refuse a fusion with batch norm or dropout."""
+        within = {part for place in self.encoders.values() for part in parts(module.get_submodule(place))}
+        loud = [name for name, part in module.named_modules() if part in inside and part not in within]
+        if loud:
+            raise MisuseError(f"late-fast needs a fusion without batch norm and dropout, but there is {loud[0]!r}")
 
-    def _pass(self, module: nn.Module, asked: Questions, batch: Batch) -> tuple[Any, Features]:
+    def _together(self, module: nn.Module, asked: Questions) -> Asked:
+        """All coalitions in one pass: behind each encoder its features are repeated, or what it gives for nothing."""
         seen: Features = {}
-        with _recording(module, self.encoders, seen):
+        batch, rows = self._more(asked)
+        spread = lambda m, h: _spread(h, asked.count, asked.names.index(m), asked.split)  # noqa: E731
+        with _recording(module, self.encoders, seen, rows, spread):
+            out = logits(asked.forward(module, batch))
+        outputs = out.reshape(len(asked.split.coalitions), asked.count, *out.shape[1:])
+        return Asked(outputs[0], outputs, outputs)
+
+    @torch.no_grad()
+    def _manner(self, module: nn.Module, asked: Questions, found: Asked) -> str:
+        """What the network can be asked at a time; the answer is of the same rows as the batch, or stays apart."""
+        if not isinstance(found.answer, torch.Tensor):
+            return APART
+        if moody(module) or not _modalities_alone(asked):
+            return MORE
+        try:
+            joined = self._together(module, asked).outputs
+        except (RuntimeError, ValueError, IndexError, TypeError, AssertionError):  # it counts its samples itself
+            return MORE
+        return TOGETHER if joined.shape == found.outputs.shape and _near(joined, found.outputs) else MORE
+
+    def _pass(self, module: nn.Module, asked: Questions, batch: Batch, rows: int) -> tuple[Any, Features]:
+        seen: Features = {}
+        with _recording(module, self.encoders, seen, rows):
             answer = asked.forward(module, batch)
         return answer, seen
 
-    def _one_more(self, asked: Questions) -> dict[str, Any]:
-        """The batch with a sample of which everything is hidden below it."""
-        empty = asked.without(())
-        return {k: torch.cat([v, empty[k][:1]]) if _rows(v, asked.count) else v for k, v in asked.batch.items()}
+    def _apart(self, module: nn.Module, asked: Questions) -> tuple[Any, Features, Features]:
+        """Answer for the batch and hidden samples below it, features of the batch, and of what is hidden."""
+        batch, rows = self._more(asked)
+        answer, seen = self._pass(module, asked, batch, rows)
+        pairs = {m: h.split([asked.count, rows - asked.count]) for m, h in seen.items()}
+        return answer, {m: above for m, (above, _) in pairs.items()}, {m: below for m, (_, below) in pairs.items()}
+
+    def _more(self, asked: Questions) -> tuple[dict[str, Any], int]:
+        """The batch with a sample of which everything is hidden below it, or all of them so; and how many rows that is.
+
+        Encoders may read what else there is of a sample; what they give for nothing is then asked for every sample.
+
+        Returns:
+            Tensors by name, and their rows.
+        """
+        rows = {k: v for k, v in asked.batch.items() if _rows(v, asked.count)}
+        one = _modalities_alone(asked)
+        alone = one and all(mask.alone for mask in asked.masks.values())
+        empty = hidden({k: v[:1] for k, v in rows.items()} if alone else rows, asked.masks, asked.names)
+        below = {k: torch.cat([v, empty[k][:1] if one else empty[k]]) for k, v in rows.items()}
+        return {**asked.batch, **below}, asked.count + (1 if one else asked.count)
 
     def _checked(self, module: nn.Module, asked: Questions) -> None:
         lacking = [name for name in asked.names if name not in self.encoders]
@@ -135,9 +189,7 @@ class LateFast(AbstractPlan):
         """Refuse a network whose masked passes are not what its recombined features give."""
         with evaluating(module):
             for c, found in zip(asked.split.masked, scored[1:], strict=True):
-                true = asked.output(module, asked.without(c))
-                slack = 8 * max(torch.finfo(true.dtype).eps, torch.finfo(found.dtype).eps)
-                if (true - found).abs().max() > max(AGREES, slack) * true.abs().max().clamp(min=1e-6):
+                if not _near(found, asked.output(module, asked.without(c))):
                     apart = " and ".join(asked.names[i] for i in c)
                     raise MisuseError(
                         f"the network does more than fuse its encoders' features: with {apart} alone it answers "
@@ -146,16 +198,29 @@ class LateFast(AbstractPlan):
 
 
 @contextlib.contextmanager
-def _recording(module: nn.Module, encoders: Mapping[str, str], seen: Features) -> Generator[None]:
+def _recording(
+    module: nn.Module,
+    encoders: Mapping[str, str],
+    seen: Features,
+    rows: int,
+    instead: Callable[[str, torch.Tensor], torch.Tensor | None] = lambda modality, features: None,
+) -> Generator[None]:
+    """Features of every encoder; what fuses them is given those, or something instead."""
+
     def keep(modality: str) -> Any:
-        def hook(part: nn.Module, inputs: Any, output: Any) -> None:
-            if not isinstance(output, torch.Tensor) or modality in seen:
-                what = "is called twice" if modality in seen else f"gives a {type(output).__name__}"
+        def hook(part: nn.Module, inputs: Any, output: Any) -> torch.Tensor | None:
+            if modality in seen or not isinstance(output, torch.Tensor) or len(output) != rows:
+                what = f"gives a {type(output).__name__}"
+                if modality in seen:
+                    what = "is called twice"
+                elif isinstance(output, torch.Tensor):
+                    what = f"gives {len(output)} rows for {rows} samples"
                 raise MisuseError(
-                    f"late-fast needs encoders that are called once and give one tensor, but {encoders[modality]!r} "
-                    f"{what}"
+                    f"late-fast needs encoders that are called once and give one tensor [n, …], but "
+                    f"{encoders[modality]!r} {what}"
                 )
             seen[modality] = output
+            return instead(modality, output)
 
         return hook
 
@@ -172,23 +237,34 @@ def _recording(module: nn.Module, encoders: Mapping[str, str], seen: Features) -
 
 @contextlib.contextmanager
 def _standing(module: nn.Module, encoders: Mapping[str, str], features: Features) -> Generator[None]:
-    kept = {place: module.get_submodule(place) for place in encoders.values()}
+    kept = []
+    for modality, place in encoders.items():
+        parent, _, last = place.rpartition(".")
+        siblings, stands = module.get_submodule(parent)._modules, _Stands()
+        stands.__dict__["features"] = features[modality]  # past the slow setter of modules
+        kept.append((siblings, last, siblings[last]))
+        siblings[last] = stands
     try:
-        for modality, place in encoders.items():
-            _put(module, place, _Stands(features[modality]))
         yield
     finally:
-        for place, part in kept.items():
-            _put(module, place, part)
+        for siblings, last, part in kept:
+            siblings[last] = part
 
 
-def _put(module: nn.Module, place: str, part: nn.Module) -> None:
-    parent, _, last = place.rpartition(".")
-    module.get_submodule(parent)._modules[last] = part
+def _spread(features: torch.Tensor, count: int, position: int, split: Split) -> torch.Tensor:
+    own, nothing = features.split([count, len(features) - count])
+    empty = nothing.expand_as(own)
+    return torch.cat([own if position in c else empty for c in split.coalitions])
 
 
-def _last_apart(seen: Features) -> tuple[Features, Features]:
-    return {m: h[:-1] for m, h in seen.items()}, {m: h[-1:] for m, h in seen.items()}
+def _modalities_alone(asked: Questions) -> bool:
+    """Whether nothing else in the batch has a row per sample."""
+    return not any(_rows(v, asked.count) for k, v in asked.batch.items() if k not in asked.names)
+
+
+def _near(found: torch.Tensor, true: torch.Tensor) -> bool:
+    slack = max(AGREES, 8 * max(torch.finfo(true.dtype).eps, torch.finfo(found.dtype).eps))
+    return not bool((true - found).abs().max() > slack * true.abs().max().clamp(min=1e-6))
 
 
 def _rows(value: Any, count: int) -> bool:

@@ -31,6 +31,11 @@ class AbstractMask(abc.ABC):
         """Whether what stands for the modality is the same in every sample: an encoder has to see it only once."""
         return True
 
+    @property
+    def alone(self) -> bool:
+        """Whether what stands for the modality does not depend on the other samples of the batch."""
+        return True
+
     @abc.abstractmethod
     def __call__(self, batch: Batch, modality: str) -> dict[str, torch.Tensor]:
         """The entries of a batch that change when a modality is hidden.
@@ -42,6 +47,19 @@ class AbstractMask(abc.ABC):
         Returns:
             New tensors by name, of the same shape and type.
         """
+
+    def missing(self, batch: Batch, modality: str, there: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What stands in samples that lack the modality; masks that look at other samples look at those that have it.
+
+        Args:
+            batch: Tensors by name.
+            modality: What some samples lack.
+            there: `[n]`, the samples that have it.
+
+        Returns:
+            New tensors by name, of which the rows of samples that lack it are used.
+        """
+        return self(batch, modality)
 
 
 @dataclass(frozen=True)
@@ -66,10 +84,22 @@ class Mean(AbstractMask):
     value: torch.Tensor | None = None
     name = "mean"
 
+    @property
+    def alone(self) -> bool:
+        """If its value was given."""
+        return self.value is not None
+
     def __call__(self, batch: Batch, modality: str) -> dict[str, torch.Tensor]:
         """See `AbstractMask`."""
         x = _floats(batch[modality], modality, self.name)
         return {modality: _filled(x, x.detach().mean(0) if self.value is None else self.value, modality)}
+
+    def missing(self, batch: Batch, modality: str, there: torch.Tensor) -> dict[str, torch.Tensor]:
+        """See `AbstractMask`."""
+        if self.value is not None:
+            return self(batch, modality)
+        x = _floats(batch[modality], modality, self.name)
+        return {modality: _filled(x, _having(x.detach(), there, modality, self.name).mean(0), modality)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +135,11 @@ class Permuted(AbstractMask):
         """Never."""
         return False
 
+    @property
+    def alone(self) -> bool:
+        """Never."""
+        return False
+
     def __call__(self, batch: Batch, modality: str) -> dict[str, torch.Tensor]:
         """See `AbstractMask`.
 
@@ -121,6 +156,11 @@ class Permuted(AbstractMask):
                 "larger batches, or another mask"
             )
         return {modality: x.roll(self.shift, 0)}
+
+    def missing(self, batch: Batch, modality: str, there: torch.Tensor) -> dict[str, torch.Tensor]:
+        """See `AbstractMask`."""
+        x = _having(batch[modality], there, modality, "other sample")
+        return {modality: x[torch.arange(len(there), device=x.device) % len(x)]}
 
 
 @dataclass(frozen=True)
@@ -242,6 +282,15 @@ def hidden(batch: Batch, masks: Mapping[str, AbstractMask], modalities: Sequence
     for name in modalities:
         out.update(masks[name](out, name))
     return out
+
+
+def _having(x: torch.Tensor, there: torch.Tensor, modality: str, name: str) -> torch.Tensor:
+    having = x[there.to(x.device)]
+    if not len(having):
+        raise MisuseError(
+            f"no sample of the batch has {modality!r}, so there is no {name} of it: hide it by zero or Mean(value)"
+        )
+    return having
 
 
 def _floats(x: torch.Tensor, modality: str, name: str) -> torch.Tensor:

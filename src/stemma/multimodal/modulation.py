@@ -1,14 +1,15 @@
 """Adaptive gradient modulation in any training loop: a loss whose gradient is rescaled per modality."""
 
-import contextlib
-from collections.abc import Callable, Generator, Mapping, Sequence
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
-from torch.nn.parallel import DistributedDataParallel
 
 from stemma.errors import MisuseError
 from stemma.multimodal import plans
@@ -16,11 +17,15 @@ from stemma.multimodal.late_fast import LateFast
 from stemma.multimodal.masks import AbstractMask, Batch, masks_of
 from stemma.multimodal.plans import AbstractPlan, Forward, Questions, evaluating, logits
 from stemma.multimodal.prior import MaskCheck, checked
-from stemma.multimodal.responses import checked_names, combined, split_of, without_missing
-from stemma.multimodal.rule import History, Modulation, cross_entropy_score, scored
+from stemma.multimodal.processes import group_of, in_one_call, refuse_sharded, summed
+from stemma.multimodal.responses import as_present, checked_names, combined, mixed, split_of, without_missing
+from stemma.multimodal.rule import IGNORED, History, Modulation, cross_entropy_score, means, scored
 from stemma.types import jsonable
 
 Loss = Callable[[torch.Tensor, Any], torch.Tensor]
+
+KEPT = ("weight", "total", "capped")
+"""What a state holds of the history beside its step."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,10 +47,10 @@ class Modulated:
     logits: torch.Tensor
     loss: torch.Tensor | None
     responses: Mapping[str, torch.Tensor]
-    scores: Mapping[str, torch.Tensor]
-    ratio: Mapping[str, torch.Tensor]
-    usual: Mapping[str, torch.Tensor]
-    kappa: Mapping[str, torch.Tensor]
+    scores: Mapping[str, float]
+    ratio: Mapping[str, float]
+    usual: Mapping[str, float]
+    kappa: Mapping[str, float]
     answer: Any
 
 
@@ -82,6 +87,7 @@ class AdaptiveGradientModulation:
         score: Loss | None = None,
         permutations: int | None = None,
         seed: int = 0,
+        group: Any = None,
         **rule: Any,
     ) -> None:
         """Bring a network and a rule together.
@@ -95,14 +101,20 @@ class AdaptiveGradientModulation:
             forward: How the network is asked, `forward(model, batch)`, where that is not `model(**batch)`.
             loss: From logits and target to a number; mean cross-entropy unless given.
             score: From a response and the target to one number per sample, or their mean, lower is better. Unless given
-                it is the loss, and for the default loss -log of the label's probability.
+                it is the loss, which then has to be a mean, and for cross-entropy -log of the label's probability.
+                Differences of scores enter an exponential: they have to be of the order of 1.
             permutations: Orders drawn per step where not every coalition is asked (always beyond four modalities).
             seed: Of these orders.
+            group: Processes that agree on every kappa, where something outside the network joins their gradients
+                (Lightning: `torch.distributed.group.WORLD`). Those of `DistributedDataParallel` unless given.
             rule: Fields of `Modulation`: `alpha`, `reference`, `decay`, `cap`, `warm_up`, `window`.
 
         Raises:
             MisuseError: If something of it makes no sense.
         """
+        refuse_sharded(model)
+        if permutations is not None and permutations < 1:
+            raise MisuseError(f"orders to draw are 1 or more, not {permutations}")
         self.model = model
         self.modalities = tuple(checked_names(modalities, dict.fromkeys(modalities)))  # ty: ignore[invalid-argument-type]
         self.rule = _rule(rule)
@@ -110,8 +122,9 @@ class AdaptiveGradientModulation:
         self.plan = _plan(plan, encoders)
         self._forward = forward or (lambda module, batch: module(**batch))
         self._loss = loss or cross_entropy
-        self._score = score or loss or cross_entropy_score
-        self._permutations, self._seed = permutations, seed
+        of_loss, self._ignored = _of_loss(loss)
+        self._score = score or of_loss
+        self._permutations, self._seed, self._group = permutations, seed, group
         self.history: History | None = None
 
     def __call__(self, batch: Batch, target: Any = None, present: torch.Tensor | None = None) -> Modulated:
@@ -148,52 +161,42 @@ class AdaptiveGradientModulation:
         answer = self._forward(self.model, batch)
         out = logits(answer)
         if counts:
-            self.history = (self.history or History.empty(len(self.modalities), out.device)).idle()
+            self.history = self._remembered.idle()
         loss = None if target is None else self._loss(out, target)
-        ones = torch.ones(len(self.modalities), device=out.device)
-        return Modulated(out, loss, {}, {}, {}, {}, self._named(ones), answer)
+        return Modulated(out, loss, {}, {}, {}, {}, dict.fromkeys(self.modalities, 1.0), answer)
 
     def _measured(self, batch: Batch, target: Any, present: torch.Tensor | None, step: int) -> Modulated:
         split = split_of(len(self.modalities), self._permutations, self._seed + step)
         scales = self.rule.scales(step)
         asked = Questions(self._forward, batch, self.modalities, self.masks, split)
-        answer, outputs, judged = self._passes(asked)
-        full = outputs[0]
-        phi = combined(outputs, split, present)
-        seen = phi if judged is outputs else combined(judged, split, present)
-        sums, counts = _over_ranks(*scored(seen, target, present, self._score))
-        history = self.history or History.empty(len(self.modalities), full.device)
-        kappa, ratio, usual = self.rule.coefficients(sums / counts, history.usual)
-        scales = scales and bool(torch.isfinite(outputs).all())
-        if not scales:
-            kappa = torch.ones_like(kappa)
-        shares = kappa.to(phi.dtype).reshape(-1, *[1] * (phi.ndim - 1))
-        moved = (shares * (phi - phi.detach())).sum(0)
-        out = full.detach() + moved.to(full.dtype) if scales else full
+        found = in_one_call(self.model, lambda module: self.plan(module, asked))
+        full, judged = found.outputs[0], found.scored
+        wide = as_present(found.outputs, split, present)
+        own = judged is found.outputs
+        seen = mixed(wide.detach(), split.weights) if own else combined(judged.detach(), split, present)
+        still = wide - wide.detach()  # 0, with the gradient of the outputs; NaN where they are not finite
+        sums, counts = scored(seen, target, present, self._score, self._ignored)
+        numbers = torch.cat([sums + still.detach().sum(dtype=sums.dtype), counts])
+        numbers = summed(numbers, group_of(self.model, self._group))
+        sums, counts = numbers[: len(seen)], numbers[len(seen) :]
+        mean = means(sums, counts)
+        history, sound = self._remembered, math.inf not in sums
+        kappa, ratio, usual = self.rule.coefficients(mean, history.usual)
+        if not scales or not sound:
+            kappa, scales = (1.0,) * len(kappa), False
+        moved = mixed(still, np.array([kappa]) @ split.weights).reshape(full.shape) if scales else None
+        out = full if moved is None else full.detach() + moved.to(full.dtype)
         self.history = history.after(self.rule, sums, counts, kappa if scales else None)
-        return Modulated(
-            out,
-            self._loss(out, target),
-            self._named(seen.detach()),
-            self._named(sums / counts),
-            self._named(ratio),
-            self._named(usual),
-            self._named(kappa),
-            answer,
-        )
+        responses = dict(zip(self.modalities, seen.unbind(), strict=True))
+        numbers = map(self._named, (mean, ratio, usual, kappa))
+        return Modulated(out, self._loss(out, target), responses, *numbers, found.answer)
 
-    def _passes(self, asked: Questions) -> tuple[Any, torch.Tensor, torch.Tensor]:
-        def run(module: nn.Module) -> tuple[Any, torch.Tensor, torch.Tensor]:
-            found = self.plan(module, asked)
-            return found.answer, found.outputs, found.scored
+    def _named(self, numbers: Sequence[float]) -> dict[str, float]:
+        return dict(zip(self.modalities, numbers, strict=True))
 
-        if not isinstance(self.model, DistributedDataParallel):
-            return run(self.model)
-        with _around(self.model, _Passes(self.model.module)):
-            return self.model(run)
-
-    def _named(self, values: torch.Tensor) -> dict[str, torch.Tensor]:
-        return dict(zip(self.modalities, values.unbind(), strict=True))
+    @property
+    def _remembered(self) -> History:
+        return self.history or History.empty(len(self.modalities))
 
     def train(self, mode: bool = True) -> "AdaptiveGradientModulation":
         """Modulate from now on, and put the network in training mode.
@@ -237,14 +240,13 @@ class AdaptiveGradientModulation:
         Returns:
             Plain values and tensors.
         """
-        history = self.history or History.empty(len(self.modalities))
+        history = self._remembered
         return {
             "spec": jsonable(self.rule.spec),
             "modalities": list(self.modalities),
             "step": history.step,
-            "weight": history.weight.cpu().clone(),
-            "total": history.total.cpu().clone(),
-            "capped": history.capped.cpu().clone(),
+            "skipped": history.skipped,
+            **{k: torch.tensor(getattr(history, k), dtype=torch.float64) for k in KEPT},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -256,25 +258,26 @@ class AdaptiveGradientModulation:
         Raises:
             MisuseError: If it is of other modalities, or another kind of history.
         """
-        theirs = list(state.get("modalities", ()))
+        lacking = [key for key in ("spec", "modalities", "step", "skipped", *KEPT) if key not in state]
+        if lacking:
+            raise MisuseError(f"this is no state of modulation: it has no {lacking[0]!r}")
+        theirs = list(state["modalities"])
         if theirs != list(self.modalities):
             raise MisuseError(f"the state is of the modalities {theirs}, not of {list(self.modalities)}")
         before, now = state["spec"]["params"]["reference"], self.rule.reference
         if (before == "average") != (now == "average"):
             raise MisuseError(f"the state holds the history of the reference {before!r}, which {now!r} cannot continue")
-        parameter = next(self.model.parameters(), None)
-        place = None if parameter is None else parameter.device
-        kind = History.empty(1, place).total.dtype
-        self.history = History(int(state["step"]), *(state[k].to(place, kind) for k in ("weight", "total", "capped")))
+        self.history = History(int(state["step"]), *(tuple(state[k].tolist()) for k in KEPT), int(state["skipped"]))
 
     def record(self) -> dict[str, Any]:
         """How the network was balanced, for the file beside its weights.
 
         Returns:
-            Plain JSON values: the rule, plan and masks, steps, and by modality the mean score so far and the steps at
-            which the exponent was cut off: where these are many, alpha is too large.
+            Plain JSON values: the rule, plan and masks, steps, those at which something was not finite so that nothing
+            was scaled, and by modality the mean score so far and the steps at which the exponent was cut off: where
+            these are many, alpha is too large.
         """
-        history = self.history or History.empty(len(self.modalities))
+        history = self._remembered
         mean = [None if not w else float(t / w) for t, w in zip(history.total, history.weight, strict=True)]
         return jsonable(
             {
@@ -284,40 +287,24 @@ class AdaptiveGradientModulation:
                 "masks": {m: k.name for m, k in self.masks.items()},
                 "steps": history.step,
                 "mean_scores": dict(zip(self.modalities, mean, strict=True)),
-                "capped_steps": dict(zip(self.modalities, history.capped.int().tolist(), strict=True)),
+                "skipped_steps": history.skipped,
+                "capped_steps": dict(zip(self.modalities, map(int, history.capped), strict=True)),
             }
         )
 
 
-class _Passes(nn.Module):
-    """All passes of a step as one forward call, so that gradients of several processes are joined once."""
+def _of_loss(loss: Loss | None) -> tuple[Loss, int]:
+    """What judges a response where only the loss was given, and the label that counts for nothing.
 
-    def __init__(self, inside: nn.Module) -> None:
-        super().__init__()
-        self.inside = inside
-
-    def forward(self, run: Callable[[nn.Module], Any]) -> Any:
-        return run(self.inside)
-
-
-@contextlib.contextmanager
-def _around(parallel: DistributedDataParallel, passes: _Passes) -> Generator[None]:
-    parallel._modules["module"] = passes
-    try:
-        yield
-    finally:
-        parallel._modules["module"] = passes.inside
-
-
-def _over_ranks(*values: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Sums over all processes, so that they agree on every kappa."""
-    import torch.distributed as processes
-
-    if not processes.is_available() or not processes.is_initialized() or processes.get_world_size() == 1:
-        return values
-    joined = torch.stack(values)
-    processes.all_reduce(joined)
-    return joined.unbind()
+    Returns:
+        Of cross-entropy: without smoothing or weights, as published. Of another loss of torch: its mean.
+    """
+    if loss is None or isinstance(loss, nn.CrossEntropyLoss):
+        return cross_entropy_score, IGNORED if loss is None else loss.ignore_index
+    if isinstance(loss, nn.Module) and getattr(loss, "reduction", "mean") != "mean":
+        loss = copy.copy(loss)
+        vars(loss)["reduction"] = "mean"
+    return loss, IGNORED
 
 
 def _rule(given: Mapping[str, Any]) -> Modulation:

@@ -103,6 +103,7 @@ class Exact(AbstractPlan):
         with evaluating(module):
             others = [asked.output(module, asked.without(c)) for c in asked.split.masked]
         refuse_dead(full, *others)
+        refuse_recomputed(module, *others)
         outputs = torch.stack([full, *others])
         return Asked(answer, outputs, outputs)
 
@@ -123,6 +124,7 @@ class Batched(AbstractPlan):
         with evaluating(module):
             others = asked.output(module, _stacked([asked.without(c) for c in asked.split.masked], asked.count))
         refuse_dead(full, others)
+        refuse_recomputed(module, others)
         outputs = torch.cat([full[None], others.reshape(-1, *full.shape).to(full.dtype)])
         return Asked(answer, outputs, outputs)
 
@@ -163,6 +165,29 @@ def refuse_dead(full: torch.Tensor, *others: torch.Tensor) -> None:
         )
 
 
+def refuse_recomputed(module: nn.Module, *others: torch.Tensor) -> None:
+    """Refuse masked passes that backward would carry out again in training mode, with other batch norm and dropout.
+
+    Raises:
+        MisuseError: If a network with batch norm or dropout checkpoints activations in the reentrant way; the other way
+            says so itself, in backward.
+    """
+    if not moody(module):
+        return
+    waiting = [other.grad_fn for other in others if other.grad_fn is not None]
+    seen = set(waiting)
+    while waiting:
+        node = waiting.pop()
+        if "CheckpointFunction" in node.name():
+            raise MisuseError(
+                "activation checkpointing carries masked passes out again in training mode, where batch norm and "
+                "dropout answer differently: checkpoint only while training (self.training), or use late-fast"
+            )
+        fresh = {parent for parent, _ in node.next_functions if parent is not None} - seen
+        seen |= fresh
+        waiting += fresh
+
+
 @contextlib.contextmanager
 def evaluating(module: nn.Module) -> Generator[None]:
     """Evaluation mode inside, and afterwards the mode of every part as it was.
@@ -172,33 +197,47 @@ def evaluating(module: nn.Module) -> Generator[None]:
     Yields:
         Nothing.
     """
-    before = [(part, part.training) for part in module.modules()]
+    before = [(part, part.training) for part in parts(module)]
     recurrent = any(isinstance(part, nn.RNNBase) for part, _ in before)
     for part, _ in before:
-        vars(part)["training"] = False  # past the slow setter of modules
+        part.__dict__["training"] = False  # past the slow setter of modules
     try:
         with torch.backends.cudnn.flags(enabled=False) if recurrent else contextlib.nullcontext():
             yield
     finally:
         for part, mode in before:
-            vars(part)["training"] = mode
+            part.__dict__["training"] = mode
 
 
-def moody(module: nn.Module) -> list[str]:
+def parts(module: nn.Module) -> list[nn.Module]:
+    """A network and everything in it, without the names that make `named_modules` slow."""
+    found, seen = [module], {module}
+    for part in found:
+        for inner in part._modules.values():
+            if inner is not None and inner not in seen:
+                seen.add(inner)
+                found.append(inner)
+    return found
+
+
+def moody(module: nn.Module) -> list[nn.Module]:
     """Parts that answer differently in training mode: batch norm, dropout.
 
     Returns:
-        Their names; only those known to torch are found.
+        Them; only those known to torch are found.
     """
     found = []
-    for name, part in module.named_modules():
-        norm = isinstance(part, (nn.modules.batchnorm._NormBase)) and (
-            part.track_running_stats or isinstance(part, nn.modules.batchnorm._BatchNorm)
-        )
-        dropped = getattr(part, "p", 0) if isinstance(part, nn.modules.dropout._DropoutNd) else 0
-        inside = getattr(part, "dropout", 0) if isinstance(part, (nn.RNNBase, nn.MultiheadAttention)) else 0
-        if part.training and (norm or dropped or inside):
-            found.append(name)
+    for part in parts(module):
+        if not part.training:
+            continue
+        if isinstance(part, nn.modules.batchnorm._NormBase):
+            changes = part.track_running_stats or isinstance(part, nn.modules.batchnorm._BatchNorm)
+        elif isinstance(part, nn.modules.dropout._DropoutNd):
+            changes = part.p
+        else:
+            changes = isinstance(part, (nn.RNNBase, nn.MultiheadAttention)) and part.dropout
+        if changes:
+            found.append(part)
     return found
 
 

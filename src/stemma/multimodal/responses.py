@@ -1,5 +1,6 @@
 """How a fused output splits into one response per modality: Shapley values over passes with modalities hidden."""
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -125,16 +126,45 @@ def combined(outputs: torch.Tensor, split: Split, present: torch.Tensor | None =
     Returns:
         `[modalities, n, …]` in float32 or wider; their sum is the fused output.
     """
+    return mixed(as_present(outputs, split, present), split.weights)
+
+
+def as_present(outputs: torch.Tensor, split: Split, present: torch.Tensor | None) -> torch.Tensor:
+    """Outputs in float32 or wider, 0 where a coalition has nothing of a sample that is there.
+
+    Args:
+        outputs: `[coalitions, n, …]`, in the order of the split.
+        split: Which coalitions.
+        present: `[n, modalities]`; None if nothing is missing.
+
+    Returns:
+        `[coalitions, n, …]`.
+    """
     wide = outputs if outputs.dtype == torch.float64 else outputs.float()
-    if present is not None:
-        member = torch.zeros(len(split.coalitions), split.weights.shape[0], device=wide.device)
-        for row, coalition in zip(member, split.coalitions, strict=True):
-            row[list(coalition)] = 1
-        anyone = (member @ present.to(wide.device, member.dtype).T > 0).to(wide.dtype)  # [coalitions, n]
-        wide = wide * anyone.reshape(*anyone.shape, *[1] * (wide.ndim - 2))
-    weights = torch.as_tensor(split.weights, dtype=wide.dtype, device=wide.device)
-    with torch.autocast(wide.device.type, enabled=False):  # half precision would undo the sum
-        return torch.einsum("mc,cn...->mn...", weights, wide)
+    if present is None:
+        return wide
+    member = torch.zeros(len(split.coalitions), split.weights.shape[0], device=wide.device)
+    for row, coalition in zip(member, split.coalitions, strict=True):
+        row[list(coalition)] = 1
+    anyone = (member @ present.to(wide.device, member.dtype).T > 0).to(wide.dtype)  # [coalitions, n]
+    return wide * anyone.reshape(*anyone.shape, *[1] * (wide.ndim - 2))
+
+
+def mixed(outputs: torch.Tensor, weights: np.ndarray) -> torch.Tensor:
+    """Weighted sums over coalitions.
+
+    Args:
+        outputs: `[coalitions, n, …]`.
+        weights: `[sums, coalitions]`.
+
+    Returns:
+        `[sums, n, …]`, in the precision of the outputs whatever autocast says: half of it would undo the sum.
+    """
+    kind = outputs.device.type
+    exactly = torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else contextlib.nullcontext()
+    with exactly:
+        found = torch.as_tensor(weights, dtype=outputs.dtype, device=outputs.device) @ outputs.flatten(1)
+    return found.reshape(-1, *outputs.shape[1:])
 
 
 def shapley_responses(
@@ -198,16 +228,20 @@ def without_missing(
     if present is None:
         return dict(inputs)
     count = len(inputs[names[0]])
-    if tuple(present.shape) != (count, len(names)) or present.dtype != torch.bool:
+    fits = isinstance(present, torch.Tensor) and present.dtype == torch.bool
+    if not fits or tuple(present.shape) != (count, len(names)):
+        given = (
+            f"{present.dtype} {list(present.shape)}" if isinstance(present, torch.Tensor) else type(present).__name__
+        )
         raise MisuseError(
-            f"present says for {count} samples and {len(names)} modalities whether they are there (booleans), but it "
-            f"is {present.dtype} {list(present.shape)}"
+            f"present says for {count} samples and {len(names)} modalities whether they are there (a tensor of "
+            f"booleans), but it is {given}"
         )
     if not bool(present.any(1).all()):
         raise MisuseError("a sample without any modality has no response: leave it out of the batch")
     out = dict(inputs)
     for i, name in enumerate(names):
-        gone = hidden(inputs, masks, [name])
+        gone = masks[name].missing(inputs, name, present[:, i])
         for key, value in gone.items():
             if value is not inputs[key]:
                 here = present[:, i].to(value.device).reshape(-1, *[1] * (value.ndim - 1))

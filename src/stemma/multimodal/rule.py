@@ -1,7 +1,7 @@
 """How strongly each modality's gradient is scaled: the published rule, its variants, and what it remembers."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +14,14 @@ if TYPE_CHECKING:
 REFERENCES = ("running", "average", "parity")
 """What the lead of a modality is compared with: its mean so far, a moving average, or no lead at all."""
 
-LOWEST = 1e-8
-"""Smallest probability in a score, so that no score exceeds 18.42."""
+HIGHEST = -math.log(1e-8)
+"""Largest score of a label, so that its probability counts as 1e-8 at least."""
+
+IGNORED = -100
+"""Label that counts for nothing, as in torch's cross-entropy."""
+
+HIGHEST_CAP = 80.0
+"""Beyond, e to the exponent is no number of 32 bits any more."""
 
 Score = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]
 
@@ -51,8 +57,11 @@ class Modulation:
             raise MisuseError(f"no reference is called {self.reference!r}. There are: {', '.join(REFERENCES)}")
         if not 0 <= self.decay < 1:
             raise MisuseError(f"the decay of a moving average lies from 0 to below 1, but it is {self.decay}")
-        if not self.cap > 0:
-            raise MisuseError(f"the cap is the largest exponent, a number above 0, but it is {self.cap}")
+        if not 0 < self.cap <= HIGHEST_CAP:
+            raise MisuseError(
+                f"the cap is the largest exponent, above 0 and at most {HIGHEST_CAP:g} (as good as none: e to it is "
+                f"close to the largest float), but it is {self.cap}"
+            )
         start, stop = self.window
         if start < 0 or (stop is not None and stop < start) or self.warm_up < 0:
             raise MisuseError(
@@ -74,106 +83,118 @@ class Modulation:
         """Whether gradients are scaled in this step."""
         return self.measures(step) and step >= self.window[0] + self.warm_up
 
-    def coefficients(self, now: "torch.Tensor", usual: "torch.Tensor") -> "tuple[torch.Tensor, ...]":
+    def coefficients(self, now: Sequence[float], usual: Sequence[float]) -> "tuple[Numbers, Numbers, Numbers]":
         """What the responses of one batch are scaled by.
 
         Args:
-            now: `[modalities]`, mean score of each response, lower is better; NaN for a modality that is not in the
-                batch.
+            now: By modality, mean score of its response, lower is better; NaN for a modality that is not in the batch.
             usual: The same on average so far, NaN where there is nothing yet.
 
         Returns:
-            kappa, r and tau, each `[modalities]`. kappa is 1 for a modality that is missing, and for all of them where
-            a score is infinite; tau is 1 where nothing is known yet, as published.
+            kappa, r and tau of each modality. kappa is 1 for a modality that is missing, and for all of them where a
+            score is infinite; tau is 1 where nothing is known yet, as published.
         """
-        import torch
+        ahead = lead(now)
+        before = (math.nan,) * len(ahead) if self.reference == "parity" else lead(usual)
+        before = tuple(1.0 if math.isnan(tau) else tau for tau in before)
+        if any(map(math.isinf, now)):
+            return (1.0,) * len(ahead), ahead, before
+        exponents = (self.alpha * (tau - r) for tau, r in zip(before, ahead, strict=True))
+        kappa = (1.0 if math.isnan(e) else math.exp(min(max(e, -self.cap), self.cap)) for e in exponents)
+        return tuple(kappa), ahead, before
 
-        ahead, even = lead(now), torch.ones_like(now)
-        before = even if self.reference == "parity" else lead(usual)
-        before = torch.where(torch.isnan(before), even, before)
-        kappa = torch.exp((self.alpha * (before - ahead)).clamp(-self.cap, self.cap))
-        defined = torch.isfinite(ahead) & ~torch.isinf(now).any()
-        return torch.where(defined, kappa, torch.ones_like(kappa)), ahead, before
+
+Numbers = tuple[float, ...]
+"""One per modality."""
+
+FARTHEST = 700.0
+"""Largest difference of scores, so that exp of it is finite."""
 
 
-def lead(scores: "torch.Tensor") -> "torch.Tensor":
+def lead(scores: Sequence[float]) -> Numbers:
     """How far each modality is ahead: exp(mean score of the others - own score), above 1 if it is better than they are.
 
     Args:
-        scores: `[modalities]`, lower is better; NaN for what is not there.
+        scores: By modality, lower is better; NaN for what is not there.
 
     Returns:
-        `[modalities]`, NaN where the modality or all others are not there.
+        By modality, NaN where it or all others are not there.
     """
-    import torch
+    there = [score for score in scores if not math.isnan(score)]
+    if len(there) < 2:
+        return (math.nan,) * len(scores)
+    total, others = sum(there), len(there) - 1
+    return tuple(_exp((total - score) / others - score) for score in scores)
 
-    there = ~torch.isnan(scores)
-    known = torch.where(there, scores, torch.zeros_like(scores))
-    others = (known.sum() - known) / (there.sum() - there.to(known.dtype))
-    return torch.exp(others - scores)
+
+def _exp(x: float) -> float:
+    return math.nan if math.isnan(x) else math.exp(min(x, FARTHEST))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class History:
     """What the rule remembers of the steps so far.
 
     Attributes:
         step: Steps taken, measured or not.
-        weight: `[modalities]`, samples (or, of a moving average, the sum of its weights) behind each mean.
-        total: `[modalities]`, weighted sum of scores.
-        capped: `[modalities]`, steps at which the exponent was cut off.
+        weight: By modality, samples (or, of a moving average, the sum of its weights) behind each mean.
+        total: By modality, weighted sum of scores.
+        capped: By modality, steps at which the exponent was cut off.
+        skipped: Steps at which a score or an output was not finite, so that nothing was scaled.
     """
 
     step: int
-    weight: "torch.Tensor"
-    total: "torch.Tensor"
-    capped: "torch.Tensor"
+    weight: Numbers
+    total: Numbers
+    capped: Numbers
+    skipped: int = 0
 
     @classmethod
-    def empty(cls, modalities: int, device: Any = None) -> "History":
+    def empty(cls, modalities: int) -> "History":
         """No steps yet."""
-        import torch
-
-        kind = torch.float32 if getattr(device, "type", device) == "mps" else torch.float64
-        zeros = torch.zeros(modalities, dtype=kind, device=device)
-        return cls(0, zeros, zeros.clone(), zeros.clone())
+        zeros = (0.0,) * modalities
+        return cls(0, zeros, zeros, zeros)
 
     @property
-    def usual(self) -> "torch.Tensor":
-        """`[modalities]`, the mean so far; NaN where there is nothing yet."""
-        return self.total / self.weight
+    def usual(self) -> Numbers:
+        """By modality, the mean so far; NaN where there is nothing yet."""
+        return means(self.total, self.weight)
 
     def idle(self) -> "History":
         """One more step in which nothing was measured."""
         return replace(self, step=self.step + 1)
 
     def after(
-        self, rule: Modulation, sums: "torch.Tensor", counts: "torch.Tensor", kappa: "torch.Tensor | None" = None
+        self, rule: Modulation, sums: Sequence[float], counts: Sequence[float], kappa: Sequence[float] | None = None
     ) -> "History":
         """One more step.
 
         Args:
             rule: Whether the mean is one of all steps or a moving one.
-            sums: `[modalities]`, scores summed over samples.
-            counts: `[modalities]`, samples.
-            kappa: `[modalities]`, what gradients were scaled by; None if nothing was.
+            sums: By modality, scores summed over samples.
+            counts: By modality, samples.
+            kappa: By modality, what gradients were scaled by; None if nothing was.
 
         Returns:
             The history with this step in it; what is not finite is left out.
         """
-        import torch
+        weight, total = list(self.weight), list(self.total)
+        keep = rule.decay if rule.reference == "average" else 1.0
+        for m, (found, many) in enumerate(zip(sums, counts, strict=True)):
+            if many > 0 and math.isfinite(found):
+                more = many if keep == 1.0 else 1 - keep
+                weight[m] = keep * weight[m] + more
+                total[m] = keep * total[m] + more * (found / many)
+        edge = rule.cap * (1 - 1e-6)
+        cut = () if kappa is None else (abs(math.log(k)) >= edge for k in kappa)
+        capped = tuple(map(sum, zip(self.capped, cut, strict=True))) if kappa is not None else self.capped
+        skipped = self.skipped + any(not math.isfinite(found) for found in sums)
+        return History(self.step + 1, tuple(weight), tuple(total), capped, skipped)
 
-        fine = torch.isfinite(sums) & (counts > 0)
-        if rule.reference == "average":
-            share = 1 - rule.decay
-            weight = torch.where(fine, rule.decay * self.weight + share, self.weight)
-            mean = sums / counts.clamp(min=1)
-            total = torch.where(fine, rule.decay * self.total + share * mean, self.total)
-        else:
-            weight = torch.where(fine, self.weight + counts, self.weight)
-            total = torch.where(fine, self.total + sums, self.total)
-        cut = 0 if kappa is None else (kappa.log().abs() >= rule.cap * (1 - 1e-6)).to(total.dtype)
-        return History(self.step + 1, weight, total, self.capped + cut)
+
+def means(sums: Sequence[float], counts: Sequence[float]) -> Numbers:
+    """Sums over counts, NaN where nothing was counted."""
+    return tuple(s / n if n else math.nan for s, n in zip(sums, counts, strict=True))
 
 
 def cross_entropy_score(response: "torch.Tensor", target: "torch.Tensor") -> "torch.Tensor":
@@ -186,17 +207,28 @@ def cross_entropy_score(response: "torch.Tensor", target: "torch.Tensor") -> "to
     Returns:
         `[n, …]`, at most 18.42; 0 where the label is ignored.
     """
+    return _of_labels(response[None], target)[0]
+
+
+def _of_labels(responses: "torch.Tensor", target: "torch.Tensor") -> "torch.Tensor":
+    """The same for `[modalities, n, classes, …]` at once, `[modalities, n, …]`."""
     from torch.nn.functional import cross_entropy
 
-    return cross_entropy(response, target, reduction="none").clamp(max=-math.log(LOWEST))
-
-
-IGNORED = -100
-"""Label that counts for nothing, as in torch's cross-entropy."""
+    many = len(responses)
+    if target.is_floating_point():
+        wide = (responses.flatten(0, 1), target.repeat(many, *[1] * (target.ndim - 1)))
+        return cross_entropy(*wide, reduction="none").unflatten(0, (many, -1)).clamp(max=HIGHEST)
+    # With samples along an inner axis, the softmax over few classes is several times faster.
+    aim = target.expand(many, *target.shape)
+    return cross_entropy(responses.transpose(1, 2), aim, reduction="none").clamp(max=HIGHEST)
 
 
 def scored(
-    responses: "torch.Tensor", target: "torch.Tensor", present: "torch.Tensor | None", score: Score
+    responses: "torch.Tensor",
+    target: "torch.Tensor",
+    present: "torch.Tensor | None",
+    score: Score,
+    ignored: int = IGNORED,
 ) -> "tuple[torch.Tensor, torch.Tensor]":
     """Sums and numbers of the scores of each response.
 
@@ -205,31 +237,47 @@ def scored(
         target: `[n, …]`.
         present: `[n, modalities]`; None if nothing is missing.
         score: From a response and the target to one number per sample or position, or to one number, the mean.
+        ignored: Label that counts for nothing.
 
     Returns:
-        Sums and counts, each `[modalities]` in float64 (float32 where the device has none). Labels of -100 do not
-        count; a modality without samples has the count 0; a sum that is not finite is infinite.
+        Sums and counts, each `[modalities]` in float64 (float32 where the device has none). Ignored labels do not
+        count; a modality without samples has the count 0.
     """
     import torch
 
     kind = torch.float32 if responses.device.type == "mps" else torch.float64
-    sums, counts = [], []
-    for m, response in enumerate(responses.detach()):
-        rows = slice(None) if present is None else present[:, m].to(response.device)
-        part, aim = response[rows], target[rows]
-        if not len(part):
-            sums.append(torch.zeros((), dtype=kind, device=response.device))
-            counts.append(torch.zeros((), dtype=kind, device=response.device))
-            continue
-        found = score(part, aim).detach()
-        many = torch.as_tensor(len(part), dtype=kind, device=response.device)
+    responses = responses.detach()
+    if ignored != IGNORED and isinstance(target, torch.Tensor):
+        target = target.where(target != ignored, IGNORED)
+    if present is None and score is cross_entropy_score:  # in one call: small networks would feel more of them
+        found = _of_labels(responses, target)
+        return found.flatten(1).sum(1, dtype=kind), _counted(found[0], target, kind).expand(len(found))
+    each = []
+    for m, response in enumerate(responses):
+        part, aim = response, target
+        if present is not None:
+            rows = present[:, m].to(response.device)
+            part, aim = response[rows], target[rows]
+        found = score(part, aim).detach() if len(part) else part.new_zeros(0)
         if found.ndim == 0:
-            sums.append(found.to(kind) * many)
-            counts.append(many)
+            many = torch.as_tensor(len(part), dtype=kind, device=response.device)
+            each.append((found.to(kind) * many, many))
         else:
-            labelled = found.shape == aim.shape and not aim.is_floating_point()
-            counted = aim != IGNORED if labelled else torch.ones_like(found, dtype=torch.bool)
-            sums.append(torch.where(counted, found, 0).sum(dtype=kind))
-            counts.append(counted.sum().to(kind))
-    total, many = torch.stack(sums), torch.stack(counts)
-    return torch.where(torch.isfinite(total), total, torch.inf), many
+            shown = torch.where(aim != IGNORED, found, 0) if _labelled(found, aim) else found
+            each.append((shown.sum(dtype=kind), _counted(found, aim, kind)))
+    sums, counts = (torch.stack(column) for column in zip(*each, strict=True))
+    return sums, counts
+
+
+def _labelled(found: "torch.Tensor", target: Any) -> bool:
+    import torch
+
+    return isinstance(target, torch.Tensor) and found.shape == target.shape and not target.is_floating_point()
+
+
+def _counted(found: "torch.Tensor", target: "torch.Tensor", kind: "torch.dtype") -> "torch.Tensor":
+    import torch
+
+    if _labelled(found, target):
+        return (target != IGNORED).sum(dtype=kind)
+    return torch.as_tensor(found.numel(), dtype=kind, device=found.device)
