@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
+from stemma.edits.forgetting import Unlearning
 from stemma.edits.pruning import Pruning
 from stemma.edits.saving import write
-from stemma.errors import StemmaError
+from stemma.errors import MisuseError, StemmaError
 from stemma.models.load import load
 from stemma.models.model import Model
 from stemma.models.networks.given import from_module
@@ -131,3 +133,66 @@ def test_second_names_of_a_layer_are_no_false_alarm(tmp_path: Path) -> None:
     write(Pruning(share=0.5)(parent, asked), tmp_path / "out", asked)
     found = Replaying()(tmp_path / "out", parent, asked)
     assert all(f.good for f in found), found
+
+
+@pytest.fixture(scope="module")
+def forgot(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Model, Probes, Probes]:
+    """A network with batch norm that forgot a class, its parent, the samples and the other inputs."""
+    home = tmp_path_factory.mktemp("forgot")
+    save(build(Recipe("cnn", "train", seed=21)), home / "root")
+    parent, learnt = load(home / "root"), data.examples("cnn", "b")
+    lost = learnt.targets == 3
+    mine, rest = Probes.of(learnt.inputs[lost]), Probes.of(learnt.inputs[~lost])
+    write(Unlearning()(parent, mine, rest), home / "out", mine)
+    return home / "out", parent, mine, rest
+
+
+def test_what_is_missing_of_a_change_is_said_and_the_way_back_is_checked(
+    forgot: tuple[Path, Model, Probes, Probes], tmp_path: Path
+) -> None:
+    folder, parent, mine, rest = forgot
+    assert all(f.good for f in Replaying()(folder, parent, mine, rest))
+    alone = Replaying()(folder, parent, mine)
+    assert [(f.check, f.good) for f in alone][-1] == ("replay", None)
+    assert "--retain" in alone[-1].reason
+    other = Replaying()(folder, parent, mine, Probes.of(rest.inputs[:50]))[-1]
+    assert other.good is False
+    assert "the other inputs are" in other.reason
+    shutil.copytree(folder, tmp_path / "x")
+    kept = load_file(folder / "undo.safetensors")
+    save_file({n: t * 0 for n, t in kept.items()}, tmp_path / "x" / "undo.safetensors")
+    assert [f.check for f in Replaying()(tmp_path / "x", parent, mine, rest) if f.good is False] == ["undo"]
+    (tmp_path / "x" / "undo.safetensors").unlink()
+    assert [f.check for f in Replaying()(tmp_path / "x", parent, mine, rest) if f.good is False] == ["undo"]
+
+
+def test_a_network_that_is_written_as_a_program_verifies(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 12, 3, padding=1), nn.BatchNorm2d(12), nn.ReLU(), nn.Conv2d(12, 8, 3), nn.ReLU(),
+                        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)).eval()  # fmt: skip
+    parent = from_module(net, "plain", InputSpec("image", (3, 8, 8), 0.0, 1.0))
+    asked = Probes.of(np.random.default_rng(0).random((32, 3, 8, 8)).astype(np.float32))
+    write(Pruning(share=0.5)(parent, asked), tmp_path / "out", asked)
+    assert not (tmp_path / "out" / "config.json").exists()
+    found = Replaying()(tmp_path / "out", parent, asked)
+    assert all(f.good for f in found), found
+
+
+def test_a_folder_is_replaced_only_where_an_edit_lies(done: tuple[Path, Model, Probes], tmp_path: Path) -> None:
+    folder, parent, asked = done
+    edited = Pruning(share=0.9)(parent, asked)
+    for place in (folder.parent / "root", folder.parent):
+        with pytest.raises(MisuseError, match="holds the model"):
+            write(edited, place, asked, overwrite=True)
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.txt").write_text("mine")
+    with pytest.raises(MisuseError, match="something else"):
+        write(edited, tmp_path / "notes", asked, overwrite=True)
+    (tmp_path / "link").symlink_to(tmp_path / "notes")
+    for odd in (tmp_path / "link", Path()):
+        with pytest.raises(MisuseError, match="no name of a folder"):
+            write(edited, odd, asked, overwrite=True)
+    shutil.copytree(folder, tmp_path / "again")
+    write(edited, tmp_path / "again", asked, overwrite=True)
+    assert load(tmp_path / "again").digest == edited.model.digest
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []

@@ -18,7 +18,9 @@ from stemma.types.nouns import jsonable
 if TYPE_CHECKING:
     from stemma.edits.edited import Edited
 
-PLAN, RECEIPT, PROGRAM = "plan.json", "receipt.json", "network.pt2"
+PLAN, RECEIPT, PROGRAM, UNDO = "plan.json", "receipt.json", "network.pt2", "undo.safetensors"
+
+Arrays = Mapping[str, np.ndarray]
 
 CLOSE = 1e-4
 """Largest relative difference of a tensor between the edit as recorded and as replayed: what other hardware leaves."""
@@ -109,7 +111,10 @@ class Replaying:
         found.append(Finding("parent", good, why))
         if good:
             try:
-                found.append(_untouched(plan, parent, child))
+                before, after = _arrays(parent), _arrays(child)
+                found.append(_untouched(plan, before, after))
+                if plan.operation == "unlearn":
+                    found.append(_way_back(folder, before, plan))
                 found += self._replayed(plan, receipt, parent, child, (probes, others), progress)
             except (IndexError, KeyError, TypeError, ValueError, RuntimeError, StemmaError) as error:
                 why = " ".join(str(error).split())[:200]
@@ -131,16 +136,25 @@ class Replaying:
             why = f"these inputs are {probes.digest}, but the edit rests on {plan.probes}"
             yield Finding("replay", False, why)
             return
+        known = str(plan.expected.get("others") or "")
+        if known and others is None:
+            yield Finding("replay", None, f"other inputs ({known}) were given too and are not there: say --retain")
+            return
+        if others is not None and known != str(others.digest):
+            yield Finding(
+                "replay", False, f"the other inputs are {others.digest}, but the edit rests on {known or 'none'}"
+            )
+            return
         made = _made_again(plan, parent, probes, others, progress)
         yield _chosen_again(plan, made, parent, probes)
         half = any(t.dtype in ("F16", "BF16") for t in child.tensors.values())
-        yield self._same_weights(made.model, child, self.half if half else self.close)
+        yield self._same_weights(made, child, self.half if half else self.close)
         yield _measured_again(receipt, made, child, probes, HALF if half else ANSWERS)
 
-    def _same_weights(self, made: Model, child: Model, close: float) -> Finding:
-        if made.digest == child.digest:
+    def _same_weights(self, made: "Edited", child: Model, close: float) -> Finding:
+        apart = 0.0 if made.model.digest == child.digest else _largest(_state(made.asked.module), _arrays(child))
+        if not apart:
             return Finding("replay", True, "the edit done again gives the same weights, bit by bit")
-        apart = _largest(made, child)
         words = f"the edit done again differs by {apart:.2g} at most"
         return Finding("replay", apart <= close, f"{words} (relative, per tensor; {close:g} passes)")
 
@@ -258,25 +272,41 @@ def _near(a: Any, b: Any, close: float = 0.01) -> bool:
     return a == b
 
 
-def _untouched(plan: Plan, parent: Model, child: Model) -> Finding:
+def _arrays(model: Model) -> Arrays:
+    """Weights under the names that the network's own module gives them, which is what plans speak of."""
+    from stemma.edits.asking import own_network
+
+    try:
+        return _state(own_network(model).module)
+    except StemmaError:
+        return {n: t.array() for n, t in model.tensors.items()}
+
+
+def _state(module: Any) -> Arrays:
+    state = {n: t.detach().cpu() for n, t in module.state_dict().items() if hasattr(t, "detach")}
+    prefix = "inner." if all(n.startswith("inner.") for n in state) else ""  # what a program is wrapped in
+    return {n.removeprefix(prefix): (t.float() if t.is_floating_point() else t).numpy() for n, t in state.items()}
+
+
+def _untouched(plan: Plan, parent: Arrays, child: Arrays) -> Finding:
     """Every tensor of the child as large as the plan says; those that nothing reads anew equal the parent's rows."""
     wrong, equal, refitted = [], 0, 0
-    for name, tensor in child.tensors.items():
-        if name not in parent.tensors:
+    for name, array in child.items():
+        if name not in parent:
             wrong.append(name)
             continue
         called = _known_as(plan, parent, name)
         rows = plan.slices.get(called, {})
-        shape = tuple(len(rows[str(a)]) if str(a) in rows else n for a, n in enumerate(parent.tensors[name].shape))
-        if shape != tuple(tensor.shape):
+        shape = tuple(len(rows[str(a)]) if str(a) in rows else n for a, n in enumerate(parent[name].shape))
+        if shape != array.shape:
             wrong.append(name)
             continue
-        expected = parent.tensors[name].array()
+        expected = parent[name]
         for axis, keep in rows.items():
             expected = np.take(expected, keep, int(axis))
-        if np.array_equal(expected, tensor.array()):
+        if np.array_equal(expected, array):
             equal += 1
-        elif _may_change(plan, called, expected, tensor.array()):
+        elif _may_change(plan, called, expected, array):
             refitted += 1
         else:
             wrong.append(name)
@@ -285,14 +315,29 @@ def _untouched(plan: Plan, parent: Model, child: Model) -> Finding:
     return Finding("slices", True, f"{equal} tensors are rows of the parent's, {refitted} were refitted")
 
 
-def _known_as(plan: Plan, parent: Model, name: str) -> str:
+def _known_as(plan: Plan, parent: Arrays, name: str) -> str:
     """Under which name the plan speaks of a tensor that stands under several in the parent."""
     spoken_of = {*plan.slices, *plan.entries, *plan.expected.get("refitted", ())}
+    spoken_of |= {f"{n}.weight" for n in plan.expected.get("layers", ())}
     if name in spoken_of:
         return name
-    known, tail = parent.tensor_digests, name.rpartition(".")[2]
-    twins = (n for n in sorted(spoken_of) if known.get(n) == known[name] and n.rpartition(".")[2] == tail)
-    return next(twins, name)
+    own, tail = parent[name], name.rpartition(".")[2]
+    twins = (n for n in sorted(spoken_of) if n in parent and n.rpartition(".")[2] == tail)
+    return next((n for n in twins if np.array_equal(parent[n], own)), name)
+
+
+def _way_back(folder: Path, parent: Arrays, plan: Plan) -> Finding:
+    """Whether the file that undoes a change holds the parent's weights."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        kept = {n: t.float().numpy() for n, t in load_file(folder / UNDO).items()}
+    except (OSError, SafetensorError, ValueError):
+        return Finding("undo", False, f"{UNDO} is not there or cannot be read")
+    wanted = {f"{n}.weight" for n in plan.expected.get("layers", ())}
+    good = kept.keys() == wanted and all(np.array_equal(kept[n], parent.get(n)) for n in kept)
+    return Finding("undo", good, f"{UNDO} holds {'the' if good else 'other'} weights as they were")
 
 
 def _may_change(plan: Plan, name: str, before: np.ndarray, after: np.ndarray) -> bool:
@@ -319,12 +364,8 @@ def _made_again(plan: Plan, parent: Model, probes: Probes, others: Probes | None
     return Unlearning(**_params(plan))(parent, probes, others, progress)
 
 
-def _largest(a: Model, b: Model) -> float:
+def _largest(a: Arrays, b: Arrays) -> float:
     """Largest relative difference of any tensor; infinite where names or shapes differ."""
-    if {n: tuple(t.shape) for n, t in a.tensors.items()} != {n: tuple(t.shape) for n, t in b.tensors.items()}:
+    if {n: x.shape for n, x in a.items()} != {n: x.shape for n, x in b.items()}:
         return float("inf")
-    worst = 0.0
-    for name, tensor in a.tensors.items():
-        x, y = tensor.array().astype(np.float64), b.tensors[name].array().astype(np.float64)
-        worst = max(worst, float(np.abs(x - y).max(initial=0) / max(np.abs(x).max(initial=0), 1e-30)))
-    return worst
+    return max((_apart(x.astype(np.float64), b[n].astype(np.float64)) for n, x in a.items()), default=0.0)
