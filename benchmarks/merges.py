@@ -108,6 +108,7 @@ def controls(base: Recipe, experts: Sequence[Recipe], seed: int) -> dict[str, li
         "sibling with a new task": [tuned(base, NEW[i], seed * 8 + i, 200) for i in some],
         "sibling with a candidate's task": [tuned(base, TASKS[i], seed * 8 + i, 200) for i in some],
         "shorter run of a candidate": short,
+        "child of a shorter run": [tuned(s, NEW[-1 - i], seed * 6 + i, 200) for i, s in enumerate(short)],
         "8-bit copy": [Recipe(base.kind, "int8", R.QUANTIZED, (experts[i],)) for i in some[:5]],
         "pruned": [Recipe(base.kind, "prune-weights", R.PRUNED, (experts[i],), {"ratio": 0.4}) for i in some[:5]],
         "trained apart": [Recipe(base.kind, "train", seed=seed * 9 + i) for i in range(3)],

@@ -130,6 +130,8 @@ def relation(
     found = workspace.trace(
         models[child], against=[Path(models[i].source) for i in ids if i != child and i not in own], alpha=ALPHA
     )
+    named = [p["digest"] for p in found.parents if p["direction"] == "parent"]
+    kin = {p["digest"] for p in (*found.parents, *found.relatives)}
     return {
         "parent": parent,
         "child": child,
@@ -140,7 +142,9 @@ def relation(
         "best_effect": round(best, 4),
         "parent_among_tied_best": effects.get(parent, -1.0) >= best - 0.005,
         "trace_verdict": found.verdict,
-        "trace_lists_parent": models[parent].digest in [p["digest"] for p in found.parents],
+        "trace_lists_parent": models[parent].digest in kin,
+        "trace_names_parent": models[parent].digest in named,
+        "trace_names_another": bool(set(named) - {models[parent].digest}),
     }
 
 
@@ -187,6 +191,9 @@ def summary(s: dict[str, Any]) -> dict[str, Any]:
         "relations_found_below_1e-6": sum(r["found"] for r in rel),
         "relations": len(rel),
         "parent_among_tied_best": sum(r["parent_among_tied_best"] for r in rel),
+        "listed_as_kin_by_trace": sum(r["trace_lists_parent"] for r in rel),
+        "named_parent_by_trace": sum(r["trace_names_parent"] for r in rel),
+        "another_named_by_trace": sum(r["trace_names_another"] for r in rel),
         "largest_log10_p_of_a_relation": max(r["log10_p"] for r in rel),
         "not_related_given_an_edge": sum(n["given_an_edge"] for n in s["not_related"]),
         "not_related": len(s["not_related"]),

@@ -117,6 +117,57 @@ def held(vectors: TaskVectors, pool: Sequence[int]) -> Held:
     return Held(out[0], out[1], out[2], out[3], whole=bool(vectors.matrices), explained=explained)
 
 
+@dataclass(frozen=True, eq=False)
+class Directions:
+    """The moves of one matrix, in the directions that its typical move has: rows and columns, each by itself.
+
+    Attributes:
+        moves: `float32 [candidates + 1, r, c]`, the child last.
+        rows: `float [r]`, second moment of the candidates' moves along each row direction.
+        columns: `float [c]`, along each column direction.
+    """
+
+    moves: np.ndarray
+    rows: np.ndarray
+    columns: np.ndarray
+
+    def whitened(self, power: float) -> np.ndarray:
+        """Moves with every direction divided by a power of its moment, all candidates of mean square 1.
+
+        Args:
+            power: 0 for none, 0.5 for moments of one size in all directions.
+
+        Returns:
+            `float [candidates + 1, r, c]`.
+        """
+        white = self.moves * _damping(self.rows, power)[:, None] * _damping(self.columns, power)
+        return white / np.sqrt(np.square(white[:-1]).mean())
+
+
+def directions(vectors: TaskVectors, pool: Sequence[int]) -> list[Directions]:
+    """Whole matrices in the directions of their candidates' moves.
+
+    Args:
+        vectors: The task vectors.
+        pool: Candidates to use; the moments are theirs.
+
+    Returns:
+        One per whole matrix in which a candidate moved.
+    """
+    everyone, found = np.vstack([vectors.of(pool), vectors.child]), []
+    for start, stop, rows in vectors.matrices:
+        moves = everyone[:, start:stop].reshape(len(everyone), rows, -1)[:, :WIDEST, :WIDEST]
+        moves = np.ascontiguousarray(moves, np.float32)
+        norms = np.sqrt(np.square(moves[:-1]).sum((1, 2), keepdims=True))
+        unit = np.divide(moves[:-1], norms, out=np.zeros_like(moves[:-1]), where=norms > 0)
+        if not unit.any():
+            continue
+        left, rows_of = np.linalg.eigh(np.tensordot(unit, unit, axes=([0, 2], [0, 2])))
+        right, columns_of = np.linalg.eigh(np.tensordot(unit, unit, axes=([0, 1], [0, 1])))
+        found.append(Directions(rows_of.T @ moves @ columns_of, left, right))
+    return found
+
+
 def whitened(vectors: TaskVectors, pool: Sequence[int], powers: Sequence[float]) -> list[tuple[np.ndarray, np.ndarray]]:
     """Task vectors with rows and columns of each matrix multiplied by inverse powers of their second moments.
 
@@ -134,27 +185,19 @@ def whitened(vectors: TaskVectors, pool: Sequence[int], powers: Sequence[float])
 
     Source: the two-sided preconditioner of Gupta et al., ICML 2018 (arXiv:1802.09568), put to another use.
     """
-    everyone = np.vstack([vectors.of(pool), vectors.child])
-    parts: list[list[np.ndarray]] = [[] for _ in powers]
-    for start, stop, rows in vectors.matrices:
-        moves = everyone[:, start:stop].reshape(len(everyone), rows, -1)[:, :WIDEST, :WIDEST]
-        moves = np.ascontiguousarray(moves, np.float32)
-        norms = np.sqrt(np.square(moves[:-1]).sum((1, 2), keepdims=True))
-        unit = np.divide(moves[:-1], norms, out=np.zeros_like(moves[:-1]), where=norms > 0)
-        if not unit.any():
-            continue
-        left = np.linalg.eigh(np.tensordot(unit, unit, axes=([0, 2], [0, 2])))
-        right = np.linalg.eigh(np.tensordot(unit, unit, axes=([0, 1], [0, 1])))
-        for power, out in zip(powers, parts, strict=True):
-            white = _inverse_power(*left, power) @ moves @ _inverse_power(*right, power)
-            out.append((white / np.sqrt(np.square(white[:-1]).mean())).reshape(len(everyone), -1))
-    plain = everyone / vectors.scale
-    whole = [np.concatenate(p, axis=1).astype(np.float64) if p else plain for p in parts]
-    return [(w[:-1], w[-1]) for w in whole]
+    found, out = directions(vectors, pool), []
+    for power in powers:
+        if found:
+            parts = [d.whitened(power).reshape(len(pool) + 1, -1) for d in found]
+            white = np.concatenate(parts, axis=1).astype(np.float64)
+        else:
+            white = np.vstack([vectors.of(pool), vectors.child]) / vectors.scale
+        out.append((white[:-1], white[-1]))
+    return out
 
 
-def _inverse_power(values: np.ndarray, directions: np.ndarray, power: float) -> np.ndarray:
-    return (directions * (np.maximum(values, 0) + RIDGE * values.mean()) ** -power) @ directions.T
+def _damping(values: np.ndarray, power: float) -> np.ndarray:
+    return (np.maximum(values, 0) + RIDGE * values.mean()) ** -power
 
 
 def permuted_log10_p(vectors: TaskVectors, parents: Sequence[int], coefficients: Sequence[float]) -> list[float]:

@@ -3,19 +3,20 @@
 Pure: the same entries of the child, the candidates and the base come in as arrays, the answer goes out.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
 from stemma.errors import MisuseError
-from stemma.lineage.merge_evidence import Held, held, intervals, permuted_log10_p
+from stemma.lineage.merge_account import Merge, account
+from stemma.lineage.merge_evidence import Held, held
 from stemma.lineage.merge_parents import WIDE, broken_tensors, exhibited, path, shorter
 from stemma.lineage.merging_rules import Fit, layer_wise, linear
-from stemma.lineage.task_vectors import Span, TaskVectors, central, distinct, is_one_of, task_vectors
+from stemma.lineage.missing_parents import lone
+from stemma.lineage.task_vectors import Span, TaskVectors, central, distinct, independent, is_one_of, task_vectors
 from stemma.models.model import Model
-from stemma.types import Spec, jsonable
+from stemma.types import Spec
 
 FINITE = 0.99
 """Share of finite entries below which a candidate is left out."""
@@ -23,98 +24,11 @@ FINITE = 0.99
 BUDGET = 20_000_000
 """Entries of all models that are read unless the caller says otherwise."""
 
+LEAST, MOST = 0.05, 0.9
+"""Weights between which a candidate can be the only one that is there of several parents."""
+
 FEW = 16
 """Entries per candidate below which nothing is inferred."""
-
-
-@dataclass(frozen=True)
-class MergeParent:
-    """One parent of a merge.
-
-    Attributes:
-        name: As the caller named it.
-        position: Its place among the candidates.
-        coefficient: What its task vector (parent minus base) adds to the child on average: the weight of a linear merge
-            or of task arithmetic, scale times weight of TIES, weight of DARE before dropping, 1 - t and t of SLERP, the
-            mean over entries where layers have their own.
-        interval: 95 % interval of the coefficient, over entries and tensors.
-        share: Of what all other candidates leave of the child, the share of squares that this one explains.
-        rival_share: The largest such share of a candidate that is no parent.
-        steady: How much of its weight stays when what fine-tunes of one base have in common is turned down: 1 for a
-            parent, less for a relative.
-        log10_p: Of that share, against the candidate with its entries permuted within each tensor. Any two models of
-            one family have something in common, so this is small for relatives too; the bar is `rival_share`.
-    """
-
-    name: str
-    position: int
-    coefficient: float
-    interval: tuple[float, float]
-    share: float
-    rival_share: float
-    steady: float
-    log10_p: float
-
-
-@dataclass(frozen=True)
-class Merge:
-    """How a child was merged.
-
-    Attributes:
-        method: `linear`, `task-arithmetic`, `ties`, `dare`, `slerp`, `layer-wise` or `franken`; what explains held-out
-            entries best where no rule is exact.
-        parents: The parents that were found, largest coefficient first.
-        exact: Share of the moved entries that the rule reproduces down to rounding; 0 where the merge is inferred.
-        certain: Whether the rule reproduces the child, every tensor of it, so that the merge is exhibited and not
-            inferred.
-        explained: Share of the child's squared move from the base that the parents explain.
-        residual: Norm of what is left over the norm of the child's move.
-        remainder: What is left: `rounding`; `missing-parent`; `either` training on or a missing parent.
-        base: Name of the base, None where none was known.
-        base_weight: One minus the sum of the coefficients: what is left of the base itself.
-        parameters: Of the method: density, drop rates, t, weights by layer.
-        alternatives: Other sets of parents that do as well, where candidates are mixtures or copies of one another.
-        reason: One sentence.
-        spec: The method that said so.
-    """
-
-    method: str
-    parents: tuple[MergeParent, ...]
-    exact: float
-    certain: bool
-    explained: float
-    residual: float
-    remainder: str
-    base: str | None
-    base_weight: float
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-    alternatives: tuple[tuple[str, ...], ...] = ()
-    reason: str = ""
-    spec: Spec = field(default_factory=lambda: Spec("merge-regression"))
-
-    @property
-    def missing_parent(self) -> bool:
-        """Whether a parent may be missing: something is left that is neither rounding nor known to be training."""
-        return self.remainder in ("missing-parent", "either")
-
-    def at(self, positions: Sequence[int]) -> "Merge":
-        """The same merge with parents at other positions.
-
-        Args:
-            positions: New position of each old one.
-
-        Returns:
-            The merge.
-        """
-        return replace(self, parents=tuple(replace(p, position=positions[p.position]) for p in self.parents))
-
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON form.
-
-        Returns:
-            Plain JSON values.
-        """
-        return {**jsonable(self), "missing_parent": self.missing_parent}
 
 
 @dataclass(frozen=True)
@@ -123,7 +37,8 @@ class MergeRegression:
 
     First every rule is tried for a fit down to rounding, which settles parents, weights and rule at once. Where none is
     found, the parents are those whose task vectors the child holds on held-out entries, each given all others; how much
-    that is among mere relatives is read off the candidates themselves. Cost: one regression on n candidates and k
+    that is among mere relatives is read off the candidates themselves. Where one candidate alone is held, and evenly in
+    all directions, the others are missing. Cost: one regression on n candidates and k
     entries, O(n^2 k), per layer; some hundred passes over the parents' entries for TIES and DARE.
 
     Attributes:
@@ -138,6 +53,8 @@ class MergeRegression:
         steady: How much of its weight it must keep when what fine-tunes have in common is turned down.
         unwhitened: How many times larger `evidence` is where entries are samples and cannot be whitened; `loose` is 5
             times larger then.
+        uneven: A candidate that is held alone is the parent of a merge up to this unevenness, see `Lone`.
+        size: Largest norm of what it leaves, in norms of a typical task vector; training on leaves more.
         assume: Take it for granted that the child is a merge, and list parents by `loose` and `steady` alone.
         seed: Of the samples of entries.
 
@@ -155,11 +72,13 @@ class MergeRegression:
     loose: float = 0.0015
     steady: float = 0.6
     unwhitened: float = 20.0
+    uneven: float = 2.5
+    size: float = 0.85
     assume: bool = False
     seed: int = 0
 
     name = "merge-regression"
-    version = 2
+    version = 3
 
     @property
     def spec(self) -> Spec:
@@ -233,6 +152,7 @@ class MergeRegression:
         pool = list(range(vectors.n))
         if vectors.n > WIDE:
             pool = sorted({*path(vectors, np.arange(len(vectors.child)), WIDE), *fit.parents})
+        pool = independent(vectors, pool)
         shares = held(vectors, pool)
         broken, as_wholes = broken_tensors(vectors, fit, self.share)
         whole = exact >= self.share and not broken
@@ -242,11 +162,12 @@ class MergeRegression:
         elif exact >= self.partial and accepted:
             remainder = "either" if as_wholes else "missing-parent"
         else:
-            parents = self._inferred(shares) if len(vectors.child) >= max(256, FEW * len(pool)) else ()
+            enough = len(vectors.child) >= max(256, FEW * len(pool))
+            parents = (self._inferred(shares) or self._alone(vectors, shares)) if enough else ()
             if not parents:
                 return None
             fit, exact, remainder = _best_rule(vectors, parents, self.seed), 0.0, "either"
-        return _merge(vectors, fit, exact, remainder, shares, labels, kept)
+        return account(vectors, fit, exact, remainder, shares, labels, kept)
 
     def _inferred(self, held: Held) -> tuple[int, ...]:
         """Candidates that a merge is inferred from; none unless two are beyond what relatives of one parent hold."""
@@ -256,6 +177,15 @@ class MergeRegression:
             return ()
         listed = np.flatnonzero((held.steady >= self.steady) & (held.shares > larger * self.loose))
         return tuple(listed.tolist()) if self.assume or len(listed) > 1 else ()
+
+    def _alone(self, vectors: TaskVectors, held: Held) -> tuple[int, ...]:
+        """The one candidate that the child holds as a merge holds a parent, where all its other parents are missing."""
+        first = int(np.argmax(np.where(held.steady >= self.steady, held.shares, 0.0)))
+        weight, sure = float(held.weights[first]), held.evidence(self.floor)[first] > self.evidence
+        if self.assume or not (vectors.known and held.whole and sure) or not LEAST < weight < MOST:
+            return ()
+        seen = lone(vectors, first, weight)
+        return (first,) if seen and seen.unevenness < self.uneven and seen.size < self.size else ()
 
 
 def _can_be_child(vectors: TaskVectors, fit: Fit, whole: bool) -> bool:
@@ -293,53 +223,6 @@ def _best_rule(vectors: TaskVectors, parents: Sequence[int], seed: int) -> Fit:
             best, lowest = fit, error
     assert best is not None
     return best
-
-
-def _merge(
-    vectors: TaskVectors, fit: Fit, exact: float, remainder: str, shares: Held, labels: Sequence[str],
-    kept: Sequence[int],
-) -> Merge:  # fmt: skip
-    rivals = [s for i, s in enumerate(shares.shares.tolist()) if i not in fit.parents]
-    rows = zip(
-        fit.parents, fit.coefficients, intervals(vectors, fit.parents, fit.coefficients),
-        permuted_log10_p(vectors, fit.parents, fit.coefficients), strict=True,
-    )  # fmt: skip
-    parents = [
-        MergeParent(
-            labels[kept[i]],
-            kept[i],
-            float(c),
-            interval,
-            float(shares.shares[i]),
-            max(rivals, default=0.0),
-            float(shares.steady[i]),
-            p,
-        )
-        for i, c, interval, p in rows
-    ]
-    left = (vectors.child - fit.predicted)[np.isfinite(fit.predicted)]
-    whole = vectors.child[np.isfinite(fit.predicted)]
-    residual = float(np.sqrt(np.square(left).sum() / max(float(np.square(whole).sum()), 1e-300)))
-    certain = remainder == "rounding"
-    return Merge(
-        fit.rule, tuple(sorted(parents, key=lambda p: -p.coefficient)), float(exact), certain,
-        1 - residual**2, residual, remainder, None, float(1 - sum(fit.coefficients)), dict(fit.details),
-        reason=_reason(fit, exact, remainder),
-    )  # fmt: skip
-
-
-def _reason(fit: Fit, exact: float, remainder: str) -> str:
-    how = f"{fit.rule} of {len(fit.parents)} reproduces {exact:.1%} of the moved entries down to rounding"
-    if remainder == "rounding":
-        return how
-    if remainder == "missing-parent":
-        return f"{how}, so nothing was trained on, and another parent accounts for the others"
-    if exact > 0:
-        return f"{how}, and tensors as wholes are not reproduced: those were trained on, or come from another parent"
-    return (
-        f"{len(fit.parents)} task vectors are held by the child beyond what relatives hold; what is left may be "
-        "training or a parent that is not among the candidates"
-    )
 
 
 def merge_of(

@@ -9,6 +9,9 @@ import numpy as np
 from stemma.errors import MisuseError
 from stemma.kinship.weights.residual import rounding_of
 
+LINE = 1e-6
+"""How far the cosine of two task vectors is from 1 where one is a multiple of the other, rounding included."""
+
 BASES = 4
 """Candidates that are tried as the base where none was given."""
 
@@ -154,6 +157,26 @@ def distinct(vectors: TaskVectors) -> tuple[list[int], dict[int, list[int]]]:
         else:
             twins.setdefault(same, []).append(i)
     return kept, twins
+
+
+def independent(vectors: TaskVectors, pool: Sequence[int]) -> list[int]:
+    """Candidates without those that lie on a line through the base and one that moved further.
+
+    Args:
+        vectors: The task vectors.
+        pool: Candidates to look at.
+
+    Returns:
+        Their positions, in order.
+    """
+    moves = vectors.of(pool) / vectors.scale
+    norms = np.sqrt(np.square(moves).sum(1))
+    unit = moves / np.maximum(norms, 1e-300)[:, None]
+    cosines, kept = np.abs(unit @ unit.T), list[int]()
+    for i in np.argsort(-norms, kind="stable"):
+        if all(cosines[i, j] < 1 - LINE for j in kept):
+            kept.append(int(i))
+    return [pool[i] for i in sorted(kept)]
 
 
 def is_one_of(vectors: TaskVectors, share: float) -> bool:
