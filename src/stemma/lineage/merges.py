@@ -24,8 +24,9 @@ FINITE = 0.99
 BUDGET = 20_000_000
 """Entries of all models that are read unless the caller says otherwise."""
 
-LEAST, MOST = 0.05, 0.9
-"""Weights between which a candidate can be the only one that is there of several parents."""
+LEAST, MOST, SOLE = 0.05, 0.8, 4.0
+"""Weights between which a candidate can be the only one that is there of several parents, and how many times the evidence
+it needs."""
 
 FEW = 16
 """Entries per candidate below which nothing is inferred."""
@@ -181,7 +182,7 @@ class MergeRegression:
     def _alone(self, vectors: TaskVectors, held: Held) -> tuple[int, ...]:
         """The one candidate that the child holds as a merge holds a parent, where all its other parents are missing."""
         first = int(np.argmax(np.where(held.steady >= self.steady, held.shares, 0.0)))
-        weight, sure = float(held.weights[first]), held.evidence(self.floor)[first] > self.evidence
+        weight, sure = float(held.weights[first]), held.evidence(self.floor)[first] > SOLE * self.evidence
         if self.assume or not (vectors.known and held.whole and sure) or not LEAST < weight < MOST:
             return ()
         seen = lone(vectors, first, weight)
