@@ -25,8 +25,8 @@ BUDGET = 20_000_000
 """Entries of all models that are read unless the caller says otherwise."""
 
 LEAST, MOST, SOLE = 0.05, 0.8, 4.0
-"""Weights between which a candidate can be the only one that is there of several parents, and how many times the evidence
-it needs."""
+"""Weights between which a candidate can be the only one that is there of several parents, and how many times as much
+evidence it needs."""
 
 FEW = 16
 """Entries per candidate below which nothing is inferred."""
