@@ -41,14 +41,18 @@ CONDITIONS = {
     "three": "as noisy, with row and column sums of another image of the same digit as third modality",
     "raw": "pixels and spectrograms from 0 to 1, as in the public set, white noise as strong as the sound",
     "convolutional": "as noisy, convolutional encoders",
+    "no competition": "the control: two views of scikit-learn's digits alike, limited by noise, 500 pairs",
 }
+CONTROL = "no competition"
 FULL = "clean"
 """The condition in which modulation is compared with everything."""
 
 FEW = ("three", "raw", "convolutional")
 """Conditions in which it is compared with joint training and single modalities alone."""
 
-LEFT_OUT_OF_BEST = ("joint", "agm", "agm, as published", "agm, sign flipped")
+OURS = "agm and losses alone"
+ABLATED = "losses alone"
+LEFT_OUT_OF_BEST = ("joint", "agm", "agm, as published", "agm, sign flipped", OURS, ABLATED)
 
 
 def _grid(condition: str, names: Sequence[str]) -> dict[str, tuple[str, list[dict[str, Any]]]]:
@@ -59,19 +63,23 @@ def _grid(condition: str, names: Sequence[str]) -> dict[str, tuple[str, list[dic
     found: dict[str, tuple[str, list[dict[str, Any]]]] = {"agm": ("agm", alphas), "agm, as published": ("agm", plain)}
     if condition in FEW:
         return found
+    weights = (0.3, 1.0)
+    found |= {
+        OURS: ("agm", [{"alpha": 0.5, "reference": "parity", "alone": w} for w in weights]),
+        ABLATED: ("agm", [{"alpha": 0.0, "alone": w} for w in weights]),
+    }
     damped = [{"alpha": a} for a in (0.3, 0.8)]
     rates = [{"factors": {one: f}} for one in names for f in (0.25, 4.0)]
     found |= {"ogm": ("ogm", damped), "encoder rates": ("encoder-rates", rates)}
+    found |= {"gradient blending": ("gradient-blending", [{}])}
     if condition != FULL:
         return found
-    return {
-        **found, "ogm-ge": ("ogm-ge", damped), "mslr": ("mslr", [{}]), "mses": ("mses", [{}]),
-        "gradient blending": ("gradient-blending", [{}]),
-    }  # fmt: skip
+    return {**found, "ogm-ge": ("ogm-ge", damped), "mslr": ("mslr", [{}]), "mses": ("mses", [{}])}
 
 
 def _names(condition: str) -> tuple[str, ...]:
-    return ("image", "audio", "sums") if condition == "three" else ("image", "audio")
+    named = {"three": ("image", "audio", "sums"), CONTROL: ("a", "v")}
+    return named.get(condition, ("image", "audio"))
 
 
 def _run(
@@ -142,6 +150,9 @@ def table(ledger: Ledger, condition: str, fusion: str, seeds: int) -> dict[str, 
         out["agm_above_joint"] = over["low"] > 0
         out["best_other"] = best
         out["agm_over_best_other"] = paired(fused["agm"], fused[best])
+        if OURS in fused:
+            out["ours_over_best_other"] = paired(fused[OURS], fused[best])
+            out["ours_over_ablated"] = paired(fused[OURS], fused[ABLATED])
     return out
 
 
@@ -152,7 +163,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--device", default="cpu", help="of convolutional networks; perceptrons stay on processors")
     parser.add_argument("--minutes", type=float, default=1e6, help="stop then, with what is done")
-    parser.add_argument("--conditions", nargs="+", default=["clean", "noisy", "three"], choices=CONDITIONS)
+    parser.add_argument("--conditions", nargs="+", default=["clean", "noisy", "three", CONTROL], choices=CONDITIONS)
     parser.add_argument("--fusions", nargs="+", default=list(FUSIONS), choices=FUSIONS)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "multimodal_balance.json")
     args = parser.parse_args()

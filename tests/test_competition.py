@@ -102,6 +102,28 @@ def test_a_unit_that_hardly_ever_fires_does_not_mislead() -> None:
     assert _strength(np.concatenate([h, rare], 1), c).whitened == pytest.approx(base.whitened, rel=0.05)
 
 
+def test_a_unit_that_fires_for_few_classes_is_read_all_the_same() -> None:
+    kind, read = RNG.integers(0, 50, 4000), RNG.normal(size=(50, 4))
+    fired = np.eye(50)[kind]
+    found = CompetitionTest(draws=10)(fired[:3000], fired[:3000] @ read, fired[3000:], fired[3000:] @ read)
+    assert found.whitened < 0.01
+    few = CompetitionTest(draws=10)(fired[:300], fired[:300] @ read, fired[3000:], fired[3000:] @ read)
+    assert "features that differ from their median at fewer than 15" in few.reason
+
+
+def test_intervals_cover_with_few_probes_for_many_directions() -> None:
+    draw = np.random.default_rng(5)
+    inside = 0
+    for i in range(60):
+        h = draw.normal(size=(400, 10))
+        c = h + draw.normal(size=(400, 10))  # half of it
+        found = CompetitionTest(penalty=1e-6, draws=200, seed=i)(h[:300], c[:300], h[300:], c[300:])
+        beyond = draw.normal(size=(5000, 10))
+        truth = CompetitionTest(penalty=1e-6, draws=2)(h[:300], c[:300], beyond, beyond + draw.normal(size=(5000, 10)))
+        inside += found.interval[0] <= truth.whitened <= found.interval[1]
+    assert inside >= 50
+
+
 def test_the_interval_covers_the_strength_of_the_population() -> None:
     inside = 0
     for i in range(60):
@@ -121,6 +143,10 @@ def test_constant_directions_are_left_out_and_bad_arrays_refused() -> None:
     assert "too few to be stable" in _strength(RNG.normal(size=(60, 40)), RNG.normal(size=(60, 3))).reason
     with pytest.raises(MisuseError, match="the same to every probe"):
         _strength(h, np.ones((100, 3)))
+    with pytest.raises(MisuseError, match="too few: give hundreds"):
+        _strength(h[:10], c[:10])
+    with pytest.raises(MisuseError, match="two folds or more"):
+        CompetitionTest(folds=1)
     with pytest.raises(MisuseError, match="have to be finite"):
         _strength(np.full((100, 2), np.nan), c)
     with pytest.raises(MisuseError, match="once to fit and once to test"):

@@ -12,6 +12,7 @@ import stemma
 from stemma.errors import MisuseError, StemmaError, UnreadableProbesError
 from stemma.multimodal.joined import joined
 from stemma.multimodal.leaning import LeaningTest
+from stemma.multimodal.strength import StrengthTest
 from stemma.probes import Probes, paired, read_probes
 from stemma.probes.modalities import apart
 from stemma.types import Verdict
@@ -197,3 +198,51 @@ def test_what_cannot_be_asked_is_said_in_one_sentence() -> None:
         LeaningTest()(_model(), wrong)
     with pytest.raises(MisuseError, match="no mask is called 'noise'"):
         LeaningTest(mask="noise")
+
+
+def test_a_network_that_answers_the_same_leans_on_nothing() -> None:
+    dead = _model("dead", image=0.0, audio=0.0)
+    with pytest.raises(StemmaError, match="leans on nothing"):
+        LeaningTest()(dead, _probes())
+    row = np.random.default_rng(0).normal(size=(1, 6)).astype(np.float32)
+    same = paired({"image": row.repeat(300, 0), "audio": row[:, :5].repeat(300, 0)})
+    with pytest.raises(StemmaError, match="leans on nothing"):
+        LeaningTest()(_model(), same)
+    found = LeaningTest(draws=20).compare(_model(), dead, _probes(), 0.01)
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert "dead answers the same to every probe" in found.reason
+
+
+def test_few_probes_and_labels_beyond_the_classes_are_told() -> None:
+    assert "10 probes are few" in LeaningTest(draws=20)(_model(), _probes(10)).reason
+    assert LeaningTest(draws=20)(_model(), _probes()).reason == ""
+    pieces = {"image": np.ones((80, 6), np.float32), "audio": np.random.default_rng(0).normal(size=(80, 5))}
+    with pytest.raises(MisuseError, match="label 2000000000, but net has 4 classes"):
+        LeaningTest()(_model(), paired({k: v.astype(np.float32) for k, v in pieces.items()}, np.full(80, 2 * 10**9)))
+
+
+def test_heads_that_are_added_are_read_together() -> None:
+    draw = np.random.default_rng(1)
+    both = [
+        paired(
+            {"image": draw.normal(size=(300, 6)).astype(np.float32), "audio": draw.normal(size=(300, 5)).astype("f4")}
+        )
+        for _ in range(2)
+    ]
+    net, concept = _model(), stemma.from_module(Alone().eval(), "alone")
+    with pytest.raises(MisuseError, match="does not change when image is hidden"):
+        StrengthTest()(net, [concept], "image", *both)
+    found, layer = StrengthTest(layer="image, audio")(net, [concept], "image", *both)
+    assert layer == "image, audio"
+    assert found.whitened < 1e-6
+
+
+class Alone(nn.Module):
+    """The image's own part of the additive network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.image = Additive().image
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.image(image.flatten(1))

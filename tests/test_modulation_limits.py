@@ -202,6 +202,23 @@ def test_labels_that_a_loss_ignores_do_not_count() -> None:
     assert kappas[0] == pytest.approx(kappas[1], abs=1e-12)
 
 
+@pytest.mark.parametrize("plan", ["exact", "batched", "late-fast"])
+def test_losses_of_modalities_alone_are_added(plan: str) -> None:
+    batch, target = _batch()
+    encoders = {"encoders": PLACES} if plan == "late-fast" else {}
+    truth, without = _step(_made(Late), batch, target, **STRONG)
+    model = _made(Late)
+    parts = [nn.functional.cross_entropy(model(**{**batch, n: 0 * batch[n]}), target) for n in "av"]
+    (sum(parts) * 0.5).backward()
+    alone = _grads(model)
+    found, out = _step(_made(Late), batch, target, plan=plan, alone=0.5, **encoders, **STRONG)
+    assert out.kappa == pytest.approx(without.kappa, abs=1e-12)
+    assert out.loss.item() == pytest.approx(without.loss.item() + 0.5 * sum(p.item() for p in parts), abs=1e-12)
+    assert all(torch.allclose(found[n], truth[n] + alone[n], atol=1e-12) for n in truth)
+    with pytest.raises(MisuseError, match="alone is 0 or more"):
+        AdaptiveGradientModulation(model, ["a", "v"], alone=-1.0)
+
+
 def test_steps_that_are_not_scaled_are_counted() -> None:
     class Barred(Late):
         def forward(self, **x: torch.Tensor) -> torch.Tensor:

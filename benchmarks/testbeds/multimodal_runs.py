@@ -93,7 +93,8 @@ def _task(name: str, data: Path, seed: int, device: str, kept: Path) -> Task:
 def strategy(method: str, options: Mapping[str, Any]) -> AbstractStrategy:
     """A strategy by its name; modulation takes the cheapest plan that is equal to the exact one here."""
     if method == "agm":
-        return strategies.Agm(Modulation(**options), plan="late-fast")
+        rule = {k: v for k, v in options.items() if k != "alone"}
+        return strategies.Agm(Modulation(**rule), plan="late-fast", alone=options.get("alone", 0.0))
     return KINDS[method](**options)
 
 

@@ -50,7 +50,7 @@ def competition(
             "--layer",
             metavar="NAME",
             show_default=False,
-            help="The layer whose input is the fused representation. [default: the last linear one]",
+            help="Whose input is the fused representation; several with commas. [default: the last linear layer]",
         ),
     ] = None,
     concept_network: Annotated[
@@ -165,6 +165,8 @@ def lines(leaning: "Leaning", strengths: Any, layer: str, source: str) -> "Itera
     top = max(leaning.modalities, key=lambda n: leaning.modalities[n].share.value)
     share = leaning.modalities[top].share
     yield "leans on", Text(top, "bold"), f"share of the output {_between(share)} · {leaning.probes:,} probes: {source}"
+    if leaning.reason:
+        yield "shaky", leaning.reason, ""
     if leaning.accuracy is not None:
         yield "accuracy", _percents(leaning.accuracy), "of the fused output"
     for name, found in leaning.modalities.items():

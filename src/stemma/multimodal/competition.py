@@ -10,9 +10,12 @@ from stemma.errors import MisuseError
 NEGLIGIBLE = 1e-6
 """Directions of the concept with less variance than this share of the largest are left out."""
 
-ACTIVE = 0.05
-"""Share of the fit probes at which a feature has to differ from its median: one that hardly ever does has a scale that
-other probes exceed a thousandfold."""
+ACTIVE = 15
+"""Fit probes at which a feature has to differ from its median: one that hardly ever does has a scale that other probes
+exceed a thousandfold."""
+
+FEWEST = 20
+"""Probes below which nothing is fitted or tested."""
 
 PENALTIES = tuple(10.0**e for e in range(-4, 7))
 """Ridge penalties that are tried, of standardised features and summed squared errors."""
@@ -25,7 +28,8 @@ class CompetitionStrength:
     Attributes:
         whitened: Unexplained share of the concept's variance, every direction counted alike. 0: all of the concept is
             linearly readable from the fused features; 1: nothing but its mean; above 1 if the fit misleads.
-        interval: 95 % of it, over test probes (over concepts where several were given).
+        interval: 95 % of it, over test probes (over concepts where several were given); with few test probes for the
+            directions it lies lower than the figure, which whitening by the same probes makes too large.
         plain: The same with directions weighted by their variance: 1 - R^2.
         plain_interval: 95 % of it.
         penalty: Ridge penalty of the fit, the one with the smallest cross-validated error unless given.
@@ -62,7 +66,7 @@ class CompetitionTest:
         seed: Of folds and bootstrap.
 
     Source: Li et al., ICCV 2023, as coded there: d = trace(E (N Sigma)^+ E^T) / K with ridge penalty 120. Departures:
-    features are standardised (those that hardly ever differ from their median left out), and the penalty is
+    features are standardised (those that differ from their median at fewer than 15 probes left out), and the penalty is
     cross-validated; K counts the directions that are kept, so that a readout of nothing but the mean scores exactly 1.
     """
 
@@ -71,6 +75,13 @@ class CompetitionTest:
     folds: int = 5
     draws: int = 500
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.folds < 2 or self.draws < 1 or not (self.penalty is None or 0 <= self.penalty < np.inf):
+            raise MisuseError(
+                "a readout takes two folds or more, one bootstrap sample or more, and a penalty of 0 or more, but they "
+                f"are {self.folds}, {self.draws} and {self.penalty}"
+            )
 
     def __call__(
         self, fit_features: np.ndarray, fit_concept: np.ndarray, features: np.ndarray, concept: np.ndarray
@@ -99,13 +110,20 @@ class CompetitionTest:
         directions = _whitener(concept - concept.mean(0)).shape[1]
         draw = np.random.default_rng(self.seed)
         drawn = [_unexplained(error[r], concept[r]) for r in draw.integers(0, len(error), (self.draws, len(error)))]
-        low, high = np.quantile(np.array(drawn), [0.025, 0.975], axis=0)
-        whitened, plain = _unexplained(error, concept)
-        few = len(x) < 2 * x.shape[1]
+        whitened, plain = figures = _unexplained(error, concept)
+        # The bootstrap is off by as much as the sample is: turned over, its quantiles take that away.
+        high, low = 2 * np.array(figures) - np.quantile(np.array(drawn), [0.025, 0.975], axis=0)
+        low, high = low.clip(0), high.clip(0)
+        few, rare = len(x) < 2 * x.shape[1], int((np.isinf(scale) & (fit_features.std(0) > 0)).sum())
+        shaky = (
+            f"{len(x)} probes to fit {x.shape[1]} features: too few to be stable" if few else "",
+            f"{rare} features that differ from their median at fewer than {ACTIVE} fit probes are left out"
+            * bool(rare),
+        )
         return CompetitionStrength(
             whitened, (float(low[0]), float(high[0])), plain, (float(low[1]), float(high[1])), float(penalty),
             directions, features.shape[1], len(x), len(features),
-            reason=f"{len(x)} probes to fit {x.shape[1]} features: too few to be stable" if few else "",
+            reason=_joined(*shaky),
         )  # fmt: skip
 
     def _chosen(self, x: np.ndarray, y: np.ndarray) -> float:
@@ -168,7 +186,7 @@ def _whitener(centred: np.ndarray) -> np.ndarray:
 
 def _standardised(features: np.ndarray, scaled: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     mean, scale = features.mean(0), features.std(0)
-    active = (features != np.median(features, axis=0)).mean(0) >= ACTIVE
+    active = (features != np.median(features, axis=0)).sum(0) >= ACTIVE
     known = active & (scale > 1e-9 * max(float(scale.max()), 1e-30))
     scale = np.where(known, scale, np.inf) if scaled else np.ones_like(scale)  # what is constant says nothing
     return (features - mean) / scale, mean, scale
@@ -197,7 +215,7 @@ def _check(fit_features: np.ndarray, fit_concept: np.ndarray, features: np.ndarr
         )
     if not all(np.isfinite(a).all() for a in arrays):
         raise MisuseError("features and concept have to be finite, but there are NaN or infinite values among them")
-    if len(features) < 3 or len(fit_features) < 3:
+    if min(len(features), len(fit_features)) < FEWEST:
         raise MisuseError(f"{len(fit_features)} probes to fit and {len(features)} to test are too few: give hundreds")
     if not all(np.ptp(c, axis=0).max() > 0 for c in (fit_concept, concept)):
         raise MisuseError(

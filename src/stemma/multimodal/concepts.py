@@ -43,8 +43,9 @@ def fused_representation(
     Args:
         module: The network.
         batch: Tensors by name.
-        layer: Name of the layer whose input is taken; the linear layer that is called last unless given. In a network
-            that adds the outputs of several heads, no single layer sees everything.
+        layer: Name of the layer whose input is taken, or several with commas between them, side by side: where a
+            network adds the outputs of several heads, no single one sees everything. The linear layer that is called
+            last unless given.
         forward: How the network is asked.
 
     Returns:
@@ -55,9 +56,11 @@ def fused_representation(
     """
     ask = forward or (lambda m, b: m(**b))
     known = {name: part for name, part in module.named_modules() if name}
-    if layer is not None and layer not in known:
-        raise MisuseError(f"the network has no layer {layer!r}; its parts are {', '.join(list(known)[:12])}")
-    watched = {n: p for n, p in known.items() if isinstance(p, nn.Linear)} if layer is None else {layer: known[layer]}
+    named = [] if layer is None else [name.strip() for name in layer.split(",")]
+    unknown = [name for name in named if name not in known]
+    if unknown:
+        raise MisuseError(f"the network has no layer {unknown[0]!r}; its parts are {', '.join(list(known)[:12])}")
+    watched = {n: known[n] for n in named} or {n: p for n, p in known.items() if isinstance(p, nn.Linear)}
     seen: list[tuple[str, torch.Tensor]] = []
 
     def keep(name: str) -> Callable[..., None]:
@@ -72,6 +75,10 @@ def fused_representation(
         ask(module, part)
         if not seen:
             raise MisuseError("the network called no linear layer: name the layer whose input is the representation")
+        if len(named) > 1:
+            found = dict(seen)
+            last = ", ".join(named)
+            return torch.cat([found[name].flatten(1) for name in named], 1)
         last, features = seen[-1]
         return features.flatten(1)
 

@@ -22,6 +22,9 @@ MASKS = ("zero", "mean", "permuted")
 FEWEST = 64
 """Fewest probes on which a share means anything."""
 
+STILL = 1e-6
+"""Standard deviation of the outputs over probes, relative to their size, that rounding explains."""
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -66,6 +69,7 @@ class Leaning:
             without labels.
         masks: How each modality was hidden.
         probes: How many were asked.
+        reason: What makes the figures shaky, empty if nothing does.
     """
 
     model: ModelRef
@@ -74,6 +78,7 @@ class Leaning:
     hidden: float | None
     masks: Mapping[str, str]
     probes: int
+    reason: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -88,6 +93,12 @@ class _Seen:
     outputs: np.ndarray
     responses: np.ndarray
     coalitions: tuple[tuple[int, ...], ...]
+
+    @property
+    def still(self) -> bool:
+        """Whether the output is the same for every probe, but for rounding."""
+        full = self.outputs[0] - self.outputs[0].mean(1, keepdims=True)
+        return bool((full.std(0) <= STILL * np.abs(self.outputs[0]).max()).all())
 
 
 @dataclass(frozen=True)
@@ -128,9 +139,17 @@ class LeaningTest:
             Shares and accuracies.
 
         Raises:
-            MisuseError: If the probes are not paired, or the network gives no class scores.
+            MisuseError: If the probes are not paired, the network gives no class scores, or there are labels beyond
+                them.
+            StemmaError: If it answers the same to every probe.
         """
         seen = self._seen(model, probes)
+        if seen.still:
+            raise StemmaError(f"{model.name} answers the same to each of the {len(probes)} probes: it leans on nothing")
+        classes, named = seen.outputs.shape[2], probes.labels
+        if named is not None and not 0 <= named.min() <= named.max() < classes:
+            worst = named.max() if named.max() >= classes else named.min()
+            raise MisuseError(f"the probes have the label {worst}, but {model.name} has {classes} classes, from 0 on")
         rows = self._rows(len(probes))
         shares = _shares(seen.responses, rows)
         labels = probes.labels
@@ -154,6 +173,9 @@ class LeaningTest:
             None if labels is None else _off_prior(seen.outputs[-1], labels),
             {n: k.name for n, k in self.masks(probes).items()},
             len(probes),
+            f"{len(probes)} probes are few: {FEWEST} are the least on which shares mean anything"
+            if len(probes) < FEWEST
+            else "",
         )
 
     def compare(self, a: Model, b: Model, probes: Probes, alpha: float) -> Evidence:
@@ -183,13 +205,16 @@ class LeaningTest:
         worst = int(np.abs(change).argmax())
         reach = float(norm.isf(alpha / 2 / count))
         inside = bool((np.abs(change) + reach * error < self.margin).all())
-        few = len(probes) < FEWEST
+        still = [m.name for m, seen in ((a, first), (b, second)) if seen.still]
+        few = len(probes) < FEWEST or bool(still)
         changed = p <= alpha and not few
         verdict = Verdict.SUPPORTED if changed else Verdict.REFUTED if inside and not few else Verdict.INCONCLUSIVE
         name = first.names[worst]
         ends = float(shares[0][0, worst]), float(shares[1][0, worst])
         reason = f"the share of {name} is {ends[0]:.2f} in {a.name} and {ends[1]:.2f} in {b.name}"
-        if few:
+        if still:
+            reason = f"{still[0]} answers the same to every probe, so it leans on nothing"
+        elif few:
             reason += f"; {len(probes)} probes are too few to tell, {FEWEST} are the least"
         by_name = {
             n: {"a": float(shares[0][0, i]), "b": float(shares[1][0, i]), "change": float(change[i]),

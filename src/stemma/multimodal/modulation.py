@@ -35,7 +35,7 @@ class Modulated:
     Attributes:
         logits: The network's output, bit for bit; its gradient is the modulated one while training, so any loss of it
             is modulated too.
-        loss: Of the logits; None without a target.
+        loss: Of the logits, and with `alone` those of modalities alone; None without a target.
         responses: By modality `[n, …]`, without gradient; they sum to the logits. Empty where nothing was measured.
         scores: By modality, mean -log probability of the label under its response (or the score given).
         ratio: By modality, r: how far it is ahead of the others, above 1 if it is.
@@ -69,6 +69,7 @@ class AdaptiveGradientModulation:
         modalities: Their names.
         rule: How strongly, compared with what, and when.
         history: What the rule remembers; `state_dict` keeps it.
+        alone: Weight of the losses of modalities alone.
 
     Source: Li et al., ICCV 2023, and its released code. Departures: the exponent is capped (the code caps tau - r, or
     nothing); the mean so far is weighted by samples; after the window kappa is 1 (the code keeps the last ones).
@@ -88,6 +89,7 @@ class AdaptiveGradientModulation:
         permutations: int | None = None,
         seed: int = 0,
         group: Any = None,
+        alone: float = 0.0,
         **rule: Any,
     ) -> None:
         """Bring a network and a rule together.
@@ -107,6 +109,9 @@ class AdaptiveGradientModulation:
             seed: Of these orders.
             group: Processes that agree on every kappa, where something outside the network joins their gradients
                 (Lightning: `torch.distributed.group.WORLD`). Those of `DistributedDataParallel` unless given.
+            alone: Weight of losses that are added: of what the network answers to each modality alone, which the masked
+                passes have computed already. It keeps every modality learning when the fused loss has nothing left to
+                teach. 0 is the published method.
             rule: Fields of `Modulation`: `alpha`, `reference`, `decay`, `cap`, `warm_up`, `window`.
 
         Raises:
@@ -125,6 +130,9 @@ class AdaptiveGradientModulation:
         of_loss, self._ignored = _of_loss(loss)
         self._score = score or of_loss
         self._permutations, self._seed, self._group = permutations, seed, group
+        if not 0 <= alone < math.inf:
+            raise MisuseError(f"the weight of the losses of modalities alone is 0 or more, not {alone}")
+        self.alone = alone
         self.history: History | None = None
 
     def __call__(self, batch: Batch, target: Any = None, present: torch.Tensor | None = None) -> Modulated:
@@ -189,7 +197,28 @@ class AdaptiveGradientModulation:
         self.history = history.after(self.rule, sums, counts, kappa if scales else None)
         responses = dict(zip(self.modalities, seen.unbind(), strict=True))
         numbers = map(self._named, (mean, ratio, usual, kappa))
-        return Modulated(out, self._loss(out, target), responses, *numbers, found.answer)
+        loss = self._loss(out, target)
+        if self.alone:
+            loss = loss + self.alone * self._alone(found.outputs, split.coalitions, target, present)
+        return Modulated(out, loss, responses, *numbers, found.answer)
+
+    def _alone(
+        self,
+        outputs: torch.Tensor,
+        coalitions: Sequence[tuple[int, ...]],
+        target: Any,
+        present: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Sum of the losses of modalities alone, each over the samples that have it."""
+        total = outputs.new_zeros(())
+        for found, members in zip(outputs, coalitions, strict=True):
+            if len(members) == 1:
+                rows = None if present is None else present[:, members[0]].to(found.device)
+                if rows is None:
+                    total = total + self._loss(found, target)
+                elif rows.any():
+                    total = total + self._loss(found[rows], target[rows])
+        return total
 
     def _named(self, numbers: Sequence[float]) -> dict[str, float]:
         return dict(zip(self.modalities, numbers, strict=True))
@@ -284,6 +313,7 @@ class AdaptiveGradientModulation:
                 "balanced": self.rule.spec,
                 "modalities": self.modalities,
                 "plan": self.plan.name,
+                "alone": self.alone,
                 "masks": {m: k.name for m, k in self.masks.items()},
                 "steps": history.step,
                 "mean_scores": dict(zip(self.modalities, mean, strict=True)),

@@ -19,7 +19,8 @@ class StrengthTest:
     """How competition strength is measured on models.
 
     Attributes:
-        layer: Whose input is the fused representation; the linear layer that is called last if None.
+        layer: Whose input is the fused representation, several with commas between them; the linear layer that is
+            called last if None.
         mask: How modalities are hidden, where a concept is the multimodal network trained with the others hidden.
         fit: The readout and its test.
     """
@@ -44,14 +45,23 @@ class StrengthTest:
             The strength, averaged over concepts, and the layer whose input was read.
 
         Raises:
-            MisuseError: If the two sets of probes overlap or differ in their modalities.
+            MisuseError: If the two sets of probes overlap or differ in their modalities, or the layer does not see the
+                modality.
         """
         from stemma.multimodal.concepts import concept_outputs, fused_representation
+        from stemma.multimodal.masks import hidden
 
         self._check(fit_probes, probes, modality)
         module, masks = module_of(model), LeaningTest(self.mask).masks(probes)
         batches = [batch_of(module, p) for p in (fit_probes, probes)]
         (fit_features, layer), (features, _) = (fused_representation(module, b, self.layer) for b in batches)
+        unseen = fused_representation(module, hidden(batches[1], masks, [modality]), self.layer)[0]
+        if np.array_equal(unseen, features):
+            raise MisuseError(
+                f"what enters {layer!r} does not change when {modality} is hidden, so it is no representation of all: "
+                "name another layer (layer=, --layer), or where a network adds the outputs of several heads, name all "
+                "of them with commas between them"
+            )
         found = []
         for concept in concepts:
             alone = module_of(concept)

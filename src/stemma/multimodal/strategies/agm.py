@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 
 class _Run(AbstractRun):
-    def __init__(self, setting: Setting, rule: Modulation, plan: str) -> None:
+    def __init__(self, setting: Setting, rule: Modulation, plan: str, alone: float) -> None:
         from stemma.multimodal.modulation import AdaptiveGradientModulation
 
         super().__init__(setting)
         self.agm = AdaptiveGradientModulation(
             setting.model, setting.modalities, mask=setting.masks, plan=plan, encoders=setting.encoders or None,
-            loss=setting.loss, seed=setting.seed, **asdict(rule),
+            loss=setting.loss, seed=setting.seed, alone=alone, **asdict(rule),
         )  # fmt: skip
 
     def loss(self, batch: "Mapping[str, torch.Tensor]", labels: "torch.Tensor") -> "torch.Tensor":
@@ -34,12 +34,14 @@ class Agm(AbstractStrategy):
     Attributes:
         rule: How strongly, and compared with what.
         plan: How the masked passes are carried out.
+        alone: Weight of the losses of modalities alone.
     """
 
     rule: Modulation = field(default_factory=Modulation)
     plan: str = "exact"
+    alone: float = 0.0
     name = "agm"
 
     def start(self, setting: Setting) -> AbstractRun:
         """See `AbstractStrategy`."""
-        return _Run(setting, self.rule, self.plan)
+        return _Run(setting, self.rule, self.plan, self.alone)
