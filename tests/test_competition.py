@@ -321,6 +321,18 @@ def test_mses_goes_back_to_the_best_epoch_and_stays_there() -> None:
     assert s.model.encoders["v"][0].weight.grad is not None
 
 
+def test_batch_norm_of_a_stopped_encoder_stops_too() -> None:
+    s, examples = _setting(), _examples()
+    s.model.encoders["a"] = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU())
+    run = Mses(patience=1).start(s)
+    for epoch, loss in enumerate((1.0, 2.0)):
+        run.epoch(Progress(epoch, {"a": loss, "v": 1.0 - epoch}, {}, {}))
+    before = s.model.encoders["a"][1].running_mean.clone()
+    s.model.train()
+    run.loss(examples.inputs, examples.labels)
+    assert torch.equal(s.model.encoders["a"][1].running_mean, before)
+
+
 def test_gradient_blending_weights_by_gain_over_overfitting_squared() -> None:
     run = GradientBlending(every=2).start(_setting())
     before = {"a": 1.0, "v": 1.0, "fused": 1.0}

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from stemma.errors import MisuseError
 from stemma.multimodal import AdaptiveGradientModulation, Modulation
 from stemma.multimodal.late_fast import LateFast
+from stemma.multimodal.masks import AttentionMask, hidden, masks_of
 from test_modulation import Late, _batch, _grads, _made, _step
 
 PLACES = {n: f"encoders.{n}" for n in "av"}
@@ -167,6 +168,43 @@ def test_what_stands_in_missing_samples_does_not_matter(mask: str) -> None:
         agm, absent = AdaptiveGradientModulation(model, ["a", "v"], mask=mask), torch.tensor([[False, True]] * 6)
         with pytest.raises(MisuseError, match="no sample of the batch has 'a'"):
             agm(batch, target, absent)
+
+
+class Sequences(nn.Module):
+    """Tokens with padding through attention, and a vector."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.1, batch_first=True)
+        self.encoders = nn.ModuleDict({"a": nn.TransformerEncoder(layer, 1), "v": nn.Linear(5, 4)})
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, a: torch.Tensor, v: torch.Tensor, padded: torch.Tensor) -> torch.Tensor:
+        words = self.encoders["a"](a, src_key_padding_mask=padded)
+        return self.head(torch.cat([words.mean(1), self.encoders["v"](v)], 1))
+
+
+def test_padded_attention_is_judged_as_with_gradients() -> None:
+    batch, target = _batch()
+    padded = torch.arange(3)[None] >= torch.tensor([1, 2, 3, 1, 2, 3])[:, None]
+    batch = {"a": torch.randn(6, 3, 4).double(), "v": batch["v"], "padded": padded}
+    torch.manual_seed(0)
+    slow = AdaptiveGradientModulation(_made(Sequences), ["a", "v"], **STRONG)(batch, target)
+    torch.manual_seed(0)
+    fast = AdaptiveGradientModulation(_made(Sequences), ["a", "v"], plan="late-fast", encoders=PLACES, **STRONG)(
+        batch, target
+    )
+    assert all(torch.allclose(slow.responses[n], fast.responses[n], atol=1e-10) for n in "av")
+
+
+def test_masks_that_would_hide_nothing_are_refused_or_shifted_apart() -> None:
+    for given in (torch.ones(6, 1, 1, 3), torch.zeros(6, 3) - 1e9):
+        with pytest.raises(MisuseError, match="with 1 where a token is attended to"):
+            AttentionMask()({"attention_mask": given}, "text")
+    rows = {n: torch.arange(4.0)[:, None] for n in "av"}
+    gone = hidden(rows, masks_of("permuted", ["a", "v"]), ["a", "v"])
+    assert not bool((gone["a"] == gone["v"]).any())
+    assert not any(bool((gone[n] == rows[n]).any()) for n in "av")
 
 
 @pytest.mark.parametrize(

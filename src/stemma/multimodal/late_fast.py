@@ -79,7 +79,7 @@ class LateFast(AbstractPlan):
         if inside:
             answer, seen = self._pass(module, asked, asked.batch, asked.count)
             full = logits(answer)
-            with torch.no_grad(), evaluating(module):
+            with torch.no_grad(), evaluating(module), _as_with_gradients():
                 calm, nothing = self._apart(module, asked)[1:]
                 scored = self._recombined(module, asked, full, calm, nothing)
             return Asked(answer, self._recombined(module, asked, full, seen, nothing), scored), scored
@@ -187,7 +187,7 @@ class LateFast(AbstractPlan):
     @torch.no_grad()
     def _compared(self, module: nn.Module, asked: Questions, scored: torch.Tensor) -> None:
         """Refuse a network whose masked passes are not what its recombined features give."""
-        with evaluating(module):
+        with evaluating(module), _as_with_gradients():
             for c, found in zip(asked.split.masked, scored[1:], strict=True):
                 if not _near(found, asked.output(module, asked.without(c))):
                     apart = " and ".join(asked.names[i] for i in c)
@@ -233,6 +233,17 @@ def _recording(
     silent = [place for m, place in encoders.items() if m not in seen]
     if silent:
         raise MisuseError(f"the network never called its encoder {silent[0]!r}. If it is compiled, compile its parts")
+
+
+@contextlib.contextmanager
+def _as_with_gradients() -> Generator[None]:
+    """Without the fast path that attention takes where there are no gradients: it gives zeros at padded positions."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 @contextlib.contextmanager

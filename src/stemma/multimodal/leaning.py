@@ -234,10 +234,8 @@ class LeaningTest:
         from stemma.multimodal.masks import Permuted, TokenPad, masks_of
 
         found = masks_of(self.mask, [p.name for p in probes.parts])
-        for i, part in enumerate(probes.parts):
-            if self.mask == "permuted":
-                found[part.name] = Permuted(i + 1)
-            elif part.kind == "tokens":
+        for part in probes.parts:
+            if part.kind == "tokens" and self.mask != Permuted.name:
                 found[part.name] = TokenPad()
         return found
 

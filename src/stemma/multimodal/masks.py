@@ -124,7 +124,8 @@ class Permuted(AbstractMask):
     """The input of another sample of the batch: what stands there is always possible, but says nothing.
 
     Attributes:
-        shift: Which other sample: that many rows above. Batches have to be shuffled.
+        shift: Which other sample: that many rows above, round the batch but never itself. Batches have to be shuffled,
+            and modalities to be shifted differently, lest two of them come from one sample: by name, they are.
     """
 
     shift: int = 1
@@ -147,15 +148,15 @@ class Permuted(AbstractMask):
             New tensors by name.
 
         Raises:
-            MisuseError: If every sample would keep its own input.
+            MisuseError: If there is no other sample.
         """
         x = batch[modality]
-        if self.shift % max(len(x), 1) == 0:
+        if len(x) < 2 or self.shift < 1:
             raise MisuseError(
-                f"a batch of {len(x)} has no other sample {self.shift} rows away to take {modality!r} from: give "
+                f"a batch of {len(x)} has no other sample {self.shift} rows above to take {modality!r} from: give "
                 "larger batches, or another mask"
             )
-        return {modality: x.roll(self.shift, 0)}
+        return {modality: x.roll((self.shift - 1) % (len(x) - 1) + 1, 0)}
 
     def missing(self, batch: Batch, modality: str, there: torch.Tensor) -> dict[str, torch.Tensor]:
         """See `AbstractMask`."""
@@ -188,11 +189,17 @@ class AttentionMask(AbstractMask):
             New tensors by name.
 
         Raises:
-            MisuseError: If the batch has no such mask.
+            MisuseError: If the batch has no such mask, or it is of another kind.
         """
         if self.key not in batch:
             raise MisuseError(f"the batch has no attention mask {self.key!r} for {modality!r}, it has {list(batch)}")
-        closed = torch.zeros_like(batch[self.key])
+        given = batch[self.key]
+        if given.ndim != 2 or not bool(((given == 0) | (given == 1)).all()):
+            raise MisuseError(
+                f"{self.key!r} has to be [n, length] with 1 where a token is attended to and 0 elsewhere, but it is "
+                f"{given.dtype} {list(given.shape)}" + ("" if given.ndim != 2 else " with other values")
+            )
+        closed = torch.zeros_like(given)
         closed[:, : self.keep] = batch[self.key][:, : self.keep]
         return {self.key: closed}
 
@@ -255,12 +262,14 @@ def masks_of(
     unknown = [name for name in each if name not in modalities]
     if unknown:
         raise MisuseError(f"there is a mask for {unknown[0]!r}, but the modalities are {', '.join(modalities)}")
-    return {m: _named(each.get(m, Zero.name)) for m in modalities}
+    return {m: _named(each.get(m, Zero.name), i) for i, m in enumerate(modalities)}
 
 
-def _named(given: Any) -> AbstractMask:
+def _named(given: Any, position: int) -> AbstractMask:
     if isinstance(given, AbstractMask):
         return given
+    if given == Permuted.name:
+        return Permuted(position + 1)
     ready = {kind.name: kind for kind in ALL if kind is not Learned}
     if given not in ready:
         raise MisuseError(f"no mask is called {given!r}. There are: {', '.join(k.name for k in ALL)}")

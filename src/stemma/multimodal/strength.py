@@ -52,6 +52,11 @@ class StrengthTest:
         from stemma.multimodal.masks import hidden
 
         self._check(fit_probes, probes, modality)
+        twice = [c.name for i, c in enumerate(concepts) if c.digest in {k.digest for k in concepts[:i]}]
+        if twice:
+            raise MisuseError(
+                f"the concept {twice[0]} of {modality} is there twice: give networks that were trained apart"
+            )
         module, masks = module_of(model), LeaningTest(self.mask).masks(probes)
         batches = [batch_of(module, p) for p in (fit_probes, probes)]
         (fit_features, layer), (features, _) = (fused_representation(module, b, self.layer) for b in batches)
@@ -85,4 +90,4 @@ class StrengthTest:
 
 
 def _rows(inputs: np.ndarray) -> set[bytes]:
-    return {hashlib.sha256(np.ascontiguousarray(row).data).digest() for row in inputs}
+    return {hashlib.sha256(np.ascontiguousarray(row).data).digest() for row in inputs.astype(np.float32)}

@@ -1,5 +1,6 @@
 """Modality-specific early stopping (MSES)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,11 @@ class _Run(JointRun):
         self.smoothed: dict[str, float] = {}
         self.best: dict[str, tuple[float, int, dict[str, torch.Tensor]]] = {}
         self.stopped: set[str] = set()
+
+    def loss(self, batch: "Mapping[str, torch.Tensor]", labels: "torch.Tensor") -> "torch.Tensor":
+        for modality in self.stopped:
+            self.setting.model.get_submodule(self.setting.encoders[modality]).eval()  # batch norm would go on
+        return super().loss(batch, labels)
 
     def gradients(self) -> None:
         for modality in self.stopped:
