@@ -10,8 +10,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from stemma.edits.asking import own_network, removable
+from stemma.edits.forgetting import Unlearning
 from stemma.edits.measuring import agreement
 from stemma.edits.pruning import Pruning
+from stemma.edits.remembered import UNLIKE
 from stemma.errors import MisuseError
 from stemma.models.model import Model
 from stemma.models.networks.given import from_module
@@ -177,3 +179,62 @@ def test_what_is_cut_is_what_was_silenced_for_the_very_units_of_the_plan() -> No
     plan.slices["0.weight"]["0"] = tuple(reversed(range(6)))  # type: ignore[index]
     with pytest.raises(MisuseError, match="not those of the units"):
         method.apply(odd, plan, Probes.of(VECTORS))
+
+
+class Frozen(nn.Module):
+    """Batch norm with statistics of other data, which its gain and offset make good."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        self.a, self.n, self.b = nn.Linear(16, 32), nn.BatchNorm1d(32), nn.Linear(32, 16)
+        self.m, self.head = nn.BatchNorm1d(16), nn.Linear(16, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(F.relu(self.m(self.b(F.relu(self.n(self.a(x)))))))
+
+
+def clusters(seed: int, count: int = 100) -> tuple[np.ndarray, np.ndarray]:
+    """Four classes of vectors around corners."""
+    draw = np.random.default_rng(seed)
+    labels = np.arange(4).repeat(count)
+    corners = np.random.default_rng(9).normal(0, 1.5, (4, 16))
+    return (corners[labels] + draw.normal(0, 0.7, (len(labels), 16))).astype(np.float32), labels
+
+
+def learnt(net: nn.Module) -> nn.Module:
+    x, y = (torch.from_numpy(a) for a in clusters(0))
+    optimizer = torch.optim.Adam(net.train().parameters(), 0.01)
+    for _ in range(60):
+        optimizer.zero_grad()
+        F.cross_entropy(net(x), y).backward()
+        optimizer.step()
+    return net.eval()
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_inputs_are_used_where_batch_norm_remembers_other_data(own: bool) -> None:
+    net = learnt(Frozen())
+    if not own:
+        with torch.no_grad():
+            for norm in (net.get_submodule("n"), net.get_submodule("m")):
+                norm.bias += 6 * norm.weight
+                norm.running_mean += 6 * (norm.running_var + norm.eps).sqrt()
+    odd = from_module(net, "frozen", InputSpec("vector", (16,), 0.0, 1.0))
+    x, y = clusters(1)
+    edited = Unlearning()(odd, Probes.of(x[y == 2]), Probes.of(x[y != 2]))
+    assert edited.plan.expected["held to"] == "other inputs"
+    kept = edited.asked.answers(x[y != 2]).argmax(1).numpy()
+    assert (kept == y[y != 2]).mean() > 0.95
+    strange = np.random.default_rng(3).normal(0, 4, (200, 16)).astype(np.float32)
+    if own:
+        alone, given = (Unlearning()(odd, Probes.of(x[y == 2]), o) for o in (None, Probes.of(strange)))
+        assert {e.plan.expected["held to"] for e in (alone, given)} == {"batch norm"}
+        assert given.plan.expected["unlike"] > UNLIKE
+        assert alone.model.digest == given.model.digest
+        after = alone.asked.answers(x).argmax(1).numpy()
+        assert (after[y == 2] == 2).mean() < 0.1
+        assert (after[y != 2] == y[y != 2]).mean() > 0.9
+    else:
+        with pytest.raises(MisuseError, match="no batch norm remembers"):
+            Unlearning(action="refit")(odd, Probes.of(x[y == 2]))

@@ -132,15 +132,15 @@ def _removable(model: Model, inputs: np.ndarray, asked: Asked) -> Network:
     net = couplings(asked.module, asked.forward, tried[:TRIED])
     net = _watchable(net, asked, tried)
     names = [g.name for g in net.groups]
-    if names and not _all_agree(model, net, asked, few, names):
-        failed = [n for n in names if not _all_agree(model, net, asked, few, [n])]
+    failed = _failing(model, net, asked, few, names) if names else []
+    if failed:
         net = net.without(failed, "its code assumes this size")
         names = [n for n in names if n not in failed]
-        if len(names) > 1 and not _all_agree(model, net, asked, few, names):
+        if names and not _all_agree(model, net, asked, few, names):
             net = net.without(names, "its code assumes this size together with others")
     if not net.groups:
-        shown = "; ".join(f"{n}: {why}" for n, why in list(net.refused.items())[:3])
-        raise MisuseError(f"nothing can be removed from {model.name} ({shown or 'no layer reads hidden units'})")
+        why = "; ".join(f"{n}: {why}" for n, why in list(net.refused.items())[:3])
+        raise MisuseError(f"nothing can be removed from {model.name} ({why or 'no layer reads hidden units'})")
     return net
 
 
@@ -172,6 +172,16 @@ def _watchable(net: Network, asked: Asked, few: torch.Tensor) -> Network:
             why = f"{layer} reads it, a {kind}" if layer not in plain else f"code outside its layer uses {weight}"
             net = net.without([group.name], f"{why}: what it is given cannot be watched")
     return net
+
+
+def _failing(model: Model, net: Network, asked: Asked, few: np.ndarray, names: Sequence[str]) -> list[str]:
+    """The groups that fail, found by halving."""
+    if _all_agree(model, net, asked, few, names):
+        return []
+    if len(names) == 1:
+        return list(names)
+    half = len(names) // 2
+    return [n for part in (names[:half], names[half:]) for n in _failing(model, net, asked, few, part)]
 
 
 def _all_agree(model: Model, net: Network, asked: Asked, few: np.ndarray, names: Sequence[str]) -> bool:

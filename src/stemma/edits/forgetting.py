@@ -14,7 +14,7 @@ from stemma.edits.changing import Change
 from stemma.edits.coupling import Network, Reader
 from stemma.edits.edited import Edited, finished
 from stemma.edits.measuring import agreement
-from stemma.edits.remembered import UNLIKE, following, supposed, unlike
+from stemma.edits.remembered import STRANGE, UNLIKE, following, strange, supposed, unlike
 from stemma.edits.samples import recognised, scrambled
 from stemma.edits.statistics import Collecting, Statistics, batch_of
 from stemma.errors import MisuseError, StemmaError
@@ -178,10 +178,11 @@ class Unlearning:
             )
             assert mine is not None
             norms = following(before.module, before.forward, few, readers) if self.action in ("auto", "refit") else {}
-            away = 0.0 if rest is None else unlike(rest, before.module, norms)
-            mended = bool(norms) and (rest is None or away > UNLIKE)
+            away = 0.0 if rest is None else unlike(rest, mine, before.module, norms)
+            believed = bool(norms) and strange(mine, before.module, norms) <= STRANGE
+            mended = believed and (rest is None or away > UNLIKE)
             if mended:
-                rest = supposed(mine, before.module, norms)
+                rest = supposed(mine, before.module, norms, 1 / before.answers(forget.inputs[:2]).shape[1])
                 readers = [r for r in readers if r.weight in norms]
             change = Change(self, before, after, readers, mine, rest, self._action(rest))
             change.unlike = away

@@ -336,7 +336,7 @@ def _way_back(folder: Path, parent: Arrays, plan: Plan) -> Finding:
     except (OSError, SafetensorError, ValueError):
         return Finding("undo", False, f"{UNDO} is not there or cannot be read")
     wanted = {f"{n}.weight" for n in plan.expected.get("layers", ())}
-    good = kept.keys() == wanted and all(np.array_equal(kept[n], parent.get(n)) for n in kept)
+    good = kept.keys() == wanted and all(n in parent and np.array_equal(kept[n], parent[n]) for n in kept)
     return Finding("undo", good, f"{UNDO} holds {'the' if good else 'other'} weights as they were")
 
 
