@@ -13,6 +13,7 @@ from scipy.stats import binomtest
 
 from stemma import zoo
 from stemma.kinship.compare import compare
+from stemma.kinship.weights.aligned import _tied
 from stemma.kinship.weights.tables import is_table
 from stemma.models.load import from_arrays
 from stemma.models.model import Model
@@ -284,6 +285,35 @@ def test_a_shared_start_at_the_identity_is_no_kinship(names: tuple[str, str, str
     child = compare(model(network(0)), model(noisy(network(0), 0.2)))
     assert child.verdict == "related"
     assert (child.weights.log10_p or 0) < -6
+
+
+@pytest.mark.parametrize("narrow", [(32, 32), (16, 16)], ids=["as wide", "narrower"])
+@pytest.mark.parametrize("spread", [0.08, 0.3], ids=["near", "loose"])
+def test_starts_at_the_identity_in_every_layer_are_no_kinship(narrow: tuple[int, int], spread: float) -> None:
+    def network(seed: int, hidden: tuple[int, int]) -> Model:
+        generator, widths = np.random.default_rng(seed), (16, *hidden, 4)
+        content = {}
+        for name, (x, y) in zip(("layers.0", "layers.1", "head"), itertools.pairwise(widths), strict=True):
+            content[f"{name}.weight"] = (np.eye(y, x) + spread * generator.normal(size=(y, x))).astype("f4")
+        config = {"model_type": "stemma-mlp", "hidden": list(hidden), "classes": 4, "input_shape": [1, 4, 4]}
+        return from_arrays(content, "m", config=config)
+
+    for s in range(0, 20, 2):
+        assert compare(network(s, (32, 32)), network(s + 1, narrow)).verdict != "related"
+
+
+def test_kernels_that_copy_their_input_are_tied_and_ordinary_ones_are_not() -> None:
+    generator = np.random.default_rng(0)
+    for shape in ((64, 64, 3, 3), (128, 32, 3, 3), (32, 48, 5, 5), (40, 40, 7, 7), (24, 16), (300, 10)):
+        noise = generator.normal(size=(50, *shape))
+        copying = torch.zeros(shape)
+        if len(shape) == 4:
+            torch.nn.init.dirac_(copying)
+        else:
+            torch.nn.init.eye_(copying)
+        assert _tied((copying.numpy() + 0.1 * noise[0]).reshape(shape[0], -1))
+        assert not any(_tied(x.reshape(shape[0], -1)) for x in noise)
+    assert not _tied(np.zeros((0, 4)))
 
 
 def test_an_interface_in_the_middle_of_a_network_makes_no_kin() -> None:

@@ -3,15 +3,18 @@
 import itertools
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from stemma.fingerprints.weight_sketch import WeightSketch
+from stemma.kinship.axes import FORGOTTEN, both_axes
 from stemma.kinship.compare import compare
 from stemma.kinship.relation.explain import explain
 from stemma.models.load import from_arrays
 from stemma.models.model import Model
+from stemma.types import Comparison, Verdict
 from stemma.types import RelationKind as R
 from stemma.zoo.cases import models
 from stemma.zoo.recipe import build_all
@@ -183,3 +186,32 @@ def test_networks_unlike_those_that_were_measured_are_told_no_story_and_why() ->
     found = explain(from_arrays(a, "a"), from_arrays(noisy(a, 0.01), "b"))
     assert found.kind is R.RELATED
     assert "unlike every kind of network" in found.sentence
+
+
+def test_a_class_that_only_the_later_model_answers_was_learnt_and_not_forgotten() -> None:
+    a = base()
+    rng = np.random.default_rng(3)
+    b = {n: (x + 0.02 * rng.normal(size=x.shape)).astype(np.float32) for n, x in a.items()}
+    found = compare(from_arrays(a, "a"), from_arrays(b, "b"))
+    gone = {"label": 3, "by": "a", "before": 0.9, "after": 0.0, "others_before": 0.9, "others_after": 0.9}
+    asked = replace(found.weights, axis="function", verdict=Verdict.INCONCLUSIVE, details={FORGOTTEN: gone})
+
+    def named(direction: str, kept: tuple[str, ...] = ()) -> Comparison:
+        relation = replace(found.relation, parameters={**found.relation.parameters, "frozen": list(kept)})
+        return both_axes(replace(found, direction=direction, relation=relation), asked)
+
+    learnt = named("a->b")
+    assert learnt.relation.kind is found.relation.kind
+    assert "class 3 of the probes was learnt (0% right before, 90% after" in learnt.relation.reason
+    assert learnt.direction == "a->b"
+    forgot = named("b->a")
+    assert forgot.relation.kind is R.UNLEARNED
+    assert forgot.relation.parameters["made_from"] == "b"
+    either = named("unknown")
+    assert either.relation.kind is R.UNLEARNED
+    assert "made_from" not in either.relation.parameters
+    assert either.direction == "unknown"
+    assert "or it was learnt" in either.relation.reason
+    edited = named("unknown", ("layers.0.weight",))
+    assert edited.relation.parameters["made_from"] == "b"
+    assert edited.direction == "b->a"

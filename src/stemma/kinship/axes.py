@@ -1,6 +1,8 @@
 """A relation has a name when both axes are known: weights and function, put side by side."""
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from stemma.types import Comparison, Evidence, Relation, RelationKind, Verdict
 
@@ -21,11 +23,13 @@ def both_axes(found: Comparison, function: Evidence | str) -> Comparison:
 
     | weights | function | name |
     |---|---|---|
-    | related by a change that unlearning could leave | one class of probes is gone | `unlearned` |
+    | related by a change that unlearning could leave | one class of probes is gone | `unlearned` [1] |
     | related | any | as the weights name it; the reason says what the function adds |
     | independent | closer than independent models of the task | `distilled` |
     | undecided | closer than independent models | `related` |
     | independent or undecided | anything else | as the weights name it |
+
+    [1] Unless the weights show that the model without the class came first: then it was learnt.
 
     The two axes are two tests, each at the level alpha.
 
@@ -44,11 +48,15 @@ def both_axes(found: Comparison, function: Evidence | str) -> Comparison:
         unseen = tuple(c for c in unseen if c != DISTILLED)
     elif DISTILLED in unseen:
         unseen = tuple(f"{DISTILLED} ({function.reason})" if c == DISTILLED else c for c in unseen)
+    relation, direction = _named(found, function, close=close), found.direction
+    if direction == "unknown" and relation.kind is RelationKind.UNLEARNED and "made_from" in relation.parameters:
+        direction = "a->b" if relation.parameters["made_from"] == "a" else "b->a"
     return replace(
         found,
         function=function,
         verdict="related" if close else found.verdict,
-        relation=_named(found, function, close=close),
+        relation=relation,
+        direction=direction,
         evidence=(*found.evidence, function),
         cannot_see=unseen,
     )
@@ -59,14 +67,7 @@ def _named(found: Comparison, function: Evidence, *, close: bool) -> Relation:
     gone = function.details.get(FORGOTTEN)
     narrower = NARROWER in relation.steps  # cutting units may cost one class most; unlearning keeps sizes
     if weights is Verdict.SUPPORTED and gone and relation.kind in TRAINED and not narrower:
-        reason = (
-            f"class {gone['label']} of the probes is gone ({gone['before']:.0%} right before, {gone['after']:.0%} "
-            f"after; all others {gone['others_before']:.0%} and {gone['others_after']:.0%}); in weights: "
-            f"{relation.reason}"
-        )
-        origin = {"made_from": "a" if gone["by"] == "b" else "b"}  # what still knows the class was there before
-        kept = {**origin, **relation.parameters, FORGOTTEN: gone, "weights": relation.kind.value}
-        return Relation(RelationKind.UNLEARNED, kept, (*relation.steps, "unlearned"), reason)
+        return _one_class(found, gone)
     if weights is Verdict.SUPPORTED:
         return replace(relation, reason=f"{relation.reason}; in function: {function.reason}")
     if not close:
@@ -78,6 +79,35 @@ def _named(found: Comparison, function: Evidence, *, close: bool) -> Relation:
         return Relation(RelationKind.DISTILLED, shown, ("distilled",), reason)
     reason = f"in function {function.reason}; the weights say nothing either way ({found.weights.reason})"
     return Relation(RelationKind.RELATED, shown, (), reason)
+
+
+def _one_class(found: Comparison, gone: Mapping[str, Any]) -> Relation:
+    """One of two relatives does not answer a class that the other one answers: it was forgotten, or learnt later.
+
+    What still knows the class came first, unless the weights say otherwise. Where they say nothing, only a change that
+    left whole tensors alone is taken for an edit; a training of everything may have gone either way.
+
+    Returns:
+        `unlearned`, or the weights' relation where the class was learnt.
+    """
+    relation, knows = found.relation, "a" if gone["by"] == "b" else "b"
+    shares = f"{gone['others_before']:.0%} and {gone['others_after']:.0%}"
+    first = {"a->b": "a", "b->a": "b"}.get(found.direction)
+    if first not in (None, knows):
+        learnt = (
+            f"class {gone['label']} of the probes was learnt ({gone['after']:.0%} right before, {gone['before']:.0%} "
+            f"after; all others {shares})"
+        )
+        return replace(relation, reason=f"{relation.reason}; in function {learnt}")
+    sure = first is not None or bool(relation.parameters.get("frozen"))
+    origin = {"made_from": knows} if sure else {}
+    kept = {**origin, **relation.parameters, FORGOTTEN: gone, "weights": relation.kind.value}
+    reason = (
+        f"class {gone['label']} of the probes is gone ({gone['before']:.0%} right before, {gone['after']:.0%} after; "
+        f"all others {shares}){'' if sure else ', or it was learnt, if the other model came first'}; in weights: "
+        f"{relation.reason}"
+    )
+    return Relation(RelationKind.UNLEARNED, kept, (*relation.steps, "unlearned"), reason)
 
 
 def _unchecked(function: Evidence) -> str:

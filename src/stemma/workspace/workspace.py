@@ -287,7 +287,7 @@ class Workspace:
 
             def evidence(c: Candidate) -> Comparison:
                 self._progress(f"comparing with {c.ref.name}", next(done, len(candidates)), len(candidates))
-                return _with_function(pending[id(c)].result(), function.get(id(c)))
+                return _with_function(pending[id(c)].result(), function.get(id(c)), c, model)
 
             try:
                 standings = Standings(model, shipped_parenthood)
@@ -352,10 +352,15 @@ class Workspace:
         return Candidate(record.ref, record.names_free_digest, tensors, partial(self.reopen, record), claims)
 
 
-def _with_function(found: Comparison, function: Evidence | str | None) -> Comparison:
-    from stemma.kinship.axes import both_axes
+def _with_function(found: Comparison, function: Evidence | str | None, one: Candidate, suspect: Model) -> Comparison:
+    from stemma.kinship.axes import FORGOTTEN, both_axes
 
-    return found if function is None else both_axes(found, function)
+    if function is None:
+        return found
+    if not isinstance(function, str) and function.details.get(FORGOTTEN):  # or learnt: that is for the weights to say
+        with contextlib.suppress(StemmaError, OSError):
+            found = directed(found, one.load(), suspect, shipped_parenthood)
+    return both_axes(found, function)
 
 
 def _probes_for(null: "Nulls", probes: object) -> None:

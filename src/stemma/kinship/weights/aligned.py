@@ -2,11 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from math import log
+from math import lgamma, log
 
 import numpy as np
 
-from stemma.kinship.weights import laws
 from stemma.kinship.weights.correspondence import Pairing
 from stemma.kinship.weights.counts import Counts, GroupCount
 from stemma.kinship.weights.similarity import assign, directions, distinct
@@ -18,7 +17,13 @@ from stemma.types import Spec, UnitMember
 
 SHAPES = "inferred:shapes"
 TIED = 1e-4
-"""Level at which a square matrix counts as tied to its own coordinates."""
+"""Level at which a matrix counts as tied to its own coordinates."""
+
+CORNER = 128
+"""Units and coordinates that are looked at for that, the first of each."""
+
+KERNELS = (1, 3, 5, 7, 9, 25, 49)
+"""Entries of a kernel from one input to one unit, as layers usually have them."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +97,10 @@ class UnitsInPlace:
             if not views:
                 continue
             n_a, n_b = min(w[0] for w in widths), min(w[1] for w in widths)
-            views = [(x[:n_a], y[:n_b]) for x, y in views]
+            views = _untied([(x[:n_a], y[:n_b]) for x, y in views])
             generator = np.random.default_rng([self.seed, order])
+            if not views:
+                continue
             if n_a == n_b:
                 yield from self._blocks(group.name, views, n_a, group.orbits, generator)
             else:
@@ -135,7 +142,7 @@ class UnitsInPlace:
         generator: np.random.Generator,
     ) -> Iterator[GroupCount]:
         labels = np.array(orbits[:n]) if orbits else np.zeros(n, int)
-        views = [(x, y) for x, y in views if not (_tied(x, self.seed) or _tied(y, self.seed))]
+        views = _untied(views)
         for orbit in np.unique(labels) if views else ():
             members = np.flatnonzero(labels == orbit)
             for start in range(0, min(len(members), self.block * self.max_blocks), self.block):
@@ -147,25 +154,35 @@ class UnitsInPlace:
                     yield GroupCount(name, len(similarity), int((r == c).sum()))
 
 
-def _tied(x: np.ndarray, seed: int) -> bool:
+def _untied(views: list[tuple[np.ndarray, np.ndarray]]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Views that are not tied to their own coordinates in either model."""
+    return [(x, y) for x, y in views if not (_tied(x) or _tied(y))]
+
+
+def _tied(x: np.ndarray) -> bool:
     """Whether the units of one model point at the coordinates of their own number, by this model alone.
 
-    In a square matrix near the identity (such a start, a recurrence, a shortcut that was not recognised) they do, in
-    any two models, whatever their history. The model's own order decides, so the law for the pair still holds.
+    In a matrix or kernel near the identity (such a start, a recurrence, a shortcut that was not recognised) they do, in
+    any two models, whatever their history. The model's own order decides, so the law for the pair still holds. Each
+    coordinate has one unit that it moves most; that t of m coordinates have the unit of their number happens to n units
+    in an order of chance with a probability of at most C(m, t) (n - t)! / n!.
 
     Returns:
         True where the matrix is to be left out.
     """
-    n = len(x)
-    if n < 4 or x.shape[1] % n:
+    if not x.size:
         return False
-    corner = x[:256].reshape(min(n, 256), n, -1)[:, :256]
-    energy = np.sqrt(np.square(corner, dtype=np.float64).sum(axis=2))
-    energy /= np.maximum(energy.mean(axis=0), 1e-30)
-    if (energy.argmax(axis=1) == np.arange(len(energy))).sum() < 3:
-        return False  # spares the assignment: a tied matrix has its largest entries there
-    r, c = assign(energy, np.random.default_rng(seed))
-    return laws.log_tail([laws.fixed_point_law(len(r))], int((r == c).sum())) <= log(TIED)
+    n, width = len(x), x[0].size
+    sizes = {*KERNELS, max(width // n, 1)}
+    for size in (s for s in sizes if width % s == 0):
+        corner = x.reshape(n, width // size, size)[:CORNER, : min(n, CORNER)]
+        rows, columns = corner.shape[:2]
+        energy = np.square(corner, dtype=np.float64).sum(axis=2)
+        t = int((energy.argmax(axis=0) == np.arange(columns)).sum())
+        bound = lgamma(columns + 1) - lgamma(t + 1) - lgamma(columns - t + 1) + lgamma(rows - t + 1) - lgamma(rows + 1)
+        if t and bound <= log(TIED / len(sizes)):
+            return True
+    return False
 
 
 def _similarity(views: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
