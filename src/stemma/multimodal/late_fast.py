@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -23,11 +24,27 @@ APART, MORE, TOGETHER = "apart", "more rows", "together"
 Features = dict[str, torch.Tensor]
 
 
-class _Stands(nn.Module):
-    """Stands where an encoder stands and gives what it gave."""
+class _Behind:
+    """Stands where an encoder stands, for one pass: what it gives goes through a function.
 
-    def forward(self, *inputs: Any, **named: Any) -> torch.Tensor:
-        return self.__dict__["features"]
+    No module, because making one every step would cost a small network more than the pass.
+    """
+
+    def __init__(self, part: Any, told: Callable[[Any], torch.Tensor]) -> None:
+        self._part, self._told = part, told
+
+    def __call__(self, *inputs: Any, **named: Any) -> torch.Tensor:
+        return self._told(self._part(*inputs, **named))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._part, name)
+
+
+class _Instead(_Behind):
+    """Gives something without asking the encoder."""
+
+    def __call__(self, *inputs: Any, **named: Any) -> torch.Tensor:
+        return self._told(None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,7 +197,8 @@ class LateFast(AbstractPlan):
             empty = nothing[name].expand_as(seen[name])
             mixed[name] = torch.cat([seen[name] if i in c else empty for c in asked.split.masked])
         batch = {k: _hollow(v, k in asked.names, asked.count, many) for k, v in asked.batch.items()}
-        with _standing(module, self.encoders, mixed), evaluating(module):
+        stands = lambda name, part: _Instead(part, lambda _: mixed[name])  # noqa: E731
+        with evaluating(module), _standing(module, self.encoders, stands):
             others = asked.output(module, batch)
         return torch.cat([full[None], others.reshape(-1, *full.shape).to(full.dtype)])
 
@@ -203,33 +221,26 @@ def _recording(
     encoders: Mapping[str, str],
     seen: Features,
     rows: int,
-    instead: Callable[[str, torch.Tensor], torch.Tensor | None] = lambda modality, features: None,
+    instead: Callable[[str, torch.Tensor], torch.Tensor] = lambda modality, features: features,
 ) -> Generator[None]:
     """Features of every encoder; what fuses them is given those, or something instead."""
 
-    def keep(modality: str) -> Any:
-        def hook(part: nn.Module, inputs: Any, output: Any) -> torch.Tensor | None:
-            if modality in seen or not isinstance(output, torch.Tensor) or len(output) != rows:
-                what = f"gives a {type(output).__name__}"
-                if modality in seen:
-                    what = "is called twice"
-                elif isinstance(output, torch.Tensor):
-                    what = f"gives {len(output)} rows for {rows} samples"
-                raise MisuseError(
-                    f"late-fast needs encoders that are called once and give one tensor [n, …], but "
-                    f"{encoders[modality]!r} {what}"
-                )
-            seen[modality] = output
-            return instead(modality, output)
+    def told(modality: str, output: Any) -> torch.Tensor:
+        if modality in seen or not isinstance(output, torch.Tensor) or len(output) != rows:
+            what = f"gives a {type(output).__name__}"
+            if modality in seen:
+                what = "is called twice"
+            elif isinstance(output, torch.Tensor):
+                what = f"gives {len(output)} rows for {rows} samples"
+            raise MisuseError(
+                f"late-fast needs encoders that are called once and give one tensor [n, …], but "
+                f"{encoders[modality]!r} {what}"
+            )
+        seen[modality] = output
+        return instead(modality, output)
 
-        return hook
-
-    handles = [module.get_submodule(place).register_forward_hook(keep(m)) for m, place in encoders.items()]
-    try:
+    with _standing(module, encoders, lambda m, part: _Behind(part, partial(told, m))):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
     silent = [place for m, place in encoders.items() if m not in seen]
     if silent:
         raise MisuseError(f"the network never called its encoder {silent[0]!r}. If it is compiled, compile its parts")
@@ -247,18 +258,18 @@ def _as_with_gradients() -> Generator[None]:
 
 
 @contextlib.contextmanager
-def _standing(module: nn.Module, encoders: Mapping[str, str], features: Features) -> Generator[None]:
+def _standing(module: nn.Module, encoders: Mapping[str, str], stands: Callable[[str, Any], _Behind]) -> Generator[None]:
+    """Something else in the place of every encoder, so that hooks and compiled calls stay as they are."""
     kept = []
     for modality, place in encoders.items():
         parent, _, last = place.rpartition(".")
-        siblings, stands = module.get_submodule(parent)._modules, _Stands()
-        stands.__dict__["features"] = features[modality]  # past the slow setter of modules
+        siblings: dict[str, Any] = module.get_submodule(parent)._modules
         kept.append((siblings, last, siblings[last]))
-        siblings[last] = stands
+        siblings[last] = stands(modality, siblings[last])
     try:
         yield
     finally:
-        for siblings, last, part in kept:
+        for siblings, last, part in reversed(kept):
             siblings[last] = part
 
 
