@@ -55,6 +55,9 @@ UNDER_ADAM: dict[str, tuple[str, dict[str, Any]]] = {
     "agm, alpha 2, parity, Adam": ("agm", {"alpha": 2.0, "reference": "parity"}),
 }
 FACTORS = ((1.0, 4.0), (1.0, 16.0), (1.0, 64.0), (0.25, 4.0), (0.25, 16.0), (0.0625, 16.0))
+ACCURACY_ALONE = ("agm, parity, sign flipped",)
+"""Of which no competition strength is measured: a control of the gain."""
+
 TASKS = ("competition", "no competition")
 JUDGED = {
     "running": ("agm, alpha 2", "agm, sign flipped"),
@@ -85,7 +88,7 @@ def _scored(ledger: Ledger, task: str, fusion: str, seeds: int) -> dict[str, lis
     out = {}
     for label, (name, options) in methods.items():
         adam = label in UNDER_ADAM
-        measured = name != "single" and not adam
+        measured = name != "single" and not adam and label not in ACCURACY_ALONE
         out[label] = [
             Run(task, fusion, name, options, s, ADAM if adam else FIT, strength=measured) for s in range(seeds)
         ]
