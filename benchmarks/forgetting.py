@@ -10,7 +10,6 @@ Writes benchmarks/results/forgetting_TIER.json after every class; with --verify,
 """
 
 import argparse
-import json
 import os
 import platform
 from collections.abc import Mapping
@@ -47,7 +46,7 @@ BRIEF = ("published", "alone", "refit", "generic")
 """Methods that are put to every class; the others, and those that train, to the classes with retrained references."""
 
 REFERRED = (0, 3)
-"""Classes of the first seed without which networks are trained anew."""
+"""Classes of the first seed without which networks are trained anew; they are learnt again with every seed."""
 
 TIERS: dict[str, dict[str, Any]] = {
     "small": {"networks": {"cnn": 6, "vit": 8}, "seeds": (0, 1, 2), "train": 12_000, "test": 2500, "retrained": 2},
@@ -191,13 +190,10 @@ def main() -> None:
     out = args.out or Path(__file__).parent / "results" / name_of
     card = torch.cuda.get_device_name() if args.device.startswith("cuda") else "processor"
     head = {"tier": args.tier, "settings": dict(tier), "samples": SAMPLES, "others": OTHERS, "device": card,
-            "methods": {n: [m.spec.digest, given] for n, (m, given) in METHODS.items()},
+            "version": Unlearning.version, "methods": {n: [m.spec.digest, given] for n, (m, given) in METHODS.items()},
             "torch": torch.__version__, "machine": f"{os.cpu_count()} cores, {platform.python_version()}"}  # fmt: skip
     result = Result(out, head)
-    if out.exists():
-        before = json.loads(out.read_text())
-        if all(before.get(k) == json.loads(json.dumps(head[k])) for k in ("settings", "methods", "samples", "others")):
-            result.content = before  # classes that are there are not measured again
+    result.resume("settings", "methods", "version", "samples", "others")
     for name, epochs in tier["networks"].items():
         if args.only in (None, name):
             train, test = read(tier, name, args.data)
@@ -220,9 +216,8 @@ def study(result: Result, name: str, epochs: float, tier: Mapping[str, Any], dat
                 clock.say(f"no time for class {label} of {name}-{seed} and what follows")
                 return
             key = ["networks", name, "cases", f"seed {seed} class {label}"]
-            done = result.content.get("networks", {}).get(name, {}).get("cases", {}).get(key[-1])
-            if done is not None:
-                cases.append(done)
+            if result.has(key):
+                cases.append(result.content["networks"][name]["cases"][key[-1]])
                 continue
             case = Case(net, model, train, test, label, seed, args.device)
             gold: list[np.ndarray] = []

@@ -48,6 +48,21 @@ class Result:
     def __init__(self, path: Path, head: dict[str, Any]) -> None:
         self.path, self.content = path, head
 
+    def has(self, key: list[str]) -> bool:
+        here = self.content
+        for word in key:
+            if word not in here:
+                return False
+            here = here[word]
+        return True
+
+    def resume(self, *same: str) -> None:
+        """Go on with what is on disk, where it was measured with the same settings."""
+        if self.path.exists():
+            before, head = json.loads(self.path.read_text()), json.loads(json.dumps(self.content))
+            if all(before.get(k) == head[k] for k in same):
+                self.content = before
+
     def put(self, key: list[str], value: Any) -> None:
         here = self.content
         for word in key[:-1]:
@@ -130,6 +145,8 @@ def study(result: Result, key: list[str], model: Model, probes: dict[str, Probes
     for name, method, source in cells(BUDGETS, 8 if key[1] == "resnet18" else 1):
         if brief and (name[0] != "scores" or name[1] not in SCORES[:4] or name[2] not in ("0.5", "0.4")):
             continue
+        if result.has([*key, *name]):
+            continue
         if clock.over(8):
             clock.say(f"no time for {'/'.join(name)} and what follows")
             return
@@ -145,7 +162,27 @@ def study(result: Result, key: list[str], model: Model, probes: dict[str, Probes
         plan = method.plan(model, probes[source], known, curves=curves[source, method.score])
         found = cell(method, model, plan, probes[source], known, test, device)
         result.put([*key, *name], found)
+        result.put([*key[:2], "summary"], summary(result.content["networks"][key[1]]))
         clock.say(f"{'/'.join([*key, *name])}: {found['accuracy']:.4f} at {found['macs']:.3f}")
+
+
+def summary(seeds: dict[str, Any]) -> dict[str, Any]:
+    """Accuracy lost by score and budget: mean and most over seeds, and how much more than with `elimination`."""
+    out: dict[str, Any] = {}
+    done = {k: v for k, v in seeds.items() if k.startswith("seed") and "scores" in v}
+    for score in SCORES:
+        for share in (f"{b:g}" for b in BUDGETS):
+            have = [v for v in done.values() if share in v["scores"].get(score, {})]
+            if not have:
+                continue
+            own = [v["scores"][score][share]["accuracy"] for v in have]
+            best = [v["scores"].get("elimination", {}).get(share, {}).get("accuracy") for v in have]
+            lost = np.array([v["dense"] for v in have]) - own
+            part = {"networks": len(have), "lost": float(lost.mean()), "most": float(lost.max())}
+            if None not in best:
+                part["more"] = float(np.mean(np.array(best) - own))
+            out.setdefault(score, {})[share] = part
+    return out
 
 
 def speed(model: Model, probes: Probes) -> dict[str, Any]:
@@ -185,7 +222,9 @@ def main() -> None:
     result = Result(out, {"tier": args.tier, "settings": {k: v for k, v in tier.items()}, "device": card,
                           "torch": torch.__version__, "machine": f"{os.cpu_count()} cores, {platform.python_version()}",
                           "budgets": list(BUDGETS),
-                          "method": dict(Pruning(budget="macs", share=0.5).spec.params)})  # fmt: skip
+                          "method": dict(Pruning(budget="macs", share=0.5).spec.params),
+                          "version": Pruning.version})  # fmt: skip
+    result.resume("settings", "method", "version", "device")
     for seed in tier["seeds"]:
         for name, epochs in tier["networks"].items():
             if args.only not in (None, name):

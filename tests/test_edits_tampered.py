@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from stemma.edits.forgetting import Unlearning
+from stemma.edits.forgetting import Unlearning, undone
 from stemma.edits.pruning import Pruning
 from stemma.edits.saving import write
 from stemma.errors import MisuseError, StemmaError
@@ -196,3 +196,49 @@ def test_a_folder_is_replaced_only_where_an_edit_lies(done: tuple[Path, Model, P
     write(edited, tmp_path / "again", asked, overwrite=True)
     assert load(tmp_path / "again").digest == edited.model.digest
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+
+
+def one_exchanged(plan: dict[str, Any], receipt: dict[str, Any]) -> None:
+    """Another unit in one group, with all rows that go with it, and figures that nothing leads to."""
+    plan["expected"]["parameters"][1] = 1.0
+
+
+def by_the_clock(plan: dict[str, Any], receipt: dict[str, Any]) -> None:
+    plan["spec"]["params"]["budget"] = "luck"
+
+
+def test_invented_costs_and_unknown_methods_are_found(done: tuple[Path, Model, Probes], tmp_path: Path) -> None:
+    folder, parent, asked = done
+    for i, (change, said) in enumerate(((one_exchanged, "parameters"), (by_the_clock, "cannot be carried out"))):
+        shutil.copytree(folder, tmp_path / str(i))
+        plan, receipt = (json.loads((folder / f"{n}.json").read_text()) for n in ("plan", "receipt"))
+        change(plan, receipt)
+        resealed(plan, receipt, tmp_path / str(i))
+        bad = [f.reason for f in Replaying()(tmp_path / str(i), parent, asked) if f.good is False]
+        assert any(said in reason for reason in bad), bad
+
+
+def test_other_inputs_are_no_sign_of_a_false_receipt(done: tuple[Path, Model, Probes]) -> None:
+    folder, parent, asked = done
+    unlabelled = Replaying()(folder, parent, Probes.of(asked.inputs))
+    assert [(f.check, f.good) for f in unlabelled][-3:] == [("choice", None), ("replay", None), ("measured", None)]
+    assert all(f.good for f in unlabelled[:-3])
+
+
+def test_weights_are_put_back_also_under_the_names_of_a_program(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(16, 24), nn.ReLU(), nn.Linear(24, 20), nn.ReLU(), nn.Linear(20, 4)).eval()
+    parent = from_module(net, "plain", InputSpec("vector", (16,), 0.0, 1.0))
+    x = np.random.default_rng(0).normal(0, 1, (200, 16)).astype(np.float32)
+    answers = net(torch.from_numpy(x)).argmax(1).numpy()
+    most = np.bincount(answers).argmax()
+    mine, rest = Probes.of(x[answers == most]), Probes.of(x[answers != most])
+    edited = Unlearning(target=0.2)(parent, mine, rest)
+    write(edited, tmp_path / "out", mine)
+    child = load(tmp_path / "out" / "network.pt2")
+    back = undone(child, load_file(tmp_path / "out" / "undo.safetensors"))
+    before = [np.array(t.array()) for t in parent.tensors.values()]
+    assert all(any(np.array_equal(a, b) for b in back.values()) for a in before)
+    with pytest.raises(MisuseError, match="no weights called"):
+        undone(child, {"elsewhere.weight": torch.zeros(2)})
+    assert all(f.good for f in Replaying()(tmp_path / "out", parent, mine, rest))

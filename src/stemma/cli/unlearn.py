@@ -85,9 +85,9 @@ def lines(plan: "Plan", receipt: Mapping[str, Any], folder: str) -> Iterator[tup
     changed = sum(len(e) for e in plan.entries.values())
     what = f"{changed:,} entries" if changed else "whole layers"
     yield "change", f"{what}: {plan.action}, strength {number(known['strength'])}", ", ".join(known["layers"])
-    if known.get("others") and known.get("held to") == "batch norm":
+    if known.get("others") and known.get("held to") != "other inputs" and known["unlike"]:
         far = f"divergence {number(known['unlike'])}"
-        yield "not used", "the other inputs: unlike those that batch norm remembers, which is used instead", far
+        yield "not used", "the other inputs: unlike those that batch norm remembers", far
     if "retain" in measured:
         before, after = measured["retain"]
         yield "others", f"right answers {before:.1%} → {after:.1%}", "of the other inputs given"

@@ -79,6 +79,10 @@ def own_network(model: Model) -> Asked:
     Raises:
         MisuseError: If it is a black box, is quantised, or runs in a way that cannot be copied.
     """
+    coded = [n for n, t in model.tensors.items() if len(t.shape) > 1 and not t.is_float]
+    if coded and not model.black_box:
+        kind = model.tensors[coded[0]].dtype
+        raise MisuseError(f"{coded[0]} is stored as integer codes ({kind}): edit the model before it is quantised")
     made = replace(model).network
     if made.module is None:
         raise MisuseError(f"{model.name} is known by its answers only: an edit needs its weights")
@@ -226,15 +230,16 @@ def agrees(model: Model, net: Network, kept: Mapping[str, np.ndarray], inputs: n
 
 
 def _equal(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Whether outputs agree, each column (channel of a map) by its own size."""
+    """Whether outputs agree, every column (of maps also every channel) by its own size."""
     if a.shape != b.shape or not a.is_floating_point() or not a.numel():
         return a.shape == b.shape
-    a, b = (
-        x.double().movedim(1 if x.ndim == 4 else -1, -1).reshape(-1, x.shape[1 if x.ndim == 4 else -1]) for x in (a, b)
-    )
-    size = b.abs().amax(0)
-    close = (CLOSE * size).clamp_min(CLOSE**2 * float(size.max())).clamp_min(1e-30)
-    return bool(((a - b).abs().amax(0) <= close).all())
+    for axis in {1, a.ndim - 1} if a.ndim > 1 else {0}:
+        x, y = (t.double().movedim(axis, -1).reshape(-1, t.shape[axis]) for t in (a, b))
+        size = y.abs().amax(0)
+        close = (CLOSE * size).clamp_min(CLOSE**2 * float(size.max())).clamp_min(1e-30)
+        if not bool(((x - y).abs().amax(0) <= close).all()):
+            return False
+    return True
 
 
 def head_weights(net: Network) -> frozenset[str]:

@@ -10,7 +10,7 @@ from stemma.edits import fidelity
 from stemma.edits.asking import Asked
 from stemma.edits.coupling import Reader
 from stemma.edits.scores import rows_read
-from stemma.edits.statistics import Statistics, matrix
+from stemma.edits.statistics import LayerStatistics, Statistics, matrix
 from stemma.probes import Probes
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class Change:
         mine: Statistics, rest: Statistics | None, action: str,
     ) -> None:  # fmt: skip
         self.method, self.before, self.after, self.readers, self.action = method, before, after, readers, action
-        self.mine, self.rest, self.unlike = mine, rest, 0.0
+        self.mine, self.rest = mine, rest
         if action != "refit":
             self.ranked = {r.weight: self._ranked(r) for r in readers}
 
@@ -82,7 +82,7 @@ class Change:
         """Weights that give what they gave for the other inputs, and for the samples the others' mean output."""
         assert self.rest is not None
         mine, rest = self.mine.layers[r.weight], self.rest.layers[r.weight]
-        s_mine, s_rest = mine.moment(centred=False), rest.moment(centred=False)
+        s_mine, s_rest = shrunk(mine), shrunk(rest) if self.rest.inputs else rest.moment(centred=False)
         held = fidelity.levels(s_rest)
         scale = strength * (held / fidelity.levels(s_mine)).log().mean().exp()
         weights = start.to(s_rest.device, torch.float64)
@@ -93,6 +93,20 @@ class Change:
         held = self.method.damping * held
         system = s_rest + scale * s_mine + torch.diag(held)
         return torch.linalg.solve(system, (wanted + held * weights).T).T.to(start)
+
+
+def shrunk(seen: LayerStatistics) -> torch.Tensor:
+    """Second moments with less trust in correlations, the fewer positions there are for so many inputs.
+
+    Args:
+        seen: Of one layer, at level `full`.
+
+    Returns:
+        The mean of `u uᵀ`, deviations towards uncorrelated ones.
+    """
+    deviations, mean = seen.moment(centred=True), seen.total / seen.count
+    doubt = len(mean) / (len(mean) + seen.count)
+    return (1 - doubt) * deviations + torch.diag(doubt * deviations.diagonal()) + torch.outer(mean, mean)
 
 
 def _entries(layer: Any, r: Reader, statistics: Statistics, score: str) -> torch.Tensor:

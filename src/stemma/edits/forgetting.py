@@ -1,6 +1,5 @@
 """Making a network forget a class from samples of it, without labels, gradients or a loss: ModHiFi-U and a refit."""
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, final
@@ -10,14 +9,11 @@ import torch
 
 from stemma.edits import fidelity
 from stemma.edits.asking import Asked, own_network, patterns, removable
-from stemma.edits.changing import Change
-from stemma.edits.coupling import Network, Reader
 from stemma.edits.edited import Edited, finished
 from stemma.edits.measuring import agreement
-from stemma.edits.remembered import STRANGE, UNLIKE, following, strange, supposed, unlike
 from stemma.edits.samples import recognised, scrambled
-from stemma.edits.statistics import Collecting, Statistics, batch_of
-from stemma.errors import MisuseError, StemmaError
+from stemma.edits.seeking import Seeking
+from stemma.errors import MisuseError
 from stemma.fingerprints.questioning import questioned
 from stemma.models.arrays import from_arrays
 from stemma.models.model import Model
@@ -29,14 +25,6 @@ Progress = Callable[[str, int, int | None], None]
 ACTIONS = ("auto", "zero", "negate", "refit")
 """What is done to weights: set to zero, to their negative (both as published), or solved for anew."""
 
-OUTPUT = "it is an output of the network"
-
-SPARED = 0.95
-"""Share of the other inputs that should be answered as before; below it more layers are tried, and the best taken."""
-
-STRENGTHS = tuple(10.0 ** (k / 2) for k in range(-6, 9))
-"""Weights of the forget samples beside the other inputs, tried in this order by `refit`."""
-
 
 @final
 @dataclass(frozen=True)
@@ -44,8 +32,9 @@ class Unlearning:
     """Which weights change so that a class is no longer answered.
 
     Attributes:
-        action: One of `ACTIONS`. `auto` refits where other inputs are given or batch norm remembers some, and negates
-            elsewhere.
+        action: One of `ACTIONS`. `auto` refits where other inputs are given. Where they are not, or are unlike what
+            batch norm remembers, it tries to refit with that memory, to set to zero and to negate, and takes what
+            changes the answers to inputs made of the samples least.
         score: `fidelity` (as published), `alignment` or `energy` of single entries.
         scope: Whether the highest entries of each `layer` change, or of each `output` of it.
         layers: How many of the last layers that read hidden units are edited, the output layer left alone; 0 takes 6
@@ -146,111 +135,19 @@ class Unlearning:
             questioned(model, others)
         elif self.made:
             others = scrambled(forget, self.seed)
-        change, found = self._smallest(before, after, net, forget, others, forgotten, progress)
+        seeking = Seeking(self, before, after, net, forget, others, forgotten, progress)
+        _, change, found = seeking.best()
         readers, action = change.readers, change.action
         held = "" if change.rest is None else "batch norm" if not change.rest.inputs else "other inputs"
         plan = Plan(
             "unlearn", model.digest, self.spec, forget.digest, entries=change.entries(found), action=action,
             expected={"class": forgotten, "recognised": known, "strength": found,
-                      "layers": [r.layer for r in readers], "held to": held, "unlike": change.unlike,
+                      "layers": [r.layer for r in readers], "held to": held, "unlike": seeking.unlike,
                       "others": "" if others is None else str(others.digest)},
         )  # fmt: skip
         measured = self._measured(before, after, forget, others, forgotten)
         undo = {r.weight: before.module.get_parameter(r.weight).detach().cpu().clone() for r in readers}
         return replace(finished(model, after, plan, forget, measured), undo=undo)
-
-    def _smallest(
-        self, before: Asked, after: Asked, net: Network, forget: Probes, others: Probes | None, forgotten: int,
-        progress: Progress | None,
-    ) -> tuple["Change", float]:  # fmt: skip
-        """Layers in which the target is met and the others are spared, and the smallest strength, left applied."""
-        streamed = has_layer_norm(before.module)
-        collecting = Collecting("full", self.batch, self.positions, self.seed)
-        failed: StemmaError | None = None
-        best: tuple[float, Change, float] | None = None
-        few = batch_of(forget.inputs[:2], before.like)
-        for readers in self._readers(net, streamed=streamed):
-            mine, rest = (
-                None
-                if p is None
-                else collecting(before.module, before.forward, p.inputs, readers, before.like, progress)
-                for p in (forget, others)
-            )
-            assert mine is not None
-            norms = following(before.module, before.forward, few, readers) if self.action in ("auto", "refit") else {}
-            away = 0.0 if rest is None else unlike(rest, mine, before.module, norms)
-            believed = bool(norms) and strange(mine, before.module, norms) <= STRANGE
-            mended = believed and (rest is None or away > UNLIKE)
-            if mended:
-                rest = supposed(mine, before.module, norms, 1 / before.answers(forget.inputs[:2]).shape[1])
-                readers = [r for r in readers if r.weight in norms]
-            change = Change(self, before, after, readers, mine, rest, self._action(rest))
-            change.unlike = away
-            try:
-                strength = self._searched(change, forget, forgotten, progress)
-            except StemmaError as error:
-                failed = error
-                continue
-            kept = 1.0 if others is None or mended else _kept(before, after, others, forgotten)
-            if best is None or kept > best[0]:
-                best = kept, change, strength
-            if kept >= SPARED:
-                break
-        if best is None:
-            assert failed is not None
-            raise failed
-        after.module.load_state_dict(before.module.state_dict())  # layers of the sets that were not taken
-        best[1].tried(best[2], forget, forgotten)
-        return best[1], best[2]
-
-    def _readers(self, net: Network, *, streamed: bool) -> list[list[Reader]]:
-        """Sets of layers that are edited, each in causal order; a later one holds the earlier ones."""
-        heads = {n for n, why in net.refused.items() if why == OUTPUT}
-        read = {r.weight for g in net.groups for r in g.readers if self.attention or g.name not in net.heads}
-        found = [r for w, r in net.readers.items() if w in read and (self.head or r.layer not in heads)]
-        if not found:  # hidden units that nothing can remove can still be forgotten with
-            found = [r for r in net.readers.values() if r.layer not in heads][1:]
-        if self.only:
-            found = [r for r in found if any(re.search(p, r.layer) for p in self.only)]
-        if not found:
-            raise MisuseError("no layer reads hidden units but the output layer: say head=True to edit that")
-        if self.only or self.layers:
-            return [found[-self.layers :]]
-        counts = (6, 12) if streamed else (2, 4, 8) if self.action in ("auto", "refit") else (4, 8)
-        return [found[-n:] for n in dict.fromkeys(min(n, len(found)) for n in (*counts, len(found)))]
-
-    def _action(self, rest: Statistics | None) -> str:
-        if self.action == "refit" and rest is None:
-            raise MisuseError("refit holds other inputs in place while a class goes, and no batch norm remembers any: "
-                              "give some, or made=True")  # fmt: skip
-        return self.action if self.action != "auto" else "refit" if rest is not None else "negate"
-
-    def _searched(self, change: "Change", forget: Probes, forgotten: int, progress: Progress | None) -> float:
-        """The smallest strength that meets the target, left applied."""
-        tried = STRENGTHS if change.action == "refit" else [self.most * (k + 1) / self.steps for k in range(self.steps)]
-        low, best, least = 0.0, None, 1.0
-        for done, strength in enumerate(tried):
-            if progress is not None:
-                progress("looking for the smallest change", done, len(tried))
-            share = change.tried(strength, forget, forgotten)
-            least = min(least, share)
-            if share <= self.target:
-                best = strength
-                break
-            low = strength
-        if best is None:
-            raise StemmaError(
-                f"{least:.0%} of the forget samples are still answered after the largest change that is allowed: the "
-                f"target is {self.target:.0%}. Allow more (most, layers), or give other inputs too"
-            )
-        for _ in range(4):
-            middle = (low * best) ** 0.5 if low and change.action == "refit" else (low + best) / 2
-            if change.tried(middle, forget, forgotten) <= self.target:
-                best = middle
-            else:
-                low = middle
-        change.tried(best, forget, forgotten)
-        return best
 
     def _measured(
         self, before: Asked, after: Asked, forget: Probes, others: Probes | None, forgotten: int
@@ -266,20 +163,6 @@ class Unlearning:
         return found
 
 
-def has_layer_norm(module: torch.nn.Module) -> bool:
-    """Whether a network normalises each position of a stream (LayerNorm, RMSNorm under any name)."""
-    return any(
-        "layernorm" in type(m).__name__.lower() or "rmsnorm" in type(m).__name__.lower() for m in module.modules()
-    )
-
-
-def _kept(before: Asked, after: Asked, others: Probes, forgotten: int) -> float:
-    """Share of the other inputs that are answered as before, those that were given to the forgotten class apart."""
-    a, b = (x.answers(others.inputs).argmax(1) for x in (before, after))
-    rest = a != forgotten
-    return float((a == b)[rest].double().mean()) if bool(rest.any()) else 1.0
-
-
 def undone(model: Model, undo: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
     """The weights of an unlearned model with those of its parent put back.
 
@@ -289,6 +172,12 @@ def undone(model: Model, undo: Mapping[str, torch.Tensor]) -> dict[str, np.ndarr
 
     Returns:
         All weights by name.
+
+    Raises:
+        MisuseError: If it has no weights of these names.
     """
+    foreign = sorted(undo.keys() - model.tensors.keys())
+    if foreign:
+        raise MisuseError(f"{model.name} has no weights called {', '.join(foreign[:3])}: read both from one folder")
     arrays = {n: t.array() for n, t in model.tensors.items()}
     return arrays | {n: from_arrays({n: t}, "undo").tensors[n].array() for n, t in undo.items()}

@@ -11,6 +11,7 @@ from stemma.edits.allocation import ALLOCATIONS
 from stemma.edits.asking import Asked, agrees, few_of, head_weights, own_network, patterns, removable
 from stemma.edits.choosing import Choosing
 from stemma.edits.compensation import Compensating, Cut, cut_readers
+from stemma.edits.configurations import describable
 from stemma.edits.coupling import Network
 from stemma.edits.edited import Edited, finished
 from stemma.edits.elimination import Curve
@@ -280,6 +281,12 @@ class Pruning:
         if self.renews:
             recalibrate(smaller.module, smaller.forward, probes.inputs, smaller.like, self.batch)
 
+    def _unsized(self, model: Model, net: Network) -> dict[str, str]:
+        """Groups that were asked for and stay, because the configuration has no entry for their size."""
+        sized = describable(model.config, net)
+        asked = [g.name for g in net.groups if self.heads or g.name not in net.heads]
+        return {g: "the configuration has no entry for its size" for g in asked if sized and g not in sized}
+
     @property
     def compensating(self) -> Compensating:
         """How layers that lose inputs are refitted."""
@@ -301,7 +308,7 @@ class Pruning:
             "groups": {g: {"kept": len(k), "of": net.sizes[g], "error": float(curves[g].at(net.sizes[g] - len(k)))}
                        for g, k in kept.items()},
             "refitted": [n for w, r in net.readers.items() if r.reads in rows.get(w, {}) for n in (w, r.bias)],
-            "refused": dict(net.refused),
+            "refused": {**net.refused, **self._unsized(model, net)},
         }  # fmt: skip
         return Plan(
             "prune", model.digest, self.spec, probes.digest,

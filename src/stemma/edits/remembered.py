@@ -17,9 +17,10 @@ statistics are of other data. Balanced classes that it learnt from have 1 on ave
 RIDGE = 0.01
 """Share by which the variances of a layer's outputs are raised before their covariance is inverted."""
 
-UNLIKE = 0.04
+UNLIKE = 0.02
 """Divergence from what batch norm remembers, above which inputs are not taken for the model's own kind. Other images
-of what the test networks learnt stay below .01, half of the classes at .02 to .04, digits for clothes at .04 to .09."""
+of what the test networks learnt stay below .01, digits for clothes lie at .04 to .09; half of the classes at .02 to
+.04, where the memory serves as well."""
 
 SHARES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5)
 """Shares that the class may have had of what a network learnt from; the one that fits best is taken."""
@@ -91,7 +92,7 @@ def unlike(rest: Statistics, mine: Statistics, module: torch.nn.Module, remember
             middle, second = (p + share * (q - p) for p, q in zip(*parts, strict=True))
             now = ((second - middle.square()) / variance).clamp_min(1e-9)
             found[i] += float((middle.square() / variance + now - 1 - now.log()).mean()) / 2 / len(remembered)
-    return float(found.min())
+    return max(0.0, float(found.min()) - 1 / max(1, rest.inputs))  # few inputs differ by chance
 
 
 def strange(statistics: Statistics, module: torch.nn.Module, remembered: Mapping[str, Any]) -> float:

@@ -44,15 +44,17 @@ def scrambled(forget: Probes, seed: int = 0, block: int = 4) -> Probes:
         block: Pixels along a block's edge.
 
     Returns:
-        As many inputs.
+        As many inputs; of vectors, each number is exchanged between samples.
 
     Raises:
-        MisuseError: If the samples are no images.
+        MisuseError: If the samples are neither images nor vectors.
     """
     x = forget.inputs
-    if forget.kind != "image":
-        raise MisuseError("other inputs are made of images only: give some for other kinds")
     draw = np.random.default_rng([seed, 17])
+    if x.ndim == 2 and x.dtype.kind == "f":
+        return Probes.of(draw.permuted(x, axis=0), kind=forget.kind, source=f"numbers of {forget.source}")
+    if forget.kind != "image":
+        raise MisuseError("other inputs are made of images and vectors only: give some for other kinds")
     n, channels, height, width = x.shape
     h, w = height // block, width // block
     tiles = x[:, :, : h * block, : w * block].reshape(n, channels, h, block, w, block).transpose(0, 2, 4, 1, 3, 5)

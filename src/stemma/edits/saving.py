@@ -19,6 +19,7 @@ from stemma.edits.reporting import report
 from stemma.edits.statistics import batch_of
 from stemma.errors import MisuseError, StemmaError
 from stemma.models.load import load
+from stemma.models.model import Model
 from stemma.models.save import save
 from stemma.probes import Probes
 from stemma.types import Receipt
@@ -61,7 +62,7 @@ def write(edited: Edited, folder: Path | str, probes: Probes, *, overwrite: bool
         found = load(checkpoint(partial))
         _same_answers(edited, replace(found), probes)
         receipt = replace(edited.receipt, child=found.digest)
-        _beside(edited, receipt, partial)
+        _beside(edited, receipt, partial, found)
         if folder.exists():
             folder.rename(aside)
         partial.rename(folder)
@@ -209,11 +210,28 @@ def _same_answers(edited: Edited, found: Any, probes: Probes) -> None:
         )
 
 
-def _beside(edited: Edited, receipt: Receipt, folder: Path) -> None:
+def _beside(edited: Edited, receipt: Receipt, folder: Path, written: Model) -> None:
     if edited.undo:
         from safetensors.torch import save_file
 
-        save_file({n: t.contiguous() for n, t in edited.undo.items()}, folder / UNDO)
+        called = _as_written(edited, written)
+        save_file({called[n]: t.contiguous() for n, t in edited.undo.items()}, folder / UNDO)
     for name, content in ((PLAN, edited.plan.to_dict()), (RECEIPT, receipt.to_dict())):
         (folder / name).write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
     (folder / REPORT).write_text(report(edited, receipt))
+
+
+def _as_written(edited: Edited, written: Model) -> dict[str, str]:
+    """Under which names the weights that changed lie on disk."""
+    out = {}
+    for name in edited.undo:
+        if name in written.tensors:
+            out[name] = name
+            continue
+        own = edited.asked.module.get_parameter(name).detach().cpu().float().numpy()
+        same = (n for n, t in written.tensors.items() if t.shape == own.shape and n not in out.values())
+        found = next((n for n in same if np.array_equal(written.tensors[n].array().astype(np.float32), own)), None)
+        if found is None:
+            raise StemmaError(f"{name} is not found again in what was written, so the change could not be undone")
+        out[name] = found
+    return out
