@@ -209,7 +209,7 @@ def done(measured: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     """
     from stemma.cli.output import number
 
-    off = f"squared error {number(measured['error'])}, on what it was fitted to"
+    off = f"squared error {number(measured['error'])}, on fitted inputs"
     if "same_top_answer" in measured:
         yield "answers", f"{measured['same_top_answer']:.1%} unchanged", off
     else:

@@ -38,7 +38,8 @@ def _rows(receipt: Receipt) -> Iterator[tuple[str, str, str]]:
     m = receipt.measured
     for key, label, form in (
         ("macs", "multiplications per input", "{:,.0f}"), ("parameters", "parameters", "{:,}"),
-        ("seconds", "seconds for 64 inputs, here", "{:.4f}"), ("accuracy", "accuracy on the probes", "{:.2%}"),
+        ("seconds", "seconds for 64 inputs, here", "{:.3g}"),
+        ("accuracy", "accuracy on the probes that were fitted to", "{:.2%}"),
         ("forget", "right answers to what is forgotten", "{:.2%}"),
         ("retain", "right answers to the other inputs given", "{:.2%}"),
     ):  # fmt: skip
@@ -66,4 +67,7 @@ def _details(edited: Edited, receipt: Receipt) -> Iterator[str]:
 def _how(edited: Edited, receipt: Receipt) -> Iterator[str]:
     given = ", ".join(f"{k} {v}" for k, v in receipt.versions.items())
     yield f"Made by {edited.plan.spec.name} ({given}) from {receipt.parent}, with {receipt.probes['count']} inputs."
+    known = edited.plan.expected
+    if known.get("others") and known["unlike"] and known["held to"] != "other inputs":
+        yield "The other inputs that were given are unlike those that batch norm remembers, and were set aside."
     yield "`plan.json` lists what was changed, `receipt.json` what that did; `stemma verify edit` checks both."
