@@ -7,7 +7,6 @@ of the evidence was chosen on those of `CHOSEN_ON["selection"]`, its threshold o
 They have the tasks in common with the families that are scored; bases, experts, merges and further training are others.
 
     python benchmarks/merges.py [--families 101 201]           updates benchmarks/results/merges.json
-    python benchmarks/merges.py --inferred [--families 111]    updates benchmarks/results/merges_inferred.json
 """
 
 import argparse
@@ -35,7 +34,6 @@ from stemma.zoo.kinds import kind_of
 from stemma.zoo.recipe import Recipe, build_all
 
 FAMILIES = {"mlp": (101, 102, 103, 104, 105, 106), "cnn": (201, 202)}
-INFERRED = {"mlp": (111, 112, 113, 114, 115, 116)}
 CHOSEN_ON = {
     "selection": {"mlp": (*range(301, 306), *range(401, 411))},
     "calibration": {"mlp": (411, 412, 413, 414), "cnn": (501,)},
@@ -182,8 +180,8 @@ def row(answer: Merge | None, truth: dict[str, Any], there: set[int]) -> dict[st
     }  # fmt: skip
 
 
-def measure(kind: str, seed: int, inferred: bool = False) -> list[dict[str, Any]]:
-    """Rows of one family; of what is inferred and not exhibited only, where that is asked for."""
+def measure(kind: str, seed: int) -> list[dict[str, Any]]:
+    """Rows of one family."""
     base, experts = family(kind, seed)
     truths = [
         merged(base, experts, operation, count, seed * 1000 + 10 * i + count)
@@ -204,10 +202,9 @@ def measure(kind: str, seed: int, inferred: bool = False) -> list[dict[str, Any]
     sure, listed = METHOD, replace(METHOD, assume=True)
     for i, truth in enumerate(truths):
         there, child, after = {p + 1 for p in truth["parents"]}, first + i, first + len(truths) + i
-        if not inferred:
-            rows.append(
-                {"state": "straight", **row(read.ask(child, pool), truth, there), **baselines(read, child, pool, there)}
-            )
+        rows.append(
+            {"state": "straight", **row(read.ask(child, pool), truth, there), **baselines(read, child, pool, there)}
+        )
         answer = read.ask(after, pool, sure)
         full = answer or read.ask(after, pool, listed)
         called = {
@@ -228,14 +225,14 @@ def measure(kind: str, seed: int, inferred: bool = False) -> list[dict[str, Any]
         rows.append(
             {"state": "parent missing", "left": len(there) - 1, **row(read.ask(child, rest), truth, there - {gone})}
         )
-        if seed == FAMILIES[kind][0] and not inferred:
+        if seed == FAMILIES[kind][0]:
             rows.append(
                 {"state": "base among candidates", **row(read.ask(child, [0, *pool], base=False), truth, there)}
             )
     for i, (name, _) in enumerate(others):
         answer = read.ask(first + 2 * len(truths) + i, pool)
         rows.append({"state": "control", "control": name, "called": answer is not None})
-    for i, truth in enumerate([] if inferred else more):
+    for i, truth in enumerate(more):
         there, child = {p + 1 for p in truth["parents"]}, first + 2 * len(truths) + len(others) + i
         answer = read.ask(child, pool)
         rows.append({"state": "straight", **row(answer, truth, there), **baselines(read, child, pool, there)})
@@ -280,7 +277,7 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         return {"f1": interval(some, lambda r: r["f1"]), "called": interval(some, lambda r: r["called"])}
 
     straight, trained, missing = of("straight"), of("trained on"), of("parent missing")
-    rules = sorted({r["rule"] for r in straight or trained})
+    rules = sorted({r["rule"] for r in straight})
     names = sorted({r["control"] for r in of("control")})
     return {
         "straight": {
@@ -323,18 +320,15 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--families", nargs="+", type=int, help="all of those that are scored unless given")
-    parser.add_argument("--inferred", action="store_true", help="only merges that were trained on or lack a parent")
     parser.add_argument("--out", type=Path, help="where to write instead")
     args = parser.parse_args()
-    name = "merges_inferred.json" if args.inferred else "merges.json"
-    out = args.out or Path(__file__).parent / "results" / name
-    scored = INFERRED if args.inferred else FAMILIES
-    families = args.families or [seed for seeds in scored.values() for seed in seeds]
+    out = args.out or Path(__file__).parent / "results" / "merges.json"
+    families = args.families or [seed for seeds in FAMILIES.values() for seed in seeds]
     rows, seconds = kept(out, families)
-    for kind, seeds in [item for some in (FAMILIES, INFERRED, *CHOSEN_ON.values()) for item in some.items()]:
+    for kind, seeds in [item for some in (FAMILIES, *CHOSEN_ON.values()) for item in some.items()]:
         for seed in (s for s in seeds if s in families):
             start = time.perf_counter()
-            rows += measure(kind, seed, args.inferred)
+            rows += measure(kind, seed)
             seconds[str(seed)] = round(time.perf_counter() - start)
             write(out, rows, seconds)
 
