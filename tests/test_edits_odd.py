@@ -15,11 +15,14 @@ from stemma.edits.measuring import agreement
 from stemma.edits.pruning import Pruning
 from stemma.edits.remembered import UNLIKE
 from stemma.errors import MisuseError
+from stemma.models import networks
+from stemma.models.arrays import from_arrays
 from stemma.models.model import Model
 from stemma.models.networks.given import from_module
 from stemma.probes import Probes
 from stemma.types import InputSpec
 
+MLP = {"model_type": "stemma-mlp", "input_shape": [1, 8, 8], "classes": 5, "hidden": [12]}
 VECTORS = np.random.default_rng(0).normal(0, 1, (64, 16)).astype(np.float32)
 
 
@@ -238,3 +241,28 @@ def test_inputs_are_used_where_batch_norm_remembers_other_data(own: bool) -> Non
     else:
         with pytest.raises(MisuseError, match="no batch norm remembers"):
             Unlearning(action="refit")(odd, Probes.of(x[y == 2]))
+
+
+class Recurrent(nn.Module):
+    """A layer that one kernel runs, before layers that are counted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.r, self.a, self.b = nn.LSTM(4, 12, batch_first=True), nn.Linear(12, 20), nn.Linear(20, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.b(F.relu(self.a(self.r(x.reshape(len(x), 4, 4))[0][:, -1])))
+
+
+def test_what_is_not_counted_is_named() -> None:
+    net = removable(model(Recurrent()), VECTORS)
+    assert [g.name for g in net.groups] == ["a"]
+    assert "is not counted" in net.refused["r"]
+    assert net.macs() == 12 * 20 + 20 * 4
+
+
+def test_weights_stored_as_integer_codes_are_refused() -> None:
+    arrays = {n: t.numpy() for n, t in networks.build(MLP).state_dict().items()}
+    coded = from_arrays({**arrays, "layers.0.weight": np.ones((12, 64), np.int8)}, "coded", MLP)
+    with pytest.raises(MisuseError, match="integer codes"):
+        own_network(coded)

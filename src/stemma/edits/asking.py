@@ -65,6 +65,10 @@ class Asked:
         return found
 
 
+CODES = ("I8", "U8", "I4", "U4")
+"""Types in which weights are stored as integer codes."""
+
+
 def own_network(model: Model) -> Asked:
     """A network that shares nothing with the model's.
 
@@ -79,7 +83,7 @@ def own_network(model: Model) -> Asked:
     Raises:
         MisuseError: If it is a black box, is quantised, or runs in a way that cannot be copied.
     """
-    coded = [n for n, t in model.tensors.items() if len(t.shape) > 1 and not t.is_float]
+    coded = [n for n, t in model.tensors.items() if len(t.shape) > 1 and t.dtype in CODES]
     if coded and not model.black_box:
         kind = model.tensors[coded[0]].dtype
         raise MisuseError(f"{coded[0]} is stored as integer codes ({kind}): edit the model before it is quantised")

@@ -231,6 +231,7 @@ def couple(traced: "Traced") -> Network:
         u: g.name for g, us in zip(named, _units(groups, found, places, readers, order), strict=True) for u in us
     }
     attention = tuple((p.positions, _shares(traced, p.label, unit_of)) for p in traced.products if not p.weight)
+    refused |= {n.rpartition(".")[0] or n: why for n, why in traced.uncounted.items()}
     return Network(tuple(named), refused, traced.shapes, traced.learned, readers, products, attention)
 
 

@@ -61,6 +61,7 @@ class Tracing(TorchDispatchMode):
         axes: Numbers of the rows of every axis of every weight that was met, by name.
         products: Matrix products, in order.
         uses: How weights were used in them.
+        uncounted: Weights that went into operations that are not known, with these.
     """
 
     def __init__(self, weights: Mapping[str, torch.Tensor], batch: int) -> None:
@@ -70,6 +71,7 @@ class Tracing(TorchDispatchMode):
         self.axes: dict[str, tuple[torch.Tensor, ...]] = {}
         self.products: list[Product] = []
         self.uses: dict[str, Use] = {}
+        self.uncounted: dict[str, str] = {}
         self._labels: dict[int, Label | None] = {}
         self._origins: dict[int, tuple[str, tuple[int, ...]]] = {}
         self._outputs: dict[int, str] = {}
@@ -167,6 +169,9 @@ class Tracing(TorchDispatchMode):
         """Fix everything that reaches an operation that is not known."""
         for tensor in flat(args):
             self.known.fix(self.label(tensor), f"the operation {func} is not known")
+            found = self.origin(tensor)
+            if found is not None and tensor.ndim > 1:
+                self.uncounted[found[0]] = f"the operation {func} is not known, and what it multiplies is not counted"
         for tensor in flat(out):
             self.set(tensor, None)
 
@@ -183,6 +188,7 @@ class Traced:
         units: Unit by number, to look up labels.
         shapes: Shape by weight.
         learned: Names of the parameters; the other weights are buffers.
+        uncounted: Weights whose multiplications are not counted, with the reason.
     """
 
     axes: Mapping[str, tuple[Any, ...]]
@@ -192,6 +198,7 @@ class Traced:
     units: Any = field(repr=False)
     shapes: Mapping[str, tuple[int, ...]]
     learned: frozenset[str]
+    uncounted: Mapping[str, str]
 
 
 def flat(value: Any) -> list[torch.Tensor]:
@@ -242,7 +249,7 @@ def trace(module: torch.nn.Module, forward: Callable[[torch.Tensor], Any], input
     axes = {n: tuple(unit[r.numpy()] for r in rows) for n, rows in seen.axes.items()}
     shapes = {n: tuple(t.shape) for n, t in weights.items()}
     learned = frozenset(n for n, _ in module.named_parameters())
-    return Traced(axes, why, seen.uses, tuple(seen.products), unit, shapes, learned)
+    return Traced(axes, why, seen.uses, tuple(seen.products), unit, shapes, learned, seen.uncounted)
 
 
 def shown(answer: Any) -> list[torch.Tensor]:
