@@ -144,7 +144,7 @@ def verified(folder: Path, suspects: int = 20, gold: int = 39) -> dict[str, Any]
     retrained = zoo.trained(data, range(10_000, 10_000 + gold), retained_only=True)
     lost, kept = Probes.of(data.forget.inputs[:SAMPLES]), Probes.of(data.retained.inputs[:OTHERS])
     groups = {"retrained": seen(data, retrained, 128), "nothing done": seen(data, first, 128)}
-    for name in ("published", "refit", "contrast"):
+    for name in ("published", "alone", "refit", "contrast"):
         method, given = METHODS[name]
         edited = [method(model_of(f"n{i}", n, zoo.CONFIG), lost, kept if given else None) for i, n in enumerate(first)]
         arrays = [{n: np.array(t.array()) for n, t in e.model.tensors.items()} for e in edited]
@@ -152,7 +152,7 @@ def verified(folder: Path, suspects: int = 20, gold: int = 39) -> dict[str, Any]
     groups["masked logit"] = seen(data, [zoo.masked(n, 9) for n in first], 128)
     out: dict[str, Any] = {"retrained": gold, "suspects": suspects, "class": 9}
     gold_to_gold, first_to_gold = (between(groups[n], groups["retrained"]) for n in ("retrained", "nothing done"))
-    for name in ("nothing done", "masked logit", "published", "refit", "contrast"):
+    for name in ("nothing done", "masked logit", "published", "alone", "refit", "contrast"):
         to_gold, to_first = (between(groups[name], groups[n]) for n in ("retrained", "nothing done"))
         verdicts = []
         for i in range(suspects):
