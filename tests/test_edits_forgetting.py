@@ -197,3 +197,9 @@ def test_receipts_make_edges_of_the_registry_only_with_their_own_weights(home: P
     edges = known_edges(records)
     assert [(e.parent.name, e.child.name, e.operation) for e in edges] == [("mlp", "half", "prune")]
     assert "edited_from" not in next(r for r in records if r.name == "odd").claims
+    drawn = stemma("lineage", registry, "--json")
+    [told] = json.loads(drawn.stdout)["receipts"]
+    assert told == {"parent": "mlp", "child": "half", "operation": "prune", "drawn": "same"}
+    shown = stemma("lineage", home / "mlp", tmp_path / "half")
+    assert "half: prune of mlp" in shown.stdout
+    assert "drawn so" in shown.stdout

@@ -21,6 +21,10 @@ CERTAIN = 0.95
 ALONE = 12
 """Models without relatives that are listed by name."""
 
+DRAWN = {"same": "drawn so", "reversed": "drawn the other way round", "elsewhere": "drawn below another model",
+         "not": "not drawn"}  # fmt: skip
+"""What the weights say of an edit that a receipt tells of."""
+
 
 def lineage(
     paths: Annotated[
@@ -134,6 +138,8 @@ def _lines(result: "Lineage", below: "Mapping[str, list[Edge]]") -> "Iterator[tu
         yield "missing", f"{m['name']}: no model here can be the parent of {', '.join(m['children'])}", ""
     for r in result.refused:
         yield "refused", " and ".join(r["models"]), str(r["reason"])
+    for r in result.receipts:
+        yield "receipt", f"{r['child']}: {r['operation']} of {r['parent']}", DRAWN[r["drawn"]]
     alone = [f[0] for f in result.families if len(f) == 1]
     if alone:
         more = f" and {len(alone) - ALONE:,} more" if len(alone) > ALONE else ""

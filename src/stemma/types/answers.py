@@ -153,6 +153,8 @@ class Lineage:
         missing_ancestors: Models that distances call for and that are not here: each with its `name`, `children` and
             `parent`, None where that is unknown.
         refused: Relations that were looked at and not believed or not directed, with a `reason`.
+        receipts: Edits that receipts beside the weights tell of: `parent`, `child`, `operation`, and how they are
+            `drawn`: `same`, `reversed`, `elsewhere` (the child has another parent) or `not`. No edge is drawn for them.
         evidence: What the decisions were made with: by family, the noise and what was tested.
         cannot_see: What this answer does not cover.
     """
@@ -163,6 +165,7 @@ class Lineage:
     families: tuple[tuple[str, ...], ...]
     missing_ancestors: tuple[Mapping[str, Any], ...] = ()
     refused: tuple[Mapping[str, Any], ...] = ()
+    receipts: tuple[Mapping[str, Any], ...] = ()
     evidence: tuple[Mapping[str, Any], ...] = ()
     cannot_see: tuple[str, ...] = ()
 

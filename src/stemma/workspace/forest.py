@@ -23,6 +23,7 @@ from stemma.models.model import Model
 from stemma.models.units import structure
 from stemma.registry import comparisons, describe
 from stemma.registry.examine import fingerprinters
+from stemma.registry.receipts import known_edges
 from stemma.types import Comparison, Edge, Evidence, Lineage, RelationKind, Verdict
 from stemma.workspace.candidates import from_files
 from stemma.workspace.recall import compared
@@ -44,6 +45,8 @@ HALF = 0.5
 
 EXACT = frozenset({RelationKind.COPY, RelationKind.REFORMATTED, RelationKind.PERMUTED})
 """Relations that are exhibited; the one is the other in another form."""
+
+OTHER_SHAPES = "related, but of other shapes, and neither is shown to be made from the other"
 
 
 def lineage(
@@ -78,12 +81,14 @@ def lineage(
     Raises:
         MisuseError: If there are no models, or two of one name.
     """
+    from stemma.training import shipped_parenthood
+
     if not models:
         raise MisuseError("a lineage is of one or more models; none were given")
     names = [m.name for m in models]
     if twice := sorted({n for n in names if names.count(n) > 1} if len(set(names)) < len(names) else ()):
         raise MisuseError(f"every model needs a name of its own; {twice[0]!r} is the name of several")
-    work = Work(list(models), alpha, dict(sketches or {}), detailed, direction or _shipped(),
+    work = Work(list(models), alpha, dict(sketches or {}), detailed, direction or shipped_parenthood().direction,
                  progress or (lambda what, done, total: None), total)  # fmt: skip
     return work.drawn(method or Forest())
 
@@ -147,17 +152,22 @@ class Work:
         families = {frozenset(f) for f in found.families}
         at = {m.name: i for i, m in enumerate(self.models)}
         for parts in (p for p in self.shapes if len(p) > 1):
-            names = {self.models[i].name for part, _ in parts for i in part}
-            families = {f for f in families if not f & names} | {frozenset(names)}
-            for part, _ in parts[1:]:
-                for root in sorted(roots & {self.models[i].name for i in part}):
-                    edge, near = self.source(at[root], [i for other, _ in parts if other is not part for i in other])
+            own = [{self.models[i].name for i in part} for part, _ in parts]
+            names = frozenset[str]().union(*own)
+            families = {f for f in families if not f & names} | {names}
+            linked, nearest = set[int](), dict[int, tuple[str, str]]()
+            for k, (part, _) in enumerate(parts):
+                others = [i for other, _ in parts if other is not part for i in other]
+                for root in sorted(roots & own[k]):
+                    edge, near = self.source(at[root], others)
                     if edge is not None and not leads(edges, root, edge.parent):
                         edges.append(edge)
                         roots.discard(root)
+                        linked |= {k, next(j for j, held in enumerate(own) if edge.parent in held)}
                     else:
-                        reason = "related, but of other shapes, and neither is shown to be made from the other"
-                        refused.append({"models": sorted([root, near]), "reason": reason})
+                        nearest[k] = root, near
+            lone = [k for k in nearest if k and k not in linked]
+            refused += [{"models": sorted(nearest[k]), "reason": OTHER_SHAPES} for k in lone]
         grown = sorted((tuple(sorted(f)) for f in families), key=lambda f: (-len(f), f))
         return replace(found, edges=tuple(edges), roots=tuple(sorted(roots)), families=tuple(grown),
                        refused=tuple(refused))  # fmt: skip
@@ -338,13 +348,6 @@ class Work:
         return self.models[i].name
 
 
-def _shipped() -> PairModel:
-    """The model of pairs that ships with the package."""
-    from stemma.training import shipped_parenthood
-
-    return shipped_parenthood().direction
-
-
 def lineage_of(
     workspace: Workspace,
     paths: Sequence[Path] | None = None,
@@ -369,9 +372,8 @@ def lineage_of(
     if paths is not None:
         found, unread = from_files([Path(p) for p in paths])
         models = [c.load() for c in found]
-        models = [
-            m if m.name == c.ref.name else describe.renamed(m, c.ref.name) for m, c in zip(models, found, strict=True)
-        ]
+        named = zip(models, (c.ref.name for c in found), strict=True)
+        models = [m if m.name == name else describe.renamed(m, name) for m, name in named]
         gone = [f"{len(unread)} files that cannot be read: {'; '.join(unread[:3])}"] if unread else []
         kept: dict[str, np.ndarray] = {}
     else:
@@ -383,12 +385,11 @@ def lineage_of(
         spec = fingerprinters()[0].spec
         kept = {str(f.model): np.asarray(f.values["bits"]) for f in workspace.registry.fingerprints(spec)}
     if not models:
-        where = (
-            f"in {', '.join(map(str, paths))}" if paths is not None else "enrolled (enrol some with: stemma add PATH)"
-        )
+        where = "enrolled (enrol some with: stemma add PATH)" if paths is None else f"in {', '.join(map(str, paths))}"
         raise NotAModelError(f"there is no checkpoint {where} to draw a lineage of")
     result = lineage(models, alpha=alpha, sketches=kept, progress=progress)
-    return replace(result, cannot_see=(*result.cannot_see, *gone))
+    told = tuple(k.to_dict(result.edges) for k in known_edges(models))
+    return replace(result, receipts=told, cannot_see=(*result.cannot_see, *gone))
 
 
 def _nearest_account(found: Comparison) -> tuple[float, int, float]:
