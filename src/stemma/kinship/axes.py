@@ -14,8 +14,12 @@ NARROWER = "units removed"
 FORGOTTEN = "forgotten"
 """Under which name the function axis tells a class of probes that one of the models no longer answers."""
 
-TRAINED = (RelationKind.FINETUNED, RelationKind.PRUNED, RelationKind.LORA, RelationKind.RELATED, RelationKind.SIBLINGS)
-"""Relations of weights that unlearning leaves."""
+TRAINED = (RelationKind.FINETUNED, RelationKind.PRUNED, RelationKind.LORA, RelationKind.RELATED, RelationKind.SIBLINGS,
+           RelationKind.PART_INHERITED)  # fmt: skip
+"""Relations of weights that unlearning leaves; the last where a few layers were solved for anew."""
+
+ALONE = ("frozen", "modules")
+"""Parameters of a relation that say that whole tensors were left alone: those that were, or those that were not."""
 
 
 def both_axes(found: Comparison, function: Evidence | str) -> Comparison:
@@ -99,7 +103,7 @@ def _one_class(found: Comparison, gone: Mapping[str, Any]) -> Relation:
             f"after; all others {shares})"
         )
         return replace(relation, reason=f"{relation.reason}; in function {learnt}")
-    sure = first is not None or bool(relation.parameters.get("frozen"))
+    sure = first is not None or any(relation.parameters.get(p) for p in ALONE)
     origin = {"made_from": knows} if sure else {}
     kept = {**origin, **relation.parameters, FORGOTTEN: gone, "weights": relation.kind.value}
     reason = (

@@ -17,8 +17,9 @@ LARGEST = 1 << 26
 WIDEST = 4096
 """Units of the widest group that is matched."""
 
-SURE = 0.9
-"""Mean cosine from which a group that kept its width is taken to be reordered too."""
+SURE, AHEAD = 0.9, 0.3
+"""Mean cosine from which a group that kept its width is taken to be reordered too, and by how much a lower one has to
+be ahead of that of the units in their places."""
 
 COORDINATES = 1024
 """Coordinates of a unit that are looked at in one tensor."""
@@ -76,9 +77,16 @@ def kept_units(parent: Model, child: Model, pairings: Sequence[Pairing], known: 
             rows, columns = assign(similarity, np.random.default_rng(0))
             order = rows[np.argsort(columns)]
             cosine = float(similarity[order, np.arange(count)].mean()) / views
-            if size > count or (cosine > SURE and not np.array_equal(order, np.arange(count))):
+            if size > count or _moved(similarity / views, order, cosine):
                 found[group.name] = KeptUnits(group.name, size, order, cosine)
     return found
+
+
+def _moved(similarity: np.ndarray, order: np.ndarray, cosine: float) -> bool:
+    """Whether units of a group that kept its width stand in another order."""
+    if np.array_equal(order, np.arange(len(order))):
+        return False
+    return cosine > SURE or cosine > float(similarity.diagonal().mean()) + AHEAD
 
 
 def _settled(labels: Sequence[AxisLabel], p: Pairing, group: str, seen: Set[str]) -> bool:
