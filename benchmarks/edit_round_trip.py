@@ -35,7 +35,7 @@ from stemma.types import RelationKind
 from stemma.zoo import data
 from stemma.zoo.recipe import Recipe, build
 
-PARENTS = tuple((kind, seed) for seed in range(900, 905) for kind in ("mlp", "cnn"))
+PARENTS = tuple((kind, seed) for seed in range(900, 906) for kind in ("mlp", "cnn"))
 EDITS: dict[str, Any] = {
     "prune a third": Pruning(share=0.67), "prune half": Pruning(share=0.5),
     "prune to half the operations": Pruning(budget="macs", share=0.5),
@@ -43,7 +43,7 @@ EDITS: dict[str, Any] = {
     "prune, no refit": Pruning(share=0.7, compensation="none"),
     "forget, zero": Unlearning(action="zero"), "forget, negate": Unlearning(action="negate"),
     "forget, refit": Unlearning(),
-    "forget, published": Unlearning.official("zero"), "forget, two layers": Unlearning(layers=2),
+    "forget, published": Unlearning.official("zero"), "forget, samples alone": Unlearning(),
 }  # fmt: skip
 
 
@@ -64,7 +64,7 @@ def edits(home: Path, most: int) -> Iterator[tuple[str, Model, Edited | str]]:
                 if isinstance(method, Pruning):
                     yield name, model, method(model, whole)
                 else:
-                    others = None if "published" in name else Probes.of(learnt.inputs[~lost])
+                    others = None if "published" in name or "alone" in name else Probes.of(learnt.inputs[~lost])
                     yield name, model, method(model, Probes.of(learnt.inputs[lost]), others)
             except StemmaError as error:
                 yield name, model, str(error)
