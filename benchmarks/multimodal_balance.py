@@ -63,15 +63,12 @@ def _grid(condition: str, names: Sequence[str]) -> dict[str, tuple[str, list[dic
     found: dict[str, tuple[str, list[dict[str, Any]]]] = {"agm": ("agm", alphas), "agm, as published": ("agm", plain)}
     if condition in FEW:
         return found
-    weights = (0.3, 1.0)
-    found |= {
-        OURS: ("agm", [{"alpha": 0.5, "reference": "parity", "alone": w} for w in weights]),
-        ABLATED: ("agm", [{"alpha": 0.0, "alone": w} for w in weights]),
-    }
+    found[OURS] = ("agm", [{"alpha": 0.5, "reference": "parity", "alone": w} for w in (0.3, 1.0)])
     damped = [{"alpha": a} for a in (0.3, 0.8)]
     rates = [{"factors": {one: f}} for one in names for f in (0.25, 4.0)]
     found |= {"ogm": ("ogm", damped), "encoder rates": ("encoder-rates", rates)}
-    found |= {"gradient blending": ("gradient-blending", [{}])}
+    if condition in (FULL, CONTROL):
+        found["gradient blending"] = ("gradient-blending", [{}])
     if condition != FULL:
         return found
     return {**found, "ogm-ge": ("ogm-ge", damped), "mslr": ("mslr", [{}]), "mses": ("mses", [{}])}
@@ -112,6 +109,7 @@ def chosen(ledger: Ledger, condition: str, fusion: str) -> dict[str, tuple[str, 
         best = max(grid, key=lambda o: _mean(ledger, _choosing(condition, fusion, method, o, rate)))
         out[label] = (method, best)
     if condition not in FEW:
+        out[ABLATED] = ("agm", {"alpha": 0.0, "alone": out[OURS][1]["alone"]})
         flipped = dict(out["agm"][1])
         out["agm, sign flipped"] = ("agm", {**flipped, "alpha": -flipped["alpha"]})
     return {**out, **{f"single {m}": ("single", {"modality": m}) for m in _names(condition)}}
