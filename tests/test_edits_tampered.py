@@ -88,7 +88,10 @@ def test_changed_words_are_found(
     change(plan, receipt)
     resealed(plan, receipt, tmp_path / "x")
     assert check in [f.check for f in Replaying()(tmp_path / "x", parent, asked) if f.good is False]
-    assert all(f.good for f in Replaying()(folder, parent, asked))
+
+
+def test_what_was_left_alone_is_as_recorded(done: tuple[Path, Model, Probes]) -> None:
+    assert all(f.good for f in Replaying()(*done))
 
 
 def test_another_program_beside_the_weights_is_found(done: tuple[Path, Model, Probes], tmp_path: Path) -> None:
