@@ -33,7 +33,7 @@ def both_axes(found: Comparison, function: Evidence | str) -> Comparison:
     | undecided | closer than independent models | `related` |
     | independent or undecided | anything else | as the weights name it |
 
-    [1] Unless the weights show that the model without the class came first: then it was learnt.
+    [1] Unless the weights speak for the model without the class having come first: then it may have been learnt.
 
     The two axes are two tests, each at the level alpha.
 
@@ -52,8 +52,11 @@ def both_axes(found: Comparison, function: Evidence | str) -> Comparison:
         unseen = tuple(c for c in unseen if c != DISTILLED)
     elif DISTILLED in unseen:
         unseen = tuple(f"{DISTILLED} ({function.reason})" if c == DISTILLED else c for c in unseen)
-    relation, direction = _named(found, function, close=close), found.direction
-    if direction == "unknown" and relation.kind is RelationKind.UNLEARNED and "made_from" in relation.parameters:
+    relation = _named(found, function, close=close)
+    direction, sure = found.direction, found.direction_confidence
+    if FORGOTTEN in relation.parameters and relation.kind is not RelationKind.UNLEARNED:
+        direction, sure = "unknown", None
+    elif relation.kind is RelationKind.UNLEARNED and direction == "unknown" and "made_from" in relation.parameters:
         direction = "a->b" if relation.parameters["made_from"] == "a" else "b->a"
     return replace(
         found,
@@ -61,6 +64,7 @@ def both_axes(found: Comparison, function: Evidence | str) -> Comparison:
         verdict="related" if close else found.verdict,
         relation=relation,
         direction=direction,
+        direction_confidence=sure,
         evidence=(*found.evidence, function),
         cannot_see=unseen,
     )
@@ -88,21 +92,24 @@ def _named(found: Comparison, function: Evidence, *, close: bool) -> Relation:
 def _one_class(found: Comparison, gone: Mapping[str, Any]) -> Relation:
     """One of two relatives does not answer a class that the other one answers: it was forgotten, or learnt later.
 
-    What still knows the class came first, unless the weights say otherwise. Where they say nothing, only a change that
-    left whole tensors alone is taken for an edit; a training of everything may have gone either way.
+    What still knows the class came first, unless the weights say otherwise: training on wrong answers misleads them as
+    well, so both readings are told then, and no direction. Where they say nothing, only a change that left whole
+    tensors alone is taken for an edit; a training of everything may have gone either way.
 
     Returns:
-        `unlearned`, or the weights' relation where the class was learnt.
+        `unlearned`, or the weights' relation where the weights speak for the class having been learnt.
     """
     relation, knows = found.relation, "a" if gone["by"] == "b" else "b"
     shares = f"{gone['others_before']:.0%} and {gone['others_after']:.0%}"
     first = {"a->b": "a", "b->a": "b"}.get(found.direction)
     if first not in (None, knows):
-        learnt = (
-            f"class {gone['label']} of the probes was learnt ({gone['after']:.0%} right before, {gone['before']:.0%} "
-            f"after; all others {shares})"
+        either = (
+            f"class {gone['label']} of the probes is answered by {knows} alone ({gone['before']:.0%} right, the other "
+            f"{gone['after']:.0%}; all others {shares}): {knows} learnt it if it is the later one, as the weights "
+            "suggest, and else the other forgot it"
         )
-        return replace(relation, reason=f"{relation.reason}; in function {learnt}")
+        parameters = {**relation.parameters, FORGOTTEN: gone}
+        return replace(relation, parameters=parameters, reason=f"{relation.reason}; in function {either}")
     sure = first is not None or any(relation.parameters.get(p) for p in ALONE)
     origin = {"made_from": knows} if sure else {}
     kept = {**origin, **relation.parameters, FORGOTTEN: gone, "weights": relation.kind.value}
