@@ -148,7 +148,7 @@ def table(ledger: Ledger, condition: str, fusion: str, seeds: int) -> dict[str, 
         out["agm_above_joint"] = over["low"] > 0
         out["best_other"] = best
         out["agm_over_best_other"] = paired(fused["agm"], fused[best])
-        if OURS in fused:
+        if OURS in fused and ABLATED in fused:
             out["ours_over_best_other"] = paired(fused[OURS], fused[best])
             out["ours_over_ablated"] = paired(fused[OURS], fused[ABLATED])
     return out
