@@ -208,7 +208,8 @@ def test_a_reader_that_leaves_early_is_no_error(models: Path) -> None:
 
 def test_interrupting_leaves_no_traceback(models: Path) -> None:
     code = (
-        "import sys, time\nfrom stemma.workspace import Workspace\n"
+        "import signal, sys, time\nfrom stemma.workspace import Workspace\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
         "def slow(*a, **k):\n    print('ready', file=sys.stderr, flush=True)\n    time.sleep(60)\n"
         "Workspace.trace = slow\nfrom stemma.cli import main\nmain(sys.argv[1:])"
     )
