@@ -6,7 +6,7 @@ called the parent where it is not. Beside it stands the nearest candidate by wei
 of sibling candidates eight fine-tunes of one root are enrolled, and the suspect was made from one of them.
 
 python benchmarks/parents.py              writes benchmarks/results/parents.json
-python benchmarks/parents.py --roots mlp=20 cnn=20    fewer roots; each takes about half a minute of one core
+python benchmarks/parents.py --roots mlp=20 cnn=20    fewer roots; each takes about forty seconds of one core
 """
 
 import argparse

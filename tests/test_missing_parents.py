@@ -64,4 +64,5 @@ def test_points_on_one_line_are_one_candidate(family: tuple[np.ndarray, np.ndarr
     assert ask(child, np.stack(line).astype(np.float32), base) is None
     others = np.delete(candidates, 7, axis=0)
     found = ask(child, np.concatenate([others, np.stack(line[1:])]).astype(np.float32), base)
-    assert found is None or [p.position for p in found.parents] == [2]
+    assert found is not None
+    assert [p.position for p in found.parents] == [2]

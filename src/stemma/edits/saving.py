@@ -23,9 +23,10 @@ from stemma.models.model import Model
 from stemma.models.save import save
 from stemma.probes import Probes
 from stemma.types import Receipt
+from stemma.types.edits import PLAN, PROGRAM, RECEIPT, UNDO
 
-PLAN, RECEIPT, PROGRAM, REPORT, UNDO = "plan.json", "receipt.json", "network.pt2", "README.md", "undo.safetensors"
-"""Files that are written beside the weights. The program holds weights and graph and loads with `torch.export.load`."""
+REPORT = "README.md"
+"""What people read of an edit."""
 
 HALF = 0.05
 """As `asking.CLOSE`, where weights are written in half precision."""

@@ -15,13 +15,12 @@ from stemma.edits.normalisation import norms
 from stemma.edits.remembered import STRANGE, UNLIKE, following, strange, supposed, unlike
 from stemma.edits.samples import scrambled
 from stemma.edits.statistics import Collecting, Statistics, batch_of
+from stemma.edits.tracing import OUTPUT
 from stemma.errors import MisuseError, StemmaError
 from stemma.probes import Probes
 
 if TYPE_CHECKING:
     from stemma.edits.forgetting import Unlearning
-
-OUTPUT = "it is an output of the network"
 
 SPARED = 0.95
 """Share of the other inputs that should be answered as before; below it more is tried, and the best taken."""

@@ -15,6 +15,9 @@ from stemma.edits.identities import Identities, Label
 
 Rule = Callable[["Tracing", Any, tuple[Any, ...], dict[str, Any], Any], None]
 
+OUTPUT = "it is an output of the network"
+"""Why units of the output stay."""
+
 
 @dataclass(frozen=True)
 class Product:
@@ -241,7 +244,7 @@ def trace(module: torch.nn.Module, forward: Callable[[torch.Tensor], Any], input
         torch.backends.mha.set_fastpath_enabled(fast)
     known = seen.known
     for tensor in shown(answer):
-        known.fix(seen.label(tensor), "it is an output of the network")
+        known.fix(seen.label(tensor), OUTPUT)
     for name in seen.uses.keys() - {n for n, u in seen.uses.items() if u.times == 1}:
         for rows in seen.axes.get(name, ()):
             known.fix(rows, f"{name} is used more than once")

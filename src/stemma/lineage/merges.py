@@ -164,7 +164,7 @@ class MergeRegression:
             remainder = "either" if as_wholes else "missing-parent"
         else:
             enough = len(vectors.child) >= max(256, FEW * len(pool))
-            parents = (self._inferred(shares) or self._alone(vectors, shares)) if enough else ()
+            parents = (self._inferred(shares) or self._alone(vectors, shares, pool)) if enough else ()
             if not parents:
                 return None
             fit, exact, remainder = _best_rule(vectors, parents, self.seed), 0.0, "either"
@@ -179,13 +179,13 @@ class MergeRegression:
         listed = np.flatnonzero((held.steady >= self.steady) & (held.shares > larger * self.loose))
         return tuple(listed.tolist()) if self.assume or len(listed) > 1 else ()
 
-    def _alone(self, vectors: TaskVectors, held: Held) -> tuple[int, ...]:
+    def _alone(self, vectors: TaskVectors, held: Held, pool: Sequence[int]) -> tuple[int, ...]:
         """The one candidate that the child holds as a merge holds a parent, where all its other parents are missing."""
         first = int(np.argmax(np.where(held.steady >= self.steady, held.shares, 0.0)))
         weight, sure = float(held.weights[first]), held.evidence(self.floor)[first] > SOLE * self.evidence
         if self.assume or not (vectors.known and held.whole and sure) or not LEAST < weight < MOST:
             return ()
-        seen = lone(vectors, first, weight)
+        seen = lone(vectors.only(pool), pool.index(first), weight)
         return (first,) if seen and seen.unevenness < self.uneven and seen.size < self.size else ()
 
 

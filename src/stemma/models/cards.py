@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from stemma.types.edits import RECEIPT
+
 MAX_BYTES = 4_000_000
 KEYS = ("license", "license_name", "base_model", "base_model_relation", "model_name", "pipeline_tag", "library_name")
 """Front-matter keys of a model card that are kept."""
@@ -26,7 +28,7 @@ def read(folder: Path) -> tuple[dict[str, Any] | None, dict[str, str], tuple[str
     if isinstance(base, str) and base:
         claims["_name_or_path"] = base
     claims.update(front_matter(folder / "README.md"))
-    claims.update(receipt(folder / "receipt.json"))
+    claims.update(receipt(folder / RECEIPT))
     return config, claims, tuple(notes)
 
 

@@ -33,8 +33,8 @@ class Modulated:
     """What one step gives.
 
     Attributes:
-        logits: The network's output, bit for bit; its gradient is the modulated one while training, so any loss of it
-            is modulated too.
+        logits: The network's output, bit for bit (to rounding with `late-fast`); its gradient is the modulated one
+            while training, so any loss of it is modulated too.
         loss: Of the logits, and with `alone` those of modalities alone; None without a target.
         responses: By modality `[n, …]`, without gradient; they sum to the logits. Empty where nothing was measured.
         scores: By modality, mean -log probability of the label under its response (or the score given).

@@ -8,6 +8,10 @@ from typing import Any
 
 from stemma.types.nouns import Digest, Spec, jsonable
 
+PLAN, RECEIPT, PROGRAM, UNDO = "plan.json", "receipt.json", "network.pt2", "undo.safetensors"
+"""Files that lie beside the weights of an edit. The program holds weights and graph and loads with
+`torch.export.load`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:

@@ -14,18 +14,16 @@ from stemma.models.load import load
 from stemma.models.model import Model
 from stemma.probes import Probes
 from stemma.types import Digest, Plan, Receipt, Spec
+from stemma.types.edits import PLAN, PROGRAM, RECEIPT, UNDO
 from stemma.types.nouns import jsonable
 
 if TYPE_CHECKING:
     from stemma.edits.edited import Edited
 
-PLAN, RECEIPT, PROGRAM, UNDO = "plan.json", "receipt.json", "network.pt2", "undo.safetensors"
-
 Arrays = Mapping[str, np.ndarray]
 
 CLOSE = 1e-4
 """Largest relative difference of a tensor between the edit as recorded and as replayed: what other hardware leaves."""
-
 
 ALIKE = 0.95
 """Share of units that are chosen again: rounding on other hardware moves a few that are worth the same."""

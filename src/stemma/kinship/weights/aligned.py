@@ -56,7 +56,7 @@ class UnitsInPlace:
     margin: float = 0.25
 
     name = "units-in-place"
-    version = 1
+    version = 2
 
     @property
     def spec(self) -> Spec:
