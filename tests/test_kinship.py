@@ -166,10 +166,10 @@ def test_disguised_clones_are_exhibited_and_altered_ones_are_not(kind: str) -> N
 def test_independent_networks_have_no_exact_map(pool: dict[str, list[Model]]) -> None:
     for kind in ("mlp", "cnn"):
         for a, b in zip(pool[kind][:10], pool[kind][10:20], strict=True):
-            found = UnitsMatched().evidence(a, b)
+            found = UnitsMatched().search(a, b, candidates(a, b, contents=True))
             assert found is not None
-            assert not found.details["exact"]
-            assert found.verdict != "supported"
+            assert not found.exact
+            assert found.evidence.verdict != "supported"
 
 
 def test_verdicts_do_not_depend_on_the_order_of_the_models(families: dict[str, zoo.Zoo]) -> None:

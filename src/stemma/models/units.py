@@ -91,6 +91,18 @@ def unit_groups(model: "Model") -> tuple[UnitGroup, ...]:
     return structure(model).groups
 
 
+def understood(known: Structure) -> bool:
+    """Whether a structure says which symmetries a network has: a family does, and so do names that make a chain.
+
+    Args:
+        known: A structure.
+
+    Returns:
+        False where only shapes, or nothing, is known.
+    """
+    return bool(known.groups) and known.source != "inferred:shapes"
+
+
 def _from_families(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, object] | None) -> Structure | None:
     """Lay families on the tensors: the best fit, then others on what it leaves (towers of a composed model).
 

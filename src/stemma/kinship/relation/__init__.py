@@ -25,7 +25,7 @@ from stemma.kinship.relation.trained import Trained
 from stemma.kinship.relation.unfused import unfused
 from stemma.kinship.relation.units_removed import UnitsRemoved
 from stemma.kinship.weights.correspondence import Pairing, by_name
-from stemma.kinship.weights.matched import UnitsMatched
+from stemma.kinship.weights.matched import Matched
 from stemma.kinship.weights.units_of_pair import Cuts
 from stemma.models.model import Model
 from stemma.types import Evidence, Relation, RelationKind
@@ -169,24 +169,21 @@ def _by_parts(relation: Relation, parts: Mapping[str, Any]) -> Relation:
     return replace(relation, parameters={**relation.parameters, **{k: sorted(v) for k, v in split.items() if v}})
 
 
-def in_other_coordinates(parent: Model, child: Model, *, whole: bool = False) -> Explanation | None:
+def in_other_coordinates(parent: Model, child: Model, matched: Matched, *, whole: bool = False) -> Explanation | None:
     """Explain what else was done to a model whose units were reordered: bring the parent into the child's order first.
-
-    Cost: one search for a map of units.
 
     Args:
         parent: The one model.
         child: The other.
+        matched: The map of units that was found between the two.
         whole: Read every entry.
 
     Returns:
         The account, with the reordering as its first step; None where no map covers every matrix.
     """
-    found = UnitsMatched().search(parent, child)
-    if found is None:
-        return None
-    unit_map, reference, target, _ = found
-    moved = remapped(reference, target, unit_map)
+    found = matched.found.map
+    reference, target = (child, parent) if matched.turned else (parent, child)
+    moved = remapped(reference, target, found)
     if moved is None:
         return None
     same = by_name(moved, target)
@@ -194,7 +191,7 @@ def in_other_coordinates(parent: Model, child: Model, *, whole: bool = False) ->
     told = shortest(pair if reference is parent else pair.turned(same), ALL)
     if told is None:
         return None
-    words = " and ".join(s for s in unit_map.steps if s != "units rescaled") or "units permuted"
-    first = Step(words, RelationKind.PERMUTED, words, {"units": list(unit_map.steps)}, place=0.0)
+    words = " and ".join(found.steps) or "units permuted"
+    first = Step(words, RelationKind.PERMUTED, words, {"units": list(found.steps)}, place=0.0)
     return replace(told, parent=parent.ref, child=child.ref, steps=(first, *told.steps),
                    sentence=f"{words}; then {told.sentence}")  # fmt: skip

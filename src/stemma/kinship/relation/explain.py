@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from stemma.fingerprints.tensor_content import matrices
-from stemma.kinship.compare import decided
+from stemma.kinship.by_weights import decided
 from stemma.kinship.relation import ALL, in_other_coordinates, side_by_side, two_sided
 from stemma.kinship.relation.explanation import Explanation, LayerChange, Step
 from stemma.kinship.relation.named import UNSEEN, layer_changes, shortest
@@ -32,23 +32,24 @@ def explain(parent: Model, child: Model, *, alpha: float = 0.01) -> Explanation:
     Returns:
         The explanation; `unrelated` without steps where kinship was not found.
     """
-    comparison, pairings = decided(parent, child, alpha=alpha)
-    kind = comparison.relation.kind
+    found = decided(parent, child, alpha=alpha)
+    comparison, pairings, matched = found.comparison, found.pairings, found.matched
+    kind, by = comparison.relation.kind, comparison.weights.statistic
     if comparison.verdict != "related":
         return _apart(parent, child, comparison)
-    if kind in PROVEN and (not pairings or comparison.weights.statistic == "units-matched" or _mapped(comparison)):
+    if kind in PROVEN and (not pairings or by == UnitsMatched.name or _mapped(comparison)):
         return _proven(parent, child, comparison)
-    if comparison.weights.statistic == "units-matched":
-        found = in_other_coordinates(parent, child, whole=True)
-        return _apart(parent, child, comparison) if found is None else replace(found, notes=_notes(parent, child))
+    if by == UnitsMatched.name and matched is not None:
+        told = in_other_coordinates(parent, child, matched, whole=True)
+        return _apart(parent, child, comparison) if told is None else replace(told, notes=_notes(parent, child))
     x, y, pairings, joined = side_by_side(parent, child, pairings)
     pair = Pair.of(x, y, pairings, whole=True)
-    found = shortest(pair, ALL)
-    if found is None:
+    told = shortest(pair, ALL)
+    if told is None:
         return _apart(parent, child, comparison)
     notes = (*_notes(parent, child), *(f"{n} holds {', '.join(parts)}" for n, parts in joined.items()))
-    found = two_sided(found, lambda: shortest(pair.turned(pairings), ALL), notes) or found
-    return replace(found, parent=parent.ref, child=child.ref)
+    told = two_sided(told, lambda: shortest(pair.turned(pairings), ALL), notes) or told
+    return replace(told, parent=parent.ref, child=child.ref)
 
 
 def _mapped(comparison: Comparison) -> bool:

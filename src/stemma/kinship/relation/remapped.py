@@ -1,15 +1,14 @@
 """A model brought into another one's coordinates by a map of units, so that what else was done shows."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from stemma.fingerprints.tensor_content import matrices
 from stemma.kinship.relation.pair import stem
-from stemma.kinship.weights.unit_map import AxisMap, UnitMap, key, labels
+from stemma.kinship.weights.maps.axis_map import AxisMap, PairedAxis, PartMap, UnitMap
 from stemma.models.arrays import from_arrays
 from stemma.models.model import Model
-from stemma.models.structure import Structure
 from stemma.models.units import structure
 
 
@@ -26,21 +25,40 @@ def remapped(reference: Model, target: Model, found: UnitMap) -> Model | None:
     Returns:
         A model in memory; None where the map does not cover every matrix.
     """
-    if found.lost or found.left or not found.tensors:
+    if found.lost or found.left or not found.parts:
         return None
-    known = structure(reference)
-    arrays = dict(_matrices(reference, target, found, known)) | dict(_vectors(reference, target, found, known))
+    by_tensor: dict[str, list[PartMap]] = {}
+    for p in found.parts.values():
+        by_tensor.setdefault(p.part.pairing.a, []).append(p)
+    arrays = dict(_matrices(reference, target, by_tensor)) | dict(_vectors(reference, target, by_tensor, found))
     return from_arrays(arrays, reference.name, dict(target.config) if target.config else None)
 
 
-def _matrices(reference: Model, target: Model, found: UnitMap, known: Structure) -> Iterator[tuple[str, np.ndarray]]:
+def _matrices(
+    reference: Model, target: Model, by_tensor: dict[str, list[PartMap]]
+) -> Iterator[tuple[str, np.ndarray]]:
     own, other = matrices(reference), matrices(target)
-    for name, t in found.tensors.items():
+    for name, parts in by_tensor.items():
+        p = parts[0].part.pairing
         x = own[name].array().astype(np.float32)
-        x = x.reshape([s for s in x.shape if s > 1])
-        for axis, label in enumerate(labels(known, name)):
-            x = _moved(x, axis, found.axes.get(key(name, axis, label) or ""))
-        yield t.target, _laid_out(x, t.axes, other[t.target].shape)
+        rest = [i for i in range(x.ndim) if i not in p.axes_a]
+        x = x.transpose(*p.axes_a, *rest).reshape([x.shape[i] for i in p.axes_a])
+        for k in range(len(p.axes_a)):
+            x = _along(x, k, [(part.part.axes[k], part.maps[k]) for part in parts])
+        yield p.b, _laid_out(x, p.axes_b, other[p.b].shape)
+
+
+def _along(x: np.ndarray, k: int, pieces: Sequence[tuple[PairedAxis, AxisMap]]) -> np.ndarray:
+    """One axis moved, stretch by stretch where it is cut."""
+    whole = {(axis.start, axis.a): (axis, m) for axis, m in pieces}
+    if len(whole) == 1 and next(iter(whole))[1] == x.shape[k]:
+        return _moved(x, k, next(iter(whole.values()))[1])
+    moved = [_moved(np.take(x, np.arange(a) + s, axis=k), k, m) for (s, a), (_, m) in sorted(whole.items(), key=_first)]
+    return np.concatenate(moved, axis=k)
+
+
+def _first(piece: tuple[tuple[int, int], object]) -> int:
+    return piece[0][0]
 
 
 def _laid_out(x: np.ndarray, axes: tuple[int, ...], shape: tuple[int, ...]) -> np.ndarray:
@@ -55,17 +73,24 @@ def _moved(x: np.ndarray, axis: int, m: AxisMap | None) -> np.ndarray:
         return x
     if m.rotation is not None:
         return np.moveaxis(np.tensordot(x, m.rotation, axes=(axis, 0)), -1, axis)
-    order = np.arange(x.shape[axis])
-    if len(m.columns) != len(order):
-        return x
+    if m.signs is not None:
+        x = x * m.sign_of(np.arange(m.of[0])).reshape([-1 if i == axis else 1 for i in range(x.ndim)])
+    if not m.whole:
+        return x if m.in_place else np.take(x, m.rows[np.argsort(m.columns)], axis=axis)
+    order = np.empty(x.shape[axis], int)
     order[m.columns] = m.rows
     return np.take(x, order, axis=axis)
 
 
-def _vectors(reference: Model, target: Model, found: UnitMap, known: Structure) -> Iterator[tuple[str, np.ndarray]]:
-    beside = {stem(n): stem(t.target) for n, t in found.tensors.items()}
-    own = matrices(reference)
-    shared = {(stem(n), label): key(n, i, label) for n in found.tensors for i, label in enumerate(labels(known, n))}
+def _vectors(
+    reference: Model, target: Model, by_tensor: dict[str, list[PartMap]], found: UnitMap
+) -> Iterator[tuple[str, np.ndarray]]:
+    beside = {stem(n): stem(parts[0].part.pairing.b) for n, parts in by_tensor.items()}
+    own, known = matrices(reference), structure(reference)
+    shared = {
+        (stem(n), axis.label): m
+        for n, parts in by_tensor.items() for p in parts for axis, m in zip(p.part.axes, p.maps, strict=True)
+    }  # fmt: skip
     for name, tensor in reference.weights.items():
         if name in own or not tensor.is_float:
             continue
@@ -75,6 +100,7 @@ def _vectors(reference: Model, target: Model, found: UnitMap, known: Structure) 
             continue
         x = tensor.array().astype(np.float32)
         for axis, label in enumerate(known.axes.get(name, ())):
-            if x.shape[axis] > 1:
-                x = _moved(x, axis, found.axes.get(shared.get((layer, label)) or label.group))
+            m = shared.get((layer, label)) or found.units.get(label.group)
+            if x.shape[axis] > 1 and m is not None and m.of[0] == x.shape[axis]:
+                x = _moved(x, axis, m)
         yield other, x.reshape(target.weights[other].shape)

@@ -9,7 +9,7 @@ from stemma.kinship.relation.reformatted import Reformatted
 from stemma.kinship.relation.remapped import remapped
 from stemma.kinship.relation.scaled import Scaled
 from stemma.kinship.weights.correspondence import by_name
-from stemma.kinship.weights.matched import UnitsMatched
+from stemma.kinship.weights.matched import Matched
 from stemma.models.model import Model
 
 LARGEST = 1 << 22
@@ -19,29 +19,29 @@ NOISE = 0.02
 """Logarithm of a factor that rounding may leave, and how far factors may be from one number per unit of each axis."""
 
 
-def maps_function(a: Model, b: Model) -> bool:
+def maps_function(a: Model, b: Model, matched: Matched) -> bool:
     """Whether the map of units that covers all matrices covers the rest too.
-
-    Cost: one more search for the map.
 
     Args:
         a: One model.
-        b: The other one; an exact map between the two was found.
+        b: The other one.
+        matched: An exact map between the two.
 
     Returns:
         False where biases or gains do not follow the map, or factors do not cancel.
     """
-    found = UnitsMatched().search(a, b)
-    if found is None or found[3] != "as stored":  # gains that were folded away leave nothing to compare
-        return True
-    unit_map, reference, target, _ = found
-    if any(m.rotation is not None for m in unit_map.axes.values()):
-        return True  # it was found because gains are constant
-    moved = remapped(reference, target, unit_map)
+    found = matched.found.map
+    if matched.found.folded or any(m.rotation is not None for p in found.parts.values() for m in p.maps):
+        return True  # gains that were folded away leave nothing to compare; a rotation was found as they are constant
+    reference, target = (b, a) if matched.turned else (a, b)
+    moved = remapped(reference, target, found)
     if moved is None:
         return True
     pair = Pair.of(moved, target, by_name(moved, target))
-    return keeps_function(pair, rescaled="units rescaled" in unit_map.steps)
+    vectors = {n for n, t in target.weights.items() if t.is_float and sum(s > 1 for s in t.shape) == 1}
+    if vectors - set(moved.weights):  # of other names, so that nothing tells which of them take factors back
+        return Scaled().explain(pair) is None
+    return keeps_function(pair, rescaled="units rescaled" in matched.evidence.details["steps"])
 
 
 def keeps_function(pair: Pair, *, rescaled: bool) -> bool:

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from math import lgamma, log
 
 import numpy as np
 
 from stemma.kinship.weights.correspondence import Pairing
 from stemma.kinship.weights.counts import Counts, GroupCount
+from stemma.kinship.weights.identity import near_identity
 from stemma.kinship.weights.similarity import assign, directions, distinct
 from stemma.kinship.weights.tables import is_table
 from stemma.kinship.weights.units_of_pair import COORDINATES, Cuts, owned_members, unit_vectors
@@ -16,15 +16,6 @@ from stemma.models.structure import Structure
 from stemma.types import Spec, UnitMember
 
 SHAPES = "inferred:shapes"
-TIED = 1e-4
-"""Level at which a matrix counts as tied to its own coordinates."""
-
-CORNER = 128
-"""Units and coordinates that are looked at for that, the first of each."""
-
-KERNELS = (1, 3, 5, 7, 9, 25, 49)
-"""Entries of a kernel from one input to one unit, as layers usually have them."""
-
 
 @dataclass(frozen=True)
 class UnitsInPlace:
@@ -156,33 +147,7 @@ class UnitsInPlace:
 
 def _untied(views: list[tuple[np.ndarray, np.ndarray]]) -> list[tuple[np.ndarray, np.ndarray]]:
     """Views that are not tied to their own coordinates in either model."""
-    return [(x, y) for x, y in views if not (_tied(x) or _tied(y))]
-
-
-def _tied(x: np.ndarray) -> bool:
-    """Whether the units of one model point at the coordinates of their own number, by this model alone.
-
-    In a matrix or kernel near the identity (such a start, a recurrence, a shortcut that was not recognised) they do, in
-    any two models, whatever their history. The model's own order decides, so the law for the pair still holds. Each
-    coordinate has one unit that it moves most; that t of m coordinates have the unit of their number happens to n units
-    in an order of chance with a probability of at most C(m, t) (n - t)! / n!.
-
-    Returns:
-        True where the matrix is to be left out.
-    """
-    if not x.size:
-        return False
-    n, width = len(x), x[0].size
-    sizes = {*KERNELS, max(width // n, 1)}
-    for size in (s for s in sizes if width % s == 0):
-        corner = x.reshape(n, width // size, size)[:CORNER, : min(n, CORNER)]
-        rows, columns = corner.shape[:2]
-        energy = np.square(corner, dtype=np.float64).sum(axis=2)
-        t = int((energy.argmax(axis=0) == np.arange(columns)).sum())
-        bound = lgamma(columns + 1) - lgamma(t + 1) - lgamma(columns - t + 1) + lgamma(rows - t + 1) - lgamma(rows + 1)
-        if t and bound <= log(TIED / len(sizes)):
-            return True
-    return False
+    return [(x, y) for x, y in views if not (near_identity(x) or near_identity(y))]
 
 
 def _similarity(views: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:

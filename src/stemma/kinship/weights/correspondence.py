@@ -40,6 +40,14 @@ class Pairing:
     axes_b: tuple[int, ...]
     cost: float
 
+    def turned(self) -> "Pairing":
+        """The same with the roles of A and B exchanged.
+
+        Returns:
+            The pairing from B to A.
+        """
+        return Pairing(self.b, self.a, self.axes_b, self.axes_a, self.cost)
+
 
 def by_name(a: Model, b: Model) -> tuple[Pairing, ...]:
     """Pair tensors of equal name whose sizes fit (an axis may have lost or gained units).

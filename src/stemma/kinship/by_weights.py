@@ -1,0 +1,298 @@
+"""The weights axis of a pair: the cheap and certain tests first, a search only where they leave something open."""
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+from stemma.fingerprints.tensor_content import matrices
+from stemma.kinship.axes import DISTILLED, UNASKED
+from stemma.kinship.relation import in_other_coordinates, name_relation
+from stemma.kinship.relation.named import made_from, relation_of
+from stemma.kinship.relation.same_function import maps_function
+from stemma.kinship.relation.scaled import multiples
+from stemma.kinship.weights import correspondence
+from stemma.kinship.weights.aligned import SHAPES, UnitsInPlace
+from stemma.kinship.weights.contents.in_place import in_place
+from stemma.kinship.weights.correspondence import Pairing
+from stemma.kinship.weights.counts import Counts, evidence
+from stemma.kinship.weights.decision import Findings, decide
+from stemma.kinship.weights.matched import Matched, UnitsMatched
+from stemma.kinship.weights.not_tested import untested
+from stemma.kinship.weights.residual import recast_equal
+from stemma.kinship.weights.shared import SharedTensors
+from stemma.kinship.weights.sizes import sizes_apart
+from stemma.kinship.weights.units_kept import UnitsKept
+from stemma.models.model import Model
+from stemma.models.structure import Structure
+from stemma.models.units import structure
+from stemma.types import Axis, Comparison, Evidence, ModelRef, Null, Relation, RelationKind, Spec, Verdict
+
+OPEN = (
+    RelationKind.RELATED, RelationKind.FINETUNED, RelationKind.SIBLINGS, RelationKind.SAME_INIT,
+    RelationKind.PART_INHERITED, RelationKind.HEAD_REPLACED,
+)  # fmt: skip
+"""Relations that an exact map of units would replace."""
+
+SAME = 0.999
+"""Mean cosine of units in place from which they may be the same but for factors."""
+
+MORE = 0.02
+"""By how much a map must explain more of a model than units in place do."""
+
+RECAST = 256
+"""Entries from which bit for bit equality is beyond coincidence."""
+
+CANNOT_SEE = (UNASKED, "training data", DISTILLED)
+
+WORD = {Verdict.SUPPORTED: "related", Verdict.REFUTED: "independent", Verdict.INCONCLUSIVE: "inconclusive"}
+"""What a decision is called in the answer."""
+
+
+@dataclass(frozen=True, eq=False)
+class Decided:
+    """The answer about a pair of weights, with what it was made from.
+
+    Attributes:
+        comparison: The answer.
+        pairings: Which matrix of a is which of b, under which it was decided; empty where identity was enough.
+        matched: The map of units that was searched, where one was.
+    """
+
+    comparison: Comparison
+    pairings: tuple[Pairing, ...] = ()
+    matched: Matched | None = None
+
+
+def decided(a: Model, b: Model, *, alpha: float = 0.01) -> Decided:
+    """Decide from the weights alone whether two models share an origin, and name the relation as far as they show it.
+
+    Tests run from the cheap and certain to the dear: digests; the order of units and their contents, where they stand;
+    equality in other formats; and, only where these leave something open, a search for a map of units. What decides is
+    in one table (`stemma.kinship.weights.decision`).
+
+    Args:
+        a: First model.
+        b: Second model.
+        alpha: Level of the decision for this pair (correct it for the number of models searched).
+
+    Returns:
+        The comparison; symmetric in verdict and p-value up to which side's structure is known better.
+    """
+    _hash_while_importing(a, b)
+    same = _identity(a, b)
+    if same.verdict is Verdict.SUPPORTED:
+        return Decided(_answer(a, b, Findings(same, alpha=alpha), _identity_relation(a, b)))
+    order, pairings = _in_order(a, b, UnitsInPlace(), alpha)
+    contents = in_place(a, b, pairings, alpha)
+    found = Findings(same, None, order, contents, alpha=alpha)
+    if contents.verdict is Verdict.SUPPORTED and not _open(contents):
+        relation = name_relation(a, b, order, pairings)
+        if relation.kind not in OPEN or contents.value < SAME or _nothing_changed(a, relation):
+            return Decided(_answer(a, b, found, relation), pairings)
+        unmoved = UnitsMatched().unmoved(a, b, pairings, alpha)
+        if unmoved.exact and maps_function(a, b, unmoved):
+            found = replace(found, matched=unmoved.evidence, mapped=True)
+            relation = UnitsMatched.relation(unmoved.evidence)
+        return Decided(_answer(a, b, found, relation), pairings, unmoved)
+    shown, relation = _exhibited_equality(a, b, pairings)
+    if shown is not None and contents.verdict is not Verdict.SUPPORTED:
+        return Decided(_answer(a, b, replace(found, exhibited=shown), relation), pairings)
+    return _searched(a, b, found, pairings, alpha)
+
+
+def _open(contents: Evidence) -> bool:
+    """Whether some tensors do not agree in place, so that they may have been put in another order."""
+    return contents.details["tensors_apart"] > 0
+
+
+def _nothing_changed(a: Model, relation: Relation) -> bool:
+    """Whether every matrix is as it was, so that no unit was moved."""
+    return len(relation.parameters.get("frozen", ())) == len(matrices(a))
+
+
+def _searched(a: Model, b: Model, found: Findings, pairings: tuple[Pairing, ...], alpha: float) -> Decided:
+    """Look for a map, for equal units and for equal tensors; then read the table."""
+    placed = found.contents is not None and found.contents.verdict is Verdict.SUPPORTED
+    related = placed and name_relation(a, b, found.order or found.same, pairings)
+    if related and _nothing_changed(a, related):
+        return Decided(_answer(a, b, found, related), pairings)
+    ways = correspondence.candidates(a, b, contents=True)
+    matched = UnitsMatched().search(a, b, ways, alpha, before=1)
+    # Where units are in their places, rounding and statistics hide whether factors cancel: the map alone decides else.
+    exact = matched is not None and matched.exact and (not placed or maps_function(a, b, matched))
+    found = replace(found, matched=None if matched is None else matched.evidence, mapped=exact)
+    if placed and not exact and not _fuller(matched, found.contents):
+        return Decided(_answer(a, b, replace(found, matched=None), related or _undetermined()), pairings, matched)
+    if not exact and not placed and (kept := UnitsKept().either(a, b, pairings)):
+        bits, way = kept
+        found = replace(found, kept=bits)
+        if found.matched is None or found.matched.verdict is not Verdict.SUPPORTED:
+            return Decided(_answer(a, b, found, _moved_or(a, b, matched, bits, way)), way, matched)
+    found = replace(found, shared=SharedTensors().evidence(a, b), sizes=sizes_apart(a, b))
+    found = replace(found, not_tested=untested(a, b, found, matched, ()))
+    return Decided(_answer(a, b, found, _relation(a, b, found, matched, pairings)), pairings, matched)
+
+
+def _fuller(matched: Matched | None, contents: Evidence | None) -> bool:
+    """Whether a map explains more of the models than units in place do."""
+    if matched is None or matched.evidence.verdict is not Verdict.SUPPORTED or contents is None:
+        return False
+    return matched.evidence.effect > contents.effect + MORE
+
+
+def _moved_or(a: Model, b: Model, matched: Matched | None, bits: Evidence, way: tuple[Pairing, ...]) -> Relation:
+    """What was done to models whose first units are bit for bit the same, in any order."""
+    moved = None if matched is None else in_other_coordinates(a, b, matched)
+    if moved is None:
+        return name_relation(a, b, bits, way)
+    origin = made_from(moved, a, b)
+    return relation_of(moved, {"made_from": origin} if origin else {})
+
+
+def _relation(
+    a: Model, b: Model, found: Findings, matched: Matched | None, pairings: tuple[Pairing, ...]
+) -> Relation:  # fmt: skip
+    """The relation that the deciding row of the table names."""
+    row, deciding = decide(found)
+    if row.verdict is Verdict.REFUTED:
+        return Relation(RelationKind.UNRELATED, reason=deciding.reason)
+    if row.verdict is Verdict.INCONCLUSIVE:
+        return _undetermined(deciding.reason)
+    if row.name == "tensors bit for bit":
+        details = {"shared": deciding.details["shared"], "share": deciding.effect}
+        return Relation(RelationKind.PART_INHERITED, details, ("part inherited",), deciding.reason)
+    cut = row.name == "contents under a map" and matched is not None and matched.uneven
+    if matched is not None and row.name in ("exact map", "contents under a map") and not cut:
+        named = UnitsMatched.relation(matched.evidence)
+        told = None if found.mapped else in_other_coordinates(a, b, matched)
+        if told is not None:
+            return relation_of(told, named.parameters)
+        return named if found.mapped else replace(named, kind=RelationKind.RELATED)
+    return name_relation(a, b, deciding, pairings)
+
+
+def _undetermined(reason: str = "") -> Relation:
+    return Relation(RelationKind.UNRELATED, {"decided": False}, reason=reason)
+
+
+def _exhibited_equality(
+    a: Model, b: Model, pairings: tuple[Pairing, ...]
+) -> tuple[Evidence | None, Relation]:  # fmt: skip
+    """The same matrices in another form, or multiples of them: shown entry by entry."""
+    if recast := _recast(a, b, pairings):
+        return recast, Relation(RelationKind.REFORMATTED, {}, ("reformatted",), recast.reason)
+    if times := multiples(a, b, correspondence.by_name(a, b)):
+        relation = Relation(times.step.kind, dict(times.step.parameters), (times.step.name,), times.step.sentence)
+        reason = f"every matrix is a multiple of its counterpart: {relation.reason}"
+        return _exhibited(a, b, "multiples", reason), relation
+    return None, _undetermined()
+
+
+def _hash_while_importing(a: Model, b: Model) -> None:
+    """Hashing needs no interpreter: the modules of the next test are loaded meanwhile."""
+    with ThreadPoolExecutor(1) as background:
+        hashed = background.submit(lambda: (a.digest, b.digest))
+        import scipy.optimize  # noqa: F401
+
+        hashed.result()
+
+
+def _identity(a: Model, b: Model) -> Evidence:
+    same, contents = a.digest == b.digest, a.names_free_digest == b.names_free_digest
+    shared = set(a.tensor_digests.values()) & set(b.tensor_digests.values())
+    size = sum(t.size for n, t in a.tensors.items() if a.tensor_digests[n] in shared) / max(1, a.parameters)
+    verdict = Verdict.SUPPORTED if (same or contents) and a.parameters else Verdict.INCONCLUSIVE
+    reason = ("every tensor is the same, under the same name" if same else
+              "every tensor is the same, under another name" if contents else
+              f"{len(shared)} tensors are bit for bit the same ({size:.0%} of the parameters)")  # fmt: skip
+    return Evidence("the weights are the same", Axis.WEIGHTS, "digest", size, Null("collision of SHA-256"),
+                    1e-77 if verdict is Verdict.SUPPORTED else None, -77.0 if verdict is Verdict.SUPPORTED else None,
+                    1.0 if verdict is Verdict.SUPPORTED else size, verdict, reason, Spec("digest"),
+                    (a.digest, b.digest), {"shared_tensors": len(shared), "shared_parameters": size})  # fmt: skip
+
+
+def _recast(a: Model, b: Model, pairings: tuple[Pairing, ...]) -> Evidence | None:
+    """The same matrices in other names, order of axes or float width, where no hidden units are known to be counted."""
+    covered = len(pairings) == len(matrices(a)) == len(matrices(b))
+    entries = sum(a.weights[p.a].size for p in pairings)
+    if not covered or entries < RECAST or not recast_equal(a, b, pairings):
+        return None
+    reason = f"all {entries:,} entries of all matrices agree bit for bit once they have the same float width"
+    return _exhibited(a, b, "recast", reason)
+
+
+def _exhibited(a: Model, b: Model, how: str, reason: str) -> Evidence:
+    """Evidence that is shown, entry by entry: nothing has to be inferred."""
+    claim = "the weights are the same" if how == "recast" else "the weights are the same up to one factor per tensor"
+    return Evidence(claim, Axis.WEIGHTS, how, 1.0, Null("none: exhibited"), None, None, 1.0, Verdict.SUPPORTED, reason,
+                    Spec(how), (a.digest, b.digest))  # fmt: skip
+
+
+def _identity_relation(a: Model, b: Model) -> Relation:
+    if a.digest == b.digest:
+        return Relation(RelationKind.COPY, reason="the digests agree")
+    return Relation(RelationKind.REFORMATTED, {"names": "changed"}, ("renamed",), "the tensors agree, the names do not")
+
+
+def _in_order(a: Model, b: Model, method: UnitsInPlace, alpha: float) -> tuple[Evidence, tuple[Pairing, ...]]:
+    """Units in place under each correspondence; every one tried is paid for."""
+    best: tuple[float, Counts, tuple[Pairing, ...], str] | None = None
+    tried = 0
+    for how, pairings in correspondence.candidates(a, b, contents=not _large(a)):
+        tried += 1
+        counts = _count(a, b, method, pairings)
+        log_p = counts.log_p()
+        rank = 0.0 if log_p is None else log_p
+        if best is None or rank < best[0]:
+            best = rank, counts, pairings, how
+    _, counts, pairings, how = best if best is not None else (0.0, Counts("sum", ()), (), "none")
+    details = {"correspondence": how, "tensors_paired": len(pairings),
+               "tensors": [len(matrices(a)), len(matrices(b))],
+               "parts": parts(counts),
+               "structure": max((structure(a), structure(b)), key=_knowledge).source}  # fmt: skip
+    return evidence(method, a, b, counts, max(1, tried), details, alpha), pairings
+
+
+def _large(model: Model) -> bool:
+    """Contents of very large models are only looked at where names fail: it means reading every entry."""
+    return model.parameters > 1 << 26
+
+
+def _count(a: Model, b: Model, method: UnitsInPlace, pairings: tuple[Pairing, ...]) -> Counts:
+    known_a, known_b = structure(a), structure(b)
+    if (_knowledge(known_b), b.digest) > (_knowledge(known_a), a.digest):
+        return method.count(b, a, tuple(p.turned() for p in pairings), known_b)
+    return method.count(a, b, pairings, known_a)
+
+
+def _knowledge(known: Structure) -> tuple[bool, int]:
+    """Groups before single axes, then the more hidden axes: the same choice for (a, b) and (b, a)."""
+    groups = known.certain and known.source != SHAPES and any(g.exchangeable for g in known.groups)
+    return groups, sum(label.hidden for labels in known.axes.values() for label in labels)
+
+
+def parts(counts: Counts) -> Mapping[str, Any]:
+    """Units in place per group: which parts are shared, which are new.
+
+    Returns:
+        For each group: units in place and units.
+    """
+    out: dict[str, list[int]] = {}
+    for g in counts.groups:
+        entry = out.setdefault(g.group, [0, 0])
+        entry[0] += g.in_place
+        entry[1] += g.units
+    return out
+
+
+def _answer(a: Model, b: Model, found: Findings, relation: Relation) -> Comparison:
+    row, deciding = decide(found)
+    every = (found.same, found.exhibited, found.contents, found.order, found.matched, found.kept, found.shared,
+             found.sizes)  # fmt: skip
+    others = [e for e in every if e is not None and e.spec != deciding.spec]
+    cannot_see = (*CANNOT_SEE, *(n["why"] for n in found.not_tested))
+    return Comparison(
+        ModelRef(a.name, a.digest), ModelRef(b.name, b.digest), WORD[row.verdict], relation, "unknown", deciding, None,
+        (deciding, *others), cannot_see, not_tested=tuple(found.not_tested),
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Are matched units nearer than any reordering can bring units of independent networks?"""

@@ -1,0 +1,274 @@
+"""Units alike: are matched units nearer to each other than the best order of independent ones comes?"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from math import exp, log
+from typing import Any
+
+import numpy as np
+
+from stemma.fingerprints.tensor_content import matrices
+from stemma.kinship.weights.contents.bound import detectable, freedom, gains, log_tail, surplus
+from stemma.kinship.weights.contents.choices import Choice, choices_of, together
+from stemma.kinship.weights.counts import LOG10, TINY
+from stemma.kinship.weights.identity import CORNER as IDENTITY
+from stemma.kinship.weights.identity import near_identity
+from stemma.kinship.weights.maps.axis_map import PartMap
+from stemma.kinship.weights.maps.blocks import Sides
+from stemma.kinship.weights.similarity import distinct
+from stemma.kinship.weights.tables import is_table
+from stemma.models.model import Model
+from stemma.models.structure import Structure
+from stemma.types import Axis, Evidence, Null, Spec, Verdict
+
+APART = 0.1
+"""How far from chance to identity the units of a tensor are at most that do not agree."""
+
+FEWEST, MANY = 4, 16
+"""Units that an axis needs to be looked at, and from which one with fewer is preferred: so units have more numbers."""
+
+
+@dataclass(frozen=True, eq=False)
+class TensorAlike:
+    """What one pair of tensors shows.
+
+    Attributes:
+        name: In the reference.
+        size: Entries that have a counterpart.
+        pairs: Matched units that were looked at.
+        gain: Sum of their gains, in nats.
+        cosine: Their mean cosine.
+        exponent: Numbers of a unit that vary freely, less one.
+        choices: What could have been chosen to make its units agree.
+        digest: Of the reference's tensor: the same contents count once.
+    """
+
+    name: str
+    size: int
+    pairs: int
+    gain: float
+    cosine: float
+    exponent: float
+    choices: Mapping[str, Choice]
+    digest: str
+
+    def chance(self, paid: float) -> float:
+        """The mean cosine that the best order of independent units reaches here, about.
+
+        Args:
+            paid: What the orders cost that this tensor's units may be put in, in nats.
+
+        Returns:
+            The cosine at which the gains of this tensor come to that.
+        """
+        if self.exponent <= 0 or not self.pairs:
+            return 1.0
+        return float(np.sqrt(-np.expm1(-2 * min(30.0, paid / self.pairs / self.exponent))))
+
+
+@dataclass(frozen=True)
+class UnitsAlike:
+    """Put every tensor's matched units side by side and ask whether any order of independent units comes as near.
+
+    The order of units can be written into a file by anybody who holds the other model; what the units contain cannot.
+    So each matched unit gains what its cosine is worth against those of unmatched units, and what is gained in all has
+    to exceed the number of orders that could have been chosen. The bound (see `bound`) holds for any map, wherever it
+    came from: units in place, a map that was searched, or one that a forger chose.
+
+    One tensor alone never decides: the p-value holds also if any one tensor is a constant that both networks use
+    (filters, principal components, embeddings), by leaving it out. Tables of waves and identities do not count at all.
+    Cost: up to `units` units with `coordinates` numbers each are read of every tensor.
+
+    Attributes:
+        units: Units that are looked at per tensor.
+        coordinates: Numbers of a unit that are looked at.
+        min_effect: Smallest share of the model that counts as kinship; below it a small p is the trace of something
+            else that is shared. Fixed beforehand.
+        telling: `independent` needs tensors that could have shown kinship at this mean cosine.
+
+    Source: this project's; see docs/kinship.md, "Contents of matched units".
+    """
+
+    units: int = 256
+    coordinates: int = 512
+    min_effect: float = 0.05
+    telling: float = 0.9
+
+    name = "units-alike"
+    version = 1
+
+    @property
+    def spec(self) -> Spec:
+        """Identity of the method with its parameters."""
+        return Spec(self.name, self.version, asdict(self))
+
+    def look(self, sides: Sides, parts: Mapping[str, PartMap], known: Structure) -> list[TensorAlike]:
+        """What every mapped pair of tensors shows.
+
+        Args:
+            sides: Both models.
+            parts: By name in the reference.
+            known: The structure of the reference.
+
+        Returns:
+            One entry per part that could be looked at.
+        """
+        found = (self._tensor(sides, name, p, known) for name, p in parts.items())
+        return [f for f in found if f is not None]
+
+    def _tensor(self, sides: Sides, name: str, p: PartMap, known: Structure) -> TensorAlike | None:
+        k = _unit_axis(p)
+        if k is None or any(near_identity(x) for x in sides.corners(p.part, IDENTITY)):
+            return None
+        m = p.maps[k]
+        chosen = np.unique(np.linspace(0, len(m.rows) - 1, min(self.units, len(m.rows))).round().astype(int))
+        rows, columns = m.rows[chosen], m.columns[chosen]
+        maps = [None if i == k else own for i, own in enumerate(p.maps)]
+        block = sides.block(p.part, maps, k, self.coordinates, (rows[:, None], columns[:, None]))
+        if block is None or is_table(block.a[:, 0]) or is_table(block.b[:, 0]):
+            return None
+        signs = None if m.signs is None else m.signs[chosen]
+        gain, cosine, exponent, pairs = max(
+            (_judged(*block.vectors(rescaled=r), signs) for r in (True, False)), key=lambda f: f[0]
+        )
+        if not pairs:
+            return None
+        found = choices_of(name, p, block.seen, known)
+        digest = sides.reference.model.tensor_digests.get(p.part.pairing.a, name)
+        return TensorAlike(name, p.part.entries, pairs, gain, cosine, exponent, found, f"{digest} {name.partition('#')[2]}")
+
+    def evidence(
+        self, a: Model, b: Model, found: Sequence[TensorAlike], alpha: float, details: Mapping[str, Any], tried: int = 1
+    ) -> Evidence:
+        """Weigh what the tensors show.
+
+        Args:
+            a: One model.
+            b: The other.
+            found: What their tensors show under one map.
+            alpha: Level of the decision.
+            details: Further figures to report.
+            tried: Maps that were looked at to choose this one; paid for.
+
+        Returns:
+            The evidence: `SUPPORTED` where contents show kinship, `REFUTED` where they could have and do not.
+        """
+        total = sum(t.size for t in matrices(a).values()), sum(t.size for t in matrices(b).values())
+        chosen, chances = _worth(found), _chances(found)
+        of_all = _log_p(chosen, len(found), tried)
+        without = max((_without(f, chosen, len(found), tried) for f in chosen), default=0.0)
+        without = max(of_all, without)
+        nearer = {f.name: float(np.clip((f.cosine - chances[f.name]) / (1 - chances[f.name]), 0, 1)) for f in found}
+        covered = sum(f.size * nearer[f.name] for f in found)
+        figures = {
+            "tensors": len(found), "tensors_apart": sum(n < APART for n in nearer.values()),
+            "pairs": sum(f.pairs for f in found), "cosine": _mean(found, {f.name: f.cosine for f in found}),
+            "chance": _mean(found, chances), "log10_p_of_all": of_all / LOG10,
+            "detectable_cosine": detectable([f.pairs for f in found], [f.exponent for f in found], _paid(found), alpha),
+            "shares": [min(1.0, covered / max(1, n)) for n in total],
+            "leading_tensor": max(chosen, key=lambda f: f.gain).name if chosen else None, **details,
+        }  # fmt: skip
+        effect = min(1.0, covered / max(1, min(total)))
+        verdict, reason = self._decide(figures, of_all, without, effect, alpha)
+        null = Null("the best order of units of independent networks (a bound, measured on the pair itself)")
+        return Evidence(
+            "the weights share an origin, whatever the order of units", Axis.WEIGHTS, self.name, figures["cosine"],
+            null, max(exp(without), TINY) if found else None, without / LOG10 if found else None, effect, verdict,
+            reason, self.spec, (a.digest, b.digest), figures,
+        )  # fmt: skip
+
+    def _decide(
+        self, figures: Mapping[str, Any], of_all: float, without: float, effect: float, alpha: float
+    ) -> tuple[Verdict, str]:
+        if not figures["tensors"]:
+            return Verdict.INCONCLUSIVE, "no units could be put side by side"
+        least = figures["detectable_cosine"]
+        said = f"matched units have mean cosine {figures['cosine']:.2f} in {figures['tensors']} tensors, "
+        said += f"where the best order of independent ones reaches about {figures['chance']:.2f}"
+        if without <= log(alpha) and effect >= self.min_effect:
+            return Verdict.SUPPORTED, said
+        if without <= log(alpha):
+            return Verdict.INCONCLUSIVE, f"{said}: only {effect:.1%} of the model agrees, a trace of something shared"
+        if of_all <= log(alpha):
+            name = figures["leading_tensor"]
+            return Verdict.INCONCLUSIVE, f"{said}; {name} alone agrees, which a table that both use would explain"
+        if least <= self.telling:
+            return Verdict.REFUTED, f"{said}; kin with a cosine of {least:.2f} would have been found"
+        return Verdict.INCONCLUSIVE, f"{said}; too few units to rule kinship out"
+
+
+def _unit_axis(p: PartMap) -> int | None:
+    """Which axis shows the units: of those with many, the one with the fewest, units before fixed rows."""
+    counts = {k: len(m.rows) for k, m in enumerate(p.maps) if m.rotation is None}
+    many = [k for k, n in counts.items() if n >= MANY]
+    if many:
+        return min(many, key=lambda k: (not p.part.axes[k].free, counts[k], k))
+    enough = [k for k, n in counts.items() if n >= FEWEST]
+    return max(enough, key=lambda k: (counts[k], -k)) if enough else None
+
+
+def _judged(u: np.ndarray, v: np.ndarray, signs: np.ndarray | None) -> tuple[float, float, float, int]:
+    """Gain, mean cosine, exponent and number of pairs of matched rows; rows that repeat another one are left out."""
+    if signs is not None:
+        u = u * signs[:, None]
+    alive = u.any(axis=1) & v.any(axis=1)
+    alive &= distinct(u, alive) & distinct(v, alive)
+    u, v = u[alive], v[alive]
+    if len(u) < FEWEST:
+        return 0.0, 0.0, 0.0, 0
+    similarity = u @ v.T
+    own = similarity.diagonal()
+    exponent = freedom(similarity, np.arange(len(own)))
+    return float(gains(own, exponent).sum()), float(own.mean()), exponent, len(own)
+
+
+def _paid(found: Sequence[TensorAlike]) -> float:
+    """What all orders together cost, each set of units once; and which tensors are taken, and how they are scaled."""
+    return sum(c.cost for c in together([f.choices for f in found]).values()) + 2 * len(found) * log(2)
+
+
+def _worth(found: Sequence[TensorAlike]) -> list[TensorAlike]:
+    """Tensors that say more than their share of the orders costs."""
+    all_choices = together([f.choices for f in found])
+    sharing = {key: sum(key in f.choices for f in found) for key in all_choices}
+    out, seen = [], set()
+    for f in found:
+        share = sum(all_choices[key].cost / sharing[key] for key in f.choices)
+        if f.digest not in seen and surplus(f.pairs, f.gain) > share:
+            out.append(f)
+        seen.add(f.digest)
+    return out
+
+
+def _without(f: TensorAlike, chosen: Sequence[TensorAlike], looked_at: int, tried: int) -> float:
+    """The bound of all other tensors, should this one be a constant that both models use.
+
+    Such a constant fixes the order of its units, so nothing is left to choose about those.
+    """
+    rest = [o for o in chosen if o.digest != f.digest]
+    return _log_p(rest, looked_at, tried, frozenset(f.choices))
+
+
+def _log_p(
+    chosen: Sequence[TensorAlike], looked_at: int, tried: int, fixed: frozenset[str] = frozenset()
+) -> float:  # fmt: skip
+    """Natural logarithm of the bound for the tensors taken; every choice is paid for, but what is fixed."""
+    if not chosen:
+        return 0.0
+    choices = together([f.choices for f in chosen])
+    paid = sum(c.cost for key, c in choices.items() if key not in fixed) + 2 * looked_at * log(2) + log(max(1, tried))
+    return min(0.0, paid + log_tail(sum(f.pairs for f in chosen), sum(f.gain for f in chosen)))
+
+
+def _chances(found: Sequence[TensorAlike]) -> dict[str, float]:
+    """What the best order reaches by chance in every tensor, each set of units shared among the tensors it is in."""
+    all_choices = together([f.choices for f in found])
+    sharing = {key: sum(key in f.choices for f in found) for key in all_choices}
+    cost = {key: c.cost / sharing[key] for key, c in all_choices.items() if c.kind == "order"}
+    return {f.name: min(0.999, f.chance(sum(cost.get(key, 0.0) for key in f.choices))) for f in found}
+
+
+def _mean(found: Sequence[TensorAlike], values: Mapping[str, float]) -> float:
+    """Weighted by entries."""
+    weight = sum(f.size for f in found)
+    return float(sum(values[f.name] * f.size for f in found) / weight) if weight else 0.0

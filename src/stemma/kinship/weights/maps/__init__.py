@@ -1,0 +1,1 @@
+"""Which unit of one model is which of the other: maps between two models, found and applied."""

@@ -1,0 +1,308 @@
+"""Cuts through a pair of tensors: units with some of their coordinates, both sides brought into one order."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from stemma.kinship.weights.maps.axis_map import AxisMap, Part
+from stemma.kinship.weights.units_of_pair import finite
+from stemma.models.model import Model, Tensor
+
+WHOLE, KEPT, SLICE = 1 << 22, 1 << 26, 1 << 20
+"""Entries up to which a tensor is read whole and kept for a while, that are kept at once, and that are decoded at once
+of a larger one."""
+
+ROUNDS = 5
+"""Rounds of alternating normalisation; rescaled clones agree after any number of them, and to rounding after more."""
+
+FAINT = 1e-9
+"""Norm, against the largest, below which a unit is none."""
+
+
+@dataclass(eq=False)
+class Reader:
+    """Reads parts of the tensors of a model, and keeps the small ones.
+
+    Attributes:
+        model: The model.
+    """
+
+    model: Model
+    _kept: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def take(self, name: str, axes: Sequence[int], picks: Mapping[int, np.ndarray]) -> np.ndarray:
+        """Some rows of some axes of a tensor.
+
+        Cost: the rows asked for of the first stored axis are decoded; memory of one slice beside the result.
+
+        Args:
+            name: The tensor.
+            axes: Its axes longer than one, in the order wanted.
+            picks: Rows by stored axis; all rows of the others.
+
+        Returns:
+            A float32 array with these axes; entries that are no numbers are zero.
+        """
+        tensor = self.model.weights[name]
+        if tensor.size <= WHOLE:
+            return _ordered(_cut(self._whole(name, tensor), picks), axes)
+        return _ordered(_read(tensor, picks), axes)
+
+    def _whole(self, name: str, tensor: Tensor) -> np.ndarray:
+        if name not in self._kept:
+            while self._kept and sum(x.size for x in self._kept.values()) + tensor.size > KEPT:
+                self._kept.pop(next(iter(self._kept)))
+            self._kept[name] = finite(np.asarray(tensor.array(), np.float32))
+        return self._kept[name]
+
+
+def _read(tensor: Tensor, picks: Mapping[int, np.ndarray]) -> np.ndarray:
+    """Rows of the first axis in ascending runs, cut down as soon as they are decoded."""
+    order = picks.get(0, np.arange(tensor.shape[0]))
+    rest = {axis: rows for axis, rows in picks.items() if axis}
+    place = np.argsort(order, kind="stable")
+    shape = tuple(len(rest[i]) if i in rest else n for i, n in enumerate(tensor.shape))[1:]
+    out = np.empty((len(order), *shape), np.float32)
+    step = max(1, SLICE // max(1, tensor.size // tensor.shape[0]))
+    for start, stop in _runs(order[place], step):
+        first, last = int(order[place[start]]), int(order[place[stop - 1]])
+        piece = _cut(np.asarray(tensor.rows(first, last + 1), np.float32), rest)
+        out[place[start:stop]] = finite(piece)[order[place[start:stop]] - first]
+    return out
+
+
+def _runs(ascending: np.ndarray, longest: int) -> Iterator[tuple[int, int]]:
+    """Stretches of rows that are read at once: near neighbours together.
+
+    Yields:
+        First position and the one after the last.
+    """
+    start = 0
+    for k in range(1, len(ascending) + 1):
+        if k == len(ascending) or ascending[k] - ascending[start] >= longest or ascending[k] - ascending[k - 1] > 8:
+            yield start, k
+            start = k
+
+
+def _cut(array: np.ndarray, picks: Mapping[int, np.ndarray]) -> np.ndarray:
+    for axis, rows in picks.items():
+        array = np.take(array, rows, axis=axis)
+    return array
+
+
+def _ordered(array: np.ndarray, axes: Sequence[int]) -> np.ndarray:
+    rest = [i for i in range(array.ndim) if i not in axes]
+    array = array.transpose(*axes, *rest)
+    return array.reshape(array.shape[: len(axes)])
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Units of both sides with the same coordinates, in one order of coordinates.
+
+    Attributes:
+        a: `[units of the reference, rows per unit, coordinates, …]`.
+        b: The same of the target.
+        free: Which of the coordinate axes carry units, so that positive factors on them mean nothing.
+        seen: Rows of the reference that were read, by position of the axis in the pairing.
+    """
+
+    a: np.ndarray
+    b: np.ndarray
+    free: tuple[int, ...]
+    seen: Mapping[int, np.ndarray] = field(default_factory=dict)
+
+    def of(self, rows: np.ndarray, columns: np.ndarray) -> "Block":
+        """The same of some units.
+
+        Args:
+            rows: Units of the reference.
+            columns: As many of the target.
+
+        Returns:
+            A smaller block.
+        """
+        return replace(self, a=self.a[rows], b=self.b[columns])
+
+    def vectors(self, *, rescaled: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Units as rows.
+
+        Args:
+            rescaled: Divide out positive factors of units on all axes; otherwise only a unit's own length.
+
+        Returns:
+            Two matrices of directions without their common part; units without information are zero.
+        """
+        return self._side(self.a, rescaled=rescaled), self._side(self.b, rescaled=rescaled)
+
+    def _side(self, x: np.ndarray, *, rescaled: bool) -> np.ndarray:
+        """Units as rows; a unit of several rows may have a factor for each of them."""
+        if rescaled:
+            rows = x.reshape(-1, *x.shape[2:])
+            x = balanced(rows, (0, *(axis - 1 for axis in self.free))).reshape(x.shape)
+        return directions(x.reshape(len(x), -1))
+
+
+def directions(units: np.ndarray) -> np.ndarray:
+    """Units at length one, without the direction that all have in common.
+
+    Args:
+        units: `[units, coordinates]`.
+
+    Returns:
+        The same shape; zero where a unit has no length, or none beside the common part.
+    """
+    norm = np.linalg.norm(units, axis=1, keepdims=True)
+    alive = norm > FAINT * max(float(norm.max(initial=0.0)), 1e-30)
+    x = np.where(alive, units / np.where(alive, norm, 1), 0).astype(np.float32)
+    if alive.sum() >= 2:
+        x -= np.where(alive, x[alive[:, 0]].mean(axis=0), 0)
+    norm = np.linalg.norm(x, axis=1, keepdims=True)
+    return np.where(norm > 1e-5, x / np.where(norm > 0, norm, 1), 0).astype(np.float32)
+
+
+def balanced(x: np.ndarray, axes: Sequence[int], rounds: int = ROUNDS) -> np.ndarray:
+    """Scale an array so that its root mean square is one at every place of some axes: the same whatever positive
+    factors the units of these axes had.
+
+    Args:
+        x: Any array.
+        axes: Axes along which factors are divided out, in turn.
+        rounds: How often.
+
+    Returns:
+        The same shape and number format.
+    """
+    for _ in range(rounds):
+        for axis in axes:
+            others = tuple(i for i in range(x.ndim) if i != axis)
+            rms = np.sqrt(np.mean(x * x, axis=others, keepdims=True, dtype=np.float64)).astype(x.dtype)
+            x = x / np.where(rms > FAINT * float(rms.max(initial=0.0)), rms, 1)
+    return x
+
+
+@dataclass(eq=False)
+class Sides:
+    """Both models, read through maps of rows.
+
+    Attributes:
+        reference: Reads the one.
+        target: Reads the other.
+    """
+
+    reference: Reader
+    target: Reader
+
+    def whole(self, part: Part) -> tuple[np.ndarray, np.ndarray]:
+        """Both sides of a part, as they stand.
+
+        Args:
+            part: The part.
+
+        Returns:
+            Arrays with the axes of the pairing.
+        """
+        p = part.pairing
+        own = {i: np.arange(x.a) + x.start for i, x in zip(p.axes_a, part.axes, strict=True)}
+        other = {j: np.arange(x.b) + x.start for j, x in zip(p.axes_b, part.axes, strict=True)}
+        return self.reference.take(p.a, p.axes_a, own), self.target.take(p.b, p.axes_b, other)
+
+    def corners(self, part: Part, length: int) -> tuple[np.ndarray, np.ndarray]:
+        """The first rows and columns of both sides, each in its own order.
+
+        Args:
+            part: The part.
+            length: Rows of an axis at most.
+
+        Returns:
+            Matrices, the part's first axis along the rows.
+        """
+        p = part.pairing
+        own = {i: np.arange(min(x.a, length)) + x.start for i, x in zip(p.axes_a, part.axes, strict=True)}
+        other = {j: np.arange(min(x.b, length)) + x.start for j, x in zip(p.axes_b, part.axes, strict=True)}
+        x, y = self.reference.take(p.a, p.axes_a, own), self.target.take(p.b, p.axes_b, other)
+        return x.reshape(len(x), -1), y.reshape(len(y), -1)
+
+    def block(
+        self, part: Part, maps: Sequence[AxisMap | None], axis: int, coordinates: int,
+        units: tuple[np.ndarray, np.ndarray] | None = None,
+    ) -> Block | None:  # fmt: skip
+        """The units of one axis, seen from all others.
+
+        Args:
+            part: The pair of tensors, or stretches of them.
+            maps: A map of rows for every other axis.
+            axis: Position of the axis whose units are wanted.
+            coordinates: About how many coordinates of a unit are read, evenly spaced.
+            units: Rows by unit, of both sides; all units of the axis unless given.
+
+        Returns:
+            The block; None where another axis has no map, or nothing on it has a counterpart.
+        """
+        axes = part.axes
+        others = [k for k in range(len(axes)) if k != axis]
+        known = [maps[k] for k in others]
+        if any(m is None or not len(m.rows) for m in known):
+            return None
+        own, other = units if units is not None else (axes[axis].units(), axes[axis].units_of_target())
+        if not len(own) or not len(other) or own.shape[1] != other.shape[1]:
+            return None
+        picks = dict(zip(others, _spread([len(m.rows) for m in known if m is not None], coordinates), strict=True))
+        x, y = self._taken(part, maps, picks, {axis: (own.reshape(-1), other.reshape(-1))})
+        x, y = np.moveaxis(x, axis, 0), np.moveaxis(y, axis, 0)
+        seen = {axis: own.reshape(-1)} | {k: m.rows[picks[k]] for k, m in zip(others, known, strict=True) if m is not None}
+        free = tuple(2 + i for i, k in enumerate(others) if axes[k].free)
+        return Block(x.reshape(*own.shape, *x.shape[1:]), y.reshape(*other.shape, *y.shape[1:]), free, seen)
+
+    def under(self, part: Part, maps: Sequence[AxisMap], entries: int) -> tuple[np.ndarray, np.ndarray]:
+        """Both sides of a part, brought together by maps of all axes.
+
+        Args:
+            part: The part.
+            maps: A map of rows for every axis.
+            entries: About how many entries are wanted, evenly spaced.
+
+        Returns:
+            Two arrays of one shape, axes in the order of the pairing.
+        """
+        picks = dict(enumerate(_spread([len(m.rows) for m in maps], entries)))
+        return self._taken(part, maps, picks, {})
+
+    def _taken(
+        self, part: Part, maps: Sequence[AxisMap | None], picks: Mapping[int, np.ndarray],
+        units: Mapping[int, tuple[np.ndarray, np.ndarray]],
+    ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+        """Read both sides: mapped axes at some places of their maps, others at rows of their own."""
+        p, own, other = part.pairing, {}, {}
+        for k, (i, j, axis) in enumerate(zip(p.axes_a, p.axes_b, part.axes, strict=True)):
+            m = maps[k]
+            if k in units or m is None:
+                rows, columns = units[k]
+            else:
+                rows, columns = m.rows[picks[k]], m.columns[picks[k]]
+                rows = np.arange(axis.a) if m.rotation is not None else rows
+            own[i], other[j] = rows + axis.start, columns + axis.start
+        x = self.reference.take(p.a, p.axes_a, own)
+        y = self.target.take(p.b, p.axes_b, other)
+        for k, index in picks.items():
+            m = maps[k]
+            if m is not None and m.rotation is not None:
+                x = np.moveaxis(np.tensordot(x, m.rotation[:, m.columns[index]], axes=(k, 0)), -1, k)
+            elif m is not None and m.signs is not None:
+                x = x * _along(m.signs[index], k, x.ndim)
+        return x, y
+
+
+def _along(values: np.ndarray, axis: int, ndim: int) -> np.ndarray:
+    return values.astype(np.float32).reshape([-1 if i == axis else 1 for i in range(ndim)])
+
+
+def _spread(sizes: Sequence[int], wanted: int) -> list[np.ndarray]:
+    """Evenly spaced positions on every axis, so that their product is about as large as wanted: long axes give way."""
+    keep = list(sizes)
+    while keep and int(np.prod(keep)) > wanted and max(keep) > 1:
+        longest = int(np.argmax(keep))
+        room = wanted // max(1, int(np.prod(keep)) // keep[longest])
+        keep[longest] = room if room else keep[longest] // 2
+    return [np.unique(np.linspace(0, n - 1, k).round().astype(int)) for n, k in zip(sizes, keep, strict=True)]

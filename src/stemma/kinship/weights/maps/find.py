@@ -1,0 +1,134 @@
+"""Find a map between two models: every symmetry that costs nothing, one after the other.
+
+Units may stand in another order, at another scale, under other signs; a residual stream may be rotated, heads may have
+other bases, gains may have moved into the matrices behind them. All of this leaves a network's function as it is.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from stemma.fingerprints.tensor_content import matrices
+from stemma.kinship.weights.correspondence import Pairing
+from stemma.kinship.weights.maps.axis_map import UnitMap
+from stemma.kinship.weights.maps.blocks import Reader, Sides
+from stemma.kinship.weights.maps.free import match_alone, readable
+from stemma.kinship.weights.maps.gains import folded
+from stemma.kinship.weights.maps.heads import match_heads
+from stemma.kinship.weights.maps.layout import ORDERED, parts_of
+from stemma.kinship.weights.maps.rotation import turn_streams
+from stemma.kinship.weights.maps.search import Chart, refine
+from stemma.kinship.weights.maps.settle import grow
+from stemma.models.model import Model
+from stemma.models.structure import Structure
+
+ALONE = 12
+"""Tensors that are matched by themselves without success before the search ends."""
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What a search came to.
+
+    Attributes:
+        map: The map, as far as it is clear.
+        sides: Both models as they were read: perhaps with gains folded into the matrices behind them.
+        folded: Whether gains were folded.
+        untried: What was not looked for, with the reason.
+    """
+
+    map: UnitMap
+    sides: Sides
+    folded: bool
+    untried: tuple[str, ...]
+
+
+def find(
+    a: Model, b: Model, pairings: Sequence[Pairing], known: Structure, seed: int = 0, *, named: bool = True
+) -> Found:  # fmt: skip
+    """Look for a map from A to B.
+
+    Cost: each tensor is read a few times; products of all pairs of units in every set, with `Chart.coordinates`
+    numbers each. Memory: the units of a few tensors at a time.
+
+    Args:
+        a: The model whose structure is known: the reference.
+        b: The other one: the target.
+        pairings: Which tensor is which, found without looking at the order of units.
+        known: The structure of the reference.
+        seed: Of what falls at random.
+        named: Whether names say which tensor is which; otherwise the pairs are a proposal, and others are tried.
+
+    Returns:
+        The map and what was not looked for.
+    """
+    chart, gains, untried = _chart(a, b, pairings, known, seed), False, []
+    grow(chart, named=named)
+    if _uneven(chart):
+        loose = _chart(a, b, pairings, known, seed, loose=True)
+        _by_themselves(loose, known, named=named)
+        chart = loose if len(loose.mapped()) > len(chart.mapped()) else chart
+    if any(g.rotatable and g.name not in chart.units for g in known.groups):
+        x, y = folded(a), folded(b)
+        turned = _chart(x or a, y or b, pairings, known, seed)
+        untried += turn_streams(turned, known, named=named)
+        if len(turned.units) > len(chart.units):
+            chart, gains = turned, x is not None or y is not None
+    untried += match_heads(chart, known)
+    untried += _by_themselves(chart, known, named=named)
+    refine(chart)
+    return Found(_map(chart, a, b), chart.sides, gains, tuple(untried))
+
+
+def _chart(
+    a: Model, b: Model, pairings: Sequence[Pairing], known: Structure, seed: int, *, loose: bool = False
+) -> Chart:  # fmt: skip
+    return Chart(Sides(Reader(a), Reader(b)), parts_of(a, b, pairings, known, loose=loose), seed=seed)
+
+
+def _uneven(chart: Chart) -> bool:
+    """Whether fixed rows (tokens, classes) are more on one side, and what they stand beside is not all mapped."""
+    mapped = chart.mapped()
+    return any(
+        name not in mapped and any(not x.key and x.a != x.b and x.label.role in ORDERED for x in p.axes)
+        for name, p in chart.parts.items()
+    )
+
+
+def _by_themselves(chart: Chart, known: Structure, *, named: bool) -> list[str]:
+    """Match what is left tensor by tensor, spread over the model, as long as that leads anywhere."""
+    open_ = [n for n in chart.parts if n not in chart.mapped()]
+    small = sorted((n for n in open_ if readable(chart, n)), key=lambda n: chart.parts[n].entries)
+    first = small[:: max(1, len(small) // ALONE)]
+    misses = 0
+    for name in (*first, *(n for n in small if n not in first)):
+        if misses >= ALONE:
+            break
+        if name in chart.mapped():
+            continue
+        if match_alone(chart, name):
+            grow(chart, named=named)
+            match_heads(chart, known)
+            misses = -len(small)
+        else:
+            misses += 1
+    large = [n for n in open_ if n not in small and n not in chart.mapped()]
+    started = bool(chart.units) or any(_anchored(chart, n) for n in chart.parts)
+    if large and not started:
+        return [f"units of {len(large)} tensors with more than 4 million entries, in an order of their own"]
+    return []
+
+
+def _anchored(chart: Chart, name: str) -> bool:
+    """Whether a tensor shows units beside rows that have one order in all networks."""
+    keys = [axis.key for axis in chart.parts[name].axes]
+    return sum(bool(k) for k in keys) == 1
+
+
+def _map(chart: Chart, a: Model, b: Model) -> UnitMap:
+    mapped = chart.mapped()
+    own = {name.partition("#")[0] for name in chart.parts}
+    missing = {name.partition("#")[0] for name in chart.parts if name not in mapped}
+    covered = {p.part.pairing.b for name, p in mapped.items() if name.partition("#")[0] not in missing}
+    lost = tuple(n for n in matrices(a) if n in missing or n not in own)
+    left = tuple(n for n in matrices(b) if n not in covered)
+    return UnitMap(mapped, dict(chart.units), lost, left, frozenset(chart.fitted))

@@ -1,0 +1,112 @@
+"""A residual stream in other coordinates: the rotation that brings the tokens of one model onto those of the other.
+
+Tokens are the same for both models, so two embeddings of one network differ by a rotation that has a closed form
+(orthogonal Procrustes; Schönemann, Psychometrika 31, 1966). Embeddings of independent networks trained on like text can
+be rotated onto each other to some extent too: what was fitted is no evidence, only what else then agrees.
+"""
+
+import numpy as np
+
+from stemma.fingerprints.tensor_content import matrices
+from stemma.kinship.weights.maps.axis_map import AxisMap, Part
+from stemma.kinship.weights.maps.blocks import directions
+from stemma.kinship.weights.maps.search import Chart
+from stemma.kinship.weights.maps.settle import alternatives, grow
+from stemma.models.structure import Structure
+
+TOKENS = 2
+"""Tokens per dimension of the stream that are enough."""
+
+ALIKE = 0.02
+"""How much worse than the best a tensor may fit that a rotation is fitted to: gains of others may be in the way."""
+
+WIDEST = 8192
+"""Dimensions up to which a rotation is fitted: it takes a singular value decomposition."""
+
+
+def turn_streams(chart: Chart, known: Structure, *, named: bool) -> tuple[str, ...]:
+    """Fit a rotation of every stream that may be rotated and has no map yet; keep it where other tensors then agree.
+
+    Args:
+        chart: Is filled where a rotation helps.
+        known: The structure of the reference.
+        named: Whether names say which tensor is which; otherwise that is looked for too.
+
+    Returns:
+        Streams that could not be tried, with the reason.
+    """
+    untried = []
+    for group in known.groups:
+        if not group.rotatable or group.name in chart.units:
+            continue
+        anchors = [(name, k) for name, k in chart.showing(group.name) if _anchored(chart, name, k)]
+        if not anchors:
+            untried.append(f"{group.name}: no tensor shows it beside tokens")
+            continue
+        if not named:
+            _pair_anchors(chart, anchors)
+        fits = {name: _fit(chart, name, chart.parts[name], k) for name, k in anchors}
+        anchors = [(name, k) for name, k in anchors if fits[name] >= max(fits.values()) - ALIKE]
+        fitted = _rotation(chart, anchors)
+        if isinstance(fitted, str):
+            untried.append(f"{group.name}: {fitted}")
+            continue
+        before = set(chart.units)
+        chart.units[group.name] = fitted
+        chart.fitted |= {name for name, _ in anchors}
+        grow(chart, named=named)
+        if set(chart.units) == before | {group.name}:
+            del chart.units[group.name]
+            chart.fitted -= {name for name, _ in anchors}
+    return tuple(untried)
+
+
+def _pair_anchors(chart: Chart, anchors: list[tuple[str, int]]) -> None:
+    """Of the target's tensors that fit, give each anchor the one that a rotation brings nearest, tokens held out."""
+    others = dict(matrices(chart.sides.target.model))
+    for name, k in anchors:
+        best = max(alternatives(chart.parts[name], others), key=lambda part: _fit(chart, name, part, k), default=None)
+        if best is not None:
+            chart.parts[name] = best
+            others.pop(best.pairing.b, None)
+
+
+def _fit(chart: Chart, name: str, part: Part, k: int) -> float:
+    """Mean cosine of tokens that were held out, after the rotation that fits the others best."""
+    before, chart.parts[name] = chart.parts[name], part
+    block = chart.block(name, k, 4 * TOKENS * part.axes[k].a)
+    chart.parts[name] = before
+    if block is None:
+        return -1.0
+    x, y = (directions(side.reshape(len(side), -1).T) for side in (block.a, block.b))
+    left, _, right = np.linalg.svd(x[::2].T @ y[::2], full_matrices=False)
+    return float(((x[1::2] @ (left @ right)) * y[1::2]).sum(axis=1).mean())
+
+
+def _anchored(chart: Chart, name: str, k: int) -> bool:
+    """Whether all other axes of a tensor have a fixed order."""
+    return all(not axis.key for i, axis in enumerate(chart.parts[name].axes) if i != k)
+
+
+def _rotation(chart: Chart, anchors: list[tuple[str, int]]) -> AxisMap | str:
+    """The best orthogonal map of the stream over some tokens of all anchors; or why there is none.
+
+    Where the target is narrower the map is one into its space: a stream that was rotated and cut.
+    """
+    name, k = anchors[0]
+    n, m = chart.parts[name].axes[k].a, chart.parts[name].axes[k].b
+    if max(n, m) > WIDEST:
+        return f"it has {max(n, m):,} dimensions, more than {WIDEST:,}"
+    product, tokens = np.zeros((n, m)), 0
+    for name, k in anchors:
+        block = chart.block(name, k, -(-TOKENS * n // len(anchors)))
+        if block is None:
+            continue
+        x, y = (directions(side.reshape(len(side), -1).T) for side in (block.a, block.b))
+        product += x.T.astype(np.float64) @ y
+        tokens += len(x)
+    if tokens < max(n, m):
+        return f"{tokens:,} tokens are too few for {max(n, m):,} dimensions"
+    left, _, right = np.linalg.svd(product, full_matrices=False)
+    common = np.arange(min(n, m))
+    return AxisMap(common, common, (n, m), rotation=(left @ right).astype(np.float32))

@@ -1,0 +1,75 @@
+"""What a comparison of weights did not look at: named, so that nobody is acquitted by it."""
+
+from collections.abc import Iterator, Sequence
+
+from stemma.fingerprints.tensor_content import matrices
+from stemma.kinship.weights.contents.choices import sure
+from stemma.kinship.weights.decision import Findings, NotTested
+from stemma.kinship.weights.matched import Matched
+from stemma.kinship.weights.sizes import SHARE, counterparts, sizes_of
+from stemma.models.model import Model
+from stemma.models.units import structure, understood
+
+CODED = 0.05
+"""Share of a model's entries in integer codes that are not understood from which it matters."""
+
+
+def untested(a: Model, b: Model, found: Findings, matched: Matched | None, unlike: Sequence[str]) -> list[NotTested]:
+    """List what was not looked at.
+
+    Args:
+        a: One model.
+        b: The other.
+        found: What was found.
+        matched: The map that was searched, None where no tensors correspond.
+        unlike: Matrices of the smaller model that were looked for among matrices of other sizes, in vain.
+
+    Returns:
+        One entry per gap, empty where everything was looked for.
+    """
+    if found.sizes is not None:
+        return []
+    gaps = [*_unreadable(a), *_unreadable(b), *_sizes(a, b, matched, unlike)]
+    known = max((structure(a), structure(b)), key=lambda s: (sure(s), len(s.groups)))
+    if not understood(known):
+        why = "the architecture is not known: rotated streams and heads in another basis were not looked for"
+        gaps.append({"what": "architecture", "model": "", "why": why})
+    for reason in matched.found.untried if matched is not None else ():
+        gaps.append({"what": "symmetry", "model": "", "why": f"not searched: {reason}"})
+    return gaps
+
+
+def _unreadable(model: Model) -> Iterator[NotTested]:
+    """Matrices that are stored in codes without a known meaning."""
+    codes = [t for t in model.weights.values() if not t.is_float and sum(s > 1 for s in t.shape) >= 2]
+    numbers = sum(t.size for t in matrices(model).values())
+    share = sum(t.size for t in codes) / max(1, numbers + sum(t.size for t in codes))
+    if not numbers and not codes:
+        yield {"what": "weights", "model": model.name, "why": f"{model.name} has no matrices to compare"}
+    elif share > CODED:
+        why = f"{share:.0%} of {model.name} is stored in integer codes whose meaning is not known"
+        yield {"what": "codes", "model": model.name, "why": why}
+
+
+def _sizes(a: Model, b: Model, matched: Matched | None, unlike: Sequence[str]) -> Iterator[NotTested]:
+    """Entries of the smaller model that have no counterpart, though some matrix of the other could hold their units."""
+    own, other = matrices(a), matrices(b)
+    small, large = (own, other) if _entries(own) <= _entries(other) else (other, own)
+    if matched is None:
+        paired: set[str] = set()
+    else:
+        first = (small is own) != matched.turned
+        paired = {p.a if first else p.b for p in matched.pairings}
+    left = [n for n, t in small.items() if n not in paired and n not in unlike and counterparts(t, large)]
+    share = sum(small[n].size for n in left) / max(1, _entries(small))
+    if share > SHARE:
+        sizes = " x ".join(str(s) for s in sizes_of(small[left[0]]))
+        why = (
+            f"{len(left)} matrices ({share:.0%} of the smaller model, for example {left[0]}, {sizes}) have no "
+            "counterpart by name or size; whether they were cut from larger ones was not looked for"
+        )
+        yield {"what": "sizes", "model": "", "why": why}
+
+
+def _entries(tensors) -> int:
+    return sum(t.size for t in tensors.values())
