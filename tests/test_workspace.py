@@ -235,8 +235,10 @@ def test_a_trace_against_files_is_that_against_the_registry(workspace: Workspace
     suspect = load(folder / "sub" / "child.safetensors")
     (folder / "m-bad.safetensors").write_bytes(b"\xff" * 100)
     enrolled, files = workspace.trace(suspect).to_dict(), workspace.trace(suspect, against=[folder]).to_dict()
-    assert "m-bad" in files.pop("cannot_see")[-1]
-    enrolled.pop("cannot_see")
+    (left,) = files.pop("not_tested")
+    assert (left["what"], left["model"]) == ("unreadable-file", "")
+    assert "m-bad" in left["why"]
+    assert enrolled.pop("not_tested") == []
     assert enrolled == files
 
 
@@ -293,7 +295,8 @@ def test_a_candidate_that_cannot_be_compared_never_stops_the_search(
             found = Workspace(workspace.registry, jobs=jobs).trace(suspect, against=against)
             verdicts = {c["name"]: c["verdict"] for c in found.candidates}
             assert (verdicts["stranger1"], verdicts["root"]) == ("inconclusive", "related")
-            assert "stranger1 became shorter" in found.cannot_see[-1]
+            told = {"what": "comparison-failed", "model": "stranger1", "why": "stranger1 became shorter"}
+            assert found.not_tested == (told,)
     monkeypatch.setattr(kinship, "compare", real)  # what failed was not kept
     again = workspace.trace(suspect)
     assert {c["verdict"] for c in again.candidates if c["name"] == "stranger1"} == {"independent"}
@@ -322,7 +325,8 @@ def test_a_source_that_is_gone_is_answered_from_the_sketch(workspace: Workspace,
     strangers = [c for c in found.candidates if c["name"] not in ("root", "sub/child")]
     assert strangers
     assert all(c["verdict"] != "related" and c["effect"] < row["effect"] for c in strangers)
-    assert any("root" in said and "sketches" in said for said in found.cannot_see)
+    (left,) = [t for t in found.not_tested if t["model"] == "root"]
+    assert (left["what"], "are not at" in left["why"]) == ("weights-gone", True)
     both = workspace.compare(workspace.resolve("root"), suspect)
     assert both.verdict == "related"
     save_file(network(1), folder / "again.safetensors")
