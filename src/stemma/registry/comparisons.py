@@ -155,7 +155,8 @@ def from_sketches(
         weights = SketchedUnitsInPlace().evidence(one, two, alpha=alpha)
         weights = replace(weights, reason=f"{missing}; {weights.reason}")
         kind = RelationKind.RELATED if weights.verdict is Verdict.SUPPORTED else RelationKind.UNRELATED
-    return _comparison(a.ref, b.ref, weights, kind, missing, WEIGHTS_GONE)
+    left = f"{missing}; a sketch may show kinship, but not what was done"
+    return _comparison(a.ref, b.ref, weights, kind, left, WEIGHTS_GONE)
 
 
 def unanswered(a: ModelRef, b: ModelRef, why: str) -> Comparison:
@@ -182,7 +183,6 @@ def _comparison(a: ModelRef, b: ModelRef, weights: Evidence, kind: RelationKind,
         direction="unknown",
         weights=weights,
         evidence=(weights,),
-        cannot_see=("the weights: " + missing,),
         not_tested=() if kind in _BY_DIGEST else ({"what": what, "model": "", "why": missing},),
     )
 

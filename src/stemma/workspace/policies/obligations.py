@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from stemma.errors import StemmaError
@@ -10,6 +11,7 @@ from stemma.models import cards
 from stemma.models.model import Model
 from stemma.registry.records import ModelRecord
 from stemma.types import Digest, Trace
+from stemma.workspace.candidates import is_itself
 from stemma.workspace.policies.licences import DENIED, FREE, UNCLEAR, Denied, judged
 from stemma.workspace.workspace import Workspace
 
@@ -75,42 +77,47 @@ def obligations(result: Trace, subject: Model, refused: Sequence[Denied], worksp
         The obligations.
     """
     told: dict[str, list[str]] = {DENIED: [], UNCLEAR: [], FREE: []}
-    todo = [*_itself(result, subject, workspace), *_relatives(result, workspace)]
+    enrolled = Enrolled(workspace)
+    todo = [*_itself(result, subject, enrolled), *_relatives(result, enrolled)]
     seen = {(h.name, h.digest) for h in todo}
-    while todo:
-        holder = todo.pop(0)
+    for holder in todo:
         for kind, sentence in _judged(holder, refused):
             told[kind].append(sentence)
-        for base in _bases(holder, workspace):
+        for base in _bases(holder, enrolled):
             if isinstance(base, str):
                 told[UNCLEAR].append(base)
-            elif (base.name, base.digest) not in seen and len(seen) < MOST:
+            elif len(seen) >= MOST:
+                told[UNCLEAR].append(f"more than {MOST:,} models are named as bases; the others were not looked at")
+            elif (base.name, base.digest) not in seen:
                 seen.add((base.name, base.digest))
                 todo.append(base)
     return Obligations(*(tuple(dict.fromkeys(told[kind])) for kind in (DENIED, UNCLEAR, FREE)))
 
 
-def _itself(result: Trace, subject: Model, workspace: Workspace) -> list[Holder]:
-    """The model as its own files have it, and as it is enrolled from the same place."""
+def _itself(result: Trace, subject: Model, enrolled: "Enrolled") -> list[Holder]:
+    """The model as its own files have it now, and as it is enrolled from the same place."""
     made = any(p["direction"] == "parent" or p.get("role") == "same" for p in result.parents)
     shown = bool(result.copies) or made
-    own = [Holder(r.name, r.digest, r.license or "", r.claims, shown) for r in workspace.itself(subject)]
-    return own or [Holder(subject.name, subject.digest, "", subject.claims, shown, silent=True)]
+    records = [r for r in enrolled.by_digest(subject.digest) if is_itself(r, subject)]
+    own = [Holder(r.name, r.digest, r.license or "", r.claims, shown) for r in records]
+    if any(h.stated for h in own):
+        return own
+    return [*own, Holder(subject.name, subject.digest, "", subject.claims, shown, silent=True)]
 
 
-def _relatives(result: Trace, workspace: Workspace) -> list[Holder]:
+def _relatives(result: Trace, enrolled: "Enrolled") -> list[Holder]:
     rows = {(row["name"], row["digest"]): row for row in (*result.candidates, *result.copies)}
     found = (*result.copies, *result.parents, *result.relatives)
-    return [h for kin in found for h in _held(rows[kin["name"], kin["digest"]], workspace)]
+    return [h for kin in found for h in _held(rows[kin["name"], kin["digest"]], enrolled)]
 
 
-def _held(row: Mapping[str, Any], workspace: Workspace) -> list[Holder]:
+def _held(row: Mapping[str, Any], enrolled: "Enrolled") -> list[Holder]:
     """A relative; one that was read from a file and states nothing also as the registry has the same weights."""
     stated = row["licence"] if row["licence_source"] == "stated" else ""
     holder = Holder(row["name"], row["digest"], stated, row["claims"])
     if holder.licence:
         return [holder]
-    known = [_recorded(r) for r in _by_digest(row["digest"], workspace)]
+    known = [_recorded(r) for r in enrolled.by_digest(row["digest"])]
     return [h for h in known if h.licence] or [holder]
 
 
@@ -144,14 +151,14 @@ def _sentences(who: str, text: str, refused: Sequence[Denied], *, stated: bool =
         yield FREE, f"{who} is under {text}: free only as a choice of {found.choice}"
 
 
-def _bases(holder: Holder, workspace: Workspace) -> Iterator[Holder | str]:
+def _bases(holder: Holder, enrolled: "Enrolled") -> Iterator[Holder | str]:
     """What a model was made from by its own word: enrolled models, and sentences about those that are not."""
     edited_to = holder.claims.get("edited_to", "")
     for key in cards.BASES:
         for name in filter(None, (n.strip() for n in holder.claims.get(key, "").split(","))):
             if name == holder.digest or (key == "edited_from" and edited_to and edited_to != holder.digest):
                 continue
-            known = [r for r in _named(name, workspace) if r.digest != holder.digest]
+            known = [r for r in enrolled.named(name) if r.digest != holder.digest]
             yield from (_recorded(r) for r in known)
             answered = holder.stated or holder.settled or holder.claims.get(cards.BASE_LICENCE)
             if not known and not answered:
@@ -161,17 +168,32 @@ def _bases(holder: Holder, workspace: Workspace) -> Iterator[Holder | str]:
                 )
 
 
-def _named(name: str, workspace: Workspace) -> list[ModelRecord]:
-    """The enrolled models that a card means: by digest, by the whole name, by its last part."""
-    if name.startswith("sha256:"):
-        return _by_digest(name, workspace)
-    for text in dict.fromkeys((name, name.rstrip("/").rpartition("/")[2])):
+class Enrolled:
+    """The enrolled models, found as cards name them; a registry that cannot be read holds none."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
+
+    def by_digest(self, digest: str) -> list[ModelRecord]:
+        """Those with these weights."""
         with contextlib.suppress(StemmaError):
-            return [workspace.show(text)]
-    return []
+            return list(self._workspace.registry.by_digest(Digest(digest)))
+        return []
 
+    def named(self, name: str) -> list[ModelRecord]:
+        """Those that a card means: by digest, by the whole name, else by its last part; without case."""
+        if name.startswith("sha256:"):
+            return self.by_digest(name)
+        whole = name.strip("/").casefold()
+        return self._names.get(whole) or self._names.get(f"/{whole.rpartition('/')[2]}") or []
 
-def _by_digest(digest: str, workspace: Workspace) -> list[ModelRecord]:
-    with contextlib.suppress(StemmaError):
-        return list(workspace.registry.by_digest(Digest(digest)))
-    return []
+    @cached_property
+    def _names(self) -> dict[str, list[ModelRecord]]:
+        """Records by name, and by the last part of the name with a slash before it."""
+        out: dict[str, list[ModelRecord]] = {}
+        with contextlib.suppress(StemmaError):
+            for record in self._workspace.list():
+                name = record.name.casefold()
+                for key in (name, f"/{name.rpartition('/')[2]}"):
+                    out.setdefault(key, []).append(record)
+        return out
