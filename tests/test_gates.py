@@ -15,8 +15,10 @@ from checkpoints import Run, arrays_of, child_of
 from stemma.errors import MisuseError
 from stemma.kinship.compare import compare
 from stemma.models.load import from_arrays
+from stemma.registry import Registry
 from stemma.types import Relation, RelationKind
-from stemma.workspace.policies import Policy, on_comparison
+from stemma.workspace import Workspace
+from stemma.workspace.policies import Policy, on_comparison, on_trace
 
 ROOT = Path(__file__).parents[1]
 
@@ -144,6 +146,20 @@ def test_the_receipt_of_an_edit_names_a_base(run: Run, tmp_path: Path, base: dic
         run("remove", "parent")
         run("add", parent)
         assert run("trace", child, "--deny-license", "gpl-3.0")[0] == code
+
+
+def test_the_base_of_an_adapter_counts(tmp_path: Path, models: Path) -> None:
+    workspace = Workspace(Registry(tmp_path / "r.db"))
+    assert all(r.error is None for r in workspace.add([models], license="mit"))
+    claims = {"license": "apache-2.0", "base_model_name_or_path": "org/base", "base_model_license": "other: llama3.1"}
+    adapter = from_arrays(arrays_of(9), "adapter", claims=claims)
+    found = workspace.trace(adapter)
+    for word, closed in (("llama3.1", True), ("gpl-3.0", False)):
+        ruling = on_trace(Policy.of(licences=[word]), found, adapter, workspace)
+        assert (ruling.closed, bool(ruling.violations)) == (closed, closed)
+    unnamed = replace(adapter, claims={**claims, "base_model_license": "other"})
+    ruling = on_trace(Policy.of(licences=["gpl-3.0"]), found, unnamed, workspace)
+    assert (ruling.closed, "the base that adapter was merged with" in ruling.untested[0]) == (True, True)
 
 
 def test_files_beside_a_registry_are_known_by_their_weights(run: Run, tmp_path: Path, base: dict, child: Path) -> None:

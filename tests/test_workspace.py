@@ -20,6 +20,8 @@ from stemma.models.load import Checkpoint, load
 from stemma.models.model import Model
 from stemma.registry import Registry, comparisons, examine
 from stemma.registry.describe import is_remembered
+from stemma.registry.search import SketchIndex
+from stemma.types import Spec
 from stemma.workspace import Workspace
 
 
@@ -401,3 +403,40 @@ def test_probes_that_are_none_are_refused_in_one_sentence(workspace: Workspace, 
             workspace.distance(a, b, given)  # ty: ignore[invalid-argument-type]
         with pytest.raises(MisuseError, match=r"stemma\.Probes\.of"):
             GradientField()(a, given)  # ty: ignore[invalid-argument-type]
+
+
+def test_a_large_registry_is_not_called_searched_where_it_was_not(
+    workspace: Workspace, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i in range(4):
+        save_file(tuned(network(1), 20 + i), folder / f"sibling{i}.safetensors")
+    list(workspace.add([folder]))
+    save_file(tuned(network(1), 9), folder.parent / "suspect.safetensors")
+    save_file(network(99), folder.parent / "alone.safetensors")
+    suspect, alone = (load(folder.parent / f"{n}.safetensors") for n in ("suspect", "alone"))
+    within = workspace.trace(suspect, limit=2)  # all that was compared is related, and so may the rest be
+    assert [t["what"] for t in within.not_tested] == ["not-looked-at"]
+    past = workspace.trace(suspect, limit=7)
+    assert (past.not_tested, len(past.candidates), past.n_searched) == ((), 8, 9)
+    assert "1 of 9 models but by their sketches" in past.cannot_see
+    stranger = workspace.trace(alone, limit=2)
+    assert (stranger.verdict, stranger.not_tested) == ("no-known-parent", ())
+    real = workspace.registry.sketch_index
+
+    def without_one(spec: Spec) -> SketchIndex:
+        index = real(spec)
+        return SketchIndex(index._digests[1:], index._words[1:].view(np.uint8))
+
+    monkeypatch.setattr(workspace.registry, "sketch_index", without_one)
+    lacking = workspace.trace(alone, limit=2)
+    assert (lacking.verdict, [t["what"] for t in lacking.not_tested]) == ("inconclusive", ["no-sketch"])
+    assert lacking.not_tested[0]["why"].startswith("of 1 of 9 models no sketch is kept")
+
+
+def test_nothing_to_search_is_no_answer(workspace: Workspace, folder: Path) -> None:
+    suspect = load(folder / "root.safetensors")
+    for against in (None, [folder / "root.safetensors"]):
+        found = workspace.trace(suspect, against=against)
+        assert (found.verdict, [t["what"] for t in found.not_tested]) == ("inconclusive", ["nothing-searched"])
+    assert not workspace.registry.path.exists()
+    assert [f.kind for f in workspace.check()] == ["missing"]

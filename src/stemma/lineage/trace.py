@@ -187,7 +187,7 @@ def _beyond(candidates: Sequence[Candidate], rows: Sequence[Mapping[str, Any]], 
     unseen = _unseen(candidates, searched)
     if not unseen or any(r["verdict"] == "independent" for r in rows):
         return ()
-    why = f"{unseen:,} further models were seen by their sketches alone, and none that was compared is excluded"
+    why = f"{unseen:,} of {searched:,} models were seen by their sketches alone, and none that was compared is excluded"
     return ({"what": "not-looked-at", "model": "", "why": why},)
 
 

@@ -115,8 +115,9 @@ def _near(
     found = {r.name: r for digest in digests for r in registry.by_digest(digest)} | {r.name: r for r in copies}
     if indexed >= contents:
         return found, ()
-    why = f"{contents - indexed:,} models cannot be searched: there is no sketch of them" if indexed else (
-        f"there is no sketch of this model to search {contents:,} models by")  # fmt: skip
+    why = f"of {contents - indexed:,} of {contents:,} models no sketch is kept, so that they cannot be searched"
+    if sketch is None:
+        why = f"no sketch of this model is kept, so that {contents:,} models cannot be searched"
     return found, ({"what": "no-sketch", "model": "", "why": why},)
 
 
