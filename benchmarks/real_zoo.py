@@ -199,6 +199,9 @@ def summary(s: dict[str, Any]) -> dict[str, Any]:
         "not_related": len(s["not_related"]),
         "same_init_given_an_edge": sum(n["given_an_edge"] for n in s["same_init"]),
         "other_edges": len(s["other_edges"]),
+        "kin_named_among_unrelated": sum(
+            u["verdict"] in ("copy", "descends", "related") for u in s["only_unrelated_enrolled"]
+        ),
         "no_known_parent_among_unrelated": sum(u["verdict"] == "no-known-parent" for u in s["only_unrelated_enrolled"]),
         "suspects_among_unrelated": len(s["only_unrelated_enrolled"]),
     }

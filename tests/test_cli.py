@@ -7,9 +7,8 @@ import pytest
 
 import stemma
 from checkpoints import Run
-from stemma.cli import output, policy
+from stemma.cli import output
 from stemma.cli.arguments import arrange
-from stemma.errors import MisuseError
 
 
 def test_version_and_help(run: Run) -> None:
@@ -113,16 +112,6 @@ def test_colour_only_where_it_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None
 def _printed(stream: io.StringIO) -> str:
     output.console(stream).print(output.verdict_text("copy", " of x"))
     return stream.getvalue()
-
-
-def test_policy_words() -> None:
-    assert policy.wanted_relations(["Copy,pruned", "merged"]) == {"copy", "pruned", "merged"}
-    with pytest.raises(MisuseError, match="no relation 'cousin'"):
-        policy.wanted_relations(["cousin"])
-    findings = [{"name": "x", "relation": "pruned"}]
-    assert list(policy.refused_relations(frozenset({"pruned"}), "related", findings)) == ["the relation to x is pruned"]
-    assert list(policy.refused_relations(frozenset({"related"}), "descends", [])) == ["the verdict is descends"]
-    assert not list(policy.refused_relations(frozenset({"copy", "related"}), "no-known-parent", []))
 
 
 def test_the_demo_leaves_what_is_not_its_own(run: Run, tmp_path: Path) -> None:

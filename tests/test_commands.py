@@ -87,7 +87,7 @@ def test_a_search_of_nothing_is_no_clean_answer(run: Run, models: Path) -> None:
     child = models.parent / "child.safetensors"
     code, out, err = run("trace", child)
     assert code == 0
-    assert err.startswith("warning: no other model is enrolled")
+    assert err.startswith("warning: nothing was searched: there is no registry at ")
     (models.parent / "empty").mkdir()
     for path in (models.parent / "missing", models.parent / "empty"):
         code, out, err = run("trace", child, "--against", path)
@@ -125,8 +125,11 @@ def test_policies_exit_with_3(run: Run, models: Path) -> None:
 def test_a_licence_that_nobody_recorded_is_warned_of(run: Run, models: Path) -> None:
     run("add", models)
     code, _, err = run("trace", models.parent / "child.safetensors", "--deny-license", "gpl-3.0")
+    assert code == 3
+    assert "not tested: the licence of a is not recorded" in err
+    code, _, err = run("trace", models.parent / "child.safetensors", "--deny-license", "gpl-3.0", "--allow-untested")
     assert code == 0
-    assert err.startswith("warning: the licence of a is not recorded")
+    assert "warning: not tested, but allowed: the licence of a is not recorded" in err
 
 
 def test_bad_files_are_reported_and_the_rest_is_enrolled(run: Run, models: Path) -> None:
@@ -357,7 +360,7 @@ def test_a_licence_is_stated_later_and_changed_only_on_purpose(run: Run, models:
 
 def test_a_denied_licence_of_the_model_itself_is_denied(run: Run, models: Path) -> None:
     file = models / "a.safetensors"
-    run("add", file, "--license", "gpl-3.0")
+    run("add", models, "--license", "gpl-3.0")
     code, _, err = run("trace", file, "--deny-license", "gpl-3.0")
     assert code == 3
     assert "'a' itself" in err

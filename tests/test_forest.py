@@ -22,7 +22,8 @@ from stemma.models.model import Model
 from stemma.registry import Registry
 from stemma.types import Digest, ModelRef
 from stemma.workspace import Workspace
-from stemma.workspace.forest import Work, lineage, lineage_of
+from stemma.workspace.forest import Work, lineage
+from stemma.workspace.genealogy import lineage_of
 from stemma.workspace.regrown import regrown
 from stemma.zoo import family
 
@@ -357,6 +358,9 @@ def test_models_that_cannot_be_compared_stand_alone() -> None:
     flat = named("zero", {"layers.0.weight": np.zeros((16, 16)), "layers.1.weight": np.zeros((16, 16))})
     found = lineage([*vectors, flat, *family_of_models([-1, 0, 0])])
     assert {(e.parent, e.child) for e in found.edges} == {("m00", "m01"), ("m00", "m02")}
+    assert {t["model"]: t["what"] for t in found.not_tested} == dict.fromkeys(("v0", "v1", "zero"), "not-comparable")
+    alone = lineage([vectors[0]])
+    assert [(t["model"], t["what"]) for t in alone.not_tested] == [("v0", "nothing-searched")]
 
 
 def test_lineage_of_an_empty_place_is_one_clear_error(tmp_path) -> None:

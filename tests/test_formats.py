@@ -588,10 +588,12 @@ def test_an_adapter_merges_as_peft_merges_it(tmp_path: Path, monkeypatch: pytest
             return self.head(self.fc(self.emb(x)))
 
     torch.manual_seed(0)
+    card = "---\nlicense: other\nlicense_name: llama3.1\n---\n"
     for options in ({}, {"use_rslora": True, "rank_pattern": {"fc": 2}, "alpha_pattern": {"fc": 5}}):
         net = Net()
         base = load.from_arrays(net.state_dict(), "base")
         save(base, tmp_path / "base", config={"model_type": "x"}, replace=True)
+        (tmp_path / "base/README.md").write_text(card)
         tuned = get_peft_model(net, LoraConfig(r=3, lora_alpha=12, target_modules=["emb", "conv", "fc"],
                                                modules_to_save=["head"], **options))  # fmt: skip
         for name, p in tuned.named_parameters():
@@ -604,6 +606,7 @@ def test_an_adapter_merges_as_peft_merges_it(tmp_path: Path, monkeypatch: pytest
                 json.dumps({**config, "base_model_name_or_path": place})
             )
             found = load.load(tmp_path / "adapter")
+            assert found.claims["base_model_license"] == "other: llama3.1"
             assert found.config == {"model_type": "x"}
         (tmp_path / "adapter/adapter_config.json").write_text(
             json.dumps({**config, "base_model_name_or_path": "far/away"})

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from stemma.models.load import from_arrays, load
 from stemma.models.model import Model
 from stemma.models.units import permute, structure
 from stemma.types import (
+    WEIGHTS_GONE,
     Axis,
     Comparison,
     Digest,
@@ -78,16 +80,61 @@ def test_an_exhibited_map_is_not_corrected() -> None:
 @pytest.mark.parametrize(
     ("rows", "verdict"),
     [
-        ({}, "no-known-parent"),
-        ({"a": (0.5, 0.0, NO), "b": (None, 0.0, OPEN)}, "no-known-parent"),
-        ({"a": (None, 0.0, OPEN)}, "no-known-parent"),
+        ({"a": (0.5, 0.0, NO)}, "no-known-parent"),
+        ({"a": (0.5, 0.0, NO), "b": (0.7, 0.0, NO)}, "no-known-parent"),
+        ({}, "inconclusive"),
+        ({"a": (0.5, 0.0, NO), "b": (None, 0.0, OPEN)}, "inconclusive"),
+        ({"a": (None, 0.0, OPEN)}, "inconclusive"),
         ({"a": (0.2, 0.1, OPEN)}, "inconclusive"),
     ],
 )
-def test_nothing_that_passes_means_no_known_parent(rows: dict[str, tuple[Any, ...]], verdict: str) -> None:
+def test_no_known_parent_is_said_only_where_every_candidate_is_excluded(
+    rows: dict[str, tuple[Any, ...]], verdict: str
+) -> None:
     found = traced(rows)
     assert found["verdict"] == verdict
     assert found["parents"] == []
+    assert [t["model"] for t in found["not_tested"]] == [name for name, row in rows.items() if row[2] is OPEN]
+
+
+def test_what_could_not_be_searched_leaves_the_answer_open() -> None:
+    left = [{"what": "unreadable-file", "model": "", "why": "a file cannot be read"}]
+    rows = {"a": (0.5, 0.0, NO)}
+    found = trace(SUSPECT, [candidate("a")], lambda c: comparison("a", *rows["a"]), not_tested=left)
+    assert found.verdict == "inconclusive"
+    assert found.not_tested == tuple(left)
+    kin = trace(SUSPECT, [candidate("a")], lambda c: comparison("a", 1e-30, 0.9, YES), not_tested=left)
+    assert (kin.verdict, kin.not_tested) == ("related", tuple(left))
+
+
+def test_models_that_only_their_sketches_were_seen_of_are_told() -> None:
+    past = traced({"a": (1e-30, 0.9, YES), "b": (0.5, 0.0, NO)}, searched=60)
+    assert past["not_tested"] == []  # the search reached past the kin
+    assert any("58 of 60 models but by their sketches" in said for said in past["cannot_see"])
+    within = traced({"a": (1e-30, 0.9, YES), "b": (1e-30, 0.8, YES)}, searched=60)
+    assert [t["what"] for t in within["not_tested"]] == ["not-looked-at"]
+    assert "58 of 60 models were seen by their sketches alone" in within["not_tested"][0]["why"]
+    assert traced({"a": (0.5, 0.0, NO)}, searched=60)["verdict"] == "no-known-parent"
+
+
+def test_what_a_comparison_could_not_test_is_handed_on_unless_kinship_is_shown() -> None:
+    entry = {"what": "units-reordered", "model": "", "why": "the units may have been reordered"}
+    for verdict, told in ((NO, True), (OPEN, True), (YES, False)):
+        pair = replace(comparison("a", 0.5 if verdict is not YES else 1e-30, 0.9, verdict), not_tested=(entry,))
+        found = trace(SUSPECT, [candidate("a")], lambda c, pair=pair: pair)
+        assert ([t["model"] for t in found.not_tested] == ["a"]) == told
+        assert pair.to_dict()["not_tested"] == ([entry] if told else [])
+        assert found.verdict == ("inconclusive" if told else "related")
+    gone = {"what": WEIGHTS_GONE, "model": "", "why": "only sketches are left"}
+    kin = replace(comparison("a", 1e-30, 0.9, YES), not_tested=(gone,))
+    assert [t["what"] for t in trace(SUSPECT, [candidate("a")], lambda c: kin).not_tested] == [WEIGHTS_GONE]
+
+
+def test_no_relation_is_named_where_nothing_was_decided() -> None:
+    for p, verdict, relation in ((0.5, NO, "unrelated"), (None, OPEN, None), (0.2, OPEN, None)):
+        found = comparison("a", p, 0.0, verdict, RelationKind.UNRELATED)
+        assert found.to_dict()["relation"] == relation
+    assert traced({"a": (None, 0.0, OPEN, RelationKind.UNRELATED)})["candidates"][0]["relation"] is None
 
 
 def test_copies_are_set_aside_and_never_tested() -> None:

@@ -20,6 +20,8 @@ from stemma.models.load import Checkpoint, load
 from stemma.models.model import Model
 from stemma.registry import Registry, comparisons, examine
 from stemma.registry.describe import is_remembered
+from stemma.registry.search import SketchIndex
+from stemma.types import Spec
 from stemma.workspace import Workspace
 
 
@@ -235,8 +237,10 @@ def test_a_trace_against_files_is_that_against_the_registry(workspace: Workspace
     suspect = load(folder / "sub" / "child.safetensors")
     (folder / "m-bad.safetensors").write_bytes(b"\xff" * 100)
     enrolled, files = workspace.trace(suspect).to_dict(), workspace.trace(suspect, against=[folder]).to_dict()
-    assert "m-bad" in files.pop("cannot_see")[-1]
-    enrolled.pop("cannot_see")
+    (left,) = files.pop("not_tested")
+    assert (left["what"], left["model"]) == ("unreadable-file", "")
+    assert "m-bad" in left["why"]
+    assert enrolled.pop("not_tested") == []
     assert enrolled == files
 
 
@@ -293,7 +297,8 @@ def test_a_candidate_that_cannot_be_compared_never_stops_the_search(
             found = Workspace(workspace.registry, jobs=jobs).trace(suspect, against=against)
             verdicts = {c["name"]: c["verdict"] for c in found.candidates}
             assert (verdicts["stranger1"], verdicts["root"]) == ("inconclusive", "related")
-            assert "stranger1 became shorter" in found.cannot_see[-1]
+            told = {"what": "comparison-failed", "model": "stranger1", "why": "stranger1 became shorter"}
+            assert found.not_tested == (told,)
     monkeypatch.setattr(kinship, "compare", real)  # what failed was not kept
     again = workspace.trace(suspect)
     assert {c["verdict"] for c in again.candidates if c["name"] == "stranger1"} == {"independent"}
@@ -322,7 +327,8 @@ def test_a_source_that_is_gone_is_answered_from_the_sketch(workspace: Workspace,
     strangers = [c for c in found.candidates if c["name"] not in ("root", "sub/child")]
     assert strangers
     assert all(c["verdict"] != "related" and c["effect"] < row["effect"] for c in strangers)
-    assert any("root" in said and "sketches" in said for said in found.cannot_see)
+    (left,) = [t for t in found.not_tested if t["model"] == "root"]
+    assert (left["what"], "are not at" in left["why"]) == ("weights-gone", True)
     both = workspace.compare(workspace.resolve("root"), suspect)
     assert both.verdict == "related"
     save_file(network(1), folder / "again.safetensors")
@@ -397,3 +403,40 @@ def test_probes_that_are_none_are_refused_in_one_sentence(workspace: Workspace, 
             workspace.distance(a, b, given)  # ty: ignore[invalid-argument-type]
         with pytest.raises(MisuseError, match=r"stemma\.Probes\.of"):
             GradientField()(a, given)  # ty: ignore[invalid-argument-type]
+
+
+def test_a_large_registry_is_not_called_searched_where_it_was_not(
+    workspace: Workspace, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i in range(4):
+        save_file(tuned(network(1), 20 + i), folder / f"sibling{i}.safetensors")
+    list(workspace.add([folder]))
+    save_file(tuned(network(1), 9), folder.parent / "suspect.safetensors")
+    save_file(network(99), folder.parent / "alone.safetensors")
+    suspect, alone = (load(folder.parent / f"{n}.safetensors") for n in ("suspect", "alone"))
+    within = workspace.trace(suspect, limit=2)  # all that was compared is related, and so may the rest be
+    assert [t["what"] for t in within.not_tested] == ["not-looked-at"]
+    past = workspace.trace(suspect, limit=7)
+    assert (past.not_tested, len(past.candidates), past.n_searched) == ((), 8, 9)
+    assert "1 of 9 models but by their sketches" in past.cannot_see
+    stranger = workspace.trace(alone, limit=2)
+    assert (stranger.verdict, stranger.not_tested) == ("no-known-parent", ())
+    real = workspace.registry.sketch_index
+
+    def without_one(spec: Spec) -> SketchIndex:
+        index = real(spec)
+        return SketchIndex(index._digests[1:], index._words[1:].view(np.uint8))
+
+    monkeypatch.setattr(workspace.registry, "sketch_index", without_one)
+    lacking = workspace.trace(alone, limit=2)
+    assert (lacking.verdict, [t["what"] for t in lacking.not_tested]) == ("inconclusive", ["no-sketch"])
+    assert lacking.not_tested[0]["why"].startswith("of 1 of 9 models no sketch is kept")
+
+
+def test_nothing_to_search_is_no_answer(workspace: Workspace, folder: Path) -> None:
+    suspect = load(folder / "root.safetensors")
+    for against in (None, [folder / "root.safetensors"]):
+        found = workspace.trace(suspect, against=against)
+        assert (found.verdict, [t["what"] for t in found.not_tested]) == ("inconclusive", ["nothing-searched"])
+    assert not workspace.registry.path.exists()
+    assert [f.kind for f in workspace.check()] == ["missing"]

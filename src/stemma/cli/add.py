@@ -40,6 +40,7 @@ def add(
     from stemma.cli.output import columns, plain, prefix, progress, show, show_json, warn
 
     results = []
+    _understood(license)
     asking = Asking(network, allow_code, device, data)
     options: dict[str, Any] = {"name": name, "license": license, "keep_weights": keep_weights}
     if probes is not None:
@@ -68,3 +69,19 @@ def add(
         show(*([table] if done else []), f"{told} · {plain(workspace.registry.path)}")
     if failed:
         raise typer.Exit(1)
+
+
+def _understood(license: str | None) -> None:
+    """A licence that no gate would understand is told where it is stated.
+
+    Raises:
+        MisuseError: If the option is given without a licence.
+    """
+    from stemma.cli.output import warn
+    from stemma.errors import MisuseError
+    from stemma.workspace.policies import unknown
+
+    if license is not None and not license.strip():
+        raise MisuseError("--license is given without a licence")
+    if license is not None and (why := unknown(license)):
+        warn(f"warning: {why}: a gate will close on it. For a licence that is in no list write LicenseRef-NAME")

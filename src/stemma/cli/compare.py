@@ -7,6 +7,7 @@ import typer
 
 from stemma.cli.options import (
     AllowCode,
+    AllowUntested,
     Alpha,
     Data,
     Device,
@@ -36,6 +37,7 @@ def compare(
     registry: RegistryUrl = None,
     alpha: Alpha = None,
     fail_on: FailOn = None,
+    allow_untested: AllowUntested = False,
     html: Html = None,
     network: Factory = None,
     allow_code: AllowCode = False,
@@ -54,9 +56,11 @@ def compare(
     from stemma.cli.opening import open_workspace
     from stemma.cli.output import progress, show, show_json
     from stemma.cli.pages import compared, writable, written
-    from stemma.cli.policy import enforce, refused_relations, wanted_relations
+    from stemma.cli.policy import enforce, with_policy
+    from stemma.workspace.policies import Policy, on_comparison
 
-    wanted = wanted_relations(fail_on)
+    policy = Policy.of(fail_on, allow_untested=allow_untested)
+    level = {} if alpha is None else {"alpha": alpha}
     asking = Asking(network, allow_code, device, data)
     writable("--html", html)
     with progress(quiet=as_json) as report:
@@ -67,18 +71,18 @@ def compare(
         models = first, second
         prepare = SideBySide(asking.able, options.get("probes"))
         workspace = open_workspace(registry, progress=report, prepare=prepare)
-        result = workspace.compare(*models, **options, **({} if alpha is None else {"alpha": alpha}))
+        result = workspace.compare(*models, **options, **level)
         page = None if html is None else compared(models, options["probes"], result, report)
     written(html, page)
+    ruling = on_comparison(policy, result, **level)
     if as_json:
-        show_json(result.to_dict())
+        show_json(with_policy(result.to_dict(), ruling, given=policy.given))
     else:
         from stemma.cli.output import findings, identity
 
         rows = [*lines(result), *([("page", str(html), "")] if html else [])]
         show(*(identity(model) for model in models), "", findings(rows))
-    finding = {"name": result.b.name, "relation": result.relation.kind.value}
-    enforce(list(refused_relations(wanted, result.verdict, [finding])))
+    enforce(ruling)
 
 
 def lines(result: "Comparison") -> Iterator[tuple[str, "str | Text", str]]:
@@ -91,7 +95,7 @@ def lines(result: "Comparison") -> Iterator[tuple[str, "str | Text", str]]:
         Label, finding, evidence.
     """
     from stemma.cli.behaviour import behaviour
-    from stemma.cli.output import strength, verdict_text
+    from stemma.cli.output import not_tested, strength, verdict_text
     from stemma.types import Verdict
 
     kind = result.relation.kind.value
@@ -117,6 +121,7 @@ def lines(result: "Comparison") -> Iterator[tuple[str, "str | Text", str]]:
             yield "tested too", f"{evidence.claim}: {evidence.verdict}{why}", f"{chance} · {evidence.statistic}"
     arrow = {"a->b": f"{result.a.name} → {result.b.name}", "b->a": f"{result.b.name} → {result.a.name}"}
     yield "direction", arrow.get(result.direction, "unknown"), ""
+    yield from not_tested([t for t in result.open_questions if t["why"] != weights.reason])
     yield "cannot see", " · ".join(result.cannot_see) or "nothing known to be missing", ""
 
 

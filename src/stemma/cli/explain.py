@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from stemma.kinship.relation.explanation import Explanation, LayerChange
+    from stemma.kinship.relation.explanation import LayerChange
+    from stemma.workspace.explaining import Explained
 
 LONG = 40
 """Tensors from which a model is summarised by block."""
@@ -33,7 +34,7 @@ def explain(
     """
     from stemma.cli.opening import open_workspace
     from stemma.cli.output import findings, identity, progress, show, show_json
-    from stemma.kinship.relation.explain import explain as explained
+    from stemma.workspace.explaining import explained
 
     with progress(quiet=as_json) as report:
         workspace = open_workspace(registry, progress=report)
@@ -44,21 +45,23 @@ def explain(
     if as_json:
         show_json(found.to_dict())
         return
-    show(*(identity(model) for model in models), "", findings(lines(found)), "", table(found.layers, whole=layers))
+    show(*(identity(model) for model in models), "", findings(lines(found)), "",
+         table(found.explanation.layers, whole=layers))  # fmt: skip
 
 
-def lines(found: "Explanation") -> Iterator[tuple[str, "str | Text", str]]:
+def lines(answer: "Explained") -> Iterator[tuple[str, "str | Text", str]]:
     """What a person reads first: the account, what it leaves, what else would fit, and what cannot be seen.
 
     Args:
-        found: The explanation.
+        answer: The explanation.
 
     Yields:
         Label, finding, evidence.
     """
-    from stemma.cli.output import number, verdict_text
+    from stemma.cli.output import not_tested, number, verdict_text
 
-    kind = found.kind.value
+    found = answer.explanation
+    kind = "undetermined" if answer.undetermined else found.kind.value
     yield "relation", verdict_text(kind), "" if found.steps else found.sentence
     for i, step in enumerate(found.steps):
         yield f"step {i + 1}", step.name, step.sentence
@@ -73,6 +76,7 @@ def lines(found: "Explanation") -> Iterator[tuple[str, "str | Text", str]]:
         yield "fits too", " → ".join(steps), f"{number(bits)} bits an entry"
     for note in found.notes:
         yield "note", note, ""
+    yield from not_tested([t for t in answer.not_tested if t["why"] != found.sentence])
     yield "cannot see", " · ".join(found.cannot_see) or "nothing known to be missing", ""
 
 

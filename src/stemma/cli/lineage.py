@@ -19,7 +19,7 @@ CERTAIN = 0.95
 """Confidence from which a direction is not remarked on: it speaks of the tree as drawn, not of the edge."""
 
 ALONE = 12
-"""Models without relatives that are listed by name."""
+"""Models that a line lists by name."""
 
 DRAWN = {"same": "drawn so", "reversed": "drawn the other way round", "elsewhere": "drawn below another model",
          "not": "not drawn"}  # fmt: skip
@@ -44,7 +44,7 @@ def lineage(
     """
     from stemma.cli.opening import open_workspace
     from stemma.cli.output import progress, show, show_json
-    from stemma.workspace.forest import lineage_of
+    from stemma.workspace.genealogy import lineage_of
 
     options = {} if alpha is None else {"alpha": alpha}
     with progress(quiet=as_json) as report:
@@ -140,11 +140,20 @@ def _lines(result: "Lineage", below: "Mapping[str, list[Edge]]") -> "Iterator[tu
         yield "refused", " and ".join(r["models"]), str(r["reason"])
     for r in result.receipts:
         yield "receipt", f"{r['child']}: {r['operation']} of {r['parent']}", DRAWN[r["drawn"]]
-    alone = [f[0] for f in result.families if len(f) == 1]
+    open_ = {t["model"] for t in result.not_tested}
+    alone = [f[0] for f in result.families if len(f) == 1 and f[0] not in open_]
     if alone:
-        more = f" and {len(alone) - ALONE:,} more" if len(alone) > ALONE else ""
-        yield "alone", f"{', '.join(alone[:ALONE])}{more}", ""
+        yield "no relative", _few(alone), ""
+    by_reason: dict[str, list[str]] = {}
+    for t in result.not_tested:
+        by_reason.setdefault(t["why"], []).append(t["model"])
+    for why, names in by_reason.items():
+        yield "not tested", *((_few(names), why) if any(names) else (why, ""))
     yield "cannot see", " · ".join(result.cannot_see), ""
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:ALONE]) + (f" and {len(names) - ALONE:,} more" if len(names) > ALONE else "")
 
 
 def _count(n: int, one: str, many: str = "") -> str:

@@ -18,11 +18,12 @@ def list_models(registry: RegistryUrl = None, as_json: Json = False) -> None:
         show_json({"registry": str(workspace.registry.path), "models": [jsonable(record) for record in records]})
         return
     if not records:
-        show(f"No models in {plain(workspace.registry.path)}. Enrol some with: stemma add PATH")
+        empty = "No models in" if workspace.registry.path.exists() else "There is no registry at"
+        show(f"{empty} {plain(workspace.registry.path)}. Enrol some models with: stemma add PATH")
         return
     titles = ("name", "digest", "parameters", "tensors", "licence", "added")
     rows = (
-        (r.name, prefix(r.digest), f"{r.parameters:,}", f"{r.tensors:,}", r.license or "", r.added_at[:10])
+        (r.name, prefix(r.digest), f"{r.parameters:,}", f"{r.tensors:,}", r.licence or "", r.added_at[:10])
         for r in records
     )
     kept = len(titles) if console().width >= WIDE else 3

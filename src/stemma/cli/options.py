@@ -43,6 +43,22 @@ FailOn = Annotated[
         help="Exit with 3 if a finding has this relation or verdict; may be given several times.",
     ),
 ]
+DenyLicense = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--deny-license",
+        metavar="L...",
+        show_default=False,
+        help="Exit with 3 if the model, a copy, parent or relative has this licence; may be given several times.",
+    ),
+]
+AllowUntested = Annotated[
+    bool,
+    typer.Option(
+        "--allow-untested",
+        help="Let --fail-on and --deny-license pass what could not be tested, and licences that are not known.",
+    ),
+]
 Against = Annotated[
     list[Path] | None,
     typer.Option(

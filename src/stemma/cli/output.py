@@ -37,6 +37,7 @@ _STYLES = {
     "independent": "bold green",
     "no-known-parent": "bold green",
     "inconclusive": "bold magenta",
+    "undetermined": "bold magenta",
 }
 
 
@@ -213,6 +214,25 @@ def p_value(p: float | None, log10_p: float | None) -> str:
 
 FLOOR = 1e-6
 """Above this, the p-value of an exhibited map is the smallest that its null can give, not what decides."""
+
+
+UNTESTED = 6
+"""Things that were not tested that are listed before the rest is counted."""
+
+
+def not_tested(entries: Sequence[Mapping[str, str]]) -> Generator[tuple[str, str, str]]:
+    """What could not be tested, a line each.
+
+    Args:
+        entries: Each with `model`, empty where it is about none, and `why`.
+
+    Yields:
+        Label, model or reason, reason.
+    """
+    for entry in entries[:UNTESTED]:
+        yield "not tested", *((entry["model"], entry["why"]) if entry["model"] else (entry["why"], ""))
+    if len(entries) > UNTESTED:
+        yield "", f"and {len(entries) - UNTESTED:,} more", "all of them with --json"
 
 
 def strength(weights: Mapping[str, Any]) -> str:

@@ -19,8 +19,10 @@ def show(
 
     record = open_workspace(registry).show(name)
     if as_json:
-        output.show_json(jsonable(record))
+        output.show_json({**jsonable(record), "licence": record.licence})
         return
+    card = record.licence and not record.license
+    by = "by its own card; none was stated for it" if card else "as stated when it was enrolled"
     claims = ", ".join(f"{k} {v}" for k, v in sorted(record.claims.items()))
     architecture = (record.config or {}).get("model_type") or (record.config or {}).get("architectures") or ""
     kinds = ", ".join(f"{n:,} × {code}" for code, n in record.dtypes.items())
@@ -30,7 +32,7 @@ def show(
         ("source", record.source, ""),
         ("format", record.format, ""),
         ("size", f"{record.parameters:,} parameters in {record.tensors:,} tensors", kinds),
-        ("licence", record.license or "not recorded", "as stated when it was enrolled"),
+        ("licence", record.licence or "not recorded", by),
         ("claims", claims or "none", "by its files; not evidence"),
         ("config", str(architecture) or "none", "as claimed"),
         ("weights", record.weights or "not kept", "the source is read when they are needed"),

@@ -9,8 +9,10 @@ import typer
 from stemma.cli.options import (
     Against,
     AllowCode,
+    AllowUntested,
     Alpha,
     Data,
+    DenyLicense,
     Device,
     Factory,
     FailOn,
@@ -42,15 +44,8 @@ def trace(
     null_recipe: NullRecipe = None,
     alpha: Alpha = None,
     fail_on: FailOn = None,
-    deny_license: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--deny-license",
-            metavar="L...",
-            show_default=False,
-            help="Exit with 3 if a copy, parent or relative has this licence; may be given several times.",
-        ),
-    ] = None,
+    deny_license: DenyLicense = None,
+    allow_untested: AllowUntested = False,
     jobs: Jobs = 1,
     network: Factory = None,
     allow_code: AllowCode = False,
@@ -67,9 +62,10 @@ def trace(
     from stemma.cli.modalities import SideBySide, joint_of
     from stemma.cli.opening import open_workspace
     from stemma.cli.output import progress, show, show_json
-    from stemma.cli.policy import denied_licenses, enforce, refused_relations, wanted_relations
+    from stemma.cli.policy import enforce, with_policy
+    from stemma.workspace.policies import Policy, on_trace
 
-    wanted = wanted_relations(fail_on)
+    policy = Policy.of(fail_on, deny_license, allow_untested=allow_untested)
     options: dict[str, Any] = {} if alpha is None else {"alpha": alpha}
     if against:
         options["against"] = against
@@ -82,49 +78,37 @@ def trace(
         prepare = SideBySide(asking.able, options.get("probes"))
         workspace = open_workspace(registry, jobs=jobs, progress=report, prepare=prepare)
         result = workspace.trace(subject, **options)
-    _searched_something(result, against)
-    document = result.to_dict()
+    _searched_something(result, against, told=not policy.given)
+    ruling = on_trace(policy, result, subject, workspace)
     if as_json:
-        show_json(document)
+        show_json(with_policy(result.to_dict(), ruling, given=policy.given))
     else:
         from stemma.cli.output import findings, identity
 
         show(identity(subject), "", findings(lines(result)))
-    own = [] if against else _left_out(workspace.itself(subject), told=bool(wanted or deny_license))
-    violations = [
-        *refused_relations(wanted, result.verdict, related(document)),
-        *denied_licenses(deny_license, [*own, *related(document)], workspace),
-    ]
-    enforce(violations)
+    if policy.given and not against:
+        _left_out(workspace.itself(subject))
+    enforce(ruling)
 
 
-def _left_out(own: "Sequence[ModelRecord]", told: bool) -> list[Mapping[str, Any]]:
+def _left_out(own: "Sequence[ModelRecord]") -> None:
     """A policy must not pass in silence because the suspect is enrolled itself."""
     from stemma.cli.output import warn
 
-    for record in own if told else ():
+    for record in own:
         warn(f"warning: this is '{record.name}' itself, which was left out of its own search")
-    return [{"name": record.name, "licence": record.license or record.claims.get("license")} for record in own]
 
 
-def _searched_something(result: "Trace", against: Sequence[Path] | None) -> None:
+def _searched_something(result: "Trace", against: Sequence[Path] | None, *, told: bool) -> None:
     """A search of nothing must not read like a clean answer."""
     from stemma.cli.output import warn
     from stemma.errors import NotAModelError
 
     if result.n_searched == 0 and against:
         raise NotAModelError(f"there is no other checkpoint in {', '.join(map(str, against))} to search")
-    if result.n_searched == 0:
-        warn("warning: no other model is enrolled, so nothing was searched. Enrol some with: stemma add PATH")
-
-
-def related(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Every finding of kinship in a trace's document: copies, parents and relatives.
-
-    Returns:
-        The findings, best first.
-    """
-    return [*document["copies"], *document["parents"], *document["relatives"]]
+    why = next((t["why"] for t in result.not_tested if t["what"] == "nothing-searched"), "")
+    if why and told:
+        warn(f"warning: {why}. Enrol some models with: stemma add PATH")
 
 
 def lines(result: "Trace") -> Iterator[tuple[str, "str | Text", str]]:
@@ -137,7 +121,7 @@ def lines(result: "Trace") -> Iterator[tuple[str, "str | Text", str]]:
         Label, finding, evidence.
     """
     from stemma.cli.behaviour import behaviour
-    from stemma.cli.output import number, verdict_text
+    from stemma.cli.output import not_tested, number, verdict_text
 
     first = next(iter((*result.parents, *result.relatives)), None)
     closest = _candidate(result, first)
@@ -156,9 +140,25 @@ def lines(result: "Trace") -> Iterator[tuple[str, "str | Text", str]]:
     yield from _kin(several, result.parents[1:])
     yield from _direction(result)
     yield from _kin("relative", result.relatives if result.parents else result.relatives[1:])
+    yield from _licences(result)
     searched = f"{result.n_searched:,} model{'' if result.n_searched == 1 else 's'} searched"
     yield "level", f"alpha {number(result.alpha)}, corrected for {searched}", ""
+    yield from not_tested(result.not_tested)
     yield "cannot see", " · ".join(result.cannot_see) or "nothing known to be missing", ""
+
+
+def _licences(result: "Trace") -> Iterator[tuple[str, str, str]]:
+    """The licences of the kin, as read; what is no name of a licence is said to be none."""
+    from stemma.workspace.policies import unknown
+
+    by = {"stated": "as stated when it was enrolled", "card": "by its own card"}
+    found = [f for f in (*result.copies, *result.parents, *result.relatives) if f["licence"]]
+    for finding in found[:SHOWN]:
+        why = unknown(finding["licence"])
+        words = (finding["licence"], by[finding["licence_source"]], f"not clear: {why}" if why else "")
+        yield "licence", str(finding["name"]), " · ".join(w for w in words if w)
+    if len(found) > SHOWN:
+        yield "", f"and {len(found) - SHOWN:,} more licences", "all of them with --json"
 
 
 def _of(verdict: str, named: Mapping[str, Any] | None) -> str:

@@ -216,13 +216,18 @@ def _verdict(told: Difference) -> str:
     found = told.comparison
     if found is None:
         return ""
-    rows = [("verdict", f"<b>{said(found.verdict)}</b>"), ("relation", said(found.relation.kind.value))]
+    rows = [("verdict", f"<b>{said(found.verdict)}</b>"), ("relation", said(_relation(found)))]
     for name, evidence in (("weights", found.weights), ("function", found.function)):
         if evidence is not None:
             p = "not tested" if evidence.p_value is None else f"p = {number(evidence.p_value, 2)}"
             rows.append((name, f"{said(evidence.reason)} <small>({p}; {said(evidence.statistic)})</small>"))
+    rows += [("not tested", said(t["why"])) for t in found.open_questions if t["why"] != found.weights.reason]
     rows.append(("cannot see", said(" · ".join(found.cannot_see) or "nothing known to be missing")))
     return section("What they are to each other", table(rows))
+
+
+def _relation(found: Comparison) -> str:
+    return "undetermined" if found.undetermined else found.relation.kind.value
 
 
 def _where(told: Difference, cards: "probe_cards.Cards", most: Sequence[int], least: Sequence[int]) -> str:

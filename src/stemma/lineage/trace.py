@@ -9,8 +9,9 @@ from typing import Any
 
 from stemma.kinship.axes import UNASKED
 from stemma.lineage.standing import Role, Standing
+from stemma.models import cards
 from stemma.models.model import Model
-from stemma.types import Comparison, Digest, ModelRef, RelationKind, Trace
+from stemma.types import Comparison, Digest, ModelRef, NotTested, RelationKind, Trace
 
 CANNOT_SEE = ("training data", "models that are not in what was searched")
 
@@ -30,7 +31,8 @@ class Candidate:
         names_free_digest: Finds renamed copies.
         tensor_digests: Finds shared parts.
         load: Reads the model when a test needs it.
-        claims: What its files say (licence …), for policies.
+        claims: What its files say (licence, base model …), for policies.
+        licence: As a person stated it; empty where nobody did.
     """
 
     ref: ModelRef
@@ -38,6 +40,7 @@ class Candidate:
     tensor_digests: Mapping[str, Digest]
     load: Callable[[], Model]
     claims: Mapping[str, str] = field(default_factory=dict)
+    licence: str = ""
 
 
 Standings = Callable[[Sequence[tuple[Candidate, Comparison]]], Sequence[Standing]]
@@ -52,6 +55,7 @@ def trace(
     alpha: float = 0.01,
     n_searched: int | None = None,
     standings: Standings | None = None,
+    not_tested: Sequence[NotTested] = (),
 ) -> Trace:
     """Say where a model comes from, among the candidates.
 
@@ -68,9 +72,11 @@ def trace(
         n_searched: Models that were searched to find the candidates; at least their number.
         standings: What the related candidates are to the suspect; without, `parents` holds those tied for the largest
             effect, with direction `unknown`.
+        not_tested: What could not be searched at all: files that cannot be read, models that the index does not hold.
 
     Returns:
-        The trace: `descends` with the parents that are established, else `related` where there is kin.
+        The trace: `descends` with the parents that are established, else `related` where there is kin;
+        `no-known-parent` only if every candidate was tested and excluded, and nothing was left out.
     """
     searched = max(len(candidates), n_searched or 0)
     copies = [c for c in candidates if _is_copy(suspect, c)]
@@ -88,16 +94,18 @@ def trace(
     parents = [_kin(r, roles[id(r)]) for r in found if roles[id(r)].role in (Role.PARENT, Role.SAME)]
     relatives = [_kin(r, roles[id(r)]) for r in found if roles[id(r)].role not in (Role.PARENT, Role.SAME)]
     parents.sort(key=lambda p: (p["direction"] != "parent", -(p["confidence"] or 0.0)))
+    left = (*not_tested, *_left_open(compared, listed, searched), *_beyond(candidates, rows, searched))
     return Trace(
         model=suspect.ref,
-        verdict=_verdict(bool(copies), parents, found, rows),
+        verdict=_verdict(bool(copies), parents, found, excluded=bool(rows) and not left),
         copies=tuple(_copy(suspect, c) for c in copies),
         parents=tuple(parents),
         relatives=tuple(relatives),
         candidates=tuple(rows),
         alpha=alpha,
         n_searched=searched,
-        cannot_see=(*CANNOT_SEE, *_unasked([found for _, found in compared]), *_not_comparable(rows)),
+        cannot_see=(*CANNOT_SEE, *_unasked([found for _, found in compared]), *_by_sketch(candidates, searched)),
+        not_tested=left,
     )
 
 
@@ -108,7 +116,14 @@ def _is_copy(suspect: Model, c: Candidate) -> bool:
 def _copy(suspect: Model, c: Candidate) -> dict[str, Any]:
     same = c.ref.digest == suspect.digest
     return {"name": c.ref.name, "digest": c.ref.digest, "relation": "copy" if same else "reformatted",
-            "reason": "the digests agree" if same else "the same tensors under other names"}  # fmt: skip
+            "reason": "the digests agree" if same else "the same tensors under other names", **_told(c)}  # fmt: skip
+
+
+def _told(c: Candidate) -> dict[str, Any]:
+    """What is claimed of a model, for policies and never as evidence: its licence, by whom, and its base."""
+    licence = c.licence or cards.licence(c.claims)
+    by = "stated" if c.licence else "card" if licence else None
+    return {"licence": licence, "licence_source": by, "claims": cards.relevant(c.claims)}
 
 
 def _row(c: Candidate, found: Comparison) -> dict[str, Any]:
@@ -117,10 +132,10 @@ def _row(c: Candidate, found: Comparison) -> dict[str, Any]:
     close = function is not None and function["verdict"] == "related" and weights["verdict"] != "related"
     return {
         "name": c.ref.name, "digest": c.ref.digest, "verdict": found.verdict,
-        "relation": found.relation.kind.value, "steps": list(found.relation.steps),
+        "relation": document["relation"], "steps": list(found.relation.steps),
         "parameters": document["relation_parameters"], "relation_reason": found.relation.reason,
         "effect": function["effect"] if close else found.weights.effect, "weights": weights, "function": function,
-        "licence": c.claims.get("license"),
+        **_told(c),
     }  # fmt: skip
 
 
@@ -149,10 +164,36 @@ def _unasked(compared: Sequence[Comparison]) -> tuple[str, ...]:
     return (f"the function of {len(why)} of {len(compared)} models: {first}",) if why else ()
 
 
-def _not_comparable(rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    """How many models share no layer with the suspect that could be put side by side."""
-    apart = sum(r["verdict"] == "inconclusive" and r["weights"]["p_value"] is None for r in rows)
-    return (f"{apart} of {len(rows)} models that have no hidden units to put beside this one's",) if apart else ()
+def _left_open(
+    compared: Sequence[tuple[Candidate, Comparison]], rows: Sequence[Mapping[str, Any]], searched: int
+) -> tuple[NotTested, ...]:
+    """What the comparisons could not test, and candidates whose kinship does not stand up to so large a search."""
+    out: list[NotTested] = []
+    for (c, found), row in zip(compared, rows, strict=True):
+        out += [{"what": t["what"], "model": c.ref.name, "why": t["why"]} for t in found.open_questions]
+        if found.verdict == "related" and row["verdict"] == "inconclusive":
+            why = f"it looks related, but not by enough for {searched:,} models searched: {found.weights.reason}"
+            out.append({"what": "undecided", "model": c.ref.name, "why": why})
+    return tuple(out)
+
+
+def _unseen(candidates: Sequence[Candidate], searched: int) -> int:
+    """How many of the models searched were not looked at closely; one with several names is several candidates."""
+    return searched - len({c.ref.digest for c in candidates}) if searched > len(candidates) else 0
+
+
+def _beyond(candidates: Sequence[Candidate], rows: Sequence[Mapping[str, Any]], searched: int) -> tuple[NotTested, ...]:
+    """The models further away by their sketches, unless the search reached past the kin: to one that is excluded."""
+    unseen = _unseen(candidates, searched)
+    if not unseen or any(r["verdict"] == "independent" for r in rows):
+        return ()
+    why = f"{unseen:,} of {searched:,} models were seen by their sketches alone, and none that was compared is excluded"
+    return ({"what": "not-looked-at", "model": "", "why": why},)
+
+
+def _by_sketch(candidates: Sequence[Candidate], searched: int) -> tuple[str, ...]:
+    unseen = _unseen(candidates, searched)
+    return (f"{unseen:,} of {searched:,} models but by their sketches",) if unseen else ()
 
 
 def _demoted(row: Mapping[str, Any]) -> str:
@@ -190,18 +231,15 @@ def _kin(row: Mapping[str, Any], standing: Standing) -> dict[str, Any]:
         "p_value": by["p_value"], "log10_p": by["log10_p"], "confidence": standing.confidence,
         "direction": "parent" if standing.role is Role.PARENT else "unknown", "role": standing.role.value,
         "share": row["effect"] if standing.share is None else standing.share,
-        "reason": standing.reason or by["reason"], "licence": row["licence"],
+        "reason": standing.reason or by["reason"], "licence": row["licence"], "licence_source": row["licence_source"],
     }  # fmt: skip
 
 
-def _verdict(
-    copies: bool, parents: Sequence[Mapping[str, Any]], found: Sequence[Any], rows: Sequence[Mapping[str, Any]]
-) -> str:
+def _verdict(copies: bool, parents: Sequence[Mapping[str, Any]], found: Sequence[Any], *, excluded: bool) -> str:
     if copies:
         return "copy"
     if any(p["direction"] == "parent" for p in parents):
         return "descends"
     if found:
         return "related"
-    undecided = any(r["verdict"] == "inconclusive" and r["weights"]["p_value"] is not None for r in rows)
-    return "inconclusive" if undecided and not any(r["verdict"] == "independent" for r in rows) else "no-known-parent"
+    return "no-known-parent" if excluded else "inconclusive"

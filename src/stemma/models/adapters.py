@@ -93,6 +93,8 @@ def open_adapter(
     updates, whole = _updates(folder, tensors, config)
     merged = _merge(folder, base, updates, whole)
     note = f"an adapter merged with its base at {base_path}: {len(updates)} tensors changed, {len(whole)} replaced"
+    licence = cards.licence(base.claims)
+    claims = {**claims, **({cards.BASE_LICENCE: licence} if licence else {})}
     return (model(name, alone.source, merged, base.config, claims, (*alone.notes, *base.notes, note)),)
 
 

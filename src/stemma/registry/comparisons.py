@@ -13,6 +13,7 @@ import stemma
 from stemma.errors import MisuseError
 from stemma.models.model import Model
 from stemma.types import (
+    WEIGHTS_GONE,
     Axis,
     Comparison,
     Evidence,
@@ -95,6 +96,8 @@ def decode(raw: Mapping[str, Any], a: ModelRef, b: ModelRef) -> Comparison:
         function=None if raw["function"] is None else _evidence(raw["function"]),
         evidence=tuple(_evidence(e) for e in raw["evidence"]),
         cannot_see=tuple(raw["cannot_see"]),
+        direction_confidence=raw.get("direction_confidence"),
+        not_tested=tuple(raw.get("not_tested", ())),
     )
 
 
@@ -152,7 +155,8 @@ def from_sketches(
         weights = SketchedUnitsInPlace().evidence(one, two, alpha=alpha)
         weights = replace(weights, reason=f"{missing}; {weights.reason}")
         kind = RelationKind.RELATED if weights.verdict is Verdict.SUPPORTED else RelationKind.UNRELATED
-    return _comparison(a.ref, b.ref, weights, kind, missing)
+    left = f"{missing}; a sketch may show kinship, but not what was done"
+    return _comparison(a.ref, b.ref, weights, kind, left, WEIGHTS_GONE)
 
 
 def unanswered(a: ModelRef, b: ModelRef, why: str) -> Comparison:
@@ -167,10 +171,10 @@ def unanswered(a: ModelRef, b: ModelRef, why: str) -> Comparison:
         An inconclusive comparison.
     """
     weights = _by_digest(a, b, False, why)
-    return _comparison(a, b, weights, RelationKind.UNRELATED, why)
+    return _comparison(a, b, weights, RelationKind.UNRELATED, why, "comparison-failed")
 
 
-def _comparison(a: ModelRef, b: ModelRef, weights: Evidence, kind: RelationKind, missing: str) -> Comparison:
+def _comparison(a: ModelRef, b: ModelRef, weights: Evidence, kind: RelationKind, missing: str, what: str) -> Comparison:
     return Comparison(
         a=a,
         b=b,
@@ -179,8 +183,12 @@ def _comparison(a: ModelRef, b: ModelRef, weights: Evidence, kind: RelationKind,
         direction="unknown",
         weights=weights,
         evidence=(weights,),
-        cannot_see=("the weights: " + missing,),
+        not_tested=() if kind in _BY_DIGEST else ({"what": what, "model": "", "why": missing},),
     )
+
+
+_BY_DIGEST = (RelationKind.COPY, RelationKind.REFORMATTED)
+"""Relations that digests show: no weights are missed."""
 
 
 def _by_digest(a: ModelRef, b: ModelRef, same: bool, otherwise: str) -> Evidence:

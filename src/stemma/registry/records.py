@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from stemma.errors import RegistryError
+from stemma.models import cards
 from stemma.models import digest as digests
 from stemma.models.model import ArrayStorage, Tensor
 from stemma.types import Digest, ModelRef, Spec
@@ -85,6 +86,11 @@ class ModelRecord:
     def ref(self) -> ModelRef:
         """Name and digest, for results."""
         return ModelRef(self.name, self.digest)
+
+    @property
+    def licence(self) -> str | None:
+        """The licence as it was stated, else as the files claim it, else None."""
+        return self.license or cards.licence(self.claims)
 
     def renamed(self, name: str) -> "ModelRecord":
         """The same model under another name.
@@ -172,7 +178,7 @@ class Finding:
     """Something that `check` found wrong.
 
     Attributes:
-        kind: `database`, `record`, `blob`, `index`, `leftover`, `source-gone` or `source-changed`.
+        kind: `missing`, `database`, `record`, `blob`, `index`, `leftover`, `source-gone` or `source-changed`.
         subject: The model's name, or the digest or file concerned.
         message: What is wrong and what to do, in one sentence.
     """

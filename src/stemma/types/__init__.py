@@ -1,6 +1,6 @@
 """The nouns: frozen values that travel between the stages. Methods live in the stage folders."""
 
-from stemma.types.answers import Comparison, Edge, Lineage, Trace
+from stemma.types.answers import WEIGHTS_GONE, Comparison, Edge, Lineage, NotTested, Trace
 from stemma.types.edits import Plan, Receipt
 from stemma.types.nouns import (
     Axis,
@@ -21,6 +21,7 @@ from stemma.types.nouns import (
 )
 
 __all__ = [
+    "WEIGHTS_GONE",
     "Axis",
     "Comparison",
     "Digest",
@@ -31,6 +32,7 @@ __all__ = [
     "InputSpec",
     "Lineage",
     "ModelRef",
+    "NotTested",
     "Null",
     "Plan",
     "Receipt",

@@ -4,7 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from stemma.types.nouns import Evidence, ModelRef, Relation, Verdict, jsonable
+from stemma.types.nouns import Evidence, ModelRef, Relation, RelationKind, Verdict, jsonable
+
+NotTested = Mapping[str, str]
+"""One thing that could not be tested: `what` (a short code), `model` (its name, or empty) and `why` (one sentence)."""
+
+WEIGHTS_GONE = "weights-gone"
+"""The code for weights of which only a sketch is left: kinship may show, but not what was done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +28,7 @@ class Comparison:
         evidence: Every test that was run, the deciding one first.
         cannot_see: What this comparison did not look at.
         direction_confidence: Calibrated probability of the direction; None where a mark shows it, or it is unknown.
+        not_tested: What could not be tested although it bears on the verdict: a gate closes on it.
     """
 
     a: ModelRef
@@ -34,9 +41,25 @@ class Comparison:
     evidence: tuple[Evidence, ...] = ()
     cannot_see: tuple[str, ...] = ()
     direction_confidence: float | None = None
+    not_tested: tuple[NotTested, ...] = ()
+
+    @property
+    def undetermined(self) -> bool:
+        """Whether no relation can be named because nothing was decided: `unrelated` would be an acquittal."""
+        return self.verdict == "inconclusive" and self.relation.kind is RelationKind.UNRELATED
+
+    @property
+    def open_questions(self) -> tuple[NotTested, ...]:
+        """What was not tested and bears on the answer: of relatives only what hides the relation, else everything."""
+        if self.verdict == "related":
+            return tuple(t for t in self.not_tested if t["what"] == WEIGHTS_GONE)
+        if self.not_tested or self.verdict != "inconclusive":
+            return self.not_tested
+        tested = self.weights.p_value is not None
+        return ({"what": "undecided" if tested else "not-comparable", "model": "", "why": self.weights.reason},)
 
     def to_dict(self) -> dict[str, Any]:
-        """The `--json` document of `stemma compare`.
+        """The `--json` document of `stemma compare`; `relation` is null where nothing was decided.
 
         Returns:
             Plain JSON values.
@@ -46,7 +69,7 @@ class Comparison:
             "a": jsonable(self.a),
             "b": jsonable(self.b),
             "verdict": self.verdict,
-            "relation": self.relation.kind.value,
+            "relation": None if self.undetermined else self.relation.kind.value,
             "steps": list(self.relation.steps),
             "relation_parameters": jsonable(self.relation.parameters),
             "relation_reason": self.relation.reason,
@@ -64,6 +87,7 @@ class Comparison:
             "function": None if self.function is None else _function_axis(self.function),
             "evidence": [e.to_dict() for e in self.evidence],
             "cannot_see": list(self.cannot_see),
+            "not_tested": jsonable(self.open_questions),
         }
 
 
@@ -93,6 +117,8 @@ class Trace:
         alpha: Level of the decision, after correction for `n_searched`.
         n_searched: Number of models that were searched, not only those looked at closely.
         cannot_see: What the answer does not cover.
+        not_tested: What could not be tested although it bears on the verdict: a gate closes on it, and nothing is
+            called `no-known-parent` beside it.
     """
 
     model: ModelRef
@@ -104,6 +130,7 @@ class Trace:
     alpha: float
     n_searched: int
     cannot_see: tuple[str, ...] = ()
+    not_tested: tuple[NotTested, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The `--json` document of `stemma trace`.
@@ -157,6 +184,7 @@ class Lineage:
             `drawn`: `same`, `reversed`, `elsewhere` (the child has another parent) or `not`. No edge is drawn for them.
         evidence: What the decisions were made with: by family, the noise and what was tested.
         cannot_see: What this answer does not cover.
+        not_tested: Models that nothing here could be compared with, or that could not be read.
     """
 
     models: tuple[ModelRef, ...]
@@ -168,6 +196,7 @@ class Lineage:
     receipts: tuple[Mapping[str, Any], ...] = ()
     evidence: tuple[Mapping[str, Any], ...] = ()
     cannot_see: tuple[str, ...] = ()
+    not_tested: tuple[NotTested, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The `--json` document of `stemma lineage`.

@@ -2,11 +2,10 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 
-from stemma.errors import MisuseError, NotAModelError, StemmaError
+from stemma.errors import MisuseError, StemmaError
 from stemma.kinship.relation.grids import lies_on_grid
 from stemma.kinship.weights.aligned import UnitsInPlace
 from stemma.kinship.weights.correspondence import candidates
@@ -14,20 +13,18 @@ from stemma.kinship.weights.counts import evidence
 from stemma.kinship.weights.entries import Entries, entries
 from stemma.lineage.direction import Direction as PairModel
 from stemma.lineage.distances import ByNorm, Distances, RowAngles, squared_distances
-from stemma.lineage.families import families
+from stemma.lineage.families import ALL_PAIRS, families
 from stemma.lineage.forest import Family, Forest, Named, leads
 from stemma.lineage.geometry import Geometry
 from stemma.lineage.known_parents import known_parents
 from stemma.lineage.rooting import SURE, ByWeights, Direction
 from stemma.models.model import Model
 from stemma.models.units import structure
-from stemma.registry import comparisons, describe
+from stemma.registry import comparisons
 from stemma.registry.examine import fingerprinters
-from stemma.registry.receipts import known_edges
-from stemma.types import Comparison, Edge, Evidence, Lineage, RelationKind, Verdict
-from stemma.workspace.candidates import from_files
+from stemma.types import Comparison, Edge, Evidence, Lineage, NotTested, RelationKind, Verdict
 from stemma.workspace.recall import compared
-from stemma.workspace.workspace import ALPHA, Workspace
+from stemma.workspace.workspace import ALPHA
 
 Progress = Callable[[str, int, int | None], None]
 
@@ -45,6 +42,10 @@ HALF = 0.5
 
 EXACT = frozenset({RelationKind.COPY, RelationKind.REFORMATTED, RelationKind.PERMUTED})
 """Relations that are exhibited; the one is the other in another form."""
+
+FAR_SKETCHES = "pairs whose sketches are no nearer than chance"
+
+NO_COUNTERPART = "no other model here has hidden units that could be put beside its own"
 
 OTHER_SHAPES = "related, but of other shapes, and neither is shown to be made from the other"
 
@@ -107,7 +108,7 @@ class Work:
     forms: dict[int, tuple[int, str, str]] = field(default_factory=dict)
     elsewhere: list[int] = field(default_factory=list)
     shapes: list[list[tuple[list[int], Entries]]] = field(default_factory=list)
-    unread: list[str] = field(default_factory=list)
+    unread: list[NotTested] = field(default_factory=list)
     compared: dict[tuple[int, int], Comparison] = field(default_factory=dict)
     placed: dict[tuple[int, int], Evidence] = field(default_factory=dict)
 
@@ -201,7 +202,7 @@ class Work:
             self.models[i].names_free_digest  # noqa: B018
             self.bits(i)
         except StemmaError as e:
-            self.unread.append(f"{self.models[i].name}: {e}")
+            self.unread.append({"what": "unreadable-file", "model": self.models[i].name, "why": str(e)})
             return False
         return True
 
@@ -332,64 +333,35 @@ class Work:
             refused.append({"models": [near], "reason": "related, but its units lie in another order: not placed"})
         grown = [tuple(sorted({*f, *(c for m in f for c in names.get(m, ()))})) for f in found.families]
         refs = [*found.models, *(m.ref for i, m in enumerate(self.models) if i in self.forms or i in self.elsewhere)]
-        unseen = [f"{len(self.unread)} models that cannot be read: {'; '.join(self.unread[:3])}"] if self.unread else []
         lost = sorted(self.models[i].name for i in self.elsewhere if self.models[i].name not in placed)
         return replace(
             found, models=tuple(sorted(refs, key=lambda m: m.name)),
             edges=tuple(sorted(edges, key=lambda e: (e.child, e.parent))), roots=tuple(sorted([*found.roots, *lost])),
             families=tuple(sorted([*grown, *((n,) for n in lost)], key=lambda f: (-len(f), f))),
-            refused=tuple(refused), cannot_see=(*CANNOT_SEE, *unseen),
+            refused=tuple(refused), cannot_see=CANNOT_SEE + ((FAR_SKETCHES,) if len(self.models) > ALL_PAIRS else ()),
+            not_tested=(*self.unread, *self.lone({n for f in grown if len(f) == 1 for n in f})),
         )  # fmt: skip
+
+    def lone(self, names: set[str]) -> list[NotTested]:
+        """Models without relatives that nothing here could be compared with: that is no finding."""
+        at = {m.name: i for i, m in enumerate(self.models)}
+        out: list[NotTested] = []
+        for name in sorted(names):
+            tested = [e.p_value for pair, e in self.placed.items() if at[name] in pair]
+            tested += [c.weights.p_value for pair, c in self.compared.items() if at[name] in pair]
+            if len(self.models) == 1:
+                out.append(
+                    {"what": "nothing-searched", "model": name, "why": "there is no other model to compare with"}
+                )
+            elif tested and all(p is None for p in tested):
+                out.append({"what": "not-comparable", "model": name, "why": NO_COUNTERPART})
+        return out
 
     def root_form(self, i: int) -> str:
         """The name of the model that a model is, through other forms of it."""
         while i in self.forms:
             i = self.forms[i][0]
         return self.models[i].name
-
-
-def lineage_of(
-    workspace: Workspace,
-    paths: Sequence[Path] | None = None,
-    *,
-    alpha: float = ALPHA,
-    progress: Progress | None = None,
-) -> Lineage:
-    """The lineage of files, or of everything that is enrolled.
-
-    Args:
-        workspace: Holds the registry.
-        paths: Checkpoints, or folders of them; the registry unless given.
-        alpha: Level of the decision that two models are related, over all pairs.
-        progress: Told what happens, how many models are done, and of how many.
-
-    Returns:
-        The lineage. Enrolled models whose weights are gone are named in what it cannot see.
-
-    Raises:
-        NotAModelError: If there is nothing to read.
-    """
-    if paths is not None:
-        found, unread = from_files([Path(p) for p in paths])
-        models = [c.load() for c in found]
-        named = zip(models, (c.ref.name for c in found), strict=True)
-        models = [m if m.name == name else describe.renamed(m, name) for m, name in named]
-        gone = [f"{len(unread)} files that cannot be read: {'; '.join(unread[:3])}"] if unread else []
-        kept: dict[str, np.ndarray] = {}
-    else:
-        records = workspace.list()
-        opened = [workspace.reopen(r) for r in records]
-        models = [m for m in opened if not describe.is_remembered(m)]
-        lost = sorted(m.name for m in opened if describe.is_remembered(m))
-        gone = [f"the weights of {', '.join(lost[:5])}{' …' if len(lost) > 5 else ''}, which are gone"] if lost else []
-        spec = fingerprinters()[0].spec
-        kept = {str(f.model): np.asarray(f.values["bits"]) for f in workspace.registry.fingerprints(spec)}
-    if not models:
-        where = "enrolled (enrol some with: stemma add PATH)" if paths is None else f"in {', '.join(map(str, paths))}"
-        raise NotAModelError(f"there is no checkpoint {where} to draw a lineage of")
-    result = lineage(models, alpha=alpha, sketches=kept, progress=progress)
-    told = tuple(k.to_dict(result.edges) for k in known_edges(models))
-    return replace(result, receipts=told, cannot_see=(*result.cannot_see, *gone))
 
 
 def _nearest_account(found: Comparison) -> tuple[float, int, float]:

@@ -152,7 +152,7 @@ class _Choice:
         if self._strict and (why := self._unfit(c)):
             return why
         for m in self._asked:
-            found = self._recall.enrolled(c, m, ALPHA, []) if self._strict else self._weights(c, m)
+            found = self._recall.enrolled(c, m, ALPHA) if self._strict else self._weights(c, m)
             if found.weights.verdict is Verdict.SUPPORTED:
                 return f"its weights are related to {m.name}"
             seen = found.weights.verdict is Verdict.REFUTED or (found.weights.p_value or 0.0) > ALPHA

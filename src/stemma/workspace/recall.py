@@ -1,7 +1,6 @@
 """Weights compared once: the answer is kept."""
 
 import contextlib
-from collections.abc import MutableSequence
 from dataclasses import dataclass
 
 from stemma.errors import RegistryError
@@ -33,14 +32,13 @@ class Recall:
             return comparisons.from_sketches(a, b, (self.sketch(a), self.sketch(b)), missing, alpha)
         return compared(a, b, alpha)
 
-    def enrolled(self, c: Candidate, other: Model, alpha: float, gone: MutableSequence[str]) -> Comparison:
+    def enrolled(self, c: Candidate, other: Model, alpha: float) -> Comparison:
         """Compare an enrolled model with another one, once.
 
         Args:
             c: The enrolled model.
             other: The other one.
             alpha: Level of the decision.
-            gone: Names of models whose weights are gone are added to it.
 
         Returns:
             The comparison.
@@ -51,7 +49,6 @@ class Recall:
             return comparisons.decode(known.content, c.ref, other.ref)
         candidate = c.load()
         if describe.is_remembered(candidate) or describe.is_remembered(other):
-            gone.append(c.ref.name if describe.is_remembered(candidate) else other.name)
             return self.weights(candidate, other, alpha)
         found = compared(candidate, other, alpha)
         with contextlib.suppress(RegistryError):  # a registry that cannot be written still answers
@@ -67,7 +64,7 @@ class Recall:
         known = self.registry.get_evidence(a.ref.digest, b.ref.digest, comparisons.spec(alpha))
         if known is not None:
             return comparisons.decode(known.content, a.ref, b.ref)
-        return self.enrolled(a, b.load(), alpha, [])
+        return self.enrolled(a, b.load(), alpha)
 
     def sketch(self, model: Model) -> Fingerprint | None:
         """The weight sketch of a model, remembered where its weights are gone.

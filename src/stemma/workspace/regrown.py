@@ -72,6 +72,7 @@ def _restricted(whole: Lineage, names: set[str]) -> Lineage:
         missing_ancestors=tuple(m for n, m in lost.items() if n in kept),
         refused=tuple(r for r in whole.refused if set(r["models"]) <= kept),
         evidence=tuple(e for e in whole.evidence if set(e["family"]) & names),
+        not_tested=tuple(t for t in whole.not_tested if t["model"] in names),
     )  # fmt: skip
 
 
@@ -97,6 +98,7 @@ def united(parts: Sequence[Lineage]) -> Lineage:
         families=tuple(sorted((f for p in whole for f in p.families), key=lambda f: (-len(f), f))),
         missing_ancestors=tuple(m for p in whole for m in p.missing_ancestors),
         refused=tuple(r for p in whole for r in p.refused), evidence=tuple(e for p in whole for e in p.evidence),
+        not_tested=tuple(t for p in whole for t in p.not_tested),
     )  # fmt: skip
 
 

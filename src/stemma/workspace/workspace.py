@@ -1,26 +1,24 @@
 """A registry and the work that is done with it: what a person, a page or a program asks."""
 
 import contextlib
-import dataclasses
-from collections.abc import Callable, Iterator, MutableSequence, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from stemma.errors import MisuseError, StemmaError, UnknownNameError, UnreadableModelError
+from stemma.errors import MisuseError, StemmaError, UnknownNameError, UnusableRegistryError
 from stemma.lineage.trace import Candidate
 from stemma.models.load import load, open_models
 from stemma.models.model import Model
 from stemma.registry import Registry, comparisons, describe
 from stemma.registry.records import Finding, ModelRecord, Progress
 from stemma.training import shipped_parenthood
-from stemma.types import Comparison, Digest, Distance, Evidence, Fingerprint, Trace
-from stemma.workspace.candidates import from_files, is_itself
+from stemma.types import Comparison, Distance, Evidence, Fingerprint, Trace
+from stemma.workspace.candidates import is_itself
 from stemma.workspace.enrolling import AddResult, Enrolling
 from stemma.workspace.recall import Recall, compared
+from stemma.workspace.searching import among_enrolled, among_files
 from stemma.workspace.standings import Standings, directed
 
 if TYPE_CHECKING:
@@ -67,8 +65,20 @@ class Workspace:
         return self.registry.models()
 
     def show(self, name_or_digest: str) -> ModelRecord:
-        """The record of one live model, by name or by a digest prefix of at least 8 characters."""
-        return self.registry.get(name_or_digest)
+        """The record of one live model, by name or by a digest prefix of at least 8 characters.
+
+        Returns:
+            The record.
+
+        Raises:
+            UnknownNameError: If there is none.
+        """
+        try:
+            return self.registry.get(name_or_digest)
+        except UnknownNameError as e:
+            if self.registry.path.exists():
+                raise
+            raise UnknownNameError(f"{e} (there is no registry at {self.registry.path})") from None
 
     def remove(self, name: str) -> ModelRecord:
         """Take a name out of the registry; what was removed is returned."""
@@ -76,6 +86,9 @@ class Workspace:
 
     def check(self) -> "Sequence[Finding]":
         """Look whether registry and sources are what they were; what is wrong is returned."""
+        path = self.registry.path
+        if not path.exists():
+            return [Finding("missing", str(path), f"there is no registry at {path}. Make one with: stemma add PATH")]
         return self.registry.check(self._progress)
 
     # Enrolling
@@ -137,7 +150,7 @@ class Workspace:
         if Path(text).exists():
             return self._prepare(load(Path(text)))
         try:
-            return self.reopen(self.registry.get(text))
+            return self.reopen(self.show(text))
         except UnknownNameError as e:
             raise UnknownNameError(f"there is no file '{text}', and {e}") from None
 
@@ -263,21 +276,19 @@ class Workspace:
         comparisons.check_level(alpha)
         _probes_for(null, probes)
         if against is not None:
-            candidates, unread = from_files([Path(p) for p in against], model, self._prepare)
-            n_searched = len(candidates)
+            search = among_files([Path(p) for p in against], model, self._prepare)
         else:
-            candidates, n_searched = self._enrolled_candidates(model, limit)
-            unread = ()
-        gone: MutableSequence[str] = []
-        failed: MutableSequence[str] = []
+            search = among_enrolled(self.registry, model, limit, self.reopen)
+        candidates = search.candidates
 
         def of_weights(c: Candidate) -> Comparison:
             try:
                 if against is None:
-                    return Recall(self.registry).enrolled(c, model, alpha, gone)
+                    return Recall(self.registry).enrolled(c, model, alpha)
                 return compared(c.load(), model, alpha)
-            except UnreadableModelError as e:  # one candidate never stops the search
-                failed.append(str(e))
+            except UnusableRegistryError:
+                raise
+            except StemmaError as e:  # one candidate never stops the search
                 return comparisons.unanswered(c.ref, model.ref, str(e))
 
         function = {} if probes is None else self._function(probes, alpha).on_search(model, candidates, null)
@@ -291,18 +302,10 @@ class Workspace:
 
             try:
                 standings = Standings(model, shipped_parenthood)
-                found = trace(model, candidates, evidence, alpha=alpha, n_searched=n_searched, standings=standings)
+                return trace(model, candidates, evidence, alpha=alpha, n_searched=search.n_searched,
+                             standings=standings, not_tested=search.not_tested)  # fmt: skip
             finally:
                 pool.shutdown(cancel_futures=True)
-        unseen = [f"{len(unread)} files that cannot be read: {'; '.join(unread[:3])}"] if unread else []
-        if gone:
-            unseen.append(
-                f"the weights of {', '.join(sorted(set(gone))[:5])}{' …' if len(set(gone)) > 5 else ''}: only sketches "
-                "are left"
-            )
-        if failed:
-            unseen.append(f"{len(failed)} models that cannot be compared: {'; '.join(sorted(failed)[:3])}")
-        return dataclasses.replace(found, cannot_see=(*found.cannot_see, *unseen))
 
     def _function(self, probes: "Probes | Selection", alpha: float) -> "FunctionAxis":
         from stemma.kinship.function.selection import Selection
@@ -321,35 +324,9 @@ class Workspace:
 
         return FunctionAxis(self.registry, probes, alpha, self._progress, enrolled)
 
-    def _enrolled_candidates(self, model: Model, limit: int) -> tuple[Sequence[Candidate], int]:
-        contents = self.registry.count()
-        if contents <= limit + 1:
-            live = self.registry.models()
-        else:
-            copies = self.registry.by_names_free_digest(model.names_free_digest)
-            near = {r.name: r for digest in self._near(model, limit) for r in self.registry.by_digest(digest)}
-            live = sorted({**near, **{r.name: r for r in copies}}.values(), key=lambda r: r.name)
-        others = [r for r in live if not is_itself(r, model)]
-        alone = len(others) < len(live) and model.digest not in {r.digest for r in others}
-        return [self._candidate(r) for r in others], contents - alone
-
     def itself(self, model: Model) -> tuple[ModelRecord, ...]:
         """The records under which a model is enrolled from the very place it was read from: a trace leaves them out."""
         return tuple(r for r in self.registry.by_digest(model.digest) if is_itself(r, model))
-
-    def _near(self, model: Model, limit: int) -> set[Digest]:
-        sketch = Recall(self.registry).sketch(model)
-        telling = [model.tensor_digests[n] for n, t in model.tensors.items() if sum(s > 1 for s in t.shape) >= 2]
-        near = set(self.registry.by_tensor_digests(telling, limit))  # a vector of ones is shared by thousands
-        if sketch is not None:
-            index = self.registry.sketch_index(sketch.spec)
-            near.update(n.digest for n in index.nearest(np.asarray(sketch.values["bits"]), limit + 1))
-        return near
-
-    def _candidate(self, record: ModelRecord) -> Candidate:
-        tensors = {t.name: t.digest for t in self.registry.tensors(record.digest)}
-        claims = {**record.claims, **({"license": record.license} if record.license else {})}
-        return Candidate(record.ref, record.names_free_digest, tensors, partial(self.reopen, record), claims)
 
 
 def _with_function(found: Comparison, function: Evidence | str | None, one: Candidate, suspect: Model) -> Comparison:

@@ -25,7 +25,9 @@ SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?
 TEXT, LIST = 8, 9
 MAX_TEXT = 1 << 24
 MAX_ENTRIES = 1 << 20
-CLAIMS = ("general.name", "general.architecture", "general.license", "general.basename", "general.finetune")
+MAX_BASES = 64
+CLAIMS = ("general.name", "general.architecture", "general.basename", "general.finetune", "general.license",
+          "general.license.name", "general.license.link")  # fmt: skip
 
 
 class Gguf(AbstractFormat):
@@ -175,5 +177,6 @@ def _claims(fields: Mapping[str, Any]) -> dict[str, str]:
     kept: dict[str, str] = {
         k.removeprefix("general."): str(fields[k]) for k in CLAIMS if isinstance(fields.get(k), str)
     }
-    base = fields.get("general.base_model.0.name")
-    return {**kept, "base_model": base} if isinstance(base, str) else kept
+    named = [fields.get(f"general.base_model.{i}.name") for i in range(MAX_BASES)]
+    bases = ", ".join(b for b in named if isinstance(b, str) and b)
+    return {**kept, "base_model": bases} if bases else kept
