@@ -1,6 +1,6 @@
 """The weights axis of a pair: the cheap and certain tests first, a search only where they leave something open."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,6 +20,7 @@ from stemma.kinship.weights.decision import Findings, decide
 from stemma.kinship.weights.matched import Matched, UnitsMatched
 from stemma.kinship.weights.not_tested import untested
 from stemma.kinship.weights.residual import recast_equal
+from stemma.kinship.weights.restored import restored
 from stemma.kinship.weights.shared import SharedTensors
 from stemma.kinship.weights.sizes import sizes_apart
 from stemma.kinship.weights.units_kept import UnitsKept
@@ -36,6 +37,9 @@ OPEN = (
 
 SAME = 0.999
 """Mean cosine of units in place from which they may be the same but for factors."""
+
+WHOLE = 0.9
+"""Share of a model that is explained, from which no pieces are looked for."""
 
 MORE = 0.02
 """By how much a map must explain more of a model than units in place do."""
@@ -81,6 +85,48 @@ def decided(a: Model, b: Model, *, alpha: float = 0.01) -> Decided:
     """
     _hash_while_importing(a, b)
     same = _identity(a, b)
+    if same.verdict is Verdict.SUPPORTED:
+        return Decided(_answer(a, b, Findings(same, alpha=alpha), _identity_relation(a, b)))
+    found = _as_stored(a, b, same, alpha)
+    if found.comparison.verdict == "related" and found.comparison.weights.effect >= WHOLE:
+        return found
+    for view_a, view_b, made in _laid_out(a, b):
+        other = _as_stored(view_a, view_b, _identity(view_a, view_b), alpha)
+        if other.comparison.verdict == "related" and _nearer(other.comparison, found.comparison):
+            return replace(other, comparison=_restored(a, b, other.comparison, made))
+    return found
+
+
+def _laid_out(a: Model, b: Model) -> Iterator[tuple[Model, Model, Mapping[str, str]]]:
+    """The pair with one model's pieces and factors put together as the other model has them."""
+    if (view := restored(a, b)) is not None:
+        yield a, view.model, view.made
+    if (view := restored(b, a)) is not None:
+        yield view.model, b, view.made
+
+
+def _nearer(one: Comparison, other: Comparison) -> bool:
+    return other.verdict != "related" or one.weights.effect > other.weights.effect + MORE
+
+
+def _restored(a: Model, b: Model, found: Comparison, made: Mapping[str, str]) -> Comparison:
+    """The answer about a view, as one about the models themselves."""
+    first = next(iter(made.items()))
+    more = f" and {len(made) - 1} more" if len(made) > 1 else ""
+    step = "factors multiplied" if any(w.startswith("the product") for w in made.values()) else "pieces joined"
+    said = f"{first[0]} is {first[1]}{more}"
+    relation = found.relation
+    kind = RelationKind.REFORMATTED if relation.kind in (RelationKind.COPY, RelationKind.REFORMATTED) else relation.kind
+    steps = tuple(s for s in relation.steps if kind is not RelationKind.REFORMATTED or s != "renamed")
+    parameters = {**relation.parameters, "restored": dict(made)}
+    named = Relation(kind, parameters, (step, *steps), f"{said}; then {relation.reason}")
+    evidence_ = tuple(replace(e, inputs=(a.digest, b.digest)) for e in found.evidence)
+    deciding = replace(evidence_[0], reason=f"{evidence_[0].reason} ({said})")
+    return replace(found, a=a.ref, b=b.ref, relation=named, weights=deciding, evidence=(deciding, *evidence_[1:]))
+
+
+def _as_stored(a: Model, b: Model, same: Evidence, alpha: float) -> Decided:
+    """The tests, cheap ones first."""
     if same.verdict is Verdict.SUPPORTED:
         return Decided(_answer(a, b, Findings(same, alpha=alpha), _identity_relation(a, b)))
     order, pairings = _in_order(a, b, UnitsInPlace(), alpha)

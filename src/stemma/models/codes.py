@@ -51,6 +51,46 @@ def centred(tensors: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> Mapp
     return {**tensors, **{n: _centred(t) for n, t in open_.items() if is_codes(t, flat=np.inf)}}
 
 
+PLAUSIBLE = (1e-9, 1e4)
+"""Absolute values between which nearly all weights of a network lie."""
+
+
+def half_floats(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Matrices of 16-bit integers that are half-precision floats: written by tools that know no such format.
+
+    As bfloat16 or float16 their numbers are of the size of weights and of both signs; whole numbers, read so, are
+    mostly minute.
+
+    Args:
+        tensors: As stored.
+
+    Returns:
+        The same tensors as floats, by name; empty where there are none.
+    """
+    out = {}
+    for name, t in tensors.items():
+        if t.dtype in ("U16", "I16") and sum(s > 1 for s in t.shape) >= 2 and t.size >= 256:
+            kind = next((k for k in ("BF16", "F16") if _weights(t, k)), None)
+            if kind is not None:
+                out[name] = replace(t, dtype=kind)
+    kinds = {t.dtype for t in out.values()}
+    if len(kinds) == 1:  # vectors beside them are written the same way
+        kind = next(iter(kinds))
+        out |= {n: replace(t, dtype=kind) for n, t in tensors.items() if t.dtype in ("U16", "I16") and n not in out}
+    return out
+
+
+def _weights(tensor: Tensor, kind: str) -> bool:
+    rows = max(1, min(tensor.shape[0], SAMPLE // max(1, tensor.size // tensor.shape[0])))
+    x = replace(tensor, dtype=kind).rows(0, rows).reshape(-1)
+    with np.errstate(invalid="ignore"):
+        size = np.abs(x[x != 0])
+        plausible = np.isfinite(size) & (size > PLAUSIBLE[0]) & (size < PLAUSIBLE[1])
+        negative = float((x < 0).mean())
+    # most of its range stands for numbers of one size: a float's exponents are few, whole numbers fill them all
+    return size.size >= 128 and float(plausible.mean()) > 0.999 and 0.2 < negative < 0.8
+
+
 def is_codes(tensor: Tensor, flat: float = FLAT) -> bool:
     """Whether a tensor's integers can be quantised weights, one each.
 

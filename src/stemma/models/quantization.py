@@ -12,7 +12,7 @@ import numpy as np
 
 from stemma.errors import UnreadableModelError
 from stemma.models import lowbit
-from stemma.models.codes import centred, is_codes
+from stemma.models.codes import centred, half_floats, is_codes
 from stemma.models.model import RowStorage, Tensor
 
 REFUSED: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -61,6 +61,8 @@ def dequantized(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         UnreadableModelError: If a known kind of packing is inconsistent, or a kind is not supported.
     """
     _refuse(tensors)
+    halves = half_floats(tensors)
+    tensors = {**tensors, **halves} if halves else tensors
     out = dict(tensors)
     for packed, companions in _packed(tensors):
         for name in companions:

@@ -196,9 +196,9 @@ class UnitMap:
         found = {
             "stream rotated": any(m.rotation is not None for m in self.units.values()),
             "units permuted": any(not np.array_equal(m.rows, m.columns) for m in maps),
-            "signs turned": any(m.signs is not None and (m.signs < 0).any() for m in maps),
+            "signs turned": any(m.signs is not None and bool((m.signs < 0).any()) for m in maps),
             "heads in another basis": any(
-                m.rotation is not None and axis.key not in self.units
+                m.rotation is not None and (axis.key not in self.units or self.units[axis.key].rotation is None)
                 for p in self.parts.values() for m, axis in zip(p.maps, p.part.axes, strict=True)
             ),
         }  # fmt: skip

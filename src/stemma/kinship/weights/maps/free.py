@@ -15,7 +15,7 @@ from stemma.kinship.weights.contents.bound import orders
 from stemma.kinship.weights.maps.assignment import matched
 from stemma.kinship.weights.maps.axis_map import AxisMap
 from stemma.kinship.weights.maps.blocks import WHOLE, Block, directions
-from stemma.kinship.weights.maps.search import SURE, Chart, judged, match
+from stemma.kinship.weights.maps.search import NEARLY, SURE, Chart, judged, match
 
 ROUNDS = 6
 """Times that every axis is matched anew; clones are found in two."""
@@ -45,12 +45,17 @@ def match_alone(chart: Chart, name: str) -> bool:
         return False
     if len({axes[k].key for k in open_}) < len(open_):
         return False
-    units, signs = dict(chart.units), dict(chart.signs)
+    best: tuple[float, dict[str, AxisMap], dict[tuple[str, int], np.ndarray]] = (SURE, chart.units, chart.signs)
     for signed in (False, True):
-        if _alternated(chart, name, open_, signed=signed) > SURE:
-            return True
-        chart.units, chart.signs = dict(units), dict(signs)
-    return False
+        trial = replace(chart, units=dict(chart.units), signs=dict(chart.signs))
+        clear, cosine = _alternated(trial, name, open_, signed=signed)
+        if clear > best[0]:
+            best = clear, trial.units, trial.signs
+        if not signed and clear > SURE and cosine > NEARLY:
+            break
+    found = best[0] > SURE
+    chart.units, chart.signs = best[1], best[2]
+    return found
 
 
 def readable(chart: Chart, name: str) -> bool:
@@ -68,14 +73,14 @@ def readable(chart: Chart, name: str) -> bool:
     return max(sizes) <= WHOLE
 
 
-def _alternated(chart: Chart, name: str, open_: Sequence[int], *, signed: bool) -> float:
-    """How clear the match of a tensor's axes becomes; the maps are left in the chart."""
+def _alternated(chart: Chart, name: str, open_: Sequence[int], *, signed: bool) -> tuple[float, float]:
+    """How clear the match of a tensor's axes becomes, and its mean cosine; the maps are left in the chart."""
     axes = chart.parts[name].axes
     for k in open_:
         chart.units[axes[k].key] = AxisMap.identity(len(axes[k].units()), len(axes[k].units_of_target()))
     starts = {k: _by_profile(chart, name, k, signed=signed) for k in open_}
     if any(start is None for start in starts.values()):
-        return 0.0
+        return 0.0, 0.0
     chart.units |= {axes[k].key: start for k, start in starts.items() if start is not None}
     last, cosine = -2.0, -1.0
     for _ in range(ROUNDS):
@@ -85,7 +90,7 @@ def _alternated(chart: Chart, name: str, open_: Sequence[int], *, signed: bool) 
                 [(name, k, _absolute(block) if signed else block)], signed=False, seed=chart.seed
             )  # fmt: skip
             if found is None:
-                return 0.0
+                return 0.0, 0.0
             chart.units[axes[k].key], cosine = found.units, found.cosine
         if cosine <= last + 1e-3:
             break
@@ -94,11 +99,12 @@ def _alternated(chart: Chart, name: str, open_: Sequence[int], *, signed: bool) 
         _turn(chart, name, open_)
     final = chart.block(name, open_[-1])
     if final is None:
-        return 0.0
+        return 0.0, 0.0
     paid = sum(orders(len(chart.units[axes[k].key].rows), chart.units[axes[k].key].of[1]) for k in open_[:-1])
     if signed:
         paid += np.log(2) * sum(len(chart.units[axes[k].key].rows) for k in open_[:-1])
-    return judged([(name, open_[-1], final)], chart.units[axes[open_[-1]].key], signed=signed).clear - paid
+    told = judged([(name, open_[-1], final)], chart.units[axes[open_[-1]].key], signed=signed)
+    return told.clear - paid, told.cosine
 
 
 def _absolute(block: Block) -> Block:

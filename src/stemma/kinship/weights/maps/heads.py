@@ -130,7 +130,8 @@ def _fitted(f: Factor, heads: AxisMap) -> list[np.ndarray]:
 
 def _follows(f: Factor, heads: AxisMap, bases: list[np.ndarray]) -> np.ndarray | None:
     """The linear map of another factor's rows, if the inverse bases bring it onto the target's; heads that share keys
-    may be in any order."""
+    may be in any order.
+    """
     size, moved, other, places = len(bases[0]), [], [], []
     for i, j, basis in zip(heads.rows, heads.columns, bases, strict=True):
         if np.linalg.cond(basis) > 1e6:
@@ -162,4 +163,3 @@ def _matrix(f: Factor, heads: AxisMap, maps: list[np.ndarray]) -> np.ndarray:
         out[np.ix_(f.index[i], f.index[j])] = m
     return out
 
-__all__ = ["Block", "match_heads"]

@@ -63,6 +63,7 @@ class Chart:
         parts: What is put side by side, by name in the reference.
         units: By key, what was found.
         signs: By part and axis, the signs of units that were turned.
+        turned_units: By key, the signs that some tensor shows: what a tensor has that was not looked at yet.
         turned: By part and axis, a linear map of its rows: heads in another basis.
         fitted: Parts to which a rotation or a basis was fitted: no evidence.
         coordinates: Coordinates of a unit that are looked at in one tensor.
@@ -75,6 +76,7 @@ class Chart:
     seed: int = 0
     units: dict[str, AxisMap] = field(default_factory=dict)
     signs: dict[tuple[str, int], np.ndarray] = field(default_factory=dict)
+    turned_units: dict[str, np.ndarray] = field(default_factory=dict)
     turned: dict[tuple[str, int], np.ndarray] = field(default_factory=dict)
     fitted: set[str] = field(default_factory=set)
 
@@ -110,7 +112,8 @@ class Chart:
             every = np.arange(axis.a)
             return AxisMap(every, every, (axis.a, axis.b), rotation=self.turned[name, k])
         if axis.key in self.units:
-            return _expanded(self.units[axis.key], axis, self.signs.get((name, k)))
+            signs = self.signs.get((name, k), self.turned_units.get(axis.key))
+            return _expanded(self.units[axis.key], axis, signs)
         return None
 
     def block(self, name: str, k: int, coordinates: int | None = None) -> Block | None:
@@ -157,11 +160,13 @@ class Chart:
             signed: Whether signs count.
         """
         self.units[key] = match.units
+        self.turned_units.pop(key, None)
         for name, k, b in blocks if signed else ():
             u, v = b.vectors(rescaled=True)
             cosines = (u[match.units.rows] * v[match.units.columns]).sum(axis=1)
+            self.signs[name, k] = np.where(cosines < 0, -1.0, 1.0).astype(np.float32)
             if (cosines < 0).any():
-                self.signs[name, k] = np.where(cosines < 0, -1.0, 1.0).astype(np.float32)
+                self.turned_units[key] = self.signs[name, k]
 
     def mapped(self) -> dict[str, PartMap]:
         """The parts of which every axis is mapped."""
@@ -173,10 +178,13 @@ class Chart:
         return out
 
 
-def _expanded(m: AxisMap, axis: PairedAxis, signs: np.ndarray | None) -> AxisMap:
+def _expanded(m: AxisMap, axis: PairedAxis, signs: np.ndarray | None) -> AxisMap | None:
+    """The rows of the units that go together; None where the axis has another number of units."""
     own, other = axis.units(), axis.units_of_target()
     if m.rotation is not None:
         return m
+    if (len(own), len(other)) != m.of or own.shape[1] != other.shape[1]:
+        return None
     if own.shape[1] == 1 and len(own) == axis.a and np.array_equal(own[:, 0], np.arange(axis.a)):
         return AxisMap(m.rows, m.columns, (axis.a, axis.b), signs)
     rows, columns = own[m.rows].reshape(-1), other[m.columns].reshape(-1)
@@ -202,12 +210,10 @@ def propagate(chart: Chart) -> None:
             if not blocks or tried.get(key) == len(blocks):
                 continue
             tried[key] = len(blocks)
-            for signed in (False, True):
-                found = match(blocks, signed=signed, seed=chart.seed)
-                if found is not None and found.clear > SURE:
-                    chart.accept(key, found, blocks, signed=signed)
-                    progress = True
-                    break
+            found, signed = matched_best(blocks, chart.seed)
+            if found is not None and found.clear > SURE:
+                chart.accept(key, found, blocks, signed=signed)
+                progress = True
 
 
 def refine(chart: Chart) -> None:
@@ -227,6 +233,25 @@ def refine(chart: Chart) -> None:
         found = match(blocks, signed=False, seed=chart.seed)
         if found is not None and found.clear > before.clear:
             chart.units[key] = found.units
+
+
+def matched_best(blocks: Sequence[tuple[str, int, Block]], seed: int) -> tuple[Match | None, bool]:
+    """Match units as they are, and where that does not bring all of them together, with their signs free.
+
+    Args:
+        blocks: Tensor, axis and what it shows.
+        seed: Of what falls at random.
+
+    Returns:
+        The clearer match, and whether signs were free.
+    """
+    plain = match(blocks, signed=False, seed=seed)
+    if plain is not None and plain.cosine > NEARLY:
+        return plain, False
+    free = match(blocks, signed=True, seed=seed)
+    if free is None or (plain is not None and plain.clear >= free.clear):
+        return plain, False
+    return free, True
 
 
 def match(blocks: Sequence[tuple[str, int, Block]], *, signed: bool, seed: int) -> Match | None:
@@ -254,7 +279,8 @@ def match(blocks: Sequence[tuple[str, int, Block]], *, signed: bool, seed: int) 
 
 def _completed(rows: np.ndarray, columns: np.ndarray, of: tuple[int, int]) -> AxisMap:
     """Give units without a counterpart those that are left, in order, where they are as many: dead units say nothing
-    about which is which, and it does not matter."""
+    about which is which, and it does not matter.
+    """
     left = np.setdiff1d(np.arange(of[0]), rows), np.setdiff1d(np.arange(of[1]), columns)
     if len(left[0]) != len(left[1]):
         return AxisMap(rows, columns, of)
@@ -265,7 +291,8 @@ def _completed(rows: np.ndarray, columns: np.ndarray, of: tuple[int, int]) -> Ax
 
 def _weighted(block: Block, *, signed: bool) -> list[tuple[np.ndarray, np.ndarray]]:
     """Units with factors divided out and as they stand; what scatters less between strangers counts more. Lengths of
-    units say little, factors being free, but they tell units apart that point the same way."""
+    units say little, factors being free, but they tell units apart that point the same way.
+    """
     out = [_lengths(block)]
     for rescaled in (True, False):
         u, v = block.vectors(rescaled=rescaled)

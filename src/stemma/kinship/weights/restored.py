@@ -1,0 +1,234 @@
+"""One model laid out as the other: matrices that one of them keeps in pieces or as two factors, put together again.
+
+Tensor parallelism writes halves of a matrix, exporters write queries, keys and values apart, and a linear layer without
+anything in between can be stored as two whose product it is, after a decomposition or to hide it. Which pieces make
+which matrix is proposed by sizes, by names and by what no order of units changes; whether it is true is for the tests
+to say.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from itertools import groupby
+
+import numpy as np
+
+from stemma.fingerprints.tensor_content import Features, features, long_axes, matrices
+from stemma.models.arrays import from_arrays
+from stemma.models.model import Model, RowStorage, Tensor
+
+PIECES = 8
+"""Most pieces that are put together."""
+
+LARGEST = 1 << 22
+"""Entries of a matrix up to which the contents of proposals are compared; beyond it, names alone choose."""
+
+ALIKE = 0.05
+"""By how much likelier the contents of what was put together must be than those of one matrix as it is."""
+
+SHARE = 0.02
+"""Share of the smaller model's entries that must lack a counterpart before pieces are looked for."""
+
+
+@dataclass(frozen=True, eq=False)
+class Restored:
+    """A model in the other one's layout.
+
+    Attributes:
+        model: A view of it; what was put together has the other model's names.
+        made: For every matrix that was put together, in words, what of.
+    """
+
+    model: Model
+    made: Mapping[str, str]
+
+
+@dataclass(frozen=True, eq=False)
+class _Proposal:
+    tensor: Tensor
+    of: tuple[str, ...]
+    how: str
+
+
+def restored(reference: Model, target: Model) -> Restored | None:
+    """Put together what the reference has whole and the target in pieces.
+
+    Cost: nothing where every matrix has a counterpart of its size; else the contents of the proposals are read once.
+
+    Args:
+        reference: The model whose layout is wanted.
+        target: The model that may hold pieces.
+
+    Returns:
+        The view; None where nothing fits.
+    """
+    whole, pieces = _unmatched(matrices(reference), matrices(target))
+    total = min(sum(t.size for t in matrices(m).values()) for m in (reference, target))
+    if not whole or not pieces or sum(t.size for t in whole.values()) < SHARE * total:
+        return None
+    chosen: dict[str, _Proposal] = {}
+    for name in sorted(whole, key=lambda n: (-whole[n].size, n)):
+        if len(long_axes(whole[name].shape)) != 2:
+            continue
+        best = _best(name, whole[name], pieces)
+        if best is not None and not _plain(name, whole[name], best, pieces):
+            chosen[name] = best
+            pieces = {n: t for n, t in pieces.items() if n not in best.of}
+    if not chosen:
+        return None
+    used = {n for p in chosen.values() for n in p.of}
+    tensors = {n: t for n, t in target.weights.items() if n not in used and n not in chosen}
+    tensors |= {n: p.tensor for n, p in chosen.items()}
+    made = {n: f"{p.how} {', '.join(p.of)}" for n, p in chosen.items()}
+    return Restored(from_arrays(tensors, target.name, dict(target.config) if target.config else None), made)
+
+
+def _unmatched(own: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Matrices on either side without a counterpart of their name and size."""
+    left, right = dict(own), dict(other)
+    for n in own:
+        if n in right and _sizes(own[n]) == _sizes(right[n]):
+            del left[n], right[n]
+    return left, right
+
+
+def _unlike_tensors(x: Tensor, y: Tensor) -> float:
+    """How unlike two matrices of one size are in what no order of units changes; large ones are taken for alike."""
+    if x.size > LARGEST:
+        return 0.0
+    one, other = features(x), features(y)
+    if one.shape != other.shape:
+        one = replace(one, shape=one.shape[::-1], profiles=one.profiles[::-1])
+    return _unlike(one, other)
+
+
+def _sizes(tensor: Tensor) -> tuple[int, ...]:
+    return tuple(sorted(s for s in tensor.shape if s > 1))
+
+
+def _best(name: str, whole: Tensor, pieces: Mapping[str, Tensor]) -> _Proposal | None:
+    """The proposal whose contents are likest, of those whose names are nearest."""
+    proposals = [*_stretches(name, whole, pieces), *_factors(name, whole, pieces)]
+    if not proposals:
+        return None
+    nearest = max(_shared(name, p.of) for p in proposals)
+    near = [p for p in proposals if _shared(name, p.of) == nearest]
+    if len(near) == 1 or whole.size > LARGEST:
+        return near[0]
+    own = features(whole)
+    return min(near[: 4 * PIECES], key=lambda p: _unlike(own, features(p.tensor)))
+
+
+def _unlike(x: Features, y: Features) -> float:
+    if x.shape != y.shape:
+        return np.inf
+    profiles = sum(float(np.mean((p - q) ** 2)) for p, q in zip(x.profiles, y.profiles, strict=True))
+    return float(np.sum((x.scalars - y.scalars) ** 2)) + profiles
+
+
+def _shared(name: str, others: Sequence[str]) -> int:
+    """How many leading parts of a name all pieces share."""
+    split = [re.split(r"[._/]", n) for n in (name, *others)]
+    return sum(1 for _ in _while_equal(split))
+
+
+def _while_equal(split: Sequence[Sequence[str]]) -> Iterator[str]:
+    for words in zip(*split, strict=False):
+        if len(set(words)) > 1:
+            return
+        yield words[0]
+
+
+def _plain(name: str, whole: Tensor, best: _Proposal, pieces: Mapping[str, Tensor]) -> bool:
+    """Whether one matrix alone is a likelier counterpart than what was put together."""
+    same = [n for n, t in pieces.items() if _sizes(t) == _sizes(whole)]
+    shared = max((_shared(name, (n,)) for n in same), default=-1)
+    if not same or shared < _shared(name, best.of):
+        return False
+    if shared > _shared(name, best.of):
+        return True
+    unlike = min(_unlike_tensors(whole, pieces[n]) for n in same)
+    return unlike < _unlike_tensors(whole, best.tensor) + ALIKE
+
+
+def _stretches(name: str, whole: Tensor, pieces: Mapping[str, Tensor]) -> Iterator[_Proposal]:
+    """Pieces that make a matrix one after the other, along its rows or along its columns."""
+    rows, columns = whole.shape[0], whole.shape[-1]
+    if len(whole.shape) != 2:
+        return
+    flat = {n: t for n, t in pieces.items() if len(t.shape) == 2}
+    for axis, length, other in ((0, rows, columns), (1, columns, rows)):
+        fitting = sorted((n for n, t in flat.items() if t.shape[1 - axis] == other), key=_natural)
+        for _, group in groupby(sorted(fitting, key=_pattern), key=_pattern):
+            yield from _runs(name, whole, sorted(group, key=_natural), flat, axis, length)
+        near = max((_shared(name, (n,)) for n in fitting), default=0)
+        close = [n for n in fitting if near and _shared(name, (n,)) == near]
+        yield from _runs(name, whole, close, flat, axis, length)
+
+
+def _runs(
+    name: str, whole: Tensor, names: Sequence[str], pieces: Mapping[str, Tensor], axis: int, length: int
+) -> Iterator[_Proposal]:
+    """Neighbours in a list whose lengths add up."""
+    for first in range(len(names)):
+        total = 0
+        for last in range(first, min(len(names), first + PIECES)):
+            total += pieces[names[last]].shape[axis]
+            if total >= length:
+                break
+        run = tuple(names[first : last + 1])
+        if total == length and len(run) > 1:
+            parts = [pieces[n] for n in run]
+            make = partial(_rows if axis == 0 else _columns, parts)
+            yield _Proposal(_tensor(name, whole.shape, make), run, "joined from")
+
+
+def _rows(parts: Sequence[Tensor], start: int, stop: int) -> np.ndarray:
+    out, offset = [], 0
+    for t in parts:
+        a, b = max(start, offset), min(stop, offset + t.shape[0])
+        if a < b:
+            out.append(np.asarray(t.rows(a - offset, b - offset), np.float32))
+        offset += t.shape[0]
+    return np.concatenate(out) if out else np.zeros((0, *parts[0].shape[1:]), np.float32)
+
+
+def _columns(parts: Sequence[Tensor], start: int, stop: int) -> np.ndarray:
+    return np.concatenate([np.asarray(t.rows(start, stop), np.float32) for t in parts], axis=1)
+
+
+def _factors(name: str, whole: Tensor, pieces: Mapping[str, Tensor]) -> Iterator[_Proposal]:
+    """Two matrices whose product has the size of a third."""
+    if len(whole.shape) != 2:
+        return
+    flat = {n: t for n, t in pieces.items() if len(t.shape) == 2}
+    left = {n: t for n, t in flat.items() if t.shape[0] == whole.shape[0]}
+    right = {n: t for n, t in flat.items() if t.shape[1] == whole.shape[1]}
+    for u, x in left.items():
+        for v, y in right.items():
+            if u != v and x.shape[1] == y.shape[0]:
+                yield _Proposal(_tensor(name, whole.shape, _product(x, y)), (u, v), "the product of")
+
+
+def _product(x: Tensor, y: Tensor):
+    @cache
+    def second() -> np.ndarray:
+        return np.asarray(y.array(), np.float32)
+
+    def rows(start: int, stop: int) -> np.ndarray:
+        return np.asarray(x.rows(start, stop), np.float32) @ second()
+
+    return rows
+
+
+def _tensor(name: str, shape: tuple[int, ...], make) -> Tensor:
+    return Tensor(name, "F32", shape, RowStorage(make, shape))
+
+
+def _pattern(name: str) -> str:
+    return re.sub(r"\d+", "#", name)
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    return [(int(w), "") if w.isdigit() else (-1, w) for w in re.split(r"(\d+)", name)]
