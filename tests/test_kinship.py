@@ -11,9 +11,9 @@ from stemma.fingerprints.tensor_content import features
 from stemma.fingerprints.weight_sketch import WeightSketch
 from stemma.kinship.compare import compare
 from stemma.kinship.weights.aligned import UnitsInPlace
+from stemma.kinship.weights.contents.sketched import SketchedUnitsAlike
 from stemma.kinship.weights.correspondence import by_name, candidates
 from stemma.kinship.weights.matched import UnitsMatched
-from stemma.kinship.weights.sketched import SketchedUnitsInPlace
 from stemma.models.load import from_arrays
 from stemma.models.model import Model
 from stemma.models.units import permute, structure
@@ -197,7 +197,7 @@ def test_sketches_find_clones_and_prove_kinship(families: dict[str, zoo.Zoo], ki
     assert apart(root, taken("transposed"), ordered) < 0.02
     for clone in ("permuted", "rescaled"):
         assert apart(root, taken(clone), free) < 0.1 < 0.4 < apart(root, taken("independent-2"), free)
-    test = SketchedUnitsInPlace()
-    assert test.evidence(root, taken("finetuned")).verdict == "supported"  # type: ignore[arg-type]
+    test, known = SketchedUnitsAlike(), families["mlp"]["mlp/root"].model
+    assert test.evidence(root, taken("finetuned"), known).verdict == "supported"  # type: ignore[arg-type]
     for stranger in ("independent-1", "independent-2", "untrained"):
-        assert test.evidence(root, taken(stranger)).verdict != "supported"  # type: ignore[arg-type]
+        assert test.evidence(root, taken(stranger), known).verdict != "supported"  # type: ignore[arg-type]

@@ -322,7 +322,7 @@ def test_a_source_that_is_gone_is_answered_from_the_sketch(workspace: Workspace,
     found = workspace.trace(suspect)
     (row,) = [c for c in found.candidates if c["name"] == "root"]
     assert row["verdict"] == "related"
-    assert row["weights"]["statistic"] == "units-in-place-sketched"
+    assert row["weights"]["statistic"] == "units-alike-sketched"
     assert row["weights"]["log10_p"] < -6
     strangers = [c for c in found.candidates if c["name"] not in ("root", "sub/child")]
     assert strangers

@@ -142,7 +142,7 @@ def from_sketches(
     Returns:
         A comparison that names no relation beyond `related`, and never says `independent`.
     """
-    from stemma.kinship.weights.sketched import SketchedUnitsInPlace
+    from stemma.kinship.weights.contents.sketched import SketchedUnitsAlike
 
     one, two = sketches
     same = a.digest == b.digest or a.names_free_digest == b.names_free_digest
@@ -152,7 +152,7 @@ def from_sketches(
             RelationKind.COPY if a.digest == b.digest else RelationKind.REFORMATTED if same else RelationKind.UNRELATED
         )
     else:
-        weights = SketchedUnitsInPlace().evidence(one, two, alpha=alpha)
+        weights = SketchedUnitsAlike().evidence(one, two, a, alpha=alpha)
         weights = replace(weights, reason=f"{missing}; {weights.reason}")
         kind = RelationKind.RELATED if weights.verdict is Verdict.SUPPORTED else RelationKind.UNRELATED
     left = f"{missing}; a sketch may show kinship, but not what was done"

@@ -7,9 +7,8 @@ import numpy as np
 
 from stemma.errors import MisuseError, StemmaError
 from stemma.kinship.relation.grids import lies_on_grid
-from stemma.kinship.weights.aligned import UnitsInPlace
+from stemma.kinship.weights.contents.in_place import in_place
 from stemma.kinship.weights.correspondence import candidates
-from stemma.kinship.weights.counts import evidence
 from stemma.kinship.weights.entries import Entries, entries
 from stemma.lineage.direction import Direction as PairModel
 from stemma.lineage.distances import ByNorm, Distances, RowAngles, squared_distances
@@ -19,7 +18,6 @@ from stemma.lineage.geometry import Geometry
 from stemma.lineage.known_parents import known_parents
 from stemma.lineage.rooting import SURE, ByWeights, Direction
 from stemma.models.model import Model
-from stemma.models.units import structure
 from stemma.registry import comparisons
 from stemma.registry.examine import fingerprinters
 from stemma.types import Comparison, Edge, Evidence, Lineage, NotTested, RelationKind, Verdict
@@ -232,15 +230,12 @@ class Work:
         return bool(np.unpackbits(self.bits(i)[128:] ^ self.bits(j)[128:]).sum() < 400)
 
     def in_place(self, i: int, j: int) -> Evidence:
-        """The test of units in place, under the first correspondence of tensors."""
+        """What units in their places contain, under the first correspondence of tensors."""
         key = (min(i, j), max(i, j))
         if key not in self.placed:
             a, b = (self.models[k] for k in key)
-            test = UnitsInPlace()
             pairings = next((p for _, p in candidates(a, b, contents=False)), ())
-            known = structure(a)
-            counts = test.count(a, b, pairings, known)
-            self.placed[key] = evidence(test, a, b, counts, 2, {"structure": known.source}, self.level())
+            self.placed[key] = in_place(a, b, pairings, self.level())
         return self.placed[key]
 
     def whole(self, i: int, j: int) -> Comparison:

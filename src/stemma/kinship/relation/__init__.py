@@ -22,6 +22,7 @@ from stemma.kinship.relation.replaced import Replaced
 from stemma.kinship.relation.rescaled import Rescaled
 from stemma.kinship.relation.scaled import Scaled
 from stemma.kinship.relation.trained import Trained
+from stemma.kinship.relation.trimmed import VocabularyTrimmed
 from stemma.kinship.relation.unfused import unfused
 from stemma.kinship.relation.units_removed import UnitsRemoved
 from stemma.kinship.weights.correspondence import Pairing, by_name
@@ -38,6 +39,7 @@ ALL: tuple[AbstractOperation, ...] = (
     UnitsRemoved(),
     LayersRemoved(),
     VocabularyGrown(),
+    VocabularyTrimmed(),
     Quantized(),
     WeightsPruned(),
     LowRank(),

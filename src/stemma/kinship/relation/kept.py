@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from stemma.kinship.relation.tokens import Shared
 from stemma.kinship.weights.correspondence import Pairing
 from stemma.kinship.weights.similarity import assign
 from stemma.kinship.weights.units_of_pair import finite
@@ -150,9 +151,9 @@ def _as_stored(tensor: Tensor, axes: tuple[int, ...]) -> np.ndarray:
 
 
 def restricted(
-    parent: Model, child: Model, p: Pairing, known: Structure, kept: Mapping[str, KeptUnits]
+    parent: Model, child: Model, p: Pairing, known: Structure, kept: Mapping[str, KeptUnits], tokens: Shared
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """A pair of tensors, the parent's cut down to the units that were kept, the child's to the parent's tokens.
+    """A pair of tensors, the parent's cut down to the units that were kept, both to the tokens that both have.
 
     Args:
         parent: The wider model.
@@ -160,6 +161,7 @@ def restricted(
         p: The two tensors; a vector has one axis.
         known: The parent's structure.
         kept: Kept units by group.
+        tokens: Tokens that both have, by their numbers.
 
     Returns:
         Two arrays of one shape, zero in both where either holds no number; None where the sizes still differ.
@@ -171,8 +173,9 @@ def restricted(
         label = known.axes[p.a][i]
         if label.group in kept and len(label.segments) == 1:
             x = np.take(x, _rows(label, kept[label.group].kept), axis=k)
-        elif x.shape[k] < y.shape[k] and label.role == "token":
-            y = np.take(y, range(x.shape[k]), axis=k)
+        elif (x.shape[k], y.shape[k]) in tokens and label.role == "token":
+            rows, columns = tokens[x.shape[k], y.shape[k]]
+            x, y = np.take(x, rows, axis=k), np.take(y, columns, axis=k)
     if x.shape != y.shape:
         return None
     told = np.isfinite(x) & np.isfinite(y)

@@ -1,5 +1,6 @@
 """Layers removed: tensors of the parent that have no counterpart in the child."""
 
+import re
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,7 +13,11 @@ from stemma.types import RelationKind
 
 @dataclass(frozen=True)
 class LayersRemoved(AbstractOperation):
-    """Every matrix of the child has a counterpart, and the parent has more."""
+    """Every matrix of the child has a counterpart, and the parent has more.
+
+    Where others of their kind are left, layers were dropped. Where whole kinds are missing (a head, a tower), the child
+    is a part of the parent, and the parent may have been built around it: no direction follows.
+    """
 
     name: ClassVar[str] = "layers removed"
 
@@ -22,12 +27,22 @@ class LayersRemoved(AbstractOperation):
         gone = [n for n in pair.removed if n in own]
         if not gone or self.name in pair.taken or any(n in other for n in pair.new):
             return None
+        kept = {_pattern(layer.a) for layer in pair.matrices}
+        part = sorted(n for n in gone if _pattern(n) not in kept)
+        said = f"{len(own) - len(gone)} of {len(own)} matrices are there: a part without {part[0]}" if part else ""
         step = Step(
-            self.name,
-            RelationKind.PRUNED,
-            f"{len(gone)} of {len(own)} matrices are gone",
+            "part of it" if part else self.name,
+            RelationKind.PART_INHERITED if part else RelationKind.PRUNED,
+            said + (f" and {len(part) - 1} more kinds" if len(part) > 1 else "")
+            if part
+            else f"{len(gone)} of {len(own)} matrices are gone",
             {"removed": sorted(gone), "removed_vectors": sorted(set(pair.removed) - set(gone))},
             bits=choice_bits(len(own), len(gone)) + 1,
             place=0.0,
         )
         return Explained(step, pair.with_layers({}, self.name))
+
+
+def _pattern(name: str) -> str:
+    """A tensor's name with every number alike: layers of one kind have one pattern."""
+    return re.sub(r"\d+", "#", name)

@@ -154,12 +154,14 @@ def made_from(found: Explanation, a: Model, b: Model) -> str:
     parent, child = (b, a) if turned else (a, b)
     first, second = ("b", "a") if turned else ("a", "b")
     lossy = [s for s in found.steps if s.kind is not RelationKind.PERMUTED]  # units are put in order either way
+    if any(s.parameters.get("idle") for s in lossy):
+        return ""  # such units may have been taken out, or put in
     if (lossy and all(s.kind in MARKS for s in lossy)) or any(s.name == NARROWER for s in lossy):
         return first
     if found.kind is not RelationKind.REFORMATTED or len(found.steps) != 1:
         return ""
     if found.steps[0].parameters.get("vocabulary_grown"):
-        return first
+        return ""  # tokens were added, or taken away from the other
     if found.steps[0].name == "normalisation folded":
         return first if len(parent.tensors) > len(child.tensors) else second
     widths = [max((rounding(m, n) for n, t in m.tensors.items() if t.is_float), default=0.0) for m in (parent, child)]

@@ -10,6 +10,7 @@ from stemma.fingerprints.tensor_content import matrices
 from stemma.kinship.relation.grids import Grid, grid_of
 from stemma.kinship.relation.kept import KeptUnits, kept_units, restricted
 from stemma.kinship.relation.measured import NOTHING, Measured, measure
+from stemma.kinship.relation.tokens import Shared, shared_tokens
 from stemma.kinship.weights.correspondence import Pairing
 from stemma.kinship.weights.residual import SLACK, rounding
 from stemma.kinship.weights.units_of_pair import Cuts, finite, rows_to_read
@@ -37,7 +38,7 @@ class Layer:
         measured: What the two versions show; None where sizes differ and no map of kept units reconciles them.
         left: Sum of squares of the difference that no operation has explained yet.
         noise: Sum of squares that rounding may leave.
-        grown: Tokens that the child has more; they are not compared.
+        grown: Tokens that the child has more, negative where it has fewer; they are not compared.
         holes: Entries that are no numbers (NaN, infinite) in the parent, and in the child; they are not compared.
         marks: What operations have said of it, in words.
     """
@@ -175,18 +176,19 @@ class Pair:
         known = structure(parent)
         cuts = Cuts(parent, child, {p.a: p for p in pairings}, ENTRIES, LEAST)
         kept = kept_units(parent, child, pairings, known)
+        tokens = shared_tokens(parent, child, pairings, known)
         layers = []
         for p in pairings:
             holes = _holes(parent.weights[p.a], whole=whole), _holes(child.weights[p.b], whole=whole)
             slices = cuts.slices(p.a) if whole else iter([(cuts[p.a].a, cuts[p.a].b)])
             measured = None if any(holes) else measure(slices)
             if measured is None:
-                pieces = restricted(parent, child, p, known, kept)
+                pieces = restricted(parent, child, p, known, kept, tokens)
                 measured = None if pieces is None else measure(iter([pieces]))
             layer = _layer(parent, child, p.a, p.b, measured, matrix=True)
             layers.append(replace(layer, grown=_grown(parent, child, p, known), holes=holes))
             cuts.drop(p.a)
-        layers += list(_vectors(parent, child, pairings, known, kept))
+        layers += list(_vectors(parent, child, pairings, known, kept, tokens))
         seen_a, seen_b = {layer.a for layer in layers}, {layer.b for layer in layers}
         removed = tuple(n for n in sorted(parent.weights) if n not in seen_a)
         new = tuple(n for n in sorted(child.weights) if n not in seen_b)
@@ -226,7 +228,7 @@ def _holes(tensor: Tensor, *, whole: bool) -> int:
 
 
 def _grown(parent: Model, child: Model, p: Pairing, known: Structure) -> int:
-    """Tokens that the child's tensor has more."""
+    """Tokens that the child's tensor has more, negative where it has fewer."""
     x, y = parent.weights[p.a].shape, child.weights[p.b].shape
     tokens = [(i, j) for i, j in zip(p.axes_a, p.axes_b, strict=True) if known.axes[p.a][i].role == "token"]
     return max((y[j] - x[i] for i, j in tokens), default=0)
@@ -242,8 +244,9 @@ def _layer(parent: Model, child: Model, a: str, b: str, measured: Measured | Non
 
 
 def _vectors(
-    parent: Model, child: Model, pairings: Sequence[Pairing], known: Structure, kept: Mapping[str, KeptUnits]
-) -> Iterator[Layer]:
+    parent: Model, child: Model, pairings: Sequence[Pairing], known: Structure, kept: Mapping[str, KeptUnits],
+    tokens: Shared,
+) -> Iterator[Layer]:  # fmt: skip
     """Biases, gains and statistics: of one name, or beside matrices that were paired."""
     own = set(matrices(parent)) | set(matrices(child))
     beside = {stem(p.a): stem(p.b) for p in pairings}
@@ -260,7 +263,7 @@ def _vectors(
         axes_b = tuple(i for i, s in enumerate(child.weights[other].shape) if s > 1)
         if len(axes) != len(axes_b):
             continue
-        pieces = restricted(parent, child, Pairing(name, other, axes, axes_b, 0.0), known, kept)
+        pieces = restricted(parent, child, Pairing(name, other, axes, axes_b, 0.0), known, kept, tokens)
         measured = None
         if pieces is not None:
             x, y = (piece.reshape(-1) for piece in pieces)

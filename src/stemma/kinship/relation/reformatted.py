@@ -45,7 +45,7 @@ class Reformatted(AbstractOperation):
                 if to and narrow[0] != narrow[1]
             ],
             *(["other names"] if renamed else []),
-            *([f"{max(grown.values())} more tokens"] if grown else []),
+            *([_tokens(max(grown.values(), key=abs))] if grown else []),
         ]
         step = Step(
             self.name,
@@ -60,6 +60,10 @@ class Reformatted(AbstractOperation):
         )
         settled = {layer.b: layer.explained("") for layer in pair.open}
         return Explained(step, pair.with_layers(settled, self.name))
+
+
+def _tokens(more: int) -> str:
+    return f"{more} more tokens" if more > 0 else f"{-more} fewer tokens"
 
 
 def _one_layout(pair: Pair) -> bool:

@@ -34,9 +34,7 @@ def remapped(reference: Model, target: Model, found: UnitMap) -> Model | None:
     return from_arrays(arrays, reference.name, dict(target.config) if target.config else None)
 
 
-def _matrices(
-    reference: Model, target: Model, by_tensor: dict[str, list[PartMap]]
-) -> Iterator[tuple[str, np.ndarray]]:
+def _matrices(reference: Model, target: Model, by_tensor: dict[str, list[PartMap]]) -> Iterator[tuple[str, np.ndarray]]:
     own, other = matrices(reference), matrices(target)
     for name, parts in by_tensor.items():
         p = parts[0].part.pairing

@@ -74,7 +74,11 @@ def _complete(pair: Pair) -> bool:
         return False
     if pair.kept and "units removed" not in pair.taken:
         return False
-    if any(layer.grown for layer in pair.layers) and not {"reformatted", "vocabulary grown"} & set(pair.taken):
+    if any(layer.grown for layer in pair.layers) and not {
+        "reformatted",
+        "vocabulary grown",
+        "vocabulary trimmed",
+    } & set(pair.taken):
         return False
     known = {"layers removed", "replaced", "rescaled"} & set(pair.taken)
     gone = any(n in matrices(pair.parent) for n in pair.removed)

@@ -16,7 +16,17 @@ NAMES = {
     RelationKind.RELATED: "changed",
 }  # fmt: skip
 
-MARKS = frozenset({"quantized", "weights pruned", "units removed", "layers removed", "vocabulary grown", "replaced"})
+MARKS = frozenset(
+    {
+        "quantized",
+        "weights pruned",
+        "units removed",
+        "layers removed",
+        "vocabulary grown",
+        "vocabulary trimmed",
+        "replaced",
+    }
+)
 """Operations that only the later of two models bears."""
 
 APART = 0.3

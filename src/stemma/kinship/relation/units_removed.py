@@ -3,15 +3,30 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+
 from stemma.kinship.relation.base import AbstractOperation, Explained, choice_bits
 from stemma.kinship.relation.explanation import Step
+from stemma.kinship.relation.kept import KeptUnits
 from stemma.kinship.relation.pair import Pair
 from stemma.types import RelationKind
+
+FAINT = 1e-3
+"""Norm, against that of other units, below which nothing reads a unit."""
+
+REPEATED = 0.999
+"""Cosine from which a unit repeats another one."""
+
+LARGEST = 1 << 24
+"""Entries of a tensor up to which it is looked at for that."""
 
 
 @dataclass(frozen=True)
 class UnitsRemoved(AbstractOperation):
     """Groups of hidden units are narrower in the child, and what it has matches some of the parent's units.
+
+    Where all units that the child lacks do nothing (nothing reads them, or they repeat others), they may as well have
+    been added to the parent: then `idle` is told, and no direction follows.
 
     Attributes:
         cosine: Least mean cosine of a group's matched units.
@@ -36,6 +51,7 @@ class UnitsRemoved(AbstractOperation):
                 "ratio": 1 - after / before,
                 "units": {g: [len(k.kept), k.size] for g, k in kept.items()},
                 "kept": {g: [int(i) for i in k.kept] for g, k in kept.items()},
+                **({"idle": True} if all(_idle(pair, k) for k in kept.values()) else {}),
             },
             bits=sum(choice_bits(k.size, len(k.kept)) for k in kept.values()),
             place=0.0,
@@ -47,3 +63,23 @@ class UnitsRemoved(AbstractOperation):
             and pair.child.weights[layer.b].size < pair.parent.weights[layer.a].size
         }  # fmt: skip
         return Explained(step, pair.with_layers(touched, self.name))
+
+
+def _idle(pair: Pair, kept: KeptUnits) -> bool:
+    """Whether the units of a group that the child lacks do nothing in the parent."""
+    gone = np.setdiff1d(np.arange(kept.size), kept.kept)
+    unread = np.zeros(len(gone), bool)
+    repeated: np.ndarray | None = None
+    for layer in pair.matrices:
+        tensor = pair.parent.weights[layer.a]
+        for axis, label in enumerate(pair.known.axes[layer.a]):
+            only = label.segments[0]
+            if label.group != kept.group or len(label.segments) != 1 or tensor.size > LARGEST:
+                continue
+            rows = np.moveaxis(np.asarray(tensor.array(), np.float32), axis, 0)[only.index()].reshape(kept.size, -1)
+            norm = np.linalg.norm(rows, axis=1)
+            unread |= norm[gone] <= FAINT * float(np.median(norm[kept.kept]))
+            unit = rows / np.where(norm > 0, norm, 1)[:, None]
+            same = (unit[gone] @ unit[kept.kept].T).max(axis=1, initial=-1.0) >= REPEATED
+            repeated = same if repeated is None else repeated & same
+    return bool((unread | (repeated if repeated is not None else False)).all())

@@ -17,6 +17,7 @@ from stemma.types import Spec, UnitMember
 
 SHAPES = "inferred:shapes"
 
+
 @dataclass(frozen=True)
 class UnitsInPlace:
     """Match the units of two models by linear assignment and count those that are matched to themselves.

@@ -97,7 +97,7 @@ TABLE: tuple[Row, ...] = (
     Row("units bit for bit", lambda f: _supported(f.kept), Verdict.SUPPORTED, lambda f: f.kept),
     Row("tensors bit for bit", lambda f: _supported(f.shared), Verdict.SUPPORTED, lambda f: f.shared),
     Row("order alone", lambda f: _supported(f.order), Verdict.INCONCLUSIVE, lambda f: f.order,
-        "their contents are no nearer than those of independent networks in the best order, and an order can be forged"),
+        "their contents are no nearer than those of independent networks in the best order, and orders can be forged"),
     Row("a trace of order", lambda f: _undecided(f.order, f.alpha), Verdict.INCONCLUSIVE, lambda f: f.order),
     Row("one tensor", lambda f: any(_one_tensor(e, f.alpha) for e in (f.contents, f.matched)), Verdict.INCONCLUSIVE,
         lambda f: next(e for e in (f.contents, f.matched) if _one_tensor(e, f.alpha))),

@@ -23,8 +23,11 @@ from stemma.types import Evidence, Null, Relation, RelationKind, Spec, Verdict
 TELLING = 0.5
 """Smallest share of a model's matrix entries that must be able to contradict a map before it proves anything."""
 
-SAMPLE = 1 << 20
-"""Entries of a tensor that are put under the map to see what is left."""
+SAMPLE, IN_ALL, LEAST = 1 << 20, 1 << 25, 1 << 14
+"""Entries of a tensor, and of all together, that are put under the map to see what is left; but at least so many."""
+
+NEAR = 0.9998
+"""Mean cosine that the units of every tensor need for a map that may be exact."""
 
 EXACTLY = 12
 """Rounds of normalisation after which rescaled clones agree to rounding."""
@@ -156,9 +159,12 @@ class UnitsMatched:
         one, two = (b, a) if turned else (a, b)
         counted = {n: p for n, p in found.map.parts.items() if n not in found.map.fitted}
         shown = UnitsAlike().look(found.sides, counted, structure(one))
-        residual = residual_of(found)
+        near = all(f.cosine >= NEAR for f in shown)
+        residual = residual_of(found) if near else None
         exact = residual is not None and is_exact(found.map, residual, one, two)
-        evidence = UnitsAlike().evidence(a, b, shown, alpha, _details(found, residual, how, exact=exact), tried=tried)
+        evidence = UnitsAlike().evidence(
+            a, b, shown, alpha, _details(found, residual, how, exact=exact, turned=turned), tried=tried
+        )
         named = _named(evidence, found, residual, exact=exact, spec=self.spec)
         return Matched(named, found, pairings, turned, exact)
 
@@ -175,7 +181,7 @@ class UnitsMatched:
         steps = tuple(found.details["steps"])
         if not found.details["exact"]:
             return Relation(RelationKind.RELATED, dict(found.details), steps, found.reason)
-        moved = any(s not in ("vocabulary grown", "gains folded") for s in steps)
+        moved = any(s not in ("vocabulary grown", "vocabulary trimmed", "gains folded") for s in steps)
         kind = RelationKind.PERMUTED if moved else RelationKind.REFORMATTED
         return Relation(kind, dict(found.details), steps, found.reason)
 
@@ -198,17 +204,19 @@ def _named(
         fields |= {
             "verdict": Verdict.SUPPORTED, "effect": 1.0, "value": shown.value,
             "null": Null("none: exhibited" if p is None else shown.null.source),
-            "reason": f"{steps}: applied to one model it gives the other, up to {residual.worst:.1e} relative difference",
+            "reason": f"{steps}: applied to one model, this leaves {residual.worst:.1e} relative difference",
         }  # fmt: skip
     return Evidence(**{f: fields.get(f, getattr(shown, f)) for f in Evidence.__slots__})
 
 
-def _details(found: Found, residual: "Residual | None", how: str, *, exact: bool) -> dict[str, Any]:
+def _details(
+    found: Found, residual: "Residual | None", how: str, *, exact: bool, turned: bool
+) -> dict[str, Any]:  # fmt: skip
     steps = [*found.map.steps]
     if residual is not None and residual.plain > PLAIN and exact:
         steps.append("units rescaled")
     if residual is not None and residual.grown:
-        steps.append("vocabulary grown")
+        steps.append("vocabulary grown" if (residual.grown > 0) != turned else "vocabulary trimmed")
     if found.folded:
         steps.append("gains folded")
     pairs = [p.part.pairing for p in found.map.parts.values()]
@@ -227,12 +235,12 @@ class Residual:
     Attributes:
         by_part: Relative difference, up to a positive factor per unit of any axis.
         plain: Largest relative difference without any rescaling.
-        grown: Whether an axis of fixed rows is longer on one side.
+        grown: By how much an axis of fixed rows is longer in the target.
     """
 
     by_part: dict[str, float]
     plain: float
-    grown: bool
+    grown: int
 
     @property
     def worst(self) -> float:
@@ -251,12 +259,13 @@ def residual_of(found: Found) -> Residual | None:
     """
     if found.map.lost or found.map.left or not found.map.parts:
         return None
-    by_part, plain, grown = {}, 0.0, False
+    by_part, plain, grown = {}, 0.0, 0
+    entries = max(LEAST, min(SAMPLE, IN_ALL // len(found.map.parts)))
     for name, p in found.map.parts.items():
-        sides = found.sides.under(p.part, p.maps, SAMPLE)
+        sides = found.sides.under(p.part, p.maps, entries)
         by_part[name], apart = _apart(*sides, tuple(k for k, axis in enumerate(p.part.axes) if axis.free))
         plain = max(plain, apart)
-        grown |= any(axis.a != axis.b for axis in p.part.axes)
+        grown = max((axis.b - axis.a for axis in p.part.axes), key=abs, default=0) or grown
         if any(axis.a != axis.b and axis.label.hidden for axis in p.part.axes):
             return None
     return Residual(by_part, plain, grown)

@@ -71,7 +71,8 @@ class SharedTensors:
         effect = min(1.0, size / max(1, min(totals)))
         said = f"{len(telling)} matrices are bit for bit the same ({effect:.0%} of the smaller model)"
         if public:
-            said += f"; {len(public)} more are public tables ({'; '.join(f'{n}: {w}' for n, w in sorted(public.items())[:2])})"  # fmt: skip
+            some = "; ".join(f"{n}: {w}" for n, w in sorted(public.items())[:2])
+            said += f"; {len(public)} more are public tables ({some})"
         verdict = Verdict.REFUTED if not telling else Verdict.INCONCLUSIVE
         axes = structure(a).axes
         inner = [n for n in telling if understood(structure(a)) and sum(x.hidden for x in axes[n]) >= 2]

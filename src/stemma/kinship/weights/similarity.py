@@ -51,6 +51,20 @@ def distinct(x: np.ndarray, alive: np.ndarray) -> np.ndarray:
     return alive & ~(gram[:, alive] > DUPLICATE).any(axis=1)
 
 
+def informative(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Which of so many pairs of units say anything.
+
+    Args:
+        u: Directions of the one side, `[pairs, coordinates]`; zero where a unit has none.
+        v: Those of the other.
+
+    Returns:
+        A mask: both sides have a direction, and neither repeats another one of its side.
+    """
+    alive = np.logical_and(u.any(axis=1), v.any(axis=1))
+    return alive & distinct(u, alive) & distinct(v, alive)
+
+
 def assign(similarity: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """The assignment of largest total similarity, after a random relabelling of both sides.
 

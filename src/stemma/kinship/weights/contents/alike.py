@@ -15,7 +15,7 @@ from stemma.kinship.weights.identity import CORNER as IDENTITY
 from stemma.kinship.weights.identity import near_identity
 from stemma.kinship.weights.maps.axis_map import PartMap
 from stemma.kinship.weights.maps.blocks import Sides
-from stemma.kinship.weights.similarity import distinct
+from stemma.kinship.weights.similarity import informative
 from stemma.kinship.weights.tables import is_table
 from stemma.models.model import Model
 from stemma.models.structure import Structure
@@ -23,6 +23,9 @@ from stemma.types import Axis, Evidence, Null, Spec, Verdict
 
 APART = 0.1
 """How far from chance to identity the units of a tensor are at most that do not agree."""
+
+SAME = 0.999
+"""Mean cosine from which factors of units need not be divided out."""
 
 FEWEST, MANY = 4, 16
 """Units that an axis needs to be looked at, and from which one with fewer is preferred: so units have more numbers."""
@@ -77,10 +80,13 @@ class UnitsAlike:
 
     One tensor alone never decides: the p-value holds also if any one tensor is a constant that both networks use
     (filters, principal components, embeddings), by leaving it out. Tables of waves and identities do not count at all.
-    Cost: up to `units` units with `coordinates` numbers each are read of every tensor.
+    Cost: up to `units` units with `coordinates` numbers each are read of every tensor, fewer where there are many
+    tensors.
 
     Attributes:
-        units: Units that are looked at per tensor.
+        units: Units that are looked at per tensor, at most.
+        least: And at least.
+        in_all: Units that are looked at in all tensors together, about.
         coordinates: Numbers of a unit that are looked at.
         min_effect: Smallest share of the model that counts as kinship; below it a small p is the trace of something
             else that is shared. Fixed beforehand.
@@ -90,6 +96,8 @@ class UnitsAlike:
     """
 
     units: int = 256
+    least: int = 48
+    in_all: int = 8192
     coordinates: int = 512
     min_effect: float = 0.05
     telling: float = 0.9
@@ -113,29 +121,34 @@ class UnitsAlike:
         Returns:
             One entry per part that could be looked at.
         """
-        found = (self._tensor(sides, name, p, known) for name, p in parts.items())
+        units = max(self.least, min(self.units, self.in_all // max(1, len(parts))))
+        found = (self._tensor(sides, name, p, known, units) for name, p in parts.items())
         return [f for f in found if f is not None]
 
-    def _tensor(self, sides: Sides, name: str, p: PartMap, known: Structure) -> TensorAlike | None:
+    def _tensor(self, sides: Sides, name: str, p: PartMap, known: Structure, units: int) -> TensorAlike | None:
         k = _unit_axis(p)
         if k is None or any(near_identity(x) for x in sides.corners(p.part, IDENTITY)):
             return None
         m = p.maps[k]
-        chosen = np.unique(np.linspace(0, len(m.rows) - 1, min(self.units, len(m.rows))).round().astype(int))
+        chosen = np.unique(np.linspace(0, len(m.rows) - 1, min(units, len(m.rows))).round().astype(int))
         rows, columns = m.rows[chosen], m.columns[chosen]
         maps = [None if i == k else own for i, own in enumerate(p.maps)]
-        block = sides.block(p.part, maps, k, self.coordinates, (rows[:, None], columns[:, None]))
+        coordinates = max(2 * units, self.coordinates * units // self.units)
+        block = sides.block(p.part, maps, k, coordinates, (rows[:, None], columns[:, None]))
         if block is None or is_table(block.a[:, 0]) or is_table(block.b[:, 0]):
             return None
         signs = None if m.signs is None else m.signs[chosen]
-        gain, cosine, exponent, pairs = max(
-            (_judged(*block.vectors(rescaled=r), signs) for r in (True, False)), key=lambda f: f[0]
-        )
+        shown = [_judged(*block.vectors(rescaled=False), signs)]
+        if shown[0][1] < SAME:
+            shown.append(_judged(*block.vectors(rescaled=True), signs))
+        gain, cosine, exponent, pairs = max(shown)
         if not pairs:
             return None
         found = choices_of(name, p, block.seen, known)
         digest = sides.reference.model.tensor_digests.get(p.part.pairing.a, name)
-        return TensorAlike(name, p.part.entries, pairs, gain, cosine, exponent, found, f"{digest} {name.partition('#')[2]}")
+        return TensorAlike(
+            name, p.part.entries, pairs, gain, cosine, exponent, found, f"{digest} {name.partition('#')[2]}"
+        )
 
     def evidence(
         self, a: Model, b: Model, found: Sequence[TensorAlike], alpha: float, details: Mapping[str, Any], tried: int = 1
@@ -154,7 +167,8 @@ class UnitsAlike:
             The evidence: `SUPPORTED` where contents show kinship, `REFUTED` where they could have and do not.
         """
         total = sum(t.size for t in matrices(a).values()), sum(t.size for t in matrices(b).values())
-        chosen, chances = _worth(found), _chances(found)
+        shares = _shares(found)
+        chosen, chances = _worth(found, shares), _chances(found)
         of_all = _log_p(chosen, len(found), tried)
         without = max((_without(f, chosen, len(found), tried) for f in chosen), default=0.0)
         without = max(of_all, without)
@@ -164,7 +178,9 @@ class UnitsAlike:
             "tensors": len(found), "tensors_apart": sum(n < APART for n in nearer.values()),
             "pairs": sum(f.pairs for f in found), "cosine": _mean(found, {f.name: f.cosine for f in found}),
             "chance": _mean(found, chances), "log10_p_of_all": of_all / LOG10,
-            "detectable_cosine": detectable([f.pairs for f in found], [f.exponent for f in found], _paid(found), alpha),
+            "detectable_cosine": detectable(
+                [(f.pairs, f.exponent, shares[f.name]) for f in found], alpha
+            ),
             "shares": [min(1.0, covered / max(1, n)) for n in total],
             "leading_tensor": max(chosen, key=lambda f: f.gain).name if chosen else None, **details,
         }  # fmt: skip
@@ -211,9 +227,8 @@ def _judged(u: np.ndarray, v: np.ndarray, signs: np.ndarray | None) -> tuple[flo
     """Gain, mean cosine, exponent and number of pairs of matched rows; rows that repeat another one are left out."""
     if signs is not None:
         u = u * signs[:, None]
-    alive = u.any(axis=1) & v.any(axis=1)
-    alive &= distinct(u, alive) & distinct(v, alive)
-    u, v = u[alive], v[alive]
+    told = informative(u, v)
+    u, v = u[told], v[told]
     if len(u) < FEWEST:
         return 0.0, 0.0, 0.0, 0
     similarity = u @ v.T
@@ -222,19 +237,18 @@ def _judged(u: np.ndarray, v: np.ndarray, signs: np.ndarray | None) -> tuple[flo
     return float(gains(own, exponent).sum()), float(own.mean()), exponent, len(own)
 
 
-def _paid(found: Sequence[TensorAlike]) -> float:
-    """What all orders together cost, each set of units once; and which tensors are taken, and how they are scaled."""
-    return sum(c.cost for c in together([f.choices for f in found]).values()) + 2 * len(found) * log(2)
+def _shares(found: Sequence[TensorAlike]) -> dict[str, float]:
+    """What each tensor's choices cost, those that several have in common divided among them."""
+    every = together([f.choices for f in found])
+    sharing = {key: sum(key in f.choices for f in found) for key in every}
+    return {f.name: sum(every[key].cost / sharing[key] for key in f.choices) for f in found}
 
 
-def _worth(found: Sequence[TensorAlike]) -> list[TensorAlike]:
-    """Tensors that say more than their share of the orders costs."""
-    all_choices = together([f.choices for f in found])
-    sharing = {key: sum(key in f.choices for f in found) for key in all_choices}
+def _worth(found: Sequence[TensorAlike], shares: Mapping[str, float]) -> list[TensorAlike]:
+    """Tensors that say more than their share of the choices costs, each contents once."""
     out, seen = [], set()
     for f in found:
-        share = sum(all_choices[key].cost / sharing[key] for key in f.choices)
-        if f.digest not in seen and surplus(f.pairs, f.gain) > share:
+        if f.digest not in seen and surplus(f.pairs, f.gain) > shares[f.name]:
             out.append(f)
         seen.add(f.digest)
     return out
@@ -244,6 +258,9 @@ def _without(f: TensorAlike, chosen: Sequence[TensorAlike], looked_at: int, trie
     """The bound of all other tensors, should this one be a constant that both models use.
 
     Such a constant fixes the order of its units, so nothing is left to choose about those.
+
+    Returns:
+        Natural logarithm of the bound.
     """
     rest = [o for o in chosen if o.digest != f.digest]
     return _log_p(rest, looked_at, tried, frozenset(f.choices))

@@ -139,28 +139,28 @@ def surplus(pairs: int, gain: float) -> float:
     return -log_tail(pairs, gain)
 
 
-def detectable(pairs: Sequence[int], exponents: Sequence[float], paid: float, alpha: float) -> float:
+def detectable(tensors: Sequence[tuple[int, float, float]], alpha: float) -> float:
     """The smallest cosine, the same for all matched units, that these tensors could have told from chance.
 
     Args:
-        pairs: Matched pairs per tensor.
-        exponents: The tensors' exponents.
-        paid: What the orders cost, in nats.
+        tensors: Of each its matched pairs, its exponent, and what its share of the orders costs, in nats.
         alpha: Level of the decision.
 
     Returns:
         A cosine; 1 where none would do.
     """
-    total = sum(pairs)
-    worth = sum(n * e for n, e in zip(pairs, exponents, strict=True))
     low, high = 0.0, 1.0 - CLIP
 
     def found(x: float) -> bool:
-        return paid + log_tail(total, worth * float(information(np.float64(x)))) <= log(alpha)
+        worth = float(information(np.asarray(x)))
+        counted = [(n, n * e * worth, cost) for n, e, cost in tensors if surplus(n, n * e * worth) > cost]
+        paid = sum(cost for _, _, cost in counted) + 2 * log(2) * len(tensors)
+        gain = sum(g for _, g, _ in counted)
+        return bool(counted) and paid + log_tail(sum(n for n, _, _ in counted), gain) <= log(alpha)
 
-    if not total or not found(high):
+    if not found(high):
         return 1.0
-    for _ in range(40):
+    for _ in range(30):
         middle = (low + high) / 2
         low, high = (low, middle) if found(middle) else (middle, high)
     return high

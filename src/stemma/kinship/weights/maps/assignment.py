@@ -12,6 +12,9 @@ EXACT = 768
 PASSES = 8
 """Rounds of mutual nearest neighbours of larger sets; what is left after them has no clear counterpart."""
 
+FEW = 0.01
+"""Share of units that may be left without a counterpart."""
+
 STRIPE = 1 << 24
 """Similarities that are held at once."""
 
@@ -76,6 +79,8 @@ def _mutual(views: Views, *, signed: bool) -> tuple[np.ndarray, np.ndarray]:
         found.append((left_u[pairs], left_v[nearest[pairs]]))
         left_v = np.delete(left_v, nearest[pairs])
         left_u = np.delete(left_u, pairs)
+        if len(left_u) <= FEW * len(views[0][0]):
+            break
     return np.concatenate([r for r, _ in found]), np.concatenate([c for _, c in found])
 
 

@@ -9,7 +9,7 @@ from stemma.kinship.weights.maps.axis_map import AxisMap, Part
 from stemma.kinship.weights.units_of_pair import finite
 from stemma.models.model import Model, Tensor
 
-WHOLE, KEPT, SLICE = 1 << 22, 1 << 26, 1 << 20
+WHOLE, KEPT, SLICE = 1 << 22, 1 << 24, 1 << 20
 """Entries up to which a tensor is read whole and kept for a while, that are kept at once, and that are decoded at once
 of a larger one."""
 
@@ -163,8 +163,9 @@ def directions(units: np.ndarray) -> np.ndarray:
 
 
 def balanced(x: np.ndarray, axes: Sequence[int], rounds: int = ROUNDS) -> np.ndarray:
-    """Scale an array so that its root mean square is one at every place of some axes: the same whatever positive
-    factors the units of these axes had.
+    """Scale an array so that its root mean square is one at every place of some axes.
+
+    The result is the same whatever positive factors the units of these axes had.
 
     Args:
         x: Any array.
@@ -251,7 +252,9 @@ class Sides:
         picks = dict(zip(others, _spread([len(m.rows) for m in known if m is not None], coordinates), strict=True))
         x, y = self._taken(part, maps, picks, {axis: (own.reshape(-1), other.reshape(-1))})
         x, y = np.moveaxis(x, axis, 0), np.moveaxis(y, axis, 0)
-        seen = {axis: own.reshape(-1)} | {k: m.rows[picks[k]] for k, m in zip(others, known, strict=True) if m is not None}
+        seen = {axis: own.reshape(-1)} | {
+            k: m.rows[picks[k]] for k, m in zip(others, known, strict=True) if m is not None
+        }
         free = tuple(2 + i for i, k in enumerate(others) if axes[k].free)
         return Block(x.reshape(*own.shape, *x.shape[1:]), y.reshape(*other.shape, *y.shape[1:]), free, seen)
 

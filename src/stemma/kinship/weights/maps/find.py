@@ -96,22 +96,23 @@ def _uneven(chart: Chart) -> bool:
 
 def _by_themselves(chart: Chart, known: Structure, *, named: bool) -> list[str]:
     """Match what is left tensor by tensor, spread over the model, as long as that leads anywhere."""
-    open_ = [n for n in chart.parts if n not in chart.mapped()]
+    mapped = chart.mapped()
+    open_ = [n for n in chart.parts if n not in mapped]
     small = sorted((n for n in open_ if readable(chart, n)), key=lambda n: chart.parts[n].entries)
     first = small[:: max(1, len(small) // ALONE)]
     misses = 0
     for name in (*first, *(n for n in small if n not in first)):
         if misses >= ALONE:
             break
-        if name in chart.mapped():
+        if name in mapped:
             continue
         if match_alone(chart, name):
             grow(chart, named=named)
             match_heads(chart, known)
-            misses = -len(small)
+            mapped, misses = chart.mapped(), -len(small)
         else:
             misses += 1
-    large = [n for n in open_ if n not in small and n not in chart.mapped()]
+    large = [n for n in open_ if n not in small and n not in mapped]
     started = bool(chart.units) or any(_anchored(chart, n) for n in chart.parts)
     if large and not started:
         return [f"units of {len(large)} tensors with more than 4 million entries, in an order of their own"]

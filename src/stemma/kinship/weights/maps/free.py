@@ -113,7 +113,7 @@ def _absolute(block: Block) -> Block:
 
 def _by_profile(chart: Chart, name: str, k: int, *, signed: bool) -> AxisMap | None:
     """Units matched by their sorted entries."""
-    p, axis = chart.parts[name].pairing, chart.parts[name].axes[k]
+    axis = chart.parts[name].axes[k]
     own, other = axis.units(), axis.units_of_target()
     if not len(own) or not len(other):
         return None
@@ -122,7 +122,9 @@ def _by_profile(chart: Chart, name: str, k: int, *, signed: bool) -> AxisMap | N
     if sides[0].shape[1] != sides[1].shape[1]:
         return None
     middle = sides[0].mean(axis=0)
-    rows, columns = matched([(directions(sides[0] - middle), directions(sides[1] - middle))], signed=False, seed=chart.seed)
+    rows, columns = matched(
+        [(directions(sides[0] - middle), directions(sides[1] - middle))], signed=False, seed=chart.seed
+    )
     return AxisMap(rows, columns, (len(own), len(other)))
 
 

@@ -28,6 +28,7 @@ WIDE = 4
 ALIKE = 0.9
 """Mean cosine from which heads are in the same basis, and nothing is looked for."""
 
+
 @dataclass(frozen=True, eq=False)
 class Factor:
     """One matrix that holds a part of every head.
@@ -45,6 +46,7 @@ class Factor:
     a: np.ndarray
     b: np.ndarray
     index: np.ndarray
+
 
 def match_heads(chart: Chart, known: Structure) -> tuple[str, ...]:
     """Match the heads of every layer that are not alike as they stand, and find their bases.
@@ -116,6 +118,7 @@ def _pair(chart: Chart, key: str, factors: list[Factor]) -> None:
             chart.turned[second.name, second.k] = turned
             followed |= {first.name, second.name}
 
+
 def _by_spaces(f: Factor, seed: int) -> AxisMap:
     """Heads matched by the space that their rows span: the same in every basis."""
     one, two = (np.linalg.qr(side.transpose(0, 2, 1).astype(np.float64))[0] for side in (f.a, f.b))
@@ -123,14 +126,22 @@ def _by_spaces(f: Factor, seed: int) -> AxisMap:
     rows, columns = assign(overlap, np.random.default_rng(seed))
     return AxisMap(rows, columns, (len(f.a), len(f.b)))
 
+
 def _fitted(f: Factor, heads: AxisMap) -> list[np.ndarray]:
     """For each matched head the matrix that takes its rows into the target's."""
     pairs = zip(heads.rows, heads.columns, strict=True)
-    return [np.linalg.lstsq(f.a[i].T.astype(np.float64), f.b[j].T.astype(np.float64), rcond=None)[0].T for i, j in pairs]
+    return [
+        np.linalg.lstsq(f.a[i].T.astype(np.float64), f.b[j].T.astype(np.float64), rcond=None)[0].T for i, j in pairs
+    ]
+
 
 def _follows(f: Factor, heads: AxisMap, bases: list[np.ndarray]) -> np.ndarray | None:
-    """The linear map of another factor's rows, if the inverse bases bring it onto the target's; heads that share keys
-    may be in any order.
+    """The linear map of another factor's rows, if the inverse bases bring it onto the target's.
+
+    Heads that share keys may be in any order.
+
+    Returns:
+        `[rows of the reference, rows of the target]`, or None.
     """
     size, moved, other, places = len(bases[0]), [], [], []
     for i, j, basis in zip(heads.rows, heads.columns, bases, strict=True):
@@ -157,9 +168,9 @@ def _follows(f: Factor, heads: AxisMap, bases: list[np.ndarray]) -> np.ndarray |
             out[np.ix_(source, to)] = back.T
     return out
 
+
 def _matrix(f: Factor, heads: AxisMap, maps: list[np.ndarray]) -> np.ndarray:
     out = np.zeros((f.index.size, f.index.size), np.float32)
     for i, j, m in zip(heads.rows, heads.columns, maps, strict=True):
         out[np.ix_(f.index[i], f.index[j])] = m
     return out
-

@@ -40,7 +40,10 @@ def parts_of(
     for p in pairings:
         x, y, labels = reference.weights[p.a].shape, target.weights[p.b].shape, known.axes[p.a]
         sizes = [x[i] for i in p.axes_a]
-        axes = tuple(_axis(p.a, i, x[i], y[j], labels[i], sizes, heads, loose=loose) for i, j in zip(p.axes_a, p.axes_b, strict=True))
+        axes = tuple(
+            _axis(p.a, i, x[i], y[j], labels[i], sizes, heads, loose=loose)
+            for i, j in zip(p.axes_a, p.axes_b, strict=True)
+        )
         cut = next((k for k, axis in enumerate(axes) if len(axis.label.segments) > 1 and axis.a == axis.b), None)
         if cut is None:
             out[p.a] = Part(p, axes)

@@ -92,6 +92,9 @@ def _rotation(chart: Chart, anchors: list[tuple[str, int]]) -> AxisMap | str:
     """The best orthogonal map of the stream over some tokens of all anchors; or why there is none.
 
     Where the target is narrower the map is one into its space: a stream that was rotated and cut.
+
+    Returns:
+        The map, or a few words.
     """
     name, k = anchors[0]
     n, m = chart.parts[name].axes[k].a, chart.parts[name].axes[k].b

@@ -15,16 +15,22 @@ import numpy as np
 from stemma.kinship.weights.contents.bound import freedom, gains, orders, surplus
 from stemma.kinship.weights.maps.assignment import matched
 from stemma.kinship.weights.maps.axis_map import AxisMap, PairedAxis, Part, PartMap
-from stemma.kinship.weights.maps.blocks import Block, Sides
+from stemma.kinship.weights.maps.blocks import FAINT, Block, Sides
 
 SURE = 20.0
 """Nats by which a match must exceed what any order of units could give, before others are built on it."""
 
-SAMPLE = 256
+SAMPLE = 128
 """Matched units that decide whether a match is clear."""
+
+PLAIN = (False,)
+"""Units as they stand."""
 
 VIEWS = 8
 """Tensors that show one set of units to a match; further ones tell it little."""
+
+SAME = 0.999
+"""Mean cosine from which factors of units need not be divided out."""
 
 TIE = 1e-3
 """What the length of a unit counts beside its direction."""
@@ -66,6 +72,7 @@ class Chart:
         turned_units: By key, the signs that some tensor shows: what a tensor has that was not looked at yet.
         turned: By part and axis, a linear map of its rows: heads in another basis.
         fitted: Parts to which a rotation or a basis was fitted: no evidence.
+        cosines: By key, the mean cosine of the match.
         coordinates: Coordinates of a unit that are looked at in one tensor.
         seed: Of what falls at random.
     """
@@ -79,8 +86,9 @@ class Chart:
     turned_units: dict[str, np.ndarray] = field(default_factory=dict)
     turned: dict[tuple[str, int], np.ndarray] = field(default_factory=dict)
     fitted: set[str] = field(default_factory=set)
+    cosines: dict[str, float] = field(default_factory=dict)
 
-    def keys(self) -> list[str]:
+    def sets(self) -> list[str]:
         """All sets of units, in the order of their tensors."""
         return list(dict.fromkeys(axis.key for p in self.parts.values() for axis in p.axes if axis.key))
 
@@ -159,7 +167,7 @@ class Chart:
             blocks: What showed it.
             signed: Whether signs count.
         """
-        self.units[key] = match.units
+        self.units[key], self.cosines[key] = match.units, match.cosine
         self.turned_units.pop(key, None)
         for name, k, b in blocks if signed else ():
             u, v = b.vectors(rescaled=True)
@@ -203,7 +211,7 @@ def propagate(chart: Chart) -> None:
     progress = True
     while progress:
         progress = False
-        for key in chart.keys():
+        for key in chart.sets():
             if key in chart.units:
                 continue
             blocks = chart.blocks(key)
@@ -222,8 +230,8 @@ def refine(chart: Chart) -> None:
     Args:
         chart: Is improved.
     """
-    for key in chart.keys():
-        if key not in chart.units or chart.units[key].rotation is not None:
+    for key in chart.sets():
+        if key not in chart.units or chart.units[key].rotation is not None or chart.cosines.get(key, 0.0) > NEARLY:
             continue
         blocks = chart.blocks(key)
         signed = any((name, k) in chart.signs for name, k, _ in blocks)
@@ -245,7 +253,11 @@ def matched_best(blocks: Sequence[tuple[str, int, Block]], seed: int) -> tuple[M
     Returns:
         The clearer match, and whether signs were free.
     """
-    plain = match(blocks, signed=False, seed=seed)
+    plain = match(blocks, signed=False, seed=seed, views=PLAIN)
+    if plain is not None and plain.cosine > NEARLY:
+        return plain, False
+    other = match(blocks, signed=False, seed=seed)
+    plain = max((m for m in (plain, other) if m is not None), key=lambda m: m.clear, default=None)
     if plain is not None and plain.cosine > NEARLY:
         return plain, False
     free = match(blocks, signed=True, seed=seed)
@@ -254,22 +266,25 @@ def matched_best(blocks: Sequence[tuple[str, int, Block]], seed: int) -> tuple[M
     return free, True
 
 
-def match(blocks: Sequence[tuple[str, int, Block]], *, signed: bool, seed: int) -> Match | None:
+def match(
+    blocks: Sequence[tuple[str, int, Block]], *, signed: bool, seed: int, views: tuple[bool, ...] = (True, False)
+) -> Match | None:  # fmt: skip
     """Match units by all tensors that show them.
 
     Args:
         blocks: Tensor, axis and what it shows.
         signed: Whether the opposite of a unit counts like the same.
         seed: Of what falls at random.
+        views: Units with their factors divided out, as they stand, or both.
 
     Returns:
         The match; None where fewer than two units carry information.
     """
-    views = [pair for _, _, b in blocks for pair in _weighted(b, signed=signed)]
-    of = len(views[0][0]), len(views[0][1])
-    rows, columns = matched(views, signed=signed, seed=seed)
+    shown = [pair for _, _, b in blocks for pair in _weighted(b, views)]
+    of = len(shown[0][0]), len(shown[0][1])
+    rows, columns = matched([*shown, *(_lengths(b) for _, _, b in blocks)], signed=signed, seed=seed)
     alive = np.zeros(len(rows), bool)
-    for u, v in views[1::3] + views[2::3]:
+    for u, v in shown:
         alive |= u[rows].any(axis=1) & v[columns].any(axis=1)
     if alive.sum() < 2:
         return None
@@ -278,8 +293,12 @@ def match(blocks: Sequence[tuple[str, int, Block]], *, signed: bool, seed: int) 
 
 
 def _completed(rows: np.ndarray, columns: np.ndarray, of: tuple[int, int]) -> AxisMap:
-    """Give units without a counterpart those that are left, in order, where they are as many: dead units say nothing
-    about which is which, and it does not matter.
+    """Give units without a counterpart those that are left, in order, where they are as many.
+
+    Dead units say nothing about which is which, and it does not matter.
+
+    Returns:
+        The map.
     """
     left = np.setdiff1d(np.arange(of[0]), rows), np.setdiff1d(np.arange(of[1]), columns)
     if len(left[0]) != len(left[1]):
@@ -289,25 +308,31 @@ def _completed(rows: np.ndarray, columns: np.ndarray, of: tuple[int, int]) -> Ax
     return AxisMap(rows[order], columns[order], of)
 
 
-def _weighted(block: Block, *, signed: bool) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Units with factors divided out and as they stand; what scatters less between strangers counts more. Lengths of
-    units say little, factors being free, but they tell units apart that point the same way.
-    """
-    out = [_lengths(block)]
-    for rescaled in (True, False):
+def _weighted(block: Block, views: tuple[bool, ...]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Units with factors divided out, or as they stand; what scatters less between strangers counts more."""
+    out = []
+    for rescaled in views:
         u, v = block.vectors(rescaled=rescaled)
         step = max(1, len(u) // SAMPLE), max(1, len(v) // SAMPLE)
         scatter = float(np.mean((u[:: step[0]] @ v[:: step[1]].T) ** 2))
-        out.append((u / max(scatter, 1e-6), v))
+        out.append((u / np.float32(max(scatter, 1e-6)), v))
     return out
 
 
 def _lengths(block: Block) -> tuple[np.ndarray, np.ndarray]:
-    """Rows whose product is minus the squared difference of the logarithms of two lengths, times a small number."""
+    """Rows whose product is minus the squared difference of the logarithms of two lengths, times a small number.
+
+    Lengths of units say little, factors being free, but they tell units apart that point the same way.
+
+    Returns:
+        A view, as directions are.
+    """
     x, y = (np.log(np.linalg.norm(side.reshape(len(side), -1), axis=1) + 1e-30) for side in (block.a, block.b))
     x, y = (np.clip(z - np.median(z), -5, 5)[:, None] for z in (x, y))
     one = np.ones_like(x), np.ones_like(y)
-    return TIE * np.hstack([2 * x, -x * x, -one[0]]).astype(np.float32), np.hstack([y, one[1], y * y]).astype(np.float32)
+    return TIE * np.hstack([2 * x, -x * x, -one[0]]).astype(np.float32), np.hstack([y, one[1], y * y]).astype(
+        np.float32
+    )
 
 
 def judged(blocks: Sequence[tuple[str, int, Block]], units: AxisMap, *, signed: bool) -> Match:
@@ -323,14 +348,15 @@ def judged(blocks: Sequence[tuple[str, int, Block]], units: AxisMap, *, signed: 
     """
     pairs, total, told, cosines, seen = 0, 0.0, 0, [], set()
     for _, _, b in blocks:
-        u, v = b.vectors(rescaled=True)
-        alive = np.flatnonzero(u[units.rows].any(axis=1) & v[units.columns].any(axis=1))
+        alive = np.flatnonzero(_alive(b.a)[units.rows] & _alive(b.b)[units.columns])
         if not len(alive):
             continue
         chosen = alive[np.unique(np.linspace(0, len(alive) - 1, min(SAMPLE, len(alive))).round().astype(int))]
         rows, columns = units.rows[chosen], units.columns[chosen]
         part = _row_by_row(b, rows, columns) if len(rows) < FEW and b.a.shape[1] > 1 else b.of(rows, columns)
-        gain, cosine, counted = max(_gain(*part.vectors(rescaled=r), signed=signed) for r in (True, False))
+        gain, cosine, counted = _gain(*part.vectors(rescaled=False), signed=signed)
+        if cosine < SAME:
+            gain, cosine, counted = max((gain, cosine, counted), _gain(*part.vectors(rescaled=True), signed=signed))
         cosines.append(cosine)
         if gain > TELLING * counted:
             total, pairs, told = total + gain, pairs + counted, told + 1
@@ -340,6 +366,17 @@ def judged(blocks: Sequence[tuple[str, int, Block]], units: AxisMap, *, signed: 
 
 
 _NO = (0.0, 0.0, 0)
+
+
+def _alive(units: np.ndarray) -> np.ndarray:
+    """Which units carry information: a length of their own, and a direction beside the common one."""
+    flat = units.reshape(len(units), -1)
+    norm = np.linalg.norm(flat, axis=1)
+    alive = norm > FAINT * max(float(norm.max(initial=0.0)), 1e-30)
+    if alive.sum() < 2:
+        return alive
+    unit = flat / np.where(alive, norm, 1)[:, None]
+    return alive & (np.abs(unit - unit[alive].mean(axis=0)).max(axis=1) > 1e-6)
 
 
 def _gain(u: np.ndarray, v: np.ndarray, *, signed: bool) -> tuple[float, float, int]:

@@ -139,7 +139,9 @@ def alternatives(own: Part, others: Mapping[str, Tensor]) -> Iterator[Part]:
         if len(axes) != len(sizes):
             continue
         for order in permutations(axes):
-            fits = all(tensor.shape[j] == a or axis.b == tensor.shape[j] for j, a, axis in _beside(order, sizes, own.axes))
+            fits = all(
+                tensor.shape[j] == a or axis.b == tensor.shape[j] for j, a, axis in _beside(order, sizes, own.axes)
+            )
             if fits and (name, order) != (own.pairing.b, own.pairing.axes_b):
                 pairing = Pairing(own.pairing.a, name, own.pairing.axes_a, order, own.pairing.cost)
                 yield Part(pairing, tuple(replace(x, b=tensor.shape[j]) for j, _, x in _beside(order, sizes, own.axes)))
