@@ -19,6 +19,7 @@ from stemma.kinship.weights.counts import Counts, evidence
 from stemma.kinship.weights.decision import Findings, decide
 from stemma.kinship.weights.matched import Matched, UnitsMatched
 from stemma.kinship.weights.not_tested import untested
+from stemma.kinship.weights.public_starts import public_start
 from stemma.kinship.weights.residual import recast_equal
 from stemma.kinship.weights.restored import restored
 from stemma.kinship.weights.shared import SharedTensors
@@ -34,6 +35,12 @@ OPEN = (
     RelationKind.PART_INHERITED, RelationKind.HEAD_REPLACED,
 )  # fmt: skip
 """Relations that an exact map of units would replace."""
+
+DENSE = frozenset({RelationKind.FINETUNED, RelationKind.SIBLINGS, RelationKind.SAME_INIT, RelationKind.RELATED})
+"""Relations that two trainings from one start could be taken for."""
+
+STARTED = 0.5
+"""Largest effect of a common start."""
 
 SAME = 0.999
 """Mean cosine of units in place from which they may be the same but for factors."""
@@ -88,6 +95,8 @@ def decided(a: Model, b: Model, *, alpha: float = 0.01) -> Decided:
     if same.verdict is Verdict.SUPPORTED:
         return Decided(_answer(a, b, Findings(same, alpha=alpha), _identity_relation(a, b)))
     found = _as_stored(a, b, same, alpha)
+    if found.comparison.relation.kind in DENSE and (seed := public_start(a)) is not None and seed == public_start(b):
+        return replace(found, comparison=_started(found.comparison, seed))
     if found.comparison.verdict == "related" and found.comparison.weights.effect >= WHOLE:
         return found
     for view_a, view_b, made in _laid_out(a, b):
@@ -95,6 +104,18 @@ def decided(a: Model, b: Model, *, alpha: float = 0.01) -> Decided:
         if other.comparison.verdict == "related" and _nearer(other.comparison, found.comparison):
             return replace(other, comparison=_restored(a, b, other.comparison, made))
     return found
+
+
+def _started(found: Comparison, seed: int) -> Comparison:
+    """The answer about two models that started from one public seed: that is no descent, however alike they stayed."""
+    said = (
+        f"both trainings started from torch's default initialiser under the public seed {seed}; two trainings from it, "
+        "and a model made from the other, cannot be told apart by weights"
+    )
+    parameters = {**found.relation.parameters, "public_seed": seed, "weights": found.relation.kind.value}
+    relation = Relation(RelationKind.SAME_INIT, parameters, ("same-init",), f"{said}; {found.relation.reason}")
+    weights = replace(found.weights, effect=min(found.weights.effect, STARTED))
+    return replace(found, relation=relation, weights=weights, evidence=(weights, *found.evidence[1:]))
 
 
 def _laid_out(a: Model, b: Model) -> Iterator[tuple[Model, Model, Mapping[str, str]]]:

@@ -58,6 +58,8 @@ def matched(views: Views, *, signed: bool, seed: int) -> tuple[np.ndarray, np.nd
         Rows and columns that go together, rows ascending; of large sets perhaps not all.
     """
     generator = np.random.default_rng(seed)
+    if not signed:  # one product instead of several
+        views = [(np.hstack([u for u, _ in views]), np.hstack([v for _, v in views]))]
     n, m = len(views[0][0]), len(views[0][1])
     if max(n, m) <= EXACT:
         return assign(similarities(views, slice(None), signed=signed), generator)

@@ -25,6 +25,9 @@ ROWS = 4096
 WIDE = 4
 """Coordinates per row of a head that a fit needs."""
 
+SAME = 0.99
+"""Mean cosine over all tensors from which none is looked at by itself."""
+
 ALIKE = 0.9
 """Mean cosine from which heads are in the same basis, and nothing is looked for."""
 
@@ -79,6 +82,8 @@ def _alike(chart: Chart, key: str) -> bool:
         return True
     if key not in chart.units:
         return False
+    if chart.cosines.get(key, 0.0) >= SAME:
+        return True
     blocks = chart.blocks(key)
     return all(judged([b], chart.units[key], signed=False).cosine >= ALIKE for b in blocks)
 

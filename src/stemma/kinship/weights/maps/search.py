@@ -20,6 +20,9 @@ from stemma.kinship.weights.maps.blocks import FAINT, Block, Sides
 SURE = 20.0
 """Nats by which a match must exceed what any order of units could give, before others are built on it."""
 
+MANY = 1024
+"""Units from which half the coordinates are looked at first."""
+
 SAMPLE = 128
 """Matched units that decide whether a match is clear."""
 
@@ -73,7 +76,7 @@ class Chart:
         turned: By part and axis, a linear map of its rows: heads in another basis.
         fitted: Parts to which a rotation or a basis was fitted: no evidence.
         cosines: By key, the mean cosine of the match.
-        coordinates: Coordinates of a unit that are looked at in one tensor.
+        coordinates: Coordinates of a unit that are looked at in one tensor; of very many units half of them suffice.
         seed: Of what falls at random.
     """
 
@@ -139,11 +142,12 @@ class Chart:
         maps = [None if i == k else self.rows(name, i) for i in range(len(part.axes))]
         return self.sides.block(part, maps, k, coordinates or self.coordinates)
 
-    def blocks(self, key: str) -> list[tuple[str, int, Block]]:
+    def blocks(self, key: str, coordinates: int = 0) -> list[tuple[str, int, Block]]:
         """All that shows a set of units now, at most `VIEWS` tensors.
 
         Args:
             key: The set.
+            coordinates: Coordinates of a unit; the chart's own number unless given.
 
         Returns:
             Tensor, axis and block of each.
@@ -155,8 +159,11 @@ class Chart:
             if all(axes[i].key != key and self.rows(name, i) is not None for i in others):
                 open_.append((name, k))
         step = max(1, -(-len(open_) // VIEWS))
-        found = ((name, k, self.block(name, k)) for name, k in open_[::step])
+        found = ((name, k, self.block(name, k, coordinates or self._enough(name, k))) for name, k in open_[::step])
         return [(name, k, b) for name, k, b in found if b is not None and min(len(b.a), len(b.b)) >= 2]
+
+    def _enough(self, name: str, k: int) -> int:
+        return self.coordinates // 2 if self.parts[name].axes[k].a > MANY else self.coordinates
 
     def accept(self, key: str, match: Match, blocks: Sequence[tuple[str, int, Block]], *, signed: bool) -> None:
         """Keep a match; where signs may be turned, keep them for each tensor that shows it.
@@ -219,6 +226,9 @@ def propagate(chart: Chart) -> None:
                 continue
             tried[key] = len(blocks)
             found, signed = matched_best(blocks, chart.seed)
+            if max(len(b.a) for _, _, b in blocks) > MANY and (found is None or found.clear <= SURE):
+                blocks = chart.blocks(key, 4 * chart.coordinates)
+                found, signed = matched_best(blocks, chart.seed)
             if found is not None and found.clear > SURE:
                 chart.accept(key, found, blocks, signed=signed)
                 progress = True
