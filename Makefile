@@ -14,7 +14,11 @@ PIP_ARGS ?=
 PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13 python3.14 python; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; break; }; done; true)
 
-.PHONY: help setup demo test check fix slow bench figures clean
+# Another kind of processor: the oldest instructions that each library has, and two threads where the tests take one.
+OTHER := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE OPENBLAS_CORETYPE=Nehalem \
+	STEMMA_TEST_THREADS=2 OMP_WAIT_POLICY=passive
+
+.PHONY: help setup demo test check fix slow other bench figures clean
 
 help: ## say what each target does
 	@grep -hE '^[a-z]+:.*## ' '$(HERE)/Makefile' | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -49,6 +53,10 @@ fix: $(READY) ## repair what can be repaired by itself: formatting, import order
 
 slow: $(READY) ## the slow tests, two at a time
 	@cd '$(HERE)' && '$(BIN)/python' -m pytest -n 2 -m slow || { code=$$?; test $$code -eq 5; }
+
+other: $(READY) ## all tests as another kind of processor runs them: what is trained anew there must change no result
+	@cd '$(HERE)' && cache=$$(mktemp -d) && trap 'rm -rf "$$cache"' EXIT && \
+	  env $(OTHER) STEMMA_CACHE="$$cache" '$(BIN)/python' -m pytest -n 2
 
 bench: $(READY) ## measure speed and error rates (STEMMA_DATA=DIR: the data sets), and write benchmarks/results
 	@cd '$(HERE)' && for f in benchmarks/*.py; do echo "$$f" >&2; '$(BIN)/python' "$$f"; done

@@ -1,17 +1,27 @@
-"""Every test runs offline, on one thread, and never near the user's own registry."""
+"""Every test runs offline, never near the user's own registry, on one thread, and asks the same questions every time.
+
+`STEMMA_TEST_THREADS` asks for other threads than one: nothing that a test says may depend on it.
+"""
 
 import os
+import runpy
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["OMP_NUM_THREADS"] = os.environ.get("STEMMA_TEST_THREADS", "1")
 os.environ["COLUMNS"] = "120"
 os.environ.setdefault("STEMMA_CACHE", str(Path(__file__).parents[1] / ".pytest_cache" / "stemma"))
 
 import pytest
+from hypothesis import settings
 from safetensors.numpy import save_file
 
 from checkpoints import Run, arrays_of, child_of
+
+settings.register_profile("same", derandomize=True)
+settings.load_profile("same")
 
 SHARED = Path(__file__).parents[2] / "shared"
 
@@ -41,6 +51,20 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
             main([str(word) for word in words])
         out, err = capsys.readouterr()
         return int(left.value.code or 0), out, err
+
+    return call
+
+
+@pytest.fixture
+def example(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Runs a script of the examples as a program, in this process (torch is loaded once), and gives what it prints."""
+
+    def call(name: str, *words: object) -> str:
+        script = Path(__file__).parents[1] / "examples" / name
+        monkeypatch.setattr(sys, "argv", [str(script), *map(str, words)])
+        capsys.readouterr()
+        runpy.run_path(str(script), run_name="__main__")
+        return capsys.readouterr().out
 
     return call
 

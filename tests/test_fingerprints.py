@@ -28,8 +28,6 @@ from stemma.types import Digest
 from stemma.zoo.kinds import KINDS
 from stemma.zoo.training import initial
 
-torch.set_num_threads(1)
-
 METHODS = [kind() for kind in ALL if issubclass(kind, AbstractFingerprinter) and kind is not GradientField]
 IDS = [m.name for m in METHODS]
 

@@ -16,7 +16,6 @@ from stemma.models.networks.given import from_module
 from stemma.probes import Probes
 from stemma.types import InputSpec
 
-torch.set_num_threads(1)
 SPEC = InputSpec("image", (1, 4, 4), 0.0, 1.0)
 INPUTS = np.random.default_rng(0).random((10, 1, 4, 4), np.float32)
 PROBES = Probes.of(INPUTS)
