@@ -1,12 +1,12 @@
 """Minimum arborescences: NetworkX is the oracle for the cost, the definition for the structure."""
 
 import itertools
-import time
 
 import networkx as nx
 import numpy as np
 import pytest
 
+from processor_time import times_as_long
 from stemma.errors import MisuseError
 from stemma.lineage.arborescence import minimum_arborescence, minimum_forest
 
@@ -151,16 +151,23 @@ def test_nothing_and_one_node() -> None:
     assert minimum_arborescence(1, none, none, np.zeros(0), root=0).tolist() == [-1]
 
 
-def test_ten_thousand_nodes_in_seconds() -> None:
-    rng = np.random.default_rng(0)
-    nodes, degree = 10_000, 20
-    targets = np.repeat(np.arange(nodes), degree)
-    sources, costs = rng.integers(0, nodes, nodes * degree), rng.normal(size=nodes * degree)
-    start = time.process_time()
-    chosen = minimum_forest(nodes, sources, targets, costs, 4.0)
-    assert time.process_time() - start < 10
+def test_ten_thousand_nodes_do_not_cost_the_square_of_their_number() -> None:
+    def drawn(nodes: int, degree: int = 20) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
+        rng = np.random.default_rng(0)
+        targets = np.repeat(np.arange(nodes), degree)
+        return nodes, rng.integers(0, nodes, nodes * degree), targets, rng.normal(size=nodes * degree)
+
+    (nodes, sources, targets, costs), quarter = drawn(10_000), drawn(2_500)
+    found = []
+    cost = times_as_long(
+        lambda: found.append(minimum_forest(nodes, sources, targets, costs, 4.0)),
+        lambda: minimum_forest(*quarter, 4.0),
+        11,
+    )
+    assert cost <= 11  # measured: 6.0 to 7.4; in proportion to the square it would be 16
+    chosen = found[0]
     assert_spans(nodes, sources, targets, chosen, {v for v in range(nodes) if chosen[v] < 0})
-    cheapest = costs.reshape(nodes, degree).min(axis=1)
+    cheapest = costs.reshape(nodes, -1).min(axis=1)
     taken = np.where(chosen < 0, 4.0, costs[chosen]).sum()
     assert cheapest.sum() <= taken <= cheapest.sum() + 0.2 * nodes
 

@@ -4,7 +4,6 @@ import ast
 import json
 import os
 import re
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+
+from processor_time import times_as_long
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "stemma"
@@ -77,22 +78,21 @@ def test_the_weights_axis_needs_no_torch(tmp_path: Path) -> None:
         assert json.loads(done.stdout)["verdict"] in {"independent", "inconclusive", "no-known-parent"}
 
 
+TYPER_HELP = "import typer\n\napp = typer.Typer()\n\n\n@app.command()\ndef f(): ...\n\n\napp(['--help'])"
+
+
 @pytest.mark.parametrize(
-    ("code", "limit"),
-    [("import stemma", 0.3), ("from stemma.cli import main\nmain(['--help'])", 0.25)],
+    ("code", "reference", "limit"),
+    # Measured, busy or not: .23 to .26 and .67 to .73. With numpy imported at once: 1.05 and 1.33 or more.
+    [("import stemma", "import numpy", 0.6), ("from stemma.cli import main\nmain(['--help'])", TYPER_HELP, 1.0)],
     ids=["import", "help"],
 )
-def test_start_up_is_quick(code: str, limit: float) -> None:
-    # Processor time, and the best of several: what the code costs, not what else the machine was doing.
-    best = np.inf
-    for _ in range(7):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        assert _python(code).returncode == 0
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        best = min(best, after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
-        if best <= limit:
-            break
-    assert best <= limit
+def test_start_up_is_quick(code: str, reference: str, limit: float) -> None:
+    # The seconds themselves are measured in benchmarks/speed.py.
+    def start(line: str) -> None:
+        assert _python(line).returncode == 0
+
+    assert times_as_long(lambda: start(code), lambda: start(reference), limit) <= limit
 
 
 def test_the_package_describes_its_own_tree() -> None:
@@ -158,5 +158,5 @@ def test_no_path_of_one_machine_is_written_down() -> None:
 def test_continuous_integration_runs_the_readme_test_command() -> None:
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)
-    assert re.search(r"^make test\b", script.read_text(), re.MULTILINE)
+    assert re.findall(r"^make (\w+)\b", script.read_text(), re.MULTILINE) == ["test", "slow", "other"]
     assert "make test" in (ROOT / "README.md").read_text()

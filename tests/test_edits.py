@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from edited_networks import prepared, probes, right, stemma
+from stemma.edits import measuring
 from stemma.edits.asking import own_network
 from stemma.edits.normalisation import recalibrate
 from stemma.edits.pruning import Pruning
@@ -114,7 +115,7 @@ def test_the_score_matters_where_much_goes(home: Path) -> None:
             losses.append(1 - right(method(model, asked).model))
         lost[score] = float(np.mean(losses))
     assert lost["elimination"] + 0.02 < lost["random"]
-    assert right(model) > 0.95
+    assert right(model) > 0.93  # measured: .975 to .990
 
 
 def test_nothing_is_lost_where_nothing_goes_and_the_model_stays_as_it_was(home: Path) -> None:
@@ -146,7 +147,7 @@ def test_recalibrated_statistics_are_those_of_the_inputs() -> None:
 
 
 @pytest.mark.slow
-def test_budgets_are_met_in_everything_that_they_count(home: Path) -> None:
+def test_budgets_are_met_in_everything_that_they_count(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, asked = load(home / "cnn"), probes(home)
     seen = Pruning().collect(model, asked)
     for budget in ("macs", "parameters"):
@@ -161,8 +162,11 @@ def test_budgets_are_met_in_everything_that_they_count(home: Path) -> None:
     assert all(len(k) % 4 == 0 for k in multiple.kept.values())
     official = Pruning.official(0.6)(model, asked)
     assert official.receipt.measured["macs"][1] / official.receipt.measured["macs"][0] <= 0.6
-    quick = Pruning(budget="latency", share=0.95, batch=64).plan(model, asked, seen)
-    assert quick.expected["macs"][1] < quick.expected["macs"][0]
+    # A clock that nothing else disturbs: a network takes as long as it has parameters.
+    monkeypatch.setattr(measuring, "latency", lambda asked, _: sum(p.numel() for p in asked.module.parameters()))
+    quick = Pruning(budget="latency", share=0.8, batch=64).plan(model, asked, seen)
+    before, after = quick.expected["parameters"]
+    assert 0.7 < after / before <= 0.8
 
 
 def test_groups_of_one_unit_are_left_in_later_rounds() -> None:
