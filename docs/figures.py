@@ -7,6 +7,7 @@ compares every figure with its file.
 
 import json
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -24,6 +25,19 @@ def pages(root: Path = ROOT) -> list[Path]:
     return [root / "README.md", *sorted((root / "docs").glob("*.md"))]
 
 
+@cache
+def results(path: Path) -> Any:
+    """What a result file holds; it is read once.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its content.
+    """
+    return json.loads(path.read_text())
+
+
 def figure(file: str, key: str, form: str | None, root: Path = ROOT) -> str:
     """One figure as its result file has it.
 
@@ -39,7 +53,7 @@ def figure(file: str, key: str, form: str | None, root: Path = ROOT) -> str:
     Raises:
         KeyError: If the file has nothing there.
     """
-    value: Any = json.loads((root / "benchmarks" / "results" / file).read_text())
+    value = results(root / "benchmarks" / "results" / file)
     for word in map(unquote, key.split("/")):
         try:
             value = value[int(word)] if isinstance(value, list) else value[word]

@@ -40,8 +40,8 @@ def stemma(*arguments: object) -> subprocess.CompletedProcess[str]:
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Trained digits networks and a language model in folders, and probes."""
     folder = tmp_path_factory.mktemp("edits")
-    for kind in ("cnn", "mlp", "vit", "lm"):
-        save(build(Recipe(kind, "train", seed=21)), folder / kind)
+    for kind, steps in (("cnn", {}), ("mlp", {}), ("vit", {"steps": 250}), ("lm", {"steps": 80})):
+        save(build(Recipe(kind, "train", seed=21, parameters=steps)), folder / kind)
     learnt, text = data.examples("cnn", "b"), data.examples("lm", "b")
     lost = learnt.targets == LOST
     np.savez(folder / "probes.npz", inputs=learnt.inputs[:256], labels=learnt.targets[:256])

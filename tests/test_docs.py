@@ -7,7 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import pytest
 import typer.main
 from safetensors.numpy import save_file
 
+from checkpoints import Run
 from stemma import cli
 
 ROOT = Path(__file__).parents[1]
@@ -196,23 +197,29 @@ def test_the_changelog_has_a_place_for_what_comes_next() -> None:
     assert headings[0] == "Unreleased"
 
 
-def test_the_readme_commands_run_as_printed(tmp_path: Path) -> None:
+FEW = ("root", "permuted", "int8", "finetuned", "distilled-other-architecture", "independent-1")
+
+
+@pytest.mark.parametrize("only", [FEW, pytest.param((), marks=pytest.mark.slow)], ids=["few", "all"])
+def test_the_readme_commands_run_as_printed(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], only: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
     first, second = (b for b in _blocks(ROOT / "README.md") if "stemma add" in b or "stemma distance" in b)
-    program = Path(sys.executable).with_name("stemma")
     for line in (*first.splitlines(), *second.splitlines()):
         words = shlex.split(line, comments=True)
         if not words:
             continue
         assert words[0] == "stemma", line
-        done = subprocess.run([program, *words[1:]], cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+        fewer = [flag for name in only for flag in ("--only", name)] if words[1:3] == ["zoo", "build"] else []
+        status, out, err = run(*words[1:], *fewer)
+        assert status == 0, f"{line}\n{out}{err}"
         if words[1] == "trace":
-            assert "verdict     related to mlp/" in done.stdout
+            assert "verdict     related to mlp/" in out
     assert (tmp_path / "difference.html").stat().st_size > 10_000
     (code,) = _blocks(ROOT / "README.md", "python")
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    first, second = done.stdout.splitlines()
+    exec(code, {})
+    first, second = capsys.readouterr().out.splitlines()
     assert first.startswith("related")
     assert 0 < float(second) < 0.5
 
@@ -232,12 +239,10 @@ def test_the_formats_page_lists_what_is_read_and_refused() -> None:
     assert set(re.findall(r"`(\w+)`", text.split("## Architectures")[1])) == known
 
 
-def test_the_python_example_finds_the_parent() -> None:
-    script = ROOT / "examples" / "find_the_parent.py"
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "related to mlp/root: permuted" in done.stdout
-    assert "the stranger is in" in done.stdout  # independent or inconclusive
+def test_the_python_example_finds_the_parent(example: Callable[..., str]) -> None:
+    said = example("find_the_parent.py")
+    assert "related to mlp/root: permuted" in said
+    assert "the stranger is in" in said  # independent or inconclusive
 
 
 def test_the_gate_example_refuses_a_copy(tmp_path: Path) -> None:
