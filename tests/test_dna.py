@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from torch import nn
 
 from checkpoints import Run
@@ -49,11 +48,9 @@ from stemma.training.relatives import Relative
 from stemma.types import Fingerprint, Verdict
 from stemma.workspace import Workspace
 from stemma.zoo import data
-from stemma.zoo.independent import independents
 from stemma.zoo.provenance import WAYS, group
 from stemma.zoo.recipe import build_all
-
-torch.set_num_threads(1)
+from strangers import perceptrons
 
 PROBES = Probes.of(data.examples("mlp", "test").inputs)
 
@@ -147,8 +144,8 @@ def test_controls_that_answer_in_another_form_do_not_stand_in(family: dict[str, 
 
     method = DNA(encoder=shipped_dna())
     a, b = (method(softened(m), PROBES) for m in family["source"][:2])
-    logits = [method(m, PROBES) for m in independents("mlp", 20, seed=5)]
-    soft = [method(softened(m), PROBES) for m in independents("mlp", 20, seed=5)]
+    logits = [method(m, PROBES) for m in perceptrons(5)]
+    soft = [method(softened(m), PROBES) for m in perceptrons(5)]
     assert CloserDnaThanIndependent(0.05)(a, b, logits).p_value is None
     assert CloserDnaThanIndependent(0.05)(a, b, soft).p_value is not None
 
@@ -197,7 +194,7 @@ def family() -> dict[str, list[Model]]:
 @pytest.fixture(scope="module")
 def beside() -> list[Fingerprint]:
     method = DNA(encoder=shipped_dna())
-    return [method(m, PROBES) for m in independents("mlp", 99, seed=5)]
+    return [method(m, PROBES) for m in perceptrons(49)]
 
 
 def test_a_code_takes_less_than_a_kilobyte_and_is_made_again_alike(family: dict[str, list[Model]]) -> None:
@@ -221,16 +218,16 @@ def test_children_with_new_heads_are_told_from_those_of_like_sources(
     family: dict[str, list[Model]], beside: list[Fingerprint]
 ) -> None:
     encoder = shipped_dna()
-    method, test = DNA(encoder=encoder), CloserDnaThanIndependent(0.01, encoder)
+    method, test = DNA(encoder=encoder), CloserDnaThanIndependent(0.02, encoder)
     sources, children = ([method(m, PROBES) for m in family[w]] for w in ("source", "new head"))
     own = [test(s, c, beside) for s, c in zip(sources, children, strict=True)]
     other = [test(sources[i - 1], children[i], beside) for i in range(6)]
     assert sum(e.verdict is Verdict.SUPPORTED for e in own) >= 5
     assert all(e.verdict is Verdict.INCONCLUSIVE for e in other)
-    assert min(e.p_value or 1 for e in own) == pytest.approx(0.01)
+    assert min(e.p_value or 1 for e in own) == pytest.approx(0.02)
     few = test(sources[0], children[0], beside[:5])
     assert few.verdict is Verdict.INCONCLUSIVE
-    assert "94 more" in few.reason
+    assert "44 more" in few.reason
 
 
 def test_many_candidates_are_paid_for(family: dict[str, list[Model]], beside: list[Fingerprint]) -> None:
@@ -238,13 +235,13 @@ def test_many_candidates_are_paid_for(family: dict[str, list[Model]], beside: li
     method = DNA(encoder=encoder)
     sources = [method(m, PROBES) for m in family["source"]]
     child = method(family["new head"][2], PROBES)
-    found = ClosestDnaOfMany(0.01, encoder)(child, sources, beside)
+    found = ClosestDnaOfMany(0.02, encoder)(child, sources, beside)
     assert [e.verdict is Verdict.SUPPORTED for e in found] == [False, False, True, False, False, False]
-    alone = CloserDnaThanIndependent(0.01, encoder)(sources[2], child, beside)
-    assert (found[2].p_value or 1) >= 0.01
-    assert alone.p_value == pytest.approx(0.01)
+    alone = CloserDnaThanIndependent(0.02, encoder)(sources[2], child, beside)
+    assert (found[2].p_value or 1) >= 0.02
+    assert alone.p_value == pytest.approx(0.02)
     assert ClosestDnaOfMany()(sources[0], [], []) == []
-    assert ClosestDnaOfMany(0.01, encoder)(child, sources[:1], [])[0].p_value is None
+    assert ClosestDnaOfMany(0.02, encoder)(child, sources[:1], [])[0].p_value is None
 
 
 def test_what_a_population_has_in_common_is_taken_out() -> None:
@@ -273,7 +270,7 @@ def test_the_nearest_of_many_codes_are_found_again() -> None:
 
 
 def test_p_values_of_strangers_are_uniform() -> None:
-    dnas = [DNA()(m, PROBES) for m in independents("mlp", 60, seed=6)]
+    dnas = [DNA()(m, PROBES) for m in perceptrons(60)]
     test = CloserDnaThanIndependent(0.05)
     p = [test(dnas[i], dnas[i + 1], dnas[20:]).p_value for i in range(0, 20, 2)]
     p += [test(dnas[i], dnas[i + 1], dnas[:40]).p_value for i in range(40, 60, 2)]
@@ -386,7 +383,7 @@ def made_up(name: str, sources: int, seed: int, kin: float) -> Group:
 
 @pytest.mark.parametrize("similarity", ["infonce", "pair-margin", "triplet", "none"])
 def test_what_kin_share_is_learnt_and_nothing_where_they_share_nothing(similarity: str) -> None:
-    how = Training(steps=150, similarity=similarity, probes=64, classify=True)
+    how = Training(steps=100, similarity=similarity, probes=64, classify=True)
     groups = [made_up("mlp-a", 24, 1, 1.5), made_up("mlp-b", 24, 2, 1.5)]
     learning, asked = halves(groups)
     assert {len(g.rows("source")) for g in learning} == {18}
@@ -395,8 +392,8 @@ def test_what_kin_share_is_learnt_and_nothing_where_they_share_nothing(similarit
     assert told(encoder, asked, learning)["auroc"] > 0.9
     nothing = halves([made_up("mlp-c", 80, 3, 0.0)])
     assert 0.3 < told(train(nothing[0], how), nothing[1], nothing[0])["auroc"] < 0.7
-    again = train(learning, how)
-    np.testing.assert_array_equal(again.linear, encoder.linear)
+    once, again = (train(learning, replace(how, steps=10)) for _ in range(2))
+    np.testing.assert_array_equal(again.linear, once.linear)
 
 
 def test_training_refuses_what_teaches_nothing() -> None:
@@ -425,7 +422,7 @@ def test_a_group_is_looked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_an_encoder_is_trained_on_a_zoo_of_ones_own(tmp_path: Path, run: Run) -> None:
-    assert run("zoo", "build", "flat:mlp", "--out", tmp_path / "zoo")[0] == 0
+    assert run("zoo", "build", "flat:mlp:children=2", "--out", tmp_path / "zoo")[0] == 0
     np.savez(tmp_path / "p.npz", inputs=PROBES.inputs)
     out, asked = tmp_path / "own.safetensors", ("--probes", tmp_path / "p.npz")
     code, text, err = run("train", "dna", tmp_path / "zoo", *asked, "--steps", 40, "--out", out, "--json")
@@ -439,7 +436,7 @@ def test_an_encoder_is_trained_on_a_zoo_of_ones_own(tmp_path: Path, run: Run) ->
 
 
 def test_of_a_family_the_model_with_most_children_is_the_source() -> None:
-    models = independents("mlp", 5, seed=8)
+    models = perceptrons(5)
     history = {"r": (), "a": ("r",), "b": ("a", "r"), "c": ("a", "r"), "x": ()}
     relatives = [
         Relative(n, m, "x" if n == "x" else "f", above)
@@ -461,8 +458,7 @@ def test_dna_decides_where_heads_differ_and_is_listed_where_they_do_not(tmp_path
     two = replace(root[1].recipe, parameters={**root[1].recipe.parameters, "task": "parity"})
     source, same, fewer = build_all([root[0].recipe, root[1].recipe, two])
     asked = Workspace(Registry(f"sqlite:///{tmp_path / 'r.db'}"))
-    null = independents("mlp", 24, seed=5)
-    given = {"probes": PROBES, "null": null, "alpha": 0.05}
+    given = {"probes": PROBES.take(slice(0, 96)), "null": perceptrons(9), "alpha": 0.1}
     differ = asked.compare(source, fewer, **given)
     assert differ.function is not None
     assert differ.function.statistic == "closer-dna-than-independent"
@@ -486,8 +482,7 @@ def test_a_search_uses_dna_for_candidates_with_other_heads(tmp_path: Path) -> No
     list(asked.add([tmp_path / "in"], probes=PROBES))
     digest = asked.show("source").digest
     assert asked.registry.functional(digest, PROBES.digest, DNA(encoder=shipped_dna()).spec) is not None
-    null = [m for m in independents("mlp", 20, seed=5)]
-    found = asked.trace(suspect, probes=PROBES, null=null, alpha=0.05)
+    found = asked.trace(suspect, probes=PROBES, null=perceptrons(9), alpha=0.1)
     rows = {c["name"]: c for c in found.candidates}
     assert all("DNA" in r["function"]["reason"] for r in rows.values())
     json.dumps(found.to_dict())

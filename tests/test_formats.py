@@ -591,7 +591,7 @@ def test_an_adapter_merges_as_peft_merges_it(tmp_path: Path, monkeypatch: pytest
     card = "---\nlicense: other\nlicense_name: llama3.1\n---\n"
     for options in ({}, {"use_rslora": True, "rank_pattern": {"fc": 2}, "alpha_pattern": {"fc": 5}}):
         net = Net()
-        base = load.from_arrays(net.state_dict(), "base")
+        base = load.from_arrays({n: t.clone() for n, t in net.state_dict().items()}, "base")
         save(base, tmp_path / "base", config={"model_type": "x"}, replace=True)
         (tmp_path / "base/README.md").write_text(card)
         tuned = get_peft_model(net, LoraConfig(r=3, lora_alpha=12, target_modules=["emb", "conv", "fc"],

@@ -18,6 +18,7 @@ from stemma.models.load import from_arrays
 from stemma.models.model import Model
 from stemma.models.units import permute, structure
 from stemma.types import RelationKind
+from strangers import perceptrons
 
 EXACT = {RelationKind.COPY, RelationKind.REFORMATTED, RelationKind.PERMUTED}
 
@@ -36,12 +37,16 @@ def anonymous(content: Mapping[str, np.ndarray], seed: int, *, transpose: bool =
 
 @pytest.fixture(scope="module")
 def pool() -> dict[str, list[Model]]:
-    return {kind: zoo.independents(kind, 40, seed=4) for kind in ("mlp", "cnn")}
+    return {"mlp": perceptrons(30), "cnn": zoo.independents("cnn", 20, seed=4)}
 
 
 @pytest.fixture(scope="module")
 def families() -> dict[str, zoo.Zoo]:
-    return {kind: zoo.family(kind) for kind in ("mlp", "cnn")}
+    both = ("root", "finetuned", "finetuned-twice", "lora", "merged-two", "weights-pruned", "weights-pruned-finetuned",
+            "units-pruned", "units-pruned-finetuned", "int8", "int4", "transposed", "permuted", "rescaled",
+            "independent-1", "independent-2", "untrained")  # fmt: skip
+    cnns = ("copy", "renamed", "half", "norms-folded", "layers-pruned", "part-inherited")
+    return {"mlp": zoo.family("mlp", only=both), "cnn": zoo.family("cnn", only=(*both, *cnns))}
 
 
 @pytest.mark.parametrize("kind", ["mlp", "cnn"])
@@ -51,7 +56,7 @@ def test_p_values_of_independent_trainings_are_uniform(pool: dict[str, list[Mode
     for i, a in enumerate(models):
         for b in models[:i]:
             p.append(method.count(a, b, by_name(a, b), known).randomised_p(generator.random()))
-    assert len(p) == 780
+    assert len(p) == {"mlp": 435, "cnn": 190}[kind]
     assert kstest(p, "uniform").pvalue > 0.001
 
 
@@ -148,7 +153,7 @@ def test_zeroed_layers_fake_nothing(pool: dict[str, list[Model]]) -> None:
 
 @pytest.mark.parametrize("kind", ["mlp", "cnn", "vit", "lm"])
 def test_disguised_clones_are_exhibited_and_altered_ones_are_not(kind: str) -> None:
-    a = zoo.independents(kind, 2, seed=4)[0]
+    a = zoo.independents(kind, 2, seed=4, steps=60)[0]
     for seed in range(4):
         b, steps = zoo.disguise(a, seed)
         found = compare(a, b)
@@ -194,7 +199,7 @@ def test_sketches_find_clones_and_prove_kinship(families: dict[str, zoo.Zoo], ki
     root, ordered, free = taken("root"), slice(0, 1024), slice(1536, 2048)
     assert sum(np.asarray(v).nbytes for v in root.values.values()) <= 32 * 1024  # type: ignore[attr-defined]
     assert apart(root, taken("finetuned"), ordered) < 0.2 < 0.4 < apart(root, taken("independent-1"), ordered)
-    assert apart(root, taken("transposed"), ordered) < 0.02
+    assert apart(root, taken("transposed"), ordered) < 0.05  # measured: .001 to .016
     for clone in ("permuted", "rescaled"):
         assert apart(root, taken(clone), free) < 0.1 < 0.4 < apart(root, taken("independent-2"), free)
     test, known = SketchedUnitsAlike(), families["mlp"]["mlp/root"].model

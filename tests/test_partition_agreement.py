@@ -32,9 +32,9 @@ from stemma.probes import Probes, read_probes
 from stemma.probes.parameters import Parameters
 from stemma.probes.unusual import unusual
 from stemma.types import Evidence, RelationKind, Verdict
-from stemma.zoo import independents
 from stemma.zoo.data import examples
 from stemma.zoo.recipe import Recipe, build_all
+from strangers import perceptrons
 
 COUNT = 44
 
@@ -51,7 +51,7 @@ def probes() -> Probes:
 @pytest.fixture(scope="module")
 def nets() -> list[Model]:
     """Networks of one architecture on one data set that differ by their seed: the hard negatives."""
-    return independents("mlp", COUNT, seed=31)
+    return perceptrons(COUNT)
 
 
 @pytest.fixture(scope="module")

@@ -109,13 +109,15 @@ def test_training_many_at_once_is_training_each_alone(kind):
         alone = trained_alone(config, starts[i], examples, schedule, orders[i])
         assert alone.keys() == together[i].keys()
         for name, expected in alone.items():
-            moved = np.abs(expected.astype(float) - starts[i][name]).max()
-            error = np.abs(together[i][name].astype(float) - expected).max()
-            # Adam turns gradients at rounding level into steps of full size in entries that have none (key biases).
-            assert error <= 0.02 * moved + 1e-6 or name.endswith("attn.k.bias"), name
+            moved = np.linalg.norm(expected.astype(float) - starts[i][name])
+            error = np.linalg.norm(together[i][name].astype(float) - expected)
+            # Adam turns gradients at rounding level into steps of full size in entries that have none: key biases, and
+            # by accident others. Measured on five kinds of processor: .0025; at rates .003 % apart: .06; another order,
+            # which is the control: .4 and more.
+            assert error <= 0.15 * moved + 1e-6 or name.endswith("attn.k.bias"), name
     control = trained_alone(config, starts[0], examples, schedule, orders[1])
     name = next(n for n in control if n.endswith("weight"))
-    assert np.abs(control[name] - together[0][name]).max() > 0.1 * np.abs(together[0][name] - starts[0][name]).max()
+    assert np.linalg.norm(control[name] - together[0][name]) > 0.3 * np.linalg.norm(together[0][name] - starts[0][name])
 
 
 @pytest.mark.parametrize("kind", ["mlp", "cnn"])
