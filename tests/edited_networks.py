@@ -1,4 +1,4 @@
-"""Trained networks of the zoo in folders, probes for them, and the command line: what tests of edits start from."""
+"""Trained networks in folders, probes for them, and the command line: what tests of edits start from."""
 
 import contextlib
 import io
@@ -12,10 +12,12 @@ import pytest
 from stemma.cli import main
 from stemma.edits.asking import own_network
 from stemma.edits.measuring import accuracy
+from stemma.models.load import load
 from stemma.models.model import Model
 from stemma.models.save import save
 from stemma.probes import Probes
 from stemma.zoo import data
+from stemma.zoo.memory import arrays_of, model_of
 from stemma.zoo.recipe import Recipe, build
 
 LOST = 3
@@ -37,11 +39,18 @@ def stemma(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.CompletedProcess(arguments, code, *texts)
 
 
+def trained(kind: str) -> Model:
+    """A `cnn`, `mlp` or `vit` that was trained once, by `tests/data/make_networks.py`: the same everywhere."""
+    kept = load(Path(__file__).parent / "data" / kind)
+    return model_of(kind, arrays_of(kept), kept.config)
+
+
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Trained digits networks and a language model in folders, and probes."""
+    """Networks that were trained on digits, a language model that was trained a little, and probes."""
     folder = tmp_path_factory.mktemp("edits")
-    for kind, steps in (("cnn", {}), ("mlp", {}), ("vit", {"steps": 250}), ("lm", {"steps": 80})):
-        save(build(Recipe(kind, "train", seed=21, parameters=steps)), folder / kind)
+    for kind in ("cnn", "mlp", "vit"):
+        save(trained(kind), folder / kind)
+    save(build(Recipe("lm", "train", seed=21, parameters={"steps": 80})), folder / "lm")
     learnt, text = data.examples("cnn", "b"), data.examples("lm", "b")
     lost = learnt.targets == LOST
     np.savez(folder / "probes.npz", inputs=learnt.inputs[:256], labels=learnt.targets[:256])

@@ -42,7 +42,7 @@ def test_a_class_goes_and_the_others_stay_where_other_inputs_are_given(home: Pat
     forget, drop = figures(model, edited.model)
     assert forget < 0.08
     assert drop < (0.3 if kind == "vit" else 0.08)
-    assert figures(model, model)[0] > 0.5  # the control; measured: .77 or more
+    assert figures(model, model)[0] > 0.7  # the control
     back = undone(edited.model, edited.undo)
     original = {n: t.array() for n, t in model.tensors.items()}
     assert all(np.array_equal(back[n], original[n]) for n in original)
@@ -100,10 +100,8 @@ def test_unlearned_on_the_command_line_verified_and_traced(home: Path) -> None:
     assert json.loads(checked.stdout)["good"] is True
     assert all(c["good"] for c in json.loads(checked.stdout)["checks"])
     traced = stemma("trace", out, "--against", home / "cnn", home / "mlp", "--probes", home / "probes.npz", "--json")
-    found = json.loads(traced.stdout)
-    # Which of the two was made from the other shows where little else was changed: in seven of eight networks.
-    kin = [(p["name"], p["relation"]) for p in (*found["parents"], *found["relatives"])]
-    assert kin == [("cnn", RelationKind.UNLEARNED)]
+    parents = json.loads(traced.stdout)["parents"]
+    assert [(p["name"], p["relation"]) for p in parents] == [("cnn", RelationKind.UNLEARNED)]
 
 
 @pytest.mark.slow

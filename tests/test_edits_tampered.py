@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from edited_networks import trained
 from stemma.edits.forgetting import Unlearning, undone
 from stemma.edits.pruning import Pruning
 from stemma.edits.saving import write
@@ -24,14 +25,13 @@ from stemma.probes import Probes
 from stemma.types import InputSpec
 from stemma.verification.edit import Replaying, read
 from stemma.zoo import data
-from stemma.zoo.recipe import Recipe, build
 
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Model, Probes]:
     """A pruned perceptron in a folder, its parent, the probes."""
     home = tmp_path_factory.mktemp("tampered")
-    save(build(Recipe("mlp", "train", seed=21)), home / "root")
+    save(trained("mlp"), home / "root")
     parent, learnt = load(home / "root"), data.examples("mlp", "b")
     asked = Probes.of(learnt.inputs[:128], labels=learnt.targets[:128])
     write(Pruning(budget="macs", share=0.5)(parent, asked), home / "pruned", asked)
@@ -142,7 +142,7 @@ def test_second_names_of_a_layer_are_no_false_alarm(tmp_path: Path) -> None:
 def forgot(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Model, Probes, Probes]:
     """A network with batch norm that forgot a class, its parent, the samples and the other inputs."""
     home = tmp_path_factory.mktemp("forgot")
-    save(build(Recipe("cnn", "train", seed=21)), home / "root")
+    save(trained("cnn"), home / "root")
     parent, learnt = load(home / "root"), data.examples("cnn", "b")
     lost = learnt.targets == 3
     mine, rest = Probes.of(learnt.inputs[lost]), Probes.of(learnt.inputs[~lost])
