@@ -52,7 +52,7 @@ def test_direction_is_right_where_it_decides_and_silent_about_siblings(families:
     descends = np.array([p.label == FORWARD for p in found])
     decided = told[:, :2].max(axis=1) >= model.threshold
     assert decided[descends].mean() > 0.4
-    assert (told[descends & decided, 0] > told[descends & decided, 1]).mean() > 0.9
+    assert (told[descends & decided, 0] > told[descends & decided, 1]).mean() > 0.85
     assert decided[~descends].mean() < 0.15
     turned = model.of_features([p.features.turned() for p in found])
     np.testing.assert_allclose(turned, told[:, [1, 0, 2]], atol=1e-12)

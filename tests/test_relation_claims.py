@@ -178,7 +178,7 @@ def test_descendants_are_not_called_siblings_while_siblings_are() -> None:
     assert said[0].count(R.SIBLINGS) == 0
     assert said[0].count(R.FINETUNED) >= 12
     assert said[1].count(R.SIBLINGS) >= 4
-    assert said[1].count(R.FINETUNED) <= 1
+    assert said[1].count(R.FINETUNED) <= 2  # of nine; measured: one, on six kinds of processor
 
 
 def test_networks_unlike_those_that_were_measured_are_told_no_story_and_why() -> None:

@@ -10,7 +10,7 @@ from stemma.models.arrays import from_arrays
 from stemma.models.model import Model
 from stemma.models.units import permute, structure
 from stemma.types import RelationKind, Verdict
-from stemma.zoo.recipe import Recipe, build
+from stemma.zoo.recipe import Recipe, build, build_all
 
 
 def reordered(model: Model, seed: int) -> Model:
@@ -39,7 +39,7 @@ def test_a_cut_and_reordered_model_is_kin_and_named_pruned(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["mlp", "cnn"])
 def test_networks_trained_apart_share_no_unit(kind: str) -> None:
-    models = [build(Recipe(kind, "train", seed=s)) for s in (52, 53, 54, 55)]
+    models = build_all([Recipe(kind, "train", seed=s) for s in (52, 53, 54, 55)])
     for i, a in enumerate(models):
         for b in (*models[:i], reordered(cut(kind, 56), 1)):
             assert UnitsKept().evidence(a, b, by_name(a, b)) is None
