@@ -25,7 +25,8 @@ import numpy as np
 import torch
 
 from testbeds import verdict_scores as scores
-from testbeds.disguises.alignment import Effort, agreement, aligned, whole_cosine
+from testbeds.disguises import baselines
+from testbeds.disguises.alignment import whole_cosine
 from testbeds.disguises.catalogue import ATTACKS, LOSSY, Attack, disguise
 from testbeds.varied import training
 from testbeds.varied.training import Bed, Network
@@ -91,19 +92,14 @@ def examined(task: tuple[int, int, str, int, int, Path, Path]) -> dict[str, Any]
     row = scores.judged(
         scores.model("victim", one.arrays, one.config), scores.model("suspect", found.stored, found.config)
     )
-    known = training.structure(one.design)
-    fits = all(found.plain.get(n) is not None and found.plain[n].shape == x.shape for n, x in one.arrays.items())
+    rng = np.random.default_rng([SEED, 2, at])
     return {
         "attack": attack.name, "group": attack.group, "steps": list(found.steps), "form": form,
         "victim": [architecture, number], "parameters": int(sum(x.size for x in one.arrays.values())),
         "quality": round(one.quality, 3), "output_difference": float(f"{found.difference:.3g}"),
         "with_config": found.config is not None, **row, "cosine": round(whole_cosine(one.arrays, found.stored), 4),
-        "aligned_cosine": round(after_alignment(one.arrays, found.plain, known, at), 4) if fits else 0.0,
+        "matched": baselines.after_matching(one.arrays, found.plain, one.design, rng),
     }  # fmt: skip
-
-
-def after_alignment(a: Any, b: Any, known: Any, seed: int) -> float:
-    return agreement(a, aligned(a, b, known, np.random.default_rng([SEED, 2, seed]), Effort(starts=1, rounds=8)))
 
 
 def strangers(bed: Bed, sizes: tuple[int, int]) -> list[tuple[float, float]]:
@@ -111,9 +107,9 @@ def strangers(bed: Bed, sizes: tuple[int, int]) -> list[tuple[float, float]]:
     out = []
     for form, at in itertools.product((f for forms in FORMS.values() for f in forms), range(sizes[0])):
         members = [victim(form, at, i, bed.folder, bed.cache) for i in range(sizes[1])]
-        known = training.structure(members[0].design)
         for a, b in itertools.combinations([m.arrays for m in members], 2):
-            out.append((whole_cosine(a, b), after_alignment(a, b, known, len(out))))
+            rng = np.random.default_rng([SEED, 4, len(out)])
+            out.append((whole_cosine(a, b), baselines.after_matching(a, b, members[0].design, rng)))
     return out
 
 
@@ -155,8 +151,8 @@ def main() -> None:
         **scores.about(args, {"networks and attacks": SEED}),
         "summary": summary(rows),
         "baselines": {
-            "cosine": scores.baseline([r["cosine"] for r in rows], [x for x, _ in apart], SEED),
-            "cosine after alignment": scores.baseline([r["aligned_cosine"] for r in rows], [x for _, x in apart], SEED),
+            "cosine": baselines.in_halves([r["cosine"] for r in rows], [x for x, _ in apart], SEED),
+            "after weight matching": baselines.in_halves([r["matched"] for r in rows], [x for _, x in apart], SEED),
         },
         "pairs": rows,
     }

@@ -96,27 +96,6 @@ def print_table(title: str, table: Mapping[str, Mapping[str, Any]]) -> None:
         print(f"{name:34s}{sum(n):6d}{n[0]:9d}{n[1]:8d}{n[2]:9d}{row['median_seconds']:9.2f}  {relations}")
 
 
-def best_threshold(related: np.ndarray, apart: np.ndarray) -> float:
-    """The cosine above which to say `related`: most balanced accuracy where it was chosen."""
-    at = np.unique(np.concatenate([related, apart]))
-    score = [(related > t).mean() + (apart <= t).mean() for t in at]
-    return float(at[int(np.argmax(score))])
-
-
-def baseline(related: list[float], apart: list[float], seed: int) -> dict[str, Any]:
-    """A cosine as a test: the best threshold of one half of the pairs, measured on the other half."""
-    rng = np.random.default_rng(seed)
-    first, second = (rng.permutation(np.array(x)) for x in (related, apart))
-    cut = [len(first) // 2, len(second) // 2]
-    threshold = best_threshold(first[: cut[0]], second[: cut[1]])
-    found, wrong = int((first[cut[0] :] > threshold).sum()), int((second[cut[1] :] > threshold).sum())
-    return {
-        "threshold": round(threshold, 4),
-        "related_found": share(found, len(first) - cut[0]),
-        "apart_taken_for_related": share(wrong, len(second) - cut[1]),
-    }
-
-
 def arguments(about: str, result: str) -> argparse.ArgumentParser:
     """The options that the suites share."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)

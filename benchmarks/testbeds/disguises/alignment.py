@@ -14,7 +14,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from testbeds.disguises import symmetries
-from testbeds.varied.structure import Arrays, Attention, Structure, Units, chosen, scaled, unit_rows
+from testbeds.varied.structure import Arrays, Attention, Axis, Structure, Units, chosen, scaled, unit_rows
 
 Rng = np.random.Generator
 
@@ -23,7 +23,7 @@ Rng = np.random.Generator
 class Effort:
     """How hard to try: starts, rounds each, whether inner coordinates and the stream are turned, and signs."""
 
-    starts: int = 3
+    starts: int = 8
     rounds: int = 20
     inner: bool = True
     stream: bool = False
@@ -40,8 +40,10 @@ def aligned(target: Arrays, moved: Arrays, known: Structure, rng: Rng, effort: E
     for start in range(effort.starts):
         if effort.stream and known.stream in ("rms", "layer"):
             begin = _stream_turned(target, moved, known, tables_only=start % 2 == 0)
+        elif start < 2:
+            begin = _greedy(target, moved, known, forwards=start == 0)
         else:
-            begin = moved if start == 0 else symmetries.permute_everything(moved, known, rng)
+            begin = moved if start == 2 else symmetries.permute_everything(moved, known, rng)
         found = _climbed(target, begin, known, rng, effort)
         if (s := agreement(target, found)) > score:
             best, score = found, s
@@ -72,6 +74,16 @@ def _plain(x: Any) -> np.ndarray:
     return np.asarray(x if isinstance(x, np.ndarray) else x.double().numpy(), np.float64)
 
 
+def _greedy(target: Arrays, moved: Arrays, known: Structure, forwards: bool) -> Arrays:
+    """One pass from the inputs by what writes the units only, or from the outputs by what reads them only."""
+    sides = ("write", "before") if forwards else ("read",)
+    groups = sorted(known.units, key=lambda u: (not u.stream, u.layer))
+    for u in groups if forwards else groups[::-1]:
+        axes = tuple(a for a in u.axes if a.role in sides and a.tensor in moved)
+        moved = _assigned(target, moved, u, signs=True, views=axes or u.axes)
+    return moved
+
+
 def _climbed(target: Arrays, moved: Arrays, known: Structure, rng: Rng, effort: Effort) -> Arrays:
     score = -np.inf
     for _ in range(effort.rounds):
@@ -79,7 +91,7 @@ def _climbed(target: Arrays, moved: Arrays, known: Structure, rng: Rng, effort: 
             units = known.units[at]
             turns = units.stream and effort.stream and known.stream in ("rms", "layer")
             if effort.order and not turns:
-                moved = _assigned(target, moved, units, effort.signs and not units.stream)
+                moved = _assigned(target, moved, units, effort.signs)
         for a in known.attentions:
             if effort.order:
                 moved = _heads_assigned(target, moved, a)
@@ -94,8 +106,11 @@ def _climbed(target: Arrays, moved: Arrays, known: Structure, rng: Rng, effort: 
     return moved
 
 
-def _assigned(target: Arrays, moved: Arrays, units: Units, signs: bool) -> Arrays:
-    likeness = correlation(target, moved, units)
+def _assigned(
+    target: Arrays, moved: Arrays, units: Units, signs: bool, views: tuple[Axis, ...] | None = None
+) -> Arrays:
+    likeness = correlation(target, moved, units if views is None else replace(units, axes=views))
+    signs = signs and not units.stream
     odd = signs and units.activation in ("tanh", "linear") and not any(a.role == "var" for a in units.axes)
     if odd:  # tensors that a sign does not reach are compared as they are
         kept = Units("", tuple(a for a in units.axes if a.role == "free"), "linear")

@@ -5,6 +5,7 @@ design and new tensors, or None where the network has nothing of the kind.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -26,15 +27,15 @@ def floats(arrays: Arrays) -> list[str]:
 
 def noise(size: float) -> Damage:
     """Normal noise of a share of each tensor's own deviation."""
+    return lambda design, arrays, victim, bed, rng: (design, noisy(arrays, size, rng))
 
-    def change(design: Design, arrays: Arrays, victim: Network, bed: Bed, rng: Rng) -> Running:
-        out = dict(arrays)
-        for n in floats(arrays):
-            x = arrays[n] + size * arrays[n].std() * rng.normal(size=arrays[n].shape)
-            out[n] = (np.maximum(x, 1e-3 * arrays[n].mean()) if n.endswith("running_var") else x).astype(np.float32)
-        return design, out
 
-    return change
+def noisy(arrays: Arrays, size: float, rng: Rng) -> Arrays:
+    out = dict(arrays)
+    for n in floats(arrays):
+        x = arrays[n] + size * arrays[n].std() * rng.normal(size=arrays[n].shape)
+        out[n] = (np.maximum(x, 1e-3 * arrays[n].mean()) if n.endswith("running_var") else x).astype(np.float32)
+    return out
 
 
 def few_bits(bits: int) -> Damage:
@@ -73,9 +74,8 @@ def trained_further(share: float) -> Damage:
         recipe = victim.recipe
         number = int(rng.integers(10**6, 2**31))
         steps = min(160, EPOCH // recipe.batch)
-        name = f"permuted-{training.content(arrays)}"
-        return design, bed.further(victim, name, arrays, order=number, rate=share * recipe.rate, steps=steps,
-                                   falling=False)  # fmt: skip
+        again = replace(recipe, order=number, rate=share * recipe.rate, steps=steps, falling=False)
+        return design, bed.further(again, arrays).arrays
 
     return change
 

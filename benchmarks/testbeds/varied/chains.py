@@ -20,7 +20,7 @@ ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh, "gelu": F.gelu}
 
 
 def start(design: Design, rng: torch.Generator) -> Parameters:
-    """A random start, drawn layer after layer as torch does."""
+    """A random start, drawn layer after layer as torch does: with `default`, what its layers would be."""
     side, channels = design["input"]["side"], design["input"]["channels"]
     out: Parameters = {}
     for step in design["steps"]:
@@ -76,7 +76,7 @@ def drawn(shape: tuple[int, ...], law: str, rng: torch.Generator) -> torch.Tenso
 
 
 def _offsets(width: int, fan: int, rng: torch.Generator) -> torch.Tensor:
-    return (torch.rand(width, generator=rng) * 2 - 1) / fan**0.5
+    return torch.empty(width).uniform_(-(fan**-0.5), fan**-0.5, generator=rng)
 
 
 def forward(design: Design, p: Parameters, x: torch.Tensor, learning: bool = False) -> torch.Tensor:

@@ -6,7 +6,6 @@ Each entry of a recipe's `public` is a name and its arguments:
 `("positions",)`: the table of positions is the sinusoids of the original transformer, frozen.
 `("embedding", seed)`: the table of tokens is random and public, frozen.
 `("identity",)`: every map that can starts as an identity instead of at random (and is learnt).
-`("values", name, array)` is never in a recipe; it is what the others come to.
 """
 
 from pathlib import Path
@@ -26,7 +25,7 @@ def first_map(begin: Arrays) -> str:
 
 
 def applied(
-    entries: tuple[tuple[Any, ...], ...], design: Design, begin: Arrays, source: str, folder: Path
+    entries: tuple[tuple[Any, ...], ...], design: Design, begin: Arrays, folder: Path
 ) -> tuple[Arrays, dict[str, np.ndarray]]:
     """Tensors that stay as they are, and masks of those that are learnt; identities are written into `begin`.
 

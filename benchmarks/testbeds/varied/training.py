@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -120,8 +120,9 @@ def questions(design: Design, source: str, folder: Path, count: int = 64) -> tor
 class Examples:
     """Batches of one recipe."""
 
-    def __init__(self, recipe: Recipe, folder: Path) -> None:
+    def __init__(self, recipe: Recipe, folder: Path, teacher: Arrays | None = None) -> None:
         self.recipe, design = recipe, recipe.design
+        self.teacher = teacher
         self.rng = torch.Generator().manual_seed(recipe.order)
         self.language = is_language(design)
         if self.language:
@@ -135,14 +136,22 @@ class Examples:
         call = module(design).forward
         if not self.language:
             at = torch.randint(len(self.x), (n,), generator=self.rng)
-            return F.cross_entropy(call(design, p, self.x[at], True), self.y[at])
+            return self._missed(call(design, p, self.x[at], True), self.y[at], self.x[at])
         length = design["length"]
         at = torch.randint(len(self.text) - length, (n, 1), generator=self.rng)
         tokens = self.text[at + torch.arange(length)]
         if design["form"] != "bert":
-            return F.cross_entropy(call(design, p, tokens[:, :-1], True).flatten(0, 1), tokens[:, 1:].flatten())
+            said = call(design, p, tokens[:, :-1], True)
+            return self._missed(said.flatten(0, 1), tokens[:, 1:].flatten(), tokens[:, :-1])
         hidden = torch.rand(tokens.shape, generator=self.rng) < 0.15
         return F.cross_entropy(call(design, p, tokens.masked_fill(hidden, MASK), True)[hidden], tokens[hidden])
+
+    def _missed(self, said: torch.Tensor, truth: torch.Tensor, asked: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy with the truth, or with what a teacher says."""
+        if self.teacher is None:
+            return F.cross_entropy(said, truth)
+        wanted = forward(self.recipe.design, self.teacher, asked)
+        return F.cross_entropy(said, wanted.flatten(0, -2).softmax(1))
 
 
 def optimizer(recipe: Recipe, leaves: list[torch.Tensor]) -> torch.optim.Optimizer:
@@ -153,15 +162,19 @@ def optimizer(recipe: Recipe, leaves: list[torch.Tensor]) -> torch.optim.Optimiz
     return make(leaves, recipe.rate, weight_decay=recipe.decay)
 
 
-def learn(recipe: Recipe, folder: Path, begin: Arrays) -> Arrays:
-    """Train from a start; what is fixed or masked by the recipe stays so."""
-    fixed, masks = public.applied(recipe.public, recipe.design, begin, recipe.data, folder)
+def learn(
+    recipe: Recipe, folder: Path, begin: Arrays, frozen: tuple[str, ...] = (), teacher: Arrays | None = None
+) -> Arrays:
+    """Train from a start; what is fixed or masked by the recipe stays so, and so does what is frozen."""
+    begin = dict(begin)
+    fixed, masks = public.applied(recipe.public, recipe.design, begin, folder)
+    fixed |= {n: begin[n] for n in frozen}
     p = {n: torch.from_numpy(np.array(fixed.get(n, a))) for n, a in begin.items()}
     kept = {n: torch.from_numpy(m) for n, m in masks.items()}
     leaves = [n for n, t in p.items() if t.is_floating_point() and ".running_" not in n and n not in fixed]
     for n in leaves:
         p[n] = (p[n] * kept[n] if n in kept else p[n]).requires_grad_()
-    taught, examples = optimizer(recipe, [p[n] for n in leaves]), Examples(recipe, folder)
+    taught, examples = optimizer(recipe, [p[n] for n in leaves]), Examples(recipe, folder, teacher)
     for step in range(recipe.steps):
         if recipe.falling:
             taught.param_groups[0]["lr"] = recipe.rate * (0.5 + 0.5 * float(np.cos(np.pi * step / recipe.steps)))
@@ -206,14 +219,17 @@ class Bed:
             self._write(path, *found)
         return Network(recipe, *found)
 
-    def further(self, parent: Network, name: str, arrays: Arrays, **changed: Any) -> Arrays:
-        """Train on from arrays of a parent's design; `name` tells the start apart in the cache."""
-        recipe = replace(parent.recipe, **changed)
-        path = self.cache / f"{parent.recipe.digest}-{name}-{recipe.digest}.npz"
+    def further(
+        self, recipe: Recipe, begin: Arrays, frozen: tuple[str, ...] = (), teacher: Arrays | None = None
+    ) -> Network:
+        """Train from given arrays, with some of them frozen, or from a teacher's answers."""
+        known = json.dumps([recipe.digest, content(begin), frozen, teacher and content(teacher)])
+        path = self.cache / f"{hashlib.sha256(known.encode()).hexdigest()[:32]}.npz"
         if (found := self._read(path)) is None:
-            found = learn(recipe, self.folder, arrays), 0.0
+            arrays = learn(recipe, self.folder, begin, frozen, teacher)
+            found = arrays, right(recipe.design, arrays, recipe.data, self.folder)
             self._write(path, *found)
-        return found[0]
+        return Network(recipe, *found)
 
     def _read(self, path: Path) -> tuple[Arrays, float] | None:
         if not path.exists():
