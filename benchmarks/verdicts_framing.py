@@ -52,7 +52,9 @@ def examined(task: tuple[int, int, Path, Path]) -> dict[str, Any]:
     turn = number // (len(framing.forms) * ARCHITECTURES) % 3
     scene = Scene((*three[turn:], *three[:turn]), bed, np.random.default_rng([SEED, which, number]))
     pair = framing.make(scene)
-    configs = [training.configuration(d) for d in (pair.first_design, pair.second_design)]
+    configs = [
+        training.configuration(pair.first_design, pair.first), training.configuration(pair.second_design, pair.second)
+    ]  # fmt: skip
     row = scores.judged(
         scores.model("victim", pair.first, configs[0]), scores.model("stranger", pair.second, configs[1])
     )

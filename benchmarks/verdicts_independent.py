@@ -135,8 +135,11 @@ def table(rows: list[dict[str, Any]]) -> dict[str, Any]:
     wrong = {r[k] for r in rows if r["verdict"] == "related" for k in ("a", "b")}
     networks = {r[k] for r in rows for k in ("a", "b")}
     descent = sum(scores.is_descent(r) for r in rows)
+    effects = [r["effect"] for r in rows if r["effect"] is not None]
     return {
         **scores.counted(rows),
+        "effect": [round(float(q), 4) for q in np.quantile(effects, (0.5, 0.99, 1))] if effects else None,
+        "smallest_log10_p": min((r["log10_p"] for r in rows if r["log10_p"] is not None), default=None),
         "bootstrap": {v: over_networks(rows, v) for v in scores.VERDICTS},
         "false_related": scores.at_most(sum(r["verdict"] == "related" for r in rows), len(rows), scores.ALPHA),
         "false_descent": scores.at_most(descent, len(rows), scores.ALPHA),

@@ -177,16 +177,8 @@ def _applied(attack: Attack, victim: Network, bed: Bed, rng: Rng, plan: Plan) ->
     for back in reversed(undo):
         plain = back(plain)
     named = all(s in [{**LAYOUTS, **PRECISIONS}[n] for n in KEEP_NAMES] for s in stores)
-    config = _config(design, plain) if named else None
+    config = training.configuration(design, plain) if named else None
     return Disguise(stored, config, plain, design, difference(victim, design, plain, bed), steps)
-
-
-def _config(design: Design, plain: Arrays) -> dict[str, Any] | None:
-    config = training.configuration(design)
-    if config is not None and training.is_language(design):
-        known = training.structure(design)
-        config["tie_word_embeddings"] = bool(known.tied) and known.tied[0] not in plain
-    return config
 
 
 def difference(victim: Network, design: Design, plain: Arrays, bed: Bed) -> float:

@@ -40,8 +40,16 @@ def permute_stream(arrays: Arrays, known: Structure, rng: Rng) -> Arrays | None:
 
 def _permuted(arrays: Arrays, groups: tuple[Units, ...], rng: Rng) -> Arrays:
     for units in groups:
-        arrays = chosen(arrays, units, rng.permutation(units.size(arrays)))
+        arrays = chosen(arrays, units, another_order(units.size(arrays), rng))
     return arrays
+
+
+def another_order(size: int, rng: Rng) -> np.ndarray:
+    """A permutation that is not the identity, where there is one."""
+    while True:
+        order = rng.permutation(size)
+        if size < 2 or (order != np.arange(size)).any():
+            return order
 
 
 def permute_heads(arrays: Arrays, known: Structure, rng: Rng) -> Arrays | None:
@@ -50,7 +58,7 @@ def permute_heads(arrays: Arrays, known: Structure, rng: Rng) -> Arrays | None:
         return None
     for a in known.attentions:
         own = a.heads // a.kv_heads
-        keys, inside = rng.permutation(a.kv_heads), [rng.permutation(own) for _ in range(a.kv_heads)]
+        keys, inside = another_order(a.kv_heads, rng), [another_order(own, rng) for _ in range(a.kv_heads)]
         arrays = with_heads(arrays, a, keys, np.concatenate([k * own + inside[k] for k in keys]))
     return arrays
 

@@ -78,6 +78,13 @@ def _aligned(scene: Scene) -> Pair:
     return scene.pair(_moved(scene, Effort()))
 
 
+def _long_then_aligned(scene: Scene) -> Pair:
+    """Four times as many steps on the same data: what the data alone dictates is learnt by both."""
+    recipe = scene.networks[0].recipe
+    pair = scene.retrained(steps=4 * recipe.steps, data=recipe.data, part="all", falling=True)
+    return scene.pair(aligned(pair.first, pair.second, scene.known, scene.rng), pair.first)
+
+
 def _turned(scene: Scene) -> Pair:
     return scene.pair(_moved(scene, Effort(stream=True)))
 
@@ -191,6 +198,16 @@ def _distilled(align: bool) -> Callable[[Scene], Pair]:
     return make
 
 
+def _two_students(scene: Scene) -> Pair:
+    """A control: two networks that learnt from the answers of a third, each from its own start."""
+    teacher, made = scene.networks[2], []
+    for n in scene.networks[:2]:
+        recipe = replace(n.recipe, data=teacher.recipe.data)
+        start = training.started(recipe.design, recipe.start)
+        made.append(scene.bed.further(recipe, start, teacher=teacher.arrays).arrays)
+    return scene.pair(made[1], made[0])
+
+
 _PARTS = ("same-init", "part-inherited")
 _SOME = ("mlp-relu", "mlp-gelu", "plain", "vgg", "resnet", "vit", "llama", "bert")
 _FIRST = ("mlp-relu", "plain", "resnet")
@@ -198,7 +215,9 @@ _STARTS = ("mlp-tanh", "resnet", "gpt2")
 _WORDS = ("llama", "llama-tied", "gpt2", "bert")
 
 FRAMINGS: tuple[Framing, ...] = (
-    Framing("aligned to the victim", "aligned", 24, EVERY, _aligned),
+    Framing("aligned to the victim", "aligned", 18, EVERY, _aligned),
+    Framing("both trained long, then aligned", "aligned", 6,
+            ("mlp-relu", "mlp-norm", "plain", "resnet", "timm", "gpt2"), _long_then_aligned),
     Framing("aligned, stream and heads turned", "aligned", 10, TURNABLE, _turned),
     Framing("stream turned onto the victim's tables", "aligned", 5, TURNABLE, _tables_turned),
     Framing("both aligned to a third", "aligned", 12, EVERY, _to_a_third),
@@ -231,4 +250,6 @@ CONTROLS: tuple[Framing, ...] = (
     Framing("control: distilled", "control", 5, ("mlp-relu", "plain", "resnet", "vit", "gpt2"), _distilled(False)),
     Framing("control: distilled, then aligned", "control", 5, ("mlp-relu", "plain", "resnet", "vit", "gpt2"),
             _distilled(True)),
+    Framing("control: both distilled from a third", "control", 5, ("mlp-relu", "plain", "resnet", "vit", "gpt2"),
+            _two_students),
 )  # fmt: skip

@@ -75,7 +75,7 @@ class Network:
 
     @property
     def config(self) -> dict[str, Any] | None:
-        return configuration(self.design)
+        return configuration(self.design, self.arrays)
 
 
 def module(design: Design) -> Any:
@@ -93,8 +93,15 @@ def forward(design: Design, arrays: Arrays, x: torch.Tensor) -> torch.Tensor:
         return module(design).forward(design, {n: torch.from_numpy(np.asarray(a)) for n, a in arrays.items()}, x)
 
 
-def configuration(design: Design) -> dict[str, Any] | None:
-    return attention_networks.configuration(design) if module(design) is attention_networks else None
+def configuration(design: Design, arrays: Arrays) -> dict[str, Any] | None:
+    """What transformers would save beside these tensors; a head of its own is not tied to the table."""
+    if module(design) is not attention_networks:
+        return None
+    config = attention_networks.configuration(design)
+    if config is not None and is_language(design):
+        known = structure(design)
+        config["tie_word_embeddings"] = bool(known.tied) and known.tied[0] not in arrays
+    return config
 
 
 def is_language(design: Design) -> bool:
