@@ -28,9 +28,9 @@ from testbeds import verdict_scores as scores
 from testbeds.disguises import baselines
 from testbeds.disguises.alignment import whole_cosine
 from testbeds.varied.training import Bed, Network
-from testbeds.varied_networks import KINDS, Group, form_of, group
+from testbeds.varied_networks import FORMS, KINDS, Group, form_of, group
 
-SEED, PAIRS, MEMBERS, ALIKE = 20261206, 10_400, 14, 0.8
+SEED, PAIRS, MEMBERS, ALIKE = 20261206, 10_400, 16, 0.8
 """ALIKE: share of the pairs whose shapes are the same; the others are of one kind."""
 
 RENAMED, MATCHED, DRAWS = 0.1, 0.1, 1000
@@ -48,7 +48,8 @@ At = tuple[str, int, int]
 
 @lru_cache(maxsize=64)
 def drawn(kind: str, number: int) -> Group:
-    return group(kind, number, SEED, MEMBERS)
+    """The forms of a kind take turns; everything else is drawn."""
+    return group(kind, number, SEED, MEMBERS, FORMS[kind][number % len(FORMS[kind])])
 
 
 @lru_cache(maxsize=64)

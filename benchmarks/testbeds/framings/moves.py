@@ -23,8 +23,8 @@ def sorted_units(arrays: Arrays, known: Structure) -> Arrays:
 
 def _norms(arrays: Arrays, units: Units, roles: tuple[str, ...]) -> np.ndarray:
     """Norm of each unit in all maps that write it, each map with the same weight."""
-    axes = [a for a in units.axes if a.role in roles and a.tensor in arrays and arrays[a.tensor].ndim > 1]
-    axes = axes or [a for a in units.axes if a.tensor in arrays and arrays[a.tensor].ndim > 1]
+    every = _maps_of(units, arrays)
+    axes = [a for a in every if a.role in roles] or every
     square = [np.square(m).sum(1) for m in unit_rows(arrays, Units("", tuple(axes), "linear"))]
     return np.sqrt(sum(s / max(float(s.sum()), 1e-30) for s in square))
 
@@ -36,7 +36,7 @@ def unit_norms_copied(victim: Arrays, arrays: Arrays, known: Structure) -> Array
         if u.activation not in ("relu", "linear") or (u.stream and known.stream):
             continue
         roles = ("before",) if normed else ("write",)
-        axes = tuple(a for a in u.axes if a.role in roles and arrays[a.tensor].ndim > 1) if _all(u, arrays) else ()
+        axes = tuple(a for a in _maps_of(u, arrays) if a.role in roles)
         if not axes:
             continue
         ratio = _sizes(victim, axes) / np.maximum(_sizes(arrays, axes), 1e-12)
@@ -45,8 +45,8 @@ def unit_norms_copied(victim: Arrays, arrays: Arrays, known: Structure) -> Array
     return arrays
 
 
-def _all(units: Units, arrays: Arrays) -> bool:
-    return all(a.tensor in arrays or a.tensor.endswith(".bias") for a in units.axes)
+def _maps_of(units: Units, arrays: Arrays) -> list[Axis]:
+    return [a for a in units.axes if a.tensor in arrays and arrays[a.tensor].ndim > 1]
 
 
 def _sizes(arrays: Arrays, axes: tuple[Axis, ...]) -> np.ndarray:
