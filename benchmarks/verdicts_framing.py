@@ -58,12 +58,11 @@ def examined(task: tuple[int, int, Path, Path]) -> dict[str, Any]:
     row = scores.judged(
         scores.model("victim", pair.first, configs[0]), scores.model("stranger", pair.second, configs[1])
     )
-    source = scene.networks[1].recipe.data
     return {
         "framing": framing.name, "group": framing.group, "form": form, **row,
         "descent": row["verdict"] == "related" and row["relation"] not in framing.allowed,
         **baselines.beside(pair.first, pair.second, pair.first_design, scene.rng),
-        "stranger_right": round(training.right(pair.second_design, pair.second, source, data), 3),
+        "stranger_right": round(training.right(pair.second_design, pair.second, pair.source, data), 3),
         "stranger_right_before": round(scene.networks[1].quality, 3),
     }  # fmt: skip
 

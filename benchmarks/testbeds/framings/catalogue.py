@@ -27,12 +27,13 @@ PUBLIC = 20261204
 
 @dataclass(frozen=True)
 class Pair:
-    """What is compared: tensors of both, and the designs that they fit."""
+    """What is compared: tensors of both, the designs that they fit, and what the second has learnt."""
 
     first: Arrays
     second: Arrays
     first_design: Design
     second_design: Design
+    source: str
 
 
 @dataclass(frozen=True)
@@ -47,14 +48,14 @@ class Scene:
     def known(self) -> Any:
         return training.structure(self.networks[0].design)
 
-    def pair(self, second: Arrays, first: Arrays | None = None) -> Pair:
-        design = self.networks[0].design
-        return Pair(self.networks[0].arrays if first is None else first, second, design, design)
+    def pair(self, second: Arrays, first: Arrays | None = None, source: str | None = None) -> Pair:
+        design, source = self.networks[0].design, source or self.networks[1].recipe.data
+        return Pair(self.networks[0].arrays if first is None else first, second, design, design, source)
 
     def retrained(self, **changed: Any) -> Pair:
         """The first two, trained again with something in both recipes the same."""
-        made = [self.bed.network(replace(n.recipe, **changed)).arrays for n in self.networks[:2]]
-        return self.pair(made[1], made[0])
+        made = [self.bed.network(replace(n.recipe, **changed)) for n in self.networks[:2]]
+        return self.pair(made[1].arrays, made[0].arrays, made[1].recipe.data)
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def _long_then_aligned(scene: Scene) -> Pair:
     """Four times as many steps on the same data: what the data alone dictates is learnt by both."""
     recipe = scene.networks[0].recipe
     pair = scene.retrained(steps=4 * recipe.steps, data=recipe.data, part="all", falling=True)
-    return scene.pair(aligned(pair.first, pair.second, scene.known, scene.rng), pair.first)
+    return scene.pair(aligned(pair.first, pair.second, scene.known, scene.rng), pair.first, pair.source)
 
 
 def _turned(scene: Scene) -> Pair:
@@ -133,7 +134,7 @@ def _widened(double: bool) -> Callable[[Scene], Pair]:
         design = scene.networks[0].design
         if "inner" in design:
             design = {**design, "inner": design["inner"] + int(0.5 * design["inner"])}
-        return Pair(*wide, design, design)
+        return Pair(*wide, design, design, scene.networks[1].recipe.data)
 
     return make
 
@@ -156,7 +157,7 @@ def _same_start(seed: int, steps: int) -> Callable[[Scene], Pair]:
         for i, n in enumerate(scene.networks[:2]):
             own = replace(recipe, order=n.recipe.order, data=other_data(recipe, i))
             made.append(scene.bed.network(own).arrays)
-        return scene.pair(made[1], made[0])
+        return scene.pair(made[1], made[0], other_data(recipe, 1))
 
     return make
 
@@ -193,7 +194,7 @@ def _distilled(align: bool) -> Callable[[Scene], Pair]:
         student = scene.bed.further(recipe, start, teacher=first.arrays).arrays
         if align:
             student = aligned(first.arrays, student, scene.known, scene.rng)
-        return scene.pair(student)
+        return scene.pair(student, source=recipe.data)
 
     return make
 
@@ -205,7 +206,7 @@ def _two_students(scene: Scene) -> Pair:
         recipe = replace(n.recipe, data=teacher.recipe.data)
         start = training.started(recipe.design, recipe.start)
         made.append(scene.bed.further(recipe, start, teacher=teacher.arrays).arrays)
-    return scene.pair(made[1], made[0])
+    return scene.pair(made[1], made[0], teacher.recipe.data)
 
 
 _PARTS = ("same-init", "part-inherited")
