@@ -605,10 +605,10 @@ def test_the_front_door_asks_models(
 # Names from both axes
 
 
-def _decided(found: Comparison, weights: Verdict, function: Evidence) -> Comparison:
+def _decided(found: Comparison, weights: Verdict, function: Evidence, alpha: float = 0.05) -> Comparison:
     kinds = {Verdict.REFUTED: "independent", Verdict.SUPPORTED: "related", Verdict.INCONCLUSIVE: "inconclusive"}
     known = replace(found, weights=replace(found.weights, verdict=weights), verdict=kinds[weights])
-    return both_axes(known, function)
+    return both_axes(known, function, alpha)
 
 
 def test_a_relation_is_named_from_both_axes(family: dict[str, Model], nets: list[Model], probes: Probes) -> None:
@@ -627,6 +627,10 @@ def test_a_relation_is_named_from_both_axes(family: dict[str, Model], nets: list
     nothing = _decided(strangers, Verdict.REFUTED, apart)
     assert (nothing.relation.kind, nothing.verdict) == (RelationKind.UNRELATED, "independent")
     assert "distillation (no closer)" in nothing.cannot_see
+    half = _decided(strangers, Verdict.REFUTED, apart, alpha=0.01)  # nineteen models can never show that
+    assert (half.undetermined, half.verdict, half.weights.verdict) == (True, "inconclusive", Verdict.REFUTED)
+    assert [t["what"] for t in half.open_questions] == ["function"]
+    assert half.relation.reason == "the weights are independent, the function is open: no closer"
     both = both_axes(kin, close)
     assert (both.relation.kind, both.verdict) == (kin.relation.kind, "related")
     assert "in function" in both.relation.reason

@@ -202,7 +202,7 @@ def test_sketches_find_clones_and_prove_kinship(families: dict[str, zoo.Zoo], ki
     assert apart(root, taken("transposed"), ordered) < 0.05  # measured: .001 to .016
     for clone in ("permuted", "rescaled"):
         assert apart(root, taken(clone), free) < 0.1 < 0.4 < apart(root, taken("independent-2"), free)
-    test, known = SketchedUnitsAlike(), families["mlp"]["mlp/root"].model
+    test, known = SketchedUnitsAlike(), family[f"{kind}/root"].model
     assert test.evidence(root, taken("finetuned"), known).verdict == "supported"  # type: ignore[arg-type]
     for stranger in ("independent-1", "independent-2", "untrained"):
         assert test.evidence(root, taken(stranger), known).verdict != "supported"  # type: ignore[arg-type]

@@ -22,7 +22,7 @@ ALONE = ("frozen", "modules")
 """Parameters of a relation that say that whole tensors were left alone: those that were, or those that were not."""
 
 
-def both_axes(found: Comparison, function: Evidence | str) -> Comparison:
+def both_axes(found: Comparison, function: Evidence | str, alpha: float = 0.01) -> Comparison:
     """Put the function axis beside the weights axis and name the relation from both.
 
     | weights | function | name |
@@ -30,6 +30,7 @@ def both_axes(found: Comparison, function: Evidence | str) -> Comparison:
     | related by a change that unlearning could leave | one class of probes is gone | `unlearned` [1] |
     | related | any | as the weights name it; the reason says what the function adds |
     | independent | closer than independent models of the task | `distilled` |
+    | independent | asked, with too few independent models for any answer | none: `inconclusive` |
     | undecided | closer than independent models | `related` |
     | independent or undecided | anything else | as the weights name it |
 
@@ -40,9 +41,11 @@ def both_axes(found: Comparison, function: Evidence | str) -> Comparison:
     Args:
         found: The comparison by weights.
         function: The evidence of the function axis, or why there is none.
+        alpha: Level of the decision.
 
     Returns:
-        The comparison with both axes: `related` if either is.
+        The comparison with both axes: `related` if either is, `inconclusive` if the weights are independent and the
+        function was asked in vain: both are one question, and half an answer is none.
     """
     unseen = tuple(c for c in found.cannot_see if c != UNASKED)
     if isinstance(function, str):
@@ -52,7 +55,9 @@ def both_axes(found: Comparison, function: Evidence | str) -> Comparison:
         unseen = tuple(c for c in unseen if c != DISTILLED)
     elif DISTILLED in unseen:
         unseen = tuple(f"{DISTILLED} ({function.reason})" if c == DISTILLED else c for c in unseen)
-    relation = _named(found, function, close=close)
+    vain = not close and found.verdict == "independent" and _in_vain(function, alpha)
+    half = f"the weights are independent, the function is open: {function.reason}"
+    relation = _named(found, function, close=close) if not vain else replace(found.relation, reason=half)
     direction, sure = found.direction, found.direction_confidence
     if FORGOTTEN in relation.parameters and relation.kind is not RelationKind.UNLEARNED:
         direction, sure = "unknown", None
@@ -61,13 +66,19 @@ def both_axes(found: Comparison, function: Evidence | str) -> Comparison:
     return replace(
         found,
         function=function,
-        verdict="related" if close else found.verdict,
+        verdict="related" if close else "inconclusive" if vain else found.verdict,
         relation=relation,
         direction=direction,
         direction_confidence=sure,
         evidence=(*found.evidence, function),
         cannot_see=unseen,
+        not_tested=(*found.not_tested, *([{"what": "function", "model": "", "why": half}] if vain else [])),
     )
+
+
+def _in_vain(function: Evidence, alpha: float) -> bool:
+    """Whether no p-value that the function's null can give would have decided anything."""
+    return function.verdict is Verdict.INCONCLUSIVE and (function.p_value is None or function.null.floor > alpha)
 
 
 def _named(found: Comparison, function: Evidence, *, close: bool) -> Relation:

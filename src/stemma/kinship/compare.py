@@ -46,7 +46,7 @@ def compare(
     if probes is None:
         return found
     parties, independent = (Party.of(a), Party.of(b)), NullModels.of(null)
-    seen = both_axes(found, function_of(*parties, probes, independent, alpha=alpha, progress=progress))
+    seen = both_axes(found, function_of(*parties, probes, independent, alpha=alpha, progress=progress), alpha)
     return with_partitions(seen, *parties, probes, independent, alpha=alpha)
 
 

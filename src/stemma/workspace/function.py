@@ -122,11 +122,11 @@ class FunctionAxis:
         """
         parties = self.party(a), self.party(b)
         if why := unaskable(*parties):
-            return both_axes(found, why)
+            return both_axes(found, why, self.alpha)
         chosen = self.independent([a, b], null)
         function = function_of(*parties, self.probes, chosen, alpha=self.alpha, progress=self.progress)
         by_dna = self.dna.on_pair(*parties, chosen, [a.digest, b.digest])
-        seen = _side_by_side(found, function, by_dna)
+        seen = _side_by_side(found, function, by_dna, self.alpha)
         seen = with_partitions(seen, *parties, self.probes, chosen, alpha=self.alpha)
         seen = self._with_modalities(seen, a, b)
         gone = [p.name for p in parties if p.load is None]
@@ -244,19 +244,21 @@ class FunctionAxis:
         return measure(seen[0].seen[key], seen[1].seen[key])
 
 
-def _side_by_side(found: Comparison, function: Evidence | str, by_dna: Evidence | str) -> Comparison:
+def _side_by_side(
+    found: Comparison, function: Evidence | str, by_dna: Evidence | str, alpha: float
+) -> Comparison:  # fmt: skip
     """The better of two pieces of evidence decides, which one is settled by what can be asked; the other is listed."""
     if isinstance(by_dna, str):
-        return both_axes(found, function)
+        return both_axes(found, function, alpha)
     if not by_dna.details["decides"] and not isinstance(function, str):
-        seen = both_axes(found, function)
+        seen = both_axes(found, function, alpha)
         return replace(seen, evidence=(*seen.evidence, by_dna))
     why = by_dna.details["decides"]
     chosen = replace(by_dna, reason=f"{by_dna.reason} (DNA decides, for {why})" if why else by_dna.reason)
     if isinstance(function, str):
-        return both_axes(found, chosen)
+        return both_axes(found, chosen, alpha)
     kept = {k: v for k, v in function.details.items() if k in BESIDE}
-    seen = both_axes(found, replace(chosen, details={**kept, **chosen.details}))
+    seen = both_axes(found, replace(chosen, details={**kept, **chosen.details}), alpha)
     return replace(seen, evidence=(*seen.evidence, function))
 
 

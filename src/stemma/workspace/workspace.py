@@ -298,7 +298,7 @@ class Workspace:
 
             def evidence(c: Candidate) -> Comparison:
                 self._progress(f"comparing with {c.ref.name}", next(done, len(candidates)), len(candidates))
-                return _with_function(pending[id(c)].result(), function.get(id(c)), c, model)
+                return _with_function(pending[id(c)].result(), function.get(id(c)), c, model, alpha)
 
             try:
                 standings = Standings(model, shipped_parenthood)
@@ -329,7 +329,9 @@ class Workspace:
         return tuple(r for r in self.registry.by_digest(model.digest) if is_itself(r, model))
 
 
-def _with_function(found: Comparison, function: Evidence | str | None, one: Candidate, suspect: Model) -> Comparison:
+def _with_function(
+    found: Comparison, function: Evidence | str | None, one: Candidate, suspect: Model, alpha: float
+) -> Comparison:  # fmt: skip
     from stemma.kinship.axes import FORGOTTEN, both_axes
 
     if function is None:
@@ -337,7 +339,7 @@ def _with_function(found: Comparison, function: Evidence | str | None, one: Cand
     if not isinstance(function, str) and function.details.get(FORGOTTEN):  # or learnt: that is for the weights to say
         with contextlib.suppress(StemmaError, OSError):
             found = directed(found, one.load(), suspect, shipped_parenthood)
-    return both_axes(found, function)
+    return both_axes(found, function, alpha)
 
 
 def _probes_for(null: "Nulls", probes: object) -> None:

@@ -273,7 +273,8 @@ def residual_of(found: Found) -> Residual | None:
 
 def _apart(x: np.ndarray, y: np.ndarray, free: tuple[int, ...]) -> tuple[float, float]:
     """Relative difference with and without positive factors per unit divided out."""
-    p, q = (balanced(side.astype(np.float64), free, EXACTLY) for side in (x, y))
+    x, y = x.astype(np.float64), y.astype(np.float64)
+    p, q = (balanced(side, free, EXACTLY) for side in (x, y))
     scaled = float(np.linalg.norm(p - q) / max(1e-30, np.linalg.norm(p)))
     return scaled, float(np.linalg.norm(x - y) / max(1e-30, np.linalg.norm(x)))
 

@@ -19,6 +19,9 @@ ROUNDS = 5
 FAINT = 1e-9
 """Norm, against the largest, below which a unit is none."""
 
+EXTREME = 1e-12, 1e12
+"""Largest entries between which squares of float32 are safe."""
+
 
 @dataclass(eq=False)
 class Reader:
@@ -153,6 +156,7 @@ def directions(units: np.ndarray) -> np.ndarray:
     Returns:
         The same shape; zero where a unit has no length, or none beside the common part.
     """
+    units = tamed(units)
     norm = np.linalg.norm(units, axis=1, keepdims=True)
     alive = norm > FAINT * max(float(norm.max(initial=0.0)), 1e-30)
     x = np.where(alive, units / np.where(alive, norm, 1), 0).astype(np.float32)
@@ -160,6 +164,21 @@ def directions(units: np.ndarray) -> np.ndarray:
         x -= np.where(alive, x[alive[:, 0]].mean(axis=0), 0)
     norm = np.linalg.norm(x, axis=1, keepdims=True)
     return np.where(norm > 1e-5, x / np.where(norm > 0, norm, 1), 0).astype(np.float32)
+
+
+def tamed(x: np.ndarray) -> np.ndarray:
+    """An array at a scale at which squares neither overflow nor vanish.
+
+    Args:
+        x: Any array of finite numbers.
+
+    Returns:
+        The array, divided by a power of two where its largest entry is far from one.
+    """
+    largest = max(float(x.max(initial=0.0)), -float(x.min(initial=0.0)))
+    if not largest or EXTREME[0] < largest < EXTREME[1]:
+        return x
+    return np.ldexp(x, -int(np.frexp(largest)[1]))
 
 
 def balanced(x: np.ndarray, axes: Sequence[int], rounds: int = ROUNDS) -> np.ndarray:
@@ -175,6 +194,7 @@ def balanced(x: np.ndarray, axes: Sequence[int], rounds: int = ROUNDS) -> np.nda
     Returns:
         The same shape and number format.
     """
+    x = tamed(x)
     for _ in range(rounds):
         for axis in axes:
             others = tuple(i for i in range(x.ndim) if i != axis)

@@ -14,8 +14,9 @@ import numpy as np
 from stemma.kinship.weights.contents.bound import orders
 from stemma.kinship.weights.maps.assignment import matched
 from stemma.kinship.weights.maps.axis_map import AxisMap
-from stemma.kinship.weights.maps.blocks import WHOLE, Block, directions
-from stemma.kinship.weights.maps.search import NEARLY, SURE, Chart, judged, match
+from stemma.kinship.weights.maps.blocks import WHOLE, Block, directions, tamed
+from stemma.kinship.weights.maps.match import NEARLY, judged, match
+from stemma.kinship.weights.maps.search import SURE, Chart
 
 ROUNDS = 6
 """Times that every axis is matched anew; clones are found in two."""
@@ -130,7 +131,7 @@ def _by_profile(chart: Chart, name: str, k: int, *, signed: bool) -> AxisMap | N
 
 def _profiles(units: np.ndarray, *, signed: bool) -> np.ndarray:
     """Quantiles of each unit's entries, at root mean square one."""
-    flat = units.reshape(len(units), -1)
+    flat = tamed(units).reshape(len(units), -1)
     flat = np.sort(np.abs(flat) if signed else flat, axis=1)
     rms = np.sqrt(np.mean(flat**2, axis=1, keepdims=True))
     at = np.linspace(0, flat.shape[1] - 1, min(PROFILE, flat.shape[1])).round().astype(int)

@@ -15,7 +15,8 @@ from stemma.kinship.weights.contents.bound import freedom, gains, surplus
 from stemma.kinship.weights.maps.assignment import matched
 from stemma.kinship.weights.maps.axis_map import AxisMap
 from stemma.kinship.weights.maps.blocks import directions
-from stemma.kinship.weights.maps.search import SURE, Chart, judged
+from stemma.kinship.weights.maps.match import judged
+from stemma.kinship.weights.maps.search import SURE, Chart
 from stemma.kinship.weights.similarity import assign
 from stemma.models.structure import Structure
 

@@ -20,6 +20,9 @@ TOKENS = 2
 ALIKE = 0.02
 """How much worse than the best a tensor may fit that a rotation is fitted to: gains of others may be in the way."""
 
+LEAST = 0.1
+"""Mean cosine of tokens held out below which a stream was not rotated: the rest need not be looked at."""
+
 WIDEST = 8192
 """Dimensions up to which a rotation is fitted: it takes a singular value decomposition."""
 
@@ -46,6 +49,8 @@ def turn_streams(chart: Chart, known: Structure, *, named: bool) -> tuple[str, .
         if not named:
             _pair_anchors(chart, anchors)
         fits = {name: _fit(chart, name, chart.parts[name], k) for name, k in anchors}
+        if max(fits.values()) < LEAST:
+            continue
         anchors = [(name, k) for name, k in anchors if fits[name] >= max(fits.values()) - ALIKE]
         fitted = _rotation(chart, anchors)
         if isinstance(fitted, str):

@@ -7,15 +7,13 @@ order of units explains; so independent networks are left early.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from math import log
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from stemma.kinship.weights.contents.bound import freedom, gains, orders, surplus
-from stemma.kinship.weights.maps.assignment import matched
 from stemma.kinship.weights.maps.axis_map import AxisMap, PairedAxis, Part, PartMap
-from stemma.kinship.weights.maps.blocks import FAINT, Block, Sides
+from stemma.kinship.weights.maps.blocks import Block, Sides
+from stemma.kinship.weights.maps.match import NEARLY, Match, judged, match, matched_best
 
 SURE = 20.0
 """Nats by which a match must exceed what any order of units could give, before others are built on it."""
@@ -23,44 +21,11 @@ SURE = 20.0
 MANY = 1024
 """Units from which half the coordinates are looked at first."""
 
-SAMPLE = 128
-"""Matched units that decide whether a match is clear."""
-
-PLAIN = (False,)
-"""Units as they stand."""
+MISSES = 8
+"""Sets of units, or tensors, spread over the model, that match nothing before no others are tried."""
 
 VIEWS = 8
 """Tensors that show one set of units to a match; further ones tell it little."""
-
-SAME = 0.999
-"""Mean cosine from which factors of units need not be divided out."""
-
-TIE = 1e-3
-"""What the length of a unit counts beside its direction."""
-
-FEW = 32
-"""Units below which their rows are compared one by one: a few heads have no others to be told from."""
-
-TELLING = 2.0
-"""Nats per unit that a tensor must say to be counted: independent units say one."""
-
-NEARLY = 0.95
-"""Mean cosine from which a match is not looked at again."""
-
-
-@dataclass(frozen=True, eq=False)
-class Match:
-    """Units that go together.
-
-    Attributes:
-        units: Which.
-        clear: Nats beyond what any order of units gives; negative where an order alone would do.
-        cosine: Mean cosine of the matched units.
-    """
-
-    units: AxisMap
-    clear: float
-    cosine: float
 
 
 @dataclass(eq=False)
@@ -215,12 +180,14 @@ def propagate(chart: Chart) -> None:
         chart: Is filled.
     """
     tried: dict[str, int] = {}
-    progress = True
+    progress, misses = True, 0
     while progress:
         progress = False
-        for key in chart.sets():
+        for key in spread(chart.sets()):
             if key in chart.units:
                 continue
+            if misses >= MISSES:
+                return
             blocks = chart.blocks(key)
             if not blocks or tried.get(key) == len(blocks):
                 continue
@@ -231,7 +198,22 @@ def propagate(chart: Chart) -> None:
                 found, signed = matched_best(blocks, chart.seed)
             if found is not None and found.clear > SURE:
                 chart.accept(key, found, blocks, signed=signed)
-                progress = True
+                progress, misses = True, -len(chart.parts)
+            else:
+                misses += 1
+
+
+def spread(names: Sequence[str]) -> list[str]:
+    """A few from everywhere first, then the rest as they come.
+
+    Args:
+        names: Sets of units, or tensors.
+
+    Returns:
+        All of them.
+    """
+    first = names[:: max(1, len(names) // MISSES)]
+    return [*first, *(n for n in names if n not in first)]
 
 
 def refine(chart: Chart) -> None:
@@ -251,155 +233,3 @@ def refine(chart: Chart) -> None:
         found = match(blocks, signed=False, seed=chart.seed)
         if found is not None and found.clear > before.clear:
             chart.units[key] = found.units
-
-
-def matched_best(blocks: Sequence[tuple[str, int, Block]], seed: int) -> tuple[Match | None, bool]:
-    """Match units as they are, and where that does not bring all of them together, with their signs free.
-
-    Args:
-        blocks: Tensor, axis and what it shows.
-        seed: Of what falls at random.
-
-    Returns:
-        The clearer match, and whether signs were free.
-    """
-    plain = match(blocks, signed=False, seed=seed, views=PLAIN)
-    if plain is not None and plain.cosine > NEARLY:
-        return plain, False
-    other = match(blocks, signed=False, seed=seed)
-    plain = max((m for m in (plain, other) if m is not None), key=lambda m: m.clear, default=None)
-    if plain is not None and plain.cosine > NEARLY:
-        return plain, False
-    free = match(blocks, signed=True, seed=seed)
-    if free is None or (plain is not None and plain.clear >= free.clear):
-        return plain, False
-    return free, True
-
-
-def match(
-    blocks: Sequence[tuple[str, int, Block]], *, signed: bool, seed: int, views: tuple[bool, ...] = (True, False)
-) -> Match | None:  # fmt: skip
-    """Match units by all tensors that show them.
-
-    Args:
-        blocks: Tensor, axis and what it shows.
-        signed: Whether the opposite of a unit counts like the same.
-        seed: Of what falls at random.
-        views: Units with their factors divided out, as they stand, or both.
-
-    Returns:
-        The match; None where fewer than two units carry information.
-    """
-    shown = [pair for _, _, b in blocks for pair in _weighted(b, views)]
-    of = len(shown[0][0]), len(shown[0][1])
-    rows, columns = matched([*shown, *(_lengths(b) for _, _, b in blocks)], signed=signed, seed=seed)
-    alive = np.zeros(len(rows), bool)
-    for u, v in shown:
-        alive |= u[rows].any(axis=1) & v[columns].any(axis=1)
-    if alive.sum() < 2:
-        return None
-    found = judged(blocks, AxisMap(rows[alive], columns[alive], of), signed=signed)
-    return replace(found, units=_completed(rows[alive], columns[alive], of))
-
-
-def _completed(rows: np.ndarray, columns: np.ndarray, of: tuple[int, int]) -> AxisMap:
-    """Give units without a counterpart those that are left, in order, where they are as many.
-
-    Dead units say nothing about which is which, and it does not matter.
-
-    Returns:
-        The map.
-    """
-    left = np.setdiff1d(np.arange(of[0]), rows), np.setdiff1d(np.arange(of[1]), columns)
-    if len(left[0]) != len(left[1]):
-        return AxisMap(rows, columns, of)
-    rows, columns = np.concatenate([rows, left[0]]), np.concatenate([columns, left[1]])
-    order = np.argsort(rows)
-    return AxisMap(rows[order], columns[order], of)
-
-
-def _weighted(block: Block, views: tuple[bool, ...]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Units with factors divided out, or as they stand; what scatters less between strangers counts more."""
-    out = []
-    for rescaled in views:
-        u, v = block.vectors(rescaled=rescaled)
-        step = max(1, len(u) // SAMPLE), max(1, len(v) // SAMPLE)
-        scatter = float(np.mean((u[:: step[0]] @ v[:: step[1]].T) ** 2))
-        out.append((u / np.float32(max(scatter, 1e-6)), v))
-    return out
-
-
-def _lengths(block: Block) -> tuple[np.ndarray, np.ndarray]:
-    """Rows whose product is minus the squared difference of the logarithms of two lengths, times a small number.
-
-    Lengths of units say little, factors being free, but they tell units apart that point the same way.
-
-    Returns:
-        A view, as directions are.
-    """
-    x, y = (np.log(np.linalg.norm(side.reshape(len(side), -1), axis=1) + 1e-30) for side in (block.a, block.b))
-    x, y = (np.clip(z - np.median(z), -5, 5)[:, None] for z in (x, y))
-    one = np.ones_like(x), np.ones_like(y)
-    return TIE * np.hstack([2 * x, -x * x, -one[0]]).astype(np.float32), np.hstack([y, one[1], y * y]).astype(
-        np.float32
-    )
-
-
-def judged(blocks: Sequence[tuple[str, int, Block]], units: AxisMap, *, signed: bool) -> Match:
-    """How clear a match is: what its units gain beyond what the best order of units gives.
-
-    Args:
-        blocks: Tensors that show the units.
-        units: Which go together.
-        signed: Whether signs were free.
-
-    Returns:
-        The match with its figures.
-    """
-    pairs, total, told, cosines, seen = 0, 0.0, 0, [], set()
-    for _, _, b in blocks:
-        alive = np.flatnonzero(_alive(b.a)[units.rows] & _alive(b.b)[units.columns])
-        if not len(alive):
-            continue
-        chosen = alive[np.unique(np.linspace(0, len(alive) - 1, min(SAMPLE, len(alive))).round().astype(int))]
-        rows, columns = units.rows[chosen], units.columns[chosen]
-        part = _row_by_row(b, rows, columns) if len(rows) < FEW and b.a.shape[1] > 1 else b.of(rows, columns)
-        gain, cosine, counted = _gain(*part.vectors(rescaled=False), signed=signed)
-        if cosine < SAME:
-            gain, cosine, counted = max((gain, cosine, counted), _gain(*part.vectors(rescaled=True), signed=signed))
-        cosines.append(cosine)
-        if gain > TELLING * counted:
-            total, pairs, told = total + gain, pairs + counted, told + 1
-            seen |= set(chosen.tolist())
-    paid = orders(len(seen), units.of[1]) + told * log(2) * (1 + signed * len(seen))
-    return Match(units, surplus(pairs, total) - paid, float(np.mean(cosines)) if cosines else 0.0)
-
-
-_NO = (0.0, 0.0, 0)
-
-
-def _alive(units: np.ndarray) -> np.ndarray:
-    """Which units carry information: a length of their own, and a direction beside the common one."""
-    flat = units.reshape(len(units), -1)
-    norm = np.linalg.norm(flat, axis=1)
-    alive = norm > FAINT * max(float(norm.max(initial=0.0)), 1e-30)
-    if alive.sum() < 2:
-        return alive
-    unit = flat / np.where(alive, norm, 1)[:, None]
-    return alive & (np.abs(unit - unit[alive].mean(axis=0)).max(axis=1) > 1e-6)
-
-
-def _gain(u: np.ndarray, v: np.ndarray, *, signed: bool) -> tuple[float, float, int]:
-    """Gain, mean cosine and number of rows that carry information."""
-    alive = u.any(axis=1) & v.any(axis=1)
-    similarity = u[alive] @ v[alive].T
-    if not similarity.size:
-        return _NO
-    own = np.abs(similarity.diagonal()) if signed else similarity.diagonal()
-    return float(gains(own, freedom(similarity, np.arange(len(own)))).sum()), float(own.mean()), len(own)
-
-
-def _row_by_row(block: Block, rows: np.ndarray, columns: np.ndarray) -> Block:
-    """Matched units as so many single rows."""
-    a, b = block.a[rows], block.b[columns]
-    return replace(block, a=a.reshape(-1, 1, *a.shape[2:]), b=b.reshape(-1, 1, *b.shape[2:]))

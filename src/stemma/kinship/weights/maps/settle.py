@@ -12,10 +12,11 @@ from itertools import permutations
 from stemma.fingerprints.tensor_content import long_axes, matrices
 from stemma.kinship.weights.correspondence import Pairing
 from stemma.kinship.weights.maps.axis_map import PairedAxis, Part
-from stemma.kinship.weights.maps.search import SURE, Chart, Match, judged, match, propagate
+from stemma.kinship.weights.maps.match import Match, judged, match
+from stemma.kinship.weights.maps.search import MISSES, SURE, Chart, propagate, spread
 from stemma.models.model import Tensor
 
-SAME = 0.99
+SAME = 0.9
 """Mean cosine from which no other counterpart is tried."""
 
 AGREED = 0.5
@@ -44,13 +45,15 @@ def settle(chart: Chart) -> None:
     settled = {n for n in chart.parts if n in chart.fitted or agrees(chart, n)}
     progress = True
     while progress:
-        progress = False
-        for name in chart.parts:
-            if name in settled or "#" in name:
-                continue
+        progress, misses = False, 0
+        for name in spread([n for n in chart.parts if n not in settled and "#" not in n]):
+            if misses >= MISSES:
+                break
             best = _best(_tried(chart, name, settled))
             if best is None or best[1].clear <= SURE:
+                misses += best is not None
                 continue
+            misses = -len(chart.parts)
             part, found, key = best
             chart.parts[name] = part
             if key and key not in chart.units:
@@ -117,7 +120,9 @@ def _tried(chart: Chart, name: str, settled: set[str]) -> Iterator[tuple[Part, M
         before, chart.parts[name] = chart.parts[name], part
         block = chart.block(name, unknown[0])
         chart.parts[name] = before
-        found = None if block is None else match([(name, unknown[0], block)], signed=False, seed=chart.seed)
+        found = (
+            None if block is None else match([(name, unknown[0], block)], signed=False, seed=chart.seed, hopeful=True)
+        )
         if found is not None:
             yield part, found, part.axes[unknown[0]].key
 
