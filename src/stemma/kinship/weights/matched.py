@@ -23,6 +23,9 @@ from stemma.types import Evidence, Null, Relation, RelationKind, Spec, Verdict
 TELLING = 0.5
 """Smallest share of a model's matrix entries that must be able to contradict a map before it proves anything."""
 
+LIVING = 0.05
+"""Smallest share of a model's matrix entries that must belong to units that are not dead."""
+
 SAMPLE, IN_ALL, LEAST = 1 << 20, 1 << 25, 1 << 14
 """Entries of a tensor, and of all together, that are put under the map to see what is left; but at least so many."""
 
@@ -299,7 +302,7 @@ def is_exact(found: UnitMap, residual: Residual, reference: Model, target: Model
 
 
 def _telling(model: Model) -> float:
-    """Share of a model's matrix entries that a map could get wrong.
+    """Share of a model's matrix entries that a map could get wrong, those of dead units left out.
 
     Zero, constant and rank-one matrices agree with any others of their size once units are rescaled, diagonal ones
     once they are permuted: they show nothing, however small the residual.
@@ -307,7 +310,7 @@ def _telling(model: Model) -> float:
     Returns:
         A share in [0, 1].
     """
-    telling = total = 0
+    telling = total = living = 0.0
     for tensor in matrices(model).values():
         x = _corner(tensor)
         x = balanced(x, tuple(range(x.ndim))).reshape(len(x), -1)
@@ -315,9 +318,10 @@ def _telling(model: Model) -> float:
         alive = norm > 0
         x = x / np.where(alive, norm, 1)[:, None]
         many = np.count_nonzero(x) >= 2 * max(1, int(alive.sum()))
-        total += tensor.size
-        telling += tensor.size if many and 2 * int(distinct(x, alive).sum()) > len(x) else 0
-    return telling / max(1, total)
+        share = tensor.size * float(alive.mean())
+        total, living = total + tensor.size, living + share
+        telling += share if many and 2 * int(distinct(x, alive).sum()) > alive.sum() else 0.0
+    return telling / living if living >= LIVING * total > 0 else 0.0
 
 
 def _corner(tensor: Tensor) -> np.ndarray:

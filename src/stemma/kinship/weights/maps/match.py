@@ -10,6 +10,7 @@ from stemma.kinship.weights.contents.bound import freedom, gains, orders, surplu
 from stemma.kinship.weights.maps.assignment import Views, matched, similarities
 from stemma.kinship.weights.maps.axis_map import AxisMap
 from stemma.kinship.weights.maps.blocks import FAINT, Block, tamed
+from stemma.kinship.weights.similarity import assign
 
 SAMPLE = 128
 """Matched units that decide whether a match is clear."""
@@ -29,6 +30,9 @@ FEW = 32
 TELLING = 2.0
 """Nats per unit that a tensor must say to be counted: independent units say one."""
 
+EQUAL, MOST = 1e-6, 256
+"""Distance of units, their root mean square being one, from which they differ, and how many may to be looked at."""
+
 NEARLY = 0.95
 """Mean cosine from which a match is not looked at again."""
 
@@ -41,11 +45,15 @@ class Match:
         units: Which.
         clear: Nats beyond what any order of units gives; negative where an order alone would do.
         cosine: Mean cosine of the matched units.
+        least: Mean cosine in the tensor that agrees least.
+        silent: Units of which no tensor told anything; they stand in order.
     """
 
     units: AxisMap
     clear: float
     cosine: float
+    least: float = 0.0
+    silent: int = 0
 
 
 def matched_best(blocks: Sequence[tuple[str, int, Block]], seed: int) -> tuple[Match | None, bool]:
@@ -98,7 +106,8 @@ def match(
     if alive.sum() < 2:
         return None
     found = judged(blocks, AxisMap(rows[alive], columns[alive], of), signed=signed)
-    return replace(found, units=_completed(rows[alive], columns[alive], of))
+    completed = _completed(rows[alive], columns[alive], of)
+    return replace(found, units=completed, silent=len(completed.rows) - int(alive.sum()))
 
 
 def _hopeless(
@@ -190,7 +199,39 @@ def judged(blocks: Sequence[tuple[str, int, Block]], units: AxisMap, *, signed: 
             total, pairs, told = total + gain, pairs + counted, told + 1
             seen |= set(chosen.tolist())
     paid = orders(len(seen), units.of[1]) + told * log(2) * (1 + signed * len(seen))
-    return Match(units, surplus(pairs, total) - paid, float(np.mean(cosines)) if cosines else 0.0)
+    cosines = cosines or [0.0]
+    return Match(units, surplus(pairs, total) - paid, float(np.mean(cosines)), min(cosines))
+
+
+def polished(blocks: Sequence[Block], units: AxisMap) -> AxisMap:
+    """Exchange the counterparts of a few units that are not the same among many that are.
+
+    Units that point the same way are told apart by what they hold, to the last bit.
+
+    Args:
+        blocks: Tensors that show the units.
+        units: Which go together.
+
+    Returns:
+        The map, better or as it was.
+    """
+    a, b = (np.hstack([_plain(x) for x in sides]) for sides in zip(*((b.a, b.b) for b in blocks), strict=True))
+    rows, columns = units.rows, units.columns
+    apart = np.flatnonzero(np.linalg.norm(a[rows] - b[columns], axis=1) > EQUAL)
+    if not 2 <= len(apart) <= min(MOST, len(rows) // 2):
+        return units
+    distance = np.linalg.norm(a[rows[apart], None] - b[None, columns[apart]], axis=2)
+    order = assign(-distance, np.random.default_rng(0))[1]
+    if distance[np.arange(len(apart)), order].sum() >= distance.trace():
+        return units
+    better = columns.copy()
+    better[apart] = columns[apart][order]
+    return replace(units, columns=better)
+
+
+def _plain(units: np.ndarray) -> np.ndarray:
+    flat = tamed(units).reshape(len(units), -1).astype(np.float64)
+    return flat / max(1e-30, float(np.sqrt(np.mean(flat**2))))
 
 
 _NO = (0.0, 0.0, 0)

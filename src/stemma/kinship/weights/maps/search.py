@@ -13,7 +13,7 @@ import numpy as np
 
 from stemma.kinship.weights.maps.axis_map import AxisMap, PairedAxis, Part, PartMap
 from stemma.kinship.weights.maps.blocks import Block, Sides
-from stemma.kinship.weights.maps.match import NEARLY, Match, judged, match, matched_best
+from stemma.kinship.weights.maps.match import NEARLY, Match, judged, match, matched_best, polished
 
 SURE = 20.0
 """Nats by which a match must exceed what any order of units could give, before others are built on it."""
@@ -40,7 +40,7 @@ class Chart:
         turned_units: By key, the signs that some tensor shows: what a tensor has that was not looked at yet.
         turned: By part and axis, a linear map of its rows: heads in another basis.
         fitted: Parts to which a rotation or a basis was fitted: no evidence.
-        cosines: By key, the mean cosine of the match.
+        cosines: By key, the mean cosine of the match; zero where some units told nothing.
         coordinates: Coordinates of a unit that are looked at in one tensor; of very many units half of them suffice.
         seed: Of what falls at random.
     """
@@ -139,7 +139,7 @@ class Chart:
             blocks: What showed it.
             signed: Whether signs count.
         """
-        self.units[key], self.cosines[key] = match.units, match.cosine
+        self.units[key], self.cosines[key] = match.units, 0.0 if match.silent else match.cosine
         self.turned_units.pop(key, None)
         for name, k, b in blocks if signed else ():
             u, v = b.vectors(rescaled=True)
@@ -228,8 +228,10 @@ def refine(chart: Chart) -> None:
         blocks = chart.blocks(key)
         signed = any((name, k) in chart.signs for name, k, _ in blocks)
         before = None if signed or not blocks else judged(blocks, chart.units[key], signed=False)
-        if before is None or before.cosine > NEARLY:
+        if before is None:
             continue
-        found = match(blocks, signed=False, seed=chart.seed)
-        if found is not None and found.clear > before.clear:
-            chart.units[key] = found.units
+        if before.least <= NEARLY:
+            found = match(blocks, signed=False, seed=chart.seed)
+            if found is not None and (found.clear, found.cosine) > (before.clear, before.cosine):
+                chart.units[key] = found.units
+        chart.units[key] = polished([b for _, _, b in blocks], chart.units[key])
