@@ -1,7 +1,6 @@
 """The weights axis of a pair: the cheap and certain tests first, a search only where they leave something open."""
 
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -90,7 +89,6 @@ def decided(a: Model, b: Model, *, alpha: float = 0.01) -> Decided:
     Returns:
         The comparison; symmetric in verdict and p-value up to which side's structure is known better.
     """
-    _hash_while_importing(a, b)
     same = _identity(a, b)
     if same.verdict is Verdict.SUPPORTED:
         return Decided(_answer(a, b, Findings(same, alpha=alpha), _identity_relation(a, b)))
@@ -150,10 +148,12 @@ def _as_stored(a: Model, b: Model, same: Evidence, alpha: float) -> Decided:
     """The tests, cheap ones first."""
     if same.verdict is Verdict.SUPPORTED:
         return Decided(_answer(a, b, Findings(same, alpha=alpha), _identity_relation(a, b)))
-    order, pairings = _in_order(a, b, UnitsInPlace(), alpha)
-    contents = in_place(a, b, pairings, alpha)
-    found = Findings(same, None, order, contents, alpha=alpha)
+    found, pairings = in_their_places(a, b, same, alpha)
+    order, contents = found.order or same, found.contents or same
     if contents.verdict is Verdict.SUPPORTED and not _open(contents):
+        if found.order is None:
+            order, _ = _in_order(a, b, UnitsInPlace(), alpha)
+            found = replace(found, order=order)
         relation = name_relation(a, b, order, pairings)
         if relation.kind not in OPEN or contents.value < SAME or _nothing_changed(a, relation):
             return Decided(_answer(a, b, found, relation), pairings)
@@ -166,6 +166,29 @@ def _as_stored(a: Model, b: Model, same: Evidence, alpha: float) -> Decided:
     if shown is not None and contents.verdict is not Verdict.SUPPORTED:
         return Decided(_answer(a, b, replace(found, exhibited=shown), relation), pairings)
     return _searched(a, b, found, pairings, alpha)
+
+
+def in_their_places(a: Model, b: Model, same: Evidence, alpha: float = 0.01) -> tuple[Findings, tuple[Pairing, ...]]:
+    """The tests that need no search: contents and order of units where they stand.
+
+    Args:
+        a: One model.
+        b: The other one.
+        same: Whether the digests agree.
+        alpha: Level of the decision.
+
+    Returns:
+        What was found, and which tensor is which. Of models whose names pair everything the order is not looked at
+        where contents are enough.
+    """
+    ways = list(correspondence.candidates(a, b, contents=not _large(a)))
+    if len(ways) == 1:
+        contents = in_place(a, b, ways[0][1], alpha)
+        if contents.verdict is Verdict.SUPPORTED and not _open(contents):
+            return Findings(same, contents=contents, alpha=alpha), ways[0][1]
+    order, pairings = _in_order(a, b, UnitsInPlace(), alpha)
+    contents = contents if len(ways) == 1 else in_place(a, b, pairings, alpha)
+    return Findings(same, order=order, contents=contents, alpha=alpha), pairings
 
 
 def _open(contents: Evidence) -> bool:
@@ -254,15 +277,6 @@ def _exhibited_equality(
         reason = f"every matrix is a multiple of its counterpart: {relation.reason}"
         return _exhibited(a, b, "multiples", reason), relation
     return None, _undetermined()
-
-
-def _hash_while_importing(a: Model, b: Model) -> None:
-    """Hashing needs no interpreter: the modules of the next test are loaded meanwhile."""
-    with ThreadPoolExecutor(1) as background:
-        hashed = background.submit(lambda: (a.digest, b.digest))
-        import scipy.optimize  # noqa: F401
-
-        hashed.result()
 
 
 def _identity(a: Model, b: Model) -> Evidence:

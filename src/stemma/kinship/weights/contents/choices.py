@@ -2,9 +2,10 @@
 
 - The order of each set of units: permutations.
 - The basis of a residual stream that may be rotated, and of each attention head: queries and keys, values and outputs
-  can be multiplied by any invertible matrix and its inverse. The best of all rotations of an n-dimensional space makes
-  two independent square matrices of Gaussian numbers agree with a cosine of 8 / (3 pi); what that is worth over the
-  degrees of freedom of a rotation is what each of them costs.
+  can be multiplied by any invertible matrix and its inverse. The best of all rotations of an n-dimensional space brings
+  a square matrix of Gaussian numbers onto an orthogonal one with a cosine of 8 / (3 pi), and onto another Gaussian one
+  with one of 3 / 4; what the larger is worth over the degrees of freedom of a rotation is what each of them costs.
+- A head as wide as its input can be turned into anything by its basis: what such a matrix contains counts nothing.
 - Signs, where the map uses them.
 
 Where the sets of units are not known for sure, every axis of every tensor could have an order of its own.
@@ -13,7 +14,7 @@ Source: the mean singular value of a square Gaussian matrix, from the quarter ci
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import log, log1p, pi
+from math import inf, log, log1p, pi
 
 import numpy as np
 
@@ -25,6 +26,10 @@ from stemma.models.structure import FIXED, Structure
 FREEDOM = -log1p(-((8 / (3 * pi)) ** 2))
 """Nats that a degree of freedom of a rotation is worth at most: the n² numbers of a square matrix agree with a cosine
 of 8 / (3 pi), each worth half of this, at the choice of n² / 2 angles."""
+
+ROOM = 0.8
+"""Rows of a head over numbers of a row up to which the best basis is worth less than it costs: -½ log(1 - x) is below
+`FREEDOM` times x up to .9."""
 
 GUESSED = frozenset({"pixel", "position"})
 """Roles that are not believed where the structure is a guess."""
@@ -38,7 +43,7 @@ class Choice:
         units: Units (or rows of heads) of the reference that were looked at.
         of: How many the target has: units that each could have been given, none twice; dimensions of the space that
             could be rotated; rows of one head; 2 for a sign.
-        kind: `order`, `rotation`, `basis` or `sign`.
+        kind: `order`, `rotation`, `basis`, `anything` or `sign`.
     """
 
     units: frozenset[int]
@@ -56,6 +61,8 @@ class Choice:
                 return FREEDOM * n * (self.of - n / 2)
             case "basis":
                 return FREEDOM * n * self.of
+            case "anything":
+                return inf
         return n * log(2)
 
     def joined(self, other: "Choice | None") -> "Choice":
@@ -85,7 +92,8 @@ def choices_of(name: str, p: PartMap, seen: Mapping[int, np.ndarray], known: Str
     out: dict[str, Choice] = {}
     for k, rows in seen.items():
         axis = p.part.axes[k]
-        found = _known(name, k, axis, rows, known) if sure(known) else _unknown(name, k, axis, rows)
+        width = p.part.entries // max(1, min(axis.a, axis.b))
+        found = _known(name, k, axis, rows, known, width) if sure(known) else _unknown(name, k, axis, rows)
         out |= {key: choice.joined(out.get(key)) for key, choice in found.items()}
         if p.maps[k].signs is not None:
             out[f"signs of {name}[{k}]"] = Choice(frozenset(rows.tolist()), 2, "sign")
@@ -126,7 +134,9 @@ def _unknown(name: str, k: int, axis: PairedAxis, rows: np.ndarray) -> dict[str,
     return {f"{name}[{k}]": Choice(frozenset(rows.tolist()), axis.b)}
 
 
-def _known(name: str, k: int, axis: PairedAxis, rows: np.ndarray, known: Structure) -> dict[str, Choice]:
+def _known(
+    name: str, k: int, axis: PairedAxis, rows: np.ndarray, known: Structure, width: int
+) -> dict[str, Choice]:  # fmt: skip
     label, segment = axis.label, axis.label.segments[0]
     if label.kind == FIXED or not label.group:
         return {f"{name}[{k}]": Choice(frozenset(rows.tolist()), axis.b)} if axis.key else {}
@@ -137,5 +147,6 @@ def _known(name: str, k: int, axis: PairedAxis, rows: np.ndarray, known: Structu
     if any(g.name == group and g.rotatable for g in known.groups):  # whoever rotates needs no order
         out[f"rotation of {group}"] = Choice(units, axis.b, "rotation")
     if segment.kind == "head" and index.shape[1] > 1:
-        out[f"basis of {group} in {name}"] = Choice(frozenset(rows.tolist()), index.shape[1], "basis")
+        kind = "basis" if index.shape[1] <= ROOM * width else "anything"
+        out[f"basis of {group} in {name}"] = Choice(frozenset(rows.tolist()), index.shape[1], kind)
     return out

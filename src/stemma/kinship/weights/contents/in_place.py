@@ -14,6 +14,10 @@ from stemma.models.units import structure
 from stemma.types import Evidence
 
 
+FEW = 1 << 20
+"""Entries up to which a tensor is read whole: of larger ones only the rows that are looked at."""
+
+
 def in_place(a: Model, b: Model, pairings: Sequence[Pairing], alpha: float) -> Evidence:
     """Ask whether units are nearer to those in the same places than the best order of independent ones comes.
 
@@ -30,7 +34,7 @@ def in_place(a: Model, b: Model, pairings: Sequence[Pairing], alpha: float) -> E
     one, two = (b, a) if turned else (a, b)
     known, method = structure(one), UnitsAlike()
     parts = still(one, two, [p.turned() for p in pairings] if turned else pairings, known)
-    shown = method.look(Sides(Reader(one), Reader(two)), parts, known)
+    shown = method.look(Sides(Reader(one, FEW), Reader(two, FEW)), parts, known)
     return method.evidence(a, b, shown, alpha, {"structure": known.source})
 
 

@@ -29,9 +29,11 @@ class Reader:
 
     Attributes:
         model: The model.
+        whole: Entries up to which a tensor is read whole and kept: it is read again while a map is searched.
     """
 
     model: Model
+    whole: int = WHOLE
     _kept: dict[str, np.ndarray] = field(default_factory=dict)
 
     def take(self, name: str, axes: Sequence[int], picks: Mapping[int, np.ndarray]) -> np.ndarray:
@@ -48,7 +50,7 @@ class Reader:
             A float32 array with these axes; entries that are no numbers are zero.
         """
         tensor = self.model.weights[name]
-        if tensor.size <= WHOLE:
+        if tensor.size <= self.whole:
             return _ordered(_cut(self._whole(name, tensor), picks), axes)
         return _ordered(_read(tensor, picks), axes)
 
