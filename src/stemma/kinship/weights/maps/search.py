@@ -225,7 +225,7 @@ def refine(chart: Chart) -> None:
     for key in chart.sets():
         if key not in chart.units or chart.units[key].rotation is not None or chart.cosines.get(key, 0.0) > NEARLY:
             continue
-        blocks = chart.blocks(key)
+        blocks = [x for x in chart.blocks(key) if (len(x[2].a), len(x[2].b)) == chart.units[key].of]
         signed = any((name, k) in chart.signs for name, k, _ in blocks)
         before = None if signed or not blocks else judged(blocks, chart.units[key], signed=False)
         if before is None:
