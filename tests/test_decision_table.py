@@ -13,10 +13,12 @@ PAGE = Path(__file__).parents[1] / "docs" / "kinship.md"
 YES, NO, OPEN = Verdict.SUPPORTED, Verdict.REFUTED, Verdict.INCONCLUSIVE
 
 
-def evidence(statistic: str, verdict: Verdict, log10_p: float | None = None, **details: object) -> Evidence:
+def evidence(
+    statistic: str, verdict: Verdict, log10_p: float | None = None, effect: float = 0.0, **details: object
+) -> Evidence:  # fmt: skip
     p = None if log10_p is None else 10.0**log10_p
     return Evidence(
-        "the weights share an origin", Axis.WEIGHTS, statistic, 0.0, Null("a test"), p, log10_p, 0.5, verdict,
+        "the weights share an origin", Axis.WEIGHTS, statistic, 0.0, Null("a test"), p, log10_p, effect, verdict,
         f"{statistic} says {verdict.value}", Spec(statistic), ("a", "b"), details,
     )  # fmt: skip
 
@@ -42,6 +44,9 @@ ROWS = {
         replace(STRANGERS, contents=evidence("units-alike", OPEN, -0.1, log10_p_of_all=-40.0)), OPEN, "units-alike",
     ),
     "a trace of contents": (replace(STRANGERS, matched=evidence("units-matched", OPEN, -5)), OPEN, "units-matched"),
+    "a map without proof": (
+        replace(STRANGERS, matched=evidence("units-matched", OPEN, 0.0, effect=0.2)), OPEN, "units-matched",
+    ),
     "a shared table": (replace(STRANGERS, shared=evidence("shared-tensors", OPEN)), OPEN, "shared-tensors"),
     "not tested": (replace(STRANGERS, not_tested=GAP), OPEN, "units-alike"),
     "other sizes": (replace(STRANGERS, contents=NOTHING, sizes=evidence("sizes", NO)), NO, "sizes"),

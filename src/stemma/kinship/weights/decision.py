@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from math import log10
 
+from stemma.kinship.weights.contents.alike import UnitsAlike
 from stemma.types import Evidence, Verdict
 
 NotTested = dict[str, str]
@@ -82,6 +83,11 @@ def _one_tensor(e: Evidence | None, alpha: float) -> bool:
     return e is not None and not _supported(e) and of_all is not None and of_all <= log10(alpha)
 
 
+def _unproven(e: Evidence | None) -> bool:
+    """Whether a map brings units nearer than chance does, in as much of the model as kinship takes."""
+    return e is not None and not _supported(e) and e.log10_p is not None and e.effect >= UnitsAlike.min_effect
+
+
 def _told(f: Findings) -> Evidence | None:
     """The contents test that says more."""
     found = [e for e in (f.contents, f.matched) if e is not None and e.log10_p is not None]
@@ -103,6 +109,7 @@ TABLE: tuple[Row, ...] = (
         lambda f: next(e for e in (f.contents, f.matched) if _one_tensor(e, f.alpha))),
     Row("a trace of contents", lambda f: any(_undecided(e, f.alpha) for e in (f.contents, f.matched)),
         Verdict.INCONCLUSIVE, lambda f: next(e for e in (f.contents, f.matched) if _undecided(e, f.alpha))),
+    Row("a map without proof", lambda f: _unproven(f.matched), Verdict.INCONCLUSIVE, lambda f: f.matched),
     Row("a shared table", lambda f: f.shared is not None and f.shared.verdict is Verdict.INCONCLUSIVE,
         Verdict.INCONCLUSIVE, lambda f: f.shared),
     Row("not tested", lambda f: bool(f.not_tested), Verdict.INCONCLUSIVE, _told),

@@ -9,12 +9,11 @@ to say.
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial
-from itertools import groupby
+from functools import lru_cache, partial
 
 import numpy as np
 
-from stemma.fingerprints.tensor_content import Features, features, long_axes, matrices
+from stemma.fingerprints.tensor_content import Features, features, matrices
 from stemma.models.arrays import from_arrays
 from stemma.models.model import Model, RowStorage, Tensor
 
@@ -23,9 +22,6 @@ PIECES = 8
 
 LARGEST = 1 << 22
 """Entries of a matrix up to which the contents of proposals are compared; beyond it, names alone choose."""
-
-ALIKE = 0.05
-"""By how much likelier the contents of what was put together must be than those of one matrix as it is."""
 
 SHARE = 0.02
 """Share of the smaller model's entries that must lack a counterpart before pieces are looked for."""
@@ -69,7 +65,7 @@ def restored(reference: Model, target: Model) -> Restored | None:
         return None
     chosen: dict[str, _Proposal] = {}
     for name in sorted(whole, key=lambda n: (-whole[n].size, n)):
-        if len(long_axes(whole[name].shape)) != 2:
+        if len(whole[name].shape) < 2:
             continue
         best = _best(name, whole[name], pieces)
         if best is not None and not _plain(name, whole[name], best, pieces):
@@ -128,57 +124,73 @@ def _unlike(x: Features, y: Features) -> float:
 
 
 def _shared(name: str, others: Sequence[str]) -> int:
-    """How many leading parts of a name all pieces share."""
-    split = [re.split(r"[._/]", n) for n in (name, *others)]
-    return sum(1 for _ in _while_equal(split))
+    """How many parts of a name all pieces share, in its order."""
+    return min(_in_common(name, other) for other in others)
 
 
-def _while_equal(split: Sequence[Sequence[str]]) -> Iterator[str]:
-    for words in zip(*split, strict=False):
-        if len(set(words)) > 1:
-            return
-        yield words[0]
+@lru_cache(maxsize=1 << 16)
+def _in_common(one: str, other: str) -> int:
+    """Length of the longest common subsequence of the parts of two names."""
+    x, y = (re.split(r"[._/]", n) for n in (one, other))
+    row = [0] * (len(y) + 1)
+    for word in x:
+        before = 0
+        for k, second in enumerate(y, 1):
+            before, row[k] = row[k], before + 1 if word == second else max(row[k], row[k - 1])
+    return row[-1]
 
 
 def _plain(name: str, whole: Tensor, best: _Proposal, pieces: Mapping[str, Tensor]) -> bool:
-    """Whether one matrix alone is a likelier counterpart than what was put together."""
-    same = [n for n, t in pieces.items() if _sizes(t) == _sizes(whole)]
+    """Whether one matrix alone, which is no part of it, is a likelier counterpart than what was put together."""
+    same = [n for n, t in pieces.items() if _sizes(t) == _sizes(whole) and n not in best.of]
     shared = max((_shared(name, (n,)) for n in same), default=-1)
     if not same or shared < _shared(name, best.of):
         return False
     if shared > _shared(name, best.of):
         return True
     unlike = min(_unlike_tensors(whole, pieces[n]) for n in same)
-    return unlike < _unlike_tensors(whole, best.tensor) + ALIKE
+    return unlike <= _unlike_tensors(whole, best.tensor)
 
 
 def _stretches(name: str, whole: Tensor, pieces: Mapping[str, Tensor]) -> Iterator[_Proposal]:
-    """Pieces that make a matrix one after the other, along its rows or along its columns."""
-    rows, columns = whole.shape[0], whole.shape[-1]
-    if len(whole.shape) != 2:
-        return
-    flat = {n: t for n, t in pieces.items() if len(t.shape) == 2}
-    for axis, length, other in ((0, rows, columns), (1, columns, rows)):
-        fitting = sorted((n for n, t in flat.items() if t.shape[1 - axis] == other), key=_natural)
-        for _, group in groupby(sorted(fitting, key=_pattern), key=_pattern):
-            yield from _runs(name, whole, sorted(group, key=_natural), flat, axis, length)
+    """Pieces that make a matrix, or a kernel, one after the other along its first or its second axis."""
+    for axis in (0, 1):
+        fitting = [n for n, t in pieces.items() if _all_but(t.shape, axis) == _all_but(whole.shape, axis)]
+        for group in _numbered(fitting):
+            yield from _runs(name, whole, group, pieces, axis)
         near = max((_shared(name, (n,)) for n in fitting), default=0)
-        close = [n for n in fitting if near and _shared(name, (n,)) == near]
-        yield from _runs(name, whole, close, flat, axis, length)
+        close = sorted((n for n in fitting if near and _shared(name, (n,)) == near), key=_natural)
+        yield from _runs(name, whole, close, pieces, axis)
+
+
+def _all_but(shape: Sequence[int], axis: int) -> tuple[int, ...]:
+    return (*shape[:axis], -1, *shape[axis + 1 :]) if axis < len(shape) else tuple(shape)
+
+
+def _numbered(names: Sequence[str]) -> Iterator[list[str]]:
+    """Names that differ in one number only, in its order."""
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for n in names:
+        words = re.split(r"(\d+)", n)
+        for k in range(1, len(words), 2):
+            groups.setdefault((*words[:k], "#", *words[k + 1 :]), []).append(n)
+    for group in groups.values():
+        if len(group) > 1:
+            yield sorted(group, key=_natural)
 
 
 def _runs(
-    name: str, whole: Tensor, names: Sequence[str], pieces: Mapping[str, Tensor], axis: int, length: int
+    name: str, whole: Tensor, names: Sequence[str], pieces: Mapping[str, Tensor], axis: int
 ) -> Iterator[_Proposal]:
     """Neighbours in a list whose lengths add up."""
     for first in range(len(names)):
         total = 0
         for last in range(first, min(len(names), first + PIECES)):
             total += pieces[names[last]].shape[axis]
-            if total >= length:
+            if total >= whole.shape[axis]:
                 break
         run = tuple(names[first : last + 1])
-        if total == length and len(run) > 1:
+        if total == whole.shape[axis] and len(run) > 1:
             parts = [pieces[n] for n in run]
             make = partial(_rows if axis == 0 else _columns, parts)
             yield _Proposal(_tensor(name, whole.shape, make), run, "joined from")
@@ -199,35 +211,44 @@ def _columns(parts: Sequence[Tensor], start: int, stop: int) -> np.ndarray:
 
 
 def _factors(name: str, whole: Tensor, pieces: Mapping[str, Tensor]) -> Iterator[_Proposal]:
-    """Two matrices whose product has the size of a third."""
-    if len(whole.shape) != 2:
-        return
-    flat = {n: t for n, t in pieces.items() if len(t.shape) == 2}
-    left = {n: t for n, t in flat.items() if t.shape[0] == whole.shape[0]}
-    right = {n: t for n, t in flat.items() if t.shape[1] == whole.shape[1]}
+    """Two matrices whose product has the size of a third; or a kernel behind or before one of a single pixel."""
+    rows, inner = whole.shape[0], whole.shape[1:]
+    left = {n: t for n, t in pieces.items() if t.shape[0] == rows and len(t.shape) == len(whole.shape)}
+    right = {n: t for n, t in pieces.items() if len(t.shape) == len(whole.shape) and t.shape[1] == whole.shape[1]}
     for u, x in left.items():
         for v, y in right.items():
-            if u != v and x.shape[1] == y.shape[0]:
-                yield _Proposal(_tensor(name, whole.shape, _product(x, y)), (u, v), "the product of")
+            if u == v or x.shape[1] != y.shape[0]:
+                continue
+            if _pixel(x) and y.shape[1:] == inner:
+                yield _Proposal(_tensor(name, whole.shape, partial(_mixed, x, y)), (u, v), "the product of")
+            elif _pixel(y) and x.shape[2:] == inner[1:]:
+                yield _Proposal(_tensor(name, whole.shape, partial(_behind, x, y)), (u, v), "the product of")
 
 
-def _product(x: Tensor, y: Tensor):
-    @cache
-    def second() -> np.ndarray:
-        return np.asarray(y.array(), np.float32)
+def _pixel(tensor: Tensor) -> bool:
+    """Whether a kernel is a plain matrix."""
+    return all(s == 1 for s in tensor.shape[2:])
 
-    def rows(start: int, stop: int) -> np.ndarray:
-        return np.asarray(x.rows(start, stop), np.float32) @ second()
 
-    return rows
+def _mixed(x: Tensor, y: Tensor, start: int, stop: int) -> np.ndarray:
+    """Rows of a product: the outputs of one layer mixed by another."""
+    mixing = np.asarray(x.rows(start, stop), np.float32).reshape(stop - start, -1)
+    return np.tensordot(mixing, _kept(y), axes=(1, 0))
+
+
+def _behind(x: Tensor, y: Tensor, start: int, stop: int) -> np.ndarray:
+    """Rows of a kernel that reads what a plain matrix wrote."""
+    kernel, mixing = np.asarray(x.rows(start, stop), np.float32), _kept(y).reshape(y.shape[0], -1)
+    return np.moveaxis(np.tensordot(kernel, mixing, axes=(1, 0)), -1, 1)
+
+
+@lru_cache(maxsize=2)
+def _kept(tensor: Tensor) -> np.ndarray:
+    return np.asarray(tensor.array(), np.float32)
 
 
 def _tensor(name: str, shape: tuple[int, ...], make) -> Tensor:
     return Tensor(name, "F32", shape, RowStorage(make, shape))
-
-
-def _pattern(name: str) -> str:
-    return re.sub(r"\d+", "#", name)
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

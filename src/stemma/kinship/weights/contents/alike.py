@@ -1,7 +1,7 @@
 """Units alike: are matched units nearer to each other than the best order of independent ones comes?"""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import exp, log
 from typing import Any
 
@@ -14,7 +14,7 @@ from stemma.kinship.weights.counts import LOG10, TINY
 from stemma.kinship.weights.identity import CORNER as IDENTITY
 from stemma.kinship.weights.identity import near_identity
 from stemma.kinship.weights.maps.axis_map import PartMap
-from stemma.kinship.weights.maps.blocks import Sides
+from stemma.kinship.weights.maps.blocks import Block, Sides
 from stemma.kinship.weights.similarity import informative
 from stemma.kinship.weights.tables import is_table
 from stemma.models.model import Model
@@ -137,10 +137,12 @@ class UnitsAlike:
         block = sides.block(p.part, maps, k, coordinates, (rows[:, None], columns[:, None]))
         if block is None or is_table(block.a[:, 0]) or is_table(block.b[:, 0]):
             return None
-        signs = None if m.signs is None else m.signs[chosen]
-        shown = [_judged(*block.vectors(rescaled=False), signs)]
+        if m.signs is not None:
+            block = replace(block, a=block.a * m.signs[chosen].reshape(-1, *(1,) * (block.a.ndim - 1)))
+        filled = _filled(block)
+        shown = [_judged(*block.vectors(rescaled=False), filled)]
         if shown[0][1] < SAME:
-            shown.append(_judged(*block.vectors(rescaled=True), signs))
+            shown.append(_judged(*block.vectors(rescaled=True), filled))
         gain, cosine, exponent, pairs = max(shown)
         if not pairs:
             return None
@@ -223,17 +225,20 @@ def _unit_axis(p: PartMap) -> int | None:
     return max(enough, key=lambda k: (counts[k], -k)) if enough else None
 
 
-def _judged(u: np.ndarray, v: np.ndarray, signs: np.ndarray | None) -> tuple[float, float, float, int]:
+def _filled(block: Block) -> float:
+    """Share of their numbers in which matched units are not both exactly zero: a mask that both use says nothing."""
+    return float(((block.a != 0) | (block.b != 0)).mean())
+
+
+def _judged(u: np.ndarray, v: np.ndarray, filled: float) -> tuple[float, float, float, int]:
     """Gain, mean cosine, exponent and number of pairs of matched rows; rows that repeat another one are left out."""
-    if signs is not None:
-        u = u * signs[:, None]
     told = informative(u, v)
     u, v = u[told], v[told]
     if len(u) < FEWEST:
         return 0.0, 0.0, 0.0, 0
     similarity = u @ v.T
     own = similarity.diagonal()
-    exponent = freedom(similarity, np.arange(len(own)))
+    exponent = filled * freedom(similarity, np.arange(len(own)))
     return float(gains(own, exponent).sum()), float(own.mean()), exponent, len(own)
 
 

@@ -130,30 +130,32 @@ class Block:
         """
         return replace(self, a=self.a[rows], b=self.b[columns])
 
-    def vectors(self, *, rescaled: bool) -> tuple[np.ndarray, np.ndarray]:
+    def vectors(self, *, rescaled: bool, signed: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Units as rows.
 
         Args:
             rescaled: Divide out positive factors of units on all axes; otherwise only a unit's own length.
+            signed: Whether units may be turned: then they have no part in common that could be taken away.
 
         Returns:
             Two matrices of directions without their common part; units without information are zero.
         """
-        return self._side(self.a, rescaled=rescaled), self._side(self.b, rescaled=rescaled)
+        return tuple(self._side(x, rescaled=rescaled, signed=signed) for x in (self.a, self.b))  # type: ignore
 
-    def _side(self, x: np.ndarray, *, rescaled: bool) -> np.ndarray:
+    def _side(self, x: np.ndarray, *, rescaled: bool, signed: bool) -> np.ndarray:
         """Units as rows; a unit of several rows may have a factor for each of them."""
         if rescaled:
             rows = x.reshape(-1, *x.shape[2:])
             x = balanced(rows, (0, *(axis - 1 for axis in self.free))).reshape(x.shape)
-        return directions(x.reshape(len(x), -1))
+        return directions(x.reshape(len(x), -1), signed=signed)
 
 
-def directions(units: np.ndarray) -> np.ndarray:
+def directions(units: np.ndarray, *, signed: bool = False) -> np.ndarray:
     """Units at length one, without the direction that all have in common.
 
     Args:
         units: `[units, coordinates]`.
+        signed: Leave the common direction in: units that may be turned have none.
 
     Returns:
         The same shape; zero where a unit has no length, or none beside the common part.
@@ -162,7 +164,7 @@ def directions(units: np.ndarray) -> np.ndarray:
     norm = np.linalg.norm(units, axis=1, keepdims=True)
     alive = norm > FAINT * max(float(norm.max(initial=0.0)), 1e-30)
     x = np.where(alive, units / np.where(alive, norm, 1), 0).astype(np.float32)
-    if alive.sum() >= 2:
+    if alive.sum() >= 2 and not signed:
         x -= np.where(alive, x[alive[:, 0]].mean(axis=0), 0)
     norm = np.linalg.norm(x, axis=1, keepdims=True)
     return np.where(norm > 1e-5, x / np.where(norm > 0, norm, 1), 0).astype(np.float32)

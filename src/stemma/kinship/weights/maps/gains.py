@@ -1,20 +1,44 @@
-"""Gains of a normalisation multiplied into the matrices that read it: what is left can be rotated."""
+"""Gains of a normalisation multiplied into the matrices that read it, means taken out: what is left can be rotated."""
 
 import re
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 
+from stemma.fingerprints.tensor_content import matrices
+from stemma.kinship.weights.maps.blocks import SLICE
 from stemma.models.arrays import from_arrays
 from stemma.models.model import Model, RowStorage, Tensor
+from stemma.models.units import structure
 
 FOLDS: tuple[tuple[str, str], ...] = (
-    (r"^(.*layers\.\d+\.)input_layernorm\.weight$", r"self_attn\.(q|k|v)_proj\.weight$"),
-    (r"^(.*layers\.\d+\.)post_attention_layernorm\.weight$", r"mlp\.(gate|up)_proj\.weight$"),
-    (r"^()(?:model\.)?norm\.weight$", r"^lm_head\.weight$"),
-    (r"^(blk\.\d+\.)attn_norm\.weight$", r"attn_(q|k|v)\.weight$"),
-    (r"^(blk\.\d+\.)ffn_norm\.weight$", r"ffn_(gate|up)\.weight$"),
+    (
+        r"^(.*layers\.\d+\.)input_layernorm\.weight$",
+        r"(self_attn\.(q|k|v|qkv)_proj|attention\.query_key_value)\.weight$",
+    ),
+    (
+        r"^(.*layers\.\d+\.)post_attention_layernorm\.weight$",
+        r"(mlp\.(gate|up|gate_up)_proj|mlp\.dense_h_to_4h|gate|experts\.\d+\.(w1|w3|gate_proj|up_proj))\.weight$",
+    ),
+    (r"^()(?:model\.)?norm\.weight$", r"^(lm_head|score|head)\.weight$"),
+    (r"^(.*blk\.\d+\.)attn_norm\.weight$", r"attn_(q|k|v)\.weight$"),
+    (r"^(.*blk\.\d+\.)ffn_norm\.weight$", r"ffn_(gate|up)\.weight$"),
     (r"^()output_norm\.weight$", r"^output\.weight$"),
+    (r"^(.*h\.\d+\.)ln_1\.weight$", r"attn\.c_attn\.weight$"),
+    (r"^(.*h\.\d+\.)ln_2\.weight$", r"mlp\.c_fc\.weight$"),
+    (r"^()(?:transformer\.)?ln_f\.weight$", r"^lm_head\.weight$"),
+    (r"^(.*\d+\.)layernorm_before\.weight$", r"attention\.(attention\.)?(query|key|value|[qkv]_proj)\.weight$"),
+    (r"^(.*\d+\.)layernorm_after\.weight$", r"(intermediate\.dense|mlp\.fc1)\.weight$"),
+    (r"^()(?:vit\.|deit\.)?layernorm\.weight$", r"(classifier|pooler\.dense)\.weight$"),
+    (r"^(blocks\.\d+\.)norm1\.weight$", r"attn\.(qkv|q|k|v)\.weight$"),
+    (r"^(blocks\.\d+\.)norm2\.weight$", r"mlp\.fc1\.weight$"),
+    (r"^(.*layers\.\d+\.)(?:layer_norm1|self_attn_layer_norm)\.weight$", r"self_attn\.(q|k|v)_proj\.weight$"),
+    (r"^(.*layers\.\d+\.)(?:layer_norm2|final_layer_norm)\.weight$", r"fc1\.weight$"),
+    (r"^()(?:gpt_neox\.)?final_layer_norm\.weight$", r"^(embed_out|lm_head)\.weight$"),
+    (
+        r"^(.*block\.\d+\.layer\.\d+\.)layer_norm\.weight$",
+        r"((SelfAttention|EncDecAttention)\.(q|k|v)|wi(_\d)?)\.weight$",
+    ),
 )
 """Gains of a normalisation (first, with its layer) that may be folded into the matrices that read it (second)."""
 
@@ -22,31 +46,62 @@ FOLDS: tuple[tuple[str, str], ...] = (
 def folded(model: Model) -> Model | None:
     """A model with the gains of its normalisations in the matrices that read them, computed as rows are asked for.
 
+    Where normalisations take the mean out (they have offsets), every matrix on the stream loses its mean along it: the
+    function never sees that part.
+
     Args:
         model: Any model.
 
     Returns:
         A view of it; None where no gain is known to be read by any matrix.
     """
-    factors: dict[str, str] = {}
+    known, factors, centred = structure(model), {}, False
+    streams = {g.name for g in known.groups if g.rotatable}
+    along = {n: next((k for k, x in enumerate(known.axes[n]) if x.group in streams), None) for n in model.weights}
     for name, tensor in model.weights.items():
         for gain, readers in FOLDS:
             layer = re.match(gain, name)
             if layer is None or len(tensor.shape) != 1:
                 continue
+            centred |= f"{name.removesuffix('weight')}bias" in model.weights
             for other, matrix in model.weights.items():
-                fits = len(matrix.shape) == 2 and matrix.shape[1] == tensor.shape[0]
+                axis = along[other]
+                fits = len(matrix.shape) == 2 and axis is not None and matrix.shape[axis] == tensor.shape[0]
                 if fits and other.startswith(layer.group(1)) and re.search(readers, other):
                     factors[other] = name
     if not factors:
         return None
     tensors: dict[str, Tensor] = dict(model.weights)
-    for name, gain in factors.items():
-        own = model.weights[name]
-        make = partial(_rows, own, np.asarray(model.weights[gain].array(), np.float32))
+    for name, own in matrices(model).items():
+        axis, gain = along.get(name), factors.get(name)
+        if axis is None or not (gain or centred):
+            continue
+        factor = None if gain is None else np.asarray(model.weights[gain].array(), np.float32)
+        make = partial(_rows, own, axis, factor, _mean(own, factor) if centred and axis == 0 else None, centred)
         tensors[name] = Tensor(name, "F32", own.shape, RowStorage(make, own.shape))
     return from_arrays(tensors, model.name, dict(model.config) if model.config else None)
 
 
-def _rows(tensor: Tensor, gain: np.ndarray, start: int, stop: int) -> np.ndarray:
-    return np.asarray(tensor.rows(start, stop), np.float32) * gain
+def _rows(tensor: Tensor, axis: int, gain: np.ndarray | None, mean, centred: bool, start: int, stop: int) -> np.ndarray:
+    x = np.asarray(tensor.rows(start, stop), np.float32)
+    if gain is not None:
+        x = x * (gain[start:stop, None] if axis == 0 else gain)
+    if not centred:
+        return x
+    return x - (mean() if axis == 0 else x.mean(axis=axis, keepdims=True))
+
+
+def _mean(tensor: Tensor, gain: np.ndarray | None):
+    """The mean over all rows, worked out when it is first asked for."""
+
+    @cache
+    def mean() -> np.ndarray:
+        step = max(1, SLICE // max(1, tensor.size // tensor.shape[0]))
+        total = np.zeros(tensor.shape[1:])
+        for start in range(0, tensor.shape[0], step):
+            x = np.asarray(tensor.rows(start, min(start + step, tensor.shape[0])), np.float32)
+            weights = np.ones(len(x)) if gain is None else gain[start : start + len(x)]
+            total += np.tensordot(weights, x, axes=(0, 0))
+        return (total / tensor.shape[0]).astype(np.float32)
+
+    return mean

@@ -95,7 +95,7 @@ def match(
     Returns:
         The match; None where fewer than two units carry information, or it was given up.
     """
-    shown = [pair for _, _, b in blocks for pair in _weighted(b, views)]
+    shown = [pair for _, _, b in blocks for pair in _weighted(b, views, signed=signed)]
     of = len(shown[0][0]), len(shown[0][1])
     if hopeful and max(of) > SAMPLE and _hopeless(blocks, shown, of, signed=signed):
         return None
@@ -145,11 +145,11 @@ def _completed(rows: np.ndarray, columns: np.ndarray, of: tuple[int, int]) -> Ax
     return AxisMap(rows[order], columns[order], of)
 
 
-def _weighted(block: Block, views: tuple[bool, ...]) -> list[tuple[np.ndarray, np.ndarray]]:
+def _weighted(block: Block, views: tuple[bool, ...], *, signed: bool) -> list[tuple[np.ndarray, np.ndarray]]:
     """Units with factors divided out, or as they stand; what scatters less between strangers counts more."""
     out = []
     for rescaled in views:
-        u, v = block.vectors(rescaled=rescaled)
+        u, v = block.vectors(rescaled=rescaled, signed=signed)
         step = max(1, len(u) // SAMPLE), max(1, len(v) // SAMPLE)
         scatter = float(np.mean((u[:: step[0]] @ v[:: step[1]].T) ** 2))
         out.append((u / np.float32(max(scatter, 1e-6)), v))
@@ -191,9 +191,11 @@ def judged(blocks: Sequence[tuple[str, int, Block]], units: AxisMap, *, signed: 
         chosen = alive[np.unique(np.linspace(0, len(alive) - 1, min(SAMPLE, len(alive))).round().astype(int))]
         rows, columns = units.rows[chosen], units.columns[chosen]
         part = _row_by_row(b, rows, columns) if len(rows) < FEW and b.a.shape[1] > 1 else b.of(rows, columns)
-        gain, cosine, counted = _gain(*part.vectors(rescaled=False), signed=signed)
+        gain, cosine, counted = _gain(*part.vectors(rescaled=False, signed=signed), signed=signed)
         if cosine < SAME:
-            gain, cosine, counted = max((gain, cosine, counted), _gain(*part.vectors(rescaled=True), signed=signed))
+            gain, cosine, counted = max(
+                (gain, cosine, counted), _gain(*part.vectors(rescaled=True, signed=signed), signed=signed)
+            )
         cosines.append(cosine)
         if gain > TELLING * counted:
             total, pairs, told = total + gain, pairs + counted, told + 1

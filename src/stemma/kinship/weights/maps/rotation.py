@@ -23,6 +23,9 @@ ALIKE = 0.02
 LEAST = 0.1
 """Mean cosine of tokens held out below which a stream was not rotated: the rest need not be looked at."""
 
+FEWEST, FAINT = 0.25, 1e-5
+"""Share of the dimensions that tokens must span, and singular value, against the largest, below which they do not."""
+
 WIDEST = 8192
 """Dimensions up to which a rotation is fitted: it takes a singular value decomposition."""
 
@@ -51,8 +54,12 @@ def turn_streams(chart: Chart, known: Structure, *, named: bool) -> tuple[str, .
         fits = {name: _fit(chart, name, chart.parts[name], k) for name, k in anchors}
         if max(fits.values()) < LEAST:
             continue
-        anchors = [(name, k) for name, k in anchors if fits[name] >= max(fits.values()) - ALIKE]
-        fitted = _rotation(chart, anchors)
+        best = [(name, k) for name, k in anchors if fits[name] >= max(fits.values()) - ALIKE]
+        fitted = _rotation(chart, best)
+        if isinstance(fitted, str):
+            fitted = _rotation(chart, anchors)
+        else:
+            anchors = best
         if isinstance(fitted, str):
             untried.append(f"{group.name}: {fitted}")
             continue
@@ -60,6 +67,13 @@ def turn_streams(chart: Chart, known: Structure, *, named: bool) -> tuple[str, .
         chart.units[group.name] = fitted
         chart.fitted |= {name for name, _ in anchors}
         grow(chart, named=named)
+        if set(chart.units) != before | {group.name} and _rank(fitted) < min(fitted.of):
+            more = _matched_too(chart, group.name, anchors)
+            better = _rotation(chart, [*anchors, *more])
+            if not isinstance(better, str):
+                chart.units[group.name] = better
+                chart.fitted |= {name for name, _ in more}
+                grow(chart, named=named)
         if set(chart.units) == before | {group.name}:
             del chart.units[group.name]
             chart.fitted -= {name for name, _ in anchors}
@@ -96,6 +110,7 @@ def _anchored(chart: Chart, name: str, k: int) -> bool:
 def _rotation(chart: Chart, anchors: list[tuple[str, int]]) -> AxisMap | str:
     """The best orthogonal map of the stream over some tokens of all anchors; or why there is none.
 
+    Fewer tokens than dimensions fix it on what they span; it leaves the rest out.
     Where the target is narrower the map is one into its space: a stream that was rotated and cut.
 
     Returns:
@@ -113,8 +128,30 @@ def _rotation(chart: Chart, anchors: list[tuple[str, int]]) -> AxisMap | str:
         x, y = (directions(side.reshape(len(side), -1).T) for side in (block.a, block.b))
         product += x.T.astype(np.float64) @ y
         tokens += len(x)
-    if tokens < max(n, m):
+    left, strength, right = np.linalg.svd(product, full_matrices=False)
+    told = strength > FAINT * strength[0]
+    if told.sum() < FEWEST * min(n, m):
         return f"{tokens:,} tokens are too few for {max(n, m):,} dimensions"
-    left, _, right = np.linalg.svd(product, full_matrices=False)
     common = np.arange(min(n, m))
-    return AxisMap(common, common, (n, m), rotation=(left @ right).astype(np.float32))
+    return AxisMap(common, common, (n, m), rotation=(left[:, told] @ right[told]).astype(np.float32))
+
+
+def _rank(fitted: AxisMap) -> int:
+    """Dimensions that a map brings together: its singular values are one or zero."""
+    assert fitted.rotation is not None
+    return round(float((fitted.rotation.astype(np.float64) ** 2).sum()))
+
+
+def _matched_too(chart: Chart, key: str, anchors: list[tuple[str, int]]) -> list[tuple[str, int]]:
+    """Tensors whose units were matched through the dimensions that tokens reach: enough of them for the others."""
+    out, rows, wanted = [], 0, TOKENS * chart.units[key].of[0]
+    for name, k in chart.showing(key):
+        axes = chart.parts[name].axes
+        if (name, k) in anchors or any(x.key == key for i, x in enumerate(axes) if i != k):
+            continue
+        others = [chart.rows(name, i) for i in range(len(axes)) if i != k]
+        if any(m is None for m in others) or rows >= wanted:
+            continue
+        out.append((name, k))
+        rows += int(np.prod([len(m.rows) for m in others if m is not None]))
+    return out

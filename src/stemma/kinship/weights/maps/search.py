@@ -142,7 +142,7 @@ class Chart:
         self.units[key], self.cosines[key] = match.units, 0.0 if match.silent else match.cosine
         self.turned_units.pop(key, None)
         for name, k, b in blocks if signed else ():
-            u, v = b.vectors(rescaled=True)
+            u, v = b.vectors(rescaled=True, signed=True)
             cosines = (u[match.units.rows] * v[match.units.columns]).sum(axis=1)
             self.signs[name, k] = np.where(cosines < 0, -1.0, 1.0).astype(np.float32)
             if (cosines < 0).any():
