@@ -3,6 +3,7 @@
 Nothing is trained: contents of independent draws are independent, and the same on every machine.
 """
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -30,7 +31,7 @@ def _vector(rng: np.random.Generator, n: int, around: float = 0.0) -> np.ndarray
 
 def mlp(seed: int, sizes: tuple[int, ...] = (60, 96, 72, 10)) -> tuple[Arrays, Config]:
     rng, out = np.random.default_rng([1, seed]), {}
-    for i, (a, b) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for i, (a, b) in enumerate(itertools.pairwise(sizes)):
         out |= {f"{2 * i}.weight": _matrix(rng, b, a), f"{2 * i}.bias": _vector(rng, b)}
     return out, None
 

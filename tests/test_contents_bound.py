@@ -55,7 +55,7 @@ def test_orders_are_counted(chosen: int, of: int) -> None:
 def test_freedom_is_never_overrated(d: int, rank: int | None) -> None:
     n = 96
     both = units(2 * n, d, seed=d, rank=rank)  # of one law: in one common space of fewer dimensions
-    found = bound.freedom(both[:n] @ both[n:].T, np.arange(n))
+    found = bound.freedom(both[:n] @ both[n:].T, np.arange(n), d)
     true = (rank or d) - 1
     assert found <= 1.05 * true
     assert found >= 0.4 * true
@@ -71,9 +71,14 @@ def test_the_bound_holds_where_strangers_share_some_directions() -> None:
             z[::8] /= np.linalg.norm(z[::8], axis=1, keepdims=True)
         similarity = x @ y.T
         rows, columns = linear_sum_assignment(-bound.information(similarity))
-        total = bound.gains(similarity[rows, columns], bound.freedom(similarity, columns)).sum()
+        total = bound.gains(similarity[rows, columns], bound.freedom(similarity, columns, d)).sum()
         hits += bound.log_tail(n, float(total)) + bound.orders(n, n) <= log(0.01)
     assert hits == 0
+
+
+def test_units_that_are_orthogonal_have_no_more_freedom_than_numbers() -> None:
+    basis = np.linalg.qr(np.random.default_rng(0).normal(size=(48, 48)))[0]
+    assert bound.freedom(basis[:24] @ basis[24:].T, np.arange(24), 48) <= 47
 
 
 def test_gains_of_a_few_equal_units_do_not_decide() -> None:
@@ -85,7 +90,7 @@ def test_gains_of_a_few_equal_units_do_not_decide() -> None:
 def test_nothing_is_said_without_units() -> None:
     assert bound.log_tail(0, 0.0) == 0.0
     assert bound.surplus(0, 0.0) == 0.0
-    assert bound.freedom(np.zeros((3, 3)), np.arange(3)) == 0.0
+    assert bound.freedom(np.zeros((3, 3)), np.arange(3), 8) == 0.0
     assert bound.gains(np.array([]), 3.0).size == 0
     assert bound.detectable([], 0.01) == 1.0
 

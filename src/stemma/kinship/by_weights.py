@@ -44,7 +44,7 @@ STARTED = 0.5
 SAME = 0.999
 """Mean cosine of units in place from which they may be the same but for factors."""
 
-WHOLE = 0.9
+WHOLE = 0.995
 """Share of a model that is explained, from which no pieces are looked for."""
 
 MORE = 0.02
@@ -125,7 +125,10 @@ def _laid_out(a: Model, b: Model) -> Iterator[tuple[Model, Model, Mapping[str, s
 
 
 def _nearer(one: Comparison, other: Comparison) -> bool:
-    return other.verdict != "related" or one.weights.effect > other.weights.effect + MORE
+    if other.verdict != "related":
+        return True
+    least = other.weights.effect + min(MORE, (1 - other.weights.effect) / 2)
+    return one.weights.effect > least
 
 
 def _restored(a: Model, b: Model, found: Comparison, made: Mapping[str, str]) -> Comparison:
@@ -217,7 +220,8 @@ def _searched(a: Model, b: Model, found: Findings, pairings: tuple[Pairing, ...]
     if not exact and not placed and (kept := UnitsKept().either(a, b, pairings)):
         bits, way = kept
         found = replace(found, kept=bits)
-        if found.matched is None or found.matched.verdict is not Verdict.SUPPORTED:
+        told = bits.verdict is Verdict.SUPPORTED
+        if told and (found.matched is None or found.matched.verdict is not Verdict.SUPPORTED):
             return Decided(_answer(a, b, found, _moved_or(a, b, matched, bits, way)), way, matched)
     found = replace(found, shared=SharedTensors().evidence(a, b), sizes=sizes_apart(a, b))
     found = replace(found, not_tested=untested(a, b, found, matched, ()))

@@ -28,7 +28,7 @@ class VocabularyGrown(AbstractOperation):
         step = Step(
             self.name,
             RelationKind.REFORMATTED,
-            f"{added} tokens were added",
+            f"{added} tokens were added, or removed from the other",
             {"added": added, "tensors": sorted(grown)},
             bits=float(NUMBER),
             place=0.0,

@@ -27,7 +27,7 @@ class VocabularyTrimmed(AbstractOperation):
         step = Step(
             self.name,
             RelationKind.REFORMATTED,
-            f"{removed} tokens were removed",
+            f"{removed} tokens were removed, or added to the other",
             {"removed_tokens": removed, "tensors": sorted(fewer)},
             bits=float(NUMBER),
             place=0.0,

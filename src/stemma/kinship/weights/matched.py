@@ -112,7 +112,7 @@ class UnitsMatched:
             pairings = tuple(p.turned() for p in pairs) if turned else pairs
             pairings = pairings if how == "names" else (*pairings, *left_over(one, two, pairings))
             found = find(one, two, pairings, structure(one), self.seed, named=how == "names")
-            pairings = tuple(p.part.pairing for n, p in found.map.parts.items() if "#" not in n) or pairings
+            pairings = _completed(tuple(p.part.pairing for n, p in found.map.parts.items() if "#" not in n), pairings)
             trial = self.weighed(a, b, found, pairings, how, alpha, tried=before + len(ways))
             if best is None or _better(trial, best):
                 best = trial
@@ -187,6 +187,12 @@ class UnitsMatched:
         moved = any(s not in ("vocabulary grown", "vocabulary trimmed", "gains folded") for s in steps)
         kind = RelationKind.PERMUTED if moved else RelationKind.REFORMATTED
         return Relation(kind, dict(found.details), steps, found.reason)
+
+
+def _completed(mapped: tuple[Pairing, ...], proposed: Sequence[Pairing]) -> tuple[Pairing, ...]:
+    """Pairs under a map, and what was proposed for the matrices that it leaves out."""
+    own, other = {p.a for p in mapped}, {p.b for p in mapped}
+    return (*mapped, *(p for p in proposed if p.a not in own and p.b not in other))
 
 
 def _better(one: Matched, other: Matched) -> bool:

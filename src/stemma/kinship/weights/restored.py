@@ -7,9 +7,9 @@ to say.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 
 import numpy as np
 
@@ -220,9 +220,9 @@ def _factors(name: str, whole: Tensor, pieces: Mapping[str, Tensor]) -> Iterator
             if u == v or x.shape[1] != y.shape[0]:
                 continue
             if _pixel(x) and y.shape[1:] == inner:
-                yield _Proposal(_tensor(name, whole.shape, partial(_mixed, x, y)), (u, v), "the product of")
+                yield _Proposal(_tensor(name, whole.shape, partial(_mixed, x, _once(y))), (u, v), "the product of")
             elif _pixel(y) and x.shape[2:] == inner[1:]:
-                yield _Proposal(_tensor(name, whole.shape, partial(_behind, x, y)), (u, v), "the product of")
+                yield _Proposal(_tensor(name, whole.shape, partial(_behind, x, _once(y))), (u, v), "the product of")
 
 
 def _pixel(tensor: Tensor) -> bool:
@@ -230,21 +230,22 @@ def _pixel(tensor: Tensor) -> bool:
     return all(s == 1 for s in tensor.shape[2:])
 
 
-def _mixed(x: Tensor, y: Tensor, start: int, stop: int) -> np.ndarray:
+def _mixed(x: Tensor, y: Callable[[], np.ndarray], start: int, stop: int) -> np.ndarray:
     """Rows of a product: the outputs of one layer mixed by another."""
     mixing = np.asarray(x.rows(start, stop), np.float32).reshape(stop - start, -1)
-    return np.tensordot(mixing, _kept(y), axes=(1, 0))
+    return np.tensordot(mixing, y(), axes=(1, 0))
 
 
-def _behind(x: Tensor, y: Tensor, start: int, stop: int) -> np.ndarray:
+def _behind(x: Tensor, y: Callable[[], np.ndarray], start: int, stop: int) -> np.ndarray:
     """Rows of a kernel that reads what a plain matrix wrote."""
-    kernel, mixing = np.asarray(x.rows(start, stop), np.float32), _kept(y).reshape(y.shape[0], -1)
+    kernel = np.asarray(x.rows(start, stop), np.float32)
+    mixing = y().reshape(kernel.shape[1], -1)
     return np.moveaxis(np.tensordot(kernel, mixing, axes=(1, 0)), -1, 1)
 
 
-@lru_cache(maxsize=2)
-def _kept(tensor: Tensor) -> np.ndarray:
-    return np.asarray(tensor.array(), np.float32)
+def _once(tensor: Tensor) -> Callable[[], np.ndarray]:
+    """A tensor that is read when it is first asked for."""
+    return cache(lambda: np.asarray(tensor.array(), np.float32))
 
 
 def _tensor(name: str, shape: tuple[int, ...], make) -> Tensor:

@@ -6,6 +6,7 @@ from math import log10
 
 import numpy as np
 
+from stemma.fingerprints.tensor_content import matrices
 from stemma.kinship.weights.correspondence import Pairing, by_name
 from stemma.kinship.weights.tables import is_table
 from stemma.models.model import Model, Tensor
@@ -31,15 +32,17 @@ class UnitsKept:
         least: Units that must be found.
         different: Distinct numbers that a unit needs to count: zeros and constants are found anywhere.
         largest: Entries of a tensor up to which it is read.
+        min_effect: Smallest share of the model that counts as kinship.
     """
 
     share: float = 0.9
     least: int = 4
     different: int = 8
     largest: int = 1 << 26
+    min_effect: float = 0.05
 
     name = "units-kept"
-    version = 1
+    version = 2
 
     @property
     def spec(self) -> Spec:
@@ -57,27 +60,35 @@ class UnitsKept:
             pairings: Which matrix of a is which of b.
 
         Returns:
-            The evidence, `SUPPORTED`; None where too few units are equal, or no layer reads inputs that all share.
+            The evidence; None where too few units are equal, or no layer reads inputs that all share. The effect is
+            the share of the smaller model that these units make.
         """
         known = structure(a).axes
         found = asked = pairs = 0
+        entries = 0.0
         for p in pairings:
             axis = _only_hidden(known, p)
             if axis is None or a.weights[p.a].size > self.largest or not _fits(a, b, p, axis):
                 continue
             x, y = (self._units(m.weights[n], axes, axis) for m, n, axes in ((a, p.a, p.axes_a), (b, p.b, p.axes_b)))
             found += len(x & y)
+            entries += len(x & y) / max(1, len(x), len(y)) * max(a.weights[p.a].size, b.weights[p.b].size)
             asked += min(len(x), len(y))
             pairs += len(x) * len(y)
         if found < max(self.least, self.share * asked):
             return None
         log10_p = min(0.0, log10(pairs) - self.different * log10(LEVELS))
-        reason = f"{found} of {asked} units that read the input are bit for bit among the other's, in any order"
+        total = min(sum(t.size for t in matrices(m).values()) for m in (a, b))
+        effect = min(1.0, entries / max(1, total))
+        reason = (
+            f"{found} of {asked} units that read the input are bit for bit among the other's, in any order; they are "
+            f"{effect:.1%} of the smaller model, and a published layer that both use would explain them too"
+        )
         null = Null(f"equal numbers by chance, 1 in {LEVELS} each: a bound")
-        share, inputs = found / asked, (a.digest, b.digest)
-        said = "the weights share an origin"
-        return Evidence(said, Axis.WEIGHTS, self.name, float(found), null, 10**log10_p, log10_p, share,
-                        Verdict.SUPPORTED, reason, self.spec, inputs, {"units": found, "of": asked})  # fmt: skip
+        verdict = Verdict.SUPPORTED if effect >= self.min_effect else Verdict.INCONCLUSIVE
+        return Evidence("the weights share an origin", Axis.WEIGHTS, self.name, float(found), null, 10**log10_p,
+                        log10_p, effect, verdict, reason, self.spec, (a.digest, b.digest),
+                        {"units": found, "of": asked})  # fmt: skip
 
     def either(self, a: Model, b: Model, pairings: Sequence[Pairing]) -> tuple[Evidence, tuple[Pairing, ...]] | None:
         """As `evidence`, by names where these show it, or by another correspondence.

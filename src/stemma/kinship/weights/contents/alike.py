@@ -238,7 +238,7 @@ def _judged(u: np.ndarray, v: np.ndarray, filled: float) -> tuple[float, float, 
         return 0.0, 0.0, 0.0, 0
     similarity = u @ v.T
     own = similarity.diagonal()
-    exponent = filled * freedom(similarity, np.arange(len(own)))
+    exponent = filled * freedom(similarity, np.arange(len(own)), u.shape[1])
     return float(gains(own, exponent).sum()), float(own.mean()), exponent, len(own)
 
 

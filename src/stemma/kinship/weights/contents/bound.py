@@ -48,7 +48,7 @@ def information(x: np.ndarray) -> np.ndarray:
     return -0.5 * np.log1p(-clipped * clipped)
 
 
-def freedom(similarity: np.ndarray, matched: np.ndarray) -> float:
+def freedom(similarity: np.ndarray, matched: np.ndarray, numbers: int) -> float:
     """How many numbers of a unit vary freely, as the cosines of unmatched units tell.
 
     The matched pairs were chosen because they are near, so they are missing among the unmatched ones: as many are put
@@ -57,6 +57,7 @@ def freedom(similarity: np.ndarray, matched: np.ndarray) -> float:
     Args:
         similarity: Cosines `[units of A, units of B]`.
         matched: For each unit of A its counterpart's column, `[units of A]`.
+        numbers: That a unit has: no more can vary, though units that are orthogonal to each other look like more.
 
     Returns:
         The number less one (the exponent of the bound); 0 where too few pairs tell.
@@ -69,7 +70,7 @@ def freedom(similarity: np.ndarray, matched: np.ndarray) -> float:
     if count < 2 * LEAST or not cosines[-1] > 0:
         return 0.0
     energy = float((cosines**2).sum()) + chosen * float(cosines[-1]) ** 2
-    exponents = [max(0.0, (count + chosen) / energy - 1.0)]
+    exponents = [max(0.0, min((count + chosen) / energy, float(numbers)) - 1.0)]
     for quantile in QUANTILES:
         beyond = int((1 - quantile) * count)
         if beyond < max(LEAST, chosen):

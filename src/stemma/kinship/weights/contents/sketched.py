@@ -104,7 +104,7 @@ class SketchedUnitsAlike:
             if len(similarity) < 4 or owner[3] not in costs:
                 continue
             own, (group, others) = similarity.diagonal(), costs[owner[3]]
-            gain = float(gains(own, freedom(similarity, np.arange(len(own)))).sum())
+            gain = float(gains(own, freedom(similarity, np.arange(len(own)), u.shape[1])).sum())
             cost = {**others, group: orders(len(own), owner[1])}
             out.append(_Seen(owner[3], len(own), gain, float(own.mean()), cost))
         return out

@@ -164,7 +164,7 @@ def _follows(f: Factor, heads: AxisMap, bases: list[np.ndarray]) -> np.ndarray |
     u, v = directions(np.concatenate(moved)), directions(np.concatenate(other))
     similarity = u @ v.T
     own_cosines = similarity.diagonal()
-    gain = float(gains(own_cosines, freedom(similarity, np.arange(len(u)))).sum())
+    gain = float(gains(own_cosines, freedom(similarity, np.arange(len(u)), u.shape[1])).sum())
     if surplus(len(u), gain) <= SURE or own_cosines.mean() < ALIKE / 2:
         return None
     out = np.zeros((f.index.size, f.index.size), np.float32)

@@ -185,6 +185,8 @@ def judged(blocks: Sequence[tuple[str, int, Block]], units: AxisMap, *, signed: 
     """
     pairs, total, told, cosines, seen = 0, 0.0, 0, [], set()
     for _, _, b in blocks:
+        if (len(b.a), len(b.b)) != units.of:
+            continue
         alive = np.flatnonzero(_alive(b.a)[units.rows] & _alive(b.b)[units.columns])
         if not len(alive):
             continue
@@ -257,7 +259,7 @@ def _gain(u: np.ndarray, v: np.ndarray, *, signed: bool) -> tuple[float, float, 
     if not similarity.size:
         return _NO
     own = np.abs(similarity.diagonal()) if signed else similarity.diagonal()
-    return float(gains(own, freedom(similarity, np.arange(len(own)))).sum()), float(own.mean()), len(own)
+    return float(gains(own, freedom(similarity, np.arange(len(own)), u.shape[1])).sum()), float(own.mean()), len(own)
 
 
 def _row_by_row(block: Block, rows: np.ndarray, columns: np.ndarray) -> Block:

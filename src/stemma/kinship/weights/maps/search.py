@@ -125,7 +125,9 @@ class Chart:
                 open_.append((name, k))
         step = max(1, -(-len(open_) // VIEWS))
         found = ((name, k, self.block(name, k, coordinates or self._enough(name, k))) for name, k in open_[::step])
-        return [(name, k, b) for name, k, b in found if b is not None and min(len(b.a), len(b.b)) >= 2]
+        blocks = [(name, k, b) for name, k, b in found if b is not None and min(len(b.a), len(b.b)) >= 2]
+        sizes = [(len(b.a), len(b.b)) for _, _, b in blocks]  # a tensor paired wrongly may show another number
+        return [x for x, size in zip(blocks, sizes, strict=True) if size == max(sizes, key=sizes.count)]
 
     def _enough(self, name: str, k: int) -> int:
         return self.coordinates // 2 if self.parts[name].axes[k].a > MANY else self.coordinates
@@ -225,7 +227,9 @@ def refine(chart: Chart) -> None:
     for key in chart.sets():
         if key not in chart.units or chart.units[key].rotation is not None or chart.cosines.get(key, 0.0) > NEARLY:
             continue
-        blocks = [x for x in chart.blocks(key) if (len(x[2].a), len(x[2].b)) == chart.units[key].of]
+        blocks = chart.blocks(key)
+        if any((len(b.a), len(b.b)) != chart.units[key].of for _, _, b in blocks):
+            continue
         signed = any((name, k) in chart.signs for name, k, _ in blocks)
         before = None if signed or not blocks else judged(blocks, chart.units[key], signed=False)
         if before is None:
