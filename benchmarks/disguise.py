@@ -2,7 +2,7 @@
 
 Each clone is a zoo network under a random composition of permutation, positive rescaling, rotation (language model),
 head shuffle, number format, renaming, vocabulary growth, written in a random file format (sharded or not), read back,
-and compared with its original. The independent pairs are counted by benchmarks/matched_null.py.
+and compared with its original. Independent pairs are counted by benchmarks/verdicts_independent.py.
 
     python benchmarks/disguise.py      writes benchmarks/results/disguise.json
 """

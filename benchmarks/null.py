@@ -26,9 +26,10 @@ from stemma import __version__
 from stemma.fingerprints.weight_sketch import WeightSketch
 from stemma.kinship.compare import compare
 from stemma.kinship.weights.aligned import UnitsInPlace
+from stemma.kinship.weights.contents.in_place import in_place
+from stemma.kinship.weights.contents.sketched import SketchedUnitsAlike
 from stemma.kinship.weights.correspondence import by_name
 from stemma.kinship.weights.counts import Counts
-from stemma.kinship.weights.sketched import SketchedUnitsInPlace
 from stemma.models.model import Model
 from stemma.models.structure import AxisLabel, Structure
 from stemma.models.units import structure
@@ -97,7 +98,7 @@ def other_tests(models: list[Model], kind: str) -> dict[str, Any]:
     from stemma.zoo.kinds import KINDS
 
     narrow = independents(kind, 24, seed=ZOO_SEED + 2, config={**KINDS[kind].config, **OTHER_WIDTHS[kind]})
-    method, sketch, sketched = UnitsInPlace(), WeightSketch(), SketchedUnitsInPlace()
+    method, sketch, sketched = UnitsInPlace(), WeightSketch(), SketchedUnitsAlike()
     known, loose = structure(models[0]), single_axes(structure(models[0]))
     chosen = list(itertools.combinations(models[:64], 2))
     taken = {id(m): sketch(m) for m in models[:64]}
@@ -115,7 +116,10 @@ def other_tests(models: list[Model], kind: str) -> dict[str, Any]:
 
     def by_sketch(a: Model, b: Model) -> float:
         x, y = taken.get(id(a)) or sketch(a), taken.get(id(b)) or sketch(b)
-        return sketched.evidence(x, y).p_value or 1.0
+        return sketched.evidence(x, y, a).p_value or 1.0
+
+    def by_contents(a: Model, b: Model) -> float:
+        return in_place(a, b, by_name(a, b), 0.01).p_value or 1.0
 
     zoo = family(kind)
     root = zoo[f"{kind}/root"].model
@@ -123,12 +127,14 @@ def other_tests(models: list[Model], kind: str) -> dict[str, Any]:
     cut = [zoo[f"{kind}/{n}"].model for n in ("units-pruned", "units-pruned-finetuned")]
     size_pairs = {
         "single_axes": (by_axis, chosen),
+        "contents": (by_contents, chosen),
         "sketched": (by_sketch, chosen),
         "order_of_units": (unequal, list(itertools.product(models[:64], narrow))),
     }
     power_pairs = {
         "units_in_place": (by_group, kin),
         "single_axes": (by_axis, kin),
+        "contents": (by_contents, kin),
         "sketched": (by_sketch, kin),
         "order_of_units": (unequal, cut),
     }
