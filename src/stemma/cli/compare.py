@@ -118,11 +118,19 @@ def lines(result: "Comparison") -> Iterator[tuple[str, "str | Text", str]]:
         if looked and evidence is not weights and evidence is not result.function:
             chance = strength({**evidence.to_dict(), "relation": kind})
             why = f": {evidence.reason}" if evidence.spec.name == "modality-shares" else ""
-            yield "tested too", f"{evidence.claim}: {evidence.verdict}{why}", f"{chance} · {evidence.statistic}"
+            yield (
+                "tested too",
+                f"{evidence.claim}: {_SAID[evidence.verdict.value]}{why}",
+                f"{chance} · {evidence.statistic}",
+            )
     arrow = {"a->b": f"{result.a.name} → {result.b.name}", "b->a": f"{result.b.name} → {result.a.name}"}
     yield "direction", arrow.get(result.direction, "unknown"), ""
     yield from not_tested([t for t in result.open_questions if t["why"] != weights.reason])
     yield "cannot see", " · ".join(result.cannot_see) or "nothing known to be missing", ""
+
+
+_SAID = {"supported": "yes", "refuted": "no", "inconclusive": "undecided"}
+"""What a test says of its own claim, whatever the answer above it."""
 
 
 def _is_figure(value: Any) -> bool:

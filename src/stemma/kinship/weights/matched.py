@@ -166,7 +166,13 @@ class UnitsMatched:
         residual = residual_of(found) if near else None
         exact = residual is not None and is_exact(found.map, residual, one, two)
         evidence = UnitsAlike().evidence(
-            a, b, shown, alpha, _details(found, residual, how, exact=exact, turned=turned), tried=tried
+            a,
+            b,
+            shown,
+            alpha,
+            _details(found, residual, how, exact=exact, turned=turned),
+            tried=tried,
+            claim="units contain the same, brought together by a map",
         )
         named = _named(evidence, found, residual, exact=exact, spec=self.spec)
         return Matched(named, found, pairings, turned, exact)

@@ -40,7 +40,8 @@ def sizes_apart(a: Model, b: Model) -> Evidence | None:
     if share >= SHARE:
         return None
     reason = f"no matrix of one has a size that units of the other could have ({share:.0%} of the smaller model fits)"
-    return Evidence("the weights share an origin", Axis.WEIGHTS, "sizes", share, Null("none: no size fits"), None, None,
+    claim = "some matrix has a size that units of the other could have"
+    return Evidence(claim, Axis.WEIGHTS, "sizes", share, Null("none: no size fits"), None, None,
                     0.0, Verdict.REFUTED, reason, Spec("sizes"), (a.digest, b.digest))  # fmt: skip
 
 

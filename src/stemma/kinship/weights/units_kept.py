@@ -86,8 +86,8 @@ class UnitsKept:
         )
         null = Null(f"equal numbers by chance, 1 in {LEVELS} each: a bound")
         verdict = Verdict.SUPPORTED if effect >= self.min_effect else Verdict.INCONCLUSIVE
-        return Evidence("the weights share an origin", Axis.WEIGHTS, self.name, float(found), null, 10**log10_p,
-                        log10_p, effect, verdict, reason, self.spec, (a.digest, b.digest),
+        claim = "units that read the input are bit for bit the same"
+        return Evidence(claim, Axis.WEIGHTS, self.name, float(found), null, 10**log10_p, log10_p, effect, verdict, reason, self.spec, (a.digest, b.digest),
                         {"units": found, "of": asked})  # fmt: skip
 
     def either(self, a: Model, b: Model, pairings: Sequence[Pairing]) -> tuple[Evidence, tuple[Pairing, ...]] | None:

@@ -153,7 +153,14 @@ class UnitsAlike:
         )
 
     def evidence(
-        self, a: Model, b: Model, found: Sequence[TensorAlike], alpha: float, details: Mapping[str, Any], tried: int = 1
+        self,
+        a: Model,
+        b: Model,
+        found: Sequence[TensorAlike],
+        alpha: float,
+        details: Mapping[str, Any],
+        tried: int = 1,
+        claim: str = "units contain the same where they stand",
     ) -> Evidence:
         """Weigh what the tensors show.
 
@@ -164,6 +171,7 @@ class UnitsAlike:
             alpha: Level of the decision.
             details: Further figures to report.
             tried: Maps that were looked at to choose this one; paid for.
+            claim: What is asked.
 
         Returns:
             The evidence: `SUPPORTED` where contents show kinship, `REFUTED` where they could have and do not.
@@ -190,7 +198,7 @@ class UnitsAlike:
         verdict, reason = self._decide(figures, of_all, without, effect, alpha)
         null = Null("the best order of units of independent networks (a bound, measured on the pair itself)")
         return Evidence(
-            "the weights share an origin, whatever the order of units", Axis.WEIGHTS, self.name, figures["cosine"],
+            claim, Axis.WEIGHTS, self.name, figures["cosine"],
             null, max(exp(without), TINY) if found else None, without / LOG10 if found else None, effect, verdict,
             reason, self.spec, (a.digest, b.digest), figures,
         )  # fmt: skip

@@ -66,7 +66,7 @@ class SketchedUnitsAlike:
         """
         found = self._axes(a, b, _costs(model))
         null = Null("the best order of units of independent networks, seen through projections (a bound)")
-        claim, inputs = "the weights share an origin, whatever the order of units", (a.model, b.model)
+        claim, inputs = "sketched units contain the same, in whatever order", (a.model, b.model)
         if not found:
             reason = "the sketches hold no axis in common"
             return Evidence(claim, Axis.WEIGHTS, self.name, 0.0, null, None, None, 0.0, Verdict.INCONCLUSIVE, reason,

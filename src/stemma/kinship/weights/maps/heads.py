@@ -109,7 +109,8 @@ def _pair(chart: Chart, key: str, factors: list[Factor]) -> None:
     for first in factors:
         if first.name in followed or first.a.shape[1] > min(f.a.shape[1] for f in factors):
             continue
-        heads = chart.units.get(key) or _by_spaces(first, chart.seed)
+        known = chart.units.get(key)
+        heads = known if known and known.of == (len(first.a), len(first.b)) else _by_spaces(first, chart.seed)
         bases = _fitted(first, heads)
         for second in factors:
             if second is first or second.name in followed or second.a.shape[1] % first.a.shape[1]:
