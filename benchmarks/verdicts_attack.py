@@ -32,7 +32,7 @@ from testbeds.varied import training
 from testbeds.varied.training import Bed, Network
 from testbeds.varied_networks import FORMS, group
 
-SEED, PAIRS_EACH = 20261203, 5
+SEED, PAIRS_EACH = 20261411, 5
 ARCHITECTURES, TRAININGS = 2, 3
 """Of each form: drawn architectures, and networks trained apart of each."""
 

@@ -1,4 +1,4 @@
-"""What may be relied on: copies in disguise are found, strangers are not convicted, and nobody is acquitted untested."""
+"""What may be relied on: copies in disguise are found, strangers not convicted, and nobody is acquitted untested."""
 
 from collections.abc import Callable
 
@@ -378,7 +378,9 @@ def _odd_networks() -> dict[str, Callable[[int], Arrays]]:
     return {
         "embedding bag": lambda s: draw(s, emb__weight=(500, 32), fc__weight=(10, 32), fc__bias=(10,)),
         "graph": lambda s: draw(s, gcn1__lin__weight=(48, 70), gcn2__lin__weight=(7, 48)),
-        "two towers": lambda s: draw(s, user__0__weight=(64, 40), user__2__weight=(32, 64), item__0__weight=(64, 50), item__2__weight=(32, 64)),
+        "two towers": lambda s: draw(
+            s, user__0__weight=(64, 40), user__2__weight=(32, 64), item__0__weight=(64, 50), item__2__weight=(32, 64)
+        ),
         "dueling heads": lambda s: draw(s, body__weight=(64, 24), value__weight=(1, 64), advantage__weight=(6, 64)),
     }  # fmt: skip
 

@@ -14,6 +14,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import stemma.kinship.compare as kinship
+from plain_networks import mlp, perturbed, reordered
 from stemma.errors import MisuseError, NotAModelError, UnknownNameError, UnreadableModelError, UnusableRegistryError
 from stemma.fingerprints.gradient_field import GradientField
 from stemma.models.load import Checkpoint, load
@@ -230,6 +231,41 @@ def test_a_trace_finds_the_child_and_no_stranger(workspace: Workspace, folder: P
     assert [c["name"] for c in stranger.candidates if c["verdict"] == "related"] == []
     assert stranger.verdict == "no-known-parent"
     json.dumps(found.to_dict(), allow_nan=False)
+
+
+@pytest.mark.parametrize("strangers", [1, 6, 39])
+def test_a_reordered_child_is_found_in_a_registry_of_any_size(
+    workspace: Workspace, tmp_path: Path, strangers: int
+) -> None:
+    home = tmp_path / "many"
+    home.mkdir()
+    arrays, _ = mlp(100)
+    save_file(arrays, home / "parent.safetensors")
+    for i in range(strangers):
+        save_file(mlp(200 + i)[0], home / f"stranger{i:02d}.safetensors")
+    list(workspace.add([home]))
+    save_file(perturbed(reordered(arrays, None), 0.1), tmp_path / "suspect.safetensors")
+    found = workspace.trace(load(tmp_path / "suspect.safetensors"))
+    assert [c["name"] for c in found.candidates if c["verdict"] == "related"] == ["parent"]
+    assert found.verdict in ("related", "descends")
+    stranger, _ = mlp(999)
+    save_file(stranger, tmp_path / "stranger.safetensors")
+    assert workspace.trace(load(tmp_path / "stranger.safetensors")).verdict == "no-known-parent"
+
+
+def test_undecided_candidates_are_listed_and_acquit_nobody(workspace: Workspace, tmp_path: Path) -> None:
+    home = tmp_path / "some"
+    home.mkdir()
+    for i in range(8):
+        save_file(mlp(200 + i)[0], home / f"stranger{i}.safetensors")
+    coded = {n: np.arange(x.size, dtype=np.uint8).reshape(x.shape) for n, x in mlp(300)[0].items()}
+    save_file(coded, home / "codes.safetensors")
+    list(workspace.add([home]))
+    save_file(mlp(999)[0], tmp_path / "suspect.safetensors")
+    found = workspace.trace(load(tmp_path / "suspect.safetensors"))
+    assert found.verdict == "inconclusive"
+    assert [t["model"] for t in found.not_tested] == ["codes"]
+    assert {c["name"]: c["verdict"] for c in found.candidates}["codes"] == "inconclusive"
 
 
 def test_a_trace_against_files_is_that_against_the_registry(workspace: Workspace, folder: Path) -> None:

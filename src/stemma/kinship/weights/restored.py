@@ -27,6 +27,10 @@ SHARE = 0.02
 """Share of the smaller model's entries that must lack a counterpart before pieces are looked for."""
 
 
+FACTORS = "the product of"
+"""How a matrix was made that was kept as two."""
+
+
 @dataclass(frozen=True, eq=False)
 class Restored:
     """A model in the other one's layout.
@@ -113,7 +117,12 @@ def _best(name: str, whole: Tensor, pieces: Mapping[str, Tensor]) -> _Proposal |
     if len(near) == 1 or whole.size > LARGEST:
         return near[0]
     own = features(whole)
-    return min(near[: 4 * PIECES], key=lambda p: _unlike(own, features(p.tensor)))
+    near = sorted(
+        near, key=lambda p: p.how == FACTORS and [_natural(n) for n in p.of] != sorted(map(_natural, p.of))[::-1]
+    )
+    unlike = [_unlike(own, features(p.tensor)) for p in near[: 4 * PIECES]]
+    likeliest = int(np.argmin(unlike))  # of two square factors the later one reads the earlier, unless contents differ
+    return near[likeliest if unlike[likeliest] < unlike[0] / 2 else 0]
 
 
 def _unlike(x: Features, y: Features) -> float:
@@ -130,14 +139,15 @@ def _shared(name: str, others: Sequence[str]) -> int:
 
 @lru_cache(maxsize=1 << 16)
 def _in_common(one: str, other: str) -> int:
-    """Length of the longest common subsequence of the parts of two names."""
+    """Length of the longest common subsequence of the parts of two names, and how many of them lead both."""
     x, y = (re.split(r"[._/]", n) for n in (one, other))
+    leading = next((k for k, (v, w) in enumerate(zip(x, y, strict=False)) if v != w), min(len(x), len(y)))
     row = [0] * (len(y) + 1)
     for word in x:
         before = 0
         for k, second in enumerate(y, 1):
             before, row[k] = row[k], before + 1 if word == second else max(row[k], row[k - 1])
-    return row[-1]
+    return row[-1] + leading
 
 
 def _plain(name: str, whole: Tensor, best: _Proposal, pieces: Mapping[str, Tensor]) -> bool:
@@ -220,9 +230,9 @@ def _factors(name: str, whole: Tensor, pieces: Mapping[str, Tensor]) -> Iterator
             if u == v or x.shape[1] != y.shape[0]:
                 continue
             if _pixel(x) and y.shape[1:] == inner:
-                yield _Proposal(_tensor(name, whole.shape, partial(_mixed, x, _once(y))), (u, v), "the product of")
+                yield _Proposal(_tensor(name, whole.shape, partial(_mixed, x, _once(y))), (u, v), FACTORS)
             elif _pixel(y) and x.shape[2:] == inner[1:]:
-                yield _Proposal(_tensor(name, whole.shape, partial(_behind, x, _once(y))), (u, v), "the product of")
+                yield _Proposal(_tensor(name, whole.shape, partial(_behind, x, _once(y))), (u, v), FACTORS)
 
 
 def _pixel(tensor: Tensor) -> bool:

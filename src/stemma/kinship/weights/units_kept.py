@@ -87,8 +87,11 @@ class UnitsKept:
         null = Null(f"equal numbers by chance, 1 in {LEVELS} each: a bound")
         verdict = Verdict.SUPPORTED if effect >= self.min_effect else Verdict.INCONCLUSIVE
         claim = "units that read the input are bit for bit the same"
-        return Evidence(claim, Axis.WEIGHTS, self.name, float(found), null, 10**log10_p, log10_p, effect, verdict, reason, self.spec, (a.digest, b.digest),
-                        {"units": found, "of": asked})  # fmt: skip
+        details = {"units": found, "of": asked}
+        return Evidence(
+            claim, Axis.WEIGHTS, self.name, float(found), null, 10**log10_p, log10_p, effect, verdict, reason,
+            self.spec, (a.digest, b.digest), details,
+        )  # fmt: skip
 
     def either(self, a: Model, b: Model, pairings: Sequence[Pairing]) -> tuple[Evidence, tuple[Pairing, ...]] | None:
         """As `evidence`, by names where these show it, or by another correspondence.
