@@ -25,11 +25,11 @@ from scipy.stats import binomtest, kstest
 from stemma import __version__
 from stemma.fingerprints.weight_sketch import WeightSketch
 from stemma.kinship.compare import compare
-from stemma.kinship.weights.aligned import UnitsInPlace
 from stemma.kinship.weights.contents.in_place import in_place
 from stemma.kinship.weights.contents.sketched import SketchedUnitsAlike
 from stemma.kinship.weights.correspondence import by_name
-from stemma.kinship.weights.counts import Counts
+from stemma.kinship.weights.order.aligned import UnitsInPlace
+from stemma.kinship.weights.order.counts import Counts
 from stemma.models.model import Model
 from stemma.models.structure import AxisLabel, Structure
 from stemma.models.units import structure

@@ -10,10 +10,10 @@ from stemma import zoo
 from stemma.fingerprints.tensor_content import features
 from stemma.fingerprints.weight_sketch import WeightSketch
 from stemma.kinship.compare import compare
-from stemma.kinship.weights.aligned import UnitsInPlace
 from stemma.kinship.weights.contents.sketched import SketchedUnitsAlike
 from stemma.kinship.weights.correspondence import by_name, candidates
 from stemma.kinship.weights.matched import UnitsMatched
+from stemma.kinship.weights.order.aligned import UnitsInPlace
 from stemma.models.load import from_arrays
 from stemma.models.model import Model
 from stemma.models.units import permute, structure

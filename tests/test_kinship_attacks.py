@@ -13,8 +13,8 @@ from scipy.stats import binomtest
 
 from stemma import zoo
 from stemma.kinship.compare import compare
-from stemma.kinship.weights.identity import near_identity
-from stemma.kinship.weights.tables import is_table
+from stemma.kinship.weights.constants.identity import near_identity
+from stemma.kinship.weights.constants.tables import is_table
 from stemma.models.load import from_arrays
 from stemma.models.model import Model
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import kstest, poisson
 
-from stemma.kinship.weights import laws
+from stemma.kinship.weights.order import laws
 
 
 def fixed(p: tuple[int, ...]) -> int:

@@ -11,14 +11,14 @@ from stemma.kinship.relation.named import made_from, relation_of
 from stemma.kinship.relation.same_function import maps_function
 from stemma.kinship.relation.scaled import multiples
 from stemma.kinship.weights import correspondence
-from stemma.kinship.weights.aligned import SHAPES, UnitsInPlace
+from stemma.kinship.weights.constants.public_starts import public_start
 from stemma.kinship.weights.contents.in_place import in_place
 from stemma.kinship.weights.correspondence import Pairing
-from stemma.kinship.weights.counts import Counts, evidence
 from stemma.kinship.weights.decision import Findings, decide
 from stemma.kinship.weights.matched import Matched, UnitsMatched
 from stemma.kinship.weights.not_tested import untested
-from stemma.kinship.weights.public_starts import public_start
+from stemma.kinship.weights.order.aligned import SHAPES, UnitsInPlace
+from stemma.kinship.weights.order.counts import Counts, evidence
 from stemma.kinship.weights.residual import recast_equal
 from stemma.kinship.weights.restored import restored
 from stemma.kinship.weights.shared import SharedTensors

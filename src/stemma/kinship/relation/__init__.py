@@ -27,7 +27,7 @@ from stemma.kinship.relation.unfused import unfused
 from stemma.kinship.relation.units_removed import UnitsRemoved
 from stemma.kinship.weights.correspondence import Pairing, by_name
 from stemma.kinship.weights.matched import Matched
-from stemma.kinship.weights.units_of_pair import Cuts
+from stemma.kinship.weights.order.units_of_pair import Cuts
 from stemma.models.model import Model
 from stemma.types import Evidence, Relation, RelationKind
 

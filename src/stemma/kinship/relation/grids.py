@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from stemma.fingerprints.tensor_content import matrices
+from stemma.kinship.weights.order.units_of_pair import finite
 from stemma.kinship.weights.residual import rounding
-from stemma.kinship.weights.units_of_pair import finite
 from stemma.models.model import Model
 
 ROWS = 48

@@ -7,8 +7,8 @@ import numpy as np
 
 from stemma.kinship.relation.tokens import Shared
 from stemma.kinship.weights.correspondence import Pairing
-from stemma.kinship.weights.similarity import assign
-from stemma.kinship.weights.units_of_pair import finite
+from stemma.kinship.weights.order.similarity import assign
+from stemma.kinship.weights.order.units_of_pair import finite
 from stemma.models.model import Model, Tensor
 from stemma.models.structure import AxisLabel, Structure
 

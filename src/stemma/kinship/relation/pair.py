@@ -12,8 +12,8 @@ from stemma.kinship.relation.kept import KeptUnits, kept_units, restricted
 from stemma.kinship.relation.measured import NOTHING, Measured, measure
 from stemma.kinship.relation.tokens import Shared, shared_tokens
 from stemma.kinship.weights.correspondence import Pairing
+from stemma.kinship.weights.order.units_of_pair import Cuts, finite, rows_to_read
 from stemma.kinship.weights.residual import SLACK, rounding
-from stemma.kinship.weights.units_of_pair import Cuts, finite, rows_to_read
 from stemma.models.model import Model, Tensor
 from stemma.models.structure import Structure
 from stemma.models.units import structure

@@ -11,7 +11,7 @@ from stemma.kinship.relation.base import AbstractOperation, Explained, entry_bit
 from stemma.kinship.relation.explanation import Step
 from stemma.kinship.relation.kept import LARGEST
 from stemma.kinship.relation.pair import Layer, Pair
-from stemma.kinship.weights.units_of_pair import finite
+from stemma.kinship.weights.order.units_of_pair import finite
 from stemma.types import RelationKind
 
 HEAD = re.compile(r"(^|[._])(head|heads|classifier|fc_out|lm_head|output|logits|score|linear_out|predictions)([._]|$)")

@@ -11,7 +11,7 @@ from stemma.kinship.relation.base import NUMBER, AbstractOperation, Explained
 from stemma.kinship.relation.explanation import Step
 from stemma.kinship.relation.pair import Layer, Pair
 from stemma.kinship.weights.correspondence import Pairing
-from stemma.kinship.weights.units_of_pair import Cuts
+from stemma.kinship.weights.order.units_of_pair import Cuts
 from stemma.models.model import Model
 from stemma.types import RelationKind
 

@@ -13,7 +13,7 @@ import numpy as np
 from stemma.errors import MisuseError
 from stemma.fingerprints.tensor_content import long_axes, matrices, unit_axis
 from stemma.kinship.weights.correspondence import Pairing, by_name, candidates
-from stemma.kinship.weights.units_of_pair import Cuts, rows_to_read
+from stemma.kinship.weights.order.units_of_pair import Cuts, rows_to_read
 from stemma.models.model import Model, Tensor
 from stemma.types import ModelRef
 

@@ -13,8 +13,8 @@ from stemma.kinship.weights.correspondence import Pairing
 from stemma.kinship.weights.maps.axis_map import UnitMap
 from stemma.kinship.weights.maps.blocks import Reader, Sides, balanced
 from stemma.kinship.weights.maps.find import Found, find
+from stemma.kinship.weights.order.similarity import distinct
 from stemma.kinship.weights.residual import SLACK, rounding
-from stemma.kinship.weights.similarity import distinct
 from stemma.kinship.weights.sizes import left_over
 from stemma.models.model import Model, Tensor
 from stemma.models.units import structure

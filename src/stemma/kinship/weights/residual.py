@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from stemma.kinship.weights.correspondence import Pairing
-from stemma.kinship.weights.units_of_pair import Cuts
+from stemma.kinship.weights.order.units_of_pair import Cuts
 from stemma.models.model import Model, Tensor
 from stemma.types import Digest
 

@@ -6,7 +6,7 @@ from math import log10
 import numpy as np
 
 from stemma.fingerprints.tensor_content import matrices
-from stemma.kinship.weights.tables import is_table
+from stemma.kinship.weights.constants.tables import is_table
 from stemma.models.model import Model, Tensor
 from stemma.models.units import structure, understood
 from stemma.types import Axis, Evidence, Null, Spec, Verdict

@@ -7,8 +7,8 @@ from math import log10
 import numpy as np
 
 from stemma.fingerprints.tensor_content import matrices
+from stemma.kinship.weights.constants.tables import is_table
 from stemma.kinship.weights.correspondence import Pairing, by_name
-from stemma.kinship.weights.tables import is_table
 from stemma.models.model import Model, Tensor
 from stemma.models.structure import AxisLabel
 from stemma.models.units import structure

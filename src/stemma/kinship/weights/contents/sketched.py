@@ -9,9 +9,9 @@ import numpy as np
 
 from stemma.kinship.weights.contents.bound import freedom, gains, log_tail, orders, surplus
 from stemma.kinship.weights.contents.choices import sure
-from stemma.kinship.weights.counts import LOG10, TINY
 from stemma.kinship.weights.maps.blocks import directions
-from stemma.kinship.weights.similarity import informative
+from stemma.kinship.weights.order.counts import LOG10, TINY
+from stemma.kinship.weights.order.similarity import informative
 from stemma.models.model import Model
 from stemma.models.units import structure
 from stemma.types import Axis, Evidence, Fingerprint, Null, Spec, Verdict

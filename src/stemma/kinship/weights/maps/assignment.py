@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from stemma.kinship.weights.similarity import assign
+from stemma.kinship.weights.order.similarity import assign
 
 EXACT = 768
 """Units up to which the assignment of largest total similarity is computed."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from stemma.kinship.weights.maps.axis_map import AxisMap, Part
-from stemma.kinship.weights.units_of_pair import finite
+from stemma.kinship.weights.order.units_of_pair import finite
 from stemma.models.model import Model, Tensor
 
 WHOLE, KEPT, SLICE = 1 << 22, 1 << 24, 1 << 20

@@ -17,7 +17,7 @@ from stemma.kinship.weights.maps.axis_map import AxisMap
 from stemma.kinship.weights.maps.blocks import directions
 from stemma.kinship.weights.maps.match import judged
 from stemma.kinship.weights.maps.search import SURE, Chart
-from stemma.kinship.weights.similarity import assign
+from stemma.kinship.weights.order.similarity import assign
 from stemma.models.structure import Structure
 
 ROWS = 4096

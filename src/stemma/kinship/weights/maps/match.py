@@ -10,7 +10,7 @@ from stemma.kinship.weights.contents.bound import freedom, gains, orders, surplu
 from stemma.kinship.weights.maps.assignment import Views, matched, similarities
 from stemma.kinship.weights.maps.axis_map import AxisMap
 from stemma.kinship.weights.maps.blocks import FAINT, Block, tamed
-from stemma.kinship.weights.similarity import assign
+from stemma.kinship.weights.order.similarity import assign
 
 SAMPLE = 128
 """Matched units that decide whether a match is clear."""

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from math import exp, log
 from typing import TYPE_CHECKING, Any
 
-from stemma.kinship.weights import laws
+from stemma.kinship.weights.order import laws
 from stemma.models.model import Model
 from stemma.types import Axis, Evidence, Null, Verdict
 
 if TYPE_CHECKING:
-    from stemma.kinship.weights.aligned import UnitsInPlace
+    from stemma.kinship.weights.order.aligned import UnitsInPlace
 
 LOG10 = log(10.0)
 TINY = 5e-324

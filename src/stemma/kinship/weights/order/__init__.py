@@ -1,0 +1,1 @@
+"""Units in place: the exact test of their order."""
