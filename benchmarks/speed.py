@@ -1,8 +1,9 @@
 """How long a comparison takes, how much memory it needs, and how fast the command starts.
 
 Generates Hugging Face folders (Llama layout, bfloat16) of 134 M and 1.1 B parameters: a base, a child (base plus
-noise) and an independent one. Each figure is taken in a fresh process, beside what hashing both files takes in the
-same run. Peak is resident memory as the system reports it.
+noise), a child whose units were reordered (noise on top) and an independent one. Each figure is taken in a fresh
+process, beside what hashing both files takes in the same run; "decided" is the verdict before the relation is named.
+Peak is resident memory as the system reports it.
 
     python benchmarks/speed.py [--work FOLDER]     writes benchmarks/results/speed.json
 """
@@ -55,6 +56,23 @@ c = compare(load(Path(sys.argv[1])), load(Path(sys.argv[2])))
 print(json.dumps({"seconds": time.perf_counter() - start, "verdict": c.verdict, "log10_p": c.weights.log10_p,
                   "effect": c.weights.effect, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
 """
+DECIDE = """
+import json, resource, sys, time
+start = time.perf_counter()
+from pathlib import Path
+from stemma.models.load import load
+from stemma.kinship.by_weights import in_their_places, map_of
+from stemma.kinship.weights.shared import same_weights
+from stemma.kinship.weights.decision import decide
+a, b = (load(Path(p)) for p in sys.argv[1:3])
+found, _ = in_their_places(a, b, same_weights(a, b))
+row, deciding = decide(found)
+if row.name not in ("same digest", "contents in place"):
+    deciding = map_of(a, b).evidence
+print(json.dumps({"seconds": time.perf_counter() - start, "decided_by": deciding.statistic,
+                  "verdict": deciding.verdict.value, "effect": deciding.effect,
+                  "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+"""
 DIGEST = """
 import json, resource, sys, time
 start = time.perf_counter()
@@ -95,6 +113,31 @@ def generate(folder: Path, config: dict[str, Any], seed: int, base: Path | None 
                     old = (np.frombuffer(source.read(2 * n), "<u2").astype(np.uint32) << 16).view(np.float32)
                     x = old + np.float32(noise) * x
                 f.write(((x.view(np.uint32) + 0x8000) >> 16).astype("<u2").tobytes())
+
+
+def reorder(source: Path, folder: Path, config: dict[str, Any], seed: int, noise: float = 0.03) -> None:
+    """Write a model with its stream and the units of its gated layers in another order, and relative noise on top."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text((source / "config.json").read_text())
+    raw = np.memmap(source / "model.safetensors", dtype=np.uint8, mode="r")
+    length = int(raw[:8].view("<u8")[0])
+    rng, gated = np.random.default_rng(seed), {}
+    stream = rng.permutation(config["hidden_size"])
+    with (folder / "model.safetensors").open("wb") as f:
+        f.write(bytes(raw[: 8 + length]))
+        for name, entry in json.loads(bytes(raw[8 : 8 + length])).items():
+            first, last = entry["data_offsets"]
+            x = raw[8 + length + first : 8 + length + last].view("<u2").reshape(entry["shape"])
+            if "mlp" in name:
+                layer = name.split(".")[2]
+                units = gated.setdefault(layer, rng.permutation(config["intermediate_size"]))
+                x = x[:, units] if "down" in name else x[units]
+            x = x[stream] if x.ndim == 1 or name.endswith(("o_proj.weight", "down_proj.weight")) else x[:, stream]
+            for rows in np.array_split(x, max(1, x.size // (1 << 22))):
+                y = (rows.astype(np.uint32) << 16).view(np.float32)
+                if y.ndim > 1:
+                    y = y + np.float32(noise * 0.02) * rng.standard_normal(y.shape, dtype=np.float32)
+                f.write(((np.ascontiguousarray(y).view(np.uint32) + 0x8000) >> 16).astype("<u2").tobytes())
 
 
 def shapes(c: dict[str, Any]) -> dict[str, list[int]]:
@@ -149,17 +192,22 @@ def start_up(command: list[str]) -> float:
 
 def size_study(work: Path, name: str) -> dict[str, Any]:
     config, out = SHAPES[name], {}
-    base, child, other = (work / name / part for part in ("base", "child", "independent"))
-    if not other.exists():
+    base, child, other, moved = (work / name / part for part in ("base", "child", "independent", "reordered"))
+    if not moved.exists():
         generate(base, config, SEED)
         generate(child, config, SEED + 1, base)
         generate(other, config, SEED + 2)
-    hashing(base, child, other)  # warm the page cache
-    for label, pair in (("related", (base, child)), ("independent", (base, other))):
+        reorder(base, moved, config, SEED + 3)
+    hashing(base, child, other, moved)  # warm the page cache
+    for label, code, pair in (
+        ("decided in place", DECIDE, (base, child)), ("decided reordered", DECIDE, (base, moved)),
+        ("related", COMPARE, (base, child)), ("reordered", COMPARE, (base, moved)),
+        ("independent", COMPARE, (base, other)),
+    ):  # fmt: skip
         runs = []
         for _ in range(REPEATS):
             reference = hashing(*pair)
-            run = fresh(COMPARE, *pair)
+            run = fresh(code, *pair)
             runs.append({**run, "hashing_both_seconds": reference, "ratio": run["seconds"] / reference})
         out[label] = median(runs)
     runs = []

@@ -92,6 +92,9 @@ def main() -> None:
             "called_related": scores.share(sum(r["verdict"] == "related" for r in rows), len(rows)),
             "largest_cosine": max(r["cosine"] for r in rows),
             "by_group": scores.counted_by(rows, "group"),
+            "descent_by_group": {
+                g: sum(r["descent"] for r in rows if r["group"] == g) for g in dict.fromkeys(r["group"] for r in rows)
+            },
             "by_framing": scores.counted_by(rows, "framing"),
             "by_architecture": scores.counted_by(rows, "form"),
             "controls": scores.counted_by(controls, "framing"),

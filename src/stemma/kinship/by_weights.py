@@ -21,7 +21,7 @@ from stemma.kinship.weights.order.aligned import SHAPES, UnitsInPlace
 from stemma.kinship.weights.order.counts import Counts, evidence
 from stemma.kinship.weights.residual import recast_equal
 from stemma.kinship.weights.restored import restored
-from stemma.kinship.weights.shared import SharedTensors
+from stemma.kinship.weights.shared import SharedTensors, same_weights
 from stemma.kinship.weights.sizes import sizes_apart
 from stemma.kinship.weights.units_kept import UnitsKept
 from stemma.models.model import Model
@@ -43,6 +43,9 @@ STARTED = 0.5
 
 SAME = 0.999
 """Mean cosine of units in place from which they may be the same but for factors."""
+
+ALL = 0.95
+"""Share of a large model that a map by names must explain for no other correspondence to be looked at."""
 
 WHOLE = 0.995
 """Share of a model that is explained, from which no pieces are looked for."""
@@ -89,7 +92,7 @@ def decided(a: Model, b: Model, *, alpha: float = 0.01) -> Decided:
     Returns:
         The comparison; symmetric in verdict and p-value up to which side's structure is known better.
     """
-    same = _identity(a, b)
+    same = same_weights(a, b)
     if same.verdict is Verdict.SUPPORTED:
         return Decided(_answer(a, b, Findings(same, alpha=alpha), _identity_relation(a, b)))
     found = _as_stored(a, b, same, alpha)
@@ -98,7 +101,7 @@ def decided(a: Model, b: Model, *, alpha: float = 0.01) -> Decided:
     if found.comparison.verdict == "related" and found.comparison.weights.effect >= WHOLE:
         return found
     for view_a, view_b, made in _laid_out(a, b):
-        other = _as_stored(view_a, view_b, _identity(view_a, view_b), alpha)
+        other = _as_stored(view_a, view_b, same_weights(view_a, view_b), alpha)
         if other.comparison.verdict == "related" and _nearer(other.comparison, found.comparison):
             return replace(other, comparison=_restored(a, b, other.comparison, made))
     return found
@@ -210,8 +213,7 @@ def _searched(a: Model, b: Model, found: Findings, pairings: tuple[Pairing, ...]
     related = placed and name_relation(a, b, found.order or found.same, pairings)
     if related and _nothing_changed(a, related):
         return Decided(_answer(a, b, found, related), pairings)
-    ways = correspondence.candidates(a, b, contents=True)
-    matched = UnitsMatched().search(a, b, ways, alpha, before=1)
+    matched = map_of(a, b, alpha)
     # Where units are in their places, rounding and statistics hide whether factors cancel: the map alone decides else.
     exact = matched is not None and matched.exact and (not placed or maps_function(a, b, matched))
     found = replace(found, matched=None if matched is None else matched.evidence, mapped=exact)
@@ -226,6 +228,26 @@ def _searched(a: Model, b: Model, found: Findings, pairings: tuple[Pairing, ...]
     found = replace(found, shared=SharedTensors().evidence(a, b), sizes=sizes_apart(a, b))
     found = replace(found, not_tested=untested(a, b, found, matched, ()))
     return Decided(_answer(a, b, found, _relation(a, b, found, matched, pairings)), pairings, matched)
+
+
+def map_of(a: Model, b: Model, alpha: float = 0.01) -> Matched | None:
+    """Search for a map of units; of large models whose names pair everything, names are enough where they explain it.
+
+    Args:
+        a: One model.
+        b: The other one.
+        alpha: Level of the decision.
+
+    Returns:
+        The best map; None where no tensors correspond.
+    """
+    if _large(a):
+        quick = correspondence.candidates(a, b, contents=False)
+        if [how for how, _ in quick] == ["names"]:
+            found = UnitsMatched().search(a, b, quick, alpha, before=2)
+            if found is not None and found.evidence.verdict is Verdict.SUPPORTED and found.evidence.effect >= ALL:
+                return found
+    return UnitsMatched().search(a, b, correspondence.candidates(a, b, contents=True), alpha, before=1)
 
 
 def _fuller(matched: Matched | None, contents: Evidence | None) -> bool:
@@ -281,20 +303,6 @@ def _exhibited_equality(
         reason = f"every matrix is a multiple of its counterpart: {relation.reason}"
         return _exhibited(a, b, "multiples", reason), relation
     return None, _undetermined()
-
-
-def _identity(a: Model, b: Model) -> Evidence:
-    same, contents = a.digest == b.digest, a.names_free_digest == b.names_free_digest
-    shared = set(a.tensor_digests.values()) & set(b.tensor_digests.values())
-    size = sum(t.size for n, t in a.tensors.items() if a.tensor_digests[n] in shared) / max(1, a.parameters)
-    verdict = Verdict.SUPPORTED if (same or contents) and a.parameters else Verdict.INCONCLUSIVE
-    reason = ("every tensor is the same, under the same name" if same else
-              "every tensor is the same, under another name" if contents else
-              f"{len(shared)} tensors are bit for bit the same ({size:.0%} of the parameters)")  # fmt: skip
-    return Evidence("the weights are the same", Axis.WEIGHTS, "digest", size, Null("collision of SHA-256"),
-                    1e-77 if verdict is Verdict.SUPPORTED else None, -77.0 if verdict is Verdict.SUPPORTED else None,
-                    1.0 if verdict is Verdict.SUPPORTED else size, verdict, reason, Spec("digest"),
-                    (a.digest, b.digest), {"shared_tensors": len(shared), "shared_parameters": size})  # fmt: skip
 
 
 def _recast(a: Model, b: Model, pairings: tuple[Pairing, ...]) -> Evidence | None:

@@ -118,3 +118,26 @@ def _orthonormal(rows: np.ndarray) -> bool:
         return False
     unit = (rows / norm).astype(np.float64)
     return float(np.abs(unit @ unit.T - np.eye(len(unit))).max()) < ORTHONORMAL
+
+
+def same_weights(a: Model, b: Model) -> Evidence:
+    """Whether the digests of two models agree, by name or without names.
+
+    Args:
+        a: One model.
+        b: The other one.
+
+    Returns:
+        The evidence, `SUPPORTED` where they do; the effect is the share of parameters in equal tensors.
+    """
+    same, contents = a.digest == b.digest, a.names_free_digest == b.names_free_digest
+    shared = set(a.tensor_digests.values()) & set(b.tensor_digests.values())
+    size = sum(t.size for n, t in a.tensors.items() if a.tensor_digests[n] in shared) / max(1, a.parameters)
+    verdict = Verdict.SUPPORTED if (same or contents) and a.parameters else Verdict.INCONCLUSIVE
+    reason = ("every tensor is the same, under the same name" if same else
+              "every tensor is the same, under another name" if contents else
+              f"{len(shared)} tensors are bit for bit the same ({size:.0%} of the parameters)")  # fmt: skip
+    return Evidence("the weights are the same", Axis.WEIGHTS, "digest", size, Null("collision of SHA-256"),
+                    1e-77 if verdict is Verdict.SUPPORTED else None, -77.0 if verdict is Verdict.SUPPORTED else None,
+                    1.0 if verdict is Verdict.SUPPORTED else size, verdict, reason, Spec("digest"),
+                    (a.digest, b.digest), {"shared_tensors": len(shared), "shared_parameters": size})  # fmt: skip
