@@ -115,8 +115,13 @@ def generate(folder: Path, config: dict[str, Any], seed: int, base: Path | None 
                 f.write(((x.view(np.uint32) + 0x8000) >> 16).astype("<u2").tobytes())
 
 
-def reorder(source: Path, folder: Path, config: dict[str, Any], seed: int, noise: float = 0.03) -> None:
-    """Write a model with its stream and the units of its gated layers in another order, and relative noise on top."""
+def reorder(
+    source: Path, folder: Path, config: dict[str, Any], seed: int, noise: float = 0.03, scale: float = 1.0
+) -> None:
+    """Write a model with its stream and gated units in another order, and relative noise on top.
+
+    The stream before every norm may have another scale: the norms divide it out again.
+    """
     folder.mkdir(parents=True)
     (folder / "config.json").write_text((source / "config.json").read_text())
     raw = np.memmap(source / "model.safetensors", dtype=np.uint8, mode="r")
@@ -137,6 +142,8 @@ def reorder(source: Path, folder: Path, config: dict[str, Any], seed: int, noise
                 y = (rows.astype(np.uint32) << 16).view(np.float32)
                 if y.ndim > 1:
                     y = y + np.float32(noise * 0.02) * rng.standard_normal(y.shape, dtype=np.float32)
+                if name.endswith(("embed_tokens.weight", "o_proj.weight", "down_proj.weight")):
+                    y = y * np.float32(scale)
                 f.write(((np.ascontiguousarray(y).view(np.uint32) + 0x8000) >> 16).astype("<u2").tobytes())
 
 

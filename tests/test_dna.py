@@ -453,6 +453,7 @@ def test_of_a_family_the_model_with_most_children_is_the_source() -> None:
 # In a workspace
 
 
+@pytest.mark.slow
 def test_dna_decides_where_heads_differ_and_is_listed_where_they_do_not(tmp_path: Path) -> None:
     root = group("mlp", 21, 1, ways=("new head",), targets=(None,), strangers=0)
     two = replace(root[1].recipe, parameters={**root[1].recipe.parameters, "task": "parity"})

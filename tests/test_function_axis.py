@@ -554,6 +554,7 @@ def test_a_black_box_is_never_kept(tmp_path: Path, nets: list[Model], probes: Pr
     assert {m["fingerprint"] for m in found.function.details["measures"]} == set(outputs)
 
 
+@pytest.mark.slow
 def test_a_recipe_makes_the_null(nets: list[Model], probes: Probes, tmp_path: Path) -> None:
     with Registry(tmp_path / "r.db") as registry:
         workspace = Workspace(registry)

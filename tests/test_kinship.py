@@ -168,6 +168,7 @@ def test_disguised_clones_are_exhibited_and_altered_ones_are_not(kind: str) -> N
     assert compare(a, from_arrays(altered, "altered")).relation.kind not in EXACT
 
 
+@pytest.mark.slow
 def test_independent_networks_have_no_exact_map(pool: dict[str, list[Model]]) -> None:
     for kind in ("mlp", "cnn"):
         for a, b in zip(pool[kind][:10], pool[kind][10:20], strict=True):

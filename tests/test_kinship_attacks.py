@@ -108,6 +108,7 @@ def four_bits(content: Arrays) -> Arrays:
     return {n: np.round(x / np.abs(x).max() * 7).astype("f4") if x.ndim == 2 else x for n, x in content.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("written", WRITTEN)
 @pytest.mark.parametrize("kind", ["distinct widths", "equal widths"])
 def test_strangers_of_unknown_families_are_called_related_no_more_often_than_alpha(
@@ -124,6 +125,7 @@ def test_strangers_of_unknown_families_are_called_related_no_more_often_than_alp
         assert (child.weights.log10_p or 0) < -6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [canonical, four_bits], ids=["sparse", "four bits"])
 def test_the_same_treatment_makes_no_kin_of_strangers(
     networks: dict[str, list[Arrays]], change: Callable[[Arrays], Arrays]

@@ -233,7 +233,7 @@ def test_a_trace_finds_the_child_and_no_stranger(workspace: Workspace, folder: P
     json.dumps(found.to_dict(), allow_nan=False)
 
 
-@pytest.mark.parametrize("strangers", [1, 6, 39])
+@pytest.mark.parametrize("strangers", [1, 6, pytest.param(39, marks=pytest.mark.slow)])
 def test_a_reordered_child_is_found_in_a_registry_of_any_size(
     workspace: Workspace, tmp_path: Path, strangers: int
 ) -> None:
