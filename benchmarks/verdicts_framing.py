@@ -30,7 +30,7 @@ from testbeds.varied import training
 from testbeds.varied.training import Bed, Network
 from testbeds.varied_networks import FORMS, group
 
-SEED, ARCHITECTURES = 20261412, 2
+SEED, ARCHITECTURES = 20261205, 2
 RESULT = "verdicts_framing.json"
 ALL = (*FRAMINGS, *CONTROLS)
 
