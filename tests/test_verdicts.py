@@ -1,12 +1,15 @@
 """What may be relied on: copies in disguise are found, strangers not convicted, and nobody is acquitted untested."""
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from plain_networks import ARCHITECTURES, Arrays, cnn, llama, made, mlp, network, perturbed, reordered, rounded, vit
-from stemma import compare
+from stemma import compare, load
+from stemma.errors import StemmaError
 from stemma.kinship.weights import correspondence
 from stemma.kinship.weights.maps.find import find
 from stemma.models.units import permute, structure
@@ -427,3 +430,95 @@ def test_numbers_of_a_convolution_do_not_depend_on_who_asks() -> None:
     one, two = compare(a, b).weights, compare(b, a).weights
     assert one.log10_p == pytest.approx(two.log10_p, rel=0.05)
     assert one.effect == pytest.approx(two.effect, abs=0.02)
+
+
+# Hidden, stacked and dressed up
+
+
+def _hidden(arrays: Arrays, decoy: Arrays) -> dict[str, Arrays]:
+    """True weights beside a stranger's, or in layouts that no network has: nobody may be acquitted by these."""
+    rng = np.random.default_rng(0)
+    matrices = {n: x for n, x in arrays.items() if x.ndim > 1}
+    vectors = {n: x for n, x in arrays.items() if x.ndim < 2}
+    stacks: dict[tuple[int, ...], list[np.ndarray]] = {}
+    for x in matrices.values():
+        stacks.setdefault(x.shape, []).append(x)
+    lora, sums, turned = dict(decoy), {}, {}
+    for n, x in matrices.items():
+        flat = (x - decoy[n]).reshape(len(x), -1)
+        q, r = np.linalg.qr(flat)
+        lora |= {n.replace("weight", "lora_B.weight"): q, n.replace("weight", "lora_A.weight"): r}
+        noise = rng.normal(size=x.shape).astype("f4")
+        sums |= {f"{n}.u": noise, f"{n}.v": x - noise}
+        basis = np.linalg.qr(rng.normal(size=(x.shape[-1],) * 2))[0].astype("f4")
+        turned |= {n: x @ basis, f"{n}.q": basis.T.copy()}
+    return {
+        "flat": {**decoy, **{f"{n}.f": x.ravel() for n, x in arrays.items()}},
+        "bytes": {**decoy, **{f"{n}.f": x.view("u1").reshape(len(x), -1) for n, x in matrices.items()}},
+        "stacked": {**vectors, **{f"s{i}": np.stack(x) for i, x in enumerate(stacks.values())}},
+        "reshaped": {
+            **vectors, **{n: x if x.shape[1] % 2 else x.reshape(2 * len(x), -1) for n, x in matrices.items()}
+        },
+        "difference of low rank": lora, "sum": {**vectors, **sums}, "turned": {**vectors, **turned},
+        "widened": {n: np.concatenate([x, 0 * x], axis=1) if x.ndim > 1 else x for n, x in arrays.items()},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("form", sorted(_hidden(*(mlp(s)[0] for s in (0, 1)))))
+@pytest.mark.parametrize("kind", ["mlp", "llama"])
+def test_hidden_copies_are_not_acquitted(kind: str, form: str) -> None:
+    (arrays, config), (decoy, _) = ARCHITECTURES[kind](0), ARCHITECTURES[kind](1)
+    found = compare(made(arrays, config, "a"), made(_hidden(arrays, decoy)[form], None, "b"))
+    assert found.verdict != "independent", found.weights.reason
+    assert found.verdict == "related" or found.open_questions
+
+
+def test_a_single_head_can_be_given_any_contents_and_convicts_nobody() -> None:
+    (victim, config), (stranger, _) = vit(0, heads=1), vit(1, heads=1)
+    forged = {n: x.astype("f8") for n, x in stranger.items()}
+    for i in range(3):
+        p = f"vit.encoder.layer.{i}.attention."
+        v, o, q, k = (f"{p}{n}.weight" for n in ("attention.value", "output.dense", "attention.query", "attention.key"))
+        basis = victim[v] @ np.linalg.inv(forged[v])
+        forged[v], forged[o] = basis @ forged[v], forged[o] @ np.linalg.inv(basis)
+        basis = victim[q] @ np.linalg.inv(forged[q])
+        forged[q], forged[k] = basis @ forged[q], np.linalg.inv(basis).T @ forged[k]
+    found = compare(made(victim, config, "a"), made({n: x.astype("f4") for n, x in forged.items()}, config, "b"))
+    assert found.verdict == "inconclusive", found.weights.reason
+    kin = compare(made(victim, config, "a"), made(perturbed(reordered(victim, config), 0.1), config, "b"))
+    assert kin.verdict == "related"
+
+
+@pytest.mark.parametrize("axes", [9, 12])
+def test_tensors_of_very_many_axes_take_no_time(axes: int) -> None:
+    rng = np.random.default_rng(0)
+    a = made({"w": rng.normal(size=(2,) * axes).astype("f4")}, None, "a")
+    b = made({"v": rng.normal(size=(*(2,) * (axes - 1), 3)).astype("f4")}, None, "b")
+    assert compare(a, b).verdict == "inconclusive"
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("factor", [1e300, 1e-300, np.inf])
+def test_numbers_at_the_end_of_their_range_are_no_news(factor: float) -> None:
+    (arrays, _), (other, _) = mlp(0), mlp(1)
+    for x in (arrays, other):
+        far = {n: y.astype("f8") * factor for n, y in x.items()}
+        found = compare(made(arrays, None, "a"), made(far, None, "b"))
+        assert x is arrays or found.verdict != "related"
+
+
+@pytest.mark.parametrize(
+    ("names", "config", "said"),
+    [({1: 0}, None, "give names as strings"), ({}, [1], "a mapping"), ({}, "llama", "a mapping")],
+)
+def test_what_is_no_model_is_refused_in_one_sentence(names: dict, config: object, said: str) -> None:
+    arrays = {**mlp(0)[0], **{n: np.zeros((4, 4), "f4") for n in names}}
+    with pytest.raises(StemmaError, match=said):
+        made(arrays, config, "a")  # type: ignore[arg-type]
+
+
+def test_a_file_with_more_axes_than_arrays_have_is_refused(tmp_path: Path) -> None:
+    header = json.dumps({"w": {"dtype": "F32", "shape": [1] * 65, "data_offsets": [0, 4]}}).encode()
+    (tmp_path / "w.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    with pytest.raises(StemmaError, match="more than 64"):
+        load(tmp_path / "w.safetensors")

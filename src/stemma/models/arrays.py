@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from stemma.errors import UnreadableModelError
+from stemma.errors import MisuseError, UnreadableModelError
 from stemma.models.assemble import canonical, model
 from stemma.models.model import ArrayStorage, Model, Tensor, dtype_code
 
@@ -28,7 +28,13 @@ def from_arrays(
 
     Returns:
         The model; its source is `python:NAME`.
+
+    Raises:
+        MisuseError: If the config is no mapping.
+        UnreadableModelError: If a name is no text, or an array holds no numbers.
     """
+    if config is not None and not isinstance(config, Mapping):
+        raise MisuseError(f"the config of '{name}' is {type(config).__name__}; give a mapping, as config.json holds it")
     tensors = {n: _in_memory(n, a) for n, a in arrays.items()}
     found, notes = canonical(tensors, (), Path(f"python:{name}"))
     return model(name, f"python:{name}", found, config, claims or {}, notes)

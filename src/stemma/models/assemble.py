@@ -111,6 +111,8 @@ def canonical(
         UnreadableModelError: If a name is no text.
     """
     for n in tensors:
+        if not isinstance(n, str):
+            raise UnreadableModelError(f"{source}: the tensor name {n!r} is no text; give names as strings")
         if not n.isascii() and any("\ud800" <= c <= "\udfff" for c in n):
             raise UnreadableModelError(f"{source}: the tensor name {n!r} is no valid text")
     names = strip_prefix(list(tensors))

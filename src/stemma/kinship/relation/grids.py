@@ -269,5 +269,5 @@ def lies_on_grid(model: Model) -> bool:
             on += tensor.size
         else:
             few = tensor.rows(0, max(1, min(tensor.shape[0], READ // max(1, tensor.size // tensor.shape[0]))))
-            on += tensor.size if grid_of(finite(np.asarray(few, np.float32)), rounding(model, name)) else 0
+            on += tensor.size if grid_of(finite(few), rounding(model, name)) else 0
     return on >= SHOWN * max(1, sum(t.size for t in found.values()))

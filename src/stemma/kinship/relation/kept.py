@@ -124,6 +124,8 @@ def _view(
         if k != mine[0] and labels[i].group in found:
             x = np.take(x, _rows(labels[i], found[labels[i].group].kept), axis=k)
     block = labels[p.axes_a[mine[0]]].segments[0].block
+    if y.shape[mine[0]] % block or not all(x.shape) or not all(y.shape):
+        return None
     return _units(x, mine[0], block), _units(y, mine[0], block)
 
 

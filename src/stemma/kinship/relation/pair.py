@@ -157,7 +157,7 @@ class Pair:
         if key not in self._grids:
             tensor = model.weights[name]
             rows = tensor.rows(0, _rows_to_look_at(tensor)) if tensor.shape else tensor.array()
-            self._grids[key] = grid_of(finite(np.asarray(rows, np.float32)), rounding(model, name))
+            self._grids[key] = grid_of(finite(rows), rounding(model, name))
         return self._grids[key]
 
     @classmethod

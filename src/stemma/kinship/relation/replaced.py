@@ -109,7 +109,7 @@ def _typical_row(pair: Pair, layer: Layer) -> float:
     tokens = len(labels) == 2 and labels[0].role == "token" and labels[1].role != "token"
     if not tokens or x.shape != y.shape or x.size > LARGEST:
         return 1.0
-    u, v = (finite(np.asarray(t.array(), np.float32)) for t in (x, y))
+    u, v = (finite(t.array()) for t in (x, y))
     u, v = u - u.mean(0), v - v.mean(0)
     norm = np.linalg.norm(u, axis=1) * np.linalg.norm(v, axis=1)
     return float(np.median((u * v).sum(1)[norm > 0] / norm[norm > 0])) if (norm > 0).any() else 1.0

@@ -10,13 +10,17 @@ Renamed and transposed checkpoints, other frameworks' layouts and removed layers
 """
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from stemma.fingerprints.tensor_content import Features, features, long_axes, matrices
 from stemma.models.model import Model
+
+MOST_AXES, MOST_PAIRS, FAR = 6, 1 << 17, 1e9
+"""Axes up to which all their orders are tried, pairs of tensors of one size up to which contents tell them apart, and
+how unlike two tensors are that fit in no order tried."""
 
 SAME = 0.02
 """Unlikeness of contents below which two tensors are the same but for rounding."""
@@ -126,7 +130,10 @@ def by_content(fa: Mapping[str, Features], fb: Mapping[str, Features]) -> tuple[
             by_size.setdefault(tuple(sorted(f.shape)), ([], []))[side].append(n)
     for names_a, names_b in by_size.values():
         if names_a and names_b:
-            cost = np.array([[min(_layouts(fa[x], fb[y]).values()) for y in names_b] for x in names_a])
+            if len(names_a) * len(names_b) > MOST_PAIRS:
+                pairs += _in_turn(names_a, names_b)
+                continue
+            cost = np.array([[min(_layouts(fa[x], fb[y]).values(), default=FAR) for y in names_b] for x in names_a])
             for i, j in zip(*linear_sum_assignment(cost), strict=True):
                 pairs.append((names_a[i], names_b[j]))
     order = {n: i for i, n in enumerate(fa)}
@@ -134,11 +141,19 @@ def by_content(fa: Mapping[str, Features], fb: Mapping[str, Features]) -> tuple[
     return _one_layout(fa, fb, pairs)
 
 
+def _in_turn(one: Sequence[str], other: Sequence[str]) -> list[tuple[str, str]]:
+    """Pairs by name, and the rest one after the other: too many of one size to be told apart by contents."""
+    there = set(other)
+    named = [(n, n) for n in one if n in there]
+    taken = {n for n, _ in named}
+    return [*named, *zip((n for n in one if n not in taken), (n for n in other if n not in taken), strict=False)]
+
+
 def _layouts(x: Features, y: Features) -> dict[tuple[int, ...], float]:
     """Cost of every order of B's axes that gives A's sizes (in the axes longer than one)."""
     scalars = float(np.sum((x.scalars - y.scalars) ** 2))
     out = {}
-    for p in itertools.permutations(range(len(y.shape))):
+    for p in orders_of(len(y.shape)):
         if all(y.shape[j] == s for j, s in zip(p, x.shape, strict=True)):
             profile = sum(np.mean((x.profiles[i] - y.profiles[j]) ** 2) for i, j in enumerate(p))
             out[p] = float(np.sqrt(scalars + profile))
@@ -154,17 +169,33 @@ def _one_layout(
     for x, y in pairs:
         rank = fa[x].axes, fb[y].axes
         options[x, y] = _layouts(fa[x], fb[y])
-        worst = max(options[x, y].values())
+        worst = max(options[x, y].values(), default=0.0)
         table = total.setdefault(rank, {})
-        for p in itertools.permutations(range(len(rank[0]))):
+        for p in orders_of(len(rank[0])):
             table[p] = table.get(p, 0.0) + options[x, y].get(p, worst + 0.1)
     out = []
     for x, y in pairs:
         own = options[x, y]
+        if not own:
+            continue
         table = total[fa[x].axes, fb[y].axes]
         p = min(own, key=lambda q: (round(table.get(q, np.inf), 9), _moved(q)))
         out.append(Pairing(x, y, fa[x].axes, tuple(fb[y].axes[j] for j in p), own[p]))
     return tuple(out)
+
+
+def orders_of(axes: int) -> Iterable[tuple[int, ...]]:
+    """Orders of axes that are tried.
+
+    Args:
+        axes: How many.
+
+    Returns:
+        All of them; of very many axes the two in which programs write them.
+    """
+    if axes <= MOST_AXES:
+        return itertools.permutations(range(axes))
+    return (tuple(range(axes)), tuple(reversed(range(axes))))
 
 
 def _moved(p: tuple[int, ...]) -> int:

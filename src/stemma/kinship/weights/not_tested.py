@@ -7,7 +7,7 @@ from stemma.kinship.weights.contents.choices import sure
 from stemma.kinship.weights.decision import Findings, NotTested
 from stemma.kinship.weights.matched import Matched
 from stemma.kinship.weights.sizes import SHARE, counterparts, sizes_of
-from stemma.models.model import Model
+from stemma.models.model import Model, Tensor
 from stemma.models.units import structure, understood
 
 CODED = 0.05
@@ -27,9 +27,10 @@ def untested(a: Model, b: Model, found: Findings, matched: Matched | None, unlik
     Returns:
         One entry per gap, empty where everything was looked for.
     """
+    gaps = [*_unreadable(a), *_unreadable(b), *_unplaced(a, b, matched), *_unplaced(b, a, matched)]
     if found.sizes is not None:
-        return []
-    gaps = [*_unreadable(a), *_unreadable(b), *_sizes(a, b, matched, unlike)]
+        return gaps
+    gaps += _sizes(a, b, matched, unlike)
     known = max((structure(a), structure(b)), key=lambda s: (sure(s), len(s.groups)))
     if not understood(known):
         why = "the architecture is not known: rotated streams and heads in another basis were not looked for"
@@ -41,14 +42,42 @@ def untested(a: Model, b: Model, found: Findings, matched: Matched | None, unlik
 
 def _unreadable(model: Model) -> Iterator[NotTested]:
     """Matrices that are stored in codes without a known meaning."""
-    codes = [t for t in model.weights.values() if not t.is_float and sum(s > 1 for s in t.shape) >= 2]
+    codes = [t for t in model.weights.values() if not t.is_float and t.dtype[0] != "C" and _long(t) >= 2]
+    other = [t for t in model.weights.values() if t.dtype[0] == "C" and _long(t) >= 2]
     numbers = sum(t.size for t in matrices(model).values())
     share = sum(t.size for t in codes) / max(1, numbers + sum(t.size for t in codes))
     if not numbers and not codes:
         yield {"what": "weights", "model": model.name, "why": f"{model.name} has no matrices to compare"}
+    elif other:
+        yield {"what": "codes", "model": model.name, "why": f"{model.name} holds complex numbers, which are not read"}
     elif share > CODED:
         why = f"{share:.0%} of {model.name} is stored in integer codes whose meaning is not known"
         yield {"what": "codes", "model": model.name, "why": why}
+
+
+def _long(tensor: Tensor) -> int:
+    return sum(s > 1 for s in tensor.shape)
+
+
+def _unplaced(model: Model, other: Model, matched: Matched | None) -> Iterator[NotTested]:
+    """Numbers that have no counterpart and no place in a network: they could hold the other model in any layout."""
+    known = structure(model)
+    placed = sure(known) and understood(known)
+    paired = {n for p in matched.pairings for n in (p.a, p.b)} if matched is not None else set()
+    left = [
+        n for n, t in model.weights.items()
+        if not (placed and any(x.group for x in known.axes[n]))
+        and not (n in other.weights and other.weights[n].shape == t.shape)
+        and not (n in paired and n in matrices(model))
+    ]  # fmt: skip
+    size = sum(model.weights[n].size for n in left)
+    if left and size > SHARE * _entries(matrices(other)):
+        shape = " x ".join(map(str, model.weights[left[0]].shape)) or "1"
+        why = (
+            f"{len(left)} tensors of {model.name} (for example {left[0]}, {shape}) have no counterpart and no known "
+            f"place in a network; whether they hold {other.name} in another layout was not looked for"
+        )
+        yield {"what": "unplaced", "model": model.name, "why": why}
 
 
 def _sizes(a: Model, b: Model, matched: Matched | None, unlike: Sequence[str]) -> Iterator[NotTested]:

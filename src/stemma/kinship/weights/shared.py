@@ -7,6 +7,7 @@ import numpy as np
 
 from stemma.fingerprints.tensor_content import matrices
 from stemma.kinship.weights.constants.tables import is_table
+from stemma.kinship.weights.contents.choices import turned_at_will
 from stemma.models.model import Model, Tensor
 from stemma.models.units import structure, understood
 from stemma.types import Axis, Evidence, Null, Spec, Verdict
@@ -16,6 +17,9 @@ ORTHONORMAL = 1e-3
 
 CORNER = 256
 """Units and coordinates that are looked at."""
+
+WILL = "a head as wide as its input can be given any contents by its basis"
+"""Why a matrix proves nothing although it is the same."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,9 @@ class SharedTensors:
         there = {b.tensor_digests[n] for n in other if n in b.tensor_digests}
         same = {a.tensor_digests[n]: n for n in sorted(own, reverse=True) if a.tensor_digests.get(n) in there}
         same = {digest: n for digest, n in same.items() if own[n].size >= self.entries}
+        known = structure(a)
         public = {n: why for n in same.values() if (why := self.public(own[n]))}
+        public |= {n: WILL for n in same.values() if turned_at_will(known, n, own[n].shape)}
         telling = [n for n in same.values() if n not in public]
         size = sum(own[n].size for n in telling)
         totals = sum(t.size for t in own.values()), sum(t.size for t in other.values())
@@ -72,10 +78,9 @@ class SharedTensors:
         said = f"{len(telling)} matrices are bit for bit the same ({effect:.0%} of the smaller model)"
         if public:
             some = "; ".join(f"{n}: {w}" for n, w in sorted(public.items())[:2])
-            said += f"; {len(public)} more are public tables ({some})"
+            said += f"; {len(public)} more may be so without kinship ({some})"
         verdict = Verdict.REFUTED if not telling else Verdict.INCONCLUSIVE
-        axes = structure(a).axes
-        inner = [n for n in telling if understood(structure(a)) and sum(x.hidden for x in axes[n]) >= 2]
+        inner = [n for n in telling if understood(known) and sum(x.hidden for x in known.axes[n]) >= 2]
         if (len(telling) >= self.least or inner) and effect >= self.share:
             verdict = Verdict.SUPPORTED
         elif telling and effect >= self.share:

@@ -1,10 +1,9 @@
 """What sizes alone exclude: a matrix comes from another one as it is, or with units taken out or put in."""
 
 from collections.abc import Mapping, Sequence
-from itertools import permutations
 
 from stemma.fingerprints.tensor_content import long_axes, matrices
-from stemma.kinship.weights.correspondence import Pairing
+from stemma.kinship.weights.correspondence import Pairing, orders_of
 from stemma.models.model import Model, Tensor
 from stemma.types import Axis, Evidence, Null, Spec, Verdict
 
@@ -92,7 +91,7 @@ def _order(one: Tensor, other: Tensor) -> tuple[int, ...] | None:
     """The other's axes in the order of the one's, so that most lengths agree and all are nested the same way."""
     mine, theirs = long_axes(one.shape), long_axes(other.shape)
     best: tuple[int, tuple[int, ...]] | None = None
-    for order in permutations(theirs):
+    for order in (tuple(theirs[i] for i in p) for p in orders_of(len(theirs))):
         pairs = [(one.shape[i], other.shape[j]) for i, j in zip(mine, order, strict=True)]
         equal = sum(x == y >= FEW for x, y in pairs)
         nested = all(x <= y for x, y in pairs) or all(x >= y for x, y in pairs)
@@ -127,7 +126,7 @@ def fits(one: Sequence[int], other: Sequence[int]) -> bool:
         return False
     if tuple(one) == tuple(other):
         return True
-    for order in permutations(other):
+    for order in (tuple(other[i] for i in p) for p in orders_of(len(other))):
         pairs = list(zip(one, order, strict=True))
         nested = all(x <= y for x, y in pairs) or all(x >= y for x, y in pairs)
         if nested and any(x == y >= FEW for x, y in pairs):

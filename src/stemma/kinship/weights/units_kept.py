@@ -107,7 +107,8 @@ class UnitsKept:
 
     def _units(self, tensor: Tensor, axes: tuple[int, ...], axis: int) -> set[bytes]:
         """The units of a tensor that are told apart from any others, as bytes."""
-        x = np.asarray(tensor.array(), np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):
+            x = np.asarray(tensor.array(), np.float32)
         rest = [i for i in range(x.ndim) if i not in axes]
         rows = np.moveaxis(x.transpose(*axes, *rest), axis, 0)
         rows = np.ascontiguousarray(rows.reshape(len(rows), -1))

@@ -13,6 +13,9 @@ from stemma.models.model import ITEMSIZE, Tensor
 
 MAX_HEADER = 100_000_000
 
+MOST_AXES = 64
+"""Axes that an array may have."""
+
 
 class Safetensors(AbstractFormat):
     """The safetensors container; sharded checkpoints are put together by the folder reader."""
@@ -104,6 +107,8 @@ def _entry(path: Path, name: str, entry: Any) -> tuple[str, tuple[int, ...], int
     numbers = (*shape, begin, end)
     if any(type(n) is not int or not 0 <= n < 2**62 for n in numbers) or begin > end:
         raise UnreadableModelError(f"{path}: the header entry of '{name}' has impossible numbers {list(numbers)}")
+    if len(shape) > MOST_AXES:
+        raise UnreadableModelError(f"{path}: tensor '{name}' has {len(shape)} axes; more than {MOST_AXES} are not read")
     if dtype not in ITEMSIZE:
         raise UnreadableModelError(f"{path}: tensor '{name}' has the unknown dtype {dtype!r}")
     return dtype, shape, begin, end

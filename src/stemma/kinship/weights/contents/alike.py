@@ -219,7 +219,7 @@ class UnitsAlike:
             name = figures["leading_tensor"]
             return Verdict.INCONCLUSIVE, f"{said}; {name} alone agrees, which a table that both use would explain"
         if least <= self.telling:
-            return Verdict.REFUTED, f"{said}; kin with a cosine of {least:.2f} would have been found"
+            return Verdict.REFUTED, f"{said}; kin in place with a cosine of {least:.2f} would have been found"
         return Verdict.INCONCLUSIVE, f"{said}; too few units to rule kinship out"
 
 

@@ -100,6 +100,29 @@ def choices_of(name: str, p: PartMap, seen: Mapping[int, np.ndarray], known: Str
     return out
 
 
+def turned_at_will(known: Structure, name: str, shape: Sequence[int]) -> bool:
+    """Whether a basis of its own head can give a matrix any contents: one head, or few, as wide as the input.
+
+    Args:
+        known: A structure.
+        name: The tensor.
+        shape: Its shape.
+
+    Returns:
+        True where what it contains says nothing.
+    """
+    sizes = {g.name: g.size for g in known.groups}
+    total = int(np.prod(shape))
+    for k, label in enumerate(known.axes[name]):
+        segment = label.segments[0] if label.group else None
+        if segment is None or segment.kind != "head" or not sizes.get(label.group):
+            continue
+        rows = shape[k] // len(label.segments) // sizes[label.group]
+        if rows > ROOM * (total / shape[k]):
+            return True
+    return False
+
+
 def sure(known: Structure) -> bool:
     """Whether the sets of units are known for certain: not read off shapes, none of which could be two or one.
 

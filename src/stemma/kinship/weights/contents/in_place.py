@@ -47,11 +47,12 @@ def still(reference: Model, target: Model, pairings: Sequence[Pairing], known: S
         known: The structure of the reference.
 
     Returns:
-        By part, every row in its place as far as both sides reach.
+        By part, every row in its place as far as both sides reach; a part that keeps the length of no axis is none.
     """
     return {
         name: PartMap(part, tuple(AxisMap.identity(x.a, x.b) for x in part.axes))
         for name, part in parts_of(reference, target, pairings, known).items()
+        if any(x.a == x.b for x in part.axes)
     }
 
 

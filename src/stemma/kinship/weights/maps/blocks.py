@@ -58,7 +58,7 @@ class Reader:
         if name not in self._kept:
             while self._kept and sum(x.size for x in self._kept.values()) + tensor.size > KEPT:
                 self._kept.pop(next(iter(self._kept)))
-            self._kept[name] = finite(np.asarray(tensor.array(), np.float32))
+            self._kept[name] = finite(tensor.array())
         return self._kept[name]
 
 
@@ -72,8 +72,8 @@ def _read(tensor: Tensor, picks: Mapping[int, np.ndarray]) -> np.ndarray:
     step = max(1, SLICE // max(1, tensor.size // tensor.shape[0]))
     for start, stop in _runs(order[place], step):
         first, last = int(order[place[start]]), int(order[place[stop - 1]])
-        piece = _cut(np.asarray(tensor.rows(first, last + 1), np.float32), rest)
-        out[place[start:stop]] = finite(piece)[order[place[start:stop]] - first]
+        piece = _cut(finite(tensor.rows(first, last + 1)), rest)
+        out[place[start:stop]] = piece[order[place[start:stop]] - first]
     return out
 
 

@@ -7,10 +7,9 @@ tried, the likeliest first.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import permutations
 
 from stemma.fingerprints.tensor_content import long_axes, matrices
-from stemma.kinship.weights.correspondence import Pairing
+from stemma.kinship.weights.correspondence import Pairing, orders_of
 from stemma.kinship.weights.maps.axis_map import PairedAxis, Part
 from stemma.kinship.weights.maps.match import Match, judged, match
 from stemma.kinship.weights.maps.search import MISSES, SURE, Chart, propagate, spread
@@ -143,7 +142,7 @@ def alternatives(own: Part, others: Mapping[str, Tensor]) -> Iterator[Part]:
         axes = long_axes(tensor.shape)
         if len(axes) != len(sizes):
             continue
-        for order in permutations(axes):
+        for order in (tuple(axes[i] for i in p) for p in orders_of(len(axes))):
             fits = all(
                 tensor.shape[j] == a or axis.b == tensor.shape[j] for j, a, axis in _beside(order, sizes, own.axes)
             )

@@ -119,16 +119,17 @@ def _ordered(array: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
     """The axes asked for, in that order; the others have length one."""
     rest = [i for i in range(array.ndim) if i not in axes]
     array = array.transpose(*axes, *rest)
-    return finite(np.asarray(array.reshape(array.shape[: len(axes)]), np.float32))
+    return finite(array.reshape(array.shape[: len(axes)]))
 
 
 def finite(x: np.ndarray) -> np.ndarray:
-    """Replace entries that are no numbers by zero.
+    """An array as float32, entries that are no numbers, or too large for one, as zero.
 
     Returns:
-        The array itself where there are none.
+        The array itself where it is so already.
     """
     with np.errstate(over="ignore", invalid="ignore"):
+        x = np.asarray(x, np.float32)
         total = x.sum()
     return x if np.isfinite(total) else np.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0)
 
