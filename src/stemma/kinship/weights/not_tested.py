@@ -71,7 +71,8 @@ def _unplaced(model: Model, other: Model, matched: Matched | None) -> Iterator[N
         and not (n in paired and n in matrices(model))
     ]  # fmt: skip
     size = sum(model.weights[n].size for n in left)
-    if left and size > SHARE * _entries(matrices(other)):
+    wanted = _entries(matrices(other))
+    if left and wanted and size > SHARE * wanted:
         shape = " x ".join(map(str, model.weights[left[0]].shape)) or "1"
         why = (
             f"{len(left)} tensors of {model.name} (for example {left[0]}, {shape}) have no counterpart and no known "
