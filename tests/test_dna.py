@@ -473,6 +473,7 @@ def test_dna_decides_where_heads_differ_and_is_listed_where_they_do_not(tmp_path
     json.dumps(differ.to_dict())
 
 
+@pytest.mark.slow
 def test_a_search_uses_dna_for_candidates_with_other_heads(tmp_path: Path) -> None:
     root = group("mlp", 22, 2, ways=("new head",), targets=(None,), strangers=0)
     two = replace(root[2].recipe, parameters={**root[2].recipe.parameters, "task": "parity"})

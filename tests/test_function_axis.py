@@ -447,6 +447,7 @@ def _write(model: Model, home: Path) -> Path:
     return place
 
 
+@pytest.mark.slow
 def test_enrolled_models_are_compared_without_their_files(home: tuple[Path, Workspace], probes: Probes) -> None:
     folder, workspace = home
     with_files = workspace.compare(workspace.resolve("root"), workspace.resolve("tuned"), 0.1, probes)
@@ -492,6 +493,7 @@ def test_relatives_and_families_are_no_null(home: tuple[Path, Workspace], nets: 
     assert document["null"] == {"source": related.function.null.source, "n": 9, "floor": 0.1}  # as many as alpha takes
 
 
+@pytest.mark.slow
 def test_given_null_models_are_looked_at_too(home: tuple[Path, Workspace], nets: list[Model], probes: Probes) -> None:
     folder, workspace = home
     e = workspace.compare(workspace.resolve("root"), nets[41], 0.1, probes, null=[folder, nets[2], nets[41]]).function

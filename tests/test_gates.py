@@ -339,6 +339,7 @@ def fake(folder: Path, body: str) -> str:
     return f"{folder}:/usr/bin:/bin"
 
 
+@pytest.mark.slow
 def test_the_example_refuses_whatever_goes_wrong(run: Run, models: Path, tmp_path: Path) -> None:
     assert gate(tmp_path, "alone.safetensors")[0] == 3  # no registry yet
     run("add", models, "--license", "mit")

@@ -60,6 +60,7 @@ def test_p_values_of_independent_trainings_are_uniform(pool: dict[str, list[Mode
     assert kstest(p, "uniform").pvalue > 0.001
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["mlp", "cnn"])
 def test_independent_trainings_are_independent_and_descendants_are_not(
     families: dict[str, zoo.Zoo], pool: dict[str, list[Model]], kind: str

@@ -251,6 +251,7 @@ def test_odd_contents_get_a_finite_answer_and_are_no_kin() -> None:
             assert found.verdict == "related", a
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "written"), [("distinct widths", "torch"), ("equal widths", "keras")])
 def test_the_answer_does_not_depend_on_which_model_is_named_first(
     networks: dict[str, list[Arrays]], kind: str, written: str

@@ -723,6 +723,7 @@ print("same")
 """
 
 
+@pytest.mark.slow
 def test_a_compiled_network_gives_the_same_gradient() -> None:
     here = str(Path(__file__).parent)
     done = subprocess.run([sys.executable, "-c", _COMPILED], cwd=here, capture_output=True, text=True, check=False)
@@ -761,6 +762,7 @@ def _one_of_two(rank: int, folder: str) -> None:
     processes.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_are_one(tmp_path: Path) -> None:
     context = torch.multiprocessing.get_context("spawn")
     other = context.Process(target=_one_of_two, args=(1, str(tmp_path)))
