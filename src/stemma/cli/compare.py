@@ -126,7 +126,8 @@ def lines(result: "Comparison") -> Iterator[tuple[str, "str | Text", str]]:
     arrow = {"a->b": f"{result.a.name} → {result.b.name}", "b->a": f"{result.b.name} → {result.a.name}"}
     yield "direction", arrow.get(result.direction, "unknown"), ""
     yield from not_tested([t for t in result.open_questions if t["why"] != weights.reason])
-    yield "cannot see", " · ".join(result.cannot_see) or "nothing known to be missing", ""
+    told = {t["why"] for t in result.open_questions}
+    yield "cannot see", " · ".join(c for c in result.cannot_see if c not in told) or "nothing known to be missing", ""
 
 
 _SAID = {"supported": "yes", "refuted": "no", "inconclusive": "undecided"}
