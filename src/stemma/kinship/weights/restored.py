@@ -117,12 +117,16 @@ def _best(name: str, whole: Tensor, pieces: Mapping[str, Tensor]) -> _Proposal |
     if len(near) == 1 or whole.size > LARGEST:
         return near[0]
     own = features(whole)
-    near = sorted(
-        near, key=lambda p: p.how == FACTORS and [_natural(n) for n in p.of] != sorted(map(_natural, p.of))[::-1]
-    )
+    near = sorted(near, key=_against_the_order)
     unlike = [_unlike(own, features(p.tensor)) for p in near[: 4 * PIECES]]
-    likeliest = int(np.argmin(unlike))  # of two square factors the later one reads the earlier, unless contents differ
+    likeliest = int(np.argmin(unlike))
     return near[likeliest if unlike[likeliest] < unlike[0] / 2 else 0]
+
+
+def _against_the_order(p: _Proposal) -> bool:
+    """Whether the first of two factors is the one that reads the other: of square ones, sizes do not tell."""
+    names = [_natural(n) for n in p.of]
+    return p.how == FACTORS and names != sorted(names, reverse=True)
 
 
 def _unlike(x: Features, y: Features) -> float:

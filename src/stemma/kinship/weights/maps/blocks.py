@@ -140,7 +140,8 @@ class Block:
         Returns:
             Two matrices of directions without their common part; units without information are zero.
         """
-        return tuple(self._side(x, rescaled=rescaled, signed=signed) for x in (self.a, self.b))  # type: ignore
+        a = self._side(self.a, rescaled=rescaled, signed=signed)
+        return a, self._side(self.b, rescaled=rescaled, signed=signed)
 
     def _side(self, x: np.ndarray, *, rescaled: bool, signed: bool) -> np.ndarray:
         """Units as rows; a unit of several rows may have a factor for each of them."""
