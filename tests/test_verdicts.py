@@ -473,6 +473,12 @@ def test_hidden_copies_are_not_acquitted(kind: str, form: str) -> None:
     assert found.verdict == "related" or found.open_questions
 
 
+def test_a_mask_that_one_of_two_strangers_stores_is_no_hiding_place() -> None:
+    (first, config), (second, _) = llama(0), llama(1)
+    masks = {f"model.layers.{i}.self_attn.bias": np.tril(np.ones((1, 1, 128, 128), "u1")) for i in range(3)}
+    assert compare(made(first, config, "a"), made(second | masks, config, "b")).verdict == "independent"
+
+
 def test_a_single_head_can_be_given_any_contents_and_convicts_nobody() -> None:
     (victim, config), (stranger, _) = vit(0, heads=1), vit(1, heads=1)
     forged = {n: x.astype("f8") for n, x in stranger.items()}

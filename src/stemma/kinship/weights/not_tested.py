@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+
 from stemma.fingerprints.tensor_content import matrices
 from stemma.kinship.weights.contents.choices import sure
 from stemma.kinship.weights.decision import Findings, NotTested
@@ -9,6 +11,9 @@ from stemma.kinship.weights.matched import Matched
 from stemma.kinship.weights.sizes import SHARE, counterparts, sizes_of
 from stemma.models.model import Model, Tensor
 from stemma.models.units import structure, understood
+
+FIRST, FEW = 1 << 14, 4
+"""Numbers of a tensor that are looked at to see whether it is a mask, and how many different ones a mask has."""
 
 CODED = 0.05
 """Share of a model's entries in integer codes that are not understood from which it matters."""
@@ -45,6 +50,8 @@ def _unreadable(model: Model) -> Iterator[NotTested]:
     codes = [t for t in model.weights.values() if not t.is_float and t.dtype[0] != "C" and _long(t) >= 2]
     other = [t for t in model.weights.values() if t.dtype[0] == "C" and _long(t) >= 2]
     numbers = sum(t.size for t in matrices(model).values())
+    if sum(t.size for t in codes) > CODED * numbers:
+        codes = [t for t in codes if not _is_mask(t)]
     share = sum(t.size for t in codes) / max(1, numbers + sum(t.size for t in codes))
     if not numbers and not codes:
         yield {"what": "weights", "model": model.name, "why": f"{model.name} has no matrices to compare"}
@@ -53,6 +60,16 @@ def _unreadable(model: Model) -> Iterator[NotTested]:
     elif share > CODED:
         why = f"{share:.0%} of {model.name} is stored in integer codes whose meaning is not known"
         yield {"what": "codes", "model": model.name, "why": why}
+
+
+def _is_mask(tensor: Tensor) -> bool:
+    """Whether a tensor's beginning holds hardly any different numbers."""
+    if not tensor.size:
+        return True
+    rows = (
+        tensor.rows(0, max(1, min(tensor.shape[0], FIRST * tensor.shape[0] // tensor.size))) if tensor.shape else None
+    )
+    return rows is None or len(np.unique(np.asarray(rows).reshape(-1)[:FIRST])) <= FEW
 
 
 def _long(tensor: Tensor) -> int:
@@ -71,6 +88,9 @@ def _unplaced(model: Model, other: Model, matched: Matched | None) -> Iterator[N
         and not (n in paired and n in matrices(model))
     ]  # fmt: skip
     size = sum(model.weights[n].size for n in left)
+    if size > SHARE * _entries(matrices(other)):  # a stored mask is no hiding place
+        left = [n for n in left if not _is_mask(model.weights[n])]
+        size = sum(model.weights[n].size for n in left)
     wanted = _entries(matrices(other))
     if left and wanted and size > SHARE * wanted:
         shape = " x ".join(map(str, model.weights[left[0]].shape)) or "1"
