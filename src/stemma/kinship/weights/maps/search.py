@@ -164,7 +164,7 @@ def _expanded(m: AxisMap, axis: PairedAxis, signs: np.ndarray | None) -> AxisMap
     """The rows of the units that go together; None where the axis has another number of units."""
     own, other = axis.units(), axis.units_of_target()
     if m.rotation is not None:
-        return m
+        return m if (axis.a, axis.b) == m.of else None
     if (len(own), len(other)) != m.of or own.shape[1] != other.shape[1]:
         return None
     if own.shape[1] == 1 and len(own) == axis.a and np.array_equal(own[:, 0], np.arange(axis.a)):
