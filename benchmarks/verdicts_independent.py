@@ -1,4 +1,4 @@
-"""How often are strangers taken for kin, and how often are they cleared? Pairs of networks trained apart, 10,000 by default.
+"""How often are strangers taken for kin, and how often cleared? Networks trained apart, 10,000 pairs by default.
 
 Perceptrons, convolutional networks, vision transformers and language models; architectures, widths, training and data
 drawn at random. Two pairs in five have the same shapes, the hard case; the others differ in widths or depth. A tenth is
