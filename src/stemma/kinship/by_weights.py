@@ -233,7 +233,7 @@ def _searched(a: Model, b: Model, found: Findings, pairings: tuple[Pairing, ...]
         if told and (found.matched is None or found.matched.verdict is not Verdict.SUPPORTED):
             return Decided(_answer(a, b, found, _moved_or(a, b, matched, bits, way)), way, matched)
     found = replace(found, shared=SharedTensors().evidence(a, b), sizes=sizes_apart(a, b))
-    found = replace(found, not_tested=untested(a, b, found, matched, ()))
+    found = replace(found, not_tested=untested(a, b, found, matched))
     return Decided(_answer(a, b, found, _relation(a, b, found, matched, pairings)), pairings, matched)
 
 

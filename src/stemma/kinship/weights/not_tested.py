@@ -1,6 +1,6 @@
 """What a comparison of weights did not look at: named, so that nobody is acquitted by it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -19,7 +19,7 @@ CODED = 0.05
 """Share of a model's entries in integer codes that are not understood from which it matters."""
 
 
-def untested(a: Model, b: Model, found: Findings, matched: Matched | None, unlike: Sequence[str]) -> list[NotTested]:
+def untested(a: Model, b: Model, found: Findings, matched: Matched | None) -> list[NotTested]:
     """List what was not looked at.
 
     Args:
@@ -27,7 +27,6 @@ def untested(a: Model, b: Model, found: Findings, matched: Matched | None, unlik
         b: The other.
         found: What was found.
         matched: The map that was searched, None where no tensors correspond.
-        unlike: Matrices of the smaller model that were looked for among matrices of other sizes, in vain.
 
     Returns:
         One entry per gap, empty where everything was looked for.
@@ -35,7 +34,7 @@ def untested(a: Model, b: Model, found: Findings, matched: Matched | None, unlik
     gaps = [*_unreadable(a), *_unreadable(b), *_unplaced(a, b, matched), *_unplaced(b, a, matched)]
     if found.sizes is not None:
         return gaps
-    gaps += _sizes(a, b, matched, unlike)
+    gaps += _sizes(a, b, matched)
     known = max((structure(a), structure(b)), key=lambda s: (sure(s), len(s.groups)))
     if not understood(known):
         why = "the architecture is not known: rotated streams and heads in another basis were not looked for"
@@ -101,7 +100,7 @@ def _unplaced(model: Model, other: Model, matched: Matched | None) -> Iterator[N
         yield {"what": "unplaced", "model": model.name, "why": why}
 
 
-def _sizes(a: Model, b: Model, matched: Matched | None, unlike: Sequence[str]) -> Iterator[NotTested]:
+def _sizes(a: Model, b: Model, matched: Matched | None) -> Iterator[NotTested]:
     """Entries of the smaller model that have no counterpart, though some matrix of the other could hold their units."""
     own, other = matrices(a), matrices(b)
     small, large = (own, other) if _entries(own) <= _entries(other) else (other, own)
@@ -110,7 +109,7 @@ def _sizes(a: Model, b: Model, matched: Matched | None, unlike: Sequence[str]) -
     else:
         first = (small is own) != matched.turned
         paired = {p.a if first else p.b for p in matched.pairings}
-    left = [n for n, t in small.items() if n not in paired and n not in unlike and counterparts(t, large)]
+    left = [n for n, t in small.items() if n not in paired and counterparts(t, large)]
     share = sum(small[n].size for n in left) / max(1, _entries(small))
     if share > SHARE:
         sizes = " x ".join(str(s) for s in sizes_of(small[left[0]]))
