@@ -145,6 +145,27 @@ def reordered(arrays: Arrays, config: Config, seed: int = 0) -> Arrays:
     return dict(permute(arrays, known, orders))
 
 
+def narrowed(arrays: Arrays, config: Config, share: float = 0.6, seed: int = 0) -> Arrays:
+    """Units taken out of every set that may lose some; the others in another order."""
+    known = structure(made(arrays, config))
+    kept = {g.name: round(share * g.size) for g in known.groups if g.exchangeable and g.prunable}
+    out = reordered(arrays, config, seed)
+    for tensor, labels in known.axes.items():
+        for axis, label in enumerate(labels):
+            left = np.ones(out[tensor].shape[axis], bool)
+            for segment in (s for s in label.segments if s.group in kept):
+                left[segment.index()[kept[segment.group] :]] = False
+            out[tensor] = out[tensor].compress(left, axis=axis)
+    return out
+
+
+def renamed(arrays: Arrays, seed: int = 0) -> Arrays:
+    """Names that mean nothing, in another order."""
+    order = np.random.default_rng([9, seed]).permutation(len(arrays))
+    names = list(arrays)
+    return {f"t{i:03d}": arrays[names[k]] for i, k in enumerate(order)}
+
+
 def perturbed(arrays: Arrays, noise: float, seed: int = 0) -> Arrays:
     """Noise on every matrix, in shares of its standard deviation."""
     rng = np.random.default_rng([7, seed])

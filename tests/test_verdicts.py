@@ -7,7 +7,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from plain_networks import ARCHITECTURES, Arrays, cnn, llama, made, mlp, network, perturbed, reordered, rounded, vit
+from plain_networks import (
+    ARCHITECTURES,
+    Arrays,
+    cnn,
+    llama,
+    made,
+    mlp,
+    narrowed,
+    network,
+    perturbed,
+    renamed,
+    reordered,
+    rounded,
+    vit,
+)
 from stemma import compare, load
 from stemma.errors import StemmaError
 from stemma.kinship.weights import correspondence
@@ -51,6 +65,32 @@ def test_strangers_are_independent_whatever_their_order(kind: str) -> None:
         assert found.weights.effect < 0.05
         assert "would have been found" in found.weights.reason  # the power is stated
         assert not found.not_tested
+
+
+OTHER_SIZES: dict[str, dict[str, object]] = {
+    "mlp": {"sizes": (60, 64, 120, 10)}, "cnn": {"widths": (24, 32, 48)}, "vit": {"d": 64, "inner": 96},
+    "bert": {"d": 64, "inner": 96}, "llama": {"d": 48, "inner": 96},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_strangers_of_other_sizes_are_independent_and_nothing_was_left_out(kind: str) -> None:
+    first, config = ARCHITECTURES[kind](3)
+    second, other = ARCHITECTURES[kind](4, **OTHER_SIZES[kind])
+    found = compare(made(first, config, "a"), made(second, other, "b"))
+    assert found.verdict == "independent", (found.weights.reason, found.not_tested)
+
+
+@pytest.mark.parametrize("names", ["kept", "lost"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_narrowed_and_reordered_is_found_without_names(kind: str, names: str) -> None:
+    arrays, config = ARCHITECTURES[kind](3)
+    child = perturbed(narrowed(arrays, config), 0.02)
+    child = renamed(child) if names == "lost" else child
+    a, b = made(arrays, config, "a"), made(child, None, "b")
+    for found in (compare(a, b), compare(b, a)):
+        assert found.verdict == "related", (found.weights.reason, found.not_tested)
+        assert found.weights.effect > 0.5
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -8,10 +8,10 @@ import numpy as np
 
 from stemma.fingerprints.tensor_content import matrices
 from stemma.kinship.axes import DISTILLED, UNASKED
+from stemma.kinship.exhibited import exhibited
 from stemma.kinship.relation import in_other_coordinates, name_relation
 from stemma.kinship.relation.named import made_from, relation_of
 from stemma.kinship.relation.same_function import maps_function
-from stemma.kinship.relation.scaled import multiples
 from stemma.kinship.weights import correspondence
 from stemma.kinship.weights.constants.public_starts import public_start
 from stemma.kinship.weights.contents.in_place import in_place
@@ -21,7 +21,6 @@ from stemma.kinship.weights.matched import Matched, UnitsMatched
 from stemma.kinship.weights.not_tested import untested
 from stemma.kinship.weights.order.aligned import SHAPES, UnitsInPlace
 from stemma.kinship.weights.order.counts import Counts, evidence
-from stemma.kinship.weights.residual import recast_equal
 from stemma.kinship.weights.restored import restored
 from stemma.kinship.weights.shared import SharedTensors, same_weights
 from stemma.kinship.weights.sizes import sizes_apart
@@ -29,7 +28,7 @@ from stemma.kinship.weights.units_kept import UnitsKept
 from stemma.models.model import Model
 from stemma.models.structure import Structure
 from stemma.models.units import structure
-from stemma.types import Axis, Comparison, Evidence, ModelRef, Null, Relation, RelationKind, Spec, Verdict
+from stemma.types import Comparison, Evidence, ModelRef, Relation, RelationKind, Verdict
 
 OPEN = (
     RelationKind.RELATED, RelationKind.FINETUNED, RelationKind.SIBLINGS, RelationKind.SAME_INIT,
@@ -54,9 +53,6 @@ WHOLE = 0.995
 
 MORE = 0.02
 """By how much a map must explain more of a model than units in place do."""
-
-RECAST = 256
-"""Entries from which bit for bit equality is beyond coincidence."""
 
 CANNOT_SEE = (UNASKED, "training data", DISTILLED)
 
@@ -175,9 +171,9 @@ def _as_stored(a: Model, b: Model, same: Evidence, alpha: float) -> Decided:
             found = replace(found, matched=unmoved.evidence, mapped=True)
             relation = UnitsMatched.relation(unmoved.evidence)
         return Decided(_answer(a, b, found, relation), pairings, unmoved)
-    shown, relation = _exhibited_equality(a, b, pairings)
+    shown = exhibited(a, b, pairings)
     if shown is not None and contents.verdict is not Verdict.SUPPORTED:
-        return Decided(_answer(a, b, replace(found, exhibited=shown), relation), pairings)
+        return Decided(_answer(a, b, replace(found, exhibited=shown[0]), shown[1]), pairings)
     return _searched(a, b, found, pairings, alpha)
 
 
@@ -232,6 +228,9 @@ def _searched(a: Model, b: Model, found: Findings, pairings: tuple[Pairing, ...]
         told = bits.verdict is Verdict.SUPPORTED
         if told and (found.matched is None or found.matched.verdict is not Verdict.SUPPORTED):
             return Decided(_answer(a, b, found, _moved_or(a, b, matched, bits, way)), way, matched)
+    if matched is not None and found.contents is not None and found.contents.verdict is Verdict.INCONCLUSIVE:
+        looked = tuple(p.turned() for p in matched.looked) if matched.turned else matched.looked
+        found = replace(found, contents=in_place(a, b, looked, alpha, tried=2))
     found = replace(found, shared=SharedTensors().evidence(a, b), sizes=sizes_apart(a, b))
     found = replace(found, not_tested=untested(a, b, found, matched))
     return Decided(_answer(a, b, found, _relation(a, b, found, matched, pairings)), pairings, matched)
@@ -297,36 +296,6 @@ def _relation(
 
 def _undetermined(reason: str = "") -> Relation:
     return Relation(RelationKind.UNRELATED, {"decided": False}, reason=reason)
-
-
-def _exhibited_equality(
-    a: Model, b: Model, pairings: tuple[Pairing, ...]
-) -> tuple[Evidence | None, Relation]:  # fmt: skip
-    """The same matrices in another form, or multiples of them: shown entry by entry."""
-    if recast := _recast(a, b, pairings):
-        return recast, Relation(RelationKind.REFORMATTED, {}, ("reformatted",), recast.reason)
-    if times := multiples(a, b, correspondence.by_name(a, b)):
-        relation = Relation(times.step.kind, dict(times.step.parameters), (times.step.name,), times.step.sentence)
-        reason = f"every matrix is a multiple of its counterpart: {relation.reason}"
-        return _exhibited(a, b, "multiples", reason), relation
-    return None, _undetermined()
-
-
-def _recast(a: Model, b: Model, pairings: tuple[Pairing, ...]) -> Evidence | None:
-    """The same matrices in other names, order of axes or float width, where no hidden units are known to be counted."""
-    covered = len(pairings) == len(matrices(a)) == len(matrices(b))
-    entries = sum(a.weights[p.a].size for p in pairings)
-    if not covered or entries < RECAST or not recast_equal(a, b, pairings):
-        return None
-    reason = f"all {entries:,} entries of all matrices agree bit for bit once they have the same float width"
-    return _exhibited(a, b, "recast", reason)
-
-
-def _exhibited(a: Model, b: Model, how: str, reason: str) -> Evidence:
-    """Evidence that is shown, entry by entry: nothing has to be inferred."""
-    claim = "the weights are the same" if how == "recast" else "the weights are the same up to one factor per tensor"
-    return Evidence(claim, Axis.WEIGHTS, how, 1.0, Null("none: exhibited"), None, None, 1.0, Verdict.SUPPORTED, reason,
-                    Spec(how), (a.digest, b.digest))  # fmt: skip
 
 
 def _identity_relation(a: Model, b: Model) -> Relation:

@@ -1,7 +1,7 @@
 """Units matched: is B the same network as A in other coordinates, exactly or with changes since?"""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from stemma.kinship.weights.maps.blocks import Reader, Sides, balanced
 from stemma.kinship.weights.maps.find import Found, find
 from stemma.kinship.weights.order.similarity import distinct
 from stemma.kinship.weights.residual import SLACK, rounding
-from stemma.kinship.weights.sizes import left_over
+from stemma.kinship.weights.sizes import could_be, left_over
 from stemma.models.model import Model, Tensor
 from stemma.models.units import structure
 from stemma.types import Evidence, Null, Relation, RelationKind, Spec, Verdict
@@ -35,6 +35,9 @@ NEAR = 0.9998
 EXACTLY = 12
 """Rounds of normalisation after which rescaled clones agree to rounding."""
 
+AGAIN = 3
+"""Times that matrices of the smaller model without a counterpart are tried with others that could hold their units."""
+
 PLAIN = 0.01
 """Relative difference from which factors of units were divided out."""
 
@@ -50,6 +53,7 @@ class Matched:
         pairings: Which matrix is which under the map, from the reference to the target.
         turned: Whether the reference is the second model.
         exact: Whether nothing but rounding is left of any matrix.
+        looked: Every pair of matrices that some map was looked for with, as `pairings` are.
     """
 
     evidence: Evidence
@@ -57,6 +61,7 @@ class Matched:
     pairings: tuple[Pairing, ...]
     turned: bool
     exact: bool
+    looked: tuple[Pairing, ...] = ()
 
     @property
     def uneven(self) -> bool:
@@ -105,20 +110,39 @@ class UnitsMatched:
         Returns:
             The best map; None where no tensors correspond.
         """
+        turned = reference_is_second(a, b)
+        one, two = (b, a) if turned else (a, b)
         best: Matched | None = None
+        looked: tuple[Pairing, ...] = ()
         for how, pairs in ways:
-            turned = reference_is_second(a, b)
-            one, two = (b, a) if turned else (a, b)
             pairings = tuple(p.turned() for p in pairs) if turned else pairs
-            pairings = pairings if how == "names" else (*pairings, *left_over(one, two, pairings))
-            found = find(one, two, pairings, structure(one), self.seed, named=how == "names")
-            pairings = _completed(tuple(p.part.pairing for n, p in found.map.parts.items() if "#" not in n), pairings)
-            trial = self.weighed(a, b, found, pairings, how, alpha, tried=before + len(ways))
+            pairings = (*pairings, *left_over(one, two, pairings))
+            trial = self._trial(a, b, pairings, how, alpha, before + len(ways))
+            looked = (*looked, *_possible(one, two, trial.pairings))
             if best is None or _better(trial, best):
                 best = trial
             if trial.exact:
                 break
-        return best
+        for more in range(AGAIN):
+            if best is not None and best.evidence.verdict is Verdict.SUPPORTED:
+                break
+            pairings = tuple(left_over(one, two, looked, again=bool(looked)))
+            if not _possible(one, two, pairings):
+                break
+            trial = self._trial(a, b, pairings, "sizes", alpha, 2 ** (more + 1) * (before + len(ways)))
+            looked = (*looked, *_possible(one, two, trial.pairings))
+            if best is None or _better(trial, best):
+                best = trial
+        return None if best is None else replace(best, looked=looked)
+
+    def _trial(
+        self, a: Model, b: Model, pairings: tuple[Pairing, ...], how: str, alpha: float, tried: int
+    ) -> Matched:  # fmt: skip
+        """The map under one correspondence, from the reference to the target."""
+        one, two = (b, a) if reference_is_second(a, b) else (a, b)
+        found = find(one, two, pairings, structure(one), self.seed, named=how == "names")
+        pairings = _completed(tuple(p.part.pairing for n, p in found.map.parts.items() if "#" not in n), pairings)
+        return self.weighed(a, b, found, pairings, how, alpha, tried=tried)
 
     def unmoved(self, a: Model, b: Model, pairs: tuple[Pairing, ...], alpha: float = 0.01) -> Matched:
         """The map that leaves every unit where it is.
@@ -193,6 +217,11 @@ class UnitsMatched:
         moved = any(s not in ("vocabulary grown", "vocabulary trimmed", "gains folded") for s in steps)
         kind = RelationKind.PERMUTED if moved else RelationKind.REFORMATTED
         return Relation(kind, dict(found.details), steps, found.reason)
+
+
+def _possible(one: Model, two: Model, pairings: Sequence[Pairing]) -> tuple[Pairing, ...]:
+    """Pairs of which one could have been made from the other, as far as sizes tell."""
+    return tuple(p for p in pairings if could_be(one.weights[p.a], two.weights[p.b]))
 
 
 def _completed(mapped: tuple[Pairing, ...], proposed: Sequence[Pairing]) -> tuple[Pairing, ...]:

@@ -78,13 +78,13 @@ def _long(tensor: Tensor) -> int:
 def _unplaced(model: Model, other: Model, matched: Matched | None) -> Iterator[NotTested]:
     """Numbers that have no counterpart and no place in a network: they could hold the other model in any layout."""
     known = structure(model)
-    placed = sure(known) and understood(known)
-    paired = {n for p in matched.pairings for n in (p.a, p.b)} if matched is not None else set()
+    placed = understood(known)
+    paired = _of_one_size(model, other, matched) if matched is not None else set()
     left = [
         n for n, t in model.weights.items()
         if not (placed and any(x.group for x in known.axes[n]))
         and not (n in other.weights and other.weights[n].shape == t.shape)
-        and not (n in paired and n in matrices(model))
+        and n not in paired
     ]  # fmt: skip
     size = sum(model.weights[n].size for n in left)
     if size > SHARE * _entries(matrices(other)):  # a stored mask is no hiding place
@@ -100,6 +100,13 @@ def _unplaced(model: Model, other: Model, matched: Matched | None) -> Iterator[N
         yield {"what": "unplaced", "model": model.name, "why": why}
 
 
+def _of_one_size(model: Model, other: Model, matched: Matched) -> set[str]:
+    """Matrices of a model that are paired with one of the other that has their size."""
+    turned = matched.evidence.inputs[0] != model.digest
+    pairs = [(p.b, p.a) if matched.turned != turned else (p.a, p.b) for p in matched.pairings]
+    return {x for x, y in pairs if sizes_of(model.weights[x]) == sizes_of(other.weights[y])}
+
+
 def _sizes(a: Model, b: Model, matched: Matched | None) -> Iterator[NotTested]:
     """Entries of the smaller model that have no counterpart, though some matrix of the other could hold their units."""
     own, other = matrices(a), matrices(b)
@@ -108,7 +115,7 @@ def _sizes(a: Model, b: Model, matched: Matched | None) -> Iterator[NotTested]:
         paired: set[str] = set()
     else:
         first = (small is own) != matched.turned
-        paired = {p.a if first else p.b for p in matched.pairings}
+        paired = {p.a if first else p.b for p in matched.looked}
     left = [n for n, t in small.items() if n not in paired and counterparts(t, large)]
     share = sum(small[n].size for n in left) / max(1, _entries(small))
     if share > SHARE:

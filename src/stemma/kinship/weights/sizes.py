@@ -1,9 +1,13 @@
 """What sizes alone exclude: a matrix comes from another one as it is, or with units taken out or put in."""
 
+import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
-from stemma.fingerprints.tensor_content import long_axes, matrices
-from stemma.kinship.weights.correspondence import Pairing, orders_of
+import numpy as np
+
+from stemma.fingerprints.tensor_content import features, long_axes, matrices
+from stemma.kinship.weights.correspondence import MOST_PAIRS, Pairing, orders_of
 from stemma.models.model import Model, Tensor
 from stemma.types import Axis, Evidence, Null, Spec, Verdict
 
@@ -13,8 +17,11 @@ SHARE = 0.05
 FEW = 8
 """Length of an axis that both must have in common; shorter ones are common to anything."""
 
+NEARER, UNFIT = 1e3, 1e9
+"""What sizes weigh against numbers where partners are proposed, and the price of a pair that does not fit."""
+
 Sizes = tuple[int, ...]
-"""Axes longer than one, ascending."""
+"""Lengths of axes."""
 
 
 def sizes_apart(a: Model, b: Model) -> Evidence | None:
@@ -54,48 +61,109 @@ def counterparts(tensor: Tensor, others: Mapping[str, Tensor]) -> list[str]:
     Returns:
         Their names.
     """
-    mine = sizes_of(tensor)
-    return [n for n, t in others.items() if fits(mine, sizes_of(t))]
+    return [n for n, t in others.items() if could_be(tensor, t)]
 
 
-def left_over(a: Model, b: Model, pairings: Sequence[Pairing]) -> list[Pairing]:
-    """Proposals for matrices that have no counterpart yet: others without one that they could have been cut from.
+def could_be(one: Tensor, other: Tensor) -> bool:
+    """Whether one matrix could have been made from the other by taking units out or putting some in.
+
+    Args:
+        one: A matrix.
+        other: Another one.
+
+    Returns:
+        What their sizes allow.
+    """
+    return fits(sizes_of(one), sizes_of(other))
+
+
+def left_over(a: Model, b: Model, pairings: Sequence[Pairing], *, again: bool = False) -> list[Pairing]:
+    """Proposals for matrices that have no counterpart yet: others that they could have been cut from, or grown into.
 
     Args:
         a: The one model.
         b: The other.
         pairings: What is paired already.
+        again: Whether matrices of the larger model that are paired already are proposed a second time, to those of the
+            smaller one that are not.
 
     Returns:
-        One pair for each that finds a partner, likeliest sizes first.
+        One pair for each that finds a partner: the nearest sizes, and among these the likest numbers.
     """
     own, other = matrices(a), matrices(b)
     taken = {p.a for p in pairings}, {p.b for p in pairings}
-    free = {n: t for n, t in other.items() if n not in taken[1]}
+    smaller = _entries(own) <= _entries(other)
+    left = {n: t for n, t in own.items() if n not in taken[0] or (again and not smaller)}
+    free = {n: t for n, t in other.items() if n not in taken[1] or (again and smaller)}
+    fitting = _assigned(left, free, possible=True)
+    done = {p.a for p in fitting}, {p.b for p in fitting}
+    left, free = ({n: t for n, t in m.items() if n not in d} for m, d in zip((left, free), done, strict=True))
+    return [*fitting, *_assigned(left, free, possible=False)]
+
+
+def _assigned(own: Mapping[str, Tensor], other: Mapping[str, Tensor], *, possible: bool) -> list[Pairing]:
+    """The cheapest pairs of matrices of which one could be cut from the other; or which are nested and no more."""
+    from scipy.optimize import linear_sum_assignment
+
+    kinds = _by_shape(own), _by_shape(other)
+    orders = {
+        (x, y): order for x, ns in kinds[0].items() for y, ms in kinds[1].items()
+        if could_be(own[ns[0]], other[ms[0]]) == possible and (order := _order(own[ns[0]], other[ms[0]])) is not None
+    }  # fmt: skip
+    if sum(len(kinds[0][x]) * len(kinds[1][y]) for x, y in orders) > MOST_PAIRS:
+        return _in_turn(own, kinds, orders)
+    axes = {(n, m): order for (x, y), order in orders.items() for n in kinds[0][x] for m in kinds[1][y]}
+    if not axes:
+        return []
+    law = {x: features(own[x]).scalars for x in dict.fromkeys(x for x, _ in axes)}
+    laws = {y: features(other[y]).scalars for y in dict.fromkeys(y for _, y in axes)}
+    rows, columns = list(law), list(laws)
+    cost = np.full((len(rows), len(columns)), UNFIT)
+    for x, y in axes:
+        apart = NEARER * abs(math.log(own[x].size / other[y].size))
+        cost[rows.index(x), columns.index(y)] = apart + float(np.linalg.norm(law[x] - laws[y]))
+    pairs = [(rows[i], columns[j]) for i, j in zip(*linear_sum_assignment(cost), strict=True) if cost[i, j] < UNFIT]
+    return [Pairing(x, y, long_axes(own[x].shape), axes[x, y], 1.0) for x, y in pairs]
+
+
+def _by_shape(tensors: Mapping[str, Tensor]) -> dict[Sizes, list[str]]:
+    out: dict[Sizes, list[str]] = {}
+    for name, tensor in tensors.items():
+        out.setdefault(tuple(tensor.shape), []).append(name)
+    return out
+
+
+def _in_turn(
+    own: Mapping[str, Tensor], kinds: tuple[Mapping[Sizes, list[str]], Mapping[Sizes, list[str]]],
+    orders: Mapping[tuple[Sizes, Sizes], tuple[int, ...]],
+) -> list[Pairing]:  # fmt: skip
+    """Pairs of the nearest sizes, one after the other: too many of them to be told apart by their numbers."""
+    left, free = ({shape: list(names) for shape, names in kind.items()} for kind in kinds)
     out = []
-    for name, tensor in own.items():
-        if name in taken[0]:
-            continue
-        near = sorted(counterparts(tensor, free), key=lambda n: abs(free[n].size - tensor.size))
-        for partner in near:
-            order = _order(tensor, free[partner])
-            if order is not None:
-                axes = long_axes(tensor.shape)
-                out.append(Pairing(name, partner, axes, order, 1.0))
-                del free[partner]
-                break
+    for x, y in sorted(orders, key=lambda pair: abs(math.log(math.prod(pair[0]) / math.prod(pair[1])))):
+        while left[x] and free[y]:
+            name = left[x].pop(0)
+            out.append(Pairing(name, free[y].pop(0), long_axes(own[name].shape), orders[x, y], 1.0))
     return out
 
 
 def _order(one: Tensor, other: Tensor) -> tuple[int, ...] | None:
-    """The other's axes in the order of the one's, so that most lengths agree and all are nested the same way."""
+    """The other's axes in the order of the one's, so that most lengths agree and all are nested the same way.
+
+    A matrix between two sets of units loses rows and columns: no length needs to agree.
+
+    Returns:
+        Positions; None where the lengths are not nested.
+    """
     mine, theirs = long_axes(one.shape), long_axes(other.shape)
     best: tuple[int, tuple[int, ...]] | None = None
+    if len(mine) != len(theirs):
+        return None
     for order in (tuple(theirs[i] for i in p) for p in orders_of(len(theirs))):
         pairs = [(one.shape[i], other.shape[j]) for i, j in zip(mine, order, strict=True)]
         equal = sum(x == y >= FEW for x, y in pairs)
         nested = all(x <= y for x, y in pairs) or all(x >= y for x, y in pairs)
-        if equal and nested and (best is None or equal > best[0]):
+        if nested and (best is None or equal > best[0]):
             best = equal, order
     return None if best is None else best[1]
 
@@ -112,7 +180,8 @@ def sizes_of(tensor: Tensor) -> Sizes:
     return tuple(sorted(s for s in tensor.shape if s > 1))
 
 
-def fits(one: Sequence[int], other: Sequence[int]) -> bool:
+@lru_cache(1 << 16)
+def fits(one: Sizes, other: Sizes) -> bool:
     """Whether a matrix of one size could have been made into the other by taking units out, or putting some in.
 
     Args:
@@ -124,7 +193,7 @@ def fits(one: Sequence[int], other: Sequence[int]) -> bool:
     """
     if len(one) != len(other):
         return False
-    if tuple(one) == tuple(other):
+    if one == other:
         return True
     for order in (tuple(other[i] for i in p) for p in orders_of(len(other))):
         pairs = list(zip(one, order, strict=True))

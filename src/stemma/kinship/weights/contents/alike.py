@@ -44,6 +44,7 @@ class TensorAlike:
         exponent: Numbers of a unit that vary freely, less one.
         choices: What could have been chosen to make its units agree.
         digest: Of the reference's tensor: the same contents count once.
+        looks: Times that it was looked at to choose its units; paid for.
     """
 
     name: str
@@ -54,6 +55,7 @@ class TensorAlike:
     exponent: float
     choices: Mapping[str, Choice]
     digest: str
+    looks: int = 1
 
     def chance(self, paid: float) -> float:
         """The mean cosine that the best order of independent units reaches here, about.
@@ -126,9 +128,19 @@ class UnitsAlike:
         return [f for f in found if f is not None]
 
     def _tensor(self, sides: Sides, name: str, p: PartMap, known: Structure, units: int) -> TensorAlike | None:
-        k = _unit_axis(p)
-        if k is None or any(near_identity(x) for x in sides.corners(p.part, IDENTITY)):
+        if any(near_identity(x) for x in sides.corners(p.part, IDENTITY)):
             return None
+        axes = _unit_axes(p, known)
+        shown = [self._units(sides, name, p, known, units, k) for k in axes]
+        shown = [f for f in shown if f is not None]
+        if not shown:
+            return None
+        return replace(max(shown, key=lambda f: f.pairs * f.exponent), looks=len(axes))
+
+    def _units(
+        self, sides: Sides, name: str, p: PartMap, known: Structure, units: int, k: int
+    ) -> TensorAlike | None:  # fmt: skip
+        """What one axis of a pair of tensors shows, its rows taken as units."""
         m = p.maps[k]
         chosen = np.unique(np.linspace(0, len(m.rows) - 1, min(units, len(m.rows))).round().astype(int))
         rows, columns = m.rows[chosen], m.columns[chosen]
@@ -179,8 +191,9 @@ class UnitsAlike:
         total = sum(t.size for t in matrices(a).values()), sum(t.size for t in matrices(b).values())
         shares = _shares(found)
         chosen, chances = _worth(found, shares), _chances(found)
-        of_all = _log_p(chosen, len(found), tried)
-        without = max((_without(f, chosen, len(found), tried) for f in chosen), default=0.0)
+        looks = sum(f.looks for f in found)
+        of_all = _log_p(chosen, len(found) + looks, tried)
+        without = max((_without(f, chosen, len(found) + looks, tried) for f in chosen), default=0.0)
         without = max(of_all, without)
         nearer = {f.name: float(np.clip((f.cosine - chances[f.name]) / (1 - chances[f.name]), 0, 1)) for f in found}
         covered = sum(f.size * nearer[f.name] for f in found)
@@ -223,14 +236,23 @@ class UnitsAlike:
         return Verdict.INCONCLUSIVE, f"{said}; too few units to rule kinship out"
 
 
-def _unit_axis(p: PartMap) -> int | None:
-    """Which axis shows the units: of those with many, the one with the fewest, units before fixed rows."""
+def _unit_axes(p: PartMap, known: Structure) -> list[int]:
+    """Which axes may show the units: of those with many, the one with the fewest, units before fixed rows.
+
+    Rows of fixed order beside a stream that may be rotated are looked at too: their number is what a rotation lacks.
+
+    Returns:
+        Positions of one or two axes; none where no axis has enough units.
+    """
     counts = {k: len(m.rows) for k, m in enumerate(p.maps) if m.rotation is None}
     many = [k for k, n in counts.items() if n >= MANY]
     if many:
-        return min(many, key=lambda k: (not p.part.axes[k].free, counts[k], k))
+        first = min(many, key=lambda k: (not p.part.axes[k].free, counts[k], k))
+        turned = {g.name for g in known.groups if g.rotatable}
+        fixed = [k for k in many if not p.part.axes[k].free and counts[k] >= counts[first]]
+        return [first, *fixed[:1]] if p.part.axes[first].key in turned else [first]
     enough = [k for k, n in counts.items() if n >= FEWEST]
-    return max(enough, key=lambda k: (counts[k], -k)) if enough else None
+    return [max(enough, key=lambda k: (counts[k], -k))] if enough else []
 
 
 def _filled(block: Block) -> float:
@@ -267,7 +289,7 @@ def _worth(found: Sequence[TensorAlike], shares: Mapping[str, float]) -> list[Te
     return out
 
 
-def _without(f: TensorAlike, chosen: Sequence[TensorAlike], looked_at: int, tried: int) -> float:
+def _without(f: TensorAlike, chosen: Sequence[TensorAlike], bits: int, tried: int) -> float:
     """The bound of all other tensors, should this one be a constant that both models use.
 
     Such a constant fixes the order of its units, so nothing is left to choose about those.
@@ -276,17 +298,17 @@ def _without(f: TensorAlike, chosen: Sequence[TensorAlike], looked_at: int, trie
         Natural logarithm of the bound.
     """
     rest = [o for o in chosen if o.digest != f.digest]
-    return _log_p(rest, looked_at, tried, frozenset(f.choices))
+    return _log_p(rest, bits, tried, frozenset(f.choices))
 
 
 def _log_p(
-    chosen: Sequence[TensorAlike], looked_at: int, tried: int, fixed: frozenset[str] = frozenset()
+    chosen: Sequence[TensorAlike], bits: int, tried: int, fixed: frozenset[str] = frozenset()
 ) -> float:  # fmt: skip
     """Natural logarithm of the bound for the tensors taken; every choice is paid for, but what is fixed."""
     if not chosen:
         return 0.0
     choices = together([f.choices for f in chosen])
-    paid = sum(c.cost for key, c in choices.items() if key not in fixed) + 2 * looked_at * log(2) + log(max(1, tried))
+    paid = sum(c.cost for key, c in choices.items() if key not in fixed) + bits * log(2) + log(max(1, tried))
     return min(0.0, paid + log_tail(sum(f.pairs for f in chosen), sum(f.gain for f in chosen)))
 
 

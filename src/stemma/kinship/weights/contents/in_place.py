@@ -17,7 +17,7 @@ FEW = 1 << 20
 """Entries up to which a tensor is read whole: of larger ones only the rows that are looked at."""
 
 
-def in_place(a: Model, b: Model, pairings: Sequence[Pairing], alpha: float) -> Evidence:
+def in_place(a: Model, b: Model, pairings: Sequence[Pairing], alpha: float, *, tried: int = 1) -> Evidence:
     """Ask whether units are nearer to those in the same places than the best order of independent ones comes.
 
     Args:
@@ -25,6 +25,7 @@ def in_place(a: Model, b: Model, pairings: Sequence[Pairing], alpha: float) -> E
         b: The other; the side whose structure is known better serves as reference.
         pairings: Which tensor of a is which of b.
         alpha: Level of the decision.
+        tried: Correspondences that were looked at; paid for.
 
     Returns:
         The evidence.
@@ -34,7 +35,7 @@ def in_place(a: Model, b: Model, pairings: Sequence[Pairing], alpha: float) -> E
     known, method = structure(one), UnitsAlike()
     parts = still(one, two, [p.turned() for p in pairings] if turned else pairings, known)
     shown = method.look(Sides(Reader(one, FEW), Reader(two, FEW)), parts, known)
-    return method.evidence(a, b, shown, alpha, {"structure": known.source})
+    return method.evidence(a, b, shown, alpha, {"structure": known.source}, tried)
 
 
 def still(reference: Model, target: Model, pairings: Sequence[Pairing], known: Structure) -> dict[str, PartMap]:

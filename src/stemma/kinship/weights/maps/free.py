@@ -46,17 +46,19 @@ def match_alone(chart: Chart, name: str) -> bool:
         return False
     if len({axes[k].key for k in open_}) < len(open_):
         return False
-    best: tuple[float, dict[str, AxisMap], dict[tuple[str, int], np.ndarray]] = (SURE, chart.units, chart.signs)
+    best: tuple[float, Chart] = (SURE, chart)
     for signed in (False, True):
-        trial = replace(chart, units=dict(chart.units), signs=dict(chart.signs))
+        trial = replace(chart, units=dict(chart.units), signs=dict(chart.signs), turned_units=dict(chart.turned_units))
+        for key in {axes[k].key for k in open_}:
+            trial.forget_signs(key)
         clear, cosine = _alternated(trial, name, open_, signed=signed)
         if clear > best[0]:
-            best = clear, trial.units, trial.signs
+            best = clear, trial
         if not signed and clear > SURE and cosine > NEARLY:
             break
-    found = best[0] > SURE
-    chart.units, chart.signs = best[1], best[2]
-    return found
+    found = best[1]
+    chart.units, chart.signs, chart.turned_units = found.units, found.signs, found.turned_units
+    return found is not chart
 
 
 def readable(chart: Chart, name: str) -> bool:

@@ -51,6 +51,9 @@ def turn_streams(chart: Chart, known: Structure, *, named: bool) -> tuple[str, .
             continue
         if not named:
             _pair_anchors(chart, anchors)
+        widths = [chart.parts[name].axes[k].b for name, k in anchors]
+        width = max(widths, key=widths.count)
+        anchors = [place for place, there in zip(anchors, widths, strict=True) if there == width]
         fits = {name: _fit(chart, name, chart.parts[name], k) for name, k in anchors}
         if max(fits.values()) < LEAST:
             continue
@@ -147,7 +150,8 @@ def _matched_too(chart: Chart, key: str, anchors: list[tuple[str, int]]) -> list
     out, rows, wanted = [], 0, TOKENS * chart.units[key].of[0]
     for name, k in chart.showing(key):
         axes = chart.parts[name].axes
-        if (name, k) in anchors or any(x.key == key for i, x in enumerate(axes) if i != k):
+        own = (name, k) in anchors or axes[k].b != chart.units[key].of[1]
+        if own or any(x.key == key for i, x in enumerate(axes) if i != k):
             continue
         others = [chart.rows(name, i) for i in range(len(axes)) if i != k]
         if any(m is None for m in others) or rows >= wanted:

@@ -141,6 +141,9 @@ class Chart:
             blocks: What showed it.
             signed: Whether signs count.
         """
+        before = self.units.get(key)
+        if before is None or not np.array_equal(before.rows, match.units.rows):
+            self.forget_signs(key)
         self.units[key], self.cosines[key] = match.units, 0.0 if match.silent else match.cosine
         self.turned_units.pop(key, None)
         for name, k, b in blocks if signed else ():
@@ -149,6 +152,16 @@ class Chart:
             self.signs[name, k] = np.where(cosines < 0, -1.0, 1.0).astype(np.float32)
             if (cosines < 0).any():
                 self.turned_units[key] = self.signs[name, k]
+
+    def forget_signs(self, key: str) -> None:
+        """Drop the signs of a set of units: they belong to the units of one match.
+
+        Args:
+            key: The set.
+        """
+        self.turned_units.pop(key, None)
+        for place in list(self.showing(key)):
+            self.signs.pop(place, None)
 
     def mapped(self) -> dict[str, PartMap]:
         """The parts of which every axis is mapped."""
