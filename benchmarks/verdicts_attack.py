@@ -1,4 +1,4 @@
-"""Are copies in disguise still recognised? Forty attacks on fifteen architectures that nothing was fitted to.
+"""Are copies in disguise still recognised? Forty-two attacks on fifteen architectures that nothing was fitted to.
 
 A victim is trained, copied and disguised: other order, scale, coordinates, names, layout or number format, all of which
 keep the function (checked with the network itself), compositions of them, and after a permutation of everything noise,

@@ -194,6 +194,26 @@ def test_symmetries_of_a_language_model_are_found(name: str, noise: float) -> No
     assert found.weights.effect > (0.4 if name in ("stream rotated", "all of them") else 0.9)
 
 
+def _tokens_moved(arrays: Arrays) -> Arrays:
+    order = np.random.default_rng(4).permutation(len(arrays["model.embed_tokens.weight"]))
+    tokens = ("model.embed_tokens.weight", "lm_head.weight")
+    return {n: x[order] if n in tokens else x for n, x in arrays.items()}
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.03])
+@pytest.mark.parametrize("names", ["kept", "lost"])
+@pytest.mark.parametrize("rotated", [True, False])
+def test_a_vocabulary_in_another_order_hides_nothing(rotated: bool, names: str, noise: float) -> None:
+    arrays, config = llama(3)
+    moved = reordered(arrays, config)
+    moved = perturbed(_tokens_moved(_stream_turned(moved) if rotated else moved), noise)
+    moved = renamed(moved) if names == "lost" else moved
+    found = compare(made(arrays, config, "a"), made(moved, None if names == "lost" else config, "b"))
+    assert found.verdict == "related", (found.weights.reason, found.not_tested)
+    assert found.weights.effect > 0.8
+    assert ("stream rotated" in " ".join(found.relation.steps)) == rotated
+
+
 def _tanh_turned(arrays: Arrays) -> Arrays:
     rng, out = np.random.default_rng(3), dict(arrays)
     for i in (0, 2):

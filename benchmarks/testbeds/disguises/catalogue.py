@@ -1,6 +1,6 @@
-"""The forty attacks: what is done to a copy so that it is not recognised, in which order, and what it costs.
+"""The forty-two attacks: what is done to a copy so that it is not recognised, in which order, and what it costs.
 
-Twenty-nine keep what the network computes (exactly, or to the precision of the file); eleven start with a permutation
+Thirty-one keep what the network computes (exactly, or to the precision of the file); eleven start with a permutation
 of everything and then change the network. The outputs are compared with the victim's after the file was read back.
 """
 
@@ -139,7 +139,10 @@ ATTACKS: tuple[Attack, ...] = (
     Attack("two composed", "composed", drawn=_composition(2)),
     Attack("three composed", "composed", drawn=_composition(3)),
     *(Attack(n, "damaged", (symmetries.permute_everything,), d) for n, d in DAMAGES.items()),
-)
+    Attack("rotate stream, reorder tokens", "symmetry", (symmetries.rotate_stream,), damage.vocabulary_reordered),
+    Attack("the same, names opaque", "symmetry", (symmetries.rotate_stream,), damage.vocabulary_reordered,
+           (storage.opaque_names,)),
+)  # fmt: skip
 KEEP_NAMES = ("transposed", *PRECISIONS)
 """Ways to write under which the configuration beside the file stays."""
 

@@ -106,13 +106,22 @@ def units_removed(design: Design, arrays: Arrays, victim: Network, bed: Bed, rng
     return {**design, "inner": design["inner"] - design["inner"] // 5} if "inner" in design else design, arrays
 
 
+def vocabulary_reordered(design: Design, arrays: Arrays, victim: Network, bed: Bed, rng: Rng) -> Running | None:
+    """Every token has another number; the tokenizer beside the model has them too."""
+    return _of_tokens(design, arrays, 1.0, rng)
+
+
 def vocabulary_trimmed(design: Design, arrays: Arrays, victim: Network, bed: Bed, rng: Rng) -> Running | None:
     """Three fifths of the tokens stay, in any order."""
+    return _of_tokens(design, arrays, 0.6, rng)
+
+
+def _of_tokens(design: Design, arrays: Arrays, share: float, rng: Rng) -> Running | None:
     known = training.structure(design)
     if not known.vocabulary:
         return None
     size = design["vocabulary"]
-    stay, out = rng.permutation(size)[: 3 * size // 5], dict(arrays)
+    stay, out = rng.permutation(size)[: round(share * size)], dict(arrays)
     for a in known.vocabulary:
         if a.tensor in out:
             out[a.tensor] = np.ascontiguousarray(out[a.tensor][stay])

@@ -5,19 +5,20 @@ other bases, gains may have moved into the matrices behind them. All of this lea
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from stemma.fingerprints.tensor_content import matrices
 from stemma.kinship.weights.correspondence import Pairing
-from stemma.kinship.weights.maps.axis_map import UnitMap
+from stemma.kinship.weights.maps.axis_map import Part, UnitMap
 from stemma.kinship.weights.maps.blocks import Reader, Sides
 from stemma.kinship.weights.maps.free import match_alone, readable
 from stemma.kinship.weights.maps.gains import folded
 from stemma.kinship.weights.maps.heads import match_heads
 from stemma.kinship.weights.maps.layout import ORDERED, parts_of
-from stemma.kinship.weights.maps.rotation import turn_streams
-from stemma.kinship.weights.maps.search import Chart, refine
-from stemma.kinship.weights.maps.settle import grow
+from stemma.kinship.weights.maps.match import match
+from stemma.kinship.weights.maps.rotation import order_of, turn_streams
+from stemma.kinship.weights.maps.search import SURE, Chart, refine
+from stemma.kinship.weights.maps.settle import agrees, grow
 from stemma.models.model import Model
 from stemma.models.structure import Structure
 
@@ -72,11 +73,26 @@ def find(
         turned = _chart(x or a, y or b, pairings, known, seed)
         untried += turn_streams(turned, known, named=named)
         if len(turned.units) > len(chart.units):
-            chart, gains = turned, x is not None or y is not None
+            gains = x is not None or y is not None
+            plain = _only_reordered(turned, _chart(a, b, pairings, known, seed), known, named=named)
+            chart, gains = (turned, gains) if plain is None else (plain, False)
     untried += match_heads(chart, known)
     untried += _by_themselves(chart, known, named=named)
+    _reordered_rows(chart)
     refine(chart)
     return Found(_map(chart, a, b), chart.sides, gains, tuple(untried))
+
+
+def _only_reordered(turned: Chart, plain: Chart, known: Structure, *, named: bool) -> Chart | None:
+    """The map without rotations and folded gains, where every rotation that was found is an order of the dimensions."""
+    for group in known.groups:
+        if group.rotatable and group.name in turned.units:
+            order = order_of(turned.units[group.name])
+            if order is None:
+                return None
+            plain.units[group.name] = order
+    grow(plain, named=named)
+    return plain if len(plain.units) >= len(turned.units) else None
 
 
 def _chart(
@@ -117,6 +133,22 @@ def _by_themselves(chart: Chart, known: Structure, *, named: bool) -> list[str]:
     if large and not started:
         return [f"units of {len(large)} tensors with more than 4 million entries, in an order of their own"]
     return []
+
+
+def _reordered_rows(chart: Chart) -> None:
+    """Match tokens, classes or experts that stand in another order, where everything beside them is mapped."""
+    for name, part in list(chart.parts.items()):
+        rows = [k for k, x in enumerate(part.axes) if not x.key and x.a == x.b and x.label.role in ORDERED]
+        if len(rows) != 1 or "#" in name or name in chart.fitted or agrees(chart, name):
+            continue
+        k, axis = rows[0], part.axes[rows[0]]
+        block = chart.block(name, k)
+        found = None if block is None else match([(name, k, block)], signed=False, seed=chart.seed, hopeful=True)
+        if found is None or found.clear <= SURE:
+            continue
+        own = replace(axis, key=f"{name}[{part.pairing.axes_a[k]}]", free=True)
+        chart.parts[name] = Part(part.pairing, (*part.axes[:k], own, *part.axes[k + 1 :]))
+        chart.units[own.key] = found.units
 
 
 def _anchored(chart: Chart, name: str) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 from stemma.fingerprints.tensor_content import matrices
 from stemma.kinship.weights.maps.axis_map import AxisMap, Part
 from stemma.kinship.weights.maps.blocks import directions
+from stemma.kinship.weights.maps.products import by_products, units_beside
 from stemma.kinship.weights.maps.search import Chart
 from stemma.kinship.weights.maps.settle import alternatives, grow
 from stemma.models.structure import Structure
@@ -22,6 +23,9 @@ ALIKE = 0.02
 
 LEAST = 0.1
 """Mean cosine of tokens held out below which a stream was not rotated: the rest need not be looked at."""
+
+ORDERED = 0.9
+"""Entry of a rotation from which it brings a dimension onto another one."""
 
 FEWEST, FAINT = 0.25, 1e-5
 """Share of the dimensions that tokens must span, and singular value, against the largest, below which they do not."""
@@ -45,42 +49,66 @@ def turn_streams(chart: Chart, known: Structure, *, named: bool) -> tuple[str, .
     for group in known.groups:
         if not group.rotatable or group.name in chart.units:
             continue
-        anchors = [(name, k) for name, k in chart.showing(group.name) if _anchored(chart, name, k)]
-        if not anchors:
-            untried.append(f"{group.name}: no tensor shows it beside tokens")
+        why = _by_tokens(chart, group.name, named=named)
+        if group.name in chart.units:
             continue
-        if not named:
-            _pair_anchors(chart, anchors)
-        widths = [chart.parts[name].axes[k].b for name, k in anchors]
-        width = max(widths, key=widths.count)
-        anchors = [place for place, there in zip(anchors, widths, strict=True) if there == width]
-        fits = {name: _fit(chart, name, chart.parts[name], k) for name, k in anchors}
-        if max(fits.values()) < LEAST:
-            continue
-        best = [(name, k) for name, k in anchors if fits[name] >= max(fits.values()) - ALIKE]
-        fitted = _rotation(chart, best)
-        if isinstance(fitted, str):
-            fitted = _rotation(chart, anchors)
-        else:
-            anchors = best
-        if isinstance(fitted, str):
-            untried.append(f"{group.name}: {fitted}")
-            continue
-        before = set(chart.units)
-        chart.units[group.name] = fitted
-        chart.fitted |= {name for name, _ in anchors}
-        grow(chart, named=named)
-        if set(chart.units) != before | {group.name} and _rank(fitted) < min(fitted.of):
-            more = _matched_too(chart, group.name, anchors)
-            better = _rotation(chart, [*anchors, *more])
-            if not isinstance(better, str):
-                chart.units[group.name] = better
-                chart.fitted |= {name for name, _ in more}
-                grow(chart, named=named)
-        if set(chart.units) == before | {group.name}:
-            del chart.units[group.name]
-            chart.fitted -= {name for name, _ in anchors}
+        shown = by_products(chart, group.name, named=named)
+        if shown is not None:
+            _kept(chart, group.name, shown[0], [(name, 0) for name in shown[1]], named=named)
+        if why and not units_beside(chart, group.name):
+            untried.append(f"{group.name}: {why}")
     return tuple(untried)
+
+
+def _by_tokens(chart: Chart, stream: str, *, named: bool) -> str:
+    """Fit the rotation that brings tokens (positions, pixels) together; a few words where that could not be tried."""
+    anchors = [(name, k) for name, k in chart.showing(stream) if _anchored(chart, name, k)]
+    if not anchors:
+        return "no tensor shows it beside tokens"
+    if not named:
+        _pair_anchors(chart, anchors)
+    widths = [chart.parts[name].axes[k].b for name, k in anchors]
+    width = max(widths, key=widths.count)
+    anchors = [place for place, there in zip(anchors, widths, strict=True) if there == width]
+    fits = {name: _fit(chart, name, chart.parts[name], k) for name, k in anchors}
+    if max(fits.values()) < LEAST:
+        return ""
+    best = [(name, k) for name, k in anchors if fits[name] >= max(fits.values()) - ALIKE]
+    fitted = _rotation(chart, best)
+    if isinstance(fitted, str):
+        fitted = _rotation(chart, anchors)
+    else:
+        anchors = best
+    if isinstance(fitted, str):
+        return fitted
+    _kept(chart, stream, fitted, anchors, named=named)
+    return ""
+
+
+def _kept(chart: Chart, stream: str, fitted: AxisMap, anchors: list[tuple[str, int]], *, named: bool) -> None:
+    """Keep a rotation where more than it was fitted to agrees under it; with those units it is fitted again."""
+    before = set(chart.units)
+    chart.units[stream] = fitted
+    own = {name for name, _ in anchors}
+    chart.fitted |= own
+    grow(chart, named=named)
+    if _told(chart, stream, own, before) and _rank(fitted) < min(fitted.of):
+        more = _matched_too(chart, stream, anchors)
+        better = _rotation(chart, [*anchors, *more])
+        if not isinstance(better, str):
+            chart.units[stream] = better
+            chart.fitted |= {name for name, _ in more}
+            grow(chart, named=named)
+    if not _told(chart, stream, own, before):
+        for key in set(chart.units) - before:
+            del chart.units[key]
+        chart.fitted -= own
+
+
+def _told(chart: Chart, stream: str, fitted: set[str], before: set[str]) -> bool:
+    """Whether units were matched through a rotation that are not shown by the tensors alone that it was fitted to."""
+    new = set(chart.units) - before - {stream}
+    return any(name not in fitted for key in new for name, _ in chart.showing(key))
 
 
 def _pair_anchors(chart: Chart, anchors: list[tuple[str, int]]) -> None:
@@ -137,6 +165,22 @@ def _rotation(chart: Chart, anchors: list[tuple[str, int]]) -> AxisMap | str:
         return f"{tokens:,} tokens are too few for {max(n, m):,} dimensions"
     common = np.arange(min(n, m))
     return AxisMap(common, common, (n, m), rotation=(left[:, told] @ right[told]).astype(np.float32))
+
+
+def order_of(found: AxisMap) -> AxisMap | None:
+    """The order that a rotation comes to, where it brings every dimension onto one other.
+
+    Args:
+        found: The map of a stream.
+
+    Returns:
+        A map without a rotation; None where dimensions are mixed.
+    """
+    if found.rotation is None:
+        return found
+    columns = found.rotation.argmax(axis=1)
+    plain = len(set(columns.tolist())) == len(columns) and float(found.rotation.max(axis=1).min()) > ORDERED
+    return AxisMap(np.arange(len(columns)), columns, found.of) if plain else None
 
 
 def _rank(fitted: AxisMap) -> int:

@@ -1,0 +1,178 @@
+"""Units matched by what no rotation of a stream and no order changes: their products with each other.
+
+A unit of an MLP layer reads the stream through one row and writes to it through a column. Inner products of these
+vectors, with each other and with those of other units, stay the same when the stream is rotated; sorted, they do not
+depend on the order of units either. So units can be matched before anything is known about the stream, and the rotation
+follows from the matched ones (orthogonal Procrustes; Schönemann, Psychometrika 31, 1966), in turns. No token is needed:
+a vocabulary may be in another order, or be another one.
+"""
+
+import numpy as np
+
+from stemma.fingerprints.tensor_content import matrices
+from stemma.kinship.weights.maps.assignment import matched
+from stemma.kinship.weights.maps.axis_map import AxisMap
+from stemma.kinship.weights.maps.blocks import directions, tamed
+from stemma.kinship.weights.maps.search import Chart, spread
+from stemma.kinship.weights.maps.settle import alternatives
+from stemma.kinship.weights.order.units_of_pair import finite
+from stemma.kinship.weights.sizes import sizes_of
+from stemma.models.model import Tensor
+
+LAYERS, ROUNDS = 3, 8
+"""Sets of units that are tried, and times that units and rotation are fitted in turn."""
+
+PROFILE = 64
+"""Quantiles of a unit's products with all others."""
+
+TOLD = 0.6
+"""Mean cosine of matched units under the rotation from which it is kept; others are left to what follows."""
+
+MOST = 1 << 13
+"""Units of a set up to which all products are formed."""
+
+
+def by_products(chart: Chart, stream: str, *, named: bool) -> tuple[AxisMap, tuple[str, ...]] | None:
+    """Match a set of units that reads and writes a stream, and the stream with it.
+
+    Cost: products of all pairs of units in up to `LAYERS` sets, an assignment and a singular value decomposition of the
+    stream's size for each round.
+
+    Args:
+        chart: The search; without names, tensors are paired anew in it.
+        stream: The set of the stream's dimensions, which has no map yet.
+        named: Whether names say which tensor is which.
+
+    Returns:
+        The rotation, and the tensors that it was fitted to; None where none fits.
+    """
+    beside = units_beside(chart, stream)
+    if not named:
+        _paired_by_moments(chart, {name for places in beside.values() for name, _ in places})
+        beside = units_beside(chart, stream)
+    for key in spread(list(beside))[:LAYERS]:
+        places = beside[key]
+        sides = _vectors(chart, stream, places)
+        if sides is None:
+            continue
+        fitted = _in_turns(*sides, chart.seed)
+        if fitted is not None:
+            n, m = fitted.shape
+            common = np.arange(min(n, m))
+            return AxisMap(common, common, (n, m), rotation=fitted), tuple(name for name, _ in places)
+    return None
+
+
+def units_beside(chart: Chart, stream: str) -> dict[str, list[tuple[str, int]]]:
+    """Sets of units that several tensors show beside a stream.
+
+    Args:
+        chart: The search.
+        stream: The set of the stream's dimensions.
+
+    Returns:
+        By set, the tensors that show it and the position of its axis in each.
+    """
+    out: dict[str, list[tuple[str, int]]] = {}
+    for name, k in chart.showing(stream):
+        axes = chart.parts[name].axes
+        others = [i for i in range(len(axes)) if i != k]
+        if len(others) == 1 and axes[others[0]].key not in ("", stream) and axes[k].a == axes[k].b:
+            out.setdefault(axes[others[0]].key, []).append((name, others[0]))
+    return {key: places for key, places in out.items() if len(places) > 1 and _plain(chart, places)}
+
+
+def _paired_by_moments(chart: Chart, names: set[str]) -> None:
+    """Give tensors the counterparts whose singular values are the likest: no rotation and no order changes those."""
+    from scipy.optimize import linear_sum_assignment
+
+    others = matrices(chart.sides.target.model)
+    by_size: dict[tuple[int, ...], list[str]] = {}
+    for name in names:
+        by_size.setdefault(sizes_of(chart.sides.reference.model.weights[name]), []).append(name)
+    for size, own in by_size.items():
+        there = [n for n, t in others.items() if sizes_of(t) == size]
+        if len(there) < 2:
+            continue
+        x = np.array([_moments(chart.sides.reference.model.weights[n]) for n in own])
+        y = np.array([_moments(others[n]) for n in there])
+        cost = np.linalg.norm(x[:, None] - y[None], axis=2)
+        for i, j in zip(*linear_sum_assignment(cost), strict=True):
+            found = next(iter(alternatives(chart.parts[own[i]], {there[j]: others[there[j]]})), None)
+            if found is not None:
+                chart.parts[own[i]] = found
+
+
+def _moments(tensor: Tensor) -> np.ndarray:
+    """Logarithms of the sums of the second, fourth, sixth and eighth powers of a matrix's singular values."""
+    x = tamed(finite(tensor.array())).reshape([n for n in tensor.shape if n > 1])
+    x = x.reshape(len(x), -1)
+    x = x if x.shape[0] >= x.shape[1] else x.T
+    gram = (x.T @ x).astype(np.float64)
+    total = max(float(np.trace(gram)), 1e-30)
+    gram /= total
+    square = gram @ gram
+    powers = [1.0, np.trace(square), (square * gram).sum(), (square * square).sum()]
+    return np.log(np.maximum([total, *powers[1:]], 1e-30))
+
+
+def _plain(chart: Chart, places: list[tuple[str, int]]) -> bool:
+    """Whether units are single rows, of one number in all tensors, and not too many."""
+    axes = [chart.parts[name].axes[k] for name, k in places]
+    sizes = {(len(x.units()), len(x.units_of_target())) for x in axes}
+    single = all(x.units().shape[1] == 1 for x in axes)
+    return single and len(sizes) == 1 and max(next(iter(sizes))) <= MOST and min(next(iter(sizes))) > 1
+
+
+def _vectors(
+    chart: Chart, stream: str, places: list[tuple[str, int]]
+) -> tuple[list[np.ndarray], list[np.ndarray]] | None:  # fmt: skip
+    """What each tensor holds of the units, `[units, dimensions]`, in either model's own order and coordinates."""
+    name, k = places[0]
+    axis = chart.parts[name].axes[1 - k]
+    chart.units[stream] = AxisMap.identity(axis.a, axis.b)
+    try:
+        blocks = [chart.block(name, k, axis.a * 2) for name, k in places]
+    finally:
+        del chart.units[stream]
+    if any(b is None or b.a.ndim != 3 or b.a.shape[2] != axis.a for b in blocks):
+        return None
+    own, other = (
+        [x[:, 0].astype(np.float32) for x in side] for side in zip(*((b.a, b.b) for b in blocks if b), strict=True)
+    )
+    return own, other
+
+
+def _in_turns(own: list[np.ndarray], other: list[np.ndarray], seed: int) -> np.ndarray | None:
+    """The rotation `[reference, target]`, from units matched by products, then by directions through it, in turns."""
+    x, y = (_invariants(side) for side in (own, other))
+    scale = np.maximum(x.std(axis=0), 1e-9)
+    pairs = [(directions((x - x.mean(axis=0)) / scale), directions((y - x.mean(axis=0)) / scale))]
+    rows, columns = matched(pairs, signed=False, seed=seed)
+    units = [tuple(directions(v, signed=True) for v in side) for side in (own, other)]
+    before = -1.0
+    for _ in range(ROUNDS):
+        product = sum(u[rows].T @ v[columns] for u, v in zip(*units, strict=True))
+        left, _, right = np.linalg.svd(np.asarray(product, np.float64))
+        rotation = (left @ right).astype(np.float32)
+        turned = [(u @ rotation, v) for u, v in zip(*units, strict=True)]
+        rows, columns = matched(turned, signed=False, seed=seed)
+        cosine = float(np.mean([(u[rows] * v[columns]).sum(axis=1).mean() for u, v in turned]))
+        if cosine <= before + 1e-3:
+            break
+        before = cosine
+    return rotation if before >= TOLD else None
+
+
+def _invariants(side: list[np.ndarray]) -> np.ndarray:
+    """Numbers of every unit that neither a rotation, nor the order of units, nor a factor that cancels changes."""
+    units = [directions(x, signed=True) for x in side]
+    norms = [np.linalg.norm(x, axis=1) for x in side]
+    out = [np.log(np.maximum(np.prod(norms, axis=0), 1e-30))[:, None]]
+    at = np.linspace(0, len(side[0]) - 1, PROFILE).round().astype(int)
+    for i, u in enumerate(units):
+        for v in units[i:]:
+            products = u @ v.T
+            out.append(np.sort(products, axis=1)[:, at])
+            out.append(np.repeat(products.diagonal()[:, None], len(at), axis=1) if v is not u else out[0][:, :0])
+    return np.concatenate(out, axis=1)
