@@ -247,13 +247,16 @@ def map_of(a: Model, b: Model, alpha: float = 0.01) -> Matched | None:
     Returns:
         The best map; None where no tensors correspond.
     """
+    found, ways = None, []
     if _large(a):
         quick = correspondence.candidates(a, b, contents=False)
         if [how for how, _ in quick] == ["names"]:
             found = UnitsMatched().search(a, b, quick, alpha, before=2)
             if found is not None and found.evidence.verdict is Verdict.SUPPORTED and found.evidence.effect >= ALL:
                 return found
-    return UnitsMatched().search(a, b, correspondence.candidates(a, b, contents=True), alpha, before=1)
+            ways = ["names"]
+    others = [way for way in correspondence.candidates(a, b, contents=True) if way[0] not in ways]
+    return UnitsMatched().search(a, b, others, alpha, before=1 + 2 * len(ways), best=found)
 
 
 def _fuller(matched: Matched | None, contents: Evidence | None) -> bool:

@@ -96,8 +96,9 @@ class UnitsMatched:
         return Spec(self.name, self.version, asdict(self))
 
     def search(
-        self, a: Model, b: Model, ways: Sequence[tuple[str, tuple[Pairing, ...]]], alpha: float = 0.01, before: int = 1
-    ) -> Matched | None:
+        self, a: Model, b: Model, ways: Sequence[tuple[str, tuple[Pairing, ...]]], alpha: float = 0.01,
+        before: int = 1, best: Matched | None = None,
+    ) -> Matched | None:  # fmt: skip
         """Look for a map.
 
         Args:
@@ -106,14 +107,14 @@ class UnitsMatched:
             ways: Correspondences of tensors from a to b that are tried.
             alpha: Level of the decision.
             before: Maps that were tried already; paid for.
+            best: The best of these.
 
         Returns:
             The best map; None where no tensors correspond.
         """
         turned = reference_is_second(a, b)
         one, two = (b, a) if turned else (a, b)
-        best: Matched | None = None
-        looked: tuple[Pairing, ...] = ()
+        looked = best.looked if best is not None else ()
         for how, pairs in ways:
             pairings = tuple(p.turned() for p in pairs) if turned else pairs
             pairings = (*pairings, *left_over(one, two, pairings))

@@ -19,8 +19,11 @@ from stemma.kinship.weights.order.units_of_pair import finite
 from stemma.kinship.weights.sizes import sizes_of
 from stemma.models.model import Tensor
 
-LAYERS, ROUNDS = 3, 8
+LAYERS, ROUNDS = 2, 8
 """Sets of units that are tried, and times that units and rotation are fitted in turn."""
+
+BETTER = 0.01
+"""By how much a round must bring units nearer for another one."""
 
 PROFILE = 64
 """Quantiles of a unit's products with all others."""
@@ -158,7 +161,7 @@ def _in_turns(own: list[np.ndarray], other: list[np.ndarray], seed: int) -> np.n
         turned = [(u @ rotation, v) for u, v in zip(*units, strict=True)]
         rows, columns = matched(turned, signed=False, seed=seed)
         cosine = float(np.mean([(u[rows] * v[columns]).sum(axis=1).mean() for u, v in turned]))
-        if cosine <= before + 1e-3:
+        if cosine <= before + BETTER:
             break
         before = cosine
     return rotation if before >= TOLD else None
