@@ -282,7 +282,7 @@ def test_pieces_of_tensor_parallelism_are_joined(kind: str, prefix: bool, axis: 
             stored[f"rank{rank}.{n}" if prefix else f"{n}.{rank}"] = piece
     found = compare(made(arrays, config, "a"), made(stored, None, "b"))
     assert found.verdict == "related", found.weights.reason
-    assert found.relation.steps[0] == "pieces joined"
+    assert found.relation.steps[0] == "tensors split"
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,6 +1,6 @@
 """The weights axis of a pair: the cheap and certain tests first, a search only where they leave something open."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,6 +9,7 @@ import numpy as np
 from stemma.fingerprints.tensor_content import matrices
 from stemma.kinship.axes import DISTILLED, UNASKED
 from stemma.kinship.exhibited import exhibited
+from stemma.kinship.in_one_layout import View, as_stored, is_explained, laid_out, says_more
 from stemma.kinship.relation import in_other_coordinates, name_relation
 from stemma.kinship.relation.named import made_from, relation_of
 from stemma.kinship.relation.same_function import maps_function
@@ -21,7 +22,6 @@ from stemma.kinship.weights.matched import Matched, UnitsMatched
 from stemma.kinship.weights.not_tested import untested
 from stemma.kinship.weights.order.aligned import SHAPES, UnitsInPlace
 from stemma.kinship.weights.order.counts import Counts, evidence
-from stemma.kinship.weights.restored import restored
 from stemma.kinship.weights.shared import SharedTensors, same_weights
 from stemma.kinship.weights.sizes import sizes_apart
 from stemma.kinship.weights.units_kept import UnitsKept
@@ -48,9 +48,6 @@ SAME = 0.999
 ALL = 0.95
 """Share of a large model that a map by names must explain for no other correspondence to be looked at."""
 
-WHOLE = 0.995
-"""Share of a model that is explained, from which no pieces are looked for."""
-
 MORE = 0.02
 """By how much a map must explain more of a model than units in place do."""
 
@@ -68,11 +65,13 @@ class Decided:
         comparison: The answer.
         pairings: Which matrix of a is which of b, under which it was decided; empty where identity was enough.
         matched: The map of units that was searched, where one was.
+        view: The pair in one layout, where it was decided in that.
     """
 
     comparison: Comparison
     pairings: tuple[Pairing, ...] = ()
     matched: Matched | None = None
+    view: View | None = None
 
 
 def decided(a: Model, b: Model, *, alpha: float = 0.01) -> Decided:
@@ -101,13 +100,17 @@ def _decided(a: Model, b: Model, alpha: float) -> Decided:
     found = _as_stored(a, b, same, alpha)
     if found.comparison.relation.kind in DENSE and (seed := public_start(a)) is not None and seed == public_start(b):
         return replace(found, comparison=_started(found.comparison, seed))
-    if found.comparison.verdict == "related" and found.comparison.weights.effect >= WHOLE:
+    if is_explained(found.comparison):
         return found
-    for view_a, view_b, made in _laid_out(a, b):
-        other = _as_stored(view_a, view_b, same_weights(view_a, view_b), alpha)
-        if other.comparison.verdict == "related" and _nearer(other.comparison, found.comparison):
-            return replace(other, comparison=_restored(a, b, other.comparison, made))
-    return found
+    best, told = found, found.comparison
+    for view in laid_out(a, b):
+        other = _as_stored(view.a, view.b, same_weights(view.a, view.b), alpha)
+        if other.comparison.verdict == "related" and says_more(other.comparison, told):
+            told = other.comparison
+            best = replace(other, comparison=as_stored(a, b, told, view), view=view)
+            if is_explained(told):
+                break
+    return best
 
 
 def _started(found: Comparison, seed: int) -> Comparison:
@@ -120,37 +123,6 @@ def _started(found: Comparison, seed: int) -> Comparison:
     relation = Relation(RelationKind.SAME_INIT, parameters, ("same-init",), f"{said}; {found.relation.reason}")
     weights = replace(found.weights, effect=min(found.weights.effect, STARTED))
     return replace(found, relation=relation, weights=weights, evidence=(weights, *found.evidence[1:]))
-
-
-def _laid_out(a: Model, b: Model) -> Iterator[tuple[Model, Model, Mapping[str, str]]]:
-    """The pair with one model's pieces and factors put together as the other model has them."""
-    if (view := restored(a, b)) is not None:
-        yield a, view.model, view.made
-    if (view := restored(b, a)) is not None:
-        yield view.model, b, view.made
-
-
-def _nearer(one: Comparison, other: Comparison) -> bool:
-    if other.verdict != "related":
-        return True
-    least = other.weights.effect + min(MORE, (1 - other.weights.effect) / 2)
-    return one.weights.effect > least
-
-
-def _restored(a: Model, b: Model, found: Comparison, made: Mapping[str, str]) -> Comparison:
-    """The answer about a view, as one about the models themselves."""
-    first = next(iter(made.items()))
-    more = f" and {len(made) - 1} more" if len(made) > 1 else ""
-    step = "factors multiplied" if any(w.startswith("the product") for w in made.values()) else "pieces joined"
-    said = f"{first[0]} is {first[1]}{more}"
-    relation = found.relation
-    kind = RelationKind.REFORMATTED if relation.kind in (RelationKind.COPY, RelationKind.REFORMATTED) else relation.kind
-    steps = tuple(s for s in relation.steps if kind is not RelationKind.REFORMATTED or s != "renamed")
-    parameters = {**relation.parameters, "restored": dict(made)}
-    named = Relation(kind, parameters, (step, *steps), f"{said}; then {relation.reason}")
-    evidence_ = tuple(replace(e, inputs=(a.digest, b.digest)) for e in found.evidence)
-    deciding = replace(evidence_[0], reason=f"{evidence_[0].reason} ({said})")
-    return replace(found, a=a.ref, b=b.ref, relation=named, weights=deciding, evidence=(deciding, *evidence_[1:]))
 
 
 def _as_stored(a: Model, b: Model, same: Evidence, alpha: float) -> Decided:

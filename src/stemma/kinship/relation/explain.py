@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from stemma.fingerprints.tensor_content import matrices
-from stemma.kinship.by_weights import decided
+from stemma.kinship.by_weights import Decided, decided
 from stemma.kinship.relation import ALL, in_other_coordinates, side_by_side, two_sided
 from stemma.kinship.relation.explanation import Explanation, LayerChange, Step
 from stemma.kinship.relation.named import UNSEEN, layer_changes, shortest
@@ -33,10 +33,26 @@ def explain(parent: Model, child: Model, *, alpha: float = 0.01) -> Explanation:
         The explanation; `unrelated` without steps where kinship was not found.
     """
     found = decided(parent, child, alpha=alpha)
+    if found.comparison.verdict != "related":
+        return _apart(parent, child, found.comparison)
+    if found.view is None:
+        return _told(parent, child, found)
+    told = _told(found.view.a, found.view.b, found)
+    made = found.view.how.made
+    words = [f"{name} is {of}" for name, of in made.items()]
+    said = words[0] + (f" and {len(words) - 1} more" if len(words) > 1 else "")
+    first = tuple(
+        Step(s, RelationKind.REFORMATTED, said, {"made": dict(made)}, place=0.0) for s in found.view.how.steps
+    )
+    return replace(
+        told, parent=parent.ref, child=child.ref, kind=found.comparison.relation.kind, steps=(*first, *told.steps),
+        sentence=found.comparison.relation.reason, notes=_notes(parent, child),
+    )  # fmt: skip
+
+
+def _told(parent: Model, child: Model, found: Decided) -> Explanation:
     comparison, pairings, matched = found.comparison, found.pairings, found.matched
     kind, by = comparison.relation.kind, comparison.weights.statistic
-    if comparison.verdict != "related":
-        return _apart(parent, child, comparison)
     if kind in PROVEN and (not pairings or by == UnitsMatched.name or _mapped(comparison)):
         return _proven(parent, child, comparison)
     if by == UnitsMatched.name and matched is not None:

@@ -91,7 +91,7 @@ def _paired_by_moments(chart: Chart, names: set[str]) -> None:
 
     others = matrices(chart.sides.target.model)
     by_size: dict[tuple[int, ...], list[str]] = {}
-    for name in names:
+    for name in (n for n in names if n in chart.sides.reference.model.weights):
         by_size.setdefault(sizes_of(chart.sides.reference.model.weights[name]), []).append(name)
     for size, own in by_size.items():
         there = [n for n, t in others.items() if sizes_of(t) == size]

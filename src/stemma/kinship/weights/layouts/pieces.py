@@ -38,10 +38,12 @@ class Restored:
     Attributes:
         model: A view of it; what was put together has the other model's names.
         made: For every matrix that was put together, in words, what of.
+        steps: What the target's layout does otherwise, in a few words each.
     """
 
     model: Model
     made: Mapping[str, str]
+    steps: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +83,9 @@ def restored(reference: Model, target: Model) -> Restored | None:
     tensors = {n: t for n, t in target.weights.items() if n not in used and n not in chosen}
     tensors |= {n: p.tensor for n, p in chosen.items()}
     made = {n: f"{p.how} {', '.join(p.of)}" for n, p in chosen.items()}
-    return Restored(from_arrays(tensors, target.name, dict(target.config) if target.config else None), made)
+    factors = any(p.how == FACTORS for p in chosen.values())
+    view = from_arrays(tensors, target.name, dict(target.config) if target.config else None)
+    return Restored(view, made, ("factors multiplied" if factors else "tensors split",))
 
 
 def _unmatched(own: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -1,0 +1,1 @@
+"""The same numbers in the layout of another tool: joined, split, stacked, reordered, transposed, factored."""

@@ -1,0 +1,223 @@
+"""Rows of tensors, whatever axes number them, and tensors that are gathered from rows of others."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache, partial
+
+import numpy as np
+
+from stemma.kinship.weights.order.units_of_pair import finite
+from stemma.models.model import RowStorage, Tensor
+
+NUMBERS = 64
+"""Numbers to which a long row is projected: enough to tell it from a million others."""
+
+SHORTEST = 8
+"""Numbers that a row needs to be looked for."""
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """A tensor seen as rows of one length.
+
+    Attributes:
+        tensor: The tensor.
+        lead: Axes that number the rows; the others, one after the other, make a row.
+        order: The order in which the axes are taken.
+    """
+
+    tensor: Tensor
+    lead: int
+    order: tuple[int, ...]
+
+    @property
+    def turned(self) -> bool:
+        """Whether axes are taken in another order than they are stored in."""
+        return self.order != tuple(range(len(self.order)))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Axis lengths in this order."""
+        return tuple(self.tensor.shape[i] for i in self.order)
+
+    @property
+    def count(self) -> int:
+        """Number of rows."""
+        return math.prod(self.shape[: self.lead])
+
+    @property
+    def length(self) -> int:
+        """Numbers of a row."""
+        return math.prod(self.shape[self.lead :])
+
+    def read(self, rows: np.ndarray | None = None) -> np.ndarray:
+        """Read rows.
+
+        Args:
+            rows: Which ones; all of them unless given.
+
+        Returns:
+            Numbers `[rows, length]`; what is not finite is zero.
+        """
+        if rows is not None and self.lead == 1 and not self.turned and len(rows):
+            first, last = int(rows.min()), int(rows.max())
+            piece = finite(self.tensor.rows(first, last + 1)).reshape(last + 1 - first, -1)
+            return piece[rows - first]
+        x = finite(self.tensor.array())
+        x = x.transpose(self.order).reshape(self.count, self.length)
+        return x if rows is None else x[rows]
+
+
+@dataclass(frozen=True, eq=False)
+class Gathered:
+    """A tensor of the reference, made of the target's rows.
+
+    Attributes:
+        view: The reference's tensor as rows.
+        sources: The target's tensors as rows.
+        source: Which of them each row comes from.
+        row: Which row of it.
+    """
+
+    view: Rows
+    sources: tuple[Rows, ...]
+    source: np.ndarray
+    row: np.ndarray
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the target's tensors that it is made of."""
+        return tuple(s.tensor.name for s in self.sources)
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is one tensor as it stands, perhaps under another name."""
+        same = len(self.sources) == 1 and self.sources[0].order == self.view.order
+        rows = self.view.count == self.sources[0].count and np.array_equal(self.row, np.arange(len(self.row)))
+        return same and rows
+
+    def tensor(self, name: str) -> Tensor:
+        """The tensor under the reference's name; rows are gathered when they are asked for.
+
+        Args:
+            name: The reference's name.
+
+        Returns:
+            A view.
+        """
+        shape = tuple(self.view.tensor.shape)
+        make = self._rows if self.view.lead >= 1 and not self.view.turned else partial(sliced, cache(self._all))
+        return Tensor(name, "F32", shape, RowStorage(make, shape))
+
+    def _rows(self, start: int, stop: int) -> np.ndarray:
+        each = self.view.count // self.view.tensor.shape[0]
+        return self._gather(np.arange(start * each, stop * each)).reshape(stop - start, *self.view.tensor.shape[1:])
+
+    def _all(self) -> np.ndarray:
+        x = self._gather(np.arange(self.view.count)).reshape(self.view.shape)
+        return np.ascontiguousarray(x.transpose(np.argsort(self.view.order)))
+
+    def _gather(self, wanted: np.ndarray) -> np.ndarray:
+        out = np.empty((len(wanted), self.view.length), np.float32)
+        for k, source in enumerate(self.sources):
+            own = self.source[wanted] == k
+            if own.any():
+                out[own] = source.read(self.row[wanted[own]])
+        return out
+
+
+@dataclass(eq=False)
+class Pool:
+    """The rows of the target, by length, as directions of few numbers.
+
+    Attributes:
+        tensors: The target's matrices.
+    """
+
+    tensors: Mapping[str, Tensor]
+    _sketches: dict[tuple[str, int, tuple[int, ...]], np.ndarray] = field(default_factory=dict)
+    _forms: dict[int, list[Rows]] = field(default_factory=dict)
+
+    def forms(self, length: int) -> list[Rows]:
+        """Everything in the target that has rows of a length.
+
+        Args:
+            length: Numbers of a row.
+
+        Returns:
+            Its tensors, cut behind each axis that gives such rows.
+        """
+        if length not in self._forms:
+            every = (f for t in self.tensors.values() for f in forms_of(t))
+            self._forms[length] = [f for f in every if f.length == length]
+        return self._forms[length]
+
+    def sketch(self, rows: Rows) -> np.ndarray:
+        """Rows as directions of few numbers; kept.
+
+        Args:
+            rows: A tensor as rows.
+
+        Returns:
+            See `directions`.
+        """
+        key = rows.tensor.name, rows.lead, rows.order
+        if key not in self._sketches:
+            self._sketches[key] = directions(rows.read())
+        return self._sketches[key]
+
+
+def forms_of(tensor: Tensor) -> Iterator[Rows]:
+    """A tensor as rows: cut behind each of its axes, and with any one axis taken as what a row runs along.
+
+    Args:
+        tensor: A tensor of two axes or more.
+
+    Yields:
+        Every way that gives rows of at least `SHORTEST` numbers; as it is stored first.
+    """
+    axes = tuple(range(len(tensor.shape)))
+    stored = ((lead, axes) for lead in axes[1:])
+    along = ((len(axes) - 1, (*(i for i in axes if i != k), k)) for k in axes[:-1] if len(axes) > 1)
+    for lead, order in (*stored, *along):
+        rows = Rows(tensor, lead, order)
+        if rows.length >= SHORTEST and rows.count >= 1:
+            yield rows
+
+
+def directions(rows: np.ndarray) -> np.ndarray:
+    """Rows at length one, projected at random where they are long; cosines are kept to about 1 / sqrt(`NUMBERS`).
+
+    Args:
+        rows: Numbers `[rows, length]`.
+
+    Returns:
+        `[rows, length or NUMBERS]`; zero where a row is. Source: Johnson & Lindenstrauss (1984).
+    """
+    norm = np.linalg.norm(rows, axis=1, keepdims=True)
+    x = np.where(norm > 0, rows / np.where(norm > 0, norm, 1), 0).astype(np.float32)
+    if rows.shape[1] <= 2 * NUMBERS:
+        return x
+    x = x @ _projection(rows.shape[1])
+    norm = np.linalg.norm(x, axis=1, keepdims=True)
+    return np.where(norm > 0, x / np.where(norm > 0, norm, 1), 0).astype(np.float32)
+
+
+@cache
+def _projection(length: int) -> np.ndarray:
+    return np.random.default_rng(length).normal(size=(length, NUMBERS)).astype(np.float32)
+
+
+def sliced(whole: Callable[[], np.ndarray], start: int, stop: int) -> np.ndarray:
+    """Rows of an array that is made as a whole.
+
+    Args:
+        whole: Makes it.
+        start: First row.
+        stop: The one after the last.
+
+    Returns:
+        The rows.
+    """
+    return whole()[start:stop]

@@ -1,0 +1,110 @@
+"""Vectors in another layout: biases, gains and statistics go with their matrix, or are found by their numbers."""
+
+from collections.abc import Mapping
+from functools import partial
+
+import numpy as np
+
+from stemma.kinship.weights.layouts.rows import Gathered, sliced
+from stemma.kinship.weights.layouts.tool_orders import is_simple
+from stemma.kinship.weights.order.units_of_pair import finite
+from stemma.models.model import Model, RowStorage, Tensor
+
+EQUAL = 2.0**-7
+"""Relative difference up to which numbers of a vector are the same, in the narrowest float format."""
+
+SHORTEST = 8
+"""Numbers of a vector that is looked for."""
+
+STACKED = 1 << 16
+"""Numbers up to which a tensor of more axes is looked at for vectors that were stacked."""
+
+NEAR, ONCE = 0.8, 0.98
+"""Correlation from which a vector is one that was trained on since, and share of its numbers that must be there."""
+
+
+def vectors_of(
+    reference: Model, target: Model, found: Mapping[str, Gathered]
+) -> dict[str, tuple[Tensor, str]]:  # fmt: skip
+    """Find the vectors of the reference in the target: what belongs to the rows of a matrix goes with it.
+
+    Args:
+        reference: The model whose layout is wanted.
+        target: The other one.
+        found: Matrices of the reference that were gathered from rows of the target.
+
+    Returns:
+        For each vector that stands elsewhere, what it is there, and the name of the tensor that holds it.
+    """
+    out: dict[str, tuple[Tensor, str]] = {}
+    used = {n for g in found.values() for n in g.names}
+    flat = {n: t for n, t in target.weights.items() if t.is_float and t.size > 1 and n not in used and _small(t)}
+    for name, tensor in reference.weights.items():
+        if not tensor.is_float or _long(tensor) > 1 or tensor.size < 2:
+            continue
+        values = finite(tensor.array()).reshape(-1)
+        beside = _beside(name, found, flat)
+        near = [*([beside] if beside else []), *([(name, np.arange(len(values)))] if name in flat else [])]
+        place = next((p for p in near if _fit(values, flat[p[0]], p[1])), None) or _anywhere(values, flat)
+        if place is not None and not (place[0] == name and np.array_equal(place[1], np.arange(flat[name].size))):
+            shape, (source, rows) = tuple(tensor.shape), place
+            make = partial(sliced, partial(_picked, flat[source], rows, shape))
+            out[name] = Tensor(name, "F32", shape, RowStorage(make, shape)), source
+    return out
+
+
+def _small(tensor: Tensor) -> bool:
+    """Whether a tensor is a vector, or vectors of several layers in one."""
+    return _long(tensor) <= 1 or tensor.size <= STACKED
+
+
+def _long(tensor: Tensor) -> int:
+    return sum(s > 1 for s in tensor.shape)
+
+
+def _beside(
+    name: str, found: Mapping[str, Gathered], flat: Mapping[str, Tensor]
+) -> tuple[str, np.ndarray] | None:  # fmt: skip
+    """The rows of the vector beside the tensor that a matrix's rows were found in."""
+    stem, _, word = name.rpartition(".")
+    matrix = next((g for n, g in found.items() if n.rpartition(".")[0] == stem and len(g.sources) == 1), None)
+    if matrix is None:
+        return None
+    source = f"{matrix.names[0].rpartition('.')[0]}.{word}"
+    return (source, matrix.row) if source in flat and flat[source].size == matrix.sources[0].count else None
+
+
+def _fit(values: np.ndarray, tensor: Tensor, rows: np.ndarray) -> bool:
+    other = finite(tensor.array()).reshape(-1)
+    if len(rows) != len(values) or len(other) <= int(rows.max(initial=-1)):
+        return False
+    scale = float(np.abs(values).max(initial=0.0))
+    apart = np.abs(other[rows] - values) <= EQUAL * np.abs(values) + 1e-3 * EQUAL * scale
+    return bool(apart.mean() >= ONCE) or _alike(values, other[rows])
+
+
+def _alike(x: np.ndarray, y: np.ndarray) -> bool:
+    """Whether two vectors are one that was trained on since."""
+    norm = float(np.linalg.norm(x - x.mean()) * np.linalg.norm(y - y.mean()))
+    return norm > 0 and float(((x - x.mean()) * (y - y.mean())).sum()) >= NEAR * norm
+
+
+def _anywhere(values: np.ndarray, flat: Mapping[str, Tensor]) -> tuple[str, np.ndarray] | None:
+    """A vector whose numbers are in another one, one after the other in stretches; constant ones are everywhere."""
+    if len(values) < SHORTEST or np.ptp(values) == 0:
+        return None
+    for name, tensor in flat.items():
+        other = finite(tensor.array()).reshape(-1)
+        if len(other) < len(values) or np.ptp(other) == 0:
+            continue
+        order = np.argsort(other, kind="stable")
+        at = np.clip(np.searchsorted(other[order], values), 1, len(other) - 1)
+        lower = np.abs(other[order[at - 1]] - values) <= np.abs(other[order[at]] - values)
+        rows = np.where(lower, order[at - 1], order[at])
+        if len(np.unique(rows)) >= ONCE * len(rows) and _fit(values, tensor, rows) and is_simple(rows):
+            return name, rows
+    return None
+
+
+def _picked(tensor: Tensor, rows: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    return finite(tensor.array()).reshape(-1)[rows].reshape(shape)
