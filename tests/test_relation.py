@@ -257,7 +257,8 @@ def test_slices_add_up_to_the_whole() -> None:
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(40, 6, 3)), rng.normal(size=(40, 6, 3))
     y[3], y[5, 2] = 0, x[5, 2]
-    whole, parts = measure(iter([(x, y)])), measure((x[i : i + 7], y[i : i + 7]) for i in range(0, 40, 7))
+    whole = measure(lambda: [(x, y)])
+    parts = measure(lambda: ((x[i : i + 7], y[i : i + 7]) for i in range(0, 40, 7)))
     assert whole is not None
     assert parts is not None
     d = (y - x).reshape(40, -1)
@@ -266,7 +267,7 @@ def test_slices_add_up_to_the_whole() -> None:
         assert np.allclose(getattr(whole, name), getattr(parts, name)), name
     assert whole.difference == pytest.approx(float((d**2).sum()))
     assert whole.zeros == (0, 18, 0)
-    assert measure(iter([(x, y[:3])])) is None
+    assert measure(lambda: [(x, y[:3])]) is None
 
 
 def test_the_rank_of_rounding_alone_is_none() -> None:

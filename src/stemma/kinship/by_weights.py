@@ -10,7 +10,7 @@ from stemma.fingerprints.tensor_content import matrices
 from stemma.kinship.axes import DISTILLED, UNASKED
 from stemma.kinship.exhibited import exhibited
 from stemma.kinship.in_one_layout import View, as_stored, is_explained, laid_out, says_more
-from stemma.kinship.relation import in_other_coordinates, name_relation
+from stemma.kinship.relation import by_parts, in_other_coordinates, name_relation
 from stemma.kinship.relation.named import made_from, relation_of
 from stemma.kinship.relation.same_function import maps_function
 from stemma.kinship.weights import correspondence
@@ -132,10 +132,10 @@ def _as_stored(a: Model, b: Model, same: Evidence, alpha: float) -> Decided:
     found, pairings = in_their_places(a, b, same, alpha)
     order, contents = found.order or same, found.contents or same
     if contents.verdict is Verdict.SUPPORTED and not _open(contents):
-        if found.order is None:
-            order, _ = _in_order(a, b, UnitsInPlace(), alpha)
-            found = replace(found, order=order)
         relation = name_relation(a, b, order, pairings)
+        if found.order is None and (not _large(a) or relation.kind is RelationKind.PART_INHERITED):
+            order, _ = _in_order(a, b, UnitsInPlace(), alpha)
+            found, relation = replace(found, order=order), by_parts(relation, order)
         if relation.kind not in OPEN or contents.value < SAME or _nothing_changed(a, relation):
             return Decided(_answer(a, b, found, relation), pairings)
         unmoved = UnitsMatched().unmoved(a, b, pairings, alpha)

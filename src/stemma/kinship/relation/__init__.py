@@ -71,7 +71,7 @@ def name_relation(a: Model, b: Model, place: Evidence, pairings: Sequence[Pairin
         The relation with its steps and figures; `related` where no account fits.
     """
     x, y, pairings, joined = side_by_side(a, b, pairings)
-    figures = {"parts": place.details.get("parts", {}), **({"joined": joined} if joined else {})}
+    figures = {"joined": joined} if joined else {}
     pair = Pair.of(x, y, pairings)
     found = shortest(pair, ALL)
     if found is not None and found.kind in EXHIBITED:
@@ -79,10 +79,9 @@ def name_relation(a: Model, b: Model, place: Evidence, pairings: Sequence[Pairin
     if found is None or found.kind not in EXHIBITED:
         found = two_sided(found, lambda: shortest(pair.turned(pairings), ALL))
     if found is None:
-        return Relation(RelationKind.RELATED, {**figures, "relative_change": None}, (), place.reason)
+        return by_parts(Relation(RelationKind.RELATED, {**figures, "relative_change": None}, (), place.reason), place)
     origin = made_from(found, x, y)
-    relation = relation_of(found, {**figures, **({"made_from": origin} if origin else {})})
-    return _by_parts(relation, figures["parts"]) if relation.kind is RelationKind.PART_INHERITED else relation
+    return by_parts(relation_of(found, {**figures, **({"made_from": origin} if origin else {})}), place)
 
 
 def side_by_side(
@@ -163,8 +162,20 @@ def two_sided(
     return replace(found, notes=notes)
 
 
-def _by_parts(relation: Relation, parts: Mapping[str, Any]) -> Relation:
-    """Which groups of units were inherited, beside which tensors: a group's order shows what a cosine may not."""
+def by_parts(relation: Relation, order: Evidence) -> Relation:
+    """Add which groups of units stand in their places; where parts were inherited, which groups those are.
+
+    Args:
+        relation: What was named.
+        order: The evidence of the units' order: a group's order shows what a cosine may not.
+
+    Returns:
+        The relation with these figures.
+    """
+    parts: Mapping[str, Any] = order.details.get("parts", {})
+    relation = replace(relation, parameters={**relation.parameters, "parts": parts})
+    if relation.kind is not RelationKind.PART_INHERITED:
+        return relation
     shares = {g: k / n for g, (k, n) in parts.items() if n >= GROUP}
     split = {"inherited": [g for g, s in shares.items() if s >= INHERITED],
              "new": [g for g, s in shares.items() if s < INHERITED]}  # fmt: skip

@@ -25,6 +25,9 @@ NETWORKS = {"mlp": "perceptrons", "cnn": "CNNs", "vit": "vision transformers", "
 
 KINDS = (RelationKind.FINETUNED, RelationKind.SIBLINGS, RelationKind.SAME_INIT)
 
+RANKS = 24
+"""Layers whose change is looked at for its rank, at most: a singular value decomposition each."""
+
 FEATURES = (
     "change", "asymmetry", "asymmetry of units", "asymmetry of layers", "typical asymmetry", "common over start",
     "spread of that", "least of that", "vectors over matrices", "vectors", "spread of change", "rank of change",
@@ -115,7 +118,7 @@ def features(pair: Pair) -> np.ndarray:
     layers = growth / change**2
     # A start that is uniform within one over the root of the fan-in has squares that add up to a third per unit.
     common = np.array([np.log(max(s.inner, 1e-3 * s.norm_a) / (s.rows.shape[1] / 3)) for s in sums])
-    ranks = np.array([_rank_share(m) for m in changed])
+    ranks = np.array([_rank_share(m) for m in changed[:: -(-len(changed) // RANKS)]])
     vectors = _vectors(pair)
     return np.array([
         np.log(whole), np.log1p(abs(grown / whole**2)), _units(changed), abs(np.mean(np.sign(growth))),

@@ -15,7 +15,7 @@ ROWS = 48
 """Rows of a tensor that are looked at, evenly spread."""
 
 GROUPS = 96
-"""Groups of one step that are looked at."""
+"""Groups of one step whose spacing is looked at; of blocks twice as many are read, in case some show nothing."""
 
 BLOCKS = (256, 128, 64, 32, 16)
 """Lengths of blocks that share a step, longest first."""
@@ -112,7 +112,9 @@ def _groupings(flat: np.ndarray, chosen: np.ndarray) -> Iterator[tuple[str, list
         yield "column", list(flat[:4096].T[:: max(1, width // ROWS)][:ROWS]), width
     for block in BLOCKS:
         if block < width:
-            parts = [row[i : i + block] for row in chosen for i in range(0, width, block)]
+            places = [(k, i) for k in range(len(chosen)) for i in range(0, width, block)]
+            some = places[:: max(1, len(places) // (2 * GROUPS))]
+            parts = [chosen[k, i : i + block] for k, i in some]
             yield f"block of {block}", parts, len(flat) * -(-width // block)
 
 
@@ -129,20 +131,21 @@ class _Steps:
 def _on_grid(groups: list[np.ndarray], rounding: float) -> _Steps | None:
     if _dense(groups, rounding):
         return None
-    telling = [u for g in groups if len(u := _distinct(g)) >= 2]
-    large = [u for u in telling if len(u) >= LEAST]
-    total = sum(g.size for g in groups)
-    if not large:
-        return (_few_values(groups, telling) or _table(groups)) if total >= 32 else None
-    if len(large) > GROUPS:
-        large = [large[i] for i in np.linspace(0, len(large) - 1, GROUPS).astype(int)]
-    found, misses = [], 0
-    for u in large:
+    found, misses, telling = [], 0, []
+    for group in groups:
+        u = _distinct(group)
+        telling += [u] if 2 <= len(u) < LEAST else []
+        if len(u) < LEAST:
+            continue
         one = _step(u, rounding)
         misses += one is None
         found += [] if one is None else [one]
-        if misses > MISSED * len(large):
-            return _table(groups)
+        if len(found) + misses == GROUPS or misses > MISSED * GROUPS:
+            break
+    if not found and not misses:
+        return (_few_values(groups, telling) or _table(groups)) if sum(g.size for g in groups) >= 32 else None
+    if misses > MISSED * (len(found) + misses):
+        return _table(groups)
     step, low, high = np.array(found).T
     return _Steps(step, low, high)
 
@@ -205,6 +208,9 @@ def _table(groups: list[np.ndarray]) -> _Steps | None:
     """Sixteen or fewer values, whatever their steps, once every group is divided by its largest entry."""
     tops = np.array([float(np.abs(g).max(initial=0.0)) for g in groups if g.size >= LEAST])
     groups = [g for g in groups if g.size >= LEAST]
+    first = next((g / top for g, top in zip(groups, tops, strict=True) if top > 0), np.zeros(0))
+    if len(np.unique(np.round(first.astype(np.float64), 2))) > TABLE:
+        return None
     scaled = [np.round(g.astype(np.float64) / top, 2) for g, top in zip(groups, tops, strict=True) if top > 0]
     values = np.concatenate(scaled) if scaled else np.zeros(0)
     levels = np.unique(values)

@@ -1,6 +1,7 @@
 """LoRA: differences of low rank, merged into the weights."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -36,7 +37,7 @@ class LowRank(AbstractOperation):
         changed = [layer for layer in pair.open if layer.matrix]
         if not changed or any(not layer.matrix for layer in pair.open) or any(m.measured is None for m in changed):
             return None
-        ranks = {m.b: self.rank(m) for m in changed if m.sums.rank_of_room >= self.width}
+        ranks = self._ranks(changed)
         low = {b: r for b, r in ranks.items() if r and r <= self.room * self._room(pair, b)}
         if not low or (len(low) == 1 and len(pair.matrices) > 2 and max(low.values()) > 8):
             return None
@@ -57,6 +58,18 @@ class LowRank(AbstractOperation):
         )
         done = {m.b: m.explained(f"rank {low.get(m.b, m.sums.rank_of_room)}") for m in changed}
         return Explained(step, pair.with_layers(done, self.name))
+
+    def _ranks(self, changed: Sequence[Layer]) -> dict[str, int]:
+        """Ranks of the differences; of the first alone where one with most room is plainly not low: that decides."""
+        out: dict[str, int] = {}
+        for m in sorted(changed, key=lambda m: (-m.sums.rank_of_room, m.size)):
+            room = m.sums.rank_of_room
+            if room < self.width:
+                continue
+            out[m.b] = self.rank(m)
+            if room == max(x.sums.rank_of_room for x in changed) and out[m.b] > self.room * room:
+                return {m.b: out[m.b]}
+        return out
 
     def rank(self, layer: Layer) -> int:
         """Numerical rank of a layer's difference, above what rounding makes.

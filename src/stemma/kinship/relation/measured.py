@@ -1,6 +1,6 @@
 """What two versions of one tensor show: sums over all entries, read in slices, from which every operation is judged."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
@@ -14,6 +14,28 @@ PATTERNS = ((2, 4), (4, 8), (1, 4))
 
 KEPT = 1 << 14
 """Entries of each side that are kept for what sums do not show (order of magnitudes, patterns of zeros)."""
+
+
+@dataclass(eq=False)
+class Projected:
+    """A difference, onto `SKETCH` directions: read when its rank is asked for, since most changes are plainly dense.
+
+    Attributes:
+        slices: Gives corresponding rows of A and B, in order.
+    """
+
+    slices: Callable[[], Iterable[tuple[np.ndarray, np.ndarray]]]
+
+    @cached_property
+    def singular_values(self) -> np.ndarray:
+        """Singular values of the projected difference, largest first; none of vectors."""
+        gram: np.ndarray | None = None
+        for x, y in self.slices():
+            d = y.reshape(len(y), -1).astype(np.float64) - x.reshape(len(x), -1)
+            seen = d if d.shape[1] <= SKETCH else d @ _directions(d.shape[1])
+            if x.ndim > 1:
+                gram = seen.T @ seen + (0 if gram is None else gram)
+        return np.zeros(0) if gram is None else np.sqrt(np.maximum(np.linalg.eigvalsh(gram)[::-1], 0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +52,7 @@ class Measured:
         equal: Entries that are the same number in both.
         zeros: Entries that are zero in A only, in B only, in both.
         on_support: Sums of (B - A)² where B is not zero, and where A is not.
-        gram: Products of the projected difference, `[k, k]`; its eigenvalues are squares of singular values.
+        projected: The difference, projected when its rank is asked for.
         sample: The same entries of A and of B, spread evenly, `[2, n]`.
         patterned: (n, m) where n of every m neighbours are zero, else None; of B, then of A.
     """
@@ -42,7 +64,7 @@ class Measured:
     equal: int
     zeros: tuple[int, int, int]
     on_support: tuple[float, float]
-    gram: np.ndarray
+    projected: "Projected"
     sample: np.ndarray
     patterned: tuple[tuple[int, int] | None, tuple[int, int] | None]
 
@@ -106,15 +128,13 @@ class Measured:
 
     @cached_property
     def singular_values(self) -> np.ndarray:
-        """Singular values of the (projected) difference, largest first."""
-        if not self.gram.size:
-            return np.zeros(0)
-        return np.sqrt(np.maximum(np.linalg.eigvalsh(self.gram)[::-1], 0))
+        """Singular values of the (projected) difference, largest first; the tensors are read again for them."""
+        return self.projected.singular_values
 
     @property
     def rank_of_room(self) -> int:
         """The rank that a difference without structure would have here, as far as it can be seen."""
-        return min(self.rows.shape[1], len(self.gram)) if self.gram.size else 0
+        return min(self.rows.shape[1], SKETCH, int(np.prod(self.shape[1:]))) if len(self.shape) > 1 else 0
 
 
 def _after_scale(sums: np.ndarray) -> float:
@@ -131,25 +151,25 @@ def _directions(width: int) -> np.ndarray:
     return np.random.default_rng(width).normal(scale=width**-0.5, size=(width, SKETCH))
 
 
-def measure(slices: Iterable[tuple[np.ndarray, np.ndarray]]) -> Measured | None:
+def measure(slices: Callable[[], Iterable[tuple[np.ndarray, np.ndarray]]]) -> Measured | None:
     """Add up what two versions of a tensor show.
 
-    Memory: one slice in float64 and the projection; time: a few passes over the entries and one product with
-    `SKETCH` columns.
+    Memory: one slice in float64; time: a few passes over the entries. The rank of the difference takes another pass and
+    a product with `SKETCH` columns, once it is asked for.
 
     Args:
-        slices: Corresponding rows of A and B, in order, all other axes whole.
+        slices: Gives corresponding rows of A and B, in order, all other axes whole; called once more for the rank.
 
     Returns:
         The sums; None where sizes differ or nothing was read.
     """
     sums = _Sums()
-    for x, y in slices:
+    for x, y in slices():
         if x.shape != y.shape:
             return None
         if x.size:
             sums.add(x, y)
-    return sums.result()
+    return sums.result(Projected(slices))
 
 
 def _along(x: np.ndarray, axis: int) -> np.ndarray:
@@ -162,13 +182,11 @@ class _Sums:
     def __init__(self) -> None:
         self.rows: list[np.ndarray] = []
         self.across: list[np.ndarray] = []
-        self.gram = np.zeros((0, 0))
         self.equal, self.read = 0, 0
         self.zeros, self.support = np.zeros(3, int), np.zeros(2)
         self.samples: list[np.ndarray] = []
         self.patterns = [dict.fromkeys(PATTERNS, True), dict.fromkeys(PATTERNS, True)]
         self.shape: tuple[int, ...] = ()
-        self.projection: np.ndarray | None = None
 
     def add(self, x: np.ndarray, y: np.ndarray) -> None:
         a = x.reshape(len(x), -1).astype(np.float64)
@@ -179,7 +197,6 @@ class _Sums:
         if x.ndim > 1:
             seen = [np.stack([_along(s.reshape(x.shape), i) for s in squares]) for i in range(1, x.ndim)]
             self.across = [s + t for s, t in zip(seen, self.across, strict=True)] if self.across else seen
-            self._project(d)
         gone_a, gone_b = a == 0, b == 0
         self.equal += int((a == b).sum())
         self.zeros += [(gone_a & ~gone_b).sum(), (gone_b & ~gone_a).sum(), (gone_a & gone_b).sum()]
@@ -191,13 +208,7 @@ class _Sums:
         step = max(1, x.size // KEPT)
         self.samples.append(np.stack([a.reshape(-1)[::step], b.reshape(-1)[::step]]))
 
-    def _project(self, d: np.ndarray) -> None:
-        if self.projection is None and d.shape[1] > SKETCH:
-            self.projection = _directions(d.shape[1])
-        seen = d if self.projection is None else d @ self.projection
-        self.gram = seen.T @ seen + (self.gram if self.gram.size else 0)
-
-    def result(self) -> Measured | None:
+    def result(self, projected: Projected) -> Measured | None:
         if not self.read:
             return None
         sample = np.concatenate(self.samples, axis=1)
@@ -206,7 +217,7 @@ class _Sums:
         return Measured(
             shape=self.shape, read=self.read, rows=np.concatenate(self.rows, axis=1), across=tuple(self.across),
             equal=self.equal, zeros=(int(self.zeros[0]), int(self.zeros[1]), int(self.zeros[2])),
-            on_support=(float(self.support[0]), float(self.support[1])), gram=self.gram, sample=sample,
+            on_support=(float(self.support[0]), float(self.support[1])), projected=projected, sample=sample,
             patterned=(patterns[0], patterns[1]),
         )  # fmt: skip
 
@@ -222,6 +233,6 @@ def _look_for(known: dict[tuple[int, int], bool], gone: np.ndarray) -> None:
             known[n, m] = False
 
 
-NOTHING = Measured((), 0, np.zeros((4, 0)), (), 0, (0, 0, 0), (0.0, 0.0), np.zeros((0, 0)),
+NOTHING = Measured((), 0, np.zeros((4, 0)), (), 0, (0, 0, 0), (0.0, 0.0), Projected(tuple),
                    np.zeros((2, 0)), (None, None))  # fmt: skip
 """What two tensors show that cannot be put side by side."""

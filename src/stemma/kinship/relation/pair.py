@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -180,11 +180,11 @@ class Pair:
         layers = []
         for p in pairings:
             holes = _holes(parent.weights[p.a], whole=whole), _holes(child.weights[p.b], whole=whole)
-            slices = cuts.slices(p.a) if whole else iter([(cuts[p.a].a, cuts[p.a].b)])
+            slices = partial(cuts.slices, p.a) if whole else partial(_cut, cuts, p.a)
             measured = None if any(holes) else measure(slices)
             if measured is None:
                 pieces = restricted(parent, child, p, known, kept, tokens)
-                measured = None if pieces is None else measure(iter([pieces]))
+                measured = None if pieces is None else measure(lambda pieces=pieces: [pieces])
             layer = _layer(parent, child, p.a, p.b, measured, matrix=True)
             layers.append(replace(layer, grown=_grown(parent, child, p, known), holes=holes))
             cuts.drop(p.a)
@@ -267,9 +267,16 @@ def _vectors(
         measured = None
         if pieces is not None:
             x, y = (piece.reshape(-1) for piece in pieces)
-            measured = measure(iter([(x, y)]))
+            measured = measure(lambda x=x, y=y: [(x, y)])
         holes = _holes(tensor, whole=True), _holes(child.weights[other], whole=True)
         yield replace(_layer(parent, child, name, other, measured, matrix=False), holes=holes)
+
+
+def _cut(cuts: Cuts, name: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The first rows of a pair of tensors; not kept."""
+    cut = cuts[name]
+    cuts.drop(name)
+    yield cut.a, cut.b
 
 
 def stem(name: str) -> str:

@@ -1,6 +1,7 @@
 """Quantised: the child's numbers lie on a grid of few levels, and differ from the parent's by rounding to it."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -39,7 +40,7 @@ class Quantized(AbstractOperation):
     def explain(self, pair: Pair) -> Explained | None:
         """See `AbstractOperation.explain`: what lies beyond the rounding to the grid is left open."""
         open_matrices = [m for m in pair.open if m.matrix and m.measured is not None and m.measured.read >= 64]
-        grids = {m.b: g for m in open_matrices if (g := pair.grid(pair.child, m.b)) is not None}
+        grids = self._grids(pair, open_matrices)
         grids = {b: g for b, g in grids.items() if not _already(pair, b, g)}
         size = sum(m.size for m in open_matrices)
         if not grids or sum(m.size for m in open_matrices if m.b in grids) < self.share * size:
@@ -65,6 +66,19 @@ class Quantized(AbstractOperation):
             place=3.0,
         )  # fmt: skip
         return Explained(step, pair.with_layers(changed, self.name))
+
+    def _grids(self, pair: Pair, layers: Sequence[Layer]) -> dict[str, Grid]:
+        """The grids of the child's matrices; none of them where too much lies on none."""
+        out, left = {}, (1 - self.share) * sum(m.size for m in layers)
+        for m in sorted(layers, key=lambda m: -m.size):
+            grid = pair.grid(pair.child, m.b)
+            if grid is not None:
+                out[m.b] = grid
+                continue
+            left -= m.size
+            if left < 0:
+                return {}
+        return {m.b: out[m.b] for m in layers if m.b in out}
 
 
 def _already(pair: Pair, name: str, grid: Grid) -> bool:
