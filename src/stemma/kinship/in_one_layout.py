@@ -45,10 +45,17 @@ def is_explained(found: Comparison) -> bool:
 def laid_out(a: Model, b: Model) -> Iterator[View]:
     """The pair with one model's rows, pieces and factors put together as the other model has them."""
     for make in (relaid, restored):
-        if (found := make(a, b)) is not None:
-            yield View(a, found.model, found)
+        one = make(a, b)
+        if one is not None:
+            yield View(a, one.model, one)
+        if one is None and make is relaid and _shapes(a) == _shapes(b):
+            continue  # rows that one of two equally large models lacks, the other lacks too
         if (found := make(b, a)) is not None:
             yield View(found.model, b, found)
+
+
+def _shapes(model: Model) -> list[tuple[int, ...]]:
+    return sorted(tuple(t.shape) for t in model.weights.values())
 
 
 def says_more(one: Comparison, other: Comparison) -> bool:

@@ -118,7 +118,8 @@ class UnitsMatched:
         for how, pairs in ways:
             pairings = tuple(p.turned() for p in pairs) if turned else pairs
             pairings = (*pairings, *left_over(one, two, pairings))
-            trial = self._trial(a, b, pairings, how, alpha, before + len(ways))
+            again = how == "contents" and _all_named(one, two)  # each by itself was tried under the names
+            trial = self._trial(a, b, pairings, how, alpha, before + len(ways), alone=not again)
             looked = (*looked, *_possible(one, two, trial.pairings))
             if best is None or _better(trial, best):
                 best = trial
@@ -137,11 +138,12 @@ class UnitsMatched:
         return None if best is None else replace(best, looked=looked)
 
     def _trial(
-        self, a: Model, b: Model, pairings: tuple[Pairing, ...], how: str, alpha: float, tried: int
+        self, a: Model, b: Model, pairings: tuple[Pairing, ...], how: str, alpha: float, tried: int, *,
+        alone: bool = True,
     ) -> Matched:  # fmt: skip
         """The map under one correspondence, from the reference to the target."""
         one, two = (b, a) if reference_is_second(a, b) else (a, b)
-        found = find(one, two, pairings, structure(one), self.seed, named=how == "names")
+        found = find(one, two, pairings, structure(one), self.seed, named=how == "names", alone=alone)
         pairings = _completed(tuple(p.part.pairing for n, p in found.map.parts.items() if "#" not in n), pairings)
         return self.weighed(a, b, found, pairings, how, alpha, tried=tried)
 
@@ -218,6 +220,12 @@ class UnitsMatched:
         moved = any(s not in ("vocabulary grown", "vocabulary trimmed", "gains folded") for s in steps)
         kind = RelationKind.PERMUTED if moved else RelationKind.REFORMATTED
         return Relation(kind, dict(found.details), steps, found.reason)
+
+
+def _all_named(one: Model, two: Model) -> bool:
+    """Whether all matrices have a namesake of their shape."""
+    own, other = matrices(one), matrices(two)
+    return own.keys() == other.keys() and all(t.shape == other[n].shape for n, t in own.items())
 
 
 def _possible(one: Model, two: Model, pairings: Sequence[Pairing]) -> tuple[Pairing, ...]:

@@ -22,7 +22,7 @@ from stemma.kinship.weights.maps.settle import agrees, grow
 from stemma.models.model import Model
 from stemma.models.structure import Structure
 
-ALONE = 12
+ALONE = 6
 """Tensors that are matched by themselves without success before the search ends."""
 
 
@@ -44,7 +44,8 @@ class Found:
 
 
 def find(
-    a: Model, b: Model, pairings: Sequence[Pairing], known: Structure, seed: int = 0, *, named: bool = True
+    a: Model, b: Model, pairings: Sequence[Pairing], known: Structure, seed: int = 0, *, named: bool = True,
+    alone: bool = True,
 ) -> Found:  # fmt: skip
     """Look for a map from A to B.
 
@@ -58,6 +59,7 @@ def find(
         known: The structure of the reference.
         seed: Of what falls at random.
         named: Whether names say which tensor is which; otherwise the pairs are a proposal, and others are tried.
+        alone: Whether tensors that nothing else shows are matched by themselves.
 
     Returns:
         The map and what was not looked for.
@@ -77,7 +79,7 @@ def find(
             plain = _only_reordered(turned, _chart(a, b, pairings, known, seed), known, named=named)
             chart, gains = (turned, gains) if plain is None else (plain, False)
     untried += match_heads(chart, known)
-    untried += _by_themselves(chart, known, named=named)
+    untried += _by_themselves(chart, known, named=named) if alone else []
     _reordered_rows(chart)
     refine(chart)
     return Found(_map(chart, a, b), chart.sides, gains, tuple(untried))

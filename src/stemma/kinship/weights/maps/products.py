@@ -111,12 +111,12 @@ def _moments(tensor: Tensor) -> np.ndarray:
     x = tamed(finite(tensor.array())).reshape([n for n in tensor.shape if n > 1])
     x = x.reshape(len(x), -1)
     x = x if x.shape[0] >= x.shape[1] else x.T
-    gram = (x.T @ x).astype(np.float64)
-    total = max(float(np.trace(gram)), 1e-30)
-    gram /= total
+    gram = x.T @ x
+    total = max(float(np.trace(gram, dtype=np.float64)), 1e-30)
+    gram /= np.float32(total)
     square = gram @ gram
-    powers = [1.0, np.trace(square), (square * gram).sum(), (square * square).sum()]
-    return np.log(np.maximum([total, *powers[1:]], 1e-30))
+    powers = [(x * y).sum(dtype=np.float64) for x, y in ((gram, gram), (square, gram), (square, square))]
+    return np.log(np.maximum([total, *powers], 1e-30))
 
 
 def _plain(chart: Chart, places: list[tuple[str, int]]) -> bool:
