@@ -41,6 +41,9 @@ REMEMBERED = 1024
 PEEK, TABLE = 8, 17
 """Groups that are looked at first, and values that a table of levels has at most."""
 
+MOST_SLACK = 0.2
+"""Steps by which rounding may move a value that is still held against the grid."""
+
 EXACT = 0.02
 """How far from a multiple of the step a value may lie, in steps, beside the rounding of its number format."""
 
@@ -183,13 +186,23 @@ def _step(u: np.ndarray, rounding: float) -> tuple[float, float, float] | None:
         if (u[-1] - u[0]) / step > MOST_LEVELS - 1:
             return None
         for origin in (0.0, u[0]):
-            codes = (u - origin) / step
-            step_fit = step * float(codes @ np.rint(codes) / max(1e-30, np.rint(codes) @ np.rint(codes)))
-            codes = (u - origin) / step_fit
-            slack = EXACT + 2 * rounding * np.abs(u) / step_fit
-            if (np.abs(codes - np.rint(codes)) <= np.minimum(slack, 0.2)).all():
-                return step_fit, round(float(codes[0])), round(float(codes[-1]))
+            fitted = _fitted(u - origin, step)
+            codes = (u - origin) / fitted
+            slack = EXACT + 2 * rounding * np.abs(u) / fitted
+            told = slack <= MOST_SLACK  # large codes may be rounded by as much as a step: they show nothing
+            if told.sum() >= LEAST and (np.abs(codes - np.rint(codes)) <= slack)[told].all():
+                return fitted, round(float(codes[0])), round(float(codes[-1]))
     return None
+
+
+def _fitted(values: np.ndarray, step: float) -> float:
+    """A step by least squares, from the smallest codes outwards: an error of one per cent is one at code hundred."""
+    for limit in (8, 32, MOST_LEVELS):
+        codes = np.rint(values / step)
+        near = np.abs(codes) <= limit
+        square = float(codes[near] @ codes[near])
+        step = step * float((values[near] / step) @ codes[near]) / square if square else step
+    return step
 
 
 def _few_values(groups: list[np.ndarray], telling: list[np.ndarray]) -> _Steps | None:

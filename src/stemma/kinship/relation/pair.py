@@ -63,7 +63,7 @@ class Layer:
     @property
     def tolerance(self) -> float:
         """Relative difference that a rewrite which changes nothing may leave."""
-        return 2 * self.floor if self.floor > 1e-5 else SLACK * self.floor
+        return self.floor if self.floor > 1e-5 else SLACK * self.floor
 
     @property
     def settled(self) -> bool:
