@@ -538,7 +538,7 @@ def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_what_is_refused_is_named(tmp_path: Path) -> None:
-    for file, word in {"m.pb": "TensorFlow", "m.mlmodel": "CoreML", "m.joblib": "joblib", "m.7z": "archive"}.items():
+    for file, word in {"m.pb": "TensorFlow", "m.mlmodel": "Core ML", "m.joblib": "joblib", "m.7z": "archive"}.items():
         (tmp_path / file).write_bytes(b"something else entirely")
         with pytest.raises(NotAModelError, match=word):
             load.load(tmp_path / file)
