@@ -310,9 +310,12 @@ def nothing_in(folder: Path) -> str:
         One sentence: what it holds instead, or that the path may be wrong.
     """
     found = list(_below(folder, "", True, set()))
-    there = [c.name for c in found if isinstance(c, Checkpoint)]
+    there = [c.name for c in found if isinstance(c, Checkpoint) and c.path.exists()]
     if there:
         return f"{folder} is not a checkpoint folder. It holds {len(there)} checkpoint files ({there[0]} …): name one"
+    lost = next((p for p in sorted(folder.iterdir()) if p.is_symlink() and not p.exists()), None)
+    if lost is not None:
+        return f"{lost} is a link to a file that is not there. Was the download interrupted, or the cache cleaned?"
     skipped = next((s for s in found if isinstance(s, Skipped)), None)
     if skipped is not None:
         return f"{folder} holds no checkpoint that is read: {skipped.path} is {skipped.why}"

@@ -173,9 +173,9 @@ def discovered(path: Path, all_formats: bool) -> Iterator[Checkpoint | AddResult
         yield AddResult(path.name, str(path), None, "failed", nothing_in(path))
         return
     for why, places in skipped.items():
-        more = f" and {len(places) - 1} more like it" if len(places) > 1 else ""
+        more = f" and {len(places) - 1} more like it were" if len(places) > 1 else " was"
         first = places[0].path
-        note = f"{first}{more} was skipped: it is {why}"
+        note = f"{first}{more} skipped: it is {why}"
         yield AddResult(first.stem, str(first), None, SKIPPED if places[0].sure else UNSURE, note=note)
 
 

@@ -306,7 +306,7 @@ def foreign_files(files: list[Path]) -> Iterator[tuple[Path, Kind]]:
             continue
         if _DATA.search(path.name) or (kind in (_BARE, _ARCHIVE) and path.stat().st_size < 1 << 16):
             continue
-        if kind is None and path.suffix.lower() in (".bin", ".ckpt", ".pt", ".pth"):
+        if kind is None and path.suffix.lower() in (".bin", ".ckpt", ".pt", ".pth", ".model"):
             kind = _sniffed(path)
         if kind is not None:
             yield path, kind
@@ -319,6 +319,8 @@ def _sniffed(path: Path) -> Kind | None:
     except OSError:
         return None
     kind = by_content(path, head) or by_look(path, head)
-    if kind in (_OPENVINO, _NCNN, _ONNX_DATA, _TEXT, _ANSWER):
+    if kind in (_OPENVINO, _NCNN, _ONNX_DATA, _TFJS_SHARD, _TEXT, _ANSWER):
         return None  # said of the graph beside it, or no weights at all
-    return kind or (Kind("no checkpoint that is known", _TORCH) if size > 1 << 16 else None)
+    if kind is None and size > 1 << 16 and path.suffix.lower() != ".model":  # tokenizers have that ending too
+        return Kind("no checkpoint that is known", _TORCH)
+    return kind

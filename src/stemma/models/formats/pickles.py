@@ -27,7 +27,9 @@ RUNS = frozenset(
         "asyncio", "multiprocessing", "tempfile", "platform", "signal", "ssl", "smtplib", "ftplib", "telnetlib",
     }
 )  # fmt: skip
-"""Modules that no checkpoint takes anything from, but for what `ALLOWED` lists: asking for them is an attack."""
+"""Modules that no checkpoint takes anything from, but for what `ALLOWED` lists: asking for them is an attack …"""
+INSIDE = ("os.", "importlib.", "urllib.", "http.", "asyncio.", "multiprocessing.", "ctypes.", "pip.", "requests.")
+"""… and likewise what lies inside these."""
 
 
 class DamagedPickleError(UnreadableModelError):
@@ -70,7 +72,7 @@ class Reader(pickle._Unpickler):
         if name in DTYPES and module == "torch":
             return Kind(DTYPES[name])
         shown = f"{module}.{name}"[:120]
-        if module.partition(".")[0] in RUNS or not module or len(self.foreign) >= MAX_CLASSES:
+        if module in RUNS or module.startswith(INSIDE) or not module or len(self.foreign) >= MAX_CLASSES:
             raise UnsafeFileError(
                 f"{self.path} asks for {shown!r} when it is loaded, which could run code; nothing was run. "
                 "Save the network's state_dict alone, or as safetensors"
