@@ -218,12 +218,12 @@ def test_strided_views_in_blocks_of_any_size(tmp_path: Path, monkeypatch: pytest
         assert b"".join(bytes(c) for c in found.tensors[k].chunks(bytearray(13))) == v.contiguous().numpy().tobytes()
 
 
+@pytest.mark.filterwarnings("ignore")  # torch says once per process that these are deprecated
 def test_torch_quantised_tensors_are_codes_with_scales(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     x = torch.randn(4, 6)
     channels = torch.rand(4, dtype=torch.float64) + 0.1
-    with pytest.warns(UserWarning, match="deprecated"):
-        per_tensor = torch.quantize_per_tensor(x, 0.1, 3, torch.qint8)
+    per_tensor = torch.quantize_per_tensor(x, 0.1, 3, torch.qint8)
     per_channel = torch.quantize_per_channel(x, channels, torch.zeros(4, dtype=torch.long), 0, torch.qint8)
     torch.save({"w": per_tensor, "c": per_channel}, tmp_path / "q.pt")
     found = load.load(tmp_path / "q.pt")
