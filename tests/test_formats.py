@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import pickle
 import sys
 import zipfile
 from pathlib import Path
@@ -106,6 +107,11 @@ def write_msgpack(path: Path, values: dict[str, np.ndarray]) -> Path:
     return path
 
 
+def write_paddle(path: Path, values: dict[str, np.ndarray]) -> Path:
+    path.write_bytes(pickle.dumps({**values, "StructuredToParameterName@@": {k: k for k in values}}, 2))
+    return path
+
+
 WRITERS = {
     "a.safetensors": write_safetensors,
     "a.pt": write_torch,
@@ -118,6 +124,7 @@ WRITERS = {
     "chunked.h5": lambda p, v: write_h5(p, v, "gzip"),
     "a.keras": write_keras,
     "a.msgpack": write_msgpack,
+    "a.pdparams": write_paddle,
 }
 
 

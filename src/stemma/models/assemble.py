@@ -40,7 +40,7 @@ def format_of(path: Path) -> AbstractFormat:
         raise (foreign.by_ending(path) or kind if not kind.instead else kind).error(path)
     suffix = path.suffix.lower()
     kind = foreign.by_ending(path) if not any(suffix in f.suffixes for f in ALL) else None
-    kind = kind or foreign.by_look(path, head)
+    kind = kind or foreign.by_look(path, head) or foreign.data_of_onnx(path, head)
     if kind is not None:
         raise kind.error(path)
     for known in ALL:

@@ -9,7 +9,7 @@ from pathlib import Path
 from stemma.errors import NotAModelError
 from stemma.models import adapters, cards, hub_cache, ranks, shards, twins
 from stemma.models.assemble import models_of, read_file
-from stemma.models.formats import ALL, GENERIC, ON_REQUEST, distributed, foreign
+from stemma.models.formats import ALL, GENERIC, ON_REQUEST, distributed, foreign, tfjs
 from stemma.models.model import Model
 
 WEIGHTS = (
@@ -20,7 +20,7 @@ WEIGHTS = (
     re.compile(r"^[^.].*\.gguf$"),
     re.compile(r"^(tf_model\.h5|model\.weights\.h5|model\.keras|flax_model\.msgpack)$"),
     re.compile(r"^[^.].*\.(h5|keras|msgpack|tflite|onnx|pdparams|pt2)$"),
-    re.compile(r"^[^.].*\.json$"),
+    re.compile(rf"^{re.escape(tfjs.MANIFEST)}$"),
 )
 """Weight files of a checkpoint folder, best first: a folder often holds the same weights in several formats."""
 
@@ -148,9 +148,10 @@ def _below(folder: Path, prefix: str, all_formats: bool, seen: set[tuple[int, in
 
 
 def _skipped(entries: list[Path], taken: list[Path], whole: bool) -> Iterator[Skipped]:
-    others = [p for p in entries if p.is_file() and p not in taken and not NOT_WEIGHTS.search(p.name)]
     if whole:
         return
+    known = set(taken)
+    others = [p for p in entries if p not in known and not NOT_WEIGHTS.search(p.name) and p.is_file()]
     for path, kind in foreign.foreign_files(others):
         yield Skipped(path, f"{kind.what}, which Stemma does not read: {kind.todo}", kind not in foreign.UNSURE)
     for path in others:
@@ -169,7 +170,7 @@ def is_weight_file(path: Path, all_formats: bool = False) -> bool:
         return False
     if suffix in ON_REQUEST and not all_formats:
         return False
-    if suffix in GENERIC:
+    if suffix in GENERIC or path.name == tfjs.MANIFEST:
         return _sniffed(path)
     return any(suffix in f.suffixes for f in ALL)
 
@@ -316,6 +317,9 @@ def nothing_in(folder: Path) -> str:
     lost = next((p for p in sorted(folder.iterdir()) if p.is_symlink() and not p.exists()), None)
     if lost is not None:
         return f"{lost} is a link to a file that is not there. Was the download interrupted, or the cache cleaned?"
+    state = next((p.name for p in sorted(folder.iterdir()) if "optim" in p.name and NOT_WEIGHTS.search(p.name)), None)
+    if state is not None:
+        return f"{folder} holds an optimizer's state ({state}), not a network. Give the folder with the weights"
     skipped = next((s for s in found if isinstance(s, Skipped)), None)
     if skipped is not None:
         return f"{folder} holds no checkpoint that is read: {skipped.path} is {skipped.why}"

@@ -19,7 +19,7 @@ ALL: tuple[AbstractFormat, ...] = (
 )  # fmt: skip
 """The formats that are read, in the order in which a file's first bytes are tried."""
 
-GENERIC = frozenset({".bin", ".model", ".dat", ".data", ".ckpt", ".tar", ".json", ""})
+GENERIC = frozenset({".bin", ".model", ".dat", ".data", ".ckpt", ".tar", ""})
 """Endings that many programs use: in a folder such a file counts only if its first bytes are those of a checkpoint."""
 
 ON_REQUEST = frozenset({".npz", ".npy", ".onnx"})

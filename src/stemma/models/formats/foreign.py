@@ -220,7 +220,7 @@ def by_ending(path: Path) -> Kind | None:
 
 
 def by_look(path: Path, head: bytes) -> Kind | None:
-    """What a file is that no signature and no ending names: text, nothing but zeros, an archive, an ONNX model's data.
+    """What a file is that no signature and no ending names: text, nothing but zeros, an archive.
 
     Args:
         path: The file.
@@ -233,8 +233,6 @@ def by_look(path: Path, head: bytes) -> Kind | None:
         return _BLANK
     if head[:4] == b"PK\x03\x04" and path.suffix.lower() not in _ZIPPED:
         return Kind("a zip archive", _UNPACK)
-    if path.suffix and head[:1] != b"\x80" and any(_names(p, path.name) for p in path.parent.glob("*.onnx")):
-        return _ONNX_DATA
     if head.translate(None, _PRINTED) or _PICKLED.match(head):
         return None
     if path.suffix.lower() in _TEXTS:
@@ -254,6 +252,22 @@ def _beside(path: Path) -> Kind | None:
         if path.with_suffix(ending).is_file():
             return kind
     return None
+
+
+def data_of_onnx(path: Path, head: bytes) -> Kind | None:
+    """Whether a file of raw numbers is named by an ONNX model that lies beside it.
+
+    Cost: the first megabytes of each ONNX file of the folder.
+
+    Args:
+        path: The file.
+        head: Its first bytes.
+
+    Returns:
+        The kind, None where no graph names the file.
+    """
+    raw = path.suffix and path.suffix.lower() != ".onnx" and head[:1] != b"\x80"
+    return _ONNX_DATA if raw and any(_names(p, path.name) for p in path.parent.glob("*.onnx")) else None
 
 
 def _names(graph: Path, name: str) -> bool:
@@ -307,20 +321,22 @@ def foreign_files(files: list[Path]) -> Iterator[tuple[Path, Kind]]:
         if _DATA.search(path.name) or (kind in (_BARE, _ARCHIVE) and path.stat().st_size < 1 << 16):
             continue
         if kind is None and path.suffix.lower() in (".bin", ".ckpt", ".pt", ".pth", ".model"):
-            kind = _sniffed(path)
+            kind = _sniffed(path, any(n.endswith(".onnx") for n in names))
         if kind is not None:
             yield path, kind
 
 
-def _sniffed(path: Path) -> Kind | None:
+def _sniffed(path: Path, graphs: bool) -> Kind | None:
     try:
         with path.open("rb") as f:
             head, size = f.read(HEAD), path.stat().st_size
     except OSError:
         return None
     kind = by_content(path, head) or by_look(path, head)
-    if kind in (_OPENVINO, _NCNN, _ONNX_DATA, _TFJS_SHARD, _TEXT, _ANSWER):
+    if kind in (_OPENVINO, _NCNN, _TFJS_SHARD, _TEXT, _ANSWER):
         return None  # said of the graph beside it, or no weights at all
-    if kind is None and size > 1 << 16 and path.suffix.lower() != ".model":  # tokenizers have that ending too
+    if (
+        kind is None and size > 1 << 16 and not graphs and path.suffix.lower() != ".model"
+    ):  # tokenizers have that ending too
         return Kind("no checkpoint that is known", _TORCH)
     return kind

@@ -16,6 +16,7 @@ from stemma.models.model import ITEMSIZE, AbstractStorage, ArrayStorage, Tensor
 
 DTYPES = {"float32": "F32", "float16": "F16", "int32": "I32", "uint8": "U8", "uint16": "U16", "int16": "I16",
           "bool": "BOOL", "complex64": "C64"}  # fmt: skip
+MANIFEST = "model.json"
 MAX_JSON = 1 << 28
 _SHARD = re.compile(r"^group\d+-shard\d+of\d+(\.bin)?$")
 
@@ -30,9 +31,9 @@ class TensorFlowJs(AbstractFormat):
         """See `AbstractFormat.recognises`.
 
         Returns:
-            True for a JSON object with shards of weights beside it.
+            True for a `model.json` with shards of weights beside it.
         """
-        if path.suffix.lower() != ".json" or head.lstrip()[:1] != b"{" or path.name.endswith(".index.json"):
+        if path.name != MANIFEST or head.lstrip()[:1] != b"{":
             return False
         return any(_SHARD.match(p.name) for p in path.parent.iterdir())
 
