@@ -179,6 +179,10 @@ def _text_to_bytes(text: Any, encoding: Any = "latin1") -> bytes:
     return text.encode("latin1")
 
 
+def _bytes(*arguments: Any) -> Any:
+    return Opaque() if arguments else b""  # protocol 2 writes no bytes as a call
+
+
 def _array(*_: Any) -> Array:
     return Array()
 
@@ -207,6 +211,7 @@ ALLOWED: dict[tuple[str, str], Any] = {
     ("builtins", "list"): _sequence,
     ("builtins", "tuple"): _sequence,
     ("_codecs", "encode"): _text_to_bytes,
+    ("builtins", "bytes"): _bytes,
     ("torch", "Size"): _sequence,
     ("torch._utils", "_rebuild_tensor"): _view,
     ("torch._utils", "_rebuild_tensor_v2"): _view,
