@@ -484,8 +484,7 @@ def refused(root: Path) -> dict[str, Path]:
     """Folders whose only model is of a kind that is not read."""
     raw = np.ones(9, "f4").tobytes()
     for place, content in {
-        "saved/saved_model.pb": b"\x08\x01", "saved/variables/variables.index": b"x",
-        "saved/variables/variables.data-00000-of-00001": raw, "tf/checkpoint": b'model_checkpoint_path: "m"',
+        "saved/saved_model.pb": b"\x08\x01", "tf/checkpoint": b'model_checkpoint_path: "m"',
         "tf/m.index": b"x", "tf/m.data-00000-of-00001": raw, "ov/m.xml": b"<?xml?><net >", "ov/m.bin": raw,
         "ncnn/m.param": b"7767517", "ncnn/m.bin": raw, "core/m.mlmodel": b"\x08\x04", "paddle/m.pdmodel": b"\x0a",
         "spacy/meta.json": b"{}", "spacy/config.cfg": b"[nlp]", "spacy/ner/model": b"\x84\xa5nodes",
@@ -611,3 +610,50 @@ def test_every_refused_kind_says_what_to_do() -> None:
     kinds = [*foreign.REFUSED.values(), *(k for _, k in foreign.SIGNATURES)]
     assert len({k.what for k in kinds}) >= 40
     assert all(k.what.split()[0] in ("a", "an", "the", "one", "nothing") and k.todo for k in kinds)
+
+
+TENSORFLOW = Path(__file__).parent / "data" / "tensorflow"
+
+
+@pytest.mark.parametrize(("file", "values"), [("model.ckpt-1", "ck"), ("model.ckpt-10", "v1")])
+def test_tensorflows_checkpoints_as_tensorflow_reads_them(file: str, values: str) -> None:
+    found = load.load(TENSORFLOW / f"{file}.index")
+    with np.load(TENSORFLOW / f"{values}.npz") as stored:
+        want = {k.replace("|", "/").removesuffix("/.ATTRIBUTES/VARIABLE_VALUE"): stored[k] for k in stored.files}
+    want.pop("save_counter", None)
+    assert set(found.tensors) == set(want)
+    for name, value in want.items():
+        np.testing.assert_array_equal(found.tensors[name].array(), value)
+
+
+def test_the_variables_of_a_saved_model(tmp_path: Path) -> None:
+    (tmp_path / "net" / "variables").mkdir(parents=True)
+    (tmp_path / "net" / "saved_model.pb").write_bytes(b"\x08\x01")
+    for ending in ("index", "data-00000-of-00001"):
+        shutil.copy(TENSORFLOW / f"model.ckpt-1.{ending}", tmp_path / "net" / "variables" / f"variables.{ending}")
+    assert load.load(tmp_path / "net").digest == load.load(TENSORFLOW / "model.ckpt-1.index").digest
+    assert [c.name for c in load.discover(tmp_path)] == ["net"]
+    data = tmp_path / "net" / "variables" / "variables.data-00000-of-00001"
+    assert "give its .index" in said(data)
+    data.write_bytes(data.read_bytes()[:50])
+    with pytest.raises(UnreadableModelError, match="ends before"):
+        load.load(tmp_path / "net")
+    data.unlink()
+    with pytest.raises(UnreadableModelError, match="1 of 1 shards"):
+        load.load(tmp_path / "net")
+
+
+@pytest.mark.parametrize("file", ["model.ckpt-1", "model.ckpt-10"])
+def test_a_damaged_table_is_an_error_or_a_consistent_model(tmp_path: Path, file: str) -> None:
+    shutil.copy(TENSORFLOW / f"{file}.data-00000-of-00001", tmp_path)
+    path, rng = tmp_path / f"{file}.index", np.random.default_rng(0)
+    whole = (TENSORFLOW / f"{file}.index").read_bytes()
+    for _ in range(300):
+        changed = bytearray(whole)
+        at = int(rng.integers(0, len(changed) - 9))
+        changed[at : at + int(rng.integers(0, 9))] = rng.bytes(int(rng.integers(0, 9)))
+        path.write_bytes(changed)
+        try:
+            assert all(t.array().shape == t.shape for t in load.load(path).tensors.values())
+        except StemmaError as e:
+            assert str(e)

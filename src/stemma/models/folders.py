@@ -21,6 +21,7 @@ WEIGHTS = (
     re.compile(r"^(tf_model\.h5|model\.weights\.h5|model\.keras|flax_model\.msgpack)$"),
     re.compile(r"^[^.].*\.(h5|keras|msgpack|tflite|onnx|pdparams|pt2)$"),
     re.compile(rf"^{re.escape(tfjs.MANIFEST)}$"),
+    re.compile(r"^[^.].*\.index$"),
 )
 """Weight files of a checkpoint folder, best first: a folder often holds the same weights in several formats."""
 
@@ -29,6 +30,10 @@ NOT_WEIGHTS = re.compile(
     r"^(rng_state|random_states)([-_]\d+)*\.(pth|pt|pkl)$|optim_states\.pt$|^tokenizer\.model$|\.index\.json$"
 )
 """Files beside weights that carry a weight file's ending and are none."""
+
+
+SAVED = Path("variables", "variables.index")
+"""Where the variables of a TensorFlow SavedModel lie in its folder."""
 
 
 @dataclass(frozen=True)
@@ -196,6 +201,8 @@ def is_checkpoint(folder: Path) -> bool:
         return True
     if shards.find(folder) or adapters.is_adapter(folder) or is_pipeline(folder):
         return True
+    if (folder / SAVED).is_file():
+        return True
     return (folder / "config.json").is_file() and weight_file(folder) is not None
 
 
@@ -267,6 +274,8 @@ def open_folder(folder: Path, name: str) -> tuple[Model, ...]:
         return models_of(shards.read(folder, index), name, folder, config, claims, notes)
     if distributed.is_distributed(folder):
         return models_of(distributed.read(folder), name, folder, config, claims, notes)
+    if (folder / SAVED).is_file():
+        return models_of(read_file(folder / SAVED), name, folder, config, claims, notes)
     cut = ranks.find(folder)
     if cut and not (folder / "config.json").is_file():
         return models_of(ranks.read(folder, cut), name, folder, config, claims, notes)

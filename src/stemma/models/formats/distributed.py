@@ -5,18 +5,17 @@ slice is a small PyTorch archive inside a `.distcp` file. Source: `torch.distrib
 to 2.13; the classes are those of the pickle, in the order of their fields.
 """
 
-import itertools
-import math
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from stemma.errors import NotAModelError, UnreadableModelError, UnsafeFileError
 from stemma.models.formats import archives, pickles, pytorch
 from stemma.models.formats.base import Contents
-from stemma.models.formats.layouts import BesideStorage, JoinedStorage
+from stemma.models.formats.grids import assembled
 from stemma.models.formats.stand_ins import Thing
-from stemma.models.model import ITEMSIZE, Tensor
+from stemma.models.model import Tensor
 from stemma.models.names import unwrap
 
 METADATA = ".metadata"
@@ -55,7 +54,7 @@ def read(folder: Path) -> Contents:
     if table.stat().st_size > MAX_TABLE:
         raise UnreadableModelError(f"{table} has {table.stat().st_size} bytes, more than any table needs")
     with table.open("rb") as f:
-        tree = pickles.read(f, table, _no_storage)
+        tree = pickles.read(f, table, partial(_no_storage, table))
     fields = _fields(tree)
     described, places = fields.get("state_dict_metadata"), fields.get("storage_data")
     if not isinstance(described, dict) or not isinstance(places, dict):
@@ -64,23 +63,23 @@ def read(folder: Path) -> Contents:
     tensors = {n: _tensor(folder, n, _fields(d), where) for n, d in described.items() if "chunks" in _fields(d)}
     if not tensors:
         raise NotAModelError(f"{folder} is a torch.distributed checkpoint without tensors")
-    parts, notes = unwrap(_nested(tensors, fields.get("planner_data")))
+    parts, notes = unwrap(_nested(table, tensors, fields.get("planner_data")))
     named = {p: tuple(Tensor(n, t.dtype, t.shape, t.storage) for n, t in found.items()) for p, found in parts.items()}
     return Contents(named, {}, tuple(notes))
 
 
-def _no_storage(_identifier: Any) -> Any:
-    raise UnreadableModelError("the table of a torch.distributed checkpoint refers to a storage")
+def _no_storage(table: Path, _identifier: Any) -> Any:
+    raise UnreadableModelError(f"{table} refers to a storage, as no table does")
 
 
 def _fields(record: Any) -> Mapping[Any, Any]:
     return record.state if isinstance(record, Thing) and isinstance(record.state, dict) else {}
 
 
-def _sizes(record: Any) -> tuple[int, ...]:
+def _sizes(table: Path, record: Any) -> tuple[int, ...]:
     found = tuple(record) if isinstance(record, (list, tuple)) else ()
     if not isinstance(record, (list, tuple)) or any(type(n) is not int or not 0 <= n < 2**48 for n in found):
-        raise UnreadableModelError("a torch.distributed checkpoint has an impossible size in its table")
+        raise UnreadableModelError(f"{table} lists an impossible size")
     return found
 
 
@@ -97,21 +96,21 @@ def _places(table: Path, places: Mapping[Any, Any]) -> dict[tuple[str, tuple[int
             raise UnreadableModelError(f"{table}: the slices are compressed, which is not supported. Save without it")
         if "/" in file or "\\" in file or file in ("", ".", "..") or "\0" in file:
             raise UnsafeFileError(f"{table} names the file {file!r}, which leaves the folder; it was not read")
-        out[str(i.get("fqn")), _sizes(i["offset"])] = (file, begin, length)
+        out[str(i.get("fqn")), _sizes(table, i["offset"])] = (file, begin, length)
     return out
 
 
 def _tensor(folder: Path, name: Any, said: Mapping[Any, Any], where: Mapping[Any, tuple[str, int, int]]) -> Tensor:
-    shape = _sizes(said.get("size"))
+    shape = _sizes(folder / METADATA, said.get("size"))
     chunks = [_fields(c) for c in said["chunks"]] if isinstance(said["chunks"], list) else []
     slices: dict[tuple[int, ...], Tensor] = {}
     for chunk in chunks:
-        offsets, sizes = _sizes(chunk.get("offsets")), _sizes(chunk.get("sizes"))
+        offsets, sizes = _sizes(folder / METADATA, chunk.get("offsets")), _sizes(folder / METADATA, chunk.get("sizes"))
         place = where.get((str(name), offsets))
         if place is None:
             raise UnreadableModelError(f"{folder}: no file holds the slice of '{name}' at {list(offsets)}")
         slices[offsets] = _slice(folder, str(name), sizes, place)
-    return _assembled(folder, str(name), shape, slices)
+    return assembled(folder, str(name), shape, slices)
 
 
 def _slice(folder: Path, name: str, sizes: tuple[int, ...], place: tuple[str, int, int]) -> Tensor:
@@ -127,39 +126,7 @@ def _slice(folder: Path, name: str, sizes: tuple[int, ...], place: tuple[str, in
     return tensors[0]
 
 
-def _assembled(folder: Path, name: str, shape: tuple[int, ...], slices: Mapping[tuple[int, ...], Tensor]) -> Tensor:
-    # slices form a grid over the first two axes; rows of a grid lie beside one another, then below one another
-    kinds = {t.dtype for t in slices.values()}
-    axes = [sorted({o[i] for o in slices}) for i in range(len(shape))]
-    cut = [i for i, starts in enumerate(axes) if len(starts) > 1]
-    fits = len(kinds) == 1 and all(i < 2 for i in cut) and math.prod(len(a) for a in axes) == len(slices)
-    if not fits or any(len(o) != len(t.shape) or len(o) != len(shape) for o, t in slices.items()):
-        raise UnreadableModelError(
-            f"{folder}: '{name}' is cut in a way that is not supported. Convert the checkpoint with "
-            "torch.distributed.checkpoint.format_utils.dcp_to_torch_save"
-        )
-    code = next(iter(kinds))
-    if sum(t.size for t in slices.values()) != math.prod(shape) or not _tiles(shape, slices):
-        raise UnreadableModelError(f"{folder}: the slices of '{name}' do not make up its shape {list(shape)}")
-    rows = [list(group) for _, group in itertools.groupby(sorted(slices), key=lambda o: o[:1])]
-    bands = []
-    for row in rows:
-        parts = [slices[o] for o in row]
-        width = tuple((t.storage, ITEMSIZE[code] * math.prod(t.shape[1:])) for t in parts)
-        bands.append((parts[0].storage if len(parts) == 1 else BesideStorage(width), sum(t.nbytes for t in parts)))
-    return Tensor(name, code, shape, bands[0][0] if len(bands) == 1 else JoinedStorage(tuple(bands)))
-
-
-def _tiles(shape: tuple[int, ...], slices: Mapping[tuple[int, ...], Tensor]) -> bool:
-    for offsets, tensor in slices.items():
-        for axis, (at, n) in enumerate(zip(offsets, tensor.shape, strict=True)):
-            after = [o[axis] for o in slices if o[axis] > at]
-            if at + n != min(after, default=shape[axis]):
-                return False
-    return True
-
-
-def _nested(tensors: Mapping[Any, Tensor], planned: Any) -> dict[str, Any]:
+def _nested(table: Path, tensors: Mapping[Any, Tensor], planned: Any) -> dict[str, Any]:
     """Flat names as nested mappings, by the paths that the table keeps of them.
 
     Returns:
@@ -176,7 +143,7 @@ def _nested(tensors: Mapping[Any, Tensor], planned: Any) -> dict[str, Any]:
         for key in keys[:-1]:
             below = inner.setdefault(key, {})
             if not isinstance(below, dict):
-                raise UnreadableModelError(f"a torch.distributed checkpoint holds '{name}' inside a tensor")
+                raise UnreadableModelError(f"{table} puts '{name}' inside a tensor")
             inner = below
         inner[keys[-1]] = tensor
     return tree

@@ -1,5 +1,6 @@
 """PaddlePaddle: the pickled state_dict of `paddle.save`, its arrays read by the interpreter that runs nothing."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -39,10 +40,10 @@ class Paddle(AbstractFormat):
             raise UnreadableModelError(f"{path} has {path.stat().st_size} bytes, too many for one pickle. Save shards")
         foreign: set[str] = set()
         with path.open("rb") as f:
-            tree = pickles.read(f, path, _storage, foreign)
+            tree = pickles.read(f, path, partial(_storage, path), foreign)
         if isinstance(tree, dict):
             tree = {name: _array(value) for name, value in tree.items()}
-        return growing.contents(path, tree, _opened, swapped=False, foreign=foreign)
+        return growing.contents(path, tree, partial(_opened, path), swapped=False, foreign=foreign)
 
 
 def _array(value: Any) -> Any:
@@ -51,9 +52,9 @@ def _array(value: Any) -> Any:
     return value[1] if paired and isinstance(value[1], stand_ins.Array) else value
 
 
-def _storage(_identifier: Any) -> Any:
-    raise UnreadableModelError("a PaddlePaddle file does not refer to storages outside its pickle")
+def _storage(path: Path, _identifier: Any) -> Any:
+    raise UnreadableModelError(f"{path} refers to a storage outside its pickle, as no PaddlePaddle file does")
 
 
-def _opened(_stored: stand_ins.Stored) -> tuple[AbstractStorage, int]:
-    raise UnreadableModelError("a PaddlePaddle file has no storages outside its pickle")
+def _opened(path: Path, _stored: stand_ins.Stored) -> tuple[AbstractStorage, int]:
+    raise UnreadableModelError(f"{path} refers to a storage outside its pickle, as no PaddlePaddle file does")

@@ -235,7 +235,7 @@ for _module in _NUMPY:
 for _module, _names in (
     (
         "builtins",
-        ("int", "float", "str", "bool", "bytes", "complex", "slice", "range", "bytearray", "object", "getattr"),
+        ("int", "float", "str", "bool", "complex", "slice", "range", "bytearray", "object", "getattr"),
     ),
     ("torch", ("device", "Generator", "Tensor", "per_tensor_affine", "per_channel_affine", "strided", "sparse_coo")),
     ("torch", ("contiguous_format", "channels_last", "preserve_format")),
