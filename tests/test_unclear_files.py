@@ -20,6 +20,7 @@ from stemma.models.folders import Checkpoint, Skipped, survey
 from stemma.models.formats import foreign
 from stemma.workspace.enrolling import discovered, named_apart
 from test_formats import write_safetensors, write_torch
+from test_hostile_files import outcome
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"ab" * 32 + b"\nsize 821504\n"
 ENDINGS = (
@@ -653,7 +654,4 @@ def test_a_damaged_table_is_an_error_or_a_consistent_model(tmp_path: Path, file:
         at = int(rng.integers(0, len(changed) - 9))
         changed[at : at + int(rng.integers(0, 9))] = rng.bytes(int(rng.integers(0, 9)))
         path.write_bytes(changed)
-        try:
-            assert all(t.array().shape == t.shape for t in load.load(path).tensors.values())
-        except StemmaError as e:
-            assert str(e)
+        assert outcome(path) not in ("inconsistent", "no sentence")
