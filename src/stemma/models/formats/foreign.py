@@ -68,6 +68,7 @@ _COREML = Kind("a Core ML model", "give the model it was converted from; coremlt
 _OPENVINO = Kind("an OpenVINO model", "give the model it was converted from, as ONNX or a state_dict")
 _NCNN = Kind("an ncnn model", "give the model it was converted from, as ONNX or a state_dict")
 _TFCHECKPOINT = Kind("a part of a TensorFlow checkpoint", "give its .index file, with the .data files beside it")
+_INDEX = Kind("an index, and not that of a whole TensorFlow checkpoint", f"{_AGAIN}, or give the model it belongs to")
 _TF = Kind("a TensorFlow graph or SavedModel", _TENSORFLOW)
 _ARCHIVE = Kind("an archive", _UNPACK)
 _BARE = Kind("a bare Python pickle", _PICKLE)
@@ -89,7 +90,7 @@ _TFJS_SHARD = Kind("one shard of a TensorFlow.js model", "give the model.json be
 
 REFUSED = MappingProxyType(
     {
-        ".pkl": _BARE, ".pickle": _BARE, ".joblib": _JOBLIB, ".pb": _TF, ".pbtxt": _TF, ".index": _TFCHECKPOINT,
+        ".pkl": _BARE, ".pickle": _BARE, ".joblib": _JOBLIB, ".pb": _TF, ".pbtxt": _TF, ".index": _INDEX,
         ".meta": Kind("a TensorFlow meta graph", _TENSORFLOW), ".mlmodel": _COREML, ".mlpackage": _COREML,
         ".mlmodelc": _COREML, ".gz": _ARCHIVE, ".tgz": _ARCHIVE, ".zip": _ARCHIVE, ".7z": _ARCHIVE, ".xz": _ARCHIVE,
         ".bz2": _ARCHIVE, ".zst": _ARCHIVE, ".rar": _ARCHIVE, ".tar": _ARCHIVE, ".engine": _TRT, ".plan": _TRT,
