@@ -153,6 +153,14 @@ def test_shells_of_zero3_are_no_weights(tmp_path: Path) -> None:
     torch.save({"a": torch.empty(0, 8), "b": torch.empty(0, 3)}, tmp_path / "nothing.pt")
     with pytest.raises(NotAModelError, match="without a single number"):
         load.load(tmp_path / "nothing.pt")
+    step = tmp_path / "run" / "global_step5"
+    step.mkdir(parents=True)
+    (tmp_path / "run" / "latest").write_text("global_step5")
+    torch.save({"module": some, "ds_version": "1"}, step / "zero_pp_rank_0_mp_rank_00_model_states.pt")
+    assert "DeepSpeed" in said(tmp_path / "run")
+    assert "DeepSpeed" in said(step)
+    assert [c.name for c in load.discover(tmp_path)] == ["all_deepspeed", "all_plain", "control", "half_deepspeed",
+                                                         "half_plain", "nothing"]  # fmt: skip
     torch.save({"optimizer_state_dict": {"fp32_flat_groups": [torch.ones(9)]}}, tmp_path / "zero_optim_states.pt")
     assert "zero_to_fp32" in said(tmp_path / "zero_optim_states.pt")
 
@@ -512,6 +520,7 @@ def test_what_is_passed_over_is_said(tmp_path: Path) -> None:
     kinds = refused(tmp_path)
     write_safetensors(tmp_path / "a.safetensors", arrays())
     np.save(tmp_path / "data.npy", np.ones(3))
+    (tmp_path / "tokens.bin").write_bytes(np.random.default_rng(0).bytes(1 << 17))
     for junk in ("README.md", "config.yaml", "labels.xml", "notes.bin"):
         (tmp_path / junk).write_bytes(b"no weights")
     found = list(survey(tmp_path))
@@ -522,6 +531,7 @@ def test_what_is_passed_over_is_said(tmp_path: Path) -> None:
     assert {r.status for r in told} == {"skipped", "left out"}
     assert all(r.error is None and "Stemma" in r.note for r in told if r.status == "skipped")
     assert any("--all-formats" in r.note for r in told)
+    assert any("tokens.bin was skipped" in r.note and r.status == "left out" for r in told)
 
 
 def test_parts_of_a_pipeline_that_are_not_read_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

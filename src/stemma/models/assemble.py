@@ -11,6 +11,9 @@ from stemma.models.formats.base import AbstractFormat, Contents
 from stemma.models.model import Model, Tensor
 from stemma.models.names import rename, split_flat_ema, strip_prefix, tied
 
+GRAPHS = frozenset({".onnx", ".tflite", ".pt2", ".h5", ".hdf5", ".keras", ".gguf", ".json"})
+"""Endings of files that no training run on several processes writes."""
+
 
 def format_of(path: Path) -> AbstractFormat:
     """Which format a file is in: by its first bytes, then by its ending.
@@ -117,7 +120,8 @@ def _whole(source: Path, tensors: Mapping[str, Tensor]) -> None:
         UnreadableModelError: If tensors are such shells.
         NotAModelError: If no tensor holds anything.
     """
-    shells = [n for n, t in tensors.items() if t.shape == (0,)]
+    graph = source.suffix.lower() in GRAPHS  # there an operator may take an empty list
+    shells = [n for n, t in tensors.items() if t.shape == (0,) and not graph]
     weights = sum(n.endswith("weight") for n in shells)
     if shells and (weights or 3 * len(shells) >= len(tensors)):
         raise UnreadableModelError(

@@ -137,7 +137,7 @@ def _below(folder: Path, prefix: str, all_formats: bool, seen: set[tuple[int, in
     strange = foreign.of_folder(folder)
     if strange is not None and not whole:
         yield Skipped(strange[0], f"{strange[1].what}, which Stemma does not read: {strange[1].todo}")
-        if prefix:
+        if prefix or strange[1] is foreign.ZERO3:
             return
     files = [] if whole else [p for p in entries if is_weight_file(p, all_formats)]
     yield from _skipped(entries, files, whole)

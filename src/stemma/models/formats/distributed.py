@@ -32,9 +32,13 @@ def is_distributed(folder: Path) -> bool:
         folder: The folder.
 
     Returns:
-        True if its table is there.
+        True if its table is there: other programs keep texts under that name.
     """
-    return (folder / METADATA).is_file()
+    try:
+        with (folder / METADATA).open("rb") as f:
+            return f.read(1) == b"\x80"
+    except OSError:
+        return False
 
 
 def read(folder: Path) -> Contents:

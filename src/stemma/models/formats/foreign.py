@@ -85,6 +85,8 @@ _DISTCP = Kind("one part of a torch.distributed checkpoint", "give its folder, w
 _OPTIMIZER = Kind(
     "DeepSpeed's optimizer state, one part of it", "run zero_to_fp32.py in its folder, and give what that writes"
 )
+_UNKNOWN = Kind("no checkpoint that is known", _TORCH)
+ZERO3 = Kind("a DeepSpeed checkpoint in ZeRO-3's parts", "run the zero_to_fp32.py in it, and give what that writes")
 _ONNX_DATA = Kind("the data of an ONNX model that lies beside it", "give the .onnx file")
 _TFJS_SHARD = Kind("one shard of a TensorFlow.js model", "give the model.json beside it")
 
@@ -108,7 +110,7 @@ REFUSED = MappingProxyType(
 )  # fmt: skip
 """Kinds of files that hold models and are refused, by ending."""
 
-UNSURE = (_ARCHIVE, _BARE, _JOBLIB, REFUSED[".mat"], REFUSED[".index"])
+UNSURE = (_ARCHIVE, _BARE, _JOBLIB, _UNKNOWN, REFUSED[".mat"], REFUSED[".index"])
 """Kinds that hold other things than models as often."""
 
 POINTERS: tuple[tuple[re.Pattern[bytes], Kind], ...] = (
@@ -294,6 +296,11 @@ def of_folder(folder: Path) -> tuple[Path, Kind] | None:
     ):  # fmt: skip
         if (folder / name).is_file():
             return folder / name, kind
+    latest = folder / "latest"
+    step = latest.read_text(errors="replace").strip()[:99] if latest.is_file() and latest.stat().st_size < 99 else ""
+    for inside in (folder, folder / step) if "/" not in step and "\0" not in step else (folder,):
+        if next(inside.glob("zero_pp_rank_*_model_states.pt"), None) is not None:
+            return inside, ZERO3
     if folder.suffix.lower() in (".mlpackage", ".mlmodelc"):
         return folder, _COREML
     if (folder / "meta.json").is_file() and (folder / "config.cfg").is_file():
@@ -339,5 +346,5 @@ def _sniffed(path: Path, graphs: bool) -> Kind | None:
     if (
         kind is None and size > 1 << 16 and not graphs and path.suffix.lower() != ".model"
     ):  # tokenizers have that ending too
-        return Kind("no checkpoint that is known", _TORCH)
+        return _UNKNOWN
     return kind
