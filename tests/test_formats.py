@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import pickle
 import sys
 import zipfile
 from pathlib import Path
@@ -106,6 +107,11 @@ def write_msgpack(path: Path, values: dict[str, np.ndarray]) -> Path:
     return path
 
 
+def write_paddle(path: Path, values: dict[str, np.ndarray]) -> Path:
+    path.write_bytes(pickle.dumps({**values, "StructuredToParameterName@@": {k: k for k in values}}, 2))
+    return path
+
+
 WRITERS = {
     "a.safetensors": write_safetensors,
     "a.pt": write_torch,
@@ -118,6 +124,7 @@ WRITERS = {
     "chunked.h5": lambda p, v: write_h5(p, v, "gzip"),
     "a.keras": write_keras,
     "a.msgpack": write_msgpack,
+    "a.pdparams": write_paddle,
 }
 
 
@@ -218,12 +225,12 @@ def test_strided_views_in_blocks_of_any_size(tmp_path: Path, monkeypatch: pytest
         assert b"".join(bytes(c) for c in found.tensors[k].chunks(bytearray(13))) == v.contiguous().numpy().tobytes()
 
 
+@pytest.mark.filterwarnings("ignore")  # torch says once per process that these are deprecated
 def test_torch_quantised_tensors_are_codes_with_scales(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     x = torch.randn(4, 6)
     channels = torch.rand(4, dtype=torch.float64) + 0.1
-    with pytest.warns(UserWarning, match="deprecated"):
-        per_tensor = torch.quantize_per_tensor(x, 0.1, 3, torch.qint8)
+    per_tensor = torch.quantize_per_tensor(x, 0.1, 3, torch.qint8)
     per_channel = torch.quantize_per_channel(x, channels, torch.zeros(4, dtype=torch.long), 0, torch.qint8)
     torch.save({"w": per_tensor, "c": per_channel}, tmp_path / "q.pt")
     found = load.load(tmp_path / "q.pt")
@@ -538,7 +545,7 @@ def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_what_is_refused_is_named(tmp_path: Path) -> None:
-    for file, word in {"m.pb": "TensorFlow", "m.mlmodel": "CoreML", "m.joblib": "joblib", "m.7z": "archive"}.items():
+    for file, word in {"m.pb": "TensorFlow", "m.mlmodel": "Core ML", "m.joblib": "joblib", "m.7z": "archive"}.items():
         (tmp_path / file).write_bytes(b"something else entirely")
         with pytest.raises(NotAModelError, match=word):
             load.load(tmp_path / file)

@@ -435,6 +435,7 @@ FUZZED = (
     "packed.npz",
     "a.onnx",
     "a.msgpack",
+    "a.pdparams",
     "a.tflite",
     "a.gguf",
     "a.npy",

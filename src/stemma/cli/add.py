@@ -60,7 +60,7 @@ def add(
         rows = [{f: None if (v := getattr(r, f)) is None else str(v) for f in fields} for r in results]
         show_json({"registry": str(workspace.registry.path), "models": rows, "failed": len(failed)})
     else:
-        done = [r for r in results if not r.error]
+        done = [r for r in results if r.digest and not r.error]
         table = columns(
             ("name", "digest", "status"), [(r.name, prefix(r.digest or ""), r.status) for r in done[:SHOWN]]
         )

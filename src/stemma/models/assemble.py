@@ -6,10 +6,13 @@ from types import MappingProxyType
 from typing import Any
 
 from stemma.errors import NotAModelError, UnreadableModelError
-from stemma.models.formats import ALL, REFUSED
+from stemma.models.formats import ALL, foreign
 from stemma.models.formats.base import AbstractFormat, Contents
 from stemma.models.model import Model, Tensor
 from stemma.models.names import rename, split_flat_ema, strip_prefix, tied
+
+GRAPHS = frozenset({".onnx", ".tflite", ".pt2", ".h5", ".hdf5", ".keras", ".gguf", ".json"})
+"""Endings of files that no training run on several processes writes."""
 
 
 def format_of(path: Path) -> AbstractFormat:
@@ -24,22 +27,32 @@ def format_of(path: Path) -> AbstractFormat:
     """
     try:
         with path.open("rb") as f:
-            head = f.read(64)
+            head = f.read(foreign.HEAD)
     except OSError as e:
         raise NotAModelError(f"{path} cannot be opened: {e.strerror or e}") from e
     if not head:
         raise UnreadableModelError(f"{path} is empty. Was the download interrupted?")
-    suffix = path.suffix.lower()
+    part = foreign.by_name(path)
+    if part is not None:
+        raise part.error(path)
     for known in ALL:
-        if known.recognises(path, head):
+        if known.recognises(path, head[:64]):
             return known
+    kind = foreign.by_content(path, head)
+    if kind is not None:
+        raise (foreign.by_ending(path) or kind if not kind.instead else kind).error(path)
+    suffix = path.suffix.lower()
+    kind = foreign.by_ending(path) if not any(suffix in f.suffixes for f in ALL) else None
+    kind = kind or foreign.by_look(path, head) or foreign.data_of_onnx(path, head)
+    if kind is not None:
+        raise kind.error(path)
     for known in ALL:
         if suffix in known.suffixes:
             return known
-    what = REFUSED.get(suffix)
     reads = ", ".join(f.name for f in ALL)
     raise NotAModelError(
-        f"{path} is {what or 'no checkpoint of a known format'}, which Stemma does not read. It reads: {reads}"
+        f"{path} is no checkpoint that is known (it begins with {head[:8]!r}), which Stemma does not read. "
+        f"It reads: {reads}"
     )
 
 
@@ -89,6 +102,7 @@ def models_of(
         raise NotAModelError(
             f"{source} holds no tensors" + (f" ({'; '.join(contents.notes)})" if contents.notes else "")
         )
+    _whole(source, main)
     known = {**contents.metadata, **claims}
     made = []
     for label, tensors in (("", main), ("ema", parts.get("ema", {}))):
@@ -97,6 +111,25 @@ def models_of(
             called = f"{name}#{label}" if label else name
             made.append(model(called, str(source.absolute()), found, config, known, (*notes, *contents.notes, *more)))
     return tuple(made)
+
+
+def _whole(source: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse the shells that ZeRO-3 leaves of parameters that lie on other processes: one axis, of length 0.
+
+    Raises:
+        UnreadableModelError: If tensors are such shells.
+        NotAModelError: If no tensor holds anything.
+    """
+    graph = source.suffix.lower() in GRAPHS  # there an operator may take an empty list
+    shells = [n for n, t in tensors.items() if t.shape == (0,) and not graph]
+    weights = sum(n.endswith("weight") for n in shells)
+    if shells and (weights or 3 * len(shells) >= len(tensors)):
+        raise UnreadableModelError(
+            f"{source} holds {len(shells)} of {len(tensors)} tensors as empty shells (first '{min(shells)}'), as "
+            "ZeRO-3 leaves them: run DeepSpeed's zero_to_fp32.py in the checkpoint's folder, and give what it writes"
+        )
+    if not any(t.size for t in tensors.values()):
+        raise NotAModelError(f"{source} holds {len(tensors)} tensors without a single number in them: no weights")
 
 
 def canonical(

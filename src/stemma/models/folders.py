@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stemma.errors import NotAModelError
-from stemma.models import adapters, cards, shards
+from stemma.models import adapters, cards, hub_cache, ranks, shards, twins
 from stemma.models.assemble import models_of, read_file
-from stemma.models.formats import ALL, GENERIC, ON_REQUEST
+from stemma.models.formats import ALL, GENERIC, ON_REQUEST, distributed, foreign, tfjs
 from stemma.models.model import Model
 
 WEIGHTS = (
@@ -19,7 +19,9 @@ WEIGHTS = (
     re.compile(r"^[^.].*\.(bin|pt|pth|ckpt)$"),
     re.compile(r"^[^.].*\.gguf$"),
     re.compile(r"^(tf_model\.h5|model\.weights\.h5|model\.keras|flax_model\.msgpack)$"),
-    re.compile(r"^[^.].*\.(h5|keras|msgpack|tflite|onnx)$"),
+    re.compile(r"^[^.].*\.(h5|keras|msgpack|tflite|onnx|pdparams|pt2)$"),
+    re.compile(rf"^{re.escape(tfjs.MANIFEST)}$"),
+    re.compile(r"^[^.].*\.index$"),
 )
 """Weight files of a checkpoint folder, best first: a folder often holds the same weights in several formats."""
 
@@ -28,6 +30,10 @@ NOT_WEIGHTS = re.compile(
     r"^(rng_state|random_states)([-_]\d+)*\.(pth|pt|pkl)$|optim_states\.pt$|^tokenizer\.model$|\.index\.json$"
 )
 """Files beside weights that carry a weight file's ending and are none."""
+
+
+SAVED = Path("variables", "variables.index")
+"""Where the variables of a TensorFlow SavedModel lie in its folder."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,21 @@ class Checkpoint:
 
     name: str
     path: Path
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """Something in a folder that holds a model and is not read.
+
+    Attributes:
+        path: The file or folder.
+        why: What it is and what to do, without the path.
+        sure: Whether it surely is a model; archives, pickles and arrays may be anything.
+    """
+
+    path: Path
+    why: str
+    sure: bool = True
 
 
 def default_name(path: Path) -> str:
@@ -69,6 +90,22 @@ def discover(root: Path | str, all_formats: bool = False) -> Iterator[Checkpoint
     Raises:
         NotAModelError: If the path does not exist.
     """
+    yield from (c for c in survey(root, all_formats) if isinstance(c, Checkpoint))
+
+
+def survey(root: Path | str, all_formats: bool = False) -> Iterator[Checkpoint | Skipped]:
+    """What lies below a folder: the checkpoints, and the files and folders that hold models of kinds that are not read.
+
+    Args:
+        root: A folder, or a single checkpoint file.
+        all_formats: As for `discover`.
+
+    Yields:
+        Both, in sorted order.
+
+    Raises:
+        NotAModelError: If the path does not exist.
+    """
     root = Path(root)
     if not root.exists():
         raise NotAModelError(f"there is nothing at {root}. Is the path right?")
@@ -78,7 +115,7 @@ def discover(root: Path | str, all_formats: bool = False) -> Iterator[Checkpoint
     yield from _below(root, "", all_formats, set())
 
 
-def _below(folder: Path, prefix: str, all_formats: bool, seen: set[tuple[int, int]]) -> Iterator[Checkpoint]:
+def _below(folder: Path, prefix: str, all_formats: bool, seen: set[tuple[int, int]]) -> Iterator[Checkpoint | Skipped]:
     try:
         stat = folder.stat()
         entries = sorted(folder.iterdir(), key=lambda p: p.name)
@@ -87,12 +124,23 @@ def _below(folder: Path, prefix: str, all_formats: bool, seen: set[tuple[int, in
     if (stat.st_dev, stat.st_ino) in seen:
         return
     seen.add((stat.st_dev, stat.st_ino))
+    if hub_cache.is_cache(folder):
+        for label, revision in hub_cache.snapshots(folder).items():
+            inner = f"{prefix or default_name(folder) + '/'}{label}/" if label else prefix or f"{default_name(folder)}/"
+            yield from _below(revision, inner, all_formats, seen)
+        return
     whole = bool(prefix) and is_checkpoint(folder)
     if whole:
         yield Checkpoint(prefix.removesuffix("/"), folder)
         if is_pipeline(folder):
             return
+    strange = foreign.of_folder(folder)
+    if strange is not None and not whole:
+        yield Skipped(strange[0], f"{strange[1].what}, which Stemma does not read: {strange[1].todo}")
+        if prefix or strange[1] is foreign.ZERO3:
+            return
     files = [] if whole else [p for p in entries if is_weight_file(p, all_formats)]
+    yield from _skipped(entries, files, whole)
     folders = [p for p in entries if p.is_dir() and not p.name.startswith((".", "__"))]
     stems = [p.stem for p in files] + [p.name for p in folders]
     found: list[tuple[str, Path]] = [(p.name if stems.count(p.stem) > 1 else p.stem, p) for p in files]
@@ -102,6 +150,18 @@ def _below(folder: Path, prefix: str, all_formats: bool, seen: set[tuple[int, in
                 yield from _below(path, f"{prefix}{label}/", all_formats, seen)
         else:
             yield Checkpoint(f"{prefix}{label}", path)
+
+
+def _skipped(entries: list[Path], taken: list[Path], whole: bool) -> Iterator[Skipped]:
+    if whole:
+        return
+    known = set(taken)
+    others = [p for p in entries if p not in known and not NOT_WEIGHTS.search(p.name) and p.is_file()]
+    for path, kind in foreign.foreign_files(others):
+        yield Skipped(path, f"{kind.what}, which Stemma does not read: {kind.todo}", kind not in foreign.UNSURE)
+    for path in others:
+        if path.suffix.lower() in ON_REQUEST:
+            yield Skipped(path, f"{path.suffix.lower()[1:]}, taken from folders only with --all-formats", sure=False)
 
 
 def is_weight_file(path: Path, all_formats: bool = False) -> bool:
@@ -115,7 +175,7 @@ def is_weight_file(path: Path, all_formats: bool = False) -> bool:
         return False
     if suffix in ON_REQUEST and not all_formats:
         return False
-    if suffix in GENERIC:
+    if suffix in GENERIC or path.name == tfjs.MANIFEST:
         return _sniffed(path)
     return any(suffix in f.suffixes for f in ALL)
 
@@ -126,16 +186,22 @@ def _sniffed(path: Path) -> bool:
             head = f.read(64)
     except OSError:
         return False
-    return any(f.recognises(path, head) for f in ALL)
+    if path.suffix.lower() in ("", ".json", ".dat", ".data") and foreign.is_pointer(head):
+        return False  # a pointer to a file that may be anything
+    return foreign.is_pointer(head) or any(f.recognises(path, head) for f in ALL)
 
 
 def is_checkpoint(folder: Path) -> bool:
-    """Whether the folder is one checkpoint: shards, an adapter, a pipeline, or a config beside its weights.
+    """Whether the folder is one checkpoint: shards, ranks, an adapter, a pipeline, or a config beside its weights.
 
     Returns:
         True if so.
     """
+    if distributed.is_distributed(folder) or hub_cache.is_cache(folder) or ranks.find(folder):
+        return True
     if shards.find(folder) or adapters.is_adapter(folder) or is_pipeline(folder):
+        return True
+    if (folder / SAVED).is_file():
         return True
     return (folder / "config.json").is_file() and weight_file(folder) is not None
 
@@ -164,12 +230,19 @@ def weight_file(folder: Path) -> Path | None:
     return None
 
 
+def _weight_files(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if is_weight_file(p, all_formats=True))
+
+
 def open_file(path: Path, name: str) -> tuple[Model, ...]:
     """Open one file; where it is the weights of a checkpoint folder, with the folder's config and claims.
 
     Returns:
         The main model and, where there is one, its averaged copy.
     """
+    part = shards.alone(path)
+    if part is not None:
+        raise part
     folder = path.parent
     if (folder / "config.json").is_file() and weight_file(folder) == path:
         config, claims, notes = cards.read(folder)
@@ -190,16 +263,29 @@ def open_folder(folder: Path, name: str) -> tuple[Model, ...]:
     Raises:
         NotAModelError: If the folder holds no checkpoint, or several.
     """
+    if hub_cache.is_cache(folder):
+        revision, others = hub_cache.snapshot(folder), len(hub_cache.snapshots(folder)) - 1
+        if others:
+            twins.warn(f"{folder} holds {others} other revisions, {revision.name[:8]} is the one that is read")
+        return open_folder(revision, name)
     config, claims, notes = cards.read(folder)
     index = shards.find(folder)
     if index:
         return models_of(shards.read(folder, index), name, folder, config, claims, notes)
+    if distributed.is_distributed(folder):
+        return models_of(distributed.read(folder), name, folder, config, claims, notes)
+    if (folder / SAVED).is_file():
+        return models_of(read_file(folder / SAVED), name, folder, config, claims, notes)
+    cut = ranks.find(folder)
+    if cut and not (folder / "config.json").is_file():
+        return models_of(ranks.read(folder, cut), name, folder, config, claims, notes)
     if adapters.is_adapter(folder):
         return adapters.open_adapter(folder, name, claims, _load_base)
     if not is_pipeline(folder):
         weights = weight_file(folder)
         if weights is not None:
-            return models_of(read_file(weights), name, folder, config, claims, notes)
+            more = twins.beside(weights, [p for p in _weight_files(folder) if p != weights])
+            return models_of(read_file(weights), name, folder, config, claims, (*notes, *more))
     return _components(folder, name)
 
 
@@ -209,13 +295,41 @@ def _load_base(path: Path) -> Model:
 
 
 def _components(folder: Path, name: str) -> tuple[Model, ...]:
-    parts = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".") and is_checkpoint(p))
+    inside = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    whole = is_pipeline(folder)
+    parts = [p for p in inside if is_checkpoint(p) or (whole and weight_file(p) is not None)]
     if not parts:
-        found = [c.name for c in discover(folder, all_formats=True)]
-        hint = f"It holds {len(found)} checkpoint files ({found[0]} …): name one" if found else "Is the path right?"
-        raise NotAModelError(f"{folder} is not a checkpoint folder. {hint}")
+        raise NotAModelError(nothing_in(folder))
     out: list[Model] = []
     for part in parts:
         if not is_pipeline(part):  # a pipeline inside a pipeline is a model of its own, and could be a loop of links
             out.extend(open_folder(part, f"{name}/{part.name}"))
+    for part in (p for p in inside if whole and p not in parts):
+        for skipped in (s for s in _below(part, "", True, set()) if isinstance(s, Skipped)):
+            twins.warn(f"a part of {folder} was not read: {skipped.path} is {skipped.why}")
     return tuple(out)
+
+
+def nothing_in(folder: Path) -> str:
+    """Why a folder is no checkpoint.
+
+    Args:
+        folder: The folder.
+
+    Returns:
+        One sentence: what it holds instead, or that the path may be wrong.
+    """
+    found = list(_below(folder, "", True, set()))
+    there = [c.name for c in found if isinstance(c, Checkpoint) and c.path.exists()]
+    if there:
+        return f"{folder} is not a checkpoint folder. It holds {len(there)} checkpoint files ({there[0]} …): name one"
+    lost = next((p for p in sorted(folder.iterdir()) if p.is_symlink() and not p.exists()), None)
+    if lost is not None:
+        return f"{lost} is a link to a file that is not there. Was the download interrupted, or the cache cleaned?"
+    state = next((p.name for p in sorted(folder.iterdir()) if "optim" in p.name and NOT_WEIGHTS.search(p.name)), None)
+    if state is not None:
+        return f"{folder} holds an optimizer's state ({state}), not a network. Give the folder with the weights"
+    skipped = next((s for s in found if isinstance(s, Skipped)), None)
+    if skipped is not None:
+        return f"{folder} holds no checkpoint that is read: {skipped.path} is {skipped.why}"
+    return f"{folder} is not a checkpoint folder. Is the path right?"

@@ -1,7 +1,8 @@
 """Checkpoints to models: the one way in.
 
-`discover` finds checkpoints, `open_models` opens one (a file or a folder), `load` gives its main model and
-`from_arrays` makes a model from memory. Nothing in a file is ever executed, and no weight is read here.
+`discover` finds checkpoints, `survey` says what it passes over too, `open_models` opens one (a file or a folder),
+`load` gives its main model and `from_arrays` makes a model from memory. Nothing in a file is ever executed, and no
+weight is read here.
 """
 
 from itertools import islice
@@ -10,10 +11,10 @@ from pathlib import Path
 from stemma.errors import NotAModelError
 from stemma.models import folders
 from stemma.models.arrays import from_arrays
-from stemma.models.folders import Checkpoint, discover
+from stemma.models.folders import Checkpoint, Skipped, discover, nothing_in, survey
 from stemma.models.model import Model
 
-__all__ = ["Checkpoint", "discover", "from_arrays", "load", "open_models"]
+__all__ = ["Checkpoint", "Skipped", "discover", "from_arrays", "load", "nothing_in", "open_models", "survey"]
 
 
 def open_models(path: Path | str, name: str | None = None) -> tuple[Model, ...]:

@@ -13,6 +13,7 @@ import numpy as np
 from stemma.errors import UnreadableModelError
 from stemma.models import lowbit
 from stemma.models.codes import centred, half_floats, is_codes
+from stemma.models.formats.onnx_axes import AxisStorage, CodesStorage
 from stemma.models.model import RowStorage, Tensor
 
 REFUSED: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -86,7 +87,9 @@ def _refuse(tensors: Mapping[str, Tensor]) -> None:
         for name, t in tensors.items():
             named = name.endswith(first) and all(name.removesuffix(first) + o in tensors for o in others)
             if named and not t.is_float:
-                raise UnreadableModelError(f"packed format {kind} is not supported (tensor '{name}')")
+                raise UnreadableModelError(
+                    f"packed format {kind} is not supported (tensor '{name}'): give the model before it was packed"
+                )
 
 
 def _packed(tensors: Mapping[str, Tensor]) -> Iterator[tuple[Tensor, set[str]]]:
@@ -112,6 +115,9 @@ def _packed(tensors: Mapping[str, Tensor]) -> Iterator[tuple[Tensor, set[str]]]:
 
 def _companions(name: str, codes: Tensor, tensors: Mapping[str, Tensor]) -> tuple[str, str, str] | None:
     # the logical name, the scale's name and the zero point's name of a tensor of codes
+    said = codes.storage if isinstance(codes.storage, CodesStorage) else None
+    if said and said.scale in tensors and _grid(codes.shape, tensors[said.scale]) is not None:
+        return name.removesuffix("_quantized"), said.scale, said.zero
     stems = [(name, name)]
     for ending in (".weight", "._data", "_quantized"):
         if name.endswith(ending):
@@ -124,18 +130,19 @@ def _companions(name: str, codes: Tensor, tensors: Mapping[str, Tensor]) -> tupl
                 continue
             # the plural is also used beside packed codes
             packed = ending.endswith("scales") and len(codes.shape) > 1 and codes.size and not is_codes(codes)
-            if not packed and _grid(codes.shape, tensors[scale].shape) is not None:
+            if not packed and _grid(codes.shape, tensors[scale]) is not None:
                 return logical, scale, stem + ZEROS.get(ending, ending + "_zero")
     return None
 
 
 def scaled(name: str, codes: Tensor, scale: Tensor, zero: Tensor | None, factor: float = 1.0) -> Tensor:
-    """Codes times scales: per tensor, per channel on whichever axis matches (the first that does), or per block.
+    """Codes times scales: per tensor, per channel, or per block.
 
     Args:
         name: Logical name.
         codes: Integers or 8-bit floats.
-        scale: One number, one per entry of an axis, or one per block of each axis.
+        scale: One number, one per entry of an axis (the one that the file says, else the first of that length), or one
+            per block of each axis.
         zero: The code of zero, in the scale's layout or a single number; 0 without it.
         factor: Multiplies every scale.
 
@@ -157,15 +164,18 @@ def scaled(name: str, codes: Tensor, scale: Tensor, zero: Tensor | None, factor:
     return Tensor(name, "F32", codes.shape, RowStorage(make, codes.shape))
 
 
-def _grid(shape: tuple[int, ...], scales: tuple[int, ...]) -> tuple[int, ...] | None:
+def _grid(shape: tuple[int, ...], scale: Tensor) -> tuple[int, ...] | None:
     # block length per axis (0: one scale for the whole axis); None if the shapes do not fit
+    scales = scale.shape
     wide = tuple(s for s in scales if s != 1)
     if not wide:
         return (0,) * len(shape)
     if len(scales) != len(shape):
         if len(wide) != 1 or wide[0] not in shape:
             return None
-        axis = shape.index(wide[0])
+        known = scale.storage.axis if isinstance(scale.storage, AxisStorage) else None
+        fits = known is not None and known < len(shape) and shape[known] == wide[0]
+        axis = known if fits else shape.index(wide[0])
         return tuple(1 if i == axis else 0 for i in range(len(shape)))
     if any(s < 1 or s > n for n, s in zip(shape, scales, strict=True) if s != 1):
         return None
@@ -178,7 +188,7 @@ def _grid(shape: tuple[int, ...], scales: tuple[int, ...]) -> tuple[int, ...] | 
 
 
 def _spreader(codes: Tensor, scale: Tensor) -> Callable[[int, int], np.ndarray]:
-    grid = _grid(codes.shape, scale.shape)
+    grid = _grid(codes.shape, scale)
     if grid is None:
         raise UnreadableModelError(
             f"'{scale.name}' of shape {list(scale.shape)} does not fit '{codes.name}' of shape {list(codes.shape)}"

@@ -5,7 +5,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from stemma.errors import UnreadableModelError, UnsafeFileError
+from stemma.errors import NotAModelError, UnreadableModelError, UnsafeFileError
+from stemma.models import ranks
 from stemma.models.assemble import read_file
 from stemma.models.formats.base import Contents
 from stemma.models.model import Tensor
@@ -14,7 +15,7 @@ INDEXES = (
     "model.safetensors.index.json", "diffusion_pytorch_model.safetensors.index.json", "pytorch_model.bin.index.json",
     "diffusion_pytorch_model.bin.index.json",
 )  # fmt: skip
-_SHARD = re.compile(r"^(?P<stem>.+)-(?P<i>\d{5})-of-(?P<n>\d{5})\.(safetensors|bin|pt|pth|gguf)$")
+_SHARD = re.compile(r"^(?P<stem>.+)-(?P<i>\d{5})-of-(?P<n>\d{5})\.(?P<ending>safetensors|bin|pt|pth|gguf)$")
 MAX_INDEX = 200_000_000
 
 
@@ -34,8 +35,8 @@ def find(folder: Path) -> str | tuple[str, ...] | None:
     for name in sorted(names):
         match = _SHARD.match(name)
         if match and int(match["n"]) > 1:
-            stem, n, ending = match["stem"], match["n"], name.rsplit(".", 1)[1]
-            shards = tuple(f"{stem}-{i:05d}-of-{n}.{ending}" for i in range(1, min(int(n), 10_000) + 1))
+            ending = match["ending"]
+            shards = tuple(_shard(match, i) for i in range(1, min(int(match["n"]), 10_000) + 1))
             # without an index, other weights of that kind in the folder are models of their own
             return None if {x for x in names if x.endswith(f".{ending}")} - set(shards) else shards
     return None
@@ -58,6 +59,39 @@ def read(folder: Path, index: str | tuple[str, ...]) -> Contents:
         return _join(folder, index, None)
     listed = _weight_map(folder / index)
     return _join(folder, tuple(sorted(set(listed.values()))), listed)
+
+
+def alone(path: Path) -> NotAModelError | None:
+    """What to say of a file that is one of the parts of a checkpoint, as its name says: a shard, a split or a rank.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The error; None for a file that is whole.
+    """
+    match, rank = _SHARD.match(path.name), ranks.place(path.name)
+    if match and int(match["n"]) > 1:
+        n = int(match["n"])
+        there = sum((path.parent / _shard(match, i)).is_file() for i in range(1, min(n, 10_000) + 1))
+        missing = "" if there == n else f", of which {n - there} are not beside it"
+        return NotAModelError(
+            f"{path} is one of {n} parts{missing}: give the folder that holds all of them, and no others"
+        )
+    if rank is None:
+        path, rank = path.parent, ranks.place(path.parent.name)
+    if rank is None:
+        return None
+    others = ranks.find(path.parent)
+    if path.name in others:
+        return NotAModelError(f"{path} is one of {len(others)} ranks, which hold a slice each: give the folder")
+    if rank[1]:
+        return NotAModelError(f"{path} is rank {rank[1]} of several, which hold a slice each: give the folder with all")
+    return None
+
+
+def _shard(match: re.Match[str], i: int) -> str:
+    return f"{match['stem']}-{i:05d}-of-{match['n']}.{match['ending']}"
 
 
 def _join(folder: Path, names: tuple[str, ...], listed: dict[str, str] | None) -> Contents:

@@ -58,7 +58,7 @@ def examine(checkpoint: Checkpoint, license: str | None) -> tuple[Examined, ...]
             record, tensors = describe(model, license)
             found.append(Examined(record, tensors, tuple(method(model) for method in fingerprinters())))
     except StemmaError as e:
-        return str(e)
+        return str(e) if str(checkpoint.path) in str(e) else f"{checkpoint.path}: {e}"
     except OSError as e:
         return f"{checkpoint.path} cannot be read: {e.strerror or e}"
     except Exception as e:  # a hostile file may reach any line of any reader, and must not stop the others

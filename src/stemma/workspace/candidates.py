@@ -9,7 +9,7 @@ from stemma.lineage.trace import Candidate
 from stemma.models.load import open_models
 from stemma.models.model import Model
 from stemma.registry.records import ModelRecord
-from stemma.workspace.enrolling import AddResult, discovered
+from stemma.workspace.enrolling import UNSURE, AddResult, discovered
 
 
 def is_itself(record: ModelRecord, model: Model) -> bool:
@@ -49,7 +49,7 @@ def from_files(
     names: set[str] = set()
     for found in (c for path in paths for c in discovered(path, all_formats=False)):
         if isinstance(found, AddResult):
-            unread.append(found.error or found.path)
+            unread += [found.error or found.note] if found.status != UNSURE else []
             continue
         try:
             for model in open_models(found.path, found.name if found.name not in names else str(found.path)):

@@ -1,6 +1,7 @@
 """Checkpoints into the registry, one bad file never stopping the rest."""
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stemma.errors import MisuseError, StemmaError, UnusableRegistryError
-from stemma.models.load import Checkpoint, discover, open_models
+from stemma.models.load import Checkpoint, Skipped, nothing_in, open_models, survey
 from stemma.models.model import Model
 from stemma.registry import Registry
 from stemma.registry.describe import renamed
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from stemma.probes import Probes
 
 
+SKIPPED, UNSURE = "skipped", "left out"
+"""What became of files that are not read: those that surely hold models, and those that may be anything."""
+
+
 @dataclass(frozen=True, slots=True)
 class AddResult:
     """What became of one checkpoint.
@@ -28,9 +33,10 @@ class AddResult:
         name: The model's name.
         path: The file or folder.
         digest: The model's digest, None where it could not be read.
-        status: `added`, `known`, `replaced` or `failed`.
+        status: `added`, `known`, `replaced`, `failed`; `skipped` (a model of a kind that is not read) or `left out`
+            (what may be anything: archives, arrays).
         error: What is wrong, None where nothing is.
-        note: Why no functional sketch was kept although probes were given; empty where one is.
+        note: What a person should know: what was skipped; why no functional sketch was kept although probes were given.
     """
 
     name: str
@@ -85,6 +91,7 @@ class Enrolling:
             if len(found) != 1:
                 raise MisuseError(f"--name names one model, but {len(found)} checkpoints were given")
             found = [dataclasses.replace(c, name=name) if isinstance(c, Checkpoint) else c for c in found]
+        found = named_apart(found)
         checkpoints = [c for c in found if isinstance(c, Checkpoint)]
         results = examined(checkpoints, self.license, self.jobs)
         for done, c in enumerate(found):
@@ -150,13 +157,46 @@ def discovered(path: Path, all_formats: bool) -> Iterator[Checkpoint | AddResult
     Yields:
         Checkpoints, or failures.
     """
+    skipped: dict[str, list[Skipped]] = {}
+    found = False
     try:
-        found = False
-        for checkpoint in discover(path, all_formats):
+        for seen in survey(path, all_formats):
+            if isinstance(seen, Skipped):
+                skipped.setdefault(seen.why, []).append(seen)
+                continue
             found = True
-            yield checkpoint
+            yield seen
     except (StemmaError, OSError) as e:
         yield AddResult(path.stem, str(path), None, "failed", str(e))
         return
     if not found:
-        yield AddResult(path.name, str(path), None, "failed", f"{path} holds no checkpoint. Is the path right?")
+        yield AddResult(path.name, str(path), None, "failed", nothing_in(path))
+        return
+    for why, places in skipped.items():
+        more = f" and {len(places) - 1} more like it were" if len(places) > 1 else " was"
+        first = places[0].path
+        note = f"{first}{more} skipped: it is {why}"
+        yield AddResult(first.stem, str(first), None, SKIPPED if places[0].sure else UNSURE, note=note)
+
+
+def named_apart(found: Sequence[Checkpoint | AddResult]) -> list[Checkpoint | AddResult]:
+    """Checkpoints of one run under different names: where two would have the same, their folders are put before it.
+
+    Args:
+        found: What `discovered` gave, for any number of paths.
+
+    Returns:
+        The same, in the same order.
+    """
+    names = Counter(c.name for c in {c.path.absolute(): c for c in found if isinstance(c, Checkpoint)}.values())
+    taken = set(names)
+    out: list[Checkpoint | AddResult] = []
+    for c in found:
+        if isinstance(c, Checkpoint) and names[c.name] > 1:
+            parts = c.path.absolute().parent.parts[1:]
+            longer = (f"{'/'.join(parts[-n:])}/{c.name}" for n in range(1, len(parts) + 1))
+            name = next((n for n in longer if n not in taken), str(c.path))
+            c = dataclasses.replace(c, name=name)
+            taken.add(name)
+        out.append(c)
+    return out

@@ -4,6 +4,7 @@ Checksums are compared where the format means them, when a record is read from i
 PyTorch writes archives whose checksums are deliberately not computed.
 """
 
+import io
 import itertools
 import struct
 import threading
@@ -161,11 +162,39 @@ class ChecksumStorage(AbstractStorage):
                     )
 
 
-def records(path: Path) -> dict[str, Record]:
+class _Part(io.RawIOBase):
+    """A part of a file as a file of its own."""
+
+    def __init__(self, file: SourceFile, begin: int, end: int) -> None:
+        self._file, self._begin, self._size, self._at = file, begin, end - begin, 0
+
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = max(0, offset + (0, self._at, self._size)[whence])
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def read(self, size: int = -1) -> bytes:
+        n = max(0, self._size - self._at)
+        n = n if size is None or size < 0 else min(n, size)
+        self._at += n
+        return self._file.read(self._begin + self._at - n, n)
+
+
+def records(path: Path, begin: int = 0, end: int | None = None) -> dict[str, Record]:
     """The records of an archive.
 
     Args:
-        path: A zip file.
+        path: A zip file, or a file in which one lies.
+        begin: Where the archive begins.
+        end: The byte behind it; the file's end if None.
 
     Returns:
         Records by name, in the archive's order; folders are left out.
@@ -175,8 +204,12 @@ def records(path: Path) -> dict[str, Record]:
     """
     file = SourceFile(path)
     try:
-        with zipfile.ZipFile(path) as archive:
+        if not 0 <= begin <= (file.size if end is None else end) <= file.size:
+            raise UnreadableModelError(f"{path} ends before the archive inside it does. Truncated download?")
+        with zipfile.ZipFile(_Part(file, begin, file.size if end is None else end)) as archive:
             infos = archive.infolist()
+    except UnreadableModelError:
+        raise
     except Exception as e:  # zipfile raises many kinds of error on damaged input
         raise UnreadableModelError(f"{path} is a damaged zip archive ({type(e).__name__}). Truncated download?") from e
     if len(infos) > MAX_RECORDS:
@@ -190,7 +223,7 @@ def records(path: Path) -> dict[str, Record]:
             continue
         if info.filename in out:
             raise UnreadableModelError(f"{path}: the record '{info.filename}' appears twice")
-        record, span = _record(file, info)
+        record, span = _record(file, info, begin)
         out[info.filename] = record
         spans.append(span)
     spans.sort()
@@ -199,24 +232,24 @@ def records(path: Path) -> dict[str, Record]:
     return out
 
 
-def _record(file: SourceFile, info: zipfile.ZipInfo) -> tuple[Record, tuple[int, int]]:
+def _record(file: SourceFile, info: zipfile.ZipInfo, base: int) -> tuple[Record, tuple[int, int]]:
     name = info.filename
     if name.startswith(("/", "\\")) or "\\" in name or ".." in name.split("/") or name[1:2] == ":":
         raise UnsafeFileError(f"{file.path}: the record {name!r} leaves the archive; it was not read")
     if info.flag_bits & 1:
         raise UnreadableModelError(f"{file.path}: the record '{name}' is encrypted")
-    head = file.read(info.header_offset, _LOCAL.size)
+    head = file.read(base + info.header_offset, _LOCAL.size)
     magic, *_, name_length, extra_length = _LOCAL.unpack(head)
-    begin = info.header_offset + _LOCAL.size + name_length + extra_length
+    begin = base + info.header_offset + _LOCAL.size + name_length + extra_length
     if magic != b"PK\x03\x04" or begin + info.compress_size > file.size:
         raise UnreadableModelError(
             f"{file.path}: the record '{name}' is not where the archive says. Truncated download?"
         )
-    stored_name = file.read(info.header_offset + _LOCAL.size, name_length)
+    stored_name = file.read(base + info.header_offset + _LOCAL.size, name_length)
     if stored_name.decode("utf-8" if info.flag_bits & 0x800 else "cp437", errors="replace") != info.orig_filename:
         raise UnreadableModelError(f"{file.path}: the record '{name}' has another name where it lies")
     packed = FileStorage(file, begin, info.compress_size)
-    span = (info.header_offset, begin + info.compress_size)
+    span = (base + info.header_offset, begin + info.compress_size)
     if info.compress_type == zipfile.ZIP_STORED:
         if info.compress_size != info.file_size:
             raise UnreadableModelError(f"{file.path}: the record '{name}' has two sizes")

@@ -178,3 +178,27 @@ class JoinedStorage(AbstractStorage):
                 part.read_into(at, out[done : done + n])
                 done += n
             begin += length
+
+
+@dataclass(frozen=True)
+class BesideStorage(AbstractStorage):
+    """Matrices of equally many rows beside one another: each row is a row of the first, then one of the second, ….
+
+    Attributes:
+        parts: Each with the bytes of its row.
+    """
+
+    parts: tuple[tuple[AbstractStorage, int], ...]
+
+    def read_into(self, start: int, out: memoryview) -> None:
+        """See `AbstractStorage.read_into`."""
+        row = sum(width for _, width in self.parts)
+        fill(start, out, row, max(1, CHUNK // row), self._rows)
+
+    def _rows(self, first: int, last: int) -> np.ndarray:
+        rows = []
+        for part, width in self.parts:
+            raw = np.empty((last - first, width), np.uint8)
+            part.read_into(first * width, raw.reshape(-1).data)
+            rows.append(raw)
+        return np.concatenate(rows, axis=1).reshape(-1)

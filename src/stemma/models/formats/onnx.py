@@ -16,6 +16,7 @@ import numpy as np
 from stemma.errors import UnreadableModelError, UnsafeFileError
 from stemma.models.formats.base import AbstractFormat, Contents
 from stemma.models.formats.files import Cursor, FileStorage, SourceFile
+from stemma.models.formats.onnx_axes import Node, placed
 from stemma.models.model import ITEMSIZE, AbstractStorage, ArrayStorage, Tensor
 
 DTYPES = {
@@ -79,8 +80,11 @@ class Onnx(AbstractFormat):
         if graph is None:
             raise UnreadableModelError(f"{path} is no ONNX model: it holds no graph")
         notes: list[str] = []
-        tensors = tuple(_graph(file, graph, "", 0, notes))
-        return Contents({"": tensors}, claims, tuple(notes))
+        nodes: list[Node] = []
+        tensors = list(_graph(file, graph, "", 0, notes, nodes))
+        if len({t.name for t in tensors}) == len(tensors):  # else the names are refused where they are counted
+            tensors = placed(tensors, nodes)
+        return Contents({"": tuple(tensors)}, claims, tuple(notes))
 
 
 def _fields(file: SourceFile, begin: int, end: int) -> Iterator[tuple[int, Any]]:
@@ -120,7 +124,9 @@ def _text(file: SourceFile, span: tuple[int, int]) -> str:
     return file.read(span[0], span[1] - span[0]).decode("utf-8", errors="replace")
 
 
-def _graph(file: SourceFile, span: tuple[int, int], prefix: str, depth: int, notes: list[str]) -> Iterator[Tensor]:
+def _graph(
+    file: SourceFile, span: tuple[int, int], prefix: str, depth: int, notes: list[str], nodes: list[Node]
+) -> Iterator[Tensor]:
     if depth > MAX_DEPTH:
         raise UnreadableModelError(f"{file.path} nests graphs deeper than {MAX_DEPTH}")
     for number, value in _fields(file, *span):
@@ -131,22 +137,34 @@ def _graph(file: SourceFile, span: tuple[int, int], prefix: str, depth: int, not
         elif number == 15:
             notes.append("a sparse initialiser was left out")
         elif number == 1:
-            yield from _node(file, value, prefix, depth, notes)
+            yield from _node(file, value, prefix, depth, notes, nodes)
 
 
-def _node(file: SourceFile, span: tuple[int, int], prefix: str, depth: int, notes: list[str]) -> Iterator[Tensor]:
-    output, attributes = "", []
+def _node(
+    file: SourceFile, span: tuple[int, int], prefix: str, depth: int, notes: list[str], nodes: list[Node]
+) -> Iterator[Tensor]:
+    output, attributes, node = "", [], Node()
+    nodes.append(node)
     for number, value in _fields(file, *span):
         if number == 2 and isinstance(value, tuple) and not output:
             output = _text(file, value)
+        elif number == 1 and isinstance(value, tuple):
+            node.inputs.append(prefix + _text(file, value))
+        elif number == 4 and isinstance(value, tuple):
+            node.operator = _text(file, value)
         elif number == 5 and isinstance(value, tuple):
             attributes.append(value)
     for attribute in attributes:
+        name = ""
         for number, value in _fields(file, *attribute):
-            if number == 5 and isinstance(value, tuple):
+            if number == 1 and isinstance(value, tuple):
+                name = _text(file, value)
+            elif number == 3 and isinstance(value, int):
+                node.numbers[name] = value - 2**64 if value >= 2**63 else value
+            elif number == 5 and isinstance(value, tuple):
                 yield from _tensor(file, value, prefix, output, notes)
             elif number in (6, 11) and isinstance(value, tuple):
-                yield from _graph(file, value, f"{prefix}{output}/", depth + 1, notes)
+                yield from _graph(file, value, f"{prefix}{output}/", depth + 1, notes, nodes)
 
 
 def _tensor(

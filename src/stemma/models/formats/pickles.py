@@ -1,4 +1,7 @@
-"""A reader of pickles that runs nothing: every name a pickle asks for is either a stand-in from this file or refused.
+"""A reader of pickles that runs nothing: every name a pickle asks for is a stand-in, or refused.
+
+Classes that are not known here (a network's own, a framework's) become `Thing`s: inert records that keep the state the
+pickle gives them, so that tensors inside can be listed. Names that no checkpoint needs and attacks do are refused.
 
 The interpreter is the standard library's pure Python one. The C one reserves memory by the numbers in the file (a memo
 index of 2^32 takes 64 GB); here a memo is a dict. What a pickle "calls" are constructors of inert records below.
@@ -7,219 +10,30 @@ index of 2^32 takes 64 GB); here a memo is a dict. What a pickle "calls" are con
 import io
 import pickle
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, ClassVar
 
 from stemma.errors import UnreadableModelError, UnsafeFileError
+from stemma.models.formats.stand_ins import ALLOWED, DTYPES, SETTABLE, STORAGES, Array, Dtype, Kind, Thing
 
 MAX_DEPTH = 64
-STORAGES = MappingProxyType(
+MAX_CLASSES = 10_000
+"""Foreign names that one pickle may use."""
+RUNS = frozenset(
     {
-        "DoubleStorage": "F64", "FloatStorage": "F32", "HalfStorage": "F16", "BFloat16Storage": "BF16",
-        "LongStorage": "I64", "IntStorage": "I32", "ShortStorage": "I16", "CharStorage": "I8", "ByteStorage": "U8",
-        "BoolStorage": "BOOL", "ComplexFloatStorage": "C64", "ComplexDoubleStorage": "C128", "QInt8Storage": "I8",
-        "QUInt8Storage": "U8", "QInt32Storage": "I32", "UntypedStorage": "U8",
+        "os", "posix", "nt", "subprocess", "sys", "shutil", "socket", "runpy", "importlib", "imp", "pty", "commands",
+        "ctypes", "webbrowser", "pip", "code", "codeop", "bdb", "pdb", "timeit", "cProfile", "profile", "trace",
+        "doctest", "pydoc", "builtins", "__builtin__", "pickle", "_pickle", "marshal", "urllib", "http", "requests",
+        "asyncio", "multiprocessing", "tempfile", "platform", "signal", "ssl", "smtplib", "ftplib", "telnetlib",
     }
 )  # fmt: skip
-DTYPES = MappingProxyType(
-    {
-        "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64", "int32": "I32",
-        "int16": "I16", "int8": "I8", "uint8": "U8", "uint16": "U16", "uint32": "U32", "uint64": "U64", "bool": "BOOL",
-        "complex64": "C64", "complex128": "C128", "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2",
-    }
-)  # fmt: skip
+"""Modules that no checkpoint takes anything from, but for what `ALLOWED` lists: asking for them is an attack …"""
+INSIDE = ("os.", "importlib.", "urllib.", "http.", "asyncio.", "multiprocessing.", "ctypes.", "pip.", "requests.")
+"""… and likewise what lies inside these."""
 
 
-class Opaque:
-    """Something a checkpoint holds besides weights (a path, a device, a date): kept as a hole."""
-
-    def __init__(self, *_: Any, **__: Any) -> None:
-        pass
-
-    def __setitem__(self, _key: Any, _value: Any) -> None:
-        pass
-
-    def append(self, _item: Any) -> None:
-        """Forget an item that the pickle adds."""
-
-    def extend(self, _items: Any) -> None:
-        """Forget items that the pickle adds."""
-
-
-class Items(dict):
-    """Any kind of mapping; attributes that a pickle sets on it are forgotten."""
-
-    __slots__ = ()
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A storage class or dtype by its code."""
-
-    code: str
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A storage as the pickle refers to it: key of the record, dtype code, number of elements."""
-
-    key: str
-    code: str
-    count: int
-
-
-@dataclass(frozen=True)
-class View:
-    """A tensor as the pickle describes it, not yet checked against anything."""
-
-    stored: Stored
-    code: str
-    offset: Any
-    shape: Any
-    strides: Any
-    flags: Any = None
-
-
-@dataclass(frozen=True)
-class Quantized:
-    """A torch tensor of integer codes with its scale and zero point (numbers, or `View`s per channel)."""
-
-    codes: View
-    scale: Any
-    zero_point: Any
-
-
-class Array:
-    """A NumPy array as pickled: filled in by its state."""
-
-    def __init__(self) -> None:
-        self.state: Any = None
-
-
-class Dtype:
-    """A NumPy dtype as pickled: its text and, from its state, its byte order."""
-
-    def __init__(self, text: Any, *_: Any) -> None:
-        self.text = text if isinstance(text, str) else ""
-        self.order = "<"
-
-
-def _view(stored: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> View:
-    if not isinstance(stored, Stored):
-        raise TypeError("a tensor without a storage")
-    return View(stored, stored.code, offset, shape, strides, rest[2] if len(rest) > 2 else None)
-
-
-def _view3(stored: Any, offset: Any, shape: Any, strides: Any, _grad: Any, _hooks: Any, dtype: Any, *rest: Any) -> View:
-    if not isinstance(stored, Stored) or not isinstance(dtype, Kind):
-        raise TypeError("a tensor without a storage or dtype")
-    return View(stored, dtype.code, offset, shape, strides, rest[0] if rest else None)
-
-
-def _quantized(stored: Any, offset: Any, shape: Any, strides: Any, scheme: Any, *_: Any) -> Quantized:
-    if not isinstance(scheme, tuple) or len(scheme) < 3:
-        raise TypeError("a quantised tensor without its scheme")
-    return Quantized(_view(stored, offset, shape, strides), scheme[1], scheme[2])
-
-
-def _typed(make: Any, _kind: Any, arguments: Any, _state: Any) -> Any:
-    if make not in (_view, _view3, _parameter):
-        raise TypeError("a tensor made by something unknown")
-    return make(*arguments)
-
-
-def _parameter(data: Any, *_: Any) -> Any:
-    return data
-
-
-def _text_to_bytes(text: Any, encoding: Any = "latin1") -> bytes:
-    if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
-        raise TypeError("an unknown encoding")
-    return text.encode("latin1")
-
-
-def _array(*_: Any) -> Array:
-    return Array()
-
-
-def _scalar(*_: Any) -> Opaque:
-    return Opaque()
-
-
-def _mapping(*arguments: Any) -> Items:
-    pairs = arguments[-1] if arguments and isinstance(arguments[-1], (dict, list)) else ()
-    return Items(pairs)
-
-
-def _sequence(items: Any = ()) -> list[Any]:
-    return list(items) if isinstance(items, (list, tuple)) else []
-
-
-_NUMPY = ("numpy.core.multiarray", "numpy._core.multiarray", "numpy.core.numeric", "numpy._core.numeric")
-ALLOWED: dict[tuple[str, str], Any] = {
-    ("collections", "OrderedDict"): _mapping,
-    ("collections", "defaultdict"): _mapping,
-    ("collections", "Counter"): _mapping,
-    ("builtins", "dict"): _mapping,
-    ("builtins", "set"): _sequence,
-    ("builtins", "frozenset"): _sequence,
-    ("builtins", "list"): _sequence,
-    ("builtins", "tuple"): _sequence,
-    ("_codecs", "encode"): _text_to_bytes,
-    ("torch", "Size"): _sequence,
-    ("torch._utils", "_rebuild_tensor"): _view,
-    ("torch._utils", "_rebuild_tensor_v2"): _view,
-    ("torch._utils", "_rebuild_tensor_v3"): _view3,
-    ("torch._utils", "_rebuild_parameter"): _parameter,
-    ("torch._utils", "_rebuild_parameter_with_state"): _parameter,
-    ("torch._utils", "_rebuild_qtensor"): _quantized,
-    ("torch._utils", "_rebuild_sparse_tensor"): Opaque,
-    ("torch._utils", "_rebuild_meta_tensor_no_storage"): Opaque,
-    ("torch._utils", "_rebuild_device_tensor_from_cpu_tensor"): _parameter,
-    ("pytorch_lightning.utilities.parsing", "AttributeDict"): Items,
-    ("lightning_fabric.utilities.data", "AttributeDict"): Items,
-    ("yacs.config", "CfgNode"): Items,
-    ("easydict", "EasyDict"): Items,
-    ("torch._tensor", "_rebuild_from_type_v2"): _typed,
-    ("numpy", "dtype"): Dtype,
-    ("numpy", "ndarray"): Array,
-}
-for _module in _NUMPY:
-    ALLOWED |= {(_module, "_reconstruct"): _array, (_module, "scalar"): _scalar, (_module, "_frombuffer"): Opaque}
-for _module, _names in (
-    ("builtins", ("int", "float", "str", "bool", "bytes", "complex", "slice", "range", "bytearray", "object")),
-    ("torch", ("device", "Generator", "Tensor", "per_tensor_affine", "per_channel_affine", "strided", "sparse_coo")),
-    ("torch", ("contiguous_format", "channels_last", "preserve_format")),
-    ("torch.nn.parameter", ("Parameter", "Buffer")),
-    ("torch.serialization", ("_get_layout",)),
-    ("argparse", ("Namespace",)),
-    ("types", ("SimpleNamespace",)),
-    ("typing", ("Any", "Dict", "List", "Optional", "Union")),
-    ("collections", ("deque",)),
-    ("decimal", ("Decimal",)),
-    ("fractions", ("Fraction",)),
-    ("uuid", ("UUID",)),
-    ("numpy.random._pickle", ("__randomstate_ctor", "__generator_ctor", "__bit_generator_ctor")),
-    ("numpy.random._mt19937", ("MT19937",)),
-    ("numpy.random._pcg64", ("PCG64",)),
-    ("omegaconf.dictconfig", ("DictConfig",)),
-    ("omegaconf.listconfig", ("ListConfig",)),
-    ("omegaconf.base", ("ContainerMetadata", "Metadata")),
-    ("omegaconf.nodes", ("AnyNode", "IntegerNode", "FloatNode", "StringNode", "BooleanNode")),
-    ("pytorch_lightning.callbacks.model_checkpoint", ("ModelCheckpoint",)),
-    ("pytorch_lightning.callbacks.early_stopping", ("EarlyStopping",)),
-    ("lightning.pytorch.callbacks.model_checkpoint", ("ModelCheckpoint",)),
-    ("datetime", ("datetime", "timedelta", "date", "time", "timezone")),
-    ("pathlib", ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath", "Path")),
-):
-    for _name in _names:
-        ALLOWED[_module, _name] = Opaque
-# protocols before 3 call the builtins module by its old name
-ALLOWED |= {("__builtin__", name): made for (module, name), made in ALLOWED.items() if module == "builtins"}
-ALLOWED |= {(module, "_reconstructor"): Opaque for module in ("copyreg", "copy_reg")}
-_SETTABLE = (Opaque, Items, Array, Dtype)
+class DamagedPickleError(UnreadableModelError):
+    """The bytes are no pickle, or one that is cut off or inconsistent."""
 
 
 class Reader(pickle._Unpickler):
@@ -236,6 +50,7 @@ class Reader(pickle._Unpickler):
         pickle._Unpickler.__init__(self, stream, encoding="latin1")
         self.path = path
         self._storage = storage
+        self.foreign: dict[tuple[str, str], type[Thing]] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         """The stand-in for a name.
@@ -248,7 +63,7 @@ class Reader(pickle._Unpickler):
             Something inert.
 
         Raises:
-            UnsafeFileError: If the name has none.
+            UnsafeFileError: If it is a name that attacks use and checkpoints do not, or there are too many names.
         """
         if (module, name) in ALLOWED:
             return ALLOWED[module, name]
@@ -257,10 +72,14 @@ class Reader(pickle._Unpickler):
         if name in DTYPES and module == "torch":
             return Kind(DTYPES[name])
         shown = f"{module}.{name}"[:120]
-        raise UnsafeFileError(
-            f"{self.path} asks for {shown!r} when it is loaded, which could run code; nothing was run. "
-            "Save the network's state_dict alone, or as safetensors"
-        )
+        if module in RUNS or module.startswith(INSIDE) or not module or len(self.foreign) >= MAX_CLASSES:
+            raise UnsafeFileError(
+                f"{self.path} asks for {shown!r} when it is loaded, which could run code; nothing was run. "
+                "Save the network's state_dict alone, or as safetensors"
+            )
+        if (module, name) not in self.foreign:
+            self.foreign[module, name] = type("Foreign", (Thing,), {"label": shown})
+        return self.foreign[module, name]
 
     def persistent_load(self, pid: Any) -> Any:
         """A storage by its identifier.
@@ -281,9 +100,9 @@ class Reader(pickle._Unpickler):
         """
         state = self.stack.pop()
         target = self.stack[-1]
-        if not isinstance(target, _SETTABLE):
+        if not isinstance(target, SETTABLE):
             raise TypeError("a state for something that has none")
-        if isinstance(target, Array):
+        if isinstance(target, (Array, Thing)):
             target.state = state
         elif (
             isinstance(target, Dtype)
@@ -307,23 +126,31 @@ class Reader(pickle._Unpickler):
         dispatch[_code[0]] = refuse
 
 
-def read(stream: io.BufferedIOBase | io.BytesIO, path: Path, storage: Callable[[Any], Any]) -> Any:
+def read(
+    stream: io.BufferedIOBase | io.BytesIO, path: Path, storage: Callable[[Any], Any], seen: set[str] | None = None
+) -> Any:
     """Read one pickle.
 
     Args:
         stream: Where it begins; it stays behind the pickle's end.
         path: Named in errors.
         storage: Makes something of a persistent identifier.
+        seen: Takes up the names of foreign classes that the pickle asked for.
 
     Returns:
-        Builtin containers, numbers and text, and the records of this file.
+        Builtin containers, numbers and text, and the records of `stand_ins`.
 
     Raises:
-        UnreadableModelError: If the pickle is damaged.
+        DamagedPickleError: If the pickle is damaged.
+        UnreadableModelError: If it asks for what could run code, or describes a storage in an impossible way.
     """
     try:
-        return Reader(stream, path, storage).load()
+        reader = Reader(stream, path, storage)
+        tree = reader.load()
+        if seen is not None:
+            seen.update(kind.label for kind in reader.foreign.values())
+        return tree
     except UnreadableModelError:
         raise
     except Exception as e:  # a damaged pickle can raise nearly anything, and nothing it raises is a bug of ours
-        raise UnreadableModelError(f"{path} holds a damaged pickle ({type(e).__name__}). Truncated download?") from e
+        raise DamagedPickleError(f"{path} holds a damaged pickle ({type(e).__name__}). Truncated download?") from e

@@ -1,0 +1,272 @@
+"""Inert records that stand for what a pickle asks for: tensors as descriptions, containers, and holes for the rest.
+
+Nothing here does anything but keep what it is given.
+"""
+
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+STORAGES = MappingProxyType(
+    {
+        "DoubleStorage": "F64", "FloatStorage": "F32", "HalfStorage": "F16", "BFloat16Storage": "BF16",
+        "LongStorage": "I64", "IntStorage": "I32", "ShortStorage": "I16", "CharStorage": "I8", "ByteStorage": "U8",
+        "BoolStorage": "BOOL", "ComplexFloatStorage": "C64", "ComplexDoubleStorage": "C128", "QInt8Storage": "I8",
+        "QUInt8Storage": "U8", "QInt32Storage": "I32", "UntypedStorage": "U8",
+    }
+)  # fmt: skip
+DTYPES = MappingProxyType(
+    {
+        "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64", "int32": "I32",
+        "int16": "I16", "int8": "I8", "uint8": "U8", "uint16": "U16", "uint32": "U32", "uint64": "U64", "bool": "BOOL",
+        "complex64": "C64", "complex128": "C128", "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2",
+        "qint8": "I8", "quint8": "U8", "qint32": "I32",
+    }
+)  # fmt: skip
+
+
+class Opaque:
+    """Something a checkpoint holds besides weights (a path, a device, a date): kept as a hole."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def __setitem__(self, _key: Any, _value: Any) -> None:
+        pass
+
+    def append(self, _item: Any) -> None:
+        """Forget an item that the pickle adds."""
+
+    def extend(self, _items: Any) -> None:
+        """Forget items that the pickle adds."""
+
+
+class Thing:
+    """An instance of a class that is not known here, or what an unknown function would have made: inert.
+
+    Attributes:
+        label: The name that the pickle asked for; of the class, one class per name.
+        arguments: What it was made from.
+        state: The state that the pickle gave it, if any.
+        items: What the pickle put into it, if it is a container.
+    """
+
+    label: ClassVar[str] = ""
+
+    def __init__(self, *arguments: Any, **_: Any) -> None:
+        self.arguments = arguments
+        self.state: Any = None
+        self.items: dict[Any, Any] = {}
+
+    def __new__(cls, *_: Any, **__: Any) -> "Thing":
+        """A new record; pickles call this without `__init__`.
+
+        Returns:
+            The record.
+        """
+        made = object.__new__(cls)
+        Thing.__init__(made, *_)
+        return made
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.items[key] = value
+
+    def append(self, item: Any) -> None:
+        """Keep an item that the pickle adds."""
+        self.items[len(self.items)] = item
+
+    def extend(self, items: Any) -> None:
+        """Keep items that the pickle adds."""
+        for item in items:
+            self.append(item)
+
+    add = append
+
+
+class Items(dict):
+    """Any kind of mapping; attributes that a pickle sets on it are forgotten."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A storage class or dtype by its code."""
+
+    code: str
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A storage as the pickle refers to it: key of the record, dtype code, number of elements."""
+
+    key: str
+    code: str
+    count: int
+
+
+@dataclass(frozen=True)
+class View:
+    """A tensor as the pickle describes it, not yet checked against anything."""
+
+    stored: Stored
+    code: str
+    offset: Any
+    shape: Any
+    strides: Any
+    flags: Any = None
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A torch tensor of integer codes with its scale and zero point (numbers, or `View`s per channel)."""
+
+    codes: View
+    scale: Any
+    zero_point: Any
+
+
+class Array:
+    """A NumPy array as pickled: filled in by its state."""
+
+    def __init__(self) -> None:
+        self.state: Any = None
+
+
+class Dtype:
+    """A NumPy dtype as pickled: its text and, from its state, its byte order."""
+
+    def __init__(self, text: Any, *_: Any) -> None:
+        self.text = text if isinstance(text, str) else ""
+        self.order = "<"
+
+
+def _view(stored: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> View:
+    if not isinstance(stored, Stored):
+        raise TypeError("a tensor without a storage")
+    return View(stored, stored.code, offset, shape, strides, rest[2] if len(rest) > 2 else None)
+
+
+def _view3(stored: Any, offset: Any, shape: Any, strides: Any, _grad: Any, _hooks: Any, dtype: Any, *rest: Any) -> View:
+    if not isinstance(stored, Stored) or not isinstance(dtype, Kind):
+        raise TypeError("a tensor without a storage or dtype")
+    return View(stored, dtype.code, offset, shape, strides, rest[0] if rest else None)
+
+
+def _quantized(stored: Any, offset: Any, shape: Any, strides: Any, scheme: Any, *_: Any) -> Quantized:
+    if not isinstance(scheme, tuple) or len(scheme) < 3:
+        raise TypeError("a quantised tensor without its scheme")
+    return Quantized(_view(stored, offset, shape, strides), scheme[1], scheme[2])
+
+
+def _typed(make: Any, _kind: Any, arguments: Any, _state: Any) -> Any:
+    if make not in (_view, _view3, _parameter, _quantized):
+        raise TypeError("a tensor made by something unknown")
+    return make(*arguments)
+
+
+def _parameter(data: Any, *_: Any) -> Any:
+    return data
+
+
+def _reconstructed(kind: Any, *_: Any) -> Any:
+    return kind() if isinstance(kind, type) and issubclass(kind, Thing) else Opaque()
+
+
+def _text_to_bytes(text: Any, encoding: Any = "latin1") -> bytes:
+    if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
+        raise TypeError("an unknown encoding")
+    return text.encode("latin1")
+
+
+def _bytes(*arguments: Any) -> Any:
+    return Opaque() if arguments else b""  # protocol 2 writes no bytes as a call
+
+
+def _array(*_: Any) -> Array:
+    return Array()
+
+
+def _scalar(*_: Any) -> Opaque:
+    return Opaque()
+
+
+def _mapping(*arguments: Any) -> Items:
+    pairs = arguments[-1] if arguments and isinstance(arguments[-1], (dict, list)) else ()
+    return Items(pairs)
+
+
+def _sequence(items: Any = ()) -> list[Any]:
+    return list(items) if isinstance(items, (list, tuple)) else []
+
+
+_NUMPY = ("numpy.core.multiarray", "numpy._core.multiarray", "numpy.core.numeric", "numpy._core.numeric")
+ALLOWED: dict[tuple[str, str], Any] = {
+    ("collections", "OrderedDict"): _mapping,
+    ("collections", "defaultdict"): _mapping,
+    ("collections", "Counter"): _mapping,
+    ("builtins", "dict"): _mapping,
+    ("builtins", "set"): _sequence,
+    ("builtins", "frozenset"): _sequence,
+    ("builtins", "list"): _sequence,
+    ("builtins", "tuple"): _sequence,
+    ("_codecs", "encode"): _text_to_bytes,
+    ("builtins", "bytes"): _bytes,
+    ("torch", "Size"): _sequence,
+    ("torch._utils", "_rebuild_tensor"): _view,
+    ("torch._utils", "_rebuild_tensor_v2"): _view,
+    ("torch._utils", "_rebuild_tensor_v3"): _view3,
+    ("torch._utils", "_rebuild_parameter"): _parameter,
+    ("torch._utils", "_rebuild_parameter_with_state"): _parameter,
+    ("torch._utils", "_rebuild_qtensor"): _quantized,
+    ("torch._utils", "_rebuild_sparse_tensor"): Opaque,
+    ("torch._utils", "_rebuild_meta_tensor_no_storage"): Opaque,
+    ("torch._utils", "_rebuild_device_tensor_from_cpu_tensor"): _parameter,
+    ("pytorch_lightning.utilities.parsing", "AttributeDict"): Items,
+    ("lightning_fabric.utilities.data", "AttributeDict"): Items,
+    ("yacs.config", "CfgNode"): Items,
+    ("easydict", "EasyDict"): Items,
+    ("torch._tensor", "_rebuild_from_type_v2"): _typed,
+    ("numpy", "dtype"): Dtype,
+    ("numpy", "ndarray"): Array,
+}
+for _module in _NUMPY:
+    ALLOWED |= {(_module, "_reconstruct"): _array, (_module, "scalar"): _scalar, (_module, "_frombuffer"): Opaque}
+for _module, _names in (
+    (
+        "builtins",
+        ("int", "float", "str", "bool", "complex", "slice", "range", "bytearray", "object", "getattr"),
+    ),
+    ("torch", ("device", "Generator", "Tensor", "per_tensor_affine", "per_channel_affine", "strided", "sparse_coo")),
+    ("torch", ("contiguous_format", "channels_last", "preserve_format")),
+    ("torch.nn.parameter", ("Parameter", "Buffer")),
+    ("torch.serialization", ("_get_layout",)),
+    ("argparse", ("Namespace",)),
+    ("types", ("SimpleNamespace",)),
+    ("typing", ("Any", "Dict", "List", "Optional", "Union")),
+    ("collections", ("deque",)),
+    ("decimal", ("Decimal",)),
+    ("fractions", ("Fraction",)),
+    ("uuid", ("UUID",)),
+    ("numpy.random._pickle", ("__randomstate_ctor", "__generator_ctor", "__bit_generator_ctor")),
+    ("numpy.random._mt19937", ("MT19937",)),
+    ("numpy.random._pcg64", ("PCG64",)),
+    ("omegaconf.dictconfig", ("DictConfig",)),
+    ("omegaconf.listconfig", ("ListConfig",)),
+    ("omegaconf.base", ("ContainerMetadata", "Metadata")),
+    ("omegaconf.nodes", ("AnyNode", "IntegerNode", "FloatNode", "StringNode", "BooleanNode")),
+    ("pytorch_lightning.callbacks.model_checkpoint", ("ModelCheckpoint",)),
+    ("pytorch_lightning.callbacks.early_stopping", ("EarlyStopping",)),
+    ("lightning.pytorch.callbacks.model_checkpoint", ("ModelCheckpoint",)),
+    ("datetime", ("datetime", "timedelta", "date", "time", "timezone")),
+    ("pathlib", ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath", "Path")),
+):
+    for _name in _names:
+        ALLOWED[_module, _name] = Opaque
+# protocols before 3 call the builtins module by its old name
+ALLOWED |= {("__builtin__", name): made for (module, name), made in ALLOWED.items() if module == "builtins"}
+ALLOWED |= {(module, "_reconstructor"): _reconstructed for module in ("copyreg", "copy_reg")}
+ALLOWED |= {("torch.jit._pickle", f"build_{kind}list"): _sequence for kind in ("int", "tensor", "double", "bool")}
+ALLOWED |= {("torch.jit._pickle", "restore_type_tag"): _parameter}
+SETTABLE = (Opaque, Items, Array, Dtype, Thing)
+"""What a pickle may give a state."""
