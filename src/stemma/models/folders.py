@@ -171,10 +171,12 @@ def open_file(path: Path, name: str) -> tuple[Model, ...]:
         The main model and, where there is one, its averaged copy.
     """
     folder = path.parent
+    if path.name in adapters.WEIGHTS and adapters.is_adapter(folder):
+        return open_folder(folder, name)
     if (folder / "config.json").is_file() and weight_file(folder) == path:
         config, claims, notes = cards.read(folder)
-        return models_of(read_file(path), name, path, config, claims, notes)
-    return models_of(read_file(path), name, path)
+        return adapters.refuse_alone(path, models_of(read_file(path), name, path, config, claims, notes))
+    return adapters.refuse_alone(path, models_of(read_file(path), name, path))
 
 
 def open_folder(folder: Path, name: str) -> tuple[Model, ...]:
@@ -199,7 +201,7 @@ def open_folder(folder: Path, name: str) -> tuple[Model, ...]:
     if not is_pipeline(folder):
         weights = weight_file(folder)
         if weights is not None:
-            return models_of(read_file(weights), name, folder, config, claims, notes)
+            return adapters.refuse_alone(folder, models_of(read_file(weights), name, folder, config, claims, notes))
     return _components(folder, name)
 
 
