@@ -141,7 +141,8 @@ def test_an_adapter_is_read_as_peft_merges_it(kind: str, base: Callable[[str], P
     running.merge_and_unload().save_pretrained(tmp_path / "merged")
     found, merged = load.load(tmp_path / "adapter"), load.load(tmp_path / "merged")
     assert set(found.tensors) == set(merged.tensors)
-    assert found.config is not None and merged.config is not None
+    assert found.config is not None
+    assert merged.config is not None
     assert bool(found.config["tie_word_embeddings"]) == bool(merged.config["tie_word_embeddings"])
     for name, t in merged.tensors.items():
         assert found.tensors[name].dtype == t.dtype
@@ -290,7 +291,7 @@ def test_a_bare_adapter_is_no_model(kind: str, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     tensors = {n: rng.normal(size=(4, 4)).astype(np.float32) for n in BARE[kind]}
     save_file(tensors, tmp_path / "a.safetensors")
-    with pytest.raises(UnreadableModelError, match="is an adapter .* without its base.*give its base"):
+    with pytest.raises(UnreadableModelError, match=r"is an adapter .* without its base.*give its base"):
         load.load(tmp_path / "a.safetensors")
     # the control: the same parts beside the weights that they change are a model
     modules = {n.split(".lora")[0].split(".hada")[0].removesuffix(".weight") for n in BARE[kind]}
