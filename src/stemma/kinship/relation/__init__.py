@@ -8,6 +8,7 @@ import numpy as np
 
 from stemma.kinship.relation.base import AbstractOperation
 from stemma.kinship.relation.damaged import Damaged
+from stemma.kinship.relation.dora import RescaledLowRank
 from stemma.kinship.relation.explanation import Explanation, Step
 from stemma.kinship.relation.grown import VocabularyGrown
 from stemma.kinship.relation.layers_removed import LayersRemoved
@@ -43,6 +44,7 @@ ALL: tuple[AbstractOperation, ...] = (
     Quantized(),
     WeightsPruned(),
     LowRank(),
+    RescaledLowRank(),
     Replaced(),
     Trained(),
 )

@@ -14,11 +14,8 @@ import numpy as np
 
 from stemma.models.adapters.adapter import Adapter, Changes, Tokens
 from stemma.models.model import Tensor
+from stemma.models.names import EMBEDDING, OUTPUT
 
-HEAD = re.compile(r"(^|\.)(lm_head|embed_out|output_projection|proj_out)\.weight$")
-EMBEDDING = re.compile(
-    r"(^|\.)(embed_tokens|wte|word_embeddings|shared|embed_in|tok_embeddings|token_embedding|tokens_embed)\.weight$"
-)
 SPEAKS = re.compile(r"(ForCausalLM|LMHeadModel|ForConditionalGeneration)$")
 """Architectures that have a head beside their embedding."""
 
@@ -44,8 +41,8 @@ def settle(
     """
     config = adapter.base_config
     embedding = _first(EMBEDDING, base)
-    named = _first(HEAD, [*changes.whole, *changes.changed, *changes.tokens])
-    if embedding is None or _first(HEAD, base) or not (named or SPEAKS.search(_architecture(config))):
+    named = _first(OUTPUT, [*changes.whole, *changes.changed, *changes.tokens])
+    if embedding is None or _first(OUTPUT, base) or not (named or SPEAKS.search(_architecture(config))):
         return changes, {}, config
     near = _near(embedding, [*changes.whole, *changes.changed, *changes.tokens])
     if named in changes.changed or near in changes.changed:
