@@ -369,3 +369,27 @@ def test_a_head_replaced_beside_an_adapter_is_a_step_of_its_own() -> None:
     b = adapted(a, 2, 1, only) | {n: base(9)[n] for n in ("head.weight", "head.bias")}
     assert steps(a, b) == ["head replaced", "lora"]
     assert steps(a, lengthened(b, only, 5)) == ["head replaced", "dora"]
+
+
+def test_a_head_that_was_tied_is_no_new_part() -> None:
+    rng = np.random.default_rng(0)
+    tied = {"embed_tokens.weight": rng.normal(size=(50, 32)).astype(np.float32)}
+    tied |= {f"layers.{i}.mlp.up_proj.weight": rng.normal(size=(40, 32)).astype(np.float32) for i in range(3)}
+    apart = tied | {"lm_head.weight": tied["embed_tokens.weight"]}
+    moved = apart | {"embed_tokens.weight": tuned(tied, 1)["embed_tokens.weight"]}
+    moved = adapted(moved, 2, 1, ("layers.1.mlp.up_proj.weight",))
+    for one, other in ((tied, moved), (moved, tied)):
+        x, y, pairings, _ = side_by_side(made(one, "parent"), made(other), [])
+        found = shortest(Pair.of(x, y, pairings, whole=True), ALL)
+        assert found is not None
+        assert [s.name for s in found.steps] == ["lora", "finetuned"]
+    # The control: a head of another size is new.
+    other = moved | {"lm_head.weight": rng.normal(size=(7, 32)).astype(np.float32)}
+    assert side_by_side(made(tied, "parent"), made(other), [])[0].tensors.keys() == tied.keys()
+    assert "part inherited" in steps(tied, other)
+
+
+def test_factors_that_nothing_takes_back_are_no_other_coordinates() -> None:
+    a = {"embed.weight": base(3)["layers.1.weight"] * (np.arange(WIDTH) > 0)[:, None]} | base(4)
+    b = a | {"layers.1.weight": (a["layers.1.weight"] * np.linspace(0.9, 1.1, WIDTH)).astype(np.float32)}
+    assert steps(a, b) == ["changed"]
