@@ -300,6 +300,46 @@ def test_a_bare_adapter_is_no_model(kind: str, tmp_path: Path) -> None:
     assert load.load(tmp_path / "b.safetensors").tensors
 
 
+PARTS = {
+    "LORA": ("lora_A.weight", "lora_B.weight", "lora_magnitude_vector", "lora_B.bias"),
+    "ADALORA": ("lora_A", "lora_B", "lora_E"),
+    "VERA": ("vera_lambda_b", "vera_lambda_d"),
+    "LOHA": ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"),
+    "LOKR": ("lokr_w1", "lokr_w2_a", "lokr_w2_b"),
+    "IA3": ("ia3_l",),
+    "TRAINABLE_TOKENS": ("trainable_tokens_delta",),
+}
+
+
+@pytest.mark.parametrize("kind", PARTS)
+@pytest.mark.parametrize("seed", range(25))
+def test_whatever_an_adapter_holds_it_is_read_or_one_sentence(kind: str, seed: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(seed)
+    base = {"q.weight": rng.normal(size=(4, 4)), "q.bias": rng.normal(size=4)}
+    save_file({n: a.astype(np.float32) for n, a in base.items()}, tmp_path / "base.safetensors")
+    names = [f"base_model.model.q.{p}" for p in PARTS[kind]] + ["base_model.vera_A", "base_model.vera_B"] * (
+        kind == "VERA"
+    )
+    tensors = {}
+    for n in names:
+        shape = rng.choice([0, 1, 2, 4], size=rng.integers(0, 4), p=[0.05, 0.2, 0.25, 0.5])
+        tensors[n] = np.asarray(rng.normal(size=shape), rng.choice([np.float32, np.float32, np.float16, np.int32]))
+    (tmp_path / "a").mkdir()
+    save_file(tensors, tmp_path / "a/adapter_model.safetensors")
+    odd = [4, 1, 2, 0, -1, None, "x", True, 1e400, [], {}]
+    config = {k: odd[int(rng.integers(len(odd)))] if rng.random() < 0.2 else 4 for k in ("r", "lora_alpha", "alpha")}
+    config |= {"peft_type": kind, "base_model_name_or_path": "base", "token_indices": [0, int(rng.integers(6))]}
+    if rng.random() < 0.3:
+        config |= {"init_lora_weights": "pissa", "fan_in_fan_out": True, "alpha_pattern": {"q": 3}, "rank_pattern": [1]}
+    (tmp_path / "a/adapter_config.json").write_text(json.dumps(config))
+    try:
+        found = load.load(tmp_path / "a")
+    except UnreadableModelError:
+        return
+    assert found.tensors["q.weight"].array().shape == (4, 4)
+    assert found.digest
+
+
 def test_no_pattern_can_take_for_ever() -> None:
     adapter = Adapter(Path("a"), {}, {"alpha_pattern": {"(a|b)*c": 1}})
     with pytest.raises(UnreadableModelError):

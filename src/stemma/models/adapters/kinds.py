@@ -50,6 +50,9 @@ def changes(adapter: Adapter) -> Changes:
     read = READ.get(kind)
     if read is None:
         adapter.refuse(f"an adapter of the kind '{kind[:40] or 'unknown'}' is not read")
+    hollow = next((n for n, t in adapter.tensors.items() if not t.shape or not t.size or not t.is_float), None)
+    if hollow is not None:
+        adapter.refuse(f"its tensor '{hollow}' is empty or holds no real numbers", "save it again")
     out = read(adapter)
     if read is not tokens and any(n.endswith(f".{DELTA}") for n in out.whole):
         more = tokens(Adapter(adapter.folder, out.whole, adapter.config, adapter.base_config))

@@ -184,6 +184,10 @@ def lora(adapter: Adapter) -> Changes:
         sizes = (rank, a.size // rank, b.size // rank)
         magnitude = parts.get("lora_magnitude_vector")
         middle = parts.get("lora_E")
+        if middle is not None and middle.size != rank:
+            adapter.refuse(
+                f"the adapter of '{module}' has rank {rank} and {middle.size} values for it", "save it again"
+            )
         update = Update(
             adapter, module, _factor(a, (rank, -1), middle), _factor(b, (-1, rank)), sizes, scale,
             True if embedded else None, magnitude, "" if embedded else split,
@@ -208,7 +212,7 @@ def vera(adapter: Adapter) -> Changes:
     """
     found, rest = _parts(adapter)
     shared_a, shared_b = rest.pop("vera_A", None), rest.pop("vera_B", None)
-    if shared_a is None or shared_b is None:
+    if shared_a is None or shared_b is None or len(shared_a.shape) != 2 or len(shared_b.shape) != 2:
         adapter.refuse("its random matrices were not saved with it (VeRA without save_projection)")
     out = Changes(whole=rest)
     for module, parts in found.items():

@@ -61,7 +61,7 @@ def _changes(adapter: Adapter, change: Callable[..., Tensor], needed: set[str]) 
             adapter.refuse(f"the adapter of '{module}' lacks {min(needed - set(parts))}", "save it again")
         alpha = adapter.pattern("alpha_pattern", module, adapter.config.get("alpha", 8))
         rank = adapter.pattern("rank_pattern", module, adapter.config.get("r", 8))
-        if not all(isinstance(x, (int, float)) and not isinstance(x, bool) and x > 0 for x in (alpha, rank)):
+        if not all(isinstance(x, (int, float)) and not isinstance(x, bool) and 0 < x < 1e9 for x in (alpha, rank)):
             adapter.refuse(f"'{module}' has rank {rank!r} and alpha {alpha!r}", "save it again")
         scale = np.float32(alpha / rank)
         out.changed[f"{module}.weight"] = functools.partial(change, adapter, parts, scale)
@@ -71,7 +71,7 @@ def _changes(adapter: Adapter, change: Callable[..., Tensor], needed: set[str]) 
 def _hadamard(adapter: Adapter, parts: Mapping[str, Tensor], scale: np.float32, name: str, base: Tensor) -> Tensor:
     a1, b1, a2, b2 = (parts[f"hada_{w}"] for w in ("w1_a", "w1_b", "w2_a", "w2_b"))
     shape = (base.shape[0], base.size // max(1, base.shape[0])) if base.shape else (0, 0)
-    _fits(adapter, name, base, (a1.shape[0], b1.shape[-1]) == shape == (a2.shape[0], b2.shape[-1]))
+    _fits(adapter, name, base, all(_product(a, b) == shape for a, b in ((a1, b1), (a2, b2))))
 
     def make(start: int, stop: int) -> np.ndarray:
         one, two = a1.rows(start, stop) @ b1.array(), a2.rows(start, stop) @ b2.array()
@@ -92,6 +92,11 @@ def _kronecker(adapter: Adapter, parts: Mapping[str, Tensor], scale: np.float32,
         return base.rows(start, stop) + (both * scale).reshape(-1, *base.shape[1:])
 
     return remade(name, base, make)
+
+
+def _product(a: Tensor, b: Tensor) -> tuple[int, int]:
+    joined = len(a.shape) == 2 == len(b.shape) and a.shape[1] == b.shape[0]
+    return (a.shape[0], b.shape[1]) if joined else (-1, -1)
 
 
 def _side(adapter: Adapter, parts: Mapping[str, Tensor], side: str, name: str) -> np.ndarray:

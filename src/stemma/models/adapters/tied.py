@@ -19,6 +19,9 @@ from stemma.models.names import EMBEDDING, OUTPUT
 SPEAKS = re.compile(r"(ForCausalLM|LMHeadModel|ForConditionalGeneration)$")
 """Architectures that have a head beside their embedding."""
 
+HEADS = {"whisper": "proj_out.weight"}
+"""What heads are called that are not called `lm_head`, by what configs call the architecture."""
+
 UNTIE = "load the base with tie_word_embeddings=False, merge the adapter into that and give the result"
 
 
@@ -52,7 +55,7 @@ def settle(
             "the adapter as it runs one of them",
             UNTIE,
         )
-    head = named or "lm_head.weight"
+    head = named or HEADS.get(str(config.get("model_type")), "lm_head.weight")
     tokens = _of_both(adapter, dict(changes.tokens), head, near)
     whole = dict(changes.whole)
     new, old = whole.pop(head, None), whole.get(near)
