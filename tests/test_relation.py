@@ -322,3 +322,74 @@ def test_exhibited_relations_are_named_from_every_entry() -> None:
     one, other = made(a, "a"), made(b, "b")
     found = name_relation(one, other, compare(one, other).weights, by_name(one, other))
     assert found.kind not in EXHIBITED
+
+
+def lengthened(arrays: Mapping[str, np.ndarray], names: tuple[str, ...], seed: int) -> Arrays:
+    rng, out = np.random.default_rng(seed), dict(arrays)
+    for n in names:
+        out[n] = (out[n] * np.exp(rng.normal(scale=0.1, size=(len(out[n]), 1)))).astype(np.float32)
+    return out
+
+
+@pytest.mark.parametrize(("rank", "half"), [(1, False), (4, False), (8, False), (4, True)])
+def test_low_rank_with_a_length_per_unit_is_told(rank: int, half: bool) -> None:
+    a, only = base(), ("layers.1.weight", "layers.2.weight")
+    b = lengthened(adapted(a, rank, 1, only), only, 5)
+    found = shortest(pair(a, halved(b) if half else b), ALL)
+    assert found is not None
+    assert (found.kind, [s.name for s in found.steps]) == (R.LORA, ["dora"])
+    assert (found.steps[0].parameters["rank"], found.steps[0].parameters["modules"]) == (rank, list(only))
+    low, high = found.steps[0].parameters["factors"]
+    assert low < 0.9
+    assert high > 1.1
+    # The controls: a bias that moved, a dense change beside it, lengths alone, low rank alone.
+    assert steps(a, b | {"head.bias": b["head.bias"] + np.float32(0.1)}) == ["changed"]
+    assert "dora" not in steps(a, b | {"layers.0.weight": tuned(a, 2)["layers.0.weight"]})
+    assert "dora" not in steps(a, lengthened(a, only, 5))
+    assert steps(a, adapted(a, rank, 1, only)) == ["lora"]
+
+
+@pytest.mark.parametrize("lengths", [False, True])
+def test_a_head_trained_in_full_beside_an_adapter_is_a_step_of_its_own(lengths: bool) -> None:
+    a, only = base() | {"head.weight": base(7)["layers.1.weight"][:40]}, ("layers.1.weight", "layers.2.weight")
+    a["head.bias"] = a["layers.0.bias"][:40]
+    b = adapted(a, 2, 1, only)
+    b = lengthened(b, only, 5) if lengths else b
+    b |= {n: tuned(a, 3)[n] for n in ("head.weight", "head.bias")}
+    found = shortest(pair(a, b), ALL)
+    assert found is not None
+    assert (found.kind, [s.name for s in found.steps]) == (R.LORA, ["dora" if lengths else "lora", "finetuned"])
+    assert "head only" in found.steps[1].sentence
+    # The control: another matrix than the head, changed as densely, is no part of an adapter.
+    assert steps(a, b | {"layers.0.weight": tuned(a, 2)["layers.0.weight"]})[0] not in ("lora", "dora")
+
+
+def test_a_head_replaced_beside_an_adapter_is_a_step_of_its_own() -> None:
+    a, only = base(), ("layers.1.weight", "layers.2.weight")
+    b = adapted(a, 2, 1, only) | {n: base(9)[n] for n in ("head.weight", "head.bias")}
+    assert steps(a, b) == ["head replaced", "lora"]
+    assert steps(a, lengthened(b, only, 5)) == ["head replaced", "dora"]
+
+
+def test_a_head_that_was_tied_is_no_new_part() -> None:
+    rng = np.random.default_rng(0)
+    tied = {"embed_tokens.weight": rng.normal(size=(50, 32)).astype(np.float32)}
+    tied |= {f"layers.{i}.mlp.up_proj.weight": rng.normal(size=(40, 32)).astype(np.float32) for i in range(3)}
+    apart = tied | {"lm_head.weight": tied["embed_tokens.weight"]}
+    moved = apart | {"embed_tokens.weight": tuned(tied, 1)["embed_tokens.weight"]}
+    moved = adapted(moved, 2, 1, ("layers.1.mlp.up_proj.weight",))
+    for one, other in ((tied, moved), (moved, tied)):
+        x, y, pairings, _ = side_by_side(made(one, "parent"), made(other), [])
+        found = shortest(Pair.of(x, y, pairings, whole=True), ALL)
+        assert found is not None
+        assert [s.name for s in found.steps] == ["lora", "finetuned"]
+    # The control: a head of another size is new.
+    other = moved | {"lm_head.weight": rng.normal(size=(7, 32)).astype(np.float32)}
+    assert side_by_side(made(tied, "parent"), made(other), [])[0].tensors.keys() == tied.keys()
+    assert "part inherited" in steps(tied, other)
+
+
+def test_factors_that_nothing_takes_back_are_no_other_coordinates() -> None:
+    a = {"embed.weight": base(3)["layers.1.weight"] * (np.arange(WIDTH) > 0)[:, None]} | base(4)
+    b = a | {"layers.1.weight": (a["layers.1.weight"] * np.linspace(0.9, 1.1, WIDTH)).astype(np.float32)}
+    assert steps(a, b) == ["changed"]

@@ -244,10 +244,12 @@ def open_file(path: Path, name: str) -> tuple[Model, ...]:
     if part is not None:
         raise part
     folder = path.parent
+    if path.name in adapters.WEIGHTS and adapters.is_adapter(folder):
+        return open_folder(folder, name)
     if (folder / "config.json").is_file() and weight_file(folder) == path:
         config, claims, notes = cards.read(folder)
-        return models_of(read_file(path), name, path, config, claims, notes)
-    return models_of(read_file(path), name, path)
+        return adapters.refuse_alone(path, models_of(read_file(path), name, path, config, claims, notes))
+    return adapters.refuse_alone(path, models_of(read_file(path), name, path))
 
 
 def open_folder(folder: Path, name: str) -> tuple[Model, ...]:
@@ -285,7 +287,8 @@ def open_folder(folder: Path, name: str) -> tuple[Model, ...]:
         weights = weight_file(folder)
         if weights is not None:
             more = twins.beside(weights, [p for p in _weight_files(folder) if p != weights])
-            return models_of(read_file(weights), name, folder, config, claims, (*notes, *more))
+            found = models_of(read_file(weights), name, folder, config, claims, (*notes, *more))
+            return adapters.refuse_alone(folder, found)
     return _components(folder, name)
 
 

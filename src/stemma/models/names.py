@@ -47,6 +47,14 @@ MIN_TIED = 16
 _HEADS = re.compile(r"(^|\.)(lm_head|embed_out|output_projection|decoder|output|proj_out)\.(weight|bias)$")
 _DIGITS = re.compile(r"\d+")
 
+OUTPUT = re.compile(r"(^|\.)(lm_head|embed_out|output_projection|proj_out)\.weight$")
+"""Output heads over tokens that may be tied to an embedding."""
+
+EMBEDDING = re.compile(
+    r"(^|\.)(embed_tokens|wte|word_embeddings|shared|embed_in|tok_embeddings|token_embedding|tokens_embed)\.weight$"
+)
+"""Embeddings of tokens."""
+
 Leaf = Tensor
 Tree = Mapping[str, "Tree | Leaf"]
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from stemma.kinship.relation.base import AbstractOperation
 from stemma.kinship.relation.damaged import Damaged
+from stemma.kinship.relation.dora import RescaledLowRank
 from stemma.kinship.relation.explanation import Explanation, Step
 from stemma.kinship.relation.grown import VocabularyGrown
 from stemma.kinship.relation.layers_removed import LayersRemoved
@@ -25,6 +26,7 @@ from stemma.kinship.relation.trained import Trained
 from stemma.kinship.relation.trimmed import VocabularyTrimmed
 from stemma.kinship.relation.unfused import unfused
 from stemma.kinship.relation.units_removed import UnitsRemoved
+from stemma.kinship.relation.untied import untied
 from stemma.kinship.weights.correspondence import Pairing, by_name
 from stemma.kinship.weights.matched import Matched
 from stemma.kinship.weights.order.units_of_pair import Cuts
@@ -43,6 +45,7 @@ ALL: tuple[AbstractOperation, ...] = (
     Quantized(),
     WeightsPruned(),
     LowRank(),
+    RescaledLowRank(),
     Replaced(),
     Trained(),
 )
@@ -103,6 +106,7 @@ def side_by_side(
     x, joined = unfused(b, a)
     if joined:
         return x, b, by_name(x, b), {n: list(p) for n, p in joined.items()}
+    a, b = untied(a, b), untied(b, a)
     named = by_name(a, b)  # contents pair equal sizes alone: where units were taken out, names cover more
     if len(named) > len(pairings):
         return a, b, named, {}

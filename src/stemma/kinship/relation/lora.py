@@ -9,13 +9,48 @@ import numpy as np
 
 from stemma.kinship.relation.base import AbstractOperation, Explained
 from stemma.kinship.relation.explanation import Step
-from stemma.kinship.relation.pair import Layer, Pair
+from stemma.kinship.relation.pair import Layer, Pair, stem
+from stemma.kinship.relation.replaced import is_head
+from stemma.models.names import EMBEDDING
 from stemma.types import RelationKind
+
+ADAPTED = 0.95
+"""Place of adapters among steps: told before what was trained in full beside them."""
+
+
+def trained_beside(pair: Pair, dense: Sequence[Layer]) -> bool:
+    """Whether all that changed densely is what is trained in full beside adapters.
+
+    Args:
+        pair: The pair.
+        dense: Matrices that changed by more than low rank.
+
+    Returns:
+        True for heads and embeddings, and vectors that belong to them.
+    """
+    layers = {stem(m.b) for m in dense}
+    vectors = [v for v in pair.open if not v.matrix]
+    return all(trained_in_full(pair, m) for m in dense) and all(stem(v.b) in layers for v in vectors)
+
+
+def trained_in_full(pair: Pair, layer: Layer) -> bool:
+    """Whether a matrix is one that is trained in full beside adapters.
+
+    Args:
+        pair: The pair.
+        layer: One of its matrices.
+
+    Returns:
+        True for a head or an embedding of tokens.
+    """
+    return is_head(pair, layer) or bool(EMBEDDING.search(layer.b))
 
 
 @dataclass(frozen=True)
 class LowRank(AbstractOperation):
     """Every matrix that changed did so by a matrix of low rank; biases and gains did not change.
+
+    A head or an embedding that was trained in full beside the others is left for another operation.
 
     The rank is the number of singular values above what rounding can make: the largest singular value of a matrix of
     independent rounding errors lies at their standard deviation times the sum of the roots of its sides.
@@ -35,19 +70,23 @@ class LowRank(AbstractOperation):
     def explain(self, pair: Pair) -> Explained | None:
         """See `AbstractOperation.explain`: what remains beside the low rank is rounding."""
         changed = [layer for layer in pair.open if layer.matrix]
-        if not changed or any(not layer.matrix for layer in pair.open) or any(m.measured is None for m in changed):
+        if not changed or any(m.measured is None for m in changed) or "dora" in pair.taken:
             return None
-        ranks = self._ranks(changed)
+        if not trained_beside(pair, [m for m in changed if trained_in_full(pair, m)]):
+            return None
+        ranks = self._ranks(pair, changed)
         low = {b: r for b, r in ranks.items() if r and r <= self.room * self._room(pair, b)}
         if not low or (len(low) == 1 and len(pair.matrices) > 2 and max(low.values()) > 8):
             return None
         # A matrix with no more room than the others' rank says nothing: a head of few classes is full at once.
-        if any(
-            r > max(low.values()) or self._room(pair, b) > 2 * max(low.values()) for b, r in ranks.items() - low.items()
-        ):
+        most = max(low.values())
+        dense = [m for m in changed if m.b in ranks and m.b not in low]
+        dense = [m for m in dense if ranks[m.b] > most or self._room(pair, m.b) > 2 * most]
+        if not trained_beside(pair, dense):
             return None
         rank, count = Counter(low.values()).most_common(1)[0]
-        bits = sum(self._bits(m, low.get(m.b, m.sums.rank_of_room)) for m in changed)
+        told = [m for m in changed if m not in dense]
+        bits = sum(self._bits(m, low.get(m.b, m.sums.rank_of_room)) for m in told)
         same = "" if count == len(low) else f" ({min(low.values())} to {max(low.values())})"
         step = Step(
             self.name,
@@ -55,20 +94,23 @@ class LowRank(AbstractOperation):
             f"{len(low)} of {len(pair.matrices)} matrices differ by rank {rank}{same}",
             {"rank": rank, "ranks": low, "modules": sorted(low)},
             bits=bits,
+            place=ADAPTED,
         )
-        done = {m.b: m.explained(f"rank {low.get(m.b, m.sums.rank_of_room)}") for m in changed}
+        done = {m.b: m.explained(f"rank {low.get(m.b, m.sums.rank_of_room)}") for m in told}
         return Explained(step, pair.with_layers(done, self.name))
 
-    def _ranks(self, changed: Sequence[Layer]) -> dict[str, int]:
-        """Ranks of the differences; of the first alone where one with most room is plainly not low: that decides."""
+    def _ranks(self, pair: Pair, changed: Sequence[Layer]) -> dict[str, int]:
+        """Ranks of the differences; none where one with most room is plainly not low, unless it is trained in full."""
         out: dict[str, int] = {}
-        for m in sorted(changed, key=lambda m: (-m.sums.rank_of_room, m.size)):
+        full = {m.b for m in changed if trained_in_full(pair, m)}
+        most = max((m.sums.rank_of_room for m in changed if m.b not in full), default=0)
+        for m in sorted(changed, key=lambda m: (m.b in full, -m.sums.rank_of_room, m.size)):
             room = m.sums.rank_of_room
             if room < self.width:
                 continue
             out[m.b] = self.rank(m)
-            if room == max(x.sums.rank_of_room for x in changed) and out[m.b] > self.room * room:
-                return {m.b: out[m.b]}
+            if room == most and m.b not in full and out[m.b] > self.room * room:
+                return {}
         return out
 
     def rank(self, layer: Layer) -> int:

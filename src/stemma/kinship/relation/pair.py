@@ -1,8 +1,9 @@
 """A pair of models as the operations see it: tensors side by side, how much of each difference is explained yet."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 
@@ -118,6 +119,7 @@ class Pair:
     whole: bool
     taken: tuple[str, ...] = ()
     _grids: dict[tuple[str, str], Grid | None] = field(default_factory=dict, repr=False)
+    _seen: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def matrices(self) -> tuple[Layer, ...]:
@@ -159,6 +161,20 @@ class Pair:
             rows = tensor.rows(0, _rows_to_look_at(tensor)) if tensor.shape else tensor.array()
             self._grids[key] = grid_of(finite(rows), rounding(model, name))
         return self._grids[key]
+
+    def seen(self, what: str, look: Callable[[], Any]) -> Any:
+        """What an operation saw of these two models, looked at once whatever was explained in between.
+
+        Args:
+            what: A name of it.
+            look: Looks; what it returns must not depend on what was explained before.
+
+        Returns:
+            What was seen.
+        """
+        if what not in self._seen:
+            self._seen[what] = look()
+        return self._seen[what]
 
     @classmethod
     def of(cls, parent: Model, child: Model, pairings: Sequence[Pairing], *, whole: bool = False) -> "Pair":

@@ -81,7 +81,7 @@ def _cancel(pair: Pair) -> bool:
     factors: dict[str, list[np.ndarray]] = {}
     normed = {label.group for v in pair.layers if v.statistic for label in pair.known.axes.get(v.a, ())}
     for m in pair.matrices:
-        found = _factors(pair, m)
+        found = [np.zeros(n) for n in pair.parent.weights[m.a].shape] if m.settled else _factors(pair, m)
         if found is None:
             return True
         for label, f in zip(pair.known.axes[m.a], found, strict=True):

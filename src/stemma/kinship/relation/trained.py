@@ -45,7 +45,8 @@ class Trained(AbstractOperation):
         if not changed or any(layer.measured is None for layer in changed):
             return None
         # What bears the mark of a loss is the later one: only what does not is asked for its geometry.
-        found = geometry.LATER if MARKS & set(pair.taken) else geometry.story(pair)
+        # What is left beside an adapter is a part that was trained in full.
+        found = geometry.LATER if (MARKS | {"lora", "dora"}) & set(pair.taken) else geometry.story(pair)
         if any(m.a != m.b and m.sums.cosine < APART for m in changed if m.matrix):
             found = geometry.UNTOLD
         frozen = [m.b for m in pair.matrices if m.settled and not m.marks]
