@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from stemma.errors import UnreadableModelError
+from stemma.errors import NotAModelError, UnreadableModelError
 from stemma.models import load
 from stemma.models.adapters.adapter import Adapter
 
@@ -334,7 +334,7 @@ def test_whatever_an_adapter_holds_it_is_read_or_one_sentence(kind: str, seed: i
     (tmp_path / "a/adapter_config.json").write_text(json.dumps(config))
     try:
         found = load.load(tmp_path / "a")
-    except UnreadableModelError:
+    except (UnreadableModelError, NotAModelError):
         return
     assert found.tensors["q.weight"].array().shape == (4, 4)
     assert found.digest

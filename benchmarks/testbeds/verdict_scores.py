@@ -35,6 +35,7 @@ def judged(a: Any, b: Any) -> dict[str, Any]:
     return {
         "verdict": found.verdict,
         "relation": found.relation.kind.value,
+        "relation_steps": list(found.relation.steps),
         "statistic": w.statistic,
         "effect": None if w.effect is None else round(float(w.effect), 4),
         "log10_p": None if w.log10_p is None else round(float(w.log10_p), 2),
