@@ -24,7 +24,6 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import layouts
 from plain_networks import Arrays, bert, cnn, llama, perturbed, renamed
-
 from testbeds import verdict_scores as scores
 from testbeds.disguises.alignment import whole_cosine
 
@@ -34,7 +33,6 @@ SAME = ("copy", "reformatted", "quantized")
 NEW = ("part inherited", "units permuted", "replaced")
 NOISE = 0.02
 """Noise of every number, in shares of its tensor's standard deviation, where a network was trained on."""
-
 
 
 def networks(seed: int) -> Iterator[tuple[str, Arrays, Any, dict[str, layouts.Writer]]]:
@@ -59,8 +57,8 @@ def examined(task: tuple[str, str, int]) -> list[dict[str, Any]]:
     other = next(a for k, a, _, t in networks(seed + 1000) if k == kind and tool in t)
     written = write(arrays)
     forms = {
-        "as written": written, "names lost": renamed(written, seed), "trained on": write(perturbed(arrays, NOISE, seed)),
-        "stranger": write(other),
+        "as written": written, "names lost": renamed(written, seed),
+        "trained on": write(perturbed(arrays, NOISE, seed)), "stranger": write(other),
     }  # fmt: skip
     out = []
     for form, x in forms.items():
@@ -80,6 +78,13 @@ def examined(task: tuple[str, str, int]) -> list[dict[str, Any]]:
     return out
 
 
+def summary(rows: list[dict[str, Any]], forms: list[str]) -> dict[str, Any]:
+    steps = {s for r in rows if r["form"] == "as written" for s in r["relation_steps"]}
+    said = {f: sorted({r["relation"] for r in rows if r["form"] == f}) for f in forms}
+    right = sum(r["right"] for r in rows)
+    return {"kind": rows[0]["kind"], **said, "steps": sorted(steps), "right": right, "of": len(rows)}
+
+
 def main() -> None:
     args = scores.arguments(__doc__, RESULT).parse_args()
     tasks = pairs()[:4] if args.quick else pairs()
@@ -87,15 +92,8 @@ def main() -> None:
     forms = list(dict.fromkeys(r["form"] for r in rows))
     by_form = {f: scores.share(sum(r["right"] for r in rows if r["form"] == f), sum(r["form"] == f for r in rows))
                for f in forms}  # fmt: skip
-    tools = {
-        tool: {
-            "kind": next(r["kind"] for r in rows if r["tool"] == tool),
-            **{f: sorted({r["relation"] for r in rows if r["tool"] == tool and r["form"] == f}) for f in forms},
-            "steps": sorted({s for r in rows if r["tool"] == tool and r["form"] == "as written" for s in r["relation_steps"]}),
-            "right": sum(r["right"] for r in rows if r["tool"] == tool), "of": sum(r["tool"] == tool for r in rows),
-        }
-        for tool in dict.fromkeys(r["tool"] for r in rows)
-    }  # fmt: skip
+    names = dict.fromkeys(r["tool"] for r in rows)
+    tools = {tool: summary([r for r in rows if r["tool"] == tool], forms) for tool in names}
     plain = [r for r in rows if r["form"] == "as written"]
     result = {
         **scores.about(args, {"networks": SEED}), "layouts": len(tools), "forms": by_form, "tools": tools,

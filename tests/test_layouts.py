@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from layouts import BERT, CNN, EXPERTS, LLAMA, RNN, Writer, experts, recurrent
+from layouts import BERT, CNN, EXPERTS, LLAMA, RNN, experts, recurrent
 from plain_networks import Arrays, bert, cnn, llama, made, perturbed
 from stemma import compare
+from stemma.lineage.merges import merge_of
 
 SAME = {"copy", "reformatted", "quantized"}
 
@@ -50,9 +51,6 @@ def test_a_convolutional_network(tool: str) -> None:
     _one_network(arrays, config, CNN[tool](arrays))
 
 
-LAYOUTS: dict[str, Writer] = LLAMA
-
-
 @pytest.mark.parametrize("tool", ["llama.cpp GGUF", "Megatron-core", "vLLM", "Flax", "MaxText, scanned"])
 def test_trained_on_in_another_layout_is_no_new_network(tool: str) -> None:
     arrays, config = llama(3)
@@ -74,3 +72,67 @@ def test_numbers_survive_the_layout_bit_for_bit() -> None:
     arrays, _ = llama(3)
     for write in LLAMA.values():
         assert all(np.isfinite(x).all() for x in write(arrays).values())
+
+
+# Tensors that are used several times, in another order, or no more
+
+
+def _stacked(order: list[tuple[Arrays, int]]) -> Arrays:
+    """A network of layers of others, in this order; the rest is the first one's."""
+    out = {n: x for n, x in order[0][0].items() if ".layers." not in n}
+    for k, (source, i) in enumerate(order):
+        mark = f"model.layers.{i}."
+        out |= {n.replace(mark, f"model.layers.{k}."): x for n, x in source.items() if n.startswith(mark)}
+    return out
+
+
+def test_layers_that_are_repeated_are_said_and_come_from_the_smaller_model() -> None:
+    arrays, config = llama(3, layers=4)
+    deep = _stacked([(arrays, i) for i in (0, 1, 2, 1, 2, 3)])
+    for pair, way in (((arrays, deep), "a->b"), ((deep, arrays), "b->a")):
+        found = compare(made(pair[0], config, "a"), made(pair[1], config, "b"))
+        assert found.relation.steps[0] == "layers repeated", found.relation
+        assert not any("inherited" in s or "tuned" in s for s in found.relation.steps)
+        assert found.direction == way
+
+
+def test_layers_of_two_models_in_one_stack_are_a_merge_with_their_shares() -> None:
+    (arrays, config), (other, _) = llama(3, layers=4), llama(3, layers=4)
+    one, two = perturbed(arrays, 0.05, 1), perturbed(other, 0.05, 2)
+    stack = _stacked([(one, 0), (one, 1), (two, 1), (two, 2), (two, 3)])
+    found = merge_of(made(stack, config, "s"), [made(one, config, "one"), made(two, config, "two")])
+    assert found is not None
+    assert found.certain
+    shares = {p.name: p.coefficient for p in found.parents}
+    assert shares.keys() == {"one", "two"}
+    assert shares["two"] == pytest.approx(0.6, abs=0.1)
+
+
+def test_layers_in_another_order_are_not_called_the_same_network() -> None:
+    arrays, config = llama(3, layers=4)
+    found = compare(made(arrays, config, "a"), made(_stacked([(arrays, i) for i in (0, 2, 1, 3)]), config, "b"))
+    assert found.verdict == "related"
+    assert found.relation.kind.value not in SAME, found.relation
+    assert "layers reordered" in found.relation.steps
+
+
+@pytest.mark.parametrize("kept", [(0, 1, 3), (0, 1, 2), (1, 2, 3)])
+def test_layers_that_were_dropped_leave_the_rest_as_it_was(kept: tuple[int, ...]) -> None:
+    arrays, config = llama(3, layers=4)
+    found = compare(made(arrays, config, "a"), made(_stacked([(arrays, i) for i in kept]), config, "b"))
+    assert (found.relation.kind.value, found.relation.steps, found.direction) == ("pruned", ("layers removed",), "a->b")
+
+
+def test_experts_made_of_one_dense_layer_are_inherited() -> None:
+    arrays, config = llama(3, layers=2)
+    out = {n: x for n, x in arrays.items() if ".mlp." not in n}
+    for i in range(2):
+        p = f"model.layers.{i}."
+        out[p + "block_sparse_moe.gate.weight"] = np.random.default_rng(i).normal(size=(2, 64)).astype("f4")
+        for e in range(2):
+            for old, new in (("gate", "w1"), ("up", "w3"), ("down", "w2")):
+                out[f"{p}block_sparse_moe.experts.{e}.{new}.weight"] = arrays[f"{p}mlp.{old}_proj.weight"]
+    found = compare(made(arrays, config, "a"), made(out, None, "b"))
+    new = found.relation.parameters.get("new", [])
+    assert "layers repeated" in found.relation.steps, found.relation
+    assert all("gate.weight" in n for n in new), new

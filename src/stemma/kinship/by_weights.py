@@ -18,6 +18,7 @@ from stemma.kinship.weights.constants.public_starts import public_start
 from stemma.kinship.weights.contents.in_place import in_place
 from stemma.kinship.weights.correspondence import Pairing
 from stemma.kinship.weights.decision import Findings, decide
+from stemma.kinship.weights.layouts.relaid import EXCHANGED
 from stemma.kinship.weights.matched import Matched, UnitsMatched
 from stemma.kinship.weights.not_tested import untested
 from stemma.kinship.weights.order.aligned import SHAPES, UnitsInPlace
@@ -276,6 +277,11 @@ def _undetermined(reason: str = "") -> Relation:
 def _identity_relation(a: Model, b: Model) -> Relation:
     if a.digest == b.digest:
         return Relation(RelationKind.COPY, reason="the digests agree")
+    own, other = a.tensor_digests, b.tensor_digests
+    moved = [n for n in own if n in other and own[n] != other[n]]
+    if moved and own.keys() == other.keys():
+        said = f"the same tensors under each other's names: {len(moved)} of {len(own)}, among them {moved[0]}"
+        return Relation(RelationKind.PART_INHERITED, {"exchanged": moved}, (EXCHANGED,), said)
     return Relation(RelationKind.REFORMATTED, {"names": "changed"}, ("renamed",), "the tensors agree, the names do not")
 
 

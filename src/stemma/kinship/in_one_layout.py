@@ -68,12 +68,13 @@ def says_more(one: Comparison, other: Comparison) -> bool:
     return one.weights.effect > least
 
 
-def _changes(found: Comparison) -> int:
-    """How many steps of a relation say that numbers changed or are new; one that is unnamed says all of them."""
+def _changes(found: Comparison) -> tuple[int, int]:
+    """How many steps of a relation say that numbers changed or are new, and how many matrices are new."""
     relation = found.relation
     if relation.kind in SAME_FUNCTION:
-        return 0
-    return 1 + sum(s in ("finetuned", "changed", "lora", "part inherited", "replaced") for s in relation.steps)
+        return 0, 0
+    steps = sum(s in ("finetuned", "changed", "lora", "part inherited", "replaced") for s in relation.steps)
+    return 1 + steps, len(relation.parameters.get("new", ()))
 
 
 def as_stored(a: Model, b: Model, found: Comparison, view: View) -> Comparison:
@@ -85,8 +86,9 @@ def as_stored(a: Model, b: Model, found: Comparison, view: View) -> Comparison:
     parameters = {**relation.parameters, "restored": dict(made)}
     kind = RelationKind.REFORMATTED if relation.kind in (RelationKind.COPY, RelationKind.REFORMATTED) else relation.kind
     if moved := {REPEATED, EXCHANGED} & set(view.how.steps):
-        kind = RelationKind.PART_INHERITED if kind is RelationKind.REFORMATTED else kind
-        parameters |= {"made_from": "a" if view.b is b else "b"} if REPEATED in moved else {}
+        only = kind is RelationKind.REFORMATTED  # else another model of the family may be the source
+        kind = RelationKind.PART_INHERITED if only else kind
+        parameters |= {"made_from": "a" if view.b is b else "b"} if only and REPEATED in moved else {}
     steps = tuple(s for s in relation.steps if kind is not RelationKind.REFORMATTED or s != "renamed")
     first = tuple(s for s in view.how.steps if s != EXCHANGED or "layers removed" not in steps)  # the rest moved up
     named = Relation(kind, parameters, (*first, *steps), f"{said}; then {relation.reason}")

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 
 from stemma.errors import MisuseError
+from stemma.fingerprints.tensor_content import matrices
 from stemma.lineage.merge_account import Merge, account
 from stemma.lineage.merge_evidence import Held, held
 from stemma.lineage.merge_parents import WIDE, broken_tensors, exhibited, path, shorter
@@ -226,6 +227,16 @@ def _best_rule(vectors: TaskVectors, parents: Sequence[int], seed: int) -> Fit:
     return best
 
 
+def _as_deep(child: Model, parent: Model) -> Model:
+    """A parent with its layers where the child has them, where the child has more: stacked from layers of several."""
+    from stemma.kinship.weights.layouts.relaid import relaid
+
+    if len(matrices(child)) <= len(matrices(parent)):
+        return parent
+    found = relaid(child, parent)
+    return parent if found is None else found.model
+
+
 def merge_of(
     child: Model, candidates: Sequence[Model], base: Model | None = None, method: MergeRegression | None = None,
     per_tensor: int | None = None,
@@ -249,6 +260,7 @@ def merge_of(
     chosen = method or MergeRegression()
     if not candidates:
         return None
+    candidates, base = [_as_deep(child, m) for m in candidates], None if base is None else _as_deep(child, base)
     models = [child, *candidates, *([base] if base is not None else [])]
     most = int(np.clip(BUDGET // (len(models) * max(1, len(child.weights))), 4096, 65536))
     read = entries(models, reference=0, per_tensor=per_tensor or most)

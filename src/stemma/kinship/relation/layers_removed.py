@@ -8,6 +8,7 @@ from stemma.fingerprints.tensor_content import matrices
 from stemma.kinship.relation.base import AbstractOperation, Explained, choice_bits
 from stemma.kinship.relation.explanation import Step
 from stemma.kinship.relation.pair import Pair
+from stemma.kinship.weights.layouts.relaid import LEFT
 from stemma.types import RelationKind
 
 
@@ -45,4 +46,4 @@ class LayersRemoved(AbstractOperation):
 
 def _pattern(name: str) -> str:
     """A tensor's name with every number alike: layers of one kind have one pattern."""
-    return re.sub(r"\d+", "#", name)
+    return re.sub(r"\d+", "#", name.removesuffix(LEFT))

@@ -39,6 +39,9 @@ ONCE = 0.98
 TIED = 1e-4
 """Difference of cosines below which rows are compared number by number."""
 
+LEFT = " (left)"
+"""Ending of a tensor's name that another one took."""
+
 STRIPE = 1 << 24
 """Similarities that are held at once."""
 
@@ -73,7 +76,7 @@ def relaid(reference: Model, target: Model) -> Restored | None:
         misses += gathered is None
         if gathered is not None:
             found[name] = gathered
-    moved = {n: g for n, g in found.items() if not g.whole or (n in there and g.names != (n,))}
+    moved = {n: g for n, g in found.items() if not g.whole or (g.names != (n,) and (n in there or g.names[0] in own))}
     settled = {n for n in own if n not in open_}
     again = _repeated(found, settled)
     if not moved and not again:
@@ -108,7 +111,7 @@ def _view(
     used = {n for g in found.values() for n in g.names} | {n for _, n in vectors.values()}
     made = {n: g.tensor(n) for n, g in found.items()} | {n: t for n, (t, _) in vectors.items()}
     left = {n: t for n, t in target.weights.items() if n in settled or n not in used}
-    tensors = {f"{n} (left)" if n in made else n: t for n, t in left.items()} | made
+    tensors = {f"{n}{LEFT}" if n in made else n: t for n, t in left.items()} | made
     return from_arrays(tensors, target.name, dict(target.config) if target.config else None)
 
 
