@@ -104,8 +104,9 @@ def _decided(a: Model, b: Model, alpha: float) -> Decided:
     if is_explained(found.comparison):
         return found
     best, told = found, found.comparison
-    for view in laid_out(a, b):
-        other = _as_stored(view.a, view.b, same_weights(view.a, view.b), alpha)
+    for number, view in enumerate(laid_out(a, b)):
+        level = alpha / 2 ** (number + 2)  # every further look is paid for
+        other = _as_stored(view.a, view.b, same_weights(view.a, view.b), level)
         if other.comparison.verdict == "related" and says_more(other.comparison, told):
             told = other.comparison
             best = replace(other, comparison=as_stored(a, b, told, view), view=view)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import lru_cache, partial
 
 import numpy as np
 
@@ -60,13 +60,19 @@ class Rows:
         Returns:
             Numbers `[rows, length]`; what is not finite is zero.
         """
-        if rows is not None and self.lead == 1 and not self.turned and len(rows):
-            first, last = int(rows.min()), int(rows.max())
-            piece = finite(self.tensor.rows(first, last + 1)).reshape(last + 1 - first, -1)
-            return piece[rows - first]
-        x = finite(self.tensor.array())
-        x = x.transpose(self.order).reshape(self.count, self.length)
-        return x if rows is None else x[rows]
+        if rows is None or not len(rows):
+            return _whole(self) if rows is None else np.zeros((0, self.length), np.float32)
+        if self.order[0]:  # rows run across the slices in which the tensor is stored
+            return _whole(self)[rows]
+        each = self.count // self.shape[0]
+        first, last = int(rows.min()) // each, int(rows.max()) // each
+        piece = finite(self.tensor.rows(first, last + 1)).transpose(self.order).reshape(-1, self.length)
+        return piece[rows - first * each]
+
+
+@lru_cache(maxsize=2)
+def _whole(rows: Rows) -> np.ndarray:
+    return finite(rows.tensor.array()).transpose(rows.order).reshape(rows.count, rows.length)
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,24 +113,36 @@ class Gathered:
             A view.
         """
         shape = tuple(self.view.tensor.shape)
-        make = self._rows if self.view.lead >= 1 and not self.view.turned else partial(sliced, cache(self._all))
+        make = (
+            self._rows if self.view.lead >= 1 and not self.view.turned else partial(sliced, partial(_everything, self))
+        )
         return Tensor(name, "F32", shape, RowStorage(make, shape))
 
     def _rows(self, start: int, stop: int) -> np.ndarray:
         each = self.view.count // self.view.tensor.shape[0]
-        return self._gather(np.arange(start * each, stop * each)).reshape(stop - start, *self.view.tensor.shape[1:])
+        return self.gather(np.arange(start * each, stop * each)).reshape(stop - start, *self.view.tensor.shape[1:])
 
-    def _all(self) -> np.ndarray:
-        x = self._gather(np.arange(self.view.count)).reshape(self.view.shape)
-        return np.ascontiguousarray(x.transpose(np.argsort(self.view.order)))
+    def gather(self, wanted: np.ndarray) -> np.ndarray:
+        """Rows, read from where they were found.
 
-    def _gather(self, wanted: np.ndarray) -> np.ndarray:
+        Args:
+            wanted: Which ones.
+
+        Returns:
+            Numbers `[rows, length]`.
+        """
         out = np.empty((len(wanted), self.view.length), np.float32)
         for k, source in enumerate(self.sources):
             own = self.source[wanted] == k
             if own.any():
                 out[own] = source.read(self.row[wanted[own]])
         return out
+
+
+@lru_cache(maxsize=2)
+def _everything(g: Gathered) -> np.ndarray:
+    x = g.gather(np.arange(g.view.count)).reshape(g.view.shape)
+    return np.ascontiguousarray(x.transpose(np.argsort(g.view.order)))
 
 
 @dataclass(eq=False)
