@@ -136,3 +136,16 @@ def test_experts_made_of_one_dense_layer_are_inherited() -> None:
     new = found.relation.parameters.get("new", [])
     assert "layers repeated" in found.relation.steps, found.relation
     assert all("gate.weight" in n for n in new), new
+
+
+@pytest.mark.parametrize("kept", [np.arange(200) % 4 > 0, np.arange(200) < 140, np.arange(200) % 3 == 1])
+def test_tokens_that_were_taken_out_are_said_whichever_model_is_given_first(kept: np.ndarray) -> None:
+    arrays, config = llama(3)
+    fewer = {n: x[kept] if "embed_tokens" in n or "lm_head" in n else x for n, x in arrays.items()}
+    there = compare(made(arrays, config, "a"), made(fewer, {**config, "vocab_size": int(kept.sum())}, "b"))
+    back = compare(made(fewer, {**config, "vocab_size": int(kept.sum())}, "a"), made(arrays, config, "b"))
+    for found, words in ((there, ("tokens removed", "fewer tokens")), (back, ("tokens added", "more tokens"))):
+        assert found.relation.kind.value == "reformatted", found.relation
+        assert any(w in f"{found.relation.steps} {found.relation.reason}" for w in words), found.relation
+    assert there.direction in ("a->b", "unknown")
+    assert back.direction in ("b->a", "unknown")

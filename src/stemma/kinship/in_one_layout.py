@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from stemma.kinship.weights.layouts.pieces import Restored, restored
-from stemma.kinship.weights.layouts.relaid import EXCHANGED, REPEATED, relaid
+from stemma.kinship.weights.layouts.relaid import EXCHANGED, FEWER, REPEATED, relaid
 from stemma.models.model import Model
 from stemma.types import Comparison, Relation, RelationKind
 
@@ -91,6 +91,8 @@ def as_stored(a: Model, b: Model, found: Comparison, view: View) -> Comparison:
         parameters |= {"made_from": "a" if view.b is b else "b"} if only and REPEATED in moved else {}
     steps = tuple(s for s in relation.steps if kind is not RelationKind.REFORMATTED or s != "renamed")
     first = tuple(s for s in view.how.steps if s != EXCHANGED or "layers removed" not in steps)  # the rest moved up
+    tokens = "tokens removed" if view.b is b else "tokens added"
+    first = tuple(tokens if s == FEWER else s for s in first)
     named = Relation(kind, parameters, (*first, *steps), f"{said}; then {relation.reason}")
     evidence_ = tuple(replace(e, inputs=(a.digest, b.digest)) for e in found.evidence)
     deciding = replace(evidence_[0], reason=f"{evidence_[0].reason} ({said})")

@@ -45,8 +45,8 @@ LEFT = " (left)"
 STRIPE = 1 << 24
 """Similarities that are held at once."""
 
-REPEATED, EXCHANGED, SPLIT = "layers repeated", "layers reordered", "tensors split"
-"""Steps; after the first two the function is another one."""
+REPEATED, EXCHANGED, SPLIT, FEWER = "layers repeated", "layers reordered", "tensors split", "fewer tokens"
+"""Steps; after the first two the function is another one, and the reference has fewer tokens after the last."""
 
 
 def relaid(reference: Model, target: Model) -> Restored | None:
@@ -83,7 +83,7 @@ def relaid(reference: Model, target: Model) -> Restored | None:
         return None
     vectors = vectors_of(reference, target, found)
     made = {n: _in_words(g) for n, g in found.items() if n in moved or n in again}
-    steps = dict.fromkeys(REPEATED if n in again else _step(found[n]) for n in made)
+    steps = dict.fromkeys(REPEATED if n in again else _step(found[n], tokens=_of_tokens(reference, n)) for n in made)
     return Restored(_view(target, found, vectors, settled), made, tuple(steps))
 
 
@@ -93,10 +93,12 @@ def _repeated(found: Mapping[str, Gathered], settled: set[str]) -> set[str]:
     return {n for n, g in found.items() if g.whole and uses[g.names[0]] > 1}
 
 
-def _step(g: Gathered) -> str:
+def _step(g: Gathered, *, tokens: bool) -> str:
     """What moved the rows of a tensor, in a few words."""
     if g.whole:
         return EXCHANGED
+    if tokens and len(g.sources) == 1 and g.view.count < g.sources[0].count:
+        return FEWER
     if len(g.sources) > 1:
         return SPLIT
     if g.sources[0].order != g.view.order and _rising(g.row):
