@@ -76,6 +76,7 @@ def relaid(reference: Model, target: Model) -> Restored | None:
         misses += gathered is None
         if gathered is not None:
             found[name] = gathered
+    found = _without_cuts(found, {n for n in found if _of_tokens(reference, n)})
     moved = {n: g for n, g in found.items() if not g.whole or (g.names != (n,) and (n in there or g.names[0] in own))}
     settled = {n for n in own if n not in open_}
     again = _repeated(found, settled)
@@ -85,6 +86,19 @@ def relaid(reference: Model, target: Model) -> Restored | None:
     made = {n: _in_words(g) for n, g in found.items() if n in moved or n in again}
     steps = dict.fromkeys(REPEATED if n in again else _step(found[n], tokens=_of_tokens(reference, n)) for n in made)
     return Restored(_view(target, found, vectors, settled), made, tuple(steps))
+
+
+def _without_cuts(found: Mapping[str, Gathered], tokens: set[str]) -> dict[str, Gathered]:
+    """What is a layout: rows of a source that nothing was made of were taken out, unless they are tokens."""
+    used: dict[tuple[str, int, tuple[int, ...]], set[int]] = {}
+    counts: dict[tuple[str, int, tuple[int, ...]], int] = {}
+    for g in found.values():
+        for k, source in enumerate(g.sources):
+            key = source.tensor.name, source.lead, source.order
+            used.setdefault(key, set()).update(g.row[g.source == k].tolist())
+            counts[key] = source.count
+    cut = {key[0] for key, rows in used.items() if len(rows) < ONCE * counts[key]}
+    return {n: g for n, g in found.items() if n in tokens or not cut & set(g.names)}
 
 
 def _repeated(found: Mapping[str, Gathered], settled: set[str]) -> set[str]:
