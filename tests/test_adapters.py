@@ -312,7 +312,7 @@ PARTS = {
 
 
 @pytest.mark.parametrize("kind", PARTS)
-@pytest.mark.parametrize("seed", range(25))
+@pytest.mark.parametrize("seed", [pytest.param(i, marks=() if i < 8 else pytest.mark.slow) for i in range(25)])
 def test_whatever_an_adapter_holds_it_is_read_or_one_sentence(kind: str, seed: int, tmp_path: Path) -> None:
     rng = np.random.default_rng(seed)
     base = {"q.weight": rng.normal(size=(4, 4)), "q.bias": rng.normal(size=4)}

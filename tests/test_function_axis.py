@@ -476,6 +476,7 @@ def test_enrolled_models_are_compared_without_their_files(home: tuple[Path, Work
     assert "no functional sketch for these probes is kept" in other.cannot_see[0]
 
 
+@pytest.mark.slow
 def test_relatives_and_families_are_no_null(home: tuple[Path, Workspace], nets: list[Model], probes: Probes) -> None:
     """Enrolled null models: one of each family, none that the pair may come from, all others listed."""
     workspace = home[1]
@@ -571,6 +572,7 @@ def test_a_recipe_makes_the_null(nets: list[Model], probes: Probes, tmp_path: Pa
             workspace.compare(nets[0], nets[1], 0.05, null="mlp")
 
 
+@pytest.mark.slow
 def test_a_trace_reports_both_axes(
     home: tuple[Path, Workspace], family: dict[str, Model], nets: list[Model], probes: Probes
 ) -> None:
@@ -590,6 +592,7 @@ def test_a_trace_reports_both_axes(
     json.dumps(found.to_dict())
 
 
+@pytest.mark.slow
 def test_the_front_door_asks_models(
     family: dict[str, Model], nets: list[Model], probes: Probes, tmp_path: Path
 ) -> None:

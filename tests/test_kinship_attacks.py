@@ -139,6 +139,7 @@ def test_the_same_treatment_makes_no_kin_of_strangers(
     assert (child.weights.log10_p or 0) < -6
 
 
+@pytest.mark.slow
 def test_wide_networks_of_two_inputs_always_find_near_units_and_are_not_kin_for_it() -> None:
     networks = trained([2, 256, 3], count=8, steps=400)
     models = [model(WRITTEN["torch"](n)) for n in networks]
@@ -237,6 +238,7 @@ def odd_contents() -> dict[str, Arrays]:
     }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_odd_contents_get_a_finite_answer_and_are_no_kin() -> None:
     models = {name: model(content, name) for name, content in odd_contents().items()}

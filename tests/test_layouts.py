@@ -61,7 +61,10 @@ def test_trained_on_in_another_layout_is_no_new_network(tool: str) -> None:
     assert not any("inherited" in s or "permuted" in s for s in found.relation.steps), found.relation.steps
 
 
-@pytest.mark.parametrize("tool", sorted(LLAMA))
+FAST = ("llama.cpp GGUF", "Megatron-core", "MaxText, scanned", "token ids reordered")
+
+
+@pytest.mark.parametrize("tool", [pytest.param(t, marks=() if t in FAST else pytest.mark.slow) for t in sorted(LLAMA)])
 def test_a_stranger_in_another_layout_stays_one(tool: str) -> None:
     arrays, config = llama(3)
     other, _ = llama(4)

@@ -153,6 +153,7 @@ def zoo_folder() -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_documented_relations_of_real_checkpoints_are_found(zoo_folder: Path) -> None:
     truth = json.loads((zoo_folder / "truth.json").read_text())
     models: dict[str, Model] = {}
@@ -166,6 +167,7 @@ def test_documented_relations_of_real_checkpoints_are_found(zoo_folder: Path) ->
         assert (found.weights.log10_p or 0) < -6, r
 
 
+@pytest.mark.slow
 def test_separate_trainings_of_one_architecture_are_not_related(zoo_folder: Path) -> None:
     truth = json.loads((zoo_folder / "truth.json").read_text())
     pairs = [p for r in truth["not_related"] for p in itertools.combinations(r["models"], 2)]
@@ -175,6 +177,7 @@ def test_separate_trainings_of_one_architecture_are_not_related(zoo_folder: Path
         assert found.verdict != "related", (a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     ["waifu2x_upconv7_photo/scale2.0x", "fsrcnn/fsrcnn_x2", "mlperf_tiny/vww96_float", "mlperf_tiny/resnet8_float"],

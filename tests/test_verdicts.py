@@ -30,6 +30,7 @@ from stemma.models.units import permute, structure
 from stemma.types import RelationKind
 
 KINDS = sorted(ARCHITECTURES)
+SLOW = pytest.mark.slow
 CHANGES: dict[str, Callable[[Arrays], Arrays]] = {
     "noise .001": lambda x: perturbed(x, 0.001),
     "noise .03": lambda x: perturbed(x, 0.03),
@@ -42,7 +43,10 @@ CHANGES: dict[str, Callable[[Arrays], Arrays]] = {
 # Reordered units, then changed
 
 
-@pytest.mark.parametrize("change", CHANGES)
+FAST = ("noise .03", "eight bits")
+
+
+@pytest.mark.parametrize("change", [pytest.param(c, marks=() if c in FAST else SLOW) for c in CHANGES])
 @pytest.mark.parametrize("kind", KINDS)
 def test_reordered_and_changed_is_related_with_a_p_value_of_its_own(kind: str, change: str) -> None:
     arrays, config = ARCHITECTURES[kind](3)
@@ -81,7 +85,7 @@ def test_strangers_of_other_sizes_are_independent_and_nothing_was_left_out(kind:
     assert found.verdict == "independent", (found.weights.reason, found.not_tested)
 
 
-@pytest.mark.parametrize("names", ["kept", "lost"])
+@pytest.mark.parametrize("names", [pytest.param("kept", marks=SLOW), "lost"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_narrowed_and_reordered_is_found_without_names(kind: str, names: str) -> None:
     arrays, config = ARCHITECTURES[kind](3)
@@ -184,7 +188,7 @@ SYMMETRIES = {
 }
 
 
-@pytest.mark.parametrize("noise", [0.0, 0.01])
+@pytest.mark.parametrize("noise", [pytest.param(0.0, marks=SLOW), 0.01])
 @pytest.mark.parametrize("name", SYMMETRIES)
 def test_symmetries_of_a_language_model_are_found(name: str, noise: float) -> None:
     arrays, config = llama(3)
@@ -246,7 +250,7 @@ def _factors(x: np.ndarray, law: str, seed: int) -> tuple[np.ndarray, np.ndarray
     return mixing.astype("f4"), np.linalg.solve(mixing, flat).astype("f4")
 
 
-@pytest.mark.parametrize("law", ["svd", "random"])
+@pytest.mark.parametrize("law", ["svd", pytest.param("random", marks=SLOW)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_matrices_in_two_factors_are_multiplied(kind: str, law: str) -> None:
     arrays, config = ARCHITECTURES[kind](7)
