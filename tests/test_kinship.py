@@ -152,7 +152,7 @@ def test_zeroed_layers_fake_nothing(pool: dict[str, list[Model]]) -> None:
     assert compare(x, from_arrays(half, "c")).verdict == "related"
 
 
-@pytest.mark.parametrize("kind", ["mlp", "cnn", "vit", "lm"])
+@pytest.mark.parametrize("kind", ["mlp", "cnn", *(pytest.param(k, marks=pytest.mark.slow) for k in ("vit", "lm"))])
 def test_disguised_clones_are_exhibited_and_altered_ones_are_not(kind: str) -> None:
     a = zoo.independents(kind, 2, seed=4, steps=60)[0]
     for seed in range(4):
