@@ -4,8 +4,14 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from plain_networks import made, mlp
+from stemma import compare
+from stemma.kinship import by_weights
+from stemma.kinship.weights.contents.in_place import in_place
+from stemma.kinship.weights.correspondence import by_name
 from stemma.kinship.weights.decision import TABLE, Findings, decide
 from stemma.types import Axis, Evidence, Null, Spec, Verdict
 
@@ -95,3 +101,16 @@ def test_the_page_shows_the_table() -> None:
     shown = re.findall(r"^\| ([a-z ]+) \| .+ \| `(\w+)`", section, re.MULTILINE)
     words = {YES: "related", NO: "independent", OPEN: "inconclusive"}
     assert shown == [(row.name, words[row.verdict]) for row in TABLE]
+
+
+def test_a_trace_in_place_is_not_forgotten_when_other_pairs_are_looked_at() -> None:
+    (arrays, _), (other, _) = mlp(1), mlp(2)
+    a, b = made(arrays, None, "a"), made(other | {"2.weight": arrays["2.weight"] + np.float32(1e-4)}, None, "b")
+    seen = in_place(a, b, by_name(a, b), 0.01)
+    assert seen.verdict is Verdict.INCONCLUSIVE
+    assert not by_weights._says_nothing(seen, 0.01), (
+        seen.reason
+    )  # one tensor alone agrees: a second look acquits nobody
+    nothing = in_place(a, b, (), 0.01)
+    assert by_weights._says_nothing(nothing, 0.01)
+    assert compare(a, b).verdict != "independent"

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import log10
 from typing import Any
 
 import numpy as np
@@ -174,6 +175,11 @@ def in_their_places(a: Model, b: Model, same: Evidence, alpha: float = 0.01) -> 
     return Findings(same, order=order, contents=contents, alpha=alpha), pairings
 
 
+def _says_nothing(contents: Evidence, alpha: float) -> bool:
+    """Whether too few units could be put side by side; a trace of kinship is no such case, and is kept."""
+    return contents.verdict is Verdict.INCONCLUSIVE and contents.details["log10_p_of_all"] > log10(alpha)
+
+
 def _open(contents: Evidence) -> bool:
     """Whether some tensors do not agree in place, so that they may have been put in another order."""
     return contents.details["tensors_apart"] > 0
@@ -202,7 +208,7 @@ def _searched(a: Model, b: Model, found: Findings, pairings: tuple[Pairing, ...]
         told = bits.verdict is Verdict.SUPPORTED
         if told and (found.matched is None or found.matched.verdict is not Verdict.SUPPORTED):
             return Decided(_answer(a, b, found, _moved_or(a, b, matched, bits, way)), way, matched)
-    if matched is not None and found.contents is not None and found.contents.verdict is Verdict.INCONCLUSIVE:
+    if matched is not None and found.contents is not None and _says_nothing(found.contents, alpha):
         looked = tuple(p.turned() for p in matched.looked) if matched.turned else matched.looked
         found = replace(found, contents=in_place(a, b, looked, alpha, tried=2))
     found = replace(found, shared=SharedTensors().evidence(a, b), sizes=sizes_apart(a, b))
