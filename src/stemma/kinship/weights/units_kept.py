@@ -14,6 +14,12 @@ from stemma.models.structure import AxisLabel
 from stemma.models.units import structure
 from stemma.types import Axis, Evidence, Null, Spec, Verdict
 
+FIRST = 64
+"""Numbers of a unit that are compared before whole units are: equal units begin alike."""
+
+WHOLE = 1 << 16
+"""Entries of a tensor up to which whole units are compared at once."""
+
 LEVELS = 4096
 """Numbers that are told apart, at the least."""
 
@@ -52,7 +58,7 @@ class UnitsKept:
     def evidence(self, a: Model, b: Model, pairings: Sequence[Pairing]) -> Evidence | None:
         """Look for equal units.
 
-        Cost: the first layers are read once.
+        Cost: a few numbers of every unit of the first layers; these are read whole only where some agree in them.
 
         Args:
             a: One model.
@@ -66,10 +72,11 @@ class UnitsKept:
         known = structure(a).axes
         found = asked = pairs = 0
         entries = 0.0
-        for p in pairings:
-            axis = _only_hidden(known, p)
-            if axis is None or a.weights[p.a].size > self.largest or not _fits(a, b, p, axis):
-                continue
+        readers = [(p, axis) for p in pairings if (axis := _only_hidden(known, p)) is not None]
+        readers = [(p, k) for p, k in readers if a.weights[p.a].size <= self.largest and _fits(a, b, p, k)]
+        if sum(_begun_alike(a.weights[p.a], b.weights[p.b], p, axis) for p, axis in readers) < self.least:
+            return None
+        for p, axis in readers:
             x, y = (self._units(m.weights[n], axes, axis) for m, n, axes in ((a, p.a, p.axes_a), (b, p.b, p.axes_b)))
             found += len(x & y)
             entries += len(x & y) / max(1, len(x), len(y)) * max(a.weights[p.a].size, b.weights[p.b].size)
@@ -99,7 +106,7 @@ class UnitsKept:
         Returns:
             The evidence and the correspondence that shows it.
         """
-        for way in (by_name(a, b), tuple(pairings)):
+        for way in dict.fromkeys((by_name(a, b), tuple(pairings))):
             found = self.evidence(a, b, way)
             if found is not None:
                 return found, way
@@ -115,6 +122,26 @@ class UnitsKept:
         if is_table(rows):
             return set()  # a transform that many networks store is no descent
         return {r.tobytes() for r in rows if len(np.unique(r[r != 0])) >= self.different}
+
+
+def _begun_alike(x: Tensor, y: Tensor, p: Pairing, axis: int) -> int:
+    """How many units of one tensor begin like some unit of the other: no fewer than are the same."""
+    if x.size <= WHOLE:
+        return x.shape[p.axes_a[axis]]
+    one, other = (_beginnings(t, axes, axis) for t, axes in ((x, p.axes_a), (y, p.axes_b)))
+    there = {r.tobytes() for r in other}
+    return sum(r.tobytes() in there for r in one)
+
+
+def _beginnings(tensor: Tensor, axes: tuple[int, ...], axis: int) -> np.ndarray:
+    """The first numbers of every unit, `[units, at most FIRST]`."""
+    first = axes[axis] > 0 and list(axes) == sorted(axes)
+    rows = max(1, min(tensor.shape[0], -(-FIRST * tensor.shape[0] * tensor.shape[axes[axis]] // tensor.size)))
+    with np.errstate(over="ignore", invalid="ignore"):
+        x = np.asarray(tensor.rows(0, rows) if first else tensor.array(), np.float32)
+    rest = [i for i in range(x.ndim) if i not in axes]
+    units = np.moveaxis(x.transpose(*axes, *rest), axis, 0).reshape(x.shape[axes[axis]], -1)
+    return np.ascontiguousarray(units[:, :FIRST])
 
 
 def _only_hidden(known: Mapping[str, tuple[AxisLabel, ...]], p: Pairing) -> int | None:

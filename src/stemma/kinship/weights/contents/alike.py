@@ -192,9 +192,7 @@ class UnitsAlike:
         shares = _shares(found)
         chosen, chances = _worth(found, shares), _chances(found)
         looks = sum(f.looks for f in found)
-        of_all = _log_p(chosen, len(found) + looks, tried)
-        without = max((_without(f, chosen, len(found) + looks, tried) for f in chosen), default=0.0)
-        without = max(of_all, without)
+        of_all, without = _log_ps(chosen, len(found) + looks, tried)
         nearer = {f.name: float(np.clip((f.cosine - chances[f.name]) / (1 - chances[f.name]), 0, 1)) for f in found}
         covered = sum(f.size * nearer[f.name] for f in found)
         figures = {
@@ -289,27 +287,32 @@ def _worth(found: Sequence[TensorAlike], shares: Mapping[str, float]) -> list[Te
     return out
 
 
-def _without(f: TensorAlike, chosen: Sequence[TensorAlike], bits: int, tried: int) -> float:
-    """The bound of all other tensors, should this one be a constant that both models use.
+def _log_ps(chosen: Sequence[TensorAlike], bits: int, tried: int) -> tuple[float, float]:
+    """Natural logarithm of the bound for the tensors taken, and the largest that leaving out any one of them gives.
 
-    Such a constant fixes the order of its units, so nothing is left to choose about those.
+    Every choice is paid for. A tensor that is left out, should it be a constant that both models use, fixes the order
+    of its units, so nothing is left to choose about those.
+
+    Cost: linear in the choices of all tensors.
 
     Returns:
-        Natural logarithm of the bound.
+        Two logarithms, the second at least as large; 0 where nothing is left.
     """
-    rest = [o for o in chosen if o.digest != f.digest]
-    return _log_p(rest, bits, tried, frozenset(f.choices))
-
-
-def _log_p(
-    chosen: Sequence[TensorAlike], bits: int, tried: int, fixed: frozenset[str] = frozenset()
-) -> float:  # fmt: skip
-    """Natural logarithm of the bound for the tensors taken; every choice is paid for, but what is fixed."""
     if not chosen:
-        return 0.0
-    choices = together([f.choices for f in chosen])
-    paid = sum(c.cost for key, c in choices.items() if key not in fixed) + bits * log(2) + log(max(1, tried))
-    return min(0.0, paid + log_tail(sum(f.pairs for f in chosen), sum(f.gain for f in chosen)))
+        return 0.0, 0.0
+    costs = {key: c.cost for key, c in together([f.choices for f in chosen]).items()}
+    pairs, gain = sum(f.pairs for f in chosen), sum(f.gain for f in chosen)
+    looks = bits * log(2) + log(max(1, tried))
+
+    def log_p(paid: float, pairs: int, gain: float) -> float:
+        return min(0.0, paid + looks + log_tail(pairs, gain))
+
+    every = sum(costs.values())
+    of_all = log_p(every, pairs, gain)
+    if len(chosen) == 1:
+        return of_all, 0.0
+    left = ((every - sum(costs[key] for key in f.choices), pairs - f.pairs, gain - f.gain) for f in chosen)
+    return of_all, max(of_all, *(log_p(*rest) for rest in left))
 
 
 def _chances(found: Sequence[TensorAlike]) -> dict[str, float]:

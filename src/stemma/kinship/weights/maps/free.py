@@ -24,6 +24,9 @@ ROUNDS = 6
 PROFILE = 128
 """Quantiles of a unit's entries that are compared first."""
 
+TURNS, TRACE = 24, 3.0
+"""Other orders that a first match is compared with, and deviations by which it must be nearer for a second one."""
+
 LEAST = 8
 """Units that an axis needs; fewer are matched with anything."""
 
@@ -85,6 +88,8 @@ def _alternated(chart: Chart, name: str, open_: Sequence[int], *, signed: bool) 
     if any(start is None for start in starts.values()):
         return 0.0, 0.0
     chart.units |= {axes[k].key: start for k, start in starts.items() if start is not None}
+    if len(open_) > 1 and not _traced(chart, name, open_[-1], signed=signed):
+        return 0.0, 0.0
     last, cosine = -2.0, -1.0
     for _ in range(ROUNDS):
         for k in open_:
@@ -108,6 +113,23 @@ def _alternated(chart: Chart, name: str, open_: Sequence[int], *, signed: bool) 
         paid += np.log(2) * sum(len(chart.units[axes[k].key].rows) for k in open_[:-1])
     told = judged([(name, open_[-1], final)], chart.units[axes[open_[-1]].key], signed=signed)
     return told.clear - paid, told.cosine
+
+
+def _traced(chart: Chart, name: str, k: int, *, signed: bool) -> bool:
+    """Whether matched units are nearer through the matched coordinates than the same units in turned orders.
+
+    Both matches were made apart from each other, so without kinship the units are as near as in any order; and where
+    too few are right to show here, none could be told by them in the next round.
+    """
+    block = chart.block(name, k)
+    if block is None:
+        return False
+    u, v = (_absolute(block) if signed else block).vectors(rescaled=False)
+    units = chart.units[chart.parts[name].axes[k].key]
+    u, v = u[units.rows], v[units.columns]
+    steps = np.unique(np.linspace(1, max(1, len(v) - 1), TURNS).round().astype(int))
+    found = np.array([float((u * np.roll(v, step, axis=0)).sum()) for step in steps])
+    return float((u * v).sum()) > float(found.mean() + TRACE * found.std())
 
 
 def _absolute(block: Block) -> Block:

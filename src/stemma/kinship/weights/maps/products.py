@@ -25,11 +25,17 @@ LAYERS, ROUNDS = 2, 8
 BETTER = 0.01
 """By how much a round must bring units nearer for another one."""
 
+LENGTHS = 512
+"""Quantiles of the lengths of units by which tensors are told apart."""
+
 PROFILE = 64
 """Quantiles of a unit's products with all others."""
 
 TOLD = 0.6
 """Mean cosine of matched units under the rotation from which it is kept; others are left to what follows."""
+
+TRACE = 3.0
+"""Deviations above chance by which units that were held out must agree for a match to be improved."""
 
 MOST = 1 << 13
 """Units of a set up to which all products are formed."""
@@ -50,16 +56,21 @@ def by_products(chart: Chart, stream: str, *, named: bool) -> tuple[AxisMap, tup
         The rotation, and the tensors that it was fitted to; None where none fits.
     """
     beside = units_beside(chart, stream)
+    tried = spread(list(beside))[:LAYERS]
     if not named:
-        _paired_by_moments(chart, {name for places in beside.values() for name, _ in places})
-        beside = units_beside(chart, stream)
-    for key in spread(list(beside))[:LAYERS]:
+        _paired_by_lengths(chart, stream, {name for key in tried for name, _ in beside[key]})
+        now = units_beside(chart, stream)
+        tried = [key for key in tried if key in now]
+        beside |= now
+    for key in tried:
         places = beside[key]
         sides = _vectors(chart, stream, places)
         if sides is None:
             continue
         fitted = _in_turns(*sides, chart.seed)
         if fitted is not None:
+            if not named:
+                _paired_by_lengths(chart, stream, {name for others in beside.values() for name, _ in others})
             n, m = fitted.shape
             common = np.arange(min(n, m))
             return AxisMap(common, common, (n, m), rotation=fitted), tuple(name for name, _ in places)
@@ -85,38 +96,51 @@ def units_beside(chart: Chart, stream: str) -> dict[str, list[tuple[str, int]]]:
     return {key: places for key, places in out.items() if len(places) > 1 and _plain(chart, places)}
 
 
-def _paired_by_moments(chart: Chart, names: set[str]) -> None:
-    """Give tensors the counterparts whose singular values are the likest: no rotation and no order changes those."""
+def _paired_by_lengths(chart: Chart, stream: str, names: set[str]) -> None:
+    """Give tensors the counterparts whose units have the likest lengths: neither a rotation nor an order changes those.
+
+    Args:
+        chart: Its tensors are paired anew.
+        stream: The set of the stream's dimensions.
+        names: Tensors that show units beside it.
+    """
     from scipy.optimize import linear_sum_assignment
 
-    others = matrices(chart.sides.target.model)
-    by_size: dict[tuple[int, ...], list[str]] = {}
-    for name in (n for n in names if n in chart.sides.reference.model.weights):
-        by_size.setdefault(sizes_of(chart.sides.reference.model.weights[name]), []).append(name)
+    reference, others = chart.sides.reference.model.weights, matrices(chart.sides.target.model)
+    by_size: dict[tuple[int, ...], list[tuple[str, int]]] = {}
+    for name, k in chart.showing(stream):
+        if name in names and name in reference:
+            by_size.setdefault(sizes_of(reference[name]), []).append((name, k))
     for size, own in by_size.items():
         there = [n for n, t in others.items() if sizes_of(t) == size]
         if len(there) < 2:
             continue
-        x = np.array([_moments(chart.sides.reference.model.weights[n]) for n in own])
-        y = np.array([_moments(others[n]) for n in there])
+        width = chart.parts[own[0][0]].axes[own[0][1]].a
+        x = np.array([_lengths(reference[n], chart.parts[n].pairing.axes_a[k]) for n, k in own])
+        y = np.array([_lengths(others[n], _along(others[n], width)) for n in there])
         cost = np.linalg.norm(x[:, None] - y[None], axis=2)
         for i, j in zip(*linear_sum_assignment(cost), strict=True):
-            found = next(iter(alternatives(chart.parts[own[i]], {there[j]: others[there[j]]})), None)
+            found = next(iter(alternatives(chart.parts[own[i][0]], {there[j]: others[there[j]]})), None)
             if found is not None:
-                chart.parts[own[i]] = found
+                chart.parts[own[i][0]] = found
 
 
-def _moments(tensor: Tensor) -> np.ndarray:
-    """Logarithms of the sums of the second, fourth, sixth and eighth powers of a matrix's singular values."""
-    x = tamed(finite(tensor.array())).reshape([n for n in tensor.shape if n > 1])
-    x = x.reshape(len(x), -1)
-    x = x if x.shape[0] >= x.shape[1] else x.T
-    gram = x.T @ x
-    total = max(float(np.trace(gram, dtype=np.float64)), 1e-30)
-    gram /= np.float32(total)
-    square = gram @ gram
-    powers = [(x * y).sum(dtype=np.float64) for x, y in ((gram, gram), (square, gram), (square, square))]
-    return np.log(np.maximum([total, *powers], 1e-30))
+def _along(tensor: Tensor, width: int) -> int:
+    """The axis of a matrix that is as long as a stream; the last one where both are."""
+    return max(k for k, n in enumerate(tensor.shape) if n == width)
+
+
+def _lengths(tensor: Tensor, along: int) -> np.ndarray:
+    """Logarithms of the lengths of a matrix's units, sorted: at some quantiles.
+
+    Args:
+        tensor: The matrix.
+        along: The axis of the stream.
+    """
+    x = np.moveaxis(tamed(finite(tensor.array())), along, -1)
+    x = x.reshape(-1, x.shape[-1])
+    found = np.sort(np.log(np.maximum(np.sqrt(np.einsum("ij,ij->i", x, x)), 1e-30)))
+    return found[np.linspace(0, len(found) - 1, min(LENGTHS, len(found))).round().astype(int)]
 
 
 def _plain(chart: Chart, places: list[tuple[str, int]]) -> bool:
@@ -153,6 +177,8 @@ def _in_turns(own: list[np.ndarray], other: list[np.ndarray], seed: int) -> np.n
     pairs = [(directions((x - x.mean(axis=0)) / scale), directions((y - x.mean(axis=0)) / scale))]
     rows, columns = matched(pairs, signed=False, seed=seed)
     units = [tuple(directions(v, signed=True) for v in side) for side in (own, other)]
+    if not _traced(*units, rows, columns):
+        return None
     before = -1.0
     for _ in range(ROUNDS):
         product = sum(u[rows].T @ v[columns] for u, v in zip(*units, strict=True))
@@ -165,6 +191,23 @@ def _in_turns(own: list[np.ndarray], other: list[np.ndarray], seed: int) -> np.n
             break
         before = cosine
     return rotation if before >= TOLD else None
+
+
+def _traced(
+    own: tuple[np.ndarray, ...], other: tuple[np.ndarray, ...], rows: np.ndarray, columns: np.ndarray
+) -> bool:  # fmt: skip
+    """Whether the rotation that fits every other matched unit brings the rest nearer than chance does.
+
+    Without kinship it has nothing to do with them: their cosines have mean zero, and at most one over the dimensions
+    as variance. Where too few units are right for it to show here, more rounds do not find the others.
+    """
+    product = sum(u[rows[::2]].T @ v[columns[::2]] for u, v in zip(own, other, strict=True))
+    left, _, right = np.linalg.svd(product)
+    cosines = [
+        ((u[rows[1::2]] @ (left @ right)) * v[columns[1::2]]).sum(axis=1) for u, v in zip(own, other, strict=True)
+    ]
+    found = np.stack(cosines).mean(axis=0)
+    return float(found.mean()) > TRACE * float(found.std()) / len(found) ** 0.5
 
 
 def _invariants(side: list[np.ndarray]) -> np.ndarray:
