@@ -53,6 +53,9 @@ ALL = 0.95
 MORE = 0.02
 """By how much a map must explain more of a model than units in place do."""
 
+FEW = 1
+"""Blocks of units per group whose order is looked at in a large model: it has many groups."""
+
 CANNOT_SEE = (UNASKED, "training data", DISTILLED)
 
 WORD = {Verdict.SUPPORTED: "related", Verdict.REFUTED: "independent", Verdict.INCONCLUSIVE: "inconclusive"}
@@ -170,7 +173,7 @@ def in_their_places(a: Model, b: Model, same: Evidence, alpha: float = 0.01) -> 
         contents = in_place(a, b, ways[0][1], alpha)
         if contents.verdict is Verdict.SUPPORTED and not _open(contents):
             return Findings(same, contents=contents, alpha=alpha), ways[0][1]
-    order, pairings = _in_order(a, b, UnitsInPlace(), alpha)
+    order, pairings = _in_order(a, b, UnitsInPlace(max_blocks=FEW) if _large(a) else UnitsInPlace(), alpha)
     contents = contents if len(ways) == 1 else in_place(a, b, pairings, alpha)
     return Findings(same, order=order, contents=contents, alpha=alpha), pairings
 
@@ -234,9 +237,15 @@ def map_of(a: Model, b: Model, alpha: float = 0.01) -> Matched | None:
             found = UnitsMatched().search(a, b, quick, alpha, before=2)
             if found is not None and found.evidence.verdict is Verdict.SUPPORTED and found.evidence.effect >= ALL:
                 return found
+            if _sizes(a) == _sizes(b):  # what is elsewhere shows as the map grows: contents need not be read for it
+                return UnitsMatched().search(a, b, [("contents", quick[0][1])], alpha, before=3, best=found)
             ways = ["names"]
     others = [way for way in correspondence.candidates(a, b, contents=True) if way[0] not in ways]
     return UnitsMatched().search(a, b, others, alpha, before=1 + 2 * len(ways), best=found)
+
+
+def _sizes(model: Model) -> dict[str, tuple[int, ...]]:
+    return {n: t.shape for n, t in matrices(model).items()}
 
 
 def _fuller(matched: Matched | None, contents: Evidence | None) -> bool:

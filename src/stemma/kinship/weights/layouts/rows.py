@@ -13,6 +13,12 @@ from stemma.models.model import RowStorage, Tensor
 NUMBERS = 64
 """Numbers of a long row that are compared, at least: enough to tell it from a million others."""
 
+FEW = 16
+"""Rows up to which each is read by itself."""
+
+SLICE = 1 << 18
+"""Entries that are decoded at once where few of them are wanted."""
+
 SHORTEST = 8
 """Numbers that a row needs to be looked for."""
 
@@ -65,9 +71,31 @@ class Rows:
         if self.order[0]:  # rows run across the slices in which the tensor is stored
             return _whole(self)[rows]
         each = self.count // self.shape[0]
-        first, last = int(rows.min()) // each, int(rows.max()) // each
-        piece = finite(self.tensor.rows(first, last + 1)).transpose(self.order).reshape(-1, self.length)
-        return piece[rows - first * each]
+        if len(rows) <= FEW:
+            return np.concatenate([self._stretch(r // each, r // each + 1)[[r % each]] for r in rows.tolist()])
+        first = int(rows.min()) // each
+        return self._stretch(first, int(rows.max()) // each + 1)[rows - first * each]
+
+    def _stretch(self, first: int, last: int) -> np.ndarray:
+        """The rows of some stored slices."""
+        return finite(self.tensor.rows(first, last)).transpose(self.order).reshape(-1, self.length)
+
+    def thinned(self) -> np.ndarray:
+        """Some numbers of every row, evenly spread.
+
+        Cost: of rows that run across the stored slices only the slices wanted are read; others slice by slice.
+
+        Returns:
+            `[rows, at most 2 NUMBERS]`, as `directions` takes them.
+        """
+        step, stored = max(1, self.length // NUMBERS), self.tensor.shape[0]
+        if len(self.order) == 2 and self.order[0]:
+            return np.concatenate([finite(self.tensor.rows(k, k + 1)) for k in range(0, stored, step)]).T
+        if self.order[0]:
+            return _whole(self)[:, ::step]
+        several = max(1, SLICE // max(1, self.tensor.size // stored))
+        slices = (self._stretch(k, min(k + several, stored))[:, ::step].copy() for k in range(0, stored, several))
+        return np.concatenate(list(slices))
 
 
 @lru_cache(maxsize=2)
@@ -182,7 +210,7 @@ class Pool:
         """
         key = rows.tensor.name, rows.lead, rows.order
         if key not in self._sketches:
-            self._sketches[key] = directions(rows.read())
+            self._sketches[key] = normal(rows.thinned())
         return self._sketches[key]
 
 
@@ -213,7 +241,18 @@ def directions(rows: np.ndarray) -> np.ndarray:
     Returns:
         `[rows, at most 2 NUMBERS]`; zero where these numbers are.
     """
-    x = rows[:, :: max(1, rows.shape[1] // NUMBERS)].astype(np.float32)
+    return normal(rows[:, :: max(1, rows.shape[1] // NUMBERS)].astype(np.float32))
+
+
+def normal(x: np.ndarray) -> np.ndarray:
+    """Rows at length one.
+
+    Args:
+        x: Numbers `[rows, some]`.
+
+    Returns:
+        The same shape; zero where a row is.
+    """
     norm = np.sqrt(np.einsum("ij,ij->i", x, x))[:, None]
     return np.divide(x, norm, out=np.zeros_like(x), where=norm > 0)
 

@@ -120,6 +120,9 @@ def _traced(chart: Chart, name: str, k: int, *, signed: bool) -> bool:
 
     Both matches were made apart from each other, so without kinship the units are as near as in any order; and where
     too few are right to show here, none could be told by them in the next round.
+
+    Returns:
+        True where another round is worth its cost.
     """
     block = chart.block(name, k)
     if block is None:

@@ -10,9 +10,10 @@ a vocabulary may be in another order, or be another one.
 import numpy as np
 
 from stemma.fingerprints.tensor_content import matrices
-from stemma.kinship.weights.maps.assignment import matched
+from stemma.kinship.weights.maps.assignment import EXACT, matched
 from stemma.kinship.weights.maps.axis_map import AxisMap
 from stemma.kinship.weights.maps.blocks import directions, tamed
+from stemma.kinship.weights.maps.held_out import agree
 from stemma.kinship.weights.maps.search import Chart, spread
 from stemma.kinship.weights.maps.settle import alternatives
 from stemma.kinship.weights.order.units_of_pair import finite
@@ -33,9 +34,6 @@ PROFILE = 64
 
 TOLD = 0.6
 """Mean cosine of matched units under the rotation from which it is kept; others are left to what follows."""
-
-TRACE = 3.0
-"""Deviations above chance by which units that were held out must agree for a match to be improved."""
 
 MOST = 1 << 13
 """Units of a set up to which all products are formed."""
@@ -136,6 +134,9 @@ def _lengths(tensor: Tensor, along: int) -> np.ndarray:
     Args:
         tensor: The matrix.
         along: The axis of the stream.
+
+    Returns:
+        At most `LENGTHS` numbers.
     """
     x = np.moveaxis(tamed(finite(tensor.array())), along, -1)
     x = x.reshape(-1, x.shape[-1])
@@ -172,7 +173,8 @@ def _vectors(
 
 def _in_turns(own: list[np.ndarray], other: list[np.ndarray], seed: int) -> np.ndarray | None:
     """The rotation `[reference, target]`, from units matched by products, then by directions through it, in turns."""
-    x, y = (_invariants(side) for side in (own, other))
+    every = max(len(own[0]), len(other[0])) <= EXACT
+    x, y = (_invariants(side, every=every) for side in (own, other))
     scale = np.maximum(x.std(axis=0), 1e-9)
     pairs = [(directions((x - x.mean(axis=0)) / scale), directions((y - x.mean(axis=0)) / scale))]
     rows, columns = matched(pairs, signed=False, seed=seed)
@@ -196,29 +198,39 @@ def _in_turns(own: list[np.ndarray], other: list[np.ndarray], seed: int) -> np.n
 def _traced(
     own: tuple[np.ndarray, ...], other: tuple[np.ndarray, ...], rows: np.ndarray, columns: np.ndarray
 ) -> bool:  # fmt: skip
-    """Whether the rotation that fits every other matched unit brings the rest nearer than chance does.
+    """Whether every other matched unit tells how the rest goes together, better than chance does.
 
-    Without kinship it has nothing to do with them: their cosines have mean zero, and at most one over the dimensions
-    as variance. Where too few units are right for it to show here, more rounds do not find the others.
+    Units that are matched rightly have the same products with others that are, so the sum of the outer products of
+    some (what a rotation is fitted to) brings the others together. Without kinship it has nothing to do with them.
+    Where too few units are right for it to show here, more rounds do not find the others.
+
+    Returns:
+        True where a rotation is worth fitting.
     """
-    product = sum(u[rows[::2]].T @ v[columns[::2]] for u, v in zip(own, other, strict=True))
-    left, _, right = np.linalg.svd(product)
-    cosines = [
-        ((u[rows[1::2]] @ (left @ right)) * v[columns[1::2]]).sum(axis=1) for u, v in zip(own, other, strict=True)
-    ]
-    found = np.stack(cosines).mean(axis=0)
-    return float(found.mean()) > TRACE * float(found.std()) / len(found) ** 0.5
+    return agree(
+        [u[rows[::2]] for u in own], [v[columns[::2]] for v in other],
+        [u[rows[1::2]] for u in own], [v[columns[1::2]] for v in other],
+    )  # fmt: skip
 
 
-def _invariants(side: list[np.ndarray]) -> np.ndarray:
-    """Numbers of every unit that neither a rotation, nor the order of units, nor a factor that cancels changes."""
+def _invariants(side: list[np.ndarray], *, every: bool) -> np.ndarray:
+    """Numbers of every unit that neither a rotation, nor the order of units, nor a factor that cancels changes.
+
+    Args:
+        side: Units as each tensor shows them.
+        every: Whether products between two tensors are looked at too: of many units those within each are enough.
+
+    Returns:
+        `[units, numbers]`.
+    """
     units = [directions(x, signed=True) for x in side]
     norms = [np.linalg.norm(x, axis=1) for x in side]
     out = [np.log(np.maximum(np.prod(norms, axis=0), 1e-30))[:, None]]
     at = np.linspace(0, len(side[0]) - 1, PROFILE).round().astype(int)
     for i, u in enumerate(units):
         for v in units[i:]:
-            products = u @ v.T
-            out.append(np.sort(products, axis=1)[:, at])
-            out.append(np.repeat(products.diagonal()[:, None], len(at), axis=1) if v is not u else out[0][:, :0])
+            if every or v is u:
+                out.append(np.sort(u @ v.T, axis=1)[:, at])
+            if v is not u:
+                out.append(np.repeat(np.einsum("ij,ij->i", u, v)[:, None], len(at), axis=1))
     return np.concatenate(out, axis=1)

@@ -10,6 +10,7 @@ import numpy as np
 from stemma.fingerprints.tensor_content import matrices
 from stemma.kinship.weights.maps.axis_map import AxisMap, Part
 from stemma.kinship.weights.maps.blocks import directions
+from stemma.kinship.weights.maps.held_out import agree
 from stemma.kinship.weights.maps.products import by_products, units_beside
 from stemma.kinship.weights.maps.search import Chart
 from stemma.kinship.weights.maps.settle import alternatives, grow
@@ -65,12 +66,11 @@ def _by_tokens(chart: Chart, stream: str, *, named: bool) -> str:
     anchors = [(name, k) for name, k in chart.showing(stream) if _anchored(chart, name, k)]
     if not anchors:
         return "no tensor shows it beside tokens"
-    if not named:
-        _pair_anchors(chart, anchors)
+    fits = {} if named else _pair_anchors(chart, anchors)
     widths = [chart.parts[name].axes[k].b for name, k in anchors]
     width = max(widths, key=widths.count)
     anchors = [place for place, there in zip(anchors, widths, strict=True) if there == width]
-    fits = {name: _fit(chart, name, chart.parts[name], k) for name, k in anchors}
+    fits = {n: fits[n] if n in fits else _fit(chart, n, chart.parts[n], k) for n, k in anchors}
     if max(fits.values()) < LEAST:
         return ""
     best = [(name, k) for name, k in anchors if fits[name] >= max(fits.values()) - ALIKE]
@@ -111,24 +111,32 @@ def _told(chart: Chart, stream: str, fitted: set[str], before: set[str]) -> bool
     return any(name not in fitted for key in new for name, _ in chart.showing(key))
 
 
-def _pair_anchors(chart: Chart, anchors: list[tuple[str, int]]) -> None:
-    """Of the target's tensors that fit, give each anchor the one that a rotation brings nearest, tokens held out."""
-    others = dict(matrices(chart.sides.target.model))
+def _pair_anchors(chart: Chart, anchors: list[tuple[str, int]]) -> dict[str, float]:
+    """Of the target's tensors that fit, give each anchor the one that a rotation brings nearest, tokens held out.
+
+    Returns:
+        By anchor, how well it fits.
+    """
+    others, fits = dict(matrices(chart.sides.target.model)), {}
     for name, k in anchors:
-        best = max(alternatives(chart.parts[name], others), key=lambda part: _fit(chart, name, part, k), default=None)
-        if best is not None:
+        tried = [(_fit(chart, name, part, k), part) for part in alternatives(chart.parts[name], others)]
+        if tried:
+            fits[name], best = max(tried, key=lambda found: found[0])
             chart.parts[name] = best
             others.pop(best.pairing.b, None)
+    return fits
 
 
 def _fit(chart: Chart, name: str, part: Part, k: int) -> float:
-    """Mean cosine of tokens that were held out, after the rotation that fits the others best."""
+    """Mean cosine of tokens that were held out, after the rotation that fits the others best; 0 where none can."""
     before, chart.parts[name] = chart.parts[name], part
     block = chart.block(name, k, 4 * TOKENS * part.axes[k].a)
     chart.parts[name] = before
     if block is None:
         return -1.0
     x, y = (directions(side.reshape(len(side), -1).T) for side in (block.a, block.b))
+    if not agree([x[::2]], [y[::2]], [x[1::2]], [y[1::2]]):
+        return 0.0
     left, _, right = np.linalg.svd(x[::2].T @ y[::2], full_matrices=False)
     return float(((x[1::2] @ (left @ right)) * y[1::2]).sum(axis=1).mean())
 
