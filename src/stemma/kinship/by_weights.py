@@ -20,7 +20,7 @@ from stemma.kinship.weights.contents.in_place import in_place
 from stemma.kinship.weights.correspondence import Pairing
 from stemma.kinship.weights.decision import Findings, decide
 from stemma.kinship.weights.layouts.relaid import EXCHANGED
-from stemma.kinship.weights.matched import Matched, UnitsMatched
+from stemma.kinship.weights.matched import NEAR, Matched, UnitsMatched
 from stemma.kinship.weights.not_tested import untested
 from stemma.kinship.weights.order.aligned import SHAPES, UnitsInPlace
 from stemma.kinship.weights.order.counts import Counts, evidence
@@ -53,8 +53,8 @@ ALL = 0.95
 MORE = 0.02
 """By how much a map must explain more of a model than units in place do."""
 
-FEW = 1
-"""Blocks of units per group whose order is looked at in a large model: it has many groups."""
+SMALL, FEW = 128, 1
+"""Units of a block, and blocks per group, whose order is looked at in a large model: it has many groups."""
 
 CANNOT_SEE = (UNASKED, "training data", DISTILLED)
 
@@ -142,7 +142,8 @@ def _as_stored(a: Model, b: Model, same: Evidence, alpha: float) -> Decided:
         if found.order is None and (not _large(a) or relation.kind is RelationKind.PART_INHERITED):
             order, _ = _in_order(a, b, UnitsInPlace(), alpha)
             found, relation = replace(found, order=order), by_parts(relation, order)
-        if relation.kind not in OPEN or contents.value < SAME or _nothing_changed(a, relation):
+        same_units = contents.value >= SAME and contents.details["least_cosine"] >= NEAR
+        if relation.kind not in OPEN or not same_units or _nothing_changed(a, relation):
             return Decided(_answer(a, b, found, relation), pairings)
         unmoved = UnitsMatched().unmoved(a, b, pairings, alpha)
         if unmoved.exact and maps_function(a, b, unmoved):
@@ -173,7 +174,7 @@ def in_their_places(a: Model, b: Model, same: Evidence, alpha: float = 0.01) -> 
         contents = in_place(a, b, ways[0][1], alpha)
         if contents.verdict is Verdict.SUPPORTED and not _open(contents):
             return Findings(same, contents=contents, alpha=alpha), ways[0][1]
-    order, pairings = _in_order(a, b, UnitsInPlace(max_blocks=FEW) if _large(a) else UnitsInPlace(), alpha)
+    order, pairings = _in_order(a, b, UnitsInPlace(block=SMALL, max_blocks=FEW) if _large(a) else UnitsInPlace(), alpha)
     contents = contents if len(ways) == 1 else in_place(a, b, pairings, alpha)
     return Findings(same, order=order, contents=contents, alpha=alpha), pairings
 

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 CHUNK = 4 << 20
 """Bytes per slice when a tensor is streamed."""
 
+GAP = 1 << 15
+"""Bytes between two rows up to which it is cheaper to read them than to read twice."""
+
 ITEMSIZE: Mapping[str, int] = MappingProxyType(
     {
         "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1,
@@ -262,6 +265,31 @@ class Tensor:
         if raw.size:
             self.storage.read_into(start * row, raw.data)
         return decode(raw, self.dtype).reshape(stop - start, *self.shape[1:])
+
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        """Some entries of the first axis, decoded.
+
+        Cost: the bytes between the first and the last one, a slice at a time, or one read for each row where they are
+        far apart; only what is asked for is decoded.
+
+        Args:
+            rows: Positions, ascending.
+
+        Returns:
+            Array `[rows, *shape[1:]]`, as `rows` gives it.
+        """
+        row = self.nbytes // self.shape[0] if self.shape and self.shape[0] else 0
+        raw = np.empty((len(rows), row), np.uint8)
+        breaks = np.flatnonzero(np.diff(rows) * row > GAP) + 1
+        for first, last in zip([0, *breaks.tolist()], [*breaks.tolist(), len(rows)], strict=True):
+            start, stop = (int(rows[first]), int(rows[last - 1]) + 1) if last > first else (0, 0)
+            if stop - start == last - first:
+                self.storage.read_into(start * row, raw[first:last].reshape(-1).data)
+            elif last > first:
+                piece = np.empty((stop - start, row), np.uint8)
+                self.storage.read_into(start * row, piece.reshape(-1).data)
+                raw[first:last] = piece[rows[first:last] - start]
+        return decode(raw.reshape(-1), self.dtype).reshape(len(rows), *self.shape[1:])
 
     def array(self) -> np.ndarray:
         """The whole tensor, decoded; for tensors that are known to fit.

@@ -143,7 +143,8 @@ def _on_grid(groups: list[np.ndarray], rounding: float) -> _Steps | None:
         one = _step(u, rounding)
         misses += one is None
         found += [] if one is None else [one]
-        if len(found) + misses == GROUPS or misses > MISSED * GROUPS:
+        none = misses == PEEK and not found  # with as many groups on a grid as it takes, one in ten thousand
+        if none or len(found) + misses == GROUPS or misses > MISSED * GROUPS:
             break
     if not found and not misses:
         return (_few_values(groups, telling) or _table(groups)) if sum(g.size for g in groups) >= 32 else None
@@ -219,11 +220,11 @@ def _few_values(groups: list[np.ndarray], telling: list[np.ndarray]) -> _Steps |
 
 def _table(groups: list[np.ndarray]) -> _Steps | None:
     """Sixteen or fewer values, whatever their steps, once every group is divided by its largest entry."""
-    tops = np.array([float(np.abs(g).max(initial=0.0)) for g in groups if g.size >= LEAST])
     groups = [g for g in groups if g.size >= LEAST]
-    first = next((g / top for g, top in zip(groups, tops, strict=True) if top > 0), np.zeros(0))
-    if len(np.unique(np.round(first.astype(np.float64), 2))) > TABLE:
+    first = next((g for g in groups if np.any(g)), np.zeros(1))
+    if len(np.unique(np.round(first.astype(np.float64) / (float(np.abs(first).max()) or 1.0), 2))) > TABLE:
         return None
+    tops = np.array([float(np.abs(g).max()) for g in groups])
     scaled = [np.round(g.astype(np.float64) / top, 2) for g, top in zip(groups, tops, strict=True) if top > 0]
     values = np.concatenate(scaled) if scaled else np.zeros(0)
     levels = np.unique(values)

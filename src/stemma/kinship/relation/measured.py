@@ -224,6 +224,9 @@ class _Sums:
 
 def _look_for(known: dict[tuple[int, int], bool], gone: np.ndarray) -> None:
     """Strike out the patterns of zeros that these rows do not keep."""
+    if not any(known.values()) or not gone.any():  # every pattern has zeros
+        known.update(dict.fromkeys(known, False))
+        return
     for (n, m), holds in known.items():
         whole = gone.shape[1] // m * m
         if holds and whole:

@@ -1,6 +1,6 @@
 """Units matched: is B the same network as A in other coordinates, exactly or with changes since?"""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -115,11 +115,12 @@ class UnitsMatched:
         turned = reference_is_second(a, b)
         one, two = (b, a) if turned else (a, b)
         looked = best.looked if best is not None else ()
+        rotations = best.found.tried if best is not None else {}
         for how, pairs in ways:
             pairings = tuple(p.turned() for p in pairs) if turned else pairs
             pairings = (*pairings, *left_over(one, two, pairings))
             again = how == "contents" and _all_named(one, two)  # each by itself was tried under the names
-            trial = self._trial(a, b, pairings, how, alpha, before + len(ways), alone=not again)
+            trial = self._trial(a, b, pairings, how, alpha, before + len(ways), rotations, alone=not again)
             looked = (*looked, *_possible(one, two, trial.pairings))
             if best is None or _better(trial, best):
                 best = trial
@@ -131,19 +132,19 @@ class UnitsMatched:
             pairings = tuple(left_over(one, two, looked, again=bool(looked)))
             if not _possible(one, two, pairings):
                 break
-            trial = self._trial(a, b, pairings, "sizes", alpha, 2 ** (more + 1) * (before + len(ways)))
+            trial = self._trial(a, b, pairings, "sizes", alpha, 2 ** (more + 1) * (before + len(ways)), rotations)
             looked = (*looked, *_possible(one, two, trial.pairings))
             if best is None or _better(trial, best):
                 best = trial
         return None if best is None else replace(best, looked=looked)
 
     def _trial(
-        self, a: Model, b: Model, pairings: tuple[Pairing, ...], how: str, alpha: float, tried: int, *,
-        alone: bool = True,
+        self, a: Model, b: Model, pairings: tuple[Pairing, ...], how: str, alpha: float, tried: int,
+        rotations: dict[Hashable, float], *, alone: bool = True,
     ) -> Matched:  # fmt: skip
         """The map under one correspondence, from the reference to the target."""
         one, two = (b, a) if reference_is_second(a, b) else (a, b)
-        found = find(one, two, pairings, structure(one), self.seed, named=how == "names", alone=alone)
+        found = find(one, two, pairings, structure(one), self.seed, named=how == "names", alone=alone, tried=rotations)
         pairings = _completed(tuple(p.part.pairing for n, p in found.map.parts.items() if "#" not in n), pairings)
         return self.weighed(a, b, found, pairings, how, alpha, tried=tried)
 

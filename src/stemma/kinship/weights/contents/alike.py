@@ -197,7 +197,8 @@ class UnitsAlike:
         covered = sum(f.size * nearer[f.name] for f in found)
         figures = {
             "tensors": len(found), "tensors_apart": sum(n < APART for n in nearer.values()),
-            "pairs": sum(f.pairs for f in found), "cosine": _mean(found, {f.name: f.cosine for f in found}),
+            "pairs": sum(f.pairs for f in found), "least_cosine": min((f.cosine for f in found), default=0.0),
+            "cosine": _mean(found, {f.name: f.cosine for f in found}),
             "chance": _mean(found, chances), "log10_p_of_all": of_all / LOG10,
             "detectable_cosine": detectable(
                 [(f.pairs, f.exponent, shares[f.name]) for f in found], alpha

@@ -13,7 +13,7 @@ from stemma.models.structure import Structure
 from stemma.models.units import structure
 from stemma.types import Evidence
 
-FEW = 1 << 20
+FEW = 1 << 16
 """Entries up to which a tensor is read whole: of larger ones only the rows that are looked at."""
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from stemma.fingerprints.tensor_content import matrices
 from stemma.kinship.weights.layouts.pieces import Restored
-from stemma.kinship.weights.layouts.rows import Gathered, Pool, Rows, directions, forms_of
+from stemma.kinship.weights.layouts.rows import Gathered, Pool, Rows, directions, forms_of, normal
 from stemma.kinship.weights.layouts.tool_orders import is_simple
 from stemma.kinship.weights.layouts.vectors import vectors_of
 from stemma.kinship.weights.order.units_of_pair import finite
@@ -183,7 +183,7 @@ def _places(g: Gathered) -> np.ndarray:
 
 def _sources(view: Rows, pool: Pool) -> Gathered | None:
     probes = np.unique(np.linspace(0, view.count - 1, PROBES).round().astype(int))
-    wanted = directions(view.read(probes))
+    wanted = normal(view.thinned()[probes]) if view.turned else directions(view.read(probes))
     alive = wanted.any(axis=1)
     best, hits = np.full(len(probes), -1.0), np.zeros(len(probes), int)
     forms = pool.forms(view.length)

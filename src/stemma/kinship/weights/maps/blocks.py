@@ -13,9 +13,6 @@ WHOLE, KEPT, SLICE = 1 << 22, 1 << 24, 1 << 20
 """Entries up to which a tensor is read whole and kept for a while, that are kept at once, and that are decoded at once
 of a larger one."""
 
-GAP = 1 << 14
-"""Entries between two rows up to which it is cheaper to decode them than to read twice."""
-
 ROUNDS = 5
 """Rounds of alternating normalisation; rescaled clones agree after any number of them, and to rounding after more."""
 
@@ -73,24 +70,22 @@ def _read(tensor: Tensor, picks: Mapping[int, np.ndarray]) -> np.ndarray:
     shape = tuple(len(rest[i]) if i in rest else n for i, n in enumerate(tensor.shape))[1:]
     out = np.empty((len(order), *shape), np.float32)
     row = max(1, tensor.size // tensor.shape[0])
-    for start, stop in _runs(order[place], max(1, SLICE // row), max(8, GAP // row)):
-        first, last = int(order[place[start]]), int(order[place[stop - 1]])
-        piece = _cut(finite(tensor.rows(first, last + 1)), rest)
-        out[place[start:stop]] = piece[order[place[start:stop]] - first]
+    for start, stop in _runs(order[place], max(1, SLICE // row)):
+        out[place[start:stop]] = _cut(finite(tensor.take(order[place[start:stop]])), rest)
     return out
 
 
-def _runs(ascending: np.ndarray, longest: int, gap: int) -> Iterator[tuple[int, int]]:
-    """Stretches of rows that are read at once: neighbours that are at most `gap` rows apart together.
+def _runs(ascending: np.ndarray, longest: int) -> Iterator[tuple[int, int]]:
+    """Stretches of rows that are read at once: as many as span no more than a slice, or one.
 
     Yields:
         First position and the one after the last.
     """
     start = 0
-    for k in range(1, len(ascending) + 1):
-        if k == len(ascending) or ascending[k] - ascending[start] >= longest or ascending[k] - ascending[k - 1] > gap:
-            yield start, k
-            start = k
+    while start < len(ascending):
+        stop = max(start + 1, int(np.searchsorted(ascending, ascending[start] + longest)))
+        yield start, stop
+        start = stop
 
 
 def _cut(array: np.ndarray, picks: Mapping[int, np.ndarray]) -> np.ndarray:

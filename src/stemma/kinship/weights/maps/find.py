@@ -4,8 +4,8 @@ Units may stand in another order, at another scale, under other signs; a residua
 other bases, gains may have moved into the matrices behind them. All of this leaves a network's function as it is.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field, replace
 
 from stemma.fingerprints.tensor_content import matrices
 from stemma.kinship.weights.correspondence import Pairing
@@ -35,17 +35,19 @@ class Found:
         sides: Both models as they were read: perhaps with gains folded into the matrices behind them.
         folded: Whether gains were folded.
         untried: What was not looked for, with the reason.
+        tried: How well rotations fitted that were tried: no other search of these models tries them again.
     """
 
     map: UnitMap
     sides: Sides
     folded: bool
     untried: tuple[str, ...]
+    tried: dict[Hashable, float] = field(default_factory=dict)
 
 
 def find(
     a: Model, b: Model, pairings: Sequence[Pairing], known: Structure, seed: int = 0, *, named: bool = True,
-    alone: bool = True,
+    alone: bool = True, tried: dict[Hashable, float] | None = None,
 ) -> Found:  # fmt: skip
     """Look for a map from A to B.
 
@@ -60,11 +62,13 @@ def find(
         seed: Of what falls at random.
         named: Whether names say which tensor is which; otherwise the pairs are a proposal, and others are tried.
         alone: Whether tensors that nothing else shows are matched by themselves.
+        tried: How well rotations fitted that another search of these models tried; added to.
 
     Returns:
         The map and what was not looked for.
     """
     chart, gains, untried = _chart(a, b, pairings, known, seed), False, []
+    tried = {} if tried is None else tried
     grow(chart, named=named)
     if _uneven(chart):
         loose = _chart(a, b, pairings, known, seed, loose=True)
@@ -73,6 +77,7 @@ def find(
     if any(g.rotatable and g.name not in chart.units for g in known.groups):
         x, y = folded(a), folded(b)
         turned = _chart(x or a, y or b, pairings, known, seed)
+        turned.tried = tried
         untried += turn_streams(turned, known, named=named)
         if len(turned.units) > len(chart.units):
             gains = x is not None or y is not None
@@ -82,7 +87,7 @@ def find(
     untried += _by_themselves(chart, known, named=named) if alone else []
     _reordered_rows(chart)
     refine(chart)
-    return Found(_map(chart, a, b), chart.sides, gains, tuple(untried))
+    return Found(_map(chart, a, b), chart.sides, gains, tuple(untried), tried)
 
 
 def _only_reordered(turned: Chart, plain: Chart, known: Structure, *, named: bool) -> Chart | None:

@@ -62,10 +62,15 @@ def by_products(chart: Chart, stream: str, *, named: bool) -> tuple[AxisMap, tup
         beside |= now
     for key in tried:
         places = beside[key]
+        tensors = tuple(chart.parts[name].pairing for name, _ in places)
+        if tensors in chart.tried:
+            continue
         sides = _vectors(chart, stream, places)
         if sides is None:
             continue
         fitted = _in_turns(*sides, chart.seed)
+        if fitted is None:
+            chart.tried[tensors] = 0.0
         if fitted is not None:
             if not named:
                 _paired_by_lengths(chart, stream, {name for others in beside.values() for name, _ in others})

@@ -129,6 +129,13 @@ def _pair_anchors(chart: Chart, anchors: list[tuple[str, int]]) -> dict[str, flo
 
 def _fit(chart: Chart, name: str, part: Part, k: int) -> float:
     """Mean cosine of tokens that were held out, after the rotation that fits the others best; 0 where none can."""
+    if (part.pairing, k) in chart.tried:
+        return chart.tried[part.pairing, k]
+    chart.tried[part.pairing, k] = found = _fitted(chart, name, part, k)
+    return found
+
+
+def _fitted(chart: Chart, name: str, part: Part, k: int) -> float:
     before, chart.parts[name] = chart.parts[name], part
     block = chart.block(name, k, 4 * TOKENS * part.axes[k].a)
     chart.parts[name] = before

@@ -6,7 +6,7 @@ unknown architecture), tensors are matched by themselves: see `free`. Only what 
 order of units explains; so independent networks are left early.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -41,6 +41,7 @@ class Chart:
         turned: By part and axis, a linear map of its rows: heads in another basis.
         fitted: Parts to which a rotation or a basis was fitted: no evidence.
         cosines: By key, the mean cosine of the match; zero where some units told nothing.
+        tried: How well rotations fitted that were tried before, here or in another search of the same models.
         coordinates: Coordinates of a unit that are looked at in one tensor; of very many units half of them suffice.
         seed: Of what falls at random.
     """
@@ -55,6 +56,7 @@ class Chart:
     turned: dict[tuple[str, int], np.ndarray] = field(default_factory=dict)
     fitted: set[str] = field(default_factory=set)
     cosines: dict[str, float] = field(default_factory=dict)
+    tried: dict[Hashable, float] = field(default_factory=dict)
 
     def sets(self) -> list[str]:
         """All sets of units, in the order of their tensors."""
