@@ -280,7 +280,8 @@ class Tensor:
         """
         row = self.nbytes // self.shape[0] if self.shape and self.shape[0] else 0
         raw = np.empty((len(rows), row), np.uint8)
-        breaks = np.flatnonzero(np.diff(rows) * row > GAP) + 1
+        gap = row if isinstance(self.storage, RowStorage) else GAP  # rows that are computed cost more than reading
+        breaks = np.flatnonzero(np.diff(rows) * row > gap) + 1
         for first, last in zip([0, *breaks.tolist()], [*breaks.tolist(), len(rows)], strict=True):
             start, stop = (int(rows[first]), int(rows[last - 1]) + 1) if last > first else (0, 0)
             if stop - start == last - first:

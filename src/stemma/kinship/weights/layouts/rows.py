@@ -94,8 +94,10 @@ class Rows:
         if self.order[0]:
             return _whole(self)[:, ::step]
         several = max(1, SLICE // max(1, self.tensor.size // stored))
-        slices = (self._stretch(k, min(k + several, stored))[:, ::step].copy() for k in range(0, stored, several))
-        return np.concatenate(list(slices))
+        slices = (self.tensor.rows(k, min(k + several, stored)) for k in range(0, stored, several))
+        return np.concatenate(
+            [finite(x.transpose(self.order).reshape(-1, self.length)[:, ::step].copy()) for x in slices]
+        )
 
 
 @lru_cache(maxsize=2)

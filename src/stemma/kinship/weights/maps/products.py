@@ -35,6 +35,9 @@ PROFILE = 64
 TOLD = 0.6
 """Mean cosine of matched units under the rotation from which it is kept; others are left to what follows."""
 
+SOME = 512
+"""Units that tell whether it is worth matching all, where there are more than are assigned at once."""
+
 MOST = 1 << 13
 """Units of a set up to which all products are formed."""
 
@@ -56,6 +59,8 @@ def by_products(chart: Chart, stream: str, *, named: bool) -> tuple[AxisMap, tup
     beside = units_beside(chart, stream)
     tried = spread(list(beside))[:LAYERS]
     if not named:
+        several = [key for key in tried if all(chart.parts[n].axes[k].a <= EXACT for n, k in beside[key])]
+        tried = several or tried[-1:]  # of very many units one set, in the middle of the model
         _paired_by_lengths(chart, stream, {name for key in tried for name, _ in beside[key]})
         now = units_beside(chart, stream)
         tried = [key for key in tried if key in now]
@@ -178,14 +183,20 @@ def _vectors(
 
 def _in_turns(own: list[np.ndarray], other: list[np.ndarray], seed: int) -> np.ndarray | None:
     """The rotation `[reference, target]`, from units matched by products, then by directions through it, in turns."""
-    every = max(len(own[0]), len(other[0])) <= EXACT
-    x, y = (_invariants(side, every=every) for side in (own, other))
-    scale = np.maximum(x.std(axis=0), 1e-9)
-    pairs = [(directions((x - x.mean(axis=0)) / scale), directions((y - x.mean(axis=0)) / scale))]
-    rows, columns = matched(pairs, signed=False, seed=seed)
     units = [tuple(directions(v, signed=True) for v in side) for side in (own, other)]
-    if not _traced(*units, rows, columns):
-        return None
+    many = max(len(own[0]), len(other[0])) > EXACT
+    some = np.unique(np.linspace(0, len(own[0]) - 1, SOME).round().astype(int)) if many else None
+    y = _invariants(other, units[1], every=not many)
+    for chosen in (some, None)[not many :]:
+        x = _invariants(own, units[0], every=not many, chosen=chosen)
+        scale = np.maximum(x.std(axis=0), 1e-9)
+        u, v = (directions((z - x.mean(axis=0)) / scale) for z in (x, y))
+        if chosen is None:
+            rows, columns = matched([(u, v)], signed=False, seed=seed)
+        else:
+            rows, columns = chosen, (u @ v.T).argmax(axis=1)
+        if not _traced(*units, rows, columns):
+            return None
     before = -1.0
     for _ in range(ROUNDS):
         product = sum(u[rows].T @ v[columns] for u, v in zip(*units, strict=True))
@@ -218,24 +229,28 @@ def _traced(
     )  # fmt: skip
 
 
-def _invariants(side: list[np.ndarray], *, every: bool) -> np.ndarray:
+def _invariants(
+    side: list[np.ndarray], units: tuple[np.ndarray, ...], *, every: bool, chosen: np.ndarray | None = None
+) -> np.ndarray:  # fmt: skip
     """Numbers of every unit that neither a rotation, nor the order of units, nor a factor that cancels changes.
 
     Args:
         side: Units as each tensor shows them.
+        units: The same as directions.
         every: Whether products between two tensors are looked at too: of many units those within each are enough.
+        chosen: Whose numbers are wanted; all units' unless given.
 
     Returns:
         `[units, numbers]`.
     """
-    units = [directions(x, signed=True) for x in side]
-    norms = [np.linalg.norm(x, axis=1) for x in side]
+    some = slice(None) if chosen is None else chosen
+    norms = [np.linalg.norm(x[some], axis=1) for x in side]
     out = [np.log(np.maximum(np.prod(norms, axis=0), 1e-30))[:, None]]
     at = np.linspace(0, len(side[0]) - 1, PROFILE).round().astype(int)
     for i, u in enumerate(units):
         for v in units[i:]:
             if every or v is u:
-                out.append(np.sort(u @ v.T, axis=1)[:, at])
+                out.append(np.sort(u[some] @ v.T, axis=1)[:, at])
             if v is not u:
-                out.append(np.repeat(np.einsum("ij,ij->i", u, v)[:, None], len(at), axis=1))
+                out.append(np.repeat(np.einsum("ij,ij->i", u[some], v[some])[:, None], len(at), axis=1))
     return np.concatenate(out, axis=1)

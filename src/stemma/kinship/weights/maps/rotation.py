@@ -31,6 +31,9 @@ ORDERED = 0.9
 FEWEST, FAINT = 0.25, 1e-5
 """Share of the dimensions that tokens must span, and singular value, against the largest, below which they do not."""
 
+NARROW = 256
+"""Dimensions up to which all tokens that a fit takes are read at once."""
+
 WIDEST = 8192
 """Dimensions up to which a rotation is fitted: it takes a singular value decomposition."""
 
@@ -136,14 +139,17 @@ def _fit(chart: Chart, name: str, part: Part, k: int) -> float:
 
 
 def _fitted(chart: Chart, name: str, part: Part, k: int) -> float:
-    before, chart.parts[name] = chart.parts[name], part
-    block = chart.block(name, k, 4 * TOKENS * part.axes[k].a)
-    chart.parts[name] = before
-    if block is None:
-        return -1.0
-    x, y = (directions(side.reshape(len(side), -1).T) for side in (block.a, block.b))
-    if not agree([x[::2]], [y[::2]], [x[1::2]], [y[1::2]]):
-        return 0.0
+    """As `_fit`; of wide streams few tokens say first whether more are worth reading."""
+    width, x, y = part.axes[k].a, np.zeros((0, 0)), np.zeros((0, 0))
+    for tokens in (TOKENS * width, 4 * TOKENS * width)[width <= NARROW :]:
+        before, chart.parts[name] = chart.parts[name], part
+        block = chart.block(name, k, tokens)
+        chart.parts[name] = before
+        if block is None:
+            return -1.0
+        x, y = (directions(side.reshape(len(side), -1).T) for side in (block.a, block.b))
+        if not agree([x[::2]], [y[::2]], [x[1::2]], [y[1::2]]):
+            return 0.0
     left, _, right = np.linalg.svd(x[::2].T @ y[::2], full_matrices=False)
     return float(((x[1::2] @ (left @ right)) * y[1::2]).sum(axis=1).mean())
 
