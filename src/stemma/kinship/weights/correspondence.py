@@ -133,12 +133,42 @@ def by_content(fa: Mapping[str, Features], fb: Mapping[str, Features]) -> tuple[
             if len(names_a) * len(names_b) > MOST_PAIRS:
                 pairs += _in_turn(names_a, names_b)
                 continue
-            cost = np.array([[min(_layouts(fa[x], fb[y]).values(), default=FAR) for y in names_b] for x in names_a])
+            cost = _unlike(fa, fb, names_a, names_b)
             for i, j in zip(*linear_sum_assignment(cost), strict=True):
                 pairs.append((names_a[i], names_b[j]))
     order = {n: i for i, n in enumerate(fa)}
     pairs.sort(key=lambda p: order[p[0]])
     return _one_layout(fa, fb, pairs)
+
+
+def _unlike(
+    fa: Mapping[str, Features], fb: Mapping[str, Features], names_a: Sequence[str], names_b: Sequence[str]
+) -> np.ndarray:  # fmt: skip
+    """How unlike the contents of all pairs are in the order of axes that suits each best, `[a, b]`."""
+    from scipy.spatial.distance import cdist
+
+    out = np.full((len(names_a), len(names_b)), FAR)
+    for x, rows in _by_shape(fa, names_a).items():
+        for y, columns in _by_shape(fb, names_b).items():
+            own, other = [fa[names_a[i]] for i in rows], [fb[names_b[j]] for j in columns]
+            scalars = cdist([f.scalars for f in own], [f.scalars for f in other], "sqeuclidean")
+            for p in orders_of(len(y)):
+                if all(y[j] == s for j, s in zip(p, x, strict=True)):
+                    apart = sum(
+                        cdist([f.profiles[i] for f in own], [f.profiles[j] for f in other], "sqeuclidean") / x[i]
+                        for i, j in enumerate(p)
+                    )
+                    here = np.ix_(rows, columns)
+                    out[here] = np.minimum(out[here], np.sqrt(scalars + apart))
+    return out
+
+
+def _by_shape(features_: Mapping[str, Features], names: Sequence[str]) -> dict[tuple[int, ...], list[int]]:
+    """Positions of names by the shape of their tensors."""
+    out: dict[tuple[int, ...], list[int]] = {}
+    for i, n in enumerate(names):
+        out.setdefault(features_[n].shape, []).append(i)
+    return out
 
 
 def _in_turn(one: Sequence[str], other: Sequence[str]) -> list[tuple[str, str]]:

@@ -8,7 +8,7 @@ from stemma.fingerprints.tensor_content import matrices
 from stemma.kinship.weights.contents.choices import sure
 from stemma.kinship.weights.decision import Findings, NotTested
 from stemma.kinship.weights.matched import Matched
-from stemma.kinship.weights.sizes import SHARE, counterparts, sizes_of
+from stemma.kinship.weights.sizes import SHARE, has_counterpart, sizes_of
 from stemma.models.model import Model, Tensor
 from stemma.models.units import structure, understood
 
@@ -116,7 +116,8 @@ def _sizes(a: Model, b: Model, matched: Matched | None) -> Iterator[NotTested]:
     else:
         first = (small is own) != matched.turned
         paired = {p.a if first else p.b for p in matched.looked}
-    left = [n for n, t in small.items() if n not in paired and counterparts(t, large)]
+    kinds = {sizes_of(t) for t in large.values()}
+    left = [n for n, t in small.items() if n not in paired and has_counterpart(t, kinds)]
     share = sum(small[n].size for n in left) / max(1, _entries(small))
     if share > SHARE:
         sizes = " x ".join(str(s) for s in sizes_of(small[left[0]]))

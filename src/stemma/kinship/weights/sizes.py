@@ -1,7 +1,7 @@
 """What sizes alone exclude: a matrix comes from another one as it is, or with units taken out or put in."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -41,7 +41,8 @@ def sizes_apart(a: Model, b: Model) -> Evidence | None:
     if not own or not other:
         return None
     small, large = (own, other) if _entries(own) <= _entries(other) else (other, own)
-    fitting = _entries({n: t for n, t in small.items() if counterparts(t, large)})
+    kinds = {sizes_of(t) for t in large.values()}
+    fitting = _entries({n: t for n, t in small.items() if has_counterpart(t, kinds)})
     share = fitting / max(1, _entries(small))
     if share >= SHARE:
         return None
@@ -51,17 +52,18 @@ def sizes_apart(a: Model, b: Model) -> Evidence | None:
                     0.0, Verdict.REFUTED, reason, Spec("sizes"), (a.digest, b.digest))  # fmt: skip
 
 
-def counterparts(tensor: Tensor, others: Mapping[str, Tensor]) -> list[str]:
-    """Matrices of another model that one matrix could come from, or the other way round.
+def has_counterpart(tensor: Tensor, kinds: Collection[Sizes]) -> bool:
+    """Whether one matrix could come from one of another model, or the other way round.
 
     Args:
         tensor: The matrix.
-        others: The other model's.
+        kinds: The sizes of the other model's matrices, each once.
 
     Returns:
-        Their names.
+        What their sizes allow.
     """
-    return [n for n, t in others.items() if could_be(tensor, t)]
+    own = sizes_of(tensor)
+    return own in kinds or any(fits(own, other) for other in kinds)
 
 
 def could_be(one: Tensor, other: Tensor) -> bool:

@@ -1,5 +1,6 @@
 """Units alike: are matched units nearer to each other than the best order of independent ones comes?"""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import exp, log
@@ -274,7 +275,7 @@ def _judged(u: np.ndarray, v: np.ndarray, filled: float) -> tuple[float, float, 
 def _shares(found: Sequence[TensorAlike]) -> dict[str, float]:
     """What each tensor's choices cost, those that several have in common divided among them."""
     every = together([f.choices for f in found])
-    sharing = {key: sum(key in f.choices for f in found) for key in every}
+    sharing = Counter(key for f in found for key in f.choices)
     return {f.name: sum(every[key].cost / sharing[key] for key in f.choices) for f in found}
 
 
@@ -319,7 +320,7 @@ def _log_ps(chosen: Sequence[TensorAlike], bits: int, tried: int) -> tuple[float
 def _chances(found: Sequence[TensorAlike]) -> dict[str, float]:
     """What the best order reaches by chance in every tensor, each set of units shared among the tensors it is in."""
     all_choices = together([f.choices for f in found])
-    sharing = {key: sum(key in f.choices for f in found) for key in all_choices}
+    sharing = Counter(key for f in found for key in f.choices)
     cost = {key: c.cost / sharing[key] for key, c in all_choices.items() if c.kind == "order"}
     return {f.name: min(0.999, f.chance(sum(cost.get(key, 0.0) for key in f.choices))) for f in found}
 

@@ -6,7 +6,6 @@ which matrix is proposed by sizes, by names and by what no order of units change
 to say.
 """
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache, partial
@@ -14,11 +13,9 @@ from functools import cache, lru_cache, partial
 import numpy as np
 
 from stemma.fingerprints.tensor_content import Features, features, matrices
+from stemma.kinship.weights.layouts.shelf import MANY, PIECES, Shelf, adding_up, natural, parts_of_name
 from stemma.models.arrays import from_arrays
 from stemma.models.model import Model, RowStorage, Tensor
-
-PIECES = 8
-"""Most pieces that are put together."""
 
 LARGEST = 1 << 22
 """Entries of a matrix up to which the contents of proposals are compared; beyond it, names alone choose."""
@@ -70,13 +67,14 @@ def restored(reference: Model, target: Model) -> Restored | None:
     if not whole or not pieces or sum(t.size for t in whole.values()) < SHARE * total:
         return None
     chosen: dict[str, _Proposal] = {}
+    shelf = Shelf(pieces)
     for name in sorted(whole, key=lambda n: (-whole[n].size, n)):
         if len(whole[name].shape) < 2:
             continue
-        best = _best(name, whole[name], pieces)
+        best = _best(name, whole[name], shelf)
         if best is not None and not _plain(name, whole[name], best, pieces):
             chosen[name] = best
-            pieces = {n: t for n, t in pieces.items() if n not in best.of}
+            shelf.take(best.of)
     if not chosen:
         return None
     used = {n for p in chosen.values() for n in p.of}
@@ -111,9 +109,9 @@ def _sizes(tensor: Tensor) -> tuple[int, ...]:
     return tuple(sorted(s for s in tensor.shape if s > 1))
 
 
-def _best(name: str, whole: Tensor, pieces: Mapping[str, Tensor]) -> _Proposal | None:
+def _best(name: str, whole: Tensor, shelf: Shelf) -> _Proposal | None:
     """The proposal whose contents are likest, of those whose names are nearest."""
-    proposals = [*_stretches(name, whole, pieces), *_factors(name, whole, pieces)]
+    proposals = [*_stretches(name, whole, shelf), *_factors(name, whole, shelf)]
     if not proposals:
         return None
     nearest = max(_shared(name, p.of) for p in proposals)
@@ -129,7 +127,7 @@ def _best(name: str, whole: Tensor, pieces: Mapping[str, Tensor]) -> _Proposal |
 
 def _against_the_order(p: _Proposal) -> bool:
     """Whether the first of two factors is the one that reads the other: of square ones, sizes do not tell."""
-    names = [_natural(n) for n in p.of]
+    names = [natural(n) for n in p.of]
     return p.how == FACTORS and names != sorted(names, reverse=True)
 
 
@@ -148,7 +146,7 @@ def _shared(name: str, others: Sequence[str]) -> int:
 @lru_cache(maxsize=1 << 16)
 def _in_common(one: str, other: str) -> int:
     """Length of the longest common subsequence of the parts of two names, and how many of them lead both."""
-    x, y = (re.split(r"[._/]", n) for n in (one, other))
+    x, y = parts_of_name(one), parts_of_name(other)
     leading = next((k for k, (v, w) in enumerate(zip(x, y, strict=False)) if v != w), min(len(x), len(y)))
     row = [0] * (len(y) + 1)
     for word in x:
@@ -170,47 +168,18 @@ def _plain(name: str, whole: Tensor, best: _Proposal, pieces: Mapping[str, Tenso
     return unlike <= _unlike_tensors(whole, best.tensor)
 
 
-def _stretches(name: str, whole: Tensor, pieces: Mapping[str, Tensor]) -> Iterator[_Proposal]:
+def _stretches(name: str, whole: Tensor, shelf: Shelf) -> Iterator[_Proposal]:
     """Pieces that make a matrix, or a kernel, one after the other along its first or its second axis."""
     for axis in (0, 1):
-        fitting = [n for n, t in pieces.items() if _all_but(t.shape, axis) == _all_but(whole.shape, axis)]
-        for group in _numbered(fitting):
-            yield from _runs(name, whole, group, pieces, axis)
+        fitting = shelf.named_like(name, shelf.beside(whole, axis))
         near = max((_shared(name, (n,)) for n in fitting), default=0)
-        close = sorted((n for n in fitting if near and _shared(name, (n,)) == near), key=_natural)
-        yield from _runs(name, whole, close, pieces, axis)
-
-
-def _all_but(shape: Sequence[int], axis: int) -> tuple[int, ...]:
-    return (*shape[:axis], -1, *shape[axis + 1 :]) if axis < len(shape) else tuple(shape)
-
-
-def _numbered(names: Sequence[str]) -> Iterator[list[str]]:
-    """Names that differ in one number only, in its order."""
-    groups: dict[tuple[str, ...], list[str]] = {}
-    for n in names:
-        words = re.split(r"(\d+)", n)
-        for k in range(1, len(words), 2):
-            groups.setdefault((*words[:k], "#", *words[k + 1 :]), []).append(n)
-    for group in groups.values():
-        if len(group) > 1:
-            yield sorted(group, key=_natural)
-
-
-def _runs(
-    name: str, whole: Tensor, names: Sequence[str], pieces: Mapping[str, Tensor], axis: int
-) -> Iterator[_Proposal]:
-    """Neighbours in a list whose lengths add up."""
-    for first in range(len(names)):
-        total = 0
-        for last in range(first, min(len(names), first + PIECES)):
-            total += pieces[names[last]].shape[axis]
-            if total >= whole.shape[axis]:
-                break
-        run = tuple(names[first : last + 1])
-        if total == whole.shape[axis] and len(run) > 1:
-            parts = [pieces[n] for n in run]
-            make = partial(_rows if axis == 0 else _columns, parts)
+        close = sorted((n for n in fitting if near and _shared(name, (n,)) == near), key=natural)
+        runs = shelf.runs(whole, axis)
+        if len(runs) > MANY:
+            like = set(fitting)
+            runs = [run for run in runs if run[0] in like]
+        for run in (*runs, *adding_up(close, shelf.pieces, whole, axis)):
+            make = partial(_rows if axis == 0 else _columns, [shelf.pieces[n] for n in run])
             yield _Proposal(_tensor(name, whole.shape, make), run, "joined from")
 
 
@@ -228,14 +197,14 @@ def _columns(parts: Sequence[Tensor], start: int, stop: int) -> np.ndarray:
     return np.concatenate([np.asarray(t.rows(start, stop), np.float32) for t in parts], axis=1)
 
 
-def _factors(name: str, whole: Tensor, pieces: Mapping[str, Tensor]) -> Iterator[_Proposal]:
+def _factors(name: str, whole: Tensor, shelf: Shelf) -> Iterator[_Proposal]:
     """Two matrices whose product has the size of a third; or a kernel behind or before one of a single pixel."""
-    rows, inner = whole.shape[0], whole.shape[1:]
-    left = {n: t for n, t in pieces.items() if t.shape[0] == rows and len(t.shape) == len(whole.shape)}
-    right = {n: t for n, t in pieces.items() if len(t.shape) == len(whole.shape) and t.shape[1] == whole.shape[1]}
-    for u, x in left.items():
-        for v, y in right.items():
-            if u == v or x.shape[1] != y.shape[0]:
+    inner, (left, right) = whole.shape[1:], shelf.factors(whole)
+    for u in shelf.named_like(name, left):
+        x = shelf.pieces[u]
+        for v in shelf.named_like(name, right.get(x.shape[1], ())):
+            y = shelf.pieces[v]
+            if u == v:
                 continue
             if _pixel(x) and y.shape[1:] == inner:
                 yield _Proposal(_tensor(name, whole.shape, partial(_mixed, x, _once(y))), (u, v), FACTORS)
@@ -268,7 +237,3 @@ def _once(tensor: Tensor) -> Callable[[], np.ndarray]:
 
 def _tensor(name: str, shape: tuple[int, ...], make) -> Tensor:
     return Tensor(name, "F32", shape, RowStorage(make, shape))
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    return [(int(w), "") if w.isdigit() else (-1, w) for w in re.split(r"(\d+)", name)]

@@ -35,6 +35,7 @@ class Reader:
     model: Model
     whole: int = WHOLE
     _kept: dict[str, np.ndarray] = field(default_factory=dict)
+    _entries: int = 0
 
     def take(self, name: str, axes: Sequence[int], picks: Mapping[int, np.ndarray]) -> np.ndarray:
         """Some rows of some axes of a tensor.
@@ -56,9 +57,10 @@ class Reader:
 
     def _whole(self, name: str, tensor: Tensor) -> np.ndarray:
         if name not in self._kept:
-            while self._kept and sum(x.size for x in self._kept.values()) + tensor.size > KEPT:
-                self._kept.pop(next(iter(self._kept)))
+            while self._kept and self._entries + tensor.size > KEPT:
+                self._entries -= self._kept.pop(next(iter(self._kept))).size
             self._kept[name] = finite(tensor.array())
+            self._entries += tensor.size
         return self._kept[name]
 
 

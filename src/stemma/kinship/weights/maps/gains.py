@@ -58,16 +58,15 @@ def folded(model: Model) -> Model | None:
     known, factors, centred = structure(model), {}, False
     streams = {g.name for g in known.groups if g.rotatable}
     along = {n: next((k for k, x in enumerate(known.axes[n]) if x.group in streams), None) for n in model.weights}
+    widths = {n: t.shape[k] for n, t in model.weights.items() if len(t.shape) == 2 and (k := along[n]) is not None}
     for name, tensor in model.weights.items():
-        for gain, readers in FOLDS:
+        for gain, readers in FOLDS if len(tensor.shape) == 1 else ():
             layer = re.match(gain, name)
-            if layer is None or len(tensor.shape) != 1:
+            if layer is None:
                 continue
             centred |= f"{name.removesuffix('weight')}bias" in model.weights
-            for other, matrix in model.weights.items():
-                axis = along[other]
-                fits = len(matrix.shape) == 2 and axis is not None and matrix.shape[axis] == tensor.shape[0]
-                if fits and other.startswith(layer.group(1)) and re.search(readers, other):
+            for other, width in widths.items():
+                if width == tensor.shape[0] and other.startswith(layer.group(1)) and re.search(readers, other):
                     factors[other] = name
     if not factors:
         return None

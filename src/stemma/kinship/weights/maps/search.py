@@ -57,6 +57,7 @@ class Chart:
     fitted: set[str] = field(default_factory=set)
     cosines: dict[str, float] = field(default_factory=dict)
     tried: dict[Hashable, float] = field(default_factory=dict)
+    _places: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
 
     def sets(self) -> list[str]:
         """All sets of units, in the order of their tensors."""
@@ -68,10 +69,14 @@ class Chart:
         Yields:
             Name in the reference and position of the axis.
         """
-        for name, part in self.parts.items():
-            for k, axis in enumerate(part.axes):
-                if axis.key == key:
-                    yield name, k
+        if key not in self._places:
+            self._places = {}
+            for name, part in self.parts.items():
+                for k, axis in enumerate(part.axes):
+                    self._places.setdefault(axis.key, []).append((name, k))
+        for name, k in self._places.get(key, ()):
+            if self.parts[name].axes[k].key == key:
+                yield name, k
 
     def rows(self, name: str, k: int) -> AxisMap | None:
         """The map of the rows of one axis.

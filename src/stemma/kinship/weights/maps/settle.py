@@ -42,13 +42,14 @@ def settle(chart: Chart) -> None:
         chart: Its parts are paired anew where that fits better; maps of units are added.
     """
     settled = {n for n in chart.parts if n in chart.fitted or agrees(chart, n)}
+    others = matrices(chart.sides.target.model)
     progress = True
     while progress:
         progress, misses = False, 0
         for name in spread([n for n in chart.parts if n not in settled and "#" not in n]):
             if misses >= MISSES:
                 break
-            best = _best(_tried(chart, name, settled))
+            best = _best(_tried(chart, name, settled, others))
             if best is None or best[1].clear <= SURE:
                 misses += best is not None
                 continue
@@ -102,15 +103,16 @@ def _agreement(chart: Chart, name: str, part: Part) -> Match | None:
         chart.parts[name] = before
 
 
-def _tried(chart: Chart, name: str, settled: set[str]) -> Iterator[tuple[Part, Match, str]]:
+def _tried(
+    chart: Chart, name: str, settled: set[str], others: Mapping[str, Tensor]
+) -> Iterator[tuple[Part, Match, str]]:  # fmt: skip
     """Every counterpart that a tensor could have, with how well it agrees and the set of units that it would add."""
-    taken = {chart.parts[n].pairing.b for n in settled}
     own = chart.parts[name]
-    others = {n: t for n, t in matrices(chart.sides.target.model).items() if n not in taken}
-    for part in alternatives(own, others):
-        unknown = [k for k, x in enumerate(part.axes) if x.key and x.key not in chart.units]
-        if len(unknown) > 1:
-            return
+    unknown = [k for k, x in enumerate(own.axes) if x.key and x.key not in chart.units]
+    if len(unknown) > 1:
+        return
+    taken = {chart.parts[n].pairing.b for n in settled}
+    for part in alternatives(own, {n: t for n, t in others.items() if n not in taken}):
         if not unknown:
             found = _agreement(chart, name, part)
             if found is not None:
