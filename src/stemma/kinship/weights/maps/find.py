@@ -18,7 +18,7 @@ from stemma.kinship.weights.maps.layout import ORDERED, parts_of
 from stemma.kinship.weights.maps.match import match
 from stemma.kinship.weights.maps.rotation import order_of, turn_streams
 from stemma.kinship.weights.maps.search import SURE, Chart, refine
-from stemma.kinship.weights.maps.settle import agrees, grow
+from stemma.kinship.weights.maps.settle import agrees, alternatives, grow
 from stemma.models.model import Model
 from stemma.models.structure import Structure
 
@@ -85,7 +85,7 @@ def find(
             chart, gains = (turned, gains) if plain is None else (plain, False)
     untried += match_heads(chart, known)
     untried += _by_themselves(chart, known, named=named) if alone else []
-    _reordered_rows(chart)
+    _reordered_rows(chart, named=named)
     refine(chart)
     return Found(_map(chart, a, b), chart.sides, gains, tuple(untried), tried)
 
@@ -142,20 +142,39 @@ def _by_themselves(chart: Chart, known: Structure, *, named: bool) -> list[str]:
     return []
 
 
-def _reordered_rows(chart: Chart) -> None:
-    """Match tokens, classes or experts that stand in another order, where everything beside them is mapped."""
-    for name, part in list(chart.parts.items()):
-        rows = [k for k, x in enumerate(part.axes) if not x.key and x.a == x.b and x.label.role in ORDERED]
-        if len(rows) != 1 or "#" in name or name in chart.fitted or agrees(chart, name):
-            continue
-        k, axis = rows[0], part.axes[rows[0]]
-        block = chart.block(name, k)
-        found = None if block is None else match([(name, k, block)], signed=False, seed=chart.seed, hopeful=True)
-        if found is None or found.clear <= SURE:
-            continue
-        own = replace(axis, key=f"{name}[{part.pairing.axes_a[k]}]", free=True)
-        chart.parts[name] = Part(part.pairing, (*part.axes[:k], own, *part.axes[k + 1 :]))
-        chart.units[own.key] = found.units
+def _reordered_rows(chart: Chart, *, named: bool) -> None:
+    """Match tokens, classes or experts that stand in another order, where everything beside them is mapped.
+
+    Such rows do not tell which of two tensors of one size is meant: without names each of them is tried.
+    """
+    open_ = {n: p for n, p in chart.parts.items() if "#" not in n and n not in chart.fitted and _reorderable(p)}
+    open_ = {n: p for n, p in open_.items() if not agrees(chart, n)}
+    others = {p.pairing.b: chart.sides.target.model.weights[p.pairing.b] for p in open_.values()}
+    for name, own in open_.items():
+        for part in [own] if named else alternatives(own, others):
+            chart.parts[name] = part
+            if _rows_matched(chart, name):
+                others.pop(part.pairing.b, None)
+                break
+            chart.parts[name] = own
+
+
+def _reorderable(part: Part) -> bool:
+    return sum(not x.key and x.a == x.b and x.label.role in ORDERED for x in part.axes) == 1
+
+
+def _rows_matched(chart: Chart, name: str) -> bool:
+    """Match the fixed rows of one tensor through what is mapped; keep them where that is clear."""
+    part = chart.parts[name]
+    k = next(k for k, x in enumerate(part.axes) if not x.key and x.a == x.b and x.label.role in ORDERED)
+    block = chart.block(name, k)
+    found = None if block is None else match([(name, k, block)], signed=False, seed=chart.seed, hopeful=True)
+    if found is None or found.clear <= SURE:
+        return False
+    own = replace(part.axes[k], key=f"{name}[{part.pairing.axes_a[k]}]", free=True)
+    chart.parts[name] = Part(part.pairing, (*part.axes[:k], own, *part.axes[k + 1 :]))
+    chart.units[own.key] = found.units
+    return True
 
 
 def _anchored(chart: Chart, name: str) -> bool:
