@@ -317,6 +317,8 @@ class Model:
         notes: What the reader left out or changed, for people.
         runs: Makes the network, where the model was given as code; None builds it from the configuration or the file.
         black_box: Nothing is known but its answers: its digest is `blackbox:NAME`.
+        view: What tells it from other views of stored models, where it is one that is made for a comparison and never
+            kept: its digest is `view:VIEW`, and no entry is worked out for it.
     """
 
     name: str
@@ -327,6 +329,7 @@ class Model:
     notes: tuple[str, ...] = ()
     runs: "Callable[[Model], Network] | None" = field(default=None, repr=False, compare=False)
     black_box: bool = False
+    view: str = ""
 
     @cached_property
     def tensor_digests(self) -> Mapping[str, Digest]:
@@ -342,6 +345,8 @@ class Model:
         """Identity of the weights: independent of format, order, sharding and of how a tied tensor was stored."""
         if self.black_box:
             return Digest(f"blackbox:{self.name}")
+        if self.view:
+            return Digest(f"view:{self.view}")
         return digests.of_model(self._counted, self.tensor_digests)
 
     @cached_property

@@ -1,7 +1,8 @@
 """A model brought into another one's coordinates by a map of units, so that what else was done shows."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -40,7 +41,19 @@ def remapped(reference: Model, target: Model, found: UnitMap) -> Model | None:
         shape = moved.shape(matrices(target)[moved.pairing.b].shape)
         tensors[moved.pairing.b] = Tensor(moved.pairing.b, "F32", shape, RowStorage(moved.rows(shape), shape))
     vectors = from_arrays(dict(_vectors(reference, target, by_tensor, found)), "vectors").tensors
-    return from_arrays({**tensors, **vectors}, reference.name, dict(target.config) if target.config else None)
+    moved = from_arrays({**tensors, **vectors}, reference.name, dict(target.config) if target.config else None)
+    return replace(moved, view=_identity(reference, target, found))
+
+
+def _identity(reference: Model, target: Model, found: UnitMap) -> str:
+    """What tells the view from that of other models, or under another map."""
+    h = hashlib.sha256(f"{reference.digest} {target.digest}".encode())
+    for name, p in found.parts.items():
+        h.update(f"{name} {p.part.pairing}".encode())
+        for m in p.maps:
+            for values in (m.rows, m.columns, m.signs, m.rotation):
+                h.update(b"-" if values is None else np.ascontiguousarray(values).tobytes())
+    return h.hexdigest()
 
 
 @dataclass(frozen=True, eq=False)

@@ -34,22 +34,32 @@ def rounding(model: Model, name: str) -> float:
     own = ROUNDING.get(stored.dtype if stored is not None else model.weights[name].dtype, ROUNDING["F32"])
     if stored is None or own > ROUNDING["F32"] or not stored.is_float:
         return own
-    narrow = _narrowest(model)
-    return narrow if narrow > own and rounding_of(_first(stored)) >= narrow else own
+    narrow, known = _narrowest(model)
+    if narrow <= own:
+        return own
+    if name not in known:
+        known[name] = rounding_of(_first(stored))
+    return narrow if known[name] >= narrow else own
 
 
-def _narrowest(model: Model) -> float:
-    """The error of the narrowest floats that hold all matrices of a model; that of 64 bits where nothing tells."""
-    if model.digest not in _known:
-        seen = [_first(t) for t in model.tensors.values() if t.is_float and sum(s > 1 for s in t.shape) >= 2]
-        telling = max((len(np.unique(x)) for x in seen), default=0) >= TELLING
-        while len(_known) >= REMEMBERED:
-            _known.pop(next(iter(_known)), None)
-        _known[model.digest] = min(rounding_of(x) for x in seen) if telling else ROUNDING["F64"]
-    return _known.get(model.digest, ROUNDING["F64"])
+def _narrowest(model: Model) -> tuple[float, dict[str, float]]:
+    """The error of the narrowest floats that hold all matrices of a model; that of 64 bits where nothing tells.
+
+    Returns:
+        The error, and that of every tensor that was looked at.
+    """
+    if (found := _known.get(model.digest)) is not None:
+        return found
+    seen = {n: _first(t) for n, t in model.tensors.items() if t.is_float and sum(s > 1 for s in t.shape) >= 2}
+    telling = max((len(np.unique(x)) for x in seen.values()), default=0) >= TELLING
+    errors = {n: rounding_of(x) for n, x in seen.items()} if telling else {}
+    while len(_known) >= REMEMBERED:
+        _known.pop(next(iter(_known)), None)
+    _known[model.digest] = found = min(errors.values(), default=ROUNDING["F64"]), errors
+    return found
 
 
-_known: dict[Digest, float] = {}
+_known: dict[Digest, tuple[float, dict[str, float]]] = {}
 
 
 def _first(tensor: Tensor) -> np.ndarray:
