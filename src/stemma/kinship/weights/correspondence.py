@@ -17,10 +17,14 @@ import numpy as np
 
 from stemma.fingerprints.tensor_content import Features, features, long_axes, matrices
 from stemma.models.model import Model
+from stemma.types import Digest
 
 MOST_AXES, MOST_PAIRS, FAR = 6, 1 << 17, 1e9
 """Axes up to which all their orders are tried, pairs of tensors of one size up to which contents tell them apart, and
 how unlike two tensors are that fit in no order tried."""
+
+REMEMBERED = 64
+"""Models whose features are remembered: a few numbers for each row of a matrix."""
 
 SAME = 0.02
 """Unlikeness of contents below which two tensors are the same but for rounding."""
@@ -85,8 +89,7 @@ def candidates(a: Model, b: Model, *, contents: bool) -> list[tuple[str, tuple[P
     named = by_name(a, b)
     if named and not contents and len(named) >= min(len(matrices(a)), len(matrices(b))):
         return [("names", named)]
-    fa = {n: features(t) for n, t in matrices(a).items()}
-    fb = {n: features(t) for n, t in matrices(b).items()}
+    fa, fb = _features_of(a), _features_of(b)
     free = by_content(fa, fb)
     if {(p.a, p.b, p.axes_b) for p in free} == {(p.a, p.b, p.axes_b) for p in named}:
         return [("names", named)]
@@ -95,6 +98,20 @@ def candidates(a: Model, b: Model, *, contents: bool) -> list[tuple[str, tuple[P
     if len(named) < len(free) or same_named < same_free or cost_named > 1.25 * cost_free + 0.02:
         both.reverse()
     return [(how, pairs) for how, pairs in both if pairs]
+
+
+def _features_of(model: Model) -> Mapping[str, Features]:
+    """Features of all matrices; they are remembered, as a comparison asks more than once."""
+    if model.digest not in _remembered:
+        found = {n: features(t) for n, t in matrices(model).items()}
+        while len(_remembered) >= REMEMBERED:
+            _remembered.pop(next(iter(_remembered)), None)
+        _remembered[model.digest] = found
+        return found
+    return _remembered.get(model.digest) or {n: features(t) for n, t in matrices(model).items()}
+
+
+_remembered: dict[Digest, Mapping[str, Features]] = {}
 
 
 def _costs(pairs: tuple[Pairing, ...], fa: Mapping[str, Features], fb: Mapping[str, Features]) -> tuple[float, int]:

@@ -6,6 +6,7 @@ which matrix is proposed by sizes, by names and by what no order of units change
 to say.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache, partial
@@ -87,11 +88,13 @@ def restored(reference: Model, target: Model) -> Restored | None:
 
 
 def _unmatched(own: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Matrices on either side without a counterpart of their name and size."""
+    """Matrices on either side without a counterpart of their name and size; none where all sizes are as many."""
     left, right = dict(own), dict(other)
     for n in own:
         if n in right and _sizes(own[n]) == _sizes(right[n]):
             del left[n], right[n]
+    if Counter(map(_sizes, left.values())) == Counter(map(_sizes, right.values())):
+        return {}, {}  # other names for whole matrices: nothing is in pieces
     return left, right
 
 
