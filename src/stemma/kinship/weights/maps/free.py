@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from stemma.kinship.weights.contents.bound import orders
-from stemma.kinship.weights.maps.assignment import matched
+from stemma.kinship.weights.maps.assignment import EXACT, matched
 from stemma.kinship.weights.maps.axis_map import AxisMap
 from stemma.kinship.weights.maps.blocks import WHOLE, Block, directions, tamed
 from stemma.kinship.weights.maps.match import NEARLY, judged, match
@@ -23,6 +23,9 @@ ROUNDS = 6
 
 PROFILE = 128
 """Quantiles of a unit's entries that are compared first."""
+
+SOME = 512
+"""Units of very many that tell whether a match is worth looking for."""
 
 TURNS, TRACE = 24, 3.0
 """Other orders that a first match is compared with, and deviations by which it must be nearer for a second one."""
@@ -84,18 +87,21 @@ def _alternated(chart: Chart, name: str, open_: Sequence[int], *, signed: bool) 
     axes = chart.parts[name].axes
     for k in open_:
         chart.units[axes[k].key] = AxisMap.identity(len(axes[k].units()), len(axes[k].units_of_target()))
-    starts = {k: _by_profile(chart, name, k, signed=signed) for k in open_}
-    if any(start is None for start in starts.values()):
-        return 0.0, 0.0
-    chart.units |= {axes[k].key: start for k, start in starts.items() if start is not None}
-    if len(open_) > 1 and not _traced(chart, name, open_[-1], signed=signed):
-        return 0.0, 0.0
+    many = len(open_) > 1 and max(max(chart.units[axes[k].key].of) for k in open_) > EXACT
+    for some in (SOME, None)[not many :]:
+        starts = {k: _by_profile(chart, name, k, signed=signed, some=some) for k in open_}
+        if any(start is None for start in starts.values()):
+            return 0.0, 0.0
+        chart.units |= {axes[k].key: start for k, start in starts.items() if start is not None}
+        if len(open_) > 1 and not _traced(chart, name, open_[-1], signed=signed):
+            return 0.0, 0.0
     last, cosine = -2.0, -1.0
     for _ in range(ROUNDS):
         for k in open_:
             block = chart.block(name, k)
             found = None if block is None else match(
-                [(name, k, _absolute(block) if signed else block)], signed=False, seed=chart.seed
+                [(name, k, _absolute(block) if signed else block)], signed=False, seed=chart.seed,
+                hopeful=len(open_) == 1,
             )  # fmt: skip
             if found is None:
                 return 0.0, 0.0
@@ -139,20 +145,25 @@ def _absolute(block: Block) -> Block:
     return replace(block, a=np.abs(block.a), b=np.abs(block.b))
 
 
-def _by_profile(chart: Chart, name: str, k: int, *, signed: bool) -> AxisMap | None:
-    """Units matched by their sorted entries."""
+def _by_profile(chart: Chart, name: str, k: int, *, signed: bool, some: int | None) -> AxisMap | None:
+    """Units matched by their sorted entries: all of them one to one, or some, each with its nearest."""
     axis = chart.parts[name].axes[k]
     own, other = axis.units(), axis.units_of_target()
     if not len(own) or not len(other):
         return None
+    chosen = np.arange(len(own))
+    if some is not None:
+        chosen = np.unique(np.linspace(0, len(own) - 1, some).round().astype(int))
+        own = own[chosen]
     x, y = chart.sides.whole(chart.parts[name])
     sides = [_profiles(np.moveaxis(z, k, 0)[rows], signed=signed) for z, rows in ((x, own), (y, other))]
     if sides[0].shape[1] != sides[1].shape[1]:
         return None
     middle = sides[0].mean(axis=0)
-    rows, columns = matched(
-        [(directions(sides[0] - middle), directions(sides[1] - middle))], signed=False, seed=chart.seed
-    )
+    u, v = directions(sides[0] - middle), directions(sides[1] - middle)
+    if some is not None:
+        return AxisMap(chosen, (u @ v.T).argmax(axis=1), (len(axis.units()), len(other)))
+    rows, columns = matched([(u, v)], signed=False, seed=chart.seed)
     return AxisMap(rows, columns, (len(own), len(other)))
 
 
