@@ -15,7 +15,7 @@ from stemma.types import Digest, NotTested
 from stemma.workspace.candidates import from_files, is_itself
 from stemma.workspace.recall import Recall
 
-BEYOND = 8
+BEYOND = 4
 """Models that are no nearer than most, compared all the same: the search has to reach past the kin."""
 
 Reopen = Callable[[ModelRecord], Model]

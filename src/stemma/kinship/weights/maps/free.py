@@ -87,13 +87,13 @@ def _alternated(chart: Chart, name: str, open_: Sequence[int], *, signed: bool) 
     axes = chart.parts[name].axes
     for k in open_:
         chart.units[axes[k].key] = AxisMap.identity(len(axes[k].units()), len(axes[k].units_of_target()))
-    many = len(open_) > 1 and max(max(chart.units[axes[k].key].of) for k in open_) > EXACT
-    for some in (SOME, None)[not many :]:
+    many = max(max(chart.units[axes[k].key].of) for k in open_) > EXACT
+    for some in (SOME, None)[not many :] if len(open_) > 1 else ():  # a single axis is matched through the others
         starts = {k: _by_profile(chart, name, k, signed=signed, some=some) for k in open_}
         if any(start is None for start in starts.values()):
             return 0.0, 0.0
         chart.units |= {axes[k].key: start for k, start in starts.items() if start is not None}
-        if len(open_) > 1 and not _traced(chart, name, open_[-1], signed=signed):
+        if not _traced(chart, name, open_[-1], signed=signed):
             return 0.0, 0.0
     last, cosine = -2.0, -1.0
     for _ in range(ROUNDS):
