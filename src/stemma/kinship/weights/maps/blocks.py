@@ -92,7 +92,8 @@ def _runs(ascending: np.ndarray, longest: int) -> Iterator[tuple[int, int]]:
 
 def _cut(array: np.ndarray, picks: Mapping[int, np.ndarray]) -> np.ndarray:
     for axis, rows in picks.items():
-        array = np.take(array, rows, axis=axis)
+        if len(rows) != array.shape[axis] or (np.diff(rows) != 1).any():
+            array = np.take(array, rows, axis=axis)
     return array
 
 
@@ -164,11 +165,12 @@ def directions(units: np.ndarray, *, signed: bool = False) -> np.ndarray:
     units = tamed(units)
     norm = np.linalg.norm(units, axis=1, keepdims=True)
     alive = norm > FAINT * max(float(norm.max(initial=0.0)), 1e-30)
-    x = np.where(alive, units / np.where(alive, norm, 1), 0).astype(np.float32)
+    x = np.multiply(units, np.where(alive, 1 / np.where(alive, norm, 1), 0), dtype=np.float32, casting="same_kind")
     if alive.sum() >= 2 and not signed:
-        x -= np.where(alive, x[alive[:, 0]].mean(axis=0), 0)
+        x -= alive * (x.sum(axis=0) / np.float32(alive.sum()))
     norm = np.linalg.norm(x, axis=1, keepdims=True)
-    return np.where(norm > 1e-5, x / np.where(norm > 0, norm, 1), 0).astype(np.float32)
+    x *= np.where(norm > 1e-5, 1 / np.where(norm > 0, norm, 1), 0)
+    return x
 
 
 def tamed(x: np.ndarray) -> np.ndarray:

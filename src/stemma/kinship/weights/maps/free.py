@@ -156,7 +156,7 @@ def _by_profile(chart: Chart, name: str, k: int, *, signed: bool, some: int | No
         chosen = np.unique(np.linspace(0, len(own) - 1, some).round().astype(int))
         own = own[chosen]
     x, y = chart.sides.whole(chart.parts[name])
-    sides = [_profiles(np.moveaxis(z, k, 0)[rows], signed=signed) for z, rows in ((x, own), (y, other))]
+    sides = [_profiles(_units(np.moveaxis(z, k, 0), rows), signed=signed) for z, rows in ((x, own), (y, other))]
     if sides[0].shape[1] != sides[1].shape[1]:
         return None
     middle = sides[0].mean(axis=0)
@@ -165,6 +165,12 @@ def _by_profile(chart: Chart, name: str, k: int, *, signed: bool, some: int | No
         return AxisMap(chosen, (u @ v.T).argmax(axis=1), (len(axis.units()), len(other)))
     rows, columns = matched([(u, v)], signed=False, seed=chart.seed)
     return AxisMap(rows, columns, (len(own), len(other)))
+
+
+def _units(x: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Units as rows; nothing is copied where they are the rows as they stand."""
+    plain = rows.shape == (len(x), 1) and bool((np.diff(rows[:, 0]) == 1).all())
+    return x.reshape(len(x), 1, -1) if plain else x[rows]
 
 
 def _profiles(units: np.ndarray, *, signed: bool) -> np.ndarray:
