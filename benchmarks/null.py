@@ -34,6 +34,7 @@ from stemma.models.model import Model
 from stemma.models.structure import AxisLabel, Structure
 from stemma.models.units import structure
 from stemma.zoo import family, independents
+from testbeds.measured import methods
 
 COUNTS = {"mlp": 142, "cnn": 142, "vit": 64, "lm": 64}
 ZOO_SEED, U_SEED, LEVEL = 20261120, 7, 0.001
@@ -207,6 +208,7 @@ def main() -> None:
     args = parser.parse_args()
     result: dict[str, Any] = {
         "version": __version__,
+        "measured_with": methods(),
         "machine": f"{os.cpu_count()} cores, Python {platform.python_version()}, numpy {np.__version__}",
         "seeds": {"zoo": ZOO_SEED, "randomisation": U_SEED},
         "level": LEVEL,

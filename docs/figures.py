@@ -16,6 +16,11 @@ ROOT = Path(__file__).parents[1]
 TAG = re.compile(r"(<!-- results: ([\w./-]+)#([^\s#]+)(?: (\S+))? -->)([^<|\n]*)(<!-- / -->)")
 
 
+AGE = re.compile(r"(<!-- measured: ([\w./-]+) -->)([^<|\n]*)(<!-- / -->)")
+EARLIER = " Measured with an earlier version of the comparison."
+"""What a page says where the tag `<!-- measured: FILE --><!-- / -->` stands and the file is older than the method."""
+
+
 def pages(root: Path = ROOT) -> list[Path]:
     """The documents.
 
@@ -62,6 +67,22 @@ def figure(file: str, key: str, form: str | None, root: Path = ROOT) -> str:
     return format(value, form or "")
 
 
+def earlier(file: str, root: Path = ROOT) -> str:
+    """What a page says of a result file that is older than the method that it measures.
+
+    Args:
+        file: Name under `benchmarks/results`.
+        root: The repository.
+
+    Returns:
+        A remark; empty where the file was measured with the method as it is, or later.
+    """
+    source = (root / "src" / "stemma" / "kinship" / "weights" / "version.py").read_text()
+    now = int(re.findall(r"^VERSION = (\d+)$", source, re.MULTILINE)[0])
+    measured = results(root / "benchmarks" / "results" / file).get("measured_with", {})
+    return "" if measured.get("kinship.weights", 0) >= now else EARLIER
+
+
 def filled(text: str, root: Path = ROOT) -> str:
     """A document with every figure as measured.
 
@@ -74,6 +95,7 @@ def filled(text: str, root: Path = ROOT) -> str:
     """
     parts = re.split(r"(```.*?```|`[^`\n]*`)", text, flags=re.DOTALL)
     for i in range(0, len(parts), 2):
+        parts[i] = AGE.sub(lambda m: m[1] + earlier(m[2], root) + m[4], parts[i])
         parts[i] = TAG.sub(lambda m: m[1] + figure(m[2], m[3], m[4], root) + m[6], parts[i])
     return "".join(parts)
 

@@ -186,6 +186,31 @@ def test_a_wrong_figure_is_noticed(tmp_path: Path) -> None:
     assert FIGURES.filled(example, tmp_path) == example
 
 
+def test_a_result_that_is_older_than_its_method_is_marked_on_the_page(tmp_path: Path) -> None:
+    source = tmp_path / "src" / "stemma" / "kinship" / "weights" / "version.py"
+    kept = tmp_path / "benchmarks" / "results"
+    for folder in (source.parent, kept):
+        folder.mkdir(parents=True)
+    source.write_text('"""The version."""\n\nVERSION = 5\n')
+    for name, document in {
+        "new": {"measured_with": {"kinship.weights": 5}}, "old": {"measured_with": {"kinship.weights": 4}}, "bare": {},
+    }.items():  # fmt: skip
+        (kept / f"{name}.json").write_text(json.dumps(document))
+    page = "One <!-- measured: new.json -->x<!-- / -->, <!-- measured: old.json --><!-- / -->, {}.".format(
+        "<!-- measured: bare.json --><!-- / -->"
+    )
+    assert FIGURES.filled(page, tmp_path).count(FIGURES.EARLIER) == 2
+    assert "new.json --><!--" in FIGURES.filled(page, tmp_path)
+
+
+@pytest.mark.parametrize("file", ["verdicts_attack", "verdicts_framing", "verdicts_independent", "layouts", "speed"])
+def test_a_page_with_figures_of_comparisons_says_when_they_are_older(file: str) -> None:
+    quoting = [p.name for p in PAGES if f"results: {file}.json#" in p.read_text() and p.name != "extending.md"]
+    assert quoting
+    marked = [p.name for p in PAGES if f"measured: {file}.json -->" in p.read_text() and p.name != "extending.md"]
+    assert set(quoting) <= set(marked)
+
+
 def test_every_page_is_in_the_index() -> None:
     index = (ROOT / "docs" / "index.md").read_text()
     for page in (ROOT / "docs").glob("*.md"):

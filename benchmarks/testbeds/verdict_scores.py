@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest
 
+from testbeds.measured import methods
 from testbeds.varied import data
 from testbeds.varied.training import default_cache
 
@@ -136,6 +137,7 @@ def about(args: argparse.Namespace, seeds: Mapping[str, int]) -> dict[str, Any]:
 
     return {
         "version": stemma.__version__,
+        "measured_with": methods(),
         "machine": f"{os.cpu_count()} cores, Python {platform.python_version()}, numpy {np.__version__}, "
         f"scipy {scipy.__version__}, torch {torch.__version__}",
         "quick": args.quick,

@@ -1,0 +1,5 @@
+"""Which version of the weights axis an answer, or a measurement of it, comes from."""
+
+VERSION = 5
+"""Raised with every change that can change an answer about a pair, or what it costs: what was measured with an earlier
+one is marked on the pages (`docs/figures.py`)."""
