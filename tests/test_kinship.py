@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from scipy.stats import kstest
 
+from plain_networks import llama, made
 from stemma import zoo
-from stemma.fingerprints.tensor_content import features
+from stemma.fingerprints.tensor_content import features, matrices
 from stemma.fingerprints.weight_sketch import WeightSketch
 from stemma.kinship.compare import compare
 from stemma.kinship.weights.contents.sketched import SketchedUnitsAlike
@@ -208,3 +209,16 @@ def test_sketches_find_clones_and_prove_kinship(families: dict[str, zoo.Zoo], ki
     assert test.evidence(root, taken("finetuned"), known).verdict == "supported"  # type: ignore[arg-type]
     for stranger in ("independent-1", "independent-2", "untrained"):
         assert test.evidence(root, taken(stranger), known).verdict != "supported"  # type: ignore[arg-type]
+
+
+def test_a_tied_tensor_that_is_stored_twice_does_not_confuse_what_is_remembered() -> None:
+    arrays, config = llama(3)
+    once = {n: x for n, x in arrays.items() if n != "lm_head.weight"}
+    twice = {**once, "lm_head.weight": once["model.embed_tokens.weight"]}
+    one, two = made(once, config, "once"), made(twice, config, "twice")
+    assert one.digest == two.digest
+    other = made(llama(4)[0], config, "other")
+    for first, second in ((one, two), (two, one)):
+        for model in (first, second):
+            pairs = candidates(model, other, contents=True)[0][1]
+            assert {p.a for p in pairs} <= matrices(model).keys()

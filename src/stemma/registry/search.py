@@ -15,6 +15,9 @@ NEARER = 2.0
 """Deviations below the middle of a registry from which a model is looked at: one in fifty that has nothing to do with
 the query is, and as many kin as among the nearest 48 of a thousand."""
 
+ENOUGH = 32
+"""Models that a registry needs to have a middle."""
+
 _HALF = SKETCH_BYTES // 2
 _BLOCK = 4096
 
@@ -130,7 +133,7 @@ class SketchIndex:
             Nearest first, as `nearest` has them.
         """
         found = self.nearest(bits, n)
-        if len(found) <= further:
+        if len(self) < ENOUGH:
             return found
         distance = self.distances(bits)
         middle = np.median(distance, axis=0)

@@ -17,7 +17,6 @@ import numpy as np
 
 from stemma.fingerprints.tensor_content import Features, features, long_axes, matrices
 from stemma.models.model import Model
-from stemma.types import Digest
 
 MOST_AXES, MOST_PAIRS, FAR = 6, 1 << 17, 1e9
 """Axes up to which all their orders are tried, pairs of tensors of one size up to which contents tell them apart, and
@@ -101,17 +100,22 @@ def candidates(a: Model, b: Model, *, contents: bool) -> list[tuple[str, tuple[P
 
 
 def _features_of(model: Model) -> Mapping[str, Features]:
-    """Features of all matrices; they are remembered, as a comparison asks more than once."""
-    if model.digest not in _remembered:
-        found = {n: features(t) for n, t in matrices(model).items()}
-        while len(_remembered) >= REMEMBERED:
-            _remembered.pop(next(iter(_remembered)), None)
-        _remembered[model.digest] = found
-        return found
-    return _remembered.get(model.digest) or {n: features(t) for n, t in matrices(model).items()}
+    """Features of all matrices; they are remembered, as a comparison asks more than once.
+
+    A tied tensor that is stored twice leaves the digest as it is, so names are part of what is remembered.
+    """
+    tensors = matrices(model)
+    key = model.digest, *tensors
+    if (known := _remembered.get(key)) is not None:
+        return known
+    found = {n: features(t) for n, t in tensors.items()}
+    while len(_remembered) >= REMEMBERED:
+        _remembered.pop(next(iter(_remembered)), None)
+    _remembered[key] = found
+    return found
 
 
-_remembered: dict[Digest, Mapping[str, Features]] = {}
+_remembered: dict[tuple[str, ...], Mapping[str, Features]] = {}
 
 
 def _costs(pairs: tuple[Pairing, ...], fa: Mapping[str, Features], fb: Mapping[str, Features]) -> tuple[float, int]:
