@@ -103,6 +103,9 @@ def _features_of(model: Model) -> Mapping[str, Features]:
     """Features of all matrices; they are remembered, as a comparison asks more than once.
 
     A tied tensor that is stored twice leaves the digest as it is, so names are part of what is remembered.
+
+    Returns:
+        By name.
     """
     tensors = matrices(model)
     key = model.digest, *tensors
