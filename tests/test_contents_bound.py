@@ -10,7 +10,10 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
 from stemma.kinship.weights.contents import bound
+from stemma.kinship.weights.contents.alike import TensorAlike, _log_ps
+from stemma.kinship.weights.contents.bound import log_tail
 from stemma.kinship.weights.contents.choices import FREEDOM, Choice, together
+from stemma.kinship.weights.maps.held_out import agree
 
 
 def units(n: int, d: int, seed: int, rank: int | None = None) -> np.ndarray:
@@ -131,3 +134,43 @@ def test_a_set_of_units_is_paid_for_once() -> None:
     joined = together([first, second])
     assert joined["u"].units == {0, 1, 2}
     assert sum(c.cost for c in joined.values()) == pytest.approx(log(8 * 7 * 6) + log(4))
+
+
+def test_vectors_that_were_held_out_agree_only_where_there_is_a_rotation() -> None:
+    rng = np.random.default_rng(5)
+    turn = np.linalg.qr(rng.normal(size=(64, 64)))[0]
+    false = 0
+    for _ in range(400):
+        x, y = rng.normal(size=(256, 64)), rng.normal(size=(256, 64))
+        false += agree([x[::2]], [y[::2]], [x[1::2]], [y[1::2]])
+    assert false <= 8  # one in 700 at three deviations
+    x = rng.normal(size=(256, 64))
+    for right in (1.0, 0.3):  # the share of pairs that are right
+        y = x @ turn
+        wrong = rng.random(256) > right
+        y[wrong] = rng.normal(size=(int(wrong.sum()), 64))
+        assert agree([x[::2]], [y[::2]], [x[1::2]], [y[1::2]])
+
+
+def test_leaving_out_a_tensor_is_what_working_it_out_anew_gives() -> None:
+    rng = np.random.default_rng(6)
+
+    def tensor(k: int) -> TensorAlike:
+        choices = {f"set {g}": Choice(frozenset(rng.choice(60, 20, replace=False).tolist()), 60)
+                   for g in rng.choice(5, 2, replace=False)}  # fmt: skip
+        return TensorAlike(f"t{k}", 100, 20, float(rng.uniform(200, 900)), 0.5, 40.0, choices, f"digest {k}")
+
+    for count in (1, 2, 7):
+        chosen = [tensor(k) for k in range(count)]
+
+        def slow(rest: list[TensorAlike], fixed: set[str]) -> float:
+            if not rest:
+                return 0.0
+            paid = sum(c.cost for key, c in together([f.choices for f in rest]).items() if key not in fixed)
+            return min(
+                0.0, paid + 9 * log(2) + log(3) + log_tail(sum(f.pairs for f in rest), sum(f.gain for f in rest))
+            )
+
+        of_all = slow(chosen, set())
+        without = max(slow([o for o in chosen if o is not f], set(f.choices)) for f in chosen)
+        assert _log_ps(chosen, 9, 3) == pytest.approx((of_all, max(of_all, without)))

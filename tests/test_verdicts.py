@@ -1,6 +1,7 @@
 """What may be relied on: copies in disguise are found, strangers not convicted, and nobody is acquitted untested."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -216,6 +217,29 @@ def test_a_vocabulary_in_another_order_hides_nothing(rotated: bool, names: str, 
     assert found.verdict == "related", (found.weights.reason, found.not_tested)
     assert found.weights.effect > 0.8
     assert ("stream rotated" in " ".join(found.relation.steps)) == rotated
+
+
+@SLOW
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("names", ["renumbered", "lost"])
+def test_a_rotated_stream_is_found_beside_wide_layers_too(
+    names: str, large: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if large:  # as models of which contents are not read where names pair everything
+        monkeypatch.setattr("stemma.kinship.by_weights._large", lambda model: True)
+    arrays, config = llama(3, inner=1000)  # more units than are assigned at once
+    moved = perturbed(_tokens_moved(_stream_turned(reordered(arrays, config))), 0.03)
+    if names == "lost":
+        moved, config_b = renamed(moved), None
+    else:
+        turned = {n: re.sub(r"layers\.(\d)", lambda m: f"layers.{(int(m[1]) + 1) % 3}", n) for n in moved}
+        moved, config_b = {turned[n]: x for n, x in moved.items()}, config
+    found = compare(made(arrays, config, "a"), made(moved, config_b, "b"))
+    assert found.verdict == "related", (found.weights.reason, found.not_tested)
+    assert found.weights.effect > 0.5
+    stranger, _ = llama(4, inner=1000)
+    apart = compare(made(arrays, config, "a"), made(stranger, config, "b"))
+    assert (apart.verdict, apart.not_tested) == ("independent", ())
 
 
 def _tanh_turned(arrays: Arrays) -> Arrays:
