@@ -49,7 +49,7 @@ REPEATED, EXCHANGED, SPLIT, FEWER = "layers repeated", "layers reordered", "tens
 """Steps; after the first two the function is another one, and the reference has fewer tokens after the last."""
 
 
-def relaid(reference: Model, target: Model) -> Restored | None:
+def relaid(reference: Model, target: Model, *, renamed: bool = False) -> Restored | None:
     """The target in the reference's layout, made of its own rows.
 
     Cost: nothing where every matrix agrees with its namesake; else both models are read once, a few rows of each
@@ -59,6 +59,7 @@ def relaid(reference: Model, target: Model) -> Restored | None:
     Args:
         reference: The model whose layout is wanted.
         target: The model that may hold the same rows elsewhere.
+        renamed: Whether tensors that only have another name are worth a view.
 
     Returns:
         The view; None where nothing stands elsewhere in an order that a tool would write.
@@ -80,7 +81,7 @@ def relaid(reference: Model, target: Model) -> Restored | None:
     moved = {n: g for n, g in found.items() if not g.whole or (g.names != (n,) and (n in there or g.names[0] in own))}
     settled = {n for n in own if n not in open_}
     again = _repeated(found, settled)
-    if not moved and not again:
+    if not moved and not again and not (renamed and found):
         return None
     vectors = vectors_of(reference, target, found)
     made = {n: _in_words(g) for n, g in found.items() if n in moved or n in again}
