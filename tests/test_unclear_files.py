@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from checkpoints import Run
 from stemma.errors import NotAModelError, StemmaError, UnreadableModelError, UnsafeFileError
 from stemma.models import load, twins
 from stemma.models.folders import Checkpoint, Skipped, survey
@@ -665,3 +666,21 @@ def test_a_damaged_table_is_an_error_or_a_consistent_model(tmp_path: Path, file:
         changed[at : at + int(rng.integers(0, 9))] = rng.bytes(int(rng.integers(0, 9)))
         path.write_bytes(changed)
         assert outcome(path) not in ("inconsistent", "no sentence")
+
+
+def test_what_a_reader_left_out_is_said_by_every_command(tmp_path: Path, run: Run) -> None:
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    weights = {f"l{i}.weight": torch.tensor(rng.normal(size=(24, 24)).astype("f4")) for i in range(3)}
+    one, two = tmp_path / "one.pt", tmp_path / "two.pt"
+    torch.save({"state_dict": weights, "optimizer": {"step": torch.zeros(4)}, "epoch": torch.zeros(2)}, one)
+    torch.save({"state_dict": {n: x + 0.01 for n, x in weights.items()}, "state_dict_ema": weights}, two)
+    for words in (("compare", one, two), ("trace", two, "--against", one), ("explain", one, two), ("add", one, two)):
+        code, _, err = run(*words, "--registry", tmp_path / f"{words[0]}.db")
+        assert code == 0
+        assert ("one: left out" in err) == (words[0] != "trace"), words
+        if words[0] != "add":
+            assert "two#ema beside it was not read" in err, words
+        document = json.loads(run(*words, "--registry", tmp_path / f"{words[0]}.db", "--json")[1])
+        notes = document["models"][0]["note"] if words[0] == "add" else str(document["notes"])
+        assert ("left out" if words[0] != "trace" else "two#ema") in notes, words
