@@ -38,8 +38,11 @@ class View:
 
 def is_explained(found: Comparison) -> bool:
     """Whether so much of a pair is explained that no other layout needs to be looked for."""
+    if found.verdict == "related" and found.relation.kind is RelationKind.LORA and len(found.relation.steps) == 1:
+        return True  # every matrix differs by low rank from its counterpart: no other one could be that near
     whole = found.verdict == "related" and found.weights.effect >= WHOLE
-    return whole and found.relation.kind not in ELSEWHERE
+    moved = any(s.endswith("permuted") for s in found.relation.steps)
+    return whole and not moved and found.relation.kind not in ELSEWHERE
 
 
 def laid_out(a: Model, b: Model) -> Iterator[View]:

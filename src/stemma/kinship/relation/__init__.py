@@ -11,6 +11,7 @@ from stemma.kinship.relation.damaged import Damaged
 from stemma.kinship.relation.dora import RescaledLowRank
 from stemma.kinship.relation.explanation import Explanation, Step
 from stemma.kinship.relation.grown import VocabularyGrown
+from stemma.kinship.relation.in_place import in_place
 from stemma.kinship.relation.layers_removed import LayersRemoved
 from stemma.kinship.relation.lora import LowRank
 from stemma.kinship.relation.named import made_from, relation_of, shorter, shortest, two_marks
@@ -113,7 +114,7 @@ def side_by_side(
     # What has nothing to do with its counterpart is paired by chance: names are kept unless contents agree better.
     other = {(p.a, p.b) for p in named} != {(p.a, p.b) for p in pairings}
     by_names = len(named) == len(pairings) and other and agreement(a, b, named) >= agreement(a, b, pairings) - LESS
-    return a, b, named if by_names else pairings, {}
+    return a, b, named if by_names or not other else in_place(a, b, pairings), {}
 
 
 def agreement(a: Model, b: Model, pairings: Sequence[Pairing]) -> float:

@@ -70,14 +70,16 @@ def relaid(reference: Model, target: Model, *, renamed: bool = False) -> Restore
     if not open_ or sum(own[n].size for n in open_) < SHARE * entries:
         return None
     pool, found, misses = Pool(there), {}, 0
+    tokens, there_too = _tokens(reference, own), _tokens(target, there)
     for name in _spread(open_):
         if misses >= MISSES and not found:
             return None
-        gathered = _found(own[name], pool, any_order=_of_tokens(reference, name))
+        gathered = _found(own[name], pool, there_too, any_order=name in tokens)
         misses += gathered is None
         if gathered is not None:
             found[name] = gathered
-    found = _without_cuts(found, {n for n in found if _of_tokens(reference, n)})
+            tokens |= {name} if there_too.issuperset(gathered.names) else set()
+    found = _without_cuts(found, tokens)
     moved = {n: g for n, g in found.items() if not g.whole or (g.names != (n,) and (n in there or g.names[0] in own))}
     settled = {n for n in own if n not in open_}
     again = _repeated(found, settled)
@@ -85,7 +87,7 @@ def relaid(reference: Model, target: Model, *, renamed: bool = False) -> Restore
         return None
     vectors = vectors_of(reference, target, found)
     made = {n: _in_words(g) for n, g in found.items() if n in moved or n in again}
-    steps = dict.fromkeys(REPEATED if n in again else _step(found[n], tokens=_of_tokens(reference, n)) for n in made)
+    steps = dict.fromkeys(REPEATED if n in again else _step(found[n], tokens=n in tokens) for n in made)
     return Restored(_view(target, found, vectors, settled), made, tuple(steps))
 
 
@@ -156,9 +158,13 @@ def _agree(own: Tensor, other: Tensor | None) -> bool:
     return float((u * v).sum(axis=1).mean()) >= NEAR or not u.any()
 
 
-def _of_tokens(reference: Model, name: str) -> bool:
-    labels = structure(reference).axes.get(name, ())
-    return any(label.role in ("token", "expert") for label in labels)
+def _tokens(model: Model, own: Mapping[str, Tensor]) -> set[str]:
+    """Matrices whose rows are tokens, by names, or by sizes: the longest axis of all is in front and none reads it."""
+    longest = max((t.shape[0] for t in own.values()), default=0)
+    longest = longest if longest > max((max(t.shape[1:]) for t in own.values()), default=0) else 0
+    axes = structure(model).axes
+    return {n for n, t in own.items() if t.shape[0] == longest
+            or any(label.role in ("token", "expert") for label in axes.get(n, ()))}  # fmt: skip
 
 
 def _spread(names: Sequence[str]) -> list[str]:
@@ -166,12 +172,12 @@ def _spread(names: Sequence[str]) -> list[str]:
     return [*first, *(n for n in names if n not in set(first))]
 
 
-def _found(own: Tensor, pool: Pool, *, any_order: bool) -> Gathered | None:
+def _found(own: Tensor, pool: Pool, tokens: set[str], *, any_order: bool) -> Gathered | None:
     """Where the rows of a tensor are, in the first way to cut it into rows that finds them all."""
     for view in forms_of(own):
         if pool.forms(view.length):
             found = _sources(view, pool)
-            if found is not None and (any_order or is_simple(_places(found))):
+            if found is not None and (any_order or tokens.issuperset(found.names) or is_simple(_places(found))):
                 return found
     return None
 
