@@ -68,13 +68,12 @@ def _told(parent: Model, child: Model, found: Decided) -> Explanation:
         if not better:
             return _apart(parent, child, comparison) if told is None else replace(told, notes=_notes(parent, child))
         pairings = better
-    x, y, pairings, joined = side_by_side(parent, child, pairings)
+    x, y, pairings = side_by_side(parent, child, pairings)
     pair = Pair.of(x, y, pairings, whole=True)
     told = shortest(pair, ALL)
     if told is None:
         return _apart(parent, child, comparison)
-    notes = (*_notes(parent, child), *(f"{n} holds {', '.join(parts)}" for n, parts in joined.items()))
-    told = two_sided(told, lambda: shortest(pair.turned(pairings), ALL), notes) or told
+    told = two_sided(told, lambda: shortest(pair.turned(pairings), ALL), _notes(parent, child)) or told
     return replace(told, parent=parent.ref, child=child.ref)
 
 

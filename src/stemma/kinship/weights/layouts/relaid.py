@@ -79,7 +79,8 @@ def relaid(reference: Model, target: Model, *, renamed: bool = False) -> Restore
         if gathered is not None:
             found[name] = gathered
             tokens |= {name} if there_too.issuperset(gathered.names) else set()
-    found = _without_cuts(found, tokens)
+    cut = _cut(found)  # a layout cuts nothing out, but for tokens
+    found = {n: g for n, g in found.items() if n in tokens or not cut & set(g.names)}
     moved = {n: g for n, g in found.items() if not g.whole or (g.names != (n,) and (n in there or g.names[0] in own))}
     settled = {n for n in own if n not in open_}
     again = _repeated(found, settled)
@@ -87,12 +88,14 @@ def relaid(reference: Model, target: Model, *, renamed: bool = False) -> Restore
         return None
     vectors = vectors_of(reference, target, found)
     made = {n: _in_words(g) for n, g in found.items() if n in moved or n in again}
-    steps = dict.fromkeys(REPEATED if n in again else _step(found[n], tokens=n in tokens) for n in made)
+    steps = dict.fromkeys(
+        REPEATED if n in again else _step(found[n], fewer=n in tokens and bool(cut & set(found[n].names))) for n in made
+    )
     return Restored(_view(target, found, vectors, settled), made, tuple(steps))
 
 
-def _without_cuts(found: Mapping[str, Gathered], tokens: set[str]) -> dict[str, Gathered]:
-    """What is a layout: rows of a source that nothing was made of were taken out, unless they are tokens."""
+def _cut(found: Mapping[str, Gathered]) -> set[str]:
+    """Sources with rows that nothing was made of: they were taken out."""
     used: dict[tuple[str, int, tuple[int, ...]], set[int]] = {}
     counts: dict[tuple[str, int, tuple[int, ...]], int] = {}
     for g in found.values():
@@ -100,8 +103,7 @@ def _without_cuts(found: Mapping[str, Gathered], tokens: set[str]) -> dict[str, 
             key = source.tensor.name, source.lead, source.order
             used.setdefault(key, set()).update(g.row[g.source == k].tolist())
             counts[key] = source.count
-    cut = {key[0] for key, rows in used.items() if len(rows) < ONCE * counts[key]}
-    return {n: g for n, g in found.items() if n in tokens or not cut & set(g.names)}
+    return {key[0] for key, rows in used.items() if len(rows) < ONCE * counts[key]}
 
 
 def _repeated(found: Mapping[str, Gathered], settled: set[str]) -> set[str]:
@@ -110,11 +112,11 @@ def _repeated(found: Mapping[str, Gathered], settled: set[str]) -> set[str]:
     return {n for n, g in found.items() if g.whole and uses[g.names[0]] > 1}
 
 
-def _step(g: Gathered, *, tokens: bool) -> str:
+def _step(g: Gathered, *, fewer: bool) -> str:
     """What moved the rows of a tensor, in a few words."""
     if g.whole:
         return EXCHANGED
-    if tokens and len(g.sources) == 1 and g.view.count < g.sources[0].count:
+    if fewer and len(g.sources) == 1:
         return FEWER
     if len(g.sources) > 1:
         return SPLIT
