@@ -98,3 +98,16 @@ def test_the_account_of_numbered_tensors_is_that_of_named_ones() -> None:
     lost = explain(made(renamed(arrays, 1), None, "a"), other)
     assert [s.name for s in lost.steps] == [s.name for s in plain.steps] == ["lora"]
     assert lost.child == other.ref
+
+
+@pytest.mark.parametrize("network", [bert, llama])
+@pytest.mark.parametrize("noise", [0.02, 0.3])
+@pytest.mark.parametrize("names", [lambda x: x, renamed], ids=["named", "names lost"])
+def test_tokens_that_were_reordered_and_trained_on_need_no_map(
+    network, noise: float, names: Callable[[Arrays], Arrays]
+) -> None:
+    arrays, config = network(3)
+    child = {n: x[TOKENS["reordered"](len(x))] if _rows(n) else x for n, x in arrays.items()}
+    found = compare(made(arrays, config, "a"), made(names(perturbed(child, noise, 1)), None, "b"))
+    assert found.relation.steps[0] == "rows reordered", found.relation
+    assert not any("permuted" in s for s in found.relation.steps)
