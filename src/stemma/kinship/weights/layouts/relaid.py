@@ -91,7 +91,8 @@ def relaid(reference: Model, target: Model, *, renamed: bool = False) -> Restore
     steps = dict.fromkeys(
         REPEATED if n in again else _step(found[n], fewer=n in tokens and bool(cut & set(found[n].names))) for n in made
     )
-    return Restored(_view(target, found, vectors, settled), made, tuple(steps))
+    same = {n for n, t in reference.weights.items() if n in target.weights and t.shape == target.weights[n].shape}
+    return Restored(_view(target, found, vectors, settled | (same - own.keys() - vectors.keys())), made, tuple(steps))
 
 
 def _cut(found: Mapping[str, Gathered]) -> set[str]:
