@@ -254,6 +254,34 @@ def test_averaged_weights_are_a_second_model(tmp_path: Path) -> None:
     assert len(load.open_models(tmp_path / "none.pt")) == 1, "a part that is called ema and has no twin is no average"
 
 
+@pytest.mark.parametrize("outside", [{}, {"first_stage_model.encoder.conv_in.weight": (4, 3, 3, 3)}])
+@pytest.mark.parametrize("word", ["model", "denoise_fn"])
+def test_averaged_weights_whose_names_lost_their_dots_are_a_second_model(
+    tmp_path: Path, outside: dict[str, tuple[int, ...]], word: str
+) -> None:
+    rng = np.random.default_rng(0)
+    shapes = {"diffusion_model.input_blocks.0.0.weight": (8, 4, 3, 3), "diffusion_model.out.2.weight": (4, 8, 3, 3),
+              "diffusion_model.time_embed.0.bias": (16,)}  # fmt: skip
+    main = {f"{word}.{n}": rng.normal(size=s).astype("f4") for n, s in shapes.items()}
+    averaged = {n: x + 0.01 for n, x in main.items()}
+    ema = {"model_ema." + n.partition(".")[2].replace(".", ""): x for n, x in averaged.items()}
+    ema |= {"model_ema.num_updates": np.array(7, np.int32), "model_ema.decay": np.array(0.99, np.float32)}
+    parts = {n: rng.normal(size=s).astype("f4") for n, s in outside.items()}
+    write_safetensors(tmp_path / "sd.safetensors", main | ema | parts)
+    one, two = load.open_models(tmp_path / "sd.safetensors")
+    assert (one.name, two.name) == ("sd", "sd#ema")
+    assert set(one.tensors) == {*main, *parts}
+    assert set(two.tensors) - {"num_updates", "decay"} == set(main)
+    for n, x in averaged.items():
+        np.testing.assert_array_equal(two.tensors[n].array(), x)
+    del ema[next(iter(ema))]
+    ema["model_ema.elsewhere"] = main[next(iter(main))]
+    write_safetensors(tmp_path / "other.safetensors", main | ema)
+    assert len(load.open_models(tmp_path / "other.safetensors")) == 1, (
+        "a name that nothing could be called is no average"
+    )
+
+
 def test_nesting_is_removed_only_where_it_wraps_one_network(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     msgpack = pytest.importorskip("msgpack")

@@ -13,7 +13,7 @@ from stemma.fingerprints.gradient_field import GradientField
 from stemma.fingerprints.paths import quadrature
 from stemma.measures.field_cosine import FieldCosine
 from stemma.measures.pairwise import pairwise
-from stemma.models.load import from_arrays
+from stemma.models.load import from_arrays, load
 from stemma.models.model import Model
 from stemma.models.networks.opening import from_module
 from stemma.probes import Probes
@@ -389,6 +389,24 @@ def test_language_models_are_asked_in_the_space_of_relaxed_one_hot_vectors() -> 
     noisy = from_arrays({n: t.array() + 1e-3 * np.random.default_rng(5).normal(size=t.shape).astype(np.float32)
                          for n, t in model.tensors.items()}, "near", model.config)  # fmt: skip
     assert FieldCosine()(method(model, probes), method(noisy, probes)).value < far / 5
+
+
+@pytest.mark.parametrize("kind", ["Bert", "DistilBert"])
+def test_encoders_without_a_head_are_compared_by_their_hidden_states(tmp_path: Path, kind: str) -> None:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"vocab_size": 60, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+             "intermediate_size": 24, "dim": 16, "n_layers": 1, "n_heads": 2, "hidden_dim": 24}  # fmt: skip
+    for seed in range(2):
+        torch.manual_seed(seed)
+        config = getattr(transformers, f"{kind}Config")(**sizes)
+        getattr(transformers, f"{kind}Model")(config).save_pretrained(tmp_path / str(seed))
+    one, other = (load(tmp_path / str(seed)) for seed in range(2))
+    probes = Probes.of(np.random.default_rng(3).integers(0, 60, (6, 5)))
+    method = GradientField(steps=3)
+    assert FieldCosine()(method(one, probes), method(one, probes)).value == pytest.approx(0, abs=1e-6)
+    assert FieldCosine()(method(one, probes), method(other, probes)).value > 0.01
+    with pytest.raises(MisuseError, match="hidden states"):
+        replace(method, potential="next-tokens")(one, probes)
 
 
 def test_models_of_different_tokenizers_are_not_compared() -> None:

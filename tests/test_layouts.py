@@ -6,6 +6,7 @@ import pytest
 from layouts import BERT, CNN, EXPERTS, LLAMA, RNN, experts, recurrent
 from plain_networks import Arrays, bert, cnn, llama, made, perturbed
 from stemma import compare
+from stemma.kinship.relation.explain import explain
 from stemma.lineage.merges import merge_of
 
 SAME = {"copy", "reformatted", "quantized"}
@@ -97,6 +98,8 @@ def test_layers_that_are_repeated_are_said_and_come_from_the_smaller_model() -> 
         assert found.relation.steps[0] == "layers repeated", found.relation
         assert not any("inherited" in s or "tuned" in s for s in found.relation.steps)
         assert found.direction == way
+    told = explain(made(arrays, config, "a"), made(deep, config, "b"))
+    assert not [c.name for c in told.layers if c.status == "new"]
 
 
 def test_layers_of_two_models_in_one_stack_are_a_merge_with_their_shares() -> None:

@@ -238,19 +238,16 @@ def test_joined_projections_are_split_before_anything_is_said() -> None:
                 out[f"blocks.{i}.attn.qkv.{kind}"] = np.concatenate(parts)
         return out
 
-    def told(x: Model, y: Model) -> tuple[list[str], dict[str, list[str]]]:
-        *pair_, held = side_by_side(x, y, by_name(x, y))
-        found = shortest(Pair.of(*pair_, whole=True), ALL)
-        return [] if found is None else [s.name for s in found.steps], held
-
     one, other = made(a, "a"), made(joined(a), "b")
-    steps_, held = told(one, other)
-    assert steps_ == ["reformatted"]
-    assert held["blocks.0.attn.qkv.weight"] == [f"blocks.0.attn.{p}.weight" for p in "qkv"]
-    assert told(other, one)[0] == ["reformatted"]
-    assert told(one, made(joined(rounded(a, 8)), "c"))[0] == ["quantized"]
+    for found in (explain(one, other), explain(other, one)):
+        assert found.kind.value == "reformatted", found.sentence
+        assert {"tensors joined", "tensors split"} & {s.name for s in found.steps}
+    rounded_too = explain(one, made(joined(rounded(a, 8)), "c"))
+    assert (rounded_too.kind.value, rounded_too.steps[-1].name) == ("quantized", "quantized")
+    tuned = {n: x + 0.02 * rng.normal(size=x.shape).astype(np.float32) for n, x in joined(a).items()}
+    assert not any("inherited" in s.name for s in explain(one, made(tuned, "d")).steps)
     stranger = {n: rng.normal(size=x.shape).astype(np.float32) for n, x in joined(a).items()}
-    assert told(one, made(stranger, "d"))[1] == {}
+    assert explain(one, made(stranger, "e")).kind.value == "unrelated"
 
 
 def test_slices_add_up_to_the_whole() -> None:
@@ -379,7 +376,7 @@ def test_a_head_that_was_tied_is_no_new_part() -> None:
     moved = apart | {"embed_tokens.weight": tuned(tied, 1)["embed_tokens.weight"]}
     moved = adapted(moved, 2, 1, ("layers.1.mlp.up_proj.weight",))
     for one, other in ((tied, moved), (moved, tied)):
-        x, y, pairings, _ = side_by_side(made(one, "parent"), made(other), [])
+        x, y, pairings = side_by_side(made(one, "parent"), made(other), [])
         found = shortest(Pair.of(x, y, pairings, whole=True), ALL)
         assert found is not None
         assert [s.name for s in found.steps] == ["lora", "finetuned"]

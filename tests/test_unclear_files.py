@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from checkpoints import Run
 from stemma.errors import NotAModelError, StemmaError, UnreadableModelError, UnsafeFileError
 from stemma.models import load, twins
 from stemma.models.folders import Checkpoint, Skipped, survey
@@ -196,6 +197,68 @@ def test_model_parallel_ranks_are_joined(tmp_path: Path, tokens: bool) -> None:
     assert "rank 1 of several" in said(tmp_path / "consolidated.01.pth")
 
 
+def megatron(seed: int, style: str, *, gated: bool) -> tuple[dict[str, np.ndarray], dict[str, int | None]]:
+    """A network in Megatron's layout, and the axis along which each tensor is cut."""
+    rng, d, inner = np.random.default_rng(seed), 16, 24
+    qkv, out, up, down, p = {
+        "core": ("self_attention.linear_qkv", "self_attention.linear_proj", "mlp.linear_fc1", "mlp.linear_fc2",
+                 "decoder.layers.0."),
+        "old": ("self_attention.query_key_value", "self_attention.dense", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h",
+                "language_model.encoder.layers.0."),
+    }[style]  # fmt: skip
+    shapes: dict[str, tuple[tuple[int, ...], int | None]] = {
+        f"{p}{qkv}.weight": ((3 * d, d), 0), f"{p}{qkv}.bias": ((3 * d,), 0), f"{p}{out}.weight": ((d, d), 1),
+        f"{p}{out}.bias": ((d,), None), f"{p}{up}.weight": (((2 if gated else 1) * inner, d), 0),
+        f"{p}{up}.bias": (((2 if gated else 1) * inner,), 0), f"{p}{down}.weight": ((d, inner), 1),
+        f"{p}input_layernorm.weight": ((d,), None), f"{p}final_layernorm.bias": ((d,), None),
+        "embedding.word_embeddings.weight": ((32, d), 0), "embedding.position_embeddings.weight": ((20, d), None),
+        "output_layer.weight": ((32, d), 0),
+    }  # fmt: skip
+    return {n: rng.normal(size=s).astype("f4") for n, (s, _) in shapes.items()}, {n: a for n, (_, a) in shapes.items()}
+
+
+def _slice(x: np.ndarray, axis: int | None, rank: int, ranks: int, *, gated: bool) -> np.ndarray:
+    if axis is None:
+        return x
+    if gated:
+        return np.concatenate([np.split(half, ranks)[rank] for half in np.split(x, 2)])
+    return np.split(x, ranks, axis)[rank]
+
+
+@pytest.mark.parametrize("style", ["core", "old"])
+@pytest.mark.parametrize("gated", [True, False])
+@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("folders", [True, False])
+def test_megatrons_ranks_are_joined(tmp_path: Path, style: str, gated: bool, ranks: int, folders: bool) -> None:
+    values, axes = megatron(0, style, gated=gated)
+    for rank in range(ranks):
+        cut = {n: _slice(x, axes[n], rank, ranks, gated=gated and ("fc1" in n or "h_to_4h.w" in n or "h_to_4h.b" in n))
+               for n, x in values.items()}  # fmt: skip
+        path = tmp_path / (f"mp_rank_0{rank}/model_optim_rng.pt" if folders else f"mp_rank_0{rank}_model_states.pt")
+        path.parent.mkdir(exist_ok=True)
+        write_torch(path, cut)
+    found = load.load(tmp_path)
+    assert found.digest == load.from_arrays(values, "m").digest
+    assert any(f"{ranks} model-parallel ranks" in n for n in found.notes)
+    assert [c.path for c in load.discover(tmp_path)] == [tmp_path]
+
+
+def test_ranks_that_differ_where_no_rule_cuts_are_not_joined(tmp_path: Path) -> None:
+    values, axes = megatron(0, "core", gated=True)
+    for rank in range(2):
+        cut = {n: _slice(x, axes[n], rank, 2, gated="fc1" in n) for n, x in values.items()}
+        cut["embedding.position_embeddings.weight"] = cut["embedding.position_embeddings.weight"] + rank
+        (tmp_path / f"mp_rank_0{rank}").mkdir()
+        write_torch(tmp_path / f"mp_rank_0{rank}" / "model_optim_rng.pt", cut)
+    assert "position_embeddings" in said(tmp_path)
+    assert "convert.py" in said(tmp_path)
+    for rank in range(2):
+        (tmp_path / f"mp_rank_0{rank}").rename(tmp_path / f"mp_rank_00_00{rank}")
+    assert "several stages" in said(tmp_path)
+    with pytest.raises(NotAModelError, match="one of 2 ranks"):
+        load.load(tmp_path / "mp_rank_00_000" / "model_optim_rng.pt")
+
+
 def test_ranks_of_another_layout_are_said_to_be_ranks(tmp_path: Path) -> None:
     for rank in range(2):
         write_torch(tmp_path / f"mp_rank_0{rank}_model_states.pt", {n: v[rank * 4 :][:4] for n, v in arrays().items()})
@@ -205,7 +268,7 @@ def test_ranks_of_another_layout_are_said_to_be_ranks(tmp_path: Path) -> None:
     for rank in range(2):
         (tmp_path / "megatron" / f"mp_rank_0{rank}").mkdir(parents=True)
         write_torch(tmp_path / "megatron" / f"mp_rank_0{rank}" / "model_optim_rng.pt", arrays())
-    assert "Megatron" in said(tmp_path / "megatron")
+    assert "same tensors" in said(tmp_path / "megatron")
     with pytest.raises(NotAModelError, match="one of 2 ranks"):
         load.load(tmp_path / "megatron" / "mp_rank_00" / "model_optim_rng.pt")
     (tmp_path / "alone").mkdir()
@@ -665,3 +728,21 @@ def test_a_damaged_table_is_an_error_or_a_consistent_model(tmp_path: Path, file:
         changed[at : at + int(rng.integers(0, 9))] = rng.bytes(int(rng.integers(0, 9)))
         path.write_bytes(changed)
         assert outcome(path) not in ("inconsistent", "no sentence")
+
+
+def test_what_a_reader_left_out_is_said_by_every_command(tmp_path: Path, run: Run) -> None:
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    weights = {f"l{i}.weight": torch.tensor(rng.normal(size=(24, 24)).astype("f4")) for i in range(3)}
+    one, two = tmp_path / "one.pt", tmp_path / "two.pt"
+    torch.save({"state_dict": weights, "optimizer": {"step": torch.zeros(4)}, "epoch": torch.zeros(2)}, one)
+    torch.save({"state_dict": {n: x + 0.01 for n, x in weights.items()}, "state_dict_ema": weights}, two)
+    for words in (("compare", one, two), ("trace", two, "--against", one), ("explain", one, two), ("add", one, two)):
+        code, _, err = run(*words, "--registry", tmp_path / f"{words[0]}.db")
+        assert code == 0
+        assert ("one: left out" in err) == (words[0] != "trace"), words
+        if words[0] != "add":
+            assert "two#ema beside it was not read" in err, words
+        document = json.loads(run(*words, "--registry", tmp_path / f"{words[0]}.db", "--json")[1])
+        notes = document["models"][0]["note"] if words[0] == "add" else str(document["notes"])
+        assert ("left out" if words[0] != "trace" else "two#ema") in notes, words

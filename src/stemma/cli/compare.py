@@ -53,6 +53,7 @@ def compare(
     """
     from stemma.cli.asking import Asking
     from stemma.cli.modalities import SideBySide, joint_of
+    from stemma.cli.notes import notes_of, tell
     from stemma.cli.opening import open_workspace
     from stemma.cli.output import progress, show, show_json
     from stemma.cli.pages import compared, writable, written
@@ -74,9 +75,10 @@ def compare(
         result = workspace.compare(*models, **options, **level)
         page = None if html is None else compared(models, options["probes"], result, report)
     written(html, page)
+    tell(*models)
     ruling = on_comparison(policy, result, **level)
     if as_json:
-        show_json(with_policy(result.to_dict(), ruling, given=policy.given))
+        show_json(with_policy({**result.to_dict(), "notes": notes_of(*models)}, ruling, given=policy.given))
     else:
         from stemma.cli.output import findings, identity
 

@@ -32,6 +32,7 @@ def explain(
     The shortest account first, with what it leaves; then what became of every layer: inherited, rounded, changed,
     replaced, new.
     """
+    from stemma.cli.notes import tell, with_notes
     from stemma.cli.opening import open_workspace
     from stemma.cli.output import findings, identity, progress, show, show_json
     from stemma.workspace.explaining import explained
@@ -42,8 +43,9 @@ def explain(
         if report is not None:
             report(f"explaining {models[1].name}", 0, None)
         found = explained(*models, **({} if alpha is None else {"alpha": alpha}))
+    tell(*models)
     if as_json:
-        show_json(found.to_dict())
+        show_json(with_notes(found.to_dict(), models))
         return
     show(*(identity(model) for model in models), "", findings(lines(found)), "",
          table(found.explanation.layers, whole=layers))  # fmt: skip

@@ -60,6 +60,7 @@ def trace(
     """
     from stemma.cli.asking import Asking
     from stemma.cli.modalities import SideBySide, joint_of
+    from stemma.cli.notes import notes_of, tell
     from stemma.cli.opening import open_workspace
     from stemma.cli.output import progress, show, show_json
     from stemma.cli.policy import enforce, with_policy
@@ -78,10 +79,11 @@ def trace(
         prepare = SideBySide(asking.able, options.get("probes"))
         workspace = open_workspace(registry, jobs=jobs, progress=report, prepare=prepare)
         result = workspace.trace(subject, **options)
+    tell(subject)
     _searched_something(result, against, told=not policy.given)
     ruling = on_trace(policy, result, subject, workspace)
     if as_json:
-        show_json(with_policy(result.to_dict(), ruling, given=policy.given))
+        show_json(with_policy({**result.to_dict(), "notes": notes_of(subject)}, ruling, given=policy.given))
     else:
         from stemma.cli.output import findings, identity
 

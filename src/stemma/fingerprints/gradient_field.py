@@ -190,7 +190,7 @@ class _Lines:
             out = network(few)
         tokens = probes.kind == "tokens"
         vocabulary = _vocabulary(network, out) if tokens else 0
-        name = choose(method.potential, out, labelled=probes.labels is not None, tokens=tokens)
+        name = choose(method.potential, out, labelled=probes.labels is not None, tokens=tokens, vocabulary=vocabulary)
         nodes, weights = quadrature(method.quadrature, method.steps)
         shares = step_weights(nodes, weights, cumulative=method.cumulative, uniform=method.uniform)
         entries = int(np.prod(probes.shape)) * max(1, vocabulary)

@@ -150,15 +150,16 @@ probe's label, of all classes on average where the probes have none. `all-log-so
 """
 
 
-def choose(name: str, out: "torch.Tensor", *, labelled: bool, tokens: bool) -> str:
+def choose(name: str, out: "torch.Tensor", *, labelled: bool, tokens: bool, vocabulary: int = 0) -> str:
     """Which potential is meant, now that the form of the output is known.
 
     Args:
         name: As asked for; `auto` is `next-tokens` for language models, `log-softmax` for scores and
-            `difference` for maps.
+            `difference` for maps, also for the hidden states of an encoder without a head.
         out: Some outputs.
         labelled: Whether the probes have labels.
         tokens: Whether the probes are tokens.
+        vocabulary: How many tokens there are: fewer numbers per position are no scores of tokens, but hidden states.
 
     Returns:
         One of `POTENTIALS`.
@@ -166,7 +167,7 @@ def choose(name: str, out: "torch.Tensor", *, labelled: bool, tokens: bool) -> s
     Raises:
         MisuseError: If the name is unknown.
     """
-    sequence = tokens and out.ndim == 3
+    sequence = tokens and out.ndim == 3 and out.shape[-1] >= vocabulary
     if name == "auto":
         name = "next-tokens" if sequence else "log-softmax" if out.ndim == 2 else "difference"
     if name == "log-softmax" and sequence:
@@ -176,5 +177,8 @@ def choose(name: str, out: "torch.Tensor", *, labelled: bool, tokens: bool) -> s
     if name not in POTENTIALS:
         raise MisuseError(f"no potential is called '{name}'. There are: auto, {', '.join(POTENTIALS)}")
     if name == "next-tokens" and not sequence:
-        raise MisuseError("the potential 'next-tokens' takes token probes and next-token scores per position")
+        raise MisuseError(
+            "the potential 'next-tokens' takes token probes and next-token scores per position; of an encoder without "
+            "a head choose difference, which compares hidden states"
+        )
     return name

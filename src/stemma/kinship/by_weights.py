@@ -1,6 +1,6 @@
 """The weights axis of a pair: the cheap and certain tests first, a search only where they leave something open."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import log10
 from typing import Any
@@ -11,10 +11,12 @@ from stemma.fingerprints.tensor_content import matrices
 from stemma.kinship.axes import DISTILLED, UNASKED
 from stemma.kinship.exhibited import exhibited
 from stemma.kinship.in_one_layout import View, as_stored, is_explained, laid_out, says_more
-from stemma.kinship.relation import by_parts, in_other_coordinates, name_relation
+from stemma.kinship.relation import agreement, by_parts, in_other_coordinates, name_relation
+from stemma.kinship.relation.explanation import Explanation
+from stemma.kinship.relation.in_place import in_place as in_place_pairs
 from stemma.kinship.relation.named import made_from, relation_of
 from stemma.kinship.relation.same_function import maps_function
-from stemma.kinship.weights import correspondence
+from stemma.kinship.weights import correspondence, names_apart
 from stemma.kinship.weights.constants.public_starts import public_start
 from stemma.kinship.weights.contents.in_place import in_place
 from stemma.kinship.weights.correspondence import Pairing
@@ -56,6 +58,9 @@ MORE = 0.02
 SMALL, FEW = 128, 1
 """Units of a block, and blocks per group, whose order is looked at in a large model: it has many groups."""
 
+PLACED = 0.8
+"""Mean cosine of matrices in their places from which their relation is named as it is of units in place."""
+
 CANNOT_SEE = (UNASKED, "training data", DISTILLED)
 
 WORD = {Verdict.SUPPORTED: "related", Verdict.REFUTED: "independent", Verdict.INCONCLUSIVE: "inconclusive"}
@@ -94,8 +99,14 @@ def decided(a: Model, b: Model, *, alpha: float = 0.01) -> Decided:
     Returns:
         The comparison; symmetric in verdict and p-value up to which side's structure is known better.
     """
+    other = names_apart.apart(a, b)
     with np.errstate(over="ignore", invalid="ignore"):  # numbers at the end of their range say nothing, and are no news
-        return _decided(a, b, alpha)
+        found = _decided(a, other, alpha)
+    if other is b:
+        return found
+    evidence_ = tuple(replace(e, inputs=(a.digest, b.digest)) for e in found.comparison.evidence)
+    told = replace(found.comparison, b=b.ref, weights=evidence_[0], evidence=evidence_)
+    return replace(found, comparison=told)
 
 
 def _decided(a: Model, b: Model, alpha: float) -> Decided:
@@ -281,10 +292,32 @@ def _relation(
     if matched is not None and row.name in ("exact map", "contents under a map") and not cut:
         named = UnitsMatched.relation(matched.evidence)
         told = None if found.mapped else in_other_coordinates(a, b, matched)
+        if not found.mapped and (better := placed_after_all(a, b, told, pairings)):
+            return name_relation(a, b, deciding, better)
         if told is not None:
             return relation_of(told, named.parameters)
         return named if found.mapped else replace(named, kind=RelationKind.RELATED)
     return name_relation(a, b, deciding, pairings)
+
+
+def placed_after_all(
+    a: Model, b: Model, told: Explanation | None, pairings: Sequence[Pairing]
+) -> tuple[Pairing, ...]:  # fmt: skip
+    """Look whether units stand in their places, under other names, where no map explains every matrix.
+
+    Args:
+        a: One model.
+        b: The other, related one.
+        told: What the map explains.
+        pairings: Correspondence of matrices by contents.
+
+    Returns:
+        The correspondence in which they stand in their places; empty where they do not, or where a map explains all.
+    """
+    if told is not None and not any(s.name == "part inherited" for s in told.steps):
+        return ()
+    better = in_place_pairs(a, b, pairings)
+    return better if agreement(a, b, better) >= PLACED else ()
 
 
 def _undetermined(reason: str = "") -> Relation:

@@ -14,6 +14,9 @@ SAME_FUNCTION = frozenset({RelationKind.COPY, RelationKind.REFORMATTED, Relation
 ELSEWHERE = frozenset({RelationKind.PART_INHERITED, RelationKind.PRUNED, RelationKind.PERMUTED})
 """Relations that a layout may be taken for: rows that stand elsewhere look new, gone, or like reordered units."""
 
+CHANGES = frozenset({"finetuned", "changed", "lora", "part inherited", "replaced"})
+"""Steps that say that numbers changed, or are new."""
+
 WHOLE = 0.995
 """Share of a model that is explained, from which no pieces are looked for."""
 
@@ -38,8 +41,11 @@ class View:
 
 def is_explained(found: Comparison) -> bool:
     """Whether so much of a pair is explained that no other layout needs to be looked for."""
+    if found.verdict == "related" and found.relation.kind is RelationKind.LORA and len(found.relation.steps) == 1:
+        return True  # every matrix differs by low rank from its counterpart: no other one could be that near
     whole = found.verdict == "related" and found.weights.effect >= WHOLE
-    return whole and found.relation.kind not in ELSEWHERE
+    moved = any(s.endswith("permuted") for s in found.relation.steps)
+    return whole and not moved and found.relation.kind not in ELSEWHERE
 
 
 def laid_out(a: Model, b: Model) -> Iterator[View]:
@@ -69,11 +75,11 @@ def says_more(one: Comparison, other: Comparison) -> bool:
 
 
 def _changes(found: Comparison) -> tuple[int, int]:
-    """How many steps of a relation say that numbers changed or are new, and how many matrices are new."""
+    """How many steps of a relation say that numbers changed, are new or need a map, and how many matrices are new."""
     relation = found.relation
     if relation.kind in SAME_FUNCTION:
         return 0, 0
-    steps = sum(s in ("finetuned", "changed", "lora", "part inherited", "replaced") for s in relation.steps)
+    steps = sum(s in CHANGES or s.endswith("permuted") for s in relation.steps)
     return 1 + steps, len(relation.parameters.get("new", ()))
 
 

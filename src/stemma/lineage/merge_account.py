@@ -46,8 +46,8 @@ class Merge:
     """How a child was merged.
 
     Attributes:
-        method: `linear`, `task-arithmetic`, `ties`, `dare`, `slerp`, `layer-wise` or `franken`; what explains held-out
-            entries best where no rule is exact.
+        method: `linear`, `task-arithmetic`, `ties`, `dare`, `slerp`, `layer-wise` or `franken`; `stacked` where layers
+            or experts of several models stand in one; what explains held-out entries best where no rule is exact.
         parents: The parents that were found, largest coefficient first.
         exact: Share of the moved entries that the rule reproduces down to rounding; 0 where the merge is inferred.
         certain: Whether the rule reproduces the child, every tensor of it, so that the merge is exhibited and not
@@ -76,6 +76,11 @@ class Merge:
     alternatives: tuple[tuple[str, ...], ...] = ()
     reason: str = ""
     spec: Spec = field(default_factory=lambda: Spec("merge-regression"))
+
+    @property
+    def shown(self) -> bool:
+        """Whether the parents that are named are exhibited, whatever is left: all of it, or matrix by matrix."""
+        return self.certain or self.method == "stacked"
 
     @property
     def missing_parent(self) -> bool:

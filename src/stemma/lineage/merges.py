@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 
 from stemma.errors import MisuseError
-from stemma.fingerprints.tensor_content import matrices
 from stemma.lineage.merge_account import Merge, account
 from stemma.lineage.merge_evidence import Held, held
 from stemma.lineage.merge_parents import WIDE, broken_tensors, exhibited, path, shorter
 from stemma.lineage.merging_rules import Fit, layer_wise, linear
 from stemma.lineage.missing_parents import lone
+from stemma.lineage.stacks import apart, as_deep, stack_of
 from stemma.lineage.task_vectors import Span, TaskVectors, central, distinct, independent, is_one_of, task_vectors
 from stemma.models.model import Model
 from stemma.types import Spec
@@ -227,16 +227,6 @@ def _best_rule(vectors: TaskVectors, parents: Sequence[int], seed: int) -> Fit:
     return best
 
 
-def _as_deep(child: Model, parent: Model) -> Model:
-    """A parent with its layers where the child has them, where the child has more: stacked from layers of several."""
-    from stemma.kinship.weights.layouts.relaid import relaid
-
-    if len(matrices(child)) <= len(matrices(parent)):
-        return parent
-    found = relaid(child, parent)
-    return parent if found is None else found.model
-
-
 def merge_of(
     child: Model, candidates: Sequence[Model], base: Model | None = None, method: MergeRegression | None = None,
     per_tensor: int | None = None,
@@ -260,7 +250,11 @@ def merge_of(
     chosen = method or MergeRegression()
     if not candidates:
         return None
-    candidates, base = [_as_deep(child, m) for m in candidates], None if base is None else _as_deep(child, base)
+    child = apart(child, [*candidates, *([base] if base is not None else [])])
+    candidates, smaller = as_deep(child, candidates)
+    if len(smaller) > 1 and (stack := stack_of(child, candidates, smaller)) is not None:
+        return replace(stack, spec=chosen.spec)
+    base = None if base is None else as_deep(child, [base])[0][0]
     models = [child, *candidates, *([base] if base is not None else [])]
     most = int(np.clip(BUDGET // (len(models) * max(1, len(child.weights))), 4096, 65536))
     read = entries(models, reference=0, per_tensor=per_tensor or most)

@@ -93,7 +93,7 @@ def trace(
     roles = _roles(found, [known[id(r)] for r in found], standings)
     parents = [_kin(r, roles[id(r)]) for r in found if roles[id(r)].role in (Role.PARENT, Role.SAME)]
     relatives = [_kin(r, roles[id(r)]) for r in found if roles[id(r)].role not in (Role.PARENT, Role.SAME)]
-    parents.sort(key=lambda p: (p["direction"] != "parent", -(p["confidence"] or 0.0)))
+    parents.sort(key=lambda p: (p["direction"] != "parent", -(p["confidence"] or 0.0), -(p["share"] or 0.0)))
     left = (*not_tested, *_left_open(compared, listed, searched), *_beyond(candidates, rows, searched))
     return Trace(
         model=suspect.ref,

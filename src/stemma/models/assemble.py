@@ -9,7 +9,7 @@ from stemma.errors import NotAModelError, UnreadableModelError
 from stemma.models.formats import ALL, foreign
 from stemma.models.formats.base import AbstractFormat, Contents
 from stemma.models.model import Model, Tensor
-from stemma.models.names import rename, split_flat_ema, strip_prefix, tied
+from stemma.models.names import flat_ema, rename, strip_prefix, tied
 
 GRAPHS = frozenset({".onnx", ".tflite", ".pt2", ".h5", ".hdf5", ".keras", ".gguf", ".json"})
 """Endings of files that no training run on several processes writes."""
@@ -94,10 +94,10 @@ def models_of(
     main = parts.get("", {})
     if any(len(parts[k]) != len(contents.parts[k]) for k in parts):
         raise UnreadableModelError(f"{source}: two tensors have the same name")
-    prefix = split_flat_ema(list(main)) if "ema" not in parts else None
-    if prefix:
-        parts["ema"] = {n.removeprefix(prefix): t for n, t in main.items() if n.startswith(prefix)}
-        main = {n: t for n, t in main.items() if not n.startswith(prefix)}
+    averaged = flat_ema(list(main)) if "ema" not in parts else {}
+    if averaged:
+        parts["ema"] = {called: main[n] for n, called in averaged.items()}
+        main = {n: t for n, t in main.items() if n not in averaged}
     if not main:
         raise NotAModelError(
             f"{source} holds no tensors" + (f" ({'; '.join(contents.notes)})" if contents.notes else "")

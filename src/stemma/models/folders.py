@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stemma.errors import NotAModelError
@@ -267,9 +267,12 @@ def open_folder(folder: Path, name: str) -> tuple[Model, ...]:
     """
     if hub_cache.is_cache(folder):
         revision, others = hub_cache.snapshot(folder), len(hub_cache.snapshots(folder)) - 1
-        if others:
-            twins.warn(f"{folder} holds {others} other revisions, {revision.name[:8]} is the one that is read")
-        return open_folder(revision, name)
+        found = open_folder(revision, name)
+        if not others:
+            return found
+        text = f"{folder} holds {others} other revisions, {revision.name[:8]} is the one that is read"
+        twins.warn(text)
+        return tuple(replace(m, notes=(*m.notes, text)) for m in found)
     config, claims, notes = cards.read(folder)
     index = shards.find(folder)
     if index:
@@ -307,10 +310,14 @@ def _components(folder: Path, name: str) -> tuple[Model, ...]:
     for part in parts:
         if not is_pipeline(part):  # a pipeline inside a pipeline is a model of its own, and could be a loop of links
             out.extend(open_folder(part, f"{name}/{part.name}"))
-    for part in (p for p in inside if whole and p not in parts):
-        for skipped in (s for s in _below(part, "", True, set()) if isinstance(s, Skipped)):
-            twins.warn(f"a part of {folder} was not read: {skipped.path} is {skipped.why}")
-    return tuple(out)
+    left = [
+        f"a part of {folder} was not read: {skipped.path} is {skipped.why}"
+        for part in inside if whole and part not in parts
+        for skipped in _below(part, "", True, set()) if isinstance(skipped, Skipped)
+    ]  # fmt: skip
+    for text in left:
+        twins.warn(text)
+    return tuple(replace(m, notes=(*m.notes, *left)) for m in out) if left else tuple(out)
 
 
 def nothing_in(folder: Path) -> str:

@@ -5,6 +5,7 @@
 weight is read here.
 """
 
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -59,4 +60,9 @@ def load(path: Path | str, name: str | None = None) -> Model:
     found = [str(c.path) for c in islice(discover(Path(path)), 2)] if Path(path).is_dir() else []
     if len(found) > 1:
         raise NotAModelError(f"{path} holds several checkpoints, among them {' and '.join(found)}: give one of them")
-    return open_models(path, name)[0]
+    first, *others = open_models(path, name)
+    if not others:
+        return first
+    names = ", ".join(m.name for m in others[:4]) + (", …" if len(others) > 4 else "")
+    note = f"{names} beside it was not read: `stemma add` enrols every part under its name"
+    return replace(first, notes=(*first.notes, note))

@@ -385,7 +385,14 @@ class Model:
 
     @cached_property
     def weights(self) -> Mapping[str, Tensor]:
-        """The tensors as numbers: integer codes with a scale beside them dequantised, everything else as stored."""
+        """The tensors as numbers: codes dequantised, directions times lengths, everything else as stored."""
+        from stemma.models.weight_norm import folded
+
+        return folded(self.state)
+
+    @cached_property
+    def state(self) -> Mapping[str, Tensor]:
+        """The tensors as a network of this model takes them: codes with a scale dequantised, the rest as stored."""
         from stemma.models.quantization import dequantized
 
         return dequantized(self.tensors)

@@ -35,6 +35,9 @@ EMA = (
 )  # fmt: skip
 """Keys under which a checkpoint keeps averaged weights."""
 
+COUNTS = frozenset({"num_updates", "decay"})
+"""What an average counts beside its weights."""
+
 KEPT = ("batch_stats", "buffers")
 """Keys beside a network that are part of it."""
 
@@ -127,20 +130,45 @@ def _flatten(tree: Tree, separator: str) -> Iterable[tuple[str, Tensor]]:
         stack.extend((f"{path}{separator}{k}" if path else str(k), v) for k, v in node.items())
 
 
-def split_flat_ema(names: Sequence[str]) -> str | None:
-    """The prefix of averaged weights among flat names: each of them has its twin in the main network.
+def flat_ema(names: Sequence[str]) -> dict[str, str]:
+    """Averaged weights among flat names: each of them has its twin in the main network.
+
+    Some trainers leave the dots out of an averaged tensor's name, and the first word with them
+    (`model_ema.diffusion_modelinput_blocks00weight` beside `model.diffusion_model.input_blocks.0.0.weight`).
+
+    Args:
+        names: Of all tensors of a file.
 
     Returns:
-        The prefix, or None.
+        What each averaged tensor is called in the main network, by its stored name; empty where there are none.
     """
-    present = set(names)
     for key in EMA:
         prefix = f"{key}."
-        averaged = {n.removeprefix(prefix) for n in present if n.startswith(prefix)}
-        main = strip_prefix([n for n in present if not n.startswith(prefix)])
-        if averaged and averaged - {"num_updates", "decay"} <= {*main, *main.values()}:
-            return prefix
-    return None
+        averaged = [n for n in names if n.startswith(prefix)]
+        if not averaged:
+            continue
+        others = [n for n in names if not n.startswith(prefix)]
+        main = strip_prefix(others)
+        words = {n: n.removeprefix(prefix) for n in averaged}
+        if set(words.values()) - COUNTS <= {*main, *main.values()}:
+            return words
+        undotted = _undotted(others)
+        if all(w in undotted for w in words.values() if w not in COUNTS):
+            return {n: undotted.get(w, w) for n, w in words.items()}
+    return {}
+
+
+def _undotted(names: Sequence[str]) -> dict[str, str]:
+    """Names by what is left of them without dots, and without their first word; those that would be one are not there.
+
+    Returns:
+        Full name by short name.
+    """
+    short: dict[str, set[str]] = {}
+    for n in names:
+        for form in {n.replace(".", ""), n.partition(".")[2].replace(".", "")}:
+            short.setdefault(form, set()).add(n)
+    return {form: next(iter(found)) for form, found in short.items() if len(found) == 1 and form}
 
 
 def strip_prefix(names: Sequence[str]) -> dict[str, str]:

@@ -21,6 +21,10 @@ SAME = ("model.safetensors", "pytorch_model.bin", "diffusion_pytorch_model.safet
 _LOG = logging.getLogger("stemma")
 
 
+TOLD: set[str] = set()
+"""What was told in this process."""
+
+
 @lru_cache(maxsize=4096)
 def warn(text: str) -> None:
     """Tell a person something about a checkpoint, once.
@@ -28,6 +32,7 @@ def warn(text: str) -> None:
     Args:
         text: One sentence.
     """
+    TOLD.add(text)
     _LOG.warning("warning: %s", text)
 
 

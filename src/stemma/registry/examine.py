@@ -26,11 +26,13 @@ class Examined:
         record: The model.
         tensors: Its tensors.
         fingerprints: Its fingerprints.
+        notes: What the reader left out of its file, changed or took for granted.
     """
 
     record: ModelRecord
     tensors: tuple[TensorRecord, ...]
     fingerprints: tuple[Fingerprint, ...]
+    notes: tuple[str, ...] = ()
 
 
 def fingerprinters() -> tuple[WeightSketch, ...]:
@@ -56,7 +58,8 @@ def examine(checkpoint: Checkpoint, license: str | None) -> tuple[Examined, ...]
         found = []
         for model in open_models(checkpoint.path, checkpoint.name):
             record, tensors = describe(model, license)
-            found.append(Examined(record, tensors, tuple(method(model) for method in fingerprinters())))
+            made = tuple(method(model) for method in fingerprinters())
+            found.append(Examined(record, tensors, made, model.notes))
     except StemmaError as e:
         return str(e) if str(checkpoint.path) in str(e) else f"{checkpoint.path}: {e}"
     except OSError as e:

@@ -36,7 +36,8 @@ class AddResult:
         status: `added`, `known`, `replaced`, `failed`; `skipped` (a model of a kind that is not read) or `left out`
             (what may be anything: archives, arrays).
         error: What is wrong, None where nothing is.
-        note: What a person should know: what was skipped; why no functional sketch was kept although probes were given.
+        note: What a person should know: what was skipped or left out of the file; why no functional sketch was kept
+            although probes were given.
     """
 
     name: str
@@ -113,7 +114,7 @@ class Enrolling:
             outcome = self.registry.add(
                 record, found.tensors, found.fingerprints, weights=weights, replace=self.replace
             )
-            note = self._sketched(c, record)
+            note = "; ".join(dict.fromkeys((*found.notes, *filter(None, [self._sketched(c, record)]))))
         except UnusableRegistryError:
             raise
         except StemmaError as e:

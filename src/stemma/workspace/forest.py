@@ -22,6 +22,7 @@ from stemma.registry import comparisons
 from stemma.registry.examine import fingerprinters
 from stemma.types import Comparison, Edge, Evidence, Lineage, NotTested, RelationKind, Verdict
 from stemma.workspace.recall import compared
+from stemma.workspace.stacked import stacked
 from stemma.workspace.workspace import ALPHA
 
 Progress = Callable[[str, int, int | None], None]
@@ -105,6 +106,7 @@ class Work:
     total: int = 0
     forms: dict[int, tuple[int, str, str]] = field(default_factory=dict)
     elsewhere: list[int] = field(default_factory=list)
+    stacked: dict[int, list[Edge]] = field(default_factory=dict)
     shapes: list[list[tuple[list[int], Entries]]] = field(default_factory=list)
     unread: list[NotTested] = field(default_factory=list)
     compared: dict[tuple[int, int], Comparison] = field(default_factory=dict)
@@ -124,6 +126,7 @@ class Work:
         drawn, alone = [], []
         for at, members in enumerate(found):
             self.progress("drawing families", at, len(found))
+            self.stacked |= stacked(self.models, members, self.bits)
             parts = self.parts(members)
             self.shapes.append(parts)
             for part, values in parts:
@@ -136,6 +139,11 @@ class Work:
     def parts(self, members: list[int]) -> list[tuple[list[int], Entries]]:
         """A family by the shapes of its models: distances need the same entries. The largest part comes first."""
         out, left = [], list(members)
+        composed = {self.models[i].architecture for i in self.stacked}
+        for name in sorted({self.models[i].architecture for i in members} & composed):  # of no tree with their parents
+            own = [i for i in members if self.models[i].architecture == name]
+            out.append((own, entries([self.models[i] for i in own])))
+            left = [i for i in left if i not in own]
         while left:
             values = entries([self.models[i] for i in left])
             shared = squared_distances(values).shared >= HALF if len(left) > 1 else np.ones((1, 1), bool)
@@ -156,8 +164,10 @@ class Work:
             families = {f for f in families if not f & names} | {names}
             linked, nearest = set[int](), dict[int, tuple[str, str]]()
             for k, (part, _) in enumerate(parts):
+                if any(i in self.stacked for i in part):
+                    linked.add(k)
                 others = [i for other, _ in parts if other is not part for i in other]
-                for root in sorted(roots & own[k]):
+                for root in sorted(r for r in roots & own[k] if at[r] not in self.stacked):
                     edge, near = self.source(at[root], others)
                     if edge is not None and not leads(edges, root, edge.parent):
                         edges.append(edge)
@@ -168,7 +178,9 @@ class Work:
             lone = [k for k in nearest if k and k not in linked]
             refused += [{"models": sorted(nearest[k]), "reason": OTHER_SHAPES} for k in lone]
         grown = sorted((tuple(sorted(f)) for f in families), key=lambda f: (-len(f), f))
-        return replace(found, edges=tuple(edges), roots=tuple(sorted(roots)), families=tuple(grown),
+        put = [(self.models[i].name, made) for i, made in self.stacked.items()]
+        edges = [e for e in edges if e.child not in dict(put)] + [e for _, made in put for e in made]
+        return replace(found, edges=tuple(edges), roots=tuple(sorted(roots - dict(put).keys())), families=tuple(grown),
                        refused=tuple(refused))  # fmt: skip
 
     def source(self, child: int, others: list[int]) -> tuple[Edge | None, str]:

@@ -10,6 +10,7 @@ from stemma.kinship.weights.entries import entries
 from stemma.lineage.geometry import Geometry
 from stemma.lineage.merges import Merge, merge_of
 from stemma.lineage.parenthood import NEAREST, Parenthood
+from stemma.lineage.stacks import STACKED
 from stemma.lineage.standing import Role, Standing
 from stemma.lineage.trace import PROOF, Candidate
 from stemma.models.model import Model
@@ -66,7 +67,7 @@ class Standings:
             return {}
         models = [m for _, m in readable]
         merge = merge_of(self.suspect, models) if len(models) > 1 else None
-        if merge is not None and merge.certain:
+        if merge is not None and merge.shown:
             return _of_merge(merge, readable)
         geometry = Geometry(entries([self.suspect, *models], reference=0))
         whole = _whole(geometry, len(models))
@@ -101,7 +102,7 @@ class Standings:
         read = [m for c in further if (m := _read(c)) is not None]
         others = [*(m for k, m in enumerate(models) if k != at), *read]
         merge = merge_of(models[at], [self.suspect, *others]) if others else None
-        return merge is not None and merge.certain and any(p.position == 0 for p in merge.parents)
+        return merge is not None and merge.shown and any(p.position == 0 for p in merge.parents)
 
 
 _REASON = "its relatives branch off where it stands, and what is new is in the suspect"
@@ -212,6 +213,7 @@ def _of_merge(merge: Merge, readable: Sequence[tuple[int, Model]]) -> dict[int, 
             out[at] = Standing(Role.RELATIVE, None, "no part of the merge")
         else:
             words = f"{merge.method} merge, coefficient {parent.coefficient:.3f}"
+            words = merge.reason if merge.method == STACKED else words
             share = float(np.clip(parent.coefficient, 0, 1))
             out[at] = Standing(Role.PARENT, None, words, RelationKind.MERGED.value, share)
     return out

@@ -11,6 +11,7 @@ from stemma.kinship.relation.damaged import Damaged
 from stemma.kinship.relation.dora import RescaledLowRank
 from stemma.kinship.relation.explanation import Explanation, Step
 from stemma.kinship.relation.grown import VocabularyGrown
+from stemma.kinship.relation.in_place import in_place
 from stemma.kinship.relation.layers_removed import LayersRemoved
 from stemma.kinship.relation.lora import LowRank
 from stemma.kinship.relation.named import made_from, relation_of, shorter, shortest, two_marks
@@ -24,7 +25,6 @@ from stemma.kinship.relation.rescaled import Rescaled
 from stemma.kinship.relation.scaled import Scaled
 from stemma.kinship.relation.trained import Trained
 from stemma.kinship.relation.trimmed import VocabularyTrimmed
-from stemma.kinship.relation.unfused import unfused
 from stemma.kinship.relation.units_removed import UnitsRemoved
 from stemma.kinship.relation.untied import untied
 from stemma.kinship.weights.correspondence import Pairing, by_name
@@ -73,8 +73,7 @@ def name_relation(a: Model, b: Model, place: Evidence, pairings: Sequence[Pairin
     Returns:
         The relation with its steps and figures; `related` where no account fits.
     """
-    x, y, pairings, joined = side_by_side(a, b, pairings)
-    figures = {"joined": joined} if joined else {}
+    x, y, pairings = side_by_side(a, b, pairings)
     pair = Pair.of(x, y, pairings)
     found = shortest(pair, ALL)
     if found is not None and found.kind in EXHIBITED:
@@ -82,15 +81,13 @@ def name_relation(a: Model, b: Model, place: Evidence, pairings: Sequence[Pairin
     if found is None or found.kind not in EXHIBITED:
         found = two_sided(found, lambda: shortest(pair.turned(pairings), ALL))
     if found is None:
-        return by_parts(Relation(RelationKind.RELATED, {**figures, "relative_change": None}, (), place.reason), place)
+        return by_parts(Relation(RelationKind.RELATED, {"relative_change": None}, (), place.reason), place)
     origin = made_from(found, x, y)
-    return by_parts(relation_of(found, {**figures, **({"made_from": origin} if origin else {})}), place)
+    return by_parts(relation_of(found, {"made_from": origin} if origin else {}), place)
 
 
-def side_by_side(
-    a: Model, b: Model, pairings: Sequence[Pairing]
-) -> tuple[Model, Model, Sequence[Pairing], dict[str, list[str]]]:
-    """Split what one of two models keeps in one tensor and the other in several.
+def side_by_side(a: Model, b: Model, pairings: Sequence[Pairing]) -> tuple[Model, Model, Sequence[Pairing]]:
+    """Put the matrices of two related models side by side, those apart that only one of the two ties.
 
     Args:
         a: One model.
@@ -98,22 +95,16 @@ def side_by_side(
         pairings: Correspondence of matrices.
 
     Returns:
-        Both models, their correspondence by name where something was split, and which tensors each joined one holds.
+        Both models, and their correspondence: by name where names fit contents, else by contents in their places.
     """
-    y, joined = unfused(a, b)
-    if joined:
-        return a, y, by_name(a, y), {n: list(p) for n, p in joined.items()}
-    x, joined = unfused(b, a)
-    if joined:
-        return x, b, by_name(x, b), {n: list(p) for n, p in joined.items()}
     a, b = untied(a, b), untied(b, a)
     named = by_name(a, b)  # contents pair equal sizes alone: where units were taken out, names cover more
     if len(named) > len(pairings):
-        return a, b, named, {}
+        return a, b, named
     # What has nothing to do with its counterpart is paired by chance: names are kept unless contents agree better.
     other = {(p.a, p.b) for p in named} != {(p.a, p.b) for p in pairings}
     by_names = len(named) == len(pairings) and other and agreement(a, b, named) >= agreement(a, b, pairings) - LESS
-    return a, b, named if by_names else pairings, {}
+    return a, b, named if by_names or not other else in_place(a, b, pairings)
 
 
 def agreement(a: Model, b: Model, pairings: Sequence[Pairing]) -> float:

@@ -4,13 +4,14 @@ from dataclasses import replace
 from typing import Any
 
 from stemma.fingerprints.tensor_content import matrices
-from stemma.kinship.by_weights import Decided, decided
+from stemma.kinship.by_weights import Decided, decided, placed_after_all
 from stemma.kinship.relation import ALL, in_other_coordinates, side_by_side, two_sided
 from stemma.kinship.relation.explanation import Explanation, LayerChange, Step
 from stemma.kinship.relation.named import UNSEEN, layer_changes, shortest
 from stemma.kinship.relation.pair import Pair
 from stemma.kinship.weights.correspondence import by_name
 from stemma.kinship.weights.matched import UnitsMatched
+from stemma.kinship.weights.names_apart import apart
 from stemma.kinship.weights.residual import rounding
 from stemma.models.model import Model
 from stemma.types import Comparison, RelationKind
@@ -32,6 +33,12 @@ def explain(parent: Model, child: Model, *, alpha: float = 0.01) -> Explanation:
     Returns:
         The explanation; `unrelated` without steps where kinship was not found.
     """
+    other = apart(parent, child)
+    told = _explained(parent, other, alpha)
+    return told if other is child else replace(told, child=child.ref)
+
+
+def _explained(parent: Model, child: Model, alpha: float) -> Explanation:
     found = decided(parent, child, alpha=alpha)
     if found.comparison.verdict != "related":
         return _apart(parent, child, found.comparison)
@@ -57,14 +64,16 @@ def _told(parent: Model, child: Model, found: Decided) -> Explanation:
         return _proven(parent, child, comparison)
     if by == UnitsMatched.name and matched is not None:
         told = in_other_coordinates(parent, child, matched, whole=True)
-        return _apart(parent, child, comparison) if told is None else replace(told, notes=_notes(parent, child))
-    x, y, pairings, joined = side_by_side(parent, child, pairings)
+        better = placed_after_all(parent, child, told, pairings)
+        if not better:
+            return _apart(parent, child, comparison) if told is None else replace(told, notes=_notes(parent, child))
+        pairings = better
+    x, y, pairings = side_by_side(parent, child, pairings)
     pair = Pair.of(x, y, pairings, whole=True)
     told = shortest(pair, ALL)
     if told is None:
         return _apart(parent, child, comparison)
-    notes = (*_notes(parent, child), *(f"{n} holds {', '.join(parts)}" for n, parts in joined.items()))
-    told = two_sided(told, lambda: shortest(pair.turned(pairings), ALL), notes) or told
+    told = two_sided(told, lambda: shortest(pair.turned(pairings), ALL), _notes(parent, child)) or told
     return replace(told, parent=parent.ref, child=child.ref)
 
 

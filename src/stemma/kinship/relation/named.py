@@ -124,7 +124,8 @@ def shorter(one: Explanation | None, other: Explanation | None) -> Explanation |
     """Of two explanations, with the roles of parent and child exchanged, the shorter one.
 
     Args:
-        one: The explanation in the order asked for; it is kept unless the other is clearly shorter.
+        one: The explanation in the order asked for; it is kept unless the other is clearly shorter, or shorter and
+            without parts that are new.
         other: The explanation the other way round.
 
     Returns:
@@ -132,6 +133,9 @@ def shorter(one: Explanation | None, other: Explanation | None) -> Explanation |
     """
     if one is None or other is None:
         return one or other
+    parts = [any(s.name == "part inherited" for s in e.steps) for e in (one, other)]
+    if parts == [True, False] and other.bits < one.bits:
+        return other
     return other if other.bits < 0.9 * one.bits - 0.01 else one
 
 

@@ -56,7 +56,7 @@ def network(model: Model) -> "torch.nn.Module":
     module = build(model.config)
     import torch
 
-    state = {name: torch.from_numpy(t.array().copy()) for name, t in model.weights.items()}
+    state = {name: torch.from_numpy(t.array().copy()) for name, t in model.state.items()}
     if any(t.dtype == torch.float64 for t in state.values()):
         module = module.double()
     wanted = module.state_dict()

@@ -24,7 +24,7 @@ def state(model: Model) -> "dict[str, torch.Tensor]":
     """
     import torch
 
-    return {name: torch.from_numpy(t.array().copy()) for name, t in model.weights.items()}
+    return {name: torch.from_numpy(t.array().copy()) for name, t in model.state.items()}
 
 
 def load_strictly(module: "torch.nn.Module", model: Model) -> None:

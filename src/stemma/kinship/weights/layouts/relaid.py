@@ -49,7 +49,7 @@ REPEATED, EXCHANGED, SPLIT, FEWER = "layers repeated", "layers reordered", "tens
 """Steps; after the first two the function is another one, and the reference has fewer tokens after the last."""
 
 
-def relaid(reference: Model, target: Model) -> Restored | None:
+def relaid(reference: Model, target: Model, *, renamed: bool = False) -> Restored | None:
     """The target in the reference's layout, made of its own rows.
 
     Cost: nothing where every matrix agrees with its namesake; else both models are read once, a few rows of each
@@ -59,6 +59,7 @@ def relaid(reference: Model, target: Model) -> Restored | None:
     Args:
         reference: The model whose layout is wanted.
         target: The model that may hold the same rows elsewhere.
+        renamed: Whether tensors that only have another name are worth a view.
 
     Returns:
         The view; None where nothing stands elsewhere in an order that a tool would write.
@@ -69,27 +70,33 @@ def relaid(reference: Model, target: Model) -> Restored | None:
     if not open_ or sum(own[n].size for n in open_) < SHARE * entries:
         return None
     pool, found, misses = Pool(there), {}, 0
+    tokens, there_too = _tokens(reference, own), _tokens(target, there)
     for name in _spread(open_):
         if misses >= MISSES and not found:
             return None
-        gathered = _found(own[name], pool, any_order=_of_tokens(reference, name))
+        gathered = _found(own[name], pool, there_too, any_order=name in tokens)
         misses += gathered is None
         if gathered is not None:
             found[name] = gathered
-    found = _without_cuts(found, {n for n in found if _of_tokens(reference, n)})
+            tokens |= {name} if there_too.issuperset(gathered.names) else set()
+    cut = _cut(found)  # a layout cuts nothing out, but for tokens
+    found = {n: g for n, g in found.items() if n in tokens or not cut & set(g.names)}
     moved = {n: g for n, g in found.items() if not g.whole or (g.names != (n,) and (n in there or g.names[0] in own))}
     settled = {n for n in own if n not in open_}
     again = _repeated(found, settled)
-    if not moved and not again:
+    if not moved and not again and not (renamed and found):
         return None
     vectors = vectors_of(reference, target, found)
     made = {n: _in_words(g) for n, g in found.items() if n in moved or n in again}
-    steps = dict.fromkeys(REPEATED if n in again else _step(found[n], tokens=_of_tokens(reference, n)) for n in made)
-    return Restored(_view(target, found, vectors, settled), made, tuple(steps))
+    steps = dict.fromkeys(
+        REPEATED if n in again else _step(found[n], fewer=n in tokens and bool(cut & set(found[n].names))) for n in made
+    )
+    same = {n for n, t in reference.weights.items() if n in target.weights and t.shape == target.weights[n].shape}
+    return Restored(_view(target, found, vectors, settled | (same - own.keys() - vectors.keys())), made, tuple(steps))
 
 
-def _without_cuts(found: Mapping[str, Gathered], tokens: set[str]) -> dict[str, Gathered]:
-    """What is a layout: rows of a source that nothing was made of were taken out, unless they are tokens."""
+def _cut(found: Mapping[str, Gathered]) -> set[str]:
+    """Sources with rows that nothing was made of: they were taken out."""
     used: dict[tuple[str, int, tuple[int, ...]], set[int]] = {}
     counts: dict[tuple[str, int, tuple[int, ...]], int] = {}
     for g in found.values():
@@ -97,8 +104,7 @@ def _without_cuts(found: Mapping[str, Gathered], tokens: set[str]) -> dict[str, 
             key = source.tensor.name, source.lead, source.order
             used.setdefault(key, set()).update(g.row[g.source == k].tolist())
             counts[key] = source.count
-    cut = {key[0] for key, rows in used.items() if len(rows) < ONCE * counts[key]}
-    return {n: g for n, g in found.items() if n in tokens or not cut & set(g.names)}
+    return {key[0] for key, rows in used.items() if len(rows) < ONCE * counts[key]}
 
 
 def _repeated(found: Mapping[str, Gathered], settled: set[str]) -> set[str]:
@@ -107,11 +113,11 @@ def _repeated(found: Mapping[str, Gathered], settled: set[str]) -> set[str]:
     return {n for n, g in found.items() if g.whole and uses[g.names[0]] > 1}
 
 
-def _step(g: Gathered, *, tokens: bool) -> str:
+def _step(g: Gathered, *, fewer: bool) -> str:
     """What moved the rows of a tensor, in a few words."""
     if g.whole:
         return EXCHANGED
-    if tokens and len(g.sources) == 1 and g.view.count < g.sources[0].count:
+    if fewer and len(g.sources) == 1:
         return FEWER
     if len(g.sources) > 1:
         return SPLIT
@@ -155,9 +161,13 @@ def _agree(own: Tensor, other: Tensor | None) -> bool:
     return float((u * v).sum(axis=1).mean()) >= NEAR or not u.any()
 
 
-def _of_tokens(reference: Model, name: str) -> bool:
-    labels = structure(reference).axes.get(name, ())
-    return any(label.role in ("token", "expert") for label in labels)
+def _tokens(model: Model, own: Mapping[str, Tensor]) -> set[str]:
+    """Matrices whose rows are tokens, by names, or by sizes: the longest axis of all is in front and none reads it."""
+    longest = max((t.shape[0] for t in own.values()), default=0)
+    longest = longest if longest > max((max(t.shape[1:]) for t in own.values()), default=0) else 0
+    axes = structure(model).axes
+    return {n for n, t in own.items() if t.shape[0] == longest
+            or any(label.role in ("token", "expert") for label in axes.get(n, ()))}  # fmt: skip
 
 
 def _spread(names: Sequence[str]) -> list[str]:
@@ -165,12 +175,12 @@ def _spread(names: Sequence[str]) -> list[str]:
     return [*first, *(n for n in names if n not in set(first))]
 
 
-def _found(own: Tensor, pool: Pool, *, any_order: bool) -> Gathered | None:
+def _found(own: Tensor, pool: Pool, tokens: set[str], *, any_order: bool) -> Gathered | None:
     """Where the rows of a tensor are, in the first way to cut it into rows that finds them all."""
     for view in forms_of(own):
         if pool.forms(view.length):
             found = _sources(view, pool)
-            if found is not None and (any_order or is_simple(_places(found))):
+            if found is not None and (any_order or tokens.issuperset(found.names) or is_simple(_places(found))):
                 return found
     return None
 
