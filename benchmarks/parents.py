@@ -24,7 +24,6 @@ import numpy as np
 
 from stemma import __version__
 from stemma.kinship.compare import compare_weights
-from stemma.kinship.weights.entries import entries
 from stemma.lineage.geometry import Geometry
 from stemma.lineage.trace import trace
 from stemma.models.model import Model
@@ -114,7 +113,7 @@ def answered(child: Model, enrolled: Mapping[str, Model], parent: str) -> dict[s
     )
     named = [p for p in found.parents if p["direction"] == "parent"]
     said = named[0]["name"] if named else None
-    geometry = Geometry(entries([child, *enrolled.values()], reference=0))
+    geometry = Geometry.of([child, *enrolled.values()])
     distance = [geometry.squared_distance(0, i + 1) for i in range(len(enrolled))]
     nearest = list(enrolled)[int(np.argmin(distance))]
     return {
@@ -229,7 +228,7 @@ def write(
         "children": {o: {"all": table([r for kind, part in kinds.items() if kind in main_kinds for r in part]),
                          **{k: table(part) for k, part in kinds.items()}} for o, kinds in rows.items()},
         "all": table(everything),
-        "threshold": round(shipped_parenthood().threshold, 4),
+        "named from": round(shipped_parenthood().named_from(8), 4),
         "machine": {"processor": platform.machine(), "python": platform.python_version(), "stemma": __version__},
     }  # fmt: skip
     text = json.dumps(result, indent=1)

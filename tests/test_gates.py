@@ -129,7 +129,8 @@ def test_a_base_that_the_model_itself_names_and_nobody_knows_closes(run: Run, tm
     code, _, err = run("trace", stranger, "--deny-license", "llama3.1")
     assert (code, "names org/llama" in err) == (3, True)
     assert run("trace", stranger, "--fail-on", "copy")[0] == 0  # that asks for no licence
-    kin = card(tmp_path / "kin", child_of(base, 3), "license: apache-2.0\nbase_model: org/other-name-of-the-parent")
+    cut = {n: np.where(np.abs(x) > np.median(np.abs(x)), x, 0).astype(np.float32) for n, x in base.items()}
+    kin = card(tmp_path / "kin", cut, "license: apache-2.0\nbase_model: org/other-name-of-the-parent")
     assert run("trace", kin, "--deny-license", "llama3.1")[0] == 0  # the weights show the parent
 
 

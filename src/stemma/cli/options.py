@@ -33,6 +33,16 @@ Alpha = Annotated[
         help="Chance of a false kinship that you accept, over all models searched. [default: 0.01]",
     ),
 ]
+Coverage = Annotated[
+    float | None,
+    typer.Option(
+        "--coverage",
+        metavar="C",
+        callback=_level,
+        show_default=False,
+        help="Share of cases in which the set of possible parents is to hold the parent. [default: 0.95]",
+    ),
+]
 Jobs = Annotated[int, typer.Option("--jobs", metavar="N", min=1, help="Processes that read models at once.")]
 FailOn = Annotated[
     list[str] | None,

@@ -11,6 +11,7 @@ from stemma.cli.options import (
     AllowCode,
     AllowUntested,
     Alpha,
+    Coverage,
     Data,
     DenyLicense,
     Device,
@@ -43,6 +44,7 @@ def trace(
     null: NullPaths = None,
     null_recipe: NullRecipe = None,
     alpha: Alpha = None,
+    coverage: Coverage = None,
     fail_on: FailOn = None,
     deny_license: DenyLicense = None,
     allow_untested: AllowUntested = False,
@@ -68,6 +70,8 @@ def trace(
 
     policy = Policy.of(fail_on, deny_license, allow_untested=allow_untested)
     options: dict[str, Any] = {} if alpha is None else {"alpha": alpha}
+    if coverage is not None:
+        options["coverage"] = coverage
     if against:
         options["against"] = against
     asking = Asking(network, allow_code, device, data)
@@ -141,6 +145,7 @@ def lines(result: "Trace") -> Iterator[tuple[str, "str | Text", str]]:
     several = "parent" if result.verdict == "descends" else "tied"
     yield from _kin(several, result.parents[1:])
     yield from _direction(result)
+    yield from _possible(result)
     yield from _kin("relative", result.relatives if result.parents else result.relatives[1:])
     yield from _licences(result)
     searched = f"{result.n_searched:,} model{'' if result.n_searched == 1 else 's'} searched"
@@ -228,6 +233,17 @@ def _direction(result: "Trace") -> Iterator[tuple[str, str, str]]:
         yield "direction", "unknown: one network in two forms, and either may be the older one", ""
     elif not known and (result.parents or result.relatives):
         yield "direction", "unknown: no relative is sure to be the parent; all may come from a model not searched", ""
+
+
+def _possible(result: "Trace") -> Iterator[tuple[str, str, str]]:
+    """The parent set, where it says more than the direction does: several models, or one that is not here."""
+    if len(result.parent_set) < 2 and all(p["digest"] for p in result.parent_set):
+        return
+    label, why = "parent is", f"one of these in {result.coverage:.0%} of cases" if result.coverage else ""
+    for member in result.parent_set[:SHOWN]:
+        same = f", or {', '.join(member['or'][:2])}{', …' if len(member['or']) > 2 else ''}" if member["or"] else ""
+        yield label, f"{member['name']}{same}", f"{member['probability']:.2f}{f' · {why}' if why else ''}"
+        label, why = "", ""
 
 
 def _kin(label: str, findings: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, str]]:

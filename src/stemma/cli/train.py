@@ -117,14 +117,14 @@ def direction(
     document = {
         "folder": str(out), "pairs": made.direction.trees.about["pairs"], "queries": made.trees.about["queries"],
         "families": made.trees.about["families"],
-        "thresholds": {"direction": made.direction.threshold, "parent": made.threshold},
+        "named_from": {"one": made.named_from(1), "three": made.named_from(3), "more": made.named_from(8)},
     }  # fmt: skip
     if as_json:
         output.show_json(document)
     else:
         rows = [("learnt from", f"{document['pairs']:,} pairs and {document['queries']:,} suspects", ""),
-                ("direction", f"given from a probability of {made.direction.threshold:.2f}", ""),
-                ("parent", f"named from a probability of {made.threshold:.2f}", "")]  # fmt: skip
+                ("parent", f"named from a probability of {made.named_from(8):.2f}",
+                 f"of one relative alone {made.named_from(1):.2f}")]  # fmt: skip
         output.show(f"wrote direction.safetensors and parenthood.safetensors to {output.plain(out)}",
                     output.findings(rows))  # fmt: skip
 

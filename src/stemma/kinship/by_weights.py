@@ -10,6 +10,7 @@ import numpy as np
 from stemma.fingerprints.tensor_content import matrices
 from stemma.kinship.axes import DISTILLED, UNASKED
 from stemma.kinship.exhibited import exhibited
+from stemma.kinship.from_one_seed import started
 from stemma.kinship.in_one_layout import View, as_stored, is_explained, laid_out, says_more
 from stemma.kinship.relation import agreement, by_parts, in_other_coordinates, name_relation
 from stemma.kinship.relation.explanation import Explanation
@@ -43,9 +44,6 @@ OPEN = (
 DENSE = frozenset({RelationKind.FINETUNED, RelationKind.SIBLINGS, RelationKind.SAME_INIT, RelationKind.RELATED})
 """Relations that two trainings from one start could be taken for."""
 
-STARTED = 0.5
-"""Largest effect of a common start."""
-
 SAME = 0.999
 """Mean cosine of units in place from which they may be the same but for factors."""
 
@@ -76,12 +74,14 @@ class Decided:
         pairings: Which matrix of a is which of b, under which it was decided; empty where identity was enough.
         matched: The map of units that was searched, where one was.
         view: The pair in one layout, where it was decided in that.
+        placed: Whether units were found in their places, tensor by tensor.
     """
 
     comparison: Comparison
     pairings: tuple[Pairing, ...] = ()
     matched: Matched | None = None
     view: View | None = None
+    placed: bool = False
 
 
 def decided(a: Model, b: Model, *, alpha: float = 0.01) -> Decided:
@@ -115,13 +115,14 @@ def _decided(a: Model, b: Model, alpha: float) -> Decided:
         return Decided(_answer(a, b, Findings(same, alpha=alpha), _identity_relation(a, b)))
     found = _as_stored(a, b, same, alpha)
     if found.comparison.relation.kind in DENSE and (seed := public_start(a)) is not None and seed == public_start(b):
-        return replace(found, comparison=_started(found.comparison, seed))
+        return replace(found, comparison=started(found.comparison, seed))
     if is_explained(found.comparison):
         return found
     best, told = found, found.comparison
-    for number, view in enumerate(laid_out(a, b)):
+    beside = names_apart.as_in(a, b, found.pairings) if found.placed else b
+    for number, view in enumerate(laid_out(a, beside)):
         level = alpha / 2 ** (number + 2)  # every further look is paid for
-        other = _as_stored(view.a, view.b, same_weights(view.a, view.b), level)
+        other = _as_stored(view.a, view.b, same_weights(view.a, view.b), level, placed=found.placed)
         if other.comparison.verdict == "related" and says_more(other.comparison, told):
             told = other.comparison
             best = replace(other, comparison=as_stored(a, b, told, view), view=view)
@@ -130,20 +131,8 @@ def _decided(a: Model, b: Model, alpha: float) -> Decided:
     return best
 
 
-def _started(found: Comparison, seed: int) -> Comparison:
-    """The answer about two models that started from one public seed: that is no descent, however alike they stayed."""
-    said = (
-        f"both trainings started from torch's default initialiser under the public seed {seed}; two trainings from it, "
-        "and a model made from the other, cannot be told apart by weights"
-    )
-    parameters = {**found.relation.parameters, "public_seed": seed, "weights": found.relation.kind.value}
-    relation = Relation(RelationKind.SAME_INIT, parameters, ("same-init",), f"{said}; {found.relation.reason}")
-    weights = replace(found.weights, effect=min(found.weights.effect, STARTED))
-    return replace(found, relation=relation, weights=weights, evidence=(weights, *found.evidence[1:]))
-
-
-def _as_stored(a: Model, b: Model, same: Evidence, alpha: float) -> Decided:
-    """The tests, cheap ones first."""
+def _as_stored(a: Model, b: Model, same: Evidence, alpha: float, *, placed: bool = False) -> Decided:
+    """The tests, cheap ones first; none that searches for a map of units that are known to be in their places."""
     if same.verdict is Verdict.SUPPORTED:
         return Decided(_answer(a, b, Findings(same, alpha=alpha), _identity_relation(a, b)))
     found, pairings = in_their_places(a, b, same, alpha)
@@ -155,15 +144,19 @@ def _as_stored(a: Model, b: Model, same: Evidence, alpha: float) -> Decided:
             found, relation = replace(found, order=order), by_parts(relation, order)
         same_units = contents.value >= SAME and contents.details["least_cosine"] >= NEAR
         if relation.kind not in OPEN or not same_units or _nothing_changed(a, relation):
-            return Decided(_answer(a, b, found, relation), pairings)
+            return Decided(_answer(a, b, found, relation), pairings, placed=True)
         unmoved = UnitsMatched().unmoved(a, b, pairings, alpha)
         if unmoved.exact and maps_function(a, b, unmoved):
             found = replace(found, matched=unmoved.evidence, mapped=True)
             relation = UnitsMatched.relation(unmoved.evidence)
-        return Decided(_answer(a, b, found, relation), pairings, unmoved)
+        return Decided(_answer(a, b, found, relation), pairings, unmoved, placed=not unmoved.exact)
     shown = exhibited(a, b, pairings)
     if shown is not None and contents.verdict is not Verdict.SUPPORTED:
         return Decided(_answer(a, b, replace(found, exhibited=shown[0]), shown[1]), pairings)
+    if placed:
+        if contents.verdict is Verdict.SUPPORTED:
+            return Decided(_answer(a, b, found, name_relation(a, b, order, pairings)), pairings)
+        return Decided(_answer(a, b, found, _undetermined()), pairings)
     return _searched(a, b, found, pairings, alpha)
 
 

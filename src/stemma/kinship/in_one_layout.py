@@ -32,11 +32,13 @@ class View:
         a: The first model.
         b: The second.
         how: What was put together.
+        of_first: Whether it is the first one that was put together.
     """
 
     a: Model
     b: Model
     how: Restored
+    of_first: bool
 
 
 def is_explained(found: Comparison) -> bool:
@@ -53,11 +55,11 @@ def laid_out(a: Model, b: Model) -> Iterator[View]:
     for make in (relaid, restored):
         one = make(a, b)
         if one is not None:
-            yield View(a, one.model, one)
+            yield View(a, one.model, one, of_first=False)
         if one is None and make is relaid and _shapes(a) == _shapes(b):
             continue  # rows that one of two equally large models lacks, the other lacks too
         if (found := make(b, a)) is not None:
-            yield View(found.model, b, found)
+            yield View(found.model, b, found, of_first=True)
 
 
 def _shapes(model: Model) -> list[tuple[int, ...]]:
@@ -94,10 +96,10 @@ def as_stored(a: Model, b: Model, found: Comparison, view: View) -> Comparison:
     if moved := {REPEATED, EXCHANGED} & set(view.how.steps):
         only = kind is RelationKind.REFORMATTED  # else another model of the family may be the source
         kind = RelationKind.PART_INHERITED if only else kind
-        parameters |= {"made_from": "a" if view.b is b else "b"} if only and REPEATED in moved else {}
+        parameters |= {"made_from": "a" if view.of_first else "b"} if only and REPEATED in moved else {}
     steps = tuple(s for s in relation.steps if kind is not RelationKind.REFORMATTED or s != "renamed")
     first = tuple(s for s in view.how.steps if s != EXCHANGED or "layers removed" not in steps)  # the rest moved up
-    tokens = "tokens removed" if view.b is b else "tokens added"
+    tokens = "tokens removed" if view.of_first else "tokens added"
     first = tuple(tokens if s == FEWER else s for s in first)
     named = Relation(kind, parameters, (*first, *steps), f"{said}; then {relation.reason}")
     evidence_ = tuple(replace(e, inputs=(a.digest, b.digest)) for e in found.evidence)

@@ -56,11 +56,6 @@ class Direction:
             out[told] = self.of_features(given)
         return out
 
-    @property
-    def threshold(self) -> float:
-        """The probability from which a pair is given a direction, as calibrated."""
-        return float(self.trees.about["threshold"])
-
     def of_features(self, pairs: Sequence[PairFeatures]) -> np.ndarray:
         """The same for features at hand.
 

@@ -14,13 +14,20 @@ from functools import cached_property
 import numpy as np
 
 from stemma.errors import MisuseError
-from stemma.kinship.weights.entries import Entries
+from stemma.kinship.weights.entries import Entries, entries
+from stemma.models.model import Model
+
+VERSION = 2
+"""Raised whenever features of a pair change: what was learnt from other ones does not fit."""
 
 SHARED = 0.3
 """Cosine of two tensors below which one of them was replaced, and says nothing about the other."""
 
-MOST = 12
+MOST = 16
 """Tensors of a pair whose spectra are looked at, the largest first."""
+
+WIDE = 1 << 14
+"""Entries of each of the largest tensors that spectra are taken of; of others the fewer that distances need."""
 
 NO_DECAY = 1e-5
 """Logarithm of a factor that is none."""
@@ -28,8 +35,11 @@ NO_DECAY = 1e-5
 TOUCHED = 0.01
 """Share of a tensor's entries that training changes at least; a few odd ones were not trained."""
 
-SIDE = 64
+SIDE = 128
 """Rows and columns of a block whose spectrum is looked at."""
+
+LEADING, SPARE, ROUNDS = 24, 8, 2
+"""Directions of a difference that are looked at, further ones that are carried along, and rounds of iteration."""
 
 ANTISYMMETRIC = (
     "news", "news_undecayed", "log_news", "log_news_undecayed", "arrivals", "arrivals_undecayed",
@@ -66,7 +76,7 @@ class PairFeatures:
 class Geometry:
     """Pairs of relatives, measured once each.
 
-    Cost: about ten milliseconds per pair of small networks; the sampled entries bound it for larger ones.
+    Cost: some ten milliseconds per pair of small networks; the sampled entries bound it for larger ones.
 
     Attributes:
         entries: The same entries of all relatives.
@@ -76,6 +86,15 @@ class Geometry:
     _pairs: dict[tuple[int, int], PairFeatures | None] = field(default_factory=dict)
     _models: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
     _products: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
+
+    @staticmethod
+    def of(models: Sequence[Model]) -> "Geometry":
+        """The geometry of some models; the first one's names and order of axes count.
+
+        Returns:
+            The geometry.
+        """
+        return Geometry(entries(models, reference=0, wide=(MOST, WIDE)))
 
     def __len__(self) -> int:
         """Number of relatives."""
@@ -212,16 +231,15 @@ def _features(
     rows = []
     for a, b in zip(x, y, strict=True):
         c, d = a * factor, b / factor
-        left, singular, right = np.linalg.svd(b - a, full_matrices=False)
-        news += _news(left, right, a, b)
-        if abs(decay) < NO_DECAY:
-            undecayed += _news(left, right, a, b)
-        else:
-            left_u, _, right_u = np.linalg.svd(d - c, full_matrices=False)
-            undecayed += _news(left_u, right_u, c, d)
+        change = b - a
+        left, singular, right = _leading(change)
+        found = _news(left, right, a, b)
+        news += found
+        undecayed += found if abs(decay) < NO_DECAY else _news(*_leading(d - c)[::2], c, d)
+        rank = float(np.square(change, dtype=np.float64).sum() / max(singular[0] ** 2, 1e-300) / min(change.shape))
         rows.append([
             _growth(a, b), _growth(c, d), _growth(*_bulk(a, b, left, right)), _scatter(a, b, 1), _scatter(a, b, 0),
-            _cumulant(a, b), _change(a, b), float((singular**2).sum() / max(singular[0] ** 2, 1e-300) / len(singular)),
+            _cumulant(a, b), _change(a, b), rank,
         ])  # fmt: skip
     m = weights @ np.array(rows)
     told = [_balance(news), _balance(undecayed), _log_ratio(news[:2]), _log_ratio(undecayed[:2]),
@@ -231,6 +249,26 @@ def _features(
                           np.log1p(news[:2].min()), np.log1p(undecayed[:2].min()), sharp, wide, m[7],
                           np.log(len(x))])  # fmt: skip
     return PairFeatures(antisymmetric, symmetric)
+
+
+def _leading(z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Leading singular directions and values: whole where it is small, else by random projection and iteration.
+
+    Returns:
+        As `numpy.linalg.svd`, of `LEADING` directions at most.
+
+    Source: Halko, Martinsson and Tropp 2011 (arXiv:0909.4061).
+    """
+    k = min(LEADING, *z.shape)
+    if min(z.shape) <= 2 * (k + SPARE):
+        left, values, right = np.linalg.svd(z, full_matrices=False)
+        return left[:, :k], values[:k], right[:k]
+    span = z @ np.random.default_rng(0).standard_normal((z.shape[1], k + SPARE)).astype(z.dtype)
+    for _ in range(ROUNDS):
+        span = z @ (z.T @ np.linalg.qr(span)[0])
+    span = np.linalg.qr(span)[0]
+    left, values, right = np.linalg.svd(span.T @ z, full_matrices=False)
+    return (span @ left)[:, :k], values[:k], right[:k]
 
 
 def _decay(x: Sequence[np.ndarray], y: Sequence[np.ndarray]) -> tuple[float, float, float, float]:
@@ -287,8 +325,8 @@ def _news(left: np.ndarray, right: np.ndarray, a: np.ndarray, b: np.ndarray) -> 
 
 
 def _bulk(a: np.ndarray, b: np.ndarray, left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both without the leading quarter of the difference's directions."""
-    k = max(1, left.shape[1] // 4)
+    """Both without the leading half of the directions of the difference that are at hand."""
+    k = max(1, left.shape[1] // 2)
     out = []
     for z in (a, b):
         z = z - left[:, :k] @ (left[:, :k].T @ z)

@@ -5,8 +5,9 @@ The parent is where the other relatives branch off: seen from it, the suspect li
 before them all. A suspect whose relatives are siblings only has no such place among them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -26,6 +27,30 @@ COLUMNS = (
 NEAREST = 8
 """Candidates that are looked at, the nearest first."""
 
+HARDLY = 0.25
+"""Share of the way to the suspect below which two candidates hardly differ: which of them is the parent, weights do not
+tell, and they are one candidate."""
+
+
+def groups(geometry: Geometry, suspect: int, candidates: Sequence[int]) -> list[list[int]]:
+    """Candidates that hardly differ from one another, beside how far the suspect is from them, as one.
+
+    Args:
+        geometry: Of the suspect and its relatives.
+        suspect: Its position.
+        candidates: Positions of its relatives.
+
+    Returns:
+        Groups of positions, the nearest first, and in each the nearest first; candidates that share nothing with the
+        suspect are in none.
+    """
+    distance = {c: geometry.squared_distance(suspect, c) for c in candidates}
+    out: list[list[int]] = []
+    for c in sorted((c for c in candidates if np.isfinite(distance[c])), key=lambda c: (distance[c], c)):
+        home = next((g for g in out if geometry.squared_distance(g[0], c) <= HARDLY**2 * distance[g[0]]), None)
+        out.append([c]) if home is None else home.append(c)
+    return out
+
 
 @dataclass(frozen=True, eq=False)
 class Parenthood:
@@ -40,7 +65,7 @@ class Parenthood:
     trees: BoostedTrees
 
     def probabilities(self, geometry: Geometry, suspect: int, candidates: Sequence[int]) -> np.ndarray:
-        """How likely each candidate is the parent of the suspect: the nearest ancestor among them.
+        """How likely each candidate is the parent of the suspect: the nearest of its ancestors that are here.
 
         Cost: the pairs among the nearest eight candidates and the suspect, about 0.3 s for small networks.
 
@@ -50,15 +75,25 @@ class Parenthood:
             candidates: Positions of relatives, no copies of the suspect among them.
 
         Returns:
-            `float64 [candidates]`; what sums to less than 1 is left for none of them. 0 for those not looked at.
+            `float64 [candidates]`; what sums to less than 1 is left for none of them. 0 for those not looked at; of
+            candidates that hardly differ (`groups`) the nearest stands for all.
         """
+        firsts = [g[0] for g in groups(geometry, suspect, candidates)[:NEAREST]]
         out = np.zeros(len(candidates))
-        distance = np.array([geometry.squared_distance(suspect, c) for c in candidates])
-        near = [int(k) for k in np.argsort(distance, kind="stable")[:NEAREST] if np.isfinite(distance[k])]
-        if near:
-            rows = features(geometry, self.direction, suspect, [candidates[k] for k in near])
-            out[near] = self.of_rows(rows)
+        if firsts:
+            at = {c: k for k, c in enumerate(candidates)}
+            out[[at[c] for c in firsts]] = self.of_rows(features(geometry, self.direction, suspect, firsts))
         return out
+
+    def of_pair(self, geometry: Geometry, a: int = 0, b: int = 1) -> tuple[float, float]:
+        """How likely each of two models alone is the parent of the other: what a trace of one among the other says.
+
+        Returns:
+            For a and for b, of sum at most 1; what is left is for neither.
+        """
+        forth, back = (float(self.probabilities(geometry, s, [c])[0]) for c, s in ((a, b), (b, a)))
+        whole = max(1.0, forth + back)
+        return forth / whole, back / whole
 
     def of_rows(self, rows: np.ndarray) -> np.ndarray:
         """The same for features at hand, of one suspect.
@@ -69,13 +104,71 @@ class Parenthood:
         Returns:
             `float64 [candidates]`, of sum at most 1.
         """
-        p = 1 / (1 + np.exp(-self.trees.scores(rows)[:, 0]))
-        return p / max(1.0, float(p.sum()))
+        return chosen(self.trees.scores(rows)[:, 0], self.trees.about["choice"])
 
-    @property
-    def threshold(self) -> float:
-        """The probability from which a relative is called the parent, as calibrated."""
-        return float(self.trees.about["threshold"])
+    def named_from(self, candidates: int) -> float:
+        """The probability from which a relative is called the parent, as calibrated.
+
+        Args:
+            candidates: How many there are.
+
+        Returns:
+            The probability.
+        """
+        return float(self._calibration(candidates)["named from"])
+
+    def _calibration(self, candidates: int) -> Mapping[str, Any]:
+        return next(t for t in self.trees.about["sets"] if candidates <= t["candidates up to"])
+
+    def least(self, candidates: int, coverage: float) -> float:
+        """The probability from which a candidate, or an unknown ancestor, belongs to the set that holds the parent.
+
+        Split conformal prediction: on families that the trees did not learn from, and of kinds of networks that they
+        did not learn from, the true one was as probable in this share of the cases.
+
+        Args:
+            candidates: How many there are.
+            coverage: Share of suspects whose set is to hold the truth.
+
+        Returns:
+            The probability.
+
+        Source: Sadinle, Lei and Wasserman 2019 (arXiv:1609.00451); Vovk et al. 2005 for the split.
+        """
+        return float(np.quantile(self._calibration(candidates)["of the truth"], 1 - coverage))
+
+    def parent_set(self, probabilities: Sequence[float], coverage: float) -> tuple[list[int], bool]:
+        """The smallest set that holds the parent, with a stated coverage.
+
+        Args:
+            probabilities: Of each candidate, copies counted once.
+            coverage: Share of suspects whose set is to hold the truth.
+
+        Returns:
+            Positions of the candidates in it, the likeliest first, and whether an unknown ancestor is in it.
+        """
+        unknown = max(0.0, 1 - float(sum(probabilities)))
+        least = self.least(len(probabilities), coverage)
+        kept = [k for k, p in enumerate(probabilities) if p >= least]
+        if not kept and unknown < least:
+            kept = [int(np.argmax(probabilities))] if max(probabilities) >= unknown else []
+        return sorted(kept, key=lambda k: -probabilities[k]), unknown >= least or not kept
+
+
+def chosen(scores: np.ndarray, choice: Sequence[float]) -> np.ndarray:
+    """Probabilities of candidates by their scores: one of them is the parent, or none (a conditional logit).
+
+    Args:
+        scores: One per candidate.
+        choice: What scores are multiplied by; the score of none, and what is added to it per logarithm of candidates.
+
+    Returns:
+        `float64 [candidates]`; what is left to 1 is for none.
+    """
+    scale, none, by_number = choice
+    all_ = np.append(scale * scores, none + by_number * np.log(max(1, len(scores))))
+    e = np.exp(all_ - all_.max())
+    return (e / e.sum())[:-1]
 
 
 def features(geometry: Geometry, direction: Direction, suspect: int, candidates: Sequence[int]) -> np.ndarray:

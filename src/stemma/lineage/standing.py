@@ -1,6 +1,7 @@
-"""What a related model is to a suspect."""
+"""What related models are to a suspect: one by one, and the set that holds its parent."""
 
 import enum
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -32,3 +33,30 @@ class Standing:
     reason: str = ""
     relation: str = ""
     share: float | None = None
+
+
+@dataclass(frozen=True)
+class Member:
+    """One possible parent: a model, or an ancestor that nobody has enrolled.
+
+    Attributes:
+        positions: Of the model among the related ones, and of those that hardly differ from it; empty for the unknown
+            ancestor.
+        probability: That the parent is among them.
+    """
+
+    positions: tuple[int, ...]
+    probability: float
+
+
+@dataclass(frozen=True)
+class Kin:
+    """What all related models are to a suspect.
+
+    Attributes:
+        standings: One per related model.
+        parent_set: The likeliest parents, the likeliest first; with the stated coverage one of them is the parent.
+    """
+
+    standings: Sequence[Standing]
+    parent_set: tuple[Member, ...] = ()

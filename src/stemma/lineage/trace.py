@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stemma.kinship.axes import UNASKED
-from stemma.lineage.standing import Role, Standing
+from stemma.lineage.standing import Kin, Role, Standing
 from stemma.models import cards
 from stemma.models.model import Model
 from stemma.types import Comparison, Digest, ModelRef, NotTested, RelationKind, Trace
@@ -43,8 +43,11 @@ class Candidate:
     licence: str = ""
 
 
-Standings = Callable[[Sequence[tuple[Candidate, Comparison]]], Sequence[Standing]]
-"""Says what each of the related candidates is to the suspect, in their order."""
+Standings = Callable[[Sequence[tuple[Candidate, Comparison]]], Kin]
+"""Says what the related candidates are to the suspect."""
+
+UNKNOWN = "an unknown common ancestor"
+"""What a parent set holds beside enrolled models."""
 
 
 def trace(
@@ -56,6 +59,7 @@ def trace(
     n_searched: int | None = None,
     standings: Standings | None = None,
     not_tested: Sequence[NotTested] = (),
+    coverage: float = 0.95,
 ) -> Trace:
     """Say where a model comes from, among the candidates.
 
@@ -73,6 +77,7 @@ def trace(
         standings: What the related candidates are to the suspect; without, `parents` holds those tied for the largest
             effect, with direction `unknown`.
         not_tested: What could not be searched at all: files that cannot be read, models that the index does not hold.
+        coverage: Of the parent set, as `standings` was asked for it.
 
     Returns:
         The trace: `descends` with the parents that are established, else `related` where there is kin;
@@ -90,7 +95,8 @@ def trace(
     rows.sort(key=_order)
     found = [r for r in rows if r["verdict"] == "related"]
     known = {id(r): pair for r, pair in zip(listed, compared, strict=True)}
-    roles = _roles(found, [known[id(r)] for r in found], standings)
+    kin = _kinship(found, [known[id(r)] for r in found], standings)
+    roles = {id(r): s for r, s in zip(found, kin.standings, strict=True)}
     parents = [_kin(r, roles[id(r)]) for r in found if roles[id(r)].role in (Role.PARENT, Role.SAME)]
     relatives = [_kin(r, roles[id(r)]) for r in found if roles[id(r)].role not in (Role.PARENT, Role.SAME)]
     parents.sort(key=lambda p: (p["direction"] != "parent", -(p["confidence"] or 0.0), -(p["share"] or 0.0)))
@@ -106,7 +112,19 @@ def trace(
         n_searched=searched,
         cannot_see=(*CANNOT_SEE, *_unasked([found for _, found in compared]), *_by_sketch(candidates, searched)),
         not_tested=left,
+        parent_set=_parent_set(found, kin),
+        coverage=coverage if kin.parent_set else None,
     )
+
+
+def _parent_set(found: Sequence[Mapping[str, Any]], kin: Kin) -> tuple[dict[str, Any], ...]:
+    """The possible parents: of models that hardly differ the likeliest, with the others beside it."""
+    out = []
+    for member in kin.parent_set:
+        rows = [found[k] for k in member.positions]
+        first = {"name": rows[0]["name"], "digest": rows[0]["digest"]} if rows else {"name": UNKNOWN, "digest": None}
+        out.append({**first, "probability": member.probability, "or": [r["name"] for r in rows[1:]]})
+    return tuple(out)
 
 
 def _is_copy(suspect: Model, c: Candidate) -> bool:
@@ -209,18 +227,18 @@ def _order(row: Mapping[str, Any]) -> tuple[Any, ...]:
     return _RANK[row["verdict"]], -round(row["effect"] / TIE), steps, 1e9 if change is None else change, row["name"]
 
 
-def _roles(
+def _kinship(
     found: Sequence[Mapping[str, Any]], pairs: Sequence[tuple[Candidate, Comparison]], standings: Standings | None
-) -> dict[int, Standing]:
-    """The standing of every related candidate, by row; without a test of parenthood the best are tied."""
+) -> Kin:
+    """The standing of every related candidate, in order; without a test of parenthood the best are tied."""
     if not found:
-        return {}
+        return Kin(())
     if standings is not None:
-        return {id(r): s for r, s in zip(found, standings(pairs), strict=True)}
+        return standings(pairs)
     best = max(r["effect"] for r in found)
     tied = [r for r in found if r["effect"] >= best - TIE]
     exact = [r for r in tied if r["relation"] in PROOF]
-    return {id(r): Standing(Role.SAME if r in (exact or tied) else Role.RELATIVE) for r in found}
+    return Kin([Standing(Role.SAME if r in (exact or tied) else Role.RELATIVE) for r in found])
 
 
 def _kin(row: Mapping[str, Any], standing: Standing) -> dict[str, Any]:

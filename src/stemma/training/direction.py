@@ -12,15 +12,13 @@ from typing import Any
 import numpy as np
 
 from stemma.errors import MissingExtraError
-from stemma.kinship.weights.entries import entries
 from stemma.lineage import direction as pair_model
 from stemma.lineage import parenthood as parent_model
 from stemma.lineage.boosted_trees import BoostedTrees
 from stemma.lineage.direction import Direction
 from stemma.lineage.geometry import Geometry, PairFeatures
 from stemma.lineage.parenthood import Parenthood
-from stemma.training.pedigrees import Pedigree, recipe_of
-from stemma.types import RelationKind
+from stemma.training.histories import Family
 
 UNRELATED_PER_CHILD = 1.5
 """Pairs where neither descends from the other, per pair of parent and child."""
@@ -55,37 +53,36 @@ class Pair:
     nearest: bool = True
 
 
-def geometry_of(pedigree: Pedigree) -> Geometry:
+def geometry_of(family: Family) -> Geometry:
     """The geometry of a whole family, in the order of its members.
 
     Returns:
         The geometry.
     """
-    return Geometry(entries([m.model for m in pedigree.zoo.members], reference=0))
+    return Geometry.of([m.model for m in family.members])
 
 
-def pairs(pedigree: Pedigree, seed: int = 0, geometry: Geometry | None = None) -> Iterator[Pair]:
+def pairs(family: Family, seed: int = 0, geometry: Geometry | None = None) -> Iterator[Pair]:
     """All parents with their children, some grandparents with their grandchildren, and pairs of neither.
 
     Args:
-        pedigree: A family.
+        family: The models.
         seed: Of what is drawn.
         geometry: Of its members, where it is at hand.
 
     Yields:
         Pairs that share a tensor which changed.
     """
-    geometry = geometry or geometry_of(pedigree)
-    members = pedigree.zoo.members
-    at = {m.name: i for i, m in enumerate(members)}
-    above = {m.name: [a for a in pedigree.zoo.ancestors(m.name) if a in at] for m in members}
-    rng = np.random.default_rng([seed, pedigree.seed, 33])
+    geometry = geometry or geometry_of(family)
+    at, members = family.positions(), {m.name: m for m in family.members}
+    above = {n: [a for a in m.ancestors if a in at] for n, m in members.items()}
+    rng = np.random.default_rng([seed, family.number, 33])
     wanted: list[tuple[str, str, int, bool]] = []
-    for m in members:
-        for generation, ancestor in enumerate(above[m.name]):
+    for name in members:
+        for generation, ancestor in enumerate(above[name]):
             if generation == 0 or rng.random() < 0.3:
-                wanted.append((ancestor, m.name, pair_model.FORWARD, generation == 0))
-    names = [m.name for m in members if above[m.name]]
+                wanted.append((ancestor, name, pair_model.FORWARD, generation == 0))
+    names = [n for n in members if above[n]]
     apart = [
         (a, b)
         for i, a in enumerate(names)
@@ -98,10 +95,9 @@ def pairs(pedigree: Pedigree, seed: int = 0, geometry: Geometry | None = None) -
     for a, b, label, nearest in wanted:
         found = geometry.pair(at[a], at[b])
         if found is not None:
-            who = [pedigree.zoo[b]] if label == pair_model.FORWARD else [pedigree.zoo[a], pedigree.zoo[b]]
-            tasks = tuple(str(m.recipe.parameters.get("task", "")).split(":")[0] for m in who)
-            family, recipes = (pedigree.kind, pedigree.seed), tuple(recipe_of(m.recipe) for m in who)
-            yield Pair(found, label, family, recipes, tasks, nearest)
+            who = [members[b]] if label == pair_model.FORWARD else [members[a], members[b]]
+            tuned, tasks = tuple(m.tuned for m in who), tuple(m.task for m in who)
+            yield Pair(found, label, (family.kind, family.number), tuned, tasks, nearest)
 
 
 def _fork(above: Mapping[str, Sequence[str]], a: str, b: str) -> str:
@@ -158,12 +154,15 @@ class Query:
 
     Attributes:
         rows: Features of each relative, `[relatives, features]`.
-        parent: Position of the nearest ancestor that is enrolled, the parent itself; None where the parent is not.
+        parent: Position of the nearest ancestor that is enrolled: the parent itself, or whom it comes from through
+            models that nobody enrolled; None where there is none.
         ancestors: Positions of more distant ancestors.
         siblings: Number of enrolled children of the suspect's parent.
         family: Kind and seed.
         recipe: What the suspect was tuned by.
         usual: Whether its family was made as children usually are.
+        suspect: Its name.
+        candidates: Names of the relatives, of those that hardly differ the nearest one's.
     """
 
     rows: np.ndarray
@@ -173,15 +172,17 @@ class Query:
     family: tuple[str, int]
     recipe: str
     usual: bool
+    suspect: str = ""
+    candidates: tuple[str, ...] = ()
 
 
 def queries(
-    pedigree: Pedigree, direction: Direction, seed: int = 0, left_out: float = 0.4, geometry: Geometry | None = None
+    family: Family, direction: Direction, seed: int = 0, left_out: float = 0.4, geometry: Geometry | None = None
 ) -> Iterator[Query]:
     """Every child of a family as a suspect, beside a random part of the family.
 
     Args:
-        pedigree: A family.
+        family: The models.
         direction: For pairs.
         seed: Of what is drawn.
         left_out: Share of suspects whose parent is not among the relatives.
@@ -190,31 +191,33 @@ def queries(
     Yields:
         One query per child that has any relative left.
     """
-    geometry = geometry or geometry_of(pedigree)
-    members = [m.name for m in pedigree.zoo.members]
-    others = [i for i, m in enumerate(pedigree.zoo.members) if m.relation is not RelationKind.QUANTIZED]
-    rng = np.random.default_rng([seed, pedigree.seed, 34])
-    for s, name in enumerate(members):
-        parent = pedigree.parent(name)
-        if parent is None:
+    geometry = geometry or geometry_of(family)
+    at, members = family.positions(), family.members
+    others = [i for i, m in enumerate(members) if not m.leaf]
+    parents = {m.name: next(iter(m.ancestors), None) for m in members}
+    rng = np.random.default_rng([seed, family.number, 34])
+    for s, one in enumerate(members):
+        parent = parents[one.name]
+        if parent is None or parent not in at:
             continue
-        share = rng.choice(SHARES)
-        kept = [i for i in others if i != s and members[i] != parent and rng.random() < share]
+        share, home = rng.choice(SHARES), at[parent]
+        kept = [i for i in others if i not in (s, home) and rng.random() < share]
         if rng.random() >= left_out:
-            kept.append(members.index(parent))
-        distance = {i: geometry.squared_distance(s, i) for i in kept}
-        near = sorted((i for i in kept if np.isfinite(distance[i])), key=distance.__getitem__)[: parent_model.NEAREST]
-        home = members.index(parent)
-        beside = [i for i in near if pedigree.parent(members[i]) == parent]
-        if not near or (home not in kept and any(taken_for(geometry, home, i, s) for i in beside)):
+            kept.append(home)
+        near = parent_model.groups(geometry, s, kept)[: parent_model.NEAREST]
+        beside = [i for group in near for i in group if parents[members[i].name] == parent]
+        orphan = not any(at[a] in kept for a in one.ancestors if a in at)
+        if not near or (orphan and any(taken_for(geometry, home, i, s) for i in beside)):
             continue
-        rows = parent_model.features(geometry, direction, s, near)
-        above = [members.index(a) for a in pedigree.zoo.ancestors(name)]
-        siblings = sum(pedigree.parent(members[i]) == parent for i in kept)
-        at = near.index(above[0]) if above[0] in near else None
-        further = tuple(k for k, i in enumerate(near) if i in above[1:])
-        recipe = recipe_of(pedigree.zoo[name].recipe)
-        yield Query(rows, at, further, siblings, (pedigree.kind, pedigree.seed), recipe, pedigree.usual)
+        rows = parent_model.features(geometry, direction, s, [group[0] for group in near])
+        above = [at[a] for a in one.ancestors if a in at]
+        siblings = sum(parents[members[i].name] == parent for i in kept)
+        places = [k for a in above for k, group in enumerate(near) if a in group]
+        place, further = (places[0], tuple(k for k in places if k != places[0])) if places else (None, ())
+        names = tuple(members[group[0]].name for group in near)
+        yield Query(
+            rows, place, further, siblings, (family.kind, family.number), one.tuned, family.usual, one.name, names
+        )
 
 
 SHARES = (0.1, 0.3, 0.6, 1.0)

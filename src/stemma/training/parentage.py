@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from stemma.lineage.boosted_trees import BoostedTrees
-from stemma.lineage.direction import FORWARD, Direction
-from stemma.lineage.parenthood import Parenthood
+from stemma.lineage.direction import Direction
+from stemma.lineage.parenthood import Parenthood, chosen
 from stemma.training.direction import (
     Pair,
     Query,
@@ -31,7 +31,7 @@ class Families:
     Attributes:
         pairs: For the model of pairs: trees. As many mixed families are learnt from as well.
         parents: For the model of parenthood, likewise.
-        thresholds: For the thresholds of both, likewise.
+        thresholds: For the calibration of answers, likewise.
         seed: Of the first family.
         data: Data sets that children draw from; None is the kind's own.
     """
@@ -81,7 +81,7 @@ def learn(
         progress: Told what happens, how many pieces are done, and of how many.
 
     Returns:
-        The model of parenthood with the model of pairs inside; both carry their threshold and what they learnt from.
+        The model of parenthood with the model of pairs inside, calibrated; both carry what they learnt from.
     """
     told = progress or (lambda what, done, total: None)
     made: dict[str, Any] = {
@@ -104,11 +104,8 @@ def learn(
         direction = fit_direction(known, seed, {**made, "pairs": len(known)})
     asked = collected("parents", queries_of, direction)
     parenthood = fit_parenthood(asked, direction, seed, {**made, "queries": len(asked)})
-    held = collected("thresholds", both_of, direction)
-    held_pairs, held_queries = [h for h in held if isinstance(h, Pair)], [h for h in held if isinstance(h, Query)]
-    direction = Direction(_with(direction.trees, threshold=pair_threshold(direction, held_pairs)))
-    trees = _with(parenthood.trees, threshold=parent_threshold(parenthood, held_queries))
-    return Parenthood(direction, trees)
+    held = collected("thresholds", queries_of, direction)
+    return calibrated(parenthood, held_of(parenthood, held))
 
 
 def pairs_of(kind: str, seeds: Sequence[int], mixtures: bool, data: Sequence[str | None], seed: int) -> list[Pair]:
@@ -117,7 +114,11 @@ def pairs_of(kind: str, seeds: Sequence[int], mixtures: bool, data: Sequence[str
     Returns:
         As `stemma.training.direction.pairs` yields them.
     """
-    return [pair for pedigree in pedigrees(kind, seeds, data=data, mixtures=mixtures) for pair in pairs(pedigree, seed)]
+    return [
+        pair
+        for pedigree in pedigrees(kind, seeds, data=data, mixtures=mixtures)
+        for pair in pairs(pedigree.family, seed)
+    ]
 
 
 def queries_of(
@@ -130,69 +131,132 @@ def queries_of(
     """
     out: list[Query] = []
     for pedigree in pedigrees(kind, seeds, data=data, mixtures=mixtures):
-        geometry = geometry_of(pedigree)
+        geometry = geometry_of(pedigree.family)
         for draw in (0, 1):
-            out += queries(pedigree, direction, 2 * seed + draw, geometry=geometry)
+            out += queries(pedigree.family, direction, 2 * seed + draw, geometry=geometry)
     return out
 
 
-def both_of(
-    kind: str, seeds: Sequence[int], mixtures: bool, data: Sequence[str | None], seed: int, direction: Direction
-) -> list[Pair | Query]:
-    """Pairs and queries of some families.
+COVERAGE_OF = (1, 3, 1 << 30)
+"""Answers are calibrated apart by how many candidates there are, up to these numbers."""
+
+WRONG, FALSE = 0.01, 0.02
+"""Rates that thresholds are taken for: suspects, and orphans among them, for whom one is named that they do not come
+from."""
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What was said of one suspect, and what is true.
+
+    Attributes:
+        query: The suspect and its relatives.
+        probabilities: Of each relative.
+    """
+
+    query: Query
+    probabilities: np.ndarray
+
+    @property
+    def of_the_truth(self) -> float:
+        """The probability that was given to the parent, or to nobody here where it is nobody."""
+        p = self.probabilities
+        return float(max(0.0, 1 - p.sum()) if self.query.parent is None else p[self.query.parent])
+
+    def comes_from(self, at: int | None) -> bool:
+        """Whether the suspect comes from a relative, near or far."""
+        return at is not None and (at == self.query.parent or at in self.query.ancestors)
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """A suspect that was not learnt from, and the scores of its relatives.
+
+    Attributes:
+        query: The suspect and its relatives.
+        scores: Of each relative, as trees give them.
+    """
+
+    query: Query
+    scores: np.ndarray
+
+    def answer(self, choice: Sequence[float]) -> Answer:
+        """What is said of it."""
+        return Answer(self.query, chosen(self.scores, choice))
+
+
+def held_of(parenthood: Parenthood, queries_: Sequence[Query]) -> list[Held]:
+    """The scores that a model gives to suspects.
 
     Returns:
-        All of them.
+        One per query.
     """
-    return [*pairs_of(kind, seeds, mixtures, data, seed), *queries_of(kind, seeds, mixtures, data, seed, direction)]
+    return [Held(q, parenthood.trees.scores(q.rows)[:, 0]) for q in queries_]
 
 
-WRONG, FALSE = 0.02, 0.02
-"""Rates that the thresholds are taken for: models called ancestor of one that does not descend from them, among pairs
-that a registry holds; relatives called the parent where the parent is not enrolled."""
-
-
-def pair_threshold(direction: Direction, held: Sequence[Pair]) -> float:
-    """The probability from which a pair is given a direction.
+def calibrated(parenthood: Parenthood, held: Sequence[Held]) -> Parenthood:
+    """Take the odds of nobody, the tables of parent sets, and from where a parent is named.
 
     Args:
-        direction: The model of pairs.
-        held: Pairs of families that it did not learn from.
+        parenthood: The model.
+        held: Suspects that it, or what stands for it, did not learn from.
 
     Returns:
-        The smallest at which at most `WRONG` of the pairs without descent are given one.
+        The same model with its calibration.
     """
-    told = direction.of_features([p.features for p in held])[:, :2].max(axis=1)
-    apart = np.array([p.label != FORWARD for p in held])
-    return _quantile(told[apart], WRONG)
+    choice = _choice(held)
+    sets = tables([h.answer(choice) for h in held])
+    return Parenthood(parenthood.direction, _with(parenthood.trees, choice=choice, sets=sets))
 
 
-def parent_threshold(parenthood: Parenthood, held: Sequence[Query]) -> float:
-    """The probability from which a relative is called the parent.
+ENOUGH = 1500
+"""Suspects that the odds of nobody are taken from, at most."""
+
+
+def _choice(held: Sequence[Held]) -> list[float]:
+    """The three numbers of `chosen` under which what is true is likeliest."""
+    from scipy.optimize import minimize
+
+    some = held[:: -(-len(held) // ENOUGH)]
+
+    def surprise(choice: np.ndarray) -> float:
+        return float(-np.mean([np.log(max(h.answer(choice.tolist()).of_the_truth, 1e-9)) for h in some]))
+
+    found = minimize(surprise, [1.0, 0.0, 0.0], method="Nelder-Mead", options={"maxiter": 120})
+    return [round(float(v), 5) for v in found.x]
+
+
+def tables(held: Sequence[Answer]) -> list[dict[str, Any]]:
+    """Calibration by number of candidates.
 
     Args:
-        parenthood: The model of parenthood.
-        held: Queries of families that it did not learn from; those made as children usually are count.
+        held: Answers about suspects that were not learnt from.
 
     Returns:
-        The smallest at which at most `FALSE` of the queries without parent are given one that is no ancestor.
+        Quantiles of the probability that the truth was given, and the probability from which a parent is named.
     """
-    best = []
-    for query in held:
-        if query.parent is None and query.usual:
-            p = parenthood.of_rows(query.rows)
-            at = int(p.argmax())
-            best.append(0.0 if at in query.ancestors else float(p[at]))
-    return _quantile(np.array(best), FALSE)
+    out, least = [], 0
+    for most in COVERAGE_OF:
+        some = [a for a in held if least < len(a.probabilities) <= most]
+        grid = np.quantile([a.of_the_truth for a in some], np.linspace(0, 1, 101)) if some else np.zeros(101)
+        sure = max(_named_from(some, WRONG), _named_from([a for a in some if a.query.parent is None], FALSE))
+        out.append({"candidates up to": most, "n": len(some), "named from": sure,
+                    "of the truth": [round(float(v), 5) for v in grid]})  # fmt: skip
+        least = most
+    return out
 
 
-def _quantile(values: np.ndarray, share: float) -> float:
-    """A value that at most a share of the values reaches."""
-    if not len(values):
-        return 0.5
-    ordered = np.sort(values)[::-1]
-    allowed = int(np.floor(share * len(values)))
-    return float(min(0.99, np.nextafter(ordered[min(allowed, len(ordered) - 1)], 1) + 1e-6))
+def _named_from(held: Sequence[Answer], share: float) -> float:
+    """The probability that, in all but a share of the cases, only what the suspect comes from reaches.
+
+    Returns:
+        One half where there are too few to tell.
+    """
+    best = sorted(
+        (float(a.probabilities.max()) for a in held if not a.comes_from(int(a.probabilities.argmax()))), reverse=True
+    )
+    allowed = int(share * len(held))
+    return round(min(1.0, best[allowed] + 1e-5), 5) if len(best) > allowed else 0.5
 
 
 def _with(trees: BoostedTrees, **about: Any) -> BoostedTrees:

@@ -9,9 +9,12 @@ there are adapters, few examples, rare classes, long trainings, cuts and quantis
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
+from stemma.training.histories import Family, Member
+from stemma.types import RelationKind
 from stemma.zoo.collection import Zoo
 from stemma.zoo.lineages import Tuning, as_zoo, mixed, tree
 from stemma.zoo.optimizers import RATE_FACTOR
@@ -107,9 +110,17 @@ class Pedigree:
     zoo: Zoo
     usual: bool
 
-    def parent(self, name: str) -> str | None:
-        """The parent of a member, None for the root."""
-        return next(iter(self.zoo[name].parents), None)
+    @cached_property
+    def family(self) -> Family:
+        """The models with who came from whom."""
+        members = tuple(
+            Member(
+                m.name, m.model, tuple(self.zoo.ancestors(m.name)), recipe_of(m.recipe),
+                str(m.recipe.parameters.get("task", "")).split(":")[0], m.relation is RelationKind.QUANTIZED,
+            )
+            for m in self.zoo.members
+        )  # fmt: skip
+        return Family(self.kind, self.seed, members, self.usual)
 
 
 def pedigrees(

@@ -119,6 +119,9 @@ class Trace:
         cannot_see: What the answer does not cover.
         not_tested: What could not be tested although it bears on the verdict: a gate closes on it, and nothing is
             called `no-known-parent` beside it.
+        parent_set: The smallest set of possible parents that holds the parent in the stated share of cases, each with
+            its probability, `or` what hardly differs from it; an unknown common ancestor may be one of them.
+        coverage: That share; None where there is no such set.
     """
 
     model: ModelRef
@@ -131,6 +134,8 @@ class Trace:
     n_searched: int
     cannot_see: tuple[str, ...] = ()
     not_tested: tuple[NotTested, ...] = ()
+    parent_set: tuple[Mapping[str, Any], ...] = ()
+    coverage: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The `--json` document of `stemma trace`.

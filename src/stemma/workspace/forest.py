@@ -14,7 +14,7 @@ from stemma.lineage.direction import Direction as PairModel
 from stemma.lineage.distances import ByNorm, Distances, RowAngles, squared_distances
 from stemma.lineage.families import ALL_PAIRS, families
 from stemma.lineage.forest import Family, Forest, Named, leads
-from stemma.lineage.geometry import Geometry
+from stemma.lineage.geometry import MOST, WIDE, Geometry
 from stemma.lineage.known_parents import known_parents
 from stemma.lineage.rooting import SURE, ByWeights, Direction
 from stemma.models.model import Model
@@ -139,13 +139,14 @@ class Work:
     def parts(self, members: list[int]) -> list[tuple[list[int], Entries]]:
         """A family by the shapes of its models: distances need the same entries. The largest part comes first."""
         out, left = [], list(members)
+        wide = (MOST, WIDE) if len(self.models) <= self.detailed else (0, 0)
         composed = {self.models[i].architecture for i in self.stacked}
         for name in sorted({self.models[i].architecture for i in members} & composed):  # of no tree with their parents
             own = [i for i in members if self.models[i].architecture == name]
-            out.append((own, entries([self.models[i] for i in own])))
+            out.append((own, entries([self.models[i] for i in own], wide=wide)))
             left = [i for i in left if i not in own]
         while left:
-            values = entries([self.models[i] for i in left])
+            values = entries([self.models[i] for i in left], wide=wide)
             shared = squared_distances(values).shared >= HALF if len(left) > 1 else np.ones((1, 1), bool)
             most = int(np.argmax(shared.sum(axis=1)))
             kept = [k for k in range(len(left)) if shared[most, k] or k == most]

@@ -1,21 +1,23 @@
 """What related models are to a suspect: marks that an operation left, merges, then the geometry of the family."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from stemma.errors import StemmaError
-from stemma.kinship.weights.entries import entries
 from stemma.lineage.geometry import Geometry
 from stemma.lineage.merges import Merge, merge_of
-from stemma.lineage.parenthood import NEAREST, Parenthood
+from stemma.lineage.parenthood import NEAREST, Parenthood, groups
 from stemma.lineage.stacks import STACKED
-from stemma.lineage.standing import Role, Standing
+from stemma.lineage.standing import Kin, Member, Role, Standing
 from stemma.lineage.trace import PROOF, Candidate
 from stemma.models.model import Model
 from stemma.registry import describe
-from stemma.types import Comparison, RelationKind, Verdict
+from stemma.types import Comparison, Relation, RelationKind, Verdict
+
+COVERAGE = 0.95
+"""Share of suspects whose parent set holds the parent, unless another one is asked for."""
 
 CLOSEST = NEAREST + 4
 """Related candidates that are looked at together."""
@@ -35,12 +37,14 @@ class Standings:
     Attributes:
         suspect: The model in question.
         parenthood: The model of parents.
+        coverage: Share of suspects whose parent set is to hold the parent.
     """
 
     suspect: Model
     parenthood: Callable[[], Parenthood]
+    coverage: float = COVERAGE
 
-    def __call__(self, related: Sequence[tuple[Candidate, Comparison]]) -> list[Standing]:
+    def __call__(self, related: Sequence[tuple[Candidate, Comparison]]) -> Kin:
         """Look at all related candidates together.
 
         Cost: the closest dozen are read; about half a second for small networks.
@@ -49,53 +53,85 @@ class Standings:
             related: Candidates with their comparisons (candidate, suspect).
 
         Returns:
-            One standing each, in order.
+            One standing each, in order, and the set that holds the parent.
         """
         found: list[Standing | None] = [_by_form(c) for _, c in related]
-        parents = [s for s in found if s is not None and s.role in (Role.PARENT, Role.SAME)]
+        self._of_another(found, [c for c, _ in related])
+        parents = [k for k, s in enumerate(found) if s is not None and s.role in (Role.PARENT, Role.SAME)]
+        likely = (Member(tuple(parents), 1.0),) if parents else ()
         open_ones = [k for k, s in enumerate(found) if s is None]
         if open_ones and not parents:
             open_ones.sort(key=lambda k: _closeness(related[k][1]))
             readable = [(k, m) for k in open_ones[:CLOSEST] if (m := _read(related[k][0])) is not None]
             further = [related[k][0] for k in open_ones[CLOSEST:AROUND]]
-            for k, standing in self._by_family(readable, further).items():
-                found[k] = standing
-        return [s or Standing(Role.RELATIVE if parents else Role.UNKNOWN) for s in found]
+            standings, likely = self._by_family(readable, further)
+            for k, standing in standings.items():
+                found[k] = _trained(standing, related[k][1])
+        return Kin([s or Standing(Role.RELATIVE if parents else Role.UNKNOWN) for s in found], likely)
 
-    def _by_family(self, readable: Sequence[tuple[int, Model]], further: Sequence[Candidate]) -> Mapping[int, Standing]:
+    def _of_another(self, found: list[Standing | None], candidates: Sequence[Candidate]) -> None:
+        """A relative that bears the mark of an edit is a child of whichever model it is nearest to."""
+        marked = [k for k, s in enumerate(found) if s is not None and s.role is Role.CHILD][:CLOSEST]
+        others = [k for k, s in enumerate(found) if s is None or s.role is Role.SAME][:CLOSEST]
+        if not marked or not others:
+            return
+        read = {k: m for k in (*marked, *others) if (m := _read(candidates[k])) is not None}
+        at = {k: i + 1 for i, k in enumerate(read)}
+        geometry = Geometry.of([self.suspect, *read.values()])
+        for k in (k for k in marked if k in at):
+            own = geometry.squared_distance(0, at[k])
+            apart = [geometry.squared_distance(at[o], at[k]) for o in others if o in at]
+            if apart and np.isfinite(own) and min(apart) < NEARER * own:
+                found[k] = Standing(Role.RELATIVE, None, _ANOTHERS)
+
+    def _by_family(
+        self, readable: Sequence[tuple[int, Model]], further: Sequence[Candidate]
+    ) -> tuple[Mapping[int, Standing], tuple[Member, ...]]:
         if not readable or describe.is_remembered(self.suspect):
-            return {}
+            return {}, ()
         models = [m for _, m in readable]
         merge = merge_of(self.suspect, models) if len(models) > 1 else None
         if merge is not None and merge.shown:
-            return _of_merge(merge, readable)
-        geometry = Geometry(entries([self.suspect, *models], reference=0))
+            return _of_merge(merge, readable), ()
+        geometry = Geometry.of([self.suspect, *models])
         whole = _whole(geometry, len(models))
         places = [k for k in whole if not _coded(models[k - 1]) or _coded(self.suspect)]
-        alike = _same_network(geometry, places)
-        tested = sorted(set(alike.values()))
-        model = self.parenthood()
-        p = dict(zip(tested, model.probabilities(geometry, 0, tested), strict=True))
-        order = dict(zip(tested, model.direction.probabilities(geometry, [(i, 0) for i in tested]), strict=True))
-        likely = sorted((i for i in tested if p[i] >= model.threshold), key=lambda i: -p[i])
-        merged = [i for i in likely if self._is_merged_into(models, i - 1, further)]
-        best = next((i for i in likely if i not in merged), 0)
-        out = {}
-        for k, (at, _) in enumerate(readable):
-            one = alike.get(k + 1)
-            if one is None:
-                out[at] = Standing(Role.RELATIVE, None, _LEAF if k + 1 in whole else _CUT)
-            elif not np.isfinite(geometry.squared_distance(0, one)):
-                continue
-            elif one in merged:
-                out[at] = Standing(Role.CHILD, None, _MERGED)
-            elif one == best:
-                out[at] = Standing(Role.PARENT, round(float(p[one]), 4), _REASON)
-            elif order[one][1] >= SURE and _below(geometry, one, best or None):
-                out[at] = Standing(Role.CHILD, round(float(order[one][1]), 4), _AFTER)
-            else:
-                out[at] = Standing(Role.RELATIVE, round(float(1 - p[one]), 4), _NEITHER)
-        return out
+        kin = groups(geometry, 0, places)
+        model, firsts = self.parenthood(), [group[0] for group in kin]
+        probable = dict(zip(firsts, model.probabilities(geometry, 0, firsts), strict=True))
+        order = dict(zip(firsts, model.direction.probabilities(geometry, [(i, 0) for i in firsts]), strict=True))
+        chosen, open_end = model.parent_set(list(probable.values()), self.coverage) if firsts else ([], True)
+        least = model.named_from(len(firsts)) if firsts else 1.0
+        merged = {i for i in firsts if probable[i] >= least and self._is_merged_into(models, i - 1, further)}
+        kept = [k for k in chosen if firsts[k] not in merged]
+        alone = kept[0] if len(kept) == 1 and not open_end else None
+        best = firsts[alone] if alone is not None and probable[firsts[alone]] >= least else None
+        out: dict[int, Standing] = {}
+        for one, *others in kin:
+            for k in (one, *others):
+                out[readable[k - 1][0]] = self._of_one(geometry, one, best, merged, probable[one], order[one])
+        for k in range(1, len(models) + 1):
+            if k not in places:
+                out[readable[k - 1][0]] = Standing(Role.RELATIVE, None, _LEAF if k in whole else _CUT)
+        said = [
+            Member(
+                tuple(readable[i - 1][0] for i in _original_first(kin[k], models)), round(float(probable[firsts[k]]), 4)
+            )
+            for k in kept
+        ]
+        rest = round(max(0.0, 1 - sum(probable.values())), 4)
+        return out, (*said, *([Member((), rest)] if open_end else []))
+
+    def _of_one(
+        self, geometry: Geometry, one: int, best: int | None, merged: Collection[int], p: float, order: np.ndarray
+    ) -> Standing:
+        if one in merged:
+            return Standing(Role.CHILD, None, _MERGED)
+        if one == best:
+            return Standing(Role.PARENT, round(float(p), 4), _REASON)
+        if order[1] >= SURE and _below(geometry, one, best):
+            return Standing(Role.CHILD, round(float(order[1]), 4), _AFTER)
+        return Standing(Role.RELATIVE, round(float(1 - p), 4), _NEITHER)
 
     def _is_merged_into(self, models: Sequence[Model], at: int, further: Sequence[Candidate]) -> bool:
         """Whether a candidate is reproduced as a merge of the suspect and others: then it is a child, whatever else."""
@@ -110,11 +146,11 @@ _NEITHER = "no sign that the suspect was made from it, beyond what siblings show
 _AFTER = "its weights come after the suspect's own"
 _MERGED = "it is a merge of the suspect and others"
 _CUT = "units or layers are missing from it that the suspect and other relatives have"
+_ANOTHERS = "another relative is nearer to it than the suspect: it was made from that one, or from what both come from"
 _LEAF = "stored in codes of few bits, which nothing is trained from"
 
-EQUAL = 1e-6
-"""Squared relative distance of two models that differ by rounding to half precision at most."""
-
+NEARER = 0.8
+"""Share of the squared distance to the suspect within which another model is nearer to an edited one."""
 
 SURE = 0.95
 """Probability from which a relative is called a child: nobody asked for it, so it has to be surer than a parent."""
@@ -138,14 +174,22 @@ def _coded(model: Model) -> bool:
     return any(not t.is_float and sum(s > 1 for s in t.shape) >= 2 for t in model.tensors.values())
 
 
-def _same_network(geometry: Geometry, places: Sequence[int]) -> dict[int, int]:
-    """For each model the first one with the same weights: copies would share the probability of one parent."""
-    there = geometry.entries.present
-    out: dict[int, int] = {}
-    for i in places:
-        firsts = [f for f in sorted(set(out.values())) if (there[f] == there[i]).all()]
-        out[i] = next((f for f in firsts if geometry.squared_distance(f, i) <= EQUAL), i)
-    return out
+def _original_first(group: Sequence[int], models: Sequence[Model]) -> list[int]:
+    """Of models that hardly differ the one in the widest number format first: it was not made from the others."""
+    return sorted(group, key=lambda k: -_width(models[k - 1]))
+
+
+def _width(model: Model) -> int:
+    """Bytes of most of a model's numbers."""
+    sizes = [(t.size, t.nbytes // max(1, t.size)) for t in model.tensors.values() if t.is_float]
+    return max(sizes)[1] if sizes else 0
+
+
+def _trained(standing: Standing, found: Comparison) -> Standing:
+    """What changed everywhere from a parent to the suspect is called by its name."""
+    if standing.role is not Role.PARENT or standing.relation or found.relation.steps != ("changed",):
+        return standing
+    return replace(standing, relation=RelationKind.FINETUNED.value)
 
 
 def _below(geometry: Geometry, one: int, parent: int | None) -> bool:
@@ -174,12 +218,19 @@ def directed(found: Comparison, a: Model, b: Model, parenthood: Callable[[], Par
     settled = found.relation.kind in (*PROOF, RelationKind.SIBLINGS)
     if settled or describe.is_remembered(a) or describe.is_remembered(b):
         return found
-    model = parenthood().direction
-    [p] = model.probabilities(Geometry(entries([a, b], reference=0)), [(0, 1)])
-    first = int(np.argmax(p[:2]))
-    if p[first] < model.threshold:
+    model = parenthood()
+    p = model.of_pair(Geometry.of([a, b]))
+    first = int(np.argmax(p))
+    chosen, open_end = model.parent_set([p[first]], COVERAGE)
+    if open_end or not chosen or p[first] < model.named_from(1):
         return found
-    return replace(found, direction=("a->b", "b->a")[first], direction_confidence=round(float(p[first]), 4))
+    relation = trained(found.relation) if found.relation.steps == ("changed",) else found.relation
+    return replace(found, relation=relation, direction=("a->b", "b->a")[first], direction_confidence=round(p[first], 4))
+
+
+def trained(relation: Relation) -> Relation:
+    """What changed everywhere between a parent and its child is called by its name."""
+    return replace(relation, kind=RelationKind.FINETUNED, steps=(RelationKind.FINETUNED.value,))
 
 
 def _by_form(found: Comparison) -> Standing | None:

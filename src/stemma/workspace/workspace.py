@@ -19,7 +19,7 @@ from stemma.workspace.candidates import is_itself
 from stemma.workspace.enrolling import AddResult, Enrolling
 from stemma.workspace.recall import Recall, compared
 from stemma.workspace.searching import among_enrolled, among_files
-from stemma.workspace.standings import Standings, directed
+from stemma.workspace.standings import COVERAGE, Standings, directed
 
 if TYPE_CHECKING:
     from stemma.fingerprints.base import AbstractFingerprinter
@@ -253,6 +253,7 @@ class Workspace:
         limit: int = LIMIT,
         probes: "Probes | None" = None,
         null: "Nulls" = None,
+        coverage: float = COVERAGE,
     ) -> Trace:
         """Where a model comes from.
 
@@ -264,16 +265,21 @@ class Workspace:
                 that share tensors.
             probes: What suspect and candidates are asked; without, only the weights are compared.
             null: Models that were trained apart from all of them, as `compare` takes them.
+            coverage: Share of suspects whose parent set is to hold the parent.
 
         Returns:
             The answer.
 
         Raises:
-            MisuseError: If null models are given without probes.
+            MisuseError: If null models are given without probes, or the coverage is no share.
         """
         from stemma.lineage.trace import trace
 
         comparisons.check_level(alpha)
+        if not 0 < coverage < 1:
+            raise MisuseError(
+                f"a coverage lies between 0 and 1, got {coverage:g}; .95 holds the parent in 95 of 100 sets"
+            )
         _probes_for(null, probes)
         if against is not None:
             search = among_files([Path(p) for p in against], model, self._prepare)
@@ -301,9 +307,9 @@ class Workspace:
                 return _with_function(pending[id(c)].result(), function.get(id(c)), c, model, alpha)
 
             try:
-                standings = Standings(model, shipped_parenthood)
+                standings = Standings(model, shipped_parenthood, coverage)
                 return trace(model, candidates, evidence, alpha=alpha, n_searched=search.n_searched,
-                             standings=standings, not_tested=search.not_tested)  # fmt: skip
+                             standings=standings, not_tested=search.not_tested, coverage=coverage)  # fmt: skip
             finally:
                 pool.shutdown(cancel_futures=True)
 

@@ -124,8 +124,8 @@ def shorter(one: Explanation | None, other: Explanation | None) -> Explanation |
     """Of two explanations, with the roles of parent and child exchanged, the shorter one.
 
     Args:
-        one: The explanation in the order asked for; it is kept unless the other is clearly shorter, or shorter and
-            without parts that are new.
+        one: The explanation in the order asked for; it is kept unless the other is clearly shorter, or begins with
+            units or layers that were taken out, where this one has new parts instead.
         other: The explanation the other way round.
 
     Returns:
@@ -133,11 +133,14 @@ def shorter(one: Explanation | None, other: Explanation | None) -> Explanation |
     """
     if one is None or other is None:
         return one or other
-    parts = [any(s.name == "part inherited" for s in e.steps) for e in (one, other)]
-    if parts == [True, False] and other.bits < one.bits:
+    new = any(s.name == "part inherited" for s in one.steps)
+    if new and other.steps[0].name in TAKEN_OUT and other.bits < one.bits:
         return other
     return other if other.bits < 0.9 * one.bits - 0.01 else one
 
+
+TAKEN_OUT = frozenset({"units removed", "layers removed"})
+"""Steps after which the model that lacks something looks like the parent of one with new parts."""
 
 MARKS = frozenset({RelationKind.QUANTIZED, RelationKind.PRUNED})
 """Operations that lose something: whichever model bears their mark was made from the other."""

@@ -93,8 +93,12 @@ class Entries:
 
 
 def entries(
-    models: Sequence[Model], reference: int | None = None, per_tensor: int = 4096, seed: int = 0
-) -> Entries:  # fmt: skip
+    models: Sequence[Model],
+    reference: int | None = None,
+    per_tensor: int = 4096,
+    seed: int = 0,
+    wide: tuple[int, int] = (0, 0),
+) -> Entries:
     """Read the same entries of every model.
 
     Cost: one pass over small tensors, the first rows of large ones; a linear assignment of tensors where names do not
@@ -105,6 +109,7 @@ def entries(
         reference: Position of the model whose names and order of axes count; the one with most matrices unless given.
         per_tensor: Entries per matrix at most; where a matrix has more, rows and columns are drawn at random.
         seed: Of that draw.
+        wide: How many of the largest matrices more entries are read of, and how many.
 
     Returns:
         The entries.
@@ -117,7 +122,9 @@ def entries(
     at = _fullest(models) if reference is None else reference
     base = models[at]
     tensors = matrices(base)
-    places = {n: _places(t, per_tensor, np.random.default_rng([seed, i])) for i, (n, t) in enumerate(tensors.items())}
+    largest = set(sorted(tensors, key=lambda n: -tensors[n].size)[: wide[0]])
+    most = {n: max(per_tensor, wide[1]) if n in largest else per_tensor for n in tensors}
+    places = {n: _places(t, most[n], np.random.default_rng([seed, i])) for i, (n, t) in enumerate(tensors.items())}
     slots, start = [], 0
     for name, (index, rows) in places.items():
         slots.append(Slot(name, start, start + len(index), tensors[name].size, rows))

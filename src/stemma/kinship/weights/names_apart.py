@@ -1,8 +1,10 @@
-"""Names that mean nothing from one model to the other: the same words, handed out anew, on other tensors."""
+"""Names of one model beside another's: the same words on other tensors, or other words for the same ones."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 
+from stemma.kinship.weights.correspondence import Pairing
 from stemma.models.arrays import from_arrays
 from stemma.models.model import Model, Tensor
 
@@ -33,6 +35,37 @@ def apart(a: Model, b: Model) -> Model:
         return b
     tensors = {f"{MARK}{n}": replace(t, name=f"{MARK}{n}") for n, t in b.weights.items()}
     return from_arrays(tensors, b.name, dict(b.config) if b.config else None)
+
+
+def as_in(a: Model, b: Model, pairings: Sequence[Pairing]) -> Model:
+    """The second model under the first one's names, where one of the two only has a word in front of all of them.
+
+    Args:
+        a: One model.
+        b: The other.
+        pairings: Matrices that belong together.
+
+    Returns:
+        A view of it; itself where names differ otherwise, or not at all.
+    """
+    fronts = {_fronts(p.b, p.a) for p in pairings}
+    if len(fronts) != 1 or (front := fronts.pop()) == ("", ""):
+        return b
+    old, new = front
+    names = {n: f"{new}{n.removeprefix(old)}" if n.startswith(old) else n for n in b.weights}
+    if len(set(names.values())) < len(names):
+        return b
+    tensors = {m: replace(b.weights[n], name=m) for n, m in names.items()}
+    return from_arrays(tensors, b.name, dict(b.config) if b.config else None)
+
+
+def _fronts(one: str, other: str) -> tuple[str, str]:
+    """What two names have in front of the part that they share, dots and all; whole names where they share none."""
+    x, y = one.split("."), other.split(".")
+    while len(x) > 0 and len(y) > 0 and x[-1] == y[-1]:
+        x.pop()
+        y.pop()
+    return ".".join([*x, ""]) if x else "", ".".join([*y, ""]) if y else ""
 
 
 def _clash(a: Model, b: Model) -> bool:

@@ -17,7 +17,7 @@ from stemma.fingerprints.tensor_content import matrices
 from stemma.kinship.weights.layouts.pieces import Restored
 from stemma.kinship.weights.layouts.rows import Gathered, Pool, Rows, directions, forms_of, normal
 from stemma.kinship.weights.layouts.tool_orders import is_simple
-from stemma.kinship.weights.layouts.vectors import vectors_of
+from stemma.kinship.weights.layouts.vectors import stays, vectors_of
 from stemma.kinship.weights.order.units_of_pair import finite
 from stemma.models.arrays import from_arrays
 from stemma.models.model import Model, Tensor
@@ -91,8 +91,10 @@ def relaid(reference: Model, target: Model, *, renamed: bool = False) -> Restore
     steps = dict.fromkeys(
         REPEATED if n in again else _step(found[n], fewer=n in tokens and bool(cut & set(found[n].names))) for n in made
     )
-    same = {n for n, t in reference.weights.items() if n in target.weights and t.shape == target.weights[n].shape}
-    return Restored(_view(target, found, vectors, settled | (same - own.keys() - vectors.keys())), made, tuple(steps))
+    elsewhere = {source: (reference.weights[n], made) for n, (made, source) in vectors.items()}
+    alone = reference.weights.keys() & target.weights.keys() - own.keys() - vectors.keys()
+    same = {n for n in alone if stays(reference.weights[n], target.weights[n], elsewhere.get(n))}
+    return Restored(_view(target, found, vectors, settled | same), made, tuple(steps))
 
 
 def _cut(found: Mapping[str, Gathered]) -> set[str]:

@@ -53,6 +53,27 @@ def vectors_of(
     return out
 
 
+def stays(own: Tensor, other: Tensor, elsewhere: tuple[Tensor, Tensor] | None) -> bool:
+    """Whether a vector may keep its name beside one that was found to be made of it.
+
+    Args:
+        own: The reference's vector of this name.
+        other: The target's.
+        elsewhere: A vector of the reference that the target's was found for, and what was made of it.
+
+    Returns:
+        True where nothing was made of it, or it fits here as well: a layer that is repeated stands in both places.
+    """
+    if own.shape != other.shape:
+        return False
+    return elsewhere is None or _apart(own, other) <= _apart(*elsewhere) + EQUAL
+
+
+def _apart(one: Tensor, other: Tensor) -> float:
+    x, y = (finite(t.array()).reshape(-1).astype(np.float64) for t in (one, other))
+    return float(np.linalg.norm(x - y) / max(np.linalg.norm(x), 1e-300))
+
+
 def _small(tensor: Tensor) -> bool:
     """Whether a tensor is a vector, or vectors of several layers in one."""
     return _long(tensor) <= 1 or tensor.size <= STACKED
