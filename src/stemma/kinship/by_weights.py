@@ -11,7 +11,7 @@ from stemma.fingerprints.tensor_content import matrices
 from stemma.kinship.axes import DISTILLED, UNASKED
 from stemma.kinship.exhibited import exhibited
 from stemma.kinship.from_one_seed import started
-from stemma.kinship.in_one_layout import View, as_stored, is_explained, laid_out, says_more
+from stemma.kinship.in_one_layout import WHOLE, View, as_stored, is_explained, laid_out, says_more
 from stemma.kinship.relation import agreement, by_parts, in_other_coordinates, name_relation
 from stemma.kinship.relation.explanation import Explanation
 from stemma.kinship.relation.in_place import in_place as in_place_pairs
@@ -116,13 +116,14 @@ def _decided(a: Model, b: Model, alpha: float) -> Decided:
     found = _as_stored(a, b, same, alpha)
     if found.comparison.relation.kind in DENSE and (seed := public_start(a)) is not None and seed == public_start(b):
         return replace(found, comparison=started(found.comparison, seed))
-    if is_explained(found.comparison):
+    mapped = found.comparison.verdict == "related" and found.comparison.weights.effect >= WHOLE and not found.placed
+    if is_explained(found.comparison) or (mapped and _large(a)):  # its rows would be read once more for a shorter name
         return found
     best, told = found, found.comparison
     beside = names_apart.as_in(a, b, found.pairings) if found.placed else b
     for number, view in enumerate(laid_out(a, beside)):
         level = alpha / 2 ** (number + 2)  # every further look is paid for
-        other = _as_stored(view.a, view.b, same_weights(view.a, view.b), level, placed=found.placed)
+        other = _as_stored(view.a, view.b, same_weights(view.a, view.b), level, placed=found.placed or mapped)
         if other.comparison.verdict == "related" and says_more(other.comparison, told):
             told = other.comparison
             best = replace(other, comparison=as_stored(a, b, told, view), view=view)

@@ -119,7 +119,7 @@ class Standings:
             )
             for k in kept
         ]
-        rest = round(max(0.0, 1 - sum(probable.values())), 4)
+        rest = round(float(max(0.0, 1 - sum(probable.values()))), 4)
         return out, (*said, *([Member((), rest)] if open_end else []))
 
     def _of_one(
