@@ -323,24 +323,6 @@ def test_either_code_suffices_to_be_found() -> None:
     assert digests[1234] not in {f.digest for f in index.nearest(unrelated, 2)}  # the control
 
 
-def test_of_many_models_those_nearer_than_most_are_told_and_a_few_behind_them() -> None:
-    rng = np.random.default_rng(3)
-    bits = rng.integers(0, 256, (200, 256), dtype=np.uint8)
-    query = rng.integers(0, 256, 256, dtype=np.uint8)
-    for i in range(6):  # kin: a fifth of the bits of one code changed
-        flips = np.packbits(rng.random(1024) < 0.2)
-        half = slice(0, 128) if i % 2 else slice(128, 256)
-        bits[i, half] = query[half] ^ flips
-    index = SketchIndex([Digest(f"{i:03}") for i in range(200)], bits)
-    found = index.telling(query, 49, 4)
-    assert {f"{i:03}" for i in range(6)} <= {n.digest for n in found}
-    assert 10 <= len(found) <= 30
-    assert found == tuple(n for n in index.nearest(query, 49) if n in found)
-    assert index.telling(query, 8, 4) == index.nearest(query, 8)[: len(index.telling(query, 8, 4))]
-    few = SketchIndex([Digest(f"{i:03}") for i in range(20)], bits[:20])
-    assert few.telling(query, 15, 4) == few.nearest(query, 15)
-
-
 def test_an_empty_index_and_wrong_sketches() -> None:
     index = SketchIndex([], np.zeros((0, 256), np.uint8))
     assert index.nearest(np.zeros(256, np.uint8), 5) == ()

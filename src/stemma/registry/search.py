@@ -11,13 +11,6 @@ from stemma.types import Digest
 SKETCH_BYTES = 256
 """Two codes of 1024 bits: one that depends on the order of units, one that no permutation or scaling changes."""
 
-NEARER = 2.0
-"""Deviations below the middle of a registry from which a model is looked at: one in fifty that has nothing to do with
-the query is, and as many kin as among the nearest 48 of a thousand."""
-
-ENOUGH = 32
-"""Models that a registry needs to have a middle."""
-
 _HALF = SKETCH_BYTES // 2
 _BLOCK = 4096
 
@@ -117,35 +110,6 @@ class SketchIndex:
         return tuple(
             Neighbour(self._digests[i], int(rank[i]), int(distance[i, 0]), int(distance[i, 1])) for i in chosen
         )
-
-    def telling(self, bits: np.ndarray, n: int, further: int) -> tuple[Neighbour, ...]:
-        """The models that are nearer than most, and some of those behind them.
-
-        What has nothing to do with the query lies around the middle of the registry, by both codes; a copy of it or a
-        child below. So few of a small registry are worth a close look, and of a large one no more than `n`.
-
-        Args:
-            bits: `uint8 [256]`.
-            n: How many at most.
-            further: How many that are not nearer are returned too: they show that the search reached past the kin.
-
-        Returns:
-            Nearest first, as `nearest` has them.
-        """
-        found = self.nearest(bits, n)
-        if len(self) < ENOUGH:
-            return found
-        distance = self.distances(bits)
-        middle = np.median(distance, axis=0)
-        spread = np.maximum(1.4826 * np.median(np.abs(distance - middle), axis=0), 1.0)
-        near = {k for k, f in enumerate(found) if _nearer(f, middle, spread)}
-        rest = [k for k in range(len(found)) if k not in near][:further]
-        return tuple(found[k] for k in sorted([*near, *rest]))
-
-
-def _nearer(found: Neighbour, middle: np.ndarray, spread: np.ndarray) -> bool:
-    """Whether a model is nearer than nearly all others by one of its codes."""
-    return bool(((np.array([found.ordered, found.invariant]) - middle) / spread < -NEARER).any())
 
 
 def _ranks(distance: np.ndarray) -> np.ndarray:

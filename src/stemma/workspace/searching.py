@@ -15,9 +15,6 @@ from stemma.types import Digest, NotTested
 from stemma.workspace.candidates import from_files, is_itself
 from stemma.workspace.recall import Recall
 
-BEYOND = 4
-"""Models that are no nearer than most, compared all the same: the search has to reach past the kin."""
-
 Reopen = Callable[[ModelRecord], Model]
 
 
@@ -113,7 +110,7 @@ def _near(
     if sketch is not None:
         index = registry.sketch_index(sketch.spec)
         indexed = len(index)
-        digests.update(n.digest for n in index.telling(np.asarray(sketch.values["bits"]), limit + 1, BEYOND))
+        digests.update(n.digest for n in index.nearest(np.asarray(sketch.values["bits"]), limit + 1))
     copies = registry.by_names_free_digest(suspect.names_free_digest)
     found = {r.name: r for digest in digests for r in registry.by_digest(digest)} | {r.name: r for r in copies}
     if indexed >= contents:
