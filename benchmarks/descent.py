@@ -5,8 +5,10 @@ grandchildren, siblings that learnt the same. For each kind of network the model
 on the other kinds (and on zoo families of other kinds), and asked about this one: which of two came first, who is the
 parent among relatives, and what set of candidates holds the parent. The sets are calibrated on the other kinds too. In
 every other draw of who is enrolled nobody is there whom weights hardly tell from others: checkpoints of one run, a
-child that learnt the same, that went back, that hardly moved or moved in its head alone. Beside it stand rules without
-any fit: the larger norm is later; the nearest is the parent.
+child that learnt the same, that went back, that hardly moved or moved in its head alone. Orphans beside a sibling that
+moved less than half as far as they did are counted apart. Beside it stand rules without any fit: the larger norm is
+later; the nearest is the parent. What the model of parenthood learns from other kinds was said of them by models of
+pairs that had seen this kind; the answers about this kind come from models that had not.
 
 python benchmarks/descent.py --data DIR            writes benchmarks/results/descent.json
 python benchmarks/descent.py --data DIR --ship     fits on all kinds and writes what ships with the package
@@ -88,11 +90,7 @@ def history_of(kind: str, number: int, data: Path, cache: Path) -> Measured:
 
         torch.set_num_threads(1)
         h = history(kind, number, SEED, data, cache)
-        rule = {n: s.rule + ("-decay" if s.decay else "") for n, s in h.steps.items()}
-        members = [
-            Member(n, from_arrays(a, n, None), tuple(h.ancestors(n)), rule[n], h.steps[n].how)
-            for n, a in h.arrays.items()
-        ]
+        members = [Member(n, from_arrays(a, n, None), tuple(h.ancestors(n))) for n, a in h.arrays.items()]
         return whole(Family(kind, number, tuple(members)))
 
     return kept(cache, f"history-{SEED}-{kind}-{number}", make)
@@ -225,18 +223,7 @@ def main() -> None:
         model = fit_parenthood(others(kind, asked), directions[kind])
         held[kind] = held_of(model, [q for k, qs in asked.items() if k[0] == kind for q in qs])
     everyone = [h for kind in KINDS for h in held[kind]]
-    sets: dict[str, Any] = {}
-    empty = Parenthood(directions[KINDS[0]], directions[KINDS[0]].trees)
-    answers: list[tuple[Answer, Parenthood]] = []
-    for kind in KINDS:
-        model = calibrated(empty, [h for k in KINDS if k != kind for h in held[k]])
-        told = [(h.answer(model.trees.about["choice"]), model) for h in held[kind]]
-        sets[kind] = of_sets(told)
-        answers += told
-    for low, high in ((1, 1), (2, 3), (4, 99)):
-        sets[f"{low} to {high} candidates"] = of_sets([x for x in answers if low <= len(x[0].probabilities) <= high])
-    sets["plain company"] = of_sets([x for x in answers if plain(x[0].query)])
-    sets["all"] = of_sets(answers)
+    sets = scored(held, directions[KINDS[0]])
     histories = {k: ps for k, ps in known.items() if k[0] in KINDS}
     result = {
         "version": __version__, "machine": platform.machine(), "seed": SEED,
@@ -247,6 +234,23 @@ def main() -> None:
     given.out.write_text(json.dumps(result, indent=1) + "\n")
     if given.ship:
         ship(known, asked, everyone, {**result["families"], "kinds": list(KINDS), "seed": SEED})
+
+
+def scored(held: dict[str, list[Held]], direction: Direction) -> dict[str, Any]:
+    """Sets and names by kind, each calibrated on the others, and by company."""
+    empty, out, answers = Parenthood(direction, direction.trees), {}, []
+    for kind in KINDS:
+        model = calibrated(empty, [h for k in KINDS if k != kind for h in held[k]])
+        told = [(h.answer(model.trees.about["choice"]), model) for h in held[kind]]
+        out[kind] = of_sets([x for x in told if not x[0].query.stood_for])
+        answers += told
+    told = [x for x in answers if not x[0].query.stood_for]
+    for low, high in ((1, 1), (2, 3), (4, 99)):
+        out[f"{low} to {high} candidates"] = of_sets([x for x in told if low <= len(x[0].probabilities) <= high])
+    out["plain company"] = of_sets([x for x in told if plain(x[0].query)])
+    out["all"] = of_sets(told)
+    out["a sibling stands for the parent"] = of_sets([x for x in answers if x[0].query.stood_for])
+    return out
 
 
 def plain(query: Query) -> bool:

@@ -68,6 +68,8 @@ def test_the_likeliest_is_the_parent_and_orphans_are_refused(families: list[Pedi
         for query in queries(pedigree.family, model.direction, 3, geometry=geometry):
             p = model.of_rows(query.rows)
             assert p.sum() <= 1 + 1e-9
+            if query.stood_for:
+                continue
             if query.parent is not None:
                 right.append(int(p.argmax()) == query.parent)
             elif not query.ancestors:
@@ -168,7 +170,7 @@ def test_what_is_learnt_again_is_learnt_the_same(families: list[Pedigree]) -> No
 
 
 def answer(parent: int | None, *probabilities: float) -> Answer:
-    query = Query(np.zeros((len(probabilities), 1)), parent, (), 0, ("mlp", 0), "", usual=True)
+    query = Query(np.zeros((len(probabilities), 1)), parent, (), ("mlp", 0))
     return Answer(query, np.array(probabilities))
 
 
@@ -195,12 +197,13 @@ def test_a_parent_set_holds_the_truth_as_often_as_is_asked() -> None:
 
 
 def test_a_parent_is_named_from_where_others_are_hardly_ever_named() -> None:
-    wrong = [answer(None, 0.1 * k / 10) for k in range(10)]
-    right = [answer(0, 0.99)] * 90
-    [one, *_] = tables([*wrong, *right])
-    assert one["named from"] == pytest.approx(0.09, abs=0.001)  # of ten orphans none, of a hundred suspects one
-    assert tables([answer(None, 0.97)] * 50)[0]["named from"] > 0.97
-    assert [t["candidates up to"] for t in tables(right)] == sorted(t["candidates up to"] for t in tables(right))
+    wrong = [answer(None, 0.6 + k / 500) for k in range(100)]
+    right = [answer(0, 0.99)] * 900
+    [one, *rest] = tables([*wrong, *right])
+    assert one["named from"] == pytest.approx(0.6 + 97 / 500, abs=0.001)  # two orphans of a hundred are named above it
+    assert all(t["named from"] == 1 for t in rest)  # nothing is named where there is nothing to go by
+    assert tables([*wrong[:20], *right])[0]["named from"] == 1  # nor by too few orphans
+    assert tables([answer(None, 0.1)] * 100)[0]["named from"] == 0.5
 
 
 def test_candidates_that_hardly_differ_are_one(members: dict[str, Model]) -> None:
@@ -217,4 +220,4 @@ def test_tunings_are_those_of_their_recipes(families: list[Pedigree]) -> None:
     assert {t.name.rsplit("-", 1)[0] for t in drawn} == set(RECIPES)
     assert all((t.weight_decay > 0) == (RECIPES[t.name.rsplit("-", 1)[0]][1] is not None) for t in drawn)
     assert {recipe_of(m.recipe) for p in families for m in p.zoo.members[1:]} <= set(RECIPES)
-    assert families[0].family.parent(families[0].zoo.members[0].name) is None
+    assert families[0].family.members[0].ancestors == ()

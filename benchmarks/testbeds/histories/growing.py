@@ -6,7 +6,9 @@ kind, its number and one seed, and is kept outside the repository by the digest 
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -135,10 +137,9 @@ def history(kind: str, number: int, seed: int, folder: Path, cache: Path) -> His
     by_name = {s.name: s for s in steps}
     root = by_name["root"]
     passed = [m for m in arrays if "@" in m]
-    chain = {m: Step(m, passed[i - 1] if i else "", "checkpoint", root.task, root.rule, root.rate, root.decay,
-                     0, root.falling, root.order) for i, m in enumerate(passed)}  # fmt: skip
-    if passed:
-        by_name["root"] = Step(**{**asdict(root), "task": root.task, "parent": passed[-1]})
+    before = ["", *passed]
+    chain = {m: replace(root, name=m, parent=p, how="checkpoint") for m, p in zip(passed, before, strict=False)}
+    by_name["root"] = replace(root, parent=before[-1])
     return History(kind, number, chain | by_name, arrays)
 
 
@@ -154,10 +155,11 @@ def _grown(kind: str, shape: dict, steps: list[Step], folder: Path) -> dict[str,
             net.load_state_dict(kept, strict=False)
         for share, arrays in _trained(net, kind, step, folder):
             out[step.name if share == 1 else f"{step.name}@{share}"] = arrays
-    return {n: a for n, a in sorted(out.items(), key=lambda i: ("@" not in i[0], 0))}
+    return out
 
 
-def _trained(net: nn.Module, kind: str, step: Step, folder: Path):
+def _trained(net: nn.Module, kind: str, step: Step, folder: Path) -> Iterator[tuple[float, Arrays]]:
+    """Train in place; the state at checkpoints, by the share of the steps, and at the end."""
     adapter = _Adapter(net, step.order) if step.how == "lora" else None
     leaves = adapter.leaves if adapter else [
         p for n, p in net.named_parameters() if step.how != "head" or n.startswith(head(kind))
@@ -170,7 +172,7 @@ def _trained(net: nn.Module, kind: str, step: Step, folder: Path):
         if step.falling:
             learner.param_groups[0]["lr"] = step.rate * (0.5 + 0.5 * float(np.cos(np.pi * at / step.steps)))
         learner.zero_grad()
-        with adapter.applied() if adapter else _nothing():
+        with adapter or nullcontext():
             lesson.loss(net).backward()
         nn.utils.clip_grad_norm_(leaves, 2.0)
         learner.step()
@@ -198,12 +200,6 @@ def _state(net: nn.Module) -> Arrays:
     return out
 
 
-class _nothing:
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_: object) -> None: ...
-
-
 class _Adapter:
     """A product of two thin matrices added to every matrix with more than sixteen rows and columns."""
 
@@ -219,9 +215,6 @@ class _Adapter:
                 self.parts.append((p, up, down))
         self.leaves = [x for _, up, down in self.parts for x in (up, down)]
         self.start = [p.detach().clone() for p, _, _ in self.parts]
-
-    def applied(self) -> "_Adapter":
-        return self
 
     def __enter__(self) -> None:
         for (p, up, down), w in zip(self.parts, self.start, strict=True):

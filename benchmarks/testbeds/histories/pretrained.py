@@ -225,8 +225,12 @@ def _dropped(parents: list[Path], target: Path, folder: Path) -> None:
 
 def _half_anew(parents: list[Path], target: Path, folder: Path) -> None:
     net = _trunk(parents[0])
-    for layer in net.encoder.layer[3:]:
-        layer.apply(net._init_weights)
+    for part in net.encoder.layer[3:].modules():
+        if isinstance(part, torch.nn.Linear):
+            torch.nn.init.normal_(part.weight, std=0.02)
+            torch.nn.init.zeros_(part.bias)
+        elif isinstance(part, torch.nn.LayerNorm):
+            part.reset_parameters()
 
     def loss(tokens: torch.Tensor, who: torch.Tensor) -> torch.Tensor:
         a, b = (F.normalize(net(input_ids=t).last_hidden_state.mean(1), dim=1) for t in tokens.chunk(2, 1))

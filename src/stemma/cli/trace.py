@@ -236,10 +236,11 @@ def _direction(result: "Trace") -> Iterator[tuple[str, str, str]]:
 
 
 def _possible(result: "Trace") -> Iterator[tuple[str, str, str]]:
-    """The parent set, where it says more than the direction does: several models, or one that is not here."""
-    if len(result.parent_set) < 2 and all(p["digest"] for p in result.parent_set):
+    """The parent set, unless the direction says the same: one parent that is named."""
+    if len(result.parent_set) == 1 and result.verdict in {"copy", "descends"}:
         return
-    label, why = "parent is", f"one of these in {result.coverage:.0%} of cases" if result.coverage else ""
+    words = "one of these" if len(result.parent_set) > 1 else "so"
+    label, why = "parent is", f"{words} in {result.coverage:.0%} of cases" if result.coverage else ""
     for member in result.parent_set[:SHOWN]:
         same = f", or {', '.join(member['or'][:2])}{', …' if len(member['or']) > 2 else ''}" if member["or"] else ""
         yield label, f"{member['name']}{same}", f"{member['probability']:.2f}{f' · {why}' if why else ''}"

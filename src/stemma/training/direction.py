@@ -39,18 +39,12 @@ class Pair:
     Attributes:
         features: What the weights show.
         label: `FORWARD` where the first is an ancestor of the second, else `NEITHER`.
-        family: Kind and seed.
-        recipes: What the descendant was tuned by; of both where neither descends from the other.
-        tasks: What it learnt, likewise.
-        nearest: Whether the first is the parent, not a more distant ancestor.
+        family: Kind and number.
     """
 
     features: PairFeatures
     label: int
     family: tuple[str, int]
-    recipes: tuple[str, ...]
-    tasks: tuple[str, ...]
-    nearest: bool = True
 
 
 def geometry_of(family: Family) -> Geometry:
@@ -77,11 +71,11 @@ def pairs(family: Family, seed: int = 0, geometry: Geometry | None = None) -> It
     at, members = family.positions(), {m.name: m for m in family.members}
     above = {n: [a for a in m.ancestors if a in at] for n, m in members.items()}
     rng = np.random.default_rng([seed, family.number, 33])
-    wanted: list[tuple[str, str, int, bool]] = []
+    wanted: list[tuple[str, str, int]] = []
     for name in members:
         for generation, ancestor in enumerate(above[name]):
             if generation == 0 or rng.random() < 0.3:
-                wanted.append((ancestor, name, pair_model.FORWARD, generation == 0))
+                wanted.append((ancestor, name, pair_model.FORWARD))
     names = [n for n in members if above[n]]
     apart = [
         (a, b)
@@ -91,13 +85,11 @@ def pairs(family: Family, seed: int = 0, geometry: Geometry | None = None) -> It
     ]
     count = min(len(apart), round(UNRELATED_PER_CHILD * len(names)))
     chosen = rng.choice(len(apart), count, replace=False) if count else []
-    wanted += [(*apart[k], pair_model.NEITHER, False) for k in chosen]
-    for a, b, label, nearest in wanted:
+    wanted += [(*apart[k], pair_model.NEITHER) for k in chosen]
+    for a, b, label in wanted:
         found = geometry.pair(at[a], at[b])
         if found is not None:
-            who = [members[b]] if label == pair_model.FORWARD else [members[a], members[b]]
-            tuned, tasks = tuple(m.tuned for m in who), tuple(m.task for m in who)
-            yield Pair(found, label, (family.kind, family.number), tuned, tasks, nearest)
+            yield Pair(found, label, (family.kind, family.number))
 
 
 def _fork(above: Mapping[str, Sequence[str]], a: str, b: str) -> str:
@@ -157,23 +149,20 @@ class Query:
         parent: Position of the nearest ancestor that is enrolled: the parent itself, or whom it comes from through
             models that nobody enrolled; None where there is none.
         ancestors: Positions of more distant ancestors.
-        siblings: Number of enrolled children of the suspect's parent.
-        family: Kind and seed.
-        recipe: What the suspect was tuned by.
-        usual: Whether its family was made as children usually are.
+        family: Kind and number.
         suspect: Its name.
         candidates: Names of the relatives, of those that hardly differ the nearest one's.
+        stood_for: Whether nobody that it comes from is here, and a sibling that moved much less stands where its parent
+            stood: weights cannot tell. Nothing is learnt or calibrated from such a suspect.
     """
 
     rows: np.ndarray
     parent: int | None
     ancestors: tuple[int, ...]
-    siblings: int
     family: tuple[str, int]
-    recipe: str
-    usual: bool
     suspect: str = ""
     candidates: tuple[str, ...] = ()
+    stood_for: bool = False
 
 
 def queries(
@@ -206,18 +195,16 @@ def queries(
             kept.append(home)
         near = parent_model.groups(geometry, s, kept)[: parent_model.NEAREST]
         beside = [i for group in near for i in group if parents[members[i].name] == parent]
-        orphan = not any(at[a] in kept for a in one.ancestors if a in at)
-        if not near or (orphan and any(taken_for(geometry, home, i, s) for i in beside)):
+        if not near:
             continue
+        orphan = not any(at[a] in kept for a in one.ancestors if a in at)
+        stood_for = orphan and any(taken_for(geometry, home, i, s) for i in beside)
         rows = parent_model.features(geometry, direction, s, [group[0] for group in near])
         above = [at[a] for a in one.ancestors if a in at]
-        siblings = sum(parents[members[i].name] == parent for i in kept)
         places = [k for a in above for k, group in enumerate(near) if a in group]
         place, further = (places[0], tuple(k for k in places if k != places[0])) if places else (None, ())
         names = tuple(members[group[0]].name for group in near)
-        yield Query(
-            rows, place, further, siblings, (family.kind, family.number), one.tuned, family.usual, one.name, names
-        )
+        yield Query(rows, place, further, (family.kind, family.number), one.name, names, stood_for)
 
 
 SHARES = (0.1, 0.3, 0.6, 1.0)
@@ -238,6 +225,7 @@ def fit_parenthood(
     Returns:
         The model.
     """
+    given = [q for q in given if not q.stood_for]
     rows = np.concatenate([q.rows for q in given])
     labels = np.concatenate([np.arange(len(q.rows)) == (-1 if q.parent is None else q.parent) for q in given])
     return Parenthood(direction, _fit(rows, labels.astype(int), parent_model.COLUMNS, seed, about or {}))

@@ -13,16 +13,12 @@ class Member:
         name: Unique in the family.
         model: Its weights.
         ancestors: Names of what it was made from, nearest first, whether they are there or not.
-        tuned: What it was tuned by, for tables.
-        task: What it learnt, likewise.
         leaf: Whether nothing is made from it by rule (integer codes).
     """
 
     name: str
     model: Model
     ancestors: tuple[str, ...]
-    tuned: str = ""
-    task: str = ""
     leaf: bool = False
 
 
@@ -34,18 +30,11 @@ class Family:
         kind: Of network.
         number: Tells families of a kind apart.
         members: The models, the root among them.
-        usual: Whether children were made as they usually are, neither much weaker nor much stronger.
     """
 
     kind: str
     number: int
     members: tuple[Member, ...]
-    usual: bool = True
-
-    def parent(self, name: str) -> str | None:
-        """The parent of a member, None for the root."""
-        [member] = (m for m in self.members if m.name == name)
-        return next(iter(member.ancestors), None)
 
     def positions(self) -> dict[str, int]:
         """Where each member stands."""

@@ -199,11 +199,12 @@ def calibrated(parenthood: Parenthood, held: Sequence[Held]) -> Parenthood:
 
     Args:
         parenthood: The model.
-        held: Suspects that it, or what stands for it, did not learn from.
+        held: Suspects that it, or what stands for it, did not learn from; those that are `stood_for` do not count.
 
     Returns:
         The same model with its calibration.
     """
+    held = [h for h in held if not h.query.stood_for]
     choice = _choice(held)
     sets = tables([h.answer(choice) for h in held])
     return Parenthood(parenthood.direction, _with(parenthood.trees, choice=choice, sets=sets))
@@ -250,13 +251,15 @@ def _named_from(held: Sequence[Answer], share: float) -> float:
     """The probability that, in all but a share of the cases, only what the suspect comes from reaches.
 
     Returns:
-        One half where there are too few to tell.
+        At least one half; 1, which is never reached, where there are too few cases to show so small a share.
     """
+    if len(held) * share < 1:
+        return 1.0
     best = sorted(
         (float(a.probabilities.max()) for a in held if not a.comes_from(int(a.probabilities.argmax()))), reverse=True
     )
     allowed = int(share * len(held))
-    return round(min(1.0, best[allowed] + 1e-5), 5) if len(best) > allowed else 0.5
+    return max(0.5, round(min(1.0, best[allowed] + 1e-5), 5)) if len(best) > allowed else 0.5
 
 
 def _with(trees: BoostedTrees, **about: Any) -> BoostedTrees:

@@ -114,13 +114,10 @@ class Pedigree:
     def family(self) -> Family:
         """The models with who came from whom."""
         members = tuple(
-            Member(
-                m.name, m.model, tuple(self.zoo.ancestors(m.name)), recipe_of(m.recipe),
-                str(m.recipe.parameters.get("task", "")).split(":")[0], m.relation is RelationKind.QUANTIZED,
-            )
+            Member(m.name, m.model, tuple(self.zoo.ancestors(m.name)), m.relation is RelationKind.QUANTIZED)
             for m in self.zoo.members
-        )  # fmt: skip
-        return Family(self.kind, self.seed, members, self.usual)
+        )
+        return Family(self.kind, self.seed, members)
 
 
 def pedigrees(
