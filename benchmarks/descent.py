@@ -6,9 +6,11 @@ on the other kinds (and on zoo families of other kinds), and asked about this on
 parent among relatives, and what set of candidates holds the parent. The sets are calibrated on the other kinds too. In
 every other draw of who is enrolled nobody is there whom weights hardly tell from others: checkpoints of one run, a
 child that learnt the same, that went back, that hardly moved or moved in its head alone. Orphans beside a sibling that
-moved less than half as far as they did are counted apart. Beside it stand rules without any fit: the larger norm is
-later; the nearest is the parent. What the model of parenthood learns from other kinds was said of them by models of
-pairs that had seen this kind; the answers about this kind come from models that had not.
+moved less than half as far as they did are counted apart. Family trees are drawn of random parts of every history, the
+first ancestor missing in a quarter of them, with the same models; what their probabilities mean is taken from other
+kinds. Beside it stand rules without any fit: the larger norm is later; the nearest is the parent; a spanning tree. What
+the model of parenthood learns from other kinds was said of them by models of pairs that had seen this kind; the answers
+about this kind come from models that had not.
 
 python benchmarks/descent.py --data DIR            writes benchmarks/results/descent.json
 python benchmarks/descent.py --data DIR --ship     fits on all kinds and writes what ships with the package
@@ -19,7 +21,7 @@ import json
 import os
 import pickle
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -37,9 +39,10 @@ from stemma.models.arrays import from_arrays
 from stemma.training import PRETRAINED
 from stemma.training.direction import Pair, Query, fit_direction, fit_parenthood, geometry_of, pairs, queries
 from stemma.training.histories import Family, Member
-from stemma.training.parentage import Answer, Held, calibrated, held_of
+from stemma.training.parentage import Answer, Held, calibrated, held_of, right_by_probability
 from stemma.training.pedigrees import pedigrees
 from testbeds.histories.networks import KINDS
+from testbeds.histories.trees import OF, ROOTLESS, Scored, drawn, part
 
 SEED = 71
 DRAWS, DRAWS_OF_ZOO = 8, 2
@@ -150,11 +153,16 @@ def rate(values: np.ndarray, families: list[Key]) -> dict[str, Any]:
             "interval": [round(float(q), 4) for q in np.quantile(means, [0.025, 0.975])]}  # fmt: skip
 
 
+def is_odd(name: str) -> bool:
+    """Whether weights hardly tell a member from another."""
+    return "@" in name or name in ODD
+
+
 def company(family: Family, draw: int) -> Family:
     """Who may be enrolled: in every other draw nobody whom weights hardly tell from others."""
     if draw % 2 == 0:
         return family
-    return replace(family, members=tuple(replace(m, leaf="@" in m.name or m.name in ODD) for m in family.members))
+    return replace(family, members=tuple(replace(m, leaf=is_odd(m.name)) for m in family.members))
 
 
 def suspects(family: Family, direction: Direction, geometry: Geometry) -> list[Query]:
@@ -219,21 +227,90 @@ def main() -> None:
     by = {**directions, **{f"zoo {z}": d for z, d in of_zoo.items()}}
     asked = {k: suspects(f, by[k[0]], g) for k, (f, g) in families.items()}
     held: dict[str, list[Held]] = {}
+    fitted: dict[str, Parenthood] = {}
     for kind in KINDS:
-        model = fit_parenthood(others(kind, asked), directions[kind])
-        held[kind] = held_of(model, [q for k, qs in asked.items() if k[0] == kind for q in qs])
+        fitted[kind] = fit_parenthood(others(kind, asked), directions[kind])
+        held[kind] = held_of(fitted[kind], [q for k, qs in asked.items() if k[0] == kind for q in qs])
     everyone = [h for kind in KINDS for h in held[kind]]
     sets = scored(held, directions[KINDS[0]])
     histories = {k: ps for k, ps in known.items() if k[0] in KINDS}
+    grown = trees(held, families, fitted, given.jobs)
     result = {
         "version": __version__, "machine": platform.machine(), "seed": SEED,
         "families": {"histories": len(histories), "zoo, learnt from alone": len(families) - len(histories)},
         "coverage asked": COVERAGE, "pairs": of_pairs(histories, directions), "parents": sets,
+        "trees": of_trees(grown),
     }  # fmt: skip
-    print(json.dumps({k: result["parents"][k] for k in ("plain company", "all")}, indent=1))
+    print(
+        json.dumps({**{k: result["parents"][k] for k in ("plain company", "all")}, "trees": result["trees"]}, indent=1)
+    )
     given.out.write_text(json.dumps(result, indent=1) + "\n")
     if given.ship:
-        ship(known, asked, everyone, {**result["families"], "kinds": list(KINDS), "seed": SEED})
+        ship(
+            known,
+            asked,
+            everyone,
+            table(list(grown.values())),
+            {**result["families"], "kinds": list(KINDS), "seed": SEED},
+        )
+
+
+def trees(
+    held: dict[str, list[Held]], families: dict[Key, Measured], fitted: dict[str, Parenthood], jobs: int
+) -> dict[tuple[str, int, int], Scored]:
+    """Drawings of parts of every history, by kind, number and draw."""
+    waiting = {}
+    with ProcessPoolExecutor(jobs) as pool:
+        for kind in KINDS:
+            model = calibrated(fitted[kind], [h for k in KINDS if k != kind for h in held[k]])
+            for (k, number), (family, geometry) in families.items():
+                if k == kind:
+                    waiting[kind, number] = pool.submit(drawings, family, geometry, model)
+        return {(*key, draw): s for key, one in waiting.items() for draw, s in enumerate(one.result())}
+
+
+def drawings(family: Family, geometry: Geometry, model: Parenthood) -> list[Scored]:
+    """Drawings of parts of one history."""
+    left_out = [m.name for m in family.members if is_odd(m.name)]
+    return [drawn(part(family, geometry, draw, left_out if draw % 2 else ()), model) for draw in range(DRAWS)]
+
+
+def table(some: Iterable[Scored]) -> list[list[float]]:
+    """How often edges are right by the probability that they were drawn with."""
+    lines = [line for s in some for line in s.lines if line.said is not None]
+    return right_by_probability([line.said for line in lines], [line.right for line in lines])
+
+
+def of_trees(grown: dict[tuple[str, int, int], Scored]) -> dict[str, Any]:
+    """What family trees hold, kind by kind, with probabilities calibrated on the other kinds."""
+    tables = {kind: table(o for k, o in grown.items() if k[0] != kind) for kind in KINDS}
+    sure = {k: np.interp([x.said for x in s.lines if x.said is not None], *tables[k[0]]) for k, s in grown.items()}
+    out: dict[str, Any] = {}
+    for what in (*KINDS, "all", "odd members left out", "with the first ancestor", "without it"):
+        keys = [k for k in grown if what in (k[0], "all") or (what == "odd members left out" and k[2] % 2)
+                or (what == "with the first ancestor" and k[2] % OF not in ROOTLESS)
+                or (what == "without it" and k[2] % OF in ROOTLESS)]  # fmt: skip
+        lines = [(k[:2], x) for k in keys for x in grown[k].lines]
+        true, right = sum(grown[k].true for k in keys), sum(x.right for _, x in lines)
+        plain = [grown[k].baseline for k in keys]
+        clear = [grown[k].clear for k in keys]
+        out[what] = {
+            "drawings": len(keys), "edges": true, "drawn": len(lines),
+            "right of drawn": rate(np.array([x.right for _, x in lines]), [k for k, _ in lines]),
+            "f1": round(2 * right / max(1, true + len(lines)), 4),
+            "f1 of a spanning tree": round(2 * sum(r for r, _ in plain) / max(1, true + sum(n for _, n in plain)), 4),
+            "reversed": sum(x.reversed for _, x in lines),
+            "clear edges": sum(n for n, _ in clear), "clear edges drawn": sum(r for _, r in clear),
+        }  # fmt: skip
+    told = [(float(p), x) for k, s in grown.items()
+            for p, x in zip(sure[k], [x for x in s.lines if x.said is not None], strict=True)]  # fmt: skip
+    out["reliability"] = []
+    for lo in np.arange(0, 1, 0.1).round(1):
+        some = [(p, x) for p, x in told if lo <= p < lo + 0.1 + (lo == 0.9)]
+        means = np.mean([(p, x.right, x.reversed) for p, x in some], axis=0).round(4).tolist() if some else [0.0] * 3
+        shares = dict(zip(("said", "right", "reversed"), means, strict=True))
+        out["reliability"] += [{"from": float(lo), "edges": len(some), **shares}] if some else []
+    return out
 
 
 def scored(held: dict[str, list[Held]], direction: Direction) -> dict[str, Any]:
@@ -255,7 +332,7 @@ def scored(held: dict[str, list[Held]], direction: Direction) -> dict[str, Any]:
 
 def plain(query: Query) -> bool:
     """Whether nobody is there whom weights hardly tell from others."""
-    return not any("@" in n or n in ODD for n in (query.suspect, *query.candidates))
+    return not any(map(is_odd, (query.suspect, *query.candidates)))
 
 
 def measured(numbers: int, data: Path, cache: Path, jobs: int) -> dict[Key, Measured]:
@@ -271,11 +348,11 @@ def measured(numbers: int, data: Path, cache: Path, jobs: int) -> dict[Key, Meas
         return {key: one.result() for key, one in waiting.items()}
 
 
-def ship(known: dict, asked: dict, held: list[Held], made: dict[str, Any]) -> None:
+def ship(known: dict, asked: dict, held: list[Held], edges: list[list[float]], made: dict[str, Any]) -> None:
     """Fit on all kinds; thresholds and tables stay those of kinds left out."""
     direction = fit_direction([p for ps in known.values() for p in ps], about=made)
     model = fit_parenthood([q for qs in asked.values() for q in qs], direction, about=made)
-    model = calibrated(model, held)
+    model = calibrated(model, held, edges)
     direction.trees.save(PRETRAINED / "direction.safetensors")
     model.trees.save(PRETRAINED / "parenthood.safetensors")
 

@@ -109,3 +109,22 @@ def test_rows_are_units_whichever_layout_the_reference_has() -> None:
         np.testing.assert_array_equal(found.values[1], found.values[0])
         norms = np.linalg.norm(slot.blocks(found.values)[0], axis=1)
         np.testing.assert_allclose(norms, np.linalg.norm(kernel.reshape(24, -1), axis=1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_tokens_that_only_some_have_do_not_take_their_embedding_out(order: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    short = {"embed.weight": rng.normal(size=(60, 8)), "fc.weight": rng.normal(size=(24, 8))}
+    long = {
+        "embed.weight": np.concatenate([short["embed.weight"], rng.normal(size=(5, 8))]),
+        "fc.weight": short["fc.weight"],
+    }
+    two = [from_arrays(a, n, None) for n, a in (("short", short), ("long", long))]
+    found = entries([two[i] for i in order])
+    assert found.present.all()
+    assert np.array_equal(*found.values)
+    fewer = {"embed.weight": short["embed.weight"], "fc.weight": short["fc.weight"][2:]}  # units are no tokens
+    cut = entries([two[0], from_arrays(fewer, "cut", None)])
+    names = [slot.name for slot in cut.tensors]
+    assert cut.present[:, names.index("embed.weight")].all()
+    assert not cut.present[:, names.index("fc.weight")].all()

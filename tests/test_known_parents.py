@@ -7,7 +7,7 @@ import pytest
 
 from stemma.lineage.distances import ByNorm
 from stemma.lineage.forest import Family, Forest
-from stemma.lineage.known_parents import Parents, apart
+from stemma.lineage.known_parents import Parents, apart, may_be_exact
 from stemma.models.arrays import from_arrays
 from stemma.types import Digest, Lineage, ModelRef
 from stemma.types import RelationKind as R
@@ -111,3 +111,27 @@ def test_trained_siblings_of_merged_models_are_not_hung_below_the_merge(kind: st
         below = {e.child for e in found.edges if e.parent == "merge"}
         assert merged == {"1", "2"}, absent
         assert below == ({"after"} - set(absent)), absent  # the child of the merge is the control
+
+
+@pytest.mark.parametrize(
+    ("what", "expected"),
+    [("linear", True), ("layer by layer", True), ("left where it stood", True), ("halved", True), ("trained", False),
+     ("trained on a merge", False), ("rows frozen", False)],
+)  # fmt: skip
+def test_a_cheap_look_tells_what_may_be_an_exact_merge(what: str, expected: bool) -> None:
+    rng = np.random.default_rng(6)
+    root = rng.normal(size=8000)
+    near = root + 0.02 * rng.normal(size=(4, 8000))
+    tensors = [(0, 4000, 50), (4000, 8000, 80)]
+    mean = 0.4 * near[0] + 0.6 * near[1]
+    news = 0.02 * rng.normal(size=8000)
+    child = {
+        "linear": mean,
+        "layer by layer": np.concatenate([near[2][:4000], mean[4000:]]),
+        "left where it stood": np.where(rng.random(8000) < 0.1, near[3], mean + news),
+        "halved": mean.astype(np.float16).astype(np.float64),
+        "trained": root + news,
+        "trained on a merge": mean + news,
+        "rows frozen": np.concatenate([near[0][:1600], (root + news)[1600:]]),
+    }[what]
+    assert may_be_exact(child.astype(np.float32), near.astype(np.float32), tensors) is expected

@@ -9,6 +9,7 @@ from stemma.errors import MisuseError
 from stemma.lineage.merge_evidence import whitened
 from stemma.lineage.merges import Merge, MergeRegression, merge_of
 from stemma.lineage.task_vectors import Span, task_vectors
+from stemma.models.arrays import from_arrays
 from stemma.models.model import Model
 from stemma.zoo.memory import model_of
 
@@ -387,3 +388,26 @@ def test_wrong_input_is_one_clear_error(family: tuple[np.ndarray, np.ndarray]) -
     with pytest.raises(MisuseError, match="lie between columns"):
         MergeRegression().decompose(base, candidates, tensors=[("a", 0, K + 1)])
     assert take_apart(base, np.empty((0, K), np.float32), base) is None
+
+
+@pytest.mark.parametrize("new_in", ["first", "second", "both"])
+def test_a_new_head_of_one_parent_does_not_hide_the_merge_of_the_rest(new_in: str) -> None:
+    rng = np.random.default_rng(4)
+
+    def layers(scale: float) -> dict[str, np.ndarray]:
+        return {f"layer.{i}.weight": scale * rng.normal(size=(48, 48)).astype(np.float32) for i in range(6)}
+
+    root, head = layers(1.0), rng.normal(size=(48, 48)).astype(np.float32)
+    tuned = [{n: root[n] + x for n, x in layers(0.02).items()} for _ in range(3)]
+    others = [rng.normal(size=(48, 48)).astype(np.float32) for _ in range(2)]
+    heads = {"first": (others[0], head), "second": (head, others[0]), "both": (others[0], others[1])}[new_in]
+    a, b, sibling = tuned
+    mean = {n: 0.3 * a[n] + 0.7 * b[n] for n in root}
+    child = from_arrays({**mean, "pooler.weight": head}, "child")
+    parents = [from_arrays({**a, "pooler.weight": heads[0]}, "a"), from_arrays({**b, "pooler.weight": heads[1]}, "b"),
+               from_arrays({**sibling, "pooler.weight": head}, "sibling")]  # fmt: skip
+    found = merge_of(child, parents)
+    assert found is not None
+    assert found.certain
+    assert {p.name: round(p.coefficient, 3) for p in found.parents} == {"a": 0.3, "b": 0.7}
+    assert merge_of(parents[2], [child, *parents[:2]]) is None  # the control: a sibling is no merge

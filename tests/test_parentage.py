@@ -8,14 +8,15 @@ import pytest
 
 from stemma.kinship.compare import compare_weights
 from stemma.lineage.direction import FORWARD, columns
-from stemma.lineage.geometry import Geometry
+from stemma.lineage.geometry import Geometry, counted
 from stemma.lineage.parenthood import COLUMNS, features, groups
 from stemma.lineage.standing import Role
 from stemma.lineage.trace import trace
+from stemma.models.arrays import from_arrays
 from stemma.models.model import Model
 from stemma.training import shipped_parenthood
 from stemma.training.direction import Query, fit_direction, fit_parenthood, geometry_of, pairs, queries
-from stemma.training.parentage import Answer, Held, calibrated, held_of, tables
+from stemma.training.parentage import Answer, Held, calibrated, held_of, right_by_probability, tables
 from stemma.training.pedigrees import RECIPES, Pedigree, pedigrees, recipe_of, tunings
 from stemma.types import Trace
 from stemma.workspace.candidates import of_model
@@ -221,3 +222,35 @@ def test_tunings_are_those_of_their_recipes(families: list[Pedigree]) -> None:
     assert all((t.weight_decay > 0) == (RECIPES[t.name.rsplit("-", 1)[0]][1] is not None) for t in drawn)
     assert {recipe_of(m.recipe) for p in families for m in p.zoo.members[1:]} <= set(RECIPES)
     assert families[0].family.members[0].ancestors == ()
+
+
+def test_who_was_trained_on_more_batches_is_hardly_the_parent() -> None:
+    rng = np.random.default_rng(0)
+    root = rng.normal(size=(64, 48)).astype(np.float32)
+    child = root + 0.3 * rng.normal(size=root.shape).astype(np.float32)
+
+    def model(name: str, weights: np.ndarray, batches: int | None) -> Model:
+        counter = {} if batches is None else {"bn.num_batches_tracked": np.array(batches)}
+        return from_arrays({"a.weight": weights, "b.weight": weights.T.copy(), **counter}, name)
+
+    def parent(first: int | None, second: int | None) -> float:
+        two = Geometry.of([model("child", child, second), model("root", root, first)])
+        return float(shipped_parenthood().probabilities(two, 0, [1])[0])
+
+    assert counted(model("m", root, 7)) == 7
+    without = parent(None, None)
+    assert without > 0.2
+    assert parent(100, 200) == without  # that order shows nothing new: siblings of another length look like it
+    assert parent(200, 100) < 0.5 * without
+    assert parent(200, None) == parent(None, 100) == without  # counters may be missing, or start anew
+
+
+def test_edges_are_right_as_often_as_isotonic_regression_says() -> None:
+    rng = np.random.default_rng(1)
+    stated = rng.uniform(size=4000)
+    at, right = right_by_probability(stated.tolist(), (rng.uniform(size=4000) < stated**2).tolist())
+    assert at == sorted(at)
+    assert right == sorted(right)
+    assert np.interp([0.3, 0.6, 0.9], at, right) == pytest.approx([0.09, 0.36, 0.81], abs=0.08)
+    alone = right_by_probability([0.4, 0.6], [True, False])
+    assert alone == [[0.5], [0.5]]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from stemma.types import Edge, Lineage
 
 CERTAIN = 0.95
-"""Confidence from which a direction is not remarked on: it speaks of the tree as drawn, not of the edge."""
+"""Probability from which an edge is not remarked on."""
 
 ALONE = 12
 """Models that a line lists by name."""
@@ -74,7 +74,8 @@ def drawn(result: "Lineage") -> "Iterator[Table | Text | str]":
     for edge in result.edges:
         parents.setdefault(edge.child, []).append(edge.parent)
     lost = [str(m["name"]) for m in result.missing_ancestors]
-    tops = [*(r for r in result.roots if r in below), *(m for m in lost if m not in parents)]
+    related = {m for f in result.families if len(f) > 1 for m in f}
+    tops = [*(r for r in result.roots if r in related), *(m for m in lost if m not in parents)]
     for top in tops:
         yield _wrapped(_tree(top, below, parents))
         yield ""
@@ -124,7 +125,7 @@ def _step(edge: "Edge", parents: Sequence[str]) -> "Text":
     if edge.share is not None:
         told.append(f"share {number(edge.share)}")
     if edge.confidence is not None and edge.confidence < CERTAIN:
-        told.append(f"direction {number(edge.confidence)}")
+        told.append(f"probability {number(edge.confidence)}")
     if others := [plain(p) for p in parents if p != edge.parent]:
         told.append(f"also from {', '.join(others)}")
     return line.append(f"  {' · '.join(plain(t) for t in told)}", style="dim") if told else line
@@ -137,7 +138,7 @@ def _lines(result: "Lineage", below: "Mapping[str, list[Edge]]") -> "Iterator[tu
     for m in result.missing_ancestors:
         yield "missing", f"{m['name']}: no model here can be the parent of {', '.join(m['children'])}", ""
     for r in result.refused:
-        yield "refused", " and ".join(r["models"]), str(r["reason"])
+        yield "undecided", " and ".join(r["models"]), str(r["reason"])
     for r in result.receipts:
         yield "receipt", f"{r['child']}: {r['operation']} of {r['parent']}", DRAWN[r["drawn"]]
     open_ = {t["model"] for t in result.not_tested}

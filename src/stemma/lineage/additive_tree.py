@@ -96,8 +96,9 @@ class RecursiveGrouping:
         return Spec(self.name, self.version, asdict(self))
 
     def __call__(
-        self, distances: np.ndarray, ancestry: Ancestry = lambda a, b: None, angles: Angles = lambda a, others: None
-    ) -> AdditiveTree:
+        self, distances: np.ndarray, ancestry: Ancestry = lambda a, b: None, angles: Angles = lambda a, others: None,
+        skeleton: Sequence[Pair] | None = None,
+    ) -> AdditiveTree:  # fmt: skip
         """Reconstruct the tree.
 
         Args:
@@ -105,19 +106,19 @@ class RecursiveGrouping:
             ancestry: Of two models. Neighbours of which one is likely the other's ancestor need `likely` times the
                 tolerance to be given a missing parent; where it is unlikely, `unlikely` times.
             angles: At a model between its neighbours; those of the distances where it gives none.
+            skeleton: Edges of the tree, or trees, that are refined; a minimum spanning tree unless given.
 
         Returns:
-            A tree that spans all n nodes.
+            A tree that spans all n nodes, or as many trees as the skeleton has.
 
         Raises:
             MisuseError: If that is no distance matrix.
         """
         d = _checked(distances)
-        skeleton = spanning_tree(d)
-        noise = self.noise(d, skeleton)
-        work = _Tree(
-            d, skeleton, max(self.least, self.deviations * noise), ancestry, angles, (self.unlikely, self.likely)
-        )
+        spanning = spanning_tree(d)
+        noise = self.noise(d, spanning)
+        bars, tolerance = (self.unlikely, self.likely), max(self.least, self.deviations * noise)
+        work = _Tree(d, spanning if skeleton is None else skeleton, tolerance, ancestry, angles, bars)
         for node in range(len(d)):
             if len(work.around[node]) > 1:
                 work.refine(node)

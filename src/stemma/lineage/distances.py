@@ -7,9 +7,11 @@ import numpy as np
 
 from stemma.errors import MisuseError
 from stemma.kinship.weights.entries import Entries
+from stemma.kinship.weights.residual import rounding_of
 
-SAME = 1e-6
-"""Squared relative change below which two models are one, stored with another rounding."""
+SAME, SLACK = 1e-6, 16.0
+"""Squared relative change below which two models are one in another rounding, where nothing else is known; and how many
+of the coarser of their roundings a tensor may have changed."""
 
 REPLACED, RELATED = 0.3, 0.7
 """Cosine below which one of two tensors was replaced, where the rest of the models agrees at least so well."""
@@ -25,11 +27,14 @@ class Distances:
         norms: `norms[i, j]` is the squared norm of model i over the tensors that it shares with j, scaled likewise;
             `float64 [n, n]`.
         shared: Share of the weights (by the family's mean energy) that both have; `float64 [n, n]`.
+        apart: Which pairs differ by more than the rounding of their numbers in a tensor that neither replaced, where
+            that is known; `bool [n, n]`.
     """
 
     squared: np.ndarray
     norms: np.ndarray
     shared: np.ndarray
+    apart: np.ndarray | None = None
 
     def __len__(self) -> int:
         """Number of models."""
@@ -42,7 +47,18 @@ class Distances:
             Those of these models, in this order.
         """
         at = np.ix_(rows, rows)
-        return Distances(self.squared[at], self.norms[at], self.shared[at])
+        return Distances(
+            self.squared[at], self.norms[at], self.shared[at], None if self.apart is None else self.apart[at]
+        )
+
+    @property
+    def same(self) -> np.ndarray:
+        """Which are one model up to the rounding of their numbers and a part that was replaced.
+
+        Returns:
+            `bool [n, n]`.
+        """
+        return self.squared <= SAME * np.maximum(self.norms, self.norms.T) if self.apart is None else ~self.apart
 
 
 def squared_distances(family: Entries) -> Distances:
@@ -68,10 +84,14 @@ def squared_distances(family: Entries) -> Distances:
         raise MisuseError("weights that are NaN or infinite have no distance; leave such models out")
     n, kept = len(values), _kept(family)
     squared, own, weight = np.zeros((n, n)), np.zeros((n, n)), np.zeros((n, n))
+    rounding = np.array([rounding_of(row[row != 0]) for row in values])
+    least, apart = np.square(SLACK * np.maximum(rounding[:, None], rounding)), np.zeros((n, n), bool)
     for k in range(len(family.tensors)):
         gram, both = _gram(family, k), kept(k)
         square, alive = np.diag(gram), both.any(axis=1)
-        squared += np.where(both, np.maximum(square[:, None] + square - 2 * gram, 0.0), 0.0)
+        change, there = square[:, None] + square - 2 * gram, np.outer(family.present[:, k], family.present[:, k])
+        apart |= there & (_cosine(gram) >= REPLACED) & (change > least * np.maximum(square[:, None], square))
+        squared += np.where(both, np.maximum(change, 0.0), 0.0)
         own += np.where(both, square[:, None], 0.0)
         weight += np.where(both, float(square[alive].mean()) if alive.any() else 0.0, 0.0)
     total = float(weight.max(initial=0.0))
@@ -79,7 +99,7 @@ def squared_distances(family: Entries) -> Distances:
     squared, own = squared * scale, own * scale
     squared[weight <= 0] = 2 * total
     np.fill_diagonal(squared, 0.0)
-    return Distances((squared + squared.T) / 2, own, weight / total if total else weight)
+    return Distances((squared + squared.T) / 2, own, weight / total if total else weight, apart)
 
 
 def _kept(family: Entries) -> Callable[[int], np.ndarray]:
@@ -205,7 +225,7 @@ class ByNorm:
             That the second was made from the first, and the reverse.
         """
         longest = max(first, second)
-        if distance <= SAME * longest or longest <= 0:
+        if distance <= 0 or longest <= 0:
             return 0.0, 0.0
         ratio = float(np.clip((second - first) / distance, -1.5, 1.5))
         return self.sharpness * (ratio - self.middle), self.sharpness * (-ratio - self.middle)

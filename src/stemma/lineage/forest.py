@@ -6,14 +6,16 @@ Pure: distances, directions, relations and merges come as values and functions; 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from graphlib import CycleError, TopologicalSorter
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from stemma.lineage.additive_tree import AdditiveTree, Angles, RecursiveGrouping
-from stemma.lineage.distances import SAME, ByNorm, Distances
+from stemma.lineage.distances import ByNorm, Distances
 from stemma.lineage.known_parents import Parents, apart
-from stemma.lineage.rooting import NEVER, Direction, ancestry, directed, odds_of
+from stemma.lineage.rooting import ByDistance, Chances, Direction, ancestry, likeliest
 from stemma.types import Edge, Lineage, ModelRef, RelationKind, Spec
 
 
@@ -27,6 +29,8 @@ class Named:
         p_value: Of that test.
         log10_p: Its decimal logarithm.
         reason: One sentence.
+        backwards: Whether it shows for certain that the first was made from the second.
+        certain: Whether it shows for certain that the second was made from the first.
     """
 
     relation: str = RelationKind.RELATED.value
@@ -34,6 +38,8 @@ class Named:
     p_value: float | None = None
     log10_p: float | None = None
     reason: str = ""
+    backwards: bool = False
+    certain: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,48 +50,53 @@ class Family:
         models: The models.
         distances: How far they lie from one another and from the origin.
         direction: Says which of two came first; the rule of norms unless given.
+        chances: Says how likely each model was made from each other one; by distances and direction unless given.
         relation: Tests and names a pair (parent, child); called for the edges of the tree only.
         angles: At a model between others, where more is known of them than distances tell.
         leaves: Positions of models that have no children by rule: quantised, rounded, copied.
         known: Parents of those models whose parents are known without a tree.
+        ranks: Of models that are one up to rounding the highest stands for all. Equal unless given.
+        confidence: How often an edge is right that is drawn with a probability; as often as that says unless given.
     """
 
     models: tuple[ModelRef, ...]
     distances: Distances
     direction: Direction | None = None
+    chances: Chances | None = None
     relation: Callable[[int, int], Named] = lambda a, b: Named()
     angles: Angles = lambda a, others: None
     leaves: frozenset[int] = frozenset()
     known: Mapping[int, Parents] = field(default_factory=dict)
+    ranks: Sequence[tuple[int, ...]] = ()
+    confidence: Callable[[float], float] = float
 
 
 @dataclass(frozen=True)
 class Forest:
-    """Families become trees: an additive tree, directed as a whole, with merges joined to all their parents.
+    """Families become trees: the likeliest one, refined by missing ancestors, with merges joined to all their parents.
 
     Within a family, models that are the same up to rounding count once. Merges, and what descends from them, are set
-    aside first, for no tree holds them. The rest gets an undirected tree from squared distances, with missing nodes;
-    it is directed by the minimum-cost forest on that tree's edges, both ways, where an edge costs its log-odds and a
-    root costs `refusal`. Every edge between two models is then tested as a pair.
+    aside first, for no tree holds them. Of the rest the likeliest forest is drawn, given how likely each model was made
+    from each other one: no model descends from itself, and what is said of an edge is what is said of that pair in a
+    trace. Around each node an additive tree on squared distances tells which neighbours have an ancestor in common that
+    is not here; so have several models none of which was made from another one here. Every edge between two models is
+    then tested as a pair.
     Cost: O(n²) per family for the tree, nothing between families; one test of a pair per edge.
 
     Attributes:
-        tree: Makes the undirected tree.
-        refusal: Cost of a root, in log-odds: higher, and edges of unclear direction are given one. Taken after a
-            look at published siblings; the selection families of benchmarks/forest.py hardly depend on it.
-        of_two: The same for two models alone, where an edge costs how much less likely it is than its reverse:
-            no third one shows that nothing lies between them, so what is undecided is refused.
+        tree: Finds missing ancestors.
+        orphan: Probability from which a model's ancestors are taken not to be here; below it they are not told.
 
-    Source: MoTHer (arXiv:2405.18432) directs a distance graph by a minimum arborescence; the additive tree, missing
-        ancestors and refusal are this project's.
+    Source: maximum spanning arborescences for the likeliest tree under independent choices of parents: McDonald et al.
+        2005, as in dependency parsing; MoTHer (arXiv:2405.18432) directs a distance graph by one. Recursive grouping:
+        Choi et al. 2011. Missing ancestors and refusal are this project's.
     """
 
     tree: RecursiveGrouping = field(default_factory=RecursiveGrouping)
-    refusal: float = 4.0
-    of_two: float = -1.0
+    orphan: float = 0.5
 
     name = "forest"
-    version = 1
+    version = 2
 
     @property
     def spec(self) -> Spec:
@@ -110,13 +121,13 @@ class Forest:
         roots = sorted([m.name for m in alone] + [r for d in drawn for r in d.roots])
         members = sorted((sorted(m.name for m in d.family.models) for d in drawn), key=lambda f: (-len(f), f))
         return Lineage(
-            tuple(models),
-            tuple(sorted((e for d in drawn for e in d.edges), key=lambda e: (e.child, e.parent))),
-            tuple(roots),
-            (*map(tuple, members), *((m.name,) for m in sorted(alone, key=lambda m: m.name))),
-            tuple(m for d in drawn for m in d.missing),
-            tuple(r for d in drawn for r in d.refused),
-            tuple(d.evidence for d in drawn),
+            models=tuple(models),
+            edges=tuple(sorted((e for d in drawn for e in d.edges), key=lambda e: (e.child, e.parent))),
+            roots=tuple(roots),
+            families=(*map(tuple, members), *((m.name,) for m in sorted(alone, key=lambda m: m.name))),
+            missing_ancestors=tuple(m for d in drawn for m in d.missing),
+            refused=tuple(r for d in drawn for r in d.refused),
+            evidence=tuple(d.evidence for d in drawn),
         )
 
 
@@ -147,7 +158,7 @@ class _Drawing:
         for part in apart(self.g.squared, kept, self.family.known, self.direction):
             numbered = self.part(part, numbered)
         for child, parents in self.family.known.items():
-            for p, share in sorted(parents.shares.items()):
+            for p, share in sorted((alike.get(p, p), share) for p, share in parents.shares.items()):
                 self.edges.append(Edge(self.label(p), self.label(child), parents.relation, share=share,
                                        reason=parents.reason))  # fmt: skip
         merged = {self.label(m) for m in self.family.known}
@@ -163,8 +174,9 @@ class _Drawing:
         Returns:
             Its position, for every position.
         """
-        n, near = len(self.g), self.g.squared <= SAME * np.maximum(self.g.norms, self.g.norms.T)
-        order = sorted(range(n), key=lambda i: (i in self.family.leaves, self.family.models[i].name))
+        n, near = len(self.g), self.g.same
+        ranks = self.family.ranks or [()] * n
+        order = sorted(range(n), key=lambda i: (i in self.family.leaves, *(-r for r in ranks[i]), self.label(i)))
         out: dict[int, int] = {}
         for i in order:
             out[i] = next((j for j in order if out.get(j) == j and near[i, j]), i)
@@ -179,56 +191,84 @@ class _Drawing:
         if len(rows) == 1:
             self.roots.append(self.label(rows[0]))
             return numbered
-        odds_of_ancestry = partial(ancestry, self.direction)
-        angles = self.family.angles
+        chances, parents = self.likeliest(rows)
+        shown = {v: p for v, p in parents.items() if p is not None and chances[p, v] == 1}
+        odds_of_ancestry, angles = partial(ancestry, self.direction), self.family.angles
         tree = self.method.tree(
             self.g.of(rows).squared, lambda a, b: odds_of_ancestry(rows[a], rows[b]),
             lambda a, others: angles(rows[a], [rows[v] for v in others]),
+            [(min(v, p), max(v, p)) for v, p in parents.items() if p is not None and v not in shown],
         )  # fmt: skip
         self.evidence["noise"].append(round(tree.noise, 4))
-        alone = len(rows) == 2 and not set(rows) & set(self.family.known)
-        odds = odds_of(tree, rows, self.g, self.direction, self.family.leaves, self.family.known)
-        if alone:
-            odds = {(a, b): (o - odds[b, a]) / 2 if abs(o) < NEVER else o for (a, b), o in odds.items()}
-        parents, sure = directed(tree, odds, self.method.of_two if alone else self.method.refusal)
+        roots = [v for v, p in parents.items() if p is None]
+        above = _downwards(tree, [*roots, *shown]) | shown
         lost = {h: f"(missing {numbered + i + 1})" for i, h in enumerate(tree.missing)}
+        orphans = [v for v in roots if chances[-1, v] >= self.method.orphan and rows[v] not in self.family.known]
+        if len(orphans) > 1 and len(rows) > 2:
+            top = max([tree.observed - 1, *tree.missing]) + 1
+            lost[top] = f"(missing {numbered + len(lost) + 1})"
+            above |= {top: None, **dict.fromkeys(orphans, top)}
         names = {**{i: self.label(r) for i, r in enumerate(rows)}, **lost}
-        cut = self.edges_of(tree, rows, parents, sure, names)
-        self.roots += [names[v] for v, p in parents.items() if p is None and v not in lost]
-        self.roots += [names[v] for v in cut]
+        self.edges_of(rows, above, chances, names)
+        self.roots += [names[v] for v, p in above.items() if p is None and v not in lost]
         for h, called in lost.items():
-            below = sorted(names[v] for v, p in parents.items() if p == h)
-            above = parents[h]
-            self.missing.append({"name": called, "children": below, "parent": None if above is None else names[above]})
+            below = sorted(names[v] for v, p in above.items() if p == h)
+            self.missing.append({"name": called, "children": below, "parent": names.get(above[h])})
         return numbered + len(lost)
 
-    def edges_of(
-        self, tree: AdditiveTree, rows: list[int], parents: Mapping[int, int | None], sure: Mapping[int, float],
-        names: Mapping[int, str],
-    ) -> list[int]:  # fmt: skip
-        """Edges of a directed tree, each between two models tested; what is not believed goes to `refused`.
+    def likeliest(self, rows: list[int]) -> tuple[np.ndarray, dict[int, int | None]]:
+        """The likeliest forest that no test of a pair contradicts.
 
         Returns:
-            Nodes whose edge was not believed.
+            How likely each was made from each other one, as `Chances`, and the parents, by position in `rows`.
         """
-        cut = []
-        for v, p in sorted(parents.items()):
-            if p is None:
-                self.refuse(tree, parents, v, names)
-            elif max(v, p) < tree.observed:
-                if not self.pair(rows[p], rows[v], sure[v]):
-                    cut.append(v)
-            else:
-                self.edges.append(Edge(names[p], names[v], RelationKind.RELATED.value, confidence=round(sure[v], 4),
-                                       reason="distances call for an ancestor that is not here"))  # fmt: skip
-        return cut
+        given = self.family.chances or ByDistance(self.g, self.direction)
+        chances = given(rows).copy()
+        for v, r in enumerate(rows):
+            if r in self.family.leaves:
+                chances[v] = 0.0
+            if r in self.family.known:
+                chances[:, v] = 0.0
+                chances[-1, v] = 1.0
+        chances /= np.maximum(chances.sum(axis=0), 1e-300)
+        while True:
+            parents = likeliest(chances, self.method.orphan)
+            told = {v: self.family.relation(rows[p], rows[v]) for v, p in parents.items() if p is not None}
+            wrong = [v for v, found in told.items() if found.backwards]
+            for v, found in told.items():
+                if found.certain:
+                    chances[:, v] = 0.0
+                    chances[parents[v], v] = 1.0
+            for v in wrong:
+                chances[parents[v], v] = 0.0
+                chances[:, v] /= max(float(chances[:, v].sum()), 1e-300)
+            if not wrong:
+                return chances, parents
 
-    def refuse(self, tree: AdditiveTree, parents: Mapping[int, int | None], v: int, names: Mapping[int, str]) -> None:
-        """A node that was made a root although it has neighbours: the edges that were given up."""
-        for w in tree.neighbours().get(v, ()):
-            if parents[w] != v and (parents[w] is not None or w < v):
-                reason = "adjacent, but neither looks like the parent of the other"
-                self.refused.append({"models": sorted([names[v], names[w]]), "reason": reason})
+    def edges_of(
+        self, rows: list[int], parents: dict[int, int | None], chances: np.ndarray, names: Mapping[int, str]
+    ) -> None:
+        """Edges of a tree, each between two models tested; what is not believed or not told goes to `refused`."""
+        for v, p in sorted(parents.items()):
+            if p is None and v < len(rows):
+                self.refuse(v, chances, parents, names)
+            elif p is not None and max(v, p) < len(rows):
+                if chances[p, v] <= chances[-1, v]:
+                    parents[v] = None
+                    self.refuse(v, chances, parents, names)
+                elif not self.pair(rows[p], rows[v], float(chances[p, v])):
+                    parents[v] = None
+            elif p is not None:
+                self.edges.append(Edge(names[p], names[v], RelationKind.RELATED.value,
+                                       reason="distances call for an ancestor that is not here"))  # fmt: skip
+
+    def refuse(self, v: int, chances: np.ndarray, parents: Mapping[int, int | None], names: Mapping[int, str]) -> None:
+        """A root whose parent is not told: the likeliest of those that were given up."""
+        likely = np.where([parents.get(w) != v for w in range(chances.shape[1])], chances[:-1, v], -1.0)
+        near = int(likely.argmax())
+        if (chances[-1, v] < self.method.orphan or len(likely) == 2) and near != v and not _above(parents, v, near):
+            told = {"models": sorted([names[v], names[near]]), "reason": NEITHER}
+            self.refused += [told] if told not in self.refused else []
 
     def pair(self, parent: int, child: int, confidence: float | None) -> bool:
         """Test an edge between two models.
@@ -243,10 +283,61 @@ class _Drawing:
             return False
         size = max(self.g.norms[parent, child], self.g.norms[child, parent])
         length = float(self.g.squared[parent, child] / size) if size > 0 else 0.0
-        sure = None if confidence is None else round(confidence, 4)
+        sure = None if confidence is None or found.certain else round(self.family.confidence(confidence), 4)
         self.edges.append(Edge(a, b, found.relation, found.p_value, found.log10_p, sure, None, round(length, 6),
                                found.reason))  # fmt: skip
         return True
+
+
+NEITHER = "related, but neither looks like the parent of the other"
+
+
+def _above(parents: Mapping[int, int | None], ancestor: int, node: int | None) -> bool:
+    """Whether a node of a tree descends from another."""
+    while node is not None and node != ancestor:
+        node = parents.get(node)
+    return node is not None
+
+
+def _downwards(tree: AdditiveTree, roots: Sequence[int]) -> dict[int, int | None]:
+    """The parent of every node of undirected trees, seen from their roots."""
+    around = tree.neighbours()
+    out: dict[int, int | None] = dict.fromkeys(roots)
+    todo = list(roots)
+    while todo:
+        v = todo.pop()
+        new = [w for w in around.get(v, ()) if w not in out]
+        out |= dict.fromkeys(new, v)
+        todo += new
+    return out
+
+
+def without_circles(edges: Sequence[Edge]) -> tuple[list[Edge], list[Edge]]:
+    """Edges by which no model descends from itself, however parts of a tree were joined.
+
+    Args:
+        edges: Of a lineage.
+
+    Returns:
+        Those that are kept, and those that were left out: of every circle the least sure edge, those without a
+        confidence last.
+    """
+    kept, dropped = list(edges), list[Edge]()
+    while True:
+        order = TopologicalSorter[str]()
+        for e in kept:
+            order.add(e.child, e.parent)
+        try:
+            order.prepare()
+        except CycleError as found:
+            circle = found.args[1]
+            steps = set(pairwise(circle))
+            inside = [e for e in kept if (e.parent, e.child) in steps or (e.child, e.parent) in steps]
+            weakest = min(inside, key=lambda e: 2.0 if e.confidence is None else e.confidence)
+            kept.remove(weakest)
+            dropped.append(weakest)
+        else:
+            return kept, dropped
 
 
 def leads(edges: Sequence[Edge], ancestor: str, model: str) -> bool:

@@ -80,9 +80,11 @@ class Geometry:
 
     Attributes:
         entries: The same entries of all relatives.
+        counters: Batches that each was trained on so far, as far as its file tells (`counted`); 0 where it does not.
     """
 
     entries: Entries
+    counters: Sequence[int] = ()
     _pairs: dict[tuple[int, int], PairFeatures | None] = field(default_factory=dict)
     _models: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
     _products: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
@@ -94,7 +96,7 @@ class Geometry:
         Returns:
             The geometry.
         """
-        return Geometry(entries(models, reference=0, wide=(MOST, WIDE)))
+        return Geometry(entries(models, reference=0, wide=(MOST, WIDE)), [counted(m) for m in models])
 
     def __len__(self) -> int:
         """Number of relatives."""
@@ -200,6 +202,23 @@ class Geometry:
         if (t, k) not in self._models:
             self._models[t, k] = _clocks(_block(self._block(t, k)))
         return self._models[t, k]
+
+
+COUNTER = "num_batches_tracked"
+"""How torch calls what batch normalisation counts."""
+
+
+def counted(model: Model) -> int:
+    """Batches that batch normalisation saw in training, as torch counts them. Anybody can write another number.
+
+    Args:
+        model: Any model.
+
+    Returns:
+        The largest count; 0 where the file has none.
+    """
+    found = [t for n, t in model.tensors.items() if n.endswith(COUNTER) and t.size == 1 and not t.is_float]
+    return max((int(t.array().reshape(-1)[0]) for t in found), default=0)
 
 
 def _block(x: np.ndarray) -> np.ndarray:

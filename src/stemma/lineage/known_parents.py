@@ -7,13 +7,14 @@ from itertools import combinations
 import numpy as np
 
 from stemma.kinship.weights.entries import Entries
+from stemma.kinship.weights.residual import rounding_of
 from stemma.lineage.additive_tree import spanning_tree
-from stemma.lineage.distances import SAME, Distances
-from stemma.lineage.merges import MergeRegression
+from stemma.lineage.distances import Distances
+from stemma.lineage.merges import MergeRegression, comparable
 from stemma.types import RelationKind
 
-NEAREST = 12
-"""Relatives of a model that its parents are looked for among."""
+NEAREST, LOOKED_AT = 24, 12
+"""Relatives of a model that its parents are looked for among, and how many of them are weighed together."""
 
 BETWEEN = -0.2
 """Cosine at a model between two others below which it lies between them, as only a merge does."""
@@ -66,25 +67,75 @@ def known_parents(family: Entries, distances: Distances, method: MergeRegression
     """
     out = _pruned(family, distances)
     method = method or MergeRegression()
-    tensors = [(s.name, s.start, s.stop) for s in family.tensors]
-    whole = np.flatnonzero(family.present.all(axis=1)).tolist()
 
     def taken_apart(child: int, barred: set[int]) -> Parents | None:
-        near = [j for j in _near(distances, child) if j in whole and j not in barred]
+        near = [j for j in _likely(distances, child) if j not in barred and _enough(family, child, j)][:LOOKED_AT]
         if len(near) < 2:
             return None
-        found = method.decompose(family.values[child], family.values[near], tensors=tensors)
+        columns, tensors, start = [], [], 0
+        slots = [family.tensors[t] for t in comparable(family, child, near)]
+        for slot in slots:
+            columns.append(np.arange(slot.start, slot.stop))
+            tensors.append((slot.name, start, start := start + slot.stop - slot.start))
+        if not tensors:
+            return None
+        kept = np.concatenate(columns)
+        spans = [(start, stop, slot.rows) for (_, start, stop), slot in zip(tensors, slots, strict=True)]
+        if not may_be_exact(family.values[child, kept], family.values[near][:, kept], spans):
+            return None
+        found = method.decompose(family.values[child, kept], family.values[near][:, kept], tensors=tensors)
         if found is None or not found.certain or len(found.parents) < 2:
             return None
         shares = {near[p.position]: round(p.coefficient, 4) for p in found.parents}
         return Parents(shares, RelationKind.MERGED.value, found.reason)
 
-    waiting = [child for child in suspects(distances) if child not in out and child in whole]
+    waiting = [child for child in suspects(distances) if child not in out]
     merged = {child: found for child in waiting if (found := taken_apart(child, set()))}
     for child, found in merged.items():
         rest = taken_apart(child, set(merged)) if set(found.shares) & set(merged) else None
         out[child] = rest or found  # a merge of a merge is one of the first models too
     return {child: p for child, p in out.items() if not _loops(child, out)}
+
+
+SAMPLED, LEFT, STAYED = 512, 1e-3, 0.005
+"""Entries of a tensor that a merge is looked for in first; share of what moved that a sum may leave of it; and share of
+entries, in rows that moved, that are still a candidate's."""
+
+
+def may_be_exact(child: np.ndarray, candidates: np.ndarray, tensors: Sequence[tuple[int, int, int]]) -> bool:
+    """Whether a model may be a merge of others down to rounding, as far as a look shows that costs little.
+
+    Tensor by tensor it is a sum of them (linear, SLERP, layers of several), or single entries were left where they
+    stood in one of them (TIES, DARE).
+
+    Args:
+        child: `[k]`.
+        candidates: `[n, k]`.
+        tensors: First column, column after the last, and number of rows of each tensor.
+
+    Returns:
+        False where neither is so.
+    """
+    moved, left, rounding = 0.0, 0.0, rounding_of(child[child != 0])
+    for start, stop, rows in tensors:
+        step = max(1, (stop - start) // SAMPLED)
+        y = child[start:stop:step].astype(np.float64)
+        x = candidates[:, start:stop:step].astype(np.float64)
+        change, ways = y - x[0], (x[1:] - x[0]).T
+        rest = change - ways @ np.linalg.lstsq(ways, change, rcond=None)[0]
+        moved += float(change @ change)
+        left += max(0.0, float(rest @ rest) - 4 * rounding**2 * float(y @ y))
+        still = child[start:stop].reshape(rows, -1) == candidates[:, start:stop].reshape(len(candidates), rows, -1)
+        some = ~still.all(axis=2)
+        if any(len(s := still[i][some[i]]) and STAYED < s.mean() < 1 - STAYED for i in range(len(candidates))):
+            return True
+    return left <= LEFT * moved
+
+
+def _enough(family: Entries, a: int, b: int) -> bool:
+    """Whether two models have most of their tensors in common."""
+    both = family.present[a] & family.present[b]
+    return 2 * int(both.sum()) > max(int(family.present[a].sum()), int(family.present[b].sum()))
 
 
 def _loops(child: int, known: Mapping[int, Parents]) -> bool:
@@ -109,21 +160,34 @@ def suspects(distances: Distances) -> list[int]:
     d, out = distances.squared, []
     for m in range(len(d)):
         near = _near(distances, m)
-        same = (d[m] <= SAME * distances.norms[m, m]).sum() > 1
+        same = distances.same[m].sum() > 1
         if len(near) < 2 or same:
             continue
-        g = (d[m, near][:, None] + d[m, near] - d[np.ix_(near, near)]) / 2
-        size = np.sqrt(np.outer(d[m, near], d[m, near]))
-        cosine = np.divide(g, size, out=np.ones_like(g), where=size > 0)
-        if cosine.min() < BETWEEN or _added_twice(d, m, near):
+        if _cosines(distances, m, near).min() < BETWEEN or _added_twice(d, m, near[:LOOKED_AT]):
             out.append(m)
     return out
+
+
+def _cosines(distances: Distances, m: int, near: list[int]) -> np.ndarray:
+    """Cosines at a model between others."""
+    d = distances.squared
+    g = (d[m, near][:, None] + d[m, near] - d[np.ix_(near, near)]) / 2
+    size = np.sqrt(np.outer(d[m, near], d[m, near]))
+    return np.divide(g, size, out=np.ones_like(g), where=size > 0)
+
+
+def _likely(distances: Distances, m: int) -> list[int]:
+    """The nearest models; first those between which the model lies, the straighter the earlier."""
+    near = _near(distances, m)
+    between = _cosines(distances, m, near).min(axis=0, initial=1.0)
+    order = sorted(range(len(near)), key=lambda k: (round(float(between[k]), 1) if between[k] < BETWEEN else 1.0, k))
+    return [near[k] for k in order]
 
 
 def _near(distances: Distances, m: int) -> list[int]:
     """The nearest models that are not the same, up to `NEAREST`."""
     d = distances.squared[m]
-    order = [int(j) for j in np.argsort(d, kind="stable") if j != m and d[j] > SAME * distances.norms[m, m]]
+    order = [int(j) for j in np.argsort(d, kind="stable") if j != m and not distances.same[m, j]]
     return order[:NEAREST]
 
 
@@ -146,7 +210,7 @@ def _pruned(family: Entries, distances: Distances) -> dict[int, Parents]:
     share = (zero & there).sum(axis=1) / np.maximum(there.sum(axis=1), 1)
     out: dict[int, Parents] = {}
     for i in np.flatnonzero(share >= CUT).tolist():
-        for j in _near(distances, i):
+        for j in sorted(_near(distances, i), key=lambda j: -int((family.present[i] & family.present[j]).sum())):
             both = there[i] & there[j] & ~zero[i]
             x, y = family.values[i][both], family.values[j][both]
             size = float(np.sqrt(np.mean(np.square(x, dtype=np.float64)))) if len(x) else 0.0

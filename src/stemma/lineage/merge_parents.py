@@ -140,7 +140,7 @@ def _by_layers(vectors: TaskVectors, pool: Sequence[int], share: float) -> tuple
         if len(rows) < 2 * len(pool):
             continue
         w = weights(vectors, pool, rows)
-        error = np.abs(vectors.child[rows] - w @ vectors.of(pool)[:, rows])
+        error = np.abs(vectors.child[rows] - w @ vectors.of(pool, rows))
         tolerance = vectors.tolerance[rows] * max(1.0, float(w.sum()))
         if (error <= tolerance).mean() >= share:
             used = np.maximum(used, w)

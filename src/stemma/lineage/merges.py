@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 
 from stemma.errors import MisuseError
+from stemma.kinship.weights.entries import Entries, entries
+from stemma.lineage.geometry import SHARED
 from stemma.lineage.merge_account import Merge, account
 from stemma.lineage.merge_evidence import Held, held
 from stemma.lineage.merge_parents import WIDE, broken_tensors, exhibited, path, shorter
@@ -227,6 +229,31 @@ def _best_rule(vectors: TaskVectors, parents: Sequence[int], seed: int) -> Fit:
     return best
 
 
+def comparable(read: Entries, child: int, candidates: Sequence[int]) -> list[int]:
+    """Tensors by which a child is taken apart: all have them, and nobody has another one in their place.
+
+    A matrix of a new head is paired by its shape with one that others inherited; it says nothing of a merge.
+
+    Args:
+        read: The same entries of all models.
+        child: Position of the model in question.
+        candidates: Positions of its possible parents.
+
+    Returns:
+        Positions of the tensors.
+    """
+    return [int(t) for t in np.flatnonzero(read.present[[child, *candidates]].all(axis=0))
+            if not _replaced(read.values[:, read.tensors[t].columns], child, candidates)]  # fmt: skip
+
+
+def _replaced(values: np.ndarray, child: int, candidates: Sequence[int]) -> bool:
+    """Whether a matrix is another one in some candidates, and inherited from the others."""
+    own, others = values[child].astype(np.float64), values[list(candidates)].astype(np.float64)
+    size = np.sqrt(own @ own) * np.sqrt(np.square(others).sum(axis=1))
+    cosine = np.divide(others @ own, size, out=np.zeros(len(others)), where=size > 0)
+    return bool((cosine < SHARED).any() and (cosine >= SHARED).any())
+
+
 def merge_of(
     child: Model, candidates: Sequence[Model], base: Model | None = None, method: MergeRegression | None = None,
     per_tensor: int | None = None,
@@ -245,8 +272,6 @@ def merge_of(
     Returns:
         The merge, or None.
     """
-    from stemma.kinship.weights.entries import entries
-
     chosen = method or MergeRegression()
     if not candidates:
         return None
@@ -261,12 +286,11 @@ def merge_of(
     whole = [i for i in range(1, len(candidates) + 1) if read.present[i].any()]
     if not whole or (base is not None and not read.present[-1].any()):
         return None
-    rows = [0, *whole] + ([len(read) - 1] if base is not None else [])
-    common = np.flatnonzero(read.present[rows].all(axis=0))
-    if not len(common):
+    common = comparable(read, 0, [*whole, *([len(read) - 1] if base is not None else [])])
+    if not common:
         return None
     columns, tensors, start = [], [], 0
-    for slot in (read.tensors[int(i)] for i in common):
+    for slot in (read.tensors[t] for t in common):
         columns.append(np.arange(slot.start, slot.stop))
         count = slot.stop - slot.start
         rows_of = child.weights[slot.name].shape[0] if count == slot.size else 1

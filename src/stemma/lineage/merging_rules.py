@@ -66,7 +66,7 @@ def weights(vectors: TaskVectors, parents: Sequence[int], rows: np.ndarray | sli
         `float64 [parents]`.
     """
     scale = vectors.scale[rows]
-    a, b = vectors.of(parents)[:, rows] / scale, vectors.child[rows] / scale
+    a, b = vectors.of(parents, rows) / scale, vectors.child[rows] / scale
     if not len(b) or not len(a):
         return np.zeros(len(parents))
     r, target = _triangular(a, b)
@@ -120,7 +120,7 @@ def layer_wise(vectors: TaskVectors, parents: Sequence[int], rows: np.ndarray | 
     for layer in np.unique(vectors.layer):
         here = vectors.layer == layer
         w = weights(vectors, parents, np.flatnonzero(here & fitted))
-        predicted[here] = w @ vectors.of(parents)[:, here] if here.sum() >= 4 * len(parents) else np.nan
+        predicted[here] = w @ vectors.of(parents, here) if here.sum() >= 4 * len(parents) else np.nan
         table[int(layer)] = w.tolist()
         sizes.append(here.sum())
     rows_ = np.array(list(table.values()))
@@ -151,7 +151,7 @@ def slerp(vectors: TaskVectors, parents: Sequence[int]) -> Fit | None:
     predicted, found, sizes = np.zeros_like(vectors.child), [], []
     for tensor in np.unique(vectors.tensor):
         here = vectors.tensor == tensor
-        both = vectors.of(parents)[:, here] + vectors.base[here]
+        both = vectors.of(parents, here) + vectors.base[here]
         if both.shape[1] < 4:
             predicted[here] = np.nan
             continue

@@ -52,6 +52,24 @@ def groups(geometry: Geometry, suspect: int, candidates: Sequence[int]) -> list[
     return out
 
 
+def complete(geometry: Geometry, suspect: int, candidates: Sequence[int]) -> list[int]:
+    """Candidates that lack no more than one tensor (a head) of what the suspect has in common with any of them.
+
+    A model does not regain units or layers, so what was cut is nobody's parent who has them.
+
+    Args:
+        geometry: Of the suspect and its relatives.
+        suspect: Its position.
+        candidates: Positions of its relatives.
+
+    Returns:
+        Positions of those that may be its parents.
+    """
+    there = geometry.entries.present[list(candidates)]
+    wanted = there.any(axis=0) & geometry.entries.present[suspect]
+    return [c for c, has in zip(candidates, there, strict=True) if (wanted & ~has).sum() <= 1]
+
+
 @dataclass(frozen=True, eq=False)
 class Parenthood:
     """Asks boosted trees which of several relatives is the parent of one.
@@ -82,8 +100,51 @@ class Parenthood:
         out = np.zeros(len(candidates))
         if firsts:
             at = {c: k for k, c in enumerate(candidates)}
-            out[[at[c] for c in firsts]] = self.of_rows(features(geometry, self.direction, suspect, firsts))
+            told = self.of_rows(features(geometry, self.direction, suspect, firsts))
+            out[[at[c] for c in firsts]] = _by_counters(told, geometry.counters, suspect, firsts)
         return out
+
+    def chances(self, geometry: Geometry, rows: Sequence[int]) -> np.ndarray:
+        """How likely each of some relatives was made from each other one.
+
+        Of candidates that hardly differ the one stands for all from which the others are the likeliest made.
+
+        Cost: the pairs among every model and its nearest eight; about a second for twenty small models.
+
+        Args:
+            geometry: Of the relatives.
+            rows: Positions of those that are asked about, and that may be parents.
+
+        Returns:
+            As `stemma.lineage.rooting.Chances`.
+        """
+        n, at = len(rows), {r: k for k, r in enumerate(rows)}
+        out, alike = np.zeros((n + 1, n)), {}
+        for c, row in enumerate(rows):
+            others = complete(geometry, row, [r for r in rows if r != row])
+            out[[at[r] for r in others], c] = self.probabilities(geometry, row, others)
+            alike[c] = [[at[r] for r in g] for g in groups(geometry, row, others) if len(g) > 1]
+        own = out.copy()
+        for c, some in alike.items():
+            for group in some:
+                first = max(group, key=lambda k: own[k, group].sum())
+                out[group[0], c], out[first, c] = 0.0, own[group[0], c]
+        out[n] = np.maximum(1 - out[:n].sum(axis=0), 0.0)
+        return out
+
+    def confidence(self, probability: float) -> float:
+        """How often an edge is right that a family tree was drawn with, as calibrated on kinds that were left out.
+
+        Among all models of a family the parent of some is not there, and one of their siblings looks most like it.
+
+        Args:
+            probability: Of that parent, as `chances` gives it.
+
+        Returns:
+            A share of edges.
+        """
+        stated, right = self.trees.about["edges"]
+        return float(np.interp(probability, stated, right))
 
     def of_pair(self, geometry: Geometry, a: int = 0, b: int = 1) -> tuple[float, float]:
         """How likely each of two models alone is the parent of the other: what a trace of one among the other says.
@@ -153,6 +214,18 @@ class Parenthood:
         if not kept and unknown < least:
             kept = [int(np.argmax(probabilities))] if max(probabilities) >= unknown else []
         return sorted(kept, key=lambda k: -probabilities[k]), unknown >= least or not kept
+
+
+def _by_counters(told: np.ndarray, counters: Sequence[int], suspect: int, candidates: Sequence[int]) -> np.ndarray:
+    """Probabilities where files count batches: who has seen more of them than the suspect is hardly its parent."""
+    own = counters[suspect] if counters else 0
+    later = np.array([bool(own) and counters[c] > own for c in candidates])
+    weighed = np.where(later, LATER, 1.0) * told
+    return weighed / (weighed.sum() + max(0.0, 1 - float(told.sum())) + 1e-12)
+
+
+LATER = 0.1
+"""How many times less likely a parent is that was trained on more batches than its child: counters may start anew."""
 
 
 def chosen(scores: np.ndarray, choice: Sequence[float]) -> np.ndarray:

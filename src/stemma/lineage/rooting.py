@@ -1,19 +1,19 @@
-"""Which way the edges of a tree run: the tree is directed as a whole, from what is known of single pairs."""
+"""Who is whose parent in a family, all models weighed together: the likeliest tree, and how likely each edge is."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from stemma.lineage.additive_tree import AdditiveTree
 from stemma.lineage.arborescence import minimum_forest
 from stemma.lineage.direction import BACKWARD, FORWARD
 from stemma.lineage.direction import Direction as PairModel
 from stemma.lineage.distances import ByNorm, Distances
 from stemma.lineage.geometry import Geometry
 
-Odds = dict[tuple[int, int], float]
-"""Log-odds that an edge runs from the first node to the second, given that the two are adjacent."""
+Chances = Callable[[Sequence[int]], np.ndarray]
+"""Of some models of a family, by their positions: `[n + 1, n]`, the probability that each (column) was made from each
+other one (row): that it is the nearest of its ancestors among them; last row: that none of its ancestors is."""
 
 Direction = Callable[[int, int], tuple[float, float]]
 """Of two models: log-odds that the first is an ancestor of the second, and the second of the first; both are below zero
@@ -37,7 +37,7 @@ class ByWeights:
     geometry: Geometry
     norms: ByNorm
     share: float = 0.25
-    _known: Odds = field(default_factory=dict)
+    _known: dict[tuple[int, int], float] = field(default_factory=dict)
 
     def __call__(self, a: int, b: int) -> tuple[float, float]:
         """See `Direction`.
@@ -54,60 +54,7 @@ class ByWeights:
         return self._known[a, b], self._known[b, a]
 
 
-SURE = 10.0
-"""Log-odds beyond which no more is believed of what weights show."""
-
 TINY = 1e-9
-
-DETOUR = 4.0
-"""Log-odds that an edge needs, and loses, for not being one of the tree."""
-
-AHEAD = 2.0
-"""Log-odds by which the parent of a missing ancestor looks more like an ancestor than the ancestor's children do."""
-
-NEITHER = -1.0
-"""Log-odds below which a model is not taken for an ancestor."""
-
-NEVER = 40.0
-"""Log-odds of what a rule excludes."""
-
-
-def odds_of(
-    tree: AdditiveTree, rows: Sequence[int], distances: Distances, direction: Direction,
-    leaves: Collection[int] = (), firsts: Collection[int] = (),
-) -> Odds:  # fmt: skip
-    """Log-odds of both directions of every edge of a tree.
-
-    Args:
-        tree: Over the models in `rows`.
-        rows: Their positions in the family.
-        distances: Of the family.
-        direction: Of two models, by their positions in the family.
-        leaves: Positions of models that have no children.
-        firsts: Positions of models that have no parent in this tree.
-
-    Returns:
-        By (parent, child), nodes of the tree.
-    """
-    out: Odds = {}
-    around, norms = tree.neighbours(), _norms(tree, distances.of(list(rows)))
-    for (i, j), length in tree.edges.items():
-        if max(i, j) < tree.observed:
-            out[i, j], out[j, i] = direction(rows[i], rows[j])
-        elif min(i, j) < tree.observed and not isinstance(direction, ByNorm):
-            up = _above_missing(around, i, j, tree.observed, lambda a, b: direction(rows[a], rows[b])[0])
-            out[i, j], out[j, i] = up - AHEAD, AHEAD - up
-        else:
-            out[i, j], out[j, i] = ByNorm(distances).odds(norms[i], norms[j], length)
-    for u, v in _detours(tree, out):
-        around_it = direction(rows[u], rows[v])[0]
-        if around_it > DETOUR:
-            out[u, v] = around_it - DETOUR
-    for a, b in out:
-        leaf = a < tree.observed and rows[a] in leaves
-        first = b < tree.observed and rows[b] in firsts
-        out[a, b] = -NEVER if leaf or first else float(np.clip(out[a, b], -SURE, SURE))
-    return out
 
 
 def ancestry(direction: Direction, a: int, b: int) -> float | None:
@@ -119,101 +66,58 @@ def ancestry(direction: Direction, a: int, b: int) -> float | None:
     return None if isinstance(direction, ByNorm) else direction(a, b)[0]
 
 
-def _detours(tree: AdditiveTree, odds: Odds) -> list[tuple[int, int]]:
-    """Edges past a neighbour that looks like a sibling: to the neighbour's other neighbours among the models.
+LEAST = 1e-6
+"""Probability below which a model is not looked at as a parent."""
 
-    Two models that learnt much alike are nearer to each other than to their parent.
+RELUCTANT = 20.0
+"""Cost of a root, per model, where one is not called for: more than all edges that it would spare."""
 
-    Returns:
-        Pairs (parent, child).
+
+@dataclass(frozen=True)
+class ByDistance:
+    """Probabilities of parents where nothing but distances is known: a parent is near, and comes before its child.
+
+    Attributes:
+        distances: Of the family.
+        direction: Log-odds of ancestry; the rule of norms unless given.
+        nearness: How fast others than the nearest become unlikely, per logarithm of squared distance.
+        none: Logarithm of the weight of an ancestor who is not here, beside the nearest likely one at even odds.
     """
-    around, out = tree.neighbours(), []
-    for (m, v), forward in sorted(odds.items()):
-        if max(m, v) < tree.observed and max(forward, odds[v, m]) < NEITHER:
-            out += [(u, v) for u in around[m] if u != v and u < tree.observed]
-    return out
+
+    distances: Distances
+    direction: Direction | None = None
+    nearness: float = 4.0
+    none: float = -0.5
+
+    def __call__(self, rows: Sequence[int]) -> np.ndarray:
+        """See `Chances`.
+
+        Returns:
+            `float64 [rows + 1, rows]`.
+        """
+        direction, n = self.direction or ByNorm(self.distances), len(rows)
+        odds = np.array([[direction(a, b)[0] if a != b else -np.inf for b in rows] for a in rows])
+        far = np.log(np.maximum(self.distances.squared[np.ix_(rows, rows)], 1e-300))
+        before = np.where(odds > 0, far, np.inf).min(axis=0)  # the nearest that looks like an ancestor
+        least = np.where(np.isfinite(before), before, np.where(np.eye(n, dtype=bool), np.inf, far).min(axis=0))
+        weight = np.concatenate([np.exp(odds - self.nearness * (far - least)), np.full((1, n), np.exp(self.none))])
+        weight[np.arange(n), np.arange(n)] = 0.0
+        return weight / weight.sum(axis=0)
 
 
-def _above_missing(
-    around: Mapping[int, list[int]], model: int, missing: int, observed: int, ancestor: Callable[[int, int], float]
-) -> float:
-    """How much more a model looks like an ancestor of what lies beyond a missing one than its other neighbours do.
-
-    The parent of a missing ancestor is an ancestor of all its children; the children are none of one another.
-
-    Returns:
-        Log-odds.
-    """
-    sides = {v: _first_model(around, missing, v, observed) for v in around[missing]}
-    looks = {v: float(np.mean([ancestor(m, w) for u, w in sides.items() if u != v])) for v, m in sides.items()}
-    return looks[model] - float(np.median([x for v, x in looks.items() if v != model]))
-
-
-def directed(
-    tree: AdditiveTree, odds: Mapping[tuple[int, int], float], refusal: float
-) -> tuple[dict[int, int | None], dict[int, float]]:
-    """Direct the edges of a tree as a whole.
+def likeliest(chances: np.ndarray, orphan: float = 0.5) -> dict[int, int | None]:
+    """The likeliest forest, given who may be whose parent: no model descends from itself, whatever pairs say.
 
     Args:
-        tree: An undirected tree.
-        odds: Log-odds by (parent, child), both ways for each edge.
-        refusal: Cost of a root.
+        chances: As `Chances` gives them.
+        orphan: Models whose ancestors are less likely than this not to be here get a parent, if any can be.
 
     Returns:
-        The parent of each node, None for a root; and for each node that has one the probability that the edge runs
-        this way, over all places where its tree could have its root.
+        The parent of every model, None where the likeliest forest has none.
     """
-    nodes = sorted({v for e in tree.edges for v in e} | set(range(tree.observed)))
-    at = {v: i for i, v in enumerate(nodes)}
-    pairs = sorted(odds)  # of equal odds the lower number first
-    sources, targets = (np.array([at[p[k]] for p in pairs], int) for k in (0, 1))
-    chosen = minimum_forest(len(nodes), sources, targets, np.array([-odds[p] for p in pairs]), refusal)
-    parents = {v: None if chosen[at[v]] < 0 else pairs[chosen[at[v]]][0] for v in nodes}
-    return parents, _certainty(parents, odds)
-
-
-def _certainty(parents: Mapping[int, int | None], odds: Mapping[tuple[int, int], float]) -> dict[int, float]:
-    """For each edge the share of all rootings of its tree that direct it so, each weighted by its likelihood."""
-    children: dict[int | None, list[int]] = {}
-    for v, p in parents.items():
-        children.setdefault(p, []).append(v)
-    out = {}
-    for root in children.get(None, ()):
-        order, weight = [root], {root: 0.0}
-        for v in order:
-            for w in children.get(v, ()):
-                weight[w] = weight[v] - odds[v, w] + odds.get((w, v), -SURE)  # the root moves across this edge
-                order.append(w)
-        top = max(weight.values())
-        below = {v: float(np.exp(weight[v] - top)) for v in order}
-        total = sum(below.values())
-        for v in reversed(order):
-            parent = parents[v]
-            if parent is not None:
-                out[v] = 1 - below[v] / total
-                below[parent] += below[v]
-    return out
-
-
-def _norms(tree: AdditiveTree, g: Distances) -> dict[int, float]:
-    """Squared norms of all nodes: that of a missing node is the inner product of two models on different sides of it.
-
-    Returns:
-        By node.
-    """
-    around = tree.neighbours()
-    out = {i: float(g.norms[i, i]) for i in range(tree.observed)}
-    for h in tree.missing:
-        sides = [_first_model(around, h, v, tree.observed) for v in around[h]]
-        found = [
-            (g.norms[a, b] + g.norms[b, a] - g.squared[a, b]) / 2 for i, a in enumerate(sides) for b in sides[i + 1 :]
-        ]
-        out[h] = max(0.0, float(np.median(found)))
-    return out
-
-
-def _first_model(around: Mapping[int, list[int]], before: int, node: int, observed: int) -> int:
-    """A model beyond an edge of the tree."""
-    while node >= observed:
-        before, node = node, next(v for v in around[node] if v != before)
-    return node
+    n = chances.shape[1]
+    sources, targets = np.nonzero(chances[:n] >= LEAST)
+    costs = -np.log(chances[sources, targets])
+    without = np.where(chances[n] >= orphan, -np.log(np.maximum(chances[n], LEAST)), n * RELUCTANT)
+    chosen = minimum_forest(n, sources, targets, costs, without)
+    return {v: int(sources[e]) if e >= 0 else None for v, e in enumerate(chosen)}

@@ -10,7 +10,9 @@ from math import lgamma, log
 import numpy as np
 
 from stemma.fingerprints.tensor_content import matrices
+from stemma.kinship.weights.correspondence import candidates as pairings
 from stemma.kinship.weights.layouts.relaid import relaid
+from stemma.kinship.weights.names_apart import as_in
 from stemma.kinship.weights.order.units_of_pair import finite
 from stemma.kinship.weights.residual import rounding_of
 from stemma.lineage.merge_account import Merge, MergeParent
@@ -89,8 +91,20 @@ def as_deep(child: Model, candidates: Sequence[Model]) -> tuple[list[Model], dic
     """
     most = len(matrices(child))
     smaller = {i: n for i, m in enumerate(candidates) if (n := len(matrices(m))) < most}
-    views = {i: found.model for i in smaller if (found := relaid(child, candidates[i], renamed=True)) is not None}
+    views = {i: found for i in smaller if (found := _laid_out(child, candidates[i])) is not None}
     return [views.get(i, m) for i, m in enumerate(candidates)], smaller if views else {}
+
+
+def _laid_out(child: Model, candidate: Model) -> Model | None:
+    """The candidate as the child has it, under its names first: rows are looked for where these do not agree.
+
+    Returns:
+        A view; None where nothing stands elsewhere.
+    """
+    ways = pairings(child, candidate, contents=False)
+    named = as_in(child, candidate, ways[0][1]) if ways else candidate
+    found = relaid(child, named, renamed=True)
+    return found.model if found is not None else None if named is candidate else named
 
 
 def stack_of(child: Model, candidates: Sequence[Model], smaller: Mapping[int, int]) -> Merge | None:

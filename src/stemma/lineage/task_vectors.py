@@ -67,16 +67,21 @@ class TaskVectors:
         """Number of candidates."""
         return len(self.moves)
 
-    def of(self, parents: Sequence[int]) -> np.ndarray:
+    def of(self, parents: Sequence[int], entries: np.ndarray | slice = slice(None)) -> np.ndarray:
         """Task vectors of some candidates.
 
         Args:
             parents: Their positions.
+            entries: Which entries of them; all unless given.
 
         Returns:
-            `float64 [parents, k]`.
+            `float64 [parents, entries]`.
         """
-        return self.moves[list(parents)]
+        rows = list(parents)
+        if isinstance(entries, slice):
+            return self.moves[rows, entries]
+        at = np.flatnonzero(entries) if entries.dtype == bool else entries
+        return self.moves[np.array(rows, int)[:, None], at]
 
     def only(self, candidates: Sequence[int]) -> "TaskVectors":
         """The same with some of the candidates.

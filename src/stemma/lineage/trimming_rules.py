@@ -150,7 +150,7 @@ def dare(vectors: TaskVectors, parents: Sequence[int], seed: int = 0) -> Fit | N
         return None
     k = len(vectors.child)
     rows = np.arange(k) if k <= ENTRIES else np.sort(np.random.default_rng(seed).choice(k, ENTRIES, replace=False))
-    x, y, scale = vectors.of(parents)[:, rows], vectors.child[rows], vectors.scale[rows]
+    x, y, scale = vectors.of(parents, rows), vectors.child[rows], vectors.scale[rows]
     subsets = np.array(list(product((0.0, 1.0), repeat=len(parents))))
     mean = weights(vectors, parents, rows)
     tolerance = vectors.tolerance[rows]
@@ -174,7 +174,7 @@ def dare(vectors: TaskVectors, parents: Sequence[int], seed: int = 0) -> Fit | N
             best, most = c, hit
     assert best is not None
     index = np.concatenate([
-        _nearest(vectors.child[i : i + ENTRIES], subsets * best, vectors.of(parents)[:, i : i + ENTRIES])
+        _nearest(vectors.child[i : i + ENTRIES], subsets * best, vectors.of(parents, slice(i, i + ENTRIES)))
         for i in range(0, k, ENTRIES)
     ])  # fmt: skip
     chosen = subsets[index].T

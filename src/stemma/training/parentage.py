@@ -194,12 +194,15 @@ def held_of(parenthood: Parenthood, queries_: Sequence[Query]) -> list[Held]:
     return [Held(q, parenthood.trees.scores(q.rows)[:, 0]) for q in queries_]
 
 
-def calibrated(parenthood: Parenthood, held: Sequence[Held]) -> Parenthood:
+def calibrated(
+    parenthood: Parenthood, held: Sequence[Held], edges: Sequence[Sequence[float]] = ((0.0, 1.0), (0.0, 1.0))
+) -> Parenthood:
     """Take the odds of nobody, the tables of parent sets, and from where a parent is named.
 
     Args:
         parenthood: The model.
         held: Suspects that it, or what stands for it, did not learn from; those that are `stood_for` do not count.
+        edges: How often edges of family trees are right, as `right_by_probability` gives it; as stated unless given.
 
     Returns:
         The same model with its calibration.
@@ -207,7 +210,7 @@ def calibrated(parenthood: Parenthood, held: Sequence[Held]) -> Parenthood:
     held = [h for h in held if not h.query.stood_for]
     choice = _choice(held)
     sets = tables([h.answer(choice) for h in held])
-    return Parenthood(parenthood.direction, _with(parenthood.trees, choice=choice, sets=sets))
+    return Parenthood(parenthood.direction, _with(parenthood.trees, choice=choice, sets=sets, edges=edges))
 
 
 ENOUGH = 1500
@@ -245,6 +248,32 @@ def tables(held: Sequence[Answer]) -> list[dict[str, Any]]:
                     "of the truth": [round(float(v), 5) for v in grid]})  # fmt: skip
         least = most
     return out
+
+
+def right_by_probability(stated: Sequence[float], right: Sequence[bool]) -> list[list[float]]:
+    """How often edges of family trees are right, by the probability that they were drawn with.
+
+    Args:
+        stated: The probabilities.
+        right: Whether the edge was.
+
+    Returns:
+        Probabilities and shares of right ones at them, both ascending (isotonic regression, in steps joined by lines).
+
+    Source: Zadrozny and Elkan 2002.
+    """
+    from scipy.optimize import isotonic_regression
+
+    order = np.argsort(stated, kind="stable")
+    x, y = np.asarray(stated, float)[order], np.asarray(right, float)[order]
+    groups = np.array_split(np.arange(len(x)), max(1, len(x) // STEP))
+    at, means = [float(x[g].mean()) for g in groups], np.array([y[g].mean() for g in groups])
+    fitted = isotonic_regression(means, weights=np.array([len(g) for g in groups], float)).x
+    return [[round(v, 4) for v in at], [round(float(v), 4) for v in fitted]]
+
+
+STEP = 100
+"""Edges that one share is taken of."""
 
 
 def _named_from(held: Sequence[Answer], share: float) -> float:

@@ -10,19 +10,21 @@ from stemma.kinship.relation.grids import lies_on_grid
 from stemma.kinship.weights.contents.in_place import in_place
 from stemma.kinship.weights.correspondence import candidates
 from stemma.kinship.weights.entries import Entries, entries
-from stemma.lineage.direction import Direction as PairModel
 from stemma.lineage.distances import ByNorm, Distances, RowAngles, squared_distances
 from stemma.lineage.families import ALL_PAIRS, families
-from stemma.lineage.forest import Family, Forest, Named, leads
-from stemma.lineage.geometry import MOST, WIDE, Geometry
+from stemma.lineage.forest import Family, Forest, Named, leads, without_circles
+from stemma.lineage.geometry import MOST, WIDE, Geometry, counted
 from stemma.lineage.known_parents import known_parents
-from stemma.lineage.rooting import SURE, ByWeights, Direction
+from stemma.lineage.parenthood import Parenthood
+from stemma.lineage.rooting import ByDistance, ByWeights, Chances, Direction
 from stemma.models.model import Model
 from stemma.registry import comparisons
 from stemma.registry.examine import fingerprinters
 from stemma.types import Comparison, Edge, Evidence, Lineage, NotTested, RelationKind, Verdict
+from stemma.workspace.forms import is_coded, ranks, roundings
 from stemma.workspace.recall import compared
 from stemma.workspace.stacked import stacked
+from stemma.workspace.standings import trained
 from stemma.workspace.workspace import ALPHA
 
 Progress = Callable[[str, int, int | None], None]
@@ -46,6 +48,8 @@ FAR_SKETCHES = "pairs whose sketches are no nearer than chance"
 
 NO_COUNTERPART = "no other model here has hidden units that could be put beside its own"
 
+CIRCULAR = "drawn with the rest, it would make a model its own ancestor"
+
 OTHER_SHAPES = "related, but of other shapes, and neither is shown to be made from the other"
 
 
@@ -55,7 +59,7 @@ def lineage(
     alpha: float = ALPHA,
     sketches: Mapping[str, np.ndarray] | None = None,
     method: Forest | None = None,
-    direction: PairModel | None = None,
+    parenthood: Parenthood | None = None,
     detailed: int = DETAILED,
     total: int = 0,
     progress: Progress | None = None,
@@ -70,7 +74,7 @@ def lineage(
         alpha: Level of the decision that two models are related, over all pairs.
         sketches: Bits of the weight sketches of some of them, by digest; the rest is computed.
         method: Draws the tree; with its defaults unless given.
-        direction: Says of two relatives which came first; the model that ships with the package unless given.
+        parenthood: Says how likely a model is another one's parent; what ships with the package unless given.
         detailed: Compare every edge in full up to so many models.
         total: Models that were searched where these are a part of them: the level is corrected for all pairs.
         progress: Told what happens, how many models are done, and of how many.
@@ -88,7 +92,7 @@ def lineage(
     names = [m.name for m in models]
     if twice := sorted({n for n in names if names.count(n) > 1} if len(set(names)) < len(names) else ()):
         raise MisuseError(f"every model needs a name of its own; {twice[0]!r} is the name of several")
-    work = Work(list(models), alpha, dict(sketches or {}), detailed, direction or shipped_parenthood().direction,
+    work = Work(list(models), alpha, dict(sketches or {}), detailed, parenthood or shipped_parenthood(),
                  progress or (lambda what, done, total: None), total)  # fmt: skip
     return work.drawn(method or Forest())
 
@@ -101,7 +105,7 @@ class Work:
     alpha: float
     sketches: dict[str, np.ndarray]
     detailed: int
-    pairs: PairModel | None
+    parenthood: Parenthood | None
     progress: Progress
     total: int = 0
     forms: dict[int, tuple[int, str, str]] = field(default_factory=dict)
@@ -265,20 +269,29 @@ class Work:
     def family(self, members: list[int], values: Entries) -> Family:
         """What the tree is drawn from."""
         distances = squared_distances(values)
-        kept = [k for k in range(len(members)) if not self.set_aside(members, distances, k)]
+        self.rounded(members, values)
+        kept = [k for k, m in enumerate(members) if m not in self.forms and not self.set_aside(members, distances, k)]
         values, distances, members = values.of(kept), distances.of(kept), [members[k] for k in kept]
+        direction, chances = self.weighed(values, distances, [counted(self.models[m]) for m in members])
         return Family(
-            values.models, distances, self.direction(members, values, distances),
-            lambda a, b: self.named(members[a], members[b]), RowAngles(values),
-            frozenset(k for k, m in enumerate(members) if self.coded(m)), known_parents(values, distances),
+            values.models, distances, direction, chances, lambda a, b: self.named(members[a], members[b]),
+            RowAngles(values), frozenset(k for k, m in enumerate(members) if self.coded(m)),
+            known_parents(values, distances), ranks([self.models[m] for m in members], values),
+            self.parenthood.confidence if self.parenthood is not None else float,
         )  # fmt: skip
+
+    def rounded(self, members: list[int], values: Entries) -> None:
+        """Of one network in several number formats the widest stands for all, whatever files are called."""
+        if len(self.models) > self.detailed:
+            return  # what is the same up to a small rounding is found by distances
+        for k, o in roundings(values):
+            found = self.whole(members[o], members[k]).relation
+            if members[k] not in self.forms and members[o] not in self.forms and found.kind in EXACT:
+                self.forms[members[k]] = members[o], found.kind.value, found.reason
 
     def coded(self, i: int) -> bool:
         """Whether a model is stored in integer codes, or as the numbers they stand for: nothing was made from it."""
-        stored = self.models[i].tensors.values()
-        codes = sum(t.size for t in stored if not t.is_float and len(t.shape) > 1)
-        whole = sum(t.size for t in stored if len(t.shape) > 1)
-        return 2 * codes > whole or (len(self.models) <= self.detailed and lies_on_grid(self.models[i]))
+        return is_coded(self.models[i]) or (len(self.models) <= self.detailed and lies_on_grid(self.models[i]))
 
     def set_aside(self, members: list[int], distances: Distances, k: int) -> bool:
         """Whether a model is another one in other coordinates, so that its distances say nothing; which one is kept."""
@@ -300,19 +313,13 @@ class Work:
             self.elsewhere.append(members[k])
         return bool(ratio.min() > APART)
 
-    def direction(self, members: list[int], values: Entries, distances: Distances) -> Direction:
-        """Which of two came first: what the comparison shows for certain, else what weights or norms make likely."""
-        likely: Direction = ByNorm(distances)
-        if self.pairs is not None:
-            likely = ByWeights(self.pairs, Geometry(values), ByNorm(distances))
-        if len(self.models) > self.detailed:
-            return likely
-
-        def known(a: int, b: int) -> tuple[float, float]:
-            first = self.first(members[a], members[b])
-            return likely(a, b) if first is None else (SURE, -SURE) if first == members[a] else (-SURE, SURE)
-
-        return known
+    def weighed(self, values: Entries, distances: Distances, counters: list[int]) -> tuple[Direction, Chances]:
+        """Which of two came first, and who is whose parent, as weights make it likely."""
+        norms, asked = ByNorm(distances), self.parenthood
+        if asked is None:
+            return norms, ByDistance(distances)
+        geometry = Geometry(values, counters)
+        return ByWeights(asked.direction, geometry, norms), lambda rows: asked.chances(geometry, rows)
 
     def first(self, i: int, j: int) -> int | None:
         """Which of two the other was made from, where the comparison shows it for certain."""
@@ -324,9 +331,9 @@ class Work:
         if len(self.models) > self.detailed:
             e = self.in_place(parent, child)
             return Named(RelationKind.RELATED.value, e.verdict is Verdict.SUPPORTED, e.p_value, e.log10_p, e.reason)
-        c = self.whole(parent, child)
-        return Named(c.relation.kind.value, c.verdict == "related", c.weights.p_value, c.weights.log10_p,
-                     c.relation.reason or c.weights.reason)  # fmt: skip
+        c, first = self.whole(parent, child), self.first(parent, child)
+        return Named(trained(c.relation).kind.value, c.verdict == "related", c.weights.p_value, c.weights.log10_p,
+                     c.relation.reason or c.weights.reason, first == child, first == parent)  # fmt: skip
 
     def with_forms(self, found: Lineage) -> Lineage:
         """Models in another form under the model that they are, and those that could not be placed."""
@@ -334,8 +341,9 @@ class Work:
         for i, (o, relation, why) in sorted(self.forms.items()):
             edges.append(Edge(self.models[o].name, self.models[i].name, relation, length=0.0, reason=why))
             names[self.root_form(o)].append(self.models[i].name)
+        edges, circular = without_circles(edges)
         placed = {m.name for m in found.models}
-        refused = [*found.refused]
+        refused = [*found.refused, *({"models": sorted([e.parent, e.child]), "reason": CIRCULAR} for e in circular)]
         for i in self.elsewhere:
             near = self.models[i].name
             refused.append({"models": [near], "reason": "related, but its units lie in another order: not placed"})

@@ -8,13 +8,14 @@ import numpy as np
 from stemma.errors import StemmaError
 from stemma.lineage.geometry import Geometry
 from stemma.lineage.merges import Merge, merge_of
-from stemma.lineage.parenthood import NEAREST, Parenthood, groups
+from stemma.lineage.parenthood import NEAREST, Parenthood, complete, groups
 from stemma.lineage.stacks import STACKED
 from stemma.lineage.standing import Kin, Member, Role, Standing
 from stemma.lineage.trace import PROOF, Candidate
 from stemma.models.model import Model
 from stemma.registry import describe
 from stemma.types import Comparison, Relation, RelationKind, Verdict
+from stemma.workspace.forms import bits, is_coded
 
 COVERAGE = 0.95
 """Share of suspects whose parent set holds the parent, unless another one is asked for."""
@@ -94,8 +95,8 @@ class Standings:
         if merge is not None and merge.shown:
             return _of_merge(merge, readable), ()
         geometry = Geometry.of([self.suspect, *models])
-        whole = _whole(geometry, len(models))
-        places = [k for k in whole if not _coded(models[k - 1]) or _coded(self.suspect)]
+        whole = complete(geometry, 0, range(1, len(models) + 1))
+        places = [k for k in whole if not is_coded(models[k - 1]) or is_coded(self.suspect)]
         kin = groups(geometry, 0, places)
         model, firsts = self.parenthood(), [group[0] for group in kin]
         probable = dict(zip(firsts, model.probabilities(geometry, 0, firsts), strict=True))
@@ -115,7 +116,8 @@ class Standings:
                 out[readable[k - 1][0]] = Standing(Role.RELATIVE, None, _LEAF if k in whole else _CUT)
         said = [
             Member(
-                tuple(readable[i - 1][0] for i in _original_first(kin[k], models)), round(float(probable[firsts[k]]), 4)
+                tuple(readable[i - 1][0] for i in _original_first(kin[k], geometry)),
+                round(float(probable[firsts[k]]), 4),
             )
             for k in kept
         ]
@@ -156,38 +158,14 @@ SURE = 0.95
 """Probability from which a relative is called a child: nobody asked for it, so it has to be surer than a parent."""
 
 
-def _whole(geometry: Geometry, count: int) -> list[int]:
-    """Relatives that no more than one tensor (a head) is missing from, of what any of them shares with the suspect.
-
-    A model does not regain units or layers, so what was cut is nobody's parent who has them.
-
-    Returns:
-        Their places in the geometry.
-    """
-    there = geometry.entries.present[1 : count + 1]
-    wanted = there.any(axis=0)
-    return [k + 1 for k in range(count) if (wanted & ~there[k]).sum() <= 1]
-
-
-def _coded(model: Model) -> bool:
-    """Whether matrices are stored as integer codes."""
-    return any(not t.is_float and sum(s > 1 for s in t.shape) >= 2 for t in model.tensors.values())
-
-
-def _original_first(group: Sequence[int], models: Sequence[Model]) -> list[int]:
+def _original_first(group: Sequence[int], geometry: Geometry) -> list[int]:
     """Of models that hardly differ the one in the widest number format first: it was not made from the others."""
-    return sorted(group, key=lambda k: -_width(models[k - 1]))
-
-
-def _width(model: Model) -> int:
-    """Bytes of most of a model's numbers."""
-    sizes = [(t.size, t.nbytes // max(1, t.size)) for t in model.tensors.values() if t.is_float]
-    return max(sizes)[1] if sizes else 0
+    return sorted(group, key=lambda k: -bits(geometry.entries.values[k]))
 
 
 def _trained(standing: Standing, found: Comparison) -> Standing:
     """What changed everywhere from a parent to the suspect is called by its name."""
-    if standing.role is not Role.PARENT or standing.relation or found.relation.steps != ("changed",):
+    if standing.role is not Role.PARENT or standing.relation or trained(found.relation) is found.relation:
         return standing
     return replace(standing, relation=RelationKind.FINETUNED.value)
 
@@ -224,13 +202,26 @@ def directed(found: Comparison, a: Model, b: Model, parenthood: Callable[[], Par
     chosen, open_end = model.parent_set([p[first]], COVERAGE)
     if open_end or not chosen or p[first] < model.named_from(1):
         return found
-    relation = trained(found.relation) if found.relation.steps == ("changed",) else found.relation
-    return replace(found, relation=relation, direction=("a->b", "b->a")[first], direction_confidence=round(p[first], 4))
+    return replace(
+        found,
+        relation=trained(found.relation),
+        direction=("a->b", "b->a")[first],
+        direction_confidence=round(p[first], 4),
+    )
 
 
 def trained(relation: Relation) -> Relation:
-    """What changed everywhere between a parent and its child is called by its name."""
-    return replace(relation, kind=RelationKind.FINETUNED, steps=(RelationKind.FINETUNED.value,))
+    """What changed everywhere between a parent and its child is called by its name, whatever was added beside it.
+
+    Args:
+        relation: Of a pair of which the one was made from the other.
+
+    Returns:
+        `finetuned` where nothing but its numbers changed, beside tokens that are new; else the relation as it is.
+    """
+    if relation.kind is not RelationKind.RELATED or relation.steps[-1:] != ("changed",):
+        return relation
+    return replace(relation, kind=RelationKind.FINETUNED, steps=(*relation.steps[:-1], RelationKind.FINETUNED.value))
 
 
 def _by_form(found: Comparison) -> Standing | None:

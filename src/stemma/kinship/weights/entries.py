@@ -5,7 +5,7 @@ and by content where they do not, brought into its order of axes, and read at th
 permuted have to be brought back into the reference's order first.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,7 +67,7 @@ class Entries:
         models: The models, in the order given.
         tensors: The matrices of the reference.
         values: `float32 [models, entries]`; zero where a model has no such tensor.
-        present: `bool [models, tensors]`: whether a model has this tensor, in the reference's shape.
+        present: `bool [models, tensors]`: whether a model has this tensor, in the reference's shape but for tokens.
     """
 
     models: tuple[ModelRef, ...]
@@ -124,7 +124,9 @@ def entries(
     tensors = matrices(base)
     largest = set(sorted(tensors, key=lambda n: -tensors[n].size)[: wide[0]])
     most = {n: max(per_tensor, wide[1]) if n in largest else per_tensor for n in tensors}
-    places = {n: _places(t, most[n], np.random.default_rng([seed, i])) for i, (n, t) in enumerate(tensors.items())}
+    tokens = _tokens(models, tensors)
+    places = {n: _places(t, most[n], np.random.default_rng([seed, i]), tokens.get(n, t.shape[0] if t.shape else 1))
+              for i, (n, t) in enumerate(tensors.items())}  # fmt: skip
     slots, start = [], 0
     for name, (index, rows) in places.items():
         slots.append(Slot(name, start, start + len(index), tensors[name].size, rows))
@@ -132,13 +134,13 @@ def entries(
     values = np.zeros((len(models), start), np.float32)
     present = np.zeros((len(models), len(slots)), bool)
     own = {n: Pairing(n, n, long_axes(t.shape), long_axes(t.shape), 0.0) for n, t in tensors.items()}
-    values[at], present[at] = _read(base, base, own, slots, places)
+    values[at], present[at] = _read(base, base, own, slots, places, tokens)
     for i, model in enumerate(models):
         if i == at:
             continue
         first = True
         for pairings in _correspondences(base, model):
-            found, there = _read(base, model, pairings, slots, places)
+            found, there = _read(base, model, pairings, slots, places, tokens)
             alike = _cosine(values[at], found, slots, there)
             if first or alike >= ALIKE:  # tensors of equal sizes are no counterparts yet: contents must agree
                 values[i], present[i], first = found, there, False
@@ -151,7 +153,30 @@ def _fullest(models: Sequence[Model]) -> int:
     return max(range(len(models)), key=lambda i: (len(matrices(models[i])), -i))
 
 
-def _places(tensor: Tensor, wanted: int, rng: np.random.Generator) -> tuple[np.ndarray, int]:
+KEPT = 0.5
+"""Share of its tokens that a model has in common with one whose vocabulary is longer, at least."""
+
+
+def _tokens(models: Sequence[Model], tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    """Rows of matrices of tokens that all models have: tokens are added behind the others, and taken from there.
+
+    Returns:
+        By name; only of matrices that some model has with other tokens. Tokens are the longest axis of a model.
+    """
+    longest = max((t.shape[0] for t in tensors.values()), default=0)
+    if any(longest <= max(t.shape[1:], default=0) for t in tensors.values()):
+        return {}
+    out = {}
+    for name, tensor in tensors.items():
+        if tensor.shape[0] == longest:
+            beside = [m.weights[name].shape for m in models if name in m.weights]
+            rows = [s[0] for s in beside if s[1:] == tensor.shape[1:] and s[0] >= KEPT * longest]
+            if min(rows) < longest or max(rows) > longest:
+                out[name] = min(rows)
+    return out
+
+
+def _places(tensor: Tensor, wanted: int, rng: np.random.Generator, least: int) -> tuple[np.ndarray, int]:
     """Flat positions, row by row, of a block of the entries that are read, and its number of rows.
 
     Rows are units whatever the layout, as far as the shape tells: what is seen in rows must not depend on who saved.
@@ -160,7 +185,7 @@ def _places(tensor: Tensor, wanted: int, rng: np.random.Generator) -> tuple[np.n
         Positions `[rows * columns]` and rows.
     """
     axes = long_axes(tensor.shape)
-    cut = rows_to_read(tensor, READ, LEAST)
+    cut = min(rows_to_read(tensor, READ, LEAST), least)
     shape = [cut if i == 0 else tensor.shape[i] for i in axes] or [1]
     first = unit_axis(tuple(tensor.shape[i] for i in axes)) if axes else 0
     flat = np.moveaxis(np.arange(int(np.prod(shape))).reshape(shape), first, 0).reshape(shape[first], -1)
@@ -188,6 +213,7 @@ def _read(
     pairings: Mapping[str, Pairing],
     slots: Sequence[Slot],
     places: Mapping[str, tuple[np.ndarray, int]],
+    tokens: Collection[str],
 ) -> tuple[np.ndarray, np.ndarray]:
     """One model's entries in the reference's places, and which tensors it has.
 
@@ -199,9 +225,10 @@ def _read(
     for i, slot in enumerate(slots):
         if slot.name not in pairings:
             continue
-        cut = cuts[slot.name]
-        if cut.b.shape == cut.a.shape:
-            values[slot.columns], present[i] = cut.b.reshape(-1)[places[slot.name][0]], True
+        cut, at = cuts[slot.name], places[slot.name][0]
+        longer = slot.name in tokens and cut.b.shape[1:] == cut.a.shape[1:] and cut.b.size > at.max()
+        if cut.b.shape == cut.a.shape or longer:
+            values[slot.columns], present[i] = cut.b.reshape(-1)[at], True
         cuts.drop(slot.name)
     return values, present
 
