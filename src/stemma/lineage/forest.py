@@ -31,6 +31,7 @@ class Named:
         reason: One sentence.
         backwards: Whether it shows for certain that the first was made from the second.
         certain: Whether it shows for certain that the second was made from the first.
+        neither: Whether it shows that neither was made from the other.
     """
 
     relation: str = RelationKind.RELATED.value
@@ -40,6 +41,7 @@ class Named:
     reason: str = ""
     backwards: bool = False
     certain: bool = False
+    neither: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,13 +236,15 @@ class _Drawing:
         while True:
             parents = likeliest(chances, self.method.orphan)
             told = {v: self.family.relation(rows[p], rows[v]) for v, p in parents.items() if p is not None}
-            wrong = [v for v, found in told.items() if found.backwards]
+            wrong = [v for v, found in told.items() if found.backwards or found.neither]
             for v, found in told.items():
                 if found.certain:
                     chances[:, v] = 0.0
                     chances[parents[v], v] = 1.0
             for v in wrong:
-                chances[parents[v], v] = 0.0
+                without, chances[parents[v], v] = chances[parents[v], v], 0.0
+                if told[v].neither:
+                    chances[-1, v] += without
                 chances[:, v] /= max(float(chances[:, v].sum()), 1e-300)
             if not wrong:
                 return chances, parents
@@ -264,9 +268,10 @@ class _Drawing:
 
     def refuse(self, v: int, chances: np.ndarray, parents: Mapping[int, int | None], names: Mapping[int, str]) -> None:
         """A root whose parent is not told: the likeliest of those that were given up."""
-        likely = np.where([parents.get(w) != v for w in range(chances.shape[1])], chances[:-1, v], -1.0)
-        near = int(likely.argmax())
-        if (chances[-1, v] < self.method.orphan or len(likely) == 2) and near != v and not _above(parents, v, near):
+        below = np.array([parents.get(w) == v for w in range(chances.shape[1])])
+        near = int(np.where(below, -1.0, chances[:-1, v]).argmax())
+        open_ = chances[-1, v] < self.method.orphan or not below.any()
+        if open_ and near != v and not _above(parents, v, near):
             told = {"models": sorted([names[v], names[near]]), "reason": NEITHER}
             self.refused += [told] if told not in self.refused else []
 

@@ -69,8 +69,8 @@ def ancestry(direction: Direction, a: int, b: int) -> float | None:
 LEAST = 1e-6
 """Probability below which a model is not looked at as a parent."""
 
-RELUCTANT = 20.0
-"""Cost of a root, per model, where one is not called for: more than all edges that it would spare."""
+RELUCTANT = 1.5
+"""Cost of a root, in log-odds, where one is not called for: more than a near miss, less than an absurd parent."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def likeliest(chances: np.ndarray, orphan: float = 0.5) -> dict[int, int | None]
 
     Args:
         chances: As `Chances` gives them.
-        orphan: Models whose ancestors are less likely than this not to be here get a parent, if any can be.
+        orphan: Models whose ancestors are less likely than this not to be here rather get a parent.
 
     Returns:
         The parent of every model, None where the likeliest forest has none.
@@ -118,6 +118,6 @@ def likeliest(chances: np.ndarray, orphan: float = 0.5) -> dict[int, int | None]
     n = chances.shape[1]
     sources, targets = np.nonzero(chances[:n] >= LEAST)
     costs = -np.log(chances[sources, targets])
-    without = np.where(chances[n] >= orphan, -np.log(np.maximum(chances[n], LEAST)), n * RELUCTANT)
+    without = np.where(chances[n] >= orphan, 0.0, RELUCTANT) - np.log(np.maximum(chances[n], LEAST))
     chosen = minimum_forest(n, sources, targets, costs, without)
     return {v: int(sources[e]) if e >= 0 else None for v, e in enumerate(chosen)}

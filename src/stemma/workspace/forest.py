@@ -21,7 +21,7 @@ from stemma.models.model import Model
 from stemma.registry import comparisons
 from stemma.registry.examine import fingerprinters
 from stemma.types import Comparison, Edge, Evidence, Lineage, NotTested, RelationKind, Verdict
-from stemma.workspace.forms import is_coded, ranks, roundings
+from stemma.workspace.forms import age, is_coded, ranks, roundings
 from stemma.workspace.recall import compared
 from stemma.workspace.stacked import stacked
 from stemma.workspace.standings import trained
@@ -43,6 +43,9 @@ HALF = 0.5
 
 EXACT = frozenset({RelationKind.COPY, RelationKind.REFORMATTED, RelationKind.PERMUTED})
 """Relations that are exhibited; the one is the other in another form."""
+
+NO_CHILD = frozenset({RelationKind.SIBLINGS, RelationKind.SAME_INIT})
+"""Relations of which neither was made from the other."""
 
 FAR_SKETCHES = "pairs whose sketches are no nearer than chance"
 
@@ -195,15 +198,15 @@ class Work:
         found = sorted(((self.whole(i, child), i) for i in near), key=lambda c: _nearest_account(c[0]))
         for c, i in found:
             if c.verdict == "related" and self.first(i, child) == i:
-                edge = Edge(self.models[i].name, self.models[child].name, c.relation.kind.value, c.weights.p_value,
+                edge = Edge(self.root_form(i), self.models[child].name, c.relation.kind.value, c.weights.p_value,
                             c.weights.log10_p, reason=c.relation.reason)  # fmt: skip
                 return edge, edge.parent
         return None, self.models[found[0][1]].name
 
     def copies(self, readable: Sequence[int]) -> None:
-        """Of models with the same tensors, whatever their names, the first by name stands for all."""
+        """Of models with the same tensors, whatever their names, the oldest file stands for all, or the first name."""
         first: dict[str, int] = {}
-        for i in sorted(readable, key=lambda i: self.models[i].name):
+        for i in sorted(readable, key=lambda i: (age(self.models[i]), self.models[i].name)):
             model = self.models[i]
             o = first.setdefault(model.names_free_digest, i)
             if o != i and model.digest == self.models[o].digest:
@@ -333,7 +336,8 @@ class Work:
             return Named(RelationKind.RELATED.value, e.verdict is Verdict.SUPPORTED, e.p_value, e.log10_p, e.reason)
         c, first = self.whole(parent, child), self.first(parent, child)
         return Named(trained(c.relation).kind.value, c.verdict == "related", c.weights.p_value, c.weights.log10_p,
-                     c.relation.reason or c.weights.reason, first == child, first == parent)  # fmt: skip
+                     c.relation.reason or c.weights.reason, first == child, first == parent,
+                     c.relation.kind in NO_CHILD)  # fmt: skip
 
     def with_forms(self, found: Lineage) -> Lineage:
         """Models in another form under the model that they are, and those that could not be placed."""

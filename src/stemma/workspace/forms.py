@@ -1,6 +1,7 @@
 """Forms of one network among the models of a family: number formats, integer codes, and which is the original."""
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -12,6 +13,21 @@ from stemma.models.model import Model
 
 ODD = 0.02
 """Share of the entries of a copy in a narrower format that may be off its rounding, as tiny numbers are."""
+
+
+def age(model: Model) -> float:
+    """When a model's file was last written; what is no file here is younger than all.
+
+    Args:
+        model: Any model.
+
+    Returns:
+        Seconds since 1970.
+    """
+    try:
+        return Path(model.source).stat().st_mtime
+    except (OSError, ValueError):
+        return float("inf")
 
 
 def bits(values: np.ndarray) -> int:
