@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import numpy as np
@@ -390,6 +391,35 @@ def test_names_tokens_and_other_families_change_no_edge() -> None:
     own["embed.weight"] = np.concatenate([own["embed.weight"], np.full((1, 32), 0.1, np.float32)])
     longer = {(e.parent, e.child): e.relation for e in lineage(changed(4, own)).edges}
     assert longer == {pair: relation for pair, (relation, _) in before.items()}
+
+
+def changed_at_random(rng: np.random.Generator, x: np.ndarray, other: np.ndarray, how: int) -> np.ndarray:
+    """What children go through, and files in a bad state."""
+    ways = (
+        lambda: x + 0.02 * rng.normal(size=x.shape), lambda: x + 0.3 * rng.normal(size=x.shape),
+        lambda: x.astype(np.float16), lambda: np.where(rng.random(x.shape) < 0.5, 0, x),
+        lambda: (x + other) / 2 if x.shape == other.shape else x, lambda: np.zeros_like(x), lambda: x * np.nan,
+        lambda: x[:-1] if x.ndim > 1 and len(x) > 2 else x, lambda: np.round(x * 16) / 16,
+    )  # fmt: skip
+    return ways[how]()
+
+
+@pytest.mark.parametrize("seed", [*range(8), 24, 26])
+def test_every_model_is_in_the_tree_and_none_is_its_own_ancestor(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    shapes = [tuple(rng.integers(1, 30, size=rng.integers(1, 4)).tolist()) for _ in range(rng.integers(1, 5))]
+    made = [{f"l{i}.weight": rng.normal(size=s) for i, s in enumerate(shapes)}]
+    for _ in range(int(rng.integers(1, 8))):
+        parent, other, how = made[int(rng.integers(len(made)))], made[int(rng.integers(len(made)))], rng.integers(9)
+        made.append({n: changed_at_random(rng, x, other[n], int(how)) for n, x in parent.items()})
+    models = [named(f"m{i}", {n: x.astype(np.float32) for n, x in a.items()}) for i, a in enumerate(made)]
+    found = lineage(models, detailed=int(rng.choice([0, 200])))
+    above: dict[str, set[str]] = {m.name: set() for m in models}
+    for e in found.edges:
+        above.setdefault(e.child, set()).add(e.parent)
+    tuple(TopologicalSorter(above).static_order())  # a circle is an error
+    assert {m.name for m in models} == {m for f in found.families for m in f}
+    assert all(above[m.name] or m.name in found.roots for m in models)
 
 
 @pytest.mark.parametrize("names", [("a", "z"), ("z", "a")])

@@ -155,8 +155,8 @@ class _Drawing:
         kept = sorted(set(alike.values()))
         self.evidence = {"family": sorted(m.name for m in self.family.models), "noise": []}
         for copy, original in alike.items():
-            if copy != original:
-                self.pair(original, copy, None)
+            if copy != original and not self.pair(original, copy, None):
+                self.roots.append(self.label(copy))
         for part in apart(self.g.squared, kept, self.family.known, self.direction):
             numbered = self.part(part, numbered)
         for child, parents in self.family.known.items():

@@ -346,6 +346,7 @@ class Work:
             edges.append(Edge(self.models[o].name, self.models[i].name, relation, length=0.0, reason=why))
             names[self.root_form(o)].append(self.models[i].name)
         edges, circular = without_circles(edges)
+        freed = {e.child for e in circular} - {e.child for e in edges}
         placed = {m.name for m in found.models}
         refused = [*found.refused, *({"models": sorted([e.parent, e.child]), "reason": CIRCULAR} for e in circular)]
         for i in self.elsewhere:
@@ -356,7 +357,8 @@ class Work:
         lost = sorted(self.models[i].name for i in self.elsewhere if self.models[i].name not in placed)
         return replace(
             found, models=tuple(sorted(refs, key=lambda m: m.name)),
-            edges=tuple(sorted(edges, key=lambda e: (e.child, e.parent))), roots=tuple(sorted([*found.roots, *lost])),
+            edges=tuple(sorted(edges, key=lambda e: (e.child, e.parent))),
+            roots=tuple(sorted({*found.roots, *lost, *freed})),
             families=tuple(sorted([*grown, *((n,) for n in lost)], key=lambda f: (-len(f), f))),
             refused=tuple(refused), cannot_see=CANNOT_SEE + ((FAR_SKETCHES,) if len(self.models) > ALL_PAIRS else ()),
             not_tested=(*self.unread, *self.lone({n for f in grown if len(f) == 1 for n in f})),
