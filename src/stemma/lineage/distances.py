@@ -9,9 +9,11 @@ from stemma.errors import MisuseError
 from stemma.kinship.weights.entries import Entries
 from stemma.kinship.weights.residual import rounding_of
 
-SAME, SLACK = 1e-6, 16.0
-"""Squared relative change below which two models are one in another rounding, where nothing else is known; and how many
-of the coarser of their roundings a tensor may have changed."""
+SAME = 1e-6
+"""Squared relative change below which two models are one in another rounding, where nothing else is known."""
+
+ARITHMETIC = 1e-6
+"""Relative change that a rewrite in single precision may leave; fewer bits leave their own rounding."""
 
 REPLACED, RELATED = 0.3, 0.7
 """Cosine below which one of two tensors was replaced, where the rest of the models agrees at least so well."""
@@ -85,7 +87,7 @@ def squared_distances(family: Entries) -> Distances:
     n, kept = len(values), _kept(family)
     squared, own, weight = np.zeros((n, n)), np.zeros((n, n)), np.zeros((n, n))
     rounding = np.array([rounding_of(row[row != 0]) for row in values])
-    least, apart = np.square(SLACK * np.maximum(rounding[:, None], rounding)), np.zeros((n, n), bool)
+    least, apart = np.square(np.maximum(np.maximum(rounding[:, None], rounding), ARITHMETIC)), np.zeros((n, n), bool)
     for k in range(len(family.tensors)):
         gram, both = _gram(family, k), kept(k)
         square, alive = np.diag(gram), both.any(axis=1)
