@@ -185,6 +185,21 @@ def test_a_fresh_head_is_left_out_for_all() -> None:
     )
 
 
+def test_only_what_was_inherited_whole_is_one_model() -> None:
+    rng = np.random.default_rng(2)
+    root = {f"l{i}.weight": rng.normal(size=(24, 24)).astype(np.float32) for i in range(4)}
+    moved = {n: a + 1e-4 * rng.normal(size=a.shape).astype(np.float32) for n, a in root.items()}
+    others = {n: rng.normal(size=a.shape).astype(np.float32) for n, a in root.items()}
+    half = {n: a.astype(np.float16) for n, a in root.items()}
+    head = {**root, "l3.weight": others["l3.weight"]}
+    models = [named("root", root), named("moved", moved), named("stranger", others), named("half", half),
+              named("head", head)]  # fmt: skip
+    same = squared_distances(entries(models)).same
+    assert {(models[i].name, models[j].name) for i in range(5) for j in range(i) if same[i, j]} == {
+        ("half", "root"), ("half", "moved"), ("head", "root"), ("head", "half"),
+    }  # fmt: skip
+
+
 def test_weights_that_are_no_numbers_have_no_distance() -> None:
     family = entries(family_of_models([-1, 0]))
     family.values[0, 0] = np.nan

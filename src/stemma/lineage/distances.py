@@ -88,11 +88,14 @@ def squared_distances(family: Entries) -> Distances:
     squared, own, weight = np.zeros((n, n)), np.zeros((n, n)), np.zeros((n, n))
     rounding = np.array([rounding_of(row[row != 0]) for row in values])
     least, apart = np.square(np.maximum(np.maximum(rounding[:, None], rounding), ARITHMETIC)), np.zeros((n, n), bool)
+    alike, whole = np.zeros((n, n)), np.zeros((n, n))
     for k in range(len(family.tensors)):
         gram, both = _gram(family, k), kept(k)
         square, alive = np.diag(gram), both.any(axis=1)
         change, there = square[:, None] + square - 2 * gram, np.outer(family.present[:, k], family.present[:, k])
-        apart |= there & (_cosine(gram) >= REPLACED) & (change > least * np.maximum(square[:, None], square))
+        largest, inherited = np.maximum(square[:, None], square), there & (_cosine(gram) >= REPLACED)
+        apart |= inherited & (change > least * largest)
+        alike, whole = alike + inherited * largest, whole + there * largest
         squared += np.where(both, np.maximum(change, 0.0), 0.0)
         own += np.where(both, square[:, None], 0.0)
         weight += np.where(both, float(square[alive].mean()) if alive.any() else 0.0, 0.0)
@@ -101,7 +104,8 @@ def squared_distances(family: Entries) -> Distances:
     squared, own = squared * scale, own * scale
     squared[weight <= 0] = 2 * total
     np.fill_diagonal(squared, 0.0)
-    return Distances((squared + squared.T) / 2, own, weight / total if total else weight, apart)
+    return Distances((squared + squared.T) / 2, own, weight / total if total else weight,
+                     apart | (alike <= whole / 2))  # fmt: skip
 
 
 def _kept(family: Entries) -> Callable[[int], np.ndarray]:

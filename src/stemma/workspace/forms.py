@@ -62,15 +62,16 @@ def roundings(values: Entries) -> Iterator[tuple[int, int]]:
         values: The same entries of each model.
 
     Yields:
-        Position of the narrower one, and of a wider one, the widest first.
+        Position of the narrower one, the widest of these first, and of a wider one, the nearest first.
     """
     held = [bits(x) for x in values.values]
-    widest = np.argsort([-b for b in held], kind="stable").tolist()
-    for k in widest:
-        x = values.values[k]
-        for o in (o for o in widest if held[o] > held[k]):
-            if (np.abs(x - values.values[o]) > 2.0 ** (1 - held[k]) * np.abs(x)).mean() < ODD:
-                yield k, o
+    for k in np.argsort([-b for b in held], kind="stable").tolist():
+        x, near = values.values[k], list[tuple[float, int]]()
+        for o in (o for o, b in enumerate(held) if b > held[k]):
+            off = np.abs(x - values.values[o])
+            if (off > 2.0 ** (1 - held[k]) * np.abs(x)).mean() < ODD:
+                near.append((float(off.mean()), o))
+        yield from ((k, o) for _, o in sorted(near))
 
 
 def ranks(models: Sequence[Model], values: Entries) -> list[tuple[int, int, int]]:
