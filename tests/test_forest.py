@@ -14,9 +14,10 @@ from stemma.errors import MisuseError, NotAModelError
 from stemma.kinship.relation.grids import lies_on_grid
 from stemma.kinship.weights.entries import entries
 from stemma.lineage.additive_tree import RecursiveGrouping, spanning_tree
+from stemma.lineage.circles import without_circles
 from stemma.lineage.distances import ByNorm, Distances, squared_distances
 from stemma.lineage.families import families
-from stemma.lineage.forest import Family, Forest, Named, without_circles
+from stemma.lineage.forest import Family, Forest, Named
 from stemma.lineage.rooting import likeliest
 from stemma.models.arrays import from_arrays
 from stemma.models.model import Model

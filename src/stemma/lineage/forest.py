@@ -6,8 +6,6 @@ Pure: distances, directions, relations and merges come as values and functions; 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from graphlib import CycleError, TopologicalSorter
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -206,10 +204,10 @@ class _Drawing:
         above = _downwards(tree, [*roots, *shown]) | shown
         lost = {h: f"(missing {numbered + i + 1})" for i, h in enumerate(tree.missing)}
         orphans = [v for v in roots if chances[-1, v] >= self.method.orphan and rows[v] not in self.family.known]
-        if len(orphans) > 1 and len(rows) > 2:
-            top = max([tree.observed - 1, *tree.missing]) + 1
-            lost[top] = f"(missing {numbered + len(lost) + 1})"
-            above |= {top: None, **dict.fromkeys(orphans, top)}
+        top = max([tree.observed - 1, *tree.missing]) + 1
+        for h, parent in self.above_all(rows, orphans, top, above).items():
+            lost[h] = f"(missing {numbered + len(lost) + 1})"
+            above[h] = parent
         names = {**{i: self.label(r) for i, r in enumerate(rows)}, **lost}
         self.edges_of(rows, above, chances, names)
         self.roots += [names[v] for v, p in above.items() if p is None and v not in lost]
@@ -217,6 +215,40 @@ class _Drawing:
             below = sorted(names[v] for v, p in above.items() if p == h)
             self.missing.append({"name": called, "children": below, "parent": names.get(above[h])})
         return numbered + len(lost)
+
+    def above_all(
+        self, rows: list[int], orphans: list[int], first: int, above: dict[int, int | None]
+    ) -> dict[int, int | None]:
+        """Missing ancestors above models whose own are not here: where distances call for one, as they do elsewhere.
+
+        Args:
+            rows: Positions of the models of the tree.
+            orphans: Which of them.
+            first: Number of the first missing ancestor.
+            above: Gets the ancestors of the orphans.
+
+        Returns:
+            The parent of each missing ancestor.
+        """
+        if len(orphans) < 3:  # two models always lie on a line
+            return {}
+        at = [rows[v] for v in orphans]
+        angles, odds = self.family.angles, partial(ancestry, self.direction)
+        tree = self.method.tree(
+            self.g.of(at).squared,
+            lambda a, b: odds(at[a], at[b]),
+            lambda a, others: angles(at[a], [at[v] for v in others]),
+        )
+        around, number = tree.neighbours(), {h: first + k for k, h in enumerate(tree.missing)}
+        out: dict[int, int | None] = {}
+        for h in sorted(tree.missing, key=lambda h: -len(around[h])):
+            out.setdefault(number[h], None)
+            for v in around[h]:
+                if v < tree.observed:
+                    above[orphans[v]] = number[h] if above[orphans[v]] is None else above[orphans[v]]
+                elif number[v] not in out:
+                    out[number[v]] = number[h]
+        return out
 
     def likeliest(self, rows: list[int]) -> tuple[np.ndarray, dict[int, int | None]]:
         """The likeliest forest that no test of a pair contradicts.
@@ -315,55 +347,3 @@ def _downwards(tree: AdditiveTree, roots: Sequence[int]) -> dict[int, int | None
         out |= dict.fromkeys(new, v)
         todo += new
     return out
-
-
-def without_circles(edges: Sequence[Edge]) -> tuple[list[Edge], list[Edge]]:
-    """Edges by which no model descends from itself, however parts of a tree were joined.
-
-    Args:
-        edges: Of a lineage.
-
-    Returns:
-        Those that are kept, and those that were left out: of every circle the least sure edge, those without a
-        confidence last.
-    """
-    kept, dropped = list(edges), list[Edge]()
-    while True:
-        order = TopologicalSorter[str]()
-        for e in kept:
-            order.add(e.child, e.parent)
-        try:
-            order.prepare()
-        except CycleError as found:
-            circle = found.args[1]
-            steps = set(pairwise(circle))
-            inside = [e for e in kept if (e.parent, e.child) in steps or (e.child, e.parent) in steps]
-            weakest = min(inside, key=lambda e: 2.0 if e.confidence is None else e.confidence)
-            kept.remove(weakest)
-            dropped.append(weakest)
-        else:
-            return kept, dropped
-
-
-def leads(edges: Sequence[Edge], ancestor: str, model: str) -> bool:
-    """Whether a model descends from another.
-
-    Args:
-        edges: Of a lineage.
-        ancestor: The other.
-        model: The model.
-
-    Returns:
-        True also for a model and itself.
-    """
-    above: dict[str, list[str]] = {}
-    for e in edges:
-        above.setdefault(e.child, []).append(e.parent)
-    todo, seen = [model], set()
-    while todo:
-        v = todo.pop()
-        if v == ancestor:
-            return True
-        seen.add(v)
-        todo += [p for p in above.get(v, ()) if p not in seen]
-    return False

@@ -10,9 +10,10 @@ from stemma.kinship.relation.grids import lies_on_grid
 from stemma.kinship.weights.contents.in_place import in_place
 from stemma.kinship.weights.correspondence import candidates
 from stemma.kinship.weights.entries import Entries, entries
+from stemma.lineage.circles import leads, without_circles
 from stemma.lineage.distances import ByNorm, Distances, RowAngles, squared_distances
 from stemma.lineage.families import ALL_PAIRS, families
-from stemma.lineage.forest import Family, Forest, Named, leads, without_circles
+from stemma.lineage.forest import Family, Forest, Named
 from stemma.lineage.geometry import MOST, WIDE, Geometry, counted
 from stemma.lineage.known_parents import known_parents
 from stemma.lineage.parenthood import Parenthood
