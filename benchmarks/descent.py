@@ -32,9 +32,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 
 from stemma import __version__
-from stemma.lineage.direction import FORWARD, Direction
-from stemma.lineage.geometry import ANTISYMMETRIC, VERSION, Geometry
-from stemma.lineage.parenthood import COLUMNS, Parenthood
+from stemma.ancestry.direction import FORWARD, Direction
+from stemma.ancestry.geometry import ANTISYMMETRIC, VERSION, Geometry
+from stemma.ancestry.parenthood import COLUMNS, Parenthood
 from stemma.models.arrays import from_arrays
 from stemma.training import PRETRAINED
 from stemma.training.direction import Pair, Query, fit_direction, fit_parenthood, geometry_of, pairs, queries

@@ -25,9 +25,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 
 from stemma import __version__
+from stemma.ancestry.merges import Merge, MergeRegression
+from stemma.ancestry.task_vectors import Span
 from stemma.kinship.weights.entries import entries
-from stemma.lineage.merges import Merge, MergeRegression
-from stemma.lineage.task_vectors import Span
 from stemma.models.model import Model
 from stemma.types import RelationKind as R
 from stemma.zoo.kinds import kind_of

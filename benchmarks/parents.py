@@ -23,9 +23,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 
 from stemma import __version__
+from stemma.ancestry.geometry import Geometry
+from stemma.ancestry.trace import trace
 from stemma.kinship.compare import compare_weights
-from stemma.lineage.geometry import Geometry
-from stemma.lineage.trace import trace
 from stemma.models.model import Model
 from stemma.training import shipped_parenthood
 from stemma.workspace.candidates import of_model

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from processor_time import times_as_long
+from stemma.ancestry.arborescence import minimum_arborescence, minimum_forest
 from stemma.errors import MisuseError
-from stemma.lineage.arborescence import minimum_arborescence, minimum_forest
 
 BONUS = 1e6
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from stemma.ancestry.boosted_trees import BoostedTrees
 from stemma.errors import MisuseError, UnreadableModelError
-from stemma.lineage.boosted_trees import BoostedTrees
 from stemma.training.direction import _table
 
 

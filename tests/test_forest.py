@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from stemma.ancestry.additive_tree import RecursiveGrouping, spanning_tree
+from stemma.ancestry.circles import without_circles
+from stemma.ancestry.distances import ByNorm, Distances, squared_distances
+from stemma.ancestry.families import families
+from stemma.ancestry.forest import Family, Forest, Named, without_circles
+from stemma.ancestry.rooting import likeliest
 from stemma.cli import main
 from stemma.errors import MisuseError, NotAModelError
 from stemma.kinship.relation.grids import lies_on_grid
 from stemma.kinship.weights.entries import entries
-from stemma.lineage.additive_tree import RecursiveGrouping, spanning_tree
-from stemma.lineage.circles import without_circles
-from stemma.lineage.distances import ByNorm, Distances, squared_distances
-from stemma.lineage.families import families
-from stemma.lineage.forest import Family, Forest, Named
-from stemma.lineage.rooting import likeliest
 from stemma.models.arrays import from_arrays
 from stemma.models.model import Model
 from stemma.registry import Registry

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from stemma.ancestry.geometry import ANTISYMMETRIC, SYMMETRIC, Geometry
 from stemma.errors import MisuseError
 from stemma.kinship.weights.entries import entries
-from stemma.lineage.geometry import ANTISYMMETRIC, SYMMETRIC, Geometry
 from stemma.models.arrays import from_arrays
 from stemma.models.model import Model
 

@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from stemma.lineage.distances import ByNorm
-from stemma.lineage.forest import Family, Forest
-from stemma.lineage.known_parents import Parents, apart, may_be_exact
+from stemma.ancestry.distances import ByNorm
+from stemma.ancestry.forest import Family, Forest
+from stemma.ancestry.known_parents import Parents, apart, may_be_exact
 from stemma.models.arrays import from_arrays
 from stemma.types import Digest, Lineage, ModelRef
 from stemma.types import RelationKind as R

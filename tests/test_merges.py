@@ -5,10 +5,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from stemma.ancestry.merge_evidence import whitened
+from stemma.ancestry.merges import Merge, MergeRegression, merge_of
+from stemma.ancestry.task_vectors import Span, task_vectors
 from stemma.errors import MisuseError
-from stemma.lineage.merge_evidence import whitened
-from stemma.lineage.merges import Merge, MergeRegression, merge_of
-from stemma.lineage.task_vectors import Span, task_vectors
 from stemma.models.arrays import from_arrays
 from stemma.models.model import Model
 from stemma.zoo.memory import model_of

@@ -6,12 +6,12 @@ from functools import partial
 import numpy as np
 import pytest
 
+from stemma.ancestry.direction import FORWARD, columns
+from stemma.ancestry.geometry import Geometry, counted
+from stemma.ancestry.parenthood import COLUMNS, features, groups
+from stemma.ancestry.standing import Role
+from stemma.ancestry.trace import trace
 from stemma.kinship.compare import compare_weights
-from stemma.lineage.direction import FORWARD, columns
-from stemma.lineage.geometry import Geometry, counted
-from stemma.lineage.parenthood import COLUMNS, features, groups
-from stemma.lineage.standing import Role
-from stemma.lineage.trace import trace
 from stemma.models.arrays import from_arrays
 from stemma.models.model import Model
 from stemma.training import shipped_parenthood

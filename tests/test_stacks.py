@@ -8,8 +8,8 @@ from safetensors.numpy import save_file
 
 import stemma
 from plain_networks import Arrays, llama, made, perturbed
-from stemma.lineage.merges import merge_of
-from stemma.lineage.stacks import put_together
+from stemma.ancestry.merges import merge_of
+from stemma.ancestry.stacks import put_together
 from stemma.workspace.forest import lineage
 
 MIXTRAL = ("block_sparse_moe.experts.{e}.{a}.weight", "block_sparse_moe.gate.weight")

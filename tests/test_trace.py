@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from stemma.ancestry.trace import Candidate, trace
 from stemma.kinship.compare import compare
-from stemma.lineage.trace import Candidate, trace
 from stemma.models.load import from_arrays, load
 from stemma.models.model import Model
 from stemma.models.units import permute, structure

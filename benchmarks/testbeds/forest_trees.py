@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from scipy.stats import kurtosis
 
+from stemma.ancestry.additive_tree import spanning_tree
+from stemma.ancestry.arborescence import minimum_arborescence
+from stemma.ancestry.distances import squared_distances
 from stemma.kinship.weights.entries import entries
-from stemma.lineage.additive_tree import spanning_tree
-from stemma.lineage.arborescence import minimum_arborescence
-from stemma.lineage.distances import squared_distances
 from stemma.models.model import Model
 from stemma.types import Lineage
 from stemma.workspace.forest import lineage

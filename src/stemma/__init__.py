@@ -12,7 +12,7 @@ Inside, each folder answers one question, and data flows from the bottom of this
     workspace     recall or compute, then store
     training      learned parts, trained on a zoo
     zoo           families of small real networks whose history is known
-    lineage       who comes from whom?
+    ancestry      who comes from whom?
     registry      remember it: the only writer of records
     verification  did it change as said? Before, after and a null to evidence
     kinship       does B come from A? Two models to evidence
@@ -28,6 +28,7 @@ Inside, each folder answers one question, and data flows from the bottom of this
 Importing this loads neither torch nor scipy; every name below is fetched on first use.
 """
 
+import contextlib
 import importlib
 import os
 from collections.abc import Sequence
@@ -35,6 +36,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import torch
+
     from stemma.edits.edited import Edited
     from stemma.edits.forgetting import Unlearning as Unlearning
     from stemma.edits.pruning import Pruning as Pruning
@@ -62,6 +65,9 @@ if TYPE_CHECKING:
     from stemma.types import Trace as Trace
     from stemma.types import Verdict as Verdict
     from stemma.workspace import Workspace as Workspace
+
+    Given = Model | torch.nn.Module | str | os.PathLike[str]
+    """What stands for a model: one that is loaded, a torch module, a path, or a name or digest in the registry."""
 
 __version__ = "0.1.0"
 
@@ -96,18 +102,18 @@ __all__ = ["__version__", "compare", "distance", "lineage", "prune", "trace", "u
 
 
 def compare(
-    a: "Model | str | os.PathLike[str]",
-    b: "Model | str | os.PathLike[str]",
-    probes: "Probes | None" = None,
-    null: "Sequence[Model | str | os.PathLike[str]] | str | None" = None,
+    a: "Given",
+    b: "Given",
+    probes: "Probes | str | None" = None,
+    null: "Sequence[Given] | str | None" = None,
     **options: Any,
 ) -> "Comparison":
     """What one model is to another.
 
     Args:
-        a: A model, a path, or a name or digest prefix in the default registry.
+        a: A model, a torch module, a path, or a name or digest prefix in the default registry.
         b: The other one.
-        probes: What both are asked; without, only their weights are compared.
+        probes: What both are asked, also in words as `--probes` takes them; without, only weights are compared.
         null: Models that were trained apart from both (models and paths), or a recipe of the zoo such as
             `cnn:n=99,seed=1`; enrolled models unless given.
         options: As `Workspace.compare` takes them: `alpha`.
@@ -117,24 +123,24 @@ def compare(
     """
     workspace, first = _opened(a)
     apart = [null] if isinstance(null, os.PathLike) else null
-    if apart is not None and not isinstance(apart, str):
-        apart = [Path(n) if isinstance(n, (str, os.PathLike)) else n for n in apart]
-    return workspace.compare(first, _opened(b)[1], probes=probes, null=apart, **options)
+    others = apart if apart is None or isinstance(apart, str) else [_path_or_model(n) for n in apart]
+    asked = None if probes is None else _probes(probes, first)
+    return workspace.compare(first, _opened(b)[1], probes=asked, null=others, **options)
 
 
 def distance(
-    a: "Model | str | os.PathLike[str]",
-    b: "Model | str | os.PathLike[str]",
-    probes: "Probes",
+    a: "Given",
+    b: "Given",
+    probes: "Probes | str",
     method: "AbstractFingerprinter | None" = None,
     measure: "AbstractMeasure | None" = None,
 ) -> "Distance":
     """How far apart two models are in what they do.
 
     Args:
-        a: A model, a path, or a name or digest prefix in the default registry.
+        a: A model, a torch module, a path, or a name or digest prefix in the default registry.
         b: The other one.
-        probes: What both are asked.
+        probes: What both are asked: probes, or words as `--probes` takes them (`noise:n=256`, a folder).
         method: What is compared of them, such as `GradientField()`.
         measure: How, such as `FieldCosine()`.
 
@@ -142,17 +148,18 @@ def distance(
         The distance, with its interval over probes.
     """
     workspace, first = _opened(a)
-    return workspace.distance(first, _opened(b)[1], probes, method, measure)
+    return workspace.distance(first, _opened(b)[1], _probes(probes, first), method, measure)
 
 
 def lineage(
-    models: "Sequence[Model | str | os.PathLike[str]]",
+    models: "Sequence[Given]",
     **options: Any,
 ) -> "Lineage":
     """Who comes from whom among some models.
 
     Args:
-        models: Models, paths, or names or digest prefixes in the default registry; each under a name of its own.
+        models: Models, torch modules, paths, or names or digest prefixes in the default registry; each under a name of
+            its own.
         options: As `stemma.workspace.forest.lineage` takes them: `alpha`, `progress`.
 
     Returns:
@@ -164,31 +171,31 @@ def lineage(
 
 
 def trace(
-    model: "Model | str | os.PathLike[str]",
-    against: "Sequence[str | os.PathLike[str]] | str | os.PathLike[str] | None" = None,
+    model: "Given",
+    against: "Sequence[Given] | Given | None" = None,
     **options: Any,
 ) -> "Trace":
     """Where a model comes from.
 
     Args:
-        model: A model, a path, or a name or digest prefix in the default registry.
-        against: Search these checkpoints, or folders of them, or this one, instead of the default registry.
+        model: A model, a torch module, a path, or a name or digest prefix in the default registry.
+        against: Search this checkpoint, folder of them, model or module, or these (a list), instead of the default
+            registry.
         options: As `Workspace.trace` takes them: `alpha`, `probes`, `null`.
 
     Returns:
         The answer.
     """
     workspace, suspect = _opened(model)
-    if isinstance(against, (str, os.PathLike)):
-        against = [against]
-    return workspace.trace(suspect, against=None if against is None else [Path(p) for p in against], **options)
+    searched = None if against is None else [_path_or_model(one) for one in _several(against)]
+    return workspace.trace(suspect, against=searched, **options)
 
 
-def prune(model: "Model | str | os.PathLike[str]", probes: "Probes", **options: Any) -> "Edited":
+def prune(model: "Given", probes: "Probes | str", **options: Any) -> "Edited":
     """A smaller model, without labels or training.
 
     Args:
-        model: A model, a path, or a name or digest prefix in the default registry; it is not changed.
+        model: A model, a torch module, a path, or a name or digest prefix in the default registry; it is not changed.
         probes: Unlabelled inputs like those that it is meant for.
         options: Fields of `Pruning`: `budget`, `share`, `score`, ….
 
@@ -197,16 +204,15 @@ def prune(model: "Model | str | os.PathLike[str]", probes: "Probes", **options: 
     """
     from stemma.edits.pruning import Pruning
 
-    return Pruning(**options)(_opened(model)[1], probes)
+    chosen = _opened(model)[1]
+    return Pruning(**options)(chosen, _probes(probes, chosen))
 
 
-def unlearn(
-    model: "Model | str | os.PathLike[str]", forget: "Probes", retain: "Probes | None" = None, **options: Any
-) -> "Edited":
+def unlearn(model: "Given", forget: "Probes | str", retain: "Probes | str | None" = None, **options: Any) -> "Edited":
     """A model that no longer answers a class, without training.
 
     Args:
-        model: A model, a path, or a name or digest prefix in the default registry; it is not changed.
+        model: A model, a torch module, a path, or a name or digest prefix in the default registry; it is not changed.
         forget: Samples of the class, real or synthetic.
         retain: Inputs of other classes, or generic ones, unlabelled.
         options: Fields of `Unlearning`: `action`, `layers`, `target`, ….
@@ -216,15 +222,52 @@ def unlearn(
     """
     from stemma.edits.forgetting import Unlearning
 
-    return Unlearning(**options)(_opened(model)[1], forget, retain)
+    chosen = _opened(model)[1]
+    kept = None if retain is None else _probes(retain, chosen)
+    return Unlearning(**options)(chosen, _probes(forget, chosen), kept)
 
 
-def _opened(model: "Model | str | os.PathLike[str]") -> "tuple[Workspace, Model]":
+def _opened(model: "Given") -> "tuple[Workspace, Model]":
     from stemma.registry import Registry
     from stemma.workspace import Workspace
 
     workspace = Workspace(Registry())
-    return workspace, workspace.resolve(os.fspath(model)) if isinstance(model, (str, os.PathLike)) else model
+    return workspace, workspace.resolve(os.fspath(model)) if isinstance(model, (str, os.PathLike)) else _model(model)
+
+
+def _several(given: Any) -> list[Any]:
+    return list(given) if isinstance(given, (list, tuple)) else [given]  # a module may be a sequence of layers
+
+
+def _path_or_model(given: "Given") -> "Path | Model":
+    return Path(given) if isinstance(given, (str, os.PathLike)) else _model(given)
+
+
+def _model(given: "Model | torch.nn.Module") -> "Model":
+    """A model as it is; a torch module as one, under its class's name."""
+    from stemma.errors import MisuseError
+    from stemma.models.model import Model
+
+    if isinstance(given, Model):
+        return given
+    if not callable(given):
+        raise MisuseError(f"a model is a stemma.Model, a path, a name or a torch module, not {type(given).__name__}")
+    from stemma.models.networks.given import from_module
+
+    return from_module(given, type(given).__name__)
+
+
+def _probes(given: "Probes | str", model: "Model") -> "Probes":
+    """Probes as they are; words as `--probes` takes them."""
+    if not isinstance(given, str):
+        return given
+    from stemma.errors import UnreadableModelError
+    from stemma.probes import read_probes
+
+    spec = None
+    with contextlib.suppress(UnreadableModelError):  # arrays need no input space; whatever does says so
+        spec = model.network.input_spec
+    return read_probes(given, spec)
 
 
 def __getattr__(name: str) -> Any:
@@ -234,4 +277,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted(__all__)

@@ -5,14 +5,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from stemma.lineage.additive_tree import spanning_tree
-from stemma.lineage.distances import ByNorm, RowAngles, squared_distances
-from stemma.lineage.forest import Family as Drawn
-from stemma.lineage.forest import Forest
-from stemma.lineage.geometry import Geometry
-from stemma.lineage.known_parents import known_parents
-from stemma.lineage.parenthood import Parenthood
-from stemma.lineage.rooting import ByWeights
+from stemma.ancestry.additive_tree import spanning_tree
+from stemma.ancestry.distances import ByNorm, RowAngles, squared_distances
+from stemma.ancestry.forest import Family as Drawn
+from stemma.ancestry.forest import Forest
+from stemma.ancestry.geometry import Geometry
+from stemma.ancestry.known_parents import known_parents
+from stemma.ancestry.parenthood import Parenthood
+from stemma.ancestry.rooting import ByWeights
 from stemma.training.histories import Family
 
 ROOTLESS, OF = (3, 6), 8

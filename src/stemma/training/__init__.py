@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from stemma.ancestry.parenthood import Parenthood
     from stemma.fingerprints.fragment_encoder import FragmentEncoder
     from stemma.kinship.learned.detector import LineageDetector
-    from stemma.lineage.parenthood import Parenthood
 
 PRETRAINED = Path(__file__).parent / "pretrained"
 """Where the files of trained parts lie."""
@@ -31,9 +31,9 @@ def shipped_parenthood() -> "Parenthood":
     Returns:
         The model; `trees.about` says how it was trained and calibrated.
     """
-    from stemma.lineage.boosted_trees import BoostedTrees
-    from stemma.lineage.direction import Direction
-    from stemma.lineage.parenthood import Parenthood
+    from stemma.ancestry.boosted_trees import BoostedTrees
+    from stemma.ancestry.direction import Direction
+    from stemma.ancestry.parenthood import Parenthood
 
     direction = Direction(BoostedTrees.load(PRETRAINED / "direction.safetensors"))
     return Parenthood(direction, BoostedTrees.load(PRETRAINED / "parenthood.safetensors"))

@@ -1,6 +1,6 @@
 """Training of the two models that read a family's geometry: which of two came first, and who is the parent.
 
-Both are boosted trees on features of `stemma.lineage.geometry` and `stemma.lineage.parenthood`. Families are split:
+Both are boosted trees on features of `stemma.ancestry.geometry` and `stemma.ancestry.parenthood`. Families are split:
 the model of pairs learns from some, the model of parenthood from others that the first has not seen (its input is what
 the first says), and the threshold of a decision is taken on a third part.
 """
@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from stemma.ancestry import direction as pair_model
+from stemma.ancestry import parenthood as parent_model
+from stemma.ancestry.boosted_trees import BoostedTrees
+from stemma.ancestry.direction import Direction
+from stemma.ancestry.geometry import Geometry, PairFeatures
+from stemma.ancestry.parenthood import Parenthood
 from stemma.errors import MissingExtraError
-from stemma.lineage import direction as pair_model
-from stemma.lineage import parenthood as parent_model
-from stemma.lineage.boosted_trees import BoostedTrees
-from stemma.lineage.direction import Direction
-from stemma.lineage.geometry import Geometry, PairFeatures
-from stemma.lineage.parenthood import Parenthood
 from stemma.training.histories import Family
 
 UNRELATED_PER_CHILD = 1.5

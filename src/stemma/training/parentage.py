@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from stemma.lineage.boosted_trees import BoostedTrees
-from stemma.lineage.direction import Direction
-from stemma.lineage.parenthood import Parenthood, chosen
+from stemma.ancestry.boosted_trees import BoostedTrees
+from stemma.ancestry.direction import Direction
+from stemma.ancestry.parenthood import Parenthood, chosen
 from stemma.training.direction import (
     Pair,
     Query,

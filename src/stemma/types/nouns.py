@@ -213,6 +213,14 @@ class Distance:
     per_probe: tuple[float | None, ...] = ()
     coverage: float = 1.0
 
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form.
+
+        Returns:
+            Plain JSON values.
+        """
+        return jsonable(self)
+
 
 @dataclass(frozen=True, slots=True)
 class Null:

@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from stemma.ancestry.trace import Candidate
 from stemma.errors import NotAModelError, StemmaError
-from stemma.lineage.trace import Candidate
 from stemma.models.load import open_models
 from stemma.models.model import Model
 from stemma.registry.records import ModelRecord

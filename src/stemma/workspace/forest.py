@@ -5,19 +5,19 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from stemma.ancestry.circles import leads, without_circles
+from stemma.ancestry.distances import ByNorm, Distances, RowAngles, squared_distances
+from stemma.ancestry.families import ALL_PAIRS, families
+from stemma.ancestry.forest import Family, Forest, Named, leads, without_circles
+from stemma.ancestry.geometry import MOST, WIDE, Geometry, counted
+from stemma.ancestry.known_parents import known_parents
+from stemma.ancestry.parenthood import Parenthood
+from stemma.ancestry.rooting import ByDistance, ByWeights, Chances, Direction
 from stemma.errors import MisuseError, StemmaError
 from stemma.kinship.relation.grids import lies_on_grid
 from stemma.kinship.weights.contents.in_place import in_place
 from stemma.kinship.weights.correspondence import candidates
 from stemma.kinship.weights.entries import Entries, entries
-from stemma.lineage.circles import leads, without_circles
-from stemma.lineage.distances import ByNorm, Distances, RowAngles, squared_distances
-from stemma.lineage.families import ALL_PAIRS, families
-from stemma.lineage.forest import Family, Forest, Named
-from stemma.lineage.geometry import MOST, WIDE, Geometry, counted
-from stemma.lineage.known_parents import known_parents
-from stemma.lineage.parenthood import Parenthood
-from stemma.lineage.rooting import ByDistance, ByWeights, Chances, Direction
 from stemma.models.model import Model
 from stemma.registry import comparisons
 from stemma.registry.examine import fingerprinters

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
+from stemma.ancestry.geometry import Geometry
 from stemma.fingerprints.tensor_content import matrices
 from stemma.kinship.weights.entries import Entries
 from stemma.kinship.weights.residual import rounding_of
-from stemma.lineage.geometry import Geometry
 from stemma.models.model import Model
 
 ODD = 0.02

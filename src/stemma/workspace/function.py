@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stemma.ancestry.trace import Candidate
 from stemma.errors import MisuseError, RegistryError, StemmaError
 from stemma.kinship.axes import FORGOTTEN, both_axes
 from stemma.kinship.compare import function_of, unaskable, with_forgotten, with_partitions
@@ -17,7 +18,6 @@ from stemma.kinship.function.null_models import NullModels, Party
 from stemma.kinship.function.search import ClosestOfMany
 from stemma.kinship.function.selection import Selection
 from stemma.kinship.function.sketches import FunctionalSketch
-from stemma.lineage.trace import Candidate
 from stemma.measures.base import AbstractMeasure, summarised
 from stemma.models.model import Model
 from stemma.registry import Registry

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stemma.ancestry.trace import Candidate
 from stemma.errors import MisuseError, StemmaError
 from stemma.kinship.function.null_models import NullModels, Party, needed
-from stemma.lineage.trace import Candidate
 from stemma.models.model import Model
 from stemma.registry import Registry
 from stemma.registry.examine import fingerprinters

@@ -3,8 +3,8 @@
 import contextlib
 from dataclasses import dataclass
 
+from stemma.ancestry.trace import Candidate
 from stemma.errors import RegistryError
-from stemma.lineage.trace import Candidate
 from stemma.models.model import Model
 from stemma.registry import Registry, comparisons, describe
 from stemma.registry.examine import fingerprinters

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from stemma.lineage.families import families
+from stemma.ancestry.families import families
 from stemma.models.model import Model
 from stemma.types import Lineage
 from stemma.workspace.forest import DETAILED, Progress, Work, lineage

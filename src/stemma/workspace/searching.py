@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from stemma.lineage.trace import Candidate
+from stemma.ancestry.trace import Candidate
 from stemma.models.model import Model
 from stemma.registry import Registry
 from stemma.registry.records import ModelRecord
 from stemma.types import Digest, NotTested
-from stemma.workspace.candidates import from_files, is_itself
+from stemma.workspace.candidates import from_files, is_itself, of_model
 from stemma.workspace.recall import Recall
 
 Reopen = Callable[[ModelRecord], Model]
@@ -33,21 +33,23 @@ class Search:
     not_tested: tuple[NotTested, ...] = ()
 
 
-def among_files(paths: Sequence[Path], suspect: Model, prepare: Callable[[Model], Model]) -> Search:
-    """Search files instead of a registry.
+def among_files(paths: Sequence[Path | Model], suspect: Model, prepare: Callable[[Model], Model]) -> Search:
+    """Search files, or models in memory, instead of a registry.
 
     Args:
-        paths: Checkpoints, or folders of them.
+        paths: Checkpoints, folders of them, or models.
         suspect: Is left out.
         prepare: Gives each its network, where the files alone do not say how it is run.
 
     Returns:
         All of them, and the files that cannot be read.
     """
-    candidates, unread = from_files(paths, suspect, prepare)
-    left = unreadable(unread)
+    given = [of_model(prepare(m)) for m in paths if isinstance(m, Model) and m is not suspect]
+    found, unread = from_files([p for p in paths if not isinstance(p, Model)], suspect, prepare)
+    candidates, left = [*given, *found], unreadable(unread)
     if not candidates:
-        left = (*left, _nothing(f"there is no other checkpoint in {', '.join(map(str, paths))}"))
+        where = ", ".join(p.name if isinstance(p, Model) else str(p) for p in paths)
+        left = (*left, _nothing(f"there is no other checkpoint in {where}"))
     return Search(candidates, len(candidates), left)
 
 

@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from stemma.ancestry.stacks import put_together
 from stemma.fingerprints.tensor_content import matrices
-from stemma.lineage.stacks import put_together
 from stemma.models.model import Model
 from stemma.types import Edge, RelationKind
 

@@ -5,13 +5,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from stemma.ancestry.geometry import Geometry
+from stemma.ancestry.merges import Merge, merge_of
+from stemma.ancestry.parenthood import NEAREST, Parenthood, complete, groups
+from stemma.ancestry.stacks import STACKED
+from stemma.ancestry.standing import Kin, Member, Role, Standing
+from stemma.ancestry.trace import PROOF, Candidate
 from stemma.errors import StemmaError
-from stemma.lineage.geometry import Geometry
-from stemma.lineage.merges import Merge, merge_of
-from stemma.lineage.parenthood import NEAREST, Parenthood, complete, groups
-from stemma.lineage.stacks import STACKED
-from stemma.lineage.standing import Kin, Member, Role, Standing
-from stemma.lineage.trace import PROOF, Candidate
 from stemma.models.model import Model
 from stemma.registry import describe
 from stemma.types import Comparison, Relation, RelationKind, Verdict

@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stemma.ancestry.trace import Candidate
 from stemma.errors import MisuseError, StemmaError, UnknownNameError, UnusableRegistryError
-from stemma.lineage.trace import Candidate
 from stemma.models.load import load, open_models
 from stemma.models.model import Model
 from stemma.registry import Registry, comparisons, describe
@@ -248,7 +248,7 @@ class Workspace:
     def trace(
         self,
         model: Model,
-        against: Sequence[Path] | None = None,
+        against: Sequence[Path | Model] | None = None,
         alpha: float = ALPHA,
         limit: int = LIMIT,
         probes: "Probes | None" = None,
@@ -259,7 +259,7 @@ class Workspace:
 
         Args:
             model: The suspect.
-            against: Search these checkpoints, or folders of them, instead of the registry.
+            against: Search these checkpoints, folders of them or models, instead of the registry.
             alpha: Level of the decision on each axis, for the whole search.
             limit: Compare all models of a registry up to this size; of a larger one, the nearest by sketch and those
                 that share tensors.
@@ -273,7 +273,7 @@ class Workspace:
         Raises:
             MisuseError: If null models are given without probes, or the coverage is no share.
         """
-        from stemma.lineage.trace import trace
+        from stemma.ancestry.trace import trace
 
         comparisons.check_level(alpha)
         if not 0 < coverage < 1:
@@ -282,7 +282,7 @@ class Workspace:
             )
         _probes_for(null, probes)
         if against is not None:
-            search = among_files([Path(p) for p in against], model, self._prepare)
+            search = among_files([p if isinstance(p, Model) else Path(p) for p in against], model, self._prepare)
         else:
             search = among_enrolled(self.registry, model, limit, self.reopen)
         candidates = search.candidates

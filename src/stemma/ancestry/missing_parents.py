@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from stemma.lineage.merge_evidence import FULL, directions
-from stemma.lineage.task_vectors import TaskVectors
+from stemma.ancestry.merge_evidence import FULL, directions
+from stemma.ancestry.task_vectors import TaskVectors
 
 FEWEST = 6
 """Other candidates from which a null can be made."""

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from stemma.ancestry.standing import Kin, Role, Standing
 from stemma.kinship.axes import UNASKED
-from stemma.lineage.standing import Kin, Role, Standing
 from stemma.models import cards
 from stemma.models.model import Model
 from stemma.types import Comparison, Digest, ModelRef, NotTested, RelationKind, Trace

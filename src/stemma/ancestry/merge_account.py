@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from stemma.lineage.merge_evidence import Held, intervals, permuted_log10_p
-from stemma.lineage.merging_rules import Fit
-from stemma.lineage.task_vectors import TaskVectors
+from stemma.ancestry.merge_evidence import Held, intervals, permuted_log10_p
+from stemma.ancestry.merging_rules import Fit
+from stemma.ancestry.task_vectors import TaskVectors
 from stemma.types import Spec, jsonable
 
 

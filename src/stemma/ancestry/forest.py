@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from stemma.lineage.additive_tree import AdditiveTree, Angles, RecursiveGrouping
-from stemma.lineage.distances import ByNorm, Distances
-from stemma.lineage.known_parents import Parents, apart
-from stemma.lineage.rooting import ByDistance, Chances, Direction, ancestry, likeliest
+from stemma.ancestry.additive_tree import AdditiveTree, Angles, RecursiveGrouping
+from stemma.ancestry.distances import ByNorm, Distances
+from stemma.ancestry.known_parents import Parents, apart
+from stemma.ancestry.rooting import ByDistance, Chances, Direction, ancestry, likeliest
 from stemma.types import Edge, Lineage, ModelRef, RelationKind, Spec
 
 

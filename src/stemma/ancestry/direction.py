@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stemma.lineage.boosted_trees import BoostedTrees
-from stemma.lineage.geometry import ANTISYMMETRIC, SYMMETRIC, Geometry, PairFeatures
+from stemma.ancestry.boosted_trees import BoostedTrees
+from stemma.ancestry.geometry import ANTISYMMETRIC, SYMMETRIC, Geometry, PairFeatures
 
 COLUMNS = (*ANTISYMMETRIC, *(f"size of {name}" for name in ANTISYMMETRIC), *SYMMETRIC)
 """What the trees look at."""

@@ -6,11 +6,11 @@ from itertools import combinations
 
 import numpy as np
 
+from stemma.ancestry.additive_tree import spanning_tree
+from stemma.ancestry.distances import Distances
+from stemma.ancestry.merges import MergeRegression, comparable
 from stemma.kinship.weights.entries import Entries
 from stemma.kinship.weights.residual import rounding_of
-from stemma.lineage.additive_tree import spanning_tree
-from stemma.lineage.distances import Distances
-from stemma.lineage.merges import MergeRegression, comparable
 from stemma.types import RelationKind
 
 NEAREST, LOOKED_AT = 24, 12

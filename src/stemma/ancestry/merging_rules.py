@@ -3,7 +3,7 @@
 A rule that was really used reproduces the child down to the rounding of its number format at (almost) every entry. No
 wrong rule does, for rounding is thousands of times finer than what parents differ by: such a fit is exhibited, not
 inferred. Each function fits one rule to given parents and returns what it would have made. Here are the rules that give
-every entry of a tensor the same weights; `stemma.lineage.trimming_rules` has those that choose among entries.
+every entry of a tensor the same weights; `stemma.ancestry.trimming_rules` has those that choose among entries.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from stemma.lineage.task_vectors import TaskVectors
+from stemma.ancestry.task_vectors import TaskVectors
 
 
 @dataclass(frozen=True, eq=False)

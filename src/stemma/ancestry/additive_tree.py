@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
+from stemma.ancestry.grouping import family, parent, strict, together
 from stemma.errors import MisuseError
-from stemma.lineage.grouping import family, parent, strict, together
 from stemma.types import Spec
 
 Pair = tuple[int, int]

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from stemma.lineage.arborescence import minimum_forest
-from stemma.lineage.direction import BACKWARD, FORWARD
-from stemma.lineage.direction import Direction as PairModel
-from stemma.lineage.distances import ByNorm, Distances
-from stemma.lineage.geometry import Geometry
+from stemma.ancestry.arborescence import minimum_forest
+from stemma.ancestry.direction import BACKWARD, FORWARD
+from stemma.ancestry.direction import Direction as PairModel
+from stemma.ancestry.distances import ByNorm, Distances
+from stemma.ancestry.geometry import Geometry
 
 Chances = Callable[[Sequence[int]], np.ndarray]
 """Of some models of a family, by their positions: `[n + 1, n]`, the probability that each (column) was made from each

@@ -5,9 +5,9 @@ from itertools import combinations
 
 import numpy as np
 
-from stemma.lineage.merging_rules import Fit, layer_wise, linear, slerp, weights
-from stemma.lineage.task_vectors import TaskVectors
-from stemma.lineage.trimming_rules import common_ratio, dare, ties
+from stemma.ancestry.merging_rules import Fit, layer_wise, linear, slerp, weights
+from stemma.ancestry.task_vectors import TaskVectors
+from stemma.ancestry.trimming_rules import common_ratio, dare, ties
 
 RULES: Mapping[str, Callable[[TaskVectors, Sequence[int]], Fit | None]] = {
     "linear": linear, "slerp": slerp, "layer-wise": layer_wise, "ties": ties, "dare": dare,

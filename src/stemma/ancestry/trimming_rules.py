@@ -9,8 +9,8 @@ from itertools import product
 
 import numpy as np
 
-from stemma.lineage.merging_rules import Fit, weights
-from stemma.lineage.task_vectors import TaskVectors
+from stemma.ancestry.merging_rules import Fit, weights
+from stemma.ancestry.task_vectors import TaskVectors
 
 ENTRIES = 8_000
 """Entries that densities, drop rates and masks are searched on; all of them are tested."""

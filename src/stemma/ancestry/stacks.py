@@ -9,13 +9,13 @@ from math import lgamma, log
 
 import numpy as np
 
+from stemma.ancestry.merge_account import Merge, MergeParent
 from stemma.fingerprints.tensor_content import matrices
 from stemma.kinship.weights.correspondence import candidates as pairings
 from stemma.kinship.weights.layouts.relaid import relaid
 from stemma.kinship.weights.names_apart import as_in
 from stemma.kinship.weights.order.units_of_pair import finite
 from stemma.kinship.weights.residual import rounding_of
-from stemma.lineage.merge_account import Merge, MergeParent
 from stemma.models.arrays import from_arrays
 from stemma.models.model import Model, RowStorage, Tensor
 

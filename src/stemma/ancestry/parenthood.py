@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from stemma.lineage.boosted_trees import BoostedTrees
-from stemma.lineage.direction import BACKWARD, FORWARD, NEITHER, Direction
-from stemma.lineage.geometry import Geometry
+from stemma.ancestry.boosted_trees import BoostedTrees
+from stemma.ancestry.direction import BACKWARD, FORWARD, NEITHER, Direction
+from stemma.ancestry.geometry import Geometry
 
 COLUMNS = (
     "before", "after", "neither", "distance", "beyond the nearest", "rank", "gap", "largest angle", "mean angle",
@@ -116,7 +116,7 @@ class Parenthood:
             rows: Positions of those that are asked about, and that may be parents.
 
         Returns:
-            As `stemma.lineage.rooting.Chances`.
+            As `stemma.ancestry.rooting.Chances`.
         """
         n, at = len(rows), {r: k for k, r in enumerate(rows)}
         out, alike = np.zeros((n + 1, n)), {}

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stemma.lineage.task_vectors import TaskVectors
+from stemma.ancestry.task_vectors import TaskVectors
 
 NONE, FULL = 0.0, 0.5
 """Powers of whitening that are compared; 0.5 makes rows and columns of the typical move uncorrelated."""

@@ -8,16 +8,16 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
+from stemma.ancestry.geometry import SHARED
+from stemma.ancestry.merge_account import Merge, account
+from stemma.ancestry.merge_evidence import Held, held
+from stemma.ancestry.merge_parents import WIDE, broken_tensors, exhibited, path, shorter
+from stemma.ancestry.merging_rules import Fit, layer_wise, linear
+from stemma.ancestry.missing_parents import lone
+from stemma.ancestry.stacks import apart, as_deep, stack_of
+from stemma.ancestry.task_vectors import Span, TaskVectors, central, distinct, independent, is_one_of, task_vectors
 from stemma.errors import MisuseError
 from stemma.kinship.weights.entries import Entries, entries
-from stemma.lineage.geometry import SHARED
-from stemma.lineage.merge_account import Merge, account
-from stemma.lineage.merge_evidence import Held, held
-from stemma.lineage.merge_parents import WIDE, broken_tensors, exhibited, path, shorter
-from stemma.lineage.merging_rules import Fit, layer_wise, linear
-from stemma.lineage.missing_parents import lone
-from stemma.lineage.stacks import apart, as_deep, stack_of
-from stemma.lineage.task_vectors import Span, TaskVectors, central, distinct, independent, is_one_of, task_vectors
 from stemma.models.model import Model
 from stemma.types import Spec
 
