@@ -13,7 +13,7 @@ from stemma.ancestry.additive_tree import RecursiveGrouping, spanning_tree
 from stemma.ancestry.circles import without_circles
 from stemma.ancestry.distances import ByNorm, Distances, squared_distances
 from stemma.ancestry.families import families
-from stemma.ancestry.forest import Family, Forest, Named, without_circles
+from stemma.ancestry.forest import Family, Forest, Named
 from stemma.ancestry.rooting import likeliest
 from stemma.cli import main
 from stemma.errors import MisuseError, NotAModelError

@@ -8,7 +8,7 @@ import numpy as np
 from stemma.ancestry.circles import leads, without_circles
 from stemma.ancestry.distances import ByNorm, Distances, RowAngles, squared_distances
 from stemma.ancestry.families import ALL_PAIRS, families
-from stemma.ancestry.forest import Family, Forest, Named, leads, without_circles
+from stemma.ancestry.forest import Family, Forest, Named
 from stemma.ancestry.geometry import MOST, WIDE, Geometry, counted
 from stemma.ancestry.known_parents import known_parents
 from stemma.ancestry.parenthood import Parenthood
