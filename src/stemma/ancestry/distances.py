@@ -222,16 +222,8 @@ class ByNorm:
             Both; below zero for siblings.
         """
         g = self.distances
-        return self.odds(g.norms[a, b], g.norms[b, a], g.squared[a, b])
-
-    def odds(self, first: float, second: float, distance: float) -> tuple[float, float]:
-        """Log-odds from squared norms and the squared distance.
-
-        Returns:
-            That the second was made from the first, and the reverse.
-        """
-        longest = max(first, second)
-        if distance <= 0 or longest <= 0:
+        first, second, distance = g.norms[a, b], g.norms[b, a], g.squared[a, b]
+        if distance <= 0 or max(first, second) <= 0:
             return 0.0, 0.0
         ratio = float(np.clip((second - first) / distance, -1.5, 1.5))
         return self.sharpness * (ratio - self.middle), self.sharpness * (-ratio - self.middle)
