@@ -302,6 +302,16 @@ def test_what_is_likelier_not_to_be_its_parent_is_not_drawn() -> None:
     assert [r["models"] for r in found.refused] == [["m00", "m01"]]
 
 
+def test_two_alone_are_given_an_order_only_where_a_trace_would_name_the_parent() -> None:
+    g = between(grown([-1, 0], 8))
+    likely = lambda rows: np.array([[0.0, 0.8], [0.1, 0.0], [0.9, 0.2]])  # noqa: E731
+    drawn, kept = (Forest()([Family(refs(2), g, chances=likely, alone=p)]) for p in (0.5, 0.9))
+    assert [(e.parent, e.child) for e in drawn.edges] == [("m00", "m01")]
+    assert kept.edges == ()
+    assert kept.roots == ("m00", "m01")
+    assert [r["models"] for r in kept.refused] == [["m00", "m01"]]
+
+
 def test_a_test_of_the_pair_that_shows_the_order_counts_more_than_what_is_likely() -> None:
     g = between(grown([-1, 0, 0], 8))
     shown = lambda a, b: Named(backwards=a < b, certain=a > b)  # noqa: E731

@@ -57,6 +57,7 @@ class Family:
         known: Parents of those models whose parents are known without a tree.
         ranks: Of models that are one up to rounding the highest stands for all. Equal unless given.
         confidence: How often an edge is right that is drawn with a probability; as often as that says unless given.
+        alone: Probability from which an edge between two models alone is drawn: no third one shows who branches off.
     """
 
     models: tuple[ModelRef, ...]
@@ -69,6 +70,7 @@ class Family:
     known: Mapping[int, Parents] = field(default_factory=dict)
     ranks: Sequence[tuple[int, ...]] = ()
     confidence: Callable[[float], float] = float
+    alone: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -285,11 +287,12 @@ class _Drawing:
         self, rows: list[int], parents: dict[int, int | None], chances: np.ndarray, names: Mapping[int, str]
     ) -> None:
         """Edges of a tree, each between two models tested; what is not believed or not told goes to `refused`."""
+        alone = len(rows) == 2 and not set(rows) & set(self.family.known)
         for v, p in sorted(parents.items()):
             if p is None and v < len(rows):
                 self.refuse(v, chances, parents, names)
             elif p is not None and max(v, p) < len(rows):
-                if chances[p, v] <= chances[-1, v]:
+                if chances[p, v] <= chances[-1, v] or (alone and chances[p, v] < self.family.alone):
                     parents[v] = None
                     self.refuse(v, chances, parents, names)
                 elif not self.pair(rows[p], rows[v], float(chances[p, v])):

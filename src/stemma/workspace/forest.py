@@ -282,6 +282,7 @@ class Work:
             RowAngles(values), frozenset(k for k, m in enumerate(members) if self.coded(m)),
             known_parents(values, distances), ranks([self.models[m] for m in members], values),
             self.parenthood.confidence if self.parenthood is not None else float,
+            self.parenthood.named_from(1) if self.parenthood is not None else 0.5,
         )  # fmt: skip
 
     def rounded(self, members: list[int], values: Entries) -> None:
