@@ -13,10 +13,10 @@ NEAR = 440
 """Hamming distance, of 1024, from which two sketches are no nearer than chance: half, less 4.5 standard deviations."""
 
 ALL_PAIRS = 48
-"""Up to so many models every pair may be tested, near or not."""
+"""Up to so many models every pair is tested that is not joined yet."""
 
-STRANGERS, FEW_STRANGERS = 3, 8
-"""Failed tests after which two families are taken for strangers: of many models, and of few."""
+STRANGERS = 3
+"""Failed tests after which two families are taken for strangers."""
 
 
 def families(
@@ -25,9 +25,8 @@ def families(
 ) -> list[list[int]]:  # fmt: skip
     """Connected components of a relation, most of whose pairs are never tested.
 
-    Pairs are tested from the nearest sketches outwards, and only where they are not in one family already; two families
-    of which the nearest eight pairs are not related are strangers. Of more than `all_pairs` models only pairs count
-    that are among the `nearest` by either code and nearer than chance.
+    Pairs are tested from the nearest sketches outwards, and only where they are not in one family already. Of more
+    than `all_pairs` models only pairs count that are among the `nearest` by either code and nearer than chance.
     Cost: about one test per model; Hamming distances of all pairs, n² / 10⁷ seconds.
 
     Args:
@@ -54,7 +53,7 @@ def families(
             _join(whose, members, whose[group[0]], whose[i])
     for i, j in _pairs(sketches, nearest, n <= all_pairs):
         a, b = sorted((whose[i], whose[j]))
-        if a == b or refused.get((a, b), 0) >= (STRANGERS if n > all_pairs else FEW_STRANGERS):
+        if a == b or (n > all_pairs and refused.get((a, b), 0) >= STRANGERS):
             continue
         if not related(i, j):
             refused[a, b] = refused.get((a, b), 0) + 1
