@@ -49,7 +49,7 @@ def test_models_modules_and_paths_are_taken_alike(tmp_path: Path, monkeypatch: p
             layer.weight.copy_(torch.from_numpy(weights))
     for given in (stemma.from_arrays(root, "root"), module):
         assert stemma.compare(given, tmp_path / "child.safetensors").verdict == "related"
-        for against in (given, [given]):
+        for against in (given, [given], iter([given])):
             found = stemma.trace(str(tmp_path / "child.safetensors"), against=against)
             assert [r["digest"] for r in (*found.parents, *found.relatives)] == [stemma.compare(given, given).a.digest]
         drawn = stemma.lineage([given, tmp_path / "child.safetensors"])

@@ -31,7 +31,7 @@ Importing this loads neither torch nor scipy; every name below is fetched on fir
 import contextlib
 import importlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -236,7 +236,8 @@ def _opened(model: "Given") -> "tuple[Workspace, Model]":
 
 
 def _several(given: Any) -> list[Any]:
-    return list(given) if isinstance(given, (list, tuple)) else [given]  # a module may be a sequence of layers
+    one = isinstance(given, (str, os.PathLike)) or callable(given)  # a module may be a sequence of layers
+    return [given] if one or not isinstance(given, Iterable) else list(given)
 
 
 def _path_or_model(given: "Given") -> "Path | Model":

@@ -30,6 +30,7 @@ class Named:
         backwards: Whether it shows for certain that the first was made from the second.
         certain: Whether it shows for certain that the second was made from the first.
         neither: Whether it shows that neither was made from the other.
+        trained: What the relation is called if the second was made from the first; as it is unless given.
     """
 
     relation: str = RelationKind.RELATED.value
@@ -40,6 +41,7 @@ class Named:
     backwards: bool = False
     certain: bool = False
     neither: bool = False
+    trained: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -324,10 +326,14 @@ class _Drawing:
         size = max(self.g.norms[parent, child], self.g.norms[child, parent])
         length = float(self.g.squared[parent, child] / size) if size > 0 else 0.0
         sure = None if confidence is None or found.certain else round(self.family.confidence(confidence), 4)
-        self.edges.append(Edge(a, b, found.relation, found.p_value, found.log10_p, sure, None, round(length, 6),
+        told = found.trained if found.trained and sure is not None and sure >= TOLD else found.relation
+        self.edges.append(Edge(a, b, told, found.p_value, found.log10_p, sure, None, round(length, 6),
                                found.reason))  # fmt: skip
         return True
 
+
+TOLD = 0.5
+"""Confidence from which a change along an edge is called a training of the one into the other."""
 
 NEITHER = "related, but neither looks like the parent of the other"
 

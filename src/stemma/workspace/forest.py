@@ -337,9 +337,9 @@ class Work:
             e = self.in_place(parent, child)
             return Named(RelationKind.RELATED.value, e.verdict is Verdict.SUPPORTED, e.p_value, e.log10_p, e.reason)
         c, first = self.whole(parent, child), self.first(parent, child)
-        return Named(trained(c.relation).kind.value, c.verdict == "related", c.weights.p_value, c.weights.log10_p,
+        return Named(c.relation.kind.value, c.verdict == "related", c.weights.p_value, c.weights.log10_p,
                      c.relation.reason or c.weights.reason, first == child, first == parent,
-                     c.relation.kind in NO_CHILD)  # fmt: skip
+                     c.relation.kind in NO_CHILD, trained(c.relation).kind.value)  # fmt: skip
 
     def with_forms(self, found: Lineage) -> Lineage:
         """Models in another form under the model that they are, and those that could not be placed."""
