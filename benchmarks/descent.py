@@ -35,12 +35,12 @@ from stemma import __version__
 from stemma.ancestry.direction import FORWARD, Direction
 from stemma.ancestry.geometry import ANTISYMMETRIC, VERSION, Geometry
 from stemma.ancestry.parenthood import COLUMNS, Parenthood
-from stemma.models.arrays import from_arrays
+from stemma.networks.load import from_arrays
 from stemma.training import PRETRAINED
 from stemma.training.direction import Pair, Query, fit_direction, fit_parenthood, geometry_of, pairs, queries
 from stemma.training.histories import Family, Member
+from stemma.training.lineage_families import pedigrees
 from stemma.training.parentage import Answer, Held, calibrated, held_of, right_by_probability
-from stemma.training.pedigrees import pedigrees
 from testbeds.histories.networks import KINDS
 from testbeds.histories.trees import OF, ROOTLESS, Scored, drawn, part
 

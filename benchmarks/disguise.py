@@ -21,7 +21,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from stemma import __version__
 from stemma.kinship.compare import compare
-from stemma.models.load import load
+from stemma.networks.load import load
 from stemma.zoo import independents, write_disguised
 
 SEED, CLONES = 31, {"mlp": 50, "cnn": 50, "vit": 50, "lm": 50}

@@ -37,7 +37,7 @@ from stemma.training import PRETRAINED, dna, shipped_dna
 from stemma.training.dna import TEXT_HIDDEN
 from stemma.training.dna_groups import STEP, Group, GroupRecipe, seen
 from stemma.zoo import data
-from stemma.zoo.recipe import build_all
+from stemma.zoo.recipe_builder import build_all
 from testbeds import set_pooling
 from testbeds.dna_scores import BASELINES, DISTORTIONS, examined
 from testbeds.dna_tables import (

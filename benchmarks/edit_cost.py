@@ -24,11 +24,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from stemma.edits.asking import own_network
-from stemma.edits.measuring import latency
-from stemma.edits.pruning import Pruning
-from stemma.models.model import Model
-from stemma.models.networks.given import from_module
+from stemma.checkpoints.model import Model
+from stemma.edits.editable_network import own_network
+from stemma.edits.measured_effect import latency
+from stemma.edits.pruning.pruning import Pruning
+from stemma.networks.from_module import from_module
 from stemma.probes import Probes
 from stemma.types import InputSpec
 from testbeds import edited_networks as bed

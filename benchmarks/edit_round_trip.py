@@ -22,18 +22,19 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 
 import stemma
-from stemma.edits.edited import Edited
-from stemma.edits.forgetting import Unlearning
-from stemma.edits.pruning import Pruning
+from stemma.architectures.unit_groups import permute, structure
+from stemma.checkpoints.model import Model
+from stemma.checkpoints.save import save
+from stemma.edits.pruning.pruning import Pruning
+from stemma.edits.result import Edited
+from stemma.edits.unlearning.unlearning import Unlearning
 from stemma.errors import StemmaError
-from stemma.models.arrays import from_arrays
-from stemma.models.model import Model
-from stemma.models.save import save
-from stemma.models.units import permute, structure
+from stemma.networks.load import from_arrays
 from stemma.probes import Probes
 from stemma.types import RelationKind
 from stemma.zoo import data
-from stemma.zoo.recipe import Recipe, build
+from stemma.zoo.recipe import Recipe
+from stemma.zoo.recipe_builder import build
 
 PARENTS = tuple((kind, seed) for seed in range(900, 906) for kind in ("mlp", "cnn"))
 EDITS: dict[str, Any] = {

@@ -20,12 +20,12 @@ import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
 
+from stemma.checkpoints.model import Model
 from stemma.fingerprints.gradient_field import GradientField
 from stemma.fingerprints.outputs import Outputs
 from stemma.fingerprints.paths import starts
 from stemma.measures.label_disagreement import LabelDisagreement
 from stemma.measures.softmax_difference import SoftmaxDifference
-from stemma.models.model import Model
 from stemma.probes import Probes
 from stemma.zoo import independents
 from stemma.zoo.data import Examples, examples

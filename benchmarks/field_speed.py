@@ -27,12 +27,12 @@ import torch
 from captum.attr import IntegratedGradients
 from sklearn.metrics import roc_auc_score
 
+from stemma.checkpoints.model import Model
 from stemma.fingerprints.gradient_field import GradientField
 from stemma.measures.field_cosine import FieldCosine
 from stemma.measures.pairwise import pairwise
-from stemma.models.model import Model
-from stemma.models.networks import build
-from stemma.models.networks.opening import from_module
+from stemma.networks import build
+from stemma.networks.open import from_module
 from stemma.probes import Probes
 from stemma.zoo import independents
 from stemma.zoo.data import Examples, examples
@@ -50,8 +50,8 @@ MEMORY = """
 import sys, torch, numpy as np
 torch.set_num_threads(1)
 from stemma.fingerprints.gradient_field import GradientField
-from stemma.models.networks import build
-from stemma.models.networks.opening import from_module
+from stemma.networks import build
+from stemma.networks.open import from_module
 from stemma.probes import Probes
 import json
 config, count = json.loads(sys.argv[1]), int(sys.argv[2])

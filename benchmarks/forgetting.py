@@ -22,9 +22,9 @@ import numpy as np
 import torch
 
 from pruning import Result, elsewhere, read
-from stemma.edits.forgetting import Unlearning
+from stemma.checkpoints.model import Model
+from stemma.edits.unlearning.unlearning import Unlearning
 from stemma.errors import StemmaError
-from stemma.models.model import Model
 from stemma.probes import Probes
 from testbeds import edited_networks as bed
 from testbeds import forgetting_baselines as other

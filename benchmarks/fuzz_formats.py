@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
+from stemma.checkpoints import load
+from stemma.checkpoints.save import save
 from stemma.errors import StemmaError
-from stemma.models import load
-from stemma.models.save import save
 
 LIMIT = 5.0
 """Seconds that one input may take."""

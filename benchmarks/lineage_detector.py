@@ -33,10 +33,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 
 from stemma.kinship.learned.detector import LineageDetector
-from stemma.models.load import load
-from stemma.training import calibration, curriculum, shipped_detector
+from stemma.networks.load import load
+from stemma.training import calibration, detector_zoo, shipped_detector
 from stemma.training.detector import PARTS, Training, draw_many, train
-from stemma.training.pools import Drawing, Pool, Question, pools
+from stemma.training.detector_questions import Drawing, Pool, Question, pools
 from stemma.training.relatives import Relative
 from stemma.zoo.cache import folder
 from stemma.zoo.lineages import Recipes, flat, tree
@@ -71,8 +71,8 @@ def paper() -> LineageDetector:
     """The published architecture, trained on the first families of the shipped detector's zoo; kept in the cache."""
     path = folder().parent / f"paper-detector-{PAPER_TRAINING.steps}.safetensors"
     if not path.exists():
-        relatives = [r for kind, n, seed in PAPER_ZOO for r in curriculum.made([kind], n, seed)]
-        found = pools(relatives, cap=1, per_layer=1, probes=curriculum.probes_for, matrix=True)
+        relatives = [r for kind, n, seed in PAPER_ZOO for r in detector_zoo.made([kind], n, seed)]
+        found = pools(relatives, cap=1, per_layer=1, probes=detector_zoo.probes_for, matrix=True)
         path.parent.mkdir(parents=True, exist_ok=True)
         train(found, LineageDetector(preset="paper", width=32), PAPER_TRAINING).save(path)
     return LineageDetector.load(path)
@@ -205,7 +205,7 @@ def calibration_part() -> dict[str, Any]:
     detector, drawing = shipped_detector(), Drawing()
     everything: tuple[list[np.ndarray], list[int]] = ([], [])
     for kind, count in (("mlp", 20), ("cnn", 8)):
-        pool = read_large(curriculum.made([kind], count, SEED))
+        pool = read_large(detector_zoo.made([kind], count, SEED))
         families, rng = sorted({r.family for r in pool.relatives}), np.random.default_rng([SEED, 3])
         drawn = [q for _ in range(80) for q in draw_many(pool.unasked, families, rng, drawing, 12)]
         found = [_probabilities(detector, pool.unasked, q) for q in drawn]

@@ -25,13 +25,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 
 from stemma import __version__
-from stemma.ancestry.merges import Merge, MergeRegression
-from stemma.ancestry.task_vectors import Span
+from stemma.ancestry.merges.regression import Merge, MergeRegression
+from stemma.ancestry.merges.task_vectors import Span
+from stemma.checkpoints.model import Model
 from stemma.kinship.weights.entries import entries
-from stemma.models.model import Model
 from stemma.types import RelationKind as R
 from stemma.zoo.kinds import kind_of
-from stemma.zoo.recipe import Recipe, build_all
+from stemma.zoo.recipe import Recipe
+from stemma.zoo.recipe_builder import build_all
 
 FAMILIES = {"mlp": (101, 102, 103, 104, 105, 106), "cnn": (201, 202)}
 CHOSEN_ON = {

@@ -23,6 +23,9 @@ import numpy as np
 from scipy.stats import binomtest, kstest
 
 from stemma import __version__
+from stemma.architectures.structure import AxisLabel, Structure
+from stemma.architectures.unit_groups import structure
+from stemma.checkpoints.model import Model
 from stemma.fingerprints.weight_sketch import WeightSketch
 from stemma.kinship.compare import compare
 from stemma.kinship.weights.contents.in_place import in_place
@@ -30,9 +33,6 @@ from stemma.kinship.weights.contents.sketched import SketchedUnitsAlike
 from stemma.kinship.weights.correspondence import by_name
 from stemma.kinship.weights.order.aligned import UnitsInPlace
 from stemma.kinship.weights.order.counts import Counts
-from stemma.models.model import Model
-from stemma.models.structure import AxisLabel, Structure
-from stemma.models.units import structure
 from stemma.zoo import family, independents
 from testbeds.measured import methods
 

@@ -25,13 +25,13 @@ import numpy as np
 from stemma import __version__
 from stemma.ancestry.geometry import Geometry
 from stemma.ancestry.trace import trace
+from stemma.checkpoints.model import Model
 from stemma.kinship.compare import compare_weights
-from stemma.models.model import Model
 from stemma.training import shipped_parenthood
 from stemma.workspace.candidates import of_model
-from stemma.workspace.standings import Standings
+from stemma.workspace.role_assignment import Standings
 from stemma.zoo import lineages
-from stemma.zoo.recipe import build_all
+from stemma.zoo.recipe_builder import build_all
 
 ROOTS = {"mlp": 100, "cnn": 100, "vit": 12, "lm": 12}
 """Roots of each kind; a twelfth as many families in the part of sibling candidates."""

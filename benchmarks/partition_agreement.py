@@ -23,18 +23,19 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 
 from stemma import __version__
-from stemma.fingerprints.questioning import answers
-from stemma.kinship.function.many import holm
+from stemma.fingerprints.evaluation import answers
+from stemma.kinship.function.multiple_testing import holm
 from stemma.kinship.function.null_models import NullModels
+from stemma.kinship.function.observations import Sight
 from stemma.kinship.function.partition_agreement import PartitionAgreement
 from stemma.kinship.function.partitions import adjusted_rand, agreement, paired, vote_entropy
-from stemma.kinship.function.sight import Sight
 from stemma.probes import Probes
+from stemma.probes.out_of_distribution import unusual
 from stemma.probes.parameters import Parameters
-from stemma.probes.unusual import unusual
 from stemma.types import Evidence, RelationKind, Verdict
 from stemma.zoo.data import examples
-from stemma.zoo.recipe import Recipe, build_all
+from stemma.zoo.recipe import Recipe
+from stemma.zoo.recipe_builder import build_all
 
 RESULTS = Path(__file__).parent / "results" / "partition_agreement.json"
 SEED, ALPHA, LEVELS = 20_261_126, 0.01, (0.01, 0.05, 0.1, 0.2, 0.5)

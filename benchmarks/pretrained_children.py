@@ -25,7 +25,7 @@ import numpy as np
 
 from stemma import __version__, compare, trace
 from stemma.kinship.weights.version import VERSION
-from stemma.models.load import load
+from stemma.networks.load import load
 from stemma.workspace.forest import lineage
 from testbeds.histories import pretrained
 

@@ -22,10 +22,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from stemma.edits.asking import own_network
-from stemma.edits.pruning import Pruning
-from stemma.models import networks
-from stemma.models.arrays import from_arrays
+from stemma import networks
+from stemma.edits.editable_network import own_network
+from stemma.edits.pruning.pruning import Pruning
+from stemma.networks.load import from_arrays
 from stemma.probes import Probes
 from stemma.zoo import data
 from stemma.zoo.kinds import KINDS

@@ -23,10 +23,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import torch
 
-from stemma.edits.asking import own_network, removable
-from stemma.edits.measuring import latency
-from stemma.edits.pruning import Pruning
-from stemma.models.model import Model
+from stemma.checkpoints.model import Model
+from stemma.edits.editable_network import own_network, removable
+from stemma.edits.measured_effect import latency
+from stemma.edits.pruning.pruning import Pruning
 from stemma.probes import Probes
 from stemma.types import Plan
 from testbeds import edited_networks as bed

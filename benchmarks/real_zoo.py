@@ -21,7 +21,7 @@ from safetensors.numpy import load_file, save_file
 
 from stemma import __version__
 from stemma.kinship.compare import compare
-from stemma.models.load import load
+from stemma.networks.load import load
 from stemma.registry import Registry
 from stemma.workspace import Workspace
 

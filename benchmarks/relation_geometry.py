@@ -21,15 +21,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 
 from stemma import __version__
+from stemma.checkpoints.model import Model
 from stemma.kinship.relation.geometry import FEATURES, KINDS, features, nearest, probabilities
 from stemma.kinship.relation.pair import Pair
 from stemma.kinship.weights.correspondence import by_name
-from stemma.models.model import Model
 from stemma.types import RelationKind as R
-from stemma.zoo.cases import models as all_models
-from stemma.zoo.cases import relations
+from stemma.zoo.evaluation_pairs import models as all_models
+from stemma.zoo.evaluation_pairs import relations
 from stemma.zoo.lineages import tree
-from stemma.zoo.recipe import Recipe, build_all
+from stemma.zoo.recipe import Recipe
+from stemma.zoo.recipe_builder import build_all
 
 ROOT = Path(__file__).parents[1]
 CASES = {"mlp": range(101, 111), "cnn": range(101, 107), "vit": range(101, 104), "lm": range(101, 104)}

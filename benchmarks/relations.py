@@ -1,7 +1,8 @@
 """What is said of pairs whose relation is known: kind by kind, with the zoo's equivalences and strictly.
 
-Every case and its strength is fixed in `stemma.zoo.cases`; the families here were not used for any choice. Probes are
-given where function decides (unlearned, distilled). An abstention (`related`, `inconclusive`) is an error.
+Every case and its strength is fixed in `stemma.zoo.evaluation_pairs`; the families here were not used for
+any choice. Probes
+are given where function decides (unlearned, distilled). An abstention (`related`, `inconclusive`) is an error.
 
 python benchmarks/relations.py     writes benchmarks/results/relations.json
 """
@@ -25,9 +26,9 @@ from stemma.kinship.compare import compare
 from stemma.probes import Probes
 from stemma.types import RelationKind as R
 from stemma.zoo import data, independents
-from stemma.zoo.cases import Case, histories, relations
 from stemma.zoo.collection import EQUIVALENCES
-from stemma.zoo.recipe import build_all
+from stemma.zoo.evaluation_pairs import Case, histories, relations
+from stemma.zoo.recipe_builder import build_all
 
 RESULTS = Path(__file__).parent / "results"
 FAMILIES = ("mlp:301-310", "cnn:301-302", "vit:301-302", "lm:301-302")

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from stemma.models.load import load
+from stemma.networks.load import load
 from stemma.registry import Registry, examine
 
 SEED = 20261120

@@ -56,7 +56,7 @@ SEED, REPEATS = 5, 3
 COMPARE = """
 import json, resource, sys, time
 start = time.perf_counter()
-from stemma.models.load import load
+from stemma.checkpoints.load import load
 from stemma.kinship.compare import compare
 from pathlib import Path
 c = compare(load(Path(sys.argv[1])), load(Path(sys.argv[2])))
@@ -68,7 +68,7 @@ DECIDE = """
 import json, resource, sys, time
 start = time.perf_counter()
 from pathlib import Path
-from stemma.models.load import load
+from stemma.checkpoints.load import load
 from stemma.kinship.by_weights import in_their_places, map_of
 from stemma.kinship.weights.shared import same_weights
 from stemma.kinship.weights.decision import decide
@@ -84,7 +84,7 @@ print(json.dumps({"seconds": time.perf_counter() - start, "decided_by": deciding
 DIGEST = """
 import json, resource, sys, time
 start = time.perf_counter()
-from stemma.models.load import load
+from stemma.checkpoints.load import load
 from pathlib import Path
 load(Path(sys.argv[1])).digest
 print(json.dumps({"seconds": time.perf_counter() - start,

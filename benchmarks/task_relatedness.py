@@ -31,10 +31,10 @@ import sklearn
 import torch
 
 from stemma import __version__
+from stemma.fingerprints.evaluation import answers
 from stemma.fingerprints.gradient_field import GradientField
 from stemma.fingerprints.jacobian import JacobianSketch
 from stemma.fingerprints.outputs import Outputs
-from stemma.fingerprints.questioning import answers
 from stemma.measures.field_cosine import FieldCosine
 from stemma.measures.linear_cka import LinearCka
 from stemma.measures.relatedness import similarity_tree, transfer_agreement

@@ -28,8 +28,8 @@ import torch
 from scipy.stats import binomtest, spearmanr
 
 from stemma import __version__
-from stemma.verification import label_permutation as labels
-from stemma.verification.views import VIEWS
+from stemma.verification import permutation_test as labels
+from stemma.verification.distances import VIEWS
 from stemma.zoo.training import accuracy
 from testbeds import unlearning_models as zoo
 from testbeds.unlearning_views import TEST, Group, between, published, seen, twin

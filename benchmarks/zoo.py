@@ -21,13 +21,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 
 import stemma
-from stemma.models.model import Model
+from stemma.checkpoints.model import Model
 from stemma.types import RelationKind
 from stemma.zoo import data
 from stemma.zoo.collection import Member, Zoo
 from stemma.zoo.lineages import TUNINGS, as_zoo, flat, forest, tree
 from stemma.zoo.memory import arrays_of
-from stemma.zoo.recipe import Recipe, build, build_all
+from stemma.zoo.recipe import Recipe
+from stemma.zoo.recipe_builder import build, build_all
 from stemma.zoo.training import accuracy, bits_per_byte
 
 SEED = 7100

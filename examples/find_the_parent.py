@@ -8,7 +8,7 @@ from pathlib import Path
 
 import stemma
 from stemma import zoo
-from stemma.models.save import save
+from stemma.checkpoints.save import save
 
 
 def main() -> None:

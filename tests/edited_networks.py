@@ -9,16 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from stemma.checkpoints.model import Model
+from stemma.checkpoints.save import save
 from stemma.cli import main
-from stemma.edits.asking import own_network
-from stemma.edits.measuring import accuracy
-from stemma.models.load import load
-from stemma.models.model import Model
-from stemma.models.save import save
+from stemma.edits.editable_network import own_network
+from stemma.edits.measured_effect import accuracy
+from stemma.networks.load import load
 from stemma.probes import Probes
 from stemma.zoo import data
 from stemma.zoo.memory import arrays_of, model_of
-from stemma.zoo.recipe import Recipe, build
+from stemma.zoo.recipe import Recipe
+from stemma.zoo.recipe_builder import build
 
 LOST = 3
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from stemma.models.load import from_arrays
-from stemma.models.model import Model
-from stemma.models.units import permute, structure
+from stemma.architectures.unit_groups import permute, structure
+from stemma.checkpoints.model import Model
+from stemma.networks.load import from_arrays
 
 Arrays = dict[str, np.ndarray]
 Config = dict[str, Any] | None

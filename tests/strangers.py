@@ -1,7 +1,7 @@
 """Independent networks, trained once for all tests that need some."""
 
-from stemma.models.model import Model
-from stemma.zoo.independent import GROUP, independents
+from stemma.checkpoints.model import Model
+from stemma.zoo.independent_networks import GROUP, independents
 
 
 def perceptrons(count: int) -> list[Model]:

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from stemma.models.silhouette import from_shapes
-from stemma.models.structure import Structure
-from stemma.models.units import permute
+from stemma.architectures.from_shapes import from_shapes
+from stemma.architectures.structure import Structure
+from stemma.architectures.unit_groups import permute
 from stemma.types import UnitMember
 
 FREE = {"unit", "stream"}

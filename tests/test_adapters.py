@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from stemma.checkpoints import load
+from stemma.checkpoints.adapters.adapter import Adapter
 from stemma.errors import NotAModelError, UnreadableModelError
-from stemma.models import load
-from stemma.models.adapters.adapter import Adapter
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 needs_peft = pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="peft is not installed")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from processor_time import times_as_long
-from stemma.ancestry.arborescence import minimum_arborescence, minimum_forest
+from stemma.ancestry.trees.arborescence import minimum_arborescence, minimum_forest
 from stemma.errors import MisuseError
 
 BONUS = 1e6

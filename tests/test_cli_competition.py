@@ -89,7 +89,7 @@ def test_the_document_holds_every_figure(run: Run, place: Path) -> None:
     assert found["strength"] == {"audio": None, "image": None}
     assert len(found["missing"]) == 2
     probes = read_probes("p.npz")
-    from stemma.multimodal.leaning import LeaningTest
+    from stemma.multimodal.contribution import LeaningTest
 
     module = __import__("pairednets").Net()
     module.load_state_dict({n: torch.tensor(t.array()) for n, t in stemma.load("net.safetensors").tensors.items()})
@@ -200,7 +200,7 @@ def test_paired_probes_in_python() -> None:
             return a + b
 
     probes = paired({"a": np.eye(3, dtype=np.float32), "b": np.zeros((3, 3), np.float32)}, [0, 1, 2])
-    from stemma.multimodal.leaning import LeaningTest
+    from stemma.multimodal.contribution import LeaningTest
 
     found = LeaningTest(draws=10)(stemma.from_module(Sum().eval(), "sum"), probes)
     assert found.accuracy.value == 1.0
@@ -244,14 +244,14 @@ def test_the_page_trains_a_network_as_printed(capsys: pytest.CaptureFixture[str]
 
 
 def test_the_page_knows_every_strategy_plan_mask_and_field() -> None:
-    from stemma.multimodal import masks, plans, strategies
-    from stemma.multimodal.late_fast import LateFast
-    from stemma.multimodal.rule import REFERENCES, Modulation
+    from stemma.multimodal import masked_passes, masks, strategies
+    from stemma.multimodal.late_fusion_passes import LateFast
+    from stemma.multimodal.modulation_rule import REFERENCES, Modulation
 
     text = PAGE.read_text()
     words = set(re.findall(r"`([^`\n]+)`", text))
     assert {k.name for k in strategies.ALL} <= words
-    assert {k.name for k in (*plans.ALL, LateFast)} <= words
+    assert {k.name for k in (*masked_passes.ALL, LateFast)} <= words
     assert set(REFERENCES) <= words
     shown = {w.partition("(")[0] for w in words}
     assert all(k.name in words or k.__name__ in shown for k in masks.ALL)

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from checkpoints import Run
+from stemma.checkpoints.save import save
 from stemma.cli.arguments import arrange
-from stemma.models.arrays import from_arrays
-from stemma.models.save import save
+from stemma.networks.load import from_arrays
 from stemma.zoo.data import examples
-from stemma.zoo.independent import independents
+from stemma.zoo.independent_networks import independents
 
 
 @pytest.fixture(scope="module")
@@ -224,7 +224,7 @@ def factory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zoo: Path) -> Itera
     """A module in the current folder that builds the perceptron of the zoo."""
     config = json.loads((zoo / "mlp-0-0" / "config.json").read_text())
     (tmp_path / "mynets.py").write_text(
-        f"from stemma.models.networks import build\n\n\ndef perceptron():\n    return build({config!r})\n"
+        f"from stemma.networks import build\n\n\ndef perceptron():\n    return build({config!r})\n"
     )
     monkeypatch.chdir(tmp_path)
     yield "mynets:perceptron"

@@ -6,11 +6,10 @@ import torch
 from torch import nn
 
 from stemma.errors import MisuseError
-from stemma.multimodal.competition import CompetitionTest, over_concepts
+from stemma.multimodal.competition_strength import CompetitionTest, over_concepts
 from stemma.multimodal.concepts import concept_outputs, fused_representation
-from stemma.multimodal.fitting import Examples, Fit, responses_of
 from stemma.multimodal.masks import masks_of
-from stemma.multimodal.rule import Modulation
+from stemma.multimodal.modulation_rule import Modulation
 from stemma.multimodal.strategies import (
     ALL,
     Agm,
@@ -24,6 +23,7 @@ from stemma.multimodal.strategies import (
     Single,
 )
 from stemma.multimodal.strategies.base import Progress, Setting
+from stemma.multimodal.training_loop import Examples, Fit, responses_of
 
 RNG = np.random.default_rng(0)
 

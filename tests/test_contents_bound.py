@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
-from stemma.kinship.weights.contents import bound
+from stemma.kinship.weights import reordering_bound as bound
 from stemma.kinship.weights.contents.alike import TensorAlike, _log_ps
-from stemma.kinship.weights.contents.bound import log_tail
 from stemma.kinship.weights.contents.choices import FREEDOM, Choice, together
 from stemma.kinship.weights.maps.held_out import agree
+from stemma.kinship.weights.reordering_bound import log_tail
 
 
 def units(n: int, d: int, seed: int, rank: int | None = None) -> np.ndarray:

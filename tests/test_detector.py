@@ -7,19 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from stemma.checkpoints.model import Model
 from stemma.cli import main
 from stemma.errors import MisuseError, UnreadableModelError
 from stemma.kinship.learned import geometry
 from stemma.kinship.learned.detector import Descent, LineageDetector
-from stemma.kinship.learned.views import views
-from stemma.models.load import from_arrays
-from stemma.models.model import Model
+from stemma.kinship.learned.weight_samples import views
+from stemma.networks.load import from_arrays
 from stemma.probes import Probes
 from stemma.training import PRETRAINED, calibration, shipped_detector
-from stemma.training.curriculum import family as recipes
-from stemma.training.curriculum import parsed
 from stemma.training.detector import Training, split, train
-from stemma.training.pools import Drawing, Pool, pools
+from stemma.training.detector_questions import Drawing, Pool, pools
+from stemma.training.detector_zoo import family as recipes
+from stemma.training.detector_zoo import parsed
 from stemma.training.relatives import Relative, components, of_folder, of_zoo
 from stemma.zoo.lineages import as_zoo
 

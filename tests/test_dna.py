@@ -10,6 +10,8 @@ import pytest
 from torch import nn
 
 from checkpoints import Run
+from stemma.checkpoints.model import Model
+from stemma.checkpoints.save import save
 from stemma.errors import MisuseError, StemmaError, UnreadableModelError
 from stemma.fingerprints.canonical_outputs import (
     FEATURES,
@@ -35,11 +37,9 @@ from stemma.kinship.function.model_dna import (
     sample_distance,
     size,
 )
-from stemma.models.model import Model
-from stemma.models.networks.opening import from_module
-from stemma.models.save import save
+from stemma.networks.open import from_module
 from stemma.probes import Probes
-from stemma.probes.changed import changed
+from stemma.probes.augmentation import changed
 from stemma.registry import Registry
 from stemma.training import shipped_dna
 from stemma.training.dna import Training, halves, told, train
@@ -49,7 +49,7 @@ from stemma.types import Fingerprint, Verdict
 from stemma.workspace import Workspace
 from stemma.zoo import data
 from stemma.zoo.provenance import WAYS, group
-from stemma.zoo.recipe import build_all
+from stemma.zoo.recipe_builder import build_all
 from strangers import perceptrons
 
 PROBES = Probes.of(data.examples("mlp", "test").inputs)

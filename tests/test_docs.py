@@ -250,9 +250,9 @@ def test_the_readme_commands_run_as_printed(
 
 
 def test_the_formats_page_lists_what_is_read_and_refused() -> None:
-    from stemma.models import families
-    from stemma.models.formats import ALL as FORMATS
-    from stemma.models.quantization import REFUSED
+    from stemma.architectures import families
+    from stemma.checkpoints.formats import ALL as FORMATS
+    from stemma.checkpoints.quantization import REFUSED
 
     text = (ROOT / "docs" / "formats.md").read_text()
     rows = {cells[1].strip(): cells[2] for cells in (line.split("|") for line in text.splitlines()) if len(cells) == 5}

@@ -12,15 +12,15 @@ import torch
 from torch import nn
 
 from edited_networks import prepared, probes, right, stemma
-from stemma.edits import measuring
-from stemma.edits.asking import own_network
-from stemma.edits.normalisation import recalibrate
-from stemma.edits.pruning import Pruning
-from stemma.edits.saving import write
+from stemma.checkpoints.save import save
+from stemma.edits import measured_effect
+from stemma.edits.editable_network import own_network
+from stemma.edits.fidelity.batch_norm import recalibrate
+from stemma.edits.pruning.pruning import Pruning
+from stemma.edits.save import write
 from stemma.errors import MisuseError
-from stemma.models.load import load
-from stemma.models.networks.given import from_module
-from stemma.models.save import save
+from stemma.networks.from_module import from_module
+from stemma.networks.load import load
 from stemma.probes import Probes
 from stemma.types import InputSpec
 from stemma.verification.edit import Replaying
@@ -163,7 +163,7 @@ def test_budgets_are_met_in_everything_that_they_count(home: Path, monkeypatch: 
     official = Pruning.official(0.6)(model, asked)
     assert official.receipt.measured["macs"][1] / official.receipt.measured["macs"][0] <= 0.6
     # A clock that nothing else disturbs: a network takes as long as it has parameters.
-    monkeypatch.setattr(measuring, "latency", lambda asked, _: sum(p.numel() for p in asked.module.parameters()))
+    monkeypatch.setattr(measured_effect, "latency", lambda asked, _: sum(p.numel() for p in asked.module.parameters()))
     quick = Pruning(budget="latency", share=0.8, batch=64).plan(model, asked, seen)
     before, after = quick.expected["parameters"]
     assert 0.7 < after / before <= 0.8
@@ -276,8 +276,8 @@ def test_a_module_without_configuration_becomes_a_program(tmp_path: Path) -> Non
 
 
 def test_a_shortcut_that_a_configuration_would_lose_makes_a_program(tmp_path: Path) -> None:
-    from stemma.models import networks
-    from stemma.models.arrays import from_arrays
+    from stemma import networks
+    from stemma.networks.load import from_arrays
 
     config = {"model_type": "stemma-cnn", "input_shape": [1, 8, 8], "classes": 5, "stem": 8, "widths": [16, 16],
               "strides": [1, 2]}  # fmt: skip

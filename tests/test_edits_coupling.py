@@ -9,14 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from stemma.edits import slicing
-from stemma.edits.asking import head_weights, own_network, removable
-from stemma.edits.coupling import Network
+from stemma import networks
+from stemma.architectures.unit_groups import unit_groups
+from stemma.checkpoints.model import Model
+from stemma.edits.dependency_graph import slicing
+from stemma.edits.dependency_graph.groups import Network
+from stemma.edits.editable_network import head_weights, own_network, removable
 from stemma.errors import MisuseError
-from stemma.models import networks
-from stemma.models.model import Model
-from stemma.models.networks.given import from_module
-from stemma.models.units import unit_groups
+from stemma.networks.from_module import from_module
 from stemma.types import InputSpec
 
 
@@ -260,7 +260,7 @@ def counted(module: nn.Module, inputs: np.ndarray) -> float:
 @pytest.mark.parametrize("kind", sorted(OWN))
 def test_the_same_groups_as_the_architecture_family_says(kind: str) -> None:
     module = networks.build(OWN[kind])
-    from stemma.models.arrays import from_arrays
+    from stemma.networks.load import from_arrays
 
     model = from_arrays(module.state_dict(), kind, OWN[kind])
     inputs = built(kind)[1]

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from stemma.edits.asking import own_network, removable
-from stemma.edits.edited import Edited
-from stemma.edits.forgetting import Unlearning
-from stemma.edits.pruning import Pruning
-from stemma.models import networks
-from stemma.models.arrays import from_arrays
-from stemma.models.model import Model
+from stemma import networks
+from stemma.checkpoints.model import Model
+from stemma.edits.editable_network import own_network, removable
+from stemma.edits.pruning.pruning import Pruning
+from stemma.edits.result import Edited
+from stemma.edits.unlearning.unlearning import Unlearning
+from stemma.networks.load import from_arrays
 from stemma.probes import Probes
 from stemma.zoo.symmetries import groups, permuted, scaled
 

@@ -11,12 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from stemma.edits import fidelity
-from stemma.edits.allocation import Budget, Bundle, allocate
-from stemma.edits.coupling import Group, Reader, Rows
-from stemma.edits.elimination import Curve, Eliminating
-from stemma.edits.scores import SCORES, Read, reads, scored
-from stemma.edits.statistics import Collecting, Statistics, matrix, unfolded
+from stemma.edits.dependency_graph.groups import Group, Reader, Rows
+from stemma.edits.fidelity import fidelity
+from stemma.edits.fidelity.importance import SCORES, Read, reads, scored
+from stemma.edits.fidelity.optimal_brain_surgeon import Curve, Eliminating
+from stemma.edits.fidelity.statistics import Collecting, Statistics
+from stemma.edits.layer_inputs import matrix, unfolded
+from stemma.edits.pruning.allocation import Budget, Bundle, allocate
 from stemma.errors import MisuseError, StemmaError
 
 WIDE = torch.float64

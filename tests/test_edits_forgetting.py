@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 
 from edited_networks import LOST, held_out, prepared, probes, stemma
-from stemma.edits.asking import own_network
-from stemma.edits.forgetting import Unlearning, undone
-from stemma.edits.measuring import accuracy
-from stemma.edits.pruning import Pruning
-from stemma.edits.samples import scrambled
-from stemma.edits.saving import write
+from stemma.checkpoints.model import Model
+from stemma.checkpoints.save import save
+from stemma.edits.editable_network import own_network
+from stemma.edits.measured_effect import accuracy
+from stemma.edits.pruning.pruning import Pruning
+from stemma.edits.save import write
+from stemma.edits.unlearning.samples import scrambled
+from stemma.edits.unlearning.unlearning import Unlearning, undone
 from stemma.errors import MisuseError, StemmaError
-from stemma.models.load import load
-from stemma.models.model import Model
-from stemma.models.save import save
+from stemma.networks.load import load
 from stemma.probes import Probes
 from stemma.registry import Registry
 from stemma.types import RelationKind
@@ -79,7 +79,7 @@ def test_the_published_method_forgets_and_its_entries_are_listed(home: Path) -> 
         flat = random.permutation(arrays[name].shape[0] * arrays[name].shape[1])[: len(entries)]
         arrays[name] = arrays[name].copy()
         arrays[name][np.divmod(flat, arrays[name].shape[1])] = 0
-    from stemma.models.arrays import from_arrays
+    from stemma.networks.load import from_arrays
 
     control = from_arrays(arrays, "random", model.config)
     assert figures(model, control)[0] > 0.5
@@ -118,7 +118,7 @@ def test_what_was_changed_after_the_edit_is_found(home: Path, tmp_path: Path) ->
     model = load(out)
     arrays = {n: t.array().copy() for n, t in model.tensors.items()}
     arrays["layers.0.weight"][0, 0] += 0.5
-    from stemma.models.arrays import from_arrays
+    from stemma.networks.load import from_arrays
 
     save(from_arrays(arrays, "q", model.config), tmp_path / "q", replace=True)
     for name in ("plan.json", "receipt.json"):

@@ -9,16 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from stemma.edits.asking import own_network, removable
-from stemma.edits.forgetting import Unlearning
-from stemma.edits.measuring import agreement
-from stemma.edits.pruning import Pruning
-from stemma.edits.remembered import UNLIKE
+from stemma import networks
+from stemma.checkpoints.model import Model
+from stemma.edits.editable_network import own_network, removable
+from stemma.edits.measured_effect import agreement
+from stemma.edits.pruning.pruning import Pruning
+from stemma.edits.unlearning.batch_norm_prior import UNLIKE
+from stemma.edits.unlearning.unlearning import Unlearning
 from stemma.errors import MisuseError
-from stemma.models import networks
-from stemma.models.arrays import from_arrays
-from stemma.models.model import Model
-from stemma.models.networks.given import from_module
+from stemma.networks.from_module import from_module
+from stemma.networks.load import from_arrays
 from stemma.probes import Probes
 from stemma.types import InputSpec
 

@@ -13,14 +13,14 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from edited_networks import trained
-from stemma.edits.forgetting import Unlearning, undone
-from stemma.edits.pruning import Pruning
-from stemma.edits.saving import write
+from stemma.checkpoints.model import Model
+from stemma.checkpoints.save import save
+from stemma.edits.pruning.pruning import Pruning
+from stemma.edits.save import write
+from stemma.edits.unlearning.unlearning import Unlearning, undone
 from stemma.errors import MisuseError, StemmaError
-from stemma.models.load import load
-from stemma.models.model import Model
-from stemma.models.networks.given import from_module
-from stemma.models.save import save
+from stemma.networks.from_module import from_module
+from stemma.networks.load import load
 from stemma.probes import Probes
 from stemma.types import InputSpec
 from stemma.verification.edit import Replaying, read

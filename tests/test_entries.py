@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
+from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError
 from stemma.fingerprints.tensor_content import unit_axis
 from stemma.kinship.weights.entries import entries
-from stemma.models.arrays import from_arrays
-from stemma.models.model import Model
+from stemma.networks.load import from_arrays
 from stemma.zoo import family
 
 

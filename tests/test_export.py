@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError
 from stemma.export import charts, raster
 from stemma.export.difference import LEAST, MOST, Difference, difference_page
@@ -19,8 +20,7 @@ from stemma.fingerprints.gradient_field import GradientField
 from stemma.measures.agreement import agreement
 from stemma.measures.difference_map import difference_map, located, reliance
 from stemma.measures.field_cosine import FieldCosine
-from stemma.models.model import Model
-from stemma.models.networks.opening import from_module
+from stemma.networks.open import from_module
 from stemma.probes import Probes
 
 RNG = np.random.default_rng
@@ -279,8 +279,8 @@ def test_other_kinds_of_inputs_have_their_picture(kind: str) -> None:
 def _tokens() -> Difference:
     from dataclasses import replace
 
-    from stemma.models.network import Network
     from stemma.types import Digest, InputSpec
+    from stemma.types.network import Network
 
     def model(seed: int) -> Model:
         module = _Words(seed, 256).eval()

@@ -13,14 +13,14 @@ import torch
 from torch import nn
 
 import stemma
+from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError, StemmaError
 from stemma.kinship.function.feature_similarities import similarity
 from stemma.kinship.function.finetuning_approximation import FineTuningApproximation, LineageScores, bounded
 from stemma.kinship.function.network_body import body, difference
-from stemma.models.model import Model
 from stemma.probes import Probes
 from stemma.zoo import data
-from stemma.zoo.independent import independents
+from stemma.zoo.independent_networks import independents
 from stemma.zoo.kinds import Schedule
 from stemma.zoo.memory import arrays_of, model_of
 from stemma.zoo.training import train

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError, StemmaError
 from stemma.fingerprints import ALL
 from stemma.fingerprints.activations import Activations
@@ -19,12 +20,11 @@ from stemma.fingerprints.outputs import Outputs
 from stemma.fingerprints.parameter_gradients import ParameterGradients
 from stemma.measures import ALL as MEASURES
 from stemma.measures.linear_cka import LinearCka
-from stemma.models.load import from_arrays
-from stemma.models.model import Model
-from stemma.models.network import Network
-from stemma.models.networks.opening import from_module
+from stemma.networks.load import from_arrays
+from stemma.networks.open import from_module
 from stemma.probes import Probes
 from stemma.types import Digest
+from stemma.types.network import Network
 from stemma.zoo.kinds import KINDS
 from stemma.zoo.training import initial
 

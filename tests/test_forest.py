@@ -9,24 +9,24 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from stemma.ancestry.additive_tree import RecursiveGrouping, spanning_tree
-from stemma.ancestry.circles import without_circles
-from stemma.ancestry.distances import ByNorm, Distances, squared_distances
-from stemma.ancestry.families import families
-from stemma.ancestry.forest import Family, Forest, Named
-from stemma.ancestry.rooting import likeliest
+from stemma.ancestry.trees.additive_tree import RecursiveGrouping, spanning_tree
+from stemma.ancestry.trees.cycles import without_circles
+from stemma.ancestry.trees.distances import ByNorm, Distances, squared_distances
+from stemma.ancestry.trees.families import families
+from stemma.ancestry.trees.forest import Family, Forest, Named
+from stemma.ancestry.trees.rooting import likeliest
+from stemma.checkpoints.model import Model
 from stemma.cli import main
 from stemma.errors import MisuseError, NotAModelError
 from stemma.kinship.relation.grids import lies_on_grid
 from stemma.kinship.weights.entries import entries
-from stemma.models.arrays import from_arrays
-from stemma.models.model import Model
+from stemma.networks.load import from_arrays
 from stemma.registry import Registry
 from stemma.types import Digest, Edge, ModelRef
 from stemma.workspace import Workspace
 from stemma.workspace.forest import Work, lineage
-from stemma.workspace.genealogy import lineage_of
-from stemma.workspace.regrown import regrown
+from stemma.workspace.incremental_forest import regrown
+from stemma.workspace.lineage import lineage_of
 from stemma.zoo import family
 
 VTHR = [-1, *[0] * 4, *(1 + i // 4 for i in range(16))]

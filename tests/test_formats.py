@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from stemma.checkpoints import load
+from stemma.checkpoints.formats import views as layouts
+from stemma.checkpoints.save import save
+from stemma.checkpoints.tensor import decode, encode
 from stemma.errors import MissingExtraError, MisuseError, NotAModelError, UnreadableModelError
-from stemma.models import load
-from stemma.models.formats import layouts
-from stemma.models.model import decode, encode
-from stemma.models.save import save
 
 SHARED = Path(__file__).parents[2] / "shared"
 

@@ -11,22 +11,22 @@ import numpy as np
 import pytest
 from torch import nn
 
+from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError
 from stemma.fingerprints.gradient_field import GradientField
 from stemma.kinship.axes import both_axes
 from stemma.kinship.compare import compare, unaskable
 from stemma.kinship.function import combined
 from stemma.kinship.function.evidence import CloserThanIndependent
-from stemma.kinship.function.many import CLOSEST, HOLM, corrected, holm
+from stemma.kinship.function.multiple_testing import CLOSEST, HOLM, corrected, holm
 from stemma.kinship.function.null_models import NullModels, Party, conformal, needed
+from stemma.kinship.function.observations import look, row
 from stemma.kinship.function.search import ClosestOfMany
 from stemma.kinship.function.selection import select, select_for
-from stemma.kinship.function.sight import look, row
 from stemma.kinship.function.sketches import BUDGET, FunctionalSketch, looked
 from stemma.measures.field_cosine import FieldCosine
-from stemma.models.load import from_arrays, load
-from stemma.models.model import Model
-from stemma.models.networks.given import from_module
+from stemma.networks.from_module import from_module
+from stemma.networks.load import from_arrays, load
 from stemma.probes import Probes
 from stemma.registry import Registry, blobs
 from stemma.types import Comparison, Evidence, RelationKind, Verdict
@@ -34,7 +34,8 @@ from stemma.workspace import Workspace
 from stemma.zoo import independents
 from stemma.zoo.data import examples
 from stemma.zoo.kinds import kind_of
-from stemma.zoo.recipe import Recipe, build
+from stemma.zoo.recipe import Recipe
+from stemma.zoo.recipe_builder import build
 from strangers import perceptrons
 
 COUNT = 44
@@ -540,7 +541,7 @@ def test_a_model_without_a_network_keeps_its_weights_axis(home: tuple[Path, Work
 
 
 def test_a_black_box_is_never_kept(tmp_path: Path, nets: list[Model], probes: Probes) -> None:
-    from stemma.models.networks.given import from_module
+    from stemma.networks.from_module import from_module
 
     inner = nets[0].network
     box = from_module(lambda x: inner(x).detach().numpy(), "box", inner.input_spec)

@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 from checkpoints import Run, arrays_of, child_of
 from stemma.errors import MisuseError
 from stemma.kinship.compare import compare
-from stemma.models.load import from_arrays
+from stemma.networks.load import from_arrays
 from stemma.registry import Registry
 from stemma.types import Relation, RelationKind
 from stemma.workspace import Workspace

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from stemma.ancestry.geometry import ANTISYMMETRIC, SYMMETRIC, Geometry
+from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError
 from stemma.kinship.weights.entries import entries
-from stemma.models.arrays import from_arrays
-from stemma.models.model import Model
+from stemma.networks.load import from_arrays
 
 SHAPES = {"a.weight": (48, 64), "b.weight": (40, 48), "c.weight": (10, 40)}
 

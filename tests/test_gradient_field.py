@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import nn
 
+from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError, StemmaError
 from stemma.fingerprints.gradient_field import GradientField
 from stemma.fingerprints.paths import quadrature
 from stemma.measures.field_cosine import FieldCosine
 from stemma.measures.pairwise import pairwise
-from stemma.models.load import from_arrays, load
-from stemma.models.model import Model
-from stemma.models.networks.opening import from_module
+from stemma.networks.load import from_arrays, load
+from stemma.networks.open import from_module
 from stemma.probes import Probes
 from stemma.zoo.kinds import KINDS
 from stemma.zoo.training import initial

@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from processor_time import times_as_long
+from stemma.checkpoints import load
+from stemma.checkpoints.formats import archives, safetensors
 from stemma.errors import NotAModelError, StemmaError, UnreadableModelError, UnsafeFileError
-from stemma.models import load
-from stemma.models.formats import archives, safetensors
 from test_formats import WRITERS, arrays, build_tflite, write_npz, write_safetensors
 
 

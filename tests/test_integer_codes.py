@@ -5,11 +5,11 @@ import warnings
 import numpy as np
 import pytest
 
+from stemma.checkpoints.integer_codes import is_codes
 from stemma.errors import UnreadableModelError
 from stemma.fingerprints.tensor_content import features, matrices
 from stemma.kinship.compare import compare
-from stemma.models.codes import is_codes
-from stemma.models.load import from_arrays
+from stemma.networks.load import from_arrays
 
 RNG = np.random.default_rng(0)
 WEIGHTS = RNG.normal(size=(128, 256))

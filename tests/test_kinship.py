@@ -8,6 +8,8 @@ from scipy.stats import kstest
 
 from plain_networks import llama, made
 from stemma import zoo
+from stemma.architectures.unit_groups import permute, structure
+from stemma.checkpoints.model import Model
 from stemma.fingerprints.tensor_content import features, matrices
 from stemma.fingerprints.weight_sketch import WeightSketch
 from stemma.kinship.compare import compare
@@ -15,9 +17,7 @@ from stemma.kinship.weights.contents.sketched import SketchedUnitsAlike
 from stemma.kinship.weights.correspondence import by_name, candidates
 from stemma.kinship.weights.matched import UnitsMatched
 from stemma.kinship.weights.order.aligned import UnitsInPlace
-from stemma.models.load import from_arrays
-from stemma.models.model import Model
-from stemma.models.units import permute, structure
+from stemma.networks.load import from_arrays
 from stemma.types import RelationKind
 from strangers import perceptrons
 

@@ -12,11 +12,11 @@ import torch
 from scipy.stats import binomtest
 
 from stemma import zoo
+from stemma.checkpoints.model import Model
 from stemma.kinship.compare import compare
 from stemma.kinship.weights.constants.identity import near_identity
 from stemma.kinship.weights.constants.tables import is_table
-from stemma.models.load import from_arrays
-from stemma.models.model import Model
+from stemma.networks.load import from_arrays
 
 Arrays = dict[str, np.ndarray]
 COUNT = 14

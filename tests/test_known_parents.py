@@ -5,15 +5,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from stemma.ancestry.distances import ByNorm
-from stemma.ancestry.forest import Family, Forest
-from stemma.ancestry.known_parents import Parents, apart, may_be_exact
-from stemma.models.arrays import from_arrays
+from stemma.ancestry.trees.distances import ByNorm
+from stemma.ancestry.trees.forest import Family, Forest
+from stemma.ancestry.trees.known_parents import Parents, apart, may_be_exact
+from stemma.networks.load import from_arrays
 from stemma.types import Digest, Lineage, ModelRef
 from stemma.types import RelationKind as R
 from stemma.workspace.forest import lineage
 from stemma.zoo.lineages import tree
-from stemma.zoo.recipe import Recipe, build_all
+from stemma.zoo.recipe import Recipe
+from stemma.zoo.recipe_builder import build_all
 from test_forest import between
 
 SIZE = 20_000

@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 
 from stemma.kinship.compare import compare
-from stemma.models.load import load
+from stemma.networks.load import load
 
 ROOT = Path(__file__).parents[1]
 SHAPE = {

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from stemma.models.inferred import coarse, from_names
-from stemma.models.load import load
-from stemma.models.units import axes, structure, structure_of, unit_groups
+from stemma.architectures.from_names import coarse, from_names
+from stemma.architectures.unit_groups import axes, structure, structure_of, unit_groups
+from stemma.networks.load import load
 from symmetry import assert_nothing_visible_is_hidden
 
 

@@ -6,8 +6,8 @@ import pytest
 from layouts import BERT, CNN, EXPERTS, LLAMA, RNN, experts, recurrent
 from plain_networks import Arrays, bert, cnn, llama, made, perturbed
 from stemma import compare
-from stemma.ancestry.merges import merge_of
-from stemma.kinship.relation.explain import explain
+from stemma.ancestry.merges.regression import merge_of
+from stemma.kinship.explain import explain
 
 SAME = {"copy", "reformatted", "quantized"}
 

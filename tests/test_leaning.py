@@ -10,9 +10,9 @@ from torch import nn
 
 import stemma
 from stemma.errors import MisuseError, StemmaError, UnreadableProbesError
-from stemma.multimodal.joined import joined
-from stemma.multimodal.leaning import LeaningTest
-from stemma.multimodal.strength import StrengthTest
+from stemma.multimodal.contribution import LeaningTest
+from stemma.multimodal.paired_network import joined
+from stemma.multimodal.strength_test import StrengthTest
 from stemma.probes import Probes, paired, read_probes
 from stemma.probes.modalities import apart
 from stemma.types import Verdict

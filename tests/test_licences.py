@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from stemma.checkpoints.cards import front_matter, licence
 from stemma.errors import MisuseError
-from stemma.models.cards import front_matter, licence
 from stemma.workspace.policies import unknown
 from stemma.workspace.policies.licences import denied, judged
 from stemma.workspace.policies.names import listed, taken_apart

@@ -5,12 +5,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from stemma.ancestry.merge_evidence import whitened
-from stemma.ancestry.merges import Merge, MergeRegression, merge_of
-from stemma.ancestry.task_vectors import Span, task_vectors
+from stemma.ancestry.merges.evidence import whitened
+from stemma.ancestry.merges.regression import Merge, MergeRegression, merge_of
+from stemma.ancestry.merges.task_vectors import Span, task_vectors
+from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError
-from stemma.models.arrays import from_arrays
-from stemma.models.model import Model
+from stemma.networks.load import from_arrays
 from stemma.zoo.memory import model_of
 
 TENSORS = [("one.weight", 0, 2400), ("one.bias", 2400, 2460), ("two.weight", 2460, 4460), ("head.weight", 4460, 6060)]

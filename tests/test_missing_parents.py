@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from stemma.ancestry.merges import Merge, MergeRegression
-from stemma.ancestry.task_vectors import Span
+from stemma.ancestry.merges.regression import Merge, MergeRegression
+from stemma.ancestry.merges.task_vectors import Span
 
 K, N = 6060, 12
 TENSORS = [Span("one.weight", 0, 2400, 60), Span("one.bias", 2400, 2460), Span("two.weight", 2460, 4460, 50),

@@ -13,10 +13,10 @@ from torch import nn
 
 from stemma.errors import MisuseError
 from stemma.multimodal import AdaptiveGradientModulation, Modulation, Permuted, TokenPad, shapley_responses
-from stemma.multimodal.late_fast import LateFast
+from stemma.multimodal.late_fusion_passes import LateFast
 from stemma.multimodal.masks import AttentionMask, Learned, Mean, Zero, hidden, masks_of
+from stemma.multimodal.modulation_rule import History, lead
 from stemma.multimodal.responses import combined, exact_split, sampled_split
-from stemma.multimodal.rule import History, lead
 
 NAMES = ("a", "v", "t")
 

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from stemma.errors import MisuseError
 from stemma.multimodal import AdaptiveGradientModulation, Modulation
-from stemma.multimodal.late_fast import LateFast
+from stemma.multimodal.late_fusion_passes import LateFast
 from stemma.multimodal.masks import AttentionMask, hidden, masks_of
 from test_modulation import Late, _batch, _grads, _made, _step
 

@@ -9,7 +9,7 @@ import pytest
 import plain_networks
 from plain_networks import Arrays, bert, cnn, made, perturbed, renamed
 from stemma.kinship.compare import compare
-from stemma.kinship.relation.explain import explain
+from stemma.kinship.explain import explain
 from stemma.kinship.weights.names_apart import apart
 from stemma.types import Comparison
 

@@ -24,9 +24,9 @@ from stemma.errors import (  # noqa: E402
     UnreadableModelError,
     UnsafeFileError,
 )
-from stemma.fingerprints.questioning import answers, questioned  # noqa: E402
-from stemma.models.networks.factory import network_from_factory  # noqa: E402
-from stemma.models.networks.opening import open_network  # noqa: E402
+from stemma.fingerprints.evaluation import answers, questioned  # noqa: E402
+from stemma.networks.from_factory import network_from_factory  # noqa: E402
+from stemma.networks.open import open_network  # noqa: E402
 from stemma.zoo.kinds import KINDS  # noqa: E402
 from stemma.zoo.training import initial  # noqa: E402
 

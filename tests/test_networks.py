@@ -9,10 +9,10 @@ from scipy.signal import correlate2d
 
 torch = pytest.importorskip("torch")
 
+from stemma import networks  # noqa: E402
+from stemma.checkpoints.save import save  # noqa: E402
 from stemma.errors import UnreadableModelError  # noqa: E402
-from stemma.models import networks  # noqa: E402
-from stemma.models.load import from_arrays, load  # noqa: E402
-from stemma.models.save import save  # noqa: E402
+from stemma.networks.load import from_arrays, load  # noqa: E402
 from stemma.zoo.kinds import KINDS  # noqa: E402
 from stemma.zoo.training import initial  # noqa: E402
 
@@ -177,6 +177,6 @@ def test_errors_say_what_is_wrong():
 
 
 def test_importing_networks_and_zoo_loads_no_torch():
-    line = "import sys, stemma.models.networks, stemma.zoo; print(sorted({'torch', 'scipy'} & set(sys.modules)))"
+    line = "import sys, stemma.networks, stemma.zoo; print(sorted({'torch', 'scipy'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", line], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

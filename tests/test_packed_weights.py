@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from stemma.checkpoints import load
+from stemma.checkpoints.tensor import Tensor
 from stemma.errors import UnreadableModelError
-from stemma.models import load
-from stemma.models.model import Tensor
 
 RNG = np.random.default_rng(0)
 

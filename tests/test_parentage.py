@@ -9,18 +9,18 @@ import pytest
 from stemma.ancestry.direction import FORWARD, columns
 from stemma.ancestry.geometry import Geometry, counted
 from stemma.ancestry.parenthood import COLUMNS, features, groups
-from stemma.ancestry.standing import Role
+from stemma.ancestry.roles import Role
 from stemma.ancestry.trace import trace
+from stemma.checkpoints.model import Model
 from stemma.kinship.compare import compare_weights
-from stemma.models.arrays import from_arrays
-from stemma.models.model import Model
+from stemma.networks.load import from_arrays
 from stemma.training import shipped_parenthood
 from stemma.training.direction import Query, fit_direction, fit_parenthood, geometry_of, pairs, queries
+from stemma.training.lineage_families import RECIPES, Pedigree, pedigrees, recipe_of, tunings
 from stemma.training.parentage import Answer, Held, calibrated, held_of, right_by_probability, tables
-from stemma.training.pedigrees import RECIPES, Pedigree, pedigrees, recipe_of, tunings
 from stemma.types import Trace
 from stemma.workspace.candidates import of_model
-from stemma.workspace.standings import Standings, directed
+from stemma.workspace.role_assignment import Standings, directed
 from stemma.zoo import family
 
 SURE = 0.8

@@ -8,11 +8,12 @@ import pytest
 import torch
 from sklearn.metrics import adjusted_rand_score, mutual_info_score
 
+from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError, StemmaError
 from stemma.kinship.compare import compare
+from stemma.kinship.function.label_observations import hard_labels, means_the_same
 from stemma.kinship.function.null_models import NullModels, Party
 from stemma.kinship.function.partition_agreement import PartitionAgreement
-from stemma.kinship.function.partition_views import hard_labels, means_the_same
 from stemma.kinship.function.partitions import (
     STRENGTH,
     adjusted_rand,
@@ -26,14 +27,14 @@ from stemma.kinship.function.partitions import (
 )
 from stemma.kinship.function.selection import select_by_entropy
 from stemma.kinship.function.sketches import FunctionalSketch
-from stemma.models.model import Model
-from stemma.models.networks.given import from_module
+from stemma.networks.from_module import from_module
 from stemma.probes import Probes, read_probes
+from stemma.probes.out_of_distribution import unusual
 from stemma.probes.parameters import Parameters
-from stemma.probes.unusual import unusual
 from stemma.types import Evidence, RelationKind, Verdict
 from stemma.zoo.data import examples
-from stemma.zoo.recipe import Recipe, build_all
+from stemma.zoo.recipe import Recipe
+from stemma.zoo.recipe_builder import build_all
 from strangers import perceptrons
 
 COUNT = 44

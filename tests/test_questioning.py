@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import nn
 
+from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError, StemmaError
 from stemma.fingerprints import ALL
+from stemma.fingerprints.evaluation import answers, as_tensor, check_labels, labelled_by, questioned
 from stemma.fingerprints.gradient_field import GradientField
-from stemma.fingerprints.questioning import answers, as_tensor, check_labels, labelled_by, questioned
-from stemma.models.model import Model
-from stemma.models.networks.given import from_module
+from stemma.networks.from_module import from_module
 from stemma.probes import Probes
 from stemma.types import InputSpec
 

@@ -5,9 +5,9 @@ import itertools
 import numpy as np
 import pytest
 
+from stemma.architectures.unit_groups import structure_of
 from stemma.kinship.compare import compare
-from stemma.models.load import from_arrays
-from stemma.models.units import structure_of
+from stemma.networks.load import from_arrays
 from symmetry import assert_groups_are_symmetries, noisy
 
 torch = pytest.importorskip("torch")

@@ -13,12 +13,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from stemma.checkpoints.model import Model
 from stemma.errors import RegistryError, UnknownNameError
-from stemma.models.load import from_arrays
-from stemma.models.model import Model
+from stemma.networks.load import from_arrays
 from stemma.registry import AddStatus, ModelRecord, Registry, SketchIndex, TensorRecord, records
 from stemma.registry.blobs import INLINE_LIMIT, pack, unpack
-from stemma.registry.describe import describe, write_copy
+from stemma.registry.model_records import describe, write_copy
 from stemma.types import Digest, Fingerprint, Spec
 
 SPEC = Spec("sketch", 1, {"seed": 0})

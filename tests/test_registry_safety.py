@@ -18,7 +18,7 @@ from stemma.errors import RegistryError, UnknownNameError, UnusableRegistryError
 from stemma.registry import Registry, records, schema
 from stemma.registry.blobs import INLINE_LIMIT, BlobFolder
 from stemma.registry.database import Database, locate
-from stemma.registry.describe import describe, write_copy
+from stemma.registry.model_records import describe, write_copy
 from stemma.types import Digest, Spec
 from test_registry import SPEC, arrays, enrol, model, rows, sketch
 
@@ -289,7 +289,7 @@ def test_damage_anywhere_is_found_or_harmless(tmp_path: Path) -> None:
 def test_check_names_sources_that_went_or_changed(registry: Registry, tmp_path: Path) -> None:
     from safetensors.numpy import save_file
 
-    from stemma.models.load import load
+    from stemma.networks.load import load
 
     paths = {n: tmp_path / f"{n}.safetensors" for n in ("same", "gone", "changed", "broken", "re-saved")}
     for i, path in enumerate(paths.values()):

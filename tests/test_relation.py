@@ -5,21 +5,21 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
+from stemma.checkpoints.model import Model
 from stemma.kinship.compare import compare
+from stemma.kinship.explain import explain
 from stemma.kinship.relation import ALL, EXHIBITED, name_relation, side_by_side
-from stemma.kinship.relation.explain import explain
 from stemma.kinship.relation.geometry import KINDS, model, probabilities
 from stemma.kinship.relation.grids import grid_of
 from stemma.kinship.relation.lora import LowRank
 from stemma.kinship.relation.measured import measure
-from stemma.kinship.relation.named import shortest
+from stemma.kinship.relation.name_relation import shortest
 from stemma.kinship.relation.pair import Pair
 from stemma.kinship.relation.pruned import mask_of
 from stemma.kinship.relation.search import accounts
 from stemma.kinship.relation.unlearned import Forgetting
 from stemma.kinship.weights.correspondence import by_name
-from stemma.models.load import from_arrays
-from stemma.models.model import Model
+from stemma.networks.load import from_arrays
 from stemma.probes import Probes
 from stemma.types import RelationKind as R
 

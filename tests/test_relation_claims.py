@@ -8,16 +8,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from stemma.checkpoints.model import Model
 from stemma.fingerprints.weight_sketch import WeightSketch
 from stemma.kinship.axes import FORGOTTEN, both_axes
 from stemma.kinship.compare import compare
-from stemma.kinship.relation.explain import explain
-from stemma.models.load import from_arrays
-from stemma.models.model import Model
+from stemma.kinship.explain import explain
+from stemma.networks.load import from_arrays
 from stemma.types import Comparison, Verdict
 from stemma.types import RelationKind as R
-from stemma.zoo.cases import models
-from stemma.zoo.recipe import build_all
+from stemma.zoo.evaluation_pairs import models
+from stemma.zoo.recipe_builder import build_all
 
 WIDTH = 64
 LAYERS = ("layers.0", "layers.1", "layers.2", "head")

@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stemma.models.silhouette import from_shapes
+from stemma.architectures.from_shapes import from_shapes
 
 # Networks whose truth is known by construction: shapes by tensor, and per axis the units it carries ("" for none).
 # Widths come from a small set, so that pixels, classes, tokens and hidden units collide often.

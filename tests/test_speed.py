@@ -11,7 +11,7 @@ import pytest
 
 from processor_time import times_as_long
 from stemma.kinship.compare import compare
-from stemma.models.load import load
+from stemma.networks.load import load
 
 ROOT = Path(__file__).parents[1]
 SHAPE = {

@@ -8,8 +8,8 @@ from safetensors.numpy import save_file
 
 import stemma
 from plain_networks import Arrays, llama, made, perturbed
-from stemma.ancestry.merges import merge_of
-from stemma.ancestry.stacks import put_together
+from stemma.ancestry.merges.regression import merge_of
+from stemma.ancestry.merges.stacked_layers import put_together
 from stemma.workspace.forest import lineage
 
 MIXTRAL = ("block_sparse_moe.experts.{e}.{a}.weight", "block_sparse_moe.gate.weight")

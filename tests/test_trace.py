@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from stemma.ancestry.trace import Candidate, trace
+from stemma.architectures.unit_groups import permute, structure
+from stemma.checkpoints.model import Model
 from stemma.kinship.compare import compare
-from stemma.models.load import from_arrays, load
-from stemma.models.model import Model
-from stemma.models.units import permute, structure
+from stemma.networks.load import from_arrays, load
 from stemma.types import (
     WEIGHTS_GONE,
     Axis,

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 
 from checkpoints import Run
+from stemma.checkpoints import duplicate_files, load
+from stemma.checkpoints.folders import Checkpoint, Skipped, survey
+from stemma.checkpoints.formats import foreign
 from stemma.errors import NotAModelError, StemmaError, UnreadableModelError, UnsafeFileError
-from stemma.models import load, twins
-from stemma.models.folders import Checkpoint, Skipped, survey
-from stemma.models.formats import foreign
-from stemma.workspace.enrolling import discovered, named_apart
+from stemma.workspace.enrol import discovered, named_apart
 from test_formats import write_safetensors, write_torch
 from test_hostile_files import outcome
 
@@ -306,7 +306,7 @@ def test_other_weights_beside_those_that_are_read(tmp_path: Path, caplog: pytest
     (tmp_path / "config.json").write_text("{}")
     write_safetensors(tmp_path / "model.safetensors", arrays())
     write_torch(tmp_path / "pytorch_model.bin", {n: v.astype("f2") for n, v in arrays().items()})
-    twins.warn.cache_clear()
+    duplicate_files.warn.cache_clear()
     with caplog.at_level(logging.WARNING, "stemma"):
         assert load.load(tmp_path).notes == ()
         assert not caplog.messages, "the control: the same weights in half the width"
@@ -423,7 +423,7 @@ def test_no_table_and_no_module_is_executed(tmp_path: Path) -> None:
 
 
 def test_more_foreign_names_than_any_checkpoint_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from stemma.models.formats import pickles
+    from stemma.checkpoints.formats import pickles
 
     monkeypatch.setattr(pickles, "MAX_CLASSES", 3)
     code = b"\x80\x02]" + b"".join(b"cx.y\nN%d\na" % i for i in range(5)) + b"."
@@ -605,7 +605,7 @@ def test_parts_of_a_pipeline_that_are_not_read_are_said(tmp_path: Path, caplog: 
     (tmp_path / "vae" / "model.bin").write_bytes(FOREIGN["CTranslate2"])
     (tmp_path / "tokenizer").mkdir()
     (tmp_path / "tokenizer" / "vocab.json").write_text("{}")
-    twins.warn.cache_clear()
+    duplicate_files.warn.cache_clear()
     with caplog.at_level(logging.WARNING, "stemma"):
         assert [m.name.rpartition("/")[2] for m in load.open_models(tmp_path)] == ["unet"]
     assert len(caplog.messages) == 1

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stemma.models.load import from_arrays, load
-from stemma.models.units import check_by_permutation, permute, structure, structure_of
+from stemma.architectures.unit_groups import check_by_permutation, permute, structure, structure_of
+from stemma.networks.load import from_arrays, load
 from symmetry import assert_groups_are_symmetries, assert_nothing_visible_is_hidden, noisy, permuted_by_hand, rows
 
 OURS = {
@@ -41,7 +41,7 @@ OURS = {
 @pytest.mark.parametrize("kind", OURS)
 def test_groups_of_our_networks_are_symmetries(kind):
     torch = pytest.importorskip("torch")
-    from stemma.models import networks
+    from stemma import networks
 
     config, sizes = OURS[kind]
     module = networks.build(config).eval()

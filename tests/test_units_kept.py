@@ -3,14 +3,15 @@
 import numpy as np
 import pytest
 
+from stemma.architectures.unit_groups import permute, structure
+from stemma.checkpoints.model import Model
 from stemma.kinship.compare import compare_weights
 from stemma.kinship.weights.correspondence import by_name
 from stemma.kinship.weights.units_kept import UnitsKept
-from stemma.models.arrays import from_arrays
-from stemma.models.model import Model
-from stemma.models.units import permute, structure
+from stemma.networks.load import from_arrays
 from stemma.types import RelationKind, Verdict
-from stemma.zoo.recipe import Recipe, build, build_all
+from stemma.zoo.recipe import Recipe
+from stemma.zoo.recipe_builder import build, build_all
 
 
 def reordered(model: Model, seed: int) -> Model:

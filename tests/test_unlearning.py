@@ -11,16 +11,16 @@ import pytest
 from scipy.stats import binom, permutation_test
 
 from checkpoints import Run
+from stemma.checkpoints.model import Model
+from stemma.checkpoints.save import save
 from stemma.errors import MisuseError
-from stemma.models.model import Model
-from stemma.models.networks.opening import from_module
-from stemma.models.save import save
+from stemma.networks.open import from_module
 from stemma.probes import Probes
 from stemma.types import Evidence, Verdict
-from stemma.verification import label_permutation as labels
+from stemma.verification import permutation_test as labels
+from stemma.verification.distances import separation
 from stemma.verification.equivalence import excess_over_group
 from stemma.verification.unlearning import UnlearningTest
-from stemma.verification.views import separation
 from stemma.zoo.data import Examples, examples
 from stemma.zoo.kinds import Schedule
 from stemma.zoo.memory import model_of

@@ -24,10 +24,10 @@ from plain_networks import (
     vit,
 )
 from stemma import compare, load
+from stemma.architectures.unit_groups import permute, structure
 from stemma.errors import StemmaError
 from stemma.kinship.weights import correspondence
 from stemma.kinship.weights.maps.find import find
-from stemma.models.units import permute, structure
 from stemma.types import RelationKind
 
 KINDS = sorted(ARCHITECTURES)

@@ -15,12 +15,13 @@ from safetensors.numpy import save_file
 
 import stemma.kinship.compare as kinship
 from plain_networks import mlp, perturbed, reordered
+from stemma.checkpoints.load import Checkpoint
+from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError, NotAModelError, UnknownNameError, UnreadableModelError, UnusableRegistryError
 from stemma.fingerprints.gradient_field import GradientField
-from stemma.models.load import Checkpoint, load
-from stemma.models.model import Model
+from stemma.networks.load import load
 from stemma.registry import Registry, comparisons, examine
-from stemma.registry.describe import is_remembered
+from stemma.registry.model_records import is_remembered
 from stemma.registry.search import SketchIndex
 from stemma.types import Spec
 from stemma.workspace import Workspace

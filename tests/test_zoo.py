@@ -8,10 +8,9 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("sklearn")
 
-from stemma import zoo  # noqa: E402
+from stemma import networks, zoo  # noqa: E402
 from stemma.errors import MisuseError, UnknownNameError  # noqa: E402
-from stemma.models import networks  # noqa: E402
-from stemma.models.load import load  # noqa: E402
+from stemma.networks.load import load  # noqa: E402
 from stemma.types import RelationKind as R  # noqa: E402
 from stemma.zoo import data  # noqa: E402
 from stemma.zoo.batched import forward  # noqa: E402
@@ -167,7 +166,7 @@ def test_the_cache_is_used_and_a_spoiled_file_is_made_again(monkeypatch, tmp_pat
     monkeypatch.setenv("STEMMA_CACHE", str(tmp_path))
     first = zoo.independents("mlp", 2, steps=5)
     with monkeypatch.context() as patch:
-        patch.setattr("stemma.zoo.independent.train", None)
+        patch.setattr("stemma.zoo.independent_networks.train", None)
         assert [m.digest for m in zoo.independents("mlp", 2, steps=5)] == [m.digest for m in first]
         with pytest.raises(TypeError):
             zoo.independents("mlp", 2, steps=6)

@@ -13,14 +13,15 @@ from stemma import zoo  # noqa: E402
 from stemma.errors import MisuseError, UnknownNameError  # noqa: E402
 from stemma.types import RelationKind as R  # noqa: E402
 from stemma.zoo import cache, data, datasets, lineages  # noqa: E402
+from stemma.zoo.finetuning_recipes import FLAT, TUNINGS, Tuning  # noqa: E402
 from stemma.zoo.kinds import KINDS, seed_for  # noqa: E402
-from stemma.zoo.lessons import Lesson, stacks, teach  # noqa: E402
 from stemma.zoo.memory import arrays_of  # noqa: E402
-from stemma.zoo.merging import coefficients, experts  # noqa: E402
+from stemma.zoo.merged_operations import coefficients, experts  # noqa: E402
 from stemma.zoo.optimizers import OPTIMIZERS, Optimizer  # noqa: E402
-from stemma.zoo.recipe import Recipe, build, build_all  # noqa: E402
+from stemma.zoo.recipe import Recipe  # noqa: E402
+from stemma.zoo.recipe_builder import build, build_all  # noqa: E402
 from stemma.zoo.training import INITIALISERS, accuracy, initial  # noqa: E402
-from stemma.zoo.tunings import FLAT, TUNINGS, Tuning  # noqa: E402
+from stemma.zoo.training_jobs import Lesson, stacks, teach  # noqa: E402
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -130,7 +131,7 @@ def test_many_models_are_kept_in_few_files_and_found_again(monkeypatch, tmp_path
     assert [done for _, done, _ in told] == [1, 33, 41]
     assert len(list(cache.folder().iterdir())) == 4  # the root, two stacks, the index
     with monkeypatch.context() as patch:
-        patch.setattr("stemma.zoo.lessons.teach", None)
+        patch.setattr("stemma.zoo.training_jobs.teach", None)
         assert [m.digest for m in build_all(recipes)] == [m.digest for m in first]
         assert build(recipes["m/7"]).digest == first[7].digest
         with pytest.raises(TypeError):

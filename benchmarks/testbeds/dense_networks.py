@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from stemma.models.load import from_arrays
+from stemma.networks.load import from_arrays
 from stemma.training.relatives import Relative
 from stemma.types import Spec
 from stemma.zoo.cache import recall

@@ -13,8 +13,8 @@ from scipy.stats import binomtest
 
 from stemma.kinship.function.finetuning_approximation import FineTuningApproximation
 from stemma.kinship.learned.detector import LineageDetector
-from stemma.training.curriculum import probes_for
-from stemma.training.pools import Pool, Question, pools
+from stemma.training.detector_questions import Pool, Question, pools
+from stemma.training.detector_zoo import probes_for
 from stemma.training.relatives import Relative, of_zoo
 from stemma.zoo.lineages import Recipes, as_zoo, flat, forest, sibling_candidates
 

@@ -6,16 +6,16 @@ from typing import Any
 
 import numpy as np
 
+from stemma.checkpoints.model import Model
 from stemma.fingerprints.canonical_outputs import CANONICAL
 from stemma.fingerprints.dna import DNA, described
 from stemma.fingerprints.gradient_field import GradientField
 from stemma.measures.field_cosine import FieldCosine
-from stemma.models.model import Model
 from stemma.probes import Probes
 from stemma.training.dna_groups import STEP, GroupRecipe, questions
 from stemma.types import Spec
 from stemma.zoo.cache import VERSION, recall
-from stemma.zoo.recipe import build_all
+from stemma.zoo.recipe_builder import build_all
 
 DISTORTIONS = ("soft answers", "temperature 3", "top 3 of the answers", "labels only")
 FIELD_PROBES, FIELD_STEPS, FIELD_SOURCES = 64, 10, 12

@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from stemma.models import networks
-from stemma.models.model import Model
-from stemma.models.networks.given import from_module
+from stemma import networks
+from stemma.checkpoints.model import Model
+from stemma.networks.from_module import from_module
 from stemma.types import InputSpec
 
 SIDE = 14

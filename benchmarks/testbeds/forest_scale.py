@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from stemma.models.arrays import from_arrays
-from stemma.models.model import Model
+from stemma.checkpoints.model import Model
+from stemma.networks.load import from_arrays
 from stemma.workspace.forest import lineage
 
 SIZES, LARGEST = (100, 300, 1000, 3000), 10_000

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 from scipy.stats import kurtosis
 
-from stemma.ancestry.additive_tree import spanning_tree
-from stemma.ancestry.arborescence import minimum_arborescence
-from stemma.ancestry.distances import squared_distances
+from stemma.ancestry.trees.additive_tree import spanning_tree
+from stemma.ancestry.trees.arborescence import minimum_arborescence
+from stemma.ancestry.trees.distances import squared_distances
+from stemma.checkpoints.model import Model
 from stemma.kinship.weights.entries import entries
-from stemma.models.model import Model
 from stemma.types import Lineage
 from stemma.workspace.forest import lineage
 from stemma.zoo.lineages import Tuning, tree
-from stemma.zoo.recipe import build_all
+from stemma.zoo.recipe_builder import build_all
 
 SELECTION = {"mlp": range(700, 724), "cnn": range(700, 706)}
 TEST = {"mlp": range(820, 836), "cnn": range(800, 812)}

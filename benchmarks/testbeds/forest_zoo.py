@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from real_zoo import SEED, disguise, documented, key
-from stemma.models.load import load
+from stemma.networks.load import load
 from stemma.types import Lineage
 from stemma.workspace.forest import lineage
 

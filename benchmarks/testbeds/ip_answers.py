@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from stemma.checkpoints.model import Model
+from stemma.fingerprints.evaluation import answers
 from stemma.fingerprints.gradient_field import GradientField
-from stemma.fingerprints.questioning import answers
 from stemma.measures.field_cosine import FieldCosine
-from stemma.models.model import Model
 from stemma.probes import Probes
 from stemma.types import Spec
 from stemma.zoo.cache import recall

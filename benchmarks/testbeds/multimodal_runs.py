@@ -16,12 +16,12 @@ import numpy as np
 import torch
 
 from stemma.multimodal import strategies
-from stemma.multimodal.competition import CompetitionTest, over_concepts
+from stemma.multimodal.competition_strength import CompetitionTest, over_concepts
 from stemma.multimodal.concepts import concept_outputs, fused_representation
-from stemma.multimodal.fitting import Examples, Fit, responses_of
 from stemma.multimodal.masks import masks_of
-from stemma.multimodal.rule import Modulation
+from stemma.multimodal.modulation_rule import Modulation
 from stemma.multimodal.strategies.base import AbstractStrategy, Setting
+from stemma.multimodal.training_loop import Examples, Fit, responses_of
 from testbeds.multimodal_networks import built, convolutional, perceptron, places
 from testbeds.paired_digits import AudioVisual, Task, views
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from stemma.multimodal.fitting import Examples
+from stemma.multimodal.training_loop import Examples
 
 RATE, FRAME, HOP, BANDS, FRAMES = 8000, 256, 256, 32, 32
 """Of the spectrograms: samples a second, samples per frame and between frames, mel bands, frames."""

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from stemma.checkpoints.model import Model
 from stemma.kinship.function.feature_similarities import similarity
 from stemma.kinship.function.finetuning_approximation import FineTuningApproximation, bounded
 from stemma.kinship.function.network_body import body, difference, tangents
-from stemma.models.model import Model
 from stemma.probes import Probes
 from testbeds.parent_zoos import Question
 

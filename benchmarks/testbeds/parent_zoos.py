@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from stemma.models.model import Model
+from stemma.checkpoints.model import Model
 from stemma.probes import Probes
 from stemma.types import RelationKind
 from stemma.zoo import data
 from stemma.zoo.kinds import kind_of, seed_for
 from stemma.zoo.lineages import Tuning, forest, sibling_candidates
-from stemma.zoo.recipe import Recipe, build_all
+from stemma.zoo.recipe import Recipe
+from stemma.zoo.recipe_builder import build_all
 
 SELECTION, TEST = 5101, 7301
 """Seeds of the families that choices are made on, and of those that are scored."""

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from stemma.models.arrays import from_arrays
-from stemma.models.units import permute, structure
+from stemma.architectures.unit_groups import permute, structure
+from stemma.networks.load import from_arrays
 
 ENCODER = {
     "model_type": "bert", "hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12,
@@ -25,7 +25,7 @@ MANY, FAMILY, SEED = 1200, 4, 7
 COMPARE = """
 import json, resource, sys
 from pathlib import Path
-from stemma.models.load import load
+from stemma.checkpoints.load import load
 from stemma.kinship.compare import compare
 c = compare(load(Path(sys.argv[1])), load(Path(sys.argv[2])))
 used = resource.getrusage(resource.RUSAGE_SELF)

@@ -8,6 +8,7 @@ import numpy as np
 from torch import nn
 
 from stemma import from_module
+from stemma.checkpoints.model import Model
 from stemma.fingerprints.base import AbstractFingerprinter
 from stemma.fingerprints.gradient_field import GradientField
 from stemma.measures.base import AbstractMeasure
@@ -18,7 +19,6 @@ from stemma.measures.pairwise import pairwise
 from stemma.measures.procrustes import Procrustes
 from stemma.measures.rsa import Rsa
 from stemma.measures.svcca import Svcca
-from stemma.models.model import Model
 from stemma.probes import Probes
 from stemma.types import InputSpec, Spec
 from stemma.zoo import cache

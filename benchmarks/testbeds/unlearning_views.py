@@ -1,6 +1,6 @@
 """Fingerprints of many networks at once, and their distances by the views of the unlearning test and by baselines.
 
-The same numbers as `stemma.verification.views.look`, for thousands of pairs; `twin` holds the two together.
+The same numbers as `stemma.verification.distances.look`, for thousands of pairs; `twin` holds the two together.
 """
 
 import hashlib
@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 from scipy.special import rel_entr, softmax
 
+from stemma.checkpoints.model import Model
 from stemma.fingerprints.activations import Activations
 from stemma.fingerprints.gradient_field import GradientField
 from stemma.fingerprints.outputs import Outputs
-from stemma.models.model import Model
 from stemma.probes import Probes
 from stemma.types import Spec
+from stemma.verification.distances import VIEWS, Questions, field_method, look, separation
 from stemma.verification.unlearning import UnlearningTest
-from stemma.verification.views import VIEWS, Questions, field_method, look, separation
 from stemma.zoo import cache
 from stemma.zoo.memory import model_of
 from testbeds.unlearning_models import CONFIG, Arrays, Data

@@ -7,23 +7,25 @@
 
 Inside, each folder answers one question, and data flows from the bottom of this list to the top:
 
-    cli           commands: the only printer
-    export        pages that show a result: they return bytes
-    workspace     recall or compute, then store
-    training      learned parts, trained on a zoo
-    zoo           families of small real networks whose history is known
-    ancestry      who comes from whom?
-    registry      remember it: the only writer of records
-    verification  did it change as said? Before, after and a null to evidence
-    kinship       does B come from A? Two models to evidence
-    edits         change it, with proof: prune, unlearn; plan before, receipt after
-    multimodal    which modality does a network lean on? Modality responses, and balance while training
-    measures      how far apart? Fingerprints to distances
-    fingerprints  what does a model look like? The weight sketch for search, gradient fields, answers, activations
-    probes        what do we ask it? Images, tokens, audio
-    models        what is in the file? Every format, digests, hidden units
-    types         the nouns
-    errors        what is wrong, what was given, what to do
+    cli            commands: the only printer
+    export         pages that show a result: they return bytes
+    workspace      recall or compute, then store
+    training       learned parts, trained on a zoo
+    zoo            families of small real networks whose history is known
+    ancestry       who comes from whom?
+    registry       remember it: the only writer of records
+    verification   did it change as said? Before, after and a null to evidence
+    kinship        does B come from A? Two models to evidence
+    edits          change it, with proof: prune, unlearn; plan before, receipt after
+    multimodal     which modality does a network rely on? Responses, contributions, balance while training
+    measures       how far apart? Fingerprints to distances
+    fingerprints   what does a model look like? The weight sketch for search, gradient fields, answers, activations
+    probes         what do we ask it? Images, tokens, audio
+    networks       can it be asked? Configurations, modules, exported programs, ONNX
+    architectures  which axes share one set of hidden units?
+    checkpoints    what is in the file? Every format, digests
+    types          the nouns
+    errors         what is wrong, what was given, what to do
 
 Importing this loads neither torch nor scipy; every name below is fetched on first use.
 """
@@ -38,18 +40,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-    from stemma.edits.edited import Edited
-    from stemma.edits.forgetting import Unlearning as Unlearning
-    from stemma.edits.pruning import Pruning as Pruning
+    from stemma.checkpoints.model import Model as Model
+    from stemma.edits.pruning.pruning import Pruning as Pruning
+    from stemma.edits.result import Edited
+    from stemma.edits.unlearning.unlearning import Unlearning as Unlearning
     from stemma.errors import StemmaError as StemmaError
     from stemma.fingerprints.base import AbstractFingerprinter
     from stemma.fingerprints.gradient_field import GradientField as GradientField
     from stemma.measures.base import AbstractMeasure
     from stemma.measures.field_cosine import FieldCosine as FieldCosine
-    from stemma.models.load import from_arrays as from_arrays
-    from stemma.models.load import load as load
-    from stemma.models.model import Model as Model
-    from stemma.models.networks.given import from_module as from_module
+    from stemma.networks.from_module import from_module as from_module
+    from stemma.networks.load import from_arrays as from_arrays
+    from stemma.networks.load import load as load
     from stemma.probes import Probes as Probes
     from stemma.registry import Registry as Registry
     from stemma.types import Comparison as Comparison
@@ -72,17 +74,17 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    "load": "models.load",
-    "from_arrays": "models.load",
-    "from_module": "models.networks.given",
-    "Model": "models.model",
+    "load": "networks.load",
+    "from_arrays": "networks.load",
+    "from_module": "networks.from_module",
+    "Model": "checkpoints.model",
     "Registry": "registry",
     "Workspace": "workspace",
     "Probes": "probes",
     "GradientField": "fingerprints.gradient_field",
     "FieldCosine": "measures.field_cosine",
-    "Pruning": "edits.pruning",
-    "Unlearning": "edits.forgetting",
+    "Pruning": "edits.pruning.pruning",
+    "Unlearning": "edits.unlearning.unlearning",
     "Comparison": "types",
     "Distance": "types",
     "Evidence": "types",
@@ -200,9 +202,9 @@ def prune(model: "Given", probes: "Probes | str", **options: Any) -> "Edited":
         options: Fields of `Pruning`: `budget`, `share`, `score`, ….
 
     Returns:
-        The smaller model, its plan and its receipt; `stemma.edits.saving.write` puts them into a folder.
+        The smaller model, its plan and its receipt; `stemma.edits.save.write` puts them into a folder.
     """
-    from stemma.edits.pruning import Pruning
+    from stemma.edits.pruning.pruning import Pruning
 
     chosen = _opened(model)[1]
     return Pruning(**options)(chosen, _probes(probes, chosen))
@@ -220,7 +222,7 @@ def unlearn(model: "Given", forget: "Probes | str", retain: "Probes | str | None
     Returns:
         The model, its plan, its receipt, and its weights as they were.
     """
-    from stemma.edits.forgetting import Unlearning
+    from stemma.edits.unlearning.unlearning import Unlearning
 
     chosen = _opened(model)[1]
     kept = None if retain is None else _probes(retain, chosen)
@@ -246,14 +248,14 @@ def _path_or_model(given: "Given") -> "Path | Model":
 
 def _model(given: "Model | torch.nn.Module") -> "Model":
     """A model as it is; a torch module as one, under its class's name."""
+    from stemma.checkpoints.model import Model
     from stemma.errors import MisuseError
-    from stemma.models.model import Model
 
     if isinstance(given, Model):
         return given
     if not callable(given):
         raise MisuseError(f"a model is a stemma.Model, a path, a name or a torch module, not {type(given).__name__}")
-    from stemma.models.networks.given import from_module
+    from stemma.networks.from_module import from_module
 
     return from_module(given, type(given).__name__)
 

@@ -5,9 +5,10 @@ Run it with `.venv/bin/python tests/data/make_networks.py`; other weights may ch
 
 from pathlib import Path
 
-from stemma.models.save import save
+from stemma.checkpoints.save import save
 from stemma.zoo.memory import arrays_of, model_of
-from stemma.zoo.recipe import Recipe, build
+from stemma.zoo.recipe import Recipe
+from stemma.zoo.recipe_builder import build
 
 SEED = 21
 

@@ -5,14 +5,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from stemma.ancestry.additive_tree import spanning_tree
-from stemma.ancestry.distances import ByNorm, RowAngles, squared_distances
-from stemma.ancestry.forest import Family as Drawn
-from stemma.ancestry.forest import Forest
 from stemma.ancestry.geometry import Geometry
-from stemma.ancestry.known_parents import known_parents
 from stemma.ancestry.parenthood import Parenthood
-from stemma.ancestry.rooting import ByWeights
+from stemma.ancestry.trees.additive_tree import spanning_tree
+from stemma.ancestry.trees.distances import ByNorm, RowAngles, squared_distances
+from stemma.ancestry.trees.forest import Family as Drawn
+from stemma.ancestry.trees.forest import Forest
+from stemma.ancestry.trees.known_parents import known_parents
+from stemma.ancestry.trees.rooting import ByWeights
 from stemma.training.histories import Family
 
 ROOTLESS, OF = (3, 6), 8

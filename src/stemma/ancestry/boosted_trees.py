@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from stemma.checkpoints.formats import safetensors
+from stemma.checkpoints.tensor import ArrayStorage, Tensor, dtype_code
 from stemma.errors import MisuseError, UnreadableModelError
-from stemma.models.formats import safetensors
-from stemma.models.model import ArrayStorage, Tensor, dtype_code
 
 _TABLE = ("feature", "threshold", "left", "right", "value", "root", "output", "baseline")
 

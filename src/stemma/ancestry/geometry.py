@@ -13,9 +13,9 @@ from functools import cached_property
 
 import numpy as np
 
+from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError
 from stemma.kinship.weights.entries import Entries, entries
-from stemma.models.model import Model
 
 VERSION = 2
 """Raised whenever features of a pair change: what was learnt from other ones does not fit."""

@@ -116,7 +116,7 @@ class Parenthood:
             rows: Positions of those that are asked about, and that may be parents.
 
         Returns:
-            As `stemma.ancestry.rooting.Chances`.
+            As `stemma.ancestry.trees.rooting.Chances`.
         """
         n, at = len(rows), {r: k for k, r in enumerate(rows)}
         out, alike = np.zeros((n + 1, n)), {}

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from stemma.ancestry.standing import Kin, Role, Standing
+from stemma.ancestry.roles import Kin, Role, Standing
+from stemma.checkpoints import cards
+from stemma.checkpoints.model import Model
 from stemma.kinship.axes import UNASKED
-from stemma.models import cards
-from stemma.models.model import Model
 from stemma.types import Comparison, Digest, ModelRef, NotTested, RelationKind, Trace
 
 CANNOT_SEE = ("training data", "models that are not in what was searched")
@@ -77,7 +77,7 @@ def trace(
         standings: What the related candidates are to the suspect; without, `parents` holds those tied for the largest
             effect, with direction `unknown`.
         not_tested: What could not be searched at all: files that cannot be read, models that the index does not hold.
-        coverage: Of the parent set, as `standings` was asked for it.
+        coverage: Of the parent set, as `role_assignment` was asked for it.
 
     Returns:
         The trace: `descends` with the parents that are established, else `related` where there is kin;

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from stemma.errors import MisuseError, StemmaError, UnreadableModelError
 
 if TYPE_CHECKING:
-    from stemma.models.model import Model
-    from stemma.models.network import Network
+    from stemma.checkpoints.model import Model
     from stemma.probes import Probes
+    from stemma.types.network import Network
     from stemma.workspace import Workspace
 
 
@@ -67,7 +67,7 @@ class Asking:
         Returns:
             The model.
         """
-        from stemma.models.model import Model
+        from stemma.checkpoints.model import Model
 
         if model.black_box or (self.factory is None and self.device is None):
             return model
@@ -88,7 +88,8 @@ class Asking:
         Returns:
             The first whose network can be built; None where there is none.
         """
-        from stemma.models.load import discover, open_models
+        from stemma.checkpoints.load import discover
+        from stemma.networks.load import open_models
 
         for path in paths:
             for checkpoint in discover(path):
@@ -179,7 +180,8 @@ class Asking:
                 raise MisuseError(f"there is nothing at {path}, which --null names. Is the path right?")
         if self.factory is None and self.device is None:
             return paths
-        from stemma.models.load import discover, open_models
+        from stemma.checkpoints.load import discover
+        from stemma.networks.load import open_models
 
         found = (open_models(c.path, c.name)[0] for path in paths for c in discover(path))
         return [self.able(model) for model in found]
@@ -190,7 +192,7 @@ class Asking:
         except UnreadableModelError:
             if self.factory is None:
                 raise
-        from stemma.models.networks.factory import network_from_factory
+        from stemma.networks.from_factory import network_from_factory
 
         return network_from_factory(model, self.factory, self.allow_code).network
 

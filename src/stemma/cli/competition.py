@@ -10,8 +10,8 @@ from stemma.cli.options import AllowCode, Data, Device, Factory, Html, Json, Pro
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from stemma.multimodal.competition import CompetitionStrength
-    from stemma.multimodal.leaning import Leaning, Measured
+    from stemma.multimodal.competition_strength import CompetitionStrength
+    from stemma.multimodal.contribution import Leaning, Measured
 
 
 def competition(
@@ -81,8 +81,8 @@ def competition(
     from stemma.cli.output import findings, identity, progress, show, show_json
     from stemma.cli.pages import writable, written
     from stemma.errors import MisuseError
-    from stemma.multimodal.leaning import LeaningTest
-    from stemma.multimodal.strength import StrengthTest
+    from stemma.multimodal.contribution import LeaningTest
+    from stemma.multimodal.strength_test import StrengthTest
 
     asking = Asking(network, allow_code, device, data)
     given = {"mask": mask, "seed": seed}
@@ -160,7 +160,7 @@ def lines(leaning: "Leaning", strengths: Any, layer: str, source: str) -> "Itera
 
     from stemma.cli.behaviour import percent
     from stemma.cli.output import number
-    from stemma.multimodal.prior import NEAR
+    from stemma.multimodal.mask_check import NEAR
 
     top = max(leaning.modalities, key=lambda n: leaning.modalities[n].share.value)
     share = leaning.modalities[top].share

@@ -23,7 +23,7 @@ from stemma.cli.options import (
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from stemma.models.model import Model
+    from stemma.checkpoints.model import Model
 
 
 def distance(
@@ -91,7 +91,7 @@ def answered(models: "tuple[Model, Model]", probes: Any) -> tuple[Any, Any]:
         Outputs of both, or None; and their agreement.
     """
     from stemma.errors import UnreadableModelError
-    from stemma.fingerprints.questioning import answers
+    from stemma.fingerprints.evaluation import answers
     from stemma.measures.agreement import Agreement, agreement
 
     try:

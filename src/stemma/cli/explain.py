@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from stemma.kinship.relation.explanation import LayerChange
-    from stemma.workspace.explaining import Explained
+    from stemma.workspace.explain import Explained
 
 LONG = 40
 """Tensors from which a model is summarised by block."""
@@ -35,7 +35,7 @@ def explain(
     from stemma.cli.notes import tell, with_notes
     from stemma.cli.opening import open_workspace
     from stemma.cli.output import findings, identity, progress, show, show_json
-    from stemma.workspace.explaining import explained
+    from stemma.workspace.explain import explained
 
     with progress(quiet=as_json) as report:
         workspace = open_workspace(registry, progress=report)

@@ -44,7 +44,7 @@ def lineage(
     """
     from stemma.cli.opening import open_workspace
     from stemma.cli.output import progress, show, show_json
-    from stemma.workspace.genealogy import lineage_of
+    from stemma.workspace.lineage import lineage_of
 
     options = {} if alpha is None else {"alpha": alpha}
     with progress(quiet=as_json) as report:

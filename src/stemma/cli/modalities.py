@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from stemma.errors import MisuseError
 
 if TYPE_CHECKING:
+    from stemma.checkpoints.model import Model
     from stemma.cli.asking import Asking
-    from stemma.models.model import Model
     from stemma.probes import Probes
     from stemma.workspace import Workspace
 
@@ -30,7 +30,7 @@ class SideBySide:
         made = self.able(model)
         if self.probes is None or not self.probes.parts:
             return made
-        from stemma.multimodal.joined import joined
+        from stemma.multimodal.paired_network import joined
 
         return joined(made, self.probes.parts)
 
@@ -48,8 +48,8 @@ def joint_of(models: "Sequence[Model]", options: dict[str, Any]) -> "tuple[tuple
     probes = options.get("probes")
     if probes is None or not probes.parts:
         return tuple(models), options
-    from stemma.models.model import Model
-    from stemma.multimodal.joined import joined
+    from stemma.checkpoints.model import Model
+    from stemma.multimodal.paired_network import joined
 
     null = options.get("null")
     if isinstance(null, (list, tuple)):

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from stemma.models.model import Model
+    from stemma.checkpoints.model import Model
 
 SHOWN = 8
 """Notes on one model that are printed before the rest is counted."""
@@ -42,8 +42,8 @@ def tell(*models: "Model") -> None:
     Args:
         models: As they were opened.
     """
+    from stemma.checkpoints.duplicate_files import TOLD
     from stemma.cli.output import warn
-    from stemma.models.twins import TOLD
 
     for model in dict.fromkeys(m.name for m in models):
         notes = [n["note"] for n in notes_of(*models) if n["model"] == model and n["note"] not in TOLD]

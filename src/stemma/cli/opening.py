@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from stemma.models.model import Model
+    from stemma.checkpoints.model import Model
     from stemma.workspace import Workspace
 
 

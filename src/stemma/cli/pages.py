@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from stemma.errors import MisuseError
 
 if TYPE_CHECKING:
-    from stemma.models.model import Model
+    from stemma.checkpoints.model import Model
     from stemma.probes import Probes
     from stemma.types import Comparison
 

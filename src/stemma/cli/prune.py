@@ -12,7 +12,7 @@ from stemma.errors import MisuseError
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from stemma.edits.pruning import Pruning
+    from stemma.edits.pruning.pruning import Pruning
     from stemma.types import Plan
 
 SHOWN = 12
@@ -70,7 +70,7 @@ def prune(
     from stemma.cli.asking import Asking
     from stemma.cli.opening import open_workspace
     from stemma.cli.output import findings, identity, progress, show, show_json, warn
-    from stemma.edits.saving import writable, write
+    from stemma.edits.save import writable, write
 
     asking = Asking(network, allow_code, device, data)
     pruning = method(ratio, budget, parameters, seed)
@@ -113,7 +113,7 @@ def method(ratio: float | None, budget: str | None, parameters: Sequence[str] | 
         MisuseError: If both or neither of ratio and budget are given, or one makes no sense.
     """
     from stemma.cli.methods import typed
-    from stemma.edits.pruning import Pruning
+    from stemma.edits.pruning.pruning import Pruning
 
     if (ratio is None) == (budget is None):
         raise MisuseError("say how much is removed, once: --ratio .3, or --budget macs=0.5")
@@ -142,7 +142,7 @@ def _said_where(out: Path | None, *, dry_run: bool, replace: bool) -> None:
 
 
 def _statistics(pruning: "Pruning", model: Any, probes: Any, file: Path | None, report: Any) -> Any:
-    from stemma.edits.statistics import Statistics
+    from stemma.edits.fidelity.statistics import Statistics
 
     if file is None:
         return None

@@ -37,9 +37,9 @@ def detector(
         raise MisuseError(f"no preset is called '{preset}'. There are: {', '.join(PRESETS)}")
     writable("--out", out)
     with output.progress(quiet=as_json) as report:
-        from stemma.training.curriculum import probes_for
         from stemma.training.detector import Training, train
-        from stemma.training.pools import pools
+        from stemma.training.detector_questions import pools
+        from stemma.training.detector_zoo import probes_for
 
         start = LineageDetector(preset=preset, width=32 if preset == "paper" else 64)
         paper = preset == "paper"
@@ -199,12 +199,12 @@ def _own_group(folder: Path, probes: str, report: Any) -> tuple[Any, bool]:
 
 
 def _families(zoo: str, report: Any) -> list[Any]:
-    from stemma.training import curriculum, relatives
+    from stemma.training import detector_zoo, relatives
 
     if Path(zoo).exists():
         return relatives.of_folder(Path(zoo), report)
-    kinds, count, seed = curriculum.parsed(zoo)
-    return curriculum.made(kinds, count, seed, progress=report)
+    kinds, count, seed = detector_zoo.parsed(zoo)
+    return detector_zoo.made(kinds, count, seed, progress=report)
 
 
 def _rows(document: dict[str, Any]) -> list[tuple[str, str, str]]:

@@ -44,8 +44,8 @@ def unlearn(
     from stemma.cli.methods import typed
     from stemma.cli.opening import open_workspace
     from stemma.cli.output import findings, identity, progress, show, show_json
-    from stemma.edits.forgetting import Unlearning
-    from stemma.edits.saving import writable, write
+    from stemma.edits.save import writable, write
+    from stemma.edits.unlearning.unlearning import Unlearning
     from stemma.errors import MisuseError
 
     if out.exists() and not replace:

@@ -11,8 +11,8 @@ from stemma.cli.options import AllowCode, Data, Device, Factory, Json, RegistryU
 if TYPE_CHECKING:
     from rich.text import Text
 
+    from stemma.checkpoints.model import Model
     from stemma.cli.asking import Asking
-    from stemma.models.model import Model
     from stemma.types import Evidence
     from stemma.workspace import Workspace
 
@@ -175,7 +175,8 @@ def _parent(asking: "Asking", workspace: "Workspace", given: str | None, source:
 
 
 def _models(asking: "Asking", workspace: "Workspace", texts: Sequence[str]) -> "Iterator[Model]":
-    from stemma.models.load import discover, open_models
+    from stemma.checkpoints.load import discover
+    from stemma.networks.load import open_models
 
     for text in texts:
         inside = list(discover(Path(text))) if Path(text).is_dir() else []

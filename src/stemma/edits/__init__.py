@@ -4,10 +4,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from stemma.edits.forgetting import Unlearning as Unlearning
-    from stemma.edits.pruning import Pruning as Pruning
+    from stemma.edits.pruning.pruning import Pruning as Pruning
+    from stemma.edits.unlearning.unlearning import Unlearning as Unlearning
 
-_HOME = {"Pruning": "pruning", "Unlearning": "forgetting"}
+_HOME = {"Pruning": "pruning.pruning", "Unlearning": "unlearning.unlearning"}
 
 ALL = tuple(_HOME)
 """Names of the edits; each is loaded, with torch, on first use."""

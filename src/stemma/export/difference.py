@@ -6,18 +6,18 @@ from typing import Any
 
 import numpy as np
 
+from stemma.checkpoints.model import Model
 from stemma.export import charts, probe_cards
 from stemma.export.page import bullets, document, number, percent, said, section, table
 from stemma.fingerprints.base import AbstractFingerprinter
+from stemma.fingerprints.evaluation import answers
 from stemma.fingerprints.gradient_field import GradientField
 from stemma.fingerprints.paths import starts
-from stemma.fingerprints.questioning import answers
 from stemma.measures.agreement import Agreement, agreement
 from stemma.measures.base import AbstractMeasure, Law, summarised
 from stemma.measures.difference_map import Located, located
 from stemma.measures.field_cosine import FieldCosine
 from stemma.measures.pairwise import pairwise
-from stemma.models.model import Model
 from stemma.probes import Probes
 from stemma.types import Comparison, Distance, Fingerprint
 

@@ -7,8 +7,8 @@ from stemma.export.charts import WIDTH
 from stemma.export.page import bullets, document, percent, said, section, table
 
 if TYPE_CHECKING:
-    from stemma.multimodal.competition import CompetitionStrength
-    from stemma.multimodal.leaning import Leaning, Measured
+    from stemma.multimodal.competition_strength import CompetitionStrength
+    from stemma.multimodal.contribution import Leaning, Measured
     from stemma.probes import Probes
 
 ROW, LEFT, RIGHT = 34, 250, 70
@@ -26,7 +26,7 @@ def leaning_page(leaning: "Leaning", strengths: "Mapping[str, CompetitionStrengt
     Returns:
         HTML.
     """
-    from stemma.multimodal.leaning import Measured
+    from stemma.multimodal.contribution import Measured
 
     parts = [f"<h1>{said(leaning.model.name)}</h1>", f'<p class="soft"><code>{said(leaning.model.digest)}</code></p>']
     shares = [(name, m.share) for name, m in leaning.modalities.items()]

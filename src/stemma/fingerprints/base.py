@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError
-from stemma.models.model import Model
 from stemma.probes import Probes
 from stemma.types import Fingerprint, Spec
 

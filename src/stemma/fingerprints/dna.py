@@ -6,16 +6,16 @@ from typing import ClassVar, final
 
 import numpy as np
 
+from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError, StemmaError
 from stemma.fingerprints.canonical_outputs import CHANGED, features, form_of, log_probabilities
+from stemma.fingerprints.evaluation import as_tensor, questioned
 from stemma.fingerprints.fragment_encoder import FragmentEncoder
-from stemma.fingerprints.questioning import as_tensor, questioned
 from stemma.fingerprints.training_sample import SIZE, embedded
-from stemma.models.model import Model
-from stemma.models.network import Network
 from stemma.probes import Probes
-from stemma.probes.changed import changed
+from stemma.probes.augmentation import changed
 from stemma.types import Fingerprint, Spec
+from stemma.types.network import Network
 
 STEP = 0.5
 """Width of one of the sixteen levels that a channel is kept in, in standard deviations."""

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from stemma.checkpoints.formats import safetensors
+from stemma.checkpoints.tensor import ArrayStorage, Tensor
 from stemma.errors import MisuseError, UnreadableModelError
 from stemma.fingerprints.canonical_outputs import FEATURES, standardised
-from stemma.models.formats import safetensors
-from stemma.models.model import ArrayStorage, Tensor
 
 FORMAT = "stemma-dna"
 

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Self, final
 
 import numpy as np
 
+from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError, StemmaError
 from stemma.fingerprints.base import AbstractFingerprinter, Block
+from stemma.fingerprints.evaluation import as_tensor, questioned
 from stemma.fingerprints.paths import derangement, quadrature, starts, step_weights
 from stemma.fingerprints.potentials import POTENTIALS, Potential, choose
-from stemma.fingerprints.questioning import as_tensor, questioned
-from stemma.models.model import Model
-from stemma.models.network import Network
 from stemma.probes import Probes
+from stemma.types.network import Network
 
 if TYPE_CHECKING:
     import torch

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, final
 
 import numpy as np
 
+from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError, StemmaError
 from stemma.fingerprints.base import AbstractFingerprinter, Block
+from stemma.fingerprints.evaluation import questioned
 from stemma.fingerprints.hashing import count_sketch
-from stemma.fingerprints.questioning import questioned
 from stemma.fingerprints.recording import batches, recorded
-from stemma.models.model import Model
-from stemma.models.network import Network
 from stemma.probes import Probes
+from stemma.types.network import Network
 
 if TYPE_CHECKING:
     import torch

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from stemma.errors import MisuseError, StemmaError
-from stemma.models.network import Network, main_output
+from stemma.types.network import Network, main_output
 
 if TYPE_CHECKING:
     import torch

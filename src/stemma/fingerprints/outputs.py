@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import final
 
+from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError
 from stemma.fingerprints.base import AbstractFingerprinter, Block
-from stemma.fingerprints.questioning import questioned
+from stemma.fingerprints.evaluation import questioned
 from stemma.fingerprints.recording import batches, recorded
-from stemma.models.model import Model
 from stemma.probes import Probes
 
 

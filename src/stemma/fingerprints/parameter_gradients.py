@@ -4,15 +4,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, final
 
+from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError, StemmaError
 from stemma.fingerprints.base import AbstractFingerprinter, Block
+from stemma.fingerprints.evaluation import as_tensor, questioned
 from stemma.fingerprints.hashing import count_sketch, product_sketch
 from stemma.fingerprints.layers import head, named, opened, watching
-from stemma.fingerprints.questioning import as_tensor, questioned
 from stemma.fingerprints.recording import batches, recorded
-from stemma.models.model import Model
-from stemma.models.network import Network
 from stemma.probes import Probes
+from stemma.types.network import Network
 
 if TYPE_CHECKING:
     import torch

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stemma.errors import StemmaError
-from stemma.fingerprints.questioning import as_tensor
-from stemma.models.network import Network
+from stemma.fingerprints.evaluation import as_tensor
 from stemma.probes import Probes
+from stemma.types.network import Network
 
 if TYPE_CHECKING:
     import torch

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stemma.models.model import Model, Tensor
+from stemma.checkpoints.model import Model
+from stemma.checkpoints.tensor import Tensor
 
 QUANTILES = 65
 EXACT_QUANTILES = 1 << 20

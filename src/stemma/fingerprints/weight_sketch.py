@@ -6,8 +6,9 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from stemma.checkpoints.model import Model
+from stemma.checkpoints.tensor import Tensor
 from stemma.fingerprints.tensor_content import QUANTILES, Features, features, long_axes, matrices
-from stemma.models.model import Model, Tensor
 from stemma.types import Fingerprint, Spec
 
 CODE = 1024
@@ -110,7 +111,7 @@ class WeightSketch:
         Returns:
             Units `int8 [axes, units, width]` and what they belong to, `int64 [axes, 4]`.
         """
-        from stemma.models.units import structure
+        from stemma.architectures.unit_groups import structure
 
         known = structure(model).axes
         units = np.zeros((self.axes, self.units, self.width), np.int8)

@@ -7,6 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from stemma.architectures.structure import Structure
+from stemma.architectures.unit_groups import structure
+from stemma.checkpoints.model import Model
 from stemma.fingerprints.tensor_content import matrices
 from stemma.kinship.axes import DISTILLED, UNASKED
 from stemma.kinship.exhibited import exhibited
@@ -14,8 +17,8 @@ from stemma.kinship.from_one_seed import started
 from stemma.kinship.in_one_layout import WHOLE, View, as_stored, is_explained, laid_out, says_more
 from stemma.kinship.relation import agreement, by_parts, in_other_coordinates, name_relation
 from stemma.kinship.relation.explanation import Explanation
-from stemma.kinship.relation.in_place import in_place as in_place_pairs
-from stemma.kinship.relation.named import made_from, relation_of
+from stemma.kinship.relation.matched_by_values import in_place as in_place_pairs
+from stemma.kinship.relation.name_relation import made_from, relation_of
 from stemma.kinship.relation.same_function import maps_function
 from stemma.kinship.weights import correspondence, names_apart
 from stemma.kinship.weights.constants.public_starts import public_start
@@ -30,9 +33,6 @@ from stemma.kinship.weights.order.counts import Counts, evidence
 from stemma.kinship.weights.shared import SharedTensors, same_weights
 from stemma.kinship.weights.sizes import sizes_apart
 from stemma.kinship.weights.units_kept import UnitsKept
-from stemma.models.model import Model
-from stemma.models.structure import Structure
-from stemma.models.units import structure
 from stemma.types import Comparison, Evidence, ModelRef, Relation, RelationKind, Verdict
 
 OPEN = (

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError, UnreadableModelError
-from stemma.fingerprints.questioning import together
+from stemma.fingerprints.evaluation import together
 from stemma.kinship.axes import FORGOTTEN, both_axes
 from stemma.kinship.by_weights import decided
 from stemma.kinship.function.evidence import CloserThanIndependent, Progress
@@ -12,7 +13,6 @@ from stemma.kinship.function.null_models import NullModels, Party
 from stemma.kinship.function.partition_agreement import PartitionAgreement
 from stemma.kinship.function.selection import Selection
 from stemma.kinship.relation.unlearned import Forgetting
-from stemma.models.model import Model
 from stemma.probes import Probes
 from stemma.types import Comparison, Evidence
 

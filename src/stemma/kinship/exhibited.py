@@ -1,10 +1,10 @@
 """Equality that is shown entry by entry: the same matrices in another form, or multiples of them."""
 
+from stemma.checkpoints.model import Model
 from stemma.fingerprints.tensor_content import matrices
 from stemma.kinship.relation.scaled import multiples
 from stemma.kinship.weights.correspondence import Pairing, by_name
 from stemma.kinship.weights.residual import recast_equal
-from stemma.models.model import Model
 from stemma.types import Axis, Evidence, Null, Relation, RelationKind, Spec, Verdict
 
 RECAST = 256

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from stemma.checkpoints.model import Model
 from stemma.kinship.weights.layouts.pieces import Restored, restored
 from stemma.kinship.weights.layouts.relaid import EXCHANGED, FEWER, REPEATED, relaid
-from stemma.models.model import Model
 from stemma.types import Comparison, Relation, RelationKind
 
 SAME_FUNCTION = frozenset({RelationKind.COPY, RelationKind.REFORMATTED, RelationKind.QUANTIZED})

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError, StemmaError
 from stemma.fingerprints.base import AbstractFingerprinter, Block
-from stemma.fingerprints.questioning import together
+from stemma.fingerprints.evaluation import together
 from stemma.measures.base import AbstractMeasure
-from stemma.models.model import Model
 from stemma.probes import Probes
 from stemma.types import Digest, Spec
 

@@ -7,28 +7,28 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from stemma.multimodal.competition import CompetitionTest as CompetitionTest
-    from stemma.multimodal.leaning import LeaningTest as LeaningTest
+    from stemma.multimodal.adaptive_gradient_modulation import AdaptiveGradientModulation as AdaptiveGradientModulation
+    from stemma.multimodal.adaptive_gradient_modulation import Modulated as Modulated
+    from stemma.multimodal.competition_strength import CompetitionTest as CompetitionTest
+    from stemma.multimodal.contribution import LeaningTest as LeaningTest
     from stemma.multimodal.masks import AttentionMask as AttentionMask
     from stemma.multimodal.masks import Learned as Learned
     from stemma.multimodal.masks import Mean as Mean
     from stemma.multimodal.masks import Permuted as Permuted
     from stemma.multimodal.masks import TokenPad as TokenPad
     from stemma.multimodal.masks import Zero as Zero
-    from stemma.multimodal.modulation import AdaptiveGradientModulation as AdaptiveGradientModulation
-    from stemma.multimodal.modulation import Modulated as Modulated
+    from stemma.multimodal.modulation_rule import Modulation as Modulation
     from stemma.multimodal.responses import shapley_responses as shapley_responses
-    from stemma.multimodal.rule import Modulation as Modulation
-    from stemma.multimodal.strength import StrengthTest as StrengthTest
+    from stemma.multimodal.strength_test import StrengthTest as StrengthTest
 
 _HOME = {
-    "AdaptiveGradientModulation": "modulation",
-    "Modulated": "modulation",
-    "Modulation": "rule",
+    "AdaptiveGradientModulation": "adaptive_gradient_modulation",
+    "Modulated": "adaptive_gradient_modulation",
+    "Modulation": "modulation_rule",
     "shapley_responses": "responses",
-    "LeaningTest": "leaning",
-    "CompetitionTest": "competition",
-    "StrengthTest": "strength",
+    "LeaningTest": "contribution",
+    "CompetitionTest": "competition_strength",
+    "StrengthTest": "strength_test",
     "Zero": "masks",
     "Mean": "masks",
     "Learned": "masks",

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from stemma.errors import MisuseError
-from stemma.multimodal.joined import names_taken
+from stemma.multimodal.masked_passes import Forward, evaluating, logits
 from stemma.multimodal.masks import AbstractMask, Batch, hidden
-from stemma.multimodal.plans import Forward, evaluating, logits
+from stemma.multimodal.paired_network import names_taken
 
 BATCH = 256
 """Probes asked at once."""

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.lib import format as npy
 
+from stemma.checkpoints.formats import archives
 from stemma.errors import MisuseError, StemmaError, UnreadableProbesError, UnsafeFileError
-from stemma.models.formats import archives
 from stemma.probes.files import read_bytes
 from stemma.probes.modalities import paired
 from stemma.probes.parameters import MAX_BYTES

@@ -1,37 +1,16 @@
 """Probes of several modalities: one array each, side by side in one raw input space."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from math import prod
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from stemma.errors import MisuseError
-from stemma.probes.probes import Probes
+from stemma.probes.probes import Part, Probes
 
 EXACT = 1 << 24
 """Token ids below this are exact in float32."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """One modality of paired probes.
-
-    Attributes:
-        name: What the network calls it.
-        shape: Of one input.
-        kind: `image`, `tokens`, `audio` or `tensor`.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    kind: str
-
-    @property
-    def size(self) -> int:
-        """Entries of one input."""
-        return prod(self.shape)
 
 
 def paired(inputs: Mapping[str, Any], labels: Any = None, *, source: str = "given") -> Probes:

@@ -4,17 +4,35 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from math import prod
+from typing import Any
 
 import numpy as np
 
 from stemma.errors import MisuseError
 from stemma.types import Digest
 
-if TYPE_CHECKING:
-    from stemma.probes.modalities import Part
-
 KINDS = ("image", "tokens", "audio", "tensor")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One modality of paired probes.
+
+    Attributes:
+        name: What the network calls it.
+        shape: Of one input.
+        kind: `image`, `tokens`, `audio` or `tensor`.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    kind: str
+
+    @property
+    def size(self) -> int:
+        """Entries of one input."""
+        return prod(self.shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +56,7 @@ class Probes:
     baseline: np.ndarray | None = None
     source: str = "given"
     labelled: str = ""
-    parts: "tuple[Part, ...]" = ()
+    parts: tuple[Part, ...] = ()
 
     @classmethod
     def of(

@@ -21,8 +21,8 @@ try:
 except ImportError:  # not on Windows: there nothing is swept
     fcntl = None
 
+from stemma.checkpoints import digest as digests
 from stemma.errors import RegistryError
-from stemma.models import digest as digests
 from stemma.types import Digest
 
 INLINE_LIMIT = 64 << 10

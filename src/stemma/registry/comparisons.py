@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 import stemma
+from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError
-from stemma.models.model import Model
 from stemma.types import (
     WEIGHTS_GONE,
     Axis,
@@ -33,10 +33,14 @@ def _code() -> str:
     """Identity of the code that compares, so that no answer of other code is recalled.
 
     Returns:
-        A short digest over the sources of `kinship` and `models`.
+        A short digest over the sources of what a comparison rests on.
     """
     home, h = Path(stemma.__file__).parent, hashlib.sha256()
-    for path in sorted(p for part in ("kinship", "models") for p in (home / part).rglob("*.py")):
+    for path in sorted(
+        p
+        for part in ("kinship", "architectures", "checkpoints", "networks", "types")
+        for p in (home / part).rglob("*.py")
+    ):
         h.update(path.read_bytes())
     return h.hexdigest()[:16]
 

@@ -10,10 +10,11 @@ from multiprocessing import get_context, parent_process
 from pathlib import Path
 from threading import Thread
 
+from stemma.checkpoints.load import Checkpoint
 from stemma.errors import StemmaError, UnreadableModelError
 from stemma.fingerprints.weight_sketch import WeightSketch
-from stemma.models.load import Checkpoint, open_models
-from stemma.registry.describe import describe, write_copy
+from stemma.networks.load import open_models
+from stemma.registry.model_records import describe, write_copy
 from stemma.registry.records import ModelRecord, TensorRecord
 from stemma.types import Fingerprint
 

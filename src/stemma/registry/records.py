@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from stemma.checkpoints import cards
+from stemma.checkpoints import digest as digests
+from stemma.checkpoints.tensor import ArrayStorage, Tensor
 from stemma.errors import RegistryError
-from stemma.models import cards
-from stemma.models import digest as digests
-from stemma.models.model import ArrayStorage, Tensor
 from stemma.types import Digest, ModelRef, Spec
 
 Progress = Callable[[str, int, int], None]
@@ -33,7 +33,7 @@ class TensorRecord:
 
     Attributes:
         name: Its name in the model.
-        dtype: Dtype code as in `stemma.models.model.ITEMSIZE`.
+        dtype: Dtype code as in `stemma.checkpoints.model.ITEMSIZE`.
         shape: Axis lengths.
         digest: Its content.
         counted: It is part of the model's identity; a second name of a tied tensor is not.

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
+from stemma.checkpoints import digest as digests
 from stemma.errors import RegistryError, UnknownNameError, UnusableRegistryError
-from stemma.models import digest as digests
-from stemma.registry import answers, blobs, records, rows, schema
+from stemma.registry import blobs, records, rows, schema, stored_results
 from stemma.registry.database import Database, locate
 from stemma.registry.records import (
     AddOutcome,
@@ -316,7 +316,7 @@ class Registry:
             content: Plain JSON values.
         """
         with self._database.writing() as connection:
-            answers.put_evidence(connection, a, b, spec, content)
+            stored_results.put_evidence(connection, a, b, spec, content)
 
     def get_evidence(self, a: Digest, b: Digest, spec: Spec) -> EvidenceRecord | None:
         """Recall what a method said about an ordered pair.
@@ -325,7 +325,7 @@ class Registry:
             The newest answer, None where there is none.
         """
         with self._database.reading() as connection:
-            return answers.newest_evidence(connection, a, b, spec)
+            return stored_results.newest_evidence(connection, a, b, spec)
 
     def put_functional(self, model: Digest, sketch: Fingerprint) -> None:
         """Keep a functional sketch, under its network's and its probes' digests.
@@ -341,7 +341,8 @@ class Registry:
             stage = self._stage(stack) if len(packed) >= blobs.INLINE_LIMIT else None
             if stage:
                 stage.put(lambda path: _write(path, packed))
-            answers.put_sketch(stack.enter_context(self._database.writing()), model, sketch, packed, staged=bool(stage))
+            connection = stack.enter_context(self._database.writing())
+            stored_results.put_sketch(connection, model, sketch, packed, staged=bool(stage))
             if stage:
                 stage.publish()
 
@@ -352,7 +353,7 @@ class Registry:
             The newest, None where there is none for these probes.
         """
         with self._database.reading() as connection:
-            found = answers.newest_sketch(connection, model, probes, spec)
+            found = stored_results.newest_sketch(connection, model, probes, spec)
             return self._fingerprint(connection, found) if found else None
 
     def check(self, progress: Progress | None = None) -> list[Finding]:
@@ -367,12 +368,12 @@ class Registry:
         Returns:
             What is wrong; empty for a sound registry.
         """
-        from stemma.registry import check
+        from stemma.registry import integrity_check
 
         if self.path.exists():
             with contextlib.suppress(UnusableRegistryError):  # what is wrong is found below
                 self.make_writable()
-        return check.run(self._database, self._folder, self.path, progress)
+        return integrity_check.run(self._database, self._folder, self.path, progress)
 
     def _stage(self, stack: contextlib.ExitStack) -> blobs.Stage:
         self.make_writable()  # a read-only registry is refused before anything is written

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from stemma.errors import MisuseError
+from stemma.kinship.learned.batches import Arrays, stacked
 from stemma.kinship.learned.detector import LineageDetector
-from stemma.kinship.learned.presenting import Arrays, stacked
 from stemma.training import calibration
-from stemma.training.pools import Drawing, Pool, Question
+from stemma.training.detector_questions import Drawing, Pool, Question
 
 Progress = Callable[[str, int, int | None], None]
 

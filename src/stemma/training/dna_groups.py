@@ -8,19 +8,19 @@ from typing import Any
 
 import numpy as np
 
+from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError
 from stemma.fingerprints.canonical_outputs import CANONICAL
 from stemma.fingerprints.dna import DNA
-from stemma.models.model import Model
 from stemma.probes import Probes
-from stemma.training import curriculum
+from stemma.training import detector_zoo
 from stemma.training.relatives import Relative
 from stemma.types import Spec
 from stemma.zoo import data, datasets
 from stemma.zoo.cache import VERSION, recall
 from stemma.zoo.kinds import kind_of, seed_for
 from stemma.zoo.provenance import Member, group
-from stemma.zoo.recipe import build_all
+from stemma.zoo.recipe_builder import build_all
 
 Progress = Callable[[str, int, int | None], None]
 
@@ -147,7 +147,7 @@ def parsed(text: str) -> list[GroupRecipe]:
     Raises:
         MisuseError: If it is written otherwise.
     """
-    kinds, count, seed = curriculum.parsed(text)
+    kinds, count, seed = detector_zoo.parsed(text)
     folder = bool(_sets("mlp"))
     return [
         GroupRecipe(kind, seed_for(seed, i) % 2**31, count, name, folder=folder)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from stemma.models.model import Model
+from stemma.checkpoints.model import Model
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,7 @@ from stemma.training.direction import (
     pairs,
     queries,
 )
-from stemma.training.pedigrees import pedigrees
+from stemma.training.lineage_families import pedigrees
 
 Progress = Callable[[str, int, int | None], None]
 

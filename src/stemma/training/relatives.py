@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError, NotAModelError
-from stemma.models.load import load
-from stemma.models.model import Model
+from stemma.networks.load import load
 from stemma.types import RelationKind as R
 from stemma.zoo.collection import Zoo
 

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
+from stemma.checkpoints.model import Model
 from stemma.errors import StemmaError
-from stemma.models.load import load
-from stemma.models.model import Model
+from stemma.networks.load import load
 from stemma.probes import Probes
 from stemma.types import Digest, Plan, Receipt, Spec
 from stemma.types.edits import PLAN, PROGRAM, RECEIPT, UNDO
 from stemma.types.nouns import jsonable
 
 if TYPE_CHECKING:
-    from stemma.edits.edited import Edited
+    from stemma.edits.result import Edited
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -218,7 +218,7 @@ def _of_program(program: Model, child: Model, probes: Probes | None) -> Finding:
 
 
 def _answers(model: Model, inputs: np.ndarray) -> np.ndarray:
-    from stemma.edits.asking import own_network
+    from stemma.edits.editable_network import own_network
 
     return own_network(model).answers(inputs).double().numpy()
 
@@ -229,7 +229,7 @@ def _apart(a: np.ndarray, b: np.ndarray) -> float:
 
 def _chosen_again(plan: Plan, made: "Edited", parent: Model, probes: Probes) -> Finding:
     """Whether the method that the plan names chooses what the plan says."""
-    from stemma.edits.pruning import Pruning
+    from stemma.edits.pruning.pruning import Pruning
 
     if plan.operation != "prune":
         same = made.plan.entries == plan.entries and made.plan.expected == plan.expected
@@ -285,7 +285,7 @@ def _near(a: Any, b: Any, close: float = 0.01) -> bool:
 
 def _arrays(model: Model) -> Arrays:
     """Weights under the names that the network's own module gives them, which is what plans speak of."""
-    from stemma.edits.asking import own_network
+    from stemma.edits.editable_network import own_network
 
     try:
         return _state(own_network(model).module)
@@ -369,8 +369,8 @@ def _params(plan: Plan) -> dict[str, Any]:
 
 
 def _made_again(plan: Plan, parent: Model, probes: Probes, others: Probes | None, progress: Any) -> "Edited":
-    from stemma.edits.forgetting import Unlearning
-    from stemma.edits.pruning import Pruning
+    from stemma.edits.pruning.pruning import Pruning
+    from stemma.edits.unlearning.unlearning import Unlearning
 
     if plan.operation == "prune":
         return Pruning(**_params(plan)).apply(parent, plan, probes, progress=progress)

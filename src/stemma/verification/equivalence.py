@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stemma.verification.label_permutation import excess
+from stemma.verification.permutation_test import excess
 
 
 @dataclass(frozen=True, slots=True)

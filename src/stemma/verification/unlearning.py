@@ -7,13 +7,13 @@ from typing import Any, final
 
 import numpy as np
 
+from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError
-from stemma.models.model import Model
 from stemma.probes import Probes
 from stemma.types import Axis, Evidence, Null, Spec, Verdict
-from stemma.verification import label_permutation as labels
+from stemma.verification import permutation_test as labels
+from stemma.verification.distances import INSIDE, VIEWS, Progress, Questions, Seen, look
 from stemma.verification.equivalence import Excess, excess_over_group
-from stemma.verification.views import INSIDE, VIEWS, Progress, Questions, Seen, look
 
 CLAIM = "the model behaves as if it had never seen the forget set"
 
@@ -40,7 +40,7 @@ class UnlearningTest:
         margin: Largest excess that counts as none, as a share of the mean distance between two retrained models.
         combine: How the views are joined, one of `label_permutation.COMBINATIONS`. Chosen, like the views, on networks
             and a forgotten class that no reported rate uses.
-        views: Names from `views.VIEWS`; one that cannot be taken of all models is left out for all.
+        views: Names from `distances.VIEWS`; one that cannot be taken of all models is left out for all.
         steps: Nodes per path of the gradient fields.
         ridge: Of the linear probe.
         most: Most labellings that are looked at.

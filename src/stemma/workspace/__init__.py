@@ -1,6 +1,6 @@
 """Recall or compute, then store. No method lives here: models go to the stages, their answers to the registry."""
 
-from stemma.workspace.enrolling import AddResult
+from stemma.workspace.enrol import AddResult
 from stemma.workspace.workspace import ALPHA, LIMIT, Workspace
 
 __all__ = ["ALPHA", "LIMIT", "AddResult", "Workspace"]

@@ -5,11 +5,11 @@ from functools import partial
 from pathlib import Path
 
 from stemma.ancestry.trace import Candidate
+from stemma.checkpoints.model import Model
 from stemma.errors import NotAModelError, StemmaError
-from stemma.models.load import open_models
-from stemma.models.model import Model
+from stemma.networks.load import open_models
 from stemma.registry.records import ModelRecord
-from stemma.workspace.enrolling import UNSURE, AddResult, discovered
+from stemma.workspace.enrol import UNSURE, AddResult, discovered
 
 
 def is_itself(record: ModelRecord, model: Model) -> bool:

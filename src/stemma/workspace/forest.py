@@ -5,27 +5,27 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from stemma.ancestry.circles import leads, without_circles
-from stemma.ancestry.distances import ByNorm, Distances, RowAngles, squared_distances
-from stemma.ancestry.families import ALL_PAIRS, families
-from stemma.ancestry.forest import Family, Forest, Named
 from stemma.ancestry.geometry import MOST, WIDE, Geometry, counted
-from stemma.ancestry.known_parents import known_parents
 from stemma.ancestry.parenthood import Parenthood
-from stemma.ancestry.rooting import ByDistance, ByWeights, Chances, Direction
+from stemma.ancestry.trees.cycles import leads, without_circles
+from stemma.ancestry.trees.distances import ByNorm, Distances, RowAngles, squared_distances
+from stemma.ancestry.trees.families import ALL_PAIRS, families
+from stemma.ancestry.trees.forest import Family, Forest, Named
+from stemma.ancestry.trees.known_parents import known_parents
+from stemma.ancestry.trees.rooting import ByDistance, ByWeights, Chances, Direction
+from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError, StemmaError
 from stemma.kinship.relation.grids import lies_on_grid
 from stemma.kinship.weights.contents.in_place import in_place
 from stemma.kinship.weights.correspondence import candidates
 from stemma.kinship.weights.entries import Entries, entries
-from stemma.models.model import Model
 from stemma.registry import comparisons
 from stemma.registry.examine import fingerprinters
 from stemma.types import Comparison, Edge, Evidence, Lineage, NotTested, RelationKind, Verdict
-from stemma.workspace.forms import age, is_coded, ranks, roundings
-from stemma.workspace.recall import compared
-from stemma.workspace.stacked import stacked
-from stemma.workspace.standings import trained
+from stemma.workspace.comparison_cache import compared
+from stemma.workspace.number_formats import age, is_coded, ranks, roundings
+from stemma.workspace.role_assignment import trained
+from stemma.workspace.stacked_models import stacked
 from stemma.workspace.workspace import ALPHA
 
 Progress = Callable[[str, int, int | None], None]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stemma.ancestry.trace import Candidate
+from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError, RegistryError, StemmaError
 from stemma.kinship.axes import FORGOTTEN, both_axes
 from stemma.kinship.compare import function_of, unaskable, with_forgotten, with_partitions
@@ -19,13 +20,12 @@ from stemma.kinship.function.search import ClosestOfMany
 from stemma.kinship.function.selection import Selection
 from stemma.kinship.function.sketches import FunctionalSketch
 from stemma.measures.base import AbstractMeasure, summarised
-from stemma.models.model import Model
 from stemma.registry import Registry
-from stemma.registry.describe import is_remembered
+from stemma.registry.model_records import is_remembered
 from stemma.registry.records import Progress
 from stemma.types import Comparison, Digest, Distance, Evidence, Fingerprint, Verdict
-from stemma.workspace.dna import DnaAxis
-from stemma.workspace.independent import Independent
+from stemma.workspace.control_models import Independent
+from stemma.workspace.dna_evidence import DnaAxis
 
 if TYPE_CHECKING:
     from stemma.fingerprints.base import AbstractFingerprinter
@@ -138,7 +138,7 @@ class FunctionAxis:
         """Whether the two lean on the same modalities, where the probes are of several."""
         if not self.given.parts or self.given.labelled:
             return found
-        from stemma.multimodal.leaning import LeaningTest
+        from stemma.multimodal.contribution import LeaningTest
 
         try:
             leaning = LeaningTest().compare(a, b, self.given, self.alpha)

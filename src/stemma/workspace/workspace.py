@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stemma.ancestry.trace import Candidate
+from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError, StemmaError, UnknownNameError, UnusableRegistryError
-from stemma.models.load import load, open_models
-from stemma.models.model import Model
-from stemma.registry import Registry, comparisons, describe
+from stemma.networks.load import load, open_models
+from stemma.registry import Registry, comparisons, model_records
 from stemma.registry.records import Finding, ModelRecord, Progress
 from stemma.training import shipped_parenthood
 from stemma.types import Comparison, Distance, Evidence, Fingerprint, Trace
 from stemma.workspace.candidates import is_itself
-from stemma.workspace.enrolling import AddResult, Enrolling
-from stemma.workspace.recall import Recall, compared
-from stemma.workspace.searching import among_enrolled, among_files
-from stemma.workspace.standings import COVERAGE, Standings, directed
+from stemma.workspace.comparison_cache import Recall, compared
+from stemma.workspace.enrol import AddResult, Enrolling
+from stemma.workspace.role_assignment import COVERAGE, Standings, directed
+from stemma.workspace.search_scope import among_enrolled, among_files
 
 if TYPE_CHECKING:
     from stemma.fingerprints.base import AbstractFingerprinter
@@ -169,12 +169,12 @@ class Workspace:
         with contextlib.suppress(StemmaError, OSError):
             for model in open_models(record.source, record.name):
                 if model.digest == record.digest:
-                    return self._prepare(describe.renamed(model, record.name))
+                    return self._prepare(model_records.renamed(model, record.name))
             gone = f"the weights at {record.source} are not those that were enrolled as '{record.name}'"
         kept = self.registry.weights(record)
         if kept is not None:
-            return self._prepare(describe.from_kept(record, kept))
-        return describe.remembered(record, self.registry.tensors(record.digest), gone)
+            return self._prepare(model_records.from_kept(record, kept))
+        return model_records.remembered(record, self.registry.tensors(record.digest), gone)
 
     # Questions
 

@@ -7,14 +7,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from stemma.zoo.cases import Case, histories, relations
     from stemma.zoo.collection import Member, Zoo
-    from stemma.zoo.demonstration import Demo, demo
+    from stemma.zoo.demo_family import Demo, demo
     from stemma.zoo.disguises import Step, disguise, original_names, write, write_disguised
-    from stemma.zoo.independent import independents
+    from stemma.zoo.evaluation_pairs import Case, histories, relations
+    from stemma.zoo.independent_networks import independents
     from stemma.zoo.lineages import as_zoo, decoys, flat, forest, mixed, orphans, sibling_candidates, tree
     from stemma.zoo.pedigree import families, family, recipes
-    from stemma.zoo.recipe import Recipe, build, build_all
+    from stemma.zoo.recipe import Recipe
+    from stemma.zoo.recipe_builder import build, build_all
 
 __all__ = [
     "Case", "Demo", "Member", "Recipe", "Step", "Zoo", "as_zoo", "build", "build_all", "decoys", "demo", "disguise",
@@ -23,14 +24,15 @@ __all__ = [
 ]  # fmt: skip
 
 _HOME = {
-    "cases": ("Case", "histories", "relations"),
+    "evaluation_pairs": ("Case", "histories", "relations"),
     "collection": ("Member", "Zoo"),
-    "demonstration": ("Demo", "demo"),
+    "demo_family": ("Demo", "demo"),
     "disguises": ("Step", "disguise", "original_names", "write", "write_disguised"),
     "pedigree": ("families", "family", "recipes"),
-    "independent": ("independents",),
+    "independent_networks": ("independents",),
     "lineages": ("as_zoo", "decoys", "flat", "forest", "mixed", "orphans", "sibling_candidates", "tree"),
-    "recipe": ("Recipe", "build", "build_all"),
+    "recipe_builder": ("build", "build_all"),
+    "recipe": ("Recipe",),
 }
 
 

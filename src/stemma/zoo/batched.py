@@ -1,7 +1,7 @@
 """Forward passes of many networks of one configuration at once.
 
 Every parameter carries a first axis of length m, one entry per network, and so do the inputs. What a module of
-`stemma.models.networks` computes for one network, these compute for m, with batched products and grouped convolutions
+`stemma.networks` computes for one network, these compute for m, with batched products and grouped convolutions
 instead of m small ones; a test compares the two.
 """
 
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from stemma.models.networks.language_model import rotary, rotate
+from stemma.networks.language_model import rotary, rotate
 
 Stack = Mapping[str, torch.Tensor]
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from stemma.checkpoints.formats import safetensors
 from stemma.errors import StemmaError
-from stemma.models.formats import safetensors
 from stemma.types import Digest, Spec
 from stemma.zoo.memory import model_of
 

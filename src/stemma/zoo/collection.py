@@ -8,8 +8,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from stemma.checkpoints.model import Model
 from stemma.errors import UnknownNameError
-from stemma.models.model import Model
 from stemma.types import RelationKind as R
 from stemma.zoo.disguises import write
 from stemma.zoo.recipe import Recipe

@@ -5,15 +5,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from stemma.errors import MissingExtraError, MisuseError
 from stemma.zoo import datasets
-
-if TYPE_CHECKING:
-    from stemma.zoo.recipe import Recipe
+from stemma.zoo.recipe import Recipe
 
 PARTS = ("a", "b", "test")
 """Two disjoint halves to learn from, and what no network learns from."""
@@ -167,7 +164,7 @@ def share(found: Examples, seed: int, *, shots: int = 0, imbalance: float = 1.0,
     return found if len(rows) == len(found.targets) else Examples(found.inputs[rows], found.targets[rows])
 
 
-def material(recipe: "Recipe", part: str | None = None, task: str = "digit") -> Examples:
+def material(recipe: Recipe, part: str | None = None, task: str = "digit") -> Examples:
     """What the operation of a recipe teaches, or what it can be examined in.
 
     Args:

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from stemma.checkpoints.model import Model
+from stemma.checkpoints.save import MAX_SHARD_BYTES, save
 from stemma.errors import MisuseError
-from stemma.models.model import Model
-from stemma.models.save import MAX_SHARD_BYTES, save
-from stemma.zoo import gauges
+from stemma.zoo import reparametrizations
 from stemma.zoo.memory import FLOAT_TYPES, arrays_of, model_of
 from stemma.zoo.symmetries import Arrays, groups, permuted, scaled
 
@@ -200,11 +200,11 @@ def _apply(
             found = [g for g in groups(config, arrays) if "attn" in g.name]
             return config, _shuffled(arrays, found, rng), Step("shuffle-heads", {"groups": len(found)})
         case "rotate":
-            config, arrays = gauges.rotated(config, arrays, rng)
+            config, arrays = reparametrizations.rotated(config, arrays, rng)
             return config, arrays, Step("rotate", {"width": config["hidden_size"]})
         case "grow-vocabulary":
             added = int(rng.integers(1, 65))
-            config, arrays = gauges.vocabulary_grown(config, arrays, added, rng)
+            config, arrays = reparametrizations.vocabulary_grown(config, arrays, added, rng)
             return config, arrays, Step("grow-vocabulary", {"added": added})
     config, arrays = rescaled(config, arrays, rng, within_heads=within_heads)
     return config, arrays, Step("rescale")
@@ -234,14 +234,14 @@ def rescaled(
     Returns:
         Configuration (a tied head is untied) and weights.
     """
-    config, arrays = gauges.untied(config, arrays)
+    config, arrays = reparametrizations.untied(config, arrays)
     for group in groups(config, arrays, within_heads=within_heads):
         if group.scales:
-            arrays = scaled(arrays, group, gauges.factors(group.size, rng))
+            arrays = scaled(arrays, group, reparametrizations.factors(group.size, rng))
     if config["model_type"] in ("stemma-vit", "llama"):
-        arrays = gauges.norms_scaled(config, arrays, rng)
-        return config, gauges.queries_scaled(config, arrays, rng) if within_heads else arrays
-    return config, gauges.batch_norms_scaled(arrays, rng)
+        arrays = reparametrizations.norms_scaled(config, arrays, rng)
+        return config, reparametrizations.queries_scaled(config, arrays, rng) if within_heads else arrays
+    return config, reparametrizations.batch_norms_scaled(arrays, rng)
 
 
 def new_names(names: list[str], rng: np.random.Generator) -> dict[str, str]:

@@ -12,12 +12,13 @@ import numpy as np
 
 from stemma.errors import MisuseError, UnknownNameError
 from stemma.types import RelationKind as R
-from stemma.zoo import cases
+from stemma.zoo import evaluation_pairs
 from stemma.zoo.collection import Member, Zoo
+from stemma.zoo.finetuning_recipes import FLAT, TASKS, TUNINGS, Tuning, labelled, of_data, tuning
 from stemma.zoo.kinds import kind_of, seed_for
-from stemma.zoo.merging import experts
-from stemma.zoo.recipe import Progress, Recipe, build_all
-from stemma.zoo.tunings import FLAT, TASKS, TUNINGS, Tuning, labelled, of_data, tuning
+from stemma.zoo.merged_operations import experts
+from stemma.zoo.recipe import Progress, Recipe
+from stemma.zoo.recipe_builder import build_all
 
 Recipes = dict[str, Recipe]
 
@@ -291,7 +292,7 @@ LINEAGES: Mapping[str, Callable[..., Recipes]] = {
     "mixed": mixed,
     "siblings": sibling_candidates,
     "decoys": decoys,
-    "relations": cases.models,
+    "relations": evaluation_pairs.models,
 }
 """Lineages by the name that `named` takes."""
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from stemma.models.arrays import from_arrays
-from stemma.models.model import ArrayStorage, Model, Tensor, encode
+from stemma.checkpoints.model import Model
+from stemma.checkpoints.tensor import ArrayStorage, Tensor, encode
+from stemma.networks.load import from_arrays
 
 FLOAT_TYPES: Mapping[str, str] = MappingProxyType(
     {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64"}

@@ -7,7 +7,8 @@ from stemma.errors import UnknownNameError
 from stemma.types import RelationKind as R
 from stemma.zoo.collection import Member, Zoo
 from stemma.zoo.kinds import KINDS, kind_of
-from stemma.zoo.recipe import Recipe, build
+from stemma.zoo.recipe import Recipe
+from stemma.zoo.recipe_builder import build
 
 Progress = Callable[[str, int, int | None], None]
 """Told what happens, how many steps are done, and of how many where that is known."""

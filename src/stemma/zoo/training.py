@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from stemma import networks
 from stemma.errors import MisuseError
-from stemma.models import networks
 from stemma.zoo.batched import forward
 from stemma.zoo.data import Examples
 from stemma.zoo.kinds import Schedule
 from stemma.zoo.kinds import seed_for as seed_for
-from stemma.zoo.lessons import Arrays, Lesson, teach
+from stemma.zoo.training_jobs import Arrays, Lesson, teach
 
 INITIALISERS = ("torch", "orthogonal", "normal", "xavier")
 """How a random start is drawn: as torch does, or every matrix by another rule of `torch.nn.init`."""

@@ -8,7 +8,6 @@ from typing import ClassVar
 import numpy as np
 
 from stemma.fingerprints.fragment_encoder import FragmentEncoder
-from stemma.kinship.function.many import ranked
 from stemma.kinship.function.model_dna import (
     CLAIM,
     Population,
@@ -22,6 +21,7 @@ from stemma.kinship.function.model_dna import (
     scalars_of,
     size,
 )
+from stemma.kinship.function.multiple_testing import ranked
 from stemma.kinship.function.null_models import check_level, needed
 from stemma.types import Axis, Evidence, Fingerprint, Null, Spec
 

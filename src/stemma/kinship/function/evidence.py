@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from stemma.errors import MisuseError, StemmaError
-from stemma.fingerprints.questioning import answers
+from stemma.fingerprints.evaluation import answers
 from stemma.kinship.function import combined
+from stemma.kinship.function.null_comparison import TASK_MARGIN, Standing, View, figures, null_figures, same_task, view
 from stemma.kinship.function.null_models import NullModels, Party, again, check_level, floor_sentence, needed
+from stemma.kinship.function.observations import MUTE, Methods, Sight, agreement, distance, identity, look, mute, row
 from stemma.kinship.function.selection import Selection
-from stemma.kinship.function.sight import MUTE, Methods, Sight, agreement, distance, identity, look, mute, row
 from stemma.kinship.function.sketches import FunctionalSketch, looked
-from stemma.kinship.function.views import TASK_MARGIN, Standing, View, figures, null_figures, same_task, view
 from stemma.probes import Probes
 from stemma.types import Axis, Evidence, Fingerprint, Null, Spec, Verdict
 

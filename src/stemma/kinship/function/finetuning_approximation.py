@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError, StemmaError
-from stemma.fingerprints.questioning import together
-from stemma.models.model import Model
+from stemma.fingerprints.evaluation import together
 from stemma.probes import Probes
 from stemma.types import Spec
 

@@ -10,13 +10,13 @@ from torch import nn
 from torch.func import functional_call, jvp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from stemma.checkpoints.model import Model
+from stemma.checkpoints.tensor_names import strip_prefix
 from stemma.errors import MisuseError, StemmaError
+from stemma.fingerprints.evaluation import as_tensor, questioned
 from stemma.fingerprints.layers import head, maps, named, opened, watching
-from stemma.fingerprints.questioning import as_tensor, questioned
-from stemma.models.model import Model
-from stemma.models.names import strip_prefix
-from stemma.models.network import Network
 from stemma.probes import Probes
+from stemma.types.network import Network
 
 Parameters = dict[str, torch.Tensor]
 

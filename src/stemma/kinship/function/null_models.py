@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import ceil
 
+from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError
-from stemma.models.model import Model
 from stemma.types import Fingerprint
 
 

@@ -9,13 +9,13 @@ import numpy as np
 
 from stemma.errors import MisuseError, StemmaError
 from stemma.kinship.function.evidence import CLAIM, Progress
+from stemma.kinship.function.label_observations import PartitionView, among, asked_of, mute, recorded, thinned
+from stemma.kinship.function.null_comparison import TASK_MARGIN, same_task
 from stemma.kinship.function.null_models import NullModels, Party, again, check_level, floor_sentence, needed
-from stemma.kinship.function.partition_views import PartitionView, among, asked_of, mute, recorded, thinned
+from stemma.kinship.function.observations import MUTE, Sight, agreement, identity
 from stemma.kinship.function.partitions import PARTS, adjusted_rand
 from stemma.kinship.function.selection import Selection
-from stemma.kinship.function.sight import MUTE, Sight, agreement, identity
 from stemma.kinship.function.sketches import FunctionalSketch
-from stemma.kinship.function.views import TASK_MARGIN, same_task
 from stemma.probes import Probes
 from stemma.types import Axis, Evidence, Null, Spec, Verdict
 

@@ -10,10 +10,10 @@ import numpy as np
 from stemma.errors import StemmaError
 from stemma.kinship.function import combined
 from stemma.kinship.function.evidence import CLAIM, Eyes, Progress, labels_fit
-from stemma.kinship.function.many import Corrected, corrected
+from stemma.kinship.function.multiple_testing import Corrected, corrected
+from stemma.kinship.function.null_comparison import TASK_MARGIN, alike, figures, null_figures, same_task
 from stemma.kinship.function.null_models import NullModels, Party, again, check_level, floor_sentence, needed
-from stemma.kinship.function.sight import MUTE, Sight, accuracy, agreement, distance, identity, mute, row
-from stemma.kinship.function.views import TASK_MARGIN, alike, figures, null_figures, same_task
+from stemma.kinship.function.observations import MUTE, Sight, accuracy, agreement, distance, identity, mute, row
 from stemma.probes import Probes
 from stemma.types import Axis, Evidence, Null, Spec, Verdict
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError
 from stemma.kinship.function import combined
-from stemma.models.model import Model
 from stemma.probes import Probes
 from stemma.types import Digest
 
@@ -133,7 +133,7 @@ def select_by_entropy(models: Sequence[Model], probes: Probes, keep: int) -> Sel
     Source: after the entropy-driven choice of prompts of Nikolic, Baluta and Saxena 2025, arXiv:2502.00706; here the
     entropy is that of the answers of many models, and the models that choose never test.
     """
-    from stemma.kinship.function.partition_views import hard_labels
+    from stemma.kinship.function.label_observations import hard_labels
     from stemma.kinship.function.partitions import vote_entropy
 
     if len(models) < LEAST or not 1 <= keep <= len(probes):

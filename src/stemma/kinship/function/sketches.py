@@ -6,14 +6,14 @@ from typing import Any, ClassVar, final
 
 import numpy as np
 
+from stemma.checkpoints.model import Model
 from stemma.errors import StemmaError
 from stemma.fingerprints.base import AbstractFingerprinter
+from stemma.fingerprints.evaluation import answers
 from stemma.fingerprints.gradient_field import GradientField
-from stemma.fingerprints.questioning import answers
 from stemma.kinship.function import combined
-from stemma.kinship.function.sight import Methods, Sight
+from stemma.kinship.function.observations import Methods, Sight
 from stemma.measures.agreement import top_answers
-from stemma.models.model import Model
 from stemma.probes import Probes
 from stemma.types import Digest, Fingerprint, Spec
 

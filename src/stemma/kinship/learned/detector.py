@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
+from stemma.checkpoints.formats import safetensors
+from stemma.checkpoints.model import Model
+from stemma.checkpoints.tensor import ArrayStorage, Tensor, encode
 from stemma.errors import MisuseError, UnreadableModelError
-from stemma.kinship.learned import presenting
-from stemma.kinship.learned.views import views
-from stemma.models.formats import safetensors
-from stemma.models.model import ArrayStorage, Model, Tensor, encode
+from stemma.kinship.learned import batches
+from stemma.kinship.learned.weight_samples import views
 from stemma.probes import Probes
 from stemma.types import Digest, ModelRef, Spec
 
@@ -154,7 +155,7 @@ class LineageDetector:
             The module, in training mode.
         """
         if self.preset == "paper":
-            from stemma.kinship.learned.paper import PaperScorer
+            from stemma.kinship.learned.paper_network import PaperScorer
 
             return PaperScorer(self.width)
         from stemma.kinship.learned.network import Scorer
@@ -210,28 +211,28 @@ class LineageDetector:
             tuple(int(n) for n in shared),
         )
 
-    def _v2(self, models: list[Model], probes: Probes | None) -> presenting.Arrays:
+    def _v2(self, models: list[Model], probes: Probes | None) -> batches.Arrays:
         seen = views(models, cap=self.cap, per_layer=self.per_layer, seed=self.seed)
         if probes is not None:
-            seen = presenting.with_features(seen, models, probes.take(slice(0, self.probes)))
-        return presenting.v2_question(seen, 0, np.arange(1, len(models)), self.crop)
+            seen = batches.with_features(seen, models, probes.take(slice(0, self.probes)))
+        return batches.v2_question(seen, 0, np.arange(1, len(models)), self.crop)
 
-    def _paper(self, models: list[Model], probes: Probes | None) -> presenting.Arrays:
+    def _paper(self, models: list[Model], probes: Probes | None) -> batches.Arrays:
         if probes is None:
             raise MisuseError("preset paper compares features too: give probes, or use preset v2")
-        matrices = presenting.layer_matrices(models, self.layer or presenting.shared_layer(models))
-        seen = presenting.with_features(
+        matrices = batches.layer_matrices(models, self.layer or batches.shared_layer(models))
+        seen = batches.with_features(
             views(models, cap=1, per_layer=1, seed=self.seed), models, probes.take(slice(0, self.probes))
         )
         if seen.features is None or not np.all(seen.seen):
             raise MisuseError("the candidates' features have another width than the child's: preset paper needs one")
-        return presenting.paper_question(matrices, seen.features, 0, np.arange(1, len(models)))
+        return batches.paper_question(matrices, seen.features, 0, np.arange(1, len(models)))
 
     def logits(self, questions: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
         """Logits of prepared questions of one architecture, before calibration.
 
         Args:
-            questions: As `presenting` makes them.
+            questions: As `batches` makes them.
 
         Returns:
             `float64 [questions, candidates + 1]`, the last column for none.
@@ -239,7 +240,7 @@ class LineageDetector:
         import torch
 
         with torch.no_grad():
-            return self.network(presenting.stacked(questions)).double().numpy()
+            return self.network(batches.stacked(questions)).double().numpy()
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
         """Calibrated probabilities.

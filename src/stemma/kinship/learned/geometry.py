@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from stemma.kinship.learned.views import Views
+from stemma.kinship.learned.weight_samples import Views
 
 PER_LAYER, PER_TRIANGLE, PER_FEATURES = 10, 11, 4
 """Numbers per pair and layer, per pair and further candidate, and per pair of features."""

@@ -6,31 +6,31 @@ from typing import Any
 
 import numpy as np
 
+from stemma.checkpoints.model import Model
+from stemma.kinship.relation.aligned_pair import remapped
 from stemma.kinship.relation.base import AbstractOperation
 from stemma.kinship.relation.damaged import Damaged
 from stemma.kinship.relation.dora import RescaledLowRank
 from stemma.kinship.relation.explanation import Explanation, Step
-from stemma.kinship.relation.grown import VocabularyGrown
-from stemma.kinship.relation.in_place import in_place
+from stemma.kinship.relation.further_trained import Trained
 from stemma.kinship.relation.layers_removed import LayersRemoved
 from stemma.kinship.relation.lora import LowRank
-from stemma.kinship.relation.named import made_from, relation_of, shorter, shortest, two_marks
+from stemma.kinship.relation.matched_by_values import in_place
+from stemma.kinship.relation.name_relation import made_from, relation_of, shorter, shortest, two_marks
 from stemma.kinship.relation.pair import Pair
 from stemma.kinship.relation.pruned import WeightsPruned
 from stemma.kinship.relation.quantized import Quantized
 from stemma.kinship.relation.reformatted import Reformatted
-from stemma.kinship.relation.remapped import remapped
 from stemma.kinship.relation.replaced import Replaced
 from stemma.kinship.relation.rescaled import Rescaled
 from stemma.kinship.relation.scaled import Scaled
-from stemma.kinship.relation.trained import Trained
-from stemma.kinship.relation.trimmed import VocabularyTrimmed
 from stemma.kinship.relation.units_removed import UnitsRemoved
 from stemma.kinship.relation.untied import untied
+from stemma.kinship.relation.vocabulary_grown import VocabularyGrown
+from stemma.kinship.relation.vocabulary_trimmed import VocabularyTrimmed
 from stemma.kinship.weights.correspondence import Pairing, by_name
 from stemma.kinship.weights.matched import Matched
 from stemma.kinship.weights.order.units_of_pair import Cuts
-from stemma.models.model import Model
 from stemma.types import Evidence, Relation, RelationKind
 
 ALL: tuple[AbstractOperation, ...] = (

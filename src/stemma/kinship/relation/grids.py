@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from stemma.checkpoints.model import Model
 from stemma.fingerprints.tensor_content import matrices
 from stemma.kinship.weights.order.units_of_pair import finite
 from stemma.kinship.weights.residual import rounding
-from stemma.models.model import Model
 
 ROWS = 48
 """Rows of a tensor that are looked at, evenly spread."""

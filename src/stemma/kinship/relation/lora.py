@@ -7,11 +7,11 @@ from typing import ClassVar
 
 import numpy as np
 
+from stemma.checkpoints.tensor_names import EMBEDDING
 from stemma.kinship.relation.base import AbstractOperation, Explained
 from stemma.kinship.relation.explanation import Step
 from stemma.kinship.relation.pair import Layer, Pair, stem
 from stemma.kinship.relation.replaced import is_head
-from stemma.models.names import EMBEDDING
 from stemma.types import RelationKind
 
 ADAPTED = 0.95

@@ -7,17 +7,18 @@ from typing import Any
 
 import numpy as np
 
+from stemma.architectures.structure import Structure
+from stemma.architectures.unit_groups import structure
+from stemma.checkpoints.model import Model
+from stemma.checkpoints.tensor import Tensor
 from stemma.fingerprints.tensor_content import matrices
 from stemma.kinship.relation.grids import Grid, grid_of
-from stemma.kinship.relation.kept import KeptUnits, kept_units, restricted
+from stemma.kinship.relation.kept_units import KeptUnits, kept_units, restricted
 from stemma.kinship.relation.measured import NOTHING, Measured, measure
 from stemma.kinship.relation.tokens import Shared, shared_tokens
 from stemma.kinship.weights.correspondence import Pairing
 from stemma.kinship.weights.order.units_of_pair import Cuts, finite, rows_to_read
 from stemma.kinship.weights.residual import SLACK, rounding
-from stemma.models.model import Model, Tensor
-from stemma.models.structure import Structure
-from stemma.models.units import structure
 
 ENTRIES, LEAST = 1 << 16, 32
 """Where not all entries are wanted: entries of a tensor that are read, but at least so many rows."""

@@ -7,12 +7,12 @@ from typing import ClassVar
 
 import numpy as np
 
+from stemma.checkpoints.model import Model
 from stemma.fingerprints.tensor_content import matrices
 from stemma.kinship.relation.base import NUMBER, AbstractOperation, Explained
 from stemma.kinship.relation.explanation import Step
 from stemma.kinship.relation.grids import Grid, assumed
 from stemma.kinship.relation.pair import Layer, Pair
-from stemma.models.model import Model
 from stemma.types import RelationKind
 
 SLACK = {1: 6.0, 2: 4.0, 3: 2.0}

@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from stemma.checkpoints.model import Model
 from stemma.fingerprints.tensor_content import matrices
 from stemma.kinship.relation.base import AbstractOperation, Explained
 from stemma.kinship.relation.explanation import Step
 from stemma.kinship.relation.pair import Pair
 from stemma.kinship.weights.correspondence import by_name
 from stemma.kinship.weights.residual import ROUNDING, recast_equal, rounding
-from stemma.models.model import Model
 from stemma.types import RelationKind
 
 

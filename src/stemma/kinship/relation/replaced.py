@@ -9,7 +9,7 @@ import numpy as np
 from stemma.fingerprints.tensor_content import matrices
 from stemma.kinship.relation.base import AbstractOperation, Explained, entry_bits
 from stemma.kinship.relation.explanation import Step
-from stemma.kinship.relation.kept import LARGEST
+from stemma.kinship.relation.kept_units import LARGEST
 from stemma.kinship.relation.pair import Layer, Pair
 from stemma.kinship.weights.order.units_of_pair import finite
 from stemma.types import RelationKind

@@ -4,13 +4,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from stemma.checkpoints.model import Model
+from stemma.kinship.relation.aligned_pair import remapped
 from stemma.kinship.relation.pair import Layer, Pair
 from stemma.kinship.relation.reformatted import Reformatted
-from stemma.kinship.relation.remapped import remapped
 from stemma.kinship.relation.scaled import Scaled
 from stemma.kinship.weights.correspondence import by_name
 from stemma.kinship.weights.matched import Matched
-from stemma.models.model import Model
 
 LARGEST = 1 << 22
 """Entries of a tensor up to which its factors are looked at."""

@@ -6,13 +6,13 @@ from typing import ClassVar
 
 import numpy as np
 
+from stemma.checkpoints.model import Model
 from stemma.fingerprints.tensor_content import matrices
 from stemma.kinship.relation.base import NUMBER, AbstractOperation, Explained
 from stemma.kinship.relation.explanation import Step
 from stemma.kinship.relation.pair import Layer, Pair
 from stemma.kinship.weights.correspondence import Pairing
 from stemma.kinship.weights.order.units_of_pair import Cuts
-from stemma.models.model import Model
 from stemma.types import RelationKind
 
 SAME = 1e-3

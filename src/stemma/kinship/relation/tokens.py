@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from stemma.architectures.structure import Structure
+from stemma.checkpoints.model import Model
 from stemma.kinship.weights.correspondence import Pairing
 from stemma.kinship.weights.maps.assignment import matched
 from stemma.kinship.weights.maps.blocks import Reader, directions
-from stemma.models.model import Model
-from stemma.models.structure import Structure
 
 SAMPLE, COORDINATES = 256, 256
 """Tokens that show whether they are in place, and numbers of a token that are compared."""

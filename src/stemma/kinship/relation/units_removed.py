@@ -7,7 +7,7 @@ import numpy as np
 
 from stemma.kinship.relation.base import AbstractOperation, Explained, choice_bits
 from stemma.kinship.relation.explanation import Step
-from stemma.kinship.relation.kept import KeptUnits
+from stemma.kinship.relation.kept_units import KeptUnits
 from stemma.kinship.relation.pair import Pair
 from stemma.types import RelationKind
 

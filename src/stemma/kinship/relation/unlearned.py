@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from stemma.models.model import Model
+from stemma.checkpoints.model import Model
 from stemma.probes import Probes
 
 
@@ -81,7 +81,7 @@ class Forgetting:
         Raises:
             StemmaError: If a model cannot be asked.
         """
-        from stemma.fingerprints.questioning import answers
+        from stemma.fingerprints.evaluation import answers
 
         return self.of_answers(answers(a, probes), answers(b, probes), probes)
 

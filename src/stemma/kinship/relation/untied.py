@@ -2,9 +2,10 @@
 
 from dataclasses import replace
 
+from stemma.checkpoints.model import Model
+from stemma.checkpoints.tensor import Tensor
+from stemma.checkpoints.tensor_names import EMBEDDING, OUTPUT
 from stemma.fingerprints.tensor_content import matrices
-from stemma.models.model import Model, Tensor
-from stemma.models.names import EMBEDDING, OUTPUT
 
 
 def untied(one: Model, other: Model) -> Model:

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from stemma.checkpoints.model import Model
 from stemma.fingerprints.tensor_content import Features, features, long_axes, matrices
-from stemma.models.model import Model
 
 MOST_AXES, MOST_PAIRS, FAR = 6, 1 << 17, 1e9
 """Axes up to which all their orders are tried, pairs of tensors of one size up to which contents tell them apart, and

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from stemma.checkpoints.model import Model
+from stemma.checkpoints.tensor import Tensor
 from stemma.errors import MisuseError
 from stemma.fingerprints.tensor_content import long_axes, matrices, unit_axis
 from stemma.kinship.weights.correspondence import Pairing, by_name, candidates
 from stemma.kinship.weights.order.units_of_pair import Cuts, rows_to_read
-from stemma.models.model import Model, Tensor
 from stemma.types import ModelRef
 
 READ, LEAST = 1 << 18, 32

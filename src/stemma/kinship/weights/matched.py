@@ -6,6 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from stemma.architectures.unit_groups import structure
+from stemma.checkpoints.model import Model
+from stemma.checkpoints.tensor import Tensor
 from stemma.fingerprints.tensor_content import matrices
 from stemma.kinship.weights.contents.alike import UnitsAlike
 from stemma.kinship.weights.contents.in_place import reference_is_second, still
@@ -16,8 +19,6 @@ from stemma.kinship.weights.maps.find import Found, find
 from stemma.kinship.weights.order.similarity import distinct
 from stemma.kinship.weights.residual import SLACK, rounding
 from stemma.kinship.weights.sizes import could_be, left_over
-from stemma.models.model import Model, Tensor
-from stemma.models.units import structure
 from stemma.types import Evidence, Null, Relation, RelationKind, Spec, Verdict
 
 TELLING = 0.5

@@ -4,9 +4,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
+from stemma.checkpoints.model import Model
+from stemma.checkpoints.tensor import Tensor
 from stemma.kinship.weights.correspondence import Pairing
-from stemma.models.arrays import from_arrays
-from stemma.models.model import Model, Tensor
+from stemma.networks.load import from_arrays
 
 FITS = 0.6
 """Share of the tensors that sizes could pair which names must pair: names that were shuffled pair less than half."""

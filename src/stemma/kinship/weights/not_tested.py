@@ -4,13 +4,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from stemma.architectures.unit_groups import structure, understood
+from stemma.checkpoints.model import Model
+from stemma.checkpoints.tensor import Tensor
 from stemma.fingerprints.tensor_content import matrices
 from stemma.kinship.weights.contents.choices import sure
 from stemma.kinship.weights.decision import Findings, NotTested
 from stemma.kinship.weights.matched import Matched
 from stemma.kinship.weights.sizes import SHARE, has_counterpart, sizes_of
-from stemma.models.model import Model, Tensor
-from stemma.models.units import structure, understood
 
 FIRST, FEW = 1 << 14, 4
 """Numbers of a tensor that are looked at to see whether it is a mask, and how many different ones a mask has."""

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from stemma.checkpoints.model import Model
+from stemma.checkpoints.tensor import Tensor
 from stemma.kinship.weights.correspondence import Pairing
 from stemma.kinship.weights.order.units_of_pair import Cuts
-from stemma.models.model import Model, Tensor
 from stemma.types import Digest
 
 ROUNDING = {"F64": 2.0**-53, "F32": 2.0**-24, "F16": 2.0**-11, "BF16": 2.0**-8, "F8_E4M3": 2.0**-4, "F8_E5M2": 2.0**-3}

@@ -5,11 +5,12 @@ from math import log10
 
 import numpy as np
 
+from stemma.architectures.unit_groups import structure, understood
+from stemma.checkpoints.model import Model
+from stemma.checkpoints.tensor import Tensor
 from stemma.fingerprints.tensor_content import matrices
 from stemma.kinship.weights.constants.tables import is_table
 from stemma.kinship.weights.contents.choices import turned_at_will
-from stemma.models.model import Model, Tensor
-from stemma.models.units import structure, understood
 from stemma.types import Axis, Evidence, Null, Spec, Verdict
 
 ORTHONORMAL = 1e-3

@@ -6,9 +6,10 @@ from functools import lru_cache
 
 import numpy as np
 
+from stemma.checkpoints.model import Model
+from stemma.checkpoints.tensor import Tensor
 from stemma.fingerprints.tensor_content import features, long_axes, matrices
 from stemma.kinship.weights.correspondence import MOST_PAIRS, Pairing, orders_of
-from stemma.models.model import Model, Tensor
 from stemma.types import Axis, Evidence, Null, Spec, Verdict
 
 SHARE = 0.05

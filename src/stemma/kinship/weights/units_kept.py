@@ -6,12 +6,13 @@ from math import log10
 
 import numpy as np
 
+from stemma.architectures.structure import AxisLabel
+from stemma.architectures.unit_groups import structure
+from stemma.checkpoints.model import Model
+from stemma.checkpoints.tensor import Tensor
 from stemma.fingerprints.tensor_content import matrices
 from stemma.kinship.weights.constants.tables import is_table
 from stemma.kinship.weights.correspondence import Pairing, by_name
-from stemma.models.model import Model, Tensor
-from stemma.models.structure import AxisLabel
-from stemma.models.units import structure
 from stemma.types import Axis, Evidence, Null, Spec, Verdict
 
 FIRST = 64

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
-from stemma.multimodal.rule import Modulation
+from stemma.multimodal.modulation_rule import Modulation
 from stemma.multimodal.strategies.base import AbstractRun, AbstractStrategy, Setting
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 class _Run(AbstractRun):
     def __init__(self, setting: Setting, rule: Modulation, plan: str, alone: float) -> None:
-        from stemma.multimodal.modulation import AdaptiveGradientModulation
+        from stemma.multimodal.adaptive_gradient_modulation import AdaptiveGradientModulation
 
         super().__init__(setting)
         self.agm = AdaptiveGradientModulation(

@@ -41,7 +41,7 @@ class _Run(JointRun):
     def _factors(self, batch: "Mapping[str, torch.Tensor]", labels: "torch.Tensor") -> dict[str, float]:
         import torch
 
-        from stemma.multimodal.plans import evaluating
+        from stemma.multimodal.masked_passes import evaluating
         from stemma.multimodal.responses import shapley_responses
 
         s = self.setting

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError
-from stemma.models.model import Model
 from stemma.types import Comparison, NotTested, RelationKind, Trace
 from stemma.workspace.policies.licences import Denied, denied
 from stemma.workspace.policies.obligations import obligations

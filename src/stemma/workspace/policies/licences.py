@@ -8,8 +8,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from stemma.checkpoints.cards import NOTHING, UNNAMED
 from stemma.errors import MisuseError
-from stemma.models.cards import NOTHING, UNNAMED
 from stemma.workspace.policies.expressions import Group, Term, read
 from stemma.workspace.policies.names import Name, exceptions, listed, taken_apart
 

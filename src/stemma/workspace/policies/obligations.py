@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from stemma.checkpoints import cards
+from stemma.checkpoints.model import Model
 from stemma.errors import StemmaError
-from stemma.models import cards
-from stemma.models.model import Model
 from stemma.registry.records import ModelRecord
 from stemma.types import Digest, Trace
 from stemma.workspace.candidates import is_itself

@@ -14,8 +14,8 @@ from functools import lru_cache
 
 import numpy as np
 
+from stemma.checkpoints.model import Model
 from stemma.fingerprints.tensor_content import matrices
-from stemma.models.model import Model
 
 SEEDS = (*range(11), 21, 42, 77, 99, 100, 123, 321, 666, 777, 999, 1000, 1024, 1111, 1234, 1337, 2000, 2019, 2020, 2021,
          2022, 2023, 2024, 2025, 2026, 3407, 4321, 9999, 12345, 31337, 54321, 123456)  # fmt: skip

@@ -8,18 +8,18 @@ from typing import Any
 
 import numpy as np
 
+from stemma.architectures.structure import Structure
+from stemma.checkpoints.model import Model
 from stemma.fingerprints.tensor_content import matrices
 from stemma.kinship.weights.constants.identity import CORNER as IDENTITY
 from stemma.kinship.weights.constants.identity import near_identity
 from stemma.kinship.weights.constants.tables import is_table
-from stemma.kinship.weights.contents.bound import detectable, freedom, gains, log_tail, surplus
 from stemma.kinship.weights.contents.choices import Choice, choices_of, together
 from stemma.kinship.weights.maps.axis_map import PartMap
 from stemma.kinship.weights.maps.blocks import Block, Sides
 from stemma.kinship.weights.order.counts import LOG10, TINY
 from stemma.kinship.weights.order.similarity import informative
-from stemma.models.model import Model
-from stemma.models.structure import Structure
+from stemma.kinship.weights.reordering_bound import detectable, freedom, gains, log_tail, surplus
 from stemma.types import Axis, Evidence, Null, Spec, Verdict
 
 APART = 0.1

@@ -18,10 +18,10 @@ from math import inf, log, log1p, pi
 
 import numpy as np
 
-from stemma.kinship.weights.contents.bound import orders
+from stemma.architectures.structure import FIXED, Structure
 from stemma.kinship.weights.maps.axis_map import PairedAxis, PartMap
 from stemma.kinship.weights.maps.layout import RIGID
-from stemma.models.structure import FIXED, Structure
+from stemma.kinship.weights.reordering_bound import orders
 
 FREEDOM = -log1p(-((8 / (3 * pi)) ** 2))
 """Nats that a degree of freedom of a rotation is worth at most: the n² numbers of a square matrix agree with a cosine

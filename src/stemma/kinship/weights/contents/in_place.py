@@ -2,15 +2,15 @@
 
 from collections.abc import Sequence
 
+from stemma.architectures.structure import Structure
+from stemma.architectures.unit_groups import structure
+from stemma.checkpoints.model import Model
 from stemma.kinship.weights.contents.alike import UnitsAlike
 from stemma.kinship.weights.contents.choices import sure
 from stemma.kinship.weights.correspondence import Pairing
 from stemma.kinship.weights.maps.axis_map import AxisMap, PartMap
 from stemma.kinship.weights.maps.blocks import Reader, Sides
 from stemma.kinship.weights.maps.layout import parts_of
-from stemma.models.model import Model
-from stemma.models.structure import Structure
-from stemma.models.units import structure
 from stemma.types import Evidence
 
 FEW = 1 << 16

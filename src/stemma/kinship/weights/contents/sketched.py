@@ -7,13 +7,13 @@ from math import exp, lgamma, log
 
 import numpy as np
 
-from stemma.kinship.weights.contents.bound import freedom, gains, log_tail, orders, surplus
+from stemma.architectures.unit_groups import structure
+from stemma.checkpoints.model import Model
 from stemma.kinship.weights.contents.choices import sure
 from stemma.kinship.weights.maps.blocks import directions
 from stemma.kinship.weights.order.counts import LOG10, TINY
 from stemma.kinship.weights.order.similarity import informative
-from stemma.models.model import Model
-from stemma.models.units import structure
+from stemma.kinship.weights.reordering_bound import freedom, gains, log_tail, orders, surplus
 from stemma.types import Axis, Evidence, Fingerprint, Null, Spec, Verdict
 
 

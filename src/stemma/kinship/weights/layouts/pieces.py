@@ -13,10 +13,11 @@ from functools import cache, lru_cache, partial
 
 import numpy as np
 
+from stemma.checkpoints.model import Model
+from stemma.checkpoints.tensor import RowStorage, Tensor
 from stemma.fingerprints.tensor_content import Features, features, matrices
 from stemma.kinship.weights.layouts.shelf import MANY, PIECES, Shelf, adding_up, natural, parts_of_name
-from stemma.models.arrays import from_arrays
-from stemma.models.model import Model, RowStorage, Tensor
+from stemma.networks.load import from_arrays
 
 LARGEST = 1 << 22
 """Entries of a matrix up to which the contents of proposals are compared; beyond it, names alone choose."""

@@ -13,15 +13,16 @@ from functools import cache
 
 import numpy as np
 
+from stemma.architectures.unit_groups import structure
+from stemma.checkpoints.model import Model
+from stemma.checkpoints.tensor import Tensor
 from stemma.fingerprints.tensor_content import matrices
 from stemma.kinship.weights.layouts.pieces import Restored
 from stemma.kinship.weights.layouts.rows import Gathered, Pool, Rows, directions, forms_of, normal
 from stemma.kinship.weights.layouts.tool_orders import is_simple
 from stemma.kinship.weights.layouts.vectors import stays, vectors_of
 from stemma.kinship.weights.order.units_of_pair import finite
-from stemma.models.arrays import from_arrays
-from stemma.models.model import Model, Tensor
-from stemma.models.units import structure
+from stemma.networks.load import from_arrays
 
 NEAR = 0.8
 """Cosine from which a row is taken for the same one, trained on or rounded since."""

@@ -7,8 +7,8 @@ from functools import lru_cache, partial
 
 import numpy as np
 
+from stemma.checkpoints.tensor import RowStorage, Tensor
 from stemma.kinship.weights.order.units_of_pair import finite
-from stemma.models.model import RowStorage, Tensor
 
 NUMBERS = 64
 """Numbers of a long row that are compared, at least: enough to tell it from a million others."""

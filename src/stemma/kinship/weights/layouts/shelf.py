@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 
-from stemma.models.model import Tensor
+from stemma.checkpoints.tensor import Tensor
 
 PIECES = 8
 """Most pieces that are put together."""

@@ -5,10 +5,11 @@ from functools import partial
 
 import numpy as np
 
+from stemma.checkpoints.model import Model
+from stemma.checkpoints.tensor import RowStorage, Tensor
 from stemma.kinship.weights.layouts.rows import Gathered, sliced
 from stemma.kinship.weights.layouts.tool_orders import is_simple
 from stemma.kinship.weights.order.units_of_pair import finite
-from stemma.models.model import Model, RowStorage, Tensor
 
 EQUAL = 2.0**-7
 """Relative difference up to which numbers of a vector are the same, in the narrowest float format."""

@@ -6,8 +6,8 @@ from functools import cached_property
 
 import numpy as np
 
+from stemma.architectures.structure import AxisLabel
 from stemma.kinship.weights.correspondence import Pairing
-from stemma.models.structure import AxisLabel
 
 
 @dataclass(frozen=True, eq=False)

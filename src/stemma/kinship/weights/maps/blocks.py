@@ -5,9 +5,10 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from stemma.checkpoints.model import Model
+from stemma.checkpoints.tensor import Tensor
 from stemma.kinship.weights.maps.axis_map import AxisMap, Part
 from stemma.kinship.weights.order.units_of_pair import finite
-from stemma.models.model import Model, Tensor
 
 WHOLE, KEPT, SLICE = 1 << 22, 1 << 24, 1 << 20
 """Entries up to which a tensor is read whole and kept for a while, that are kept at once, and that are decoded at once

@@ -7,6 +7,8 @@ other bases, gains may have moved into the matrices behind them. All of this lea
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 
+from stemma.architectures.structure import Structure
+from stemma.checkpoints.model import Model
 from stemma.fingerprints.tensor_content import matrices
 from stemma.kinship.weights.correspondence import Pairing
 from stemma.kinship.weights.maps.axis_map import Part, UnitMap
@@ -19,8 +21,6 @@ from stemma.kinship.weights.maps.match import match
 from stemma.kinship.weights.maps.rotation import order_of, turn_streams
 from stemma.kinship.weights.maps.search import SURE, Chart, refine
 from stemma.kinship.weights.maps.settle import agrees, alternatives, grow
-from stemma.models.model import Model
-from stemma.models.structure import Structure
 
 ALONE = 6
 """Tensors that are matched by themselves without success before the search ends."""

@@ -11,12 +11,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from stemma.kinship.weights.contents.bound import orders
 from stemma.kinship.weights.maps.assignment import EXACT, matched
 from stemma.kinship.weights.maps.axis_map import AxisMap
 from stemma.kinship.weights.maps.blocks import WHOLE, Block, directions, tamed
 from stemma.kinship.weights.maps.match import NEARLY, judged, match
 from stemma.kinship.weights.maps.search import SURE, Chart
+from stemma.kinship.weights.reordering_bound import orders
 
 ROUNDS = 6
 """Times that every axis is matched anew; clones are found in two."""

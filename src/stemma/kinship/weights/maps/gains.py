@@ -5,11 +5,12 @@ from functools import cache, partial
 
 import numpy as np
 
+from stemma.architectures.unit_groups import structure
+from stemma.checkpoints.model import Model
+from stemma.checkpoints.tensor import RowStorage, Tensor
 from stemma.fingerprints.tensor_content import matrices
 from stemma.kinship.weights.maps.blocks import SLICE
-from stemma.models.arrays import from_arrays
-from stemma.models.model import Model, RowStorage, Tensor
-from stemma.models.units import structure
+from stemma.networks.load import from_arrays
 
 FOLDS: tuple[tuple[str, str], ...] = (
     (

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stemma.kinship.weights.contents.bound import freedom, gains, surplus
+from stemma.architectures.structure import Structure
 from stemma.kinship.weights.maps.assignment import matched
 from stemma.kinship.weights.maps.axis_map import AxisMap
 from stemma.kinship.weights.maps.blocks import directions
 from stemma.kinship.weights.maps.match import judged
 from stemma.kinship.weights.maps.search import SURE, Chart
 from stemma.kinship.weights.order.similarity import assign
-from stemma.models.structure import Structure
+from stemma.kinship.weights.reordering_bound import freedom, gains, surplus
 
 ROWS = 4096
 """Rows of all heads together up to which their bases are looked at."""

@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from stemma.architectures.structure import FIXED, AxisLabel, Structure
+from stemma.checkpoints.model import Model
 from stemma.kinship.weights.correspondence import Pairing
 from stemma.kinship.weights.maps.axis_map import PairedAxis, Part
-from stemma.models.model import Model
-from stemma.models.structure import FIXED, AxisLabel, Structure
 
 KERNEL = 11
 """Longest axis that may be the window of a kernel where nothing is known, and never a set of units."""

@@ -6,11 +6,11 @@ from math import log
 
 import numpy as np
 
-from stemma.kinship.weights.contents.bound import freedom, gains, orders, surplus
 from stemma.kinship.weights.maps.assignment import Views, matched, similarities
 from stemma.kinship.weights.maps.axis_map import AxisMap
 from stemma.kinship.weights.maps.blocks import FAINT, Block, tamed
 from stemma.kinship.weights.order.similarity import assign
+from stemma.kinship.weights.reordering_bound import freedom, gains, orders, surplus
 
 SAMPLE = 128
 """Matched units that decide whether a match is clear."""

@@ -9,6 +9,7 @@ a vocabulary may be in another order, or be another one.
 
 import numpy as np
 
+from stemma.checkpoints.tensor import Tensor
 from stemma.fingerprints.tensor_content import matrices
 from stemma.kinship.weights.maps.assignment import EXACT, matched
 from stemma.kinship.weights.maps.axis_map import AxisMap
@@ -18,7 +19,6 @@ from stemma.kinship.weights.maps.search import Chart, spread
 from stemma.kinship.weights.maps.settle import alternatives
 from stemma.kinship.weights.order.units_of_pair import finite
 from stemma.kinship.weights.sizes import sizes_of
-from stemma.models.model import Tensor
 
 LAYERS, ROUNDS = 2, 8
 """Sets of units that are tried, and times that units and rotation are fitted in turn."""

@@ -7,6 +7,7 @@ be rotated onto each other to some extent too: what was fitted is no evidence, o
 
 import numpy as np
 
+from stemma.architectures.structure import Structure
 from stemma.fingerprints.tensor_content import matrices
 from stemma.kinship.weights.maps.axis_map import AxisMap, Part
 from stemma.kinship.weights.maps.blocks import directions
@@ -14,7 +15,6 @@ from stemma.kinship.weights.maps.held_out import agree
 from stemma.kinship.weights.maps.products import by_products, units_beside
 from stemma.kinship.weights.maps.search import Chart
 from stemma.kinship.weights.maps.settle import alternatives, grow
-from stemma.models.structure import Structure
 
 TOKENS = 2
 """Tokens per dimension of the stream that are enough."""

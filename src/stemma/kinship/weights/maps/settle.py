@@ -8,12 +8,12 @@ tried, the likeliest first.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from stemma.checkpoints.tensor import Tensor
 from stemma.fingerprints.tensor_content import long_axes, matrices
 from stemma.kinship.weights.correspondence import Pairing, orders_of
 from stemma.kinship.weights.maps.axis_map import PairedAxis, Part
 from stemma.kinship.weights.maps.match import Match, judged, match
 from stemma.kinship.weights.maps.search import MISSES, SURE, Chart, propagate, spread
-from stemma.models.model import Tensor
 
 SAME = 0.9
 """Mean cosine from which no other counterpart is tried."""

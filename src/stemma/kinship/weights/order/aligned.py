@@ -5,14 +5,14 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
+from stemma.architectures.structure import Structure
+from stemma.checkpoints.model import Model
 from stemma.kinship.weights.constants.identity import near_identity
 from stemma.kinship.weights.constants.tables import is_table
 from stemma.kinship.weights.correspondence import Pairing
 from stemma.kinship.weights.order.counts import Counts, GroupCount
 from stemma.kinship.weights.order.similarity import assign, directions, distinct
 from stemma.kinship.weights.order.units_of_pair import COORDINATES, Cuts, owned_members, unit_vectors
-from stemma.models.model import Model
-from stemma.models.structure import Structure
 from stemma.types import Spec, UnitMember
 
 SHAPES = "inferred:shapes"

@@ -2,18 +2,39 @@
 
 from dataclasses import dataclass
 from math import exp, log
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
+from stemma.checkpoints.model import Model
 from stemma.kinship.weights.order import laws
-from stemma.models.model import Model
-from stemma.types import Axis, Evidence, Null, Verdict
-
-if TYPE_CHECKING:
-    from stemma.kinship.weights.order.aligned import UnitsInPlace
+from stemma.types import Axis, Evidence, Null, Spec, Verdict
 
 LOG10 = log(10.0)
 TINY = 5e-324
 INFERRED = "inferred:"
+
+
+class CountingTest(Protocol):
+    """The test whose counts are judged: `UnitsInPlace`."""
+
+    @property
+    def name(self) -> str:
+        """Its published name."""
+        ...
+
+    @property
+    def min_effect(self) -> float:
+        """Smallest share of units in place that counts as kinship."""
+        ...
+
+    @property
+    def margin(self) -> float:
+        """`independent` needs an upper bound of the share in place below this."""
+        ...
+
+    @property
+    def spec(self) -> Spec:
+        """Identity of the test with its parameters."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -114,7 +135,7 @@ def _chance(g: GroupCount) -> float:
 
 
 def evidence(
-    method: "UnitsInPlace", a: Model, b: Model, counts: Counts, alternatives: int, details: dict[str, Any], alpha: float
+    method: CountingTest, a: Model, b: Model, counts: Counts, alternatives: int, details: dict[str, Any], alpha: float
 ) -> Evidence:
     """Turn counts into a verdict.
 
@@ -168,7 +189,7 @@ def _replicated(counts: Counts, alternatives: int, alpha: float) -> bool:
     return True
 
 
-def _decide(method: "UnitsInPlace", counts: Counts, log_p: float, alpha: float) -> tuple[Verdict, str]:
+def _decide(method: CountingTest, counts: Counts, log_p: float, alpha: float) -> tuple[Verdict, str]:
     chance = sum(_chance(g) for g in counts.groups)
     what = "units" if counts.mode == "sum" else "unit views"  # one unit is seen through several tensors
     found = f"{counts.in_place:,} of {counts.units:,} {what} in place where chance gives {chance:.0f}"

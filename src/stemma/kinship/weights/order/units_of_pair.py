@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from stemma.checkpoints.model import Model
+from stemma.checkpoints.tensor import Tensor
 from stemma.kinship.weights.correspondence import Pairing
-from stemma.models.model import Model, Tensor
 from stemma.types import UnitGroup, UnitMember
 
 WHOLE = 1 << 17

@@ -1,0 +1,1 @@
+"""Which models was a child merged from, by which rule, with which weights?"""

@@ -1,0 +1,1 @@
+"""Family trees: from pairs and distances to who descends from whom."""

@@ -1,0 +1,1 @@
+"""Which tensor axes carry the same hidden units? From families, names, shapes."""

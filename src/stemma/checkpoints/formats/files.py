@@ -1,0 +1,254 @@
+"""Runs of bytes in files: each file is opened once, read with positioned reads into a caller's buffer, never mapped.
+
+Mapped pages would count as resident memory, and a mapped file that shrinks kills the process.
+"""
+
+import contextlib
+import os
+import struct
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stemma.checkpoints.tensor import AbstractStorage
+from stemma.errors import NotAModelError, UnreadableModelError
+
+AHEAD = 1 << 20
+"""Slices from this many bytes on ask the system for the next one."""
+MAX_OPEN = 64
+"""Descriptors kept open over all files; the least recently used is closed first."""
+
+
+class _Recent:
+    """Which files have a descriptor open, the least recently used first; a descriptor in use is never closed.
+
+    A file closes its own descriptor when nothing refers to it any more. That can happen inside any line below, so it
+    takes no lock and changes nothing here: whoever takes the descriptor out of the file's list closes it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._order: OrderedDict[int, weakref.ref[SourceFile]] = OrderedDict()
+
+    @contextlib.contextmanager
+    def borrow(self, file: "SourceFile") -> Generator[int]:
+        with self._lock:
+            if not file.descriptors:
+                file.descriptors.append(file.connect())
+            descriptor = file.descriptors[0]
+            file.users += 1
+            self._order[id(file)] = weakref.ref(file)
+            self._order.move_to_end(id(file))
+        try:
+            yield descriptor
+        finally:
+            with self._lock:
+                file.users -= 1
+                if len(self._order) > MAX_OPEN:
+                    self._close_idle()
+
+    def _close_idle(self) -> None:
+        for key in list(self._order):
+            file = self._order[key]()
+            if file is not None and (file.users or len(self._order) <= MAX_OPEN):
+                continue
+            del self._order[key]
+            if file is not None:
+                file.close()
+
+
+_RECENT = _Recent()
+os.register_at_fork(after_in_child=_RECENT.__init__)
+
+
+class SourceFile:
+    """One file, as it was when it was first looked at.
+
+    Its descriptor is opened at the first read and closed when no tensor refers to the file any more.
+
+    Attributes:
+        path: Where it lies.
+        size: Its bytes.
+        descriptors: The open descriptor, if any.
+        users: Reads under way.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            stat = path.stat()
+        except OSError as e:
+            raise NotAModelError(f"{path} cannot be opened: {e.strerror or e}") from e
+        self.path = path
+        self.size = stat.st_size
+        self.descriptors: list[int] = []
+        self.users = 0
+        self._seen = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+
+    def __reduce__(self) -> tuple[type, tuple[Path]]:
+        return SourceFile, (self.path,)
+
+    def __del__(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the descriptor back; the next read opens the file again."""
+        with contextlib.suppress(IndexError, AttributeError):  # none open; or there never was such a file
+            os.close(self.descriptors.pop())
+
+    def connect(self) -> int:
+        """Open the file.
+
+        Returns:
+            A descriptor.
+
+        Raises:
+            UnreadableModelError: If it is gone, or not the file that was first looked at.
+        """
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as e:
+            raise UnreadableModelError(f"{self.path} cannot be opened any more: {e.strerror or e}") from e
+        stat = os.fstat(descriptor)
+        if (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns) != self._seen:
+            os.close(descriptor)
+            raise UnreadableModelError(f"{self.path} changed since it was first read. Load it again")
+        return descriptor
+
+    def read_into(self, offset: int, out: memoryview) -> None:
+        """Fill `out` from byte `offset` on.
+
+        Args:
+            offset: First byte in the file.
+            out: Writable bytes; all of it is filled.
+
+        Raises:
+            UnreadableModelError: If the file ends before.
+        """
+        done = 0
+        with _RECENT.borrow(self) as descriptor:
+            if len(out) >= AHEAD and hasattr(os, "posix_fadvise"):  # the system reads on while this slice is worked on
+                os.posix_fadvise(descriptor, offset + len(out), len(out), os.POSIX_FADV_WILLNEED)
+            while done < len(out):
+                try:
+                    n = os.preadv(descriptor, [out[done:]], offset + done)
+                except OSError as e:
+                    raise UnreadableModelError(f"{self.path} cannot be read: {e.strerror or e}") from e
+                if not n:
+                    raise UnreadableModelError(f"{self.path} became shorter while it was read. Was it replaced?")
+                done += n
+
+    def read(self, offset: int, length: int) -> bytes:
+        """A small run of bytes (headers), checked against the file's size before any memory is taken.
+
+        Args:
+            offset: First byte.
+            length: Number of bytes.
+
+        Returns:
+            The bytes.
+
+        Raises:
+            UnreadableModelError: If the run does not lie in the file.
+        """
+        if offset < 0 or length < 0 or offset + length > self.size:
+            raise UnreadableModelError(
+                f"{self.path} ends at byte {self.size}, bytes {offset} to {offset + length} are needed"
+            )
+        out = bytearray(length)
+        self.read_into(offset, memoryview(out))
+        return bytes(out)
+
+
+class Cursor:
+    """Reads forwards through headers and tables, a window at a time, never beyond an end.
+
+    Attributes:
+        file: The file.
+        at: The next byte.
+        end: The byte behind the last.
+    """
+
+    def __init__(self, file: SourceFile, at: int = 0, end: int | None = None) -> None:
+        self.file = file
+        self.at = at
+        self.end = file.size if end is None else end
+        self._window = b""
+        self._begin = at
+        self._ahead = 256
+
+    def take(self, n: int) -> bytes:
+        """The next bytes.
+
+        Args:
+            n: How many.
+
+        Returns:
+            The bytes; the cursor stands behind them.
+
+        Raises:
+            UnreadableModelError: If the end comes first.
+        """
+        if n < 0 or self.at + n > self.end:
+            raise UnreadableModelError(f"{self.file.path} ends inside a table at byte {self.end}. Truncated download?")
+        begin = self.at - self._begin
+        if begin + n > len(self._window):
+            self._begin, begin = self.at, 0
+            self._window = self.file.read(self.at, max(n, min(self._ahead, self.end - self.at)))
+            self._ahead = min(1 << 18, 4 * self._ahead)
+        self.at += n
+        return self._window[begin : begin + n]
+
+    def skip(self, n: int) -> None:
+        """Step over bytes without reading them.
+
+        Args:
+            n: How many.
+
+        Raises:
+            UnreadableModelError: If the end comes first.
+        """
+        if n < 0 or self.at + n > self.end:
+            raise UnreadableModelError(f"{self.file.path} ends inside a table at byte {self.end}. Truncated download?")
+        self.at += n
+        if self.at > self._begin + len(self._window):
+            self._begin, self._window, self._ahead = self.at, b"", 256
+
+    def number(self, form: str) -> Any:
+        """One number.
+
+        Args:
+            form: As for `struct`.
+
+        Returns:
+            The number.
+        """
+        return struct.unpack(form, self.take(struct.calcsize(form)))[0]
+
+
+@dataclass(frozen=True)
+class FileStorage(AbstractStorage):
+    """A run of bytes in a file.
+
+    Attributes:
+        file: The file.
+        offset: Where the run starts.
+        length: Its bytes.
+    """
+
+    file: SourceFile
+    offset: int
+    length: int
+
+    def read_into(self, start: int, out: memoryview) -> None:
+        """See `AbstractStorage.read_into`.
+
+        Raises:
+            UnreadableModelError: If the run or the file ends before.
+        """
+        if start + len(out) > self.length:
+            raise UnreadableModelError(f"read past the end of a tensor in {self.file.path}")
+        self.file.read_into(self.offset + start, out)

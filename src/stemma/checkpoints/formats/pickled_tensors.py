@@ -1,0 +1,262 @@
+"""From the records of a pickle to named tensors, each checked against the storage that it views."""
+
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stemma.checkpoints.formats import pickles, stand_ins
+from stemma.checkpoints.formats.base import Contents
+from stemma.checkpoints.formats.views import SwappedStorage, laid_out
+from stemma.checkpoints.tensor import ITEMSIZE, AbstractStorage, ArrayStorage, Tensor, dtype_code
+from stemma.checkpoints.tensor_names import unwrap
+from stemma.errors import NotAModelError, UnreadableModelError
+
+MAX_NODES = 500_000
+MAX_EXPANDED = 64 << 20
+"""Bytes to which a view that repeats its elements may grow."""
+
+_PACKED = re.compile(r"(^|\.)(?:_packed_params\.)+(?:\d+\.)*([01])(?=$|::)")
+"""Where torch's quantised layers keep weight (0) and bias (1)."""
+
+Open = Callable[[stand_ins.Stored], tuple[AbstractStorage, int]]
+"""Gives a storage of a file, and its bytes."""
+
+
+def contents(path: Path, tree: Any, opened: Open, *, swapped: bool, foreign: Iterable[str] = ()) -> Contents:
+    """What a file holds, from the tree of records in its pickle.
+
+    Args:
+        path: Named in errors.
+        tree: What `pickles.read` gave.
+        opened: Gives a storage.
+        swapped: Whether the numbers are big-endian.
+        foreign: Names of classes that are not known here, for a note.
+
+    Returns:
+        The contents, wrappers removed.
+
+    Raises:
+        NotAModelError: If it holds no tensors, or those of an optimizer or of another library's model.
+        UnreadableModelError: If a tensor is inconsistent.
+    """
+    grower = Grower(path, opened, swapped)
+    if isinstance(tree, (stand_ins.View, stand_ins.Array, stand_ins.Quantized)):
+        tree = {"tensor": tree}
+    if isinstance(tree, stand_ins.Thing):
+        refuse_other_models(path, tree.label)
+    if not isinstance(tree, (dict, list, tuple, stand_ins.Thing)):
+        raise NotAModelError(f"{path} holds no tensors: its content is a {type(tree).__name__}")
+    if isinstance(tree, dict) and {"state", "param_groups"} == set(tree):
+        raise NotAModelError(f"{path} holds an optimizer's state, not a network. Give the file with the weights")
+    grown = grower.grow(tree, "", 0)
+    parts, notes = unwrap(grown if isinstance(grown, Mapping) else {})
+    parts = {p: {_PACKED.sub(_unpacked, n): t for n, t in found.items()} for p, found in parts.items()}
+    named = sorted(foreign)
+    if named:
+        shown = ", ".join(named[:4]) + (" …" if len(named) > 4 else "")
+        notes.append(f"{len(named)} classes or functions were not run, only the tensors in them read: {shown}")
+    if grower.holes:
+        notes.append(f"{grower.holes} entries that are no tensors were left out")
+    tensors = {p: tuple(Tensor(n, t.dtype, t.shape, t.storage) for n, t in found.items()) for p, found in parts.items()}
+    return Contents(tensors, {}, tuple(notes), _aliases(parts, grower.places))
+
+
+def refuse_other_models(path: Path, label: str) -> None:
+    """Name the library whose model a pickle holds, where it is one without layers.
+
+    Args:
+        path: Named in the error.
+        label: The class that the pickle makes.
+
+    Raises:
+        NotAModelError: If it is of such a library.
+    """
+    library = {"sklearn": "scikit-learn", "xgboost": "XGBoost", "lightgbm": "LightGBM", "catboost": "CatBoost"}
+    known = library.get(label.partition(".")[0])
+    if known is not None:
+        raise NotAModelError(
+            f"{path} is a pickled {known} model ({label.rpartition('.')[2]}), which Stemma does not read: "
+            "save its arrays as .npz if it is a network; trees have no layers to compare"
+        )
+
+
+def _unpacked(found: re.Match[str]) -> str:
+    return found[1] + ("weight", "bias")[int(found[2])]
+
+
+def _members(node: stand_ins.Thing) -> dict[Any, Any]:
+    """What an object of a foreign class holds by name; of a torch module what its state_dict would list.
+
+    Returns:
+        Its members.
+    """
+    state = node.state
+    if isinstance(state, tuple) and len(state) == 2 and all(s is None or isinstance(s, dict) for s in state):
+        state = {**(state[0] or {}), **(state[1] or {})}  # attributes and slots
+    if isinstance(state, (list, tuple)):
+        return dict(enumerate(state))
+    if not isinstance(state, dict):
+        return node.items or dict(enumerate(node.arguments))
+    kinds = [k for k in (state.get(n) for n in ("_parameters", "_buffers", "_modules")) if isinstance(k, dict)]
+    if len(kinds) < 3:
+        return {**state, **node.items}
+    transient = state.get("_non_persistent_buffers_set")
+    left_out = {n for n in transient if isinstance(n, str)} if isinstance(transient, list) else set()
+    packed = {n: state[n] for n in ("_packed_params",) if n in state}  # quantised layers keep their weights aside
+    return {n: v for k in (*kinds, packed) for n, v in k.items() if v is not None and n not in left_out}
+
+
+def _aliases(
+    parts: Mapping[str, Mapping[str, Tensor]], places: Mapping[int, tuple[Any, ...]]
+) -> tuple[tuple[str, ...], ...]:
+    groups: dict[tuple[Any, ...], list[str]] = {}
+    for found in parts.values():
+        for name, t in found.items():
+            if id(t) in places and t.size:
+                groups.setdefault((id(found), *places[id(t)]), []).append(name)
+    return tuple(tuple(g) for g in groups.values() if len(g) > 1)
+
+
+class Grower:
+    """Turns the records of a pickle into nested tensors, checking each against its storage."""
+
+    def __init__(self, path: Path, opened: Open, swapped: bool) -> None:
+        self.path, self.opened, self.swapped = path, opened, swapped
+        self.holes = 0
+        self.nodes = 0
+        self.places: dict[int, tuple[Any, ...]] = {}
+        self._kept: list[Tensor] = []
+        self._under_way: set[int] = set()
+
+    def grow(self, node: Any, name: str, depth: int) -> Any:
+        """The tensors in a record, nested as they are there.
+
+        Args:
+            node: The record.
+            name: What it is called, for errors.
+            depth: How deep it lies.
+
+        Returns:
+            A tensor, a mapping of them, or None for anything else.
+
+        Raises:
+            UnreadableModelError: If a tensor is inconsistent, or there is too much.
+        """
+        self.nodes += 1
+        if self.nodes > MAX_NODES or depth > pickles.MAX_DEPTH:
+            raise UnreadableModelError(f"{self.path} is nested too deeply or too widely to be a checkpoint")
+        if isinstance(node, (list, tuple)):
+            node = dict(enumerate(node))
+        if isinstance(node, dict):
+            return self._branch(node, depth)
+        if isinstance(node, stand_ins.View):
+            return self.tensor(node, name)
+        if isinstance(node, stand_ins.Thing):
+            return self._thing(node, depth)
+        if isinstance(node, stand_ins.Array):
+            return self._array(node, name)
+        self.holes += 1
+        return None
+
+    def _thing(self, node: stand_ins.Thing, depth: int) -> Any:
+        if id(node) in self._under_way:  # a module that refers to the one it lies in
+            self.holes += 1
+            return None
+        self._under_way.add(id(node))
+        try:
+            return self._branch(_members(node), depth)
+        finally:
+            self._under_way.discard(id(node))
+
+    def _branch(self, node: dict[Any, Any], depth: int) -> dict[str, Any]:
+        out: dict[str, Any] = {}
+        for key, value in node.items():
+            name = str(key) if isinstance(key, (str, int)) else None
+            if name is None:
+                self.holes += 1
+                continue
+            if name in out:
+                raise UnreadableModelError(f"{self.path}: two tensors have the same name '{name}'")
+            if isinstance(value, stand_ins.Quantized):
+                out.update(self._quantized(name, value))
+                continue
+            grown = self.grow(value, name, depth + 1)
+            if grown is not None:
+                out[name] = grown
+        return out
+
+    def tensor(self, view: stand_ins.View, name: str) -> Tensor:
+        """A tensor, checked against its storage.
+
+        Args:
+            view: As the pickle describes it.
+            name: Its name.
+
+        Returns:
+            The tensor.
+
+        Raises:
+            UnreadableModelError: If it reaches beyond its storage, or is described in an impossible way.
+        """
+        path, code = self.path, view.code
+        shape, strides = view.shape, view.strides
+        fits = (
+            isinstance(shape, (tuple, list)) and isinstance(strides, (tuple, list)) and len(shape) == len(strides) <= 64
+        )
+        numbers = (view.offset, *shape, *strides) if fits else (-1,)
+        if any(type(n) is not int or not 0 <= n < 2**48 for n in numbers):
+            raise UnreadableModelError(
+                f"{path}: the tensor '{name}' has an impossible shape {shape!r} or strides {strides!r}"
+            )
+        if isinstance(view.flags, dict) and any(view.flags.get(k) for k in ("conj", "neg")):
+            raise UnreadableModelError(f"{path}: the tensor '{name}' is a lazy conjugate. Resolve it before saving")
+        shape, strides, width = tuple(shape), tuple(strides), ITEMSIZE[code]
+        storage, length = self.opened(view.stored)
+        count = math.prod(shape)
+        last = view.offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
+        if count and (last + 1) * width > min(length, view.stored.count * ITEMSIZE[view.stored.code]):
+            raise UnreadableModelError(f"{path}: the tensor '{name}' reaches beyond its storage")
+        if count * width > max(length, MAX_EXPANDED):
+            raise UnreadableModelError(
+                f"{path}: the tensor '{name}' repeats {length} bytes until they are {count * width}"
+            )
+        if self.swapped and width > 1:
+            storage = SwappedStorage(storage, width // 2 if code.startswith("C") else width)
+        tensor = Tensor(name, code, shape, laid_out(storage, width, view.offset, shape, strides) if count else storage)
+        self._kept.append(tensor)  # keeps the id in `places` its own
+        self.places[id(tensor)] = (view.stored.key, view.offset, shape, strides, code)
+        return tensor
+
+    def _quantized(self, name: str, value: stand_ins.Quantized) -> dict[str, Any]:
+        out: dict[str, Any] = {name: self.tensor(value.codes, name)}
+        for label, number, kind in (("scale", value.scale, np.float64), ("zero_point", value.zero_point, np.int64)):
+            if isinstance(number, stand_ins.View):
+                out[f"{name}::{label}"] = self.tensor(number, name)
+            elif isinstance(number, (int, float)):
+                made = np.array([number], kind) if abs(number) < 2**53 else np.zeros(1, kind)
+                code = "F64" if kind is np.float64 else "I64"
+                out[f"{name}::{label}"] = Tensor(f"{name}::{label}", code, (1,), ArrayStorage(lambda made=made: made))
+        return out
+
+    def _array(self, node: stand_ins.Array, name: str) -> Tensor | None:
+        state = node.state
+        if not isinstance(state, tuple) or len(state) != 5 or not isinstance(state[2], stand_ins.Dtype):
+            self.holes += 1
+            return None
+        _, shape, kind, fortran, raw = state
+        try:
+            dtype = np.dtype(kind.order.replace("|", "=") + kind.text) if kind.text[:1] in "fiubc" else None
+        except TypeError:
+            dtype = None
+        code = dtype_code(dtype) if dtype is not None else None
+        if dtype is None or code is None or not isinstance(raw, bytes) or not isinstance(shape, tuple):
+            self.holes += 1
+            return None
+        if any(type(n) is not int or n < 0 for n in shape) or math.prod(shape) * dtype.itemsize != len(raw):
+            raise UnreadableModelError(f"{self.path}: the array '{name}' of shape {shape} has {len(raw)} bytes")
+        array = np.frombuffer(raw, dtype).reshape(shape, order="F" if fortran else "C")
+        return Tensor(name, code, shape, ArrayStorage(lambda: array.astype(dtype.newbyteorder("<"))))

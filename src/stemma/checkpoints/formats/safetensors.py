@@ -1,0 +1,141 @@
+"""Safetensors: an eight-byte length, a JSON header, raw bytes. Read here in slices, without mapping the file."""
+
+import json
+import os
+import struct
+from pathlib import Path
+from typing import Any, ClassVar
+
+from stemma.checkpoints.formats.base import AbstractFormat, Contents
+from stemma.checkpoints.formats.files import FileStorage, SourceFile
+from stemma.checkpoints.tensor import ITEMSIZE, Tensor
+from stemma.errors import UnreadableModelError
+
+MAX_HEADER = 100_000_000
+
+MOST_AXES = 64
+"""Axes that an array may have."""
+
+
+class Safetensors(AbstractFormat):
+    """The safetensors container; sharded checkpoints are put together by the folder reader."""
+
+    name: ClassVar[str] = "safetensors"
+    suffixes: ClassVar[tuple[str, ...]] = (".safetensors",)
+
+    def recognises(self, path: Path, head: bytes) -> bool:
+        """See `AbstractFormat.recognises`.
+
+        Returns:
+            True if a JSON header seems to begin at byte 8.
+        """
+        return len(head) > 9 and head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") <= MAX_HEADER
+
+    def read(self, path: Path) -> Contents:
+        """See `AbstractFormat.read`; names that the writer dropped as aliases stay dropped.
+
+        Returns:
+            The contents.
+        """
+        tensors, metadata = read(path)
+        names = {t.name for t in tensors}
+        dropped = sorted(k for k, v in metadata.items() if v in names and k not in names)
+        notes = tuple(f"'{k}' is tied to '{metadata[k]}' and counted once" for k in dropped)
+        return Contents({"": tuple(tensors)}, {k: v for k, v in metadata.items() if k not in dropped}, notes)
+
+
+def read(path: Path) -> tuple[list[Tensor], dict[str, str]]:
+    """List a file's tensors; no tensor bytes are read.
+
+    Args:
+        path: A `.safetensors` file.
+
+    Returns:
+        The tensors under their stored names, and the free metadata.
+
+    Raises:
+        UnreadableModelError: If the header is not a valid, gap-free description of the file.
+    """
+    file = SourceFile(path)
+    size = file.size
+    length = struct.unpack("<Q", file.read(0, 8))[0] if size >= 8 else -1
+    if not 0 < length <= min(MAX_HEADER, size - 8):
+        raise UnreadableModelError(f"{path} is not a safetensors file: its header length says {length} of {size} bytes")
+    header = _header(path, file.read(8, length))
+    base, tensors, spans = 8 + length, [], []
+    metadata = header.pop("__metadata__", {})
+    for name, entry in header.items():
+        dtype, shape, begin, end = _entry(path, name, entry)
+        tensor = Tensor(name, dtype, shape, FileStorage(file, base + begin, end - begin))
+        if end - begin != tensor.nbytes:
+            raise UnreadableModelError(
+                f"{path}: tensor '{name}' has {end - begin} bytes, its shape needs {tensor.nbytes}"
+            )
+        tensors.append(tensor)
+        spans.append((begin, end))
+    at = 0
+    for begin, end in sorted(spans):
+        if begin != at:
+            raise UnreadableModelError(f"{path}: tensor bytes overlap or leave a gap at byte {min(begin, at)}")
+        at = end
+    if base + at != size:
+        raise UnreadableModelError(f"{path} has {size} bytes, its header describes {base + at}. Truncated download?")
+    return tensors, {str(k): str(v) for k, v in metadata.items()} if isinstance(metadata, dict) else {}
+
+
+def _header(path: Path, raw: bytes) -> dict[str, Any]:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        out = dict(pairs)
+        if len(out) != len(pairs):
+            raise UnreadableModelError(f"{path}: a name appears twice in the header")
+        return out
+
+    try:
+        header = json.loads(raw, object_pairs_hook=unique)
+    except (ValueError, RecursionError) as e:
+        raise UnreadableModelError(f"{path} is not a safetensors file: its header is no JSON") from e
+    if not isinstance(header, dict):
+        raise UnreadableModelError(f"{path} is not a safetensors file: its header is no JSON object")
+    return header
+
+
+def _entry(path: Path, name: str, entry: Any) -> tuple[str, tuple[int, ...], int, int]:
+    try:
+        dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+    except (TypeError, KeyError, ValueError) as e:
+        raise UnreadableModelError(f"{path}: the header entry of '{name}' is malformed") from e
+    numbers = (*shape, begin, end)
+    if any(type(n) is not int or not 0 <= n < 2**62 for n in numbers) or begin > end:
+        raise UnreadableModelError(f"{path}: the header entry of '{name}' has impossible numbers {list(numbers)}")
+    if len(shape) > MOST_AXES:
+        raise UnreadableModelError(f"{path}: tensor '{name}' has {len(shape)} axes; more than {MOST_AXES} are not read")
+    if dtype not in ITEMSIZE:
+        raise UnreadableModelError(f"{path}: tensor '{name}' has the unknown dtype {dtype!r}")
+    return dtype, shape, begin, end
+
+
+def write(path: Path, tensors: list[Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write a file slice by slice; it appears under its name only when it is complete.
+
+    Args:
+        path: Target; replaced if it exists.
+        tensors: What to write, under their names.
+        metadata: Free text for the header.
+    """
+    header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
+    at = 0
+    for t in tensors:
+        header[t.name] = {"dtype": t.dtype, "shape": list(t.shape), "data_offsets": [at, at + t.nbytes]}
+        at += t.nbytes
+    raw = json.dumps(header, separators=(",", ":")).encode()
+    raw += b" " * (-len(raw) % 8)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as f:
+            f.write(struct.pack("<Q", len(raw)) + raw)
+            for t in tensors:
+                for part in t.chunks():
+                    f.write(part)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

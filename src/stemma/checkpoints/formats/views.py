@@ -1,0 +1,204 @@
+"""Storages over storages: a part, swapped bytes, and strided views, each read in slices."""
+
+import itertools
+import math
+import threading
+from dataclasses import dataclass
+
+import numpy as np
+
+from stemma.checkpoints.tensor import CHUNK, AbstractStorage, fill
+
+BLOCK = 32 << 20
+"""Bytes of a strided view that are gathered at once: short runs are slow to read one slice at a time."""
+_LATEST = threading.local()
+"""The block that this thread gathered last, and of which storage: the next slice is usually in it."""
+
+
+@dataclass(frozen=True)
+class PartStorage(AbstractStorage):
+    """The bytes of another storage from `offset` on."""
+
+    whole: AbstractStorage
+    offset: int
+
+    def read_into(self, start: int, out: memoryview) -> None:
+        """See `AbstractStorage.read_into`."""
+        self.whole.read_into(self.offset + start, out)
+
+
+@dataclass(frozen=True)
+class SwappedStorage(AbstractStorage):
+    """Big-endian numbers as little-endian ones.
+
+    Attributes:
+        whole: The stored bytes.
+        width: Bytes per number (per part of a complex number).
+    """
+
+    whole: AbstractStorage
+    width: int
+
+    def read_into(self, start: int, out: memoryview) -> None:
+        """See `AbstractStorage.read_into`."""
+
+        def swapped(first: int, last: int) -> np.ndarray:
+            raw = np.empty((last - first, self.width), np.uint8)
+            self.whole.read_into(first * self.width, raw.reshape(-1).data)
+            return np.ascontiguousarray(raw[:, ::-1]).reshape(-1)
+
+        fill(start, out, self.width, CHUNK // self.width, swapped)
+
+
+@dataclass(frozen=True)
+class StridedStorage(AbstractStorage):
+    """A view in which consecutive elements are not consecutive in the file (transposed, sliced, Fortran order).
+
+    For some rows of the view the bytes between their first and last element are read, once per index of the axes that
+    lie further out in memory than the first one. One gathered block of at most `BLOCK` bytes (or one row, if that is
+    larger) is held per reading thread.
+
+    Attributes:
+        whole: The stored bytes.
+        itemsize: Bytes per element.
+        offset: Elements before the view's first.
+        shape: Of the view, at least one axis, no empty one.
+        strides: Elements between neighbours on each axis, not negative.
+    """
+
+    whole: AbstractStorage
+    itemsize: int
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    def read_into(self, start: int, out: memoryview) -> None:
+        """See `AbstractStorage.read_into`."""
+        row = self.itemsize * math.prod(self.shape[1:])
+        outer = self._outer()
+        extent = 1 + sum((self.shape[i] - 1) * self.strides[i] for i in range(1, len(self.shape)) if i not in outer)
+        runs = math.prod(self.shape[i] for i in outer)
+        room = BLOCK // (self.itemsize * runs) - extent
+        step = max(1, min(BLOCK // row, room // self.strides[0] if self.strides[0] else BLOCK // row))
+        fill(start, out, row, step, lambda first, last: self._block(first, last, step, row))
+
+    def _block(self, first: int, last: int, step: int, row: int) -> np.ndarray:
+        begin = first // step * step
+        key = (begin, step)
+        if getattr(_LATEST, "storage", None) is not self or _LATEST.key != key:
+            _LATEST.storage, _LATEST.rows = None, None  # the old block goes before the new one comes
+            _LATEST.rows = self._rows(begin, min(begin + step, self.shape[0]))
+            _LATEST.storage, _LATEST.key = self, key
+        return _LATEST.rows[(first - begin) * row : (last - begin) * row]
+
+    def _outer(self) -> list[int]:
+        return [i for i in range(1, len(self.shape)) if self.strides[i] > self.strides[0]]
+
+    def _rows(self, first: int, last: int) -> np.ndarray:
+        outer = self._outer()
+        inner = [i for i in range(1, len(self.shape)) if i not in outer]
+        extent = 1 + (last - first - 1) * self.strides[0] + sum((self.shape[i] - 1) * self.strides[i] for i in inner)
+        sizes = tuple(self.shape[i] for i in outer)
+        raw = np.empty((math.prod(sizes), extent, self.itemsize), np.uint8)
+        for run, index in zip(raw, itertools.product(*map(range, sizes)), strict=True):
+            at = (
+                self.offset
+                + first * self.strides[0]
+                + sum(i * self.strides[a] for i, a in zip(index, outer, strict=True))
+            )
+            self.whole.read_into(at * self.itemsize, run.reshape(-1).data)
+        steps = (*(self.strides[i] * self.itemsize for i in (0, *inner)), 1)
+        view = np.lib.stride_tricks.as_strided(
+            raw.reshape(*sizes, -1), (*sizes, last - first, *(self.shape[i] for i in inner), self.itemsize),
+            (*raw.reshape(*sizes, -1).strides[:-1], *steps),
+        )  # fmt: skip
+        order = [*outer, 0, *inner]
+        back = [order.index(i) for i in range(len(self.shape))]
+        return np.ascontiguousarray(view.transpose(*back, len(self.shape))).reshape(-1)
+
+
+def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The strides of C order.
+
+    Args:
+        shape: Axis lengths.
+
+    Returns:
+        Elements between neighbours on each axis.
+    """
+    return tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
+
+
+def is_contiguous(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+    """Whether a view's elements follow one another in C order.
+
+    Returns:
+        True also for empty views; the stride of an axis of length one does not matter.
+    """
+    return 0 in shape or all(n == 1 or s == c for n, s, c in zip(shape, strides, contiguous(shape), strict=True))
+
+
+def laid_out(
+    whole: AbstractStorage, itemsize: int, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]
+) -> AbstractStorage:
+    """The storage of a view, as direct as its strides allow.
+
+    Args:
+        whole: The stored bytes.
+        itemsize: Bytes per element.
+        offset: Elements before the first.
+        shape: Of the view.
+        strides: In elements.
+
+    Returns:
+        The storage itself, a part of it, or a strided view.
+    """
+    if is_contiguous(shape, strides):
+        return PartStorage(whole, offset * itemsize) if offset else whole
+    return StridedStorage(whole, itemsize, offset, shape, strides)
+
+
+@dataclass(frozen=True)
+class JoinedStorage(AbstractStorage):
+    """Several storages one after another.
+
+    Attributes:
+        parts: Each with its number of bytes.
+    """
+
+    parts: tuple[tuple[AbstractStorage, int], ...]
+
+    def read_into(self, start: int, out: memoryview) -> None:
+        """See `AbstractStorage.read_into`."""
+        done, begin = 0, 0
+        for part, length in self.parts:
+            at = start + done - begin
+            if done < len(out) and 0 <= at < length:
+                n = min(length - at, len(out) - done)
+                part.read_into(at, out[done : done + n])
+                done += n
+            begin += length
+
+
+@dataclass(frozen=True)
+class BesideStorage(AbstractStorage):
+    """Matrices of equally many rows beside one another: each row is a row of the first, then one of the second, ….
+
+    Attributes:
+        parts: Each with the bytes of its row.
+    """
+
+    parts: tuple[tuple[AbstractStorage, int], ...]
+
+    def read_into(self, start: int, out: memoryview) -> None:
+        """See `AbstractStorage.read_into`."""
+        row = sum(width for _, width in self.parts)
+        fill(start, out, row, max(1, CHUNK // row), self._rows)
+
+    def _rows(self, first: int, last: int) -> np.ndarray:
+        rows = []
+        for part, width in self.parts:
+            raw = np.empty((last - first, width), np.uint8)
+            part.read_into(first * width, raw.reshape(-1).data)
+            rows.append(raw)
+        return np.concatenate(rows, axis=1).reshape(-1)

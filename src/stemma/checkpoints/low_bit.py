@@ -1,0 +1,218 @@
+"""Weights of two to eight bits in larger words: GPTQ, AWQ, compressed-tensors and bitsandbytes' 4-bit blocks.
+
+Source: the layouts as their readers define them: GPTQ (arXiv:2210.17323) in the AutoGPTQ v1 layout, which stores
+zero points minus one; AWQ (arXiv:2306.00978) in its GEMM layout; QLoRA (arXiv:2305.14314) with double quantisation.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from stemma.checkpoints.tensor import RowStorage, Tensor
+from stemma.errors import UnreadableModelError
+
+AWQ_ORDER = np.array([0, 4, 1, 5, 2, 6, 3, 7])
+"""Where column `i` of eight lies among the eight nibbles of a word."""
+
+
+def columns(tensor: Tensor, start: int, stop: int) -> np.ndarray:
+    """Columns `start:stop` of a matrix, read run by run.
+
+    Args:
+        tensor: Shape `[n, m]`.
+        start: First column.
+        stop: Column after the last.
+
+    Returns:
+        Array `[n, stop - start]`.
+    """
+    n, m = tensor.shape
+    if stop - start == m:
+        return tensor.rows(0, n)
+    flat = Tensor(tensor.name, tensor.dtype, (n * m,), tensor.storage)
+    return np.stack([flat.rows(i * m + start, i * m + stop) for i in range(n)])
+
+
+def _unpack(words: np.ndarray, bits: int, axis: int) -> np.ndarray:
+    # the codes in 32-bit words, lowest bits first, along an axis
+    shifts = np.arange(0, 32, bits, dtype=np.uint32)
+    codes = (np.expand_dims(words.view(np.uint32), axis + 1) >> np.expand_dims(shifts, 1 - axis)) & ((1 << bits) - 1)
+    shape = list(words.shape)
+    shape[axis] *= len(shifts)
+    return codes.reshape(shape).astype(np.int32)
+
+
+def grouped(layer: str, tensors: Mapping[str, Tensor]) -> tuple[Tensor, set[str]]:
+    """A GPTQ or AWQ layer; they are told apart by which axis is packed.
+
+    Args:
+        layer: Name up to `.qweight`.
+        tensors: All stored tensors.
+
+    Returns:
+        `LAYER.weight` of shape `[out, in]`, and the stored names that it replaces.
+
+    Raises:
+        UnreadableModelError: If companions are missing, shapes do not fit, or the number of bits is not supported.
+    """
+    names = {k: f"{layer}.{k}" for k in ("qweight", "qzeros", "scales", "g_idx")}
+    words, zeros, scales, order = (tensors.get(n) for n in names.values())
+    if words is None or zeros is None or scales is None:
+        raise UnreadableModelError(
+            f"packed format of '{layer}.qweight' is not supported: no 'qzeros' or 'scales' beside it"
+        )
+    if any(len(t.shape) != 2 for t in (words, zeros, scales)) or words.dtype != "I32" or zeros.dtype != "I32":
+        raise UnreadableModelError(f"'{layer}' is packed inconsistently: GPTQ and AWQ keep int32 matrices")
+    groups, out = scales.shape
+    bits = zeros.shape[1] * 32 // out if out else 0
+    if bits not in (2, 4, 8) or zeros.shape != (groups, out * bits // 32):
+        raise UnreadableModelError(f"packed format GPTQ with {bits} bits is not supported ('{layer}')")
+    if words.shape[1] == out:
+        weight = _gptq(layer, words, zeros, scales, order, bits)
+    elif bits == 4 and words.shape[1] * 8 == out:
+        weight = _awq(layer, words, zeros, scales)
+    else:
+        raise UnreadableModelError(f"'{layer}' is packed inconsistently: {words.shape} words for {scales.shape} scales")
+    return weight, set(names.values())
+
+
+def _gptq(layer: str, words: Tensor, zeros: Tensor, scales: Tensor, order: Tensor | None, bits: int) -> Tensor:
+    per_word = 32 // bits
+    fan_in, (groups, out) = words.shape[0] * per_word, scales.shape
+    if not groups or fan_in % groups or (order is not None and order.shape != (fan_in,)):
+        raise UnreadableModelError(f"'{layer}' is packed inconsistently: {fan_in} inputs in {groups} groups")
+
+    def make(start: int, stop: int) -> np.ndarray:
+        first, last = start // per_word, -(-stop // per_word)
+        group = np.arange(fan_in) // (fan_in // groups) if order is None else order.array().astype(np.int64)
+        if group.min(initial=0) < 0 or group.max(initial=0) >= groups:
+            raise UnreadableModelError(f"'{layer}.g_idx' names a group beyond {groups}")
+        codes = _unpack(columns(words, start, stop), bits, 0)
+        zero = _unpack(columns(zeros, first, last), bits, 1)[:, start - first * per_word :][:, : stop - start] + 1
+        scale = columns(scales, start, stop)
+        return ((codes - zero[group]) * scale[group]).T
+
+    return Tensor(f"{layer}.weight", "F32", (out, fan_in), RowStorage(make, (out, fan_in)))
+
+
+def _awq(layer: str, words: Tensor, zeros: Tensor, scales: Tensor) -> Tensor:
+    fan_in, (groups, out) = words.shape[0], scales.shape
+    if not groups or fan_in % groups:
+        raise UnreadableModelError(f"'{layer}' is packed inconsistently: {fan_in} inputs in {groups} groups")
+
+    def ordered(packed: np.ndarray) -> np.ndarray:
+        codes = _unpack(packed, 4, 1)
+        return codes.reshape(len(codes), -1, 8)[:, :, AWQ_ORDER].reshape(codes.shape)
+
+    def make(start: int, stop: int) -> np.ndarray:
+        first, last = start // 8, -(-stop // 8)
+        keep = slice(start - first * 8, stop - first * 8)
+        group = np.arange(fan_in) // (fan_in // groups)
+        codes = ordered(columns(words, first, last))[:, keep]
+        zero = ordered(columns(zeros, first, last))[:, keep]
+        return ((codes - zero[group]) * columns(scales, start, stop)[group]).T
+
+    return Tensor(f"{layer}.weight", "F32", (out, fan_in), RowStorage(make, (out, fan_in)))
+
+
+def compressed(layer: str, tensors: Mapping[str, Tensor]) -> tuple[Tensor, set[str]]:
+    """A compressed-tensors layer with symmetric integers packed into words.
+
+    Args:
+        layer: Name up to `.weight_packed`.
+        tensors: All stored tensors.
+
+    Returns:
+        `LAYER.weight` of shape `[out, in]`, and the stored names that it replaces.
+
+    Raises:
+        UnreadableModelError: If companions are missing, or the packing is asymmetric or reordered.
+    """
+    names = {k: f"{layer}.{k}" for k in ("weight_packed", "weight_scale", "weight_shape")}
+    words, scales, shape = (tensors.get(n) for n in names.values())
+    odd = [k for k in ("weight_zero_point", "weight_g_idx") if f"{layer}.{k}" in tensors]
+    if words is None or scales is None or shape is None or words.dtype != "I32" or odd or len(words.shape) != 2:
+        raise UnreadableModelError(f"packed format compressed-tensors with {odd or 'these tensors'} is not supported")
+    numbers = shape.array() if shape.size == 2 else np.zeros(2)
+    out, fan_in = (int(n) for n in numbers.reshape(-1))
+    groups = scales.shape[1] if len(scales.shape) == 2 else 0
+    bits = next((b for b in (4, 8) if words.shape == (out, -(-fan_in * b // 32))), 0)
+    if not bits or not groups or scales.shape[0] != out or fan_in % groups:
+        raise UnreadableModelError(f"'{layer}' is packed inconsistently: {words.shape} words for shape {(out, fan_in)}")
+
+    def make(start: int, stop: int) -> np.ndarray:
+        codes = _unpack(words.rows(start, stop), bits, 1)[:, :fan_in] - (1 << (bits - 1))
+        return codes * np.repeat(scales.rows(start, stop), fan_in // groups, axis=1)
+
+    return Tensor(f"{layer}.weight", "F32", (out, fan_in), RowStorage(make, (out, fan_in))), set(names.values())
+
+
+def bitsandbytes4(name: str, tensors: Mapping[str, Tensor]) -> tuple[Tensor, set[str]]:
+    """A bitsandbytes NF4 or FP4 tensor: two codes a byte, high nibble first, a table of 16 values, a scale per block.
+
+    Args:
+        name: Name of the packed tensor.
+        tensors: All stored tensors.
+
+    Returns:
+        The tensor in its logical shape, and the stored names that it replaces.
+
+    Raises:
+        UnreadableModelError: If its state is missing or does not fit.
+    """
+    companions = {n for n in tensors if n.startswith(f"{name}.")}
+    state = _state(name, tensors, companions)
+    packed, absmax, table = tensors[name], tensors.get(f"{name}.absmax"), tensors[f"{name}.quant_map"]
+    shape, block = tuple(state["shape"]), state["blocksize"]
+    size = int(np.prod(shape, dtype=object)) if shape else 1
+    blocks = -(-size // block)
+    if absmax is None or packed.size != -(-size // 2) or absmax.size != blocks or table.size != 16:
+        raise UnreadableModelError(f"'{name}' is packed inconsistently: {packed.size} bytes for shape {list(shape)}")
+    flat = Tensor(name, "U8", (packed.size,), packed.storage)
+    scales = _absmax(name, absmax, state, tensors)
+    row = size // shape[0] if shape and shape[0] else size
+
+    def make(start: int, stop: int) -> np.ndarray:
+        first, last = start * row, stop * row
+        pairs = flat.rows(first // 2, -(-last // 2))
+        codes = np.stack([pairs >> 4, pairs & 15], axis=1).reshape(-1)[first % 2 :][: last - first]
+        scale = scales(first // block, -(-last // block))
+        values = table.array().reshape(-1)[codes] * scale[np.arange(first, last) // block - first // block]
+        return values.reshape(-1, *shape[1:])
+
+    return Tensor(name, "F32", shape, RowStorage(make, shape)), companions | {name}
+
+
+def _state(name: str, tensors: Mapping[str, Tensor], companions: set[str]) -> dict[str, Any]:
+    key = next((n for n in companions if ".quant_state.bitsandbytes__" in n), None)
+    if key is None or tensors[key].size > 1 << 16:
+        raise UnreadableModelError(f"packed format of '{name}' is not supported: no bitsandbytes state beside it")
+    try:
+        state = json.loads(tensors[key].array().tobytes())
+        numbers = (*state["shape"], state["blocksize"])
+    except (ValueError, KeyError, TypeError, RecursionError) as e:
+        raise UnreadableModelError(f"the bitsandbytes state '{key}' is malformed") from e
+    if any(type(n) is not int or not 0 <= n < 2**48 for n in numbers) or not state["blocksize"]:
+        raise UnreadableModelError(f"the bitsandbytes state '{key}' has impossible numbers {list(numbers)}")
+    return state
+
+
+def _absmax(name: str, absmax: Tensor, state: Mapping[str, Any], tensors: Mapping[str, Tensor]):
+    # the scales of blocks `start:stop`, themselves quantised or not
+    flat = Tensor(absmax.name, absmax.dtype, (absmax.size,), absmax.storage)
+    if absmax.dtype != "U8":
+        return flat.rows
+    outer, table = tensors.get(f"{name}.nested_absmax"), tensors.get(f"{name}.nested_quant_map")
+    block, offset = state.get("nested_blocksize"), state.get("nested_offset", 0.0)
+    if outer is None or table is None or type(block) is not int or block < 1 or not isinstance(offset, (int, float)):
+        raise UnreadableModelError(f"'{name}' is packed inconsistently: its scales are packed without their state")
+    if table.size != 256 or outer.size != -(-absmax.size // block):
+        raise UnreadableModelError(f"'{name}' is packed inconsistently: {outer.size} outer scales for {absmax.size}")
+
+    def scales(start: int, stop: int) -> np.ndarray:
+        group = outer.array().reshape(-1)[np.arange(start, stop) // block]
+        return table.array().reshape(-1)[flat.rows(start, stop)] * group + np.float32(offset)
+
+    return scales

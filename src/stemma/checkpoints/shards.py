@@ -1,0 +1,146 @@
+"""Checkpoints that are spread over several files, with or without an index."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from stemma.checkpoints import parallel_ranks
+from stemma.checkpoints.assemble import read_file
+from stemma.checkpoints.formats.base import Contents
+from stemma.checkpoints.tensor import Tensor
+from stemma.errors import NotAModelError, UnreadableModelError, UnsafeFileError
+
+INDEXES = (
+    "model.safetensors.index.json", "diffusion_pytorch_model.safetensors.index.json", "pytorch_model.bin.index.json",
+    "diffusion_pytorch_model.bin.index.json",
+)  # fmt: skip
+_SHARD = re.compile(r"^(?P<stem>.+)-(?P<i>\d{5})-of-(?P<n>\d{5})\.(?P<ending>safetensors|bin|pt|pth|gguf)$")
+MAX_INDEX = 200_000_000
+
+
+def find(folder: Path) -> str | tuple[str, ...] | None:
+    """How the folder is sharded.
+
+    Returns:
+        The name of an index, or the shards' names where there is no index, or None.
+    """
+    names = {p.name for p in folder.iterdir()}
+    for index in INDEXES:
+        if index in names:
+            return index
+    other = sorted(n for n in names if n.endswith((".safetensors.index.json", ".bin.index.json")))
+    if other:
+        return other[0]
+    for name in sorted(names):
+        match = _SHARD.match(name)
+        if match and int(match["n"]) > 1:
+            ending = match["ending"]
+            shards = tuple(_shard(match, i) for i in range(1, min(int(match["n"]), 10_000) + 1))
+            # without an index, other weights of that kind in the folder are models of their own
+            return None if {x for x in names if x.endswith(f".{ending}")} - set(shards) else shards
+    return None
+
+
+def read(folder: Path, index: str | tuple[str, ...]) -> Contents:
+    """Put a sharded checkpoint together.
+
+    Args:
+        folder: Where index and shards lie.
+        index: What `find` returned.
+
+    Returns:
+        The contents of all shards.
+
+    Raises:
+        UnreadableModelError: If a shard is missing, a tensor is missing, or one occurs twice.
+    """
+    if isinstance(index, tuple):
+        return _join(folder, index, None)
+    listed = _weight_map(folder / index)
+    return _join(folder, tuple(sorted(set(listed.values()))), listed)
+
+
+def alone(path: Path) -> NotAModelError | None:
+    """What to say of a file that is one of the parts of a checkpoint, as its name says: a shard, a split or a rank.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The error; None for a file that is whole.
+    """
+    match, rank = _SHARD.match(path.name), parallel_ranks.place(path.name)
+    if match and int(match["n"]) > 1:
+        n = int(match["n"])
+        there = sum((path.parent / _shard(match, i)).is_file() for i in range(1, min(n, 10_000) + 1))
+        missing = "" if there == n else f", of which {n - there} are not beside it"
+        return NotAModelError(
+            f"{path} is one of {n} parts{missing}: give the folder that holds all of them, and no others"
+        )
+    if rank is None:
+        path, rank = path.parent, parallel_ranks.place(path.parent.name)
+    if rank is None:
+        return None
+    others = parallel_ranks.find(path.parent)
+    if path.name in others:
+        return NotAModelError(f"{path} is one of {len(others)} ranks, which hold a slice each: give the folder")
+    if rank[1]:
+        return NotAModelError(f"{path} is rank {rank[1]} of several, which hold a slice each: give the folder with all")
+    return None
+
+
+def _shard(match: re.Match[str], i: int) -> str:
+    return f"{match['stem']}-{i:05d}-of-{match['n']}.{match['ending']}"
+
+
+def _join(folder: Path, names: tuple[str, ...], listed: dict[str, str] | None) -> Contents:
+    missing = [n for n in names if not (folder / n).is_file()]
+    if missing:
+        raise UnreadableModelError(f"{folder} lacks {len(missing)} of {len(names)} shards, first {missing[0]}")
+    found: dict[str, Tensor] = {}
+    metadata: dict[str, str] = {}
+    notes: list[str] = []
+    aliases: list[tuple[str, ...]] = []
+    for name in names:
+        contents = read_file(folder / name)
+        for tensor in contents.parts.get("", ()):
+            if tensor.name in found:
+                raise UnreadableModelError(f"{folder}: tensor '{tensor.name}' lies in two shards")
+            if listed is not None and listed.get(tensor.name, name) != name:
+                raise UnreadableModelError(
+                    f"{folder}: the index puts '{tensor.name}' in {listed[tensor.name]}, it lies in {name}"
+                )
+            found[tensor.name] = tensor
+        metadata.update(contents.metadata)
+        notes.extend(contents.notes)
+        aliases.extend(contents.aliases)
+    for name in listed or ():
+        if name not in found:
+            raise UnreadableModelError(f"{folder}: the index lists '{name}', which no shard holds")
+    extra = len(found) - len(listed) if listed is not None else 0
+    if extra:
+        notes.append(f"{extra} tensors of the shards are not in the index")
+    return Contents({"": tuple(found.values())}, metadata, tuple(notes), tuple(aliases))
+
+
+def _weight_map(path: Path) -> dict[str, str]:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(dict(pairs)) != len(pairs):
+            raise UnreadableModelError(f"{path}: a name appears twice in the index")
+        return dict(pairs)
+
+    if path.stat().st_size > MAX_INDEX:
+        raise UnreadableModelError(f"{path} has {path.stat().st_size} bytes, which no shard index needs")
+    try:
+        listed = json.loads(path.read_bytes(), object_pairs_hook=unique)["weight_map"]
+    except (ValueError, KeyError, TypeError, RecursionError) as e:
+        raise UnreadableModelError(f"{path} is no shard index: it holds no JSON object with a 'weight_map'") from e
+    if not isinstance(listed, dict) or not listed or not all(isinstance(v, str) for v in listed.values()):
+        raise UnreadableModelError(f"{path} is no shard index: its 'weight_map' does not map names to files")
+    for file in listed.values():
+        if "/" in file or "\\" in file or "\0" in file or file in ("", ".", ".."):
+            raise UnsafeFileError(f"{path} names the shard {file!r}, which leaves the folder; it was not read")
+        if file.endswith(".index.json"):
+            raise UnreadableModelError(f"{path} names the index {file!r} as a shard")
+    return listed

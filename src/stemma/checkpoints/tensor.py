@@ -1,0 +1,296 @@
+"""Tensors that are read when asked for, and where their bytes come from.
+
+Nothing here knows a file format. A format (see `formats/`) hands out `Tensor`s whose `Storage` yields raw bytes in
+slices; whatever needs decoding or arithmetic (bfloat16, block quantisation, an adapter on its base) is a storage of
+its own, so that every later stage sees the same thing.
+"""
+
+import abc
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from types import MappingProxyType
+
+import numpy as np
+
+CHUNK = 4 << 20
+"""Bytes per slice when a tensor is streamed."""
+
+GAP = 1 << 15
+"""Bytes between two rows up to which it is cheaper to read them than to read twice."""
+
+ITEMSIZE: Mapping[str, int] = MappingProxyType(
+    {
+        "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1,
+        "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1,
+        "C64": 8, "C128": 16,
+    }
+)  # fmt: skip
+"""Bytes per element of each dtype code (the codes are those of safetensors)."""
+
+FLOATS = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
+
+
+def dtype_code(dtype: np.dtype) -> str | None:
+    """The dtype code of a NumPy dtype.
+
+    Args:
+        dtype: In any byte order; `ml_dtypes` types are known by name.
+
+    Returns:
+        The code as in `ITEMSIZE`, None where there is none.
+    """
+    named = {"bfloat16": "BF16", "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2"}
+    if dtype.name in named:
+        return named[dtype.name]
+    letter = {"f": "F", "i": "I", "u": "U", "c": "C"}.get(dtype.kind)
+    code = "BOOL" if dtype.kind == "b" else f"{letter}{dtype.itemsize * 8}"
+    return code if code in ITEMSIZE else None
+
+
+def decode(raw: np.ndarray, dtype: str) -> np.ndarray:
+    """Turn raw little-endian bytes into numbers.
+
+    Args:
+        raw: `uint8` bytes, one whole number of elements.
+        dtype: The dtype code.
+
+    Returns:
+        A flat array: float32 for every float narrower than 64 bits, else the native type. May share `raw`'s memory.
+    """
+    if dtype == "BF16":
+        return (raw.view("<u2").astype(np.uint32) << 16).view(np.float32)
+    if dtype in _FLOAT8:
+        return _FLOAT8[dtype][raw]
+    native = raw.view(_NUMPY[dtype])
+    return native.astype(np.float32) if dtype == "F16" else native
+
+
+_NUMPY = {
+    "F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1",
+    "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "u1", "C64": "<c8", "C128": "<c16",
+}  # fmt: skip
+
+
+def encode(values: np.ndarray, dtype: str) -> np.ndarray:
+    """Turn numbers into raw little-endian bytes, rounding to nearest even.
+
+    Args:
+        values: Real numbers.
+        dtype: `F64`, `F32`, `F16` or `BF16`.
+
+    Returns:
+        Flat `uint8` bytes.
+    """
+    if dtype != "BF16":
+        with np.errstate(over="ignore"):
+            return np.ascontiguousarray(values, _NUMPY[dtype]).reshape(-1).view(np.uint8)
+    bits = np.ascontiguousarray(values, "<f4").reshape(-1).view("<u4")
+    rounded = (bits + (0x7FFF + ((bits >> 16) & 1)).astype(np.uint32)) >> 16
+    nan = (bits & 0x7FFFFFFF) > 0x7F800000
+    return np.where(nan, (bits >> 16) | 0x40, rounded).astype("<u2").view(np.uint8)
+
+
+def _float8(exponent_bits: int, mantissa_bits: int, *, infinities: bool) -> np.ndarray:
+    """All 256 values of an 8-bit float (OCP FP8: E4M3 has no infinities and one NaN per sign).
+
+    Returns:
+        The values, indexed by code.
+    """
+    code = np.arange(256, dtype=np.int64)
+    sign = np.where(code >> 7, -1.0, 1.0)
+    exponent = (code >> mantissa_bits) & ((1 << exponent_bits) - 1)
+    fraction = (code & ((1 << mantissa_bits) - 1)) / (1 << mantissa_bits)
+    bias = (1 << (exponent_bits - 1)) - 1
+    value = np.where(exponent == 0, fraction * 2.0 ** (1 - bias), (1 + fraction) * 2.0 ** (exponent - bias))
+    top = exponent == (1 << exponent_bits) - 1
+    if infinities:
+        value = np.where(top, np.where(fraction == 0, np.inf, np.nan), value)
+    else:
+        value = np.where((code & 0x7F) == 0x7F, np.nan, value)
+    return (sign * value).astype(np.float32)
+
+
+_FLOAT8 = {"F8_E4M3": _float8(4, 3, infinities=False), "F8_E5M2": _float8(5, 2, infinities=True)}
+
+
+class AbstractStorage(abc.ABC):
+    """Where a tensor's bytes come from."""
+
+    @abc.abstractmethod
+    def read_into(self, start: int, out: memoryview) -> None:
+        """Fill `out` with the tensor's canonical bytes (little-endian, C order) from byte `start` on.
+
+        Args:
+            start: First byte, counted from the tensor's first element.
+            out: Writable bytes; all of it is filled.
+
+        Raises:
+            UnreadableModelError: If the bytes are not there any more.
+        """
+
+
+@dataclass(frozen=True)
+class ArrayStorage(AbstractStorage):
+    """Bytes of an array that is made on first use: small tensors, and formats that cannot be read in slices.
+
+    Attributes:
+        make: Returns the array, C-contiguous after `ascontiguousarray`, in the dtype that the tensor declares.
+    """
+
+    make: Callable[[], np.ndarray]
+
+    @cached_property
+    def _bytes(self) -> np.ndarray:
+        return np.ascontiguousarray(self.make()).reshape(-1).view(np.uint8)
+
+    def read_into(self, start: int, out: memoryview) -> None:
+        """See `AbstractStorage.read_into`."""
+        out[:] = self._bytes.data[start : start + len(out)]
+
+
+def fill(start: int, out: memoryview, row: int, step: int, make: Callable[[int, int], np.ndarray]) -> None:
+    """Fill a run of bytes from rows that are made a few at a time.
+
+    Args:
+        start: First byte of the run.
+        out: Writable bytes; all of it is filled.
+        row: Bytes per row.
+        step: Most rows to make at once.
+        make: `make(first, last)` returns the bytes of those rows.
+    """
+    done = 0
+    while done < len(out):
+        first, skip = divmod(start + done, row)
+        last = min(first + step, -(-(start + len(out)) // row))
+        raw = make(first, last)[skip:]
+        n = min(len(raw), len(out) - done)
+        out[done : done + n] = raw.data[:n]
+        done += n
+
+
+@dataclass(frozen=True)
+class RowStorage(AbstractStorage):
+    """Bytes of rows that are computed when asked for: dequantised weights, adapters merged into their base.
+
+    Attributes:
+        make: `make(start, stop)` returns rows `start:stop` as numbers.
+        shape: Shape of the tensor; a scalar is one row.
+        dtype: What the numbers are rounded to: a float dtype code.
+    """
+
+    make: Callable[[int, int], np.ndarray]
+    shape: tuple[int, ...]
+    dtype: str = "F32"
+
+    def read_into(self, start: int, out: memoryview) -> None:
+        """See `AbstractStorage.read_into`; whole rows are computed, a few megabytes at a time."""
+        row = ITEMSIZE[self.dtype] * math.prod(self.shape[1:])
+        fill(start, out, row, max(1, CHUNK // row), lambda a, b: encode(self.make(a, b), self.dtype))
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor that is read when asked for.
+
+    Attributes:
+        name: Canonical name (wrappers and prefixes removed).
+        dtype: Code as in `ITEMSIZE`.
+        shape: Axis lengths; empty for a scalar.
+        storage: Where its bytes come from.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    storage: AbstractStorage = field(repr=False, compare=False)
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        n = 1
+        for s in self.shape:
+            n *= s
+        return n
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the canonical representation."""
+        return self.size * ITEMSIZE[self.dtype]
+
+    @property
+    def is_float(self) -> bool:
+        """Whether the elements are real numbers (not codes, indices or flags)."""
+        return self.dtype in FLOATS
+
+    def chunks(self, buffer: bytearray | None = None) -> Iterator[memoryview]:
+        """The canonical bytes in order, each slice in the same reused buffer.
+
+        Args:
+            buffer: Memory to reuse; a fresh `CHUNK` otherwise.
+
+        Yields:
+            Slices that are valid until the next one is asked for.
+        """
+        buffer = bytearray(min(CHUNK, self.nbytes)) if buffer is None else buffer
+        view = memoryview(buffer)
+        for start in range(0, self.nbytes, len(buffer) or 1):
+            part = view[: min(len(buffer), self.nbytes - start)]
+            self.storage.read_into(start, part)
+            yield part
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        """Entries `start:stop` of the first axis, decoded.
+
+        Cost: memory and time of those rows only.
+
+        Args:
+            start: First row.
+            stop: Row after the last; at most `shape[0]`.
+
+        Returns:
+            Array `[stop - start, *shape[1:]]`, float32 for narrow floats, else the native dtype.
+        """
+        row = self.nbytes // self.shape[0] if self.shape and self.shape[0] else 0
+        raw = np.empty((stop - start) * row, np.uint8)
+        if raw.size:
+            self.storage.read_into(start * row, raw.data)
+        return decode(raw, self.dtype).reshape(stop - start, *self.shape[1:])
+
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        """Some entries of the first axis, decoded.
+
+        Cost: the bytes between the first and the last one, a slice at a time, or one read for each row where they are
+        far apart; only what is asked for is decoded.
+
+        Args:
+            rows: Positions, ascending.
+
+        Returns:
+            Array `[rows, *shape[1:]]`, as `rows` gives it.
+        """
+        row = self.nbytes // self.shape[0] if self.shape and self.shape[0] else 0
+        raw = np.empty((len(rows), row), np.uint8)
+        gap = row if isinstance(self.storage, RowStorage) else GAP  # rows that are computed cost more than reading
+        breaks = np.flatnonzero(np.diff(rows) * row > gap) + 1
+        for first, last in zip([0, *breaks.tolist()], [*breaks.tolist(), len(rows)], strict=True):
+            start, stop = (int(rows[first]), int(rows[last - 1]) + 1) if last > first else (0, 0)
+            if stop - start == last - first:
+                self.storage.read_into(start * row, raw[first:last].reshape(-1).data)
+            elif last > first:
+                piece = np.empty((stop - start, row), np.uint8)
+                self.storage.read_into(start * row, piece.reshape(-1).data)
+                raw[first:last] = piece[rows[first:last] - start]
+        return decode(raw.reshape(-1), self.dtype).reshape(len(rows), *self.shape[1:])
+
+    def array(self) -> np.ndarray:
+        """The whole tensor, decoded; for tensors that are known to fit.
+
+        Returns:
+            Array of `shape`, float32 for narrow floats, else the native dtype.
+        """
+        raw = np.empty(self.nbytes, np.uint8)
+        if raw.size:
+            self.storage.read_into(0, raw.data)
+        return decode(raw, self.dtype).reshape(self.shape)

@@ -1,0 +1,131 @@
+"""What matrix products, attention and convolutions do to labels: units are read on one axis and made on another."""
+
+from math import prod
+from typing import Any
+
+import torch
+
+from stemma.edits.dependency_graph.elementwise_rules import MEETS, combined, with_weight
+from stemma.edits.dependency_graph.tracing_mode import Product, Tracing, flat
+from stemma.edits.dependency_graph.unit_labels import ANONYMOUS, Label, varies
+
+
+def multiplied(t: Tracing, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+    """Matrix products, with a weight or between activations."""
+    name = str(func.overloadpacket)
+    bias, (a, b) = (args[0], args[1:3]) if "add" in name else (None, args[:2])
+    if "mv" in name:
+        return t.unknown(func, args, out)
+    if a.ndim == 2 and t.origin(b) is not None:
+        label = _with_matrix(t, a, b, out)
+    else:
+        label = _between(t, a, b)
+        t.products.append(Product("", prod(a.shape) * b.shape[-1] / t.batch, t.label(a) if a.ndim > 2 else None))
+    if bias is not None and bias.ndim:
+        if t.origin(bias) is not None:
+            label = with_weight(t, bias, label, out.ndim)
+        else:
+            t.set(out, label)
+            label = combined(t, [bias, out], out.ndim)
+    return t.set(out, label)
+
+
+def _with_matrix(t: Tracing, x: torch.Tensor, w: torch.Tensor, out: torch.Tensor) -> Label | None:
+    """`x [n, inputs] @ w [inputs, outputs]`."""
+    label, found = t.label(x), t.origin(w)
+    assert found is not None
+    t.used(found[0], *found[1], "linear", out, len(x))
+    meet(t, label, 1, t.rows(w, 0))
+    if varies(label, 0):
+        t.known.fix(t.rows(w, 1), MEETS)
+        return t.known.along(label, [1])
+    return t.rows(w, 1).reshape(1, -1)
+
+
+def meet(t: Tracing, label: Label | None, axis: int, rows: torch.Tensor) -> None:
+    """The rows of a weight that meet an axis of the input."""
+    if not varies(label, axis) or label is None:
+        if len(rows) > 1:
+            t.known.fix(rows, "its inputs are not hidden units")
+        return
+    others = [a for a in range(label.ndim) if a != axis]
+    flat_label = t.known.along(label, others)
+    assert flat_label is not None
+    numbers = flat_label.reshape(-1)
+    if bool((numbers == ANONYMOUS).any()):
+        t.known.fix(rows[numbers == ANONYMOUS], "its inputs are not hidden units")
+    t.known.join(numbers, rows)
+
+
+def _between(t: Tracing, a: torch.Tensor, b: torch.Tensor) -> Label | None:
+    """`a [..., n, k] @ b [..., k, m]` between activations: batch axes are joined."""
+    x, y = t.label(a), t.label(b)
+    if varies(x, -1) or varies(y, -2):
+        left = None if x is None else x.transpose(-1, -2)
+        inner = t.known.join(left, y) if varies(x, -1) and varies(y, -2) else (left if varies(x, -1) else y)
+        if not (varies(x, -1) and varies(y, -2)):
+            t.known.fix(inner, MEETS)
+    x, y = (t.known.along(s, [d]) for s, d in ((x, -1), (y, -2)))
+    if varies(x, -2) and varies(y, -1):
+        t.known.fix(y, MEETS)
+        y = None
+    return t.known.join(x, y)
+
+
+def attention(t: Tracing, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+    """Scaled dot products, a softmax, and a weighted mean, per head."""
+    q, k, v = args[:3]
+    shared = q.shape[-3] // k.shape[-3]  # query heads that read one key
+
+    def known(x: torch.Tensor) -> Label | None:
+        label = t.label(x)
+        wide = label is not None and x is not q and shared > 1 and varies(label, x.ndim - 3)
+        return label.repeat_interleave(shared, x.ndim - 3) if wide and label is not None else label
+
+    scores = t.known.join(t.known.along(known(q), [-2, -1]), t.known.along(known(k), [-2, -1]))
+    label = t.known.join(scores, t.known.along(known(v), [-2]))
+    per_input = prod(q.shape[:-1]) * k.shape[-2] * (q.shape[-1] + v.shape[-1]) / t.batch
+    t.products.append(Product("", per_input, scores))
+    t.set(flat(out)[0], label)
+
+
+def convolved(t: Tracing, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+    """Convolutions, also transposed, grouped and depthwise."""
+    x, w, bias = args[:3]
+    turned, groups = bool(args[6]), int(args[8])
+    found = t.origin(w)
+    if found is None:
+        return t.unknown(func, args, out)
+    label = t.known.along(t.label(x), range(2, x.ndim))
+    reads, writes = (0, 1) if turned else (1, 0)
+    counted = x if turned else out
+    t.used(found[0], reads, writes, "convolution", out, counted.numel() / counted.shape[1])
+    if groups == 1:
+        meet(t, label, 1, t.rows(w, reads))
+        written = t.rows(w, writes)
+    else:
+        written = _grouped(t, x, w, label, groups, turned=turned)
+    result = written.reshape([1, -1] + [1] * (x.ndim - 2))
+    if bias is not None:
+        result = t.known.join(result, t.rows(bias, 0).reshape(result.shape))
+    return t.set(out, result)
+
+
+def _grouped(
+    t: Tracing, x: torch.Tensor, w: torch.Tensor, label: Label | None, groups: int, *, turned: bool
+) -> torch.Tensor:  # fmt: skip
+    """Channels of one group go together; a depthwise kernel is cut with its channel."""
+    if turned or groups != x.shape[1] or w.shape[0] != groups:
+        t.known.fix(label, "it enters a convolution in groups")
+        for axis in (0, 1):
+            t.known.fix(t.rows(w, axis), "it belongs to a convolution in groups")
+        return torch.full([w.shape[1] * groups if turned else w.shape[0]], ANONYMOUS)
+    rows = t.rows(w, 0)
+    if varies(label, 1) and label is not None:
+        t.known.join(label.reshape(-1), rows)
+    else:
+        t.known.fix(rows, "its inputs are not hidden units")
+    found = t.origin(w)
+    assert found is not None
+    t.uses[found[0]].kind = "depthwise"  # it mixes no units, so nothing is scored there
+    return rows

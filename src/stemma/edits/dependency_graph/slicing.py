@@ -1,0 +1,138 @@
+"""Cutting units out of a network, for good, or silencing them where they are read."""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from stemma.edits.dependency_graph.groups import Network
+
+HEADS = ("num_heads", "num_attention_heads", "n_head", "n_heads", "heads", "num_key_value_heads", "num_kv_heads")
+"""Attributes in which modules remember how many heads they have."""
+
+WIDTHS = ("all_head_size", "inner_dim", "split_size")
+"""Attributes in which they remember how wide all heads are together."""
+
+
+def slices(net: Network, kept: Mapping[str, np.ndarray]) -> dict[str, dict[int, np.ndarray]]:
+    """Which rows of which axes stay.
+
+    Args:
+        net: What can be removed.
+        kept: Units that stay, by group; groups that are not named stay whole.
+
+    Returns:
+        Sorted rows, by weight and axis; only those that lose some.
+    """
+    gone: dict[tuple[str, int], list[np.ndarray]] = {}
+    for g in net.groups:
+        if g.name in kept and len(kept[g.name]) < g.size:
+            out = np.setdiff1d(np.arange(g.size), kept[g.name])
+            for r in g.rows:
+                gone.setdefault((r.tensor, r.axis), []).append(r.index[out].reshape(-1))
+    found: dict[str, dict[int, np.ndarray]] = {}
+    for (tensor, axis), rows in gone.items():
+        whole = np.arange(net.shapes[tensor][axis])
+        found.setdefault(tensor, {})[axis] = np.setdiff1d(whole, np.concatenate(rows))
+    return found
+
+
+def cut(
+    module: torch.nn.Module, rows: Mapping[str, Mapping[int, np.ndarray]], heads: Collection[str] = ()
+) -> None:  # fmt: skip
+    """Make a network smaller, in place: weights, and what modules remember of their own size.
+
+    Args:
+        module: The network.
+        rows: As `slices` gives them.
+        heads: Weights whose units are attention heads.
+    """
+    places = _places(module)
+    before: dict[str, tuple[int, ...]] = {}
+    for tensor, axes in rows.items():
+        owners = places[tensor]
+        old = getattr(owners[0][0], owners[0][1])
+        new = old.detach()
+        for axis, keep in axes.items():
+            new = new.index_select(axis, torch.from_numpy(np.ascontiguousarray(keep)).to(new.device))
+        new = new.contiguous()
+        before[tensor] = tuple(old.shape)
+        fresh = torch.nn.Parameter(new, old.requires_grad) if isinstance(old, torch.nn.Parameter) else new
+        for owner, name in owners:
+            setattr(owner, name, fresh)
+    for owner in {id(o): o for t in rows for o, _ in places[t]}.values():
+        _resize(owner)
+    _fewer_heads(module, {t: r for t, r in rows.items() if t in heads}, before)
+
+
+def silence(module: torch.nn.Module, net: Network, kept: Mapping[str, np.ndarray]) -> None:
+    """Set to zero what reads the units that do not stay, in place: the outputs are those of the smaller network.
+
+    Args:
+        module: The network.
+        net: What can be removed.
+        kept: Units that stay, by group.
+    """
+    state = dict(module.named_parameters())
+    with torch.no_grad():
+        for g in net.groups:
+            if g.name not in kept:
+                continue
+            out = np.setdiff1d(np.arange(g.size), kept[g.name])
+            for reader in g.readers:
+                index = next(r.index for r in g.rows if r.tensor == reader.weight and r.axis == reader.reads)
+                weight = state[reader.weight]
+                weight.index_fill_(reader.reads, torch.from_numpy(index[out].reshape(-1)).to(weight.device), 0.0)
+
+
+def _places(module: torch.nn.Module) -> dict[str, list[tuple[torch.nn.Module, str]]]:
+    """Every module and attribute that holds a tensor, by its first name; tied ones several times."""
+    first: dict[int, str] = {}
+    out: dict[str, list[tuple[torch.nn.Module, str]]] = {}
+    for prefix, owner in module.named_modules():
+        for name, tensor in (*owner._parameters.items(), *owner._buffers.items()):
+            if tensor is not None:
+                full = first.setdefault(id(tensor), f"{prefix}.{name}" if prefix else name)
+                out.setdefault(full, []).append((owner, name))
+    return out
+
+
+def _resize(owner: Any) -> None:
+    """Let a module say its present size."""
+    weight = getattr(owner, "weight", None)
+    if weight is None:
+        return
+    match type(owner).__name__:
+        case "Linear" | "NonDynamicallyQuantizableLinear":
+            owner.out_features, owner.in_features = weight.shape
+        case "Conv1D":
+            owner.nx, owner.nf = weight.shape
+        case "Conv1d" | "Conv2d" | "Conv3d":
+            depthwise = owner.groups > 1 and owner.groups == owner.in_channels
+            owner.out_channels, owner.in_channels = weight.shape[:2]
+            if depthwise:
+                owner.groups = owner.in_channels = owner.out_channels
+        case "ConvTranspose1d" | "ConvTranspose2d" | "ConvTranspose3d":
+            owner.in_channels, owner.out_channels = weight.shape[:2]
+        case "BatchNorm1d" | "BatchNorm2d" | "BatchNorm3d" | "SyncBatchNorm":
+            owner.num_features = len(weight)
+
+
+def _fewer_heads(module: torch.nn.Module, rows: Mapping[str, Mapping[int, np.ndarray]], before: Any) -> None:
+    """Scale counts of heads and widths in modules whose projections lost whole heads."""
+    for prefix, owner in module.named_modules():
+        known = {n: getattr(owner, n) for n in HEADS if isinstance(getattr(owner, n, None), int)}
+        depth = len(prefix.split(".")) + 2 if prefix else 2  # its own projections, not those of modules inside
+        mine = [t for t in rows if t.startswith(f"{prefix}." if prefix else "") and len(t.split(".")) == depth]
+        shares = {len(rows[t][0]) / before[t][0] for t in mine if 0 in rows[t] and len(before[t]) == 2}
+        if not known or len(shares) != 1:
+            continue
+        share, sizes = shares.pop(), {before[t][0] for t in mine}
+        for name, value in known.items():
+            if float(value * share).is_integer():
+                setattr(owner, name, int(value * share))
+        for name in WIDTHS:
+            value = getattr(owner, name, None)
+            if isinstance(value, int) and value in sizes:
+                setattr(owner, name, round(value * share))

@@ -1,0 +1,1 @@
+"""Structured pruning: which units go (ModHiFi-P), planned and carried out."""

@@ -1,0 +1,238 @@
+"""Edited models to folders that load without Stemma, with plan, receipt and a report beside them."""
+
+import copy
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from stemma.checkpoints.model import Model
+from stemma.checkpoints.save import save
+from stemma.edits.dependency_graph import configurations
+from stemma.edits.editable_network import CLOSE
+from stemma.edits.layer_inputs import batch_of
+from stemma.edits.model_card import report
+from stemma.edits.result import Edited
+from stemma.errors import MisuseError, StemmaError
+from stemma.networks.load import load
+from stemma.probes import Probes
+from stemma.types import Receipt
+from stemma.types.edits import PLAN, PROGRAM, RECEIPT, UNDO
+
+REPORT = "README.md"
+"""What people read of an edit."""
+
+HALF = 0.05
+"""As `asking.CLOSE`, where weights are written in half precision."""
+
+NOT_COPIED = (".safetensors", ".bin", ".pt", ".pth", ".pt2", ".h5", ".msgpack", ".onnx", ".gguf", ".index.json")
+"""Endings of files in the parent's folder that hold weights."""
+
+
+def write(edited: Edited, folder: Path | str, probes: Probes, *, overwrite: bool = False) -> Receipt:
+    """Write an edited model; the folder appears only when it is complete and was read back.
+
+    A model with a configuration becomes a checkpoint folder of its own kind (one of transformers loads with
+    `from_pretrained`); any other becomes a program, which `torch.export.load` loads without code.
+
+    Args:
+        edited: The model after the edit.
+        folder: Where to write.
+        probes: A few are put to the model that was read back.
+        overwrite: Allow an existing folder to be replaced.
+
+    Returns:
+        The receipt, with the digest of what lies on disk.
+
+    Raises:
+        MisuseError: If the folder may not be written.
+        StemmaError: If what was read back does not answer as the edited network does.
+    """
+    folder = Path(folder)
+    writable(folder, edited.parent.source, overwrite=overwrite)
+    partial, aside = (folder.with_name(f".{folder.name}.{os.getpid()}.{word}") for word in ("partial", "before"))
+    partial.mkdir(parents=True)
+    try:
+        _weights(edited, partial, probes)
+        found = load(checkpoint(partial))
+        _same_answers(edited, replace(found), probes)
+        receipt = replace(edited.receipt, child=found.digest)
+        _beside(edited, receipt, partial, found)
+        if folder.exists():
+            folder.rename(aside)
+        partial.rename(folder)
+        shutil.rmtree(aside, ignore_errors=True)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return receipt
+
+
+def writable(folder: Path, source: str, *, overwrite: bool) -> None:
+    """Refuse a folder that would cost what is there: only what an edit wrote is replaced, and never the parent.
+
+    Args:
+        folder: Where an edited model is to lie.
+        source: Where the parent was read from.
+        overwrite: Allow an earlier edit there to be replaced.
+
+    Raises:
+        MisuseError: If it may not be written.
+    """
+    if not folder.name or folder.name == ".." or folder.is_symlink():
+        raise MisuseError(f"{folder} is no name of a folder: give a path that ends in one")
+    if not folder.exists():
+        return
+    if not overwrite or not folder.is_dir():
+        raise MisuseError(f"{folder} exists. Choose another folder, or allow it to be replaced (--replace)")
+    parent, here = Path(source).resolve(), folder.resolve()
+    if Path(source).exists() and (here == parent or here in parent.parents or parent in here.parents):
+        raise MisuseError(f"{folder} holds the model that is edited ({source}): choose another folder")
+    if any(folder.iterdir()) and not ((folder / PLAN).is_file() and (folder / RECEIPT).is_file()):
+        raise MisuseError(f"{folder} holds something else than an edited model: it is not replaced")
+
+
+def checkpoint(folder: Path) -> Path:
+    """What is loaded of a folder with an edited model: the folder, or the program where nothing else is there."""
+    return folder if (folder / "config.json").is_file() else folder / PROGRAM
+
+
+def _weights(edited: Edited, folder: Path, probes: Probes) -> None:
+    module, config = edited.asked.module, edited.model.config
+    if hasattr(module, "save_pretrained") and config is not None:
+        _of_transformers(module, config, edited.parent.config or {})
+        half = stored_in_half(edited)
+        stored: Any = module if half is None else _halved(module, half, edited)
+        stored.save_pretrained(folder)
+        for file in _companions(Path(edited.parent.source)):
+            shutil.copyfile(file, folder / file.name)
+    elif config is not None:
+        save(edited.model, folder / "saved", config)
+        for file in (folder / "saved").iterdir():
+            file.rename(folder / file.name)
+        (folder / "saved").rmdir()
+        _program(edited, folder, probes, needed=False)
+    else:
+        _program(edited, folder, probes, needed=True)
+
+
+def stored_in_half(edited: Edited) -> torch.dtype | None:
+    """The half precision that the parent's matrices are stored in, where all are; the child is written in it too."""
+    kinds = {t.dtype for t in edited.parent.tensors.values() if t.is_float and len(t.shape) > 1}
+    return {"F16": torch.float16, "BF16": torch.bfloat16}.get(kinds.pop()) if len(kinds) == 1 else None
+
+
+def _halved(module: torch.nn.Module, half: torch.dtype, edited: Edited) -> Any:
+    """A copy in half precision; vectors stay single where the parent stores them so."""
+    vectors = {t.dtype for t in edited.parent.tensors.values() if t.is_float and len(t.shape) == 1}
+    stored = copy.deepcopy(module)
+    for p in stored.parameters():
+        if p.ndim > 1 or "F32" not in vectors:
+            p.data = p.data.to(half)
+    return stored
+
+
+def _of_transformers(module: Any, config: Mapping[str, Any], before: Mapping[str, Any]) -> None:
+    """Let the configuration that transformers writes say the new sizes."""
+    for size in configurations.SIZES.get(str(config.get("model_type")), ()):
+        for key in (size.key, size.per):
+            if key and config.get(key) != before.get(key):
+                setattr(module.config, key, config[key])
+
+
+def _companions(source: Path) -> Iterator[Path]:
+    """Files beside the parent's weights that the child needs as well: tokenizer, preprocessing."""
+    folder = source if source.is_dir() else source.parent
+    if not (source.exists() and (folder / "config.json").is_file()):
+        return
+    ours = ("config.json", "generation_config.json", PLAN, RECEIPT, REPORT)
+    for file in sorted(folder.iterdir()):
+        if file.is_file() and file.name not in ours and not file.name.endswith((*NOT_COPIED, ".py")):
+            yield file
+
+
+class _Runs(torch.nn.Module):
+    """A network with everything around it as one module, for export."""
+
+    def __init__(self, edited: Edited) -> None:
+        super().__init__()
+        self.inner = edited.asked.module
+        self._forward = edited.asked.forward
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Raw inputs to the main output."""
+        from stemma.types.network import main_output
+
+        found = main_output(self._forward(x))
+        assert found is not None
+        return found
+
+
+def _program(edited: Edited, folder: Path, probes: Probes, *, needed: bool) -> None:
+    """Write the network as a `torch.export` program with a free batch axis, for inputs like the probes."""
+    asked, spec = edited.asked, edited.asked.network.input_spec
+    module = asked.module if asked.forward is asked.module else _Runs(edited)
+    tokens = probes.kind == "tokens"
+    longest = spec.shape[0] if tokens and spec is not None and spec.shape[0] else 1 << 20
+    x = batch_of(np.repeat(probes.inputs[:1], 2, 0), asked.like)
+    axes: dict[int, Any] = {0: torch.export.Dim("batch")}
+    if tokens:
+        x, axes[1] = x[:, :8].contiguous(), torch.export.Dim("length", max=longest)
+    try:
+        program = torch.export.export(module.eval(), (x,), dynamic_shapes=(axes,))
+        torch.export.save(program, folder / PROGRAM)
+    except Exception as error:  # code that cannot be exported fails in its own way
+        (folder / PROGRAM).unlink(missing_ok=True)
+        if needed:
+            raise StemmaError(
+                f"the network of {edited.parent.name} cannot be exported ({' '.join(str(error).split())[:200]}): take "
+                "the edited module from Python and save it in your own way"
+            ) from error
+
+
+def _same_answers(edited: Edited, found: Any, probes: Probes) -> None:
+    inputs = probes.inputs[:8]
+    with torch.no_grad():
+        mine = edited.asked.network(batch_of(inputs, edited.asked.like)).cpu()
+        network = found.network
+        like = network.parameter
+        read = network(batch_of(inputs, torch.zeros(1) if like is None else like)).cpu()
+    apart = float((mine - read).abs().max()) if mine.shape == read.shape else float("inf")
+    close = CLOSE if stored_in_half(edited) is None else HALF
+    if not apart <= close * max(float(mine.abs().max()), 1e-30):
+        raise StemmaError(
+            f"what was written does not answer as the edited network does (largest difference {apart:.3g}): nothing "
+            "was kept. Its configuration cannot describe this edit; take the edited module from Python"
+        )
+
+
+def _beside(edited: Edited, receipt: Receipt, folder: Path, written: Model) -> None:
+    if edited.undo:
+        from safetensors.torch import save_file
+
+        called = _as_written(edited, written)
+        save_file({called[n]: t.contiguous() for n, t in edited.undo.items()}, folder / UNDO)
+    for name, content in ((PLAN, edited.plan.to_dict()), (RECEIPT, receipt.to_dict())):
+        (folder / name).write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+    (folder / REPORT).write_text(report(edited, receipt))
+
+
+def _as_written(edited: Edited, written: Model) -> dict[str, str]:
+    """Under which names the weights that changed lie on disk."""
+    out = {}
+    for name in edited.undo:
+        if name in written.tensors:
+            out[name] = name
+            continue
+        own = edited.asked.module.get_parameter(name).detach().cpu().float().numpy()
+        same = (n for n, t in written.tensors.items() if t.shape == own.shape and n not in out.values())
+        found = next((n for n in same if np.array_equal(written.tensors[n].array().astype(np.float32), own)), None)
+        if found is None:
+            raise StemmaError(f"{name} is not found again in what was written, so the change could not be undone")
+        out[name] = found
+    return out

@@ -1,0 +1,1 @@
+"""Class unlearning: which weights change, how strongly (ModHiFi-U)."""

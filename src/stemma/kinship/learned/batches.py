@@ -1,0 +1,196 @@
+"""Questions as arrays: a child and its candidates, as each preset of the lineage detector takes them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from stemma.checkpoints.model import Model
+from stemma.errors import MisuseError
+from stemma.fingerprints.activations import Activations
+from stemma.fingerprints.tensor_content import matrices
+from stemma.kinship.learned import geometry
+from stemma.kinship.learned.weight_samples import Views
+from stemma.probes import Probes
+
+Arrays = dict[str, np.ndarray]
+
+LEAST = 0.5
+"""Share of the child's layers that a candidate must have, in their shapes, to be a candidate at all."""
+
+SIDE = 64
+"""Rows and columns at most of the one matrix that the preset `paper` sees."""
+
+
+def with_features(views: Views, models: Sequence[Model], probes: Probes, batch: int = 256) -> Views:
+    """The same views with what enters each model's head.
+
+    Cost: one forward pass per probe and model.
+
+    Args:
+        views: Of `models`.
+        models: The child first.
+        probes: What all are asked.
+        batch: Probes asked at once.
+
+    Returns:
+        Views with features; models whose features have another width than the child's count as not asked.
+    """
+    found = [Activations(batch=batch)(m, probes).values["features"] for m in models]
+    width = found[0].shape
+    seen = np.array([f.shape == width for f in found])
+    features = np.stack([f if ok else np.zeros(width, np.float32) for f, ok in zip(found, seen, strict=True)])
+    return replace(views, features=np.asarray(features, np.float32), seen=seen)
+
+
+def v2_question(
+    views: Views, child: int, others: np.ndarray, crop: int, squared: geometry.Squares | None = None
+) -> Arrays:
+    """One question for the preset `v2`; see `Scorer.forward` for the arrays.
+
+    Args:
+        views: The models.
+        child: Position of the child.
+        others: Positions of the candidates.
+        crop: Entries per layer that the encoder sees.
+        squared: Squared distances, where they are known already.
+
+    Returns:
+        Arrays without the axis of questions.
+    """
+    shared = views.there[child][None] & views.there[others]
+    enough = shared.any(1) & (shared.sum(1) >= LEAST * views.there[child].sum())
+    index, valid = _crop(views.valid, crop)
+    p = np.take_along_axis(views.values[others], index[None], 2)
+    c = np.take_along_axis(views.values[child], index, 1)
+    scale = np.sqrt(np.square(views.values[others]).sum(2) / np.maximum(views.valid.sum(1), 1))
+    pairs = np.stack([p, np.broadcast_to(c, p.shape)], -1) / np.maximum(scale, 1e-20)[..., None, None]
+    pairs = np.clip(np.where(shared[..., None, None] & valid[None, ..., None], pairs, 0), -8, 8)
+    triangles, near = geometry.triangles(
+        squared or partial(geometry.squares, views), views.lengths, views.there, child, others
+    )
+    asked = np.zeros(len(others), bool) if views.seen is None else views.seen[others] & views.seen[child]
+    return {
+        "pairs": pairs.astype(np.float32),
+        "valid": valid,
+        "shared": shared,
+        "layer": geometry.by_layer(views, child, others),
+        "triangles": triangles,
+        "near": near,
+        "answers": _answers(views, child, others, crop),
+        "answer": np.where(asked[:, None], geometry.of_features(views, child, others), 0).astype(np.float32),
+        "asked": asked,
+        "candidates": enough,
+    }
+
+
+def _crop(valid: np.ndarray, crop: int) -> tuple[np.ndarray, np.ndarray]:
+    """Evenly spaced entries of each layer; layers hold their entries in front."""
+    widths = valid.sum(1)
+    steps = np.arange(crop)[None]
+    index = np.where(widths[:, None] > crop, steps * widths[:, None] // crop, steps)
+    inside = index < widths[:, None]
+    return np.where(inside, index, 0), inside
+
+
+def _answers(views: Views, child: int, others: np.ndarray, crop: int) -> np.ndarray:
+    if views.features is None:
+        return np.zeros((len(others), crop, 2), np.float32)
+    flat = views.features.reshape(len(views), -1)
+    index = np.arange(crop) * flat.shape[1] // crop
+    scale = np.sqrt(np.square(flat[others]).mean(1))[:, None, None]
+    pairs = np.stack(np.broadcast_arrays(flat[others][:, index], flat[child][index]), -1)
+    return np.clip(pairs / np.maximum(scale, 1e-20), -8, 8).astype(np.float32)
+
+
+def shared_layer(models: Sequence[Model]) -> str:
+    """The layer that the preset `paper` looks at unless told: the largest matrix that all have in one shape.
+
+    Args:
+        models: The child and its candidates.
+
+    Returns:
+        Its name; of several of that size the last.
+
+    Raises:
+        MisuseError: If they share none.
+    """
+    known = {n: t.shape for n, t in matrices(models[0]).items()}
+    for model in models[1:]:
+        own = matrices(model)
+        known = {n: s for n, s in known.items() if n in own and own[n].shape == s}
+    if not known:
+        raise MisuseError(
+            f"{models[0].name} and its candidates share no matrix by name and shape, which preset paper needs: "
+            "use preset v2, or give models of one architecture"
+        )
+    sizes = {n: int(np.prod(s)) for n, s in known.items()}
+    return max(n for n in known if sizes[n] == max(sizes.values()))
+
+
+def layer_matrices(models: Sequence[Model], layer: str) -> np.ndarray:
+    """One layer of every model as a matrix: outputs in rows, everything else in columns.
+
+    Args:
+        models: Models that have it.
+        layer: Its name.
+
+    Returns:
+        `float32 [models, rows, columns]`, at most `SIDE` of each.
+
+    Raises:
+        MisuseError: If a model lacks it or has it in another shape.
+    """
+    found = []
+    for model in models:
+        tensor = model.weights.get(layer)
+        if tensor is None or (found and tensor.shape != models[0].weights[layer].shape):
+            raise MisuseError(f"{model.name} has no layer '{layer}' in the child's shape: name another one")
+        rows = tensor.rows(0, min(SIDE, tensor.shape[0]))
+        found.append(np.asarray(rows, np.float32).reshape(len(rows), -1)[:, :SIDE])
+    return np.stack(found)
+
+
+def paper_question(matrices_: np.ndarray, features: np.ndarray, child: int, others: np.ndarray) -> Arrays:
+    """One question for the preset `paper`; see `PaperScorer.forward`.
+
+    Args:
+        matrices_: `[models, rows, columns]`.
+        features: `[models, probes, channels]`.
+        child: Position of the child.
+        others: Positions of the candidates.
+
+    Returns:
+        Arrays without the axis of questions.
+    """
+
+    def two(x: np.ndarray) -> np.ndarray:
+        return np.stack(np.broadcast_arrays(x[others], x[child][None]), 1).astype(np.float32)
+
+    return {"matrices": two(matrices_), "features": two(features), "candidates": np.ones(len(others), bool)}
+
+
+def stacked(questions: Sequence[Mapping[str, np.ndarray]]) -> dict[str, Any]:
+    """Questions of one architecture as tensors; those with fewer candidates are padded with none.
+
+    Args:
+        questions: As the functions above make them.
+
+    Returns:
+        Tensors with an axis of questions first.
+    """
+    import torch
+
+    most = max(len(q["candidates"]) for q in questions)
+    out = {}
+    for name, first in questions[0].items():
+        if name == "valid":
+            out[name] = torch.from_numpy(np.stack([q[name] for q in questions]))
+            continue
+        whole = np.zeros((len(questions), most, *first.shape[1:]), first.dtype)
+        for i, q in enumerate(questions):
+            whole[i, : len(q[name])] = q[name]
+        out[name] = torch.from_numpy(whole)
+    return out

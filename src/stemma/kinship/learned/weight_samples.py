@@ -1,0 +1,102 @@
+"""What the lineage detector is shown of models of one architecture: the same entries of a few layers of each."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from stemma.checkpoints.model import Model
+from stemma.errors import MisuseError
+from stemma.kinship.weights.entries import Entries, Slot, entries
+from stemma.types import ModelRef
+
+
+@dataclass(frozen=True, eq=False)
+class Views:
+    """The same entries of several models.
+
+    Attributes:
+        models: The models.
+        values: `float32 [models, layers, entries]`; zero where there is nothing.
+        there: `bool [models, layers]`: whether a model has this layer in the reference's shape.
+        valid: `bool [layers, entries]`: small layers have fewer entries.
+        sizes: `int64 [layers]`: entries of the whole layer.
+        lengths: `float64 [layers, models]`: squared length of the entries.
+        distinct: `float64 [models, layers]`: share of entries that differ from all others; few in a grid.
+        features: `float32 [models, probes, channels]`: what enters the head; None without probes.
+        seen: `bool [models]`: whether a model has features that can be set beside the reference's.
+    """
+
+    models: tuple[ModelRef, ...]
+    values: np.ndarray
+    there: np.ndarray
+    valid: np.ndarray
+    sizes: np.ndarray
+    lengths: np.ndarray
+    distinct: np.ndarray
+    features: np.ndarray | None = None
+    seen: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        """Number of models."""
+        return len(self.models)
+
+
+def views(models: Sequence[Model], *, cap: int = 12, per_layer: int = 1024, seed: int = 0) -> Views:
+    """Read the same entries of the same layers of every model; the first model says which.
+
+    Tensors are paired by name where names fit and by content where they do not. Where the first model has more than
+    `cap` matrices, one of every shape is taken in turn, in the order of their content digests: so neither names nor the
+    order of layers in a file count.
+    Cost: the first rows of each matrix; one pass over the first model where it has more than `cap` matrices.
+
+    Args:
+        models: The child, then its candidates.
+        cap: Most layers.
+        per_layer: Entries of each, drawn at random.
+        seed: Of the draw.
+
+    Returns:
+        The views.
+
+    Raises:
+        MisuseError: If there are no models, or no positive number of layers and entries.
+    """
+    if cap < 1 or per_layer < 1:
+        raise MisuseError(f"a view is of at least one layer and one entry, got {cap} and {per_layer}")
+    found = entries(models, reference=0, per_tensor=per_layer, seed=seed)
+    chosen = _chosen(models[0], found, cap)
+    values = np.zeros((len(models), len(chosen), per_layer), np.float32)
+    valid = np.zeros((len(chosen), per_layer), bool)
+    for i, at in enumerate(chosen):
+        slot = found.tensors[at]
+        width = slot.stop - slot.start
+        values[:, i, :width] = np.nan_to_num(found.values[:, slot.columns], nan=0.0, posinf=0.0, neginf=0.0)
+        valid[i, :width] = True
+    there = found.present[:, chosen] if chosen else np.zeros((len(models), 0), bool)
+    sizes = np.array([found.tensors[i].size for i in chosen], np.int64)
+    lengths = np.square(values, dtype=np.float64).sum(2).T
+    steps = (np.diff(np.sort(values, 2), axis=2) != 0).sum(2)
+    distinct = np.minimum((steps + 1) / np.maximum(valid.sum(1), 1), 1.0)
+    alive = lengths.T > 0  # a layer of zeros has no scale to compare by
+    return Views(found.models, values, there & alive, valid, sizes, lengths, distinct)
+
+
+def _chosen(reference: Model, found: Entries, cap: int) -> list[int]:
+    if len(found.tensors) <= cap:
+        return list(range(len(found.tensors)))
+    digests, weights = reference.tensor_digests, reference.weights
+    by_shape: dict[tuple[int, ...], list[tuple[str, int]]] = {}
+    for i, slot in enumerate(found.tensors):
+        shape = tuple(sorted(weights[slot.name].shape))
+        by_shape.setdefault(shape, []).append((digests.get(slot.name, _content(found, slot)), i))
+    piles = [sorted(pile) for _, pile in sorted(by_shape.items())]
+    taken: list[int] = []
+    for turn in range(max(map(len, piles))):
+        taken += [pile[turn][1] for pile in piles if turn < len(pile)]
+    return sorted(taken[:cap])
+
+
+def _content(found: Entries, slot: Slot) -> str:
+    """A stand-in for the digest of a tensor that was dequantised on the way."""
+    return found.values[0, slot.columns].tobytes().hex()[:64]

@@ -1,0 +1,72 @@
+"""A multimodal network as one that takes paired probes, so that everything that asks models can ask it."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from stemma.checkpoints.model import Model
+from stemma.errors import MisuseError
+from stemma.probes.modalities import apart
+from stemma.probes.probes import Part
+from stemma.types.network import Network, network_digest
+
+if TYPE_CHECKING:
+    import torch
+
+
+def joined(model: Model, parts: tuple[Part, ...]) -> Model:
+    """The same model, asked with all modalities side by side.
+
+    Args:
+        model: A model whose network is a torch module that is called with modalities by name.
+        parts: The modalities of the probes; those that the module's `forward` does not name are not passed on.
+
+    Returns:
+        A model whose network takes `[n, entries]`. A black box stays as it is.
+    """
+    if model.black_box:
+        return model
+
+    def runs(asked: Model) -> Network:
+        network = model.network
+        module = module_of(model)
+        taken = names_taken(module)
+
+        def forward(flat: "torch.Tensor") -> object:
+            pieces = apart(flat, parts)
+            return module(**{n: x for n, x in pieces.items() if taken is None or n in taken})
+
+        code = f"paired:{network.digest}"
+        digest = network_digest(model.digest, code, [[p.name, list(p.shape), p.kind] for p in parts], None)
+        return Network(asked.name, digest, None, forward, module, tokenizer=network.tokenizer)
+
+    made = replace(model, runs=runs)
+    made.__dict__.update({k: v for k, v in model.__dict__.items() if k not in made.__dict__ and k != "network"})
+    return made
+
+
+def module_of(model: Model) -> "torch.nn.Module":
+    """The torch module of a model.
+
+    Returns:
+        It, in the mode it is in.
+
+    Raises:
+        MisuseError: If there is none.
+    """
+    module = None if model.black_box else model.network.module
+    if module is None:
+        raise MisuseError(
+            f"{model.name} is no torch module that takes modalities by name: build it with --network MODULE:FACTORY "
+            "--allow-code, or give the module to stemma.from_module"
+        )
+    return module
+
+
+def names_taken(module: "torch.nn.Module") -> set[str] | None:
+    """Names that the forward of a module takes; None if it takes any."""
+    import inspect
+
+    parameters = list(inspect.signature(module.forward).parameters.values())
+    if any(p.kind == p.VAR_KEYWORD for p in parameters):
+        return None
+    return {p.name for p in parameters}

@@ -1,0 +1,147 @@
+"""Models given in Python: any torch module, any callable."""
+
+import hashlib
+import inspect
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stemma.checkpoints.arrays import from_arrays
+from stemma.checkpoints.model import Model
+from stemma.errors import MissingExtraError, MisuseError
+from stemma.types import Digest, InputSpec
+from stemma.types.network import Network, main_output, network_digest
+
+if TYPE_CHECKING:
+    import torch
+
+
+def from_module(module: Any, name: str = "module", input_spec: InputSpec | None = None) -> Model:
+    """A model from a torch module or any callable.
+
+    The module is used as it is, not copied: do not train it afterwards, and put it in evaluation mode before it is
+    asked anything.
+
+    Args:
+        module: An `nn.Module` in raw input space, or a callable from a batch `[n, …]` to outputs `[n, …]`. A callable
+            gets float32 tensors and may return tensors or NumPy arrays; where no gradient comes back from it, it is a
+            black box.
+        name: What to call it.
+        input_spec: What one raw input is. Its normalisation is for people: what the module is given is raw.
+
+    Returns:
+        A model whose network this is. One made of a callable has no weights; its identity is `blackbox:NAME`, and it
+        is never cached.
+
+    Raises:
+        MissingExtraError: If torch is not installed.
+        MisuseError: If it cannot be called.
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise MissingExtraError("asking a network", "torch", "networks") from error
+    if isinstance(module, torch.nn.Module):
+        tensors = {n: t for n, t in module.state_dict().items() if isinstance(t, torch.Tensor)}
+        return of_module(from_arrays(tensors, name), module, input_spec)
+    if not callable(module):
+        raise MisuseError(f"a model is made of a torch module or a callable, but {name!r} is a {type(module).__name__}")
+
+    def runs(model: Model) -> Network:
+        answer = _answers(module)
+        smooth = input_spec is None or differentiable(answer, input_spec)
+        return Network(model.name, Digest(f"blackbox:{model.name}"), input_spec, answer, differentiable=smooth)
+
+    return Model(name, f"python:{name}", {}, runs=runs, black_box=True)
+
+
+def of_module(model: Model, module: "torch.nn.Module", input_spec: InputSpec | None) -> Model:
+    """The same model, run by this module.
+
+    Returns:
+        A model whose network's identity covers weights, structure, code and settings of the module.
+    """
+
+    def runs(model: Model) -> Network:
+        digest = network_digest(model.digest, f"python:{_code(module)}", None, input_spec)
+        return Network(model.name, digest, input_spec, module, module)
+
+    return replace(model, runs=runs)
+
+
+def differentiable(answer: Callable[["torch.Tensor"], Any], spec: InputSpec) -> bool:
+    """Whether a gradient comes back from the answers, tried on one input in the middle of the range.
+
+    Args:
+        answer: From raw inputs to outputs.
+        spec: What one raw input is; axes of any length are tried with 64.
+
+    Returns:
+        False for tokens, and where the input is refused.
+    """
+    import torch
+
+    if spec.kind == "tokens":
+        return False
+    shape = [n or 64 for n in spec.shape]
+    x = torch.full((1, *shape), (spec.low + spec.high) / 2).requires_grad_()
+    try:
+        return follows(main_output(answer(x)), x)
+    except Exception:  # any code may stand behind it; what is wrong shows when it is asked
+        return False
+
+
+def follows(out: "torch.Tensor | None", x: "torch.Tensor") -> bool:
+    """Whether outputs depend on inputs as far as their gradient knows.
+
+    Returns:
+        True if a gradient reaches `x`.
+    """
+    import torch
+
+    if out is None or not out.requires_grad or not out.is_floating_point():
+        return False
+    return torch.autograd.grad(out.sum(), x, allow_unused=True)[0] is not None
+
+
+def _answers(call: Callable[["torch.Tensor"], Any]) -> Callable[["torch.Tensor"], "torch.Tensor | None"]:
+    def answer(x: "torch.Tensor") -> "torch.Tensor | None":
+        import torch
+
+        out = call(x.float() if x.is_floating_point() else x)
+        found = torch.from_numpy(np.array(out)) if isinstance(out, (np.ndarray, list, tuple)) else main_output(out)
+        return found.float() if found is not None and not found.is_floating_point() else found
+
+    return answer
+
+
+def _code(module: "torch.nn.Module") -> str:
+    """Identity of what the state dict does not hold: structure, code, plain settings, buffers that are not stored.
+
+    Returns:
+        A digest.
+    """
+    found = hashlib.sha256(repr(module).encode())
+    stored = module.state_dict(keep_vars=True)
+    seen: set[type] = set()
+    for name, part in module.named_modules():
+        settings = {k: v for k, v in vars(part).items() if k[0] != "_" and k != "training" and _plain(v)}
+        found.update(f"{name} {type(part).__module__}.{type(part).__qualname__} {sorted(settings.items())}\n".encode())
+        if type(part) not in seen and not type(part).__module__.startswith("torch."):
+            seen.add(type(part))
+            try:
+                found.update(inspect.getsource(type(part)).encode())
+            except (OSError, TypeError):  # made in a session without files
+                found.update(getattr(getattr(type(part).forward, "__code__", None), "co_code", b""))
+    for name, buffer in module.named_buffers():
+        if name not in stored:
+            found.update(name.encode() + buffer.detach().cpu().contiguous().float().numpy().tobytes())
+    return f"sha256:{found.hexdigest()}"
+
+
+def _plain(value: Any) -> bool:
+    if isinstance(value, (tuple, list)):
+        return all(_plain(v) for v in value)
+    return value is None or isinstance(value, (bool, int, float, str))

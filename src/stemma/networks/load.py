@@ -1,0 +1,77 @@
+"""Models that can be run: what `stemma.load` and `stemma.from_arrays` give.
+
+`stemma.checkpoints.load` reads the same files as tensors alone; here a model is told how it is run
+(`stemma.networks.open`). No network is built before `model.network` is asked for.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from stemma.checkpoints import arrays as in_memory
+from stemma.checkpoints import load as checkpoints
+from stemma.checkpoints.model import Model
+from stemma.networks.open import open_network
+
+
+def runnable(model: Model) -> Model:
+    """The same model, told how its network is opened: from its configuration or its file.
+
+    Args:
+        model: Any model.
+
+    Returns:
+        The model; unchanged where something runs it already.
+    """
+    return model if model.runs is not None else replace(model, runs=open_network)
+
+
+def load(path: Path | str, name: str | None = None) -> Model:
+    """The main model of one checkpoint file or folder; no weight is read yet, and nothing in the file is executed.
+
+    Args:
+        path: The file or folder.
+        name: What to call the model; a file's stem or a folder's name by default.
+
+    Returns:
+        The model. Averaged weights and further components beside it are named in its notes.
+
+    Raises:
+        UnreadableModelError: If the file is truncated, inconsistent, hostile or of a kind that is refused.
+        NotAModelError: If there is no checkpoint at the path, or a folder holds several: none is more meant.
+    """
+    return runnable(checkpoints.load(path, name))
+
+
+def open_models(path: Path | str, name: str | None = None) -> tuple[Model, ...]:
+    """Every model of one checkpoint file or folder: see `stemma.checkpoints.load.open_models`.
+
+    Args:
+        path: The file or folder.
+        name: What to call the model.
+
+    Returns:
+        The models, the main one first.
+    """
+    return tuple(runnable(m) for m in checkpoints.open_models(path, name))
+
+
+def from_arrays(
+    arrays: Mapping[str, Any],
+    name: str,
+    config: Mapping[str, Any] | None = None,
+    claims: Mapping[str, str] | None = None,
+) -> Model:
+    """A model made in memory: see `stemma.checkpoints.arrays.from_arrays`.
+
+    Args:
+        arrays: NumPy arrays or torch tensors by name.
+        name: What to call it.
+        config: Architecture configuration, as `config.json` holds it.
+        claims: Metadata to show.
+
+    Returns:
+        The model; its source is `python:NAME`.
+    """
+    return runnable(in_memory.from_arrays(arrays, name, config, claims))

@@ -1,0 +1,112 @@
+"""Networks of `torch.export` programs: the file holds weights and graph, so nothing else is needed to ask them."""
+
+import hashlib
+import inspect
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from stemma.checkpoints.model import Model
+from stemma.errors import MissingExtraError, StemmaError, UnreadableModelError
+from stemma.networks.fixed_batch import in_batches
+from stemma.networks.from_module import differentiable
+from stemma.networks.program_safety import CONSTANTS, vetted
+from stemma.types import InputSpec
+from stemma.types.network import Network, network_digest
+
+FLOATS = frozenset({6, 7, 8, 13})
+INTEGERS = frozenset({4, 5})
+
+
+def open_exported(model: Model) -> Network:
+    """The network of a `.pt2` file.
+
+    Cost: the file in memory, twice while it is loaded.
+
+    Args:
+        model: As loaded from the file.
+
+    Returns:
+        A network with the weights and the graph of the program, which run as torch operations; differentiable where
+        the graph is. The raw inputs are those of the exported example: their size is fixed where the export fixed it
+        (0 elsewhere), and their range is taken to be [0, 1].
+
+    Raises:
+        MissingExtraError: If torch is not installed.
+        UnsafeFileError: If the program holds more than tensors and known operations.
+        UnreadableModelError: If it does not load, or takes more than one tensor.
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise MissingExtraError("running a torch.export program", "torch", "networks") from error
+    archive, program = vetted(Path(model.source))
+    graph = hashlib.sha256(json.dumps(program["graph_module"], sort_keys=True).encode()).hexdigest()
+    constants = hashlib.sha256(_constants(archive)).hexdigest()
+    name, kind, sizes = _input(model, program["graph_module"])
+    try:
+        loaded = torch.export.load(archive)
+        unguarded = {"check_guards": False} if "check_guards" in inspect.signature(loaded.module).parameters else {}
+        module = loaded.module(**unguarded)
+    except Exception as error:  # versions of the format differ in what they refuse
+        raise UnreadableModelError(
+            f"{model.source} does not load with torch {torch.__version__}: {' '.join(str(error).split())[:300]}. "
+            "Export it again with this version"
+        ) from error
+    for part in module.modules():
+        part.training = False  # programs have no modes: what was exported is what runs
+    spec = _spec(kind, sizes[1:], _rows(program["graph_module"]["graph"], name))
+    answer = module if not sizes[0] else in_batches(model.name, module, sizes[0])
+    digest = network_digest(model.digest, f"torch.export:{graph}", constants, spec)
+    smooth = differentiable(answer, spec) if kind in FLOATS else False
+    return Network(model.name, digest, spec, answer, module, differentiable=smooth)
+
+
+def _constants(archive: Any) -> bytes:
+    import zipfile
+
+    with zipfile.ZipFile(archive) as records:
+        folder = f"model/{CONSTANTS.rpartition('/')[0]}/"
+        found = b"".join(records.read(n) for n in sorted(records.namelist()) if n.startswith(folder))
+    archive.seek(0)
+    return found
+
+
+def _input(model: Model, graph: Mapping[str, Any]) -> tuple[str, int, list[int]]:
+    # name, dtype number and axes of the one input, 0 where an axis is free
+    try:
+        given = [s["user_input"]["arg"] for s in graph["signature"]["input_specs"] if "user_input" in s]
+        names = [arg["as_tensor"]["name"] for arg in given if "as_tensor" in arg]
+        if len(names) != 1 or len(given) != 1:
+            raise UnreadableModelError(
+                f"{model.name} takes {len(given)} inputs, but one is asked for: export it with the others fixed inside"
+            )
+        meta = graph["graph"]["tensor_values"][names[0]]
+        sizes = [int(n.get("as_int", 0)) for n in meta["sizes"]]
+        kind = int(meta["dtype"])
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UnreadableModelError(f"{model.source}: the program does not say what its input is") from error
+    if not sizes or kind not in FLOATS | INTEGERS:
+        raise UnreadableModelError(
+            f"{model.name} takes an input of {len(sizes)} axes and dtype number {kind}, no batch"
+        )
+    return names[0], kind, sizes
+
+
+def _rows(graph: Mapping[str, Any], name: str) -> int:
+    # length of the embedding that the input goes into, 2**31 where it goes elsewhere
+    for node in graph["nodes"]:
+        if node["target"].startswith("torch.ops.aten.embedding."):
+            table, ids = (part["arg"].get("as_tensor", {}).get("name") for part in node["inputs"][:2])
+            if ids == name:
+                return int(graph["tensor_values"][table]["sizes"][0]["as_int"])
+    return 1 << 31
+
+
+def _spec(kind: int, shape: list[int], rows: int) -> InputSpec:
+    if kind in INTEGERS:
+        if len(shape) != 1:
+            raise StemmaError(f"token ids are [n, length], but the program takes integers with {len(shape) + 1} axes")
+        return InputSpec("tokens", (shape[0] or 1 << 20,), 0, rows - 1)
+    return InputSpec("image" if len(shape) == 3 and shape[0] <= 4 else "tensor", tuple(shape), 0.0, 1.0)
