@@ -284,7 +284,7 @@ def test_no_model_descends_from_itself_whatever_pairs_say() -> None:
 
 def test_of_every_circle_the_least_sure_edge_is_left_out() -> None:
     def edge(parent: str, child: str, confidence: float | None) -> Edge:
-        return Edge(parent, child, "related", confidence=confidence)
+        return Edge(parent=parent, child=child, relation="related", confidence=confidence)
 
     circle = [edge("a", "b", 0.9), edge("b", "c", None), edge("c", "a", 0.4), edge("c", "d", 0.1)]
     both = [*circle, edge("x", "y", None), edge("y", "x", 0.6)]

@@ -15,7 +15,11 @@ from safetensors.numpy import save_file
 import stemma
 from stemma.errors import MisuseError
 
-ACTIONS = ("compare", "distance", "lineage", "prune", "trace", "unlearn")
+ACTIONS = (
+    "compare", "competition", "distance", "fingerprint", "lineage", "matrix", "prune", "trace", "unlearn",
+    "verify_unlearning",
+)  # fmt: skip
+SPEC = stemma.InputSpec("image", (1, 4, 4), 0.0, 1.0)
 
 
 def arrays(seed: int, base: dict[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
@@ -26,7 +30,7 @@ def arrays(seed: int, base: dict[str, np.ndarray] | None = None) -> dict[str, np
 
 def test_no_public_name_is_an_inner_package() -> None:
     inner = {m.name for m in pkgutil.iter_modules(stemma.__path__)}
-    assert not inner & set(stemma.__all__)
+    assert inner & set(stemma.__all__) == {"methods"}  # a module under that name whatever was imported
     assert dir(stemma) == sorted(stemma.__all__)
 
 
@@ -72,3 +76,111 @@ def test_probes_may_be_words_and_a_distance_is_a_document() -> None:
 def test_the_package_runs_as_a_program() -> None:
     told = subprocess.run([sys.executable, "-m", "stemma", "--version"], capture_output=True, text=True, check=True)
     assert told.stdout.split() == ["stemma", stemma.__version__]
+
+
+def linear(seed: int) -> torch.nn.Module:
+    torch.manual_seed(seed)
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 24), torch.nn.ReLU(), torch.nn.Linear(24, 4))
+
+
+def pair(name: str, seed: int) -> stemma.Model:
+    return stemma.from_module(linear(seed).eval(), name, SPEC)
+
+
+class TwoModalities(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right, self.head = torch.nn.Linear(5, 6), torch.nn.Linear(7, 6), torch.nn.Linear(12, 3)
+
+    def forward(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.cat([self.left(left), self.right(right)], 1).relu())
+
+
+def paired_probes(seed: int) -> stemma.Probes:
+    from stemma.probes import paired
+
+    rng = np.random.default_rng(seed)
+    inputs = {"left": rng.normal(size=(64, 5)), "right": rng.normal(size=(64, 7))}
+    return paired({n: x.astype(np.float32) for n, x in inputs.items()}, rng.integers(0, 3, 64))
+
+
+USES = {
+    "trace": lambda a, b: stemma.trace(a, against=[b]),
+    "compare": lambda a, b: stemma.compare(a, b),
+    "lineage": lambda a, b: stemma.lineage([a, b]),
+    "distance": lambda a, b: stemma.distance(a, b, "noise:n=16,shape=1x4x4", stemma.methods.ModelGiF()),
+    "matrix": lambda a, b: stemma.matrix([a, b], "noise:n=16,shape=1x4x4"),
+    "fingerprint": lambda a, b: stemma.fingerprint(a, probes="noise:n=16,shape=1x4x4"),
+    "prune": lambda a, b: stemma.prune(a, "noise:n=64,shape=1x4x4"),
+    "verify_unlearning": lambda a, b: stemma.verify_unlearning(a, b, "noise:n=32,shape=1x4x4"),
+    "competition": lambda a, b: stemma.competition(TwoModalities().eval(), paired_probes(0)),
+}
+
+
+@pytest.mark.parametrize("last", USES)
+def test_every_function_works_after_every_other(last: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STEMMA_REGISTRY", str(tmp_path / "r.db"))
+    a, b = pair("a", 0), pair("b", 1)
+    for name in [*(n for n in USES if n != last), last]:
+        found = USES[name](a, b)
+        if hasattr(found, "to_dict"):
+            json.dumps(found.to_dict(), allow_nan=False)
+        if type(found).__module__.startswith("stemma.types") and name not in ("fingerprint", "verify_unlearning"):
+            assert len(repr(found).splitlines()) <= 6
+            assert max(map(len, repr(found).splitlines())) < 400
+    assert all(type(getattr(stemma, name)).__name__ == "function" for name in ACTIONS)
+    assert type(stemma.methods).__name__ == "module"
+
+
+def test_methods_have_their_published_names() -> None:
+    for name in stemma.methods.__all__:
+        assert isinstance(getattr(stemma.methods, name), type)
+        assert f"`{name}`" in (stemma.methods.__doc__ or "")
+    with pytest.raises(AttributeError, match="There are: AdaptiveGradientModulation"):
+        _ = stemma.methods.Nothing
+
+
+def test_a_matrix_is_what_pairs_of_distances_say() -> None:
+    from stemma.fingerprints import Outputs
+    from stemma.measures import LinearCka
+
+    models = {name: pair(name, seed) for seed, name in enumerate("abc")}
+    probes = "noise:n=48,seed=2,shape=1x4x4"
+    found = stemma.matrix(models, probes)
+    assert found.names == ("a", "b", "c")
+    for i, a in enumerate(models.values()):
+        for j, b in enumerate(models.values()):
+            alone = stemma.distance(a, b, probes).value
+            assert found.values[i][j] == pytest.approx(alone, abs=1e-6)
+    assert found.nearest("a")[0][1] <= found.nearest("a")[1][1]
+    assert found.array().shape == (3, 3)
+    shown = found._repr_html_()
+    assert shown.count("<td") == 9
+    assert "background:rgb" in shown
+    whole = stemma.matrix(models, probes, Outputs(), LinearCka())  # no mean of probes
+    assert whole.values[0][1] == whole.values[1][0] > 0 == pytest.approx(whole.values[1][1], abs=1e-6)
+
+
+def test_a_matrix_refuses_one_model_and_what_does_not_go_together() -> None:
+    from stemma.fingerprints import Outputs
+
+    with pytest.raises(MisuseError, match="two models or more"):
+        stemma.matrix([pair("a", 0)], "noise:n=8,shape=1x4x4")
+    with pytest.raises(MisuseError, match="field-cosine compares"):
+        stemma.matrix([pair("a", 0), pair("b", 1)], "noise:n=8,shape=1x4x4", Outputs(), stemma.FieldCosine())
+    with pytest.raises(MisuseError, match="asks the network: give probes"):
+        stemma.fingerprint(pair("a", 0), stemma.methods.ModelGiF())
+
+
+def test_two_models_of_one_name_stay_apart_in_a_matrix() -> None:
+    found = stemma.matrix([linear(0).eval(), linear(1).eval()], "noise:n=16,shape=1x4x4")
+    assert len(set(found.names)) == 2
+
+
+def test_competition_says_what_is_missing() -> None:
+    model = stemma.from_module(TwoModalities().eval(), "both")
+    with pytest.raises(MisuseError, match="give both or neither"):
+        stemma.competition(model, paired_probes(0), unimodal={"left": model})
+    found = stemma.competition(model, paired_probes(0))
+    assert found.to_dict()["strength"] == {"left": None, "right": None}
+    assert "left: " in repr(found)

@@ -42,7 +42,14 @@ def comparison(
     log10_p = None if p is None else math.log10(p)
     weights = Evidence("", Axis.WEIGHTS, "t", 0.0, Null("n"), p, log10_p, effect, verdict, "because", Spec("t"))
     word = {Verdict.SUPPORTED: "related", Verdict.REFUTED: "independent", Verdict.INCONCLUSIVE: "inconclusive"}
-    return Comparison(ModelRef(name, Digest(name)), SUSPECT.ref, word[verdict], Relation(kind), "unknown", weights)
+    return Comparison(
+        a=ModelRef(name, Digest(name)),
+        b=SUSPECT.ref,
+        verdict=word[verdict],
+        relation=Relation(kind),
+        direction="unknown",
+        weights=weights,
+    )
 
 
 def traced(rows: dict[str, tuple[Any, ...]], searched: int | None = None) -> dict[str, Any]:

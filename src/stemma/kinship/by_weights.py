@@ -387,6 +387,14 @@ def _answer(a: Model, b: Model, found: Findings, relation: Relation) -> Comparis
     others = [e for e in every if e is not None and e.spec != deciding.spec]
     cannot_see = (*CANNOT_SEE, *(n["why"] for n in found.not_tested))
     return Comparison(
-        ModelRef(a.name, a.digest), ModelRef(b.name, b.digest), WORD[row.verdict], relation, "unknown", deciding, None,
-        (deciding, *others), cannot_see, not_tested=tuple(found.not_tested),
-    )  # fmt: skip
+        a=ModelRef(a.name, a.digest),
+        b=ModelRef(b.name, b.digest),
+        verdict=WORD[row.verdict],
+        relation=relation,
+        direction="unknown",
+        weights=deciding,
+        function=None,
+        evidence=(deciding, *others),
+        cannot_see=cannot_see,
+        not_tested=tuple(found.not_tested),
+    )

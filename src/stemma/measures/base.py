@@ -114,7 +114,7 @@ class AbstractMeasure(abc.ABC):
             value = float(found[0])
             count = len(next(iter(a.values.values())))
             interval = jackknife(lambda rows: float(self.distances(_rows(a, rows), _rows(b, rows))[0]), count, value)
-            return Distance(a.model, b.model, a.spec, self.spec, value, interval)
+            return Distance(a=a.model, b=b.model, fingerprint=a.spec, measure=self.spec, value=value, interval=interval)
         return summarised(a, b, self.spec, found, counted=self.counted)
 
 
@@ -144,7 +144,16 @@ def summarised(
         )
     value, interval = over_probes(per_probe[defined], counted=counted)
     values = tuple(float(v) if ok else None for v, ok in zip(per_probe, defined, strict=True))
-    return Distance(a.model, b.model, a.spec, measure, value, interval, values, float(defined.mean()))
+    return Distance(
+        a=a.model,
+        b=b.model,
+        fingerprint=a.spec,
+        measure=measure,
+        value=value,
+        interval=interval,
+        per_probe=values,
+        coverage=float(defined.mean()),
+    )
 
 
 def comparable(a: Fingerprint, b: Fingerprint) -> None:

@@ -2,6 +2,7 @@
 
 from stemma.types.answers import WEIGHTS_GONE, Comparison, Edge, Lineage, NotTested, Trace
 from stemma.types.edits import Plan, Receipt
+from stemma.types.matrix import DistanceMatrix
 from stemma.types.nouns import (
     Axis,
     Digest,
@@ -26,6 +27,7 @@ __all__ = [
     "Comparison",
     "Digest",
     "Distance",
+    "DistanceMatrix",
     "Edge",
     "Evidence",
     "Fingerprint",

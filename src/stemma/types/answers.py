@@ -1,6 +1,6 @@
 """The answers to a question: a comparison, a trace, a lineage; each is the `--json` document of its command."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,17 @@ WEIGHTS_GONE = "weights-gone"
 """The code for weights of which only a sketch is left: kinship may show, but not what was done."""
 
 
-@dataclass(frozen=True, slots=True)
+def _relation(finding: Mapping[str, Any]) -> str:
+    relation = str(finding.get("relation") or "related")
+    return str(finding["name"]) if relation == "related" else f"{finding['name']} ({relation})"
+
+
+def _listed(label: str, items: Sequence[str], most: int = 3) -> list[str]:
+    rest = f" and {len(items) - most:,} more" if len(items) > most else ""
+    return [f"  {label}: {', '.join(items[:most])}{rest}"] if items else []
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Comparison:
     """All evidence on a pair of models.
 
@@ -42,6 +52,12 @@ class Comparison:
     cannot_see: tuple[str, ...] = ()
     direction_confidence: float | None = None
     not_tested: tuple[NotTested, ...] = ()
+
+    def __repr__(self) -> str:
+        relation = "" if self.verdict != "related" else f" ({self.relation.kind}, direction {self.direction})"
+        lines = [f"{self.a.name} and {self.b.name}: {self.verdict}{relation}", f"  weights: {self.weights.reason}"]
+        lines += [] if self.function is None else [f"  function: {self.function.reason}"]
+        return "\n".join([*lines, *_listed("not tested", [t["why"] for t in self.open_questions])])
 
     @property
     def undetermined(self) -> bool:
@@ -103,7 +119,7 @@ def _function_axis(f: Evidence) -> dict[str, Any]:
 _AXIS_WORD = {Verdict.SUPPORTED: "related", Verdict.REFUTED: "independent", Verdict.INCONCLUSIVE: "inconclusive"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Trace:
     """The answer about one suspect.
 
@@ -137,6 +153,12 @@ class Trace:
     parent_set: tuple[Mapping[str, Any], ...] = ()
     coverage: float | None = None
 
+    def __repr__(self) -> str:
+        lines = [f"{self.model.name}: {self.verdict} ({self.n_searched:,} searched, alpha {self.alpha:g})"]
+        for label, found in (("copies", self.copies), ("parents", self.parents), ("relatives", self.relatives)):
+            lines += _listed(label, [_relation(f) for f in found])
+        return "\n".join([*lines, *_listed("not tested", [t["why"] for t in self.not_tested])])
+
     def to_dict(self) -> dict[str, Any]:
         """The `--json` document of `stemma trace`.
 
@@ -146,7 +168,7 @@ class Trace:
         return jsonable(self)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Edge:
     """One step of a lineage: what a model was made from.
 
@@ -173,7 +195,7 @@ class Edge:
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Lineage:
     """Who comes from whom among some models.
 
@@ -202,6 +224,13 @@ class Lineage:
     evidence: tuple[Mapping[str, Any], ...] = ()
     cannot_see: tuple[str, ...] = ()
     not_tested: tuple[NotTested, ...] = ()
+
+    def __repr__(self) -> str:
+        counts = f"{len(self.models):,} models, {len(self.families):,} families, {len(self.edges):,} edges"
+        edges = [f"{e.parent} -> {e.child} ({e.relation})" for e in self.edges]
+        missing = [str(m["name"]) for m in self.missing_ancestors]
+        lines = [counts, *_listed("edges", edges), *_listed("missing ancestors", missing)]
+        return "\n".join([*lines, *_listed("not tested", [t["why"] for t in self.not_tested])])
 
     def to_dict(self) -> dict[str, Any]:
         """The `--json` document of `stemma lineage`.

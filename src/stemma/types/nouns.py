@@ -189,7 +189,7 @@ class Fingerprint:
     values: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Distance:
     """How far two fingerprints are apart: 0 is the same, larger is further.
 
@@ -212,6 +212,11 @@ class Distance:
     interval: tuple[float, float] | None = None
     per_probe: tuple[float | None, ...] = ()
     coverage: float = 1.0
+
+    def __repr__(self) -> str:
+        between = "" if self.interval is None else f" [{self.interval[0]:.3g}, {self.interval[1]:.3g}]"
+        partly = "" if self.coverage == 1 else f", defined on {self.coverage:.0%} of the probes"
+        return f"{self.value:.3g}{between} {self.measure.name} of {self.fingerprint.name} (0 is the same){partly}"
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form.

@@ -199,8 +199,9 @@ class Work:
         found = sorted(((self.whole(i, child), i) for i in near), key=lambda c: _nearest_account(c[0]))
         for c, i in found:
             if c.verdict == "related" and self.first(i, child) == i:
-                edge = Edge(self.root_form(i), self.models[child].name, c.relation.kind.value, c.weights.p_value,
-                            c.weights.log10_p, reason=c.relation.reason)  # fmt: skip
+                ends = {"parent": self.root_form(i), "child": self.models[child].name}
+                p, kind = c.weights, c.relation.kind.value
+                edge = Edge(**ends, relation=kind, p_value=p.p_value, log10_p=p.log10_p, reason=c.relation.reason)
                 return edge, edge.parent
         return None, self.models[found[0][1]].name
 
@@ -345,7 +346,8 @@ class Work:
         """Models in another form under the model that they are, and those that could not be placed."""
         edges, names = list(found.edges), {m.name: list[str]() for m in self.models}
         for i, (o, relation, why) in sorted(self.forms.items()):
-            edges.append(Edge(self.models[o].name, self.models[i].name, relation, length=0.0, reason=why))
+            original, form = self.models[o].name, self.models[i].name
+            edges.append(Edge(parent=original, child=form, relation=relation, length=0.0, reason=why))
             names[self.root_form(o)].append(self.models[i].name)
         edges, circular = without_circles(edges)
         freed = {e.child for e in circular} - {e.child for e in edges}

@@ -36,10 +36,16 @@ def stacked(
         found = put_together(models[i], [models[j] for j in near]) if len(near) > 1 else None
         if found is not None:
             out[i] = [
-                Edge(models[near[p.position]].name, models[i].name, RelationKind.MERGED.value, log10_p=p.log10_p,
-                     share=round(p.coefficient, 4), reason=found.reason)
+                Edge(
+                    parent=models[near[p.position]].name,
+                    child=models[i].name,
+                    relation=RelationKind.MERGED.value,
+                    log10_p=p.log10_p,
+                    share=round(p.coefficient, 4),
+                    reason=found.reason,
+                )
                 for p in found.parents
-            ]  # fmt: skip
+            ]
     return out
 
 

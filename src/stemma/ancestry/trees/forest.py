@@ -163,8 +163,8 @@ class _Drawing:
             numbered = self.part(part, numbered)
         for child, parents in self.family.known.items():
             for p, share in sorted((alike.get(p, p), share) for p, share in parents.shares.items()):
-                self.edges.append(Edge(self.label(p), self.label(child), parents.relation, share=share,
-                                       reason=parents.reason))  # fmt: skip
+                self.edges.append(Edge(parent=self.label(p), child=self.label(child), relation=parents.relation,
+                                       share=share, reason=parents.reason))  # fmt: skip
         merged = {self.label(m) for m in self.family.known}
         self.roots = [r for r in self.roots if r not in merged]
         return numbered
@@ -300,7 +300,7 @@ class _Drawing:
                 elif not self.pair(rows[p], rows[v], float(chances[p, v])):
                     parents[v] = None
             elif p is not None:
-                self.edges.append(Edge(names[p], names[v], RelationKind.RELATED.value,
+                self.edges.append(Edge(parent=names[p], child=names[v], relation=RelationKind.RELATED.value,
                                        reason="distances call for an ancestor that is not here"))  # fmt: skip
 
     def refuse(self, v: int, chances: np.ndarray, parents: Mapping[int, int | None], names: Mapping[int, str]) -> None:
@@ -327,8 +327,19 @@ class _Drawing:
         length = float(self.g.squared[parent, child] / size) if size > 0 else 0.0
         sure = None if confidence is None or found.certain else round(self.family.confidence(confidence), 4)
         told = found.trained if found.trained and sure is not None and sure >= TOLD else found.relation
-        self.edges.append(Edge(a, b, told, found.p_value, found.log10_p, sure, None, round(length, 6),
-                               found.reason))  # fmt: skip
+        self.edges.append(
+            Edge(
+                parent=a,
+                child=b,
+                relation=told,
+                p_value=found.p_value,
+                log10_p=found.log10_p,
+                confidence=sure,
+                share=None,
+                length=round(length, 6),
+                reason=found.reason,
+            )
+        )
         return True
 
 
