@@ -11,6 +11,7 @@ from stemma.checkpoints.assemble import models_of, read_file
 from stemma.checkpoints.formats import ALL, GENERIC, ON_REQUEST, distributed, foreign, tfjs
 from stemma.checkpoints.model import Model
 from stemma.errors import NotAModelError
+from stemma.types.edits import RECEIPT, UNDO
 
 WEIGHTS = (
     re.compile(r"^(model|diffusion_pytorch_model|open_clip_model|pytorch_model)\.safetensors$"),
@@ -156,7 +157,7 @@ def _skipped(entries: list[Path], taken: list[Path], whole: bool) -> Iterator[Sk
     if whole:
         return
     known = set(taken)
-    others = [p for p in entries if p not in known and not NOT_WEIGHTS.search(p.name) and p.is_file()]
+    others = [p for p in entries if p not in known and not _beside_weights(p) and p.is_file()]
     for path, kind in foreign.foreign_files(others):
         yield Skipped(path, f"{kind.what}, which Stemma does not read: {kind.todo}", kind not in foreign.UNSURE)
     for path in others:
@@ -171,13 +172,18 @@ def is_weight_file(path: Path, all_formats: bool = False) -> bool:
         True by its ending; for endings that many programs use, by its first bytes.
     """
     suffix = path.suffix.lower()
-    if NOT_WEIGHTS.search(path.name) or not (path.is_file() or path.is_symlink()) or path.is_dir():
+    if _beside_weights(path) or not (path.is_file() or path.is_symlink()) or path.is_dir():
         return False
     if suffix in ON_REQUEST and not all_formats:
         return False
     if suffix in GENERIC or path.name == tfjs.MANIFEST:
         return _sniffed(path)
     return any(suffix in f.suffixes for f in ALL)
+
+
+def _beside_weights(path: Path) -> bool:
+    """Training state, tokenizers, and the weights before an edit, which Stemma keeps beside those after it."""
+    return bool(NOT_WEIGHTS.search(path.name)) or (path.name == UNDO and (path.parent / RECEIPT).is_file())
 
 
 def _sniffed(path: Path) -> bool:
@@ -192,7 +198,7 @@ def _sniffed(path: Path) -> bool:
 
 
 def is_checkpoint(folder: Path) -> bool:
-    """Whether the folder is one checkpoint: shards, ranks, an adapter, a pipeline, or a config beside its weights.
+    """Whether the folder is one checkpoint: shards, ranks, an adapter, a pipeline, weights beside a config or receipt.
 
     Returns:
         True if so.
@@ -203,7 +209,8 @@ def is_checkpoint(folder: Path) -> bool:
         return True
     if (folder / SAVED).is_file():
         return True
-    return (folder / "config.json").is_file() and weight_file(folder) is not None
+    described = (folder / "config.json").is_file() or (folder / RECEIPT).is_file()
+    return described and weight_file(folder) is not None
 
 
 def is_pipeline(folder: Path) -> bool:
@@ -221,7 +228,7 @@ def weight_file(folder: Path) -> Path | None:
     Returns:
         The best format's only file, or its file of the customary name; None where there is none or the choice is open.
     """
-    names = sorted(p.name for p in folder.iterdir() if not NOT_WEIGHTS.search(p.name) and p.is_file())
+    names = sorted(p.name for p in folder.iterdir() if not _beside_weights(p) and p.is_file())
     for pattern in WEIGHTS:
         matching = [n for n in names if pattern.match(n) and is_weight_file(folder / n, all_formats=True)]
         if matching:

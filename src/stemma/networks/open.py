@@ -48,7 +48,7 @@ def open_network(model: Model) -> Network:
     if file is not None and file.suffix.lower() == ".pt2":
         from stemma.networks.torch_export import open_exported
 
-        return open_exported(model)
+        return open_exported(model, file)
     config = model.config or {}
     if _ours(config):
         return _own(model, config)

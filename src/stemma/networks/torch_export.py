@@ -19,13 +19,14 @@ FLOATS = frozenset({6, 7, 8, 13})
 INTEGERS = frozenset({4, 5})
 
 
-def open_exported(model: Model) -> Network:
+def open_exported(model: Model, file: Path) -> Network:
     """The network of a `.pt2` file.
 
     Cost: the file in memory, twice while it is loaded.
 
     Args:
-        model: As loaded from the file.
+        model: As loaded from it.
+        file: The program.
 
     Returns:
         A network with the weights and the graph of the program, which run as torch operations; differentiable where
@@ -41,7 +42,7 @@ def open_exported(model: Model) -> Network:
         import torch
     except ImportError as error:
         raise MissingExtraError("running a torch.export program", "torch", "networks") from error
-    archive, program = vetted(Path(model.source))
+    archive, program = vetted(file)
     graph = hashlib.sha256(json.dumps(program["graph_module"], sort_keys=True).encode()).hexdigest()
     constants = hashlib.sha256(_constants(archive)).hexdigest()
     name, kind, sizes = _input(model, program["graph_module"])

@@ -199,9 +199,9 @@ class Work:
         found = sorted(((self.whole(i, child), i) for i in near), key=lambda c: _nearest_account(c[0]))
         for c, i in found:
             if c.verdict == "related" and self.first(i, child) == i:
-                ends = {"parent": self.root_form(i), "child": self.models[child].name}
-                p, kind = c.weights, c.relation.kind.value
-                edge = Edge(**ends, relation=kind, p_value=p.p_value, log10_p=p.log10_p, reason=c.relation.reason)
+                test, named = c.weights, c.relation
+                edge = Edge(parent=self.root_form(i), child=self.models[child].name, relation=named.kind.value,
+                            p_value=test.p_value, log10_p=test.log10_p, reason=named.reason)  # fmt: skip
                 return edge, edge.parent
         return None, self.models[found[0][1]].name
 
