@@ -30,7 +30,7 @@ import torch
 
 from stemma import __version__
 from stemma.fingerprints.fragment_encoder import FragmentEncoder
-from stemma.fingerprints.training_sample import apart, embedded
+from stemma.fingerprints.training_sample import embedding_distance, mean_embedding
 from stemma.kinship.function.model_dna import DnaIndex, Population, ProvenanceClassifier
 from stemma.probes import Probes
 from stemma.training import PRETRAINED, dna, shipped_dna
@@ -119,12 +119,15 @@ def by_sample(other: Looked, home: Looked, children: np.ndarray) -> np.ndarray:
     """The data-driven part alone: how near the training samples of the two models are."""
     codes = {name: _sample(home.recipe.kind, name) for name in {*home.targets, other.recipe.data}}
     sources = sum(m.way == "source" for m in other.members)
-    row = [-apart(codes[other.recipe.data], codes[home.targets[c] if home.targets[c] else None]) for c in children]
+    row = [
+        -embedding_distance(codes[other.recipe.data], codes[home.targets[c] if home.targets[c] else None])
+        for c in children
+    ]
     return np.tile(np.array(row), (sources, 1))
 
 
 def _sample(kind: str, name: str | None) -> np.ndarray:
-    return embedded(Probes.of(data.examples(kind, "a", data=name).inputs[:300]))
+    return mean_embedding(Probes.of(data.examples(kind, "a", data=name).inputs[:300]))
 
 
 def by_set_pooling(model: set_pooling.SetPooling) -> Callable[..., np.ndarray]:

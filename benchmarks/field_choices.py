@@ -23,7 +23,7 @@ from sklearn.metrics import roc_auc_score
 from stemma.checkpoints.model import Model
 from stemma.fingerprints.gradient_field import GradientField
 from stemma.fingerprints.outputs import Outputs
-from stemma.fingerprints.paths import starts
+from stemma.fingerprints.paths import baseline_inputs
 from stemma.measures.label_disagreement import LabelDisagreement
 from stemma.measures.softmax_difference import SoftmaxDifference
 from stemma.probes import Probes
@@ -83,7 +83,7 @@ def scored(kind: str, index: int) -> dict[str, dict[str, float]]:
     for (potential, whose), baseline in itertools.product(POTENTIALS, BASELINES):
         probes = labels[whose]
         method = GradientField(STEPS, potential=potential, baseline=baseline, cumulative=False, times_input=False)
-        delta = (probes.inputs - starts(probes, baseline, method.seed)[0][1]).reshape(REFERENCES, -1)
+        delta = (probes.inputs - baseline_inputs(probes, baseline, method.seed)[0][1]).reshape(REFERENCES, -1)
         own = dict(courses(method(teacher, probes).values["curve"], delta))
         found = {course: {g: [] for g in groups} for course in own}
         for group, models in groups.items():

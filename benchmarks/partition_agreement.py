@@ -23,14 +23,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 
 from stemma import __version__
-from stemma.fingerprints.evaluation import answers
+from stemma.fingerprints.evaluation import compute_outputs
 from stemma.kinship.function.multiple_testing import holm
 from stemma.kinship.function.null_models import NullModels
 from stemma.kinship.function.observations import Sight
 from stemma.kinship.function.partition_agreement import PartitionAgreement
 from stemma.kinship.function.partitions import adjusted_rand, agreement, paired, vote_entropy
 from stemma.probes import Probes
-from stemma.probes.out_of_distribution import unusual
+from stemma.probes.out_of_distribution import blend_and_shuffle
 from stemma.probes.parameters import Parameters
 from stemma.types import Evidence, RelationKind, Verdict
 from stemma.zoo.data import examples
@@ -115,8 +115,8 @@ def questions(s: Setting) -> dict[str, np.ndarray]:
     """What is asked: test inputs as they are, and unusual ones made of them."""
     x = examples(s.kind, "test", "digit", None if s.data in ("digits", "text") else s.data).inputs
     if s.kind == "lm":
-        return {"plain": x[:400], "unusual": unusual(Probes.of(x), Parameters(n=400)).inputs}
-    return {"plain": x, "unusual": unusual(Probes.of(x), Parameters(n=4 * UNUSUAL)).inputs}
+        return {"plain": x[:400], "unusual": blend_and_shuffle(Probes.of(x), Parameters(n=400)).inputs}
+    return {"plain": x, "unusual": blend_and_shuffle(Probes.of(x), Parameters(n=4 * UNUSUAL)).inputs}
 
 
 class Answered:
@@ -129,9 +129,11 @@ class Answered:
         told(f"{s.kind} {s.data}: {len(recipes)} networks")
         asked = {name: Probes.of(x) for name, x in questions(s).items()}
         self.labels = {
-            probes: {n: answers(m, p).argmax(-1) for n, m in self.models.items()} for probes, p in asked.items()
+            probes: {n: compute_outputs(m, p).argmax(-1) for n, m in self.models.items()} for probes, p in asked.items()
         }
-        self.shapes = {n: answers(m, next(iter(asked.values())).take([0])).shape[1:] for n, m in self.models.items()}
+        self.shapes = {
+            n: compute_outputs(m, next(iter(asked.values())).take([0])).shape[1:] for n, m in self.models.items()
+        }
 
     def seen(self, name: str, probes: str, rows: np.ndarray | slice) -> Sight:
         labels, model = self.labels[probes][name][rows], self.models[name]

@@ -27,7 +27,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from stemma.networks.load import load
-from stemma.registry import Registry, examine
+from stemma.registry import Registry, ingest
 
 SEED = 20261120
 MODELS = 40
@@ -122,13 +122,13 @@ def missing(registry: Path, enrolled: dict[str, str]) -> dict[str, list[str]]:
         half = []
         for m in live.values():
             whole = len(r.tensors(m.digest)) == m.tensors == 3
-            whole &= all(r.fingerprint(m.digest, method.spec) is not None for method in examine.fingerprinters())
+            whole &= all(r.fingerprint(m.digest, method.spec) is not None for method in ingest.fingerprinters())
             whole &= load(m.source).digest == m.digest
             kept = r.weights(m)
             whole &= kept is None or kept.stat().st_size > 0
             if not whole:
                 half.append(m.name)
-        index = len(r.sketch_index(examine.fingerprinters()[0].spec))
+        index = len(r.sketch_index(ingest.fingerprinters()[0].spec))
         if index != len({m.digest for m in live.values()}):
             half.append(f"{index} sketches for {len(live)} models")
     return {"lost": lost, "half": half, "findings": findings}

@@ -31,7 +31,7 @@ import sklearn
 import torch
 
 from stemma import __version__
-from stemma.fingerprints.evaluation import answers
+from stemma.fingerprints.evaluation import compute_outputs
 from stemma.fingerprints.gradient_field import GradientField
 from stemma.fingerprints.jacobian import JacobianSketch
 from stemma.fingerprints.outputs import Outputs
@@ -109,7 +109,7 @@ def built(study: Study, data: Path, device: str, say: Say) -> tuple[Encoders, Tr
         say(f"{study.data_set}: transfer to {task.name} measured")
     truth = Truth(tuple(t.name for t in tasks), tuple(t.kind for t in tasks), tuple(shares))
     probes = Probes.of(asked.pixels.numpy())
-    maps = np.stack([answers(m, probes) for m in models])
+    maps = np.stack([compute_outputs(m, probes) for m in models])
     return Encoders(len(tasks), len(study.forms), models, probes, maps), truth, quality
 
 

@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 
 from stemma import Model, Probes, from_module
 from stemma.export.difference import Difference, difference_page
-from stemma.measures.difference_map import located
+from stemma.measures.difference_map import accumulate_maps
 
 
 def marked(images: np.ndarray, marks: np.ndarray) -> np.ndarray:
@@ -51,7 +51,7 @@ def main(page: Path) -> None:
     page.write_bytes(difference_page(told))
 
     blocks = zip(told.method.blocks(honest, probes), told.method.blocks(cheat, probes), strict=True)
-    where = located(blocks, (), probes.shape)
+    where = accumulate_maps(blocks, (), probes.shape)
     edge = where.mean[0][:, [0, 7]].sum() / where.mean.sum()
     print(f"{edge:.0%} of the distance lies in the two columns where marks are")
     print(f"distance {told.distance.value:.2f} over {len(probes)} probes; where: {page}")

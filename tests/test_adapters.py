@@ -179,9 +179,11 @@ def test_a_converted_adapter_is_plain(start: str, base: Callable[[str], Path], t
 
 
 REFUSED = {
-    "a tied head": ("tied", "LoraConfig", {**LORA, "target_modules": ["q_proj", "lm_head"]}, "the head by low rank"),
+    "a tied head": (
+        "tied", "LoraConfig", {**LORA, "target_modules": ["q_proj", "lm_head"]}, "low-rank update is on the head",
+    ),
     "a tied embedding": (
-        "tied", "LoraConfig", {**LORA, "target_modules": ["embed_tokens"]}, "changes the embedding by low rank",
+        "tied", "LoraConfig", {**LORA, "target_modules": ["embed_tokens"]}, "low-rank update is on the embedding",
     ),
     "both of a tie": (
         "tied", "LoraConfig", {**LORA, "target_modules": ["embed_tokens"], "ensure_weight_tying": True},
@@ -191,10 +193,10 @@ REFUSED = {
     "bare parameters": (
         "plain", "LoraConfig", {**LORA, "target_parameters": ["mlp.up_proj.weight"]}, "target_parameters",
     ),
-    "OFT": ("plain", "OFTConfig", {"oft_block_size": 8, "target_modules": ["q_proj"]}, "kind 'OFT' is not read"),
+    "OFT": ("plain", "OFTConfig", {"oft_block_size": 8, "target_modules": ["q_proj"]}, "type 'OFT' are not supported"),
     "HRA": ("plain", "HRAConfig", {"r": 4, "target_modules": ["q_proj"]}, "merge_and_unload"),
-    "prompt tuning": ("plain", "PromptTuningConfig", {"num_virtual_tokens": 4}, "give the base instead"),
-    "prefix tuning": ("plain", "PrefixTuningConfig", {"num_virtual_tokens": 4}, "changes no weight of its base"),
+    "prompt tuning": ("plain", "PromptTuningConfig", {"num_virtual_tokens": 4}, "use the base model instead"),
+    "prefix tuning": ("plain", "PrefixTuningConfig", {"num_virtual_tokens": 4}, "changes no weights of its base"),
     "VeRA without its random matrices": (
         "plain", "VeraConfig", {"r": 4, "target_modules": ["q_proj"], "save_projection": False}, "save_projection",
     ),
@@ -218,18 +220,18 @@ def test_what_is_not_read_is_refused_by_name(kind: str, base: Callable[[str], Pa
 @pytest.mark.parametrize(
     ("option", "value", "sentence"),
     [
-        ("alora_invocation_tokens", [3, 4], "no merged form"),
+        ("alora_invocation_tokens", [3, 4], "cannot be merged"),
         ("init_lora_weights", "corda", "path_initial_model_for_weight_conversion"),
         ("init_lora_weights", "loftq", "path_initial_model_for_weight_conversion"),
         ("init_lora_weights", "lora_ga", "path_initial_model_for_weight_conversion"),
-        ("alpha_pattern", {r"(.*)+q_proj": 3}, "regular expression that is not run"),
-        ("alpha_pattern", {r"(q_proj": 3}, "is no regular expression"),
-        ("r", 5, "has rank 4, its config says 5"),
-        ("trainable_token_indices", [99], "up to number 99"),
-        ("trainable_token_indices", [1, 2], "does not say which 1 tokens"),
-        ("base_model_name_or_path", "far/away", "put it beside the adapter's folder as 'away'"),
-        ("base_model_name_or_path", None, "it does not name its base"),
-        ("peft_type", "NEW", "kind 'NEW' is not read"),
+        ("alpha_pattern", {r"(.*)+q_proj": 3}, "not a safe regular expression"),
+        ("alpha_pattern", {r"(q_proj": 3}, "is not a valid regular expression"),
+        ("r", 5, "has rank 4, but its config says rank 5"),
+        ("trainable_token_indices", [99], "largest token id 99"),
+        ("trainable_token_indices", [1, 2], "does not list the 1 trained token ids"),
+        ("base_model_name_or_path", "far/away", "put it next to the adapter's folder as 'away'"),
+        ("base_model_name_or_path", None, "it names none"),
+        ("peft_type", "NEW", "type 'NEW' are not supported"),
     ],
 )
 def test_a_config_that_cannot_be_followed(
@@ -291,7 +293,7 @@ def test_a_bare_adapter_is_no_model(kind: str, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     tensors = {n: rng.normal(size=(4, 4)).astype(np.float32) for n in BARE[kind]}
     save_file(tensors, tmp_path / "a.safetensors")
-    with pytest.raises(UnreadableModelError, match=r"is an adapter .* without its base.*give its base"):
+    with pytest.raises(UnreadableModelError, match=r"is an adapter .* without its base model.*Use the base"):
         load.load(tmp_path / "a.safetensors")
     # the control: the same parts beside the weights that they change are a model
     modules = {n.split(".lora")[0].split(".hada")[0].removesuffix(".weight") for n in BARE[kind]}
@@ -343,6 +345,6 @@ def test_whatever_an_adapter_holds_it_is_read_or_one_sentence(kind: str, seed: i
 def test_no_pattern_can_take_for_ever() -> None:
     adapter = Adapter(Path("a"), {}, {"alpha_pattern": {"(a|b)*c": 1}})
     with pytest.raises(UnreadableModelError):
-        adapter.pattern("alpha_pattern", "a" * 40, 0)
+        adapter.option_for("alpha_pattern", "a" * 40, 0)
     plain = Adapter(Path("a"), {}, {"alpha_pattern": {r"x\.\d+\.q": 1, "q": 2}})
-    assert [plain.pattern("alpha_pattern", n, 0) for n in ("y.x.12.q", "y.z.q", "yq")] == [1, 2, 0]
+    assert [plain.option_for("alpha_pattern", n, 0) for n in ("y.x.12.q", "y.z.q", "yq")] == [1, 2, 0]

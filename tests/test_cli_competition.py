@@ -14,7 +14,7 @@ from torch import nn
 
 import stemma
 from checkpoints import Run
-from stemma.probes import paired, read_probes
+from stemma.probes import pair_modalities, read_probes
 
 NET = """
 import torch
@@ -199,7 +199,7 @@ def test_paired_probes_in_python() -> None:
         def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
             return a + b
 
-    probes = paired({"a": np.eye(3, dtype=np.float32), "b": np.zeros((3, 3), np.float32)}, [0, 1, 2])
+    probes = pair_modalities({"a": np.eye(3, dtype=np.float32), "b": np.zeros((3, 3), np.float32)}, [0, 1, 2])
     from stemma.multimodal.contribution import LeaningTest
 
     found = LeaningTest(draws=10)(stemma.from_module(Sum().eval(), "sum"), probes)

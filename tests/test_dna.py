@@ -21,12 +21,12 @@ from stemma.fingerprints.canonical_outputs import (
     ROUNDED,
     SCORES,
     features,
-    form_of,
     log_probabilities,
+    output_form,
 )
-from stemma.fingerprints.dna import DNA, packed, unpacked
+from stemma.fingerprints.dna import DNA, pack, unpack
 from stemma.fingerprints.fragment_encoder import FragmentEncoder
-from stemma.fingerprints.training_sample import apart, embedded
+from stemma.fingerprints.training_sample import embedding_distance, mean_embedding
 from stemma.kinship.function.dna_search import ClosestDnaOfMany
 from stemma.kinship.function.model_dna import (
     CloserDnaThanIndependent,
@@ -39,7 +39,7 @@ from stemma.kinship.function.model_dna import (
 )
 from stemma.networks.open import from_module
 from stemma.probes import Probes
-from stemma.probes.augmentation import changed
+from stemma.probes.augmentation import perturb
 from stemma.registry import Registry
 from stemma.training import shipped_dna
 from stemma.training.dna import Training, halves, told, train
@@ -133,7 +133,7 @@ def test_a_masked_class_says_nothing_about_the_others() -> None:
 )  # fmt: skip
 def test_the_form_of_answers_is_told(answers: Any, form: int) -> None:
     p = np.random.default_rng(7).dirichlet(np.ones(5), size=200)
-    assert form_of(answers(p)) == form
+    assert output_form(answers(p)) == form
 
 
 def test_controls_that_answer_in_another_form_do_not_stand_in(family: dict[str, list[Model]]) -> None:
@@ -161,17 +161,17 @@ def test_a_damaged_dna_is_refused(family: dict[str, list[Model]]) -> None:
 
 def test_a_code_holds_every_channel_to_half_a_level() -> None:
     channels = np.random.default_rng(5).normal(size=(50, 4)).clip(-3.9, 3.9)
-    assert packed(channels).shape == (50, 2)
-    assert np.abs(unpacked(packed(channels)) - channels).max() <= 0.25 + 1e-6
-    assert unpacked(packed(channels[:, :3])).shape == (50, 4)
+    assert pack(channels).shape == (50, 2)
+    assert np.abs(unpack(pack(channels)) - channels).max() <= 0.25 + 1e-6
+    assert unpack(pack(channels[:, :3])).shape == (50, 4)
 
 
 def test_changes_are_the_same_every_time_and_follow_the_kind_of_probes() -> None:
-    one, two = changed(PROBES), changed(PROBES)
+    one, two = perturb(PROBES), perturb(PROBES)
     assert all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
-    assert not np.array_equal(changed(PROBES, 1)[0], one[0])
+    assert not np.array_equal(perturb(PROBES, 1)[0], one[0])
     tokens = Probes.of(np.random.default_rng(0).integers(0, 99, (40, 16)))
-    noisy, less, mixed = changed(tokens)
+    noisy, less, mixed = perturb(tokens)
     assert noisy.dtype == tokens.inputs.dtype
     assert np.isin(noisy, tokens.inputs).all()
     assert 0.05 < (less != tokens.inputs).mean() < (noisy != tokens.inputs).mean() < 0.4
@@ -290,15 +290,15 @@ def test_a_null_model_of_another_shape_or_architecture_does_not_stand_in(family:
 
 def test_samples_of_one_distribution_are_near_one_another() -> None:
     digits = PROBES.inputs
-    one, two = (embedded(Probes.of(digits[i::2])) for i in (0, 1))
-    negative = embedded(Probes.of(1 - digits))
-    assert apart(one, one) == 0
-    assert apart(one, two) < 0.5 * apart(one, negative)
-    larger = embedded(Probes.of(np.repeat(np.repeat(digits, 4, 2), 4, 3)))
-    assert apart(embedded(Probes.of(digits)), larger) < 0.02
+    one, two = (mean_embedding(Probes.of(digits[i::2])) for i in (0, 1))
+    negative = mean_embedding(Probes.of(1 - digits))
+    assert embedding_distance(one, one) == 0
+    assert embedding_distance(one, two) < 0.5 * embedding_distance(one, negative)
+    larger = mean_embedding(Probes.of(np.repeat(np.repeat(digits, 4, 2), 4, 3)))
+    assert embedding_distance(mean_embedding(Probes.of(digits)), larger) < 0.02
     rng = np.random.default_rng(0)
-    words = [embedded(Probes.of(rng.integers(low, low + 40, (60, 32)))) for low in (0, 0, 100)]
-    assert apart(words[0], words[1]) < 0.5 * apart(words[0], words[2])
+    words = [mean_embedding(Probes.of(rng.integers(low, low + 40, (60, 32)))) for low in (0, 0, 100)]
+    assert embedding_distance(words[0], words[1]) < 0.5 * embedding_distance(words[0], words[2])
 
 
 def test_a_training_sample_is_kept_and_compared(family: dict[str, list[Model]]) -> None:
@@ -315,18 +315,18 @@ def test_wrong_use_gets_one_sentence(family: dict[str, list[Model]], tmp_path: P
     model = family["source"][0]
     with pytest.raises(MisuseError, match="at least 32 probes"):
         DNA()(model, PROBES.take(slice(0, 10)))
-    with pytest.raises(MisuseError, match="do not fit into a kilobyte"):
+    with pytest.raises(MisuseError, match="exceed one kilobyte"):
         DNA(rows=4000)
     with pytest.raises(MisuseError, match="same probes and encoder"):
         CloserDnaThanIndependent()(DNA()(model, PROBES), DNA(seed=1)(model, PROBES), [])
     constant = from_module(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).eval(), "constant")
     for p in constant.network.module.parameters():  # ty: ignore[unresolved-attribute]
         p.data.zero_()
-    with pytest.raises(StemmaError, match="answers all 384 probes alike"):
+    with pytest.raises(StemmaError, match="same output for all 384 probes"):
         DNA()(constant, PROBES)
     bad = tmp_path / "bad.safetensors"
     save(model, bad)
-    with pytest.raises(UnreadableModelError, match="no DNA encoder"):
+    with pytest.raises(UnreadableModelError, match="not a DNA encoder"):
         FragmentEncoder.load(bad)
     with pytest.raises(MisuseError, match="shapes"):
         FragmentEncoder(np.zeros((3, 4)), np.zeros((4, 0)), np.zeros((0, 4)))

@@ -178,7 +178,7 @@ def test_made_inputs_are_the_same_pixels_in_other_places() -> None:
 
 
 def test_receipts_make_edges_of_the_registry_only_with_their_own_weights(home: Path, tmp_path: Path) -> None:
-    from stemma.registry.receipts import known_edges
+    from stemma.registry.receipts import edges_from_receipts
 
     model, asked = load(home / "mlp"), probes(home)
     for name, share in (("half", 0.5), ("less", 0.3)):
@@ -194,7 +194,7 @@ def test_receipts_make_edges_of_the_registry_only_with_their_own_weights(home: P
     added = stemma("add", home / "mlp", tmp_path / "half", tmp_path / "moved", tmp_path / "odd", registry)
     assert added.returncode == 0, added.stderr
     records = Registry(tmp_path / "r.db").models()
-    edges = known_edges(records)
+    edges = edges_from_receipts(records)
     assert [(e.parent.name, e.child.name, e.operation) for e in edges] == [("mlp", "half", "prune")]
     assert "edited_from" not in next(r for r in records if r.name == "odd").claims
     drawn = stemma("lineage", registry, "--json")

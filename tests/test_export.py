@@ -15,10 +15,10 @@ import torch
 from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError
 from stemma.export import charts, raster
-from stemma.export.difference import LEAST, MOST, Difference, difference_page
+from stemma.export.difference import LEAST_DIFFERENT, MOST_DIFFERENT, Difference, difference_page
 from stemma.fingerprints.gradient_field import GradientField
 from stemma.measures.agreement import agreement
-from stemma.measures.difference_map import difference_map, located, reliance
+from stemma.measures.difference_map import accumulate_maps, difference_map, reliance
 from stemma.measures.field_cosine import FieldCosine
 from stemma.networks.open import from_module
 from stemma.probes import Probes
@@ -93,7 +93,7 @@ def _pair(corner: float) -> tuple[Model, Model]:
 
 def _located(a: Model, b: Model, probes: Probes) -> Any:
     method = GradientField(potential="sum")
-    return located(zip(method.blocks(a, probes), method.blocks(b, probes), strict=True), {0}, probes.shape)
+    return accumulate_maps(zip(method.blocks(a, probes), method.blocks(b, probes), strict=True), {0}, probes.shape)
 
 
 def test_the_place_where_the_models_differ_lights_up_and_only_that() -> None:
@@ -117,7 +117,7 @@ def test_the_average_map_sums_to_the_distance_and_only_asked_maps_are_kept() -> 
     probes = Probes.of(RNG(2).random((40, 1, 8, 8)))
     method = GradientField(batch=64)  # several blocks
     distance = FieldCosine()(method(a, probes), method(b, probes))
-    found = located(zip(method.blocks(a, probes), method.blocks(b, probes), strict=True), {39, 7}, probes.shape)
+    found = accumulate_maps(zip(method.blocks(a, probes), method.blocks(b, probes), strict=True), {39, 7}, probes.shape)
     assert found.mean.sum() == pytest.approx(distance.value, abs=1e-9)
     assert set(found.difference) == set(found.a) == set(found.b) == {7, 39}
     for i in (7, 39):
@@ -162,10 +162,10 @@ def test_heat_grows_lighter_and_pooling_keeps_the_sum() -> None:
     assert steps.min() > -1e-3  # lightness never falls but for rounding of bytes
     assert light[-1] - light[0] > 0.8
     values = RNG(0).random((224, 200))
-    small = raster.pooled(values)
+    small = raster.pool(values)
     assert max(small.shape) <= raster.CELLS
     assert small.sum() == pytest.approx(values.sum())
-    over = raster.overlaid(small, float(small.max()), np.zeros((224, 200, 3), np.uint8))
+    over = raster.overlay(small, float(small.max()), np.zeros((224, 200, 3), np.uint8))
     assert over.shape == (224, 200, 3)
 
 
@@ -224,13 +224,13 @@ def test_the_page_is_complete_in_itself_and_says_the_figures() -> None:
     assert not re.search(rb"https?://|url\(|@import", page)
     text = " ".join(reader.text)
     assert f"{told.distance.value:.3g}"[:5] in text
-    assert "What this cannot see" in text
+    assert "Limitations" in text
     falling = sorted(range(30), key=lambda i: -(told.distance.per_probe[i] or 0))
     shown = [int(i) for i in re.findall(r"probe (\d+)", text)]
-    assert shown == [*falling[:MOST], *falling[::-1][:LEAST]]
+    assert shown == [*falling[:MOST_DIFFERENT], *falling[::-1][:LEAST_DIFFERENT]]
     cards = sum(given.get("class") == "card" for _, given in reader.tags)
     pictures = [_unpacked(base64.b64decode(str(s).split(",")[1])) for s in sources]
-    assert cards == MOST + LEAST
+    assert cards == MOST_DIFFERENT + LEAST_DIFFERENT
     assert sum(p.shape[:2] == (8, 8) for p in pictures) == 5 * cards  # start of the path, input, three maps
     blank = difference_page(_told(a, b, probes, GradientField(baseline="zero"))).decode()
     assert blank.count("<img") == len(sources) - cards  # a path from nothing has no start to look at
@@ -269,7 +269,7 @@ def test_other_kinds_of_inputs_have_their_picture(kind: str) -> None:
         told = _told(a, b, Probes.of(RNG(2).normal(size=(12, 400)), kind=kind))
     reader = _read(difference_page(told))
     classes = [str(given.get("class")) for _, given in reader.tags]
-    assert sum(c == "card" for c in classes) == min(MOST + LEAST, 12)
+    assert sum(c == "card" for c in classes) == min(MOST_DIFFERENT + LEAST_DIFFERENT, 12)
     assert ("tokens" in classes) == (kind == "tokens")
     assert ("wave" in classes) == (kind == "audio")
     if kind == "tokens":
@@ -290,7 +290,7 @@ def _tokens() -> Difference:
             return module(torch.nn.functional.one_hot(ids, 256).float())
 
         made = from_module(module, f"words-{seed}")
-        return replace(made, runs=lambda m: Network(m.name, Digest(f"sha256:{seed}"), spec, asked, module,
+        return replace(made, network_builder=lambda m: Network(m.name, Digest(f"sha256:{seed}"), spec, asked, module,
                                                     from_one_hot=module))  # fmt: skip
 
     ids = np.frombuffer(b"Hello, world! The quick brown fox jumps over the lazy dog, and all of it again ok.", np.uint8)

@@ -119,7 +119,7 @@ class LargestDifference(AbstractMeasure):
     """Largest absolute difference of any entry of an answer."""
 
     name = "largest-difference"
-    takes = frozenset({"outputs"})
+    accepts = frozenset({"outputs"})
     probewise = True
     laws = frozenset({Law.IDENTITY, Law.SYMMETRY, Law.TRIANGLE})
 

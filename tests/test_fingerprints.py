@@ -77,7 +77,7 @@ def test_blocks_are_cut_alike_for_every_model_and_change_no_number(method: Any) 
         for name, array in whole.values.items():
             assert len(array) == len(IMAGES)
             np.testing.assert_allclose(np.concatenate([b.values[name] for b in blocks]), array, atol=1e-9)
-        later = list(small.blocks(model, IMAGES, first=4))
+        later = list(small.blocks(model, IMAGES, from_probe=4))
         assert [(b.start, len(b)) for b in later] == cuts[0][1:]
     assert cuts == [[(0, 4), (4, 4), (8, 1)]] * 2
 
@@ -100,7 +100,7 @@ def test_the_model_is_left_as_it_was(method: Any) -> None:
 
 @pytest.mark.parametrize("method", METHODS, ids=IDS)
 def test_there_is_a_measure_for_it_and_a_model_is_at_no_distance_from_itself(method: Any) -> None:
-    fitting = [kind() for kind in MEASURES if method.gives in kind.takes]
+    fitting = [kind() for kind in MEASURES if method.produces in kind.accepts]
     assert len(fitting) >= 6
     a, same, b = (method(pictures(seed), IMAGES) for seed in (0, 0, 1))
     measure = next(m for m in fitting if m.name in ("linear-cka", "jensen-shannon"))
@@ -137,7 +137,7 @@ def test_a_black_box_has_outputs_only(method: Any) -> None:
         return x.detach()[:, :3] * 2
 
     box = Network("box", Digest("blackbox:box"), None, ask, differentiable=False)
-    model = replace(perceptron(), runs=lambda _: box)
+    model = replace(perceptron(), network_builder=lambda _: box)
     if isinstance(method, Outputs):
         np.testing.assert_array_equal(method(model, ROWS).values["outputs"], ROWS.inputs[:, :3] * 2)
         return
@@ -207,9 +207,9 @@ def test_an_unknown_layer_is_answered_with_the_nearest_names() -> None:
     config = dict(KINDS["mlp"].config)
     model = from_arrays(initial(config, 0), "mlp", config)
     probes = Probes.of(np.random.default_rng(6).random((4, 1, 8, 8)).astype(np.float32))
-    with pytest.raises(MisuseError, match=r"has no layer 'layer\.1'\. Nearest are: .*layers\.1"):
+    with pytest.raises(MisuseError, match=r"has no layer 'layer\.1'\. Similar names: .*layers\.1"):
         Activations("layer.1")(model, probes)
-    with pytest.raises(MisuseError, match="pool is mean, flatten or none"):
+    with pytest.raises(MisuseError, match="pool must be mean, flatten or none"):
         Activations(pool="max")  # ty: ignore[invalid-argument-type]
 
     class Idle(nn.Module):
@@ -221,7 +221,7 @@ def test_an_unknown_layer_is_answered_with_the_nearest_names() -> None:
             return self.used(x)
 
     for method in (Activations("unused"), ParameterGradients(layer="unused")):
-        with pytest.raises(MisuseError, match="is not run"):
+        with pytest.raises(MisuseError, match="does not run"):
             method(from_module(Idle().double().eval(), "idle"), ROWS)
 
 

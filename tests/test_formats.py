@@ -497,7 +497,7 @@ def test_folders_shards_config_and_claims(tmp_path: Path) -> None:
     (folder / "model.safetensors.index.json").unlink()
     assert load.load(folder).digest == model.digest, "shards are put together without their index too"
     next(iter(sorted(folder.glob("*.safetensors")))).unlink()
-    with pytest.raises(UnreadableModelError, match="lacks 1 of"):
+    with pytest.raises(UnreadableModelError, match=r"1 of \d+ shards are missing"):
         load.load(folder)
 
 
@@ -549,7 +549,7 @@ def test_discover_names_and_skips(tmp_path: Path) -> None:
     assert [c.name for c in load.discover(tmp_path, all_formats=True)] == sorted([*names, "data"])
     assert [c.name for c in load.discover(tmp_path / "hf")] == ["hf"]
     assert [c.name for c in load.discover(tmp_path / "a.safetensors")] == ["a"]
-    with pytest.raises(NotAModelError, match="nothing at"):
+    with pytest.raises(NotAModelError, match="does not exist"):
         list(load.discover(tmp_path / "absent"))
 
 
@@ -646,7 +646,7 @@ def test_an_adapter_merges_as_peft_merges_it(tmp_path: Path, monkeypatch: pytest
         (tmp_path / "adapter/adapter_config.json").write_text(
             json.dumps({**config, "base_model_name_or_path": "far/away"})
         )
-        with pytest.raises(UnreadableModelError, match="its base 'far/away' is not on this machine"):
+        with pytest.raises(UnreadableModelError, match="the base 'far/away' is not on this machine"):
             load.load(tmp_path / "adapter")
         merged = tuned.merge_and_unload().state_dict()
         assert set(found.tensors) == set(merged)

@@ -553,8 +553,8 @@ def test_a_black_box_is_never_kept(tmp_path: Path, nets: list[Model], probes: Pr
         registry.put_functional(box.digest, sketch)
         assert registry.functional(box.digest, probes.digest, sketch.spec) is None
     assert found.function is not None
-    assert "gives answers but no gradients" in found.function.details["missing_measures"]["gradient-field"]
-    outputs = [f.name for f, m in combined.METHODS if f.gives == "outputs"]
+    assert "has outputs but no gradients" in found.function.details["missing_measures"]["gradient-field"]
+    outputs = [f.name for f, m in combined.METHODS if f.produces == "outputs"]
     assert {m["fingerprint"] for m in found.function.details["measures"]} == set(outputs)
 
 
@@ -685,7 +685,7 @@ def test_models_that_read_other_tokens_are_not_asked_together() -> None:
     one, other = independents("lm", 2, seed=3, untrained=True)
 
     def reading(model: Model, tokenizer: str) -> Party:
-        told = replace(model, runs=lambda m: replace(model.network, tokenizer=tokenizer))
+        told = replace(model, network_builder=lambda m: replace(model.network, tokenizer=tokenizer))
         return Party.of(told)
 
     assert unaskable(reading(one, "words"), reading(other, "words")) == ""

@@ -413,7 +413,9 @@ def test_models_of_different_tokenizers_are_not_compared() -> None:
     probes, models = Probes.of(np.random.default_rng(6).integers(0, 32, (3, 7))), [byte_model(0), byte_model(1)]
 
     def reading(model: Model, tokenizer: str | None) -> Model:
-        return replace(model, runs=lambda m: replace(byte_model(0).network, name=m.name, tokenizer=tokenizer))
+        return replace(
+            model, network_builder=lambda m: replace(byte_model(0).network, name=m.name, tokenizer=tokenizer)
+        )
 
     for same in ("words", None):
         pairwise([reading(m, same) for m in models], probes, GradientField(2), FieldCosine())
@@ -427,17 +429,17 @@ def test_wrong_questions_get_one_sentence() -> None:
         GradientField()(TANH[0], probes)
     with pytest.raises(MisuseError, match="maps"):
         GradientField(potential="own-argmax")(MAPS[0], Probes.of(PICTURES))
-    with pytest.raises(MisuseError, match="no quadrature is called 'simpson'"):
+    with pytest.raises(MisuseError, match="unknown quadrature 'simpson'"):
         GradientField(quadrature="simpson")
     flat = from_module(nn.Sequential(Rounded(), mlp(0.1, nn.Tanh())).eval(), "rounded")
     with pytest.raises(StemmaError, match="do not depend differentiably"):
         GradientField()(flat, Probes.of(ROWS))
     a = GradientField()(TANH[0], Probes.of(ROWS))
-    with pytest.raises(MisuseError, match="other probes"):
+    with pytest.raises(MisuseError, match="different probes"):
         FieldCosine()(a, GradientField()(TANH[1], Probes.of(ROWS[:3])))
     with pytest.raises(MisuseError, match="but Model was given"):
         FieldCosine()(TANH[0], TANH[1])  # ty: ignore[invalid-argument-type]
-    with pytest.raises(MisuseError, match="other methods"):
+    with pytest.raises(MisuseError, match="different methods"):
         FieldCosine()(a, GradientField(steps=9)(TANH[1], Probes.of(ROWS)))
 
 

@@ -227,7 +227,7 @@ def test_shard_indexes_stay_in_their_folder(tmp_path: Path, name: str) -> None:
     folder.mkdir()
     index = folder / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"w": name}}))
-    with pytest.raises(UnsafeFileError, match="leaves the folder"):
+    with pytest.raises(UnsafeFileError, match="outside its folder"):
         load.load(folder)
 
 
@@ -253,7 +253,7 @@ def test_inconsistent_shard_indexes(tmp_path: Path) -> None:
         with pytest.raises(UnreadableModelError):
             listed(text)
     write_safetensors(tmp_path / "2.safetensors", {**one, **two})
-    with pytest.raises(UnreadableModelError, match=r"two shards|the index puts"):
+    with pytest.raises(UnreadableModelError, match=r"two shards|the index lists"):
         listed('{"weight_map": {"a": "1.safetensors", "b": "2.safetensors"}}')
 
 
@@ -286,7 +286,7 @@ def test_onnx_data_stay_in_their_folder(tmp_path: Path, place: str) -> None:
 def test_archives_do_not_leave_themselves(tmp_path: Path, name: str) -> None:
     with zipfile.ZipFile(tmp_path / "x.npz", "w") as z:
         z.writestr(name, b"x")
-    with pytest.raises(UnsafeFileError, match="leaves the archive"):
+    with pytest.raises(UnsafeFileError, match="outside the archive"):
         load.load(tmp_path / "x.npz")
     assert not (tmp_path.parent / "evil.npy").exists()
 
@@ -311,7 +311,7 @@ def test_a_flipped_bit_in_an_archive_of_arrays(tmp_path: Path) -> None:
 
 
 def test_decompression_bombs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archives, "BOMB", 1 << 22)
+    monkeypatch.setattr(archives, "BOMB_SIZE", 1 << 22)
     with (
         zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as z,
         z.open("a.npy", "w", force_zip64=True) as f,

@@ -13,8 +13,8 @@ from stemma.errors import MisuseError, StemmaError, UnreadableProbesError
 from stemma.multimodal.contribution import LeaningTest
 from stemma.multimodal.paired_network import joined
 from stemma.multimodal.strength_test import StrengthTest
-from stemma.probes import Probes, paired, read_probes
-from stemma.probes.modalities import apart
+from stemma.probes import Probes, pair_modalities, read_probes
+from stemma.probes.modalities import split_modalities
 from stemma.types import Verdict
 
 
@@ -41,7 +41,7 @@ def _probes(n: int = 400, seed: int = 0, labels: bool = True) -> Probes:
     image, audio = draw.normal(size=(n, 1, 2, 3)).astype(np.float32), draw.normal(size=(n, 5)).astype(np.float32)
     with torch.no_grad():
         y = Additive()(torch.tensor(image), torch.tensor(audio)).argmax(1).numpy()
-    return paired({"image": image, "audio": audio}, y if labels else None)
+    return pair_modalities({"image": image, "audio": audio}, y if labels else None)
 
 
 # Paired probes
@@ -57,15 +57,18 @@ def test_paired_probes_come_apart_as_they_were(tmp_path: Path) -> None:
         ("audio", (11,), "tensor"), ("image", (1, 4, 5), "image"), ("text", (3,), "tokens")
     ]  # fmt: skip
     assert found.labels.tolist() == [0, 1, 2, 0, 1, 2, 0]
-    for back in (apart(found.inputs, found.parts), apart(torch.tensor(found.inputs), found.parts)):
+    for back in (
+        split_modalities(found.inputs, found.parts),
+        split_modalities(torch.tensor(found.inputs), found.parts),
+    ):
         assert np.array_equal(back["text"], ids)
         assert np.array_equal(back["audio"], sound)
         assert np.allclose(back["image"][:, 0], image / 255)
     few = found.take([3, 1])
-    assert np.array_equal(apart(few.inputs, few.parts)["text"], ids[[3, 1]])
-    same = paired({"text": ids, "image": image, "audio": sound}, np.arange(7) % 3)
+    assert np.array_equal(split_modalities(few.inputs, few.parts)["text"], ids[[3, 1]])
+    same = pair_modalities({"text": ids, "image": image, "audio": sound}, np.arange(7) % 3)
     assert same.digest == found.digest
-    other = paired({"words": ids, "image": image, "audio": sound}, np.arange(7) % 3)
+    other = pair_modalities({"words": ids, "image": image, "audio": sound}, np.arange(7) % 3)
     assert other.digest != found.digest
     assert len(read_probes(f"{tmp_path / 'p.npz'}#n=4,seed=1")) == 4
 
@@ -79,9 +82,12 @@ def test_digests_of_other_probes_are_what_they_were() -> None:
     ("arrays", "message"),
     [
         ({"a": np.ones((3, 2)), "b": np.ones((3, 2)) * np.nan}, "NaN or infinite"),
-        ({"a": np.ones((3, 2)), "b": np.full((3, 2), 1 << 25)}, "ids below 16777216 are exact"),
+        ({"a": np.ones((3, 2)), "b": np.full((3, 2), 1 << 25)}, "largest supported id is 16777215"),
         ({"a": np.ones((3, 2)), "b": np.ones((3, 2)) > 0}, "modality 'b'"),
-        ({"a": np.ones((3, 2)), "b": np.ones((3, 2)), "labels": np.ones(2, int)}, "labels are one integer per probe"),
+        (
+            {"a": np.ones((3, 2)), "b": np.ones((3, 2)), "labels": np.ones(2, int)},
+            "labels must be one integer per probe",
+        ),
         ({"a": np.ones((3, 2)), "b": np.ones((4, 2))}, "neither 'inputs' nor 'images'"),
         ({"a": np.ones((3, 2))}, "neither 'inputs' nor 'images'"),
     ],
@@ -95,7 +101,7 @@ def test_arrays_that_are_no_modalities_are_refused(tmp_path: Path, arrays: dict,
 def test_everything_that_asks_models_can_ask_a_joined_one() -> None:
     probes, model = _probes(64), _model()
     asked = joined(model, probes.parts)
-    pieces = apart(torch.tensor(probes.inputs), probes.parts)
+    pieces = split_modalities(torch.tensor(probes.inputs), probes.parts)
     assert torch.equal(asked.network(torch.tensor(probes.inputs)), Additive()(**pieces))
     assert asked.digest == model.digest
     assert asked.network.digest != model.network.digest
@@ -111,7 +117,7 @@ def test_everything_that_asks_models_can_ask_a_joined_one() -> None:
 def test_shares_of_an_additive_network_are_its_variances() -> None:
     probes, net = _probes(2000), Additive(image=1.0, audio=0.5)
     found = LeaningTest(draws=50)(stemma.from_module(net.eval(), "net"), probes)
-    pieces = apart(torch.tensor(probes.inputs), probes.parts)
+    pieces = split_modalities(torch.tensor(probes.inputs), probes.parts)
     with torch.no_grad():
         a, b = net.image(pieces["image"].flatten(1)), 0.5 * net.audio(pieces["audio"])
     parts = [x.numpy().astype(float) for x in (a, b)]
@@ -193,7 +199,7 @@ def test_what_cannot_be_asked_is_said_in_one_sentence() -> None:
         LeaningTest()(_model(), Probes.of(np.ones((3, 4), np.float32)))
     with pytest.raises(MisuseError, match="is no torch module"):
         LeaningTest()(stemma.from_module(lambda x: x, "box"), _probes(8))
-    wrong = paired({"image": np.ones((8, 6), np.float32), "sound": np.ones((8, 5), np.float32)})
+    wrong = pair_modalities({"image": np.ones((8, 6), np.float32), "sound": np.ones((8, 5), np.float32)})
     with pytest.raises(StemmaError, match="named as its forward takes them"):
         LeaningTest()(_model(), wrong)
     with pytest.raises(MisuseError, match="no mask is called 'noise'"):
@@ -205,7 +211,7 @@ def test_a_network_that_answers_the_same_leans_on_nothing() -> None:
     with pytest.raises(StemmaError, match="leans on nothing"):
         LeaningTest()(dead, _probes())
     row = np.random.default_rng(0).normal(size=(1, 6)).astype(np.float32)
-    same = paired({"image": row.repeat(300, 0), "audio": row[:, :5].repeat(300, 0)})
+    same = pair_modalities({"image": row.repeat(300, 0), "audio": row[:, :5].repeat(300, 0)})
     with pytest.raises(StemmaError, match="leans on nothing"):
         LeaningTest()(_model(), same)
     found = LeaningTest(draws=20).compare(_model(), dead, _probes(), 0.01)
@@ -218,13 +224,15 @@ def test_few_probes_and_labels_beyond_the_classes_are_told() -> None:
     assert LeaningTest(draws=20)(_model(), _probes()).reason == ""
     pieces = {"image": np.ones((80, 6), np.float32), "audio": np.random.default_rng(0).normal(size=(80, 5))}
     with pytest.raises(MisuseError, match="label 2000000000, but net has 4 classes"):
-        LeaningTest()(_model(), paired({k: v.astype(np.float32) for k, v in pieces.items()}, np.full(80, 2 * 10**9)))
+        LeaningTest()(
+            _model(), pair_modalities({k: v.astype(np.float32) for k, v in pieces.items()}, np.full(80, 2 * 10**9))
+        )
 
 
 def test_heads_that_are_added_are_read_together() -> None:
     draw = np.random.default_rng(1)
     both = [
-        paired(
+        pair_modalities(
             {"image": draw.normal(size=(300, 6)).astype(np.float32), "audio": draw.normal(size=(300, 5)).astype("f4")}
         )
         for _ in range(2)

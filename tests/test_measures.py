@@ -20,7 +20,7 @@ from stemma.measures import ALL
 from stemma.measures.base import AbstractMeasure, Law
 from stemma.measures.decision_distance import DecisionDistance
 from stemma.measures.distance_correlation import DistanceCorrelation
-from stemma.measures.intervals import over_probes
+from stemma.measures.intervals import mean_interval
 from stemma.measures.jensen_shannon import JensenShannon
 from stemma.measures.label_disagreement import LabelDisagreement
 from stemma.measures.linear_cka import LinearCka
@@ -34,7 +34,7 @@ from stemma.measures.svcca import Svcca
 from stemma.types import Digest, Fingerprint, Spec
 
 MEASURES = (*(kind() for kind in ALL), LinearCka(debiased=False), DistanceCorrelation(corrected=False))
-CASES = [(measure, key) for measure in MEASURES for key in sorted(measure.takes)]
+CASES = [(measure, key) for measure in MEASURES for key in sorted(measure.accepts)]
 IDS = [f"{m.name}{'' if m == type(m)() else '-plain'}-{key}" for m, key in CASES]
 PROBES, WIDTH = 40, 4
 
@@ -346,7 +346,7 @@ def test_decision_distances_and_sample_correlations_pair_by_pair() -> None:
 
 # Use and misuse
 
-SETS = [m for m in MEASURES if "features" in m.takes]
+SETS = [m for m in MEASURES if "features" in m.accepts]
 SET_IDS = [i for i, (m, key) in zip(IDS, CASES, strict=True) if key == "features"]
 
 
@@ -371,7 +371,7 @@ def test_what_cannot_be_compared_is_refused_in_one_sentence(measure: AbstractMea
         (np.full((12, 3), 0.1), "same values at all 12 samples"),
         (np.zeros((12, 3)), "same values at all 12 samples"),
         (broken, "NaN"),
-        (fine[:7], "same samples, but there are"),
+        (fine[:7], "same samples, but the models have"),
     ):
         for pair in ((fine, wrong), (wrong, fine)):
             with pytest.raises(MisuseError, match=message):
@@ -379,7 +379,7 @@ def test_what_cannot_be_compared_is_refused_in_one_sentence(measure: AbstractMea
     few = np.repeat(fine[:1], 12, 0)
     few[0] = fine[1]
     if measure not in (LinearCka(False), DistanceCorrelation(False)):
-        with pytest.raises(MisuseError, match=r"needs at least \d different samples|same answers in both"):
+        with pytest.raises(MisuseError, match=r"needs at least \d different samples|equal outputs in both"):
             measure.distances({"features": few}, {"features": few})
 
 
@@ -390,7 +390,7 @@ def test_debiased_estimates_take_four_different_probes(measure: AbstractMeasure)
     with pytest.raises(MisuseError, match="at least 4 different samples"):
         measure.distances({"features": x[:3]}, {"features": y[:3]})
     again = [0, 1, 2, 3, 4, 2, 6, 7]
-    with pytest.raises(MisuseError, match="probes 2 and 5 have the same answers"):
+    with pytest.raises(MisuseError, match="probes 2 and 5 have equal outputs"):
         measure.distances({"features": x[again]}, {"features": y[again]})
     # Dead units: zeros at several probes are no repeated probe.
     dead = np.maximum(x, 0) * (np.arange(12) % 3 > 0)[:, None]
@@ -402,7 +402,7 @@ def test_other_heads_have_no_common_classes(measure: AbstractMeasure) -> None:
     out = {"outputs": normal(30, 6, 3)}
     for other, message in (
         (normal(31, 6, 4), r"same classes, .* \[3\] and \[4\]"),
-        (normal(31, 6, 3, 8, 8), r"one score per class, but a model answers with shape \[3, 8, 8\]"),
+        (normal(31, 6, 3, 8, 8), r"one score per class, but a model returns shape \[3, 8, 8\]"),
         (normal(31, 6, 1), "one score per class"),
         (np.full((6, 3), np.inf), "NaN or infinite"),
     ):
@@ -415,15 +415,15 @@ def test_directions_and_correlations_that_do_not_exist_are_refused() -> None:
     zero, level, rays = x.copy(), x.copy(), np.abs(normal(33, 8, 1)) * [[1.0, 2, 3]]
     zero[3], level[5] = 0, 2.5
     for measure in (SampleCorrelation(), DecisionDistance()):
-        with pytest.raises(MisuseError, match="sample 3 with zeros"):
+        with pytest.raises(MisuseError, match="zeros for sample 3"):
             measure.distances({"outputs": x}, {"outputs": zero})
-    with pytest.raises(MisuseError, match="all outputs point the same way"):
+    with pytest.raises(MisuseError, match="all outputs of one model have the same direction"):
         DecisionDistance().distances({"outputs": x}, {"outputs": rays})
-    with pytest.raises(MisuseError, match="at sample 5 one of the models has all features equal"):
+    with pytest.raises(MisuseError, match="at sample 5 all features of one model are equal"):
         Rsa().distances({"features": x}, {"features": level})
-    with pytest.raises(MisuseError, match="equally far apart"):
+    with pytest.raises(MisuseError, match="equal distances"):
         Rsa().distances({"features": x}, {"features": rays})
-    with pytest.raises(MisuseError, match="variance lies in"):
+    with pytest.raises(MisuseError, match="variance must be in"):
         Svcca(most=0.6)
 
 
@@ -431,7 +431,7 @@ def taken(given: Values) -> Fingerprint:
     return Fingerprint(Digest("sha256:m"), Digest("sha256:p"), Spec("method", 1, {}), given)
 
 
-@pytest.mark.parametrize("measure", [m for m in MEASURES if "features" in m.takes], ids=lambda m: m.name)
+@pytest.mark.parametrize("measure", [m for m in MEASURES if "features" in m.accepts], ids=lambda m: m.name)
 @pytest.mark.parametrize("scale", [1e-250, 1e-160, 1e160, 1e300])
 def test_a_positive_factor_of_any_size_changes_nothing(measure: AbstractMeasure, scale: float) -> None:
     x, y = normal(1, 40, 6), normal(2, 40, 6)
@@ -462,7 +462,7 @@ def test_none_of_thirty_is_not_never() -> None:
     for rate in (0.02, 0.1, 0.5):
         for k in (30, 100):
             drawn = (np.random.default_rng(0).random((2000, k)) < rate).sum(1).tolist()
-            told = {n: over_probes((np.arange(k) < n).astype(float), counted=True)[1] for n in set(drawn)}
+            told = {n: mean_interval((np.arange(k) < n).astype(float), counted=True)[1] for n in set(drawn)}
             held = [i[0] <= rate <= i[1] for n in drawn if (i := told[n])]
             assert np.mean(held) > 0.91
 
@@ -476,9 +476,9 @@ def test_the_documented_laws_are_the_declared_ones() -> None:
         Law.LINEAR: "L", Law.SCALING: "X", Law.TRANSLATION: "C", Law.SHIFT: "Z",
     }  # fmt: skip
     declared = [
-        [f"`{kind.name}`", ", ".join(sorted(kind.takes)),
+        [f"`{kind.name}`", ", ".join(sorted(kind.accepts)),
          {f"B{kind.top:.0f}" if law is Law.BOUNDED else letters[law] for law in kind.laws}]
         for kind in ALL
     ]  # fmt: skip
     assert [[name, takes, set(laws.split())] for name, takes, laws in rows] == declared
-    assert all(f"| `{kind.name}` | {kind.gives} |" in page for kind in FINGERPRINTS if hasattr(kind, "gives"))
+    assert all(f"| `{kind.name}` | {kind.produces} |" in page for kind in FINGERPRINTS if hasattr(kind, "produces"))

@@ -31,7 +31,7 @@ def weights(config, seed=0):
 
 def made(config, seed=0):
     arrays = weights(config, seed)
-    return networks.network(from_arrays(arrays, "made", config)), arrays
+    return networks.build_with_weights(from_arrays(arrays, "made", config)), arrays
 
 
 def images(count=3):
@@ -126,8 +126,10 @@ def test_language_model_is_the_llama_of_transformers(tied, tmp_path):
     tokens = np.random.default_rng(0).integers(0, 256, (2, 20))
     with torch.no_grad():
         expected = theirs(torch.from_numpy(tokens)).logits.numpy()
-    np.testing.assert_allclose(answer(networks.network(load(folder)), tokens), expected, atol=2e-5, rtol=1e-4)
-    other = networks.network(from_arrays(weights(config, 1), "other", config))
+    np.testing.assert_allclose(
+        answer(networks.build_with_weights(load(folder)), tokens), expected, atol=2e-5, rtol=1e-4
+    )
+    other = networks.build_with_weights(from_arrays(weights(config, 1), "other", config))
     assert np.abs(answer(other, tokens) - expected).max() > 0.1
 
 
@@ -136,12 +138,12 @@ def test_half_precision_and_double_weights_are_decoded(kind):
     config = KINDS[kind].config
     arrays = weights(config)
     x = np.full((1, 12), 65) if kind == "lm" else images()
-    full = answer(networks.network(from_arrays(arrays, "full", config)), x)
+    full = answer(networks.build_with_weights(from_arrays(arrays, "full", config)), x)
     half = {n: a.astype(np.float16) if a.dtype == np.float32 else a for n, a in arrays.items()}
-    error = np.abs(answer(networks.network(from_arrays(half, "half", config)), x) - full).max()
+    error = np.abs(answer(networks.build_with_weights(from_arrays(half, "half", config)), x) - full).max()
     assert 0 < error < 0.01 * np.abs(full).max()
     double = {n: a.astype(np.float64) if a.dtype == np.float32 else a for n, a in arrays.items()}
-    module = networks.network(from_arrays(double, "double", config))
+    module = networks.build_with_weights(from_arrays(double, "double", config))
     y = answer(module, x if kind == "lm" else x.astype(np.float64))
     assert y.dtype == np.float64
     np.testing.assert_allclose(y, full, atol=1e-4 * np.abs(full).max())
@@ -165,15 +167,17 @@ def test_errors_say_what_is_wrong():
     config = KINDS["mlp"].config
     arrays = weights(config)
     with pytest.raises(UnreadableModelError, match="has no configuration"):
-        networks.network(from_arrays(arrays, "bare"))
-    with pytest.raises(UnreadableModelError, match=r"Known are: stemma-mlp"):
-        networks.network(from_arrays(arrays, "strange", {"model_type": "resnet"}))
-    with pytest.raises(UnreadableModelError, match="does not describe a stemma-mlp"):
+        networks.build_with_weights(from_arrays(arrays, "bare"))
+    with pytest.raises(UnreadableModelError, match=r"Supported: stemma-mlp"):
+        networks.build_with_weights(from_arrays(arrays, "strange", {"model_type": "resnet"}))
+    with pytest.raises(UnreadableModelError, match="does not describe a valid stemma-mlp"):
         networks.build({"model_type": "stemma-mlp", "hidden": [3]})
     with pytest.raises(UnreadableModelError, match=r"renamed do not fit .*layers\.0\.bias"):
-        networks.network(from_arrays({f"x.{n}": a for n, a in arrays.items()} | {"y": np.ones(3)}, "renamed", config))
-    with pytest.raises(UnreadableModelError, match=r"1 of another shape \(head\.bias\)"):
-        networks.network(from_arrays({**arrays, "head.bias": np.ones(3, np.float32)}, "cut", config))
+        networks.build_with_weights(
+            from_arrays({f"x.{n}": a for n, a in arrays.items()} | {"y": np.ones(3)}, "renamed", config)
+        )
+    with pytest.raises(UnreadableModelError, match=r"1 of the wrong shape \(head\.bias\)"):
+        networks.build_with_weights(from_arrays({**arrays, "head.bias": np.ones(3, np.float32)}, "cut", config))
 
 
 def test_importing_networks_and_zoo_loads_no_torch():

@@ -29,7 +29,7 @@ from stemma.kinship.function.selection import select_by_entropy
 from stemma.kinship.function.sketches import FunctionalSketch
 from stemma.networks.from_module import from_module
 from stemma.probes import Probes, read_probes
-from stemma.probes.out_of_distribution import unusual
+from stemma.probes.out_of_distribution import blend_and_shuffle
 from stemma.probes.parameters import Parameters
 from stemma.types import Evidence, RelationKind, Verdict
 from stemma.zoo.data import examples
@@ -448,7 +448,7 @@ def test_probes_are_chosen_by_models_that_do_not_test(
 def test_unusual_probes_are_blends_and_inputs_out_of_order() -> None:
     rng = np.random.default_rng(11)
     images = Probes.of(rng.random((9, 3, 4, 5), np.float32))
-    made = unusual(images, Parameters(n=41, seed=2))
+    made = blend_and_shuffle(images, Parameters(n=41, seed=2))
     assert made.inputs.shape == (41, 3, 4, 5)
     whole = {tuple(sorted(map(tuple, x.reshape(3, -1).T.tolist()))) for x in images.inputs}
     for i, x in enumerate(made.inputs):
@@ -461,13 +461,13 @@ def test_unusual_probes_are_blends_and_inputs_out_of_order() -> None:
     assert (np.sort(shares, 0)[-2:] > 0.29).all()
     assert np.sort(shares, 0)[:-2] == pytest.approx(0, abs=1e-6)
     assert shares.sum(0) == pytest.approx(1)
-    again = unusual(images, Parameters(n=41, seed=2))
-    assert again.digest == made.digest != unusual(images, Parameters(n=41, seed=3)).digest
+    again = blend_and_shuffle(images, Parameters(n=41, seed=2))
+    assert again.digest == made.digest != blend_and_shuffle(images, Parameters(n=41, seed=3)).digest
 
 
 def test_unusual_texts_are_spliced_or_out_of_order(tmp_path: Path) -> None:
     ids = Probes.of(np.arange(60).reshape(6, 10))
-    made = unusual(ids, Parameters(n=20)).inputs
+    made = blend_and_shuffle(ids, Parameters(n=20)).inputs
     assert made.dtype == np.int64
     for i, x in enumerate(made):
         texts = {int(v) // 10 for v in x}
@@ -476,9 +476,9 @@ def test_unusual_texts_are_spliced_or_out_of_order(tmp_path: Path) -> None:
         assert (list(x % 10) == list(range(10))) == (i % 2 == 0)
     np.savez(tmp_path / "ids.npz", inputs=ids.inputs)
     assert len(read_probes(f"unusual:{tmp_path / 'ids.npz'},n=8,seed=1#n=4")) == 4
-    assert len(unusual(ids, Parameters())) == 4000
+    assert len(blend_and_shuffle(ids, Parameters())) == 4000
     with pytest.raises(MisuseError, match="at least two"):
-        unusual(ids.take([0]), Parameters())
+        blend_and_shuffle(ids.take([0]), Parameters())
     with pytest.raises(StemmaError, match="no probes at"):
         read_probes("unusual:nowhere,n=4")
 
@@ -487,7 +487,7 @@ def test_where_nobody_taught_it_a_transferred_child_still_answers_as_its_parent(
     family: dict[str, Model], nets: list[Model]
 ) -> None:
     """A head with other classes."""
-    asked = unusual(Probes.of(examples("mlp", "test").inputs), Parameters(n=3000))
+    asked = blend_and_shuffle(Probes.of(examples("mlp", "test").inputs), Parameters(n=3000))
     found = _test(family["root"], family["renamed"], asked, nets[:40], alpha=0.025)
     assert found.verdict is Verdict.SUPPORTED, found.reason
     stranger = _test(nets[41], family["renamed"], asked, nets[:40], alpha=0.025)

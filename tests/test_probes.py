@@ -18,7 +18,7 @@ from PIL import Image
 
 from stemma.errors import MissingExtraError, MisuseError, StemmaError, UnreadableProbesError
 from stemma.probes import Probes, read_probes
-from stemma.probes.synthetic import box
+from stemma.probes.synthetic import cutmix_box
 from stemma.types import InputSpec
 
 RNG = np.random.default_rng(5)
@@ -36,9 +36,11 @@ def one_sentence(error: pytest.ExceptionInfo[StemmaError]) -> bool:
     return "\n" not in said and len(said) < 600 and "Traceback" not in said
 
 
-def refused(words: str, *parts: str, like: InputSpec | None = None, kind: type[StemmaError] = StemmaError) -> None:
+def refused(
+    words: str, *parts: str, input_spec: InputSpec | None = None, kind: type[StemmaError] = StemmaError
+) -> None:
     with pytest.raises(kind) as error:
-        read_probes(words, like)
+        read_probes(words, input_spec)
     assert one_sentence(error)
     for part in parts:
         assert part in str(error.value), str(error.value)
@@ -165,7 +167,7 @@ def test_kinds_have_their_arrays() -> None:
     for array, kind in ((FLOATS, "tokens"), (IDS, "image"), (FLOATS[:, 0, 0], "image"), (FLOATS, "audio")):
         with pytest.raises(MisuseError, match="of kind"):
             Probes.of(array, kind=kind)
-    with pytest.raises(MisuseError, match="there are no probes of kind 'video'"):
+    with pytest.raises(MisuseError, match="unknown kind of probes 'video'"):
         Probes.of(FLOATS, kind="video")
 
 
@@ -367,14 +369,14 @@ def test_images_take_the_size_that_the_model_takes(tmp_path: Path) -> None:
     grey = read_probes(folder, InputSpec("image", (1, 5, 7), 0.0, 1.0))
     luma = COLOUR[0] @ [0.299, 0.587, 0.114]
     assert grey.shape == (1, 5, 7)
-    assert "6 turned to grey" in grey.source
+    assert "6 converted to grey" in grey.source
     same = read_probes(folder, InputSpec("image", (0, 0, 0), 0.0, 1.0))
     assert same.shape == (3, 10, 14)
     assert "resized" not in same.source
     exact = read_probes(str(save(tmp_path / "exact", COLOUR)), InputSpec("image", (1, 5, 7), 0.0, 1.0))
     assert np.abs(exact.inputs[0, 0] * 255 - luma).max() <= 1
-    refused(folder, "1 or 3 channels", "takes 4", like=InputSpec("image", (4, 5, 7), 0.0, 1.0))
-    refused(folder + "/0.png", "takes tokens", like=BYTES)
+    refused(folder, "1 or 3 channels", "takes 4", input_spec=InputSpec("image", (4, 5, 7), 0.0, 1.0))
+    refused(folder + "/0.png", "takes tokens", input_spec=BYTES)
 
 
 def test_sizes_that_differ_name_two_files(tmp_path: Path) -> None:
@@ -582,9 +584,9 @@ def test_hostile_archives(tmp_path: Path) -> None:
     np.savez(path, inputs=FLOATS, images=COLOUR)
     refused(str(path), "both")
     np.savez(path, inputs=FLOATS, labels=np.zeros(4))
-    refused(str(path), "x.npz", "labels are one integer per probe")
+    refused(str(path), "x.npz", "labels must be one integer per probe")
     np.savez(path, inputs=FLOATS, labels=np.zeros(3, int))
-    refused(str(path), "labels are one integer per probe (4)")
+    refused(str(path), "labels must be one integer per probe (4)")
 
 
 def test_values_of_another_range_are_pointed_out(tmp_path: Path) -> None:
@@ -610,19 +612,19 @@ def test_lines_are_cut_into_windows_of_bytes(tmp_path: Path) -> None:
     probes = read_probes(f"{path}#length=4", BYTES)
     assert probes.inputs.tolist() == expected
     assert (probes.kind, probes.inputs.dtype) == ("tokens", np.int64)
-    assert "29% of the text left over" in probes.source  # of 10, 3, 15 and 6 bytes 2, 3, 3 and 2
+    assert "29% of the text dropped" in probes.source  # of 10, 3, 15 and 6 bytes 2, 3, 3 and 2
     # Without a length, windows are as long as the median line: of 10, 3, 15 and 6 bytes.
     assert read_probes(str(path), BYTES).shape == (8,)
     assert read_probes(str(path), InputSpec("tokens", (5,), 0, 255)).shape == (5,)
-    refused(f"{path}#length=40", "takes up to 32", like=BYTES, kind=MisuseError)
-    refused(f"{path}#length=30", "longest has 15", "length=15", like=BYTES)
-    refused(str(path), "tokenizer", like=InputSpec("tokens", (32,), 0, 999))
+    refused(f"{path}#length=40", "takes up to 32", input_spec=BYTES, kind=MisuseError)
+    refused(f"{path}#length=30", "longest has 15", "length=15", input_spec=BYTES)
+    refused(str(path), "tokenizer", input_spec=InputSpec("tokens", (32,), 0, 999))
     refused(str(path), "tokenizer")
-    refused(str(path), "takes image inputs", like=RGB)
+    refused(str(path), "takes image inputs", input_spec=RGB)
     path.write_bytes(b"abc\xff\xfe")
-    refused(str(path), "UTF-8", "byte 3", like=BYTES)
+    refused(str(path), "UTF-8", "byte 3", input_spec=BYTES)
     path.write_bytes(b" \n\n")
-    refused(str(path), "no text", like=BYTES)
+    refused(str(path), "no text", input_spec=BYTES)
 
 
 def test_a_folder_of_texts_is_cut_text_by_text(tmp_path: Path) -> None:
@@ -657,20 +659,20 @@ def test_a_tokenizer_of_the_model_is_used(tmp_path: Path) -> None:
     tokenizer.save(str(folder / "tokenizer.json"))
     path = tmp_path / "t.txt"
     path.write_text("the cat sat the mat\nmat cat\nthe dog sat the cat sat\n")
-    like = InputSpec("tokens", (16,), 0, 5)
-    probes = read_probes(f"{path}#length=2", like, tokenizer=folder)
+    input_spec = InputSpec("tokens", (16,), 0, 5)
+    probes = read_probes(f"{path}#length=2", input_spec, tokenizer=folder)
     assert probes.inputs.tolist() == [[2, 3], [4, 2], [5, 3], [2, 0], [4, 2], [3, 4]]
     assert "tokenizer of model" in probes.source
-    with pytest.raises(MisuseError, match="ids up to 5, but the model knows them up to 4"):
+    with pytest.raises(MisuseError, match="ids up to 5, but the model has ids up to 4"):
         read_probes(f"{path}#length=2", InputSpec("tokens", (16,), 0, 4), tokenizer=folder)
     with pytest.raises(MisuseError, match="has no tokenizer"):
-        read_probes(str(path), like, tokenizer=tmp_path)
+        read_probes(str(path), input_spec, tokenizer=tmp_path)
     # The model's tokenizer goes before bytes; without its files a model of 256 tokens reads bytes.
     assert read_probes(f"{path}#length=2", BYTES, tokenizer=folder).inputs.max() == 5
     assert read_probes(f"{path}#length=2", BYTES, tokenizer=tmp_path).inputs.max() > 90
     (folder / "tokenizer.json").write_text("{")
     with pytest.raises(UnreadableProbesError, match="tokenizer"):
-        read_probes(str(path), like, tokenizer=folder)
+        read_probes(str(path), input_spec, tokenizer=folder)
 
 
 # Sounds
@@ -713,11 +715,11 @@ def test_sounds_are_cut_and_filled_to_one_length(tmp_path: Path) -> None:
     np.testing.assert_array_equal(whole.inputs, np.float32([rows[4], rows[6], rows[3]]))
     assert whole.labels is not None
     assert whole.labels.tolist() == [0, 1, 1]
-    for words, like in ((f"{tmp_path}#length=4", SOUND), (str(tmp_path), InputSpec("audio", (4,), -1.0, 1.0))):
-        np.testing.assert_array_equal(read_probes(words, like).inputs, whole.inputs[:, :4])
+    for words, input_spec in ((f"{tmp_path}#length=4", SOUND), (str(tmp_path), InputSpec("audio", (4,), -1.0, 1.0))):
+        np.testing.assert_array_equal(read_probes(words, input_spec).inputs, whole.inputs[:, :4])
     assert read_probes(f"{tmp_path}#length=9").inputs[0, 4:].tolist() == [0] * 5
-    refused(f"{tmp_path}#length=5", "takes 4 samples", like=InputSpec("audio", (4,), -1.0, 1.0))
-    refused(str(tmp_path), "no images", like=RGB)
+    refused(f"{tmp_path}#length=5", "takes 4 samples", input_spec=InputSpec("audio", (4,), -1.0, 1.0))
+    refused(str(tmp_path), "no images", input_spec=RGB)
     save_sound(tmp_path / "ant/d.wav", np.ones((4, 1)), 2, rate=16000)
     refused(str(tmp_path), "ant/c.wav has 8000", "ant/d.wav has 16000", kind=UnreadableProbesError)
 
@@ -750,14 +752,14 @@ def test_float_sounds_and_damaged_ones(tmp_path: Path) -> None:
 
 
 def test_noise_is_drawn_from_the_inputs_of_the_model() -> None:
-    like = InputSpec("image", (2, 16, 16), -1.0, 3.0)
-    probes = read_probes("noise:n=40,seed=7", like)
+    input_spec = InputSpec("image", (2, 16, 16), -1.0, 3.0)
+    probes = read_probes("noise:n=40,seed=7", input_spec)
     assert (len(probes), probes.shape, probes.kind, probes.inputs.dtype) == (40, (2, 16, 16), "image", np.float32)
     from scipy import stats
 
     flat = probes.inputs.reshape(-1).astype(float)
     assert stats.kstest(flat, stats.uniform(-1, 4).cdf).pvalue > 1e-3
-    normal = read_probes("noise:n=40,seed=7,kind=normal", like).inputs.reshape(-1).astype(float)
+    normal = read_probes("noise:n=40,seed=7,kind=normal", input_spec).inputs.reshape(-1).astype(float)
     inside = normal[np.abs(normal - 1) < 2]
     assert stats.kstest(inside, stats.truncnorm(-2, 2, 1, 1).cdf).pvalue > 1e-3
     assert abs(1 - len(inside) / len(normal) - 2 * stats.norm.sf(2)) < 0.005
@@ -772,7 +774,7 @@ def test_noise_is_drawn_from_the_inputs_of_the_model() -> None:
     assert read_probes("noise:n=2,shape=100", SOUND).inputs.shape == (2, 100)
     endless = InputSpec("tensor", (50,), -np.inf, np.inf)
     assert abs(read_probes("noise:n=99,kind=normal", endless).inputs.std() - 1) < 0.05
-    refused("noise", "kind=normal", like=endless)
+    refused("noise", "kind=normal", input_spec=endless)
 
 
 def test_noise_is_the_same_in_another_process() -> None:
@@ -787,16 +789,16 @@ def test_noise_is_the_same_in_another_process() -> None:
 @pytest.mark.parametrize(
     ("words", "part"),
     [
-        ("noise:n=0", "n is a whole number from 1 on, not '0'"),
-        ("noise:n=-3", "n is"),
-        ("noise:n=1e3", "n is"),
-        ("noise:n=1_0", "n is"),
-        ("noise:n=٣", "n is"),
-        ("noise:n=", "n is"),
-        ("noise:seed=-1", "seed is"),
+        ("noise:n=0", "n must be an integer of at least 1, not '0'"),
+        ("noise:n=-3", "n must be"),
+        ("noise:n=1e3", "n must be"),
+        ("noise:n=1_0", "n must be"),
+        ("noise:n=٣", "n must be"),
+        ("noise:n=", "n must be"),
+        ("noise:seed=-1", "seed must be"),
         ("noise:n=3,n=4", "twice"),
         ("noise:m=3", "n=…, seed=…, kind=…, shape=…"),
-        ("noise:n", "knows no 'n'"),
+        ("noise:n", "has no parameter 'n'"),
         ("noise:kind=pink", "uniform, normal"),
         ("noise:shape=3x0", "axis of shape"),
         ("noise:shape=axb", "axis of shape"),
@@ -804,10 +806,10 @@ def test_noise_is_the_same_in_another_process() -> None:
         ("noise:n=999999999999", "limit"),
         ("noise:n=4#n=5", "only 4"),
         ("noise:n=4#seed=1", "no number"),
-        ("noise:n=4#length=2", "length is for"),
-        ("noise:n=4#m=2", "knows no 'm=2'"),
+        ("noise:n=4#length=2", "length applies to"),
+        ("noise:n=4#m=2", "has no parameter 'm=2'"),
         ("cutmix:nowhere,n=4", "nowhere"),
-        ("cutmix:nowhere,m=4", "knows no 'm=4'"),
+        ("cutmix:nowhere,m=4", "has no parameter 'm=4'"),
         ("nowhere.npz", "nowhere.npz"),
         ("", "no probes at"),
         ("a\0b", "no probes at"),
@@ -823,9 +825,9 @@ def test_words_that_make_no_sense(words: str, part: str) -> None:
 
 def test_noise_needs_a_shape() -> None:
     refused("noise:n=4", "shape=", kind=MisuseError)
-    refused("noise:n=4", "shape=64", like=SOUND)
-    refused("noise:n=4,kind=normal", "uniform over its ids", like=BYTES)
-    refused("noise:n=4,shape=33", "up to 32", like=BYTES)
+    refused("noise:n=4", "shape=64", input_spec=SOUND)
+    refused("noise:n=4,kind=normal", "uniform over its ids", input_spec=BYTES)
+    refused("noise:n=4,shape=33", "up to 32", input_spec=BYTES)
     assert read_probes("noise:n=4,shape=8", BYTES).shape == (8,)
 
 
@@ -833,13 +835,13 @@ def test_a_box_of_cutmix_by_counting_pixels() -> None:
     for kept, row, column in itertools.product((0.0, 0.19, 0.51, 0.99, 1.0), (0, 4, 9), (0, 7, 12)):
         side = (1 - kept) ** 0.5
         tall, wide = int(10 * side) // 2, int(13 * side) // 2
-        y, x = box(kept, row, column, 10, 13)
+        y, x = cutmix_box(kept, row, column, 10, 13)
         covered = np.zeros((10, 13), bool)
         covered[y, x] = True
         for i, j in np.ndindex(10, 13):
             inside = row - tall <= i < row + tall and column - wide <= j < column + wide
             assert covered[i, j] == inside
-    y, x = box(0.36, 16, 16, 32, 32)  # four fifths of either side, even
+    y, x = cutmix_box(0.36, 16, 16, 32, 32)  # four fifths of either side, even
     assert (y, x) == (slice(4, 28), slice(4, 28))
 
 
@@ -918,11 +920,11 @@ def test_paths_are_looked_for_below_the_data_folder_too(tmp_path: Path, monkeypa
 
 
 def test_folders_and_files_that_are_no_probes(tmp_path: Path) -> None:
-    refused(str(tmp_path), "nothing", kind=UnreadableProbesError)
+    refused(str(tmp_path), "it is empty", kind=UnreadableProbesError)
     (tmp_path / "x.bin").write_bytes(b"x")
     refused(str(tmp_path), "x.bin")
     refused(str(tmp_path / "x.bin"), ".npz")
     (tmp_path / "x.npz").mkdir()
-    refused(str(tmp_path / "x.npz"), "holds no")
+    refused(str(tmp_path / "x.npz"), "contains no")
     save(tmp_path, COLOUR[:1])
     assert len(read_probes(str(tmp_path))) == 1

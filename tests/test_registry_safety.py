@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from stemma.errors import RegistryError, UnknownNameError, UnusableRegistryError
 from stemma.registry import Registry, records, schema
 from stemma.registry.blobs import INLINE_LIMIT, BlobFolder
-from stemma.registry.database import Database, locate
+from stemma.registry.database import Database, registry_path
 from stemma.registry.model_records import describe, write_copy
 from stemma.types import Digest, Spec
 from test_registry import SPEC, arrays, enrol, model, rows, sketch
@@ -41,13 +41,13 @@ def tamper(registry: Registry, statement: str, *values: object) -> None:
 
 def test_where_the_registry_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STEMMA_REGISTRY", str(tmp_path / "env.db"))
-    assert locate() == tmp_path / "env.db"
-    assert locate(tmp_path / "x.db") == locate(f"sqlite:///{tmp_path}/x.db") == tmp_path / "x.db"
+    assert registry_path() == tmp_path / "env.db"
+    assert registry_path(tmp_path / "x.db") == registry_path(f"sqlite:///{tmp_path}/x.db") == tmp_path / "x.db"
     monkeypatch.delenv("STEMMA_REGISTRY")
-    assert locate().name == "registry.db"
+    assert registry_path().name == "registry.db"
     for bad in ("postgresql://host/db", "sqlite:///"):
-        with pytest.raises(RegistryError, match="give a path"):
-            locate(bad)
+        with pytest.raises(RegistryError, match="Use a path"):
+            registry_path(bad)
 
 
 def test_reading_makes_no_file(tmp_path: Path) -> None:
@@ -70,8 +70,8 @@ def foreign(path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda p: p.write_text("not a database, but long enough to be read as one" * 9), "no Stemma registry"),
-        (lambda p: p.write_bytes(b"SQLite format 3\0" + b"\0" * 20), "no Stemma registry"),
+        (lambda p: p.write_text("not a database, but long enough to be read as one" * 9), "not a Stemma registry"),
+        (lambda p: p.write_bytes(b"SQLite format 3\0" + b"\0" * 20), "not a Stemma registry"),
         (lambda p: p.write_bytes(b"SQLite format 3\0" + bytes(range(256)) * 64), "another program"),
         (foreign, "another program"),
     ],
@@ -99,7 +99,7 @@ def test_a_registry_of_the_future_is_refused(registry: Registry) -> None:
     enrol(registry, "m", 1)
     tamper(registry, "INSERT INTO migration VALUES (99, 'future', 'now')")
     before = registry.path.read_bytes()
-    with pytest.raises(UnusableRegistryError, match=r"schema 99.*update Stemma"):
+    with pytest.raises(UnusableRegistryError, match=r"schema 99.*Update Stemma"):
         registry.models()
     assert registry.path.read_bytes() == before
 
@@ -125,7 +125,7 @@ def test_every_earlier_schema_is_brought_up_to_date(
             old = Database(path)
             with old.writing() as connection:
                 assert schema.version(connection) == start
-                blob = {"digest": records.of_bytes(b"kept"), "size": 4, "content": b"kept"}
+                blob = {"digest": records.bytes_digest(b"kept"), "size": 4, "content": b"kept"}
                 connection.execute(schema.blob.insert().values(**blob))
             old.close()
     with Registry(path) as registry:
@@ -322,7 +322,7 @@ def test_what_a_killed_writer_left_is_swept_by_the_next(registry: Registry) -> N
         (blobs / "staging" / name).mkdir()
         (blobs / "staging" / name / mark).touch()
         (blobs / "staging" / name / "0.partial").write_bytes(b"half")
-    assert [p.name for p in BlobFolder(blobs).leftovers()] == ["one", "two"]
+    assert [p.name for p in BlobFolder(blobs).stale_folders()] == ["one", "two"]
     with Registry(registry.path) as busy, Registry(registry.path) as other:
         n = model("n", 2)
 

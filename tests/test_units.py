@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stemma.architectures.unit_groups import check_by_permutation, permute, structure, structure_of
-from stemma.networks.load import from_arrays, load
+from stemma.architectures.unit_groups import permute, structure, structure_of
+from stemma.networks.load import load
 from symmetry import assert_groups_are_symmetries, assert_nothing_visible_is_hidden, noisy, permuted_by_hand, rows
 
 OURS = {
@@ -62,9 +62,6 @@ def test_groups_of_our_networks_are_symmetries(kind):
             return module(torch.from_numpy(x)).double().numpy()
 
     assert_groups_are_symmetries(arrays, known, lambda w: network(w, inputs))
-    model = from_arrays(arrays, kind, config)
-    assert check_by_permutation(model, network, known.groups[-1], inputs) < 1e-5
-    assert check_by_permutation(model, network, known.groups[0].name, inputs, structure=known) < 1e-5
 
 
 def tiny(kind):

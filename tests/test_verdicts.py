@@ -603,7 +603,7 @@ def test_numbers_at_the_end_of_their_range_are_no_news(factor: float) -> None:
 
 @pytest.mark.parametrize(
     ("names", "config", "said"),
-    [({1: 0}, None, "give names as strings"), ({}, [1], "a mapping"), ({}, "llama", "a mapping")],
+    [({1: 0}, None, "Use strings as names"), ({}, [1], "a mapping"), ({}, "llama", "a mapping")],
 )
 def test_what_is_no_model_is_refused_in_one_sentence(names: dict, config: object, said: str) -> None:
     arrays = {**mlp(0)[0], **{n: np.zeros((4, 4), "f4") for n in names}}

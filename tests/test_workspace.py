@@ -20,8 +20,8 @@ from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError, NotAModelError, UnknownNameError, UnreadableModelError, UnusableRegistryError
 from stemma.fingerprints.gradient_field import GradientField
 from stemma.networks.load import load
-from stemma.registry import Registry, comparisons, examine
-from stemma.registry.model_records import is_remembered
+from stemma.registry import Registry, comparisons, ingest
+from stemma.registry.model_records import has_no_weights
 from stemma.registry.search import SketchIndex
 from stemma.types import Spec
 from stemma.workspace import Workspace
@@ -68,8 +68,8 @@ def test_a_folder_is_enrolled_under_relative_names(workspace: Workspace, folder:
         assert record.names_free_digest == direct.names_free_digest
         assert (record.parameters, record.tensors) == (direct.parameters, len(direct.tensors))
         assert (record.license, record.format, record.source) == ("mit", "safetensors", direct.source)
-        sketches = [workspace.registry.fingerprint(record.digest, m.spec) for m in examine.fingerprinters()]
-        assert [s.model for s in sketches if s] == [record.digest] * len(examine.fingerprinters())
+        sketches = [workspace.registry.fingerprint(record.digest, m.spec) for m in ingest.fingerprinters()]
+        assert [s.model for s in sketches if s] == [record.digest] * len(ingest.fingerprinters())
     assert [r.status for r in workspace.add([folder])] == ["known"] * 5
     assert workspace.check() == []
 
@@ -91,7 +91,7 @@ def test_names_and_replacement(workspace: Workspace, folder: Path) -> None:
         list(workspace.add([folder], name="given"))
     (clash,) = workspace.add([folder / "stranger0.safetensors"], name="given")
     assert clash.status == "failed"
-    assert "other weights" in str(clash.error)
+    assert "different weights" in str(clash.error)
     (new,) = workspace.add([folder / "stranger0.safetensors"], name="given", replace=True)
     assert new.status == "replaced"
     assert workspace.show("given").digest == new.digest != one.digest
@@ -108,7 +108,7 @@ def test_several_processes_enrol_what_one_does(folder: Path, tmp_path: Path) -> 
             listed = [dataclasses.replace(r, added_at="") for r in registry.models()]
             sketches = [
                 {k: np.asarray(v).tobytes() for k, v in f.values.items()}
-                for m in examine.fingerprinters()
+                for m in ingest.fingerprinters()
                 for f in registry.fingerprints(m.spec)
             ]
             outcomes.append((results, listed, sketches))
@@ -123,9 +123,9 @@ def killed_by_its_file(checkpoint: Checkpoint, license: str | None) -> str:
 
 
 def test_a_checkpoint_that_kills_its_process_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(examine, "examine", killed_by_its_file)
+    monkeypatch.setattr(ingest, "ingest", killed_by_its_file)
     names = ["a", "killer", "b", "c"]
-    found = list(examine.examined([Checkpoint(n, Path(n)) for n in names], "mit", jobs=2))
+    found = list(ingest.ingest_all([Checkpoint(n, Path(n)) for n in names], "mit", jobs=2))
     assert found[0] == "a mit"
     assert "was killed" in found[1]
     assert found[2:] == ["b mit", "c mit"]
@@ -134,14 +134,14 @@ def test_a_checkpoint_that_kills_its_process_fails_alone(monkeypatch: pytest.Mon
 def test_a_program_error_in_a_reader_is_a_failure_of_its_file(
     workspace: Workspace, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = examine.open_models
+    real = ingest.open_models
 
     def fragile(path: Path, name: str) -> tuple[Model, ...]:
         if name == "stranger1":
             raise RecursionError("too deep")
         return real(path, name)
 
-    monkeypatch.setattr(examine, "open_models", fragile)
+    monkeypatch.setattr(ingest, "open_models", fragile)
     status = {r.name: (r.status, r.error) for r in workspace.add([folder])}
     assert status.pop("stranger1")[0] == "failed"
     assert set(status.values()) == {("added", None)}
@@ -191,7 +191,7 @@ def test_kept_weights_stand_in_for_a_source_that_is_not_there(workspace: Workspa
             save_file(network(77), path)
         found = workspace.resolve(name)
         assert found.digest == workspace.show(name).digest
-        assert is_remembered(found) == (name == "stranger0")
+        assert has_no_weights(found) == (name == "stranger0")
         assert found.notes
         if name == "root":
             np.testing.assert_array_equal(found.tensors["fc1.weight"].array(), network(seed)["fc1.weight"])
@@ -204,17 +204,17 @@ def test_kept_weights_stand_in_for_a_source_that_is_not_there(workspace: Workspa
 def test_weights_that_change_while_they_are_kept_are_refused(
     workspace: Workspace, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = examine.examine
+    real = ingest.ingest
 
     def then_changed(checkpoint: Checkpoint, license: str | None) -> tuple | str:
         found = real(checkpoint, license)
         save_file(network(77), checkpoint.path)
         return found
 
-    monkeypatch.setattr(examine, "examine", then_changed)
+    monkeypatch.setattr(ingest, "ingest", then_changed)
     (result,) = workspace.add([folder / "root.safetensors"], keep_weights=True)
     assert result.status == "failed"
-    assert "changed while it was enrolled" in str(result.error)
+    assert "changed while it was being added" in str(result.error)
     assert workspace.list() == ()
     assert workspace.check() == []
 

@@ -59,7 +59,7 @@ def answers(model, x, *, exact=False):
         model = model_of(model.name, arrays_of(model), model.config, "float64")
         x = x.astype(np.float64) if x.dtype == np.float32 else x
     with torch.no_grad():
-        return networks.network(model)(torch.from_numpy(x)).numpy()
+        return networks.build_with_weights(model)(torch.from_numpy(x)).numpy()
 
 
 def gap(a, b, kind="mlp", count=32):

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from stemma.checkpoints.model import Model
-from stemma.fingerprints.canonical_outputs import CANONICAL
-from stemma.fingerprints.dna import DNA, described
+from stemma.fingerprints.canonical_outputs import FEATURES_VERSION
+from stemma.fingerprints.dna import DNA, describe_outputs
 from stemma.fingerprints.gradient_field import GradientField
 from stemma.measures.field_cosine import FieldCosine
 from stemma.probes import Probes
@@ -46,7 +46,7 @@ def examined(recipe: GroupRecipe, probes: Probes | None = None) -> dict[str, np.
     NaN where a method says nothing of a pair.
     """
     members, asked_of = recipe.members(), probes or questions(recipe.kind)
-    known = {"recipes": [m.recipe.digest for m in members], "probes": asked_of.digest, "canonical": CANONICAL,
+    known = {"recipes": [m.recipe.digest for m in members], "probes": asked_of.digest, "canonical": FEATURES_VERSION,
              "distortions": DISTORTIONS, "baselines": BASELINES, "fields": [FIELD_PROBES, FIELD_STEPS, FIELD_SOURCES],
              "version": 2}  # fmt: skip
 
@@ -54,11 +54,11 @@ def examined(recipe: GroupRecipe, probes: Probes | None = None) -> dict[str, np.
         models = build_all([m.recipe for m in members])
         look, start = DNA(), time.process_time()
         few = look.probes(asked_of)
-        answers = [look.asked(m, few) for m in models]
+        answers = [look.log_probabilities(m, few) for m in models]
         seconds = (time.process_time() - start) / len(models)
         out: dict[str, np.ndarray] = {}
         for how in DISTORTIONS:
-            found = [described(distorted(a, how)) for a in answers]
+            found = [describe_outputs(distorted(a, how)) for a in answers]
             out[how] = np.stack([np.clip(np.round(f / STEP), -127, 127).astype(np.int8) for f, _ in found])
         sources = [i for i, m in enumerate(members) if m.way == "source"]
         out["nearness"] = nearness(models, answers, sources, [m.source for m in members], asked_of)

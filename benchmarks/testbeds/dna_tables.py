@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import rankdata
 
-from stemma.fingerprints.dna import packed, unpacked
+from stemma.fingerprints.dna import pack, unpack
 from stemma.fingerprints.fragment_encoder import FragmentEncoder
 from stemma.kinship.function.model_dna import Population, ProvenanceClassifier, likeness
 from stemma.training.dna import populations
@@ -105,7 +105,7 @@ def by_dna(encoder: FragmentEncoder, beside: Sequence[Group], how: str = "soft a
     def of(looked: Looked) -> np.ndarray:
         if id(looked) not in codes:
             rows = looked.found[how].astype(np.float32) * STEP
-            codes[id(looked)] = np.stack([unpacked(packed(encoder(f))) for f in rows]).astype(np.float64)
+            codes[id(looked)] = np.stack([unpack(pack(encoder(f))) for f in rows]).astype(np.float64)
         return codes[id(looked)]
 
     known: dict[str, dict[bool, Population]] = {}
@@ -135,10 +135,10 @@ def verdicts(
     judge, rows = ProvenanceClassifier(encoder.classifier), []
     for home in groups:
         null = np.stack([
-            unpacked(packed(encoder(g.features[i])))
+            unpack(pack(encoder(g.features[i])))
             for g in beside if g.kind == home.recipe.kind for i in g.rows("source")
         ]).astype(np.float64)  # fmt: skip
-        codes = np.stack([unpacked(packed(encoder(f.astype(np.float32) * STEP))) for f in home.found["soft answers"]])
+        codes = np.stack([unpack(pack(encoder(f.astype(np.float32) * STEP))) for f in home.found["soft answers"]])
         sources = home.group().rows("source")
         for child, m in enumerate(home.members):
             if m.way in ("source", "stranger", "distilled, other architecture"):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from stemma.checkpoints.model import Model
-from stemma.fingerprints.evaluation import answers
+from stemma.fingerprints.evaluation import compute_outputs
 from stemma.fingerprints.gradient_field import GradientField
 from stemma.measures.field_cosine import FieldCosine
 from stemma.probes import Probes
@@ -64,7 +64,7 @@ class Questions:
             "methods": [[f.spec, m.spec] for f, m in METHODS.values()],
         })  # fmt: skip
         scored = tuple(v.recipe["victim"] for v in victims if v.recipe["split"] == "test")
-        logits = np.stack([answers(m, probes) for m in models])
+        logits = np.stack([compute_outputs(m, probes) for m in models])
         out = cls(probes, {}, logits, [v.models[0] for v in victims], scored, identity)
         for labelled in (True, False):
             for m in models:
@@ -102,7 +102,7 @@ class Questions:
         parts = []
         for weights in batch.models:
             model = model_of("suspect", weights, batch.config)
-            found: dict[str, Any] = {"logits": answers(model, self.probes)}
+            found: dict[str, Any] = {"logits": compute_outputs(model, self.probes)}
             for name in names:
                 values, measure = self.field(name, model, labelled), METHODS[name][1]
                 found[name] = np.stack([measure.distances(v, values) for v in self.victims[name, labelled]])

@@ -218,7 +218,7 @@ def matrix(
         raise MisuseError(f"a matrix of distances takes two models or more, not {len(opened)}")
     asked = _probes(probes, opened[0])
     chosen = GradientField() if method is None else method
-    compares = next(kind() for kind in ALL if chosen.gives in kind.takes) if measure is None else measure
+    compares = next(kind() for kind in ALL if chosen.produces in kind.accepts) if measure is None else measure
     return distance_matrix(names, opened, asked, chosen, compares)
 
 

@@ -152,7 +152,7 @@ def disguise(attack: Attack, victim: Network, bed: Bed, rng: Rng) -> Disguise | 
     if attack.drawn is None:
         return _applied(attack, victim, bed, rng, (attack.changes, attack.stores, ()))
     for _ in range(50):
-        plan = attack.drawn(rng)
+        plan = attack.shown_as(rng)
         if (found := _applied(attack, victim, bed, rng, plan)) is not None:
             return found
     return None

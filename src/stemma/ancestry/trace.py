@@ -141,7 +141,7 @@ def _told(c: Candidate) -> dict[str, Any]:
     """What is claimed of a model, for policies and never as evidence: its licence, by whom, and its base."""
     licence = c.licence or cards.licence(c.claims)
     by = "stated" if c.licence else "card" if licence else None
-    return {"licence": licence, "licence_source": by, "claims": cards.relevant(c.claims)}
+    return {"licence": licence, "licence_source": by, "claims": cards.provenance_claims(c.claims)}
 
 
 def _row(c: Candidate, found: Comparison) -> dict[str, Any]:

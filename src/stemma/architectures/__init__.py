@@ -1,1 +1,1 @@
-"""Which tensor axes carry the same hidden units? From families, names, shapes."""
+"""Which tensor axes carry the same hidden units, from families, layer names or shapes."""

@@ -1,8 +1,8 @@
-"""What names say about hidden units where no family fits: layers in order, each reading what the one before wrote.
+"""Hidden units inferred from layer names where no family matches: a chain in which each layer reads the previous one.
 
-The chain is a reading, not a proof: two layers of the same width may write into one residual stream. So a structure
-with two groups of one size is not `certain`; `coarse` merges such groups into one, which is exchangeable either way
-(the same permutation applied to both is a symmetry whether or not they are tied).
+The chain is an assumption: two layers of the same width may write into one residual stream. So a structure with two
+groups of one size is not `certain`; `merge_equal_sizes` merges such groups, which are exchangeable either way (the same
+permutation applied to both is a symmetry whether or not they are tied).
 """
 
 import re
@@ -12,36 +12,29 @@ from dataclasses import replace
 from stemma.architectures.layer_names import (  # fmt: skip
     RANKS,
     Layer,
-    flattened_last,
-    forced,
-    natural,
-    numbered,
-    paired,
-    place,
+    flattens_channels_last,
+    have_paired_vectors,
+    layer_sort_key,
+    letters,
+    natural_key,
+    numbers_give_order,
+    shapes_give_order,
     split_name,
-    word_of,
 )
 from stemma.architectures.structure import AxisLabel, GroupRule, MisfitError, Part, Structure, assemble, collect_groups
 
-_BRANCHED = re.compile(
+_NOT_A_CHAIN = re.compile(
     r"attn|attention|quer|q_proj|qkv|_ih|_hh|lstm|gru|rnn|group_?norm|(^|[._/])gn\d*([._/]|$)|embed|expert|gate|router"
 )
-"""Words of networks that are no chain, or whose rows are not free units."""
+"""Words in names of networks that are not a chain, or whose rows are not free units."""
 
 UNKNOWN = "unknown"
 """Role of an axis whose order is not known."""
 
 
 def from_names(shapes: Mapping[str, tuple[int, ...]]) -> Structure | None:
-    """Read a chain of layers off the names.
-
-    Args:
-        shapes: Shape by tensor.
-
-    Returns:
-        The structure, None if the tensors form no chain.
-    """
-    if any(_BRANCHED.search(n.lower()) for n in shapes):
+    """The structure read from layer names as a chain; None if the tensors do not form a chain."""
+    if any(_NOT_A_CHAIN.search(n.lower()) for n in shapes):
         return None
     try:
         layers = _layers(shapes)
@@ -56,15 +49,8 @@ def from_names(shapes: Mapping[str, tuple[int, ...]]) -> Structure | None:
     return Structure("inferred:names", len(set(sizes)) == len(sizes), labels, groups)
 
 
-def coarse(structure: Structure) -> Structure:
-    """The same structure with groups of equal size made one, so that distinct groups are surely disjoint.
-
-    Args:
-        structure: Any structure.
-
-    Returns:
-        The structure itself where it is certain already; else one with a group per size.
-    """
+def merge_equal_sizes(structure: Structure) -> Structure:
+    """The structure with groups of equal size merged, so that distinct groups are certainly disjoint."""
     if structure.certain:
         return structure
     sizes = {g.name: g.size for g in structure.groups}
@@ -86,14 +72,7 @@ def coarse(structure: Structure) -> Structure:
 
 
 def kernel_axes(shapes: Sequence[tuple[int, ...]]) -> tuple[int, int] | None:
-    """Which two axes of a network's four-axis kernels are the window, judged over all kernels together.
-
-    Args:
-        shapes: Shapes with four axes.
-
-    Returns:
-        (2, 3) for torch, (0, 1) for TensorFlow, (1, 2) for TFLite; None if no reading makes every window plausible.
-    """
+    """Window axes of four-axis kernels: (2, 3) torch, (0, 1) TensorFlow, (1, 2) TFLite; None if none is plausible."""
     best, cost = None, 0.0
     for a, b in ((2, 3), (0, 1), (1, 2)):
         if any(max(s[a], s[b]) > 32 or max(s[a], s[b]) > 3 * min(s[a], s[b]) for s in shapes):
@@ -118,16 +97,18 @@ def _layers(shapes: Mapping[str, tuple[int, ...]]) -> list[Layer] | None:
         inputs_first = "kernel" in leaf or (len(shape) == 4 and window == (0, 1))
         ins, outs = _in_out(shape, window, inputs_first or (window == (0, 1) and len(shape) == 2))
         pointwise = len(shape) == 4 and shape[window[0]] == shape[window[1]] == 1
-        found.append(Layer(name, module, ins, outs, pointwise, flattened_last(leaf, window if four else None)))
+        found.append(Layer(name, module, ins, outs, pointwise, flattens_channels_last(leaf, window if four else None)))
     if len({layer.module for layer in found}) < len(found):
         return None
     pieces = [set(re.split(r"[./]", layer.module)) for layer in found]
-    inner = [p for p in pieces if not any(word_of(x) in RANKS[-1] | RANKS[2] for x in p)]
+    inner = [p for p in pieces if not any(letters(x) in RANKS[-1] | RANKS[2] for x in p)]
     shared = set.intersection(*inner) if inner else set()
-    if any(layer.module.isdigit() and "." not in layer.tensor for layer in found) and not paired(found, shapes):
+    if any(layer.module.isdigit() and "." not in layer.tensor for layer in found) and not have_paired_vectors(
+        found, shapes
+    ):
         return None
-    ordered = sorted(found, key=lambda layer: place(layer, shared))
-    return ordered if numbered(ordered, shapes) or forced(ordered, shapes) else None
+    ordered = sorted(found, key=lambda layer: layer_sort_key(layer, shared))
+    return ordered if numbers_give_order(ordered, shapes) or shapes_give_order(ordered, shapes) else None
 
 
 def _in_out(shape: tuple[int, ...], window: tuple[int, int], inputs_first: bool) -> tuple[int, int]:
@@ -138,24 +119,17 @@ def _in_out(shape: tuple[int, ...], window: tuple[int, int], inputs_first: bool)
     else:
         a, b = 0, 1
     if shape[a] == 1 or (shape[b] == 1 and len(shape) == 4):
-        wide = b if shape[a] == 1 else a
-        depthwise = (window, wide) in {((1, 2), 3), ((0, 1), 2), ((2, 3), 0)}
+        channel_axis = b if shape[a] == 1 else a
+        depthwise = (window, channel_axis) in {((1, 2), 3), ((0, 1), 2), ((2, 3), 0)}
         if depthwise:
-            return wide, wide
+            return channel_axis, channel_axis
     return (a, b) if inputs_first else (b, a)
 
 
 def _chain(
     layers: Sequence[Layer], shapes: Mapping[str, tuple[int, ...]]
 ) -> tuple[dict[str, list[list[Part]]], dict[str, GroupRule]]:
-    """Give every layer's axes to groups, each layer reading what the one before wrote.
-
-    Returns:
-        Parts by tensor, and rules by group.
-
-    Raises:
-        MisfitError: If a layer reads something that was not written.
-    """
+    """Axis parts by tensor and rules by group for a chain in which each layer reads the previous one."""
     draft: dict[str, list[list[Part]]] = {}
     rules: dict[str, GroupRule] = {}
     written: list[tuple[str, int]] = []
@@ -187,21 +161,14 @@ def _chain(
         draft[layer.tensor][layer.outs][0].name for layer in layers[-1:]
     }
     if unread := set(rules) - read - flattened:
-        raise MisfitError(f"nothing reads {sorted(unread)}")
+        raise MisfitError(f"no layer reads {sorted(unread)}")
     return draft, rules
 
 
 def _source(
     layer: Layer, shape: tuple[int, ...], written: Sequence[tuple[str, int]], *, first: bool, after_map: bool
 ) -> tuple[list[Part], int, int]:
-    """What a layer reads, and on which axis (the other way round for a transposed convolution).
-
-    Returns:
-        The part, the axis it reads with and the axis it writes with.
-
-    Raises:
-        MisfitError: If nothing that was written has that width.
-    """
+    """What a layer reads, its input axis and its output axis (swapped for a transposed convolution)."""
     ins, outs = layer.ins, layer.outs
     if first and ins == outs:
         ins = next(a for a, n in enumerate(shape) if n == 1)
@@ -221,11 +188,11 @@ def _source(
         if layer.channels_last is None:
             return [Part(UNKNOWN, fixed=True)], ins, outs
         return [Part(group, interleaved=layer.channels_last)], ins, outs
-    raise MisfitError(f"nothing before {layer.tensor} has {shape[ins]} units")
+    raise MisfitError(f"no layer before {layer.tensor} has {shape[ins]} units")
 
 
 def _attach(draft: dict[str, list[list[Part]]], layers: Sequence[Layer], shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Give biases and norm vectors the group that their module's layer, or the nearest one before, writes."""
+    """Assign bias and norm vectors to the output group of their module's layer, or of the nearest previous one."""
     written: list[tuple[str, str, Part, int]] = []
     for layer in layers:
         outs = layer.outs if draft[layer.tensor][layer.outs][0].name != draft[layer.tensor][layer.ins][0].name else None
@@ -238,22 +205,22 @@ def _attach(draft: dict[str, list[list[Part]]], layers: Sequence[Layer], shapes:
         if len(shape) == 1 and name not in draft:
             vectors.setdefault(split_name(name)[0], []).append(name)
     after = 0
-    for module in sorted(vectors, key=natural):
+    for module in sorted(vectors, key=natural_key):
         sizes = {shapes[n][0] for n in vectors[module]}
         size = sizes.pop() if len(sizes) == 1 else -1
-        same = [w for w in written if _namesake(w[1], module) and w[3] == size]
+        same = [w for w in written if _same_module(w[1], module) and w[3] == size]
         if "batch_normalization" in module:
             hits = [i for i, w in enumerate(written) if i >= after and w[3] == size]
             if hits:
                 same, after = [written[hits[0]]], hits[0] + 1
         elif not same:
-            same = [w for w in written if natural(w[1]) <= natural(module) and w[3] == size][-1:]
+            same = [w for w in written if natural_key(w[1]) <= natural_key(module) and w[3] == size][-1:]
         if same:
             for name in vectors[module]:
                 draft[name] = [[same[0][2]]]
 
 
-def _namesake(layer: str, module: str) -> bool:
+def _same_module(layer: str, module: str) -> bool:
     if layer == module:
         return True
     a, b = (re.sub(r"\dd(?=_|$)", "", x).rpartition(".") for x in (layer, module))

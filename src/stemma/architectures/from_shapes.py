@@ -1,6 +1,6 @@
-"""What shapes alone say about hidden units: little, and only what is sure.
+"""Hidden units inferred from shapes alone, without names or file order: only what is certain.
 
-Names and file order mean nothing here. What can still be concluded:
+What can be concluded:
 
 - A layer's two channel axes are one read and one written. A size that is read somewhere and written elsewhere is
   hidden, provided that the network's input and output are accounted for by other sizes: a size that occurs on one side
@@ -19,15 +19,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from stemma.architectures.from_names import kernel_axes
-from stemma.architectures.structure import FIXED, AxisLabel, GroupRule, Segment, Structure, collect_groups, unknown
+from stemma.architectures.structure import FIXED, AxisLabel, GroupRule, Segment, Structure, collect_groups, unknown_axes
 
 COLOURS = 4
 """A convolution's channel axis of at most this length is taken for an image's, or for one of depthwise kernels."""
 
 
 @dataclass
-class _Sides:
-    """How often each size stands on the first and on the second channel axis, and with which partners."""
+class _AxisCounts:
+    """How often each size occurs on the first and the second channel axis, and with which partner sizes."""
 
     first: Counter[int] = field(default_factory=Counter)
     second: Counter[int] = field(default_factory=Counter)
@@ -36,35 +36,24 @@ class _Sides:
 
 
 def from_shapes(shapes: Mapping[str, tuple[int, ...]]) -> Structure:
-    """Find the axes that are surely hidden.
-
-    Args:
-        shapes: Shape by tensor.
-
-    Returns:
-        One group per hidden size, disjoint for sure; everything else fixed.
-    """
+    """The structure that shapes alone imply: one group per hidden size; everything else is fixed."""
     channels = _channels(shapes)
     kernels = {n: c for n, c in channels.items() if len(shapes[n]) == 4}
     sides = _sides(shapes, channels)
     squares = Counter(s[0] for s in shapes.values() if len(s) == 2 and s[0] == s[1])
-    if not kernels and (path := _path(sides)):
+    if not kernels and (path := _mlp_sizes(sides)):
         return _label(shapes, channels, path, None)
     if not kernels or max(squares.values(), default=0) >= 2:
-        if kernels and not _accounted(shapes, kernels, sides):
+        if kernels and not _ends_identified(shapes, kernels, sides):
             return _label(shapes, channels, set(), None)
         return _transformer(shapes, channels, sides, squares, image=bool(kernels))
     hidden = {s for s in sides.first if s in sides.second and s > COLOURS and not squares[s]}
-    hidden -= _tied_rows(shapes, kernels, sides)
-    return _label(shapes, channels, hidden if _accounted(shapes, kernels, sides) else set(), None)
+    hidden -= _possibly_tied_sizes(shapes, kernels, sides)
+    return _label(shapes, channels, hidden if _ends_identified(shapes, kernels, sides) else set(), None)
 
 
 def _channels(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, int]]:
-    """The two channel axes of every matrix and kernel.
-
-    Returns:
-        Axes by tensor.
-    """
+    """The two channel axes of every matrix and kernel, by tensor."""
     four = [s for s in shapes.values() if len(s) == 4]
     window = kernel_axes(four) if four else None
     found = {}
@@ -77,8 +66,8 @@ def _channels(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, int
     return found
 
 
-def _sides(shapes: Mapping[str, tuple[int, ...]], channels: Mapping[str, tuple[int, int]]) -> _Sides:
-    out = _Sides()
+def _sides(shapes: Mapping[str, tuple[int, ...]], channels: Mapping[str, tuple[int, int]]) -> _AxisCounts:
+    out = _AxisCounts()
     for name, (a, b) in channels.items():
         x, y = shapes[name][a], shapes[name][b]
         if len(shapes[name]) == 4 and 1 in {x, y}:  # depthwise, or the only channel of an image
@@ -95,12 +84,10 @@ def _sides(shapes: Mapping[str, tuple[int, ...]], channels: Mapping[str, tuple[i
     return out
 
 
-def _accounted(shapes: Mapping[str, tuple[int, ...]], channels: Mapping[str, tuple[int, int]], sides: _Sides) -> bool:
-    """Whether input and output are recognised: each side has a size that is only there, or an image's channels.
-
-    Returns:
-        False if a size that looks hidden could be an interface.
-    """
+def _ends_identified(
+    shapes: Mapping[str, tuple[int, ...]], channels: Mapping[str, tuple[int, int]], sides: _AxisCounts
+) -> bool:
+    """Whether network input and output are identified: each end has a size found only there, or image channels."""
     image, pictures = [False, False], set()
     for name, axes in channels.items():
         for side in (0, 1):
@@ -118,53 +105,47 @@ def _accounted(shapes: Mapping[str, tuple[int, ...]], channels: Mapping[str, tup
     return (image[1] and (only_first or image[0])) or (image[0] and (only_second or image[1])) or (any(image) and once)
 
 
-def _tied_rows(
-    shapes: Mapping[str, tuple[int, ...]], kernels: Mapping[str, tuple[int, int]], sides: _Sides
+def _possibly_tied_sizes(
+    shapes: Mapping[str, tuple[int, ...]], kernels: Mapping[str, tuple[int, int]], sides: _AxisCounts
 ) -> set[int]:
-    """Sizes whose rows may be tied to one another: concatenations, grouped convolutions, padded shortcuts.
-
-    Returns:
-        Sizes to leave alone.
-    """
-    wide, point, tied = Counter(), set(), set()
-    narrow = Counter(side for n, pair in kernels.items() for side in (0, 1) if 1 < shapes[n][pair[side]] <= COLOURS)
+    """Sizes whose rows may be tied: concatenations, grouped convolutions, padded shortcuts."""
+    convolutions, pointwise, tied = Counter(), set(), set()
+    narrow_sides = Counter(
+        side for n, pair in kernels.items() for side in (0, 1) if 1 < shapes[n][pair[side]] <= COLOURS
+    )
     for name, (a, b) in kernels.items():
         shape = shapes[name]
         window = [n for i, n in enumerate(shape) if i not in {a, b}]
         x, y = shape[a], shape[b]
         if max(window) > 1:
-            wide[x, y] += 1
+            convolutions[x, y] += 1
         else:
-            point.add((x, y))
+            pointwise.add((x, y))
         for side, size, other in ((1, x, y), (0, y, x)):
-            alone = other > COLOURS and other not in (sides.first, sides.second)[1 - side]
+            one_sided = other > COLOURS and other not in (sides.first, sides.second)[1 - side]
             if (
                 other < size
                 and size % other == 0
                 and max(window) > 1
-                and (alone or (1 < other <= COLOURS and narrow[side] > 1))
+                and (one_sided or (1 < other <= COLOURS and narrow_sides[side] > 1))
             ):
                 tied.add(size)  # perhaps a grouped convolution
-    if any((y, x) in wide for x, y in wide if x != y and (x == 2 * y or y == 2 * x)):
-        tied |= {max(x, y) for x, y in wide if x != y and (y, x) in wide}
+    if any((y, x) in convolutions for x, y in convolutions if x != y and (x == 2 * y or y == 2 * x)):
+        tied |= {max(x, y) for x, y in convolutions if x != y and (y, x) in convolutions}
     for size in {s for s in sides.partners if s % 2 == 0 and s // 2 in sides.partners}:
         pair = {(size, size // 2), (size // 2, size)}
-        direct = any(p in wide for p in pair)
-        if not pair & point and (not direct or wide[size, size] % 2):
+        direct = any(p in convolutions for p in pair)
+        if not pair & pointwise and (not direct or convolutions[size, size] % 2):
             tied.add(size)  # perhaps a padded shortcut: one convolution widens, then pairs keep the width
-    doubling = {x for x, y in wide if x == 2 * y}
-    halving = {y for x, y in wide if y == 2 * x}
+    doubling = {x for x, y in convolutions if x == 2 * y}
+    halving = {y for x, y in convolutions if y == 2 * x}
     if doubling and halving:
         tied |= doubling | halving  # perhaps concatenated maps
     return tied
 
 
-def _path(sides: _Sides) -> set[int]:
-    """Hidden sizes of a plain multilayer perceptron whose widths all differ, so that its matrices make one path.
-
-    Returns:
-        Sizes; empty where the matrices make anything else.
-    """
+def _mlp_sizes(sides: _AxisCounts) -> set[int]:
+    """Hidden sizes of a multilayer perceptron whose widths all differ; empty if the matrices form anything else."""
     ends = [s for s in sides.partners if sides.first[s] + sides.second[s] == 1]
     inside = {s for s in sides.partners if sides.first[s] == sides.second[s] == 1}
     whole = len(ends) == 2 and len(inside) == len(sides.partners) - 2 and not sides.squares
@@ -173,17 +154,10 @@ def _path(sides: _Sides) -> set[int]:
 
 
 def _transformer(
-    shapes: Mapping[str, tuple[int, ...]], channels: Mapping[str, tuple[int, int]], sides: _Sides,
+    shapes: Mapping[str, tuple[int, ...]], channels: Mapping[str, tuple[int, int]], sides: _AxisCounts,
     squares: Mapping[int, int], *, image: bool,
 ) -> Structure:  # fmt: skip
-    """Streams and feed-forward units, recognised together: many layers write and read the same two sizes.
-
-    A feed-forward size stands opposite its stream only, as often written as read (or written twice as often, when
-    gated). Projections around attention can look alike, so two candidates for one stream are none.
-
-    Returns:
-        The structure.
-    """
+    """Residual stream and feed-forward units, identified together: many layers read and write the same two sizes."""
     both = set(sides.first) & set(sides.second)
     opposite: dict[int, set[int]] = {}
     for stream in both:
@@ -192,14 +166,14 @@ def _transformer(
         tables = [s for s in set(sides.partners) - both if s > stream and sides.partners[s] == {stream}]
         tokens = {max(tables)} if tables else set()
         norms = sum(len(s) == 1 and s[0] == stream for s in shapes.values())
-        often = {s: sorted((sides.first[s], sides.second[s])) for s in inner}
-        gated = {s for s in inner if often[s][1] == 2 * often[s][0] >= 6 and s != 3 * stream}
-        around = squares.get(stream, 0)  # four square projections per layer, or one beside a fused threefold one
+        counts = {s: sorted((sides.first[s], sides.second[s])) for s in inner}
+        gated = {s for s in inner if counts[s][1] == 2 * counts[s][0] >= 6 and s != 3 * stream}
+        square_count = squares.get(stream, 0)  # four square projections per layer, or one beside a fused threefold one
         fused = sides.first[3 * stream] + sides.second[3 * stream] if 3 * stream not in both else 0
-        plain = {s for s in inner if often[s][0] == often[s][1] and s > stream}
-        plain = {s for s in plain if around >= 4 * often[s][0] or around == fused == often[s][0]}
-        found = gated or plain
-        if len(found) == 1 and norms >= 2 * often[min(found)][0] and (image or tokens):
+        ungated = {s for s in inner if counts[s][0] == counts[s][1] and s > stream}
+        ungated = {s for s in ungated if square_count >= 4 * counts[s][0] or square_count == fused == counts[s][0]}
+        found = gated or ungated
+        if len(found) == 1 and norms >= 2 * counts[min(found)][0] and (image or tokens):
             opposite[stream] = found | tokens
     hidden = set(opposite) | {s for found in opposite.values() for s in found if s in both}
     return _label(shapes, channels, hidden, opposite)
@@ -209,48 +183,37 @@ def _label(
     shapes: Mapping[str, tuple[int, ...]], channels: Mapping[str, tuple[int, int]], hidden: set[int],
     opposite: Mapping[int, set[int]] | None,
 ) -> Structure:  # fmt: skip
-    """Label the axes of hidden sizes.
-
-    Args:
-        shapes: Shape by tensor.
-        channels: Channel axes by tensor.
-        hidden: Sizes.
-        opposite: Of a transformer, the sizes opposite each stream in whose matrices the stream is sure. Vectors are
-            left alone there, because those of attention have the stream's size too.
-
-    Returns:
-        The structure.
-    """
+    """Label the axes of hidden sizes; `opposite`: for a transformer, the sizes that certainly face each stream."""
     axes = {}
     matrices_only = all(len(s) < 3 for s in shapes.values())
     maps = {shapes[n][a] for n, pair in channels.items() for a in pair if len(shapes[n]) == 4} - {1}
     for name, shape in shapes.items():
-        labels = list(unknown(shape))
+        labels = list(unknown_axes(shape))
         vector = (0,) if len(shape) == 1 and opposite is None and not matrices_only else ()
-        mine = channels.get(name, vector)
-        for axis in mine:
+        channel_axes = channels.get(name, vector)
+        for axis in channel_axes:
             n = shape[axis]
-            if n in hidden and _sure(shape, axis, mine, opposite, maps):
+            if n in hidden and _certainly_units(shape, axis, channel_axes, opposite, maps):
                 labels[axis] = AxisLabel((Segment("unit", f"size {n}", "", 0, n),))
         if name in channels:
-            for axis in set(range(len(shape))) - set(mine):
+            for axis in set(range(len(shape))) - set(channel_axes):
                 labels[axis] = AxisLabel((Segment(FIXED, "", "one" if shape[axis] == 1 else "kernel", 0, shape[axis]),))
         axes[name] = tuple(labels)
     rules = {f"size {n}": GroupRule(position=(n,), prunable=False) for n in hidden}
     return Structure("inferred:shapes", True, axes, collect_groups(axes, rules))
 
 
-def _sure(
-    shape: tuple[int, ...], axis: int, mine: tuple[int, ...], opposite: Mapping[int, set[int]] | None, maps: set[int]
+def _certainly_units(
+    shape: tuple[int, ...],
+    axis: int,
+    channel_axes: tuple[int, ...],
+    opposite: Mapping[int, set[int]] | None,
+    maps: set[int],
 ) -> bool:
-    """Whether an axis of a hidden size carries that size's units, and not something else of the same length.
-
-    Returns:
-        False for a matrix behind convolutions that may read flattened maps, and for matrices around attention.
-    """
+    """Whether an axis of a hidden size certainly carries that size's units, not another axis of the same length."""
     if len(shape) != 2:
         return True
     if opposite is None:
         return not any(shape[axis] % s == 0 for s in maps if s < shape[axis])
-    other = shape[mine[1] if axis == mine[0] else mine[0]]
+    other = shape[channel_axes[1] if axis == channel_axes[0] else channel_axes[0]]
     return other in opposite.get(shape[axis], set()) or shape[axis] in opposite.get(other, set())

@@ -1,1 +1,1 @@
-"""What is in the file? Checkpoint ⇄ Model: the only reader and writer of weights."""
+"""Read and write checkpoints: files to models and back."""

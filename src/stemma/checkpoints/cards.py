@@ -1,4 +1,4 @@
-"""What the files beside the weights claim: architecture, licence, base model. Shown to people, never evidence."""
+"""Claims of the files next to the weights (config, model card, receipt): shown to people, never used as evidence."""
 
 import json
 from collections.abc import Mapping
@@ -8,40 +8,33 @@ from typing import Any
 from stemma.types.edits import RECEIPT
 
 MAX_BYTES = 4_000_000
-LICENCE = ("license", "license_name", "license_link")
+LICENCE_KEYS = ("license", "license_name", "license_link")
 """Front-matter keys of a model card that state its licence."""
 
-KEYS = (*LICENCE, "base_model", "base_model_relation", "model_name", "pipeline_tag", "library_name")
-"""Front-matter keys of a model card that are kept."""
+CARD_KEYS = (*LICENCE_KEYS, "base_model", "base_model_relation", "model_name", "pipeline_tag", "library_name")
+"""Front-matter keys of a model card that are read."""
 
-LONGEST = 1000
-"""Characters of a claim that are kept: licences of this length are no names any more."""
+MAX_CLAIM = 1000
+"""Characters of a claim that are kept; longer texts are not licence names."""
 
-BASES = ("base_model", "base_model_name_or_path", "edited_from")
-"""Claims that name the model that another one was made from: by a card, an adapter, a receipt."""
+BASE_CLAIMS = ("base_model", "base_model_name_or_path", "edited_from")
+"""Claims that name the base model: of a card, an adapter, a receipt."""
 
 BASE_LICENCE = "base_model_license"
-"""The claim that tells the licence of the base that an adapter was merged with."""
+"""Claim with the licence of the base model of a merged adapter."""
 
-NOTHING = frozenset({"", "null", "~", "none", "n/a", "na", "tbd", "todo", "noassertion", "[]", "{}"})
-"""What stands in cards where no licence is stated."""
+NO_LICENCE = frozenset({"", "null", "~", "none", "n/a", "na", "tbd", "todo", "noassertion", "[]", "{}"})
+"""Values in cards that mean no licence."""
 
-FOLDED = frozenset({">", "|", ">-", "|-", ">+", "|+"})
-"""YAML's signs that a text follows on the lines below."""
+BLOCK_SCALARS = frozenset({">", "|", ">-", "|-", ">+", "|+"})
+"""YAML indicators of a block scalar on the following lines."""
 
-UNNAMED = frozenset({"other", "unknown"})
-"""Licences of Hugging Face's list that are none: the name stands elsewhere, or nowhere."""
+PLACEHOLDER_LICENCES = frozenset({"other", "unknown"})
+"""Hugging Face's placeholder licences: the actual name is in another key, if any."""
 
 
 def read(folder: Path) -> tuple[dict[str, Any] | None, dict[str, str], tuple[str, ...]]:
-    """The config and the claims of a checkpoint folder.
-
-    Args:
-        folder: The folder.
-
-    Returns:
-        `config.json` as read (None without one), the claims by name, and notes on what could not be read.
-    """
+    """`config.json` of a checkpoint folder (None without one), claims by name, and notes on unreadable files."""
     notes: list[str] = []
     config = json_object(folder / "config.json", notes)
     claims: dict[str, str] = {}
@@ -54,14 +47,7 @@ def read(folder: Path) -> tuple[dict[str, Any] | None, dict[str, str], tuple[str
 
 
 def receipt(path: Path) -> dict[str, str]:
-    """What a receipt of an edit claims: the digests of the models before and after, and what was done.
-
-    Args:
-        path: A `receipt.json`; it may be absent, or be something else.
-
-    Returns:
-        `edited_from`, `edited_to` and `edit`; nothing where it is no receipt.
-    """
+    """What an edit's `receipt.json` claims: `edited_from`, `edited_to` and `edit`; empty if it is not a receipt."""
     found = json_object(path, []) or {}
     claims = {"edited_from": found.get("parent"), "edited_to": found.get("child"), "edit": found.get("operation")}
     whole = all(isinstance(v, str) and v and len(v) < 100 for v in claims.values())
@@ -69,15 +55,7 @@ def receipt(path: Path) -> dict[str, str]:
 
 
 def json_object(path: Path, notes: list[str]) -> dict[str, Any] | None:
-    """A JSON object in a file, or None with a note why not.
-
-    Args:
-        path: The file; it may be absent.
-        notes: Where the note goes.
-
-    Returns:
-        The object.
-    """
+    """The JSON object in a file; None, with a note, if the file holds none."""
     text = _text(path)
     if text is None:
         return None
@@ -86,24 +64,15 @@ def json_object(path: Path, notes: list[str]) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        notes.append(f"{path.name} is no JSON object and was ignored")
+        notes.append(f"{path.name} is not a JSON object and was ignored")
         return None
     return found
 
 
 def licence(claims: Mapping[str, str]) -> str | None:
-    """The licence that a model's files claim, in one text.
-
-    Args:
-        claims: Of a card (`license`, `license_name`, `license_link`), of a GGUF file (`license.name` and so on), or of
-            the metadata of a safetensors file (`modelspec.license`).
-
-    Returns:
-        As it is written; `other: NAME` where the card's own word is `other` and the name stands beside it. Where two
-        are stated both are told, with a comma. None where none is stated.
-    """
-    word, name, link = (_stated(claims, key) for key in LICENCE)
-    if word and word.casefold() in UNNAMED:
+    """The licence that card, GGUF or safetensors claims state, as written; `other: NAME` for a named one; else None."""
+    word, name, link = (_stated(claims, key) for key in LICENCE_KEYS)
+    if word and word.casefold() in PLACEHOLDER_LICENCES:
         return f"{word}: {name}" if name else f"{word} ({link})" if link else word
     both = [x for x in (word, name) if x]
     if len(both) == 2 and both[0].casefold() == both[1].casefold():
@@ -111,37 +80,23 @@ def licence(claims: Mapping[str, str]) -> str | None:
     return ", ".join(both) or (f"other ({link})" if link else None)
 
 
-def relevant(claims: Mapping[str, str]) -> dict[str, str]:
-    """The claims about a model's licence and about what it was made from.
-
-    Returns:
-        Those that are there.
-    """
-    licence = [f(k) for k in LICENCE for f in _SPELLINGS]
-    return {k: claims[k] for k in (*licence, *BASES, "edited_to", BASE_LICENCE) if claims.get(k)}
+def provenance_claims(claims: Mapping[str, str]) -> dict[str, str]:
+    """The claims about licence and base model."""
+    licence = [f(k) for k in LICENCE_KEYS for f in _SPELLINGS]
+    return {k: claims[k] for k in (*licence, *BASE_CLAIMS, "edited_to", BASE_LICENCE) if claims.get(k)}
 
 
 def _stated(claims: Mapping[str, str], key: str) -> str:
     text = next((claims[k] for f in _SPELLINGS if claims.get(k := f(key))), "")
-    return "" if text.strip().casefold() in NOTHING else text.strip()
+    return "" if text.strip().casefold() in NO_LICENCE else text.strip()
 
 
 _SPELLINGS = (str, lambda key: key.replace("_", "."), lambda key: f"modelspec.{key}")
-"""A key of a card, as GGUF has it, and as the metadata of safetensors files have it."""
+"""Spellings of a key in cards, GGUF and safetensors metadata."""
 
 
 def front_matter(path: Path) -> Mapping[str, str]:
-    """The kept keys of a model card's front matter.
-
-    Scalars, lists and folded text are understood. What is not (a mapping) is kept as it is written, so that nothing
-    that states a licence is lost; of a key that is written twice both values are kept.
-
-    Args:
-        path: A `README.md`; it may be absent.
-
-    Returns:
-        Text by key; lists are joined by commas.
-    """
+    """Selected keys of a model card's YAML front matter; lists are joined by commas."""
     lines = (_text(path) or "").splitlines()
     if not lines or lines[0].strip() != "---":
         return {}
@@ -154,15 +109,15 @@ def front_matter(path: Path) -> Mapping[str, str]:
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         if line[0] in " -\t" or not colon:
-            _go_on(found.get(key, []), line.strip())
+            _continue_value(found.get(key, []), line.strip())
         else:
             key = _scalar(head).strip().casefold().replace("licence", "license")
             found.setdefault(key, []).extend(_scalars(value))
-    return {k: ", ".join(found[k])[:LONGEST] for k in KEYS if found.get(k)}
+    return {k: ", ".join(found[k])[:MAX_CLAIM] for k in CARD_KEYS if found.get(k)}
 
 
-def _go_on(items: list[str], line: str) -> None:
-    """A further line of a value: an item of a list, or more of a text."""
+def _continue_value(items: list[str], line: str) -> None:
+    """Add a continuation line to a value: a list item, or more text."""
     more = _scalars(line.removeprefix("- "))
     if line.startswith("- ") or line[-1:] in ",]" or not items:
         items += more
@@ -172,9 +127,9 @@ def _go_on(items: list[str], line: str) -> None:
 
 
 def _scalars(value: str) -> list[str]:
-    """The items of a list in one line, or the one scalar that it is; a sign that text follows below is none."""
+    """Items of a one-line list, or the single scalar; empty for a block-scalar sign."""
     text = value.strip()
-    if text in FOLDED:
+    if text in BLOCK_SCALARS:
         return []
     whole = text[:1] not in "[]" and text[-1:] not in "],"
     items = [text] if whole else text.split(" #")[0].strip("[], ").split(",")

@@ -1,4 +1,4 @@
-"""Content identity of tensors and models, tagged with its algorithm."""
+"""Digests of tensors and models, prefixed with the algorithm."""
 
 import hashlib
 import os
@@ -6,26 +6,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from stemma.checkpoints.tensor import CHUNK, Tensor
-from stemma.checkpoints.tensor_names import tied
+from stemma.checkpoints.tensor_names import tied_aliases
 from stemma.types import Digest
 
 ALGORITHM = "sha256"
 BATCH = 64 << 20
-"""Bytes of tensors that a worker takes at once; a larger tensor is taken alone."""
+"""Bytes of tensors per task; a larger tensor is a task of its own."""
 
 
 def of_tensor(tensor: Tensor, buffer: bytearray | None = None) -> Digest:
-    """Identity of one tensor: its dtype, shape and bytes, not its name.
-
-    Cost: one pass over the bytes, one slice in memory.
-
-    Args:
-        tensor: Any tensor.
-        buffer: Memory to reuse.
-
-    Returns:
-        The tagged digest.
-    """
+    """Digest of one tensor: dtype, shape and bytes, not its name; read once, in slices."""
     h = hashlib.sha256(f"{tensor.dtype} {list(tensor.shape)}\n".encode())
     for part in tensor.chunks(buffer):
         h.update(part)
@@ -33,17 +23,7 @@ def of_tensor(tensor: Tensor, buffer: bytearray | None = None) -> Digest:
 
 
 def of_tensors(tensors: Iterable[Tensor], workers: int | None = None) -> dict[str, Digest]:
-    """Identity of many tensors, on all cores (hashing and reading release the interpreter lock).
-
-    Largest first, so that one huge tensor is hashed beside all the others; tiny ones share a task and a buffer.
-
-    Args:
-        tensors: The tensors.
-        workers: Threads; the number of cores (at most 4) by default.
-
-    Returns:
-        Digest by tensor name, in the given order.
-    """
+    """Digests of many tensors by name, computed in `workers` threads (at most 4 by default)."""
     tensors = list(tensors)
     workers = workers or min(4, os.cpu_count() or 1)
 
@@ -69,28 +49,18 @@ def _batches(tensors: Sequence[Tensor], limit: int) -> list[list[Tensor]]:
     return batches
 
 
-def counted(tensors: Iterable[Tensor], tensor_digests: Mapping[str, Digest]) -> list[Tensor]:
-    """The tensors that make up a model's identity: all but second names of tied tensors (see `names`).
-
-    Whether the file stored the tie, stored the bytes twice or dropped the second name makes no difference.
-
-    Returns:
-        The tensors in the given order.
-    """
+def distinct_tensors(tensors: Iterable[Tensor], tensor_digests: Mapping[str, Digest]) -> list[Tensor]:
+    """The tensors that make up a model's identity: all except second names of tied tensors (see `tensor_names`)."""
     by_name = {t.name: t for t in tensors}
     groups: dict[Digest, list[str]] = {}
     for name in by_name:
         groups.setdefault(tensor_digests[name], []).append(name)
-    dropped = tied(groups.values(), by_name)
+    dropped = tied_aliases(groups.values(), by_name)
     return [t for t in by_name.values() if t.name not in dropped]
 
 
 def of_model(tensors: Iterable[Tensor], tensor_digests: Mapping[str, Digest]) -> Digest:
-    """Identity of a model: over the sorted lines of name, dtype, shape and tensor digest.
-
-    Returns:
-        The tagged digest.
-    """
+    """Digest of a model: over the sorted lines of name, dtype, shape and tensor digest."""
     lines = sorted(f"{_escaped(t.name)}\t{t.dtype}\t{list(t.shape)}\t{tensor_digests[t.name]}\n" for t in tensors)
     content = "".join(lines)
     return Digest(f"{ALGORITHM}:{hashlib.sha256(content.encode()).hexdigest()}")
@@ -102,10 +72,6 @@ def _escaped(name: str) -> str:
 
 
 def of_contents(tensor_digests: Iterable[Digest]) -> Digest:
-    """Identity of a multiset of tensors, whatever their names.
-
-    Returns:
-        The tagged digest.
-    """
+    """Digest of a multiset of tensors, whatever their names."""
     content = "\n".join(sorted(tensor_digests))
     return Digest(f"{ALGORITHM}:{hashlib.sha256(content.encode()).hexdigest()}")

@@ -1,4 +1,4 @@
-"""The cache folders of the Hugging Face hub: one folder per repository, a snapshot of links per revision.
+"""Hugging Face cache folders: one per repository, with a snapshot of links per revision.
 
 Source: huggingface_hub, Understand caching (manage-cache guide).
 """
@@ -10,27 +10,12 @@ from stemma.errors import NotAModelError
 
 
 def is_cache(folder: Path) -> bool:
-    """Whether a folder is the cache of one repository.
-
-    Args:
-        folder: The folder.
-
-    Returns:
-        True if snapshots lie beside blobs or references.
-    """
+    """Whether a folder is the Hugging Face cache of one repository."""
     return (folder / "snapshots").is_dir() and ((folder / "blobs").is_dir() or (folder / "refs").is_dir())
 
 
 def snapshots(folder: Path) -> Mapping[str, Path]:
-    """The revisions in a cache.
-
-    Args:
-        folder: The cache of one repository.
-
-    Returns:
-        Folders by label: `""` for the revision that `main` points to, or the only one; the others by the first eight
-        digits of their commit.
-    """
+    """Revisions in a cache: `''` for `main` or the only one, others by the first eight digits of their commit."""
     found = sorted(p for p in (folder / "snapshots").iterdir() if p.is_dir())
     main = folder / "refs" / "main"
     current = main.read_text(errors="replace").strip()[:64] if main.is_file() else ""
@@ -40,19 +25,9 @@ def snapshots(folder: Path) -> Mapping[str, Path]:
 
 
 def snapshot(folder: Path) -> Path:
-    """The revision that is meant by a cache folder.
-
-    Args:
-        folder: The cache of one repository.
-
-    Returns:
-        The folder of `main`, or of the only revision.
-
-    Raises:
-        NotAModelError: If there is none, or none more meant than another.
-    """
+    """The folder of `main` or of the only revision; raises if there is none or the choice is ambiguous."""
     found = snapshots(folder)
     if "" in found:
         return found[""]
-    what = f"holds {len(found)} revisions ({', '.join(found)}): give one of its snapshots" if found else "holds none"
-    raise NotAModelError(f"{folder} is a cache of the hub that {what}")
+    what = f"holds {len(found)} revisions ({', '.join(found)}). Use one of its snapshots" if found else "holds none"
+    raise NotAModelError(f"{folder} is a Hugging Face cache folder that {what}")

@@ -1,7 +1,7 @@
-"""Integer weights whose scale is not known: codes, centred, are weights up to one factor per tensor.
+"""Integer weights without a scale: centred codes are weights up to one factor per tensor.
 
-How units of a tensor resemble one another needs no scale. What must not be mistaken for weights are several low-bit
-codes packed into one integer, tables of indices and masks; they are told from codes by the law of their values.
+Comparing units within a tensor needs no scale. Packed low-bit codes, index tables and masks are distinguished from
+codes by the distribution of their values.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from stemma.checkpoints.tensor import ITEMSIZE, RowStorage, Tensor
 
 INTEGERS = frozenset({"I8", "U8", "I16", "U16", "I32"})
 SAMPLE = 1 << 16
-"""Entries whose law is looked at."""
+"""Entries sampled per tensor."""
 
 SPREAD = 4.0
 """Effective number of highest nibbles from which the nibbles below them must be level, unless codes are packed."""
@@ -27,50 +27,30 @@ UNEVEN, NOISE = 1.25, 60.0
 sample of n, `NOISE / n` more."""
 
 
-def centred(tensors: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Make weights of integer matrices where a model has little else.
-
-    Cost: reads up to `SAMPLE` entries of each integer matrix, and nothing in models whose matrices are real numbers.
-
-    Args:
-        tensors: A model's tensors after everything with a known scale was dequantised.
-        stored: As stored.
-
-    Returns:
-        The same tensors, matrices of codes replaced by float32 ones; the given mapping where there are none.
-    """
+def center_codes(tensors: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Center integer matrices as float32 weights where a model has little else."""
     matrices = {n: t for n, t in stored.items() if sum(s > 1 for s in t.shape) >= 2 and t.size}
     integer = sum(t.size for t in matrices.values() if t.dtype in INTEGERS)
     if 2 * integer < sum(t.size for t in matrices.values() if t.is_float or t.dtype in INTEGERS):
         return tensors
-    open_ = {n: t for n, t in tensors.items() if n in matrices and t.dtype in INTEGERS}
-    sure = sum(t.size for t in open_.values() if is_codes(t))
-    if not sure or 2 * sure < sum(t.size for t in open_.values()):
+    candidates = {n: t for n, t in tensors.items() if n in matrices and t.dtype in INTEGERS}
+    code_entries = sum(t.size for t in candidates.values() if is_codes(t))
+    if not code_entries or 2 * code_entries < sum(t.size for t in candidates.values()):
         return tensors
     # among codes, a small kernel scaled channel by channel may be spread evenly
-    return {**tensors, **{n: _centred(t) for n, t in open_.items() if is_codes(t, flat=np.inf)}}
+    return {**tensors, **{n: _center(t) for n, t in candidates.items() if is_codes(t, flat=np.inf)}}
 
 
 PLAUSIBLE = (1e-9, 1e4)
 """Absolute values between which nearly all weights of a network lie."""
 
 
-def half_floats(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Matrices of 16-bit integers that are half-precision floats: written by tools that know no such format.
-
-    As bfloat16 or float16 their numbers are of the size of weights and of both signs; whole numbers, read so, are
-    mostly minute.
-
-    Args:
-        tensors: As stored.
-
-    Returns:
-        The same tensors as floats, by name; empty where there are none.
-    """
+def reinterpret_half_floats(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Matrices of 16-bit integers that are really half-precision floats, as floats by name."""
     out = {}
     for name, t in tensors.items():
         if t.dtype in ("U16", "I16") and sum(s > 1 for s in t.shape) >= 2 and t.size >= 256:
-            kind = next((k for k in ("BF16", "F16") if _weights(t, k)), None)
+            kind = next((k for k in ("BF16", "F16") if _looks_like_weights(t, k)), None)
             if kind is not None:
                 out[name] = replace(t, dtype=kind)
     kinds = {t.dtype for t in out.values()}
@@ -80,7 +60,7 @@ def half_floats(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return out
 
 
-def _weights(tensor: Tensor, kind: str) -> bool:
+def _looks_like_weights(tensor: Tensor, kind: str) -> bool:
     rows = max(1, min(tensor.shape[0], SAMPLE // max(1, tensor.size // tensor.shape[0])))
     x = replace(tensor, dtype=kind).rows(0, rows).reshape(-1)
     with np.errstate(invalid="ignore"):
@@ -92,15 +72,7 @@ def _weights(tensor: Tensor, kind: str) -> bool:
 
 
 def is_codes(tensor: Tensor, flat: float = FLAT) -> bool:
-    """Whether a tensor's integers can be quantised weights, one each.
-
-    Args:
-        tensor: An integer tensor with at least two axes longer than one.
-        flat: See `FLAT`.
-
-    Returns:
-        False for at most two values, sequences of indices, values spread evenly, and low-bit codes packed together.
-    """
+    """Whether a tensor's integers can be quantised weights, one each: not indices, masks or packed low-bit codes."""
     values = _sample(tensor)
     kinds, counts = np.unique(values, return_counts=True)
     if len(kinds) <= 2 or (tensor.dtype == "I32" and int(np.abs(kinds).max()) > 1 << 16):
@@ -123,7 +95,7 @@ def _sample(tensor: Tensor) -> np.ndarray:
     return tensor.rows(0, rows).reshape(-1)[: 2 * SAMPLE].astype(np.int64)
 
 
-def _centred(tensor: Tensor) -> Tensor:
+def _center(tensor: Tensor) -> Tensor:
     @cache
     def zero() -> np.float32:
         """The code of zero: 0 for signed codes, about the median of unsigned ones."""

@@ -1,8 +1,6 @@
-"""Checkpoints to models: the one way in.
+"""Entry points for reading checkpoints: `discover`, `survey`, `open_models`, `load` and `from_arrays`.
 
-`discover` finds checkpoints, `survey` says what it passes over too, `open_models` opens one (a file or a folder),
-`load` gives its main model and `from_arrays` makes a model from memory. Nothing in a file is ever executed, and no
-weight is read here.
+Nothing in a file is ever executed, and no weights are read here.
 """
 
 from dataclasses import replace
@@ -11,11 +9,11 @@ from pathlib import Path
 
 from stemma.checkpoints import folders
 from stemma.checkpoints.arrays import from_arrays
-from stemma.checkpoints.folders import Checkpoint, Skipped, discover, nothing_in, survey
+from stemma.checkpoints.folders import Checkpoint, Unread, discover, explain_no_checkpoint, survey
 from stemma.checkpoints.model import Model
 from stemma.errors import NotAModelError
 
-__all__ = ["Checkpoint", "Skipped", "discover", "from_arrays", "load", "nothing_in", "open_models", "survey"]
+__all__ = ["Checkpoint", "Unread", "discover", "explain_no_checkpoint", "from_arrays", "load", "open_models", "survey"]
 
 
 def open_models(path: Path | str, name: str | None = None) -> tuple[Model, ...]:
@@ -23,23 +21,23 @@ def open_models(path: Path | str, name: str | None = None) -> tuple[Model, ...]:
 
     Args:
         path: The file or folder.
-        name: What to call the model; a file's stem or a folder's name by default.
+        name: Name of the model; by default a file's stem or a folder's name.
 
     Returns:
-        The model; after it `name#ema` where averaged weights lie in the same file; or, for a folder of several
-        components (a diffusion pipeline), one model `name/part` per component.
+        The model; then `name#ema` if the file has averaged weights; or, for a folder of several components (a diffusion
+        pipeline), one model `name/part` per component.
 
     Raises:
-        NotAModelError: If there is no checkpoint at the path, or of a kind that Stemma does not read.
+        NotAModelError: If there is no checkpoint at the path, or its format is not supported.
     """
     path = Path(path)
     name = folders.default_name(path) if name is None else name
     if path.is_dir():
         return folders.open_folder(path, name)
     if not path.exists():
-        raise NotAModelError(f"there is nothing at {path}. Is the path right?")
+        raise NotAModelError(f"{path} does not exist. Check the path")
     if not path.is_file():
-        raise NotAModelError(f"{path} is neither a file nor a folder")
+        raise NotAModelError(f"{path} is neither a file nor a folder. Use the path of a checkpoint")
     return folders.open_file(path, name)
 
 
@@ -48,21 +46,23 @@ def load(path: Path | str, name: str | None = None) -> Model:
 
     Args:
         path: The file or folder.
-        name: What to call the model.
+        name: Name of the model.
 
     Returns:
         The first of `open_models`.
 
     Raises:
-        UnreadableModelError: If the file is truncated, inconsistent, hostile or of a kind that is refused.
-        NotAModelError: If there is no checkpoint at the path, or a folder holds several: none is more meant.
+        UnreadableModelError: If the file is truncated, inconsistent, hostile or not supported.
+        NotAModelError: If there is no checkpoint at the path, or a folder holds several.
     """
     found = [str(c.path) for c in islice(discover(Path(path)), 2)] if Path(path).is_dir() else []
     if len(found) > 1:
-        raise NotAModelError(f"{path} holds several checkpoints, among them {' and '.join(found)}: give one of them")
+        raise NotAModelError(
+            f"{path} holds several checkpoints (such as {' and '.join(found)}). Use the path of one of them"
+        )
     first, *others = open_models(path, name)
     if not others:
         return first
     names = ", ".join(m.name for m in others[:4]) + (", …" if len(others) > 4 else "")
-    note = f"{names} beside it was not read: `stemma add` enrols every part under its name"
+    note = f"{names} in the same checkpoint was not read; `stemma add` adds every part under its own name"
     return replace(first, notes=(*first.notes, note))

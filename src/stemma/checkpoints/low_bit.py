@@ -1,7 +1,7 @@
-"""Weights of two to eight bits in larger words: GPTQ, AWQ, compressed-tensors and bitsandbytes' 4-bit blocks.
+"""Weights of two to eight bits packed into larger words: GPTQ, AWQ, compressed-tensors, bitsandbytes 4-bit.
 
-Source: the layouts as their readers define them: GPTQ (arXiv:2210.17323) in the AutoGPTQ v1 layout, which stores
-zero points minus one; AWQ (arXiv:2306.00978) in its GEMM layout; QLoRA (arXiv:2305.14314) with double quantisation.
+Source: GPTQ (arXiv:2210.17323) in the AutoGPTQ v1 layout, which stores zero points minus one; AWQ (arXiv:2306.00978)
+in its GEMM layout; QLoRA (arXiv:2305.14314) with double quantisation.
 """
 
 import json
@@ -14,20 +14,11 @@ from stemma.checkpoints.tensor import RowStorage, Tensor
 from stemma.errors import UnreadableModelError
 
 AWQ_ORDER = np.array([0, 4, 1, 5, 2, 6, 3, 7])
-"""Where column `i` of eight lies among the eight nibbles of a word."""
+"""Position of column `i` of eight among the eight nibbles of a word."""
 
 
 def columns(tensor: Tensor, start: int, stop: int) -> np.ndarray:
-    """Columns `start:stop` of a matrix, read run by run.
-
-    Args:
-        tensor: Shape `[n, m]`.
-        start: First column.
-        stop: Column after the last.
-
-    Returns:
-        Array `[n, stop - start]`.
-    """
+    """Columns `start:stop` of an `[n, m]` matrix, as an array `[n, stop - start]`."""
     n, m = tensor.shape
     if stop - start == m:
         return tensor.rows(0, n)
@@ -44,27 +35,16 @@ def _unpack(words: np.ndarray, bits: int, axis: int) -> np.ndarray:
     return codes.reshape(shape).astype(np.int32)
 
 
-def grouped(layer: str, tensors: Mapping[str, Tensor]) -> tuple[Tensor, set[str]]:
-    """A GPTQ or AWQ layer; they are told apart by which axis is packed.
-
-    Args:
-        layer: Name up to `.qweight`.
-        tensors: All stored tensors.
-
-    Returns:
-        `LAYER.weight` of shape `[out, in]`, and the stored names that it replaces.
-
-    Raises:
-        UnreadableModelError: If companions are missing, shapes do not fit, or the number of bits is not supported.
-    """
+def gptq_or_awq(layer: str, tensors: Mapping[str, Tensor]) -> tuple[Tensor, set[str]]:
+    """Dequantise the GPTQ or AWQ layer `layer.qweight`: the weight `[out, in]` and the stored names it replaces."""
     names = {k: f"{layer}.{k}" for k in ("qweight", "qzeros", "scales", "g_idx")}
     words, zeros, scales, order = (tensors.get(n) for n in names.values())
     if words is None or zeros is None or scales is None:
         raise UnreadableModelError(
-            f"packed format of '{layer}.qweight' is not supported: no 'qzeros' or 'scales' beside it"
+            f"packed format of '{layer}.qweight' is not supported: its 'qzeros' or 'scales' are missing"
         )
     if any(len(t.shape) != 2 for t in (words, zeros, scales)) or words.dtype != "I32" or zeros.dtype != "I32":
-        raise UnreadableModelError(f"'{layer}' is packed inconsistently: GPTQ and AWQ keep int32 matrices")
+        raise UnreadableModelError(f"'{layer}' is packed inconsistently: GPTQ and AWQ use int32 matrices")
     groups, out = scales.shape
     bits = zeros.shape[1] * 32 // out if out else 0
     if bits not in (2, 4, 8) or zeros.shape != (groups, out * bits // 32):
@@ -117,24 +97,15 @@ def _awq(layer: str, words: Tensor, zeros: Tensor, scales: Tensor) -> Tensor:
     return Tensor(f"{layer}.weight", "F32", (out, fan_in), RowStorage(make, (out, fan_in)))
 
 
-def compressed(layer: str, tensors: Mapping[str, Tensor]) -> tuple[Tensor, set[str]]:
-    """A compressed-tensors layer with symmetric integers packed into words.
-
-    Args:
-        layer: Name up to `.weight_packed`.
-        tensors: All stored tensors.
-
-    Returns:
-        `LAYER.weight` of shape `[out, in]`, and the stored names that it replaces.
-
-    Raises:
-        UnreadableModelError: If companions are missing, or the packing is asymmetric or reordered.
-    """
+def compressed_tensors(layer: str, tensors: Mapping[str, Tensor]) -> tuple[Tensor, set[str]]:
+    """Dequantise a compressed-tensors layer of symmetric packed integers: weight `[out, in]` and replaced names."""
     names = {k: f"{layer}.{k}" for k in ("weight_packed", "weight_scale", "weight_shape")}
     words, scales, shape = (tensors.get(n) for n in names.values())
-    odd = [k for k in ("weight_zero_point", "weight_g_idx") if f"{layer}.{k}" in tensors]
-    if words is None or scales is None or shape is None or words.dtype != "I32" or odd or len(words.shape) != 2:
-        raise UnreadableModelError(f"packed format compressed-tensors with {odd or 'these tensors'} is not supported")
+    unsupported = [k for k in ("weight_zero_point", "weight_g_idx") if f"{layer}.{k}" in tensors]
+    if words is None or scales is None or shape is None or words.dtype != "I32" or unsupported or len(words.shape) != 2:
+        raise UnreadableModelError(
+            f"packed format compressed-tensors with {unsupported or 'these tensors'} is not supported"
+        )
     numbers = shape.array() if shape.size == 2 else np.zeros(2)
     out, fan_in = (int(n) for n in numbers.reshape(-1))
     groups = scales.shape[1] if len(scales.shape) == 2 else 0
@@ -150,18 +121,7 @@ def compressed(layer: str, tensors: Mapping[str, Tensor]) -> tuple[Tensor, set[s
 
 
 def bitsandbytes4(name: str, tensors: Mapping[str, Tensor]) -> tuple[Tensor, set[str]]:
-    """A bitsandbytes NF4 or FP4 tensor: two codes a byte, high nibble first, a table of 16 values, a scale per block.
-
-    Args:
-        name: Name of the packed tensor.
-        tensors: All stored tensors.
-
-    Returns:
-        The tensor in its logical shape, and the stored names that it replaces.
-
-    Raises:
-        UnreadableModelError: If its state is missing or does not fit.
-    """
+    """Dequantise a bitsandbytes NF4 or FP4 tensor: two codes per byte, 16 values, one scale per block."""
     companions = {n for n in tensors if n.startswith(f"{name}.")}
     state = _state(name, tensors, companions)
     packed, absmax, table = tensors[name], tensors.get(f"{name}.absmax"), tensors[f"{name}.quant_map"]
@@ -188,14 +148,16 @@ def bitsandbytes4(name: str, tensors: Mapping[str, Tensor]) -> tuple[Tensor, set
 def _state(name: str, tensors: Mapping[str, Tensor], companions: set[str]) -> dict[str, Any]:
     key = next((n for n in companions if ".quant_state.bitsandbytes__" in n), None)
     if key is None or tensors[key].size > 1 << 16:
-        raise UnreadableModelError(f"packed format of '{name}' is not supported: no bitsandbytes state beside it")
+        raise UnreadableModelError(
+            f"packed format of '{name}' is not supported: its bitsandbytes quantization state is missing"
+        )
     try:
         state = json.loads(tensors[key].array().tobytes())
         numbers = (*state["shape"], state["blocksize"])
     except (ValueError, KeyError, TypeError, RecursionError) as e:
         raise UnreadableModelError(f"the bitsandbytes state '{key}' is malformed") from e
     if any(type(n) is not int or not 0 <= n < 2**48 for n in numbers) or not state["blocksize"]:
-        raise UnreadableModelError(f"the bitsandbytes state '{key}' has impossible numbers {list(numbers)}")
+        raise UnreadableModelError(f"the bitsandbytes state '{key}' has invalid numbers {list(numbers)}")
     return state
 
 
@@ -207,7 +169,9 @@ def _absmax(name: str, absmax: Tensor, state: Mapping[str, Any], tensors: Mappin
     outer, table = tensors.get(f"{name}.nested_absmax"), tensors.get(f"{name}.nested_quant_map")
     block, offset = state.get("nested_blocksize"), state.get("nested_offset", 0.0)
     if outer is None or table is None or type(block) is not int or block < 1 or not isinstance(offset, (int, float)):
-        raise UnreadableModelError(f"'{name}' is packed inconsistently: its scales are packed without their state")
+        raise UnreadableModelError(
+            f"'{name}' is packed inconsistently: its nested scales lack their quantization state"
+        )
     if table.size != 256 or outer.size != -(-absmax.size // block):
         raise UnreadableModelError(f"'{name}' is packed inconsistently: {outer.size} outer scales for {absmax.size}")
 

@@ -1,4 +1,4 @@
-"""A model as Stemma sees it: named, lazily read tensors and what its files claim about themselves."""
+"""The model: named, lazily read tensors, and claims of its files."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -7,9 +7,9 @@ from functools import cached_property
 from typing import Any
 
 from stemma.checkpoints import digest as digests
-from stemma.checkpoints.quantization import dequantized
+from stemma.checkpoints.quantization import dequantize
 from stemma.checkpoints.tensor import Tensor
-from stemma.checkpoints.weight_norm import folded
+from stemma.checkpoints.weight_norm import fold_weight_norm
 from stemma.errors import UnreadableModelError
 from stemma.types import Digest, ModelRef
 from stemma.types.network import Network
@@ -17,20 +17,20 @@ from stemma.types.network import Network
 
 @dataclass(frozen=True)
 class Model:
-    """A network's weights, by name, and what its files say about it.
+    """The weights of a network by name, and what its files claim.
 
     Attributes:
-        name: What a person calls it.
+        name: For people.
         source: Absolute path, or `python:NAME` for one made in memory.
         tensors: The tensors as stored, by canonical name, sorted.
-        config: Architecture configuration as claimed by a file beside the weights, None without one.
+        config: Architecture configuration as claimed by a file next to the weights, None without one.
         claims: Other metadata (licence, base model …): shown, never used as evidence.
         notes: What the reader left out or changed, for people.
-        runs: Makes the network: handed in by whoever loads the model (`stemma.networks.load`), so that nothing here
-            knows how a network is built. None where only tensors were read.
-        black_box: Nothing is known but its answers: its digest is `blackbox:NAME`.
-        view: What tells it from other views of stored models, where it is one that is made for a comparison and never
-            kept: its digest is `view:VIEW`, and no entry is worked out for it.
+        network_builder: Builds the network; set by `stemma.networks.load`, so that this package knows no networks. None
+            where only tensors were read.
+        black_box: Whether only its outputs are known: its digest is `blackbox:NAME`.
+        view: Identifies a temporary view made for one comparison: its digest is `view:VIEW`, and nothing is stored for
+            it.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Model:
     config: Mapping[str, Any] | None = None
     claims: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    runs: Callable[["Model"], Network] | None = field(default=None, repr=False, compare=False)
+    network_builder: Callable[["Model"], Network] | None = field(default=None, repr=False, compare=False)
     black_box: bool = False
     view: str = ""
 
@@ -50,7 +50,7 @@ class Model:
 
     @cached_property
     def _counted(self) -> list[Tensor]:
-        return digests.counted(self.tensors.values(), self.tensor_digests)
+        return digests.distinct_tensors(self.tensors.values(), self.tensor_digests)
 
     @cached_property
     def digest(self) -> Digest:
@@ -84,23 +84,23 @@ class Model:
 
     @cached_property
     def network(self) -> Network:
-        """The model as something that can be questioned; built on first use, with torch or a runtime.
+        """The network, built on first use with torch or ONNX Runtime.
 
         Raises:
-            UnreadableModelError: If no network can be built from what was given.
+            UnreadableModelError: If no network can be built.
         """
-        if self.runs is None:
+        if self.network_builder is None:
             raise UnreadableModelError(
-                f"{self.name} was read as tensors alone, so nothing runs it: open it with stemma.load or from_module"
+                f"{self.name} has weights but no network to run. Open it with stemma.load or stemma.from_module"
             )
-        return self.runs(self)
+        return self.network_builder(self)
 
     @cached_property
     def weights(self) -> Mapping[str, Tensor]:
-        """The tensors as numbers: codes dequantised, directions times lengths, everything else as stored."""
-        return folded(self.state)
+        """The tensors as numbers: codes dequantised, weight normalisation folded, everything else as stored."""
+        return fold_weight_norm(self.state)
 
     @cached_property
     def state(self) -> Mapping[str, Tensor]:
-        """The tensors as a network of this model takes them: codes with a scale dequantised, the rest as stored."""
-        return dequantized(self.tensors)
+        """The tensors as a network takes them: codes with a scale dequantised, the rest as stored."""
+        return dequantize(self.tensors)

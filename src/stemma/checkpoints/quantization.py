@@ -1,8 +1,7 @@
-"""Packed weights as numbers: integer codes and the scales beside them become lazy float tensors.
+"""Dequantise packed weights: integer codes and their scales become lazy float32 tensors.
 
-A packed tensor is recognised by its companions' names, dtypes and shapes, never by a config. What is packed in a way
-that is not known here is refused by name rather than compared as if its codes were weights. Every result is computed in
-float32, some rows at a time.
+A packed tensor is recognised by the names, dtypes and shapes of its companions, never by a config. Unknown packings
+are refused rather than compared as if their codes were weights. Results are computed some rows at a time.
 """
 
 import re
@@ -11,8 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 
 from stemma.checkpoints import low_bit
-from stemma.checkpoints.formats.onnx_axes import AxisStorage, CodesStorage
-from stemma.checkpoints.integer_codes import centred, half_floats, is_codes
+from stemma.checkpoints.formats.onnx_scales import AxisStorage, CodesStorage
+from stemma.checkpoints.integer_codes import center_codes, is_codes, reinterpret_half_floats
 from stemma.checkpoints.tensor import RowStorage, Tensor
 from stemma.errors import UnreadableModelError
 
@@ -29,7 +28,7 @@ REFUSED: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("MLX", (".weight", ".scales", ".biases")),
     ("SpQR", (".dense_weights", ".row_offsets")),
 )
-"""Packings that are refused: the endings that tensors of one layer have together; the first is of integer codes."""
+"""Unsupported packings: endings of the tensors of one layer; the first has integer codes."""
 
 SCALES = (
     "::scale", ".scale", "_scale", ".weight_scale", "_scale_inv", ".scale_weight", "._scale", "::scales", ".scales",
@@ -41,45 +40,34 @@ ZEROS = {
     ".weight_scales": ".weight_zero_points",
 }  # fmt: skip
 ACTIVATIONS = re.compile(r"\.(input_scale|output_scale|activation_scale|input_zero_point|weight_format|weight_shape)$")
-"""Companions of packed layers that say nothing about weights."""
+"""Companions of packed layers that are not about weights."""
 
 CODES = frozenset({"I8", "U8", "I16", "U16", "I32", "F8_E4M3", "F8_E5M2"})
 BLOCKS = (128, 64, 32, 16, 256)
 """Block lengths of scales that do not divide their axis, most common first (DeepSeek: 128)."""
 
 
-def dequantized(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """The logical weights of stored tensors.
-
-    Args:
-        tensors: As stored, by canonical name.
-
-    Returns:
-        By name, sorted: float32 where something was packed, everything else as stored; the companions are gone. Integer
-        matrices without a known scale are centred codes in float32, where a model has little else.
-
-    Raises:
-        UnreadableModelError: If a known kind of packing is inconsistent, or a kind is not supported.
-    """
+def dequantize(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Logical weights by name: float32 where something was packed, everything else as stored."""
     _refuse(tensors)
-    halves = half_floats(tensors)
+    halves = reinterpret_half_floats(tensors)
     tensors = {**tensors, **halves} if halves else tensors
     out = dict(tensors)
     for packed, companions in _packed(tensors):
         for name in companions:
             out.pop(name, None)
         if packed.name in out and packed.name not in companions:
-            raise UnreadableModelError(f"the packed tensor '{packed.name}' also exists unpacked. Which is meant?")
+            raise UnreadableModelError(f"the packed tensor '{packed.name}' also exists unpacked. Remove one of the two")
         out[packed.name] = packed
     for name in [n for n in out if n.endswith(("::scale", "::zero_point"))]:
         if name.rsplit("::", 1)[0] in out:  # a float tensor of a quantised file, or one without a scale
             del out[name]
     if len(out) == len(tensors) and all(out[n] is tensors[n] for n in tensors if n in out):
-        return centred(tensors, tensors)
+        return center_codes(tensors, tensors)
     layers = {n.rsplit(".", 1)[0] for n in tensors if n not in out}
     for name in [n for n in out if ACTIVATIONS.search(n) and n.rsplit(".", 1)[0] in layers]:
         del out[name]
-    return centred({n: out[n] for n in sorted(out)}, tensors)
+    return center_codes({n: out[n] for n in sorted(out)}, tensors)
 
 
 def _refuse(tensors: Mapping[str, Tensor]) -> None:
@@ -88,7 +76,7 @@ def _refuse(tensors: Mapping[str, Tensor]) -> None:
             named = name.endswith(first) and all(name.removesuffix(first) + o in tensors for o in others)
             if named and not t.is_float:
                 raise UnreadableModelError(
-                    f"packed format {kind} is not supported (tensor '{name}'): give the model before it was packed"
+                    f"packed format {kind} is not supported (tensor '{name}'). Use the model before quantization"
                 )
 
 
@@ -98,26 +86,26 @@ def _packed(tensors: Mapping[str, Tensor]) -> Iterator[tuple[Tensor, set[str]]]:
         if t.is_float and not t.dtype.startswith("F8"):
             continue
         if name.endswith(".qweight"):
-            yield low_bit.grouped(name.removesuffix(".qweight"), tensors)
+            yield low_bit.gptq_or_awq(name.removesuffix(".qweight"), tensors)
         elif name.endswith(".weight_packed"):
-            yield low_bit.compressed(name.removesuffix(".weight_packed"), tensors)
+            yield low_bit.compressed_tensors(name.removesuffix(".weight_packed"), tensors)
         elif t.dtype == "U8" and f"{name}.quant_map" in tensors:
             yield low_bit.bitsandbytes4(name, tensors)
         elif t.dtype == "I8" and name.endswith(".weight") and f"{name.removesuffix('.weight')}.SCB" in tensors:
             scb = f"{name.removesuffix('.weight')}.SCB"
-            yield scaled(name, t, tensors[scb], None, 1 / 127), {name, scb, f"{name}_format"}
+            yield scale_codes(name, t, tensors[scb], None, 1 / 127), {name, scb, f"{name}_format"}
         elif t.dtype in CODES and not name.endswith(tuple(ZEROS.values())):
             found = _companions(name, t, tensors)
             if found:
                 logical, scale, zero = found
-                yield scaled(logical, t, tensors[scale], tensors.get(zero)), {name, scale, zero}
+                yield scale_codes(logical, t, tensors[scale], tensors.get(zero)), {name, scale, zero}
 
 
 def _companions(name: str, codes: Tensor, tensors: Mapping[str, Tensor]) -> tuple[str, str, str] | None:
     # the logical name, the scale's name and the zero point's name of a tensor of codes
-    said = codes.storage if isinstance(codes.storage, CodesStorage) else None
-    if said and said.scale in tensors and _grid(codes.shape, tensors[said.scale]) is not None:
-        return name.removesuffix("_quantized"), said.scale, said.zero
+    annotated = codes.storage if isinstance(codes.storage, CodesStorage) else None
+    if annotated and annotated.scale in tensors and _grid(codes.shape, tensors[annotated.scale]) is not None:
+        return name.removesuffix("_quantized"), annotated.scale, annotated.zero
     stems = [(name, name)]
     for ending in (".weight", "._data", "_quantized"):
         if name.endswith(ending):
@@ -135,25 +123,10 @@ def _companions(name: str, codes: Tensor, tensors: Mapping[str, Tensor]) -> tupl
     return None
 
 
-def scaled(name: str, codes: Tensor, scale: Tensor, zero: Tensor | None, factor: float = 1.0) -> Tensor:
-    """Codes times scales: per tensor, per channel, or per block.
-
-    Args:
-        name: Logical name.
-        codes: Integers or 8-bit floats.
-        scale: One number, one per entry of an axis (the one that the file says, else the first of that length), or one
-            per block of each axis.
-        zero: The code of zero, in the scale's layout or a single number; 0 without it.
-        factor: Multiplies every scale.
-
-    Returns:
-        The float32 tensor `(codes - zero) * scale * factor`.
-
-    Raises:
-        UnreadableModelError: If a shape does not fit.
-    """
-    spread = _spreader(codes, scale)
-    shift = None if zero is None else _spreader(codes, zero)
+def scale_codes(name: str, codes: Tensor, scale: Tensor, zero: Tensor | None, factor: float = 1.0) -> Tensor:
+    """The float32 tensor `(codes - zero) * scale * factor`; scales per tensor, per channel or per block."""
+    spread = _broadcaster(codes, scale)
+    shift = None if zero is None else _broadcaster(codes, zero)
 
     def make(start: int, stop: int) -> np.ndarray:
         values = codes.rows(start, stop) if codes.shape else codes.array()
@@ -167,27 +140,27 @@ def scaled(name: str, codes: Tensor, scale: Tensor, zero: Tensor | None, factor:
 def _grid(shape: tuple[int, ...], scale: Tensor) -> tuple[int, ...] | None:
     # block length per axis (0: one scale for the whole axis); None if the shapes do not fit
     scales = scale.shape
-    wide = tuple(s for s in scales if s != 1)
-    if not wide:
+    long_axes = tuple(s for s in scales if s != 1)
+    if not long_axes:
         return (0,) * len(shape)
     if len(scales) != len(shape):
-        if len(wide) != 1 or wide[0] not in shape:
+        if len(long_axes) != 1 or long_axes[0] not in shape:
             return None
         known = scale.storage.axis if isinstance(scale.storage, AxisStorage) else None
-        fits = known is not None and known < len(shape) and shape[known] == wide[0]
-        axis = known if fits else shape.index(wide[0])
+        fits = known is not None and known < len(shape) and shape[known] == long_axes[0]
+        axis = known if fits else shape.index(long_axes[0])
         return tuple(1 if i == axis else 0 for i in range(len(shape)))
     if any(s < 1 or s > n for n, s in zip(shape, scales, strict=True) if s != 1):
         return None
     # the usual length that fits every divided axis, its last block cut short; else blocks that divide their axis
     divided = [(n, s) for n, s in zip(shape, scales, strict=True) if s not in (1, n)]
-    usual = next((b for b in BLOCKS if all(-(-n // b) == s for n, s in divided)), 0)
-    if not usual and any(n % s for n, s in divided):
+    block_length = next((b for b in BLOCKS if all(-(-n // b) == s for n, s in divided)), 0)
+    if not block_length and any(n % s for n, s in divided):
         return None
-    return tuple(0 if s == 1 else 1 if s == n else usual or n // s for n, s in zip(shape, scales, strict=True))
+    return tuple(0 if s == 1 else 1 if s == n else block_length or n // s for n, s in zip(shape, scales, strict=True))
 
 
-def _spreader(codes: Tensor, scale: Tensor) -> Callable[[int, int], np.ndarray]:
+def _broadcaster(codes: Tensor, scale: Tensor) -> Callable[[int, int], np.ndarray]:
     grid = _grid(codes.shape, scale)
     if grid is None:
         raise UnreadableModelError(

@@ -1,4 +1,4 @@
-"""Models to files: safetensors, in shards where asked, with the config beside them."""
+"""Write models as safetensors, optionally in shards, with their config."""
 
 import json
 import os
@@ -45,15 +45,15 @@ def save(
     path = Path(path)
     tensors = sorted(_tensors(model), key=lambda t: t.name)
     if path.exists() and not replace:
-        raise MisuseError(f"{path} exists. Choose another path, or allow it to be replaced")
+        raise MisuseError(f"{path} already exists. Choose another path, or pass replace=True")
     if path.suffix == ".safetensors":
         if config is not None:
-            raise MisuseError(f"{path} is one file and cannot hold a config. Give a folder")
+            raise MisuseError(f"{path} is a single file and cannot hold a config. Use a folder as path")
         path.parent.mkdir(parents=True, exist_ok=True)
         safetensors.write(path, tensors, dict(metadata or {}))
         return path
     if path.exists() and not path.is_dir():
-        raise MisuseError(f"{path} is a file. Give a folder, or a name that ends in .safetensors")
+        raise MisuseError(f"{path} is an existing file. Use a folder, or a path that ends in .safetensors")
     config = config if config is not None else (model.config if isinstance(model, Model) else None)
     _write_folder(path, tensors, config, dict(metadata or {}), max_shard_bytes)
     return path
@@ -84,7 +84,7 @@ def _write_folder(
 
 
 def _swap(partial: Path, path: Path) -> None:
-    """Put the new folder in the old one's place; the old one is gone only when the new one stands."""
+    """Replace the old folder; it is deleted only after the new one is in place."""
     old = path.with_name(f".{path.name}.{os.getpid()}.old")
     if path.exists():
         path.rename(old)

@@ -1,4 +1,4 @@
-"""Checkpoints that are spread over several files, with or without an index."""
+"""Sharded checkpoints, with or without an index."""
 
 import json
 import re
@@ -20,11 +20,7 @@ MAX_INDEX = 200_000_000
 
 
 def find(folder: Path) -> str | tuple[str, ...] | None:
-    """How the folder is sharded.
-
-    Returns:
-        The name of an index, or the shards' names where there is no index, or None.
-    """
+    """The name of a shard index, the names of shards without an index, or None."""
     names = {p.name for p in folder.iterdir()}
     for index in INDEXES:
         if index in names:
@@ -43,50 +39,32 @@ def find(folder: Path) -> str | tuple[str, ...] | None:
 
 
 def read(folder: Path, index: str | tuple[str, ...]) -> Contents:
-    """Put a sharded checkpoint together.
-
-    Args:
-        folder: Where index and shards lie.
-        index: What `find` returned.
-
-    Returns:
-        The contents of all shards.
-
-    Raises:
-        UnreadableModelError: If a shard is missing, a tensor is missing, or one occurs twice.
-    """
+    """Read a sharded checkpoint; `index` is what `find` returned."""
     if isinstance(index, tuple):
         return _join(folder, index, None)
     listed = _weight_map(folder / index)
     return _join(folder, tuple(sorted(set(listed.values()))), listed)
 
 
-def alone(path: Path) -> NotAModelError | None:
-    """What to say of a file that is one of the parts of a checkpoint, as its name says: a shard, a split or a rank.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The error; None for a file that is whole.
-    """
-    match, rank = _SHARD.match(path.name), parallel_ranks.place(path.name)
+def error_if_part(path: Path) -> NotAModelError | None:
+    """The error for a file that is one part of a checkpoint (shard, split or rank); None for a complete file."""
+    match, rank = _SHARD.match(path.name), parallel_ranks.rank_of(path.name)
     if match and int(match["n"]) > 1:
         n = int(match["n"])
-        there = sum((path.parent / _shard(match, i)).is_file() for i in range(1, min(n, 10_000) + 1))
-        missing = "" if there == n else f", of which {n - there} are not beside it"
+        present = sum((path.parent / _shard(match, i)).is_file() for i in range(1, min(n, 10_000) + 1))
+        missing = "" if present == n else f" ({n - present} are missing)"
         return NotAModelError(
-            f"{path} is one of {n} parts{missing}: give the folder that holds all of them, and no others"
+            f"{path} is one of {n} parts{missing}. Use a folder that contains all of them and no other checkpoint"
         )
     if rank is None:
-        path, rank = path.parent, parallel_ranks.place(path.parent.name)
+        path, rank = path.parent, parallel_ranks.rank_of(path.parent.name)
     if rank is None:
         return None
     others = parallel_ranks.find(path.parent)
     if path.name in others:
-        return NotAModelError(f"{path} is one of {len(others)} ranks, which hold a slice each: give the folder")
+        return NotAModelError(f"{path} is one of {len(others)} model-parallel ranks. Use the path of its folder")
     if rank[1]:
-        return NotAModelError(f"{path} is rank {rank[1]} of several, which hold a slice each: give the folder with all")
+        return NotAModelError(f"{path} is model-parallel rank {rank[1]}. Use a folder that contains all ranks")
     return None
 
 
@@ -97,7 +75,9 @@ def _shard(match: re.Match[str], i: int) -> str:
 def _join(folder: Path, names: tuple[str, ...], listed: dict[str, str] | None) -> Contents:
     missing = [n for n in names if not (folder / n).is_file()]
     if missing:
-        raise UnreadableModelError(f"{folder} lacks {len(missing)} of {len(names)} shards, first {missing[0]}")
+        raise UnreadableModelError(
+            f"{folder}: {len(missing)} of {len(names)} shards are missing (first {missing[0]}). Copy all shards"
+        )
     found: dict[str, Tensor] = {}
     metadata: dict[str, str] = {}
     notes: list[str] = []
@@ -106,10 +86,10 @@ def _join(folder: Path, names: tuple[str, ...], listed: dict[str, str] | None) -
         contents = read_file(folder / name)
         for tensor in contents.parts.get("", ()):
             if tensor.name in found:
-                raise UnreadableModelError(f"{folder}: tensor '{tensor.name}' lies in two shards")
+                raise UnreadableModelError(f"{folder}: tensor '{tensor.name}' is in two shards")
             if listed is not None and listed.get(tensor.name, name) != name:
                 raise UnreadableModelError(
-                    f"{folder}: the index puts '{tensor.name}' in {listed[tensor.name]}, it lies in {name}"
+                    f"{folder}: the index lists '{tensor.name}' in {listed[tensor.name]}, but it is in {name}"
                 )
             found[tensor.name] = tensor
         metadata.update(contents.metadata)
@@ -117,7 +97,7 @@ def _join(folder: Path, names: tuple[str, ...], listed: dict[str, str] | None) -
         aliases.extend(contents.aliases)
     for name in listed or ():
         if name not in found:
-            raise UnreadableModelError(f"{folder}: the index lists '{name}', which no shard holds")
+            raise UnreadableModelError(f"{folder}: the index lists '{name}', but no shard contains it")
     extra = len(found) - len(listed) if listed is not None else 0
     if extra:
         notes.append(f"{extra} tensors of the shards are not in the index")
@@ -131,16 +111,16 @@ def _weight_map(path: Path) -> dict[str, str]:
         return dict(pairs)
 
     if path.stat().st_size > MAX_INDEX:
-        raise UnreadableModelError(f"{path} has {path.stat().st_size} bytes, which no shard index needs")
+        raise UnreadableModelError(f"{path} has {path.stat().st_size} bytes, which is too large for a shard index")
     try:
         listed = json.loads(path.read_bytes(), object_pairs_hook=unique)["weight_map"]
     except (ValueError, KeyError, TypeError, RecursionError) as e:
-        raise UnreadableModelError(f"{path} is no shard index: it holds no JSON object with a 'weight_map'") from e
+        raise UnreadableModelError(f"{path} is not a shard index: it has no 'weight_map'") from e
     if not isinstance(listed, dict) or not listed or not all(isinstance(v, str) for v in listed.values()):
-        raise UnreadableModelError(f"{path} is no shard index: its 'weight_map' does not map names to files")
+        raise UnreadableModelError(f"{path} is not a shard index: its 'weight_map' does not map names to files")
     for file in listed.values():
         if "/" in file or "\\" in file or "\0" in file or file in ("", ".", ".."):
-            raise UnsafeFileError(f"{path} names the shard {file!r}, which leaves the folder; it was not read")
+            raise UnsafeFileError(f"{path} names the shard {file!r} outside its folder; it was not read")
         if file.endswith(".index.json"):
             raise UnreadableModelError(f"{path} names the index {file!r} as a shard")
     return listed

@@ -1,8 +1,7 @@
-"""Tensors that are read when asked for, and where their bytes come from.
+"""Lazily read tensors, and storages that provide their bytes.
 
-Nothing here knows a file format. A format (see `formats/`) hands out `Tensor`s whose `Storage` yields raw bytes in
-slices; whatever needs decoding or arithmetic (bfloat16, block quantisation, an adapter on its base) is a storage of
-its own, so that every later stage sees the same thing.
+A format (see `formats/`) creates `Tensor`s whose storage yields raw bytes in slices. Whatever needs decoding or
+arithmetic (bfloat16, block quantisation, a merged adapter) is a storage of its own.
 """
 
 import abc
@@ -18,7 +17,7 @@ CHUNK = 4 << 20
 """Bytes per slice when a tensor is streamed."""
 
 GAP = 1 << 15
-"""Bytes between two rows up to which it is cheaper to read them than to read twice."""
+"""Gap in bytes between two rows up to which reading through is cheaper than a second read."""
 
 ITEMSIZE: Mapping[str, int] = MappingProxyType(
     {
@@ -33,14 +32,7 @@ FLOATS = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
 
 
 def dtype_code(dtype: np.dtype) -> str | None:
-    """The dtype code of a NumPy dtype.
-
-    Args:
-        dtype: In any byte order; `ml_dtypes` types are known by name.
-
-    Returns:
-        The code as in `ITEMSIZE`, None where there is none.
-    """
+    """The dtype code of a NumPy (or `ml_dtypes`) dtype, None where there is none."""
     named = {"bfloat16": "BF16", "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2"}
     if dtype.name in named:
         return named[dtype.name]
@@ -50,15 +42,7 @@ def dtype_code(dtype: np.dtype) -> str | None:
 
 
 def decode(raw: np.ndarray, dtype: str) -> np.ndarray:
-    """Turn raw little-endian bytes into numbers.
-
-    Args:
-        raw: `uint8` bytes, one whole number of elements.
-        dtype: The dtype code.
-
-    Returns:
-        A flat array: float32 for every float narrower than 64 bits, else the native type. May share `raw`'s memory.
-    """
+    """Raw little-endian `uint8` bytes as a flat array: float32 for floats under 64 bits, else the native type."""
     if dtype == "BF16":
         return (raw.view("<u2").astype(np.uint32) << 16).view(np.float32)
     if dtype in _FLOAT8:
@@ -74,15 +58,7 @@ _NUMPY = {
 
 
 def encode(values: np.ndarray, dtype: str) -> np.ndarray:
-    """Turn numbers into raw little-endian bytes, rounding to nearest even.
-
-    Args:
-        values: Real numbers.
-        dtype: `F64`, `F32`, `F16` or `BF16`.
-
-    Returns:
-        Flat `uint8` bytes.
-    """
+    """Numbers as flat little-endian `uint8` bytes, rounded to nearest even; `F64`, `F32`, `F16` or `BF16`."""
     if dtype != "BF16":
         with np.errstate(over="ignore"):
             return np.ascontiguousarray(values, _NUMPY[dtype]).reshape(-1).view(np.uint8)
@@ -93,11 +69,7 @@ def encode(values: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def _float8(exponent_bits: int, mantissa_bits: int, *, infinities: bool) -> np.ndarray:
-    """All 256 values of an 8-bit float (OCP FP8: E4M3 has no infinities and one NaN per sign).
-
-    Returns:
-        The values, indexed by code.
-    """
+    """All 256 values of an 8-bit float by code (OCP FP8: E4M3 has no infinities and one NaN per sign)."""
     code = np.arange(256, dtype=np.int64)
     sign = np.where(code >> 7, -1.0, 1.0)
     exponent = (code >> mantissa_bits) & ((1 << exponent_bits) - 1)
@@ -151,15 +123,7 @@ class ArrayStorage(AbstractStorage):
 
 
 def fill(start: int, out: memoryview, row: int, step: int, make: Callable[[int, int], np.ndarray]) -> None:
-    """Fill a run of bytes from rows that are made a few at a time.
-
-    Args:
-        start: First byte of the run.
-        out: Writable bytes; all of it is filled.
-        row: Bytes per row.
-        step: Most rows to make at once.
-        make: `make(first, last)` returns the bytes of those rows.
-    """
+    """Fill `out` from byte `start` on with rows of `row` bytes; `make(first, last)` computes at most `step` rows."""
     done = 0
     while done < len(out):
         first, skip = divmod(start + done, row)
@@ -225,14 +189,7 @@ class Tensor:
         return self.dtype in FLOATS
 
     def chunks(self, buffer: bytearray | None = None) -> Iterator[memoryview]:
-        """The canonical bytes in order, each slice in the same reused buffer.
-
-        Args:
-            buffer: Memory to reuse; a fresh `CHUNK` otherwise.
-
-        Yields:
-            Slices that are valid until the next one is asked for.
-        """
+        """The canonical bytes in order; every slice is in the same buffer and valid until the next."""
         buffer = bytearray(min(CHUNK, self.nbytes)) if buffer is None else buffer
         view = memoryview(buffer)
         for start in range(0, self.nbytes, len(buffer) or 1):
@@ -241,17 +198,7 @@ class Tensor:
             yield part
 
     def rows(self, start: int, stop: int) -> np.ndarray:
-        """Entries `start:stop` of the first axis, decoded.
-
-        Cost: memory and time of those rows only.
-
-        Args:
-            start: First row.
-            stop: Row after the last; at most `shape[0]`.
-
-        Returns:
-            Array `[stop - start, *shape[1:]]`, float32 for narrow floats, else the native dtype.
-        """
+        """Entries `start:stop` of the first axis as an array `[stop - start, *shape[1:]]`, narrow floats as float32."""
         row = self.nbytes // self.shape[0] if self.shape and self.shape[0] else 0
         raw = np.empty((stop - start) * row, np.uint8)
         if raw.size:
@@ -259,17 +206,7 @@ class Tensor:
         return decode(raw, self.dtype).reshape(stop - start, *self.shape[1:])
 
     def take(self, rows: np.ndarray) -> np.ndarray:
-        """Some entries of the first axis, decoded.
-
-        Cost: the bytes between the first and the last one, a slice at a time, or one read for each row where they are
-        far apart; only what is asked for is decoded.
-
-        Args:
-            rows: Positions, ascending.
-
-        Returns:
-            Array `[rows, *shape[1:]]`, as `rows` gives it.
-        """
+        """Entries of the first axis at ascending positions, decoded as `rows` does."""
         row = self.nbytes // self.shape[0] if self.shape and self.shape[0] else 0
         raw = np.empty((len(rows), row), np.uint8)
         gap = row if isinstance(self.storage, RowStorage) else GAP  # rows that are computed cost more than reading
@@ -285,11 +222,7 @@ class Tensor:
         return decode(raw.reshape(-1), self.dtype).reshape(len(rows), *self.shape[1:])
 
     def array(self) -> np.ndarray:
-        """The whole tensor, decoded; for tensors that are known to fit.
-
-        Returns:
-            Array of `shape`, float32 for narrow floats, else the native dtype.
-        """
+        """The whole tensor, decoded as `rows` does; for tensors that fit into memory."""
         raw = np.empty(self.nbytes, np.uint8)
         if raw.size:
             self.storage.read_into(0, raw.data)

@@ -1,16 +1,16 @@
-"""Canonical names: what a checkpoint's wrappers, prefixes and tied tensors are reduced to before anything is compared.
+"""Canonical tensor names: wrappers, prefixes and second names of tied tensors are removed before any comparison.
 
 The same weights must have the same digest whatever wrote them, so everything here depends on names, shapes and bytes
-only, never on what a format can express:
+only:
 
-- nested wrappers (`{"state_dict": {…}}`) are removed where a format has nesting; a flat name such as
-  `model.norm.weight` is left alone, because Hugging Face names begin like that;
-- one common prefix that a training framework adds (`module.`, `_orig_mod.`) is removed;
-- of tied tensors one name stays. Two names are tied when dtype, shape and bytes are equal, the tensor holds at least
-  `MIN_TIED` real numbers that are not all equal, and the names differ in more than their numbers. So a file that
-  stores the tie once under two names, a file that stores the bytes twice, and one that dropped the second name agree;
-  a layer that was duplicated (`layers.3.…`, `layers.4.…`) is a difference and stays. The first sorted name stays,
-  except that an output head gives way to the embedding it is tied to, which is what Hugging Face files keep.
+- nested wrappers (`{"state_dict": {…}}`) are removed; a flat name such as `model.norm.weight` stays, because Hugging
+  Face names begin like that;
+- a common prefix that a training framework adds (`module.`, `_orig_mod.`) is removed;
+- of tied tensors one name stays. Two names are tied if dtype, shape and bytes are equal, the tensor has at least
+  `MIN_TIED` real numbers that are not all equal, and the names differ in more than their numbers. So a tie stored as
+  an alias, as duplicated bytes or with one name dropped gives the same result, and a duplicated layer
+  (`layers.3.…`, `layers.4.…`) stays. The first sorted name stays, except that an output head gives way to its
+  embedding, as in Hugging Face files.
 """
 
 import re
@@ -21,7 +21,7 @@ import numpy as np
 from stemma.checkpoints.tensor import Tensor, decode
 
 PREFIXES = ("module.", "_orig_mod.", "_forward_module.", "_fsdp_wrapped_module.", "state_dict.", "model_state_dict.")
-"""Prefixes that training frameworks and containers put before every name of a network."""
+"""Prefixes that training frameworks add to every name."""
 
 WRAPPERS = (
     "state_dict", "model_state_dict", "model_state", "model", "params", "net", "network", "weights", "module",
@@ -35,11 +35,11 @@ EMA = (
 )  # fmt: skip
 """Keys under which a checkpoint keeps averaged weights."""
 
-COUNTS = frozenset({"num_updates", "decay"})
-"""What an average counts beside its weights."""
+EMA_COUNTERS = frozenset({"num_updates", "decay"})
+"""Counters stored with averaged weights."""
 
-KEPT = ("batch_stats", "buffers")
-"""Keys beside a network that are part of it."""
+NETWORK_KEYS = ("batch_stats", "buffers")
+"""Keys next to a network that belong to it."""
 
 TRAINING = re.compile(
     r"(optim|scheduler|scaler|rng|callback|hyper_parameters|hparams|opt_state|optimizer|grad_|_step$|loops$|amp$|args$)"
@@ -65,25 +65,13 @@ Tree = Mapping[str, "Tree | Leaf"]
 def unwrap(
     tree: Tree, separator: str = ".", wrappers: Sequence[str] = WRAPPERS
 ) -> tuple[dict[str, dict[str, Tensor]], list[str]]:
-    """Find the network in a nested checkpoint.
-
-    A wrapper is removed where nothing beside it is a network's part: only averaged weights, training state and single
-    tensors (an epoch, a loss). Otherwise all parts are kept, under their full names.
-
-    Args:
-        tree: Nested mappings whose leaves are tensors; anything else was left out before.
-        separator: What joins nested keys in a name.
-        wrappers: Keys under which the format keeps a network, best first.
-
-    Returns:
-        Flat tensors by part (`""` and, where there are averaged weights, `"ema"`), and notes on what was left out.
-    """
+    """The network in a nested checkpoint: flat tensors by part (`""` and `"ema"`), and notes on what was left out."""
     notes: list[str] = []
     ema: dict[str, Tensor] = {}
     unwrapped = False
     while True:
-        nested = {k: v for k, v in tree.items() if isinstance(v, Mapping) and _holds(v)}
-        parts = [k for k in nested if k not in EMA and k not in KEPT and not TRAINING.search(k)]
+        nested = {k: v for k, v in tree.items() if isinstance(v, Mapping) and _has_tensors(v)}
+        parts = [k for k in nested if k not in EMA and k not in NETWORK_KEYS and not TRAINING.search(k)]
         main = next((k for k in wrappers if k in parts), None)
         averaged = next((k for k in EMA if k in nested), None)
         if averaged and not ema and len(parts) <= 1:
@@ -92,13 +80,13 @@ def unwrap(
         if main is None or len(parts) > 1:
             break
         left_out = sorted(
-            k for k, v in tree.items() if k != main and k not in KEPT and (k in nested or isinstance(v, Tensor))
+            k for k, v in tree.items() if k != main and k not in NETWORK_KEYS and (k in nested or isinstance(v, Tensor))
         )
         if left_out:
             notes.append(f"left out beside '{main}': {', '.join(left_out[:8])}{' …' if len(left_out) > 8 else ''}")
         unwrapped = True
         inner = nested[main]
-        tree = {**{k: v for k, v in nested.items() if k in KEPT and k not in inner}, **inner}
+        tree = {**{k: v for k, v in nested.items() if k in NETWORK_KEYS and k not in inner}, **inner}
     # inside a network a part may be called anything
     training = sorted(k for k in nested if TRAINING.search(k) and k in tree) if not unwrapped else []
     if training and len(training) < len(nested):
@@ -110,7 +98,7 @@ def unwrap(
     return ({"": flat, "ema": ema} if ema else {"": flat}), notes
 
 
-def _holds(tree: Tree | Leaf) -> bool:
+def _has_tensors(tree: Tree | Leaf) -> bool:
     stack = [tree]
     while stack:
         node = stack.pop()
@@ -131,17 +119,7 @@ def _flatten(tree: Tree, separator: str) -> Iterable[tuple[str, Tensor]]:
 
 
 def flat_ema(names: Sequence[str]) -> dict[str, str]:
-    """Averaged weights among flat names: each of them has its twin in the main network.
-
-    Some trainers leave the dots out of an averaged tensor's name, and the first word with them
-    (`model_ema.diffusion_modelinput_blocks00weight` beside `model.diffusion_model.input_blocks.0.0.weight`).
-
-    Args:
-        names: Of all tensors of a file.
-
-    Returns:
-        What each averaged tensor is called in the main network, by its stored name; empty where there are none.
-    """
+    """The name in the main network of each averaged (EMA) tensor, by its stored name; empty without EMA weights."""
     for key in EMA:
         prefix = f"{key}."
         averaged = [n for n in names if n.startswith(prefix)]
@@ -150,20 +128,16 @@ def flat_ema(names: Sequence[str]) -> dict[str, str]:
         others = [n for n in names if not n.startswith(prefix)]
         main = strip_prefix(others)
         words = {n: n.removeprefix(prefix) for n in averaged}
-        if set(words.values()) - COUNTS <= {*main, *main.values()}:
+        if set(words.values()) - EMA_COUNTERS <= {*main, *main.values()}:
             return words
         undotted = _undotted(others)
-        if all(w in undotted for w in words.values() if w not in COUNTS):
+        if all(w in undotted for w in words.values() if w not in EMA_COUNTERS):
             return {n: undotted.get(w, w) for n, w in words.items()}
     return {}
 
 
 def _undotted(names: Sequence[str]) -> dict[str, str]:
-    """Names by what is left of them without dots, and without their first word; those that would be one are not there.
-
-    Returns:
-        Full name by short name.
-    """
+    """Full names by their form without dots, and without their first word; ambiguous forms are left out."""
     short: dict[str, set[str]] = {}
     for n in names:
         for form in {n.replace(".", ""), n.partition(".")[2].replace(".", "")}:
@@ -172,11 +146,7 @@ def _undotted(names: Sequence[str]) -> dict[str, str]:
 
 
 def strip_prefix(names: Sequence[str]) -> dict[str, str]:
-    """Remove the prefixes that every name shares and that a framework is known to add.
-
-    Returns:
-        Canonical name by stored name.
-    """
+    """Canonical name by stored name: prefixes that a framework adds and every name shares are removed."""
     cut = 0
     while names:
         first = names[0][cut:]
@@ -187,18 +157,8 @@ def strip_prefix(names: Sequence[str]) -> dict[str, str]:
     return {n: n[cut:] for n in names}
 
 
-def tied(groups: Iterable[Sequence[str]], tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """Which names are second names of a tied tensor (see the module's text for the rule).
-
-    Cost: the first bytes of each tensor that occurs twice; all of it only where it is constant.
-
-    Args:
-        groups: Names whose tensors have equal dtype, shape and bytes.
-        tensors: The tensors.
-
-    Returns:
-        The name that stays, by the name that goes.
-    """
+def tied_aliases(groups: Iterable[Sequence[str]], tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """The name that stays, by each second name of a tied tensor (rule in the module docstring)."""
     out: dict[str, str] = {}
     for group in groups:
         if len(group) < 2 or not _distinctive(tensors[group[0]]):
@@ -222,9 +182,5 @@ def _distinctive(tensor: Tensor) -> bool:
 
 
 def rename(tensors: Iterable[Tensor], names: Callable[[str], str]) -> list[Tensor]:
-    """The same tensors under other names.
-
-    Returns:
-        New values that share the storages.
-    """
+    """The same tensors under other names; storages are shared."""
     return [t if names(t.name) == t.name else Tensor(names(t.name), t.dtype, t.shape, t.storage) for t in tensors]

@@ -1,4 +1,4 @@
-"""Weight normalisation: a matrix that is kept as a direction and a length per unit, put together again.
+"""Weight normalisation: fold a direction and a norm per unit into one matrix.
 
 Source: Salimans and Kingma, NeurIPS 2016 (arXiv:1602.07868); torch names the two `weight_g` and `weight_v`, or
 `parametrizations.weight.original0` and `.original1`.
@@ -17,20 +17,13 @@ _LENGTHS = (
     (re.compile(r"^(?P<stem>.*?)parametrizations\.(?P<word>\w+)\.original0$"),
      "{stem}parametrizations.{word}.original1", "{stem}{word}"),
 )  # fmt: skip
-"""Names of lengths; the direction beside them, and the matrix that both make."""
+"""Name patterns of the norm, the direction, and the folded matrix."""
 
 
-def folded(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Tensors in which lengths and directions are multiplied.
-
-    Args:
-        tensors: By canonical name.
-
-    Returns:
-        By name, sorted; the same mapping where nothing is normalised.
-    """
+def fold_weight_norm(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Tensors by name with weight-normalised pairs (length, direction) multiplied into matrices."""
     out: dict[str, Tensor] = {}
-    gone: set[str] = set()
+    merged: set[str] = set()
     for name, length in tensors.items():
         for pattern, other, whole in _LENGTHS:
             match = pattern.match(name)
@@ -40,12 +33,12 @@ def folded(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
             if direction is None or called in tensors or not _fits(length, direction):
                 continue
             out[called] = _product(called, length, direction)
-            gone |= {name, direction.name}
-    return {n: out.get(n) or tensors[n] for n in sorted((tensors.keys() - gone) | out.keys())} if out else tensors
+            merged |= {name, direction.name}
+    return {n: out.get(n) or tensors[n] for n in sorted((tensors.keys() - merged) | out.keys())} if out else tensors
 
 
 def _fits(length: Tensor, direction: Tensor) -> bool:
-    """Whether there is one length for all of a tensor, or one for each entry of one of its axes."""
+    """Whether there is one length for the tensor, or one for each entry of one axis."""
     if not (length.is_float and direction.is_float) or len(direction.shape) < 2:
         return False
     one = [(g, v) for g, v in zip(length.shape, direction.shape, strict=False) if g > 1]
@@ -59,7 +52,7 @@ def _product(name: str, length: Tensor, direction: Tensor) -> Tensor:
 
         def rows(start: int, stop: int) -> np.ndarray:
             v = np.asarray(direction.rows(start, stop), np.float32)
-            return v * _over(length.rows(start, stop), np.sqrt(_squares(v, tuple(range(1, v.ndim)))))
+            return v * _divide(length.rows(start, stop), np.sqrt(_squares(v, tuple(range(1, v.ndim)))))
 
         return Tensor(name, "F32", shape, RowStorage(rows, shape))
 
@@ -67,7 +60,7 @@ def _product(name: str, length: Tensor, direction: Tensor) -> Tensor:
     def everything() -> np.ndarray:
         v, g = np.asarray(direction.array(), np.float32), np.asarray(length.array(), np.float32)
         axes = tuple(i for i in range(v.ndim) if g.size == 1 or g.shape[i] == 1)
-        return v * _over(g.reshape(g.shape if g.size > 1 else (1,) * v.ndim), np.sqrt(_squares(v, axes)))
+        return v * _divide(g.reshape(g.shape if g.size > 1 else (1,) * v.ndim), np.sqrt(_squares(v, axes)))
 
     return Tensor(name, "F32", shape, ArrayStorage(everything))
 
@@ -76,5 +69,5 @@ def _squares(v: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
     return np.square(v, dtype=np.float64).sum(axis=axes, keepdims=True)
 
 
-def _over(length: np.ndarray, norm: np.ndarray) -> np.ndarray:
+def _divide(length: np.ndarray, norm: np.ndarray) -> np.ndarray:
     return np.divide(length, norm, out=np.zeros(norm.shape), where=norm > 0).astype(np.float32)

@@ -75,7 +75,7 @@ class Asking:
         def runs(asked: Model) -> "Network":
             return self._placed(self._built(replace(model)))  # a network of its own, each time
 
-        able = replace(model, runs=runs)
+        able = replace(model, network_builder=runs)
         able.__dict__.update({k: v for k, v in model.__dict__.items() if k not in able.__dict__ and k != "network"})
         return able
 

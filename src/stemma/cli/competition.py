@@ -105,9 +105,9 @@ def competition(
                 strengths[name], read = measure(subject, models, name, fitted, asked)
         page = None
         if html is not None:
-            from stemma.export.leaning import leaning_page
+            from stemma.export.modality_page import modality_page
 
-            page = leaning_page(leaning, strengths, asked)
+            page = modality_page(leaning, strengths, asked)
     written(html, page)
     if as_json:
         show_json(document(leaning, strengths, read, asked, html))

@@ -91,11 +91,11 @@ def answered(models: "tuple[Model, Model]", probes: Any) -> tuple[Any, Any]:
         Outputs of both, or None; and their agreement.
     """
     from stemma.errors import UnreadableModelError
-    from stemma.fingerprints.evaluation import answers
+    from stemma.fingerprints.evaluation import compute_outputs
     from stemma.measures.agreement import Agreement, agreement
 
     try:
-        outputs = answers(models[0], probes), answers(models[1], probes)
+        outputs = compute_outputs(models[0], probes), compute_outputs(models[1], probes)
     except UnreadableModelError:
         return None, Agreement(None, None, None)
     return outputs, agreement(*outputs, probes)

@@ -69,7 +69,7 @@ def chosen(
     makers, name = questioning(), method or DEFAULT
     if name not in makers:
         raise MisuseError(f"no method is called '{name}'. There are: {', '.join(makers)}")
-    asks, compares = makers[name], _fitting(name, _kind(makers[name]).gives, measure)
+    asks, compares = makers[name], _fitting(name, _kind(makers[name]).produces, measure)
     label = _kind(compares).name
     parameters, of_method, of_measure = parsed(given), _fields(asks), _fields(compares)
     for unknown in parameters.keys() - of_method.keys() - of_measure.keys():
@@ -87,7 +87,7 @@ def _fitting(name: str, gives: str, measure: str | None) -> Any:
     """What makes the measure of this name that takes what a method gives; its published form for a published method."""
     from stemma.measures import ALL
 
-    fitting = {kind.name: kind for kind in ALL if gives in kind.takes}
+    fitting = {kind.name: kind for kind in ALL if gives in kind.accepts}
     if measure is not None and measure not in {kind.name for kind in ALL}:
         raise MisuseError(f"no measure is called '{measure}'. For {name} there are: {', '.join(fitting)}")
     if measure is not None and measure not in fitting:

@@ -42,11 +42,11 @@ def tell(*models: "Model") -> None:
     Args:
         models: As they were opened.
     """
-    from stemma.checkpoints.duplicate_files import TOLD
+    from stemma.checkpoints.duplicate_files import WARNED
     from stemma.cli.output import warn
 
     for model in dict.fromkeys(m.name for m in models):
-        notes = [n["note"] for n in notes_of(*models) if n["model"] == model and n["note"] not in TOLD]
+        notes = [n["note"] for n in notes_of(*models) if n["model"] == model and n["note"] not in WARNED]
         for note in notes[:SHOWN]:
             warn(f"warning: {model}: {note}")
         if len(notes) > SHOWN:

@@ -63,7 +63,7 @@ def finished(parent: Model, asked: Asked, plan: Plan, probes: Probes, measured: 
     digest = child.digest
     network = Network(child.name, digest, asked.network.input_spec, asked.forward, asked.module,
                       tokenizer=asked.network.tokenizer)  # fmt: skip
-    child = Model(child.name, child.source, child.tensors, config, runs=lambda model: network)
+    child = Model(child.name, child.source, child.tensors, config, network_builder=lambda model: network)
     receipt = Receipt(plan.operation, plan.parent, digest, plan.digest,
                       {"digest": probes.digest, "source": probes.source, "count": str(len(probes))},
                       versions(), dict(measured), parent.source)  # fmt: skip

@@ -1,1 +1,1 @@
-"""Reports that leave Stemma: every function returns bytes, and the caller writes them."""
+"""Report pages: every function returns bytes, which the caller writes."""

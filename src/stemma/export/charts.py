@@ -1,4 +1,4 @@
-"""Charts as inline SVG that follow the colours of the page they stand in."""
+"""Charts as inline SVG in the colours of the page."""
 
 import math
 from itertools import pairwise
@@ -12,17 +12,7 @@ WIDTH = 1000
 def scale(
     value: float, interval: tuple[float, float] | None, top: float, null: tuple[float, float, float] | None = None
 ) -> str:
-    """A distance on its scale: a dot, its interval as a bar, and where independent models lie as a band.
-
-    Args:
-        value: The distance.
-        interval: Its interval, None without one.
-        top: Right end of the scale.
-        null: Smallest, median and largest distance of independent models.
-
-    Returns:
-        SVG.
-    """
+    """A distance on its scale: a dot, its interval as a bar, and the range of independent models as a band."""
 
     def at(x: float) -> float:
         return round(12 + (WIDTH - 24) * min(max(x / top, 0), 1), 1)
@@ -45,16 +35,12 @@ def scale(
         low, high = interval
         marks.append(f'<line class="whisker" x1="{at(low)}" y1="30" x2="{at(high)}" y2="30"/>')
     marks.append(f'<circle class="dot" cx="{at(value)}" cy="30" r="7"/>')
-    said = f"distance {value:.3g} on a scale from 0 to {top:g}"
-    return _svg(64, "".join(marks), said)
+    description = f"distance {value:.3g} on a scale from 0 to {top:g}"
+    return _svg(64, "".join(marks), description)
 
 
 def ticks(top: float) -> list[float]:
-    """Round numbers from 0 to `top`, about five of them.
-
-    Returns:
-        The numbers, rising; the last is `top` where that is round.
-    """
+    """About five round numbers from 0 to `top`."""
     rough = top / 5
     unit = 10.0 ** math.floor(math.log10(rough))
     step = next((m * unit for m in (1, 2, 2.5, 5, 10) if m * unit >= rough * 0.999), 10 * unit)
@@ -62,16 +48,7 @@ def ticks(top: float) -> list[float]:
 
 
 def histogram(values: np.ndarray, top: float, bins: int = 40) -> str:
-    """How many probes have which distance.
-
-    Args:
-        values: The distances, defined ones only.
-        top: Right end of the scale.
-        bins: Number of bars.
-
-    Returns:
-        SVG.
-    """
+    """A histogram of per-probe distances."""
     counts, edges = np.histogram(np.clip(values, 0, top), bins=bins, range=(0, top))
     left, right, base, height = 40, WIDTH - 8, 150, 132
     most = int(counts.max(initial=1)) or 1
@@ -100,23 +77,13 @@ def histogram(values: np.ndarray, top: float, bins: int = 40) -> str:
 
 
 def waveform(samples: np.ndarray, shares: np.ndarray, top: float, columns: int = 160) -> str:
-    """A sound with what each stretch of it adds to a distance as bars below.
-
-    Args:
-        samples: `[n]`.
-        shares: `[n]`, not negative.
-        top: The sum of a stretch that fills its bar.
-        columns: Stretches across.
-
-    Returns:
-        SVG.
-    """
+    """A sound, and below it as bars what each section contributes to a distance."""
     edges = np.linspace(0, len(samples), min(columns, len(samples)) + 1).astype(int)
     step = WIDTH / (len(edges) - 1)
-    loud = float(np.abs(samples).max(initial=0)) or 1.0
+    peak = float(np.abs(samples).max(initial=0)) or 1.0
     marks = []
     for i, (a, b) in enumerate(pairwise(edges)):
-        low, high = samples[a:b].min() / loud, samples[a:b].max() / loud
+        low, high = samples[a:b].min() / peak, samples[a:b].max() / peak
         y, tall = 40 - 36 * high, max(36 * (high - low), 1)
         marks.append(
             f'<rect class="wave" x="{i * step:.1f}" y="{y:.1f}" width="{step - 0.6:.1f}" height="{tall:.1f}"/>'
@@ -126,19 +93,11 @@ def waveform(samples: np.ndarray, shares: np.ndarray, top: float, columns: int =
             f'<rect class="heat" x="{i * step:.1f}" y="{124 - bar:.1f}" width="{step - 0.6:.1f}" height="{bar:.1f}"/>'
         )
     marks.append(f'<line class="axis" x1="0" y1="124" x2="{WIDTH}" y2="124"/>')
-    return _svg(128, "".join(marks), "waveform, and below it where in time the models differ")
+    return _svg(128, "".join(marks), "waveform, and below it the time ranges in which the models differ")
 
 
 def profile(shares: np.ndarray, top: float) -> str:
-    """A bar per coordinate of a short vector.
-
-    Args:
-        shares: `[n]`, not negative.
-        top: What fills a bar.
-
-    Returns:
-        SVG.
-    """
+    """A bar per coordinate of a short vector."""
     step = WIDTH / len(shares)
     gap = min(1.0, step / 5)
     marks = [
@@ -147,8 +106,8 @@ def profile(shares: np.ndarray, top: float) -> str:
         for i, v in enumerate(shares)
     ]
     marks.append(f'<line class="axis" x1="0" y1="64" x2="{WIDTH}" y2="64"/>')
-    return _svg(68, "".join(marks), "what each coordinate adds to the distance")
+    return _svg(68, "".join(marks), "contribution of each coordinate to the distance")
 
 
-def _svg(height: int, marks: str, said: str) -> str:
-    return f'<svg class="chart" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{said}">{marks}</svg>'
+def _svg(height: int, marks: str, description: str) -> str:
+    return f'<svg class="chart" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{description}">{marks}</svg>'

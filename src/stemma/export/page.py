@@ -1,16 +1,12 @@
-"""One self-contained page: no scripts, no requests, light or dark as the reader's system is, and fit to print."""
+"""Self-contained HTML pages without scripts or requests, for light and dark mode and for print."""
 
 import html
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 
-def said(text: object) -> str:
-    r"""Text from anywhere as it may stand in a page: markup is escaped, unprintable characters are shown as `\u202e`.
-
-    Returns:
-        Markup that shows the text.
-    """
+def escape(text: object) -> str:
+    r"""Text escaped for HTML; unprintable characters are shown as `\u202e`."""
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
     return html.escape(shown)
 
@@ -20,66 +16,33 @@ ROUNDING = 1e-12
 
 
 def number(value: float, digits: int = 3) -> str:
-    """A number with as many significant digits, zeros at the end included.
-
-    Returns:
-        For example `0.610`, or `1.3e-05`; 0 for what is nothing but rounding.
-    """
+    """A number with `digits` significant digits, such as `0.610` or `1.3e-05`; rounding errors become 0."""
     return "0" if abs(value) < ROUNDING else f"{value:#.{digits}g}".rstrip(".")
 
 
 def percent(share: float, digits: int) -> str:
-    """A share as people write it.
-
-    Returns:
-        For example `91.4 %`.
-    """
+    """A share as a percentage, such as `91.4 %`."""
     return f"{100 * share:.{digits}f} %"
 
 
 def table(rows: Iterable[tuple[str, str]]) -> str:
-    """Facts: a name and markup each.
-
-    Returns:
-        Markup.
-    """
-    body = "".join(f"<tr><th scope=row>{said(name)}</th><td>{value}</td></tr>" for name, value in rows)
+    """A table of names and markup."""
+    body = "".join(f"<tr><th scope=row>{escape(name)}</th><td>{value}</td></tr>" for name, value in rows)
     return f"<table>{body}</table>"
 
 
 def section(title: str, body: str, lead: str = "") -> str:
-    """A part of the page.
-
-    Args:
-        title: Its heading.
-        body: Markup.
-        lead: One paragraph before it, markup.
-
-    Returns:
-        Markup.
-    """
-    return f"<section><h2>{said(title)}</h2>{f'<p>{lead}</p>' if lead else ''}{body}</section>"
+    """A section of the page; `body` and `lead` are markup."""
+    return f"<section><h2>{escape(title)}</h2>{f'<p>{lead}</p>' if lead else ''}{body}</section>"
 
 
 def bullets(sentences: Iterable[str]) -> str:
-    """A list of sentences, each markup.
-
-    Returns:
-        Markup.
-    """
+    """A list of sentences, each markup."""
     return f"<ul>{''.join(f'<li>{sentence}</li>' for sentence in sentences)}</ul>"
 
 
 def document(title: str, parts: Sequence[str]) -> bytes:
-    """A whole page.
-
-    Args:
-        title: Of the window.
-        parts: Markup, in order.
-
-    Returns:
-        UTF-8.
-    """
+    """A complete page in UTF-8."""
     from stemma import __version__
 
     head = (
@@ -87,7 +50,7 @@ def document(title: str, parts: Sequence[str]) -> bytes:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; style-src '
         "'unsafe-inline'\">"
-        f'<meta name="generator" content="Stemma {__version__}"><title>{said(title)}</title>'
+        f'<meta name="generator" content="Stemma {__version__}"><title>{escape(title)}</title>'
         f"<style>{Path(__file__).with_name('page.css').read_text()}</style></head><body><main>"
     )
     foot = f"<footer>Stemma {__version__}</footer></main></body></html>\n"

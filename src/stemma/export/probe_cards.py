@@ -1,4 +1,4 @@
-"""One card per probe: the input, where the models differ there, and what each answers."""
+"""One card per probe: the input, where the models differ there, and the outputs of both."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -8,84 +8,69 @@ from functools import cached_property
 import numpy as np
 
 from stemma.export import charts, raster
-from stemma.export.page import number, percent, said
-from stemma.measures.difference_map import Located
+from stemma.export.page import escape, number, percent
+from stemma.measures.difference_map import DifferenceMaps
 from stemma.probes import Probes
 
 ANSWERS = 3
 """Answers of a model that a card lists."""
 
-SIDES = ("a", "b")
+MODELS = ("a", "b")
 
-COARSE = 96
+PIXELATED_BELOW = 96
 """Pictures with fewer pixels a side are shown with visible pixels."""
 
 
 @dataclass(frozen=True, eq=False)
-class Cards:
-    """Makes the cards.
+class ProbeCards:
+    """Builds the cards.
 
     Attributes:
         probes: The probes.
         outputs: Outputs of both models.
-        labels: Names of the answers of both, as far as they have any.
+        labels: Class names of both, if any.
         maps: Where the models differ; None without a field.
-        scaled_by: Probes whose maps set the scale of colours.
-        starts: Where the path to each probe starts `[n, …]`; None where that is nothing to look at.
+        scaled_by: Probes whose maps determine the colour scale.
+        starts: Baseline input of each probe `[n, …]`; None if it is not worth showing.
+
     """
 
     probes: Probes
     outputs: tuple[np.ndarray, np.ndarray]
     labels: tuple[Mapping[int, str], ...]
-    maps: Located | None
+    maps: DifferenceMaps | None
     scaled_by: Sequence[int]
     starts: np.ndarray | None = None
 
     def card(self, i: int, distance: float) -> str:
-        """The card of a probe.
-
-        Args:
-            i: Which.
-            distance: How far apart the models are there.
-
-        Returns:
-            Markup.
-        """
-        label = "" if self.probes.labels is None else f" · label {said(self._name(0, int(self.probes.labels[i])))}"
+        """The card of probe `i`."""
+        label = "" if self.probes.labels is None else f" · label {escape(self._name(0, int(self.probes.labels[i])))}"
         head = f"<header><span><b>probe {i}</b>{label}</span><b>{number(distance)}</b></header>"
         answers = "".join(self._answer(side, i) for side in range(2))
-        return f'<article class="card">{head}{self._seen(i)}{answers}{self._half(i)}</article>'
+        return f'<article class="card">{head}{self._input(i)}{answers}{self._concentration(i)}</article>'
 
     def bar(self) -> str:
-        """What the colours mean.
-
-        Returns:
-            Markup; nothing without maps.
-        """
+        """The colour legend; empty without maps."""
         if self.maps is not None and self.probes.kind == "tokens":
-            return f"<p class=soft>The darkest positions add {number(self._tops[0], 2)} and more.</p>"
+            return f"<p class=soft>The darkest positions contribute {number(self._tops[0], 2)} or more.</p>"
         if self.maps is None or not self.is_picture:
             return ""
-        most, leaning = (number(top, 2) for top in self._tops)
-        return _bar(f"{most} and more for differences, {leaning} and more for what models lean on, {self._cell}")
+        most, reliance = (number(top, 2) for top in self._tops)
+        return _bar(f"{most} or more for differences, {reliance} or more for reliance, {self._cell}")
 
     def average(self) -> str:
-        """The maps averaged over all probes.
-
-        Returns:
-            Markup; nothing without maps, or where places in one input have nothing to do with those in another.
-        """
+        """The maps averaged over all probes; empty without maps or for token inputs."""
         maps = self.maps
         if maps is None or self.probes.kind == "tokens":
             return ""
         means = (maps.mean, maps.mean_a, maps.mean_b)
-        titles = ("difference", *(_key(s) + "leans on" for s in SIDES))
+        titles = ("difference", *(_model_key(s) + "relies on" for s in MODELS))
         if not self.is_picture:
             return "".join(f"<p class=soft>{t}</p>{_curve(m)}" for m, t in zip(means, titles, strict=True))
-        cells = [raster.pooled(_flat(m)) for m in means]
+        cells = [raster.pool(_sum_channels(m)) for m in means]
         tops = float(cells[0].max()), *[float(max(c.max() for c in cells[1:]))] * 2
         figures = "".join(
-            _figure(raster.heat(_grown(c), top), f"{title}, up to {number(top, 2)}", fine=self._fine)
+            _figure(raster.heat(_enlarged(c), top), f"{title}, up to {number(top, 2)}", smooth=self._smooth)
             for c, title, top in zip(cells, titles, tops, strict=True)
         )
         return _bar(f"the largest number below each map, {self._cell}") + f'<div class="maps">{figures}</div>'
@@ -105,43 +90,43 @@ class Cards:
         return "per pixel" if self._step == 1 else f"per square of {self._step} x {self._step} pixels"
 
     @cached_property
-    def _fine(self) -> bool:
-        return max(self.probes.shape[-2:]) >= COARSE
+    def _smooth(self) -> bool:
+        return max(self.probes.shape[-2:]) >= PIXELATED_BELOW
 
     @cached_property
     def _range(self) -> tuple[float, float]:
-        """Black and white: [0, 1] where the probes keep to it, else what they span."""
+        """Black and white: [0, 1] if the probes are within it, else their range."""
         low, high = float(self.probes.inputs.min()), float(self.probes.inputs.max())
         return (0.0, 1.0) if low >= 0 and high <= 1 and high > 0.2 else (low, high)
 
     @cached_property
     def _tops(self) -> tuple[float, float]:
-        """The upper ends of the colours, of differences and of what models lean on: almost all cells are below."""
+        """Upper ends of the colour scales of differences and of model reliance: almost all cells are below."""
         if self.maps is None:
             return 1.0, 1.0
         return self._most(self.maps.difference), self._most(self.maps.a, self.maps.b)
 
     def _most(self, *kept: Mapping[int, np.ndarray]) -> float:
         found = [maps[i] for i in self.scaled_by for maps in kept if i in maps]
-        cells = [(raster.pooled(_flat(f)) if self.is_picture else f).reshape(-1) for f in found]
+        cells = [(raster.pool(_sum_channels(f)) if self.is_picture else f).reshape(-1) for f in found]
         return float(np.quantile(np.concatenate(cells), 0.995)) if cells else 1.0
 
-    def _seen(self, i: int) -> str:
+    def _input(self, i: int) -> str:
         if self.probes.kind == "tokens":
             return self._text(i)
         if not self.is_picture:
             return self._line(i)
         shown = self._picture(self.probes.inputs[i])
-        figures = [_figure(shown, "input", fine=self._fine)]
+        figures = [_figure(shown, "input", smooth=self._smooth)]
         if self.maps is not None and self.starts is not None:
-            figures.insert(0, _figure(self._picture(self.starts[i]), "path from", fine=self._fine))
+            figures.insert(0, _figure(self._picture(self.starts[i]), "baseline", smooth=self._smooth))
         if self.maps is not None:
-            titles = ("difference", *(_key(s) + "leans on" for s in SIDES))
+            titles = ("difference", *(_model_key(s) + "relies on" for s in MODELS))
             tops = (self._tops[0], self._tops[1], self._tops[1])
             maps = (self.maps.difference, self.maps.a, self.maps.b)
             for found, title, top in zip(maps, titles, tops, strict=True):
-                cells = raster.pooled(_flat(found[i]))
-                figures.append(_figure(raster.overlaid(cells, top, shown), title, fine=self._fine))
+                cells = raster.pool(_sum_channels(found[i]))
+                figures.append(_figure(raster.overlay(cells, top, shown), title, smooth=self._smooth))
         return f'<div class="maps of-{len(figures)}">{"".join(figures)}</div>'
 
     def _picture(self, image: np.ndarray) -> np.ndarray:
@@ -167,49 +152,51 @@ class Cards:
         )
         start = ""
         if self.maps is not None and self.starts is not None:
-            start = f"<small>path from: {''.join(self._token(int(t)) for t in self.starts[i])}</small>"
+            start = f"<small>baseline: {''.join(self._token(int(t)) for t in self.starts[i])}</small>"
         return f'<p class="tokens">{"".join(spans)}</p>{start}'
 
     def _token(self, token: int) -> str:
         if self._bytes and 32 < token < 127:
-            return said(chr(token))
+            return escape(chr(token))
         if self._bytes:
             return {32: "&nbsp;", 10: "⏎"}.get(token, "·")
         return f"{token}&nbsp;"
 
     @cached_property
     def _bytes(self) -> bool:
-        """Whether tokens are bytes: the models choose among 256 of them."""
+        """Whether tokens are bytes (a vocabulary of 256)."""
         return self.outputs[0].ndim == 3 and self.outputs[0].shape[2] == 256
 
-    def _half(self, i: int) -> str:
+    def _concentration(self, i: int) -> str:
         """How concentrated a map is."""
         if self.maps is None:
             return ""
-        falling = np.sort(_places(self.maps.difference[i], self.probes))[::-1]
+        falling = np.sort(_coordinates(self.maps.difference[i], self.probes))[::-1]
         if not falling.sum() > 0:
             return ""
         needed = int(np.searchsorted(np.cumsum(falling), falling.sum() / 2)) + 1
         places = {"image": "pixels", "tokens": "positions", "audio": "samples"}.get(self.probes.kind, "coordinates")
-        return f"<small>half of the distance lies in {percent(needed / len(falling), 0)} of the {places}</small>"
+        return f"<small>half of the distance is in {percent(needed / len(falling), 0)} of the {places}</small>"
 
     def _answer(self, side: int, i: int) -> str:
         out = np.asarray(self.outputs[side][i], np.float64)
         if self.probes.kind == "tokens" and out.ndim == 2:
             out = out[-1]
         if out.ndim == 1 and len(out) == 1:
-            told = f"<b>{number(float(out[0]))}</b>"
+            text = f"<b>{number(float(out[0]))}</b>"
         elif out.ndim != 1:
-            told = f"<i>an output of shape {list(out.shape)}</i>"
+            text = f"<i>an output of shape {list(out.shape)}</i>"
         else:
             chance = np.exp(out - out.max())
             chance /= chance.sum()
             best = np.argsort(-chance, kind="stable")[:ANSWERS]
             named = [
-                f"{said(self._name(side, int(c)))} ({percent(float(chance[c]), 0)})" for c in best if chance[c] >= 0.005
+                f"{escape(self._name(side, int(c)))} ({percent(float(chance[c]), 0)})"
+                for c in best
+                if chance[c] >= 0.005
             ]
-            told = ", ".join([f"<b>{named[0]}</b>", *(f"<i>{name}</i>" for name in named[1:])])
-        return f'<div class="answer">{_key(SIDES[side])}<span>{told}</span></div>'
+            text = ", ".join([f"<b>{named[0]}</b>", *(f"<i>{name}</i>" for name in named[1:])])
+        return f'<div class="answer">{_model_key(MODELS[side])}<span>{text}</span></div>'
 
     def _name(self, side: int, answer: int) -> str:
         if self._bytes and self.probes.kind == "tokens":
@@ -217,18 +204,18 @@ class Cards:
         return self.labels[side].get(answer, str(answer))
 
 
-def _key(side: str) -> str:
+def _model_key(side: str) -> str:
     return f'<span class="of-{side}"><span class=key>{side.upper()}</span></span>'
 
 
-def _figure(pixels: np.ndarray, title: str, *, fine: bool) -> str:
-    kind = ' class="fine"' if fine else ""
-    image = f'<img src="{raster.inline(pixels)}" alt="{_plain(title)}">'
+def _figure(pixels: np.ndarray, title: str, *, smooth: bool) -> str:
+    kind = ' class="fine"' if smooth else ""
+    image = f'<img src="{raster.inline(pixels)}" alt="{_without_tags(title)}">'
     return f"<figure{kind}>{image}<figcaption>{title}</figcaption></figure>"
 
 
-def _plain(markup: str) -> str:
-    return re.sub(r"<[^>]*>", "", markup).replace("leans", " leans", 1)
+def _without_tags(markup: str) -> str:
+    return re.sub(r"<[^>]*>", "", markup).replace("relies", " relies", 1)
 
 
 def _bar(top: str) -> str:
@@ -239,16 +226,16 @@ def _bar(top: str) -> str:
     )
 
 
-def _flat(found: np.ndarray) -> np.ndarray:
+def _sum_channels(found: np.ndarray) -> np.ndarray:
     """One number per pixel: channels are summed."""
     return found if found.ndim == 2 else found.sum(0)
 
 
-def _places(found: np.ndarray, probes: Probes) -> np.ndarray:
-    return (_flat(found) if probes.kind == "image" else found).reshape(-1)
+def _coordinates(found: np.ndarray, probes: Probes) -> np.ndarray:
+    return (_sum_channels(found) if probes.kind == "image" else found).reshape(-1)
 
 
-def _grown(cells: np.ndarray, side: int = 8) -> np.ndarray:
+def _enlarged(cells: np.ndarray, side: int = 8) -> np.ndarray:
     return np.repeat(np.repeat(cells, side, 0), side, 1) if max(cells.shape) < 16 else cells
 
 

@@ -1,4 +1,4 @@
-"""What does it look like? Model, Probes → Fingerprint."""
+"""Fingerprinters: a model and probes to a fingerprint."""
 
 from stemma.fingerprints.activations import Activations
 from stemma.fingerprints.dna import DNA

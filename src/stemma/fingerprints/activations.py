@@ -1,4 +1,4 @@
-"""What goes on inside a network, at one layer."""
+"""Fingerprint by activations at one layer."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Literal, final
 from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError
 from stemma.fingerprints.base import AbstractFingerprinter, Block
-from stemma.fingerprints.evaluation import as_tensor, questioned
-from stemma.fingerprints.layers import channels_last, head, named, opened, watching
-from stemma.fingerprints.recording import batches, recorded
+from stemma.fingerprints.evaluation import as_tensor, checked_network
+from stemma.fingerprints.layers import capture, channels_last, find_head, find_layer, module_of
+from stemma.fingerprints.recording import input_batches, to_array
 from stemma.probes import Probes
 from stemma.types.network import Network
 
@@ -22,16 +22,17 @@ if TYPE_CHECKING:
 class Activations(AbstractFingerprinter):
     """The activations at one layer, a vector per probe.
 
-    Their coordinates are the model's own, so only measures that are blind to a rotation of either side can compare
-    them. Of a module that is run several times, the last run counts.
-    Cost: one forward pass per probe. Needs the module: a black box has none.
+    Their coordinates are the model's own, so only rotation-invariant measures can compare them. Of a module that runs
+    several times, the last run counts.
+    Cost: one forward pass per probe. Needs the module: not available for a black box.
 
     Attributes:
-        layer: Name of a module, whose output is taken; empty for what enters the last linear or convolution module
-            that is run (what the head sees).
-        pool: What becomes of the positions of maps and sequences: `mean` over them, `flatten` them into the vector,
-            or `none`: every position is a sample of its own (for two models with the same positions).
-        batch: Probes asked at once; changes no number beyond rounding.
+        layer: Name of a module, whose output is used; empty for the input of the last linear or convolution module
+            (what the head receives).
+        pool: How positions of maps and sequences are combined: `mean`, `flatten` into the vector, or `none`: every
+            position is a sample of its own (for two models with the same positions).
+        batch: Probes per forward pass; changes results only by rounding.
+
     """
 
     layer: str = ""
@@ -39,13 +40,13 @@ class Activations(AbstractFingerprinter):
     batch: int = field(default=256, compare=False)
 
     name = "activations"
-    gives = "features"
+    produces = "features"
 
     def __post_init__(self) -> None:
         if self.pool not in ("mean", "flatten", "none") or self.batch < 1:
-            raise MisuseError(f"pool is mean, flatten or none, not '{self.pool}', and batch is 1 or more")
+            raise MisuseError(f"pool must be mean, flatten or none (not '{self.pool}'), and batch 1 or more")
 
-    def blocks(self, model: Model, probes: Probes, first: int = 0) -> Iterator[Block]:
+    def blocks(self, model: Model, probes: Probes, from_probe: int = 0) -> Iterator[Block]:
         """The activations in probe order.
 
         Yields:
@@ -54,29 +55,31 @@ class Activations(AbstractFingerprinter):
         """
         import torch
 
-        network = questioned(model, probes)
-        module = opened(network, self.name)
+        network = checked_network(model, probes)
+        module = module_of(network, self.name)
         last = not self.layer
-        watched = head(network, module, as_tensor(network, probes.inputs[:1])) if last else \
-            named(network, module, self.layer)  # fmt: skip
-        for start, inputs in batches(network, probes, first, self.batch):
-            with torch.no_grad(), watching(watched, entering=last) as seen:
-                recorded(network, network(inputs), start, "outputs")
-            features = self._pooled(network, watched, seen, len(inputs))
-            yield Block(start, {"features": recorded(network, features, start, "activations")})
+        layer_module = find_head(network, module, as_tensor(network, probes.inputs[:1])) if last else \
+            find_layer(network, module, self.layer)  # fmt: skip
+        for start, inputs in input_batches(network, probes, from_probe, self.batch):
+            with torch.no_grad(), capture(layer_module, entering=last) as captured:
+                to_array(network, network(inputs), start, "outputs")
+            features = self._pooled(network, layer_module, captured, len(inputs))
+            yield Block(start, {"features": to_array(network, features, start, "activations")})
 
     def _pooled(
-        self, network: Network, watched: "torch.nn.Module", seen: "list[torch.Tensor]", count: int
+        self, network: Network, layer_module: "torch.nn.Module", captured: "list[torch.Tensor]", count: int
     ) -> "torch.Tensor":
-        if not seen:
-            raise MisuseError(f"the layer '{self.layer}' of {network.name} is not run: name another one")
-        found = seen[-1]
+        if not captured:
+            raise MisuseError(
+                f"the layer '{self.layer}' of {network.name} does not run on these probes. Name another layer"
+            )
+        found = captured[-1]
         if found.ndim < 2 or len(found) != count or not found.is_floating_point():
             raise MisuseError(
                 f"the layer '{self.layer}' of {network.name} has the shape {list(found.shape)} for {count} probes, "
-                "where one row per probe is needed: name another layer"
+                "but needs one row per probe. Name another layer"
             )
         if found.ndim == 2 or self.pool == "flatten":
             return found.flatten(1)
-        positions = found.flatten(1, -2) if channels_last(watched, found) else found.flatten(2).mT
+        positions = found.flatten(1, -2) if channels_last(layer_module, found) else found.flatten(2).mT
         return positions.mean(1) if self.pool == "mean" else positions

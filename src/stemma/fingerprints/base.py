@@ -1,4 +1,4 @@
-"""What every fingerprinter is: a method that sees one untouched model, block by block of probes."""
+"""The abstract base of fingerprinters: methods that look at one model, in blocks of probes."""
 
 import abc
 from collections.abc import Iterator, Mapping
@@ -15,11 +15,12 @@ from stemma.types import Fingerprint, Spec
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """What a method saw in consecutive probes.
+    """The values of consecutive probes.
 
     Attributes:
         start: Index of the first probe.
-        values: Named arrays, each with one row per probe; their meaning belongs to what the method `gives`.
+        values: Named arrays, each with one row per probe (see `AbstractFingerprinter`).
+
     """
 
     start: int
@@ -43,12 +44,12 @@ class AbstractFingerprinter(abc.ABC):
     Attributes:
         name: As in the command line, the docs and the registry.
         version: Raised whenever the method's numbers change.
-        gives: `field`, `outputs` or `features`.
+        produces: `field`, `outputs` or `features`.
     """
 
     name: ClassVar[str]
     version: ClassVar[int] = 1
-    gives: ClassVar[str]
+    produces: ClassVar[str]
 
     @property
     def spec(self) -> Spec:
@@ -57,13 +58,13 @@ class AbstractFingerprinter(abc.ABC):
         return Spec(self.name, self.version, {name: getattr(self, name) for name in kept})
 
     @abc.abstractmethod
-    def blocks(self, model: Model, probes: Probes, first: int = 0) -> Iterator[Block]:
+    def blocks(self, model: Model, probes: Probes, from_probe: int = 0) -> Iterator[Block]:
         """The fingerprint in probe order, a few probes at a time.
 
         Args:
             model: The model; it is not changed.
             probes: What it is asked.
-            first: Leave out the blocks before this probe (the start of a block): an interrupted run goes on there.
+            from_probe: Skip blocks before this probe (the start of a block), to resume an interrupted run.
 
         Yields:
             Blocks of consecutive probes; where they are cut depends on method and probes only, never on the model, so
@@ -90,9 +91,9 @@ class AbstractFingerprinter(abc.ABC):
         """
         if not isinstance(model, Model) or not isinstance(probes, Probes):
             raise MisuseError(
-                "a fingerprint is taken of a model with probes, but "
-                f"{type(model).__name__} and {type(probes).__name__} were given: "
-                "use stemma.load or stemma.from_module, and stemma.Probes.of"
+                "a fingerprint needs a model and probes, but "
+                f"{type(model).__name__} and {type(probes).__name__} were given. Use stemma.load or "
+                "stemma.from_module, and stemma.Probes.of"
             )
         parts = [block.values for block in self.blocks(model, probes)]
         values: dict[str, Any] = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}

@@ -1,4 +1,4 @@
-"""Model DNA: what a network does and what it was trained on, as a code of less than a kilobyte."""
+"""Model DNA: a code of under a kilobyte for the behaviour and training data of a network."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -8,20 +8,20 @@ import numpy as np
 
 from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError, StemmaError
-from stemma.fingerprints.canonical_outputs import CHANGED, features, form_of, log_probabilities
-from stemma.fingerprints.evaluation import as_tensor, questioned
+from stemma.fingerprints.canonical_outputs import PERTURBATIONS, features, log_probabilities, output_form
+from stemma.fingerprints.evaluation import as_tensor, checked_network
 from stemma.fingerprints.fragment_encoder import FragmentEncoder
-from stemma.fingerprints.training_sample import SIZE, embedded
+from stemma.fingerprints.training_sample import SIZE, mean_embedding
 from stemma.probes import Probes
-from stemma.probes.augmentation import changed
+from stemma.probes.augmentation import perturb
 from stemma.types import Fingerprint, Spec
 from stemma.types.network import Network
 
 STEP = 0.5
-"""Width of one of the sixteen levels that a channel is kept in, in standard deviations."""
+"""Width of the sixteen quantisation levels of a channel, in standard deviations."""
 
-FEWEST = 32
-"""Probes below which nothing is told apart."""
+MIN_PROBES = 32
+"""Smallest number of probes."""
 
 SCALARS = (
     "classes", "effective rank", "entropy", "top probability", "entropy: noise", "entropy: mixture",
@@ -63,14 +63,14 @@ class DNA:
 
     def __post_init__(self) -> None:
         if self.seed < 0:
-            raise MisuseError(f"a seed is 0 or more, not {self.seed}")
-        if self.batch < 1 or self.rows < FEWEST:
-            raise MisuseError(f"a DNA is of {FEWEST} probes or more, asked 1 or more at once: rows={self.rows}, "
+            raise MisuseError(f"seed must be 0 or more, not {self.seed}")
+        if self.batch < 1 or self.rows < MIN_PROBES:
+            raise MisuseError(f"rows must be {MIN_PROBES} or more and batch 1 or more, not rows={self.rows}, "
                               f"batch={self.batch}")  # fmt: skip
         if self.rows * self.encoder.channels > 1824:
             raise MisuseError(
-                f"{self.rows} probes and {self.encoder.channels} channels do not fit into a kilobyte: at most "
-                f"{1824 // self.encoder.channels} probes do"
+                f"{self.rows} probes and {self.encoder.channels} channels exceed one kilobyte. Use at most "
+                f"{1824 // self.encoder.channels} probes"
             )
 
     @property
@@ -79,19 +79,9 @@ class DNA:
         return Spec(self.name, self.version, {"rows": self.rows, "seed": self.seed, "encoder": self.encoder.digest})
 
     def probes(self, probes: Probes) -> Probes:
-        """Those of the probes that are used.
-
-        Args:
-            probes: All of them.
-
-        Returns:
-            At most `rows`, evenly spaced.
-
-        Raises:
-            MisuseError: If there are too few.
-        """
-        if len(probes) < FEWEST:
-            raise MisuseError(f"a DNA needs at least {FEWEST} probes, but {len(probes)} were given: give more")
+        """At most `rows` of the probes, evenly spaced."""
+        if len(probes) < MIN_PROBES:
+            raise MisuseError(f"a DNA needs at least {MIN_PROBES} probes, but only {len(probes)} were given")
         return probes.take(np.linspace(0, len(probes) - 1, min(len(probes), self.rows)).round().astype(int))
 
     def __call__(self, model: Model, probes: Probes, training_sample: Probes | None = None) -> Fingerprint:
@@ -110,59 +100,42 @@ class DNA:
         Raises:
             StemmaError: If the model cannot be asked, or answers everything alike.
         """
-        form, asked = self._asked_in_form(model, self.probes(probes))
-        found, scalars = _told(model, asked)
+        form, responses = self._form_and_log_probabilities(model, self.probes(probes))
+        found, scalars = _features_and_scalars(model, responses)
         sample = np.zeros(0, np.int8)
         if training_sample is not None:
-            sample = embedded(training_sample)
-            own = log_probabilities(self._raw(model, self.probes(training_sample)), form)
+            sample = mean_embedding(training_sample)
+            own = log_probabilities(self._collect_outputs(model, self.probes(training_sample)), form)
             scalars[-2:] = float(_entropy(own).mean()), float(np.exp(own.max(1)).mean())
         values = {
-            "code": packed(self.encoder(found)), "scalars": scalars.astype(np.float16), "sample": sample,
-            "head": np.array([asked[0].shape[1], form], np.int64),
+            "code": pack(self.encoder(found)), "scalars": scalars.astype(np.float16), "sample": sample,
+            "head": np.array([responses[0].shape[1], form], np.int64),
             "architecture": np.frombuffer(bytes.fromhex(model.architecture), np.uint8),
         }  # fmt: skip
         return Fingerprint(model.network.digest, probes.digest, self.spec, values)
 
     def fragments(self, model: Model, probes: Probes) -> tuple[np.ndarray, np.ndarray]:
-        """What the encoder sees.
+        """Encoder input: features `float32 [probes, features]`, and scalars `float64 [8]`."""
+        return _features_and_scalars(model, self.log_probabilities(model, self.probes(probes)))
 
-        Args:
-            model: The model.
-            probes: What it is asked.
+    def log_probabilities(self, model: Model, selected: Probes) -> list[np.ndarray]:
+        """Log-probabilities `[probes, classes]` for the probes as they are and perturbed in three ways."""
+        return self._form_and_log_probabilities(model, selected)[1]
 
-        Returns:
-            Features `float32 [probes, features]` and scalars `float64 [8]`.
+    def _form_and_log_probabilities(self, model: Model, selected: Probes) -> tuple[int, list[np.ndarray]]:
+        """The form of the outputs for unperturbed probes, and log-probabilities of all outputs."""
+        plain = self._collect_outputs(model, selected)
+        form = output_form(plain)
+        perturbed = [
+            self._collect_outputs(model, Probes.of(x, kind=selected.kind)) for x in perturb(selected, self.seed)
+        ]
+        return form, [log_probabilities(x, form) for x in (plain, *perturbed)]
 
-        Raises:
-            StemmaError: If the model cannot be asked, or answers everything alike.
-        """
-        return _told(model, self.asked(model, self.probes(probes)))
+    def _collect_outputs(self, model: Model, probes: Probes) -> np.ndarray:
+        """Outputs for every probe; for token models, those for the next token."""
+        return np.concatenate(list(self._output_batches(checked_network(model, probes), probes)))
 
-    def asked(self, model: Model, few: Probes) -> list[np.ndarray]:
-        """What a model answers to probes as they are and changed.
-
-        Args:
-            model: The model.
-            few: The probes that are used.
-
-        Returns:
-            Four arrays of log-probabilities `[probes, classes]`.
-        """
-        return self._asked_in_form(model, few)[1]
-
-    def _asked_in_form(self, model: Model, few: Probes) -> tuple[int, list[np.ndarray]]:
-        """The form of the answers, which is that of the answers to unchanged probes, and all log-probabilities."""
-        plain = self._raw(model, few)
-        form = form_of(plain)
-        after = [self._raw(model, Probes.of(x, kind=few.kind)) for x in changed(few, self.seed)]
-        return form, [log_probabilities(x, form) for x in (plain, *after)]
-
-    def _raw(self, model: Model, probes: Probes) -> np.ndarray:
-        """Answers to every probe; of token models those about the token after the last."""
-        return np.concatenate(list(self._answers(questioned(model, probes), probes)))
-
-    def _answers(self, network: Network, probes: Probes) -> Iterator[np.ndarray]:
+    def _output_batches(self, network: Network, probes: Probes) -> Iterator[np.ndarray]:
         import torch
 
         for start in range(0, len(probes), self.batch):
@@ -170,26 +143,21 @@ class DNA:
                 part = network(as_tensor(network, probes.inputs[start : start + self.batch]))
             part = part[:, -1] if probes.kind == "tokens" and part.ndim == 3 else part
             if not torch.isfinite(part).all():
-                raise StemmaError(f"{network.name} answers NaN or infinite values to the probes from {start} on")
+                raise StemmaError(f"{network.name} returns NaN or infinite values for probes from {start} on")
             yield part.double().cpu().numpy()
 
 
-def _told(model: Model, asked: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    found, scalars = described(asked)
+def _features_and_scalars(model: Model, responses: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    found, scalars = describe_outputs(responses)
     if not found.any():
-        raise StemmaError(f"{model.name} answers all {len(found)} probes alike: there is nothing to make a DNA of")
+        raise StemmaError(
+            f"{model.name} returns the same output for all {len(found)} probes, so it has no DNA. Use other probes"
+        )
     return found, scalars
 
 
-def sound(dna: Fingerprint) -> bool:
-    """Whether the values of a DNA are what they should be.
-
-    Args:
-        dna: Perhaps read from somewhere.
-
-    Returns:
-        The answer.
-    """
+def is_valid(dna: Fingerprint) -> bool:
+    """Whether the arrays of a DNA fingerprint have the expected names, shapes and types."""
     v = {n: np.asarray(a) for n, a in dna.values.items()}
     shapes = {"scalars": (len(SCALARS),), "head": (2,)}
     return (
@@ -201,47 +169,26 @@ def sound(dna: Fingerprint) -> bool:
     )  # fmt: skip
 
 
-def described(asked: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Features and scalars of a model's answers.
-
-    Args:
-        asked: Log-probabilities of the probes, and of the probes changed in each way of `CHANGED`.
-
-    Returns:
-        Features `float32 [probes, features]` and scalars `float64 [8]`, the last two 0.
-    """
-    plain, changes = asked[0], dict(zip(CHANGED, asked[1:], strict=True))
+def describe_outputs(responses: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Features `float32 [probes, features]` and scalars `float64 [8]` (the last two 0) from log-probabilities."""
+    plain, changes = responses[0], dict(zip(PERTURBATIONS, responses[1:], strict=True))
     scalars = np.array([
         np.log(plain.shape[1]), _effective_rank(plain), _entropy(plain).mean(), np.exp(plain.max(1)).mean(),
         _entropy(changes["noise"]).mean(), _entropy(changes["mixture"]).mean(), 0.0, 0.0,
     ])  # fmt: skip
-    return features(plain, asked[1:]), scalars
+    return features(plain, responses[1:]), scalars
 
 
-def packed(channels: np.ndarray) -> np.ndarray:
-    """Standardised channels in four bits each.
-
-    Args:
-        channels: `[n, k]`.
-
-    Returns:
-        `uint8 [n, ceil(k / 2)]`.
-    """
+def pack(channels: np.ndarray) -> np.ndarray:
+    """Standardised channels `[n, k]` quantised to four bits: `uint8 [n, ceil(k / 2)]`."""
     levels = np.clip(np.floor(channels / STEP) + 8, 0, 15).astype(np.uint8)
     if levels.shape[1] % 2:
         levels = np.concatenate([levels, np.full((len(levels), 1), 8, np.uint8)], axis=1)
     return (levels[:, 0::2] << 4) | levels[:, 1::2]
 
 
-def unpacked(code: np.ndarray) -> np.ndarray:
-    """Channels of a code: the middle of each level.
-
-    Args:
-        code: As `packed` gives it.
-
-    Returns:
-        `float32 [n, k]`, k even.
-    """
+def unpack(code: np.ndarray) -> np.ndarray:
+    """Channels `float32 [n, k]` of a packed code: the middle of each level."""
     levels = np.stack([code >> 4, code & 15], axis=-1).reshape(len(code), -1)
     return ((levels.astype(np.float32) - 8) + 0.5) * np.float32(STEP)
 
@@ -251,8 +198,8 @@ def _entropy(rows: np.ndarray) -> np.ndarray:
 
 
 def _effective_rank(rows: np.ndarray) -> float:
-    """Exponential of the entropy of the spectrum of the centred answers, as a logarithm."""
-    centred = rows - rows.mean(1, keepdims=True)
-    sizes = np.square(np.linalg.svd(centred - centred.mean(0), compute_uv=False))
+    """Entropy of the spectrum of the centred outputs (the logarithm of their effective rank)."""
+    centered = rows - rows.mean(1, keepdims=True)
+    sizes = np.square(np.linalg.svd(centered - centered.mean(0), compute_uv=False))
     share = sizes / max(float(sizes.sum()), 1e-300)
     return float(-(share * np.log(np.maximum(share, 1e-300))).sum())

@@ -1,4 +1,4 @@
-"""The learned part of a model's DNA: from the features of one answer to a few channels, the same for every probe."""
+"""The learned part of model DNA: encodes the features of each probe into a few channels."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ import numpy as np
 from stemma.checkpoints.formats import safetensors
 from stemma.checkpoints.tensor import ArrayStorage, Tensor
 from stemma.errors import MisuseError, UnreadableModelError
-from stemma.fingerprints.canonical_outputs import FEATURES, standardised
+from stemma.fingerprints.canonical_outputs import FEATURES, standardise
 
 FORMAT = "stemma-dna"
 
@@ -43,18 +43,18 @@ class FragmentEncoder:
         f, k, hidden = len(FEATURES), shapes[0][-1:], shapes[1][-1:]
         if not k or min(k) < 1 or shapes != [(f, *k), (f + 1, *hidden), (*hidden, *k)]:
             raise MisuseError(
-                f"an encoder takes {len(FEATURES)} features and gives channels, but its arrays have shapes "
+                f"the encoder must map {len(FEATURES)} features to channels, but its arrays have the shapes "
                 f"{list(self.linear.shape)}, {list(self.inner.shape)} and {list(self.outer.shape)}"
             )
         if not all(np.isfinite(a).all() for a in (self.linear, self.inner, self.outer, *self.classifier.values())):
-            raise MisuseError("an encoder's numbers are finite, but some of these are not")
-        wanted = {"kin.inner": 2, "kin.bias": 1, "kin.outer": 1, "kin.linear": 1, "kin.offset": 1}
-        judge = {n: a.ndim for n, a in self.classifier.items() if n in wanted}
-        if judge and (judge != wanted or self.classifier["kin.inner"].shape[0] != self.channels
+            raise MisuseError("the encoder contains NaN or infinite numbers")
+        expected = {"kin.inner": 2, "kin.bias": 1, "kin.outer": 1, "kin.linear": 1, "kin.offset": 1}
+        full_digest = {n: a.ndim for n, a in self.classifier.items() if n in expected}
+        if full_digest and (full_digest != expected or self.classifier["kin.inner"].shape[0] != self.channels
                       or self.classifier["kin.linear"].shape != (self.channels,)
                       or self.classifier["kin.inner"].shape[1:] != self.classifier["kin.outer"].shape
                       or self.classifier["kin.bias"].shape != self.classifier["kin.outer"].shape):  # fmt: skip
-            raise MisuseError("the classifier of this encoder lacks arrays or has other shapes than its channels")
+            raise MisuseError("the classifier of this encoder has missing arrays or wrong shapes")
 
     @property
     def channels(self) -> int:
@@ -63,40 +63,29 @@ class FragmentEncoder:
 
     @cached_property
     def digest(self) -> str:
-        """Identity of what makes the codes; codes of encoders that differ in it cannot be compared."""
+        """Identity of the encoder; codes of encoders with different digests cannot be compared."""
         found = hashlib.sha256()
         for array in (self.linear, self.inner, self.outer):
             found.update(repr(array.shape).encode() + np.ascontiguousarray(array, "<f4").tobytes())
         return "sha256:" + found.hexdigest()
 
     @cached_property
-    def judge(self) -> str:
-        """Identity of encoder and classifier together: what a test judges by."""
+    def full_digest(self) -> str:
+        """Identity of encoder and classifier together."""
         found = hashlib.sha256(self.digest.encode())
         for name, array in sorted(self.classifier.items()):
             found.update(repr((name, array.shape)).encode() + np.ascontiguousarray(array, "<f4").tobytes())
         return "sha256:" + found.hexdigest()
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
-        """Channels of every probe, standardised within the model.
-
-        Args:
-            features: `[n, features]`, as `stemma.fingerprints.canonical_outputs.features` gives them.
-
-        Returns:
-            `float32 [n, channels]`.
-        """
+        """Channels `float32 [n, channels]` of features `[n, features]`, standardised over the probes."""
         x = np.asarray(features, np.float32)
         hidden = np.tanh(x @ self.inner[:-1] + self.inner[-1])
-        return standardised((x @ self.linear + hidden @ self.outer).astype(np.float64)).astype(np.float32)
+        return standardise((x @ self.linear + hidden @ self.outer).astype(np.float64)).astype(np.float32)
 
     @classmethod
     def untrained(cls) -> "FragmentEncoder":
-        """The four features that tell most by themselves: two for transferred models, two for distilled ones.
-
-        Returns:
-            An encoder without learned parts.
-        """
+        """An encoder of the four most informative features: two for transferred, two for distilled models."""
         chosen = ("whitened move: noise", "entropy", "leverage", "whitened distance to probe +1")
         linear = np.zeros((len(FEATURES), len(chosen)), np.float32)
         linear[[FEATURES.index(name) for name in chosen], range(len(chosen))] = 1
@@ -104,23 +93,12 @@ class FragmentEncoder:
 
     @classmethod
     def of(cls, linear: np.ndarray) -> "FragmentEncoder":
-        """A linear encoder.
-
-        Args:
-            linear: `[features, channels]`.
-
-        Returns:
-            The encoder.
-        """
+        """A linear encoder from `[features, channels]`."""
         f, k = linear.shape
         return cls(np.asarray(linear, np.float32), np.zeros((f + 1, 0), np.float32), np.zeros((0, k), np.float32))
 
     def save(self, path: Path | str) -> None:
-        """Write it as one safetensors file.
-
-        Args:
-            path: The file; replaced if it is there.
-        """
+        """Write the encoder as one safetensors file."""
         arrays = {"linear": self.linear, "inner": self.inner, "outer": self.outer}
         arrays |= {f"classifier.{n}": a for n, a in self.classifier.items()}
         tensors = [
@@ -132,26 +110,16 @@ class FragmentEncoder:
 
     @classmethod
     def load(cls, path: Path | str) -> "FragmentEncoder":
-        """Read what `save` wrote.
-
-        Args:
-            path: The file.
-
-        Returns:
-            The encoder.
-
-        Raises:
-            UnreadableModelError: If the file is none, or of other features.
-        """
+        """The encoder in a file written by `save`."""
         tensors, metadata = safetensors.read(Path(path))
         if metadata.get("format") != FORMAT:
-            raise UnreadableModelError(f"{path} holds no DNA encoder: train one with `stemma train dna`")
+            raise UnreadableModelError(f"{path} is not a DNA encoder. Train one with `stemma train dna`")
         if metadata.get("features") != json.dumps(FEATURES):
-            raise UnreadableModelError(f"{path} is a DNA encoder of another version of Stemma: train it again")
+            raise UnreadableModelError(f"{path} is a DNA encoder of another version of Stemma. Train it again")
         try:
             arrays = {t.name: np.array(t.array(), np.float32) for t in tensors}
-            rest = {n.removeprefix("classifier."): a for n, a in arrays.items() if n.startswith("classifier.")}
+            classifier = {n.removeprefix("classifier."): a for n, a in arrays.items() if n.startswith("classifier.")}
             about = dict(json.loads(metadata["about"]))
-            return cls(arrays["linear"], arrays["inner"], arrays["outer"], rest, about)
+            return cls(arrays["linear"], arrays["inner"], arrays["outer"], classifier, about)
         except (KeyError, TypeError, ValueError, IndexError, RecursionError, MisuseError) as error:
             raise UnreadableModelError(f"{path} is a damaged DNA encoder: {error}. Train it again") from error

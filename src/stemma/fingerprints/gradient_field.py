@@ -1,4 +1,4 @@
-"""Model gradient fields: how a network's output leans on every input coordinate, along paths through input space."""
+"""Model gradient fields (ModelGiF): integrated gradients of a network along paths through input space."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -9,16 +9,16 @@ import numpy as np
 from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError, StemmaError
 from stemma.fingerprints.base import AbstractFingerprinter, Block
-from stemma.fingerprints.evaluation import as_tensor, questioned
-from stemma.fingerprints.paths import derangement, quadrature, starts, step_weights
-from stemma.fingerprints.potentials import POTENTIALS, Potential, choose
+from stemma.fingerprints.evaluation import as_tensor, checked_network
+from stemma.fingerprints.paths import baseline_inputs, derangement, quadrature, step_weights
+from stemma.fingerprints.potentials import POTENTIALS, Potential, resolve_potential
 from stemma.probes import Probes
 from stemma.types.network import Network
 
 if TYPE_CHECKING:
     import torch
 
-VALUES, LEAST, MOST = 1 << 18, 16, 1 << 25
+CACHE_ENTRIES, MIN_POINTS, MAX_ENTRIES = 1 << 18, 16, 1 << 25
 """A batch holds about so many input entries (what stays in a processor's cache is fastest), but at least so many points
 as long as those have no more entries than the last number."""
 
@@ -81,12 +81,12 @@ class GradientField(AbstractFingerprinter):
 
     name = "gradient-field"
     version = 2
-    gives = "field"
+    produces = "field"
 
     def __post_init__(self) -> None:
         quadrature(self.quadrature, self.steps)
         if self.potential != "auto" and self.potential not in POTENTIALS:
-            raise MisuseError(f"no potential is called '{self.potential}'. There are: auto, {', '.join(POTENTIALS)}")
+            raise MisuseError(f"unknown potential '{self.potential}'. Potentials: auto, {', '.join(POTENTIALS)}")
         if min(self.sketch, self.seed) < 0 or self.batch < 1 or not 0 < self.contrast < float("inf"):
             raise MisuseError("sketch and seed must be 0 or more, batch 1 or more and contrast a number above 0")
 
@@ -121,7 +121,7 @@ class GradientField(AbstractFingerprinter):
         return cls(steps, quadrature, potential, cumulative, times_input, baseline,
                    uniform=False, channel_mean=channel_mean, keep_undefined=True, seed=seed)  # fmt: skip
 
-    def blocks(self, model: Model, probes: Probes, first: int = 0) -> Iterator[Block]:
+    def blocks(self, model: Model, probes: Probes, from_probe: int = 0) -> Iterator[Block]:
         """The field in probe order.
 
         Yields:
@@ -129,49 +129,51 @@ class GradientField(AbstractFingerprinter):
             half-precision unit vectors for a sketch), `weights` and `defined` `[k, steps]`, and but for black boxes
             `gap` `[k]`, by how much the integral misses the potential's `change` `[k]` from baseline to probe.
         """
-        network = questioned(model, probes)
-        self._possible(network, probes)
-        lines = _Lines.of(self, network, probes)
-        count = max(1, lines.points // self.steps)
-        ahead = count * max(1, lines.points // count)  # ends of paths are asked in full batches
-        for start in range(first, len(probes), ahead):
-            ends = [lines.ends(slice(start, start + ahead), *line) for line in lines.starts]
-            for at in range(0, len(ends[0][0]), count):
-                yield Block(start + at, _joined([lines.followed(*(e[at : at + count] for e in end)) for end in ends]))
+        network = checked_network(model, probes)
+        self._check_supported(network, probes)
+        paths = _Paths.of(self, network, probes)
+        count = max(1, paths.points // self.steps)
+        span = count * max(1, paths.points // count)  # ends of paths are asked in full batches
+        for start in range(from_probe, len(probes), span):
+            endpoints = [paths.endpoints(slice(start, start + span), *baseline) for baseline in paths.baseline_inputs]
+            for at in range(0, len(endpoints[0][0]), count):
+                yield Block(
+                    start + at, _concatenate([paths.curves(*(e[at : at + count] for e in end)) for end in endpoints])
+                )
 
-    def _possible(self, network: Network, probes: Probes) -> None:
+    def _check_supported(self, network: Network, probes: Probes) -> None:
         if self.channel_mean and probes.inputs.ndim != 4:
             raise MisuseError(
-                f"channel_mean takes images [n, channels, height, width], not {list(probes.shape)} inputs"
+                f"channel_mean needs images [n, channels, height, width], not inputs of shape {list(probes.shape)}"
             )
         if probes.kind == "tokens" and network.from_one_hot is None:
             raise StemmaError(
-                f"{network.name} takes tokens, but not as relaxed one-hot vectors, and the embedding spaces of two "
-                "models have nothing to do with one another: compare outputs instead (--method outputs)"
+                f"{network.name} takes tokens but not relaxed one-hot vectors, and embedding spaces of two models are "
+                "not comparable. Compare outputs instead (--method outputs)"
             )
         if not network.differentiable and not self.sketch:
             raise MisuseError(
-                f"{network.name} gives answers but no gradients: its field can only be estimated along random "
-                "directions. Take all fingerprints with sketch=64, or compare outputs"
+                f"{network.name} has outputs but no gradients, so its field can only be estimated along random "
+                "directions. Use sketch=64 for all models, or compare outputs"
             )
 
 
-def _joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """The paths from several baselines, one after the other along the steps."""
+def _concatenate(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Concatenate the paths from several baselines along the steps."""
     values = {name: np.concatenate([p[name] for p in parts], 1) for name in ("curve", "weights", "defined")}
     values["weights"] = values["weights"] / len(parts)
     return values | {n: np.mean([p[n] for p in parts], 0) for n in ("gap", "change") if n in parts[0]}
 
 
 @dataclass(frozen=True, eq=False)
-class _Lines:
-    """All paths of one network, ready to be followed."""
+class _Paths:
+    """All paths of one network."""
 
     method: GradientField
     network: Network
     probes: Probes
-    starts: list[tuple[str, np.ndarray]]
-    known: np.ndarray | None
+    baseline_inputs: list[tuple[str, np.ndarray]]
+    labels: np.ndarray | None
     vocabulary: int
     potential: Potential
     partners: np.ndarray | None
@@ -182,7 +184,7 @@ class _Lines:
     points: int
 
     @classmethod
-    def of(cls, method: GradientField, network: Network, probes: Probes) -> "_Lines":
+    def of(cls, method: GradientField, network: Network, probes: Probes) -> "_Paths":
         import torch
 
         few = as_tensor(network, probes.inputs[:1])
@@ -190,50 +192,52 @@ class _Lines:
             out = network(few)
         tokens = probes.kind == "tokens"
         vocabulary = _vocabulary(network, out) if tokens else 0
-        name = choose(method.potential, out, labelled=probes.labels is not None, tokens=tokens, vocabulary=vocabulary)
+        name = resolve_potential(
+            method.potential, out, labelled=probes.labels is not None, tokens=tokens, vocabulary=vocabulary
+        )
         nodes, weights = quadrature(method.quadrature, method.steps)
         shares = step_weights(nodes, weights, cumulative=method.cumulative, uniform=method.uniform)
         entries = int(np.prod(probes.shape)) * max(1, vocabulary)
         width = entries // probes.shape[0] if method.channel_mean else entries
-        projection = _signs(width, method.sketch, method.seed).to(few.device) if method.sketch else None
+        projection = _random_signs(width, method.sketch, method.seed).to(few.device) if method.sketch else None
         real = network.parameter.dtype if network.parameter is not None else torch.float32
         real = real if not few.is_floating_point() else few.dtype
         return cls(
-            method, network, probes, starts(probes, method.baseline, method.seed),
+            method, network, probes, baseline_inputs(probes, method.baseline, method.seed),
             probes.inputs if name == "next-tokens" else probes.labels, vocabulary, POTENTIALS[name],
             _partners(len(probes), method.seed) if POTENTIALS[name].paired else None,
             torch.from_numpy(nodes).to(few.device, real), torch.from_numpy(weights).to(few.device), shares, projection,
-            max(1, min(method.batch, max(LEAST, VALUES // entries), MOST // entries)),
+            max(1, min(method.batch, max(MIN_POINTS, CACHE_ENTRIES // entries), MAX_ENTRIES // entries)),
         )  # fmt: skip
 
-    def ends(self, rows: slice, name: str, start: np.ndarray) -> "tuple[torch.Tensor, ...]":
-        """Where some paths end and begin, what is frozen along them, and by how much the potential changes."""
+    def endpoints(self, rows: slice, name: str, start: np.ndarray) -> "tuple[torch.Tensor, ...]":
+        """End points, baselines, frozen choices and change of the potential for some paths."""
         import torch
 
-        x, b = self._place(self.probes.inputs[rows]), self._begin(rows, name, start)
+        x, b = self._to_input(self.probes.inputs[rows]), self._baseline(rows, name, start)
         with torch.no_grad():
-            here = self._ask(x)
-            known = None if self.known is None else torch.tensor(self.known[rows], device=x.device)
-            apart = here
+            outputs = self._forward(x)
+            labels = None if self.labels is None else torch.tensor(self.labels[rows], device=x.device)
+            reference = outputs
             if self.partners is not None:
-                apart = here - self._ask(self._place(self.probes.inputs[self.partners[rows]]))
-            frozen = self.potential.freeze(apart, known)
-            one = b[:1] if start.strides[0] == 0 else b  # a baseline that all share is asked once
-            there = self._ask(one).expand_as(here)
-            phi = [self.potential.value(end, frozen).double() for end in (here, there)]
+                reference = outputs - self._forward(self._to_input(self.probes.inputs[self.partners[rows]]))
+            frozen = self.potential.freeze(reference, labels)
+            unique = b[:1] if start.strides[0] == 0 else b  # a baseline that all share is asked once
+            baseline_outputs = self._forward(unique).expand_as(outputs)
+            phi = [self.potential.value(end, frozen).double() for end in (outputs, baseline_outputs)]
         return x, b, frozen, phi[0] - phi[1]
 
-    def followed(
+    def curves(
         self, x: "torch.Tensor", b: "torch.Tensor", frozen: "torch.Tensor", change: "torch.Tensor"
     ) -> dict[str, np.ndarray]:
-        """The paths of some probes from one kind of baseline."""
+        """The curves of some probes from one kind of baseline."""
         if not self.network.differentiable:
-            return self._finished(self._differences(x, b, frozen), {})
-        slopes = self._slopes(x, b, frozen)
+            return self._to_arrays(self._central_differences(x, b, frozen), {})
+        gradients = self._gradients(x, b, frozen)
         if self.vocabulary:
-            slopes -= slopes.mean(-1, keepdim=True)
+            gradients -= gradients.mean(-1, keepdim=True)
         delta = (x - b).double()[:, None]
-        curve = slopes.mul_(self.weights.view(-1, *[1] * (slopes.ndim - 2)))
+        curve = gradients.mul_(self.weights.view(-1, *[1] * (gradients.ndim - 2)))
         gap = ((curve.sum(1) * delta[:, 0]).flatten(1).sum(1) - change).abs()
         if self.method.cumulative:
             for t in range(1, curve.shape[1]):  # along an inner axis several times faster than cumsum
@@ -242,10 +246,10 @@ class _Lines:
         curve = (curve.mean(2) if self.method.channel_mean else curve).flatten(2)
         if self.projection is not None:
             curve = curve @ self.projection
-        return self._finished(curve, {"gap": gap.cpu().numpy(), "change": change.abs().cpu().numpy()}, x.dtype)
+        return self._to_arrays(curve, {"gap": gap.cpu().numpy(), "change": change.abs().cpu().numpy()}, x.dtype)
 
-    def _finished(
-        self, curve: "torch.Tensor", ends: dict[str, np.ndarray], dtype: "torch.dtype | None" = None
+    def _to_arrays(
+        self, curve: "torch.Tensor", endpoints: dict[str, np.ndarray], dtype: "torch.dtype | None" = None
     ) -> dict[str, np.ndarray]:
         import torch
 
@@ -254,7 +258,7 @@ class _Lines:
         largest = curve.abs().amax(2, keepdim=True)
         if not torch.isfinite(largest).all():
             raise StemmaError(
-                f"{self.network.name} has NaN or infinite gradients at some probes: nothing can be measured"
+                f"{self.network.name} has NaN or infinite gradients at some probes, so nothing can be measured"
             )
         defined = torch.ones_like(largest[..., 0], dtype=torch.bool)
         if not self.method.keep_undefined:
@@ -262,19 +266,19 @@ class _Lines:
         if self.projection is not None:
             curve = torch.nn.functional.normalize(curve / largest.where(largest > 0, 1), dim=2).half()
         shares = np.broadcast_to(self.shares, tuple(defined.shape))
-        return {"curve": curve.cpu().numpy(), "weights": shares, "defined": defined.cpu().numpy(), **ends}
+        return {"curve": curve.cpu().numpy(), "weights": shares, "defined": defined.cpu().numpy(), **endpoints}
 
-    def _place(self, inputs: np.ndarray) -> "torch.Tensor":
+    def _to_input(self, inputs: np.ndarray) -> "torch.Tensor":
         import torch
 
         x = as_tensor(self.network, inputs)
         return torch.nn.functional.one_hot(x, self.vocabulary).to(self.nodes.dtype) if self.vocabulary else x
 
-    def _begin(self, rows: slice, name: str, start: np.ndarray) -> "torch.Tensor":
+    def _baseline(self, rows: slice, name: str, start: np.ndarray) -> "torch.Tensor":
         if not self.vocabulary:
             return as_tensor(self.network, start[rows])
         if name in ("probe", "given"):
-            return self._place(start[rows])
+            return self._to_input(start[rows])
         import torch
 
         shape = (len(self.probes.inputs[rows]), *self.probes.shape, self.vocabulary)
@@ -283,37 +287,37 @@ class _Lines:
             return torch.from_numpy(share).to(self.nodes.device, self.nodes.dtype).expand(shape)
         return torch.full(shape, 1 / self.vocabulary, dtype=self.nodes.dtype, device=self.nodes.device)
 
-    def _ask(self, points: "torch.Tensor") -> "torch.Tensor":
+    def _forward(self, points: "torch.Tensor") -> "torch.Tensor":
         return self.network.relaxed(points) if self.vocabulary else self.network(points)
 
-    def _along(self, x: "torch.Tensor", b: "torch.Tensor", frozen: "torch.Tensor") -> Iterator[tuple]:
-        """Points of the paths and what is frozen for each, a batch at a time, in order."""
+    def _path_points(self, x: "torch.Tensor", b: "torch.Tensor", frozen: "torch.Tensor") -> Iterator[tuple]:
+        """Points on the paths and the frozen choice for each, one batch at a time."""
         n = len(self.nodes)
         nodes = self.nodes.view(1, n, *[1] * (x.ndim - 1))
         whole = b[:, None] + nodes * (x - b)[:, None]
-        points, kept = whole.flatten(0, 1), frozen[:, None].expand(len(x), n, *frozen.shape[1:]).flatten(0, 1)
+        points, frozen_points = whole.flatten(0, 1), frozen[:, None].expand(len(x), n, *frozen.shape[1:]).flatten(0, 1)
         for at in range(0, len(points), self.points):
-            yield points[at : at + self.points], kept[at : at + self.points]
+            yield points[at : at + self.points], frozen_points[at : at + self.points]
 
-    def _slopes(self, x: "torch.Tensor", b: "torch.Tensor", frozen: "torch.Tensor") -> "torch.Tensor":
+    def _gradients(self, x: "torch.Tensor", b: "torch.Tensor", frozen: "torch.Tensor") -> "torch.Tensor":
         import torch
 
         found = []
-        for points, kept in self._along(x, b, frozen):
+        for points, frozen_points in self._path_points(x, b, frozen):
             with torch.enable_grad():
                 leaf = points.detach().requires_grad_()
-                value = self.potential.value(self._ask(leaf.clone()), kept).sum()
-                slope = torch.autograd.grad(value, leaf, allow_unused=True)[0] if value.requires_grad else None
-            if slope is None:
+                value = self.potential.value(self._forward(leaf.clone()), frozen_points).sum()
+                gradient = torch.autograd.grad(value, leaf, allow_unused=True)[0] if value.requires_grad else None
+            if gradient is None:
                 raise StemmaError(
                     f"the outputs of {self.network.name} do not depend differentiably on its inputs, so it has no "
-                    "gradient field: compare outputs, or pass it as a callable to be estimated with sketch=64"
+                    "gradient field. Compare outputs, or pass it as a callable and use sketch=64"
                 )
-            found.append(slope)
+            found.append(gradient)
         return torch.cat(found).double().unflatten(0, (len(x), len(self.nodes)))
 
-    def _differences(self, x: "torch.Tensor", b: "torch.Tensor", frozen: "torch.Tensor") -> "torch.Tensor":
-        """Projections of the curve, each from two answers on either side of a point."""
+    def _central_differences(self, x: "torch.Tensor", b: "torch.Tensor", frozen: "torch.Tensor") -> "torch.Tensor":
+        """Projections of the curve, estimated by central differences."""
         import torch
 
         signs = self.projection
@@ -327,12 +331,12 @@ class _Lines:
         scale = scale[:, None].expand(len(x), n, *x.shape[1:]).flatten(0, 1)
         found, done = [], 0
         with torch.no_grad():
-            for points, kept in self._along(x, b, frozen):
+            for points, frozen_points in self._path_points(x, b, frozen):
                 step = scale[done : done + len(points)] * h
                 done += len(points)
                 along = [
-                    self.potential.value(self._ask(points + step * move), kept)
-                    - self.potential.value(self._ask(points - step * move), kept)
+                    self.potential.value(self._forward(points + step * move), frozen_points)
+                    - self.potential.value(self._forward(points - step * move), frozen_points)
                     for move in moves
                 ]
                 found.append(torch.stack(along, 1).double() / (2 * h * width**0.5))
@@ -341,7 +345,7 @@ class _Lines:
 
 
 def _partners(count: int, seed: int) -> np.ndarray:
-    """Another probe for every probe, and where there are three or more not the one from which its path starts."""
+    """Another probe for every probe; with three or more, not the one that its path starts from."""
     following = derangement(count, seed)
     return following[following] if count > 2 else following
 
@@ -352,8 +356,8 @@ def _vocabulary(network: Network, out: "torch.Tensor") -> int:
     return int(out.shape[-1])
 
 
-def _signs(rows: int, columns: int, seed: int) -> "torch.Tensor":
-    """The shared random projection: entries plus or minus 1 / sqrt(columns), the same on every machine."""
+def _random_signs(rows: int, columns: int, seed: int) -> "torch.Tensor":
+    """The shared random projection: entries ± 1 / sqrt(columns), the same on every machine."""
     import torch
 
     bits = np.random.default_rng([seed, rows, columns]).integers(0, 2, (rows, columns), np.int8)

@@ -1,4 +1,4 @@
-"""Sketches that keep inner products: long vectors hashed to few numbers, the same on every machine."""
+"""Sketches that preserve inner products: long vectors hashed to a few numbers, the same on every machine."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""How all outputs of a network move along shared directions in input space."""
+"""Fingerprint by derivatives of all outputs along shared input directions."""
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
@@ -10,9 +10,9 @@ import numpy as np
 from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError, StemmaError
 from stemma.fingerprints.base import AbstractFingerprinter, Block
-from stemma.fingerprints.evaluation import questioned
+from stemma.fingerprints.evaluation import checked_network
 from stemma.fingerprints.hashing import count_sketch
-from stemma.fingerprints.recording import batches, recorded
+from stemma.fingerprints.recording import input_batches, to_array
 from stemma.probes import Probes
 from stemma.types.network import Network
 
@@ -59,13 +59,13 @@ class JacobianSketch(AbstractFingerprinter):
     batch: int = field(default=128, compare=False)
 
     name = "jacobian"
-    gives = "features"
+    produces = "features"
 
     def __post_init__(self) -> None:
         if min(self.directions, self.size, self.batch) < 1:
-            raise MisuseError("directions, size and batch are 1 or more")
+            raise MisuseError("directions, size and batch must be 1 or more")
 
-    def blocks(self, model: Model, probes: Probes, first: int = 0) -> Iterator[Block]:
+    def blocks(self, model: Model, probes: Probes, from_probe: int = 0) -> Iterator[Block]:
         """The derivatives in probe order.
 
         Yields:
@@ -73,34 +73,34 @@ class JacobianSketch(AbstractFingerprinter):
         """
         import torch
 
-        network = questioned(model, probes)
-        vocabulary = self._possible(network, probes)
-        ask: Function = network.relaxed if vocabulary else network
-        for start, inputs in batches(network, probes, first, self.batch):
+        network = checked_network(model, probes)
+        vocabulary = self._check_supported(network, probes)
+        forward: Function = network.relaxed if vocabulary else network
+        for start, inputs in input_batches(network, probes, from_probe, self.batch):
             x = inputs
             if vocabulary:
                 like = network.parameter
                 real = torch.float32 if like is None else like.dtype
                 x = torch.nn.functional.one_hot(inputs, vocabulary).to(real)
-            moved = []
+            derivatives = []
             for i in range(self.directions):
-                out, slope = _along(network, ask, x, self._direction(i, x, tokens=bool(vocabulary)))
-                recorded(network, out, start, "outputs")
-                moved.append(self._kept(slope))
-            yield Block(start, {"features": recorded(network, torch.stack(moved, 1), start, "derivatives")})
+                out, slope = _jvp(network, forward, x, self._direction(i, x, tokens=bool(vocabulary)))
+                to_array(network, out, start, "outputs")
+                derivatives.append(self._reduce(slope))
+            yield Block(start, {"features": to_array(network, torch.stack(derivatives, 1), start, "derivatives")})
 
-    def _possible(self, network: Network, probes: Probes) -> int:
-        """Size of the vocabulary, 0 for inputs that are no tokens."""
+    def _check_supported(self, network: Network, probes: Probes) -> int:
+        """Vocabulary size, 0 for inputs that are not tokens; raises if the network has no derivatives."""
         if not network.differentiable:
             raise MisuseError(
-                f"{network.name} gives answers but no derivatives: compare outputs instead (--method outputs)"
+                f"{network.name} has outputs but no derivatives. Compare outputs instead (--method outputs)"
             )
         if probes.kind != "tokens":
             return 0
         if network.from_one_hot is None or network.input_spec is None:
             raise MisuseError(
-                f"{network.name} takes tokens, but not as relaxed one-hot vectors, and the embedding spaces of two "
-                "models have nothing to do with one another: compare outputs instead (--method outputs)"
+                f"{network.name} takes tokens but not relaxed one-hot vectors, and embedding spaces of two models are "
+                "not comparable. Compare outputs instead (--method outputs)"
             )
         return int(network.input_spec.high) + 1
 
@@ -113,40 +113,40 @@ class JacobianSketch(AbstractFingerprinter):
         direction = torch.from_numpy(signs / np.linalg.norm(signs)).to(x.device, x.dtype)
         return direction.expand_as(x)
 
-    def _kept(self, moved: "torch.Tensor") -> "torch.Tensor":
-        classes = moved.ndim <= 3 and moved.shape[-1] > 1
+    def _reduce(self, derivatives: "torch.Tensor") -> "torch.Tensor":
+        classes = derivatives.ndim <= 3 and derivatives.shape[-1] > 1
         if self.centred and classes:
-            moved = moved - moved.mean(-1, keepdim=True)
-        return count_sketch(moved.flatten(1), self.size, self.seed)
+            derivatives = derivatives - derivatives.mean(-1, keepdim=True)
+        return count_sketch(derivatives.flatten(1), self.size, self.seed)
 
 
-def _along(network: Network, ask: "Function", x: "torch.Tensor", v: "torch.Tensor") -> "Pair":
-    """The outputs and their derivative along a direction per probe."""
+def _jvp(network: Network, forward: "Function", x: "torch.Tensor", v: "torch.Tensor") -> "Pair":
+    """Outputs and their derivative along one direction per probe."""
     import torch
 
     try:
         with _plain_attention():
-            out, slope, *_ = torch.func.jvp(ask, (x,), (v,))
+            out, slope, *_ = torch.func.jvp(forward, (x,), (v,))
             return out.detach(), slope.detach()
-    except (StemmaError, RuntimeError, NotImplementedError) as forward:
+    except (StemmaError, RuntimeError, NotImplementedError) as error:
         try:
             with _plain_attention():
-                return _twice_reverse(ask, x, v)
+                return _jvp_by_double_reverse(forward, x, v)
         except (StemmaError, RuntimeError, NotImplementedError):
-            reason = " ".join(str(forward.__cause__ or forward).split())[:200]
+            reason = " ".join(str(error.__cause__ or error).split())[:200]
             raise StemmaError(
-                f"{network.name} cannot be differentiated along a direction ({reason}): compare gradient fields or "
+                f"{network.name} cannot be differentiated along a direction ({reason}). Compare gradient fields or "
                 "outputs instead"
-            ) from forward
+            ) from error
 
 
-def _twice_reverse(ask: "Function", x: "torch.Tensor", v: "torch.Tensor") -> "Pair":
-    """The same by reverse mode: the product of the transposed Jacobian with u is linear in u, with derivative J v."""
+def _jvp_by_double_reverse(forward: "Function", x: "torch.Tensor", v: "torch.Tensor") -> "Pair":
+    """The same by reverse mode: the vector-Jacobian product is linear in u, with derivative J v."""
     import torch
 
     with torch.enable_grad():
         leaf = x.detach().clone().requires_grad_()
-        out = ask(leaf.clone())
+        out = forward(leaf.clone())
         u = torch.zeros_like(out, requires_grad=True)
         pulled = torch.autograd.grad(out, leaf, u, create_graph=True)[0]
         return out.detach(), torch.autograd.grad(pulled, u, v)[0].detach()

@@ -1,4 +1,4 @@
-"""Looking into a network: modules by name, what passes through them, and which one is the head."""
+"""Submodules of a network: find them by name, find the head, capture their tensors."""
 
 import difflib
 from collections.abc import Callable, Generator
@@ -12,67 +12,34 @@ if TYPE_CHECKING:
     import torch
 
 
-def opened(network: Network, method: str) -> "torch.nn.Module":
-    """The module inside a network.
-
-    Args:
-        network: The network.
-        method: Who asks, for errors.
-
-    Returns:
-        The module.
-
-    Raises:
-        MisuseError: If it is a black box.
-    """
+def module_of(network: Network, method: str) -> "torch.nn.Module":
+    """The torch module of a network; raises for a black box."""
     if network.module is None:
         raise MisuseError(
-            f"{network.name} is a black box: {method} looks inside. Compare outputs instead (--method outputs)"
+            f"{network.name} is a black box, but {method} needs its layers. Compare outputs instead (--method outputs)"
         )
     return network.module
 
 
-def named(network: Network, module: "torch.nn.Module", layer: str) -> "torch.nn.Module":
-    """A module inside by its name.
-
-    Args:
-        network: Whose it is, for errors.
-        module: The module around it.
-        layer: As in `named_modules`.
-
-    Returns:
-        The module.
-
-    Raises:
-        MisuseError: If there is none, with the nearest names.
-    """
+def find_layer(network: Network, module: "torch.nn.Module", layer: str) -> "torch.nn.Module":
+    """A submodule by name (as in `named_modules`); raises with similar names if there is none."""
     modules = dict(module.named_modules())
     if layer in modules:
         return modules[layer]
     names = [name for name in modules if name]
-    near = difflib.get_close_matches(layer, names, 4, 0.3) or names[-4:]
-    raise MisuseError(f"{network.name} has no layer '{layer}'. Nearest are: {', '.join(near) or 'none'}")
+    similar = difflib.get_close_matches(layer, names, 4, 0.3) or names[-4:]
+    raise MisuseError(f"{network.name} has no layer '{layer}'. Similar names: {', '.join(similar) or 'none'}")
 
 
-def head(network: Network, module: "torch.nn.Module", inputs: "torch.Tensor") -> "torch.nn.Module":
-    """The last linear or convolution module that is run.
-
-    Args:
-        network: The network.
-        module: Its module.
-        inputs: A probe, to see the order in which modules are run.
-
-    Returns:
-        The head.
-
-    Raises:
-        MisuseError: If there is no such module.
-    """
+def find_head(network: Network, module: "torch.nn.Module", inputs: "torch.Tensor") -> "torch.nn.Module":
+    """The last linear or convolution module that runs on a probe."""
     import torch
 
     ran: list[torch.nn.Module] = []
     handles = [
-        part.register_forward_pre_hook(lambda part, _: ran.append(part)) for part in module.modules() if maps(part)
+        part.register_forward_pre_hook(lambda part, _: ran.append(part))
+        for part in module.modules()
+        if is_linear_or_convolution(part)
     ]
     try:
         with torch.no_grad():
@@ -81,62 +48,53 @@ def head(network: Network, module: "torch.nn.Module", inputs: "torch.Tensor") ->
         for handle in handles:
             handle.remove()
     if not ran:
-        raise MisuseError(f"{network.name} runs no linear or convolution module: name a layer with -P layer=NAME")
+        raise MisuseError(f"{network.name} has no linear or convolution module. Name a layer with -P layer=NAME")
     return ran[-1]
 
 
 @contextmanager
-def watching(
+def capture(
     module: "torch.nn.Module", change: "Callable[[torch.Tensor], torch.Tensor] | None" = None, *, entering: bool = False
 ) -> "Generator[list[torch.Tensor]]":
-    """See what leaves (or enters) a module while the network runs.
+    """Capture the outputs (or first inputs) of a module in a list; `change` may replace the tensor by a leaf."""
+    captured: list[torch.Tensor] = []
 
-    Args:
-        module: The module.
-        change: Makes what goes on in its place, so that it can be differentiated; nothing is changed without.
-        entering: See its first input instead of its output.
-
-    Yields:
-        A list that every run of the module appends to. The hook is gone afterwards.
-    """
-    seen: list[torch.Tensor] = []
-
-    def see(given: Any) -> Any:
-        found = main_output(given)
-        if found is None:
-            raise StemmaError(f"{type(module).__name__} gives no tensor: name another layer")
-        new = found if change is None else change(found)
-        seen.append(new)
-        return None if change is None else _replaced(given, found, new.clone())  # what follows may write into it
+    def hook(value: Any) -> Any:
+        tensor = main_output(value)
+        if tensor is None:
+            raise StemmaError(f"{type(module).__name__} returns no tensor. Name another layer")
+        new = tensor if change is None else change(tensor)
+        captured.append(new)
+        return None if change is None else _with_tensor(value, tensor, new.clone())  # what follows may write into it
 
     if entering:
-        handle = module.register_forward_pre_hook(lambda _, given: see(given))
+        handle = module.register_forward_pre_hook(lambda _, value: hook(value))
     else:
-        handle = module.register_forward_hook(lambda _, __, given: see(given))
+        handle = module.register_forward_hook(lambda _, __, value: hook(value))
     try:
-        yield seen
+        yield captured
     finally:
         handle.remove()
 
 
-def channels_last(module: "torch.nn.Module", seen: "torch.Tensor") -> bool:
-    """Whether the channels are the last axis of what passes through a module, and not the one after the batch."""
+def channels_last(module: "torch.nn.Module", captured: "torch.Tensor") -> bool:
+    """Whether the channels of a captured tensor are its last axis, not the one after the batch."""
     name = type(module).__name__
     if name.endswith(("1d", "2d", "3d")):
         return False
-    return seen.ndim == 3 or "Linear" in name or "LayerNorm" in name
+    return captured.ndim == 3 or "Linear" in name or "LayerNorm" in name
 
 
-def maps(part: "torch.nn.Module") -> bool:
-    """Linear and convolution modules, also those of other libraries (quantised, LoRA, GPT-2's `Conv1D`)."""
+def is_linear_or_convolution(part: "torch.nn.Module") -> bool:
+    """Whether a module is linear or a convolution, also of other libraries (quantised, LoRA, GPT-2's `Conv1D`)."""
     name = type(part).__name__
     return any(word in name for word in ("Linear", "Conv")) and any(p.ndim > 1 for p in part.parameters(recurse=False))
 
 
-def _replaced(given: Any, found: "torch.Tensor", new: "torch.Tensor") -> Any:
-    """The same answer with one tensor exchanged."""
-    if isinstance(given, tuple):
-        return tuple(new if part is found else part for part in given)
-    if given is found:
+def _with_tensor(value: Any, tensor: "torch.Tensor", new: "torch.Tensor") -> Any:
+    """The same output with one tensor exchanged."""
+    if isinstance(value, tuple):
+        return tuple(new if part is tensor else part for part in value)
+    if value is tensor:
         return new
-    raise StemmaError("this layer answers with an object that cannot be differentiated: name a layer inside it")
+    raise StemmaError("this layer returns an object that cannot be differentiated. Name a layer inside it")

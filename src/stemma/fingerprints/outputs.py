@@ -1,4 +1,4 @@
-"""What a network answers."""
+"""Fingerprint by the outputs of a network."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -7,8 +7,8 @@ from typing import final
 from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError
 from stemma.fingerprints.base import AbstractFingerprinter, Block
-from stemma.fingerprints.evaluation import questioned
-from stemma.fingerprints.recording import batches, recorded
+from stemma.fingerprints.evaluation import checked_network
+from stemma.fingerprints.recording import input_batches, to_array
 from stemma.probes import Probes
 
 
@@ -27,13 +27,13 @@ class Outputs(AbstractFingerprinter):
     batch: int = field(default=256, compare=False)
 
     name = "outputs"
-    gives = "outputs"
+    produces = "outputs"
 
     def __post_init__(self) -> None:
         if self.batch < 1:
-            raise MisuseError("batch is 1 or more")
+            raise MisuseError("batch must be 1 or more")
 
-    def blocks(self, model: Model, probes: Probes, first: int = 0) -> Iterator[Block]:
+    def blocks(self, model: Model, probes: Probes, from_probe: int = 0) -> Iterator[Block]:
         """The answers in probe order.
 
         Yields:
@@ -41,8 +41,8 @@ class Outputs(AbstractFingerprinter):
         """
         import torch
 
-        network = questioned(model, probes)
-        for start, inputs in batches(network, probes, first, self.batch):
+        network = checked_network(model, probes)
+        for start, inputs in input_batches(network, probes, from_probe, self.batch):
             with torch.no_grad():  # not around the yield: whoever takes the block needs gradients as before
-                seen = network(inputs)
-            yield Block(start, {"outputs": recorded(network, seen, start, "outputs")})
+                outputs = network(inputs)
+            yield Block(start, {"outputs": to_array(network, outputs, start, "outputs")})

@@ -1,4 +1,4 @@
-"""How a network would learn from each probe: gradients with respect to its activations and parameters."""
+"""Fingerprint by gradients with respect to activations and parameters."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Literal, final
 from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError, StemmaError
 from stemma.fingerprints.base import AbstractFingerprinter, Block
-from stemma.fingerprints.evaluation import as_tensor, questioned
+from stemma.fingerprints.evaluation import as_tensor, checked_network
 from stemma.fingerprints.hashing import count_sketch, product_sketch
-from stemma.fingerprints.layers import head, named, opened, watching
-from stemma.fingerprints.recording import batches, recorded
+from stemma.fingerprints.layers import capture, find_head, find_layer, module_of
+from stemma.fingerprints.recording import input_batches, to_array
 from stemma.probes import Probes
 from stemma.types.network import Network
 
@@ -56,68 +56,68 @@ class ParameterGradients(AbstractFingerprinter):
     batch: int = field(default=64, compare=False)
 
     name = "parameter-gradients"
-    gives = "features"
+    produces = "features"
 
     def __post_init__(self) -> None:
         if self.of not in ("features", "parameters"):
-            raise MisuseError(f"of is features or parameters, not '{self.of}'")
+            raise MisuseError(f"of must be features or parameters, not '{self.of}'")
         if not 0 <= self.beta < 1 or self.size < 1 or self.batch < 1:
-            raise MisuseError("beta lies in [0, 1), size and batch are 1 or more")
+            raise MisuseError("beta must be in [0, 1), size and batch 1 or more")
 
-    def blocks(self, model: Model, probes: Probes, first: int = 0) -> Iterator[Block]:
+    def blocks(self, model: Model, probes: Probes, from_probe: int = 0) -> Iterator[Block]:
         """The vectors in probe order.
 
         Yields:
             `features` `[k, p]` with p at most `size`, float64.
         """
-        network = questioned(model, probes)
-        module = opened(network, self.name)
+        network = checked_network(model, probes)
+        module = module_of(network, self.name)
         last = self.of == "features" and not self.layer
-        watched = head(network, module, as_tensor(network, probes.inputs[:1])) if last else \
-            named(network, module, self.layer)  # fmt: skip
-        for start, inputs in batches(network, probes, first, self.batch):
+        layer_module = find_head(network, module, as_tensor(network, probes.inputs[:1])) if last else \
+            find_layer(network, module, self.layer)  # fmt: skip
+        for start, inputs in input_batches(network, probes, from_probe, self.batch):
             if self.of == "features":
-                found = self._products(network, watched, inputs, start, entering=last)
+                found = self._products(network, layer_module, inputs, start, entering=last)
             else:
-                found = self._gradients(network, module, watched, inputs, start)
-            yield Block(start, {"features": recorded(network, found, start, "gradients")})
+                found = self._gradients(network, module, layer_module, inputs, start)
+            yield Block(start, {"features": to_array(network, found, start, "gradients")})
 
     def _products(
-        self, network: Network, watched: "torch.nn.Module", inputs: "torch.Tensor", start: int, *, entering: bool
+        self, network: Network, layer_module: "torch.nn.Module", inputs: "torch.Tensor", start: int, *, entering: bool
     ) -> "torch.Tensor":
         import torch
 
         def leaf(z: "torch.Tensor") -> "torch.Tensor":
             return z.detach().requires_grad_()
 
-        with torch.enable_grad(), watching(watched, leaf, entering=entering) as seen:
+        with torch.enable_grad(), capture(layer_module, leaf, entering=entering) as captured:
             out = network(inputs)
             objective = self._objective(out).sum()
-        recorded(network, out, start, "outputs")
-        if not seen or len(seen[-1]) != len(inputs):
+        to_array(network, out, start, "outputs")
+        if not captured or len(captured[-1]) != len(inputs):
             raise MisuseError(
-                f"the layer '{self.layer}' of {network.name} is not run, or not with one row per probe: name another"
+                f"the layer '{self.layer}' of {network.name} does not run with one row per probe. Name another layer"
             )
-        slope = torch.autograd.grad(objective, seen[-1], allow_unused=True)[0] if objective.requires_grad else None
+        slope = torch.autograd.grad(objective, captured[-1], allow_unused=True)[0] if objective.requires_grad else None
         if slope is None:
             raise StemmaError(f"the outputs of {network.name} do not depend differentiably on '{self.layer}'")
-        return product_sketch(seen[-1].detach().flatten(1), slope.flatten(1), self.size, self.seed)
+        return product_sketch(captured[-1].detach().flatten(1), slope.flatten(1), self.size, self.seed)
 
     def _gradients(
         self,
         network: Network,
         module: "torch.nn.Module",
-        watched: "torch.nn.Module",
+        layer_module: "torch.nn.Module",
         inputs: "torch.Tensor",
         start: int,
     ) -> "torch.Tensor":
-        """One probe at a time, because no gradient but its own may be summed into it."""
+        """Gradients one probe at a time, so that they are not summed."""
         import torch
 
-        parameters = [p for p in watched.parameters() if p.is_floating_point()]
+        parameters = [p for p in layer_module.parameters() if p.is_floating_point()]
         if not parameters:
-            raise MisuseError(f"the layer '{self.layer}' of {network.name} has no parameters: name another one")
-        asked = [p.requires_grad for p in module.parameters()]
+            raise MisuseError(f"the layer '{self.layer}' of {network.name} has no parameters. Name another layer")
+        required = [p.requires_grad for p in module.parameters()]
         rows = []
         try:
             for p in parameters:
@@ -126,17 +126,17 @@ class ParameterGradients(AbstractFingerprinter):
                 with torch.enable_grad():
                     out = network(one)
                     objective = self._objective(out).sum()
-                recorded(network, out, start + i, "outputs")
+                to_array(network, out, start + i, "outputs")
                 slopes = torch.autograd.grad(objective, parameters, allow_unused=True, materialize_grads=True)
                 whole = torch.cat([s.reshape(1, -1) for s in slopes], 1)
                 rows.append(count_sketch(whole, self.size, self.seed))
         finally:
-            for p, before in zip(module.parameters(), asked, strict=True):
+            for p, before in zip(module.parameters(), required, strict=True):
                 p.requires_grad_(before)
         return torch.cat(rows)
 
     def _objective(self, out: "torch.Tensor") -> "torch.Tensor":
-        """One number per probe from outputs `[k, classes]`, `[k, length, classes]` or maps `[k, channels, ...]`."""
+        """One number per probe from outputs `[k, classes]`, `[k, length, classes]` or maps `[k, channels, …]`."""
         scores = out if out.ndim <= 3 else out.flatten(2).mT
         if scores.shape[-1] == 1:
             return scores.flatten(1).mean(1)

@@ -1,4 +1,4 @@
-"""Straight paths through input space: where they start, where the field is evaluated, how much each point counts."""
+"""Straight paths through input space: baselines, quadrature nodes and weights."""
 
 from collections.abc import Callable, Mapping
 
@@ -34,40 +34,18 @@ QUADRATURES: Mapping[str, Callable[[int], tuple[np.ndarray, np.ndarray]]] = {
 
 
 def quadrature(name: str, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where a path is sampled.
-
-    Args:
-        name: One of `QUADRATURES`.
-        steps: Number of nodes.
-
-    Returns:
-        Nodes `[steps]`, increasing from 0 (the baseline) to 1 (the probe), and weights `[steps]`.
-
-    Raises:
-        MisuseError: If the name is unknown or there are no steps.
-    """
+    """Nodes `[steps]` from 0 (baseline) to 1 (probe) and their weights, by name of the quadrature."""
     if name not in QUADRATURES:
-        raise MisuseError(f"no quadrature is called '{name}'. There are: {', '.join(QUADRATURES)}")
+        raise MisuseError(f"unknown quadrature '{name}'. Quadratures: {', '.join(QUADRATURES)}")
     if steps != int(steps) or steps < 1 or (steps < 2 and name == "riemann-trapezoid"):
-        raise MisuseError(f"a path cannot have {steps} steps: give a whole number, for the trapezoid rule at least 2")
+        raise MisuseError(
+            f"a path cannot have {steps} steps. Use a positive integer, at least 2 for the trapezoid rule"
+        )
     return QUADRATURES[name](steps)
 
 
 def step_weights(nodes: np.ndarray, weights: np.ndarray, *, cumulative: bool, uniform: bool) -> np.ndarray:
-    """How much each step counts in the average over a path.
-
-    Evenly weighted steps of Gauss and Legendre crowd at both ends of the path: their average tends to that under the
-    arcsine law. The uniform average weighs by the length of path that a step stands for.
-
-    Args:
-        nodes: Where the gradient was taken.
-        weights: Weights of the quadrature.
-        cumulative: Whether step t holds the integral up to the sum of the first t weights, or the gradient at node t.
-        uniform: Average uniformly over the path instead of over the steps.
-
-    Returns:
-        Weights `[steps]` that sum to 1.
-    """
+    """Weights `[steps]` of the steps in the average over a path; they sum to 1."""
     if not uniform:
         return np.full(len(nodes), 1 / len(nodes))
     if not cumulative:
@@ -82,31 +60,17 @@ def step_weights(nodes: np.ndarray, weights: np.ndarray, *, cumulative: bool, un
 BASELINES = ("zero", "mean", "probe")
 
 
-def starts(probes: Probes, names: str, seed: int) -> list[tuple[str, np.ndarray]]:
-    """Where the paths start: each baseline's name and inputs.
-
-    Args:
-        probes: The probes; where they come with a baseline of their own, that is it. Token probes are handled in their
-            one-hot space.
-        names: One of `BASELINES` or several joined by `+`.
-        seed: Of the derangement that gives every probe another one.
-
-    Returns:
-        Names (`given` for the probes' own) and arrays of the shape of the inputs; what all probes share has no stride
-        along the first axis.
-
-    Raises:
-        MisuseError: If a name is unknown.
-    """
+def baseline_inputs(probes: Probes, names: str, seed: int) -> list[tuple[str, np.ndarray]]:
+    """Name and inputs of each baseline; the probes' own (`given`) if they have one. Shared baselines have stride 0."""
     for name in names.split("+"):
         if name not in BASELINES:
-            raise MisuseError(f"no baseline is called '{name}'. There are: {', '.join(BASELINES)}; join several with +")
+            raise MisuseError(f"unknown baseline '{name}'. Baselines: {', '.join(BASELINES)}; join several with +")
     if probes.baseline is not None:
         return [("given", np.broadcast_to(probes.baseline, probes.inputs.shape))]
-    return [(name, _start(probes.inputs, name, seed)) for name in names.split("+")]
+    return [(name, _baseline_input(probes.inputs, name, seed)) for name in names.split("+")]
 
 
-def _start(inputs: np.ndarray, name: str, seed: int) -> np.ndarray:
+def _baseline_input(inputs: np.ndarray, name: str, seed: int) -> np.ndarray:
     if name == "probe":
         return inputs[derangement(len(inputs), seed)]
     if name == "mean":
@@ -115,20 +79,9 @@ def _start(inputs: np.ndarray, name: str, seed: int) -> np.ndarray:
 
 
 def derangement(count: int, seed: int) -> np.ndarray:
-    """Another index for every index: one random cycle through all.
-
-    Args:
-        count: Number of indices.
-        seed: Of the cycle.
-
-    Returns:
-        `[count]`, with no fixed point.
-
-    Raises:
-        MisuseError: If there is only one.
-    """
+    """A different index for every index: one random cycle through all."""
     if count < 2:
-        raise MisuseError("a single probe has no other to start its path from: give more, or choose baseline=zero")
+        raise MisuseError("baseline=probe needs at least two probes. Use more probes, or baseline=zero")
     order = np.random.default_rng(seed).permutation(count)
     out = np.empty(count, np.int64)
     out[order] = np.roll(order, -1)

@@ -1,7 +1,7 @@
-"""From outputs to one number per input: what a gradient field is the gradient of.
+"""Potentials: scalar functions of the output whose gradients form a gradient field.
 
-A potential may depend on the probe (its class, where a map is largest). That choice is made once, at the probe itself,
-and frozen along the path.
+A potential may depend on the probe (its class, the position of a maximum). That choice is made once, at the probe, and
+frozen along the path.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,21 +14,22 @@ if TYPE_CHECKING:
     import torch
 
 MASKED = 1e300
-"""Minus this is the score of a class that is left out; no infinity, so that gradients stay numbers."""
+"""Minus this is the score of an excluded class; finite, so that gradients stay finite."""
 
 Value = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]
 
 
 @dataclass(frozen=True)
 class Potential:
-    """One number per input.
+    """A scalar function of the output.
 
     Attributes:
-        freeze: From the outputs at the probes `[k, …]` and their labels (tokens for `next-tokens`) to what stays
-            fixed along each path, `[k, …]`.
-        value: From outputs `[p, …]` and what was frozen for each of them to `[p]`.
-        shift_free: Adding one number to all outputs of an input leaves its gradient as it is.
-        paired: `freeze` gets the outputs less those at another probe.
+        freeze: From outputs at the probes `[k, …]` and labels (tokens for `next-tokens`) to what stays fixed along each
+            path, `[k, …]`.
+        value: From outputs `[p, …]` and the frozen choices for each to `[p]`.
+        shift_free: Whether a common shift of all outputs leaves the gradient unchanged.
+        paired: Whether `freeze` gets the difference of outputs from those at another probe.
+
     """
 
     freeze: Callable[["torch.Tensor", "torch.Tensor | None"], "torch.Tensor"]
@@ -37,22 +38,22 @@ class Potential:
     paired: bool = False
 
 
-def _nothing(out: "torch.Tensor", labels: "torch.Tensor | None") -> "torch.Tensor":
+def _no_choice(out: "torch.Tensor", labels: "torch.Tensor | None") -> "torch.Tensor":
     return out.new_zeros(len(out), 1)
 
 
-def _own(out: "torch.Tensor", labels: "torch.Tensor | None") -> "torch.Tensor":
+def _predicted_class(out: "torch.Tensor", labels: "torch.Tensor | None") -> "torch.Tensor":
     return _scores(out).argmax(1, keepdim=True)
 
 
 def _labels(out: "torch.Tensor", labels: "torch.Tensor | None") -> "torch.Tensor":
     classes = _scores(out).shape[1]
     if labels is None:
-        raise MisuseError("the potential 'label' needs labels: give probes with labels, or another potential")
+        raise MisuseError("the potential 'label' needs labels. Use probes with labels, or another potential")
     if int(labels.max()) >= classes:
         raise MisuseError(
             f"the probes have labels up to {int(labels.max())}, but the network has {classes} outputs (0 to "
-            f"{classes - 1}): give probes whose labels it knows, or leave the labels out"
+            f"{classes - 1}). Use probes with its labels, or without labels"
         )
     return labels[:, None]
 
@@ -60,8 +61,8 @@ def _labels(out: "torch.Tensor", labels: "torch.Tensor | None") -> "torch.Tensor
 def _scores(out: "torch.Tensor") -> "torch.Tensor":
     if out.ndim != 2:
         raise MisuseError(
-            f"this potential takes one score per class, but the network answers with maps {list(out.shape[1:])}: "
-            "choose difference, channel-max, position-max, unit-max or sum"
+            f"this potential needs one score per class, but the network returns maps {list(out.shape[1:])}. Use "
+            "difference, channel-max, position-max, unit-max or sum"
         )
     return out
 
@@ -91,16 +92,16 @@ def _largest(out: "torch.Tensor", labels: "torch.Tensor | None") -> "torch.Tenso
     return out.flatten(1).argmax(1, keepdim=True)
 
 
-def _itself(out: "torch.Tensor", labels: "torch.Tensor | None") -> "torch.Tensor":
+def _flat_output(out: "torch.Tensor", labels: "torch.Tensor | None") -> "torch.Tensor":
     return out.flatten(1)
 
 
-def _along(out: "torch.Tensor", direction: "torch.Tensor") -> "torch.Tensor":
+def _projection(out: "torch.Tensor", direction: "torch.Tensor") -> "torch.Tensor":
     return (out.flatten(1) * direction).sum(1)
 
 
 def _log_probability(out: "torch.Tensor", chosen: "torch.Tensor") -> "torch.Tensor":
-    """Log-probability of the chosen class by its lead over the others."""
+    """Log-probability of the chosen class, from its margin over the others."""
     # The derivative of log-softmax at the chosen score is 1 - p, which rounds to 0 for a network that is sure, while
     # those of the other scores, of the same size together, do not. Here both are exact, however sure it is.
     from torch.nn.functional import logsigmoid
@@ -116,7 +117,7 @@ def _all_classes(out: "torch.Tensor", chosen: "torch.Tensor") -> "torch.Tensor":
 
 def _tokens(out: "torch.Tensor", labels: "torch.Tensor | None") -> "torch.Tensor":
     if labels is None or labels.ndim != 2:
-        raise MisuseError("the potential 'next-tokens' takes token probes")
+        raise MisuseError("the potential 'next-tokens' needs token probes")
     return labels
 
 
@@ -127,15 +128,15 @@ def _next_tokens(out: "torch.Tensor", tokens: "torch.Tensor") -> "torch.Tensor":
 
 
 POTENTIALS: Mapping[str, Potential] = {
-    "own-argmax": Potential(_own, _gather),
+    "own-argmax": Potential(_predicted_class, _gather),
     "label": Potential(_labels, _gather),
-    "sum": Potential(_nothing, lambda out, _: out.flatten(1).sum(1)),
+    "sum": Potential(_no_choice, lambda out, _: out.flatten(1).sum(1)),
     "channel-max": Potential(_per_channel, _at_positions),
     "position-max": Potential(_per_position, _at_channels),
     "unit-max": Potential(_largest, lambda out, chosen: _gather(out.flatten(1), chosen)),
-    "difference": Potential(_itself, _along, paired=True),
+    "difference": Potential(_flat_output, _projection, paired=True),
     "log-softmax": Potential(_labels, _log_probability, shift_free=True),
-    "all-log-softmax": Potential(_nothing, _all_classes, shift_free=True),
+    "all-log-softmax": Potential(_no_choice, _all_classes, shift_free=True),
     "next-tokens": Potential(_tokens, _next_tokens, shift_free=True),
 }
 """The potentials by name.
@@ -150,23 +151,8 @@ probe's label, of all classes on average where the probes have none. `all-log-so
 """
 
 
-def choose(name: str, out: "torch.Tensor", *, labelled: bool, tokens: bool, vocabulary: int = 0) -> str:
-    """Which potential is meant, now that the form of the output is known.
-
-    Args:
-        name: As asked for; `auto` is `next-tokens` for language models, `log-softmax` for scores and
-            `difference` for maps, also for the hidden states of an encoder without a head.
-        out: Some outputs.
-        labelled: Whether the probes have labels.
-        tokens: Whether the probes are tokens.
-        vocabulary: How many tokens there are: fewer numbers per position are no scores of tokens, but hidden states.
-
-    Returns:
-        One of `POTENTIALS`.
-
-    Raises:
-        MisuseError: If the name is unknown.
-    """
+def resolve_potential(name: str, out: "torch.Tensor", *, labelled: bool, tokens: bool, vocabulary: int = 0) -> str:
+    """Resolve the name of a potential for the shape of the output (scores, tokens or maps)."""
     sequence = tokens and out.ndim == 3 and out.shape[-1] >= vocabulary
     if name == "auto":
         name = "next-tokens" if sequence else "log-softmax" if out.ndim == 2 else "difference"
@@ -175,10 +161,10 @@ def choose(name: str, out: "torch.Tensor", *, labelled: bool, tokens: bool, voca
     if name == "log-softmax" and not labelled:
         return "all-log-softmax"
     if name not in POTENTIALS:
-        raise MisuseError(f"no potential is called '{name}'. There are: auto, {', '.join(POTENTIALS)}")
+        raise MisuseError(f"unknown potential '{name}'. Potentials: auto, {', '.join(POTENTIALS)}")
     if name == "next-tokens" and not sequence:
         raise MisuseError(
-            "the potential 'next-tokens' takes token probes and next-token scores per position; of an encoder without "
-            "a head choose difference, which compares hidden states"
+            "the potential 'next-tokens' needs token probes and next-token scores per position. For an encoder "
+            "without a head use difference, which compares hidden states"
         )
     return name

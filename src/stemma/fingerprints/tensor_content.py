@@ -1,4 +1,4 @@
-"""What a tensor's content shows when the order of its units is ignored: the search key of renamed tensors."""
+"""Permutation-invariant features of tensors: search keys for renamed tensors."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from stemma.checkpoints.tensor import Tensor
 
 QUANTILES = 65
 EXACT_QUANTILES = 1 << 20
-"""Largest tensor whose quantiles are part of its features; sorting more costs more than it tells."""
+"""Largest tensor whose quantiles are computed."""
 
 TINY = 1e-30
 """Mean square below which float32 may have lost small squares."""
@@ -18,13 +18,14 @@ TINY = 1e-30
 
 @dataclass(frozen=True)
 class Features:
-    """What a tensor's content shows when the order of its units is ignored.
+    """Features of a tensor that do not depend on the order of its units.
 
     Attributes:
         shape: Axis lengths without axes of length one.
         axes: Position of each of those axes in the stored shape.
-        profiles: Per axis: root mean square along all other axes over that of the tensor, sorted.
+        profiles: Per axis: root mean square over all other axes, relative to that of the tensor, sorted.
         scalars: Logarithm of the scale, then shape of the distribution of entries.
+
     """
 
     shape: tuple[int, ...]
@@ -34,20 +35,12 @@ class Features:
 
 
 def matrices(model: Model) -> dict[str, Tensor]:
-    """The tensors that weight tests look at: real numbers with at least two axes longer than one.
-
-    Returns:
-        Tensor by name; empty and one-dimensional ones are left out.
-    """
+    """Tensors that weight tests use, by name: real numbers with at least two axes longer than one."""
     return {n: t for n, t in model.weights.items() if t.is_float and sum(s > 1 for s in t.shape) >= 2 and t.size > 0}
 
 
 def features(tensor: Tensor) -> Features:
-    """Read a tensor once, in slices, and keep what no permutation of units changes.
-
-    Returns:
-        The features; non-finite entries count as zero.
-    """
+    """Permutation-invariant features of a tensor, read once in slices; non-finite entries count as zero."""
     # float64 can hold what float32 cannot; of other tensors the sums show whether squares left float32's range
     scale = _scale(tensor) if tensor.dtype == "F64" else 1.0
     found = _sums(tensor, scale)
@@ -58,7 +51,7 @@ def features(tensor: Tensor) -> Features:
 
 
 def _scale(tensor: Tensor) -> float:
-    """A power of two near the largest finite entry, 1 where squares and fourth powers fit float32 as they are."""
+    """A power of two near the largest finite entry; 1 if squares and fourth powers fit float32."""
     top = 0.0
     for start, stop in _slices(tensor):
         part = np.abs(tensor.rows(start, stop).reshape(-1))
@@ -75,11 +68,7 @@ def _slices(tensor: Tensor) -> Iterator[tuple[int, int]]:
 def _sums(
     tensor: Tensor, scale: float
 ) -> tuple[tuple[int, ...], tuple[int, ...], np.ndarray, list[np.ndarray], list[np.ndarray]]:
-    """Moments of a tensor divided by `scale`, sums of squares along each long axis, and the entries of small tensors.
-
-    Returns:
-        Long sizes, long axes, moments, sums of squares per axis, entries in pieces.
-    """
+    """Long sizes, long axes, moments, sums of squares per axis, and entries of small tensors, scaled."""
     axes = long_axes(tensor.shape)
     shape = tuple(tensor.shape[i] for i in axes)
     squares = [np.zeros(s) for s in shape]
@@ -125,26 +114,12 @@ def _features(
 
 
 def long_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Axes that are longer than one.
-
-    Returns:
-        Their positions.
-    """
+    """Positions of axes longer than one."""
     return tuple(i for i, s in enumerate(shape) if s > 1)
 
 
 def unit_axis(shape: tuple[int, ...]) -> int:
-    """The axis of a kernel's output units, for the layouts that frameworks save: units first, or kernel axes first.
-
-    Kernel axes are two neighbours of one size, the smaller such pair where both ends are one; with a single kernel axis
-    the smallest end is it. A matrix keeps its order: its shape does not tell inputs from outputs.
-
-    Args:
-        shape: Without axes of length one.
-
-    Returns:
-        0, or the last axis where kernel axes lead; the longest one where nothing tells.
-    """
+    """The axis of a kernel's output units (units first, or kernel axes first): 0, last or longest."""
     n = len(shape)
     if n < 3:
         return 0

@@ -1,4 +1,4 @@
-"""What a sample of training inputs looks like, as a few numbers: the data-driven part of a model's DNA."""
+"""Mean embedding of a sample of training inputs: the data-driven part of model DNA."""
 
 import numpy as np
 
@@ -11,18 +11,21 @@ SIDE, HASHED = 8, 256
 """Pictures are averaged to this side; tokens are counted in this many bins."""
 
 
-def embedded(sample: Probes) -> np.ndarray:
-    """A kernel mean embedding of the inputs: samples of one distribution lie near each other.
+def mean_embedding(sample: Probes) -> np.ndarray:
+    """A kernel mean embedding of training inputs: `int8 [SIZE]`, 127 times the mean of random Fourier features.
+
+    Samples of one distribution are near each other; some hundred inputs are enough.
 
     Args:
-        sample: Inputs a model was trained on; some hundred are enough.
+        sample: Inputs that a model was trained on.
 
     Returns:
-        `int8 [SIZE]`, 127 times the mean of random Fourier features.
+        The embedding.
 
     Source: Rahimi and Recht 2007; Gretton et al. 2012 for the distance between means.
+
     """
-    rows = _plain(sample)
+    rows = _flat_inputs(sample)
     rng = np.random.default_rng([rows.shape[1], 17])
     frequencies = rng.standard_normal((rows.shape[1], SIZE)) * (2.0 / np.sqrt(rows.shape[1]))
     shifts = rng.uniform(0, 2 * np.pi, SIZE)
@@ -30,21 +33,13 @@ def embedded(sample: Probes) -> np.ndarray:
     return np.round(127 * mean).astype(np.int8)
 
 
-def apart(a: np.ndarray, b: np.ndarray) -> float:
-    """How far two samples are apart: the distance of their mean embeddings.
-
-    Args:
-        a: As `embedded` gives it.
-        b: The other.
-
-    Returns:
-        About 0.1 or less for samples of one distribution, up to 1.4.
-    """
+def embedding_distance(a: np.ndarray, b: np.ndarray) -> float:
+    """Distance of two mean embeddings: about 0.1 or less for samples of one distribution, up to 1.4."""
     return float(np.sqrt(2 * np.square((a.astype(float) - b.astype(float)) / 127).mean()))
 
 
-def _plain(sample: Probes) -> np.ndarray:
-    """Every input as a short vector of about unit range, whatever its resolution."""
+def _flat_inputs(sample: Probes) -> np.ndarray:
+    """Every input as a short vector of about unit range, independent of its resolution."""
     x = sample.inputs
     if sample.kind == "tokens":
         bins = (x.astype(np.int64) * 2654435761 >> 7) % HASHED
@@ -53,12 +48,12 @@ def _plain(sample: Probes) -> np.ndarray:
         return np.sqrt(counts / x.shape[1]) * np.sqrt(HASHED) / 4
     rows = np.asarray(x, np.float64)
     if sample.kind == "image":
-        return _averaged(_averaged(rows, 2), 3).reshape(len(rows), -1)
-    return _averaged(rows.reshape(len(rows), -1), 1, SIDE * SIDE)
+        return _average_pool(_average_pool(rows, 2), 3).reshape(len(rows), -1)
+    return _average_pool(rows.reshape(len(rows), -1), 1, SIDE * SIDE)
 
 
-def _averaged(rows: np.ndarray, axis: int, most: int = SIDE) -> np.ndarray:
-    """An axis averaged down to at most so many places."""
+def _average_pool(rows: np.ndarray, axis: int, most: int = SIDE) -> np.ndarray:
+    """Average-pool an axis to at most `most` entries."""
     n = rows.shape[axis]
     if n <= most:
         return rows

@@ -1,4 +1,4 @@
-"""A few kilobytes of a model's weights: enough to find its relatives, and to recognise them when the file is gone."""
+"""Weight sketch: a few kilobytes to find related models, and to recognise them without their files."""
 
 import zlib
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ CODE = 1024
 """Bits of each of the two codes."""
 
 ENTRIES = 1 << 20
-"""Leading entries of a tensor that the order-dependent code looks at."""
+"""Leading entries of a tensor that the order-dependent code uses."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class WeightSketch:
     def _order_sums(self, t: Tensor) -> np.ndarray:
         """Hash entries by the sum of their indices' hashes: an axis counts by its length, not by its place."""
         rows = max(1, min(t.shape[0], ENTRIES // max(1, t.size // t.shape[0])))
-        x = _within_range(t.rows(0, rows)).astype(np.float32)
+        x = _rescaled(t.rows(0, rows)).astype(np.float32)
         for axis in long_axes(t.shape):
             rms = np.sqrt(np.mean(x * x, axis=tuple(i for i in range(x.ndim) if i != axis), keepdims=True))
             x = x / np.where(rms > 0, rms, 1)
@@ -84,11 +84,7 @@ class WeightSketch:
         return np.bincount(bucket.reshape(-1), ((x - x.mean()) * sign).reshape(-1), CODE)
 
     def _content_code(self, table: np.ndarray, tensors: list[Tensor]) -> np.ndarray:
-        """Cells of random projections; each bit looks at one class of sizes, so that a new size spoils few bits.
-
-        Returns:
-            Booleans, half of them from contents as stored, half from contents without scales.
-        """
+        """Quantised random projections; each bit uses one class of sizes, so a new size changes few bits."""
         classes: dict[tuple[int, ...], list[np.ndarray]] = {}
         for t, row in zip(tensors, table, strict=True):
             classes.setdefault(tuple(sorted(t.shape[i] for i in long_axes(t.shape))), []).append(row)
@@ -106,11 +102,7 @@ class WeightSketch:
         return code
 
     def _units(self, model: Model, tensors: list[Tensor]) -> tuple[np.ndarray, np.ndarray]:
-        """Project the leading units of axes that are surely hidden; see `WeightSketch`.
-
-        Returns:
-            Units `int8 [axes, units, width]` and what they belong to, `int64 [axes, 4]`.
-        """
+        """Projected leading units of hidden axes, `int8 [axes, units, width]`, and their owners, `int64 [axes, 4]`."""
         from stemma.architectures.unit_groups import structure
 
         known = structure(model).axes
@@ -123,20 +115,16 @@ class WeightSketch:
                 continue
             u = self._projected(t, label)
             units[kept, : len(u)] = u
-            rest = sorted(s for i, s in enumerate(t.shape) if i != label and s > 1)
-            owners[kept] = [len(u), t.shape[label], zlib.crc32(repr(rest).encode()), zlib.crc32(t.name.encode())]
+            other_sizes = sorted(s for i, s in enumerate(t.shape) if i != label and s > 1)
+            owners[kept] = [len(u), t.shape[label], zlib.crc32(repr(other_sizes).encode()), zlib.crc32(t.name.encode())]
             kept += 1
         return units, owners
 
     def _projected(self, t: Tensor, axis: int) -> np.ndarray:
-        """The first units of an axis, each hashed to `width` numbers; the order of the other axes does not matter.
-
-        Returns:
-            Integers of eight bits `[units, width]`.
-        """
+        """The first units of an axis, each hashed to `width` 8-bit numbers, independent of the order of other axes."""
         rows = max(1, min(t.shape[0], ENTRIES // max(1, t.size // t.shape[0])))
         rows = min(rows, self.units) if axis == 0 else rows
-        x = _within_range(t.rows(0, rows)).astype(np.float32)
+        x = _rescaled(t.rows(0, rows)).astype(np.float32)
         x = np.moveaxis(x, axis, 0)[: self.units]
         shape = [t.shape[axis], *(s for i, s in enumerate(t.shape) if i != axis)]
         bucket, sign = self._hashed(shape, x.shape, self.width, 1)
@@ -149,11 +137,7 @@ class WeightSketch:
     def _hashed(
         self, lengths: Sequence[int], cut: Sequence[int], buckets: int, first: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Bucket and sign of every entry from its indices; an axis counts by its length, not by its place.
-
-        Returns:
-            Integers and signs that broadcast to `cut`.
-        """
+        """Bucket and sign of every entry from its indices; an axis is identified by its length, not its position."""
         bucket, sign = np.zeros((1,) * len(cut), np.int64), np.ones((1,) * len(cut), np.float32)
         for axis in range(first, len(cut)):
             if lengths[axis] == 1:
@@ -173,24 +157,20 @@ def _key(t: Tensor) -> tuple[int, tuple[int, ...], str]:
 
 def _content(f: Features, t: Tensor) -> np.ndarray:
     """Sorted profiles as stored, and sorted entries after scales of units are normalised away."""
-    plain = np.concatenate([_quantiles(p, QUANTILES // len(f.profiles)) for p in f.profiles])
-    plain = np.pad(plain, (0, QUANTILES - len(plain)))
+    profile = np.concatenate([_quantiles(p, QUANTILES // len(f.profiles)) for p in f.profiles])
+    profile = np.pad(profile, (0, QUANTILES - len(profile)))
     if t.size > ENTRIES:
-        return np.concatenate([plain, plain[::-1]])
-    x = _within_range(t.array()).reshape(t.shape[0], -1)
+        return np.concatenate([profile, profile[::-1]])
+    x = _rescaled(t.array()).reshape(t.shape[0], -1)
     for _ in range(8):
         for axis in (0, 1):
             rms = np.sqrt(np.mean(x * x, axis=axis, keepdims=True))
             x = x / np.where(rms > 0, rms, 1)
-    return np.concatenate([plain, _quantiles(x.reshape(-1), QUANTILES) / 4])
+    return np.concatenate([profile, _quantiles(x.reshape(-1), QUANTILES) / 4])
 
 
-def _within_range(x: np.ndarray) -> np.ndarray:
-    """A tensor times a power of two, so that squares fit any float; what is no number is zero. Scales are lost anyway.
-
-    Returns:
-        Numbers of at most one, in 64 bits.
-    """
+def _rescaled(x: np.ndarray) -> np.ndarray:
+    """A tensor scaled by a power of two to at most one, in float64; non-finite entries become zero."""
     x = np.nan_to_num(x.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
     return np.ldexp(x, -int(np.frexp(np.abs(x).max(initial=0.0))[1]))
 

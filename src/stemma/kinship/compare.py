@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError, UnreadableModelError
-from stemma.fingerprints.evaluation import together
+from stemma.fingerprints.evaluation import require_one_tokenizer
 from stemma.kinship.axes import FORGOTTEN, both_axes
 from stemma.kinship.by_weights import decided
 from stemma.kinship.function.evidence import CloserThanIndependent, Progress
@@ -137,7 +137,7 @@ def unaskable(*parties: Party) -> str:
         except UnreadableModelError as e:
             return str(e)
     try:
-        together(*(party.load() for party in parties if party.load is not None))
+        require_one_tokenizer(*(party.load() for party in parties if party.load is not None))
     except MisuseError as e:
         return str(e)
     return ""

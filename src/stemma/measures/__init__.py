@@ -1,6 +1,6 @@
-"""How far apart? Fingerprints → Distance.
+"""Measures: two fingerprints to a distance.
 
-`ALL` names every measure; the first that takes what a fingerprinter gives is the one used where none is named.
+`ALL` lists every measure; the first that accepts what a fingerprinter produces is the default.
 """
 
 from stemma.measures.base import AbstractMeasure

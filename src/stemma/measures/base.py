@@ -1,4 +1,4 @@
-"""What every measure is: how far two fingerprints are apart, 0 for the same."""
+"""The abstract base of measures: the distance of two fingerprints, 0 if equal."""
 
 import abc
 import enum
@@ -9,14 +9,14 @@ from typing import ClassVar
 import numpy as np
 
 from stemma.errors import MisuseError
-from stemma.measures.intervals import jackknife, over_probes
+from stemma.measures.intervals import jackknife, mean_interval
 from stemma.types import Distance, Fingerprint, Spec
 
 Values = Mapping[str, np.ndarray]
 
 
 class Law(enum.StrEnum):
-    """What a measure may promise; each is tested for exactly those it declares."""
+    """Laws that a measure may declare; each measure is tested for exactly those."""
 
     IDENTITY = "identity"
     SYMMETRY = "symmetry"
@@ -40,7 +40,7 @@ class AbstractMeasure(abc.ABC):
     Attributes:
         name: As in the command line, the docs and the registry.
         version: Raised whenever the numbers change.
-        takes: What fingerprints it compares (see `AbstractFingerprinter`).
+        accepts: Which fingerprints it compares (see `AbstractFingerprinter`).
         probewise: Whether it is a mean over probes, so that blocks can be folded.
         counted: Whether each probe adds 0 or 1.
         laws: What it promises.
@@ -49,7 +49,7 @@ class AbstractMeasure(abc.ABC):
 
     name: ClassVar[str]
     version: ClassVar[int] = 1
-    takes: ClassVar[frozenset[str]]
+    accepts: ClassVar[frozenset[str]]
     probewise: ClassVar[bool]
     counted: ClassVar[bool] = False
     laws: ClassVar[frozenset[Law]]
@@ -108,41 +108,27 @@ class AbstractMeasure(abc.ABC):
         Raises:
             MisuseError: If the fingerprints are of other probes or another method.
         """
-        comparable(a, b)
+        check_comparable(a, b)
         found = self.distances(a.values, b.values)
         if not self.probewise:
             value = float(found[0])
             count = len(next(iter(a.values.values())))
             interval = jackknife(lambda rows: float(self.distances(_rows(a, rows), _rows(b, rows))[0]), count, value)
             return Distance(a=a.model, b=b.model, fingerprint=a.spec, measure=self.spec, value=value, interval=interval)
-        return summarised(a, b, self.spec, found, counted=self.counted)
+        return summarise(a, b, self.spec, found, counted=self.counted)
 
 
-def summarised(
+def summarise(
     a: Fingerprint, b: Fingerprint, measure: Spec, per_probe: np.ndarray, *, counted: bool = False
 ) -> Distance:
-    """A distance from its per-probe values; undefined ones (NaN) are left out and counted.
-
-    Args:
-        a: The first fingerprint.
-        b: The other.
-        measure: What compared them.
-        per_probe: `[k]`.
-        counted: As the measure's.
-
-    Returns:
-        The distance.
-
-    Raises:
-        MisuseError: If it is undefined at every probe.
-    """
+    """A distance from its per-probe values `[k]`; undefined values (NaN) are left out and reduce the coverage."""
     defined = np.isfinite(per_probe)
     if not defined.any():
         raise MisuseError(
             f"{measure.name} is undefined at all {len(per_probe)} probes: a network does not react to them, or they "
-            "equal their baselines. Give other probes or another baseline"
+            "equal their baselines. Use other probes or another baseline"
         )
-    value, interval = over_probes(per_probe[defined], counted=counted)
+    value, interval = mean_interval(per_probe[defined], counted=counted)
     values = tuple(float(v) if ok else None for v, ok in zip(per_probe, defined, strict=True))
     return Distance(
         a=a.model,
@@ -156,26 +142,25 @@ def summarised(
     )
 
 
-def comparable(a: Fingerprint, b: Fingerprint) -> None:
-    """Refuse what is no fingerprint, and fingerprints of other probes or by another method.
-
-    Raises:
-        MisuseError: With what differs.
-    """
+def check_comparable(a: Fingerprint, b: Fingerprint) -> None:
+    """Raise unless both are fingerprints of the same probes by the same method."""
     for given in (a, b):
         if not isinstance(given, Fingerprint):
             raise MisuseError(
-                f"a measure compares two fingerprints, but {type(given).__name__} was given: take one with "
-                "method(model, probes), or use stemma.distance for models"
+                f"a measure compares two fingerprints, but {type(given).__name__} was given. Use method(model, "
+                "probes), or stemma.distance for models"
             )
     if a.probes != b.probes:
         raise MisuseError(
-            f"the fingerprints were taken with other probes ({str(a.probes)[:17]}… and {str(b.probes)[:17]}…): only "
-            "answers to the same probes can be compared. Take both again with one set"
+            f"the fingerprints have different probes ({str(a.probes)[:17]}… and {str(b.probes)[:17]}…). Fingerprint "
+            "both models with the same probes"
         )
     if a.spec.digest != b.spec.digest:
         given = [f"{s.name} {dict(s.params)}" for s in (a.spec, b.spec)]
-        raise MisuseError(f"the fingerprints were taken by other methods: {given[0]} and {given[1]}")
+        raise MisuseError(
+            f"the fingerprints have different methods: {given[0]} and {given[1]}. Fingerprint both models with one "
+            "method"
+        )
 
 
 def _rows(fingerprint: Fingerprint, rows: np.ndarray) -> Values:

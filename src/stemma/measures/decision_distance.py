@@ -1,4 +1,4 @@
-"""How far apart a model puts pairs of probes, compared between models."""
+"""Decision-distance vectors (ModelDiff): distances between outputs for pairs of probes."""
 
 from dataclasses import dataclass
 from typing import final
@@ -23,7 +23,7 @@ class DecisionDistance(AbstractMeasure):
     """
 
     name = "decision-distance"
-    takes = frozenset({"outputs", "features"})
+    accepts = frozenset({"outputs", "features"})
     probewise = False
     laws = frozenset({Law.IDENTITY, Law.SYMMETRY, Law.BOUNDED, Law.PERMUTATION, Law.ORTHOGONAL, Law.SCALING})
 
@@ -32,6 +32,6 @@ class DecisionDistance(AbstractMeasure):
         u, v = (1 - c for c in sample_cosines(a, b, self.name))
         lengths = [np.linalg.norm(w) for w in (u, v)]
         if min(lengths) < 1e-9:
-            raise MisuseError(f"{self.name} is undefined: to one of the models all outputs point the same way")
+            raise MisuseError(f"{self.name} is undefined: all outputs of one model have the same direction")
         between = np.linalg.norm(u / lengths[0] - v / lengths[1])
         return np.array([np.clip(between**2 / 2, 0, 1)])

@@ -1,4 +1,4 @@
-"""Where in the inputs two gradient fields differ: the field cosine, taken apart coordinate by coordinate."""
+"""Difference maps: the contribution of every input coordinate to the field cosine."""
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -12,23 +12,22 @@ from stemma.measures.field_cosine import FieldCosine
 
 
 def difference_map(a: Values, b: Values, shape: tuple[int, ...], measure: FieldCosine | None = None) -> np.ndarray:
-    """What every input coordinate adds to the field cosine of each probe.
+    """The contribution of every input coordinate to the field cosine of each probe.
 
-    For directions u and v of length one, `1 - cos(u, v) = sum over d of (u_d - v_d)^2 / 2`: no coordinate adds less
-    than nothing, and together they are the distance. Averaged over the steps as the measure averages them. Where a
-    field is zero and yet counted, its share is spread evenly.
+    For unit vectors u and v, `1 - cos(u, v) = sum over d of (u_d - v_d)^2 / 2`: contributions are not negative and sum
+    to the distance. They are averaged over steps as the measure does. A zero field that counts contributes evenly.
 
     Args:
-        a: Values of a gradient field, unsketched.
-        b: The other model's, of the same probes.
+        a: Values of a gradient field, not a sketch.
+        b: The other model's, for the same probes.
         shape: Shape of one input; for token fields `(length,)`: the vocabulary is summed.
-        measure: The measure that is taken apart.
+        measure: The measure.
 
     Returns:
-        `[k, *shape]`, float64; each probe's sum is its distance, NaN where that is undefined.
+        `[k, *shape]`, float64; each probe's sum is its distance, NaN if that is undefined.
 
     Raises:
-        MisuseError: If the curves are no numbers per input coordinate.
+        MisuseError: If the curves do not have one number per input coordinate.
     """
     epsilon = (measure or FieldCosine()).epsilon
     (u, a_length), (v, b_length) = (_directions(_curves(values, shape)) for values in (a, b))
@@ -40,31 +39,24 @@ def difference_map(a: Values, b: Values, shape: tuple[int, ...], measure: FieldC
 
 
 def reliance(values: Values, shape: tuple[int, ...]) -> np.ndarray:
-    """How much of a model's own field lies in every input coordinate: the squares of its direction.
-
-    Args:
-        values: As `difference_map`.
-        shape: Shape of one input.
-
-    Returns:
-        `[k, *shape]`, float64; each probe's sum is 1, NaN where the field is undefined.
-    """
+    """Share of a model's own field in every input coordinate: the squares of its direction, with sum 1 per probe."""
     direction, length = _directions(_curves(values, shape))
     parts = np.where(length > 0, np.square(direction), 1 / direction.shape[2])
     return _averaged(parts, values["weights"] * values["defined"], shape)
 
 
 @dataclass(frozen=True, eq=False)
-class Located:
-    """Where two models differ, at some probes and on average over all.
+class DifferenceMaps:
+    """Where two models differ, at selected probes and on average over all.
 
     Attributes:
-        difference: Per chosen probe, what each coordinate adds to its distance `[*shape]`.
-        a: Per chosen probe, where the first model's own field lies.
+        difference: By selected probe, the contribution of each coordinate to its distance `[*shape]`.
+        a: By selected probe, where the first model's own field is.
         b: The same for the second.
         mean: `difference` averaged over all probes where it is defined; its sum is the distance.
         mean_a: `a` averaged.
         mean_b: `b` averaged.
+
     """
 
     difference: Mapping[int, np.ndarray]
@@ -75,40 +67,27 @@ class Located:
     mean_b: np.ndarray
 
 
-def located(
+def accumulate_maps(
     blocks: Iterable[tuple[Block, Block]],
     chosen: Collection[int],
     shape: tuple[int, ...],
     measure: FieldCosine | None = None,
-) -> Located:
-    """Fold the zipped fields of two models into maps; only those of the chosen probes are kept.
-
-    Args:
-        blocks: Blocks of both models, zipped, of all probes.
-        chosen: Indices of probes whose maps are kept.
-        shape: Shape of one input, as for `difference_map`.
-        measure: The measure that is taken apart.
-
-    Returns:
-        The maps.
-
-    Raises:
-        MisuseError: As `difference_map`, or if no probe is defined.
-    """
+) -> DifferenceMaps:
+    """Accumulate difference maps over zipped blocks of two models; maps of the chosen probes are kept."""
     kept: tuple[dict[int, np.ndarray], ...] = ({}, {}, {})
     sums = [np.zeros(shape) for _ in kept]
     count = 0
     for a, b in blocks:
         maps = difference_map(a.values, b.values, shape, measure), *(reliance(m.values, shape) for m in (a, b))
-        fine = np.isfinite(maps[0].reshape(len(a), -1)).all(1)
-        count += int(fine.sum())
-        for keep, total, found in zip(kept, sums, maps, strict=True):
-            total += found[fine].sum(0)
-            keep.update({a.start + i: found[i] for i in range(len(a)) if a.start + i in chosen})
+        finite = np.isfinite(maps[0].reshape(len(a), -1)).all(1)
+        count += int(finite.sum())
+        for selected_maps, total, found in zip(kept, sums, maps, strict=True):
+            total += found[finite].sum(0)
+            selected_maps.update({a.start + i: found[i] for i in range(len(a)) if a.start + i in chosen})
     if count == 0:
-        raise MisuseError("the fields are undefined at every probe, so nothing says where they differ")
+        raise MisuseError("the fields are undefined at every probe, so there is no difference map")
     means = [total / count for total in sums]
-    return Located(*kept, *means)
+    return DifferenceMaps(*kept, *means)
 
 
 def _curves(values: Values, shape: tuple[int, ...]) -> np.ndarray:
@@ -116,14 +95,14 @@ def _curves(values: Values, shape: tuple[int, ...]) -> np.ndarray:
     size = int(np.prod(shape))
     if curve.shape[2] % size or values["curve"].dtype == np.float16:
         raise MisuseError(
-            f"the field has {curve.shape[2]} numbers per step, not one per coordinate of inputs {list(shape)}: a "
-            "sketch keeps no places. Take the field with sketch=0"
+            f"the field has {curve.shape[2]} numbers per step, not one per coordinate of inputs {list(shape)}, "
+            "because it is a sketch. Use sketch=0"
         )
     return curve
 
 
 def _directions(curve: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Curves divided by their lengths, zero where there is none, and the lengths `[k, steps, 1]`."""
+    """Curves divided by their lengths (zero where the length is), and the lengths `[k, steps, 1]`."""
     length = np.linalg.norm(curve, axis=2, keepdims=True)
     return np.divide(curve, length, out=np.zeros_like(curve), where=length > 0), length
 

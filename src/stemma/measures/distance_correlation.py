@@ -7,10 +7,10 @@ import numpy as np
 
 from stemma.errors import MisuseError
 from stemma.measures.base import AbstractMeasure, Law, Values
-from stemma.measures.samples import distinct, paired
+from stemma.measures.samples import refuse_repeats, sample_matrices
 
 TINY = 1e-14
-"""Distance variances, of distances with mean square one, below which nothing but rounding is left."""
+"""Distance variances (of distances with mean square one) below this are rounding errors."""
 
 
 @final
@@ -32,7 +32,7 @@ class DistanceCorrelation(AbstractMeasure):
     corrected: bool = True
 
     name = "distance-correlation"
-    takes = frozenset({"features", "outputs"})
+    accepts = frozenset({"features", "outputs"})
     probewise = False
     laws = frozenset({Law.IDENTITY, Law.SYMMETRY, Law.BOUNDED, Law.PERMUTATION, Law.ORTHOGONAL, Law.SCALING,
                       Law.TRANSLATION})  # fmt: skip
@@ -40,16 +40,16 @@ class DistanceCorrelation(AbstractMeasure):
 
     def distances(self, a: Values, b: Values) -> np.ndarray:
         """See `AbstractMeasure.distances`: `[1]`."""
-        x, y = paired(a, b, self.name, 4 if self.corrected else 2)
+        x, y = sample_matrices(a, b, self.name, 4 if self.corrected else 2)
         if self.corrected:
-            distinct(a, b, self.name)
-        u, v = self._centred(x), self._centred(y)
-        own, other = np.vdot(u, u), np.vdot(v, v)
-        if min(own, other) <= TINY * u.size:
-            raise MisuseError(f"{self.name} is undefined: to one of the models all samples are equally far apart")
-        return np.array([1 - np.clip(np.vdot(u, v) / np.sqrt(own * other), -1, 1)])
+            refuse_repeats(a, b, self.name)
+        u, v = self._centered_distances(x), self._centered_distances(y)
+        variance_x, variance_y = np.vdot(u, u), np.vdot(v, v)
+        if min(variance_x, variance_y) <= TINY * u.size:
+            raise MisuseError(f"{self.name} is undefined: all samples of one model have equal distances")
+        return np.array([1 - np.clip(np.vdot(u, v) / np.sqrt(variance_x * variance_y), -1, 1)])
 
-    def _centred(self, x: np.ndarray) -> np.ndarray:
+    def _centered_distances(self, x: np.ndarray) -> np.ndarray:
         """Distances between samples with the means of rows and columns taken off."""
         from scipy.spatial.distance import pdist, squareform
 

@@ -1,4 +1,4 @@
-"""Gradient fields compared by direction."""
+"""Field cosine: gradient fields compared by direction."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class FieldCosine(AbstractMeasure):
     epsilon: float = 0.0
 
     name = "field-cosine"
-    takes = frozenset({"field"})
+    accepts = frozenset({"field"})
     probewise = True
     laws = frozenset({Law.IDENTITY, Law.SYMMETRY, Law.BOUNDED, Law.SCALING})
     top = 2.0
@@ -81,6 +81,6 @@ def _same_shape(a: Values, b: Values) -> None:
     shapes = [s["curve"].shape for s in (a, b)]
     if shapes[0] != shapes[1]:
         raise MisuseError(
-            f"the fields have the shapes {list(shapes[0][1:])} and {list(shapes[1][1:])} per probe: "
-            "they are not of one input space. Give models of one input shape, or that read tokens of one vocabulary"
+            f"the fields have the shapes {list(shapes[0][1:])} and {list(shapes[1][1:])} per probe, so they have no "
+            "common input space. Use models with one input shape or vocabulary"
         )

@@ -1,4 +1,4 @@
-"""Predicted probabilities compared in bits."""
+"""Jensen-Shannon distance of predicted probabilities."""
 
 from dataclasses import dataclass
 from typing import final
@@ -6,7 +6,7 @@ from typing import final
 import numpy as np
 
 from stemma.measures.base import AbstractMeasure, Law, Values
-from stemma.measures.scores import over_positions, probabilities
+from stemma.measures.scores import mean_over_positions, probabilities
 
 
 @final
@@ -21,7 +21,7 @@ class JensenShannon(AbstractMeasure):
     """
 
     name = "jensen-shannon"
-    takes = frozenset({"outputs"})
+    accepts = frozenset({"outputs"})
     probewise = True
     laws = frozenset({Law.IDENTITY, Law.SYMMETRY, Law.TRIANGLE, Law.BOUNDED, Law.SHIFT})
 
@@ -32,4 +32,4 @@ class JensenShannon(AbstractMeasure):
         p, q = probabilities(a, b, self.name)
         middle = (p + q) / 2
         bits = (rel_entr(p, middle) + rel_entr(q, middle)).sum(-1) / (2 * np.log(2))
-        return over_positions(np.sqrt(np.clip(bits, 0, 1)))
+        return mean_over_positions(np.sqrt(np.clip(bits, 0, 1)))

@@ -1,4 +1,4 @@
-"""Predicted classes compared."""
+"""Disagreement of predicted classes."""
 
 from dataclasses import dataclass
 from typing import final
@@ -6,7 +6,7 @@ from typing import final
 import numpy as np
 
 from stemma.measures.base import AbstractMeasure, Law, Values
-from stemma.measures.scores import over_positions, scores
+from stemma.measures.scores import class_scores, mean_over_positions
 
 
 @final
@@ -19,12 +19,12 @@ class LabelDisagreement(AbstractMeasure):
     """
 
     name = "label-disagreement"
-    takes = frozenset({"outputs"})
+    accepts = frozenset({"outputs"})
     probewise = True
     counted = True
     laws = frozenset({Law.IDENTITY, Law.SYMMETRY, Law.TRIANGLE, Law.BOUNDED, Law.SCALING, Law.SHIFT})
 
     def distances(self, a: Values, b: Values) -> np.ndarray:
         """See `AbstractMeasure.distances`: `[k]`."""
-        x, y = scores(a, b, self.name)
-        return over_positions((x.argmax(-1) != y.argmax(-1)).astype(float))
+        x, y = class_scores(a, b, self.name)
+        return mean_over_positions((x.argmax(-1) != y.argmax(-1)).astype(float))

@@ -1,4 +1,4 @@
-"""Centred kernel alignment."""
+"""Linear centred kernel alignment (CKA)."""
 
 from dataclasses import dataclass
 from typing import final
@@ -7,10 +7,10 @@ import numpy as np
 
 from stemma.errors import MisuseError
 from stemma.measures.base import AbstractMeasure, Law, Values
-from stemma.measures.samples import centred, distinct, paired
+from stemma.measures.samples import center, refuse_repeats, sample_matrices
 
 TINY = 1e-14
-"""Estimates of HSIC of features of length one below which nothing but rounding is left."""
+"""HSIC estimates (of features of norm one) below this are rounding errors."""
 
 
 @final
@@ -34,7 +34,7 @@ class LinearCka(AbstractMeasure):
     debiased: bool = True
 
     name = "linear-cka"
-    takes = frozenset({"features", "outputs"})
+    accepts = frozenset({"features", "outputs"})
     probewise = False
     laws = frozenset({Law.IDENTITY, Law.SYMMETRY, Law.BOUNDED, Law.PERMUTATION, Law.ORTHOGONAL, Law.SCALING,
                       Law.TRANSLATION})  # fmt: skip
@@ -42,46 +42,30 @@ class LinearCka(AbstractMeasure):
 
     def distances(self, a: Values, b: Values) -> np.ndarray:
         """See `AbstractMeasure.distances`: `[1]`."""
-        x, y = paired(a, b, self.name, 4 if self.debiased else 2)
+        x, y = sample_matrices(a, b, self.name, 4 if self.debiased else 2)
         if self.debiased:
-            distinct(a, b, self.name)
-        x, y = (centred(v) / np.linalg.norm(centred(v)) for v in (x, y))
-        hsic = unbiased if self.debiased else squared_products
-        own, other = hsic(x, x), hsic(y, y)
-        if min(own, other) <= TINY:
-            raise MisuseError(f"{self.name} is undefined: {len(x)} samples are too few for the debiased form")
-        cosine = hsic(x, y) / np.sqrt(own * other)
+            refuse_repeats(a, b, self.name)
+        x, y = (center(v) / np.linalg.norm(center(v)) for v in (x, y))
+        hsic = unbiased_hsic if self.debiased else gram_product
+        own, hsic_y = hsic(x, x), hsic(y, y)
+        if min(own, hsic_y) <= TINY:
+            raise MisuseError(f"{self.name} is undefined: {len(x)} samples are too few for the debiased estimate")
+        cosine = hsic(x, y) / np.sqrt(own * hsic_y)
         return np.array([1 - np.clip(cosine, -1, 1)])
 
 
-def squared_products(x: np.ndarray, y: np.ndarray) -> float:
-    """Sum over all entries of the product of two Gram matrices.
-
-    Args:
-        x: `[n, p]`.
-        y: `[n, q]`.
-
-    Returns:
-        `sum(x @ x.T * (y @ y.T))`, by whichever of the two forms is smaller.
-    """
+def gram_product(x: np.ndarray, y: np.ndarray) -> float:
+    """`sum(x @ x.T * (y @ y.T))` for `[n, p]` and `[n, q]`, by the smaller of the two forms."""
     if x.shape[1] * y.shape[1] <= len(x) ** 2:
         return float(np.square(x.T @ y).sum())
     return float(np.vdot(x @ x.T, y @ y.T))
 
 
-def unbiased(x: np.ndarray, y: np.ndarray) -> float:
-    """The unbiased estimate of HSIC for linear kernels, up to the factor n * (n - 3) that cosines lose.
-
-    Args:
-        x: `[n, p]`, n at least 4.
-        y: `[n, q]`.
-
-    Returns:
-        The estimate, without forming a Gram matrix where the features are narrow.
-    """
+def unbiased_hsic(x: np.ndarray, y: np.ndarray) -> float:
+    """The unbiased estimate of HSIC for linear kernels, up to a factor n * (n - 3) that cancels in cosines."""
     n = len(x)
     own = [np.square(v).sum(1) for v in (x, y)]
     sums = [v @ v.sum(0) - d for v, d in zip((x, y), own, strict=True)]
-    products = squared_products(x, y) - own[0] @ own[1]
+    products = gram_product(x, y) - own[0] @ own[1]
     whole = sums[0].sum() * sums[1].sum() / ((n - 1) * (n - 2))
     return float(products + whole - 2 / (n - 2) * (sums[0] @ sums[1]))

@@ -39,9 +39,9 @@ def distance_matrix(
     Raises:
         MisuseError: If method and measure do not go together.
     """
-    if method.gives not in measure.takes:
-        raise MisuseError(f"{measure.name} compares {', '.join(sorted(measure.takes))}, but {method.name} gives "
-                          f"{method.gives}")  # fmt: skip
+    if method.produces not in measure.accepts:
+        raise MisuseError(f"{measure.name} compares {', '.join(sorted(measure.accepts))}, but {method.name} gives "
+                          f"{method.produces}")  # fmt: skip
     if measure.probewise:
         found = pairwise(models, probes, method, measure, progress=progress)
         values, coverage = found.values, found.coverage

@@ -1,4 +1,4 @@
-"""Mean canonical correlation."""
+"""Mean canonical correlation (CCA)."""
 
 from dataclasses import dataclass
 from typing import final
@@ -7,8 +7,8 @@ import numpy as np
 
 from stemma.errors import MisuseError
 from stemma.measures.base import AbstractMeasure, Law, Values
-from stemma.measures.canonical import correlations, directions
-from stemma.measures.samples import paired
+from stemma.measures.cca import canonical_correlations, principal_directions
+from stemma.measures.samples import sample_matrices
 
 
 @final
@@ -25,18 +25,18 @@ class MeanCca(AbstractMeasure):
     """
 
     name = "mean-cca"
-    takes = frozenset({"features", "outputs"})
+    accepts = frozenset({"features", "outputs"})
     probewise = False
     laws = frozenset({Law.IDENTITY, Law.SYMMETRY, Law.BOUNDED, Law.PERMUTATION, Law.ORTHOGONAL, Law.LINEAR,
                       Law.SCALING, Law.TRANSLATION})  # fmt: skip
 
     def distances(self, a: Values, b: Values) -> np.ndarray:
         """See `AbstractMeasure.distances`: `[1]`."""
-        x, y = (directions(v) for v in paired(a, b, self.name))
+        x, y = (principal_directions(v) for v in sample_matrices(a, b, self.name))
         count = x.basis.shape[1] + y.basis.shape[1]
         if count >= len(x.basis):
             raise MisuseError(
                 f"{self.name} needs more samples than directions, but there are {len(x.basis)} samples and {count} "
-                "directions, some of which agree by counting alone: give more probes, or take svcca or linear-cka"
+                "directions, so some correlate perfectly by chance. Use more probes, svcca or linear-cka"
             )
-        return np.array([1 - correlations(x, y)[0].mean()])
+        return np.array([1 - canonical_correlations(x, y)[0].mean()])

@@ -1,4 +1,4 @@
-"""All distances among many models at once, without storing what was seen in any of them."""
+"""Distances between all pairs of models, without storing fingerprints."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import numpy as np
 from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError, StemmaError
 from stemma.fingerprints.base import AbstractFingerprinter, Block
-from stemma.fingerprints.evaluation import together
+from stemma.fingerprints.evaluation import require_one_tokenizer
 from stemma.measures.base import AbstractMeasure
 from stemma.probes import Probes
 from stemma.types import Digest, Spec
@@ -78,42 +78,44 @@ def pairwise(
         MisuseError: If the measure is none over probes, or does not take what the method gives, or the models do not
             read the same tokens.
     """
-    if method.gives not in measure.takes:
-        raise MisuseError(f"{measure.name} compares {', '.join(sorted(measure.takes))}, but {method.name} gives "
-                          f"{method.gives}")  # fmt: skip
+    if method.produces not in measure.accepts:
+        raise MisuseError(f"{measure.name} accepts {', '.join(sorted(measure.accepts))}, but {method.name} produces "
+                          f"{method.produces}")  # fmt: skip
     if not measure.probewise:
-        raise MisuseError(f"{measure.name} is no mean over probes, so blocks of probes cannot be folded")
+        raise MisuseError(
+            f"{measure.name} is not a mean over probes, so it cannot be computed in blocks. Use another measure"
+        )
     if probes.kind == "tokens":
-        together(*models)
+        require_one_tokenizer(*models)
     digests = tuple(m.network.digest for m in models)
     identity = Spec("pairwise", 1, {"models": digests, "probes": probes.digest, "method": method.spec,
                                     "measure": measure.spec}).digest  # fmt: skip
     per_probe = np.full((len(models), len(models), len(probes)), np.nan)
-    done = _resumed(state, identity, per_probe)
+    done = _load_state(state, identity, per_probe)
     for blocks in _zipped(models, probes, method, done):
         start, stop = blocks[0].start, blocks[0].start + len(blocks[0])
         per_probe[:, :, start:stop] = measure.gram([b.values for b in blocks])
         if progress is not None:
             progress(f"comparing {len(models)} models", stop, len(probes))
         if state is not None:
-            _keep(state, identity, per_probe, stop)
+            _save_state(state, identity, per_probe, stop)
     if state is not None:
         state.unlink(missing_ok=True)
     return Pairwise(digests, probes.digest, method.spec, measure.spec, per_probe)
 
 
 def _zipped(
-    models: Sequence[Model], probes: Probes, method: AbstractFingerprinter, first: int
+    models: Sequence[Model], probes: Probes, method: AbstractFingerprinter, from_probe: int
 ) -> Iterator[tuple[Block, ...]]:
-    streams = [method.blocks(m, probes, first) for m in models]
+    streams = [method.blocks(m, probes, from_probe) for m in models]
     for blocks in zip(*streams, strict=True):
         if len({(b.start, len(b)) for b in blocks}) > 1:
-            raise StemmaError(f"{method.name} cut its blocks differently for these models: this is a defect of it")
+            raise StemmaError(f"{method.name} returned different blocks for these models, which is a bug in the method")
         yield blocks
 
 
-def _resumed(state: Path | None, identity: Digest, per_probe: np.ndarray) -> int:
-    """Take over what an interrupted run of the same question left."""
+def _load_state(state: Path | None, identity: Digest, per_probe: np.ndarray) -> int:
+    """Restore the state of an interrupted run with the same parameters."""
     if state is None or not state.exists():
         return 0
     try:
@@ -126,8 +128,8 @@ def _resumed(state: Path | None, identity: Digest, per_probe: np.ndarray) -> int
         return 0
 
 
-def _keep(state: Path, identity: Digest, per_probe: np.ndarray, done: int) -> None:
-    """Written beside and moved into place, so that an interruption leaves the last good state."""
+def _save_state(state: Path, identity: Digest, per_probe: np.ndarray, done: int) -> None:
+    """Write the state to a temporary file and rename it."""
     state.parent.mkdir(parents=True, exist_ok=True)
     beside = state.with_name(state.name + ".part")
     with beside.open("wb") as file:

@@ -1,4 +1,4 @@
-"""What the best rotation leaves."""
+"""Procrustes distance: the angle between features after the best rotation."""
 
 from dataclasses import dataclass
 from typing import final
@@ -6,7 +6,7 @@ from typing import final
 import numpy as np
 
 from stemma.measures.base import AbstractMeasure, Law, Values
-from stemma.measures.samples import centred, narrowed, paired
+from stemma.measures.samples import center, reduce_columns, sample_matrices
 
 
 @final
@@ -22,7 +22,7 @@ class Procrustes(AbstractMeasure):
     """
 
     name = "procrustes"
-    takes = frozenset({"features", "outputs"})
+    accepts = frozenset({"features", "outputs"})
     probewise = False
     laws = frozenset({Law.IDENTITY, Law.SYMMETRY, Law.TRIANGLE, Law.BOUNDED, Law.PERMUTATION, Law.ORTHOGONAL,
                       Law.SCALING, Law.TRANSLATION})  # fmt: skip
@@ -31,7 +31,7 @@ class Procrustes(AbstractMeasure):
         """See `AbstractMeasure.distances`: `[1]`."""
         from scipy.linalg import orthogonal_procrustes
 
-        x, y = (narrowed(centred(v)) for v in paired(a, b, self.name))
+        x, y = (reduce_columns(center(v)) for v in sample_matrices(a, b, self.name))
         width = max(x.shape[1], y.shape[1])
         x, y = (np.pad(v / np.linalg.norm(v), ((0, 0), (0, width - v.shape[1]))) for v in (x, y))
         rotation, _ = orthogonal_procrustes(x, y)

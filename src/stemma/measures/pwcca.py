@@ -1,4 +1,4 @@
-"""Canonical correlation, weighted by how much of the features lies along each variable."""
+"""Projection-weighted canonical correlation (PWCCA)."""
 
 from dataclasses import dataclass
 from typing import final
@@ -7,8 +7,8 @@ import numpy as np
 
 from stemma.errors import MisuseError
 from stemma.measures.base import AbstractMeasure, Law, Values
-from stemma.measures.canonical import correlations, directions
-from stemma.measures.samples import centred, paired
+from stemma.measures.cca import canonical_correlations, principal_directions
+from stemma.measures.samples import center, sample_matrices
 
 
 @final
@@ -24,20 +24,20 @@ class Pwcca(AbstractMeasure):
     """
 
     name = "pwcca"
-    takes = frozenset({"features", "outputs"})
+    accepts = frozenset({"features", "outputs"})
     probewise = False
     laws = frozenset({Law.IDENTITY, Law.SYMMETRY, Law.BOUNDED, Law.PERMUTATION, Law.SCALING, Law.TRANSLATION})
 
     def distances(self, a: Values, b: Values) -> np.ndarray:
         """See `AbstractMeasure.distances`: `[1]`."""
-        given = paired(a, b, self.name)
-        x, y = (directions(v) for v in given)
+        given = sample_matrices(a, b, self.name)
+        x, y = (principal_directions(v) for v in given)
         count = x.basis.shape[1] + y.basis.shape[1]
         if count >= len(x.basis):
             raise MisuseError(
                 f"{self.name} needs more samples than directions, but there are {len(x.basis)} samples and {count} "
-                "directions, some of which agree by counting alone: give more probes, or take svcca or linear-cka"
+                "directions, so some correlate perfectly by chance. Use more probes, svcca or linear-cka"
             )
-        found, *variables = correlations(x, y)
-        weights = [np.abs(v.T @ centred(features)).sum(1) for v, features in zip(variables, given, strict=True)]
+        found, *variables = canonical_correlations(x, y)
+        weights = [np.abs(v.T @ center(features)).sum(1) for v, features in zip(variables, given, strict=True)]
         return np.array([1 - np.mean([np.average(found, weights=w) for w in weights])])

@@ -1,4 +1,4 @@
-"""What a matrix of distances says about tasks: how it agrees with measured transfer, and its similarity tree."""
+"""Task relatedness from a distance matrix: agreement with measured transfer, and a similarity tree."""
 
 from dataclasses import dataclass
 
@@ -36,17 +36,17 @@ def transfer_agreement(distance: np.ndarray, affinity: np.ndarray, *, diagonal: 
     n = len(distance)
     if distance.shape != (n, n) or affinity.shape != (n, n) or n < 4:
         raise MisuseError(
-            f"distances {list(distance.shape)} and affinities {list(affinity.shape)} are two square matrices over the "
-            "same four or more tasks: give one row per source and one column per target"
+            f"distances {list(distance.shape)} and affinities {list(affinity.shape)} must be two square matrices over "
+            "the same four or more tasks, with one row per source and one column per target"
         )
     if not (np.isfinite(distance).all() and np.isfinite(affinity).all()):
-        raise MisuseError("distances or affinities hold NaN or infinite values: leave these tasks out")
+        raise MisuseError("distances or affinities contain NaN or infinite values. Remove these tasks")
     kept = np.ones((n, n), bool) if diagonal else ~np.eye(n, dtype=bool)
     out = np.empty(n)
     for j in range(n):
         x, y = (rankdata(m[kept[:, j], j]) for m in (distance, affinity))
         if np.ptp(x) == 0 or np.ptp(y) == 0:
-            raise MisuseError(f"column {j} holds one value only, so it puts the sources in no order")
+            raise MisuseError(f"column {j} has only one value, so it does not rank the sources")
         out[j] = -np.corrcoef(x, y)[0, 1]
     return out
 
@@ -64,14 +64,7 @@ class SimilarityTree:
     order: np.ndarray
 
     def clusters(self, count: int) -> np.ndarray:
-        """The tree cut into clusters.
-
-        Args:
-            count: How many.
-
-        Returns:
-            `[n]`, a number from 0 on per model, in the order of the drawn tree.
-        """
+        """Cluster number of each model `[n]` when the tree is cut into `count` clusters."""
         from scipy.cluster.hierarchy import fcluster
 
         found = fcluster(self.linkage, count, "maxclust")
@@ -99,7 +92,9 @@ def similarity_tree(distance: np.ndarray) -> SimilarityTree:
 
     d = np.asarray(distance, float)
     if d.ndim != 2 or d.shape[0] != d.shape[1] or len(d) < 2 or not np.allclose(d, d.T, atol=1e-5):
-        raise MisuseError(f"a similarity tree needs a finite symmetric matrix of distances, not one of {list(d.shape)}")
+        raise MisuseError(
+            f"a similarity tree needs a finite symmetric distance matrix, not one of shape {list(d.shape)}"
+        )
     return _tree(linkage(np.log(np.maximum(1 - d, SMALLEST)), "ward", optimal_ordering=True))
 
 

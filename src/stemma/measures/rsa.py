@@ -1,4 +1,4 @@
-"""Representational similarity analysis."""
+"""Representational similarity analysis (RSA)."""
 
 from dataclasses import dataclass
 from typing import final
@@ -7,7 +7,7 @@ import numpy as np
 
 from stemma.errors import MisuseError
 from stemma.measures.base import AbstractMeasure, Law, Values
-from stemma.measures.samples import FLAT, paired
+from stemma.measures.samples import CONSTANT_TOLERANCE, sample_matrices
 
 
 @final
@@ -22,7 +22,7 @@ class Rsa(AbstractMeasure):
     """
 
     name = "rsa"
-    takes = frozenset({"features", "outputs"})
+    accepts = frozenset({"features", "outputs"})
     probewise = False
     laws = frozenset({Law.IDENTITY, Law.SYMMETRY, Law.BOUNDED, Law.PERMUTATION, Law.SCALING, Law.SHIFT})
     top = 2.0
@@ -31,20 +31,20 @@ class Rsa(AbstractMeasure):
         """See `AbstractMeasure.distances`: `[1]`."""
         from scipy.stats import spearmanr
 
-        first, second = (self._dissimilarities(v) for v in paired(a, b, self.name))
+        first, second = (self._dissimilarities(v) for v in sample_matrices(a, b, self.name))
         return np.array([np.clip(1 - spearmanr(first, second).statistic, 0, 2)])
 
     def _dissimilarities(self, x: np.ndarray) -> np.ndarray:
         from scipy.spatial.distance import pdist
 
-        flat = np.ptp(x, axis=1) <= FLAT * np.abs(x).max()
+        flat = np.ptp(x, axis=1) <= CONSTANT_TOLERANCE * np.abs(x).max()
         if flat.any():
             raise MisuseError(
-                f"{self.name} correlates features, but at sample {int(flat.argmax())} one of the models has all "
-                "features equal: leave that probe out, or take another layer or linear-cka"
+                f"{self.name} correlates features, but at sample {int(flat.argmax())} all features of one model are "
+                "equal. Remove that probe, or use another layer or linear-cka"
             )
         # Rounded, so that pairs that are equally far apart stay tied whatever the order of the features.
         found = np.round(pdist(x, "correlation"), 10)
         if np.ptp(found) == 0:
-            raise MisuseError(f"{self.name} is undefined: to one of the models all samples are equally far apart")
+            raise MisuseError(f"{self.name} is undefined: all samples of one model have equal distances")
         return found

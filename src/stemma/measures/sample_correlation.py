@@ -1,4 +1,4 @@
-"""How alike a model finds pairs of probes, compared between models."""
+"""Sample correlation (SAC): cosines between outputs for pairs of probes, compared between models."""
 
 from dataclasses import dataclass
 from typing import final
@@ -23,7 +23,7 @@ class SampleCorrelation(AbstractMeasure):
     """
 
     name = "sample-correlation"
-    takes = frozenset({"outputs", "features"})
+    accepts = frozenset({"outputs", "features"})
     probewise = False
     laws = frozenset({Law.IDENTITY, Law.SYMMETRY, Law.TRIANGLE, Law.BOUNDED, Law.PERMUTATION, Law.ORTHOGONAL,
                       Law.SCALING})  # fmt: skip

@@ -1,35 +1,23 @@
-"""Cosines between what a model answers to pairs of probes."""
+"""Cosines between a model's outputs for pairs of probes."""
 
 import numpy as np
 
 from stemma.errors import MisuseError
 from stemma.measures.base import Values
-from stemma.measures.samples import FLAT, paired
+from stemma.measures.samples import CONSTANT_TOLERANCE, sample_matrices
 
 
 def sample_cosines(a: Values, b: Values, measure: str) -> tuple[np.ndarray, np.ndarray]:
-    """For two models, the cosine between the outputs of every pair of samples.
-
-    Args:
-        a: Values with `outputs` or `features`.
-        b: The other's.
-        measure: Name, for errors.
-
-    Returns:
-        Two vectors `[n * (n - 1) / 2]`, pairs in the same order.
-
-    Raises:
-        MisuseError: If a model answers with zeros, or there are fewer than three different samples.
-    """
+    """For two models, the cosines between the outputs of every pair of samples, `[n * (n - 1) / 2]`."""
     from scipy.spatial.distance import pdist
 
     found = []
-    for x in paired(a, b, measure):
-        zero = np.abs(x).max(1) <= FLAT * np.abs(x).max()
+    for x in sample_matrices(a, b, measure):
+        zero = np.abs(x).max(1) <= CONSTANT_TOLERANCE * np.abs(x).max()
         if zero.any():
             raise MisuseError(
-                f"{measure} compares directions, but one of the models answers sample {int(zero.argmax())} with zeros: "
-                "leave that probe out"
+                f"{measure} compares directions, but one model returns zeros for sample {int(zero.argmax())}. Remove "
+                "that probe"
             )
         found.append(np.clip(1 - pdist(x, "cosine"), -1, 1))
     return found[0], found[1]

@@ -1,4 +1,4 @@
-"""Predicted probabilities compared entry by entry."""
+"""Total variation of predicted probabilities."""
 
 from dataclasses import dataclass
 from typing import final
@@ -6,7 +6,7 @@ from typing import final
 import numpy as np
 
 from stemma.measures.base import AbstractMeasure, Law, Values
-from stemma.measures.scores import over_positions, probabilities
+from stemma.measures.scores import mean_over_positions, probabilities
 
 
 @final
@@ -20,11 +20,11 @@ class SoftmaxDifference(AbstractMeasure):
     """
 
     name = "softmax-difference"
-    takes = frozenset({"outputs"})
+    accepts = frozenset({"outputs"})
     probewise = True
     laws = frozenset({Law.IDENTITY, Law.SYMMETRY, Law.TRIANGLE, Law.BOUNDED, Law.SHIFT})
 
     def distances(self, a: Values, b: Values) -> np.ndarray:
         """See `AbstractMeasure.distances`: `[k]`."""
         p, q = probabilities(a, b, self.name)
-        return over_positions(np.clip(np.abs(p - q).sum(-1) / 2, 0, 1))
+        return mean_over_positions(np.clip(np.abs(p - q).sum(-1) / 2, 0, 1))

@@ -1,4 +1,4 @@
-"""Canonical correlation of the strong directions."""
+"""Canonical correlation of the principal directions (SVCCA)."""
 
 from dataclasses import dataclass
 from typing import final
@@ -7,8 +7,8 @@ import numpy as np
 
 from stemma.errors import MisuseError
 from stemma.measures.base import AbstractMeasure, Law, Values
-from stemma.measures.canonical import correlations, directions
-from stemma.measures.samples import paired
+from stemma.measures.cca import canonical_correlations, principal_directions
+from stemma.measures.samples import sample_matrices
 
 
 @final
@@ -31,18 +31,18 @@ class Svcca(AbstractMeasure):
     most: float = 0.2
 
     name = "svcca"
-    takes = frozenset({"features", "outputs"})
+    accepts = frozenset({"features", "outputs"})
     probewise = False
     laws = frozenset({Law.IDENTITY, Law.SYMMETRY, Law.BOUNDED, Law.PERMUTATION, Law.ORTHOGONAL, Law.SCALING,
                       Law.TRANSLATION})  # fmt: skip
 
     def __post_init__(self) -> None:
         if not 0 < self.variance <= 1 or not 0 < self.most < 0.5:
-            raise MisuseError("variance lies in (0, 1] and most in (0, 0.5)")
+            raise MisuseError("variance must be in (0, 1] and most in (0, 0.5)")
 
     def distances(self, a: Values, b: Values) -> np.ndarray:
         """See `AbstractMeasure.distances`: `[1]`."""
-        x, y = (directions(v) for v in paired(a, b, self.name, int(np.ceil(1 / self.most))))
+        x, y = (principal_directions(v) for v in sample_matrices(a, b, self.name, int(np.ceil(1 / self.most))))
         limit = max(1, int(self.most * len(x.basis)))
-        x, y = (d.first(min(limit, d.holding(self.variance))) for d in (x, y))
-        return np.array([1 - correlations(x, y)[0].mean()])
+        x, y = (d.leading(min(limit, d.count_for_variance(self.variance))) for d in (x, y))
+        return np.array([1 - canonical_correlations(x, y)[0].mean()])

@@ -10,7 +10,7 @@ from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError, StemmaError
 from stemma.multimodal.paired_network import joined, module_of
 from stemma.probes import Probes
-from stemma.probes.modalities import apart
+from stemma.probes.modalities import split_modalities
 from stemma.types import Axis, Evidence, ModelRef, Null, Spec, Verdict, jsonable
 
 if TYPE_CHECKING:
@@ -242,14 +242,14 @@ class LeaningTest:
     def _seen(self, model: Model, probes: Probes) -> _Seen:
         import torch
 
-        from stemma.fingerprints.evaluation import questioned
+        from stemma.fingerprints.evaluation import checked_network
         from stemma.multimodal.concepts import answers
         from stemma.multimodal.responses import absent, combined, exact_split
 
         if not probes.parts:
             raise MisuseError(
                 "these probes have one modality: give an .npz with one array per modality, named as the network takes "
-                "them, or stemma.probes.paired"
+                "them, or stemma.probes.pair_modalities"
             )
         names, module = tuple(p.name for p in probes.parts), module_of(model)
         order = np.random.default_rng(self.seed).permutation(len(probes))  # neighbours may be of one class
@@ -265,7 +265,7 @@ class LeaningTest:
                 f"{model.name} does not answer {said}: {' '.join(str(e).split())[:300]}. Are the arrays named as its "
                 "forward takes them?"
             ) from e
-        questioned(joined(model, probes.parts), probes)
+        checked_network(joined(model, probes.parts), probes)
         found = np.stack(outputs)
         if found.ndim != 3 or found.shape[2] < 2:
             raise MisuseError(f"{model.name} answers with shape {list(found.shape[2:])}, not with one score per class")
@@ -294,7 +294,7 @@ def batch_of(module: Any, probes: Probes) -> dict[str, Any]:
     import torch
 
     like = next((t for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()), torch.zeros(()))
-    pieces = apart(torch.from_numpy(np.array(probes.inputs)), probes.parts)
+    pieces = split_modalities(torch.from_numpy(np.array(probes.inputs)), probes.parts)
     return {n: x.to(like.device, like.dtype) if x.is_floating_point() else x.to(like.device) for n, x in pieces.items()}
 
 

@@ -5,15 +5,15 @@ from typing import TYPE_CHECKING
 
 from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError
-from stemma.probes.modalities import apart
-from stemma.probes.probes import Part
+from stemma.probes.modalities import split_modalities
+from stemma.probes.probes import Modality
 from stemma.types.network import Network, network_digest
 
 if TYPE_CHECKING:
     import torch
 
 
-def joined(model: Model, parts: tuple[Part, ...]) -> Model:
+def joined(model: Model, parts: tuple[Modality, ...]) -> Model:
     """The same model, asked with all modalities side by side.
 
     Args:
@@ -26,20 +26,20 @@ def joined(model: Model, parts: tuple[Part, ...]) -> Model:
     if model.black_box:
         return model
 
-    def runs(asked: Model) -> Network:
+    def network_builder(asked: Model) -> Network:
         network = model.network
         module = module_of(model)
         taken = names_taken(module)
 
         def forward(flat: "torch.Tensor") -> object:
-            pieces = apart(flat, parts)
+            pieces = split_modalities(flat, parts)
             return module(**{n: x for n, x in pieces.items() if taken is None or n in taken})
 
         code = f"paired:{network.digest}"
         digest = network_digest(model.digest, code, [[p.name, list(p.shape), p.kind] for p in parts], None)
         return Network(asked.name, digest, None, forward, module, tokenizer=network.tokenizer)
 
-    made = replace(model, runs=runs)
+    made = replace(model, network_builder=network_builder)
     made.__dict__.update({k: v for k, v in model.__dict__.items() if k not in made.__dict__ and k != "network"})
     return made
 

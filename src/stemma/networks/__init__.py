@@ -1,4 +1,4 @@
-"""Our small networks: a configuration becomes a torch module, with the weights of a `Model` in it.
+"""Native networks: build a torch module from a configuration and load the weights of a `Model` into it.
 
 The modules need torch, so they are imported when a network is built, not with this package.
 """
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from stemma.checkpoints.model import Model
 from stemma.errors import MissingExtraError, UnreadableModelError
-from stemma.networks.loading import refuse_misfits
+from stemma.networks.loading import check_tensors
 from stemma.types import InputSpec
 
 if TYPE_CHECKING:
@@ -19,40 +19,23 @@ MODEL_TYPES = ("stemma-mlp", "stemma-cnn", "stemma-vit", "llama")
 
 
 def build(config: Mapping[str, Any]) -> "torch.nn.Module":
-    """Make a network with fresh weights, drawn as torch draws them, from torch's global generator.
-
-    Args:
-        config: `model_type` and the fields of the configuration in that network's file.
-
-    Returns:
-        The module, in training mode.
-
-    Raises:
-        UnreadableModelError: If the configuration names another architecture or misfits.
-    """
+    """Build a network from its configuration with fresh weights from torch's global generator, in training mode."""
     maker = _maker(config)
     try:
         return maker(config)
     except (KeyError, TypeError, ValueError, ZeroDivisionError, RuntimeError) as error:
         raise UnreadableModelError(
-            f"the configuration does not describe a {config['model_type']} network: {error!r}. Correct its config.json."
+            f"the configuration does not describe a valid {config['model_type']} network: {error!r}. Correct "
+            "config.json"
         ) from error
 
 
-def network(model: Model) -> "torch.nn.Module":
-    """Build the network of a model and load its weights, decoded, quantised ones dequantised.
-
-    Args:
-        model: A model with a configuration of ours and tensors under their original names.
-
-    Returns:
-        The module in float32 (float64 where the weights are), in evaluation mode.
-
-    Raises:
-        UnreadableModelError: If there is no configuration, or names or shapes do not fit it.
-    """
+def build_with_weights(model: Model) -> "torch.nn.Module":
+    """Build the network of a model with its weights (dequantised), float32 or float64, in evaluation mode."""
     if model.config is None:
-        raise UnreadableModelError(f"{model.name} has no configuration, so its network is unknown. Add a config.json.")
+        raise UnreadableModelError(
+            f"{model.name} has no configuration, so its network cannot be built. Add a config.json"
+        )
     module = build(model.config)
     import torch
 
@@ -62,17 +45,13 @@ def network(model: Model) -> "torch.nn.Module":
     wanted = module.state_dict()
     state = {n: t.view(()) if t.shape == (1,) and n in wanted and wanted[n].ndim == 0 else t for n, t in state.items()}
     shapes = [n for n in wanted if n in state and state[n].shape != wanted[n].shape]
-    refuse_misfits(model.name, wanted.keys() - state.keys(), state.keys() - wanted.keys(), shapes)
+    check_tensors(model.name, wanted.keys() - state.keys(), state.keys() - wanted.keys(), shapes)
     module.load_state_dict(state, strict=True)
     return module.eval()
 
 
 def input_spec(config: Mapping[str, Any]) -> InputSpec:
-    """The raw inputs that a network of this configuration takes.
-
-    Returns:
-        Shape and range of one input.
-    """
+    """The raw inputs that a network of this configuration takes."""
     if config["model_type"] == "llama":
         return InputSpec("tokens", (int(config["max_position_embeddings"]),), 0, int(config["vocab_size"]) - 1)
     return InputSpec("image", tuple(config["input_shape"]), 0.0, 1.0)
@@ -102,5 +81,5 @@ def _maker(config: Mapping[str, Any]) -> Any:
             return LanguageModel
         case other:
             raise UnreadableModelError(
-                f"no network is built for model_type {other!r}. Known are: {', '.join(MODEL_TYPES)}."
+                f"there is no built-in network for model_type {other!r}. Supported: {', '.join(MODEL_TYPES)}"
             )

@@ -1,4 +1,4 @@
-"""Networks that were frozen for one number of inputs at a time."""
+"""Networks that were exported with a fixed batch size."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -10,19 +10,10 @@ if TYPE_CHECKING:
     import torch
 
 
-def in_batches(
-    name: str, ask: Callable[["torch.Tensor"], Any], size: int
+def in_fixed_batches(
+    name: str, forward: Callable[["torch.Tensor"], Any], size: int
 ) -> Callable[["torch.Tensor"], "torch.Tensor"]:
-    """Put any number of inputs to a network that takes exactly `size` at once; the last batch is filled up.
-
-    Args:
-        name: The network's, for the error.
-        ask: From `[size, …]` to an answer.
-        size: Inputs at once.
-
-    Returns:
-        From `[n, …]` to the main output `[n, …]`.
-    """
+    """Run a network that takes exactly `size` inputs on any number of them; the last batch is padded."""
 
     def answer(x: "torch.Tensor") -> "torch.Tensor":
         import torch
@@ -32,11 +23,11 @@ def in_batches(
             part = x[start : start + size]
             short = size - len(part)
             filled = torch.cat([part, part[-1:].expand(short, *part.shape[1:])]) if short else part
-            found = main_output(ask(filled))
+            found = main_output(forward(filled))
             if found is None or found.ndim < 2 or len(found) != size:
                 raise StemmaError(
-                    f"{name} takes exactly {size} inputs at once but does not answer with one row for each: export it "
-                    "with a free batch axis"
+                    f"{name} has a fixed batch size of {size} but does not return one output row per input. Export it "
+                    "with a dynamic batch axis"
                 )
             out.append(found[: len(part)])
         return torch.cat(out)

@@ -1,4 +1,4 @@
-"""Networks of bare weights: a factory in the user's own code builds the module, Stemma fills it."""
+"""Networks for weights without architecture: a factory in the user's code builds the module."""
 
 import importlib
 import sys
@@ -9,7 +9,7 @@ from typing import Any
 
 from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError, StemmaError
-from stemma.networks.from_module import of_module
+from stemma.networks.from_module import with_module
 from stemma.networks.loading import load_strictly
 from stemma.types import InputSpec
 
@@ -31,62 +31,64 @@ def network_from_factory(model: Model, factory: str, allow_code: bool = False) -
         StemmaError: If the factory fails.
         UnreadableModelError: If the weights do not fit the module.
     """
-    place, colon, called = factory.partition(":")
-    if not colon or not place or not called:
-        raise MisuseError(f"a factory is given as MODULE:FACTORY, for example mynet:build, not as {factory!r}")
+    module_name, colon, attribute = factory.partition(":")
+    if not colon or not module_name or not attribute:
+        raise MisuseError(f"{factory!r} is not a factory. Use MODULE:FACTORY, for example mynet:build")
     if not allow_code:
         raise MisuseError(
-            f"--network {factory} runs the code of the module {place!r}: say --allow-code if you trust it"
+            f"--network {factory} runs code of the Python module {module_name!r}. Add --allow-code if you trust it"
         )
-    with _current_folder() as here:
-        module, spec = _made(factory, _found(place, called, here))
+    with _current_folder() as folder:
+        module, spec = _call_factory(factory, _import_factory(module_name, attribute, folder))
     load_strictly(module, model)
-    return of_module(model, module.eval(), spec)
+    return with_module(model, module.eval(), spec)
 
 
 @contextmanager
 def _current_folder() -> Generator[str]:
-    here = str(Path.cwd())
-    added = here not in sys.path
+    folder = str(Path.cwd())
+    added = folder not in sys.path
     if added:
-        sys.path.insert(0, here)
+        sys.path.insert(0, folder)
     try:
-        yield here
+        yield folder
     finally:
         if added:
-            sys.path.remove(here)
+            sys.path.remove(folder)
 
 
-def _found(place: str, called: str, here: str) -> Any:
+def _import_factory(module_name: str, attribute: str, folder: str) -> Any:
     try:
         importlib.invalidate_caches()
-        target: Any = importlib.import_module(place)
-        for part in called.split("."):
+        target: Any = importlib.import_module(module_name)
+        for part in attribute.split("."):
             target = getattr(target, part)
     except (ImportError, AttributeError) as error:
-        raise MisuseError(f"there is no factory {called!r} in a module {place!r}: {error}. Is it in {here}?") from error
+        raise MisuseError(
+            f"cannot find {attribute!r} in the Python module {module_name!r}: {error}. Check that it is in {folder}"
+        ) from error
     except (Exception, SystemExit) as error:  # any code may stand in the module
-        raise StemmaError(f"importing {place!r} failed: {_line(error)}") from error
+        raise StemmaError(f"importing {module_name!r} failed: {_one_line(error)}") from error
     if not callable(target):
-        raise MisuseError(f"{place}:{called} is no factory: it cannot be called")
+        raise MisuseError(f"{module_name}:{attribute} is not callable. Use a function or class that builds the network")
     return target
 
 
-def _made(factory: str, call: Any) -> tuple[Any, InputSpec | None]:
+def _call_factory(factory: str, call: Any) -> tuple[Any, InputSpec | None]:
     import torch
 
     try:
-        made = call()
+        result = call()
     except (Exception, SystemExit) as error:  # any code may stand in the factory
-        raise StemmaError(f"{factory}() failed: {_line(error)}") from error
-    module, spec = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+        raise StemmaError(f"{factory}() failed: {_one_line(error)}") from error
+    module, spec = result if isinstance(result, tuple) and len(result) == 2 else (result, None)
     if not isinstance(module, torch.nn.Module) or not (spec is None or isinstance(spec, InputSpec)):
         raise MisuseError(
-            f"{factory}() returns a {type(made).__name__}, but a factory returns a torch module, or a module and its "
+            f"{factory}() returns a {type(result).__name__}. It must return a torch module, or a module and a "
             "stemma.InputSpec"
         )
     return module, spec
 
 
-def _line(error: BaseException) -> str:
+def _one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

@@ -42,45 +42,33 @@ def from_module(module: Any, name: str = "module", input_spec: InputSpec | None 
     try:
         import torch
     except ImportError as error:
-        raise MissingExtraError("asking a network", "torch", "networks") from error
+        raise MissingExtraError("running a network", "torch", "networks") from error
     if isinstance(module, torch.nn.Module):
         tensors = {n: t for n, t in module.state_dict().items() if isinstance(t, torch.Tensor)}
-        return of_module(from_arrays(tensors, name), module, input_spec)
+        return with_module(from_arrays(tensors, name), module, input_spec)
     if not callable(module):
-        raise MisuseError(f"a model is made of a torch module or a callable, but {name!r} is a {type(module).__name__}")
+        raise MisuseError(f"{name!r} is a {type(module).__name__}, not a torch module or a callable")
 
-    def runs(model: Model) -> Network:
-        answer = _answers(module)
+    def network_builder(model: Model) -> Network:
+        answer = _callable_forward(module)
         smooth = input_spec is None or differentiable(answer, input_spec)
         return Network(model.name, Digest(f"blackbox:{model.name}"), input_spec, answer, differentiable=smooth)
 
-    return Model(name, f"python:{name}", {}, runs=runs, black_box=True)
+    return Model(name, f"python:{name}", {}, network_builder=network_builder, black_box=True)
 
 
-def of_module(model: Model, module: "torch.nn.Module", input_spec: InputSpec | None) -> Model:
-    """The same model, run by this module.
+def with_module(model: Model, module: "torch.nn.Module", input_spec: InputSpec | None) -> Model:
+    """The model with this module as its network; its digest covers weights, structure, code and settings."""
 
-    Returns:
-        A model whose network's identity covers weights, structure, code and settings of the module.
-    """
-
-    def runs(model: Model) -> Network:
-        digest = network_digest(model.digest, f"python:{_code(module)}", None, input_spec)
+    def network_builder(model: Model) -> Network:
+        digest = network_digest(model.digest, f"python:{_code_digest(module)}", None, input_spec)
         return Network(model.name, digest, input_spec, module, module)
 
-    return replace(model, runs=runs)
+    return replace(model, network_builder=network_builder)
 
 
 def differentiable(answer: Callable[["torch.Tensor"], Any], spec: InputSpec) -> bool:
-    """Whether a gradient comes back from the answers, tried on one input in the middle of the range.
-
-    Args:
-        answer: From raw inputs to outputs.
-        spec: What one raw input is; axes of any length are tried with 64.
-
-    Returns:
-        False for tokens, and where the input is refused.
-    """
+    """Whether a gradient reaches the input, tried on one input in mid-range; False for tokens."""
     import torch
 
     if spec.kind == "tokens":
@@ -88,17 +76,13 @@ def differentiable(answer: Callable[["torch.Tensor"], Any], spec: InputSpec) -> 
     shape = [n or 64 for n in spec.shape]
     x = torch.full((1, *shape), (spec.low + spec.high) / 2).requires_grad_()
     try:
-        return follows(main_output(answer(x)), x)
+        return has_gradient(main_output(answer(x)), x)
     except Exception:  # any code may stand behind it; what is wrong shows when it is asked
         return False
 
 
-def follows(out: "torch.Tensor | None", x: "torch.Tensor") -> bool:
-    """Whether outputs depend on inputs as far as their gradient knows.
-
-    Returns:
-        True if a gradient reaches `x`.
-    """
+def has_gradient(out: "torch.Tensor | None", x: "torch.Tensor") -> bool:
+    """Whether a gradient of the outputs reaches `x`."""
     import torch
 
     if out is None or not out.requires_grad or not out.is_floating_point():
@@ -106,7 +90,7 @@ def follows(out: "torch.Tensor | None", x: "torch.Tensor") -> bool:
     return torch.autograd.grad(out.sum(), x, allow_unused=True)[0] is not None
 
 
-def _answers(call: Callable[["torch.Tensor"], Any]) -> Callable[["torch.Tensor"], "torch.Tensor | None"]:
+def _callable_forward(call: Callable[["torch.Tensor"], Any]) -> Callable[["torch.Tensor"], "torch.Tensor | None"]:
     def answer(x: "torch.Tensor") -> "torch.Tensor | None":
         import torch
 
@@ -117,20 +101,16 @@ def _answers(call: Callable[["torch.Tensor"], Any]) -> Callable[["torch.Tensor"]
     return answer
 
 
-def _code(module: "torch.nn.Module") -> str:
-    """Identity of what the state dict does not hold: structure, code, plain settings, buffers that are not stored.
-
-    Returns:
-        A digest.
-    """
+def _code_digest(module: "torch.nn.Module") -> str:
+    """Digest of what the state dict does not hold: structure, code, plain settings, non-persistent buffers."""
     found = hashlib.sha256(repr(module).encode())
     stored = module.state_dict(keep_vars=True)
-    seen: set[type] = set()
+    classes: set[type] = set()
     for name, part in module.named_modules():
-        settings = {k: v for k, v in vars(part).items() if k[0] != "_" and k != "training" and _plain(v)}
+        settings = {k: v for k, v in vars(part).items() if k[0] != "_" and k != "training" and _is_plain_value(v)}
         found.update(f"{name} {type(part).__module__}.{type(part).__qualname__} {sorted(settings.items())}\n".encode())
-        if type(part) not in seen and not type(part).__module__.startswith("torch."):
-            seen.add(type(part))
+        if type(part) not in classes and not type(part).__module__.startswith("torch."):
+            classes.add(type(part))
             try:
                 found.update(inspect.getsource(type(part)).encode())
             except (OSError, TypeError):  # made in a session without files
@@ -141,7 +121,7 @@ def _code(module: "torch.nn.Module") -> str:
     return f"sha256:{found.hexdigest()}"
 
 
-def _plain(value: Any) -> bool:
+def _is_plain_value(value: Any) -> bool:
     if isinstance(value, (tuple, list)):
-        return all(_plain(v) for v in value)
+        return all(_is_plain_value(v) for v in value)
     return value is None or isinstance(value, (bool, int, float, str))

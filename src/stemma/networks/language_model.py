@@ -27,22 +27,14 @@ class RmsNorm(nn.Module):
 
 
 def rotary(length: int, size: int, theta: float, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosines and sines of the rotary angles; dimension `i` is paired with `i + size / 2`.
-
-    Returns:
-        Two tables `[length, size]`.
-    """
+    """Cosines and sines of the rotary angles, `[length, size]`; dimension `i` is paired with `i + size / 2`."""
     frequency = theta ** (-torch.arange(0, size, 2, dtype=like.dtype, device=like.device) / size)
     angle = torch.outer(torch.arange(length, dtype=like.dtype, device=like.device), frequency).repeat(1, 2)
     return angle.cos(), angle.sin()
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Turn each pair of the last axis by its angle.
-
-    Returns:
-        Tensor of the shape of `x` (`[..., length, size]`).
-    """
+    """Rotate each pair of the last axis by its angle."""
     a, b = x.chunk(2, -1)
     return x * cos + torch.cat([-b, a], -1) * sin
 

@@ -1,7 +1,7 @@
-"""Models that can be run: what `stemma.load` and `stemma.from_arrays` give.
+"""Models with a network: implements `stemma.load` and `stemma.from_arrays`.
 
-`stemma.checkpoints.load` reads the same files as tensors alone; here a model is told how it is run
-(`stemma.networks.open`). No network is built before `model.network` is asked for.
+`stemma.checkpoints.load` reads the same files as tensors alone; here a model also gets its network builder
+(`stemma.networks.open`). No network is built before `model.network` is used.
 """
 
 from collections.abc import Mapping
@@ -16,15 +16,8 @@ from stemma.networks.open import open_network
 
 
 def runnable(model: Model) -> Model:
-    """The same model, told how its network is opened: from its configuration or its file.
-
-    Args:
-        model: Any model.
-
-    Returns:
-        The model; unchanged where something runs it already.
-    """
-    return model if model.runs is not None else replace(model, runs=open_network)
+    """The model with a function that builds its network from its configuration or file."""
+    return model if model.network_builder is not None else replace(model, network_builder=open_network)
 
 
 def load(path: Path | str, name: str | None = None) -> Model:

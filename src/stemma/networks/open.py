@@ -1,4 +1,4 @@
-"""The network behind a model: from our own configurations, Hugging Face folders, exported programs and ONNX files."""
+"""Open the network of a model: native configurations, Hugging Face folders, torch.export programs, ONNX files."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from stemma.checkpoints import folders
 from stemma.checkpoints.model import Model
 from stemma.errors import UnreadableModelError
-from stemma.networks import MODEL_TYPES, input_spec, network, tokenizer
+from stemma.networks import MODEL_TYPES, build_with_weights, input_spec, tokenizer
 from stemma.networks.from_factory import network_from_factory
 from stemma.networks.from_module import from_module
 from stemma.types.network import Network, network_digest
@@ -17,29 +17,18 @@ if TYPE_CHECKING:
 
 __all__ = ["from_module", "network_from_factory", "open_network"]
 
-LLAMA = frozenset(
+LLAMA_KEYS = frozenset(
     {"vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
      "num_key_value_heads", "head_dim", "rms_norm_eps", "rope_theta", "tie_word_embeddings", "max_position_embeddings"}
 )  # fmt: skip
-"""What a Llama configuration says where our own network is built from it; others go to transformers."""
+"""Required fields of a Llama configuration for the native network; others go to transformers."""
 
-BYTES = 256
-"""Tokens of a network that reads bytes, where no tokenizer lies beside it."""
+BYTE_VALUES = 256
+"""Vocabulary of a byte-level network without tokenizer."""
 
 
 def open_network(model: Model) -> Network:
-    """Build what can be questioned.
-
-    Args:
-        model: As loaded.
-
-    Returns:
-        The network, in evaluation mode.
-
-    Raises:
-        UnreadableModelError: If nothing says how the weights are run, or they do not fit.
-        MissingExtraError: If what runs them is not installed.
-    """
+    """The network of a model, in evaluation mode; raises if nothing says how to run its weights."""
     file = _file(model)
     if file is not None and file.suffix.lower() == ".onnx":
         from stemma.networks.onnx_graph import open_onnx
@@ -50,15 +39,15 @@ def open_network(model: Model) -> Network:
 
         return open_exported(model, file)
     config = model.config or {}
-    if _ours(config):
-        return _own(model, config)
+    if _is_native(config):
+        return _native_network(model, config)
     if config.get("model_type"):
         from stemma.networks.hugging_face import open_hugging_face
 
         return open_hugging_face(model)
     raise UnreadableModelError(
-        f"{model.name} comes without anything that says how its weights are run, so it cannot be questioned. Give a "
-        "folder with its config.json, or a factory with --network MODULE:FACTORY --allow-code"
+        f"{model.name} has weights but no network definition, so it cannot be run. Use a folder with config.json, or "
+        "--network MODULE:FACTORY --allow-code"
     )
 
 
@@ -70,29 +59,31 @@ def _file(model: Model) -> Path | None:
     return folders.weight_file(path) if path.is_dir() else path
 
 
-def _ours(config: Mapping[str, Any]) -> bool:
+def _is_native(config: Mapping[str, Any]) -> bool:
     if config.get("model_type") != "llama":
         return config.get("model_type") in MODEL_TYPES
     plain = not any(config.get(k) for k in ("attention_bias", "mlp_bias", "rope_scaling", "rope_parameters"))
     silu = config.get("hidden_act", "silu") == "silu"
     named = config.get("architectures") in (None, ["LlamaForCausalLM"])
-    return plain and silu and named and config.keys() >= LLAMA
+    return plain and silu and named and config.keys() >= LLAMA_KEYS
 
 
-def _own(model: Model, config: Mapping[str, Any]) -> Network:
-    module = network(model)
+def _native_network(model: Model, config: Mapping[str, Any]) -> Network:
+    module = build_with_weights(model)
     spec = input_spec(config)
     digest = network_digest(model.digest, f"stemma:{config['model_type']}", dict(config), spec)
     if spec.kind != "tokens":
         return Network(model.name, digest, spec, module, module)
     folder = Path(model.source).parent if Path(model.source).is_file() else Path(model.source)
-    words = tokenizer.identity(folder) or ("bytes" if spec.high == BYTES - 1 else None)
-    return Network(model.name, digest, spec, module, module, from_one_hot=_relaxed(module), tokenizer=words)
+    tokenizer_digest = tokenizer.vocabulary_digest(folder) or ("bytes" if spec.high == BYTE_VALUES - 1 else None)
+    return Network(
+        model.name, digest, spec, module, module, from_one_hot=_one_hot_forward(module), tokenizer=tokenizer_digest
+    )
 
 
-def _relaxed(module: Any) -> "Callable[[torch.Tensor], torch.Tensor]":
-    def relaxed(one_hot: "torch.Tensor") -> "torch.Tensor":
+def _one_hot_forward(module: Any) -> "Callable[[torch.Tensor], torch.Tensor]":
+    def forward(one_hot: "torch.Tensor") -> "torch.Tensor":
         table = module.model.embed_tokens.weight
         return module.from_embeddings(one_hot.to(table.dtype) @ table[: one_hot.shape[-1]])
 
-    return relaxed
+    return forward

@@ -1,9 +1,9 @@
-"""Which exported programs may be loaded: those that are nothing but known tensor operations.
+"""Safety check of exported programs: only those made of known tensor operations are loaded.
 
-`torch.export.load` runs what a file says: pickles (weights, constants and example inputs), compiled libraries, any
-function that is found below `torch`, `operator` or `math` as a node of the graph, symbolic sizes as Python expressions,
-and names of the graph as Python source. So a program is taken apart first, and only what is listed here is put
-together again for loading: raw tensors, and a graph whose nodes are operations on tensors and whose names are names.
+`torch.export.load` runs what a file says: pickles (weights, constants, example inputs), compiled libraries, any
+function below `torch`, `operator` or `math` as a graph node, symbolic sizes as Python expressions, and graph names as
+Python source. So a program is parsed first, and only listed parts are rebuilt for loading: raw tensors, and a graph of
+tensor operations with plain names.
 """
 
 import io
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from stemma.checkpoints.formats import archives
-from stemma.checkpoints.formats.exported import WEIGHTS, json_record, root_of
+from stemma.checkpoints.formats.torch_export import WEIGHTS, json_record, root_of
 from stemma.errors import UnreadableModelError, UnsafeFileError
 
 CONSTANTS = "data/constants/model_constants_config.json"
@@ -27,10 +27,10 @@ OPERATION = re.compile(
     r"_operator\.(add|sub|mul|truediv|floordiv|mod|neg|pow|pos|getitem|eq|ne|lt|le|gt|ge|and_|or_|not_)|"
     r"math\.(ceil|floor|trunc|sqrt)"
 )
-"""Operations that change nothing but tensors and numbers; of `aten` all but the two that touch files."""
-WORD = re.compile(r"[A-Za-z_]\w*")
-TEXT = re.compile(r"[\w.,:+\-> /\[\]=*$]*")
-"""Any other text: nothing that could end a name or a quoted text in Python source."""
+"""Operations on tensors and numbers only; of `aten` all but the two that access files."""
+IDENTIFIER = re.compile(r"[A-Za-z_]\w*")
+SAFE_TEXT = re.compile(r"[\w.,:+\-> /\[\]=*$]*")
+"""Any other text: nothing that could end a name or a quoted string in Python source."""
 EXPRESSION = re.compile(r"[\w\s(),'+*/%<>=&|~-]*")
 SYMBOLS = frozenset(
     {"Symbol", "positive", "integer", "negative", "nonnegative", "nonzero", "real", "True", "False", "Integer", "Float",
@@ -38,33 +38,33 @@ SYMBOLS = frozenset(
      "ModularIndexing", "PythonMod", "CleanDiv", "CeilToInt", "FloorToInt", "CeilDiv", "LShift", "RShift",
      "PowByNatural", "FloatPow", "FloatTrueDiv", "IntTrueDiv", "TruncToFloat", "TruncToInt", "RoundToInt", "ToFloat"}
 )  # fmt: skip
-"""Words of a symbolic size, beside the symbols themselves."""
+"""Words of a symbolic size, besides the symbols."""
 SYMBOL = re.compile(r"[suz]f?\d+|\d+")
 TREE_TYPES = frozenset({None, "builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict"})
 MAX_RECORD = 1 << 40
 
 
-def vetted(path: Path) -> tuple[io.BytesIO, dict[str, Any]]:
-    """A program put together again from its harmless parts.
+def rebuild_safe_program(path: Path) -> tuple[io.BytesIO, dict[str, Any]]:
+    """Rebuild a `.pt2` program from its safe parts only.
 
     Cost: memory for the whole file.
 
     Args:
-        path: A `.pt2` file.
-
-    Returns:
-        An archive for `torch.export.load`, and the graph's description without its remarks.
+        path: The file.
 
     Raises:
-        UnsafeFileError: If the program holds anything but tensors and known operations.
-        UnreadableModelError: If it is damaged.
+        UnsafeFileError: If the program contains anything but tensors and known operations.
+
+    Returns:
+        An archive for `torch.export.load`, and the graph description without its metadata.
+
     """
     records = archives.records(path)
     root = root_of(path, records)
     inside = {name.removeprefix(root): record for name, record in records.items() if name.startswith(root)}
     graphs = [name for name in inside if name.startswith("models/")]
     if graphs != [GRAPH]:
-        raise UnsafeFileError(f"{path} holds {len(graphs)} graphs, one 'model' is expected; it was not loaded")
+        raise UnsafeFileError(f"{path} holds {len(graphs)} graphs instead of one named 'model'; it was not loaded")
     program = json_record(path, inside[GRAPH])
     program["guards_code"] = []  # Python source, and only a check of the inputs
     _check(path, program)
@@ -88,20 +88,20 @@ def _payload(path: Path, inside: Mapping[str, archives.Record], name: str) -> di
     kept = {name: json.dumps(listed).encode()}
     config = listed.get("config")
     if not isinstance(config, Mapping):
-        raise UnreadableModelError(f"{path}: the record '{name}' lists no tensors")
-    for label, said in config.items():
-        place = said.get("path_name") if isinstance(said, Mapping) else None
+        raise UnreadableModelError(f"{path}: the record '{name}' does not list tensors")
+    for label, entry in config.items():
+        place = entry.get("path_name") if isinstance(entry, Mapping) else None
         record = inside.get(f"{folder}/{place}")
         if (
             record is None
-            or said.get("use_pickle") is not False
+            or entry.get("use_pickle") is not False
             or not re.fullmatch(r"(weight|tensor)_\d+", place or "")
         ):
             raise UnsafeFileError(
                 f"{path}: '{label}' is a Python object, not a plain tensor; the program was not loaded"
             )
-        if not TEXT.fullmatch(label):
-            raise UnsafeFileError(f"{path}: a tensor is called {label!r}; the program was not loaded")
+        if not SAFE_TEXT.fullmatch(label):
+            raise UnsafeFileError(f"{path}: the tensor name {label!r} is not safe; the program was not loaded")
         kept[f"{folder}/{place}"] = record.read(MAX_RECORD)
     return kept
 
@@ -115,21 +115,21 @@ def _no_examples() -> bytes:
 
 
 def _check(path: Path, program: dict[str, Any]) -> None:
-    for key, text in _texts("", program):
+    for key, text in _strings("", program):
         if key == "target":
-            fine = _is_operation(text)
+            allowed = _is_operation(text)
         elif key == "expr_str":
             words = re.findall(r"\w+", text)
-            fine = EXPRESSION.fullmatch(text) is not None and all(w in SYMBOLS or SYMBOL.fullmatch(w) for w in words)
+            allowed = EXPRESSION.fullmatch(text) is not None and all(w in SYMBOLS or SYMBOL.fullmatch(w) for w in words)
         elif key in ("in_spec", "out_spec"):
-            fine = _plain_tree(text)
+            allowed = _plain_tree(text)
         elif key in ("name", "forward_arg_names"):
-            fine = text == "" or WORD.fullmatch(text) is not None
+            allowed = text == "" or IDENTIFIER.fullmatch(text) is not None
         else:
-            fine = key != "as_operator" and TEXT.fullmatch(text) is not None
-        if not fine:
+            allowed = key != "as_operator" and SAFE_TEXT.fullmatch(text) is not None
+        if not allowed:
             raise UnsafeFileError(
-                f"{path}: the program says {text[:80]!r} where only {_PLACES.get(key, 'a plain name')} may stand; it "
+                f"{path}: the program has {text[:80]!r} where only {_EXPECTED.get(key, 'a plain name')} is allowed; it "
                 "was not loaded"
             )
 
@@ -144,16 +144,12 @@ def _is_operation(text: str) -> bool:
     return isinstance(getattr(name, found["overload"], None), torch._ops.OpOverload)
 
 
-_PLACES = {"target": "a known tensor operation", "expr_str": "a size", "in_spec": "tuples, lists and dicts",
+_EXPECTED = {"target": "a known tensor operation", "expr_str": "a size", "in_spec": "tuples, lists and dicts",
            "out_spec": "tuples, lists and dicts"}  # fmt: skip
 
 
-def _texts(key: str, node: Any) -> Iterator[tuple[str, str]]:
-    """Every text of the description with the key that it stands under; remarks on nodes are removed on the way.
-
-    Yields:
-        Keys of dicts are texts under the key `key`.
-    """
+def _strings(key: str, node: Any) -> Iterator[tuple[str, str]]:
+    """Every string in the description with its key (dict keys under `key`); node metadata are removed."""
     if isinstance(node, str):
         yield key, node
     elif isinstance(node, dict):
@@ -161,10 +157,10 @@ def _texts(key: str, node: Any) -> Iterator[tuple[str, str]]:
             node["metadata"] = {}
         for k, value in node.items():
             yield "key", k
-            yield from _texts(k, value)
+            yield from _strings(k, value)
     elif isinstance(node, list):
         for value in node:
-            yield from _texts(key, value)
+            yield from _strings(key, value)
 
 
 def _plain_tree(text: str) -> bool:
@@ -184,6 +180,6 @@ def _plain_branch(node: Any) -> bool:
         return False
     words = context if isinstance(context, list) else []
     named = context is None or (
-        isinstance(context, list) and all(isinstance(w, str) and WORD.fullmatch(w) for w in words)
+        isinstance(context, list) and all(isinstance(w, str) and IDENTIFIER.fullmatch(w) for w in words)
     )
     return named and all(_plain_branch(child) for child in node.get("children_spec", []))

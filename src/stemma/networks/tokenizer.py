@@ -1,4 +1,4 @@
-"""Which tokenizer a checkpoint comes with: two models share a token space where their vocabularies agree."""
+"""Vocabulary of a checkpoint: two models share a token space if their vocabularies are equal."""
 
 import hashlib
 import json
@@ -11,14 +11,7 @@ MAX_BYTES = 200_000_000
 
 
 def vocabulary(folder: Path) -> Mapping[str, int] | None:
-    """The token of every id, from the files beside the weights.
-
-    Args:
-        folder: A checkpoint folder with `tokenizer.json`, `vocab.json` or `vocab.txt`.
-
-    Returns:
-        Id by token, added tokens included; None where no file says it.
-    """
+    """Id by token from `tokenizer.json`, `vocab.json` or `vocab.txt`, added tokens included; None without a file."""
     found = _json(folder / "tokenizer.json")
     if isinstance(found, Mapping) and isinstance(found.get("model"), Mapping):
         words = found["model"].get("vocab")
@@ -36,31 +29,15 @@ def vocabulary(folder: Path) -> Mapping[str, int] | None:
     return None if text is None else {word: i for i, word in enumerate(text.split("\n")) if word}
 
 
-def last_id(folder: Path, rows: int | None) -> int | None:
-    """The largest id of a token that means something to the network.
-
-    Embeddings are often longer than their vocabulary; what is behind it is left out, so that two networks with one
-    tokenizer share one space.
-
-    Args:
-        folder: The checkpoint folder.
-        rows: Length of the embedding, None where unknown.
-
-    Returns:
-        The id; None where nothing says it.
-    """
+def largest_token_id(folder: Path, rows: int | None) -> int | None:
+    """The largest token id in use: embeddings are often longer than their vocabulary; None if unknown."""
     words = vocabulary(folder)
     known = [n - 1 for n in (rows, max(words.values()) + 1 if words else None) if n]
     return min(known) if known else None
 
 
-def identity(folder: Path) -> str | None:
-    """The digest of the vocabulary, whatever file it stands in.
-
-    Returns:
-        `sha256:…` over tokens and ids; over the bytes of a `tokenizer.model` where there is nothing else; None where
-        there is neither.
-    """
+def vocabulary_digest(folder: Path) -> str | None:
+    """Digest of the vocabulary (tokens and ids), or of a `tokenizer.model` file; None if there is neither."""
     words = vocabulary(folder)
     if words is not None:
         content = json.dumps(sorted(words.items(), key=lambda pair: (pair[1], pair[0]))).encode()

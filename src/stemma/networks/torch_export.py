@@ -1,4 +1,4 @@
-"""Networks of `torch.export` programs: the file holds weights and graph, so nothing else is needed to ask them."""
+"""Networks of `torch.export` programs: the file contains weights and graph, so it can be run on its own."""
 
 import hashlib
 import inspect
@@ -9,9 +9,9 @@ from typing import Any
 
 from stemma.checkpoints.model import Model
 from stemma.errors import MissingExtraError, StemmaError, UnreadableModelError
-from stemma.networks.fixed_batch import in_batches
+from stemma.networks.fixed_batch import in_fixed_batches
 from stemma.networks.from_module import differentiable
-from stemma.networks.program_safety import CONSTANTS, vetted
+from stemma.networks.program_safety import CONSTANTS, rebuild_safe_program
 from stemma.types import InputSpec
 from stemma.types.network import Network, network_digest
 
@@ -20,29 +20,24 @@ INTEGERS = frozenset({4, 5})
 
 
 def open_exported(model: Model, file: Path) -> Network:
-    """The network of a `.pt2` file.
+    """The network of a `.pt2` file; differentiable where its graph is.
 
+    The raw inputs are those of the exported example: sizes that the export fixed (0 elsewhere), range [0, 1].
     Cost: the file in memory, twice while it is loaded.
-
-    Args:
-        model: As loaded from it.
-        file: The program.
-
-    Returns:
-        A network with the weights and the graph of the program, which run as torch operations; differentiable where
-        the graph is. The raw inputs are those of the exported example: their size is fixed where the export fixed it
-        (0 elsewhere), and their range is taken to be [0, 1].
 
     Raises:
         MissingExtraError: If torch is not installed.
-        UnsafeFileError: If the program holds more than tensors and known operations.
         UnreadableModelError: If it does not load, or takes more than one tensor.
+
+    Returns:
+        The network.
+
     """
     try:
         import torch
     except ImportError as error:
         raise MissingExtraError("running a torch.export program", "torch", "networks") from error
-    archive, program = vetted(file)
+    archive, program = rebuild_safe_program(Path(model.source))
     graph = hashlib.sha256(json.dumps(program["graph_module"], sort_keys=True).encode()).hexdigest()
     constants = hashlib.sha256(_constants(archive)).hexdigest()
     name, kind, sizes = _input(model, program["graph_module"])
@@ -52,13 +47,13 @@ def open_exported(model: Model, file: Path) -> Network:
         module = loaded.module(**unguarded)
     except Exception as error:  # versions of the format differ in what they refuse
         raise UnreadableModelError(
-            f"{model.source} does not load with torch {torch.__version__}: {' '.join(str(error).split())[:300]}. "
+            f"{model.source} cannot be loaded with torch {torch.__version__}: {' '.join(str(error).split())[:300]}. "
             "Export it again with this version"
         ) from error
     for part in module.modules():
         part.training = False  # programs have no modes: what was exported is what runs
     spec = _spec(kind, sizes[1:], _rows(program["graph_module"]["graph"], name))
-    answer = module if not sizes[0] else in_batches(model.name, module, sizes[0])
+    answer = module if not sizes[0] else in_fixed_batches(model.name, module, sizes[0])
     digest = network_digest(model.digest, f"torch.export:{graph}", constants, spec)
     smooth = differentiable(answer, spec) if kind in FLOATS else False
     return Network(model.name, digest, spec, answer, module, differentiable=smooth)
@@ -81,16 +76,16 @@ def _input(model: Model, graph: Mapping[str, Any]) -> tuple[str, int, list[int]]
         names = [arg["as_tensor"]["name"] for arg in given if "as_tensor" in arg]
         if len(names) != 1 or len(given) != 1:
             raise UnreadableModelError(
-                f"{model.name} takes {len(given)} inputs, but one is asked for: export it with the others fixed inside"
+                f"{model.name} takes {len(given)} inputs; only one is supported. Export it with the others fixed"
             )
         meta = graph["graph"]["tensor_values"][names[0]]
         sizes = [int(n.get("as_int", 0)) for n in meta["sizes"]]
         kind = int(meta["dtype"])
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise UnreadableModelError(f"{model.source}: the program does not say what its input is") from error
+        raise UnreadableModelError(f"{model.source}: the program does not describe its input") from error
     if not sizes or kind not in FLOATS | INTEGERS:
         raise UnreadableModelError(
-            f"{model.name} takes an input of {len(sizes)} axes and dtype number {kind}, no batch"
+            f"{model.name} takes an input of {len(sizes)} axes and dtype number {kind}, which is not a batch of numbers"
         )
     return names[0], kind, sizes
 
@@ -108,6 +103,9 @@ def _rows(graph: Mapping[str, Any], name: str) -> int:
 def _spec(kind: int, shape: list[int], rows: int) -> InputSpec:
     if kind in INTEGERS:
         if len(shape) != 1:
-            raise StemmaError(f"token ids are [n, length], but the program takes integers with {len(shape) + 1} axes")
+            raise StemmaError(
+                f"the program takes integers with {len(shape) + 1} axes; only token ids of shape [n, length] are "
+                "supported"
+            )
         return InputSpec("tokens", (shape[0] or 1 << 20,), 0, rows - 1)
     return InputSpec("image" if len(shape) == 3 and shape[0] <= 4 else "tensor", tuple(shape), 0.0, 1.0)

@@ -1,5 +1,5 @@
-"""What do we ask it? Inputs that models are questioned with."""
+"""Probes: inputs on which models are run."""
 
-from stemma.probes.modalities import paired as paired
+from stemma.probes.modalities import pair_modalities as pair_modalities
 from stemma.probes.parse import read_probes as read_probes
 from stemma.probes.probes import Probes as Probes

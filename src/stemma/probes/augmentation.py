@@ -1,4 +1,4 @@
-"""Probes changed a little, the same way for every model."""
+"""Perturbed probes, the same for every model."""
 
 import numpy as np
 
@@ -11,27 +11,28 @@ TOKENS, FEW_TOKENS = 0.3, 0.1
 """Share of the tokens that are exchanged."""
 
 
-def changed(probes: Probes, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Each probe with noise, with less of it, and mixed with the next one.
+def perturb(probes: Probes, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Each probe with noise, with less noise, and mixed with the next one.
 
-    Of tokens a share is exchanged for tokens that the probes hold elsewhere; the mixture is the first half of one and
-    the second of the next.
+    For tokens, a share is replaced by tokens of other probes, and the mixture is the first half of one and the second
+    half of the next.
 
     Args:
         probes: The inputs, in raw input space.
         seed: Of the noise.
 
     Returns:
-        Three arrays like the inputs. Values may leave the range of the probes: a network answers all the same.
+        Three arrays like the inputs; values may leave the range of the probes.
+
     """
     rng = np.random.default_rng([seed, 31])
     x = probes.inputs
     after = np.roll(x, -1, axis=0)
     if probes.kind == "tokens":
         others = rng.permutation(x.ravel()).reshape(x.shape)
-        places = rng.random(x.shape)
+        draws = rng.random(x.shape)
         first = np.arange(x.shape[1]) < x.shape[1] // 2
-        return np.where(places < TOKENS, others, x), np.where(places < FEW_TOKENS, others, x), np.where(first, x, after)
+        return np.where(draws < TOKENS, others, x), np.where(draws < FEW_TOKENS, others, x), np.where(first, x, after)
     noise = rng.standard_normal(x.shape).astype(np.float32)
     unit = float(x.std()) or 1.0
     mixed = 0.5 * (x + after)

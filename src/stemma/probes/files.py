@@ -1,4 +1,4 @@
-"""Which files of a folder are probes, in which order, and which classes their subfolders name."""
+"""Probe files of a folder: their order, and classes from subfolder names."""
 
 import os
 import re
@@ -20,15 +20,16 @@ SUFFIXES = {
 
 
 @dataclass(frozen=True)
-class Found:
+class ProbeFiles:
     """The files of one folder, or one file.
 
     Attributes:
         kind: `image`, `audio` or `tokens`.
         paths: Sorted by their POSIX names relative to the folder.
         names: These names.
-        labels: Class of each file, where every file lies in exactly one level of subfolders.
-        classes: What the labels mean, for people; empty without labels.
+        labels: Class of each file, if every file is in exactly one level of subfolders.
+        classes: Meaning of the labels, for people; empty without labels.
+
     """
 
     kind: str
@@ -38,48 +39,41 @@ class Found:
     classes: str = ""
 
 
-def found(path: Path, kind: str | None = None) -> Found:
-    """The probes in a file or folder.
+def find_files(path: Path, kind: str | None = None) -> ProbeFiles:
+    """The probe files in a folder (searched recursively, without hidden files or linked folders), or one file.
 
     Args:
-        path: A file with a known ending, or a folder, searched recursively. Hidden files are left out, links to folders
-            are not followed.
-        kind: What the model takes: only these files are looked at. Without, images come before sounds before texts.
+        path: The file or folder.
+        kind: Kind of input that the model takes; without it, images come before sounds before texts.
 
     Returns:
         The files in an order that does not depend on the file system.
 
     Raises:
         UnreadableProbesError: If there are none.
+
     """
     if not path.is_dir():
-        return Found(next(k for k, s in SUFFIXES.items() if path.suffix.lower() in s), (path,), (path.name,))
-    every = sorted(_walk(path), key=_order)
+        return ProbeFiles(next(k for k, s in SUFFIXES.items() if path.suffix.lower() in s), (path,), (path.name,))
+    every = sorted(_walk(path), key=_sort_key)
     for wanted in [kind] if kind in SUFFIXES else SUFFIXES:
         names = [name for name in every if PurePosixPath(name).suffix.lower() in SUFFIXES[wanted]]
         if names:
             labels, classes = _classes(names)
-            return Found(wanted, tuple(path / name for name in names), tuple(names), labels, classes)
+            return ProbeFiles(wanted, tuple(path / name for name in names), tuple(names), labels, classes)
     what = {"image": "images", "audio": "sounds", "tokens": "texts"}.get(kind or "", "images, sounds or texts")
     endings = SUFFIXES[kind] if kind in SUFFIXES else sum(SUFFIXES.values(), ())
-    there = f"{len(every)} other files, for example {every[0]}" if every else "nothing"
-    raise UnreadableProbesError(f"the folder {path} holds no {what} ({', '.join(endings)}), but {there}")
+    content = f"only {len(every)} other files, for example {every[0]}" if every else "it is empty"
+    raise UnreadableProbesError(f"the folder {path} contains no {what} ({', '.join(endings)}), {content}")
 
 
 def read_bytes(path: Path, limit: int) -> bytes:
-    """A whole file.
-
-    Returns:
-        Its bytes.
-
-    Raises:
-        UnreadableProbesError: If it cannot be read or is larger than the limit.
-    """
+    """A whole file; raises if it cannot be read or is larger than `limit`."""
     try:
         if not path.is_file():
-            raise UnreadableProbesError(f"{path} is no file that can be read")
+            raise UnreadableProbesError(f"{path} is not a readable file")
         if path.stat().st_size > limit:
-            raise UnreadableProbesError(f"{path} has {path.stat().st_size} bytes, {limit} are the limit for probes")
+            raise UnreadableProbesError(f"{path} has {path.stat().st_size} bytes; the limit for probes is {limit}")
         return path.read_bytes()
     except OSError as e:
         raise UnreadableProbesError(f"{path} cannot be read: {e.strerror or e}") from e
@@ -96,7 +90,7 @@ def _walk(folder: Path) -> list[str]:
     return out
 
 
-def _order(name: str) -> tuple[str, str]:
+def _sort_key(name: str) -> tuple[str, str]:
     # some file systems store accents decomposed: the composed name decides
     return unicodedata.normalize("NFC", name), name
 
@@ -105,9 +99,9 @@ def _classes(names: Sequence[str]) -> tuple[np.ndarray | None, str]:
     if any(name.count("/") != 1 for name in names):
         return None, ""
     folders = [name.split("/")[0] for name in names]
-    known = sorted(set(folders), key=_order)
+    known = sorted(set(folders), key=_sort_key)
     numbers = all(re.fullmatch(r"0|[1-9][0-9]{0,8}", folder) for folder in known)
     index = {folder: int(folder) if numbers else i for i, folder in enumerate(known)}
-    said = ", ".join(f"{index[f]} = {f}" for f in known[:3]) + (", …" if len(known) > 3 else "")
-    classes = f"{len(known)} class{'es' if len(known) > 1 else ''} by folder" + ("" if numbers else f": {said}")
+    examples = ", ".join(f"{index[f]} = {f}" for f in known[:3]) + (", …" if len(known) > 3 else "")
+    classes = f"{len(known)} class{'es' if len(known) > 1 else ''} by folder" + ("" if numbers else f": {examples}")
     return np.array([index[folder] for folder in folders], np.int64), classes

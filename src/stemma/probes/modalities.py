@@ -1,4 +1,4 @@
-"""Probes of several modalities: one array each, side by side in one raw input space."""
+"""Probes of several modalities in one raw input space."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -7,21 +7,20 @@ from typing import Any
 import numpy as np
 
 from stemma.errors import MisuseError
-from stemma.probes.probes import Part, Probes
+from stemma.probes.probes import Modality, Probes
 
 EXACT = 1 << 24
 """Token ids below this are exact in float32."""
 
 
-def paired(inputs: Mapping[str, Any], labels: Any = None, *, source: str = "given") -> Probes:
+def pair_modalities(inputs: Mapping[str, Any], labels: Any = None, *, source: str = "given") -> Probes:
     """Probes of several modalities.
 
-    All entries of one probe lie side by side as one float vector `[n, entries]`, so that every method that asks models
-    can ask them; `apart` gives the modalities back.
+    All entries of one probe are concatenated into one float vector `[n, entries]`, so that every method can use them;
+    `split_modalities` separates them again.
 
     Args:
-        inputs: By the name under which the network takes it, one row per probe; what each array becomes, `Probes.of`
-            says.
+        inputs: By the name under which the network takes it, one row per probe, converted as by `Probes.of`.
         labels: Class of each.
         source: For people.
 
@@ -29,10 +28,11 @@ def paired(inputs: Mapping[str, Any], labels: Any = None, *, source: str = "give
         The probes, modalities in alphabetical order.
 
     Raises:
-        MisuseError: If there are fewer than two modalities, or their arrays do not belong together.
+        MisuseError: If there are fewer than two modalities, or their arrays do not match.
+
     """
     if len(inputs) < 2:
-        raise MisuseError(f"paired probes have two or more modalities, but there are {len(inputs)}")
+        raise MisuseError(f"paired probes need two or more modalities, but got {len(inputs)}")
     each = {}
     for name in sorted(inputs):
         try:
@@ -41,34 +41,27 @@ def paired(inputs: Mapping[str, Any], labels: Any = None, *, source: str = "give
             raise MisuseError(f"modality '{name}': {e}") from e
     counts = {name: len(p) for name, p in each.items()}
     if len(set(counts.values())) > 1:
-        said = ", ".join(f"{n} of {name}" for name, n in counts.items())
-        raise MisuseError(f"paired probes have one row of every modality, but there are {said}")
+        description = ", ".join(f"{n} of {name}" for name, n in counts.items())
+        raise MisuseError(f"paired probes need one row of every modality, but there are {description}")
     for name, p in each.items():
         if p.kind == "tokens" and int(p.inputs.max()) >= EXACT:
-            raise MisuseError(f"modality '{name}' has the token id {int(p.inputs.max())}, ids below {EXACT} are exact")
-    wide = np.float64 if any(p.inputs.dtype == np.float64 for p in each.values()) else np.float32
-    flat = np.concatenate([p.inputs.reshape(len(p), -1).astype(wide) for p in each.values()], 1)
-    parts = tuple(Part(name, p.shape, p.kind) for name, p in each.items())
+            raise MisuseError(
+                f"modality '{name}' has the token id {int(p.inputs.max())}; the largest supported id is {EXACT - 1}"
+            )
+    dtype = np.float64 if any(p.inputs.dtype == np.float64 for p in each.values()) else np.float32
+    flat = np.concatenate([p.inputs.reshape(len(p), -1).astype(dtype) for p in each.values()], 1)
+    parts = tuple(Modality(name, p.shape, p.kind) for name, p in each.items())
     return replace(Probes.of(flat, labels, kind="tensor", source=source), parts=parts)
 
 
-def apart(flat: Any, parts: tuple[Part, ...]) -> dict[str, Any]:
-    """The modalities of rows that lie side by side.
-
-    Args:
-        flat: `[n, entries]`, an array or a tensor.
-        parts: The modalities, in order.
-
-    Returns:
-        By name, `[n, …]`; token ids are integers again.
-
-    Raises:
-        MisuseError: If the rows have another length.
-    """
+def split_modalities(flat: Any, parts: tuple[Modality, ...]) -> dict[str, Any]:
+    """The modalities by name, `[n, …]`, of concatenated rows `[n, entries]`; token ids become integers again."""
     sizes = [p.size for p in parts]
     if flat.ndim != 2 or flat.shape[1] != sum(sizes):
-        said = ", ".join(f"{p.name} {list(p.shape)}" for p in parts)
-        raise MisuseError(f"paired inputs are [n, {sum(sizes)}] ({said}), but the shape is {list(flat.shape)}")
+        description = ", ".join(f"{p.name} {list(p.shape)}" for p in parts)
+        raise MisuseError(
+            f"paired inputs must have the shape [n, {sum(sizes)}] ({description}), not {list(flat.shape)}"
+        )
     ends = np.cumsum(sizes)
     out = {}
     for part, end in zip(parts, ends, strict=True):

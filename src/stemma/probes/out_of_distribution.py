@@ -1,4 +1,4 @@
-"""Questions that training does not settle: where models that learned one task still differ."""
+"""Out-of-distribution probes: where models that learned one task still differ."""
 
 from dataclasses import replace
 
@@ -9,52 +9,53 @@ from stemma.probes.parameters import Parameters, check_size
 from stemma.probes.probes import Probes
 
 COUNT = 4000
-"""Probes where nobody says how many."""
+"""Default number of probes."""
 
-SHARE = 0.3, 0.7
-"""How much of a blend is its first input, at least and at most."""
+BLEND_RANGE = 0.3, 0.7
+"""Smallest and largest share of the first input in a blend."""
 
 
-def unusual(given: Probes, asked: Parameters) -> Probes:
-    """Blends of two inputs each, and inputs whose entries are in a random order, in turn.
+def blend_and_shuffle(probes: Probes, requested: Parameters) -> Probes:
+    """Out-of-distribution probes: alternately a blend of two inputs and an input with shuffled entries.
 
-    A blend asks where a model draws the line between what it learned: students learn that from their teacher. Entries
-    in a random order ask what nobody taught it: there the random start shows through, in children too that were
-    trained on far, or got a new head. Pixels of an image keep their channels together; of tokens, a blend is the first
-    half of one text and the second of another. Labels are not kept.
+    Blends probe decision boundaries, which students learn from their teacher. Shuffled entries probe behaviour that
+    training does not determine, where the random initialisation remains visible, also after further training or with
+    a new head. Pixels keep their channels together; a blend of token inputs is the first half of one and the second
+    half of another. Labels are not kept.
 
     Args:
-        given: At least two inputs.
-        asked: `n` (4000) and `seed`.
+        probes: At least two inputs.
+        requested: `n` (4000) and `seed`.
 
     Returns:
-        New probes: those of even index are blends, those of odd index are out of order.
+        New probes: blends at even indices, shuffled inputs at odd ones.
 
     Raises:
-        MisuseError: If there are too few inputs, or several modalities lie side by side in them.
+        MisuseError: If there are too few inputs, or they have several modalities.
+
     """
-    count, n = len(given), asked.n or COUNT
-    if count < 2 or given.parts:
+    count, n = len(probes), requested.n or COUNT
+    if count < 2 or probes.parts:
         raise MisuseError(
-            f"unusual probes are made of at least two inputs of one kind, but these are {count}"
-            f"{' of several modalities' if given.parts else ''}"
+            f"unusual probes need at least two inputs of one kind, but there are {count}"
+            f"{' of several modalities' if probes.parts else ''}"
         )
-    check_size("the unusual probes", (n, *given.shape), given.inputs.itemsize)
-    draw = np.random.default_rng([asked.seed, 17])
+    check_size("the unusual probes", (n, *probes.shape), probes.inputs.itemsize)
+    draw = np.random.default_rng([requested.seed, 17])
     first = draw.integers(0, count, n)
-    out, other = given.inputs[first], given.inputs[(first + draw.integers(1, count, n)) % count]
-    if given.kind == "tokens":
-        half = given.shape[0] // 2
+    out, other = probes.inputs[first], probes.inputs[(first + draw.integers(1, count, n)) % count]
+    if probes.kind == "tokens":
+        half = probes.shape[0] // 2
         out[::2, half:] = other[::2, half:]
     else:
-        share = draw.uniform(*SHARE, (len(out[::2]), *[1] * len(given.shape))).astype(out.dtype)
+        share = draw.uniform(*BLEND_RANGE, (len(out[::2]), *[1] * len(probes.shape))).astype(out.dtype)
         out[::2] = share * out[::2] + (1 - share) * other[::2]
-    out[1::2] = _out_of_order(out[1::2], given.kind, draw)
-    made = Probes.of(out, kind=given.kind)
-    return replace(made, source=f"unusual: {n} from {given.source}, seed {asked.seed}")
+    out[1::2] = _shuffle_entries(out[1::2], probes.kind, draw)
+    made = Probes.of(out, kind=probes.kind)
+    return replace(made, source=f"unusual: {n} from {probes.source}, seed {requested.seed}")
 
 
-def _out_of_order(inputs: np.ndarray, kind: str, draw: np.random.Generator) -> np.ndarray:
+def _shuffle_entries(inputs: np.ndarray, kind: str, draw: np.random.Generator) -> np.ndarray:
     """Every input with its entries in an order of its own; pixels stay whole."""
     channels = inputs.shape[1] if kind == "image" else 1
     rows = inputs.reshape(len(inputs), channels, -1)

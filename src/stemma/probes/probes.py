@@ -1,4 +1,4 @@
-"""What models are questioned with."""
+"""The probes: inputs with optional labels and baseline."""
 
 import hashlib
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ KINDS = ("image", "tokens", "audio", "tensor")
 
 
 @dataclass(frozen=True)
-class Part:
+class Modality:
     """One modality of paired probes.
 
     Attributes:
@@ -56,7 +56,7 @@ class Probes:
     baseline: np.ndarray | None = None
     source: str = "given"
     labelled: str = ""
-    parts: tuple[Part, ...] = ()
+    parts: tuple[Modality, ...] = ()
 
     @classmethod
     def of(
@@ -82,15 +82,15 @@ class Probes:
             MisuseError: If there are none, a value is not finite, or arrays, kind, labels and baseline do not belong
                 together.
         """
-        given = _array(inputs, "the inputs")
+        given = _as_array(inputs, "the inputs")
         if given.ndim < 2 or 0 in given.shape:
-            raise MisuseError(f"probes are an array with one row per input, but the shape is {list(given.shape)}")
-        array, guessed = _raw(given)
+            raise MisuseError(f"probes must be an array with one row per input, but the shape is {list(given.shape)}")
+        array, guessed = _to_raw_space(given)
         _check_kind(kind, guessed, array)
         if not np.isfinite(array).all():
-            raise MisuseError("the probes hold NaN or infinite values: leave these inputs out")
-        start = None if baseline is None else _baseline(_array(baseline, "the baseline"), given, array)
-        return cls(_frozen(array), kind or guessed, _labels(labels, len(array)), _frozen(start), source)
+            raise MisuseError("the probes contain NaN or infinite values. Remove these inputs")
+        start = None if baseline is None else _baseline(_as_array(baseline, "the baseline"), given, array)
+        return cls(_read_only(array), kind or guessed, _labels(labels, len(array)), _read_only(start), source)
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -118,8 +118,8 @@ class Probes:
     @cached_property
     def repeated(self) -> int:
         """How many inputs are equal to an earlier one: they add nothing, and make intervals look narrower."""
-        seen = {hashlib.sha256(np.ascontiguousarray(row).data).digest() for row in self.inputs}
-        return len(self) - len(seen)
+        distinct = {hashlib.sha256(np.ascontiguousarray(row).data).digest() for row in self.inputs}
+        return len(self) - len(distinct)
 
     def take(self, rows: "Sequence[int] | Sequence[bool] | np.ndarray | slice") -> "Probes":
         """Some of the probes, in the order given.
@@ -135,11 +135,11 @@ class Probes:
         """
         index = np.arange(len(self))[rows] if isinstance(rows, slice) else _rows(rows, len(self))
         if not len(index):
-            raise MisuseError(f"none of the {len(self)} probes is left: take at least one")
-        labels = None if self.labels is None else _frozen(self.labels[index])
+            raise MisuseError(f"none of the {len(self)} probes is selected. Select at least one")
+        labels = None if self.labels is None else _read_only(self.labels[index])
         own = self.baseline is not None and self.baseline.ndim == self.inputs.ndim
-        baseline = _frozen(self.baseline[index]) if own and self.baseline is not None else self.baseline
-        return replace(self, inputs=_frozen(self.inputs[index]), labels=labels, baseline=baseline)
+        baseline = _read_only(self.baseline[index]) if own and self.baseline is not None else self.baseline
+        return replace(self, inputs=_read_only(self.inputs[index]), labels=labels, baseline=baseline)
 
     def with_labels(self, labels: Any, labelled: str = "") -> "Probes":
         """The same inputs with other labels.
@@ -155,7 +155,7 @@ class Probes:
         return replace(self, labels=found, labelled="" if found is None else labelled)
 
 
-def _array(values: Any, what: str) -> np.ndarray:
+def _as_array(values: Any, what: str) -> np.ndarray:
     try:
         if hasattr(values, "detach"):
             values = values.detach().cpu().resolve_conj().resolve_neg()
@@ -164,15 +164,15 @@ def _array(values: Any, what: str) -> np.ndarray:
         array = np.asarray(values)
     except (TypeError, ValueError, RuntimeError) as e:
         why = " ".join(str(e).split())[:120]
-        raise MisuseError(f"{what} are no array of numbers ({why}): give one array or dense tensor") from e
+        raise MisuseError(f"{what} are not an array of numbers ({why}). Use one array or dense tensor") from e
     if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
-        raise MisuseError(f"{what} have masked entries: fill them, or leave these inputs out")
+        raise MisuseError(f"{what} have masked entries. Fill them, or remove these inputs")
     if array.dtype.kind not in "iuf":
-        raise MisuseError(f"{what} are numbers, but the array holds {array.dtype}: give integers or floats")
+        raise MisuseError(f"{what} must be numbers, but the array has dtype {array.dtype}. Use integers or floats")
     return array
 
 
-def _frozen(array: Any) -> Any:
+def _read_only(array: Any) -> Any:
     # a copy that nobody changes: the digest names its content
     if array is None:
         return None
@@ -181,35 +181,35 @@ def _frozen(array: Any) -> Any:
     return own
 
 
-def _raw(array: np.ndarray) -> tuple[np.ndarray, str]:
+def _to_raw_space(array: np.ndarray) -> tuple[np.ndarray, str]:
     if array.dtype == np.uint8 and array.ndim in (3, 4):
         if array.ndim == 4 and array.shape[1] <= 4 < array.shape[3]:
             raise MisuseError(
-                f"uint8 images are [n, height, width, channels], but the shape is {list(array.shape)}: move the "
-                "channels to the end, or give floats [n, channels, height, width]"
+                f"uint8 images must be [n, height, width, channels], not {list(array.shape)}. Move the channels to "
+                "the end, or use floats [n, channels, height, width]"
             )
         channels_first = array[:, None] if array.ndim == 3 else array.transpose(0, 3, 1, 2)
         return np.ascontiguousarray(channels_first, np.float32) / np.float32(255), "image"
     if array.dtype.kind in "iu":
         if array.ndim != 2:
             raise MisuseError(
-                f"integer probes are token ids [n, length], but the shape is {list(array.shape)}: give images as "
-                "uint8 [n, height, width, channels], anything else as floats"
+                f"integer probes are token ids [n, length], but the shape is {list(array.shape)}. Use uint8 [n, "
+                "height, width, channels] for images, floats for anything else"
             )
         if int(array.min()) < 0 or int(array.max()) >= 2**63:
             worst = int(array.min()) if int(array.min()) < 0 else int(array.max())
-            raise MisuseError(f"token ids are integers from 0 on, but one is {worst}")
+            raise MisuseError(f"token ids must be non-negative integers, but one is {worst}")
         return array.astype(np.int64), "tokens"
     with np.errstate(over="ignore"):  # what does not fit becomes infinite and is refused
-        wide = array.astype(np.float64 if array.dtype.itemsize >= 8 else np.float32)
-    return wide, "image" if array.ndim == 4 else "tensor"
+        floats = array.astype(np.float64 if array.dtype.itemsize >= 8 else np.float32)
+    return floats, "image" if array.ndim == 4 else "tensor"
 
 
 def _check_kind(kind: str | None, guessed: str, array: np.ndarray) -> None:
     if kind is None:
         return
     if kind not in KINDS:
-        raise MisuseError(f"there are no probes of kind {kind!r}. There are: {', '.join(KINDS)}")
+        raise MisuseError(f"unknown kind of probes {kind!r}. Kinds: {', '.join(KINDS)}")
     axes = {"image": 4, "audio": 2}.get(kind, array.ndim)
     if (kind == "tokens") != (guessed == "tokens") or array.ndim != axes:
         raise MisuseError(
@@ -220,22 +220,22 @@ def _check_kind(kind: str | None, guessed: str, array: np.ndarray) -> None:
 
 def _baseline(start: np.ndarray, given: np.ndarray, array: np.ndarray) -> np.ndarray:
     if given.dtype == np.uint8 and start.dtype == np.uint8 and given.ndim > 2 and start.ndim in (2, 3, 4):
-        start = _raw(start if start.ndim == given.ndim else start[None])[0]
+        start = _to_raw_space(start if start.ndim == given.ndim else start[None])[0]
         start = start[0] if len(start) == 1 else start
     elif start.dtype.kind != "f" and array.dtype.kind == "f":
         raise MisuseError(
-            f"the baseline holds {start.dtype}, but the inputs are {array.dtype} in raw units: give floats"
+            f"the baseline has dtype {start.dtype}, but the inputs are {array.dtype} in raw units. Use floats"
         )
     elif array.dtype.kind == "i" and (start.dtype.kind == "f" or (start.size and int(start.min()) < 0)):
-        raise MisuseError("the baseline of token ids is token ids, integers from 0 on")
+        raise MisuseError("the baseline of token probes must be token ids (non-negative integers)")
     with np.errstate(over="ignore"):
         start = start.astype(array.dtype)
     if not np.isfinite(start).all():
-        raise MisuseError("the baseline holds NaN or infinite values: paths cannot start there")
+        raise MisuseError("the baseline contains NaN or infinite values. Use finite values")
     if start.shape not in (array.shape, array.shape[1:]):
         raise MisuseError(
-            f"the baseline has the shape {list(start.shape)}, but one input has {list(array.shape[1:])}: "
-            "give one input, or one per probe"
+            f"the baseline has the shape {list(start.shape)}, but one input has {list(array.shape[1:])}. Use one "
+            "input, or one per probe"
         )
     return start
 
@@ -243,12 +243,12 @@ def _baseline(start: np.ndarray, given: np.ndarray, array: np.ndarray) -> np.nda
 def _labels(labels: Any, count: int) -> np.ndarray | None:
     if labels is None:
         return None
-    found = _array(labels, "labels")
+    found = _as_array(labels, "labels")
     if found.shape != (count,) or found.dtype.kind not in "iu":
-        raise MisuseError(f"labels are one integer per probe ({count}), but they are {found.dtype} {list(found.shape)}")
+        raise MisuseError(f"labels must be one integer per probe ({count}), not {found.dtype} {list(found.shape)}")
     if int(found.min()) < 0 or int(found.max()) >= 2**63:
-        raise MisuseError(f"labels are classes from 0 on, but they lie from {found.min()} to {found.max()}")
-    return _frozen(found.astype(np.int64))
+        raise MisuseError(f"labels must be non-negative classes, but they range from {found.min()} to {found.max()}")
+    return _read_only(found.astype(np.int64))
 
 
 def _rows(rows: Any, count: int) -> np.ndarray:
@@ -257,10 +257,10 @@ def _rows(rows: Any, count: int) -> np.ndarray:
         return np.flatnonzero(index)
     if index.ndim != 1 or (index.size and index.dtype.kind not in "iu"):
         raise MisuseError(
-            f"probes are taken by a list of positions or {count} truth values, not by {index.dtype} {list(index.shape)}"
+            f"probes are selected by a list of positions or {count} booleans, not by {index.dtype} {list(index.shape)}"
         )
     if index.size and not (-count <= int(index.min()) and int(index.max()) < count):
         raise MisuseError(
-            f"there are {count} probes, 0 to {count - 1}, but rows {index.min()} to {index.max()} were asked"
+            f"there are {count} probes (0 to {count - 1}), but rows {index.min()} to {index.max()} were requested"
         )
     return index.astype(np.int64)

@@ -1,4 +1,4 @@
-"""Remember it: the only writer of records. Tables, content-addressed blobs and the search index."""
+"""The registry: tables, content-addressed blobs and the search index. Only this package writes records."""
 
 from stemma.registry.records import (
     AddOutcome,

@@ -1,6 +1,6 @@
 """Content-addressed bytes: small ones inside the database, large ones as files named by their digest.
 
-A file reaches its final name only when it is complete and on disk. While a writer is at work it holds a shared lock
+A file reaches its final name only when it is complete and on disk. While a writer is active it holds a shared lock
 and a folder under `staging/`; what lies there when nobody holds the lock was left by a process that was killed, and
 the next writer removes it.
 """
@@ -32,43 +32,25 @@ _BUFFER = 1 << 20
 
 
 def pack(values: Mapping[str, np.ndarray]) -> bytes:
-    """The values of a fingerprint as safetensors bytes; the same values always give the same bytes.
-
-    Args:
-        values: Named arrays.
-
-    Returns:
-        A small safetensors file.
-    """
+    """The values of a fingerprint as safetensors bytes; equal values give equal bytes."""
     from safetensors.numpy import save
 
     return save({k: np.array(values[k], order="C") for k in sorted(values)})
 
 
 def unpack(content: bytes) -> dict[str, np.ndarray]:
-    """Read what `pack` wrote.
-
-    Returns:
-        Named arrays.
-
-    Raises:
-        RegistryError: If the bytes are damaged.
-    """
+    """The named arrays in bytes written by `pack`."""
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
     try:
         return load(content)
     except (SafetensorError, ValueError) as e:
-        raise RegistryError(f"a stored fingerprint is damaged ({e}): `stemma check` names it") from e
+        raise RegistryError(f"a stored fingerprint is damaged ({e}). Run `stemma check` to find it") from e
 
 
-def of_file(path: Path) -> Digest:
-    """Identity of a file's bytes; cost: one pass, 1 MiB in memory.
-
-    Returns:
-        The tagged digest.
-    """
+def file_digest(path: Path) -> Digest:
+    """Digest of a file's bytes; one pass, 1 MiB in memory."""
     h, buffer = hashlib.sha256(), bytearray(_BUFFER)
     with path.open("rb", buffering=0) as f:
         while n := f.readinto(buffer):
@@ -77,7 +59,7 @@ def of_file(path: Path) -> Digest:
 
 
 class Stage:
-    """Files that were written but are not yet under their final names."""
+    """Files that are written but not yet under their final names."""
 
     def __init__(self, folder: Path, target: Callable[[Digest], Path]) -> None:
         self._folder = folder
@@ -85,24 +67,17 @@ class Stage:
         self._files: dict[Digest, Path] = {}
 
     def put(self, write: Callable[[Path], None]) -> tuple[Digest, int]:
-        """Have a file written and brought to disk.
-
-        Args:
-            write: Called with the path to fill.
-
-        Returns:
-            Digest and size of what was written.
-        """
+        """Have `write` fill a file, sync it to disk, and return its digest and size."""
         path = self._folder / f"{len(self._files)}.partial"
         write(path)
         with path.open("rb") as f:
             os.fsync(f.fileno())
-        digest = of_file(path)
+        digest = file_digest(path)
         self._files[digest] = path
         return digest, path.stat().st_size
 
     def publish(self) -> None:
-        """Give every file its final name; called just before the transaction that records them commits."""
+        """Move every file to its final name; called just before the transaction that records them commits."""
         for digest, path in self._files.items():
             target = self._target(digest)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -119,74 +94,51 @@ class BlobFolder:
         self._staging = folder / "staging"
 
     def path(self, digest: Digest) -> Path:
-        """Where a blob of this digest lies, if it is there.
-
-        Returns:
-            A path that may not exist.
-
-        Raises:
-            RegistryError: If the digest is none.
-        """
+        """The path of a blob with this digest; it may not exist."""
         name = digest.rpartition(":")[2]
         if not re.fullmatch(r"[0-9a-f]{64}", name):
-            raise RegistryError(f"{digest!r} is no digest")
+            raise RegistryError(f"{digest!r} is not a digest. Use sha256: and 64 hexadecimal digits")
         return self.folder / name[:2] / name
 
     @contextlib.contextmanager
     def staging(self) -> Generator[Stage]:
-        """A place to write files before the transaction that records them.
-
-        Yields:
-            The stage; what was not published when the block ends is removed.
-        """
+        """A stage for files of one transaction; unpublished files are removed at the end of the block."""
         self._staging.mkdir(parents=True, exist_ok=True)
         with self._locked(shared=True):
-            mine = self._staging / uuid.uuid4().hex
-            mine.mkdir()
+            folder = self._staging / uuid.uuid4().hex
+            folder.mkdir()
             try:
-                yield Stage(mine, self.path)
+                yield Stage(folder, self.path)
             except BaseException:
-                for partial in mine.glob("*.partial"):
+                for partial in folder.glob("*.partial"):
                     partial.unlink(missing_ok=True)
                 with contextlib.suppress(OSError):
-                    mine.rmdir()  # stays if something was published: the sweep decides whether it is referred to
+                    folder.rmdir()  # stays if something was published: the sweep decides whether it is referred to
                 raise
-            shutil.rmtree(mine)
+            shutil.rmtree(folder)
 
-    def leftovers(self) -> list[Path]:
-        """What killed writers left under `staging/`.
-
-        Returns:
-            Paths; empty while a writer is at work.
-        """
+    def stale_folders(self) -> list[Path]:
+        """Staging folders of killed writers; empty while a writer is active."""
         if fcntl is None or not self._staging.is_dir():
             return []
-        with self._locked(shared=False) as alone:
-            return sorted(self._staging.iterdir()) if alone else []
+        with self._locked(shared=False) as locked:
+            return sorted(self._staging.iterdir()) if locked else []
 
     def sweep(self, referred: Callable[[Digest], bool]) -> None:
-        """Remove what killed writers left; does nothing while a writer is at work.
-
-        Args:
-            referred: Whether a record names this blob.
-        """
+        """Remove what killed writers left, except blobs that a record refers to; a no-op while a writer is active."""
         if fcntl is None or not self._staging.is_dir():
             return
-        with self._locked(shared=False) as alone:
-            for left in self._staging.iterdir() if alone else ():
-                for mark in left.iterdir():
+        with self._locked(shared=False) as locked:
+            for leftover in self._staging.iterdir() if locked else ():
+                for mark in leftover.iterdir():
                     digest = Digest(f"{digests.ALGORITHM}:{mark.name}")
                     if len(mark.name) == 64 and not referred(digest):
                         self.path(digest).unlink(missing_ok=True)
-                shutil.rmtree(left)
+                shutil.rmtree(leftover)
 
     @contextlib.contextmanager
     def _locked(self, *, shared: bool) -> Generator[bool]:
-        """Hold the folder's lock; an exclusive one is not waited for.
-
-        Yields:
-            Whether the lock is held.
-        """
+        """Hold the folder's lock (an exclusive one without waiting); yields whether it is held."""
         lock = self.folder / "lock"
         if shared:
             lock.touch()

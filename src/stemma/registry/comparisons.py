@@ -1,4 +1,4 @@
-"""Comparisons to plain JSON and back, so that what was worked out once is recalled."""
+"""Comparisons as plain JSON and back, so that stored results are reused."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -29,64 +29,36 @@ from stemma.types import (
 
 
 @cache
-def _code() -> str:
-    """Identity of the code that compares, so that no answer of other code is recalled.
-
-    Returns:
-        A short digest over the sources of what a comparison rests on.
-    """
-    home, h = Path(stemma.__file__).parent, hashlib.sha256()
+def _code_digest() -> str:
+    """Digest of the sources that a comparison depends on, so that results of other code are not reused."""
+    root, h = Path(stemma.__file__).parent, hashlib.sha256()
     for path in sorted(
         p
         for part in ("kinship", "architectures", "checkpoints", "networks", "types")
-        for p in (home / part).rglob("*.py")
+        for p in (root / part).rglob("*.py")
     ):
         h.update(path.read_bytes())
     return h.hexdigest()[:16]
 
 
-def check_level(alpha: float) -> None:
-    """Refuse what is no level of a decision.
-
-    Args:
-        alpha: A chance.
-
-    Raises:
-        MisuseError: If it does not lie between 0 and 1.
-    """
+def check_alpha(alpha: float) -> None:
+    """Raise MisuseError unless alpha is between 0 and 1."""
     if not 0 < alpha < 1:
-        raise MisuseError(f"{alpha} is no level: give a number between 0 and 1, for example 0.01")
+        raise MisuseError(f"{alpha} is not a significance level. Use a number between 0 and 1, for example 0.01")
 
 
-def spec(alpha: float) -> Spec:
-    """Under which a comparison is kept: its level, and the code that worked it out.
-
-    Returns:
-        The spec.
-    """
-    return Spec("compare", params={"alpha": alpha, "code": _code()})
+def comparison_spec(alpha: float) -> Spec:
+    """The key under which a comparison is stored: significance level and code digest."""
+    return Spec("compare", params={"alpha": alpha, "code": _code_digest()})
 
 
 def encode(comparison: Comparison) -> dict[str, Any]:
-    """A comparison as plain JSON values.
-
-    Returns:
-        All of it, the null's values included.
-    """
+    """A comparison as plain JSON values."""
     return _plain(jsonable(comparison))
 
 
 def decode(raw: Mapping[str, Any], a: ModelRef, b: ModelRef) -> Comparison:
-    """Read what `encode` wrote.
-
-    Args:
-        raw: Plain JSON values.
-        a: The first model, under its present name.
-        b: The second model, under its present name.
-
-    Returns:
-        The comparison; tuples inside free details have become lists.
-    """
+    """The comparison in JSON values written by `encode`, with the current names of both models."""
     relation = raw["relation"]
     return Comparison(
         a=a,
@@ -119,11 +91,7 @@ def _evidence(raw: Mapping[str, Any]) -> Evidence:
 
 
 def _plain(value: Any) -> Any:
-    """NumPy's scalars and arrays as Python's.
-
-    Returns:
-        The same content.
-    """
+    """NumPy scalars and arrays as Python values."""
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in value.items()}
     if isinstance(value, list):
@@ -131,27 +99,16 @@ def _plain(value: Any) -> Any:
     return value.tolist() if isinstance(value, (np.generic, np.ndarray)) else value
 
 
-def from_sketches(
+def compare_sketches(
     a: Model, b: Model, sketches: Sequence[Fingerprint | None], missing: str, alpha: float = 0.01
 ) -> Comparison:
-    """What can be said of a pair where weights are gone: whether it is identical, else what the sketches show.
-
-    Args:
-        a: The first model.
-        b: The second one.
-        sketches: Of both; None where there is none.
-        missing: What is gone.
-        alpha: Level of the decision.
-
-    Returns:
-        A comparison that names no relation beyond `related`, and never says `independent`.
-    """
+    """Compare two models of which weights are missing: by digest, else by sketch; never says `independent`."""
     from stemma.kinship.weights.contents.sketched import SketchedUnitsAlike
 
     one, two = sketches
     same = a.digest == b.digest or a.names_free_digest == b.names_free_digest
     if same or one is None or two is None:
-        weights = _by_digest(a.ref, b.ref, same, f"{missing}; and there is no sketch")
+        weights = _digest_evidence(a.ref, b.ref, same, f"{missing}, and there is no sketch")
         kind = (
             RelationKind.COPY if a.digest == b.digest else RelationKind.REFORMATTED if same else RelationKind.UNRELATED
         )
@@ -159,22 +116,13 @@ def from_sketches(
         weights = SketchedUnitsAlike().evidence(one, two, a, alpha=alpha)
         weights = replace(weights, reason=f"{missing}; {weights.reason}")
         kind = RelationKind.RELATED if weights.verdict is Verdict.SUPPORTED else RelationKind.UNRELATED
-    left = f"{missing}; a sketch may show kinship, but not what was done"
-    return _comparison(a.ref, b.ref, weights, kind, left, WEIGHTS_GONE)
+    limitation = f"{missing}; a sketch can show a relation, but not which one"
+    return _comparison(a.ref, b.ref, weights, kind, limitation, WEIGHTS_GONE)
 
 
-def unanswered(a: ModelRef, b: ModelRef, why: str) -> Comparison:
-    """What can be said of a pair whose weights cannot be compared.
-
-    Args:
-        a: The first model.
-        b: The second one.
-        why: What went wrong.
-
-    Returns:
-        An inconclusive comparison.
-    """
-    weights = _by_digest(a, b, False, why)
+def failed_comparison(a: ModelRef, b: ModelRef, why: str) -> Comparison:
+    """An inconclusive comparison of a pair whose weights cannot be compared, with the reason."""
+    weights = _digest_evidence(a, b, False, why)
     return _comparison(a, b, weights, RelationKind.UNRELATED, why, "comparison-failed")
 
 
@@ -192,11 +140,11 @@ def _comparison(a: ModelRef, b: ModelRef, weights: Evidence, kind: RelationKind,
 
 
 _BY_DIGEST = (RelationKind.COPY, RelationKind.REFORMATTED)
-"""Relations that digests show: no weights are missed."""
+"""Relations that are decided by digests alone."""
 
 
-def _by_digest(a: ModelRef, b: ModelRef, same: bool, otherwise: str) -> Evidence:
+def _digest_evidence(a: ModelRef, b: ModelRef, same: bool, reason_if_different: str) -> Evidence:
     verdict, effect = (Verdict.SUPPORTED, 1.0) if same else (Verdict.INCONCLUSIVE, 0.0)
-    reason = "the digests agree" if same else otherwise
+    reason = "the digests are equal" if same else reason_if_different
     return Evidence("the weights are the same", Axis.WEIGHTS, "digest", effect, Null("collision of SHA-256"),
                     None, None, effect, verdict, reason, Spec("digest"), (a.digest, b.digest))  # fmt: skip

@@ -1,4 +1,4 @@
-"""One SQLite file, opened so that several processes may read and write it and none can tear it."""
+"""The SQLite file of a registry, safe for several reading and writing processes."""
 
 import contextlib
 import os
@@ -22,19 +22,8 @@ PAGE_SIZE = 16384
 """A sketch row of a few kilobytes would waste half of SQLite's default page."""
 
 
-def locate(url: str | os.PathLike[str] | None = None) -> Path:
-    """Where the registry lies.
-
-    Args:
-        url: `sqlite:///PATH` or a path; by default the environment variable `STEMMA_REGISTRY`, else `registry.db` in
-            the user's data folder.
-
-    Returns:
-        An absolute path; nothing is opened or made.
-
-    Raises:
-        UnusableRegistryError: If the address is of a kind that is not supported.
-    """
+def registry_path(url: str | os.PathLike[str] | None = None) -> Path:
+    """The path of a registry: the given path or `sqlite:///PATH`, else `STEMMA_REGISTRY`, else the user data folder."""
     text = os.fspath(url) if url else os.environ.get("STEMMA_REGISTRY", "")
     if not text:
         import platformdirs
@@ -43,14 +32,14 @@ def locate(url: str | os.PathLike[str] | None = None) -> Path:
     if text.startswith("sqlite:///"):
         text = text.removeprefix("sqlite:///")
     elif "://" in text:
-        raise UnusableRegistryError(f"the registry address {text!r} is not supported: give a path or sqlite:///PATH")
+        raise UnusableRegistryError(f"the registry address {text!r} is not supported. Use a path or sqlite:///PATH")
     if not text:
-        raise UnusableRegistryError("the registry address names no file: give a path or sqlite:///PATH")
+        raise UnusableRegistryError("the registry address has no file name. Use a path or sqlite:///PATH")
     return Path(text).expanduser().absolute()
 
 
 class Database:
-    """Transactions on one SQLite file; it is made, or brought to the present schema, by the first that writes."""
+    """Transactions on one SQLite file, which the first writer creates or migrates."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -66,14 +55,10 @@ class Database:
 
     @contextlib.contextmanager
     def reading(self) -> Generator[sa.Connection]:
-        """A consistent view; of an empty registry where there is no file yet.
-
-        Yields:
-            A connection in a read transaction.
-        """
-        with self.translated():
+        """A connection in a read transaction; of an empty registry if there is no file."""
+        with self.readable_errors():
             if not self.path.exists():
-                with self._nothing() as connection:
+                with self._empty_database() as connection:
                     yield connection
                 return
             self._prepare()
@@ -81,35 +66,24 @@ class Database:
                 yield connection
 
     @contextlib.contextmanager
-    def _nothing(self) -> Generator[sa.Connection]:
-        """Reading makes no file.
-
-        Yields:
-            A connection to an empty registry in memory.
-        """
+    def _empty_database(self) -> Generator[sa.Connection]:
+        """A connection to an empty registry in memory: reading creates no file."""
         with sa.create_engine("sqlite://").connect() as connection:
             schema.metadata.create_all(connection)
             yield connection
 
     @contextlib.contextmanager
     def writing(self) -> Generator[sa.Connection]:
-        """All or nothing: on leaving without an error everything is on disk, else nothing happened.
-
-        Yields:
-            A connection that holds the write lock from the start.
-
-        Raises:
-            UnusableRegistryError: If the registry is read-only, the disk is full, or another writer holds it too long.
-        """
-        with self.translated():
+        """A connection that holds the write lock; on leaving without an error all changes are on disk, else none."""
+        with self.readable_errors():
             self._prepare()
             if self.read_only:
-                raise UnusableRegistryError(f"the registry {self.path} is read-only: nothing was changed")
-            with self._immediate() as connection:
+                raise UnusableRegistryError(f"the registry {self.path} is read-only; nothing was changed")
+            with self._write_transaction() as connection:
                 yield connection
 
     @contextlib.contextmanager
-    def _immediate(self) -> Generator[sa.Connection]:
+    def _write_transaction(self) -> Generator[sa.Connection]:
         with self._engine.connect() as plain:
             connection = plain.execution_options(stemma_begin="IMMEDIATE")
             with connection.begin():
@@ -125,44 +99,38 @@ class Database:
             schema.refuse_newer(found, str(self.path))
             if found < len(schema.MIGRATIONS):
                 raise UnusableRegistryError(
-                    f"the registry {self.path} has the older schema {found} and cannot be brought up to date: "
-                    "it is read-only. Open it once where it can be written"
+                    f"the registry {self.path} has the older schema {found} and is read-only, so it cannot be "
+                    "migrated. "
+                    "Open it once where it is writable"
                 )
         else:
             self._migrate()
         self._ready = True
 
     def _inspect(self) -> bool:
-        """Refuse what is no registry before SQLite touches it.
-
-        Returns:
-            Whether the file can only be read.
-
-        Raises:
-            UnusableRegistryError: If there is another kind of file, or nothing and nothing can be made.
-        """
+        """Check the file before SQLite opens it; returns whether it is read-only."""
         path = self.path
         if path.is_dir():
-            raise UnusableRegistryError(f"the registry {path} is a folder: give a file")
+            raise UnusableRegistryError(f"the registry {path} is a folder. Use the path of a file")
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             if not os.access(path.parent, os.W_OK):
                 raise UnusableRegistryError(
-                    f"there is no registry {path} and its folder is read-only: give another place"
+                    f"the registry {path} does not exist and its folder is read-only. Use another path"
                 )
             return False
         with path.open("rb") as f:
             head = f.read(100)
         if head:
             if not head.startswith(b"SQLite format 3\0") or len(head) < 100:
-                raise UnusableRegistryError(f"{path} is no Stemma registry (no SQLite file): it was left as it is")
+                raise UnusableRegistryError(f"{path} is not a Stemma registry (not an SQLite file); it was not changed")
             if int.from_bytes(head[68:72], "big") != schema.APPLICATION_ID:
-                raise UnusableRegistryError(f"{path} is the SQLite file of another program: it was left as it is")
+                raise UnusableRegistryError(f"{path} is an SQLite file of another program; it was not changed")
         return not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK))
 
     def _migrate(self) -> None:
         while True:
-            with self._immediate() as connection:
+            with self._write_transaction() as connection:
                 found = schema.version(connection)
                 schema.refuse_newer(found, str(self.path))
                 if found == len(schema.MIGRATIONS):
@@ -173,9 +141,9 @@ class Database:
         self._use_wal()
 
     def _use_wal(self) -> None:
-        """Readers then never wait for a writer; the switch needs the file for itself, so it is tried until it works."""
-        give_up = time.monotonic() + BUSY_SECONDS
-        while not self._switched_to_wal(last=time.monotonic() > give_up):
+        """Switch to write-ahead logging, so that readers never wait; retried until no other process holds the file."""
+        deadline = time.monotonic() + BUSY_SECONDS
+        while not self._switched_to_wal(last=time.monotonic() > deadline):
             time.sleep(0.02)
 
     def _switched_to_wal(self, *, last: bool) -> bool:
@@ -211,8 +179,8 @@ class Database:
                 journal = self.path.with_name(self.path.name + "-wal")
                 if journal.exists() and journal.stat().st_size:
                     raise UnusableRegistryError(
-                        f"the registry {self.path} was not closed properly and its folder is read-only: "
-                        "open it once where it can be written"
+                        f"the registry {self.path} was not closed properly and its folder is read-only. "
+                        "Open it once where it is writable"
                     ) from e
                 if flags != "mode=ro":
                     raise
@@ -221,38 +189,30 @@ class Database:
         raise UnusableRegistryError(f"the registry {self.path} cannot be opened for reading")
 
     @contextlib.contextmanager
-    def translated(self) -> Generator[None]:
-        """Say what went wrong in the words of this package.
-
-        Yields:
-            Nothing.
-
-        Raises:
-            UnusableRegistryError: Instead of the errors of SQLite and the system.
-            RegistryError: If a text cannot be stored.
-        """
+    def readable_errors(self) -> Generator[None]:
+        """Raise registry errors instead of those of SQLite and the system."""
         try:
             yield
         except (DBAPIError, sqlite3.Error) as e:
             cause = getattr(e, "orig", None) or e
-            raise UnusableRegistryError(self._sentence(str(cause).lower())) from e
+            raise UnusableRegistryError(self._error_message(str(cause).lower())) from e
         except UnicodeDecodeError as e:  # SQLite quotes damaged bytes in its message
-            raise UnusableRegistryError(self._sentence("malformed")) from e
+            raise UnusableRegistryError(self._error_message("malformed")) from e
         except UnicodeEncodeError as e:
-            raise RegistryError("a name or path is no valid Unicode and cannot be stored: rename the file") from e
+            raise RegistryError("a name or path is not valid Unicode and cannot be stored. Rename the file") from e
         except OSError as e:
-            raise UnusableRegistryError(self._sentence(f"{e.strerror or e}".lower())) from e
+            raise UnusableRegistryError(self._error_message(f"{e.strerror or e}".lower())) from e
 
-    def _sentence(self, cause: str) -> str:
+    def _error_message(self, cause: str) -> str:
         if any(sign in cause for sign in ("full", "no space", "too large", "quota", "disk i/o")):
-            return f"the disk of the registry {self.path} is full or failing ({cause}): make room and try again"
+            return f"the disk of the registry {self.path} is full or failing ({cause}). Free some space and try again"
         if "readonly" in cause or "read-only" in cause or "permission" in cause:
-            return f"the registry {self.path} is read-only: nothing was changed"
+            return f"the registry {self.path} is read-only; nothing was changed"
         if "locked" in cause:
-            return f"another process kept the registry {self.path} locked for {BUSY_SECONDS:.0f} s: try again later"
+            return f"another process kept the registry {self.path} locked for {BUSY_SECONDS:.0f} s. Try again later"
         if "malformed" in cause or "not a database" in cause or "no such table" in cause:
-            return f"the registry {self.path} is damaged ({cause}): restore a copy"
-        return f"the registry {self.path} cannot be used ({cause}): nothing was changed"
+            return f"the registry {self.path} is damaged ({cause}). Restore a backup"
+        return f"the registry {self.path} cannot be used ({cause}); nothing was changed"
 
 
 def _begin(connection: sa.Connection) -> None:

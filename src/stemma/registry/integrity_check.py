@@ -1,4 +1,4 @@
-"""Is everything as it was recorded? Every digest is derived again from what is on disk."""
+"""Integrity check: every digest is recomputed from what is on disk."""
 
 import contextlib
 import json
@@ -15,27 +15,17 @@ from stemma.types import Digest
 
 
 def run(database: Database, folder: blobs.BlobFolder, path: Path, progress: Progress | None = None) -> list[Finding]:
-    """All checks, from the file itself to the sources.
-
-    Args:
-        database: The registry's database.
-        folder: Its large blobs.
-        path: The registry's file, for messages.
-        progress: Called for every source.
-
-    Returns:
-        What is wrong.
-    """
+    """Every check, from the database file to the sources of models; `progress` is called for each source."""
     try:
         with database.reading() as connection:
             broken = _database(connection, path)
             if broken:
                 return broken
             findings = [*_rows(connection), *_blobs(connection, folder), *_index(connection, folder)]
-            live = list(_live(connection))
+            live = list(_live_models(connection))
             findings += [
-                Finding("leftover", str(p), f"{p} was left by a writer that was killed: delete it")
-                for p in folder.leftovers()
+                Finding("leftover", str(p), f"{p} was left by a killed process. Delete it")
+                for p in folder.stale_folders()
             ]
     except RegistryError as e:
         return [Finding("database", str(path), str(e))]
@@ -46,19 +36,19 @@ def run(database: Database, folder: blobs.BlobFolder, path: Path, progress: Prog
     return findings
 
 
-def _live(connection: sa.Connection) -> Iterator[ModelRecord]:
+def _live_models(connection: sa.Connection) -> Iterator[ModelRecord]:
     for text in connection.execute(rows.select_live()).scalars():
         with contextlib.suppress(RegistryError):  # reported as a record
             yield rows.model_record(text)
 
 
 def _database(connection: sa.Connection, path: Path) -> list[Finding]:
-    said = connection.exec_driver_sql("PRAGMA integrity_check").scalars().all()
-    said = [
-        *said,
-        *(f"{r[0]} row {r[1]} points nowhere" for r in connection.exec_driver_sql("PRAGMA foreign_key_check")),
+    problems = connection.exec_driver_sql("PRAGMA integrity_check").scalars().all()
+    problems = [
+        *problems,
+        *(f"{r[0]} row {r[1]} refers to a missing row" for r in connection.exec_driver_sql("PRAGMA foreign_key_check")),
     ]
-    return [Finding("database", str(path), f"{path} is damaged: {s}. Restore a copy") for s in said if s != "ok"]
+    return [Finding("database", str(path), f"{path} is damaged: {s}. Restore a backup") for s in problems if s != "ok"]
 
 
 _MIRRORED = {
@@ -79,28 +69,32 @@ def _rows(connection: sa.Connection) -> Iterator[Finding]:
     for table, mirrored in _MIRRORED.items():
         for row in connection.execute(sa.select(table)):
             subject = f"{table.name} {row.id}"
-            if records.of_bytes(row.record.encode()) != row.record_digest:
-                yield Finding("record", subject, f"{subject} was altered: its content has not the digest on record")
+            if records.bytes_digest(row.record.encode()) != row.record_digest:
+                yield Finding(
+                    "record", subject, f"{subject} was altered: its content does not match its recorded digest"
+                )
                 continue
             record = json.loads(row.record)
             wrong = [c for c, f in mirrored.items() if getattr(row, c) != record[f]]
             if wrong:
-                yield Finding("record", subject, f"{subject} was altered: {', '.join(wrong)} contradict its record")
+                yield Finding("record", subject, f"{subject} was altered: {', '.join(wrong)} do not match its record")
     for row in connection.execute(sa.select(schema.spec)):
-        if records.of_bytes(row.content.encode()) != row.digest:
-            yield Finding("record", f"spec {row.id}", f"spec {row.id} was altered: its content has not its digest")
+        if records.bytes_digest(row.content.encode()) != row.digest:
+            yield Finding(
+                "record", f"spec {row.id}", f"spec {row.id} was altered: its content does not match its digest"
+            )
 
 
 def _blobs(connection: sa.Connection, folder: blobs.BlobFolder) -> Iterator[Finding]:
     for row in connection.execute(sa.select(schema.blob)):
         path = folder.path(row.digest)
         if row.content is None and not path.exists():
-            yield Finding("blob", row.digest, f"{path} is gone: restore a copy")
+            yield Finding("blob", row.digest, f"{path} is missing. Restore a backup")
             continue
-        found = blobs.of_file(path) if row.content is None else records.of_bytes(row.content)
+        found = blobs.file_digest(path) if row.content is None else records.bytes_digest(row.content)
         if found != row.digest:
             where = path if row.content is None else "a blob in the registry"
-            yield Finding("blob", row.digest, f"{where} was altered: it has the digest {found}, not {row.digest}")
+            yield Finding("blob", row.digest, f"{where} was altered: its digest is {found}, not {row.digest}")
     known = sa.select(schema.blob.c.digest)
     named = connection.execute(
         sa.select(schema.fingerprint.c.blob_digest)
@@ -113,10 +107,12 @@ def _blobs(connection: sa.Connection, folder: blobs.BlobFolder) -> Iterator[Find
         )
     )
     for digest in named.scalars():
-        yield Finding("blob", digest, f"the blob {digest} is gone from the registry: restore a copy")
-    for m in _live(connection):
+        yield Finding("blob", digest, f"the blob {digest} is missing from the registry. Restore a backup")
+    for m in _live_models(connection):
         if m.weights and rows.blob_row(connection, m.weights) is None:
-            yield Finding("blob", m.name, f"the kept weights of '{m.name}' are gone from the registry: restore a copy")
+            yield Finding(
+                "blob", m.name, f"the stored weights of '{m.name}' are missing from the registry. Restore a backup"
+            )
 
 
 def _manifest(connection: sa.Connection, folder: blobs.BlobFolder, digest: Digest) -> tuple[TensorRecord, ...] | None:
@@ -127,11 +123,7 @@ def _manifest(connection: sa.Connection, folder: blobs.BlobFolder, digest: Diges
 
 
 def _index(connection: sa.Connection, folder: blobs.BlobFolder) -> Iterator[Finding]:
-    """What can be looked up must be what follows from the records.
-
-    Yields:
-        Each contradiction.
-    """
+    """Contradictions between index tables and the records they are derived from."""
     newest: dict[str, sa.Row] = {}
     for row in connection.execute(sa.select(schema.model).order_by(schema.model.c.id)):
         newest[row.name] = row
@@ -139,17 +131,17 @@ def _index(connection: sa.Connection, folder: blobs.BlobFolder) -> Iterator[Find
     expected = {n: (r.id, r.digest) for n, r in newest.items() if not r.removed}
     found = {r.name: (r.model_id, ids.get(r.content_id)) for r in connection.execute(sa.select(schema.live))}
     for name in sorted(expected.items() ^ found.items(), key=str):
-        yield Finding("index", name[0], f"the list of live models contradicts the records of '{name[0]}'")
+        yield Finding("index", name[0], f"the list of live models does not match the records of '{name[0]}'")
     for row in connection.execute(sa.select(schema.content)):
         tensors = _manifest(connection, folder, row.digest)
         if tensors is None:
             continue  # reported as a blob
-        if records.derived(tensors) != (row.digest, row.names_free_digest):
-            yield Finding("index", row.digest, f"the digests of {row.digest} do not follow from its tensors")
+        if records.model_digests(tensors) != (row.digest, row.names_free_digest):
+            yield Finding("index", row.digest, f"the digests of {row.digest} do not match its tensors")
             continue
         keys = sa.select(schema.tensor_key.c.key).where(schema.tensor_key.c.content_id == row.id)
-        if set(connection.execute(keys).scalars()) != {rows.key(t.digest) for t in tensors}:
-            yield Finding("index", row.digest, f"the tensors of {row.digest} are not listed under their digests")
+        if set(connection.execute(keys).scalars()) != {rows.tensor_key(t.digest) for t in tensors}:
+            yield Finding("index", row.digest, f"the tensor index of {row.digest} does not match its tensors")
     yield from _bits(connection, folder, ids)
 
 
@@ -164,7 +156,9 @@ def _bits(connection: sa.Connection, folder: blobs.BlobFolder, ids: dict[int, st
         except RegistryError:
             continue  # reported as a blob
         if not same:
-            yield Finding("index", model, f"the search index holds a sketch of {model} that is not its fingerprint's")
+            yield Finding(
+                "index", model, f"the search index has a sketch of {model} that does not match its fingerprint"
+            )
 
 
 def _source(m: ModelRecord, database: Database, folder: blobs.BlobFolder) -> list[Finding]:
@@ -172,8 +166,8 @@ def _source(m: ModelRecord, database: Database, folder: blobs.BlobFolder) -> lis
         return []
     path = Path(m.source)
     if not path.exists():
-        kept = "its kept weights remain" if m.weights else "only its sketch remains"
-        return [Finding("source-gone", m.name, f"the source of '{m.name}' is gone from {path}; {kept}")]
+        kept = "its stored weights remain" if m.weights else "only its sketch remains"
+        return [Finding("source-gone", m.name, f"the source of '{m.name}' is missing at {path}; {kept}")]
     from stemma.networks.load import open_models
 
     try:
@@ -185,21 +179,17 @@ def _source(m: ModelRecord, database: Database, folder: blobs.BlobFolder) -> lis
         best = max(models, key=lambda x: len(before.items() & x.tensor_digests.items()))
         detail = _difference(before, best.tensor_digests)
     except (StemmaError, OSError) as e:
-        detail = f"it cannot be read any more ({e})"
+        detail = f"it can no longer be read ({e})"
     return [Finding("source-changed", m.name, f"the source of '{m.name}', {path}, has changed: {detail}")]
 
 
 def _difference(before: Mapping[str, Digest], after: Mapping[str, Digest]) -> str:
-    """What became of a list of tensors, for people.
-
-    Returns:
-        Part of a sentence.
-    """
+    """How the tensors of a source changed, as part of a sentence."""
     changed = sorted(n for n in before.keys() & after.keys() if before[n] != after[n])
-    gone, new = sorted(before.keys() - after.keys()), sorted(after.keys() - before.keys())
+    missing, new = sorted(before.keys() - after.keys()), sorted(after.keys() - before.keys())
     parts = [
         f"{len(g)} tensors {word} ({', '.join(g[:3])}{', …' if len(g) > 3 else ''})"
-        for word, g in (("changed", changed), ("gone", gone), ("new", new))
+        for word, g in (("changed", changed), ("missing", missing), ("new", new))
         if g
     ]
-    return ", ".join(parts) or "the tensors are laid out differently"
+    return ", ".join(parts) or "the tensors are stored differently"

@@ -1,4 +1,4 @@
-"""Models to records, and records back to models."""
+"""Convert models to registry records, and records back to models."""
 
 import dataclasses
 import math
@@ -18,19 +18,9 @@ from stemma.registry.records import ModelRecord, TensorRecord
 
 
 def describe(model: Model, license: str | None = None) -> tuple[ModelRecord, tuple[TensorRecord, ...]]:
-    """What the registry records of a model.
-
-    Cost: one pass over the weights, for the digests.
-
-    Args:
-        model: Any model.
-        license: As stated by the person who enrols it.
-
-    Returns:
-        Its record and its tensors'.
-    """
+    """The record of a model and those of its tensors; reads the weights once, for their digests."""
     digest_of = model.tensor_digests
-    counted = {t.name for t in digests.counted(model.tensors.values(), digest_of)}
+    counted = {t.name for t in digests.distinct_tensors(model.tensors.values(), digest_of)}
     tensors = tuple(
         TensorRecord(t.name, t.dtype, t.shape, digest_of[t.name], t.name in counted) for t in model.tensors.values()
     )
@@ -53,11 +43,7 @@ def describe(model: Model, license: str | None = None) -> tuple[ModelRecord, tup
 
 
 def _finite(value: Any) -> Any:
-    """A configuration as JSON: numbers that JSON lacks become their names.
-
-    Returns:
-        Plain JSON values.
-    """
+    """A configuration as plain JSON: NaN and infinities become strings."""
     if isinstance(value, Mapping):
         return {str(k): _finite(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
@@ -68,36 +54,19 @@ def _finite(value: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class AbsentStorage(AbstractStorage):
-    """Bytes that are not there any more.
-
-    Attributes:
-        reason: What to tell who asks for them.
-    """
+class MissingStorage(AbstractStorage):
+    """Bytes that are no longer available; reading them raises `reason`."""
 
     reason: str
 
     def read_into(self, start: int, out: memoryview) -> None:
-        """See `AbstractStorage.read_into`.
-
-        Raises:
-            UnreadableModelError: Always.
-        """
+        """See `AbstractStorage.read_into`."""
         raise UnreadableModelError(self.reason)
 
 
-def remembered(record: ModelRecord, tensors: Sequence[TensorRecord], reason: str) -> Model:
-    """A model whose weights are gone: digests and shapes are known, reading a tensor is refused.
-
-    Args:
-        record: The model.
-        tensors: Its tensors.
-        reason: Why there are no weights.
-
-    Returns:
-        A model that can be identified, but not compared.
-    """
-    absent = AbsentStorage(reason)
+def model_without_weights(record: ModelRecord, tensors: Sequence[TensorRecord], reason: str) -> Model:
+    """A model whose weights are missing: digests and shapes are known, reading a tensor raises `reason`."""
+    absent = MissingStorage(reason)
     known = {t.name: Tensor(t.name, t.dtype, t.shape, absent) for t in sorted(tensors, key=lambda t: t.name)}
     model = Model(record.name, record.source, known, record.config, record.claims, (reason,), open_network)
     model.__dict__["tensor_digests"] = {t.name: t.digest for t in tensors}
@@ -106,53 +75,29 @@ def remembered(record: ModelRecord, tensors: Sequence[TensorRecord], reason: str
     return model
 
 
-def is_remembered(model: Model) -> bool:
-    """Whether a model's weights are gone.
-
-    Returns:
-        True for what `remembered` made.
-    """
-    return any(isinstance(t.storage, AbsentStorage) for t in model.tensors.values())
+def has_no_weights(model: Model) -> bool:
+    """Whether the weights of a model are missing."""
+    return any(isinstance(t.storage, MissingStorage) for t in model.tensors.values())
 
 
-def from_kept(record: ModelRecord, path: Path) -> Model:
-    """The model in a kept copy of its weights.
-
-    Args:
-        record: The model.
-        path: The copy.
-
-    Returns:
-        The model, under its recorded source.
-    """
+def model_from_copy(record: ModelRecord, path: Path) -> Model:
+    """The model in a stored copy of its weights, under its recorded source."""
     tensors, _ = safetensors.read(path)
     by_name = {t.name: t for t in sorted(tensors, key=lambda t: t.name)}
-    note = f"read from the registry's copy; {record.source} is gone or has changed"
+    note = f"read from the copy in the registry; {record.source} is missing or has changed"
     return Model(record.name, record.source, by_name, record.config, record.claims, (note,), open_network)
 
 
 def write_copy(model: Model, path: Path) -> None:
-    """Write a model's weights for keeping, and read them back.
-
-    Args:
-        model: The model, already digested.
-        path: Target.
-
-    Raises:
-        UnreadableModelError: If the source changed since it was digested.
-    """
+    """Write a copy of the weights and verify it; raises if the source changed since its digest was computed."""
     safetensors.write(path, list(model.tensors.values()))
     copied, _ = safetensors.read(path)
     if Model("", "", {t.name: t for t in copied}).digest != model.digest:
-        raise UnreadableModelError(f"{model.source} changed while it was enrolled: try again")
+        raise UnreadableModelError(f"{model.source} changed while it was being added. Try again")
 
 
-def renamed(model: Model, name: str) -> Model:
-    """A model under another name, without reading it again.
-
-    Returns:
-        The model with the digests that it already has.
-    """
+def with_name(model: Model, name: str) -> Model:
+    """The model under another name, with the digests already computed."""
     out = dataclasses.replace(model, name=name)
     fields = {f.name for f in dataclasses.fields(model)}
     out.__dict__.update({k: v for k, v in model.__dict__.items() if k not in fields})

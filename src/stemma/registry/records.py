@@ -1,4 +1,4 @@
-"""What the registry holds, as frozen values; every stored row carries the digest of its content."""
+"""Records of the registry as frozen values; every stored row has the digest of its content."""
 
 import enum
 import hashlib
@@ -16,11 +16,11 @@ from stemma.errors import RegistryError
 from stemma.types import Digest, ModelRef, Spec
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is at hand, the number done and the total."""
+"""Called with the current item, the number done and the total."""
 
 
 class AddStatus(enum.StrEnum):
-    """What became of a model that was handed to the registry."""
+    """What `Registry.add` did with a model."""
 
     ADDED = "added"
     KNOWN = "known"
@@ -29,7 +29,7 @@ class AddStatus(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TensorRecord:
-    """One tensor of an enrolled model.
+    """One tensor of a registered model.
 
     Attributes:
         name: Its name in the model.
@@ -48,7 +48,7 @@ class TensorRecord:
 
 @dataclass(frozen=True, slots=True)
 class ModelRecord:
-    """An enrolled model: what identifies it and where it came from; its weights stay where they are.
+    """A registered model: its identity and source; its weights stay where they are.
 
     Attributes:
         name: What a person calls it; unique among live models.
@@ -61,10 +61,10 @@ class ModelRecord:
         dtypes: Number of tensors of each dtype code.
         config: Architecture configuration as claimed, None without one.
         claims: Other metadata as claimed.
-        license: The licence as stated by the person who enrolled it, None if not stated.
+        license: The licence as stated by the person who added it, None if not stated.
         weights: Digest of the kept copy of the weights (a safetensors blob), None where none is kept.
-        added_at: When it was enrolled, UTC, ISO 8601; set by the registry.
-        stemma_version: The version that enrolled it; set by the registry.
+        added_at: When it was added, UTC, ISO 8601; set by the registry.
+        stemma_version: The version that added it; set by the registry.
     """
 
     name: str
@@ -93,11 +93,7 @@ class ModelRecord:
         return self.license or cards.licence(self.claims)
 
     def renamed(self, name: str) -> "ModelRecord":
-        """The same model under another name.
-
-        Returns:
-            A new record.
-        """
+        """The same record under another name."""
         return replace(self, name=name)
 
 
@@ -143,14 +139,15 @@ class SketchRecord:
 
 @dataclass(frozen=True, slots=True)
 class EvidenceRecord:
-    """What a method said about an ordered pair of models.
+    """The result of a method for an ordered pair of models.
 
     Attributes:
         a: Digest of the first model.
         b: Digest of the second model.
         spec: The method.
-        content: Its answer, as plain JSON values.
+        content: The result, as plain JSON values.
         added_at: When it was stored, UTC, ISO 8601.
+
     """
 
     a: Digest
@@ -166,7 +163,8 @@ class AddOutcome:
 
     Attributes:
         record: The live record under that name.
-        status: Whether it is new, was known, or took the place of another.
+        status: Whether it was added, already known, or replaced another.
+
     """
 
     record: ModelRecord
@@ -175,12 +173,13 @@ class AddOutcome:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that `check` found wrong.
+    """A problem found by `check`.
 
     Attributes:
         kind: `missing`, `database`, `record`, `blob`, `index`, `leftover`, `source-gone` or `source-changed`.
         subject: The model's name, or the digest or file concerned.
         message: What is wrong and what to do, in one sentence.
+
     """
 
     kind: str
@@ -188,68 +187,42 @@ class Finding:
     message: str
 
 
-def canonical(value: Any) -> str:
-    """The JSON text over which rows are digested: sorted keys, no spaces. This form is part of the file format.
-
-    Returns:
-        JSON text.
-
-    Raises:
-        RegistryError: If the value is no JSON or its text is no valid Unicode.
-    """
+def canonical_json(value: Any) -> str:
+    """The JSON text over which rows are digested (sorted keys, no spaces); this form is part of the file format."""
     try:
         text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         text.encode()
     except UnicodeEncodeError as e:
         raise RegistryError(
-            f"{e.object[max(0, e.start - 20) : e.end]!r} is no valid Unicode: rename the file or tensor"
+            f"{e.object[max(0, e.start - 20) : e.end]!r} is not valid Unicode. Rename the file or tensor"
         ) from e
     except (TypeError, ValueError) as e:
         raise RegistryError(f"a record cannot be stored as JSON: {e}") from e
     return text
 
 
-def of_bytes(content: bytes) -> Digest:
-    """Identity of a blob.
-
-    Returns:
-        The tagged digest.
-    """
+def bytes_digest(content: bytes) -> Digest:
+    """Digest of a blob."""
     return Digest(f"{digests.ALGORITHM}:{hashlib.sha256(content).hexdigest()}")
 
 
 def manifest(tensors: Iterable[TensorRecord]) -> bytes:
-    """The list of a model's tensors, as it is stored.
-
-    Returns:
-        Canonical JSON, sorted by name.
-    """
+    """The list of a model's tensors as it is stored: canonical JSON, sorted by name."""
     rows = sorted([t.name, t.dtype, list(t.shape), t.digest, t.counted] for t in tensors)
-    return canonical(rows).encode()
+    return canonical_json(rows).encode()
 
 
 def parse_manifest(content: bytes) -> tuple[TensorRecord, ...]:
-    """Read what `manifest` wrote.
-
-    Returns:
-        The tensors, sorted by name.
-
-    Raises:
-        RegistryError: If the bytes are no manifest.
-    """
+    """The tensors in a stored manifest, sorted by name."""
     try:
         rows = json.loads(content)
         return tuple(TensorRecord(name, dtype, tuple(shape), d, counted) for name, dtype, shape, d, counted in rows)
     except (TypeError, ValueError) as e:
-        raise RegistryError("a stored list of tensors is damaged: `stemma check` names it") from e
+        raise RegistryError("a stored list of tensors is damaged. Run `stemma check` to find it") from e
 
 
-def derived(tensors: Iterable[TensorRecord]) -> tuple[Digest, Digest]:
-    """A model's identity, from its tensors alone.
-
-    Returns:
-        Digest and names-free digest.
-    """
+def model_digests(tensors: Iterable[TensorRecord]) -> tuple[Digest, Digest]:
+    """Digest and names-free digest of a model, computed from its tensor records."""
     counted = [t for t in tensors if t.counted]
     shapes = [Tensor(t.name, t.dtype, t.shape, _NO_BYTES) for t in counted]
     return digests.of_model(shapes, {t.name: t.digest for t in counted}), digests.of_contents(t.digest for t in counted)
@@ -259,18 +232,13 @@ _NO_BYTES = ArrayStorage(lambda: np.empty(0, np.uint8))
 
 
 def verified_manifest(record: ModelRecord, tensors: Sequence[TensorRecord]) -> bytes:
-    """The manifest of a model, after its digests were compared with those claimed.
-
-    Returns:
-        The bytes to store.
-
-    Raises:
-        RegistryError: If they differ, or the name cannot be shown.
-    """
+    """The manifest of a model; raises if record and tensors have different digests or the name is not printable."""
     name = record.name
     if not name or not name.isprintable() or name != name.strip():
-        raise RegistryError(f"{name!r} cannot be a model's name: use printable characters, no space at either end")
+        raise RegistryError(
+            f"{name!r} is not a valid model name. Use printable characters without leading or trailing spaces"
+        )
     listing = manifest(tensors)
-    if derived(tensors) != (record.digest, record.names_free_digest):
-        raise RegistryError(f"the tensors of '{name}' do not give its digest {record.digest}")
+    if model_digests(tensors) != (record.digest, record.names_free_digest):
+        raise RegistryError(f"the tensors of '{name}' do not match its digest {record.digest}")
     return listing

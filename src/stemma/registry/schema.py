@@ -155,35 +155,24 @@ MIGRATIONS: tuple[tuple[str, Callable[[sa.Connection], None]], ...] = (
 
 
 def version(connection: sa.Connection) -> int:
-    """Number of the last migration that was applied.
-
-    Returns:
-        0 for an empty database.
-    """
+    """Number of the last applied migration, 0 for an empty database."""
     if not sa.inspect(connection).has_table("migration"):
         return 0
     return connection.execute(sa.select(sa.func.max(migration.c.number))).scalar() or 0
 
 
-def refuse_newer(found: int, where: str) -> None:
-    """Stop before a registry of a later Stemma is misread.
-
-    Raises:
-        UnusableRegistryError: If the schema is newer than this code.
-    """
-    if found > len(MIGRATIONS):
+def refuse_newer(stored_version: int, where: str) -> None:
+    """Raise if the schema is newer than this code."""
+    if stored_version > len(MIGRATIONS):
         raise UnusableRegistryError(
-            f"the registry {where} has schema {found}, this Stemma knows {len(MIGRATIONS)}: update Stemma to open it"
+            f"the registry {where} has schema {stored_version}, but this version of Stemma supports "
+            f"{len(MIGRATIONS)}. Update "
+            "Stemma"
         )
 
 
 def apply_next(connection: sa.Connection, number: int) -> None:
-    """Apply one migration and record it, inside the caller's transaction.
-
-    Args:
-        connection: In a write transaction.
-        number: Which one, counted from 1.
-    """
+    """Apply migration `number` (from 1) and record it, in the caller's transaction."""
     name, step = MIGRATIONS[number - 1]
     step(connection)
     applied = datetime.now(UTC).isoformat(timespec="seconds")

@@ -51,17 +51,15 @@ class SketchIndex:
             RegistryError: If the shapes do not fit.
         """
         if bits.dtype != np.uint8 or bits.shape != (len(digests), SKETCH_BYTES):
-            raise RegistryError(f"sketches are uint8 [{len(digests)}, {SKETCH_BYTES}], got {bits.dtype} {bits.shape}")
+            raise RegistryError(
+                f"sketches must be uint8 [{len(digests)}, {SKETCH_BYTES}], got {bits.dtype} {bits.shape}"
+            )
         order = sorted(range(len(digests)), key=digests.__getitem__)
         self._digests = [digests[i] for i in order]
         self._words = np.ascontiguousarray(bits[order]).view(np.uint64).reshape(len(order), SKETCH_BYTES // 8)
 
     def __len__(self) -> int:
-        """Number of models.
-
-        Returns:
-            The count.
-        """
+        """Number of models."""
         return len(self._digests)
 
     def distances(self, bits: np.ndarray) -> np.ndarray:
@@ -79,7 +77,7 @@ class SketchIndex:
             RegistryError: If the query is no sketch.
         """
         if bits.dtype != np.uint8 or bits.shape != (SKETCH_BYTES,):
-            raise RegistryError(f"a sketch is uint8 [{SKETCH_BYTES}], got {bits.dtype} {bits.shape}")
+            raise RegistryError(f"a sketch must be uint8 [{SKETCH_BYTES}], got {bits.dtype} {bits.shape}")
         query = np.ascontiguousarray(bits).view(np.uint64)
         out = np.empty((len(self), 2), np.int64)
         for start in range(0, len(self), _BLOCK):
@@ -113,11 +111,7 @@ class SketchIndex:
 
 
 def _ranks(distance: np.ndarray) -> np.ndarray:
-    """How many values are strictly smaller, for each value.
-
-    Returns:
-        `int64`, same length.
-    """
+    """For each value, how many are strictly smaller."""
     counts = np.bincount(distance, minlength=8 * _HALF + 1)
     return (np.cumsum(counts) - counts)[distance]
 

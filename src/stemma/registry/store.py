@@ -1,4 +1,4 @@
-"""The registry: what is enrolled, found by name, by digest, by shared tensors or by sketch."""
+"""The registry: models found by name, digest, shared tensors or sketch."""
 
 import contextlib
 import os
@@ -12,8 +12,8 @@ import sqlalchemy as sa
 
 from stemma.checkpoints import digest as digests
 from stemma.errors import RegistryError, UnknownNameError, UnusableRegistryError
-from stemma.registry import blobs, records, rows, schema, stored_results
-from stemma.registry.database import Database, locate
+from stemma.registry import blobs, records, result_rows, rows, schema
+from stemma.registry.database import Database, registry_path
 from stemma.registry.records import (
     AddOutcome,
     AddStatus,
@@ -38,12 +38,8 @@ class Registry:
     """
 
     def __init__(self, url: str | os.PathLike[str] | None = None) -> None:
-        """Point at a registry; it is opened when it is first used, and made when it is first written.
-
-        Args:
-            url: `sqlite:///PATH` or a path; by default `STEMMA_REGISTRY`, else a file in the user's data folder.
-        """
-        self.path: Path = locate(url)
+        """Choose a registry: path or `sqlite:///PATH`, else `STEMMA_REGISTRY` or the data folder; opened on use."""
+        self.path: Path = registry_path(url)
         self._database = Database(self.path)
         self._folder = blobs.BlobFolder(self.path.with_name(self.path.name + ".blobs"))
         self._swept = False
@@ -64,11 +60,7 @@ class Registry:
         self._database.close()
 
     def make_writable(self) -> None:
-        """Open the registry for writing, and make it where there is none.
-
-        Raises:
-            UnusableRegistryError: If it cannot be written.
-        """
+        """Open the registry for writing, creating it if needed; raises if it cannot be written."""
         with self._database.writing() as connection:
             self._sweep(connection)
 
@@ -85,7 +77,7 @@ class Registry:
     ) -> AddOutcome:
         """Enrol a model with all that belongs to it, in one transaction.
 
-        A known name with the same digest is not enrolled again (fingerprints and kept weights that it lacked are
+        A known name with the same digest is not added again (fingerprints and stored weights that it lacked are
         added to it).
 
         Args:
@@ -105,7 +97,9 @@ class Registry:
         listing = records.verified_manifest(record, tensors)
         for f in fingerprints:
             if f.model != record.digest:
-                raise RegistryError(f"a fingerprint of {f.model} was handed in with '{record.name}' ({record.digest})")
+                raise RegistryError(
+                    f"a fingerprint of {f.model} was passed with the model '{record.name}' ({record.digest})"
+                )
         packed = [(f, blobs.pack(f.values)) for f in fingerprints]
         large = {id(c): c for c in (listing, *(c for _, c in packed)) if len(c) >= blobs.INLINE_LIMIT}
         with contextlib.ExitStack() as stack:
@@ -115,16 +109,16 @@ class Registry:
                 for content in large.values():
                     stage.put(lambda path, content=content: _write(path, content))
             connection = stack.enter_context(self._database.writing())
-            known = rows.live(connection, record.name)
-            status = rows.status(known, record, replace)
+            known = rows.live_model(connection, record.name)
+            status = rows.add_status(known, record, replace)
             content_id = rows.put_content(connection, record, tensors, listing, staged=id(listing) in large)
             for f, content in packed:
                 rows.put_fingerprint(connection, content_id, f, content, staged=id(content) in large)
             if kept:
                 rows.put_blob_row(connection, *kept, None)
             if known is None or status is not AddStatus.KNOWN or (kept and known.weights is None):
-                same = known is not None and known.digest == record.digest
-                known = rows.stamped(record, kept[0] if kept else known.weights if same else None)
+                same_weights = known is not None and known.digest == record.digest
+                known = rows.with_timestamp(record, kept[0] if kept else known.weights if same_weights else None)
                 rows.append_model(connection, known, content_id)
             if stage:
                 stage.publish()
@@ -143,18 +137,14 @@ class Registry:
             UnknownNameError: If no live model has this name.
         """
         with self._database.writing() as connection:
-            known = rows.live(connection, name)
+            known = rows.live_model(connection, name)
             if known is None:
-                raise UnknownNameError(rows.unknown(connection, name))
+                raise UnknownNameError(rows.unknown_name_message(connection, name))
             rows.append_tombstone(connection, known)
         return known
 
     def models(self) -> tuple[ModelRecord, ...]:
-        """All live models.
-
-        Returns:
-            Sorted by name.
-        """
+        """All live models, sorted by name."""
         with self._database.reading() as connection:
             found = connection.execute(rows.select_live().order_by(schema.live.c.name))
             return tuple(rows.model_record(text) for text in found.scalars())
@@ -180,98 +170,58 @@ class Registry:
             RegistryError: If the prefix fits several digests.
         """
         with self._database.reading() as connection:
-            found = rows.live(connection, name_or_digest)
+            found = rows.live_model(connection, name_or_digest)
             if found:
                 return found
             match = _PREFIX.fullmatch(name_or_digest)
             if not match:
-                raise UnknownNameError(rows.unknown(connection, name_or_digest))
+                raise UnknownNameError(rows.unknown_name_message(connection, name_or_digest))
             low = f"{digests.ALGORITHM}:{match[1]}"
             query = rows.select_live().where(schema.model.c.digest >= low, schema.model.c.digest < low + "g")
             matches = [
                 rows.model_record(text) for text in connection.execute(query.order_by(schema.live.c.name)).scalars()
             ]
             if not matches:
-                raise UnknownNameError(rows.unknown(connection, name_or_digest))
+                raise UnknownNameError(rows.unknown_name_message(connection, name_or_digest))
         if len({m.digest for m in matches}) > 1:
             names = ", ".join(f"'{m.name}' ({m.digest})" for m in matches[:4])
-            raise RegistryError(f"'{name_or_digest}' fits {len(matches)} models: {names}. Give more digits")
+            raise RegistryError(f"'{name_or_digest}' matches {len(matches)} models: {names}. Use more digits")
         return matches[0]
 
     def by_digest(self, digest: Digest) -> tuple[ModelRecord, ...]:
-        """Live models with these weights under these tensor names.
-
-        Returns:
-            Sorted by name.
-        """
-        return self._where(schema.model.c.digest == digest)
+        """Live models with these weights and tensor names, sorted by name."""
+        return self._live_where(schema.model.c.digest == digest)
 
     def by_names_free_digest(self, digest: Digest) -> tuple[ModelRecord, ...]:
-        """Live models with these weights, whatever the tensors are called.
-
-        Returns:
-            Sorted by name.
-        """
-        return self._where(schema.content.c.names_free_digest == digest)
+        """Live models with these weights under any tensor names, sorted by name."""
+        return self._live_where(schema.content.c.names_free_digest == digest)
 
     def by_tensor_digests(self, wanted: Iterable[Digest], limit: int | None = None) -> dict[Digest, frozenset[Digest]]:
-        """Which live models share tensors with a given list.
-
-        Args:
-            wanted: Digests of tensors.
-            limit: At most this many models, those with the most shared tensors first.
-
-        Returns:
-            By model digest, the tensors shared; most shared first, then by digest.
-        """
+        """Shared tensors by digest of the live models that have some of them; most shared first, at most `limit`."""
         with self._database.reading() as connection:
-            return rows.sharing(connection, self._folder, frozenset(wanted), limit)
+            return rows.models_sharing_tensors(connection, self._folder, frozenset(wanted), limit)
 
     def tensors(self, model: Digest) -> tuple[TensorRecord, ...]:
-        """The tensors of an enrolled model.
-
-        Args:
-            model: Its digest.
-
-        Returns:
-            Name, dtype, shape and digest of each, sorted by name.
-
-        Raises:
-            UnknownNameError: If no such model was ever enrolled.
-        """
+        """Name, dtype, shape and digest of the tensors of a model, sorted by name."""
         with self._database.reading() as connection:
             found = rows.tensors(connection, self._folder, model)
         if found is None:
-            raise UnknownNameError(f"no model {model} is enrolled")
+            raise UnknownNameError(f"there is no model {model} in the registry")
         return found
 
     def weights(self, record: ModelRecord) -> Path | None:
-        """The kept copy of a model's weights.
-
-        Returns:
-            A safetensors file, None where none was kept.
-
-        Raises:
-            RegistryError: If it was kept and is gone.
-        """
+        """The stored copy of a model's weights (safetensors), or None; raises if it is missing."""
         if record.weights is None:
             return None
         path = self._folder.path(record.weights)
         if not path.exists():
-            raise RegistryError(f"the kept weights of '{record.name}' are gone from {path}: restore a copy")
+            raise RegistryError(f"the stored weights of '{record.name}' are missing at {path}. Restore a backup")
         return path
 
     # Fingerprints, evidence
 
     def fingerprints(self, spec: Spec) -> Iterator[Fingerprint]:
-        """The fingerprints that one method took of the live models.
-
-        Args:
-            spec: The method.
-
-        Yields:
-            One per model digest, in the order of digests.
-        """
+        """Fingerprints of the live models by one method, in the order of model digests."""
         f = schema.fingerprint.c
         enrolled = sa.select(schema.model.c.digest).join(schema.live, schema.live.c.model_id == schema.model.c.id)
         newest = (
@@ -283,57 +233,30 @@ class Registry:
                 yield self._fingerprint(connection, rows.fingerprint_record(text))
 
     def fingerprint(self, model: Digest, spec: Spec) -> Fingerprint | None:
-        """One method's fingerprint of one model.
-
-        Returns:
-            The newest, None where there is none.
-        """
+        """The newest fingerprint of a model by one method, or None."""
         with self._database.reading() as connection:
             record = rows.newest_fingerprint(connection, model, spec.digest)
             return self._fingerprint(connection, record) if record else None
 
     def sketch_index(self, spec: Spec) -> SketchIndex:
-        """The search index over the live models' bit sketches.
-
-        Args:
-            spec: The method that made them.
-
-        Returns:
-            All of them in memory, 256 bytes each.
-        """
+        """The search index over the bit sketches of the live models, in memory (256 bytes each)."""
         with self._database.reading() as connection:
-            found = rows.bits(connection, spec)
+            found = rows.live_sketches(connection, spec)
         matrix = np.frombuffer(b"".join(r.bits for r in found), np.uint8).reshape(len(found), SKETCH_BYTES)
         return SketchIndex([Digest(r.digest) for r in found], matrix)
 
     def put_evidence(self, a: Digest, b: Digest, spec: Spec, content: Mapping[str, Any]) -> None:
-        """Keep what a method said about a pair.
-
-        Args:
-            a: The first model.
-            b: The second model.
-            spec: The method.
-            content: Plain JSON values.
-        """
+        """Store the result of a method for an ordered pair, as plain JSON values."""
         with self._database.writing() as connection:
-            stored_results.put_evidence(connection, a, b, spec, content)
+            result_rows.put_evidence(connection, a, b, spec, content)
 
     def get_evidence(self, a: Digest, b: Digest, spec: Spec) -> EvidenceRecord | None:
-        """Recall what a method said about an ordered pair.
-
-        Returns:
-            The newest answer, None where there is none.
-        """
+        """The newest stored result of a method for an ordered pair, or None."""
         with self._database.reading() as connection:
-            return stored_results.newest_evidence(connection, a, b, spec)
+            return result_rows.newest_evidence(connection, a, b, spec)
 
     def put_functional(self, model: Digest, sketch: Fingerprint) -> None:
-        """Keep a functional sketch, under its network's and its probes' digests.
-
-        Args:
-            model: Digest of the weights.
-            sketch: Not that of a black box: it is left out.
-        """
+        """Store a functional sketch under the digests of its network and probes; black boxes are not stored."""
         if not str(sketch.model).startswith("sha256:"):
             return
         packed = blobs.pack(sketch.values)
@@ -342,18 +265,14 @@ class Registry:
             if stage:
                 stage.put(lambda path: _write(path, packed))
             connection = stack.enter_context(self._database.writing())
-            stored_results.put_sketch(connection, model, sketch, packed, staged=bool(stage))
+            result_rows.put_sketch(connection, model, sketch, packed, staged=bool(stage))
             if stage:
                 stage.publish()
 
     def functional(self, model: Digest, probes: Digest, spec: Spec) -> Fingerprint | None:
-        """The functional sketch of a model, found by the digest of its weights or of its network.
-
-        Returns:
-            The newest, None where there is none for these probes.
-        """
+        """The newest functional sketch of a model (digest of weights or network) for these probes, or None."""
         with self._database.reading() as connection:
-            found = stored_results.newest_sketch(connection, model, probes, spec)
+            found = result_rows.newest_sketch(connection, model, probes, spec)
             return self._fingerprint(connection, found) if found else None
 
     def check(self, progress: Progress | None = None) -> list[Finding]:
@@ -377,7 +296,7 @@ class Registry:
 
     def _stage(self, stack: contextlib.ExitStack) -> blobs.Stage:
         self.make_writable()  # a read-only registry is refused before anything is written
-        stack.enter_context(self._database.translated())
+        stack.enter_context(self._database.readable_errors())
         return stack.enter_context(self._folder.staging())
 
     def _sweep(self, connection: sa.Connection) -> None:
@@ -385,7 +304,7 @@ class Registry:
             self._folder.sweep(lambda digest: rows.blob_row(connection, digest) is not None)
             self._swept = True
 
-    def _where(self, condition: sa.ColumnElement[bool]) -> tuple[ModelRecord, ...]:
+    def _live_where(self, condition: sa.ColumnElement[bool]) -> tuple[ModelRecord, ...]:
         with self._database.reading() as connection:
             found = connection.execute(rows.select_live().where(condition).order_by(schema.live.c.name))
             return tuple(rows.model_record(text) for text in found.scalars())

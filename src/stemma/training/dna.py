@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from stemma.errors import MisuseError
 from stemma.fingerprints.canonical_outputs import FEATURES
-from stemma.fingerprints.dna import packed, unpacked
+from stemma.fingerprints.dna import pack, unpack
 from stemma.fingerprints.fragment_encoder import FragmentEncoder
 from stemma.kinship.function.model_dna import (
     DIRECTIONS,
@@ -262,7 +262,7 @@ def populations(encoder: FragmentEncoder, beside: Sequence[Group], kind: str) ->
     for g in beside:
         if g.kind == kind:
             for strange, way in ((False, "source"), (True, "stranger")):
-                codes[strange] += [unpacked(packed(encoder(g.features[i]))) for i in g.rows(way)]
+                codes[strange] += [unpack(pack(encoder(g.features[i]))) for i in g.rows(way)]
     sources = codes[False]
     return {strange: Population.of(np.stack(found or sources).astype(np.float64)) for strange, found in codes.items()}
 
@@ -280,7 +280,7 @@ def answered(encoder: FragmentEncoder, groups: Sequence[Group], beside: Sequence
         log-odds (or mean correlation).
     """
     judge = ProvenanceClassifier(encoder.classifier)
-    codes = [np.stack([unpacked(packed(encoder(f))) for f in g.features]).astype(np.float64) for g in groups]
+    codes = [np.stack([unpack(pack(encoder(f))) for f in g.features]).astype(np.float64) for g in groups]
     for kind in dict.fromkeys(g.kind for g in groups):
         against, kin = populations(encoder, beside, kind), [i for i, g in enumerate(groups) if g.kind == kind]
         for at in kin:

@@ -10,7 +10,7 @@ import numpy as np
 
 from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError
-from stemma.fingerprints.canonical_outputs import CANONICAL
+from stemma.fingerprints.canonical_outputs import FEATURES_VERSION
 from stemma.fingerprints.dna import DNA
 from stemma.probes import Probes
 from stemma.training import detector_zoo
@@ -205,7 +205,7 @@ def seen(
     """
     members, look, asked = recipe.members(), dna or DNA(), probes or questions(recipe.kind)
     known = {"recipes": [m.recipe.digest for m in members], "probes": asked.digest, "rows": look.rows,
-             "seed": look.seed, "canonical": CANONICAL, "dna": look.version}  # fmt: skip
+             "seed": look.seed, "canonical": FEATURES_VERSION, "dna": look.version}  # fmt: skip
 
     def make() -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         return {"features": _features(build_all([m.recipe for m in members], progress=progress), asked, look)}, {}

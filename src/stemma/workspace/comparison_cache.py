@@ -7,7 +7,7 @@ from stemma.ancestry.trace import Candidate
 from stemma.checkpoints.model import Model
 from stemma.errors import RegistryError
 from stemma.registry import Registry, comparisons, model_records
-from stemma.registry.examine import fingerprinters
+from stemma.registry.ingest import fingerprinters
 from stemma.types import Comparison, Fingerprint
 
 
@@ -27,9 +27,9 @@ class Recall:
         Returns:
             The comparison.
         """
-        if model_records.is_remembered(a) or model_records.is_remembered(b):
-            missing = next(m.notes[0] for m in (a, b) if model_records.is_remembered(m))
-            return comparisons.from_sketches(a, b, (self.sketch(a), self.sketch(b)), missing, alpha)
+        if model_records.has_no_weights(a) or model_records.has_no_weights(b):
+            missing = next(m.notes[0] for m in (a, b) if model_records.has_no_weights(m))
+            return comparisons.compare_sketches(a, b, (self.sketch(a), self.sketch(b)), missing, alpha)
         return compared(a, b, alpha)
 
     def enrolled(self, c: Candidate, other: Model, alpha: float) -> Comparison:
@@ -43,12 +43,12 @@ class Recall:
         Returns:
             The comparison.
         """
-        spec = comparisons.spec(alpha)
+        spec = comparisons.comparison_spec(alpha)
         known = self.registry.get_evidence(c.ref.digest, other.digest, spec)
         if known is not None:
             return comparisons.decode(known.content, c.ref, other.ref)
         candidate = c.load()
-        if model_records.is_remembered(candidate) or model_records.is_remembered(other):
+        if model_records.has_no_weights(candidate) or model_records.has_no_weights(other):
             return self.weights(candidate, other, alpha)
         found = compared(candidate, other, alpha)
         with contextlib.suppress(RegistryError):  # a registry that cannot be written still answers
@@ -61,7 +61,7 @@ class Recall:
         Returns:
             The comparison.
         """
-        known = self.registry.get_evidence(a.ref.digest, b.ref.digest, comparisons.spec(alpha))
+        known = self.registry.get_evidence(a.ref.digest, b.ref.digest, comparisons.comparison_spec(alpha))
         if known is not None:
             return comparisons.decode(known.content, a.ref, b.ref)
         return self.enrolled(a, b.load(), alpha)
@@ -73,7 +73,7 @@ class Recall:
             The sketch, None where there is none.
         """
         method = fingerprinters()[0]
-        if model_records.is_remembered(model):
+        if model_records.has_no_weights(model):
             return self.registry.fingerprint(model.digest, method.spec)
         return method(model)
 

@@ -13,7 +13,7 @@ from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError, StemmaError
 from stemma.kinship.function.null_models import NullModels, Party, needed
 from stemma.registry import Registry
-from stemma.registry.examine import fingerprinters
+from stemma.registry.ingest import fingerprinters
 from stemma.registry.records import Progress
 from stemma.types import Comparison, InputSpec, Verdict
 from stemma.workspace.candidates import from_files, of_model

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stemma.errors import RegistryError, StemmaError
-from stemma.fingerprints.dna import DNA, FEWEST, sound
+from stemma.fingerprints.dna import DNA, MIN_PROBES, is_valid
 from stemma.kinship.function.dna_search import ClosestDnaOfMany
 from stemma.kinship.function.model_dna import CloserDnaThanIndependent
 from stemma.kinship.function.null_models import NullModels, Party
@@ -56,7 +56,7 @@ class DnaAxis:
         known = weights or (party.sketch.model if party.sketch is not None else None)
         if known is not None:
             kept = self.registry.functional(known, self.probes.digest, self.method.spec)
-            if kept is not None and sound(kept) and not _other_code(party, kept):
+            if kept is not None and is_valid(kept) and not _other_code(party, kept):
                 return kept
         if party.load is None:
             return f"{party.name} is gone, and no DNA for these probes is kept"
@@ -82,8 +82,8 @@ class DnaAxis:
         Returns:
             The evidence, or why there is none.
         """
-        if len(self.probes) < FEWEST:
-            return f"a DNA needs at least {FEWEST} probes"
+        if len(self.probes) < MIN_PROBES:
+            return f"a DNA needs at least {MIN_PROBES} probes"
         one, two = (self.of(p, d) for p, d in zip((a, b), digests, strict=True))
         if isinstance(one, str) or isinstance(two, str):
             return one if isinstance(one, str) else str(two)
@@ -106,7 +106,7 @@ class DnaAxis:
         Returns:
             Evidence by position of the candidate.
         """
-        own = self.of(suspect, digest) if len(self.probes) >= FEWEST else ""
+        own = self.of(suspect, digest) if len(self.probes) >= MIN_PROBES else ""
         if isinstance(own, str):
             return {}
         found = {i: d for i, (p, w) in enumerate(candidates) if isinstance(d := self.of(p, w), Fingerprint)}

@@ -8,13 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stemma.checkpoints.load import Checkpoint, Skipped, nothing_in, survey
+from stemma.checkpoints.load import Checkpoint, Unread, explain_no_checkpoint, survey
 from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError, StemmaError, UnusableRegistryError
 from stemma.networks.load import open_models
 from stemma.registry import Registry
-from stemma.registry.examine import Examined, copy_weights, examined
-from stemma.registry.model_records import renamed
+from stemma.registry.ingest import IngestedModel, copy_weights, ingest_all
+from stemma.registry.model_records import with_name
 from stemma.registry.records import ModelRecord, Progress
 from stemma.types import Digest
 
@@ -95,7 +95,7 @@ class Enrolling:
             found = [dataclasses.replace(c, name=name) if isinstance(c, Checkpoint) else c for c in found]
         found = named_apart(found)
         checkpoints = [c for c in found if isinstance(c, Checkpoint)]
-        results = examined(checkpoints, self.license, self.jobs)
+        results = ingest_all(checkpoints, self.license, self.jobs)
         for done, c in enumerate(found):
             self.progress(f"adding {c.name}", done, len(found))
             if isinstance(c, AddResult):
@@ -108,7 +108,7 @@ class Enrolling:
             for model in result:
                 yield self._enrolled(c, model)
 
-    def _enrolled(self, c: Checkpoint, found: Examined) -> AddResult:
+    def _enrolled(self, c: Checkpoint, found: IngestedModel) -> AddResult:
         record = found.record
         weights = partial(copy_weights, c, record) if self.keep_weights else None
         try:
@@ -126,19 +126,19 @@ class Enrolling:
         """Keep what the model answers to the probes; a model that cannot be asked is enrolled all the same."""
         if self.probes is None:
             return ""
-        from stemma.fingerprints.dna import DNA, FEWEST
+        from stemma.fingerprints.dna import DNA, MIN_PROBES
         from stemma.kinship.function.sketches import FunctionalSketch
         from stemma.training import shipped_dna
 
         methods: list[Any] = [FunctionalSketch.of(self.probes)]
-        methods += [DNA(encoder=shipped_dna(self.probes.kind))] if len(self.probes) >= FEWEST else []
+        methods += [DNA(encoder=shipped_dna(self.probes.kind))] if len(self.probes) >= MIN_PROBES else []
         lacking = [m for m in methods if self.registry.functional(record.digest, self.probes.digest, m.spec) is None]
         if not lacking:
             return ""
         self.progress(f"asking {record.name}", 0, 1)
         try:
             model = next(m for m in open_models(c.path, c.name) if m.name == record.name)
-            model = renamed(model, record.name)
+            model = with_name(model, record.name)
             model.__dict__["digest"] = record.digest  # read and verified a moment ago
             model = model if self.prepare is None else self.prepare(model)
             made = [method(model, self.probes) for method in lacking]
@@ -159,12 +159,12 @@ def discovered(path: Path, all_formats: bool) -> Iterator[Checkpoint | AddResult
     Yields:
         Checkpoints, or failures.
     """
-    skipped: dict[str, list[Skipped]] = {}
+    skipped: dict[str, list[Unread]] = {}
     found = False
     try:
         for seen in survey(path, all_formats):
-            if isinstance(seen, Skipped):
-                skipped.setdefault(seen.why, []).append(seen)
+            if isinstance(seen, Unread):
+                skipped.setdefault(seen.reason, []).append(seen)
                 continue
             found = True
             yield seen
@@ -172,13 +172,13 @@ def discovered(path: Path, all_formats: bool) -> Iterator[Checkpoint | AddResult
         yield AddResult(path.stem, str(path), None, "failed", str(e))
         return
     if not found:
-        yield AddResult(path.name, str(path), None, "failed", nothing_in(path))
+        yield AddResult(path.name, str(path), None, "failed", explain_no_checkpoint(path))
         return
     for why, places in skipped.items():
         more = f" and {len(places) - 1} more like it were" if len(places) > 1 else " was"
         first = places[0].path
         note = f"{first}{more} skipped: it is {why}"
-        yield AddResult(first.stem, str(first), None, SKIPPED if places[0].sure else UNSURE, note=note)
+        yield AddResult(first.stem, str(first), None, SKIPPED if places[0].is_model else UNSURE, note=note)
 
 
 def named_apart(found: Sequence[Checkpoint | AddResult]) -> list[Checkpoint | AddResult]:

@@ -55,7 +55,7 @@ def explained(parent: Model, child: Model, alpha: float = ALPHA) -> Explained:
     Returns:
         The explanation.
     """
-    comparisons.check_level(alpha)
+    comparisons.check_alpha(alpha)
     found = explain(parent, child, alpha=alpha)
     if found.kind is not RelationKind.UNRELATED:
         return Explained(found)

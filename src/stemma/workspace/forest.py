@@ -20,7 +20,7 @@ from stemma.kinship.weights.contents.in_place import in_place
 from stemma.kinship.weights.correspondence import candidates
 from stemma.kinship.weights.entries import Entries, entries
 from stemma.registry import comparisons
-from stemma.registry.examine import fingerprinters
+from stemma.registry.ingest import fingerprinters
 from stemma.types import Comparison, Edge, Evidence, Lineage, NotTested, RelationKind, Verdict
 from stemma.workspace.comparison_cache import compared
 from stemma.workspace.number_formats import age, is_coded, ranks, roundings
@@ -268,7 +268,7 @@ class Work:
             try:
                 self.compared[key] = compared(a, b, self.level())
             except StemmaError as e:
-                self.compared[key] = comparisons.unanswered(a.ref, b.ref, str(e))
+                self.compared[key] = comparisons.failed_comparison(a.ref, b.ref, str(e))
         return self.compared[key]
 
     def family(self, members: list[int], values: Entries) -> Family:

@@ -19,9 +19,9 @@ from stemma.kinship.function.null_models import NullModels, Party
 from stemma.kinship.function.search import ClosestOfMany
 from stemma.kinship.function.selection import Selection
 from stemma.kinship.function.sketches import FunctionalSketch
-from stemma.measures.base import AbstractMeasure, summarised
+from stemma.measures.base import AbstractMeasure, summarise
 from stemma.registry import Registry
-from stemma.registry.model_records import is_remembered
+from stemma.registry.model_records import has_no_weights
 from stemma.registry.records import Progress
 from stemma.types import Comparison, Digest, Distance, Evidence, Fingerprint, Verdict
 from stemma.workspace.control_models import Independent
@@ -82,7 +82,7 @@ class FunctionAxis:
         """
         if model.black_box:
             return Party.of(model)
-        gone = is_remembered(model)
+        gone = has_no_weights(model)
         kept = self.kept(model.digest)
         if not gone and kept is not None and kept.model != _network_digest(model):
             kept = None  # kept of the same weights, run by other code
@@ -213,10 +213,10 @@ class FunctionAxis:
             method, default = combined.METHODS[0]
             measure = measure or default
         if measure is None:
-            measure = next((m for f, m in combined.METHODS if f.gives == method.gives), None)
+            measure = next((m for f, m in combined.METHODS if f.produces == method.produces), None)
         if measure is None:
             raise MisuseError(f"no measure was given for {method.name}")
-        if is_remembered(a) or is_remembered(b):
+        if has_no_weights(a) or has_no_weights(b):
             return self._of_sketches(a, b, method, measure)
         if not measure.probewise:
             return measure(method(a, self.given), method(b, self.given))
@@ -224,14 +224,14 @@ class FunctionAxis:
 
         found = pairwise([a, b], self.given, method, measure)
         ends = [Fingerprint(m.network.digest, self.given.digest, method.spec, {}) for m in (a, b)]
-        return summarised(*ends, measure.spec, found.per_probe[0, 1], counted=measure.counted)
+        return summarise(*ends, measure.spec, found.per_probe[0, 1], counted=measure.counted)
 
     def _of_sketches(self, a: Model, b: Model, method: "AbstractFingerprinter", measure: AbstractMeasure) -> Distance:
         labelled = self.given.labels is not None
         eyes = Eyes.of(self.given, sketched=True, labelled=labelled)
         through = next((f for f, _ in eyes.methods if f.spec == method.spec or _unsketched(f) == method.spec), None)
         if through is None:
-            of = a.name if is_remembered(a) else b.name
+            of = a.name if has_no_weights(a) else b.name
             raise MisuseError(f"only a sketch is left of {of}: {_held([f for f, _ in eyes.methods], method)}")
         seen = [eyes.on(self.party(m), self.given) for m in (a, b)]
         if labelled and seen[0].shape != seen[1].shape:

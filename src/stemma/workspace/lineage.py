@@ -9,8 +9,8 @@ import numpy as np
 from stemma.checkpoints.model import Model
 from stemma.errors import NotAModelError
 from stemma.registry import model_records
-from stemma.registry.examine import fingerprinters
-from stemma.registry.receipts import known_edges
+from stemma.registry.ingest import fingerprinters
+from stemma.registry.receipts import edges_from_receipts
 from stemma.types import WEIGHTS_GONE, Lineage, NotTested
 from stemma.workspace.candidates import from_files
 from stemma.workspace.forest import lineage
@@ -45,14 +45,14 @@ def lineage_of(
         found, unread = from_files([Path(p) for p in paths])
         models = [c.load() for c in found]
         named = zip(models, (c.ref.name for c in found), strict=True)
-        models = [m if m.name == name else model_records.renamed(m, name) for m, name in named]
+        models = [m if m.name == name else model_records.with_name(m, name) for m, name in named]
         left = unreadable(unread)
         kept: dict[str, np.ndarray] = {}
     else:
         records = workspace.list()
         opened = [workspace.reopen(r) for r in records]
-        models = [m for m in opened if not model_records.is_remembered(m)]
-        left = tuple(_gone(m) for m in opened if model_records.is_remembered(m))
+        models = [m for m in opened if not model_records.has_no_weights(m)]
+        left = tuple(_gone(m) for m in opened if model_records.has_no_weights(m))
         spec = fingerprinters()[0].spec
         kept = {str(f.model): np.asarray(f.values["bits"]) for f in workspace.registry.fingerprints(spec)}
     if not models:
@@ -63,7 +63,7 @@ def lineage_of(
         )
         raise NotAModelError(f"{why}: there is nothing to draw a lineage of")
     result = lineage(models, alpha=alpha, sketches=kept, progress=progress)
-    told = tuple(k.to_dict(result.edges) for k in known_edges(models))
+    told = tuple(k.to_dict(result.edges) for k in edges_from_receipts(models))
     return replace(result, receipts=told, not_tested=(*result.not_tested, *left))
 
 

@@ -88,7 +88,7 @@ class Standings:
     def _by_family(
         self, readable: Sequence[tuple[int, Model]], further: Sequence[Candidate]
     ) -> tuple[Mapping[int, Standing], tuple[Member, ...]]:
-        if not readable or model_records.is_remembered(self.suspect):
+        if not readable or model_records.has_no_weights(self.suspect):
             return {}, ()
         models = [m for _, m in readable]
         merge = merge_of(self.suspect, models) if len(models) > 1 else None
@@ -194,7 +194,7 @@ def directed(found: Comparison, a: Model, b: Model, parenthood: Callable[[], Par
     if origin:
         return replace(found, direction="a->b" if origin == "a" else "b->a")
     settled = found.relation.kind in (*PROOF, RelationKind.SIBLINGS)
-    if settled or model_records.is_remembered(a) or model_records.is_remembered(b):
+    if settled or model_records.has_no_weights(a) or model_records.has_no_weights(b):
         return found
     model = parenthood()
     p = model.of_pair(Geometry.of([a, b]))
@@ -243,7 +243,7 @@ def _read(candidate: Candidate) -> Model | None:
         model = candidate.load()
     except (StemmaError, OSError):
         return None
-    return None if model_records.is_remembered(model) else model
+    return None if model_records.has_no_weights(model) else model
 
 
 def _of_merge(merge: Merge, readable: Sequence[tuple[int, Model]]) -> dict[int, Standing]:

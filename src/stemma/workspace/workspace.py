@@ -169,12 +169,12 @@ class Workspace:
         with contextlib.suppress(StemmaError, OSError):
             for model in open_models(record.source, record.name):
                 if model.digest == record.digest:
-                    return self._prepare(model_records.renamed(model, record.name))
+                    return self._prepare(model_records.with_name(model, record.name))
             gone = f"the weights at {record.source} are not those that were enrolled as '{record.name}'"
         kept = self.registry.weights(record)
         if kept is not None:
-            return self._prepare(model_records.from_kept(record, kept))
-        return model_records.remembered(record, self.registry.tensors(record.digest), gone)
+            return self._prepare(model_records.model_from_copy(record, kept))
+        return model_records.model_without_weights(record, self.registry.tensors(record.digest), gone)
 
     # Questions
 
@@ -202,7 +202,7 @@ class Workspace:
         Raises:
             MisuseError: If null models are given without probes.
         """
-        comparisons.check_level(alpha)
+        comparisons.check_alpha(alpha)
         _probes_for(null, probes)
         found = directed(Recall(self.registry).weights(a, b, alpha), a, b, shipped_parenthood)
         return found if probes is None else self._function(probes, alpha).on_pair(found, a, b, null)
@@ -275,7 +275,7 @@ class Workspace:
         """
         from stemma.ancestry.trace import trace
 
-        comparisons.check_level(alpha)
+        comparisons.check_alpha(alpha)
         if not 0 < coverage < 1:
             raise MisuseError(
                 f"a coverage lies between 0 and 1, got {coverage:g}; .95 holds the parent in 95 of 100 sets"
@@ -295,7 +295,7 @@ class Workspace:
             except UnusableRegistryError:
                 raise
             except StemmaError as e:  # one candidate never stops the search
-                return comparisons.unanswered(c.ref, model.ref, str(e))
+                return comparisons.failed_comparison(c.ref, model.ref, str(e))
 
         function = {} if probes is None else self._function(probes, alpha).on_search(model, candidates, null)
         with ThreadPoolExecutor(self._jobs) as pool:

@@ -1,18 +1,18 @@
-"""Architectures as data: one JSON file per family names its tensors and says what their axes carry.
+"""Architectures as data: one JSON file per family names its tensors and labels their axes.
 
-A file holds:
+A file contains:
 
-- `model_types`: what a config beside the weights calls it. A claim: it decides between families that fit, nothing else.
+- `model_types`: names in configs. A claim: it only decides between families that match.
 - `requires`, `forbids`: tensor patterns of which all, respectively none, must occur.
 - `tensors`: pattern → one label per axis. `{l}` in a pattern is a number. A label is a fixed role (`token`), a group
   (`mlp@{l}`, with `{l+1}` and `{l-1}` for neighbours), or several joined by `|` (fused tensors), each with an
-  optional share (`kv@{l}*heads`). A trailing `~` marks units that lie next to one another instead of in blocks.
+  optional share (`kv@{l}*heads`). A trailing `~` marks interleaved units instead of blocks.
 - `groups`: group → kind and flags, in causal order; `size` names the variable that counts its units.
-- `heads`: head dimensions that published models of the family use, where no config says it.
-- `outside`: prefix → tensors of the family that stand beside that prefix.
-- `explicit`: false where other networks use the same names: without a config that claims the family, groups of one
-  size may then be joined by a shortcut.
-- `ties`: groups that a shortcut makes one, `unless` a tensor (the shortcut's projection) occurs.
+- `heads`: head dimensions of published models of the family, used without a config.
+- `outside`: prefix → tensors of the family outside that prefix.
+- `explicit`: false if other networks use the same names: without a config that claims the family, groups of one size
+  may then be joined by a shortcut.
+- `ties`: groups that a shortcut joins, `unless` a tensor (the shortcut's projection) occurs.
 """
 
 import functools
@@ -27,7 +27,7 @@ from typing import Any
 from stemma.architectures.structure import Draft, GroupRule, MisfitError, Part, group_sizes
 
 ROLES = frozenset({"token", "class", "position", "colour", "pixel", "kernel", "one", "expert", "dimension", "unknown"})
-_CONFIG = {
+_CONFIG_KEYS = {
     "heads": ("num_attention_heads", "heads", "n_head", "num_heads", "n_heads", "encoder_attention_heads",
               "attention.head_count"),
     "kv_heads": ("num_key_value_heads", "num_kv_heads", "attention.head_count_kv"),
@@ -44,13 +44,13 @@ class Family:
         model_types: Names in configs.
         requires: Patterns that must occur.
         forbids: Patterns that must not.
-        tensors: Pattern (compiled when a model needs it) and the labels of its axes.
+        tensors: Pattern (compiled on demand) and the labels of its axes.
         groups: Compiled group name, its rule and the variable that counts its units ("" for none).
-        heads: Usual head dimensions.
-        ties: Groups that are one.
-        explicit: Whether the names alone say which groups are distinct.
-        unrotatable_if: Patterns whose presence pins the residual stream's basis.
-        outside: Tensors beside the prefix (projections of a tower), by the prefix' last name.
+        heads: Common head dimensions.
+        ties: Groups joined by shortcuts.
+        explicit: Whether names alone determine which groups are distinct.
+        unrotatable_if: Patterns whose presence fixes the basis of the residual stream.
+        outside: Tensors outside the prefix (projections of a tower), by the prefix' last name.
     """
 
     name: str
@@ -67,16 +67,17 @@ class Family:
 
 
 @dataclass(frozen=True)
-class Fit:
-    """A family laid on the tensors below one prefix.
+class FamilyMatch:
+    """A family matched to the tensors below one prefix.
 
     Attributes:
         family: The family.
-        prefix: What stands before the family's tensor names.
-        draft: Parts by full tensor name.
+        prefix: Prefix of the tensor names.
+        draft: Axis parts by full tensor name.
         rules: Rule by group.
         sizes: Known number of units by group (heads).
         claimed: Whether the config names this family.
+
     """
 
     family: Family
@@ -89,15 +90,7 @@ class Fit:
 
 @functools.cache
 def pattern(template: str, *, anchored: bool = False) -> re.Pattern[str]:
-    """Compile a template: `{l}` is a number, `(a|b)` a choice, a dot a dot.
-
-    Args:
-        template: As in the JSON files.
-        anchored: Match the whole text; otherwise anything ending in a dot may stand before.
-
-    Returns:
-        The pattern; what stands before is the group `prefix`.
-    """
+    """Compile a template of the JSON files: `{l}` is a number, `(a|b)` a choice; unanchored, any prefix may precede."""
     text = re.sub(r"\{(\w+)\}", lambda m: f"(?P<{m[1]}>-?[0-9]{{1,9}})", template.replace(".", r"\."))
     head = "^" if anchored else r"^(?P<prefix>(?:[\w-]+\.)*?)"
     return re.compile(head + text + "$")
@@ -105,11 +98,7 @@ def pattern(template: str, *, anchored: bool = False) -> re.Pattern[str]:
 
 @functools.cache
 def families() -> tuple[Family, ...]:
-    """All families, in the order in which they are tried.
-
-    Returns:
-        One per JSON file in this folder.
-    """
+    """All families, one per JSON file in this folder, in the order in which they are tried."""
     folder = importlib.resources.files("stemma.architectures.families")
     names = sorted(p.name for p in folder.iterdir() if p.name.endswith(".json"))
     raw = {n[:-5]: json.loads((folder / n).read_text("utf-8")) for n in names}
@@ -137,22 +126,14 @@ def _family(name: str, raw: Mapping[str, Mapping[str, Any]]) -> Family:
     )
 
 
-def _group_rule(name: str, place: int, spec: Mapping[str, Any]) -> tuple[re.Pattern[str], GroupRule, str]:
+def _group_rule(name: str, index: int, spec: Mapping[str, Any]) -> tuple[re.Pattern[str], GroupRule, str]:
     flags = {k: v for k, v in spec.items() if k not in {"size", "chunk"}}
-    rule = GroupRule(**flags, position=(spec.get("chunk", place), place))
+    rule = GroupRule(**flags, position=(spec.get("chunk", index), index))
     return pattern(name, anchored=True), rule, spec.get("size", "")
 
 
-def fits(shapes: Mapping[str, Sequence[int]], config: Mapping[str, Any] | None) -> Iterator[Fit]:
-    """Every way to lay a family on some of the tensors, best first.
-
-    Args:
-        shapes: Shape by tensor name.
-        config: The config beside the weights, if any.
-
-    Yields:
-        Fits, those that the config claims first, then by number of tensors covered.
-    """
+def match_families(shapes: Mapping[str, Sequence[int]], config: Mapping[str, Any] | None) -> Iterator[FamilyMatch]:
+    """Every match of a family on some of the tensors: those the config claims first, then by number of tensors."""
     found = []
     for family in families():
         for prefix in _prefixes(family, shapes):
@@ -166,31 +147,23 @@ def fits(shapes: Mapping[str, Sequence[int]], config: Mapping[str, Any] | None) 
 
 
 def _prefixes(family: Family, names: Iterable[str]) -> list[str]:
-    """Prefixes below which every required pattern occurs and no forbidden one does.
-
-    Returns:
-        Prefixes, each empty or ending in a dot.
-    """
+    """Prefixes (empty or ending in a dot) below which every required pattern occurs and no forbidden one."""
     names = list(names)
 
     def below(p: re.Pattern[str]) -> set[str]:
         return {m["prefix"] for n in names if (m := p.match(n))}
 
-    good: set[str] | None = None
+    prefixes: set[str] | None = None
     for p in family.requires:  # most families lack the first already
-        good = below(p) if good is None else good & below(p)
-        if not good:
+        prefixes = below(p) if prefixes is None else prefixes & below(p)
+        if not prefixes:
             return []
-    assert good is not None
-    return sorted(good - set().union(*(below(p) for p in family.forbids)))
+    assert prefixes is not None
+    return sorted(prefixes - set().union(*(below(p) for p in family.forbids)))
 
 
 def _subconfig(config: Mapping[str, Any] | None, prefix: str) -> Mapping[str, Any]:
-    """The part of a composed model's config that speaks about the tensors below a prefix.
-
-    Returns:
-        A flat config, empty without one.
-    """
+    """The part of a composed model's config that describes the tensors below a prefix; empty without a config."""
     config = config or {}
     for key, words in {"vision_config": ("vision", "visual"), "text_config": ("text", "language")}.items():
         if isinstance(config.get(key), Mapping) and any(w in prefix for w in words):
@@ -202,30 +175,30 @@ def _subconfig(config: Mapping[str, Any] | None, prefix: str) -> Mapping[str, An
 
 def _fit(
     family: Family, prefix: str, names: Sequence[str], shapes: Mapping[str, Sequence[int]], config: Mapping[str, Any]
-) -> Fit:
+) -> FamilyMatch:
     draft: dict[str, list[list[Part]]] = {}
-    variables = {k: v for k in _CONFIG if (v := _claimed(config, k))}
+    variables = {k: v for k in _CONFIG_KEYS if (v := _claimed(config, k))}
     for name in names:
         labels, numbers = _labels(family, name[len(prefix) :])
         if labels is None:
             continue
         if len(labels) != len(shapes[name]):
-            raise MisfitError(f"{name} has {len(shapes[name])} axes, the family {family.name} says {len(labels)}")
+            raise MisfitError(f"{name} has {len(shapes[name])} axes, the family {family.name} expects {len(labels)}")
         draft[name] = [_parts(text, numbers, variables) for text in labels]
     for tower, tensors in family.outside.items():
         if prefix.endswith(tower):
             for name, labels in tensors.items():
                 if (full := prefix.removesuffix(tower) + name) in shapes:
                     draft[full] = [_parts(text, {}, variables) for text in labels]
-    _name_last(draft)
+    _resolve_last(draft)
     _apply_ties(family, prefix, draft, shapes)
     rules, counted = _rules(family, draft, any(p.match(n) for p in family.unrotatable_if for n in names))
     sizes = _head_sizes(family, draft, shapes, counted, variables)
-    return Fit(family, prefix, draft, rules, sizes, config.get("model_type") in family.model_types)
+    return FamilyMatch(family, prefix, draft, rules, sizes, config.get("model_type") in family.model_types)
 
 
 def _claimed(config: Mapping[str, Any], variable: str) -> int:
-    for key in _CONFIG[variable]:
+    for key in _CONFIG_KEYS[variable]:
         for k, v in config.items():
             if (k == key or k.endswith("." + key)) and isinstance(v, int) and v > 0:
                 return v
@@ -239,16 +212,16 @@ def _labels(family: Family, name: str) -> tuple[tuple[str, ...] | None, dict[str
     return None, {}
 
 
-def _fill(text: str, numbers: Mapping[str, int]) -> str:
+def _substitute(text: str, numbers: Mapping[str, int]) -> str:
     return re.sub(r"\{(\w+)([+-]\d+)?\}", lambda m: str(numbers[m[1]] + int(m[2] or 0)), text)
 
 
 def _parts(text: str, numbers: Mapping[str, int], variables: Mapping[str, int]) -> list[Part]:
     parts = []
     for piece in text.split("|"):
-        name, _, share = _fill(piece, numbers).partition("*")
+        name, _, share = _substitute(piece, numbers).partition("*")
         if share and share not in variables and not (share == "kv_heads" and "heads" in variables):
-            raise MisfitError(f"the number of {share} is not known")
+            raise MisfitError(f"the number of {share} is unknown")
         weight = variables.get(share) or variables.get("heads", 1) if share else 1
         parts.append(Part(name.rstrip("~"), name in ROLES, weight, name.endswith("~")))
     return parts
@@ -258,12 +231,12 @@ def _rules(family: Family, draft: Draft, pinned: bool) -> tuple[dict[str, GroupR
     rules: dict[str, GroupRule] = {}
     counted: dict[str, str] = {}
     for name in {p.name for labels in draft.values() for parts in labels for p in parts if not p.fixed}:
-        for place, (p, rule, size) in enumerate(family.groups):
+        for index, (p, rule, size) in enumerate(family.groups):
             if m := p.match(name):
                 numbers = tuple(int(v) for v in m.groupdict().values() if v is not None)
                 chunk, _ = rule.position
                 rules[name] = replace(
-                    rule, position=(chunk, *numbers, -1, place),
+                    rule, position=(chunk, *numbers, -1, index),
                     rotatable=rule.rotatable and not pinned, sign_free=rule.sign_free,
                 )  # fmt: skip
                 if size:
@@ -278,16 +251,7 @@ def _head_sizes(
     family: Family, draft: Draft, shapes: Mapping[str, Sequence[int]],
     counted: Mapping[str, str], variables: Mapping[str, int],
 ) -> dict[str, int]:  # fmt: skip
-    """Units of groups that are counted in heads: config if it fits, else norms inside a head, else usual dimensions.
-
-    Without config the block may be a multiple of the true head: exchanging such blocks is still exchanging heads.
-
-    Returns:
-        Units by group.
-
-    Raises:
-        MisfitError: If a group's rows cannot be whole heads.
-    """
+    """Units of groups counted in heads: from the config, else from per-head norms, else from common head sizes."""
     rows = group_sizes(shapes, draft, {})
     inner = {
         length for name, labels in draft.items() for length, parts in zip(shapes[name], labels, strict=True)
@@ -311,53 +275,45 @@ def _head_sizes(
 def _apply_ties(
     family: Family, prefix: str, draft: dict[str, list[list[Part]]], shapes: Mapping[str, Sequence[int]]
 ) -> None:
-    """Replace groups that a shortcut without projection makes one, or a padded one partly so.
-
-    Raises:
-        MisfitError: If the sizes do not allow it.
-    """
+    """Merge groups that a shortcut without projection joins; a padded shortcut joins part of the larger group."""
     sizes = group_sizes(shapes, draft, {})
-    consists: dict[str, list[Part]] = {g: [Part(g, rows=n)] for g, n in sizes.items()}
+    merged: dict[str, list[Part]] = {g: [Part(g, rows=n)] for g, n in sizes.items()}
     for tie in family.ties:
         later = pattern(tie["groups"][0], anchored=True)
         matches = [(g, {k: int(v) for k, v in m.groupdict().items()}) for g in sizes if (m := later.match(g))]
         for group, numbers in sorted(matches, key=lambda x: tuple(x[1].values())):
-            earlier = _fill(tie["groups"][1], numbers)
-            projections = [prefix + _fill(t, numbers) for t in tie.get("unless", ())]
-            if earlier in consists and not any(t in shapes for t in projections):
-                consists[group] = _tied(group, sizes[group], consists[earlier], tie.get("sizes", ""))
+            earlier = _substitute(tie["groups"][1], numbers)
+            projections = [prefix + _substitute(t, numbers) for t in tie.get("unless", ())]
+            if earlier in merged and not any(t in shapes for t in projections):
+                merged[group] = _shortcut_parts(group, sizes[group], merged[earlier], tie.get("sizes", ""))
     for name, labels in draft.items():
         for axis, parts in enumerate(labels):
             if (
                 len(parts) == 1
                 and not parts[0].fixed
-                and consists[parts[0].name] != [Part(parts[0].name, rows=sizes[parts[0].name])]
+                and merged[parts[0].name] != [Part(parts[0].name, rows=sizes[parts[0].name])]
             ):
-                new = consists[parts[0].name]
+                new = merged[parts[0].name]
                 whole = shapes[name][axis] == sum(int(p.rows or 0) for p in new)
                 labels[axis] = list(new) if whole and len(new) > 1 else [replace(parts[0], name=new[0].name)]
                 if len(new) > 1 and not whole:
                     raise MisfitError(f"a padded shortcut into the flattened axis {axis} of {name}")
 
 
-def _name_last(draft: dict[str, list[list[Part]]]) -> None:
-    """Resolve `stage@last` to the highest-numbered group of that kind.
-
-    Raises:
-        MisfitError: If there is none.
-    """
+def _resolve_last(draft: dict[str, list[list[Part]]]) -> None:
+    """Resolve `stage@last` to the highest-numbered group of that kind."""
     names = {p.name for labels in draft.values() for parts in labels for p in parts}
     for name in {n for n in names if n.endswith("@last")}:
         stem = name.removesuffix("last")
         numbers = [int(n[len(stem) :]) for n in names if re.fullmatch(re.escape(stem) + r"-?\d+", n)]
         if not numbers:
-            raise MisfitError(f"no group {stem}N to be the last")
+            raise MisfitError(f"there is no group {stem}N")
         for labels in draft.values():
             for axis, parts in enumerate(labels):
                 labels[axis] = [replace(p, name=f"{stem}{max(numbers)}") if p.name == name else p for p in parts]
 
 
-def _tied(group: str, size: int, earlier: list[Part], sizes: str) -> list[Part]:
+def _shortcut_parts(group: str, size: int, earlier: list[Part], sizes: str) -> list[Part]:
     before = sum(int(p.rows or 0) for p in earlier)
     if size == before:
         return earlier

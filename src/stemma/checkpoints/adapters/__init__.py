@@ -1,6 +1,6 @@
-"""Adapters: what they change in their base, as PEFT merges them, or one sentence why they are not read."""
+"""PEFT adapters, merged with their base model."""
 
 from stemma.checkpoints.adapters.open import WEIGHTS, is_adapter, open_adapter
-from stemma.checkpoints.adapters.without_base import refuse_alone
+from stemma.checkpoints.adapters.without_base import refuse_without_base
 
-__all__ = ["WEIGHTS", "is_adapter", "open_adapter", "refuse_alone"]
+__all__ = ["WEIGHTS", "is_adapter", "open_adapter", "refuse_without_base"]

@@ -1,4 +1,4 @@
-"""An adapter as its folder holds it, and what it does to the tensors of its base."""
+"""The content of an adapter folder, and the changes it makes to its base model."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -11,30 +11,30 @@ import numpy as np
 from stemma.checkpoints.tensor import RowStorage, Tensor
 from stemma.errors import UnreadableModelError
 
-MERGE = "merge it with PEFT's merge_and_unload and give the result"
-"""What to do with an adapter that is not read."""
+MERGE = "merge it with PEFT's merge_and_unload and use the merged model"
+"""Advice for adapters that are not supported."""
 
 CONV1D = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer"})
-"""What configs call the architectures whose linear layers keep `[in, out]`."""
+"""`model_type` of architectures whose linear layers are stored as `[in, out]`."""
 
 CONV1D_LAYERS = frozenset({"c_attn", "c_proj", "c_fc", "q_attn"})
 
-PLAIN = re.compile(r"(?:[\w.\-|()^$]|\(\?:|\\[.dw]|\[[\w\-]+\]|(?<=[\w.\])])(?<!\))[*+?])*")
-"""Regular expressions that are run: no quantifier of a group, so that none can take for ever."""
+SAFE_PATTERN = re.compile(r"(?:[\w.\-|()^$]|\(\?:|\\[.dw]|\[[\w\-]+\]|(?<=[\w.\])])(?<!\))[*+?])*")
+"""Regular expressions that are evaluated: no quantified groups, so that matching cannot take exponential time."""
 
 Change = Callable[[str, Tensor], Tensor]
-"""Makes the changed tensor from its name in the base and the base's tensor; raises where they do not fit."""
+"""Computes the changed tensor from its name and the tensor in the base; raises if they do not fit."""
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """What an adapter folder holds.
+    """The content of an adapter folder.
 
     Attributes:
-        folder: The folder, for messages.
-        tensors: Its tensors by name, without the prefix that PEFT puts before every name.
+        folder: The folder, named in errors.
+        tensors: Its tensors by name, without PEFT's prefix.
         config: Its `adapter_config.json`.
-        base_config: The `config.json` of its base; empty without one.
+        base_config: `config.json` of the base; empty without one.
     """
 
     folder: Path
@@ -43,98 +43,54 @@ class Adapter:
     base_config: Mapping[str, Any] = field(default_factory=dict)
 
     def refuse(self, why: str, instead: str = MERGE) -> NoReturn:
-        """Refuse it by name.
-
-        Args:
-            why: What is wrong, or not read.
-            instead: What to do.
-
-        Raises:
-            UnreadableModelError: Always.
-        """
+        """Raise an UnreadableModelError that names the adapter, what is wrong (`why`) and what to do (`instead`)."""
         raise UnreadableModelError(f"{self.folder}: {why}; {instead}")
 
-    def pattern(self, option: str, module: str, default: Any) -> Any:
-        """What `rank_pattern` or `alpha_pattern` says of a module.
-
-        Args:
-            option: The option's name.
-            module: The module's name.
-            default: What holds where no pattern does.
-
-        Returns:
-            The value of the first key that is the module's name, its end, or a regular expression of either.
-
-        Raises:
-            UnreadableModelError: If a key is a regular expression that could take for ever.
-        """
+    def option_for(self, option: str, module: str, default: Any) -> Any:
+        """Value of `rank_pattern` or `alpha_pattern` for a module; keys: names, suffixes or regular expressions."""
         patterns = self.config.get(option)
         for key, value in patterns.items() if isinstance(patterns, dict) else ():
-            if len(key) > 200 or sum(key.count(c) for c in "*+") > 2 or not PLAIN.fullmatch(key):
-                self.refuse(f"'{key[:80]}' of its {option} is a regular expression that is not run")
+            if len(key) > 200 or sum(key.count(c) for c in "*+") > 2 or not SAFE_PATTERN.fullmatch(key):
+                self.refuse(f"'{key[:80]}' of its {option} is not a safe regular expression")
             try:
                 if re.match(rf"(.*\.)?({key})$", module):
                     return value
             except re.error as e:
-                self.refuse(f"'{key}' of its {option} is no regular expression ({e})")
+                self.refuse(f"'{key}' of its {option} is not a valid regular expression ({e})")
         return default
 
-    def transposed(self, module: str) -> bool:
-        """Whether a square matrix of the base keeps `[in, out]`: its shape cannot tell.
-
-        Args:
-            module: The module's name.
-
-        Returns:
-            What the adapter says, or what the base's architecture has; PEFT keeps one flag for all modules.
-        """
+    def is_transposed(self, module: str) -> bool:
+        """Whether the base stores the module's weight as `[in, out]`; PEFT keeps one flag for all modules."""
         conv1d = self.base_config.get("model_type") in CONV1D and module.rpartition(".")[2] in CONV1D_LAYERS
         return bool(self.config.get("fan_in_fan_out")) or conv1d
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """Rows of an embedding that were trained by themselves.
-
-    Attributes:
-        adapter: Where they come from.
-        index: Which rows.
-        rows: What stands there.
-    """
+    """Embedding rows that were trained on their own: row numbers and values."""
 
     adapter: Adapter
     index: tuple[int, ...]
     rows: Tensor
 
     def apply(self, name: str, base: Tensor) -> Tensor:
-        """Put the rows into the base's tensor.
-
-        Args:
-            name: Its name in the base.
-            base: The tensor.
-
-        Returns:
-            The tensor with its rows.
-
-        Raises:
-            UnreadableModelError: If they do not fit.
-        """
+        """The base's embedding with the trained rows written into it."""
         index = np.array(self.index, int)
         if self.rows.shape[1:] != base.shape[1:] or not base.is_float or index.max(initial=0) >= base.shape[0]:
             self.adapter.refuse(
-                f"the trained tokens of '{name}' ({list(self.rows.shape)}, up to number {index.max(initial=0)}) do not "
-                f"fit its base's {list(base.shape)}",
-                "give the base that it was trained on",
+                f"the trained token rows of '{name}' (shape {list(self.rows.shape)}, largest token id "
+                f"{index.max(initial=0)}) do not fit the base's shape {list(base.shape)}",
+                "use the base model that it was trained on",
             )
 
         def make(start: int, stop: int) -> np.ndarray:
             out = base.rows(start, stop).copy()
-            here = np.flatnonzero((index >= start) & (index < stop))
-            if len(here):
-                out[index[here] - start] = self.rows.array()[here]
+            selected = np.flatnonzero((index >= start) & (index < stop))
+            if len(selected):
+                out[index[selected] - start] = self.rows.array()[selected]
             return out
 
-        return remade(name, base, make)
+        return lazy_tensor(name, base, make)
 
 
 @dataclass(frozen=True)
@@ -142,37 +98,25 @@ class Changes:
     """What an adapter does to its base.
 
     Attributes:
-        changed: Changes by the name of the tensor.
-        whole: Tensors that stand in the place of the base's.
-        optional: Changes of tensors that a base may lack: biases.
-        tokens: Rows that stand in the place of the base's.
+        changed: Functions that change a tensor, by its name.
+        replaced: Tensors that replace the base's.
+        optional: Functions for tensors that a base may lack (biases).
+        tokens: Embedding rows that replace the base's.
+
     """
 
     changed: dict[str, Change] = field(default_factory=dict)
-    whole: dict[str, Tensor] = field(default_factory=dict)
+    replaced: dict[str, Tensor] = field(default_factory=dict)
     optional: dict[str, Change] = field(default_factory=dict)
     tokens: dict[str, Tokens] = field(default_factory=dict)
 
 
-def remade(name: str, base: Tensor, make: Callable[[int, int], np.ndarray]) -> Tensor:
-    """A tensor of the base's shape whose rows are computed, rounded to the base's width as a stored merge would be.
-
-    Args:
-        name: Its name.
-        base: The base's tensor.
-        make: `make(start, stop)` returns those rows.
-
-    Returns:
-        The tensor.
-    """
-    dtype = width(base)
+def lazy_tensor(name: str, base: Tensor, make: Callable[[int, int], np.ndarray]) -> Tensor:
+    """A lazy tensor of the base's shape; `make(start, stop)` computes its rows, stored in the base's dtype."""
+    dtype = merged_dtype(base)
     return Tensor(name, dtype, base.shape, RowStorage(make, base.shape, dtype))
 
 
-def width(base: Tensor) -> str:
-    """The float type of a changed tensor.
-
-    Returns:
-        The base's own, or `F32` where that cannot be written.
-    """
+def merged_dtype(base: Tensor) -> str:
+    """The base's dtype, or `F32` where a changed tensor cannot be stored in it."""
     return base.dtype if base.dtype in ("F64", "F32", "F16", "BF16") else "F32"

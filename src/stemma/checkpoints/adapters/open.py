@@ -1,4 +1,4 @@
-"""Adapter folders (PEFT): merged with a base that is found on this machine, as PEFT merges them."""
+"""Open PEFT adapter folders: find the base model on this machine and merge the adapter into it."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -8,9 +8,9 @@ from typing import Any, NoReturn
 
 from stemma.checkpoints import cards
 from stemma.checkpoints.adapters.adapter import Adapter, Changes
-from stemma.checkpoints.adapters.kinds import changes
-from stemma.checkpoints.adapters.tied_head import settle
-from stemma.checkpoints.assemble import model, models_of, read_file
+from stemma.checkpoints.adapters.readers import read_changes
+from stemma.checkpoints.adapters.tied_head import resolve_tied_head
+from stemma.checkpoints.assemble import build_models, make_model, read_file
 from stemma.checkpoints.model import Model
 from stemma.checkpoints.tensor import Tensor
 from stemma.errors import StemmaError, UnreadableModelError
@@ -21,44 +21,35 @@ PREFIX = re.compile(r"^(base_model\.model\.|base_model\.)")
 
 
 def is_adapter(folder: Path) -> bool:
-    """Whether the folder holds an adapter.
-
-    Returns:
-        True if its config and weights are there.
-    """
+    """Whether the folder holds the config and the weights of an adapter."""
     return (folder / CONFIG).is_file() and any((folder / w).is_file() for w in WEIGHTS)
 
 
 def open_adapter(
     folder: Path, name: str, claims: Mapping[str, str], load_base: Callable[[Path], Model]
 ) -> tuple[Model, ...]:
-    """Open an adapter folder: its base, changed as PEFT's `merge_and_unload` changes it.
+    """Open an adapter folder: the base model, changed as PEFT's `merge_and_unload` changes it.
 
-    Args:
-        folder: The folder.
-        name: What to call the model.
-        claims: What the folder's card claims.
-        load_base: Opens the base model at a path.
+    Raises:
+        UnreadableModelError: If the base is not on this machine, or the adapter does not fit it, is inconsistent, or is
+            of a type that is not supported.
 
     Returns:
         One model.
 
-    Raises:
-        UnreadableModelError: If its base is not on this machine, or the adapter does not fit it, is inconsistent or of
-            a kind that is not read.
     """
     notes: list[str] = []
     config = cards.json_object(folder / CONFIG, notes)
     if config is None:
-        raise UnreadableModelError(f"{folder / CONFIG} is no JSON object")
+        raise UnreadableModelError(f"{folder / CONFIG} is not a JSON object")
     weights = next(folder / w for w in WEIGHTS if (folder / w).is_file())
     wanted = str(config.get("base_model_name_or_path") or "")
     claims = {**claims, **({"base_model_name_or_path": wanted} if wanted else {})}
-    (alone, *_) = models_of(read_file(weights), name, folder, None, claims, tuple(notes))
-    adapter = Adapter(folder, {PREFIX.sub("", n): t for n, t in alone.tensors.items()}, config)
+    (parsed, *_) = build_models(read_file(weights), name, folder, None, claims, tuple(notes))
+    adapter = Adapter(folder, {PREFIX.sub("", n): t for n, t in parsed.tensors.items()}, config)
     base_path = _find_base(folder, wanted)
     if base_path is None:
-        changes(adapter)  # what is refused with any base is refused for that reason
+        read_changes(adapter)  # what is refused with any base is refused for that reason
         _refuse_without_base(adapter, wanted)
     try:
         base = load_base(base_path)
@@ -68,16 +59,16 @@ def open_adapter(
     merged, merged_config, note = _merge(adapter, base)
     licence = cards.licence(base.claims)
     claims = {**claims, **({cards.BASE_LICENCE: licence} if licence else {})}
-    notes = [*alone.notes, *base.notes, f"an adapter merged with its base at {base_path}: {note}"]
-    return (model(name, alone.source, merged, base.config and merged_config, claims, notes),)
+    notes = [*parsed.notes, *base.notes, f"an adapter merged with its base at {base_path}: {note}"]
+    return (make_model(name, parsed.source, merged, base.config and merged_config, claims, notes),)
 
 
 def _refuse_without_base(adapter: Adapter, wanted: str) -> NoReturn:
     last = wanted.replace("\\", "/").rstrip("/").rpartition("/")[2]
-    beside = f"put it beside the adapter's folder as '{last}', or " if last else ""
-    lacking = f"its base '{wanted[:200]}' is not on this machine" if wanted else "it does not name its base"
+    beside = f"put it next to the adapter's folder as '{last}', or " if last else ""
+    lacking = f"the base '{wanted[:200]}' is not on this machine" if wanted else "it names none"
     instead = f"{beside}write its path into {CONFIG} as base_model_name_or_path"
-    adapter.refuse(f"an adapter is no model by itself, and {lacking}", instead)
+    adapter.refuse(f"an adapter needs its base model, and {lacking}", instead)
 
 
 def _find_base(folder: Path, wanted: str) -> Path | None:
@@ -99,39 +90,43 @@ def _find_base(folder: Path, wanted: str) -> Path | None:
 def _merge(adapter: Adapter, base: Model) -> tuple[list[Tensor], Mapping[str, Any], str]:
     packed = any(not t.is_float for t in base.tensors.values())
     out = dict(base.weights if packed else base.tensors)
-    what, added, config = settle(adapter, out, changes(adapter))
+    changes, added, config = resolve_tied_head(adapter, out, read_changes(adapter))
     ends: dict[str, list[str]] = {}
     for name in out:
-        ends.setdefault(_end(name), []).append(name)
-    for wanted, t in what.whole.items():
-        name = _match(adapter, wanted, out, ends)
+        ends.setdefault(_last_two_parts(name), []).append(name)
+    for wanted, t in changes.replaced.items():
+        name = _base_name(adapter, wanted, out, ends)
         out[name] = Tensor(name, t.dtype, t.shape, t.storage)
-    _apply(adapter, what, out, ends)
-    note = f"{len(what.changed) + len(what.tokens)} tensors changed, {len(what.whole) + len(added)} replaced"
+    _apply(adapter, changes, out, ends)
+    note = (
+        f"{len(changes.changed) + len(changes.tokens)} tensors changed, {len(changes.replaced) + len(added)} replaced"
+    )
     untied = f"; '{next(iter(added))}' is no longer tied to the embedding" if added else ""
     return [*out.values(), *added.values()], config, note + untied
 
 
-def _apply(adapter: Adapter, what: Changes, out: dict[str, Tensor], ends: Mapping[str, list[str]]) -> None:
-    tokens = {n: t.apply for n, t in what.tokens.items()}
-    for wanted, change in (*what.changed.items(), *tokens.items()):
-        name = _match(adapter, wanted, out, ends)
+def _apply(adapter: Adapter, changes: Changes, out: dict[str, Tensor], ends: Mapping[str, list[str]]) -> None:
+    tokens = {n: t.apply for n, t in changes.tokens.items()}
+    for wanted, change in (*changes.changed.items(), *tokens.items()):
+        name = _base_name(adapter, wanted, out, ends)
         out[name] = change(name, out[name])
-    for wanted, change in what.optional.items():
-        if any(wanted == n or n.endswith(f".{wanted}") for n in ends.get(_end(wanted), [])):
-            name = _match(adapter, wanted, out, ends)
+    for wanted, change in changes.optional.items():
+        if any(wanted == n or n.endswith(f".{wanted}") for n in ends.get(_last_two_parts(wanted), [])):
+            name = _base_name(adapter, wanted, out, ends)
             out[name] = change(name, out[name])
 
 
-def _end(name: str) -> str:
+def _last_two_parts(name: str) -> str:
     stem, _, kind = name.rpartition(".")
     return stem.rpartition(".")[2] + "." + kind
 
 
-def _match(adapter: Adapter, wanted: str, present: Mapping[str, Tensor], ends: Mapping[str, list[str]]) -> str:
+def _base_name(adapter: Adapter, wanted: str, present: Mapping[str, Tensor], ends: Mapping[str, list[str]]) -> str:
     if wanted in present:
         return wanted
-    fitting = [n for n in ends.get(_end(wanted), []) if n.endswith("." + wanted) or wanted.endswith("." + n)]
+    fitting = [n for n in ends.get(_last_two_parts(wanted), []) if n.endswith("." + wanted) or wanted.endswith("." + n)]
     if len(fitting) != 1:
-        adapter.refuse(f"the adapter changes '{wanted}', which its base lacks", "give the base that it was trained on")
+        adapter.refuse(
+            f"the adapter changes '{wanted}', which the base does not have", "use the base model that it was trained on"
+        )
     return fitting[0]

@@ -1,7 +1,4 @@
-"""Files that hold an adapter and nothing else: they are no models, and are refused by name.
-
-Known by the names of their tensors: PEFT's, kohya's (also LyCORIS), diffusers' and llama.cpp's.
-"""
+"""Refuse files that contain only an adapter, recognised by tensor names of PEFT, kohya, diffusers and llama.cpp."""
 
 import re
 from pathlib import Path
@@ -16,19 +13,8 @@ PART = re.compile(
 )
 
 
-def refuse_alone(source: Path, models: tuple[Model, ...]) -> tuple[Model, ...]:
-    """Let models through, and refuse an adapter without its base.
-
-    Args:
-        source: The file or folder.
-        models: What it holds.
-
-    Returns:
-        The models.
-
-    Raises:
-        UnreadableModelError: If its tensors are the parts of an adapter, and most of what they change is not there.
-    """
+def refuse_without_base(source: Path, models: tuple[Model, ...]) -> tuple[Model, ...]:
+    """Return the models, or raise if the tensors are an adapter and most of the layers they change are absent."""
     names = models[0].tensors if models else {}
     parts = {n: m for n in names if (m := PART.search(n))}
     modules = {n[: m.start()] for n, m in parts.items()}
@@ -37,6 +23,6 @@ def refuse_alone(source: Path, models: tuple[Model, ...]) -> tuple[Model, ...]:
         return models
     kind = next(iter(parts.values()))["kind"]
     raise UnreadableModelError(
-        f"{source} is an adapter ({len(parts)} tensors such as '{kind}') without its base, and no model by itself; "
-        "give its base, or the two merged by the program that made it (PEFT: merge_and_unload)"
+        f"{source} is an adapter ({len(parts)} tensors such as '{kind}') without its base model. "
+        "Use the base, or merge both with the program that made it (PEFT: merge_and_unload)"
     )

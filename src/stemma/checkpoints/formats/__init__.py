@@ -1,7 +1,6 @@
-"""One file per checkpoint format."""
+"""Checkpoint formats, one file each."""
 
 from stemma.checkpoints.formats.base import AbstractFormat
-from stemma.checkpoints.formats.exported import Exported
 from stemma.checkpoints.formats.flax import Flax
 from stemma.checkpoints.formats.gguf import Gguf
 from stemma.checkpoints.formats.keras import Hdf5, Keras
@@ -13,15 +12,16 @@ from stemma.checkpoints.formats.safetensors import Safetensors
 from stemma.checkpoints.formats.tensorflow import TensorFlow
 from stemma.checkpoints.formats.tfjs import TensorFlowJs
 from stemma.checkpoints.formats.tflite import Tflite
+from stemma.checkpoints.formats.torch_export import Exported
 
 ALL: tuple[AbstractFormat, ...] = (
     Gguf(), Npy(), Keras(), Npz(), PyTorch(), Hdf5(), Tflite(), Safetensors(), Onnx(), Exported(), Flax(), Paddle(),
     TensorFlow(), TensorFlowJs(),
 )  # fmt: skip
-"""The formats that are read, in the order in which a file's first bytes are tried."""
+"""Supported formats, in the order in which first bytes are tried."""
 
 GENERIC = frozenset({".bin", ".model", ".dat", ".data", ".ckpt", ".tar", ".index", ""})
-"""Endings that many programs use: in a folder such a file counts only if its first bytes are those of a checkpoint."""
+"""Ambiguous extensions: in a folder such a file counts only if its first bytes are those of a checkpoint."""
 
 ON_REQUEST = frozenset({".npz", ".npy", ".onnx"})
-"""Endings that are more often data than models; found in folders only with `all_formats`."""
+"""Extensions that are more often data than models; read from folders only with `all_formats`."""

@@ -1,7 +1,7 @@
-"""Records of zip archives (PyTorch, NumPy, Keras), read in slices and distrusted: nothing is extracted to disk.
+"""Records of zip archives (PyTorch, NumPy, Keras), read in slices without trusting the archive or extracting to disk.
 
-Checksums are compared where the format means them, when a record is read from its beginning to its end (`checked`);
-PyTorch writes archives whose checksums are deliberately not computed.
+Checksums are verified when a record is read completely and in order (`checked`), for formats that write them: PyTorch
+deliberately does not compute them.
 """
 
 import io
@@ -18,24 +18,24 @@ from stemma.checkpoints.tensor import AbstractStorage
 from stemma.errors import UnreadableModelError, UnsafeFileError
 
 MAX_RATIO = 200
-"""A compressed record may not grow by more than this …"""
-BOMB = 256 << 20
-"""… once it is larger than this many bytes."""
+"""Largest expansion of a compressed record …"""
+BOMB_SIZE = 256 << 20
+"""… that expands to more than this many bytes."""
 MAX_RECORDS = 1_000_000
 _LOCAL = struct.Struct("<4sHHHHHIIIHH")
-PIECE = 1 << 18
-MARKED = 1 << 12
+PIECE_SIZE = 1 << 18
+MAX_MARK = 1 << 12
 
 
 @dataclass(frozen=True)
 class Record:
-    """One file of an archive.
+    """One file in an archive.
 
     Attributes:
         name: Its path in the archive.
-        size: Bytes when unpacked.
-        storage: Where they come from.
-        crc: Their checksum as the archive says.
+        size: Uncompressed bytes.
+        storage: The bytes.
+        crc: Their checksum according to the archive.
     """
 
     name: str
@@ -44,28 +44,14 @@ class Record:
     crc: int
 
     def checked(self) -> AbstractStorage:
-        """The bytes, with their checksum compared by whoever reads all of them in order.
-
-        Returns:
-            A storage over the record's.
-        """
+        """The bytes as a storage that verifies their checksum when they are read completely and in order."""
         return ChecksumStorage(self.name, self.storage, self.size, self.crc)
 
     def read(self, limit: int) -> bytes:
-        """The whole record.
-
-        Args:
-            limit: Largest size that is reasonable for it.
-
-        Returns:
-            Its bytes.
-
-        Raises:
-            UnreadableModelError: If it is larger than the limit.
-        """
+        """All bytes of the record; raises if it is larger than `limit`."""
         if self.size > limit:
             raise UnreadableModelError(
-                f"the archive's record '{self.name}' has {self.size} bytes, {limit} are the limit"
+                f"the archive's record '{self.name}' has {self.size} bytes; the limit is {limit}"
             )
         out = bytearray(self.size)
         self.storage.read_into(0, memoryview(out))
@@ -73,7 +59,7 @@ class Record:
 
 
 class InflateStorage(AbstractStorage):
-    """A compressed record: read forwards in slices; going back starts over."""
+    """A compressed record, read forwards in slices; seeking back starts over."""
 
     def __init__(self, packed: FileStorage, size: int) -> None:
         self._packed = packed
@@ -91,21 +77,17 @@ class InflateStorage(AbstractStorage):
         self._tail = b""
 
     def read_into(self, start: int, out: memoryview) -> None:
-        """See `AbstractStorage.read_into`.
-
-        Raises:
-            UnreadableModelError: If the record is corrupt or shorter than it says.
-        """
+        """See `AbstractStorage.read_into`."""
         if start + len(out) > self._size:
             raise UnreadableModelError(f"read past the end of a record in {self._packed.file.path}")
         with self._lock:
             if start < self._at:
                 self._restart()
             while self._at < start:
-                self._next(min(PIECE, start - self._at))
+                self._next(min(PIECE_SIZE, start - self._at))
             done = 0
             while done < len(out):
-                piece = self._next(min(PIECE, len(out) - done))
+                piece = self._next(min(PIECE_SIZE, len(out) - done))
                 out[done : done + len(piece)] = piece
                 done += len(piece)
 
@@ -114,7 +96,7 @@ class InflateStorage(AbstractStorage):
         while True:
             fed = b""
             if not self._tail and self._consumed < self._packed.length:
-                fed = bytearray(min(PIECE, self._packed.length - self._consumed))
+                fed = bytearray(min(PIECE_SIZE, self._packed.length - self._consumed))
                 self._packed.read_into(self._consumed, memoryview(fed))
                 self._consumed += len(fed)
             try:
@@ -130,10 +112,10 @@ class InflateStorage(AbstractStorage):
 
 
 class ChecksumStorage(AbstractStorage):
-    """Compares a record's checksum at the end of every reading that went through it in order."""
+    """Verifies the checksum of a record at the end of every complete, in-order read."""
 
-    def __init__(self, name: str, whole: AbstractStorage, size: int, crc: int) -> None:
-        self._arguments = (name, whole, size, crc)
+    def __init__(self, name: str, storage: AbstractStorage, size: int, crc: int) -> None:
+        self._arguments = (name, storage, size, crc)
         self._lock = threading.Lock()
         self._at, self._sum = 0, 0
         self._marks = {0: 0}
@@ -142,28 +124,24 @@ class ChecksumStorage(AbstractStorage):
         return ChecksumStorage, self._arguments
 
     def read_into(self, start: int, out: memoryview) -> None:
-        """See `AbstractStorage.read_into`.
-
-        Raises:
-            UnreadableModelError: If this reading ended the record and the checksum is another.
-        """
-        name, whole, size, crc = self._arguments
+        """See `AbstractStorage.read_into`."""
+        name, storage, size, crc = self._arguments
         with self._lock:
-            whole.read_into(start, out)
+            storage.read_into(start, out)
             if start != self._at:
                 self._at, self._sum = (start, self._marks[start]) if start in self._marks else (-1, 0)
             if self._at == start:
                 self._at, self._sum = start + len(out), zlib.crc32(out, self._sum)
-                if self._at < MARKED:  # where a header ends, later readings begin
+                if self._at < MAX_MARK:  # where a header ends, later readings begin
                     self._marks[self._at] = self._sum
                 if self._at == size and self._sum != crc:
                     raise UnreadableModelError(
-                        f"the record '{name}' is damaged: its checksum is not the one it was stored with"
+                        f"the record '{name}' is damaged: its checksum does not match. Download the file again"
                     )
 
 
 class _Part(io.RawIOBase):
-    """A part of a file as a file of its own."""
+    """A byte range of a file as a seekable file."""
 
     def __init__(self, file: SourceFile, begin: int, end: int) -> None:
         self._file, self._begin, self._size, self._at = file, begin, end - begin, 0
@@ -189,31 +167,21 @@ class _Part(io.RawIOBase):
 
 
 def records(path: Path, begin: int = 0, end: int | None = None) -> dict[str, Record]:
-    """The records of an archive.
-
-    Args:
-        path: A zip file, or a file in which one lies.
-        begin: Where the archive begins.
-        end: The byte behind it; the file's end if None.
-
-    Returns:
-        Records by name, in the archive's order; folders are left out.
-
-    Raises:
-        UnreadableModelError: If the archive is damaged, ambiguous, encrypted or a bomb.
-    """
+    """Records of a zip archive by name, without folders; `begin` and `end` delimit an archive inside a file."""
     file = SourceFile(path)
     try:
         if not 0 <= begin <= (file.size if end is None else end) <= file.size:
-            raise UnreadableModelError(f"{path} ends before the archive inside it does. Truncated download?")
+            raise UnreadableModelError(f"{path} ends before its archive does. Was the download truncated?")
         with zipfile.ZipFile(_Part(file, begin, file.size if end is None else end)) as archive:
             infos = archive.infolist()
     except UnreadableModelError:
         raise
     except Exception as e:  # zipfile raises many kinds of error on damaged input
-        raise UnreadableModelError(f"{path} is a damaged zip archive ({type(e).__name__}). Truncated download?") from e
+        raise UnreadableModelError(
+            f"{path} is a damaged zip archive ({type(e).__name__}). Was the download truncated?"
+        ) from e
     if len(infos) > MAX_RECORDS:
-        raise UnreadableModelError(f"{path} lists {len(infos)} records, {MAX_RECORDS} are the limit")
+        raise UnreadableModelError(f"{path} lists {len(infos)} records; the limit is {MAX_RECORDS}")
     out: dict[str, Record] = {}
     spans: list[tuple[int, int]] = []
     for info in infos:
@@ -235,7 +203,9 @@ def records(path: Path, begin: int = 0, end: int | None = None) -> dict[str, Rec
 def _record(file: SourceFile, info: zipfile.ZipInfo, base: int) -> tuple[Record, tuple[int, int]]:
     name = info.filename
     if name.startswith(("/", "\\")) or "\\" in name or ".." in name.split("/") or name[1:2] == ":":
-        raise UnsafeFileError(f"{file.path}: the record {name!r} leaves the archive; it was not read")
+        raise UnsafeFileError(
+            f"{file.path}: the record name {name!r} points outside the archive; the file was not read"
+        )
     if info.flag_bits & 1:
         raise UnreadableModelError(f"{file.path}: the record '{name}' is encrypted")
     head = file.read(base + info.header_offset, _LOCAL.size)
@@ -243,21 +213,24 @@ def _record(file: SourceFile, info: zipfile.ZipInfo, base: int) -> tuple[Record,
     begin = base + info.header_offset + _LOCAL.size + name_length + extra_length
     if magic != b"PK\x03\x04" or begin + info.compress_size > file.size:
         raise UnreadableModelError(
-            f"{file.path}: the record '{name}' is not where the archive says. Truncated download?"
+            f"{file.path}: the record '{name}' is not at its listed position. Was the download truncated?"
         )
     stored_name = file.read(base + info.header_offset + _LOCAL.size, name_length)
     if stored_name.decode("utf-8" if info.flag_bits & 0x800 else "cp437", errors="replace") != info.orig_filename:
-        raise UnreadableModelError(f"{file.path}: the record '{name}' has another name where it lies")
+        raise UnreadableModelError(f"{file.path}: the record '{name}' has a different name in its local header")
     packed = FileStorage(file, begin, info.compress_size)
     span = (base + info.header_offset, begin + info.compress_size)
     if info.compress_type == zipfile.ZIP_STORED:
         if info.compress_size != info.file_size:
-            raise UnreadableModelError(f"{file.path}: the record '{name}' has two sizes")
+            raise UnreadableModelError(f"{file.path}: the record '{name}' has contradictory sizes")
         return Record(name, info.file_size, packed, info.CRC), span
     if info.compress_type != zipfile.ZIP_DEFLATED:
-        raise UnreadableModelError(f"{file.path}: the record '{name}' is compressed by method {info.compress_type}")
-    if info.file_size > BOMB and info.file_size > MAX_RATIO * max(1, info.compress_size):
         raise UnreadableModelError(
-            f"{file.path}: the record '{name}' would grow from {info.compress_size} to {info.file_size} bytes: a bomb?"
+            f"{file.path}: the record '{name}' uses the unsupported compression method {info.compress_type}"
+        )
+    if info.file_size > BOMB_SIZE and info.file_size > MAX_RATIO * max(1, info.compress_size):
+        raise UnreadableModelError(
+            f"{file.path}: the record '{name}' would expand from {info.compress_size} to {info.file_size} bytes: "
+            "possible zip bomb, not read"
         )
     return Record(name, info.file_size, InflateStorage(packed, info.file_size), info.CRC), span

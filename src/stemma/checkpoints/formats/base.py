@@ -1,4 +1,4 @@
-"""What a checkpoint format has to offer."""
+"""The abstract base of checkpoint formats."""
 
 import abc
 from collections.abc import Mapping
@@ -11,11 +11,11 @@ from stemma.checkpoints.tensor import Tensor
 
 @dataclass(frozen=True)
 class Contents:
-    """What one file holds, before names are made canonical.
+    """The contents of one file, before names are made canonical.
 
     Attributes:
-        parts: The tensors under their stored names: the main model under `""`, averaged weights under `"ema"`.
-        metadata: Free text of the file, shown as claims.
+        parts: Tensors under their stored names: the main model under `""`, averaged weights under `"ema"`.
+        metadata: Text metadata of the file, shown as claims.
         notes: What was left out, for people.
         aliases: Groups of names that share one storage in the file (tied tensors).
     """
@@ -41,12 +41,12 @@ class AbstractFormat(abc.ABC):
             head: Its first 64 bytes.
 
         Returns:
-            True only where the bytes say so; a file's ending is looked at afterwards.
+            True only if the bytes identify the format; the extension is checked afterwards.
         """
 
     @abc.abstractmethod
     def read(self, path: Path) -> Contents:
-        """List the tensors; their bytes are read when asked for.
+        """List the tensors; their bytes are read lazily.
 
         Args:
             path: The file.

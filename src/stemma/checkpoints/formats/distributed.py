@@ -1,8 +1,7 @@
-"""torch.distributed.checkpoint folders: a pickled table of which slice of which tensor lies where, read inertly.
+"""torch.distributed.checkpoint folders: a pickled table of tensor slices, read by an interpreter that runs nothing.
 
-The table is read by the interpreter that runs nothing (torch's own reader unpickles it, which runs what it says). Every
-slice is a small PyTorch archive inside a `.distcp` file. Source: `torch.distributed.checkpoint.metadata`, torch 2.1
-to 2.13; the classes are those of the pickle, in the order of their fields.
+Every slice is a small PyTorch archive inside a `.distcp` file. torch's own reader would unpickle the table and run
+what it says. Source: `torch.distributed.checkpoint.metadata`, torch 2.1 to 2.13.
 """
 
 from collections.abc import Mapping
@@ -12,8 +11,8 @@ from typing import Any
 
 from stemma.checkpoints.formats import archives, pickles, pytorch
 from stemma.checkpoints.formats.base import Contents
-from stemma.checkpoints.formats.sliced_tensors import assembled
-from stemma.checkpoints.formats.stand_ins import Thing
+from stemma.checkpoints.formats.pickle_records import UnknownObject
+from stemma.checkpoints.formats.sliced_tensors import assemble_slices
 from stemma.checkpoints.tensor import Tensor
 from stemma.checkpoints.tensor_names import unwrap
 from stemma.errors import NotAModelError, UnreadableModelError, UnsafeFileError
@@ -21,19 +20,9 @@ from stemma.errors import NotAModelError, UnreadableModelError, UnsafeFileError
 METADATA = ".metadata"
 MAX_TABLE = 1 << 28
 
-Chunk = tuple[tuple[int, ...], tuple[int, ...], tuple[str, int, int]]
-"""Offsets and sizes of a slice, and where it lies: file, first byte, bytes."""
-
 
 def is_distributed(folder: Path) -> bool:
-    """Whether a folder is such a checkpoint.
-
-    Args:
-        folder: The folder.
-
-    Returns:
-        True if its table is there: other programs keep texts under that name.
-    """
+    """Whether a folder is a torch.distributed checkpoint: its `.metadata` is a pickle, not text."""
     try:
         with (folder / METADATA).open("rb") as f:
             return f.read(1) == b"\x80"
@@ -42,48 +31,37 @@ def is_distributed(folder: Path) -> bool:
 
 
 def read(folder: Path) -> Contents:
-    """List the tensors of a checkpoint, its slices put together.
-
-    Args:
-        folder: Where the table and the `.distcp` files lie.
-
-    Returns:
-        The contents, wrappers removed.
-
-    Raises:
-        UnreadableModelError: If the table is damaged, or a file is missing or does not hold what the table says.
-        NotAModelError: If the table lists no tensors.
-    """
+    """Tensors of a torch.distributed checkpoint, assembled from their slices, wrappers removed."""
     table = folder / METADATA
     if table.stat().st_size > MAX_TABLE:
-        raise UnreadableModelError(f"{table} has {table.stat().st_size} bytes, more than any table needs")
+        raise UnreadableModelError(f"{table} has {table.stat().st_size} bytes, which is too large for a table")
     with table.open("rb") as f:
         tree = pickles.read(f, table, partial(_no_storage, table))
     fields = _fields(tree)
     described, places = fields.get("state_dict_metadata"), fields.get("storage_data")
     if not isinstance(described, dict) or not isinstance(places, dict):
-        raise UnreadableModelError(f"{table} is no table of a torch.distributed checkpoint, or of a newer one")
+        raise UnreadableModelError(f"{table} is not the table of a torch.distributed checkpoint of a supported version")
     where = _places(table, places)
     tensors = {n: _tensor(folder, n, _fields(d), where) for n, d in described.items() if "chunks" in _fields(d)}
     if not tensors:
-        raise NotAModelError(f"{folder} is a torch.distributed checkpoint without tensors")
+        raise NotAModelError(f"{folder} is a torch.distributed checkpoint that contains no tensors")
     parts, notes = unwrap(_nested(table, tensors, fields.get("planner_data")))
     named = {p: tuple(Tensor(n, t.dtype, t.shape, t.storage) for n, t in found.items()) for p, found in parts.items()}
     return Contents(named, {}, tuple(notes))
 
 
 def _no_storage(table: Path, _identifier: Any) -> Any:
-    raise UnreadableModelError(f"{table} refers to a storage, as no table does")
+    raise UnreadableModelError(f"{table} is malformed: it refers to a tensor storage")
 
 
 def _fields(record: Any) -> Mapping[Any, Any]:
-    return record.state if isinstance(record, Thing) and isinstance(record.state, dict) else {}
+    return record.state if isinstance(record, UnknownObject) and isinstance(record.state, dict) else {}
 
 
 def _sizes(table: Path, record: Any) -> tuple[int, ...]:
     found = tuple(record) if isinstance(record, (list, tuple)) else ()
     if not isinstance(record, (list, tuple)) or any(type(n) is not int or not 0 <= n < 2**48 for n in found):
-        raise UnreadableModelError(f"{table} lists an impossible size")
+        raise UnreadableModelError(f"{table} lists an invalid size")
     return found
 
 
@@ -95,18 +73,22 @@ def _places(table: Path, places: Mapping[Any, Any]) -> dict[tuple[str, tuple[int
         if i.get("offset") is None:
             continue  # plain values
         if not isinstance(file, str) or type(begin) is not int or type(length) is not int or min(begin, length) < 0:
-            raise UnreadableModelError(f"{table}: a place in the table is malformed")
+            raise UnreadableModelError(f"{table}: a file position in the table is malformed")
         if p.get("transform_descriptors"):
-            raise UnreadableModelError(f"{table}: the slices are compressed, which is not supported. Save without it")
+            raise UnreadableModelError(
+                f"{table}: the slices are compressed, which is not supported. Save without compression"
+            )
         if "/" in file or "\\" in file or file in ("", ".", "..") or "\0" in file:
-            raise UnsafeFileError(f"{table} names the file {file!r}, which leaves the folder; it was not read")
+            raise UnsafeFileError(f"{table} names the file {file!r} outside its folder; it was not read")
         out[str(i.get("fqn")), _sizes(table, i["offset"])] = (file, begin, length)
     return out
 
 
-def _tensor(folder: Path, name: Any, said: Mapping[Any, Any], where: Mapping[Any, tuple[str, int, int]]) -> Tensor:
-    shape = _sizes(folder / METADATA, said.get("size"))
-    chunks = [_fields(c) for c in said["chunks"]] if isinstance(said["chunks"], list) else []
+def _tensor(
+    folder: Path, name: Any, description: Mapping[Any, Any], where: Mapping[Any, tuple[str, int, int]]
+) -> Tensor:
+    shape = _sizes(folder / METADATA, description.get("size"))
+    chunks = [_fields(c) for c in description["chunks"]] if isinstance(description["chunks"], list) else []
     slices: dict[tuple[int, ...], Tensor] = {}
     for chunk in chunks:
         offsets, sizes = _sizes(folder / METADATA, chunk.get("offsets")), _sizes(folder / METADATA, chunk.get("sizes"))
@@ -114,31 +96,26 @@ def _tensor(folder: Path, name: Any, said: Mapping[Any, Any], where: Mapping[Any
         if place is None:
             raise UnreadableModelError(f"{folder}: no file holds the slice of '{name}' at {list(offsets)}")
         slices[offsets] = _slice(folder, str(name), sizes, place)
-    return assembled(folder, str(name), shape, slices)
+    return assemble_slices(folder, str(name), shape, slices)
 
 
 def _slice(folder: Path, name: str, sizes: tuple[int, ...], place: tuple[str, int, int]) -> Tensor:
     file, begin, length = place
     path = folder / file
     if not path.is_file():
-        raise UnreadableModelError(f"{folder} lacks {file}, which holds a part of '{name}'. Were all files copied?")
+        raise UnreadableModelError(
+            f"{file} with part of '{name}' is missing in {folder}. Copy all files of the checkpoint"
+        )
     records = archives.records(path, begin, begin + length)
     found = pytorch.read_records(path, records, [n for n in records if n.rpartition("/")[2] == "data.pkl"])
     tensors = found.parts.get("", ())
     if len(tensors) != 1 or tensors[0].shape != sizes:
-        raise UnreadableModelError(f"{path}: the slice of '{name}' is not the one of shape {list(sizes)} in the table")
+        raise UnreadableModelError(f"{path}: the slice of '{name}' does not have the shape {list(sizes)} of the table")
     return tensors[0]
 
 
 def _nested(table: Path, tensors: Mapping[Any, Tensor], planned: Any) -> dict[str, Any]:
-    """Flat names as nested mappings, by the paths that the table keeps of them.
-
-    Returns:
-        A tree as a PyTorch file would hold, so that wrappers and training state are told in the same way.
-
-    Raises:
-        UnreadableModelError: If a path leads into a tensor.
-    """
+    """Flat names as nested mappings, by the key paths in the table, as a PyTorch file would hold them."""
     tree: dict[str, Any] = {}
     for name, tensor in tensors.items():
         path = planned.get(name) if isinstance(planned, dict) else None
@@ -147,7 +124,7 @@ def _nested(table: Path, tensors: Mapping[Any, Tensor], planned: Any) -> dict[st
         for key in keys[:-1]:
             below = inner.setdefault(key, {})
             if not isinstance(below, dict):
-                raise UnreadableModelError(f"{table} puts '{name}' inside a tensor")
+                raise UnreadableModelError(f"{table} is malformed: it nests '{name}' inside a tensor")
             inner = below
         inner[keys[-1]] = tensor
     return tree

@@ -1,6 +1,7 @@
-"""Runs of bytes in files: each file is opened once, read with positioned reads into a caller's buffer, never mapped.
+"""Byte ranges of files: each file is opened once and read with positioned reads into a caller's buffer.
 
-Mapped pages would count as resident memory, and a mapped file that shrinks kills the process.
+Files are not memory-mapped: mapped pages would count as resident memory, and a mapped file that shrinks kills the
+process.
 """
 
 import contextlib
@@ -18,15 +19,15 @@ from stemma.checkpoints.tensor import AbstractStorage
 from stemma.errors import NotAModelError, UnreadableModelError
 
 AHEAD = 1 << 20
-"""Slices from this many bytes on ask the system for the next one."""
+"""Reads of at least this many bytes ask the system to read ahead."""
 MAX_OPEN = 64
-"""Descriptors kept open over all files; the least recently used is closed first."""
+"""File descriptors kept open; the least recently used is closed first."""
 
 
 class _Recent:
-    """Which files have a descriptor open, the least recently used first; a descriptor in use is never closed.
+    """Open file descriptors, least recently used first; a descriptor in use is never closed.
 
-    A file closes its own descriptor when nothing refers to it any more. That can happen inside any line below, so it
+    A file closes its descriptor when nothing refers to it any more, which can happen inside any line below. So that
     takes no lock and changes nothing here: whoever takes the descriptor out of the file's list closes it.
     """
 
@@ -66,15 +67,16 @@ os.register_at_fork(after_in_child=_RECENT.__init__)
 
 
 class SourceFile:
-    """One file, as it was when it was first looked at.
+    """One file, as it was when first opened.
 
-    Its descriptor is opened at the first read and closed when no tensor refers to the file any more.
+    The descriptor is opened at the first read and closed when no tensor refers to the file any more.
 
     Attributes:
-        path: Where it lies.
-        size: Its bytes.
+        path: Where it is.
+        size: Bytes.
         descriptors: The open descriptor, if any.
-        users: Reads under way.
+        users: Reads in progress.
+
     """
 
     def __init__(self, path: Path) -> None:
@@ -86,7 +88,7 @@ class SourceFile:
         self.size = stat.st_size
         self.descriptors: list[int] = []
         self.users = 0
-        self._seen = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+        self._identity = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
 
     def __reduce__(self) -> tuple[type, tuple[Path]]:
         return SourceFile, (self.path,)
@@ -95,39 +97,24 @@ class SourceFile:
         self.close()
 
     def close(self) -> None:
-        """Give the descriptor back; the next read opens the file again."""
+        """Close the descriptor; the next read opens the file again."""
         with contextlib.suppress(IndexError, AttributeError):  # none open; or there never was such a file
             os.close(self.descriptors.pop())
 
     def connect(self) -> int:
-        """Open the file.
-
-        Returns:
-            A descriptor.
-
-        Raises:
-            UnreadableModelError: If it is gone, or not the file that was first looked at.
-        """
+        """Open the file; raises if it is missing or has changed since it was first opened."""
         try:
             descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as e:
-            raise UnreadableModelError(f"{self.path} cannot be opened any more: {e.strerror or e}") from e
+            raise UnreadableModelError(f"{self.path} can no longer be opened: {e.strerror or e}") from e
         stat = os.fstat(descriptor)
-        if (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns) != self._seen:
+        if (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns) != self._identity:
             os.close(descriptor)
             raise UnreadableModelError(f"{self.path} changed since it was first read. Load it again")
         return descriptor
 
     def read_into(self, offset: int, out: memoryview) -> None:
-        """Fill `out` from byte `offset` on.
-
-        Args:
-            offset: First byte in the file.
-            out: Writable bytes; all of it is filled.
-
-        Raises:
-            UnreadableModelError: If the file ends before.
-        """
+        """Fill `out` with the bytes from `offset` on."""
         done = 0
         with _RECENT.borrow(self) as descriptor:
             if len(out) >= AHEAD and hasattr(os, "posix_fadvise"):  # the system reads on while this slice is worked on
@@ -138,25 +125,14 @@ class SourceFile:
                 except OSError as e:
                     raise UnreadableModelError(f"{self.path} cannot be read: {e.strerror or e}") from e
                 if not n:
-                    raise UnreadableModelError(f"{self.path} became shorter while it was read. Was it replaced?")
+                    raise UnreadableModelError(f"{self.path} became shorter while it was being read. Was it replaced?")
                 done += n
 
     def read(self, offset: int, length: int) -> bytes:
-        """A small run of bytes (headers), checked against the file's size before any memory is taken.
-
-        Args:
-            offset: First byte.
-            length: Number of bytes.
-
-        Returns:
-            The bytes.
-
-        Raises:
-            UnreadableModelError: If the run does not lie in the file.
-        """
+        """Read a few bytes (headers), checked against the file's size before memory is allocated."""
         if offset < 0 or length < 0 or offset + length > self.size:
             raise UnreadableModelError(
-                f"{self.path} ends at byte {self.size}, bytes {offset} to {offset + length} are needed"
+                f"{self.path} ends at byte {self.size}, but bytes {offset} to {offset + length} are needed"
             )
         out = bytearray(length)
         self.read_into(offset, memoryview(out))
@@ -164,12 +140,12 @@ class SourceFile:
 
 
 class Cursor:
-    """Reads forwards through headers and tables, a window at a time, never beyond an end.
+    """Reads forwards through headers and tables, in windows, never beyond an end.
 
     Attributes:
         file: The file.
         at: The next byte.
-        end: The byte behind the last.
+        end: The byte after the last.
     """
 
     def __init__(self, file: SourceFile, at: int = 0, end: int | None = None) -> None:
@@ -181,19 +157,11 @@ class Cursor:
         self._ahead = 256
 
     def take(self, n: int) -> bytes:
-        """The next bytes.
-
-        Args:
-            n: How many.
-
-        Returns:
-            The bytes; the cursor stands behind them.
-
-        Raises:
-            UnreadableModelError: If the end comes first.
-        """
+        """The next `n` bytes."""
         if n < 0 or self.at + n > self.end:
-            raise UnreadableModelError(f"{self.file.path} ends inside a table at byte {self.end}. Truncated download?")
+            raise UnreadableModelError(
+                f"{self.file.path} ends inside a table at byte {self.end}. Was the download truncated?"
+            )
         begin = self.at - self._begin
         if begin + n > len(self._window):
             self._begin, begin = self.at, 0
@@ -203,29 +171,17 @@ class Cursor:
         return self._window[begin : begin + n]
 
     def skip(self, n: int) -> None:
-        """Step over bytes without reading them.
-
-        Args:
-            n: How many.
-
-        Raises:
-            UnreadableModelError: If the end comes first.
-        """
+        """Move past `n` bytes without reading them."""
         if n < 0 or self.at + n > self.end:
-            raise UnreadableModelError(f"{self.file.path} ends inside a table at byte {self.end}. Truncated download?")
+            raise UnreadableModelError(
+                f"{self.file.path} ends inside a table at byte {self.end}. Was the download truncated?"
+            )
         self.at += n
         if self.at > self._begin + len(self._window):
             self._begin, self._window, self._ahead = self.at, b"", 256
 
     def number(self, form: str) -> Any:
-        """One number.
-
-        Args:
-            form: As for `struct`.
-
-        Returns:
-            The number.
-        """
+        """The next number; `form` is a `struct` format."""
         return struct.unpack(form, self.take(struct.calcsize(form)))[0]
 
 
@@ -244,11 +200,7 @@ class FileStorage(AbstractStorage):
     length: int
 
     def read_into(self, start: int, out: memoryview) -> None:
-        """See `AbstractStorage.read_into`.
-
-        Raises:
-            UnreadableModelError: If the run or the file ends before.
-        """
+        """See `AbstractStorage.read_into`."""
         if start + len(out) > self.length:
             raise UnreadableModelError(f"read past the end of a tensor in {self.file.path}")
         self.file.read_into(self.offset + start, out)

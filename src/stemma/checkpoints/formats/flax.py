@@ -1,4 +1,4 @@
-"""Flax msgpack: nested maps of arrays, walked here so that the arrays are read where they lie."""
+"""Flax msgpack: nested maps of arrays, which are read in place."""
 
 import math
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from stemma.checkpoints.formats.base import AbstractFormat, Contents
 from stemma.checkpoints.formats.files import Cursor, FileStorage, SourceFile
-from stemma.checkpoints.formats.views import JoinedStorage
+from stemma.checkpoints.formats.views import ConcatStorage
 from stemma.checkpoints.tensor import ITEMSIZE, Tensor
 from stemma.checkpoints.tensor_names import unwrap
 from stemma.errors import UnreadableModelError
@@ -33,35 +33,24 @@ _LENGTHS = {
 
 
 class Flax(AbstractFormat):
-    """`flax.serialization` files; without a magic, known by their ending."""
+    """`flax.serialization` files; recognised by extension, since the format has no magic number."""
 
     name: ClassVar[str] = "Flax msgpack"
     suffixes: ClassVar[tuple[str, ...]] = (".msgpack",)
 
     def recognises(self, path: Path, head: bytes) -> bool:
-        """See `AbstractFormat.recognises`.
-
-        Returns:
-            False: the format has no magic.
-        """
+        """See `AbstractFormat.recognises`."""
         return False
 
     def read(self, path: Path) -> Contents:
-        """See `AbstractFormat.read`; nested names are joined by `/`.
-
-        Returns:
-            The contents.
-
-        Raises:
-            UnreadableModelError: If the file is no msgpack map of arrays.
-        """
+        """See `AbstractFormat.read`; nested names are joined by `/`."""
         walker = _Walker(SourceFile(path))
         tree = walker.value(walker.cursor, 0)
         if walker.cursor.at != walker.cursor.end or not isinstance(tree, dict):
-            raise UnreadableModelError(f"{path} is no Flax file: it is not one msgpack map")
+            raise UnreadableModelError(f"{path} is not a Flax file: its content is not a single msgpack map")
         parts, notes = unwrap(walker.arrays(tree, ""), "/", WRAPPERS)
-        if walker.holes:
-            notes.append(f"{walker.holes} entries that are no arrays were left out")
+        if walker.ignored:
+            notes.append(f"{walker.ignored} entries that are not arrays were left out")
         named = {p: tuple(Tensor(n, t.dtype, t.shape, t.storage) for n, t in f.items()) for p, f in parts.items()}
         return Contents(named, {}, tuple(notes))
 
@@ -71,12 +60,12 @@ class _Walker:
         self.file = file
         self.cursor = Cursor(file)
         self.nodes = 0
-        self.holes = 0
+        self.ignored = 0
 
     def value(self, cursor: Cursor, depth: int) -> Any:
         self.nodes += 1
         if depth > MAX_DEPTH or self.nodes > MAX_NODES:
-            raise UnreadableModelError(f"{self.file.path} is nested too deeply or too widely to be a checkpoint")
+            raise UnreadableModelError(f"{self.file.path} has too many nested entries for a checkpoint")
         code = cursor.take(1)[0]
         if code < 0x80:
             return code
@@ -92,7 +81,7 @@ class _Walker:
             kind, form = _LENGTHS[code]
             return self._sized(cursor, kind, cursor.number(form), depth)
         if code == 0xC1:
-            raise UnreadableModelError(f"{self.file.path} is no msgpack: the byte c1 at {cursor.at - 1}")
+            raise UnreadableModelError(f"{self.file.path} is not msgpack: invalid byte c1 at position {cursor.at - 1}")
         kind = "map" if code < 0x90 else "list" if code < 0xA0 else "str"
         return self._sized(cursor, kind, code & (0x1F if kind == "str" else 0x0F), depth)
 
@@ -111,7 +100,9 @@ class _Walker:
         for _ in range(n):
             key = self.value(cursor, depth + 1)
             if not isinstance(key, (str, int)) or str(key) in out:
-                raise UnreadableModelError(f"{self.file.path}: a name is no text or appears twice: {str(key)[:80]!r}")
+                raise UnreadableModelError(
+                    f"{self.file.path}: a name is not a string or appears twice: {str(key)[:80]!r}"
+                )
             out[str(key)] = self.value(cursor, depth + 1)
         return out
 
@@ -128,10 +119,10 @@ class _Walker:
         if dtype not in DTYPES or not isinstance(shape, list) or not isinstance(data, tuple):
             raise UnreadableModelError(f"{self.file.path}: an array at byte {at} has the unknown dtype {dtype!r}")
         if any(type(s) is not int or not 0 <= s < 2**48 for s in shape) or len(shape) > 64:
-            raise UnreadableModelError(f"{self.file.path}: an array at byte {at} has the impossible shape {shape}")
+            raise UnreadableModelError(f"{self.file.path}: an array at byte {at} has an invalid shape {shape}")
         length = math.prod(shape) * ITEMSIZE[DTYPES[dtype]]
         if length != data[1]:
-            raise UnreadableModelError(f"{self.file.path}: an array of shape {shape} has {data[1]} bytes")
+            raise UnreadableModelError(f"{self.file.path}: an array of shape {shape} has {data[1]} bytes, not {length}")
         return Tensor("", DTYPES[dtype], tuple(shape), FileStorage(self.file, data[0], length))
 
     def arrays(self, node: dict[str, Any], name: str) -> dict[str, Any]:
@@ -146,7 +137,7 @@ class _Walker:
                 if found:
                     out[key] = found
             else:
-                self.holes += 1
+                self.ignored += 1
         return out
 
     def _joined(self, node: dict[str, Any], name: str) -> Tensor:
@@ -158,4 +149,4 @@ class _Walker:
             raise UnreadableModelError(f"{self.file.path}: the chunked array '{name}' is malformed")
         if len({p.dtype for p in parts}) > 1 or sum(p.size for p in parts) != math.prod(shape):
             raise UnreadableModelError(f"{self.file.path}: the chunks of '{name}' do not add up to its shape")
-        return Tensor("", parts[0].dtype, tuple(shape), JoinedStorage(tuple((p.storage, p.nbytes) for p in parts)))
+        return Tensor("", parts[0].dtype, tuple(shape), ConcatStorage(tuple((p.storage, p.nbytes) for p in parts)))

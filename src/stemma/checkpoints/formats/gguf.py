@@ -1,7 +1,7 @@
 """GGUF: header, tensor table, aligned data. Plain floats are read as they are, quantised blocks as float32.
 
-The header is read here, because the reader of the `gguf` package maps the whole file and loops as often as a damaged
-file tells it to; the package decodes the blocks.
+The header is parsed here, because the reader of the `gguf` package maps the whole file and loops as often as a damaged
+file says; the package is used to decode blocks.
 """
 
 import math
@@ -37,36 +37,29 @@ class Gguf(AbstractFormat):
     suffixes: ClassVar[tuple[str, ...]] = (".gguf",)
 
     def recognises(self, path: Path, head: bytes) -> bool:
-        """See `AbstractFormat.recognises`.
-
-        Returns:
-            True for the magic.
-        """
+        """See `AbstractFormat.recognises`."""
         return head.startswith(MAGIC)
 
     def read(self, path: Path) -> Contents:
-        """See `AbstractFormat.read`; shapes are reversed to the usual `[out, in]`.
-
-        Returns:
-            The contents.
-
-        Raises:
-            UnreadableModelError: If a table is damaged or a tensor has a type that cannot be dequantised.
-        """
+        """See `AbstractFormat.read`; shapes are reversed to `[out, in]`."""
         file = SourceFile(path)
         cursor = Cursor(file)
         magic, version = cursor.take(4), cursor.number("<I")
         if magic != MAGIC or version not in (2, 3):
             swapped = version in (2 << 24, 3 << 24)
-            what = "big-endian, which is not supported" if swapped else f"version {version}, versions 2 and 3 are read"
-            raise UnreadableModelError(f"{path} is no readable GGUF file: magic {magic!r}, {what}")
+            what = (
+                "big-endian, which is not supported"
+                if swapped
+                else f"version {version}; versions 2 and 3 are supported"
+            )
+            raise UnreadableModelError(f"{path} is not a supported GGUF file: magic {magic!r}, {what}")
         tensors, pairs = cursor.number("<Q"), cursor.number("<Q")
         if tensors > MAX_ENTRIES or pairs > MAX_ENTRIES:
-            raise UnreadableModelError(f"{path} claims {tensors} tensors and {pairs} fields")
+            raise UnreadableModelError(f"{path} is damaged: its header claims {tensors} tensors and {pairs} fields")
         fields = _fields(cursor, pairs)
         align = fields.get("general.alignment", 32)
         if type(align) is not int or align < 1 or align & (align - 1) or align > 1 << 20:
-            raise UnreadableModelError(f"{path} has the impossible alignment {align!r}")
+            raise UnreadableModelError(f"{path} has the invalid alignment {align!r}")
         table = [_row(cursor) for _ in range(tensors)]
         base = -(-cursor.at // align) * align
         return Contents({"": _tensors(file, table, base, align)}, _claims(fields))
@@ -75,7 +68,7 @@ class Gguf(AbstractFormat):
 def _text(cursor: Cursor) -> str:
     n = cursor.number("<Q")
     if n > MAX_TEXT:
-        raise UnreadableModelError(f"{cursor.file.path} has a text of {n} bytes in its header")
+        raise UnreadableModelError(f"{cursor.file.path} is damaged: its header has a text of {n} bytes")
     return cursor.take(n).decode("utf-8", errors="replace")
 
 
@@ -111,7 +104,7 @@ def _value(cursor: Cursor, kind: int, depth: int) -> Any:
 def _row(cursor: Cursor) -> tuple[str, tuple[int, ...], int, int]:
     name, axes = _text(cursor), cursor.number("<I")
     if axes > 8:
-        raise UnreadableModelError(f"{cursor.file.path}: the tensor '{name[:80]}' has {axes} axes")
+        raise UnreadableModelError(f"{cursor.file.path}: the tensor '{name[:80]}' has {axes} axes; the limit is 8")
     shape = tuple(cursor.number("<Q") for _ in range(axes))
     return name, shape[::-1], cursor.number("<I"), cursor.number("<Q")
 
@@ -129,10 +122,10 @@ def _tensors(
         tensor, length = _tensor(file, name, shape, kind, base + offset)
         end = offset + length
         if base + end > file.size:
-            raise UnreadableModelError(f"{file.path} ends before the tensor '{name}' does. Truncated download?")
+            raise UnreadableModelError(f"{file.path} ends before the tensor '{name}' does. Was the download truncated?")
         out.append(tensor)
     if file.size - base - end >= align:
-        raise UnreadableModelError(f"{file.path} has {file.size - base - end} bytes behind its last tensor")
+        raise UnreadableModelError(f"{file.path} has {file.size - base - end} unexpected bytes after its last tensor")
     return tuple(out)
 
 
@@ -144,7 +137,7 @@ def _tensor(file: SourceFile, name: str, shape: tuple[int, ...], kind: int, at: 
     dequantize, block, width, kind_name = _quant(file.path, name, kind)
     if not shape or shape[-1] % block:
         raise UnreadableModelError(
-            f"{file.path}: the tensor '{name}' of shape {list(shape)} has no whole {kind_name} blocks"
+            f"{file.path}: the tensor '{name}' of shape {list(shape)} cannot be divided into {kind_name} blocks"
         )
     blocks = count // block
     stored = FileStorage(file, at, blocks * width)

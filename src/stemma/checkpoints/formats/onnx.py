@@ -1,7 +1,7 @@
-"""ONNX: the initialisers and constants of a graph, read where they lie; the graph itself is not built.
+"""ONNX: initialisers and constants of a graph, read in place; the graph itself is not built.
 
-The protobuf wire format is walked here, so that a model of any size is read in slices and a damaged length is a clear
-error; the `onnx` package would hold the whole file.
+The protobuf wire format is parsed here, so that models of any size are read in slices; the `onnx` package would load
+the whole file.
 """
 
 import math
@@ -15,7 +15,7 @@ import numpy as np
 
 from stemma.checkpoints.formats.base import AbstractFormat, Contents
 from stemma.checkpoints.formats.files import Cursor, FileStorage, SourceFile
-from stemma.checkpoints.formats.onnx_axes import Node, placed
+from stemma.checkpoints.formats.onnx_scales import Node, annotate_scales
 from stemma.checkpoints.tensor import ITEMSIZE, AbstractStorage, ArrayStorage, Tensor
 from stemma.errors import UnreadableModelError, UnsafeFileError
 
@@ -51,39 +51,28 @@ class Onnx(AbstractFormat):
     suffixes: ClassVar[tuple[str, ...]] = (".onnx",)
 
     def recognises(self, path: Path, head: bytes) -> bool:
-        """See `AbstractFormat.recognises`.
-
-        Returns:
-            False: the format has no magic.
-        """
+        """See `AbstractFormat.recognises`."""
         return False
 
     def read(self, path: Path) -> Contents:
-        """See `AbstractFormat.read`.
-
-        Returns:
-            The contents.
-
-        Raises:
-            UnreadableModelError: If the file is no protobuf of a model.
-        """
+        """See `AbstractFormat.read`."""
         file = SourceFile(path)
         graph: tuple[int, int] | None = None
         claims: dict[str, str] = {}
         for number, value in _fields(file, 0, file.size):
             if number == 7 and isinstance(value, tuple):
                 if graph is not None:
-                    raise UnreadableModelError(f"{path} holds two graphs")
+                    raise UnreadableModelError(f"{path} is malformed: it contains two graphs")
                 graph = value
             elif number in (2, 3) and isinstance(value, tuple):
                 claims["producer" if number == 2 else "producer_version"] = _text(file, value)
         if graph is None:
-            raise UnreadableModelError(f"{path} is no ONNX model: it holds no graph")
+            raise UnreadableModelError(f"{path} is not an ONNX model: it contains no graph")
         notes: list[str] = []
         nodes: list[Node] = []
         tensors = list(_graph(file, graph, "", 0, notes, nodes))
         if len({t.name for t in tensors}) == len(tensors):  # else the names are refused where they are counted
-            tensors = placed(tensors, nodes)
+            tensors = annotate_scales(tensors, nodes)
         return Contents({"": tuple(tensors)}, claims, tuple(notes))
 
 
@@ -103,9 +92,9 @@ def _fields(file: SourceFile, begin: int, end: int) -> Iterator[tuple[int, Any]]
         elif wire in (1, 5):
             yield number, cursor.take(8 if wire == 1 else 4)
         else:
-            raise UnreadableModelError(f"{file.path} is no protobuf: wire type {wire} at byte {cursor.at}")
+            raise UnreadableModelError(f"{file.path} is not a valid protobuf: wire type {wire} at byte {cursor.at}")
         if not number:
-            raise UnreadableModelError(f"{file.path} is no protobuf: field 0 at byte {cursor.at}")
+            raise UnreadableModelError(f"{file.path} is not a valid protobuf: field 0 at byte {cursor.at}")
 
 
 def _varint(cursor: Cursor) -> int:
@@ -115,12 +104,12 @@ def _varint(cursor: Cursor) -> int:
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
             return value & (2**64 - 1)
-    raise UnreadableModelError(f"{cursor.file.path} is no protobuf: a number does not end at byte {cursor.at}")
+    raise UnreadableModelError(f"{cursor.file.path} is not a valid protobuf: a number does not end at byte {cursor.at}")
 
 
 def _text(file: SourceFile, span: tuple[int, int]) -> str:
     if span[1] - span[0] > 1 << 16:
-        raise UnreadableModelError(f"{file.path} has a name of {span[1] - span[0]} bytes")
+        raise UnreadableModelError(f"{file.path} is damaged: it has a name of {span[1] - span[0]} bytes")
     return file.read(span[0], span[1] - span[0]).decode("utf-8", errors="replace")
 
 
@@ -135,7 +124,7 @@ def _graph(
         if number == 5:
             yield from _tensor(file, value, prefix, None, notes)
         elif number == 15:
-            notes.append("a sparse initialiser was left out")
+            notes.append("a sparse initializer was left out")
         elif number == 1:
             yield from _node(file, value, prefix, depth, notes, nodes)
 
@@ -173,13 +162,13 @@ def _tensor(
     p = _proto(file, span)
     called = f"{prefix}{name or p.name}"
     if p.kind == STRINGS:
-        notes.append(f"'{called}' holds texts and was left out")
+        notes.append(f"'{called}' holds text and was left out")
         return
     if p.kind not in DTYPES:
         what = UNPACKED.get(p.kind, f"type {p.kind}")
         raise UnreadableModelError(f"{file.path}: packed format {what} is not supported (tensor '{called}')")
     if any(not 0 <= n < 2**48 for n in p.dims) or len(p.dims) > 64:
-        raise UnreadableModelError(f"{file.path}: the tensor '{called}' has an impossible shape {p.dims}")
+        raise UnreadableModelError(f"{file.path}: the tensor '{called}' has an invalid shape {p.dims}")
     code, shape = DTYPES[p.kind], tuple(p.dims)
     length = math.prod(shape) * ITEMSIZE[code]
     storage: AbstractStorage
@@ -188,7 +177,7 @@ def _tensor(
     elif p.raw is not None:
         if p.raw[1] - p.raw[0] != length:
             raise UnreadableModelError(
-                f"{file.path}: '{called}' has {p.raw[1] - p.raw[0]} bytes, its shape needs {length}"
+                f"{file.path}: '{called}' has {p.raw[1] - p.raw[0]} bytes, but its shape needs {length}"
             )
         storage = FileStorage(file, p.raw[0], length)
     else:
@@ -230,19 +219,12 @@ def _varints(file: SourceFile, span: tuple[int, int], most: int) -> list[int]:
 
 
 def _typed(file: SourceFile, name: str, p: _Proto, code: str, count: int) -> AbstractStorage:
-    """Data in `float_data`, `int32_data` and the like; narrow types lie in the wider field as bit patterns.
-
-    Returns:
-        The storage; varints are decoded as a whole when first read.
-
-    Raises:
-        UnreadableModelError: If the numbers are too few, too many or of another type.
-    """
-    wide = code in ("C64", "C128")
-    numbers = count * (2 if wide else 1)
+    """Data in `float_data`, `int32_data` and so on; varints are decoded at the first read."""
+    is_complex = code in ("C64", "C128")
+    numbers = count * (2 if is_complex else 1)
     kinds = {k for k, _, _ in p.typed}
     if len(kinds) > 1 or (numbers and not kinds) or numbers > MAX_TYPED:
-        raise UnreadableModelError(f"{file.path}: the tensor '{name}' has no data, or data of two kinds")
+        raise UnreadableModelError(f"{file.path}: the tensor '{name}' has no data, or data in two fields")
     if not numbers:
         return ArrayStorage(lambda: np.empty(0, np.uint8))
     fixed = {4: 4, 10: 8}.get(next(iter(kinds)))
@@ -261,7 +243,7 @@ def _typed(file: SourceFile, name: str, p: _Proto, code: str, count: int) -> Abs
         values = _decode_varints(raw)
         if len(values) != numbers:
             raise UnreadableModelError(f"{file.path}: the tensor '{name}' has {len(values)} numbers, not {numbers}")
-        return values.astype(f"<u{ITEMSIZE[code] // (2 if wide else 1)}")
+        return values.astype(f"<u{ITEMSIZE[code] // (2 if is_complex else 1)}")
 
     return ArrayStorage(make)
 
@@ -277,8 +259,8 @@ def _decode_varints(raw: bytes) -> np.ndarray:
         return np.empty(0, np.uint64)
     values = np.zeros(len(ends), np.uint64)
     for i in range(int(lengths.max())):
-        here = lengths > i
-        values[here] |= (data[starts[here] + i] & np.uint64(0x7F)) << np.uint64(7 * i)
+        active = lengths > i
+        values[active] |= (data[starts[active] + i] & np.uint64(0x7F)) << np.uint64(7 * i)
     return values
 
 
@@ -286,16 +268,19 @@ def _external(file: SourceFile, name: str, where: dict[str, str], length: int) -
     location = where.get("location", "")
     parts = location.replace("\\", "/").split("/")
     if not location or location.startswith(("/", "\\")) or ".." in parts or ":" in location or "\0" in location:
-        raise UnsafeFileError(f"{file.path}: '{name}' lies in {location!r}, which leaves the folder; it was not read")
+        raise UnsafeFileError(f"{file.path}: '{name}' is stored at {location!r}, outside the folder; it was not read")
     path = file.path.parent / location
     inside = os.path.realpath(file.path.parent)
     if not path.is_file() or not os.path.realpath(path).startswith(inside + os.sep):
         raise UnreadableModelError(f"{file.path}: the external data file {location!r} is not in the folder")
     try:
-        offset, said = int(where.get("offset") or 0), int(where.get("length") or length)
+        offset, stated = int(where.get("offset") or 0), int(where.get("length") or length)
     except ValueError as e:
-        raise UnreadableModelError(f"{file.path}: '{name}' has a malformed place in {location!r}") from e
+        raise UnreadableModelError(f"{file.path}: '{name}' has a malformed offset or length in {location!r}") from e
     outside = SourceFile(path)
-    if offset < 0 or said != length or offset + length > outside.size:
-        raise UnreadableModelError(f"{file.path}: '{name}' needs {length} bytes at {offset} of {location!r}")
+    if offset < 0 or stated != length or offset + length > outside.size:
+        raise UnreadableModelError(
+            f"{file.path}: '{name}' needs {length} bytes at offset {offset} of {location!r}, which does not match the "
+            "file"
+        )
     return FileStorage(outside, offset, length)

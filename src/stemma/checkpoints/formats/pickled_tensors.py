@@ -1,4 +1,4 @@
-"""From the records of a pickle to named tensors, each checked against the storage that it views."""
+"""Build named tensors from the records of a pickle, each checked against its storage."""
 
 import math
 import re
@@ -8,79 +8,58 @@ from typing import Any
 
 import numpy as np
 
-from stemma.checkpoints.formats import pickles, stand_ins
+from stemma.checkpoints.formats import pickle_records, pickles
 from stemma.checkpoints.formats.base import Contents
-from stemma.checkpoints.formats.views import SwappedStorage, laid_out
+from stemma.checkpoints.formats.views import ByteSwappedStorage, strided_storage
 from stemma.checkpoints.tensor import ITEMSIZE, AbstractStorage, ArrayStorage, Tensor, dtype_code
 from stemma.checkpoints.tensor_names import unwrap
 from stemma.errors import NotAModelError, UnreadableModelError
 
 MAX_NODES = 500_000
 MAX_EXPANDED = 64 << 20
-"""Bytes to which a view that repeats its elements may grow."""
+"""Bytes to which a view that repeats its elements may expand."""
 
 _PACKED = re.compile(r"(^|\.)(?:_packed_params\.)+(?:\d+\.)*([01])(?=$|::)")
 """Where torch's quantised layers keep weight (0) and bias (1)."""
 
-Open = Callable[[stand_ins.Stored], tuple[AbstractStorage, int]]
+OpenStorage = Callable[[pickle_records.StorageRef], tuple[AbstractStorage, int]]
 """Gives a storage of a file, and its bytes."""
 
 
-def contents(path: Path, tree: Any, opened: Open, *, swapped: bool, foreign: Iterable[str] = ()) -> Contents:
-    """What a file holds, from the tree of records in its pickle.
-
-    Args:
-        path: Named in errors.
-        tree: What `pickles.read` gave.
-        opened: Gives a storage.
-        swapped: Whether the numbers are big-endian.
-        foreign: Names of classes that are not known here, for a note.
-
-    Returns:
-        The contents, wrappers removed.
-
-    Raises:
-        NotAModelError: If it holds no tensors, or those of an optimizer or of another library's model.
-        UnreadableModelError: If a tensor is inconsistent.
-    """
-    grower = Grower(path, opened, swapped)
-    if isinstance(tree, (stand_ins.View, stand_ins.Array, stand_ins.Quantized)):
+def contents(
+    path: Path, tree: Any, open_storage: OpenStorage, *, swapped: bool, foreign: Iterable[str] = ()
+) -> Contents:
+    """Tensors of a file, from the records in its pickle; `swapped`: big-endian; `foreign`: unknown class names."""
+    builder = TensorBuilder(path, open_storage, swapped)
+    if isinstance(tree, (pickle_records.TensorView, pickle_records.NumpyArray, pickle_records.QuantizedTensor)):
         tree = {"tensor": tree}
-    if isinstance(tree, stand_ins.Thing):
+    if isinstance(tree, pickle_records.UnknownObject):
         refuse_other_models(path, tree.label)
-    if not isinstance(tree, (dict, list, tuple, stand_ins.Thing)):
-        raise NotAModelError(f"{path} holds no tensors: its content is a {type(tree).__name__}")
+    if not isinstance(tree, (dict, list, tuple, pickle_records.UnknownObject)):
+        raise NotAModelError(f"{path} contains no tensors: its content is a {type(tree).__name__}")
     if isinstance(tree, dict) and {"state", "param_groups"} == set(tree):
-        raise NotAModelError(f"{path} holds an optimizer's state, not a network. Give the file with the weights")
-    grown = grower.grow(tree, "", 0)
-    parts, notes = unwrap(grown if isinstance(grown, Mapping) else {})
+        raise NotAModelError(f"{path} holds optimizer state, not weights. Use the file with the weights")
+    built = builder.build(tree, "", 0)
+    parts, notes = unwrap(built if isinstance(built, Mapping) else {})
     parts = {p: {_PACKED.sub(_unpacked, n): t for n, t in found.items()} for p, found in parts.items()}
     named = sorted(foreign)
     if named:
         shown = ", ".join(named[:4]) + (" …" if len(named) > 4 else "")
-        notes.append(f"{len(named)} classes or functions were not run, only the tensors in them read: {shown}")
-    if grower.holes:
-        notes.append(f"{grower.holes} entries that are no tensors were left out")
+        notes.append(f"{len(named)} classes or functions were not run; only their tensors were read: {shown}")
+    if builder.ignored:
+        notes.append(f"{builder.ignored} entries that are not tensors were left out")
     tensors = {p: tuple(Tensor(n, t.dtype, t.shape, t.storage) for n, t in found.items()) for p, found in parts.items()}
-    return Contents(tensors, {}, tuple(notes), _aliases(parts, grower.places))
+    return Contents(tensors, {}, tuple(notes), _aliases(parts, builder.places))
 
 
 def refuse_other_models(path: Path, label: str) -> None:
-    """Name the library whose model a pickle holds, where it is one without layers.
-
-    Args:
-        path: Named in the error.
-        label: The class that the pickle makes.
-
-    Raises:
-        NotAModelError: If it is of such a library.
-    """
+    """Raise if a pickle holds a model of scikit-learn, XGBoost, LightGBM or CatBoost."""
     library = {"sklearn": "scikit-learn", "xgboost": "XGBoost", "lightgbm": "LightGBM", "catboost": "CatBoost"}
     known = library.get(label.partition(".")[0])
     if known is not None:
         raise NotAModelError(
-            f"{path} is a pickled {known} model ({label.rpartition('.')[2]}), which Stemma does not read: "
-            "save its arrays as .npz if it is a network; trees have no layers to compare"
+            f"{path} is a pickled {known} model ({label.rpartition('.')[2]}), which is not supported. "
+            "If it is a neural network, save its arrays as .npz"
         )
 
 
@@ -88,12 +67,8 @@ def _unpacked(found: re.Match[str]) -> str:
     return found[1] + ("weight", "bias")[int(found[2])]
 
 
-def _members(node: stand_ins.Thing) -> dict[Any, Any]:
-    """What an object of a foreign class holds by name; of a torch module what its state_dict would list.
-
-    Returns:
-        Its members.
-    """
+def _members(node: pickle_records.UnknownObject) -> dict[Any, Any]:
+    """Members of an unknown object by name; of a torch module, what its `state_dict` would list."""
     state = node.state
     if isinstance(state, tuple) and len(state) == 2 and all(s is None or isinstance(s, dict) for s in state):
         state = {**(state[0] or {}), **(state[1] or {})}  # attributes and slots
@@ -121,87 +96,64 @@ def _aliases(
     return tuple(tuple(g) for g in groups.values() if len(g) > 1)
 
 
-class Grower:
-    """Turns the records of a pickle into nested tensors, checking each against its storage."""
+class TensorBuilder:
+    """Builds nested tensors from the records of a pickle, checking each against its storage."""
 
-    def __init__(self, path: Path, opened: Open, swapped: bool) -> None:
-        self.path, self.opened, self.swapped = path, opened, swapped
-        self.holes = 0
+    def __init__(self, path: Path, open_storage: OpenStorage, swapped: bool) -> None:
+        self.path, self.open_storage, self.swapped = path, open_storage, swapped
+        self.ignored = 0
         self.nodes = 0
         self.places: dict[int, tuple[Any, ...]] = {}
-        self._kept: list[Tensor] = []
-        self._under_way: set[int] = set()
+        self._tensors: list[Tensor] = []
+        self._in_progress: set[int] = set()
 
-    def grow(self, node: Any, name: str, depth: int) -> Any:
-        """The tensors in a record, nested as they are there.
-
-        Args:
-            node: The record.
-            name: What it is called, for errors.
-            depth: How deep it lies.
-
-        Returns:
-            A tensor, a mapping of them, or None for anything else.
-
-        Raises:
-            UnreadableModelError: If a tensor is inconsistent, or there is too much.
-        """
+    def build(self, node: Any, name: str, depth: int) -> Any:
+        """A tensor, a mapping of tensors, or None for anything else."""
         self.nodes += 1
         if self.nodes > MAX_NODES or depth > pickles.MAX_DEPTH:
-            raise UnreadableModelError(f"{self.path} is nested too deeply or too widely to be a checkpoint")
+            raise UnreadableModelError(f"{self.path} has too many nested entries for a checkpoint")
         if isinstance(node, (list, tuple)):
             node = dict(enumerate(node))
         if isinstance(node, dict):
             return self._branch(node, depth)
-        if isinstance(node, stand_ins.View):
+        if isinstance(node, pickle_records.TensorView):
             return self.tensor(node, name)
-        if isinstance(node, stand_ins.Thing):
-            return self._thing(node, depth)
-        if isinstance(node, stand_ins.Array):
+        if isinstance(node, pickle_records.UnknownObject):
+            return self._object(node, depth)
+        if isinstance(node, pickle_records.NumpyArray):
             return self._array(node, name)
-        self.holes += 1
+        self.ignored += 1
         return None
 
-    def _thing(self, node: stand_ins.Thing, depth: int) -> Any:
-        if id(node) in self._under_way:  # a module that refers to the one it lies in
-            self.holes += 1
+    def _object(self, node: pickle_records.UnknownObject, depth: int) -> Any:
+        if id(node) in self._in_progress:  # a module that refers to the one it lies in
+            self.ignored += 1
             return None
-        self._under_way.add(id(node))
+        self._in_progress.add(id(node))
         try:
             return self._branch(_members(node), depth)
         finally:
-            self._under_way.discard(id(node))
+            self._in_progress.discard(id(node))
 
     def _branch(self, node: dict[Any, Any], depth: int) -> dict[str, Any]:
         out: dict[str, Any] = {}
         for key, value in node.items():
             name = str(key) if isinstance(key, (str, int)) else None
             if name is None:
-                self.holes += 1
+                self.ignored += 1
                 continue
             if name in out:
                 raise UnreadableModelError(f"{self.path}: two tensors have the same name '{name}'")
-            if isinstance(value, stand_ins.Quantized):
+            if isinstance(value, pickle_records.QuantizedTensor):
                 out.update(self._quantized(name, value))
                 continue
-            grown = self.grow(value, name, depth + 1)
-            if grown is not None:
-                out[name] = grown
+            built = self.build(value, name, depth + 1)
+            if built is not None:
+                out[name] = built
         return out
 
-    def tensor(self, view: stand_ins.View, name: str) -> Tensor:
-        """A tensor, checked against its storage.
-
-        Args:
-            view: As the pickle describes it.
-            name: Its name.
-
-        Returns:
-            The tensor.
-
-        Raises:
-            UnreadableModelError: If it reaches beyond its storage, or is described in an impossible way.
-        """
+    def tensor(self, view: pickle_records.TensorView, name: str) -> Tensor:
+        """A tensor, checked against its storage."""
         path, code = self.path, view.code
         shape, strides = view.shape, view.strides
         fits = (
@@ -210,31 +162,33 @@ class Grower:
         numbers = (view.offset, *shape, *strides) if fits else (-1,)
         if any(type(n) is not int or not 0 <= n < 2**48 for n in numbers):
             raise UnreadableModelError(
-                f"{path}: the tensor '{name}' has an impossible shape {shape!r} or strides {strides!r}"
+                f"{path}: the tensor '{name}' has an invalid shape {shape!r} or strides {strides!r}"
             )
         if isinstance(view.flags, dict) and any(view.flags.get(k) for k in ("conj", "neg")):
             raise UnreadableModelError(f"{path}: the tensor '{name}' is a lazy conjugate. Resolve it before saving")
         shape, strides, width = tuple(shape), tuple(strides), ITEMSIZE[code]
-        storage, length = self.opened(view.stored)
+        storage, length = self.open_storage(view.stored)
         count = math.prod(shape)
         last = view.offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
         if count and (last + 1) * width > min(length, view.stored.count * ITEMSIZE[view.stored.code]):
             raise UnreadableModelError(f"{path}: the tensor '{name}' reaches beyond its storage")
         if count * width > max(length, MAX_EXPANDED):
             raise UnreadableModelError(
-                f"{path}: the tensor '{name}' repeats {length} bytes until they are {count * width}"
+                f"{path}: the tensor '{name}' expands {length} bytes to {count * width}, which is not allowed"
             )
         if self.swapped and width > 1:
-            storage = SwappedStorage(storage, width // 2 if code.startswith("C") else width)
-        tensor = Tensor(name, code, shape, laid_out(storage, width, view.offset, shape, strides) if count else storage)
-        self._kept.append(tensor)  # keeps the id in `places` its own
+            storage = ByteSwappedStorage(storage, width // 2 if code.startswith("C") else width)
+        tensor = Tensor(
+            name, code, shape, strided_storage(storage, width, view.offset, shape, strides) if count else storage
+        )
+        self._tensors.append(tensor)  # keeps the id in `places` its own
         self.places[id(tensor)] = (view.stored.key, view.offset, shape, strides, code)
         return tensor
 
-    def _quantized(self, name: str, value: stand_ins.Quantized) -> dict[str, Any]:
+    def _quantized(self, name: str, value: pickle_records.QuantizedTensor) -> dict[str, Any]:
         out: dict[str, Any] = {name: self.tensor(value.codes, name)}
         for label, number, kind in (("scale", value.scale, np.float64), ("zero_point", value.zero_point, np.int64)):
-            if isinstance(number, stand_ins.View):
+            if isinstance(number, pickle_records.TensorView):
                 out[f"{name}::{label}"] = self.tensor(number, name)
             elif isinstance(number, (int, float)):
                 made = np.array([number], kind) if abs(number) < 2**53 else np.zeros(1, kind)
@@ -242,10 +196,10 @@ class Grower:
                 out[f"{name}::{label}"] = Tensor(f"{name}::{label}", code, (1,), ArrayStorage(lambda made=made: made))
         return out
 
-    def _array(self, node: stand_ins.Array, name: str) -> Tensor | None:
+    def _array(self, node: pickle_records.NumpyArray, name: str) -> Tensor | None:
         state = node.state
-        if not isinstance(state, tuple) or len(state) != 5 or not isinstance(state[2], stand_ins.Dtype):
-            self.holes += 1
+        if not isinstance(state, tuple) or len(state) != 5 or not isinstance(state[2], pickle_records.NumpyDtype):
+            self.ignored += 1
             return None
         _, shape, kind, fortran, raw = state
         try:
@@ -254,7 +208,7 @@ class Grower:
             dtype = None
         code = dtype_code(dtype) if dtype is not None else None
         if dtype is None or code is None or not isinstance(raw, bytes) or not isinstance(shape, tuple):
-            self.holes += 1
+            self.ignored += 1
             return None
         if any(type(n) is not int or n < 0 for n in shape) or math.prod(shape) * dtype.itemsize != len(raw):
             raise UnreadableModelError(f"{self.path}: the array '{name}' of shape {shape} has {len(raw)} bytes")

@@ -1,10 +1,10 @@
-"""A reader of pickles that runs nothing: every name a pickle asks for is a stand-in, or refused.
+"""A pickle reader that runs nothing: every name a pickle refers to becomes an inert record, or is refused.
 
-Classes that are not known here (a network's own, a framework's) become `Thing`s: inert records that keep the state the
-pickle gives them, so that tensors inside can be listed. Names that no checkpoint needs and attacks do are refused.
+Unknown classes (a network's own, a framework's) become `UnknownObject`s, which keep the state that the pickle sets, so
+that the tensors inside can be listed. Names that attacks use and checkpoints do not need are refused.
 
-The interpreter is the standard library's pure Python one. The C one reserves memory by the numbers in the file (a memo
-index of 2^32 takes 64 GB); here a memo is a dict. What a pickle "calls" are constructors of inert records below.
+The interpreter is the standard library's pure Python one: the C one allocates memory by numbers in the file (a memo
+index of 2^32 takes 64 GB), the Python one keeps the memo in a dict.
 """
 
 import io
@@ -13,13 +13,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
-from stemma.checkpoints.formats.stand_ins import ALLOWED, DTYPES, SETTABLE, STORAGES, Array, Dtype, Kind, Thing
+from stemma.checkpoints.formats.pickle_records import (
+    ALLOWED,
+    DTYPES,
+    SETTABLE,
+    STORAGES,
+    DtypeRecord,
+    NumpyArray,
+    NumpyDtype,
+    UnknownObject,
+)
 from stemma.errors import UnreadableModelError, UnsafeFileError
 
 MAX_DEPTH = 64
 MAX_CLASSES = 10_000
 """Foreign names that one pickle may use."""
-RUNS = frozenset(
+FORBIDDEN_MODULES = frozenset(
     {
         "os", "posix", "nt", "subprocess", "sys", "shutil", "socket", "runpy", "importlib", "imp", "pty", "commands",
         "ctypes", "webbrowser", "pip", "code", "codeop", "bdb", "pdb", "timeit", "cProfile", "profile", "trace",
@@ -27,16 +36,26 @@ RUNS = frozenset(
         "asyncio", "multiprocessing", "tempfile", "platform", "signal", "ssl", "smtplib", "ftplib", "telnetlib",
     }
 )  # fmt: skip
-"""Modules that no checkpoint takes anything from, but for what `ALLOWED` lists: asking for them is an attack …"""
-INSIDE = ("os.", "importlib.", "urllib.", "http.", "asyncio.", "multiprocessing.", "ctypes.", "pip.", "requests.")
-"""… and likewise what lies inside these."""
+"""Modules that no checkpoint needs, except for names in `ALLOWED`: using them is an attack …"""
+FORBIDDEN_PREFIXES = (
+    "os.",
+    "importlib.",
+    "urllib.",
+    "http.",
+    "asyncio.",
+    "multiprocessing.",
+    "ctypes.",
+    "pip.",
+    "requests.",
+)
+"""… and so is anything in their submodules."""
 
 
 class DamagedPickleError(UnreadableModelError):
-    """The bytes are no pickle, or one that is cut off or inconsistent."""
+    """The bytes are not a pickle, or one that is truncated or inconsistent."""
 
 
-class Reader(pickle._Unpickler):
+class InertUnpickler(pickle._Unpickler):
     """Reads one pickle after another from a stream.
 
     Attributes:
@@ -50,62 +69,45 @@ class Reader(pickle._Unpickler):
         pickle._Unpickler.__init__(self, stream, encoding="latin1")
         self.path = path
         self._storage = storage
-        self.foreign: dict[tuple[str, str], type[Thing]] = {}
+        self.foreign: dict[tuple[str, str], type[UnknownObject]] = {}
 
     def find_class(self, module: str, name: str) -> Any:
-        """The stand-in for a name.
-
-        Args:
-            module: As in the pickle.
-            name: As in the pickle.
-
-        Returns:
-            Something inert.
-
-        Raises:
-            UnsafeFileError: If it is a name that attacks use and checkpoints do not, or there are too many names.
-        """
+        """The inert record for a class or function name; raises UnsafeFileError for names that could run code."""
         if (module, name) in ALLOWED:
             return ALLOWED[module, name]
         if name in STORAGES and module in ("torch", "torch.cuda", "torch.storage"):
-            return Kind(STORAGES[name])
+            return DtypeRecord(STORAGES[name])
         if name in DTYPES and module == "torch":
-            return Kind(DTYPES[name])
+            return DtypeRecord(DTYPES[name])
         shown = f"{module}.{name}"[:120]
-        if module in RUNS or module.startswith(INSIDE) or not module or len(self.foreign) >= MAX_CLASSES:
+        if (
+            module in FORBIDDEN_MODULES
+            or module.startswith(FORBIDDEN_PREFIXES)
+            or not module
+            or len(self.foreign) >= MAX_CLASSES
+        ):
             raise UnsafeFileError(
-                f"{self.path} asks for {shown!r} when it is loaded, which could run code; nothing was run. "
-                "Save the network's state_dict alone, or as safetensors"
+                f"{self.path} refers to {shown!r}, which could run code when loaded; nothing was run. "
+                "Save only the state_dict, or use safetensors"
             )
         if (module, name) not in self.foreign:
-            self.foreign[module, name] = type("Foreign", (Thing,), {"label": shown})
+            self.foreign[module, name] = type("Foreign", (UnknownObject,), {"label": shown})
         return self.foreign[module, name]
 
     def persistent_load(self, pid: Any) -> Any:
-        """A storage by its identifier.
-
-        Args:
-            pid: As in the pickle.
-
-        Returns:
-            What the file's reader makes of it.
-        """
+        """The storage with a persistent identifier."""
         return self._storage(pid)
 
     def load_build(self) -> None:
-        """Give an object its state: only to the stand-ins that have one.
-
-        Raises:
-            TypeError: If it has none.
-        """
+        """Set the state of a record; raises for objects that take none."""
         state = self.stack.pop()
         target = self.stack[-1]
         if not isinstance(target, SETTABLE):
             raise TypeError("a state for something that has none")
-        if isinstance(target, (Array, Thing)):
+        if isinstance(target, (NumpyArray, UnknownObject)):
             target.state = state
         elif (
-            isinstance(target, Dtype)
+            isinstance(target, NumpyDtype)
             and isinstance(state, tuple)
             and len(state) > 1
             and state[1] in ("<", ">", "|", "=")
@@ -113,12 +115,10 @@ class Reader(pickle._Unpickler):
             target.order = state[1]
 
     def refuse(self) -> None:
-        """For instructions that no checkpoint needs.
-
-        Raises:
-            UnsafeFileError: Always.
-        """
-        raise UnsafeFileError(f"{self.path} uses a pickle instruction that no checkpoint needs; it was not read")
+        """Raise for pickle instructions that no checkpoint needs."""
+        raise UnsafeFileError(
+            f"{self.path} uses a pickle instruction that checkpoints do not need and attacks do; it was not read"
+        )
 
     dispatch[pickle.BUILD[0]] = load_build
     for _code in (pickle.INST, pickle.OBJ, pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.BYTEARRAY8,
@@ -127,30 +127,21 @@ class Reader(pickle._Unpickler):
 
 
 def read(
-    stream: io.BufferedIOBase | io.BytesIO, path: Path, storage: Callable[[Any], Any], seen: set[str] | None = None
+    stream: io.BufferedIOBase | io.BytesIO,
+    path: Path,
+    storage: Callable[[Any], Any],
+    unknown_classes: set[str] | None = None,
 ) -> Any:
-    """Read one pickle.
-
-    Args:
-        stream: Where it begins; it stays behind the pickle's end.
-        path: Named in errors.
-        storage: Makes something of a persistent identifier.
-        seen: Takes up the names of foreign classes that the pickle asked for.
-
-    Returns:
-        Builtin containers, numbers and text, and the records of `stand_ins`.
-
-    Raises:
-        DamagedPickleError: If the pickle is damaged.
-        UnreadableModelError: If it asks for what could run code, or describes a storage in an impossible way.
-    """
+    """Read one pickle into containers, numbers, text and inert records; `unknown_classes` collects class names."""
     try:
-        reader = Reader(stream, path, storage)
+        reader = InertUnpickler(stream, path, storage)
         tree = reader.load()
-        if seen is not None:
-            seen.update(kind.label for kind in reader.foreign.values())
+        if unknown_classes is not None:
+            unknown_classes.update(kind.label for kind in reader.foreign.values())
         return tree
     except UnreadableModelError:
         raise
     except Exception as e:  # a damaged pickle can raise nearly anything, and nothing it raises is a bug of ours
-        raise DamagedPickleError(f"{path} holds a damaged pickle ({type(e).__name__}). Truncated download?") from e
+        raise DamagedPickleError(
+            f"{path} holds a damaged pickle ({type(e).__name__}). Was the download truncated?"
+        ) from e

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from stemma.checkpoints.formats import archives, pickles, stand_ins
+from stemma.checkpoints.formats import archives, pickle_records, pickles
 from stemma.checkpoints.formats.base import AbstractFormat, Contents
 from stemma.checkpoints.formats.files import FileStorage, SourceFile
 from stemma.checkpoints.formats.pickled_tensors import contents, refuse_other_models
@@ -25,11 +25,7 @@ class PyTorch(AbstractFormat):
     suffixes: ClassVar[tuple[str, ...]] = (".pt", ".pth", ".bin", ".ckpt", ".tar", ".th", ".pyth", ".model")
 
     def recognises(self, path: Path, head: bytes) -> bool:
-        """See `AbstractFormat.recognises`.
-
-        Returns:
-            True for the legacy magic, and for zip archives with a `data.pkl`.
-        """
+        """See `AbstractFormat.recognises`."""
         if head.startswith(_LEGACY_HEADS):
             return True
         return (
@@ -40,15 +36,7 @@ class PyTorch(AbstractFormat):
         )
 
     def read(self, path: Path) -> Contents:
-        """See `AbstractFormat.read`.
-
-        Returns:
-            The contents.
-
-        Raises:
-            DamagedPickleError: If the file is damaged.
-            NotAModelError: If its first bytes are those of no PyTorch file.
-        """
+        """See `AbstractFormat.read`."""
         with path.open("rb") as f:
             head = f.read(512)
         if head[:4] == b"PK\x03\x04":
@@ -59,8 +47,8 @@ class PyTorch(AbstractFormat):
             if head[:1] == b"\x80":
                 raise
             raise NotAModelError(
-                f"{path} is no checkpoint that is known: it begins with {head[:8]!r}, which no PyTorch file does. "
-                "Convert it with the program that made it, to safetensors or ONNX"
+                f"{path} has an unknown format: its first bytes {head[:8]!r} are not those of a PyTorch file. "
+                "Convert it to safetensors or ONNX with the program that made it"
             ) from e
 
 
@@ -81,27 +69,15 @@ def _read_zip(path: Path) -> Contents:
     if not top:
         inside = ", ".join(list(records)[:3])
         raise NotAModelError(
-            f"{path} is a zip archive and no PyTorch file ({inside} …): unpack it, and give what is inside"
+            f"{path} is a zip archive but not a PyTorch file ({inside} …): unpack it and use the checkpoint inside"
         )
     return read_records(path, records, top)
 
 
 def read_records(path: Path, records: Mapping[str, archives.Record], top: list[str]) -> Contents:
-    """What the records of a PyTorch archive hold.
-
-    Args:
-        path: Named in errors.
-        records: Of the archive.
-        top: The names of its pickles.
-
-    Returns:
-        The contents.
-
-    Raises:
-        UnreadableModelError: If the archive has several pickles, or is damaged.
-    """
+    """Tensors in the records of a PyTorch archive; `top` are the names of its pickles."""
     if len(top) != 1:
-        raise UnreadableModelError(f"{path} is no PyTorch file: it has {len(top)} records 'data.pkl'")
+        raise UnreadableModelError(f"{path} is not a valid PyTorch file: it has {len(top)} records named 'data.pkl'")
     root = top[0].removesuffix("data.pkl")
     order = records[f"{root}byteorder"].read(16) if f"{root}byteorder" in records else b"little"
     if order not in (b"little", b"big"):
@@ -110,7 +86,7 @@ def read_records(path: Path, records: Mapping[str, archives.Record], top: list[s
     scripted = f"{root}constants.pkl" in records or any(n.startswith(f"{root}code/") for n in records)
     if not scripted:
         return _pickle(path, records, root, "data", swapped)
-    note = "a TorchScript program: its weights were read, its code was not"
+    note = "a TorchScript program: only its weights were read, its code was not"
     try:
         found = _pickle(path, records, root, "data", swapped)
     except NotAModelError:
@@ -123,12 +99,14 @@ def read_records(path: Path, records: Mapping[str, archives.Record], top: list[s
 
 def _pickle(path: Path, records: Mapping[str, archives.Record], root: str, label: str, swapped: bool) -> Contents:
     # the pickle LABEL.pkl, whose storages lie in the folder LABEL
-    def opened(stored: stand_ins.Stored) -> tuple[AbstractStorage, int]:
+    def opened(stored: pickle_records.StorageRef) -> tuple[AbstractStorage, int]:
         record = records.get(f"{root}{label}/{stored.key}")
         if record is None:
             raise UnreadableModelError(f"{path}: the storage '{stored.key}' is missing")
         if record.size < stored.count * ITEMSIZE[stored.code]:
-            raise UnreadableModelError(f"{path}: the storage '{stored.key}' has {record.size} bytes, too few")
+            raise UnreadableModelError(
+                f"{path}: the storage '{stored.key}' has {record.size} bytes, fewer than its tensors need"
+            )
         return record.storage, record.size
 
     stream = io.BytesIO(records[f"{root}{label}.pkl"].read(MAX_PICKLE))
@@ -140,64 +118,71 @@ def _pickle(path: Path, records: Mapping[str, archives.Record], root: str, label
 def _stored(path: Path, pid: Any) -> Any:
     if isinstance(pid, tuple) and len(pid) == 4 and pid[0] == "module":
         return pid[1]  # a class, with its source beside it
-    if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage" or not isinstance(pid[1], stand_ins.Kind):
-        raise UnreadableModelError(f"{path}: a storage is described in an unknown way")
+    if (
+        not isinstance(pid, tuple)
+        or len(pid) < 5
+        or pid[0] != "storage"
+        or not isinstance(pid[1], pickle_records.DtypeRecord)
+    ):
+        raise UnreadableModelError(f"{path}: a storage has an unknown description")
     key, count = pid[2], pid[4]
     if not isinstance(key, (str, int)) or type(count) is not int or not 0 <= count < 2**48:
-        raise UnreadableModelError(f"{path}: a storage has the impossible size {count!r}")
-    return stand_ins.Stored(str(key), pid[1].code, count)
+        raise UnreadableModelError(f"{path}: a storage has the invalid size {count!r}")
+    return pickle_records.StorageRef(str(key), pid[1].code, count)
 
 
 def _read_legacy(path: Path) -> Contents:
     # four pickles, the keys of the storages, then each storage: its element count and its bytes
     file = SourceFile(path)
-    seen: dict[str, stand_ins.Stored] = {}
+    storages: dict[str, pickle_records.StorageRef] = {}
     views: dict[str, tuple[str, int, int]] = {}
 
     def storage(pid: Any) -> Any:
         stored = _stored(path, pid)
-        if not isinstance(stored, stand_ins.Stored):
+        if not isinstance(stored, pickle_records.StorageRef):
             return stored
-        if seen.setdefault(stored.key, stored) != stored:
+        if storages.setdefault(stored.key, stored) != stored:
             raise UnreadableModelError(f"{path}: the storage '{stored.key}' is described twice")
         part = pid[5] if len(pid) > 5 else None
         if part is None:
             return stored
         key, offset, count = part
         if type(offset) is not int or type(count) is not int or min(offset, count) < 0 or offset + count > stored.count:
-            raise UnreadableModelError(f"{path}: a view leaves its storage")
+            raise UnreadableModelError(f"{path}: a tensor view reaches outside its storage")
         views[str(key)] = (stored.key, offset, count)
-        return stand_ins.Stored(str(key), stored.code, count)
+        return pickle_records.StorageRef(str(key), stored.code, count)
 
     foreign: set[str] = set()
     with path.open("rb") as f:
         magic = pickles.read(f, path, storage)
         if magic != LEGACY_MAGIC:
-            if isinstance(magic, stand_ins.Thing):
+            if isinstance(magic, pickle_records.UnknownObject):
                 refuse_other_models(path, magic.label)
             raise NotAModelError(
-                f"{path} is a bare Python pickle, not a PyTorch file, which Stemma does not read: "
+                f"{path} is a plain Python pickle, not a PyTorch file, which is not supported: "
                 "load it where it was made, and save its arrays as safetensors or .npz"
             )
         _protocol, system = pickles.read(f, path, storage), pickles.read(f, path, storage)
         tree = pickles.read(f, path, storage, foreign)
         keys = pickles.read(f, path, storage)
         at = f.tell()
-    if not isinstance(keys, list) or sorted(map(str, keys)) != sorted(seen):
-        raise UnreadableModelError(f"{path}: the list of storages does not name each storage once")
+    if not isinstance(keys, list) or sorted(map(str, keys)) != sorted(storages):
+        raise UnreadableModelError(f"{path}: the list of storages does not match the storages in use")
     little = not isinstance(system, dict) or system.get("little_endian", True)
     runs: dict[str, FileStorage] = {}
     for key in map(str, keys):
-        count, wanted = struct.unpack("<q" if little else ">q", file.read(at, 8))[0], seen[key]
+        count, wanted = struct.unpack("<q" if little else ">q", file.read(at, 8))[0], storages[key]
         length = wanted.count * ITEMSIZE[wanted.code]
         if count != wanted.count or at + 8 + length > file.size:
-            raise UnreadableModelError(f"{path}: the storage '{key}' says {count} elements, {wanted.count} are needed")
+            raise UnreadableModelError(
+                f"{path}: the storage '{key}' has {count} elements, but {wanted.count} are needed"
+            )
         runs[key] = FileStorage(file, at + 8, length)
         at += 8 + length
     if at != file.size:
-        raise UnreadableModelError(f"{path} has {file.size - at} bytes behind its last storage")
+        raise UnreadableModelError(f"{path} has {file.size - at} unexpected bytes after its last storage")
 
-    def opened(stored: stand_ins.Stored) -> tuple[AbstractStorage, int]:
+    def opened(stored: pickle_records.StorageRef) -> tuple[AbstractStorage, int]:
         key, offset, count = views.get(stored.key, (stored.key, 0, stored.count))
         width = ITEMSIZE[stored.code]
         return FileStorage(file, runs[key].offset + offset * width, count * width), count * width

@@ -1,4 +1,4 @@
-"""Safetensors: an eight-byte length, a JSON header, raw bytes. Read here in slices, without mapping the file."""
+"""Safetensors: an eight-byte length, a JSON header, raw bytes; read in slices without mapping the file."""
 
 import json
 import os
@@ -24,19 +24,11 @@ class Safetensors(AbstractFormat):
     suffixes: ClassVar[tuple[str, ...]] = (".safetensors",)
 
     def recognises(self, path: Path, head: bytes) -> bool:
-        """See `AbstractFormat.recognises`.
-
-        Returns:
-            True if a JSON header seems to begin at byte 8.
-        """
+        """See `AbstractFormat.recognises`."""
         return len(head) > 9 and head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") <= MAX_HEADER
 
     def read(self, path: Path) -> Contents:
-        """See `AbstractFormat.read`; names that the writer dropped as aliases stay dropped.
-
-        Returns:
-            The contents.
-        """
+        """See `AbstractFormat.read`; names that the writer dropped as aliases stay dropped."""
         tensors, metadata = read(path)
         names = {t.name for t in tensors}
         dropped = sorted(k for k, v in metadata.items() if v in names and k not in names)
@@ -45,22 +37,12 @@ class Safetensors(AbstractFormat):
 
 
 def read(path: Path) -> tuple[list[Tensor], dict[str, str]]:
-    """List a file's tensors; no tensor bytes are read.
-
-    Args:
-        path: A `.safetensors` file.
-
-    Returns:
-        The tensors under their stored names, and the free metadata.
-
-    Raises:
-        UnreadableModelError: If the header is not a valid, gap-free description of the file.
-    """
+    """Tensors of a `.safetensors` file under their stored names, and its metadata; no tensor bytes are read."""
     file = SourceFile(path)
     size = file.size
     length = struct.unpack("<Q", file.read(0, 8))[0] if size >= 8 else -1
     if not 0 < length <= min(MAX_HEADER, size - 8):
-        raise UnreadableModelError(f"{path} is not a safetensors file: its header length says {length} of {size} bytes")
+        raise UnreadableModelError(f"{path} is not a safetensors file: its header claims {length} of {size} bytes")
     header = _header(path, file.read(8, length))
     base, tensors, spans = 8 + length, [], []
     metadata = header.pop("__metadata__", {})
@@ -69,7 +51,7 @@ def read(path: Path) -> tuple[list[Tensor], dict[str, str]]:
         tensor = Tensor(name, dtype, shape, FileStorage(file, base + begin, end - begin))
         if end - begin != tensor.nbytes:
             raise UnreadableModelError(
-                f"{path}: tensor '{name}' has {end - begin} bytes, its shape needs {tensor.nbytes}"
+                f"{path}: tensor '{name}' has {end - begin} bytes, but its shape needs {tensor.nbytes}"
             )
         tensors.append(tensor)
         spans.append((begin, end))
@@ -79,7 +61,9 @@ def read(path: Path) -> tuple[list[Tensor], dict[str, str]]:
             raise UnreadableModelError(f"{path}: tensor bytes overlap or leave a gap at byte {min(begin, at)}")
         at = end
     if base + at != size:
-        raise UnreadableModelError(f"{path} has {size} bytes, its header describes {base + at}. Truncated download?")
+        raise UnreadableModelError(
+            f"{path} has {size} bytes, but its header describes {base + at}. Was the download truncated?"
+        )
     return tensors, {str(k): str(v) for k, v in metadata.items()} if isinstance(metadata, dict) else {}
 
 
@@ -93,9 +77,9 @@ def _header(path: Path, raw: bytes) -> dict[str, Any]:
     try:
         header = json.loads(raw, object_pairs_hook=unique)
     except (ValueError, RecursionError) as e:
-        raise UnreadableModelError(f"{path} is not a safetensors file: its header is no JSON") from e
+        raise UnreadableModelError(f"{path} is not a safetensors file: its header is not JSON") from e
     if not isinstance(header, dict):
-        raise UnreadableModelError(f"{path} is not a safetensors file: its header is no JSON object")
+        raise UnreadableModelError(f"{path} is not a safetensors file: its header is not a JSON object")
     return header
 
 
@@ -106,22 +90,16 @@ def _entry(path: Path, name: str, entry: Any) -> tuple[str, tuple[int, ...], int
         raise UnreadableModelError(f"{path}: the header entry of '{name}' is malformed") from e
     numbers = (*shape, begin, end)
     if any(type(n) is not int or not 0 <= n < 2**62 for n in numbers) or begin > end:
-        raise UnreadableModelError(f"{path}: the header entry of '{name}' has impossible numbers {list(numbers)}")
+        raise UnreadableModelError(f"{path}: the header entry of '{name}' has invalid numbers {list(numbers)}")
     if len(shape) > MOST_AXES:
-        raise UnreadableModelError(f"{path}: tensor '{name}' has {len(shape)} axes; more than {MOST_AXES} are not read")
+        raise UnreadableModelError(f"{path}: tensor '{name}' has {len(shape)} axes; the limit is {MOST_AXES}")
     if dtype not in ITEMSIZE:
         raise UnreadableModelError(f"{path}: tensor '{name}' has the unknown dtype {dtype!r}")
     return dtype, shape, begin, end
 
 
 def write(path: Path, tensors: list[Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write a file slice by slice; it appears under its name only when it is complete.
-
-    Args:
-        path: Target; replaced if it exists.
-        tensors: What to write, under their names.
-        metadata: Free text for the header.
-    """
+    """Write a file slice by slice under a temporary name, then rename it; an existing file is replaced."""
     header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
     at = 0
     for t in tensors:

@@ -1,7 +1,7 @@
-"""TensorFlow checkpoints and the variables of SavedModels: a table of entries, and shards of raw bytes beside it.
+"""TensorFlow checkpoints and variables of SavedModels: a table of entries, and shards of raw bytes.
 
-Source: `tensorflow/core/protobuf/tensor_bundle.proto` (entries) and the table format of LevelDB (doc/table_format.md:
-blocks of keys with shared prefixes, a footer with the place of the index). The graph is not read.
+Source: `tensorflow/core/protobuf/tensor_bundle.proto` (entries) and the LevelDB table format (doc/table_format.md:
+blocks of keys with shared prefixes, a footer with the position of the index). The graph is not read.
 """
 
 import re
@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from stemma.checkpoints.formats.base import AbstractFormat, Contents
 from stemma.checkpoints.formats.files import FileStorage, SourceFile
-from stemma.checkpoints.formats.sliced_tensors import assembled
+from stemma.checkpoints.formats.sliced_tensors import assemble_slices
 from stemma.checkpoints.tensor import Tensor
 from stemma.errors import UnreadableModelError
 
@@ -37,7 +37,7 @@ TRAINING = re.compile(
 
 @dataclass
 class _Entry:
-    """A BundleEntryProto: where a tensor, or a slice of one, lies."""
+    """A BundleEntryProto: where a tensor or slice is stored."""
 
     kind: int = 0
     shape: tuple[int, ...] = ()
@@ -54,28 +54,17 @@ class TensorFlow(AbstractFormat):
     suffixes: ClassVar[tuple[str, ...]] = ()
 
     def recognises(self, path: Path, head: bytes) -> bool:
-        """See `AbstractFormat.recognises`.
-
-        Returns:
-            True for an `.index` file with the magic of a table at its end.
-        """
+        """See `AbstractFormat.recognises`."""
         if path.suffix != ".index":
             return False
         file = SourceFile(path)
         return file.size >= FOOTER and file.read(file.size - 8, 8) == MAGIC
 
     def read(self, path: Path) -> Contents:
-        """See `AbstractFormat.read`.
-
-        Returns:
-            The contents, without training state.
-
-        Raises:
-            UnreadableModelError: If the table is damaged, or a shard is missing or too short.
-        """
+        """See `AbstractFormat.read`; training state is left out."""
         file = SourceFile(path)
         if file.size > MAX_TABLE:
-            raise UnreadableModelError(f"{path} has {file.size} bytes, more than any table needs")
+            raise UnreadableModelError(f"{path} has {file.size} bytes, which is too large for a table")
         rows = dict(_rows(file))
         shards = _shards(path, rows.pop(b"", b""))
         entries = {key: _entry(path, value) for key, value in rows.items()}
@@ -93,10 +82,10 @@ class TensorFlow(AbstractFormat):
 
 
 def _rows(file: SourceFile) -> Iterator[tuple[bytes, bytes]]:
-    footer = _Bytes(file.read(file.size - FOOTER, FOOTER - 8), file.path)
+    footer = _ByteReader(file.read(file.size - FOOTER, FOOTER - 8), file.path)
     _, _, offset, size = (footer.varint() for _ in range(4))  # the first block is not needed
     for _, place in _block(file, offset, size):
-        at = _Bytes(place, file.path)
+        at = _ByteReader(place, file.path)
         yield from _block(file, at.varint(), at.varint())
 
 
@@ -104,12 +93,14 @@ def _block(file: SourceFile, offset: int, size: int) -> Iterator[tuple[bytes, by
     # entries of one block, each key without what it shares with the one before
     raw = file.read(offset, size + 1)
     if raw[-1]:
-        raise UnreadableModelError(f"{file.path} is compressed, which TensorFlow's own files never are")
+        raise UnreadableModelError(
+            f"{file.path} is compressed, which is not supported and which TensorFlow does not write"
+        )
     restarts = struct.unpack("<I", raw[-5:-1])[0] if size >= 4 else 0
     end = size - 4 * (restarts + 1)
     if end < 0:
         raise UnreadableModelError(f"{file.path} holds a damaged block at byte {offset}")
-    at, key = _Bytes(raw[:end], file.path), b""
+    at, key = _ByteReader(raw[:end], file.path), b""
     while at.at < end:
         shared, fresh, length = at.varint(), at.varint(), at.varint()
         if shared > len(key):
@@ -118,15 +109,15 @@ def _block(file: SourceFile, offset: int, size: int) -> Iterator[tuple[bytes, by
         yield key, at.take(length)
 
 
-class _Bytes:
-    """Reads forwards through bytes."""
+class _ByteReader:
+    """Reads bytes forwards."""
 
     def __init__(self, raw: bytes, path: Path) -> None:
         self.raw, self.path, self.at = raw, path, 0
 
     def take(self, n: int) -> bytes:
         if n < 0 or self.at + n > len(self.raw):
-            raise UnreadableModelError(f"{self.path} ends inside an entry of its table. Truncated download?")
+            raise UnreadableModelError(f"{self.path} ends inside an entry of its table. Was the download truncated?")
         self.at += n
         return self.raw[self.at - n : self.at]
 
@@ -137,11 +128,11 @@ class _Bytes:
             value |= (byte & 0x7F) << shift
             if byte < 0x80:
                 return value
-        raise UnreadableModelError(f"{self.path} holds a number without an end in its table")
+        raise UnreadableModelError(f"{self.path} is damaged: a number in its table does not end")
 
 
 def _message(path: Path, raw: bytes) -> Iterator[tuple[int, Any]]:
-    at = _Bytes(raw, path)
+    at = _ByteReader(raw, path)
     while at.at < len(raw):
         tag = at.varint()
         if tag & 7 == 0:
@@ -150,19 +141,20 @@ def _message(path: Path, raw: bytes) -> Iterator[tuple[int, Any]]:
         elif tag & 7 in (1, 2, 5):
             yield tag >> 3, at.take({1: 8, 5: 4}.get(tag & 7) or at.varint())
         else:
-            raise UnreadableModelError(f"{path} holds an entry in its table that is no protobuf")
+            raise UnreadableModelError(f"{path} is damaged: an entry in its table is not a valid protobuf")
 
 
 def _shards(path: Path, header: bytes) -> list[SourceFile]:
-    said = dict(_message(path, header))
-    count, big = said.get(1, 0), said.get(2, 0)
+    fields = dict(_message(path, header))
+    count, big = fields.get(1, 0), fields.get(2, 0)
     if big or type(count) is not int or not 0 < count < 100_000:
-        raise UnreadableModelError(f"{path} is big-endian, or the table of {count!r} shards, which is not supported")
+        raise UnreadableModelError(f"{path} is not supported: it is big-endian, or claims {count!r} shards")
     files = [path.with_suffix(f".data-{i:05d}-of-{count:05d}") for i in range(count)]
     missing = [f for f in files if not f.is_file()]
     if missing:
         raise UnreadableModelError(
-            f"{path}: {len(missing)} of {count} shards are not beside it, first {missing[0].name}"
+            f"{path}: {len(missing)} of {count} shards are missing (first {missing[0].name}). Put them in the same "
+            "folder"
         )
     return [SourceFile(f) for f in files]
 
@@ -178,7 +170,7 @@ def _entry(path: Path, raw: bytes) -> _Entry:
         elif number in (1, 3, 4, 5) and isinstance(value, int):
             setattr(entry, {1: "kind", 3: "shard", 4: "offset", 5: "size"}[number], value)
     if len(entry.shape) > 64 or any(not 0 <= n < 2**48 for n in entry.shape):
-        raise UnreadableModelError(f"{path} lists a tensor of the impossible shape {list(entry.shape)}")
+        raise UnreadableModelError(f"{path} lists a tensor of the invalid shape {list(entry.shape)}")
     return entry
 
 
@@ -196,16 +188,16 @@ def _tensor(
     begin = b"\0" + key.replace(b"\xff", b"\xff\0").replace(b"\0", b"\0\xff") + b"\0\1"
     parts = [_stored(path, name, entries[k], shards) for k in sorted(entries) if k.startswith(begin)]
     if len(parts) != len(entry.slices) or any(len(s) != len(entry.shape) for s in entry.slices):
-        raise UnreadableModelError(f"{path}: not all slices of the variable '{name}' are there")
+        raise UnreadableModelError(f"{path}: slices of the variable '{name}' are missing")
     starts = sorted(tuple(at for at, _ in s) for s in entry.slices)  # keys are in the order of starts
-    return assembled(path, name, entry.shape, dict(zip(starts, parts, strict=True)))
+    return assemble_slices(path, name, entry.shape, dict(zip(starts, parts, strict=True)))
 
 
 def _stored(path: Path, name: str, entry: _Entry, shards: list[SourceFile]) -> Tensor:
     tensor = Tensor(name, DTYPES.get(entry.kind, "U8"), entry.shape, FileStorage(shards[0], 0, 0))
     if entry.kind not in DTYPES or entry.size != tensor.nbytes or not 0 <= entry.shard < len(shards):
-        raise UnreadableModelError(f"{path}: '{name}' has {entry.size} bytes, its shape needs {tensor.nbytes}")
+        raise UnreadableModelError(f"{path}: '{name}' has {entry.size} bytes, but its shape needs {tensor.nbytes}")
     file = shards[entry.shard]
     if entry.offset < 0 or entry.offset + entry.size > file.size:
-        raise UnreadableModelError(f"{file.path} ends before '{name}' does. Truncated download?")
+        raise UnreadableModelError(f"{file.path} ends before '{name}' does. Was the download truncated?")
     return Tensor(name, tensor.dtype, tensor.shape, FileStorage(file, entry.offset, entry.size))

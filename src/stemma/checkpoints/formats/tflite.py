@@ -1,6 +1,6 @@
-"""TensorFlow Lite: constant tensors of every subgraph; quantised ones with `::scale` and `::zero_point` beside them.
+"""TensorFlow Lite: constant tensors of every subgraph, quantised ones with `::scale` and `::zero_point`.
 
-The flatbuffer tables are walked here: a few offsets suffice, and the buffers are then read where they lie.
+The flatbuffer tables are parsed here, and the buffers are read in place.
 """
 
 import math
@@ -31,25 +31,14 @@ class Tflite(AbstractFormat):
     suffixes: ClassVar[tuple[str, ...]] = (".tflite",)
 
     def recognises(self, path: Path, head: bytes) -> bool:
-        """See `AbstractFormat.recognises`.
-
-        Returns:
-            True for the file identifier.
-        """
+        """See `AbstractFormat.recognises`."""
         return head[4:8] == b"TFL3"
 
     def read(self, path: Path) -> Contents:
-        """See `AbstractFormat.read`.
-
-        Returns:
-            The contents.
-
-        Raises:
-            UnreadableModelError: If the tables are damaged.
-        """
+        """See `AbstractFormat.read`."""
         file = SourceFile(path)
         if file.size < 16 or file.read(4, 4) != b"TFL3":
-            raise UnreadableModelError(f"{path} is no TensorFlow Lite file: its identifier is missing")
+            raise UnreadableModelError(f"{path} is not a TensorFlow Lite file: its identifier is missing")
         model = _Table(file, struct.unpack("<I", file.read(0, 4))[0])
         buffers = model.tables(4)
         notes: list[str] = []
@@ -98,7 +87,9 @@ class _Table:
             return 0, 0
         n = struct.unpack("<I", self.file.read(at, 4))[0]
         if at + 4 + n * itemsize > self.file.size:
-            raise UnreadableModelError(f"{self.file.path} ends inside a list of {n} entries. Truncated download?")
+            raise UnreadableModelError(
+                f"{self.file.path} ends inside a list of {n} entries. Was the download truncated?"
+            )
         return at + 4, n
 
     def table(self, slot: int) -> "_Table | None":
@@ -108,7 +99,7 @@ class _Table:
     def tables(self, slot: int) -> list["_Table"]:
         at, n = self.vector(slot, 4)
         if n > MAX_ENTRIES:
-            raise UnreadableModelError(f"{self.file.path} claims {n} entries in a table")
+            raise UnreadableModelError(f"{self.file.path} is damaged: a table claims {n} entries")
         offsets = struct.unpack(f"<{n}I", self.file.read(at, 4 * n)) if n else ()
         return [_Table(self.file, at + 4 * i + offset) for i, offset in enumerate(offsets)]
 
@@ -120,7 +111,7 @@ class _Table:
     def text(self, slot: int) -> str:
         at, n = self.vector(slot, 1)
         if n > 1 << 16:
-            raise UnreadableModelError(f"{self.file.path} has a name of {n} bytes")
+            raise UnreadableModelError(f"{self.file.path} is damaged: it has a name of {n} bytes")
         return self.file.read(at, n).decode("utf-8", errors="replace") if n else ""
 
 
@@ -133,7 +124,7 @@ def _tensor(file: SourceFile, table: _Table, buffers: list[_Table], notes: list[
         return  # an activation
     name, kind = table.text(3), table.number(1, "<b")
     if kind == STRINGS or kind in RESOURCES:
-        notes.append(f"'{name}' holds no numbers and was left out")
+        notes.append(f"'{name}' does not hold numbers and was left out")
         return
     if kind not in DTYPES or table.place(6) is not None:
         what = "int4" if kind == INT4 else "sparse" if kind in DTYPES else f"type {kind}"
@@ -159,5 +150,5 @@ def _data(file: SourceFile, buffer: _Table) -> tuple[int, int]:
         if at <= 1 or not length:
             return 0, 0
     if at + length > file.size:
-        raise UnreadableModelError(f"{file.path} ends inside a buffer. Truncated download?")
+        raise UnreadableModelError(f"{file.path} ends inside a buffer. Was the download truncated?")
     return at, length

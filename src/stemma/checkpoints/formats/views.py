@@ -1,4 +1,4 @@
-"""Storages over storages: a part, swapped bytes, and strided views, each read in slices."""
+"""Storages over other storages: offsets, byte swapping, strided views, concatenations; each read in slices."""
 
 import itertools
 import math
@@ -10,33 +10,33 @@ import numpy as np
 from stemma.checkpoints.tensor import CHUNK, AbstractStorage, fill
 
 BLOCK = 32 << 20
-"""Bytes of a strided view that are gathered at once: short runs are slow to read one slice at a time."""
-_LATEST = threading.local()
-"""The block that this thread gathered last, and of which storage: the next slice is usually in it."""
+"""Bytes of a strided view that are gathered at once: short runs are slow to read slice by slice."""
+_LAST_BLOCK = threading.local()
+"""The block that this thread gathered last, and its storage: the next slice is usually in it."""
 
 
 @dataclass(frozen=True)
-class PartStorage(AbstractStorage):
+class OffsetStorage(AbstractStorage):
     """The bytes of another storage from `offset` on."""
 
-    whole: AbstractStorage
+    base: AbstractStorage
     offset: int
 
     def read_into(self, start: int, out: memoryview) -> None:
         """See `AbstractStorage.read_into`."""
-        self.whole.read_into(self.offset + start, out)
+        self.base.read_into(self.offset + start, out)
 
 
 @dataclass(frozen=True)
-class SwappedStorage(AbstractStorage):
+class ByteSwappedStorage(AbstractStorage):
     """Big-endian numbers as little-endian ones.
 
     Attributes:
-        whole: The stored bytes.
+        base: The stored bytes.
         width: Bytes per number (per part of a complex number).
     """
 
-    whole: AbstractStorage
+    base: AbstractStorage
     width: int
 
     def read_into(self, start: int, out: memoryview) -> None:
@@ -44,7 +44,7 @@ class SwappedStorage(AbstractStorage):
 
         def swapped(first: int, last: int) -> np.ndarray:
             raw = np.empty((last - first, self.width), np.uint8)
-            self.whole.read_into(first * self.width, raw.reshape(-1).data)
+            self.base.read_into(first * self.width, raw.reshape(-1).data)
             return np.ascontiguousarray(raw[:, ::-1]).reshape(-1)
 
         fill(start, out, self.width, CHUNK // self.width, swapped)
@@ -52,21 +52,20 @@ class SwappedStorage(AbstractStorage):
 
 @dataclass(frozen=True)
 class StridedStorage(AbstractStorage):
-    """A view in which consecutive elements are not consecutive in the file (transposed, sliced, Fortran order).
+    """A view whose consecutive elements are not consecutive in the file (transposed, sliced, Fortran order).
 
-    For some rows of the view the bytes between their first and last element are read, once per index of the axes that
-    lie further out in memory than the first one. One gathered block of at most `BLOCK` bytes (or one row, if that is
-    larger) is held per reading thread.
+    One gathered block of at most `BLOCK` bytes (or one row, if larger) is held per reading thread.
 
     Attributes:
-        whole: The stored bytes.
+        base: The stored bytes.
         itemsize: Bytes per element.
         offset: Elements before the view's first.
-        shape: Of the view, at least one axis, no empty one.
+        shape: Of the view: at least one axis, none empty.
         strides: Elements between neighbours on each axis, not negative.
+
     """
 
-    whole: AbstractStorage
+    base: AbstractStorage
     itemsize: int
     offset: int
     shape: tuple[int, ...]
@@ -85,11 +84,11 @@ class StridedStorage(AbstractStorage):
     def _block(self, first: int, last: int, step: int, row: int) -> np.ndarray:
         begin = first // step * step
         key = (begin, step)
-        if getattr(_LATEST, "storage", None) is not self or _LATEST.key != key:
-            _LATEST.storage, _LATEST.rows = None, None  # the old block goes before the new one comes
-            _LATEST.rows = self._rows(begin, min(begin + step, self.shape[0]))
-            _LATEST.storage, _LATEST.key = self, key
-        return _LATEST.rows[(first - begin) * row : (last - begin) * row]
+        if getattr(_LAST_BLOCK, "storage", None) is not self or _LAST_BLOCK.key != key:
+            _LAST_BLOCK.storage, _LAST_BLOCK.rows = None, None  # the old block goes before the new one comes
+            _LAST_BLOCK.rows = self._rows(begin, min(begin + step, self.shape[0]))
+            _LAST_BLOCK.storage, _LAST_BLOCK.key = self, key
+        return _LAST_BLOCK.rows[(first - begin) * row : (last - begin) * row]
 
     def _outer(self) -> list[int]:
         return [i for i in range(1, len(self.shape)) if self.strides[i] > self.strides[0]]
@@ -106,7 +105,7 @@ class StridedStorage(AbstractStorage):
                 + first * self.strides[0]
                 + sum(i * self.strides[a] for i, a in zip(index, outer, strict=True))
             )
-            self.whole.read_into(at * self.itemsize, run.reshape(-1).data)
+            self.base.read_into(at * self.itemsize, run.reshape(-1).data)
         steps = (*(self.strides[i] * self.itemsize for i in (0, *inner)), 1)
         view = np.lib.stride_tricks.as_strided(
             raw.reshape(*sizes, -1), (*sizes, last - first, *(self.shape[i] for i in inner), self.itemsize),
@@ -118,53 +117,27 @@ class StridedStorage(AbstractStorage):
 
 
 def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The strides of C order.
-
-    Args:
-        shape: Axis lengths.
-
-    Returns:
-        Elements between neighbours on each axis.
-    """
+    """The strides of C order, in elements."""
     return tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
 
 
 def is_contiguous(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
-    """Whether a view's elements follow one another in C order.
-
-    Returns:
-        True also for empty views; the stride of an axis of length one does not matter.
-    """
+    """Whether the elements of a view follow one another in C order."""
     return 0 in shape or all(n == 1 or s == c for n, s, c in zip(shape, strides, contiguous(shape), strict=True))
 
 
-def laid_out(
-    whole: AbstractStorage, itemsize: int, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]
+def strided_storage(
+    base: AbstractStorage, itemsize: int, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]
 ) -> AbstractStorage:
-    """The storage of a view, as direct as its strides allow.
-
-    Args:
-        whole: The stored bytes.
-        itemsize: Bytes per element.
-        offset: Elements before the first.
-        shape: Of the view.
-        strides: In elements.
-
-    Returns:
-        The storage itself, a part of it, or a strided view.
-    """
+    """The storage of a view, as direct as its strides (in elements) allow."""
     if is_contiguous(shape, strides):
-        return PartStorage(whole, offset * itemsize) if offset else whole
-    return StridedStorage(whole, itemsize, offset, shape, strides)
+        return OffsetStorage(base, offset * itemsize) if offset else base
+    return StridedStorage(base, itemsize, offset, shape, strides)
 
 
 @dataclass(frozen=True)
-class JoinedStorage(AbstractStorage):
-    """Several storages one after another.
-
-    Attributes:
-        parts: Each with its number of bytes.
-    """
+class ConcatStorage(AbstractStorage):
+    """Several storages one after another, each with its number of bytes."""
 
     parts: tuple[tuple[AbstractStorage, int], ...]
 
@@ -181,12 +154,8 @@ class JoinedStorage(AbstractStorage):
 
 
 @dataclass(frozen=True)
-class BesideStorage(AbstractStorage):
-    """Matrices of equally many rows beside one another: each row is a row of the first, then one of the second, ….
-
-    Attributes:
-        parts: Each with the bytes of its row.
-    """
+class ColumnConcatStorage(AbstractStorage):
+    """Matrices with equal row counts side by side, each with the bytes of its row."""
 
     parts: tuple[tuple[AbstractStorage, int], ...]
 

@@ -20,7 +20,7 @@ from stemma.edits.pruning.planner import Choosing
 from stemma.edits.pruning.settings import Progress, PruningSettings
 from stemma.edits.result import Edited, finished
 from stemma.errors import MisuseError, StemmaError
-from stemma.fingerprints.evaluation import questioned
+from stemma.fingerprints.evaluation import checked_network
 from stemma.probes import Probes
 from stemma.types import Plan
 
@@ -74,7 +74,7 @@ class Pruning(PruningSettings):
         Raises:
             MisuseError: If nothing can be removed or the budget cannot be met.
         """
-        questioned(model, probes)
+        checked_network(model, probes)
         choosing = Choosing.of(self, model, probes, progress)
         if self.budget == "latency":
             kept, known = choosing.to_latency(statistics, curves)
@@ -174,7 +174,7 @@ class Pruning(PruningSettings):
         Returns:
             Second moments of every layer that reads units which may be removed.
         """
-        questioned(model, probes)
+        checked_network(model, probes)
         found = Choosing.of(self, model, probes, progress).collected()
         return replace(found, model=model.digest, probes=probes.digest)
 

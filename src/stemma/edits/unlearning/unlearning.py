@@ -15,7 +15,7 @@ from stemma.edits.unlearning.samples import recognised, scrambled
 from stemma.edits.unlearning.settings import UnlearningSettings
 from stemma.edits.unlearning.strength_search import Seeking
 from stemma.errors import MisuseError
-from stemma.fingerprints.evaluation import questioned
+from stemma.fingerprints.evaluation import checked_network
 from stemma.networks.load import from_arrays
 from stemma.probes import Probes
 from stemma.types import Plan
@@ -64,12 +64,12 @@ class Unlearning(UnlearningSettings):
             MisuseError: If the model does not recognise the forget samples as one class.
             StemmaError: If the target is not met.
         """
-        questioned(model, forget)
+        checked_network(model, forget)
         before, after = own_network(model), own_network(model)
         forgotten, known = recognised(before, forget)
         net = removable(model, forget.inputs, before)
         if others is not None:
-            questioned(model, others)
+            checked_network(model, others)
         elif self.made:
             others = scrambled(forget, self.seed)
         seeking = Seeking(self, before, after, net, forget, others, forgotten, progress)

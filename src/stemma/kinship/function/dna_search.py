@@ -51,7 +51,7 @@ class ClosestDnaOfMany:
     def spec(self) -> Spec:
         """Identity of the test, its level and the encoder."""
         own = self.encoder or FragmentEncoder.untrained()
-        return Spec(self.name, self.version, {"alpha": self.alpha, "encoder": own.judge})
+        return Spec(self.name, self.version, {"alpha": self.alpha, "encoder": own.full_digest})
 
     def __call__(
         self, suspect: Fingerprint, candidates: Sequence[Fingerprint], null: Sequence[Fingerprint],

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from stemma.errors import MisuseError, StemmaError
-from stemma.fingerprints.evaluation import answers
+from stemma.fingerprints.evaluation import compute_outputs
 from stemma.kinship.function import combined
 from stemma.kinship.function.null_comparison import TASK_MARGIN, Standing, View, figures, null_figures, same_task, view
 from stemma.kinship.function.null_models import NullModels, Party, again, check_level, floor_sentence, needed
@@ -101,7 +101,7 @@ def head(party: Party, probes: Probes) -> tuple[int, ...]:
         The shape.
     """
     if party.load is not None:
-        return answers(party.load(), probes.take(slice(0, 1))).shape[1:]
+        return compute_outputs(party.load(), probes.take(slice(0, 1))).shape[1:]
     kept = party.sketch
     return () if kept is None else tuple(int(s) for s in np.asarray(kept.values["shape"]))
 
@@ -138,7 +138,7 @@ def too_large(probes: Probes, *parties: Party) -> bool:
     Returns:
         By the size of inputs and steps.
     """
-    steps = sum(getattr(f, "steps", 1) for f, _ in combined.METHODS if f.gives == "field")
+    steps = sum(getattr(f, "steps", 1) for f, _ in combined.METHODS if f.produces == "field")
     width = 1
     if probes.kind == "tokens":
         specs = [p.load().network.input_spec for p in parties if p.load is not None]

@@ -8,7 +8,7 @@ import numpy as np
 
 from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError, StemmaError
-from stemma.fingerprints.evaluation import together
+from stemma.fingerprints.evaluation import require_one_tokenizer
 from stemma.probes import Probes
 from stemma.types import Spec
 
@@ -318,7 +318,7 @@ def _check(candidates: Sequence[Model], children: Sequence[Model], probes: Probe
             raise MisuseError(f"there is no {what}: give at least one model")
     if not isinstance(probes, Probes):
         raise MisuseError(f"probes are made by stemma.Probes.of, but a {type(probes).__name__} was given")
-    together(*candidates, *children)
+    require_one_tokenizer(*candidates, *children)
 
 
 def _fitting(parent: "Body", own: "torch.Tensor", child: "Body", theirs: "torch.Tensor") -> "torch.Tensor":

@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from stemma.errors import MisuseError
-from stemma.fingerprints.dna import SCALARS, sound, unpacked
+from stemma.fingerprints.dna import SCALARS, is_valid, unpack
 from stemma.fingerprints.fragment_encoder import FragmentEncoder
-from stemma.fingerprints.training_sample import apart
+from stemma.fingerprints.training_sample import embedding_distance
 from stemma.kinship.function.null_models import NullModels, check_level, conformal, floor_sentence, needed
 from stemma.types import Axis, Evidence, Fingerprint, Null, Spec, Verdict
 
@@ -212,7 +212,7 @@ def channels_of(dna: Fingerprint) -> np.ndarray:
     Returns:
         `float64 [probes, channels]`.
     """
-    return unpacked(np.asarray(dna.values["code"])).astype(np.float64)
+    return unpack(np.asarray(dna.values["code"])).astype(np.float64)
 
 
 def scalars_of(dna: Fingerprint) -> dict[str, float]:
@@ -233,7 +233,7 @@ def sample_distance(a: Fingerprint, b: Fingerprint) -> float | None:
         The distance of their mean embeddings; None where one has no sample.
     """
     one, two = np.asarray(a.values["sample"]), np.asarray(b.values["sample"])
-    return apart(one, two) if len(one) and len(two) else None
+    return embedding_distance(one, two) if len(one) and len(two) else None
 
 
 @dataclass(frozen=True)
@@ -263,7 +263,7 @@ class CloserDnaThanIndependent:
     @property
     def spec(self) -> Spec:
         """Identity of the test, its level and the encoder."""
-        return Spec(self.name, self.version, {"alpha": self.alpha, "encoder": self._encoder.judge})
+        return Spec(self.name, self.version, {"alpha": self.alpha, "encoder": self._encoder.full_digest})
 
     @property
     def _encoder(self) -> FragmentEncoder:
@@ -325,7 +325,7 @@ def same_question(a: Fingerprint, others: Sequence[Fingerprint]) -> None:
     for other in others:
         if (other.probes, other.spec.digest) != (a.probes, a.spec.digest):
             raise MisuseError("DNAs can be compared if the same probes and encoder made them: make them again")
-    if not all(sound(d) for d in (a, *others)):
+    if not all(is_valid(d) for d in (a, *others)):
         raise MisuseError("one of the DNAs is damaged: make it again")
 
 

@@ -13,8 +13,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from stemma.checkpoints.model import Model
 from stemma.checkpoints.tensor_names import strip_prefix
 from stemma.errors import MisuseError, StemmaError
-from stemma.fingerprints.evaluation import as_tensor, questioned
-from stemma.fingerprints.layers import head, maps, named, opened, watching
+from stemma.fingerprints.evaluation import as_tensor, checked_network
+from stemma.fingerprints.layers import capture, find_head, find_layer, is_linear_or_convolution, module_of
 from stemma.probes import Probes
 from stemma.types.network import Network
 
@@ -86,7 +86,7 @@ class Body:
         state = {**self.rest, **self.parameters, **(parameters or {})}
         called = {f"inside.{name}": t for name, t in state.items()}
         # Fused attention has no forward derivative; the plain one computes the same.
-        with watching(self.cut, entering=self.entering) as seen, sdpa_kernel(SDPBackend.MATH):
+        with capture(self.cut, entering=self.entering) as seen, sdpa_kernel(SDPBackend.MATH):
             functional_call(_Called(self.network, module), called, (inputs,), tie_weights=True)
         if not seen or len(seen[-1]) != len(inputs) or seen[-1].ndim < 2 or not seen[-1].is_floating_point():
             raise MisuseError(
@@ -137,10 +137,10 @@ def body(model: Model, probes: Probes, layer: str = "") -> Body:
         MisuseError: If the layer is not there, or no parameter reaches it.
         StemmaError: If the network cannot be asked.
     """
-    network = questioned(model, probes)
-    module = opened(network, "fine-tuning approximation")
+    network = checked_network(model, probes)
+    module = module_of(network, "fine-tuning approximation")
     few = as_tensor(network, probes.inputs[:FEW])
-    cut = named(network, module, layer) if layer else head(network, module, few)
+    cut = find_layer(network, module, layer) if layer else find_head(network, module, few)
     return _reached(Body(network, layer, cut, not layer, *_state(module)), probes)
 
 
@@ -159,8 +159,8 @@ def bodies(model: Model, probes: Probes) -> tuple[Body, ...]:
     Raises:
         MisuseError: If there is no such module behind the first.
     """
-    network = questioned(model, probes)
-    module = opened(network, "fine-tuning approximation")
+    network = checked_network(model, probes)
+    module = module_of(network, "fine-tuning approximation")
     ran: list[tuple[str, nn.Module]] = []
     given: list[Any] = []
 
@@ -172,7 +172,7 @@ def bodies(model: Model, probes: Probes) -> tuple[Body, ...]:
     handles = [
         part.register_forward_pre_hook(partial(lambda name, part, entered: see(name, part, entered), name))
         for name, part in module.named_modules()
-        if maps(part)
+        if is_linear_or_convolution(part)
     ]
     try:
         with torch.no_grad():

@@ -10,7 +10,7 @@ import numpy as np
 from stemma.checkpoints.model import Model
 from stemma.errors import StemmaError
 from stemma.fingerprints.base import AbstractFingerprinter
-from stemma.fingerprints.evaluation import answers
+from stemma.fingerprints.evaluation import compute_outputs
 from stemma.measures import agreement as agreements
 from stemma.measures.base import AbstractMeasure
 from stemma.probes import Probes
@@ -71,7 +71,7 @@ def look(model: Model, probes: Probes, methods: Methods, *, labelled: bool) -> S
     Raises:
         StemmaError: If the probes do not fit, or the model answers at random or with NaN.
     """
-    given = answers(model, probes)
+    given = compute_outputs(model, probes)
     asked = probes if labelled or probes.labels is None else probes.with_labels(None)
     digest, seen, missing = model.network.digest, {}, {}
     for method in {f.spec.digest: f for f, _ in methods}.values():
@@ -86,7 +86,7 @@ def look(model: Model, probes: Probes, methods: Methods, *, labelled: bool) -> S
 
 def _outputs(method: AbstractFingerprinter, digest: Digest, probes: Probes, given: np.ndarray) -> Fingerprint | None:
     """Answers that are known already are not asked for again."""
-    plain = method.gives == "outputs" and not method.spec.params
+    plain = method.produces == "outputs" and not method.spec.params
     return Fingerprint(digest, probes.digest, method.spec, {"outputs": given}) if plain else None
 
 
@@ -129,7 +129,7 @@ def agreement(a: Sight, b: Sight) -> float | None:
     Returns:
         None where they do not answer with the same classes.
     """
-    return agreements.alike(a.classes, b.classes) if a.shape == b.shape else None
+    return agreements.share_equal(a.classes, b.classes) if a.shape == b.shape else None
 
 
 def mute(a: Sight, b: Sight, methods: Methods) -> bool:
@@ -140,7 +140,7 @@ def mute(a: Sight, b: Sight, methods: Methods) -> bool:
     """
     if a.classes is None or b.classes is None or any(np.ptp(s) > 0 for s in (a.classes, b.classes)):
         return False
-    inside = [v for v, (f, _) in zip(row(a, b, methods), methods, strict=True) if f.gives != "outputs"]
+    inside = [v for v, (f, _) in zip(row(a, b, methods), methods, strict=True) if f.produces != "outputs"]
     return not np.isfinite(inside).any()
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from stemma.checkpoints.model import Model
 from stemma.errors import StemmaError
 from stemma.fingerprints.base import AbstractFingerprinter
-from stemma.fingerprints.evaluation import answers
+from stemma.fingerprints.evaluation import compute_outputs
 from stemma.fingerprints.gradient_field import GradientField
 from stemma.kinship.function import combined
 from stemma.kinship.function.observations import Methods, Sight
@@ -106,7 +106,7 @@ class FunctionalSketch:
             StemmaError: If the model cannot be asked.
         """
         few = self.probes(probes)
-        given = answers(model, few)
+        given = compute_outputs(model, few)
         form = np.frombuffer(bytes.fromhex(model.architecture), np.uint8)
         values: dict[str, np.ndarray] = {"shape": np.array(given.shape[1:], np.int64), "architecture": form}
         values.update(_kept(given, probes.kind))
@@ -158,7 +158,7 @@ def _fields() -> tuple[GradientField, ...]:
 
 
 def _plain_outputs(method: AbstractFingerprinter) -> bool:
-    return method.gives == "outputs" and not method.spec.params
+    return method.produces == "outputs" and not method.spec.params
 
 
 def _kept(given: np.ndarray, kind: str) -> Mapping[str, np.ndarray]:

@@ -81,9 +81,9 @@ class Forgetting:
         Raises:
             StemmaError: If a model cannot be asked.
         """
-        from stemma.fingerprints.evaluation import answers
+        from stemma.fingerprints.evaluation import compute_outputs
 
-        return self.of_answers(answers(a, probes), answers(b, probes), probes)
+        return self.of_answers(compute_outputs(a, probes), compute_outputs(b, probes), probes)
 
     def of_answers(self, a: np.ndarray, b: np.ndarray, probes: Probes) -> Forgotten | None:
         """The same from answers.

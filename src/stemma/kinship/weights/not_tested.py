@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from stemma.architectures.unit_groups import structure, understood
+from stemma.architectures.unit_groups import has_known_symmetries, structure
 from stemma.checkpoints.model import Model
 from stemma.checkpoints.tensor import Tensor
 from stemma.fingerprints.tensor_content import matrices
@@ -37,7 +37,7 @@ def untested(a: Model, b: Model, found: Findings, matched: Matched | None) -> li
         return gaps
     gaps += _sizes(a, b, matched)
     known = max((structure(a), structure(b)), key=lambda s: (sure(s), len(s.groups)))
-    if not understood(known):
+    if not has_known_symmetries(known):
         why = "the architecture is not known: rotated streams and heads in another basis were not looked for"
         gaps.append({"what": "architecture", "model": "", "why": why})
     for reason in matched.found.untried if matched is not None else ():
@@ -79,7 +79,7 @@ def _long(tensor: Tensor) -> int:
 def _unplaced(model: Model, other: Model, matched: Matched | None) -> Iterator[NotTested]:
     """Numbers that have no counterpart and no place in a network: they could hold the other model in any layout."""
     known = structure(model)
-    placed = understood(known)
+    placed = has_known_symmetries(known)
     paired = _of_one_size(model, other, matched) if matched is not None else set()
     left = [
         n for n, t in model.weights.items()

@@ -5,7 +5,7 @@ from math import log10
 
 import numpy as np
 
-from stemma.architectures.unit_groups import structure, understood
+from stemma.architectures.unit_groups import has_known_symmetries, structure
 from stemma.checkpoints.model import Model
 from stemma.checkpoints.tensor import Tensor
 from stemma.fingerprints.tensor_content import matrices
@@ -81,7 +81,7 @@ class SharedTensors:
             some = "; ".join(f"{n}: {w}" for n, w in sorted(public.items())[:2])
             said += f"; {len(public)} more may be so without kinship ({some})"
         verdict = Verdict.REFUTED if not telling else Verdict.INCONCLUSIVE
-        inner = [n for n in telling if understood(known) and sum(x.hidden for x in known.axes[n]) >= 2]
+        inner = [n for n in telling if has_known_symmetries(known) and sum(x.hidden for x in known.axes[n]) >= 2]
         if (len(telling) >= self.least or inner) and effect >= self.share:
             verdict = Verdict.SUPPORTED
         elif telling and effect >= self.share:

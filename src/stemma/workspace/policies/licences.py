@@ -8,14 +8,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from stemma.checkpoints.cards import NOTHING, UNNAMED
+from stemma.checkpoints.cards import NO_LICENCE, PLACEHOLDER_LICENCES
 from stemma.errors import MisuseError
 from stemma.workspace.policies.expressions import Group, Term, read
 from stemma.workspace.policies.names import Name, exceptions, listed, taken_apart
 
 DENIED, UNCLEAR, FREE = "denied", "unclear", "free"
 
-_UNNAMED = re.compile(rf"({'|'.join(sorted(UNNAMED))})\s*(?:\(.*\)|:(.*))?", re.IGNORECASE | re.DOTALL)
+_UNNAMED = re.compile(rf"({'|'.join(sorted(PLACEHOLDER_LICENCES))})\s*(?:\(.*\)|:(.*))?", re.IGNORECASE | re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def denied(words: Sequence[str]) -> tuple[Denied, ...]:
 
 
 def _denied(word: str) -> Denied:
-    if word.casefold() in UNNAMED:
+    if word.casefold() in PLACEHOLDER_LICENCES:
         return Denied(word.casefold(), None)
     tree = read(word)
     if isinstance(tree, Group):
@@ -160,7 +160,7 @@ def _of_term(term: Term, refused: Sequence[Denied], stated: bool) -> Judgement:
     word = term.name.casefold()
     if any(d.name is None and d.word == word for d in refused):
         return Judgement(DENIED, word)
-    if word in UNNAMED | NOTHING:
+    if word in PLACEHOLDER_LICENCES | NO_LICENCE:
         return Judgement(UNCLEAR, f"'{term.name}' names none")
     name, exception = taken_apart(term.name), taken_apart(term.exception)
     if name is None:

@@ -154,7 +154,7 @@ def _sentences(who: str, text: str, refused: Sequence[Denied], *, stated: bool =
 def _bases(holder: Holder, enrolled: "Enrolled") -> Iterator[Holder | str]:
     """What a model was made from by its own word: enrolled models, and sentences about those that are not."""
     edited_to = holder.claims.get("edited_to", "")
-    for key in cards.BASES:
+    for key in cards.BASE_CLAIMS:
         for name in filter(None, (n.strip() for n in holder.claims.get(key, "").split(","))):
             if name == holder.digest or (key == "edited_from" and edited_to and edited_to != holder.digest):
                 continue

@@ -1,7 +1,4 @@
-"""Inert records that stand for what a pickle asks for: tensors as descriptions, containers, and holes for the rest.
-
-Nothing here does anything but keep what it is given.
-"""
+"""Inert records for the names in a pickle: tensor descriptions, containers and placeholders."""
 
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -26,7 +23,7 @@ DTYPES = MappingProxyType(
 
 
 class Opaque:
-    """Something a checkpoint holds besides weights (a path, a device, a date): kept as a hole."""
+    """Something other than weights (a path, a device, a date): ignored."""
 
     def __init__(self, *_: Any, **__: Any) -> None:
         pass
@@ -35,20 +32,21 @@ class Opaque:
         pass
 
     def append(self, _item: Any) -> None:
-        """Forget an item that the pickle adds."""
+        """Ignore an item."""
 
     def extend(self, _items: Any) -> None:
-        """Forget items that the pickle adds."""
+        """Ignore items."""
 
 
-class Thing:
-    """An instance of a class that is not known here, or what an unknown function would have made: inert.
+class UnknownObject:
+    """An inert record of an object whose class or function is unknown.
 
     Attributes:
-        label: The name that the pickle asked for; of the class, one class per name.
-        arguments: What it was made from.
-        state: The state that the pickle gave it, if any.
-        items: What the pickle put into it, if it is a container.
+        label: The name in the pickle; one subclass per name.
+        arguments: Constructor arguments.
+        state: The state that the pickle sets, if any.
+        items: Items that the pickle adds, if it is a container.
+
     """
 
     label: ClassVar[str] = ""
@@ -58,46 +56,42 @@ class Thing:
         self.state: Any = None
         self.items: dict[Any, Any] = {}
 
-    def __new__(cls, *_: Any, **__: Any) -> "Thing":
-        """A new record; pickles call this without `__init__`.
-
-        Returns:
-            The record.
-        """
+    def __new__(cls, *_: Any, **__: Any) -> "UnknownObject":
+        """A new record; pickles call this without `__init__`."""
         made = object.__new__(cls)
-        Thing.__init__(made, *_)
+        UnknownObject.__init__(made, *_)
         return made
 
     def __setitem__(self, key: Any, value: Any) -> None:
         self.items[key] = value
 
     def append(self, item: Any) -> None:
-        """Keep an item that the pickle adds."""
+        """Keep an item."""
         self.items[len(self.items)] = item
 
     def extend(self, items: Any) -> None:
-        """Keep items that the pickle adds."""
+        """Keep items."""
         for item in items:
             self.append(item)
 
     add = append
 
 
-class Items(dict):
-    """Any kind of mapping; attributes that a pickle sets on it are forgotten."""
+class MappingRecord(dict):
+    """Any mapping; attributes that a pickle sets on it are ignored."""
 
     __slots__ = ()
 
 
 @dataclass(frozen=True)
-class Kind:
+class DtypeRecord:
     """A storage class or dtype by its code."""
 
     code: str
 
 
 @dataclass(frozen=True)
-class Stored:
+class StorageRef:
     """A storage as the pickle refers to it: key of the record, dtype code, number of elements."""
 
     key: str
@@ -106,10 +100,10 @@ class Stored:
 
 
 @dataclass(frozen=True)
-class View:
+class TensorView:
     """A tensor as the pickle describes it, not yet checked against anything."""
 
-    stored: Stored
+    stored: StorageRef
     code: str
     offset: Any
     shape: Any
@@ -118,22 +112,22 @@ class View:
 
 
 @dataclass(frozen=True)
-class Quantized:
-    """A torch tensor of integer codes with its scale and zero point (numbers, or `View`s per channel)."""
+class QuantizedTensor:
+    """A torch tensor of integer codes with its scale and zero point (numbers, or `TensorView`s per channel)."""
 
-    codes: View
+    codes: TensorView
     scale: Any
     zero_point: Any
 
 
-class Array:
+class NumpyArray:
     """A NumPy array as pickled: filled in by its state."""
 
     def __init__(self) -> None:
         self.state: Any = None
 
 
-class Dtype:
+class NumpyDtype:
     """A NumPy dtype as pickled: its text and, from its state, its byte order."""
 
     def __init__(self, text: Any, *_: Any) -> None:
@@ -141,25 +135,27 @@ class Dtype:
         self.order = "<"
 
 
-def _view(stored: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> View:
-    if not isinstance(stored, Stored):
+def _view(stored: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> TensorView:
+    if not isinstance(stored, StorageRef):
         raise TypeError("a tensor without a storage")
-    return View(stored, stored.code, offset, shape, strides, rest[2] if len(rest) > 2 else None)
+    return TensorView(stored, stored.code, offset, shape, strides, rest[2] if len(rest) > 2 else None)
 
 
-def _view3(stored: Any, offset: Any, shape: Any, strides: Any, _grad: Any, _hooks: Any, dtype: Any, *rest: Any) -> View:
-    if not isinstance(stored, Stored) or not isinstance(dtype, Kind):
+def _view3(
+    stored: Any, offset: Any, shape: Any, strides: Any, _grad: Any, _hooks: Any, dtype: Any, *rest: Any
+) -> TensorView:
+    if not isinstance(stored, StorageRef) or not isinstance(dtype, DtypeRecord):
         raise TypeError("a tensor without a storage or dtype")
-    return View(stored, dtype.code, offset, shape, strides, rest[0] if rest else None)
+    return TensorView(stored, dtype.code, offset, shape, strides, rest[0] if rest else None)
 
 
-def _quantized(stored: Any, offset: Any, shape: Any, strides: Any, scheme: Any, *_: Any) -> Quantized:
+def _quantized(stored: Any, offset: Any, shape: Any, strides: Any, scheme: Any, *_: Any) -> QuantizedTensor:
     if not isinstance(scheme, tuple) or len(scheme) < 3:
         raise TypeError("a quantised tensor without its scheme")
-    return Quantized(_view(stored, offset, shape, strides), scheme[1], scheme[2])
+    return QuantizedTensor(_view(stored, offset, shape, strides), scheme[1], scheme[2])
 
 
-def _typed(make: Any, _kind: Any, arguments: Any, _state: Any) -> Any:
+def _rebuild_from_type(make: Any, _kind: Any, arguments: Any, _state: Any) -> Any:
     if make not in (_view, _view3, _parameter, _quantized):
         raise TypeError("a tensor made by something unknown")
     return make(*arguments)
@@ -170,7 +166,7 @@ def _parameter(data: Any, *_: Any) -> Any:
 
 
 def _reconstructed(kind: Any, *_: Any) -> Any:
-    return kind() if isinstance(kind, type) and issubclass(kind, Thing) else Opaque()
+    return kind() if isinstance(kind, type) and issubclass(kind, UnknownObject) else Opaque()
 
 
 def _text_to_bytes(text: Any, encoding: Any = "latin1") -> bytes:
@@ -183,17 +179,17 @@ def _bytes(*arguments: Any) -> Any:
     return Opaque() if arguments else b""  # protocol 2 writes no bytes as a call
 
 
-def _array(*_: Any) -> Array:
-    return Array()
+def _array(*_: Any) -> NumpyArray:
+    return NumpyArray()
 
 
 def _scalar(*_: Any) -> Opaque:
     return Opaque()
 
 
-def _mapping(*arguments: Any) -> Items:
+def _mapping(*arguments: Any) -> MappingRecord:
     pairs = arguments[-1] if arguments and isinstance(arguments[-1], (dict, list)) else ()
-    return Items(pairs)
+    return MappingRecord(pairs)
 
 
 def _sequence(items: Any = ()) -> list[Any]:
@@ -222,13 +218,13 @@ ALLOWED: dict[tuple[str, str], Any] = {
     ("torch._utils", "_rebuild_sparse_tensor"): Opaque,
     ("torch._utils", "_rebuild_meta_tensor_no_storage"): Opaque,
     ("torch._utils", "_rebuild_device_tensor_from_cpu_tensor"): _parameter,
-    ("pytorch_lightning.utilities.parsing", "AttributeDict"): Items,
-    ("lightning_fabric.utilities.data", "AttributeDict"): Items,
-    ("yacs.config", "CfgNode"): Items,
-    ("easydict", "EasyDict"): Items,
-    ("torch._tensor", "_rebuild_from_type_v2"): _typed,
-    ("numpy", "dtype"): Dtype,
-    ("numpy", "ndarray"): Array,
+    ("pytorch_lightning.utilities.parsing", "AttributeDict"): MappingRecord,
+    ("lightning_fabric.utilities.data", "AttributeDict"): MappingRecord,
+    ("yacs.config", "CfgNode"): MappingRecord,
+    ("easydict", "EasyDict"): MappingRecord,
+    ("torch._tensor", "_rebuild_from_type_v2"): _rebuild_from_type,
+    ("numpy", "dtype"): NumpyDtype,
+    ("numpy", "ndarray"): NumpyArray,
 }
 for _module in _NUMPY:
     ALLOWED |= {(_module, "_reconstruct"): _array, (_module, "scalar"): _scalar, (_module, "_frombuffer"): Opaque}
@@ -268,5 +264,5 @@ ALLOWED |= {("__builtin__", name): made for (module, name), made in ALLOWED.item
 ALLOWED |= {(module, "_reconstructor"): _reconstructed for module in ("copyreg", "copy_reg")}
 ALLOWED |= {("torch.jit._pickle", f"build_{kind}list"): _sequence for kind in ("int", "tensor", "double", "bool")}
 ALLOWED |= {("torch.jit._pickle", "restore_type_tag"): _parameter}
-SETTABLE = (Opaque, Items, Array, Dtype, Thing)
+SETTABLE = (Opaque, MappingRecord, NumpyArray, NumpyDtype, UnknownObject)
 """What a pickle may give a state."""

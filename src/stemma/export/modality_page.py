@@ -1,10 +1,10 @@
-"""The page that shows which modality a network leans on."""
+"""The HTML page on the modalities that a network relies on."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from stemma.export.charts import WIDTH
-from stemma.export.page import bullets, document, percent, said, section, table
+from stemma.export.page import bullets, document, escape, percent, section, table
 
 if TYPE_CHECKING:
     from stemma.multimodal.competition_strength import CompetitionStrength
@@ -15,58 +15,47 @@ ROW, LEFT, RIGHT = 34, 250, 70
 """Height of a bar, and the margins beside it."""
 
 
-def leaning_page(leaning: "Leaning", strengths: "Mapping[str, CompetitionStrength]", probes: "Probes") -> bytes:
-    """One page: shares, accuracies and competition strengths as bars with their intervals.
-
-    Args:
-        leaning: What was measured of the modalities.
-        strengths: By modality, as far as concepts were given.
-        probes: What was asked.
-
-    Returns:
-        HTML.
-    """
+def modality_page(leaning: "Leaning", strengths: "Mapping[str, CompetitionStrength]", probes: "Probes") -> bytes:
+    """Shares, accuracies and competition strengths per modality as bars with intervals, as one HTML page."""
     from stemma.multimodal.contribution import Measured
 
-    parts = [f"<h1>{said(leaning.model.name)}</h1>", f'<p class="soft"><code>{said(leaning.model.digest)}</code></p>']
+    parts = [
+        f"<h1>{escape(leaning.model.name)}</h1>",
+        f'<p class="soft"><code>{escape(leaning.model.digest)}</code></p>',
+    ]
     shares = [(name, m.share) for name, m in leaning.modalities.items()]
-    lead = "How much of the output's variance over probes goes along with each modality's response; they sum to 1."
-    parts.append(section("What the output follows", bars(shares, "share of the output"), lead))
+    lead = "Share of the output variance over probes explained by each modality's response; shares sum to 1."
+    parts.append(section("Contribution of each modality", bars(shares, "share of the output"), lead))
     right: list[tuple[str, Measured]] = []
     for name, m in leaning.modalities.items():
         kinds = (("its response", m.response), ("alone", m.alone), ("without it", m.without))
         right += [(f"{name}: {what}", found) for what, found in kinds if found is not None]
     if leaning.accuracy is not None:
         right.append(("everything", leaning.accuracy))
-        parts.append(section("How often it is right", bars(right, "accuracy"), "Accuracy of the fused output below."))
+        parts.append(section("Accuracy", bars(right, "accuracy"), "Accuracy of the fused output is in the last row."))
     if strengths:
         rows = [(name, Measured(s.whitened, s.interval)) for name, s in strengths.items()]
         lead = (
-            "Share of what a modality does alone that is not readable from the fused representation: 0 no competition."
+            "Share of the mono-modal response that cannot be decoded from the fused representation; 0 means no "
+            "competition."
         )
         parts.append(section("Competition strength", bars(rows, "competition strength"), lead))
-    facts = [("probes", said(f"{len(probes):,}: {probes.source}"))]
-    facts += [(f"{name} is hidden by", said(mask)) for name, mask in leaning.masks.items()]
+    facts = [("probes", escape(f"{len(probes):,}: {probes.source}"))]
+    facts += [(f"{name} is masked by", escape(mask)) for name, mask in leaning.masks.items()]
     if leaning.hidden is not None:
-        facts.append(("shown nothing", f"{percent(leaning.hidden, 0)} from the class frequencies (total variation)"))
-    parts.append(section("How it was measured", table(facts)))
+        facts.append(("all modalities masked", f"total variation {percent(leaning.hidden, 0)} from the class prior"))
+    parts.append(section("Method", table(facts)))
     unseen = [
-        f"Competition strength of {said(n)}: no concept was given." for n in leaning.modalities if n not in strengths
+        f"Competition strength of {escape(n)}: needs a concept network (--concept)."
+        for n in leaning.modalities
+        if n not in strengths
     ]
-    parts.append(section("What this page cannot say", bullets([*unseen, "Anything about inputs unlike these probes."])))
+    parts.append(section("Limitations", bullets([*unseen, "Inputs that differ from these probes."])))
     return document(f"{leaning.model.name}: modalities", parts)
 
 
 def bars(rows: "Sequence[tuple[str, Measured]]", what: str) -> str:
-    """Horizontal bars from 0, with intervals.
-
-    Args:
-        rows: Label and figure.
-        what: What the figures are, for those who cannot see them.
-
-    Returns:
-        SVG.
-    """
+    """Horizontal bars from 0, with intervals."""
     low = min([0.0, *(m.interval[0] for _, m in rows)])
     high = max([1.0, *(m.interval[1] for _, m in rows)])
 
@@ -82,11 +71,11 @@ def bars(rows: "Sequence[tuple[str, Measured]]", what: str) -> str:
         y = ROW * i + 12
         left, right = sorted((at(0), at(found.value)))
         start, end = (at(x) for x in found.interval)
-        marks.append(f'<text class="strong" x="{LEFT - 12}" y="{y + 15}" text-anchor="end">{said(label[:30])}</text>')
+        marks.append(f'<text class="strong" x="{LEFT - 12}" y="{y + 15}" text-anchor="end">{escape(label[:30])}</text>')
         marks.append(f'<rect class="bar" x="{left}" y="{y}" width="{max(right - left, 1):.1f}" height="20"/>')
         whisker = f"M{start} {y + 10}H{end}M{start} {y + 5}V{y + 15}M{end} {y + 5}V{y + 15}"
         marks.append(f'<path class="axis" fill="none" d="{whisker}"/>')
         marks.append(f'<text class="strong" x="{max(right, end) + 8}" y="{y + 15}">{found.value:.2f}</text>')
     marks.append(f'<line class="axis" x1="{at(0)}" y1="4" x2="{at(0)}" y2="{bottom}"/>')
-    picture = f'<svg class="chart" viewBox="0 0 {WIDTH} {bottom + 26}" role="img" aria-label="{said(what)}">'
+    picture = f'<svg class="chart" viewBox="0 0 {WIDTH} {bottom + 26}" role="img" aria-label="{escape(what)}">'
     return f"{picture}{''.join(marks)}</svg>"

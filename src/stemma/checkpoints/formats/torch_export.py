@@ -1,4 +1,4 @@
-"""`torch.export` programs: the weights, read where they lie; the graph is not built, and nothing in it is run."""
+"""`torch.export` programs: only the weights are read, in place; the graph is neither built nor run."""
 
 import json
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from stemma.checkpoints.formats import archives
 from stemma.checkpoints.formats.base import AbstractFormat, Contents
-from stemma.checkpoints.formats.views import laid_out
+from stemma.checkpoints.formats.views import strided_storage
 from stemma.checkpoints.tensor import ITEMSIZE, Tensor
 from stemma.errors import NotAModelError, UnreadableModelError, UnsafeFileError
 
@@ -27,23 +27,11 @@ class Exported(AbstractFormat):
     suffixes: ClassVar[tuple[str, ...]] = (".pt2",)
 
     def recognises(self, path: Path, head: bytes) -> bool:
-        """See `AbstractFormat.recognises`.
-
-        Returns:
-            False: an archive like many others, known by its ending.
-        """
+        """See `AbstractFormat.recognises`."""
         return False
 
     def read(self, path: Path) -> Contents:
-        """See `AbstractFormat.read`.
-
-        Returns:
-            The contents.
-
-        Raises:
-            NotAModelError: If it is a compiled program, or of an older torch.
-            UnreadableModelError: If the file is damaged.
-        """
+        """See `AbstractFormat.read`."""
         records = archives.records(path)
         root = root_of(path, records)
         config = json_record(path, records[root + WEIGHTS]).get("config")
@@ -51,8 +39,8 @@ class Exported(AbstractFormat):
             raise UnreadableModelError(f"{path}: the list of weights is damaged")
         places: dict[tuple[Any, ...], list[str]] = {}
         tensors = []
-        for name, said in config.items():
-            tensor, place = _tensor(path, records, root, name, said)
+        for name, entry in config.items():
+            tensor, place = _tensor(path, records, root, name, entry)
             tensors.append(tensor)
             places.setdefault((*place, tensor.shape, tensor.dtype), []).append(name)
         aliases = tuple(tuple(names) for names in places.values() if len(names) > 1)
@@ -60,62 +48,50 @@ class Exported(AbstractFormat):
 
 
 def root_of(path: Path, records: Mapping[str, archives.Record]) -> str:
-    """The folder that an archive's records lie in.
-
-    Returns:
-        Its name with a slash.
-
-    Raises:
-        NotAModelError: If the archive is no program of the known layout.
-    """
+    """The folder inside the archive that holds its records, with a slash."""
     roots = [n.removesuffix(WEIGHTS) for n in records if n.endswith(WEIGHTS) and n.count("/") == WEIGHTS.count("/") + 1]
     if len(roots) != 1:
         old = any(n.endswith(("serialized_exported_program.json", "data/weights/model.pt")) for n in records)
         compiled = any("aotinductor/" in n for n in records)
-        what = "compiled machine code" if compiled else "a program of torch 2.8 or older" if old else "no program"
-        raise NotAModelError(f"{path} is {what}, which Stemma does not read. Export it with torch 2.9 or newer")
+        what = "compiled machine code" if compiled else "a program of torch 2.8 or older" if old else "not a program"
+        raise NotAModelError(
+            f"{path} is {what}. Only torch.export programs are supported: export it with torch 2.9 or newer"
+        )
     return roots[0]
 
 
 def json_record(path: Path, record: archives.Record) -> dict[str, Any]:
-    """A JSON object of the archive.
-
-    Returns:
-        The object.
-
-    Raises:
-        UnreadableModelError: If it is none.
-    """
+    """A JSON object stored as a record of the archive."""
     try:
         found = json.loads(record.read(MAX_JSON))
     except (ValueError, RecursionError) as error:
-        raise UnreadableModelError(f"{path}: the record '{record.name}' is no JSON") from error
+        raise UnreadableModelError(f"{path}: the record '{record.name}' is not JSON") from error
     if not isinstance(found, dict):
-        raise UnreadableModelError(f"{path}: the record '{record.name}' is no JSON object")
+        raise UnreadableModelError(f"{path}: the record '{record.name}' is not a JSON object")
     return found
 
 
 def _tensor(
-    path: Path, records: Mapping[str, archives.Record], root: str, name: str, said: Any
+    path: Path, records: Mapping[str, archives.Record], root: str, name: str, entry: Any
 ) -> tuple[Tensor, tuple[Any, ...]]:
     try:
-        if said["use_pickle"]:
+        if entry["use_pickle"]:
             raise UnsafeFileError(f"{path}: the tensor '{name}' is a Python pickle; it was not read")
-        meta = said["tensor_meta"]
+        meta = entry["tensor_meta"]
         kind = int(meta["dtype"])
         shape, strides = (tuple(n["as_int"] for n in meta[key]) for key in ("sizes", "strides"))
         offset = meta["storage_offset"]["as_int"]
-        record = records[f"{root}data/weights/{said['path_name']}"]
+        record = records[f"{root}data/weights/{entry['path_name']}"]
     except (KeyError, TypeError, ValueError) as error:
-        raise UnreadableModelError(f"{path}: the tensor '{name}' is described in an unknown way") from error
+        raise UnreadableModelError(f"{path}: the tensor '{name}' has an unknown description") from error
     if kind not in DTYPES:
         raise UnreadableModelError(f"{path}: the tensor '{name}' has the dtype number {kind}, which is not supported")
     numbers = (offset, *shape, *strides)
     if len(shape) != len(strides) or any(type(n) is not int or not 0 <= n < 2**48 for n in numbers):
-        raise UnreadableModelError(f"{path}: the tensor '{name}' has an impossible shape {shape} or strides {strides}")
+        raise UnreadableModelError(f"{path}: the tensor '{name}' has an invalid shape {shape} or strides {strides}")
     width = ITEMSIZE[DTYPES[kind]]
     last = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
     if all(shape) and (last + 1) * width > record.size:
         raise UnreadableModelError(f"{path}: the tensor '{name}' reaches beyond its storage of {record.size} bytes")
-    storage = laid_out(record.storage, width, offset, shape, strides) if all(shape) else record.storage
-    return Tensor(name, DTYPES[kind], shape, storage), (said["path_name"], offset, strides)
+    storage = strided_storage(record.storage, width, offset, shape, strides) if all(shape) else record.storage
+    return Tensor(name, DTYPES[kind], shape, storage), (entry["path_name"], offset, strides)

@@ -1,8 +1,7 @@
-"""Along which axis of its codes an ONNX graph lays a scale out: read from the nodes that use them.
+"""Axes of quantisation scales in ONNX graphs, from the nodes that use them: for square matrices shapes are ambiguous.
 
-For square matrices the shapes do not say it. Source: the ONNX operator specification (DequantizeLinear: attribute
-`axis`, 1 by default; QLinearConv and ConvInteger: output channels, axis 0; MatMulInteger and QLinearMatMul: columns)
-and ONNX Runtime's contributed operators.
+Source: the ONNX operator specification (DequantizeLinear: attribute `axis`, 1 by default; QLinearConv and ConvInteger:
+output channels, axis 0; MatMulInteger and QLinearMatMul: columns) and ONNX Runtime's contributed operators.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,7 +11,7 @@ from stemma.checkpoints.tensor import AbstractStorage, Tensor
 
 LAST = -1
 """Columns, of a matrix of any rank."""
-PLACES: Mapping[str, tuple[tuple[int, tuple[int, ...], int], ...]] = {
+CODE_INPUTS: Mapping[str, tuple[tuple[int, tuple[int, ...], int], ...]] = {
     "MatMulInteger": ((1, (3,), LAST),),
     "QLinearMatMul": ((3, (4, 5), LAST), (0, (1, 2), -2)),
     "QGemm": ((3, (4, 5), LAST),),
@@ -22,19 +21,20 @@ PLACES: Mapping[str, tuple[tuple[int, tuple[int, ...], int], ...]] = {
     "MatMulIntegerToFloat": ((1, (3, 5), LAST),),
     "QAttention": ((1, (4, 7), LAST),),
 }
-"""Operators with codes among their inputs: which input, which inputs hold scale and zero point, along which axis."""
+"""Operators with codes among their inputs: input index, indices of scale and zero point, axis."""
 NAMED = (("_quantized", ("_scale", "_zero_point")), ("", ("_scale", "_zero_point")))
-"""How the scale of codes is called where it is used elsewhere in the graph: MatMulInteger leaves it to a later Mul."""
+"""Endings of scales that are used elsewhere in the graph: MatMulInteger leaves them to a later Mul."""
 
 
 @dataclass
 class Node:
-    """A node of a graph, as far as it matters here.
+    """A graph node: what is needed to find scales.
 
     Attributes:
         operator: Its type.
         inputs: Their names, prefixed as tensors are.
         numbers: Its integer attributes.
+
     """
 
     operator: str = ""
@@ -44,50 +44,31 @@ class Node:
 
 @dataclass(frozen=True)
 class AxisStorage(AbstractStorage):
-    """Scales or zero points that lie along a known axis of their codes.
+    """Scales or zero points that run along a known axis of their codes."""
 
-    Attributes:
-        whole: Their bytes.
-        axis: Of the codes.
-    """
-
-    whole: AbstractStorage
+    base: AbstractStorage
     axis: int
 
     def read_into(self, start: int, out: memoryview) -> None:
         """See `AbstractStorage.read_into`."""
-        self.whole.read_into(start, out)
+        self.base.read_into(start, out)
 
 
 @dataclass(frozen=True)
 class CodesStorage(AbstractStorage):
-    """Codes that a graph dequantises itself.
+    """Codes that the graph dequantises itself, with the names of their scale and zero point (empty if none)."""
 
-    Attributes:
-        whole: Their bytes.
-        scale: Name of their scale.
-        zero: Name of their zero point, empty where there is none.
-    """
-
-    whole: AbstractStorage
+    base: AbstractStorage
     scale: str
     zero: str
 
     def read_into(self, start: int, out: memoryview) -> None:
         """See `AbstractStorage.read_into`."""
-        self.whole.read_into(start, out)
+        self.base.read_into(start, out)
 
 
-def placed(tensors: Iterable[Tensor], nodes: Iterable[Node]) -> tuple[Tensor, ...]:
-    """The same tensors, codes knowing their scales, and scales and zero points their axis.
-
-    Args:
-        tensors: Of a graph.
-        nodes: Of the same graph.
-
-    Returns:
-        In the same order; what is stored is unchanged.
-    """
+def annotate_scales(tensors: Iterable[Tensor], nodes: Iterable[Node]) -> tuple[Tensor, ...]:
+    """The same tensors; codes are annotated with their scale, scales and zero points with their axis."""
     found = {t.name: t for t in tensors}
     axes: dict[str, int] = {}
     scales: dict[str, tuple[str, str]] = {}
@@ -101,10 +82,10 @@ def placed(tensors: Iterable[Tensor], nodes: Iterable[Node]) -> tuple[Tensor, ..
             where = axis % len(tensor.shape) if -len(tensor.shape) <= axis < len(tensor.shape) else None
             if where is not None and scale.shape[0] == tensor.shape[where]:
                 axes.setdefault(name, where)
-    return tuple(_knowing(t, axes, scales) for t in found.values())
+    return tuple(_annotated(t, axes, scales) for t in found.values())
 
 
-def _knowing(t: Tensor, axes: Mapping[str, int], scales: Mapping[str, tuple[str, str]]) -> Tensor:
+def _annotated(t: Tensor, axes: Mapping[str, int], scales: Mapping[str, tuple[str, str]]) -> Tensor:
     if t.name in axes:
         return Tensor(t.name, t.dtype, t.shape, AxisStorage(t.storage, axes[t.name]))
     return Tensor(t.name, t.dtype, t.shape, CodesStorage(t.storage, *scales[t.name])) if t.name in scales else t
@@ -117,10 +98,10 @@ def _uses(node: Node) -> Iterator[tuple[str, str, int]]:
         for i in (1, 2):
             yield inputs.get(0, ""), inputs.get(i, ""), node.numbers.get("axis", 1)
         return
-    for at, others, usual in PLACES.get(node.operator, ()):
+    for at, others, axis_of_operator in CODE_INPUTS.get(node.operator, ()):
         codes = inputs.get(at, "")
         turned = node.operator == "QGemm" and node.numbers.get("transB", 0)
-        axis = 0 if turned else usual
+        axis = 0 if turned else axis_of_operator
         for i in others:
             yield codes, inputs.get(i, ""), axis
         for ending, endings in NAMED:
