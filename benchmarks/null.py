@@ -28,11 +28,11 @@ from stemma.architectures.unit_groups import structure
 from stemma.checkpoints.model import Model
 from stemma.fingerprints.weight_sketch import WeightSketch
 from stemma.kinship.compare import compare
-from stemma.kinship.weights.contents.in_place import in_place
+from stemma.kinship.weights.contents.contents_in_place import contents_in_place
 from stemma.kinship.weights.contents.sketched import SketchedUnitsAlike
 from stemma.kinship.weights.correspondence import by_name
-from stemma.kinship.weights.order.aligned import UnitsInPlace
 from stemma.kinship.weights.order.counts import Counts
+from stemma.kinship.weights.order.units_in_place import UnitsInPlace
 from stemma.zoo import family, independents
 from testbeds.measured import methods
 
@@ -120,7 +120,7 @@ def other_tests(models: list[Model], kind: str) -> dict[str, Any]:
         return sketched.evidence(x, y, a).p_value or 1.0
 
     def by_contents(a: Model, b: Model) -> float:
-        return in_place(a, b, by_name(a, b), 0.01).p_value or 1.0
+        return contents_in_place(a, b, by_name(a, b), 0.01).p_value or 1.0
 
     zoo = family(kind)
     root = zoo[f"{kind}/root"].model

@@ -26,9 +26,9 @@ from stemma import __version__
 from stemma.fingerprints.evaluation import compute_outputs
 from stemma.kinship.function.multiple_testing import holm
 from stemma.kinship.function.null_models import NullModels
-from stemma.kinship.function.observations import Sight
+from stemma.kinship.function.observations import Observation
 from stemma.kinship.function.partition_agreement import PartitionAgreement
-from stemma.kinship.function.partitions import adjusted_rand, agreement, paired, vote_entropy
+from stemma.kinship.function.partitions import adjusted_rand, agreement, paired_p_values, vote_entropy
 from stemma.probes import Probes
 from stemma.probes.out_of_distribution import blend_and_shuffle
 from stemma.probes.parameters import Parameters
@@ -135,14 +135,14 @@ class Answered:
             n: compute_outputs(m, next(iter(asked.values())).take([0])).shape[1:] for n, m in self.models.items()
         }
 
-    def seen(self, name: str, probes: str, rows: np.ndarray | slice) -> Sight:
+    def seen(self, name: str, probes: str, rows: np.ndarray | slice) -> Observation:
         labels, model = self.labels[probes][name][rows], self.models[name]
-        return Sight(name, model.network.digest, self.shapes[name], labels, {}, {}, model.architecture)
+        return Observation(name, model.network.digest, self.shapes[name], labels, {}, {}, model.architecture)
 
     def test(self, candidate: str, suspect: str, probes: str, rows: Any, controls: Any = None, **how: Any) -> Evidence:
         a, b, *null = [self.seen(n, probes, rows) for n in (candidate, suspect, *(controls or self.controls))]
         asked = Probes.of(np.zeros((len(np.asarray(a.classes)), 1), np.float32))
-        return PartitionAgreement(**{"alpha": self.setting.alpha, **how}).judged(
+        return PartitionAgreement(**{"alpha": self.setting.alpha, **how}).evidence(
             a, b, null, asked, NullModels("networks on the same data")
         )
 
@@ -159,16 +159,16 @@ def decisions(all_: Answered, candidate: str, suspect: str, probes: str, rows: A
     labels = {n: all_.labels[probes][n][rows] for n in (candidate, suspect, *all_.controls)}
     own, pool = labels[suspect], np.array([labels[n] for n in (candidate, *all_.controls)])
     alike = agreement(own, pool).reshape(len(pool), len(own), -1).mean(2, dtype=float)
-    rand = [adjusted_rand(own.ravel(), p.ravel()) for p in pool]
+    adjusted_rands = [adjusted_rand(own.ravel(), p.ravel()) for p in pool]
     few = alike[: 1 + min(20, len(alike) - 1)]
     return {
         "test": found.verdict is Verdict.SUPPORTED,
         "further probes, too": found.verdict is Verdict.SUPPORTED and all(further),
         "both observe": either.verdict is Verdict.SUPPORTED,
         "agreement, ranks": bool((alike[0].mean() > alike[1:].mean(1)).all()),
-        "adjusted Rand, ranks": rand[0] > max(rand[1:]),
-        "published, all controls": holm(paired(alike)).max() <= alpha,
-        "published, 20 controls": holm(paired(few)).max() <= alpha,
+        "adjusted Rand, ranks": adjusted_rands[0] > max(adjusted_rands[1:]),
+        "published, all controls": holm(paired_p_values(alike)).max() <= alpha,
+        "published, 20 controls": holm(paired_p_values(few)).max() <= alpha,
         "p": found.p_value if found.p_value is not None else 1.0,
         "above": _above(found.details["views"][0]["p_value_of_models"], len(all_.controls)),
         "above by agreement": float((alike[0].mean() > alike[1:].mean(1)).mean()),

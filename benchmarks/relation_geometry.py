@@ -22,7 +22,7 @@ import numpy as np
 
 from stemma import __version__
 from stemma.checkpoints.model import Model
-from stemma.kinship.relation.geometry import FEATURES, KINDS, features, nearest, probabilities
+from stemma.kinship.relation.geometry import FEATURES, KINDS, features, nearest_calibration, probabilities
 from stemma.kinship.relation.pair import Pair
 from stemma.kinship.weights.correspondence import by_name
 from stemma.types import RelationKind as R
@@ -146,7 +146,11 @@ def left_out(
                          for row, k in zip(x, at, strict=True)])  # fmt: skip
 
     best = min((0.7, 1.0, 1.5, 2.0, 3.0), key=lambda t: loss(predicted(t), y))
-    return predicted(best), best, np.array([nearest(row, models[k])[1] for row, k in zip(x, at, strict=True)])
+    return (
+        predicted(best),
+        best,
+        np.array([nearest_calibration(row, models[k])[1] for row, k in zip(x, at, strict=True)]),
+    )
 
 
 def thresholds(p: np.ndarray, y: np.ndarray, kind: np.ndarray, near: np.ndarray) -> dict[str, dict[str, float]]:
@@ -185,7 +189,7 @@ def other_architectures(x: np.ndarray, y: np.ndarray, kind: np.ndarray, reach: f
     for k in np.unique(kind):
         model = fitted(x[kind != k], y[kind != k], kind[kind != k])
         p = np.array([probabilities(row, model) for row in x[kind == k]])
-        refused = np.array([nearest(row, model)[1] > reach for row in x[kind == k]])
+        refused = np.array([nearest_calibration(row, model)[1] > reach for row in x[kind == k]])
         out[str(k)] = {"pairs": len(p), "refused": float(refused.mean()),
                        "right_if_it_were_not": float(np.mean(p.argmax(1) == y[kind == k]))}  # fmt: skip
     return out

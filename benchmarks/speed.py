@@ -69,14 +69,14 @@ import json, resource, sys, time
 start = time.perf_counter()
 from pathlib import Path
 from stemma.checkpoints.load import load
-from stemma.kinship.by_weights import in_their_places, map_of
-from stemma.kinship.weights.shared import same_weights
+from stemma.kinship.by_weights import compare_in_place, find_unit_map
+from stemma.kinship.weights.shared_tensors import same_weights
 from stemma.kinship.weights.decision import decide
 a, b = (load(Path(p)) for p in sys.argv[1:3])
-found, _ = in_their_places(a, b, same_weights(a, b))
+found, _ = compare_in_place(a, b, same_weights(a, b))
 row, deciding = decide(found)
 if row.name not in ("same digest", "contents in place"):
-    deciding = map_of(a, b).evidence
+    deciding = find_unit_map(a, b).evidence
 print(json.dumps({"seconds": time.perf_counter() - start, "decided_by": deciding.statistic,
                   "verdict": deciding.verdict.value, "effect": deciding.effect,
                   "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))

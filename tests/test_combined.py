@@ -52,7 +52,7 @@ def test_agrees_with_the_definition_written_out() -> None:
         total = 0.0
         for j, weight in enumerate(weights):
             column = sorted(np.log(whole[:, j]))
-            z = (np.log(row[j]) - column[15]) / (column[15] - np.quantile(column, combined.LOW))
+            z = (np.log(row[j]) - column[15]) / (column[15] - np.quantile(column, combined.LOWER_QUANTILE))
             total += weight * norm.logcdf(z)
         wanted.append(total / sum(weights))
     np.testing.assert_allclose(joint(whole), wanted, rtol=1e-10)

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
 from stemma.kinship.weights import reordering_bound as bound
-from stemma.kinship.weights.contents.alike import TensorAlike, _log_ps
-from stemma.kinship.weights.contents.choices import FREEDOM, Choice, together
-from stemma.kinship.weights.maps.held_out import agree
+from stemma.kinship.weights.contents.choices import FREEDOM, Choice, union_of_choices
+from stemma.kinship.weights.contents.units_alike import TensorAgreement, _log_ps
+from stemma.kinship.weights.maps.held_out import held_out_agreement
 from stemma.kinship.weights.reordering_bound import log_tail
 
 
@@ -44,21 +44,21 @@ def test_the_bound_holds_for_the_best_of_all_orders(n: int, d: int) -> None:
     for trial in range(trials):
         gain = (d - 1) * bound.information(units(n, d, 2 * trial) @ units(n, d, 2 * trial + 1).T)
         best = max(sum(gain[i, j] for i, j in enumerate(p)) for p in permutations(range(n)))
-        hits += bound.log_tail(n, best) + bound.orders(n, n) <= log(0.05)
+        hits += bound.log_tail(n, best) + bound.log_orders(n, n) <= log(0.05)
     assert hits <= 0.05 * trials
 
 
 @given(st.integers(0, 9), st.integers(1, 12))
 def test_orders_are_counted(chosen: int, of: int) -> None:
     chosen = min(chosen, of)
-    assert bound.orders(chosen, of) == pytest.approx(log(factorial(of) / factorial(of - chosen)), abs=1e-9)
+    assert bound.log_orders(chosen, of) == pytest.approx(log(factorial(of) / factorial(of - chosen)), abs=1e-9)
 
 
 @pytest.mark.parametrize(("d", "rank"), [(32, None), (128, None), (128, 12), (512, 40)])
 def test_freedom_is_never_overrated(d: int, rank: int | None) -> None:
     n = 96
     both = units(2 * n, d, seed=d, rank=rank)  # of one law: in one common space of fewer dimensions
-    found = bound.freedom(both[:n] @ both[n:].T, np.arange(n), d)
+    found = bound.free_numbers(both[:n] @ both[n:].T, np.arange(n), d)
     true = (rank or d) - 1
     assert found <= 1.05 * true
     assert found >= 0.4 * true
@@ -74,14 +74,14 @@ def test_the_bound_holds_where_strangers_share_some_directions() -> None:
             z[::8] /= np.linalg.norm(z[::8], axis=1, keepdims=True)
         similarity = x @ y.T
         rows, columns = linear_sum_assignment(-bound.information(similarity))
-        total = bound.gains(similarity[rows, columns], bound.freedom(similarity, columns, d)).sum()
-        hits += bound.log_tail(n, float(total)) + bound.orders(n, n) <= log(0.01)
+        total = bound.gains(similarity[rows, columns], bound.free_numbers(similarity, columns, d)).sum()
+        hits += bound.log_tail(n, float(total)) + bound.log_orders(n, n) <= log(0.01)
     assert hits == 0
 
 
 def test_units_that_are_orthogonal_have_no_more_freedom_than_numbers() -> None:
     basis = np.linalg.qr(np.random.default_rng(0).normal(size=(48, 48)))[0]
-    assert bound.freedom(basis[:24] @ basis[24:].T, np.arange(24), 48) <= 47
+    assert bound.free_numbers(basis[:24] @ basis[24:].T, np.arange(24), 48) <= 47
 
 
 def test_gains_of_a_few_equal_units_do_not_decide() -> None:
@@ -93,23 +93,23 @@ def test_gains_of_a_few_equal_units_do_not_decide() -> None:
 def test_nothing_is_said_without_units() -> None:
     assert bound.log_tail(0, 0.0) == 0.0
     assert bound.surplus(0, 0.0) == 0.0
-    assert bound.freedom(np.zeros((3, 3)), np.arange(3), 8) == 0.0
+    assert bound.free_numbers(np.zeros((3, 3)), np.arange(3), 8) == 0.0
     assert bound.gains(np.array([]), 3.0).size == 0
-    assert bound.detectable([], 0.01) == 1.0
+    assert bound.detectable_cosine([], 0.01) == 1.0
 
 
 def test_what_could_have_been_seen_falls_with_the_number_of_units() -> None:
-    few = bound.detectable([(8, 31.0, bound.orders(8, 8))], 0.01)
-    many = bound.detectable([(256, 255.0, bound.orders(256, 256))], 0.01)
+    few = bound.detectable_cosine([(8, 31.0, bound.log_orders(8, 8))], 0.01)
+    many = bound.detectable_cosine([(256, 255.0, bound.log_orders(256, 256))], 0.01)
     assert many < few < 1
 
 
 def test_kin_are_seen_where_they_are_said_to_be_detectable() -> None:
     n, d = 64, 48
-    least = bound.detectable([(n, d - 1.0, bound.orders(n, n))], 0.01)
+    least = bound.detectable_cosine([(n, d - 1.0, bound.log_orders(n, n))], 0.01)
     for cosine, found in ((least + 0.03, True), (least - 0.03, False)):
         gain = n * (d - 1) * float(bound.information(np.asarray(cosine)))
-        assert (bound.log_tail(n, gain) + bound.orders(n, n) + 2 * log(2) <= log(0.01)) is found
+        assert (bound.log_tail(n, gain) + bound.log_orders(n, n) + 2 * log(2) <= log(0.01)) is found
 
 
 @pytest.mark.parametrize("n", [16, 48, 96])
@@ -131,9 +131,9 @@ def test_a_set_of_units_is_paid_for_once() -> None:
         {"u": Choice(frozenset({0, 1}), 8)},
         {"u": Choice(frozenset({1, 2}), 8), "v": Choice(frozenset({0}), 4)},
     )
-    joined = together([first, second])
-    assert joined["u"].units == {0, 1, 2}
-    assert sum(c.cost for c in joined.values()) == pytest.approx(log(8 * 7 * 6) + log(4))
+    merged = union_of_choices([first, second])
+    assert merged["u"].units == {0, 1, 2}
+    assert sum(c.cost for c in merged.values()) == pytest.approx(log(8 * 7 * 6) + log(4))
 
 
 def test_vectors_that_were_held_out_agree_only_where_there_is_a_rotation() -> None:
@@ -142,31 +142,31 @@ def test_vectors_that_were_held_out_agree_only_where_there_is_a_rotation() -> No
     false = 0
     for _ in range(400):
         x, y = rng.normal(size=(256, 64)), rng.normal(size=(256, 64))
-        false += agree([x[::2]], [y[::2]], [x[1::2]], [y[1::2]])
+        false += held_out_agreement([x[::2]], [y[::2]], [x[1::2]], [y[1::2]])
     assert false <= 8  # one in 700 at three deviations
     x = rng.normal(size=(256, 64))
     for right in (1.0, 0.3):  # the share of pairs that are right
         y = x @ turn
         wrong = rng.random(256) > right
         y[wrong] = rng.normal(size=(int(wrong.sum()), 64))
-        assert agree([x[::2]], [y[::2]], [x[1::2]], [y[1::2]])
+        assert held_out_agreement([x[::2]], [y[::2]], [x[1::2]], [y[1::2]])
 
 
 def test_leaving_out_a_tensor_is_what_working_it_out_anew_gives() -> None:
     rng = np.random.default_rng(6)
 
-    def tensor(k: int) -> TensorAlike:
+    def tensor(k: int) -> TensorAgreement:
         choices = {f"set {g}": Choice(frozenset(rng.choice(60, 20, replace=False).tolist()), 60)
                    for g in rng.choice(5, 2, replace=False)}  # fmt: skip
-        return TensorAlike(f"t{k}", 100, 20, float(rng.uniform(200, 900)), 0.5, 40.0, choices, f"digest {k}")
+        return TensorAgreement(f"t{k}", 100, 20, float(rng.uniform(200, 900)), 0.5, 40.0, choices, f"digest {k}")
 
     for count in (1, 2, 7):
         chosen = [tensor(k) for k in range(count)]
 
-        def slow(rest: list[TensorAlike], fixed: set[str]) -> float:
+        def slow(rest: list[TensorAgreement], fixed: set[str]) -> float:
             if not rest:
                 return 0.0
-            paid = sum(c.cost for key, c in together([f.choices for f in rest]).items() if key not in fixed)
+            paid = sum(c.cost for key, c in union_of_choices([f.choices for f in rest]).items() if key not in fixed)
             return min(
                 0.0, paid + 9 * log(2) + log(3) + log_tail(sum(f.pairs for f in rest), sum(f.gain for f in rest))
             )

@@ -10,7 +10,7 @@ import pytest
 from plain_networks import made, mlp
 from stemma import compare
 from stemma.kinship import by_weights
-from stemma.kinship.weights.contents.in_place import in_place
+from stemma.kinship.weights.contents.contents_in_place import contents_in_place
 from stemma.kinship.weights.correspondence import by_name
 from stemma.kinship.weights.decision import TABLE, Findings, decide
 from stemma.types import Axis, Evidence, Null, Spec, Verdict
@@ -38,7 +38,7 @@ STRANGERS = Findings(SAME, order=ORDER, contents=STRANGER, matched=evidence("uni
 
 ROWS = {
     "same digest": (replace(STRANGERS, same=evidence("digest", YES)), YES, "digest"),
-    "same numbers": (replace(STRANGERS, exhibited=evidence("recast", YES)), YES, "recast"),
+    "same numbers": (replace(STRANGERS, exact_equality=evidence("recast", YES)), YES, "recast"),
     "exact map": (replace(STRANGERS, matched=evidence("units-matched", YES), mapped=True), YES, "units-matched"),
     "contents under a map": (replace(STRANGERS, matched=evidence("units-matched", YES, -9)), YES, "units-matched"),
     "contents in place": (replace(STRANGERS, contents=evidence("units-alike", YES, -9)), YES, "units-alike"),
@@ -106,11 +106,11 @@ def test_the_page_shows_the_table() -> None:
 def test_a_trace_in_place_is_not_forgotten_when_other_pairs_are_looked_at() -> None:
     (arrays, _), (other, _) = mlp(1), mlp(2)
     a, b = made(arrays, None, "a"), made(other | {"2.weight": arrays["2.weight"] + np.float32(1e-4)}, None, "b")
-    seen = in_place(a, b, by_name(a, b), 0.01)
+    seen = contents_in_place(a, b, by_name(a, b), 0.01)
     assert seen.verdict is Verdict.INCONCLUSIVE
-    assert not by_weights._says_nothing(seen, 0.01), (
+    assert not by_weights._too_few_units(seen, 0.01), (
         seen.reason
     )  # one tensor alone agrees: a second look acquits nobody
-    nothing = in_place(a, b, (), 0.01)
-    assert by_weights._says_nothing(nothing, 0.01)
+    nothing = contents_in_place(a, b, (), 0.01)
+    assert by_weights._too_few_units(nothing, 0.01)
     assert compare(a, b).verdict != "independent"

@@ -12,7 +12,7 @@ from stemma.cli import main
 from stemma.errors import MisuseError, UnreadableModelError
 from stemma.kinship.learned import geometry
 from stemma.kinship.learned.detector import Descent, LineageDetector
-from stemma.kinship.learned.weight_samples import views
+from stemma.kinship.learned.weight_samples import sample_weights
 from stemma.networks.load import from_arrays
 from stemma.probes import Probes
 from stemma.training import PRETRAINED, calibration, shipped_detector
@@ -170,7 +170,7 @@ def test_wrong_use_is_one_clear_error(shipped: LineageDetector, models: dict[str
         LineageDetector()(child, [child])
     with pytest.raises(MisuseError, match="give probes"):
         LineageDetector(preset="paper", width=8)(child, [child])
-    with pytest.raises(MisuseError, match="divisor"):
+    with pytest.raises(MisuseError, match="multiple of the number of heads"):
         LineageDetector(width=30, heads=4)
     path = tmp_path / "x.safetensors"
     replace(shipped, weights={}).save(path)
@@ -272,8 +272,8 @@ def test_angles_at_a_parent_are_right_and_at_a_sibling_are_not() -> None:
     rng = np.random.default_rng(0)
     root = _root(0)
     children = [_child(root, rng, 0.2) for _ in range(3)]
-    seen = views([from_arrays(a, str(i), None) for i, a in enumerate([*children, root])], per_layer=1024)
-    found, mask = geometry.triangles(lambda r, c: geometry.squares(seen, r, c), seen.lengths, seen.there, 0,
+    seen = sample_weights([from_arrays(a, str(i), None) for i, a in enumerate([*children, root])], per_layer=1024)
+    found, mask = geometry.triangles(lambda r, c: geometry.squares(seen, r, c), seen.lengths, seen.present, 0,
                                      np.arange(1, 4))  # fmt: skip
     siblings, root_at = (0, 1), 2
     angle = found[..., 0]
@@ -285,7 +285,7 @@ def test_angles_at_a_parent_are_right_and_at_a_sibling_are_not() -> None:
 
 
 def test_distances_are_those_of_the_entries() -> None:
-    seen = views([from_arrays(_root(i), str(i), None) for i in range(3)], per_layer=100)
+    seen = sample_weights([from_arrays(_root(i), str(i), None) for i in range(3)], per_layer=100)
     everything = np.arange(3)
     found = geometry.squares(seen, everything, everything)
     slow = np.square(seen.values[:, None] - seen.values[None]).sum(3).transpose(2, 0, 1)
@@ -297,7 +297,7 @@ def test_the_cap_takes_every_shape_and_no_name() -> None:
     rng = np.random.default_rng(0)
     arrays = {f"l{i}": rng.normal(size=(8, 8 + i % 3)).astype(np.float32) for i in range(12)}
     renamed = {f"m{(7 * i) % 12}": a for i, a in enumerate(arrays.values())}
-    first, second = (views([from_arrays(a, "x", None)], cap=5, per_layer=200) for a in (arrays, renamed))
+    first, second = (sample_weights([from_arrays(a, "x", None)], cap=5, per_layer=200) for a in (arrays, renamed))
     assert first.values.shape[1] == 5
     assert len(set(first.sizes.tolist())) == 3
 
@@ -305,8 +305,8 @@ def test_the_cap_takes_every_shape_and_no_name() -> None:
         return sorted(np.abs(seen.values[0]).sum(1).tolist())  # ty: ignore[unresolved-attribute]
 
     assert sums(first) == pytest.approx(sums(second))
-    with pytest.raises(MisuseError, match="at least one layer"):
-        views([from_arrays(arrays, "x", None)], cap=0)
+    with pytest.raises(MisuseError, match="at least 1"):
+        sample_weights([from_arrays(arrays, "x", None)], cap=0)
 
 
 def test_calibration_finds_the_temperature_that_was_put_in() -> None:

@@ -27,15 +27,15 @@ from stemma.fingerprints.canonical_outputs import (
 from stemma.fingerprints.dna import DNA, pack, unpack
 from stemma.fingerprints.fragment_encoder import FragmentEncoder
 from stemma.fingerprints.training_sample import embedding_distance, mean_embedding
-from stemma.kinship.function.dna_search import ClosestDnaOfMany
+from stemma.kinship.function.closest_dna_of_many import ClosestDnaOfMany
 from stemma.kinship.function.model_dna import (
     CloserDnaThanIndependent,
     DnaIndex,
     Population,
     ProvenanceClassifier,
-    likeness,
+    channel_correlations,
+    dna_bytes,
     sample_distance,
-    size,
 )
 from stemma.networks.open import from_module
 from stemma.probes import Probes
@@ -200,7 +200,7 @@ def beside() -> list[Fingerprint]:
 def test_a_code_takes_less_than_a_kilobyte_and_is_made_again_alike(family: dict[str, list[Model]]) -> None:
     method = DNA()
     a, b = (method(family["source"][0], PROBES, PROBES.take(slice(0, 50))) for _ in range(2))
-    assert size(a) <= 1024
+    assert dna_bytes(a) <= 1024
     assert all(np.array_equal(a.values[n], b.values[n]) for n in a.values)
     assert a.spec == b.spec
     assert a.probes == PROBES.digest
@@ -253,7 +253,7 @@ def test_what_a_population_has_in_common_is_taken_out() -> None:
     alike = np.corrcoef(plain[3].ravel(), (stranger - codes.mean((0, 1))).ravel())[0, 1]
     against = Population.of(codes[1:])
     assert alike > 0.7
-    assert np.abs(likeness(against(codes[:1]), against(stranger[None]))).max() < 0.3
+    assert np.abs(channel_correlations(against(codes[:1]), against(stranger[None]))).max() < 0.3
     assert against.directions.shape == (4, 4, 80)
     np.testing.assert_allclose(np.linalg.norm(against(codes[:3]), axis=1), 1, atol=1e-9)
     one = Population.of(codes[:1])
@@ -285,7 +285,7 @@ def test_a_null_model_of_another_shape_or_architecture_does_not_stand_in(family:
     strangers = [DNA()(m, PROBES) for m in family["stranger"]]
     found = CloserDnaThanIndependent()(a, b, strangers)
     assert found.p_value is None
-    assert "no independent model" in found.reason
+    assert "no reference (control) model" in found.reason
 
 
 def test_samples_of_one_distribution_are_near_one_another() -> None:
@@ -317,7 +317,7 @@ def test_wrong_use_gets_one_sentence(family: dict[str, list[Model]], tmp_path: P
         DNA()(model, PROBES.take(slice(0, 10)))
     with pytest.raises(MisuseError, match="exceed one kilobyte"):
         DNA(rows=4000)
-    with pytest.raises(MisuseError, match="same probes and encoder"):
+    with pytest.raises(MisuseError, match="different probes or encoders"):
         CloserDnaThanIndependent()(DNA()(model, PROBES), DNA(seed=1)(model, PROBES), [])
     constant = from_module(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).eval(), "constant")
     for p in constant.network.module.parameters():  # ty: ignore[unresolved-attribute]
@@ -349,7 +349,7 @@ def test_an_encoder_comes_back_as_it_was_saved(tmp_path: Path) -> None:
 
 def test_without_a_classifier_the_mean_correlation_decides() -> None:
     judge = ProvenanceClassifier({})
-    assert judge.kin(np.array([0.2, 0.4])) == pytest.approx(0.3)
+    assert judge.log_odds(np.array([0.2, 0.4])) == pytest.approx(0.3)
     assert judge.probability(0.3) is None
 
 
@@ -508,7 +508,7 @@ def test_a_dna_is_kept_of_an_enrolled_model(family: dict[str, list[Model]], tmp_
     assert shown["kept"] is True
     kept = Registry(base).functional(shown["model"]["digest"], PROBES.digest, DNA(encoder=shipped_dna()).spec)
     assert kept is not None
-    assert size(kept) <= 1024
+    assert dna_bytes(kept) <= 1024
     plain = run("fingerprint", str(path), "--method", "dna", *given[:2], "--encoder", "untrained", "--json")[1]
     assert json.loads(plain)["method"]["digest"] != shown["method"]["digest"]
     code, _, err = run("fingerprint", str(path), "--encoder", "untrained")

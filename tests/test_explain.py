@@ -49,7 +49,7 @@ def test_the_other_way_round_is_said(run: Run, pair: tuple[Path, Path]) -> None:
     parent, child = pair
     found = json.loads(run("explain", child, parent, "--json")[1])
     assert found["kind"] != "quantized"
-    assert any("the other way round" in note and "8 bits" in note for note in found["notes"])
+    assert any("the opposite direction" in note and "8 bits" in note for note in found["notes"])
 
 
 def test_strangers_are_not_explained(run: Run, tmp_path: Path) -> None:

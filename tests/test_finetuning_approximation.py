@@ -17,7 +17,7 @@ from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError, StemmaError
 from stemma.kinship.function.feature_similarities import similarity
 from stemma.kinship.function.finetuning_approximation import FineTuningApproximation, LineageScores, bounded
-from stemma.kinship.function.network_body import body, difference
+from stemma.kinship.function.network_body import body_up_to, difference
 from stemma.probes import Probes
 from stemma.zoo import data
 from stemma.zoo.independent_networks import independents
@@ -145,13 +145,13 @@ def test_all_forms_are_those_of_an_explicit_jacobian(case: str, name: Any) -> No
     for alpha in (0.01, 1.0):
         twins: dict[str, list[float]] = {"plain": [], "linear": [], "taylor": []}
         for child in children:
-            own, theirs, moved = explicit(parent, child, head, x)
+            own, theirs, step_of_features = explicit(parent, child, head, x)
             twins["plain"].append(slow_finish(name, slow_similarity(name, own, theirs)))
-            twins["linear"].append(slow_finish(name, slow_similarity(name, own + alpha * moved, theirs)))
+            twins["linear"].append(slow_finish(name, slow_similarity(name, own + alpha * step_of_features, theirs)))
             leaf = own.clone().requires_grad_()
             s = slow_similarity(name, leaf, theirs)
             slope = torch.autograd.grad(s, leaf)[0]
-            twins["taylor"].append(slow_finish(name, s + alpha * (slope * moved).sum()))
+            twins["taylor"].append(slow_finish(name, s + alpha * (slope * step_of_features).sum()))
         for form, expected in twins.items():
             if (form, name) == ("taylor", "linf"):
                 continue
@@ -236,8 +236,8 @@ def test_the_linear_form_finds_parents_and_not_those_of_permuted_children(name: 
     method = FineTuningApproximation(similarity=name)
     assert right(method.matrix(parents, children, probes)) >= 9
     # The control: the same functions in another order of units are out of its reach.
-    moved = [permuted_copy(c, i) for i, c in enumerate(children)]
-    assert right(method.matrix(parents, moved, probes)) <= 6
+    step_of_features = [permuted_copy(c, i) for i, c in enumerate(children)]
+    assert right(method.matrix(parents, step_of_features, probes)) <= 6
 
 
 def permuted_copy(child: Model, seed: int) -> Model:
@@ -270,9 +270,9 @@ def test_a_large_step_ruins_the_taylor_form(families: Any) -> None:
 
 
 def test_steps_are_shortened_to_what_they_are_to_bridge_and_only_where_scale_is_not_seen() -> None:
-    moved, apart = torch.zeros(3, 2, 2, dtype=torch.float64), torch.ones(3, 2, 2, dtype=torch.float64)
-    moved[0, 0, 0], moved[1, 0, 0] = 5.0, 0.5
-    found = bounded(moved, apart)
+    step_of_features, apart = torch.zeros(3, 2, 2, dtype=torch.float64), torch.ones(3, 2, 2, dtype=torch.float64)
+    step_of_features[0, 0, 0], step_of_features[1, 0, 0] = 5.0, 0.5
+    found = bounded(step_of_features, apart)
     assert [float(t.norm()) for t in found] == [2.0, 0.5, 0.0]
     parent, child = model(perceptron(0).double()), [model(perceptron(1).double())]
     for name, same in (("l1", True), ("l2", True), ("cka", False), ("dc", False)):
@@ -300,7 +300,7 @@ def test_heads_and_buffers_are_no_part_of_the_difference() -> None:
     wider = convolutional(9, classes=8)
     state = {n: t for n, t in child.state_dict().items() if not n.startswith("head.")}
     wider.load_state_dict(state, strict=False)
-    given = [body(model(m), images()) for m in (parent, child, wider)]
+    given = [body_up_to(model(m), images()) for m in (parent, child, wider)]
     added = difference(given[0], given[1])
     assert set(added) == {"conv.weight", "conv.bias", "norm.weight", "norm.bias", "more.weight", "more.bias"}
     method = FineTuningApproximation()
@@ -333,7 +333,7 @@ def test_a_named_layer_is_cut_there() -> None:
     with torch.no_grad():
         expected = -float((parent[:2](x) - child[:2](x)).square().mean().sqrt())
     assert named == pytest.approx(expected, rel=1e-9)
-    assert set(body(model(parent), tensors(), "1").parameters) == {"0.weight", "0.bias"}
+    assert set(body_up_to(model(parent), tensors(), "1").parameters) == {"0.weight", "0.bias"}
 
 
 def test_vision_transformers_and_language_models_are_taken() -> None:
@@ -438,7 +438,7 @@ def test_scores_that_overflow_are_refused() -> None:
     with torch.no_grad():
         large[2].weight.mul_(1e100)
     method = FineTuningApproximation("plain", "lp")
-    with pytest.raises(StemmaError, match="too large for lp: take l1"):
+    with pytest.raises(StemmaError, match="too large for lp: use l1"):
         method(model(large), [model(perceptron(0).double())], tensors())
     assert np.isfinite(FineTuningApproximation("plain")(model(large), [model(perceptron(0).double())], tensors())).all()
 
@@ -449,7 +449,7 @@ def test_scores_that_overflow_are_refused() -> None:
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"form": "quadratic"}, "form is one of"),
+        ({"form": "quadratic"}, "form must be one of"),
         ({"similarity": "cosine"}, "no similarity 'cosine'"),
         ({"form": "taylor", "similarity": "linf"}, "lse"),
         ({"form": "plain", "alpha": 1.0}, "no step"),

@@ -17,13 +17,13 @@ from stemma.fingerprints.gradient_field import GradientField
 from stemma.kinship.axes import both_axes
 from stemma.kinship.compare import compare, unaskable
 from stemma.kinship.function import combined
-from stemma.kinship.function.evidence import CloserThanIndependent
-from stemma.kinship.function.multiple_testing import CLOSEST, HOLM, corrected, holm
-from stemma.kinship.function.null_models import NullModels, Party, conformal, needed
-from stemma.kinship.function.observations import look, row
-from stemma.kinship.function.search import ClosestOfMany
+from stemma.kinship.function.closer_than_independent import CloserThanIndependent
+from stemma.kinship.function.closest_of_many import ClosestOfMany
+from stemma.kinship.function.multiple_testing import CLOSEST, HOLM, correct_for_candidates, holm
+from stemma.kinship.function.null_models import NullModels, Subject, conformal_p_value, models_needed
+from stemma.kinship.function.observations import mean_distances, observe
 from stemma.kinship.function.selection import select, select_for
-from stemma.kinship.function.sketches import BUDGET, FunctionalSketch, looked
+from stemma.kinship.function.sketches import MAX_BYTES, FunctionalSketch, from_sketch
 from stemma.measures.field_cosine import FieldCosine
 from stemma.networks.from_module import from_module
 from stemma.networks.load import from_arrays, load
@@ -65,8 +65,8 @@ def family() -> dict[str, Model]:
 @pytest.fixture(scope="module")
 def table(nets: list[Model], probes: Probes) -> np.ndarray:
     """Distances of all pairs by all methods, `[n, n, methods]`."""
-    seen = [look(m, probes, combined.METHODS, labelled=True) for m in nets]
-    return np.array([[row(a, b, combined.METHODS) for b in seen] for a in seen])
+    seen = [observe(m, probes, combined.METHODS, labelled=True) for m in nets]
+    return np.array([[mean_distances(a, b, combined.METHODS) for b in seen] for a in seen])
 
 
 # The p-value
@@ -75,15 +75,15 @@ def table(nets: list[Model], probes: Probes) -> np.ndarray:
 def test_the_conformal_p_value_is_the_rank_for_every_order_of_distinct_values() -> None:
     for m in (1, 2, 4):
         values = list(range(m + 1))
-        p = sorted(conformal(o[0], o[1:]) for o in itertools.permutations(values))
+        p = sorted(conformal_p_value(o[0], o[1:]) for o in itertools.permutations(values))
         once = sorted((1 + k) / (m + 1) for k in range(m + 1))
         assert p == pytest.approx(sorted(once * (len(p) // (m + 1))))
-    assert conformal(1.0, [1.0, 1.0, 2.0]) == 3 / 4  # ties count against the claim
+    assert conformal_p_value(1.0, [1.0, 1.0, 2.0]) == 3 / 4  # ties count against the claim
 
 
 @pytest.mark.parametrize(("alpha", "models"), [(0.01, 99), (0.05, 19), (0.1, 9), (0.5, 1), (0.03, 33), (0.9, 1)])
 def test_how_many_null_models_a_level_takes(alpha: float, models: int) -> None:
-    assert needed(alpha) == models
+    assert models_needed(alpha) == models
     assert models == 1 or 1 / models > alpha >= 1 / (models + 1) or ceil(1 / alpha) - 1 == models
 
 
@@ -95,7 +95,7 @@ def test_ranks_of_independent_networks_are_exactly_uniform(table: np.ndarray) ->
         for b in others:
             null = [i for i in others if i != b]
             value, values = combined.statistics(table[a, b], table[a, null])
-            ranks.append(round(conformal(value, values.tolist()) * (COUNT - 1)))
+            ranks.append(round(conformal_p_value(value, values.tolist()) * (COUNT - 1)))
         assert sorted(ranks) == list(range(1, COUNT))
 
 
@@ -107,7 +107,7 @@ def test_the_larger_p_value_of_both_views_is_conservative(table: np.ndarray) -> 
         views = []
         for pair, rows in ((table[a, b], table[a, null]), (table[a, b], table[null, b])):
             value, values = combined.statistics(pair, rows)
-            views.append(conformal(value, values.tolist()))
+            views.append(conformal_p_value(value, values.tolist()))
         found.append(max(views))
     p = np.array(found)
     for t in (0.05, 0.1, 0.2, 0.5, 0.8):
@@ -120,7 +120,7 @@ def test_the_larger_p_value_of_both_views_is_conservative(table: np.ndarray) -> 
 
 
 def _test(a: Model, b: Model, probes: Probes, null: Sequence[Model], alpha: float = 0.05) -> Evidence:
-    return CloserThanIndependent(alpha)(Party.of(a), Party.of(b), probes, NullModels.of(null))
+    return CloserThanIndependent(alpha)(Subject.of(a), Subject.of(b), probes, NullModels.of(null))
 
 
 def test_a_child_is_found_and_strangers_are_not(family: dict[str, Model], nets: list[Model], probes: Probes) -> None:
@@ -144,7 +144,7 @@ def test_every_figure_stands_beside_its_control(family: dict[str, Model], nets: 
     assert first["interval"][0] < e.value < first["interval"][1]
     assert first["null_smallest"] > first["interval"][1]
     labels = np.asarray(probes.labels)
-    answered = [look(family[n], probes, combined.METHODS, labelled=True).classes for n in ("root", "tuned")]
+    answered = [observe(family[n], probes, combined.METHODS, labelled=True).classes for n in ("root", "tuned")]
     assert e.details["accuracy"] == pytest.approx([np.mean(c == labels) for c in answered if c is not None])
     assert e.details["agreement"] == pytest.approx(np.mean(np.equal(*answered)))
     assert [v["null_stands_for"] for v in e.details["views"]] == ["tuned", "root"]
@@ -154,7 +154,9 @@ def test_every_figure_stands_beside_its_control(family: dict[str, Model], nets: 
 def test_a_null_that_is_too_small_says_how_many_are_missing(nets: list[Model], probes: Probes) -> None:
     e = _test(nets[0], nets[0], probes, nets[1:6], alpha=0.01)
     assert (e.verdict, e.p_value, e.null.floor) == (Verdict.INCONCLUSIVE, 1 / 6, 1 / 6)
-    assert e.reason == "the floor with 5 independent models is 0.167: 94 more are needed for alpha 0.01"
+    assert e.reason == (
+        "the smallest attainable p-value with 5 reference models is 0.167: 94 more are needed for alpha 0.01"
+    )
     none = _test(nets[0], nets[1], probes, [])
     assert (none.verdict, none.p_value, none.log10_p) == (Verdict.INCONCLUSIVE, None, None)
     assert "19 are needed" in none.reason
@@ -166,7 +168,7 @@ def test_null_models_that_do_the_task_less_well_prove_nothing(nets: list[Model],
     e = _test(nets[0], nets[1], probes, ignorant)
     assert e.p_value == 0.05
     assert e.verdict is Verdict.INCONCLUSIVE
-    assert "less well" in e.reason
+    assert "lower" in e.reason
     assert _test(nets[0], nets[0], probes, nets[1:20]).verdict is Verdict.SUPPORTED  # the control: a copy, a fair null
 
 
@@ -176,13 +178,13 @@ def test_null_models_that_know_more_than_both_prove_nothing(nets: list[Model], p
     e = _test(young[0], young[1], probes, nets[:19])
     assert e.p_value == 0.05
     assert e.verdict is Verdict.INCONCLUSIVE
-    assert "better" in e.reason
+    assert "higher" in e.reason
     assert _test(young[0], young[0], probes, young[5:]).verdict is Verdict.SUPPORTED  # the control: a fair null
-    searched = ClosestOfMany(0.05)(*[Party.of(m) for m in young[:1]], [Party.of(young[1])], probes,
+    searched = ClosestOfMany(0.05)(*[Subject.of(m) for m in young[:1]], [Subject.of(young[1])], probes,
                                    NullModels.of(nets[:19]))  # fmt: skip
     assert isinstance(searched[0], Evidence)
     assert (searched[0].p_value, searched[0].verdict) == (0.05, Verdict.INCONCLUSIVE)
-    assert "better" in searched[0].reason
+    assert "higher" in searched[0].reason
 
 
 def test_a_network_counts_once(family: dict[str, Model], nets: list[Model], probes: Probes) -> None:
@@ -196,7 +198,7 @@ def test_a_network_counts_once(family: dict[str, Model], nets: list[Model], prob
     assert (e.null.size, e.p_value, e.verdict) == (19, 0.05, Verdict.SUPPORTED)
     assert [line.split(":")[0] for line in e.details["left_out"]] == ["root", "tuned"]
     found = ClosestOfMany(0.05)(
-        Party.of(pair[1]), [Party.of(pair[0])], probes, NullModels.of([pair[1], *nets[:19] * 2])
+        Subject.of(pair[1]), [Subject.of(pair[0])], probes, NullModels.of([pair[1], *nets[:19] * 2])
     )
     assert isinstance(found[0], Evidence)
     assert (found[0].null.size, found[0].p_value) == (19, 0.05)
@@ -222,11 +224,11 @@ def test_two_networks_that_never_change_their_answer_are_no_kin_for_it(
     asked = probes.with_labels(None)
     null = NullModels.of(nets[2:22])
     test = CloserThanIndependent(0.05)
-    found = test(Party.of(dead(nets[0], 1.0)), Party.of(dead(nets[1], 2.0)), asked, null)
+    found = test(Subject.of(dead(nets[0], 1.0)), Subject.of(dead(nets[1], 2.0)), asked, null)
     assert found.details["agreement"] == 1
     assert found.verdict is Verdict.INCONCLUSIVE
-    assert "says nothing" in found.reason
-    alive = test(Party.of(family["root"]), Party.of(family["tuned"]), asked, null)  # the control: p is as small
+    assert "is no evidence" in found.reason
+    alive = test(Subject.of(family["root"]), Subject.of(family["tuned"]), asked, null)  # the control: p is as small
     assert alive.p_value == found.p_value
     assert alive.verdict is Verdict.SUPPORTED
 
@@ -234,7 +236,7 @@ def test_two_networks_that_never_change_their_answer_are_no_kin_for_it(
 @pytest.mark.parametrize("alpha", [0.0, 1.0, -0.01, 1.5, float("nan")])
 def test_a_level_lies_between_zero_and_one(alpha: float) -> None:
     for test in (CloserThanIndependent, ClosestOfMany):
-        with pytest.raises(MisuseError, match="is no level"):
+        with pytest.raises(MisuseError, match="between 0 and 1"):
             test(alpha)
 
 
@@ -269,7 +271,7 @@ def test_null_models_of_other_architectures_prove_nothing(nets: list[Model], pro
 
 def test_other_heads_are_compared_without_labels(family: dict[str, Model], nets: list[Model], probes: Probes) -> None:
     e = _test(family["root"], family["head"], probes, nets[:19])
-    assert e.details["labels"] == "not used: the heads differ"
+    assert e.details["labels"] == "not used (the models have different outputs)"
     assert e.details["agreement"] is None
     views = {v["null_stands_for"]: v for v in e.details["views"]}
     assert views["root"]["n"] == 19  # seen from the new head, the root stands among networks with its own head
@@ -285,7 +287,7 @@ def test_wrong_probes_are_one_sentence(nets: list[Model], probes: Probes) -> Non
     with pytest.raises(MisuseError, match="labels up to 12, but mlp-31-0 and mlp-31-1 have 10 outputs"):
         _test(nets[0], nets[1], probes.with_labels(np.full(len(probes), 12)), nets[2:5])
     frozen = _test(nets[0], nets[1], probes.with_labels(probes.labels, "a model"), nets[2:5])
-    assert frozen.details["labels"] == "frozen answers of a model"
+    assert frozen.details["labels"] == "stored answers of a model"
     assert frozen.details["accuracy"] == [None, None]  # agreement with a model is no accuracy
 
 
@@ -306,7 +308,7 @@ def test_the_closest_of_many_keeps_the_level_where_single_tests_do_not(shared: f
     rng, m, n, runs = np.random.default_rng(1), 19, 12, 600
     family_wise = {"corrected": 0, "single": 0}
     for _ in range(runs):
-        found = corrected(*_search(rng, m, n, shared), alpha=0.05)
+        found = correct_for_candidates(*_search(rng, m, n, shared), alpha=0.05)
         assert found.method == CLOSEST
         family_wise["corrected"] += bool(found.p_values.min() <= 0.05)
         family_wise["single"] += bool(found.uncorrected.min() <= 0.05)
@@ -319,7 +321,7 @@ def test_the_closest_of_many_finds_the_one_source() -> None:
     for _ in range(200):
         suspect, null = _search(rng, 39, 12, 1.0)
         suspect[4] *= np.exp(-2.5)
-        p = corrected(suspect, null, alpha=0.05).p_values
+        p = correct_for_candidates(suspect, null, alpha=0.05).p_values
         hits += p[4] <= 0.05
         wrong += bool(np.delete(p, 4).min() <= 0.05)
     assert hits >= 195
@@ -328,9 +330,9 @@ def test_the_closest_of_many_finds_the_one_source() -> None:
 
 def test_holm_serves_only_where_p_values_can_reach_it() -> None:
     rng = np.random.default_rng(3)
-    assert corrected(*_search(rng, 59, 3, 0.0), alpha=0.05).method == HOLM  # 1/60 = .05/3
-    few = corrected(*_search(rng, 58, 3, 0.0), alpha=0.05)
-    assert (few.method, few.floor) == (CLOSEST, 1 / 59)
+    assert correct_for_candidates(*_search(rng, 59, 3, 0.0), alpha=0.05).method == HOLM  # 1/60 = .05/3
+    few = correct_for_candidates(*_search(rng, 58, 3, 0.0), alpha=0.05)
+    assert (few.method, few.smallest_p) == (CLOSEST, 1 / 59)
 
 
 def test_holm_is_the_closure_of_bonferroni() -> None:
@@ -355,8 +357,8 @@ def test_holm_is_the_closure_of_bonferroni() -> None:
 def test_a_search_over_real_networks(family: dict[str, Model], nets: list[Model], probes: Probes) -> None:
     sketch = FunctionalSketch.of(probes)
 
-    def kept(models: Sequence[Model]) -> list[Party]:
-        return [Party(m.name, None, sketch(m, probes)) for m in models]
+    def kept(models: Sequence[Model]) -> list[Subject]:
+        return [Subject(m.name, None, sketch(m, probes)) for m in models]
 
     candidates, null = kept([*nets[20:26], family["root"]]), NullModels("strangers", tuple(kept(nets[:20])))
     found = ClosestOfMany(0.05)(*kept([family["tuned"]]), candidates, probes, null)
@@ -371,9 +373,9 @@ def test_a_search_over_real_networks(family: dict[str, Model], nets: list[Model]
         answers = ClosestOfMany(0.05)(stranger, candidates, probes, null)
         wrong += any(not isinstance(e, str) and e.verdict is Verdict.SUPPORTED for e in answers)
     assert wrong <= 3  # 12 searches at 5 %: more has p < .003
-    gone = ClosestOfMany(0.05)(*kept([nets[30]]), [Party("lost"), *candidates], probes, null)
+    gone = ClosestOfMany(0.05)(*kept([nets[30]]), [Subject("lost"), *candidates], probes, null)
     assert isinstance(gone[0], str)
-    assert "lost is gone" in gone[0]
+    assert "lost is no longer available" in gone[0]
 
 
 # Sketches
@@ -383,13 +385,13 @@ def test_a_sketch_fits_its_budget_and_says_what_the_field_says(nets: list[Model]
     found = examples("mlp", "test")
     many = Probes.of(found.inputs, found.targets)
     method = FunctionalSketch.of(many)
-    assert len(blobs.pack(method(nets[0], many).values)) <= BUDGET
+    assert len(blobs.pack(method(nets[0], many).values)) <= MAX_BYTES
     assert method.rows == 256
     assert method.width >= 16
     few = Probes.of(found.inputs[:48], found.targets[:48])
     method = FunctionalSketch.of(few)
-    seen = [looked(method(m, few), m.name, few.kind, labelled=True) for m in nets[:8]]
-    sketched = np.array([[row(a, b, method.methods)[0] for b in seen] for a in seen])
+    seen = [from_sketch(method(m, few), m.name, few.kind, labelled=True) for m in nets[:8]]
+    sketched = np.array([[mean_distances(a, b, method.methods)[0] for b in seen] for a in seen])
     assert np.abs(sketched - table[:8, :8, 0]).max() < 0.02
 
 
@@ -413,7 +415,7 @@ def test_a_kept_sketch_is_the_one_that_was_put_and_damage_is_found(
         registry.put_functional(nets[0].digest, made)  # again: nothing new
         files = [f for f in (tmp_path / "r.db.blobs").rglob("*") if f.is_file() and len(f.name) == 64]
         assert len(files) == 1
-        assert files[0].stat().st_size <= BUDGET
+        assert files[0].stat().st_size <= MAX_BYTES
         assert registry.check() == []
         content = bytearray(files[0].read_bytes())
         content[-1] ^= 1
@@ -637,7 +639,7 @@ def test_a_relation_is_named_from_both_axes(family: dict[str, Model], nets: list
     half = _decided(strangers, Verdict.REFUTED, apart, alpha=0.01)  # nineteen models can never show that
     assert (half.undetermined, half.verdict, half.weights.verdict) == (True, "inconclusive", Verdict.REFUTED)
     assert [t["what"] for t in half.open_questions] == ["function"]
-    assert half.relation.reason == "the weights are independent, the function is open: no closer"
+    assert half.relation.reason == "no shared weights were found, but the function is undetermined: no closer"
     both = both_axes(kin, close)
     assert (both.relation.kind, both.verdict) == (kin.relation.kind, "related")
     assert "in function" in both.relation.reason
@@ -662,7 +664,7 @@ def test_probes_chosen_on_the_null_of_the_test_find_what_is_not_there() -> None:
         suspect = rng.gamma(2, size=600)
         rows = list(select(probes, used, [f"sha256:{i}" for i in range(m)], kept).rows)  # ty: ignore
         for name, null in (("own", used), ("other", fresh)):
-            rejected[name] += conformal(suspect[rows].mean(), null[:, rows].mean(1).tolist()) <= 0.05
+            rejected[name] += conformal_p_value(suspect[rows].mean(), null[:, rows].mean(1).tolist()) <= 0.05
     assert rejected["other"] / runs <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / runs)
     assert rejected["own"] / runs > 0.12
 
@@ -673,8 +675,8 @@ def test_a_test_refuses_the_models_that_chose_its_probes(
     chosen = select_for(family["root"], nets[:6], probes, keep=16)
     assert len(chosen.probes) == 16
     assert list(chosen.rows) == sorted(np.argsort(-chosen.scores, kind="stable")[:16])
-    question = Party.of(family["root"]), Party.of(family["tuned"]), chosen
-    with pytest.raises(MisuseError, match="chosen on mlp-31-5"):
+    question = Subject.of(family["root"]), Subject.of(family["tuned"]), chosen
+    with pytest.raises(MisuseError, match="selected on mlp-31-5"):
         CloserThanIndependent(0.05)(*question, NullModels.of(nets[5:24]))
     assert CloserThanIndependent(0.05)(*question, NullModels.of(nets[6:25])).verdict is Verdict.SUPPORTED
     with pytest.raises(MisuseError, match="at least 2 null models"):
@@ -684,9 +686,9 @@ def test_a_test_refuses_the_models_that_chose_its_probes(
 def test_models_that_read_other_tokens_are_not_asked_together() -> None:
     one, other = independents("lm", 2, seed=3, untrained=True)
 
-    def reading(model: Model, tokenizer: str) -> Party:
-        told = replace(model, network_builder=lambda m: replace(model.network, tokenizer=tokenizer))
-        return Party.of(told)
+    def reading(model: Model, tokenizer: str) -> Subject:
+        told = replace(model, runs=lambda m: replace(model.network, tokenizer=tokenizer))
+        return Subject.of(told)
 
     assert unaskable(reading(one, "words"), reading(other, "words")) == ""
     assert "different tokenizers" in unaskable(reading(one, "words"), reading(other, "letters"))

@@ -15,8 +15,8 @@ from stemma.fingerprints.weight_sketch import WeightSketch
 from stemma.kinship.compare import compare
 from stemma.kinship.weights.contents.sketched import SketchedUnitsAlike
 from stemma.kinship.weights.correspondence import by_name, candidates
-from stemma.kinship.weights.matched import UnitsMatched
-from stemma.kinship.weights.order.aligned import UnitsInPlace
+from stemma.kinship.weights.order.units_in_place import UnitsInPlace
+from stemma.kinship.weights.units_matched import UnitsMatched
 from stemma.networks.load import from_arrays
 from stemma.types import RelationKind
 from strangers import perceptrons

@@ -10,7 +10,7 @@ import plain_networks
 from plain_networks import Arrays, bert, cnn, made, perturbed, renamed
 from stemma.kinship.compare import compare
 from stemma.kinship.explain import explain
-from stemma.kinship.weights.names_apart import apart
+from stemma.kinship.weights.name_clashes import with_distinct_names
 from stemma.types import Comparison
 
 
@@ -49,7 +49,7 @@ def test_names_that_fit_sizes_are_kept() -> None:
         narrower |= {f"{p}{k}_proj.weight": arrays[f"{p}{k}_proj.weight"][:40] for k in ("gate", "up")}
         narrower[f"{p}down_proj.weight"] = arrays[f"{p}down_proj.weight"][:, :40]
     for other in (made(perturbed(arrays, 0.1, 1), config, "b"), made(narrower, None, "b")):
-        assert apart(one, other) is other
+        assert with_distinct_names(one, other) is other
 
 
 def _low_rank(arrays: Arrays) -> Arrays:

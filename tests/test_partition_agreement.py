@@ -11,18 +11,18 @@ from sklearn.metrics import adjusted_rand_score, mutual_info_score
 from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError, StemmaError
 from stemma.kinship.compare import compare
-from stemma.kinship.function.label_observations import hard_labels, means_the_same
-from stemma.kinship.function.null_models import NullModels, Party
+from stemma.kinship.function.label_observations import hard_labels, labels_mean_the_same
+from stemma.kinship.function.null_models import NullModels, Subject
 from stemma.kinship.function.partition_agreement import PartitionAgreement
 from stemma.kinship.function.partitions import (
-    STRENGTH,
+    PRIOR_WEIGHT,
     adjusted_rand,
     agreement,
     common_errors,
-    compressed,
     contributions,
     information,
-    paired,
+    paired_p_values,
+    relabelled,
     vote_entropy,
 )
 from stemma.kinship.function.selection import select_by_entropy
@@ -114,7 +114,7 @@ def test_what_a_label_predicts_is_learnt_from_the_other_probes() -> None:
         rest = np.arange(len(own)) != i
         prior = ((own[rest] == own[i]).sum() + 1 / 3) / len(own)
         with_it = pool[0][rest] == pool[0][i]
-        chance = ((own[rest][with_it] == own[i]).sum() + STRENGTH * prior) / (with_it.sum() + STRENGTH)
+        chance = ((own[rest][with_it] == own[i]).sum() + PRIOR_WEIGHT * prior) / (with_it.sum() + PRIOR_WEIGHT)
         assert found[i] == pytest.approx(np.log(chance / prior), rel=1e-5)
 
 
@@ -149,9 +149,9 @@ def test_names_of_classes_mean_nothing_and_models_are_treated_alike() -> None:
 
 
 def test_rare_labels_are_one_and_the_frequent_ones_stay() -> None:
-    found = compressed(np.array([9, 9, 9, 4, 4, 1, 2, 3]), most=3)
+    found = relabelled(np.array([9, 9, 9, 4, 4, 1, 2, 3]), max_labels=3)
     assert found.tolist() == [0, 0, 0, 1, 1, 2, 2, 2]
-    assert compressed(np.array([30, 10, 20])).tolist() == [2, 0, 1]
+    assert relabelled(np.array([30, 10, 20])).tolist() == [2, 0, 1]
 
 
 def test_entropy_of_votes() -> None:
@@ -198,9 +198,9 @@ def test_the_test_over_probes_keeps_its_level_where_two_models_share_as_much() -
     rng, p, apart = np.random.default_rng(6), [], []
     for _ in range(400):
         own, pool = _draws(rng, 300, 10, 2, 0.8)
-        p.append(paired(agreement(own, pool))[0])
+        p.append(paired_p_values(agreement(own, pool))[0])
         better = np.vstack([_draws(rng, 300, 10, 1, 0.8)[1] * 0 + own, pool[1:]])
-        apart.append(paired(agreement(own, better))[0])
+        apart.append(paired_p_values(agreement(own, better))[0])
     found = np.array(p)
     for t in (0.01, 0.05, 0.2, 0.5):
         assert (found <= t).mean() <= t + 3 * np.sqrt(t * (1 - t) / len(found))
@@ -210,8 +210,8 @@ def test_the_test_over_probes_keeps_its_level_where_two_models_share_as_much() -
 
 def test_models_that_never_differ_are_not_told_apart() -> None:
     same = np.zeros((3, 20))
-    assert paired(same).tolist() == [1, 1]
-    assert paired(np.zeros((2, 1))).tolist() == [1]
+    assert paired_p_values(same).tolist() == [1, 1]
+    assert paired_p_values(np.zeros((2, 1))).tolist() == [1]
 
 
 def test_with_few_controls_an_independent_model_beats_all_however_many_probes_are_asked() -> None:
@@ -222,7 +222,7 @@ def test_with_few_controls_an_independent_model_beats_all_however_many_probes_ar
         skill = rng.uniform(0.3, 0.95, (m + 1, 1))
         pool = np.where(rng.random((m + 1, 4000)) < skill, own, rng.integers(0, 10, (m + 1, 4000)))
         found = contributions(own, pool, ("agreement",))
-        p.append(paired(found).max())
+        p.append(paired_p_values(found).max())
         rank = 1 + int((found[1:].mean(1) >= found[0].mean()).sum())
         both.append(max(p[-1], rank / (m + 1)))
     hits = np.mean(np.array(p) <= 0.01)
@@ -235,7 +235,7 @@ def test_with_few_controls_an_independent_model_beats_all_however_many_probes_ar
 
 
 def _test(a: Model, b: Model, probes: Probes, null: list[Model], alpha: float = 0.05) -> Evidence:
-    return PartitionAgreement(alpha)(Party.of(a), Party.of(b), probes, NullModels.of(null))
+    return PartitionAgreement(alpha)(Subject.of(a), Subject.of(b), probes, NullModels.of(null))
 
 
 @pytest.mark.parametrize("child", ["tuned", "distilled"])
@@ -300,8 +300,8 @@ def test_a_head_with_other_classes_of_the_same_number_is_seen_from_its_own_side(
     assert found.details["views"][0]["beaten"] >= 22
     own = _labels(family["renamed"], probes)
     others = np.array([_labels(m, probes) for m in nets[:24]])
-    assert not means_the_same(own, others, 0.1)
-    assert means_the_same(_labels(family["tuned"], probes), others, 0.1)
+    assert not labels_mean_the_same(own, others, 0.1)
+    assert labels_mean_the_same(_labels(family["tuned"], probes), others, 0.1)
 
 
 def test_a_new_head_of_two_classes_is_tested_at_all(
@@ -326,9 +326,9 @@ def test_services_that_answer_with_labels_only(family: dict[str, Model], nets: l
     found = _test(family["root"], from_module(service, "service"), probes, nets[:24])
     assert found.verdict is Verdict.SUPPORTED, found.reason
     assert found.details["agreement"] is None  # 110 is no digit
-    recorded = {m.name: _labels(m, probes) for m in nets[:24]}
+    recorded_labels = {m.name: _labels(m, probes) for m in nets[:24]}
     own, other = (_labels(family[n], probes) for n in ("root", "distilled"))
-    again = PartitionAgreement(0.05).of_labels(own, other, recorded, ("root", "service"))
+    again = PartitionAgreement(0.05).of_labels(own, other, recorded_labels, ("root", "service"))
     seen = {v["null_stands_for"]: v for v in again.details["views"]}["root"]
     assert seen["beaten"] == found.details["views"][0]["beaten"] == 24
     assert again.inputs == ("blackbox:root", "blackbox:service")
@@ -341,7 +341,7 @@ def test_missing_controls_are_counted(family: dict[str, Model], nets: list[Model
     assert few.null.floor == 1 / 25
     assert "75 more are needed" in few.reason
     published = PartitionAgreement(0.01, over="probes")
-    told = published(Party.of(family["root"]), Party.of(family["tuned"]), probes, NullModels.of(nets[:24]))
+    told = published(Subject.of(family["root"]), Subject.of(family["tuned"]), probes, NullModels.of(nets[:24]))
     assert told.verdict is Verdict.SUPPORTED
     assert "75 more are needed" in told.reason
     none = _test(family["root"], family["tuned"], probes, [])
@@ -365,7 +365,7 @@ def test_recorded_controls_count_once() -> None:
     found = PartitionAgreement(0.01).of_labels(own, own, {**controls, **copies})
     assert found.p_value == 1 / 10  # not 1 / 100
     assert len(found.details["left_out"]) == 90
-    with pytest.raises(MisuseError, match="but x is there twice"):
+    with pytest.raises(MisuseError, match="but x is given twice"):
         PartitionAgreement().of_labels(own, own, controls, ("x", "x"))
 
 
@@ -411,19 +411,19 @@ def test_answers_that_are_no_choice_say_so(nets: list[Model], probes: Probes) ->
     regression = from_module(lambda x: x.flatten(1)[:, :1] + 0.25, "regression")
     found = _test(nets[0], regression, probes, nets[1:21])
     assert found.p_value is None
-    assert "no choice among classes" in found.reason
+    assert "not class scores" in found.reason
 
 
 def test_a_model_that_is_gone_is_seen_through_its_sketch(
     family: dict[str, Model], nets: list[Model], probes: Probes
 ) -> None:
     sketch = FunctionalSketch.of(probes)(family["tuned"], probes)
-    gone = Party("tuned", None, sketch)
-    found = PartitionAgreement(0.05)(Party.of(family["root"]), gone, probes, NullModels.of(nets[:19]))
+    gone = Subject("tuned", None, sketch)
+    found = PartitionAgreement(0.05)(Subject.of(family["root"]), gone, probes, NullModels.of(nets[:19]))
     assert found.details["n_probes"] == len(FunctionalSketch.of(probes).probes(probes))
     assert found.details["views"][0]["beaten"] >= 17
     with pytest.raises(StemmaError, match="no functional sketch"):
-        PartitionAgreement(0.05)(Party.of(family["root"]), Party("lost"), probes, NullModels.of(nets[:19]))
+        PartitionAgreement(0.05)(Subject.of(family["root"]), Subject("lost"), probes, NullModels.of(nets[:19]))
 
 
 def test_probes_are_chosen_by_models_that_do_not_test(
@@ -433,10 +433,10 @@ def test_probes_are_chosen_by_models_that_do_not_test(
     votes = np.array([_labels(m, probes) for m in nets[34:]])
     assert vote_entropy(votes)[list(chosen.rows)].min() >= np.sort(vote_entropy(votes))[-300]
     test = PartitionAgreement(0.05)
-    pair = Party.of(family["root"]), Party.of(family["tuned"])
+    pair = Subject.of(family["root"]), Subject.of(family["tuned"])
     found = test(*pair, chosen, NullModels.of(nets[:24]))
     assert found.details["n_probes"] == 300
-    with pytest.raises(MisuseError, match="took no part"):
+    with pytest.raises(MisuseError, match="not used for the selection"):
         test(*pair, chosen, NullModels.of(nets[20:]))
     with pytest.raises(MisuseError, match="at least 2 models"):
         select_by_entropy(nets[:1], probes, 3)
@@ -509,13 +509,13 @@ def test_the_comparison_lists_it_and_its_verdict_stays(
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"parts": ()}, "parts are one or more"),
+        ({"parts": ()}, "parts must be one or more"),
         ({"parts": ("luck",)}, "not luck"),
-        ({"correction": "none"}, "correction is"),
-        ({"over": "luck"}, "over is 'models'"),
+        ({"correction": "none"}, "correction must be"),
+        ({"over": "luck"}, "over must be 'models'"),
         ({"stands_for": "neither"}, "'first' or 'either'"),
-        ({"positions": 0}, "positions is 1"),
-        ({"alpha": 1.5}, "no level"),
+        ({"positions": 0}, "positions must be at least 1"),
+        ({"alpha": 1.5}, "between 0 and 1"),
     ],
 )
 def test_what_is_no_test_is_refused(given: dict, message: str) -> None:
@@ -526,7 +526,7 @@ def test_what_is_no_test_is_refused(given: dict, message: str) -> None:
 def test_labels_of_other_probes_are_refused() -> None:
     test, own = PartitionAgreement(), np.arange(5)
     for wrong in (np.arange(4), np.arange(5.0), np.zeros((5, 2), int)):
-        with pytest.raises(MisuseError, match="the same probes for all"):
+        with pytest.raises(MisuseError, match="as of the first model"):
             test.of_labels(own, own, {"c": wrong})
-    with pytest.raises(MisuseError, match="a name of its own"):
+    with pytest.raises(MisuseError, match="a unique name"):
         test.of_labels(own, own, {"a": own})

@@ -77,7 +77,7 @@ def test_a_trip_through_half_precision_is_a_format_and_noise_of_its_size_is_not(
     for child, format_ in ((half, "float16"), (brain, "bfloat16")):
         found = explain(from_arrays(a, "a"), from_arrays(child, "b"))
         assert found.steps[0].parameters["rounded_to"] == ["", format_]
-        assert f"the child rounded to {format_} and stored wider" in found.sentence
+        assert f"the child was rounded to {format_} and stored in a wider format" in found.sentence
     near = {n: as_bfloat16(x) for n, x in noisy(a, 2.0**-9).items()}
     assert told(a, near)[0] is R.RELATED
     assert told(a, noisy(a, 2.0**-12))[0] is R.RELATED
@@ -185,7 +185,7 @@ def test_networks_unlike_those_that_were_measured_are_told_no_story_and_why() ->
     a = base()
     found = explain(from_arrays(a, "a"), from_arrays(noisy(a, 0.01), "b"))
     assert found.kind is R.RELATED
-    assert "unlike every kind of network" in found.sentence
+    assert "unlike all networks" in found.sentence
 
 
 def test_a_class_that_only_the_later_model_answers_may_have_been_learnt() -> None:
@@ -202,8 +202,8 @@ def test_a_class_that_only_the_later_model_answers_may_have_been_learnt() -> Non
 
     learnt = named("a->b")
     assert learnt.relation.kind is found.relation.kind
-    assert "class 3 of the probes is answered by b alone (90% right, the other 0%" in learnt.relation.reason
-    assert "b learnt it if it is the later one" in learnt.relation.reason
+    assert "only b recognises class 3 of the probes (accuracy 90%, the other 0%" in learnt.relation.reason
+    assert "either b is the later model and learnt it" in learnt.relation.reason
     assert learnt.direction == "unknown"
     assert learnt.direction_confidence is None
     forgot = named("b->a")

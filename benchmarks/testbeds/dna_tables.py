@@ -10,7 +10,7 @@ from scipy.stats import rankdata
 
 from stemma.fingerprints.dna import pack, unpack
 from stemma.fingerprints.fragment_encoder import FragmentEncoder
-from stemma.kinship.function.model_dna import Population, ProvenanceClassifier, likeness
+from stemma.kinship.function.model_dna import Population, ProvenanceClassifier, channel_correlations
 from stemma.training.dna import populations
 from stemma.training.dna_groups import STEP, STRANGER_WAYS, Group, GroupRecipe
 from stemma.zoo.provenance import Member
@@ -119,7 +119,9 @@ def by_dna(encoder: FragmentEncoder, beside: Sequence[Group], how: str = "soft a
         out = np.empty((len(theirs), len(children)))
         for some, population in known[kind].items():
             here = np.flatnonzero(strange == some)
-            out[:, here] = judge.kin(likeness(population(theirs), population(of(home)[children[here]])))
+            out[:, here] = judge.log_odds(
+                channel_correlations(population(theirs), population(of(home)[children[here]]))
+            )
         return out
 
     return score
@@ -145,7 +147,7 @@ def verdicts(
                 continue
             pool = np.concatenate([codes[child][None].astype(np.float64), null])
             against = Population.of(pool)
-            values = judge.kin(likeness(against(codes[sources].astype(np.float64)), against(pool)))
+            values = judge.log_odds(channel_correlations(against(codes[sources].astype(np.float64)), against(pool)))
             p = (values[:, 1:] >= values[:, :1]).sum(1) + 1
             rows += [(home.recipe.name, m.way, int(s) == m.source, float(q) / len(pool), m.source)
                      for s, q in zip(home.group().source[sources], p, strict=True)]  # fmt: skip

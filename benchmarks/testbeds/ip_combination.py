@@ -63,7 +63,7 @@ def _tails(found: Suspects, group: str, victim: int) -> tuple[dict[str, np.ndarr
     positives, negatives = {}, {}
     for name in _applicable(group):
         values = found.distances[name][:, victim]
-        positives[name], negatives[name] = (combined.tails(values[r], values[null]) for r in (own, apart))
+        positives[name], negatives[name] = (combined.log_lower_tails(values[r], values[null]) for r in (own, apart))
     return positives, negatives
 
 

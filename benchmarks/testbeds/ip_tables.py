@@ -204,7 +204,7 @@ def _in_units(found: Suspects, name: str, victims: Sequence[int]) -> np.ndarray:
     for kind in sorted({m["kind"] for m in found.meta}):
         null, rows = found.rows(split="calibration", group="negative", kind=kind), found.rows(split="test", kind=kind)
         for v in victims:
-            out[rows, v] = combined.tails(found.distances[name][rows, v], found.distances[name][null, v])
+            out[rows, v] = combined.log_lower_tails(found.distances[name][rows, v], found.distances[name][null, v])
     return out
 
 
@@ -236,7 +236,7 @@ def sensitivity(scored: Scored, group: str) -> dict[str, float]:
         for v in scored.victims:
             base, sides = _columns(found, null, v), []
             for r in (scored.copies(group, v), rows):
-                logs = combined.tails(_columns(found, r, v), base)
+                logs = combined.log_lower_tails(_columns(found, r, v), base)
                 sides.append(logs[:, 0] + weight * logs[:, 1])
             areas.append(float(closer(*sides).mean()))
         out[str(weight)] = float(np.mean(areas))

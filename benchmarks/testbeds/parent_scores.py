@@ -14,7 +14,7 @@ import torch
 from stemma.checkpoints.model import Model
 from stemma.kinship.function.feature_similarities import similarity
 from stemma.kinship.function.finetuning_approximation import FineTuningApproximation, bounded
-from stemma.kinship.function.network_body import body, difference, tangents
+from stemma.kinship.function.network_body import body_up_to, difference, feature_tangents
 from stemma.probes import Probes
 from testbeds.parent_zoos import Question
 
@@ -37,41 +37,44 @@ def all_scores(
 
     Two baselines have one form: `weights`, the distance of weights, and `step`, the length of J (c - p).
     """
-    children = [body(c, q.probes) for c in q.children]
-    theirs = torch.stack([c.collected(q.probes, len(q.probes)) for c in children])
+    children = [body_up_to(c, q.probes) for c in q.children]
+    theirs = torch.stack([c.features_of_all(q.probes, len(q.probes)) for c in children])
     rows: dict[str, dict[str, list[torch.Tensor]]] = {}
     for candidate in q.candidates:
-        parent = body(candidate, q.probes)
-        own = parent.collected(q.probes, len(q.probes))
+        parent = body_up_to(candidate, q.probes)
+        own = parent.features_of_all(q.probes, len(q.probes))
         added = [difference(parent, c) for c in children]
-        moved = torch.cat(
-            [tangents(parent, added[i : i + CHUNK], q.probes, len(q.probes)) for i in range(0, len(added), CHUNK)]
+        step_of_features = torch.cat(
+            [
+                feature_tangents(parent, added[i : i + CHUNK], q.probes, len(q.probes))
+                for i in range(0, len(added), CHUNK)
+            ]
         )
         for name in names:
             here = rows.setdefault(name, {})
-            for form, found in _forms(name, own, theirs, moved, linear, taylor).items():
+            for form, found in _forms(name, own, theirs, step_of_features, linear, taylor).items():
                 here.setdefault(form, []).append(found)
         distance = torch.stack([torch.stack([d.double().square().sum() for d in a.values()]).sum() for a in added])
         rows.setdefault("weights", {}).setdefault("plain", []).append(-distance.sqrt())
-        rows.setdefault("step", {}).setdefault("plain", []).append(-moved.flatten(1).norm(dim=1))
+        rows.setdefault("step", {}).setdefault("plain", []).append(-step_of_features.flatten(1).norm(dim=1))
     return {s: {form: torch.stack(r).numpy() for form, r in forms.items()} for s, forms in rows.items()}
 
 
 def _forms(
-    name: str, own: torch.Tensor, theirs: torch.Tensor, moved: torch.Tensor, linear: Sequence[float],
+    name: str, own: torch.Tensor, theirs: torch.Tensor, step_of_features: torch.Tensor, linear: Sequence[float],
     taylor: Sequence[float],
 ) -> dict[str, torch.Tensor]:  # fmt: skip
     measure = similarity(name, 4.0, 0.01)
     s = measure.value(own, theirs)
-    slope = (measure.gradient(own, theirs) * moved).sum((1, 2))
-    found = {"plain": measure.finished(s)}
+    slope = (measure.gradient(own, theirs) * step_of_features).sum((1, 2))
+    found = {"plain": measure.score(s)}
     for alpha in linear:
-        found[f"linear {alpha:g}"] = measure.finished(measure.value(own + alpha * moved, theirs))
-        if measure.scaleless:
-            short = bounded(alpha * moved, theirs - own)
-            found[f"linear {alpha:g} bounded"] = measure.finished(measure.value(own + short, theirs))
+        found[f"linear {alpha:g}"] = measure.score(measure.value(own + alpha * step_of_features, theirs))
+        if measure.scale_invariant:
+            short = bounded(alpha * step_of_features, theirs - own)
+            found[f"linear {alpha:g} bounded"] = measure.score(measure.value(own + short, theirs))
     for alpha in taylor:
-        found[f"taylor {alpha:g}"] = measure.finished(s + alpha * slope)
+        found[f"taylor {alpha:g}"] = measure.score(s + alpha * slope)
     return found
 
 
@@ -151,11 +154,11 @@ def table(found: Mapping[str, Mapping[str, np.ndarray]], family: np.ndarray) -> 
 
 def relative_change(q: Question) -> float:
     """Mean length of the change from parent to child over the length of the parent, heads left out."""
-    parents = [body(p, q.probes) for p in q.candidates]
+    parents = [body_up_to(p, q.probes) for p in q.candidates]
     found = []
     for child, t in zip(q.children, q.truth, strict=True):
         parent = parents[t]
-        made = _length(difference(parent, body(child, q.probes)))
+        made = _length(difference(parent, body_up_to(child, q.probes)))
         found.append(made / _length(parent.parameters))
     return round(float(np.mean(found)), 3)
 

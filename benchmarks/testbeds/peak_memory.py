@@ -34,7 +34,7 @@ def main(form: str, count: int) -> dict[str, Any]:
     import numpy as np
 
     from stemma.kinship.function.finetuning_approximation import FineTuningApproximation
-    from stemma.kinship.function.network_body import body
+    from stemma.kinship.function.network_body import body_up_to
     from stemma.probes import Probes
     from stemma.zoo.memory import model_of
     from stemma.zoo.training import initial
@@ -53,9 +53,9 @@ def main(form: str, count: int) -> dict[str, Any]:
     idle, start = highest(), time.perf_counter()
     run(probes)
     seconds, peak = time.perf_counter() - start, highest()
-    made = body(parent, probes)
+    made = body_up_to(parent, probes)
     parameters = sum(t.numel() for t in made.parameters.values())
-    features = int(made.collected(probes.take(range(2)), 2).shape[1])
+    features = int(made.features_of_all(probes.take(range(2)), 2).shape[1])
     return {
         "megabytes": round((peak - idle) / 1024, 1), "seconds": round(seconds, 3), "parameters": parameters,
         "features": features,
@@ -80,10 +80,10 @@ def _explicit(parent: Any, child: Any, probes: Any) -> Any:
     import torch
     from torch.func import jacrev
 
-    from stemma.kinship.function.network_body import body, difference
+    from stemma.kinship.function.network_body import body_up_to, difference
 
-    p = body(parent, probes)
-    added = difference(p, body(child, probes))
+    p = body_up_to(parent, probes)
+    added = difference(p, body_up_to(child, probes))
     inputs = p.inputs(probes, 0, len(probes))
     jacobian = jacrev(lambda w: p.features(inputs, w), chunk_size=64)(p.parameters)
     return sum(torch.tensordot(jacobian[n], added[n], dims=added[n].ndim) for n in added)

@@ -10,7 +10,7 @@ from typing import Any
 from stemma.ancestry.roles import Kin, Role, Standing
 from stemma.checkpoints import cards
 from stemma.checkpoints.model import Model
-from stemma.kinship.axes import UNASKED
+from stemma.kinship.axes import NO_PROBES
 from stemma.types import Comparison, Digest, ModelRef, NotTested, RelationKind, Trace
 
 CANNOT_SEE = ("training data", "models that are not in what was searched")
@@ -175,9 +175,9 @@ def _unasked(compared: Sequence[Comparison]) -> tuple[str, ...]:
     if not compared:
         return ()
     without = [c for c in compared if c.function is None]
-    why = [u for c in without for u in c.cannot_see if u.startswith("function (") and u != UNASKED]
+    why = [u for c in without for u in c.cannot_see if u.startswith("function (") and u != NO_PROBES]
     if len(without) == len(compared) and not why:
-        return (UNASKED,)
+        return (NO_PROBES,)
     first = f"{why[0].removeprefix('function (').removesuffix(')')}{'; …' if len(why) > 1 else ''}" if why else ""
     return (f"the function of {len(why)} of {len(compared)} models: {first}",) if why else ()
 

@@ -240,7 +240,7 @@ def _batches(
             pool = pool.unasked
         drawn = draw_many(pool, families, rng, training.drawing, training.batch)
         if drawn:
-            count = pool.views.there.shape[1]
+            count = pool.views.present.shape[1]
             some = (rng.random(count) < rng.uniform(0.2, 1) if rng.random() < training.layers else None for _ in drawn)
             asked = [pool.asked(q, start.preset, start.crop, kept) for q, kept in zip(drawn, some, strict=True)]
             batch = _answerable(asked, [q.label for q in drawn])

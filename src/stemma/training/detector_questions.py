@@ -9,7 +9,7 @@ import numpy as np
 from stemma.checkpoints.model import Model
 from stemma.fingerprints.tensor_content import matrices
 from stemma.kinship.learned import batches, geometry
-from stemma.kinship.learned.weight_samples import Views, views
+from stemma.kinship.learned.weight_samples import WeightSamples, sample_weights
 from stemma.probes import Probes
 from stemma.training.relatives import Relative
 
@@ -62,7 +62,7 @@ class Pool:
     """
 
     relatives: tuple[Relative, ...]
-    views: Views
+    views: WeightSamples
     matrix: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -158,7 +158,7 @@ class Pool:
         others = np.array(question.others)
         if preset == "paper" and self.matrix is not None and self.views.features is not None:
             return batches.paper_question(self.matrix, self.views.features, question.child, others)
-        seen = self.views if layers is None else replace(self.views, there=self.views.there & layers)
+        seen = self.views if layers is None else replace(self.views, present=self.views.present & layers)
         return batches.v2_question(seen, question.child, others, crop, self._squares)
 
     def _squares(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
@@ -168,7 +168,9 @@ class Pool:
     def unasked(self) -> "Pool":
         """The same pool as if nobody had asked the models."""
         return (
-            self if self.views.features is None else replace(self, views=replace(self.views, features=None, seen=None))
+            self
+            if self.views.features is None
+            else replace(self, views=replace(self.views, features=None, has_features=None))
         )
 
 
@@ -197,7 +199,7 @@ def pools(
         if len(group) < LEAST:
             continue
         models = [r.model for r in group]
-        seen = views(models, cap=cap, per_layer=per_layer, seed=seed)
+        seen = sample_weights(models, cap=cap, per_layer=per_layer, seed=seed)
         asked = None if probes is None else probes(models[0])
         if asked is not None:
             seen = batches.with_features(seen, models, asked)

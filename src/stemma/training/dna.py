@@ -13,12 +13,12 @@ from stemma.fingerprints.canonical_outputs import FEATURES
 from stemma.fingerprints.dna import pack, unpack
 from stemma.fingerprints.fragment_encoder import FragmentEncoder
 from stemma.kinship.function.model_dna import (
-    DIRECTIONS,
-    PER_DIRECTION,
+    MAX_DIRECTIONS,
+    MODELS_PER_DIRECTION,
     SHRINK,
     Population,
     ProvenanceClassifier,
-    likeness,
+    channel_correlations,
 )
 from stemma.training.dna_groups import STRANGER_WAYS, Group
 
@@ -208,7 +208,7 @@ def population_rows(group: Group, way: str, chosen: np.ndarray) -> np.ndarray:
 
 
 def _correlations(a: torch.Tensor, b: torch.Tensor, beside: torch.Tensor) -> torch.Tensor:
-    """As `Population` and `likeness` do it: `[a, b, channels]`."""
+    """As `Population` and `channel_correlations` do it: `[a, b, channels]`."""
     mean, spread = beside.mean(0), beside.std(0, correction=0)
     spread = spread + SHRINK * spread.median()
 
@@ -219,7 +219,7 @@ def _correlations(a: torch.Tensor, b: torch.Tensor, beside: torch.Tensor) -> tor
         y = (x - mean) / spread
         return unit(y - y.mean(-2, keepdim=True))
 
-    count = min(DIRECTIONS, len(beside) // PER_DIRECTION)
+    count = min(MAX_DIRECTIONS, len(beside) // MODELS_PER_DIRECTION)
     one, two = against(a), against(b)
     if count:
         with torch.no_grad():  # directions are taken as they are
@@ -290,7 +290,7 @@ def answered(encoder: FragmentEncoder, groups: Sequence[Group], beside: Sequence
                 seen = population(codes[at][rows])
                 for i in kin:
                     parents = groups[i].rows("source")
-                    values = judge.kin(likeness(population(codes[i][parents]), seen))
+                    values = judge.log_odds(channel_correlations(population(codes[i][parents]), seen))
                     for j, parent in enumerate(parents):
                         for k, row in enumerate(rows):
                             own = i == at and groups[i].source[parent] == home.source[row]

@@ -11,7 +11,7 @@ import numpy as np
 from stemma.ancestry.trace import Candidate
 from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError, StemmaError
-from stemma.kinship.function.null_models import NullModels, Party, needed
+from stemma.kinship.function.null_models import NullModels, Subject, models_needed
 from stemma.registry import Registry
 from stemma.registry.ingest import fingerprinters
 from stemma.registry.records import Progress
@@ -50,7 +50,7 @@ class Independent:
     """
 
     registry: Registry
-    functional: "Callable[[Candidate], Party]"
+    functional: "Callable[[Candidate], Subject]"
     progress: Progress
 
     def __call__(
@@ -89,7 +89,7 @@ class Independent:
                 found += more
                 left_out += unread
         open_ended = null is None or (isinstance(null, str) and "n" not in _given(null))
-        wanted = needed(alpha) if open_ended else len(found)
+        wanted = models_needed(alpha) if open_ended else len(found)
         looked_at = found[: LOOKED_AT * max(wanted, 25)] if null is None else found
         choice = _Choice(self, asked, probes, strict=null is None, beside=beside, strangers=isinstance(null, str))
         for i, c in enumerate(looked_at):
@@ -105,7 +105,7 @@ class Independent:
             left_out += [f"{c.ref.name}: {why}"] if why else []
         if len(choice.kept) < wanted and len(looked_at) < len(found):
             left_out.append(f"{len(found) - len(looked_at)} more enrolled models that were not looked at")
-        parties = [self.functional(c) if null is None else Party(c.ref.name, c.load) for c in choice.kept]
+        parties = [self.functional(c) if null is None else Subject(c.ref.name, c.load) for c in choice.kept]
         return NullModels(source, tuple(parties), tuple(left_out))
 
 
@@ -235,7 +235,7 @@ def from_recipe(text: str, alpha: float, probes: "Probes") -> list[Model]:
         raise MisuseError(
             f"'{text}' is no recipe of null models: give KIND:n=24,seed=1,part=a with one of {', '.join(KINDS)}"
         )
-    count, seed = int(numbers.get("n", needed(alpha) + SPARE)), int(numbers.get("seed", 0))
+    count, seed = int(numbers.get("n", models_needed(alpha) + SPARE)), int(numbers.get("seed", 0))
     spec = independents(kind, 1, seed, untrained=True)[0].network.input_spec
     if spec is None or not fits(spec, probes):
         own = "" if spec is None else f" for {spec.kind} inputs of shape {list(spec.shape)}"

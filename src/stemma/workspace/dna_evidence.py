@@ -10,9 +10,9 @@ import numpy as np
 
 from stemma.errors import RegistryError, StemmaError
 from stemma.fingerprints.dna import DNA, MIN_PROBES, is_valid
-from stemma.kinship.function.dna_search import ClosestDnaOfMany
+from stemma.kinship.function.closest_dna_of_many import ClosestDnaOfMany
 from stemma.kinship.function.model_dna import CloserDnaThanIndependent
-from stemma.kinship.function.null_models import NullModels, Party
+from stemma.kinship.function.null_models import NullModels, Subject
 from stemma.registry import Registry
 from stemma.training import shipped_dna
 from stemma.types import Digest, Evidence, Fingerprint
@@ -43,7 +43,7 @@ class DnaAxis:
         """DNA with the encoder that ships for these probes."""
         return DNA(encoder=shipped_dna(self.probes.kind))
 
-    def of(self, party: Party, weights: Digest | None = None) -> Fingerprint | str:
+    def of(self, party: Subject, weights: Digest | None = None) -> Fingerprint | str:
         """The DNA of a model.
 
         Args:
@@ -70,7 +70,7 @@ class DnaAxis:
                     self.registry.put_functional(weights, made)
         return made
 
-    def on_pair(self, a: Party, b: Party, null: NullModels, digests: Sequence[Digest | None]) -> Evidence | str:
+    def on_pair(self, a: Subject, b: Subject, null: NullModels, digests: Sequence[Digest | None]) -> Evidence | str:
         """Test a pair.
 
         Args:
@@ -93,7 +93,7 @@ class DnaAxis:
         return _deciding(found, reason(a, b, one, two))
 
     def on_search(
-        self, suspect: Party, candidates: Sequence[tuple[Party, Digest]], null: NullModels, digest: Digest | None
+        self, suspect: Subject, candidates: Sequence[tuple[Subject, Digest]], null: NullModels, digest: Digest | None
     ) -> Mapping[int, Evidence]:
         """Test a suspect against the candidates that have a DNA.
 
@@ -134,7 +134,7 @@ class DnaAxis:
         return kept, left_out
 
 
-def _other_code(party: Party, kept: Fingerprint) -> bool:
+def _other_code(party: Subject, kept: Fingerprint) -> bool:
     """Whether what is kept is of the same weights, run by other code."""
     try:
         return party.load is not None and party.load().network.digest != kept.model
@@ -142,7 +142,7 @@ def _other_code(party: Party, kept: Fingerprint) -> bool:
         return False
 
 
-def reason(a: Party, b: Party, one: Fingerprint, two: Fingerprint) -> str:
+def reason(a: Subject, b: Subject, one: Fingerprint, two: Fingerprint) -> str:
     """Why DNA is the best evidence on the function of a pair.
 
     Args:

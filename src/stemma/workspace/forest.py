@@ -16,7 +16,7 @@ from stemma.ancestry.trees.rooting import ByDistance, ByWeights, Chances, Direct
 from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError, StemmaError
 from stemma.kinship.relation.grids import lies_on_grid
-from stemma.kinship.weights.contents.in_place import in_place
+from stemma.kinship.weights.contents.contents_in_place import contents_in_place
 from stemma.kinship.weights.correspondence import candidates
 from stemma.kinship.weights.entries import Entries, entries
 from stemma.registry import comparisons
@@ -257,7 +257,7 @@ class Work:
         if key not in self.placed:
             a, b = (self.models[k] for k in key)
             pairings = next((p for _, p in candidates(a, b, contents=False)), ())
-            self.placed[key] = in_place(a, b, pairings, self.level())
+            self.placed[key] = contents_in_place(a, b, pairings, self.level())
         return self.placed[key]
 
     def whole(self, i: int, j: int) -> Comparison:

@@ -14,9 +14,9 @@ from stemma.errors import MisuseError, RegistryError, StemmaError
 from stemma.kinship.axes import FORGOTTEN, both_axes
 from stemma.kinship.compare import function_of, unaskable, with_forgotten, with_partitions
 from stemma.kinship.function import combined
-from stemma.kinship.function.evidence import Eyes
-from stemma.kinship.function.null_models import NullModels, Party
-from stemma.kinship.function.search import ClosestOfMany
+from stemma.kinship.function.closer_than_independent import ObservationPlan
+from stemma.kinship.function.closest_of_many import ClosestOfMany
+from stemma.kinship.function.null_models import NullModels, Subject
 from stemma.kinship.function.selection import Selection
 from stemma.kinship.function.sketches import FunctionalSketch
 from stemma.measures.base import AbstractMeasure, summarise
@@ -74,21 +74,21 @@ class FunctionAxis:
         """
         return self.registry.functional(model, self.given.digest, FunctionalSketch.of(self.given).spec)
 
-    def party(self, model: Model) -> Party:
+    def party(self, model: Model) -> Subject:
         """A model as one to be asked; where its weights are gone, what is kept of it.
 
         Returns:
             The party.
         """
         if model.black_box:
-            return Party.of(model)
+            return Subject.of(model)
         gone = has_no_weights(model)
         kept = self.kept(model.digest)
         if not gone and kept is not None and kept.model != _network_digest(model):
             kept = None  # kept of the same weights, run by other code
-        return Party(model.name, None if gone else lambda: model, kept)
+        return Subject(model.name, None if gone else lambda: model, kept)
 
-    def enrolled_party(self, c: Candidate) -> Party:
+    def enrolled_party(self, c: Candidate) -> Subject:
         """An enrolled model: what is kept of its function, else the model itself.
 
         Returns:
@@ -96,7 +96,7 @@ class FunctionAxis:
         """
         kept = self.kept(c.ref.digest)
         if kept is not None:
-            return Party(c.ref.name, None, kept)
+            return Subject(c.ref.name, None, kept)
         return replace(self.party(c.load()), name=c.ref.name)
 
     def independent(self, asked: Sequence[Model], null: Nulls, beside: Sequence[Candidate] = ()) -> NullModels:
@@ -175,7 +175,7 @@ class FunctionAxis:
                 out[id(c)] = with_forgotten(_paid(evidence, times, self.alpha), party, own, self.given)
         return out
 
-    def party_of(self, c: Candidate) -> Party:
+    def party_of(self, c: Candidate) -> Subject:
         """A candidate with its sketch, which is kept where the candidate is enrolled.
 
         Returns:
@@ -185,7 +185,7 @@ class FunctionAxis:
         if party.sketch is not None or party.load is None:
             return party
         with contextlib.suppress(StemmaError):  # whoever asks it is told
-            made = Eyes.of(self.given, sketched=True, labelled=False).sketched(party, self.given)
+            made = ObservationPlan.of(self.given, sketched=True, labelled=False).sketched(party, self.given)
             with contextlib.suppress(RegistryError):  # a registry that cannot be written still answers
                 if self.registry.by_digest(c.ref.digest):
                     self.registry.put_functional(c.ref.digest, made)
@@ -228,20 +228,20 @@ class FunctionAxis:
 
     def _of_sketches(self, a: Model, b: Model, method: "AbstractFingerprinter", measure: AbstractMeasure) -> Distance:
         labelled = self.given.labels is not None
-        eyes = Eyes.of(self.given, sketched=True, labelled=labelled)
+        eyes = ObservationPlan.of(self.given, sketched=True, labelled=labelled)
         through = next((f for f, _ in eyes.methods if f.spec == method.spec or _unsketched(f) == method.spec), None)
         if through is None:
             of = a.name if has_no_weights(a) else b.name
             raise MisuseError(f"only a sketch is left of {of}: {_held([f for f, _ in eyes.methods], method)}")
-        seen = [eyes.on(self.party(m), self.given) for m in (a, b)]
+        seen = [eyes.observe(self.party(m), self.given) for m in (a, b)]
         if labelled and seen[0].shape != seen[1].shape:
             eyes = replace(eyes, labelled=False)
-            seen = [eyes.on(self.party(m), self.given) for m in (a, b)]
+            seen = [eyes.observe(self.party(m), self.given) for m in (a, b)]
         key = through.spec.digest
-        lacking = [s for s in seen if key not in s.seen]
+        lacking = [s for s in seen if key not in s.fingerprints]
         if lacking:
             raise MisuseError(next(iter(lacking[0].missing.values()), f"nothing of {lacking[0].name} is kept"))
-        return measure(seen[0].seen[key], seen[1].seen[key])
+        return measure(seen[0].fingerprints[key], seen[1].fingerprints[key])
 
 
 def _side_by_side(

@@ -14,9 +14,9 @@ from stemma.checkpoints.model import Model
 from stemma.checkpoints.tensor import RowStorage, Tensor
 from stemma.fingerprints.tensor_content import matrices
 from stemma.kinship.weights.correspondence import candidates as pairings
-from stemma.kinship.weights.layouts.relaid import relaid
-from stemma.kinship.weights.names_apart import as_in
-from stemma.kinship.weights.order.units_of_pair import finite
+from stemma.kinship.weights.layouts.rearranged_rows import rearrange_rows
+from stemma.kinship.weights.name_clashes import with_names_of
+from stemma.kinship.weights.order.pair_reader import finite
 from stemma.kinship.weights.residual import rounding_of
 from stemma.networks.load import from_arrays
 
@@ -36,7 +36,7 @@ ONLY = 0.01
 def put_together(child: Model, candidates: Sequence[Model]) -> Merge | None:
     """Find the models whose layers or experts one model holds.
 
-    Cost: each candidate is laid out as the child, see `relaid`; nothing of those with as many matrices as it has.
+    Cost: each candidate is laid out as the child, see `rearrange_rows`; none for those with as many matrices as it has.
 
     Args:
         child: The model in question.
@@ -103,8 +103,8 @@ def _laid_out(child: Model, candidate: Model) -> Model | None:
         A view; None where nothing stands elsewhere.
     """
     ways = pairings(child, candidate, contents=False)
-    named = as_in(child, candidate, ways[0][1]) if ways else candidate
-    found = relaid(child, named, renamed=True)
+    named = with_names_of(child, candidate, ways[0][1]) if ways else candidate
+    found = rearrange_rows(child, named, renamed=True)
     return found.model if found is not None else None if named is candidate else named
 
 

@@ -1,8 +1,8 @@
-"""How alike two sets of features are, and how that changes with the first of them.
+"""Similarities of two sets of features, with their gradients in the first of them.
 
 Each similarity takes features `[..., n, d]` (n probes, d coordinates, any leading axes) and gives one number for each
-leading index, larger for more alike, with its gradient in closed form. A score is what `finished` makes of the
-similarity, or of its first-order estimate: roots are taken last, of whatever is left below zero.
+leading index, larger for more similar, with its gradient in closed form. `score` turns the similarity, or its
+first-order estimate, into what is compared between candidates: roots are taken last.
 
 Source: Yu and Wang 2024 (Neural Lineage), arXiv:2406.11129, and the code of its authors for the norms; the gradients
 of the two correlations are derived here.
@@ -24,22 +24,14 @@ class AbstractSimilarity(abc.ABC):
     """A similarity of features that share probes, and coordinates where it is a norm.
 
     Attributes:
-        scaleless: Whether it stays the same when one side is multiplied by a number.
+        scale_invariant: Whether it stays the same when one side is multiplied by a number.
     """
 
-    scaleless: ClassVar[bool] = False
+    scale_invariant: ClassVar[bool] = False
 
     @abc.abstractmethod
     def value(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """The similarity.
-
-        Args:
-            x: Features of the parent `[..., n, d]`, or an estimate of the child's.
-            y: Features of the child, of the same shape up to leading axes.
-
-        Returns:
-            One number per leading index.
-        """
+        """Similarity of features `[..., n, d]` of parent and child, one number per leading index."""
 
     @abc.abstractmethod
     def gradient(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -56,15 +48,8 @@ class AbstractSimilarity(abc.ABC):
             MisuseError: If this similarity has none.
         """
 
-    def finished(self, s: torch.Tensor) -> torch.Tensor:
-        """The score that is compared between candidates.
-
-        Args:
-            s: Similarities, or first-order estimates of them.
-
-        Returns:
-            As many scores; the same unless a similarity says otherwise.
-        """
+    def score(self, s: torch.Tensor) -> torch.Tensor:
+        """The score that is compared between candidates, from similarities or estimates of them."""
         return s
 
 
@@ -89,8 +74,8 @@ class MeanPower(AbstractSimilarity):
         e = x - y
         return -self.power * e.sign() * e.abs().pow(self.power - 1) / _entries(e)
 
-    def finished(self, s: torch.Tensor) -> torch.Tensor:
-        """See `AbstractSimilarity.finished`."""
+    def score(self, s: torch.Tensor) -> torch.Tensor:
+        """See `AbstractSimilarity.score`."""
         return s if self.power == 1 else -(-s.clamp(max=0)).pow(1 / self.power)
 
 
@@ -128,12 +113,8 @@ class LargestDifference(AbstractSimilarity):
         return -(x - y).abs().amax(-1).mean(-1)
 
     def gradient(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """See `AbstractSimilarity.gradient`.
-
-        Raises:
-            MisuseError: Always.
-        """
-        raise MisuseError("the similarity linf has no gradient for the Taylor form: take lse, or form='linear'")
+        """Always raises `MisuseError`."""
+        raise MisuseError("the similarity linf has no gradient for the Taylor form: use lse, or form='linear'")
 
 
 @final
@@ -144,7 +125,7 @@ class Cka(AbstractSimilarity):
     Memory: n * n numbers per leading index.
     """
 
-    scaleless = True
+    scale_invariant = True
 
     def value(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """See `AbstractSimilarity.value`."""
@@ -170,7 +151,7 @@ class DistanceCorrelation(AbstractSimilarity):
     small constant inside the root. Memory: n * n numbers per leading index.
     """
 
-    scaleless = True
+    scale_invariant = True
 
     def value(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """See `AbstractSimilarity.value`."""
@@ -188,16 +169,7 @@ class DistanceCorrelation(AbstractSimilarity):
 
 
 def similarity(name: str, power: float, temperature: float) -> AbstractSimilarity:
-    """A similarity by its name.
-
-    Args:
-        name: `l1`, `l2`, `lp`, `lse`, `linf`, `cka` or `dc`.
-        power: Of `lp`.
-        temperature: Of `lse`.
-
-    Returns:
-        The similarity.
-    """
+    """A similarity by its name: `l1`, `l2`, `lp`, `lse`, `linf`, `cka` or `dc`."""
     known = {
         "l1": MeanPower(1.0),
         "l2": MeanPower(2.0),

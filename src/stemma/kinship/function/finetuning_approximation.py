@@ -1,4 +1,4 @@
-"""Which candidate was a network fine-tuned from? Features are compared after a linear step towards its weights."""
+"""Which candidate a network was fine-tuned from: features are compared after a linear step towards its weights."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -25,14 +25,14 @@ SIMILARITIES = ("l1", "l2", "lp", "lse", "linf", "cka", "dc")
 """The similarities of features."""
 
 ALPHA = {"linear": 1.0, "taylor": 0.01, "plain": 0.0}
-"""Length of the step that each form takes unless told."""
+"""Length of the step of each form by default."""
 
 
 @dataclass(frozen=True)
 class BestParent:
     """Which of the candidates a child was most likely fine-tuned from, if it was fine-tuned from one of them.
 
-    A closed question: some candidate always scores highest, also where none is the parent.
+    A closed-set ranking: some candidate always scores highest, even if none is the parent.
 
     Attributes:
         child: Name of the child.
@@ -75,11 +75,7 @@ class LineageScores:
     spec: Spec
 
     def best(self) -> tuple[BestParent, ...]:
-        """The best candidate of each child.
-
-        Returns:
-            One answer per child, in order.
-        """
+        """The best candidate of each child."""
         return tuple(self._best(i) for i in range(len(self.children)))
 
     def _best(self, column: int) -> BestParent:
@@ -112,8 +108,8 @@ class FineTuningApproximation:
     parent; `taylor` one backward pass per pair. Memory: `chunk` times that of one pass for `linear`, that of one
     backward pass for `taylor`, and the features of all children.
 
-    Norms are best among candidates that were trained apart. Among fine-tunes of one root take `cka` or `dc`: there the
-    linear step from the right candidate can overshoot, which norms punish.
+    Norms are best among independently trained candidates. Among fine-tunes of one root use `cka` or `dc`: there the
+    linear step from the right candidate can overshoot, which norms penalise.
 
     Parent and child must share architecture, names of parameters, and the order of their hidden units; heads may
     differ. Weights of the head and buffers (running statistics) are no part of the difference.
@@ -123,8 +119,8 @@ class FineTuningApproximation:
         similarity: `l1`, `l2`, `lp`, `lse`, `linf` (not with `taylor`), `cka` or `dc`.
         alpha: Length of the step; None takes 1 for `linear` and 0.01 for `taylor`. `plain` takes none.
         bounded: For `linear` with `cka` and `dc`: a step that changes the features by more than they differ from the
-            child's is shortened to that. These two do not see how long a step is, and a long one carries so much of
-            the child's own weights into any candidate's features that they look alike. Norms are left alone.
+            child's is shortened to that. These two do not depend on the length of a step, and a long one carries so
+            much of the child's weights into any candidate's features that they agree. Norms are not affected.
         power: Of `lp`.
         temperature: Of `lse`.
         layer: A module whose output is compared; empty for what enters the head (the last linear or convolution
@@ -151,19 +147,21 @@ class FineTuningApproximation:
 
     def __post_init__(self) -> None:
         if self.form not in FORMS:
-            raise MisuseError(f"form is one of {', '.join(FORMS)}, not {self.form!r}")
+            raise MisuseError(f"form must be one of {', '.join(FORMS)}, not {self.form!r}")
         if self.similarity not in SIMILARITIES:
             raise MisuseError(f"there is no similarity {self.similarity!r}. There are: {', '.join(SIMILARITIES)}")
         if not 1 <= self.power < np.inf or not 0 < self.temperature < np.inf:
-            raise MisuseError(f"power is 1 or more and temperature positive, not {self.power} and {self.temperature}")
+            raise MisuseError(
+                f"power must be at least 1 and temperature positive, not {self.power} and {self.temperature}"
+            )
         if self.form == "plain" and self.alpha is not None:
-            raise MisuseError("the plain form takes no step: leave alpha out, or take form='linear'")
+            raise MisuseError("the plain form has no step: omit alpha, or use form='linear'")
         if not np.isfinite(self.step):
-            raise MisuseError(f"alpha is a finite number, not {self.alpha}")
+            raise MisuseError(f"alpha must be finite, not {self.alpha}")
         if self.batch < 1 or self.chunk < 1:
-            raise MisuseError("batch and chunk are 1 or more")
+            raise MisuseError(f"batch and chunk must be at least 1, not {self.batch} and {self.chunk}")
         if self.form == "taylor" and self.similarity == "linf":
-            raise MisuseError("the similarity linf has no gradient for the Taylor form: take lse, or form='linear'")
+            raise MisuseError("the similarity linf has no gradient for the Taylor form: use lse, or form='linear'")
 
     @property
     def step(self) -> float:
@@ -192,7 +190,7 @@ class FineTuningApproximation:
             MisuseError: If architectures do not fit each other or the probes, or `layer` is `all`.
         """
         if self.layer == "all":
-            raise MisuseError("layer='all' averages ranks among candidates: use matrix with all of them")
+            raise MisuseError("layer='all' averages ranks among candidates: call matrix with all candidates")
         return self.matrix([parent], children, probes).values[0]
 
     def matrix(self, candidates: Sequence[Model], children: Sequence[Model], probes: Probes) -> LineageScores:
@@ -210,21 +208,21 @@ class FineTuningApproximation:
 
         Raises:
             MisuseError: If there are no candidates, children or probes, or architectures do not fit.
-            StemmaError: If a network cannot be asked, or scores overflow.
+            StemmaError: If a network cannot be run, or scores overflow.
         """
         _check(candidates, children, probes)
         rows, replaced = [], np.zeros((len(candidates), len(children)), bool)
-        made = [self._bodies(child, probes) for child in children]
+        made = [self._bodies_of(child, probes) for child in children]
         for i, candidate in enumerate(candidates):
-            layers = self._bodies(candidate, probes)
+            layers = self._bodies_of(candidate, probes)
             odd = next((c for c, m in zip(children, made, strict=True) if len(m) != len(layers)), None)
             if odd is not None:
                 raise MisuseError(f"{candidate.name} and {odd.name} do not have the same number of layers")
             rows.append([])
             for k, body in enumerate(layers):
-                scores, fell = self._row(body, [m[k] for m in made], probes)
+                scores, not_finite = self._scores_of(body, [m[k] for m in made], probes)
                 rows[-1].append(scores)
-                replaced[i] |= fell
+                replaced[i] |= not_finite
         values = np.array(rows).transpose(1, 0, 2)
         names = tuple(m.name for m in candidates), tuple(m.name for m in children)
         return LineageScores(*names, _mean_rank(values) if self.layer == "all" else values[0], replaced, self.spec)
@@ -238,44 +236,48 @@ class FineTuningApproximation:
             probes: Inputs of the kind that it was fine-tuned on.
 
         Returns:
-            All scores and the winner. It is a ranking, not a test: it has no p-value, and names one even where no
-            candidate is the parent.
+            All scores and the winner. This is a ranking, not a test: there is no p-value, and a candidate wins even if
+            none is the parent.
 
         Raises:
             MisuseError: As `matrix`.
         """
         return self.matrix(candidates, [child], probes).best()[0]
 
-    def _bodies(self, model: Model, probes: Probes) -> "tuple[Body, ...]":
-        from stemma.kinship.function.network_body import bodies, body
+    def _bodies_of(self, model: Model, probes: Probes) -> "tuple[Body, ...]":
+        from stemma.kinship.function.network_body import bodies_of_all_layers, body_up_to
 
-        return bodies(model, probes) if self.layer == "all" else (body(model, probes, self.layer),)
+        return bodies_of_all_layers(model, probes) if self.layer == "all" else (body_up_to(model, probes, self.layer),)
 
-    def _row(self, parent: "Body", children: "Sequence[Body]", probes: Probes) -> tuple[np.ndarray, np.ndarray]:
-        """Scores of one candidate at one layer, and which of them are plain ones in place of what was not finite."""
+    def _scores_of(self, parent: "Body", children: "Sequence[Body]", probes: Probes) -> tuple[np.ndarray, np.ndarray]:
+        """Scores of one candidate at one layer, and which were not finite and use the plain form."""
         import torch
 
         from stemma.kinship.function.feature_similarities import similarity
 
         measure = similarity(self.similarity, self.power, self.temperature)
-        own = parent.collected(probes, self.batch)
+        own = parent.features_of_all(probes, self.batch)
         scores, replaced = [], []
         for start in range(0, len(children), self.chunk):
             chunk = children[start : start + self.chunk]
-            theirs = torch.stack([_fitting(parent, own, c, c.collected(probes, self.batch)) for c in chunk])
-            plain = measure.finished(measure.value(own, theirs))
-            found = plain if self.form == "plain" else self._approximated(measure, parent, chunk, own, theirs, probes)
-            fell = ~torch.isfinite(found)
-            scores.append(torch.where(fell, plain, found))
+            theirs = torch.stack(
+                [_check_same_features(parent, own, c, c.features_of_all(probes, self.batch)) for c in chunk]
+            )
+            plain = measure.score(measure.value(own, theirs))
+            found = (
+                plain if self.form == "plain" else self._approximate_scores(measure, parent, chunk, own, theirs, probes)
+            )
+            not_finite = ~torch.isfinite(found)
+            scores.append(torch.where(not_finite, plain, found))
             if not torch.isfinite(scores[-1]).all():
                 raise StemmaError(
-                    f"the features of {parent.network.name} and its children are too large for {self.similarity}: take "
+                    f"the features of {parent.network.name} and its children are too large for {self.similarity}: use "
                     "l1"
                 )
-            replaced.append(fell)
+            replaced.append(not_finite)
         return torch.cat(scores).numpy(), torch.cat(replaced).numpy()
 
-    def _approximated(
+    def _approximate_scores(
         self,
         measure: "AbstractSimilarity",
         parent: "Body",
@@ -284,44 +286,36 @@ class FineTuningApproximation:
         theirs: "torch.Tensor",
         probes: Probes,
     ) -> "torch.Tensor":
-        from stemma.kinship.function.network_body import difference, slopes, tangents
+        from stemma.kinship.function.network_body import difference, directional_derivatives, feature_tangents
 
         added = [difference(parent, child) for child in children]
         if self.form == "linear":
-            moved = self.step * tangents(parent, added, probes, self.batch)
-            if self.bounded and measure.scaleless:
-                moved = bounded(moved, theirs - own)
-            return measure.finished(measure.value(own + moved, theirs))
-        slope = slopes(parent, added, measure.gradient(own, theirs), probes, self.batch)
-        return measure.finished(measure.value(own, theirs) + self.step * slope)
+            feature_step = self.step * feature_tangents(parent, added, probes, self.batch)
+            if self.bounded and measure.scale_invariant:
+                feature_step = bounded(feature_step, theirs - own)
+            return measure.score(measure.value(own + feature_step, theirs))
+        slope = directional_derivatives(parent, added, measure.gradient(own, theirs), probes, self.batch)
+        return measure.score(measure.value(own, theirs) + self.step * slope)
 
 
-def bounded(moved: "torch.Tensor", apart: "torch.Tensor") -> "torch.Tensor":
-    """Steps of features, no longer than a distance.
-
-    Args:
-        moved: Steps `[c, n, d]`.
-        apart: As many differences.
-
-    Returns:
-        The same steps, those longer than their difference shortened to its length.
-    """
-    length, most = (t.flatten(1).norm(dim=1) for t in (moved, apart))
-    return moved * (most / length.clamp(min=1e-300)).clamp(max=1)[:, None, None]
+def bounded(steps: "torch.Tensor", differences: "torch.Tensor") -> "torch.Tensor":
+    """Feature steps `[c, n, d]`, shortened where they are longer than the matching difference."""
+    length, longest = (t.flatten(1).norm(dim=1) for t in (steps, differences))
+    return steps * (longest / length.clamp(min=1e-300)).clamp(max=1)[:, None, None]
 
 
 def _check(candidates: Sequence[Model], children: Sequence[Model], probes: Probes) -> None:
     for what, given in (("candidate", candidates), ("child", children)):
         if isinstance(given, Model) or not all(isinstance(m, Model) for m in given):
-            raise MisuseError(f"give a list of models (stemma.load, stemma.from_module) for each {what}")
+            raise MisuseError(f"each {what} must be in a list of models (stemma.load, stemma.from_module)")
         if not given:
             raise MisuseError(f"there is no {what}: give at least one model")
     if not isinstance(probes, Probes):
-        raise MisuseError(f"probes are made by stemma.Probes.of, but a {type(probes).__name__} was given")
+        raise MisuseError(f"probes must be made by stemma.Probes.of, but a {type(probes).__name__} was given")
     require_one_tokenizer(*candidates, *children)
 
 
-def _fitting(parent: "Body", own: "torch.Tensor", child: "Body", theirs: "torch.Tensor") -> "torch.Tensor":
+def _check_same_features(parent: "Body", own: "torch.Tensor", child: "Body", theirs: "torch.Tensor") -> "torch.Tensor":
     if own.shape != theirs.shape:
         raise MisuseError(
             f"{parent.network.name} has {own.shape[1]} features per probe and {child.network.name} has "
@@ -331,11 +325,7 @@ def _fitting(parent: "Body", own: "torch.Tensor", child: "Body", theirs: "torch.
 
 
 def _mean_rank(values: np.ndarray) -> np.ndarray:
-    """Ranks among candidates (1 is the farthest, ties share the mean), averaged over layers `[layers, k, c]`.
-
-    Returns:
-        `[k, c]`.
-    """
+    """Ranks among candidates (1 is farthest, ties share the mean), averaged over layers `[layers, k, c]`."""
     from scipy.stats import rankdata
 
     return rankdata(values, axis=1).mean(0)

@@ -1,4 +1,4 @@
-"""Does one model's DNA come from another's? Codes against codes of independent models, without the models."""
+"""Test of a pair by model DNA: codes compared with codes of independent models, without running any model."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,28 +11,33 @@ from stemma.errors import MisuseError
 from stemma.fingerprints.dna import SCALARS, is_valid, unpack
 from stemma.fingerprints.fragment_encoder import FragmentEncoder
 from stemma.fingerprints.training_sample import embedding_distance
-from stemma.kinship.function.null_models import NullModels, check_level, conformal, floor_sentence, needed
+from stemma.kinship.function.null_models import (
+    CLAIM,
+    NullModels,
+    check_alpha,
+    conformal_p_value,
+    models_needed,
+    too_few_sentence,
+)
 from stemma.types import Axis, Evidence, Fingerprint, Null, Spec, Verdict
 
-CLAIM = "the function of the one comes from the other"
-
 SHRINK = 0.1
-"""Added to the spread of a population, in units of its median, so that few models do not make a probe look telling."""
+"""Added to the spread of a population, in units of its median: with few models a probe's spread may be too small."""
 
-DIRECTIONS = 6
-"""Main directions of a population that are taken out: by what task it does a model differs from others, too."""
+MAX_DIRECTIONS = 6
+"""Most main directions of a population that are removed: they reflect the task rather than provenance."""
 
-PER_DIRECTION = 8
-"""Models of the population that each such direction takes."""
+MODELS_PER_DIRECTION = 8
+"""Models of the population needed per such direction."""
 
 
 @dataclass(frozen=True, eq=False)
 class Population:
-    """What models that are not in question have in common at each probe.
+    """What independent models have in common at each probe.
 
     Attributes:
         mean: `[probes, channels]`.
-        spread: Likewise.
+        spread: Standard deviation with shrinkage, `[probes, channels]`.
         directions: `[channels, directions, probes]`, orthonormal, in which these models differ most.
     """
 
@@ -42,20 +47,20 @@ class Population:
 
     @classmethod
     def of(cls, codes: np.ndarray) -> "Population":
-        """The population of some channels; the more tasks it is of, the better it hides what a task explains.
+        """The population of some codes; the more tasks it covers, the better it removes the effect of the task.
 
         Args:
             codes: `[models, probes, channels]`.
 
         Returns:
-            Mean, spread and main directions; of a single model nothing but zeros and ones.
+            Mean, spread and main directions; for a single model zeros and ones.
         """
         none = np.zeros((codes.shape[2], 0, codes.shape[1]))
         if len(codes) < 2:
             return cls(np.zeros(codes.shape[1:]), np.ones(codes.shape[1:]), none)
         spread = codes.std(0)
         plain = cls(codes.mean(0), spread + SHRINK * max(float(np.median(spread)), 1e-6), none)
-        count = min(DIRECTIONS, len(codes) // PER_DIRECTION)
+        count = min(MAX_DIRECTIONS, len(codes) // MODELS_PER_DIRECTION)
         if not count:
             return plain
         seen = np.moveaxis(plain(codes), -1, 0)
@@ -63,14 +68,7 @@ class Population:
         return replace(plain, directions=np.linalg.svd(seen, full_matrices=False)[2][:, :count])
 
     def __call__(self, codes: np.ndarray) -> np.ndarray:
-        """Codes as deviations from the population.
-
-        Args:
-            codes: `[…, probes, channels]`.
-
-        Returns:
-            The same shape, each channel centred over probes and of norm 1.
-        """
+        """Codes `[…, probes, channels]` as deviations from the population, centred, of norm 1 per channel."""
         found = (codes - self.mean) / self.spread
         found = _unit(found - found.mean(-2, keepdims=True), -2)
         if not self.directions.shape[1]:
@@ -79,29 +77,21 @@ class Population:
         return _unit(found - np.einsum("...ck,ckp->...pc", along, self.directions), -2)
 
 
-def likeness(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Correlation over probes, channel by channel.
-
-    Args:
-        a: `[n, probes, channels]`, as a population shows them.
-        b: `[m, probes, channels]`.
-
-    Returns:
-        `[n, m, channels]`.
-    """
+def channel_correlations(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Correlation over probes of codes `[n, probes, channels]` and `[m, …]`, per channel `[n, m, channels]`."""
     return np.einsum("apc,bpc->abc", a, b)
 
 
 @dataclass(frozen=True, eq=False)
 class DnaIndex:
-    """Many codes to search among: each is projected to a short vector, and those nearest to a query are listed.
+    """Approximate nearest-neighbour index of codes: each is projected to a short vector.
 
     Attributes:
-        population: What all are seen as deviations from.
+        population: The population that codes are standardised by.
         projection: `float32 [probes * channels, width]`.
         vectors: `float32 [models, width]`, each of norm 1.
 
-    Source: random projections, Johnson and Lindenstrauss 1984; the nearest are a short list to test, not an answer.
+    Source: random projections, Johnson and Lindenstrauss 1984; the nearest are candidates to test, not an answer.
     """
 
     population: Population
@@ -110,7 +100,7 @@ class DnaIndex:
 
     @classmethod
     def of(
-        cls, codes: np.ndarray, population: Population | None = None, shares: np.ndarray | None = None,
+        cls, codes: np.ndarray, population: Population | None = None, channel_weights: np.ndarray | None = None,
         width: int = 128, seed: int = 0,
     ) -> "DnaIndex":  # fmt: skip
         """Index codes.
@@ -119,8 +109,8 @@ class DnaIndex:
 
         Args:
             codes: Channels `[models, probes, channels]`.
-            population: What they are seen against; the codes themselves unless given.
-            shares: How much each channel counts, see `ProvenanceClassifier.shares`; alike unless given.
+            population: Standardises them; the codes themselves unless given.
+            channel_weights: How much each channel counts, see `ProvenanceClassifier`; equal unless given.
             width: Numbers per model.
             seed: Of the projection.
 
@@ -130,7 +120,7 @@ class DnaIndex:
         against = population or Population.of(codes)
         size = codes.shape[1] * codes.shape[2]
         drawn = np.random.default_rng([seed, 67]).standard_normal((size, width)).astype(np.float32)
-        count = np.ones(codes.shape[2]) if shares is None else np.sqrt(shares)
+        count = np.ones(codes.shape[2]) if channel_weights is None else np.sqrt(channel_weights)
         projection = drawn / np.sqrt(width) * np.tile(count, codes.shape[1])[:, None].astype(np.float32)
         vectors = np.concatenate([
             against(codes[i : i + 512]).reshape(-1, size).astype(np.float32) @ projection
@@ -139,15 +129,7 @@ class DnaIndex:
         return cls(against, projection, _unit(vectors))
 
     def nearest(self, code: np.ndarray, count: int) -> np.ndarray:
-        """The models whose codes lie nearest to one.
-
-        Args:
-            code: Channels `[probes, channels]`.
-            count: How many.
-
-        Returns:
-            Their positions, nearest first.
-        """
+        """Positions of the `count` models whose codes are nearest to a code `[probes, channels]`, nearest first."""
         query = _unit(self.population(code).reshape(1, -1).astype(np.float32) @ self.projection)[0]
         found = self.vectors @ query
         most = min(count, len(found))
@@ -161,94 +143,60 @@ def _unit(vectors: np.ndarray, axis: int = 1) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class ProvenanceClassifier:
-    """From correlations to the log-odds of kinship.
-
-    Attributes:
-        arrays: Weights by name; without any, the mean correlation takes the place of the log-odds.
-    """
+    """Log-odds of shared provenance from correlations of DNA channels."""
 
     arrays: Mapping[str, np.ndarray]
 
-    def kin(self, correlations: np.ndarray) -> np.ndarray:
-        """How much speaks for kinship.
-
-        Args:
-            correlations: `[…, channels]`.
-
-        Returns:
-            Log-odds `[…]`, for as many kin as strangers; a mean correlation where nothing was learnt.
-        """
+    def log_odds(self, correlations: np.ndarray) -> np.ndarray:
+        """Log-odds `[…]` of correlations `[…, channels]` at even priors; without weights, the mean."""
         if "kin.inner" not in self.arrays:
             return correlations.mean(-1)
         w = self.arrays
         hidden = np.tanh(correlations @ w["kin.inner"] + w["kin.bias"])
         return hidden @ w["kin.outer"] + correlations @ w["kin.linear"] + w["kin.offset"][0]
 
-    def shares(self, channels: int) -> np.ndarray:
-        """How much each channel speaks for kinship by itself.
-
-        Args:
-            channels: Of a code.
-
-        Returns:
-            `[channels]`, not negative, of mean 1.
-        """
-        alone = self.kin(0.3 * np.eye(channels)) - self.kin(np.zeros(channels))
+    def channel_weights(self, channels: int) -> np.ndarray:
+        """How much each channel contributes to the log-odds, `[channels]`, of mean 1."""
+        alone = self.log_odds(0.3 * np.eye(channels)) - self.log_odds(np.zeros(channels))
         kept = np.maximum(alone, 0.05 * max(float(alone.max()), 1e-9))
         return kept / kept.mean()
 
-    def probability(self, kin: float) -> float | None:
-        """The log-odds as a probability.
-
-        Returns:
-            For as many kin as strangers; None where nothing was learnt.
-        """
-        return float(1 / (1 + np.exp(-np.clip(kin, -30, 30)))) if "kin.inner" in self.arrays else None
+    def probability(self, log_odds: float) -> float | None:
+        """The probability of given log-odds; None where nothing was learnt."""
+        return float(1 / (1 + np.exp(-np.clip(log_odds, -30, 30)))) if "kin.inner" in self.arrays else None
 
 
 def channels_of(dna: Fingerprint) -> np.ndarray:
-    """The channels in a DNA.
-
-    Returns:
-        `float64 [probes, channels]`.
-    """
+    """Channels of a DNA, `float64 [probes, channels]`."""
     return unpack(np.asarray(dna.values["code"])).astype(np.float64)
 
 
 def scalars_of(dna: Fingerprint) -> dict[str, float]:
-    """What a DNA says of a model's answers as a whole, for people.
-
-    Returns:
-        Numbers by name, see `stemma.fingerprints.dna.SCALARS`; those of the own sample only where there is one.
-    """
+    """Summary numbers of a model's answers by name, see `stemma.fingerprints.dna.SCALARS`."""
     named = zip(SCALARS, np.asarray(dna.values["scalars"], float).tolist(), strict=True)
     sampled = len(dna.values["sample"]) > 0
     return {name: round(value, 4) for name, value in named if sampled or not name.endswith("own sample")}
 
 
 def sample_distance(a: Fingerprint, b: Fingerprint) -> float | None:
-    """How far apart the training samples of two models are.
-
-    Returns:
-        The distance of their mean embeddings; None where one has no sample.
-    """
+    """Distance between the mean embeddings of two models' training samples; None where one has no sample."""
     one, two = np.asarray(a.values["sample"]), np.asarray(b.values["sample"])
     return embedding_distance(one, two) if len(one) and len(two) else None
 
 
 @dataclass(frozen=True)
 class CloserDnaThanIndependent:
-    """The conformal test of kinship by DNA: a rank among models that were trained apart.
+    """Conformal test of shared provenance by DNA: a rank among independently trained models.
 
-    If b was made without a, it is one more independent model. So b and the null models make one population, everything
-    is seen as deviation from it, and how near b comes to a is ranked among how near they come. All m + 1 are treated
-    alike, so the p-value is exact; the other view, in which a stands among them, gives another, and the larger is
-    reported. Null models that cannot stand in for b, of other heads or architectures, are part of the population all
-    the same. Cost: microseconds per null model; no model is asked.
+    If b was made without a, it is one more independent model. So b and the null models form one population, codes are
+    standardised by it, and b's closeness to a is ranked among the null models'. All m + 1 are treated alike, so the
+    p-value is exact; exchanging a and b gives another, and the larger is reported. Null models that cannot stand in
+    for b (other outputs or architectures) still belong to the population. Cost: microseconds per null model; no model
+    is run.
 
     Attributes:
-        alpha: Level of the decision.
-        encoder: With the classifier that the codes are judged by.
+        alpha: Significance level.
+        encoder: The DNA encoder, with the classifier that scores the codes.
     """
 
     alpha: float = 0.01
@@ -258,7 +206,7 @@ class CloserDnaThanIndependent:
     version: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        check_level(self.alpha)
+        check_alpha(self.alpha)
 
     @property
     def spec(self) -> Spec:
@@ -276,11 +224,11 @@ class CloserDnaThanIndependent:
         """Test a pair.
 
         Args:
-            a: DNA of the one.
-            b: Of the other.
-            null: Of independent models.
-            source: Where these come from.
-            left_out: Models that could not stand among them, with the reason.
+            a: DNA of the first model.
+            b: DNA of the second model.
+            null: DNA of independently trained models.
+            source: Where the null models come from.
+            left_out: Models that were excluded, with the reason.
 
         Returns:
             `SUPPORTED` where p <= alpha, else `INCONCLUSIVE`.
@@ -288,14 +236,14 @@ class CloserDnaThanIndependent:
         Raises:
             MisuseError: If the DNAs are of other probes or encoders.
         """
-        same_question(a, (b, *null))
+        check_comparable(a, (b, *null))
         judge = ProvenanceClassifier(self._encoder.classifier)
-        views = [_view(x, y, null, judge) for x, y in ((a, b), (b, a))]
+        views = [_rank_test(x, y, null, judge) for x, y in ((a, b), (b, a))]
         tested = [v for v in views if v["size"]]
         deciding = max(tested, key=lambda v: v["p"]) if tested else views[0]
         least = min((v["size"] for v in tested), default=0)
         p = deciding["p"] if tested else None
-        verdict, reason = decided(p, deciding["size"], least, self.alpha)
+        verdict, reason = dna_verdict(p, deciding["size"], least, self.alpha)
         chance = judge.probability(deciding["value"])
         nulls = NullModels(source, (), tuple(left_out))
         details: dict[str, Any] = {
@@ -303,7 +251,7 @@ class CloserDnaThanIndependent:
             "log_odds": deciding["value"] if chance is not None else None, "n_probes": len(a.values["code"]),
             "training_samples_apart": sample_distance(a, b), "answers": [scalars_of(a), scalars_of(b)],
             "left_out": list(nulls.left_out),
-            "null_models_missing": max(0, needed(self.alpha) - least), "bytes": size(a),
+            "null_models_missing": max(0, models_needed(self.alpha) - least), "bytes": dna_bytes(a),
         }  # fmt: skip
         kept = Null(source, deciding["size"], 1 / (deciding["size"] + 1), tuple(sorted(deciding["null"])))
         mean = float(np.mean(deciding["correlations"]))
@@ -312,82 +260,50 @@ class CloserDnaThanIndependent:
                         verdict, reason, self.spec, (a.model, b.model), details)  # fmt: skip
 
 
-def same_question(a: Fingerprint, others: Sequence[Fingerprint]) -> None:
-    """Refuse DNAs that say nothing of one another.
-
-    Args:
-        a: A DNA.
-        others: What it is compared with.
-
-    Raises:
-        MisuseError: If one is of other probes or of another encoder.
-    """
+def check_comparable(a: Fingerprint, others: Sequence[Fingerprint]) -> None:
+    """Raise `MisuseError` if DNAs are damaged, or of other probes or encoders."""
     for other in others:
         if (other.probes, other.spec.digest) != (a.probes, a.spec.digest):
-            raise MisuseError("DNAs can be compared if the same probes and encoder made them: make them again")
+            raise MisuseError("these DNAs are of different probes or encoders: compute them again with the same ones")
     if not all(is_valid(d) for d in (a, *others)):
-        raise MisuseError("one of the DNAs is damaged: make it again")
+        raise MisuseError("one of the DNAs is damaged: compute it again")
 
 
-def decided(p: float | None, m: int, least: int, alpha: float) -> tuple[Verdict, str]:
-    """What a p-value comes to.
-
-    Args:
-        p: The p-value, None without null models.
-        m: Null models of the view that decides.
-        least: Null models of the view that has fewest.
-        alpha: Level of the decision.
-
-    Returns:
-        Verdict and reason.
-    """
-    lacking = needed(alpha) - least
+def dna_verdict(p: float | None, m: int, least: int, alpha: float) -> tuple[Verdict, str]:
+    """Verdict and reason for a p-value from m null models; `least` is the smaller number of both rank tests."""
+    lacking = models_needed(alpha) - least
     if p is None:
-        return Verdict.INCONCLUSIVE, f"no independent model to compare the DNA with: {lacking} are needed"
+        return Verdict.INCONCLUSIVE, f"no reference (control) model to compare the DNA with: {lacking} are needed"
     if lacking > 0:
-        return Verdict.INCONCLUSIVE, f"by DNA: {floor_sentence(least, 1 / (least + 1), lacking, alpha)}"
-    near = f"by DNA {round(p * (m + 1)) - 1 or 'none'} of {m} independent models"
+        return Verdict.INCONCLUSIVE, f"by DNA: {too_few_sentence(least, 1 / (least + 1), lacking, alpha)}"
+    near = f"by DNA {round(p * (m + 1)) - 1 or 'none'} of {m} reference models"
     if p > alpha:
-        return Verdict.INCONCLUSIVE, f"{near} come as near, which does not show independence either"
-    return Verdict.SUPPORTED, f"{near} comes as near"
+        return Verdict.INCONCLUSIVE, f"{near} are as close; this does not prove independence"
+    return Verdict.SUPPORTED, f"{near} is as close"
 
 
-def _view(
-    seen_from: Fingerprint, other: Fingerprint, null: Sequence[Fingerprint], judge: ProvenanceClassifier
+def _rank_test(
+    reference: Fingerprint, other: Fingerprint, null: Sequence[Fingerprint], judge: ProvenanceClassifier
 ) -> dict[str, Any]:
-    """How near the other comes, and how near the null models do that could stand in for it."""
-    alike = [n for n in null if may_stand_in(n, other)]
-    others = [n for n in null if not may_stand_in(n, other)]
-    codes = np.stack([channels_of(d) for d in (other, *alike, *others)])
+    """Rank of `other` among the null models that can stand in for it, by DNA, as seen from `reference`."""
+    stand_ins = [n for n in null if can_stand_in(n, other)]
+    others = [n for n in null if not can_stand_in(n, other)]
+    codes = np.stack([channels_of(d) for d in (other, *stand_ins, *others)])
     population = Population.of(codes)
-    found = likeness(population(channels_of(seen_from))[None], population(codes[: 1 + len(alike)]))[0]
-    values = [float(v) for v in judge.kin(found)]
-    p = conformal(-values[0], [-v for v in values[1:]])
-    return {"p": p, "size": len(alike), "value": values[0], "null": values[1:], "correlations": found[0].tolist()}
+    found = channel_correlations(population(channels_of(reference))[None], population(codes[: 1 + len(stand_ins)]))[0]
+    values = [float(v) for v in judge.log_odds(found)]
+    p = conformal_p_value(-values[0], [-v for v in values[1:]])
+    return {"p": p, "size": len(stand_ins), "value": values[0], "null": values[1:], "correlations": found[0].tolist()}
 
 
-def may_stand_in(null: Fingerprint, other: Fingerprint) -> bool:
-    """Whether a null model answers alike: as many classes, the same form, the same architecture where both are known.
-
-    Forms are logits, probabilities, rounded ones, and labels.
-
-    Args:
-        null: DNA of the null model.
-        other: Of the model whose part it is to play.
-
-    Returns:
-        The answer.
-    """
+def can_stand_in(null: Fingerprint, other: Fingerprint) -> bool:
+    """Whether a null model has the same number of classes, form of answers and (where known) architecture."""
     one, two = (np.asarray(d.values["head"]) for d in (null, other))
     form, wanted = (np.asarray(d.values["architecture"]) for d in (null, other))
     unknown = not len(form) or not len(wanted)
     return np.array_equal(one, two) and (unknown or np.array_equal(form, wanted))
 
 
-def size(dna: Fingerprint) -> int:
-    """Bytes of a DNA.
-
-    Returns:
-        Of all its arrays.
-    """
+def dna_bytes(dna: Fingerprint) -> int:
+    """Size of a DNA in bytes."""
     return sum(np.asarray(v).nbytes for v in dna.values.values())

@@ -1,4 +1,4 @@
-"""One suspect, many candidates: what the closest of many strangers looks like."""
+"""Correction of p-values for the number of candidates that one suspect was compared with."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,20 +6,20 @@ from dataclasses import dataclass
 import numpy as np
 
 from stemma.kinship.function import combined
-from stemma.kinship.function.null_models import conformal
+from stemma.kinship.function.null_models import conformal_p_value
 
 HOLM, CLOSEST = "Holm", "closest of all candidates"
 
 
 @dataclass(frozen=True, eq=False)
-class Corrected:
+class CorrectedPValues:
     """p-values of one suspect against many candidates.
 
     Attributes:
         p_values: `[n]`, each valid for the whole search; NaN where no measure applies to a candidate.
-        uncorrected: `[n]`, as if a candidate had been the only one.
+        uncorrected: `[n]`, as for a single candidate.
         method: `HOLM` or `CLOSEST`.
-        floor: Smallest corrected p-value that was possible.
+        smallest_p: Smallest attainable corrected p-value.
         statistics: Combined distances of the suspect `[n]`.
         null: Combined distances of the null models `[m, n]`.
     """
@@ -27,20 +27,20 @@ class Corrected:
     p_values: np.ndarray
     uncorrected: np.ndarray
     method: str
-    floor: float
+    smallest_p: float
     statistics: np.ndarray
     null: np.ndarray
 
 
-def corrected(suspect: np.ndarray, null: np.ndarray, alpha: float) -> Corrected:
+def correct_for_candidates(suspect: np.ndarray, null: np.ndarray, alpha: float) -> CorrectedPValues:
     """Correct functional closeness for the number of candidates.
 
-    Every null model plays the suspect's part: it is put beside the same candidates, and the closest that it comes to
-    any of them is one value of the null. If the suspect is independent of all candidates, it is exchangeable with the
+    Every null model takes the suspect's place: it is compared with the same candidates, and its smallest distance to
+    any of them is one null value. If the suspect is independent of all candidates, it is exchangeable with the
     null models, so the rank of *its* closest is exact whatever the dependence between candidates; a candidate's own
     p-value counts the null models whose closest is as close as the suspect is to it (single-step maximum).
     Where the null is so large that 1 / (m + 1) <= alpha / n, Holm's correction of the single p-values is used
-    instead; which one is settled by m, n and alpha, never by the distances.
+    instead; which one depends on m, n and alpha, never on the distances.
 
     Where a null model is a candidate itself, put the suspect in its place: the distance between the two, so that
     every query is compared with the same number of models.
@@ -48,7 +48,7 @@ def corrected(suspect: np.ndarray, null: np.ndarray, alpha: float) -> Corrected:
     Args:
         suspect: Distances of the suspect to the candidates `[n, measures]`, NaN where a measure does not apply.
         null: Distances of the null models to the candidates `[m, n, measures]`.
-        alpha: Level of the whole search.
+        alpha: Significance level of the whole search.
 
     Returns:
         The corrected p-values.
@@ -60,46 +60,30 @@ def corrected(suspect: np.ndarray, null: np.ndarray, alpha: float) -> Corrected:
     for j in range(n):
         usable = np.isfinite(suspect[j]) & np.isfinite(null[:, j]).all(0)
         if m and usable.any():
-            row = np.where(usable, suspect[j], np.nan)
-            own[j], others[:, j] = combined.statistics(row, np.where(usable, null[:, j], np.nan))
-    return ranked(own, others, alpha)
+            distances = np.where(usable, suspect[j], np.nan)
+            own[j], others[:, j] = combined.statistics(distances, np.where(usable, null[:, j], np.nan))
+    return correct_statistics(own, others, alpha)
 
 
-def ranked(own: np.ndarray, others: np.ndarray, alpha: float) -> Corrected:
-    """The correction, once every comparison is one number.
-
-    Args:
-        own: The suspect's statistic for each candidate `[n]`, smaller is closer; NaN where none applies.
-        others: Those of the null models `[m, n]`.
-        alpha: Level of the whole search.
-
-    Returns:
-        The corrected p-values.
-    """
+def correct_statistics(own: np.ndarray, others: np.ndarray, alpha: float) -> CorrectedPValues:
+    """The correction on combined statistics: of the suspect `[n]` and of the null models `[m, n]`."""
     m, n = others.shape
     tested = np.flatnonzero(np.isfinite(own))
     single = np.full(n, np.nan)
-    single[tested] = [conformal(own[j], others[:, j].tolist()) for j in tested]
+    single[tested] = [conformal_p_value(own[j], others[:, j].tolist()) for j in tested]
     count = max(1, len(tested))
-    floor = 1 / (m + 1)
-    if floor <= alpha / count:
-        return Corrected(holm(single), single, HOLM, min(1.0, count * floor), own, others)
+    smallest_p = 1 / (m + 1)
+    if smallest_p <= alpha / count:
+        return CorrectedPValues(holm(single), single, HOLM, min(1.0, count * smallest_p), own, others)
     p = np.full(n, np.nan)
     if len(tested):
         closest = np.fmin.reduce(others[:, tested], axis=1).tolist()
-        p[tested] = [conformal(own[j], closest) for j in tested]
-    return Corrected(p, single, CLOSEST, floor, own, others)
+        p[tested] = [conformal_p_value(own[j], closest) for j in tested]
+    return CorrectedPValues(p, single, CLOSEST, smallest_p, own, others)
 
 
 def holm(p_values: np.ndarray | Sequence[float]) -> np.ndarray:
-    """Holm's step-down correction; NaN stays NaN and is not counted.
-
-    Args:
-        p_values: `[n]`.
-
-    Returns:
-        Corrected p-values `[n]`, at most 1.
-    """
+    """Holm's step-down correction of p-values `[n]`; NaN stays NaN and is not counted."""
     p = np.asarray(p_values, float)
     out = np.full(len(p), np.nan)
     order = [i for i in np.argsort(p, kind="stable") if np.isfinite(p[i])]

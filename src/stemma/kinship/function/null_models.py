@@ -1,4 +1,4 @@
-"""Which models stand for independence."""
+"""The models that a test is about, the null (control) models, and what a rank among them says."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -8,15 +8,18 @@ from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError
 from stemma.types import Fingerprint
 
+CLAIM = "the function of the one comes from the other"
+"""The claim of all functional tests."""
+
 
 @dataclass(frozen=True, eq=False)
-class Party:
-    """A model in a question: itself, or what is kept of its function.
+class Subject:
+    """The subject of a functional test: a model, or what is stored of its function.
 
     Attributes:
         name: The model's name.
-        load: Reads it; None where it is gone.
-        sketch: Its functional sketch for these probes, where one is kept.
+        load: Reads the model; None where it is no longer available.
+        sketch: Its functional sketch for these probes, where one is stored.
     """
 
     name: str
@@ -24,110 +27,72 @@ class Party:
     sketch: Fingerprint | None = field(default=None, repr=False)
 
     @classmethod
-    def of(cls, model: Model) -> "Party":
-        """A model that is at hand.
-
-        Returns:
-            The party.
-        """
+    def of(cls, model: Model) -> "Subject":
+        """A loaded model as a subject."""
         return cls(model.name, lambda: model)
 
 
 @dataclass(frozen=True, eq=False)
 class NullModels:
-    """What independence looks like for one question.
+    """Null (control) models: independently trained, so they show which distances arise without shared provenance.
 
     Attributes:
-        source: Where the models come from, for people.
-        models: Each trained apart from the others and from the pair.
-        left_out: Models that were looked at and are none, with the reason.
+        source: Where the models come from, as shown to users.
+        models: Each trained independently of the others and of the tested pair.
+        left_out: Models that were considered and excluded, with the reason.
     """
 
     source: str
-    models: tuple[Party, ...] = ()
+    models: tuple[Subject, ...] = ()
     left_out: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, models: "Sequence[Model] | NullModels", source: str = "models given") -> "NullModels":
-        """Null models from models that somebody vouches for.
+        """Null models from loaded models that the caller knows to be independent."""
+        return models if isinstance(models, NullModels) else cls(source, tuple(Subject.of(m) for m in models))
 
-        Returns:
-            The null models.
-        """
-        return models if isinstance(models, NullModels) else cls(source, tuple(Party.of(m) for m in models))
-
-    def __iter__(self) -> Iterator[Party]:
+    def __iter__(self) -> Iterator[Subject]:
         return iter(self.models)
 
     def __len__(self) -> int:
         return len(self.models)
 
 
-def again(name: str, identity: str, known: dict[str, str]) -> str | None:
-    """Why a network is no further draw: it was counted already, or is one of those in question.
-
-    Args:
-        name: The null model's name.
-        identity: Which network it is.
-        known: Names of the networks so far, by identity; this one is added.
-
-    Returns:
-        The reason; None for a network that is new.
-    """
-    first = known.setdefault(identity, "")
-    if first:
-        return f"{name}: the same network as {first}"
+def duplicate_reason(name: str, identity: str, known: dict[str, str]) -> str | None:
+    """Why a null model counts no second time (its network is in `known`), or None; adds it to `known`."""
+    earlier = known.setdefault(identity, "")
+    if earlier:
+        return f"{name}: the same network as {earlier}"
     known[identity] = name
     return None
 
 
-def check_level(alpha: float) -> None:
-    """Refuse what is no level.
-
-    Args:
-        alpha: Level of a decision.
-
-    Raises:
-        MisuseError: If it does not lie between 0 and 1.
-    """
+def check_alpha(alpha: float) -> None:
+    """Raise `MisuseError` unless the significance level lies between 0 and 1."""
     if not 0 < alpha < 1:
-        raise MisuseError(f"{alpha} is no level: give a number between 0 and 1, for example 0.01")
+        raise MisuseError(f"the significance level alpha must lie between 0 and 1, for example 0.01, but it is {alpha}")
 
 
-def needed(alpha: float) -> int:
-    """How many null models a p-value of alpha takes.
-
-    Args:
-        alpha: Level of a decision.
-
-    Returns:
-        The smallest m with 1 / (m + 1) <= alpha.
-    """
+def models_needed(alpha: float) -> int:
+    """Smallest number m of null models with 1 / (m + 1) <= alpha."""
     return max(1, ceil(round(1 / alpha, 9)) - 1)
 
 
-def floor_sentence(size: int, floor: float, lacking: int, alpha: float) -> str:
-    """Why so few null models decide nothing.
-
-    Args:
-        size: Null models at hand.
-        floor: The smallest p-value that they can give.
-        lacking: How many more a decision takes.
-        alpha: Level of the decision.
-
-    Returns:
-        A sentence.
-    """
+def too_few_sentence(size: int, smallest_p: float, lacking: int, alpha: float) -> str:
+    """A sentence: m null models cannot reach alpha, and `lacking` more are needed."""
     models, are = "model" if size == 1 else "models", "is" if lacking == 1 else "are"
-    return f"the floor with {size} independent {models} is {floor:.3g}: {lacking} more {are} needed for alpha {alpha:g}"
+    return (
+        f"the smallest attainable p-value with {size} reference {models} is {smallest_p:.3g}: "
+        f"{lacking} more {are} needed for alpha {alpha:g}"
+    )
 
 
-def conformal(value: float, null: "Sequence[float]") -> float:
-    """Chance that one of m + 1 exchangeable values is as small as the one observed.
+def conformal_p_value(value: float, null: "Sequence[float]") -> float:
+    """Probability that one of m + 1 exchangeable values is as small as the observed one.
 
     Args:
-        value: The observed one; small values speak against the null.
-        null: The m others.
+        value: The observed value; small values speak against the null hypothesis.
+        null: The m other values.
 
     Returns:
         (1 + number of null values at or below it) / (m + 1); ties count against the claim.

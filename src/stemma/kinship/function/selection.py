@@ -1,4 +1,4 @@
-"""Which probes tell related from independent models best, chosen on models that are never tested against again."""
+"""Selection of the probes that separate related from independent models, with a guard against reusing models."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,19 +11,19 @@ from stemma.kinship.function import combined
 from stemma.probes import Probes
 from stemma.types import Digest
 
-LEAST = 2
+MIN_NULL_MODELS = 2
 """Null models that a choice needs at least."""
 
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """Probes that were chosen, and the models that they were chosen on.
+    """Selected probes, and the models that they were selected on.
 
     Attributes:
-        probes: The chosen ones, in their old order.
+        probes: The selected ones, in their old order.
         rows: Their indices in the probes given.
         scores: How well each of the given probes separates, `[k]`; larger is better.
-        used: Digests of the null models that the choice was made on: a test must use others.
+        used: Digests of the null models used for the selection: a test must use others.
     """
 
     probes: Probes
@@ -32,28 +32,17 @@ class Selection:
     used: frozenset[Digest]
 
     def refuse_used(self, null: Sequence[tuple[str, Digest]]) -> None:
-        """Stop a test on models that helped to choose its probes.
-
-        Args:
-            null: Names and digests of the null models of the test.
-
-        Raises:
-            MisuseError: If one of them was used.
-        """
-        again = [name for name, digest in null if digest in self.used]
-        if again:
+        """Raise `MisuseError` if one of these null models (name, digest) helped to choose the probes."""
+        reused = [name for name, digest in null if digest in self.used]
+        if reused:
             raise MisuseError(
-                f"the probes were chosen on {', '.join(again[:5])}{' …' if len(again) > 5 else ''}: a test on the same "
-                "models would find what the choice put there. Give null models that took no part in it"
+                f"the probes were selected on {', '.join(reused[:5])}{' …' if len(reused) > 5 else ''}, so a test with "
+                "these models is biased: give reference models that were not used for the selection"
             )
 
 
 def select(
-    probes: Probes,
-    null: np.ndarray,
-    used: Sequence[Digest],
-    keep: int,
-    positive: np.ndarray | None = None,
+    probes: Probes, null: np.ndarray, used: Sequence[Digest], keep: int, positive: np.ndarray | None = None
 ) -> Selection:
     """Choose the probes at which independent models are far and, where examples are given, related ones near.
 
@@ -73,15 +62,15 @@ def select(
     Raises:
         MisuseError: If the shapes do not fit, or there are too few models or probes.
     """
-    if null.ndim != 2 or null.shape != (len(used), len(probes)) or len(used) < LEAST:
+    if null.ndim != 2 or null.shape != (len(used), len(probes)) or len(used) < MIN_NULL_MODELS:
         raise MisuseError(
-            f"selection takes distances of at least {LEAST} null models at every probe, [{len(used)}, {len(probes)}], "
-            f"but they are {list(null.shape)}"
+            f"the distances must have shape [{len(used)}, {len(probes)}] (null models, probes), with at least "
+            f"{MIN_NULL_MODELS} null models, but they have shape {list(null.shape)}"
         )
     if not 1 <= keep <= len(probes):
-        raise MisuseError(f"{keep} of {len(probes)} probes cannot be kept")
+        raise MisuseError(f"keep must lie between 1 and the number of probes ({len(probes)}), but it is {keep}")
     if positive is not None and (positive.ndim != 2 or positive.shape[1] != len(probes)):
-        raise MisuseError(f"the positives' distances are {list(positive.shape)}, not [p, {len(probes)}]")
+        raise MisuseError(f"the positives' distances have shape {list(positive.shape)}, not [p, {len(probes)}]")
     scores = _separation(null, positive)
     rows = np.sort(np.argsort(-scores, kind="stable")[:keep])
     return Selection(probes.take(rows), tuple(int(r) for r in rows), scores, frozenset(used))
@@ -115,7 +104,7 @@ def select_for(
 
 
 def select_by_entropy(models: Sequence[Model], probes: Probes, keep: int) -> Selection:
-    """Choose the probes about which independent models differ most: where all answer alike, kinship cannot show.
+    """Select the probes on which independent models differ most: where all agree, a test has no power.
 
     Labels are enough, so that black boxes can choose. Cost: one forward pass per model.
 
@@ -128,7 +117,7 @@ def select_by_entropy(models: Sequence[Model], probes: Probes, keep: int) -> Sel
         The selection; a test refuses these models.
 
     Raises:
-        MisuseError: If there are too few models or probes, or their answers are no choice among classes.
+        MisuseError: If there are too few models or probes, or their answers are not class scores.
 
     Source: after the entropy-driven choice of prompts of Nikolic, Baluta and Saxena 2025, arXiv:2502.00706; here the
     entropy is that of the answers of many models, and the models that choose never test.
@@ -136,14 +125,14 @@ def select_by_entropy(models: Sequence[Model], probes: Probes, keep: int) -> Sel
     from stemma.kinship.function.label_observations import hard_labels
     from stemma.kinship.function.partitions import vote_entropy
 
-    if len(models) < LEAST or not 1 <= keep <= len(probes):
+    if len(models) < MIN_NULL_MODELS or not 1 <= keep <= len(probes):
         raise MisuseError(
-            f"a choice takes at least {LEAST} models and 1 to {len(probes)} probes to keep, but {len(models)} models "
-            f"and {keep} were given"
+            f"selection needs at least {MIN_NULL_MODELS} models and keep between 1 and {len(probes)}, but "
+            f"{len(models)} models and keep {keep} were given"
         )
     found = [(m.name, hard_labels(m, probes)[0]) for m in models]
-    if mute := [name for name, labels in found if labels is None]:
-        raise MisuseError(f"the answers of {mute[0]} are no choice among classes: give classifiers or token models")
+    if without_labels := [name for name, labels in found if labels is None]:
+        raise MisuseError(f"the answers of {without_labels[0]} are not class scores: give classifiers or token models")
     labels = np.array([labels for _, labels in found])
     scores = vote_entropy(labels.reshape(len(models), -1)).reshape(labels.shape[1:]).reshape(len(probes), -1).mean(1)
     rows = np.sort(np.argsort(-scores, kind="stable")[:keep])
@@ -152,7 +141,6 @@ def select_by_entropy(models: Sequence[Model], probes: Probes, keep: int) -> Sel
 
 
 def _separation(null: np.ndarray, positive: np.ndarray | None) -> np.ndarray:
-    """Score of each probe; one that is undefined for any model is last."""
     with np.errstate(invalid="ignore"):
         gap, variance = null.mean(0), null.var(0, ddof=1)
         if positive is not None:

@@ -1,4 +1,4 @@
-"""What is kept of a model's function: enough to compare it later without the model."""
+"""Functional sketches: what is kept of a model's function, enough to compare it later without the model."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -12,22 +12,22 @@ from stemma.fingerprints.base import AbstractFingerprinter
 from stemma.fingerprints.evaluation import compute_outputs
 from stemma.fingerprints.gradient_field import GradientField
 from stemma.kinship.function import combined
-from stemma.kinship.function.observations import Methods, Sight
+from stemma.kinship.function.observations import Methods, Observation
 from stemma.measures.agreement import top_answers
 from stemma.probes import Probes
 from stemma.types import Digest, Fingerprint, Spec
 
-BUDGET = 256 << 10
-"""Most bytes that are kept of one model."""
+MAX_BYTES = 256 << 10
+"""Largest size of the sketch of one model in bytes."""
 
 OUTPUTS, OVERHEAD = 56 << 10, 12 << 10
-"""Of these, for answers and classes, and for masks and names; the fields take the rest."""
+"""Bytes for answers and classes, and for masks and names; the fields take the rest."""
 
-ROWS = 256
-"""Most probes that a sketch is of, evenly spaced over those given."""
+MAX_PROBES = 256
+"""Most probes that a sketch uses, evenly spaced over those given."""
 
-WIDEST = 128
-"""Most projections per step: beyond, they cost more than they tell."""
+MAX_WIDTH = 128
+"""Most projections per step: more cost more than they improve."""
 
 
 @final
@@ -35,12 +35,12 @@ WIDEST = 128
 class FunctionalSketch:
     """A few projections of a model's gradient fields and its answers in half precision; at most 256 KiB.
 
-    Fields are kept with and without labels, so that models with other heads can be compared too. Of probability
-    answers the log-probabilities are kept, of as many probes as fit. Cost: the fields themselves.
+    Fields are stored with and without labels, so that models with other outputs can be compared too. For class scores
+    the log-probabilities are stored, of as many probes as fit. Cost: the fields themselves.
 
     Attributes:
         width: Projections per step of a field.
-        rows: Probes that it is of.
+        rows: Number of probes.
         labelled: Whether the probes have labels.
 
     Source: sign projections after Achlioptas 2003; error of a distance about 0.02 with 24 projections and 256 probes.
@@ -55,15 +55,11 @@ class FunctionalSketch:
 
     @classmethod
     def of(cls, probes: Probes) -> "FunctionalSketch":
-        """The sketch that fits these probes.
-
-        Returns:
-            The method: a function of the probes alone, so that the sketches of all models can be compared.
-        """
-        rows, ways = min(len(probes), ROWS), 1 if probes.labels is None else 2
+        """The sketch that fits these probes; it depends on the probes only, so all sketches are comparable."""
+        rows, ways = min(len(probes), MAX_PROBES), 1 if probes.labels is None else 2
         steps = sum(f.steps * len(f.baseline.split("+")) for f in _fields())
-        free = BUDGET - OUTPUTS - OVERHEAD
-        width = min(WIDEST, free // max(1, 2 * ways * rows * steps))
+        free = MAX_BYTES - OUTPUTS - OVERHEAD
+        width = min(MAX_WIDTH, free // max(1, 2 * ways * rows * steps))
         return cls(max(1, width), rows, probes.labels is not None)
 
     @property
@@ -74,75 +70,50 @@ class FunctionalSketch:
 
     @property
     def fields(self) -> tuple[GradientField, ...]:
-        """The fields that are kept."""
+        """The gradient fields that are stored."""
         return tuple(replace(f, sketch=self.width) for f in _fields())
 
     @property
     def methods(self) -> Methods:
-        """The methods of the verdict, in their order; a sketch holds fields and answers only."""
+        """Fingerprinters and measures of the test, as they apply to a sketch."""
         return tuple(
             (replace(f, sketch=self.width) if isinstance(f, GradientField) else f, m) for f, m in combined.METHODS
         )
 
     def probes(self, probes: Probes) -> Probes:
-        """Those of the probes that are used.
-
-        Returns:
-            At most `ROWS`, evenly spaced.
-        """
+        """The evenly spaced probes (at most `MAX_PROBES`) that the sketch uses."""
         return probes.take(np.linspace(0, len(probes) - 1, self.rows).round().astype(int))
 
     def __call__(self, model: Model, probes: Probes) -> Fingerprint:
-        """Sketch a model.
-
-        Args:
-            model: The model.
-            probes: All of them.
-
-        Returns:
-            The sketch, under the network's digest; a network without gradients has no fields in it.
-
-        Raises:
-            StemmaError: If the model cannot be asked.
-        """
+        """Sketch a model, under its network's digest; a network without gradients has no fields."""
         few = self.probes(probes)
         given = compute_outputs(model, few)
         form = np.frombuffer(bytes.fromhex(model.architecture), np.uint8)
         values: dict[str, np.ndarray] = {"shape": np.array(given.shape[1:], np.int64), "architecture": form}
-        values.update(_kept(given, probes.kind))
+        values.update(_answer_arrays(given, probes.kind))
         if model.network.differentiable:
             for way in ("label", "free") if self.labelled else ("free",):
-                asked = few if way == "label" else few.with_labels(None)
+                used = few if way == "label" else few.with_labels(None)
                 for i, method in enumerate(self.fields):
-                    values.update({f"{way}.{i}.{n}": v for n, v in _field(method, model, asked)})
+                    values.update({f"{way}.{i}.{n}": v for n, v in _field_arrays(method, model, used)})
         size = sum(v.nbytes for v in values.values())
-        if size > BUDGET:
-            raise StemmaError(f"the functional sketch of {model.name} takes {size:,} bytes, more than {BUDGET:,}")
+        if size > MAX_BYTES:
+            raise StemmaError(f"the functional sketch of {model.name} takes {size:,} bytes, more than {MAX_BYTES:,}")
         return Fingerprint(model.network.digest, probes.digest, self.spec, values)
 
 
-def looked(sketch: Fingerprint, name: str, kind: str, *, labelled: bool) -> Sight:
-    """A model as its sketch shows it.
-
-    Args:
-        sketch: The sketch.
-        name: The model's name.
-        kind: Of the probes.
-        labelled: Use the fields of the labels.
-
-    Returns:
-        What `look` gives for the model itself, seen through the sketch.
-    """
+def from_sketch(sketch: Fingerprint, name: str, kind: str, *, labelled: bool) -> Observation:
+    """The observation of a model that its sketch gives, with or without the fields of the labels."""
     params = sketch.spec.params
     method = FunctionalSketch(int(params["width"]), int(params["rows"]), bool(params["labelled"]))
     seen: dict[Digest, Fingerprint] = {}
     missing: dict[str, str] = {}
     for i, one in enumerate(method.fields):
-        found = dict(_unpacked(sketch.values, f"{'label' if labelled else 'free'}.{i}."))
+        found = dict(_field_of_sketch(sketch.values, f"{'label' if labelled else 'free'}.{i}."))
         if found:
             seen[one.spec.digest] = Fingerprint(sketch.model, sketch.probes, one.spec, found)
         else:
-            missing[one.name] = f"the sketch of {name} holds no field"
+            missing[one.name] = f"the sketch of {name} has no gradient field"
     for f, _ in method.methods:
         if _plain_outputs(f):
             values = {"outputs": np.asarray(sketch.values["outputs"], np.float32)}
@@ -150,7 +121,7 @@ def looked(sketch: Fingerprint, name: str, kind: str, *, labelled: bool) -> Sigh
     shape = tuple(int(s) for s in np.asarray(sketch.values["shape"]))
     classes = sketch.values.get("classes")
     form = bytes(np.asarray(sketch.values["architecture"])).hex()
-    return Sight(name, sketch.model, shape, None if classes is None else np.asarray(classes), seen, missing, form)
+    return Observation(name, sketch.model, shape, None if classes is None else np.asarray(classes), seen, missing, form)
 
 
 def _fields() -> tuple[GradientField, ...]:
@@ -161,8 +132,8 @@ def _plain_outputs(method: AbstractFingerprinter) -> bool:
     return method.produces == "outputs" and not method.spec.params
 
 
-def _kept(given: np.ndarray, kind: str) -> Mapping[str, np.ndarray]:
-    """Classes, and answers of as many probes as fit: log-probabilities where an answer is one score per class."""
+def _answer_arrays(given: np.ndarray, kind: str) -> Mapping[str, np.ndarray]:
+    """Classes, and answers of as many probes as fit; log-probabilities where an answer is class scores."""
     found = top_answers(given, kind)
     out: dict[str, np.ndarray] = {}
     if found is not None:
@@ -180,17 +151,17 @@ def _kept(given: np.ndarray, kind: str) -> Mapping[str, np.ndarray]:
     return {**out, "outputs": np.clip(some, -limit, limit).astype(np.float16)}
 
 
-def _field(method: GradientField, model: Model, probes: Probes) -> Iterator[tuple[str, np.ndarray]]:
+def _field_arrays(method: GradientField, model: Model, probes: Probes) -> Iterator[tuple[str, np.ndarray]]:
     try:
         found = method(model, probes).values
-    except StemmaError:  # tokens whose embedding is unknown have answers, but no field
+    except StemmaError:  # tokens whose embedding is unknown have answers but no field
         return
     yield "curve", np.asarray(found["curve"], np.float16)
     yield "defined", np.packbits(np.asarray(found["defined"], bool))
     yield "weights", np.asarray(found["weights"], np.float32)[:1]
 
 
-def _unpacked(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, np.ndarray]]:
+def _field_of_sketch(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, np.ndarray]]:
     if f"{prefix}curve" not in values:
         return
     curve = np.asarray(values[f"{prefix}curve"])

@@ -1,1 +1,1 @@
-"""Kinship as a trained network sees it: which of many candidates a model was made from, or none of them."""
+"""The learned lineage detector: which of many candidates a model was made from, or none of them."""

@@ -1,4 +1,4 @@
-"""Questions as arrays: a child and its candidates, as each preset of the lineage detector takes them."""
+"""Inputs of the lineage detector: a child and its candidates as arrays, for each preset."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,75 +12,56 @@ from stemma.errors import MisuseError
 from stemma.fingerprints.activations import Activations
 from stemma.fingerprints.tensor_content import matrices
 from stemma.kinship.learned import geometry
-from stemma.kinship.learned.weight_samples import Views
+from stemma.kinship.learned.weight_samples import WeightSamples
 from stemma.probes import Probes
 
 Arrays = dict[str, np.ndarray]
 
 LEAST = 0.5
-"""Share of the child's layers that a candidate must have, in their shapes, to be a candidate at all."""
+"""Least share of the child's layers that a candidate must have in equal shapes."""
 
 SIDE = 64
-"""Rows and columns at most of the one matrix that the preset `paper` sees."""
+"""Most rows and columns of the matrix that the preset `paper` uses."""
 
 
-def with_features(views: Views, models: Sequence[Model], probes: Probes, batch: int = 256) -> Views:
-    """The same views with what enters each model's head.
-
-    Cost: one forward pass per probe and model.
-
-    Args:
-        views: Of `models`.
-        models: The child first.
-        probes: What all are asked.
-        batch: Probes asked at once.
-
-    Returns:
-        Views with features; models whose features have another width than the child's count as not asked.
-    """
+def with_features(samples: WeightSamples, models: Sequence[Model], probes: Probes, batch: int = 256) -> WeightSamples:
+    """The samples with the features that enter each model's head; of other widths, they count as missing."""
     found = [Activations(batch=batch)(m, probes).values["features"] for m in models]
     width = found[0].shape
-    seen = np.array([f.shape == width for f in found])
-    features = np.stack([f if ok else np.zeros(width, np.float32) for f, ok in zip(found, seen, strict=True)])
-    return replace(views, features=np.asarray(features, np.float32), seen=seen)
+    has_features = np.array([f.shape == width for f in found])
+    features = np.stack([f if ok else np.zeros(width, np.float32) for f, ok in zip(found, has_features, strict=True)])
+    return replace(samples, features=np.asarray(features, np.float32), has_features=has_features)
 
 
 def v2_question(
-    views: Views, child: int, others: np.ndarray, crop: int, squared: geometry.Squares | None = None
+    samples: WeightSamples, child: int, others: np.ndarray, crop: int, squared: geometry.Squares | None = None
 ) -> Arrays:
-    """One question for the preset `v2`; see `Scorer.forward` for the arrays.
-
-    Args:
-        views: The models.
-        child: Position of the child.
-        others: Positions of the candidates.
-        crop: Entries per layer that the encoder sees.
-        squared: Squared distances, where they are known already.
-
-    Returns:
-        Arrays without the axis of questions.
-    """
-    shared = views.there[child][None] & views.there[others]
-    enough = shared.any(1) & (shared.sum(1) >= LEAST * views.there[child].sum())
-    index, valid = _crop(views.valid, crop)
-    p = np.take_along_axis(views.values[others], index[None], 2)
-    c = np.take_along_axis(views.values[child], index, 1)
-    scale = np.sqrt(np.square(views.values[others]).sum(2) / np.maximum(views.valid.sum(1), 1))
+    """One question for the preset `v2` without the axis of questions; see `Scorer.forward` for the arrays."""
+    shared = samples.present[child][None] & samples.present[others]
+    enough = shared.any(1) & (shared.sum(1) >= LEAST * samples.present[child].sum())
+    index, valid = _crop(samples.valid, crop)
+    p = np.take_along_axis(samples.values[others], index[None], 2)
+    c = np.take_along_axis(samples.values[child], index, 1)
+    scale = np.sqrt(np.square(samples.values[others]).sum(2) / np.maximum(samples.valid.sum(1), 1))
     pairs = np.stack([p, np.broadcast_to(c, p.shape)], -1) / np.maximum(scale, 1e-20)[..., None, None]
     pairs = np.clip(np.where(shared[..., None, None] & valid[None, ..., None], pairs, 0), -8, 8)
     triangles, near = geometry.triangles(
-        squared or partial(geometry.squares, views), views.lengths, views.there, child, others
+        squared or partial(geometry.squares, samples), samples.lengths, samples.present, child, others
     )
-    asked = np.zeros(len(others), bool) if views.seen is None else views.seen[others] & views.seen[child]
+    asked = (
+        np.zeros(len(others), bool)
+        if samples.has_features is None
+        else samples.has_features[others] & samples.has_features[child]
+    )
     return {
         "pairs": pairs.astype(np.float32),
         "valid": valid,
         "shared": shared,
-        "layer": geometry.by_layer(views, child, others),
+        "layer": geometry.by_layer(samples, child, others),
         "triangles": triangles,
         "near": near,
-        "answers": _answers(views, child, others, crop),
-        "answer": np.where(asked[:, None], geometry.of_features(views, child, others), 0).astype(np.float32),
+        "answers": _answers(samples, child, others, crop),
+        "answer": np.where(asked[:, None], geometry.of_features(samples, child, others), 0).astype(np.float32),
         "asked": asked,
         "candidates": enough,
     }
@@ -95,10 +76,10 @@ def _crop(valid: np.ndarray, crop: int) -> tuple[np.ndarray, np.ndarray]:
     return np.where(inside, index, 0), inside
 
 
-def _answers(views: Views, child: int, others: np.ndarray, crop: int) -> np.ndarray:
-    if views.features is None:
+def _answers(samples: WeightSamples, child: int, others: np.ndarray, crop: int) -> np.ndarray:
+    if samples.features is None:
         return np.zeros((len(others), crop, 2), np.float32)
-    flat = views.features.reshape(len(views), -1)
+    flat = samples.features.reshape(len(samples), -1)
     index = np.arange(crop) * flat.shape[1] // crop
     scale = np.sqrt(np.square(flat[others]).mean(1))[:, None, None]
     pairs = np.stack(np.broadcast_arrays(flat[others][:, index], flat[child][index]), -1)
@@ -106,17 +87,7 @@ def _answers(views: Views, child: int, others: np.ndarray, crop: int) -> np.ndar
 
 
 def shared_layer(models: Sequence[Model]) -> str:
-    """The layer that the preset `paper` looks at unless told: the largest matrix that all have in one shape.
-
-    Args:
-        models: The child and its candidates.
-
-    Returns:
-        Its name; of several of that size the last.
-
-    Raises:
-        MisuseError: If they share none.
-    """
+    """The default layer of the preset `paper`: the largest matrix that all models have in one shape."""
     known = {n: t.shape for n, t in matrices(models[0]).items()}
     for model in models[1:]:
         own = matrices(model)
@@ -131,40 +102,19 @@ def shared_layer(models: Sequence[Model]) -> str:
 
 
 def layer_matrices(models: Sequence[Model], layer: str) -> np.ndarray:
-    """One layer of every model as a matrix: outputs in rows, everything else in columns.
-
-    Args:
-        models: Models that have it.
-        layer: Its name.
-
-    Returns:
-        `float32 [models, rows, columns]`, at most `SIDE` of each.
-
-    Raises:
-        MisuseError: If a model lacks it or has it in another shape.
-    """
+    """One layer of every model as a matrix of outputs, `float32 [models, rows, columns]`, at most `SIDE` of each."""
     found = []
     for model in models:
         tensor = model.weights.get(layer)
         if tensor is None or (found and tensor.shape != models[0].weights[layer].shape):
-            raise MisuseError(f"{model.name} has no layer '{layer}' in the child's shape: name another one")
+            raise MisuseError(f"{model.name} has no layer '{layer}' in the child's shape: choose another layer")
         rows = tensor.rows(0, min(SIDE, tensor.shape[0]))
         found.append(np.asarray(rows, np.float32).reshape(len(rows), -1)[:, :SIDE])
     return np.stack(found)
 
 
 def paper_question(matrices_: np.ndarray, features: np.ndarray, child: int, others: np.ndarray) -> Arrays:
-    """One question for the preset `paper`; see `PaperScorer.forward`.
-
-    Args:
-        matrices_: `[models, rows, columns]`.
-        features: `[models, probes, channels]`.
-        child: Position of the child.
-        others: Positions of the candidates.
-
-    Returns:
-        Arrays without the axis of questions.
-    """
+    """One question for the preset `paper` without the axis of questions; see `PaperScorer.forward`."""
 
     def two(x: np.ndarray) -> np.ndarray:
         return np.stack(np.broadcast_arrays(x[others], x[child][None]), 1).astype(np.float32)
@@ -173,14 +123,7 @@ def paper_question(matrices_: np.ndarray, features: np.ndarray, child: int, othe
 
 
 def stacked(questions: Sequence[Mapping[str, np.ndarray]]) -> dict[str, Any]:
-    """Questions of one architecture as tensors; those with fewer candidates are padded with none.
-
-    Args:
-        questions: As the functions above make them.
-
-    Returns:
-        Tensors with an axis of questions first.
-    """
+    """Questions of one architecture as tensors, padded to the largest number of candidates."""
     import torch
 
     most = max(len(q["candidates"]) for q in questions)

@@ -1,4 +1,4 @@
-"""The learned lineage detector: of many candidates, which one a model was made from, or none of them."""
+"""The learned lineage detector: which of many candidates a model was made from, or none of them."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ from stemma.checkpoints.model import Model
 from stemma.checkpoints.tensor import ArrayStorage, Tensor, encode
 from stemma.errors import MisuseError, UnreadableModelError
 from stemma.kinship.learned import batches
-from stemma.kinship.learned.weight_samples import views
+from stemma.kinship.learned.weight_samples import sample_weights
 from stemma.probes import Probes
 from stemma.types import Digest, ModelRef, Spec
 
@@ -29,15 +29,15 @@ FORMAT = "stemma lineage detector"
 
 @dataclass(frozen=True, slots=True)
 class Descent:
-    """What the detector answers.
+    """The answer of the lineage detector.
 
     Attributes:
-        child: The model asked about.
-        candidates: What it was asked to choose from.
+        child: The model in question.
+        candidates: Its possible parents.
         probabilities: Of each candidate to be the nearest ancestor among them.
-        none: Probability that no candidate is an ancestor; all of it sums to 1.
-        layers: Layers that each candidate shares with the child; one that shares less than half of the child's is no
-            candidate and has probability 0.
+        none: Probability that no candidate is an ancestor; together with `probabilities` it sums to 1.
+        layers: Number of layers that each candidate shares with the child; a candidate that shares less than half of
+            the child's layers has probability 0.
     """
 
     child: ModelRef
@@ -53,11 +53,7 @@ class Descent:
         return self.candidates[best] if best >= 0 and self.probabilities[best] > self.none else None
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON form.
-
-        Returns:
-            Child, parent or None, probabilities by candidate in descending order, and that of none.
-        """
+        """The JSON form; candidates in descending order of probability."""
         order = sorted(range(len(self.candidates)), key=lambda i: -self.probabilities[i])
         rows = [
             {**asdict(self.candidates[i]), "probability": self.probabilities[i], "layers": self.layers[i]}
@@ -74,28 +70,28 @@ class Descent:
 @final
 @dataclass(frozen=True)
 class LineageDetector:
-    """A trained network that reads the same entries of a child and of its candidates, and says which is the parent.
+    """A trained network that compares the same entries of a child and of its candidates to find the parent.
 
-    It compares weights in place: a child whose units were permuted has to be brought back first. Candidates are what
-    their order and names do not matter for; how many there are is free with `v2`.
+    It compares weights in place: permuted units have to be brought back into order first. Order and names of
+    candidates do not matter; `v2` takes any number of them.
     Cost: the first rows of up to `cap` matrices per model, and about a millisecond per candidate.
 
     Attributes:
         preset: `v2`, or `paper` for the published architecture (one layer, needs probes, closed set unless its null
             token was trained).
-        width: Of the tokens.
+        width: Width of the tokens.
         blocks: Transformer blocks of `v2`.
         heads: Attention heads of `v2`.
-        cap: Layers looked at.
-        per_layer: Entries per layer that lengths and angles are taken from.
-        crop: Entries per layer, and of the features, that the encoder sees.
-        probes: Probes asked, of those given.
-        layer: Name of the layer that `paper` looks at; the largest that all share unless given.
-        seed: Of the draw of entries.
-        temperature: Logits are divided by it: fitted on families that were not trained on.
-        shift: Added to the logit of none, fitted with it.
-        weights: Of the network, by name.
-        made: How it was trained, for people.
+        cap: Most layers that are compared.
+        per_layer: Entries per layer from which lengths and angles are computed.
+        crop: Entries per layer, and of the features, that the encoder reads.
+        probes: Number of probes used, of those given.
+        layer: Name of the layer for `paper`; the largest common one unless given.
+        seed: Seed for the choice of entries.
+        temperature: Divides the logits; fitted on families that were not used for training.
+        shift: Added to the logit of none; fitted with the temperature.
+        weights: Weights of the network, by name.
+        made: How it was trained, as shown to users.
 
     Source: Yu and Wang, Neural Lineage, CVPR 2024, arXiv:2406.11129, is preset `paper`; `v2` departs from it in ways
     that docs/detector.md lists.
@@ -123,9 +119,11 @@ class LineageDetector:
         if self.preset not in PRESETS:
             raise MisuseError(f"no preset of the detector is called '{self.preset}'. There are: {', '.join(PRESETS)}")
         if min(self.width, self.blocks, self.heads, self.cap, self.per_layer, self.crop, self.probes) < 1:
-            raise MisuseError("width, blocks, heads, cap, per_layer, crop and probes of a detector are 1 or more")
+            raise MisuseError("width, blocks, heads, cap, per_layer, crop and probes must be at least 1")
         if self.width % self.heads:
-            raise MisuseError(f"{self.heads} heads do not share a width of {self.width}: give a divisor")
+            raise MisuseError(
+                f"the width must be a multiple of the number of heads, but {self.width} is no multiple of {self.heads}"
+            )
         if not self.temperature > 0:
             raise MisuseError(f"a temperature is above 0, not {self.temperature}")
 
@@ -149,11 +147,7 @@ class LineageDetector:
         return Spec(self.name, self.version, {**self.config, "weights": self.weights_digest})
 
     def untrained(self) -> "torch.nn.Module":
-        """A network of this configuration at the random start that torch's generator gives.
-
-        Returns:
-            The module, in training mode.
-        """
+        """A network of this configuration, randomly initialised, in training mode."""
         if self.preset == "paper":
             from stemma.kinship.learned.paper_network import PaperScorer
 
@@ -164,11 +158,7 @@ class LineageDetector:
 
     @cached_property
     def network(self) -> "torch.nn.Module":
-        """The trained network.
-
-        Raises:
-            MisuseError: If the weights are not those of this configuration.
-        """
+        """The trained network; raises `MisuseError` if the weights do not fit the configuration."""
         import torch
 
         with torch.random.fork_rng(devices=[]):
@@ -187,9 +177,9 @@ class LineageDetector:
         """Which candidate a model was made from.
 
         Args:
-            child: The model asked about.
+            child: The model in question.
             candidates: At least one other model, of any architecture.
-            probes: Inputs that all are asked, best from the child's data; `v2` works without.
+            probes: Inputs of all models, best from the child's data; `v2` works without.
 
         Returns:
             A probability for each candidate, and for none of them.
@@ -212,7 +202,7 @@ class LineageDetector:
         )
 
     def _v2(self, models: list[Model], probes: Probes | None) -> batches.Arrays:
-        seen = views(models, cap=self.cap, per_layer=self.per_layer, seed=self.seed)
+        seen = sample_weights(models, cap=self.cap, per_layer=self.per_layer, seed=self.seed)
         if probes is not None:
             seen = batches.with_features(seen, models, probes.take(slice(0, self.probes)))
         return batches.v2_question(seen, 0, np.arange(1, len(models)), self.crop)
@@ -222,35 +212,21 @@ class LineageDetector:
             raise MisuseError("preset paper compares features too: give probes, or use preset v2")
         matrices = batches.layer_matrices(models, self.layer or batches.shared_layer(models))
         seen = batches.with_features(
-            views(models, cap=1, per_layer=1, seed=self.seed), models, probes.take(slice(0, self.probes))
+            sample_weights(models, cap=1, per_layer=1, seed=self.seed), models, probes.take(slice(0, self.probes))
         )
-        if seen.features is None or not np.all(seen.seen):
-            raise MisuseError("the candidates' features have another width than the child's: preset paper needs one")
+        if seen.features is None or not np.all(seen.has_features):
+            raise MisuseError("preset paper needs candidates whose features have the child's width: use preset v2")
         return batches.paper_question(matrices, seen.features, 0, np.arange(1, len(models)))
 
     def logits(self, questions: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
-        """Logits of prepared questions of one architecture, before calibration.
-
-        Args:
-            questions: As `batches` makes them.
-
-        Returns:
-            `float64 [questions, candidates + 1]`, the last column for none.
-        """
+        """Logits before calibration `float64 [questions, candidates + 1]`, the last column for none."""
         import torch
 
         with torch.no_grad():
             return self.network(batches.stacked(questions)).double().numpy()
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
-        """Calibrated probabilities.
-
-        Args:
-            logits: As `logits` gives them.
-
-        Returns:
-            Rows that sum to 1.
-        """
+        """Calibrated probabilities of logits; rows sum to 1."""
         x = logits / self.temperature
         x[..., -1] += self.shift
         e = np.exp(x - x.max(-1, keepdims=True))

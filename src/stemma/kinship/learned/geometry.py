@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from stemma.kinship.learned.weight_samples import Views
+from stemma.kinship.learned.weight_samples import WeightSamples
 
 PER_LAYER, PER_TRIANGLE, PER_FEATURES = 10, 11, 4
 """Numbers per pair and layer, per pair and further candidate, and per pair of features."""
@@ -24,35 +24,24 @@ Squares = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """Squared distances `[layers, rows, columns]` of two lists of positions."""
 
 
-def squares(views: Views, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Squared distances between models, layer by layer.
-
-    Cost: one product `[rows, entries] x [entries, columns]` per layer.
-
-    Args:
-        views: The models.
-        rows: Positions of some.
-        columns: Positions of others, or the same.
-
-    Returns:
-        `float64 [layers, rows, columns]`; NaN where either has no such layer.
-    """
-    out = np.full((views.values.shape[1], len(rows), len(columns)), np.nan)
+def squares(samples: WeightSamples, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Squared distances per layer, `float64 [layers, rows, columns]`; NaN where either model lacks the layer."""
+    out = np.full((samples.values.shape[1], len(rows), len(columns)), np.nan)
     for i in range(len(out)):
-        x, y = (views.values[index, i].astype(np.float64) for index in (rows, columns))
+        x, y = (samples.values[index, i].astype(np.float64) for index in (rows, columns))
         both = np.square(x).sum(1)[:, None] + np.square(y).sum(1)[None]
         found = np.maximum(both - 2 * x @ y.T, 0)
         found[found < 1e-13 * both] = 0
-        known = views.there[rows, i, None] & views.there[None, columns, i]
+        known = samples.present[rows, i, None] & samples.present[None, columns, i]
         out[i][known] = found[known]
     return out
 
 
-def by_layer(views: Views, child: int, others: np.ndarray) -> np.ndarray:
+def by_layer(samples: WeightSamples, child: int, others: np.ndarray) -> np.ndarray:
     """What each layer of a pair shows beyond its entries.
 
     Args:
-        views: The models.
+        samples: The samples of models.
         child: Position of the child.
         others: Positions of the candidates.
 
@@ -62,9 +51,9 @@ def by_layer(views: Views, child: int, others: np.ndarray) -> np.ndarray:
         of the change, share of distinct values of child less candidate, cosine of the change with the candidate,
         logarithm of the layer's size. Zero where the candidate lacks the layer.
     """
-    c, p = views.values[child][None], views.values[others]
-    valid = views.valid[None]
-    count = np.maximum(views.valid.sum(1), 1)[None]
+    c, p = samples.values[child][None], samples.values[others]
+    valid = samples.valid[None]
+    count = np.maximum(samples.valid.sum(1), 1)[None]
     d = c - p
     cc, pp, dd = (np.square(x, dtype=np.float32).sum(2).astype(np.float64) for x in (c, p, d))
     cp, dp = (np.einsum("kle,kle->kl", np.broadcast_to(x, p.shape), p).astype(np.float64) for x in (c, d))
@@ -79,21 +68,21 @@ def by_layer(views: Views, child: int, others: np.ndarray) -> np.ndarray:
             ((c == 0) & (p != 0) & valid).sum(2) / count,
             ((p == 0) & (c != 0) & valid).sum(2) / count,
             np.where(dd > 0, np.log(np.maximum(fourth * count, 1e-30) / np.maximum(dd**2, 1e-30) + 1e-3) / 3, 0),
-            views.distinct[child][None] - views.distinct[others],
+            samples.distinct[child][None] - samples.distinct[others],
             np.where(dd > 0, dp / (scale_d * scale_p), 0),
-            np.broadcast_to(np.log10(np.maximum(views.sizes, 1)) / 5, dd.shape),
+            np.broadcast_to(np.log10(np.maximum(samples.sizes, 1)) / 5, dd.shape),
         ],
         -1,
     )
-    return np.where(_shared(views, child, others)[..., None], np.clip(out, -6, 6), 0).astype(np.float32)
+    return np.where(_shared(samples, child, others)[..., None], np.clip(out, -6, 6), 0).astype(np.float32)
 
 
-def _shared(views: Views, child: int, others: np.ndarray) -> np.ndarray:
-    return views.there[child][None] & views.there[others]
+def _shared(samples: WeightSamples, child: int, others: np.ndarray) -> np.ndarray:
+    return samples.present[child][None] & samples.present[others]
 
 
 def triangles(
-    squared: Squares, lengths: np.ndarray, there: np.ndarray, child: int, others: np.ndarray
+    squared: Squares, lengths: np.ndarray, present: np.ndarray, child: int, others: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """The child, a candidate and a further candidate, as lengths and angles over all layers.
 
@@ -103,7 +92,7 @@ def triangles(
     Args:
         squared: Gives squared distances of positions, as `squares` does.
         lengths: Squared lengths, `[layers, models]`.
-        there: `bool [models, layers]`.
+        present: `bool [models, layers]`.
         child: Position of the child.
         others: Positions of the candidates.
 
@@ -111,12 +100,12 @@ def triangles(
         `float32 [candidates, NEAR, PER_TRIANGLE]`, and `bool [candidates, NEAR]`: whether the three share a layer
         (never true for a candidate and itself).
     """
-    own = there[child]
+    own = present[child]
     weight = np.where(own, 1 / np.maximum(lengths[:, child], 1e-30), 0)
     to_child, comparable = _mean(squared(np.array([child]), others)[:, 0], weight, own)
     order = np.argsort(np.where(comparable, to_child, np.inf), kind="stable")[:NEAR]
     kj, together = _mean(squared(others, others[order]), weight, own)
-    shared = there[others].T & own[:, None]
+    shared = present[others].T & own[:, None]
     size = np.where(shared, lengths[:, others] * weight[:, None], 0).sum(0) / np.maximum(shared.sum(0), 1)
     one, two = np.broadcast_to(to_child[:, None], kj.shape), np.broadcast_to(to_child[None, order], kj.shape)
     sk, sj = np.broadcast_to(size[:, None], kj.shape), np.broadcast_to(size[None, order], kj.shape)
@@ -152,14 +141,7 @@ def _mean(layers: np.ndarray, weight: np.ndarray, own: np.ndarray) -> tuple[np.n
 
 
 def _along(x: np.ndarray, y: np.ndarray, opposite: np.ndarray) -> np.ndarray:
-    """Share of the first side, as a path in a tree, that the second side goes along: squared distances add up there.
-
-    Seen from a candidate towards the child, it is 0 if the candidate is where the other one branches off, 1 if the
-    child lies on the way to the other one, and in between if an ancestor of the child does that is not the candidate.
-
-    Returns:
-        Shares from 0 to 1 where squared distances add up, a little beyond where they do not.
-    """
+    """Share of the first side of a triangle that a tree path to the third model follows, about 0 to 1."""
     return np.clip((x + y - opposite) / (2 * x + 1e-9), -0.5, 1.5)
 
 
@@ -169,11 +151,11 @@ def _angle(x: np.ndarray, y: np.ndarray, opposite: np.ndarray) -> np.ndarray:
     return np.where(product > 1e-12, np.clip((x + y - opposite) / (2 * product + 1e-30), -1, 1), 0)
 
 
-def of_features(views: Views, child: int, others: np.ndarray) -> np.ndarray:
+def of_features(samples: WeightSamples, child: int, others: np.ndarray) -> np.ndarray:
     """How the features of a pair compare.
 
     Args:
-        views: The models, asked with probes.
+        samples: The samples of models, with features.
         child: Position of the child.
         others: Positions of the candidates.
 
@@ -181,7 +163,7 @@ def of_features(views: Views, child: int, others: np.ndarray) -> np.ndarray:
         `float32 [candidates, PER_FEATURES]`: logarithm of the relative squared distance, cosine, logarithm of the ratio
         of lengths, linear CKA.
     """
-    found = views.features
+    found = samples.features
     if found is None:
         return np.zeros((len(others), PER_FEATURES), np.float32)
     c = found[child].astype(np.float64)

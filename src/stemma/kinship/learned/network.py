@@ -24,15 +24,7 @@ class DifferenceEncoder(nn.Module):
         self.out = nn.Linear(inner, width)
 
     def forward(self, pairs: Tensor, valid: Tensor) -> Tensor:
-        """Encode.
-
-        Args:
-            pairs: `[…, entries, 2]`, in units of the parent's root mean square.
-            valid: `bool […, entries]`.
-
-        Returns:
-            `[…, width]`.
-        """
+        """Encode `[…, entries, 2]`, scaled by the parent's root mean square, to `[…, width]`."""
         x = self.entry(self.pair(pairs).relu()).relu() * valid[..., None]
         return self.out(x.sum(-2) / valid.sum(-1, keepdim=True).clamp(min=1))
 
@@ -48,15 +40,7 @@ class TriangleEncoder(nn.Module):
         self.alone = nn.Parameter(torch.zeros(width))
 
     def forward(self, triangles: Tensor, mask: Tensor) -> Tensor:
-        """Encode.
-
-        Args:
-            triangles: `[…, near, PER_TRIANGLE]`.
-            mask: `bool […, near]`.
-
-        Returns:
-            `[…, width]`.
-        """
+        """Encode `[…, near, PER_TRIANGLE]` under a mask `bool […, near]` to `[…, width]`."""
         x = self.each(triangles)
         weights = self.weight(x)[..., 0].masked_fill(~mask, -1e9).softmax(-1) * mask
         most = x.masked_fill(~mask[..., None], -1e9).amax(-2)
@@ -76,15 +60,7 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """One step.
-
-        Args:
-            x: `[n, tokens, width]`.
-            mask: `bool [n, tokens]`: tokens that are there.
-
-        Returns:
-            `[n, tokens, width]`.
-        """
+        """One step on `[n, tokens, width]` under a mask `bool [n, tokens]`."""
         n, t, width = x.shape
         q, k, v = (y.view(n, t, self.heads, -1).transpose(1, 2) for y in self.qkv(self.norm1(x)).chunk(3, -1))
         y = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :])

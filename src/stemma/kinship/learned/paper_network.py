@@ -23,11 +23,7 @@ class ImageEncoder(nn.Module):
         self.norm = nn.BatchNorm2d(width)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Encode `[n, 2, height, width]`.
-
-        Returns:
-            `[n, width]`.
-        """
+        """Encode `[n, 2, height, width]` to `[n, width]`."""
         return self.norm(self.conv(self.pair(images).relu())).relu().mean((2, 3))
 
 

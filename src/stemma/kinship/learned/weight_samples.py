@@ -1,4 +1,4 @@
-"""What the lineage detector is shown of models of one architecture: the same entries of a few layers of each."""
+"""The entries of weights that the lineage detector compares."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,37 +12,37 @@ from stemma.types import ModelRef
 
 
 @dataclass(frozen=True, eq=False)
-class Views:
+class WeightSamples:
     """The same entries of several models.
 
     Attributes:
         models: The models.
         values: `float32 [models, layers, entries]`; zero where there is nothing.
-        there: `bool [models, layers]`: whether a model has this layer in the reference's shape.
+        present: `bool [models, layers]`: whether a model has this layer in the reference's shape.
         valid: `bool [layers, entries]`: small layers have fewer entries.
         sizes: `int64 [layers]`: entries of the whole layer.
         lengths: `float64 [layers, models]`: squared length of the entries.
         distinct: `float64 [models, layers]`: share of entries that differ from all others; few in a grid.
         features: `float32 [models, probes, channels]`: what enters the head; None without probes.
-        seen: `bool [models]`: whether a model has features that can be set beside the reference's.
+        has_features: `bool [models]`: whether a model has features of the reference's width.
     """
 
     models: tuple[ModelRef, ...]
     values: np.ndarray
-    there: np.ndarray
+    present: np.ndarray
     valid: np.ndarray
     sizes: np.ndarray
     lengths: np.ndarray
     distinct: np.ndarray
     features: np.ndarray | None = None
-    seen: np.ndarray | None = None
+    has_features: np.ndarray | None = None
 
     def __len__(self) -> int:
         """Number of models."""
         return len(self.models)
 
 
-def views(models: Sequence[Model], *, cap: int = 12, per_layer: int = 1024, seed: int = 0) -> Views:
+def sample_weights(models: Sequence[Model], *, cap: int = 12, per_layer: int = 1024, seed: int = 0) -> WeightSamples:
     """Read the same entries of the same layers of every model; the first model says which.
 
     Tensors are paired by name where names fit and by content where they do not. Where the first model has more than
@@ -54,16 +54,16 @@ def views(models: Sequence[Model], *, cap: int = 12, per_layer: int = 1024, seed
         models: The child, then its candidates.
         cap: Most layers.
         per_layer: Entries of each, drawn at random.
-        seed: Of the draw.
+        seed: Seed of the draw.
 
     Returns:
-        The views.
+        The samples.
 
     Raises:
         MisuseError: If there are no models, or no positive number of layers and entries.
     """
     if cap < 1 or per_layer < 1:
-        raise MisuseError(f"a view is of at least one layer and one entry, got {cap} and {per_layer}")
+        raise MisuseError(f"cap and per_layer must be at least 1, not {cap} and {per_layer}")
     found = entries(models, reference=0, per_tensor=per_layer, seed=seed)
     chosen = _chosen(models[0], found, cap)
     values = np.zeros((len(models), len(chosen), per_layer), np.float32)
@@ -73,13 +73,13 @@ def views(models: Sequence[Model], *, cap: int = 12, per_layer: int = 1024, seed
         width = slot.stop - slot.start
         values[:, i, :width] = np.nan_to_num(found.values[:, slot.columns], nan=0.0, posinf=0.0, neginf=0.0)
         valid[i, :width] = True
-    there = found.present[:, chosen] if chosen else np.zeros((len(models), 0), bool)
+    present = found.present[:, chosen] if chosen else np.zeros((len(models), 0), bool)
     sizes = np.array([found.tensors[i].size for i in chosen], np.int64)
     lengths = np.square(values, dtype=np.float64).sum(2).T
     steps = (np.diff(np.sort(values, 2), axis=2) != 0).sum(2)
     distinct = np.minimum((steps + 1) / np.maximum(valid.sum(1), 1), 1.0)
     alive = lengths.T > 0  # a layer of zeros has no scale to compare by
-    return Views(found.models, values, there & alive, valid, sizes, lengths, distinct)
+    return WeightSamples(found.models, values, present & alive, valid, sizes, lengths, distinct)
 
 
 def _chosen(reference: Model, found: Entries, cap: int) -> list[int]:

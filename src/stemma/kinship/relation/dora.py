@@ -1,8 +1,8 @@
-"""DoRA: differences of low rank after which every output unit was given a length of its own.
+"""Operation: DoRA, differences of low rank followed by a new norm of every output unit.
 
-Source: arXiv:2402.09353. The units' factors and the change of low rank are fitted in turn: outside the directions of
-the change, a unit's new weights are its old ones times its factor. With as many directions as the change has, that
-converges in a few turns; with more or fewer it does not, so that each likely rank is tried.
+Source: arXiv:2402.09353. The units' factors and the change of low rank are fitted alternately: outside the directions
+of the change, a unit's new weights are its old ones times its factor. With the right rank that converges in a few
+iterations; with another one it does not, so that each likely rank is tried.
 """
 
 from collections import Counter
@@ -12,14 +12,14 @@ from typing import ClassVar
 
 import numpy as np
 
-from stemma.kinship.relation.base import NUMBER, AbstractOperation, Explained
+from stemma.kinship.relation.base import BITS_PER_NUMBER, AbstractOperation, FittedOperation
 from stemma.kinship.relation.explanation import Step
 from stemma.kinship.relation.lora import ADAPTED, trained_beside, trained_in_full
 from stemma.kinship.relation.pair import Layer, Pair
 from stemma.types import RelationKind
 
 RANKS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64)
-"""Ranks that are tried: the smallest that fits is the one, because in small matrices a larger one may fit too."""
+"""Ranks that are tried; the smallest that fits is used, because in small matrices a larger one may fit too."""
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,13 @@ class RescaledLowRank(AbstractOperation):
     """Every matrix that changed did so by low rank and one positive factor per unit of its first axis.
 
     Attributes:
-        rows: Rows that the fit is made on; the others are held against it where all entries are asked for.
+        rows: Rows used for the fit; the others are checked against it where all entries are needed.
         directions: Directions onto which longer rows are projected.
-        share: Largest rank, as a share of what is seen of a matrix.
-        turns: How often factors and change are fitted in turn: to see whether a rank fits, and to the end.
+        share: Largest rank, as a share of the rows and directions used.
+        turns: Iterations after which a rank may be rejected, and largest number of iterations.
         held: Least share of the squared difference that the leading directions hold at first.
         drop: Ratio of the first singular value beyond a rank to the last within it, from which it may fit.
-        above: How far above the edge of rounding a singular value must lie, and what is left of rows may.
+        above: Factor on the rounding level: singular values must exceed it, residuals of rows must not.
     """
 
     rows: int = 384
@@ -46,17 +46,17 @@ class RescaledLowRank(AbstractOperation):
 
     name: ClassVar[str] = "dora"
 
-    def explain(self, pair: Pair) -> Explained | None:
-        """See `AbstractOperation.explain`; matrices that are too small to tell are taken along."""
-        changed = [m for m in pair.open if m.matrix]
+    def fit(self, pair: Pair) -> FittedOperation | None:
+        """See `AbstractOperation.fit`; matrices that are too small to decide are included."""
+        changed = [m for m in pair.unexplained if m.matrix]
         changed.sort(key=lambda m: (trained_in_full(pair, m), -m.size))
-        if not changed or any(m.measured is None for m in changed) or "lora" in pair.taken:
+        if not changed or any(m.measured is None for m in changed) or "lora" in pair.operations:
             return None
         fits: dict[str, tuple[int, float, float]] = {}
         dense: list[Layer] = []
         for layer in changed:
             hint = max((r for r, _, _ in fits.values()), default=0)
-            found = pair.seen(f"dora {layer.b}", lambda layer=layer, hint=hint: self.fit(pair, layer, hint))
+            found = pair.cached(f"dora {layer.b}", lambda layer=layer, hint=hint: self.fit_matrix(pair, layer, hint))
             if found is not None:
                 fits[layer.b] = found
             elif not trained_beside(pair, [*dense, layer]):
@@ -67,14 +67,16 @@ class RescaledLowRank(AbstractOperation):
         scaled = any(max(abs(low - 1), abs(high - 1)) > 10 * tolerance for _, low, high in fits.values())
         if not fits or not scaled or not any(r for r, _, _ in fits.values()) or not trained_beside(pair, dense):
             return None
-        return self._told(pair, [m for m in changed if m.b in fits], fits)
+        return self._fitted_operation(pair, [m for m in changed if m.b in fits], fits)
 
-    def _told(self, pair: Pair, layers: list[Layer], fits: dict[str, tuple[int, float, float]]) -> Explained:
+    def _fitted_operation(
+        self, pair: Pair, layers: list[Layer], fits: dict[str, tuple[int, float, float]]
+    ) -> FittedOperation:
         ranks = {b: r for b, (r, _, _) in fits.items()}
         rank, count = Counter(ranks.values()).most_common(1)[0]
         same = "" if count == len(ranks) else f" ({min(ranks.values())} to {max(ranks.values())})"
         low, high = min(f[1] for f in fits.values()), max(f[2] for f in fits.values())
-        bits = sum(16.0 * ranks[m.b] * sum(_sides(m)) + NUMBER * _sides(m)[0] for m in layers)
+        bits = sum(16.0 * ranks[m.b] * sum(_sides(m)) + BITS_PER_NUMBER * _sides(m)[0] for m in layers)
         step = Step(
             self.name,
             RelationKind.LORA,
@@ -85,28 +87,16 @@ class RescaledLowRank(AbstractOperation):
             place=ADAPTED,
         )
         done = {m.b: m.explained(f"rank {ranks[m.b]}, units rescaled") for m in layers}
-        return Explained(step, pair.with_layers(done, self.name))
+        return FittedOperation(step, pair.with_layers(done, self.name))
 
-    def fit(self, pair: Pair, layer: Layer, hint: int = 0) -> tuple[int, float, float] | None:
-        """Fit a change of low rank and a factor per unit to one matrix.
-
-        Cost: the first rows are read; where the pair was read whole, the others too. A few products of those rows with
-        the directions.
-
-        Args:
-            pair: The pair.
-            layer: One of its matrices.
-            hint: The rank that is tried first.
-
-        Returns:
-            The rank, the smallest and the largest factor; None where no such change explains the difference.
-        """
+    def fit_matrix(self, pair: Pair, layer: Layer, hint: int = 0) -> tuple[int, float, float] | None:
+        """Rank, smallest and largest factor of one matrix; None if low rank and factors do not fit."""
         pieces = self._pieces(pair, layer)
         first = next(pieces, None)
         if first is None:
             return None
         a, b = first
-        if self._flat(a, b):
+        if self._spread_over_all_directions(a, b):
             return None
         noise = layer.floor * float(np.sqrt(np.mean(a * a)))
         edge = self.above * noise * (np.sqrt(len(a)) + np.sqrt(a.shape[1]))
@@ -124,8 +114,8 @@ class RescaledLowRank(AbstractOperation):
             low, high = min(low, float(more.min())), max(high, float(more.max()))
         return rank, low, high
 
-    def _flat(self, a: np.ndarray, b: np.ndarray) -> bool:
-        """Whether a difference is spread over all directions before anything is fitted: most trainings' is."""
+    def _spread_over_all_directions(self, a: np.ndarray, b: np.ndarray) -> bool:
+        """Whether the difference is spread over all directions, as most training is."""
         factors = _factors(a, b)
         if not (factors > 0).all():
             return True
@@ -136,7 +126,7 @@ class RescaledLowRank(AbstractOperation):
     def _with_rank(
         self, a: np.ndarray, b: np.ndarray, rank: int, edge: float
     ) -> tuple[int, np.ndarray, np.ndarray] | None:
-        """Factors and directions of a change of one rank; None where it leaves more than rounding."""
+        """Factors and directions of a change of one rank; None where more than rounding is left."""
         factors, values, basis = _factors(a, b), np.zeros(0), np.zeros((a.shape[1], 0))
         for turn in range(max(self.turns)):
             if not (factors > 0).all():
@@ -157,13 +147,13 @@ class RescaledLowRank(AbstractOperation):
 
     def _pieces(self, pair: Pair, layer: Layer) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         x, y = pair.parent.weights[layer.a], pair.child.weights[layer.b]
-        if x.shape != y.shape or layer.grown or any(layer.holes) or not x.shape[0]:
+        if x.shape != y.shape or layer.added_tokens or any(layer.not_finite) or not x.shape[0]:
             return
         width = x.size // x.shape[0]
         directions = None
         if width > self.directions:
             directions = np.random.default_rng(width).normal(scale=width**-0.5, size=(width, self.directions))
-        for start in range(0, x.shape[0] if pair.whole else 1, self.rows):
+        for start in range(0, x.shape[0] if pair.all_entries else 1, self.rows):
             stop = min(start + self.rows, x.shape[0])
             pieces = [t.rows(start, stop).reshape(stop - start, width).astype(np.float64) for t in (x, y)]
             alive = (np.abs(pieces[0]).max(1) > 0) & (np.abs(pieces[1]).max(1) > 0)

@@ -1,4 +1,4 @@
-"""What was done between two models: the steps, what each of them took to tell, and what became of every tensor."""
+"""Explanation of a child model: the steps with their description lengths, and the change of every tensor."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,9 +14,9 @@ class Step:
     Attributes:
         name: The operation.
         kind: The relation that it makes.
-        sentence: What it did, for people.
+        sentence: What it did, as shown to users.
         parameters: What was fitted: bits, ratio, rank, kept units …
-        bits: Length of its description: what somebody who has the parent needs to be told.
+        bits: Description length in bits, given the parent.
         place: When it was taken, relative to other steps: 0 before training, 1 training, 2 after it.
     """
 
@@ -30,7 +30,7 @@ class Step:
 
 @dataclass(frozen=True)
 class LayerChange:
-    """What became of one tensor.
+    """Change of one tensor.
 
     Attributes:
         name: The child's name for it, or the parent's where the child has none.
@@ -39,7 +39,7 @@ class LayerChange:
             data), `new` or `removed`.
         size: Entries.
         relative: Norm of the difference over the parent's norm; None where there is no counterpart of that size.
-        marks: What the steps did to it, in words: grid, rank, zeros, kept units.
+        marks: Descriptions of what the steps did to it: grid, rank, zeros, kept units.
     """
 
     name: str
@@ -52,25 +52,25 @@ class LayerChange:
 
 @dataclass(frozen=True)
 class Explanation:
-    """The shortest account found of how the child was made from the parent.
+    """The simplest explanation found of how the child was made from the parent.
 
     Attributes:
         parent: The parent.
         child: The child.
         kind: The relation that the steps make; that of the first where there are several.
-        steps: In the order in which they were taken, as far as that shows.
+        steps: In order of application, as far as it is known.
         sentence: All of it in one sentence.
         relative: Norm of the whole difference over the parent's norm, over all tensors that have a counterpart.
-        residual: The same of what the steps leave, where they fit parameters; a dense change leaves nothing, because it
-            is told number by number.
+        residual: The same for what the steps leave unexplained; a dense change leaves nothing, because it is described
+            entry by entry.
         floor: What rounding to the number formats may leave.
         fitted: Share of the squared difference that steps with fewer parameters than entries explain.
-        bits: Length of the description per entry.
-        plain_bits: The same when every changed entry is told by itself: what the steps spare.
+        bits: Description length (MDL) in bits per entry.
+        plain_bits: The same if every changed entry is described separately, for comparison.
         layers: Every tensor.
-        others: Other accounts that fit, with their lengths per entry, the shorter first.
-        notes: What else was seen: number formats, names, the other direction.
-        cannot_see: What weights do not show.
+        others: Other explanations that fit, with their description lengths per entry, the simpler first.
+        notes: Further observations: number formats, names, the opposite direction.
+        cannot_see: What weights cannot show.
     """
 
     parent: ModelRef
@@ -90,11 +90,7 @@ class Explanation:
     cannot_see: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """The `--json` document of `stemma explain`.
-
-        Returns:
-            Plain JSON values.
-        """
+        """The `--json` document of `stemma explain`."""
         out = jsonable(self)
         out["kind"] = self.kind.value
         out["others"] = [{"steps": list(steps), "bits": bits} for steps, bits in self.others]

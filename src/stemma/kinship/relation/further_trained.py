@@ -1,4 +1,4 @@
-"""Trained on: every entry may have changed; which story fits such a difference is told by its geometry."""
+"""Operation: further training, which may have changed every entry; `geometry` decides which relation it makes."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 
 from stemma.kinship.relation import geometry
-from stemma.kinship.relation.base import AbstractOperation, Explained, entry_bits
+from stemma.kinship.relation.base import AbstractOperation, FittedOperation, entry_bits
 from stemma.kinship.relation.explanation import Step
 from stemma.kinship.relation.pair import Layer, Pair
 from stemma.types import RelationKind
@@ -16,7 +16,7 @@ NAMES = {
     RelationKind.RELATED: "changed",
 }  # fmt: skip
 
-MARKS = frozenset(
+LATER_ONLY = frozenset(
     {
         "quantized",
         "weights pruned",
@@ -27,68 +27,70 @@ MARKS = frozenset(
         "replaced",
     }
 )
-"""Operations that only the later of two models bears."""
+"""Operations that only the later of two models shows."""
 
-APART = 0.3
-"""Cosine below which tensors that contents, not names, have paired may not belong together."""
+LOW_COSINE = 0.3
+"""Cosine below which tensors paired by contents rather than names may not correspond."""
 
 
 @dataclass(frozen=True)
-class Trained(AbstractOperation):
-    """Dense differences, told number by number: fine-tuned, or two trainings from one origin."""
+class FurtherTrained(AbstractOperation):
+    """Dense differences, described entry by entry: fine-tuned, or two trainings from one origin."""
 
     name: ClassVar[str] = "trained"
 
-    def explain(self, pair: Pair) -> Explained | None:
-        """See `AbstractOperation.explain`: always leaves nothing, at the price of one number per entry."""
-        changed = pair.open
+    def fit(self, pair: Pair) -> FittedOperation | None:
+        """See `AbstractOperation.fit`: always explains everything, at the cost of one number per entry."""
+        changed = pair.unexplained
         if not changed or any(layer.measured is None for layer in changed):
             return None
-        # What bears the mark of a loss is the later one: only what does not is asked for its geometry.
-        # What is left beside an adapter is a part that was trained in full.
-        found = geometry.LATER if (MARKS | {"lora", "dora"}) & set(pair.taken) else geometry.story(pair)
-        if any(m.a != m.b and m.sums.cosine < APART for m in changed if m.matrix):
-            found = geometry.UNTOLD
-        frozen = [m.b for m in pair.matrices if m.settled and not m.marks]
+        # After an operation that loses information the direction is known: only other pairs need their geometry.
+        # Beside an adapter, the remaining differences are parts that were fully trained.
+        found = (
+            geometry.KNOWN_LATER if (LATER_ONLY | {"lora", "dora"}) & set(pair.operations) else geometry.classify(pair)
+        )
+        if any(m.a != m.b and m.sums.cosine < LOW_COSINE for m in changed if m.matrix):
+            found = geometry.UNDETERMINED
+        frozen = [m.b for m in pair.matrices if m.is_explained and not m.marks]
         where = _where(pair, changed)
         relative = _relative(changed)
         kind = found.kind
         step = Step(
             NAMES[kind],
             kind,
-            _sentence(kind, relative, where, len(frozen), len(pair.matrices)) + _sureness(found),
+            _sentence(kind, relative, where, len(frozen), len(pair.matrices)) + _confidence(found),
             {
                 "relative_change": relative,
                 "where": where,
                 "frozen": frozen,
                 "probability": found.probability,
                 "position": found.position,
-                "left": sum(layer.left for layer in changed),
+                "left": sum(layer.residual for layer in changed),
             },
-            bits=sum(entry_bits(layer, layer.left) for layer in changed),
+            bits=sum(entry_bits(layer, layer.residual) for layer in changed),
         )
-        done = {layer.b: layer.explained(_mark(layer)) for layer in changed}
-        return Explained(step, pair.with_layers(done, self.name))
+        done = {layer.b: layer.explained(_layer_mark(layer)) for layer in changed}
+        return FittedOperation(step, pair.with_layers(done, self.name))
 
 
-def _mark(layer: Layer) -> str:
-    """What the training did to a layer, where other operations did something to it too."""
+def _layer_mark(layer: Layer) -> str:
+    """What the training did to a layer, where other operations changed it too."""
     if not layer.marks or layer.sums.norm_a == 0:
         return "changed"
-    return f"trained on by {np.sqrt(layer.left / layer.sums.norm_a):.2g}"
+    return f"further trained by {np.sqrt(layer.residual / layer.sums.norm_a):.2g}"
 
 
-def _sureness(found: geometry.Story) -> str:
-    sure = "" if found.probability is None else f"; probability {found.probability:.2f} by geometry"
-    return f"{sure} ({found.why})" if found.why else sure
+def _confidence(found: geometry.Classification) -> str:
+    sure = "" if found.probability is None else f"; classifier probability {found.probability:.2f}"
+    return f"{sure} ({found.reason})" if found.reason else sure
 
 
 def _relative(changed: tuple[Layer, ...]) -> float:
-    return float(np.sqrt(sum(c.left for c in changed) / max(1e-60, sum(c.sums.norm_a for c in changed))))
+    return float(np.sqrt(sum(c.residual for c in changed) / max(1e-60, sum(c.sums.norm_a for c in changed))))
 
 
 def _where(pair: Pair, changed: tuple[Layer, ...]) -> str:
-    """Which kind of tensors changed: all, some layers, or only biases, norms or the head."""
+    """Which tensors changed: all layers, some layers, or only biases, norms or the head."""
     if not any(layer.matrix for layer in changed):
         names = [layer.b.lower() for layer in changed]
         if all(n.endswith("bias") for n in names):
@@ -102,10 +104,10 @@ def _where(pair: Pair, changed: tuple[Layer, ...]) -> str:
 
 
 def _sentence(kind: RelationKind, relative: float, where: str, frozen: int, matrices: int) -> str:
-    still = f", {frozen} of {matrices} matrices unchanged" if frozen else ""
-    change = f"relative change {relative:.2g} ({where}{still})"
+    unchanged = f", {frozen} of {matrices} matrices unchanged" if frozen else ""
+    change = f"relative change {relative:.2g} ({where}{unchanged})"
     if kind is RelationKind.SIBLINGS:
-        return f"both were trained on from a common ancestor: {change}"
+        return f"both were further trained from a common ancestor: {change}"
     if kind is RelationKind.SAME_INIT:
-        return f"both were trained from one random start: {change}"
-    return f"trained on: {change}" if kind is RelationKind.FINETUNED else f"changed in every entry: {change}"
+        return f"both were trained from the same random initialisation: {change}"
+    return f"further trained: {change}" if kind is RelationKind.FINETUNED else f"dense change: {change}"

@@ -1,4 +1,4 @@
-"""Do numbers lie on a grid: few levels, one step for a tensor, a row, a column or a block of neighbours?"""
+"""Detection of quantisation grids: few levels, with one step per tensor, row, column or block."""
 
 import hashlib
 from collections.abc import Iterator
@@ -8,41 +8,41 @@ import numpy as np
 
 from stemma.checkpoints.model import Model
 from stemma.fingerprints.tensor_content import matrices
-from stemma.kinship.weights.order.units_of_pair import finite
+from stemma.kinship.weights.order.pair_reader import finite
 from stemma.kinship.weights.residual import rounding
 
 ROWS = 48
-"""Rows of a tensor that are looked at, evenly spread."""
+"""Rows of a tensor that are used, evenly spread."""
 
 GROUPS = 96
-"""Groups of one step whose spacing is looked at; of blocks twice as many are read, in case some show nothing."""
+"""Groups of one step whose spacing is used; twice as many blocks are read, in case some show nothing."""
 
 BLOCKS = (256, 128, 64, 32, 16)
 """Lengths of blocks that share a step, longest first."""
 
-MOST_LEVELS = 257
-"""A grid of more levels than eight bits give is no quantisation."""
+MAX_LEVELS = 257
+"""Most levels of a quantisation grid (8 bits)."""
 
-LEAST = 6
-"""Distinct values that a group needs before their spacing tells anything."""
+MIN_VALUES = 6
+"""Distinct values that a group needs for its spacing to be used."""
 
-MISSED = 0.25
-"""Share of groups whose step may not show: with few distinct values no two need be neighbours on the grid."""
+MAX_MISSES = 0.25
+"""Largest share of groups without a step: with few distinct values none may be neighbours on the grid."""
 
 READ = 1 << 18
-"""Entries of a matrix that are read to see whether a whole model lies on grids."""
+"""Entries of a matrix that are read to decide whether a model is quantised."""
 
-SHOWN = 0.25
-"""Share of a quantised model's entries whose grid shows."""
+MIN_SHARE = 0.25
+"""Share of entries on a grid from which a model counts as quantised."""
 
-REMEMBERED = 1024
-"""Tensors whose grid is remembered: a search looks at every model many times."""
+CACHE_SIZE = 1024
+"""Tensors whose grid is cached, because a search compares every model many times."""
 
 PEEK, TABLE = 8, 17
-"""Groups that are looked at first, and values that a table of levels has at most."""
+"""Groups that are checked first, and most values of a lookup table of levels."""
 
 MOST_SLACK = 0.2
-"""Steps by which rounding may move a value that is still held against the grid."""
+"""Steps by which rounding may move a value for it to be checked against the grid."""
 
 EXACT = 0.02
 """How far from a multiple of the step a value may lie, in steps, beside the rounding of its number format."""
@@ -59,7 +59,7 @@ class Grid:
         symmetric: Zero is the middle of the codes; otherwise they have a zero point.
         uniform: All steps are equal; otherwise the levels come from a table (as NF4's do).
         variance: Mean square of the error that rounding to it makes.
-        groups: Groups of the tensor: how many steps have to be told.
+        groups: Number of groups of the tensor, each with its own step.
     """
 
     bits: int
@@ -72,26 +72,18 @@ class Grid:
 
 
 def grid_of(values: np.ndarray, rounding: float) -> Grid | None:
-    """The coarsest grouping under which values lie on a grid; asked of the same tensor again, the answer is remembered.
-
-    Args:
-        values: A tensor, units of its first axis as rows, `[rows, …]`.
-        rounding: Relative rounding error of its number format.
-
-    Returns:
-        The grid; None where there is none of at most 256 levels.
-    """
+    """The coarsest grid of a tensor `[rows, …]` for its relative rounding error, cached; None if over 256 levels."""
     contents = np.ascontiguousarray(values)
     key = hashlib.blake2b(contents.tobytes(), digest_size=20).digest(), contents.shape, contents.dtype.str, rounding
-    if key not in _remembered:
-        while len(_remembered) >= REMEMBERED:
-            _remembered.pop(next(iter(_remembered)), None)
-        _remembered[key] = found = _grid_of(contents, rounding)
+    if key not in _cache:
+        while len(_cache) >= CACHE_SIZE:
+            _cache.pop(next(iter(_cache)), None)
+        _cache[key] = found = _grid_of(contents, rounding)
         return found
-    return _remembered.get(key)
+    return _cache.get(key)
 
 
-_remembered: dict[tuple[bytes, tuple[int, ...], str, float], Grid | None] = {}
+_cache: dict[tuple[bytes, tuple[int, ...], str, float], Grid | None] = {}
 
 
 def _grid_of(values: np.ndarray, rounding: float) -> Grid | None:
@@ -102,7 +94,7 @@ def _grid_of(values: np.ndarray, rounding: float) -> Grid | None:
     for per, groups, count in _groupings(flat, chosen):
         found = _on_grid(groups, rounding)
         if found is not None:
-            return _named(found, per, count)
+            return _grid(found, per, count)
     return None
 
 
@@ -123,7 +115,7 @@ def _groupings(flat: np.ndarray, chosen: np.ndarray) -> Iterator[tuple[str, list
 
 @dataclass(frozen=True)
 class _Steps:
-    """What the groups of one grouping show: step, lowest and highest code of each informative one."""
+    """Step, lowest and highest code of each informative group of one grouping."""
 
     step: np.ndarray
     low: np.ndarray
@@ -134,45 +126,41 @@ class _Steps:
 def _on_grid(groups: list[np.ndarray], rounding: float) -> _Steps | None:
     if _dense(groups, rounding):
         return None
-    found, misses, telling = [], 0, []
+    found, misses, informative = [], 0, []
     for group in groups:
         u = _distinct(group)
-        telling += [u] if 2 <= len(u) < LEAST else []
-        if len(u) < LEAST:
+        informative += [u] if 2 <= len(u) < MIN_VALUES else []
+        if len(u) < MIN_VALUES:
             continue
         one = _step(u, rounding)
         misses += one is None
         found += [] if one is None else [one]
         none = misses == PEEK and not found  # with as many groups on a grid as it takes, one in ten thousand
-        if none or len(found) + misses == GROUPS or misses > MISSED * GROUPS:
+        if none or len(found) + misses == GROUPS or misses > MAX_MISSES * GROUPS:
             break
     if not found and not misses:
-        return (_few_values(groups, telling) or _table(groups)) if sum(g.size for g in groups) >= 32 else None
-    if misses > MISSED * (len(found) + misses):
+        return (_few_values(groups, informative) or _table(groups)) if sum(g.size for g in groups) >= 32 else None
+    if misses > MAX_MISSES * (len(found) + misses):
         return _table(groups)
     step, low, high = np.array(found).T
     return _Steps(step, low, high)
 
 
 def _dense(groups: list[np.ndarray], rounding: float) -> bool:
-    """Whether a few groups alone show that there is no grid: a cheap look before a dear one.
-
-    Returns:
-        True where every one of them has values too close together for a step, and more of them than a table holds.
-    """
-    few = [u for g in groups[:: max(1, len(groups) // PEEK)][:PEEK] if len(u := _distinct(g)) >= LEAST]
+    """Whether a few groups already show that there is no grid, because their values are too close together."""
+    few = [u for g in groups[:: max(1, len(groups) // PEEK)][:PEEK] if len(u := _distinct(g)) >= MIN_VALUES]
     if len(few) < min(PEEK, len(groups)):
         return False
     for u in few:
         top = float(np.abs(u).max())
         small = max(float(np.diff(u).min()), top * rounding * 2)
-        if (u[-1] - u[0]) / small <= 1.15 * MOST_LEVELS:
+        if (u[-1] - u[0]) / small <= 1.15 * MAX_LEVELS:
             return False
     return any(len(np.unique(np.round(u / np.abs(u).max(), 2))) > TABLE for u in few)
 
 
 def _distinct(group: np.ndarray) -> np.ndarray:
-    """Distinct finite values, none where a group is a single number."""
+    """Distinct finite values of a group."""
     return np.unique(group[np.isfinite(group)].astype(np.float64))
 
 
@@ -180,25 +168,25 @@ def _step(u: np.ndarray, rounding: float) -> tuple[float, float, float] | None:
     """The step of which all values are multiples, with the lowest and the highest code."""
     largest, gaps = np.abs(u).max(), np.diff(u)
     small = max(gaps.min(), largest * rounding * 2)
-    if (u[-1] - u[0]) / small > 1.15 * MOST_LEVELS:
+    if (u[-1] - u[0]) / small > 1.15 * MAX_LEVELS:
         return None
     for divisor in (1, 2, 3):
         step = float(np.median(gaps[gaps < 1.5 * small])) / divisor
-        if (u[-1] - u[0]) / step > MOST_LEVELS - 1:
+        if (u[-1] - u[0]) / step > MAX_LEVELS - 1:
             return None
         for origin in (0.0, u[0]):
             fitted = _fitted(u - origin, step)
             codes = (u - origin) / fitted
             slack = EXACT + 2 * rounding * np.abs(u) / fitted
-            told = slack <= MOST_SLACK  # large codes may be rounded by as much as a step: they show nothing
-            if told.sum() >= LEAST and (np.abs(codes - np.rint(codes)) <= slack)[told].all():
+            usable = slack <= MOST_SLACK  # large codes may be rounded by a whole step: they show nothing
+            if usable.sum() >= MIN_VALUES and (np.abs(codes - np.rint(codes)) <= slack)[usable].all():
                 return fitted, round(float(codes[0])), round(float(codes[-1]))
     return None
 
 
 def _fitted(values: np.ndarray, step: float) -> float:
-    """A step by least squares, from the smallest codes outwards: an error of one per cent is one at code hundred."""
-    for limit in (8, 32, MOST_LEVELS):
+    """A step by least squares, from the smallest codes outwards: an error of 1 % is a whole code at code 100."""
+    for limit in (8, 32, MAX_LEVELS):
         codes = np.rint(values / step)
         near = np.abs(codes) <= limit
         square = float(codes[near] @ codes[near])
@@ -206,11 +194,13 @@ def _fitted(values: np.ndarray, step: float) -> float:
     return step
 
 
-def _few_values(groups: list[np.ndarray], telling: list[np.ndarray]) -> _Steps | None:
-    """Groups of very few values (one or two bits): repetition itself is the evidence."""
-    if not telling or any(g.size < 8 * len(u) for g, u in zip(groups, map(_distinct, groups), strict=True) if g.size):
+def _few_values(groups: list[np.ndarray], informative: list[np.ndarray]) -> _Steps | None:
+    """Groups of very few values (one or two bits), where repetition is the evidence."""
+    if not informative or any(
+        g.size < 8 * len(u) for g, u in zip(groups, map(_distinct, groups), strict=True) if g.size
+    ):
         return None
-    steps = [(float(np.diff(u).min()), u) for u in telling]
+    steps = [(float(np.diff(u).min()), u) for u in informative]
     if any((np.abs(np.diff(u) / s - np.rint(np.diff(u) / s)) > EXACT).any() for s, u in steps):
         return None
     codes = [(s, round(u[0] / s), round(u[-1] / s)) for s, u in steps]
@@ -219,8 +209,8 @@ def _few_values(groups: list[np.ndarray], telling: list[np.ndarray]) -> _Steps |
 
 
 def _table(groups: list[np.ndarray]) -> _Steps | None:
-    """Sixteen or fewer values, whatever their steps, once every group is divided by its largest entry."""
-    groups = [g for g in groups if g.size >= LEAST]
+    """At most sixteen distinct values at any spacing, once every group is divided by its largest entry."""
+    groups = [g for g in groups if g.size >= MIN_VALUES]
     first = next((g for g in groups if np.any(g)), np.zeros(1))
     if len(np.unique(np.round(first.astype(np.float64) / (float(np.abs(first).max()) or 1.0), 2))) > TABLE:
         return None
@@ -236,7 +226,7 @@ def _table(groups: list[np.ndarray]) -> _Steps | None:
     return _Steps(step, -half, half, table=0 if even else len(levels))
 
 
-def _named(found: _Steps, per: str, groups: int) -> Grid:
+def _grid(found: _Steps, per: str, groups: int) -> Grid:
     variance = float(np.mean(found.step**2)) / 12
     if found.table:
         return Grid(int(np.ceil(np.log2(found.table - 0.5))), 0, per, True, False, variance, groups)
@@ -251,17 +241,7 @@ def _named(found: _Steps, per: str, groups: int) -> Grid:
 
 
 def assumed(values: np.ndarray, like: Grid) -> Grid:
-    """The grid that a tensor would lie on if it was rounded as another one was.
-
-    Rows of few entries show no grid by themselves; that they changed by no more than such rounding is a sign.
-
-    Args:
-        values: The tensor, units of its first axis as rows.
-        like: The grid of another tensor.
-
-    Returns:
-        A grid with steps taken from the ranges of rows (of the whole tensor where that shares one step).
-    """
+    """The grid that a tensor (rows are units) would have if it was rounded like another one."""
     flat = values.reshape(len(values) if like.per != "tensor" else 1, -1).astype(np.float64)
     top = np.abs(flat).max(axis=1)
     spans = flat.max(axis=1, initial=0.0) - flat.min(axis=1, initial=0.0)
@@ -270,17 +250,7 @@ def assumed(values: np.ndarray, like: Grid) -> Grid:
 
 
 def lies_on_grid(model: Model) -> bool:
-    """Whether a model was quantised: much of its matrices are codes, or numbers on a grid of few levels.
-
-    No training leaves a matrix on a grid. Half precision hides some of them, so that not all need to show.
-    Cost: reads the first rows of every matrix.
-
-    Args:
-        model: The model.
-
-    Returns:
-        Whether at least `SHOWN` of the entries are in such matrices.
-    """
+    """Whether a model was quantised: at least `MIN_SHARE` of its entries are codes or lie on a grid."""
     found = matrices(model)
     on = 0
     for name, tensor in found.items():
@@ -290,4 +260,4 @@ def lies_on_grid(model: Model) -> bool:
         else:
             few = tensor.rows(0, max(1, min(tensor.shape[0], READ // max(1, tensor.size // tensor.shape[0]))))
             on += tensor.size if grid_of(finite(few), rounding(model, name)) else 0
-    return on >= SHOWN * max(1, sum(t.size for t in found.values()))
+    return on >= MIN_SHARE * max(1, sum(t.size for t in found.values()))

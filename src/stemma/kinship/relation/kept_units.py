@@ -1,4 +1,4 @@
-"""Which of the parent's units a narrower child kept."""
+"""Which of the parent's hidden units a narrower child kept."""
 
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -8,23 +8,23 @@ import numpy as np
 from stemma.architectures.structure import AxisLabel, Structure
 from stemma.checkpoints.model import Model
 from stemma.checkpoints.tensor import Tensor
-from stemma.kinship.relation.tokens import Shared
+from stemma.kinship.relation.tokens import SharedTokens
 from stemma.kinship.weights.correspondence import Pairing
+from stemma.kinship.weights.order.pair_reader import finite
 from stemma.kinship.weights.order.similarity import assign
-from stemma.kinship.weights.order.units_of_pair import finite
 
 LARGEST = 1 << 26
 """Entries of a tensor up to which it is read to find kept units."""
 
 WIDEST = 4096
-"""Units of the widest group that is matched."""
+"""Largest number of units of a group that is matched."""
 
 SURE, AHEAD = 0.9, 0.3
-"""Mean cosine from which a group that kept its width is taken to be reordered too, and by how much a lower one has to
-be ahead of that of the units in their places."""
+"""Mean cosine from which a group of unchanged width counts as reordered, and by how much a lower one has to exceed the
+cosine of the units in place."""
 
 COORDINATES = 1024
-"""Coordinates of a unit that are looked at in one tensor."""
+"""Coordinates of a unit that are used per tensor."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,33 +45,21 @@ class KeptUnits:
 
 
 def kept_units(parent: Model, child: Model, pairings: Sequence[Pairing], known: Structure) -> dict[str, KeptUnits]:
-    """Match the units of every group that is narrower in the child, in causal order.
-
-    Cost: one assignment per group; nothing is read where no group changed its width.
-
-    Args:
-        parent: The wider model.
-        child: The narrower one.
-        pairings: Correspondence of matrices.
-        known: The parent's structure.
-
-    Returns:
-        Kept units by group; groups that could not be matched are left out.
-    """
-    narrowed = _narrowed(parent, child, pairings, known)
+    """Match the units of every group that is narrower in the child, in causal order; unmatched groups are omitted."""
+    narrowed = _narrowed_groups(parent, child, pairings, known)
     found: dict[str, KeptUnits] = {}
-    seen: set[str] = set()
+    visited: set[str] = set()
     for group in known.groups:
-        seen.add(group.name)
+        visited.add(group.name)
         if group.name not in narrowed or max(narrowed[group.name]) > WIDEST:
             continue
         size, count = narrowed[group.name]
         similarity = np.zeros((size, count))
         views = 0
         for p in pairings:
-            if size == count and not _settled(known.axes[p.a], p, group.name, seen):
-                continue  # axes that may be reordered too say nothing about a group that kept its width
-            view = _view(parent, child, p, known, found, group.name)
+            if size == count and not _other_axes_known(known.axes[p.a], p, group.name, visited):
+                continue  # axes that may be reordered too show nothing about a group of unchanged width
+            view = _unit_rows(parent, child, p, known, found, group.name)
             if view is not None and view[0].shape == (size, view[0].shape[1]) and len(view[1]) == count:
                 similarity += view[0] @ view[1].T
                 views += 1
@@ -79,25 +67,27 @@ def kept_units(parent: Model, child: Model, pairings: Sequence[Pairing], known: 
             rows, columns = assign(similarity, np.random.default_rng(0))
             order = rows[np.argsort(columns)]
             cosine = float(similarity[order, np.arange(count)].mean()) / views
-            if size > count or _moved(similarity / views, order, cosine):
+            if size > count or _is_reordered(similarity / views, order, cosine):
                 found[group.name] = KeptUnits(group.name, size, order, cosine)
     return found
 
 
-def _moved(similarity: np.ndarray, order: np.ndarray, cosine: float) -> bool:
-    """Whether units of a group that kept its width stand in another order."""
+def _is_reordered(similarity: np.ndarray, order: np.ndarray, cosine: float) -> bool:
+    """Whether units of a group of unchanged width stand in another order."""
     if np.array_equal(order, np.arange(len(order))):
         return False
     return cosine > SURE or cosine > float(similarity.diagonal().mean()) + AHEAD
 
 
-def _settled(labels: Sequence[AxisLabel], p: Pairing, group: str, seen: Set[str]) -> bool:
-    """Whether all other axes of a tensor carry no units, or units that were looked at before."""
-    return all(labels[i].kind == "fixed" or labels[i].group == group or labels[i].group in seen for i in p.axes_a)
+def _other_axes_known(labels: Sequence[AxisLabel], p: Pairing, group: str, visited: Set[str]) -> bool:
+    """Whether all other axes of a tensor carry no units, or units of groups that were matched before."""
+    return all(labels[i].kind == "fixed" or labels[i].group == group or labels[i].group in visited for i in p.axes_a)
 
 
-def _narrowed(parent: Model, child: Model, pairings: Sequence[Pairing], known: Structure) -> dict[str, tuple[int, int]]:
-    """Units of the parent and of the child, for every group, where the width of any shrank."""
+def _narrowed_groups(
+    parent: Model, child: Model, pairings: Sequence[Pairing], known: Structure
+) -> dict[str, tuple[int, int]]:
+    """Units of the parent and of the child for every group, if any group became narrower."""
     out: dict[str, tuple[int, int]] = {}
     for p in pairings:
         x, y = parent.weights[p.a].shape, child.weights[p.b].shape
@@ -110,24 +100,24 @@ def _narrowed(parent: Model, child: Model, pairings: Sequence[Pairing], known: S
     return out if any(before > after for before, after in out.values()) else {}
 
 
-def _view(
+def _unit_rows(
     parent: Model, child: Model, p: Pairing, known: Structure, found: Mapping[str, KeptUnits], group: str
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Units of a group as one tensor shows them, as rows of length one; None where other axes do not fit yet."""
+    """Units of a group in one tensor, as rows of norm 1, for both models; None where other axes do not fit."""
     labels = known.axes[p.a]
-    mine = [k for k, i in enumerate(p.axes_a) if labels[i].group == group and len(labels[i].segments) == 1]
-    if len(mine) != 1 or parent.weights[p.a].size > LARGEST:
+    own_axes = [k for k, i in enumerate(p.axes_a) if labels[i].group == group and len(labels[i].segments) == 1]
+    if len(own_axes) != 1 or parent.weights[p.a].size > LARGEST:
         return None
     x, y = _ordered(parent.weights[p.a], p.axes_a), _ordered(child.weights[p.b], p.axes_b)
     for k, i in enumerate(p.axes_a):
-        if k != mine[0] and x.shape[k] != y.shape[k] and labels[i].group not in found:
+        if k != own_axes[0] and x.shape[k] != y.shape[k] and labels[i].group not in found:
             return None
-        if k != mine[0] and labels[i].group in found:
+        if k != own_axes[0] and labels[i].group in found:
             x = np.take(x, _rows(labels[i], found[labels[i].group].kept), axis=k)
-    block = labels[p.axes_a[mine[0]]].segments[0].block
-    if y.shape[mine[0]] % block or not all(x.shape) or not all(y.shape):
+    block = labels[p.axes_a[own_axes[0]]].segments[0].block
+    if y.shape[own_axes[0]] % block or not all(x.shape) or not all(y.shape):
         return None
-    return _units(x, mine[0], block), _units(y, mine[0], block)
+    return _units(x, own_axes[0], block), _units(y, own_axes[0], block)
 
 
 def _units(x: np.ndarray, axis: int, block: int) -> np.ndarray:
@@ -146,29 +136,17 @@ def _ordered(tensor: Tensor, axes: tuple[int, ...]) -> np.ndarray:
 
 
 def _as_stored(tensor: Tensor, axes: tuple[int, ...]) -> np.ndarray:
-    """The axes asked for, in that order; entries that are no numbers stay."""
+    """The tensor with the given axes in that order; NaN and infinities stay."""
     array = tensor.array()
     rest = [i for i in range(array.ndim) if i not in axes]
     array = array.transpose(*axes, *rest)
     return np.asarray(array.reshape(array.shape[: len(axes)]), np.float32)
 
 
-def restricted(
-    parent: Model, child: Model, p: Pairing, known: Structure, kept: Mapping[str, KeptUnits], tokens: Shared
+def restrict_to_common(
+    parent: Model, child: Model, p: Pairing, known: Structure, kept: Mapping[str, KeptUnits], tokens: SharedTokens
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """A pair of tensors, the parent's cut down to the units that were kept, both to the tokens that both have.
-
-    Args:
-        parent: The wider model.
-        child: The narrower one.
-        p: The two tensors; a vector has one axis.
-        known: The parent's structure.
-        kept: Kept units by group.
-        tokens: Tokens that both have, by their numbers.
-
-    Returns:
-        Two arrays of one shape, zero in both where either holds no number; None where the sizes still differ.
-    """
+    """Both tensors cut down to kept units and common tokens, zero where not finite; None if sizes differ."""
     if parent.weights[p.a].size > LARGEST:
         return None
     x, y = _as_stored(parent.weights[p.a], p.axes_a), _as_stored(child.weights[p.b], p.axes_b)
@@ -181,5 +159,5 @@ def restricted(
             x, y = np.take(x, rows, axis=k), np.take(y, columns, axis=k)
     if x.shape != y.shape:
         return None
-    told = np.isfinite(x) & np.isfinite(y)
-    return (x, y) if told.all() else (np.where(told, x, 0), np.where(told, y, 0))
+    usable = np.isfinite(x) & np.isfinite(y)
+    return (x, y) if usable.all() else (np.where(usable, x, 0), np.where(usable, y, 0))

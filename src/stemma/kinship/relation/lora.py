@@ -1,4 +1,4 @@
-"""LoRA: differences of low rank, merged into the weights."""
+"""Operation: LoRA, differences of low rank merged into the weights."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -8,41 +8,25 @@ from typing import ClassVar
 import numpy as np
 
 from stemma.checkpoints.tensor_names import EMBEDDING
-from stemma.kinship.relation.base import AbstractOperation, Explained
+from stemma.kinship.relation.base import AbstractOperation, FittedOperation
 from stemma.kinship.relation.explanation import Step
-from stemma.kinship.relation.pair import Layer, Pair, stem
+from stemma.kinship.relation.pair import Layer, Pair, layer_name
 from stemma.kinship.relation.replaced import is_head
 from stemma.types import RelationKind
 
 ADAPTED = 0.95
-"""Place of adapters among steps: told before what was trained in full beside them."""
+"""Place of adapters among steps: before full training of other parts."""
 
 
 def trained_beside(pair: Pair, dense: Sequence[Layer]) -> bool:
-    """Whether all that changed densely is what is trained in full beside adapters.
-
-    Args:
-        pair: The pair.
-        dense: Matrices that changed by more than low rank.
-
-    Returns:
-        True for heads and embeddings, and vectors that belong to them.
-    """
-    layers = {stem(m.b) for m in dense}
-    vectors = [v for v in pair.open if not v.matrix]
-    return all(trained_in_full(pair, m) for m in dense) and all(stem(v.b) in layers for v in vectors)
+    """Whether all dense changes are of tensors that are fully trained beside adapters: heads and embeddings."""
+    layers = {layer_name(m.b) for m in dense}
+    vectors = [v for v in pair.unexplained if not v.matrix]
+    return all(trained_in_full(pair, m) for m in dense) and all(layer_name(v.b) in layers for v in vectors)
 
 
 def trained_in_full(pair: Pair, layer: Layer) -> bool:
-    """Whether a matrix is one that is trained in full beside adapters.
-
-    Args:
-        pair: The pair.
-        layer: One of its matrices.
-
-    Returns:
-        True for a head or an embedding of tokens.
-    """
+    """Whether a matrix is a head or token embedding, which are fully trained beside adapters."""
     return is_head(pair, layer) or bool(EMBEDDING.search(layer.b))
 
 
@@ -50,15 +34,15 @@ def trained_in_full(pair: Pair, layer: Layer) -> bool:
 class LowRank(AbstractOperation):
     """Every matrix that changed did so by a matrix of low rank; biases and gains did not change.
 
-    A head or an embedding that was trained in full beside the others is left for another operation.
+    A head or an embedding that was fully trained beside the others is left to another operation.
 
     The rank is the number of singular values above what rounding can make: the largest singular value of a matrix of
     independent rounding errors lies at their standard deviation times the sum of the roots of its sides.
 
     Attributes:
         above: How far above that edge a singular value must lie.
-        room: Largest rank, as a share of what the matrix has room for.
-        width: Matrices with less room than this say nothing.
+        room: Largest rank, as a share of the largest possible.
+        width: Matrices with a smaller possible rank than this are ignored.
     """
 
     above: float = 1.3
@@ -67,10 +51,10 @@ class LowRank(AbstractOperation):
 
     name: ClassVar[str] = "lora"
 
-    def explain(self, pair: Pair) -> Explained | None:
-        """See `AbstractOperation.explain`: what remains beside the low rank is rounding."""
-        changed = [layer for layer in pair.open if layer.matrix]
-        if not changed or any(m.measured is None for m in changed) or "dora" in pair.taken:
+    def fit(self, pair: Pair) -> FittedOperation | None:
+        """See `AbstractOperation.fit`: what remains beside the low rank is rounding."""
+        changed = [layer for layer in pair.unexplained if layer.matrix]
+        if not changed or any(m.measured is None for m in changed) or "dora" in pair.operations:
             return None
         if not trained_beside(pair, [m for m in changed if trained_in_full(pair, m)]):
             return None
@@ -78,15 +62,15 @@ class LowRank(AbstractOperation):
         low = {b: r for b, r in ranks.items() if r and r <= self.room * self._room(pair, b)}
         if not low or (len(low) == 1 and len(pair.matrices) > 2 and max(low.values()) > 8):
             return None
-        # A matrix with no more room than the others' rank says nothing: a head of few classes is full at once.
+        # A matrix whose possible rank is no larger than the others' rank shows nothing, such as a head of few classes.
         most = max(low.values())
         dense = [m for m in changed if m.b in ranks and m.b not in low]
         dense = [m for m in dense if ranks[m.b] > most or self._room(pair, m.b) > 2 * most]
         if not trained_beside(pair, dense):
             return None
         rank, count = Counter(low.values()).most_common(1)[0]
-        told = [m for m in changed if m not in dense]
-        bits = sum(self._bits(m, low.get(m.b, m.sums.rank_of_room)) for m in told)
+        low_rank = [m for m in changed if m not in dense]
+        bits = sum(self._bits(m, low.get(m.b, m.sums.max_rank)) for m in low_rank)
         same = "" if count == len(low) else f" ({min(low.values())} to {max(low.values())})"
         step = Step(
             self.name,
@@ -96,16 +80,16 @@ class LowRank(AbstractOperation):
             bits=bits,
             place=ADAPTED,
         )
-        done = {m.b: m.explained(f"rank {low.get(m.b, m.sums.rank_of_room)}") for m in told}
-        return Explained(step, pair.with_layers(done, self.name))
+        done = {m.b: m.explained(f"rank {low.get(m.b, m.sums.max_rank)}") for m in low_rank}
+        return FittedOperation(step, pair.with_layers(done, self.name))
 
     def _ranks(self, pair: Pair, changed: Sequence[Layer]) -> dict[str, int]:
-        """Ranks of the differences; none where one with most room is plainly not low, unless it is trained in full."""
+        """Ranks of the differences; empty where the largest matrix changed by more than low rank."""
         out: dict[str, int] = {}
         full = {m.b for m in changed if trained_in_full(pair, m)}
-        most = max((m.sums.rank_of_room for m in changed if m.b not in full), default=0)
-        for m in sorted(changed, key=lambda m: (m.b in full, -m.sums.rank_of_room, m.size)):
-            room = m.sums.rank_of_room
+        most = max((m.sums.max_rank for m in changed if m.b not in full), default=0)
+        for m in sorted(changed, key=lambda m: (m.b in full, -m.sums.max_rank, m.size)):
+            room = m.sums.max_rank
             if room < self.width:
                 continue
             out[m.b] = self.rank(m)
@@ -114,26 +98,19 @@ class LowRank(AbstractOperation):
         return out
 
     def rank(self, layer: Layer) -> int:
-        """Numerical rank of a layer's difference, above what rounding makes.
-
-        Args:
-            layer: A matrix.
-
-        Returns:
-            Singular values above the edge.
-        """
+        """Numerical rank of a layer's difference: the number of singular values above rounding."""
         sums = layer.sums
         values = sums.singular_values
         if not len(values):
             return 0
-        extra = max(0.0, layer.noise - layer.tolerance**2 * sums.norm_a)
+        extra = max(0.0, layer.rounding_noise - layer.tolerance**2 * sums.norm_a)
         variance = (layer.floor**2 * sums.norm_a + extra) / max(1, sums.read)
         edge = np.sqrt(variance) * (np.sqrt(sums.rows.shape[1]) + np.sqrt(len(values)))
         return int((values > max(self.above * edge, 1e-6 * values[0])).sum())
 
     @staticmethod
     def _room(pair: Pair, name: str) -> int:
-        return next(layer.sums.rank_of_room for layer in pair.layers if layer.b == name)
+        return next(layer.sums.max_rank for layer in pair.layers if layer.b == name)
 
     @staticmethod
     def _bits(layer: Layer, rank: int) -> float:

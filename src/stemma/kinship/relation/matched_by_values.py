@@ -1,7 +1,7 @@
-"""Which tensor is which, among tensors of one size whose names mean nothing: the one whose numbers point the same way.
+"""Pairing of equally large tensors without usable names, by the cosine of their values.
 
-What is decided about kinship must not rest on this, for it looks at numbers in their places; here kinship is settled,
-and only what was done is asked.
+Decisions about shared origin must not rest on this, because it selects by values in place. It is used only after that
+decision, to find out which operations were applied.
 """
 
 from collections.abc import Sequence
@@ -11,30 +11,19 @@ import numpy as np
 
 from stemma.checkpoints.model import Model
 from stemma.checkpoints.tensor import Tensor
-from stemma.kinship.weights.correspondence import Pairing, orders_of
-from stemma.kinship.weights.order.units_of_pair import finite
+from stemma.kinship.weights.correspondence import Pairing, axis_orders
+from stemma.kinship.weights.order.pair_reader import finite
 
-PEEK, LARGEST, MOST = 4096, 1 << 24, 256
-"""Entries of a matrix that are compared, entries up to which it is read, and matrices of one size up to which every one
-is compared with every other."""
+PEEK, LARGEST, MAX_MATRICES = 4096, 1 << 24, 256
+"""Entries of a matrix that are compared, largest size of a matrix that is read, and most matrices of one size that are
+compared with each other."""
 
 MORE = 0.02
-"""By how much the mean cosine of matrices of one size must grow."""
+"""Least increase of the mean cosine of matrices of one size."""
 
 
-def in_place(a: Model, b: Model, pairings: Sequence[Pairing]) -> tuple[Pairing, ...]:
-    """Exchange the counterparts of matrices of one size where others agree better with them, number by number.
-
-    Cost: matrices of which there are several of one size are read once.
-
-    Args:
-        a: One model.
-        b: The other, related one.
-        pairings: Correspondence of their matrices by contents.
-
-    Returns:
-        The correspondence, in the order of the one given.
-    """
+def match_by_values(a: Model, b: Model, pairings: Sequence[Pairing]) -> tuple[Pairing, ...]:
+    """Exchange the counterparts of equally large matrices where others have a higher cosine."""
     groups: dict[tuple[int, ...], list[int]] = {}
     for i, p in enumerate(pairings):
         sizes = sorted(a.weights[p.a].shape[k] for k in p.axes_a)
@@ -42,20 +31,20 @@ def in_place(a: Model, b: Model, pairings: Sequence[Pairing]) -> tuple[Pairing, 
             groups.setdefault(tuple(sizes), []).append(i)
     out = list(pairings)
     for sizes, members in groups.items():
-        if 1 < len(members) <= MOST and np.prod(sizes) <= LARGEST:
-            for i, found in zip(members, _best([pairings[i] for i in members], a, b), strict=True):
+        if 1 < len(members) <= MAX_MATRICES and np.prod(sizes) <= LARGEST:
+            for i, found in zip(members, _best_counterparts([pairings[i] for i in members], a, b), strict=True):
                 out[i] = found
     return tuple(out)
 
 
-def _best(pairs: Sequence[Pairing], a: Model, b: Model) -> list[Pairing]:
-    """The pairs with the counterparts, and the orders of their axes, that agree best."""
+def _best_counterparts(pairs: Sequence[Pairing], a: Model, b: Model) -> list[Pairing]:
+    """The pairs with those counterparts and axis orders that have the highest cosine."""
     from scipy.optimize import linear_sum_assignment
 
     one = [_in_order(a.weights[p.a], p.axes_a) for p in pairs]
     cosine, axes = np.full((len(pairs), len(pairs)), -1.0), {}
     for j, q in enumerate(pairs):
-        for order in orders_of(len(q.axes_b)):
+        for order in axis_orders(len(q.axes_b)):
             chosen = tuple(sorted(q.axes_b)[k] for k in order)
             shape, other = _in_order(b.weights[q.b], chosen)
             for i, (own_shape, own) in enumerate(one):
@@ -71,7 +60,7 @@ def _best(pairs: Sequence[Pairing], a: Model, b: Model) -> list[Pairing]:
 
 
 def _in_order(tensor: Tensor, axes: Sequence[int]) -> tuple[tuple[int, ...], np.ndarray]:
-    """Some entries of a tensor whose axes are taken in an order, as a direction; with the sizes in that order."""
+    """Entries of a tensor with its axes in the given order, of norm 1; and the sizes in that order."""
     x = finite(tensor.array())
     x = x.transpose((*axes, *(k for k in range(x.ndim) if k not in axes)))
     flat = x.reshape(-1)[:: max(1, x.size // PEEK)].astype(np.float64)

@@ -1,4 +1,4 @@
-"""A pair of models as the operations see it: tensors side by side, how much of each difference is explained yet."""
+"""A pair of models for fitting operations: paired tensors, and how much of each difference is explained."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,18 +13,18 @@ from stemma.checkpoints.model import Model
 from stemma.checkpoints.tensor import Tensor
 from stemma.fingerprints.tensor_content import matrices
 from stemma.kinship.relation.grids import Grid, grid_of
-from stemma.kinship.relation.kept_units import KeptUnits, kept_units, restricted
-from stemma.kinship.relation.measured import NOTHING, Measured, measure
-from stemma.kinship.relation.tokens import Shared, shared_tokens
+from stemma.kinship.relation.kept_units import KeptUnits, kept_units, restrict_to_common
+from stemma.kinship.relation.tensor_difference import NOT_COMPARABLE, TensorDifference, tensor_difference
+from stemma.kinship.relation.tokens import SharedTokens, shared_tokens
 from stemma.kinship.weights.correspondence import Pairing
-from stemma.kinship.weights.order.units_of_pair import Cuts, finite, rows_to_read
+from stemma.kinship.weights.order.pair_reader import PairReader, finite, rows_to_read
 from stemma.kinship.weights.residual import SLACK, rounding
 
 ENTRIES, LEAST = 1 << 16, 32
-"""Where not all entries are wanted: entries of a tensor that are read, but at least so many rows."""
+"""Entries and least number of rows of a tensor that are read where not all entries are needed."""
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked", "moving_mean", "moving_variance")
-"""Endings of what a network gathers about its data: no training step changes it."""
+"""Name endings of statistics that a network gathers from data; no gradient step changes them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,12 +37,12 @@ class Layer:
         size: Entries of the child's tensor.
         matrix: Whether it has two axes longer than one; otherwise it is a bias, a gain or a statistic.
         floor: Relative rounding error of the narrower number format.
-        measured: What the two versions show; None where sizes differ and no map of kept units reconciles them.
-        left: Sum of squares of the difference that no operation has explained yet.
-        noise: Sum of squares that rounding may leave.
-        grown: Tokens that the child has more, negative where it has fewer; they are not compared.
-        holes: Entries that are no numbers (NaN, infinite) in the parent, and in the child; they are not compared.
-        marks: What operations have said of it, in words.
+        measured: Difference of the two versions; None where sizes differ and no map of kept units reconciles them.
+        residual: Sum of squares of the difference that no operation has explained yet.
+        rounding_noise: Sum of squares that rounding may leave.
+        added_tokens: Tokens that only the child has, negative for tokens that only the parent has; not compared.
+        not_finite: NaN and infinite entries in the parent, and in the child; they are not compared.
+        marks: Descriptions of what operations did to it.
     """
 
     a: str
@@ -50,27 +50,27 @@ class Layer:
     size: int
     matrix: bool
     floor: float
-    measured: Measured | None
-    left: float
-    noise: float
-    grown: int = 0
-    holes: tuple[int, int] = (0, 0)
+    measured: TensorDifference | None
+    residual: float
+    rounding_noise: float
+    added_tokens: int = 0
+    not_finite: tuple[int, int] = (0, 0)
     marks: tuple[str, ...] = ()
 
     @property
-    def sums(self) -> Measured:
-        """What was measured; nothing at all where sizes differ."""
-        return NOTHING if self.measured is None else self.measured
+    def sums(self) -> TensorDifference:
+        """`measured`, or `NOT_COMPARABLE` where sizes differ."""
+        return NOT_COMPARABLE if self.measured is None else self.measured
 
     @property
     def tolerance(self) -> float:
-        """Relative difference that a rewrite which changes nothing may leave."""
+        """Relative difference that rewriting without a change may leave."""
         return self.floor if self.floor > 1e-5 else SLACK * self.floor
 
     @property
-    def settled(self) -> bool:
-        """Whether nothing larger than rounding is left to explain."""
-        return self.left <= self.noise
+    def is_explained(self) -> bool:
+        """Whether at most rounding is left to explain."""
+        return self.residual <= self.rounding_noise
 
     @property
     def relative(self) -> float | None:
@@ -79,21 +79,14 @@ class Layer:
 
     @property
     def statistic(self) -> bool:
-        """Whether it is gathered from data, not learned."""
+        """Whether it is a statistic of data, not a trained parameter."""
         return self.b.endswith(STATISTICS)
 
-    def explained(self, mark: str, left: float = 0.0, noise: float = 0.0) -> "Layer":
-        """The same layer after an operation has explained some of it.
-
-        Args:
-            mark: What the operation did to it.
-            left: Sum of squares that it leaves.
-            noise: Sum of squares that it adds to what rounding may leave.
-
-        Returns:
-            A new layer.
-        """
-        return replace(self, left=left, noise=self.noise + noise, marks=(*self.marks, mark))
+    def explained(self, mark: str, residual: float = 0.0, rounding_noise: float = 0.0) -> "Layer":
+        """The layer after an operation, with the sum of squares that is left and what it adds to the rounding noise."""
+        return replace(
+            self, residual=residual, rounding_noise=self.rounding_noise + rounding_noise, marks=(*self.marks, mark)
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,14 +94,14 @@ class Pair:
     """A parent and a child, tensor by tensor.
 
     Attributes:
-        parent: The one model.
-        child: The other.
+        parent: The first model.
+        child: The second model.
         layers: Their common tensors, matrices first.
         removed: Tensors that only the parent has.
         new: Tensors that only the child has.
         kept: The parent's units that the child kept, per group that became narrower.
-        whole: Whether every entry was read, not the first rows of large tensors.
-        taken: Names of the operations that have explained something already, the latest first.
+        all_entries: Whether every entry was read, not only the first rows of large tensors.
+        operations: Names of the operations that have explained something already, the latest first.
     """
 
     parent: Model
@@ -117,10 +110,10 @@ class Pair:
     removed: tuple[str, ...]
     new: tuple[str, ...]
     kept: Mapping[str, KeptUnits]
-    whole: bool
-    taken: tuple[str, ...] = ()
+    all_entries: bool
+    operations: tuple[str, ...] = ()
     _grids: dict[tuple[str, str], Grid | None] = field(default_factory=dict, repr=False)
-    _seen: dict[str, Any] = field(default_factory=dict, repr=False)
+    _cache: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def matrices(self) -> tuple[Layer, ...]:
@@ -128,115 +121,85 @@ class Pair:
         return tuple(layer for layer in self.layers if layer.matrix)
 
     @property
-    def open(self) -> tuple[Layer, ...]:
-        """Layers of which something is left to explain, statistics apart."""
-        return tuple(layer for layer in self.layers if not layer.settled and not layer.statistic)
+    def unexplained(self) -> tuple[Layer, ...]:
+        """Layers with an unexplained difference, except statistics."""
+        return tuple(layer for layer in self.layers if not layer.is_explained and not layer.statistic)
 
     @cached_property
-    def known(self) -> Structure:
+    def structure_of_parent(self) -> Structure:
         """Which axes of the parent carry which hidden units."""
         return structure(self.parent)
 
     def with_layers(self, changed: Mapping[str, Layer], operation: str) -> "Pair":
-        """The pair after an operation.
-
-        Args:
-            changed: New layers by the child's name; all others stay.
-            operation: Its name.
-
-        Returns:
-            A new pair.
-        """
+        """The pair after an operation, with the changed layers by the child's name."""
         layers = tuple(changed.get(layer.b, layer) for layer in self.layers)
-        return replace(self, layers=layers, taken=(operation, *self.taken))
+        return replace(self, layers=layers, operations=(operation, *self.operations))
 
     def grid(self, model: Model, name: str) -> Grid | None:
-        """The grid on which a tensor of either model lies.
-
-        Returns:
-            The grid; None where there is none.
-        """
+        """The quantisation grid on which a tensor of either model lies, or None."""
         key = model.digest, name
         if key not in self._grids:
             tensor = model.weights[name]
-            rows = tensor.rows(0, _rows_to_look_at(tensor)) if tensor.shape else tensor.array()
+            rows = tensor.rows(0, _rows_for_grid(tensor)) if tensor.shape else tensor.array()
             self._grids[key] = grid_of(finite(rows), rounding(model, name))
         return self._grids[key]
 
-    def seen(self, what: str, look: Callable[[], Any]) -> Any:
-        """What an operation saw of these two models, looked at once whatever was explained in between.
-
-        Args:
-            what: A name of it.
-            look: Looks; what it returns must not depend on what was explained before.
-
-        Returns:
-            What was seen.
-        """
-        if what not in self._seen:
-            self._seen[what] = look()
-        return self._seen[what]
+    def cached(self, key: str, compute: Callable[[], Any]) -> Any:
+        """A value computed once for these two models; it must not depend on what was explained before."""
+        if key not in self._cache:
+            self._cache[key] = compute()
+        return self._cache[key]
 
     @classmethod
-    def of(cls, parent: Model, child: Model, pairings: Sequence[Pairing], *, whole: bool = False) -> "Pair":
-        """Put two models side by side.
-
-        Args:
-            parent: The one model.
-            child: The other.
-            pairings: Which matrix of the parent is which of the child.
-            whole: Read every entry, in slices; otherwise the first rows of large tensors.
-
-        Returns:
-            The pair.
-        """
+    def of(cls, parent: Model, child: Model, pairings: Sequence[Pairing], *, all_entries: bool = False) -> "Pair":
+        """Compare paired tensors, by all entries (in slices) or by the first rows of large tensors."""
         known = structure(parent)
-        cuts = Cuts(parent, child, {p.a: p for p in pairings}, ENTRIES, LEAST)
+        cuts = PairReader(parent, child, {p.a: p for p in pairings}, ENTRIES, LEAST)
         kept = kept_units(parent, child, pairings, known)
         tokens = shared_tokens(parent, child, pairings, known)
         layers = []
         for p in pairings:
-            holes = _holes(parent.weights[p.a], whole=whole), _holes(child.weights[p.b], whole=whole)
-            slices = partial(cuts.slices, p.a) if whole else partial(_cut, cuts, p.a)
-            measured = None if any(holes) else measure(slices)
+            not_finite = (
+                _count_not_finite(parent.weights[p.a], all_entries=all_entries),
+                _count_not_finite(child.weights[p.b], all_entries=all_entries),
+            )
+            slices = partial(cuts.slices, p.a) if all_entries else partial(_first_rows, cuts, p.a)
+            measured = None if any(not_finite) else tensor_difference(slices)
             if measured is None:
-                pieces = restricted(parent, child, p, known, kept, tokens)
-                measured = None if pieces is None else measure(lambda pieces=pieces: [pieces])
-            layer = _layer(parent, child, p.a, p.b, measured, matrix=True)
-            layers.append(replace(layer, grown=_grown(parent, child, p, known), holes=holes))
+                pieces = restrict_to_common(parent, child, p, known, kept, tokens)
+                measured = None if pieces is None else tensor_difference(lambda pieces=pieces: [pieces])
+            layer = _layer_of(parent, child, p.a, p.b, measured, matrix=True)
+            layers.append(replace(layer, added_tokens=_added_tokens(parent, child, p, known), not_finite=not_finite))
             cuts.drop(p.a)
         layers += list(_vectors(parent, child, pairings, known, kept, tokens))
         seen_a, seen_b = {layer.a for layer in layers}, {layer.b for layer in layers}
         removed = tuple(n for n in sorted(parent.weights) if n not in seen_a)
         new = tuple(n for n in sorted(child.weights) if n not in seen_b)
-        return cls(parent, child, tuple(layers), removed, new, kept, whole)
+        return cls(parent, child, tuple(layers), removed, new, kept, all_entries)
 
-    def turned(self, pairings: Sequence[Pairing]) -> "Pair":
-        """The same pair with the child taken for the parent, before any operation; most are not read again.
-
-        Args:
-            pairings: As they were given for this pair.
-
-        Returns:
-            A new pair.
-        """
-        if self.kept or any(layer.grown or any(layer.holes) or layer.measured is None for layer in self.layers):
-            turned = tuple(Pairing(p.b, p.a, p.axes_b, p.axes_a, p.cost) for p in pairings)
-            return Pair.of(self.child, self.parent, turned, whole=self.whole)
-        layers = tuple(_layer(self.child, self.parent, x.b, x.a, x.sums.turned(), matrix=x.matrix) for x in self.layers)
-        return Pair(self.child, self.parent, layers, self.new, self.removed, {}, self.whole, _grids=self._grids)
+    def swapped(self, pairings: Sequence[Pairing]) -> "Pair":
+        """The pair with parent and child exchanged, before any operation; most tensors are not read again."""
+        if self.kept or any(
+            layer.added_tokens or any(layer.not_finite) or layer.measured is None for layer in self.layers
+        ):
+            swapped = tuple(Pairing(p.b, p.a, p.axes_b, p.axes_a, p.cost) for p in pairings)
+            return Pair.of(self.child, self.parent, swapped, all_entries=self.all_entries)
+        layers = tuple(
+            _layer_of(self.child, self.parent, x.b, x.a, x.sums.swapped(), matrix=x.matrix) for x in self.layers
+        )
+        return Pair(self.child, self.parent, layers, self.new, self.removed, {}, self.all_entries, _grids=self._grids)
 
 
-def _rows_to_look_at(tensor: Tensor) -> int:
+def _rows_for_grid(tensor: Tensor) -> int:
     return min(tensor.shape[0], max(LEAST, (1 << 18) // max(1, tensor.size // max(1, tensor.shape[0]))))
 
 
-def _holes(tensor: Tensor, *, whole: bool) -> int:
-    """Entries that are no numbers: of the rows that are compared, a few at a time."""
+def _count_not_finite(tensor: Tensor, *, all_entries: bool) -> int:
+    """Number of NaN and infinite entries in the rows that are compared."""
     if not tensor.shape or not tensor.size:
         return 0
     step = max(1, (1 << 20) // max(1, tensor.size // tensor.shape[0]))
-    last = tensor.shape[0] if whole else rows_to_read(tensor, ENTRIES, LEAST)
+    last = tensor.shape[0] if all_entries else rows_to_read(tensor, ENTRIES, LEAST)
     found = 0
     for start in range(0, last, step):
         x = np.asarray(tensor.rows(start, min(start + step, last)), np.float32)
@@ -244,35 +207,35 @@ def _holes(tensor: Tensor, *, whole: bool) -> int:
     return found
 
 
-def _grown(parent: Model, child: Model, p: Pairing, known: Structure) -> int:
-    """Tokens that the child's tensor has more, negative where it has fewer."""
+def _added_tokens(parent: Model, child: Model, p: Pairing, known: Structure) -> int:
+    """Tokens that only the child's tensor has; negative for tokens that only the parent's has."""
     x, y = parent.weights[p.a].shape, child.weights[p.b].shape
     tokens = [(i, j) for i, j in zip(p.axes_a, p.axes_b, strict=True) if known.axes[p.a][i].role == "token"]
     return max((y[j] - x[i] for i, j in tokens), default=0)
 
 
-def _layer(parent: Model, child: Model, a: str, b: str, measured: Measured | None, *, matrix: bool) -> Layer:
+def _layer_of(parent: Model, child: Model, a: str, b: str, measured: TensorDifference | None, *, matrix: bool) -> Layer:
     floor = max(rounding(parent, a), rounding(child, b))
     size = child.weights[b].size
     if measured is None:
         return Layer(a, b, size, matrix, floor, None, float("inf"), 0.0)
     layer = Layer(a, b, size, matrix, floor, measured, measured.difference, 0.0)
-    return replace(layer, noise=layer.tolerance**2 * measured.norm_a)
+    return replace(layer, rounding_noise=layer.tolerance**2 * measured.norm_a)
 
 
 def _vectors(
     parent: Model, child: Model, pairings: Sequence[Pairing], known: Structure, kept: Mapping[str, KeptUnits],
-    tokens: Shared,
+    tokens: SharedTokens,
 ) -> Iterator[Layer]:  # fmt: skip
-    """Biases, gains and statistics: of one name, or beside matrices that were paired."""
+    """Biases, gains and statistics, paired by name or by the matrices of their layers."""
     own = set(matrices(parent)) | set(matrices(child))
-    beside = {stem(p.a): stem(p.b) for p in pairings}
-    taken = {b: a for a, b in beside.items()}
+    beside = {layer_name(p.a): layer_name(p.b) for p in pairings}
+    paired = {b: a for a, b in beside.items()}
     for name, tensor in parent.weights.items():
         if name in own or not tensor.is_float or not tensor.size:
             continue
-        layer = stem(name)
-        same_name = name in child.weights and beside.get(layer, layer) == layer and taken.get(layer, layer) == layer
+        layer = layer_name(name)
+        same_name = name in child.weights and beside.get(layer, layer) == layer and paired.get(layer, layer) == layer
         other = name if same_name else beside.get(layer, "") + name.removeprefix(layer)
         if other not in child.weights or other in own or not child.weights[other].is_float:
             continue
@@ -280,29 +243,24 @@ def _vectors(
         axes_b = tuple(i for i, s in enumerate(child.weights[other].shape) if s > 1)
         if len(axes) != len(axes_b):
             continue
-        pieces = restricted(parent, child, Pairing(name, other, axes, axes_b, 0.0), known, kept, tokens)
+        pieces = restrict_to_common(parent, child, Pairing(name, other, axes, axes_b, 0.0), known, kept, tokens)
         measured = None
         if pieces is not None:
             x, y = (piece.reshape(-1) for piece in pieces)
-            measured = measure(lambda x=x, y=y: [(x, y)])
-        holes = _holes(tensor, whole=True), _holes(child.weights[other], whole=True)
-        yield replace(_layer(parent, child, name, other, measured, matrix=False), holes=holes)
+            measured = tensor_difference(lambda x=x, y=y: [(x, y)])
+        not_finite = (
+            _count_not_finite(tensor, all_entries=True),
+            _count_not_finite(child.weights[other], all_entries=True),
+        )
+        yield replace(_layer_of(parent, child, name, other, measured, matrix=False), not_finite=not_finite)
 
 
-def _cut(cuts: Cuts, name: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The first rows of a pair of tensors; not kept."""
+def _first_rows(cuts: PairReader, name: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     cut = cuts[name]
     cuts.drop(name)
     yield cut.a, cut.b
 
 
-def stem(name: str) -> str:
-    """The layer that a tensor belongs to.
-
-    Args:
-        name: Its name.
-
-    Returns:
-        The name without its last part; empty where it has only one.
-    """
+def layer_name(name: str) -> str:
+    """The layer of a tensor: its name without the last part; empty where it has only one."""
     return name.rsplit(".", 1)[0] if "." in name else ""

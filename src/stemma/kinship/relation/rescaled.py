@@ -1,9 +1,9 @@
-"""Rescaled: units multiplied by positive factors that cancel, as folding a normalisation does too."""
+"""Operation: units multiplied by positive factors that cancel, as folding a normalisation does too."""
 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from stemma.kinship.relation.base import NUMBER, AbstractOperation, Explained
+from stemma.kinship.relation.base import BITS_PER_NUMBER, AbstractOperation, FittedOperation
 from stemma.kinship.relation.explanation import Step
 from stemma.kinship.relation.pair import Layer, Pair
 from stemma.types import RelationKind
@@ -15,11 +15,11 @@ class Rescaled(AbstractOperation):
 
     name: ClassVar[str] = "rescaled"
 
-    def explain(self, pair: Pair) -> Explained | None:
-        """See `AbstractOperation.explain`: applies only where it explains every matrix."""
-        if pair.taken or pair.kept or not pair.open or not pair.matrices:
+    def fit(self, pair: Pair) -> FittedOperation | None:
+        """See `AbstractOperation.fit`: applies only where it explains every matrix."""
+        if pair.operations or pair.kept or not pair.unexplained or not pair.matrices:
             return None
-        if any(layer.grown for layer in pair.layers) or not all(agrees(layer) for layer in pair.matrices):
+        if any(layer.added_tokens for layer in pair.layers) or not all(agrees(layer) for layer in pair.matrices):
             return None
         missing = {layer.a for layer in pair.matrices}, {layer.b for layer in pair.matrices}
         from stemma.fingerprints.tensor_content import matrices
@@ -27,14 +27,14 @@ class Rescaled(AbstractOperation):
         if not (missing[0] >= set(matrices(pair.parent)) and missing[1] >= set(matrices(pair.child))):
             return None
         folded = len(pair.parent.tensors) != len(pair.child.tensors)
-        from stemma.kinship.relation.same_function import keeps_function
+        from stemma.kinship.relation.function_preserved import pair_preserves_function
 
-        if not folded and not keeps_function(pair, rescaled=True):
+        if not folded and not pair_preserves_function(pair, rescaled=True):
             return None
-        if not folded and all(layer.settled for layer in pair.matrices):
+        if not folded and all(layer.is_explained for layer in pair.matrices):
             return None  # no unit was rescaled: whatever happened to biases and norms is something else
         units = sum(layer.sums.rows.shape[1] for layer in pair.matrices)
-        residual = max(min(m.sums.scaled, m.sums.relative) for m in pair.matrices)
+        residual = max(min(m.sums.residual_after_scaling, m.sums.relative) for m in pair.matrices)
         kind = RelationKind.REFORMATTED if folded else RelationKind.PERMUTED
         step = Step(
             "normalisation folded" if folded else "units rescaled",
@@ -42,19 +42,17 @@ class Rescaled(AbstractOperation):
             f"all weights agree up to one {'' if folded else 'positive '}scale per unit"
             + ("; normalisation is folded" if folded else ""),
             {"residual": residual},
-            bits=float(NUMBER * units),
+            bits=float(BITS_PER_NUMBER * units),
             place=2.0,
         )
-        return Explained(step, pair.with_layers({o.b: o.explained("rescaled") for o in pair.open}, self.name))
+        return FittedOperation(
+            step, pair.with_layers({o.b: o.explained("rescaled") for o in pair.unexplained}, self.name)
+        )
 
 
 def agrees(layer: Layer) -> bool:
-    """Whether a matrix is equal down to rounding, up to one scale per unit.
-
-    Args:
-        layer: The matrix.
-
-    Returns:
-        True where a scale per row or per column explains it.
-    """
-    return layer.measured is not None and min(layer.measured.scaled, layer.measured.relative) <= layer.tolerance
+    """Whether a matrix is equal down to rounding, up to one scale per row or per column."""
+    return (
+        layer.measured is not None
+        and min(layer.measured.residual_after_scaling, layer.measured.relative) <= layer.tolerance
+    )

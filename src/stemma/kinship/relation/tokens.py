@@ -1,4 +1,4 @@
-"""Which tokens two models share where one knows more of them: the first ones, or any."""
+"""Which tokens two models of different vocabulary size share: the first ones, or any."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,38 +7,26 @@ import numpy as np
 from stemma.architectures.structure import Structure
 from stemma.checkpoints.model import Model
 from stemma.kinship.weights.correspondence import Pairing
-from stemma.kinship.weights.maps.assignment import matched
-from stemma.kinship.weights.maps.blocks import Reader, directions
+from stemma.kinship.weights.maps.assignment import assign_units
+from stemma.kinship.weights.maps.blocks import TensorReader, directions
 
 SAMPLE, COORDINATES = 256, 256
-"""Tokens that show whether they are in place, and numbers of a token that are compared."""
+"""Tokens that are checked for being in place, and entries of a token that are compared."""
 
 SAME = 0.9
 """Mean cosine of tokens from which they are in place."""
 
 WIDEST = 20_000
-"""Tokens up to which they are matched one by one where their rows are not bit for bit the same."""
+"""Largest number of tokens that are matched one by one where their rows are not identical."""
 
-Shared = Mapping[tuple[int, int], tuple[np.ndarray, np.ndarray]]
-"""By number of tokens of the parent and of the child: the tokens that both have, on either side."""
+SharedTokens = Mapping[tuple[int, int], tuple[np.ndarray, np.ndarray]]
+"""By vocabulary sizes of parent and child: the common tokens' rows in either model."""
 
 
-def shared_tokens(parent: Model, child: Model, pairings: Sequence[Pairing], known: Structure) -> Shared:
-    """Find the common tokens of tensors whose numbers of tokens differ.
-
-    Cost: nothing where the numbers are the same; else the first such pair of each size is read.
-
-    Args:
-        parent: The one model.
-        child: The other.
-        pairings: Which tensor is which.
-        known: The structure of the parent.
-
-    Returns:
-        Common tokens by sizes; the first ones where nothing else is seen.
-    """
+def shared_tokens(parent: Model, child: Model, pairings: Sequence[Pairing], known: Structure) -> SharedTokens:
+    """Common tokens of tensors whose vocabulary sizes differ, by both sizes; the first ones if none match."""
     out: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
-    readers = Reader(parent), Reader(child)
+    readers = TensorReader(parent), TensorReader(child)
     for p in pairings:
         for k, (i, j) in enumerate(zip(p.axes_a, p.axes_b, strict=True)):
             sizes = parent.weights[p.a].shape[i], child.weights[p.b].shape[j]
@@ -49,7 +37,7 @@ def shared_tokens(parent: Model, child: Model, pairings: Sequence[Pairing], know
 
 
 def _common(
-    readers: tuple[Reader, Reader], p: Pairing, k: int, sizes: tuple[int, int]
+    readers: tuple[TensorReader, TensorReader], p: Pairing, k: int, sizes: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
     fewer = min(sizes)
     first = np.arange(fewer)
@@ -65,14 +53,14 @@ def _common(
     rows, columns = _equal(x, y)
     if len(rows) < fewer / 2 and max(sizes) <= WIDEST:
         u, v = directions(x), directions(y)
-        rows, columns = matched([(u, v)], signed=False, seed=0)
+        rows, columns = assign_units([(u, v)], signed=False, seed=0)
         alike = (u[rows] * v[columns]).sum(axis=1) > SAME / 2
         rows, columns = rows[alike], columns[alike]
     return (rows, columns) if len(rows) >= fewer / 2 else (first, first)
 
 
-def _rows(reader: Reader, name: str, axes: Sequence[int], k: int, tokens: np.ndarray) -> np.ndarray:
-    """Tokens as rows, with some of their numbers."""
+def _rows(reader: TensorReader, name: str, axes: Sequence[int], k: int, tokens: np.ndarray) -> np.ndarray:
+    """Some numbers of each token, as rows."""
     shape = reader.model.weights[name].shape
     picks = {axes[k]: tokens}
     for i in axes:
@@ -83,7 +71,7 @@ def _rows(reader: Reader, name: str, axes: Sequence[int], k: int, tokens: np.nda
 
 
 def _equal(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows that are bit for bit the same, each once."""
+    """Rows that are identical in both, each once."""
     place = {row.tobytes(): i for i, row in reversed(list(enumerate(np.ascontiguousarray(x)))) if row.any()}
     found = [(place[row.tobytes()], j) for j, row in enumerate(np.ascontiguousarray(y)) if row.tobytes() in place]
     first = {i: j for i, j in reversed(found)}

@@ -1,32 +1,32 @@
-"""Units removed: hidden units of the parent that the narrower child does not have."""
+"""Operation: hidden units of the parent were removed."""
 
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
-from stemma.kinship.relation.base import AbstractOperation, Explained, choice_bits
+from stemma.kinship.relation.base import AbstractOperation, FittedOperation, choice_bits
 from stemma.kinship.relation.explanation import Step
 from stemma.kinship.relation.kept_units import KeptUnits
 from stemma.kinship.relation.pair import Pair
 from stemma.types import RelationKind
 
 FAINT = 1e-3
-"""Norm, against that of other units, below which nothing reads a unit."""
+"""Norm, relative to other units, below which the weights that read a unit count as zero."""
 
 REPEATED = 0.999
-"""Cosine from which a unit repeats another one."""
+"""Cosine from which a unit duplicates another one."""
 
 LARGEST = 1 << 24
-"""Entries of a tensor up to which it is looked at for that."""
+"""Largest size of a tensor, in entries, that is checked for that."""
 
 
 @dataclass(frozen=True)
 class UnitsRemoved(AbstractOperation):
     """Groups of hidden units are narrower in the child, and what it has matches some of the parent's units.
 
-    Where all units that the child lacks do nothing (nothing reads them, or they repeat others), they may as well have
-    been added to the parent: then `idle` is told, and no direction follows.
+    If all units that the child lacks have no effect (nothing reads them, or they duplicate others), they may as well
+    have been added to the parent: then `idle` is set, and no direction follows.
 
     Attributes:
         cosine: Least mean cosine of a group's matched units.
@@ -36,17 +36,17 @@ class UnitsRemoved(AbstractOperation):
 
     name: ClassVar[str] = "units removed"
 
-    def explain(self, pair: Pair) -> Explained | None:
-        """See `AbstractOperation.explain`: the difference on the units that were kept is left open."""
+    def fit(self, pair: Pair) -> FittedOperation | None:
+        """See `AbstractOperation.fit`: the difference on the units that were kept stays unexplained."""
         kept = {g: k for g, k in pair.kept.items() if k.cosine >= self.cosine}
-        if not kept or self.name in pair.taken or len(kept) < len(pair.kept):
+        if not kept or self.name in pair.operations or len(kept) < len(pair.kept):
             return None
         before = sum(k.size for k in kept.values())
         after = sum(len(k.kept) for k in kept.values())
         step = Step(
             self.name,
             RelationKind.PRUNED,
-            f"{before - after} of {before} units of {len(kept)} groups were taken out",
+            f"{before - after} of {before} units of {len(kept)} groups were removed",
             {
                 "ratio": 1 - after / before,
                 "units": {g: [len(k.kept), k.size] for g, k in kept.items()},
@@ -57,22 +57,22 @@ class UnitsRemoved(AbstractOperation):
             place=0.0,
         )
         touched = {
-            layer.b: layer.explained("units taken out", layer.left)
+            layer.b: layer.explained("units removed", layer.residual)
             for layer in pair.layers
             if layer.measured is not None and layer.b in pair.child.weights
             and pair.child.weights[layer.b].size < pair.parent.weights[layer.a].size
         }  # fmt: skip
-        return Explained(step, pair.with_layers(touched, self.name))
+        return FittedOperation(step, pair.with_layers(touched, self.name))
 
 
 def _idle(pair: Pair, kept: KeptUnits) -> bool:
-    """Whether the units of a group that the child lacks do nothing in the parent."""
+    """Whether the units of a group that the child lacks have no effect in the parent."""
     gone = np.setdiff1d(np.arange(kept.size), kept.kept)
     unread = np.zeros(len(gone), bool)
     repeated: np.ndarray | None = None
     for layer in pair.matrices:
         tensor = pair.parent.weights[layer.a]
-        for axis, label in enumerate(pair.known.axes[layer.a]):
+        for axis, label in enumerate(pair.structure_of_parent.axes[layer.a]):
             only = label.segments[0]
             if label.group != kept.group or len(label.segments) != 1 or tensor.size > LARGEST:
                 continue

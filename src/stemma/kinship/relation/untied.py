@@ -1,4 +1,4 @@
-"""Heads that were tied to an embedding: a model that keeps the two apart is put side by side with one that does not."""
+"""Tied heads: a model that ties its head to the embedding is given a separate head where the other model has one."""
 
 from dataclasses import replace
 
@@ -9,17 +9,7 @@ from stemma.fingerprints.tensor_content import matrices
 
 
 def untied(one: Model, other: Model) -> Model:
-    """A model with its head told apart from the embedding that it is tied to, where the other model has one.
-
-    Cost: nothing is read.
-
-    Args:
-        one: The model that may tie its head.
-        other: The model that may keep its own.
-
-    Returns:
-        The model as it is where nothing is tied, else a view of it with the head under the other model's name.
-    """
+    """The model with its tied head as a separate tensor, under the other model's name, where only the other has one."""
     heads = [n for n in matrices(other) if OUTPUT.search(n)]
     embeddings = [n for n in matrices(one) if EMBEDDING.search(n) and n in other.weights]
     if len(heads) != 1 or len(embeddings) != 1 or any(OUTPUT.search(n) for n in matrices(one)):

@@ -1,9 +1,9 @@
-"""Vocabulary grown: the child knows the parent's tokens and more."""
+"""Operation: tokens were added to the vocabulary."""
 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from stemma.kinship.relation.base import NUMBER, AbstractOperation, Explained
+from stemma.kinship.relation.base import BITS_PER_NUMBER, AbstractOperation, FittedOperation
 from stemma.kinship.relation.explanation import Step
 from stemma.kinship.relation.pair import Pair
 from stemma.types import RelationKind
@@ -13,25 +13,25 @@ from stemma.types import RelationKind
 class VocabularyGrown(AbstractOperation):
     """Rows of tokens were added; what the parent had is compared row by row.
 
-    The same two models, taken the other way round, have a trimmed vocabulary: sizes do not tell which came first, so
-    what is told of the new rows is not counted.
+    In the opposite direction the vocabulary is trimmed: sizes do not show which model came first, so the new rows do
+    not add to the description length.
     """
 
     name: ClassVar[str] = "vocabulary grown"
 
-    def explain(self, pair: Pair) -> Explained | None:
-        """See `AbstractOperation.explain`: the difference on the parent's own tokens is left open."""
-        grown = {layer.b: layer for layer in pair.layers if layer.grown > 0}
-        if not grown or self.name in pair.taken:
+    def fit(self, pair: Pair) -> FittedOperation | None:
+        """See `AbstractOperation.fit`: the difference on the parent's own tokens stays unexplained."""
+        with_added = {layer.b: layer for layer in pair.layers if layer.added_tokens > 0}
+        if not with_added or self.name in pair.operations:
             return None
-        added = max(layer.grown for layer in grown.values())
+        added = max(layer.added_tokens for layer in with_added.values())
         step = Step(
             self.name,
             RelationKind.REFORMATTED,
-            f"{added} tokens were added, or removed from the other",
-            {"added": added, "tensors": sorted(grown)},
-            bits=float(NUMBER),
+            f"{added} tokens were added to one model, or removed from the other",
+            {"added": added, "tensors": sorted(with_added)},
+            bits=float(BITS_PER_NUMBER),
             place=0.0,
         )
-        marked = {b: g.explained(f"{g.grown} more tokens", g.left) for b, g in grown.items()}
-        return Explained(step, pair.with_layers(marked, self.name))
+        marked = {b: g.explained(f"{g.added_tokens} more tokens", g.residual) for b, g in with_added.items()}
+        return FittedOperation(step, pair.with_layers(marked, self.name))

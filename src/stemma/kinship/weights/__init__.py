@@ -1,1 +1,1 @@
-"""Kinship in weights: units in place, units matched, and what no disguise changes."""
+"""The weights axis: order and contents of units, maps between models, layouts, and the decision."""

@@ -1,6 +1,6 @@
-"""Which tensor of A is which of B, in which layout.
+"""Pairing of the tensors of two models, and of their axes.
 
-Two ways, both blind to any hidden permutation of units, so that nothing they choose can favour "in place":
+Two ways, both independent of the order of hidden units, so that they cannot favour units in place:
 
 - by **name**, where the names agree;
 - by **content**: sizes, and quantities that do not change when entries are permuted along an axis (sorted profiles of
@@ -18,15 +18,15 @@ import numpy as np
 from stemma.checkpoints.model import Model
 from stemma.fingerprints.tensor_content import Features, features, long_axes, matrices
 
-MOST_AXES, MOST_PAIRS, FAR = 6, 1 << 17, 1e9
-"""Axes up to which all their orders are tried, pairs of tensors of one size up to which contents tell them apart, and
-how unlike two tensors are that fit in no order tried."""
+MAX_AXES, MAX_PAIRS, NO_FIT = 6, 1 << 17, 1e9
+"""Most axes whose orders are all tried, most pairs of tensors of one size whose contents are compared, and the cost of
+tensors that fit in no order."""
 
-REMEMBERED = 64
-"""Models whose features are remembered: a few numbers for each row of a matrix."""
+CACHE_SIZE = 64
+"""Models whose features are cached: a few numbers for each row of a matrix."""
 
 SAME = 0.02
-"""Unlikeness of contents below which two tensors are the same but for rounding."""
+"""Distance of contents below which two tensors are equal up to rounding."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Pairing:
         b: Name in B.
         axes_a: A's axes that are longer than one.
         axes_b: The axes of B that they correspond to, in the same order.
-        cost: How unlike the two contents are, whatever the order of units; 0 is the same.
+        cost: Distance of the contents, independent of the order of units.
     """
 
     a: str
@@ -48,20 +48,12 @@ class Pairing:
     cost: float
 
     def turned(self) -> "Pairing":
-        """The same with the roles of A and B exchanged.
-
-        Returns:
-            The pairing from B to A.
-        """
+        """The pairing from B to A."""
         return Pairing(self.b, self.a, self.axes_b, self.axes_a, self.cost)
 
 
 def by_name(a: Model, b: Model) -> tuple[Pairing, ...]:
-    """Pair tensors of equal name whose sizes fit (an axis may have lost or gained units).
-
-    Returns:
-        Pairs in A's order; empty where no name fits.
-    """
+    """Pair tensors of equal name and rank in A's order; an axis may have lost or gained units."""
     ta, tb = matrices(a), matrices(b)
     long = {n: long_axes(t.shape) for n, t in ta.items()}
     return tuple(
@@ -72,18 +64,18 @@ def by_name(a: Model, b: Model) -> tuple[Pairing, ...]:
 
 
 def candidates(a: Model, b: Model, *, contents: bool) -> list[tuple[str, tuple[Pairing, ...]]]:
-    """Correspondences to try, the likelier first; which one that is, is decided by contents, never by unit order.
+    """One or two pairings to try as (how, pairs), the likelier first; empty where nothing fits.
 
-    Names that were handed out anew can agree by accident, so names must fit the contents about as well as the best
-    assignment does before they are believed.
+    Reassigned names can agree by accident, so names must fit the contents about as well as the best assignment. The
+    order of units is never used. With `contents`, every entry is read even where all names agree.
 
     Args:
-        a: First model.
-        b: Second model.
-        contents: Look at contents even where every name agrees (it means reading every entry).
+        a: The first model.
+        b: The second model.
+        contents: Whether contents are compared even where all names agree.
 
     Returns:
-        One or two (how, pairs); empty where nothing fits.
+        The pairings.
     """
     named = by_name(a, b)
     if named and not contents and len(named) >= min(len(matrices(a)), len(matrices(b))):
@@ -100,29 +92,23 @@ def candidates(a: Model, b: Model, *, contents: bool) -> list[tuple[str, tuple[P
 
 
 def _features_of(model: Model) -> Mapping[str, Features]:
-    """Features of all matrices; they are remembered, as a comparison asks more than once.
-
-    A tied tensor that is stored twice leaves the digest as it is, so names are part of what is remembered.
-
-    Returns:
-        By name.
-    """
+    """Features of all matrices by name, cached."""
     tensors = matrices(model)
     key = model.digest, *tensors
-    if (known := _remembered.get(key)) is not None:
+    if (known := _cache.get(key)) is not None:
         return known
     found = {n: features(t) for n, t in tensors.items()}
-    while len(_remembered) >= REMEMBERED:
-        _remembered.pop(next(iter(_remembered)), None)
-    _remembered[key] = found
+    while len(_cache) >= CACHE_SIZE:
+        _cache.pop(next(iter(_cache)), None)
+    _cache[key] = found
     return found
 
 
-_remembered: dict[tuple[str, ...], Mapping[str, Features]] = {}
+_cache: dict[tuple[str, ...], Mapping[str, Features]] = {}
 
 
 def _costs(pairs: tuple[Pairing, ...], fa: Mapping[str, Features], fb: Mapping[str, Features]) -> tuple[float, int]:
-    """Mean unlikeness over the tensors that kept their size, and how many look the same."""
+    """Mean distance over the tensors that kept their size, and how many are equal."""
     costs = []
     for p in pairs:
         x, y = fa[p.a], fb[p.b]
@@ -133,18 +119,7 @@ def _costs(pairs: tuple[Pairing, ...], fa: Mapping[str, Features], fb: Mapping[s
 
 
 def by_content(fa: Mapping[str, Features], fb: Mapping[str, Features]) -> tuple[Pairing, ...]:
-    """Pair tensors of equal sizes, up to the order of axes, by the cheapest assignment of contents.
-
-    One layout (order of axes) is chosen for all tensors of a rank, by the total cost; tensors that it does not fit
-    take their own cheapest.
-
-    Args:
-        fa: Features of A's tensors by name.
-        fb: Features of B's.
-
-    Returns:
-        Pairs in A's order.
-    """
+    """Pair tensors of equal sizes, up to the order of axes, by the cheapest assignment of features."""
     from scipy.optimize import linear_sum_assignment
 
     pairs = []
@@ -154,10 +129,10 @@ def by_content(fa: Mapping[str, Features], fb: Mapping[str, Features]) -> tuple[
             by_size.setdefault(tuple(sorted(f.shape)), ([], []))[side].append(n)
     for names_a, names_b in by_size.values():
         if names_a and names_b:
-            if len(names_a) * len(names_b) > MOST_PAIRS:
-                pairs += _in_turn(names_a, names_b)
+            if len(names_a) * len(names_b) > MAX_PAIRS:
+                pairs += _pair_in_order(names_a, names_b)
                 continue
-            cost = _unlike(fa, fb, names_a, names_b)
+            cost = _content_distances(fa, fb, names_a, names_b)
             for i, j in zip(*linear_sum_assignment(cost), strict=True):
                 pairs.append((names_a[i], names_b[j]))
     order = {n: i for i, n in enumerate(fa)}
@@ -165,18 +140,18 @@ def by_content(fa: Mapping[str, Features], fb: Mapping[str, Features]) -> tuple[
     return _one_layout(fa, fb, pairs)
 
 
-def _unlike(
+def _content_distances(
     fa: Mapping[str, Features], fb: Mapping[str, Features], names_a: Sequence[str], names_b: Sequence[str]
 ) -> np.ndarray:  # fmt: skip
-    """How unlike the contents of all pairs are in the order of axes that suits each best, `[a, b]`."""
+    """Smallest distance of the contents of all pairs over the orders of axes, `[a, b]`."""
     from scipy.spatial.distance import cdist
 
-    out = np.full((len(names_a), len(names_b)), FAR)
+    out = np.full((len(names_a), len(names_b)), NO_FIT)
     for x, rows in _by_shape(fa, names_a).items():
         for y, columns in _by_shape(fb, names_b).items():
             own, other = [fa[names_a[i]] for i in rows], [fb[names_b[j]] for j in columns]
             scalars = cdist([f.scalars for f in own], [f.scalars for f in other], "sqeuclidean")
-            for p in orders_of(len(y)):
+            for p in axis_orders(len(y)):
                 if all(y[j] == s for j, s in zip(p, x, strict=True)):
                     apart = sum(
                         cdist([f.profiles[i] for f in own], [f.profiles[j] for f in other], "sqeuclidean") / x[i]
@@ -195,8 +170,8 @@ def _by_shape(features_: Mapping[str, Features], names: Sequence[str]) -> dict[t
     return out
 
 
-def _in_turn(one: Sequence[str], other: Sequence[str]) -> list[tuple[str, str]]:
-    """Pairs by name, and the rest one after the other: too many of one size to be told apart by contents."""
+def _pair_in_order(one: Sequence[str], other: Sequence[str]) -> list[tuple[str, str]]:
+    """Pairs by name, and the rest in order, if too many have one size to compare contents."""
     there = set(other)
     named = [(n, n) for n in one if n in there]
     taken = {n for n, _ in named}
@@ -204,10 +179,10 @@ def _in_turn(one: Sequence[str], other: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _layouts(x: Features, y: Features) -> dict[tuple[int, ...], float]:
-    """Cost of every order of B's axes that gives A's sizes (in the axes longer than one)."""
+    """Cost of every order of B's axes that gives A's sizes."""
     scalars = float(np.sum((x.scalars - y.scalars) ** 2))
     out = {}
-    for p in orders_of(len(y.shape)):
+    for p in axis_orders(len(y.shape)):
         if all(y.shape[j] == s for j, s in zip(p, x.shape, strict=True)):
             profile = sum(np.mean((x.profiles[i] - y.profiles[j]) ** 2) for i, j in enumerate(p))
             out[p] = float(np.sqrt(scalars + profile))
@@ -217,7 +192,7 @@ def _layouts(x: Features, y: Features) -> dict[tuple[int, ...], float]:
 def _one_layout(
     fa: Mapping[str, Features], fb: Mapping[str, Features], pairs: list[tuple[str, str]]
 ) -> tuple[Pairing, ...]:
-    """Prefer, rank by rank, the one order of axes that suits all pairs best."""
+    """Prefer, for each rank, the one order of axes that suits all pairs best."""
     total: dict[tuple[tuple[int, ...], tuple[int, ...]], dict[tuple[int, ...], float]] = {}
     options = {}
     for x, y in pairs:
@@ -225,7 +200,7 @@ def _one_layout(
         options[x, y] = _layouts(fa[x], fb[y])
         worst = max(options[x, y].values(), default=0.0)
         table = total.setdefault(rank, {})
-        for p in orders_of(len(rank[0])):
+        for p in axis_orders(len(rank[0])):
             table[p] = table.get(p, 0.0) + options[x, y].get(p, worst + 0.1)
     out = []
     for x, y in pairs:
@@ -233,25 +208,18 @@ def _one_layout(
         if not own:
             continue
         table = total[fa[x].axes, fb[y].axes]
-        p = min(own, key=lambda q: (round(table.get(q, np.inf), 9), _moved(q)))
+        p = min(own, key=lambda q: (round(table.get(q, np.inf), 9), _inversions(q)))
         out.append(Pairing(x, y, fa[x].axes, tuple(fb[y].axes[j] for j in p), own[p]))
     return tuple(out)
 
 
-def orders_of(axes: int) -> Iterable[tuple[int, ...]]:
-    """Orders of axes that are tried.
-
-    Args:
-        axes: How many.
-
-    Returns:
-        All of them; of very many axes the two in which programs write them.
-    """
-    if axes <= MOST_AXES:
+def axis_orders(axes: int) -> Iterable[tuple[int, ...]]:
+    """All orders of axes; for very many axes the given and the reversed one."""
+    if axes <= MAX_AXES:
         return itertools.permutations(range(axes))
     return (tuple(range(axes)), tuple(reversed(range(axes))))
 
 
-def _moved(p: tuple[int, ...]) -> int:
-    """Inversions of an order of axes: of two equally good layouts the less shuffled one is meant."""
+def _inversions(p: tuple[int, ...]) -> int:
+    """Inversions of an order of axes: of two equally good layouts the less shuffled one is used."""
     return sum(i > j for k, i in enumerate(p) for j in p[k + 1 :])

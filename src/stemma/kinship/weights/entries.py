@@ -1,9 +1,4 @@
-"""The same entries of several models: what geometry of a family is measured on.
-
-One model is the reference. Every other model's tensors are paired with the reference's, by name where the names fit
-and by content where they do not, brought into its order of axes, and read at the same places. Models whose units were
-permuted have to be brought back into the reference's order first.
-"""
+"""The same entries of several models, on which the geometry of a family is measured."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,14 +10,14 @@ from stemma.checkpoints.tensor import Tensor
 from stemma.errors import MisuseError
 from stemma.fingerprints.tensor_content import long_axes, matrices, unit_axis
 from stemma.kinship.weights.correspondence import Pairing, by_name, candidates
-from stemma.kinship.weights.order.units_of_pair import Cuts, rows_to_read
+from stemma.kinship.weights.order.pair_reader import PairReader, rows_to_read
 from stemma.types import ModelRef
 
 READ, LEAST = 1 << 18, 32
-"""Tensors up to this many entries are read whole, of larger ones the first rows, but at least so many."""
+"""Largest tensor, in entries, that is read whole, and least rows read of larger ones."""
 
-ALIKE = 0.2
-"""Mean cosine of paired tensors below which names are not believed without a look at the contents."""
+MIN_COSINE = 0.2
+"""Mean cosine of paired tensors below which names are checked against contents."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +29,7 @@ class Slot:
         start: First column.
         stop: Column after the last.
         size: Entries of the whole tensor, of which `stop - start` were read.
-        rows: Rows of the block that was read, one per unit as far as the shape tells; all other axes are its columns.
+        rows: Rows of the block that was read, one per unit as far as the shape shows; all other axes are its columns.
     """
 
     name: str
@@ -49,14 +44,7 @@ class Slot:
         return slice(self.start, self.stop)
 
     def blocks(self, values: np.ndarray) -> np.ndarray:
-        """The tensor as matrices.
-
-        Args:
-            values: `[models, entries]`, all of them.
-
-        Returns:
-            `[models, rows, columns]`.
-        """
+        """The tensor as matrices `[models, rows, columns]`."""
         return values[:, self.columns].reshape(len(values), self.rows, -1)
 
 
@@ -81,14 +69,7 @@ class Entries:
         return len(self.models)
 
     def of(self, rows: Sequence[int]) -> "Entries":
-        """The same entries of some of the models.
-
-        Args:
-            rows: Their positions, in the order wanted.
-
-        Returns:
-            Entries of those models.
-        """
+        """The entries of some of the models, in the given order."""
         index = list(rows)
         return Entries(tuple(self.models[i] for i in index), self.tensors, self.values[index], self.present[index])
 
@@ -106,11 +87,11 @@ def entries(
     fit.
 
     Args:
-        models: Two or more, or one.
+        models: One or more models.
         reference: Position of the model whose names and order of axes count; the one with most matrices unless given.
         per_tensor: Entries per matrix at most; where a matrix has more, rows and columns are drawn at random.
-        seed: Of that draw.
-        wide: How many of the largest matrices more entries are read of, and how many.
+        seed: Seed of that draw.
+        wide: Number of the largest matrices of which more entries are read, and how many.
 
     Returns:
         The entries.
@@ -119,8 +100,8 @@ def entries(
         MisuseError: If there are no models, or `per_tensor` is no positive number.
     """
     if not models or per_tensor < 1:
-        raise MisuseError(f"entries are of at least one model and one entry, got {len(models)} and {per_tensor}")
-    at = _fullest(models) if reference is None else reference
+        raise MisuseError(f"at least one model and one entry per tensor are needed, got {len(models)} and {per_tensor}")
+    at = _with_most_matrices(models) if reference is None else reference
     base = models[at]
     tensors = matrices(base)
     largest = set(sorted(tensors, key=lambda n: -tensors[n].size)[: wide[0]])
@@ -139,31 +120,27 @@ def entries(
     for i, model in enumerate(models):
         if i == at:
             continue
-        first = True
+        untried = True
         for pairings in _correspondences(base, model):
             found, there = _read(base, model, pairings, slots, places, tokens)
             alike = _cosine(values[at], found, slots, there)
-            if first or alike >= ALIKE:  # tensors of equal sizes are no counterparts yet: contents must agree
-                values[i], present[i], first = found, there, False
-            if alike >= ALIKE:
+            if untried or alike >= MIN_COSINE:  # tensors of equal sizes are no counterparts yet: contents must agree
+                values[i], present[i], untried = found, there, False
+            if alike >= MIN_COSINE:
                 break
     return Entries(tuple(m.ref for m in models), tuple(slots), values, present)
 
 
-def _fullest(models: Sequence[Model]) -> int:
+def _with_most_matrices(models: Sequence[Model]) -> int:
     return max(range(len(models)), key=lambda i: (len(matrices(models[i])), -i))
 
 
-KEPT = 0.5
-"""Share of its tokens that a model has in common with one whose vocabulary is longer, at least."""
+MIN_TOKEN_SHARE = 0.5
+"""Least share of tokens that a model shares with one of a larger vocabulary."""
 
 
 def _tokens(models: Sequence[Model], tensors: Mapping[str, Tensor]) -> dict[str, int]:
-    """Rows of matrices of tokens that all models have: tokens are added behind the others, and taken from there.
-
-    Returns:
-        By name; only of matrices that some model has with other tokens. Tokens are the longest axis of a model.
-    """
+    """Common rows of token matrices whose vocabulary sizes differ, by name."""
     longest = max((t.shape[0] for t in tensors.values()), default=0)
     if any(longest <= max(t.shape[1:], default=0) for t in tensors.values()):
         return {}
@@ -171,25 +148,19 @@ def _tokens(models: Sequence[Model], tensors: Mapping[str, Tensor]) -> dict[str,
     for name, tensor in tensors.items():
         if tensor.shape[0] == longest:
             beside = [m.weights[name].shape for m in models if name in m.weights]
-            rows = [s[0] for s in beside if s[1:] == tensor.shape[1:] and s[0] >= KEPT * longest]
+            rows = [s[0] for s in beside if s[1:] == tensor.shape[1:] and s[0] >= MIN_TOKEN_SHARE * longest]
             if min(rows) < longest or max(rows) > longest:
                 out[name] = min(rows)
     return out
 
 
 def _places(tensor: Tensor, wanted: int, rng: np.random.Generator, least: int) -> tuple[np.ndarray, int]:
-    """Flat positions, row by row, of a block of the entries that are read, and its number of rows.
-
-    Rows are units whatever the layout, as far as the shape tells: what is seen in rows must not depend on who saved.
-
-    Returns:
-        Positions `[rows * columns]` and rows.
-    """
+    """Flat positions of a block of the read entries, and its number of rows (units as far as shapes show)."""
     axes = long_axes(tensor.shape)
     cut = min(rows_to_read(tensor, READ, LEAST), least)
     shape = [cut if i == 0 else tensor.shape[i] for i in axes] or [1]
-    first = unit_axis(tuple(tensor.shape[i] for i in axes)) if axes else 0
-    flat = np.moveaxis(np.arange(int(np.prod(shape))).reshape(shape), first, 0).reshape(shape[first], -1)
+    lead = unit_axis(tuple(tensor.shape[i] for i in axes)) if axes else 0
+    flat = np.moveaxis(np.arange(int(np.prod(shape))).reshape(shape), lead, 0).reshape(shape[lead], -1)
     height, width = flat.shape
     if flat.size <= wanted:
         return flat.reshape(-1), height
@@ -200,7 +171,7 @@ def _places(tensor: Tensor, wanted: int, rng: np.random.Generator, least: int) -
 
 
 def _correspondences(base: Model, model: Model) -> Iterator[dict[str, Pairing]]:
-    """Names first; contents only where names leave something open or turn out to mean other tensors."""
+    """Pairing by name first; by contents only where names leave tensors open or do not fit."""
     named = by_name(base, model)
     if len(named) >= min(len(matrices(base)), len(matrices(model))):
         yield {p.a: p for p in named}
@@ -216,13 +187,9 @@ def _read(
     places: Mapping[str, tuple[np.ndarray, int]],
     tokens: Collection[str],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One model's entries in the reference's places, and which tensors it has.
-
-    Returns:
-        `float32 [entries]` and `bool [tensors]`.
-    """
+    """One model's entries in the reference's places, and which tensors it has."""
     values, present = np.zeros(slots[-1].stop if slots else 0, np.float32), np.zeros(len(slots), bool)
-    cuts = Cuts(base, model, pairings, READ, LEAST)
+    cuts = PairReader(base, model, pairings, READ, LEAST)
     for i, slot in enumerate(slots):
         if slot.name not in pairings:
             continue

@@ -1,4 +1,4 @@
-"""What a comparison of weights did not look at: named, so that nobody is acquitted by it."""
+"""What a comparison of weights did not test, so that no conclusion is drawn from it."""
 
 from collections.abc import Iterator
 
@@ -8,37 +8,32 @@ from stemma.architectures.unit_groups import has_known_symmetries, structure
 from stemma.checkpoints.model import Model
 from stemma.checkpoints.tensor import Tensor
 from stemma.fingerprints.tensor_content import matrices
-from stemma.kinship.weights.contents.choices import sure
+from stemma.kinship.weights.contents.choices import is_certain
 from stemma.kinship.weights.decision import Findings, NotTested
-from stemma.kinship.weights.matched import Matched
 from stemma.kinship.weights.sizes import SHARE, has_counterpart, sizes_of
+from stemma.kinship.weights.units_matched import Matched
 
 FIRST, FEW = 1 << 14, 4
-"""Numbers of a tensor that are looked at to see whether it is a mask, and how many different ones a mask has."""
+"""Entries of a tensor that are checked for being a mask, and most distinct values of a mask."""
 
 CODED = 0.05
-"""Share of a model's entries in integer codes that are not understood from which it matters."""
+"""Share of a model's entries in unknown integer codes from which it is reported."""
 
 
-def untested(a: Model, b: Model, found: Findings, matched: Matched | None) -> list[NotTested]:
-    """List what was not looked at.
-
-    Args:
-        a: One model.
-        b: The other.
-        found: What was found.
-        matched: The map that was searched, None where no tensors correspond.
-
-    Returns:
-        One entry per gap, empty where everything was looked for.
-    """
-    gaps = [*_unreadable(a), *_unreadable(b), *_unplaced(a, b, matched), *_unplaced(b, a, matched)]
+def list_not_tested(a: Model, b: Model, found: Findings, matched: Matched | None) -> list[NotTested]:
+    """One entry per gap of the comparison; empty where everything was tested."""
+    gaps = [
+        *_unreadable(a),
+        *_unreadable(b),
+        *_without_counterpart(a, b, matched),
+        *_without_counterpart(b, a, matched),
+    ]
     if found.sizes is not None:
         return gaps
     gaps += _sizes(a, b, matched)
-    known = max((structure(a), structure(b)), key=lambda s: (sure(s), len(s.groups)))
+    known = max((structure(a), structure(b)), key=lambda s: (is_certain(s), len(s.groups)))
     if not has_known_symmetries(known):
-        why = "the architecture is not known: rotated streams and heads in another basis were not looked for"
+        why = "unknown architecture: rotations of residual streams and other bases of attention heads were not tested"
         gaps.append({"what": "architecture", "model": "", "why": why})
     for reason in matched.found.untried if matched is not None else ():
         gaps.append({"what": "symmetry", "model": "", "why": f"not searched: {reason}"})
@@ -46,7 +41,7 @@ def untested(a: Model, b: Model, found: Findings, matched: Matched | None) -> li
 
 
 def _unreadable(model: Model) -> Iterator[NotTested]:
-    """Matrices that are stored in codes without a known meaning."""
+    """Matrices stored in codes of unknown meaning."""
     codes = [t for t in model.weights.values() if not t.is_float and t.dtype[0] != "C" and _long(t) >= 2]
     other = [t for t in model.weights.values() if t.dtype[0] == "C" and _long(t) >= 2]
     numbers = sum(t.size for t in matrices(model).values())
@@ -56,14 +51,18 @@ def _unreadable(model: Model) -> Iterator[NotTested]:
     if not numbers and not codes:
         yield {"what": "weights", "model": model.name, "why": f"{model.name} has no matrices to compare"}
     elif other:
-        yield {"what": "codes", "model": model.name, "why": f"{model.name} holds complex numbers, which are not read"}
+        yield {
+            "what": "codes",
+            "model": model.name,
+            "why": f"{model.name} contains complex numbers, which are not supported",
+        }
     elif share > CODED:
-        why = f"{share:.0%} of {model.name} is stored in integer codes whose meaning is not known"
+        why = f"{share:.0%} of {model.name} is stored in an unknown integer encoding"
         yield {"what": "codes", "model": model.name, "why": why}
 
 
 def _is_mask(tensor: Tensor) -> bool:
-    """Whether a tensor's beginning holds hardly any different numbers."""
+    """Whether a tensor's beginning has hardly any distinct values."""
     if not tensor.size:
         return True
     rows = (
@@ -76,19 +75,19 @@ def _long(tensor: Tensor) -> int:
     return sum(s > 1 for s in tensor.shape)
 
 
-def _unplaced(model: Model, other: Model, matched: Matched | None) -> Iterator[NotTested]:
-    """Numbers that have no counterpart and no place in a network: they could hold the other model in any layout."""
+def _without_counterpart(model: Model, other: Model, matched: Matched | None) -> Iterator[NotTested]:
+    """Tensors without a counterpart or known place, which may hold the other model in any layout."""
     known = structure(model)
-    placed = has_known_symmetries(known)
+    known_structure = has_known_symmetries(known)
     paired = _of_one_size(model, other, matched) if matched is not None else set()
     left = [
         n for n, t in model.weights.items()
-        if not (placed and any(x.group for x in known.axes[n]))
+        if not (known_structure and any(x.group for x in known.axes[n]))
         and not (n in other.weights and other.weights[n].shape == t.shape)
         and n not in paired
     ]  # fmt: skip
     size = sum(model.weights[n].size for n in left)
-    if size > SHARE * _entries(matrices(other)):  # a stored mask is no hiding place
+    if size > SHARE * _entries(matrices(other)):  # a stored mask cannot contain weights
         left = [n for n in left if not _is_mask(model.weights[n])]
         size = sum(model.weights[n].size for n in left)
     wanted = _entries(matrices(other))
@@ -96,27 +95,27 @@ def _unplaced(model: Model, other: Model, matched: Matched | None) -> Iterator[N
         shape = " x ".join(map(str, model.weights[left[0]].shape)) or "1"
         why = (
             f"{len(left)} tensors of {model.name} (for example {left[0]}, {shape}) have no counterpart and no known "
-            f"place in a network; whether they hold {other.name} in another layout was not looked for"
+            f"place in a network; whether they contain {other.name} in another layout was not tested"
         )
         yield {"what": "unplaced", "model": model.name, "why": why}
 
 
 def _of_one_size(model: Model, other: Model, matched: Matched) -> set[str]:
-    """Matrices of a model that are paired with one of the other that has their size."""
+    """Matrices of a model that are paired with one of equal size."""
     turned = matched.evidence.inputs[0] != model.digest
     pairs = [(p.b, p.a) if matched.turned != turned else (p.a, p.b) for p in matched.pairings]
     return {x for x, y in pairs if sizes_of(model.weights[x]) == sizes_of(other.weights[y])}
 
 
 def _sizes(a: Model, b: Model, matched: Matched | None) -> Iterator[NotTested]:
-    """Entries of the smaller model that have no counterpart, though some matrix of the other could hold their units."""
+    """Entries of the smaller model without a counterpart, though larger matrices could hold their units."""
     own, other = matrices(a), matrices(b)
     small, large = (own, other) if _entries(own) <= _entries(other) else (other, own)
     if matched is None:
         paired: set[str] = set()
     else:
         first = (small is own) != matched.turned
-        paired = {p.a if first else p.b for p in matched.looked}
+        paired = {p.a if first else p.b for p in matched.tried_pairings}
     kinds = {sizes_of(t) for t in large.values()}
     left = [n for n, t in small.items() if n not in paired and has_counterpart(t, kinds)]
     share = sum(small[n].size for n in left) / max(1, _entries(small))
@@ -124,7 +123,7 @@ def _sizes(a: Model, b: Model, matched: Matched | None) -> Iterator[NotTested]:
         sizes = " x ".join(str(s) for s in sizes_of(small[left[0]]))
         why = (
             f"{len(left)} matrices ({share:.0%} of the smaller model, for example {left[0]}, {sizes}) have no "
-            "counterpart by name or size; whether they were cut from larger ones was not looked for"
+            "counterpart by name or size; whether they were cut from larger ones was not tested"
         )
         yield {"what": "sizes", "model": "", "why": why}
 

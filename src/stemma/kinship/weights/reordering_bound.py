@@ -1,19 +1,18 @@
-"""How improbable it is that units trained apart come as near as these: a bound that pays for every reordering.
+"""Bound on the probability that units of independent networks are as close as these, corrected for every reordering.
 
-Two units of independent networks point in directions that have nothing to do with each other. If d numbers of a unit
-vary freely, the cosine of two of them exceeds x with a probability of at most (1 - x²)^((d-1)/2) / 2: the share of a
-sphere that a cap covers. So the *gain* of a matched pair, (d - 1) times -½ log(1 - x²), has a tail no heavier than an
-exponential one, and for the sum over pairs there is a bound.
+Two units of independent networks have unrelated directions. If d numbers of a unit vary freely, the cosine of two of
+them exceeds x with a probability of at most (1 - x²)^((d-1)/2) / 2, the share of a sphere that a cap covers. So the
+*gain* of a matched pair, (d - 1) times -½ log(1 - x²), has at most an exponential tail, and the sum over pairs has a
+bound.
 
-Whoever holds both models can choose which unit is matched with which, and write that order into a file. All that can
-be chosen are the permutations of each set of units, so the probability is multiplied by their number: it is *paid
-for*, and the bound holds for the best order there is, whoever found it and however.
+A forger who has both models can choose which unit is matched with which. Only the permutations of each set of units can
+be chosen, so the probability is multiplied by their number, and the bound holds for the best order.
 
-How many numbers vary freely is measured on the pair itself: from the cosines of units that are *not* matched, in their
-bulk and in their tail, whichever says less.
+The number of free numbers is estimated from the pair itself: from the cosines of *unmatched* units, in their bulk and
+in their tail, whichever is smaller.
 
 Source: the area of a cap: K. Ball, "An elementary introduction to modern convex geometry" (1997), lecture 2, and
-T. Tkocz, American Mathematical Monthly 119 (2012). Paying for every order is a union bound; its use for the kinship of
+T. Tkocz, American Mathematical Monthly 119 (2012). The correction for every order is a union bound; its use for
 networks is this project's (docs/kinship.md, "Contents of matched units").
 """
 
@@ -23,36 +22,29 @@ from math import inf, lgamma, log, sqrt
 import numpy as np
 
 CLIP = 1e-7
-"""Cosines nearer to one than this count as this near: float32 knows no better."""
+"""Cosines closer to 1 than this are clipped, at the precision of float32."""
 
 CAP = 2.0
-"""Gains count up to so many times the median of their tensor: a few units that many networks share decide nothing."""
+"""Gains are clipped at this multiple of their tensor's median, so that a few common units do not decide."""
 
 QUANTILES = (0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995, 0.9999)
-"""Where the tail of unmatched cosines is looked at."""
+"""Quantiles of unmatched cosines that are used."""
 
 LEAST = 5
-"""Unmatched pairs beyond a quantile that are needed to read it."""
+"""Least number of unmatched pairs beyond a quantile."""
 
 
 def information(x: np.ndarray) -> np.ndarray:
-    """-½ log(1 - x²): what a cosine is worth for each number that varies freely, in nats; 0 for negative ones.
-
-    Args:
-        x: Cosines.
-
-    Returns:
-        The same shape, at most about 8.
-    """
+    """-½ log(1 - x²) of cosines x in nats: their worth per free number; 0 for negative ones."""
     clipped = np.clip(x, 0.0, 1.0 - CLIP)
     return -0.5 * np.log1p(-clipped * clipped)
 
 
-def freedom(similarity: np.ndarray, matched: np.ndarray, numbers: int) -> float:
-    """How many numbers of a unit vary freely, as the cosines of unmatched units tell.
+def free_numbers(similarity: np.ndarray, matched: np.ndarray, numbers: int) -> float:
+    """Estimate how many numbers of a unit vary freely, from the cosines of unmatched units.
 
-    The matched pairs were chosen because they are near, so they are missing among the unmatched ones: as many are put
-    back at the largest cosine that is left.
+    Matched pairs were chosen because they are close, so they are missing among the unmatched ones: as many are added at
+    the largest remaining cosine.
 
     Args:
         similarity: Cosines `[units of A, units of B]`.
@@ -60,7 +52,7 @@ def freedom(similarity: np.ndarray, matched: np.ndarray, numbers: int) -> float:
         numbers: That a unit has: no more can vary, though units that are orthogonal to each other look like more.
 
     Returns:
-        The number less one (the exponent of the bound); 0 where too few pairs tell.
+        The number less one (the exponent of the bound); 0 where there are too few pairs.
     """
     rows = np.arange(len(matched))
     left = np.ones(similarity.shape, bool)
@@ -82,45 +74,18 @@ def freedom(similarity: np.ndarray, matched: np.ndarray, numbers: int) -> float:
 
 
 def gains(cosines: np.ndarray, exponent: float) -> np.ndarray:
-    """What each matched pair adds to the evidence.
-
-    Args:
-        cosines: Of the matched units.
-        exponent: See `freedom`.
-
-    Returns:
-        Nats, none above `CAP` times their median.
-    """
+    """Gains of matched pairs in nats, none above `CAP` times their median."""
     found = exponent * information(cosines)
     return np.minimum(found, CAP * float(np.median(found))) if found.size else found
 
 
-def orders(units: int, of: int) -> float:
-    """Natural logarithm of the number of ways to choose counterparts.
-
-    Args:
-        units: Units that were matched.
-        of: Units that each could have been matched with, none twice.
-
-    Returns:
-        log(of! / (of - units)!).
-    """
+def log_orders(units: int, of: int) -> float:
+    """Log of the number of ways to choose counterparts, of! / (of - units)!."""
     return lgamma(of + 1) - lgamma(of - min(units, of) + 1)
 
 
 def log_tail(pairs: int, gain: float) -> float:
-    """Natural logarithm of a bound on P(sum of gains ≥ gain) for one fixed order of independent units.
-
-    Half of all cosines are negative and gain nothing, the others' gains are at most exponential: Chernoff's bound for
-    the sum of such variables has a closed form.
-
-    Args:
-        pairs: Matched pairs.
-        gain: The sum.
-
-    Returns:
-        The logarithm, at most 0.
-    """
+    """Chernoff bound on log P(sum of gains ≥ gain) for one fixed order of independent units."""
     if pairs < 1 or 2 * gain <= pairs:
         return 0.0
     rest = (sqrt(1 + 4 * pairs / gain) - 1) / 2
@@ -128,28 +93,12 @@ def log_tail(pairs: int, gain: float) -> float:
 
 
 def surplus(pairs: int, gain: float) -> float:
-    """How much of a sum of gains is left after what independent units gain anyway.
-
-    Args:
-        pairs: Matched pairs.
-        gain: The sum.
-
-    Returns:
-        Nats, at least 0.
-    """
+    """How much a sum of gains exceeds what independent units gain, in nats."""
     return -log_tail(pairs, gain)
 
 
-def detectable(tensors: Sequence[tuple[int, float, float]], alpha: float) -> float:
-    """The smallest cosine, the same for all matched units, that these tensors could have told from chance.
-
-    Args:
-        tensors: Of each its matched pairs, its exponent, and what its share of the orders costs, in nats.
-        alpha: Level of the decision.
-
-    Returns:
-        A cosine; 1 where none would do.
-    """
+def detectable_cosine(tensors: Sequence[tuple[int, float, float]], alpha: float) -> float:
+    """Smallest mean cosine that (pairs, exponent, cost) of these tensors could distinguish from chance."""
     low, high = 0.0, 1.0 - CLIP
 
     def found(x: float) -> bool:

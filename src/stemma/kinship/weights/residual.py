@@ -1,4 +1,4 @@
-"""How much rounding may have moved weights, and whether two models are the same but for it."""
+"""How much rounding may have changed weights, and whether two models are equal up to it."""
 
 from collections.abc import Sequence
 
@@ -7,30 +7,23 @@ import numpy as np
 from stemma.checkpoints.model import Model
 from stemma.checkpoints.tensor import Tensor
 from stemma.kinship.weights.correspondence import Pairing
-from stemma.kinship.weights.order.units_of_pair import Cuts
+from stemma.kinship.weights.order.pair_reader import PairReader
 from stemma.types import Digest
 
 ROUNDING = {"F64": 2.0**-53, "F32": 2.0**-24, "F16": 2.0**-11, "BF16": 2.0**-8, "F8_E4M3": 2.0**-4, "F8_E5M2": 2.0**-3}
 """Largest relative rounding error of one stored number."""
 
 SLACK = 64.0
-"""Roundings that a function-preserving rewrite may pile up in float32 arithmetic before it is stored."""
+"""Number of float32 roundings that a function-preserving rewrite may accumulate."""
 
 
-PEEK, TELLING, REMEMBERED = 4096, 64, 256
-"""Entries of a tensor that show its number format, distinct values that some matrix has to have for that, and models
-whose format is remembered."""
+PEEK, TELLING, CACHE_SIZE = 4096, 64, 256
+"""Entries of a tensor that are checked for its number format, distinct values that some matrix needs for that, and
+number of cached models."""
 
 
 def rounding(model: Model, name: str) -> float:
-    """Relative rounding error of a tensor's numbers (codes of eight bits or fewer count as quantised, not rounded).
-
-    A model that was rounded to half precision and stored in wider floats again keeps the error of half precision.
-    Cost: the first entries of the tensors are read, once for each model.
-
-    Returns:
-        A relative error.
-    """
+    """Relative rounding error of a tensor's numbers; half precision stored in wider floats keeps its error."""
     stored = model.tensors.get(name)
     own = ROUNDING.get(stored.dtype if stored is not None else model.weights[name].dtype, ROUNDING["F32"])
     if stored is None or own > ROUNDING["F32"] or not stored.is_float:
@@ -44,17 +37,13 @@ def rounding(model: Model, name: str) -> float:
 
 
 def _narrowest(model: Model) -> tuple[float, dict[str, float]]:
-    """The error of the narrowest floats that hold all matrices of a model; that of 64 bits where nothing tells.
-
-    Returns:
-        The error, and that of every tensor that was looked at.
-    """
+    """Rounding error of the narrowest float format that holds all matrices, and that of every tensor."""
     if (found := _known.get(model.digest)) is not None:
         return found
     seen = {n: _first(t) for n, t in model.tensors.items() if t.is_float and sum(s > 1 for s in t.shape) >= 2}
     telling = max((len(np.unique(x)) for x in seen.values()), default=0) >= TELLING
     errors = {n: rounding_of(x) for n, x in seen.items()} if telling else {}
-    while len(_known) >= REMEMBERED:
+    while len(_known) >= CACHE_SIZE:
         _known.pop(next(iter(_known)), None)
     _known[model.digest] = found = min(errors.values(), default=ROUNDING["F64"]), errors
     return found
@@ -64,7 +53,7 @@ _known: dict[Digest, tuple[float, dict[str, float]]] = {}
 
 
 def _first(tensor: Tensor) -> np.ndarray:
-    """The first entries of a tensor, as they are stored."""
+    """The first entries of a tensor, as stored."""
     if not tensor.shape or not tensor.size:
         return np.asarray(tensor.array()).reshape(-1)
     rows = min(tensor.shape[0], max(1, PEEK // max(1, tensor.size // tensor.shape[0])))
@@ -72,14 +61,7 @@ def _first(tensor: Tensor) -> np.ndarray:
 
 
 def rounding_of(values: np.ndarray) -> float:
-    """Relative rounding error of the number format that values were stored in, read off the values themselves.
-
-    Args:
-        values: `[k]`, from any format, widened.
-
-    Returns:
-        That of the narrowest float (of 16 or 32 bits) that holds all finite ones; of 64 bits where none does.
-    """
+    """Relative rounding error of the narrowest float format (16 to 64 bits) that holds all finite values."""
     finite = values[np.isfinite(values)]
     with np.errstate(over="ignore"):
         single = finite.astype(np.float32)
@@ -92,19 +74,8 @@ def rounding_of(values: np.ndarray) -> float:
 
 
 def recast_equal(a: Model, b: Model, pairings: Sequence[Pairing]) -> bool:
-    """Whether every paired matrix is the same, bit for bit, once both sides are rounded to the narrower float.
-
-    Eight-bit floats are excluded: converged strangers can agree that coarsely. So are matrices of few values.
-
-    Args:
-        a: First model.
-        b: Second model.
-        pairings: Correspondence of tensors.
-
-    Returns:
-        True for an exhibited identity.
-    """
-    cuts, values = Cuts(a, b, {p.a: p for p in pairings}), 0
+    """Whether paired matrices are identical once both are rounded to the narrower float of 16 bits or more."""
+    cuts, values = PairReader(a, b, {p.a: p for p in pairings}), 0
     for p in pairings:
         width = max(rounding(a, p.a), rounding(b, p.b))
         if width > ROUNDING["BF16"]:

@@ -1,4 +1,4 @@
-"""What sizes alone exclude: a matrix comes from another one as it is, or with units taken out or put in."""
+"""What sizes alone exclude: a matrix derives from another one unchanged, or with units removed or added."""
 
 import math
 from collections.abc import Collection, Mapping, Sequence
@@ -9,90 +9,54 @@ import numpy as np
 from stemma.checkpoints.model import Model
 from stemma.checkpoints.tensor import Tensor
 from stemma.fingerprints.tensor_content import features, long_axes, matrices
-from stemma.kinship.weights.correspondence import MOST_PAIRS, Pairing, orders_of
+from stemma.kinship.weights.correspondence import MAX_PAIRS, Pairing, axis_orders
 from stemma.types import Axis, Evidence, Null, Spec, Verdict
 
 SHARE = 0.05
-"""Share of the smaller model's entries below which it does not matter that they could have been inherited."""
+"""Share of the smaller model's entries below which possible inheritance is ignored."""
 
 FEW = 8
-"""Length of an axis that both must have in common; shorter ones are common to anything."""
+"""Least length of a common axis; shorter ones occur in any model."""
 
 NEARER, UNFIT = 1e3, 1e9
-"""What sizes weigh against numbers where partners are proposed, and the price of a pair that does not fit."""
+"""Weight of sizes relative to contents for proposed pairs, and cost of a pair that does not fit."""
 
 Sizes = tuple[int, ...]
 """Lengths of axes."""
 
 
-def sizes_apart(a: Model, b: Model) -> Evidence | None:
-    """Whether no matrix of one model has a size that units of the other could have.
-
-    A matrix that lost or gained units on one axis keeps the length of another; so do matrices that were joined, split,
-    or stored as two factors.
-
-    Args:
-        a: One model.
-        b: The other.
-
-    Returns:
-        The evidence that they share nothing; None where some matrices could be related.
-    """
+def no_fitting_sizes(a: Model, b: Model) -> Evidence | None:
+    """Evidence that no matrix of one model could derive from the other by its size; None if some could."""
     own, other = matrices(a), matrices(b)
     if not own or not other:
         return None
     small, large = (own, other) if _entries(own) <= _entries(other) else (other, own)
-    kinds = {sizes_of(t) for t in large.values()}
-    fitting = _entries({n: t for n, t in small.items() if has_counterpart(t, kinds)})
+    shapes = {sizes_of(t) for t in large.values()}
+    fitting = _entries({n: t for n, t in small.items() if has_counterpart(t, shapes)})
     share = fitting / max(1, _entries(small))
     if share >= SHARE:
         return None
-    reason = f"no matrix of one has a size that units of the other could have ({share:.0%} of the smaller model fits)"
+    reason = (
+        f"no matrix of one model has a size that could derive from the other ({share:.0%} of the smaller model fits)"
+    )
     claim = "some matrix has a size that units of the other could have"
     return Evidence(claim, Axis.WEIGHTS, "sizes", share, Null("none: no size fits"), None, None,
                     0.0, Verdict.REFUTED, reason, Spec("sizes"), (a.digest, b.digest))  # fmt: skip
 
 
-def has_counterpart(tensor: Tensor, kinds: Collection[Sizes]) -> bool:
-    """Whether one matrix could come from one of another model, or the other way round.
-
-    Args:
-        tensor: The matrix.
-        kinds: The sizes of the other model's matrices, each once.
-
-    Returns:
-        What their sizes allow.
-    """
+def has_counterpart(tensor: Tensor, shapes: Collection[Sizes]) -> bool:
+    """Whether a matrix could derive from one with any of these sizes, or vice versa."""
     own = sizes_of(tensor)
-    return own in kinds or any(fits(own, other) for other in kinds)
+    return own in shapes or any(fits(own, other) for other in shapes)
 
 
-def could_be(one: Tensor, other: Tensor) -> bool:
-    """Whether one matrix could have been made from the other by taking units out or putting some in.
-
-    Args:
-        one: A matrix.
-        other: Another one.
-
-    Returns:
-        What their sizes allow.
-    """
+def could_derive(one: Tensor, other: Tensor) -> bool:
+    """Whether one matrix could be made from the other by removing or adding units, by sizes."""
     return fits(sizes_of(one), sizes_of(other))
 
 
-def left_over(a: Model, b: Model, pairings: Sequence[Pairing], *, again: bool = False) -> list[Pairing]:
-    """Proposals for matrices that have no counterpart yet: others that they could have been cut from, or grown into.
-
-    Args:
-        a: The one model.
-        b: The other.
-        pairings: What is paired already.
-        again: Whether matrices of the larger model that are paired already are proposed a second time, to those of the
-            smaller one that are not.
-
-    Returns:
-        One pair for each that finds a partner: the nearest sizes, and among these the likest numbers.
-    """
+def pair_leftovers(a: Model, b: Model, pairings: Sequence[Pairing], *, again: bool = False) -> list[Pairing]:
+    """Propose counterparts for unpaired matrices, from which they could have been cut or grown."""
     own, other = matrices(a), matrices(b)
     taken = {p.a for p in pairings}, {p.b for p in pairings}
     smaller = _entries(own) <= _entries(other)
@@ -105,17 +69,18 @@ def left_over(a: Model, b: Model, pairings: Sequence[Pairing], *, again: bool = 
 
 
 def _assigned(own: Mapping[str, Tensor], other: Mapping[str, Tensor], *, possible: bool) -> list[Pairing]:
-    """The cheapest pairs of matrices of which one could be cut from the other; or which are nested and no more."""
+    """The cheapest pairs of matrices that could derive from each other, or that are only nested."""
     from scipy.optimize import linear_sum_assignment
 
-    kinds = _by_shape(own), _by_shape(other)
-    orders = {
-        (x, y): order for x, ns in kinds[0].items() for y, ms in kinds[1].items()
-        if could_be(own[ns[0]], other[ms[0]]) == possible and (order := _order(own[ns[0]], other[ms[0]])) is not None
+    shapes = _by_shape(own), _by_shape(other)
+    log_orders = {
+        (x, y): order for x, ns in shapes[0].items() for y, ms in shapes[1].items()
+        if could_derive(own[ns[0]], other[ms[0]]) == possible
+        and (order := _order(own[ns[0]], other[ms[0]])) is not None
     }  # fmt: skip
-    if sum(len(kinds[0][x]) * len(kinds[1][y]) for x, y in orders) > MOST_PAIRS:
-        return _in_turn(own, kinds, orders)
-    axes = {(n, m): order for (x, y), order in orders.items() for n in kinds[0][x] for m in kinds[1][y]}
+    if sum(len(shapes[0][x]) * len(shapes[1][y]) for x, y in log_orders) > MAX_PAIRS:
+        return _pair_in_order(own, shapes, log_orders)
+    axes = {(n, m): order for (x, y), order in log_orders.items() for n in shapes[0][x] for m in shapes[1][y]}
     if not axes:
         return []
     law = {x: features(own[x]).scalars for x in dict.fromkeys(x for x, _ in axes)}
@@ -136,33 +101,27 @@ def _by_shape(tensors: Mapping[str, Tensor]) -> dict[Sizes, list[str]]:
     return out
 
 
-def _in_turn(
-    own: Mapping[str, Tensor], kinds: tuple[Mapping[Sizes, list[str]], Mapping[Sizes, list[str]]],
-    orders: Mapping[tuple[Sizes, Sizes], tuple[int, ...]],
+def _pair_in_order(
+    own: Mapping[str, Tensor], shapes: tuple[Mapping[Sizes, list[str]], Mapping[Sizes, list[str]]],
+    log_orders: Mapping[tuple[Sizes, Sizes], tuple[int, ...]],
 ) -> list[Pairing]:  # fmt: skip
-    """Pairs of the nearest sizes, one after the other: too many of them to be told apart by their numbers."""
-    left, free = ({shape: list(names) for shape, names in kind.items()} for kind in kinds)
+    """Pairs of the nearest sizes in order, if there are too many to compare contents."""
+    left, free = ({shape: list(names) for shape, names in kind.items()} for kind in shapes)
     out = []
-    for x, y in sorted(orders, key=lambda pair: abs(math.log(math.prod(pair[0]) / math.prod(pair[1])))):
+    for x, y in sorted(log_orders, key=lambda pair: abs(math.log(math.prod(pair[0]) / math.prod(pair[1])))):
         while left[x] and free[y]:
             name = left[x].pop(0)
-            out.append(Pairing(name, free[y].pop(0), long_axes(own[name].shape), orders[x, y], 1.0))
+            out.append(Pairing(name, free[y].pop(0), long_axes(own[name].shape), log_orders[x, y], 1.0))
     return out
 
 
 def _order(one: Tensor, other: Tensor) -> tuple[int, ...] | None:
-    """The other's axes in the order of the one's, so that most lengths agree and all are nested the same way.
-
-    A matrix between two sets of units loses rows and columns: no length needs to agree.
-
-    Returns:
-        Positions; None where the lengths are not nested.
-    """
+    """The other's axes in the order of the one's, so that most lengths agree and all are nested; or None."""
     mine, theirs = long_axes(one.shape), long_axes(other.shape)
     best: tuple[int, tuple[int, ...]] | None = None
     if len(mine) != len(theirs):
         return None
-    for order in (tuple(theirs[i] for i in p) for p in orders_of(len(theirs))):
+    for order in (tuple(theirs[i] for i in p) for p in axis_orders(len(theirs))):
         pairs = [(one.shape[i], other.shape[j]) for i, j in zip(mine, order, strict=True)]
         equal = sum(x == y >= FEW for x, y in pairs)
         nested = all(x <= y for x, y in pairs) or all(x >= y for x, y in pairs)
@@ -172,33 +131,18 @@ def _order(one: Tensor, other: Tensor) -> tuple[int, ...] | None:
 
 
 def sizes_of(tensor: Tensor) -> Sizes:
-    """The lengths of a tensor's axes, those of length one left out.
-
-    Args:
-        tensor: A tensor.
-
-    Returns:
-        Lengths in ascending order.
-    """
+    """Lengths of a tensor's axes that are longer than 1, ascending."""
     return tuple(sorted(s for s in tensor.shape if s > 1))
 
 
 @lru_cache(1 << 16)
 def fits(one: Sizes, other: Sizes) -> bool:
-    """Whether a matrix of one size could have been made into the other by taking units out, or putting some in.
-
-    Args:
-        one: Lengths of its axes.
-        other: Lengths of the other's.
-
-    Returns:
-        True where no axis of one side is longer than its counterpart, and one of them is equally long.
-    """
+    """Whether a matrix of one size could become the other by removing or adding units on some axes."""
     if len(one) != len(other):
         return False
     if one == other:
         return True
-    for order in (tuple(other[i] for i in p) for p in orders_of(len(other))):
+    for order in (tuple(other[i] for i in p) for p in axis_orders(len(other))):
         pairs = list(zip(one, order, strict=True))
         nested = all(x <= y for x, y in pairs) or all(x >= y for x, y in pairs)
         if nested and any(x == y >= FEW for x, y in pairs):

@@ -1,4 +1,4 @@
-"""Which version of the weights axis an answer, or a measurement of it, comes from."""
+"""Version of the weights axis, stored with results and measurements."""
 
 VERSION = 5
 """Raised with every change that can change an answer about a pair, or what it costs: what was measured with an earlier

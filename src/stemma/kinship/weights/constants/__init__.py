@@ -1,1 +1,1 @@
-"""What many networks share without being kin: identities, tables of waves, starts from public seeds."""
+"""What independent networks share: identities, tables of waves, initialisations from public seeds."""

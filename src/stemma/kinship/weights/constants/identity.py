@@ -1,33 +1,21 @@
-"""Matrices near the identity: such a start, a recurrence, a shortcut. Strangers share it."""
+"""Matrices near the identity, which independent networks share."""
 
 from math import lgamma, log
 
 import numpy as np
 
 TIED = 1e-4
-"""Level at which a matrix counts as tied to its own coordinates."""
+"""Significance level at which a matrix counts as near the identity."""
 
 CORNER = 128
-"""Units and coordinates that are looked at for that, the first of each."""
+"""Number of first units and coordinates that are compared."""
 
 KERNELS = (1, 3, 5, 7, 9, 25, 49)
 """Entries of a kernel from one input to one unit, as layers usually have them."""
 
 
 def near_identity(x: np.ndarray) -> bool:
-    """Whether the units of one model point at the coordinates of their own number, by this model alone.
-
-    In a matrix or kernel near the identity (such a start, a recurrence, a shortcut that was not recognised) they do, in
-    any two models, whatever their history. The model's own order decides, so the law for the pair still holds. Each
-    coordinate has one unit that it moves most; that t of m coordinates have the unit of their number happens to n units
-    in an order of chance with a probability of at most C(m, t) (n - t)! / n!.
-
-    Args:
-        x: Units as rows, `[units, coordinates]` or with more axes, in the model's own order.
-
-    Returns:
-        True where the matrix is to be left out.
-    """
+    """Whether units point at the coordinate of their own number more often than chance; decided by one model."""
     if not x.size:
         return False
     n, width = len(x), x[0].size

@@ -1,9 +1,9 @@
-"""Random starts that anybody can draw: torch's default initialisers under the seeds that people use.
+"""Random initialisations that anybody can reproduce: torch's default initialisers under common seeds.
 
-Two trainings from one start stay alike for long, and no one copied the other. Where the start is private that is a
-trace of a common origin; where it is public it is none. What torch draws first under a seed can be drawn again: uniform
-numbers for layers and kernels, normal ones for embeddings. The first tensor that a network's code makes still shows
-them after training.
+Two trainings from one initialisation stay similar for long without one being derived from the other. Where the seed is
+public, similarity is no evidence of a common origin. The first random numbers of torch under a seed can be reproduced:
+uniform for layers and kernels, normal for embeddings. The first tensor of a network still correlates with them after
+training.
 
 Source: Mersenne Twister (Matsumoto & Nishimura, 1998) with torch's use of it: 24 bits per uniform number, and normal
 numbers by Box and Muller (1958) in blocks of sixteen.
@@ -25,20 +25,11 @@ ENTRIES = 4096
 """Numbers of a tensor that are compared, the first ones; at least an eighth as many are needed."""
 
 SIGMAS = 7.0
-"""Deviations from no correlation from which a start is recognised: seeds and tensors tried are paid for."""
+"""Standard deviations of the correlation from which a seed is recognised, corrected for seeds and tensors tried."""
 
 
 def public_start(model: Model) -> int | None:
-    """The public seed that a network's training started from.
-
-    Cost: the first numbers of every matrix are read.
-
-    Args:
-        model: Any model.
-
-    Returns:
-        The seed; None where none of those tried shows.
-    """
+    """The public seed that the network was initialised with, or None; reads the first numbers of each matrix."""
     for first in _firsts(model):
         if (seed := _seed_of(first)) is not None:
             return seed
@@ -63,7 +54,7 @@ def _seed_of(x: np.ndarray) -> int | None:
 
 @lru_cache(maxsize=1)
 def _patterns() -> tuple[tuple[int, np.ndarray], ...]:
-    """The first uniform and the first normal numbers under every seed, at mean zero and variance one."""
+    """The first uniform and normal numbers under every seed, standardised."""
     out = []
     for seed in SEEDS:
         uniform = _uniform(np.random.RandomState(seed), ENTRIES)
@@ -78,7 +69,7 @@ def _uniform(source: np.random.RandomState, count: int) -> np.ndarray:
 
 
 def _normal(uniform: np.ndarray) -> np.ndarray:
-    """Normal numbers of uniform ones: of every sixteen, the first eight give lengths, the others angles."""
+    """Normal numbers from uniform ones: of every sixteen, eight give lengths and eight angles."""
     blocks = uniform[: len(uniform) // 16 * 16].reshape(-1, 2, 8)
     length = np.sqrt(-2 * np.log(np.maximum(1 - blocks[:, 0], 1e-12)))
     angle = 2 * np.pi * blocks[:, 1]

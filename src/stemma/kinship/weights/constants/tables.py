@@ -1,9 +1,9 @@
-"""Fixed tables stored among the weights: sinusoidal positions, Fourier and cosine bases. Strangers share them."""
+"""Fixed tables stored among the weights (sinusoidal positions, Fourier and cosine bases), which models share."""
 
 import numpy as np
 
 ROWS = 24
-"""Rows that are looked at."""
+"""Rows that are checked."""
 
 SHARE = 0.9
 """Share of rows that must be waves."""
@@ -13,8 +13,8 @@ def is_table(array: np.ndarray) -> bool:
     """Whether a tensor's rows, along some axis, are sampled sine waves, plain or under a window.
 
     A wave satisfies x[t+1] + x[t-1] = c x[t] with one c for the whole row; a windowed one has its energy in a few
-    neighbouring frequencies. Trained rows of at least 16 entries do neither. One model alone decides, so a test that
-    leaves such tensors out keeps its law.
+    neighbouring frequencies. Trained rows of at least 16 entries do neither. Only one model is used, so a test that
+    omits such tensors keeps its distribution.
 
     Args:
         array: A cut through one model's tensor.

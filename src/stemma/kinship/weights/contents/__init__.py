@@ -1,1 +1,1 @@
-"""Are matched units nearer than any reordering can bring units of independent networks?"""
+"""The contents test: are matched units closer than any order of independent units could make them?"""

@@ -1,4 +1,4 @@
-"""Units alike, seen through two sketches: for models whose weights are gone."""
+"""The contents test on weight sketches, for models whose weights are no longer available."""
 
 import zlib
 from collections.abc import Mapping
@@ -9,17 +9,17 @@ import numpy as np
 
 from stemma.architectures.unit_groups import structure
 from stemma.checkpoints.model import Model
-from stemma.kinship.weights.contents.choices import sure
+from stemma.kinship.weights.contents.choices import is_certain
 from stemma.kinship.weights.maps.blocks import directions
 from stemma.kinship.weights.order.counts import LOG10, TINY
 from stemma.kinship.weights.order.similarity import informative
-from stemma.kinship.weights.reordering_bound import freedom, gains, log_tail, orders, surplus
+from stemma.kinship.weights.reordering_bound import free_numbers, gains, log_orders, log_tail, surplus
 from stemma.types import Axis, Evidence, Fingerprint, Null, Spec, Verdict
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """What one axis shows."""
+class _AxisAgreement:
+    """Agreement of the units of one axis."""
 
     tensor: int
     pairs: int
@@ -30,14 +30,14 @@ class _Seen:
 
 @dataclass(frozen=True)
 class SketchedUnitsAlike:
-    """The contents test on the projected units that two weight sketches keep.
+    """The contents test on the projected units in two weight sketches.
 
-    A sketch keeps a few numbers of some units. The order of units, and of what they read, could have been chosen so
-    that these few agree: that is paid for as with the weights themselves, and costs more than the sketch of a large
-    model can tell. Then the answer is `INCONCLUSIVE`, and says that the weights are wanted.
+    A sketch holds a few numbers of some units. The order of units, and of their inputs, could have been chosen so that
+    these few agree. The p-value is corrected for that as with the weights themselves, which costs more than the sketch
+    of a large model can show; then the verdict is `INCONCLUSIVE`.
 
     Attributes:
-        min_effect: Smallest mean cosine beyond chance that counts as kinship.
+        min_effect: Smallest mean cosine beyond chance that counts as a relation.
 
     Source: docs/kinship.md, "When the weights are gone".
     """
@@ -53,22 +53,12 @@ class SketchedUnitsAlike:
         return Spec(self.name, self.version, asdict(self))
 
     def evidence(self, a: Fingerprint, b: Fingerprint, model: Model, *, alpha: float = 0.01) -> Evidence:
-        """Compare two sketches.
-
-        Args:
-            a: One model's weight sketch.
-            b: The other's.
-            model: The first model, as far as it is remembered: names and shapes.
-            alpha: Level of the decision.
-
-        Returns:
-            The evidence; `INCONCLUSIVE` where no axis is common to both. Never `REFUTED`: a sketch is too coarse.
-        """
+        """Compare two weight sketches; `model` gives names and shapes. Never `REFUTED`."""
         found = self._axes(a, b, _costs(model))
         null = Null("the best order of units of independent networks, seen through projections (a bound)")
         claim, inputs = "sketched units contain the same, in whatever order", (a.model, b.model)
         if not found:
-            reason = "the sketches hold no axis in common"
+            reason = "the sketches have no axis in common"
             return Evidence(claim, Axis.WEIGHTS, self.name, 0.0, null, None, None, 0.0, Verdict.INCONCLUSIVE, reason,
                             self.spec, inputs)  # fmt: skip
         tensors = {f.tensor for f in found}
@@ -78,7 +68,7 @@ class SketchedUnitsAlike:
         related = log_p <= log(alpha) and effect >= self.min_effect
         said = f"sketched units have mean cosine {cosine:.2f} on {len(found)} axes"
         if not related:
-            said += "; a sketch holds too little to tell kin from units that were put in this order"
+            said += "; a sketch holds too little to exclude that units were put in this order"
         figures = {"axes": len(found), "pairs": sum(f.pairs for f in found), "cosine": cosine}
         return Evidence(claim, Axis.WEIGHTS, self.name, cosine, null, max(exp(log_p), TINY), log_p / LOG10, effect,
                         Verdict.SUPPORTED if related else Verdict.INCONCLUSIVE, said, self.spec, inputs,
@@ -86,7 +76,7 @@ class SketchedUnitsAlike:
 
     def _axes(
         self, a: Fingerprint, b: Fingerprint, costs: Mapping[int, tuple[str, Mapping[str, float]]]
-    ) -> list[_Seen]:
+    ) -> list[_AxisAgreement]:
         out = []
         left = [tuple(int(v) for v in row) for row in np.asarray(b.values["owners"])]
         for i, row in enumerate(np.asarray(a.values["owners"])):
@@ -99,21 +89,21 @@ class SketchedUnitsAlike:
             x = np.asarray(a.values["units"])[i, : owner[0]].astype(np.float32)
             y = np.asarray(b.values["units"])[j, : owner[0]].astype(np.float32)
             u, v = directions(x), directions(y)
-            told = informative(u, v)
-            similarity = u[told] @ v[told].T
+            usable = informative(u, v)
+            similarity = u[usable] @ v[usable].T
             if len(similarity) < 4 or owner[3] not in costs:
                 continue
             own, (group, others) = similarity.diagonal(), costs[owner[3]]
-            gain = float(gains(own, freedom(similarity, np.arange(len(own)), u.shape[1])).sum())
-            cost = {**others, group: orders(len(own), owner[1])}
-            out.append(_Seen(owner[3], len(own), gain, float(own.mean()), cost))
+            gain = float(gains(own, free_numbers(similarity, np.arange(len(own)), u.shape[1])).sum())
+            cost = {**others, group: log_orders(len(own), owner[1])}
+            out.append(_AxisAgreement(owner[3], len(own), gain, float(own.mean()), cost))
         return out
 
 
 def _costs(model: Model) -> dict[int, tuple[str, Mapping[str, float]]]:
-    """By checksum of a tensor's name: the set of its sketched units, and what the orders of its other axes cost."""
+    """By checksum of a tensor's name: its sketched set of units, and the cost of the orders of its other axes."""
     known = structure(model)
-    certain = sure(known)
+    certain = is_certain(known)
     out = {}
     for name, tensor in model.weights.items():
         labels = known.axes[name]
@@ -130,7 +120,7 @@ def _costs(model: Model) -> dict[int, tuple[str, Mapping[str, float]]]:
     return out
 
 
-def _log_p(found: list[_Seen]) -> float:
+def _log_p(found: list[_AxisAgreement]) -> float:
     chosen = [f for f in found if surplus(f.pairs, f.gain) > 0]
     if not chosen:
         return 0.0

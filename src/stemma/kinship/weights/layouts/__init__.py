@@ -1,1 +1,1 @@
-"""The same numbers in the layout of another tool: joined, split, stacked, reordered, transposed, factored."""
+"""Conversion between layouts of tools: joined, split, stacked, reordered, transposed or factored tensors."""

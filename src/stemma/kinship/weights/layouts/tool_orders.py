@@ -1,25 +1,16 @@
-"""Orders of rows that a tool would write: stretches that were put together, and axes that were exchanged."""
+"""Orders of rows that tools write: stretches put together, and exchanged axes."""
 
 import numpy as np
 
 STRETCH = 4
-"""Rows that stay together on average, at least, where stretches were moved."""
+"""Least average length of moved stretches."""
 
 LONGEST = 1 << 14
 """Rows of a block within which two axes may have been exchanged."""
 
 
 def is_simple(places: np.ndarray) -> bool:
-    """Whether an order of rows follows a rule, so that no search for units is needed to explain it.
-
-    Args:
-        places: For each row, where it stood, `[rows]`.
-
-    Returns:
-        True for a few stretches of equal steps in any order (joined, split, stacked or repeated tensors; gates; groups
-        of heads; rows in turns), and for blocks, all alike, in which two axes were exchanged (rotary pairs interleaved
-        or in halves).
-    """
+    """Whether an order of rows is simple enough for a tool: few stretches of equal steps, or exchanged axes."""
     steps = np.diff(places)
     if (steps == 1).all():
         return True
@@ -28,7 +19,7 @@ def is_simple(places: np.ndarray) -> bool:
 
 
 def _exchanged(places: np.ndarray) -> tuple[int, int] | None:
-    """Rows of a block and its inner length, where every block is a matrix that was written by columns."""
+    """Block size and inner length if every block is a matrix written by columns."""
     n = len(places)
     for size in (s for s in range(4, min(n, LONGEST) + 1) if n % s == 0):
         blocks = places.reshape(-1, size)

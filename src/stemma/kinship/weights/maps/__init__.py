@@ -1,1 +1,1 @@
-"""Which unit of one model is which of the other: maps between two models, found and applied."""
+"""Maps of units between two models: permutations, signs, scales, rotations; search and application."""

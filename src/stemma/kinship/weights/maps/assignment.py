@@ -1,4 +1,4 @@
-"""Which unit goes with which, given how alike they are: all pairs at once, also where there are tens of thousands."""
+"""Assignment of units between two models by similarity, also for tens of thousands of units."""
 
 from collections.abc import Sequence
 
@@ -23,16 +23,7 @@ Views = Sequence[tuple[np.ndarray, np.ndarray]]
 
 
 def similarities(views: Views, rows: slice | np.ndarray, *, signed: bool) -> np.ndarray:
-    """How alike units are, over all views.
-
-    Args:
-        views: Units as rows.
-        rows: Which units of the one side.
-        signed: Whether the opposite counts like the same, in each view by itself.
-
-    Returns:
-        `[rows, m]`.
-    """
+    """Similarity of units summed over all views, `[rows, m]`; absolute values per view where signs are free."""
     total: np.ndarray | None = None
     for u, v in views:
         product = u[rows] @ v.T
@@ -43,20 +34,8 @@ def similarities(views: Views, rows: slice | np.ndarray, *, signed: bool) -> np.
     return total
 
 
-def matched(views: Views, *, signed: bool, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Match units one to one.
-
-    Up to `EXACT` units by linear assignment; more of them by mutual nearest neighbours, again among those that are
-    left, in stripes so that no square of all pairs is held.
-
-    Args:
-        views: Units as rows.
-        signed: Whether the opposite counts like the same.
-        seed: Of the relabelling that makes ties fall at random.
-
-    Returns:
-        Rows and columns that go together, rows ascending; of large sets perhaps not all.
-    """
+def assign_units(views: Views, *, signed: bool, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Match units one to one: linear assignment up to `EXACT` units, mutual nearest neighbours beyond."""
     generator = np.random.default_rng(seed)
     if not signed:  # one product instead of several
         views = [(np.hstack([u for u, _ in views]), np.hstack([v for _, v in views]))]
@@ -87,7 +66,7 @@ def _mutual(views: Views, *, signed: bool) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _nearest(views: Views, *, signed: bool) -> tuple[np.ndarray, np.ndarray]:
-    """For each unit of the one side its nearest of the other, and the other way round."""
+    """For each unit of one side its nearest unit of the other, and vice versa."""
     n, m = len(views[0][0]), len(views[0][1])
     nearest = np.empty(n, int)
     best, back = np.full(m, -np.inf, np.float32), np.zeros(m, int)

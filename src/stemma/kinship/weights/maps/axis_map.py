@@ -1,8 +1,7 @@
-"""What a map between two models consists of: for each axis of a pair of tensors, which unit is which."""
+"""Maps between two models: for each axis of a pair of tensors, which unit corresponds to which."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import numpy as np
 
@@ -31,22 +30,14 @@ class AxisMap:
 
     @classmethod
     def identity(cls, units: int, target: int | None = None) -> "AxisMap":
-        """Every unit in its place, as far as both sides reach.
-
-        Args:
-            units: Units of the reference.
-            target: Units of the target, where they are not as many.
-
-        Returns:
-            The map.
-        """
+        """The identity, for as many units as both sides have."""
         other = units if target is None else target
         common = np.arange(min(units, other))
         return cls(common, common, (units, other))
 
     @property
     def in_place(self) -> bool:
-        """Whether no unit stands elsewhere, turned or under another sign."""
+        """Whether every unit keeps its place, without rotation or sign changes."""
         return self.rotation is None and self.signs is None and np.array_equal(self.rows, self.columns)
 
     @property
@@ -54,32 +45,8 @@ class AxisMap:
         """Whether every unit of both sides has a counterpart."""
         return len(self.rows) == self.of[0] == self.of[1]
 
-    @cached_property
-    def _columns(self) -> np.ndarray:
-        out = np.full(self.of[0], -1)
-        out[self.rows] = self.columns
-        return out
-
-    def target_of(self, units: np.ndarray) -> np.ndarray:
-        """The target's units for some of the reference's.
-
-        Args:
-            units: Units of the reference.
-
-        Returns:
-            As many units, -1 where one has no counterpart.
-        """
-        return self._columns[units]
-
     def sign_of(self, units: np.ndarray) -> np.ndarray:
-        """The signs of some of the reference's units.
-
-        Args:
-            units: Units of the reference.
-
-        Returns:
-            1 or -1 for each.
-        """
+        """The signs (1 or -1) of some of the reference's units."""
         out = np.ones(self.of[0], np.float32)
         if self.signs is not None:
             out[self.rows] = self.signs
@@ -109,22 +76,14 @@ class PairedAxis:
     block: int = 0
 
     def units(self) -> np.ndarray:
-        """Rows of the reference by unit.
-
-        Returns:
-            Integers `[units, rows per unit]`.
-        """
+        """Rows of the reference by unit, `[units, rows per unit]`."""
         if self.block:
             return np.arange(self.a).reshape(-1, self.block)
         named = self.key and self.key == self.label.group
         return np.concatenate([s.index() for s in self.label.segments], axis=1) if named else _rows(self.a)
 
     def units_of_target(self) -> np.ndarray:
-        """Rows of the target by unit: the reference's own where sizes agree.
-
-        Returns:
-            Integers `[units, rows per unit]`; none where the sizes do not fit the reference's blocks.
-        """
+        """Rows of the target by unit; empty where its size does not fit the reference's blocks."""
         if self.a == self.b:
             return self.units()
         only = self.label.segments[0]
@@ -139,12 +98,7 @@ def _rows(count: int) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Two tensors that correspond, or the stretches of them that carry one set of units.
-
-    Attributes:
-        pairing: Which axis is which; `a` is the reference.
-        axes: What the axes longer than one are, in the order of the pairing.
-    """
+    """Two paired tensors, or stretches of them that carry one set of units, with their axes longer than 1."""
 
     pairing: Pairing
     axes: tuple[PairedAxis, ...]
@@ -160,12 +114,7 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class PartMap:
-    """A part with which rows are which on its axes.
-
-    Attributes:
-        part: The part.
-        maps: A map of rows for each of its axes.
-    """
+    """A part with a map of rows for each of its axes."""
 
     part: Part
     maps: tuple[AxisMap, ...]

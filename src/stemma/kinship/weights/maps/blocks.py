@@ -1,4 +1,4 @@
-"""Cuts through a pair of tensors: units with some of their coordinates, both sides brought into one order."""
+"""Unit vectors of a pair of tensors, read through maps of their other axes into one order."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -8,25 +8,24 @@ import numpy as np
 from stemma.checkpoints.model import Model
 from stemma.checkpoints.tensor import Tensor
 from stemma.kinship.weights.maps.axis_map import AxisMap, Part
-from stemma.kinship.weights.order.units_of_pair import finite
+from stemma.kinship.weights.order.pair_reader import finite
 
 WHOLE, KEPT, SLICE = 1 << 22, 1 << 24, 1 << 20
-"""Entries up to which a tensor is read whole and kept for a while, that are kept at once, and that are decoded at once
-of a larger one."""
+"""Largest tensor that is read whole and cached, most cached entries, and entries of a larger tensor decoded at once."""
 
 ROUNDS = 5
-"""Rounds of alternating normalisation; rescaled clones agree after any number of them, and to rounding after more."""
+"""Rounds of alternating normalisation; rescaled copies agree to rounding after more rounds."""
 
 FAINT = 1e-9
-"""Norm, against the largest, below which a unit is none."""
+"""Relative norm below which a unit counts as zero."""
 
 EXTREME = 1e-12, 1e12
 """Largest entries between which squares of float32 are safe."""
 
 
 @dataclass(eq=False)
-class Reader:
-    """Reads parts of the tensors of a model, and keeps the small ones.
+class TensorReader:
+    """Reads parts of the tensors of a model, and caches the small ones.
 
     Attributes:
         model: The model.
@@ -39,21 +38,10 @@ class Reader:
     _entries: int = 0
 
     def take(self, name: str, axes: Sequence[int], picks: Mapping[int, np.ndarray]) -> np.ndarray:
-        """Some rows of some axes of a tensor.
-
-        Cost: the rows asked for of the first stored axis are decoded; memory of one slice beside the result.
-
-        Args:
-            name: The tensor.
-            axes: Its axes longer than one, in the order wanted.
-            picks: Rows by stored axis; all rows of the others.
-
-        Returns:
-            A float32 array with these axes; entries that are no numbers are zero.
-        """
+        """Some rows of some axes, float32, non-finite entries zero; decodes only the rows needed."""
         tensor = self.model.weights[name]
         if tensor.size <= self.whole:
-            return _ordered(_cut(self._whole(name, tensor), picks), axes)
+            return _ordered(_pick(self._whole(name, tensor), picks), axes)
         return _ordered(_read(tensor, picks), axes)
 
     def _whole(self, name: str, tensor: Tensor) -> np.ndarray:
@@ -74,16 +62,12 @@ def _read(tensor: Tensor, picks: Mapping[int, np.ndarray]) -> np.ndarray:
     out = np.empty((len(order), *shape), np.float32)
     row = max(1, tensor.size // tensor.shape[0])
     for start, stop in _runs(order[place], max(1, SLICE // row)):
-        out[place[start:stop]] = _cut(finite(tensor.take(order[place[start:stop]])), rest)
+        out[place[start:stop]] = _pick(finite(tensor.take(order[place[start:stop]])), rest)
     return out
 
 
 def _runs(ascending: np.ndarray, longest: int) -> Iterator[tuple[int, int]]:
-    """Stretches of rows that are read at once: as many as span no more than a slice, or one.
-
-    Yields:
-        First position and the one after the last.
-    """
+    """Stretches of rows that are read at once: as many as span no more than a slice, or one."""
     start = 0
     while start < len(ascending):
         stop = max(start + 1, int(np.searchsorted(ascending, ascending[start] + longest)))
@@ -91,7 +75,7 @@ def _runs(ascending: np.ndarray, longest: int) -> Iterator[tuple[int, int]]:
         start = stop
 
 
-def _cut(array: np.ndarray, picks: Mapping[int, np.ndarray]) -> np.ndarray:
+def _pick(array: np.ndarray, picks: Mapping[int, np.ndarray]) -> np.ndarray:
     for axis, rows in picks.items():
         if len(rows) != array.shape[axis] or (np.diff(rows) != 1).any():
             array = np.take(array, rows, axis=axis)
@@ -105,7 +89,7 @@ def _ordered(array: np.ndarray, axes: Sequence[int]) -> np.ndarray:
 
 
 @dataclass(frozen=True, eq=False)
-class Block:
+class UnitBlock:
     """Units of both sides with the same coordinates, in one order of coordinates.
 
     Attributes:
@@ -120,50 +104,26 @@ class Block:
     free: tuple[int, ...]
     seen: Mapping[int, np.ndarray] = field(default_factory=dict)
 
-    def of(self, rows: np.ndarray, columns: np.ndarray) -> "Block":
-        """The same of some units.
-
-        Args:
-            rows: Units of the reference.
-            columns: As many of the target.
-
-        Returns:
-            A smaller block.
-        """
+    def of(self, rows: np.ndarray, columns: np.ndarray) -> "UnitBlock":
+        """The block of some units of the reference and as many of the target."""
         return replace(self, a=self.a[rows], b=self.b[columns])
 
     def vectors(self, *, rescaled: bool, signed: bool = False) -> tuple[np.ndarray, np.ndarray]:
-        """Units as rows.
-
-        Args:
-            rescaled: Divide out positive factors of units on all axes; otherwise only a unit's own length.
-            signed: Whether units may be turned: then they have no part in common that could be taken away.
-
-        Returns:
-            Two matrices of directions without their common part; units without information are zero.
-        """
+        """Unit directions of both sides without their common part; zero for uninformative units."""
         a = self._side(self.a, rescaled=rescaled, signed=signed)
         return a, self._side(self.b, rescaled=rescaled, signed=signed)
 
     def _side(self, x: np.ndarray, *, rescaled: bool, signed: bool) -> np.ndarray:
-        """Units as rows; a unit of several rows may have a factor for each of them."""
+        """Units as rows; a unit of several rows may have one factor per row."""
         if rescaled:
             rows = x.reshape(-1, *x.shape[2:])
-            x = balanced(rows, (0, *(axis - 1 for axis in self.free))).reshape(x.shape)
+            x = normalise_axes(rows, (0, *(axis - 1 for axis in self.free))).reshape(x.shape)
         return directions(x.reshape(len(x), -1), signed=signed)
 
 
 def directions(units: np.ndarray, *, signed: bool = False) -> np.ndarray:
-    """Units at length one, without the direction that all have in common.
-
-    Args:
-        units: `[units, coordinates]`.
-        signed: Leave the common direction in: units that may be turned have none.
-
-    Returns:
-        The same shape; zero where a unit has no length, or none beside the common part.
-    """
-    units = tamed(units)
+    """Units `[units, coordinates]` at norm 1 without their common direction (kept where signs are free)."""
+    units = safely_scaled(units)
     norm = np.linalg.norm(units, axis=1, keepdims=True)
     alive = norm > FAINT * max(float(norm.max(initial=0.0)), 1e-30)
     x = np.multiply(units, np.where(alive, 1 / np.where(alive, norm, 1), 0), dtype=np.float32, casting="same_kind")
@@ -174,35 +134,17 @@ def directions(units: np.ndarray, *, signed: bool = False) -> np.ndarray:
     return x
 
 
-def tamed(x: np.ndarray) -> np.ndarray:
-    """An array at a scale at which squares neither overflow nor vanish.
-
-    Args:
-        x: Any array of finite numbers.
-
-    Returns:
-        The array, divided by a power of two where its largest entry is far from one.
-    """
+def safely_scaled(x: np.ndarray) -> np.ndarray:
+    """The array, divided by a power of two if squares of its entries would overflow or vanish."""
     largest = max(float(x.max(initial=0.0)), -float(x.min(initial=0.0)))
     if not largest or EXTREME[0] < largest < EXTREME[1]:
         return x
     return np.ldexp(x, -int(np.frexp(largest)[1]))
 
 
-def balanced(x: np.ndarray, axes: Sequence[int], rounds: int = ROUNDS) -> np.ndarray:
-    """Scale an array so that its root mean square is one at every place of some axes.
-
-    The result is the same whatever positive factors the units of these axes had.
-
-    Args:
-        x: Any array.
-        axes: Axes along which factors are divided out, in turn.
-        rounds: How often.
-
-    Returns:
-        The same shape and number format.
-    """
-    x = tamed(x)
+def normalise_axes(x: np.ndarray, axes: Sequence[int], rounds: int = ROUNDS) -> np.ndarray:
+    """Divide out positive factors along some axes, so that the root mean square is 1 at every place of them."""
+    x = safely_scaled(x)
     for _ in range(rounds):
         for axis in axes:
             others = tuple(i for i in range(x.ndim) if i != axis)
@@ -212,41 +154,21 @@ def balanced(x: np.ndarray, axes: Sequence[int], rounds: int = ROUNDS) -> np.nda
 
 
 @dataclass(eq=False)
-class Sides:
-    """Both models, read through maps of rows.
+class MappedPair:
+    """Readers of the reference and of the target, through maps of rows."""
 
-    Attributes:
-        reference: Reads the one.
-        target: Reads the other.
-    """
-
-    reference: Reader
-    target: Reader
+    reference: TensorReader
+    target: TensorReader
 
     def whole(self, part: Part) -> tuple[np.ndarray, np.ndarray]:
-        """Both sides of a part, as they stand.
-
-        Args:
-            part: The part.
-
-        Returns:
-            Arrays with the axes of the pairing.
-        """
+        """Both sides of a part, unmapped, with the axes of the pairing."""
         p = part.pairing
         own = {i: np.arange(x.a) + x.start for i, x in zip(p.axes_a, part.axes, strict=True)}
         other = {j: np.arange(x.b) + x.start for j, x in zip(p.axes_b, part.axes, strict=True)}
         return self.reference.take(p.a, p.axes_a, own), self.target.take(p.b, p.axes_b, other)
 
     def corners(self, part: Part, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """The first rows and columns of both sides, each in its own order.
-
-        Args:
-            part: The part.
-            length: Rows of an axis at most.
-
-        Returns:
-            Matrices, the part's first axis along the rows.
-        """
+        """The first rows and columns of both sides, as matrices."""
         p = part.pairing
         own = {i: np.arange(min(x.a, length)) + x.start for i, x in zip(p.axes_a, part.axes, strict=True)}
         other = {j: np.arange(min(x.b, length)) + x.start for j, x in zip(p.axes_b, part.axes, strict=True)}
@@ -256,7 +178,7 @@ class Sides:
     def block(
         self, part: Part, maps: Sequence[AxisMap | None], axis: int, coordinates: int,
         units: tuple[np.ndarray, np.ndarray] | None = None,
-    ) -> Block | None:  # fmt: skip
+    ) -> UnitBlock | None:  # fmt: skip
         """The units of one axis, seen from all others.
 
         Args:
@@ -277,30 +199,23 @@ class Sides:
         own, other = units if units is not None else (axes[axis].units(), axes[axis].units_of_target())
         if not len(own) or not len(other) or own.shape[1] != other.shape[1]:
             return None
-        picks = dict(zip(others, _spread([len(m.rows) for m in known if m is not None], coordinates), strict=True))
-        x, y = self._taken(part, maps, picks, {axis: (own.reshape(-1), other.reshape(-1))})
+        picks = dict(
+            zip(others, _evenly_spaced([len(m.rows) for m in known if m is not None], coordinates), strict=True)
+        )
+        x, y = self._read_mapped(part, maps, picks, {axis: (own.reshape(-1), other.reshape(-1))})
         x, y = np.moveaxis(x, axis, 0), np.moveaxis(y, axis, 0)
         seen = {axis: own.reshape(-1)} | {
             k: m.rows[picks[k]] for k, m in zip(others, known, strict=True) if m is not None
         }
         free = tuple(2 + i for i, k in enumerate(others) if axes[k].free)
-        return Block(x.reshape(*own.shape, *x.shape[1:]), y.reshape(*other.shape, *y.shape[1:]), free, seen)
+        return UnitBlock(x.reshape(*own.shape, *x.shape[1:]), y.reshape(*other.shape, *y.shape[1:]), free, seen)
 
-    def under(self, part: Part, maps: Sequence[AxisMap], entries: int) -> tuple[np.ndarray, np.ndarray]:
-        """Both sides of a part, brought together by maps of all axes.
+    def mapped_entries(self, part: Part, maps: Sequence[AxisMap], entries: int) -> tuple[np.ndarray, np.ndarray]:
+        """About so many entries of both sides, brought into one order by maps of all axes."""
+        picks = dict(enumerate(_evenly_spaced([len(m.rows) for m in maps], entries)))
+        return self._read_mapped(part, maps, picks, {})
 
-        Args:
-            part: The part.
-            maps: A map of rows for every axis.
-            entries: About how many entries are wanted, evenly spaced.
-
-        Returns:
-            Two arrays of one shape, axes in the order of the pairing.
-        """
-        picks = dict(enumerate(_spread([len(m.rows) for m in maps], entries)))
-        return self._taken(part, maps, picks, {})
-
-    def _taken(
+    def _read_mapped(
         self, part: Part, maps: Sequence[AxisMap | None], picks: Mapping[int, np.ndarray],
         units: Mapping[int, tuple[np.ndarray, np.ndarray]],
     ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
@@ -329,8 +244,8 @@ def _along(values: np.ndarray, axis: int, ndim: int) -> np.ndarray:
     return values.astype(np.float32).reshape([-1 if i == axis else 1 for i in range(ndim)])
 
 
-def _spread(sizes: Sequence[int], wanted: int) -> list[np.ndarray]:
-    """Evenly spaced positions on every axis, so that their product is about as large as wanted: long axes give way."""
+def _evenly_spaced(sizes: Sequence[int], wanted: int) -> list[np.ndarray]:
+    """Evenly spaced positions on every axis whose product is about as large as wanted."""
     keep = list(sizes)
     while keep and int(np.prod(keep)) > wanted and max(keep) > 1:
         longest = int(np.argmax(keep))

@@ -1,17 +1,17 @@
-"""Whether a linear map is worth fitting: what some matched vectors say of others that were held out."""
+"""Held-out check whether a linear map between two sets of vectors is worth fitting."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
 TRACE = 3.0
-"""Deviations above chance by which vectors that were held out must agree."""
+"""Standard deviations above chance by which held-out vectors must agree."""
 
 
-def agree(
+def held_out_agreement(
     x: Sequence[np.ndarray], y: Sequence[np.ndarray], held_x: Sequence[np.ndarray], held_y: Sequence[np.ndarray]
 ) -> bool:
-    """Ask whether pairs of vectors have anything in common, whatever rotation lies between the two sides.
+    """Whether paired vectors are related by a linear map, tested on held-out pairs.
 
     Where y = x R, the sum of outer products x y' of some pairs is their covariance times R, and brings others together:
     x (sum) y' is positive on average. Of vectors that have nothing to do with each other it has mean zero, and its

@@ -1,9 +1,4 @@
-"""A residual stream in other coordinates: the rotation that brings the tokens of one model onto those of the other.
-
-Tokens are the same for both models, so two embeddings of one network differ by a rotation that has a closed form
-(orthogonal Procrustes; Schönemann, Psychometrika 31, 1966). Embeddings of independent networks trained on like text can
-be rotated onto each other to some extent too: what was fitted is no evidence, only what else then agrees.
-"""
+"""Rotation of a residual stream, fitted to tokens (orthogonal Procrustes) and confirmed by other tensors."""
 
 import numpy as np
 
@@ -11,192 +6,167 @@ from stemma.architectures.structure import Structure
 from stemma.fingerprints.tensor_content import matrices
 from stemma.kinship.weights.maps.axis_map import AxisMap, Part
 from stemma.kinship.weights.maps.blocks import directions
-from stemma.kinship.weights.maps.held_out import agree
-from stemma.kinship.weights.maps.products import by_products, units_beside
-from stemma.kinship.weights.maps.search import Chart
-from stemma.kinship.weights.maps.settle import alternatives, grow
+from stemma.kinship.weights.maps.held_out import held_out_agreement
+from stemma.kinship.weights.maps.products import match_by_products, units_beside
+from stemma.kinship.weights.maps.search_state import SearchState
+from stemma.kinship.weights.maps.unnamed_tensors import alternatives, extend_map
 
 TOKENS = 2
-"""Tokens per dimension of the stream that are enough."""
+"""Tokens per dimension of the stream that are used."""
 
 ALIKE = 0.02
-"""How much worse than the best a tensor may fit that a rotation is fitted to: gains of others may be in the way."""
+"""How much worse than the best fit a tensor may be that a rotation is fitted to (other gains may disturb it)."""
 
-LEAST = 0.1
-"""Mean cosine of tokens held out below which a stream was not rotated: the rest need not be looked at."""
+MIN_COSINE = 0.1
+"""Mean cosine of held-out tokens below which no rotation is fitted."""
 
 ORDERED = 0.9
-"""Entry of a rotation from which it brings a dimension onto another one."""
+"""Entry of a rotation from which it maps one dimension to another."""
 
 FEWEST, FAINT = 0.25, 1e-5
-"""Share of the dimensions that tokens must span, and singular value, against the largest, below which they do not."""
+"""Share of the dimensions that tokens must span, and relative singular value below which they do not."""
 
 NARROW = 256
 """Dimensions up to which all tokens that a fit takes are read at once."""
 
-WIDEST = 8192
-"""Dimensions up to which a rotation is fitted: it takes a singular value decomposition."""
+MAX_WIDTH = 8192
+"""Most dimensions of a fitted rotation, which needs a singular value decomposition."""
 
 
-def turn_streams(chart: Chart, known: Structure, *, named: bool) -> tuple[str, ...]:
-    """Fit a rotation of every stream that may be rotated and has no map yet; keep it where other tensors then agree.
-
-    Args:
-        chart: Is filled where a rotation helps.
-        known: The structure of the reference.
-        named: Whether names say which tensor is which; otherwise that is looked for too.
-
-    Returns:
-        Streams that could not be tried, with the reason.
-    """
+def fit_stream_rotations(state: SearchState, known: Structure, *, named: bool) -> tuple[str, ...]:
+    """Fit a rotation to every unmapped stream and keep it if other tensors agree; streams not tried."""
     untried = []
     for group in known.groups:
-        if not group.rotatable or group.name in chart.units:
+        if not group.rotatable or group.name in state.units:
             continue
-        why = _by_tokens(chart, group.name, named=named)
-        if group.name in chart.units:
+        why = _fit_by_tokens(state, group.name, named=named)
+        if group.name in state.units:
             continue
-        shown = by_products(chart, group.name, named=named)
+        shown = match_by_products(state, group.name, named=named)
         if shown is not None:
-            _kept(chart, group.name, shown[0], [(name, 0) for name in shown[1]], named=named)
-        if why and not units_beside(chart, group.name):
+            _keep_if_confirmed(state, group.name, shown[0], [(name, 0) for name in shown[1]], named=named)
+        if why and not units_beside(state, group.name):
             untried.append(f"{group.name}: {why}")
     return tuple(untried)
 
 
-def _by_tokens(chart: Chart, stream: str, *, named: bool) -> str:
-    """Fit the rotation that brings tokens (positions, pixels) together; a few words where that could not be tried."""
-    anchors = [(name, k) for name, k in chart.showing(stream) if _anchored(chart, name, k)]
+def _fit_by_tokens(state: SearchState, stream: str, *, named: bool) -> str:
+    """Fit the rotation on tokens (positions, pixels); the reason if that was not possible."""
+    anchors = [(name, k) for name, k in state.showing(stream) if _is_anchored(state, name, k)]
     if not anchors:
-        return "no tensor shows it beside tokens"
-    fits = {} if named else _pair_anchors(chart, anchors)
-    widths = [chart.parts[name].axes[k].b for name, k in anchors]
+        return "no tensor connects it with tokens"
+    fits = {} if named else _pair_anchors(state, anchors)
+    widths = [state.parts[name].axes[k].b for name, k in anchors]
     width = max(widths, key=widths.count)
     anchors = [place for place, there in zip(anchors, widths, strict=True) if there == width]
-    fits = {n: fits[n] if n in fits else _fit(chart, n, chart.parts[n], k) for n, k in anchors}
-    if max(fits.values()) < LEAST:
+    fits = {n: fits[n] if n in fits else _fit(state, n, state.parts[n], k) for n, k in anchors}
+    if max(fits.values()) < MIN_COSINE:
         return ""
     best = [(name, k) for name, k in anchors if fits[name] >= max(fits.values()) - ALIKE]
-    fitted = _rotation(chart, best)
+    fitted = _rotation(state, best)
     if isinstance(fitted, str):
-        fitted = _rotation(chart, anchors)
+        fitted = _rotation(state, anchors)
     else:
         anchors = best
     if isinstance(fitted, str):
         return fitted
-    _kept(chart, stream, fitted, anchors, named=named)
+    _keep_if_confirmed(state, stream, fitted, anchors, named=named)
     return ""
 
 
-def _kept(chart: Chart, stream: str, fitted: AxisMap, anchors: list[tuple[str, int]], *, named: bool) -> None:
-    """Keep a rotation where more than it was fitted to agrees under it; with those units it is fitted again."""
-    before = set(chart.units)
-    chart.units[stream] = fitted
+def _keep_if_confirmed(
+    state: SearchState, stream: str, fitted: AxisMap, anchors: list[tuple[str, int]], *, named: bool
+) -> None:
+    """Keep a rotation if tensors agree that it was not fitted to; then fit it again with those."""
+    before = set(state.units)
+    state.units[stream] = fitted
     own = {name for name, _ in anchors}
-    chart.fitted |= own
-    grow(chart, named=named)
-    if _told(chart, stream, own, before) and _rank(fitted) < min(fitted.of):
-        more = _matched_too(chart, stream, anchors)
-        better = _rotation(chart, [*anchors, *more])
+    state.fitted |= own
+    extend_map(state, named=named)
+    if _is_confirmed(state, stream, own, before) and _rank(fitted) < min(fitted.of):
+        more = _matched_through(state, stream, anchors)
+        better = _rotation(state, [*anchors, *more])
         if not isinstance(better, str):
-            chart.units[stream] = better
-            chart.fitted |= {name for name, _ in more}
-            grow(chart, named=named)
-    if not _told(chart, stream, own, before):
-        for key in set(chart.units) - before:
-            del chart.units[key]
-        chart.fitted -= own
+            state.units[stream] = better
+            state.fitted |= {name for name, _ in more}
+            extend_map(state, named=named)
+    if not _is_confirmed(state, stream, own, before):
+        for key in set(state.units) - before:
+            del state.units[key]
+        state.fitted -= own
 
 
-def _told(chart: Chart, stream: str, fitted: set[str], before: set[str]) -> bool:
-    """Whether units were matched through a rotation that are not shown by the tensors alone that it was fitted to."""
-    new = set(chart.units) - before - {stream}
-    return any(name not in fitted for key in new for name, _ in chart.showing(key))
+def _is_confirmed(state: SearchState, stream: str, fitted: set[str], before: set[str]) -> bool:
+    """Whether units were matched through a rotation in tensors that it was not fitted to."""
+    new = set(state.units) - before - {stream}
+    return any(name not in fitted for key in new for name, _ in state.showing(key))
 
 
-def _pair_anchors(chart: Chart, anchors: list[tuple[str, int]]) -> dict[str, float]:
-    """Of the target's tensors that fit, give each anchor the one that a rotation brings nearest, tokens held out.
-
-    Returns:
-        By anchor, how well it fits.
-    """
-    others, fits = dict(matrices(chart.sides.target.model)), {}
+def _pair_anchors(state: SearchState, anchors: list[tuple[str, int]]) -> dict[str, float]:
+    """Give each anchor the target tensor that a rotation fits best on held-out tokens; fits by anchor."""
+    others, fits = dict(matrices(state.sides.target.model)), {}
     for name, k in anchors:
-        tried = [(_fit(chart, name, part, k), part) for part in alternatives(chart.parts[name], others)]
+        tried = [(_fit(state, name, part, k), part) for part in alternatives(state.parts[name], others)]
         if tried:
             fits[name], best = max(tried, key=lambda found: found[0])
-            chart.parts[name] = best
+            state.parts[name] = best
             others.pop(best.pairing.b, None)
     return fits
 
 
-def _fit(chart: Chart, name: str, part: Part, k: int) -> float:
-    """Mean cosine of tokens that were held out, after the rotation that fits the others best; 0 where none can."""
-    if (part.pairing, k) in chart.tried:
-        return chart.tried[part.pairing, k]
-    chart.tried[part.pairing, k] = found = _fitted(chart, name, part, k)
+def _fit(state: SearchState, name: str, part: Part, k: int) -> float:
+    """Mean cosine of held-out tokens after the best rotation; 0 where none fits."""
+    if (part.pairing, k) in state.tried:
+        return state.tried[part.pairing, k]
+    state.tried[part.pairing, k] = found = _fitted(state, name, part, k)
     return found
 
 
-def _fitted(chart: Chart, name: str, part: Part, k: int) -> float:
-    """As `_fit`; of wide streams few tokens say first whether more are worth reading."""
+def _fitted(state: SearchState, name: str, part: Part, k: int) -> float:
+    """As `_fit`; for wide streams few tokens decide whether more are read."""
     width, x, y = part.axes[k].a, np.zeros((0, 0)), np.zeros((0, 0))
     for tokens in (TOKENS * width, 4 * TOKENS * width)[width <= NARROW :]:
-        before, chart.parts[name] = chart.parts[name], part
-        block = chart.block(name, k, tokens)
-        chart.parts[name] = before
+        before, state.parts[name] = state.parts[name], part
+        block = state.block(name, k, tokens)
+        state.parts[name] = before
         if block is None:
             return -1.0
         x, y = (directions(side.reshape(len(side), -1).T) for side in (block.a, block.b))
-        if not agree([x[::2]], [y[::2]], [x[1::2]], [y[1::2]]):
+        if not held_out_agreement([x[::2]], [y[::2]], [x[1::2]], [y[1::2]]):
             return 0.0
     left, _, right = np.linalg.svd(x[::2].T @ y[::2], full_matrices=False)
     return float(((x[1::2] @ (left @ right)) * y[1::2]).sum(axis=1).mean())
 
 
-def _anchored(chart: Chart, name: str, k: int) -> bool:
+def _is_anchored(state: SearchState, name: str, k: int) -> bool:
     """Whether all other axes of a tensor have a fixed order."""
-    return all(not axis.key for i, axis in enumerate(chart.parts[name].axes) if i != k)
+    return all(not axis.key for i, axis in enumerate(state.parts[name].axes) if i != k)
 
 
-def _rotation(chart: Chart, anchors: list[tuple[str, int]]) -> AxisMap | str:
-    """The best orthogonal map of the stream over some tokens of all anchors; or why there is none.
-
-    Fewer tokens than dimensions fix it on what they span; it leaves the rest out.
-    Where the target is narrower the map is one into its space: a stream that was rotated and cut.
-
-    Returns:
-        The map, or a few words.
-    """
+def _rotation(state: SearchState, anchors: list[tuple[str, int]]) -> AxisMap | str:
+    """The best orthogonal map of the stream on tokens of all anchors, or the reason why there is none."""
     name, k = anchors[0]
-    n, m = chart.parts[name].axes[k].a, chart.parts[name].axes[k].b
-    if max(n, m) > WIDEST:
-        return f"it has {max(n, m):,} dimensions, more than {WIDEST:,}"
+    n, m = state.parts[name].axes[k].a, state.parts[name].axes[k].b
+    if max(n, m) > MAX_WIDTH:
+        return f"it has {max(n, m):,} dimensions, more than {MAX_WIDTH:,}"
     product, tokens = np.zeros((n, m)), 0
     for name, k in anchors:
-        block = chart.block(name, k, -(-TOKENS * n // len(anchors)))
+        block = state.block(name, k, -(-TOKENS * n // len(anchors)))
         if block is None:
             continue
         x, y = (directions(side.reshape(len(side), -1).T) for side in (block.a, block.b))
         product += x.T.astype(np.float64) @ y
         tokens += len(x)
     left, strength, right = np.linalg.svd(product, full_matrices=False)
-    told = strength > FAINT * strength[0]
-    if told.sum() < FEWEST * min(n, m):
+    usable = strength > FAINT * strength[0]
+    if usable.sum() < FEWEST * min(n, m):
         return f"{tokens:,} tokens are too few for {max(n, m):,} dimensions"
     common = np.arange(min(n, m))
-    return AxisMap(common, common, (n, m), rotation=(left[:, told] @ right[told]).astype(np.float32))
+    return AxisMap(common, common, (n, m), rotation=(left[:, usable] @ right[usable]).astype(np.float32))
 
 
 def order_of(found: AxisMap) -> AxisMap | None:
-    """The order that a rotation comes to, where it brings every dimension onto one other.
-
-    Args:
-        found: The map of a stream.
-
-    Returns:
-        A map without a rotation; None where dimensions are mixed.
-    """
+    """The permutation that a rotation amounts to; None where dimensions are mixed."""
     if found.rotation is None:
         return found
     columns = found.rotation.argmax(axis=1)
@@ -205,20 +175,20 @@ def order_of(found: AxisMap) -> AxisMap | None:
 
 
 def _rank(fitted: AxisMap) -> int:
-    """Dimensions that a map brings together: its singular values are one or zero."""
+    """Rank of a partial rotation, whose singular values are 1 or 0."""
     assert fitted.rotation is not None
     return round(float((fitted.rotation.astype(np.float64) ** 2).sum()))
 
 
-def _matched_too(chart: Chart, key: str, anchors: list[tuple[str, int]]) -> list[tuple[str, int]]:
-    """Tensors whose units were matched through the dimensions that tokens reach: enough of them for the others."""
-    out, rows, wanted = [], 0, TOKENS * chart.units[key].of[0]
-    for name, k in chart.showing(key):
-        axes = chart.parts[name].axes
-        own = (name, k) in anchors or axes[k].b != chart.units[key].of[1]
+def _matched_through(state: SearchState, key: str, anchors: list[tuple[str, int]]) -> list[tuple[str, int]]:
+    """Tensors matched through the dimensions that tokens span, enough to fit the others."""
+    out, rows, wanted = [], 0, TOKENS * state.units[key].of[0]
+    for name, k in state.showing(key):
+        axes = state.parts[name].axes
+        own = (name, k) in anchors or axes[k].b != state.units[key].of[1]
         if own or any(x.key == key for i, x in enumerate(axes) if i != k):
             continue
-        others = [chart.rows(name, i) for i in range(len(axes)) if i != k]
+        others = [state.rows(name, i) for i in range(len(axes)) if i != k]
         if any(m is None for m in others) or rows >= wanted:
             continue
         out.append((name, k))

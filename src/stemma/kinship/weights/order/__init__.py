@@ -1,1 +1,1 @@
-"""Units in place: the exact test of their order."""
+"""The exact test of the order of units."""

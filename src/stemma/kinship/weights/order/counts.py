@@ -1,11 +1,11 @@
-"""What a matching showed, the law that it has under independence, and the verdict that follows."""
+"""Counts of units in place, their distribution under independence, and the verdict."""
 
 from dataclasses import dataclass
 from math import exp, log
 from typing import Any, Protocol
 
 from stemma.checkpoints.model import Model
-from stemma.kinship.weights.order import laws
+from stemma.kinship.weights.order import permutation_laws
 from stemma.types import Axis, Evidence, Null, Spec, Verdict
 
 LOG10 = log(10.0)
@@ -14,7 +14,7 @@ INFERRED = "inferred:"
 
 
 class CountingTest(Protocol):
-    """The test whose counts are judged: `UnitsInPlace`."""
+    """The test whose counts are evaluated: `UnitsInPlace`."""
 
     @property
     def name(self) -> str:
@@ -23,7 +23,7 @@ class CountingTest(Protocol):
 
     @property
     def min_effect(self) -> float:
-        """Smallest share of units in place that counts as kinship."""
+        """Smallest share of units in place that counts as a relation."""
         ...
 
     @property
@@ -39,14 +39,14 @@ class CountingTest(Protocol):
 
 @dataclass(frozen=True)
 class GroupCount:
-    """What one block of units showed.
+    """Counts of one block of units.
 
     Attributes:
         group: The group, or tensor and axis.
         units: Informative units that were matched.
         in_place: Fixed points of the matching (equal widths).
         concordant: Pairs in the same order (unequal widths), else None.
-        of: The set of hidden units that an axis was read as; "" where `group` is that set.
+        of: The set of hidden units of an axis; empty where `group` is that set.
     """
 
     group: str
@@ -57,13 +57,13 @@ class GroupCount:
 
     @property
     def units_of(self) -> str:
-        """The set of hidden units that was looked at."""
+        """The set of hidden units that was counted."""
         return self.of or self.group
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Counts of one correspondence, with their law.
+    """Counts of one pairing of tensors, with their distribution.
 
     Attributes:
         mode: `sum` (exact) or `mean-e` (any dependence).
@@ -105,28 +105,26 @@ class Counts:
         if not self.groups:
             return None
         if self.mode == "mean-e":
-            return min(0.0, -laws.log_mean_e([laws.log_e_value(g.in_place, g.units) for g in self.equal]))
+            return min(
+                0.0,
+                -permutation_laws.log_mean_e([permutation_laws.log_e_value(g.in_place, g.units) for g in self.equal]),
+            )
         parts = []
         if self.equal:
             parts.append(
-                laws.log_tail([laws.fixed_point_law(g.units) for g in self.equal], sum(g.in_place for g in self.equal))
+                permutation_laws.log_tail(
+                    [permutation_laws.fixed_point_law(g.units) for g in self.equal], sum(g.in_place for g in self.equal)
+                )
             )
         if self.unequal:
-            law = [laws.concordance_law(g.units) for g in self.unequal]
-            parts.append(laws.log_tail(law, sum(g.concordant or 0 for g in self.unequal)))
+            law = [permutation_laws.concordance_law(g.units) for g in self.unequal]
+            parts.append(permutation_laws.log_tail(law, sum(g.concordant or 0 for g in self.unequal)))
         return min(0.0, min(parts) + log(len(parts)))
 
     def randomised_p(self, u: float) -> float:
-        """P(K > k) + u P(K = k): exactly uniform under the null; for calibration pages only.
-
-        Args:
-            u: A uniform random number.
-
-        Returns:
-            The p-value of the blocks of equal width.
-        """
-        law = [laws.fixed_point_law(g.units) for g in self.equal]
-        at, above = laws.log_pmf_and_tail(law, sum(g.in_place for g in self.equal))
+        """P(K > k) + u P(K = k), uniform under the null; for calibration only."""
+        law = [permutation_laws.fixed_point_law(g.units) for g in self.equal]
+        at, above = permutation_laws.log_pmf_and_tail(law, sum(g.in_place for g in self.equal))
         return above + u * at
 
 
@@ -137,20 +135,7 @@ def _chance(g: GroupCount) -> float:
 def evidence(
     method: CountingTest, a: Model, b: Model, counts: Counts, alternatives: int, details: dict[str, Any], alpha: float
 ) -> Evidence:
-    """Turn counts into a verdict.
-
-    Args:
-        method: Holds the thresholds.
-        a: First model.
-        b: Second model.
-        counts: The counts of the correspondence that is reported.
-        alternatives: Correspondences that were tried; the p-value is multiplied by it.
-        details: Further figures to report.
-        alpha: Level of the decision.
-
-    Returns:
-        The evidence; `INCONCLUSIVE` where too few units could be matched.
-    """
+    """Evidence from the counts; the p-value is multiplied by `alternatives`, the number of pairings tried."""
     log_p = counts.log_p()
     null = Null("uniform permutations of hidden units (exact law)" if counts.mode == "sum" else
                 "uniform permutations of hidden units (average of e-values, any dependence)")  # fmt: skip
@@ -158,28 +143,20 @@ def evidence(
                "mode": counts.mode, **details}  # fmt: skip
     if log_p is None:
         return Evidence("units stand in the same places", Axis.WEIGHTS, method.name, 0.0, null, None, None,
-                        0.0, Verdict.INCONCLUSIVE, "no hidden units could be put side by side", method.spec,
+                        0.0, Verdict.INCONCLUSIVE, "no hidden units could be compared", method.spec,
                         (a.digest, b.digest), figures)  # fmt: skip
     log_p = min(0.0, log_p + log(alternatives))
     verdict, reason = _decide(method, counts, log_p, alpha)
     inferred = str(details.get("structure", "")).startswith(INFERRED)
     if verdict is Verdict.SUPPORTED and inferred and not _replicated(counts, alternatives, alpha):
-        verdict, reason = Verdict.INCONCLUSIVE, f"{reason}, all in one set that was only inferred to be hidden units"
+        verdict, reason = Verdict.INCONCLUSIVE, f"{reason}, but all in one set of units that was only inferred"
     return Evidence("units stand in the same places", Axis.WEIGHTS, method.name, float(counts.in_place),
                     null, max(exp(log_p), TINY), log_p / LOG10, counts.effect, verdict, reason, method.spec,
                     (a.digest, b.digest), figures)  # fmt: skip
 
 
 def _replicated(counts: Counts, alternatives: int, alpha: float) -> bool:
-    """Whether the finding survives leaving out any one set of units.
-
-    What names and shapes tell can be wrong about one interface (concepts, pixels or classes in the middle of a
-    network, a fixed table of features); such an interface is aligned between any two models. With one set only there
-    is nothing to leave out. Source: partial conjunction, at least two of the sets (Benjamini & Heller, 2008).
-
-    Returns:
-        True where at least two sets of units speak for kinship, or there is only one.
-    """
+    """Whether the finding survives leaving out any one set of units (partial conjunction, Benjamini & Heller 2008)."""
     sets = {g.units_of for g in counts.groups}
     for left_out in sets if len(sets) > 1 else ():
         rest = Counts(counts.mode, tuple(g for g in counts.groups if g.units_of != left_out))
@@ -191,25 +168,24 @@ def _replicated(counts: Counts, alternatives: int, alpha: float) -> bool:
 
 def _decide(method: CountingTest, counts: Counts, log_p: float, alpha: float) -> tuple[Verdict, str]:
     chance = sum(_chance(g) for g in counts.groups)
-    what = "units" if counts.mode == "sum" else "unit views"  # one unit is seen through several tensors
-    found = f"{counts.in_place:,} of {counts.units:,} {what} in place where chance gives {chance:.0f}"
+    what = "hidden units" if counts.mode == "sum" else "views of hidden units"  # one view per tensor of a unit
+    found = f"{counts.in_place:,} of {counts.units:,} {what} match in place ({chance:.0f} expected by chance)"
     if log_p <= log(alpha):
         if counts.effect >= method.min_effect:
             return Verdict.SUPPORTED, found
-        return Verdict.INCONCLUSIVE, f"{found}: a p-value without an effect is no kinship (a shared random start?)"
+        return (
+            Verdict.INCONCLUSIVE,
+            f"{found}: significant, but too few for a relation (a shared random initialisation?)",
+        )
     bound = upper_share(counts, alpha)
     if bound < method.margin:
-        return Verdict.REFUTED, f"{found}; at most {bound:.0%} can be in place"
+        return Verdict.REFUTED, f"{found}; at most {bound:.0%} can match"
     few = "too few units to decide" if counts.effect < 1 - method.margin else f"not enough for alpha {alpha:g}"
     return Verdict.INCONCLUSIVE, f"{found}: {few}"
 
 
 def upper_share(counts: Counts, alpha: float) -> float:
-    """Upper confidence bound of the share of units kept in place (Clopper-Pearson, chance not subtracted).
-
-    Returns:
-        A share in [0, 1].
-    """
+    """Upper confidence bound of the share of units in place (Clopper-Pearson, chance not subtracted)."""
     from scipy.special import betaincinv
 
     k, n = counts.in_place, counts.units

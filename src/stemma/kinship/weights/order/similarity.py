@@ -1,20 +1,13 @@
-"""How alike units are, and which of them carry information."""
+"""Similarity of units, and which of them carry information."""
 
 import numpy as np
 
 DUPLICATE = 1 - 1e-6
-"""Cosine above which two units of one model are one unit twice."""
+"""Cosine above which two units of one model are duplicates."""
 
 
 def directions(units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Normalised unit vectors without their common direction, so that the scale of a unit does not matter.
-
-    Args:
-        units: Array `[units, coordinates]`.
-
-    Returns:
-        The directions, and which units are informative: not zero, not constant, no duplicate of another unit.
-    """
+    """Units at norm 1 without their common direction, and which are informative (not zero, not constant)."""
     x = np.asarray(units, np.float32)
     norm = _norms(x)
     alive = norm > 1e-9 * max(float(norm.max(initial=0.0)), 1e-30)
@@ -28,7 +21,7 @@ def directions(units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _norms(x: np.ndarray) -> np.ndarray:
-    """Norms of rows; scaled first, so that huge entries do not overflow."""
+    """Norms of rows, scaled first so that huge entries do not overflow."""
     top = float(np.abs(x).max(initial=0.0))
     if not 1e-15 < top < 1e15:
         x = (x / (top or 1.0)).astype(np.float32)
@@ -37,46 +30,20 @@ def _norms(x: np.ndarray) -> np.ndarray:
 
 
 def distinct(x: np.ndarray, alive: np.ndarray) -> np.ndarray:
-    """Leave out units that repeat another one: ties fake kinship.
-
-    Args:
-        x: Directions.
-        alive: Units to consider.
-
-    Returns:
-        A smaller mask.
-    """
+    """The mask without units that duplicate another one, since ties would look like agreement."""
     gram = np.abs(x @ x.T)
     np.fill_diagonal(gram, 0.0)
     return alive & ~(gram[:, alive] > DUPLICATE).any(axis=1)
 
 
 def informative(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Which of so many pairs of units say anything.
-
-    Args:
-        u: Directions of the one side, `[pairs, coordinates]`; zero where a unit has none.
-        v: Those of the other.
-
-    Returns:
-        A mask: both sides have a direction, and neither repeats another one of its side.
-    """
+    """Which pairs of directions carry information: nonzero on both sides, and no duplicates."""
     alive = np.logical_and(u.any(axis=1), v.any(axis=1))
     return alive & distinct(u, alive) & distinct(v, alive)
 
 
 def assign(similarity: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """The assignment of largest total similarity, after a random relabelling of both sides.
-
-    The relabelling makes ties fall at random: without it, equal rows would be matched in order.
-
-    Args:
-        similarity: Array `[units of A, units of B]`.
-        generator: Source of the relabelling.
-
-    Returns:
-        Matched rows and columns, rows ascending.
-    """
+    """Linear assignment of largest total similarity, after random relabelling so that ties fall at random."""
     from scipy.optimize import linear_sum_assignment
 
     p = generator.permutation(similarity.shape[0])

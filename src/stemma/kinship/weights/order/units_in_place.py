@@ -1,4 +1,4 @@
-"""Units in place: do two models keep the same units in the same positions?"""
+"""The exact test of the order of units: do two models keep the same units in the same positions?"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -11,8 +11,8 @@ from stemma.kinship.weights.constants.identity import near_identity
 from stemma.kinship.weights.constants.tables import is_table
 from stemma.kinship.weights.correspondence import Pairing
 from stemma.kinship.weights.order.counts import Counts, GroupCount
+from stemma.kinship.weights.order.pair_reader import COORDINATES, PairReader, owned_members, unit_vectors
 from stemma.kinship.weights.order.similarity import assign, directions, distinct
-from stemma.kinship.weights.order.units_of_pair import COORDINATES, Cuts, owned_members, unit_vectors
 from stemma.types import Spec, UnitMember
 
 SHAPES = "inferred:shapes"
@@ -31,10 +31,10 @@ class UnitsInPlace:
 
     Attributes:
         block: Units per assignment; larger groups are cut into blocks, which keeps the law exact.
-        max_blocks: Blocks looked at per group.
+        max_blocks: Most blocks per group.
         seed: Seed of the relabelling that breaks ties.
-        min_effect: Smallest share of units in place that counts as kinship; below it a small p is only the trace of
-            something shared (a random start). Fixed beforehand; its error rate is in benchmarks/results/null.json.
+        min_effect: Smallest share of units in place that counts as a relation; below it a small p-value may come from a
+            shared random initialisation. Fixed beforehand; its error rate is in benchmarks/results/null.json.
         margin: `independent` needs an upper bound of the share in place below this.
 
     Source: linear assignment and rank statistics of matched units go back to Zhu et al., ICML 2025 (arXiv:2502.12292);
@@ -56,24 +56,14 @@ class UnitsInPlace:
         return Spec(self.name, self.version, asdict(self))
 
     def count(self, a: Model, b: Model, pairings: Sequence[Pairing], structure: Structure) -> Counts:
-        """Count units in place for one correspondence of tensors.
-
-        Args:
-            a: The model that `structure` describes.
-            b: The other model.
-            pairings: Correspondence of tensors, made without looking at the order of units.
-            structure: Groups of A, or single hidden axes.
-
-        Returns:
-            The counts.
-        """
-        cuts = Cuts(a, b, {p.a: p for p in pairings})
-        # Groups told apart by size alone are exact but leave most tensors unused; single axes see more.
+        """Count units in place for one pairing of tensors, which must not depend on the order of units."""
+        cuts = PairReader(a, b, {p.a: p for p in pairings})
+        # Groups inferred from sizes are exact but leave most tensors unused; single axes use more.
         if structure.certain and structure.source != SHAPES:
             return Counts("sum", tuple(self._by_group(cuts, structure)))
         return Counts("mean-e", tuple(self._by_axis(cuts, structure)))
 
-    def _by_group(self, cuts: Cuts, structure: Structure) -> Iterator[GroupCount]:
+    def _by_group(self, cuts: PairReader, structure: Structure) -> Iterator[GroupCount]:
         owned = owned_members(structure.groups)
         matched: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         for order, group in enumerate(structure.groups):
@@ -89,19 +79,19 @@ class UnitsInPlace:
             if not views:
                 continue
             n_a, n_b = min(w[0] for w in widths), min(w[1] for w in widths)
-            views = _untied([(x[:n_a], y[:n_b]) for x, y in views])
+            views = _not_near_identity([(x[:n_a], y[:n_b]) for x, y in views])
             generator = np.random.default_rng([self.seed, order])
             if not views:
                 continue
             if n_a == n_b:
                 yield from self._blocks(group.name, views, n_a, group.orbits, generator)
             else:
-                count, pairs = _in_order(group.name, views, generator)
+                count, pairs = _count_in_order(group.name, views, generator)
                 matched[group.name] = pairs
                 if count is not None:
                     yield count
 
-    def _by_axis(self, cuts: Cuts, structure: Structure) -> Iterator[GroupCount]:
+    def _by_axis(self, cuts: PairReader, structure: Structure) -> Iterator[GroupCount]:
         for i, (name, pairing) in enumerate(cuts.pairings.items()):
             for position, axis in enumerate(pairing.axes_a):
                 label = structure.axes[name][axis]
@@ -134,7 +124,7 @@ class UnitsInPlace:
         generator: np.random.Generator,
     ) -> Iterator[GroupCount]:
         labels = np.array(orbits[:n]) if orbits else np.zeros(n, int)
-        views = _untied(views)
+        views = _not_near_identity(views)
         for orbit in np.unique(labels) if views else ():
             members = np.flatnonzero(labels == orbit)
             for start in range(0, min(len(members), self.block * self.max_blocks), self.block):
@@ -146,13 +136,13 @@ class UnitsInPlace:
                     yield GroupCount(name, len(similarity), int((r == c).sum()))
 
 
-def _untied(views: list[tuple[np.ndarray, np.ndarray]]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Views that are not tied to their own coordinates in either model."""
+def _not_near_identity(views: list[tuple[np.ndarray, np.ndarray]]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Views in which neither model is near the identity."""
     return [(x, y) for x, y in views if not (near_identity(x) or near_identity(y))]
 
 
 def _similarity(views: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """Sum of cosine matrices over views; a unit is informative where some view shows it in both models."""
+    """Sum of cosine matrices over views, and which units are informative."""
     n = len(views[0][0])
     total, good = np.zeros((n, n), np.float32), np.zeros(n, bool)
     repeated = np.ones(n, bool)
@@ -166,7 +156,7 @@ def _similarity(views: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray,
     return total, good & ~repeated
 
 
-def _in_order(
+def _count_in_order(
     name: str, views: list[tuple[np.ndarray, np.ndarray]], generator: np.random.Generator
 ) -> tuple[GroupCount | None, tuple[np.ndarray, np.ndarray]]:
     """Match two groups of different width and count pairs of matched units that keep their order."""
@@ -196,7 +186,7 @@ def _longest_increasing(values: np.ndarray) -> int:
 
 
 def _view(
-    cuts: Cuts,
+    cuts: PairReader,
     structure: Structure,
     tensor: str,
     axis: int,
@@ -204,7 +194,7 @@ def _view(
     size: int,
     matched: dict[str, tuple[np.ndarray, np.ndarray]],
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Units of a group as both models show them in one tensor, coordinates aligned; None where they cannot be."""
+    """Units of a group in one tensor of both models with aligned coordinates; None if that is not possible."""
     pairing = cuts.pairings.get(tensor)
     if pairing is None or axis not in pairing.axes_a:
         return None
@@ -224,11 +214,11 @@ def _view(
                 or (rows.max() + 1) * block > x.shape[position]
                 or (columns.max() + 1) * block > y.shape[position]
             ):
-                return None  # another tensor was taken for this one, or its rows were cut off
+                return None  # wrongly paired tensors, or rows that were not read
             if label.segments[0].stride == 1 and y.shape[position] % block == 0:
-                spread = np.arange(block)
-                x = np.take(x, (rows[:, None] * block + spread).reshape(-1), axis=position)
-                y = np.take(y, (columns[:, None] * block + spread).reshape(-1), axis=position)
+                spread_first = np.arange(block)
+                x = np.take(x, (rows[:, None] * block + spread_first).reshape(-1), axis=position)
+                y = np.take(y, (columns[:, None] * block + spread_first).reshape(-1), axis=position)
         elif x.shape[position] != y.shape[position]:
             if label.role != "token":
                 return None
@@ -236,11 +226,11 @@ def _view(
             x, y = np.take(x, range(shared), axis=position), np.take(y, range(shared), axis=position)
     position = pairing.axes_a.index(axis)
     u = unit_vectors(x, position, segments, size)
-    v = _counterpart(y, position, segments, size, x.shape[position])
+    v = _target_units(y, position, segments, size, x.shape[position])
     return None if v is None or not u.shape[1] or u.shape[1] != v.shape[1] else (u, v)
 
 
-def _counterpart(
+def _target_units(
     y: np.ndarray, position: int, segments: tuple[UnitMember, ...], size: int, rows_a: int
 ) -> np.ndarray | None:
     """B's units where its axis may have another length; only whole-axis groups can change width."""

@@ -1,4 +1,4 @@
-"""Rows of tensors, whatever axes number them, and tensors that are gathered from rows of others."""
+"""Tensors as rows of one length, and tensors gathered from rows of others."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -8,10 +8,10 @@ from functools import lru_cache, partial
 import numpy as np
 
 from stemma.checkpoints.tensor import RowStorage, Tensor
-from stemma.kinship.weights.order.units_of_pair import finite
+from stemma.kinship.weights.order.pair_reader import finite
 
 NUMBERS = 64
-"""Numbers of a long row that are compared, at least: enough to tell it from a million others."""
+"""Least entries of a long row that are compared, enough to distinguish a million rows."""
 
 FEW = 16
 """Rows up to which each is read by itself."""
@@ -20,12 +20,12 @@ SLICE = 1 << 18
 """Entries that are decoded at once where few of them are wanted."""
 
 SHORTEST = 8
-"""Numbers that a row needs to be looked for."""
+"""Least length of a row that is searched."""
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
-    """A tensor seen as rows of one length.
+class TensorRows:
+    """A tensor as rows of one length.
 
     Attributes:
         tensor: The tensor.
@@ -38,7 +38,7 @@ class Rows:
     order: tuple[int, ...]
 
     @property
-    def turned(self) -> bool:
+    def transposed(self) -> bool:
         """Whether axes are taken in another order than they are stored in."""
         return self.order != tuple(range(len(self.order)))
 
@@ -58,14 +58,7 @@ class Rows:
         return math.prod(self.shape[self.lead :])
 
     def read(self, rows: np.ndarray | None = None) -> np.ndarray:
-        """Read rows.
-
-        Args:
-            rows: Which ones; all of them unless given.
-
-        Returns:
-            Numbers `[rows, length]`; what is not finite is zero.
-        """
+        """Some or all rows, `[rows, length]`, non-finite entries zero."""
         if rows is None or not len(rows):
             return _whole(self) if rows is None else np.zeros((0, self.length), np.float32)
         if self.order[0]:  # rows run across the slices in which the tensor is stored
@@ -80,14 +73,8 @@ class Rows:
         """The rows of some stored slices."""
         return finite(self.tensor.rows(first, last)).transpose(self.order).reshape(-1, self.length)
 
-    def thinned(self) -> np.ndarray:
-        """Some numbers of every row, evenly spread.
-
-        Cost: of rows that run across the stored slices only the slices wanted are read; others slice by slice.
-
-        Returns:
-            `[rows, at most 2 NUMBERS]`, as `directions` takes them.
-        """
+    def subsampled(self) -> np.ndarray:
+        """Evenly spaced entries of every row, `[rows, at most 2 NUMBERS]`; reads slice by slice."""
         step, stored = max(1, self.length // NUMBERS), self.tensor.shape[0]
         if len(self.order) == 2 and self.order[0]:
             return np.concatenate([finite(self.tensor.rows(k, k + 1)) for k in range(0, stored, step)]).T
@@ -101,12 +88,12 @@ class Rows:
 
 
 @lru_cache(maxsize=2)
-def _whole(rows: Rows) -> np.ndarray:
+def _whole(rows: TensorRows) -> np.ndarray:
     return finite(rows.tensor.array()).transpose(rows.order).reshape(rows.count, rows.length)
 
 
 @dataclass(frozen=True, eq=False)
-class Gathered:
+class GatheredTensor:
     """A tensor of the reference, made of the target's rows.
 
     Attributes:
@@ -116,8 +103,8 @@ class Gathered:
         row: Which row of it.
     """
 
-    view: Rows
-    sources: tuple[Rows, ...]
+    view: TensorRows
+    sources: tuple[TensorRows, ...]
     source: np.ndarray
     row: np.ndarray
 
@@ -134,17 +121,12 @@ class Gathered:
         return same and rows
 
     def tensor(self, name: str) -> Tensor:
-        """The tensor under the reference's name; rows are gathered when they are asked for.
-
-        Args:
-            name: The reference's name.
-
-        Returns:
-            A view.
-        """
+        """The tensor under the reference's name; rows are gathered when needed."""
         shape = tuple(self.view.tensor.shape)
         make = (
-            self._rows if self.view.lead >= 1 and not self.view.turned else partial(sliced, partial(_everything, self))
+            self._rows
+            if self.view.lead >= 1 and not self.view.transposed
+            else partial(sliced, partial(_everything, self))
         )
         return Tensor(name, "F32", shape, RowStorage(make, shape))
 
@@ -153,14 +135,7 @@ class Gathered:
         return self.gather(np.arange(start * each, stop * each)).reshape(stop - start, *self.view.tensor.shape[1:])
 
     def gather(self, wanted: np.ndarray) -> np.ndarray:
-        """Rows, read from where they were found.
-
-        Args:
-            wanted: Which ones.
-
-        Returns:
-            Numbers `[rows, length]`.
-        """
+        """Some rows, read from their sources."""
         out = np.empty((len(wanted), self.view.length), np.float32)
         for k, source in enumerate(self.sources):
             own = self.source[wanted] == k
@@ -170,104 +145,56 @@ class Gathered:
 
 
 @lru_cache(maxsize=2)
-def _everything(g: Gathered) -> np.ndarray:
+def _everything(g: GatheredTensor) -> np.ndarray:
     x = g.gather(np.arange(g.view.count)).reshape(g.view.shape)
     return np.ascontiguousarray(x.transpose(np.argsort(g.view.order)))
 
 
 @dataclass(eq=False)
-class Pool:
-    """The rows of the target, by length, as directions of few numbers.
-
-    Attributes:
-        tensors: The target's matrices.
-    """
+class RowIndex:
+    """The rows of the target's matrices, by length, as directions of few numbers."""
 
     tensors: Mapping[str, Tensor]
     _sketches: dict[tuple[str, int, tuple[int, ...]], np.ndarray] = field(default_factory=dict)
-    _forms: dict[int, list[Rows]] = field(default_factory=dict)
+    _forms: dict[int, list[TensorRows]] = field(default_factory=dict)
 
-    def forms(self, length: int) -> list[Rows]:
-        """Everything in the target that has rows of a length.
-
-        Args:
-            length: Numbers of a row.
-
-        Returns:
-            Its tensors, cut behind each axis that gives such rows.
-        """
+    def views_of_length(self, length: int) -> list[TensorRows]:
+        """All row views of the target's tensors with rows of this length."""
         if length not in self._forms:
-            every = (f for t in self.tensors.values() for f in forms_of(t))
+            every = (f for t in self.tensors.values() for f in row_views(t))
             self._forms[length] = [f for f in every if f.length == length]
         return self._forms[length]
 
-    def sketch(self, rows: Rows) -> np.ndarray:
-        """Rows as directions of few numbers; kept.
-
-        Args:
-            rows: A tensor as rows.
-
-        Returns:
-            See `directions`.
-        """
+    def sketch(self, rows: TensorRows) -> np.ndarray:
+        """Rows as directions of few numbers, cached."""
         key = rows.tensor.name, rows.lead, rows.order
         if key not in self._sketches:
-            self._sketches[key] = normal(rows.thinned())
+            self._sketches[key] = normal(rows.subsampled())
         return self._sketches[key]
 
 
-def forms_of(tensor: Tensor) -> Iterator[Rows]:
-    """A tensor as rows: cut behind each of its axes, and with any one axis taken as what a row runs along.
-
-    Args:
-        tensor: A tensor of two axes or more.
-
-    Yields:
-        Every way that gives rows of at least `SHORTEST` numbers; as it is stored first.
-    """
+def row_views(tensor: Tensor) -> Iterator[TensorRows]:
+    """A tensor as rows: cut behind each axis, or along any one axis; as stored first."""
     axes = tuple(range(len(tensor.shape)))
     stored = ((lead, axes) for lead in axes[1:])
     along = ((len(axes) - 1, (*(i for i in axes if i != k), k)) for k in axes[:-1] if len(axes) > 1)
     for lead, order in (*stored, *along):
-        rows = Rows(tensor, lead, order)
+        rows = TensorRows(tensor, lead, order)
         if rows.length >= SHORTEST and rows.count >= 1:
             yield rows
 
 
 def directions(rows: np.ndarray) -> np.ndarray:
-    """Some numbers of each row, evenly spread, at length one: equal rows stay equal, others are told apart.
-
-    Args:
-        rows: Numbers `[rows, length]`.
-
-    Returns:
-        `[rows, at most 2 NUMBERS]`; zero where these numbers are.
-    """
+    """Evenly spaced entries of each row, at norm 1."""
     return normal(rows[:, :: max(1, rows.shape[1] // NUMBERS)].astype(np.float32))
 
 
 def normal(x: np.ndarray) -> np.ndarray:
-    """Rows at length one.
-
-    Args:
-        x: Numbers `[rows, some]`.
-
-    Returns:
-        The same shape; zero where a row is.
-    """
+    """Rows at norm 1; zero rows stay zero."""
     norm = np.sqrt(np.einsum("ij,ij->i", x, x))[:, None]
     return np.divide(x, norm, out=np.zeros_like(x), where=norm > 0)
 
 
 def sliced(whole: Callable[[], np.ndarray], start: int, stop: int) -> np.ndarray:
-    """Rows of an array that is made as a whole.
-
-    Args:
-        whole: Makes it.
-        start: First row.
-        stop: The one after the last.
-
-    Returns:
-        The rows.
-    """
+    """Rows of an array that is made as a whole."""
     return whole()[start:stop]

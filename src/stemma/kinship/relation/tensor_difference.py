@@ -1,4 +1,4 @@
-"""What two versions of one tensor show: sums over all entries, read in slices, from which every operation is judged."""
+"""Difference of two versions of one tensor: sums over all entries, read in slices, that all operations use."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -6,23 +6,19 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 
-SKETCH = 96
-"""Directions onto which the rows of a difference are projected to see its rank; shorter rows are kept whole."""
+PROJECTIONS = 96
+"""Directions onto which the rows of a difference are projected to find its rank; shorter rows are not projected."""
 
 PATTERNS = ((2, 4), (4, 8), (1, 4))
-"""Zeros in neighbours that are looked for."""
+"""N:M patterns of zeros that are detected."""
 
-KEPT = 1 << 14
-"""Entries of each side that are kept for what sums do not show (order of magnitudes, patterns of zeros)."""
+SAMPLED_ENTRIES = 1 << 14
+"""Sampled entries of each tensor, for what sums do not show (order of magnitudes, patterns of zeros)."""
 
 
 @dataclass(eq=False)
-class Projected:
-    """A difference, onto `SKETCH` directions: read when its rank is asked for, since most changes are plainly dense.
-
-    Attributes:
-        slices: Gives corresponding rows of A and B, in order.
-    """
+class ProjectedDifference:
+    """A difference projected onto `PROJECTIONS` directions, read only when its rank is needed."""
 
     slices: Callable[[], Iterable[tuple[np.ndarray, np.ndarray]]]
 
@@ -32,15 +28,15 @@ class Projected:
         gram: np.ndarray | None = None
         for x, y in self.slices():
             d = y.reshape(len(y), -1).astype(np.float64) - x.reshape(len(x), -1)
-            seen = d if d.shape[1] <= SKETCH else d @ _directions(d.shape[1])
+            seen = d if d.shape[1] <= PROJECTIONS else d @ _random_directions(d.shape[1])
             if x.ndim > 1:
                 gram = seen.T @ seen + (0 if gram is None else gram)
         return np.zeros(0) if gram is None else np.sqrt(np.maximum(np.linalg.eigvalsh(gram)[::-1], 0))
 
 
 @dataclass(frozen=True, eq=False)
-class Measured:
-    """Two versions A and B of one tensor, entry by entry.
+class TensorDifference:
+    """Entry-wise comparison of two versions A and B of one tensor.
 
     Sums are over the entries that were read, in float64; `rows` are the units of the first axis.
 
@@ -48,25 +44,25 @@ class Measured:
         shape: Sizes of the axes longer than one.
         read: Entries that were read.
         rows: Per row: sum of A², of B², of AB, of (B - A)², `[4, rows]`.
-        across: The same per unit of every further axis, `[4, units]` each; empty for vectors.
+        axis_sums: The same per unit of every further axis, `[4, units]` each; empty for vectors.
         equal: Entries that are the same number in both.
         zeros: Entries that are zero in A only, in B only, in both.
-        on_support: Sums of (B - A)² where B is not zero, and where A is not.
-        projected: The difference, projected when its rank is asked for.
+        unzeroed_change: Sums of (B - A)² where B is not zero, and where A is not.
+        projected: The difference, projected when its rank is needed.
         sample: The same entries of A and of B, spread evenly, `[2, n]`.
-        patterned: (n, m) where n of every m neighbours are zero, else None; of B, then of A.
+        zero_patterns: (n, m) where n of every m neighbours are zero, else None; of B, then of A.
     """
 
     shape: tuple[int, ...]
     read: int
     rows: np.ndarray
-    across: tuple[np.ndarray, ...]
+    axis_sums: tuple[np.ndarray, ...]
     equal: int
     zeros: tuple[int, int, int]
-    on_support: tuple[float, float]
-    projected: "Projected"
+    unzeroed_change: tuple[float, float]
+    projected: "ProjectedDifference"
     sample: np.ndarray
-    patterned: tuple[tuple[int, int] | None, tuple[int, int] | None]
+    zero_patterns: tuple[tuple[int, int] | None, tuple[int, int] | None]
 
     @property
     def norm_a(self) -> float:
@@ -105,26 +101,19 @@ class Measured:
         nonzero = self.read - self.zeros[0] - self.zeros[2]
         return self.zeros[1] / max(1, nonzero)
 
-    def turned(self) -> "Measured":
-        """The same with A and B exchanged; nothing is read again.
-
-        Returns:
-            What B and A show.
-        """
+    def swapped(self) -> "TensorDifference":
+        """The same with A and B exchanged; nothing is read again."""
         swap = [1, 0, 2, 3]
         return replace(
-            self, rows=self.rows[swap], across=tuple(s[swap] for s in self.across), sample=self.sample[::-1],
-            zeros=(self.zeros[1], self.zeros[0], self.zeros[2]), on_support=self.on_support[::-1],
-            patterned=self.patterned[::-1],
+            self, rows=self.rows[swap], axis_sums=tuple(s[swap] for s in self.axis_sums), sample=self.sample[::-1],
+            zeros=(self.zeros[1], self.zeros[0], self.zeros[2]), unzeroed_change=self.unzeroed_change[::-1],
+            zero_patterns=self.zero_patterns[::-1],
         )  # fmt: skip
 
     @cached_property
-    def scaled(self) -> float:
-        """Relative difference that remains after the best positive scale per unit of whichever axis suits.
-
-        Units count equally: a rescaled one must not hide behind a larger one.
-        """
-        return min((_after_scale(s) for s in (self.rows, *self.across) if s.size), default=self.relative)
+    def residual_after_scaling(self) -> float:
+        """Relative difference after the best positive scale per unit of the best axis; units count equally."""
+        return min((_after_scale(s) for s in (self.rows, *self.axis_sums) if s.size), default=self.relative)
 
     @cached_property
     def singular_values(self) -> np.ndarray:
@@ -132,9 +121,9 @@ class Measured:
         return self.projected.singular_values
 
     @property
-    def rank_of_room(self) -> int:
-        """The rank that a difference without structure would have here, as far as it can be seen."""
-        return min(self.rows.shape[1], SKETCH, int(np.prod(self.shape[1:]))) if len(self.shape) > 1 else 0
+    def max_rank(self) -> int:
+        """Largest rank that can be measured here."""
+        return min(self.rows.shape[1], PROJECTIONS, int(np.prod(self.shape[1:]))) if len(self.shape) > 1 else 0
 
 
 def _after_scale(sums: np.ndarray) -> float:
@@ -146,22 +135,21 @@ def _after_scale(sums: np.ndarray) -> float:
 
 
 @lru_cache(maxsize=8)
-def _directions(width: int) -> np.ndarray:
+def _random_directions(width: int) -> np.ndarray:
     """Random directions of nearly unit length and nearly at right angles, the same for every tensor of a width."""
-    return np.random.default_rng(width).normal(scale=width**-0.5, size=(width, SKETCH))
+    return np.random.default_rng(width).normal(scale=width**-0.5, size=(width, PROJECTIONS))
 
 
-def measure(slices: Callable[[], Iterable[tuple[np.ndarray, np.ndarray]]]) -> Measured | None:
-    """Add up what two versions of a tensor show.
+def tensor_difference(slices: Callable[[], Iterable[tuple[np.ndarray, np.ndarray]]]) -> TensorDifference | None:
+    """Difference of corresponding row slices of A and B; None where sizes differ or nothing was read.
 
-    Memory: one slice in float64; time: a few passes over the entries. The rank of the difference takes another pass and
-    a product with `SKETCH` columns, once it is asked for.
+    Memory: one slice in float64. Time: a few passes over the entries, and another one when the rank is needed.
 
     Args:
         slices: Gives corresponding rows of A and B, in order, all other axes whole; called once more for the rank.
 
     Returns:
-        The sums; None where sizes differ or nothing was read.
+        The difference, or None.
     """
     sums = _Sums()
     for x, y in slices():
@@ -169,7 +157,7 @@ def measure(slices: Callable[[], Iterable[tuple[np.ndarray, np.ndarray]]]) -> Me
             return None
         if x.size:
             sums.add(x, y)
-    return sums.result(Projected(slices))
+    return sums.result(ProjectedDifference(slices))
 
 
 def _along(x: np.ndarray, axis: int) -> np.ndarray:
@@ -177,11 +165,11 @@ def _along(x: np.ndarray, axis: int) -> np.ndarray:
 
 
 class _Sums:
-    """Private: sums under way; alive inside `measure`."""
+    """Private: sums under way; alive inside `tensor_difference`."""
 
     def __init__(self) -> None:
         self.rows: list[np.ndarray] = []
-        self.across: list[np.ndarray] = []
+        self.axis_sums: list[np.ndarray] = []
         self.equal, self.read = 0, 0
         self.zeros, self.support = np.zeros(3, int), np.zeros(2)
         self.samples: list[np.ndarray] = []
@@ -196,46 +184,46 @@ class _Sums:
         self.rows.append(np.stack([s.sum(1) for s in squares]))
         if x.ndim > 1:
             seen = [np.stack([_along(s.reshape(x.shape), i) for s in squares]) for i in range(1, x.ndim)]
-            self.across = [s + t for s, t in zip(seen, self.across, strict=True)] if self.across else seen
-        gone_a, gone_b = a == 0, b == 0
+            self.axis_sums = [s + t for s, t in zip(seen, self.axis_sums, strict=True)] if self.axis_sums else seen
+        zero_a, zero_b = a == 0, b == 0
         self.equal += int((a == b).sum())
-        self.zeros += [(gone_a & ~gone_b).sum(), (gone_b & ~gone_a).sum(), (gone_a & gone_b).sum()]
-        self.support += [squares[3][~gone_b].sum(), squares[3][~gone_a].sum()]
-        for known, gone in zip(self.patterns, (gone_b, gone_a), strict=True):
-            _look_for(known, gone)
+        self.zeros += [(zero_a & ~zero_b).sum(), (zero_b & ~zero_a).sum(), (zero_a & zero_b).sum()]
+        self.support += [squares[3][~zero_b].sum(), squares[3][~zero_a].sum()]
+        for known, zero in zip(self.patterns, (zero_b, zero_a), strict=True):
+            _update_patterns(known, zero)
         self.read += x.size
         self.shape = ((self.shape[0] if self.shape else 0) + len(x), *x.shape[1:])
-        step = max(1, x.size // KEPT)
+        step = max(1, x.size // SAMPLED_ENTRIES)
         self.samples.append(np.stack([a.reshape(-1)[::step], b.reshape(-1)[::step]]))
 
-    def result(self, projected: Projected) -> Measured | None:
+    def result(self, projected: ProjectedDifference) -> TensorDifference | None:
         if not self.read:
             return None
         sample = np.concatenate(self.samples, axis=1)
-        sample = sample[:, :: max(1, sample.shape[1] // KEPT)]
+        sample = sample[:, :: max(1, sample.shape[1] // SAMPLED_ENTRIES)]
         patterns = [next((p for p, holds in known.items() if holds), None) for known in self.patterns]
-        return Measured(
-            shape=self.shape, read=self.read, rows=np.concatenate(self.rows, axis=1), across=tuple(self.across),
+        return TensorDifference(
+            shape=self.shape, read=self.read, rows=np.concatenate(self.rows, axis=1), axis_sums=tuple(self.axis_sums),
             equal=self.equal, zeros=(int(self.zeros[0]), int(self.zeros[1]), int(self.zeros[2])),
-            on_support=(float(self.support[0]), float(self.support[1])), projected=projected, sample=sample,
-            patterned=(patterns[0], patterns[1]),
+            unzeroed_change=(float(self.support[0]), float(self.support[1])), projected=projected, sample=sample,
+            zero_patterns=(patterns[0], patterns[1]),
         )  # fmt: skip
 
 
-def _look_for(known: dict[tuple[int, int], bool], gone: np.ndarray) -> None:
-    """Strike out the patterns of zeros that these rows do not keep."""
-    if not any(known.values()) or not gone.any():  # every pattern has zeros
+def _update_patterns(known: dict[tuple[int, int], bool], zero: np.ndarray) -> None:
+    """Drop the N:M patterns of zeros that these rows do not follow."""
+    if not any(known.values()) or not zero.any():  # every pattern has zeros
         known.update(dict.fromkeys(known, False))
         return
     for (n, m), holds in known.items():
-        whole = gone.shape[1] // m * m
+        whole = zero.shape[1] // m * m
         if holds and whole:
-            counts = gone[:, :whole].reshape(len(gone), -1, m).sum(2)
+            counts = zero[:, :whole].reshape(len(zero), -1, m).sum(2)
             known[n, m] = bool((counts == n).mean() > 0.98)
         elif not whole:
             known[n, m] = False
 
 
-NOTHING = Measured((), 0, np.zeros((4, 0)), (), 0, (0, 0, 0), (0.0, 0.0), Projected(tuple),
+NOT_COMPARABLE = TensorDifference((), 0, np.zeros((4, 0)), (), 0, (0, 0, 0), (0.0, 0.0), ProjectedDifference(tuple),
                    np.zeros((2, 0)), (None, None))  # fmt: skip
-"""What two tensors show that cannot be put side by side."""
+"""The difference of tensors of different sizes: nothing."""

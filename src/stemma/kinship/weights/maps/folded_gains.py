@@ -1,4 +1,4 @@
-"""Gains of a normalisation multiplied into the matrices that read it, means taken out: what is left can be rotated."""
+"""Gains of normalisations folded into the matrices that read them, means removed: what is left can be rotated."""
 
 import re
 from functools import cache, partial
@@ -44,18 +44,8 @@ FOLDS: tuple[tuple[str, str], ...] = (
 """Gains of a normalisation (first, with its layer) that may be folded into the matrices that read it (second)."""
 
 
-def folded(model: Model) -> Model | None:
-    """A model with the gains of its normalisations in the matrices that read them, computed as rows are asked for.
-
-    Where normalisations take the mean out (they have offsets), every matrix on the stream loses its mean along it: the
-    function never sees that part.
-
-    Args:
-        model: Any model.
-
-    Returns:
-        A view of it; None where no gain is known to be read by any matrix.
-    """
+def fold_gains(model: Model) -> Model | None:
+    """A lazy view of the model with folded gains, means removed along streams; None where no gain is known."""
     known, factors, centred = structure(model), {}, False
     streams = {g.name for g in known.groups if g.rotatable}
     along = {n: next((k for k, x in enumerate(known.axes[n]) if x.group in streams), None) for n in model.weights}
@@ -92,7 +82,7 @@ def _rows(tensor: Tensor, axis: int, gain: np.ndarray | None, mean, centred: boo
 
 
 def _mean(tensor: Tensor, gain: np.ndarray | None):
-    """The mean over all rows, worked out when it is first asked for."""
+    """The mean over all rows, computed when first needed."""
 
     @cache
     def mean() -> np.ndarray:

@@ -1,10 +1,10 @@
-"""One model laid out as the other, row by row: where every row of one model is found in the other.
+"""Conversion of a model whose rows are stored elsewhere, row by row, into the other model's layout.
 
 Converters, trainers and engines write the same numbers in orders of their own: rows of rotary queries interleaved or in
 halves, queries, keys and values joined per group, gates of recurrent layers in another order, experts apart or stacked,
-tensors transposed, layers renumbered or repeated. A row of a matrix is a vector that none of these changes, so each row
-of a tensor that does not agree where it stands is looked for among all rows of its length; nothing needs to be known
-about a tool. An order that no tool would write (arbitrary, but for tokens) is left to the search for a map of units.
+tensors transposed, layers renumbered or repeated. None of these changes a row, so each row of a tensor that does not
+agree in place is searched among all rows of its length, for any tool. An order that no tool would write (arbitrary,
+except for tokens) is left to the search for a map of units.
 """
 
 from collections import Counter
@@ -17,22 +17,29 @@ from stemma.architectures.unit_groups import structure
 from stemma.checkpoints.model import Model
 from stemma.checkpoints.tensor import Tensor
 from stemma.fingerprints.tensor_content import matrices
-from stemma.kinship.weights.layouts.pieces import Restored
-from stemma.kinship.weights.layouts.rows import Gathered, Pool, Rows, directions, forms_of, normal
+from stemma.kinship.weights.layouts.joined_pieces import ConvertedModel
+from stemma.kinship.weights.layouts.tensor_rows import (
+    GatheredTensor,
+    RowIndex,
+    TensorRows,
+    directions,
+    normal,
+    row_views,
+)
 from stemma.kinship.weights.layouts.tool_orders import is_simple
-from stemma.kinship.weights.layouts.vectors import stays, vectors_of
-from stemma.kinship.weights.order.units_of_pair import finite
+from stemma.kinship.weights.layouts.vectors import find_vectors, keeps_name
+from stemma.kinship.weights.order.pair_reader import finite
 from stemma.networks.load import from_arrays
 
 NEAR = 0.8
-"""Cosine from which a row is taken for the same one, trained on or rounded since."""
+"""Cosine from which a row counts as the same, perhaps further trained or rounded."""
 
 PROBES, HITS, MISSES = 12, 0.75, 8
-"""Rows of a matrix that are looked for first, share of them that must be found, and matrices of which nothing is found,
-spread over the model, after which the search ends."""
+"""Rows of a matrix that are searched first, share of them that must be found, and failed matrices, spread over the
+model, after which the search ends."""
 
 SHARE = 0.005
-"""Share of a model's entries that must stand elsewhere for it to be looked at."""
+"""Least share of a model's entries that must be elsewhere for a conversion."""
 
 ONCE = 0.98
 """Share of the rows of a matrix that must come from different rows."""
@@ -40,66 +47,53 @@ ONCE = 0.98
 TIED = 1e-4
 """Difference of cosines below which rows are compared number by number."""
 
-LEFT = " (left)"
-"""Ending of a tensor's name that another one took."""
+LEFT_SUFFIX = " (left)"
+"""Suffix of the name of a tensor whose name another one took."""
 
 STRIPE = 1 << 24
 """Similarities that are held at once."""
 
 REPEATED, EXCHANGED, SPLIT, FEWER = "layers repeated", "layers reordered", "tensors split", "fewer tokens"
-"""Steps; after the first two the function is another one, and the reference has fewer tokens after the last."""
+"""Steps; the first two change the function, and after the last the reference has fewer tokens."""
 
 
-def relaid(reference: Model, target: Model, *, renamed: bool = False) -> Restored | None:
-    """The target in the reference's layout, made of its own rows.
-
-    Cost: nothing where every matrix agrees with its namesake; else both models are read once, a few rows of each
-    tensor are compared with all rows of their length, and those of tensors that were found with their sources.
-    Memory: `NUMBERS` numbers for each row of the target.
-
-    Args:
-        reference: The model whose layout is wanted.
-        target: The model that may hold the same rows elsewhere.
-        renamed: Whether tensors that only have another name are worth a view.
-
-    Returns:
-        The view; None where nothing stands elsewhere in an order that a tool would write.
-    """
+def rearrange_rows(reference: Model, target: Model, *, renamed: bool = False) -> ConvertedModel | None:
+    """The target in the reference's layout, made of its own rows; None where no simple rearrangement fits."""
     own, there = matrices(reference), matrices(target)
-    open_ = [n for n in own if not _agree(own[n], there.get(n))]
+    open_ = [n for n in own if not _agree_in_place(own[n], there.get(n))]
     entries = sum(t.size for t in own.values())
     if not open_ or sum(own[n].size for n in open_) < SHARE * entries:
         return None
-    pool, found, misses = Pool(there), {}, 0
-    tokens, there_too = _tokens(reference, own), _tokens(target, there)
+    pool, found, misses = RowIndex(there), {}, 0
+    tokens, there_too = _token_tensors(reference, own), _token_tensors(target, there)
     for name in _spread(open_):
         if misses >= MISSES and not found:
             return None
-        gathered = _found(own[name], pool, there_too, any_order=name in tokens)
+        gathered = _gather(own[name], pool, there_too, any_order=name in tokens)
         misses += gathered is None
         if gathered is not None:
             found[name] = gathered
             tokens |= {name} if there_too.issuperset(gathered.names) else set()
-    cut = _cut(found)  # a layout cuts nothing out, but for tokens
+    cut = _incomplete_sources(found)  # a layout removes only tokens
     found = {n: g for n, g in found.items() if n in tokens or not cut & set(g.names)}
     moved = {n: g for n, g in found.items() if not g.whole or (g.names != (n,) and (n in there or g.names[0] in own))}
     settled = {n for n in own if n not in open_}
-    again = _repeated(found, settled)
+    again = _used_twice(found, settled)
     if not moved and not again and not (renamed and found):
         return None
-    vectors = vectors_of(reference, target, found)
-    made = {n: _in_words(g) for n, g in found.items() if n in moved or n in again}
+    vectors = find_vectors(reference, target, found)
+    made = {n: _describe(g) for n, g in found.items() if n in moved or n in again}
     steps = dict.fromkeys(
         REPEATED if n in again else _step(found[n], fewer=n in tokens and bool(cut & set(found[n].names))) for n in made
     )
     elsewhere = {source: (reference.weights[n], made) for n, (made, source) in vectors.items()}
     alone = reference.weights.keys() & target.weights.keys() - own.keys() - vectors.keys()
-    same = {n for n in alone if stays(reference.weights[n], target.weights[n], elsewhere.get(n))}
-    return Restored(_view(target, found, vectors, settled | same), made, tuple(steps))
+    same = {n for n in alone if keeps_name(reference.weights[n], target.weights[n], elsewhere.get(n))}
+    return ConvertedModel(_view(target, found, vectors, settled | same), made, tuple(steps))
 
 
-def _cut(found: Mapping[str, Gathered]) -> set[str]:
-    """Sources with rows that nothing was made of: they were taken out."""
+def _incomplete_sources(found: Mapping[str, GatheredTensor]) -> set[str]:
+    """Sources with unused rows."""
     used: dict[tuple[str, int, tuple[int, ...]], set[int]] = {}
     counts: dict[tuple[str, int, tuple[int, ...]], int] = {}
     for g in found.values():
@@ -110,13 +104,13 @@ def _cut(found: Mapping[str, Gathered]) -> set[str]:
     return {key[0] for key, rows in used.items() if len(rows) < ONCE * counts[key]}
 
 
-def _repeated(found: Mapping[str, Gathered], settled: set[str]) -> set[str]:
-    """Tensors of the reference whose source stands for another one too."""
+def _used_twice(found: Mapping[str, GatheredTensor], settled: set[str]) -> set[str]:
+    """Tensors of the reference whose source is used for another one too."""
     uses = Counter(n for g in found.values() if g.whole for n in g.names) + Counter(settled)
     return {n for n, g in found.items() if g.whole and uses[g.names[0]] > 1}
 
 
-def _step(g: Gathered, *, fewer: bool) -> str:
+def _step(g: GatheredTensor, *, fewer: bool) -> str:
     """What moved the rows of a tensor, in a few words."""
     if g.whole:
         return EXCHANGED
@@ -124,38 +118,38 @@ def _step(g: Gathered, *, fewer: bool) -> str:
         return FEWER
     if len(g.sources) > 1:
         return SPLIT
-    if g.sources[0].order != g.view.order and _rising(g.row):
+    if g.sources[0].order != g.view.order and _in_order(g.row):
         return "transposed"
-    return "tensors joined" if _rising(g.row) else "rows reordered"
+    return "tensors joined" if _in_order(g.row) else "rows reordered"
 
 
 def _view(
-    target: Model, found: Mapping[str, Gathered], vectors: Mapping[str, tuple[Tensor, str]], settled: set[str]
+    target: Model, found: Mapping[str, GatheredTensor], vectors: Mapping[str, tuple[Tensor, str]], settled: set[str]
 ) -> Model:  # fmt: skip
-    """The target with the reference's tensors; what none of them was made of is left, aside where its name is taken."""
+    """The target with the reference's tensors; unused tensors stay, renamed where their name is taken."""
     used = {n for g in found.values() for n in g.names} | {n for _, n in vectors.values()}
     made = {n: g.tensor(n) for n, g in found.items()} | {n: t for n, (t, _) in vectors.items()}
     left = {n: t for n, t in target.weights.items() if n in settled or n not in used}
-    tensors = {f"{n}{LEFT}" if n in made else n: t for n, t in left.items()} | made
+    tensors = {f"{n}{LEFT_SUFFIX}" if n in made else n: t for n, t in left.items()} | made
     return from_arrays(tensors, target.name, dict(target.config) if target.config else None)
 
 
-def _in_words(g: Gathered) -> str:
+def _describe(g: GatheredTensor) -> str:
     names = ", ".join(g.names[:4]) + (", …" if len(g.names) > 4 else "")
     if g.whole:
         return names
     if len(g.sources) > 1:
         return f"rows of {names}"
     part = f"{g.view.count} of {g.sources[0].count} rows" if g.view.count < g.sources[0].count else "rows"
-    return f"{part} of {names}{', reordered' if not _rising(g.row) else ''}"
+    return f"{part} of {names}{', reordered' if not _in_order(g.row) else ''}"
 
 
-def _rising(rows: np.ndarray) -> bool:
+def _in_order(rows: np.ndarray) -> bool:
     return bool((np.diff(rows) == 1).all())
 
 
-def _agree(own: Tensor, other: Tensor | None) -> bool:
-    """Whether two tensors of one name hold the same rows in the same places, as far as some of them show."""
+def _agree_in_place(own: Tensor, other: Tensor | None) -> bool:
+    """Whether sampled rows of two tensors of one name agree in place."""
     if other is None or tuple(own.shape) != tuple(other.shape):
         return False
     rows = np.unique(np.linspace(0, own.shape[0] - 1, PROBES).round().astype(int))
@@ -164,8 +158,8 @@ def _agree(own: Tensor, other: Tensor | None) -> bool:
     return float((u * v).sum(axis=1).mean()) >= NEAR or not u.any()
 
 
-def _tokens(model: Model, own: Mapping[str, Tensor]) -> set[str]:
-    """Matrices whose rows are tokens, by names, or by sizes: the longest axis of all is in front and none reads it."""
+def _token_tensors(model: Model, own: Mapping[str, Tensor]) -> set[str]:
+    """Matrices whose rows are tokens or experts, by structure, or by the longest axis."""
     longest = max((t.shape[0] for t in own.values()), default=0)
     longest = longest if longest > max((max(t.shape[1:]) for t in own.values()), default=0) else 0
     axes = structure(model).axes
@@ -178,39 +172,39 @@ def _spread(names: Sequence[str]) -> list[str]:
     return [*first, *(n for n in names if n not in set(first))]
 
 
-def _found(own: Tensor, pool: Pool, tokens: set[str], *, any_order: bool) -> Gathered | None:
-    """Where the rows of a tensor are, in the first way to cut it into rows that finds them all."""
-    for view in forms_of(own):
-        if pool.forms(view.length):
+def _gather(own: Tensor, pool: RowIndex, tokens: set[str], *, any_order: bool) -> GatheredTensor | None:
+    """Where the rows of a tensor are, for the first view of it whose rows are all found."""
+    for view in row_views(own):
+        if pool.views_of_length(view.length):
             found = _sources(view, pool)
             if found is not None and (any_order or tokens.issuperset(found.names) or is_simple(_places(found))):
                 return found
     return None
 
 
-def _places(g: Gathered) -> np.ndarray:
-    """Rows numbered through all sources, so that rows of different ones are never neighbours."""
+def _places(g: GatheredTensor) -> np.ndarray:
+    """Rows numbered through all sources, with gaps between sources."""
     starts = np.concatenate([[0], np.cumsum([s.count + 1 for s in g.sources])])
     return starts[g.source] + g.row
 
 
-def _sources(view: Rows, pool: Pool) -> Gathered | None:
+def _sources(view: TensorRows, pool: RowIndex) -> GatheredTensor | None:
     probes = np.unique(np.linspace(0, view.count - 1, PROBES).round().astype(int))
-    wanted = normal(view.thinned()[probes]) if view.turned else directions(view.read(probes))
+    wanted = normal(view.subsampled()[probes]) if view.transposed else directions(view.read(probes))
     alive = wanted.any(axis=1)
     best, hits = np.full(len(probes), -1.0), np.zeros(len(probes), int)
-    forms = pool.forms(view.length)
-    for k, form in enumerate(forms):
+    views_of_length = pool.views_of_length(view.length)
+    for k, form in enumerate(views_of_length):
         top = (wanted @ pool.sketch(form).T).max(axis=1)
         hits[top > best + 1e-6], best = k, np.maximum(best, top)
     if alive.sum() < 2 or (best[alive] >= NEAR).mean() < HITS:
         return None
-    sources = [forms[k] for k in dict.fromkeys(hits[alive & (best >= NEAR)].tolist())]
-    return _assembled(view, sources, pool)
+    sources = [views_of_length[k] for k in dict.fromkeys(hits[alive & (best >= NEAR)].tolist())]
+    return _assign_rows(view, sources, pool)
 
 
-def _assembled(view: Rows, sources: Sequence[Rows], pool: Pool) -> Gathered | None:
-    """Every row's nearest one among the sources; None where some are not there, or one stands for many."""
+def _assign_rows(view: TensorRows, sources: Sequence[TensorRows], pool: RowIndex) -> GatheredTensor | None:
+    """Every row's nearest one among the sources; None where rows are missing or used too often."""
     there = np.concatenate([pool.sketch(s) for s in sources])
     raw = view.read()
     rows = directions(raw)
@@ -231,13 +225,13 @@ def _assembled(view: Rows, sources: Sequence[Rows], pool: Pool) -> Gathered | No
     ends = np.cumsum([s.count for s in sources])
     source = np.searchsorted(ends, nearest, side="right")
     row = nearest - np.concatenate([[0], ends[:-1]])[source]
-    return Gathered(view, tuple(sources), source, row)
+    return GatheredTensor(view, tuple(sources), source, row)
 
 
 def _nearest(
     alike: np.ndarray, raw: np.ndarray, everything: Callable[[], np.ndarray], before: int
 ) -> np.ndarray:  # fmt: skip
-    """The nearest row of each; of several that are the same, the one behind the last row's."""
+    """The nearest row of each; of equal rows the one after the previous row's."""
     at = alike.argmax(axis=1)
     top = alike[np.arange(len(at)), at] - TIED
     for i in np.flatnonzero((alike >= top[:, None]).sum(axis=1) > 1):

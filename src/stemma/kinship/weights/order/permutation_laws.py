@@ -1,8 +1,8 @@
 """Exact laws of uniform random permutations: fixed points, inversions, their sums, tails and e-values.
 
 If two trainings are independent and treat hidden units alike, the best assignment of one model's units to the
-other's, composed with the identity, is a uniform permutation. Everything that the tests of this folder conclude
-rests on that sentence and on the laws below.
+other's, composed with the identity, is a uniform permutation. The tests of this folder rest on that and on the laws
+below.
 
 All tails are computed after an exponential tilt towards the observed value, so that they keep full relative
 precision far beyond what a double can hold (logarithms are returned).
@@ -19,16 +19,12 @@ SUPPORT = 1 << 14
 """Longest distribution that is convolved exactly; beyond it the Chernoff bound is given."""
 
 LAMBDAS = (1.5, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
-"""Bets of the e-value: rates of fixed points under the alternative. Fixed before any model was looked at."""
+"""Bets of the e-value: rates of fixed points under the alternative. Fixed before any model was tested."""
 
 
 @lru_cache(maxsize=4096)
 def fixed_point_law(n: int) -> np.ndarray:
-    """Logarithm of the probability that a uniform permutation of `n` has k fixed points, k = 0..n.
-
-    Returns:
-        Natural logarithms, length n + 1; -inf at k = n - 1.
-    """
+    """Log-probabilities that a uniform permutation of n has k = 0..n fixed points."""
     terms = np.cumsum([(-1.0) ** i * np.exp(-lgamma(i + 1)) for i in range(n + 1)])
     with np.errstate(divide="ignore"):
         law = np.array([np.log(max(terms[n - k], 0.0)) - lgamma(k + 1) for k in range(n + 1)])
@@ -39,13 +35,7 @@ def fixed_point_law(n: int) -> np.ndarray:
 
 @lru_cache(maxsize=1024)
 def concordance_law(n: int) -> np.ndarray:
-    """Logarithm of the probability that a uniform permutation of `n` has c concordant pairs, c = 0..n(n-1)/2.
-
-    The number of inversions has the Mahonian law, which is symmetric, so concordant pairs have it too.
-
-    Returns:
-        Natural logarithms, length n(n-1)/2 + 1.
-    """
+    """Log-probabilities of c concordant pairs of a uniform permutation of n (Mahonian law)."""
     scale, law = 0.0, np.ones(1)
     for i in range(2, n + 1):
         sums = np.cumsum(np.concatenate([law, np.zeros(i - 1)]))
@@ -61,7 +51,7 @@ def concordance_law(n: int) -> np.ndarray:
 
 
 def _small_mahonian(n: int) -> np.ndarray | None:
-    """Exact integers while they are cheap; the floating recursion loses the far tail to cancellation."""
+    """Exact integers for small n; the floating recursion loses the far tail to cancellation."""
     if n > 64:
         return None
     counts = [1]
@@ -77,15 +67,7 @@ def _small_mahonian(n: int) -> np.ndarray | None:
 
 
 def log_tail(laws: Sequence[np.ndarray], observed: int) -> float:
-    """Natural logarithm of P(sum of independent variables ≥ observed).
-
-    Args:
-        laws: Log-probabilities of each variable on 0, 1, 2, …
-        observed: The value seen.
-
-    Returns:
-        The logarithm; exact to rounding, or a Chernoff upper bound where the support is longer than `SUPPORT`.
-    """
+    """Log P(sum of independent variables ≥ observed); a Chernoff bound where the support exceeds `SUPPORT`."""
     if observed <= 0 or not laws:
         return 0.0
     if observed > sum(len(p) - 1 for p in laws):
@@ -107,11 +89,7 @@ def log_tail(laws: Sequence[np.ndarray], observed: int) -> float:
 
 
 def log_pmf_and_tail(laws: Sequence[np.ndarray], observed: int) -> tuple[float, float]:
-    """P(sum = observed) and P(sum > observed), for randomised p-values on calibration pages.
-
-    Returns:
-        The two probabilities.
-    """
+    """P(sum = observed) and P(sum > observed), for randomised p-values in calibration."""
     above = float(np.exp(log_tail(laws, observed + 1)))
     return max(0.0, float(np.exp(log_tail(laws, observed))) - above), above
 
@@ -136,11 +114,7 @@ def log_e_value(fixed: int, n: int) -> float:
 
 
 def log_mean_e(log_e: Sequence[float]) -> float:
-    """Average of e-values: again an e-value, under any dependence.
-
-    Returns:
-        Natural logarithm.
-    """
+    """Log of the average of e-values, which is an e-value under any dependence."""
     return _log_sum(np.array(log_e)) - log(len(log_e)) if len(log_e) else 0.0
 
 
@@ -164,7 +138,7 @@ def _log_sum(x: np.ndarray) -> float:
 
 
 def _tilt(laws: Sequence[np.ndarray], observed: int) -> tuple[float, float]:
-    """The exponential tilt whose mean is the observed value, by bisection, and its log-normaliser."""
+    """The exponential tilt whose mean is the observed value, and its log-normaliser."""
     distinct = _distinct(laws)
 
     def at(theta: float) -> tuple[float, float]:

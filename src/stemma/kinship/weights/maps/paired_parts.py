@@ -1,4 +1,4 @@
-"""What the axes of a pair of tensors are: which carry units, which share them, and which rows have a fixed order."""
+"""The axes of paired tensors: which carry units, which share them, and which rows have a fixed order."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -19,22 +19,10 @@ ORDERED = frozenset({"token", "class", "expert"})
 """Roles whose rows stand in one order as long as all are there."""
 
 
-def parts_of(
+def paired_parts(
     reference: Model, target: Model, pairings: Sequence[Pairing], known: Structure, *, loose: bool = False
 ) -> dict[str, Part]:
-    """Put the tensors of two models side by side, cut where one axis carries several sets of units.
-
-    Args:
-        reference: The model whose structure is known.
-        target: The other one.
-        pairings: Which tensor is which.
-        known: The structure of the reference.
-        loose: Whether tokens and classes may stand in any order where one model has more of them; otherwise those that
-            both have are the first ones.
-
-    Returns:
-        By tensor of the reference, with a number where it was cut.
-    """
+    """Paired tensors with their axes, cut where one axis carries several sets of units; by reference name."""
     out: dict[str, Part] = {}
     heads = _heads(known)
     for p in pairings:
@@ -57,7 +45,7 @@ def parts_of(
 
 
 def _heads(known: Structure) -> dict[str, int]:
-    """Rows of one head, of groups in which several heads share keys: the fewest rows that any tensor gives a unit."""
+    """Rows of one head for groups whose heads share keys: the fewest rows that any tensor gives a unit."""
     out: dict[str, int] = {}
     for labels in known.axes.values():
         for segment in (s for label in labels for s in label.segments if s.kind == "head"):

@@ -1,4 +1,4 @@
-"""Shared tensors: parts that two models hold bit for bit, whatever else differs."""
+"""Whole tensors that two models share, whatever else differs."""
 
 from dataclasses import asdict, dataclass
 from math import log10
@@ -10,32 +10,31 @@ from stemma.checkpoints.model import Model
 from stemma.checkpoints.tensor import Tensor
 from stemma.fingerprints.tensor_content import matrices
 from stemma.kinship.weights.constants.tables import is_table
-from stemma.kinship.weights.contents.choices import turned_at_will
+from stemma.kinship.weights.contents.choices import has_arbitrary_basis
 from stemma.types import Axis, Evidence, Null, Spec, Verdict
 
 ORTHONORMAL = 1e-3
 """Largest deviation from the identity of the products of units that form a basis."""
 
 CORNER = 256
-"""Units and coordinates that are looked at."""
+"""Rows of a matrix that are checked."""
 
-WILL = "a head as wide as its input can be given any contents by its basis"
-"""Why a matrix proves nothing although it is the same."""
+ARBITRARY_BASIS = "a head as wide as its input can take any values by a change of basis"
+"""Why an identical matrix is no evidence."""
 
 
 @dataclass(frozen=True)
 class SharedTensors:
-    """Look for matrices of one model among those of the other, by digest, under any name.
+    """Search for identical matrices in two models, by digest, under any name.
 
-    Training never gives the same matrix twice, so one that is the same was handed on. But some matrices are public or
-    follow from public data: masks, codes of few values, sampled waves, bases of principal components. Those are no
-    evidence. One matrix alone that reads the input (pixels, tokens) may be such a table that is not recognised: two are
-    asked for, or one that stands between hidden units.
+    Independent training never gives identical matrices. But some matrices are public or follow from public data: masks,
+    codes of few values, sampled waves, bases of principal components. Those are no evidence. A single matrix that reads
+    the input (pixels, tokens) may be an unrecognised table, so two are needed, or one between hidden units.
 
     Attributes:
-        least: Matrices that must be shared where none of them stands between hidden units.
-        share: Of the smaller model's entries that they must make.
-        distinct: Different numbers that a matrix needs.
+        least: Matrices that must be shared if none of them lies between hidden units.
+        share: Least share of the smaller model's entries that they make up.
+        distinct: Distinct values that a matrix needs.
         entries: Entries that a matrix needs.
     """
 
@@ -53,61 +52,44 @@ class SharedTensors:
         return Spec(self.name, self.version, asdict(self))
 
     def evidence(self, a: Model, b: Model) -> Evidence:
-        """Look for shared matrices.
-
-        Cost: none beyond the digests; the first rows of the shared matrices are read.
-
-        Args:
-            a: One model.
-            b: The other.
-
-        Returns:
-            The evidence: `SUPPORTED` where enough is shared, `INCONCLUSIVE` where it may be a table, `REFUTED` where no
-            matrix is shared.
-        """
+        """`SUPPORTED` where enough is shared, `INCONCLUSIVE` where it may be a table, else `REFUTED`."""
         own, other = matrices(a), matrices(b)
         there = {b.tensor_digests[n] for n in other if n in b.tensor_digests}
         same = {a.tensor_digests[n]: n for n in sorted(own, reverse=True) if a.tensor_digests.get(n) in there}
         same = {digest: n for digest, n in same.items() if own[n].size >= self.entries}
         known = structure(a)
-        public = {n: why for n in same.values() if (why := self.public(own[n]))}
-        public |= {n: WILL for n in same.values() if turned_at_will(known, n, own[n].shape)}
-        telling = [n for n in same.values() if n not in public]
-        size = sum(own[n].size for n in telling)
+        public_constants = {n: why for n in same.values() if (why := self.public_constant_reason(own[n]))}
+        public_constants |= {n: ARBITRARY_BASIS for n in same.values() if has_arbitrary_basis(known, n, own[n].shape)}
+        informative = [n for n in same.values() if n not in public_constants]
+        size = sum(own[n].size for n in informative)
         totals = sum(t.size for t in own.values()), sum(t.size for t in other.values())
         effect = min(1.0, size / max(1, min(totals)))
-        said = f"{len(telling)} matrices are bit for bit the same ({effect:.0%} of the smaller model)"
-        if public:
-            some = "; ".join(f"{n}: {w}" for n, w in sorted(public.items())[:2])
-            said += f"; {len(public)} more may be so without kinship ({some})"
-        verdict = Verdict.REFUTED if not telling else Verdict.INCONCLUSIVE
-        inner = [n for n in telling if has_known_symmetries(known) and sum(x.hidden for x in known.axes[n]) >= 2]
-        if (len(telling) >= self.least or inner) and effect >= self.share:
+        said = f"{len(informative)} matrices are identical ({effect:.0%} of the smaller model)"
+        if public_constants:
+            some = "; ".join(f"{n}: {w}" for n, w in sorted(public_constants.items())[:2])
+            said += f"; {len(public_constants)} further identical matrices are no evidence ({some})"
+        verdict = Verdict.REFUTED if not informative else Verdict.INCONCLUSIVE
+        inner = [n for n in informative if has_known_symmetries(known) and sum(x.hidden for x in known.axes[n]) >= 2]
+        if (len(informative) >= self.least or inner) and effect >= self.share:
             verdict = Verdict.SUPPORTED
-        elif telling and effect >= self.share:
-            said += "; one that reads the input may be a table that both use"
+        elif informative and effect >= self.share:
+            said += "; a single input matrix may be a table used by both"
         log10_p = -77.0 + log10(max(1, len(own) * len(other))) if verdict is Verdict.SUPPORTED else None
         return Evidence(
-            "parts of the weights are the same", Axis.WEIGHTS, self.name, float(len(telling)),
+            "parts of the weights are the same", Axis.WEIGHTS, self.name, float(len(informative)),
             Null("collision of SHA-256"), None if log10_p is None else 10**log10_p, log10_p, effect, verdict, said,
             self.spec, (a.digest, b.digest),
-            {"shared": sorted(telling), "public": public, "shares": [min(1.0, size / max(1, n)) for n in totals]},
+            {"shared": sorted(informative), "public": public_constants,
+             "shares": [min(1.0, size / max(1, n)) for n in totals]},
         )  # fmt: skip
 
-    def public(self, tensor: Tensor) -> str:
-        """Why a matrix may be a public constant; empty where nothing speaks for it.
-
-        Args:
-            tensor: A matrix.
-
-        Returns:
-            A few words.
-        """
+    def public_constant_reason(self, tensor: Tensor) -> str:
+        """Why a matrix may be a public constant; empty if nothing indicates that."""
         rows = tensor.rows(0, min(tensor.shape[0], CORNER))
         x = np.nan_to_num(np.asarray(rows, np.float32), nan=0.0, posinf=0.0, neginf=0.0)
         values = len(np.unique(x.reshape(-1)[: 1 << 16]))
         if values < self.distinct:
-            return f"{values} different numbers"
+            return f"{values} distinct values"
         long = x.reshape([s for s in x.shape if s > 1] or [1])
         if is_table(long):
             return "sampled waves"
@@ -118,7 +100,7 @@ class SharedTensors:
 
 
 def _orthonormal(rows: np.ndarray) -> bool:
-    """Whether rows stand at right angles to each other, as principal components and transforms do."""
+    """Whether rows are orthonormal up to scale, as principal components and transforms are."""
     norm = np.linalg.norm(rows, axis=1, keepdims=True)
     if not (norm > 0).all():
         return False
@@ -127,22 +109,14 @@ def _orthonormal(rows: np.ndarray) -> bool:
 
 
 def same_weights(a: Model, b: Model) -> Evidence:
-    """Whether the digests of two models agree, by name or without names.
-
-    Args:
-        a: One model.
-        b: The other one.
-
-    Returns:
-        The evidence, `SUPPORTED` where they do; the effect is the share of parameters in equal tensors.
-    """
+    """Whether the digests of two models agree, with or without names; the effect is the share of equal tensors."""
     same, contents = a.digest == b.digest, a.names_free_digest == b.names_free_digest
     shared = set(a.tensor_digests.values()) & set(b.tensor_digests.values())
     size = sum(t.size for n, t in a.tensors.items() if a.tensor_digests[n] in shared) / max(1, a.parameters)
     verdict = Verdict.SUPPORTED if (same or contents) and a.parameters else Verdict.INCONCLUSIVE
-    reason = ("every tensor is the same, under the same name" if same else
-              "every tensor is the same, under another name" if contents else
-              f"{len(shared)} tensors are bit for bit the same ({size:.0%} of the parameters)")  # fmt: skip
+    reason = ("all tensors are identical, with equal names" if same else
+              "all tensors are identical, with different names" if contents else
+              f"{len(shared)} tensors are identical ({size:.0%} of the parameters)")  # fmt: skip
     return Evidence("the weights are the same", Axis.WEIGHTS, "digest", size, Null("collision of SHA-256"),
                     1e-77 if verdict is Verdict.SUPPORTED else None, -77.0 if verdict is Verdict.SUPPORTED else None,
                     1.0 if verdict is Verdict.SUPPORTED else size, verdict, reason, Spec("digest"),

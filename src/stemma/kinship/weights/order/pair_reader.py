@@ -1,4 +1,4 @@
-"""The same cut through both models: unit vectors of a pair of tensors, read only as far as the test needs them."""
+"""Reads paired tensors of two models into one order of axes, only as far as a test needs them."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,27 +11,22 @@ from stemma.kinship.weights.correspondence import Pairing
 from stemma.types import UnitGroup, UnitMember
 
 WHOLE = 1 << 17
-"""Tensors up to this many entries are read whole, of longer ones the first rows."""
+"""Largest tensor, in entries, that is read whole; of larger ones the first rows are read."""
 
 COORDINATES = 512
-"""Coordinates of a unit that a test looks at, evenly spaced; more tell it nothing new."""
+"""Evenly spaced entries of a unit that a test uses; more add nothing."""
 
 
 @dataclass(frozen=True)
-class Cut:
-    """Both sides of a pairing in A's order of axes.
-
-    Attributes:
-        a: Array of A; rows of the first stored axis may be cut off.
-        b: Array of B, axes in A's order, first axis cut like A's where the sizes agree.
-    """
+class AlignedTensors:
+    """Both tensors of a pairing in A's order of axes; rows of the first stored axis may be cut off."""
 
     a: np.ndarray
     b: np.ndarray
 
 
 @dataclass(frozen=True)
-class Cuts:
+class PairReader:
     """Reads and keeps the cuts of a pair of models.
 
     Attributes:
@@ -47,14 +42,10 @@ class Cuts:
     pairings: Mapping[str, Pairing]
     entries: int = WHOLE
     least: int = 256
-    _kept: dict[str, Cut] = field(default_factory=dict)
+    _kept: dict[str, AlignedTensors] = field(default_factory=dict)
 
-    def __getitem__(self, name: str) -> Cut:
-        """The cut of A's tensor `name`.
-
-        Returns:
-            Two arrays with axes of length one removed; non-finite entries are zero.
-        """
+    def __getitem__(self, name: str) -> AlignedTensors:
+        """The aligned tensors for A's tensor `name`, axes of length 1 removed, non-finite entries zero."""
         if name not in self._kept:
             p = self.pairings[name]
             ta, tb = self.a.weights[p.a], self.b.weights[p.b]
@@ -63,15 +54,11 @@ class Cuts:
             first = p.axes_b[p.axes_a.index(0)] if 0 in p.axes_a else None
             limit = rows if first is not None and rows < ta.shape[0] else None
             y = _read(tb, p.axes_b, first, limit)
-            self._kept[name] = Cut(x, y)
+            self._kept[name] = AlignedTensors(x, y)
         return self._kept[name]
 
     def slices(self, name: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """All of a pair of tensors, a few rows at a time where both store the same axis first.
-
-        Yields:
-            Corresponding slices, axes of length one removed; unequal shapes where sizes differ.
-        """
+        """All of a pair of tensors, some rows at a time if both store the same axis first."""
         p = self.pairings[name]
         ta, tb = self.a.weights[p.a], self.b.weights[p.b]
         together = p.axes_a[0] == 0 and p.axes_b[0] == 0 and ta.shape[0] == tb.shape[0]
@@ -84,23 +71,19 @@ class Cuts:
             yield _ordered(ta.rows(start, stop), p.axes_a), _ordered(tb.rows(start, stop), p.axes_b)
 
     def drop(self, name: str) -> None:
-        """Forget a cut that no later group needs."""
+        """Release a pair that no later group needs."""
         self._kept.pop(name, None)
 
 
 def rows_to_read(tensor: Tensor, entries: int, least: int) -> int:
-    """How many of a tensor's first rows make about `entries` entries, but at least `least` rows.
-
-    Returns:
-        All rows where the tensor is no larger than that.
-    """
+    """How many first rows make about `entries` entries, but at least `least` rows."""
     if tensor.size <= entries or not tensor.shape[0]:
         return tensor.shape[0]
     return min(tensor.shape[0], max(least, entries // (tensor.size // tensor.shape[0])))
 
 
 def _read(tensor: Tensor, axes: tuple[int, ...], limited: int | None, limit: int | None) -> np.ndarray:
-    """Decode a tensor with one axis cut to `limit`, axes in the order asked for, axes of length one dropped."""
+    """Decode a tensor with one axis cut to `limit`, axes in the given order, axes of length 1 dropped."""
     if limit is not None and limited == 0:
         array = tensor.rows(0, min(limit, tensor.shape[0]))
     elif limit is not None and limited is not None:
@@ -117,18 +100,14 @@ def _read(tensor: Tensor, axes: tuple[int, ...], limited: int | None, limit: int
 
 
 def _ordered(array: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
-    """The axes asked for, in that order; the others have length one."""
+    """The given axes in that order; the others have length 1."""
     rest = [i for i in range(array.ndim) if i not in axes]
     array = array.transpose(*axes, *rest)
     return finite(array.reshape(array.shape[: len(axes)]))
 
 
 def finite(x: np.ndarray) -> np.ndarray:
-    """An array as float32, entries that are no numbers, or too large for one, as zero.
-
-    Returns:
-        The array itself where it is so already.
-    """
+    """The array as float32 with non-finite entries zero; not copied where that is so already."""
     with np.errstate(over="ignore", invalid="ignore"):
         x = np.asarray(x, np.float32)
         total = x.sum()
@@ -136,17 +115,7 @@ def finite(x: np.ndarray) -> np.ndarray:
 
 
 def unit_vectors(array: np.ndarray, axis: int, members: tuple[UnitMember, ...], size: int) -> np.ndarray:
-    """Units of a group as rows.
-
-    Args:
-        array: A cut.
-        axis: Position of the group's axis in the cut.
-        members: The group's segments on that axis.
-        size: Units in the group.
-
-    Returns:
-        Array `[units, block * coordinates]`; units whose rows were cut off are left out.
-    """
+    """Units of a group as rows `[units, block * coordinates]`; units with missing rows are left out."""
     moved = np.moveaxis(array, axis, 0)
     moved = moved.reshape(moved.shape[0], -1)
     parts, count = [], size
@@ -162,7 +131,7 @@ def unit_vectors(array: np.ndarray, axis: int, members: tuple[UnitMember, ...], 
 
 
 def _positions(member: UnitMember, size: int) -> np.ndarray:
-    """Rows of every unit relative to the offset: contiguous blocks, or rows `stride` apart (interleaved layouts)."""
+    """Rows of every unit relative to the offset: contiguous, or `stride` apart (interleaved layouts)."""
     unit, row = np.arange(size)[:, None], np.arange(member.block)[None, :]
     return unit * member.block + row if member.stride == 1 else unit + row * member.stride
 

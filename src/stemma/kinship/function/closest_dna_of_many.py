@@ -1,4 +1,4 @@
-"""The DNA of one suspect against those of many candidates."""
+"""Test of one suspect's DNA against the DNA of many candidates."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,33 +9,32 @@ import numpy as np
 
 from stemma.fingerprints.fragment_encoder import FragmentEncoder
 from stemma.kinship.function.model_dna import (
-    CLAIM,
     Population,
     ProvenanceClassifier,
+    can_stand_in,
+    channel_correlations,
     channels_of,
-    decided,
-    likeness,
-    may_stand_in,
-    same_question,
+    check_comparable,
+    dna_bytes,
+    dna_verdict,
     sample_distance,
     scalars_of,
-    size,
 )
-from stemma.kinship.function.multiple_testing import ranked
-from stemma.kinship.function.null_models import check_level, needed
+from stemma.kinship.function.multiple_testing import correct_statistics
+from stemma.kinship.function.null_models import CLAIM, check_alpha, models_needed
 from stemma.types import Axis, Evidence, Fingerprint, Null, Spec
 
 
 @dataclass(frozen=True)
 class ClosestDnaOfMany:
-    """Is a suspect's DNA closer to a candidate's than a stranger's comes to the closest of all candidates?
+    """Is a suspect's DNA closer to a candidate's than an independent model's is to its closest candidate?
 
-    The null models play the suspect's part, so they answer among as many classes and are of its architecture where
-    both are known. Suspect and null models make the population that everything is seen against. No model is asked.
+    Null models take the suspect's place, so they have its number of classes and, where known, its architecture.
+    Suspect and null models form the population that codes are standardised by. No model is run.
 
     Attributes:
-        alpha: Level of the whole search.
-        encoder: With the classifier that the codes are judged by.
+        alpha: Significance level of the whole search.
+        encoder: The DNA encoder, with the classifier that scores the codes.
     """
 
     alpha: float = 0.01
@@ -45,7 +44,7 @@ class ClosestDnaOfMany:
     version: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        check_level(self.alpha)
+        check_alpha(self.alpha)
 
     @property
     def spec(self) -> Spec:
@@ -61,44 +60,44 @@ class ClosestDnaOfMany:
 
         Args:
             suspect: DNA of the model in question.
-            candidates: Of what it may come from.
-            null: Of independent models.
-            source: Where these come from.
-            left_out: Models that could not stand among them, with the reason.
+            candidates: DNA of its possible origins.
+            null: DNA of independently trained models.
+            source: Where the null models come from.
+            left_out: Models that were excluded, with the reason.
 
         Returns:
-            For each candidate the evidence, with p-values that hold for all of them together.
+            For each candidate the evidence, with p-values corrected for the whole search.
 
         Raises:
             MisuseError: If the DNAs are of other probes or encoders.
         """
-        same_question(suspect, (*candidates, *null))
+        check_comparable(suspect, (*candidates, *null))
         if not candidates:
             return []
         judge = ProvenanceClassifier((self.encoder or FragmentEncoder.untrained()).classifier)
-        alike = [n for n in null if may_stand_in(n, suspect)]
-        apart = [n for n in null if not may_stand_in(n, suspect)]
-        everyone = np.stack([channels_of(d) for d in (suspect, *alike, *apart)])
-        population, codes = Population.of(everyone), everyone[: 1 + len(alike)]
+        stand_ins = [n for n in null if can_stand_in(n, suspect)]
+        other_models = [n for n in null if not can_stand_in(n, suspect)]
+        population_codes = np.stack([channels_of(d) for d in (suspect, *stand_ins, *other_models)])
+        population, codes = Population.of(population_codes), population_codes[: 1 + len(stand_ins)]
         others = population(np.stack([channels_of(c) for c in candidates]))
-        found = likeness(population(codes), others)
-        values = judge.kin(found)
-        for i, n in enumerate(alike, 1):  # a null model that is a candidate too would find itself
+        found = channel_correlations(population(codes), others)
+        values = judge.log_odds(found)
+        for i, n in enumerate(stand_ins, 1):  # a null model that is also a candidate has distance 0 to itself
             values[i, [c.model == n.model for c in candidates]] = values[0, [c.model == n.model for c in candidates]]
-        result = ranked(-values[0], -values[1:], self.alpha)
+        result = correct_statistics(-values[0], -values[1:], self.alpha)
         out = []
         for j, c in enumerate(candidates):
-            p = float(result.p_values[j]) if alike else None
-            verdict, reason = decided(p, len(alike), len(alike), self.alpha)
+            p = float(result.p_values[j]) if stand_ins else None
+            verdict, reason = dna_verdict(p, len(stand_ins), len(stand_ins), self.alpha)
             chance = judge.probability(float(values[0, j]))
             details = {
                 "channels": [round(float(x), 4) for x in found[0, j]], "probability": chance,
                 "n_probes": codes.shape[1], "training_samples_apart": sample_distance(c, suspect),
                 "answers": [scalars_of(c), scalars_of(suspect)],
                 "corrected_for": len(candidates), "correction": result.method, "left_out": list(left_out),
-                "null_models_missing": max(0, needed(self.alpha) - len(alike)), "bytes": size(c),
+                "null_models_missing": max(0, models_needed(self.alpha) - len(stand_ins)), "bytes": dna_bytes(c),
             }  # fmt: skip
-            nulls = Null(source, len(alike), result.floor, tuple(sorted(float(v) for v in values[1:, j])))
+            nulls = Null(source, len(stand_ins), result.smallest_p, tuple(sorted(float(v) for v in values[1:, j])))
             mean = float(np.mean(found[0, j]))
             effect = float(np.clip(mean, 0, 1))
             out.append(Evidence(CLAIM, Axis.FUNCTION, self.name, 1 - mean, nulls, p, None if p is None else log10(p),

@@ -1,4 +1,4 @@
-"""A model brought into another one's coordinates by a map of units, so that what else was done shows."""
+"""A model with its units moved into another model's order, so that other changes can be measured."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -10,44 +10,32 @@ from stemma.architectures.unit_groups import structure
 from stemma.checkpoints.model import Model
 from stemma.checkpoints.tensor import RowStorage, Tensor
 from stemma.fingerprints.tensor_content import matrices
-from stemma.kinship.relation.pair import stem
+from stemma.kinship.relation.pair import layer_name
 from stemma.kinship.weights.correspondence import Pairing
 from stemma.kinship.weights.maps.axis_map import AxisMap, PartMap, UnitMap
-from stemma.kinship.weights.maps.blocks import Reader
+from stemma.kinship.weights.maps.blocks import TensorReader
 from stemma.networks.load import from_arrays
 
 
-def remapped(reference: Model, target: Model, found: UnitMap) -> Model | None:
-    """The reference with its units where the target has them, under the target's names and in its layout.
-
-    Factors between units are not undone, and vectors without a group stay where they are. Cost: none before tensors are
-    read; then the rows asked for.
-
-    Args:
-        reference: The model that the map starts from.
-        target: The other one.
-        found: Map of units from the reference to the target.
-
-    Returns:
-        A view; None where the map does not cover every matrix.
-    """
+def remap(reference: Model, target: Model, found: UnitMap) -> Model | None:
+    """The reference with its units in the target's order, names and layout (lazy); None if the map is incomplete."""
     if found.lost or found.left or not found.parts:
         return None
     by_tensor: dict[str, list[PartMap]] = {}
     for p in found.parts.values():
         by_tensor.setdefault(p.part.pairing.a, []).append(p)
-    reader, tensors = Reader(reference), {}
+    reader, tensors = TensorReader(reference), {}
     for name, parts in by_tensor.items():
-        moved = _Moved(reader, name, parts[0].part.pairing, tuple(_axes(parts)))
-        shape = moved.shape(matrices(target)[moved.pairing.b].shape)
-        tensors[moved.pairing.b] = Tensor(moved.pairing.b, "F32", shape, RowStorage(moved.rows(shape), shape))
+        view = _RemappedTensor(reader, name, parts[0].part.pairing, tuple(_axes(parts)))
+        shape = view.shape(matrices(target)[view.pairing.b].shape)
+        tensors[view.pairing.b] = Tensor(view.pairing.b, "F32", shape, RowStorage(view.rows(shape), shape))
     vectors = from_arrays(dict(_vectors(reference, target, by_tensor, found)), "vectors").tensors
-    moved = from_arrays({**tensors, **vectors}, reference.name, dict(target.config) if target.config else None)
-    return replace(moved, view=_identity(reference, target, found))
+    view = from_arrays({**tensors, **vectors}, reference.name, dict(target.config) if target.config else None)
+    return replace(view, view=_identity(reference, target, found))
 
 
 def _identity(reference: Model, target: Model, found: UnitMap) -> str:
-    """What tells the view from that of other models, or under another map."""
+    """Digest of the view: both models and the map."""
     h = hashlib.sha256(f"{reference.digest} {target.digest}".encode())
     for name, p in found.parts.items():
         h.update(f"{name} {p.part.pairing}".encode())
@@ -59,13 +47,7 @@ def _identity(reference: Model, target: Model, found: UnitMap) -> str:
 
 @dataclass(frozen=True, eq=False)
 class _Axis:
-    """Where the target's rows of one axis come from.
-
-    Attributes:
-        source: For each of them the reference's row.
-        signs: By row of the reference, None for none.
-        rotation: `[reference, target]` instead, None for none.
-    """
+    """How the target's rows of one axis follow from the reference's: source rows, with signs or a rotation."""
 
     source: np.ndarray
     signs: np.ndarray | None = None
@@ -73,7 +55,7 @@ class _Axis:
 
 
 def _axes(parts: Sequence[PartMap]) -> Iterator[_Axis]:
-    """The axes of a tensor, stretch by stretch where one is cut."""
+    """The axes of a tensor; an axis that the map splits is put together again."""
     for k in range(len(parts[0].maps)):
         pieces = {p.part.axes[k].start: (p.part.axes[k], p.maps[k]) for p in parts}
         if len(pieces) == 1:
@@ -104,21 +86,21 @@ def _axis(m: AxisMap) -> _Axis:
 
 
 @dataclass(frozen=True, eq=False)
-class _Moved:
-    """One tensor of the reference in the target's order and layout, some rows at a time."""
+class _RemappedTensor:
+    """One tensor of the reference in the target's order and layout, read some rows at a time."""
 
-    reader: Reader
+    reader: TensorReader
     name: str
     pairing: Pairing
     axes: tuple[_Axis, ...]
 
     def shape(self, like: Sequence[int]) -> tuple[int, ...]:
-        """The shape in the target's layout; an axis that the target has grown stays shorter."""
+        """Shape in the target's layout; an axis that the target has grown stays shorter."""
         sizes = {j: len(axis.source) for j, axis in zip(self.pairing.axes_b, self.axes, strict=True)}
         return tuple(sizes.get(i, 1) for i in range(len(like)))
 
     def rows(self, shape: tuple[int, ...]):
-        """What makes rows of the first axis."""
+        """A function that reads rows of the first axis."""
 
         def make(start: int, stop: int) -> np.ndarray:
             p, picks = self.pairing, {}
@@ -142,10 +124,10 @@ class _Moved:
 def _vectors(
     reference: Model, target: Model, by_tensor: dict[str, list[PartMap]], found: UnitMap
 ) -> Iterator[tuple[str, np.ndarray]]:
-    beside = {stem(n): stem(parts[0].part.pairing.b) for n, parts in by_tensor.items()}
+    beside = {layer_name(n): layer_name(parts[0].part.pairing.b) for n, parts in by_tensor.items()}
     own, known = matrices(reference), structure(reference)
     shared = {
-        (stem(n), axis.label): m
+        (layer_name(n), axis.label): m
         for n, parts in by_tensor.items()
         for p in parts
         for axis, m in zip(p.part.axes, p.maps, strict=True)
@@ -153,7 +135,7 @@ def _vectors(
     for name, tensor in reference.weights.items():
         if name in own or not tensor.is_float:
             continue
-        layer = stem(name)
+        layer = layer_name(name)
         other = name if name in target.weights else beside.get(layer, layer) + name.removeprefix(layer)
         if other not in target.weights or target.weights[other].size != tensor.size:
             continue

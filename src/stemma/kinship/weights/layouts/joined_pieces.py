@@ -1,9 +1,8 @@
-"""One model laid out as the other: matrices that one of them keeps in pieces or as two factors, put together again.
+"""Conversion of a model that stores matrices in pieces or as two factors into the other model's layout.
 
-Tensor parallelism writes halves of a matrix, exporters write queries, keys and values apart, and a linear layer without
-anything in between can be stored as two whose product it is, after a decomposition or to hide it. Which pieces make
-which matrix is proposed by sizes, by names and by what no order of units changes; whether it is true is for the tests
-to say.
+Tensor parallelism splits matrices, exporters store queries, keys and values separately, and a linear layer can be
+stored as two factors, after a decomposition or to hide it. Pieces are proposed by sizes, names and order-invariant
+features; the tests decide whether the proposal is right.
 """
 
 from collections import Counter
@@ -16,28 +15,36 @@ import numpy as np
 from stemma.checkpoints.model import Model
 from stemma.checkpoints.tensor import RowStorage, Tensor
 from stemma.fingerprints.tensor_content import Features, features, matrices
-from stemma.kinship.weights.layouts.shelf import MANY, PIECES, Shelf, adding_up, natural, parts_of_name
+from stemma.kinship.weights.layouts.piece_index import (
+    MANY_PROPOSALS,
+    MAX_PIECES,
+    PieceIndex,
+    name_parts,
+    natural_sort_key,
+    runs_of_length,
+)
+from stemma.kinship.weights.sizes import sizes_of
 from stemma.networks.load import from_arrays
 
 LARGEST = 1 << 22
-"""Entries of a matrix up to which the contents of proposals are compared; beyond it, names alone choose."""
+"""Largest matrix, in entries, for which contents of proposals are compared; for larger ones names decide."""
 
 SHARE = 0.02
-"""Share of the smaller model's entries that must lack a counterpart before pieces are looked for."""
+"""Share of the smaller model's entries that must lack a counterpart for pieces to be searched."""
 
 
 FACTORS = "the product of"
-"""How a matrix was made that was kept as two."""
+"""Description of a matrix that was stored as two factors."""
 
 
 @dataclass(frozen=True, eq=False)
-class Restored:
+class ConvertedModel:
     """A model in the other one's layout.
 
     Attributes:
         model: A view of it; what was put together has the other model's names.
-        made: For every matrix that was put together, in words, what of.
-        steps: What the target's layout does otherwise, in a few words each.
+        made: Description of the sources of every matrix that was put together.
+        steps: Differences of the target's layout, in a few words each.
     """
 
     model: Model
@@ -52,31 +59,21 @@ class _Proposal:
     how: str
 
 
-def restored(reference: Model, target: Model) -> Restored | None:
-    """Put together what the reference has whole and the target in pieces.
-
-    Cost: nothing where every matrix has a counterpart of its size; else the contents of the proposals are read once.
-
-    Args:
-        reference: The model whose layout is wanted.
-        target: The model that may hold pieces.
-
-    Returns:
-        The view; None where nothing fits.
-    """
+def join_pieces(reference: Model, target: Model) -> ConvertedModel | None:
+    """The target with pieces joined or multiplied to the reference's matrices; None where nothing fits."""
     whole, pieces = _unmatched(matrices(reference), matrices(target))
     total = min(sum(t.size for t in matrices(m).values()) for m in (reference, target))
     if not whole or not pieces or sum(t.size for t in whole.values()) < SHARE * total:
         return None
     chosen: dict[str, _Proposal] = {}
-    shelf = Shelf(pieces)
+    index = PieceIndex(pieces)
     for name in sorted(whole, key=lambda n: (-whole[n].size, n)):
         if len(whole[name].shape) < 2:
             continue
-        best = _best(name, whole[name], shelf)
-        if best is not None and not _plain(name, whole[name], best, pieces):
+        best = _best_proposal(name, whole[name], index)
+        if best is not None and not _has_better_counterpart(name, whole[name], best, pieces):
             chosen[name] = best
-            shelf.take(best.of)
+            index.remove(best.of)
     if not chosen:
         return None
     used = {n for p in chosen.values() for n in p.of}
@@ -85,22 +82,22 @@ def restored(reference: Model, target: Model) -> Restored | None:
     made = {n: f"{p.how} {', '.join(p.of)}" for n, p in chosen.items()}
     factors = any(p.how == FACTORS for p in chosen.values())
     view = from_arrays(tensors, target.name, dict(target.config) if target.config else None)
-    return Restored(view, made, ("factors multiplied" if factors else "tensors split",))
+    return ConvertedModel(view, made, ("factors multiplied" if factors else "tensors split",))
 
 
 def _unmatched(own: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Matrices on either side without a counterpart of their name and size; none where all sizes are as many."""
+    """Matrices on either side without a counterpart of equal name and size; none if all sizes occur equally often."""
     left, right = dict(own), dict(other)
     for n in own:
-        if n in right and _sizes(own[n]) == _sizes(right[n]):
+        if n in right and sizes_of(own[n]) == sizes_of(right[n]):
             del left[n], right[n]
-    if Counter(map(_sizes, left.values())) == Counter(map(_sizes, right.values())):
-        return {}, {}  # other names for whole matrices: nothing is in pieces
+    if Counter(map(sizes_of, left.values())) == Counter(map(sizes_of, right.values())):
+        return {}, {}  # whole matrices under other names: no pieces
     return left, right
 
 
 def _unlike_tensors(x: Tensor, y: Tensor) -> float:
-    """How unlike two matrices of one size are in what no order of units changes; large ones are taken for alike."""
+    """Distance of two matrices by order-invariant features; 0 for large ones."""
     if x.size > LARGEST:
         return 0.0
     one, other = features(x), features(y)
@@ -109,13 +106,9 @@ def _unlike_tensors(x: Tensor, y: Tensor) -> float:
     return _unlike(one, other)
 
 
-def _sizes(tensor: Tensor) -> tuple[int, ...]:
-    return tuple(sorted(s for s in tensor.shape if s > 1))
-
-
-def _best(name: str, whole: Tensor, shelf: Shelf) -> _Proposal | None:
-    """The proposal whose contents are likest, of those whose names are nearest."""
-    proposals = [*_stretches(name, whole, shelf), *_factors(name, whole, shelf)]
+def _best_proposal(name: str, whole: Tensor, index: PieceIndex) -> _Proposal | None:
+    """The proposal with the most similar name and contents."""
+    proposals = [*_joined_proposals(name, whole, index), *_product_proposals(name, whole, index)]
     if not proposals:
         return None
     nearest = max(_shared(name, p.of) for p in proposals)
@@ -124,14 +117,14 @@ def _best(name: str, whole: Tensor, shelf: Shelf) -> _Proposal | None:
         return near[0]
     own = features(whole)
     near = sorted(near, key=_against_the_order)
-    unlike = [_unlike(own, features(p.tensor)) for p in near[: 4 * PIECES]]
+    unlike = [_unlike(own, features(p.tensor)) for p in near[: 4 * MAX_PIECES]]
     likeliest = int(np.argmin(unlike))
     return near[likeliest if unlike[likeliest] < unlike[0] / 2 else 0]
 
 
 def _against_the_order(p: _Proposal) -> bool:
-    """Whether the first of two factors is the one that reads the other: of square ones, sizes do not tell."""
-    names = [natural(n) for n in p.of]
+    """Whether the first of two factors follows the second by name: sizes do not decide for square ones."""
+    names = [natural_sort_key(n) for n in p.of]
     return p.how == FACTORS and names != sorted(names, reverse=True)
 
 
@@ -143,14 +136,14 @@ def _unlike(x: Features, y: Features) -> float:
 
 
 def _shared(name: str, others: Sequence[str]) -> int:
-    """How many parts of a name all pieces share, in its order."""
+    """Number of parts of a name that all pieces share, in order."""
     return min(_in_common(name, other) for other in others)
 
 
 @lru_cache(maxsize=1 << 16)
 def _in_common(one: str, other: str) -> int:
-    """Length of the longest common subsequence of the parts of two names, and how many of them lead both."""
-    x, y = parts_of_name(one), parts_of_name(other)
+    """Length of the longest common subsequence of name parts, plus the number of common leading parts."""
+    x, y = name_parts(one), name_parts(other)
     leading = next((k for k, (v, w) in enumerate(zip(x, y, strict=False)) if v != w), min(len(x), len(y)))
     row = [0] * (len(y) + 1)
     for word in x:
@@ -160,9 +153,9 @@ def _in_common(one: str, other: str) -> int:
     return row[-1] + leading
 
 
-def _plain(name: str, whole: Tensor, best: _Proposal, pieces: Mapping[str, Tensor]) -> bool:
-    """Whether one matrix alone, which is no part of it, is a likelier counterpart than what was put together."""
-    same = [n for n, t in pieces.items() if _sizes(t) == _sizes(whole) and n not in best.of]
+def _has_better_counterpart(name: str, whole: Tensor, best: _Proposal, pieces: Mapping[str, Tensor]) -> bool:
+    """Whether a single matrix is a better counterpart than what was put together."""
+    same = [n for n, t in pieces.items() if sizes_of(t) == sizes_of(whole) and n not in best.of]
     shared = max((_shared(name, (n,)) for n in same), default=-1)
     if not same or shared < _shared(name, best.of):
         return False
@@ -172,18 +165,18 @@ def _plain(name: str, whole: Tensor, best: _Proposal, pieces: Mapping[str, Tenso
     return unlike <= _unlike_tensors(whole, best.tensor)
 
 
-def _stretches(name: str, whole: Tensor, shelf: Shelf) -> Iterator[_Proposal]:
-    """Pieces that make a matrix, or a kernel, one after the other along its first or its second axis."""
+def _joined_proposals(name: str, whole: Tensor, index: PieceIndex) -> Iterator[_Proposal]:
+    """Pieces that make a matrix one after the other along its first or second axis."""
     for axis in (0, 1):
-        fitting = shelf.named_like(name, shelf.beside(whole, axis))
+        fitting = index.with_similar_names(name, index.matching_but_axis(whole, axis))
         near = max((_shared(name, (n,)) for n in fitting), default=0)
-        close = sorted((n for n in fitting if near and _shared(name, (n,)) == near), key=natural)
-        runs = shelf.runs(whole, axis)
-        if len(runs) > MANY:
+        close = sorted((n for n in fitting if near and _shared(name, (n,)) == near), key=natural_sort_key)
+        consecutive_pieces = index.consecutive_pieces(whole, axis)
+        if len(consecutive_pieces) > MANY_PROPOSALS:
             like = set(fitting)
-            runs = [run for run in runs if run[0] in like]
-        for run in (*runs, *adding_up(close, shelf.pieces, whole, axis)):
-            make = partial(_rows if axis == 0 else _columns, [shelf.pieces[n] for n in run])
+            consecutive_pieces = [run for run in consecutive_pieces if run[0] in like]
+        for run in (*consecutive_pieces, *runs_of_length(close, index.pieces, whole, axis)):
+            make = partial(_rows if axis == 0 else _columns, [index.pieces[n] for n in run])
             yield _Proposal(_tensor(name, whole.shape, make), run, "joined from")
 
 
@@ -201,13 +194,13 @@ def _columns(parts: Sequence[Tensor], start: int, stop: int) -> np.ndarray:
     return np.concatenate([np.asarray(t.rows(start, stop), np.float32) for t in parts], axis=1)
 
 
-def _factors(name: str, whole: Tensor, shelf: Shelf) -> Iterator[_Proposal]:
-    """Two matrices whose product has the size of a third; or a kernel behind or before one of a single pixel."""
-    inner, (left, right) = whole.shape[1:], shelf.factors(whole)
-    for u in shelf.named_like(name, left):
-        x = shelf.pieces[u]
-        for v in shelf.named_like(name, right.get(x.shape[1], ())):
-            y = shelf.pieces[v]
+def _product_proposals(name: str, whole: Tensor, index: PieceIndex) -> Iterator[_Proposal]:
+    """Two matrices whose product has the size of a third; also kernels with a 1 x 1 one."""
+    inner, (left, right) = whole.shape[1:], index.factors(whole)
+    for u in index.with_similar_names(name, left):
+        x = index.pieces[u]
+        for v in index.with_similar_names(name, right.get(x.shape[1], ())):
+            y = index.pieces[v]
             if u == v:
                 continue
             if _pixel(x) and y.shape[1:] == inner:
@@ -217,7 +210,7 @@ def _factors(name: str, whole: Tensor, shelf: Shelf) -> Iterator[_Proposal]:
 
 
 def _pixel(tensor: Tensor) -> bool:
-    """Whether a kernel is a plain matrix."""
+    """Whether a kernel is 1 x 1, so a plain matrix."""
     return all(s == 1 for s in tensor.shape[2:])
 
 
@@ -228,14 +221,14 @@ def _mixed(x: Tensor, y: Callable[[], np.ndarray], start: int, stop: int) -> np.
 
 
 def _behind(x: Tensor, y: Callable[[], np.ndarray], start: int, stop: int) -> np.ndarray:
-    """Rows of a kernel that reads what a plain matrix wrote."""
+    """Rows of a kernel applied after a plain matrix."""
     kernel = np.asarray(x.rows(start, stop), np.float32)
     mixing = y().reshape(kernel.shape[1], -1)
     return np.moveaxis(np.tensordot(kernel, mixing, axes=(1, 0)), -1, 1)
 
 
 def _once(tensor: Tensor) -> Callable[[], np.ndarray]:
-    """A tensor that is read when it is first asked for."""
+    """A tensor that is read when first needed."""
     return cache(lambda: np.asarray(tensor.array(), np.float32))
 
 
