@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from stemma.checkpoints.model import Model
-from stemma.edits.editable_network import own_network
+from stemma.edits.editable_network import editable_copy
 from stemma.edits.measured_effect import latency
 from stemma.edits.pruning.pruning import Pruning
 from stemma.networks.from_module import from_module
@@ -99,7 +99,7 @@ def statistics() -> dict[str, Any]:
 
 def ratios() -> dict[str, Any]:
     net, asked = model(bed.MAKERS["resnet20"], (3, 32, 32)), images(512, (3, 32, 32))
-    method, out = Pruning(budget="macs", share=0.5, allocation="dynamic"), {}
+    method, out = Pruning(budget="macs", keep_ratio=0.5, allocation="dynamic"), {}
     start = time.perf_counter()
     seen = method.collect(net, asked)
     out["seconds of one pass"] = time.perf_counter() - start
@@ -108,7 +108,7 @@ def ratios() -> dict[str, Any]:
     out["seconds of scores and curves"] = time.perf_counter() - start
     start = time.perf_counter()
     for share in np.linspace(0.3, 0.95, RATIOS):
-        Pruning(budget="macs", share=float(share), allocation="dynamic").plan(net, asked, seen, curves=curves)
+        Pruning(budget="macs", keep_ratio=float(share), allocation="dynamic").plan(net, asked, seen, curves=curves)
     return {**out, "seconds of twenty plans": time.perf_counter() - start, "ratios": RATIOS}
 
 
@@ -118,12 +118,12 @@ def speed() -> dict[str, Any]:
     net, asked = model(bed.MAKERS["resnet18"], (3, 32, 32)), images(48, (3, 32, 32))
     out: dict[str, Any] = {}
     for multiple in (1, 16):
-        method = Pruning(budget="macs", share=0.5, score="l2", allocation="uniform", compensation="none", positions=4,
-                         multiple=multiple, recalibrate=False)  # fmt: skip
+        method = Pruning(budget="macs", keep_ratio=0.5, score="l2", allocation="uniform", compensation="none",
+                         positions=4, round_to=multiple, recalibrate=False)  # fmt: skip
         edited = method.apply(net, method.plan(net, asked), asked)
-        whole, macs = own_network(net), edited.receipt.measured["macs"]
+        whole, macs = editable_copy(net), edited.receipt.measured["macs"]
         for batch in (1, 32):
-            a, b = (latency(n, asked.inputs, batch, 7) for n in (whole, edited.asked))
+            a, b = (latency(n, asked.inputs, batch, 7) for n in (whole, edited.editable))
             out[f"multiple {multiple} batch {batch}"] = {
                 "before": a,
                 "after": b,

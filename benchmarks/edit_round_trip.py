@@ -38,10 +38,10 @@ from stemma.zoo.recipe_builder import build
 
 PARENTS = tuple((kind, seed) for seed in range(900, 906) for kind in ("mlp", "cnn"))
 EDITS: dict[str, Any] = {
-    "prune a third": Pruning(share=0.67), "prune half": Pruning(share=0.5),
-    "prune to half the operations": Pruning(budget="macs", share=0.5),
-    "prune, factors": Pruning(share=0.7, compensation="scalar"),
-    "prune, no refit": Pruning(share=0.7, compensation="none"),
+    "prune a third": Pruning(keep_ratio=0.67), "prune half": Pruning(keep_ratio=0.5),
+    "prune to half the operations": Pruning(budget="macs", keep_ratio=0.5),
+    "prune, factors": Pruning(keep_ratio=0.7, compensation="scalar"),
+    "prune, no refit": Pruning(keep_ratio=0.7, compensation="none"),
     "forget, zero": Unlearning(action="zero"), "forget, negate": Unlearning(action="negate"),
     "forget, refit": Unlearning(),
     "forget, published": Unlearning.official("zero"), "forget, samples alone": Unlearning(),

@@ -86,7 +86,7 @@ class Case:
     def edited(self, method: Unlearning, given: str, generic: bed.Data) -> Any:
         rest = {"retain": self.retain, "generic": generic}.get(given)
         rest = None if rest is None else Probes.of(rest.images)
-        return method(self.model, Probes.of(self.forget.images), rest).asked.module.eval()
+        return method(self.model, Probes.of(self.forget.images), rest).editable.module.eval()
 
 
 def measured(case: Case, generic: bed.Data, gold: list[np.ndarray], *, relearn: bool, brief: bool) -> dict[str, Any]:

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 
 from stemma import networks
-from stemma.edits.editable_network import own_network
+from stemma.edits.editable_network import editable_copy
 from stemma.edits.pruning.pruning import Pruning
 from stemma.networks.load import from_arrays
 from stemma.probes import Probes
@@ -66,14 +66,14 @@ def trained(seed: int, learnt: data.Examples, kept: Path | None) -> torch.nn.Mod
 
 def perplexity(network: Any, inputs: np.ndarray, targets: np.ndarray) -> float:
     """Exponential of the mean cross-entropy of the next byte."""
-    scores = network.answers(inputs).double().log_softmax(-1)
+    scores = network.outputs(inputs).double().log_softmax(-1)
     return float(torch.exp(-scores.gather(-1, torch.from_numpy(targets)[..., None]).mean()))
 
 
 def measured(net: torch.nn.Module, asked: Probes, unseen: data.Examples) -> dict[str, Any]:
     """Ratios of perplexities, by refit, score and share that goes."""
     model = from_arrays({n: t.numpy() for n, t in net.state_dict().items()}, "language", CONFIG)
-    whole = perplexity(own_network(model), unseen.inputs, unseen.targets)
+    whole = perplexity(editable_copy(model), unseen.inputs, unseen.targets)
     found: dict[str, Any] = {"whole": whole}
     seen = Pruning().collect(model, asked)
     for score in SCORES:
@@ -81,10 +81,10 @@ def measured(net: torch.nn.Module, asked: Probes, unseen: data.Examples) -> dict
         curves = base.curves(model, asked, seen)
         for kind in ("kernel", "none"):
             for gone in GONE:
-                method = replace(base, share=1 - gone, compensation=kind)
+                method = replace(base, keep_ratio=1 - gone, compensation=kind)
                 plan = method.plan(model, asked, seen, curves=curves)
                 edited = method.apply(model, plan, asked, seen)
-                ratio = perplexity(edited.asked, unseen.inputs, unseen.targets) / whole
+                ratio = perplexity(edited.editable, unseen.inputs, unseen.targets) / whole
                 found.setdefault(kind, {}).setdefault(score, {})[f"{gone:g}"] = ratio
     return found
 

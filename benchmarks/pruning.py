@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from stemma.checkpoints.model import Model
-from stemma.edits.editable_network import own_network, removable
+from stemma.edits.editable_network import checked_dependency_graph, editable_copy
 from stemma.edits.measured_effect import latency
 from stemma.edits.pruning.pruning import Pruning
 from stemma.probes import Probes
@@ -111,17 +111,17 @@ def cell(
     edited = method.apply(model, plan, probes, known)
     m = edited.receipt.measured
     return {
-        "accuracy": bed.right(edited.asked.network, test, device), "macs": m["macs"][1] / m["macs"][0],
+        "accuracy": bed.right(edited.editable.network, test, device), "macs": m["macs"][1] / m["macs"][0],
         "parameters": m["parameters"][1] / m["parameters"][0], "error": m["error"], "same": m.get("same_top_answer"),
     }  # fmt: skip
 
 
 def cells(budgets: tuple[float, ...], multiple: int) -> Iterator[tuple[list[str], Pruning, str]]:
     """Key, method and inputs of everything that is measured of one network, the most wanted first."""
-    base = Pruning(budget="macs", share=0.5, batch=250, multiple=multiple)
+    base = Pruning(budget="macs", keep_ratio=0.5, batch=250, round_to=multiple)
     for score in SCORES[:4]:
         for share in budgets:
-            yield ["scores", score, f"{share:g}"], replace(base, score=score, share=share), "real"
+            yield ["scores", score, f"{share:g}"], replace(base, score=score, keep_ratio=share), "real"
     for kind in ("none", "scalar", "kernel"):
         for norm in (False, True):
             key = ["refit", f"{kind}{' and norm' if norm else ''}"]
@@ -129,13 +129,13 @@ def cells(budgets: tuple[float, ...], multiple: int) -> Iterator[tuple[list[str]
     yield ["refit", "kernel in one pass"], replace(base, sequential=False), "real"
     for how in ("uniform", "greedy", "dynamic"):
         yield ["allocation", how], replace(base, allocation=how), "real"
-    yield ["published"], replace(Pruning.official(0.5), batch=250, rounds=1, multiple=multiple), "real"
+    yield ["published"], replace(Pruning.official(0.5), batch=250, rounds=1, round_to=multiple), "real"
     for source in ("synthetic", "elsewhere"):
         for score in ("elimination", "l2"):
             yield ["probes", source, score], replace(base, score=score), source
     for score in SCORES[4:]:
         for share in budgets if multiple > 1 else (0.5,):
-            yield ["scores", score, f"{share:g}"], replace(base, score=score, share=share), "real"
+            yield ["scores", score, f"{share:g}"], replace(base, score=score, keep_ratio=share), "real"
 
 
 def study(result: Result, key: list[str], model: Model, probes: dict[str, Probes], test: bed.Data, device: str,
@@ -190,12 +190,12 @@ def speed(model: Model, probes: Probes) -> dict[str, Any]:
     torch.set_num_threads(1)
     out = {}
     for multiple in (1, 8):
-        method = Pruning(budget="macs", share=0.5, sequential=False, multiple=multiple, positions=16)
+        method = Pruning(budget="macs", keep_ratio=0.5, sequential=False, round_to=multiple, positions=16)
         few = probes.take(slice(0, 128))
         edited = method.apply(model, method.plan(model, few), few)
-        whole = own_network(model)
+        whole = editable_copy(model)
         for batch in (1, 64):
-            a, b = (latency(n, probes.inputs, batch, 9) for n in (whole, edited.asked))
+            a, b = (latency(n, probes.inputs, batch, 9) for n in (whole, edited.editable))
             out[f"multiple {multiple} batch {batch}"] = {"before": a, "after": b, "times": a / b}
     return out
 
@@ -222,7 +222,7 @@ def main() -> None:
     result = Result(out, {"tier": args.tier, "settings": {k: v for k, v in tier.items()}, "device": card,
                           "torch": torch.__version__, "machine": f"{os.cpu_count()} cores, {platform.python_version()}",
                           "budgets": list(BUDGETS),
-                          "method": dict(Pruning(budget="macs", share=0.5).spec.params),
+                          "method": dict(Pruning(budget="macs", keep_ratio=0.5).spec.params),
                           "version": Pruning.version})  # fmt: skip
     result.resume("settings", "method", "version", "device")
     for seed in tier["seeds"]:
@@ -245,7 +245,7 @@ def main() -> None:
                 "elsewhere": elsewhere(real, args.data, tier["probes"]),
             }
             given = {k: Probes.of(d.images, source=k) for k, d in probes.items()}
-            net_ = removable(model, given["real"].inputs)
+            net_ = checked_dependency_graph(model, given["real"].inputs)
             result.put([*key, "macs"], net_.macs())
             result.put([*key, "parameters"], net_.parameters())
             if args.device == "cpu" and seed == tier["seeds"][0]:

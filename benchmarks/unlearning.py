@@ -28,7 +28,7 @@ import torch
 from scipy.stats import binomtest, spearmanr
 
 from stemma import __version__
-from stemma.verification import permutation_test as labels
+from stemma.verification import permutation_test as permutation
 from stemma.verification.distances import VIEWS
 from stemma.zoo.training import accuracy
 from testbeds import unlearning_models as zoo
@@ -128,7 +128,8 @@ def rejections(bed: Bed, name: str, views: Sequence[str], combine: str, runs: in
     out = []
     for chosen, gold in bed.trials(name, runs, group, 1):
         pools = [bed.pool(name, chosen, gold, v)[:-1, :-1] for v in views]
-        out.append(labels.permuted(pools, runs, combine).p_value <= ALPHA * (1 + labels.TIED))
+        found = permutation.permutation_test(pools, runs, combine)
+        out.append(found.p_value <= ALPHA * (1 + permutation.TIE_TOLERANCE))
     return out
 
 
@@ -136,7 +137,7 @@ def selection(bed: Bed) -> dict[str, Any]:
     """Power of every way to make the test, on the networks and the class that no reported rate uses."""
     table = []
     for label, views in SETS.items():
-        for combine in labels.COMBINATIONS if len(views) > 1 else labels.COMBINATIONS[:1]:
+        for combine in permutation.COMBINATIONS if len(views) > 1 else permutation.COMBINATIONS[:1]:
             power = {n: float(np.mean(rejections(bed, n, views, combine, 1, GOLD))) for n in TREATMENTS}
             table.append({
                 "views": label, "combine": combine, "least_of_the_cheats": min(power[n] for n in zoo.CHEATS),
@@ -173,7 +174,7 @@ def by_rank(bed: Bed, name: str, figures: dict[str, np.ndarray]) -> list[bool]:
     out = []
     for chosen, gold in bed.trials(name, 1, GOLD, 1):
         reached = (figures["retrained"][gold] >= figures[name][chosen[0]]).sum() + 1
-        out.append(bool(reached <= ALPHA * (GOLD + 1) * (1 + labels.TIED)))
+        out.append(bool(reached <= ALPHA * (GOLD + 1) * (1 + permutation.TIE_TOLERANCE)))
     return out
 
 
@@ -190,7 +191,7 @@ def published_figure(bed: Bed) -> dict[str, Any]:
             base = found
         picks = [rng.choice(np.delete(np.arange(count), i), null, replace=False) for i in range(count)]
         low = [1 + int((base[p] <= d).sum()) for p, d in zip(picks, found, strict=True)]
-        out[name]["rank_test"] = rate([r <= ALPHA * (null + 1) * (1 + labels.TIED) for r in low])
+        out[name]["rank_test"] = rate([r <= ALPHA * (null + 1) * (1 + permutation.TIE_TOLERANCE) for r in low])
     return out
 
 

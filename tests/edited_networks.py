@@ -12,7 +12,7 @@ import pytest
 from stemma.checkpoints.model import Model
 from stemma.checkpoints.save import save
 from stemma.cli import main
-from stemma.edits.editable_network import own_network
+from stemma.edits.editable_network import editable_copy
 from stemma.edits.measured_effect import accuracy
 from stemma.networks.load import load
 from stemma.probes import Probes
@@ -72,6 +72,6 @@ def held_out() -> Probes:
 
 
 def right(model: Model) -> float:
-    found = accuracy(own_network(model), held_out())
+    found = accuracy(editable_copy(model), held_out())
     assert found is not None
     return found

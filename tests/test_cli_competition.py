@@ -89,11 +89,11 @@ def test_the_document_holds_every_figure(run: Run, place: Path) -> None:
     assert found["strength"] == {"audio": None, "image": None}
     assert len(found["missing"]) == 2
     probes = read_probes("p.npz")
-    from stemma.multimodal.contribution import LeaningTest
+    from stemma.multimodal.contribution import ContributionTest
 
     module = __import__("pairednets").Net()
     module.load_state_dict({n: torch.tensor(t.array()) for n, t in stemma.load("net.safetensors").tensors.items()})
-    again = LeaningTest()(stemma.from_module(module.eval(), "net"), probes)
+    again = ContributionTest()(stemma.from_module(module.eval(), "net"), probes)
     assert found["modalities"]["audio"]["share"]["value"] == again.modalities["audio"].share.value
 
 
@@ -127,7 +127,7 @@ def test_strength_with_concepts_of_either_kind(run: Run, place: Path) -> None:
         ((*FITTED, "sound=net.safetensors"), 2, "concept of 'sound'"),
         ((*FITTED, "audio=net.safetensors", "--fit-probes", "p.npz"), 2, "are among the probes"),
         (("--probes", "flat.npz"), 2, "one modality"),
-        (("--probes", "wrong.npz"), 1, "Are the arrays named as its forward takes them"),
+        (("--probes", "wrong.npz"), 1, "Name the arrays as its forward takes them"),
         (("--probes", "p.npz", "--mask", "noise"), 2, "no mask is called 'noise'"),
         ((*FITTED, "audio=net.safetensors", "--layer", "z"), 2, "no layer"),
         ((), 2, "give --probes"),
@@ -200,9 +200,9 @@ def test_paired_probes_in_python() -> None:
             return a + b
 
     probes = pair_modalities({"a": np.eye(3, dtype=np.float32), "b": np.zeros((3, 3), np.float32)}, [0, 1, 2])
-    from stemma.multimodal.contribution import LeaningTest
+    from stemma.multimodal.contribution import ContributionTest
 
-    found = LeaningTest(draws=10)(stemma.from_module(Sum().eval(), "sum"), probes)
+    found = ContributionTest(draws=10)(stemma.from_module(Sum().eval(), "sum"), probes)
     assert found.accuracy.value == 1.0
     assert found.modalities["a"].share.value == pytest.approx(1)
 

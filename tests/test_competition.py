@@ -140,16 +140,16 @@ def test_constant_directions_are_left_out_and_bad_arrays_refused() -> None:
     c = np.concatenate([c, -c.sum(1, keepdims=True)], 1)  # the shift that no softmax sees
     assert _strength(h, c).directions == 3
     assert np.isfinite(_strength(np.concatenate([h, np.ones((100, 2))], 1), c).whitened)
-    assert "too few to be stable" in _strength(RNG.normal(size=(60, 40)), RNG.normal(size=(60, 3))).reason
-    with pytest.raises(MisuseError, match="the same to every probe"):
+    assert "too few for a stable fit" in _strength(RNG.normal(size=(60, 40)), RNG.normal(size=(60, 3))).reason
+    with pytest.raises(MisuseError, match="the same output for every probe"):
         _strength(h, np.ones((100, 3)))
     with pytest.raises(MisuseError, match="too few: give hundreds"):
         _strength(h[:10], c[:10])
-    with pytest.raises(MisuseError, match="two folds or more"):
+    with pytest.raises(MisuseError, match="folds has to be 2 or more"):
         CompetitionTest(folds=1)
-    with pytest.raises(MisuseError, match="have to be finite"):
+    with pytest.raises(MisuseError, match="NaN or infinite values"):
         _strength(np.full((100, 2), np.nan), c)
-    with pytest.raises(MisuseError, match="once to fit and once to test"):
+    with pytest.raises(MisuseError, match="needs features"):
         CompetitionTest()(h, c[:50], h, c)
 
 
@@ -361,11 +361,11 @@ def test_every_strategy_learns_and_repeats_itself(fusion: str) -> None:
 def test_what_a_strategy_lacks_is_said() -> None:
     bare = Setting(Net(), ("a", "v"), masks_of("zero", ["a", "v"]))
     for strategy in (Ogm(0.5), Mses(), EncoderRates({"a": 0.5})):
-        with pytest.raises(MisuseError, match="which submodule is that of"):
+        with pytest.raises(MisuseError, match="but none is given for"):
             Fit(epochs=1)(bare, _examples(), strategy, _examples())
     with pytest.raises(MisuseError, match="give valid="):
         Fit(epochs=1)(_setting(), _examples(), Mslr())
-    with pytest.raises(MisuseError, match="only 10"):
+    with pytest.raises(MisuseError, match="there are 10"):
         Fit(epochs=1)(_setting(), _examples(10), Joint())
 
 

@@ -13,8 +13,8 @@ from stemma import networks
 from stemma.architectures.unit_groups import unit_groups
 from stemma.checkpoints.model import Model
 from stemma.edits.dependency_graph import slicing
-from stemma.edits.dependency_graph.groups import Network
-from stemma.edits.editable_network import head_weights, own_network, removable
+from stemma.edits.dependency_graph.dependency_groups import DependencyGraph
+from stemma.edits.editable_network import checked_dependency_graph, editable_copy, head_weights
 from stemma.errors import MisuseError
 from stemma.networks.from_module import from_module
 from stemma.types import InputSpec
@@ -198,12 +198,12 @@ def built(kind: str) -> tuple[Model, np.ndarray]:
 
 
 def outputs(model: Model, inputs: np.ndarray, change: Callable[[nn.Module], None]) -> torch.Tensor:
-    asked = own_network(model)
+    asked = editable_copy(model)
     change(asked.module)
-    return asked.answers(inputs)
+    return asked.outputs(inputs)
 
 
-def some(net: Network, name: str, seed: int = 0) -> np.ndarray:
+def some(net: DependencyGraph, name: str, seed: int = 0) -> np.ndarray:
     size = net.sizes[name]
     return np.sort(np.random.default_rng([seed, size]).permutation(size)[: max(1, size // 2)])
 
@@ -211,31 +211,31 @@ def some(net: Network, name: str, seed: int = 0) -> np.ndarray:
 @pytest.mark.parametrize("kind", sorted(MAKERS))
 def test_cutting_is_silencing_group_by_group_and_all_together(kind: str) -> None:
     model, inputs = built(kind)
-    net = removable(model, inputs)
+    net = checked_dependency_graph(model, inputs)
     assert set(net.sizes) == MAKERS[kind][2], net.refused
     whole = outputs(model, inputs, lambda module: None)
     for names in (*([g] for g in net.sizes), list(net.sizes)):
         kept = {n: some(net, n) for n in names}
-        rows = slicing.slices(net, kept)
-        cut = outputs(model, inputs, lambda m, r=rows: slicing.cut(m, r, head_weights(net)))
-        silent = outputs(model, inputs, lambda m, k=kept: slicing.silence(m, net, k))
+        rows = slicing.kept_rows(net, kept)
+        cut = outputs(model, inputs, lambda m, r=rows: slicing.slice_units(m, r, head_weights(net)))
+        silent = outputs(model, inputs, lambda m, k=kept: slicing.mask_units(m, net, k))
         torch.testing.assert_close(cut, silent, atol=1e-5, rtol=1e-4)
         assert float((silent - whole).abs().max()) > 1e-4  # the control: these units do something
         other = {n: np.setdiff1d(np.arange(net.sizes[n]), k) for n, k in kept.items() if net.sizes[n] > 1}
         if all(len(k) for k in other.values()):
-            wrong = outputs(model, inputs, lambda m, k=other: slicing.silence(m, net, k))
+            wrong = outputs(model, inputs, lambda m, k=other: slicing.mask_units(m, net, k))
             assert float((wrong - cut).abs().max()) > 1e-4
 
 
 @pytest.mark.parametrize("kind", sorted(MAKERS))
 def test_operations_and_parameters_are_those_of_the_smaller_network(kind: str) -> None:
     model, inputs = built(kind)
-    net = removable(model, inputs)
+    net = checked_dependency_graph(model, inputs)
     kept = {n: some(net, n) for n in net.sizes}
-    asked = own_network(model)
+    asked = editable_copy(model)
     assert net.parameters() == sum(p.numel() for p in asked.module.parameters())
     assert net.macs() == pytest.approx(counted(asked.module, inputs[:1]), rel=1e-6)
-    slicing.cut(asked.module, slicing.slices(net, kept), head_weights(net))
+    slicing.slice_units(asked.module, slicing.kept_rows(net, kept), head_weights(net))
     counts = {n: len(k) for n, k in kept.items()}
     assert net.parameters(counts) == sum(p.numel() for p in asked.module.parameters())
     assert net.macs(counts) == pytest.approx(counted(asked.module, inputs[:1]), rel=1e-6)
@@ -264,12 +264,11 @@ def test_the_same_groups_as_the_architecture_family_says(kind: str) -> None:
 
     model = from_arrays(module.state_dict(), kind, OWN[kind])
     inputs = built(kind)[1]
-    net = removable(from_module(module.eval(), kind), inputs)
+    net = checked_dependency_graph(from_module(module.eval(), kind), inputs)
     family = {frozenset((m.tensor, m.axis) for m in g.members): g.size for g in unit_groups(model)}
     assert len(family) >= len(net.groups)
     for g in net.groups:
-        noun = g.unit_group()
-        places = frozenset((m.tensor, m.axis) for m in noun.members)
+        places = frozenset((r.tensor, r.axis) for r in g.rows)
         if g.name in net.heads:  # families divide heads further: keys and values apart from queries, sizes inside
             assert any(places & f for f in family)
             continue
@@ -278,27 +277,25 @@ def test_the_same_groups_as_the_architecture_family_says(kind: str) -> None:
 
 def test_rows_of_fused_and_gated_layers_are_the_right_ones() -> None:
     model, inputs = built("fused")
-    group = removable(model, inputs).group("blocks.0.attn.qkv")
+    group = checked_dependency_graph(model, inputs).group("blocks.0.attn.qkv")
     rows = next(r for r in group.rows if r.tensor == "blocks.0.attn.qkv.weight")
     np.testing.assert_array_equal(rows.index[1], [4, 5, 6, 7, 16, 17, 18, 19, 28, 29, 30, 31])
-    members = [m for m in group.unit_group().members if m.tensor == "blocks.0.attn.qkv.weight"]
-    assert [(m.offset, m.block) for m in members] == [(0, 4), (12, 4), (24, 4)]
     model, inputs = built("llama")
-    group = removable(model, inputs).group("model.layers.0.self_attn.q_proj")
+    group = checked_dependency_graph(model, inputs).group("model.layers.0.self_attn.q_proj")
     sizes = {r.tensor.split(".")[-2]: r.index.shape for r in group.rows}
     assert sizes == {"q_proj": (2, 8), "k_proj": (2, 4), "v_proj": (2, 4), "o_proj": (2, 8)}
     model, inputs = built("split")
-    rows = removable(model, inputs).group("both").rows[0]
+    rows = checked_dependency_graph(model, inputs).group("both").rows[0]
     np.testing.assert_array_equal(rows.index[:2], [[0, 8], [1, 9]])
 
 
 def test_what_cannot_be_cut_is_said_with_the_reason() -> None:
     model, inputs = built("split")
-    refused = removable(model, inputs).refused
+    refused = checked_dependency_graph(model, inputs).refused
     assert "twice" in refused
     assert "output of the network" in refused["head"]
     model, inputs = built("vit")
-    assert "statistic over all units" in removable(model, inputs).refused["patch_embed.proj"]
+    assert "statistic over all units" in checked_dependency_graph(model, inputs).refused["patch_embed.proj"]
 
 
 class Shuffled(nn.Module):
@@ -328,9 +325,11 @@ class Fixed(nn.Module):
 def test_groups_that_code_fixes_stay_whole() -> None:
     torch.manual_seed(0)
     inputs = np.random.default_rng(0).random((3, 3, 6, 6)).astype(np.float32)
-    with pytest.raises(MisuseError, match="nothing can be removed"):
-        removable(from_module(Shuffled().eval(), "s"), inputs)
-    net = removable(from_module(Fixed().eval(), "f"), np.random.default_rng(0).random((3, 6)).astype(np.float32))
+    with pytest.raises(MisuseError, match="no unit of s can be removed"):
+        checked_dependency_graph(from_module(Shuffled().eval(), "s"), inputs)
+    net = checked_dependency_graph(
+        from_module(Fixed().eval(), "f"), np.random.default_rng(0).random((3, 6)).astype(np.float32)
+    )
     assert set(net.sizes) == {"b"}
     assert "assumes this size" in net.refused["a"]
 
@@ -341,14 +340,14 @@ def test_quantised_modules_and_black_boxes_are_refused() -> None:
 
     inputs = np.zeros((2, 4), np.float32)
     with pytest.raises(MisuseError, match="quantised module"):
-        removable(from_module(nn.Sequential(QuantLinear(4, 4), nn.Linear(4, 3)).eval(), "q"), inputs)
-    with pytest.raises(MisuseError, match="known by its answers only"):
-        removable(from_module(lambda x: x, "b"), inputs)
+        checked_dependency_graph(from_module(nn.Sequential(QuantLinear(4, 4), nn.Linear(4, 3)).eval(), "q"), inputs)
+    with pytest.raises(MisuseError, match="is a black box"):
+        checked_dependency_graph(from_module(lambda x: x, "b"), inputs)
 
 
 def test_a_table_that_is_also_the_head_is_not_cut_at_one_end() -> None:
     model, inputs = built("llama")
-    net = removable(model, inputs)
+    net = checked_dependency_graph(model, inputs)
     assert not any(r.tensor == "model.embed_tokens.weight" for g in net.groups for r in g.rows)
 
 
@@ -388,9 +387,9 @@ SLOW = pytest.mark.slow
 def test_networks_of_transformers_are_cut_consistently(kind: str, least: int) -> None:
     module, inputs = hugging_face(kind)
     model = from_module(module, kind)
-    net = removable(model, inputs)
+    net = checked_dependency_graph(model, inputs)
     assert len(net.groups) >= least, net.refused
     kept = {n: some(net, n) for n in net.sizes}
-    cut = outputs(model, inputs, lambda m: slicing.cut(m, slicing.slices(net, kept), head_weights(net)))
-    silent = outputs(model, inputs, lambda m: slicing.silence(m, net, kept))
+    cut = outputs(model, inputs, lambda m: slicing.slice_units(m, slicing.kept_rows(net, kept), head_weights(net)))
+    silent = outputs(model, inputs, lambda m: slicing.mask_units(m, net, kept))
     torch.testing.assert_close(cut, silent, atol=1e-5, rtol=1e-4)

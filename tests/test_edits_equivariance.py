@@ -8,7 +8,7 @@ import torch
 
 from stemma import networks
 from stemma.checkpoints.model import Model
-from stemma.edits.editable_network import own_network, removable
+from stemma.edits.editable_network import checked_dependency_graph, editable_copy
 from stemma.edits.pruning.pruning import Pruning
 from stemma.edits.result import Edited
 from stemma.edits.unlearning.unlearning import Unlearning
@@ -75,7 +75,7 @@ def model(kind: str, arrays: Arrays) -> Model:
 
 
 def same_answers(a: Edited, b: Edited, x: np.ndarray) -> bool:
-    first, second = a.asked.answers(x), b.asked.answers(x)
+    first, second = a.editable.outputs(x), b.editable.outputs(x)
     return float((first - second).abs().max()) < 2e-3 * float(first.abs().max())
 
 
@@ -89,10 +89,10 @@ def test_the_same_units_go_in_any_order_and_at_any_scale(kind: str, seed: int, h
     first, second = model(kind, before), model(kind, after)
     seen = [Pruning().collect(m, x) for m in (first, second)]
     for score in ("alignment", "fidelity", "wanda", "elimination"):
-        method = Pruning(share=0.6, score=score, allocation="uniform")
+        method = Pruning(keep_ratio=0.6, score=score, allocation="uniform")
         plans = [method.plan(m, x, s) for m, s in zip((first, second), seen, strict=True)]
         assert plans[0].kept.keys() == plans[1].kept.keys()
-        for g in removable(first, x.inputs).groups:
+        for g in checked_dependency_graph(first, x.inputs).groups:
             kept, now = (set(p.kept[g.name]) for p in plans) if g.name in plans[0].kept else (set(), set())
             order = next((rows[r.tensor, r.axis] for r in g.rows if (r.tensor, r.axis) in rows), np.arange(g.size))
             assert {int(order[k]) for k in now} == kept, (score, g.name)
@@ -103,7 +103,7 @@ def test_the_same_units_go_in_any_order_and_at_any_scale(kind: str, seed: int, h
 @pytest.mark.parametrize("kind", ["mlp", "cnn"])
 def test_budgets_are_shared_out_alike_in_any_order_and_at_any_scale(kind: str) -> None:
     before, x = network(kind, 7), asked(kind, 7)
-    method = Pruning(budget="macs", share=0.5)
+    method = Pruning(budget="macs", keep_ratio=0.5)
     plans = [method.plan(model(kind, a), x) for a in
              (before, changed(kind, before, "order", 7)[0], changed(kind, before, "scale", 7)[0])]  # fmt: skip
     sizes = [{g: len(k) for g, k in p.kept.items()} for p in plans]
@@ -114,9 +114,9 @@ def test_budgets_are_shared_out_alike_in_any_order_and_at_any_scale(kind: str) -
 @pytest.mark.parametrize("action", ["zero", "negate", "refit"])
 def test_forgetting_does_the_same_in_any_order_and_at_any_scale(action: str, how: str) -> None:
     before, x = network("cnn", 3), asked("cnn", 3).inputs
-    before["head.bias"] -= own_network(model("cnn", before)).answers(x).mean(0).numpy()
+    before["head.bias"] -= editable_copy(model("cnn", before)).outputs(x).mean(0).numpy()
     after, _ = changed("cnn", before, how, 3)
-    answers = own_network(model("cnn", before)).answers(x).argmax(1).numpy()
+    answers = editable_copy(model("cnn", before)).outputs(x).argmax(1).numpy()
     most = np.bincount(answers).argmax()
     mine, rest = Probes.of(x[answers == most]), Probes.of(x[answers != most])
     edited = [Unlearning(action=action, target=0.1)(model("cnn", a), mine, rest) for a in (before, after)]

@@ -10,18 +10,18 @@ import pytest
 from edited_networks import LOST, held_out, prepared, probes, stemma
 from stemma.checkpoints.model import Model
 from stemma.checkpoints.save import save
-from stemma.edits.editable_network import own_network
+from stemma.edits.editable_network import editable_copy
 from stemma.edits.measured_effect import accuracy
 from stemma.edits.pruning.pruning import Pruning
 from stemma.edits.save import write
-from stemma.edits.unlearning.samples import scrambled
-from stemma.edits.unlearning.unlearning import Unlearning, undone
+from stemma.edits.unlearning.forget_samples import shuffled_blocks
+from stemma.edits.unlearning.unlearning import Unlearning, restored_weights
 from stemma.errors import MisuseError, StemmaError
 from stemma.networks.load import load
 from stemma.probes import Probes
 from stemma.registry import Registry
 from stemma.types import RelationKind
-from stemma.verification.edit import Replaying, read
+from stemma.verification.edit import EditReplay, read
 
 home = pytest.fixture(scope="module")(prepared)
 
@@ -31,7 +31,7 @@ def figures(model: Model, edited: Model) -> tuple[float, float]:
     asked = held_out()
     assert asked.labels is not None
     mine = asked.labels == LOST
-    a, b = (own_network(m).answers(asked.inputs).argmax(1).numpy() for m in (model, edited))
+    a, b = (editable_copy(m).outputs(asked.inputs).argmax(1).numpy() for m in (model, edited))
     return float((b[mine] == LOST).mean()), float((a == asked.labels)[~mine].mean() - (b == asked.labels)[~mine].mean())
 
 
@@ -43,7 +43,7 @@ def test_a_class_goes_and_the_others_stay_where_other_inputs_are_given(home: Pat
     assert forget < 0.08
     assert drop < (0.3 if kind == "vit" else 0.08)
     assert figures(model, model)[0] > 0.7  # the control
-    back = undone(edited.model, edited.undo)
+    back = restored_weights(edited.model, edited.undo)
     original = {n: t.array() for n, t in model.tensors.items()}
     assert all(np.array_equal(back[n], original[n]) for n in original)
 
@@ -54,7 +54,7 @@ def test_samples_alone_spare_the_others_in_a_network_with_batch_norm(home: Path)
     kept = held_out()
     assert kept.labels is not None
     kept = kept.take(kept.labels != LOST)
-    before, after = (accuracy(own_network(m), kept) for m in (model, edited.model))
+    before, after = (accuracy(editable_copy(m), kept) for m in (model, edited.model))
     assert before is not None
     assert after is not None
     assert after > before - 0.08
@@ -109,11 +109,11 @@ def test_what_was_changed_after_the_edit_is_found(home: Path, tmp_path: Path) ->
     out = tmp_path / "p"
     assert stemma("prune", home / "mlp", "--ratio", ".3", "--probes", home / "probes.npz", "--out", out).returncode == 0
     parent = load(home / "mlp")
-    assert all(f.good is not False for f in Replaying()(out, parent))
+    assert all(f.good is not False for f in EditReplay()(out, parent))
     plan = json.loads((out / "plan.json").read_text())
     plan["kept"]["layers.0"] = plan["kept"]["layers.0"][1:]
     (out / "plan.json").write_text(json.dumps(plan))
-    assert [f.check for f in Replaying()(out, parent) if f.good is False] == ["plan"]
+    assert [f.check for f in EditReplay()(out, parent) if f.good is False] == ["plan"]
     shutil.copytree(out, tmp_path / "q")
     model = load(out)
     arrays = {n: t.array().copy() for n, t in model.tensors.items()}
@@ -126,11 +126,11 @@ def test_what_was_changed_after_the_edit_is_found(home: Path, tmp_path: Path) ->
     done = stemma("verify", "edit", tmp_path / "q", "--parent", home / "mlp", "--json")
     assert done.returncode == 1
     assert {c["check"] for c in json.loads(done.stdout)["checks"] if c["good"] is False} >= {"weights", "slices"}
-    other = Replaying()(out, parent, Probes.of(probes(home).inputs[:30]))
+    other = EditReplay()(out, parent, Probes.of(probes(home).inputs[:30]))
     assert "other inputs" in other[-1].reason
     plan["slices"]["layers.0.weight"]["0"][0] = 10**6
     (out / "plan.json").write_text(json.dumps(plan))
-    assert any("cannot be carried out" in f.reason for f in Replaying()(out, parent) if f.good is False)
+    assert any("cannot be carried out" in f.reason for f in EditReplay()(out, parent) if f.good is False)
     (out / "receipt.json").write_text("{")
     with pytest.raises(StemmaError, match="can be read"):
         read(out)
@@ -143,15 +143,15 @@ def test_refusals_are_one_sentence(home: Path, tmp_path: Path) -> None:
         (["prune", home / "cnn", "--probes", asked, "--out", out], 2, "say how much is removed"),
         (["prune", home / "cnn", "--ratio", ".3", "--probes", asked], 2, "nothing says where"),
         (["prune", home / "cnn", "--budget", "macs=2", "--probes", asked, "--out", out], 2, "macs=0.5"),
-        (["prune", home / "cnn", "--budget", "luck=.5", "--probes", asked, "--out", out], 2, "not in 'luck'"),
+        (["prune", home / "cnn", "--budget", "luck=.5", "--probes", asked, "--out", out], 2, "no budget 'luck'"),
         (["prune", home / "cnn", "--budget", "macs=.01", "--probes", asked, "--out", out], 2, "cannot be met"),
         (["prune", home / "cnn", "--ratio", ".3", "--probes", home / "text.npz", "--out", out], 2, "image inputs"),
         (["prune", home / "cnn", "--ratio", ".3", "--probes", asked, "--out", home / "mlp"], 2, "exists"),
         (["prune", home / "cnn", "--ratio", ".3", "--probes", asked, "--out", out, "-P", "luck=1"], 2, "no param"),
         (["unlearn", home / "lm", "--forget", home / "text.npz", "--out", out], 2, "one score per class"),
         (["unlearn", home / "cnn", "--forget", home / "rest.npz", "--out", out], 2, "does not recognise them"),
-        (["unlearn", home / "cnn", "--forget", home / "lost.npz", "--out", out, "-P", "most=.001", "-P", "action=zero"],
-         1, "still answer"),
+        (["unlearn", home / "cnn", "--forget", home / "lost.npz", "--out", out, "-P", "max_fraction=.001",
+          "-P", "action=zero"], 1, "still predicted"),
         (["unlearn", home / "mlp", "--forget", home / "lost.npz", "--out", out, "-P", "action=refit"], 2, "made=True"),
         (["verify", "edit", home / "cnn"], 1, "can be read"),
     ]  # fmt: skip
@@ -168,13 +168,13 @@ def test_refusals_are_one_sentence(home: Path, tmp_path: Path) -> None:
 
 def test_made_inputs_are_the_same_pixels_in_other_places() -> None:
     x = np.random.default_rng(0).random((30, 1, 8, 8)).astype(np.float32)
-    made = scrambled(Probes.of(x), 1).inputs
+    made = shuffled_blocks(Probes.of(x), 1).inputs
     flipped = x.max() + x.min() - made
     same = np.isin(np.round(made, 5), np.round(x, 5)) | np.isin(np.round(flipped, 5), np.round(x, 5))
     assert same.mean() > 0.99
     assert not np.array_equal(made, x)
     with pytest.raises(MisuseError, match="images and vectors only"):
-        scrambled(Probes.of(np.zeros((4, 7), np.int64)))
+        shuffled_blocks(Probes.of(np.zeros((4, 7), np.int64)))
 
 
 def test_receipts_make_edges_of_the_registry_only_with_their_own_weights(home: Path, tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_receipts_make_edges_of_the_registry_only_with_their_own_weights(home: P
 
     model, asked = load(home / "mlp"), probes(home)
     for name, share in (("half", 0.5), ("less", 0.3)):
-        write(Pruning(share=share)(model, asked), tmp_path / name, asked)
+        write(Pruning(keep_ratio=share)(model, asked), tmp_path / name, asked)
     shutil.copytree(tmp_path / "half", tmp_path / "moved")
     for file in ("model.safetensors", "config.json"):  # another model beside a receipt that is not its own
         shutil.copy(tmp_path / "less" / file, tmp_path / "moved" / file)

@@ -11,10 +11,10 @@ from torch import nn
 
 from stemma import networks
 from stemma.checkpoints.model import Model
-from stemma.edits.editable_network import own_network, removable
-from stemma.edits.measured_effect import agreement
+from stemma.edits.editable_network import checked_dependency_graph, editable_copy
+from stemma.edits.measured_effect import output_agreement
 from stemma.edits.pruning.pruning import Pruning
-from stemma.edits.unlearning.batch_norm_prior import UNLIKE
+from stemma.edits.unlearning.batch_norm_prior import MAX_OOD_SCORE
 from stemma.edits.unlearning.unlearning import Unlearning
 from stemma.errors import MisuseError
 from stemma.networks.from_module import from_module
@@ -63,22 +63,22 @@ def test_code_that_splits_a_layer_by_its_present_width_leaves_it_whole(
     between: Callable[[torch.Tensor], torch.Tensor],
 ) -> None:
     with pytest.raises(MisuseError, match="its code assumes this size"):
-        removable(model(Written(between)), VECTORS)
+        checked_dependency_graph(model(Written(between)), VECTORS)
 
 
 def test_probes_without_any_signal_do_not_make_wrong_groups_pass() -> None:
     rolled = model(Written(lambda h: torch.roll(F.relu(h), 1, -1), bias=False))
-    with pytest.raises(MisuseError, match="nothing can be removed"):
-        removable(rolled, np.zeros((8, 16), np.float32))
+    with pytest.raises(MisuseError, match="can be removed"):
+        checked_dependency_graph(rolled, np.zeros((8, 16), np.float32))
 
 
 def test_a_norm_over_units_keeps_them_whole() -> None:
     with pytest.raises(MisuseError, match="a statistic over all units"):
-        removable(model(Written(lambda h: F.normalize(F.relu(h), dim=1))), VECTORS)
+        checked_dependency_graph(model(Written(lambda h: F.normalize(F.relu(h), dim=1))), VECTORS)
 
 
 class Two(nn.Module):
-    """A layer that can be cut, and one that is read in a way that cannot be watched."""
+    """A layer that can be cut, and one that is read in a way that cannot be collected."""
 
     def __init__(self, reads: str) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ class Two(nn.Module):
 
 
 def test_a_layer_called_by_keyword_is_fitted_too() -> None:
-    edited = Pruning(share=0.5)(model(Two("named")), Probes.of(VECTORS))
+    edited = Pruning(keep_ratio=0.5)(model(Two("named")), Probes.of(VECTORS))
     assert {len(k) for k in edited.plan.kept.values()} == {6}
     assert set(edited.receipt.measured["layers"]) == {"b", "c"}
 
@@ -106,10 +106,10 @@ def test_a_layer_called_by_keyword_is_fitted_too() -> None:
 @pytest.mark.parametrize("reads", ["function", "raw"])
 def test_units_whose_reader_cannot_be_watched_stay_and_the_others_go(reads: str) -> None:
     odd = model(Two(reads))
-    net = removable(odd, VECTORS)
+    net = checked_dependency_graph(odd, VECTORS)
     assert [g.name for g in net.groups] == ["a"]
-    assert "cannot be watched" in net.refused["b"]
-    assert len(Pruning(share=0.5)(odd, Probes.of(VECTORS)).plan.kept["a"]) == 6
+    assert "cannot be collected" in net.refused["b"]
+    assert len(Pruning(keep_ratio=0.5)(odd, Probes.of(VECTORS)).plan.kept["a"]) == 6
 
 
 @dataclass
@@ -133,7 +133,7 @@ class Speaking(nn.Module):
 
 
 def test_hidden_units_that_are_shown_beside_the_answer_stay() -> None:
-    net = removable(model(Speaking()), VECTORS)
+    net = checked_dependency_graph(model(Speaking()), VECTORS)
     assert [g.name for g in net.groups] == ["a"]
     assert "output" in net.refused["b"]
 
@@ -142,7 +142,7 @@ def test_hidden_units_that_are_shown_beside_the_answer_stay() -> None:
 def test_any_number_of_probes_does_with_batch_norm(count: int) -> None:
     layers = [nn.Linear(16, 24), nn.BatchNorm1d(24), nn.ReLU(), nn.Linear(24, 12), nn.BatchNorm1d(12), nn.ReLU()]
     inputs = np.random.default_rng(1).normal(0, 1, (count, 16)).astype(np.float32)
-    edited = Pruning(share=0.6)(model(nn.Sequential(*layers, nn.Linear(12, 4))), Probes.of(inputs))
+    edited = Pruning(keep_ratio=0.6)(model(nn.Sequential(*layers, nn.Linear(12, 4))), Probes.of(inputs))
     assert np.isfinite(edited.receipt.measured["error"])
 
 
@@ -153,7 +153,7 @@ def test_large_activations_in_half_precision_do_not_overflow() -> None:
         net[0].weight.mul_(60)
         net[2].weight.div_(60)
     half = from_module(net.half(), "half", InputSpec("vector", (16,), 0.0, 1.0))
-    edited = Pruning(share=0.8)(half, Probes.of(VECTORS))
+    edited = Pruning(keep_ratio=0.8)(half, Probes.of(VECTORS))
     assert edited.receipt.measured["error"] < 0.2
     assert odd.name == "odd"
 
@@ -162,23 +162,23 @@ def test_few_probes_are_refused_and_numbers_are_no_choice() -> None:
     with pytest.raises(MisuseError, match="give 8 or more"):
         Pruning()(model(nn.Sequential(nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 4))), Probes.of(VECTORS[:1]))
     rows = torch.randn(5, 1)
-    assert "same_top_answer" not in agreement(rows, rows + 1)
+    assert "same_top_answer" not in output_agreement(rows, rows + 1)
     maps = torch.randn(2, 3, 4, 4)
-    assert agreement(maps, maps.flip(3))["same_top_answer"] < 1
-    assert agreement(maps, maps + torch.randn(2, 1, 4, 4))["same_top_answer"] == 1
-    assert agreement(torch.ones(4, 2), torch.zeros(4, 2))["error"] == 1
+    assert output_agreement(maps, maps.flip(3))["same_top_answer"] < 1
+    assert output_agreement(maps, maps + torch.randn(2, 1, 4, 4))["same_top_answer"] == 1
+    assert output_agreement(torch.ones(4, 2), torch.zeros(4, 2))["error"] == 1
 
 
 def test_what_is_cut_is_what_was_silenced_for_the_very_units_of_the_plan() -> None:
     odd = model(nn.Sequential(nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 4)))
-    method = Pruning(share=0.5, compensation="none")
+    method = Pruning(keep_ratio=0.5, compensation="none")
     plan = method.plan(odd, Probes.of(VECTORS))
     edited = method.apply(odd, plan, Probes.of(VECTORS))
-    whole = own_network(odd)
+    whole = editable_copy(odd)
     gone = [i for i in range(12) if i not in plan.kept["0"]]
     with torch.no_grad():
         whole.module.get_submodule("2").weight[:, gone] = 0
-    assert torch.allclose(whole.answers(VECTORS), edited.asked.answers(VECTORS), atol=1e-6)
+    assert torch.allclose(whole.outputs(VECTORS), edited.editable.outputs(VECTORS), atol=1e-6)
     plan.slices["0.weight"]["0"] = tuple(reversed(range(6)))  # type: ignore[index]
     with pytest.raises(MisuseError, match="not those of the units"):
         method.apply(odd, plan, Probes.of(VECTORS))
@@ -227,19 +227,19 @@ def test_inputs_are_used_where_batch_norm_remembers_other_data(own: bool) -> Non
     x, y = clusters(1)
     edited = Unlearning()(odd, Probes.of(x[y == 2]), Probes.of(x[y != 2]))
     assert edited.plan.expected["held to"] == "other inputs"
-    kept = edited.asked.answers(x[y != 2]).argmax(1).numpy()
+    kept = edited.editable.outputs(x[y != 2]).argmax(1).numpy()
     assert (kept == y[y != 2]).mean() > 0.95
     strange = np.random.default_rng(3).normal(0, 4, (200, 16)).astype(np.float32)
     if own:
         alone, given = (Unlearning()(odd, Probes.of(x[y == 2]), o) for o in (None, Probes.of(strange)))
         assert {e.plan.expected["held to"] for e in (alone, given)} == {"batch norm"}
-        assert given.plan.expected["unlike"] > UNLIKE
+        assert given.plan.expected["unlike"] > MAX_OOD_SCORE
         assert alone.model.digest == given.model.digest
-        after = alone.asked.answers(x).argmax(1).numpy()
+        after = alone.editable.outputs(x).argmax(1).numpy()
         assert (after[y == 2] == 2).mean() < 0.1
         assert (after[y != 2] == y[y != 2]).mean() > 0.9
     else:
-        with pytest.raises(MisuseError, match="no batch norm remembers"):
+        with pytest.raises(MisuseError, match="usable batch-norm statistics"):
             Unlearning(action="refit")(odd, Probes.of(x[y == 2]))
 
 
@@ -255,9 +255,9 @@ class Recurrent(nn.Module):
 
 
 def test_what_is_not_counted_is_named() -> None:
-    net = removable(model(Recurrent()), VECTORS)
+    net = checked_dependency_graph(model(Recurrent()), VECTORS)
     assert [g.name for g in net.groups] == ["a"]
-    assert "is not counted" in net.refused["r"]
+    assert "are not counted" in net.refused["r"]
     assert net.macs() == 12 * 20 + 20 * 4
 
 
@@ -265,4 +265,4 @@ def test_weights_stored_as_integer_codes_are_refused() -> None:
     arrays = {n: t.numpy() for n, t in networks.build(MLP).state_dict().items()}
     coded = from_arrays({**arrays, "layers.0.weight": np.ones((12, 64), np.int8)}, "coded", MLP)
     with pytest.raises(MisuseError, match="integer codes"):
-        own_network(coded)
+        editable_copy(coded)

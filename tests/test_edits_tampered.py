@@ -17,13 +17,13 @@ from stemma.checkpoints.model import Model
 from stemma.checkpoints.save import save
 from stemma.edits.pruning.pruning import Pruning
 from stemma.edits.save import write
-from stemma.edits.unlearning.unlearning import Unlearning, undone
+from stemma.edits.unlearning.unlearning import Unlearning, restored_weights
 from stemma.errors import MisuseError, StemmaError
 from stemma.networks.from_module import from_module
 from stemma.networks.load import load
 from stemma.probes import Probes
 from stemma.types import InputSpec
-from stemma.verification.edit import Replaying, read
+from stemma.verification.edit import EditReplay, read
 from stemma.zoo import data
 
 
@@ -34,7 +34,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Model, Probes]
     save(trained("mlp"), home / "root")
     parent, learnt = load(home / "root"), data.examples("mlp", "b")
     asked = Probes.of(learnt.inputs[:128], labels=learnt.targets[:128])
-    write(Pruning(budget="macs", share=0.5)(parent, asked), home / "pruned", asked)
+    write(Pruning(budget="macs", keep_ratio=0.5)(parent, asked), home / "pruned", asked)
     return home / "pruned", parent, asked
 
 
@@ -87,11 +87,11 @@ def test_changed_words_are_found(
     plan, receipt = (json.loads((folder / f"{n}.json").read_text()) for n in ("plan", "receipt"))
     change(plan, receipt)
     resealed(plan, receipt, tmp_path / "x")
-    assert check in [f.check for f in Replaying()(tmp_path / "x", parent, asked) if f.good is False]
+    assert check in [f.check for f in EditReplay()(tmp_path / "x", parent, asked) if f.good is False]
 
 
 def test_what_was_left_alone_is_as_recorded(done: tuple[Path, Model, Probes]) -> None:
-    assert all(f.good for f in Replaying()(*done))
+    assert all(f.good for f in EditReplay()(*done))
 
 
 def test_another_program_beside_the_weights_is_found(done: tuple[Path, Model, Probes], tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_another_program_beside_the_weights_is_found(done: tuple[Path, Model, Pr
     shutil.copytree(folder, tmp_path / "x")
     other = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).eval()
     torch.export.save(torch.export.export(other, (torch.zeros(2, 1, 8, 8),)), tmp_path / "x" / "network.pt2")
-    assert [f.check for f in Replaying()(tmp_path / "x", parent, asked) if f.good is False] == ["program"]
+    assert [f.check for f in EditReplay()(tmp_path / "x", parent, asked) if f.good is False] == ["program"]
 
 
 def test_hostile_plans_and_receipts_are_one_error(done: tuple[Path, Model, Probes], tmp_path: Path) -> None:
@@ -133,8 +133,8 @@ def test_second_names_of_a_layer_are_no_false_alarm(tmp_path: Path) -> None:
     torch.manual_seed(0)
     parent = from_module(Twice().eval(), "twice", InputSpec("vector", (16,), 0.0, 1.0))
     asked = Probes.of(np.random.default_rng(0).normal(0, 1, (64, 16)).astype(np.float32))
-    write(Pruning(share=0.5)(parent, asked), tmp_path / "out", asked)
-    found = Replaying()(tmp_path / "out", parent, asked)
+    write(Pruning(keep_ratio=0.5)(parent, asked), tmp_path / "out", asked)
+    found = EditReplay()(tmp_path / "out", parent, asked)
     assert all(f.good for f in found), found
 
 
@@ -154,19 +154,19 @@ def test_what_is_missing_of_a_change_is_said_and_the_way_back_is_checked(
     forgot: tuple[Path, Model, Probes, Probes], tmp_path: Path
 ) -> None:
     folder, parent, mine, rest = forgot
-    assert all(f.good for f in Replaying()(folder, parent, mine, rest))
-    alone = Replaying()(folder, parent, mine)
+    assert all(f.good for f in EditReplay()(folder, parent, mine, rest))
+    alone = EditReplay()(folder, parent, mine)
     assert [(f.check, f.good) for f in alone][-1] == ("replay", None)
     assert "--retain" in alone[-1].reason
-    other = Replaying()(folder, parent, mine, Probes.of(rest.inputs[:50]))[-1]
+    other = EditReplay()(folder, parent, mine, Probes.of(rest.inputs[:50]))[-1]
     assert other.good is False
     assert "the other inputs are" in other.reason
     shutil.copytree(folder, tmp_path / "x")
     kept = load_file(folder / "undo.safetensors")
     save_file({n: t * 0 for n, t in kept.items()}, tmp_path / "x" / "undo.safetensors")
-    assert [f.check for f in Replaying()(tmp_path / "x", parent, mine, rest) if f.good is False] == ["undo"]
+    assert [f.check for f in EditReplay()(tmp_path / "x", parent, mine, rest) if f.good is False] == ["undo"]
     (tmp_path / "x" / "undo.safetensors").unlink()
-    assert [f.check for f in Replaying()(tmp_path / "x", parent, mine, rest) if f.good is False] == ["undo"]
+    assert [f.check for f in EditReplay()(tmp_path / "x", parent, mine, rest) if f.good is False] == ["undo"]
 
 
 def test_a_network_that_is_written_as_a_program_verifies(tmp_path: Path) -> None:
@@ -175,25 +175,25 @@ def test_a_network_that_is_written_as_a_program_verifies(tmp_path: Path) -> None
                         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)).eval()  # fmt: skip
     parent = from_module(net, "plain", InputSpec("image", (3, 8, 8), 0.0, 1.0))
     asked = Probes.of(np.random.default_rng(0).random((32, 3, 8, 8)).astype(np.float32))
-    write(Pruning(share=0.5)(parent, asked), tmp_path / "out", asked)
+    write(Pruning(keep_ratio=0.5)(parent, asked), tmp_path / "out", asked)
     assert not (tmp_path / "out" / "config.json").exists()
-    found = Replaying()(tmp_path / "out", parent, asked)
+    found = EditReplay()(tmp_path / "out", parent, asked)
     assert all(f.good for f in found), found
 
 
 def test_a_folder_is_replaced_only_where_an_edit_lies(done: tuple[Path, Model, Probes], tmp_path: Path) -> None:
     folder, parent, asked = done
-    edited = Pruning(share=0.9)(parent, asked)
+    edited = Pruning(keep_ratio=0.9)(parent, asked)
     for place in (folder.parent / "root", folder.parent):
         with pytest.raises(MisuseError, match="holds the model"):
             write(edited, place, asked, overwrite=True)
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "a.txt").write_text("mine")
-    with pytest.raises(MisuseError, match="something else"):
+    with pytest.raises(MisuseError, match="something other than"):
         write(edited, tmp_path / "notes", asked, overwrite=True)
     (tmp_path / "link").symlink_to(tmp_path / "notes")
     for odd in (tmp_path / "link", Path()):
-        with pytest.raises(MisuseError, match="no name of a folder"):
+        with pytest.raises(MisuseError, match="is not a folder name"):
             write(edited, odd, asked, overwrite=True)
     shutil.copytree(folder, tmp_path / "again")
     write(edited, tmp_path / "again", asked, overwrite=True)
@@ -217,13 +217,13 @@ def test_invented_costs_and_unknown_methods_are_found(done: tuple[Path, Model, P
         plan, receipt = (json.loads((folder / f"{n}.json").read_text()) for n in ("plan", "receipt"))
         change(plan, receipt)
         resealed(plan, receipt, tmp_path / str(i))
-        bad = [f.reason for f in Replaying()(tmp_path / str(i), parent, asked) if f.good is False]
+        bad = [f.reason for f in EditReplay()(tmp_path / str(i), parent, asked) if f.good is False]
         assert any(said in reason for reason in bad), bad
 
 
 def test_other_inputs_are_no_sign_of_a_false_receipt(done: tuple[Path, Model, Probes]) -> None:
     folder, parent, asked = done
-    unlabelled = Replaying()(folder, parent, Probes.of(asked.inputs))
+    unlabelled = EditReplay()(folder, parent, Probes.of(asked.inputs))
     assert [(f.check, f.good) for f in unlabelled][-3:] == [("choice", None), ("replay", None), ("measured", None)]
     assert all(f.good for f in unlabelled[:-3])
 
@@ -239,9 +239,9 @@ def test_weights_are_put_back_also_under_the_names_of_a_program(tmp_path: Path) 
     edited = Unlearning(target=0.2)(parent, mine, rest)
     write(edited, tmp_path / "out", mine)
     child = load(tmp_path / "out" / "network.pt2")
-    back = undone(child, load_file(tmp_path / "out" / "undo.safetensors"))
+    back = restored_weights(child, load_file(tmp_path / "out" / "undo.safetensors"))
     before = [np.array(t.array()) for t in parent.tensors.values()]
     assert all(any(np.array_equal(a, b) for b in back.values()) for a in before)
     with pytest.raises(MisuseError, match="no weights called"):
-        undone(child, {"elsewhere.weight": torch.zeros(2)})
-    assert all(f.good for f in Replaying()(tmp_path / "out", parent, mine, rest))
+        restored_weights(child, {"elsewhere.weight": torch.zeros(2)})
+    assert all(f.good for f in EditReplay()(tmp_path / "out", parent, mine, rest))

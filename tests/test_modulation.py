@@ -15,8 +15,8 @@ from stemma.errors import MisuseError
 from stemma.multimodal import AdaptiveGradientModulation, Modulation, Permuted, TokenPad, shapley_responses
 from stemma.multimodal.late_fusion_passes import LateFast
 from stemma.multimodal.masks import AttentionMask, Learned, Mean, Zero, hidden, masks_of
-from stemma.multimodal.modulation_rule import History, lead
-from stemma.multimodal.responses import combined, exact_split, sampled_split
+from stemma.multimodal.modulation_rule import History, discrepancy_ratios
+from stemma.multimodal.responses import exact_split, responses_of_outputs, sampled_split
 
 NAMES = ("a", "v", "t")
 
@@ -194,13 +194,13 @@ def test_a_learned_mask_is_trained_by_the_masked_passes() -> None:
         ({"mask": "nothing"}, "no mask is called 'nothing'"),
         ({"mask": {"z": "zero"}}, "there is a mask for 'z'"),
         ({"plan": "fast"}, "no plan is called 'fast'"),
-        ({"plan": "late-fast"}, "has to know the encoders"),
-        ({"alpha": float("nan")}, "alpha is a finite number"),
+        ({"plan": "late-fast"}, "late-fast needs encoders"),
+        ({"alpha": float("nan")}, "alpha has to be finite"),
         ({"reference": "mean"}, "no reference is called 'mean'"),
-        ({"strength": 1.0}, "modulation takes no 'strength'"),
-        ({"cap": 0.0}, "the cap is the largest exponent"),
-        ({"window": (5, 2)}, "the window is"),
-        ({"decay": 1.0}, "the decay of a moving average"),
+        ({"strength": 1.0}, "modulation has no parameter 'strength'"),
+        ({"cap": 0.0}, "cap has to be above 0"),
+        ({"window": (5, 2)}, "window has to be"),
+        ({"decay": 1.0}, "decay has to lie"),
         ({"modalities": ["a"]}, "two or more modalities"),
         ({"modalities": ["a", "a"]}, "two or more modalities"),
         ({"modalities": ["a", "x"]}, "the batch has no 'x'"),
@@ -214,7 +214,7 @@ def test_misuse_is_one_clear_sentence(given: dict, message: str) -> None:
 
 def test_tokens_are_not_hidden_by_zeros() -> None:
     batch = {"x": torch.ones(3, 2), "ids": torch.ones(3, 2).long()}
-    with pytest.raises(MisuseError, match="would show the network a token"):
+    with pytest.raises(MisuseError, match="would turn integers into tokens"):
         hidden(batch, masks_of("zero", ["x", "ids"]), ["ids"])
     with pytest.raises(MisuseError, match="no other sample"):
         hidden({"x": torch.ones(1, 2)}, masks_of("permuted", ["x"]), ["x"])
@@ -234,7 +234,7 @@ def test_the_check_sees_a_mask_that_hides_nothing() -> None:
         model.body[-1].bias[2] = 8.0
     wrong = agm.check(batch, target)
     assert not wrong.near
-    assert "mostly with class 2" in wrong.reason
+    assert "mostly class 2" in wrong.reason
 
 
 # Gradients
@@ -321,7 +321,7 @@ def test_masked_passes_without_gradient_are_refused() -> None:
     truth = _joint(model, batch, target)
     f, others = model(**batch), [model(**{n: 0 * x if n == m else x for n, x in batch.items()}) for m in "va"]
     outputs = torch.stack([f, *(o.detach() for o in others)])
-    phi = combined(outputs, exact_split(2))
+    phi = responses_of_outputs(outputs, exact_split(2))
     kappa = torch.tensor(list(out.kappa.values()), dtype=torch.float64)
     model.zero_grad()
     dead = f.detach() + (kappa[:, None, None] * (phi - phi.detach())).sum(0)
@@ -357,15 +357,15 @@ def test_means_are_those_of_numpy() -> None:
     for n, s in zip(sizes, scores, strict=True):
         sums, counts = (s * n).tolist(), [float(n)] * 2
         running, moving = running.after(Modulation(), sums, counts), moving.after(average, sums, counts)
-    assert np.allclose(running.usual, np.average(scores, axis=0, weights=sizes), atol=1e-12)
+    assert np.allclose(running.mean_scores, np.average(scores, axis=0, weights=sizes), atol=1e-12)
     weights = 0.9 ** np.arange(29, -1, -1)
-    assert np.allclose(moving.usual, np.average(scores, axis=0, weights=weights), atol=1e-12)
-    assert not np.allclose(moving.usual, running.usual, atol=1e-3)
+    assert np.allclose(moving.mean_scores, np.average(scores, axis=0, weights=weights), atol=1e-12)
+    assert not np.allclose(moving.mean_scores, running.mean_scores, atol=1e-3)
 
 
 def test_the_lead_as_published() -> None:
     s = np.array([0.3, 1.1, 2.0])
-    assert np.allclose(lead(s.tolist()), np.exp((s.mean() - s) * 3 / 2), atol=1e-12)
+    assert np.allclose(discrepancy_ratios(s.tolist()), np.exp((s.mean() - s) * 3 / 2), atol=1e-12)
 
 
 def test_exponents_are_capped_and_bad_scores_change_nothing() -> None:
@@ -426,7 +426,7 @@ def test_evaluation_is_the_bare_network() -> None:
     assert torch.equal(out.logits, model(**batch))
     assert out.loss is None
     agm.train()
-    with pytest.raises(MisuseError, match="judged by the target"):
+    with pytest.raises(MisuseError, match="needs a target"):
         agm(batch)
     assert list(model.state_dict()) == list(_made(Late).state_dict())
 
@@ -579,8 +579,8 @@ def test_late_fast_refuses_what_it_cannot_do() -> None:
 
     for model, options, message in (
         (_made(Gated), {}, "does more than fuse"),
-        (_made(Late), {"mask": "permuted"}, "one input that is the same for all samples"),
-        (_made(Late), {"encoders": {"a": "encoders.a"}}, "needs the encoder of each modality"),
+        (_made(Late), {"mask": "permuted"}, "masks that are the same for all samples"),
+        (_made(Late), {"encoders": {"a": "encoders.a"}}, "needs one encoder for each of"),
         (_made(Late), {"encoders": {"a": "encoders.a", "v": "encoder"}}, "no submodule 'encoder'"),
     ):
         with pytest.raises(MisuseError, match=message):
@@ -618,9 +618,9 @@ def test_a_resumed_run_is_the_same_bit_for_bit(tmp_path: Path) -> None:
         _trained(4, agm, sgd, start=4)
         results.append(all(torch.equal(p, q) for p, q in zip(whole.parameters(), second.parameters(), strict=True)))
     assert results == [True, False]
-    with pytest.raises(MisuseError, match="the state is of the modalities"):
+    with pytest.raises(MisuseError, match="the state is for the modalities"):
         AdaptiveGradientModulation(whole, ["a", "t"]).load_state_dict(kept["agm"])
-    with pytest.raises(MisuseError, match="cannot continue"):
+    with pytest.raises(MisuseError, match="cannot be resumed"):
         AdaptiveGradientModulation(whole, ["a", "v"], reference="average").load_state_dict(kept["agm"])
 
 
@@ -636,7 +636,7 @@ def test_accumulated_batches_remember_like_one_large_one() -> None:
         part = target[rows]
         (small({n: x[rows] for n, x in batch.items()}, part).loss * len(part) / 24).backward()
     assert all(torch.allclose(g, truth[n], atol=1e-12) for n, g in _grads(model).items())
-    assert np.allclose(small.history.usual, large.history.usual, atol=1e-12)
+    assert np.allclose(small.history.mean_scores, large.history.mean_scores, atol=1e-12)
 
 
 @pytest.mark.parametrize("plan", ["exact", "batched", "late-fast"])

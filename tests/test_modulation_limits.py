@@ -249,12 +249,12 @@ def test_losses_of_modalities_alone_are_added(plan: str) -> None:
     parts = [nn.functional.cross_entropy(model(**{**batch, n: 0 * batch[n]}), target) for n in "av"]
     (sum(parts) * 0.5).backward()
     alone = _grads(model)
-    found, out = _step(_made(Late), batch, target, plan=plan, alone=0.5, **encoders, **STRONG)
+    found, out = _step(_made(Late), batch, target, plan=plan, unimodal_loss_weight=0.5, **encoders, **STRONG)
     assert out.kappa == pytest.approx(without.kappa, abs=1e-12)
     assert out.loss.item() == pytest.approx(without.loss.item() + 0.5 * sum(p.item() for p in parts), abs=1e-12)
     assert all(torch.allclose(found[n], truth[n] + alone[n], atol=1e-12) for n in truth)
-    with pytest.raises(MisuseError, match="alone is 0 or more"):
-        AdaptiveGradientModulation(model, ["a", "v"], alone=-1.0)
+    with pytest.raises(MisuseError, match="unimodal_loss_weight has to be 0 or more"):
+        AdaptiveGradientModulation(model, ["a", "v"], unimodal_loss_weight=-1.0)
 
 
 def test_steps_that_are_not_scaled_are_counted() -> None:
@@ -273,13 +273,13 @@ def test_steps_that_are_not_scaled_are_counted() -> None:
 
 def test_caps_are_numbers_that_a_float_can_hold() -> None:
     for cap in (float("inf"), 81.0, 0.0):
-        with pytest.raises(MisuseError, match="the cap is the largest exponent"):
+        with pytest.raises(MisuseError, match="cap has to be above 0"):
             Modulation(cap=cap)
     rule = Modulation(alpha=4.0, cap=80.0)
     kappa, *_ = rule.coefficients([0.0, 9.0], [1.0, 1.0])
     assert 0 < kappa[0] < 1e-30
     agm = AdaptiveGradientModulation(_made(Late), ["a", "v"], alpha=4.0, cap=80.0)
-    agm.history = agm._remembered.after(rule, [0.0, 9.0], [1.0, 1.0], kappa)
+    agm.history = agm._history_so_far.after(rule, [0.0, 9.0], [1.0, 1.0], kappa)
     assert agm.record()["capped_steps"] == {"a": 1, "v": 0}
 
 
@@ -311,12 +311,12 @@ def test_sharded_parameters_are_refused(tmp_path: Path) -> None:
 
 def test_small_misuse_is_one_sentence() -> None:
     batch, target = _batch()
-    with pytest.raises(MisuseError, match="orders to draw are 1 or more"):
+    with pytest.raises(MisuseError, match="permutations has to be 1 or more"):
         AdaptiveGradientModulation(_made(Late), ["a", "v"], permutations=0)
     agm = AdaptiveGradientModulation(_made(Late), ["a", "v"])
     with pytest.raises(MisuseError, match="but it is list"):
         agm(batch, target, [[True, True]] * 6)
-    with pytest.raises(MisuseError, match="no state of modulation: it has no 'spec'"):
+    with pytest.raises(MisuseError, match="not a state of AdaptiveGradientModulation: it has no 'spec'"):
         agm.load_state_dict({"modalities": ["a", "v"]})
 
 

@@ -97,11 +97,11 @@ class TwoModalities(torch.nn.Module):
 
 
 def paired_probes(seed: int) -> stemma.Probes:
-    from stemma.probes import paired
+    from stemma.probes import pair_modalities
 
     rng = np.random.default_rng(seed)
     inputs = {"left": rng.normal(size=(64, 5)), "right": rng.normal(size=(64, 7))}
-    return paired({n: x.astype(np.float32) for n, x in inputs.items()}, rng.integers(0, 3, 64))
+    return pair_modalities({n: x.astype(np.float32) for n, x in inputs.items()}, rng.integers(0, 3, 64))
 
 
 USES = {

@@ -17,7 +17,7 @@ from stemma.errors import MisuseError
 from stemma.networks.open import from_module
 from stemma.probes import Probes
 from stemma.types import Evidence, Verdict
-from stemma.verification import permutation_test as labels
+from stemma.verification import permutation_test as permutation
 from stemma.verification.distances import separation
 from stemma.verification.equivalence import excess_over_group
 from stemma.verification.unlearning import UnlearningTest
@@ -46,7 +46,7 @@ def test_the_excess_is_what_its_name_says(suspects: int, count: int) -> None:
     rows = list(combinations(range(count), suspects))
     chosen = np.array([[i in row for i in range(count)] for row in rows])
     expected = [slow_excess(distances, row) for row in rows]
-    np.testing.assert_allclose(labels.excess(distances, chosen), expected, atol=1e-12)
+    np.testing.assert_allclose(permutation.excess(distances, chosen), expected, atol=1e-12)
 
 
 def test_one_suspect_is_the_leave_one_out_rank_test() -> None:
@@ -54,7 +54,7 @@ def test_one_suspect_is_the_leave_one_out_rank_test() -> None:
         distances = apart(np.random.default_rng(seed).normal(size=(20, 2)))
         mean = distances.sum(1) / 19
         expected = (mean >= mean[0]).sum() / 20
-        assert labels.permuted([distances], 1).p_value == pytest.approx(expected)
+        assert permutation.permutation_test([distances], 1).p_value == pytest.approx(expected)
 
 
 def test_three_against_six_agrees_with_scipy() -> None:
@@ -68,13 +68,13 @@ def test_three_against_six_agrees_with_scipy() -> None:
             lambda a, _, d=distances: slow_excess(d, a.astype(int).tolist()),
             permutation_type="independent", alternative="greater", n_resamples=np.inf, vectorized=False,
         )  # fmt: skip
-        found = labels.permuted([distances], 3)
+        found = permutation.permutation_test([distances], 3)
         assert found.p_value == pytest.approx(twin.pvalue)
         assert len(found.values) == 84
-        assert found.floor == pytest.approx(1 / 84)
+        assert found.smallest_p_value == pytest.approx(1 / 84)
 
 
-@pytest.mark.parametrize("combine", labels.COMBINATIONS)
+@pytest.mark.parametrize("combine", permutation.COMBINATIONS)
 def test_exactly_the_level_is_rejected_among_exchangeable_models(combine: str) -> None:
     # A theorem: whoever of the pool is called the suspect, exactly one in twenty lies at the top.
     rng = np.random.default_rng(1)
@@ -82,7 +82,7 @@ def test_exactly_the_level_is_rejected_among_exchangeable_models(combine: str) -
     p = []
     for i in range(20):
         order = [i, *(j for j in range(20) if j != i)]
-        p.append(labels.permuted([v[np.ix_(order, order)] for v in views], 1, combine).p_value)
+        p.append(permutation.permutation_test([v[np.ix_(order, order)] for v in views], 1, combine).p_value)
     assert sorted(p) == pytest.approx(np.arange(1, 21) / 20)
 
 
@@ -90,24 +90,25 @@ def test_drawn_labellings_hold_the_level_too() -> None:
     rejected = 0
     for seed in range(300):
         distances = apart(np.random.default_rng([seed, 2]).normal(size=(16, 2)))
-        found = labels.permuted([distances], 5, most=99, seed=seed)
+        found = permutation.permutation_test([distances], 5, max_labellings=99, seed=seed)
         assert not found.exact
-        assert found.floor == pytest.approx(1 / 99)
+        assert found.smallest_p_value == pytest.approx(1 / 99)
         rejected += found.p_value <= 0.05
     assert binom.sf(rejected - 1, 300, 0.05) > 1e-3
     far = np.random.default_rng(0).normal(size=(16, 2))
     far[:5] += 9
-    assert labels.permuted([apart(far)], 5, most=99).p_value == pytest.approx(1 / 99)  # the control
+    control = permutation.permutation_test([apart(far)], 5, max_labellings=99)
+    assert control.p_value == pytest.approx(1 / 99)
 
 
 def test_how_many_retrained_models_a_level_takes() -> None:
-    assert labels.needed(1, 0.05) == 19
-    assert labels.needed(1, 0.01) == 99
-    assert labels.floor(3, 6) == pytest.approx(1 / 84)
+    assert permutation.required_group_size(1, 0.05) == 19
+    assert permutation.required_group_size(1, 0.01) == 99
+    assert permutation.smallest_p_value(3, 6) == pytest.approx(1 / 84)
     for suspects in (1, 2, 3, 4):
-        group = labels.needed(suspects, 0.05)
-        assert labels.floor(suspects, group) <= 0.05 + 1e-12
-        assert group == 2 or labels.floor(suspects, group - 1) > 0.05
+        group = permutation.required_group_size(suspects, 0.05)
+        assert permutation.smallest_p_value(suspects, group) <= 0.05 + 1e-12
+        assert group == 2 or permutation.smallest_p_value(suspects, group - 1) > 0.05
 
 
 def test_the_upper_limit_holds_for_other_retrained_models() -> None:
@@ -157,7 +158,7 @@ def test_equivalence_supports_and_only_where_the_original_is_seen_from_inside() 
     assert "neither is the original" in blind.reason
     outside = evidence(NEAR, FAR, 60, seen=("outputs", "field"))
     assert outside.verdict == Verdict.INCONCLUSIVE
-    assert "no view inside" in outside.reason
+    assert "no view of hidden layers" in outside.reason
 
 
 def test_an_excess_as_large_as_the_margin_is_seldom_supported() -> None:
@@ -302,9 +303,9 @@ def test_wrong_use_gets_one_sentence(digits: Family) -> None:
         test(a, [b], digits.forget, [a, digits.retrained[0]])
     with pytest.raises(MisuseError, match="raw inputs of shape"):
         test(a, [b], Probes.of(np.zeros((4, 1, 9, 9), np.float32)))
-    with pytest.raises(MisuseError, match="views are some of"):
+    with pytest.raises(MisuseError, match="views have to be some of"):
         UnlearningTest(views=("nothing",))
-    with pytest.raises(MisuseError, match="combined by"):
+    with pytest.raises(MisuseError, match="combine has to be"):
         UnlearningTest(combine="sum")
     with pytest.raises(MisuseError, match="margin"):
         UnlearningTest(margin=0)
@@ -333,7 +334,7 @@ def test_the_command_refutes_with_exit_code_1_and_counts_what_is_missing(
     assert (code, found["verdict"], found["details"]["missing"]) == (0, "inconclusive", 17)
     code, out, _ = run(*asked)
     assert code == 0
-    assert "19 are missing" in out
+    assert "19 more are needed" in out
     code, _, err = run(*asked, "--margin", "0")
     assert code == 2
     assert "no margin" in err

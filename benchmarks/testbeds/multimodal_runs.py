@@ -94,7 +94,7 @@ def strategy(method: str, options: Mapping[str, Any]) -> AbstractStrategy:
     """A strategy by its name; modulation takes the cheapest plan that is equal to the exact one here."""
     if method == "agm":
         rule = {k: v for k, v in options.items() if k != "alone"}
-        return strategies.Agm(Modulation(**rule), plan="late-fast", alone=options.get("alone", 0.0))
+        return strategies.Agm(Modulation(**rule), plan="late-fast", unimodal_loss_weight=options.get("alone", 0.0))
     return KINDS[method](**options)
 
 

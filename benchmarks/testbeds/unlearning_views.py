@@ -17,7 +17,7 @@ from stemma.fingerprints.gradient_field import GradientField
 from stemma.fingerprints.outputs import Outputs
 from stemma.probes import Probes
 from stemma.types import Spec
-from stemma.verification.distances import VIEWS, Questions, field_method, look, separation
+from stemma.verification.distances import VIEWS, ViewInputs, field_method, measure_distances, separation
 from stemma.verification.unlearning import UnlearningTest
 from stemma.zoo import cache
 from stemma.zoo.memory import model_of
@@ -48,11 +48,11 @@ class Group:
         return len(self.answers)
 
 
-def questions(data: Data, probes: int) -> Questions:
+def questions(data: Data, probes: int) -> ViewInputs:
     """Forget probes are images that originals were trained on; twice as many of the rest."""
     forget = Probes.of(data.forget.inputs[:probes], data.forget.targets[:probes])
     rest = Probes.of(data.retained.inputs[: 2 * probes], data.retained.targets[: 2 * probes])
-    return Questions(forget, rest, TEST.steps, TEST.ridge)
+    return ViewInputs(forget, rest, TEST.steps, TEST.ridge)
 
 
 def models(nets: Sequence[Arrays], name: str = "net") -> list[Model]:
@@ -73,7 +73,7 @@ def seen(data: Data, nets: Sequence[Arrays], probes: int) -> Group:
     return Group(**found)
 
 
-def ask(asked: Questions, nets: Sequence[Arrays]) -> Group:
+def ask(asked: ViewInputs, nets: Sequence[Arrays]) -> Group:
     """Ask every network."""
     assert asked.retained is not None
     method, parts = field_method(asked.steps), []
@@ -151,7 +151,7 @@ def published(data: Data, pairs: Sequence[tuple[Arrays, Arrays]], probes: int) -
 
 def twin(data: Data, nets: Sequence[Arrays], group: Group, probes: int) -> float:
     """Largest difference between these distances and those of the shipped test, on a few networks."""
-    shipped = look(models(nets), questions(data, probes), VIEWS).distances
+    shipped = measure_distances(models(nets), questions(data, probes), VIEWS).distances
     few = Group(*(getattr(group, n)[: len(nets)] for n in ("answers", "curves", "grams", "separation", "accuracy")))
     own = between(few, few)
     return max(float(np.abs(shipped[v] - own[v] * (1 - np.eye(len(nets)))).max()) for v in VIEWS)

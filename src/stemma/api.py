@@ -123,7 +123,7 @@ def prune(model: "Given", probes: "Probes | str", **options: Any) -> "Edited":
     Args:
         model: A model, a torch module, a path, or a name or digest prefix in the default registry; it is not changed.
         probes: Unlabelled inputs like those that it is meant for.
-        options: Fields of `Pruning`: `budget`, `share`, `score`, ….
+        options: Fields of `Pruning`: `budget`, `keep_ratio`, `score`, ….
 
     Returns:
         The smaller model, its plan and its receipt; `stemma.edits.save.write` puts them into a folder.

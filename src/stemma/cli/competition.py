@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from stemma.multimodal.competition_strength import CompetitionStrength
-    from stemma.multimodal.contribution import Leaning, Measured
+    from stemma.multimodal.contribution import Measured, ModalityContribution
 
 
 def competition(
@@ -81,12 +81,12 @@ def competition(
     from stemma.cli.output import findings, identity, progress, show, show_json
     from stemma.cli.pages import writable, written
     from stemma.errors import MisuseError
-    from stemma.multimodal.contribution import LeaningTest
+    from stemma.multimodal.contribution import ContributionTest
     from stemma.multimodal.strength_test import StrengthTest
 
     asking = Asking(network, allow_code, device, data)
     given = {"mask": mask, "seed": seed}
-    test = LeaningTest(**{k: v for k, v in given.items() if v is not None})  # ty: ignore[invalid-argument-type]
+    test = ContributionTest(**{k: v for k, v in given.items() if v is not None})  # ty: ignore[invalid-argument-type]
     writable("--html", html)
     if bool(concept) != bool(fit_probes):
         raise MisuseError("competition strength takes both --concept NAME=MODEL and --fit-probes P: give both or none")
@@ -116,7 +116,7 @@ def competition(
     show(identity(subject), "", findings(rows))
 
 
-def document(leaning: "Leaning", strengths: Any, layer: str, probes: Any, html: Any) -> dict[str, Any]:
+def document(leaning: "ModalityContribution", strengths: Any, layer: str, probes: Any, html: Any) -> dict[str, Any]:
     """The `--json` document.
 
     Returns:
@@ -135,7 +135,7 @@ def document(leaning: "Leaning", strengths: Any, layer: str, probes: Any, html: 
     }
 
 
-def _missing(leaning: "Leaning", strengths: Any) -> list[str]:
+def _missing(leaning: "ModalityContribution", strengths: Any) -> list[str]:
     return [
         f"competition strength of {name}: needs networks of {name} alone, trained apart (--concept {name}=MODEL, three "
         "or more), and --fit-probes P"
@@ -144,7 +144,9 @@ def _missing(leaning: "Leaning", strengths: Any) -> list[str]:
     ]
 
 
-def lines(leaning: "Leaning", strengths: Any, layer: str, source: str) -> "Iterator[tuple[str, str | Text, str]]":
+def lines(
+    leaning: "ModalityContribution", strengths: Any, layer: str, source: str
+) -> "Iterator[tuple[str, str | Text, str]]":
     """What a person reads: every line a finding with its evidence, the last what was not looked at.
 
     Args:

@@ -7,6 +7,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from stemma.deprecation import current_names
 from stemma.errors import MisuseError
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def typed(kind: type, given: Sequence[str] | None, seed: int | None = None) -> d
     Raises:
         MisuseError: If a parameter is unknown or misfits.
     """
-    parameters, known = parsed(given), _fields(kind)
+    parameters, known = current_names(kind, parsed(given), warn=True), _fields(kind)
     for unknown in parameters.keys() - known.keys():
         raise MisuseError(f"-P {unknown}={parameters[unknown]}: there is no parameter '{unknown}'. Known are: "
                           f"{', '.join(known)}")  # fmt: skip

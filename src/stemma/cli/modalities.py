@@ -30,9 +30,9 @@ class SideBySide:
         made = self.able(model)
         if self.probes is None or not self.probes.parts:
             return made
-        from stemma.multimodal.paired_network import joined
+        from stemma.multimodal.paired_network import side_by_side
 
-        return joined(made, self.probes.parts)
+        return side_by_side(made, self.probes.parts)
 
 
 def joint_of(models: "Sequence[Model]", options: dict[str, Any]) -> "tuple[tuple[Model, ...], dict[str, Any]]":
@@ -49,12 +49,12 @@ def joint_of(models: "Sequence[Model]", options: dict[str, Any]) -> "tuple[tuple
     if probes is None or not probes.parts:
         return tuple(models), options
     from stemma.checkpoints.model import Model
-    from stemma.multimodal.paired_network import joined
+    from stemma.multimodal.paired_network import side_by_side
 
     null = options.get("null")
     if isinstance(null, (list, tuple)):
-        options = {**options, "null": [joined(n, probes.parts) if isinstance(n, Model) else n for n in null]}
-    return tuple(joined(model, probes.parts) for model in models), options
+        options = {**options, "null": [side_by_side(n, probes.parts) if isinstance(n, Model) else n for n in null]}
+    return tuple(side_by_side(model, probes.parts) for model in models), options
 
 
 def concepts(

@@ -70,7 +70,7 @@ def prune(
     from stemma.cli.asking import Asking
     from stemma.cli.opening import open_workspace
     from stemma.cli.output import findings, identity, progress, show, show_json, warn
-    from stemma.edits.save import writable, write
+    from stemma.edits.save import check_writable, write
 
     asking = Asking(network, allow_code, device, data)
     pruning = method(ratio, budget, parameters, seed)
@@ -82,7 +82,7 @@ def prune(
     with progress(quiet=as_json) as report:
         before = asking.model(open_workspace(registry, progress=report), model)
         if out is not None and not dry_run:
-            writable(out, before.source, overwrite=replace)
+            check_writable(out, before.source, overwrite=replace)
         asked = asking.probes(probes or "noise:n=256", before, seed)
         known = _statistics(pruning, before, asked, statistics, report)
         plan = pruning.plan(before, asked, known, report)
@@ -119,7 +119,7 @@ def method(ratio: float | None, budget: str | None, parameters: Sequence[str] | 
         raise MisuseError("say how much is removed, once: --ratio .3, or --budget macs=0.5")
     given = typed(Pruning, parameters, seed)
     if ratio is not None:
-        given |= {"budget": "units", "share": 1 - ratio}
+        given |= {"budget": "units", "keep_ratio": 1 - ratio}
         return Pruning(**given)
     what, equals, share = (budget or "").partition("=")
     try:
@@ -128,7 +128,7 @@ def method(ratio: float | None, budget: str | None, parameters: Sequence[str] | 
         value = -1.0
     if not equals or not 0 < value < 1:
         raise MisuseError(f"--budget takes WHAT=R with R between 0 and 1, for example macs=0.5, not '{budget}'")
-    given |= {"budget": {"params": "parameters"}.get(what, what), "share": value}
+    given |= {"budget": {"params": "parameters"}.get(what, what), "keep_ratio": value}
     return Pruning(**given)
 
 
@@ -153,8 +153,9 @@ def _statistics(pruning: "Pruning", model: Any, probes: Any, file: Path | None, 
     found = Statistics.read(file)
     if found.model != model.digest or found.probes != probes.digest:
         raise MisuseError(f"{file} holds statistics of another model or of other probes: give another file")
-    if found.how != pruning.collecting.how:
-        raise MisuseError(f"{file} was collected otherwise ({found.how}, not {pruning.collecting.how}): give another")
+    if found.sampling != pruning.collector.sampling:
+        raise MisuseError(f"{file} was collected with {found.sampling}, but this pruning uses "
+                          f"{pruning.collector.sampling}: give another file")  # fmt: skip
     return found
 
 

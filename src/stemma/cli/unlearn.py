@@ -44,7 +44,7 @@ def unlearn(
     from stemma.cli.methods import typed
     from stemma.cli.opening import open_workspace
     from stemma.cli.output import findings, identity, progress, show, show_json
-    from stemma.edits.save import writable, write
+    from stemma.edits.save import check_writable, write
     from stemma.edits.unlearning.unlearning import Unlearning
     from stemma.errors import MisuseError
 
@@ -54,7 +54,7 @@ def unlearn(
     method = Unlearning(**typed(Unlearning, parameters, seed))
     with progress(quiet=as_json) as report:
         before = asking.model(open_workspace(registry, progress=report), model)
-        writable(out, before.source, overwrite=replace)
+        check_writable(out, before.source, overwrite=replace)
         samples = asking.probes(forget, before, seed)
         others = None if retain is None else asking.probes(retain, before, seed)
         edited = method(before, samples, others, report)

@@ -140,7 +140,7 @@ def edit(
     from stemma.cli.asking import Asking
     from stemma.cli.opening import open_workspace
     from stemma.cli.output import findings, progress, show, show_json
-    from stemma.verification.edit import Replaying, read
+    from stemma.verification.edit import EditReplay, read
 
     asking = Asking(network, allow_code, device, data)
     _, receipt = read(folder)
@@ -148,7 +148,7 @@ def edit(
         workspace = open_workspace(registry, progress=report)
         before = _parent(asking, workspace, parent, receipt.parent_source, str(receipt.parent))
         asked, others = (None if p is None or before is None else asking.probes(p, before) for p in (probes, retain))
-        found = Replaying()(folder, before, asked, others, report)
+        found = EditReplay()(folder, before, asked, others, report)
     said = {f.good for f in found}
     good = False if False in said else None if None in said else True
     if as_json:

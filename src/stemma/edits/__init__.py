@@ -1,4 +1,4 @@
-"""Change it, with proof: structured pruning and unlearning, each with a plan before and a receipt after."""
+"""Edits of models: structured pruning and class unlearning, each with a plan before and a receipt after."""
 
 import importlib
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""Networks that can be changed: a copy of their own, run and cut without touching the one they came from."""
+"""Editable copies of a model's network, and the check that pruning its dependency groups is safe."""
 
 import copy
 import re
@@ -11,27 +11,30 @@ import torch
 
 from stemma.checkpoints.model import Model
 from stemma.edits.dependency_graph import slicing
-from stemma.edits.dependency_graph.groups import Network, couplings
-from stemma.edits.dependency_graph.tracer import shown
-from stemma.edits.layer_inputs import batch_of, scorable, watching
+from stemma.edits.dependency_graph.dependency_groups import DependencyGraph, build_dependency_graph
+from stemma.edits.dependency_graph.tracer import output_tensors
+from stemma.edits.layer_inputs import as_tensor, is_linear_or_convolution, watch_inputs
 from stemma.errors import MisuseError, StemmaError
-from stemma.types import network as models_network
+from stemma.types.network import Network
 
-TRIED = 2
-"""Inputs that a network is traced with, and as many again, drawn from their range, on which cutting is tried."""
+TRIAL_INPUTS = 2
+"""Inputs that a network is traced with, and as many again, drawn from their range, on which slicing is tried."""
 
-DRAWS = 2
-"""Random choices of units, of another size in every group, on which cutting is tried; and all but the outermost."""
+RANDOM_CHOICES = 2
+"""Random choices of units, of another size in every group, on which slicing is tried; and all but the outermost."""
 
-CLOSE = 1e-3
-"""Largest difference of outputs, as a share of the largest output, between cutting units and silencing them."""
+OUTPUT_TOLERANCE = 1e-3
+"""Largest difference of outputs, relative to the largest output, between slicing units and masking them."""
 
-QUANTISED = ("quantized", "QuantizedLinear", "Linear8bitLt", "Linear4bit", "QuantLinear")
-"""What modules are called that hold integer codes."""
+QUANTIZED_MODULES = ("quantized", "QuantizedLinear", "Linear8bitLt", "Linear4bit", "QuantLinear")
+"""Parts of the names of modules that hold integer codes."""
+
+INTEGER_DTYPES = ("I8", "U8", "I4", "U4")
+"""Types in which weights are stored as integer codes."""
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
+class EditableNetwork:
     """A network that may be changed.
 
     Attributes:
@@ -44,33 +47,23 @@ class Asked:
     module: torch.nn.Module
     forward: Callable[[torch.Tensor], Any]
     like: torch.Tensor
-    network: "models_network.Network"
+    network: Network
 
-    def answers(self, inputs: np.ndarray, batch: int = 256) -> torch.Tensor:
-        """Outputs for raw inputs, without gradients.
-
-        Returns:
-            `[n, …]` on the processor.
-
-        Raises:
-            StemmaError: If an answer is not finite.
-        """
+    def outputs(self, inputs: np.ndarray, batch: int = 256) -> torch.Tensor:
+        """Outputs `[n, …]` for raw inputs, without gradients, on the CPU; `StemmaError` if one is not finite."""
         out = []
         with torch.no_grad():
             for start in range(0, len(inputs), batch):
-                out.append(self.network(batch_of(inputs[start : start + batch], self.like)).cpu())
+                out.append(self.network(as_tensor(inputs[start : start + batch], self.like)).cpu())
         found = torch.cat(out)
         if not bool(torch.isfinite(found).all()):
-            raise StemmaError(f"{self.network.name} answers NaN or infinite values: it cannot be edited by its answers")
+            raise StemmaError(f"{self.network.name} returns NaN or infinite values on these inputs, so an edit cannot "
+                              "be measured. Check the model and the inputs")  # fmt: skip
         return found
 
 
-CODES = ("I8", "U8", "I4", "U4")
-"""Types in which weights are stored as integer codes."""
-
-
-def own_network(model: Model) -> Asked:
-    """A network that shares nothing with the model's.
+def editable_copy(model: Model) -> EditableNetwork:
+    """A copy of a model's network, in evaluation mode, that shares nothing with the model.
 
     Cost: its weights in memory once more.
 
@@ -78,21 +71,21 @@ def own_network(model: Model) -> Asked:
         model: Any model whose network can be built.
 
     Returns:
-        The network, in evaluation mode.
+        The copy.
 
     Raises:
         MisuseError: If it is a black box, is quantised, or runs in a way that cannot be copied.
     """
-    coded = [n for n, t in model.tensors.items() if len(t.shape) > 1 and t.dtype in CODES]
+    coded = [n for n, t in model.tensors.items() if len(t.shape) > 1 and t.dtype in INTEGER_DTYPES]
     if coded and not model.black_box:
         kind = model.tensors[coded[0]].dtype
         raise MisuseError(f"{coded[0]} is stored as integer codes ({kind}): edit the model before it is quantised")
     made = replace(model).network
     if made.module is None:
-        raise MisuseError(f"{model.name} is known by its answers only: an edit needs its weights")
+        raise MisuseError(f"{model.name} is a black box: an edit needs its weights")
     for name, part in made.module.named_modules():
         where = f"{type(part).__module__}.{type(part).__name__}"
-        if any(word in where for word in QUANTISED):
+        if any(word in where for word in QUANTIZED_MODULES):
             raise MisuseError(f"{name or model.name} is a quantised module ({type(part).__name__}): edit the model "
                               "before it is quantised")  # fmt: skip
     known = model.__dict__.get("network")
@@ -108,57 +101,43 @@ def own_network(model: Model) -> Asked:
         part.training = False  # as eval() does, which programs refuse
     if made.parameter is None:
         raise MisuseError(f"{model.name} has no parameters: there is nothing to edit")
-    return Asked(module, made.forward, made.parameter, made)
+    return EditableNetwork(module, made.forward, made.parameter, made)
 
 
-def removable(model: Model, inputs: np.ndarray, asked: Asked | None = None) -> Network:
-    """What can be removed from a model's network, checked: cutting units must give what silencing them gives.
-
-    Cost: a few forward passes of four inputs.
-
-    Args:
-        model: The model.
-        inputs: Raw inputs, of which the first few are used.
-        asked: A copy of its network, where one is at hand; it is not changed.
-
-    Returns:
-        The groups that passed.
-
-    Raises:
-        MisuseError: If nothing can be removed.
-    """
-    found = model.__dict__.setdefault("_removable", {})  # as lasting as the weights that it is derived from
+def checked_dependency_graph(
+    model: Model, inputs: np.ndarray, editable: EditableNetwork | None = None
+) -> DependencyGraph:
+    """The dependency graph of a model, with the groups for which slicing units equals masking them."""
+    # Cost: a few forward passes of four inputs; the graph is kept with the model. `MisuseError` if no unit can be
+    # removed.
+    found = model.__dict__.setdefault("_dependency_graphs", {})  # lives as long as the weights it is derived from
     key = tuple(inputs.shape[1:])
     if key not in found:
-        found[key] = _removable(model, inputs, asked or own_network(model))
+        found[key] = _checked_graph(model, inputs, editable or editable_copy(model))
     return found[key]
 
 
-def _removable(model: Model, inputs: np.ndarray, asked: Asked) -> Network:
-    few = few_of(inputs)
-    tried = batch_of(few, asked.like)
-    net = couplings(asked.module, asked.forward, tried[:TRIED])
-    net = _watchable(net, asked, tried)
-    names = [g.name for g in net.groups]
-    failed = _failing(model, net, asked, few, names) if names else []
+def _checked_graph(model: Model, inputs: np.ndarray, editable: EditableNetwork) -> DependencyGraph:
+    few = trial_inputs(inputs)
+    tensor = as_tensor(few, editable.like)
+    graph = build_dependency_graph(editable.module, editable.forward, tensor[:TRIAL_INPUTS])
+    graph = _with_statistics(graph, editable, tensor)
+    names = [g.name for g in graph.groups]
+    failed = _failing(model, graph, editable, few, names) if names else []
     if failed:
-        net = net.without(failed, "its code assumes this size")
+        graph = graph.without(failed, "its code assumes this size")
         names = [n for n in names if n not in failed]
-        if names and not _all_agree(model, net, asked, few, names):
-            net = net.without(names, "its code assumes this size together with others")
-    if not net.groups:
-        why = "; ".join(f"{n}: {why}" for n, why in list(net.refused.items())[:3])
-        raise MisuseError(f"nothing can be removed from {model.name} ({why or 'no layer reads hidden units'})")
-    return net
+        if names and not _all_equal(model, graph, editable, few, names):
+            graph = graph.without(names, "its code assumes this size together with others")
+    if not graph.groups:
+        why = "; ".join(f"{n}: {why}" for n, why in list(graph.refused.items())[:3])
+        raise MisuseError(f"no unit of {model.name} can be removed ({why or 'no layer reads hidden units'})")
+    return graph
 
 
-def few_of(inputs: np.ndarray) -> np.ndarray:
-    """Inputs from all over the probes, and noise in their range where they are continuous: no unit is silent on that.
-
-    Returns:
-        Two or four raw inputs.
-    """
-    given = inputs[np.linspace(0, len(inputs) - 1, TRIED).round().astype(int)]
+def trial_inputs(inputs: np.ndarray) -> np.ndarray:
+    """Two inputs, and two of noise in their range where they are continuous, so that no unit is constantly zero."""
+    given = inputs[np.linspace(0, len(inputs) - 1, TRIAL_INPUTS).round().astype(int)]
     if given.dtype.kind != "f":
         return given
     low, high = float(given.min()), float(given.max())
@@ -166,107 +145,92 @@ def few_of(inputs: np.ndarray) -> np.ndarray:
     return np.concatenate([given, noise.astype(given.dtype)])
 
 
-def _watchable(net: Network, asked: Asked, few: torch.Tensor) -> Network:
-    """Without groups that a layer reads whose inputs cannot be collected."""
-    layers = {r.layer: r for g in net.groups for r in g.readers}
-    plain = [n for n in layers if scorable(asked.module.get_submodule(n))]
+def _with_statistics(graph: DependencyGraph, editable: EditableNetwork, few: torch.Tensor) -> DependencyGraph:
+    """Without groups that are read by a layer whose inputs cannot be collected."""
+    layers = {r.layer: r for g in graph.groups for r in g.readers}
+    plain = [n for n in layers if is_linear_or_convolution(editable.module.get_submodule(n))]
     run = set[str]()
-    with torch.no_grad(), watching(asked.module, plain, lambda name, layer, x: run.add(name)):
-        asked.forward(few)
-    for group in net.groups:
+    with torch.no_grad(), watch_inputs(editable.module, plain, lambda name, layer, x: run.add(name)):
+        editable.forward(few)
+    for group in graph.groups:
         for layer in [r.layer for r in group.readers if r.layer not in run]:
-            kind = type(asked.module.get_submodule(layer)).__name__
+            kind = type(editable.module.get_submodule(layer)).__name__
             weight = layers[layer].weight
             why = f"{layer} reads it, a {kind}" if layer not in plain else f"code outside its layer uses {weight}"
-            net = net.without([group.name], f"{why}: what it is given cannot be watched")
-    return net
+            graph = graph.without([group.name], f"{why}: its inputs cannot be collected")
+    return graph
 
 
-def _failing(model: Model, net: Network, asked: Asked, few: np.ndarray, names: Sequence[str]) -> list[str]:
+def _failing(
+    model: Model, graph: DependencyGraph, editable: EditableNetwork, few: np.ndarray, names: Sequence[str]
+) -> list[str]:
     """The groups that fail, found by halving."""
-    if _all_agree(model, net, asked, few, names):
+    if _all_equal(model, graph, editable, few, names):
         return []
     if len(names) == 1:
         return list(names)
     half = len(names) // 2
-    return [n for part in (names[:half], names[half:]) for n in _failing(model, net, asked, few, part)]
+    return [n for part in (names[:half], names[half:]) for n in _failing(model, graph, editable, few, part)]
 
 
-def _all_agree(model: Model, net: Network, asked: Asked, few: np.ndarray, names: Sequence[str]) -> bool:
-    """Whether random choices of units cut out give the outputs of the same units silenced."""
+def _all_equal(
+    model: Model, graph: DependencyGraph, editable: EditableNetwork, few: np.ndarray, names: Sequence[str]
+) -> bool:
+    """Whether slicing random choices of units gives the outputs of masking them."""
     draw = np.random.default_rng(len(names))
-    choices: list[dict[str, np.ndarray]] = [{n: np.arange(net.sizes[n])[1:-1] for n in names if net.sizes[n] > 2}]
-    for _ in range(DRAWS):
+    choices: list[dict[str, np.ndarray]] = [{n: np.arange(graph.sizes[n])[1:-1] for n in names if graph.sizes[n] > 2}]
+    for _ in range(RANDOM_CHOICES):
         choices.append({})
         for n in names:
-            size = net.sizes[n]
+            size = graph.sizes[n]
             count = min(max(1, size - 1), max(1, round(size * draw.uniform(0.35, 0.85))))
             choices[-1][n] = np.sort(draw.permutation(size)[:count])
-    return all(agrees(model, net, kept, few, asked) for kept in choices)
+    return all(cutting_equals_masking(model, graph, kept, few, editable) for kept in choices)
 
 
-def agrees(model: Model, net: Network, kept: Mapping[str, np.ndarray], inputs: np.ndarray, asked: Asked) -> bool:
-    """Whether cutting units out of a network gives the outputs that silencing them gives.
-
-    Args:
-        model: The model.
-        net: What can be removed from it.
-        kept: Units that stay, by group.
-        inputs: Raw inputs.
-        asked: Its network with the weights that count.
-
-    Returns:
-        False where they differ, or the smaller network does not run.
-    """
-    state = asked.module.state_dict()
-    smaller, silent = own_network(model), own_network(model)
-    for a in (smaller, silent):
+def cutting_equals_masking(
+    model: Model, graph: DependencyGraph, kept: Mapping[str, np.ndarray], inputs: np.ndarray, editable: EditableNetwork
+) -> bool:
+    """Whether the network that keeps only these units, by group, has the outputs of one that masks the others."""
+    state = editable.module.state_dict()
+    smaller, masked = editable_copy(model), editable_copy(model)
+    for a in (smaller, masked):
         a.module.load_state_dict(state)
-    few = batch_of(inputs, asked.like)
+    few = as_tensor(inputs, editable.like)
     try:
-        slicing.cut(smaller.module, slicing.slices(net, kept), head_weights(net))
-        slicing.silence(silent.module, net, kept)
+        slicing.slice_units(smaller.module, slicing.kept_rows(graph, kept), head_weights(graph))
+        slicing.mask_units(masked.module, graph, kept)
         with torch.no_grad():
-            pairs = [shown(a.forward(few)) for a in (smaller, silent)]
+            pairs = [output_tensors(a.forward(few)) for a in (smaller, masked)]
     except (StemmaError, RuntimeError, ValueError, TypeError, AttributeError, IndexError):
         return False
     return len(pairs[0]) == len(pairs[1]) and all(_equal(a, b) for a, b in zip(*pairs, strict=True))
 
 
 def _equal(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Whether outputs agree, every column (of maps also every channel) by its own size."""
+    """Whether outputs agree, every column (of maps also every channel) relative to its own size."""
     if a.shape != b.shape or not a.is_floating_point() or not a.numel():
         return a.shape == b.shape
     for axis in {1, a.ndim - 1} if a.ndim > 1 else {0}:
         x, y = (t.double().movedim(axis, -1).reshape(-1, t.shape[axis]) for t in (a, b))
         size = y.abs().amax(0)
-        close = (CLOSE * size).clamp_min(CLOSE**2 * float(size.max())).clamp_min(1e-30)
+        close = (OUTPUT_TOLERANCE * size).clamp_min(OUTPUT_TOLERANCE**2 * float(size.max())).clamp_min(1e-30)
         if not bool(((x - y).abs().amax(0) <= close).all()):
             return False
     return True
 
 
-def head_weights(net: Network) -> frozenset[str]:
+def head_weights(graph: DependencyGraph) -> frozenset[str]:
     """Weights whose units are attention heads."""
-    return frozenset(r.tensor for g in net.groups if g.name in net.heads for r in g.rows)
+    return frozenset(r.tensor for g in graph.groups if g.name in graph.heads for r in g.rows)
 
 
-def patterns(given: str | Sequence[str]) -> tuple[str, ...]:
-    """Patterns of names, one or several.
-
-    Args:
-        given: Regular expressions.
-
-    Returns:
-        All of them.
-
-    Raises:
-        MisuseError: If one cannot be read.
-    """
+def name_patterns(given: str | Sequence[str]) -> tuple[str, ...]:
+    """Regular expressions of names, one or several; `MisuseError` if one is invalid."""
     found = (given,) if isinstance(given, str) else tuple(given)
     for pattern in found:
         try:
             re.compile(pattern)
         except re.error as error:
-            raise MisuseError(f"{pattern!r} is no pattern of names ({error})") from error
+            raise MisuseError(f"{pattern!r} is not a valid regular expression ({error})") from error
     return found

@@ -1,4 +1,4 @@
-"""What an edit did, as a page for people: a model card beside the weights."""
+"""The model card of an edited model: what the edit did, as a page for people."""
 
 from collections.abc import Iterator
 
@@ -6,17 +6,9 @@ from stemma.edits.result import Edited
 from stemma.types import Receipt
 
 
-def report(edited: Edited, receipt: Receipt) -> str:
-    """The model card of an edited model.
-
-    Args:
-        edited: The model.
-        receipt: What was done.
-
-    Returns:
-        Markdown.
-    """
-    done = "pruned" if receipt.operation == "prune" else "made to forget"
+def model_card(edited: Edited, receipt: Receipt) -> str:
+    """The model card of an edited model, as Markdown."""
+    done = "pruned" if receipt.operation == "prune" else "one class unlearned"
     head = [
         "---",
         f"base_model: {_plain(edited.parent.name)}",
@@ -37,11 +29,11 @@ def _plain(text: str) -> str:
 def _rows(receipt: Receipt) -> Iterator[tuple[str, str, str]]:
     m = receipt.measured
     for key, label, form in (
-        ("macs", "multiplications per input", "{:,.0f}"), ("parameters", "parameters", "{:,}"),
-        ("seconds", "seconds for 64 inputs, here", "{:.3g}"),
-        ("accuracy", "accuracy on the probes that were fitted to", "{:.2%}"),
-        ("forget", "right answers to what is forgotten", "{:.2%}"),
-        ("retain", "right answers to the other inputs given", "{:.2%}"),
+        ("macs", "MACs per input", "{:,.0f}"), ("parameters", "parameters", "{:,}"),
+        ("seconds", "seconds for 64 inputs, on this machine", "{:.3g}"),
+        ("accuracy", "accuracy on the probes used for the refit", "{:.2%}"),
+        ("forget", "accuracy on the forget samples", "{:.2%}"),
+        ("retain", "accuracy on the retain inputs", "{:.2%}"),
     ):  # fmt: skip
         if key in m and m[key] is not None:
             yield label, form.format(m[key][0]), form.format(m[key][1])
@@ -50,7 +42,7 @@ def _rows(receipt: Receipt) -> Iterator[tuple[str, str, str]]:
 def _details(edited: Edited, receipt: Receipt) -> Iterator[str]:
     groups = edited.plan.expected.get("groups", {})
     if groups:
-        yield from ("| units made by | kept | of |", "|---|---|---|")
+        yield from ("| units of | kept | of |", "|---|---|---|")
         yield from (f"| {g} | {x['kept']} | {x['of']} |" for g, x in groups.items())
         yield ""
     layers = receipt.measured.get("layers", {})
@@ -69,5 +61,5 @@ def _how(edited: Edited, receipt: Receipt) -> Iterator[str]:
     yield f"Made by {edited.plan.spec.name} ({given}) from {receipt.parent}, with {receipt.probes['count']} inputs."
     known = edited.plan.expected
     if known.get("others") and known["unlike"] and known["held to"] != "other inputs":
-        yield "The other inputs that were given are unlike those that batch norm remembers, and were set aside."
-    yield "`plan.json` lists what was changed, `receipt.json` what that did; `stemma verify edit` checks both."
+        yield "The retain inputs are out of the distribution that the batch-norm statistics describe and were not used."
+    yield "`plan.json` lists what was changed, `receipt.json` the measured effect; `stemma verify edit` checks both."

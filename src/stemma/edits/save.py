@@ -1,4 +1,4 @@
-"""Edited models to folders that load without Stemma, with plan, receipt and a report beside them."""
+"""Writing an edited model to a folder that loads without Stemma, with plan, receipt and model card."""
 
 import copy
 import json
@@ -15,9 +15,9 @@ import torch
 from stemma.checkpoints.model import Model
 from stemma.checkpoints.save import save
 from stemma.edits.dependency_graph import configurations
-from stemma.edits.editable_network import CLOSE
-from stemma.edits.layer_inputs import batch_of
-from stemma.edits.model_card import report
+from stemma.edits.editable_network import OUTPUT_TOLERANCE
+from stemma.edits.layer_inputs import as_tensor
+from stemma.edits.model_card import model_card
 from stemma.edits.result import Edited
 from stemma.errors import MisuseError, StemmaError
 from stemma.networks.load import load
@@ -26,25 +26,25 @@ from stemma.types import Receipt
 from stemma.types.edits import PLAN, PROGRAM, RECEIPT, UNDO
 
 REPORT = "README.md"
-"""What people read of an edit."""
+"""The model card."""
 
-HALF = 0.05
-"""As `asking.CLOSE`, where weights are written in half precision."""
+HALF_TOLERANCE = 0.05
+"""As `OUTPUT_TOLERANCE`, where weights are written in half precision."""
 
 NOT_COPIED = (".safetensors", ".bin", ".pt", ".pth", ".pt2", ".h5", ".msgpack", ".onnx", ".gguf", ".index.json")
 """Endings of files in the parent's folder that hold weights."""
 
 
 def write(edited: Edited, folder: Path | str, probes: Probes, *, overwrite: bool = False) -> Receipt:
-    """Write an edited model; the folder appears only when it is complete and was read back.
+    """Write an edited model; the folder appears only once it is complete and was read back.
 
-    A model with a configuration becomes a checkpoint folder of its own kind (one of transformers loads with
-    `from_pretrained`); any other becomes a program, which `torch.export.load` loads without code.
+    A model with a configuration becomes a checkpoint folder of its own kind (of transformers: for `from_pretrained`);
+    any other becomes a program, which `torch.export.load` loads without code.
 
     Args:
         edited: The model after the edit.
         folder: Where to write.
-        probes: A few are put to the model that was read back.
+        probes: A few are run through the model that was read back.
         overwrite: Allow an existing folder to be replaced.
 
     Returns:
@@ -52,18 +52,18 @@ def write(edited: Edited, folder: Path | str, probes: Probes, *, overwrite: bool
 
     Raises:
         MisuseError: If the folder may not be written.
-        StemmaError: If what was read back does not answer as the edited network does.
+        StemmaError: If the model that was read back has other outputs than the edited network.
     """
     folder = Path(folder)
-    writable(folder, edited.parent.source, overwrite=overwrite)
+    check_writable(folder, edited.parent.source, overwrite=overwrite)
     partial, aside = (folder.with_name(f".{folder.name}.{os.getpid()}.{word}") for word in ("partial", "before"))
     partial.mkdir(parents=True)
     try:
-        _weights(edited, partial, probes)
-        found = load(checkpoint(partial))
-        _same_answers(edited, replace(found), probes)
+        _write_weights(edited, partial, probes)
+        found = load(checkpoint_path(partial))
+        _check_outputs(edited, replace(found), probes)
         receipt = replace(edited.receipt, child=found.digest)
-        _beside(edited, receipt, partial, found)
+        _write_records(edited, receipt, partial, found)
         if folder.exists():
             folder.rename(aside)
         partial.rename(folder)
@@ -73,19 +73,10 @@ def write(edited: Edited, folder: Path | str, probes: Probes, *, overwrite: bool
     return receipt
 
 
-def writable(folder: Path, source: str, *, overwrite: bool) -> None:
-    """Refuse a folder that would cost what is there: only what an edit wrote is replaced, and never the parent.
-
-    Args:
-        folder: Where an edited model is to lie.
-        source: Where the parent was read from.
-        overwrite: Allow an earlier edit there to be replaced.
-
-    Raises:
-        MisuseError: If it may not be written.
-    """
+def check_writable(folder: Path, source: str, *, overwrite: bool) -> None:
+    """Raise `MisuseError` if a folder may not be written: only earlier edits are overwritten, never the parent."""
     if not folder.name or folder.name == ".." or folder.is_symlink():
-        raise MisuseError(f"{folder} is no name of a folder: give a path that ends in one")
+        raise MisuseError(f"{folder} is not a folder name: give a path that ends in one")
     if not folder.exists():
         return
     if not overwrite or not folder.is_dir():
@@ -94,19 +85,21 @@ def writable(folder: Path, source: str, *, overwrite: bool) -> None:
     if Path(source).exists() and (here == parent or here in parent.parents or parent in here.parents):
         raise MisuseError(f"{folder} holds the model that is edited ({source}): choose another folder")
     if any(folder.iterdir()) and not ((folder / PLAN).is_file() and (folder / RECEIPT).is_file()):
-        raise MisuseError(f"{folder} holds something else than an edited model: it is not replaced")
+        raise MisuseError(
+            f"{folder} holds something other than an edited model and is not replaced: choose another folder"
+        )
 
 
-def checkpoint(folder: Path) -> Path:
-    """What is loaded of a folder with an edited model: the folder, or the program where nothing else is there."""
+def checkpoint_path(folder: Path) -> Path:
+    """What is loaded of a folder with an edited model: the folder, or the program where there is no configuration."""
     return folder if (folder / "config.json").is_file() else folder / PROGRAM
 
 
-def _weights(edited: Edited, folder: Path, probes: Probes) -> None:
-    module, config = edited.asked.module, edited.model.config
+def _write_weights(edited: Edited, folder: Path, probes: Probes) -> None:
+    module, config = edited.editable.module, edited.model.config
     if hasattr(module, "save_pretrained") and config is not None:
         _of_transformers(module, config, edited.parent.config or {})
-        half = stored_in_half(edited)
+        half = half_dtype(edited)
         stored: Any = module if half is None else _halved(module, half, edited)
         stored.save_pretrained(folder)
         for file in _companions(Path(edited.parent.source)):
@@ -121,8 +114,8 @@ def _weights(edited: Edited, folder: Path, probes: Probes) -> None:
         _program(edited, folder, probes, needed=True)
 
 
-def stored_in_half(edited: Edited) -> torch.dtype | None:
-    """The half precision that the parent's matrices are stored in, where all are; the child is written in it too."""
+def half_dtype(edited: Edited) -> torch.dtype | None:
+    """The half precision that all of the parent's matrices are stored in, if any; the child is written in it too."""
     kinds = {t.dtype for t in edited.parent.tensors.values() if t.is_float and len(t.shape) > 1}
     return {"F16": torch.float16, "BF16": torch.bfloat16}.get(kinds.pop()) if len(kinds) == 1 else None
 
@@ -138,7 +131,7 @@ def _halved(module: torch.nn.Module, half: torch.dtype, edited: Edited) -> Any:
 
 
 def _of_transformers(module: Any, config: Mapping[str, Any], before: Mapping[str, Any]) -> None:
-    """Let the configuration that transformers writes say the new sizes."""
+    """Set the new sizes in the module's own configuration, which transformers writes."""
     for size in configurations.SIZES.get(str(config.get("model_type")), ()):
         for key in (size.key, size.per):
             if key and config.get(key) != before.get(key):
@@ -146,23 +139,23 @@ def _of_transformers(module: Any, config: Mapping[str, Any], before: Mapping[str
 
 
 def _companions(source: Path) -> Iterator[Path]:
-    """Files beside the parent's weights that the child needs as well: tokenizer, preprocessing."""
+    """Files beside the parent's weights that the child needs too: tokenizer, preprocessing."""
     folder = source if source.is_dir() else source.parent
     if not (source.exists() and (folder / "config.json").is_file()):
         return
-    ours = ("config.json", "generation_config.json", PLAN, RECEIPT, REPORT)
+    own_files = ("config.json", "generation_config.json", PLAN, RECEIPT, REPORT)
     for file in sorted(folder.iterdir()):
-        if file.is_file() and file.name not in ours and not file.name.endswith((*NOT_COPIED, ".py")):
+        if file.is_file() and file.name not in own_files and not file.name.endswith((*NOT_COPIED, ".py")):
             yield file
 
 
-class _Runs(torch.nn.Module):
+class _ForwardModule(torch.nn.Module):
     """A network with everything around it as one module, for export."""
 
     def __init__(self, edited: Edited) -> None:
         super().__init__()
-        self.inner = edited.asked.module
-        self._forward = edited.asked.forward
+        self.inner = edited.editable.module
+        self._forward = edited.editable.forward
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Raw inputs to the main output."""
@@ -175,11 +168,11 @@ class _Runs(torch.nn.Module):
 
 def _program(edited: Edited, folder: Path, probes: Probes, *, needed: bool) -> None:
     """Write the network as a `torch.export` program with a free batch axis, for inputs like the probes."""
-    asked, spec = edited.asked, edited.asked.network.input_spec
-    module = asked.module if asked.forward is asked.module else _Runs(edited)
+    editable, spec = edited.editable, edited.editable.network.input_spec
+    module = editable.module if editable.forward is editable.module else _ForwardModule(edited)
     tokens = probes.kind == "tokens"
     longest = spec.shape[0] if tokens and spec is not None and spec.shape[0] else 1 << 20
-    x = batch_of(np.repeat(probes.inputs[:1], 2, 0), asked.like)
+    x = as_tensor(np.repeat(probes.inputs[:1], 2, 0), editable.like)
     axes: dict[int, Any] = {0: torch.export.Dim("batch")}
     if tokens:
         x, axes[1] = x[:, :8].contiguous(), torch.export.Dim("length", max=longest)
@@ -190,28 +183,28 @@ def _program(edited: Edited, folder: Path, probes: Probes, *, needed: bool) -> N
         (folder / PROGRAM).unlink(missing_ok=True)
         if needed:
             raise StemmaError(
-                f"the network of {edited.parent.name} cannot be exported ({' '.join(str(error).split())[:200]}): take "
-                "the edited module from Python and save it in your own way"
+                f"the network of {edited.parent.name} cannot be exported ({' '.join(str(error).split())[:200]}): "
+                "save the edited module from Python instead"
             ) from error
 
 
-def _same_answers(edited: Edited, found: Any, probes: Probes) -> None:
+def _check_outputs(edited: Edited, found: Any, probes: Probes) -> None:
     inputs = probes.inputs[:8]
     with torch.no_grad():
-        mine = edited.asked.network(batch_of(inputs, edited.asked.like)).cpu()
+        edited_outputs = edited.editable.network(as_tensor(inputs, edited.editable.like)).cpu()
         network = found.network
         like = network.parameter
-        read = network(batch_of(inputs, torch.zeros(1) if like is None else like)).cpu()
-    apart = float((mine - read).abs().max()) if mine.shape == read.shape else float("inf")
-    close = CLOSE if stored_in_half(edited) is None else HALF
-    if not apart <= close * max(float(mine.abs().max()), 1e-30):
+        read = network(as_tensor(inputs, torch.zeros(1) if like is None else like)).cpu()
+    difference = float((edited_outputs - read).abs().max()) if edited_outputs.shape == read.shape else float("inf")
+    close = OUTPUT_TOLERANCE if half_dtype(edited) is None else HALF_TOLERANCE
+    if not difference <= close * max(float(edited_outputs.abs().max()), 1e-30):
         raise StemmaError(
-            f"what was written does not answer as the edited network does (largest difference {apart:.3g}): nothing "
-            "was kept. Its configuration cannot describe this edit; take the edited module from Python"
+            f"the model read back differs from the edited network (largest output difference {difference:.3g}), so "
+            "nothing was kept: its configuration cannot describe this edit. Save the edited module from Python"
         )
 
 
-def _beside(edited: Edited, receipt: Receipt, folder: Path, written: Model) -> None:
+def _write_records(edited: Edited, receipt: Receipt, folder: Path, written: Model) -> None:
     if edited.undo:
         from safetensors.torch import save_file
 
@@ -219,20 +212,21 @@ def _beside(edited: Edited, receipt: Receipt, folder: Path, written: Model) -> N
         save_file({called[n]: t.contiguous() for n, t in edited.undo.items()}, folder / UNDO)
     for name, content in ((PLAN, edited.plan.to_dict()), (RECEIPT, receipt.to_dict())):
         (folder / name).write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
-    (folder / REPORT).write_text(report(edited, receipt))
+    (folder / REPORT).write_text(model_card(edited, receipt))
 
 
 def _as_written(edited: Edited, written: Model) -> dict[str, str]:
-    """Under which names the weights that changed lie on disk."""
+    """The names on disk of the weights that changed."""
     out = {}
     for name in edited.undo:
         if name in written.tensors:
             out[name] = name
             continue
-        own = edited.asked.module.get_parameter(name).detach().cpu().float().numpy()
+        own = edited.editable.module.get_parameter(name).detach().cpu().float().numpy()
         same = (n for n, t in written.tensors.items() if t.shape == own.shape and n not in out.values())
         found = next((n for n in same if np.array_equal(written.tensors[n].array().astype(np.float32), own)), None)
         if found is None:
-            raise StemmaError(f"{name} is not found again in what was written, so the change could not be undone")
+            raise StemmaError(f"{name} is missing from the written checkpoint, so the edit could not be undone. Save "
+                              "the edited module from Python")  # fmt: skip
         out[name] = found
     return out

@@ -8,14 +8,16 @@ from stemma.export.page import bullets, document, escape, percent, section, tabl
 
 if TYPE_CHECKING:
     from stemma.multimodal.competition_strength import CompetitionStrength
-    from stemma.multimodal.contribution import Leaning, Measured
+    from stemma.multimodal.contribution import Measured, ModalityContribution
     from stemma.probes import Probes
 
 ROW, LEFT, RIGHT = 34, 250, 70
 """Height of a bar, and the margins beside it."""
 
 
-def modality_page(leaning: "Leaning", strengths: "Mapping[str, CompetitionStrength]", probes: "Probes") -> bytes:
+def modality_page(
+    leaning: "ModalityContribution", strengths: "Mapping[str, CompetitionStrength]", probes: "Probes"
+) -> bytes:
     """Shares, accuracies and competition strengths per modality as bars with intervals, as one HTML page."""
     from stemma.multimodal.contribution import Measured
 

@@ -1,4 +1,4 @@
-"""Which modality does a network lean on, and how hard do they compete? Measure it, and balance it while training.
+"""Multimodal networks: contributions of modalities, competition between them, and balanced training.
 
 Every name below is fetched on first use, so that importing this loads no torch.
 """
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from stemma.multimodal.adaptive_gradient_modulation import AdaptiveGradientModulation as AdaptiveGradientModulation
     from stemma.multimodal.adaptive_gradient_modulation import Modulated as Modulated
     from stemma.multimodal.competition_strength import CompetitionTest as CompetitionTest
-    from stemma.multimodal.contribution import LeaningTest as LeaningTest
+    from stemma.multimodal.contribution import ContributionTest as ContributionTest
     from stemma.multimodal.masks import AttentionMask as AttentionMask
     from stemma.multimodal.masks import Learned as Learned
     from stemma.multimodal.masks import Mean as Mean
@@ -26,7 +26,7 @@ _HOME = {
     "Modulated": "adaptive_gradient_modulation",
     "Modulation": "modulation_rule",
     "shapley_responses": "responses",
-    "LeaningTest": "contribution",
+    "ContributionTest": "contribution",
     "CompetitionTest": "competition_strength",
     "StrengthTest": "strength_test",
     "Zero": "masks",
@@ -40,7 +40,16 @@ _HOME = {
 __all__ = [*_HOME]
 
 
+_RENAMED = {"LeaningTest": "ContributionTest"}
+"""Old names, accepted for one release."""
+
+
 def __getattr__(name: str) -> Any:
+    if name in _RENAMED:
+        from stemma.deprecation import warn_renamed
+
+        warn_renamed(name, _RENAMED[name])
+        name = _RENAMED[name]
     if name not in _HOME:
         raise AttributeError(f"module 'stemma.multimodal' has no attribute '{name}'")
     return getattr(importlib.import_module(f"stemma.multimodal.{_HOME[name]}"), name)

@@ -1,4 +1,4 @@
-"""How much of what a modality does alone is no longer readable from the fused representation."""
+"""Competition strength: how much of a unimodal concept cannot be decoded from the fused representation."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -8,14 +8,13 @@ import numpy as np
 from stemma.errors import MisuseError
 
 NEGLIGIBLE = 1e-6
-"""Directions of the concept with less variance than this share of the largest are left out."""
+"""Directions of the concept with less variance than this fraction of the largest are left out."""
 
 ACTIVE = 15
-"""Fit probes at which a feature has to differ from its median: one that hardly ever does has a scale that other probes
-exceed a thousandfold."""
+"""Fit probes at which a feature has to differ from its median, so that its scale can be estimated."""
 
 FEWEST = 20
-"""Probes below which nothing is fitted or tested."""
+"""Fewest probes to fit or test with."""
 
 PENALTIES = tuple(10.0**e for e in range(-4, 7))
 """Ridge penalties that are tried, of standardised features and summed squared errors."""
@@ -26,19 +25,19 @@ class CompetitionStrength:
     """How strongly one modality is competed against in a fused network: 0 not at all.
 
     Attributes:
-        whitened: Unexplained share of the concept's variance, every direction counted alike. 0: all of the concept is
-            linearly readable from the fused features; 1: nothing but its mean; above 1 if the fit misleads.
-        interval: 95 % of it, over test probes (over concepts where several were given); with few test probes for the
-            directions it lies lower than the figure, which whitening by the same probes makes too large.
+        whitened: Unexplained fraction of the concept's variance, every direction weighted equally. 0: all of the
+            concept is linearly decodable from the fused features; 1: nothing but its mean; above 1 if the fit misleads.
+        interval: 95 % of it, over test probes (over concepts where several were given); with few test probes per
+            direction it lies lower than the figure, which whitening by the same probes makes too large.
         plain: The same with directions weighted by their variance: 1 - R^2.
         plain_interval: 95 % of it.
         penalty: Ridge penalty of the fit, the one with the smallest cross-validated error unless given.
-        directions: Of the concept that were counted.
+        directions: Number of directions of the concept.
         features: Width of the fused representation.
-        fitted: Probes that the readout was fitted on.
+        fitted: Probes that the decoder was fitted on.
         tested: Probes that it was tested on.
         concepts: Networks that the concept was averaged over.
-        reason: What makes the figure shaky, empty if nothing does.
+        reason: Why the figure is unreliable, empty if it is not.
     """
 
     whitened: float
@@ -67,7 +66,7 @@ class CompetitionTest:
 
     Source: Li et al., ICCV 2023, as coded there: d = trace(E (N Sigma)^+ E^T) / K with ridge penalty 120. Departures:
     features are standardised (those that differ from their median at fewer than 15 probes left out), and the penalty is
-    cross-validated; K counts the directions that are kept, so that a readout of nothing but the mean scores exactly 1.
+    cross-validated; K counts the directions that are kept, so that a decoder of nothing but the mean scores exactly 1.
     """
 
     penalty: float | None = None
@@ -79,8 +78,8 @@ class CompetitionTest:
     def __post_init__(self) -> None:
         if self.folds < 2 or self.draws < 1 or not (self.penalty is None or 0 <= self.penalty < np.inf):
             raise MisuseError(
-                "a readout takes two folds or more, one bootstrap sample or more, and a penalty of 0 or more, but they "
-                f"are {self.folds}, {self.draws} and {self.penalty}"
+                f"folds has to be 2 or more, draws 1 or more and penalty 0 or more, but they are {self.folds}, "
+                f"{self.draws} and {self.penalty}"
             )
 
     def __call__(
@@ -89,8 +88,8 @@ class CompetitionTest:
         """Competition strength from arrays.
 
         Args:
-            fit_features: `[fitted, width]`, the fused representation on probes the network was not trained on.
-            fit_concept: `[fitted, outputs]`, what the modality's concept answers to the same.
+            fit_features: `[fitted, width]`, the fused representation on probes that the network was not trained on.
+            fit_concept: `[fitted, outputs]`, the outputs of the modality's concept on the same.
             features: `[tested, width]`, on other probes.
             concept: `[tested, outputs]`.
 
@@ -98,7 +97,7 @@ class CompetitionTest:
             The strength with its intervals.
 
         Raises:
-            MisuseError: If the arrays do not belong together, or the concept is constant.
+            MisuseError: If the arrays do not match, or the concept is constant.
         """
         _check(fit_features, fit_concept, features, concept)
         x, mean, scale = _standardised(fit_features, self.scaled)
@@ -111,12 +110,12 @@ class CompetitionTest:
         draw = np.random.default_rng(self.seed)
         drawn = [_unexplained(error[r], concept[r]) for r in draw.integers(0, len(error), (self.draws, len(error)))]
         whitened, plain = figures = _unexplained(error, concept)
-        # The bootstrap is off by as much as the sample is: turned over, its quantiles take that away.
+        # The basic bootstrap: reflected quantiles remove the bias of the sample.
         high, low = 2 * np.array(figures) - np.quantile(np.array(drawn), [0.025, 0.975], axis=0)
         low, high = low.clip(0), high.clip(0)
         few, rare = len(x) < 2 * x.shape[1], int((np.isinf(scale) & (fit_features.std(0) > 0)).sum())
         shaky = (
-            f"{len(x)} probes to fit {x.shape[1]} features: too few to be stable" if few else "",
+            f"{len(x)} probes to fit {x.shape[1]} features: too few for a stable fit" if few else "",
             f"{rare} features that differ from their median at fewer than {ACTIVE} fit probes are left out"
             * bool(rare),
         )
@@ -127,7 +126,7 @@ class CompetitionTest:
         )  # fmt: skip
 
     def _chosen(self, x: np.ndarray, y: np.ndarray) -> float:
-        """The penalty with the smallest cross-validated error, every direction of the concept counted alike."""
+        """The penalty with the smallest cross-validated error, every direction of the concept weighted equally."""
         fold = np.random.default_rng(self.seed).permutation(len(x)) % min(self.folds, len(x))
         errors = np.zeros(len(PENALTIES))
         for k in range(fold.max() + 1):
@@ -138,31 +137,27 @@ class CompetitionTest:
         return PENALTIES[int(errors.argmin())]
 
 
-def over_concepts(found: Sequence[CompetitionStrength]) -> CompetitionStrength:
-    """The mean over concepts that were trained apart, with an interval over them.
-
-    Args:
-        found: One strength per concept.
-
-    Returns:
-        Their mean. The interval (Student, 95 %) is over concepts where there are three or more; with fewer, it is the
-        widest of their own, and `reason` says so.
-    """
-    if len(found) == 1:
-        return replace(found[0], reason=_joined(found[0].reason, "one concept: its training seed is not averaged out"))
+def over_concepts(strengths: Sequence[CompetitionStrength]) -> CompetitionStrength:
+    """The mean over independently trained concepts, with an interval over them."""
+    # The interval (Student, 95 %) is over concepts where there are three or more; with fewer, it is the widest of
+    # their own, and `reason` says so.
+    if len(strengths) == 1:
+        return replace(
+            strengths[0], reason=_joined(strengths[0].reason, "one concept: variation over training seeds is unknown")
+        )
     means = {}
     for name, own in (("whitened", "interval"), ("plain", "plain_interval")):
-        values = np.array([getattr(f, name) for f in found])
+        values = np.array([getattr(f, name) for f in strengths])
         means[name] = float(values.mean())
-        if len(found) < 3:
-            means[own] = (min(getattr(f, own)[0] for f in found), max(getattr(f, own)[1] for f in found))
+        if len(strengths) < 3:
+            means[own] = (min(getattr(f, own)[0] for f in strengths), max(getattr(f, own)[1] for f in strengths))
         else:
             from scipy.stats import t
 
-            half = float(t.ppf(0.975, len(found) - 1) * values.std(ddof=1) / len(found) ** 0.5)
+            half = float(t.ppf(0.975, len(strengths) - 1) * values.std(ddof=1) / len(strengths) ** 0.5)
             means[own] = (means[name] - half, means[name] + half)
-    few = "" if len(found) > 2 else "two concepts: three or more give an interval over their training"
-    return replace(found[0], **means, concepts=len(found), reason=_joined(found[0].reason, few))
+    few = "" if len(strengths) > 2 else "two concepts: an interval over training seeds needs three or more"
+    return replace(strengths[0], **means, concepts=len(strengths), reason=_joined(strengths[0].reason, few))
 
 
 def _joined(*reasons: str) -> str:
@@ -170,7 +165,7 @@ def _joined(*reasons: str) -> str:
 
 
 def _unexplained(error: np.ndarray, concept: np.ndarray) -> tuple[float, float]:
-    """Whitened and plain share of the concept's variance that an error leaves."""
+    """Whitened and plain fraction of the concept's variance that an error leaves."""
     centred = concept - concept.mean(0)
     white = _whitener(centred)
     total = np.square(centred).sum()
@@ -178,7 +173,7 @@ def _unexplained(error: np.ndarray, concept: np.ndarray) -> tuple[float, float]:
 
 
 def _whitener(centred: np.ndarray) -> np.ndarray:
-    """Maps a centred concept to directions of unit variance; those with next to none are left out."""
+    """Maps a centred concept to directions of unit variance; those with almost none are left out."""
     variances, axes = np.linalg.eigh(centred.T @ centred / len(centred))
     kept = variances > NEGLIGIBLE * variances[-1]
     return axes[:, kept] / np.sqrt(variances[kept])
@@ -188,7 +183,7 @@ def _standardised(features: np.ndarray, scaled: bool) -> tuple[np.ndarray, np.nd
     mean, scale = features.mean(0), features.std(0)
     active = (features != np.median(features, axis=0)).sum(0) >= ACTIVE
     known = active & (scale > 1e-9 * max(float(scale.max()), 1e-30))
-    scale = np.where(known, scale, np.inf) if scaled else np.ones_like(scale)  # what is constant says nothing
+    scale = np.where(known, scale, np.inf) if scaled else np.ones_like(scale)  # constant features carry no information
     return (features - mean) / scale, mean, scale
 
 
@@ -210,14 +205,12 @@ def _check(fit_features: np.ndarray, fit_concept: np.ndarray, features: np.ndarr
     same = fit_features.shape[1:] == features.shape[1:] and fit_concept.shape[1:] == concept.shape[1:]
     if any(a.ndim != 2 for a in arrays) or not paired or not same:
         raise MisuseError(
-            "competition strength takes features and a concept of the same probes, [n, width] and [n, outputs], once "
-            f"to fit and once to test, but the shapes are {', '.join(str(list(a.shape)) for a in arrays)}"
+            "competition strength needs features [n, width] and a concept [n, outputs] of the same probes, to fit and "
+            f"to test, but the shapes are {', '.join(str(list(a.shape)) for a in arrays)}"
         )
     if not all(np.isfinite(a).all() for a in arrays):
-        raise MisuseError("features and concept have to be finite, but there are NaN or infinite values among them")
+        raise MisuseError("features and concept contain NaN or infinite values: check the networks and the probes")
     if min(len(features), len(fit_features)) < FEWEST:
         raise MisuseError(f"{len(fit_features)} probes to fit and {len(features)} to test are too few: give hundreds")
     if not all(np.ptp(c, axis=0).max() > 0 for c in (fit_concept, concept)):
-        raise MisuseError(
-            "the concept answers the same to every probe, so there is nothing to be read: was it trained?"
-        )
+        raise MisuseError("the concept has the same output for every probe, so nothing can be decoded: is it trained?")

@@ -1,4 +1,4 @@
-"""Which modality does a trained network lean on? Responses, shares and accuracies on paired probes."""
+"""Modality contributions: which modality a trained network relies on, measured on paired probes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import numpy as np
 
 from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError, StemmaError
-from stemma.multimodal.paired_network import joined, module_of
+from stemma.multimodal.paired_network import module_of, side_by_side
 from stemma.probes import Probes
 from stemma.probes.modalities import split_modalities
 from stemma.types import Axis, Evidence, ModelRef, Null, Spec, Verdict, jsonable
@@ -20,10 +20,10 @@ MASKS = ("zero", "mean", "permuted")
 """Ways to hide a modality of floats; token ids are padded with 0, or permuted."""
 
 FEWEST = 64
-"""Fewest probes on which a share means anything."""
+"""Fewest probes for a reliable share."""
 
-STILL = 1e-6
-"""Standard deviation of the outputs over probes, relative to their size, that rounding explains."""
+CONSTANT_TOLERANCE = 1e-6
+"""Largest standard deviation of constant outputs over probes, relative to their size: rounding."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,11 @@ class Measured:
 
 @dataclass(frozen=True)
 class Modality:
-    """What one modality does in a network.
+    """The contribution of one modality.
 
     Attributes:
-        share: Covariance of its response with the output, as a share of the output's variance over probes; the shares
-            sum to 1. 0: the output does not follow it; below 0: it is used against the rest.
+        share: Covariance of its response with the output, as a fraction of the output's variance over probes; the
+            shares sum to 1. 0: the output does not depend on it; below 0: it is used against the others.
         response: Accuracy of its response; None without labels.
         alone: Accuracy with all others hidden.
         without: Accuracy with it hidden.
@@ -58,18 +58,18 @@ class Modality:
 
 
 @dataclass(frozen=True)
-class Leaning:
-    """Which modality a network leans on.
+class ModalityContribution:
+    """The contributions of all modalities of a network.
 
     Attributes:
         model: The network.
         modalities: By name.
         accuracy: Of the fused output; None without labels.
-        hidden: How a network that is shown nothing answers: total variation distance from the class frequencies; None
+        hidden: Total variation distance between the output with everything hidden and the class frequencies; None
             without labels.
         masks: How each modality was hidden.
-        probes: How many were asked.
-        reason: What makes the figures shaky, empty if nothing does.
+        probes: Number of probes.
+        reason: Why the figures are unreliable, empty if they are not.
     """
 
     model: ModelRef
@@ -86,7 +86,7 @@ class Leaning:
 
 
 @dataclass(frozen=True, eq=False)
-class _Seen:
+class _CoalitionOutputs:
     """Outputs of all coalitions `[coalitions, n, classes]`, the last with nothing shown, and the responses."""
 
     names: tuple[str, ...]
@@ -95,15 +95,15 @@ class _Seen:
     coalitions: tuple[tuple[int, ...], ...]
 
     @property
-    def still(self) -> bool:
-        """Whether the output is the same for every probe, but for rounding."""
+    def constant(self) -> bool:
+        """Whether the output is the same for every probe, up to rounding."""
         full = self.outputs[0] - self.outputs[0].mean(1, keepdims=True)
-        return bool((full.std(0) <= STILL * np.abs(self.outputs[0]).max()).all())
+        return bool((full.std(0) <= CONSTANT_TOLERANCE * np.abs(self.outputs[0]).max()).all())
 
 
 @dataclass(frozen=True)
-class LeaningTest:
-    """How responses are measured.
+class ContributionTest:
+    """Measures modality contributions.
 
     Attributes:
         mask: How floats are hidden: `zero`, `mean` (of the probes) or `permuted` (another probe's input).
@@ -119,14 +119,14 @@ class LeaningTest:
 
     def __post_init__(self) -> None:
         if self.mask not in MASKS:
-            raise MisuseError(f"no mask is called {self.mask!r}. There are: {', '.join(MASKS)}")
+            raise MisuseError(f"no mask is called {self.mask!r}. Choose one of {', '.join(MASKS)}")
 
     @property
     def spec(self) -> Spec:
         """Identity of the method with its parameters."""
         return Spec("modality-shares", 1, {"mask": self.mask, "seed": self.seed, "margin": self.margin})
 
-    def __call__(self, model: Model, probes: Probes) -> Leaning:
+    def __call__(self, model: Model, probes: Probes) -> ModalityContribution:
         """Measure one network.
 
         Cost: `2^M` evaluations of every probe.
@@ -139,53 +139,53 @@ class LeaningTest:
             Shares and accuracies.
 
         Raises:
-            MisuseError: If the probes are not paired, the network gives no class scores, or there are labels beyond
-                them.
-            StemmaError: If it answers the same to every probe.
+            MisuseError: If the probes are not paired, or the network has no class scores or fewer classes than the
+                labels.
+            StemmaError: If its output is the same for every probe.
         """
-        seen = self._seen(model, probes)
-        if seen.still:
-            raise StemmaError(f"{model.name} answers the same to each of the {len(probes)} probes: it leans on nothing")
-        classes, named = seen.outputs.shape[2], probes.labels
+        measured = self._coalition_outputs(model, probes)
+        if measured.constant:
+            raise StemmaError(
+                f"{model.name} has the same output for all {len(probes)} probes, so it relies on no modality"
+            )
+        classes, named = measured.outputs.shape[2], probes.labels
         if named is not None and not 0 <= named.min() <= named.max() < classes:
             worst = named.max() if named.max() >= classes else named.min()
             raise MisuseError(f"the probes have the label {worst}, but {model.name} has {classes} classes, from 0 on")
         rows = self._rows(len(probes))
-        shares = _shares(seen.responses, rows)
+        shares = _shares(measured.responses, rows)
         labels = probes.labels
-        right = None if labels is None else (seen.outputs.argmax(-1) == labels)
-        own = None if labels is None else (seen.responses.argmax(-1) == labels)
-        where = {c: i for i, c in enumerate(seen.coalitions)}
-        everyone = range(len(seen.names))
+        correct = None if labels is None else (measured.outputs.argmax(-1) == labels)
+        correct_alone = None if labels is None else (measured.responses.argmax(-1) == labels)
+        position = {c: i for i, c in enumerate(measured.coalitions)}
+        everyone = range(len(measured.names))
         found = {}
-        for m, name in enumerate(seen.names):
-            rest = tuple(k for k in everyone if k != m)
+        for m, name in enumerate(measured.names):
+            others = tuple(k for k in everyone if k != m)
             found[name] = Modality(
                 _figure(shares[:, m]),
-                None if own is None else _mean(own[m], rows),
-                None if right is None else _mean(right[where[m,]], rows),
-                None if right is None else _mean(right[where[rest]], rows),
+                None if correct_alone is None else _mean(correct_alone[m], rows),
+                None if correct is None else _mean(correct[position[m,]], rows),
+                None if correct is None else _mean(correct[position[others]], rows),
             )
-        return Leaning(
+        return ModalityContribution(
             model.ref,
             found,
-            None if right is None else _mean(right[0], rows),
-            None if labels is None else _off_prior(seen.outputs[-1], labels),
+            None if correct is None else _mean(correct[0], rows),
+            None if labels is None else _distance_from_prior(measured.outputs[-1], labels),
             {n: k.name for n, k in self.masks(probes).items()},
             len(probes),
-            f"{len(probes)} probes are few: {FEWEST} are the least on which shares mean anything"
-            if len(probes) < FEWEST
-            else "",
+            f"{len(probes)} probes are few: reliable shares need {FEWEST} or more" if len(probes) < FEWEST else "",
         )
 
     def compare(self, a: Model, b: Model, probes: Probes, alpha: float) -> Evidence:
-        """Whether two networks lean on their modalities differently: a child that stopped listening is a finding.
+        """Whether two networks rely on their modalities differently: a child that stopped using one is a finding.
 
         Args:
             a: One network.
             b: Another one, with the same modalities.
-            probes: Paired probes; both are asked the same.
-            alpha: Level of the decision.
+            probes: Paired probes for both.
+            alpha: Significance level.
 
         Returns:
             Evidence for "a share differs by more than the margin": supported, refuted (the intervals of all differences
@@ -194,28 +194,28 @@ class LeaningTest:
         """
         from scipy.stats import norm
 
-        first, second = self._seen(a, probes), self._seen(b, probes)
+        first, second = self._coalition_outputs(a, probes), self._coalition_outputs(b, probes)
         rows = self._rows(len(probes))
         shares = _shares(first.responses, rows), _shares(second.responses, rows)
-        moved = shares[1] - shares[0]
-        change, error = moved[0], moved[1:].std(0, ddof=1)
+        samples = shares[1] - shares[0]
+        change, error = samples[0], samples[1:].std(0, ddof=1)
         error = np.maximum(error, 1e-12)
         count = len(first.names)
         p = float(min(1.0, count * norm.sf((np.abs(change) - self.margin) / error).min()))
         worst = int(np.abs(change).argmax())
         reach = float(norm.isf(alpha / 2 / count))
         inside = bool((np.abs(change) + reach * error < self.margin).all())
-        still = [m.name for m, seen in ((a, first), (b, second)) if seen.still]
-        few = len(probes) < FEWEST or bool(still)
+        constant = [m.name for m, measured in ((a, first), (b, second)) if measured.constant]
+        few = len(probes) < FEWEST or bool(constant)
         changed = p <= alpha and not few
         verdict = Verdict.SUPPORTED if changed else Verdict.REFUTED if inside and not few else Verdict.INCONCLUSIVE
         name = first.names[worst]
         ends = float(shares[0][0, worst]), float(shares[1][0, worst])
         reason = f"the share of {name} is {ends[0]:.2f} in {a.name} and {ends[1]:.2f} in {b.name}"
-        if still:
-            reason = f"{still[0]} answers the same to every probe, so it leans on nothing"
+        if constant:
+            reason = f"{constant[0]} has the same output for every probe, so it relies on no modality"
         elif few:
-            reason += f"; {len(probes)} probes are too few to tell, {FEWEST} are the least"
+            reason += f"; {len(probes)} probes are too few for a decision, which needs {FEWEST} or more"
         by_name = {
             n: {"a": float(shares[0][0, i]), "b": float(shares[1][0, i]), "change": float(change[i]),
                 "interval": [float(change[i] - reach * error[i]), float(change[i] + reach * error[i])]}
@@ -230,7 +230,7 @@ class LeaningTest:
         )  # fmt: skip
 
     def masks(self, probes: Probes) -> "dict[str, AbstractMask]":
-        """How each modality of some probes is hidden."""
+        """The mask of each modality of some probes."""
         from stemma.multimodal.masks import Permuted, TokenPad, masks_of
 
         found = masks_of(self.mask, [p.name for p in probes.parts])
@@ -239,12 +239,12 @@ class LeaningTest:
                 found[part.name] = TokenPad()
         return found
 
-    def _seen(self, model: Model, probes: Probes) -> _Seen:
+    def _coalition_outputs(self, model: Model, probes: Probes) -> _CoalitionOutputs:
         import torch
 
         from stemma.fingerprints.evaluation import checked_network
-        from stemma.multimodal.concepts import answers
-        from stemma.multimodal.responses import absent, combined, exact_split
+        from stemma.multimodal.concepts import masked_outputs
+        from stemma.multimodal.responses import absent, exact_split, responses_of_outputs
 
         if not probes.parts:
             raise MisuseError(
@@ -252,28 +252,31 @@ class LeaningTest:
                 "them, or stemma.probes.pair_modalities"
             )
         names, module = tuple(p.name for p in probes.parts), module_of(model)
-        order = np.random.default_rng(self.seed).permutation(len(probes))  # neighbours may be of one class
+        # Neighbours may be of one class, which the permuted mask would not hide.
+        order = np.random.default_rng(self.seed).permutation(len(probes))
         batch = batch_of(module, probes.take(order))
         split, masks = exact_split(len(names)), self.masks(probes)
         try:
-            outputs = [answers(module, batch, masks, absent(names, c)) for c in (*split.coalitions, ())]
+            outputs = [masked_outputs(module, batch, masks, absent(names, c)) for c in (*split.coalitions, ())]
         except StemmaError:
             raise
-        except Exception as e:  # any code may stand behind a network
-            said = ", ".join(f"{p.name} {list(p.shape)}" for p in probes.parts)
+        except Exception as e:  # a network may run any code
+            shapes = ", ".join(f"{p.name} {list(p.shape)}" for p in probes.parts)
             raise StemmaError(
-                f"{model.name} does not answer {said}: {' '.join(str(e).split())[:300]}. Are the arrays named as its "
-                "forward takes them?"
+                f"{model.name} does not run on {shapes}: {' '.join(str(e).split())[:300]}. Name the arrays as its "
+                "forward takes them"
             ) from e
-        checked_network(joined(model, probes.parts), probes)
+        checked_network(side_by_side(model, probes.parts), probes)
         found = np.stack(outputs)
         if found.ndim != 3 or found.shape[2] < 2:
-            raise MisuseError(f"{model.name} answers with shape {list(found.shape[2:])}, not with one score per class")
+            raise MisuseError(
+                f"{model.name} returns outputs of shape {list(found.shape[2:])}, but one score per class is needed"
+            )
         if not np.isfinite(found).all():
-            raise StemmaError(f"{model.name} answers NaN or infinite values with a modality hidden")
+            raise StemmaError(f"{model.name} returns NaN or infinite values with a modality hidden: try another mask")
         found = found[:, np.argsort(order)]
-        phi = combined(torch.from_numpy(found[:-1]), split).numpy()
-        return _Seen(names, found, phi, (*split.coalitions, ()))
+        phi = responses_of_outputs(torch.from_numpy(found[:-1]), split).numpy()
+        return _CoalitionOutputs(names, found, phi, (*split.coalitions, ()))
 
     def _rows(self, count: int) -> np.ndarray:
         """The probes themselves, then bootstrap samples of them."""
@@ -282,15 +285,7 @@ class LeaningTest:
 
 
 def batch_of(module: Any, probes: Probes) -> dict[str, Any]:
-    """Paired probes as tensors, in the float type and on the device of a module.
-
-    Args:
-        module: The module.
-        probes: Paired probes.
-
-    Returns:
-        By modality, `[n, …]`.
-    """
+    """Paired probes as tensors by modality, `[n, …]`, in the float type and on the device of a module."""
     import torch
 
     like = next((t for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()), torch.zeros(()))
@@ -300,7 +295,7 @@ def batch_of(module: Any, probes: Probes) -> dict[str, Any]:
 
 def _shares(responses: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Shares `[samples, modalities]` of responses `[modalities, n, classes]` for samples of probes."""
-    centred = responses - responses.mean(2, keepdims=True)  # the shift of all logits says nothing
+    centred = responses - responses.mean(2, keepdims=True)  # a common shift of all logits changes nothing
     fused = centred.sum(0)
     out = []
     for sample in rows:
@@ -318,11 +313,11 @@ def _figure(samples: np.ndarray) -> Measured:
     return Measured(float(samples[0]), (float(low), float(high)))
 
 
-def _mean(right: np.ndarray, rows: np.ndarray) -> Measured:
-    return _figure(right[rows].mean(1))
+def _mean(correct: np.ndarray, rows: np.ndarray) -> Measured:
+    return _figure(correct[rows].mean(1))
 
 
-def _off_prior(outputs: np.ndarray, labels: np.ndarray) -> float:
+def _distance_from_prior(outputs: np.ndarray, labels: np.ndarray) -> float:
     scores = np.exp(outputs - outputs.max(1, keepdims=True))
     answered = (scores / scores.sum(1, keepdims=True)).mean(0)
     width = max(len(answered), int(labels.max()) + 1)

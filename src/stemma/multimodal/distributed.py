@@ -1,4 +1,4 @@
-"""Several processes that train one network: all passes of a step in one call, and the same kappas everywhere."""
+"""Distributed training: all passes of a step in one call, and the same kappas in every process."""
 
 import contextlib
 import math
@@ -13,59 +13,31 @@ from stemma.errors import MisuseError
 
 
 def refuse_sharded(model: nn.Module) -> None:
-    """Refuse a network whose parameters are spread over processes.
-
-    Raises:
-        MisuseError: If it, or a part of it, is of FSDP.
-    """
+    """Raise `MisuseError` for a network whose parameters are sharded over processes (FSDP)."""
     kinds = [kind for part in model.modules() for kind in type(part).__mro__]
     if any(kind.__name__ in ("FullyShardedDataParallel", "FSDPModule") for kind in kinds):
         raise MisuseError(
-            "the parameters of this network are sharded (FSDP), and a step of modulation is several passes before one "
-            "backward, for which FSDP is not tried: use DistributedDataParallel"
+            "sharded parameters (FSDP) are not supported, because one step runs several passes before one backward: "
+            "use DistributedDataParallel"
         )
 
 
 def group_of(model: nn.Module, given: Any) -> Any:
-    """The processes that have to agree on every kappa.
-
-    Args:
-        model: The network, perhaps inside `DistributedDataParallel`.
-        given: Another group.
-
-    Returns:
-        The group given, else that of `DistributedDataParallel`; None where a process is on its own.
-    """
+    """The processes that agree on every kappa: the group given, else that of `DistributedDataParallel`, else None."""
     if given is None and isinstance(model, DistributedDataParallel):
         return model.process_group
     return given
 
 
 def summed(values: torch.Tensor, group: Any) -> list[float]:
-    """Numbers, summed over the processes of a group, in one transfer from the device.
-
-    Args:
-        values: `[numbers]`; changed in place.
-        group: Of processes; None for this one alone.
-
-    Returns:
-        As plain numbers, infinite where they are not finite.
-    """
+    """Numbers summed over the processes of a group, in one transfer; infinite where they are not finite."""
     if group is not None:
         torch.distributed.all_reduce(values, group=group)
     return [value if math.isfinite(value) else math.inf for value in values.tolist()]
 
 
 def in_one_call(model: nn.Module, run: Callable[[nn.Module], Any]) -> Any:
-    """Run all passes of a step, of `DistributedDataParallel` inside one forward call, so that gradients meet once.
-
-    Args:
-        model: The network, perhaps inside `DistributedDataParallel`.
-        run: What is done with the bare network.
-
-    Returns:
-        What that gives.
-    """
+    """Run all passes in one forward call of `DistributedDataParallel`, so that gradients are reduced once."""
     if not isinstance(model, DistributedDataParallel):
         return run(model)
     with _around(model, _Passes(model.module)):

@@ -1,4 +1,4 @@
-"""Does a network that is shown nothing answer like the class frequencies? Only then does a mask hide anything."""
+"""Check of masks: is the output near the class frequencies when every modality is hidden?"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ NEAR = 0.25
 
 @dataclass(frozen=True)
 class MaskCheck:
-    """What a network answers when every modality is hidden.
+    """The output of a network with every modality hidden.
 
     Attributes:
-        distance: Total variation from the class frequencies, 0 to 1.
+        distance: Total variation distance from the class frequencies, 0 to 1.
         near: Whether that is at most 0.25.
         answered: Mean probability of each class.
-        frequencies: Share of each class among the labels.
-        reason: In one sentence.
+        frequencies: Fraction of each class among the labels.
+        reason: One sentence.
     """
 
     distance: float
@@ -30,27 +30,14 @@ class MaskCheck:
     reason: str
 
 
-def checked(outputs: torch.Tensor, labels: torch.Tensor, masks: Sequence[str]) -> MaskCheck:
-    """Compare answers to nothing with the class frequencies.
-
-    A network whose answer to nothing is far from them says something where it should not: its responses carry that
-    answer, and hiding by another mask may be better. Early in training this means little.
-
-    Args:
-        outputs: `[n, classes]`, the logits with all modalities hidden.
-        labels: `[n]`.
-        masks: Names of the masks, for the sentence.
-
-    Returns:
-        The check.
-
-    Raises:
-        MisuseError: If the outputs are no class scores or the labels no classes.
-    """
+def check_hidden_output(outputs: torch.Tensor, labels: torch.Tensor, masks: Sequence[str]) -> MaskCheck:
+    """Compare logits `[n, classes]` for hidden inputs with the frequencies of labels `[n]`."""
+    # A network whose output for nothing is far from them attributes that output to its modalities: another mask may
+    # be better. Early in training this means little.
     if outputs.ndim != 2 or labels.ndim != 1 or labels.is_floating_point() or len(labels) != len(outputs):
         raise MisuseError(
-            f"masks are checked for outputs [n, classes] and labels [n], not {list(outputs.shape)} and "
-            f"{list(labels.shape)}"
+            f"a mask check needs outputs [n, classes] and integer labels [n], but the shapes are {list(outputs.shape)} "
+            f"and {list(labels.shape)}"
         )
     kept = labels[labels >= 0]
     frequencies = torch.bincount(kept, minlength=outputs.shape[1]).double() / max(len(kept), 1)
@@ -58,7 +45,7 @@ def checked(outputs: torch.Tensor, labels: torch.Tensor, masks: Sequence[str]) -
     distance = float((answered - frequencies).abs().sum() / 2)
     top = int(answered.argmax())
     how = ", ".join(dict.fromkeys(masks))
-    reason = f"hidden by {how}, everything is answered {distance:.2f} from the class frequencies (total variation)" + (
-        "" if distance <= NEAR else f", mostly with class {top}: the masks do not hide enough, try mean or permuted"
+    reason = f"with everything hidden by {how}, total variation from the class frequencies is {distance:.2f}" + (
+        "" if distance <= NEAR else f" (mostly class {top}): the masks do not hide enough, try mean or permuted"
     )
     return MaskCheck(distance, distance <= NEAR, tuple(answered.tolist()), tuple(frequencies.tolist()), reason)

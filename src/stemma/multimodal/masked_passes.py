@@ -1,4 +1,4 @@
-"""How the masked passes of one step are carried out: one by one, in one batch, or through the fusion alone."""
+"""Plans for the masked passes of one step: one by one, in one batch, or through the fusion alone."""
 
 import abc
 import contextlib
@@ -11,21 +11,21 @@ from torch import nn
 
 from stemma.errors import MisuseError
 from stemma.multimodal.masks import AbstractMask, Batch, hidden
-from stemma.multimodal.responses import Split, absent
+from stemma.multimodal.responses import CoalitionSplit, absent
 from stemma.types.network import main_output
 
 Forward = Callable[[nn.Module, Batch], Any]
-"""How a network is asked: itself and a batch to its answer."""
+"""How a network is called, from the module and a batch to its return value."""
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
+class CoalitionOutputs:
     """The outputs of one step.
 
     Attributes:
-        answer: What the network gave for the whole batch, as it gave it.
-        outputs: `[coalitions, n, …]`, in the order of the split, with the graph that the gradient takes.
-        scored: The same as the responses are judged by; `outputs` itself unless a plan computes them apart.
+        answer: The network's return value for the whole batch.
+        outputs: `[coalitions, n, …]`, in the order of the split, with the graph for the gradient.
+        scored: The outputs that responses are scored by; `outputs` itself unless a plan computes them separately.
     """
 
     answer: Any
@@ -34,11 +34,11 @@ class Asked:
 
 
 @dataclass(frozen=True, eq=False)
-class Questions:
-    """What is asked in one step.
+class CoalitionRequest:
+    """The passes that one step needs.
 
     Attributes:
-        forward: How a network is asked.
+        forward: How the network is called.
         batch: Tensors by name, missing modalities hidden.
         names: The modalities.
         masks: How each is hidden.
@@ -49,10 +49,10 @@ class Questions:
     batch: Batch
     names: tuple[str, ...]
     masks: Mapping[str, AbstractMask]
-    split: Split
+    split: CoalitionSplit
 
     def without(self, coalition: Sequence[int]) -> dict[str, torch.Tensor]:
-        """The batch as one coalition sees it."""
+        """The batch with all modalities hidden that are not in a coalition."""
         return hidden(self.batch, self.masks, absent(self.names, coalition))
 
     def output(self, module: nn.Module, batch: Batch) -> torch.Tensor:
@@ -66,7 +66,7 @@ class Questions:
 
 
 class AbstractPlan(abc.ABC):
-    """A frozen dataclass that carries out the passes of one step.
+    """A frozen dataclass that runs the passes of one step.
 
     Attributes:
         name: As in the docs.
@@ -75,12 +75,12 @@ class AbstractPlan(abc.ABC):
     name: ClassVar[str]
 
     @abc.abstractmethod
-    def __call__(self, module: nn.Module, asked: Questions) -> Asked:
-        """All passes of one step.
+    def __call__(self, module: nn.Module, request: CoalitionRequest) -> CoalitionOutputs:
+        """Run all passes of one step.
 
         Args:
-            module: The bare network, in the mode it trains in; that mode is left as it was.
-            asked: What is asked.
+            module: The bare network, in training mode or not; the mode is left as it was.
+            request: Which passes.
 
         Returns:
             Outputs of every coalition.
@@ -89,90 +89,74 @@ class AbstractPlan(abc.ABC):
 
 @dataclass(frozen=True)
 class Exact(AbstractPlan):
-    """Every masked pass by itself, with its graph, in evaluation mode: as published.
+    """Every masked pass on its own, with its graph, in evaluation mode: as published.
 
     Cost: `2^M - 1` passes forward and backward, and their activations.
     """
 
     name = "exact"
 
-    def __call__(self, module: nn.Module, asked: Questions) -> Asked:
+    def __call__(self, module: nn.Module, request: CoalitionRequest) -> CoalitionOutputs:
         """See `AbstractPlan`."""
-        answer = asked.forward(module, asked.batch)
+        answer = request.forward(module, request.batch)
         full = logits(answer)
-        with evaluating(module):
-            others = [asked.output(module, asked.without(c)) for c in asked.split.masked]
-        refuse_dead(full, *others)
-        refuse_recomputed(module, *others)
+        with evaluation_mode(module):
+            others = [request.output(module, request.without(c)) for c in request.split.masked]
+        require_gradient(full, *others)
+        refuse_recomputation(module, *others)
         outputs = torch.stack([full, *others])
-        return Asked(answer, outputs, outputs)
+        return CoalitionOutputs(answer, outputs, outputs)
 
 
 @dataclass(frozen=True)
 class Batched(AbstractPlan):
-    """All masked passes as one batch in evaluation mode: equal to `exact` where samples do not see one another then.
+    """All masked passes as one batch in evaluation mode: equal to `exact` where samples do not interact then.
 
     Cost: as `exact`, with fewer and larger kernels.
     """
 
     name = "batched"
 
-    def __call__(self, module: nn.Module, asked: Questions) -> Asked:
+    def __call__(self, module: nn.Module, request: CoalitionRequest) -> CoalitionOutputs:
         """See `AbstractPlan`."""
-        answer = asked.forward(module, asked.batch)
+        answer = request.forward(module, request.batch)
         full = logits(answer)
-        with evaluating(module):
-            others = asked.output(module, _stacked([asked.without(c) for c in asked.split.masked], asked.count))
-        refuse_dead(full, others)
-        refuse_recomputed(module, others)
+        with evaluation_mode(module):
+            others = request.output(module, _stacked([request.without(c) for c in request.split.masked], request.count))
+        require_gradient(full, others)
+        refuse_recomputation(module, others)
         outputs = torch.cat([full[None], others.reshape(-1, *full.shape).to(full.dtype)])
-        return Asked(answer, outputs, outputs)
+        return CoalitionOutputs(answer, outputs, outputs)
 
 
 ALL = (Exact, Batched)
-"""Plans that need nothing but the network; `LateFast` has to know the encoders."""
+"""Plans that need nothing but the network; `LateFast` needs the encoders too."""
 
 
 def logits(answer: Any) -> torch.Tensor:
-    """The tensor that counts in an answer.
-
-    Returns:
-        Outputs `[n, …]`.
-
-    Raises:
-        MisuseError: If there is none.
-    """
+    """The main output `[n, …]` in a return value; `MisuseError` if there is none."""
     out = main_output(answer)
     if out is None or out.ndim < 2:
         given = "no tensor" if out is None else f"a tensor of shape {list(out.shape)}"
         raise MisuseError(
-            f"the network answers with {given}, but responses are split from logits [n, …]: give forward= a function "
-            "from the network and the batch to them"
+            f"the network returns {given}, but logits [n, …] are needed: give forward= a function from the network and "
+            "the batch to logits"
         )
     return out
 
 
-def refuse_dead(full: torch.Tensor, *others: torch.Tensor) -> None:
-    """Refuse masked passes without a graph: every gradient would be scaled by the same mean of the kappas.
-
-    Raises:
-        MisuseError: If the whole output carries a gradient and another one does not.
-    """
+def require_gradient(full: torch.Tensor, *others: torch.Tensor) -> None:
+    """Raise `MisuseError` if masked passes have no graph: all gradients would be scaled by the mean of the kappas."""
     if full.requires_grad and not all(other.requires_grad for other in others):
         raise MisuseError(
-            "the passes with hidden modalities carry no gradient, so all parameters would be scaled alike: forward= "
-            "must not run under no_grad or detach its output"
+            "the masked passes carry no gradient, so all parameters would be scaled equally: forward= must not run "
+            "under no_grad or detach its output"
         )
 
 
-def refuse_recomputed(module: nn.Module, *others: torch.Tensor) -> None:
-    """Refuse masked passes that backward would carry out again in training mode, with other batch norm and dropout.
-
-    Raises:
-        MisuseError: If a network with batch norm or dropout checkpoints activations in the reentrant way; the other way
-            says so itself, in backward.
-    """
-    if not moody(module):
+def refuse_recomputation(module: nn.Module, *others: torch.Tensor) -> None:
+    """Raise `MisuseError` for reentrant checkpointing, which recomputes masked passes in training mode."""
+    if not differs_in_training(module):
         return
     waiting = [other.grad_fn for other in others if other.grad_fn is not None]
     seen = set(waiting)
@@ -180,8 +164,8 @@ def refuse_recomputed(module: nn.Module, *others: torch.Tensor) -> None:
         node = waiting.pop()
         if "CheckpointFunction" in node.name():
             raise MisuseError(
-                "activation checkpointing carries masked passes out again in training mode, where batch norm and "
-                "dropout answer differently: checkpoint only while training (self.training), or use late-fast"
+                "activation checkpointing recomputes masked passes in training mode, where batch norm and dropout "
+                "differ: checkpoint only while training (self.training), or use late-fast"
             )
         fresh = {parent for parent, _ in node.next_functions if parent is not None} - seen
         seen |= fresh
@@ -189,18 +173,13 @@ def refuse_recomputed(module: nn.Module, *others: torch.Tensor) -> None:
 
 
 @contextlib.contextmanager
-def evaluating(module: nn.Module) -> Generator[None]:
-    """Evaluation mode inside, and afterwards the mode of every part as it was.
-
-    Recurrent networks take the path without cuDNN inside: cuDNN has no gradient in evaluation mode.
-
-    Yields:
-        Nothing.
-    """
-    before = [(part, part.training) for part in parts(module)]
+def evaluation_mode(module: nn.Module) -> Generator[None]:
+    """Evaluation mode inside, and afterwards the mode of every part as it was."""
+    # Recurrent networks run without cuDNN inside, which has no gradient in evaluation mode.
+    before = [(part, part.training) for part in submodules(module)]
     recurrent = any(isinstance(part, nn.RNNBase) for part, _ in before)
     for part, _ in before:
-        part.__dict__["training"] = False  # past the slow setter of modules
+        part.__dict__["training"] = False  # avoids the slow setter of modules
     try:
         with torch.backends.cudnn.flags(enabled=False) if recurrent else contextlib.nullcontext():
             yield
@@ -209,7 +188,7 @@ def evaluating(module: nn.Module) -> Generator[None]:
             part.__dict__["training"] = mode
 
 
-def parts(module: nn.Module) -> list[nn.Module]:
+def submodules(module: nn.Module) -> list[nn.Module]:
     """A network and everything in it, without the names that make `named_modules` slow."""
     found, seen = [module], {module}
     for part in found:
@@ -220,14 +199,10 @@ def parts(module: nn.Module) -> list[nn.Module]:
     return found
 
 
-def moody(module: nn.Module) -> list[nn.Module]:
-    """Parts that answer differently in training mode: batch norm, dropout.
-
-    Returns:
-        Them; only those known to torch are found.
-    """
+def differs_in_training(module: nn.Module) -> list[nn.Module]:
+    """Parts with other outputs in training mode (batch norm, dropout); only those of torch are found."""
     found = []
-    for part in parts(module):
+    for part in submodules(module):
         if not part.training:
             continue
         if isinstance(part, nn.modules.batchnorm._NormBase):
@@ -242,7 +217,7 @@ def moody(module: nn.Module) -> list[nn.Module]:
 
 
 def _stacked(batches: Sequence[Batch], count: int) -> dict[str, Any]:
-    """Batches on top of one another; what has no row per sample stays as it is."""
+    """Batches on top of one another; entries without a row per sample stay as they are."""
     out: dict[str, Any] = {}
     for key, first in batches[0].items():
         rows = isinstance(first, torch.Tensor) and first.ndim > 0 and len(first) == count

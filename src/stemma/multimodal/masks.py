@@ -1,8 +1,8 @@
-"""Ways to hide a modality from a network.
+"""Masks: ways to hide a modality from a network.
 
-Hiding is an assumption about what "nothing" looks like: for normalised images 0 is the mean, for log-spectrograms it is
-loud, for token ids it is a word. `AdaptiveGradientModulation.check` says whether a network that is shown nothing
-answers like the prior.
+A mask assumes what "nothing" looks like: for normalised images 0 is the mean, for log-spectrograms it is loud, for
+token ids it is a word. `AdaptiveGradientModulation.check` shows whether the output for hidden inputs is near the class
+frequencies.
 """
 
 import abc
@@ -12,13 +12,14 @@ from typing import Any, ClassVar
 
 import torch
 
+from stemma.deprecation import warn_renamed
 from stemma.errors import MisuseError
 
 Batch = Mapping[str, torch.Tensor]
 
 
 class AbstractMask(abc.ABC):
-    """A frozen dataclass of its own parameters that takes one modality out of a batch.
+    """A frozen dataclass of its own parameters that hides one modality of a batch.
 
     Attributes:
         name: As in the command line and the docs.
@@ -26,14 +27,21 @@ class AbstractMask(abc.ABC):
 
     name: ClassVar[str]
 
+    def __init_subclass__(cls) -> None:
+        """Take methods that were overridden under their old names, for one release."""
+        for old, new in (("alone", "independent_of_batch"), ("missing", "fill_missing")):
+            if old in vars(cls):
+                warn_renamed(old, new)
+                setattr(cls, new, vars(cls)[old])
+
     @property
     def constant(self) -> bool:
-        """Whether what stands for the modality is the same in every sample: an encoder has to see it only once."""
+        """Whether the hidden input is the same for every sample, so that an encoder has to run on it only once."""
         return True
 
     @property
-    def alone(self) -> bool:
-        """Whether what stands for the modality does not depend on the other samples of the batch."""
+    def independent_of_batch(self) -> bool:
+        """Whether the hidden input is independent of the other samples of the batch."""
         return True
 
     @abc.abstractmethod
@@ -48,17 +56,8 @@ class AbstractMask(abc.ABC):
             New tensors by name, of the same shape and type.
         """
 
-    def missing(self, batch: Batch, modality: str, there: torch.Tensor) -> dict[str, torch.Tensor]:
-        """What stands in samples that lack the modality; masks that look at other samples look at those that have it.
-
-        Args:
-            batch: Tensors by name.
-            modality: What some samples lack.
-            there: `[n]`, the samples that have it.
-
-        Returns:
-            New tensors by name, of which the rows of samples that lack it are used.
-        """
+    def fill_missing(self, batch: Batch, modality: str, present: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The input for samples that lack a modality, from those that have it (`present [n]`) where others are used."""
         return self(batch, modality)
 
 
@@ -85,7 +84,7 @@ class Mean(AbstractMask):
     name = "mean"
 
     @property
-    def alone(self) -> bool:
+    def independent_of_batch(self) -> bool:
         """If its value was given."""
         return self.value is not None
 
@@ -94,21 +93,21 @@ class Mean(AbstractMask):
         x = _floats(batch[modality], modality, self.name)
         return {modality: _filled(x, x.detach().mean(0) if self.value is None else self.value, modality)}
 
-    def missing(self, batch: Batch, modality: str, there: torch.Tensor) -> dict[str, torch.Tensor]:
+    def fill_missing(self, batch: Batch, modality: str, present: torch.Tensor) -> dict[str, torch.Tensor]:
         """See `AbstractMask`."""
         if self.value is not None:
             return self(batch, modality)
         x = _floats(batch[modality], modality, self.name)
-        return {modality: _filled(x, _having(x.detach(), there, modality, self.name).mean(0), modality)}
+        return {modality: _filled(x, _present_rows(x.detach(), present, modality, self.name).mean(0), modality)}
 
 
 @dataclass(frozen=True, eq=False)
 class Learned(AbstractMask):
-    """An input that is learned.
+    """A learned input.
 
     Attributes:
         value: A parameter with the shape of one input. It belongs to the mask, not to the network: give it to the
-            optimiser, and keep it beside the weights.
+            optimiser, and save it beside the weights.
     """
 
     value: torch.Tensor
@@ -121,11 +120,11 @@ class Learned(AbstractMask):
 
 @dataclass(frozen=True)
 class Permuted(AbstractMask):
-    """The input of another sample of the batch: what stands there is always possible, but says nothing.
+    """The input of another sample of the batch, which is plausible but uninformative.
 
     Attributes:
-        shift: Which other sample: that many rows above, round the batch but never itself. Batches have to be shuffled,
-            and modalities to be shifted differently, lest two of them come from one sample: by name, they are.
+        shift: Which other sample: that many rows above, cyclic, never itself. Batches have to be shuffled, and
+            modalities shifted differently, so that no two come from one sample: by name, they are.
     """
 
     shift: int = 1
@@ -137,19 +136,12 @@ class Permuted(AbstractMask):
         return False
 
     @property
-    def alone(self) -> bool:
+    def independent_of_batch(self) -> bool:
         """Never."""
         return False
 
     def __call__(self, batch: Batch, modality: str) -> dict[str, torch.Tensor]:
-        """See `AbstractMask`.
-
-        Returns:
-            New tensors by name.
-
-        Raises:
-            MisuseError: If there is no other sample.
-        """
+        """See `AbstractMask`; `MisuseError` if there is no other sample."""
         x = batch[modality]
         if len(x) < 2 or self.shift < 1:
             raise MisuseError(
@@ -158,15 +150,15 @@ class Permuted(AbstractMask):
             )
         return {modality: x.roll((self.shift - 1) % (len(x) - 1) + 1, 0)}
 
-    def missing(self, batch: Batch, modality: str, there: torch.Tensor) -> dict[str, torch.Tensor]:
+    def fill_missing(self, batch: Batch, modality: str, present: torch.Tensor) -> dict[str, torch.Tensor]:
         """See `AbstractMask`."""
-        x = _having(batch[modality], there, modality, "other sample")
-        return {modality: x[torch.arange(len(there), device=x.device) % len(x)]}
+        x = _present_rows(batch[modality], present, modality, "other sample")
+        return {modality: x[torch.arange(len(present), device=x.device) % len(x)]}
 
 
 @dataclass(frozen=True)
 class AttentionMask(AbstractMask):
-    """The attention mask of the modality, closed; its tokens stay.
+    """The modality's attention mask, closed; its tokens stay.
 
     Attributes:
         key: Name of the mask in the batch, `[n, length]`, 1 or true where a token is attended to.
@@ -183,14 +175,7 @@ class AttentionMask(AbstractMask):
         return False
 
     def __call__(self, batch: Batch, modality: str) -> dict[str, torch.Tensor]:
-        """See `AbstractMask`.
-
-        Returns:
-            New tensors by name.
-
-        Raises:
-            MisuseError: If the batch has no such mask, or it is of another kind.
-        """
+        """See `AbstractMask`; `MisuseError` if the batch has no valid attention mask."""
         if self.key not in batch:
             raise MisuseError(f"the batch has no attention mask {self.key!r} for {modality!r}, it has {list(batch)}")
         given = batch[self.key]
@@ -223,14 +208,7 @@ class TokenPad(AbstractMask):
         return not self.keep
 
     def __call__(self, batch: Batch, modality: str) -> dict[str, torch.Tensor]:
-        """See `AbstractMask`.
-
-        Returns:
-            New tensors by name.
-
-        Raises:
-            MisuseError: If the modality holds no token ids.
-        """
+        """See `AbstractMask`; `MisuseError` if the modality holds no token ids."""
         ids = batch[modality]
         if ids.is_floating_point():
             raise MisuseError(f"{modality!r} holds {ids.dtype}, not token ids: hide it by zero or mean")
@@ -246,22 +224,13 @@ ALL = (Zero, Mean, Learned, Permuted, AttentionMask, TokenPad)
 def masks_of(
     given: "str | AbstractMask | Mapping[str, str | AbstractMask]", modalities: Sequence[str]
 ) -> dict[str, AbstractMask]:
-    """One mask per modality.
-
-    Args:
-        given: A mask or its name, for all or by modality; modalities that are left out are hidden by zero.
-        modalities: Their names.
-
-    Returns:
-        By modality.
-
-    Raises:
-        MisuseError: If a name is unknown.
-    """
+    """One mask per modality, from a mask or name for all or by modality; zero by default, `MisuseError` if unknown."""
     each: Mapping[str, Any] = given if isinstance(given, Mapping) else dict.fromkeys(modalities, given)
     unknown = [name for name in each if name not in modalities]
     if unknown:
-        raise MisuseError(f"there is a mask for {unknown[0]!r}, but the modalities are {', '.join(modalities)}")
+        raise MisuseError(
+            f"there is a mask for {unknown[0]!r}, which is not one of the modalities {', '.join(modalities)}"
+        )
     return {m: _named(each.get(m, Zero.name), i) for i, m in enumerate(modalities)}
 
 
@@ -272,41 +241,32 @@ def _named(given: Any, position: int) -> AbstractMask:
         return Permuted(position + 1)
     ready = {kind.name: kind for kind in ALL if kind is not Learned}
     if given not in ready:
-        raise MisuseError(f"no mask is called {given!r}. There are: {', '.join(k.name for k in ALL)}")
+        raise MisuseError(f"no mask is called {given!r}. Choose one of {', '.join(k.name for k in ALL)}")
     return ready[given]()
 
 
 def hidden(batch: Batch, masks: Mapping[str, AbstractMask], modalities: Sequence[str]) -> dict[str, torch.Tensor]:
-    """The batch with some modalities hidden.
-
-    Args:
-        batch: Tensors by name.
-        masks: How, by modality.
-        modalities: Which.
-
-    Returns:
-        A new mapping; entries that do not change are the same tensors.
-    """
+    """The batch with some modalities hidden: a new mapping; entries that do not change are the same tensors."""
     out = dict(batch)
     for name in modalities:
         out.update(masks[name](out, name))
     return out
 
 
-def _having(x: torch.Tensor, there: torch.Tensor, modality: str, name: str) -> torch.Tensor:
-    having = x[there.to(x.device)]
-    if not len(having):
+def _present_rows(x: torch.Tensor, present: torch.Tensor, modality: str, name: str) -> torch.Tensor:
+    rows = x[present.to(x.device)]
+    if not len(rows):
         raise MisuseError(
-            f"no sample of the batch has {modality!r}, so there is no {name} of it: hide it by zero or Mean(value)"
+            f"no sample of the batch has {modality!r}, so it has no {name}: hide it by zero or Mean(value)"
         )
-    return having
+    return rows
 
 
 def _floats(x: torch.Tensor, modality: str, name: str) -> torch.Tensor:
     if not x.is_floating_point():
         raise MisuseError(
-            f"{modality!r} holds {x.dtype}, and hiding integers by {name} would show the network a token: use "
-            "TokenPad, Permuted or AttentionMask"
+            f"{modality!r} holds {x.dtype}, and {name} would turn integers into tokens: use TokenPad, Permuted or "
+            "AttentionMask"
         )
     return x
 
@@ -314,6 +274,6 @@ def _floats(x: torch.Tensor, modality: str, name: str) -> torch.Tensor:
 def _filled(x: torch.Tensor, value: torch.Tensor, modality: str) -> torch.Tensor:
     if value.shape != x.shape[1:]:
         raise MisuseError(
-            f"what stands for a hidden {modality!r} has the shape {list(value.shape)}, one input {list(x.shape[1:])}"
+            f"the value that hides {modality!r} has shape {list(value.shape)}, but one input has {list(x.shape[1:])}"
         )
     return value.to(x.device, x.dtype).expand_as(x).contiguous()

@@ -1,4 +1,10 @@
-"""How strongly each modality's gradient is scaled: the published rule, its variants, and what it remembers."""
+"""The AGM rule (adaptive gradient modulation): the coefficient kappa of each modality's gradient, and its history.
+
+kappa_m = exp(alpha * (tau_m - r_m)), from the discrepancy ratio r and the reference ratio tau.
+
+Source: Li et al., "Boosting multi-modal model performance with adaptive gradient modulation", ICCV 2023, and its
+released code.
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -12,35 +18,36 @@ if TYPE_CHECKING:
     import torch
 
 REFERENCES = ("running", "average", "parity")
-"""What the lead of a modality is compared with: its mean so far, a moving average, or no lead at all."""
+"""What a discrepancy ratio is compared with: that of the mean so far, of a moving average, or 1."""
 
-HIGHEST = -math.log(1e-8)
-"""Largest score of a label, so that its probability counts as 1e-8 at least."""
+MAX_SCORE = -math.log(1e-8)
+"""Largest score of a label: that of a probability of 1e-8."""
 
-IGNORED = -100
-"""Label that counts for nothing, as in torch's cross-entropy."""
+IGNORED_LABEL = -100
+"""Label that is ignored, as in torch's cross-entropy."""
 
-HIGHEST_CAP = 80.0
-"""Beyond, e to the exponent is no number of 32 bits any more."""
+MAX_CAP = 80.0
+"""Largest exponent whose exponential is a 32-bit float."""
 
 Score = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]
 
 
 @dataclass(frozen=True)
 class Modulation:
-    """The rule: kappa_m = exp(alpha * (tau_m - r_m)), with r_m how far a modality is ahead now, tau_m how far usually.
+    """The rule: kappa_m = exp(alpha * (tau_m - r_m)), with discrepancy ratio r_m and reference ratio tau_m.
 
     Attributes:
         alpha: Strength; 0 is joint training. The published runs use 1.5 to 4.
-        reference: Where tau comes from: `running` (the mean of all steps so far, as published), `average` (a moving
-            average), or `parity` (tau = 1: any lead is damped).
+        reference: Where tau comes from: `running` (the mean scores of all steps so far, as published), `average` (a
+            moving average), or `parity` (tau = 1: any advantage is damped).
         decay: Of the moving average, per step.
         cap: Largest absolute exponent `alpha * (tau - r)`. The published code caps `tau - r` itself, at 7 or 10, and in
             three of five experiments not at all.
-        warm_up: First steps in which leads are measured but nothing is scaled.
-        window: First step at which anything is done, and the first at which nothing is any more (None: never).
+        warm_up: First steps in which ratios are measured but gradients are not scaled.
+        window: First step of modulation, and the first step after it (None: never).
 
-    Source: Li et al., ICCV 2023; the coefficients as in its released code. `average`, `parity` and warm-up are ours.
+    Source: Li et al., ICCV 2023; the coefficients as in its released code. `average`, `parity` and warm-up are
+        Stemma's.
     """
 
     alpha: float = 1.0
@@ -52,21 +59,18 @@ class Modulation:
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.alpha):
-            raise MisuseError(f"alpha is a finite number, for example 1.0, not {self.alpha}")
+            raise MisuseError(f"alpha has to be finite, for example 1.0, but is {self.alpha}")
         if self.reference not in REFERENCES:
-            raise MisuseError(f"no reference is called {self.reference!r}. There are: {', '.join(REFERENCES)}")
+            raise MisuseError(f"no reference is called {self.reference!r}. Choose one of {', '.join(REFERENCES)}")
         if not 0 <= self.decay < 1:
-            raise MisuseError(f"the decay of a moving average lies from 0 to below 1, but it is {self.decay}")
-        if not 0 < self.cap <= HIGHEST_CAP:
-            raise MisuseError(
-                f"the cap is the largest exponent, above 0 and at most {HIGHEST_CAP:g} (as good as none: e to it is "
-                f"close to the largest float), but it is {self.cap}"
-            )
+            raise MisuseError(f"decay has to lie from 0 to below 1, but is {self.decay}")
+        if not 0 < self.cap <= MAX_CAP:
+            raise MisuseError(f"cap has to be above 0 and at most {MAX_CAP:g}, but is {self.cap}")
         start, stop = self.window
         if start < 0 or (stop is not None and stop < start) or self.warm_up < 0:
             raise MisuseError(
-                f"the window is (first step, first step after it or None), in order and from 0 on, as is the warm-up, "
-                f"but they are {self.window} and {self.warm_up}"
+                f"window has to be (first step, first step after it or None) from 0 on, and warm_up 0 or more, but "
+                f"they are {self.window} and {self.warm_up}"
             )
 
     @property
@@ -75,7 +79,7 @@ class Modulation:
         return Spec("adaptive-gradient-modulation", 1, asdict(self))
 
     def measures(self, step: int) -> bool:
-        """Whether responses are looked at in this step."""
+        """Whether responses are measured in this step."""
         start, stop = self.window
         return step >= start and (stop is None or step < stop)
 
@@ -83,64 +87,50 @@ class Modulation:
         """Whether gradients are scaled in this step."""
         return self.measures(step) and step >= self.window[0] + self.warm_up
 
-    def coefficients(self, now: Sequence[float], usual: Sequence[float]) -> "tuple[Numbers, Numbers, Numbers]":
-        """What the responses of one batch are scaled by.
-
-        Args:
-            now: By modality, mean score of its response, lower is better; NaN for a modality that is not in the batch.
-            usual: The same on average so far, NaN where there is nothing yet.
-
-        Returns:
-            kappa, r and tau of each modality. kappa is 1 for a modality that is missing, and for all of them where a
-            score is infinite; tau is 1 where nothing is known yet, as published.
-        """
-        ahead = lead(now)
-        before = (math.nan,) * len(ahead) if self.reference == "parity" else lead(usual)
-        before = tuple(1.0 if math.isnan(tau) else tau for tau in before)
-        if any(map(math.isinf, now)):
-            return (1.0,) * len(ahead), ahead, before
-        exponents = (self.alpha * (tau - r) for tau, r in zip(before, ahead, strict=True))
+    def coefficients(self, scores: Sequence[float], mean_scores: Sequence[float]) -> "tuple[Numbers, Numbers, Numbers]":
+        """kappa, r and tau of each modality, from its mean score in a batch (lower is better) and the mean so far."""
+        # NaN stands for a modality that is not in the batch, or has no history. kappa is 1 for a missing modality,
+        # and for all of them where a score is infinite; tau is 1 where there is no history yet, as published.
+        ratios = discrepancy_ratios(scores)
+        reference = (math.nan,) * len(ratios) if self.reference == "parity" else discrepancy_ratios(mean_scores)
+        reference = tuple(1.0 if math.isnan(tau) else tau for tau in reference)
+        if any(map(math.isinf, scores)):
+            return (1.0,) * len(ratios), ratios, reference
+        exponents = (self.alpha * (tau - r) for tau, r in zip(reference, ratios, strict=True))
         kappa = (1.0 if math.isnan(e) else math.exp(min(max(e, -self.cap), self.cap)) for e in exponents)
-        return tuple(kappa), ahead, before
+        return tuple(kappa), ratios, reference
 
 
 Numbers = tuple[float, ...]
 """One per modality."""
 
-FARTHEST = 700.0
+MAX_SCORE_DIFFERENCE = 700.0
 """Largest difference of scores, so that exp of it is finite."""
 
 
-def lead(scores: Sequence[float]) -> Numbers:
-    """How far each modality is ahead: exp(mean score of the others - own score), above 1 if it is better than they are.
-
-    Args:
-        scores: By modality, lower is better; NaN for what is not there.
-
-    Returns:
-        By modality, NaN where it or all others are not there.
-    """
-    there = [score for score in scores if not math.isnan(score)]
-    if len(there) < 2:
+def discrepancy_ratios(scores: Sequence[float]) -> Numbers:
+    """By modality, exp(mean score of the others - own score): above 1 if it is better; NaN where unknown."""
+    present_scores = [score for score in scores if not math.isnan(score)]
+    if len(present_scores) < 2:
         return (math.nan,) * len(scores)
-    total, others = sum(there), len(there) - 1
+    total, others = sum(present_scores), len(present_scores) - 1
     return tuple(_exp((total - score) / others - score) for score in scores)
 
 
 def _exp(x: float) -> float:
-    return math.nan if math.isnan(x) else math.exp(min(x, FARTHEST))
+    return math.nan if math.isnan(x) else math.exp(min(x, MAX_SCORE_DIFFERENCE))
 
 
 @dataclass(frozen=True)
 class History:
-    """What the rule remembers of the steps so far.
+    """State of the rule after the steps so far.
 
     Attributes:
         step: Steps taken, measured or not.
-        weight: By modality, samples (or, of a moving average, the sum of its weights) behind each mean.
+        weight: By modality, samples (of a moving average the sum of its weights) behind each mean.
         total: By modality, weighted sum of scores.
-        capped: By modality, steps at which the exponent was cut off.
-        skipped: Steps at which a score or an output was not finite, so that nothing was scaled.
+        capped: By modality, steps at which the exponent was capped.
+        skipped: Steps at which a score or an output was not finite, so that no gradient was scaled.
     """
 
     step: int
@@ -151,33 +141,23 @@ class History:
 
     @classmethod
     def empty(cls, modalities: int) -> "History":
-        """No steps yet."""
+        """The state before the first step."""
         zeros = (0.0,) * modalities
         return cls(0, zeros, zeros, zeros)
 
     @property
-    def usual(self) -> Numbers:
-        """By modality, the mean so far; NaN where there is nothing yet."""
+    def mean_scores(self) -> Numbers:
+        """By modality, the mean so far; NaN where there is none yet."""
         return means(self.total, self.weight)
 
     def idle(self) -> "History":
-        """One more step in which nothing was measured."""
+        """The state after one more step without measurement."""
         return replace(self, step=self.step + 1)
 
     def after(
         self, rule: Modulation, sums: Sequence[float], counts: Sequence[float], kappa: Sequence[float] | None = None
     ) -> "History":
-        """One more step.
-
-        Args:
-            rule: Whether the mean is one of all steps or a moving one.
-            sums: By modality, scores summed over samples.
-            counts: By modality, samples.
-            kappa: By modality, what gradients were scaled by; None if nothing was.
-
-        Returns:
-            The history with this step in it; what is not finite is left out.
-        """
+        """The state after one step with scores summed over samples, and kappa if gradients were scaled."""
         weight, total = list(self.weight), list(self.total)
         keep = rule.decay if rule.reference == "average" else 1.0
         for m, (found, many) in enumerate(zip(sums, counts, strict=True)):
@@ -193,63 +173,46 @@ class History:
 
 
 def means(sums: Sequence[float], counts: Sequence[float]) -> Numbers:
-    """Sums over counts, NaN where nothing was counted."""
+    """Sums over counts, NaN where the count is 0."""
     return tuple(s / n if n else math.nan for s, n in zip(sums, counts, strict=True))
 
 
 def cross_entropy_score(response: "torch.Tensor", target: "torch.Tensor") -> "torch.Tensor":
-    """-log softmax(response) at the label, per label.
-
-    Args:
-        response: `[n, classes, …]`.
-        target: `[n, …]` classes, of which -100 is ignored; or probabilities like `response`.
-
-    Returns:
-        `[n, …]`, at most 18.42; 0 where the label is ignored.
-    """
+    """-log softmax(response) at the label, `[n, …]`, at most 18.42; 0 where the label is ignored."""
+    # `response [n, classes, …]`, `target [n, …]` classes or probabilities like `response`.
     return _of_labels(response[None], target)[0]
 
 
 def _of_labels(responses: "torch.Tensor", target: "torch.Tensor") -> "torch.Tensor":
-    """The same for `[modalities, n, classes, …]` at once, `[modalities, n, …]`."""
+    """The same for `[modalities, n, classes, …]` at once: `[modalities, n, …]`."""
     from torch.nn.functional import cross_entropy
 
     many = len(responses)
     if target.is_floating_point():
         wide = (responses.flatten(0, 1), target.repeat(many, *[1] * (target.ndim - 1)))
-        return cross_entropy(*wide, reduction="none").unflatten(0, (many, -1)).clamp(max=HIGHEST)
+        return cross_entropy(*wide, reduction="none").unflatten(0, (many, -1)).clamp(max=MAX_SCORE)
     # With samples along an inner axis, the softmax over few classes is several times faster.
     aim = target.expand(many, *target.shape)
-    return cross_entropy(responses.transpose(1, 2), aim, reduction="none").clamp(max=HIGHEST)
+    return cross_entropy(responses.transpose(1, 2), aim, reduction="none").clamp(max=MAX_SCORE)
 
 
-def scored(
+def score_sums(
     responses: "torch.Tensor",
     target: "torch.Tensor",
     present: "torch.Tensor | None",
     score: Score,
-    ignored: int = IGNORED,
+    ignored: int = IGNORED_LABEL,
 ) -> "tuple[torch.Tensor, torch.Tensor]":
-    """Sums and numbers of the scores of each response.
-
-    Args:
-        responses: `[modalities, n, …]`.
-        target: `[n, …]`.
-        present: `[n, modalities]`; None if nothing is missing.
-        score: From a response and the target to one number per sample or position, or to one number, the mean.
-        ignored: Label that counts for nothing.
-
-    Returns:
-        Sums and counts, each `[modalities]` in float64 (float32 where the device has none). Ignored labels do not
-        count; a modality without samples has the count 0.
-    """
+    """Sums and counts of the scores of responses `[modalities, n, …]`, each `[modalities]` in float64."""
+    # Ignored labels and missing samples (`present [n, modalities]`) do not count. Where the device has no float64,
+    # float32.
     import torch
 
     kind = torch.float32 if responses.device.type == "mps" else torch.float64
     responses = responses.detach()
-    if ignored != IGNORED and isinstance(target, torch.Tensor):
-        target = target.where(target != ignored, IGNORED)
-    if present is None and score is cross_entropy_score:  # in one call: small networks would feel more of them
+    if ignored != IGNORED_LABEL and isinstance(target, torch.Tensor):
+        target = target.where(target != ignored, IGNORED_LABEL)
+    if present is None and score is cross_entropy_score:  # one call, because small networks would notice more
         found = _of_labels(responses, target)
         return found.flatten(1).sum(1, dtype=kind), _counted(found[0], target, kind).expand(len(found))
     each = []
@@ -263,7 +226,7 @@ def scored(
             many = torch.as_tensor(len(part), dtype=kind, device=response.device)
             each.append((found.to(kind) * many, many))
         else:
-            shown = torch.where(aim != IGNORED, found, 0) if _labelled(found, aim) else found
+            shown = torch.where(aim != IGNORED_LABEL, found, 0) if _labelled(found, aim) else found
             each.append((shown.sum(dtype=kind), _counted(found, aim, kind)))
     sums, counts = (torch.stack(column) for column in zip(*each, strict=True))
     return sums, counts
@@ -279,5 +242,5 @@ def _counted(found: "torch.Tensor", target: "torch.Tensor", kind: "torch.dtype")
     import torch
 
     if _labelled(found, target):
-        return (target != IGNORED).sum(dtype=kind)
+        return (target != IGNORED_LABEL).sum(dtype=kind)
     return torch.as_tensor(found.numel(), dtype=kind, device=found.device)

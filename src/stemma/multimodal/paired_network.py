@@ -1,4 +1,4 @@
-"""A multimodal network as one that takes paired probes, so that everything that asks models can ask it."""
+"""A multimodal network as one that takes paired probes, so that all fingerprints and tests can run it."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -13,20 +13,12 @@ if TYPE_CHECKING:
     import torch
 
 
-def joined(model: Model, parts: tuple[Modality, ...]) -> Model:
-    """The same model, asked with all modalities side by side.
-
-    Args:
-        model: A model whose network is a torch module that is called with modalities by name.
-        parts: The modalities of the probes; those that the module's `forward` does not name are not passed on.
-
-    Returns:
-        A model whose network takes `[n, entries]`. A black box stays as it is.
-    """
+def side_by_side(model: Model, parts: tuple[Modality, ...]) -> Model:
+    """The same model with a network that takes concatenated modalities `[n, entries]`; a black box is unchanged."""
     if model.black_box:
         return model
 
-    def network_builder(asked: Model) -> Network:
+    def network_builder(request: Model) -> Network:
         network = model.network
         module = module_of(model)
         taken = names_taken(module)
@@ -37,7 +29,7 @@ def joined(model: Model, parts: tuple[Modality, ...]) -> Model:
 
         code = f"paired:{network.digest}"
         digest = network_digest(model.digest, code, [[p.name, list(p.shape), p.kind] for p in parts], None)
-        return Network(asked.name, digest, None, forward, module, tokenizer=network.tokenizer)
+        return Network(request.name, digest, None, forward, module, tokenizer=network.tokenizer)
 
     made = replace(model, network_builder=network_builder)
     made.__dict__.update({k: v for k, v in model.__dict__.items() if k not in made.__dict__ and k != "network"})
@@ -45,18 +37,11 @@ def joined(model: Model, parts: tuple[Modality, ...]) -> Model:
 
 
 def module_of(model: Model) -> "torch.nn.Module":
-    """The torch module of a model.
-
-    Returns:
-        It, in the mode it is in.
-
-    Raises:
-        MisuseError: If there is none.
-    """
+    """The torch module of a model; `MisuseError` if there is none."""
     module = None if model.black_box else model.network.module
     if module is None:
         raise MisuseError(
-            f"{model.name} is no torch module that takes modalities by name: build it with --network MODULE:FACTORY "
+            f"{model.name} is not a torch module that takes modalities by name: build it with --network MODULE:FACTORY "
             "--allow-code, or give the module to stemma.from_module"
         )
     return module

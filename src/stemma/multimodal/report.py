@@ -6,7 +6,7 @@ from typing import Any
 
 from stemma.checkpoints.model import Model
 from stemma.multimodal.competition_strength import CompetitionStrength
-from stemma.multimodal.contribution import Leaning, LeaningTest
+from stemma.multimodal.contribution import ContributionTest, ModalityContribution
 from stemma.multimodal.strength_test import StrengthTest
 from stemma.probes import Probes
 from stemma.types import jsonable
@@ -22,7 +22,7 @@ class CompetitionReport:
         layer: Whose input is the fused representation; empty where no strength was measured.
     """
 
-    contributions: Leaning
+    contributions: ModalityContribution
     strengths: Mapping[str, CompetitionStrength] = field(default_factory=dict)
     layer: str = ""
 
@@ -70,7 +70,7 @@ def competition_report(
     Returns:
         The report.
     """
-    test = LeaningTest(mask=mask, seed=seed)
+    test = ContributionTest(mask=mask, seed=seed)
     contributions = test(model, probes)
     strengths, read = {}, ""
     if fit_probes is not None:

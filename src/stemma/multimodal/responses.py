@@ -1,4 +1,4 @@
-"""How a fused output splits into one response per modality: Shapley values over passes with modalities hidden."""
+"""Responses: a fused output split into one part per modality, by Shapley values over masked passes."""
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
@@ -14,20 +14,20 @@ from stemma.errors import MisuseError
 from stemma.multimodal.masks import AbstractMask, Batch, hidden, masks_of
 
 EXACT = 4
-"""Modalities up to which every coalition is asked; beyond, orders are drawn."""
+"""Number of modalities up to which every coalition is evaluated; beyond, orders are sampled."""
 
 PERMUTATIONS = 4
-"""Orders drawn where nobody says how many, each with its reverse."""
+"""Default number of sampled orders, each with its reverse."""
 
 
 @dataclass(frozen=True, eq=False)
-class Split:
-    """Which coalitions of modalities are asked, and how their outputs combine into responses.
+class CoalitionSplit:
+    """Which coalitions of modalities are evaluated, and how their outputs combine into responses.
 
     Attributes:
-        coalitions: Each the positions of the modalities that are present; all of them come first.
-        weights: `[modalities, coalitions]`; the columns sum to 1 for the whole set and to 0 for the others, so that
-            the responses sum to the fused output.
+        coalitions: Each the positions of the modalities that are present; the full one comes first.
+        weights: `[modalities, coalitions]`; the columns sum to 1 for the full coalition and to 0 for the others, so
+            that the responses sum to the fused output.
     """
 
     coalitions: tuple[tuple[int, ...], ...]
@@ -40,18 +40,10 @@ class Split:
 
 
 @cache
-def exact_split(count: int) -> Split:
-    """Every coalition but the empty one: `2^count - 1` passes.
-
-    Args:
-        count: Modalities.
-
-    Returns:
-        The split: phi_m = sum over S without m of |S|! (count - |S| - 1)! / count! (f(S with m) - [S not empty] f(S)).
-
-    Source: Li et al., "Boosting Multi-modal Model Performance with Adaptive Gradient Modulation", ICCV 2023. The output
-    with nothing present counts as 0, so the responses sum to the fused output, not to what the modalities add to it.
-    """
+def exact_split(count: int) -> CoalitionSplit:
+    """Every coalition but the empty one: `2^count - 1` passes."""
+    # phi_m = sum over S without m of |S|! (count - |S| - 1)! / count! (f(S with m) - [S not empty] f(S)), Li et al.,
+    # ICCV 2023. The output with nothing present counts as 0, so the responses sum to the fused output.
     coalitions = [s for size in range(count, 0, -1) for s in combinations(range(count), size)]
     column = {s: i for i, s in enumerate(coalitions)}
     weights = np.zeros((count, len(coalitions)))
@@ -61,23 +53,13 @@ def exact_split(count: int) -> Split:
             weights[m, column[tuple(sorted((*without, m)))]] += share
             if without:
                 weights[m, column[without]] -= share
-    return Split(tuple(coalitions), weights)
+    return CoalitionSplit(tuple(coalitions), weights)
 
 
-def sampled_split(count: int, permutations: int = PERMUTATIONS, seed: int = 0) -> Split:
-    """Coalitions along orders that are drawn, each order with its reverse.
-
-    Args:
-        count: Modalities.
-        permutations: Orders drawn; at most `2 * permutations * (count - 1) + 1` passes.
-        seed: Of the orders.
-
-    Returns:
-        The split, an unbiased estimate of the exact one. Contributions along one order add up to the fused output, so
-        the responses do too, whatever was drawn: there is no remainder to spread.
-
-    Source: Castro et al. 2009 (sampled orders); Mitchell et al. 2022 (each with its reverse).
-    """
+def sampled_split(count: int, permutations: int = PERMUTATIONS, seed: int = 0) -> CoalitionSplit:
+    """Coalitions along sampled orders, each with its reverse: an unbiased estimate of the exact split."""
+    # At most `2 * permutations * (count - 1) + 1` passes; responses sum to the fused output for any sample. Castro et
+    # al. 2009 (sampled orders); Mitchell et al. 2022 (each with its reverse).
     draw = np.random.default_rng(seed)
     orders = [list(map(int, draw.permutation(count))) for _ in range(permutations)]
     orders += [order[::-1] for order in orders]
@@ -95,51 +77,27 @@ def sampled_split(count: int, permutations: int = PERMUTATIONS, seed: int = 0) -
         weights[m, column[after]] += 1 / len(orders)
         if before:
             weights[m, column[before]] -= 1 / len(orders)
-    return Split(tuple(column), weights)
+    return CoalitionSplit(tuple(column), weights)
 
 
-def split_of(count: int, permutations: int | None = None, seed: int = 0) -> Split:
-    """The exact split up to `EXACT` modalities, a sampled one beyond, or where orders are asked for.
-
-    Args:
-        count: Modalities, at least two.
-        permutations: Orders to draw; None for the default of the number of modalities.
-        seed: Of the orders.
-
-    Returns:
-        The split.
-    """
+def choose_split(count: int, permutations: int | None = None, seed: int = 0) -> CoalitionSplit:
+    """The exact split up to `EXACT` modalities, a sampled one beyond or where `permutations` are given."""
     if permutations is None and count <= EXACT:
         return exact_split(count)
     return sampled_split(count, permutations or PERMUTATIONS, seed)
 
 
-def combined(outputs: torch.Tensor, split: Split, present: torch.Tensor | None = None) -> torch.Tensor:
-    """Responses from the outputs of all coalitions.
-
-    Args:
-        outputs: `[coalitions, n, …]`, in the order of the split.
-        split: How they combine.
-        present: `[n, modalities]`, which modalities each sample has; all of them if None. What is missing has to be
-            hidden in the inputs already; it gets the response 0, and the others share the output among themselves.
-
-    Returns:
-        `[modalities, n, …]` in float32 or wider; their sum is the fused output.
-    """
-    return mixed(as_present(outputs, split, present), split.weights)
+def responses_of_outputs(
+    outputs: torch.Tensor, split: CoalitionSplit, present: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Responses `[modalities, n, …]` from the outputs `[coalitions, n, …]`; their sum is the fused output."""
+    # A modality that a sample lacks (`present [n, modalities]`) has to be hidden in the inputs already; its response
+    # is 0, and the others share the output.
+    return weighted_sum(masked_by_presence(outputs, split, present), split.weights)
 
 
-def as_present(outputs: torch.Tensor, split: Split, present: torch.Tensor | None) -> torch.Tensor:
-    """Outputs in float32 or wider, 0 where a coalition has nothing of a sample that is there.
-
-    Args:
-        outputs: `[coalitions, n, …]`, in the order of the split.
-        split: Which coalitions.
-        present: `[n, modalities]`; None if nothing is missing.
-
-    Returns:
-        `[coalitions, n, …]`.
-    """
+def masked_by_presence(outputs: torch.Tensor, split: CoalitionSplit, present: torch.Tensor | None) -> torch.Tensor:
+    """Outputs in float32 or wider, 0 where a coalition has no modality that the sample has."""
     wide = outputs if outputs.dtype == torch.float64 else outputs.float()
     if present is None:
         return wide
@@ -150,16 +108,8 @@ def as_present(outputs: torch.Tensor, split: Split, present: torch.Tensor | None
     return wide * anyone.reshape(*anyone.shape, *[1] * (wide.ndim - 2))
 
 
-def mixed(outputs: torch.Tensor, weights: np.ndarray) -> torch.Tensor:
-    """Weighted sums over coalitions.
-
-    Args:
-        outputs: `[coalitions, n, …]`.
-        weights: `[sums, coalitions]`.
-
-    Returns:
-        `[sums, n, …]`, in the precision of the outputs whatever autocast says: half of it would undo the sum.
-    """
+def weighted_sum(outputs: torch.Tensor, weights: np.ndarray) -> torch.Tensor:
+    """Weighted sums `[sums, n, …]` of outputs `[coalitions, n, …]` by `[sums, coalitions]`, without autocast."""
     kind = outputs.device.type
     exactly = torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else contextlib.nullcontext()
     with exactly:
@@ -186,7 +136,7 @@ def shapley_responses(
         masks: How a modality is hidden; one way for all, or one each.
         modalities: Names of the inputs that are modalities; all inputs if None.
         present: `[n, modalities]`, which modalities each sample has.
-        permutations: Draw that many orders (and their reverses) instead of asking every coalition.
+        permutations: Sample that many orders (and their reverses) instead of evaluating every coalition.
         seed: Of these orders.
 
     Returns:
@@ -195,12 +145,12 @@ def shapley_responses(
     Raises:
         MisuseError: If there are fewer than two modalities, or one is not among the inputs.
     """
-    names = checked_names(list(inputs) if modalities is None else modalities, inputs)
+    names = check_names(list(inputs) if modalities is None else modalities, inputs)
     how = masks_of(masks, names)
     inputs = without_missing(inputs, names, how, present)
-    split = split_of(len(names), permutations, seed)
+    split = choose_split(len(names), permutations, seed)
     outputs = torch.stack([forward(hidden(inputs, how, absent(names, c))) for c in split.coalitions])
-    return dict(zip(names, combined(outputs, split, present), strict=True))
+    return dict(zip(names, responses_of_outputs(outputs, split, present), strict=True))
 
 
 def absent(names: Sequence[str], coalition: Sequence[int]) -> list[str]:
@@ -211,20 +161,7 @@ def absent(names: Sequence[str], coalition: Sequence[int]) -> list[str]:
 def without_missing(
     inputs: Batch, names: Sequence[str], masks: Mapping[str, AbstractMask], present: torch.Tensor | None
 ) -> dict[str, torch.Tensor]:
-    """The batch with each sample's missing modalities hidden.
-
-    Args:
-        inputs: Tensors by name.
-        names: The modalities.
-        masks: How each is hidden.
-        present: `[n, modalities]`; None if nothing is missing.
-
-    Returns:
-        Tensors by name.
-
-    Raises:
-        MisuseError: If `present` has another shape, or a sample has nothing at all.
-    """
+    """The batch with each sample's missing modalities hidden; `MisuseError` if `present [n, modalities]` is invalid."""
     if present is None:
         return dict(inputs)
     count = len(inputs[names[0]])
@@ -234,34 +171,26 @@ def without_missing(
             f"{present.dtype} {list(present.shape)}" if isinstance(present, torch.Tensor) else type(present).__name__
         )
         raise MisuseError(
-            f"present says for {count} samples and {len(names)} modalities whether they are there (a tensor of "
-            f"booleans), but it is {given}"
+            f"present has to be a boolean tensor of {count} samples and {len(names)} modalities, but it is {given}"
         )
     if not bool(present.any(1).all()):
-        raise MisuseError("a sample without any modality has no response: leave it out of the batch")
+        raise MisuseError("a sample has no modality at all, so it has no response: leave it out of the batch")
     out = dict(inputs)
     for i, name in enumerate(names):
-        gone = masks[name].missing(inputs, name, present[:, i])
-        for key, value in gone.items():
+        filled = masks[name].fill_missing(inputs, name, present[:, i])
+        for key, value in filled.items():
             if value is not inputs[key]:
-                here = present[:, i].to(value.device).reshape(-1, *[1] * (value.ndim - 1))
-                out[key] = torch.where(here, out[key], value)
+                kept = present[:, i].to(value.device).reshape(-1, *[1] * (value.ndim - 1))
+                out[key] = torch.where(kept, out[key], value)
     return out
 
 
-def checked_names(modalities: Sequence[str], inputs: Batch) -> list[str]:
-    """The names of modalities, each once and among the inputs.
-
-    Returns:
-        Them as a list.
-
-    Raises:
-        MisuseError: If they are not.
-    """
+def check_names(modalities: Sequence[str], inputs: Batch) -> list[str]:
+    """The names of two or more modalities, each once and among the inputs; `MisuseError` if they are not."""
     names = list(modalities)
     if len(names) < 2 or len(set(names)) < len(names):
-        raise MisuseError(f"responses are of two or more modalities with different names, but {names} were given")
+        raise MisuseError(f"two or more modalities with different names are needed, but {names} were given")
     missing = [name for name in names if name not in inputs]
     if missing:
-        raise MisuseError(f"the batch has no {missing[0]!r}, it has {', '.join(map(str, inputs))}")
+        raise MisuseError(f"the batch has no {missing[0]!r}. It has {', '.join(map(str, inputs))}")
     return names

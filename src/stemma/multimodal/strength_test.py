@@ -1,4 +1,4 @@
-"""Competition strength of a model's modalities, from its concepts and two sets of probes."""
+"""Competition strength of a model's modalities, from concept networks and two sets of probes."""
 
 import hashlib
 from collections.abc import Sequence
@@ -9,20 +9,20 @@ import numpy as np
 from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError
 from stemma.multimodal.competition_strength import CompetitionStrength, CompetitionTest, over_concepts
-from stemma.multimodal.contribution import LeaningTest, batch_of
+from stemma.multimodal.contribution import ContributionTest, batch_of
 from stemma.multimodal.paired_network import module_of
 from stemma.probes import Probes
 
 
 @dataclass(frozen=True)
 class StrengthTest:
-    """How competition strength is measured on models.
+    """Measures competition strength on models; `CompetitionTest` does the same on arrays.
 
     Attributes:
-        layer: Whose input is the fused representation, several with commas between them; the linear layer that is
-            called last if None.
+        layer: Layer whose input is the fused representation, several with commas between them; by default the linear
+            layer that runs last.
         mask: How modalities are hidden, where a concept is the multimodal network trained with the others hidden.
-        fit: The readout and its test.
+        fit: The decoder and its test.
     """
 
     layer: str | None = None
@@ -36,56 +36,55 @@ class StrengthTest:
 
         Args:
             model: The multimodal network.
-            concepts: Networks of that modality alone, trained apart.
+            concepts: Independently trained networks of that modality alone.
             modality: Its name.
-            fit_probes: Paired probes that the readout is fitted on: none that the network was trained on.
+            fit_probes: Paired probes that the decoder is fitted on: none that the network was trained on.
             probes: Others, that it is tested on.
 
         Returns:
-            The strength, averaged over concepts, and the layer whose input was read.
+            The strength, averaged over concepts, and the layer whose input was used.
 
         Raises:
-            MisuseError: If the two sets of probes overlap or differ in their modalities, or the layer does not see the
-                modality.
+            MisuseError: If the two sets of probes overlap or differ in their modalities, or the layer does not depend
+                on the modality.
         """
         from stemma.multimodal.concepts import concept_outputs, fused_representation
         from stemma.multimodal.masks import hidden
 
         self._check(fit_probes, probes, modality)
-        twice = [c.name for i, c in enumerate(concepts) if c.digest in {k.digest for k in concepts[:i]}]
-        if twice:
+        repeated = [c.name for i, c in enumerate(concepts) if c.digest in {k.digest for k in concepts[:i]}]
+        if repeated:
             raise MisuseError(
-                f"the concept {twice[0]} of {modality} is there twice: give networks that were trained apart"
+                f"the concept {repeated[0]} of {modality} was given twice: give independently trained networks"
             )
-        module, masks = module_of(model), LeaningTest(self.mask).masks(probes)
+        module, masks = module_of(model), ContributionTest(self.mask).masks(probes)
         batches = [batch_of(module, p) for p in (fit_probes, probes)]
         (fit_features, layer), (features, _) = (fused_representation(module, b, self.layer) for b in batches)
-        unseen = fused_representation(module, hidden(batches[1], masks, [modality]), self.layer)[0]
-        if np.array_equal(unseen, features):
+        without_modality = fused_representation(module, hidden(batches[1], masks, [modality]), self.layer)[0]
+        if np.array_equal(without_modality, features):
             raise MisuseError(
-                f"what enters {layer!r} does not change when {modality} is hidden, so it is no representation of all: "
-                "name another layer (layer=, --layer), or where a network adds the outputs of several heads, name all "
-                "of them with commas between them"
+                f"the input of {layer!r} does not depend on {modality}: name another layer (layer=, --layer), or "
+                "several with commas where a network adds the outputs of several heads"
             )
         found = []
         for concept in concepts:
-            alone = module_of(concept)
-            parts = [batch_of(alone, p) for p in (fit_probes, probes)]
-            fitted, tested = (concept_outputs(alone, b, modality, masks) for b in parts)
+            concept_module = module_of(concept)
+            parts = [batch_of(concept_module, p) for p in (fit_probes, probes)]
+            fitted, tested = (concept_outputs(concept_module, b, modality, masks) for b in parts)
             found.append(self.fit(fit_features, fitted, features, tested))
         return over_concepts(found), layer
 
     def _check(self, fit_probes: Probes, probes: Probes, modality: str) -> None:
         if fit_probes.parts != probes.parts or not probes.parts:
-            ours, theirs = (", ".join(f"{p.name} {list(p.shape)}" for p in x.parts) for x in (probes, fit_probes))
-            raise MisuseError(f"probes and fit probes have to be of the same modalities, but they are {ours}; {theirs}")
+            given, fit_given = (", ".join(f"{p.name} {list(p.shape)}" for p in x.parts) for x in (probes, fit_probes))
+            raise MisuseError(f"probes and fit probes need the same modalities, but have {given} and {fit_given}")
         if modality not in {p.name for p in probes.parts}:
             raise MisuseError(f"the probes have no modality {modality!r}")
         shared = _rows(fit_probes.inputs) & _rows(probes.inputs)
         if shared:
             raise MisuseError(
-                f"{len(shared)} of the fit probes are among the probes: a readout is tested on others than it was "
-                "fitted on"
+                f"{len(shared)} of the fit probes are among the probes: the decoder has to be tested on other probes "
+                "than it was fitted on"
             )
 
 

@@ -1,4 +1,4 @@
-"""The one training loop in which all strategies are compared."""
+"""The training loop in which all strategies are compared."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -7,20 +7,20 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from stemma.errors import MisuseError
-from stemma.multimodal.masked_passes import evaluating
+from stemma.multimodal.masked_passes import evaluation_mode
 from stemma.multimodal.responses import shapley_responses
 from stemma.multimodal.strategies.base import AbstractRun, AbstractStrategy, Progress, Setting
 from stemma.multimodal.strategies.gradient_blending import FUSED
 
 OPTIMIZERS = ("sgd", "adam")
 
-ASKED = 512
-"""Examples at once where nothing is learnt."""
+BATCH = 512
+"""Batch size in evaluation."""
 
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """Paired inputs with their labels, on the device where the network is.
+    """Paired inputs with their labels, on the device of the network.
 
     Attributes:
         inputs: By modality, `[n, …]`.
@@ -40,18 +40,18 @@ class Examples:
 
 @dataclass(frozen=True)
 class Fit:
-    """One optimiser over shuffled batches; the last epoch counts, so that nothing is chosen on what is scored.
+    """One optimiser over shuffled batches; the last epoch counts, so that nothing is selected on test data.
 
     Attributes:
         epochs: Passes over the examples.
         rate: Learning rate.
         momentum: Of SGD.
         weight_decay: Of either.
-        batch: Examples per step; what is left over at the end of an epoch is dropped.
-        decay_at: Share of the epochs after which the rate is divided by ten.
+        batch: Examples per step; the remainder of an epoch is dropped.
+        decay_at: Fraction of the epochs after which the rate is divided by ten.
         clip: Largest norm of the gradient; None for any.
         seed: Of the shuffling.
-        optimizer: `sgd`, or `adam`, which divides by the size of the gradient: fixed factors on it cancel.
+        optimizer: `sgd`, or `adam`, which normalises gradients so that fixed factors on them cancel.
     """
 
     epochs: int = 30
@@ -66,7 +66,7 @@ class Fit:
 
     def __post_init__(self) -> None:
         if self.optimizer not in OPTIMIZERS:
-            raise MisuseError(f"no optimiser is called {self.optimizer!r}. There are: {', '.join(OPTIMIZERS)}")
+            raise MisuseError(f"no optimiser is called {self.optimizer!r}. Choose one of {', '.join(OPTIMIZERS)}")
 
     def __call__(
         self,
@@ -74,42 +74,42 @@ class Fit:
         examples: Examples,
         strategy: AbstractStrategy,
         valid: Examples | None = None,
-        told: Callable[[int], None] = lambda epoch: None,
+        on_epoch: Callable[[int], None] = lambda epoch: None,
     ) -> AbstractRun:
         """Train the setting's network, in place.
 
         Args:
             setting: The network and its modalities.
-            examples: What it learns from.
+            examples: Training data.
             strategy: How.
-            valid: For strategies that look at validation data after every epoch.
-            told: Called with every epoch that is done.
+            valid: Validation data, for strategies that use them after every epoch.
+            on_epoch: Called with every epoch that is done.
 
         Returns:
-            The run, with what the strategy remembers; the network is in evaluation mode.
+            The run, with the state of the strategy; the network is in evaluation mode.
 
         Raises:
             MisuseError: If the strategy needs validation data, or there are fewer examples than a batch.
         """
         if len(examples) < self.batch:
-            raise MisuseError(f"a batch is {self.batch} examples, but there are only {len(examples)}")
+            raise MisuseError(f"a batch needs {self.batch} examples, but there are {len(examples)}: lower batch")
         run = strategy.start(setting)
         if run.needs_progress and valid is None:
-            raise MisuseError(f"{strategy.name} looks at validation data after every epoch: give valid=")
+            raise MisuseError(f"{strategy.name} uses validation data after every epoch: give valid=")
         shuffle = torch.Generator().manual_seed(self.seed)
-        moves = self._optimizer(setting)
+        optimizer = self._optimizer(setting)
         for epoch in range(self.epochs):
             if epoch == int(self.decay_at * self.epochs):
-                for group in moves.param_groups:
+                for group in optimizer.param_groups:
                     group["lr"] /= 10
             setting.model.train()
             order = torch.randperm(len(examples), generator=shuffle).to(examples.labels.device)
             for rows in order.split(self.batch):
                 if len(rows) == self.batch:
-                    self._step(moves, run, examples.take(rows))
+                    self._step(optimizer, run, examples.take(rows))
             if run.needs_progress and valid is not None:
                 run.epoch(progress(setting, epoch, valid, examples.take(slice(0, len(valid)))))
-            told(epoch)
+            on_epoch(epoch)
         setting.model.eval()
         return run
 
@@ -119,43 +119,31 @@ class Fit:
             return torch.optim.Adam(parameters, self.rate, weight_decay=self.weight_decay)
         return torch.optim.SGD(parameters, self.rate, momentum=self.momentum, weight_decay=self.weight_decay)
 
-    def _step(self, moves: torch.optim.Optimizer, run: AbstractRun, part: Examples) -> None:
-        moves.zero_grad()
+    def _step(self, optimizer: torch.optim.Optimizer, run: AbstractRun, part: Examples) -> None:
+        optimizer.zero_grad()
         run.loss(part.inputs, part.labels).backward()
         extra = run.extra()
-        if extra and len(moves.param_groups) == 1:
-            moves.add_param_group({"params": extra})
+        if extra and len(optimizer.param_groups) == 1:
+            optimizer.add_param_group({"params": extra})
         run.gradients()
         if self.clip is not None:
-            torch.nn.utils.clip_grad_norm_([p for g in moves.param_groups for p in g["params"]], self.clip)
-        moves.step()
+            torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], self.clip)
+        optimizer.step()
 
 
 def responses_of(setting: Setting, examples: Examples) -> dict[str, torch.Tensor]:
-    """The responses of a network to examples, in evaluation mode.
-
-    Args:
-        setting: The network, its modalities and masks.
-        examples: What it is asked.
-
-    Returns:
-        By modality, `[n, classes]`; and `fused`, their sum.
-    """
+    """The responses by modality `[n, classes]` to examples, in evaluation mode, and `fused`, their sum."""
     parts = []
-    with torch.no_grad(), evaluating(setting.model):
-        for at in range(0, len(examples), ASKED):
-            part = examples.take(slice(at, at + ASKED)).inputs
+    with torch.no_grad(), evaluation_mode(setting.model):
+        for at in range(0, len(examples), BATCH):
+            part = examples.take(slice(at, at + BATCH)).inputs
             parts.append(shapley_responses(lambda b: setting.model(**b), part, setting.masks, setting.modalities))
     found = {m: torch.cat([p[m] for p in parts]) for m in setting.modalities}
     return {**found, FUSED: torch.stack(list(found.values())).sum(0)}
 
 
 def progress(setting: Setting, epoch: int, valid: Examples, train: Examples) -> Progress:
-    """Loss and accuracy of every response.
-
-    Returns:
-        What strategies look at after an epoch.
-    """
+    """Loss and accuracy of every response, as strategies use them after an epoch."""
     on_valid, on_train = responses_of(setting, valid), responses_of(setting, train)
     return Progress(
         epoch,

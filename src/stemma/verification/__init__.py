@@ -1,1 +1,1 @@
-"""Did it change as said? Before, after and a null → Evidence."""
+"""Verification of edits and of unlearning: from the models before and after, and reference models, to evidence."""

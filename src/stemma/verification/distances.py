@@ -1,4 +1,4 @@
-"""How far models are apart on a forget set, seen in several ways: what hides forgetting from one shows in another."""
+"""Distances between models on a forget set, by several views: forgetting that one hides shows in another."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,21 +17,21 @@ from stemma.measures.pairwise import pairwise
 from stemma.probes import Probes
 
 VIEWS = ("outputs", "field", "features", "separation")
-"""The views by name, cheapest access first."""
+"""The views by name, those that need least access first."""
 
-INSIDE = frozenset({"features", "separation"})
-"""Those that look into the network: what a new last layer or a masked answer hides shows only there."""
+INTERNAL_VIEWS = frozenset({"features", "separation"})
+"""Views of hidden layers: a new last layer or masked outputs can hide knowledge from all others."""
 
 Progress = Callable[[str, int, int | None], None]
 
 
 @dataclass(frozen=True, eq=False)
-class Questions:
-    """What all models are asked.
+class ViewInputs:
+    """What the views of all models are computed with.
 
     Attributes:
         forget: The forget set, with labels where there are any.
-        retained: Inputs that are to be kept, None without.
+        retained: The retain set, None without.
         steps: Nodes per path of the gradient fields.
         ridge: Of the linear probe, relative to the mean square of a feature vector.
     """
@@ -43,114 +43,85 @@ class Questions:
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
-    """Distances among models by each view that could be taken.
+class ViewDistances:
+    """Distances between models, by view.
 
     Attributes:
         distances: `[n, n]` by name of the view.
-        left_out: Why a view could not be taken, by name.
-        answers: Outputs on the forget set, per model.
-        kept_answers: Outputs on the retained probes, per model; empty without.
+        unavailable: Why a view could not be computed, by name.
+        outputs: Outputs on the forget set, per model.
+        retained_outputs: Outputs on the retain set, per model; empty without.
     """
 
     distances: Mapping[str, np.ndarray]
-    left_out: Mapping[str, str]
-    answers: Sequence[np.ndarray]
-    kept_answers: Sequence[np.ndarray]
+    unavailable: Mapping[str, str]
+    outputs: Sequence[np.ndarray]
+    retained_outputs: Sequence[np.ndarray]
 
 
-def look(models: Sequence[Model], asked: Questions, views: Sequence[str], progress: Progress | None = None) -> Seen:
-    """Take every view of all models; one that cannot be taken of each of them is left out for all, with the reason.
-
-    Cost: per model one pass over the probes, one more for its features, and `steps` forward and backward passes per
-    forget probe.
-
-    Args:
-        models: The models, two or more.
-        asked: The probes.
-        views: Names from `VIEWS`.
-        progress: Told what happens, how much is done and of how much.
-
-    Returns:
-        What was seen.
-    """
-    tell = progress or (lambda what, done, total: None)
-    answers, kept_answers = [], []
+def measure_distances(
+    models: Sequence[Model], given: ViewInputs, views: Sequence[str], progress: Progress | None = None
+) -> ViewDistances:
+    """Distances between two or more models by every view; one that fails for a model is left out for all."""
+    # Cost: per model one pass over the probes, one more for its features, and `steps` forward and backward passes per
+    # forget probe.
+    report = progress or (lambda what, done, total: None)
+    outputs, retained_outputs = [], []
     for i, model in enumerate(models):
-        tell(f"asking {model.name}", i, len(models))
-        answers.append(Outputs()(model, asked.forget).values["outputs"])
-        if asked.retained is not None:
-            kept_answers.append(Outputs()(model, asked.retained).values["outputs"])
-    distances, left_out = {}, {}
+        report(f"running {model.name}", i, len(models))
+        outputs.append(Outputs()(model, given.forget).values["outputs"])
+        if given.retained is not None:
+            retained_outputs.append(Outputs()(model, given.retained).values["outputs"])
+    distances, unavailable = {}, {}
     makers = {
-        "outputs": lambda: _outputs(answers),
-        "field": lambda: _field(models, asked, progress),
-        "features": lambda: _features(models, asked),
-        "separation": lambda: _separation(models, asked),
+        "outputs": lambda: JensenShannon().gram([{"outputs": a} for a in outputs]).mean(2),
+        "field": lambda: _field(models, given, progress),
+        "features": lambda: _features(models, given),
+        "separation": lambda: _separation(models, given),
     }
     for name in views:
-        tell(f"comparing {name}", 0, None)
+        report(f"comparing {name}", 0, None)
         try:
             found = makers[name]()
         except StemmaError as error:
-            left_out[name] = str(error)
+            unavailable[name] = str(error)
             continue
         if np.isfinite(found).all():
             distances[name] = (found + found.T) / 2
         else:
-            left_out[name] = "the distance between two of the models is undefined at every probe"
-    return Seen(distances, left_out, answers, kept_answers)
+            unavailable[name] = "the distance between two of the models is undefined at every probe"
+    return ViewDistances(distances, unavailable, outputs, retained_outputs)
 
 
 def field_method(steps: int) -> GradientField:
-    """The gradient field of the view: of the log-probability of the forget labels, along paths from zero.
-
-    Returns:
-        The method.
-    """
+    """The gradient field of the view `field`: of the forget labels' log-probability, along paths from zero."""
     return GradientField(steps=steps, baseline="zero")
 
 
-def _outputs(answers: Sequence[np.ndarray]) -> np.ndarray:
-    return JensenShannon().gram([{"outputs": a} for a in answers]).mean(2)
+def _field(models: Sequence[Model], given: ViewInputs, progress: Progress | None) -> np.ndarray:
+    return pairwise(models, given.forget, field_method(given.steps), FieldCosine(), progress=progress).values
 
 
-def _field(models: Sequence[Model], asked: Questions, progress: Progress | None) -> np.ndarray:
-    return pairwise(models, asked.forget, field_method(asked.steps), FieldCosine(), progress=progress).values
+def _features(models: Sequence[Model], given: ViewInputs) -> np.ndarray:
+    features = [{"features": Activations()(m, given.forget).values["features"]} for m in models]
+    return LinearCka().gram(features)[:, :, 0]
 
 
-def _features(models: Sequence[Model], asked: Questions) -> np.ndarray:
-    seen = [{"features": Activations()(m, asked.forget).values["features"]} for m in models]
-    return LinearCka().gram(seen)[:, :, 0]
-
-
-def _separation(models: Sequence[Model], asked: Questions) -> np.ndarray:
-    if asked.retained is None:
+def _separation(models: Sequence[Model], given: ViewInputs) -> np.ndarray:
+    if given.retained is None:
         raise StemmaError("no retained probes were given")
     found = np.array([
-        separation(*(Activations()(m, p).values["features"] for p in (asked.forget, asked.retained)), asked.ridge)
+        separation(*(Activations()(m, p).values["features"] for p in (given.forget, given.retained)), given.ridge)
         for m in models
     ])  # fmt: skip
     return np.abs(found[:, None] - found[None])
 
 
 def separation(forget: np.ndarray, retained: np.ndarray, ridge: float) -> float:
-    """How well a linear probe on the last hidden layer tells the forget set from the rest, on inputs left out of it.
-
-    A model that has learned a class keeps it apart there, whatever was done to the layer after it.
-
-    Args:
-        forget: Features `[k, p]`.
-        retained: Features `[n, p]`.
-        ridge: Relative to the mean square of a feature vector, after standardising.
-
-    Returns:
-        Share of the variance of "forget or not" that ridge regression explains, leave-one-out: at most 1; 0 or below
-        knows nothing.
-
-    Raises:
-        StemmaError: If the features have no spread.
-    """
+    """How well a linear probe separates features `[k, p]` of the forget set from those `[n, p]` of the retain set."""
+    # The fraction of the variance of "forget or not" that ridge regression explains, leave-one-out: at most 1; 0 or
+    # below is chance. A model that has learned a class separates it in its last hidden layer, whatever was done to
+    # the layer after it. `ridge` is relative to the mean square of a standardised feature vector.
     x = np.concatenate([forget, retained]).astype(np.float64)
     spread = x.std(0)
     x = (x - x.mean(0))[:, spread > 0] / spread[spread > 0]
@@ -160,5 +131,5 @@ def separation(forget: np.ndarray, retained: np.ndarray, ridge: float) -> float:
     y = y - y.mean()
     left, values, _ = np.linalg.svd(x / x.shape[1] ** 0.5, full_matrices=False)
     hat = (left * (values**2 / (values**2 + ridge))) @ left.T + 1 / len(x)
-    misses = (y - hat @ y) / (1 - np.diag(hat))
-    return float(1 - np.square(misses).sum() / np.square(y).sum())
+    residuals = (y - hat @ y) / (1 - np.diag(hat))
+    return float(1 - np.square(residuals).sum() / np.square(y).sum())

@@ -1,15 +1,16 @@
-"""Was an edit done as its receipt says? The plan is laid on the parent again, and the result compared."""
+"""Verification of an edit: the plan is carried out on the parent again, and the result compared with the folder."""
 
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
 from stemma.checkpoints.model import Model
+from stemma.deprecation import current_names
 from stemma.errors import StemmaError
 from stemma.networks.load import load
 from stemma.probes import Probes
@@ -18,23 +19,25 @@ from stemma.types.edits import PLAN, PROGRAM, RECEIPT, UNDO
 from stemma.types.nouns import jsonable
 
 if TYPE_CHECKING:
+    from stemma.edits.pruning.pruning import Pruning
     from stemma.edits.result import Edited
+    from stemma.edits.unlearning.unlearning import Unlearning
 
 Arrays = Mapping[str, np.ndarray]
 
-CLOSE = 1e-4
-"""Largest relative difference of a tensor between the edit as recorded and as replayed: what other hardware leaves."""
+WEIGHT_TOLERANCE = 1e-4
+"""Largest relative difference of a tensor between the recorded and the replayed edit: rounding on other hardware."""
 
-ALIKE = 0.95
-"""Share of units that are chosen again: rounding on other hardware moves a few that are worth the same."""
+MIN_SAME_UNITS = 0.95
+"""Smallest fraction of units that are chosen again: rounding on other hardware exchanges a few of equal score."""
 
-ANSWERS, HALF = 1e-3, 0.05
-"""Largest relative difference of answers that passes, and the same where weights are stored in half precision."""
+OUTPUT_TOLERANCE, HALF_TOLERANCE = 1e-3, 0.05
+"""Largest relative difference of outputs that passes, and the same where weights are stored in half precision."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check says.
+    """The result of one check.
 
     Attributes:
         check: What was checked.
@@ -47,17 +50,13 @@ class Finding:
     reason: str
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON form.
-
-        Returns:
-            Plain values.
-        """
+        """The JSON form."""
         return {"check": self.check, "good": self.good, "reason": self.reason}
 
 
 @final
 @dataclass(frozen=True)
-class Replaying:
+class EditReplay:
     """Checks of an edited model's folder.
 
     Attributes:
@@ -65,7 +64,7 @@ class Replaying:
         half: The same where the child is stored in half precision.
     """
 
-    close: float = CLOSE
+    close: float = WEIGHT_TOLERANCE
     half: float = 0.01
 
     name = "edit-replay"
@@ -76,7 +75,7 @@ class Replaying:
         folder: Path,
         parent: Model | None = None,
         probes: Probes | None = None,
-        others: Probes | None = None,
+        retain: Probes | None = None,
         progress: Callable[[str, int, int | None], None] | None = None,
     ) -> list[Finding]:
         """Check a folder.
@@ -85,13 +84,13 @@ class Replaying:
 
         Args:
             folder: As `stemma prune` or `stemma unlearn` wrote it.
-            parent: The model before; without, only what lies in the folder is checked.
-            probes: The inputs that the edit rests on; without, refitted weights are taken as they are.
-            others: Of unlearning: the other inputs that were given.
-            progress: Told how far it is.
+            parent: The model before; without it, only the folder is checked.
+            probes: The probes of the edit; without them, refitted weights are not recomputed.
+            retain: Of unlearning: the retain inputs that were given.
+            progress: Called with what happens, how much is done and of how much.
 
         Returns:
-            What was found, in order.
+            The findings, in order.
 
         Raises:
             StemmaError: If the folder holds no plan and receipt.
@@ -104,17 +103,17 @@ class Replaying:
         if both:
             found.append(_of_program(load(program), child, probes))
         if parent is None:
-            return [*found, Finding("parent", None, f"the model before ({receipt.parent_source}) is not there")]
+            return [*found, Finding("parent", None, f"the parent model ({receipt.parent_source}) is not available")]
         good = parent.digest == receipt.parent == plan.parent
-        why = "the model before is the one of the receipt" if good else f"the model before is {parent.digest}"
-        found.append(Finding("parent", good, why))
+        found.append(_finding("parent", good, "the parent is the model of the receipt",
+                              f"the parent is {parent.digest}, not the recorded model"))  # fmt: skip
         if good:
             try:
                 before, after = _arrays(parent), _arrays(child)
-                found.append(_untouched(plan, before, after))
+                found.append(_kept_rows(plan, before, after))
                 if plan.operation == "unlearn":
-                    found.append(_way_back(folder, before, plan))
-                found += self._replayed(plan, receipt, parent, child, (probes, others), progress)
+                    found.append(_undo_file(folder, before, plan))
+                found += self._replayed(plan, receipt, parent, child, (probes, retain), progress)
             except (IndexError, KeyError, TypeError, ValueError, RuntimeError, StemmaError) as error:
                 why = " ".join(str(error).split())[:200]
                 found.append(Finding("replay", False, f"the plan cannot be carried out on the parent: {why}"))
@@ -124,49 +123,42 @@ class Replaying:
         self, plan: Plan, receipt: Receipt, parent: Model, child: Model,
         given: tuple[Probes | None, Probes | None], progress: Any,
     ) -> Iterator[Finding]:  # fmt: skip
-        probes, others = given
+        probes, retain = given
         if probes is None:
-            unseen = f"the inputs ({receipt.probes.get('source')}) are not there"
-            yield Finding("choice", None, f"{unseen}: what goes was not chosen again")
-            yield Finding("replay", None, f"{unseen}: refitted weights were not worked out again")
-            yield Finding("measured", None, f"{unseen}: nothing was measured again")
+            missing = f"the probes ({receipt.probes.get('source')}) were not given"
+            yield Finding("choice", None, f"{missing}: the choice of units or entries was not repeated")
+            yield Finding("replay", None, f"{missing}: refitted weights were not recomputed")
+            yield Finding("measured", None, f"{missing}: the figures were not measured again")
             return
         if probes.digest != plan.probes:
-            why = f"these are other inputs ({probes.digest}) than the edit rests on ({plan.probes}), or other labels"
+            why = f"the probes are {probes.digest}, but the edit was made with {plan.probes} (inputs or labels differ)"
             yield from (Finding(check, None, why) for check in ("choice", "replay", "measured"))
             return
         known = str(plan.expected.get("others") or "")
-        if known and others is None:
-            yield Finding("replay", None, f"other inputs ({known}) were given too and are not there: say --retain")
+        if known and retain is None:
+            yield Finding("replay", None, f"the edit used other inputs ({known}) that were not given: add --retain")
             return
-        if others is not None and known != str(others.digest):
-            yield Finding(
-                "replay", False, f"the other inputs are {others.digest}, but the edit rests on {known or 'none'}"
-            )
+        if retain is not None and known != str(retain.digest):
+            why = f"the other inputs are {retain.digest}, but the edit was made with {known or 'none'}"
+            yield Finding("replay", False, why)
             return
-        made = _made_again(plan, parent, probes, others, progress)
-        yield _chosen_again(plan, made, parent, probes)
+        replayed = _replayed_edit(plan, parent, probes, retain, progress)
+        yield _choice(plan, replayed, parent, probes)
         half = any(t.dtype in ("F16", "BF16") for t in child.tensors.values())
-        yield self._same_weights(made, child, self.half if half else self.close)
-        yield _measured_again(receipt, made, child, probes, HALF if half else ANSWERS)
+        yield self._same_weights(replayed, child, self.half if half else self.close)
+        yield _measured(receipt, replayed, child, probes, HALF_TOLERANCE if half else OUTPUT_TOLERANCE)
 
-    def _same_weights(self, made: "Edited", child: Model, close: float) -> Finding:
-        apart = 0.0 if made.model.digest == child.digest else _largest(_state(made.asked.module), _arrays(child))
-        if not apart:
-            return Finding("replay", True, "the edit done again gives the same weights, bit by bit")
-        words = f"the edit done again differs by {apart:.2g} at most"
-        return Finding("replay", apart <= close, f"{words} (relative, per tensor; {close:g} passes)")
+    def _same_weights(self, replayed: "Edited", child: Model, close: float) -> Finding:
+        same = replayed.model.digest == child.digest
+        difference = 0.0 if same else _largest_difference(_state(replayed.editable.module), _arrays(child))
+        if not difference:
+            return Finding("replay", True, "the replayed edit gives identical weights")
+        words = f"the replayed edit differs by at most {difference:.2g}"
+        return Finding("replay", difference <= close, f"{words} (relative, per tensor; tolerance {close:g})")
 
 
 def read(folder: Path) -> tuple[Plan, Receipt]:
-    """The plan and the receipt of a folder.
-
-    Returns:
-        Both.
-
-    Raises:
-        StemmaError: If they are not there or damaged.
-    """
+    """The plan and the receipt of a folder; `StemmaError` if they are missing or damaged."""
     try:
         plan = json.loads((folder / PLAN).read_text("utf-8"))
         receipt = json.loads((folder / RECEIPT).read_text("utf-8"))
@@ -193,87 +185,95 @@ def _expect(kind: type, *values: object) -> None:
         raise TypeError(f"a {kind.__name__} was expected")
 
 
+def _finding(check: str, good: bool, passed: str, failed: str) -> Finding:
+    return Finding(check, good, passed if good else failed)
+
+
 def _of_folder(plan: Plan, receipt: Receipt, child: Model) -> Iterator[Finding]:
-    same = plan.digest == receipt.plan
-    yield Finding("plan", same, "the plan is the one of the receipt" if same else "the plan was changed after the edit")
+    yield _finding("plan", plan.digest == receipt.plan, "the plan matches the receipt",
+                   "the plan was changed after the edit")  # fmt: skip
     same = (receipt.operation, receipt.probes.get("digest")) == (plan.operation, str(plan.probes))
-    why = (
-        "the receipt names the plan's operation and inputs" if same else "the receipt names another operation or inputs"
-    )
-    yield Finding("receipt", same, why)
-    same = child.digest == receipt.child
-    yield Finding("weights", same, "the weights are those of the receipt" if same else "the weights are other ones")
+    yield _finding("receipt", same, "the receipt names the plan's operation and probes",
+                   "the receipt names another operation or probes")  # fmt: skip
+    yield _finding("weights", child.digest == receipt.child, "the weights match the receipt",
+                   "the weights differ from those of the receipt")  # fmt: skip
 
 
 def _of_program(program: Model, child: Model, probes: Probes | None) -> Finding:
-    """Whether the program beside the weights holds the same ones and, where inputs are there, answers alike."""
+    """Whether the program beside the weights holds the same weights and, with probes, has the same outputs."""
     if not set(program.tensor_digests.values()) >= set(child.tensor_digests.values()):
         return Finding("program", False, f"{PROGRAM} holds other weights")
     if probes is None:
-        return Finding("program", None, f"{PROGRAM} holds the same weights; it was not run, for there are no inputs")
+        return Finding(
+            "program", None, f"{PROGRAM} holds the same weights; it was not run, because no probes were given"
+        )
     inputs = probes.inputs[:64]
-    a, b = (_answers(m, inputs) for m in (child, program))
-    same = a.shape == b.shape and _apart(a, b) <= ANSWERS
-    return Finding("program", same, f"{PROGRAM} answers {'as the weights do' if same else 'otherwise'}")
+    a, b = (_outputs(m, inputs) for m in (child, program))
+    same = a.shape == b.shape and _relative_difference(a, b) <= OUTPUT_TOLERANCE
+    return _finding("program", same, f"{PROGRAM} has the same outputs", f"{PROGRAM} has other outputs")
 
 
-def _answers(model: Model, inputs: np.ndarray) -> np.ndarray:
-    from stemma.edits.editable_network import own_network
+def _outputs(model: Model, inputs: np.ndarray) -> np.ndarray:
+    from stemma.edits.editable_network import editable_copy
 
-    return own_network(model).answers(inputs).double().numpy()
+    return editable_copy(model).outputs(inputs).double().numpy()
 
 
-def _apart(a: np.ndarray, b: np.ndarray) -> float:
+def _relative_difference(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.abs(a - b).max(initial=0) / max(np.abs(a).max(initial=0), 1e-30))
 
 
-def _chosen_again(plan: Plan, made: "Edited", parent: Model, probes: Probes) -> Finding:
-    """Whether the method that the plan names chooses what the plan says."""
+def _choice(plan: Plan, replayed: "Edited", parent: Model, probes: Probes) -> Finding:
+    """Whether the method that the plan names makes the same choice."""
     from stemma.edits.pruning.pruning import Pruning
 
     if plan.operation != "prune":
-        same = made.plan.entries == plan.entries and made.plan.expected == plan.expected
-        return Finding("choice", same, f"the method named chooses {'the same' if same else 'other'} changes")
-    method = Pruning(**_params(plan))
-    if method.spec != Spec(plan.spec.name, plan.spec.version, _params(plan)):
-        return Finding("choice", False, f"the method named is not that of this Stemma ({method.name} {method.version})")
-    again = method.plan(parent, probes)
-    told, found = plan.expected, jsonable(again.expected)
-    wrong = [k for k in ("macs", "parameters") if not _near(told.get(k), [found[k][0], _left(plan, made)[k]])]
-    units, new = (Counter((g, i) for g, kept in p.kept.items() for i in kept) for p in (plan, again))
+        same = replayed.plan.entries == plan.entries and replayed.plan.expected == plan.expected
+        return _finding("choice", same, "the recorded method makes the same changes",
+                        "the recorded method makes other changes")  # fmt: skip
+    method = _method(plan)
+    assert isinstance(method, Pruning)
+    recorded = Spec(plan.spec.name, plan.spec.version, _params(plan, Pruning))
+    if recorded not in [replace(method.spec, version=v) for v in (method.version, *method.equivalent_versions)]:
+        return Finding("choice", False, f"the recorded method is not {method.name} {method.version} of this Stemma")
+    replanned = method.plan(parent, probes)
+    expected, found = plan.expected, jsonable(replanned.expected)
+    wrong = [k for k in ("macs", "parameters") if not _near(expected.get(k), [found[k][0], _left(plan, replayed)[k]])]
+    units, new = (Counter((g, i) for g, kept in p.kept.items() for i in kept) for p in (plan, replanned))
     share = (units & new).total() / max(1, (units | new).total())
     if share == 1:
-        wrong += [k for k in found if k not in wrong and not _near(told.get(k), found[k])]
+        wrong += [k for k in found if k not in wrong and not _near(expected.get(k), found[k])]
     if wrong:
-        return Finding("choice", False, f"the plan expects other figures than it leads to: {', '.join(wrong)}")
+        return Finding("choice", False, f"the plan's expected figures are not reproduced: {', '.join(wrong)}")
     said = "all" if share == 1 else f"{share:.1%}"
-    if method.budget == "latency" and share < ALIKE:
-        return Finding("choice", None, f"a budget in latency depends on the machine: {said} of the units chosen again")
-    return Finding("choice", share >= ALIKE, f"the method named chooses {said} of the units again ({ALIKE:.0%} pass)")
+    if method.budget == "latency" and share < MIN_SAME_UNITS:
+        return Finding("choice", None, f"a latency budget depends on the machine: {said} of the units are chosen again")
+    again = f"the recorded method chooses {said} of the units again (required {MIN_SAME_UNITS:.0%})"
+    return Finding("choice", share >= MIN_SAME_UNITS, again)
 
 
-def _left(plan: Plan, made: "Edited") -> dict[str, float]:
-    """Operations and parameters of the network that the plan leaves."""
-    return {k: made.receipt.measured[k][1] for k in ("macs", "parameters")}
+def _left(plan: Plan, replayed: "Edited") -> dict[str, float]:
+    """MACs and parameters of the network that the plan leaves."""
+    return {k: replayed.receipt.measured[k][1] for k in ("macs", "parameters")}
 
 
-def _measured_again(receipt: Receipt, made: "Edited", child: Model, probes: Probes, off: float) -> Finding:
-    """Whether the receipt's figures are found again, and whether what lies in the folder answers like the edit."""
-    told = {k: v for k, v in receipt.measured.items() if k != "seconds"}
-    found = {k: v for k, v in jsonable(made.receipt.measured).items() if k != "seconds"}
-    close = 1e-6 if made.model.digest == receipt.child else 0.02
-    wrong = sorted(k for k in told.keys() | found.keys() if not _near(told.get(k), found.get(k), close))
+def _measured(receipt: Receipt, replayed: "Edited", child: Model, probes: Probes, off: float) -> Finding:
+    """Whether the receipt's figures and the outputs of the folder's model are reproduced."""
+    expected = {k: v for k, v in receipt.measured.items() if k != "seconds"}
+    found = {k: v for k, v in jsonable(replayed.receipt.measured).items() if k != "seconds"}
+    close = 1e-6 if replayed.model.digest == receipt.child else 0.02
+    wrong = sorted(k for k in expected.keys() | found.keys() if not _near(expected.get(k), found.get(k), close))
     wrong += ["number of inputs"] if receipt.probes.get("count") != str(len(probes)) else []
     if wrong:
-        return Finding("measured", False, f"not found again: {', '.join(wrong)}")
+        return Finding("measured", False, f"not reproduced: {', '.join(wrong)}")
     inputs = probes.inputs[:64]
-    if _apart(made.asked.answers(inputs).double().numpy(), _answers(child, inputs)) > off:
-        return Finding("measured", False, "the model in the folder answers otherwise than the edit done again")
-    return Finding("measured", True, "the figures are found again; seconds and versions were not checked")
+    if _relative_difference(replayed.editable.outputs(inputs).double().numpy(), _outputs(child, inputs)) > off:
+        return Finding("measured", False, "the model in the folder has other outputs than the replayed edit")
+    return Finding("measured", True, "the figures are reproduced; seconds and versions were not checked")
 
 
 def _near(a: Any, b: Any, close: float = 0.01) -> bool:
-    """Equal, numbers to a share of the larger one, and of a tenth for small ones."""
+    """Whether values are equal; numbers within a fraction of the larger one, at least of 0.1."""
     if isinstance(a, Mapping) and isinstance(b, Mapping):
         return a.keys() == b.keys() and all(_near(v, b[k], close) for k, v in a.items())
     if isinstance(a, list | tuple) and isinstance(b, list | tuple):
@@ -284,11 +284,11 @@ def _near(a: Any, b: Any, close: float = 0.01) -> bool:
 
 
 def _arrays(model: Model) -> Arrays:
-    """Weights under the names that the network's own module gives them, which is what plans speak of."""
-    from stemma.edits.editable_network import own_network
+    """Weights under the names of the network's own module, which plans use."""
+    from stemma.edits.editable_network import editable_copy
 
     try:
-        return _state(own_network(model).module)
+        return _state(editable_copy(model).module)
     except StemmaError:
         return {n: t.array() for n, t in model.tensors.items()}
 
@@ -299,14 +299,14 @@ def _state(module: Any) -> Arrays:
     return {n.removeprefix(prefix): (t.float() if t.is_floating_point() else t).numpy() for n, t in state.items()}
 
 
-def _untouched(plan: Plan, parent: Arrays, child: Arrays) -> Finding:
-    """Every tensor of the child as large as the plan says; those that nothing reads anew equal the parent's rows."""
+def _kept_rows(plan: Plan, parent: Arrays, child: Arrays) -> Finding:
+    """Whether every tensor has the planned shape, and those that may not change equal the parent's rows."""
     wrong, equal, refitted = [], 0, 0
     for name, array in child.items():
         if name not in parent:
             wrong.append(name)
             continue
-        called = _known_as(plan, parent, name)
+        called = _planned_name(plan, parent, name)
         rows = plan.slices.get(called, {})
         shape = tuple(len(rows[str(a)]) if str(a) in rows else n for a, n in enumerate(parent[name].shape))
         if shape != array.shape:
@@ -322,12 +322,12 @@ def _untouched(plan: Plan, parent: Arrays, child: Arrays) -> Finding:
         else:
             wrong.append(name)
     if wrong:
-        return Finding("slices", False, f"{len(wrong)} tensors are not what the plan leaves, first {wrong[0]}")
+        return Finding("slices", False, f"{len(wrong)} tensors are not what the plan leaves, the first is {wrong[0]}")
     return Finding("slices", True, f"{equal} tensors are rows of the parent's, {refitted} were refitted")
 
 
-def _known_as(plan: Plan, parent: Arrays, name: str) -> str:
-    """Under which name the plan speaks of a tensor that stands under several in the parent."""
+def _planned_name(plan: Plan, parent: Arrays, name: str) -> str:
+    """The name under which the plan lists a tensor that has several names in the parent."""
     spoken_of = {*plan.slices, *plan.entries, *plan.expected.get("refitted", ())}
     spoken_of |= {f"{n}.weight" for n in plan.expected.get("layers", ())}
     if name in spoken_of:
@@ -337,24 +337,24 @@ def _known_as(plan: Plan, parent: Arrays, name: str) -> str:
     return next((n for n in twins if np.array_equal(parent[n], own)), name)
 
 
-def _way_back(folder: Path, parent: Arrays, plan: Plan) -> Finding:
-    """Whether the file that undoes a change holds the parent's weights."""
+def _undo_file(folder: Path, parent: Arrays, plan: Plan) -> Finding:
+    """Whether the undo file holds the parent's weights."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         kept = {n: t.float().numpy() for n, t in load_file(folder / UNDO).items()}
     except (OSError, SafetensorError, ValueError):
-        return Finding("undo", False, f"{UNDO} is not there or cannot be read")
+        return Finding("undo", False, f"{UNDO} is missing or cannot be read")
     wanted = [parent.get(f"{n}.weight") for n in plan.expected.get("layers", ())]
     good = len(kept) == len(wanted) and all(
         w is not None and any(np.array_equal(w, k) for k in kept.values()) for w in wanted
     )
-    return Finding("undo", good, f"{UNDO} holds {'the' if good else 'other'} weights as they were")
+    return _finding("undo", good, f"{UNDO} holds the original weights", f"{UNDO} does not hold the original weights")
 
 
 def _may_change(plan: Plan, name: str, before: np.ndarray, after: np.ndarray) -> bool:
-    """Whether the plan lets a tensor's numbers change: layers that lost inputs, their biases, statistics of norms."""
+    """Whether the plan allows a tensor to change: layers that lost inputs, their biases, statistics of norms."""
     if plan.entries:
         changed = np.argwhere((before != after).reshape(*before.shape[:2], -1).any(-1))
         return name in plan.entries and {tuple(map(int, c)) for c in changed} <= set(plan.entries[name])
@@ -364,21 +364,31 @@ def _may_change(plan: Plan, name: str, before: np.ndarray, after: np.ndarray) ->
     return statistic or name in plan.expected.get("refitted", ())
 
 
-def _params(plan: Plan) -> dict[str, Any]:
-    return {k: tuple(v) if isinstance(v, list | tuple) else v for k, v in plan.spec.params.items()}
-
-
-def _made_again(plan: Plan, parent: Model, probes: Probes, others: Probes | None, progress: Any) -> "Edited":
+def _method(plan: Plan) -> "Pruning | Unlearning":
+    """The method that a plan names; fields that were renamed since are read under their old names too."""
     from stemma.edits.pruning.pruning import Pruning
     from stemma.edits.unlearning.unlearning import Unlearning
 
-    if plan.operation == "prune":
-        return Pruning(**_params(plan)).apply(parent, plan, probes, progress=progress)
-    return Unlearning(**_params(plan))(parent, probes, others, progress)
+    kind = Pruning if plan.operation == "prune" else Unlearning
+    return kind(**_params(plan, kind))
 
 
-def _largest(a: Arrays, b: Arrays) -> float:
+def _params(plan: Plan, kind: type) -> dict[str, Any]:
+    params = {k: tuple(v) if isinstance(v, list | tuple) else v for k, v in plan.spec.params.items()}
+    return current_names(kind, params)
+
+
+def _replayed_edit(plan: Plan, parent: Model, probes: Probes, retain: Probes | None, progress: Any) -> "Edited":
+    from stemma.edits.pruning.pruning import Pruning
+
+    method = _method(plan)
+    if isinstance(method, Pruning):
+        return method.apply(parent, plan, probes, progress=progress)
+    return method(parent, probes, retain, progress)
+
+
+def _largest_difference(a: Arrays, b: Arrays) -> float:
     """Largest relative difference of any tensor; infinite where names or shapes differ."""
     if {n: x.shape for n, x in a.items()} != {n: x.shape for n, x in b.items()}:
         return float("inf")
-    return max((_apart(x.astype(np.float64), b[n].astype(np.float64)) for n, x in a.items()), default=0.0)
+    return max((_relative_difference(x.astype(np.float64), b[n].astype(np.float64)) for n, x in a.items()), default=0.0)

@@ -1,4 +1,4 @@
-"""How far suspects lie outside a group, with an interval over models."""
+"""Excess distance of models to a group, with confidence limits over models."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from stemma.verification.permutation_test import excess
 
 @dataclass(frozen=True, slots=True)
 class Excess:
-    """Excess distance to a group, as a share of the mean distance inside it: 0 is like a member.
+    """Excess distance to a group, as a fraction of the mean distance inside it: 0 is like a member.
 
     Attributes:
         share: The estimate.
@@ -25,20 +25,10 @@ class Excess:
 
 
 def excess_over_group(distances: np.ndarray, suspects: int, alpha: float) -> Excess:
-    """The excess of the first models over the others, with limits that would hold for other models of the group.
-
-    One suspect is taken as it is; several stand for the method that made them, so they are resampled too.
-
-    Args:
-        distances: `[n, n]`, the suspects first, at least three others.
-        suspects: How many.
-        alpha: Each limit fails with this probability.
-
-    Returns:
-        Estimate and limits.
-
-    Source: jackknife of a two-sample U-statistic (Arvesen 1969, Ann. Math. Statist. 40).
-    """
+    """The excess of the first models over the others, with limits that generalise to other models of the group."""
+    # One suspect is taken as it is; several represent the method that made them, so they are resampled too. Each
+    # limit fails with probability `alpha`. Jackknife of a two-sample U-statistic (Arvesen 1969, Ann. Math. Statist.
+    # 40).
     from scipy.stats import t
 
     value, inside = _share(distances, suspects)
@@ -46,12 +36,12 @@ def excess_over_group(distances: np.ndarray, suspects: int, alpha: float) -> Exc
     variance, freedom = 0.0, np.inf
     groups = [range(suspects, count), *([range(suspects)] if suspects > 1 else [])]
     for group in groups:
-        left_out = []
+        estimates = []
         for i in group:
             kept = [j for j in range(count) if j != i]
-            left_out.append(_share(distances[np.ix_(kept, kept)], suspects - (i < suspects))[0])
-        size = len(left_out)
-        variance += (size - 1) / size * float(np.square(np.array(left_out) - np.mean(left_out)).sum())
+            estimates.append(_share(distances[np.ix_(kept, kept)], suspects - (i < suspects))[0])
+        size = len(estimates)
+        variance += (size - 1) / size * float(np.square(np.array(estimates) - np.mean(estimates)).sum())
         freedom = min(freedom, size - 1)
     half = float(t.ppf(1 - alpha, freedom)) * variance**0.5
     return Excess(value, value - half, value + half, inside)

@@ -1,4 +1,4 @@
-"""Is it gone, or only hidden? A model that was made to forget, among models that never saw what it should forget."""
+"""Test of unlearning: is an unlearned model distinguishable from models retrained without the forget set?"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,9 +11,15 @@ from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError
 from stemma.probes import Probes
 from stemma.types import Axis, Evidence, Null, Spec, Verdict
-from stemma.verification import permutation_test as labels
-from stemma.verification.distances import INSIDE, VIEWS, Progress, Questions, Seen, look
+from stemma.verification.distances import INTERNAL_VIEWS, VIEWS, Progress, ViewDistances, ViewInputs, measure_distances
 from stemma.verification.equivalence import Excess, excess_over_group
+from stemma.verification.permutation_test import (
+    COMBINATIONS,
+    TIE_TOLERANCE,
+    permutation_test,
+    required_group_size,
+    smallest_p_value,
+)
 
 CLAIM = "the model behaves as if it had never seen the forget set"
 
@@ -23,28 +29,27 @@ CLAIM = "the model behaves as if it had never seen the forget set"
 class UnlearningTest:
     """Unlearned models against models that were retrained without the forget set, by exact label permutation.
 
-    Under the claim an unlearned model is one more draw of the retrained ones, so the label "unlearned" could sit on
-    any of them. The statistic is by how much the labelled models are further from the others than these are from each
+    Under the claim an unlearned model is one more draw of the retrained ones, so each of them could carry the label
+    "unlearned". The statistic is how much further the labelled models are from the others than these are from each
     other, on the forget set: standardised over the labellings for each of several views, and averaged. With one
-    unlearned model this is a leave-one-out rank test. Models are the unit of replication; more probes make distances
-    steadier, and never a p-value smaller.
+    unlearned model this is a leave-one-out rank test. Models are the unit of replication: more probes make distances
+    more precise, but no p-value smaller.
 
-    Rejection refutes the claim. Not rejecting proves nothing: the claim is supported only where the excess lies below
-    a margin set beforehand in every view, by its upper limit over models, and where the same views, put to the
-    original model, do find it: a view that cannot see what the original knows counts for nothing, and one that does
-    must look inside the network, because answers alone can be masked.
+    Rejection refutes the claim. Not rejecting proves nothing. The claim is supported only where the upper confidence
+    limit of the excess lies below a margin set beforehand, in every view that detects the original model; one of these
+    has to be a view of hidden layers, because outputs alone can be masked.
 
     Attributes:
-        alpha: Level of the test and of each limit. 5 % and not the 1 % of other commands: every further retrained
-            model is a training from scratch.
-        margin: Largest excess that counts as none, as a share of the mean distance between two retrained models.
-        combine: How the views are joined, one of `label_permutation.COMBINATIONS`. Chosen, like the views, on networks
+        alpha: Significance level of the test and of each limit. 5 % and not the 1 % of other commands, because every
+            further retrained model is a training from scratch.
+        margin: Largest excess that counts as equivalent, as a fraction of the mean distance between retrained models.
+        combine: How the views are joined, one of `permutation_test.COMBINATIONS`. Chosen, like the views, on networks
             and a forgotten class that no reported rate uses.
-        views: Names from `distances.VIEWS`; one that cannot be taken of all models is left out for all.
+        views: Names from `distances.VIEWS`; one that cannot be computed for all models is left out.
         steps: Nodes per path of the gradient fields.
         ridge: Of the linear probe.
-        most: Most labellings that are looked at.
-        seed: Of the draw where there are more.
+        most: Largest number of labellings that are evaluated.
+        seed: Of the sample where there are more.
 
     Source: docs/unlearning.md. The published use of gradient fields (Song et al., ICCV 2023, after Jia et al., ICLR
     2022) compares one distance between original and unlearned model with that of one retrained model, without a null.
@@ -65,11 +70,13 @@ class UnlearningTest:
     def __post_init__(self) -> None:
         unknown = [v for v in self.views if v not in VIEWS]
         if unknown or not self.views:
-            raise MisuseError(f"views are some of {', '.join(VIEWS)}, not {', '.join(unknown) or 'none'}")
-        if self.combine not in labels.COMBINATIONS:
-            raise MisuseError(f"views are combined by {' or '.join(labels.COMBINATIONS)}, not '{self.combine}'")
+            raise MisuseError(f"views have to be some of {', '.join(VIEWS)}, but are {', '.join(unknown) or 'none'}")
+        if self.combine not in COMBINATIONS:
+            raise MisuseError(f"combine has to be {' or '.join(COMBINATIONS)}, but is '{self.combine}'")
         if not 0 < self.alpha < 1 or self.margin <= 0:
-            raise MisuseError("alpha lies between 0 and 1, and the margin above 0")
+            raise MisuseError(
+                f"alpha has to lie between 0 and 1 and margin above 0, but they are {self.alpha} and {self.margin}"
+            )
 
     @property
     def spec(self) -> Spec:
@@ -91,34 +98,34 @@ class UnlearningTest:
             original: The model before.
             unlearned: One model, or several runs of one method.
             forget: Inputs of the forget set, with their labels where they have any.
-            retrained: Models trained in the same way without the forget set, each from its own start.
-            retained: Inputs that are to be kept: they let a linear probe look for the forget set inside.
-            progress: Told what happens, how much is done and of how much.
+            retrained: Models trained in the same way without the forget set, each from its own initialisation.
+            retained: The retain set, from which a linear probe separates the forget set in hidden layers.
+            progress: Called with what happens, how much is done and of how much.
 
         Returns:
-            The evidence. Without retrained models it is `INCONCLUSIVE`, and says how far the model went.
+            The evidence. Without retrained models it is `INCONCLUSIVE`, and reports the distance to the original.
 
         Raises:
             MisuseError: If nothing was given to test, a model was given twice, or the probes do not fit.
         """
         models = [*unlearned, *retrained, original]
         _distinct(original, unlearned, retrained)
-        asked = Questions(forget, retained, self.steps, self.ridge)
-        seen = look(models, asked, self.views, progress)
-        if not seen.distances:
-            reasons = "; ".join(f"{k}: {v}" for k, v in seen.left_out.items())
-            raise MisuseError(f"the models could not be compared in any view ({reasons})")
+        given = ViewInputs(forget, retained, self.steps, self.ridge)
+        measured = measure_distances(models, given, self.views, progress)
+        if not measured.distances:
+            reasons = "; ".join(f"{k}: {v}" for k, v in measured.unavailable.items())
+            raise MisuseError(f"no view could compare the models ({reasons})")
         inputs = tuple(m.network.digest for m in models)
-        shown = {
+        report = {
             "original": original.name,
             "unlearned": [m.name for m in unlearned],
             "retrained": [m.name for m in retrained],
             "forget_probes": len(forget),
             "retained_probes": 0 if retained is None else len(retained),
-            "left_out": dict(seen.left_out),
-            **_accuracies(seen, asked, len(unlearned)),
+            "left_out": dict(measured.unavailable),
+            **_accuracies(measured, given, len(unlearned)),
         }
-        return self.conclude(seen.distances, len(unlearned), inputs, shown)
+        return self.conclude(measured.distances, len(unlearned), inputs, report)
 
     def conclude(
         self,
@@ -127,66 +134,73 @@ class UnlearningTest:
         inputs: Sequence[Any] = (),
         details: Mapping[str, Any] | None = None,
     ) -> Evidence:
-        """The evidence from distances that are known already.
+        """The evidence from known distances.
 
         Args:
             distances: By view `[n, n]`, symmetric: the unlearned models first, the original last, the retrained ones
                 between.
-            suspects: How many unlearned models.
+            suspects: Number of unlearned models.
             inputs: Network digests.
-            details: To show beside the figures.
+            details: To report beside the figures.
 
         Returns:
             As the test itself.
         """
         group = len(next(iter(distances.values()))) - suspects - 1
-        wanted = labels.needed(suspects, self.alpha)
-        least = labels.floor(suspects, group, self.most)
+        required = required_group_size(suspects, self.alpha)
+        least = smallest_p_value(suspects, group, self.most)
         null = Null(f"{group} retrained models, labels permuted", None, least)
-        shown = {**(details or {}), "alpha": self.alpha, "margin": self.margin, "missing": max(0, wanted - group)}
+        report = {**(details or {}), "alpha": self.alpha, "margin": self.margin, "missing": max(0, required - group)}
         if group < 2:
-            shown["views"] = {v: _without_group(d, suspects) for v, d in distances.items()}
-            return self._evidence(0.0, null, None, 0.0, Verdict.INCONCLUSIVE, _missing(wanted, group, self.alpha),
-                                  inputs, shown)  # fmt: skip
-        pool = {v: d[:-1, :-1] for v, d in distances.items()}
-        last = [*range(suspects, suspects + group)]
-        beside = {v: d[np.ix_([suspects + group, *last], [suspects + group, *last])] for v, d in distances.items()}
-        found = labels.permuted(list(pool.values()), suspects, self.combine, self.most, self.seed)
-        control = labels.permuted(list(beside.values()), 1, self.combine)
-        null = Null(null.source, len(found.values), found.floor, tuple(sorted(found.values.tolist())))
-        shown["control_p_value"] = control.p_value
-        figures = {v: _figures(d, pool[v], beside[v], suspects, self.alpha, self.margin) for v, d in distances.items()}
-        shown["views"] = figures
+            report["views"] = {v: _without_group(d, suspects) for v, d in distances.items()}
+            return self._evidence(0.0, null, None, 0.0, Verdict.INCONCLUSIVE, _missing(required, group, self.alpha),
+                                  inputs, report)  # fmt: skip
+        without_original = {v: d[:-1, :-1] for v, d in distances.items()}
+        rows = [suspects + group, *range(suspects, suspects + group)]
+        with_original = {v: d[np.ix_(rows, rows)] for v, d in distances.items()}
+        found = permutation_test(list(without_original.values()), suspects, self.combine, self.most, self.seed)
+        control = permutation_test(list(with_original.values()), 1, self.combine)
+        null = Null(null.source, len(found.values), found.smallest_p_value, tuple(sorted(found.values.tolist())))
+        report["control_p_value"] = control.p_value
+        figures = {
+            v: _figures(d, without_original[v], with_original[v], suspects, self.alpha, self.margin)
+            for v, d in distances.items()
+        }
+        report["views"] = figures
         counted = {v: f for v, f in figures.items() if f["sees_the_original"]}
         shares = [min(1.0, max(0.0, f["share_of_original"])) for f in counted.values()]
         effect = 1 - max(shares) if shares else 0.0
-        if found.floor > self.alpha * (1 + labels.TIED):
-            verdict, reason = Verdict.INCONCLUSIVE, _missing(wanted, group, self.alpha)
-        elif found.p_value <= self.alpha * (1 + labels.TIED):
+        if found.smallest_p_value > self.alpha * (1 + TIE_TOLERANCE):
+            verdict, reason = Verdict.INCONCLUSIVE, _missing(required, group, self.alpha)
+        elif found.p_value <= self.alpha * (1 + TIE_TOLERANCE):
             over, worst = max((f["excess"], v) for v, f in figures.items())
             verdict = Verdict.REFUTED
-            reason = f"further from the retrained models than they are from each other, most in {worst} (by {over:.0%})"
+            reason = (
+                f"distinguishable from retrained models: {over:.0%} further from them than they are apart, in {worst}"
+            )
         else:
             verdict, reason = self._equivalent(counted, group)
-        return self._evidence(found.value, null, found.p_value, effect, verdict, reason, inputs, shown)
+        return self._evidence(found.value, null, found.p_value, effect, verdict, reason, inputs, report)
 
     def _equivalent(self, counted: Mapping[str, Mapping[str, Any]], group: int) -> tuple[Verdict, str]:
-        """Not rejected: is the excess shown to be small, by views that see what the original knows?"""
-        untold = f"not told from {group} retrained models, but "
+        """The verdict where the test does not reject: is the excess small in views that detect the original?"""
+        prefix = f"not distinguishable from {group} retrained models, but "
         if not counted:
-            return Verdict.INCONCLUSIVE, untold + "neither is the original, by these probes and so many models"
-        if not INSIDE & set(counted):
-            return Verdict.INCONCLUSIVE, untold + "no view inside the network sees the original: it may only be hidden"
+            return Verdict.INCONCLUSIVE, prefix + "neither is the original: more probes or retrained models are needed"
+        if not INTERNAL_VIEWS & set(counted):
+            return (
+                Verdict.INCONCLUSIVE,
+                prefix + "no view of hidden layers detects the original: the class may only be hidden",
+            )
         above = [v for v, f in counted.items() if f["excess_high"] >= self.margin]
         if above:
             high = max(counted[v]["excess_high"] for v in above)
             return Verdict.INCONCLUSIVE, (
-                f"{untold}the excess in {', '.join(above)} may be up to {high:.0%} of their distance: the margin is "
-                f"{self.margin:.0%}"
+                f"{prefix}the excess distance in {', '.join(above)} may be up to {high:.0%} (margin {self.margin:.0%})"
             )
         return Verdict.SUPPORTED, (
-            f"within {self.margin:.0%} of the distance between retrained models in {', '.join(counted)}, which do see "
-            "what the original knows"
+            f"equivalent to retrained models within {self.margin:.0%} in {', '.join(counted)}, views that detect the "
+            "original"
         )
 
     def _evidence(
@@ -199,25 +213,25 @@ class UnlearningTest:
 
 def _distinct(original: Model, unlearned: Sequence[Model], retrained: Sequence[Model]) -> None:
     if not unlearned:
-        raise MisuseError("no unlearned model was given: there is nothing to test")
-    seen: dict[str, str] = {}
+        raise MisuseError("no unlearned model was given")
+    measured: dict[str, str] = {}
     for model in (*unlearned, *retrained):
         digest = str(model.network.digest)
-        if digest in seen and model.black_box:
-            raise MisuseError(f"two black boxes are called '{model.name}': give each a name of its own")
-        if digest in seen:
+        if digest in measured and model.black_box:
+            raise MisuseError(f"two black boxes are called '{model.name}': give them different names")
+        if digest in measured:
             raise MisuseError(
-                f"{model.name} and {seen[digest]} are the same model: each has to be a training of its own, for models "
-                "are what is counted"
+                f"{model.name} and {measured[digest]} are the same model: each has to be a training run of its own, "
+                "because models are the unit of replication"
             )
-        seen[digest] = model.name
+        measured[digest] = model.name
     if str(original.network.digest) in [str(m.network.digest) for m in retrained]:
         raise MisuseError(f"{original.name} is given as the original and among the retrained models")
 
 
-def _missing(wanted: int, group: int, alpha: float) -> str:
+def _missing(required: int, group: int, alpha: float) -> str:
     have = "no retrained models were given" if group == 0 else f"{group} retrained models are too few"
-    return f"{have}: {wanted} are needed to reject anything at {alpha:g}, so {wanted - group} are missing"
+    return f"{have}: rejection at {alpha:g} needs {required}, so {required - group} more are needed"
 
 
 def _without_group(distances: np.ndarray, suspects: int) -> dict[str, Any]:
@@ -225,18 +239,19 @@ def _without_group(distances: np.ndarray, suspects: int) -> dict[str, Any]:
 
 
 def _figures(
-    whole: np.ndarray, pool: np.ndarray, beside: np.ndarray, suspects: int, alpha: float, margin: float
-) -> dict[str, Any]:
-    """What one view shows; distances in the view's own unit, excess as a share of that between retrained models."""
-    found, original = (_excess(d, n, alpha) for d, n in ((pool, suspects), (beside, 1)))
-    sees = original is not None and original.low > margin
-    group = len(pool) - suspects
+    distances: np.ndarray, without_original: np.ndarray, with_original: np.ndarray, suspects: int, alpha: float,
+    margin: float,
+) -> dict[str, Any]:  # fmt: skip
+    """The figures of one view: distances in the view's unit, excess as a fraction of that between retrained models."""
+    found, original = (_excess(d, n, alpha) for d, n in ((without_original, suspects), (with_original, 1)))
+    detects = original is not None and original.low > margin
+    group = len(without_original) - suspects
     out = {
-        "to_original": float(whole[:suspects, -1].mean()),
-        "to_retrained": float(whole[:suspects, suspects:-1].mean()),
-        "original_to_retrained": float(whole[-1, suspects:-1].mean()),
-        "between_retrained": float(pool[suspects:, suspects:].sum() / (group * (group - 1))),
-        "sees_the_original": sees,
+        "to_original": float(distances[:suspects, -1].mean()),
+        "to_retrained": float(distances[:suspects, suspects:-1].mean()),
+        "original_to_retrained": float(distances[-1, suspects:-1].mean()),
+        "between_retrained": float(without_original[suspects:, suspects:].sum() / (group * (group - 1))),
+        "sees_the_original": detects,
     }  # fmt: skip
     if found is None or original is None:
         inside = out["between_retrained"] or 1.0
@@ -251,12 +266,12 @@ def _excess(distances: np.ndarray, suspects: int, alpha: float) -> Excess | None
     return excess_over_group(distances, suspects, alpha) if len(distances) - suspects >= 3 else None
 
 
-def _accuracies(seen: Seen, asked: Questions, suspects: int) -> dict[str, Any]:
-    """Share of right answers, where labels and one score per class tell, of each kind of model."""
+def _accuracies(measured: ViewDistances, given: ViewInputs, suspects: int) -> dict[str, Any]:
+    """Accuracy of each kind of model, where there are labels and one score per class."""
     out: dict[str, Any] = {}
     for name, probes, answers in (
-        ("forget_accuracy", asked.forget, seen.answers),
-        ("retained_accuracy", asked.retained, seen.kept_answers),
+        ("forget_accuracy", given.forget, measured.outputs),
+        ("retained_accuracy", given.retained, measured.retained_outputs),
     ):
         if probes is None or probes.labels is None or any(a.ndim != 2 for a in answers):
             continue

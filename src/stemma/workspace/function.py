@@ -138,10 +138,10 @@ class FunctionAxis:
         """Whether the two lean on the same modalities, where the probes are of several."""
         if not self.given.parts or self.given.labelled:
             return found
-        from stemma.multimodal.contribution import LeaningTest
+        from stemma.multimodal.contribution import ContributionTest
 
         try:
-            leaning = LeaningTest().compare(a, b, self.given, self.alpha)
+            leaning = ContributionTest().compare(a, b, self.given, self.alpha)
         except StemmaError as error:
             return replace(found, cannot_see=(*found.cannot_see, f"modality shares ({error})"))
         return replace(found, evidence=(*found.evidence, leaning))

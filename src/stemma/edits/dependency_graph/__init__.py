@@ -1,1 +1,1 @@
-"""Which units of a network can be removed, and which rows of weights go with each: found by running it once."""
+"""The dependency graph of a network: which units can be removed, and which rows of weights belong to each."""

@@ -1,17 +1,17 @@
-"""What a configuration must say so that the network of a smaller model is built from it."""
+"""Entries of configurations that size layers, and the configuration of a smaller model."""
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stemma.edits.dependency_graph.groups import Network
+from stemma.edits.dependency_graph.dependency_groups import DependencyGraph
 
 Shapes = Mapping[str, Sequence[int]]
 
 
 @dataclass(frozen=True)
-class Size:
+class SizeEntry:
     """One entry of a configuration that sizes layers.
 
     Attributes:
@@ -28,34 +28,34 @@ class Size:
 
 
 _HEADS = (
-    Size("num_attention_heads", r".*\.self_attn\.q_proj\.weight", 0, "head_dim"),
-    Size("num_key_value_heads", r".*\.self_attn\.k_proj\.weight", 0, "head_dim"),
+    SizeEntry("num_attention_heads", r".*\.self_attn\.q_proj\.weight", 0, "head_dim"),
+    SizeEntry("num_key_value_heads", r".*\.self_attn\.k_proj\.weight", 0, "head_dim"),
 )
-_GATED = Size("intermediate_size", r".*\.mlp\.(?:gate|up)_proj\.weight")
-_BERT = Size("intermediate_size", r".*\.intermediate\.dense\.weight|.*\.mlp\.fc1\.weight")
+_GATED = SizeEntry("intermediate_size", r".*\.mlp\.(?:gate|up)_proj\.weight")
+_BERT = SizeEntry("intermediate_size", r".*\.intermediate\.dense\.weight|.*\.mlp\.fc1\.weight")
 
-SIZES: Mapping[str, tuple[Size, ...]] = {
-    "stemma-mlp": (Size("hidden", r"layers\.(\d+)\.weight"),),
+SIZES: Mapping[str, tuple[SizeEntry, ...]] = {
+    "stemma-mlp": (SizeEntry("hidden", r"layers\.(\d+)\.weight"),),
     "stemma-cnn": (
-        Size("stem", r"stem\.conv\.weight"),
-        Size("widths", r"blocks\.(\d+)\.conv2\.weight"),
-        Size("inner", r"blocks\.(\d+)\.conv1\.weight"),
+        SizeEntry("stem", r"stem\.conv\.weight"),
+        SizeEntry("widths", r"blocks\.(\d+)\.conv2\.weight"),
+        SizeEntry("inner", r"blocks\.(\d+)\.conv1\.weight"),
     ),
     "stemma-vit": (
-        Size("inner", r"blocks\.\d+\.mlp\.fc1\.weight"),
-        Size("heads", r"blocks\.\d+\.attn\.o\.weight", 1, "head_dim"),
+        SizeEntry("inner", r"blocks\.\d+\.mlp\.fc1\.weight"),
+        SizeEntry("heads", r"blocks\.\d+\.attn\.o\.weight", 1, "head_dim"),
     ),
     **{kind: (_GATED, *_HEADS) for kind in ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "olmo", "olmo2")},
-    "gpt2": (Size("n_inner", r".*\.mlp\.c_fc\.weight", 1),),
-    "gpt_neox": (Size("intermediate_size", r".*\.mlp\.dense_h_to_4h\.weight"),),
-    "opt": (Size("ffn_dim", r".*\.fc1\.weight"),),
-    "phi": (Size("intermediate_size", r".*\.mlp\.fc1\.weight"),),
+    "gpt2": (SizeEntry("n_inner", r".*\.mlp\.c_fc\.weight", 1),),
+    "gpt_neox": (SizeEntry("intermediate_size", r".*\.mlp\.dense_h_to_4h\.weight"),),
+    "opt": (SizeEntry("ffn_dim", r".*\.fc1\.weight"),),
+    "phi": (SizeEntry("intermediate_size", r".*\.mlp\.fc1\.weight"),),
     **{kind: (_BERT,) for kind in ("bert", "roberta", "vit", "deit", "electra", "dinov2")},
-    "distilbert": (Size("hidden_dim", r".*\.ffn\.lin1\.weight"),),
+    "distilbert": (SizeEntry("hidden_dim", r".*\.ffn\.lin1\.weight"),),
 }
 """Architectures whose configuration can describe a smaller network; of others, a program is written instead."""
 
-NEEDED: Mapping[str, tuple[str, str, str]] = {
+DERIVED_ENTRIES: Mapping[str, tuple[str, str, str]] = {
     "stemma-vit": ("head_dim", "width", "heads"),
     "llama": ("head_dim", "hidden_size", "num_attention_heads"),
     "mistral": ("head_dim", "hidden_size", "num_attention_heads"),
@@ -63,53 +63,33 @@ NEEDED: Mapping[str, tuple[str, str, str]] = {
 """Entries that a configuration may leave out, and of which two they are the quotient."""
 
 
-def alike(config: Mapping[str, Any] | None, net: Network) -> list[tuple[str, ...]]:
-    """Groups that must keep equally many units, because one entry of the configuration sizes them all.
-
-    Args:
-        config: The model's configuration.
-        net: What can be removed.
-
-    Returns:
-        Groups together; every group is in one bundle.
-    """
+def tied_groups(config: Mapping[str, Any] | None, graph: DependencyGraph) -> list[tuple[str, ...]]:
+    """Sets of groups that must keep equally many units, because one entry of the configuration sizes them all."""
     sizes = SIZES.get(str((config or {}).get("model_type")), ())
     single = [s for s in sizes if re.compile(s.weight).groups == 0]
     out: dict[object, list[str]] = {}
-    for g in net.groups:
+    for g in graph.groups:
         keys = [s.key for s in single if any(re.fullmatch(s.weight, r.tensor) and r.axis == s.axis for r in g.rows)]
         out.setdefault((keys[0], g.size) if keys else g.name, []).append(g.name)
     return [tuple(names) for names in out.values()]
 
 
-def describable(config: Mapping[str, Any] | None, net: Network) -> frozenset[str]:
-    """Groups that the configuration can size.
-
-    Returns:
-        Their names; none where the architecture is not known.
-    """
+def resizable_groups(config: Mapping[str, Any] | None, graph: DependencyGraph) -> frozenset[str]:
+    """Names of the groups that the configuration can size; none where the architecture is not known."""
     sizes = SIZES.get(str((config or {}).get("model_type")), ())
     return frozenset(
-        g.name for g in net.groups
+        g.name for g in graph.groups
         if any(re.fullmatch(s.weight, r.tensor) and r.axis == s.axis for s in sizes for r in g.rows)
     )  # fmt: skip
 
 
-def resized(config: Mapping[str, Any], shapes: Shapes) -> dict[str, Any] | None:
-    """The configuration of a network with weights of these shapes.
-
-    Args:
-        config: As it was.
-        shapes: Shape by weight.
-
-    Returns:
-        The new configuration; None where the architecture is not known or one entry would need two values.
-    """
+def resized_config(config: Mapping[str, Any], shapes: Shapes) -> dict[str, Any] | None:
+    """The configuration for weights of these shapes; None if unknown, or if one entry would need two values."""
     kind = str(config.get("model_type"))
     if kind not in SIZES:
         return None
     out = dict(config)
-    needed = NEEDED.get(kind)
+    needed = DERIVED_ENTRIES.get(kind)
     if needed is not None and not out.get(needed[0]):
         out[needed[0]] = int(config[needed[1]]) // int(config[needed[2]])
     for size in SIZES[kind]:
@@ -129,18 +109,10 @@ def resized(config: Mapping[str, Any], shapes: Shapes) -> dict[str, Any] | None:
     return out
 
 
-def describes(config: Mapping[str, Any], shapes: Shapes) -> bool:
-    """Whether the network that a configuration of ours builds has these weights.
-
-    A residual block whose widths became equal would be built without the projection that it has.
-
-    Args:
-        config: As `resized` made it.
-        shapes: Shape by weight.
-
-    Returns:
-        True for architectures that are not ours: they are tried when they are written.
-    """
+def builds_shapes(config: Mapping[str, Any], shapes: Shapes) -> bool:
+    """Whether the network that a configuration of ours builds has these shapes; True for other architectures."""
+    # A residual block whose widths became equal would be built without the projection that it has. Other architectures
+    # are tried when they are written.
     if not str(config.get("model_type")).startswith("stemma-"):
         return True
     import torch
@@ -153,5 +125,5 @@ def describes(config: Mapping[str, Any], shapes: Shapes) -> bool:
 
 
 def _implied(config: Mapping[str, Any], key: str) -> int | None:
-    """What an entry that is left out stands for."""
+    """The value that an omitted entry stands for."""
     return 4 * int(config["n_embd"]) if key == "n_inner" and config.get("n_inner") is None else None

@@ -1,16 +1,16 @@
-"""What matrix products, attention and convolutions do to labels: units are read on one axis and made on another."""
+"""Rules of matrix products, attention and convolutions: units are read on one axis and written on another."""
 
 from math import prod
 from typing import Any
 
 import torch
 
-from stemma.edits.dependency_graph.elementwise_rules import MEETS, combined, with_weight
-from stemma.edits.dependency_graph.tracing_mode import Product, Tracing, flat
-from stemma.edits.dependency_graph.unit_labels import ANONYMOUS, Label, varies
+from stemma.edits.dependency_graph.elementwise_rules import MIXED, combine_labels, join_weight
+from stemma.edits.dependency_graph.tracing_mode import MatrixProduct, TracingMode, tensors_in
+from stemma.edits.dependency_graph.unit_labels import NO_UNIT, Label, varies
 
 
-def multiplied(t: Tracing, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+def matmul(t: TracingMode, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     """Matrix products, with a weight or between activations."""
     name = str(func.overloadpacket)
     bias, (a, b) = (args[0], args[1:3]) if "add" in name else (None, args[:2])
@@ -20,112 +20,114 @@ def multiplied(t: Tracing, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         label = _with_matrix(t, a, b, out)
     else:
         label = _between(t, a, b)
-        t.products.append(Product("", prod(a.shape) * b.shape[-1] / t.batch, t.label(a) if a.ndim > 2 else None))
+        t.matrix_products.append(
+            MatrixProduct("", prod(a.shape) * b.shape[-1] / t.batch, t.label(a) if a.ndim > 2 else None)
+        )
     if bias is not None and bias.ndim:
         if t.origin(bias) is not None:
-            label = with_weight(t, bias, label, out.ndim)
+            label = join_weight(t, bias, label, out.ndim)
         else:
             t.set(out, label)
-            label = combined(t, [bias, out], out.ndim)
+            label = combine_labels(t, [bias, out], out.ndim)
     return t.set(out, label)
 
 
-def _with_matrix(t: Tracing, x: torch.Tensor, w: torch.Tensor, out: torch.Tensor) -> Label | None:
+def _with_matrix(t: TracingMode, x: torch.Tensor, w: torch.Tensor, out: torch.Tensor) -> Label | None:
     """`x [n, inputs] @ w [inputs, outputs]`."""
     label, found = t.label(x), t.origin(w)
     assert found is not None
     t.used(found[0], *found[1], "linear", out, len(x))
-    meet(t, label, 1, t.rows(w, 0))
+    join_input_rows(t, label, 1, t.rows(w, 0))
     if varies(label, 0):
-        t.known.fix(t.rows(w, 1), MEETS)
-        return t.known.along(label, [1])
+        t.labels.fix(t.rows(w, 1), MIXED)
+        return t.labels.collapse(label, [1])
     return t.rows(w, 1).reshape(1, -1)
 
 
-def meet(t: Tracing, label: Label | None, axis: int, rows: torch.Tensor) -> None:
-    """The rows of a weight that meet an axis of the input."""
+def join_input_rows(t: TracingMode, label: Label | None, axis: int, rows: torch.Tensor) -> None:
+    """Join the rows of a weight with the units on the axis of the input that they multiply."""
     if not varies(label, axis) or label is None:
         if len(rows) > 1:
-            t.known.fix(rows, "its inputs are not hidden units")
+            t.labels.fix(rows, "its inputs are not hidden units")
         return
     others = [a for a in range(label.ndim) if a != axis]
-    flat_label = t.known.along(label, others)
+    flat_label = t.labels.collapse(label, others)
     assert flat_label is not None
     numbers = flat_label.reshape(-1)
-    if bool((numbers == ANONYMOUS).any()):
-        t.known.fix(rows[numbers == ANONYMOUS], "its inputs are not hidden units")
-    t.known.join(numbers, rows)
+    if bool((numbers == NO_UNIT).any()):
+        t.labels.fix(rows[numbers == NO_UNIT], "its inputs are not hidden units")
+    t.labels.join(numbers, rows)
 
 
-def _between(t: Tracing, a: torch.Tensor, b: torch.Tensor) -> Label | None:
+def _between(t: TracingMode, a: torch.Tensor, b: torch.Tensor) -> Label | None:
     """`a [..., n, k] @ b [..., k, m]` between activations: batch axes are joined."""
     x, y = t.label(a), t.label(b)
     if varies(x, -1) or varies(y, -2):
         left = None if x is None else x.transpose(-1, -2)
-        inner = t.known.join(left, y) if varies(x, -1) and varies(y, -2) else (left if varies(x, -1) else y)
+        inner = t.labels.join(left, y) if varies(x, -1) and varies(y, -2) else (left if varies(x, -1) else y)
         if not (varies(x, -1) and varies(y, -2)):
-            t.known.fix(inner, MEETS)
-    x, y = (t.known.along(s, [d]) for s, d in ((x, -1), (y, -2)))
+            t.labels.fix(inner, MIXED)
+    x, y = (t.labels.collapse(s, [d]) for s, d in ((x, -1), (y, -2)))
     if varies(x, -2) and varies(y, -1):
-        t.known.fix(y, MEETS)
+        t.labels.fix(y, MIXED)
         y = None
-    return t.known.join(x, y)
+    return t.labels.join(x, y)
 
 
-def attention(t: Tracing, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+def attention(t: TracingMode, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     """Scaled dot products, a softmax, and a weighted mean, per head."""
     q, k, v = args[:3]
     shared = q.shape[-3] // k.shape[-3]  # query heads that read one key
 
-    def known(x: torch.Tensor) -> Label | None:
+    def labels(x: torch.Tensor) -> Label | None:
         label = t.label(x)
         wide = label is not None and x is not q and shared > 1 and varies(label, x.ndim - 3)
         return label.repeat_interleave(shared, x.ndim - 3) if wide and label is not None else label
 
-    scores = t.known.join(t.known.along(known(q), [-2, -1]), t.known.along(known(k), [-2, -1]))
-    label = t.known.join(scores, t.known.along(known(v), [-2]))
+    scores = t.labels.join(t.labels.collapse(labels(q), [-2, -1]), t.labels.collapse(labels(k), [-2, -1]))
+    label = t.labels.join(scores, t.labels.collapse(labels(v), [-2]))
     per_input = prod(q.shape[:-1]) * k.shape[-2] * (q.shape[-1] + v.shape[-1]) / t.batch
-    t.products.append(Product("", per_input, scores))
-    t.set(flat(out)[0], label)
+    t.matrix_products.append(MatrixProduct("", per_input, scores))
+    t.set(tensors_in(out)[0], label)
 
 
-def convolved(t: Tracing, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+def convolution(t: TracingMode, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     """Convolutions, also transposed, grouped and depthwise."""
     x, w, bias = args[:3]
     turned, groups = bool(args[6]), int(args[8])
     found = t.origin(w)
     if found is None:
         return t.unknown(func, args, out)
-    label = t.known.along(t.label(x), range(2, x.ndim))
-    reads, writes = (0, 1) if turned else (1, 0)
+    label = t.labels.collapse(t.label(x), range(2, x.ndim))
+    input_axis, output_axis = (0, 1) if turned else (1, 0)
     counted = x if turned else out
-    t.used(found[0], reads, writes, "convolution", out, counted.numel() / counted.shape[1])
+    t.used(found[0], input_axis, output_axis, "convolution", out, counted.numel() / counted.shape[1])
     if groups == 1:
-        meet(t, label, 1, t.rows(w, reads))
-        written = t.rows(w, writes)
+        join_input_rows(t, label, 1, t.rows(w, input_axis))
+        written = t.rows(w, output_axis)
     else:
         written = _grouped(t, x, w, label, groups, turned=turned)
     result = written.reshape([1, -1] + [1] * (x.ndim - 2))
     if bias is not None:
-        result = t.known.join(result, t.rows(bias, 0).reshape(result.shape))
+        result = t.labels.join(result, t.rows(bias, 0).reshape(result.shape))
     return t.set(out, result)
 
 
 def _grouped(
-    t: Tracing, x: torch.Tensor, w: torch.Tensor, label: Label | None, groups: int, *, turned: bool
+    t: TracingMode, x: torch.Tensor, w: torch.Tensor, label: Label | None, groups: int, *, turned: bool
 ) -> torch.Tensor:  # fmt: skip
-    """Channels of one group go together; a depthwise kernel is cut with its channel."""
+    """A depthwise kernel is sliced with its channel; channels of other grouped convolutions cannot be."""
     if turned or groups != x.shape[1] or w.shape[0] != groups:
-        t.known.fix(label, "it enters a convolution in groups")
+        t.labels.fix(label, "it enters a grouped convolution")
         for axis in (0, 1):
-            t.known.fix(t.rows(w, axis), "it belongs to a convolution in groups")
-        return torch.full([w.shape[1] * groups if turned else w.shape[0]], ANONYMOUS)
+            t.labels.fix(t.rows(w, axis), "it belongs to a grouped convolution")
+        return torch.full([w.shape[1] * groups if turned else w.shape[0]], NO_UNIT)
     rows = t.rows(w, 0)
     if varies(label, 1) and label is not None:
-        t.known.join(label.reshape(-1), rows)
+        t.labels.join(label.reshape(-1), rows)
     else:
-        t.known.fix(rows, "its inputs are not hidden units")
+        t.labels.fix(rows, "its inputs are not hidden units")
     found = t.origin(w)
     assert found is not None
-    t.uses[found[0]].kind = "depthwise"  # it mixes no units, so nothing is scored there
+    t.uses[found[0]].kind = "depthwise"  # it mixes no units, so it needs no refit
     return rows

@@ -1,4 +1,4 @@
-"""Cutting units out of a network, for good, or silencing them where they are read."""
+"""Removing units from a network by slicing its weights, or masking them where they are read."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -6,48 +6,34 @@ from typing import Any
 import numpy as np
 import torch
 
-from stemma.edits.dependency_graph.groups import Network
+from stemma.edits.dependency_graph.dependency_groups import DependencyGraph
 
 HEADS = ("num_heads", "num_attention_heads", "n_head", "n_heads", "heads", "num_key_value_heads", "num_kv_heads")
-"""Attributes in which modules remember how many heads they have."""
+"""Attributes in which modules store their number of heads."""
 
 WIDTHS = ("all_head_size", "inner_dim", "split_size")
-"""Attributes in which they remember how wide all heads are together."""
+"""Attributes in which modules store the width of all heads together."""
 
 
-def slices(net: Network, kept: Mapping[str, np.ndarray]) -> dict[str, dict[int, np.ndarray]]:
-    """Which rows of which axes stay.
-
-    Args:
-        net: What can be removed.
-        kept: Units that stay, by group; groups that are not named stay whole.
-
-    Returns:
-        Sorted rows, by weight and axis; only those that lose some.
-    """
-    gone: dict[tuple[str, int], list[np.ndarray]] = {}
-    for g in net.groups:
+def kept_rows(graph: DependencyGraph, kept: Mapping[str, np.ndarray]) -> dict[str, dict[int, np.ndarray]]:
+    """The sorted rows that are kept, by weight and axis; only of axes that lose some. Groups not named stay whole."""
+    removed: dict[tuple[str, int], list[np.ndarray]] = {}
+    for g in graph.groups:
         if g.name in kept and len(kept[g.name]) < g.size:
             out = np.setdiff1d(np.arange(g.size), kept[g.name])
             for r in g.rows:
-                gone.setdefault((r.tensor, r.axis), []).append(r.index[out].reshape(-1))
+                removed.setdefault((r.tensor, r.axis), []).append(r.index[out].reshape(-1))
     found: dict[str, dict[int, np.ndarray]] = {}
-    for (tensor, axis), rows in gone.items():
-        whole = np.arange(net.shapes[tensor][axis])
+    for (tensor, axis), rows in removed.items():
+        whole = np.arange(graph.shapes[tensor][axis])
         found.setdefault(tensor, {})[axis] = np.setdiff1d(whole, np.concatenate(rows))
     return found
 
 
-def cut(
+def slice_units(
     module: torch.nn.Module, rows: Mapping[str, Mapping[int, np.ndarray]], heads: Collection[str] = ()
 ) -> None:  # fmt: skip
-    """Make a network smaller, in place: weights, and what modules remember of their own size.
-
-    Args:
-        module: The network.
-        rows: As `slices` gives them.
-        heads: Weights whose units are attention heads.
-    """
+    """Slice a network's weights to these rows in place, and update the sizes that its modules store."""
     places = _places(module)
     before: dict[str, tuple[int, ...]] = {}
     for tensor, axes in rows.items():
@@ -58,32 +44,26 @@ def cut(
             new = new.index_select(axis, torch.from_numpy(np.ascontiguousarray(keep)).to(new.device))
         new = new.contiguous()
         before[tensor] = tuple(old.shape)
-        fresh = torch.nn.Parameter(new, old.requires_grad) if isinstance(old, torch.nn.Parameter) else new
+        resized = torch.nn.Parameter(new, old.requires_grad) if isinstance(old, torch.nn.Parameter) else new
         for owner, name in owners:
-            setattr(owner, name, fresh)
+            setattr(owner, name, resized)
     for owner in {id(o): o for t in rows for o, _ in places[t]}.values():
         _resize(owner)
     _fewer_heads(module, {t: r for t, r in rows.items() if t in heads}, before)
 
 
-def silence(module: torch.nn.Module, net: Network, kept: Mapping[str, np.ndarray]) -> None:
-    """Set to zero what reads the units that do not stay, in place: the outputs are those of the smaller network.
-
-    Args:
-        module: The network.
-        net: What can be removed.
-        kept: Units that stay, by group.
-    """
+def mask_units(module: torch.nn.Module, graph: DependencyGraph, kept: Mapping[str, np.ndarray]) -> None:
+    """Set the weights that read removed units to zero in place: the outputs are those of the smaller network."""
     state = dict(module.named_parameters())
     with torch.no_grad():
-        for g in net.groups:
+        for g in graph.groups:
             if g.name not in kept:
                 continue
             out = np.setdiff1d(np.arange(g.size), kept[g.name])
             for reader in g.readers:
-                index = next(r.index for r in g.rows if r.tensor == reader.weight and r.axis == reader.reads)
+                index = next(r.index for r in g.rows if r.tensor == reader.weight and r.axis == reader.input_axis)
                 weight = state[reader.weight]
-                weight.index_fill_(reader.reads, torch.from_numpy(index[out].reshape(-1)).to(weight.device), 0.0)
+                weight.index_fill_(reader.input_axis, torch.from_numpy(index[out].reshape(-1)).to(weight.device), 0.0)
 
 
 def _places(module: torch.nn.Module) -> dict[str, list[tuple[torch.nn.Module, str]]]:
@@ -99,7 +79,7 @@ def _places(module: torch.nn.Module) -> dict[str, list[tuple[torch.nn.Module, st
 
 
 def _resize(owner: Any) -> None:
-    """Let a module say its present size."""
+    """Update the sizes that a module stores to those of its weight."""
     weight = getattr(owner, "weight", None)
     if weight is None:
         return
@@ -120,16 +100,16 @@ def _resize(owner: Any) -> None:
 
 
 def _fewer_heads(module: torch.nn.Module, rows: Mapping[str, Mapping[int, np.ndarray]], before: Any) -> None:
-    """Scale counts of heads and widths in modules whose projections lost whole heads."""
+    """Scale stored numbers of heads and widths in modules whose projections lost whole heads."""
     for prefix, owner in module.named_modules():
-        known = {n: getattr(owner, n) for n in HEADS if isinstance(getattr(owner, n, None), int)}
+        labels = {n: getattr(owner, n) for n in HEADS if isinstance(getattr(owner, n, None), int)}
         depth = len(prefix.split(".")) + 2 if prefix else 2  # its own projections, not those of modules inside
-        mine = [t for t in rows if t.startswith(f"{prefix}." if prefix else "") and len(t.split(".")) == depth]
-        shares = {len(rows[t][0]) / before[t][0] for t in mine if 0 in rows[t] and len(before[t]) == 2}
-        if not known or len(shares) != 1:
+        own_weights = [t for t in rows if t.startswith(f"{prefix}." if prefix else "") and len(t.split(".")) == depth]
+        shares = {len(rows[t][0]) / before[t][0] for t in own_weights if 0 in rows[t] and len(before[t]) == 2}
+        if not labels or len(shares) != 1:
             continue
-        share, sizes = shares.pop(), {before[t][0] for t in mine}
-        for name, value in known.items():
+        share, sizes = shares.pop(), {before[t][0] for t in own_weights}
+        for name, value in labels.items():
             if float(value * share).is_integer():
                 setattr(owner, name, int(value * share))
         for name in WIDTHS:

@@ -1,7 +1,7 @@
-"""Runs a network on a few inputs and notes, operation by operation, which rows of its weights belong together.
+"""Tracer: runs a network on a few inputs and records, per operation, which rows of its weights belong to one unit.
 
-The code of the network is run as it is, whatever its control flow: what is watched are the tensor operations that it
-comes down to. An operation that is not known fixes the units that reach it, so that nothing is removed by mistake.
+The network's code runs as it is, whatever its control flow; the tensor operations that it consists of are traced. The
+units that reach an operation without a rule are fixed, so that none is removed by mistake.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,87 +11,72 @@ from typing import Any
 import torch
 
 from stemma.edits.dependency_graph.operation_rules import rule_of
-from stemma.edits.dependency_graph.tracing_mode import Product, Tracing, Use, flat
+from stemma.edits.dependency_graph.tracing_mode import MatrixProduct, TracingMode, WeightUse, tensors_in
 
 OUTPUT = "it is an output of the network"
-"""Why units of the output stay."""
+"""Why units of the output cannot be removed."""
 
 
 @dataclass(frozen=True, eq=False)
-class Traced:
-    """What one run showed.
+class TraceResult:
+    """The result of one traced run.
 
     Attributes:
         axes: Unit of every row of every axis, by weight.
         why: Why a unit cannot be removed.
         uses: How weights are used.
-        products: Matrix products, in order.
+        matrix_products: Matrix products, in order.
         units: Unit by number, to look up labels.
         shapes: Shape by weight.
-        learned: Names of the parameters; the other weights are buffers.
+        parameter_names: Names of the parameters; the other weights are buffers.
         uncounted: Weights whose multiplications are not counted, with the reason.
     """
 
     axes: Mapping[str, tuple[Any, ...]]
     why: Mapping[int, str]
-    uses: Mapping[str, Use]
-    products: tuple[Product, ...]
+    uses: Mapping[str, WeightUse]
+    matrix_products: tuple[MatrixProduct, ...]
     units: Any = field(repr=False)
     shapes: Mapping[str, tuple[int, ...]]
-    learned: frozenset[str]
+    parameter_names: frozenset[str]
     uncounted: Mapping[str, str]
 
 
-def trace(module: torch.nn.Module, forward: Callable[[torch.Tensor], Any], inputs: torch.Tensor) -> Traced:
-    """Run a network once and note which rows belong together.
-
-    Cost: one forward pass, every intermediate kept.
-
-    Args:
-        module: Holds the weights.
-        forward: Runs it, from raw inputs.
-        inputs: A few inputs `[n, …]`, two or more.
-
-    Returns:
-        What was seen.
-    """
-    norms = torch.nn.modules.batchnorm._BatchNorm
-    kept = {n for n, m in module.named_modules() if isinstance(m, norms)}  # other buffers are constants of the code
+def trace(module: torch.nn.Module, forward: Callable[[torch.Tensor], Any], inputs: torch.Tensor) -> TraceResult:
+    """Run a network once on two or more inputs `[n, …]` and record which rows belong to one unit."""
+    batch_norms = torch.nn.modules.batchnorm._BatchNorm
+    kept = {n for n, m in module.named_modules() if isinstance(m, batch_norms)}
+    # Buffers of other modules are constants of the code.
     buffers = {n: t for n, t in module.named_buffers() if n.rpartition(".")[0] in kept}
     weights = dict(module.named_parameters()) | buffers
     weights = {n: t for n, t in weights.items() if t.ndim and t.is_floating_point()}
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.no_grad(), Tracing(weights, len(inputs), rule_of) as seen:
+        with torch.no_grad(), TracingMode(weights, len(inputs), rule_of) as tracing:
             answer = forward(inputs)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-    known = seen.known
-    for tensor in shown(answer):
-        known.fix(seen.label(tensor), OUTPUT)
-    for name in seen.uses.keys() - {n for n, u in seen.uses.items() if u.times == 1}:
-        for rows in seen.axes.get(name, ()):
-            known.fix(rows, f"{name} is used more than once")
-    unit, why = known.components()
-    axes = {n: tuple(unit[r.numpy()] for r in rows) for n, rows in seen.axes.items()}
+    labels = tracing.labels
+    for tensor in output_tensors(answer):
+        labels.fix(tracing.label(tensor), OUTPUT)
+    for name in tracing.uses.keys() - {n for n, u in tracing.uses.items() if u.times == 1}:
+        for rows in tracing.axes.get(name, ()):
+            labels.fix(rows, f"{name} is used more than once")
+    unit, why = labels.connected_units()
+    axes = {n: tuple(unit[r.numpy()] for r in rows) for n, rows in tracing.axes.items()}
     shapes = {n: tuple(t.shape) for n, t in weights.items()}
-    learned = frozenset(n for n, _ in module.named_parameters())
-    return Traced(axes, why, seen.uses, tuple(seen.products), unit, shapes, learned, seen.uncounted)
+    parameter_names = frozenset(n for n, _ in module.named_parameters())
+    return TraceResult(
+        axes, why, tracing.uses, tuple(tracing.matrix_products), unit, shapes, parameter_names, tracing.uncounted
+    )
 
 
-def shown(answer: Any) -> list[torch.Tensor]:
-    """Every tensor of what a network returns: of an object of its own, everything that it holds.
-
-    Args:
-        answer: A tensor, a collection, an output of transformers, any object.
-
-    Returns:
-        The tensors.
-    """
+def output_tensors(answer: Any) -> list[torch.Tensor]:
+    """Every tensor in the output of a network: a tensor, a collection, an output of transformers, any object."""
     if hasattr(answer, "to_tuple"):
         answer = answer.to_tuple()
     elif not isinstance(answer, torch.Tensor | Mapping | tuple | list):
         slots = [getattr(answer, n, None) for n in getattr(type(answer), "__slots__", ())]
         answer = [*getattr(answer, "__dict__", {}).values(), *slots]
-    return flat(answer)
+    return tensors_in(answer)

@@ -1,1 +1,1 @@
-"""Subset fidelity in closed form, the statistics that it needs, and refits of what is left (ModHiFi)."""
+"""Which inputs of a layer matter (subset fidelity, importance scores), and how what remains is refitted (ModHiFi)."""

@@ -1,4 +1,8 @@
-"""What is left after units were cut is refitted: every layer gives again what it gave before, as far as it can."""
+"""Refit of the layers that lost inputs: each approximates the outputs that it had in the unpruned network.
+
+Prior art of the least-squares refit after channel removal: He, Zhang and Sun, "Channel pruning for accelerating very
+deep neural networks", ICCV 2017; ThiNet (Luo, Wu and Lin, ICCV 2017). One factor per output and input is ModHiFi's.
+"""
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -8,245 +12,76 @@ from typing import Any
 import numpy as np
 import torch
 
-from stemma.edits.dependency_graph.groups import Network, Reader
-from stemma.edits.editable_network import Asked
-from stemma.edits.fidelity import fidelity
-from stemma.edits.fidelity.batch_norm import LEAST, by_batch
-from stemma.edits.fidelity.importance import centred
-from stemma.edits.fidelity.statistics import Collecting, Statistics, products
-from stemma.edits.layer_inputs import batch_of, matrix, only_input, unfolded, wide
+from stemma.edits.dependency_graph.dependency_groups import DependencyGraph, Reader
+from stemma.edits.editable_network import EditableNetwork
+from stemma.edits.fidelity import subset_fidelity
+from stemma.edits.fidelity.batch_norm_recalibration import MIN_BATCH, batch_statistics
+from stemma.edits.fidelity.importance import absorbs_mean
+from stemma.edits.fidelity.statistics import LayerStatistics, Statistics, StatisticsCollector, cross_moments
+from stemma.edits.layer_inputs import as_tensor, at_least_float32, single_input, unfold_inputs, weight_matrix
 from stemma.errors import MisuseError
 
-KINDS = ("none", "scalar", "kernel")
-"""Nothing; a factor per output and input (the paper's); whole kernels."""
+COMPENSATIONS = ("none", "scalar", "kernel")
+"""No refit; one factor per output and input (as published); whole kernels by least squares."""
 
 
 @dataclass(frozen=True, eq=False)
-class Target:
-    """What a cut layer should give, in second moments.
+class RegressionTarget:
+    """Moments of the least-squares problem that a pruned layer is refitted by.
 
     Attributes:
-        moment: Second moments of the inputs that are left, `[kept, kept]`.
+        moment: Second moments of the kept inputs, `[kept, kept]`.
         cross: Wanted output times input, `[outputs, kept]`.
-        mean: Mean of the inputs that are left.
-        wanted: Mean of the wanted outputs.
+        mean: Mean of the kept inputs.
+        output_mean: Mean of the wanted outputs.
     """
 
     moment: torch.Tensor
     cross: torch.Tensor
     mean: torch.Tensor
-    wanted: torch.Tensor
+    output_mean: torch.Tensor
 
-    def centred(self) -> "Target":
-        """The same without the means."""
+    def centred(self) -> "RegressionTarget":
+        """The same for deviations from the means."""
         moment = self.moment - torch.outer(self.mean, self.mean)
-        return Target(moment, self.cross - torch.outer(self.wanted, self.mean), self.mean, self.wanted)
+        return RegressionTarget(
+            moment, self.cross - torch.outer(self.output_mean, self.mean), self.mean, self.output_mean
+        )
 
 
-def from_statistics(weights: torch.Tensor, statistics: Any, kept: torch.Tensor) -> Target:
-    """The target where inputs are those of the whole network.
-
-    Args:
-        weights: Of the whole layer, `[outputs, inputs * kernel]`.
-        statistics: Of its inputs, at level `full`.
-        kept: Rows that are left.
-
-    Returns:
-        Second moments.
-    """
+def target_from_statistics(weights: torch.Tensor, statistics: LayerStatistics, kept: torch.Tensor) -> RegressionTarget:
+    """The target where inputs are those of the unpruned network; `weights [outputs, inputs * kernel]`, `kept` rows."""
     second, mean = statistics.moment(centred=False), statistics.total / statistics.count
-    return Target(second[kept][:, kept], weights @ second[:, kept], mean[kept], weights @ mean)
+    return RegressionTarget(second[kept][:, kept], weights @ second[:, kept], mean[kept], weights @ mean)
 
 
-def solve(kind: str, start: torch.Tensor, target: Target, kernel: int, damping: float) -> torch.Tensor:
-    """Weights that give the wanted outputs best, held near the present ones where the inputs say nothing.
-
-    Args:
-        kind: One of `KINDS`.
-        start: The layer's weights as they were cut, `[outputs, kept]`.
-        target: What is wanted.
-        kernel: Rows per input that one factor multiplies.
-        damping: Share of the diagonal that holds weights where they are.
-
-    Returns:
-        `[outputs, kept]`.
-
-    Raises:
-        MisuseError: If there is no such kind.
-    """
+def solve_weights(
+    kind: str, start: torch.Tensor, target: RegressionTarget, kernel: int, damping: float
+) -> torch.Tensor:
+    """The weights `[outputs, kept]` that fit the target best, damped towards `start`; `kernel` rows share a factor."""
     if kind == "none":
         return start
     if kind == "kernel":
-        system = fidelity.damped(target.moment, damping)
-        wanted = target.cross + damping * fidelity.levels(target.moment) * start
+        system = subset_fidelity.damp(target.moment, damping)
+        wanted = target.cross + damping * subset_fidelity.damping_scale(target.moment) * start
         factor, failed = torch.linalg.cholesky_ex(system)
         if int(failed):
             return wanted @ torch.linalg.pinv(system, hermitian=True)
         return torch.cholesky_solve(wanted.T, factor).T
-    if kind != "scalar":
-        raise MisuseError(f"what is left is compensated by {', '.join(KINDS)}, not {kind!r}")
     index = torch.arange(start.shape[1], device=start.device).reshape(-1, kernel)
     out = start.clone()
     for c in range(len(start)):
-        q = fidelity.similarity(start[c], target.moment, index)
+        q = subset_fidelity.component_similarity(start[c], target.moment, index)
         wanted = (start[c] * target.cross[c])[index].sum(1)
-        scale = torch.linalg.solve(fidelity.damped(q, damping), wanted + damping * fidelity.levels(q))
+        scale = torch.linalg.solve(
+            subset_fidelity.damp(q, damping), wanted + damping * subset_fidelity.damping_scale(q)
+        )
         out[c] = (out[c][index] * scale[:, None]).reshape(-1)
     return out
 
 
-@dataclass(frozen=True)
-class Compensating:
-    """How cut layers are refitted.
-
-    Attributes:
-        kind: One of `KINDS`.
-        sequential: Each layer is fitted to what the layers before it give now, towards what it gave in the whole
-            network; otherwise to what they gave before.
-        damping: Share by which the diagonal of second moments is raised.
-        recalibrate: Batch norm will be recalibrated afterwards, so layers are fitted to what it will give.
-        collecting: Batches and positions.
-    """
-
-    kind: str = "kernel"
-    sequential: bool = True
-    damping: float = fidelity.DAMPING
-    recalibrate: bool = True
-    collecting: Collecting = field(default_factory=Collecting)
-
-    def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise MisuseError(f"what is left is compensated by {', '.join(KINDS)}, not {self.kind!r}")
-
-    def __call__(
-        self,
-        whole: Asked,
-        smaller: Asked,
-        readers: "Sequence[Cut]",
-        inputs: np.ndarray,
-        statistics: Statistics | None = None,
-        progress: Callable[[str, int, int | None], None] | None = None,
-    ) -> None:
-        """Refit layers, in place.
-
-        Cost: with `sequential`, one pass of both networks per layer, up to that layer.
-
-        Args:
-            whole: The network before.
-            smaller: The network after it was cut; changed.
-            readers: Layers that lost inputs, in causal order.
-            inputs: Raw inputs.
-            statistics: Of the whole network, used where it is not sequential; collected if None.
-            progress: Told how far it is.
-        """
-        if not self.sequential and statistics is None and self.kind != "none":
-            at = [cut.reader for cut in readers]
-            statistics = self.collecting(whole.module, whole.forward, inputs, at, whole.like, progress)
-        for done, cut in enumerate(readers if self.kind != "none" else ()):
-            reader = cut.reader
-            if progress is not None:
-                progress(f"refitting {reader.layer}", done, len(readers))
-            old, new = (a.module.get_submodule(reader.layer) for a in (whole, smaller))
-            weights = matrix(old).detach().double()
-            weights = weights[cut.outputs.to(weights.device)]
-            if self.sequential or statistics is None:
-                target = self._seen(whole, smaller, reader, weights, inputs)
-            else:
-                seen = statistics.layers[reader.weight]
-                target = from_statistics(weights.to(seen.total.device), seen, cut.inputs.to(seen.total.device))
-            shift = centred(reader, smaller.module) and (self.recalibrate or not reader.normed)
-            fit(new, reader, target, self.kind, self.damping, shift=shift)
-
-    def _seen(
-        self, whole: Asked, smaller: Asked, reader: Reader, weights: torch.Tensor, inputs: np.ndarray
-    ) -> Target:  # fmt: skip
-        """Second moments of what the layer is given now, and of what it gave in the whole network."""
-        old = whole.module.get_submodule(reader.layer)
-        total: Any = None
-        count = 0
-        draw = torch.Generator().manual_seed(self.collecting.seed)
-        with torch.no_grad(), ExitStack() as stack:
-            if self.recalibrate:
-                stack.enter_context(by_batch(smaller.module))
-            for start in range(0, len(inputs), self.collecting.batch):
-                if start and len(inputs) - start < LEAST:
-                    break
-                x = batch_of(inputs[start : start + self.collecting.batch], whole.like)
-                before, now = (given_to(a, reader.layer, x) for a in (whole, smaller))
-                spots = self.collecting.spots(old, before, draw)
-                u = unfolded(old, wide(before), spots)
-                v = unfolded(smaller.module.get_submodule(reader.layer), wide(now), spots)
-                y = u @ weights.T.to(u.dtype)
-                count += len(v)
-                part = [products(v, v), products(y, v), v.sum(0, dtype=torch.float64), y.sum(0, dtype=torch.float64)]
-                total = part if total is None else [a + b for a, b in zip(total, part, strict=True)]
-        moment, cross, mean, wanted = (z / count for z in total)
-        return Target(moment, cross, mean, wanted)
-
-
-class _ReachedError(Exception):
-    """Ends a forward pass when the layer in question is reached."""
-
-
-def given_to(asked: Asked, layer: str, x: torch.Tensor) -> torch.Tensor:
-    """What a layer is given, without running what follows it.
-
-    Args:
-        asked: The network.
-        layer: Its name.
-        x: Raw inputs.
-
-    Returns:
-        The layer's input.
-
-    Raises:
-        MisuseError: If the layer is not run.
-    """
-    found: list[torch.Tensor] = []
-
-    def hook(module: Any, given: Any, named: Any) -> None:
-        found.append(only_input(given, named))
-        raise _ReachedError
-
-    handle = asked.module.get_submodule(layer).register_forward_pre_hook(hook, with_kwargs=True)
-    try:
-        asked.forward(x)
-    except _ReachedError:
-        pass
-    finally:
-        handle.remove()
-    if not found:
-        raise MisuseError(f"{layer} was not run, so nothing can be fitted there")
-    return found[0]
-
-
-def fit(layer: Any, reader: Reader, target: Target, kind: str, damping: float, *, shift: bool) -> None:
-    """Give a layer the weights that fit best, in place; its bias takes up what the mean would change.
-
-    Args:
-        layer: As it was cut.
-        reader: What it reads.
-        target: What is wanted.
-        kind: One of `KINDS`.
-        damping: Share by which the diagonal is raised.
-        shift: Whether only deviations from the mean are fitted, because a norm or the bias takes up the rest.
-    """
-    device = target.moment.device
-    start = matrix(layer).detach().to(device, torch.float64)
-    wanted = target.centred() if shift else target
-    kernel = start.shape[1] // layer.weight.shape[reader.reads]
-    found = solve(kind, start, wanted, kernel, damping)
-    with torch.no_grad():
-        weight = layer.weight
-        new = found.T if type(layer).__name__ == "Conv1D" else found
-        weight.copy_(new.reshape(weight.shape).to(weight))
-        bias = getattr(layer, "bias", None)
-        if bias is not None and shift and not reader.normed:
-            bias.add_((target.wanted - found @ target.mean).to(bias))
-
-
 @dataclass(frozen=True, eq=False)
-class Cut:
+class PrunedLayer:
     """A layer that lost inputs.
 
     Attributes:
@@ -260,26 +95,147 @@ class Cut:
     outputs: torch.Tensor
 
 
-def cut_readers(net: Network, module: torch.nn.Module, rows: Any) -> list[Cut]:
-    """Layers that lose inputs, in causal order.
-
-    Args:
-        net: What can be removed.
-        module: The whole network.
-        rows: As `slicing.slices` gives them.
-
-    Returns:
-        The layers, with what they keep.
-    """
+def pruned_layers(graph: DependencyGraph, module: torch.nn.Module, rows: Any) -> list[PrunedLayer]:
+    """The layers of the unpruned network that lose inputs, in order; `rows` as `slicing.kept_rows` gives them."""
     out = []
-    for name, reader in net.readers.items():
-        keep = rows.get(name, {}).get(reader.reads)
+    for name, reader in graph.readers.items():
+        keep = rows.get(name, {}).get(reader.input_axis)
         if keep is None:
             continue
         layer = module.get_submodule(reader.layer)
-        shape = net.shapes[name]
-        kernel = matrix(layer).shape[1] // shape[reader.reads]
-        wide = keep[:, None] * kernel + np.arange(kernel)
-        outputs = rows[name].get(1 - reader.reads, np.arange(shape[1 - reader.reads]))
-        out.append(Cut(reader, torch.from_numpy(wide.reshape(-1)), torch.from_numpy(outputs)))
+        shape = graph.shapes[name]
+        kernel = weight_matrix(layer).shape[1] // shape[reader.input_axis]
+        inputs = keep[:, None] * kernel + np.arange(kernel)
+        outputs = rows[name].get(1 - reader.input_axis, np.arange(shape[1 - reader.input_axis]))
+        out.append(PrunedLayer(reader, torch.from_numpy(inputs.reshape(-1)), torch.from_numpy(outputs)))
     return out
+
+
+@dataclass(frozen=True)
+class LayerRefit:
+    """How pruned layers are refitted.
+
+    Attributes:
+        kind: One of `COMPENSATIONS`.
+        sequential: Fit each layer to the inputs that the pruned layers before it produce, towards its outputs in the
+            unpruned network; otherwise to its inputs in the unpruned network.
+        damping: Fraction by which the diagonal of second moments is raised.
+        recalibrate: Batch norm will be recalibrated afterwards, so layers are fitted with the statistics of the batch.
+        collector: Batch size and sampled positions.
+    """
+
+    kind: str = "kernel"
+    sequential: bool = True
+    damping: float = subset_fidelity.DAMPING
+    recalibrate: bool = True
+    collector: StatisticsCollector = field(default_factory=StatisticsCollector)
+
+    def __post_init__(self) -> None:
+        if self.kind not in COMPENSATIONS:
+            raise MisuseError(f"no compensation is called {self.kind!r}. Choose one of {', '.join(COMPENSATIONS)}")
+
+    def __call__(
+        self,
+        original: EditableNetwork,
+        smaller: EditableNetwork,
+        layers: Sequence[PrunedLayer],
+        inputs: np.ndarray,
+        statistics: Statistics | None = None,
+        progress: Callable[[str, int, int | None], None] | None = None,
+    ) -> None:
+        """Refit layers of the smaller network in place, in causal order.
+
+        Cost: with `sequential`, one pass of both networks per layer, up to that layer. Otherwise the statistics of the
+        whole network are used, and collected if None.
+        """
+        if not self.sequential and statistics is None and self.kind != "none":
+            readers = [pruned.reader for pruned in layers]
+            statistics = self.collector(original.module, original.forward, inputs, readers, original.like, progress)
+        for done, pruned in enumerate(layers if self.kind != "none" else ()):
+            reader = pruned.reader
+            if progress is not None:
+                progress(f"refitting {reader.layer}", done, len(layers))
+            old, new = (a.module.get_submodule(reader.layer) for a in (original, smaller))
+            weights = weight_matrix(old).detach().double()
+            weights = weights[pruned.outputs.to(weights.device)]
+            if self.sequential or statistics is None:
+                target = self._measured_target(original, smaller, reader, weights, inputs)
+            else:
+                known = statistics.layers[reader.weight]
+                device = known.total.device
+                target = target_from_statistics(weights.to(device), known, pruned.inputs.to(device))
+            shift = absorbs_mean(reader, smaller.module) and (self.recalibrate or not reader.normed)
+            fit_layer(new, reader, target, self.kind, self.damping, shift=shift)
+
+    def _measured_target(
+        self, original: EditableNetwork, smaller: EditableNetwork, reader: Reader, weights: torch.Tensor,
+        inputs: np.ndarray,
+    ) -> RegressionTarget:  # fmt: skip
+        """Moments of the layer's inputs in the smaller network and of its outputs in the whole one."""
+        old = original.module.get_submodule(reader.layer)
+        total: Any = None
+        count = 0
+        draw = torch.Generator().manual_seed(self.collector.seed)
+        with torch.no_grad(), ExitStack() as stack:
+            if self.recalibrate:
+                stack.enter_context(batch_statistics(smaller.module))
+            for start in range(0, len(inputs), self.collector.batch):
+                if start and len(inputs) - start < MIN_BATCH:
+                    break
+                x = as_tensor(inputs[start : start + self.collector.batch], original.like)
+                before, after = (layer_input(a, reader.layer, x) for a in (original, smaller))
+                positions = self.collector.sampled_positions(old, before, draw)
+                u = unfold_inputs(old, at_least_float32(before), positions)
+                v = unfold_inputs(smaller.module.get_submodule(reader.layer), at_least_float32(after), positions)
+                y = u @ weights.T.to(u.dtype)
+                count += len(v)
+                sums = (z.sum(0, dtype=torch.float64) for z in (v, y))
+                part = [cross_moments(v, v), cross_moments(y, v), *sums]
+                total = part if total is None else [a + b for a, b in zip(total, part, strict=True)]
+        moment, cross, mean, output_mean = (z / count for z in total)
+        return RegressionTarget(moment, cross, mean, output_mean)
+
+
+class _ReachedError(Exception):
+    """Ends a forward pass when the layer in question is reached."""
+
+
+def layer_input(editable: EditableNetwork, layer: str, x: torch.Tensor) -> torch.Tensor:
+    """The input of a layer for raw inputs, without running what follows it; `MisuseError` if the layer does not run."""
+    found: list[torch.Tensor] = []
+
+    def hook(module: Any, given: Any, named: Any) -> None:
+        found.append(single_input(given, named))
+        raise _ReachedError
+
+    handle = editable.module.get_submodule(layer).register_forward_pre_hook(hook, with_kwargs=True)
+    try:
+        editable.forward(x)
+    except _ReachedError:
+        pass
+    finally:
+        handle.remove()
+    if not found:
+        raise MisuseError(
+            f"the layer {layer} does not run on these inputs, so it cannot be refitted. Give other inputs"
+        )
+    return found[0]
+
+
+def fit_layer(layer: Any, reader: Reader, target: RegressionTarget, kind: str, damping: float, *, shift: bool) -> None:
+    """Set a pruned layer's weights to the best fit, in place.
+
+    With `shift` only deviations from the mean are fitted; the norm that follows or the bias absorbs the change of mean.
+    """
+    device = target.moment.device
+    start = weight_matrix(layer).detach().to(device, torch.float64)
+    wanted = target.centred() if shift else target
+    kernel = start.shape[1] // layer.weight.shape[reader.input_axis]
+    found = solve_weights(kind, start, wanted, kernel, damping)
+    with torch.no_grad():
+        weight = layer.weight
+        new = found.T if type(layer).__name__ == "Conv1D" else found
+        weight.copy_(new.reshape(weight.shape).to(weight))
+        bias = getattr(layer, "bias", None)
+        if bias is not None and shift and not reader.normed:
+            bias.add_((target.output_mean - found @ target.mean).to(bias))

@@ -1,4 +1,8 @@
-"""Removing units one after another, all that is left refitted each time: an order, and the error at every size."""
+"""Structured optimal brain surgeon: units removed one after another, all others refitted, with the error at every size.
+
+Source: Hassibi and Stork, "Second order derivatives for network pruning: optimal brain surgeon", NIPS 1992 (1993); for
+structures of several rows, ZipLM (Kurtic et al., NeurIPS 2023).
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,18 +10,18 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from stemma.edits.fidelity import fidelity
-from stemma.edits.fidelity.importance import Read
+from stemma.edits.fidelity import subset_fidelity
+from stemma.edits.fidelity.importance import ReaderMatrices
 
 
 @dataclass(frozen=True, eq=False)
-class Curve:
-    """What removing units of one group costs.
+class ErrorCurve:
+    """The error of one group by the number of units removed.
 
     Attributes:
         order: Units, the first to be removed first.
         removed: Numbers of removed units at which the error is known, ascending from 0.
-        errors: Squared error of the outputs of all layers that read the group, each as a share of its mean square,
+        errors: Squared error of the outputs of all layers that read the group, each as a fraction of its mean square,
             summed; with the kept inputs refitted.
     """
 
@@ -26,44 +30,29 @@ class Curve:
     errors: np.ndarray
 
     def at(self, removed: int | np.ndarray) -> np.ndarray:
-        """The error when so many units are removed, between known points on a straight line.
-
-        Args:
-            removed: One number or several.
-
-        Returns:
-            As many errors.
-        """
+        """The error when so many units are removed, linear between known points."""
         return np.interp(removed, self.removed, self.errors)
 
 
 @dataclass(frozen=True)
-class Eliminating:
-    """Backward elimination by what each removal costs after a refit.
+class OptimalBrainSurgeon:
+    """Backward elimination of units by the error that each removal adds after a refit.
 
     Attributes:
-        steps: How often the costs are worked out again on the way from all units to one.
-        damping: Share by which the diagonal of second moments is raised.
+        steps: How often the leave-one-out errors are recomputed on the way from all units to one.
+        damping: Fraction by which the diagonal of second moments is raised.
     """
 
     steps: int = 64
-    damping: float = fidelity.DAMPING
+    damping: float = subset_fidelity.DAMPING
 
-    def __call__(self, reads: Sequence[Read], size: int, order: np.ndarray | None = None) -> Curve:
-        """Remove units until one is left.
-
-        Cost: one inversion per layer, then for each step one product of its size: `(inputs * kernel)³` altogether.
-
-        Args:
-            reads: The layers that read the group.
-            size: Number of units.
-            order: Remove them in this order; the cheapest first if None.
-
-        Returns:
-            Order and errors.
-        """
-        states = [_State(r, fidelity.inverse(r.moment, self.damping)) for r in reads if r.energy > 0]
-        left, gone = np.ones(size, bool), list[int]()
+    def __call__(self, readers: Sequence[ReaderMatrices], size: int, order: np.ndarray | None = None) -> ErrorCurve:
+        """Remove units until one is left, in a given order, or the one with the smallest added error first."""
+        # Cost: one inversion per layer, then for each step one product of its size: `(inputs * kernel)³` altogether.
+        states = [
+            _LayerState(r, subset_fidelity.damped_inverse(r.moment, self.damping)) for r in readers if r.energy > 0
+        ]
+        left, order_removed = np.ones(size, bool), list[int]()
         removed, errors = [0], [0.0]
         step = max(1, size // self.steps)
         while left.sum() > 1:
@@ -72,17 +61,17 @@ class Eliminating:
                 cost = np.where(left, self._costs(states, size, left), np.inf)
                 chosen = np.argsort(cost, kind="stable")[:count]
             else:
-                chosen = np.asarray(order[len(gone) : len(gone) + count])
+                chosen = np.asarray(order[len(order_removed) : len(order_removed) + count])
             added = sum(s.remove(chosen) for s in states)
             left[chosen] = False
-            gone += [int(c) for c in chosen]
-            removed.append(len(gone))
+            order_removed += [int(c) for c in chosen]
+            removed.append(len(order_removed))
             errors.append(max(errors[-1], errors[-1] + added))
         last = np.flatnonzero(left)
-        return Curve(np.array([*gone, *last]), np.array(removed), np.array(errors))
+        return ErrorCurve(np.array([*order_removed, *last]), np.array(removed), np.array(errors))
 
     @staticmethod
-    def _costs(states: "Sequence[_State]", size: int, left: np.ndarray) -> np.ndarray:
+    def _costs(states: "Sequence[_LayerState]", size: int, left: np.ndarray) -> np.ndarray:
         units = np.flatnonzero(left)
         out = np.zeros(size)
         for s in states:
@@ -90,19 +79,20 @@ class Eliminating:
         return out
 
 
-class _State:
-    """Weights and inverse moments of one layer while units go."""
+class _LayerState:
+    """Weights and inverse moments of one layer while units are removed."""
 
-    def __init__(self, read: Read, inverted: torch.Tensor) -> None:
-        self.read, self.inverted, self.weights = read, inverted, read.weights.clone()
+    def __init__(self, reader: ReaderMatrices, inverted: torch.Tensor) -> None:
+        self.reader, self.inverted, self.weights = reader, inverted, reader.weights.clone()
 
     def costs(self, units: np.ndarray) -> np.ndarray:
-        index = self.read.index[torch.from_numpy(units).to(self.read.index.device)]
-        return (fidelity.left_out(self.weights, self.inverted, index) / self.read.energy).cpu().numpy()
+        index = self.reader.index[torch.from_numpy(units).to(self.reader.index.device)]
+        errors = subset_fidelity.leave_one_out_error(self.weights, self.inverted, index)
+        return (errors / self.reader.energy).cpu().numpy()
 
     def remove(self, units: np.ndarray) -> float:
-        """Take units out and refit what is left; the error that this adds is returned."""
-        rows = self.read.index[torch.from_numpy(units).to(self.read.index.device)].reshape(-1)
+        """Remove units and refit the others; returns the error that this adds."""
+        rows = self.reader.index[torch.from_numpy(units).to(self.reader.index.device)].reshape(-1)
         across = self.inverted[:, rows]
         factor = torch.linalg.solve(across[rows], across.T)
         lost = self.weights[:, rows]
@@ -113,5 +103,5 @@ class _State:
         self.inverted[rows] = 0
         self.inverted[:, rows] = 0
         diagonal = self.inverted.diagonal()
-        diagonal[rows] = 1.0  # so that what is gone can be skipped without a case of its own
-        return added / self.read.energy
+        diagonal[rows] = 1.0  # keeps the matrix regular, so that removed rows need no case of their own
+        return added / self.reader.energy

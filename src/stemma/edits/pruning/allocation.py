@@ -1,4 +1,8 @@
-"""How many units of each group are kept, so that the whole meets a budget."""
+"""How a budget is divided among dependency groups: uniformly, greedily, or by dynamic programming over layers.
+
+Source of the dynamic programme: SPDY (Frantar and Alistarh, ICML 2022), a knapsack over per-layer error curves. Here a
+layer's cost depends on its neighbours, so costs are linearised around the last solution.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,198 +10,175 @@ from math import ceil
 
 import numpy as np
 
-from stemma.edits.dependency_graph.groups import Network
-from stemma.edits.fidelity.optimal_brain_surgeon import Curve
+from stemma.edits.dependency_graph.dependency_groups import DependencyGraph
+from stemma.edits.fidelity.optimal_brain_surgeon import ErrorCurve
 from stemma.errors import MisuseError
 
 RULES = ("uniform", "greedy", "dynamic")
-"""The same share of every group; the cheapest removal next, by error per operation saved; a dynamic programme."""
+"""The same fraction of every group; the smallest error per saved cost next; a dynamic programme."""
 
 ALLOCATIONS = (*RULES, "measured")
-"""These, or whichever of them changes the answers to the probes least."""
+"""One of the rules, or whichever of them gives the smallest error of the network's outputs on the probes."""
 
-BINS = 2000
+COST_BINS = 2000
 """Steps into which the dynamic programme divides the cost."""
 
 
 @dataclass(frozen=True, eq=False)
-class Bundle:
-    """Groups that must keep equally many units, because one number in a configuration sizes them all.
+class TiedGroups:
+    """Groups that keep equally many units, because one entry of the configuration sizes them all.
 
     Attributes:
         groups: Their names.
         size: Units of each.
-        least: Fewest units that are kept.
-        step: Units are kept in multiples of this.
-        curves: What removing costs, one per group.
+        min_units: Smallest number of units that is kept.
+        round_to: The number of kept units is a multiple of this.
+        curves: One error curve per group.
     """
 
     groups: tuple[str, ...]
     size: int
-    least: int
-    step: int
-    curves: tuple[Curve, ...]
+    min_units: int
+    round_to: int
+    curves: tuple[ErrorCurve, ...]
 
     @property
     def options(self) -> list[int]:
-        """Numbers of units that may be kept, all of them first."""
-        return [self.size, *range((self.size - 1) // self.step * self.step, self.least - 1, -self.step)]
+        """Numbers of units that may be kept, descending from all of them."""
+        largest = (self.size - 1) // self.round_to * self.round_to
+        return [self.size, *range(largest, self.min_units - 1, -self.round_to)]
 
     def error(self, kept: int) -> float:
-        """Error when so many units of each group are kept."""
+        """Sum of the groups' errors when each keeps this many units."""
         return float(sum(c.at(self.size - kept) for c in self.curves))
 
 
 @dataclass(frozen=True, eq=False)
 class Budget:
-    """What is limited, and to what share of the whole.
+    """A limit on a cost.
 
     Attributes:
-        cost: From the units kept by group to what they cost.
-        share: Of the cost of the whole network.
+        cost: From the units kept by group to the cost.
+        keep_ratio: Allowed fraction of the unpruned network's cost.
         name: `macs`, `parameters` or `units`.
     """
 
     cost: Callable[[Mapping[str, int]], float]
-    share: float
+    keep_ratio: float
     name: str
 
     @property
     def limit(self) -> float:
         """The cost that is allowed."""
-        return self.share * self.cost({})
+        return self.keep_ratio * self.cost({})
 
 
-def allocate(bundles: Sequence[Bundle], budget: Budget, how: str) -> dict[str, int]:
-    """Choose how many units are kept.
-
-    Args:
-        bundles: Groups, together where they must stay alike.
-        budget: What is limited.
-        how: One of `ALLOCATIONS`.
-
-    Returns:
-        Units that are kept, by group.
-
-    Raises:
-        MisuseError: If the budget cannot be met, or there is no such rule.
-    """
+def allocate(tied: Sequence[TiedGroups], budget: Budget, rule: str) -> dict[str, int]:
+    """The number of units that each group keeps, by one of `RULES`; `MisuseError` if the budget cannot be met."""
     rules = {"uniform": _uniform, "greedy": _greedy, "dynamic": _dynamic}
-    if how not in rules:
-        raise MisuseError(f"units are allocated {' or '.join(RULES)}, not {how!r}")
-    floor = _kept(bundles, [b.options[-1] for b in bundles])
-    if budget.cost(floor) > budget.limit:
-        least = budget.cost(floor) / budget.cost({})
+    if rule not in rules:
+        raise MisuseError(f"no allocation is called {rule!r}. Choose one of {', '.join(RULES)}")
+    smallest = _kept(tied, [t.options[-1] for t in tied])
+    if budget.cost(smallest) > budget.limit:
+        least = budget.cost(smallest) / budget.cost({})
         raise MisuseError(
-            f"a budget of {budget.share:.2g} of the {budget.name} cannot be met: {least:.2g} is left when every group "
-            "is cut as far as it may be. Ask for more, or allow smaller groups"
+            f"a budget of {budget.keep_ratio:.2g} of the {budget.name} cannot be met: {least:.2g} remain at the "
+            "smallest allowed group sizes. Raise the budget or lower min_keep"
         )
-    return _kept(bundles, rules[how](bundles, budget))
+    return _kept(tied, rules[rule](tied, budget))
 
 
-def _kept(bundles: Sequence[Bundle], sizes: Sequence[int]) -> dict[str, int]:
-    return {g: n for b, n in zip(bundles, sizes, strict=True) for g in b.groups}
+def _kept(tied: Sequence[TiedGroups], sizes: Sequence[int]) -> dict[str, int]:
+    return {g: n for t, n in zip(tied, sizes, strict=True) for g in t.groups}
 
 
-def _uniform(bundles: Sequence[Bundle], budget: Budget) -> list[int]:
-    """The largest share of every group that fits, to a thousandth; then single steps back while they fit."""
+def _uniform(tied: Sequence[TiedGroups], budget: Budget) -> list[int]:
+    """The largest common fraction that fits, by bisection."""
 
-    def sizes(share: float) -> list[int]:
-        return [min(b.options, key=lambda n, b=b: (abs(n - share * b.size), n)) for b in bundles]
+    def sizes(fraction: float) -> list[int]:
+        return [min(t.options, key=lambda n, t=t: (abs(n - fraction * t.size), n)) for t in tied]
 
     low, high = 0.0, 1.0
     for _ in range(24):
         middle = (low + high) / 2
-        fits = budget.cost(_kept(bundles, sizes(middle))) <= budget.limit
+        fits = budget.cost(_kept(tied, sizes(middle))) <= budget.limit
         low, high = (middle, high) if fits else (low, middle)
     return sizes(low)
 
 
-def _greedy(bundles: Sequence[Bundle], budget: Budget, start: Sequence[int] | None = None) -> list[int]:
-    """Remove where the error grows least per cost saved, until the budget is met."""
-    sizes = list(start) if start is not None else [b.size for b in bundles]
-    errors = [{n: b.error(n) for n in b.options} for b in bundles]
-    cost = budget.cost(_kept(bundles, sizes))
+def _greedy(tied: Sequence[TiedGroups], budget: Budget, start: Sequence[int] | None = None) -> list[int]:
+    """Remove where the error grows least per saved cost, until the budget is met."""
+    sizes = list(start) if start is not None else [t.size for t in tied]
+    errors = [{n: t.error(n) for n in t.options} for t in tied]
+    cost = budget.cost(_kept(tied, sizes))
     while cost > budget.limit:
         best: tuple[float, int, int] | None = None
-        for i, b in enumerate(bundles):
-            smaller = [n for n in b.options if n < sizes[i]]
+        for i, t in enumerate(tied):
+            smaller = [n for n in t.options if n < sizes[i]]
             for n in {smaller[j] for j in (0, 1, 3, 7) if j < len(smaller)}:
-                saved = cost - budget.cost(_kept(bundles, [*sizes[:i], n, *sizes[i + 1 :]]))
-                grows = max(0.0, errors[i][n] - errors[i][sizes[i]])
-                rate = grows / max(saved, 1e-12)
+                saved = cost - budget.cost(_kept(tied, [*sizes[:i], n, *sizes[i + 1 :]]))
+                added = max(0.0, errors[i][n] - errors[i][sizes[i]])
+                rate = added / max(saved, 1e-12)
                 if best is None or rate < best[0]:
                     best = rate, i, n
         assert best is not None
         sizes[best[1]] = best[2]
-        cost = budget.cost(_kept(bundles, sizes))
+        cost = budget.cost(_kept(tied, sizes))
     return sizes
 
 
-def _dynamic(bundles: Sequence[Bundle], budget: Budget, rounds: int = 4) -> list[int]:
-    """The least sum of errors whose cost, linear around the last solution, fits; rounded to the budget at the end."""
-    sizes = _greedy(bundles, budget)
-    best, least = sizes, _whole(bundles, sizes)
+def _dynamic(tied: Sequence[TiedGroups], budget: Budget, rounds: int = 4) -> list[int]:
+    """The smallest sum of errors whose cost, linearised around the last solution, fits; the greedy rule repairs it."""
+    sizes = _greedy(tied, budget)
+    best, smallest = sizes, _total_error(tied, sizes)
     for _ in range(rounds):
-        found = _programme(bundles, budget, sizes)
-        found = _greedy(bundles, budget, found)
-        if _whole(bundles, found) < least:
-            best, least = found, _whole(bundles, found)
-        sizes = [(a + b) // 2 // s.step * s.step or a for a, b, s in zip(found, sizes, bundles, strict=True)]
-        sizes = [min(s.options, key=lambda n, a=a: abs(n - a)) for a, s in zip(sizes, bundles, strict=True)]
+        found = _greedy(tied, budget, _knapsack(tied, budget, sizes))
+        if _total_error(tied, found) < smallest:
+            best, smallest = found, _total_error(tied, found)
+        sizes = [(a + b) // 2 // t.round_to * t.round_to or a for a, b, t in zip(found, sizes, tied, strict=True)]
+        sizes = [min(t.options, key=lambda n, a=a: abs(n - a)) for a, t in zip(sizes, tied, strict=True)]
     return best
 
 
-def _whole(bundles: Sequence[Bundle], sizes: Sequence[int]) -> float:
-    return sum(b.error(n) for b, n in zip(bundles, sizes, strict=True))
+def _total_error(tied: Sequence[TiedGroups], sizes: Sequence[int]) -> float:
+    return sum(t.error(n) for t, n in zip(tied, sizes, strict=True))
 
 
-def _programme(bundles: Sequence[Bundle], budget: Budget, around: Sequence[int]) -> list[int]:
-    """Knapsack over groups, with the cost of a group measured while all others stay as they are."""
-    here = budget.cost(_kept(bundles, around))
+def _knapsack(tied: Sequence[TiedGroups], budget: Budget, around: Sequence[int]) -> list[int]:
+    """Knapsack over groups, with the cost of each measured while all others keep their present size."""
+    here = budget.cost(_kept(tied, around))
     price = [
-        {n: budget.cost(_kept(bundles, [*around[:i], n, *around[i + 1 :]])) - here for n in b.options}
-        for i, b in enumerate(bundles)
+        {n: budget.cost(_kept(tied, [*around[:i], n, *around[i + 1 :]])) - here for n in t.options}
+        for i, t in enumerate(tied)
     ]
-    floor = [min(p.values()) for p in price]
-    room = budget.limit - here - sum(floor)
+    cheapest = [min(p.values()) for p in price]
+    room = budget.limit - here - sum(cheapest)
     if room <= 0:
         return list(around)
-    width = room / BINS
-    reach = np.zeros(BINS + 1)
+    width = room / COST_BINS
+    total = np.zeros(COST_BINS + 1)
     picks = []
-    for i, b in enumerate(bundles):
-        errors = np.full((len(b.options), BINS + 1), np.inf)
-        for j, n in enumerate(b.options):
-            bins = ceil((price[i][n] - floor[i]) / width - 1e-9)
-            if bins <= BINS:
-                errors[j, bins:] = reach[: BINS + 1 - bins] + b.error(n)
+    for i, t in enumerate(tied):
+        errors = np.full((len(t.options), COST_BINS + 1), np.inf)
+        for j, n in enumerate(t.options):
+            bins = ceil((price[i][n] - cheapest[i]) / width - 1e-9)
+            if bins <= COST_BINS:
+                errors[j, bins:] = total[: COST_BINS + 1 - bins] + t.error(n)
         picks.append(errors.argmin(0))
-        reach = errors.min(0)
-    sizes, at = [0] * len(bundles), BINS
-    for i in range(len(bundles) - 1, -1, -1):
-        sizes[i] = bundles[i].options[int(picks[i][at])]
-        at -= ceil((price[i][sizes[i]] - floor[i]) / width - 1e-9)
+        total = errors.min(0)
+    sizes, at = [0] * len(tied), COST_BINS
+    for i in range(len(tied) - 1, -1, -1):
+        sizes[i] = tied[i].options[int(picks[i][at])]
+        at -= ceil((price[i][sizes[i]] - cheapest[i]) / width - 1e-9)
     return sizes
 
 
-def cost_of(net: Network, what: str) -> Callable[[Mapping[str, int]], float]:
-    """What a budget counts.
-
-    Args:
-        net: The network.
-        what: `macs`, `parameters` or `units`.
-
-    Returns:
-        From the units kept by group to their cost.
-
-    Raises:
-        MisuseError: If nothing is counted under this name.
-    """
-    if what == "macs":
-        return net.macs
-    if what == "parameters":
-        return lambda kept: float(net.parameters(kept))
-    if what == "units":
-        return lambda kept: float(sum(kept.get(g, n) for g, n in net.sizes.items()))
-    raise MisuseError(f"a budget is given in macs, parameters, units or latency, not in {what!r}")
+def budget_cost(graph: DependencyGraph, name: str) -> Callable[[Mapping[str, int]], float]:
+    """The cost that a budget in `macs`, `parameters` or `units` limits, as a function of the units kept by group."""
+    if name == "macs":
+        return graph.macs
+    if name == "parameters":
+        return lambda kept: float(graph.parameters(kept))
+    if name == "units":
+        return lambda kept: float(sum(kept.get(g, n) for g, n in graph.sizes.items()))
+    raise MisuseError(f"there is no budget {name!r}. Choose macs, parameters, units or latency")

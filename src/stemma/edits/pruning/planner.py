@@ -1,4 +1,4 @@
-"""Which units of which groups stay: curves of every group, weighed against each other, within a budget."""
+"""Which units of each dependency group are kept: error curves per group, allocated within a budget."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -11,278 +11,225 @@ import torch
 from stemma.checkpoints.model import Model
 from stemma.edits import measured_effect
 from stemma.edits.dependency_graph import configurations, slicing
-from stemma.edits.dependency_graph.groups import Group, Network, couplings
-from stemma.edits.editable_network import Asked, head_weights, own_network, removable
-from stemma.edits.fidelity.batch_norm import by_batch
-from stemma.edits.fidelity.compensation import cut_readers
-from stemma.edits.fidelity.importance import reads, scored
-from stemma.edits.fidelity.optimal_brain_surgeon import Curve, Eliminating
+from stemma.edits.dependency_graph.dependency_groups import DependencyGraph, DependencyGroup, build_dependency_graph
+from stemma.edits.editable_network import EditableNetwork, checked_dependency_graph, editable_copy, head_weights
+from stemma.edits.fidelity.batch_norm_recalibration import batch_statistics
+from stemma.edits.fidelity.compensation import pruned_layers
+from stemma.edits.fidelity.importance import importance_scores, reader_matrices
+from stemma.edits.fidelity.optimal_brain_surgeon import ErrorCurve, OptimalBrainSurgeon
 from stemma.edits.fidelity.statistics import Statistics
-from stemma.edits.layer_inputs import batch_of
-from stemma.edits.pruning.allocation import RULES, Budget, Bundle, allocate, cost_of
+from stemma.edits.layer_inputs import as_tensor
+from stemma.edits.pruning.allocation import RULES, Budget, TiedGroups, allocate, budget_cost
 from stemma.edits.pruning.settings import PruningSettings
 from stemma.errors import MisuseError
 from stemma.probes import Probes
 
 Kept = dict[str, np.ndarray]
-Curves = Mapping[str, Curve]
+Curves = Mapping[str, ErrorCurve]
 
-WEIGHED, NOTICED = 256, 0.05
-"""Inputs with which groups are weighed, and the local error at which that is done."""
+CALIBRATION_INPUTS, CALIBRATION_ERROR = 256, 0.05
+"""Inputs on which a group's error curve is rescaled to output error, and the local error at which that is done."""
 
-
-LEAST_PROBES = 8
-"""Inputs without which nothing is chosen."""
+MIN_PROBES = 8
+"""Fewest inputs from which units are chosen."""
 
 
 @dataclass(frozen=True, eq=False)
-class Choosing:
-    """A model and its groups, while it is decided what goes.
+class PruningPlanner:
+    """One model while its pruning is planned.
 
     Attributes:
-        method: The pruning.
+        method: The pruning parameters.
         model: The model.
         probes: Its inputs.
-        asked: A copy of its network.
-        net: What can be removed.
-        groups: What may be.
-        progress: Told how far it is.
+        editable: A copy of its network.
+        graph: Its dependency graph.
+        groups: The groups that may be pruned.
+        progress: Called with what happens, how much is done and of how much.
     """
 
     method: PruningSettings
     model: Model
     probes: Probes
-    asked: Asked
-    net: Network
-    groups: Sequence[Group]
+    editable: EditableNetwork
+    graph: DependencyGraph
+    groups: Sequence[DependencyGroup]
     progress: Callable[[str, int, int | None], None] | None = None
 
     @classmethod
-    def of(cls, method: PruningSettings, model: Model, probes: Probes, progress: Any = None) -> "Choosing":
-        """Find the groups of a model.
-
-        Args:
-            method: The pruning.
-            model: The model.
-            probes: Its inputs.
-            progress: Told how far it is.
-
-        Returns:
-            A decision to be taken.
-
-        Raises:
-            MisuseError: If there are too few inputs.
-        """
-        if len(probes) < LEAST_PROBES:
-            raise MisuseError(f"{len(probes)} inputs say too little of what can go: give {LEAST_PROBES} or more, "
+    def for_model(cls, method: PruningSettings, model: Model, probes: Probes, progress: Any = None) -> "PruningPlanner":
+        """Build the dependency graph of a model and select the groups that may be pruned."""
+        if len(probes) < MIN_PROBES:
+            raise MisuseError(f"{len(probes)} inputs are too few to choose units: give {MIN_PROBES} or more, "
                               "better some hundreds")  # fmt: skip
-        asked = own_network(model)
-        net = removable(model, probes.inputs, asked)
-        return cls(method, model, probes, asked, net, allowed(method, net, model), progress)
+        editable = editable_copy(model)
+        graph = checked_dependency_graph(model, probes.inputs, editable)
+        return cls(method, model, probes, editable, graph, prunable_groups(method, graph, model), progress)
 
-    def collected(self) -> Statistics:
-        """Second moments of all layers that read these groups."""
+    def collect_statistics(self) -> Statistics:
+        """Second moments of the inputs of all layers that read these groups."""
         readers = list({r.weight: r for g in self.groups for r in g.readers}.values())
-        a, x = self.asked, self.probes.inputs
-        return self.method.collecting(a.module, a.forward, x, readers, a.like, self.progress)
+        a, x = self.editable, self.probes.inputs
+        return self.method.collector(a.module, a.forward, x, readers, a.like, self.progress)
 
-    def curves(self, statistics: Statistics) -> dict[str, Curve]:
-        """In which order units of each group go and what that costs, comparable between groups.
-
-        Args:
-            statistics: At level `full`.
-
-        Returns:
-            One curve per group.
-        """
+    def curves(self, statistics: Statistics) -> dict[str, ErrorCurve]:
+        """Removal order and error at every size, by group; errors are comparable between groups."""
         found = {g.name: self._curve(g, statistics) for g in self.groups}
         if not self.method.weigh or self.method.allocation == "uniform" or len(found) < 2:
             return found
-        return {g.name: self._weighed(g, found[g.name], statistics) for g in self.groups}
+        return {g.name: self._calibrated(g, found[g.name], statistics) for g in self.groups}
 
-    def chosen(self, share: float, statistics: Statistics | None, curves: Curves | None) -> tuple[Kept, Curves]:
-        """Units that stay in each group, over all rounds.
-
-        Args:
-            share: Of the budget.
-            statistics: Of the whole network, collected if None.
-            curves: Of the first round, worked out if None.
-
-        Returns:
-            Units that stay, and the curves of the first round.
-        """
+    def choose_units(self, ratio: float, statistics: Statistics | None, curves: Curves | None) -> tuple[Kept, Curves]:
+        """The units that each group keeps after all rounds, and the error curves of the first round."""
         kept: Kept = {g.name: np.arange(g.size) for g in self.groups}
-        first: Curves = {}
-        now = self
+        first_curves: Curves = {}
+        planner = self
         for turn in range(1, self.method.rounds + 1):
             if turn > 1:
-                now, statistics, curves = self._after(kept), None, None
+                planner, statistics, curves = self._next_round(kept), None, None
             if curves is None:
-                statistics = statistics or now.collected()
-                curves = now.curves(statistics)
-            first = first or curves
-            stay = now._best(self.net, curves, share ** (turn / self.method.rounds), statistics)
-            kept |= {g: kept[g][rows] for g, rows in stay.items()}
-        return kept, first
+                statistics = statistics or planner.collect_statistics()
+                curves = planner.curves(statistics)
+            first_curves = first_curves or curves
+            chosen = planner._best(self.graph, curves, ratio ** (turn / self.method.rounds), statistics)
+            kept |= {g: kept[g][rows] for g, rows in chosen.items()}
+        return kept, first_curves
 
-    def _best(self, whole: Network, curves: Curves, goal: float, statistics: Statistics | None) -> Kept:
-        """Which of the present units stay, by one rule, or by the one that changes the answers least."""
-        how, first = self.method.allocation, self.net is whole
-        single = self.method.budget == "units" or not first
-        rules = [how] if how in RULES else ["dynamic"] if single else list(RULES)
+    def _best(self, original: DependencyGraph, curves: Curves, ratio: float, statistics: Statistics | None) -> Kept:
+        """The units kept by the chosen allocation rule, or by the one with the smallest output error."""
+        allocation, first_round = self.method.allocation, self.graph is original
+        single = self.method.budget == "units" or not first_round
+        rules = [allocation] if allocation in RULES else ["dynamic"] if single else list(RULES)
         found = []
         for rule in rules:
-            sizes = self._sizes(whole, curves, goal, rule)
-            stay = {g: np.sort(curves[g].order[len(curves[g].order) - n :]) for g, n in sizes.items()}
-            found.append((self._answered(stay, statistics) if len(rules) > 1 else 0.0, len(found), stay))
+            sizes = self._sizes(original, curves, ratio, rule)
+            kept = {g: np.sort(curves[g].order[len(curves[g].order) - n :]) for g, n in sizes.items()}
+            found.append((self._output_error(kept, statistics) if len(rules) > 1 else 0.0, len(found), kept))
         return min(found, key=lambda f: f[:2])[2]
 
-    def to_latency(self, statistics: Statistics | None, curves: Curves | None) -> tuple[Kept, Curves]:
-        """The largest share of operations whose network runs in the wanted share of the time, as measured.
-
-        Args:
-            statistics: Of the whole network, collected if None.
-            curves: Worked out if None.
-
-        Returns:
-            Units that stay, and the curves.
-
-        Raises:
-            MisuseError: If no network that may be cut out is quick enough.
-        """
-        found = curves if curves is not None else self.curves(statistics or self.collected())
+    def choose_for_latency(self, statistics: Statistics | None, curves: Curves | None) -> tuple[Kept, Curves]:
+        """The units kept at the largest fraction of MACs whose measured latency is within the budget."""
+        found = curves if curves is not None else self.curves(statistics or self.collect_statistics())
         by_macs = replace(self, method=replace(self.method, budget="macs", rounds=1))
-        whole = measured_effect.latency(self.asked, self.probes.inputs)
+        original = measured_effect.latency(self.editable, self.probes.inputs)
         low, high, best = 0.02, 1.0, None
         for _ in range(6):
             middle = (low + high) / 2
             try:
-                kept, _ = by_macs.chosen(middle, statistics, found)
+                kept, _ = by_macs.choose_units(middle, statistics, found)
             except MisuseError:
                 low = middle
                 continue
-            smaller = own_network(self.model)
-            slicing.cut(smaller.module, slicing.slices(self.net, kept), head_weights(self.net))
-            if measured_effect.latency(smaller, self.probes.inputs) <= self.method.share * whole:
+            smaller = editable_copy(self.model)
+            slicing.slice_units(smaller.module, slicing.kept_rows(self.graph, kept), head_weights(self.graph))
+            if measured_effect.latency(smaller, self.probes.inputs) <= self.method.keep_ratio * original:
                 low, best = middle, kept
             else:
                 high = middle
         if best is None:
             raise MisuseError(
-                f"no network that may be cut out of {self.model.name} runs in {self.method.share:.2g} of its time"
+                f"no pruned version of {self.model.name} runs in {self.method.keep_ratio:.2g} of its latency. Raise "
+                "the budget or lower min_keep"
             )
         return best, found
 
-    def _curve(self, group: Group, statistics: Statistics) -> Curve:
-        """In which order units of a group go, and the error of the layers that read them."""
-        method, module = self.method, self.asked.module
-        read = reads(group, module, statistics)
+    def _curve(self, group: DependencyGroup, statistics: Statistics) -> ErrorCurve:
+        method, module = self.method, self.editable.module
         order = None
         if method.score != "elimination":
-            values = scored(group, module, statistics, method.score, method.seed)
+            values = importance_scores(group, module, statistics, method.score, method.seed)
             order = np.argsort(values.cpu().numpy(), kind="stable")
-        return Eliminating(damping=method.damping)(read, group.size, order)
+        readers = reader_matrices(group, module, statistics)
+        return OptimalBrainSurgeon(damping=method.damping)(readers, group.size, order)
 
-    def _weighed(self, group: Group, curve: Curve, statistics: Statistics) -> Curve:
-        """The same curve in errors of the network's answers, measured by cutting and refitting this group alone."""
-        noticed = np.flatnonzero(curve.errors >= NOTICED)
-        at = int(curve.removed[noticed[0]]) if len(noticed) else int(curve.removed[-1])
+    def _calibrated(self, group: DependencyGroup, curve: ErrorCurve, statistics: Statistics) -> ErrorCurve:
+        """The curve rescaled to errors of the network's outputs, measured by pruning and refitting this group alone."""
+        above = np.flatnonzero(curve.errors >= CALIBRATION_ERROR)
+        at = int(curve.removed[above[0]]) if len(above) else int(curve.removed[-1])
         local = float(curve.at(at))
         if at < 1 or local <= 0:
             return curve
-        seen = self._answered({group.name: np.sort(curve.order[at:])}, statistics)
-        return replace(curve, errors=curve.errors * seen / local)
+        measured = self._output_error({group.name: np.sort(curve.order[at:])}, statistics)
+        return replace(curve, errors=curve.errors * measured / local)
 
-    def _answered(self, kept: Kept, statistics: Statistics | None) -> float:
-        """Squared error of the answers where these units stay."""
-        inputs = self.probes.inputs[:WEIGHED]
-        smaller = self._cut(kept, statistics)
-        with by_batch(smaller.module if self.method.recalibrate else torch.nn.Module()):
-            answers = smaller.answers(inputs)
-        return measured_effect.agreement(self.asked.answers(inputs), answers)["error"]
+    def _output_error(self, kept: Kept, statistics: Statistics | None) -> float:
+        """Squared error of the outputs of the network that keeps these units."""
+        inputs = self.probes.inputs[:CALIBRATION_INPUTS]
+        smaller = self._pruned(kept, statistics)
+        with batch_statistics(smaller.module if self.method.recalibrate else torch.nn.Module()):
+            outputs = smaller.outputs(inputs)
+        return measured_effect.output_agreement(self.editable.outputs(inputs), outputs)["error"]
 
-    def _cut(self, kept: Kept, statistics: Statistics | None) -> Asked:
-        """The network with some units cut and what is left refitted."""
-        smaller = own_network(self.model)
-        rows = slicing.slices(self.net, kept)
-        slicing.cut(smaller.module, rows, head_weights(self.net))
-        cuts = cut_readers(self.net, self.asked.module, rows)
-        settings = self.method.compensating
-        compensating = replace(settings, recalibrate=bool(self.method.recalibrate),
-                               sequential=settings.sequential and statistics is None)  # fmt: skip
-        compensating(self.asked, smaller, cuts, self.probes.inputs, statistics)
+    def _pruned(self, kept: Kept, statistics: Statistics | None) -> EditableNetwork:
+        """The network that keeps these units, refitted."""
+        smaller = editable_copy(self.model)
+        rows = slicing.kept_rows(self.graph, kept)
+        slicing.slice_units(smaller.module, rows, head_weights(self.graph))
+        layers = pruned_layers(self.graph, self.editable.module, rows)
+        settings = self.method.layer_refit
+        refit = replace(settings, recalibrate=bool(self.method.recalibrate),
+                        sequential=settings.sequential and statistics is None)  # fmt: skip
+        refit(self.editable, smaller, layers, self.probes.inputs, statistics)
         return smaller
 
-    def _after(self, kept: Kept) -> "Choosing":
-        """The decision to be taken after the earlier rounds."""
-        whole, smaller = own_network(self.model), own_network(self.model)
-        rows = slicing.slices(self.net, kept)
-        slicing.cut(smaller.module, rows, head_weights(self.net))
-        cuts = cut_readers(self.net, whole.module, rows)
-        self.method.refit(whole, smaller, cuts, self.probes)
-        net = couplings(smaller.module, smaller.forward, batch_of(self.probes.inputs[:2], smaller.like))
-        net = net.without([g.name for g in net.groups if g.name not in self.net.sizes], "it stays whole")
-        groups = [net.group(g.name) for g in self.groups if g.name in net.sizes]  # one unit alone goes no more
-        method = replace(self.method, weigh=False)  # the model of this round has no description of its own to cut
-        return replace(self, method=method, asked=smaller, net=net, groups=groups)
+    def _next_round(self, kept: Kept) -> "PruningPlanner":
+        """The planner of the next round, on the network that keeps these units."""
+        original, smaller = editable_copy(self.model), editable_copy(self.model)
+        rows = slicing.kept_rows(self.graph, kept)
+        slicing.slice_units(smaller.module, rows, head_weights(self.graph))
+        self.method.refit(original, smaller, pruned_layers(self.graph, original.module, rows), self.probes)
+        graph = build_dependency_graph(smaller.module, smaller.forward, as_tensor(self.probes.inputs[:2], smaller.like))
+        graph = graph.without([g.name for g in graph.groups if g.name not in self.graph.sizes], "it is not pruned")
+        groups = [graph.group(g.name) for g in self.groups if g.name in graph.sizes]  # a group of one unit is left out
+        method = replace(self.method, weigh=False)  # the model of this round has no description of its own to prune
+        return replace(self, method=method, editable=smaller, graph=graph, groups=groups)
 
-    def _sizes(self, whole: Network, curves: Curves, goal: float, how: str) -> dict[str, int]:
-        """How many units of each group stay."""
-        method, names, bundles = self.method, {g.name for g in self.groups}, []
-        for together in configurations.alike(self.model.config, self.net):
-            mine = tuple(n for n in together if n in names)
-            if mine:
-                size = self.net.sizes[mine[0]]
-                step = min(method.multiple, size)
-                least = max(1, round(method.least * whole.sizes[mine[0]]))
-                least = min(size, -(-least // step) * step)
-                bundles.append(Bundle(mine, size, least, step, tuple(curves[n] for n in mine)))
+    def _sizes(self, original: DependencyGraph, curves: Curves, ratio: float, rule: str) -> dict[str, int]:
+        """The number of units that each group keeps."""
+        method, names, tied = self.method, {g.name for g in self.groups}, []
+        for together in configurations.tied_groups(self.model.config, self.graph):
+            groups = tuple(n for n in together if n in names)
+            if groups:
+                size = self.graph.sizes[groups[0]]
+                round_to = min(method.round_to, size)
+                fewest = max(1, round(method.min_keep * original.sizes[groups[0]]))
+                fewest = min(size, -(-fewest // round_to) * round_to)
+                tied.append(TiedGroups(groups, size, fewest, round_to, tuple(curves[n] for n in groups)))
         if method.budget == "units":
-            return _by_ratio(bundles, whole, goal)
-        cost, full = cost_of(self.net, method.budget), cost_of(whole, method.budget)
-        budget = Budget(cost, goal * full({}) / cost({}), method.budget)
-        return allocate(bundles, budget, how)
+            return _same_ratio(tied, original, ratio)
+        cost, full = budget_cost(self.graph, method.budget), budget_cost(original, method.budget)
+        return allocate(tied, Budget(cost, ratio * full({}) / cost({}), method.budget), rule)
 
 
-def allowed(method: PruningSettings, net: Network, model: Model) -> list[Group]:
-    """The groups that may be cut.
-
-    Args:
-        method: The pruning.
-        net: What can be removed.
-        model: The model.
-
-    Returns:
-        Groups, in causal order.
-
-    Raises:
-        MisuseError: If there are none.
-    """
-    sized = configurations.describable(model.config, net)
+def prunable_groups(method: PruningSettings, graph: DependencyGraph, model: Model) -> list[DependencyGroup]:
+    """The groups that the method's settings and the model's configuration allow to be pruned, in causal order."""
+    resizable = configurations.resizable_groups(model.config, graph)
     out = []
-    for g in net.groups:
+    for g in graph.groups:
         named = not method.only or any(re.search(p, g.name) for p in method.only)
-        spared = any(re.search(p, g.name) for p in method.ignore)
-        writers = sum(len(net.shapes[r.tensor]) > 1 and r.axis == 0 and r.tensor in net.readers for r in g.rows)
-        stream = writers > 1 and len(g.readers) > 1 and g.name not in net.heads
-        fits = (method.heads or g.name not in net.heads) and (method.streams or not stream)
-        if named and not spared and fits and (not sized or g.name in sized):
+        ignored = any(re.search(p, g.name) for p in method.ignore)
+        writers = sum(len(graph.shapes[r.tensor]) > 1 and r.axis == 0 and r.tensor in graph.readers for r in g.rows)
+        stream = writers > 1 and len(g.readers) > 1 and g.name not in graph.heads
+        fits = (method.heads or g.name not in graph.heads) and (method.streams or not stream)
+        if named and not ignored and fits and (not resizable or g.name in resizable):
             out.append(g)
     if not out:
-        known = ", ".join(g.name for g in net.groups[:5])
-        raise MisuseError(f"no group of {model.name} is left to cut. There are: {known} (heads only with heads=True)")
+        known = ", ".join(g.name for g in graph.groups[:5])
+        raise MisuseError(f"no group of {model.name} may be pruned with these settings. Its groups are {known}; "
+                          "attention heads need heads=True")  # fmt: skip
     return out
 
 
-def _by_ratio(bundles: Sequence[Bundle], whole: Network, goal: float) -> dict[str, int]:
-    """The same share of every group."""
+def _same_ratio(tied: Sequence[TiedGroups], original: DependencyGraph, ratio: float) -> dict[str, int]:
+    """The same fraction of every group."""
     out = {}
-    if all(round(goal * whole.sizes[b.groups[0]]) < b.least for b in bundles):
-        raise MisuseError(f"a share of {goal:.3g} cannot be kept: of every group more has to stay (least)")
-    for b in bundles:
-        wanted = goal * whole.sizes[b.groups[0]]
-        size = min(b.options, key=lambda n: (abs(n - wanted), n))
-        out.update(dict.fromkeys(b.groups, size))
-    if all(out[b.groups[0]] == b.size for b in bundles):
-        raise MisuseError(f"at a share of {goal:.3g} no unit would go: the groups are too small, or least is too large")
+    if all(round(ratio * original.sizes[t.groups[0]]) < t.min_units for t in tied):
+        raise MisuseError(f"a keep_ratio of {ratio:.3g} is below min_keep in every group: raise one or lower the other")
+    for t in tied:
+        wanted = ratio * original.sizes[t.groups[0]]
+        size = min(t.options, key=lambda n: (abs(n - wanted), n))
+        out.update(dict.fromkeys(t.groups, size))
+    if all(out[t.groups[0]] == t.size for t in tied):
+        raise MisuseError(f"at a keep_ratio of {ratio:.3g} no unit would be removed: the groups are too small, or "
+                          "min_keep is too large")  # fmt: skip
     return out

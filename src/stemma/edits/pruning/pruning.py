@@ -1,4 +1,4 @@
-"""Structured pruning without labels, gradients or training: ModHiFi-P, and what improves on it at the same cost."""
+"""Algorithm 1 of ModHiFi (ModHiFi-P): structured pruning without labels, gradients or training, with its extensions."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -7,46 +7,60 @@ from typing import final
 import numpy as np
 
 from stemma.checkpoints.model import Model
+from stemma.deprecation import accept_old_names
 from stemma.edits import measured_effect
 from stemma.edits.dependency_graph import slicing
-from stemma.edits.dependency_graph.configurations import describable
-from stemma.edits.dependency_graph.groups import Network
-from stemma.edits.editable_network import agrees, few_of, head_weights, own_network, removable
-from stemma.edits.fidelity.batch_norm import norms
-from stemma.edits.fidelity.compensation import cut_readers
-from stemma.edits.fidelity.optimal_brain_surgeon import Curve
+from stemma.edits.dependency_graph.configurations import resizable_groups
+from stemma.edits.dependency_graph.dependency_groups import DependencyGraph
+from stemma.edits.editable_network import (
+    checked_dependency_graph,
+    cutting_equals_masking,
+    editable_copy,
+    head_weights,
+    trial_inputs,
+)
+from stemma.edits.fidelity.batch_norm_recalibration import batch_norms
+from stemma.edits.fidelity.compensation import pruned_layers
+from stemma.edits.fidelity.optimal_brain_surgeon import ErrorCurve
 from stemma.edits.fidelity.statistics import Statistics
-from stemma.edits.pruning.planner import Choosing
+from stemma.edits.pruning.planner import PruningPlanner
 from stemma.edits.pruning.settings import Progress, PruningSettings
-from stemma.edits.result import Edited, finished
+from stemma.edits.result import Edited, finish_edit
 from stemma.errors import MisuseError, StemmaError
 from stemma.fingerprints.evaluation import checked_network
 from stemma.probes import Probes
 from stemma.types import Plan
 
 
+@accept_old_names(share="keep_ratio", least="min_keep", multiple="round_to")
 @final
 @dataclass(frozen=True)
 class Pruning(PruningSettings):
     """Structured pruning with a plan before and a receipt after; `PruningSettings` lists the parameters.
 
-    Source: Kashyap et al., NeurIPS 2025, algorithm 1 and appendix D. The defaults are not the paper's: elimination with
-    refitted kernels instead of the union rule with factors per output, and a share of each group by dynamic programming
-    instead of one percentile (`Pruning.official` has the paper's).
+    Source: Kashyap et al., "ModHiFi", NeurIPS 2025, algorithm 1 and appendix D; `Pruning.official` has these. The
+    defaults differ: units are removed in optimal-brain-surgeon order (Hassibi and Stork 1993; for structures, ZipLM,
+    Kurtic et al. 2023), whole kernels are refitted by least squares (He et al. 2017; ThiNet, Luo et al. 2017), and a
+    dynamic programme over layers divides the budget (SPDY, Frantar and Alistarh 2022).
     """
 
     @classmethod
-    def official(cls, share: float = 0.7, budget: str = "macs") -> "Pruning":
-        """The published method, as far as the paper says.
+    @accept_old_names(share="keep_ratio")
+    def official(cls, keep_ratio: float = 0.7, budget: str = "macs") -> "Pruning":
+        """The published method: union rule, factors per output, batch norm recalibrated, five rounds.
+
+        One departure: every group keeps the same fraction, where in the paper the union rule also decides how much of
+        each layer is kept.
 
         Args:
-            share: Of the budget that is left.
+            keep_ratio: Fraction of the budget that is kept.
             budget: What is limited.
 
         Returns:
-            Union rule, factors per output, batch norm recalibrated, five rounds.
+            The method.
         """
-        return cls(budget, share, "union-alignment", "uniform", "scalar", sequential=False, recalibrate=True, rounds=5)
+        return cls(budget, keep_ratio, "union-alignment", "uniform", "scalar", sequential=False, recalibrate=True,
+                   rounds=5)  # fmt: skip
 
     def plan(
         self,
@@ -54,46 +68,46 @@ class Pruning(PruningSettings):
         probes: Probes,
         statistics: Statistics | None = None,
         progress: Progress | None = None,
-        curves: Mapping[str, Curve] | None = None,
+        curves: Mapping[str, ErrorCurve] | None = None,
     ) -> Plan:
-        """Choose what is removed.
+        """Choose the units to remove.
 
-        Cost: one pass over the probes for statistics (unless given), one inversion per layer; per further round the
-        same again.
+        Cost: one pass over the probes for statistics (unless given) and one matrix inversion per layer; every further
+        round costs the same again.
 
         Args:
             model: The model.
-            probes: Unlabelled inputs, real or synthetic; labels are not looked at.
-            statistics: Collected before with the same probes, at level `full`.
-            progress: Told how far it is.
-            curves: Worked out before, as `curves` gives them: then a plan costs next to nothing.
+            probes: Unlabelled inputs, real or synthetic; labels are not used.
+            statistics: As `collect` gives them for the same probes.
+            progress: Called with what happens, how much is done and of how much.
+            curves: As `curves` gives them; then a plan costs next to nothing.
 
         Returns:
             The plan.
 
         Raises:
-            MisuseError: If nothing can be removed or the budget cannot be met.
+            MisuseError: If no unit can be removed or the budget cannot be met.
         """
         checked_network(model, probes)
-        choosing = Choosing.of(self, model, probes, progress)
+        planner = PruningPlanner.for_model(self, model, probes, progress)
         if self.budget == "latency":
-            kept, known = choosing.to_latency(statistics, curves)
+            kept, known = planner.choose_for_latency(statistics, curves)
         else:
-            kept, known = choosing.chosen(self.share, statistics, curves)
-        return self._planned(model, probes, choosing.net, kept, known)
+            kept, known = planner.choose_units(self.keep_ratio, statistics, curves)
+        return self._plan_of(model, probes, planner.graph, kept, known)
 
-    def curves(self, model: Model, probes: Probes, statistics: Statistics) -> dict[str, Curve]:
-        """In which order units of every group go, and the error at every size: the same for all budgets.
+    def curves(self, model: Model, probes: Probes, statistics: Statistics) -> dict[str, ErrorCurve]:
+        """The removal order and the error at every size of each group: the same for all budgets.
 
         Args:
             model: The model.
-            probes: What the statistics were collected with.
-            statistics: At level `full`.
+            probes: The probes that the statistics were collected with.
+            statistics: As `collect` gives them.
 
         Returns:
             One curve per group.
         """
-        return Choosing.of(self, model, probes).curves(statistics)
+        return PruningPlanner.for_model(self, model, probes).curves(statistics)
 
     def apply(
         self,
@@ -103,7 +117,7 @@ class Pruning(PruningSettings):
         statistics: Statistics | None = None,
         progress: Progress | None = None,
     ) -> Edited:
-        """Carry a plan out.
+        """Carry out a plan.
 
         Cost: with `sequential`, one pass of both networks for every layer that loses inputs.
 
@@ -111,44 +125,46 @@ class Pruning(PruningSettings):
             model: The model that the plan is for; it is not changed.
             plan: As `plan` made it.
             probes: The same inputs.
-            statistics: Of the whole network, used where layers are not fitted sequentially.
-            progress: Told how far it is.
+            statistics: Of the unpruned network, used where layers are not fitted sequentially.
+            progress: Called with what happens, how much is done and of how much.
 
         Returns:
             The smaller model with its receipt.
 
         Raises:
             MisuseError: If the plan is for another model.
-            StemmaError: If cutting is not silencing for these units.
+            StemmaError: If removing these units does not give the outputs of masking them.
         """
         if plan.parent != model.digest:
             raise MisuseError(f"the plan is for the model {plan.parent}, but {model.name} is {model.digest}")
-        whole, smaller = own_network(model), own_network(model)
-        net = removable(model, probes.inputs, whole)
+        original, smaller = editable_copy(model), editable_copy(model)
+        graph = checked_dependency_graph(model, probes.inputs, original)
         rows = {t: {int(a): np.array(r) for a, r in axes.items()} for t, axes in plan.slices.items()}
         kept = {g: np.array(k, int) for g, k in plan.kept.items()}
-        if not _same_rows(rows, slicing.slices(net, kept)):
-            raise MisuseError("the rows that the plan keeps are not those of the units that it keeps")
-        if not agrees(model, net, kept, few_of(probes.inputs), whole):
+        if not _same_rows(rows, slicing.kept_rows(graph, kept)):
+            raise MisuseError("the plan is inconsistent: the rows that it keeps are not those of the units that it "
+                              "keeps. Make a new plan")  # fmt: skip
+        if not cutting_equals_masking(model, graph, kept, trial_inputs(probes.inputs), original):
             raise StemmaError(
-                f"cutting these units out of {model.name} does not give what silencing them gives: its code depends on "
-                "where units stand. Leave groups out (ignore), or choose other shares"
+                f"removing these units from {model.name} does not give the outputs of masking them: its code depends "
+                "on unit positions. Exclude groups (ignore) or choose another keep_ratio"
             )
-        heads = head_weights(net)
-        slicing.cut(smaller.module, rows, heads)
-        cuts = cut_readers(net, whole.module, rows)
-        both = self.recalibrate is None and bool(norms(whole.module)) and self.compensation != "none"
-        other = own_network(model) if both else None
-        self.refit(whole, smaller, cuts, probes, statistics, progress)
-        if other is not None:
-            slicing.cut(other.module, rows, heads)
-            replace(self, recalibrate=False).refit(whole, other, cuts, probes, statistics, progress)
-            inputs = probes.inputs[: measured_effect.MOST]
-            aim = whole.answers(inputs)
-            lost = [measured_effect.agreement(aim, a.answers(inputs))["error"] for a in (other, smaller)]
-            smaller = other if lost[0] <= lost[1] else smaller
-        measured = measured_effect.changes(whole, smaller, net, plan, probes)
-        return finished(model, smaller, plan, probes, measured)
+        heads = head_weights(graph)
+        slicing.slice_units(smaller.module, rows, heads)
+        layers = pruned_layers(graph, original.module, rows)
+        both = self.recalibrate is None and bool(batch_norms(original.module)) and self.compensation != "none"
+        old_norms = editable_copy(model) if both else None
+        self.refit(original, smaller, layers, probes, statistics, progress)
+        if old_norms is not None:
+            slicing.slice_units(old_norms.module, rows, heads)
+            replace(self, recalibrate=False).refit(original, old_norms, layers, probes, statistics, progress)
+            inputs = probes.inputs[: measured_effect.MAX_INPUTS]
+            outputs = original.outputs(inputs)
+            errors = [measured_effect.output_agreement(outputs, a.outputs(inputs))["error"]
+                      for a in (old_norms, smaller)]  # fmt: skip
+            smaller = old_norms if errors[0] <= errors[1] else smaller
+        measured = measured_effect.measure_changes(original, smaller, graph, plan, probes)
+        return finish_edit(model, smaller, plan, probes, measured)
 
     def __call__(self, model: Model, probes: Probes, progress: Progress | None = None) -> Edited:
         """Plan and apply.
@@ -156,7 +172,7 @@ class Pruning(PruningSettings):
         Args:
             model: The model; it is not changed.
             probes: Unlabelled inputs.
-            progress: Told how far it is.
+            progress: Called with what happens, how much is done and of how much.
 
         Returns:
             The smaller model with its receipt.
@@ -164,38 +180,39 @@ class Pruning(PruningSettings):
         return self.apply(model, self.plan(model, probes, progress=progress), probes, progress=progress)
 
     def collect(self, model: Model, probes: Probes, progress: Progress | None = None) -> Statistics:
-        """The statistics that plans rest on; they serve any number of ratios.
+        """The statistics that plans rest on; they serve any budget and ratio.
 
         Args:
             model: The model.
             probes: Unlabelled inputs.
-            progress: Told how far it is.
+            progress: Called with what happens, how much is done and of how much.
 
         Returns:
-            Second moments of every layer that reads units which may be removed.
+            Second moments of the inputs of every layer that reads prunable units.
         """
         checked_network(model, probes)
-        found = Choosing.of(self, model, probes, progress).collected()
+        found = PruningPlanner.for_model(self, model, probes, progress).collect_statistics()
         return replace(found, model=model.digest, probes=probes.digest)
 
-    def _unsized(self, model: Model, net: Network) -> dict[str, str]:
-        """Groups that were asked for and stay, because the configuration has no entry for their size."""
-        sized = describable(model.config, net)
-        asked = [g.name for g in net.groups if self.heads or g.name not in net.heads]
-        return {g: "the configuration has no entry for its size" for g in asked if sized and g not in sized}
+    def _not_resizable(self, model: Model, graph: DependencyGraph) -> dict[str, str]:
+        """Groups that the settings include but the configuration has no entry for."""
+        resizable = resizable_groups(model.config, graph)
+        wanted = [g.name for g in graph.groups if self.heads or g.name not in graph.heads]
+        return {g: "the configuration has no entry for its size" for g in wanted if resizable and g not in resizable}
 
-    def _planned(
-        self, model: Model, probes: Probes, net: Network, kept: Mapping[str, np.ndarray], curves: Mapping[str, Curve]
-    ) -> Plan:
-        rows = slicing.slices(net, kept)
+    def _plan_of(
+        self, model: Model, probes: Probes, graph: DependencyGraph, kept: Mapping[str, np.ndarray],
+        curves: Mapping[str, ErrorCurve],
+    ) -> Plan:  # fmt: skip
+        rows = slicing.kept_rows(graph, kept)
         counts = {g: len(k) for g, k in kept.items()}
         expected = {
-            "macs": [net.macs(), net.macs(counts)],
-            "parameters": [net.parameters(), net.parameters(counts)],
-            "groups": {g: {"kept": len(k), "of": net.sizes[g], "error": float(curves[g].at(net.sizes[g] - len(k)))}
+            "macs": [graph.macs(), graph.macs(counts)],
+            "parameters": [graph.parameters(), graph.parameters(counts)],
+            "groups": {g: {"kept": len(k), "of": graph.sizes[g], "error": float(curves[g].at(graph.sizes[g] - len(k)))}
                        for g, k in kept.items()},
-            "refitted": [n for w, r in net.readers.items() if r.reads in rows.get(w, {}) for n in (w, r.bias)],
-            "refused": {**net.refused, **self._unsized(model, net)},
+            "refitted": [n for w, r in graph.readers.items() if r.input_axis in rows.get(w, {}) for n in (w, r.bias)],
+            "refused": {**graph.refused, **self._not_resizable(model, graph)},
         }  # fmt: skip
         return Plan(
             "prune", model.digest, self.spec, probes.digest,

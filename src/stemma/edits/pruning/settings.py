@@ -1,14 +1,14 @@
-"""How a pruning is to be done: what decides, how much is kept, and how what is left is refitted."""
+"""Parameters of structured pruning: the budget, what ranks units, and how the remaining weights are refitted."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
-from stemma.edits.editable_network import Asked, patterns
-from stemma.edits.fidelity.batch_norm import recalibrate
-from stemma.edits.fidelity.compensation import Compensating, Cut
-from stemma.edits.fidelity.fidelity import DAMPING
-from stemma.edits.fidelity.importance import SCORES
-from stemma.edits.fidelity.statistics import Collecting, Statistics
+from stemma.edits.editable_network import EditableNetwork, name_patterns
+from stemma.edits.fidelity.batch_norm_recalibration import recalibrate
+from stemma.edits.fidelity.compensation import LayerRefit, PrunedLayer
+from stemma.edits.fidelity.importance import SCORE_ALIASES, SCORES
+from stemma.edits.fidelity.statistics import Statistics, StatisticsCollector
+from stemma.edits.fidelity.subset_fidelity import DAMPING
 from stemma.edits.pruning.allocation import ALLOCATIONS
 from stemma.errors import MisuseError
 from stemma.probes import Probes
@@ -22,39 +22,35 @@ BUDGETS = ("units", "macs", "parameters", "latency")
 
 @dataclass(frozen=True)
 class PruningSettings:
-    """Which units are removed, and what is done with what is left.
+    """Which units are removed, and how the remaining weights are refitted.
 
     Attributes:
         budget: What is limited, one of `BUDGETS`.
-        share: Share of it that is left.
-        score: One of `scores.SCORES`: what decides which units of a group go first.
-        allocation: One of `allocation.ALLOCATIONS`: how much of each group goes. A budget in units is always uniform;
-            of several rounds only the first is measured.
-        compensation: One of `compensation.KINDS`.
-        sequential: Fit each layer to what the layers before it give now.
-        recalibrate: Estimate the statistics of batch norm anew. None tries both and takes what changes the answers to
-            the probes less: after a refit of whole kernels the old statistics are often the better ones.
-        rounds: In how many steps units are chosen; statistics are collected anew, on the smaller network, for each.
+        keep_ratio: Fraction of the budget that is kept.
+        score: One of `importance.SCORES` or its aliases: what ranks the units of a group.
+        allocation: One of `allocation.ALLOCATIONS`: how the budget is divided among groups. A budget in units is always
+            uniform; of several rounds only the first is measured.
+        compensation: One of `compensation.COMPENSATIONS`: how layers that lose inputs are refitted.
+        sequential: Fit each layer to the inputs that the pruned layers before it produce.
+        recalibrate: Re-estimate the batch-norm statistics. None tries both ways and keeps the one with the smaller
+            error of the network's outputs: after a refit of whole kernels the old statistics are often better.
+        rounds: Number of pruning rounds; statistics are collected again, on the smaller network, for each.
         heads: Remove attention heads too.
         streams: Remove channels that several layers write and read (residual streams with batch norm).
-        only: Patterns of the groups that may be cut; all if empty.
-        ignore: Patterns of groups that stay whole.
-        least: Share of every group that stays.
-        multiple: Units are kept in multiples of this.
-        damping: Share by which the diagonal of second moments is raised before they are inverted.
-        batch: Inputs at once.
-        positions: Most positions of a convolution that are looked at for one input; 0 for all.
-        seed: Of whatever is drawn.
-        weigh: Before groups are weighed against each other, multiply the error of each by what it does to the answers,
-            measured by cutting that group alone.
-
-    Source: Kashyap et al., NeurIPS 2025, algorithm 1 and appendix D. The defaults are not the paper's: elimination with
-    refitted kernels instead of the union rule with factors per output, and a share of each group by dynamic programming
-    instead of one percentile (`Pruning.official` has the paper's).
+        only: Patterns of the groups that may be pruned; all if empty.
+        ignore: Patterns of the groups that are not pruned.
+        min_keep: Smallest fraction of every group that is kept.
+        round_to: The number of kept units is a multiple of this.
+        damping: Fraction by which the diagonal of second moments is raised before they are inverted.
+        batch: Batch size.
+        positions: Largest number of output positions of a convolution that are sampled per input; 0 for all.
+        seed: Of everything that is sampled.
+        weigh: Rescale the error curve of each group to the error of the network's outputs, measured by pruning that
+            group alone, before groups compete for the budget.
     """
 
     budget: str = "units"
-    share: float = 0.7
+    keep_ratio: float = 0.7
     score: str = "elimination"
     allocation: str = "measured"
     compensation: str = "kernel"
@@ -65,8 +61,8 @@ class PruningSettings:
     streams: bool = True
     only: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
-    least: float = 0.1
-    multiple: int = 1
+    min_keep: float = 0.1
+    round_to: int = 1
     damping: float = DAMPING
     batch: int = 128
     positions: int = 64
@@ -74,24 +70,28 @@ class PruningSettings:
     weigh: bool = True
 
     name = "modhifi-p"
-    version = 2
+    version = 3
+    equivalent_versions = (2,)  # the same numbers; `keep_ratio`, `min_keep` and `round_to` had other names
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "score", SCORE_ALIASES.get(self.score, self.score))
         if self.budget not in BUDGETS:
-            raise MisuseError(f"a budget is given in {', '.join(BUDGETS)}, not in {self.budget!r}")
-        if not 0 < self.share < 1:
-            raise MisuseError(f"a share of {self.share:g} cannot be kept: give a number between 0 and 1")
+            raise MisuseError(f"there is no budget {self.budget!r}. Choose one of {', '.join(BUDGETS)}")
+        if not 0 < self.keep_ratio < 1:
+            raise MisuseError(f"keep_ratio has to lie between 0 and 1, but is {self.keep_ratio:g}")
         if self.score not in SCORES:
-            raise MisuseError(f"no score is called {self.score!r}. There are: {', '.join(SCORES)}")
+            raise MisuseError(f"no score is called {self.score!r}. Choose one of {', '.join(SCORES)}")
         if self.allocation not in ALLOCATIONS:
-            raise MisuseError(f"units are allocated {' or '.join(ALLOCATIONS)}, not {self.allocation!r}")
-        if self.rounds < 1 or self.multiple < 1 or not 0 <= self.least < 1:
-            raise MisuseError("rounds and multiple are 1 or more, and the least share lies from 0 to below 1")
+            raise MisuseError(f"no allocation is called {self.allocation!r}. Choose one of {', '.join(ALLOCATIONS)}")
+        if self.rounds < 1 or self.round_to < 1 or not 0 <= self.min_keep < 1:
+            raise MisuseError("rounds and round_to have to be 1 or more, and min_keep from 0 to below 1, but they are "
+                              f"{self.rounds}, {self.round_to} and {self.min_keep:g}")  # fmt: skip
         if not 0 <= self.damping < 1 or self.seed < 0:
-            raise MisuseError("damping lies from 0 to below 1, and the seed is 0 or more")
+            raise MisuseError("damping has to lie from 0 to below 1, and the seed has to be 0 or more, but they are "
+                              f"{self.damping:g} and {self.seed}")  # fmt: skip
         for name in ("only", "ignore"):
-            object.__setattr__(self, name, patterns(getattr(self, name)))
-        _ = self.compensating
+            object.__setattr__(self, name, name_patterns(getattr(self, name)))
+        _ = self.layer_refit
 
     @property
     def spec(self) -> Spec:
@@ -99,39 +99,30 @@ class PruningSettings:
         return Spec(self.name, self.version, asdict(self))
 
     @property
-    def renews(self) -> bool:
-        """Whether batch norm is recalibrated where it is not tried both ways."""
+    def recalibrates(self) -> bool:
+        """Whether batch norm is recalibrated, where not both ways are tried."""
         return self.recalibrate is not False
 
     def refit(
         self,
-        whole: Asked,
-        smaller: Asked,
-        cuts: Sequence[Cut],
+        original: EditableNetwork,
+        smaller: EditableNetwork,
+        layers: Sequence[PrunedLayer],
         probes: Probes,
         statistics: Statistics | None = None,
         progress: Progress | None = None,
     ) -> None:
-        """Refit what is left of a network that was cut, in place, and recalibrate its batch norms where that is wanted.
-
-        Args:
-            whole: The network before.
-            smaller: The network after it was cut.
-            cuts: Layers that lost inputs.
-            probes: Inputs.
-            statistics: Of the whole network, used where layers are not fitted sequentially.
-            progress: Told how far it is.
-        """
-        self.compensating(whole, smaller, cuts, probes.inputs, statistics, progress)
-        if self.renews:
+        """Refit the layers of a pruned network in place, and recalibrate its batch norms where that is asked for."""
+        self.layer_refit(original, smaller, layers, probes.inputs, statistics, progress)
+        if self.recalibrates:
             recalibrate(smaller.module, smaller.forward, probes.inputs, smaller.like, self.batch)
 
     @property
-    def compensating(self) -> Compensating:
+    def layer_refit(self) -> LayerRefit:
         """How layers that lose inputs are refitted."""
-        return Compensating(self.compensation, self.sequential, self.damping, self.renews, self.collecting)
+        return LayerRefit(self.compensation, self.sequential, self.damping, self.recalibrates, self.collector)
 
     @property
-    def collecting(self) -> Collecting:
-        """How statistics are collected."""
-        return Collecting("full", self.batch, self.positions, self.seed)
+    def collector(self) -> StatisticsCollector:
+        """How second moments are collected."""
+        return StatisticsCollector(self.batch, self.positions, self.seed)

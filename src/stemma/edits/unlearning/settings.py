@@ -1,47 +1,44 @@
-"""How a class is to be unlearned: which weights, by which action, how strongly."""
+"""Parameters of class unlearning: which weights change, by which action, how strongly."""
 
 from dataclasses import asdict, dataclass
 
-from stemma.edits.editable_network import patterns
-from stemma.edits.fidelity import fidelity
+from stemma.edits.editable_network import name_patterns
+from stemma.edits.fidelity import subset_fidelity
+from stemma.edits.fidelity.importance import SCORE_ALIASES
 from stemma.errors import MisuseError
 from stemma.types import Spec
 
 ACTIONS = ("auto", "zero", "negate", "refit")
-"""What is done to weights: set to zero, to their negative (both as published), or solved for anew."""
+"""What is done to weights: set to zero, to their negative (both as published), or refitted by least squares."""
 
 
 @dataclass(frozen=True)
 class UnlearningSettings:
-    """Which weights change so that a class is no longer answered.
+    """Which weights change so that a class is no longer predicted.
 
     Attributes:
-        action: One of `ACTIONS`. `auto` refits where other inputs are given. Where they are not, or are unlike what
-            batch norm remembers, it tries to refit with that memory, to set to zero and to negate, and takes what
-            changes the answers to inputs made of the samples least.
-        score: `fidelity` (as published), `alignment` or `energy` of single entries.
+        action: One of `ACTIONS`. `auto` refits where retain inputs are given. Where they are missing, or out of the
+            distribution that the batch-norm statistics describe, it tries a refit with these statistics as a prior,
+            zeroing and negating, and keeps the one that changes the outputs on shuffled forget samples least.
+        score: `fidelity` (as published), `alignment` or `energy` (alias `activation-energy`) of single entries.
         scope: Whether the highest entries of each `layer` change, or of each `output` of it.
-        layers: How many of the last layers that read hidden units are edited, the output layer left alone; 0 takes 6
-            in networks with layer norm, whose residual stream brings the class from far, and in others 2 to refit and 4
-            for single entries; twice as many again and again, then all, where the target is not met or much is lost.
+        layers: How many of the last layers that read hidden units are edited, the output layer excluded. 0 takes 6 in
+            networks with layer norm, whose residual stream carries the class from early layers; in others 2 for `refit`
+            and 4 for single entries; then more, up to all, where the target is not met or the loss is large.
         head: Edit the output layer too.
         attention: Edit the layers that read attention heads too, not only those that read hidden units.
         only: Patterns of the layers that may be edited, instead of the last ones.
-        contrast: Rank entries by how much more they matter to what is to be forgotten than to the other inputs.
-        reflect: Of `refit`: by how much the samples' deviation from the others' mean output is turned round; 0 only
-            removes it, which does nothing where the mean of all others is answered with this class.
-        made: Where no other inputs are given, make some from the samples themselves, by exchanging blocks of pixels.
-        target: Share of the forget samples that may still be answered.
-        most: Largest share of a layer's entries that is changed.
-        steps: Shares that are tried on the way to `most`, before the last interval is halved a few times.
-        positions: Most positions of a convolution that are looked at for one input.
-        batch: Inputs at once.
-        damping: Share by which the diagonal of second moments is raised.
-        seed: Of the positions and of the blocks.
-
-    Source: Kashyap et al., NeurIPS 2025, algorithm 2. The paper fixes the share of entries by hand; here it is raised
-    until the target is met. `refit` and the contrast are Stemma's. Where other inputs are missing, or are unlike those
-    that batch norm remembers, `refit` takes what it remembers (`batch_norm_prior.supposed`).
+        contrast: Rank entries by how much more they matter for forget samples than for retain inputs.
+        reflect: Of `refit`: factor by which the samples' deviation from the mean output of retain inputs is reflected.
+            0 only removes it, which does nothing where that mean output is itself predicted as this class.
+        made: Where no retain inputs are given, synthesise some by shuffling blocks of the forget samples.
+        target: Fraction of the forget samples that may still be predicted as the class.
+        max_fraction: Largest fraction of a layer's entries that is changed.
+        steps: Number of fractions that are tried up to `max_fraction`, before the last interval is bisected.
+        positions: Largest number of output positions of a convolution that are sampled per input.
+        batch: Batch size.
+        damping: Fraction by which the diagonal of second moments is raised.
+        seed: Of the positions and of the shuffled blocks.
     """
 
     action: str = "auto"
@@ -55,24 +52,28 @@ class UnlearningSettings:
     reflect: float = 1.0
     made: bool = False
     target: float = 0.01
-    most: float = 0.2
+    max_fraction: float = 0.2
     steps: int = 20
     positions: int = 64
     batch: int = 128
-    damping: float = fidelity.DAMPING
+    damping: float = subset_fidelity.DAMPING
     seed: int = 0
 
     name = "modhifi-u"
-    version = 2
+    version = 3
+    equivalent_versions = (2,)  # the same numbers; `max_fraction` had another name
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "score", SCORE_ALIASES.get(self.score, self.score))
         if self.action not in ACTIONS:
-            raise MisuseError(f"weights are changed by {', '.join(ACTIONS)}, not {self.action!r}")
+            raise MisuseError(f"no action is called {self.action!r}. Choose one of {', '.join(ACTIONS)}")
         if self.score not in ("fidelity", "alignment", "energy") or self.scope not in ("layer", "output"):
-            raise MisuseError("entries are ranked by fidelity, alignment or energy, within a layer or an output")
-        object.__setattr__(self, "only", patterns(self.only))
-        if not 0 < self.most <= 1 or not 0 <= self.target < 1 or self.layers < 0 or self.steps < 1:
-            raise MisuseError("most lies in (0, 1], the target in [0, 1), layers are 0 or more and steps 1 or more")
+            raise MisuseError("score has to be fidelity, alignment or energy, and scope layer or output, but they are "
+                              f"{self.score!r} and {self.scope!r}")  # fmt: skip
+        object.__setattr__(self, "only", name_patterns(self.only))
+        if not 0 < self.max_fraction <= 1 or not 0 <= self.target < 1 or self.layers < 0 or self.steps < 1:
+            raise MisuseError("max_fraction has to lie in (0, 1], target in [0, 1), layers has to be 0 or more and "
+                              "steps 1 or more")  # fmt: skip
 
     @property
     def spec(self) -> Spec:

@@ -1,4 +1,4 @@
-"""The change that makes a class go and spares most: which action, which layers, how strong."""
+"""Search for the weight edit that makes a class go at the smallest cost: which action, which layers, how strong."""
 
 import re
 from collections.abc import Callable
@@ -8,201 +8,190 @@ from typing import Any
 
 import numpy as np
 
-from stemma.edits.dependency_graph.groups import Network, Reader
+from stemma.edits.dependency_graph.dependency_groups import DependencyGraph, Reader
 from stemma.edits.dependency_graph.tracer import OUTPUT
-from stemma.edits.editable_network import Asked
-from stemma.edits.fidelity.batch_norm import norms
-from stemma.edits.fidelity.statistics import Collecting, Statistics
-from stemma.edits.layer_inputs import batch_of
-from stemma.edits.unlearning.batch_norm_prior import STRANGE, UNLIKE, following, strange, supposed, unlike
-from stemma.edits.unlearning.samples import scrambled
+from stemma.edits.editable_network import EditableNetwork
+from stemma.edits.fidelity.batch_norm_recalibration import batch_norms
+from stemma.edits.fidelity.statistics import Statistics, StatisticsCollector
+from stemma.edits.layer_inputs import as_tensor
+from stemma.edits.unlearning import batch_norm_prior as prior
+from stemma.edits.unlearning.forget_samples import shuffled_blocks
 from stemma.edits.unlearning.settings import UnlearningSettings
-from stemma.edits.unlearning.weight_edits import Change
+from stemma.edits.unlearning.weight_edits import WeightEdit
 from stemma.errors import MisuseError, StemmaError
 from stemma.probes import Probes
 
-SPARED = 0.95
-"""Share of the other inputs that should be answered as before; below it more is tried, and the best taken."""
+MIN_UNCHANGED = 0.95
+"""Fraction of unchanged predictions on retain inputs below which more edits are tried, and the best is taken."""
 
-DOUBLED, COSTLESS = 3, 0.005
-"""How often the strength of a refit that suffices is doubled, and what that may cost of the other inputs."""
+MAX_DOUBLINGS, MAX_DOUBLING_LOSS = 3, 0.005
+"""How often the strength of a sufficient refit is doubled, and the loss of unchanged predictions that this may cost."""
 
 STRENGTHS = tuple(10.0 ** (k / 2) for k in range(-6, 9))
-"""Weights of the forget samples beside the other inputs, tried in this order by `refit`."""
+"""Weights of the forget samples relative to the retain inputs, tried in this order by `refit`."""
 
-Found = tuple[float, Change, float]
-"""Share of the other inputs that are answered as before, the change, its strength."""
+Found = tuple[float, WeightEdit, float]
+"""Fraction of unchanged predictions, the edit, its strength."""
 
 
 @dataclass(eq=False)
-class Seeking:
-    """A search.
+class StrengthSearch:
+    """One search.
 
     Attributes:
-        method: The unlearning.
-        before: The network as it was.
-        after: A copy, which is changed.
-        net: What reads hidden units.
+        method: The unlearning parameters.
+        before: The network before the edit.
+        after: A copy, which is edited.
+        graph: Its dependency graph.
         forget: Samples of the class.
-        others: Other inputs, if there are any.
-        forgotten: The class.
-        progress: Told how far it is.
-        unlike: How far the other inputs are from what batch norm remembers.
+        retain: Retain inputs, if there are any.
+        forget_class: The class.
+        progress: Called with what happens, how much is done and of how much.
+        ood_score: Out-of-distribution score of the retain inputs.
     """
 
     method: UnlearningSettings
-    before: Asked
-    after: Asked
-    net: Network
+    before: EditableNetwork
+    after: EditableNetwork
+    graph: DependencyGraph
     forget: Probes
-    others: Probes | None
-    forgotten: int
+    retain: Probes | None
+    forget_class: int
     progress: Callable[[str, int, int | None], None] | None = None
-    unlike: float = 0.0
+    ood_score: float = 0.0
     _collected: dict[Any, Statistics] = field(default_factory=dict)
 
     def best(self) -> Found:
-        """The change that spares most, left applied.
-
-        Returns:
-            How much is spared, the change and its strength.
-
-        Raises:
-            MisuseError: If the action needs other inputs.
-            StemmaError: If no change meets the target.
-        """
+        """The edit with the most unchanged predictions, left applied; `StemmaError` if none meets the target."""
         found: list[Found] = []
         failed: StemmaError | None = None
         for action in self._actions():
-            for readers in self._readers(action):
+            for readers in self._layer_sets(action):
                 try:
-                    found.append(self._tried(action, readers))
+                    found.append(self._search_strength(action, readers))
                 except StemmaError as error:
                     failed = error
                     continue
-                if found[-1][0] >= SPARED or self._held != "other inputs":
+                if found[-1][0] >= MIN_UNCHANGED or self._constraint != "other inputs":
                     break
-            if found and found[-1][0] >= SPARED:
+            if found and found[-1][0] >= MIN_UNCHANGED:
                 break
         if not found:
             assert failed is not None
             raise failed
-        kept, change, strength = max(found, key=lambda f: f[0])
+        unchanged, edit, strength = max(found, key=lambda f: f[0])
         self.after.module.load_state_dict(self.before.module.state_dict())
-        change.tried(strength, self.forget, self.forgotten)
-        return kept, change, strength
+        edit.apply(strength, self.forget, self.forget_class)
+        return unchanged, edit, strength
 
     def _actions(self) -> list[str]:
         method = self.method
-        if method.action == "refit" and not self._held:
-            raise MisuseError("refit holds other inputs in place while a class goes, and no batch norm remembers any: "
-                              "give some, or made=True")  # fmt: skip
+        if method.action == "refit" and not self._constraint:
+            raise MisuseError("refit needs retain inputs or usable batch-norm statistics to preserve the other "
+                              "classes: give retain inputs, or made=True")  # fmt: skip
         if method.action != "auto":
             return [method.action]
-        if self._held == "other inputs":
+        if self._constraint == "other inputs":
             return ["refit"]
-        first, second = ("zero", "negate") if norms(self.before.module) else ("negate", "zero")
-        if self._judge is None:
+        first, second = ("zero", "negate") if batch_norms(self.before.module) else ("negate", "zero")
+        if self._synthetic_inputs is None:
             return [first]
-        return [*(["refit"] if self._held else []), first, second]
+        return [*(["refit"] if self._constraint else []), first, second]
 
-    def _tried(self, action: str, readers: list[Reader]) -> Found:
-        """The smallest strength of one action on some layers."""
-        mine = self._seen(self.forget, readers)
-        rest = None
-        if action == "refit" and self._held == "batch norm":
-            remembered = self._following(readers)
-            readers = [r for r in readers if r.weight in remembered]
-            share = 1 / self.before.answers(self.forget.inputs[:2]).shape[1]
-            rest = supposed(mine, self.before.module, remembered, share)
-        elif self.others is not None and (action == "refit" or self._held != "batch norm"):
-            rest = self._seen(self.others, readers)
-        self.after.module.load_state_dict(self.before.module.state_dict())  # what was tried on other layers goes
-        change = Change(self.method, self.before, self.after, readers, mine, rest, action)
-        strength = self._strength(change)
-        judge = self.others if self._held == "other inputs" else self._judge
-        if judge is None:
-            return 1.0, change, strength
-        kept = self._kept(judge)
-        for _ in range(DOUBLED if action == "refit" else 0):  # unseen samples of the class go less surely than these
-            share = change.tried(2 * strength, self.forget, self.forgotten)
-            if share > self.method.target or self._kept(judge) < kept - COSTLESS:
+    def _search_strength(self, action: str, readers: list[Reader]) -> Found:
+        """The smallest sufficient strength of one action on some layers."""
+        forget, retain = self._statistics(self.forget, readers), None
+        if action == "refit" and self._constraint == "batch norm":
+            norms = self._following_norms(readers)
+            readers = [r for r in readers if r.weight in norms]
+            share = 1 / self.before.outputs(self.forget.inputs[:2]).shape[1]
+            retain = prior.prior_statistics(forget, self.before.module, norms, share)
+        elif self.retain is not None and (action == "refit" or self._constraint != "batch norm"):
+            retain = self._statistics(self.retain, readers)
+        self.after.module.load_state_dict(self.before.module.state_dict())  # undo what was tried on other layers
+        edit = WeightEdit(self.method, self.before, self.after, readers, forget, retain, action)
+        strength = self._smallest_strength(edit)
+        control = self.retain if self._constraint == "other inputs" else self._synthetic_inputs
+        if control is None:
+            return 1.0, edit, strength
+        unchanged = self._unchanged(control)
+        for _ in range(MAX_DOUBLINGS if action == "refit" else 0):  # unseen samples need a stronger edit than these
+            share = edit.apply(2 * strength, self.forget, self.forget_class)
+            if share > self.method.target or self._unchanged(control) < unchanged - MAX_DOUBLING_LOSS:
                 break
             strength *= 2
-        return kept, change, strength
+        return unchanged, edit, strength
 
     @cached_property
-    def _held(self) -> str:
-        """What tells how the other classes are: `other inputs`, `batch norm`, or nothing."""
-        given = "" if self.others is None else "other inputs"
+    def _constraint(self) -> str:
+        """What preserves the other classes: `other inputs`, `batch norm`, or empty."""
+        given = "" if self.retain is None else "other inputs"
         if self.method.action not in ("auto", "refit"):
             return given
-        readers = self._readers("refit")[0]
-        remembered = self._following(readers)
-        mine = self._seen(self.forget, readers)
-        if not remembered or strange(mine, self.before.module, remembered) > STRANGE:
+        readers = self._layer_sets("refit")[0]
+        norms, module = self._following_norms(readers), self.before.module
+        forget = self._statistics(self.forget, readers)
+        if not norms or prior.prior_mismatch(forget, module, norms) > prior.MAX_PRIOR_MISMATCH:
             return given
-        if self.others is None:
+        if self.retain is None:
             return "batch norm"
-        self.unlike = unlike(self._seen(self.others, readers), mine, self.before.module, remembered)
-        return "batch norm" if self.unlike > UNLIKE else given
+        self.ood_score = prior.ood_score(self._statistics(self.retain, readers), forget, module, norms)
+        return "batch norm" if self.ood_score > prior.MAX_OOD_SCORE else given
 
     @cached_property
-    def _judge(self) -> Probes | None:
-        """Inputs made of the samples, on which a change that ruins the network is seen."""
+    def _synthetic_inputs(self) -> Probes | None:
+        """Shuffled forget samples, whose predictions show whether an edit ruins the network."""
         try:
-            return scrambled(self.forget, self.method.seed)
+            return shuffled_blocks(self.forget, self.method.seed)
         except MisuseError:
             return None
 
-    def _following(self, readers: list[Reader]) -> dict[str, Any]:
-        few = batch_of(self.forget.inputs[:2], self.before.like)
-        return following(self.before.module, self.before.forward, few, readers)
+    def _following_norms(self, readers: list[Reader]) -> dict[str, Any]:
+        few = as_tensor(self.forget.inputs[:2], self.before.like)
+        return prior.following_batch_norms(self.before.module, self.before.forward, few, readers)
 
-    def _seen(self, probes: Probes, readers: list[Reader]) -> Statistics:
+    def _statistics(self, probes: Probes, readers: list[Reader]) -> Statistics:
         key = (id(probes), tuple(r.weight for r in readers))
         if key not in self._collected:
-            collecting = Collecting("full", self.method.batch, self.method.positions, self.method.seed)
-            asked = self.before
-            self._collected[key] = collecting(
-                asked.module, asked.forward, probes.inputs, readers, asked.like, self.progress
-            )
+            collector = StatisticsCollector(self.method.batch, self.method.positions, self.method.seed)
+            a = self.before
+            self._collected[key] = collector(a.module, a.forward, probes.inputs, readers, a.like, self.progress)
         return self._collected[key]
 
-    def _kept(self, inputs: Probes) -> float:
-        """Share of some inputs that are answered as before, those that were given to the forgotten class apart."""
-        a, b = (x.answers(inputs.inputs).argmax(1) for x in (self.before, self.after))
-        rest = a != self.forgotten
-        return float((a == b)[rest].double().mean()) if bool(rest.any()) else 1.0
+    def _unchanged(self, inputs: Probes) -> float:
+        """Fraction of unchanged predictions, without inputs that were predicted as the forgotten class."""
+        a, b = (x.outputs(inputs.inputs).argmax(1) for x in (self.before, self.after))
+        others = a != self.forget_class
+        return float((a == b)[others].double().mean()) if bool(others.any()) else 1.0
 
-    def _readers(self, action: str) -> list[list[Reader]]:
-        """Sets of layers that are edited, each in causal order; a later one holds the earlier ones."""
-        method, net = self.method, self.net
-        heads = {n for n, why in net.refused.items() if why == OUTPUT}
-        read = {r.weight for g in net.groups for r in g.readers if method.attention or g.name not in net.heads}
-        found = [r for w, r in net.readers.items() if w in read and (method.head or r.layer not in heads)]
-        if not found:  # hidden units that nothing can remove can still be forgotten with
-            found = [r for r in net.readers.values() if r.layer not in heads][1:]
+    def _layer_sets(self, action: str) -> list[list[Reader]]:
+        """Sets of layers to edit, each in causal order; a later one contains the earlier ones."""
+        method, graph = self.method, self.graph
+        heads = {n for n, why in graph.refused.items() if why == OUTPUT}
+        read = {r.weight for g in graph.groups for r in g.readers if method.attention or g.name not in graph.heads}
+        found = [r for w, r in graph.readers.items() if w in read and (method.head or r.layer not in heads)]
+        if not found:  # layers whose inputs cannot be pruned can still be edited
+            found = [r for r in graph.readers.values() if r.layer not in heads][1:]
         if method.only:
             found = [r for r in found if any(re.search(p, r.layer) for p in method.only)]
         if not found:
-            raise MisuseError("no layer reads hidden units but the output layer: say head=True to edit that")
+            raise MisuseError("only the output layer reads hidden units: set head=True to edit it")
         if method.only or method.layers:
             return [found[-method.layers :]]
         streamed = has_layer_norm(self.before.module)
         counts = (6, 12) if streamed else (2, 4, 8) if action == "refit" else (4, 8)
         return [found[-n:] for n in dict.fromkeys(min(n, len(found)) for n in (*counts, len(found)))]
 
-    def _strength(self, change: Change) -> float:
+    def _smallest_strength(self, edit: WeightEdit) -> float:
         """The smallest strength that meets the target, left applied."""
         method = self.method
-        refit = change.action == "refit"
-        tried = STRENGTHS if refit else [method.most * (k + 1) / method.steps for k in range(method.steps)]
+        refit = edit.action == "refit"
+        strengths = STRENGTHS if refit else [method.max_fraction * (k + 1) / method.steps for k in range(method.steps)]
         low, best, least = 0.0, None, 1.0
-        for done, strength in enumerate(tried):
+        for done, strength in enumerate(strengths):
             if self.progress is not None:
-                self.progress("looking for the smallest change", done, len(tried))
-            share = change.tried(strength, self.forget, self.forgotten)
+                self.progress("searching the smallest edit", done, len(strengths))
+            share = edit.apply(strength, self.forget, self.forget_class)
             least = min(least, share)
             if share <= method.target:
                 best = strength
@@ -210,21 +199,21 @@ class Seeking:
             low = strength
         if best is None:
             raise StemmaError(
-                f"{least:.0%} of the forget samples are still answered after the largest change that is allowed: the "
-                f"target is {method.target:.0%}. Allow more (most, layers), or give other inputs too"
+                f"{least:.0%} of the forget samples are still predicted as the class after the largest edit allowed "
+                f"(target {method.target:.0%}). Raise max_fraction or layers, or give retain inputs"
             )
         for _ in range(4):
             middle = float(np.sqrt(low * best)) if low and refit else (low + best) / 2
-            if change.tried(middle, self.forget, self.forgotten) <= method.target:
+            if edit.apply(middle, self.forget, self.forget_class) <= method.target:
                 best = middle
             else:
                 low = middle
-        change.tried(best, self.forget, self.forgotten)
+        edit.apply(best, self.forget, self.forget_class)
         return best
 
 
 def has_layer_norm(module: Any) -> bool:
-    """Whether a network normalises each position of a stream (LayerNorm, RMSNorm under any name)."""
+    """Whether a network has LayerNorm or RMSNorm layers, by class name."""
     return any(
         "layernorm" in type(m).__name__.lower() or "rmsnorm" in type(m).__name__.lower() for m in module.modules()
     )

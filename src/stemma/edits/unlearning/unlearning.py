@@ -1,4 +1,4 @@
-"""Making a network forget a class from samples of it, without labels, gradients or a loss: ModHiFi-U and a refit."""
+"""Algorithm 2 of ModHiFi (ModHiFi-U): unlearning a class from samples of it, without labels, gradients or a loss."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -8,12 +8,13 @@ import numpy as np
 import torch
 
 from stemma.checkpoints.model import Model
-from stemma.edits.editable_network import Asked, own_network, removable
-from stemma.edits.measured_effect import agreement
-from stemma.edits.result import Edited, finished
-from stemma.edits.unlearning.samples import recognised, scrambled
+from stemma.deprecation import accept_old_names
+from stemma.edits.editable_network import EditableNetwork, checked_dependency_graph, editable_copy
+from stemma.edits.measured_effect import output_agreement
+from stemma.edits.result import Edited, finish_edit
+from stemma.edits.unlearning.forget_samples import shuffled_blocks, target_class
 from stemma.edits.unlearning.settings import UnlearningSettings
-from stemma.edits.unlearning.strength_search import Seeking
+from stemma.edits.unlearning.strength_search import StrengthSearch
 from stemma.errors import MisuseError
 from stemma.fingerprints.evaluation import checked_network
 from stemma.networks.load import from_arrays
@@ -23,95 +24,99 @@ from stemma.types import Plan
 Progress = Callable[[str, int, int | None], None]
 
 
+@accept_old_names(most="max_fraction")
 @final
 @dataclass(frozen=True)
 class Unlearning(UnlearningSettings):
-    """Make a network stop answering a class, with the weights before kept; the parameters are `UnlearningSettings`.
+    """Make a network stop predicting a class; the original weights are kept. `UnlearningSettings` has the parameters.
 
-    Source: Kashyap et al., NeurIPS 2025, algorithm 2. The paper fixes the share of entries by hand; here it is raised
-    until the target is met. `refit` and the contrast are Stemma's (`Unlearning.official` has the paper's).
+    Source: Kashyap et al., "ModHiFi", NeurIPS 2025, algorithm 2; `Unlearning.official` has it. The paper fixes the
+    fraction of entries by hand; here it is raised until the target is met. The refit, the contrast with retain inputs
+    and batch-norm statistics as a prior (`batch_norm_prior`) are additions.
     """
 
     @classmethod
     def official(cls, action: str = "zero") -> "Unlearning":
-        """The published method, as far as the paper says.
+        """The published method: fidelity on the forget samples alone.
 
         Args:
             action: `zero` for networks with batch norm, `negate` for others.
 
         Returns:
-            Fidelity on the forget samples alone.
+            The method.
         """
         return cls(action=action, contrast=False)
 
+    @accept_old_names(others="retain")
     def __call__(
-        self, model: Model, forget: Probes, others: Probes | None = None, progress: Progress | None = None
+        self, model: Model, forget: Probes, retain: Probes | None = None, progress: Progress | None = None
     ) -> Edited:
-        """Make a model forget.
+        """Unlearn the class of some samples.
 
-        Cost: one pass over both sets for statistics, then one over the forget samples for every share that is tried.
+        Cost: one pass over both sets for statistics, then one over the forget samples for every strength that is tried.
 
         Args:
             model: The model; it is not changed.
             forget: Samples of the class, real or synthetic.
-            others: Inputs of other classes, or generic ones; unlabelled.
-            progress: Told how far it is.
+            retain: Inputs of other classes, or generic ones; unlabelled.
+            progress: Called with what happens, how much is done and of how much.
 
         Returns:
-            The model with its plan, receipt, and the weights as they were.
+            The model with its plan, receipt, and original weights.
 
         Raises:
-            MisuseError: If the model does not recognise the forget samples as one class.
+            MisuseError: If the model does not predict one class for most forget samples.
             StemmaError: If the target is not met.
         """
         checked_network(model, forget)
-        before, after = own_network(model), own_network(model)
-        forgotten, known = recognised(before, forget)
-        net = removable(model, forget.inputs, before)
-        if others is not None:
-            checked_network(model, others)
+        before, after = editable_copy(model), editable_copy(model)
+        forget_class, recognised = target_class(before, forget)
+        graph = checked_dependency_graph(model, forget.inputs, before)
+        if retain is not None:
+            checked_network(model, retain)
         elif self.made:
-            others = scrambled(forget, self.seed)
-        seeking = Seeking(self, before, after, net, forget, others, forgotten, progress)
-        _, change, found = seeking.best()
-        readers, action = change.readers, change.action
-        held = "" if change.rest is None else "batch norm" if not change.rest.inputs else "other inputs"
+            retain = shuffled_blocks(forget, self.seed)
+        search = StrengthSearch(self, before, after, graph, forget, retain, forget_class, progress)
+        _, edit, strength = search.best()
+        used = edit.retain
+        constraint = "" if used is None else "batch norm" if not used.inputs else "other inputs"
         plan = Plan(
-            "unlearn", model.digest, self.spec, forget.digest, entries=change.entries(found), action=action,
-            expected={"class": forgotten, "recognised": known, "strength": found,
-                      "layers": [r.layer for r in readers], "held to": held, "unlike": seeking.unlike,
-                      "others": "" if others is None else str(others.digest)},
+            "unlearn", model.digest, self.spec, forget.digest, entries=edit.entries(strength), action=edit.action,
+            expected={"class": forget_class, "recognised": recognised, "strength": strength,
+                      "layers": [r.layer for r in edit.readers], "held to": constraint, "unlike": search.ood_score,
+                      "others": "" if retain is None else str(retain.digest)},
         )  # fmt: skip
-        measured = self._measured(before, after, forget, others, forgotten)
-        undo = {r.weight: before.module.get_parameter(r.weight).detach().cpu().clone() for r in readers}
-        return replace(finished(model, after, plan, forget, measured), undo=undo)
-
-    def _measured(
-        self, before: Asked, after: Asked, forget: Probes, others: Probes | None, forgotten: int
-    ) -> dict[str, Any]:
-        first, second = before.answers(forget.inputs), after.answers(forget.inputs)
-        found: dict[str, Any] = {"forget": [float((a.argmax(1) == forgotten).double().mean()) for a in (first, second)]}
-        if others is not None:
-            a, b = before.answers(others.inputs), after.answers(others.inputs)
-            found |= agreement(a, b)
-            if others.labels is not None:
-                right = torch.from_numpy(np.array(others.labels))
-                found["retain"] = [float((x.argmax(1) == right).double().mean()) for x in (a, b)]
-        return found
+        measured = _measured(before, after, forget, retain, forget_class)
+        undo = {r.weight: before.module.get_parameter(r.weight).detach().cpu().clone() for r in edit.readers}
+        return replace(finish_edit(model, after, plan, forget, measured), undo=undo)
 
 
-def undone(model: Model, undo: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
-    """The weights of an unlearned model with those of its parent put back.
+def _measured(
+    before: EditableNetwork, after: EditableNetwork, forget: Probes, retain: Probes | None, forget_class: int
+) -> dict[str, Any]:
+    outputs = (a.outputs(forget.inputs) for a in (before, after))
+    found: dict[str, Any] = {"forget": [float((x.argmax(1) == forget_class).double().mean()) for x in outputs]}
+    if retain is not None:
+        a, b = before.outputs(retain.inputs), after.outputs(retain.inputs)
+        found |= output_agreement(a, b)
+        if retain.labels is not None:
+            labels = torch.from_numpy(np.array(retain.labels))
+            found["retain"] = [float((x.argmax(1) == labels).double().mean()) for x in (a, b)]
+    return found
+
+
+def restored_weights(model: Model, undo: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
+    """All weights of an unlearned model with the original ones put back.
 
     Args:
-        model: The model after.
-        undo: Weights as they were.
+        model: The unlearned model.
+        undo: Original weights by name, as `Edited.undo` and `undo.safetensors` hold them.
 
     Returns:
         All weights by name.
 
     Raises:
-        MisuseError: If it has no weights of these names.
+        MisuseError: If the model has no weights of these names.
     """
     foreign = sorted(undo.keys() - model.tensors.keys())
     if foreign:

@@ -1,4 +1,4 @@
-"""Ways to train a multimodal network in one and the same loop: modulation, its competitors, and what needs neither."""
+"""Strategies for training a multimodal network, in one loop: modulation, its competitors, and controls."""
 
 from stemma.multimodal.strategies.agm import Agm
 from stemma.multimodal.strategies.gradient_blending import GradientBlending

@@ -1,9 +1,10 @@
-"""Adaptive gradient modulation."""
+"""The strategy `agm`: adaptive gradient modulation."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
+from stemma.deprecation import accept_old_names
 from stemma.multimodal.modulation_rule import Modulation
 from stemma.multimodal.strategies.base import AbstractRun, AbstractStrategy, Setting
 
@@ -12,13 +13,13 @@ if TYPE_CHECKING:
 
 
 class _Run(AbstractRun):
-    def __init__(self, setting: Setting, rule: Modulation, plan: str, alone: float) -> None:
+    def __init__(self, setting: Setting, rule: Modulation, plan: str, unimodal_loss_weight: float) -> None:
         from stemma.multimodal.adaptive_gradient_modulation import AdaptiveGradientModulation
 
         super().__init__(setting)
         self.agm = AdaptiveGradientModulation(
             setting.model, setting.modalities, mask=setting.masks, plan=plan, encoders=setting.encoders or None,
-            loss=setting.loss, seed=setting.seed, alone=alone, **asdict(rule),
+            loss=setting.loss, seed=setting.seed, unimodal_loss_weight=unimodal_loss_weight, **asdict(rule),
         )  # fmt: skip
 
     def loss(self, batch: "Mapping[str, torch.Tensor]", labels: "torch.Tensor") -> "torch.Tensor":
@@ -27,21 +28,23 @@ class _Run(AbstractRun):
         return found
 
 
+@accept_old_names(alone="unimodal_loss_weight")
 @dataclass(frozen=True)
 class Agm(AbstractStrategy):
-    """Adaptive gradient modulation; a negative alpha is the sign-flipped control, which feeds whoever is ahead.
+    """Adaptive gradient modulation; a negative alpha is the sign-flipped control, which favours the modality ahead.
 
     Attributes:
-        rule: How strongly, and compared with what.
-        plan: How the masked passes are carried out.
-        alone: Weight of the losses of modalities alone.
+        rule: The modulation rule.
+        plan: How the masked passes are run.
+        unimodal_loss_weight: Weight of the added losses of single modalities.
     """
 
     rule: Modulation = field(default_factory=Modulation)
     plan: str = "exact"
-    alone: float = 0.0
+    unimodal_loss_weight: float = 0.0
     name = "agm"
+    version = 2  # the numbers of version 1; `unimodal_loss_weight` had another name
 
     def start(self, setting: Setting) -> AbstractRun:
         """See `AbstractStrategy`."""
-        return _Run(setting, self.rule, self.plan, self.alone)
+        return _Run(setting, self.rule, self.plan, self.unimodal_loss_weight)

@@ -1,4 +1,4 @@
-"""What every way of training a multimodal network is: where it acts in one and the same loop."""
+"""What every training strategy is: where it acts in the common training loop."""
 
 import abc
 from collections.abc import Callable, Mapping
@@ -22,9 +22,9 @@ class Setting:
         model: The network, called as `model(**batch)`.
         modalities: Their names.
         masks: How each is hidden.
-        encoders: By modality, the name of the submodule that sees it first; empty where there is none.
+        encoders: By modality, the name of its encoder submodule; empty where there is none.
         loss: From logits and labels to a number.
-        seed: Of whatever the strategy draws.
+        seed: Of everything that the strategy samples.
     """
 
     model: "torch.nn.Module"
@@ -35,31 +35,23 @@ class Setting:
     seed: int = 0
 
     def cost(self, logits: "torch.Tensor", labels: "torch.Tensor") -> "torch.Tensor":
-        """The loss of some logits; mean cross-entropy unless another was given."""
+        """The loss of some logits; mean cross-entropy by default."""
         from torch.nn.functional import cross_entropy
 
         return (self.loss or cross_entropy)(logits, labels)
 
-    def own(self, modality: str) -> "list[tuple[str, torch.nn.Parameter]]":
-        """The parameters of one modality's encoder.
-
-        Returns:
-            Names inside the encoder, and parameters.
-
-        Raises:
-            MisuseError: If nobody said which submodule that is.
-        """
+    def encoder_parameters(self, modality: str) -> "list[tuple[str, torch.nn.Parameter]]":
+        """The parameters of one modality's encoder, by their names inside it; `MisuseError` if it has none."""
         if modality not in self.encoders:
             raise MisuseError(
-                f"this way of training scales encoders, but nothing says which submodule is that of {modality!r}: "
-                "encoders={modality: name}"
+                f"this strategy changes encoders, but none is given for {modality!r}: give encoders={{modality: name}}"
             )
         return list(self.model.get_submodule(self.encoders[modality]).named_parameters())
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What is known after an epoch.
+    """Losses and accuracies after an epoch.
 
     Attributes:
         epoch: Which, from 0.
@@ -75,10 +67,10 @@ class Progress:
 
 
 class AbstractRun(abc.ABC):
-    """One training with a strategy: it may remember. Its parameters beside the network's are in `extra`."""
+    """One training run with a strategy and its state."""
 
     needs_progress: ClassVar[bool] = False
-    """Whether it looks at responses after every epoch, which costs passes over the validation data."""
+    """Whether it needs responses after every epoch, which costs passes over the validation data."""
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
@@ -100,11 +92,11 @@ class AbstractRun(abc.ABC):
         return
 
     def epoch(self, progress: Progress) -> None:
-        """Look at the network after an epoch; called if `needs_progress`."""
+        """Update the state after an epoch; called if `needs_progress`."""
         return
 
     def extra(self) -> "list[torch.nn.Parameter]":
-        """Parameters to train beside the network's own."""
+        """Parameters to train in addition to the network's own."""
         return []
 
 
@@ -126,7 +118,7 @@ class AbstractStrategy(abc.ABC):
 
     @abc.abstractmethod
     def start(self, setting: Setting) -> AbstractRun:
-        """Begin a training.
+        """Begin a training run.
 
         Args:
             setting: What it acts on.

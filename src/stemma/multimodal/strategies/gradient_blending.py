@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 FUSED = "fused"
 """Name of the fused branch."""
 
-FLOOR = 0.1
-"""Share of the weights that is dealt out evenly: a fused branch of weight 0 would leave its head untrained."""
+EVEN_SHARE = 0.1
+"""Fraction of the weights that is distributed evenly: a fused branch of weight 0 would leave its head untrained."""
 
 
 class _Run(AbstractRun):
@@ -22,43 +22,45 @@ class _Run(AbstractRun):
     def __init__(self, setting: Setting, every: int) -> None:
         super().__init__(setting)
         for modality in setting.modalities:
-            setting.own(modality)
+            setting.encoder_parameters(modality)
         self.every = every
         self.heads: dict[str, torch.nn.Linear] = {}
         self.weights = dict.fromkeys([*setting.modalities, FUSED], 1 / (len(setting.modalities) + 1))
         self.before: tuple[Mapping[str, float], Mapping[str, float]] | None = None
 
     def loss(self, batch: "Mapping[str, torch.Tensor]", labels: "torch.Tensor") -> "torch.Tensor":
-        out, features = self._asked(batch)
+        out, features = self._forward(batch)
         total = self.weights[FUSED] * self.setting.cost(out, labels)
         for m, found in features.items():
             total = total + self.weights[m] * self.setting.cost(self.heads[m](found), labels)
         return total
 
-    def _asked(self, batch: "Mapping[str, torch.Tensor]") -> "tuple[torch.Tensor, dict[str, torch.Tensor]]":
+    def _forward(self, batch: "Mapping[str, torch.Tensor]") -> "tuple[torch.Tensor, dict[str, torch.Tensor]]":
         import torch
 
-        seen: dict[str, torch.Tensor] = {}
+        features: dict[str, torch.Tensor] = {}
 
-        def keep(modality: str) -> Any:
+        def record_output(modality: str) -> Any:
             def hook(part: Any, inputs: Any, output: Any) -> None:
-                seen[modality] = output.flatten(1)
+                features[modality] = output.flatten(1)
 
             return hook
 
         places = self.setting.encoders.items()
-        handles = [self.setting.model.get_submodule(place).register_forward_hook(keep(m)) for m, place in places]
+        handles = [
+            self.setting.model.get_submodule(place).register_forward_hook(record_output(m)) for m, place in places
+        ]
         try:
             out = self.setting.model(**batch)
         finally:
             for handle in handles:
                 handle.remove()
-        for m, found in seen.items():
+        for m, found in features.items():
             if m not in self.heads:
                 with torch.random.fork_rng():
                     torch.manual_seed(self.setting.seed)
                     self.heads[m] = torch.nn.Linear(found.shape[1], out.shape[1]).to(found.device, found.dtype)
-        return out, seen
+        return out, features
 
     def extra(self) -> "list[torch.nn.Parameter]":
         """The heads, once the first batch was seen."""
@@ -76,20 +78,20 @@ class _Run(AbstractRun):
                 found[branch] = gain / max(more * more, 1e-6)
             total = sum(found.values())
             if total > 0:
-                floor = FLOOR / len(found)
-                self.weights = {b: floor + (1 - FLOOR) * value / total for b, value in found.items()}
+                floor = EVEN_SHARE / len(found)
+                self.weights = {b: floor + (1 - EVEN_SHARE) * value / total for b, value in found.items()}
             self.before = (progress.valid_loss, progress.train_loss)
 
 
 @dataclass(frozen=True)
 class GradientBlending(AbstractStrategy):
-    """Weights in proportion to generalisation gained over overfitting squared, taken anew every few epochs.
+    """Weights in proportion to generalisation gained over overfitting squared, re-estimated every few epochs.
 
     Attributes:
         every: Epochs between two estimates; weights are equal before the first.
 
     Source: Wang et al., "What makes training multi-modal classification networks hard?", CVPR 2020, the online form.
-    Departures: a tenth of the weights is dealt out evenly; losses of single modalities are those of their Shapley
+    Departures: a tenth of the weights is distributed evenly; losses of single modalities are those of their Shapley
     responses when weights are estimated, and those of linear heads on the encoders when gradients are taken.
     """
 

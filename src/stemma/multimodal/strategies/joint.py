@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class JointRun(AbstractRun):
-    """Trains on the fused loss; others change what happens to its gradient."""
+    """Trains on the fused loss; subclasses change its gradients."""
 
     def loss(self, batch: "Mapping[str, torch.Tensor]", labels: "torch.Tensor") -> "torch.Tensor":
         """See `AbstractRun`."""
@@ -20,7 +20,7 @@ class JointRun(AbstractRun):
 
 @dataclass(frozen=True)
 class Joint(AbstractStrategy):
-    """What everyone does, and what every other strategy is compared with."""
+    """Plain joint training, the baseline of every other strategy."""
 
     name = "joint"
 

@@ -28,7 +28,7 @@ class _Run(JointRun):
 
     def gradients(self) -> None:
         for modality in self.stopped:
-            for _, parameter in self.setting.own(modality):
+            for _, parameter in self.setting.encoder_parameters(modality):
                 parameter.grad = None  # a zero would still be moved by momentum and weight decay
 
     def epoch(self, progress: Progress) -> None:
@@ -66,5 +66,5 @@ class Mses(AbstractStrategy):
     def start(self, setting: Setting) -> AbstractRun:
         """See `AbstractStrategy`."""
         for modality in setting.modalities:
-            setting.own(modality)
+            setting.encoder_parameters(modality)
         return _Run(setting, self.patience, self.smoothing)

@@ -16,13 +16,13 @@ class _Run(JointRun):
         super().__init__(setting)
         self.initial = {m: start.get(m, 1.0) for m in setting.modalities}
         self.factors = dict(self.initial)
-        self.seen: dict[str, deque[float]] = {m: deque(maxlen=memory) for m in setting.modalities}
+        self.accuracies: dict[str, deque[float]] = {m: deque(maxlen=memory) for m in setting.modalities}
 
     def gradients(self) -> None:
         scale(self.setting, self.factors)
 
     def epoch(self, progress: Progress) -> None:
-        for m, past in self.seen.items():
+        for m, past in self.accuracies.items():
             past.append(progress.valid_accuracy[m])
             mean = sum(past) / len(past)
             self.factors[m] = self.initial[m] * past[-1] / mean if mean > 0 else self.initial[m]

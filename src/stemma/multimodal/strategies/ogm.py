@@ -29,7 +29,7 @@ class _Run(JointRun):
         import torch
 
         for modality, factor in self.factors.items():
-            for _, parameter in self.setting.own(modality):
+            for _, parameter in self.setting.encoder_parameters(modality):
                 if factor == 1 or parameter.grad is None or parameter.ndim < 2:
                     continue
                 spread = parameter.grad.std() + 1e-8
@@ -41,11 +41,11 @@ class _Run(JointRun):
     def _factors(self, batch: "Mapping[str, torch.Tensor]", labels: "torch.Tensor") -> dict[str, float]:
         import torch
 
-        from stemma.multimodal.masked_passes import evaluating
+        from stemma.multimodal.masked_passes import evaluation_mode
         from stemma.multimodal.responses import shapley_responses
 
         s = self.setting
-        with torch.no_grad(), evaluating(s.model):
+        with torch.no_grad(), evaluation_mode(s.model):
             phi = shapley_responses(lambda b: s.model(**b), batch, s.masks, s.modalities)
         right = {m: float(r.softmax(1).gather(1, labels[:, None]).sum()) for m, r in phi.items()}
         out = {}
@@ -58,14 +58,14 @@ class _Run(JointRun):
 
 @dataclass(frozen=True)
 class Ogm(AbstractStrategy):
-    """Damps the encoder of the modality whose answers are right with more confidence: factor 1 - tanh(alpha * rho).
+    """Damps the encoder of the modality with more confident correct predictions: factor 1 - tanh(alpha * rho).
 
     Attributes:
         alpha: Strength.
 
     Source: Peng et al., "Balanced Multimodal Learning via On-the-fly Gradient Modulation", CVPR 2022. Departures: the
-    answers of a modality are its Shapley response in evaluation mode, so that any fusion can be trained (published: the
-    head split by modality, for late fusion); all weights of an encoder are scaled, not those of convolutions alone.
+    prediction of a modality is its Shapley response in evaluation mode, so that any fusion can be trained (published:
+    the head split by modality, for late fusion); all weights of an encoder are scaled, not those of convolutions alone.
     """
 
     alpha: float = 0.1

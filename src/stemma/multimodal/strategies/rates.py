@@ -1,4 +1,4 @@
-"""A learning rate of its own for each encoder: the strongest cheap control, if it is tuned."""
+"""A fixed learning rate for each encoder: the strongest cheap control, if it is tuned."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,14 +8,9 @@ from stemma.multimodal.strategies.joint import JointRun
 
 
 def scale(setting: Setting, factors: Mapping[str, float]) -> None:
-    """Multiply the gradients of encoders.
-
-    Args:
-        setting: Says which parameters those are.
-        factors: By modality; what is left out stays.
-    """
+    """Multiply the gradients of encoders by factors, by modality; those not named stay."""
     for modality, factor in factors.items():
-        for _, parameter in setting.own(modality):
+        for _, parameter in setting.encoder_parameters(modality):
             if parameter.grad is not None:
                 parameter.grad.mul_(factor)
 

@@ -1,4 +1,4 @@
-"""One modality alone: all others hidden from the first step on."""
+"""One modality only: all others hidden from the first step on."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,13 +23,13 @@ class _Run(AbstractRun):
 
 @dataclass(frozen=True)
 class Single(AbstractStrategy):
-    """The mono-modal concept: what a modality does without competition.
+    """The unimodal concept: a modality trained without competition.
 
-    With a linear head on features side by side this is a network of that modality alone, but for a constant that the
+    With a linear head on concatenated features this is a network of that modality alone, up to a constant that the
     hidden encoders add to the bias.
 
     Attributes:
-        modality: The one that is seen.
+        modality: The one that is shown.
     """
 
     modality: str

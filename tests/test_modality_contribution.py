@@ -10,8 +10,8 @@ from torch import nn
 
 import stemma
 from stemma.errors import MisuseError, StemmaError, UnreadableProbesError
-from stemma.multimodal.contribution import LeaningTest
-from stemma.multimodal.paired_network import joined
+from stemma.multimodal.contribution import ContributionTest
+from stemma.multimodal.paired_network import side_by_side
 from stemma.multimodal.strength_test import StrengthTest
 from stemma.probes import Probes, pair_modalities, read_probes
 from stemma.probes.modalities import split_modalities
@@ -100,12 +100,12 @@ def test_arrays_that_are_no_modalities_are_refused(tmp_path: Path, arrays: dict,
 
 def test_everything_that_asks_models_can_ask_a_joined_one() -> None:
     probes, model = _probes(64), _model()
-    asked = joined(model, probes.parts)
+    asked = side_by_side(model, probes.parts)
     pieces = split_modalities(torch.tensor(probes.inputs), probes.parts)
     assert torch.equal(asked.network(torch.tensor(probes.inputs)), Additive()(**pieces))
     assert asked.digest == model.digest
     assert asked.network.digest != model.network.digest
-    far = joined(_model("far", audio=0.2), probes.parts)
+    far = side_by_side(_model("far", audio=0.2), probes.parts)
     here = stemma.GradientField()(asked, probes), stemma.GradientField()(far, probes)
     assert stemma.FieldCosine()(here[0], here[0]).value == pytest.approx(0, abs=1e-9)
     assert stemma.FieldCosine()(*here).value > 0.01
@@ -116,7 +116,7 @@ def test_everything_that_asks_models_can_ask_a_joined_one() -> None:
 
 def test_shares_of_an_additive_network_are_its_variances() -> None:
     probes, net = _probes(2000), Additive(image=1.0, audio=0.5)
-    found = LeaningTest(draws=50)(stemma.from_module(net.eval(), "net"), probes)
+    found = ContributionTest(draws=50)(stemma.from_module(net.eval(), "net"), probes)
     pieces = split_modalities(torch.tensor(probes.inputs), probes.parts)
     with torch.no_grad():
         a, b = net.image(pieces["image"].flatten(1)), 0.5 * net.audio(pieces["audio"])
@@ -133,7 +133,7 @@ def test_shares_of_an_additive_network_are_its_variances() -> None:
 
 
 def test_a_modality_that_is_not_listened_to_has_no_share() -> None:
-    found = LeaningTest(draws=50)(_model(audio=0.0), _probes())
+    found = ContributionTest(draws=50)(_model(audio=0.0), _probes())
     audio, image = found.modalities["audio"], found.modalities["image"]
     assert audio.share.value == pytest.approx(0, abs=1e-9)
     assert image.share.value == pytest.approx(1, abs=1e-9)
@@ -146,7 +146,7 @@ def test_a_modality_that_is_not_listened_to_has_no_share() -> None:
 def test_shares_do_not_depend_on_the_order_of_probes(mask: str) -> None:
     probes, model = _probes(300), _model(interaction=0.3)
     order = np.random.default_rng(5).permutation(300)
-    test = LeaningTest(mask=mask, draws=20)
+    test = ContributionTest(mask=mask, draws=20)
     a, b = test(model, probes), test(model, probes.take(order))
     slack = 0.15 if mask == "permuted" else 1e-6
     assert a.modalities["image"].share.value == pytest.approx(b.modalities["image"].share.value, abs=slack)
@@ -154,7 +154,7 @@ def test_shares_do_not_depend_on_the_order_of_probes(mask: str) -> None:
 
 
 def test_without_labels_there_are_shares_and_no_accuracies() -> None:
-    found = LeaningTest(draws=20)(_model(), _probes(labels=False)).to_dict()
+    found = ContributionTest(draws=20)(_model(), _probes(labels=False)).to_dict()
     assert found["accuracy"] is None
     assert found["hidden"] is None
     assert found["modalities"]["image"]["response"] is None
@@ -163,7 +163,7 @@ def test_without_labels_there_are_shares_and_no_accuracies() -> None:
 
 def test_a_child_that_stopped_listening_is_a_finding() -> None:
     probes = _probes(500)
-    test = LeaningTest(draws=300)
+    test = ContributionTest(draws=300)
     deaf = test.compare(_model("parent"), _model("child", audio=0.1), probes, 0.01)
     assert deaf.verdict is Verdict.SUPPORTED
     assert deaf.p_value < 1e-6
@@ -179,7 +179,7 @@ def test_a_child_that_stopped_listening_is_a_finding() -> None:
 def test_a_change_at_the_margin_is_rarely_called_one() -> None:
     """Two networks whose shares differ by exactly the margin: at 5 % at most 5 % of draws may say they differ more."""
     big = _probes(20000)
-    model, test = _model("a"), LeaningTest(draws=2)
+    model, test = _model("a"), ContributionTest(draws=2)
     start = test(model, big).modalities["image"].share.value
     low, high = 0.2, 1.0
     for _ in range(16):  # the scale of the audio for which the image's share is .1 larger
@@ -189,44 +189,43 @@ def test_a_change_at_the_margin_is_rarely_called_one() -> None:
     other, called = _model("b", audio=low), 0
     for seed in range(60):
         rows = np.random.default_rng(seed).choice(20000, 200, replace=False)
-        found = LeaningTest(draws=60, seed=seed).compare(model, other, big.take(rows), 0.05)
+        found = ContributionTest(draws=60, seed=seed).compare(model, other, big.take(rows), 0.05)
         called += found.verdict is Verdict.SUPPORTED
     assert called <= 7  # 3 at most expected; above 7 with a chance of 1 in 100
 
 
 def test_what_cannot_be_asked_is_said_in_one_sentence() -> None:
     with pytest.raises(MisuseError, match="one modality"):
-        LeaningTest()(_model(), Probes.of(np.ones((3, 4), np.float32)))
-    with pytest.raises(MisuseError, match="is no torch module"):
-        LeaningTest()(stemma.from_module(lambda x: x, "box"), _probes(8))
+        ContributionTest()(_model(), Probes.of(np.ones((3, 4), np.float32)))
+    with pytest.raises(MisuseError, match="is not a torch module"):
+        ContributionTest()(stemma.from_module(lambda x: x, "box"), _probes(8))
     wrong = pair_modalities({"image": np.ones((8, 6), np.float32), "sound": np.ones((8, 5), np.float32)})
-    with pytest.raises(StemmaError, match="named as its forward takes them"):
-        LeaningTest()(_model(), wrong)
+    with pytest.raises(StemmaError, match="as its forward takes them"):
+        ContributionTest()(_model(), wrong)
     with pytest.raises(MisuseError, match="no mask is called 'noise'"):
-        LeaningTest(mask="noise")
+        ContributionTest(mask="noise")
 
 
 def test_a_network_that_answers_the_same_leans_on_nothing() -> None:
     dead = _model("dead", image=0.0, audio=0.0)
-    with pytest.raises(StemmaError, match="leans on nothing"):
-        LeaningTest()(dead, _probes())
+    with pytest.raises(StemmaError, match="relies on no modality"):
+        ContributionTest()(dead, _probes())
     row = np.random.default_rng(0).normal(size=(1, 6)).astype(np.float32)
     same = pair_modalities({"image": row.repeat(300, 0), "audio": row[:, :5].repeat(300, 0)})
-    with pytest.raises(StemmaError, match="leans on nothing"):
-        LeaningTest()(_model(), same)
-    found = LeaningTest(draws=20).compare(_model(), dead, _probes(), 0.01)
+    with pytest.raises(StemmaError, match="relies on no modality"):
+        ContributionTest()(_model(), same)
+    found = ContributionTest(draws=20).compare(_model(), dead, _probes(), 0.01)
     assert found.verdict is Verdict.INCONCLUSIVE
-    assert "dead answers the same to every probe" in found.reason
+    assert "dead has the same output for every probe" in found.reason
 
 
 def test_few_probes_and_labels_beyond_the_classes_are_told() -> None:
-    assert "10 probes are few" in LeaningTest(draws=20)(_model(), _probes(10)).reason
-    assert LeaningTest(draws=20)(_model(), _probes()).reason == ""
+    assert "10 probes are few" in ContributionTest(draws=20)(_model(), _probes(10)).reason
+    assert ContributionTest(draws=20)(_model(), _probes()).reason == ""
     pieces = {"image": np.ones((80, 6), np.float32), "audio": np.random.default_rng(0).normal(size=(80, 5))}
+    floats = {k: v.astype(np.float32) for k, v in pieces.items()}
     with pytest.raises(MisuseError, match="label 2000000000, but net has 4 classes"):
-        LeaningTest()(
-            _model(), pair_modalities({k: v.astype(np.float32) for k, v in pieces.items()}, np.full(80, 2 * 10**9))
-        )
+        ContributionTest()(_model(), pair_modalities(floats, np.full(80, 2 * 10**9)))
 
 
 def test_heads_that_are_added_are_read_together() -> None:
@@ -238,7 +237,7 @@ def test_heads_that_are_added_are_read_together() -> None:
         for _ in range(2)
     ]
     net, concept = _model(), stemma.from_module(Alone().eval(), "alone")
-    with pytest.raises(MisuseError, match="does not change when image is hidden"):
+    with pytest.raises(MisuseError, match="does not depend on image"):
         StrengthTest()(net, [concept], "image", *both)
     found, layer = StrengthTest(layer="image, audio")(net, [concept], "image", *both)
     assert layer == "image, audio"
