@@ -32,15 +32,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 
 from stemma import __version__
-from stemma.ancestry.direction import FORWARD, Direction
+from stemma.ancestry.direction import FORWARD, DirectionModel
 from stemma.ancestry.geometry import ANTISYMMETRIC, VERSION, Geometry
-from stemma.ancestry.parenthood import COLUMNS, Parenthood
+from stemma.ancestry.parent_model import FEATURE_NAMES, ParentModel
 from stemma.networks.load import from_arrays
 from stemma.training import PRETRAINED
-from stemma.training.direction import Pair, Query, fit_direction, fit_parenthood, geometry_of, pairs, queries
+from stemma.training.direction import Pair, Query, fit_direction, fit_parent_model, geometry_of, pairs, queries
 from stemma.training.histories import Family, Member
 from stemma.training.lineage_families import pedigrees
-from stemma.training.parentage import Answer, Held, calibrated, held_of, right_by_probability
+from stemma.training.parent_model import Answer, ScoredQuery, calibrate, right_by_probability, score_queries
 from testbeds.histories.networks import KINDS
 from testbeds.histories.trees import OF, ROOTLESS, Scored, drawn, part
 
@@ -70,7 +70,7 @@ def whole(family: Family) -> Measured:
     geometry = geometry_of(family)
     for i in range(len(geometry)):
         for j in range(i):
-            geometry.pair(i, j)
+            geometry.pair_features(i, j)
     return replace(family, members=tuple(replace(m, model=None) for m in family.members)), geometry
 
 
@@ -116,10 +116,10 @@ def others(kind: str, given: dict[Key, list[Any]]) -> list[Any]:
     return [x for (k, _), some in given.items() if k not in left_out for x in some]
 
 
-def of_pairs(known: dict[Key, list[Pair]], models: dict[str, Direction]) -> dict[str, Any]:
+def of_pairs(known: dict[Key, list[Pair]], models: dict[str, DirectionModel]) -> dict[str, Any]:
     """Which of two came first, forced and by how sure it is, and how many of no descent are given one."""
     rows = [(key, p, q) for key, ps in known.items()
-            for p, q in zip(ps, models[key[0]].of_features([x.features for x in ps]), strict=True)]  # fmt: skip
+            for p, q in zip(ps, models[key[0]].from_features([x.features for x in ps]), strict=True)]  # fmt: skip
     descends = np.array([p.label == FORWARD for _, p, _ in rows])
     said = np.array([q[0] > q[1] for *_, q in rows])
     sure = np.array([q[:2].max() for *_, q in rows])
@@ -165,7 +165,7 @@ def company(family: Family, draw: int) -> Family:
     return replace(family, members=tuple(replace(m, leaf=is_odd(m.name)) for m in family.members))
 
 
-def suspects(family: Family, direction: Direction, geometry: Geometry) -> list[Query]:
+def suspects(family: Family, direction: DirectionModel, geometry: Geometry) -> list[Query]:
     """Every child of a family beside random parts of it."""
     out = []
     for draw in range(DRAWS_OF_ZOO if family.number >= min(map(min, ZOO.values())) else DRAWS):
@@ -175,7 +175,7 @@ def suspects(family: Family, direction: Direction, geometry: Geometry) -> list[Q
     return out
 
 
-def of_sets(answers: list[tuple[Answer, Parenthood]]) -> dict[str, Any]:
+def of_sets(answers: list[tuple[Answer, ParentModel]]) -> dict[str, Any]:
     """What sets and names say of the suspects of one kind."""
     held, sizes, named, wrong, orphans, nearest, likeliest = [], [], [], [], [], [], []
     where, with_parent, without = [], [], []
@@ -185,7 +185,9 @@ def of_sets(answers: list[tuple[Answer, Parenthood]]) -> dict[str, Any]:
         sizes.append(len(chosen) + unknown)
         alone = (
             chosen[0]
-            if len(chosen) == 1 and not unknown and a.probabilities[chosen[0]] >= model.named_from(len(a.probabilities))
+            if len(chosen) == 1
+            and not unknown
+            and a.probabilities[chosen[0]] >= model.parent_threshold(len(a.probabilities))
             else None
         )
         where.append(a.query.family)
@@ -196,7 +198,7 @@ def of_sets(answers: list[tuple[Answer, Parenthood]]) -> dict[str, Any]:
         else:
             named.append(alone == a.query.parent)
             likeliest.append(int(a.probabilities.argmax()) == a.query.parent)
-            nearest.append(a.query.parent == int(np.argmin(a.query.rows[:, COLUMNS.index("distance")])))
+            nearest.append(a.query.parent == int(np.argmin(a.query.rows[:, FEATURE_NAMES.index("distance")])))
             with_parent.append(a.query.family)
     return {
         "suspects": len(answers), "coverage": rate(np.array(held), where), "size": round(float(np.mean(sizes)), 3),
@@ -226,11 +228,11 @@ def main() -> None:
     of_zoo = {z: directions[like[0]] for z, like in LIKE.items()}
     by = {**directions, **{f"zoo {z}": d for z, d in of_zoo.items()}}
     asked = {k: suspects(f, by[k[0]], g) for k, (f, g) in families.items()}
-    held: dict[str, list[Held]] = {}
-    fitted: dict[str, Parenthood] = {}
+    held: dict[str, list[ScoredQuery]] = {}
+    fitted: dict[str, ParentModel] = {}
     for kind in KINDS:
-        fitted[kind] = fit_parenthood(others(kind, asked), directions[kind])
-        held[kind] = held_of(fitted[kind], [q for k, qs in asked.items() if k[0] == kind for q in qs])
+        fitted[kind] = fit_parent_model(others(kind, asked), directions[kind])
+        held[kind] = score_queries(fitted[kind], [q for k, qs in asked.items() if k[0] == kind for q in qs])
     everyone = [h for kind in KINDS for h in held[kind]]
     sets = scored(held, directions[KINDS[0]])
     histories = {k: ps for k, ps in known.items() if k[0] in KINDS}
@@ -256,20 +258,20 @@ def main() -> None:
 
 
 def trees(
-    held: dict[str, list[Held]], families: dict[Key, Measured], fitted: dict[str, Parenthood], jobs: int
+    held: dict[str, list[ScoredQuery]], families: dict[Key, Measured], fitted: dict[str, ParentModel], jobs: int
 ) -> dict[tuple[str, int, int], Scored]:
     """Drawings of parts of every history, by kind, number and draw."""
     waiting = {}
     with ProcessPoolExecutor(jobs) as pool:
         for kind in KINDS:
-            model = calibrated(fitted[kind], [h for k in KINDS if k != kind for h in held[k]])
+            model = calibrate(fitted[kind], [h for k in KINDS if k != kind for h in held[k]])
             for (k, number), (family, geometry) in families.items():
                 if k == kind:
                     waiting[kind, number] = pool.submit(drawings, family, geometry, model)
         return {(*key, draw): s for key, one in waiting.items() for draw, s in enumerate(one.result())}
 
 
-def drawings(family: Family, geometry: Geometry, model: Parenthood) -> list[Scored]:
+def drawings(family: Family, geometry: Geometry, model: ParentModel) -> list[Scored]:
     """Drawings of parts of one history."""
     left_out = [m.name for m in family.members if is_odd(m.name)]
     return [drawn(part(family, geometry, draw, left_out if draw % 2 else ()), model) for draw in range(DRAWS)]
@@ -283,8 +285,11 @@ def table(some: Iterable[Scored]) -> list[list[float]]:
 
 def of_trees(grown: dict[tuple[str, int, int], Scored]) -> dict[str, Any]:
     """What family trees hold, kind by kind, with probabilities calibrated on the other kinds."""
-    tables = {kind: table(o for k, o in grown.items() if k[0] != kind) for kind in KINDS}
-    sure = {k: np.interp([x.said for x in s.lines if x.said is not None], *tables[k[0]]) for k, s in grown.items()}
+    calibration_tables = {kind: table(o for k, o in grown.items() if k[0] != kind) for kind in KINDS}
+    sure = {
+        k: np.interp([x.said for x in s.lines if x.said is not None], *calibration_tables[k[0]])
+        for k, s in grown.items()
+    }
     out: dict[str, Any] = {}
     for what in (*KINDS, "all", "odd members left out", "with the first ancestor", "without it"):
         keys = [k for k in grown if what in (k[0], "all") or (what == "odd members left out" and k[2] % 2)
@@ -313,20 +318,20 @@ def of_trees(grown: dict[tuple[str, int, int], Scored]) -> dict[str, Any]:
     return out
 
 
-def scored(held: dict[str, list[Held]], direction: Direction) -> dict[str, Any]:
+def scored(held: dict[str, list[ScoredQuery]], direction: DirectionModel) -> dict[str, Any]:
     """Sets and names by kind, each calibrated on the others, and by company."""
-    empty, out, answers = Parenthood(direction, direction.trees), {}, []
+    empty, out, answers = ParentModel(direction, direction.trees), {}, []
     for kind in KINDS:
-        model = calibrated(empty, [h for k in KINDS if k != kind for h in held[k]])
+        model = calibrate(empty, [h for k in KINDS if k != kind for h in held[k]])
         told = [(h.answer(model.trees.about["choice"]), model) for h in held[kind]]
-        out[kind] = of_sets([x for x in told if not x[0].query.stood_for])
+        out[kind] = of_sets([x for x in told if not x[0].query.ambiguous])
         answers += told
-    told = [x for x in answers if not x[0].query.stood_for]
+    told = [x for x in answers if not x[0].query.ambiguous]
     for low, high in ((1, 1), (2, 3), (4, 99)):
         out[f"{low} to {high} candidates"] = of_sets([x for x in told if low <= len(x[0].probabilities) <= high])
     out["plain company"] = of_sets([x for x in told if plain(x[0].query)])
     out["all"] = of_sets(told)
-    out["a sibling stands for the parent"] = of_sets([x for x in answers if x[0].query.stood_for])
+    out["a sibling stands for the parent"] = of_sets([x for x in answers if x[0].query.ambiguous])
     return out
 
 
@@ -348,11 +353,11 @@ def measured(numbers: int, data: Path, cache: Path, jobs: int) -> dict[Key, Meas
         return {key: one.result() for key, one in waiting.items()}
 
 
-def ship(known: dict, asked: dict, held: list[Held], edges: list[list[float]], made: dict[str, Any]) -> None:
+def ship(known: dict, asked: dict, held: list[ScoredQuery], edges: list[list[float]], made: dict[str, Any]) -> None:
     """Fit on all kinds; thresholds and tables stay those of kinds left out."""
     direction = fit_direction([p for ps in known.values() for p in ps], about=made)
-    model = fit_parenthood([q for qs in asked.values() for q in qs], direction, about=made)
-    model = calibrated(model, held, edges)
+    model = fit_parent_model([q for qs in asked.values() for q in qs], direction, about=made)
+    model = calibrate(model, held, edges)
     direction.trees.save(PRETRAINED / "direction.safetensors")
     model.trees.save(PRETRAINED / "parenthood.safetensors")
 

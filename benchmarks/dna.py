@@ -35,7 +35,7 @@ from stemma.kinship.function.model_dna import DnaIndex, Population, ProvenanceCl
 from stemma.probes import Probes
 from stemma.training import PRETRAINED, dna, shipped_dna
 from stemma.training.dna import TEXT_HIDDEN
-from stemma.training.dna_groups import STEP, Group, GroupRecipe, seen
+from stemma.training.dna_groups import FEATURE_STEP, Group, GroupRecipe, measure_group
 from stemma.zoo import data
 from stemma.zoo.recipe_builder import build_all
 from testbeds import set_pooling
@@ -78,7 +78,7 @@ def built(recipe: GroupRecipe, sources: Sequence[int]) -> None:
 
 
 def looked(recipe: GroupRecipe, test: bool) -> None:
-    _ = examined(recipe) if test else seen(recipe)
+    _ = examined(recipe) if test else measure_group(recipe)
 
 
 def build(jobs: int) -> None:
@@ -179,7 +179,7 @@ def fewer(encoder: FragmentEncoder, groups: Sequence[Looked], beside: Sequence[G
 def searched(encoder: FragmentEncoder, groups: Sequence[Looked], count: int = 10_000) -> dict[str, Any]:
     """Ten thousand codes, the test sources among drawn ones that are distributed alike: time, and what is found."""
     rows = [(g, i) for g in groups if g.recipe.kind == "mlp" for i in g.group().rows("source")]
-    codes = np.stack([encoder(g.found["soft answers"][i].astype(np.float32) * STEP) for g, i in rows])
+    codes = np.stack([encoder(g.found["soft answers"][i].astype(np.float32) * FEATURE_STEP) for g, i in rows])
     rng = np.random.default_rng(0)
     fill = []
     while len(fill) < count - len(codes):  # a third of each of three models, probe by probe
@@ -195,7 +195,7 @@ def searched(encoder: FragmentEncoder, groups: Sequence[Looked], count: int = 10
         if g.recipe.kind != "mlp":
             continue
         for child in [i for i, m in enumerate(g.members) if m.way == "new head"]:
-            code = encoder(g.found["soft answers"][child].astype(np.float32) * STEP)
+            code = encoder(g.found["soft answers"][child].astype(np.float32) * FEATURE_STEP)
             begin = time.perf_counter()
             near = index.nearest(code, 200)
             times.append(time.perf_counter() - begin)
@@ -207,7 +207,7 @@ def searched(encoder: FragmentEncoder, groups: Sequence[Looked], count: int = 10
 
 def told(name: str, train: Sequence[GroupRecipe], test: Sequence[GroupRecipe], ship: bool) -> dict[str, Any]:
     """All tables of pictures, or of texts."""
-    learning = [seen(r) for r in train]
+    learning = [measure_group(r) for r in train]
     groups = [Looked(r, r.members(), examined(r)) for r in test]
     made = {"command": "python benchmarks/dna.py --ship", "groups": [g.name for g in learning]}
     start = time.perf_counter()
@@ -266,7 +266,7 @@ def unseen_target() -> dict[str, Any]:
     for r in TRAIN:
         if r.data != UNSEEN:
             targets = [m.recipe.parameters.get("data") for m in r.members()]
-            learning.append(seen(r).only(np.array([t != UNSEEN for t in targets])))
+            learning.append(measure_group(r).only(np.array([t != UNSEEN for t in targets])))
     groups = [Looked(r, r.members(), examined(r)) for r in TEST if r.data != UNSEEN]
     scores = by_dna(dna.train(learning), learning)
     pairs = pairs_of(groups, scores, lambda looked, child: looked.targets[child] == UNSEEN)
@@ -305,7 +305,7 @@ def main() -> None:
     if given.only in (None, "verdicts"):
         mlps = [r for r in TEST if r.kind == "mlp"]
         groups = [Looked(r, r.members(), examined(r)) for r in mlps]
-        result["verdicts"] = verdicts(shipped_dna(), groups, [seen(r) for r in TRAIN if r.kind == "mlp"])
+        result["verdicts"] = verdicts(shipped_dna(), groups, [measure_group(r) for r in TRAIN if r.kind == "mlp"])
         path.write_text(json.dumps(result, indent=1) + "\n")
 
 

@@ -55,7 +55,7 @@ TIERS: dict[str, dict[str, Any]] = {
 }
 
 
-class Case:
+class EvaluationPair:
     """One network and one class."""
 
     def __init__(
@@ -89,7 +89,9 @@ class Case:
         return method(self.model, Probes.of(self.forget.images), rest).editable.module.eval()
 
 
-def measured(case: Case, generic: bed.Data, gold: list[np.ndarray], *, relearn: bool, brief: bool) -> dict[str, Any]:
+def measured(
+    case: EvaluationPair, generic: bed.Data, gold: list[np.ndarray], *, relearn: bool, brief: bool
+) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for name, (method, given) in METHODS.items():
         if brief and name not in BRIEF:
@@ -219,7 +221,7 @@ def study(result: Result, name: str, epochs: float, tier: Mapping[str, Any], dat
             if result.has(key):
                 cases.append(result.content["networks"][name]["cases"][key[-1]])
                 continue
-            case = Case(net, model, train, test, label, seed, args.device)
+            case = EvaluationPair(net, model, train, test, label, seed, args.device)
             gold: list[np.ndarray] = []
             whole = seed == tier["seeds"][0] and label in REFERRED and not args.brief
             if whole and name != "resnet18":

@@ -71,7 +71,7 @@ def paper() -> LineageDetector:
     """The published architecture, trained on the first families of the shipped detector's zoo; kept in the cache."""
     path = folder().parent / f"paper-detector-{PAPER_TRAINING.steps}.safetensors"
     if not path.exists():
-        relatives = [r for kind, n, seed in PAPER_ZOO for r in detector_zoo.made([kind], n, seed)]
+        relatives = [r for kind, n, seed in PAPER_ZOO for r in detector_zoo.build_families([kind], n, seed)]
         found = pools(relatives, cap=1, per_layer=1, probes=detector_zoo.probes_for, matrix=True)
         path.parent.mkdir(parents=True, exist_ok=True)
         train(found, LineageDetector(preset="paper", width=32), PAPER_TRAINING).save(path)
@@ -205,23 +205,23 @@ def calibration_part() -> dict[str, Any]:
     detector, drawing = shipped_detector(), Drawing()
     everything: tuple[list[np.ndarray], list[int]] = ([], [])
     for kind, count in (("mlp", 20), ("cnn", 8)):
-        pool = read_large(detector_zoo.made([kind], count, SEED))
+        pool = read_large(detector_zoo.build_families([kind], count, SEED))
         families, rng = sorted({r.family for r in pool.relatives}), np.random.default_rng([SEED, 3])
-        drawn = [q for _ in range(80) for q in draw_many(pool.unasked, families, rng, drawing, 12)]
-        found = [_probabilities(detector, pool.unasked, q) for q in drawn]
+        drawn = [q for _ in range(80) for q in draw_many(pool.without_features, families, rng, drawing, 12)]
+        found = [_probabilities(detector, pool.without_features, q) for q in drawn]
         labels = [q.label for q in drawn]
         out[kind] = _calibrated(found, labels)
         everything[0].extend(found)
         everything[1].extend(labels)
         plain = replace(detector, temperature=1.0, shift=0.0)
-        before = [_probabilities(plain, pool.unasked, q) for q in drawn]
+        before = [_probabilities(plain, pool.without_features, q) for q in drawn]
         out[kind]["before calibration"] = round(calibration.calibration_error(before, labels), 4)
     out["all"] = _calibrated(*everything)
     return out
 
 
 def _probabilities(detector: LineageDetector, pool: Pool, question: Question) -> np.ndarray:
-    return detector.probabilities(detector.logits([pool.asked(question, detector.preset, detector.crop)]))[0]
+    return detector.probabilities(detector.logits([pool.arrays(question, detector.preset, detector.crop)]))[0]
 
 
 def _calibrated(found: list[np.ndarray], labels: list[int]) -> dict[str, Any]:

@@ -27,9 +27,9 @@ from stemma.ancestry.geometry import Geometry
 from stemma.ancestry.trace import trace
 from stemma.checkpoints.model import Model
 from stemma.kinship.compare import compare_weights
-from stemma.training import shipped_parenthood
-from stemma.workspace.candidates import of_model
-from stemma.workspace.role_assignment import Standings
+from stemma.training import shipped_parent_model
+from stemma.workspace.candidates import candidate_from_model
+from stemma.workspace.role_assignment import RoleAssignment
 from stemma.zoo import lineages
 from stemma.zoo.recipe_builder import build_all
 
@@ -107,9 +107,12 @@ def drawn(rng: np.random.Generator, names: Sequence[str], count: int) -> list[st
 
 
 def answered(child: Model, enrolled: Mapping[str, Model], parent: str) -> dict[str, Any]:
-    candidates = [of_model(m) for m in enrolled.values()]
+    candidates = [candidate_from_model(m) for m in enrolled.values()]
     found = trace(
-        child, candidates, lambda c: compare_weights(c.load(), child), standings=Standings(child, shipped_parenthood)
+        child,
+        candidates,
+        lambda c: compare_weights(c.load(), child),
+        assign_roles=RoleAssignment(child, shipped_parent_model),
     )
     named = [p for p in found.parents if p["direction"] == "parent"]
     said = named[0]["name"] if named else None
@@ -228,7 +231,7 @@ def write(
         "children": {o: {"all": table([r for kind, part in kinds.items() if kind in main_kinds for r in part]),
                          **{k: table(part) for k, part in kinds.items()}} for o, kinds in rows.items()},
         "all": table(everything),
-        "named from": round(shipped_parenthood().named_from(8), 4),
+        "named from": round(shipped_parent_model().parent_threshold(8), 4),
         "machine": {"processor": platform.machine(), "python": platform.python_version(), "stemma": __version__},
     }  # fmt: skip
     text = json.dumps(result, indent=1)

@@ -27,7 +27,7 @@ from stemma.probes import Probes
 from stemma.types import RelationKind as R
 from stemma.zoo import data, independents
 from stemma.zoo.collection import EQUIVALENCES
-from stemma.zoo.evaluation_pairs import Case, histories, relations
+from stemma.zoo.evaluation_pairs import EvaluationPair, histories, relations
 from stemma.zoo.recipe_builder import build_all
 
 RESULTS = Path(__file__).parent / "results"
@@ -52,12 +52,14 @@ def probes_of(kind: str) -> Probes:
     return Probes.of(found.inputs[rows], labels=rows * 10 // len(found.inputs))
 
 
-def built(cases: Sequence[Case]) -> dict[str, Any]:
+def built(cases: Sequence[EvaluationPair]) -> dict[str, Any]:
     recipes = {r.digest: r for c in cases for r in (c.a, c.b)}
     return dict(zip(recipes, build_all(list(recipes.values())), strict=True))
 
 
-def asked(kind: str, cases: Sequence[Case], models: dict[str, Any], root: str, null: list[Any]) -> list[dict[str, Any]]:
+def asked(
+    kind: str, cases: Sequence[EvaluationPair], models: dict[str, Any], root: str, null: list[Any]
+) -> list[dict[str, Any]]:
     out = []
     for c in cases:
         start = time.perf_counter()

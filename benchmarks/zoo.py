@@ -25,7 +25,7 @@ from stemma.checkpoints.model import Model
 from stemma.types import RelationKind
 from stemma.zoo import data
 from stemma.zoo.collection import Member, Zoo
-from stemma.zoo.lineages import TUNINGS, as_zoo, flat, forest, tree
+from stemma.zoo.lineages import FINETUNING_RECIPES, as_zoo, flat, forest, tree
 from stemma.zoo.memory import arrays_of
 from stemma.zoo.recipe import Recipe
 from stemma.zoo.recipe_builder import build, build_all
@@ -43,7 +43,7 @@ def vector(model: Model) -> np.ndarray:
 
 def score(model: Model, recipe: Recipe) -> float:
     """Accuracy on the test part of a recipe's task; of text, minus the bits per byte."""
-    examples = data.material(recipe, "test")
+    examples = data.examples_for(recipe, "test")
     if recipe.kind == "lm":
         few = data.Examples(examples.inputs[:TEXT], examples.targets[:TEXT])
         return -float(bits_per_byte(model.config or {}, [arrays_of(model)], few)[0])
@@ -131,7 +131,7 @@ def main() -> None:
     result |= {
         "version": stemma.__version__,
         "seed": SEED,
-        "tunings": len(TUNINGS),
+        "tunings": len(FINETUNING_RECIPES),
         "machine": f"{os.cpu_count()} cores, Python {platform.python_version()}",
     }
     for part in args.parts:

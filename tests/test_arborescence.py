@@ -138,7 +138,7 @@ def test_wrong_input_is_one_clear_error() -> None:
         minimum_arborescence(2, one, np.array([2]), np.array([1.0]), root=0)
     with pytest.raises(MisuseError, match="finite"):
         minimum_arborescence(2, one, np.array([1]), np.array([np.nan]), root=0)
-    with pytest.raises(MisuseError, match="not 2"):
+    with pytest.raises(MisuseError, match="but is 2"):
         minimum_arborescence(2, one, np.array([1]), np.array([1.0]), root=2)
     with pytest.raises(MisuseError, match="2, one per node"):
         minimum_forest(2, one, np.array([1]), np.array([1.0]), np.zeros(3))

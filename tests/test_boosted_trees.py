@@ -8,7 +8,7 @@ from safetensors.numpy import save_file
 
 from stemma.ancestry.boosted_trees import BoostedTrees
 from stemma.errors import MisuseError, UnreadableModelError
-from stemma.training.direction import _table
+from stemma.training.direction import _as_table
 
 
 def fitted(classes: int) -> tuple[object, np.ndarray]:
@@ -22,7 +22,7 @@ def fitted(classes: int) -> tuple[object, np.ndarray]:
 @pytest.mark.parametrize("classes", [2, 3])
 def test_the_table_scores_as_the_library_does(classes: int, tmp_path: Path) -> None:
     model, x = fitted(classes)
-    trees = _table(model, {"features": list("abcde"), "made by": "a test"})
+    trees = _as_table(model, {"features": list("abcde"), "made by": "a test"})
     expected = np.reshape(model.decision_function(x), (len(x), -1))  # type: ignore[attr-defined]
     np.testing.assert_allclose(trees.scores(x), expected, atol=1e-5)
     assert expected.std() > 0.5  # the control: there is something to agree on
@@ -35,7 +35,7 @@ def test_the_table_scores_as_the_library_does(classes: int, tmp_path: Path) -> N
 
 def test_wrong_rows_and_wrong_files_are_refused(tmp_path: Path) -> None:
     model, x = fitted(2)
-    trees = _table(model, {"features": list("abcde")})
+    trees = _as_table(model, {"features": list("abcde")})
     with pytest.raises(MisuseError, match="5 features"):
         trees.scores(x[:, :4])
     save_file({"w": np.ones((3, 3), np.float32)}, tmp_path / "w.safetensors")

@@ -18,9 +18,9 @@ from stemma.probes import Probes
 from stemma.training import PRETRAINED, calibration, shipped_detector
 from stemma.training.detector import Training, split, train
 from stemma.training.detector_questions import Drawing, Pool, pools
-from stemma.training.detector_zoo import family as recipes
-from stemma.training.detector_zoo import parsed
-from stemma.training.relatives import Relative, components, of_folder, of_zoo
+from stemma.training.detector_zoo import parse_zoo
+from stemma.training.detector_zoo import random_family as recipes
+from stemma.training.relatives import Relative, components, relatives_from_folder, relatives_from_zoo
 from stemma.zoo.lineages import as_zoo
 
 Arrays = dict[str, np.ndarray]
@@ -183,8 +183,8 @@ def test_wrong_use_is_one_clear_error(shipped: LineageDetector, models: dict[str
         LineageDetector.load(path)
     for text in ("mlp:n", "nothing", "mlp+:n=2", "mlp:n=2,k=1"):
         with pytest.raises(MisuseError, match="write for example"):
-            parsed(text)
-    assert parsed("mlp+cnn:n=5,seed=3") == (("mlp", "cnn"), 5, 3)
+            parse_zoo(text)
+    assert parse_zoo("mlp+cnn:n=5,seed=3") == (("mlp", "cnn"), 5, 3)
 
 
 def test_training_learns_is_deterministic_and_can_be_kept(pool: Pool, tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def test_preset_paper_needs_and_uses_features() -> None:
     assert sum(answer.probabilities) + answer.none == pytest.approx(1)
     question = found.draw(["f0", "f1"], np.random.default_rng(0), Drawing(), 4)
     assert question is not None
-    assert found.asked(question, "paper", 8)["matrices"].shape[1:] == (2, 64, 64)
+    assert found.arrays(question, "paper", 8)["matrices"].shape[1:] == (2, 64, 64)
     with pytest.raises(MisuseError, match="no matrix by name"):
         trained(models[1], [from_arrays(_root(0), "other", None)], probes)
 
@@ -326,15 +326,15 @@ def test_calibration_finds_the_temperature_that_was_put_in() -> None:
 def test_a_written_zoo_says_the_same_as_one_in_memory(tmp_path: Path) -> None:
     zoo = as_zoo(_short(50), keep=False)
     zoo.write(tmp_path / "zoo")
-    memory, folder = of_zoo(zoo, "f"), of_folder(tmp_path / "zoo")
-    assert [r.ancestors for r in of_zoo(zoo, str(tmp_path / "zoo"))] == [r.ancestors for r in folder]
+    memory, folder = relatives_from_zoo(zoo, "f"), relatives_from_folder(tmp_path / "zoo")
+    assert [r.ancestors for r in relatives_from_zoo(zoo, str(tmp_path / "zoo"))] == [r.ancestors for r in folder]
     assert [r.model.digest for r in memory] == [r.model.digest for r in folder]
     assert len({r.family for r in folder}) == 1
     (tmp_path / "zoo" / "truth.json").write_text("{}")
-    with pytest.raises(MisuseError, match="is no truth"):
-        of_folder(tmp_path / "zoo")
+    with pytest.raises(MisuseError, match="not a valid truth file"):
+        relatives_from_folder(tmp_path / "zoo")
     with pytest.raises(MisuseError, match=r"no truth\.json"):
-        of_folder(tmp_path)
+        relatives_from_folder(tmp_path)
 
 
 @pytest.mark.slow

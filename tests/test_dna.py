@@ -42,13 +42,13 @@ from stemma.probes import Probes
 from stemma.probes.augmentation import perturb
 from stemma.registry import Registry
 from stemma.training import shipped_dna
-from stemma.training.dna import Training, halves, told, train
-from stemma.training.dna_groups import Group, GroupRecipe, of_relatives, parsed, seen
+from stemma.training.dna import Training, evaluate, split_sources, train
+from stemma.training.dna_groups import Group, GroupRecipe, group_from_relatives, measure_group, parse_groups
 from stemma.training.relatives import Relative
 from stemma.types import Fingerprint, Verdict
 from stemma.workspace import Workspace
 from stemma.zoo import data
-from stemma.zoo.provenance import WAYS, group
+from stemma.zoo.provenance import DERIVATIONS, group
 from stemma.zoo.recipe_builder import build_all
 from strangers import perceptrons
 
@@ -343,8 +343,8 @@ def test_an_encoder_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     back = FragmentEncoder.load(tmp_path / "e.safetensors")
     assert back.digest == made.digest != FragmentEncoder.untrained().digest
     assert back.about == {"command": "none"}
-    seen = rng.normal(size=(40, f))
-    np.testing.assert_array_equal(back(seen), made(seen))
+    measure_group = rng.normal(size=(40, f))
+    np.testing.assert_array_equal(back(measure_group), made(measure_group))
 
 
 def test_without_a_classifier_the_mean_correlation_decides() -> None:
@@ -355,10 +355,10 @@ def test_without_a_classifier_the_mean_correlation_decides() -> None:
 
 def test_every_way_of_the_zoo_makes_a_child_of_its_source() -> None:
     members = group("mlp", 3, 2)
-    assert {m.way for m in members} == {"source", "stranger", *WAYS}
+    assert {m.way for m in members} == {"source", "stranger", *DERIVATIONS}
     roots = {m.source: m.recipe.digest for m in members if m.way == "source"}
     for m in members:
-        if m.way in WAYS:
+        if m.way in DERIVATIONS:
             first = m.recipe
             while first.parents:
                 first = first.parents[0]
@@ -385,13 +385,13 @@ def made_up(name: str, sources: int, seed: int, kin: float) -> Group:
 def test_what_kin_share_is_learnt_and_nothing_where_they_share_nothing(similarity: str) -> None:
     how = Training(steps=100, similarity=similarity, probes=64, classify=True)
     groups = [made_up("mlp-a", 24, 1, 1.5), made_up("mlp-b", 24, 2, 1.5)]
-    learning, asked = halves(groups)
+    learning, asked = split_sources(groups)
     assert {len(g.rows("source")) for g in learning} == {18}
     encoder = train(learning, how)
     assert np.abs(encoder.linear).mean(1).argmax() == 3
-    assert told(encoder, asked, learning)["auroc"] > 0.9
-    nothing = halves([made_up("mlp-c", 80, 3, 0.0)])
-    assert 0.3 < told(train(nothing[0], how), nothing[1], nothing[0])["auroc"] < 0.7
+    assert evaluate(encoder, asked, learning)["auroc"] > 0.9
+    nothing = split_sources([made_up("mlp-c", 80, 3, 0.0)])
+    assert 0.3 < evaluate(train(nothing[0], how), nothing[1], nothing[0])["auroc"] < 0.7
     once, again = (train(learning, replace(how, steps=10)) for _ in range(2))
     np.testing.assert_array_equal(again.linear, once.linear)
 
@@ -406,18 +406,18 @@ def test_training_refuses_what_teaches_nothing() -> None:
     with pytest.raises(MisuseError, match="nothing is learnt"):
         Training(similarity="none", classify=False)
     with pytest.raises(MisuseError, match="nor a zoo by name"):
-        parsed("mlp:what=3")
+        parse_groups("mlp:what=3")
 
 
 def test_a_group_is_looked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STEMMA_CACHE", str(tmp_path))
     recipe = GroupRecipe("mlp", 5, 2, folder=False)
-    first = seen(recipe)
+    first = measure_group(recipe)
     before = sorted(p.name for p in (tmp_path / "zoo").iterdir())
-    second = seen(recipe)
+    second = measure_group(recipe)
     assert sorted(p.name for p in (tmp_path / "zoo").iterdir()) == before
     np.testing.assert_array_equal(first.kept, second.kept)
-    assert set(first.ways) == set(WAYS)
+    assert set(first.ways) == set(DERIVATIONS)
     assert first.features.shape == (26, 384, len(FEATURES))
 
 
@@ -442,12 +442,12 @@ def test_of_a_family_the_model_with_most_children_is_the_source() -> None:
         Relative(n, m, "x" if n == "x" else "f", above)
         for (n, above), m in zip(history.items(), models, strict=True)
     ]  # fmt: skip
-    found = of_relatives("zoo", relatives, PROBES)
+    found = group_from_relatives("zoo", relatives, PROBES)
     assert found.way.tolist() == ["source", "child 1", "child 2"]
     assert found.source.tolist() == [0, 0, 0]
     np.testing.assert_allclose(found.features[0], DNA().fragments(models[1], PROBES)[0], atol=0.026)
     with pytest.raises(MisuseError, match="made from another"):
-        of_relatives("zoo", [relatives[0], relatives[4]], PROBES)
+        group_from_relatives("zoo", [relatives[0], relatives[4]], PROBES)
 
 
 # In a workspace
@@ -463,8 +463,8 @@ def test_dna_decides_where_heads_differ_and_is_listed_where_they_do_not(tmp_path
     differ = asked.compare(source, fewer, **given)
     assert differ.function is not None
     assert differ.function.statistic == "closer-dna-than-independent"
-    assert differ.function.details["decides"] == "their heads differ"
-    assert "DNA decides" in differ.function.reason
+    assert differ.function.details["decides"] == "their output heads differ"
+    assert "Model DNA decides" in differ.function.reason
     assert "closer-than-independent" in {e.statistic for e in differ.evidence}
     alike = asked.compare(source, same, **given)
     assert alike.function is not None

@@ -14,7 +14,7 @@ from stemma.edits.result import Edited
 from stemma.edits.unlearning.unlearning import Unlearning
 from stemma.networks.load import from_arrays
 from stemma.probes import Probes
-from stemma.zoo.symmetries import groups, permuted, scaled
+from stemma.zoo.symmetries import permute_units, scale_units, unit_groups
 
 IMAGES = {"input_shape": [1, 8, 8], "classes": 5}
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -60,13 +60,13 @@ def changed(kind: str, before: Arrays, how: str, seed: int) -> tuple[Arrays, dic
     """
     draw = np.random.default_rng([seed, 5])
     after, rows = dict(before), {}
-    for g in groups(CONFIGS[kind], before)[: 1 if (kind, how) == ("mlp", "scale") else None]:
+    for g in unit_groups(CONFIGS[kind], before)[: 1 if (kind, how) == ("mlp", "scale") else None]:
         if how == "order" and "attn" not in g.name:
             order = draw.permutation(g.size)
-            after = permuted(after, g, order)
+            after = permute_units(after, g, order)
             rows.update({(p.tensor, p.axis): order for p in g.places if p.block == 1 and p.offset == 0})
         elif how == "scale" and g.scales:
-            after = scaled(after, g, 2.0 ** draw.integers(-2, 3, g.size))
+            after = scale_units(after, g, 2.0 ** draw.integers(-2, 3, g.size))
     return after, rows
 
 

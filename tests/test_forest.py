@@ -10,11 +10,11 @@ import pytest
 from safetensors.numpy import save_file
 
 from stemma.ancestry.trees.additive_tree import RecursiveGrouping, spanning_tree
-from stemma.ancestry.trees.cycles import without_circles
-from stemma.ancestry.trees.distances import ByNorm, Distances, squared_distances
-from stemma.ancestry.trees.families import families
-from stemma.ancestry.trees.forest import Family, Forest, Named
-from stemma.ancestry.trees.rooting import likeliest
+from stemma.ancestry.trees.cycles import remove_cycles
+from stemma.ancestry.trees.distances import Distances, OddsFromNorms, squared_distances
+from stemma.ancestry.trees.families import find_families
+from stemma.ancestry.trees.forest import Family, Forest, PairResult
+from stemma.ancestry.trees.rooting import most_likely_forest
 from stemma.checkpoints.model import Model
 from stemma.cli import main
 from stemma.errors import MisuseError, NotAModelError
@@ -24,8 +24,8 @@ from stemma.networks.load import from_arrays
 from stemma.registry import Registry
 from stemma.types import Digest, Edge, ModelRef
 from stemma.workspace import Workspace
-from stemma.workspace.forest import Work, lineage
-from stemma.workspace.incremental_forest import regrown
+from stemma.workspace.forest import LineageBuilder, lineage
+from stemma.workspace.incremental_forest import update_lineage
 from stemma.workspace.lineage import lineage_of
 from stemma.zoo import family
 
@@ -144,9 +144,9 @@ def test_equal_models_have_length_zero() -> None:
     ("given", "said"),
     [
         (np.zeros((2, 3)), "square matrix"),
-        (np.array([[0, np.nan], [np.nan, 0]]), "were weights NaN"),
+        (np.array([[0, np.nan], [np.nan, 0]]), "are any weights NaN"),
         (np.array([[0, 1.0], [2.0, 0]]), "symmetric"),
-        (np.array([[0, -1.0], [-1.0, 0]]), "not negative"),
+        (np.array([[0, -1.0], [-1.0, 0]]), "non-negative"),
     ],
 )
 def test_wrong_distances_are_one_clear_error(given: np.ndarray, said: str) -> None:
@@ -221,7 +221,7 @@ def test_the_forest_of_a_simulated_family_is_its_history() -> None:
 
 def test_a_direction_that_is_given_counts_and_one_lie_is_outvoted() -> None:
     g = between(grown([-1, 0, 1, 2], 4))
-    turned = ByNorm(g)
+    turned = OddsFromNorms(g)
     backwards = Forest()([Family(refs(4), g, lambda a, b: turned(a, b)[::-1])])
     assert {(e.parent, e.child) for e in backwards.edges} == {("m03", "m02"), ("m02", "m01"), ("m01", "m00")}
 
@@ -244,7 +244,7 @@ def test_siblings_alone_are_refused_a_direction() -> None:
 def test_leaves_by_rule_have_no_children() -> None:
     g = between(grown([-1, 0], 7))
     assert [(e.parent, e.child) for e in Forest()([Family(refs(2), g)]).edges] == [("m00", "m01")]
-    found = Forest()([Family(refs(2), g, leaves=frozenset({0}))])
+    found = Forest()([Family(refs(2), g, childless=frozenset({0}))])
     assert found.edges == ()
     assert [r["models"] for r in found.refused] == [["m00", "m01"]]
 
@@ -268,7 +268,7 @@ def test_two_roundings_of_an_absent_model_are_refused_a_direction_however_they_a
 
 def test_an_edge_that_the_test_of_the_pair_denies_is_refused() -> None:
     g = between(grown([-1, 0, 0], 8))
-    denied = lambda a, b: Named(related=b != 2, reason="units are elsewhere")  # noqa: E731
+    denied = lambda a, b: PairResult(related=b != 2, reason="units are elsewhere")  # noqa: E731
     found = Forest()([Family(refs(3), g, relation=denied)])
     assert {(e.parent, e.child) for e in found.edges} == {("m00", "m01")}
     assert found.refused == ({"models": ["m00", "m02"], "reason": "units are elsewhere"},)
@@ -278,8 +278,13 @@ def test_an_edge_that_the_test_of_the_pair_denies_is_refused() -> None:
 def test_no_model_descends_from_itself_whatever_pairs_say() -> None:
     circle = np.zeros((5, 4))
     circle[[1, 2, 3, 0], [0, 1, 2, 3]], circle[4] = [0.9, 0.8, 0.9, 0.9], [0.1, 0.2, 0.1, 0.1]
-    assert likeliest(circle) == {0: 1, 1: None, 2: 3, 3: 0}  # the circle is opened where it is the least likely
-    assert likeliest(np.array([[0.0, 0.3], [0.3, 0.0], [0.7, 0.7]])) == {0: None, 1: None}
+    assert most_likely_forest(circle) == {
+        0: 1,
+        1: None,
+        2: 3,
+        3: 0,
+    }  # the circle is opened where it is the least likely
+    assert most_likely_forest(np.array([[0.0, 0.3], [0.3, 0.0], [0.7, 0.7]])) == {0: None, 1: None}
 
 
 def test_of_every_circle_the_least_sure_edge_is_left_out() -> None:
@@ -288,16 +293,16 @@ def test_of_every_circle_the_least_sure_edge_is_left_out() -> None:
 
     circle = [edge("a", "b", 0.9), edge("b", "c", None), edge("c", "a", 0.4), edge("c", "d", 0.1)]
     both = [*circle, edge("x", "y", None), edge("y", "x", 0.6)]
-    kept, dropped = without_circles(both)
+    kept, dropped = remove_cycles(both)
     assert [(e.parent, e.child) for e in dropped] == [("c", "a"), ("y", "x")]
     assert len(kept) == len(both) - 2
-    assert without_circles(kept) == (kept, [])
+    assert remove_cycles(kept) == (kept, [])
 
 
 def test_what_is_likelier_not_to_be_its_parent_is_not_drawn() -> None:
     g = between(grown([-1, 0, 0], 8))
     unsure = lambda rows: np.array([[0.0, 0.45, 0.9], [0.05, 0, 0.02], [0, 0.07, 0], [0.95, 0.48, 0.08]])  # noqa: E731
-    found = Forest()([Family(refs(3), g, chances=unsure)])
+    found = Forest()([Family(refs(3), g, parent_probabilities=unsure)])
     assert [(e.parent, e.child, e.confidence) for e in found.edges] == [("m00", "m02", 0.9)]
     assert [r["models"] for r in found.refused] == [["m00", "m01"]]
 
@@ -305,7 +310,7 @@ def test_what_is_likelier_not_to_be_its_parent_is_not_drawn() -> None:
 def test_two_alone_are_given_an_order_only_where_a_trace_would_name_the_parent() -> None:
     g = between(grown([-1, 0], 8))
     likely = lambda rows: np.array([[0.0, 0.8], [0.1, 0.0], [0.9, 0.2]])  # noqa: E731
-    drawn, kept = (Forest()([Family(refs(2), g, chances=likely, alone=p)]) for p in (0.5, 0.9))
+    drawn, kept = (Forest()([Family(refs(2), g, parent_probabilities=likely, pair_threshold=p)]) for p in (0.5, 0.9))
     assert [(e.parent, e.child) for e in drawn.edges] == [("m00", "m01")]
     assert kept.edges == ()
     assert kept.roots == ("m00", "m01")
@@ -314,9 +319,9 @@ def test_two_alone_are_given_an_order_only_where_a_trace_would_name_the_parent()
 
 def test_a_test_of_the_pair_that_shows_the_order_counts_more_than_what_is_likely() -> None:
     g = between(grown([-1, 0, 0], 8))
-    shown = lambda a, b: Named(backwards=a < b, certain=a > b)  # noqa: E731
+    shown = lambda a, b: PairResult(child_first=a < b, parent_certain=a > b)  # noqa: E731
     equal = lambda rows: np.array([[0, 0.45, 0.45], [0.45, 0, 0.45], [0.45, 0.45, 0], [0.1, 0.1, 0.1]])  # noqa: E731
-    found = Forest()([Family(refs(3), g, chances=equal, relation=shown)])
+    found = Forest()([Family(refs(3), g, parent_probabilities=equal, relation=shown)])
     assert found.edges
     assert all(e.parent > e.child and e.confidence is None for e in found.edges)
 
@@ -325,7 +330,7 @@ def test_of_forms_of_one_network_the_widest_stands_for_all_whatever_they_are_cal
     rows = grown([-1, 0, 0], 4)
     for forms in ((0, 3), (3, 0)):
         g = between(np.concatenate([rows, rows[:1] * (1 + 1e-4)]))
-        found = Forest()([Family(refs(4), g, ranks=[(4 if k != forms[1] else 2,) for k in range(4)])])
+        found = Forest()([Family(refs(4), g, originality=[(4 if k != forms[1] else 2,) for k in range(4)])])
         wide, narrow = (f"m{k:02d}" for k in forms)
         assert {(e.parent, e.child) for e in found.edges} == {(wide, narrow), (wide, "m01"), (wide, "m02")}
 
@@ -353,12 +358,12 @@ def test_families_are_components_and_few_pairs_are_tested() -> None:
         asked.append((i, j))
         return bool(whose[i] == whose[j])
 
-    found = families(codes[whose] ^ flips, related)
+    found = find_families(codes[whose] ^ flips, related)
     assert found == [list(range(12 * f, 12 * f + 12)) for f in range(10)]
     assert len(asked) < 200
-    assert families(codes[whose] ^ flips, lambda i, j: False) == [[i] for i in range(120)]
+    assert find_families(codes[whose] ^ flips, lambda i, j: False) == [[i] for i in range(120)]
     with pytest.raises(MisuseError, match="uint8"):
-        families(np.zeros((3, 4), np.uint8), related)
+        find_families(np.zeros((3, 4), np.uint8), related)
 
 
 # From weights
@@ -506,11 +511,11 @@ def test_a_pruned_model_hangs_below_what_it_was_cut_from_and_a_pruned_parent_sta
 
 
 def test_no_models_one_model_and_two_of_one_name() -> None:
-    with pytest.raises(MisuseError, match="none were given"):
+    with pytest.raises(MisuseError, match="none was given"):
         lineage([])
     one = family_of_models([-1])
     assert lineage(one).roots == ("m00",)
-    with pytest.raises(MisuseError, match="'m00' is the name of several"):
+    with pytest.raises(MisuseError, match="two models are named 'm00'"):
         lineage([*one, *one])
 
 
@@ -584,14 +589,18 @@ def test_a_model_that_is_added_touches_its_family_only(monkeypatch: pytest.Monke
     before = lineage([*left, *second[:3], *stranger], detailed=0)
     assert len(before.missing_ancestors) == 1
     drawn: list[int] = []
-    monkeypatch.setattr(Work, "family", lambda self, m, v, own=Work.family: drawn.append(len(m)) or own(self, m, v))
-    after = regrown(before, [*left, *second, *stranger], detailed=0)
+    monkeypatch.setattr(
+        LineageBuilder,
+        "describe_family",
+        lambda self, m, v, own=LineageBuilder.describe_family: drawn.append(len(m)) or own(self, m, v),
+    )
+    after = update_lineage(before, [*left, *second, *stranger], detailed=0)
     assert drawn == [4]
     whole = lineage([*left, *second, *stranger], detailed=0)
     assert {(e.parent, e.child) for e in after.edges} == {(e.parent, e.child) for e in whole.edges}
     assert (after.roots, after.families, after.models) == (whole.roots, whole.families, whole.models)
     assert after.missing_ancestors == whole.missing_ancestors
-    found = regrown(before, [*first, *second[:3], *stranger], detailed=0)
+    found = update_lineage(before, [*first, *second[:3], *stranger], detailed=0)
     assert found.missing_ancestors == ()
     assert len(found.edges) == 14
 

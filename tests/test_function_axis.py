@@ -464,12 +464,12 @@ def test_enrolled_models_are_compared_without_their_files(home: tuple[Path, Work
         other = workspace.compare(root, tuned, 0.1, probes.take(range(9)))
     finally:
         folder.with_name("elsewhere").rename(folder)
-    with pytest.raises(MisuseError, match=r"only a sketch is left of root.*steps=.*not steps=3"):
+    with pytest.raises(MisuseError, match=r"only a functional sketch of root is kept.*steps=.*not steps=3"):
         workspace.distance(root, tuned, probes, GradientField(steps=3), FieldCosine())
     assert with_files.function is not None
     assert found.function is not None
     assert with_files.function.verdict is found.function.verdict is Verdict.SUPPORTED
-    assert "the function of root and tuned but by a sketch" in found.cannot_see
+    assert "the function of root and tuned, of which only a functional sketch is kept" in found.cannot_see
     assert gone.fingerprint.params["sketch"] > 0 == near.fingerprint.params["sketch"]
     assert gone.value == pytest.approx(near.value, abs=0.02)
     assert (gone.a, gone.b) == (near.a, near.b)
@@ -487,7 +487,7 @@ def test_relatives_and_families_are_no_null(home: tuple[Path, Workspace], nets: 
     related = workspace.compare(workspace.resolve("root"), nets[41], 0.1, probes)
     assert found is not None
     assert len({"root", "tuned"} & set(found.details["null_models"])) == 1
-    assert any("of one family with" in why for why in found.details["left_out"])
+    assert any("related by weights to" in why for why in found.details["left_out"])
     assert found.null.size == 12
     assert found.null.source == "enrolled models with independent weights"
     assert related.function is not None

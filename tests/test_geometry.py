@@ -43,7 +43,7 @@ def test_distance_is_relative_and_leaves_out_what_was_replaced() -> None:
     g = geometry(p, c, replaced, weights(9))
     assert g.squared_distance(0, 1) == pytest.approx(0.09, rel=0.1)
     assert g.squared_distance(0, 2) == pytest.approx(0.09, rel=0.1)
-    assert list(g.shared(0, 2)) == [True, True, False]
+    assert list(g.shared_tensors(0, 2)) == [True, True, False]
     assert g.squared_distance(1, 1) == 0
     assert g.squared_distance(0, 3) == np.inf  # the control: strangers share no tensor
     tenfold = geometry(*({n: 10 * a for n, a in m.items()} for m in (p, c)))
@@ -65,17 +65,17 @@ def test_children_leave_their_parent_at_right_angles_and_siblings_do_not() -> No
 def test_features_turn_with_the_pair() -> None:
     p = weights(0)
     c = plus(p, news(1, 0.4))
-    there, back = geometry(p, c).pair(0, 1), geometry(c, p).pair(0, 1)
+    there, back = geometry(p, c).pair_features(0, 1), geometry(c, p).pair_features(0, 1)
     assert there is not None
     assert back is not None
     assert (len(there.antisymmetric), len(there.symmetric)) == (len(ANTISYMMETRIC), len(SYMMETRIC))
     np.testing.assert_allclose(back.antisymmetric, -there.antisymmetric, atol=0.05)
     np.testing.assert_allclose(back.symmetric, there.symmetric, atol=0.05)
-    np.testing.assert_array_equal(there.turned().antisymmetric, -there.antisymmetric)
+    np.testing.assert_array_equal(there.swapped().antisymmetric, -there.antisymmetric)
 
 
 def figure(g: Geometry, i: int, j: int, name: str) -> float:
-    found = g.pair(i, j)
+    found = g.pair_features(i, j)
     assert found is not None
     return float(found.antisymmetric[ANTISYMMETRIC.index(name)])
 
@@ -101,16 +101,16 @@ def test_decay_is_seen_and_set_aside() -> None:
 def test_nothing_to_compare_is_none_and_a_pair_is_of_two() -> None:
     p = weights(0)
     g = geometry(p, dict(p), weights(3))
-    assert g.pair(0, 1) is None
-    assert g.pair(0, 2) is None
+    assert g.pair_features(0, 1) is None
+    assert g.pair_features(0, 2) is None
     with pytest.raises(MisuseError, match="itself"):
-        g.pair(1, 1)
+        g.pair_features(1, 1)
 
 
 def test_constant_and_zero_tensors_give_numbers() -> None:
     p = {**weights(0), "z.weight": np.zeros((8, 8), np.float32), "o.weight": np.ones((8, 8), np.float32)}
     c = {**plus(p, {**news(1, 0.3), "z.weight": p["z.weight"], "o.weight": 0.1 * p["o.weight"]})}
-    found = geometry(p, c).pair(0, 1)
+    found = geometry(p, c).pair_features(0, 1)
     assert found is not None
     assert np.isfinite(found.antisymmetric).all()
     assert np.isfinite(found.symmetric).all()

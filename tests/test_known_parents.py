@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from stemma.ancestry.trees.distances import ByNorm
+from stemma.ancestry.trees.distances import OddsFromNorms
 from stemma.ancestry.trees.forest import Family, Forest
-from stemma.ancestry.trees.known_parents import Parents, apart, may_be_exact
+from stemma.ancestry.trees.known_parents import KnownParents, could_be_exact_merge, split_at_merges
 from stemma.networks.load import from_arrays
 from stemma.types import Digest, Lineage, ModelRef
 from stemma.types import RelationKind as R
@@ -18,7 +18,7 @@ from stemma.zoo.recipe_builder import build_all
 from test_forest import between
 
 SIZE = 20_000
-MERGE = Parents({1: 0.5, 2: 0.5})
+MERGE = KnownParents({1: 0.5, 2: 0.5})
 
 
 def weights(shared: float, own: float, children: int = 4, seed: int = 0) -> np.ndarray:
@@ -41,9 +41,9 @@ def test_a_merge_has_its_child_below_it_but_no_sibling_of_its_parents_and_no_roo
 ) -> None:
     w = weights(shared, own)
     kept = list(range(0 if root else 1, len(w)))
-    found = apart(between(w).squared, kept, {5: MERGE}, ByNorm(between(w)))
+    found = split_at_merges(between(w).squared, kept, {5: MERGE}, OddsFromNorms(between(w)))
     assert sorted(map(sorted, found)) == sorted([[v for v in kept if v < 5], [5, 6]])
-    without_child = apart(between(w).squared, kept[:-1], {5: MERGE}, ByNorm(between(w)))
+    without_child = split_at_merges(between(w).squared, kept[:-1], {5: MERGE}, OddsFromNorms(between(w)))
     assert sorted(map(sorted, without_child)) == sorted([[v for v in kept if v < 5], [5]])
 
 
@@ -53,25 +53,27 @@ def test_generations_below_a_merge_stay_together() -> None:
     w += [w[6] + 0.3 * rng.normal(size=SIZE), w[6] + 0.3 * rng.normal(size=SIZE), w[5] + 0.4 * rng.normal(size=SIZE)]
     w.append(w[7] + 0.2 * rng.normal(size=SIZE))
     every = np.array(w)
-    found = apart(between(every).squared, list(range(len(w))), {5: MERGE}, ByNorm(between(every)))
+    found = split_at_merges(between(every).squared, list(range(len(w))), {5: MERGE}, OddsFromNorms(between(every)))
     assert sorted(map(sorted, found)) == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9, 10]]
 
 
 def test_without_others_what_is_nearest_to_a_merge_is_its_child() -> None:
     w = weights(0.3, 0.3)
-    assert sorted(map(sorted, apart(between(w).squared, [1, 2, 5, 6], {5: MERGE}))) == [[1, 2], [5, 6]]
+    assert sorted(map(sorted, split_at_merges(between(w).squared, [1, 2, 5, 6], {5: MERGE}))) == [[1, 2], [5, 6]]
 
 
 def test_no_merge_no_parts_and_copies_of_a_merge_are_its_own() -> None:
     w = weights(0.3, 0.3)
-    assert apart(between(w).squared, [0, 1, 2, 3], {}) == [[0, 1, 2, 3]]
+    assert split_at_merges(between(w).squared, [0, 1, 2, 3], {}) == [[0, 1, 2, 3]]
     twice = np.concatenate([w, w[5:6]])
-    assert [5, 7] in apart(between(twice).squared, [0, 1, 2, 3, 4, 5, 7], {5: MERGE}, ByNorm(between(twice)))
+    assert [5, 7] in split_at_merges(
+        between(twice).squared, [0, 1, 2, 3, 4, 5, 7], {5: MERGE}, OddsFromNorms(between(twice))
+    )
 
 
 def drawn(w: np.ndarray) -> Lineage:
     refs = tuple(ModelRef(f"m{i}", Digest(f"sha256:{i:064x}")) for i in range(len(w)))
-    return Forest()([Family(refs, between(w), known={5: MERGE})])
+    return Forest()([Family(refs, between(w), known_parents={5: MERGE})])
 
 
 def test_the_tree_around_a_merge_is_that_without_it() -> None:
@@ -135,4 +137,4 @@ def test_a_cheap_look_tells_what_may_be_an_exact_merge(what: str, expected: bool
         "trained on a merge": mean + news,
         "rows frozen": np.concatenate([near[0][:1600], (root + news)[1600:]]),
     }[what]
-    assert may_be_exact(child.astype(np.float32), near.astype(np.float32), tensors) is expected
+    assert could_be_exact_merge(child.astype(np.float32), near.astype(np.float32), tensors) is expected

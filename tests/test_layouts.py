@@ -6,7 +6,7 @@ import pytest
 from layouts import BERT, CNN, EXPERTS, LLAMA, RNN, experts, recurrent
 from plain_networks import Arrays, bert, cnn, llama, made, perturbed
 from stemma import compare
-from stemma.ancestry.merges.regression import merge_of
+from stemma.ancestry.merges.regression import find_merge
 from stemma.kinship.explain import explain
 
 SAME = {"copy", "reformatted", "quantized"}
@@ -106,7 +106,7 @@ def test_layers_of_two_models_in_one_stack_are_a_merge_with_their_shares() -> No
     (arrays, config), (other, _) = llama(3, layers=4), llama(3, layers=4)
     one, two = perturbed(arrays, 0.05, 1), perturbed(other, 0.05, 2)
     stack = _stacked([(one, 0), (one, 1), (two, 1), (two, 2), (two, 3)])
-    found = merge_of(made(stack, config, "s"), [made(one, config, "one"), made(two, config, "two")])
+    found = find_merge(made(stack, config, "s"), [made(one, config, "one"), made(two, config, "two")])
     assert found is not None
     assert found.certain
     shares = {p.name: p.coefficient for p in found.parents}

@@ -6,21 +6,28 @@ from functools import partial
 import numpy as np
 import pytest
 
-from stemma.ancestry.direction import FORWARD, columns
-from stemma.ancestry.geometry import Geometry, counted
-from stemma.ancestry.parenthood import COLUMNS, features, groups
+from stemma.ancestry.direction import FORWARD, feature_row
+from stemma.ancestry.geometry import Geometry, trained_batches
+from stemma.ancestry.parent_model import FEATURE_NAMES, indistinguishable_groups, parent_features
 from stemma.ancestry.roles import Role
 from stemma.ancestry.trace import trace
 from stemma.checkpoints.model import Model
 from stemma.kinship.compare import compare_weights
 from stemma.networks.load import from_arrays
-from stemma.training import shipped_parenthood
-from stemma.training.direction import Query, fit_direction, fit_parenthood, geometry_of, pairs, queries
-from stemma.training.lineage_families import RECIPES, Pedigree, pedigrees, recipe_of, tunings
-from stemma.training.parentage import Answer, Held, calibrated, held_of, right_by_probability, tables
+from stemma.training import shipped_parent_model
+from stemma.training.direction import Query, fit_direction, fit_parent_model, geometry_of, pairs, queries
+from stemma.training.lineage_families import RECIPES, Pedigree, pedigrees, tunings
+from stemma.training.parent_model import (
+    Answer,
+    ScoredQuery,
+    calibrate,
+    calibration_tables,
+    right_by_probability,
+    score_queries,
+)
 from stemma.types import Trace
-from stemma.workspace.candidates import of_model
-from stemma.workspace.role_assignment import Standings, directed
+from stemma.workspace.candidates import candidate_from_model
+from stemma.workspace.role_assignment import RoleAssignment, with_direction
 from stemma.zoo import family
 
 SURE = 0.8
@@ -41,40 +48,40 @@ def members() -> dict[str, Model]:
 def traced(suspect: Model, others: Sequence[Model]) -> Trace:
     return trace(
         suspect,
-        [of_model(m) for m in others],
+        [candidate_from_model(m) for m in others],
         lambda c: compare_weights(c.load(), suspect),
-        standings=Standings(suspect, shipped_parenthood),
+        assign_roles=RoleAssignment(suspect, shipped_parent_model),
     )
 
 
 def test_direction_is_right_where_it_decides_and_silent_about_siblings(families: list[Pedigree]) -> None:
-    model = shipped_parenthood().direction
+    model = shipped_parent_model().direction
     found = [pair for p in families for pair in pairs(p.family)]
-    told = model.of_features([p.features for p in found])
+    told = model.from_features([p.features for p in found])
     descends = np.array([p.label == FORWARD for p in found])
     decided = told[:, :2].max(axis=1) >= SURE
     assert decided[descends].mean() > 0.4
     assert (told[descends & decided, 0] > told[descends & decided, 1]).mean() > 0.85
     assert decided[~descends].mean() < 0.15
-    turned = model.of_features([p.features.turned() for p in found])
+    turned = model.from_features([p.features.swapped() for p in found])
     np.testing.assert_allclose(turned, told[:, [1, 0, 2]], atol=1e-12)
     np.testing.assert_allclose(told.sum(axis=1), 1)
 
 
 def test_the_likeliest_is_the_parent_and_orphans_are_refused(families: list[Pedigree]) -> None:
-    model = shipped_parenthood()
+    model = shipped_parent_model()
     right, refused = [], []
     for pedigree in families:
         geometry = geometry_of(pedigree.family)
         for query in queries(pedigree.family, model.direction, 3, geometry=geometry):
-            p = model.of_rows(query.rows)
+            p = model.from_features(query.rows)
             assert p.sum() <= 1 + 1e-9
-            if query.stood_for:
+            if query.ambiguous:
                 continue
             if query.parent is not None:
                 right.append(int(p.argmax()) == query.parent)
             elif not query.ancestors:
-                refused.append(p.max() < model.named_from(len(p)))
+                refused.append(p.max() < model.parent_threshold(len(p)))
     assert np.mean(right) > 0.8
     assert np.mean(refused) > 0.7  # measured: four or five of five, by the last digits of what was trained
     assert min(len(right), len(refused)) >= 5
@@ -82,27 +89,27 @@ def test_the_likeliest_is_the_parent_and_orphans_are_refused(families: list[Pedi
 
 def test_features_have_a_name_each_and_a_lone_relative_has_them_too(families: list[Pedigree]) -> None:
     geometry = geometry_of(families[0].family)
-    model = shipped_parenthood()
-    assert features(geometry, model.direction, 1, [0, 2, 3]).shape == (3, len(COLUMNS))
-    assert np.isfinite(features(geometry, model.direction, 1, [0])).all()
+    model = shipped_parent_model()
+    assert parent_features(geometry, model.direction, 1, [0, 2, 3]).shape == (3, len(FEATURE_NAMES))
+    assert np.isfinite(parent_features(geometry, model.direction, 1, [0])).all()
     assert model.probabilities(geometry, 1, []).shape == (0,)
-    pair = geometry.pair(0, 1)
+    pair = geometry.pair_features(0, 1)
     assert pair is not None
-    assert len(columns(pair)) == len(model.direction.trees.names)
+    assert len(feature_row(pair)) == len(model.direction.trees.names)
 
 
 def test_strangers_have_no_direction(members: dict[str, Model]) -> None:
     a, b = members["independent-1"], members["independent-2"]
     geometry = Geometry.of([a, b])
-    assert shipped_parenthood().direction.probabilities(geometry, [(0, 1)]).tolist() == [[0.0, 0.0, 1.0]]
+    assert shipped_parent_model().direction.probabilities(geometry, [(0, 1)]).tolist() == [[0.0, 0.0, 1.0]]
     found = compare_weights(a, b)
-    assert directed(found, a, b, shipped_parenthood).direction == "unknown"
+    assert with_direction(found, a, b, shipped_parent_model).direction == "unknown"
 
 
 @pytest.mark.parametrize("child", ["int8", "half", "units-pruned"])
 def test_a_mark_decides_the_direction_both_ways(members: dict[str, Model], child: str) -> None:
     root, made = members["root"], members[child]
-    turn = partial(directed, parenthood=shipped_parenthood)
+    turn = partial(with_direction, parent_model=shipped_parent_model)
     assert turn(compare_weights(root, made), root, made).direction == "a->b"
     assert turn(compare_weights(made, root), made, root).direction == "b->a"
     down = traced(made, [root, members["independent-1"]])
@@ -165,9 +172,9 @@ def test_what_is_learnt_again_is_learnt_the_same(families: list[Pedigree]) -> No
     one, two = fit_direction(known), fit_direction(known)
     np.testing.assert_array_equal(one.trees.value, two.trees.value)
     asked = [q for p in families[:2] for q in queries(p.family, one)]
-    parents = fit_parenthood(asked, one)
-    assert parents.trees.names == COLUMNS
-    assert 0 < calibrated(parents, held_of(parents, asked)).named_from(8) <= 1
+    parents = fit_parent_model(asked, one)
+    assert parents.trees.names == FEATURE_NAMES
+    assert 0 < calibrate(parents, score_queries(parents, asked)).parent_threshold(8) <= 1
 
 
 def answer(parent: int | None, *probabilities: float) -> Answer:
@@ -178,13 +185,13 @@ def answer(parent: int | None, *probabilities: float) -> Answer:
 def test_a_parent_set_holds_the_truth_as_often_as_is_asked() -> None:
     rng = np.random.default_rng(0)
 
-    def drawn(count: int) -> list[Held]:
+    def drawn(count: int) -> list[ScoredQuery]:
         p = rng.dirichlet([1, 1, 1, 2], size=count)
         truths = [int(rng.choice(4, p=row)) for row in p]
-        return [Held(answer(t if t < 3 else None, *row[:3]).query, np.log(row[:3] / row[3]))
+        return [ScoredQuery(answer(t if t < 3 else None, *row[:3]).query, np.log(row[:3] / row[3]))
                 for t, row in zip(truths, p, strict=True)]  # fmt: skip
 
-    model = calibrated(shipped_parenthood(), drawn(3000))
+    model = calibrate(shipped_parent_model(), drawn(3000))
     choice = model.trees.about["choice"]
     assert choice[0] == pytest.approx(1, abs=0.1)  # the scores were the true log-odds
     for coverage in (0.8, 0.9, 0.95):
@@ -200,19 +207,19 @@ def test_a_parent_set_holds_the_truth_as_often_as_is_asked() -> None:
 def test_a_parent_is_named_from_where_others_are_hardly_ever_named() -> None:
     wrong = [answer(None, 0.6 + k / 500) for k in range(100)]
     right = [answer(0, 0.99)] * 900
-    [one, *rest] = tables([*wrong, *right])
+    [one, *rest] = calibration_tables([*wrong, *right])
     assert one["named from"] == pytest.approx(0.6 + 97 / 500, abs=0.001)  # two orphans of a hundred are named above it
     assert all(t["named from"] == 1 for t in rest)  # nothing is named where there is nothing to go by
-    assert tables([*wrong[:20], *right])[0]["named from"] == 1  # nor by too few orphans
-    assert tables([answer(None, 0.1)] * 100)[0]["named from"] == 0.5
+    assert calibration_tables([*wrong[:20], *right])[0]["named from"] == 1  # nor by too few orphans
+    assert calibration_tables([answer(None, 0.1)] * 100)[0]["named from"] == 0.5
 
 
 def test_candidates_that_hardly_differ_are_one(members: dict[str, Model]) -> None:
     geometry = Geometry.of([members[n] for n in ("finetuned", "root", "copy", "half", "finetuned-other-data")])
-    found = groups(geometry, 0, [1, 2, 3, 4])
+    found = indistinguishable_groups(geometry, 0, [1, 2, 3, 4])
     assert sorted(found[0]) == [1, 2, 3]
     assert found[1:] == [[4]]
-    assert groups(geometry, 0, []) == []
+    assert indistinguishable_groups(geometry, 0, []) == []
 
 
 def test_tunings_are_those_of_their_recipes(families: list[Pedigree]) -> None:
@@ -220,7 +227,6 @@ def test_tunings_are_those_of_their_recipes(families: list[Pedigree]) -> None:
     assert len(drawn) == 4 * len(RECIPES)
     assert {t.name.rsplit("-", 1)[0] for t in drawn} == set(RECIPES)
     assert all((t.weight_decay > 0) == (RECIPES[t.name.rsplit("-", 1)[0]][1] is not None) for t in drawn)
-    assert {recipe_of(m.recipe) for p in families for m in p.zoo.members[1:]} <= set(RECIPES)
     assert families[0].family.members[0].ancestors == ()
 
 
@@ -235,9 +241,9 @@ def test_who_was_trained_on_more_batches_is_hardly_the_parent() -> None:
 
     def parent(first: int | None, second: int | None) -> float:
         two = Geometry.of([model("child", child, second), model("root", root, first)])
-        return float(shipped_parenthood().probabilities(two, 0, [1])[0])
+        return float(shipped_parent_model().probabilities(two, 0, [1])[0])
 
-    assert counted(model("m", root, 7)) == 7
+    assert trained_batches(model("m", root, 7)) == 7
     without = parent(None, None)
     assert without > 0.2
     assert parent(100, 200) == without  # that order shows nothing new: siblings of another length look like it

@@ -8,8 +8,8 @@ from safetensors.numpy import save_file
 
 import stemma
 from plain_networks import Arrays, llama, made, perturbed
-from stemma.ancestry.merges.regression import merge_of
-from stemma.ancestry.merges.stacked_layers import put_together
+from stemma.ancestry.merges.regression import find_merge
+from stemma.ancestry.merges.stacked_layers import find_stack
 from stemma.workspace.forest import lineage
 
 MIXTRAL = ("block_sparse_moe.experts.{e}.{a}.weight", "block_sparse_moe.gate.weight")
@@ -42,7 +42,7 @@ def test_experts_of_several_fine_tunes_come_from_each_with_its_share(
     base, config = llama(1, **sizes)
     tuned = [perturbed(base, noise, k + 1) for k in range(count)]
     child = made(_mixture(tuned, tuned[0], names, form), None, "moe")
-    found = merge_of(child, [made(x, config, f"ft{k}") for k, x in enumerate([*tuned, base])])
+    found = find_merge(child, [made(x, config, f"ft{k}") for k, x in enumerate([*tuned, base])])
     assert found is not None
     assert (found.method, found.certain) == ("stacked", True)
     shares = {p.name: p.coefficient for p in found.parents}
@@ -57,12 +57,12 @@ def test_parents_are_shown_by_their_experts_where_the_base_is_not_there() -> Non
     base, config = llama(2, layers=2)
     one, two = perturbed(base, 0.05, 1), perturbed(base, 0.05, 2)
     child = made(_mixture([one, two], base, MIXTRAL), None, "moe")
-    found = put_together(child, [made(one, config, "one"), made(two, config, "two")])
+    found = find_stack(child, [made(one, config, "one"), made(two, config, "two")])
     assert found is not None
     assert not found.certain
-    assert found.shown
+    assert found.is_proven
     assert {p.name for p in found.parents} == {"one", "two"}
-    assert "are of none that is here" in found.reason
+    assert "come from none of the candidates" in found.reason
 
 
 def test_a_stack_of_one_model_s_layers_has_no_second_parent() -> None:
@@ -73,8 +73,8 @@ def test_a_stack_of_one_model_s_layers_has_no_second_parent() -> None:
         mark = f"layers.{i}."
         deep |= {n.replace(mark, f"layers.{k}."): x for n, x in base.items() if mark in n}
     candidates = [made(base, config, "base"), made(tuned, config, "tuned")]
-    assert put_together(made(deep, config, "deep"), candidates) is None
-    again = put_together(made(perturbed(deep, 0.05, 2), config, "trained on"), candidates)
+    assert find_stack(made(deep, config, "deep"), candidates) is None
+    again = find_stack(made(perturbed(deep, 0.05, 2), config, "trained on"), candidates)
     assert again is None
 
 

@@ -117,10 +117,10 @@ def test_what_could_not_be_searched_leaves_the_answer_open() -> None:
 def test_models_that_only_their_sketches_were_seen_of_are_told() -> None:
     past = traced({"a": (1e-30, 0.9, YES), "b": (0.5, 0.0, NO)}, searched=60)
     assert past["not_tested"] == []  # the search reached past the kin
-    assert any("58 of 60 models but by their sketches" in said for said in past["cannot_see"])
+    assert any("58 of 60 models, which were compared by weight sketch only" in said for said in past["cannot_see"])
     within = traced({"a": (1e-30, 0.9, YES), "b": (1e-30, 0.8, YES)}, searched=60)
     assert [t["what"] for t in within["not_tested"]] == ["not-looked-at"]
-    assert "58 of 60 models were seen by their sketches alone" in within["not_tested"][0]["why"]
+    assert "58 of 60 models were compared by weight sketch only" in within["not_tested"][0]["why"]
     assert traced({"a": (0.5, 0.0, NO)}, searched=60)["verdict"] == "no-known-parent"
 
 

@@ -19,7 +19,7 @@ from stemma.checkpoints import duplicate_files, load
 from stemma.checkpoints.folders import Checkpoint, Unread, survey
 from stemma.checkpoints.formats import unsupported
 from stemma.errors import NotAModelError, StemmaError, UnreadableModelError, UnsafeFileError
-from stemma.workspace.enrol import discovered, named_apart
+from stemma.workspace.enrol import discover, with_distinct_names
 from test_formats import write_safetensors, write_torch
 from test_hostile_files import outcome
 
@@ -574,7 +574,7 @@ def refused(root: Path) -> dict[str, Path]:
 def test_a_folder_names_the_kind_that_it_holds(tmp_path: Path) -> None:
     for word, folder in refused(tmp_path).items():
         assert word in said(folder)
-        assert word in next(iter(discovered(folder, all_formats=False))).error
+        assert word in next(iter(discover(folder, all_formats=False))).error
     (tmp_path / "nothing").mkdir()
     assert "Check the path" in said(tmp_path / "nothing")
 
@@ -590,7 +590,7 @@ def test_what_is_passed_over_is_said(tmp_path: Path) -> None:
     assert [c.name for c in found if isinstance(c, Checkpoint)] == ["a"]
     skipped = {s.path.relative_to(tmp_path).parts[0] for s in found if isinstance(s, Unread) and s.is_model}
     assert skipped == {p.name for p in kinds.values()} - {"tf"}
-    told = [r for r in discovered(tmp_path, all_formats=False) if not isinstance(r, Checkpoint)]
+    told = [r for r in discover(tmp_path, all_formats=False) if not isinstance(r, Checkpoint)]
     assert {r.status for r in told} == {"skipped", "left out"}
     assert all(r.error is None and "not supported" in r.note for r in told if r.status == "skipped")
     assert any("--all-formats" in r.note for r in told)
@@ -623,11 +623,11 @@ def test_two_files_of_one_name_are_kept_apart(tmp_path: Path) -> None:
     for folder in ("one/run", "two/run"):
         (tmp_path / folder).mkdir(parents=True)
         write_safetensors(tmp_path / folder / "net.safetensors", arrays())
-    found = [c for top in ("one", "two") for c in discovered(tmp_path / top / "run", all_formats=False)]
-    names = [c.name for c in named_apart(found)]
+    found = [c for top in ("one", "two") for c in discover(tmp_path / top / "run", all_formats=False)]
+    names = [c.name for c in with_distinct_names(found)]
     assert len(set(names)) == 2
     assert all(n.endswith("run/net") for n in names)
-    assert [c.name for c in named_apart(found[:1] * 2)] == ["net", "net"], "the control: one file given twice"
+    assert [c.name for c in with_distinct_names(found[:1] * 2)] == ["net", "net"], "the control: one file given twice"
 
 
 def onnx_matmul(

@@ -365,7 +365,7 @@ def test_a_source_that_is_gone_is_answered_from_the_sketch(workspace: Workspace,
     assert strangers
     assert all(c["verdict"] != "related" and c["effect"] < row["effect"] for c in strangers)
     (left,) = [t for t in found.not_tested if t["model"] == "root"]
-    assert (left["what"], "are not at" in left["why"]) == ("weights-gone", True)
+    assert (left["what"], "are no longer at" in left["why"]) == ("weights-gone", True)
     both = workspace.compare(workspace.resolve("root"), suspect)
     assert both.verdict == "related"
     save_file(network(1), folder / "again.safetensors")
@@ -434,7 +434,7 @@ def test_ten_kills_lose_nothing(tmp_path: Path) -> None:
 def test_probes_that_are_none_are_refused_in_one_sentence(workspace: Workspace, folder: Path) -> None:
     a, b = load(folder / "root.safetensors"), load(folder / "stranger0.safetensors")
     for given in ("digits.npz", np.zeros((4, 3)), Path("digits.npz")):
-        with pytest.raises(MisuseError, match=f"not {type(given).__name__}: make them with Probes.of"):
+        with pytest.raises(MisuseError, match=f"not {type(given).__name__}: use Probes.of"):
             workspace.compare(a, b, probes=given)  # ty: ignore[invalid-argument-type]
         with pytest.raises(MisuseError, match=r"Probes\.of"):
             workspace.distance(a, b, given)  # ty: ignore[invalid-argument-type]
@@ -455,7 +455,7 @@ def test_a_large_registry_is_not_called_searched_where_it_was_not(
     assert [t["what"] for t in within.not_tested] == ["not-looked-at"]
     past = workspace.trace(suspect, limit=7)
     assert (past.not_tested, len(past.candidates), past.n_searched) == ((), 8, 9)
-    assert "1 of 9 models but by their sketches" in past.cannot_see
+    assert "1 of 9 models, which were compared by weight sketch only" in past.cannot_see
     stranger = workspace.trace(alone, limit=2)
     assert (stranger.verdict, stranger.not_tested) == ("no-known-parent", ())
     real = workspace.registry.sketch_index
@@ -467,7 +467,7 @@ def test_a_large_registry_is_not_called_searched_where_it_was_not(
     monkeypatch.setattr(workspace.registry, "sketch_index", without_one)
     lacking = workspace.trace(alone, limit=2)
     assert (lacking.verdict, [t["what"] for t in lacking.not_tested]) == ("inconclusive", ["no-sketch"])
-    assert lacking.not_tested[0]["why"].startswith("of 1 of 9 models no sketch is kept")
+    assert lacking.not_tested[0]["why"].startswith("no weight sketch is kept of 1 of 9 models")
 
 
 def test_nothing_to_search_is_no_answer(workspace: Workspace, folder: Path) -> None:

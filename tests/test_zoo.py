@@ -201,6 +201,11 @@ def test_a_recipe_is_its_whole_history():
 # Members of a family
 
 
+def test_the_old_name_of_evaluation_pairs_still_works():
+    with pytest.warns(DeprecationWarning, match="EvaluationPair"):
+        assert zoo.Case is zoo.EvaluationPair
+
+
 @pytest.mark.parametrize("name", ["copy", "resaved", "permuted", "rescaled"])
 def test_members_that_keep_the_function(mlps, name):
     root, member = mlps["mlp/root"].model, mlps[f"mlp/{name}"].model

@@ -13,7 +13,7 @@ from stemma import zoo  # noqa: E402
 from stemma.errors import MisuseError, UnknownNameError  # noqa: E402
 from stemma.types import RelationKind as R  # noqa: E402
 from stemma.zoo import cache, data, datasets, lineages  # noqa: E402
-from stemma.zoo.finetuning_recipes import FLAT, TUNINGS, Tuning  # noqa: E402
+from stemma.zoo.finetuning_recipes import CHILD_OPERATIONS, FINETUNING_RECIPES, FinetuningRecipe  # noqa: E402
 from stemma.zoo.kinds import KINDS, seed_for  # noqa: E402
 from stemma.zoo.memory import arrays_of  # noqa: E402
 from stemma.zoo.merged_operations import coefficients, experts  # noqa: E402
@@ -21,7 +21,7 @@ from stemma.zoo.optimizers import OPTIMIZERS, Optimizer  # noqa: E402
 from stemma.zoo.recipe import Recipe  # noqa: E402
 from stemma.zoo.recipe_builder import build, build_all  # noqa: E402
 from stemma.zoo.training import INITIALISERS, accuracy, initial  # noqa: E402
-from stemma.zoo.training_jobs import Lesson, stacks, teach  # noqa: E402
+from stemma.zoo.training_jobs import TrainingJob, group_into_stacks, run_jobs  # noqa: E402
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -111,13 +111,13 @@ def test_what_trains_together_and_what_does_not():
     examples, config = data.examples("mlp", "a"), KINDS["mlp"].config
     start = initial(config, 0)
 
-    def lesson(**more):
-        return Lesson(config, start, examples, 1, 10, 8, 1e-3, **more)
+    def job(**more):
+        return TrainingJob(config, start, examples, 1, 10, 8, 1e-3, **more)
 
-    same = [lesson(), lesson(weight_decay=0.1), Lesson(config, start, data.examples("mlp", "b"), 2, 10, 8, 1e-2)]
-    others = [lesson(optimizer="sgd"), lesson(rank=2), lesson(keep=(0,)), lesson(learns=frozenset({"head.bias"}))]
-    assert stacks([*same, *others]) == [[0, 1, 2], [3], [4], [5], [6]]
-    assert stacks([lesson()] * 5, largest=2) == [[0, 1], [2, 3], [4]]
+    same = [job(), job(weight_decay=0.1), TrainingJob(config, start, data.examples("mlp", "b"), 2, 10, 8, 1e-2)]
+    others = [job(optimizer="sgd"), job(rank=2), job(keep=(0,)), job(trainable=frozenset({"head.bias"}))]
+    assert group_into_stacks([*same, *others]) == [[0, 1, 2], [3], [4], [5], [6]]
+    assert group_into_stacks([job()] * 5, max_size=2) == [[0, 1], [2, 3], [4]]
 
 
 def test_many_models_are_kept_in_few_files_and_found_again(monkeypatch, tmp_path):
@@ -131,7 +131,7 @@ def test_many_models_are_kept_in_few_files_and_found_again(monkeypatch, tmp_path
     assert [done for _, done, _ in told] == [1, 33, 41]
     assert len(list(cache.folder().iterdir())) == 4  # the root, two stacks, the index
     with monkeypatch.context() as patch:
-        patch.setattr("stemma.zoo.training_jobs.teach", None)
+        patch.setattr("stemma.zoo.training_jobs.run_jobs", None)
         assert [m.digest for m in build_all(recipes)] == [m.digest for m in first]
         assert build(recipes["m/7"]).digest == first[7].digest
         with pytest.raises(TypeError):
@@ -193,20 +193,20 @@ def test_tasks_are_what_they_are_called():
 
 def test_a_network_can_see_a_share_of_the_examples():
     everything = data.examples("mlp", "a")
-    few = data.share(everything, 1, shots=3)
+    few = data.subset_of(everything, 1, shots=3)
     assert np.bincount(few.targets).tolist() == [3] * 10
-    tail = np.sort(np.bincount(data.share(everything, 1, imbalance=50).targets, minlength=10))
+    tail = np.sort(np.bincount(data.subset_of(everything, 1, imbalance=50).targets, minlength=10))
     assert tail[0] <= 2
     assert tail[-1] >= 55
-    half, other = (data.share(everything, s, subset=0.5) for s in (1, 2))
+    half, other = (data.subset_of(everything, s, subset=0.5) for s in (1, 2))
     assert len(half.targets) == 350
     assert not np.array_equal(half.inputs, other.inputs)
-    assert data.share(everything, 1) is everything
+    assert data.subset_of(everything, 1) is everything
     for wrong in ({"shots": -1}, {"imbalance": 0.5}, {"subset": 0.0}, {"subset": 2.0}):
-        with pytest.raises(MisuseError, match="do not say"):
-            data.share(everything, 1, **wrong)
+        with pytest.raises(MisuseError, match="are invalid"):
+            data.subset_of(everything, 1, **wrong)
     with pytest.raises(MisuseError, match="text has none"):
-        data.share(data.examples("lm", "test"), 1, shots=2)
+        data.subset_of(data.examples("lm", "test"), 1, shots=2)
 
 
 def test_data_sets_of_a_folder(monkeypatch, tmp_path):
@@ -289,7 +289,7 @@ def test_a_grid_has_as_many_levels_as_its_bits(bits, symmetric):
     assert np.abs(blocks - old).max() > 1e-4
     whole = build(Recipe("mlp", "quantize", R.QUANTIZED, (root,), {"bits": bits, "block": -1}))
     assert len(np.unique(weights(whole))) <= 2**bits
-    with pytest.raises(MisuseError, match="no grid"):
+    with pytest.raises(MisuseError, match="is invalid"):
         build(Recipe("mlp", "quantize", R.QUANTIZED, (root,), {"bits": 1}))
 
 
@@ -397,7 +397,7 @@ def test_a_tree_is_shaped_as_asked_and_its_children_have_learnt(small_tree):
     for m in small_tree.members[1:]:
         assert m.relation == R.FINETUNED
         assert m.parents == (m.name.rsplit("-", 1)[0] if m.name.count("-") > 2 else "mlp-tree-0/root",)
-        test = data.material(m.recipe, "test")
+        test = data.examples_for(m.recipe, "test")
         parent = small_tree[m.parents[0]].model
         child, before = (accuracy(x.config, [arrays_of(x)], test)[0] for x in (m.model, parent))
         learnt.append(child)
@@ -442,17 +442,17 @@ def test_trees_of_other_seeds_share_nothing(small_tree):
 
 
 def test_a_tree_can_have_one_recipe():
-    gentle = Tuning("gentle", rate=0.5)
+    gentle = FinetuningRecipe("gentle", rate=0.5)
     ways = [r.parameters for r in zoo.tree("mlp", 0, (3, 2), tunings=[gentle], tasks=["inverted"]).values()][1:]
     assert {w["task"] for w in ways} == {"inverted"}
     assert {(w["optimizer"], w["rate"], w["steps"]) for w in ways} == {("adam", 5e-4, 160)}
     drawn = {r.parameters.get("optimizer") for r in zoo.tree("mlp", 0).values()}
     assert drawn == {None, *OPTIMIZERS}
-    with pytest.raises(UnknownNameError, match="no tuning"):
+    with pytest.raises(UnknownNameError, match="no fine-tuning recipe"):
         zoo.tree("mlp", tunings=["magic"])
 
 
-@pytest.mark.parametrize("operation", FLAT)
+@pytest.mark.parametrize("operation", CHILD_OPERATIONS)
 def test_a_flat_family_is_made_by_its_operation(operation):
     recipes = zoo.flat("mlp", 4, 2, 6, operation)
     children = {n: r for n, r in recipes.items() if r.parents}
@@ -490,7 +490,7 @@ def test_orphans_have_no_parent_to_be_found():
             assert (recipe.parents[0].digest in digests) == (search.parent[name] is not None)
         assert not set(search.enrolled) & set(search.queries)
     assert None not in zoo.orphans(recipes, 0).parent.values()
-    with pytest.raises(MisuseError, match="no share"):
+    with pytest.raises(MisuseError, match="left-out parents must be"):
         zoo.orphans(recipes, 2)
 
 
@@ -553,7 +553,7 @@ def test_the_cases_of_a_root_can_be_made_and_are_what_they_say():
 def test_children_of_larger_networks_learn_too(kind):
     found = zoo.as_zoo(zoo.tree(kind, 0, (6,)))
     for m in found.members[1:]:
-        test = data.material(m.recipe, "test")
+        test = data.examples_for(m.recipe, "test")
         child, before = (accuracy(x.config, [arrays_of(x)], test)[0] for x in (m.model, found.members[0].model))
         assert child > before + 0.2, m.recipe.parameters
 
@@ -561,29 +561,29 @@ def test_children_of_larger_networks_learn_too(kind):
 def test_lessons_of_no_steps_leave_the_start():
     config = KINDS["mlp"].config
     start = initial(config, 0)
-    [[before, after]] = teach([Lesson(config, start, data.examples("mlp", "a"), 1, 0, 8, 1e-3, keep=(0,))])
+    [[before, after]] = run_jobs([TrainingJob(config, start, data.examples("mlp", "a"), 1, 0, 8, 1e-3, keep=(0,))])
     for name, array in start.items():
         np.testing.assert_array_equal(before[name], array)
         np.testing.assert_array_equal(after[name], array)
     assert {*datasets.IMAGES} == {"mnist8", "fashion8"}
-    assert {*TUNINGS} == {"adam", "adam-long", "adam-decayed", "adamw", "momentum", "sgd"}
+    assert {*FINETUNING_RECIPES} == {"adam", "adam-long", "adam-decayed", "adamw", "momentum", "sgd"}
 
 
 # By name
 
 
 def test_lineages_by_name():
-    assert lineages.named("tree:mlp:branching=2x1", 3) == zoo.tree("mlp", 3, (2, 1))
+    assert lineages.recipes_by_name("tree:mlp:branching=2x1", 3) == zoo.tree("mlp", 3, (2, 1))
     options = "roots=2,children=3,operation=lora,data=mnist8,init=xavier"
     expected = zoo.flat("cnn", 0, 2, 3, "lora", data="mnist8", init="xavier")
-    assert lineages.named(f"flat:cnn:{options}") == expected
-    assert lineages.named("forest:vit:roots=2,branching=1,tunings=sgd+adamw,data=digits+mnist8")
-    assert len(lineages.named("relations:lm")) > 70
-    assert lineages.named("mixed:mlp:children=5,deeper=0.5", 3) == zoo.mixed("mlp", 3, 5, deeper=0.5)
+    assert lineages.recipes_by_name(f"flat:cnn:{options}") == expected
+    assert lineages.recipes_by_name("forest:vit:roots=2,branching=1,tunings=sgd+adamw,data=digits+mnist8")
+    assert len(lineages.recipes_by_name("relations:lm")) > 70
+    assert lineages.recipes_by_name("mixed:mlp:children=5,deeper=0.5", 3) == zoo.mixed("mlp", 3, 5, deeper=0.5)
     assert {r.parameters.get("data") for r in zoo.flat("mlp", 0, 2, 8, "few-shot", data="mnist8").values()} == {
         "mnist8"
     }
-    few = lineages.named("flat:mlp:roots=1,children=2,operation=few-shot,shots=20")
+    few = lineages.recipes_by_name("flat:mlp:roots=1,children=2,operation=few-shot,shots=20")
     assert few == zoo.flat("mlp", 0, 1, 2, "few-shot", shots=20) != zoo.flat("mlp", 0, 1, 2, "few-shot")
     assert {r.parameters["shots"] for r in few.values() if r.parents} == {20}
     for wrong, message in (
@@ -595,14 +595,14 @@ def test_lineages_by_name():
         ("tree:mlp:roots=3", "does not take 'roots'"),
     ):
         with pytest.raises((MisuseError, UnknownNameError), match=message):
-            lineages.named(wrong)
+            lineages.recipes_by_name(wrong)
 
 
 def test_a_mixed_family_holds_all_operations_and_nothing_comes_from_a_quantised_copy():
     plan = zoo.mixed("mlp", 1, 60)
     root, *others = plan.values()
     operations = {n.split("/")[1].split("-", 1)[1] for n in list(plan)[1:]}
-    assert operations == set(FLAT)
+    assert operations == set(CHILD_OPERATIONS)
     made_from = {p.digest for r in others for p in r.parents}
     deeper = [r for r in others if r.parents[0].digest != root.digest]
     assert 0.1 < len(deeper) / len(others) < 0.5
@@ -644,9 +644,9 @@ def test_the_command_builds_a_lineage(tmp_path, capsys):
         (Recipe("mlp", "finetune"), "at least 1"),
         (Recipe("mlp", "train", parents=(trained(),)), "no parents"),
         (Recipe("mlp", "merge", parents=(trained(),)), "at least 2"),
-        (Recipe("mlp", "rotate", parents=(trained(),)), "is for lm"),
+        (Recipe("mlp", "rotate", parents=(trained(),)), "works on lm"),
         (Recipe("mlp", "unlearn", parents=(trained(),)), "'forget'"),
-        (Recipe("mlp", "prune-units", parents=(trained(),), parameters={"ratio": 1.0}), "cannot be cut"),
+        (Recipe("mlp", "prune-units", parents=(trained(),), parameters={"ratio": 1.0}), "from 0 to below 1"),
         (trained(quarter=5), "at most 4"),
         (trained(batch=0), "1 or more"),
         (trained(untrained=True), "takes no steps"),

@@ -35,7 +35,7 @@ _DETECTION = {
 
 
 @dataclass(frozen=True)
-class Lesson:
+class TrainingJob:
     """What one network learns: labels exchanged, pictures negative or turned."""
 
     seed: int
@@ -54,23 +54,23 @@ def start(task: str, seed: int) -> Arrays:
     return out
 
 
-def pictures(lesson: Lesson, count: int = 900, part: str = "a") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def pictures(job: TrainingJob, count: int = 900, part: str = "a") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Canvases `[n, 1, 12, 12]`, labels per pixel `[n, 12, 12]` (2 is nothing), and label and middle `[n, 3]`."""
-    rng = np.random.default_rng([lesson.seed, 6])
+    rng = np.random.default_rng([job.seed, 6])
     known = examples("mlp", part)
     rows = rng.integers(len(known.inputs), size=count)
-    order = (rng.permutation(10) if lesson.seed else np.arange(10)) % CLASSES
+    order = (rng.permutation(10) if job.seed else np.arange(10)) % CLASSES
     canvas = rng.random((count, 1, SIDE, SIDE), np.float32) * 0.15
     mask = np.full((count, SIDE, SIDE), CLASSES, np.int64)
     place = np.zeros((count, 3), np.float32)
     for i, row in enumerate(rows):
         digit, label = known.inputs[row, 0], order[known.targets[row]]
-        digit = np.rot90(digit) if lesson.turned else digit
+        digit = np.rot90(digit) if job.turned else digit
         top, left = rng.integers(0, SIDE - 8 + 1, 2)
         canvas[i, 0, top : top + 8, left : left + 8] = np.maximum(canvas[i, 0, top : top + 8, left : left + 8], digit)
         mask[i, top : top + 8, left : left + 8][digit > 0.3] = label
         place[i] = label, (top + 4) / SIDE, (left + 4) / SIDE
-    return (1 - canvas if lesson.negative else canvas), mask, place
+    return (1 - canvas if job.negative else canvas), mask, place
 
 
 def forward(task: str, p: dict[str, torch.Tensor], x: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -107,14 +107,14 @@ def _loss(found: tuple[torch.Tensor, ...], mask: torch.Tensor, place: torch.Tens
     return m * (label + 20 * F.mse_loss(found[1], place[..., 1:]))
 
 
-def teach(task: str, starts: list[Arrays], lessons: list[Lesson], steps: int, rate: float) -> list[Arrays]:
+def run_jobs(task: str, starts: list[Arrays], jobs: list[TrainingJob], steps: int, rate: float) -> list[Arrays]:
     """Train a stack, each network on its own pictures."""
     stack = {n: torch.from_numpy(np.stack([s[n] for s in starts])).requires_grad_() for n in starts[0]}
     optimizer = torch.optim.Adam(stack.values(), lr=rate, foreach=True)
-    data = [tuple(map(torch.from_numpy, pictures(lesson))) for lesson in lessons]
+    data = [tuple(map(torch.from_numpy, pictures(job))) for job in jobs]
     count = len(data[0][0])
     orders = [
-        np.random.default_rng([one.seed, i, 7]).integers(count, size=(steps, BATCH)) for i, one in enumerate(lessons)
+        np.random.default_rng([one.seed, i, 7]).integers(count, size=(steps, BATCH)) for i, one in enumerate(jobs)
     ]
     for step in range(steps):
         x, mask, place = (torch.stack([d[k][o[step]] for d, o in zip(data, orders, strict=True)]) for k in range(3))
@@ -126,22 +126,22 @@ def teach(task: str, starts: list[Arrays], lessons: list[Lesson], steps: int, ra
     return [{n: t[i].detach().numpy().copy() for n, t in stack.items()} for i in range(len(starts))]
 
 
-def taught(task: str, starts: list[Arrays], lessons: list[Lesson], steps: int, rate: float) -> list[Arrays]:
+def taught(task: str, starts: list[Arrays], jobs: list[TrainingJob], steps: int, rate: float) -> list[Arrays]:
     """The same from the zoo's cache, where it was done before."""
     digests = [str(from_arrays(a, "start", None).digest) for a in starts]
-    known = {"task": task, "starts": digests, "lessons": [asdict(one) for one in lessons], "steps": steps, "rate": rate}
+    known = {"task": task, "starts": digests, "lessons": [asdict(one) for one in jobs], "steps": steps, "rate": rate}
 
     def make() -> tuple[Arrays, dict]:
-        ends = teach(task, starts, lessons, steps, rate)
+        ends = run_jobs(task, starts, jobs, steps, rate)
         return {n: np.stack([e[n] for e in ends]) for n in ends[0]}, {}
 
     stacked, _ = recall(Spec("dense-networks", 1, known).digest, make, keep=True)
     return [{n: a[i] for n, a in stacked.items()} for i in range(len(starts))]
 
 
-def quality(task: str, arrays: Arrays, lesson: Lesson) -> float:
+def quality(task: str, arrays: Arrays, job: TrainingJob) -> float:
     """Mean intersection over union of both groups, or share of labels right with the middle within 2 pixels."""
-    x, mask, place = pictures(lesson, 200, "test")
+    x, mask, place = pictures(job, 200, "test")
     with torch.no_grad():
         found = forward(task, {n: torch.from_numpy(a)[None] for n, a in arrays.items()}, torch.from_numpy(x)[None])
     if len(found) == 1:
@@ -154,28 +154,23 @@ def quality(task: str, arrays: Arrays, lesson: Lesson) -> float:
 
 def families(task: str, count: int, seed: int, children: int = 4, below: int = 1) -> tuple[list[Relative], dict]:
     """Roots, their children and grandchildren, with how well each generation does."""
-    made: list[tuple[str, str, tuple[str, ...], Arrays, Lesson]] = []
-    lessons = [Lesson(0) for _ in range(count)]
-    roots = taught(task, [start(task, 1000 * seed + i) for i in range(count)], lessons, 300, 5e-3)
-    level = [
-        (f"{task}-{seed}-{i}", "root", (), a, lesson) for i, (a, lesson) in enumerate(zip(roots, lessons, strict=True))
-    ]
+    made: list[tuple[str, str, tuple[str, ...], Arrays, TrainingJob]] = []
+    jobs = [TrainingJob(0) for _ in range(count)]
+    roots = taught(task, [start(task, 1000 * seed + i) for i in range(count)], jobs, 300, 5e-3)
+    level = [(f"{task}-{seed}-{i}", "root", (), a, job) for i, (a, job) in enumerate(zip(roots, jobs, strict=True))]
     score = {"generation 1": float(np.mean([quality(task, m[3], m[4]) for m in level]))}
     made += level
     for generation, width in enumerate((children, below)):
         again = [(m, j) for m in level for j in range(width)]
         rng = np.random.default_rng([seed, generation, 8])
-        lessons = [
-            Lesson(int(rng.integers(1, 10**6)), bool(rng.random() < 0.5), bool(rng.random() < 0.5)) for _ in again
+        jobs = [
+            TrainingJob(int(rng.integers(1, 10**6)), bool(rng.random() < 0.5), bool(rng.random() < 0.5)) for _ in again
         ]
         ends = []
         for at in range(0, len(again), 8):
             here = slice(at, at + 8)
-            ends += taught(task, [m[3] for m, _ in again[here]], lessons[here], 160, 4e-3)
-        level = [
-            (m[0], f"{m[1]}-{j}", (m[1], *m[2]), a, lesson)
-            for (m, j), a, lesson in zip(again, ends, lessons, strict=True)
-        ]
+            ends += taught(task, [m[3] for m, _ in again[here]], jobs[here], 160, 4e-3)
+        level = [(m[0], f"{m[1]}-{j}", (m[1], *m[2]), a, job) for (m, j), a, job in zip(again, ends, jobs, strict=True)]
         made += level
         score[f"generation {generation + 2}"] = float(np.mean([quality(task, m[3], m[4]) for m in level]))
     out = []

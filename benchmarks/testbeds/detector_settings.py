@@ -15,7 +15,7 @@ from stemma.kinship.function.finetuning_approximation import FineTuningApproxima
 from stemma.kinship.learned.detector import LineageDetector
 from stemma.training.detector_questions import Pool, Question, pools
 from stemma.training.detector_zoo import probes_for
-from stemma.training.relatives import Relative, of_zoo
+from stemma.training.relatives import Relative, relatives_from_zoo
 from stemma.zoo.lineages import Recipes, as_zoo, flat, forest, sibling_candidates
 
 Scores = Callable[[Pool, Sequence[Question]], list[np.ndarray]]
@@ -46,7 +46,7 @@ def read(relatives: Sequence[Relative]) -> Pool:
 def made(recipes: Recipes, family: Callable[[str], str]) -> list[Relative]:
     """Relatives of a zoo whose families are told by name."""
     zoo = as_zoo(recipes)
-    return [Relative(r.name, r.model, family(r.name), r.ancestors) for r in of_zoo(zoo, "zoo")]
+    return [Relative(r.name, r.model, family(r.name), r.ancestors) for r in relatives_from_zoo(zoo, "zoo")]
 
 
 def closed(pool: Pool, children: Sequence[int], candidates: Callable[[int], Sequence[int]]) -> Setting:
@@ -114,10 +114,10 @@ def by_detector(detector: LineageDetector, *, features: bool = True) -> Scores:
     """Probabilities, the last for none."""
 
     def scores(pool: Pool, questions: Sequence[Question]) -> list[np.ndarray]:
-        shown = pool if features else pool.unasked
+        shown = pool if features else pool.without_features
         out = []
         for q in questions:
-            logits = detector.logits([shown.asked(q, detector.preset, detector.crop)])
+            logits = detector.logits([shown.arrays(q, detector.preset, detector.crop)])
             out.append(detector.probabilities(logits)[0])
         return out
 

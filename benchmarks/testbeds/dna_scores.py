@@ -12,7 +12,7 @@ from stemma.fingerprints.dna import DNA, describe_outputs
 from stemma.fingerprints.gradient_field import GradientField
 from stemma.measures.field_cosine import FieldCosine
 from stemma.probes import Probes
-from stemma.training.dna_groups import STEP, GroupRecipe, questions
+from stemma.training.dna_groups import FEATURE_STEP, GroupRecipe, standard_probes
 from stemma.types import Spec
 from stemma.zoo.cache import VERSION, recall
 from stemma.zoo.recipe_builder import build_all
@@ -40,12 +40,12 @@ def _normalised(x: np.ndarray) -> np.ndarray:
     return x - np.log(np.exp(x - x.max(1, keepdims=True)).sum(1, keepdims=True)) - x.max(1, keepdims=True)
 
 
-def examined(recipe: GroupRecipe, probes: Probes | None = None) -> dict[str, np.ndarray]:
+def ingest_all(recipe: GroupRecipe, probes: Probes | None = None) -> dict[str, np.ndarray]:
     """Features of every distortion `[models, probes, features]`, and `nearness` `[baselines, sources, models]`.
 
     NaN where a method says nothing of a pair.
     """
-    members, asked_of = recipe.members(), probes or questions(recipe.kind)
+    members, asked_of = recipe.members(), probes or standard_probes(recipe.kind)
     known = {"recipes": [m.recipe.digest for m in members], "probes": asked_of.digest, "canonical": FEATURES_VERSION,
              "distortions": DISTORTIONS, "baselines": BASELINES, "fields": [FIELD_PROBES, FIELD_STEPS, FIELD_SOURCES],
              "version": 2}  # fmt: skip
@@ -59,7 +59,7 @@ def examined(recipe: GroupRecipe, probes: Probes | None = None) -> dict[str, np.
         out: dict[str, np.ndarray] = {}
         for how in DISTORTIONS:
             found = [describe_outputs(distorted(a, how)) for a in answers]
-            out[how] = np.stack([np.clip(np.round(f / STEP), -127, 127).astype(np.int8) for f, _ in found])
+            out[how] = np.stack([np.clip(np.round(f / FEATURE_STEP), -127, 127).astype(np.int8) for f, _ in found])
         sources = [i for i, m in enumerate(members) if m.way == "source"]
         out["nearness"] = nearness(models, answers, sources, [m.source for m in members], asked_of)
         out["seconds"] = np.array([seconds], np.float32)

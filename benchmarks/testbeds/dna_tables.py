@@ -12,7 +12,7 @@ from stemma.fingerprints.dna import pack, unpack
 from stemma.fingerprints.fragment_encoder import FragmentEncoder
 from stemma.kinship.function.model_dna import Population, ProvenanceClassifier, channel_correlations
 from stemma.training.dna import populations
-from stemma.training.dna_groups import STEP, STRANGER_WAYS, Group, GroupRecipe
+from stemma.training.dna_groups import FEATURE_STEP, OTHER_ARCHITECTURE_WAYS, Group, GroupRecipe
 from stemma.zoo.provenance import Member
 
 DRAWS, SEED = 1000, 20261126
@@ -104,7 +104,7 @@ def by_dna(encoder: FragmentEncoder, beside: Sequence[Group], how: str = "soft a
 
     def of(looked: Looked) -> np.ndarray:
         if id(looked) not in codes:
-            rows = looked.found[how].astype(np.float32) * STEP
+            rows = looked.found[how].astype(np.float32) * FEATURE_STEP
             codes[id(looked)] = np.stack([unpack(pack(encoder(f))) for f in rows]).astype(np.float64)
         return codes[id(looked)]
 
@@ -115,7 +115,7 @@ def by_dna(encoder: FragmentEncoder, beside: Sequence[Group], how: str = "soft a
         if kind not in known:
             known[kind] = populations(encoder, beside, kind)
         theirs = of(other)[other.group(how).rows("source")]
-        strange = np.array([home.members[c].way in STRANGER_WAYS for c in children])
+        strange = np.array([home.members[c].way in OTHER_ARCHITECTURE_WAYS for c in children])
         out = np.empty((len(theirs), len(children)))
         for some, population in known[kind].items():
             here = np.flatnonzero(strange == some)
@@ -140,7 +140,9 @@ def verdicts(
             unpack(pack(encoder(g.features[i])))
             for g in beside if g.kind == home.recipe.kind for i in g.rows("source")
         ]).astype(np.float64)  # fmt: skip
-        codes = np.stack([unpack(pack(encoder(f.astype(np.float32) * STEP))) for f in home.found["soft answers"]])
+        codes = np.stack(
+            [unpack(pack(encoder(f.astype(np.float32) * FEATURE_STEP))) for f in home.found["soft answers"]]
+        )
         sources = home.group().rows("source")
         for child, m in enumerate(home.members):
             if m.way in ("source", "stranger", "distilled, other architecture"):
@@ -236,7 +238,7 @@ def within(pairs: Pairs) -> float:
     return round(float(np.nanmean(areas)), 4)
 
 
-def together(methods: Sequence[Pairs], ways: Sequence[str] = DISTILLED) -> dict[str, Any]:
+def require_one_tokenizer(methods: Sequence[Pairs], ways: Sequence[str] = DISTILLED) -> dict[str, Any]:
     """Several methods joined: the mean of their scores, each in units of its spread over sources of a child's data."""
     tables: list[dict[tuple[str, str, str], float]] = []
     for pairs in methods:

@@ -16,7 +16,7 @@ from stemma.checkpoints.model import Model
 from stemma.kinship.weights.entries import entries
 from stemma.types import Lineage
 from stemma.workspace.forest import lineage
-from stemma.zoo.lineages import Tuning, tree
+from stemma.zoo.lineages import FinetuningRecipe, tree
 from stemma.zoo.recipe_builder import build_all
 
 SELECTION = {"mlp": range(700, 724), "cnn": range(700, 706)}
@@ -26,7 +26,7 @@ REMOVED = 0.3
 DRAWS = 2
 BOOTSTRAPS = 2000
 
-LIGHTLY = (Tuning("hardly", steps=0.5), Tuning("short", rate=0.5), Tuning("once"))
+LIGHTLY = (FinetuningRecipe("hardly", steps=0.5), FinetuningRecipe("short", rate=0.5), FinetuningRecipe("once"))
 """Fine-tuning so short that children of one parent have moved in one direction only: away from what it had learnt."""
 
 Edge = tuple[str, str]

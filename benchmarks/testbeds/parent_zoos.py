@@ -15,7 +15,7 @@ from stemma.probes import Probes
 from stemma.types import RelationKind
 from stemma.zoo import data
 from stemma.zoo.kinds import kind_of, seed_for
-from stemma.zoo.lineages import Tuning, forest, sibling_candidates
+from stemma.zoo.lineages import FinetuningRecipe, forest, sibling_candidates
 from stemma.zoo.recipe import Recipe
 from stemma.zoo.recipe_builder import build_all
 
@@ -48,7 +48,7 @@ DATA: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 """What parents learn, and what children learn: digits turned by a quarter with other labels; or Fashion-MNIST after
 MNIST, which need the data sets."""
 
-SIBLING = (Tuning("sibling", rate=3.0, steps=2),)
+SIBLING = (FinetuningRecipe("sibling", rate=3.0, steps=2),)
 
 
 @dataclass(frozen=True, eq=False)

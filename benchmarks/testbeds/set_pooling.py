@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from stemma.fingerprints.canonical_outputs import FEATURES
-from stemma.training.dna_groups import Group, questions
+from stemma.training.dna_groups import Group, standard_probes
 
 WIDTH, SEEDS = 128, 4
 
@@ -48,7 +48,7 @@ def learnt(groups: Sequence[Group], steps: int = 1500, sources: int = 16, seed: 
     rng = np.random.default_rng([seed, 61])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = SetPooling(questions("lm" if groups[0].name.startswith("lm") else "mlp").inputs)
+        model = SetPooling(standard_probes("lm" if groups[0].name.startswith("lm") else "mlp").inputs)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-4)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         tables = [torch.from_numpy(g.features) for g in groups]

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from testbeds.histories.lessons import Lesson, Task, tasks
+from testbeds.histories.lessons import Task, TrainingJob, tasks
 from testbeds.histories.networks import TEXTS, built, drawn, head
 
 VERSION = 1
@@ -165,7 +165,7 @@ def _trained(net: nn.Module, kind: str, step: Step, folder: Path) -> Iterator[tu
         p for n, p in net.named_parameters() if step.how != "head" or n.startswith(head(kind))
     ]  # fmt: skip
     learner = _learner(step, leaves)
-    lesson = Lesson(kind, step.task, step.order, folder, 16 if kind in TEXTS else 32)
+    job = TrainingJob(kind, step.task, step.order, folder, 16 if kind in TEXTS else 32)
     net.train(step.how != "head")
     stops = {round(step.steps * s): s for s in (0.3, 0.5, 0.75)} if step.how == "root" else {}
     for at in range(step.steps):
@@ -173,7 +173,7 @@ def _trained(net: nn.Module, kind: str, step: Step, folder: Path) -> Iterator[tu
             learner.param_groups[0]["lr"] = step.rate * (0.5 + 0.5 * float(np.cos(np.pi * at / step.steps)))
         learner.zero_grad()
         with adapter or nullcontext():
-            lesson.loss(net).backward()
+            job.loss(net).backward()
         nn.utils.clip_grad_norm_(leaves, 2.0)
         learner.step()
         if at + 1 in stops:

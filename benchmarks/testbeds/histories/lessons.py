@@ -44,7 +44,7 @@ def tasks(kind: str, rng: np.random.Generator) -> list[Task]:
     ]  # fmt: skip
 
 
-class Lesson:
+class TrainingJob:
     """Batches of one task, in an order of their own."""
 
     def __init__(self, kind: str, task: Task, order: int, folder: Path, batch: int) -> None:

@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from stemma.ancestry.geometry import Geometry
-from stemma.ancestry.parenthood import Parenthood
+from stemma.ancestry.parent_model import ParentModel
 from stemma.ancestry.trees.additive_tree import spanning_tree
-from stemma.ancestry.trees.distances import ByNorm, RowAngles, squared_distances
+from stemma.ancestry.trees.distances import OddsFromNorms, RowAngles, squared_distances
 from stemma.ancestry.trees.forest import Family as Drawn
 from stemma.ancestry.trees.forest import Forest
-from stemma.ancestry.trees.known_parents import known_parents
-from stemma.ancestry.trees.rooting import ByWeights
+from stemma.ancestry.trees.known_parents import find_known_parents
+from stemma.ancestry.trees.rooting import OddsFromWeights
 from stemma.training.histories import Family
 
 ROOTLESS, OF = (3, 6), 8
@@ -103,16 +103,16 @@ class Scored:
     baseline: tuple[int, int]
 
 
-def drawn(some: Part, model: Parenthood) -> Scored:
+def drawn(some: Part, model: ParentModel) -> Scored:
     """Draw a part and score it; what probabilities mean is calibrated later."""
     values, geometry = some.geometry.entries, some.geometry
     distances = squared_distances(values)
     refs = [replace(r, name=n) for n, r in zip(some.names, values.models, strict=True)]
-    shared = [(sum(int(geometry.shared(i, j).sum()) for j in range(len(refs))),) for i in range(len(refs))]
+    shared = [(sum(int(geometry.shared_tensors(i, j).sum()) for j in range(len(refs))),) for i in range(len(refs))]
     family = Drawn(
-        tuple(refs), distances, ByWeights(model.direction, geometry, ByNorm(distances)),
-        lambda rows: model.chances(geometry, rows), angles=RowAngles(values), known=known_parents(values, distances),
-        ranks=shared,
+        tuple(refs), distances, OddsFromWeights(model.direction, geometry, OddsFromNorms(distances)),
+        lambda rows: model.parent_probabilities(geometry, rows), angles=RowAngles(values),
+        known_parents=find_known_parents(values, distances), originality=shared,
     )  # fmt: skip
     edges = [e for e in Forest()([family]).edges if {e.parent, e.child} <= set(some.names)]
     lines = [Line(e.confidence, some.parent(e.child) == e.parent, e.child in some.ancestors[e.parent]) for e in edges]

@@ -1,1 +1,1 @@
-"""Who comes from whom? Evidence → Trace, Lineage."""
+"""Ancestry: which model was made from which, for one suspect (`trace`) and for many models (`trees`)."""

@@ -1,4 +1,4 @@
-"""Boosted decision trees as a table: fitted with scikit-learn, evaluated with NumPy alone, stored as safetensors."""
+"""Boosted decision trees stored as arrays: fitted with scikit-learn, evaluated with NumPy, saved as safetensors."""
 
 import json
 from collections.abc import Mapping
@@ -20,15 +20,15 @@ class BoostedTrees:
     """Trees whose leaves add up to one score per output.
 
     Attributes:
-        feature: Column that a node looks at; -1 for a leaf. `int32 [nodes]`.
+        feature: Column that a node tests; -1 for a leaf. `int32 [nodes]`.
         threshold: Values up to this go left. `float32 [nodes]`.
-        left: Node to go to. `int32 [nodes]`.
-        right: The other one.
-        value: Of a leaf. `float32 [nodes]`.
+        left: Left child of a node. `int32 [nodes]`.
+        right: Right child of a node. `int32 [nodes]`.
+        value: Value of a leaf. `float32 [nodes]`.
         root: First node of each tree. `int32 [trees]`.
-        output: Score that each tree adds to. `int32 [trees]`.
+        output: Output that each tree adds to. `int32 [trees]`.
         baseline: Score without any tree. `float32 [outputs]`.
-        about: Names of the features, and how the trees were made.
+        about: Names of the features, and how the trees were fitted.
     """
 
     feature: np.ndarray
@@ -43,45 +43,31 @@ class BoostedTrees:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The features, in order."""
+        """Names of the features, in order."""
         return tuple(self.about["features"])
 
     def scores(self, rows: np.ndarray) -> np.ndarray:
-        """Sum of the leaves that each row falls into.
-
-        Args:
-            rows: `[n, features]`.
-
-        Returns:
-            `float64 [n, outputs]`.
-
-        Raises:
-            MisuseError: If the rows have another number of features.
-        """
+        """Sum of the leaves that each row `[n, features]` falls into, `float64 [n, outputs]`."""
         rows = np.asarray(rows, np.float32)
         if rows.ndim != 2 or rows.shape[1] != len(self.names):
-            raise MisuseError(f"these trees look at {len(self.names)} features, got an array of shape {rows.shape}")
-        at = np.broadcast_to(self.root, (len(rows), len(self.root)))
+            raise MisuseError(f"these trees use {len(self.names)} features, but got an array of shape {rows.shape}")
+        node = np.broadcast_to(self.root, (len(rows), len(self.root)))
         while True:
-            feature = self.feature[at]
+            feature = self.feature[node]
             inner = feature >= 0
             if not inner.any():
                 break
-            looked = np.take_along_axis(rows, np.maximum(feature, 0), axis=1)
-            below = np.where(looked <= self.threshold[at], self.left[at], self.right[at])
-            at = np.where(inner, below, at)
-        leaves = self.value[at].astype(np.float64)
+            tested = np.take_along_axis(rows, np.maximum(feature, 0), axis=1)
+            child = np.where(tested <= self.threshold[node], self.left[node], self.right[node])
+            node = np.where(inner, child, node)
+        leaves = self.value[node].astype(np.float64)
         out = np.tile(self.baseline.astype(np.float64), (len(rows), 1))
         for k in range(len(self.baseline)):
             out[:, k] += leaves[:, self.output == k].sum(axis=1)
         return out
 
     def save(self, path: Path) -> None:
-        """Write the table.
-
-        Args:
-            path: A `.safetensors` file.
-        """
+        """Write the trees into a `.safetensors` file."""
         arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in _TABLE}
         tensors = [
             Tensor(n, dtype_code(a.dtype) or "F32", a.shape, ArrayStorage(lambda a=a: a)) for n, a in arrays.items()
@@ -90,20 +76,12 @@ class BoostedTrees:
 
     @staticmethod
     def load(path: Path) -> "BoostedTrees":
-        """Read a table that `save` wrote.
-
-        Args:
-            path: The file.
-
-        Returns:
-            The trees.
-
-        Raises:
-            UnreadableModelError: If it is something else.
-        """
+        """Read the trees that `save` wrote."""
         tensors, metadata = safetensors.read(path)
-        found = {t.name: t.array() for t in tensors}
+        arrays = {t.name: t.array() for t in tensors}
         try:
-            return BoostedTrees(*(found[name] for name in _TABLE), json.loads(metadata["about"]))
+            return BoostedTrees(*(arrays[name] for name in _TABLE), json.loads(metadata["about"]))
         except (KeyError, ValueError) as e:
-            raise UnreadableModelError(f"{path} holds no boosted trees: {e} is missing. Was it made by train?") from e
+            raise UnreadableModelError(
+                f"{path} holds no boosted trees ({e} is missing): give a file that `stemma train` wrote"
+            ) from e

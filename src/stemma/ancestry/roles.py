@@ -1,4 +1,4 @@
-"""What related models are to a suspect: one by one, and the set that holds its parent."""
+"""Roles of related models: parent, child, same network or other relative of a suspect, and its possible parents."""
 
 import enum
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 class Role(enum.StrEnum):
-    """What a relative is."""
+    """What a related model is to the suspect."""
 
     PARENT = "parent"
     CHILD = "child"
@@ -16,16 +16,16 @@ class Role(enum.StrEnum):
 
 
 @dataclass(frozen=True)
-class Standing:
-    """What one related candidate is to the suspect.
+class RelativeRole:
+    """The role of one related candidate.
 
     Attributes:
-        role: Its parent, its child, the same network in another form (or not to be told apart from it), another
-            relative (a sibling, a more distant ancestor), or unknown where nothing could be tested.
-        confidence: Calibrated probability of the role, None where it has none.
-        reason: One sentence why; empty for the reason of the kinship itself.
-        relation: The relation, where the whole family shows another one than the pair does (`merged`); else empty.
-        share: Part of the suspect that comes from it, where that is known otherwise than by units in place.
+        role: Parent, child, the same network in another form (or indistinguishable from it), another relative (a
+            sibling, a more distant ancestor), or unknown where nothing could be tested.
+        confidence: Calibrated probability of the role, None where there is none.
+        reason: One sentence why; empty to use the reason of the pairwise comparison.
+        relation: The relation, where all relatives together show another one than the pair does (`merged`); else empty.
+        share: Part of the suspect that comes from this model, where it is known other than from matching units.
     """
 
     role: Role
@@ -36,12 +36,12 @@ class Standing:
 
 
 @dataclass(frozen=True)
-class Member:
-    """One possible parent: a model, or an ancestor that nobody has enrolled.
+class PossibleParent:
+    """One entry of a parent set: a model, or an ancestor that is not enrolled.
 
     Attributes:
-        positions: Of the model among the related ones, and of those that hardly differ from it; empty for the unknown
-            ancestor.
+        positions: The model's position among the related ones, then those of models almost identical to it; empty for
+            the ancestor that is not enrolled.
         probability: That the parent is among them.
     """
 
@@ -50,13 +50,13 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Kin:
-    """What all related models are to a suspect.
+class RelativeRoles:
+    """The roles of all related models.
 
     Attributes:
-        standings: One per related model.
-        parent_set: The likeliest parents, the likeliest first; with the stated coverage one of them is the parent.
+        roles: One per related model.
+        parent_set: Most probable first; one of them is the parent with the stated coverage.
     """
 
-    standings: Sequence[Standing]
-    parent_set: tuple[Member, ...] = ()
+    roles: Sequence[RelativeRole]
+    parent_set: tuple[PossibleParent, ...] = ()

@@ -35,14 +35,14 @@ def explain(
     from stemma.cli.notes import tell, with_notes
     from stemma.cli.opening import open_workspace
     from stemma.cli.output import findings, identity, progress, show, show_json
-    from stemma.workspace.explain import explained
+    from stemma.workspace.explain import explain_pair
 
     with progress(quiet=as_json) as report:
         workspace = open_workspace(registry, progress=report)
         models = workspace.resolve(parent), workspace.resolve(child)
         if report is not None:
             report(f"explaining {models[1].name}", 0, None)
-        found = explained(*models, **({} if alpha is None else {"alpha": alpha}))
+        found = explain_pair(*models, **({} if alpha is None else {"alpha": alpha}))
     tell(*models)
     if as_json:
         show_json(with_notes(found.to_dict(), models))

@@ -93,7 +93,7 @@ def trace(
 
         show(identity(subject), "", findings(lines(result)))
     if policy.given and not against:
-        _left_out(workspace.itself(subject))
+        _left_out(workspace.own_records(subject))
     enforce(ruling)
 
 

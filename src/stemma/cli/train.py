@@ -95,7 +95,7 @@ def direction(
 
     from stemma.cli import output
     from stemma.errors import MisuseError, NotAModelError
-    from stemma.training.parentage import Families, learn
+    from stemma.training.parent_model import Families, train_parent_model
 
     if out.exists() and not out.is_dir():
         raise NotAModelError(f"{out} is a file: --out takes a folder for two files")
@@ -110,21 +110,21 @@ def direction(
     with output.progress(quiet=as_json) as report:
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(jobs, mp_context=context) as pool:
-            made = learn(chosen, pool, progress=report)
+            made = train_parent_model(chosen, pool, progress=report)
     out.mkdir(parents=True, exist_ok=True)
     made.direction.trees.save(out / "direction.safetensors")
     made.trees.save(out / "parenthood.safetensors")
     document = {
         "folder": str(out), "pairs": made.direction.trees.about["pairs"], "queries": made.trees.about["queries"],
         "families": made.trees.about["families"],
-        "named_from": {"one": made.named_from(1), "three": made.named_from(3), "more": made.named_from(8)},
+        "named_from": {n: made.parent_threshold(k) for n, k in (("one", 1), ("three", 3), ("more", 8))},
     }  # fmt: skip
     if as_json:
         output.show_json(document)
     else:
         rows = [("learnt from", f"{document['pairs']:,} pairs and {document['queries']:,} suspects", ""),
-                ("parent", f"named from a probability of {made.named_from(8):.2f}",
-                 f"of one relative alone {made.named_from(1):.2f}")]  # fmt: skip
+                ("parent", f"named from a probability of {made.parent_threshold(8):.2f}",
+                 f"of one relative alone {made.parent_threshold(1):.2f}")]  # fmt: skip
         output.show(f"wrote direction.safetensors and parenthood.safetensors to {output.plain(out)}",
                     output.findings(rows))  # fmt: skip
 
@@ -156,12 +156,12 @@ def dna(
     writable("--out", out)
     with output.progress(quiet=as_json) as report:
         from stemma.training import dna_groups
-        from stemma.training.dna import TEXT_HIDDEN, Training, halves, told, train
+        from stemma.training.dna import TEXT_HIDDEN, Training, evaluate, split_sources, train
 
         own = [Path(one) for one in zoo if Path(one).exists()]
         if bool(own) != (probes is not None):
             raise MisuseError("--probes says what the models of folders are asked: give it with folders, not without")
-        recipes = [r for one in zoo if not Path(one).exists() for r in dna_groups.parsed(one)]
+        recipes = [r for one in zoo if not Path(one).exists() for r in dna_groups.parse_groups(one)]
         asked_of = [_own_group(folder, str(probes), report) for folder in own]
         groups = [group for group, _ in asked_of]
         kinds = {text for _, text in asked_of} | {r.kind == "lm" for r in recipes}
@@ -169,12 +169,12 @@ def dna(
             raise MisuseError("pictures and texts get encoders of their own: train one on lm alone, one on the others")
         hidden = TEXT_HIDDEN if kinds == {True} else Training.hidden
         how = Training(similarity=similarity, seed=seed, steps=steps or Training.steps, hidden=hidden)
-        groups += [dna_groups.seen(recipe, progress=report) for recipe in recipes]
-        learning, asked = halves(groups)
+        groups += [dna_groups.measure_group(recipe, progress=report) for recipe in recipes]
+        learning, asked = split_sources(groups)
         words = f"{' '.join(Path(one).name for one in zoo)} --similarity {similarity} --steps {how.steps} --seed {seed}"
         made = {"command": f"stemma train dna {words}", "groups": [g.name for g in groups]}
         trained = train(learning, how, made, report)
-        test = told(trained, asked, learning)
+        test = evaluate(trained, asked, learning)
     replace(trained, about={**trained.about, "test": test}).save(out)
     if as_json:
         output.show_json({"file": str(out), "digest": trained.digest, "groups": made["groups"], "test": test})
@@ -193,18 +193,18 @@ def _own_group(folder: Path, probes: str, report: Any) -> tuple[Any, bool]:
     from stemma.cli.asking import Asking
     from stemma.training import dna_groups, relatives
 
-    found = relatives.of_folder(folder, report)
+    found = relatives.relatives_from_folder(folder, report)
     asked = Asking().probes(probes, found[0].model)
-    return dna_groups.of_relatives(folder.name, found, asked), asked.kind == "tokens"
+    return dna_groups.group_from_relatives(folder.name, found, asked), asked.kind == "tokens"
 
 
 def _families(zoo: str, report: Any) -> list[Any]:
     from stemma.training import detector_zoo, relatives
 
     if Path(zoo).exists():
-        return relatives.of_folder(Path(zoo), report)
-    kinds, count, seed = detector_zoo.parsed(zoo)
-    return detector_zoo.made(kinds, count, seed, progress=report)
+        return relatives.relatives_from_folder(Path(zoo), report)
+    kinds, count, seed = detector_zoo.parse_zoo(zoo)
+    return detector_zoo.build_families(kinds, count, seed, progress=report)
 
 
 def _rows(document: dict[str, Any]) -> list[tuple[str, str, str]]:

@@ -121,7 +121,7 @@ def _zoo(kind: str, seed: int, only: list[str] | None, report: Any) -> "Zoo":
 
     if ":" not in kind:
         return family(kind, seed, only=only)
-    recipes = lineages.named(kind, seed)
+    recipes = lineages.recipes_by_name(kind, seed)
     short = {name.partition("/")[2]: name for name in recipes}
     if unknown := sorted(set(only or ()) - {*short, *recipes}):
         raise UnknownNameError(f"{kind} has no model {unknown[0]!r}. There are: {', '.join(short)}.")
@@ -132,9 +132,9 @@ def _zoo(kind: str, seed: int, only: list[str] | None, report: Any) -> "Zoo":
 
 def _show_lineage(text: str, seed: int, as_json: bool) -> None:
     from stemma.cli import output
-    from stemma.zoo.lineages import named
+    from stemma.zoo.lineages import recipes_by_name
 
-    recipes = named(text, seed)
+    recipes = recipes_by_name(text, seed)
     names = {recipe.digest: name for name, recipe in reversed(list(recipes.items()))}
     models = [_described(name, recipe, names) for name, recipe in recipes.items()]
     if as_json:

@@ -9,25 +9,28 @@ import numpy as np
 from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError
 from stemma.probes import Probes
-from stemma.training.relatives import Relative, of_zoo
+from stemma.training.relatives import Relative, relatives_from_zoo
 from stemma.types import RelationKind as R
 from stemma.zoo.kinds import KINDS, kind_of
-from stemma.zoo.lineages import TUNINGS, Recipes, Tuning, as_zoo, tree
+from stemma.zoo.lineages import FINETUNING_RECIPES, FinetuningRecipe, Recipes, as_zoo, tree
 from stemma.zoo.recipe import Recipe
 
 Progress = Callable[[str, int, int | None], None]
 
-_HERE = 41
+_STREAM = 41
 
 BRANCHINGS = ((4, 4), (3, 2, 2), (2, 2, 1, 1), (8, 1), (12,), (1, 2, 3))
 """Children of each model, generation by generation, one of these drawn per family."""
 
-SLIGHT = (Tuning("slight", rate=0.5), Tuning("slight-sgd", "sgd", rate=20.0, decay="constant"))
-"""Fine-tuning that changes little, beside the zoo's own tunings."""
+SLIGHT_FINETUNING = (
+    FinetuningRecipe("slight", rate=0.5),
+    FinetuningRecipe("slight-sgd", "sgd", rate=20.0, decay="constant"),
+)
+"""Fine-tuning that changes little, besides the zoo's own recipes."""
 
-STARTS = ("torch", "torch", "xavier", "orthogonal", "normal")
+INITIALISERS = ("torch", "torch", "xavier", "orthogonal", "normal")
 
-LEAVES: tuple[tuple[str, R, dict[str, Any]], ...] = (
+LEAF_OPERATIONS: tuple[tuple[str, R, dict[str, Any]], ...] = (
     ("half", R.REFORMATTED, {}),
     ("int8", R.QUANTIZED, {}),
     ("int4", R.QUANTIZED, {"block": 32}),
@@ -36,56 +39,37 @@ LEAVES: tuple[tuple[str, R, dict[str, Any]], ...] = (
     ("lora", R.LORA, {"rank": 2}),
     ("lora", R.LORA, {"rank": 4}),
 )
-"""What is done to some models of a family once, without anything that follows."""
+"""Operations applied once to some models of a family; nothing is made from the results."""
 
 
-def family(kind: str, seed: int, leaves: int = 5) -> Recipes:
-    """A tree whose shape, start, tunings and tasks are drawn, with further children made in other ways.
-
-    Args:
-        kind: `mlp`, `cnn`, `vit` or `lm`.
-        seed: Other seeds give other families, which share nothing.
-        leaves: How many further children.
-
-    Returns:
-        Recipes by name, parents first: 10 to 27 models.
-    """
-    rng = np.random.default_rng([seed, _HERE])
+def random_family(kind: str, seed: int, leaves: int = 5) -> Recipes:
+    """A tree with random shape, start, fine-tuning recipes and tasks, and further leaves: 10 to 27 recipes by name."""
+    rng = np.random.default_rng([seed, _STREAM])
     image = kind != "lm"
     tasks = ("digit", "shuffled", "inverted+shuffled", "rotated+shuffled") if image else ("shuffled",)
-    own = int(rng.integers(2**31))
+    tree_seed = int(rng.integers(2**31))
     shape = BRANCHINGS[int(rng.integers(len(BRANCHINGS)))]
-    start = STARTS[int(rng.integers(len(STARTS)))] if image else "torch"
-    ways: list[str | Tuning] = [*TUNINGS, *SLIGHT]
-    made = tree(kind, own, shape, tunings=ways, tasks=tasks, init=start, name=f"{kind}-{seed}")
-    names, done = list(made), set()
+    start = INITIALISERS[int(rng.integers(len(INITIALISERS)))] if image else "torch"
+    finetuning_recipes: list[str | FinetuningRecipe] = [*FINETUNING_RECIPES, *SLIGHT_FINETUNING]
+    recipes = tree(kind, tree_seed, shape, tunings=finetuning_recipes, tasks=tasks, init=start, name=f"{kind}-{seed}")
+    names, done = list(recipes), set()
     for i in range(leaves):
         parent = names[int(rng.integers(len(names)))]
-        operation, relation, parameters = LEAVES[int(rng.integers(len(LEAVES)))]
+        operation, relation, parameters = LEAF_OPERATIONS[int(rng.integers(len(LEAF_OPERATIONS)))]
         if operation == "lora":
-            tuned = TUNINGS["adam"].parameters(kind)
-            parameters = {**parameters, **tuned, "task": f"shuffled:{int(rng.integers(10**6))}"}
-        drawn = int(rng.integers(2**31))
+            finetuning = FINETUNING_RECIPES["adam"].parameters(kind)
+            parameters = {**parameters, **finetuning, "task": f"shuffled:{int(rng.integers(10**6))}"}
+        leaf_seed = int(rng.integers(2**31))
         if operation == "lora" or f"{parent}/{operation}-{parameters}" not in done:  # the same twice would be a copy
-            made[f"{parent}/{operation}-{i}"] = Recipe(
-                kind, operation, relation, (made[parent],), parameters, drawn, "ab"[i % 2]
+            recipes[f"{parent}/{operation}-{i}"] = Recipe(
+                kind, operation, relation, (recipes[parent],), parameters, leaf_seed, "ab"[i % 2]
             )
         done.add(f"{parent}/{operation}-{parameters}")
-    return made
+    return recipes
 
 
-def parsed(text: str) -> tuple[tuple[str, ...], int, int]:
-    """A zoo by name: `mlp+cnn:n=48,seed=1` is 48 families of each kind.
-
-    Args:
-        text: Kinds joined by `+`, then after a colon the number of families and the seed.
-
-    Returns:
-        Kinds, families of each, seed.
-
-    Raises:
-        MisuseError: If it is written otherwise.
-    """
+def parse_zoo(text: str) -> tuple[tuple[str, ...], int, int]:
+    """Kinds, families of each, and seed of a zoo by name: `mlp+cnn:n=48,seed=1` is 48 families of each kind."""
     found = re.fullmatch(r"([a-z+]+)(?::(.*))?", text)
     given = dict(re.findall(r"(\w+)=(\d+)", found[2] or "")) if found else {}
     rest = re.sub(r"(n|seed)=\d+,?", "", (found[2] or "")) if found else "?"
@@ -98,19 +82,12 @@ def parsed(text: str) -> tuple[tuple[str, ...], int, int]:
     return kinds, int(given.get("n", 24)), int(given.get("seed", 0))
 
 
-def made(
+def build_families(
     kinds: Sequence[str], count: int, seed: int = 0, *, keep: bool = True, progress: Progress | None = None
 ) -> list[Relative]:
     """Families of each kind, trained many at once.
 
     Cost on one core, first time: about 2 s per family of perceptrons, 5 s of CNNs, 15 s of transformers.
-
-    Args:
-        kinds: Kinds of networks.
-        count: Families of each.
-        seed: Other seeds give other families.
-        keep: Use the cache.
-        progress: Told how many models are made.
 
     Returns:
         One relative per model.
@@ -118,41 +95,27 @@ def made(
     found: list[Relative] = []
     for kind in kinds:
         kind_of(kind)
-        families = {f"{kind}-{seed}-{i}": family(kind, 1000 * seed + i) for i in range(count)}
-        found += relatives(families, keep=keep, progress=progress)
+        families = {f"{kind}-{seed}-{i}": random_family(kind, 1000 * seed + i) for i in range(count)}
+        found += build_relatives(families, keep=keep, progress=progress)
     return found
 
 
-def relatives(
+def build_relatives(
     families: Mapping[str, Recipes], *, keep: bool = True, progress: Progress | None = None
 ) -> list[Relative]:  # fmt: skip
-    """The models of families given as recipes, trained many at once.
-
-    Args:
-        families: Recipes by family.
-        keep: Use the cache.
-        progress: Told how many models are made.
-
-    Returns:
-        One relative per model.
-    """
+    """The models of families given as recipes, trained many at once."""
     weights: dict[str, Any] = {}
     as_zoo({n: r for recipes in families.values() for n, r in recipes.items()}, keep=keep, progress=progress,
            made=weights)  # fmt: skip
-    return [r for name, recipes in families.items() for r in of_zoo(as_zoo(recipes, keep=keep, made=weights), name)]
+    return [
+        r
+        for name, recipes in families.items()
+        for r in relatives_from_zoo(as_zoo(recipes, keep=keep, made=weights), name)
+    ]
 
 
 def probes_for(model: Model, count: int = 64, part: str = "a") -> Probes | None:
-    """What a zoo's models are asked: examples of the part of the data that they learn from.
-
-    Args:
-        model: One of the zoo's.
-        count: How many.
-        part: Of the data.
-
-    Returns:
-        Probes; None for a model that is none of the zoo's kinds.
-    """
+    """Examples of a part of the training data of a zoo model; None for a model that is none of the zoo's kinds."""
     from stemma.zoo.data import examples
 
     claimed = (model.config or {}).get("model_type")

@@ -1,8 +1,8 @@
-"""Training of the two models that read a family's geometry: which of two came first, and who is the parent.
+"""Training of the classifier of pairs (which came first) and of the parent model, from families with known history.
 
-Both are boosted trees on features of `stemma.ancestry.geometry` and `stemma.ancestry.parenthood`. Families are split:
-the model of pairs learns from some, the model of parenthood from others that the first has not seen (its input is what
-the first says), and the threshold of a decision is taken on a third part.
+Both are boosted trees on features of `stemma.ancestry.geometry` and `stemma.ancestry.parent_model`. Families are split:
+the classifier of pairs learns from some, the parent model from others (its input is the output of the first), and
+decision thresholds are calibrated on a third part.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,24 +12,24 @@ from typing import Any
 import numpy as np
 
 from stemma.ancestry import direction as pair_model
-from stemma.ancestry import parenthood as parent_model
+from stemma.ancestry import parent_model
 from stemma.ancestry.boosted_trees import BoostedTrees
-from stemma.ancestry.direction import Direction
+from stemma.ancestry.direction import DirectionModel
 from stemma.ancestry.geometry import Geometry, PairFeatures
-from stemma.ancestry.parenthood import Parenthood
+from stemma.ancestry.parent_model import ParentModel
 from stemma.errors import MissingExtraError
 from stemma.training.histories import Family
 
 UNRELATED_PER_CHILD = 1.5
 """Pairs where neither descends from the other, per pair of parent and child."""
 
-STANDS_IN = 0.35
-"""A sibling that moved so little from the common ancestor, relative to the other, is where the ancestor is: no weights
-tell the two apart, and nothing is learnt from such pairs."""
+INDISTINGUISHABLE_FROM_ANCESTOR = 0.35
+"""A sibling that moved so little from the common ancestor, relative to the other, cannot be told from the ancestor by
+its weights, and such pairs are left out of the training."""
 
-TAKEN_FOR = 0.5
-"""The same where the ancestor is not there to compare with: a suspect beside a sibling that moved less than half as far
-is not learnt from, nor one whose sibling lies on the way to it (one parent, cut a little and cut more)."""
+MISTAKABLE_FOR_PARENT = 0.5
+"""The same where the ancestor is missing: a suspect beside a sibling that moved less than half as far is left out, as
+is one whose sibling lies on the way to it (one parent, pruned a little and pruned more)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +37,7 @@ class Pair:
     """An ordered pair of one family, with its truth.
 
     Attributes:
-        features: What the weights show.
+        features: Of the weights.
         label: `FORWARD` where the first is an ancestor of the second, else `NEITHER`.
         family: Kind and number.
     """
@@ -48,96 +48,72 @@ class Pair:
 
 
 def geometry_of(family: Family) -> Geometry:
-    """The geometry of a whole family, in the order of its members.
-
-    Returns:
-        The geometry.
-    """
+    """The geometry of a whole family, in the order of its members."""
     return Geometry.of([m.model for m in family.members])
 
 
 def pairs(family: Family, seed: int = 0, geometry: Geometry | None = None) -> Iterator[Pair]:
-    """All parents with their children, some grandparents with their grandchildren, and pairs of neither.
-
-    Args:
-        family: The models.
-        seed: Of what is drawn.
-        geometry: Of its members, where it is at hand.
-
-    Yields:
-        Pairs that share a tensor which changed.
-    """
+    """All parents with their children, some grandparents with their grandchildren, and pairs without descent."""
     geometry = geometry or geometry_of(family)
     at, members = family.positions(), {m.name: m for m in family.members}
-    above = {n: [a for a in m.ancestors if a in at] for n, m in members.items()}
+    ancestors_of = {n: [a for a in m.ancestors if a in at] for n, m in members.items()}
     rng = np.random.default_rng([seed, family.number, 33])
-    wanted: list[tuple[str, str, int]] = []
+    chosen_pairs: list[tuple[str, str, int]] = []
     for name in members:
-        for generation, ancestor in enumerate(above[name]):
+        for generation, ancestor in enumerate(ancestors_of[name]):
             if generation == 0 or rng.random() < 0.3:
-                wanted.append((ancestor, name, pair_model.FORWARD))
-    names = [n for n in members if above[n]]
-    apart = [
+                chosen_pairs.append((ancestor, name, pair_model.FORWARD))
+    names = [n for n in members if ancestors_of[n]]
+    unrelated = [
         (a, b)
         for i, a in enumerate(names)
         for b in names[i + 1 :]
-        if a not in above[b] and b not in above[a] and not stands_in(geometry, at[_fork(above, a, b)], at[a], at[b])
+        if a not in ancestors_of[b]
+        and b not in ancestors_of[a]
+        and not indistinguishable_from_ancestor(geometry, at[_last_common_ancestor(ancestors_of, a, b)], at[a], at[b])
     ]
-    count = min(len(apart), round(UNRELATED_PER_CHILD * len(names)))
-    chosen = rng.choice(len(apart), count, replace=False) if count else []
-    wanted += [(*apart[k], pair_model.NEITHER) for k in chosen]
-    for a, b, label in wanted:
-        found = geometry.pair(at[a], at[b])
+    count = min(len(unrelated), round(UNRELATED_PER_CHILD * len(names)))
+    chosen = rng.choice(len(unrelated), count, replace=False) if count else []
+    chosen_pairs += [(*unrelated[k], pair_model.NEITHER) for k in chosen]
+    for a, b, label in chosen_pairs:
+        found = geometry.pair_features(at[a], at[b])
         if found is not None:
             yield Pair(found, label, (family.kind, family.number))
 
 
-def _fork(above: Mapping[str, Sequence[str]], a: str, b: str) -> str:
-    """The last common ancestor."""
-    return next(x for x in above[a] if x in above[b])
+def _last_common_ancestor(ancestors_of: Mapping[str, Sequence[str]], a: str, b: str) -> str:
+    return next(x for x in ancestors_of[a] if x in ancestors_of[b])
 
 
-def stands_in(geometry: Geometry, ancestor: int, a: int, b: int) -> bool:
-    """Whether one of two descendants moved so little from their ancestor that it cannot be told from it.
-
-    Returns:
-        True where one moved less than `STANDS_IN` times as far as the other, or shares nothing with the ancestor.
-    """
+def indistinguishable_from_ancestor(geometry: Geometry, ancestor: int, a: int, b: int) -> bool:
+    """Whether one of two descendants is too near to their ancestor to tell, or shares nothing with it."""
     moved = sorted((geometry.squared_distance(ancestor, a), geometry.squared_distance(ancestor, b)))
-    return not np.isfinite(moved[1]) or moved[0] < STANDS_IN**2 * moved[1]
+    return not np.isfinite(moved[1]) or moved[0] < INDISTINGUISHABLE_FROM_ANCESTOR**2 * moved[1]
 
 
-def taken_for(geometry: Geometry, home: int, sibling: int, suspect: int) -> bool:
-    """Whether a sibling looks like the parent itself where that is not there.
-
-    Returns:
-        True where it moved less than `TAKEN_FOR` times as far as the suspect, or lies on the way from the parent.
-    """
-    own, other, apart = (
-        geometry.squared_distance(*pair) for pair in ((home, suspect), (home, sibling), (sibling, suspect))
+def mistakable_for_parent(geometry: Geometry, parent_position: int, sibling: int, suspect: int) -> bool:
+    """Whether a sibling moved so little, or lies on the way, that it looks like the missing parent."""
+    to_suspect, to_sibling, between = (
+        geometry.squared_distance(*pair)
+        for pair in ((parent_position, suspect), (parent_position, sibling), (sibling, suspect))
     )
-    return not np.isfinite(own + other) or other < TAKEN_FOR**2 * own or other + apart < 1.02 * own
+    return (
+        not np.isfinite(to_suspect + to_sibling)
+        or to_sibling < MISTAKABLE_FOR_PARENT**2 * to_suspect
+        or to_sibling + between < 1.02 * to_suspect
+    )
 
 
-def fit_direction(given: Sequence[Pair], seed: int = 0, about: dict[str, Any] | None = None) -> Direction:
-    """Learn what pairs are from pairs with known truth, each shown in both orders.
-
-    Cost: some seconds for 10,000 pairs.
-
-    Args:
-        given: Pairs.
-        seed: Of the fit.
-        about: What to write down beside the names of the features.
-
-    Returns:
-        The model.
-    """
-    rows = np.stack([pair_model.columns(p.features) for p in given])
-    turned = np.stack([pair_model.columns(p.features.turned()) for p in given])
-    labels = np.array([p.label for p in given])
+def fit_direction(labelled_pairs: Sequence[Pair], seed: int = 0, about: dict[str, Any] | None = None) -> DirectionModel:
+    """Fit the classifier of pairs, each shown in both orders; some seconds for 10,000 pairs."""
+    rows = np.stack([pair_model.feature_row(p.features) for p in labelled_pairs])
+    swapped = np.stack([pair_model.feature_row(p.features.swapped()) for p in labelled_pairs])
+    labels = np.array([p.label for p in labelled_pairs])
     back = np.where(labels == pair_model.FORWARD, pair_model.BACKWARD, pair_model.NEITHER)
-    trees = _fit(np.concatenate([rows, turned]), np.concatenate([labels, back]), pair_model.COLUMNS, seed, about or {})
-    return Direction(trees)
+    trees = _fit(
+        np.concatenate([rows, swapped]), np.concatenate([labels, back]), pair_model.FEATURE_NAMES, seed, about or {}
+    )
+    return DirectionModel(trees)
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,14 +122,14 @@ class Query:
 
     Attributes:
         rows: Features of each relative, `[relatives, features]`.
-        parent: Position of the nearest ancestor that is enrolled: the parent itself, or whom it comes from through
-            models that nobody enrolled; None where there is none.
+        parent: Position of the nearest ancestor that is enrolled: the parent itself, or an ancestor further away
+            through models that are not enrolled; None where there is none.
         ancestors: Positions of more distant ancestors.
         family: Kind and number.
         suspect: Its name.
-        candidates: Names of the relatives, of those that hardly differ the nearest one's.
-        stood_for: Whether nobody that it comes from is here, and a sibling that moved much less stands where its parent
-            stood: weights cannot tell. Nothing is learnt or calibrated from such a suspect.
+        candidates: Names of the relatives, of indistinguishable ones the nearest one's.
+        ambiguous: Whether all its ancestors are missing and a sibling that moved much less is near the missing parent:
+            weights cannot tell. Such a suspect is not used for training or calibration.
     """
 
     rows: np.ndarray
@@ -162,73 +138,58 @@ class Query:
     family: tuple[str, int]
     suspect: str = ""
     candidates: tuple[str, ...] = ()
-    stood_for: bool = False
+    ambiguous: bool = False
 
 
 def queries(
-    family: Family, direction: Direction, seed: int = 0, left_out: float = 0.4, geometry: Geometry | None = None
+    family: Family,
+    direction: DirectionModel,
+    seed: int = 0,
+    orphan_share: float = 0.4,
+    geometry: Geometry | None = None,
 ) -> Iterator[Query]:
-    """Every child of a family as a suspect, beside a random part of the family.
-
-    Args:
-        family: The models.
-        direction: For pairs.
-        seed: Of what is drawn.
-        left_out: Share of suspects whose parent is not among the relatives.
-        geometry: Of its members, where it is at hand.
-
-    Yields:
-        One query per child that has any relative left.
-    """
+    """Every child of a family as a suspect, beside a random part of the family, often without its parent."""
     geometry = geometry or geometry_of(family)
     at, members = family.positions(), family.members
     others = [i for i, m in enumerate(members) if not m.leaf]
     parents = {m.name: next(iter(m.ancestors), None) for m in members}
     rng = np.random.default_rng([seed, family.number, 34])
-    for s, one in enumerate(members):
-        parent = parents[one.name]
+    for s, member in enumerate(members):
+        parent = parents[member.name]
         if parent is None or parent not in at:
             continue
-        share, home = rng.choice(SHARES), at[parent]
-        kept = [i for i in others if i not in (s, home) and rng.random() < share]
-        if rng.random() >= left_out:
-            kept.append(home)
-        near = parent_model.groups(geometry, s, kept)[: parent_model.NEAREST]
-        beside = [i for group in near for i in group if parents[members[i].name] == parent]
-        if not near:
+        share, parent_position = rng.choice(ENROLLED_SHARES), at[parent]
+        enrolled = [i for i in others if i not in (s, parent_position) and rng.random() < share]
+        if rng.random() >= orphan_share:
+            enrolled.append(parent_position)
+        groups = parent_model.indistinguishable_groups(geometry, s, enrolled)[: parent_model.NEAREST]
+        siblings = [i for group in groups for i in group if parents[members[i].name] == parent]
+        if not groups:
             continue
-        orphan = not any(at[a] in kept for a in one.ancestors if a in at)
-        stood_for = orphan and any(taken_for(geometry, home, i, s) for i in beside)
-        rows = parent_model.features(geometry, direction, s, [group[0] for group in near])
-        above = [at[a] for a in one.ancestors if a in at]
-        places = [k for a in above for k, group in enumerate(near) if a in group]
-        place, further = (places[0], tuple(k for k in places if k != places[0])) if places else (None, ())
-        names = tuple(members[group[0]].name for group in near)
-        yield Query(rows, place, further, (family.kind, family.number), one.name, names, stood_for)
+        is_orphan = not any(at[a] in enrolled for a in member.ancestors if a in at)
+        ambiguous = is_orphan and any(mistakable_for_parent(geometry, parent_position, i, s) for i in siblings)
+        rows = parent_model.parent_features(geometry, direction, s, [group[0] for group in groups])
+        ancestors = [at[a] for a in member.ancestors if a in at]
+        places = [k for a in ancestors for k, group in enumerate(groups) if a in group]
+        parent_place, more_distant = (places[0], tuple(k for k in places if k != places[0])) if places else (None, ())
+        candidate_names = tuple(members[group[0]].name for group in groups)
+        yield Query(
+            rows, parent_place, more_distant, (family.kind, family.number), member.name, candidate_names, ambiguous
+        )
 
 
-SHARES = (0.1, 0.3, 0.6, 1.0)
-"""Parts of a family that a registry may hold."""
+ENROLLED_SHARES = (0.1, 0.3, 0.6, 1.0)
+"""Shares of a family that a registry may hold."""
 
 
-def fit_parenthood(
-    given: Sequence[Query], direction: Direction, seed: int = 0, about: dict[str, Any] | None = None
-) -> Parenthood:
-    """Learn who is the parent from queries with known truth.
-
-    Args:
-        given: Queries, of families that `direction` did not learn from.
-        direction: For pairs.
-        seed: Of the fit.
-        about: What to write down beside the names of the features.
-
-    Returns:
-        The model.
-    """
-    given = [q for q in given if not q.stood_for]
-    rows = np.concatenate([q.rows for q in given])
-    labels = np.concatenate([np.arange(len(q.rows)) == (-1 if q.parent is None else q.parent) for q in given])
-    return Parenthood(direction, _fit(rows, labels.astype(int), parent_model.COLUMNS, seed, about or {}))
+def fit_parent_model(
+    parent_queries: Sequence[Query], direction: DirectionModel, seed: int = 0, about: dict[str, Any] | None = None
+) -> ParentModel:
+    """Fit the parent model on queries of families that `direction` was not trained on."""
+    parent_queries = [q for q in parent_queries if not q.ambiguous]
+    rows = np.concatenate([q.rows for q in parent_queries])
+    labels = np.concatenate([np.arange(len(q.rows)) == (-1 if q.parent is None else q.parent) for q in parent_queries])
+    return ParentModel(direction, _fit(rows, labels.astype(int), parent_model.FEATURE_NAMES, seed, about or {}))
 
 
 def _fit(rows: np.ndarray, labels: np.ndarray, names: Sequence[str], seed: int, about: dict[str, Any]) -> BoostedTrees:
@@ -244,15 +205,11 @@ def _fit(rows: np.ndarray, labels: np.ndarray, names: Sequence[str], seed: int, 
         l2_regularization=5.0,
         random_state=seed,
     ).fit(rows.astype(np.float32), labels)
-    return _table(model, {**about, "features": list(names), "rows": len(rows)})
+    return _as_table(model, {**about, "features": list(names), "rows": len(rows)})
 
 
-def _table(model: Any, about: dict[str, Any]) -> BoostedTrees:
-    """scikit-learn's trees as one table; a test compares its scores with scikit-learn's own.
-
-    Returns:
-        The trees.
-    """
+def _as_table(model: Any, about: dict[str, Any]) -> BoostedTrees:
+    """scikit-learn's trees as `BoostedTrees`; a test compares its scores with scikit-learn's own."""
     feature, threshold, left, right, value, root, output = [], [], [], [], [], [], []
     start = 0
     for iteration in model._predictors:

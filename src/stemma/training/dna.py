@@ -1,4 +1,4 @@
-"""Training of the learned part of DNA: the encoder of fragments and the provenance classifier, jointly."""
+"""Training of Model DNA: the encoder of fragments and the provenance classifier, jointly."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,7 +20,7 @@ from stemma.kinship.function.model_dna import (
     ProvenanceClassifier,
     channel_correlations,
 )
-from stemma.training.dna_groups import STRANGER_WAYS, Group
+from stemma.training.dna_groups import OTHER_ARCHITECTURE_WAYS, Group
 
 Progress = Callable[[str, int, int | None], None]
 
@@ -28,7 +28,7 @@ SIMILARITIES = ("infonce", "pair-margin", "triplet", "none")
 """Losses on the similarity of DNAs; `none` leaves the classifier's alone."""
 
 TEXT_HIDDEN = 24
-"""Hidden units of an encoder of texts: these gain by them, pictures do not."""
+"""Hidden units of an encoder for text, which benefits from them; images do not."""
 
 
 @dataclass(frozen=True)
@@ -74,20 +74,20 @@ class Training:
             raise MisuseError("without a similarity loss and without a classifier nothing is learnt: keep one of them")
 
 
-class _Learnt(torch.nn.Module):
+class _Network(torch.nn.Module):
     """Encoder and classifier as torch trains them."""
 
-    def __init__(self, how: Training):
+    def __init__(self, training: Training):
         super().__init__()
-        f, k, h, i = len(FEATURES), how.channels, how.hidden, how.inner
+        f, k, h, i = len(FEATURES), training.channels, training.hidden, training.inner
 
-        def drawn(*shape: int, scale: float) -> torch.nn.Parameter:
+        def random_parameter(*shape: int, scale: float) -> torch.nn.Parameter:
             return torch.nn.Parameter(torch.randn(*shape) * scale)
 
-        self.linear = drawn(f, k, scale=f**-0.5)
-        self.inner, self.outer = drawn(f + 1, h, scale=f**-0.5), drawn(h, k, scale=0.01)
-        self.kin_inner, self.kin_bias = drawn(k, i, scale=3.0), drawn(i, scale=0.1)
-        self.kin_outer, self.kin_linear = drawn(i, scale=0.1), torch.nn.Parameter(torch.full((k,), 3.0))
+        self.linear = random_parameter(f, k, scale=f**-0.5)
+        self.inner, self.outer = random_parameter(f + 1, h, scale=f**-0.5), random_parameter(h, k, scale=0.01)
+        self.kin_inner, self.kin_bias = random_parameter(k, i, scale=3.0), random_parameter(i, scale=0.1)
+        self.kin_outer, self.kin_linear = random_parameter(i, scale=0.1), torch.nn.Parameter(torch.full((k,), 3.0))
         self.kin_offset = torch.nn.Parameter(torch.full((1,), -2.0))
         self.shares = torch.nn.Parameter(torch.zeros(k))
 
@@ -98,7 +98,7 @@ class _Learnt(torch.nn.Module):
     def similarity(self, correlations: torch.Tensor) -> torch.Tensor:
         return correlations @ self.shares.softmax(0)
 
-    def kin(self, correlations: torch.Tensor) -> torch.Tensor:
+    def log_odds(self, correlations: torch.Tensor) -> torch.Tensor:
         hidden = torch.tanh(correlations @ self.kin_inner + self.kin_bias)
         return hidden @ self.kin_outer + correlations @ self.kin_linear + self.kin_offset
 
@@ -111,21 +111,22 @@ class _Learnt(torch.nn.Module):
 
 def train(
     groups: Sequence[Group],
-    how: Training | None = None,
+    training: Training | None = None,
     made: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> FragmentEncoder:
     """Train encoder and classifier on groups whose sources are known.
 
-    In every update some sources of one group and a few of others are asked for among children of one way; the other
-    sources of all groups of that kind are the population that all are seen against, as null models are when the DNA is
-    used. Cost: 20 ms an update.
+    In every update some sources of one group and a few of others are compared with children of one kind; the other
+    sources of all groups of that kind of network are the reference population, as control models are when the DNA is
+    used.
+    Cost: 20 ms an update.
 
     Args:
-        groups: What to learn from; none of their sources may be asked about later.
-        how: Sizes, losses and length.
-        made: What to note in the encoder about where the groups come from.
-        progress: Told how many updates are done, and of how many.
+        groups: Training data; none of their sources may be evaluated later.
+        training: Sizes, losses and length.
+        made: Notes about where the groups come from.
+        progress: Called with how many updates are done, and of how many.
 
     Returns:
         The encoder with its classifier.
@@ -133,83 +134,88 @@ def train(
     Raises:
         MisuseError: If a group has too few sources.
     """
-    how = how or Training()
+    training = training or Training()
     for g in groups:
         if len(g.rows("source")) < 8:
             raise MisuseError(f"{g.name} has {len(g.rows('source'))} sources: a DNA is trained on groups of at least 8")
     if not groups:
         raise MisuseError("there is no group to train a DNA on: give a zoo with at least one")
-    rng = np.random.default_rng([how.seed, 53])
+    rng = np.random.default_rng([training.seed, 53])
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(how.seed)
-        network = _Learnt(how)
-        optimizer = torch.optim.AdamW(network.parameters(), lr=how.rate, weight_decay=how.weight_decay)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, how.steps)
+        torch.manual_seed(training.seed)
+        network = _Network(training)
+        optimizer = torch.optim.AdamW(network.parameters(), lr=training.rate, weight_decay=training.weight_decay)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, training.steps)
         tables = [torch.from_numpy(g.features) for g in groups]
-        for step in range(how.steps):
-            loss = _loss(network, tables, groups, rng, how)
+        for step in range(training.steps):
+            loss = _loss(network, tables, groups, rng, training)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
             if progress is not None and step % 20 == 0:
-                progress("training the encoder", step, how.steps)
-    return network.finished(how.classify, {**(made or {}), "training": asdict(how)})
+                progress("training the encoder", step, training.steps)
+    return network.finished(training.classify, {**(made or {}), "training": asdict(training)})
 
 
 def _loss(
-    network: _Learnt, tables: Sequence[torch.Tensor], groups: Sequence[Group], rng: np.random.Generator, how: Training
+    network: _Network,
+    tables: Sequence[torch.Tensor],
+    groups: Sequence[Group],
+    rng: np.random.Generator,
+    training: Training,
 ) -> torch.Tensor:
-    """One update: some children of one group, their sources, sources of other data, and everybody else beside them."""
-    home = int(rng.integers(len(groups)))
-    way = groups[home].ways[int(rng.integers(len(groups[home].ways)))]
-    kin = [i for i, g in enumerate(groups) if g.kind == groups[home].kind]
-    chosen = {i: _drawn(groups[i], way, how.sources if i == home else how.sources // 4, rng) for i in kin}
-    probes = torch.from_numpy(np.sort(rng.choice(tables[home].shape[1], min(how.probes, tables[home].shape[1]), False)))
+    """Loss of one update: some children of one group, their sources, sources of other data, and the population."""
+    chosen_group = int(rng.integers(len(groups)))
+    way = groups[chosen_group].ways[int(rng.integers(len(groups[chosen_group].ways)))]
+    same_kind = [i for i, g in enumerate(groups) if g.kind == groups[chosen_group].kind]
+    chosen = {
+        i: _draw_sources(groups[i], way, training.sources if i == chosen_group else training.sources // 4, rng)
+        for i in same_kind
+    }
+    probes = torch.from_numpy(
+        np.sort(rng.choice(tables[chosen_group].shape[1], min(training.probes, tables[chosen_group].shape[1]), False))
+    )
 
     def encoded(at: int, rows: np.ndarray) -> torch.Tensor:
         return network.encode(tables[at][torch.from_numpy(rows)][:, probes])
 
-    children = groups[home].at(way, chosen[home])
-    a = torch.cat([encoded(i, groups[i].at("source", chosen[i])) for i in (home, *(k for k in kin if k != home))])
-    beside = torch.cat([encoded(i, population_rows(groups[i], way, chosen[i])) for i in kin])
-    correlations = _correlations(a, encoded(home, children), beside)
+    children = groups[chosen_group].at(way, chosen[chosen_group])
+    a = torch.cat(
+        [
+            encoded(i, groups[i].at("source", chosen[i]))
+            for i in (chosen_group, *(k for k in same_kind if k != chosen_group))
+        ]
+    )
+    population_groups = torch.cat([encoded(i, population_rows(groups[i], way, chosen[i])) for i in same_kind])
+    correlations = _correlations(a, encoded(chosen_group, children), population_groups)
     n = len(children)
     total = torch.zeros(())
-    if how.similarity != "none":
-        total = total + how.weight * _similarity_loss(network.similarity(correlations), how)
-    if how.classify:
+    if training.similarity != "none":
+        total = total + training.weight * _similarity_loss(network.similarity(correlations), training)
+    if training.classify:
         truth = torch.eye(len(a), n)
         total = total + F.binary_cross_entropy_with_logits(
-            network.kin(correlations), truth, pos_weight=torch.tensor(float(len(a) - 1))
+            network.log_odds(correlations), truth, pos_weight=torch.tensor(float(len(a) - 1))
         )
     return total
 
 
-def _drawn(group: Group, way: str, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Sources that are asked for; at least half stay beside."""
+def _draw_sources(group: Group, way: str, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Sources to compare with; at least half stay in the population."""
     known = np.intersect1d(group.source[group.rows("source")], group.source[group.rows(way)])
     return rng.choice(known, min(count, len(known) // 2), replace=False)
 
 
 def population_rows(group: Group, way: str, chosen: np.ndarray) -> np.ndarray:
-    """Whom everything is seen against: sources that are not asked for, or strangers of the child's architecture.
-
-    Args:
-        group: Of the child's kind.
-        way: How the child was made.
-        chosen: Sources that are asked for.
-
-    Returns:
-        Positions in the group.
-    """
-    rows = group.rows("stranger" if way in STRANGER_WAYS else "source")
+    """Positions of the reference population: sources that were not chosen, or models of the child's architecture."""
+    rows = group.rows("stranger" if way in OTHER_ARCHITECTURE_WAYS else "source")
     return rows[~np.isin(group.source[rows], chosen)]
 
 
-def _correlations(a: torch.Tensor, b: torch.Tensor, beside: torch.Tensor) -> torch.Tensor:
-    """As `Population` and `channel_correlations` do it: `[a, b, channels]`."""
-    mean, spread = beside.mean(0), beside.std(0, correction=0)
+def _correlations(a: torch.Tensor, b: torch.Tensor, population_groups: torch.Tensor) -> torch.Tensor:
+    """As `Population` and `likeness` compute it: `[a, b, channels]`."""
+    mean, spread = population_groups.mean(0), population_groups.std(0, correction=0)
     spread = spread + SHRINK * spread.median()
 
     def unit(y: torch.Tensor) -> torch.Tensor:
@@ -219,112 +225,114 @@ def _correlations(a: torch.Tensor, b: torch.Tensor, beside: torch.Tensor) -> tor
         y = (x - mean) / spread
         return unit(y - y.mean(-2, keepdim=True))
 
-    count = min(MAX_DIRECTIONS, len(beside) // MODELS_PER_DIRECTION)
-    one, two = against(a), against(b)
+    count = min(MAX_DIRECTIONS, len(population_groups) // MODELS_PER_DIRECTION)
+    a_scores, b_scores = against(a), against(b)
     if count:
         with torch.no_grad():  # directions are taken as they are
-            seen = against(beside).movedim(-1, 0)
-            directions = torch.linalg.svd(seen - seen.mean(1, keepdim=True), full_matrices=False)[2][:, :count]
-        one, two = (
+            population_scores = against(population_groups).movedim(-1, 0)
+            directions = torch.linalg.svd(
+                population_scores - population_scores.mean(1, keepdim=True), full_matrices=False
+            )[2][:, :count]
+        a_scores, b_scores = (
             unit(y - torch.einsum("mck,ckp->mpc", torch.einsum("mpc,ckp->mck", y, directions), directions))
-            for y in (one, two)
+            for y in (a_scores, b_scores)
         )
-    return torch.einsum("apc,bpc->abc", one, two)
+    return torch.einsum("apc,bpc->abc", a_scores, b_scores)
 
 
-def _similarity_loss(s: torch.Tensor, how: Training) -> torch.Tensor:
-    """Of similarities `[sources, children]`, of which the first are one another's."""
+def _similarity_loss(s: torch.Tensor, training: Training) -> torch.Tensor:
+    """Of similarities `[sources, children]`, of which the first sources belong to the children in order."""
     n = s.shape[1]
     truth = torch.arange(n)
     own, eye = s[:n].diagonal(), torch.eye(*s.shape, dtype=torch.bool)
-    if how.similarity == "infonce":
-        return F.cross_entropy(s[:n] / how.temperature, truth) + F.cross_entropy(s.T / how.temperature, truth)
-    if how.similarity == "pair-margin":
-        others = F.relu(s - how.margin).square().masked_fill(eye, 0).sum() / max(1, s.numel() - n)
+    if training.similarity == "infonce":
+        return F.cross_entropy(s[:n] / training.temperature, truth) + F.cross_entropy(s.T / training.temperature, truth)
+    if training.similarity == "pair-margin":
+        others = F.relu(s - training.margin).square().masked_fill(eye, 0).sum() / max(1, s.numel() - n)
         return 10 * ((1 - own).square().mean() + others)
-    return 10 * F.relu(how.margin - own[None] + s).masked_fill(eye, 0).mean()
+    return 10 * F.relu(training.margin - own[None] + s).masked_fill(eye, 0).mean()
 
 
-def populations(encoder: FragmentEncoder, beside: Sequence[Group], kind: str) -> dict[bool, Population]:
-    """Whom models of a kind are seen against: sources, and strangers for children of their architecture.
+def populations(encoder: FragmentEncoder, population_groups: Sequence[Group], kind: str) -> dict[bool, Population]:
+    """Reference populations of a kind of network: sources, and models of the other architecture for its children.
 
-    None of them may be asked about: a model that is in its own population looks unlike everybody.
+    A model in its own population looks unlike all others, so that none of them may be evaluated.
 
     Args:
         encoder: Makes the codes.
-        beside: Groups whose members are not asked about.
+        population_groups: Groups whose members are not evaluated.
         kind: Of the networks.
 
     Returns:
-        Populations by whether they are of strangers.
+        Populations by whether they are of the other architecture.
     """
     codes = {False: [], True: []}
-    for g in beside:
+    for g in population_groups:
         if g.kind == kind:
-            for strange, way in ((False, "source"), (True, "stranger")):
-                codes[strange] += [unpack(pack(encoder(g.features[i]))) for i in g.rows(way)]
+            for other_architecture, way in ((False, "source"), (True, "stranger")):
+                codes[other_architecture] += [unpack(pack(encoder(g.features[i]))) for i in g.rows(way)]
     sources = codes[False]
-    return {strange: Population.of(np.stack(found or sources).astype(np.float64)) for strange, found in codes.items()}
+    return {
+        other_architecture: Population.of(np.stack(found or sources).astype(np.float64))
+        for other_architecture, found in codes.items()
+    }
 
 
-def answered(encoder: FragmentEncoder, groups: Sequence[Group], beside: Sequence[Group]) -> Iterator[dict[str, Any]]:
-    """What the encoder says of every source and child of each kind.
+def score_pairs(
+    encoder: FragmentEncoder, groups: Sequence[Group], population_groups: Sequence[Group]
+) -> Iterator[dict[str, Any]]:
+    """Scores of every source and child of each kind.
 
     Args:
         encoder: With or without a classifier.
-        groups: Sources that it has not seen.
-        beside: Other groups, which are the population.
+        groups: Sources that it was not trained on.
+        population_groups: Other groups, which are the population.
 
     Yields:
-        One row per (source, child): whether it is the child's own, whether it learnt the same data, the way, the
+        One row per (source, child): whether it is the child's own, whether it learned the same data, the way, the
         log-odds (or mean correlation).
     """
-    judge = ProvenanceClassifier(encoder.classifier)
+    classifier = ProvenanceClassifier(encoder.classifier)
     codes = [np.stack([unpack(pack(encoder(f))) for f in g.features]).astype(np.float64) for g in groups]
     for kind in dict.fromkeys(g.kind for g in groups):
-        against, kin = populations(encoder, beside, kind), [i for i, g in enumerate(groups) if g.kind == kind]
-        for at in kin:
-            home = groups[at]
-            for way in home.ways:
-                population, rows = against[way in STRANGER_WAYS], home.rows(way)
-                seen = population(codes[at][rows])
-                for i in kin:
+        population_of, same_kind = (
+            populations(encoder, population_groups, kind),
+            [i for i, g in enumerate(groups) if g.kind == kind],
+        )
+        for at in same_kind:
+            group = groups[at]
+            for way in group.ways:
+                population, rows = population_of[way in OTHER_ARCHITECTURE_WAYS], group.rows(way)
+                child_codes = population(codes[at][rows])
+                for i in same_kind:
                     parents = groups[i].rows("source")
-                    values = judge.log_odds(channel_correlations(population(codes[i][parents]), seen))
+                    values = classifier.log_odds(channel_correlations(population(codes[i][parents]), child_codes))
                     for j, parent in enumerate(parents):
                         for k, row in enumerate(rows):
-                            own = i == at and groups[i].source[parent] == home.source[row]
-                            yield {"group": home.name, "way": way, "child": int(row), "own": bool(own),
+                            is_source = i == at and groups[i].source[parent] == group.source[row]
+                            yield {"group": group.name, "way": way, "child": int(row), "own": bool(is_source),
                                    "same data": i == at, "value": float(values[j, k])}  # fmt: skip
 
 
-def halves(groups: Sequence[Group], share: float = 0.25) -> tuple[list[Group], list[Group]]:
-    """Groups to learn from and groups to be asked about, which share no source.
-
-    Args:
-        groups: All of them.
-        share: Of the sources of each group that is left out.
-
-    Returns:
-        Two lists of groups; of a group with fewer than 12 sources all are learnt from.
-    """
-    learning, asked = [], []
+def split_sources(groups: Sequence[Group], share: float = 0.25) -> tuple[list[Group], list[Group]]:
+    """Split groups by source into training and evaluation groups; groups of fewer than 12 sources are trained on."""
+    learning, held_out = [], []
     for g in groups:
         count = len(g.rows("source"))
-        cut = count - round(share * count) if count >= 12 else count
-        learning.append(g.only(g.source % count < cut))
-        if cut < count:
-            asked.append(g.only(g.source % count >= cut))
-    return learning, asked
+        boundary = count - round(share * count) if count >= 12 else count
+        learning.append(g.only(g.source % count < boundary))
+        if boundary < count:
+            held_out.append(g.only(g.source % count >= boundary))
+    return learning, held_out
 
 
-def told(encoder: FragmentEncoder, groups: Sequence[Group], beside: Sequence[Group]) -> dict[str, Any]:
-    """How well children are told from those of other sources of the same data.
+def evaluate(encoder: FragmentEncoder, groups: Sequence[Group], population_groups: Sequence[Group]) -> dict[str, Any]:
+    """How well a child's source is distinguished from other sources of the same data.
 
     Args:
-        encoder: What is judged.
-        groups: Sources that it has not seen.
-        beside: Other groups, which are the population.
+        encoder: To be evaluated.
+        groups: Sources that it was not trained on.
+        population_groups: Other groups, which are the population.
 
     Returns:
         `auroc` over pairs of one data set and `auroc_all` over all, `top_1` over children, and the number of sources;
@@ -332,20 +340,20 @@ def told(encoder: FragmentEncoder, groups: Sequence[Group], beside: Sequence[Gro
     """
     from scipy.stats import rankdata
 
-    rows = list(answered(encoder, groups, beside))
+    rows = list(score_pairs(encoder, groups, population_groups))
     if not rows:
         return {"auroc": None, "auroc_all": None, "top_1": None, "sources": 0}
-    own, near, value = (np.array([r[k] for r in rows]) for k in ("own", "same data", "value"))
+    is_source, same_data, value = (np.array([r[k] for r in rows]) for k in ("own", "same data", "value"))
 
     def auroc(chosen: np.ndarray) -> float:
-        ranks, mine = rankdata(value[chosen]), own[chosen]
-        n, m = int(mine.sum()), int((~mine).sum())
-        return round((float(ranks[mine].sum()) - n * (n + 1) / 2) / max(1, n * m), 4)
+        ranks, positive = rankdata(value[chosen]), is_source[chosen]
+        n, m = int(positive.sum()), int((~positive).sum())
+        return round((float(ranks[positive].sum()) - n * (n + 1) / 2) / max(1, n * m), 4)
 
     best: dict[tuple[Any, ...], tuple[float, bool]] = {}
     for r in rows:
         child = r["group"], r["child"]
         best[child] = max(best.get(child, (-np.inf, False)), (float(r["value"]), bool(r["own"])))
     top = float(np.mean([first for _, first in best.values()]))
-    return {"auroc": auroc(near), "auroc_all": auroc(np.ones(len(rows), bool)), "top_1": round(top, 4),
+    return {"auroc": auroc(same_data), "auroc_all": auroc(np.ones(len(rows), bool)), "top_1": round(top, 4),
             "sources": sum(len(g.rows("source")) for g in groups)}  # fmt: skip

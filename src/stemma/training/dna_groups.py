@@ -1,4 +1,4 @@
-"""What DNA is learnt from: groups of sources with their children, as their answers show them."""
+"""Training data of Model DNA: groups of sources with their children, as features of their outputs."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -24,23 +24,23 @@ from stemma.zoo.recipe_builder import build_all
 
 Progress = Callable[[str, int, int | None], None]
 
-STRANGER_WAYS = frozenset({"distilled, other architecture"})
-"""Children whose population are strangers, for they have their architecture."""
+OTHER_ARCHITECTURE_WAYS = frozenset({"distilled, other architecture"})
+"""Children whose reference population are independent models of their own architecture."""
 
-STEP = 0.05
-"""Features are kept in steps of this size."""
+FEATURE_STEP = 0.05
+"""Features are stored in steps of this size."""
 
-ROWS = 384
-"""Probes of the standard questions."""
+PROBE_COUNT = 384
+"""Number of standard probes."""
 
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """What is seen of the members of one group, see `stemma.zoo.provenance.group`.
+    """Features of the members of one group, see `stemma.zoo.provenance.group`.
 
     Attributes:
         name: Unique among groups.
-        kept: Features in steps of `STEP`, `int8 [models, probes, features]`.
+        kept: Features in steps of `FEATURE_STEP`, `int8 [models, probes, features]`.
         source: `int [models]`.
         way: `[models]`.
     """
@@ -53,7 +53,7 @@ class Group:
     @cached_property
     def features(self) -> np.ndarray:
         """Features `float32 [models, probes, features]`."""
-        return self.kept.astype(np.float32) * STEP
+        return self.kept.astype(np.float32) * FEATURE_STEP
 
     @property
     def kind(self) -> str:
@@ -61,47 +61,28 @@ class Group:
         return self.name.split("-")[0]
 
     def at(self, way: str, sources: np.ndarray) -> np.ndarray:
-        """Members made in one way of some sources.
-
-        Args:
-            way: How they were made.
-            sources: Numbers of the sources.
-
-        Returns:
-            Their positions, in the order of the sources given.
-        """
+        """Positions of the members derived in one way from some sources, in the order of the sources."""
         rows = self.rows(way)
         return rows[np.searchsorted(self.source[rows], sources)]
 
     def rows(self, way: str) -> np.ndarray:
-        """Members made in one way, in order of their sources.
-
-        Returns:
-            Their positions.
-        """
+        """Positions of the members derived in one way, in order of their sources."""
         found = np.flatnonzero(self.way == way)
         return found[np.argsort(self.source[found], kind="stable")]
 
     def only(self, kept: np.ndarray) -> "Group":
-        """Some of the members.
-
-        Args:
-            kept: A truth value for each.
-
-        Returns:
-            A smaller group.
-        """
+        """A smaller group of the members with a True entry."""
         return Group(self.name, self.kept[kept], self.source[kept], self.way[kept])
 
     @property
     def ways(self) -> tuple[str, ...]:
-        """Ways in which children were made."""
+        """Ways in which children were derived."""
         return tuple(w for w in dict.fromkeys(self.way.tolist()) if w not in ("source", "stranger"))
 
 
 @dataclass(frozen=True)
 class GroupRecipe:
-    """What one group is made of.
+    """How one group is made.
 
     Attributes:
         kind: `mlp`, `cnn`, `vit` or `lm`.
@@ -109,7 +90,7 @@ class GroupRecipe:
         sources: How many.
         data: What sources learn, None for the kind's own.
         task: As in `stemma.zoo.data.TASKS`.
-        folder: Whether children may learn data sets that lie in a folder.
+        folder: Whether children may learn data sets that are in a folder.
     """
 
     kind: str
@@ -126,36 +107,22 @@ class GroupRecipe:
         return f"{'-'.join(words)}-{self.seed}"
 
     def members(self) -> list[Member]:
-        """The networks.
-
-        Returns:
-            Their recipes.
-        """
+        """The recipes of its networks."""
         targets = None if self.folder or self.kind == "lm" else (None,)
         return group(self.kind, self.seed, self.sources, self.data, self.task, targets=targets)
 
 
-def parsed(text: str) -> list[GroupRecipe]:
-    """A zoo by name: `mlp+cnn:n=24,seed=1` is a group of 24 sources of each kind for every data set that is at hand.
-
-    Args:
-        text: Kinds joined by `+`, then after a colon the number of sources in a group and the seed.
-
-    Returns:
-        The groups. Data sets are those that are always there and, where `STEMMA_DATA` names a folder, those in it.
-
-    Raises:
-        MisuseError: If it is written otherwise.
-    """
-    kinds, count, seed = detector_zoo.parsed(text)
-    folder = bool(_sets("mlp"))
+def parse_groups(text: str) -> list[GroupRecipe]:
+    """Groups of a zoo by name: `mlp+cnn:n=24,seed=1` has 24 sources of each kind for every available data set."""
+    kinds, count, seed = detector_zoo.parse_zoo(text)
+    folder = bool(_datasets("mlp"))
     return [
         GroupRecipe(kind, seed_for(seed, i) % 2**31, count, name, folder=folder)
-        for kind in kinds for i, name in enumerate((None, *_sets(kind)))
+        for kind in kinds for i, name in enumerate((None, *_datasets(kind)))
     ]  # fmt: skip
 
 
-def _sets(kind: str) -> tuple[str, ...]:
+def _datasets(kind: str) -> tuple[str, ...]:
     """Data sets in a folder that a kind can learn; none where no folder is known."""
     try:
         datasets.folder()
@@ -164,19 +131,11 @@ def _sets(kind: str) -> tuple[str, ...]:
     return datasets.TEXTS if kind == "lm" else datasets.IMAGES
 
 
-def questions(kind: str, rows: int = ROWS, seed: int = 0, only: Sequence[str | None] | None = None) -> Probes:
-    """Public inputs that networks of a kind are asked: of every data set at hand, what no network learns from.
-
-    Args:
-        kind: `mlp`, `cnn`, `vit` or `lm`.
-        rows: How many.
-        seed: Of the draw.
-        only: Data sets; all at hand unless given.
-
-    Returns:
-        The probes, mixed.
-    """
-    sets = (None, *_sets(kind)) if only is None else tuple(only)
+def standard_probes(
+    kind: str, rows: int = PROBE_COUNT, seed: int = 0, only: Sequence[str | None] | None = None
+) -> Probes:
+    """Public inputs for networks of a kind, mixed from the test part of every available data set."""
+    sets = (None, *_datasets(kind)) if only is None else tuple(only)
     rng = np.random.default_rng([seed, 59])
     parts = []
     for place, name in enumerate(sets):
@@ -187,55 +146,54 @@ def questions(kind: str, rows: int = ROWS, seed: int = 0, only: Sequence[str | N
     return Probes.of(inputs[rng.permutation(len(inputs))], source=f"{', '.join(s or 'own' for s in sets)}, test part")
 
 
-def seen(
+def measure_group(
     recipe: GroupRecipe, probes: Probes | None = None, dna: DNA | None = None, progress: Progress | None = None
 ) -> Group:
-    """Look at the members of a group; what was seen is kept in the zoo's cache.
+    """Compute the features of a group's members, cached in the zoo's cache.
 
-    Cost: the networks, if they are not in the cache, and 40 ms for each on one core.
+    Cost: the networks, if they are not cached, and 40 ms for each on one core.
 
     Args:
         recipe: The group.
-        probes: What all are asked; the standard questions of the kind unless given.
-        dna: How; the defaults unless given.
-        progress: Told how many networks are made.
+        probes: Inputs; the standard probes of the kind unless given.
+        dna: The method; the defaults unless given.
+        progress: Called with how many networks are made.
 
     Returns:
         The group.
     """
-    members, look, asked = recipe.members(), dna or DNA(), probes or questions(recipe.kind)
-    known = {"recipes": [m.recipe.digest for m in members], "probes": asked.digest, "rows": look.rows,
-             "seed": look.seed, "canonical": FEATURES_VERSION, "dna": look.version}  # fmt: skip
+    members, dna_, asked_probes = recipe.members(), dna or DNA(), probes or standard_probes(recipe.kind)
+    known = {"recipes": [m.recipe.digest for m in members], "probes": asked_probes.digest, "rows": dna_.rows,
+             "seed": dna_.seed, "canonical": FEATURES_VERSION, "dna": dna_.version}  # fmt: skip
 
     def make() -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        return {"features": _features(build_all([m.recipe for m in members], progress=progress), asked, look)}, {}
+        return {
+            "features": _features(build_all([m.recipe for m in members], progress=progress), asked_probes, dna_)
+        }, {}
 
     arrays, _ = recall(Spec("dna-group", VERSION, known).digest, make, keep=True)
     return Group(
-        recipe.name,
-        arrays["features"],
-        np.array([m.source for m in members]),
-        np.array([m.way for m in members]),
+        recipe.name, arrays["features"], np.array([m.source for m in members]), np.array([m.way for m in members])
     )
 
 
-def of_relatives(name: str, relatives: Sequence[Relative], probes: Probes, dna: DNA | None = None) -> Group:
-    """The models of one's own zoo as a group: of each family the model with most children, and these.
+def group_from_relatives(name: str, relatives: Sequence[Relative], probes: Probes, dna: DNA | None = None) -> Group:
+    """A zoo of one's own as a group: of each family the model with most children, and these.
 
-    Families share no history, so each source is a control of all others. Cost: every model that is used is asked.
+    Families share no history, so that each source is a control of all others. Cost: the features of every used model.
 
     Args:
         name: Of the zoo.
         relatives: Its models, as `stemma.training.relatives` reads them.
-        probes: What all are asked.
-        dna: How; the defaults unless given.
+        probes: Inputs.
+        dna: The method; the defaults unless given.
 
     Returns:
         The group; its children's ways are `child 1`, `child 2`, …
 
     Raises:
         MisuseError: If no family has a model with children.
-        StemmaError: If a model cannot be asked.
+        StemmaError: If a model cannot be run.
     """
     by_name = {r.name: r for r in relatives}
     chosen: list[tuple[Model, int, str]] = []
@@ -262,7 +220,7 @@ def _most_children(relatives: Sequence[Relative]) -> list[str]:
     return [found.most_common(1)[0][0] for found in counts.values()]
 
 
-def _features(models: Sequence[Model], probes: Probes, look: DNA) -> np.ndarray:
-    """Features of every model in steps of `STEP`."""
-    found = [look.fragments(model, probes)[0] for model in models]
-    return np.stack([np.clip(np.round(f / STEP), -127, 127).astype(np.int8) for f in found])
+def _features(models: Sequence[Model], probes: Probes, dna_: DNA) -> np.ndarray:
+    """Features of every model in steps of `FEATURE_STEP`."""
+    found = [dna_.fragments(model, probes)[0] for model in models]
+    return np.stack([np.clip(np.round(f / FEATURE_STEP), -127, 127).astype(np.int8) for f in found])

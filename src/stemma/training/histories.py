@@ -1,4 +1,4 @@
-"""Families of models with known history, wherever they were trained: what direction and parenthood learn from."""
+"""Families of models with known history, wherever they were trained: training data of direction and parents."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ class Member:
     Attributes:
         name: Unique in the family.
         model: Its weights.
-        ancestors: Names of what it was made from, nearest first, whether they are there or not.
+        ancestors: Names of its ancestors, nearest first, members or not.
         leaf: Whether nothing is made from it by rule (integer codes).
     """
 
@@ -28,7 +28,7 @@ class Family:
 
     Attributes:
         kind: Of network.
-        number: Tells families of a kind apart.
+        number: Distinguishes families of a kind.
         members: The models, the root among them.
     """
 
@@ -37,5 +37,5 @@ class Family:
     members: tuple[Member, ...]
 
     def positions(self) -> dict[str, int]:
-        """Where each member stands."""
+        """Position of each member by name."""
         return {m.name: i for i, m in enumerate(self.members)}

@@ -1,10 +1,10 @@
-"""Families to learn direction and parenthood from: trees of fine-tuned models, and families of all operations.
+"""Zoo families for training direction and parent models: trees of fine-tuned models, and families of all operations.
 
-In a tree every child is tuned in a way of its own. A recipe is a rule of optimisation with or without weight decay;
-within a recipe rate, length and strength of decay are drawn anew for each child. In every other tree they are those of
-usual fine-tuning, in the rest anything from so small a change that it hardly shows to one larger than the weights.
-Siblings in a tree may learn the same. In a mixed family all children have tasks of their own, and beside fine-tunings
-there are adapters, few examples, rare classes, long trainings, cuts and quantised copies.
+In a tree every child has a fine-tuning recipe of its own: an optimiser with or without weight decay, and rate, length
+and strength of decay drawn anew. In every other tree they are those of usual fine-tuning, in the others anything from
+a change that hardly shows to one larger than the weights. Siblings in a tree may learn the same. In a mixed family all
+children have tasks of their own, and besides fine-tunings there are adapters, few examples, rare classes, long
+trainings, pruned and quantised copies.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +16,7 @@ import numpy as np
 from stemma.training.histories import Family, Member
 from stemma.types import RelationKind
 from stemma.zoo.collection import Zoo
-from stemma.zoo.lineages import Tuning, as_zoo, mixed, tree
+from stemma.zoo.lineages import FinetuningRecipe, as_zoo, mixed, tree
 from stemma.zoo.optimizers import RATE_FACTOR
 from stemma.zoo.recipe import Recipe
 
@@ -29,68 +29,47 @@ RECIPES: Mapping[str, tuple[str, tuple[float, float] | None]] = {
     "momentum": ("momentum", None),
     "momentum-l2": ("momentum", (1e-4, 5e-3)),
 }
-"""Rule of optimisation, and the range of its weight decay."""
+"""Optimiser, and the range of its weight decay."""
 
 TASKS = {
     "image": ("digit", "shuffled", "shuffled", "inverted", "rotated", "rotated+shuffled", "inverted+shuffled"),
     "text": ("digit", "shuffled", "shuffled"),
 }
-"""What children learn: what the parent knows on other examples, in another view, or under labels of their own. Two
+"""Tasks of children: what the parent knows on other examples, in another view, or under labels of their own. Two
 siblings may learn the same."""
 
 SHAPES = ((4, 4), (3, 2, 2), (8,), (2, 3), (5, 2))
 """Children of each model, generation by generation."""
 
-LENGTHS = ((1.0, "cosine"), (2.0, "constant"), (4.0, "cosine"))
-"""Updates relative to the kind's own fine-tuning, and the course of the rate: few, so that many train together."""
+SCHEDULES = ((1.0, "cosine"), (2.0, "constant"), (4.0, "cosine"))
+"""Updates relative to the kind's own fine-tuning, and decay of the rate: few, so that many train together."""
 
-USUAL, ANY = (1.5, 4.0), (0.4, 4.0)
-"""Rates relative to the usual one of the rule; usual fine-tuning also takes the longer two of `LENGTHS`."""
+USUAL_RATES, ANY_RATES = (1.5, 4.0), (0.4, 4.0)
+"""Rates relative to the usual one of the optimiser; usual fine-tuning also takes the longer two of `SCHEDULES`."""
 
-TOGETHER = 32
-"""Families whose networks are trained in one go."""
+FAMILIES_AT_ONCE = 32
+"""Families whose networks are trained together."""
 
 INITIALISERS = ("torch", "torch", "orthogonal", "normal", "xavier")
 
 
-def recipe_of(recipe: Recipe) -> str:
-    """The name in `RECIPES` of what a child was tuned by, the operation's where it was not.
-
-    Returns:
-        The name.
-    """
-    if recipe.operation != "finetune":
-        return recipe.operation
-    rule = str(recipe.parameters.get("optimizer", "adam"))
-    decays = float(recipe.parameters.get("weight_decay", 0.0)) > 0
-    return next(n for n, (r, decay) in RECIPES.items() if r == rule and (decay is not None) == decays)
-
-
-def tunings(seed: int, recipes: Sequence[str] = tuple(RECIPES), *, usual: bool, each: int = 4) -> list[Tuning]:
-    """Ways of tuning, drawn at random within each recipe.
-
-    Args:
-        seed: Of the draw.
-        recipes: Names in `RECIPES`.
-        usual: Only as strong as fine-tuning usually is.
-        each: Ways per recipe.
-
-    Returns:
-        `each` ways of every recipe.
-    """
+def tunings(
+    seed: int, recipes: Sequence[str] = tuple(RECIPES), *, usual: bool, each: int = 4
+) -> list[FinetuningRecipe]:
+    """Fine-tuning recipes, `each` of every name in `RECIPES`, drawn at random within each optimiser."""
     rng = np.random.default_rng([seed, 31])
 
-    def between(low: float, high: float) -> float:
+    def log_uniform(low: float, high: float) -> float:
         return float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
     out = []
     for name in recipes:
         rule, decay = RECIPES[name]
         for i in range(each):
-            strength = 0.0 if decay is None else round(between(*decay), 6)
-            steps, course = LENGTHS[int(rng.integers(usual, len(LENGTHS)))]
-            rate = RATE_FACTOR[rule] * between(*(USUAL if usual else ANY))
-            out.append(Tuning(f"{name}-{i}", rule, rate, steps, strength, course))
+            strength = 0.0 if decay is None else round(log_uniform(*decay), 6)
+            steps, schedule = SCHEDULES[int(rng.integers(usual, len(SCHEDULES)))]
+            rate = RATE_FACTOR[rule] * log_uniform(*(USUAL_RATES if usual else ANY_RATES))
+            out.append(FinetuningRecipe(f"{name}-{i}", rule, rate, steps, strength, schedule))
     return out
 
 
@@ -112,7 +91,7 @@ class Pedigree:
 
     @cached_property
     def family(self) -> Family:
-        """The models with who came from whom."""
+        """The models with their ancestors."""
         members = tuple(
             Member(m.name, m.model, tuple(self.zoo.ancestors(m.name)), m.relation is RelationKind.QUANTIZED)
             for m in self.zoo.members
@@ -151,26 +130,28 @@ def pedigrees(
         The families, in order.
     """
     tasks = tasks or TASKS["text" if kind == "lm" else "image"]
-    for start in range(0, len(seeds), TOGETHER):
-        now = seeds[start : start + TOGETHER]
-        often = [mixtures or (bool(seed % 2) if usual is None else usual) for seed in now]
-        plans = [
-            _mixture(kind, seed, data) if mixtures else _plan(kind, seed, recipes, data, shapes, tasks, usual=u)
-            for seed, u in zip(now, often, strict=True)
+    for start in range(0, len(seeds), FAMILIES_AT_ONCE):
+        batch = seeds[start : start + FAMILIES_AT_ONCE]
+        usual_strength = [mixtures or (bool(seed % 2) if usual is None else usual) for seed in batch]
+        recipe_sets = [
+            _mixed_recipes(kind, seed, data)
+            if mixtures
+            else _tree_recipes(kind, seed, recipes, data, shapes, tasks, usual=u)
+            for seed, u in zip(batch, usual_strength, strict=True)
         ]
-        whole = as_zoo({n: r for plan in plans for n, r in plan.items()}, keep=keep)
-        for seed, u, plan in zip(now, often, plans, strict=True):
+        whole = as_zoo({n: r for plan in recipe_sets for n, r in plan.items()}, keep=keep)
+        for seed, u, plan in zip(batch, usual_strength, recipe_sets, strict=True):
             members = tuple(whole[n] for n in plan)
             yield Pedigree(kind, seed, Zoo(members, {n: whole.history[n] for n in plan}), u)
 
 
-def _mixture(kind: str, seed: int, data: Sequence[str | None]) -> Mapping[str, Recipe]:
+def _mixed_recipes(kind: str, seed: int, data: Sequence[str | None]) -> Mapping[str, Recipe]:
     rng = np.random.default_rng([seed, 35])
     init = INITIALISERS[int(rng.integers(len(INITIALISERS)))]
     return mixed(kind, seed, int(rng.integers(4, 15)), data=data, init=init)
 
 
-def _plan(
+def _tree_recipes(
     kind: str,
     seed: int,
     recipes: Sequence[str],

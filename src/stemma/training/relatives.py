@@ -1,4 +1,4 @@
-"""Models with known history, as learned parts are trained on them: from a zoo, or from a folder of one."""
+"""Models with known history for training learned parts, from a zoo or from a folder that holds one."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,11 +14,11 @@ from stemma.zoo.collection import Zoo
 
 Progress = Callable[[str, int, int | None], None]
 
-UNSEEN = frozenset({R.PERMUTED, R.DISTILLED, R.MERGED, R.COPY})
-"""Relations that are not asked about: their weights are elsewhere, come from several parents, or are the same."""
+EXCLUDED_CHILDREN = frozenset({R.PERMUTED, R.DISTILLED, R.MERGED, R.COPY})
+"""Relations that are not asked about: weights in other coordinates, from several parents, or the same."""
 
-TWINS = frozenset({R.COPY, R.REFORMATTED, R.PERMUTED})
-"""Models that are no candidates beside their parent: the two are one model in two forms."""
+SAME_NETWORK = frozenset({R.COPY, R.REFORMATTED, R.PERMUTED})
+"""Models that are no candidates beside their parent: the two are one network in two forms."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,9 +29,9 @@ class Relative:
         name: Unique among all.
         model: Its weights.
         family: Models of one family may be related, models of two families never are.
-        ancestors: Names of what it was made from, nearest first, whether they are there or not.
+        ancestors: Names of its ancestors, nearest first, available or not.
         child: Whether its parent may be asked for.
-        candidate: Whether it may stand among the candidates.
+        candidate: Whether it may be among the candidates.
     """
 
     name: str
@@ -42,42 +42,34 @@ class Relative:
     candidate: bool = True
 
 
-def of_zoo(zoo: Zoo, family: str) -> list[Relative]:
-    """The members of a zoo as one family.
-
-    Args:
-        zoo: With its history.
-        family: What to call it; names of members get it in front.
-
-    Returns:
-        One relative per member.
-    """
+def relatives_from_zoo(zoo: Zoo, family: str) -> list[Relative]:
+    """The members of a zoo as one family, whose name is put before theirs."""
     return [
         Relative(
             f"{family}:{m.name}",
             m.model,
             family,
             tuple(f"{family}:{a}" for a in zoo.ancestors(m.name)),
-            m.relation not in UNSEEN,
-            m.relation not in TWINS | {R.DISTILLED},
+            m.relation not in EXCLUDED_CHILDREN,
+            m.relation not in SAME_NETWORK | {R.DISTILLED},
         )
         for m in zoo.members
     ]
 
 
-def of_folder(folder: Path, progress: Progress | None = None) -> list[Relative]:
-    """The models of a folder that `stemma zoo build` wrote; what is true of them is in its `truth.json`.
+def relatives_from_folder(folder: Path, progress: Progress | None = None) -> list[Relative]:
+    """The models of a folder that `stemma zoo build` wrote; the truth is in its `truth.json`.
 
     Args:
         folder: With `truth.json` beside the models.
-        progress: Told which model is read, how many are done, and of how many.
+        progress: Called with which model is read, how many are done, and of how many.
 
     Returns:
         One relative per model.
 
     Raises:
         MisuseError: If there is no truth, or it is of another form.
-        NotAModelError: If a model that it names is not there.
+        NotAModelError: If a model that it names is missing.
     """
     path = folder / "truth.json"
     if not path.is_file():
@@ -86,36 +78,39 @@ def of_folder(folder: Path, progress: Progress | None = None) -> list[Relative]:
         truth = json.loads(path.read_text())
         ancestors = {str(n): tuple(map(str, a)) for n, a in truth["ancestors"].items()}
         relations = {str(r["child"]): R(r["kind"]) for r in truth["relations"]}
-        linked = list(_links(truth, ancestors))
+        links = list(_linked_pairs(truth, ancestors))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise MisuseError(f"{path} is no truth of a zoo ({error}): build the zoo again") from error
-    families = components(ancestors, linked)
-    earlier = {p["models"][0] for p in truth.get("same_run", ())}  # an earlier checkpoint is an ancestor in effect
+        raise MisuseError(f"{path} is not a valid truth file of a zoo ({error}): build the zoo again") from error
+    families = components(ancestors, links)
+    # an earlier checkpoint is an ancestor in effect
+    earlier_checkpoints = {p["models"][0] for p in truth.get("same_run", ())}
     found = []
     for i, (name, above) in enumerate(ancestors.items()):
         if progress is not None:
             progress(f"reading {name}", i, len(ancestors))
         model = _open(folder, name)
         relation = relations.get(name)
-        own = name not in earlier
-        candidate = own and relation not in TWINS | {R.DISTILLED}
-        line = tuple(f"{folder}:{a}" for a in above)
-        asked = own and relation not in UNSEEN
-        found.append(Relative(f"{folder}:{name}", model, f"{folder}:{families[name]}", line, asked, candidate))
+        is_final = name not in earlier_checkpoints
+        candidate = is_final and relation not in SAME_NETWORK | {R.DISTILLED}
+        ancestor_names = tuple(f"{folder}:{a}" for a in above)
+        is_child = is_final and relation not in EXCLUDED_CHILDREN
+        found.append(
+            Relative(f"{folder}:{name}", model, f"{folder}:{families[name]}", ancestor_names, is_child, candidate)
+        )
     return found
 
 
 def _open(folder: Path, name: str) -> Model:
-    whole = folder / name
-    if whole.is_dir():
-        return load(whole, name)
-    files = sorted(whole.parent.glob(f"{whole.name}.*"))
+    path_without_suffix = folder / name
+    if path_without_suffix.is_dir():
+        return load(path_without_suffix, name)
+    files = sorted(path_without_suffix.parent.glob(f"{path_without_suffix.name}.*"))
     if not files:
         raise NotAModelError(f"{folder / 'truth.json'} names {name}, but there is no such model: build the zoo again")
     return load(files[0], name)
 
 
-def _links(truth: Mapping[str, Any], ancestors: Mapping[str, Sequence[str]]) -> Iterable[tuple[str, str]]:
+def _linked_pairs(truth: Mapping[str, Any], ancestors: Mapping[str, Sequence[str]]) -> Iterable[tuple[str, str]]:
     for name, above in ancestors.items():
         yield from ((name, a) for a in above)
     for key in ("same_init", "same_run"):
@@ -124,23 +119,15 @@ def _links(truth: Mapping[str, Any], ancestors: Mapping[str, Sequence[str]]) -> 
 
 
 def components(names: Iterable[str], links: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Which names are connected.
-
-    Args:
-        names: All of them.
-        links: Pairs; names that occur only here connect too.
-
-    Returns:
-        For each name the first of its component.
-    """
-    above: dict[str, str] = {}
+    """For each name the first of its connected component; names that occur only in links connect too."""
+    parent_of: dict[str, str] = {}
 
     def root(name: str) -> str:
-        while above.get(name, name) != name:
-            name = above[name]
+        while parent_of.get(name, name) != name:
+            name = parent_of[name]
         return name
 
     for a, b in links:
-        above[root(b)] = root(a)
+        parent_of[root(b)] = root(a)
     firsts: dict[str, str] = {}
     return {name: firsts.setdefault(root(name), name) for name in names}

@@ -1,4 +1,4 @@
-"""Recall or compute, then store. No method lives here: models go to the stages, their answers to the registry."""
+"""One function per use case: looks up or computes, then stores. No method lives here."""
 
 from stemma.workspace.enrol import AddResult
 from stemma.workspace.workspace import ALPHA, LIMIT, Workspace

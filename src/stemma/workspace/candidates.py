@@ -1,4 +1,4 @@
-"""What a suspect is put beside: models of a registry, or of files."""
+"""Candidates that a suspect is compared with, from files or models in memory."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -9,15 +9,11 @@ from stemma.checkpoints.model import Model
 from stemma.errors import NotAModelError, StemmaError
 from stemma.networks.load import open_models
 from stemma.registry.records import ModelRecord
-from stemma.workspace.enrol import UNSURE, AddResult, discovered
+from stemma.workspace.enrol import UNSURE, AddResult, discover
 
 
-def is_itself(record: ModelRecord, model: Model) -> bool:
-    """Whether a model was read from the very place where a record says it lies.
-
-    Returns:
-        True for the same source and digest.
-    """
+def is_same_file(record: ModelRecord, model: Model) -> bool:
+    """Whether a model was read from the source that the record of the same digest names."""
     return record.source == model.source and record.digest == model.digest
 
 
@@ -25,46 +21,32 @@ def _same(model: Model) -> Model:
     return model
 
 
-def from_files(
+def candidates_from_files(
     paths: Sequence[Path], suspect: Model | None = None, prepare: Callable[[Model], Model] = _same
 ) -> tuple[list[Candidate], list[str]]:
-    """Candidates from files instead of a registry, each under a name of its own.
-
-    Args:
-        paths: Checkpoints, or folders of them.
-        suspect: Is left out.
-        prepare: Gives each its network, where the files alone do not say how it is run.
-
-    Returns:
-        The candidates, and what is wrong with the files that are none.
-
-    Raises:
-        NotAModelError: If there is nothing at a path.
-    """
+    """Candidates from checkpoints or folders, without the suspect, and an error message for each unreadable file."""
     for path in paths:
         if not path.exists():
-            raise NotAModelError(f"there is nothing at {path} to search. Is the path right?")
+            raise NotAModelError(f"{path} does not exist: give a checkpoint, or a folder of them, to search")
     candidates: list[Candidate] = []
-    unread: list[str] = []
+    unreadable: list[str] = []
     names: set[str] = set()
-    for found in (c for path in paths for c in discovered(path, all_formats=False)):
-        if isinstance(found, AddResult):
-            unread += [found.error or found.note] if found.status != UNSURE else []
+    for checkpoint in (c for path in paths for c in discover(path, all_formats=False)):
+        if isinstance(checkpoint, AddResult):
+            unreadable += [checkpoint.error or checkpoint.note] if checkpoint.status != UNSURE else []
             continue
         try:
-            for model in open_models(found.path, found.name if found.name not in names else str(found.path)):
+            for model in open_models(
+                checkpoint.path, checkpoint.name if checkpoint.name not in names else str(checkpoint.path)
+            ):
                 names.add(model.name)
                 if suspect is None or not (model.source == suspect.source and model.digest == suspect.digest):
-                    candidates.append(of_model(prepare(model)))
+                    candidates.append(candidate_from_model(prepare(model)))
         except (StemmaError, OSError) as e:
-            unread.append(str(e))
-    return candidates, unread
+            unreadable.append(str(e))
+    return candidates, unreadable
 
 
-def of_model(model: Model) -> Candidate:
-    """A candidate that is at hand.
-
-    Returns:
-        The candidate.
-    """
+def candidate_from_model(model: Model) -> Candidate:
+    """A candidate from a loaded model."""
     return Candidate(model.ref, model.names_free_digest, model.tensor_digests, partial(_same, model), model.claims)

@@ -1,4 +1,4 @@
-"""Weights compared once: the answer is kept."""
+"""Comparisons of weights that are computed once and kept in a registry."""
 
 import contextlib
 from dataclasses import dataclass
@@ -12,78 +12,49 @@ from stemma.types import Comparison, Fingerprint
 
 
 @dataclass(frozen=True)
-class Recall:
-    """Compares by weights, with what a registry remembers.
-
-    Attributes:
-        registry: Holds comparisons and sketches.
-    """
+class ComparisonCache:
+    """Compares weights, and keeps the comparisons of enrolled models in a registry."""
 
     registry: Registry
 
-    def weights(self, a: Model, b: Model, alpha: float) -> Comparison:
-        """All evidence of the weights axis, from sketches where weights are gone.
-
-        Returns:
-            The comparison.
-        """
+    def compare(self, a: Model, b: Model, alpha: float) -> Comparison:
+        """All evidence of the weights axis, from sketches where weights are gone."""
         if model_records.has_no_weights(a) or model_records.has_no_weights(b):
             missing = next(m.notes[0] for m in (a, b) if model_records.has_no_weights(m))
             return comparisons.compare_sketches(a, b, (self.sketch(a), self.sketch(b)), missing, alpha)
-        return compared(a, b, alpha)
+        return compare_weights(a, b, alpha)
 
-    def enrolled(self, c: Candidate, other: Model, alpha: float) -> Comparison:
-        """Compare an enrolled model with another one, once.
-
-        Args:
-            c: The enrolled model.
-            other: The other one.
-            alpha: Level of the decision.
-
-        Returns:
-            The comparison.
-        """
+    def compare_enrolled(self, enrolled: Candidate, other: Model, alpha: float) -> Comparison:
+        """The comparison of an enrolled model with another one, computed once."""
         spec = comparisons.comparison_spec(alpha)
-        known = self.registry.get_evidence(c.ref.digest, other.digest, spec)
-        if known is not None:
-            return comparisons.decode(known.content, c.ref, other.ref)
-        candidate = c.load()
-        if model_records.has_no_weights(candidate) or model_records.has_no_weights(other):
-            return self.weights(candidate, other, alpha)
-        found = compared(candidate, other, alpha)
+        kept = self.registry.get_evidence(enrolled.ref.digest, other.digest, spec)
+        if kept is not None:
+            return comparisons.decode(kept.content, enrolled.ref, other.ref)
+        model = enrolled.load()
+        if model_records.has_no_weights(model) or model_records.has_no_weights(other):
+            return self.compare(model, other, alpha)
+        computed = compare_weights(model, other, alpha)
         with contextlib.suppress(RegistryError):  # a registry that cannot be written still answers
-            self.registry.put_evidence(c.ref.digest, other.digest, spec, comparisons.encode(found))
-        return found
+            self.registry.put_evidence(enrolled.ref.digest, other.digest, spec, comparisons.encode(computed))
+        return computed
 
-    def between(self, a: Candidate, b: Candidate, alpha: float) -> Comparison:
-        """Compare two enrolled models, once; neither is read where the answer is known.
-
-        Returns:
-            The comparison.
-        """
-        known = self.registry.get_evidence(a.ref.digest, b.ref.digest, comparisons.comparison_spec(alpha))
-        if known is not None:
-            return comparisons.decode(known.content, a.ref, b.ref)
-        return self.enrolled(a, b.load(), alpha)
+    def compare_two_enrolled(self, a: Candidate, b: Candidate, alpha: float) -> Comparison:
+        """The comparison of two enrolled models, computed once; neither is read where it is kept."""
+        kept = self.registry.get_evidence(a.ref.digest, b.ref.digest, comparisons.comparison_spec(alpha))
+        if kept is not None:
+            return comparisons.decode(kept.content, a.ref, b.ref)
+        return self.compare_enrolled(a, b.load(), alpha)
 
     def sketch(self, model: Model) -> Fingerprint | None:
-        """The weight sketch of a model, remembered where its weights are gone.
-
-        Returns:
-            The sketch, None where there is none.
-        """
+        """The weight sketch of a model; where its weights are gone the kept one, None if none was kept."""
         method = fingerprinters()[0]
         if model_records.has_no_weights(model):
             return self.registry.fingerprint(model.digest, method.spec)
         return method(model)
 
 
-def compared(a: Model, b: Model, alpha: float) -> Comparison:
-    """All evidence of the weights axis of a pair.
-
-    Returns:
-        The comparison.
-    """
+def compare_weights(a: Model, b: Model, alpha: float) -> Comparison:
+    """All evidence of the weights axis of a pair."""
     from stemma.kinship.compare import compare
 
     return compare(a, b, alpha=alpha)

@@ -1,4 +1,4 @@
-"""Model DNA beside the other evidence on function: what is kept of it, and where it decides."""
+"""Model DNA beside the other evidence on function: kept fingerprints, and when it decides."""
 
 import contextlib
 from collections.abc import Mapping, Sequence
@@ -20,17 +20,17 @@ from stemma.types import Digest, Evidence, Fingerprint
 if TYPE_CHECKING:
     from stemma.probes import Probes
 
-HEADS, GRADIENTS = "their heads differ", "one of them gives no gradients"
-"""Why DNA decides: other methods see less of such a pair."""
+HEADS, GRADIENTS = "their output heads differ", "one of them provides no gradients"
+"""Why DNA decides: the other methods are limited for such a pair."""
 
 
 @dataclass(frozen=True)
 class DnaAxis:
-    """Asks models for their DNA, or takes what is kept of it.
+    """Computes Model DNA of models, or uses what is kept of it.
 
     Attributes:
         registry: Keeps DNAs of enrolled models.
-        probes: What is asked.
+        probes: Inputs that models are compared on.
         alpha: Level of decisions.
     """
 
@@ -43,118 +43,81 @@ class DnaAxis:
         """DNA with the encoder that ships for these probes."""
         return DNA(encoder=shipped_dna(self.probes.kind))
 
-    def of(self, party: Subject, weights: Digest | None = None) -> Fingerprint | str:
-        """The DNA of a model.
-
-        Args:
-            party: The model, or what is kept of it.
-            weights: Digest of its weights, where known.
-
-        Returns:
-            The DNA, or why there is none.
-        """
+    def fingerprint(self, party: Subject, weights: Digest | None = None) -> Fingerprint | str:
+        """The DNA of a model, given the digest of its weights where known; or why there is none."""
         known = weights or (party.sketch.model if party.sketch is not None else None)
         if known is not None:
-            kept = self.registry.functional(known, self.probes.digest, self.method.spec)
-            if kept is not None and is_valid(kept) and not _other_code(party, kept):
-                return kept
+            stored = self.registry.functional(known, self.probes.digest, self.method.spec)
+            if stored is not None and is_valid(stored) and not _run_by_other_code(party, stored):
+                return stored
         if party.load is None:
-            return f"{party.name} is gone, and no DNA for these probes is kept"
+            return f"the weights of {party.name} are gone, and no DNA was kept for these probes"
         try:
-            made = self.method(party.load(), self.probes)
+            computed = self.method(party.load(), self.probes)
         except StemmaError as e:
             return str(e)
         if weights is not None:
             with contextlib.suppress(RegistryError):  # a registry that cannot be written still answers
                 if self.registry.by_digest(weights):
-                    self.registry.put_functional(weights, made)
-        return made
+                    self.registry.put_functional(weights, computed)
+        return computed
 
     def on_pair(self, a: Subject, b: Subject, null: NullModels, digests: Sequence[Digest | None]) -> Evidence | str:
-        """Test a pair.
-
-        Args:
-            a: The one.
-            b: The other.
-            null: Independent models.
-            digests: Of the weights of both.
-
-        Returns:
-            The evidence, or why there is none.
-        """
+        """Evidence on a pair, given the digests of the weights of both; or why there is none."""
         if len(self.probes) < MIN_PROBES:
-            return f"a DNA needs at least {MIN_PROBES} probes"
-        one, two = (self.of(p, d) for p, d in zip((a, b), digests, strict=True))
-        if isinstance(one, str) or isinstance(two, str):
-            return one if isinstance(one, str) else str(two)
-        kept, left_out = self._null(null)
+            return f"Model DNA needs at least {MIN_PROBES} probes"
+        dna_a, dna_b = (self.fingerprint(p, d) for p, d in zip((a, b), digests, strict=True))
+        if isinstance(dna_a, str) or isinstance(dna_b, str):
+            return dna_a if isinstance(dna_a, str) else str(dna_b)
+        stored, left_out = self._null_fingerprints(null)
         test = CloserDnaThanIndependent(self.alpha, self.method.encoder)
-        found = test(one, two, kept, null.source, left_out)
-        return _deciding(found, reason(a, b, one, two))
+        evidence = test(dna_a, dna_b, stored, null.source, left_out)
+        return _with_decision(evidence, why_dna_decides(a, b, dna_a, dna_b))
 
     def on_search(
         self, suspect: Subject, candidates: Sequence[tuple[Subject, Digest]], null: NullModels, digest: Digest | None
     ) -> Mapping[int, Evidence]:
-        """Test a suspect against the candidates that have a DNA.
-
-        Args:
-            suspect: The model in question.
-            candidates: What it may come from, with the digests of their weights.
-            null: Independent models.
-            digest: Of the suspect's weights.
-
-        Returns:
-            Evidence by position of the candidate.
-        """
-        own = self.of(suspect, digest) if len(self.probes) >= MIN_PROBES else ""
+        """Evidence on a suspect and each candidate that has a DNA, by position of the candidate."""
+        own = self.fingerprint(suspect, digest) if len(self.probes) >= MIN_PROBES else ""
         if isinstance(own, str):
             return {}
-        found = {i: d for i, (p, w) in enumerate(candidates) if isinstance(d := self.of(p, w), Fingerprint)}
-        kept, left_out = self._null(null)
+        computed = {i: self.fingerprint(p, w) for i, (p, w) in enumerate(candidates)}
+        fingerprints = {i: d for i, d in computed.items() if isinstance(d, Fingerprint)}
+        stored, left_out = self._null_fingerprints(null)
         test = ClosestDnaOfMany(self.alpha, self.method.encoder)
-        answers = test(own, list(found.values()), kept, null.source, left_out)
+        answers = test(own, list(fingerprints.values()), stored, null.source, left_out)
         return {
-            i: _deciding(e, reason(candidates[i][0], suspect, found[i], own))
-            for i, e in zip(found, answers, strict=True)
+            i: _with_decision(e, why_dna_decides(candidates[i][0], suspect, fingerprints[i], own))
+            for i, e in zip(fingerprints, answers, strict=True)
         }
 
-    def _null(self, null: NullModels) -> tuple[list[Fingerprint], list[str]]:
-        made = [(n.name, self.of(n)) for n in null]
-        kept, seen = [], set()
-        left_out = list(null.left_out) + [f"{name}: {d}" for name, d in made if isinstance(d, str)]
-        for name, d in made:
+    def _null_fingerprints(self, null: NullModels) -> tuple[list[Fingerprint], list[str]]:
+        computed = [(n.name, self.fingerprint(n)) for n in null]
+        stored, identities = [], set()
+        left_out = list(null.left_out) + [f"{name}: {d}" for name, d in computed if isinstance(d, str)]
+        for name, d in computed:
             if isinstance(d, str):
                 continue
             identity = (d.model, np.asarray(d.values["code"]).tobytes())
-            if identity in seen:
-                left_out.append(f"{name}: the same network again")
+            if identity in identities:
+                left_out.append(f"{name}: duplicate of another control model")
                 continue
-            seen.add(identity)
-            kept.append(d)
-        return kept, left_out
+            identities.add(identity)
+            stored.append(d)
+        return stored, left_out
 
 
-def _other_code(party: Subject, kept: Fingerprint) -> bool:
+def _run_by_other_code(party: Subject, stored: Fingerprint) -> bool:
     """Whether what is kept is of the same weights, run by other code."""
     try:
-        return party.load is not None and party.load().network.digest != kept.model
+        return party.load is not None and party.load().network.digest != stored.model
     except StemmaError:
         return False
 
 
-def reason(a: Subject, b: Subject, one: Fingerprint, two: Fingerprint) -> str:
-    """Why DNA is the best evidence on the function of a pair.
-
-    Args:
-        a: The one model.
-        b: The other.
-        one: DNA of the one.
-        two: Of the other.
-
-    Returns:
-        A few words; empty where fields and answers see more.
-    """
-    if one.values["head"][0] != two.values["head"][0]:
+def why_dna_decides(a: Subject, b: Subject, dna_a: Fingerprint, dna_b: Fingerprint) -> str:
+    """Why DNA is the best evidence on a pair; empty where gradient fields and outputs are informative."""
+    if dna_a.values["head"][0] != dna_b.values["head"][0]:
         return HEADS
     parties = [p.load() for p in (a, b) if p.load is not None]
     if any(m.black_box or not m.network.differentiable for m in parties):
@@ -162,5 +125,5 @@ def reason(a: Subject, b: Subject, one: Fingerprint, two: Fingerprint) -> str:
     return ""
 
 
-def _deciding(found: Evidence, why: str) -> Evidence:
-    return replace(found, details={**found.details, "decides": why})
+def _with_decision(evidence: Evidence, why: str) -> Evidence:
+    return replace(evidence, details={**evidence.details, "decides": why})

@@ -1,4 +1,4 @@
-"""Checkpoints into the registry, one bad file never stopping the rest."""
+"""Enrols checkpoints into the registry; one bad file never stops the others."""
 
 import dataclasses
 from collections import Counter
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 SKIPPED, UNSURE = "skipped", "left out"
-"""What became of files that are not read: those that surely hold models, and those that may be anything."""
+"""Status of files that are not read: those that certainly hold models, and those that may be anything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,18 +50,18 @@ class AddResult:
 
 
 @dataclass(frozen=True)
-class Enrolling:
-    """How checkpoints are enrolled.
+class Enrolment:
+    """Options of enrolling checkpoints.
 
     Attributes:
-        registry: Where.
+        registry: Where records are kept.
         jobs: Processes that read at once.
         progress: Called with what is being done, how much is done and of how much.
         license: Of these models.
         keep_weights: Keep a copy of the weights too.
         replace: Let a known name stand for new weights.
         probes: Keep functional sketches for these.
-        prepare: Gives a model its network, where the files alone do not say how it is run.
+        prepare: Gives a model its network, where the files alone do not determine it.
     """
 
     registry: Registry
@@ -74,30 +74,18 @@ class Enrolling:
     prepare: Callable[[Model], Model] | None = None
 
     def __call__(self, paths: Sequence[Path], name: str | None, all_formats: bool) -> Iterator[AddResult]:
-        """Enrol checkpoints.
-
-        Args:
-            paths: Checkpoints, or folders of them.
-            name: What to call the one model given.
-            all_formats: Take NumPy and ONNX files from folders too.
-
-        Yields:
-            One result per model, once it is on disk.
-
-        Raises:
-            MisuseError: If a name is given for several checkpoints.
-        """
+        """Enrol checkpoints and folders of them, giving one result per model once it is on disk."""
         self.registry.make_writable()
-        found = [c for path in paths for c in discovered(Path(path), all_formats)]
+        discovered = [c for path in paths for c in discover(Path(path), all_formats)]
         if name is not None:
-            if len(found) != 1:
-                raise MisuseError(f"--name names one model, but {len(found)} checkpoints were given")
-            found = [dataclasses.replace(c, name=name) if isinstance(c, Checkpoint) else c for c in found]
-        found = named_apart(found)
-        checkpoints = [c for c in found if isinstance(c, Checkpoint)]
+            if len(discovered) != 1:
+                raise MisuseError(f"--name names one model, but {len(discovered)} checkpoints were given")
+            discovered = [dataclasses.replace(c, name=name) if isinstance(c, Checkpoint) else c for c in discovered]
+        discovered = with_distinct_names(discovered)
+        checkpoints = [c for c in discovered if isinstance(c, Checkpoint)]
         results = ingest_all(checkpoints, self.license, self.jobs)
-        for done, c in enumerate(found):
-            self.progress(f"adding {c.name}", done, len(found))
+        for done, c in enumerate(discovered):
+            self.progress(f"adding {c.name}", done, len(discovered))
             if isinstance(c, AddResult):
                 yield c
                 continue
@@ -106,24 +94,24 @@ class Enrolling:
                 yield AddResult(c.name, str(c.path), None, "failed", result)
                 continue
             for model in result:
-                yield self._enrolled(c, model)
+                yield self._enrol(c, model)
 
-    def _enrolled(self, c: Checkpoint, found: IngestedModel) -> AddResult:
-        record = found.record
+    def _enrol(self, c: Checkpoint, examined_model: IngestedModel) -> AddResult:
+        record = examined_model.record
         weights = partial(copy_weights, c, record) if self.keep_weights else None
         try:
             outcome = self.registry.add(
-                record, found.tensors, found.fingerprints, weights=weights, replace=self.replace
+                record, examined_model.tensors, examined_model.fingerprints, weights=weights, replace=self.replace
             )
-            note = "; ".join(dict.fromkeys((*found.notes, *filter(None, [self._sketched(c, record)]))))
+            note = "; ".join(dict.fromkeys((*examined_model.notes, *filter(None, [self._keep_sketches(c, record)]))))
         except UnusableRegistryError:
             raise
         except StemmaError as e:
             return AddResult(record.name, str(c.path), record.digest, "failed", f"{c.path}: {e}")
         return AddResult(record.name, str(c.path), record.digest, outcome.status.value, note=note)
 
-    def _sketched(self, c: Checkpoint, record: ModelRecord) -> str:
-        """Keep what the model answers to the probes; a model that cannot be asked is enrolled all the same."""
+    def _keep_sketches(self, c: Checkpoint, record: ModelRecord) -> str:
+        """Keep functional sketches for the probes; returns why there are none, for a model that cannot be run."""
         if self.probes is None:
             return ""
         from stemma.fingerprints.dna import DNA, MIN_PROBES
@@ -132,42 +120,34 @@ class Enrolling:
 
         methods: list[Any] = [FunctionalSketch.of(self.probes)]
         methods += [DNA(encoder=shipped_dna(self.probes.kind))] if len(self.probes) >= MIN_PROBES else []
-        lacking = [m for m in methods if self.registry.functional(record.digest, self.probes.digest, m.spec) is None]
-        if not lacking:
+        missing = [m for m in methods if self.registry.functional(record.digest, self.probes.digest, m.spec) is None]
+        if not missing:
             return ""
-        self.progress(f"asking {record.name}", 0, 1)
+        self.progress(f"computing the functional sketch of {record.name}", 0, 1)
         try:
             model = next(m for m in open_models(c.path, c.name) if m.name == record.name)
             model = with_name(model, record.name)
             model.__dict__["digest"] = record.digest  # read and verified a moment ago
             model = model if self.prepare is None else self.prepare(model)
-            made = [method(model, self.probes) for method in lacking]
+            fingerprints = [method(model, self.probes) for method in missing]
         except (StemmaError, StopIteration) as e:
             return f"no functional sketch: {e}"
-        for fingerprint in made:
+        for fingerprint in fingerprints:
             self.registry.put_functional(record.digest, fingerprint)
         return ""
 
 
-def discovered(path: Path, all_formats: bool) -> Iterator[Checkpoint | AddResult]:
-    """The checkpoints at a path, and what is wrong where there are none.
-
-    Args:
-        path: A checkpoint, or a folder of them.
-        all_formats: Take NumPy and ONNX files from folders too.
-
-    Yields:
-        Checkpoints, or failures.
-    """
+def discover(path: Path, all_formats: bool) -> Iterator[Checkpoint | AddResult]:
+    """The checkpoints at a path (a file or a folder), and a result for each that cannot be enrolled."""
     skipped: dict[str, list[Unread]] = {}
     found = False
     try:
-        for seen in survey(path, all_formats):
-            if isinstance(seen, Unread):
-                skipped.setdefault(seen.reason, []).append(seen)
+        for item in survey(path, all_formats):
+            if isinstance(item, Unread):
+                skipped.setdefault(item.reason, []).append(item)
                 continue
             found = True
-            yield seen
+            yield item
     except (StemmaError, OSError) as e:
         yield AddResult(path.stem, str(path), None, "failed", str(e))
         return
@@ -175,30 +155,23 @@ def discovered(path: Path, all_formats: bool) -> Iterator[Checkpoint | AddResult
         yield AddResult(path.name, str(path), None, "failed", explain_no_checkpoint(path))
         return
     for why, places in skipped.items():
-        more = f" and {len(places) - 1} more like it were" if len(places) > 1 else " was"
+        counted = f" and {len(places) - 1} more like it were" if len(places) > 1 else " was"
         first = places[0].path
-        note = f"{first}{more} skipped: it is {why}"
+        note = f"{first}{counted} skipped: it is {why}"
         yield AddResult(first.stem, str(first), None, SKIPPED if places[0].is_model else UNSURE, note=note)
 
 
-def named_apart(found: Sequence[Checkpoint | AddResult]) -> list[Checkpoint | AddResult]:
-    """Checkpoints of one run under different names: where two would have the same, their folders are put before it.
-
-    Args:
-        found: What `discovered` gave, for any number of paths.
-
-    Returns:
-        The same, in the same order.
-    """
-    names = Counter(c.name for c in {c.path.absolute(): c for c in found if isinstance(c, Checkpoint)}.values())
-    taken = set(names)
+def with_distinct_names(checkpoints: Sequence[Checkpoint | AddResult]) -> list[Checkpoint | AddResult]:
+    """Checkpoints in the same order; where two have one name, their folders are put before it."""
+    names = Counter(c.name for c in {c.path.absolute(): c for c in checkpoints if isinstance(c, Checkpoint)}.values())
+    names_taken = set(names)
     out: list[Checkpoint | AddResult] = []
-    for c in found:
+    for c in checkpoints:
         if isinstance(c, Checkpoint) and names[c.name] > 1:
             parts = c.path.absolute().parent.parts[1:]
-            longer = (f"{'/'.join(parts[-n:])}/{c.name}" for n in range(1, len(parts) + 1))
-            name = next((n for n in longer if n not in taken), str(c.path))
+            candidates = (f"{'/'.join(parts[-n:])}/{c.name}" for n in range(1, len(parts) + 1))
+            name = next((n for n in candidates if n not in names_taken), str(c.path))
             c = dataclasses.replace(c, name=name)
-            taken.add(name)
+            names_taken.add(name)
         out.append(c)
     return out

@@ -12,20 +12,16 @@ from stemma.registry import model_records
 from stemma.registry.ingest import fingerprinters
 from stemma.registry.receipts import edges_from_receipts
 from stemma.types import WEIGHTS_GONE, Lineage, NotTested
-from stemma.workspace.candidates import from_files
+from stemma.workspace.candidates import candidates_from_files
 from stemma.workspace.forest import lineage
-from stemma.workspace.search_scope import unreadable
+from stemma.workspace.search_scope import unreadable_files
 from stemma.workspace.workspace import ALPHA, Workspace
 
 Progress = Callable[[str, int, int | None], None]
 
 
 def lineage_of(
-    workspace: Workspace,
-    paths: Sequence[Path] | None = None,
-    *,
-    alpha: float = ALPHA,
-    progress: Progress | None = None,
+    workspace: Workspace, paths: Sequence[Path] | None = None, *, alpha: float = ALPHA, progress: Progress | None = None
 ) -> Lineage:
     """The lineage of files, or of everything that is enrolled.
 
@@ -33,45 +29,45 @@ def lineage_of(
         workspace: Holds the registry.
         paths: Checkpoints, or folders of them; the registry unless given.
         alpha: Level of the decision that two models are related, over all pairs.
-        progress: Told what happens, how many models are done, and of how many.
+        progress: Called with what happens, how many models are done, and of how many.
 
     Returns:
-        The lineage. Files that cannot be read and models whose weights are gone are among what was not tested.
+        The lineage. Files that cannot be read and models whose weights are gone are listed as not tested.
 
     Raises:
         NotAModelError: If there is nothing to read.
     """
     if paths is not None:
-        found, unread = from_files([Path(p) for p in paths])
-        models = [c.load() for c in found]
-        named = zip(models, (c.ref.name for c in found), strict=True)
-        models = [m if m.name == name else model_records.with_name(m, name) for m, name in named]
-        left = unreadable(unread)
-        kept: dict[str, np.ndarray] = {}
+        candidates, unreadable = candidates_from_files([Path(p) for p in paths])
+        models = [c.load() for c in candidates]
+        pairs = zip(models, (c.ref.name for c in candidates), strict=True)
+        models = [m if m.name == name else model_records.with_name(m, name) for m, name in pairs]
+        not_tested = unreadable_files(unreadable)
+        sketches: dict[str, np.ndarray] = {}
     else:
         records = workspace.list()
-        opened = [workspace.reopen(r) for r in records]
-        models = [m for m in opened if not model_records.has_no_weights(m)]
-        left = tuple(_gone(m) for m in opened if model_records.has_no_weights(m))
+        models_opened = [workspace.reopen(r) for r in records]
+        models = [m for m in models_opened if not model_records.has_no_weights(m)]
+        not_tested = tuple(_weights_gone(m) for m in models_opened if model_records.has_no_weights(m))
         spec = fingerprinters()[0].spec
-        kept = {str(f.model): np.asarray(f.values["bits"]) for f in workspace.registry.fingerprints(spec)}
+        sketches = {str(f.model): np.asarray(f.values["bits"]) for f in workspace.registry.fingerprints(spec)}
     if not models:
         why = (
             f"there is no checkpoint in {', '.join(map(str, paths))}"
             if paths
-            else _empty(workspace, enrolled=bool(left))
+            else _why_empty(workspace, enrolled=bool(not_tested))
         )
         raise NotAModelError(f"{why}: there is nothing to draw a lineage of")
-    result = lineage(models, alpha=alpha, sketches=kept, progress=progress)
-    told = tuple(k.to_dict(result.edges) for k in edges_from_receipts(models))
-    return replace(result, receipts=told, not_tested=(*result.not_tested, *left))
+    result = lineage(models, alpha=alpha, sketches=sketches, progress=progress)
+    receipts = tuple(k.to_dict(result.edges) for k in edges_from_receipts(models))
+    return replace(result, receipts=receipts, not_tested=(*result.not_tested, *not_tested))
 
 
-def _gone(model: Model) -> NotTested:
+def _weights_gone(model: Model) -> NotTested:
     return {"what": WEIGHTS_GONE, "model": model.name, "why": model.notes[0]}
 
 
-def _empty(workspace: Workspace, *, enrolled: bool) -> str:
+def _why_empty(workspace: Workspace, *, enrolled: bool) -> str:
     path = workspace.registry.path
     if enrolled:
         return f"the weights of every model in {path} are gone"

@@ -1,4 +1,4 @@
-"""A registry and the work that is done with it: what a person, a page or a program asks."""
+"""The registry and what is done with it: enrol, compare, trace, distance."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
@@ -13,13 +13,13 @@ from stemma.errors import MisuseError, StemmaError, UnknownNameError, UnusableRe
 from stemma.networks.load import load, open_models
 from stemma.registry import Registry, comparisons, model_records
 from stemma.registry.records import Finding, ModelRecord, Progress
-from stemma.training import shipped_parenthood
+from stemma.training import shipped_parent_model
 from stemma.types import Comparison, Distance, Evidence, Fingerprint, Trace
-from stemma.workspace.candidates import is_itself
-from stemma.workspace.comparison_cache import Recall, compared
-from stemma.workspace.enrol import AddResult, Enrolling
-from stemma.workspace.role_assignment import COVERAGE, Standings, directed
-from stemma.workspace.search_scope import among_enrolled, among_files
+from stemma.workspace.candidates import is_same_file
+from stemma.workspace.comparison_cache import ComparisonCache, compare_weights
+from stemma.workspace.enrol import AddResult, Enrolment
+from stemma.workspace.role_assignment import COVERAGE, RoleAssignment, with_direction
+from stemma.workspace.search_scope import search_files, search_registry
 
 if TYPE_CHECKING:
     from stemma.fingerprints.base import AbstractFingerprinter
@@ -36,7 +36,7 @@ LIMIT = 48
 
 
 class Workspace:
-    """A registry and the work that is done with it."""
+    """A registry and the questions that are answered with it."""
 
     def __init__(
         self,
@@ -45,13 +45,13 @@ class Workspace:
         progress: Progress | None = None,
         prepare: Callable[[Model], Model] | None = None,
     ) -> None:
-        """Bring a registry and a place to report progress together.
+        """Open a registry.
 
         Args:
             registry: Where records are kept.
             jobs: Processes that enrol, or threads that compare, at once.
             progress: Called with what is being done, how much is done and of how much.
-            prepare: Gives every model that is opened its network, where the files alone do not say how it is run.
+            prepare: Gives every model that is opened its network, where the files alone do not determine it.
         """
         self.registry = registry
         self._jobs = max(1, jobs)
@@ -65,14 +65,7 @@ class Workspace:
         return self.registry.models()
 
     def show(self, name_or_digest: str) -> ModelRecord:
-        """The record of one live model, by name or by a digest prefix of at least 8 characters.
-
-        Returns:
-            The record.
-
-        Raises:
-            UnknownNameError: If there is none.
-        """
+        """The record of one live model, by name or by a digest prefix of at least 8 characters."""
         try:
             return self.registry.get(name_or_digest)
         except UnknownNameError as e:
@@ -81,11 +74,11 @@ class Workspace:
             raise UnknownNameError(f"{e} (there is no registry at {self.registry.path})") from None
 
     def remove(self, name: str) -> ModelRecord:
-        """Take a name out of the registry; what was removed is returned."""
+        """Take a name out of the registry, and return its record."""
         return self.registry.remove(name)
 
     def check(self) -> "Sequence[Finding]":
-        """Look whether registry and sources are what they were; what is wrong is returned."""
+        """Verify the integrity of registry and sources, and return what is wrong."""
         path = self.registry.path
         if not path.exists():
             return [Finding("missing", str(path), f"there is no registry at {path}. Make one with: stemma add PATH")]
@@ -103,13 +96,13 @@ class Workspace:
         all_formats: bool = False,
         probes: "Probes | None" = None,
     ) -> Iterator[AddResult]:
-        """Enrol checkpoints; one bad file never stops the rest.
+        """Enrol checkpoints; one bad file never stops the others.
 
         A result is given only once its model is on disk.
 
         Args:
             paths: Checkpoints, or folders of them.
-            name: What to call the one model given.
+            name: Name of the one model given.
             license: Of these models.
             keep_weights: Keep a copy of the weights too.
             replace: Let a known name stand for new weights.
@@ -123,7 +116,7 @@ class Workspace:
             UnusableRegistryError: If nothing can be written.
             MisuseError: If a name is given for several checkpoints.
         """
-        enrol = Enrolling(
+        enrol = Enrolment(
             self.registry, self._jobs, self._progress, license, keep_weights, replace, probes, self._prepare
         )
         yield from enrol(paths, name, all_formats)
@@ -131,7 +124,7 @@ class Workspace:
     # Models
 
     def resolve(self, text: str) -> Model:
-        """The model that a person means.
+        """The model that a text names.
 
         Args:
             text: An existing path, else a registry name, else a digest prefix of at least 8 characters.
@@ -155,17 +148,8 @@ class Workspace:
             raise UnknownNameError(f"there is no file '{text}', and {e}") from None
 
     def reopen(self, record: ModelRecord) -> Model:
-        """The weights of an enrolled model, verified by digest.
-
-        Cost: one pass over the source.
-
-        Args:
-            record: The model.
-
-        Returns:
-            As `resolve`.
-        """
-        gone = f"the weights of '{record.name}' are not at {record.source} any more"
+        """The weights of an enrolled model, verified by digest in one pass over the source; as `resolve`."""
+        gone = f"the weights of '{record.name}' are no longer at {record.source}"
         with contextlib.suppress(StemmaError, OSError):
             for model in open_models(record.source, record.name):
                 if model.digest == record.digest:
@@ -179,12 +163,7 @@ class Workspace:
     # Questions
 
     def compare(
-        self,
-        a: Model,
-        b: Model,
-        alpha: float = ALPHA,
-        probes: "Probes | Selection | None" = None,
-        null: "Nulls" = None,
+        self, a: Model, b: Model, alpha: float = ALPHA, probes: "Probes | Selection | None" = None, null: "Nulls" = None
     ) -> Comparison:
         """All evidence on a pair.
 
@@ -192,31 +171,23 @@ class Workspace:
             a: The first model.
             b: The second one.
             alpha: Level of each axis.
-            probes: What both are asked; without, only the weights are compared.
-            null: Models that were trained apart, for the function axis: paths and models, or a recipe of the zoo such
-                as `cnn:n=99,seed=1`; None takes enrolled models whose weights are independent of both.
+            probes: Inputs that both are compared on; without them only the weights are compared.
+            null: Independent control models for the function axis: paths and models, or a recipe of the zoo such as
+                `cnn:n=99,seed=1`; None uses enrolled models whose weights are independent of both.
 
         Returns:
             The comparison; the relation is named from both axes.
 
         Raises:
-            MisuseError: If null models are given without probes.
+            MisuseError: If control models are given without probes.
         """
         comparisons.check_alpha(alpha)
-        _probes_for(null, probes)
-        found = directed(Recall(self.registry).weights(a, b, alpha), a, b, shipped_parenthood)
-        return found if probes is None else self._function(probes, alpha).on_pair(found, a, b, null)
+        _require_probes(null, probes)
+        comparison = with_direction(ComparisonCache(self.registry).compare(a, b, alpha), a, b, shipped_parent_model)
+        return comparison if probes is None else self._function(probes, alpha).on_pair(comparison, a, b, null)
 
     def keep(self, model: Model, fingerprint: Fingerprint) -> bool:
-        """Keep what a method saw of an enrolled model, to compare it later without the model.
-
-        Args:
-            model: The model.
-            fingerprint: Of its function.
-
-        Returns:
-            Whether it was kept: only that of an enrolled model is.
-        """
+        """Keep a functional fingerprint of an enrolled model for comparing later; returns whether it is enrolled."""
         if not self.registry.by_digest(model.digest):
             return False
         self.registry.put_functional(model.digest, fingerprint)
@@ -230,14 +201,14 @@ class Workspace:
         method: "AbstractFingerprinter | None" = None,
         measure: "AbstractMeasure | None" = None,
     ) -> Distance:
-        """How far apart two models are in what they do.
+        """Functional distance of two models.
 
         Args:
-            a: The one model.
+            a: One model.
             b: The other.
-            probes: What both are asked.
-            method: What is compared of them; the gradient field unless given.
-            measure: How it is compared; what goes with the method unless given.
+            probes: Inputs that both are compared on.
+            method: The fingerprinter; the gradient field unless given.
+            measure: The measure; the one that goes with the method unless given.
 
         Returns:
             The distance with its interval over probes. Where a model is gone it is that of the functional sketches
@@ -255,7 +226,7 @@ class Workspace:
         null: "Nulls" = None,
         coverage: float = COVERAGE,
     ) -> Trace:
-        """Where a model comes from.
+        """Identify where a model comes from.
 
         Args:
             model: The suspect.
@@ -263,35 +234,35 @@ class Workspace:
             alpha: Level of the decision on each axis, for the whole search.
             limit: Compare all models of a registry up to this size; of a larger one, the nearest by sketch and those
                 that share tensors.
-            probes: What suspect and candidates are asked; without, only the weights are compared.
-            null: Models that were trained apart from all of them, as `compare` takes them.
+            probes: Inputs that suspect and candidates are compared on; without them only the weights are compared.
+            null: Independent control models, as `compare` takes them.
             coverage: Share of suspects whose parent set is to hold the parent.
 
         Returns:
             The answer.
 
         Raises:
-            MisuseError: If null models are given without probes, or the coverage is no share.
+            MisuseError: If control models are given without probes, or the coverage is not between 0 and 1.
         """
         from stemma.ancestry.trace import trace
 
         comparisons.check_alpha(alpha)
         if not 0 < coverage < 1:
             raise MisuseError(
-                f"a coverage lies between 0 and 1, got {coverage:g}; .95 holds the parent in 95 of 100 sets"
+                f"the coverage must be between 0 and 1, but is {coverage:g}; at .95, 95 of 100 sets hold the parent"
             )
-        _probes_for(null, probes)
+        _require_probes(null, probes)
         if against is not None:
-            search = among_files([p if isinstance(p, Model) else Path(p) for p in against], model, self._prepare)
+            search = search_files([p if isinstance(p, Model) else Path(p) for p in against], model, self._prepare)
         else:
-            search = among_enrolled(self.registry, model, limit, self.reopen)
+            search = search_registry(self.registry, model, limit, self.reopen)
         candidates = search.candidates
 
         def of_weights(c: Candidate) -> Comparison:
             try:
                 if against is None:
-                    return Recall(self.registry).enrolled(c, model, alpha)
-                return compared(c.load(), model, alpha)
+                    return ComparisonCache(self.registry).compare_enrolled(c, model, alpha)
+                return compare_weights(c.load(), model, alpha)
             except UnusableRegistryError:
                 raise
             except StemmaError as e:  # one candidate never stops the search
@@ -307,9 +278,9 @@ class Workspace:
                 return _with_function(pending[id(c)].result(), function.get(id(c)), c, model, alpha)
 
             try:
-                standings = Standings(model, shipped_parenthood, coverage)
+                assign_roles = RoleAssignment(model, shipped_parent_model, coverage)
                 return trace(model, candidates, evidence, alpha=alpha, n_searched=search.n_searched,
-                             standings=standings, not_tested=search.not_tested, coverage=coverage)  # fmt: skip
+                             assign_roles=assign_roles, not_tested=search.not_tested, coverage=coverage)  # fmt: skip
             finally:
                 pool.shutdown(cancel_futures=True)
 
@@ -320,8 +291,8 @@ class Workspace:
 
         if not isinstance(probes, (Probes, Selection)):
             raise MisuseError(
-                f"probes are a stemma.Probes, not {type(probes).__name__}: make them with Probes.of(inputs, labels=…), "
-                "or with stemma.probes.read_probes, which takes what --probes takes"
+                f"probes must be a stemma.Probes, not {type(probes).__name__}: use Probes.of(inputs, labels=…), "
+                "or stemma.probes.read_probes, which takes what --probes takes"
             )
 
         def enrolled() -> list[Candidate]:
@@ -330,29 +301,24 @@ class Workspace:
 
         return FunctionAxis(self.registry, probes, alpha, self._progress, enrolled)
 
-    def itself(self, model: Model) -> tuple[ModelRecord, ...]:
-        """The records under which a model is enrolled from the very place it was read from: a trace leaves them out."""
-        return tuple(r for r in self.registry.by_digest(model.digest) if is_itself(r, model))
+    def own_records(self, model: Model) -> tuple[ModelRecord, ...]:
+        """The records of a model with the same source and digest, which a trace leaves out."""
+        return tuple(r for r in self.registry.by_digest(model.digest) if is_same_file(r, model))
 
 
 def _with_function(
-    found: Comparison, function: Evidence | str | None, one: Candidate, suspect: Model, alpha: float
+    comparison: Comparison, function: Evidence | str | None, candidate: Candidate, suspect: Model, alpha: float
 ) -> Comparison:  # fmt: skip
     from stemma.kinship.axes import FORGOTTEN, both_axes
 
     if function is None:
-        return found
+        return comparison
     if not isinstance(function, str) and function.details.get(FORGOTTEN):  # or learnt: that is for the weights to say
         with contextlib.suppress(StemmaError, OSError):
-            found = directed(found, one.load(), suspect, shipped_parenthood)
-    return both_axes(found, function, alpha)
+            comparison = with_direction(comparison, candidate.load(), suspect, shipped_parent_model)
+    return both_axes(comparison, function, alpha)
 
 
-def _probes_for(null: "Nulls", probes: object) -> None:
-    """Null models without probes would be ignored in silence.
-
-    Raises:
-        MisuseError: If there are null models but no probes.
-    """
+def _require_probes(null: "Nulls", probes: object) -> None:
     if null is not None and probes is None:
-        raise MisuseError("null models are for the function axis, which asks the models: give probes too")
+        raise MisuseError("control models (--null) are for the function axis: give probes (--probes) too")

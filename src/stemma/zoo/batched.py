@@ -17,17 +17,7 @@ Stack = Mapping[str, torch.Tensor]
 
 
 def forward(config: Mapping[str, Any], p: Stack, x: torch.Tensor, *, training: bool = False) -> torch.Tensor:
-    """Logits of m networks.
-
-    Args:
-        config: The configuration that all share.
-        p: Parameters and buffers `[m, …]`; while training, running statistics are updated in place.
-        x: Inputs `[m, n, …]`.
-        training: Whether batch norm uses the batch's statistics.
-
-    Returns:
-        `[m, n, classes]`, or `[m, n, length, vocabulary]`.
-    """
+    """Logits `[m, n, …, classes]` of m networks for inputs `[m, n, …]`; training updates running statistics."""
     match config["model_type"]:
         case "stemma-mlp":
             return _mlp(config, p, x)
@@ -39,11 +29,7 @@ def forward(config: Mapping[str, Any], p: Stack, x: torch.Tensor, *, training: b
 
 
 def linear(p: Stack, name: str, x: torch.Tensor) -> torch.Tensor:
-    """A linear layer per network.
-
-    Returns:
-        `[m, …, outputs]` for `x` of `[m, …, inputs]`.
-    """
+    """A linear layer per network, `[m, …, outputs]` for `x` of `[m, …, inputs]`."""
     weight, bias = p[f"{name}.weight"].transpose(1, 2), p.get(f"{name}.bias")
     flat = x.flatten(1, -2)
     out = torch.bmm(flat, weight) if bias is None else torch.baddbmm(bias[:, None], flat, weight)
@@ -81,11 +67,7 @@ def _cnn(config: Mapping[str, Any], p: Stack, x: torch.Tensor, training: bool) -
 
 
 def _attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool) -> torch.Tensor:
-    """Attention over `[m, n, heads, t, size]`.
-
-    Returns:
-        `[m, n, t, heads * size]`.
-    """
+    """Attention over `[m, n, heads, t, size]`, giving `[m, n, t, heads * size]`."""
     out = F.scaled_dot_product_attention(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), is_causal=causal)
     return out.transpose(1, 2).flatten(2).view(*q.shape[:2], q.shape[3], -1)
 

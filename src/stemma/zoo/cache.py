@@ -1,6 +1,6 @@
-"""What was trained once is kept, by the digest of its recipe, outside the repository.
+"""Cache of trained networks by the digest of their recipe, outside the repository.
 
-Networks that were trained together lie in one file, so that thousands of them are a few hundred files.
+Networks that were trained together are in one file, so that thousands of them are a few hundred files.
 """
 
 import json
@@ -21,15 +21,11 @@ VERSION = 1
 """Raised whenever a recipe would make other weights than before; it is part of every recipe's digest."""
 
 _INDEX = "stacks.jsonl"
-"""Which recipes each file of a stack holds: one line per file, added to and never changed."""
+"""Which recipes each stacked file holds: one line per file, only appended to."""
 
 
 def folder() -> Path:
-    """Where trained zoo networks are kept: `STEMMA_CACHE`, else the user's cache folder.
-
-    Returns:
-        A folder that may not exist yet.
-    """
+    """The cache folder, which may not exist yet: `STEMMA_CACHE`, else the user's."""
     if given := os.environ.get("STEMMA_CACHE"):
         return Path(given) / "zoo"
     import platformdirs
@@ -40,7 +36,7 @@ def folder() -> Path:
 def recall(
     digest: Digest, make: Callable[[], tuple[Mapping[str, np.ndarray], Mapping[str, Any]]], *, keep: bool
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Named arrays and a configuration from the cache, or made and kept there.
+    """Named arrays and a configuration from the cache, or computed by `make` and cached.
 
     A file that cannot be read is made again; where the cache cannot be written, nothing is kept.
 
@@ -64,14 +60,7 @@ def recall(
 
 
 def find(digests: Collection[Digest]) -> dict[Digest, tuple[dict[str, Any], dict[str, np.ndarray]]]:
-    """What recipes made before, whether they were trained alone or in a stack; each file is read once.
-
-    Args:
-        digests: Identities of recipes.
-
-    Returns:
-        Configuration and arrays of those that are in the cache.
-    """
+    """Configuration and arrays of the cached recipes among these, trained alone or in a stack."""
     out = {}
     stacks: dict[str, list[tuple[Digest, int]]] = {}
     index = _index() if digests else {}
@@ -89,13 +78,7 @@ def find(digests: Collection[Digest]) -> dict[Digest, tuple[dict[str, Any], dict
 
 
 def put(digests: Sequence[Digest], each: Sequence[Mapping[str, np.ndarray]], config: Mapping[str, Any]) -> None:
-    """Keep what recipes made that were trained together, in one file; where the cache cannot be written, nothing.
-
-    Args:
-        digests: Identities of the recipes.
-        each: Arrays by name for each; names and shapes agree.
-        config: The configuration, which agrees too.
-    """
+    """Cache networks of one configuration that were trained together; skipped where the cache cannot be written."""
     if len(digests) == 1:
         _write(_path(digests[0]), each[0], config)
         return
@@ -112,11 +95,7 @@ def _path(digest: Digest) -> Path:
 
 
 def _index() -> dict[Digest, tuple[str, int]]:
-    """Which file holds what a recipe made, and in which row.
-
-    Returns:
-        Files and rows by recipe; of a recipe that was made twice, the later.
-    """
+    """File and row by recipe; of a recipe that was made twice, the later."""
     path = folder() / _INDEX
     return _rows(str(path), path.stat().st_size) if path.exists() else {}
 
@@ -134,11 +113,7 @@ def _rows(path: str, size: int) -> dict[Digest, tuple[str, int]]:
 
 
 def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
-    """A file of the cache; one that cannot be read is removed.
-
-    Returns:
-        Arrays and configuration, or None.
-    """
+    """Arrays and configuration in a file of the cache; one that cannot be read is removed."""
     if not path.exists():
         return None
     try:

@@ -16,9 +16,9 @@ from stemma.zoo.recipe import Recipe
 
 EQUIVALENCES: tuple[tuple[tuple[R, ...], str], ...] = (
     ((R.COPY, R.REFORMATTED), "a copy under other names or in another file differs in nothing but form"),
-    ((R.SAME_RUN, R.FINETUNED), "training on after a checkpoint is fine-tuning on the same data"),
-    ((R.UNLEARNED, R.FINETUNED), "training on wrong answers is fine-tuning until the forgotten is probed"),
-    ((R.PRUNED, R.UNLEARNED), "units set to zero are pruned or unlearned until the forgotten is probed"),
+    ((R.SAME_RUN, R.FINETUNED), "further training of a checkpoint is fine-tuning on the same data"),
+    ((R.UNLEARNED, R.FINETUNED), "training on wrong answers is fine-tuning, unless the forgotten class is probed"),
+    ((R.PRUNED, R.UNLEARNED), "zeroed units are pruned or unlearned, unless the forgotten class is probed"),
     ((R.HEAD_REPLACED, R.FINETUNED), "a fresh head of the same shape, trained with everything else"),
     ((R.HEAD_REPLACED, R.PART_INHERITED), "a replaced head is a part that was not inherited"),
     ((R.LORA, R.FINETUNED), "a merged adapter is fine-tuning, unless its rank shows"),
@@ -35,11 +35,11 @@ class Member:
     """One model of a zoo.
 
     Attributes:
-        name: Path-like and unique, `mlp/permuted`; where it lies below the folder that it is written to.
+        name: Path-like and unique, `mlp/permuted`; its path below the folder that it is written to.
         model: The weights.
         recipe: How it was made.
         parents: Names of the models it was made from.
-        relation: What it is to them.
+        relation: Its relation to them.
         form: How it is written, one of `stemma.zoo.disguises.FORMATS`.
     """
 
@@ -79,23 +79,16 @@ class Zoo:
         return [m.model for m in self.members]
 
     def ancestors(self, name: str) -> tuple[str, ...]:
-        """Everything a model descends from in any way, nearest first.
-
-        Args:
-            name: A member.
-
-        Returns:
-            Names, members or not.
-        """
+        """Names of everything a model descends from in any way, members or not, nearest first."""
         if name not in self._above:
-            found: dict[str, None] = {}
-            waiting = list(self.history.get(name, ()))
-            while waiting:
-                parent = waiting.pop(0)
-                if parent not in found:
-                    found[parent] = None
-                    waiting += self.history.get(parent, ())
-            self._above[name] = tuple(found)
+            nearest_first: dict[str, None] = {}
+            pending = list(self.history.get(name, ()))
+            while pending:
+                parent = pending.pop(0)
+                if parent not in nearest_first:
+                    nearest_first[parent] = None
+                    pending += self.history.get(parent, ())
+            self._above[name] = tuple(nearest_first)
         return self._above[name]
 
     @cached_property
@@ -104,26 +97,15 @@ class Zoo:
         return {}
 
     @cached_property
-    def _lines(self) -> dict[str, frozenset[str]]:
-        return {m.name: _lines(m.recipe) for m in self.members}
+    def _starts(self) -> dict[str, frozenset[str]]:
+        return {m.name: _starts(m.recipe) for m in self.members}
 
-    def lines(self, name: str) -> frozenset[str]:
-        """The random starts whose weights a model carries: what two models of one line share.
-
-        Args:
-            name: A member.
-
-        Returns:
-            Labels that two models have in common exactly if weights were handed down from one start to both.
-        """
-        return self._lines[self[name].name]
+    def starts(self, name: str) -> frozenset[str]:
+        """Labels of the random starts whose weights a model carries; related models have a common label."""
+        return self._starts[self[name].name]
 
     def relation(self, a: str, b: str) -> R:
-        """What is true of a pair, by the broadest right name.
-
-        Args:
-            a: A member.
-            b: Another member.
+        """The relation of a pair, by the broadest correct name.
 
         Returns:
             `copy` for two copies of one model; the edge's relation where one was made from the other directly;
@@ -137,13 +119,13 @@ class Zoo:
         for child, parent in ((first, b), (second, a)):
             if parent in child.parents and child.relation is not None:
                 return child.relation
-        if self._lines[a].isdisjoint(self._lines[b]):
-            above_a, above_b = {a, *self.ancestors(a)}, {b, *self.ancestors(b)}
-            return R.DISTILLED if above_a & above_b else R.UNRELATED
+        if self._starts[a].isdisjoint(self._starts[b]):
+            line_a, line_b = {a, *self.ancestors(a)}, {b, *self.ancestors(b)}
+            return R.DISTILLED if line_a & line_b else R.UNRELATED
         if a in self.ancestors(b) or b in self.ancestors(a):
             return R.RELATED
         if first.recipe.operation == second.recipe.operation == "train":
-            return R.SAME_RUN if _run(first.recipe) == _run(second.recipe) else R.SAME_INIT
+            return R.SAME_RUN if _run_key(first.recipe) == _run_key(second.recipe) else R.SAME_INIT
         return R.SIBLINGS if set(self.ancestors(a)) & set(self.ancestors(b)) else R.RELATED
 
     def _quarter(self, name: str) -> int:
@@ -168,10 +150,10 @@ class Zoo:
         return {
             "relations": self._relations(),
             "not_related": [{"models": p, "why": _why(self[p[0]], self[p[1]])} for p in by_kind[R.UNRELATED]],
-            "hidden_ancestors": self._hidden(),
+            "hidden_ancestors": self._hidden_ancestors(),
             "related_but_undocumented": [],
             "same_init": [
-                {"models": p, "why": "one random start, trained on different data; not descent"}
+                {"models": p, "why": "one random start, trained on different data: no descent"}
                 for p in by_kind[R.SAME_INIT]
             ],
             "same_run": [
@@ -179,7 +161,7 @@ class Zoo:
                 for p in by_kind[R.SAME_RUN]
             ],
             "weights_independent": [
-                {"models": p, "why": "only answers were handed down"} for p in by_kind[R.DISTILLED]
+                {"models": p, "why": "only outputs were handed down (distillation)"} for p in by_kind[R.DISTILLED]
             ],
             "equivalences": [{"relations": [r.value for r in rs], "why": why} for rs, why in EQUIVALENCES],
             "ancestors": {m.name: list(self.ancestors(m.name)) for m in self.members},
@@ -203,7 +185,7 @@ class Zoo:
                     )
         return out
 
-    def _hidden(self) -> list[dict[str, Any]]:
+    def _hidden_ancestors(self) -> list[dict[str, Any]]:
         children: dict[str, list[str]] = {}
         for m in self.members:
             for ancestor in self.ancestors(m.name):
@@ -212,27 +194,12 @@ class Zoo:
         return [{"ancestor": f"absent: {a}", "scope": "all tensors", "children": c} for a, c in children.items()]
 
     def without(self, *names: str) -> "Zoo":
-        """The zoo with some members taken out; its truth then names them as hidden ancestors.
-
-        Args:
-            names: Members.
-
-        Returns:
-            A smaller zoo.
-        """
-        gone = {self[n].name for n in names}
-        return Zoo(tuple(m for m in self.members if m.name not in gone), self.history)
+        """The zoo without some members; its truth then names them as hidden ancestors."""
+        removed = {self[n].name for n in names}
+        return Zoo(tuple(m for m in self.members if m.name not in removed), self.history)
 
     def write(self, folder: Path | str, *, replace: bool = False) -> Path:
-        """Write every member as a checkpoint (safetensors and `config.json`, or in its own format) and `truth.json`.
-
-        Args:
-            folder: Made where it is missing.
-            replace: Allow checkpoints that lie there already to be replaced.
-
-        Returns:
-            The folder.
-        """
+        """Write every member as a checkpoint below a folder, and `truth.json`; returns the folder."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         for m in self.members:
@@ -241,26 +208,26 @@ class Zoo:
         return folder
 
 
-def _run(recipe: Recipe) -> tuple[Any, ...]:
+def _run_key(recipe: Recipe) -> tuple[Any, ...]:
     parameters = {k: v for k, v in recipe.parameters.items() if k != "quarter"}
     return (recipe.kind, json.dumps(parameters, sort_keys=True), recipe.seed, recipe.part)
 
 
-def _lines(recipe: Recipe) -> frozenset[str]:
+def _starts(recipe: Recipe) -> frozenset[str]:
     if recipe.operation == "train":
         start = recipe.parameters.get("start", recipe.seed)
         return frozenset({f"{recipe.kind}:{bool(recipe.parameters.get('other'))}:{start}"})
     if recipe.operation == "distill":
         return frozenset({str(recipe.digest)})
-    return frozenset().union(*(_lines(p) for p in recipe.parents))
+    return frozenset().union(*(_starts(p) for p in recipe.parents))
 
 
 def _why(a: Member, b: Member) -> str:
     if a.recipe.kind != b.recipe.kind:
-        return "other architectures, trained apart"
+        return "different architectures, trained independently"
     apart = [m for m in (a, b) if m.recipe.parameters.get("untrained")]
     if apart:
-        return "one of them was never trained, and has a random start of its own"
+        return "one of them was never trained, and has its own random start"
     if a.recipe.part != b.recipe.part:
-        return "trained apart from different random starts on different data"
-    return "trained apart from different random starts on the same data"
+        return "trained independently from different random starts on different data"
+    return "trained independently from different random starts on the same data"

@@ -1,4 +1,4 @@
-"""What zoo networks learn from: data that is always there, tasks made of it, and the share that one network sees."""
+"""Training data of zoo networks: data sets that are always available, tasks made of them, and subsets."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -13,10 +13,10 @@ from stemma.zoo import datasets
 from stemma.zoo.recipe import Recipe
 
 PARTS = ("a", "b", "test")
-"""Two disjoint halves to learn from, and what no network learns from."""
+"""Two disjoint halves to learn from, and a part that no network learns from."""
 
 TASKS = ("digit", "parity", "inverted", "rotated", "shuffled:SEED")
-"""What can be asked of images, joined by `+`: the class, whether it is odd, the class of the negative, of the picture
+"""Tasks on images, joined by `+`: the class, whether it is odd, the class of the negative, of the picture
 turned a quarter, and the class under other labels. Language models know `digit` (the text as it is) and
 `shuffled:SEED` (its letters exchanged)."""
 
@@ -26,7 +26,7 @@ LENGTH = 32
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """Inputs and what a network should answer.
+    """Inputs and targets.
 
     Attributes:
         inputs: Images `[n, 1, 8, 8]` in [0, 1] (float32), or byte tokens `[n, length]` (int64).
@@ -46,16 +46,16 @@ def examples(
         kind: `mlp`, `cnn` and `vit` learn images, `lm` learns text.
         part: One of `PARTS`.
         task: See `TASKS`.
-        data: `digits` (scikit-learn's) or `text` (the manuals that ship with Python), which are always there and are
-            meant unless one is named; or one of `stemma.zoo.datasets.IMAGES` or `TEXTS`.
-        folder: Where those lie; the folder that `STEMMA_DATA` names unless given.
+        data: `digits` (scikit-learn's) or `text` (the manuals that ship with Python), which are always available and
+            the default; or one of `stemma.zoo.datasets.IMAGES` or `TEXTS`.
+        folder: Where those are; the folder that `STEMMA_DATA` names unless given.
 
     Returns:
         700 digits (397 in the test part), 3000 other images (2000), or windows of text. Inputs are the same array
-        every time, but for text under other letters.
+        every time, except for text under other letters.
 
     Raises:
-        MisuseError: If part, task or data are unknown, or a data set is not there.
+        MisuseError: If part, task or data are unknown, or a data set is missing.
     """
     language = kind == "lm"
     data = data or ("text" if language else "digits")
@@ -67,36 +67,32 @@ def examples(
             f"for language models: text, {', '.join(datasets.TEXTS)}."
         )
     where = "" if data in ("digits", "text") else str(datasets.folder(folder))
-    return _asked(data, part, task, where)
+    return _examples(data, part, task, where)
 
 
-def _asked(data: str, part: str, task: str, folder: str) -> Examples:
-    """Everything before the first exchange of labels is kept for the next who asks; the rest is cheap.
-
-    Returns:
-        The examples.
-    """
+def _examples(data: str, part: str, task: str, folder: str) -> Examples:
+    """Steps before the first exchange of labels are cached; the others are cheap."""
     steps = [s for s in task.split("+") if s != "digit"]
     first = next((i for i, s in enumerate(steps) if s.startswith("shuffled")), len(steps))
-    return _changed(_kept(data, part, tuple(steps[:first]), folder), data, steps[first:])
+    return _apply_task_steps(_cached_examples(data, part, tuple(steps[:first]), folder), data, steps[first:])
 
 
 @cache
-def _kept(data: str, part: str, steps: tuple[str, ...], folder: str) -> Examples:
-    return _changed(_loaded(data, part, folder), data, steps)
+def _cached_examples(data: str, part: str, steps: tuple[str, ...], folder: str) -> Examples:
+    return _apply_task_steps(_load(data, part, folder), data, steps)
 
 
-def _changed(found: Examples, data: str, steps: Sequence[str]) -> Examples:
-    change = _cipher if data in ("text", *datasets.TEXTS) else _picture
+def _apply_task_steps(source: Examples, data: str, steps: Sequence[str]) -> Examples:
+    change = _text_task if data in ("text", *datasets.TEXTS) else _image_task
     for step in steps:
-        changed = change(found, step)
+        changed = change(source, step)
         if changed is None:
             raise MisuseError(
-                f"{data} has no part with task {step!r}. Tasks of images: {', '.join(TASKS)}; of text: digit, "
+                f"{data} has no task {step!r}. Tasks of images: {', '.join(TASKS)}; of text: digit, "
                 "shuffled:SEED; SEED is a whole number."
             )
-        found = changed
-    return found
+        source = changed
+    return source
 
 
 def _seed(step: str) -> int | None:
@@ -104,86 +100,77 @@ def _seed(step: str) -> int | None:
     return int(seed) if name == "shuffled" and seed.isdecimal() else None
 
 
-def _picture(found: Examples, step: str) -> Examples | None:
+def _image_task(source: Examples, step: str) -> Examples | None:
     seed = _seed(step)
     if seed is not None:
         labels = np.random.default_rng([seed, 11]).permutation(10)
-        return Examples(found.inputs, labels[found.targets])
+        return Examples(source.inputs, labels[source.targets])
     simple: dict[str, Callable[[], Examples]] = {
-        "parity": lambda: Examples(found.inputs, found.targets % 2),
-        "inverted": lambda: Examples(1 - found.inputs, found.targets),
-        "rotated": lambda: Examples(np.ascontiguousarray(np.rot90(found.inputs, axes=(2, 3))), found.targets),
+        "parity": lambda: Examples(source.inputs, source.targets % 2),
+        "inverted": lambda: Examples(1 - source.inputs, source.targets),
+        "rotated": lambda: Examples(np.ascontiguousarray(np.rot90(source.inputs, axes=(2, 3))), source.targets),
     }
     return simple[step]() if step in simple else None
 
 
-def _cipher(found: Examples, step: str) -> Examples | None:
+def _text_task(source: Examples, step: str) -> Examples | None:
     seed = _seed(step)
     if seed is None:
         return None
     codes, small, large = np.arange(256), ord("a") + np.arange(26), ord("A") + np.arange(26)
     order = np.random.default_rng([seed, 12]).permutation(26)
     codes[small], codes[large] = small[order], large[order]
-    return Examples(codes[found.inputs], codes[found.targets])
+    return Examples(codes[source.inputs], codes[source.targets])
 
 
-def share(found: Examples, seed: int, *, shots: int = 0, imbalance: float = 1.0, subset: float = 1.0) -> Examples:
-    """What one network sees of some examples.
+def subset_of(source: Examples, seed: int, *, shots: int = 0, imbalance: float = 1.0, subset: float = 1.0) -> Examples:
+    """The examples that one network learns from, in their order.
 
     Args:
-        found: All of them.
+        source: All examples.
         seed: Of the choice.
         shots: This many of every class, where above 0.
-        imbalance: How many times more often the most frequent class is seen than the rarest, the others falling
+        imbalance: How many times more frequent the most frequent class is than the rarest, the others falling
             geometrically in between, in a random order of classes (a long tail).
         subset: A random share in (0, 1].
 
     Returns:
-        Fewer examples, in their order.
+        Fewer examples.
 
     Raises:
         MisuseError: If nothing would be left, or classes are asked of text.
     """
     if shots < 0 or imbalance < 1 or not 0 < subset <= 1:
         raise MisuseError(
-            f"shots {shots}, imbalance {imbalance} and subset {subset} do not say which examples are learnt: shots are "
-            "0 (all) or more, imbalance is 1 (none) or more, subset is above 0 and at most 1."
+            f"shots {shots}, imbalance {imbalance} and subset {subset} are invalid: shots must be "
+            "0 (all) or more, imbalance 1 (none) or more, subset above 0 and at most 1."
         )
-    if (shots or imbalance > 1) and found.targets.ndim != 1:
+    if (shots or imbalance > 1) and source.targets.ndim != 1:
         raise MisuseError("shots and imbalance count examples of a class, and text has none. Give subset instead.")
     rng = np.random.default_rng([seed, 10])
-    rows = rng.permutation(len(found.targets))
+    rows = rng.permutation(len(source.targets))
     rows = rows[: max(1, round(subset * len(rows)))]
     if shots or imbalance > 1:
-        classes = rng.permutation(np.unique(found.targets))
-        members = [rows[found.targets[rows] == c] for c in classes]
+        classes = rng.permutation(np.unique(source.targets))
+        members = [rows[source.targets[rows] == c] for c in classes]
         largest = shots or max(len(m) for m in members)
         falls = imbalance ** (-np.arange(len(classes)) / max(1, len(classes) - 1))
         rows = np.concatenate([m[: max(1, round(largest * f))] for m, f in zip(members, falls, strict=True)])
     rows = np.sort(rows)
-    return found if len(rows) == len(found.targets) else Examples(found.inputs[rows], found.targets[rows])
+    return source if len(rows) == len(source.targets) else Examples(source.inputs[rows], source.targets[rows])
 
 
-def material(recipe: Recipe, part: str | None = None, task: str = "digit") -> Examples:
-    """What the operation of a recipe teaches, or what it can be examined in.
-
-    Args:
-        recipe: Its parameters `task`, `data`, `shots`, `imbalance` and `subset`, its part and its seed decide.
-        part: Another part than the recipe's, for example `test`; then all examples of it.
-        task: The task where the recipe names none.
-
-    Returns:
-        The examples.
-    """
+def examples_for(recipe: Recipe, part: str | None = None, task: str = "digit") -> Examples:
+    """Examples that a recipe's operation learns from, or another part, such as `test`, to evaluate it on."""
     p = recipe.parameters
-    found = examples(recipe.kind, part or recipe.part, p.get("task", task), p.get("data"))
+    source = examples(recipe.kind, part or recipe.part, p.get("task", task), p.get("data"))
     if part is not None:
-        return found
+        return source
     shots, imbalance, subset = int(p.get("shots", 0)), float(p.get("imbalance", 1)), float(p.get("subset", 1))
-    return share(found, recipe.seed, shots=shots, imbalance=imbalance, subset=subset)
+    return subset_of(source, recipe.seed, shots=shots, imbalance=imbalance, subset=subset)
 
 
-def _loaded(data: str, part: str, folder: str) -> Examples:
+def _load(data: str, part: str, folder: str) -> Examples:
     if data == "digits":
         return _digits(part)
     if data == "text":
@@ -208,11 +195,7 @@ def _digits(part: str) -> Examples:
 
 @cache
 def _manuals(part: str) -> bytes:
-    """Whole help topics go to a part by the hash of their name, so that no sentence is in two parts.
-
-    Returns:
-        The part's text.
-    """
+    """Text of one part; whole help topics go to a part by the hash of their name, so that no sentence is in two."""
     from pydoc_data.topics import topics
 
     hashes = {"a": range(7), "b": range(7, 14), "test": range(14, 16)}[part]
@@ -221,14 +204,7 @@ def _manuals(part: str) -> bytes:
 
 
 def windows(raw: bytes) -> Examples:
-    """A text as examples.
-
-    Args:
-        raw: The text.
-
-    Returns:
-        At most 8000 windows of `LENGTH` bytes and the byte after each.
-    """
+    """At most 8000 windows of `LENGTH` bytes of a text, and the byte after each."""
     codes = np.frombuffer(raw, np.uint8).astype(np.int64)
     count = min((len(codes) - 1) // LENGTH, 8000)
     inputs = codes[: count * LENGTH].reshape(count, LENGTH)

@@ -1,4 +1,4 @@
-"""Data sets that lie in a folder of the user's: images averaged to the zoo's 8 by 8 pixels, and books."""
+"""Data sets in a folder of the user's: images averaged to the zoo's 8 by 8 pixels, and books."""
 
 import os
 from functools import cache
@@ -18,26 +18,16 @@ _FILES = {"mnist8": "mnist_{}.npz", "fashion8": "fashion_mnist_{}.npz"}
 _LEARNT, _TESTED = 3000, 2000
 
 
-def folder(given: Path | str | None = None) -> Path:
-    """Where data sets lie.
-
-    Args:
-        given: A folder, else the one that `STEMMA_DATA` names.
-
-    Returns:
-        The folder.
-
-    Raises:
-        MisuseError: If none is known.
-    """
-    where = given or os.environ.get("STEMMA_DATA")
-    if not where:
+def folder(path: Path | str | None = None) -> Path:
+    """The folder of the data sets: the one given, else the one that `STEMMA_DATA` names."""
+    chosen = path or os.environ.get("STEMMA_DATA")
+    if not chosen:
         raise MisuseError(
-            "nothing says where the data sets lie. Give a folder (--data DIR, or the environment variable STEMMA_DATA) "
+            "the folder of the data sets is unknown. Give one (--data DIR, or the environment variable STEMMA_DATA) "
             f"with {', '.join(f.format('train') for f in _FILES.values())} or text_authors.npz; or use the data "
-            "that is always there: digits, text."
+            "that is always available: digits, text."
         )
-    return Path(where)
+    return Path(chosen)
 
 
 def _open(where: str, name: str) -> np.lib.npyio.NpzFile:
@@ -50,16 +40,7 @@ def _open(where: str, name: str) -> np.lib.npyio.NpzFile:
 
 @cache
 def images(data: str, part: str, where: str) -> tuple[np.ndarray, np.ndarray]:
-    """One part of an image data set.
-
-    Args:
-        data: One of `IMAGES`.
-        part: `a` and `b` are disjoint draws of 3000 from the training images, `test` 2000 of the test images.
-        where: The folder.
-
-    Returns:
-        Images `[n, 1, 8, 8]` in [0, 1] and classes `[n]`.
-    """
+    """Images `[n, 1, 8, 8]` in [0, 1] and classes `[n]`: parts `a` and `b` of 3000, disjoint, or `test` of 2000."""
     packed = _open(where, _FILES[data].format("test" if part == "test" else "train"))
     labels = packed["labels"].astype(np.int64)
     order = np.random.default_rng(20240101).permutation(len(labels))
@@ -74,16 +55,7 @@ def images(data: str, part: str, where: str) -> tuple[np.ndarray, np.ndarray]:
 
 @cache
 def author(name: str, part: str, where: str) -> bytes:
-    """One author's text: the first 45 % are part `a`, the next `b`, the rest `test`.
-
-    Args:
-        name: One of `TEXTS`.
-        part: The part.
-        where: The folder.
-
-    Returns:
-        Bytes.
-    """
+    """One author's text (one of `TEXTS`), as bytes: the first 45 % are part `a`, the next `b`, the rest `test`."""
     raw = _open(where, "text_authors.npz")[name].astype(np.uint8)
     low, high = {"a": (0, 0.45), "b": (0.45, 0.9), "test": (0.9, 1)}[part]
     return raw[int(low * len(raw)) : int(high * len(raw))].tobytes()

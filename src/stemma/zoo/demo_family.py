@@ -19,12 +19,12 @@ MEMBERS = (
     "independent-3",
     "untrained",
 )
-"""What the demo enrols of each kind."""
+"""Members that the demo enrols of each kind."""
 
 
 @dataclass(frozen=True)
 class Demo:
-    """What the demo works on.
+    """The models of the demo.
 
     Attributes:
         zoo: The enrolled models and their truth.
@@ -47,7 +47,7 @@ def demo(folder: Path | str, seed: int = 0, *, keep: bool = True) -> Demo:
     Cost: under ten seconds on one core the first time, one second afterwards.
 
     Args:
-        folder: Gets `models/` and `suspect.safetensors`; what lies there from before is replaced.
+        folder: Gets `models/` and `suspect.safetensors`; existing ones are replaced.
         seed: Of the family and the disguise.
         keep: Use the cache.
 

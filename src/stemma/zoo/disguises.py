@@ -1,4 +1,4 @@
-"""Random function-preserving disguises: what a thief does to a checkpoint that must go on working."""
+"""Random function-preserving disguises of a checkpoint, as an attacker would apply them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from stemma.checkpoints.save import MAX_SHARD_BYTES, save
 from stemma.errors import MisuseError
 from stemma.zoo import reparametrizations
 from stemma.zoo.memory import FLOAT_TYPES, arrays_of, model_of
-from stemma.zoo.symmetries import Arrays, groups, permuted, scaled
+from stemma.zoo.symmetries import Arrays, permute_units, scale_units, unit_groups
 
 OPERATIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -23,12 +23,12 @@ OPERATIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "llama": ("permute", "rescale", "shuffle-heads", "rotate", "grow-vocabulary"),
     }
 )
-"""What can be done to each kind of network besides storing and naming it differently."""
+"""Operations for each kind of network, besides storing and naming it differently."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One thing that was done.
+    """One operation of a disguise.
 
     Attributes:
         name: One of `OPERATIONS`, or `cast`, `rename`, `transpose`.
@@ -72,36 +72,28 @@ def disguise(
     if kind not in OPERATIONS:
         raise MisuseError(f"{model.name} is no zoo network (model_type {kind}), so its symmetries are unknown.")
     rng = np.random.default_rng([seed, 7])
-    chosen = _chosen(OPERATIONS[kind], rng) if operations is None else operations
-    drawn = str(rng.choice(["float32", "float16", "bfloat16"])) if dtype is None else dtype
-    renames = bool(rng.random() < 0.5) if rename is None else rename
-    if drawn not in FLOAT_TYPES or not set(chosen) <= set(OPERATIONS[kind]):
+    chosen = _random_choice(OPERATIONS[kind], rng) if operations is None else operations
+    storage_dtype = str(rng.choice(["float32", "float16", "bfloat16"])) if dtype is None else dtype
+    renamed = bool(rng.random() < 0.5) if rename is None else rename
+    if storage_dtype not in FLOAT_TYPES or not set(chosen) <= set(OPERATIONS[kind]):
         raise MisuseError(f"{kind} knows the operations {OPERATIONS[kind]} and dtypes {tuple(FLOAT_TYPES)}.")
     config, arrays, steps = dict(model.config or {}), arrays_of(model), []
     for operation in chosen:
         config, arrays, step = _apply(operation, config, arrays, rng, within_heads)
         steps.append(step)
-    steps.append(Step("cast", {"dtype": drawn}))
+    steps.append(Step("cast", {"dtype": storage_dtype}))
     if transpose:
         arrays = {n: np.ascontiguousarray(a.swapaxes(0, 1)) if a.ndim >= 2 else a for n, a in arrays.items()}
         steps.append(Step("transpose"))
-    if renames:
-        names = new_names(list(arrays), rng)
+    if renamed:
+        names = random_names(list(arrays), rng)
         arrays = {new: arrays[old] for new, old in names.items()}
         steps.append(Step("rename", {"names": names}))
-    return model_of(f"{model.name}-disguised-{seed}", arrays, config if keep_config else None, drawn), steps
+    return model_of(f"{model.name}-disguised-{seed}", arrays, config if keep_config else None, storage_dtype), steps
 
 
 def original_names(model: Model, steps: list[Step]) -> Model:
-    """Undo the renaming and the transposition of a disguise, so that its network can be built and compared.
-
-    Args:
-        model: What `disguise` returned.
-        steps: What it did.
-
-    Returns:
-        The model under its original names; weights stay disguised.
-    """
+    """Undo the renaming and the transposition of a disguise, so that its network can be built and compared."""
     names = next((s.parameters["names"] for s in steps if s.name == "rename"), {})
     arrays = {names.get(n, n): a for n, a in arrays_of(model).items()}
     if any(s.name == "transpose" for s in steps):
@@ -139,13 +131,13 @@ def write(model: Model, path: Path, form: str, *, replace: bool = False) -> tupl
         model: Any model that fits in memory.
         path: Where, without an ending.
         form: The format.
-        replace: Allow a checkpoint that lies there to be replaced.
+        replace: Allow an existing checkpoint to be replaced.
 
     Returns:
         The checkpoint's path, and the format that was written.
 
     Raises:
-        MisuseError: If there is no such format, or something lies there and `replace` is not given.
+        MisuseError: If there is no such format, or the path exists and `replace` is not given.
     """
     if form not in FORMATS:
         raise MisuseError(f"no format is called {form!r}. There are: {', '.join(FORMATS)}.")
@@ -183,9 +175,9 @@ def _write_torch(tensors: list[Any], path: Path, *, nested: bool) -> None:
     torch.save(state, path)
 
 
-def _chosen(known: tuple[str, ...], rng: np.random.Generator) -> tuple[str, ...]:
-    count = int(rng.integers(1, len(known) + 1))
-    return tuple(known[i] for i in rng.permutation(len(known))[:count])
+def _random_choice(operations: tuple[str, ...], rng: np.random.Generator) -> tuple[str, ...]:
+    count = int(rng.integers(1, len(operations) + 1))
+    return tuple(operations[i] for i in rng.permutation(len(operations))[:count])
 
 
 def _apply(
@@ -193,63 +185,61 @@ def _apply(
 ) -> tuple[dict[str, Any], Arrays, Step]:
     match operation:
         case "permute":
-            found = [g for g in groups(config, arrays, within_heads=within_heads) if "attn" not in g.name]
-            inside = [g for g in groups(config, arrays, within_heads=True) if within_heads and _inside_head(g.name)]
-            return config, _shuffled(arrays, found + inside, rng), Step("permute", {"groups": len(found + inside)})
+            unit_groups_found = [
+                g for g in unit_groups(config, arrays, within_heads=within_heads) if "attn" not in g.name
+            ]
+            inside = [
+                g for g in unit_groups(config, arrays, within_heads=True) if within_heads and _is_inside_head(g.name)
+            ]
+            return (
+                config,
+                _permute_groups(arrays, unit_groups_found + inside, rng),
+                Step("permute", {"groups": len(unit_groups_found + inside)}),
+            )
         case "shuffle-heads":
-            found = [g for g in groups(config, arrays) if "attn" in g.name]
-            return config, _shuffled(arrays, found, rng), Step("shuffle-heads", {"groups": len(found)})
+            unit_groups_found = [g for g in unit_groups(config, arrays) if "attn" in g.name]
+            return (
+                config,
+                _permute_groups(arrays, unit_groups_found, rng),
+                Step("shuffle-heads", {"groups": len(unit_groups_found)}),
+            )
         case "rotate":
-            config, arrays = reparametrizations.rotated(config, arrays, rng)
+            config, arrays = reparametrizations.rotate_residual_stream(config, arrays, rng)
             return config, arrays, Step("rotate", {"width": config["hidden_size"]})
         case "grow-vocabulary":
             added = int(rng.integers(1, 65))
-            config, arrays = reparametrizations.vocabulary_grown(config, arrays, added, rng)
+            config, arrays = reparametrizations.append_tokens(config, arrays, added, rng)
             return config, arrays, Step("grow-vocabulary", {"added": added})
-    config, arrays = rescaled(config, arrays, rng, within_heads=within_heads)
+    config, arrays = rescale_units(config, arrays, rng, within_heads=within_heads)
     return config, arrays, Step("rescale")
 
 
-def _inside_head(group: str) -> bool:
+def _is_inside_head(group: str) -> bool:
     return ".attn.qk." in group or ".attn.v." in group or ".self_attn.v." in group
 
 
-def _shuffled(arrays: Arrays, found: list[Any], rng: np.random.Generator) -> Arrays:
-    for group in found:
-        arrays = permuted(arrays, group, rng.permutation(group.size))
+def _permute_groups(arrays: Arrays, unit_groups_found: list[Any], rng: np.random.Generator) -> Arrays:
+    for group in unit_groups_found:
+        arrays = permute_units(arrays, group, rng.permutation(group.size))
     return arrays
 
 
-def rescaled(
+def rescale_units(
     config: dict[str, Any], arrays: Arrays, rng: np.random.Generator, *, within_heads: bool = True
 ) -> tuple[dict[str, Any], Arrays]:
-    """Every positive rescaling that the network allows, with random factors.
-
-    Args:
-        config: The architecture.
-        arrays: Its weights.
-        rng: Draws the factors.
-        within_heads: Also queries against keys, and values against outputs.
-
-    Returns:
-        Configuration (a tied head is untied) and weights.
-    """
-    config, arrays = reparametrizations.untied(config, arrays)
-    for group in groups(config, arrays, within_heads=within_heads):
+    """Every positive rescaling that the network allows, with random factors; a tied head is untied."""
+    config, arrays = reparametrizations.untie_head(config, arrays)
+    for group in unit_groups(config, arrays, within_heads=within_heads):
         if group.scales:
-            arrays = scaled(arrays, group, reparametrizations.factors(group.size, rng))
+            arrays = scale_units(arrays, group, reparametrizations.random_factors(group.size, rng))
     if config["model_type"] in ("stemma-vit", "llama"):
-        arrays = reparametrizations.norms_scaled(config, arrays, rng)
-        return config, reparametrizations.queries_scaled(config, arrays, rng) if within_heads else arrays
-    return config, reparametrizations.batch_norms_scaled(arrays, rng)
+        arrays = reparametrizations.scale_norms(config, arrays, rng)
+        return config, reparametrizations.scale_queries(config, arrays, rng) if within_heads else arrays
+    return config, reparametrizations.scale_batch_norms(arrays, rng)
 
 
-def new_names(names: list[str], rng: np.random.Generator) -> dict[str, str]:
-    """Another name for each tensor: meaningless and shuffled, or with every word of the old one replaced.
-
-    Returns:
-        Old names by new ones.
-    """
+def random_names(names: list[str], rng: np.random.Generator) -> dict[str, str]:
+    """Old names by new ones: meaningless and shuffled, or with every word of the old name replaced."""
     names = sorted(names)
     if rng.random() < 0.5:
         codes = rng.permutation(len(names))

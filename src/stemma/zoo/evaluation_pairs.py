@@ -1,4 +1,4 @@
-"""Pairs of models for every relation, at strengths that are fixed here: what a namer of relations is examined in."""
+"""Pairs of models for every relation, at fixed strengths, to evaluate the naming of relations."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import Any
 
 from stemma.types import RelationKind as R
-from stemma.zoo.finetuning_recipes import TUNINGS, labelled
+from stemma.zoo.finetuning_recipes import FINETUNING_RECIPES, with_label_seed
 from stemma.zoo.kinds import kind_of, seed_for
 from stemma.zoo.merged_operations import experts
 from stemma.zoo.recipe import Recipe
@@ -15,15 +15,15 @@ _STREAM = 26
 
 
 @dataclass(frozen=True)
-class Case:
-    """Two models, and what the second is to the first.
+class EvaluationPair:
+    """Two models and the relation of the second to the first.
 
     Attributes:
         name: `KIND-relations-SEED/NAME`.
         a: The earlier model, or either of two where neither is.
         b: The later one.
         relation: The truth.
-        steps: What was done to get from a to b, in order; empty where b was not made from a.
+        steps: Operations from a to b, in order; empty where b was not made from a.
     """
 
     name: str
@@ -170,92 +170,85 @@ _FURTHER: tuple[Row, ...] = (
 )
 
 
-def relations(kind: str, seed: int = 0) -> list[Case]:
-    """Three to six cases of every relation around one root: about seventy-five.
+def relations(kind: str, seed: int = 0) -> list[EvaluationPair]:
+    """Three to six pairs for every relation around one root: about seventy-five.
 
     Cost on one core: perceptron 5 s, CNN 15 s, vision transformer and language model about a minute and a half.
 
     Args:
         kind: `mlp`, `cnn`, `vit` or `lm`.
-        seed: Other seeds give other roots, and everything from it.
+        seed: Other seeds give other roots, and everything from them.
 
     Returns:
-        Cases; `siblings` have any common ancestor, `related` is an ancestor further away. `build_all` makes their
+        Pairs; `siblings` have any common ancestor, `related` is an ancestor further away. `build_all` makes their
         models.
     """
-    known = _recipes(kind, seed)
+    recipes = _recipes(kind, seed)
     rows = _MADE + _OWN[kind]
-    found = [_case(kind, seed, name, known, relation, (relation,)) for name, _, relation, _, _ in rows if relation]
-    pairs = (Case(f"{kind}-relations-{seed}/{a}+{b}", known[a], known[b], relation) for relation, a, b in _PAIRS)
+    found = [_pair(kind, seed, name, recipes, relation, (relation,)) for name, _, relation, _, _ in rows if relation]
+    pairs = (
+        EvaluationPair(f"{kind}-relations-{seed}/{a}+{b}", recipes[a], recipes[b], relation)
+        for relation, a, b in _PAIRS
+    )
     return found + list(pairs)
 
 
 def models(kind: str, seed: int = 0) -> dict[str, Recipe]:
-    """Everything that the cases of one root are made of.
-
-    Args:
-        kind: `mlp`, `cnn`, `vit` or `lm`.
-        seed: As for `relations`.
-
-    Returns:
-        Recipes named `KIND-relations-SEED/NAME`.
-    """
+    """Recipes of all models in the pairs of one root, named `KIND-relations-SEED/NAME`."""
     return {f"{kind}-relations-{seed}/{name}": recipe for name, recipe in _recipes(kind, seed).items()}
 
 
-def histories(kind: str, seed: int = 0) -> list[Case]:
-    """Models that two operations lie between, one after the other.
+def histories(kind: str, seed: int = 0) -> list[EvaluationPair]:
+    """Pairs with two operations between them, one after the other.
 
     Args:
         kind: `mlp`, `cnn`, `vit` or `lm`.
         seed: As for `relations`, whose models these are made of.
 
     Returns:
-        Cases whose `steps` are the sequence and whose relation is that of the last step; a is the root, or the first
+        Pairs whose `steps` are the sequence and whose relation is that of the last step; a is the root, or the first
         expert where the first step is a merge.
     """
-    known = _recipes(kind, seed)
-    names = {r.digest: n for n, r in known.items()}
-    done = {name: relation for name, _, relation, _, _ in _MADE}
+    recipes = _recipes(kind, seed)
+    names = {r.digest: n for n, r in recipes.items()}
+    relation_of = {name: relation for name, _, relation, _, _ in _MADE}
     out = []
     for name, _, relation, parents, _ in _MIXED:
-        first = done[parents[0]]
-        if relation is not None and first is not None:
-            case = _case(kind, seed, name, known, relation, (first, relation))
-            middle = names[case.a.digest]
-            out.append(replace(case, a=experts(known[middle])[0]))
+        first_relation = relation_of[parents[0]]
+        if relation is not None and first_relation is not None:
+            pair = _pair(kind, seed, name, recipes, relation, (first_relation, relation))
+            intermediate = names[pair.a.digest]
+            out.append(replace(pair, a=experts(recipes[intermediate])[0]))
     return out
 
 
-def _case(kind: str, seed: int, name: str, known: Mapping[str, Recipe], relation: R, steps: tuple[R, ...]) -> Case:
-    b = known[name]
-    return Case(f"{kind}-relations-{seed}/{name}", experts(b)[0], b, relation, steps)
+def _pair(
+    kind: str, seed: int, name: str, recipes: Mapping[str, Recipe], relation: R, steps: tuple[R, ...]
+) -> EvaluationPair:
+    b = recipes[name]
+    return EvaluationPair(f"{kind}-relations-{seed}/{name}", experts(b)[0], b, relation, steps)
 
 
 _NOT_OPERATION = frozenset({"part", "run_of", "start_of", "tuning", "longer"})
 
 
 def _recipes(kind: str, seed: int) -> Mapping[str, Recipe]:
-    """Everything that the cases of one root are made of.
-
-    Returns:
-        Recipes by name.
-    """
-    known: dict[str, Recipe] = {}
-    for i, (name, operation, relation, parents, wanted) in enumerate(_ROOTS + _MADE + _OWN[kind] + _MIXED + _FURTHER):
+    """Recipes of all models in the pairs of one root, by name."""
+    recipes: dict[str, Recipe] = {}
+    for i, (name, operation, relation, parents, options) in enumerate(_ROOTS + _MADE + _OWN[kind] + _MIXED + _FURTHER):
         own = seed_for(seed, _STREAM, i)
-        given = {k: v for k, v in wanted.items() if k not in _NOT_OPERATION}
-        if "tuning" in wanted:
-            given |= TUNINGS[wanted["tuning"]].parameters(kind)
+        given = {k: v for k, v in options.items() if k not in _NOT_OPERATION}
+        if "tuning" in options:
+            given |= FINETUNING_RECIPES[options["tuning"]].parameters(kind)
         if "task" in given:
-            given["task"] = labelled(given["task"], own)
-        if "longer" in wanted:
-            given["steps"] = wanted["longer"] * kind_of(kind).schedule.steps
-        if "run_of" in wanted:
-            own = known[wanted["run_of"]].seed
-        if "start_of" in wanted:
-            given["start"] = known[wanted["start_of"]].seed
-        origin = tuple(known[p] for p in parents)
+            given["task"] = with_label_seed(given["task"], own)
+        if "longer" in options:
+            given["steps"] = options["longer"] * kind_of(kind).schedule.steps
+        if "run_of" in options:
+            own = recipes[options["run_of"]].seed
+        if "start_of" in options:
+            given["start"] = recipes[options["start_of"]].seed
+        origin = tuple(recipes[p] for p in parents)
         relation = R.FINETUNED if operation == "finetune" else relation
-        known[name] = Recipe(kind, operation, relation, origin, given, own, wanted.get("part", "a"))
-    return MappingProxyType(known)
+        recipes[name] = Recipe(kind, operation, relation, origin, given, own, options.get("part", "a"))
+    return MappingProxyType(recipes)

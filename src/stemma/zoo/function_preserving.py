@@ -1,4 +1,4 @@
-"""What is done to zoo models that keeps their function: stored differently, put in other coordinates.
+"""Operations that keep a network's function: stored differently, or in other coordinates.
 
 Every operation takes the recipe and its parents' configurations and weights, and returns those of the new model.
 """
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stemma.zoo import reparametrizations
-from stemma.zoo.disguises import new_names, rescaled
-from stemma.zoo.symmetries import Arrays, groups, permuted
+from stemma.zoo.disguises import random_names, rescale_units
+from stemma.zoo.symmetries import Arrays, permute_units, unit_groups
 
 if TYPE_CHECKING:
     from stemma.zoo.recipe import Recipe
@@ -20,52 +20,32 @@ Made = tuple[dict[str, Any], Arrays]
 
 
 def copy(recipe: "Recipe", parents: Sequence[Made]) -> Made:
-    """The same weights.
-
-    Returns:
-        Configuration and weights.
-    """
+    """The same weights."""
     config, arrays = parents[0]
     return dict(config), dict(arrays)
 
 
 def half(recipe: "Recipe", parents: Sequence[Made]) -> Made:
-    """Every float in 16 bits.
-
-    Returns:
-        Configuration and weights.
-    """
+    """Every float in 16 bits."""
     config, arrays = parents[0]
     return dict(config), {n: a.astype(np.float16) if a.dtype.kind == "f" else a for n, a in arrays.items()}
 
 
 def rename(recipe: "Recipe", parents: Sequence[Made]) -> Made:
-    """Every tensor under another name.
-
-    Returns:
-        Configuration and weights.
-    """
+    """Every tensor under another name."""
     config, arrays = parents[0]
-    names = new_names(list(arrays), np.random.default_rng([recipe.seed, 4]))
+    names = random_names(list(arrays), np.random.default_rng([recipe.seed, 4]))
     return dict(config), {new: arrays[old] for new, old in names.items()}
 
 
 def transpose(recipe: "Recipe", parents: Sequence[Made]) -> Made:
-    """Every matrix and kernel stored with its first two axes swapped, as other frameworks do.
-
-    Returns:
-        Configuration and weights.
-    """
+    """Every matrix and kernel stored with its first two axes swapped, as other frameworks do."""
     config, arrays = parents[0]
     return dict(config), {n: np.ascontiguousarray(a.swapaxes(0, 1)) if a.ndim >= 2 else a for n, a in arrays.items()}
 
 
 def fuse_projections(recipe: "Recipe", parents: Sequence[Made]) -> Made:
-    """Queries, keys and values of a vision transformer in one tensor.
-
-    Returns:
-        Configuration and weights.
-    """
+    """Queries, keys and values of a vision transformer in one tensor."""
     config, arrays = parents[0]
     out = {n: a for n, a in arrays.items() if not re.search(r"\.attn\.[qkv]\.", n)}
     for i in range(config["depth"]):
@@ -75,57 +55,37 @@ def fuse_projections(recipe: "Recipe", parents: Sequence[Made]) -> Made:
 
 
 def permute(recipe: "Recipe", parents: Sequence[Made]) -> Made:
-    """Every group of hidden units in a random order: units, heads, channels, residual stream.
-
-    Returns:
-        Configuration and weights.
-    """
+    """Every group of hidden units in a random order: units, heads, channels, residual stream."""
     config, arrays = parents[0]
     rng = np.random.default_rng([recipe.seed, 5])
-    for group in groups(config, arrays, within_heads=bool(recipe.parameters.get("within_heads"))):
-        arrays = permuted(arrays, group, rng.permutation(group.size))
+    for group in unit_groups(config, arrays, within_heads=bool(recipe.parameters.get("within_heads"))):
+        arrays = permute_units(arrays, group, rng.permutation(group.size))
     return dict(config), arrays
 
 
 def rescale(recipe: "Recipe", parents: Sequence[Made]) -> Made:
-    """Every positive rescaling that leaves the function as it is, with random factors.
-
-    Returns:
-        Configuration and weights.
-    """
+    """Every positive rescaling that keeps the function, with random factors."""
     config, arrays = parents[0]
-    return rescaled(dict(config), arrays, np.random.default_rng([recipe.seed, 6]))
+    return rescale_units(dict(config), arrays, np.random.default_rng([recipe.seed, 6]))
 
 
 def fold_norms(recipe: "Recipe", parents: Sequence[Made]) -> Made:
-    """Batch norm folded into the convolutions, or norm gains into the matrices that read them.
-
-    Returns:
-        Configuration and weights.
-    """
+    """Batch norm folded into the convolutions, or norm gains into the matrices that read them."""
     config, arrays = parents[0]
     if recipe.kind == "cnn":
-        return reparametrizations.batch_norms_folded(config, arrays)
-    config, arrays = reparametrizations.untied(config, arrays)
-    return config, reparametrizations.norms_scaled(config, arrays, None)
+        return reparametrizations.fold_batch_norms(config, arrays)
+    config, arrays = reparametrizations.untie_head(config, arrays)
+    return config, reparametrizations.scale_norms(config, arrays, None)
 
 
 def rotate(recipe: "Recipe", parents: Sequence[Made]) -> Made:
-    """A language model's residual stream turned at random.
-
-    Returns:
-        Configuration and weights.
-    """
+    """The residual stream of a language model rotated at random."""
     config, arrays = parents[0]
-    return reparametrizations.rotated(config, arrays, np.random.default_rng([recipe.seed, 7]))
+    return reparametrizations.rotate_residual_stream(config, arrays, np.random.default_rng([recipe.seed, 7]))
 
 
 def grow_vocabulary(recipe: "Recipe", parents: Sequence[Made]) -> Made:
-    """A language model with `added` more tokens.
-
-    Returns:
-        Configuration and weights.
-    """
+    """A language model with `added` more tokens."""
     config, arrays = parents[0]
     rng = np.random.default_rng([recipe.seed, 8])
-    return reparametrizations.vocabulary_grown(config, arrays, int(recipe.parameters["added"]), rng)
+    return reparametrizations.append_tokens(config, arrays, int(recipe.parameters["added"]), rng)

@@ -1,4 +1,4 @@
-"""Many networks that were trained apart: the null of every claim of kinship."""
+"""Independently trained networks of one architecture: the null of every claim of kinship."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -29,10 +29,10 @@ def independents(
     keep: bool = True,
     progress: Callable[[str, int, int | None], None] | None = None,
 ) -> list[Model]:
-    """Networks of one architecture on the same data, each from its own random start in its own order of examples.
+    """Networks of one architecture on the same data, each with its own random start and order of examples.
 
-    Network `i` depends on `seed` and `i` alone (to rounding: batches of another size sum in another order), so more
-    of them are the first ones and others. Cost on one core: about 0.1 s per perceptron, 0.25 s per CNN, 3 s per
+    Network `i` depends on `seed` and `i` alone (to rounding: batches of another size sum in another order), so that
+    more of them are the first ones and others. Cost on one core: about 0.1 s per perceptron, 0.25 s per CNN, 3 s per
     vision transformer or language model; nothing once they are in the cache.
 
     Args:
@@ -44,7 +44,7 @@ def independents(
         config: Another architecture of the kind.
         steps: Updates, unless the kind's own number.
         keep: Use the cache.
-        progress: Told what happens, how many networks are done, and of how many.
+        progress: Called with what happens, how many networks are done, and of how many.
 
     Returns:
         `count` models named `KIND-SEED-INDEX`.

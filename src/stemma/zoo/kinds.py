@@ -1,4 +1,4 @@
-"""The four kinds of zoo networks: their configurations and how long they learn."""
+"""The four kinds of zoo networks: their configurations and training schedules."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from stemma.errors import UnknownNameError
 
 @dataclass(frozen=True)
 class Schedule:
-    """How a network learns: Adam, linear warm-up over a tenth of the steps, then a cosine down to a twentieth.
+    """How a network is trained: Adam, linear warm-up over a tenth of the steps, then a cosine down to a twentieth.
 
     Attributes:
         steps: Updates.
@@ -86,23 +86,12 @@ KINDS: Mapping[str, Kind] = {kind.name: kind for kind in _ALL}
 
 
 def kind_of(name: str) -> Kind:
-    """A kind by its name.
-
-    Returns:
-        The kind.
-
-    Raises:
-        UnknownNameError: If there is none of this name.
-    """
+    """A kind by its name."""
     if name not in KINDS:
         raise UnknownNameError(f"no kind of zoo network is called {name!r}. There are: {', '.join(KINDS)}.")
     return KINDS[name]
 
 
 def seed_for(seed: int, *path: int) -> int:
-    """A seed of its own for each place in a recipe.
-
-    Returns:
-        An integer below 2^63 that depends on all arguments.
-    """
+    """A seed of its own for each place in a recipe: an integer below 2^63 that depends on all arguments."""
     return int(np.random.SeedSequence([seed, *path]).generate_state(1, np.uint64)[0] >> 1)

@@ -1,7 +1,7 @@
-"""Recipes of whole lineages: trees over generations, flat and mixed families, sibling candidates, orphans, strangers.
+"""Recipes of whole lineages: trees over generations, flat and mixed families, sibling candidates, orphans, decoys.
 
-Each function returns recipes by name, parents before children, and the recipes are the truth: who was made from whom,
-and how. `as_zoo` makes the models; `stemma.zoo.recipe.build_all` makes any of them at once.
+Each function returns recipes by name, parents before children, and the recipes are the truth: which model was made from
+which, and how. `as_zoo` makes the models; `stemma.zoo.recipe_builder.build_all` makes any of them at once.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +14,15 @@ from stemma.errors import MisuseError, UnknownNameError
 from stemma.types import RelationKind as R
 from stemma.zoo import evaluation_pairs
 from stemma.zoo.collection import Member, Zoo
-from stemma.zoo.finetuning_recipes import FLAT, TASKS, TUNINGS, Tuning, labelled, of_data, tuning
+from stemma.zoo.finetuning_recipes import (
+    CHILD_OPERATIONS,
+    FINETUNING_RECIPES,
+    TASKS,
+    FinetuningRecipe,
+    finetuning_recipe,
+    with_dataset,
+    with_label_seed,
+)
 from stemma.zoo.kinds import kind_of, seed_for
 from stemma.zoo.merged_operations import experts
 from stemma.zoo.recipe import Progress, Recipe
@@ -30,13 +38,13 @@ def tree(
     seed: int = 0,
     branching: Sequence[int] = (4, 4),
     *,
-    tunings: Sequence[str | Tuning] = tuple(TUNINGS),
+    tunings: Sequence[str | FinetuningRecipe] = tuple(FINETUNING_RECIPES),
     tasks: Sequence[str] | None = None,
     data: Sequence[str | None] = (None,),
     init: str = "torch",
     name: str | None = None,
 ) -> Recipes:
-    """A root, its children, their children, each fine-tuned on a task of its own by a tuning drawn for it.
+    """A root, its children, their children, each fine-tuned on a task of its own by a recipe drawn for it.
 
     The default has 21 models in three generations, as the trees of VTHR (Horwitz et al. 2025, arXiv:2405.18432).
 
@@ -44,33 +52,35 @@ def tree(
         kind: `mlp`, `cnn`, `vit` or `lm`.
         seed: Other seeds give other trees, which share nothing.
         branching: Children of each model, generation by generation.
-        tunings: Names in `TUNINGS`, or tunings of one's own; one of them gives a zoo of one recipe.
+        tunings: Names in `FINETUNING_RECIPES`, or fine-tuning recipes; a single one is used for all.
         tasks: As in `stemma.zoo.data.TASKS`; `shuffled` gets a seed of its own for each child. `TASKS` unless given.
         data: Data sets that are drawn from for each model; None is the kind's own. `inverted` is `rotated` on others.
         init: How the root's start is drawn, one of `stemma.zoo.training.INITIALISERS`.
-        name: What the names begin with, `KIND-tree-SEED` unless given.
+        name: Beginning of the names, `KIND-tree-SEED` unless given.
 
     Returns:
         Recipes named `NAME/root`, `NAME/2`, `NAME/2-1`, …
     """
     name, rng = name or f"{kind}-tree-{seed}", np.random.default_rng([seed, _TREE])
-    ways = [tuning(t) for t in tunings]
+    recipes_to_draw = [finetuning_recipe(t) for t in tunings]
     tasks = tuple(tasks or TASKS["text" if kind == "lm" else "image"])
-    draws = iter(range(10**9))
-    root = _rooted(kind, seed_for(seed, _TREE, next(draws)), init, _drawn(rng, data))
+    counter = iter(range(10**9))
+    root = _root_recipe(kind, seed_for(seed, _TREE, next(counter)), init, _draw(rng, data))
     made = {f"{name}/root": root}
     level = {"": root}
     for width in branching:
-        below = {}
+        children = {}
         for path, parent in level.items():
             for i in range(width):
-                own = seed_for(seed, _TREE, next(draws))
-                given = _drawn(rng, ways).parameters(kind) | {"task": labelled(_drawn(rng, tasks), own)}
-                given = of_data(given, _drawn(rng, data))
-                child = Recipe(kind, "finetune", R.FINETUNED, (parent,), given, own, _drawn(rng, "ab"))
-                below[f"{path}-{i + 1}".lstrip("-")] = child
-        made |= {f"{name}/{path}": recipe for path, recipe in below.items()}
-        level = below
+                own_seed = seed_for(seed, _TREE, next(counter))
+                given = _draw(rng, recipes_to_draw).parameters(kind) | {
+                    "task": with_label_seed(_draw(rng, tasks), own_seed)
+                }
+                given = with_dataset(given, _draw(rng, data))
+                child = Recipe(kind, "finetune", R.FINETUNED, (parent,), given, own_seed, _draw(rng, "ab"))
+                children[f"{path}-{i + 1}".lstrip("-")] = child
+        made |= {f"{name}/{path}": recipe for path, recipe in children.items()}
+        level = children
     return made
 
 
@@ -105,17 +115,17 @@ def flat(
     data: str | None = None,
     **parameters: Any,
 ) -> Recipes:
-    """Many roots, trained apart, and the children of each by one operation.
+    """Many roots, trained independently, and the children of each by one operation.
 
     Args:
         kind: `mlp`, `cnn`, `vit` or `lm`.
         seed: Other seeds give other roots.
         roots: How many.
         children: Of each root.
-        operation: One of `FLAT`.
+        operation: One of `CHILD_OPERATIONS`.
         init: How the roots' starts are drawn.
         data: A data set instead of the kind's own.
-        parameters: Of the operation, instead of those that `FLAT` gives: `shots=20`, `rank=1`, `ratio=0.9`.
+        parameters: Of the operation, instead of those that `CHILD_OPERATIONS` gives: `shots=20`, `rank=1`, `ratio=0.9`.
 
     Returns:
         Recipes named `KIND-flat-SEED/root-1`, `KIND-flat-SEED/root-1-finetune-1`, … The roots do not depend on the
@@ -124,19 +134,19 @@ def flat(
     Raises:
         UnknownNameError: If there is no such operation.
     """
-    if operation not in FLAT:
-        raise UnknownNameError(f"no flat family is made by {operation!r}. There are: {', '.join(FLAT)}.")
+    if operation not in CHILD_OPERATIONS:
+        raise UnknownNameError(f"no flat family is made by {operation!r}. There are: {', '.join(CHILD_OPERATIONS)}.")
     made: Recipes = {}
     for i in range(roots):
-        root = _rooted(kind, seed_for(seed, _FLAT, i), init, data)
+        root = _root_recipe(kind, seed_for(seed, _FLAT, i), init, data)
         name = f"{kind}-flat-{seed}/root-{i + 1}"
         made[name] = root
         for j in range(children):
-            own = seed_for(seed, _FLAT, i, j + 1, list(FLAT).index(operation))
-            what, relation, given = FLAT[operation](kind, own, j)
+            own_seed = seed_for(seed, _FLAT, i, j + 1, list(CHILD_OPERATIONS).index(operation))
+            what, relation, given = CHILD_OPERATIONS[operation](kind, own_seed, j)
             parents, part = (root,), "ab"[j % 2]
-            given = {**(of_data(given, data) if what in ("finetune", "lora") else given), **parameters}
-            made[f"{name}-{operation}-{j + 1}"] = Recipe(kind, what, relation, parents, given, own, part)
+            given = {**(with_dataset(given, data) if what in ("finetune", "lora") else given), **parameters}
+            made[f"{name}-{operation}-{j + 1}"] = Recipe(kind, what, relation, parents, given, own_seed, part)
     return made
 
 
@@ -150,7 +160,7 @@ def mixed(
     data: Sequence[str | None] = (None,),
     name: str | None = None,
 ) -> Recipes:
-    """A root and what was made from it by all operations of `FLAT`, some of it made from what was made before.
+    """A root and models made from it by all operations of `CHILD_OPERATIONS`, some of them from one another.
 
     Half of the operations are fine-tunings of one kind or another, a sixth each adapters, cuts and quantised copies;
     from the last nothing else is made. Language models get no few-shot and no imbalanced children.
@@ -162,38 +172,38 @@ def mixed(
         deeper: Share of them that is made from another of them.
         init: How the root's start is drawn, one of `stemma.zoo.training.INITIALISERS`.
         data: Data sets that are drawn from for each model that learns; None is the kind's own.
-        name: What the names begin with, `KIND-mixed-SEED` unless given.
+        name: Beginning of the names, `KIND-mixed-SEED` unless given.
 
     Returns:
         Recipes named `NAME/root`, `NAME/1-lora`, `NAME/2-finetune`, …
     """
     name, rng = name or f"{kind}-mixed-{seed}", np.random.default_rng([seed, _MIXED])
-    root = _rooted(kind, seed_for(seed, _MIXED), init, _drawn(rng, data))
+    root = _root_recipe(kind, seed_for(seed, _MIXED), init, _draw(rng, data))
     made, sources = {f"{name}/root": root}, [root]
-    operations = [o for o in _MIX if kind != "lm" or o not in _COUNTED]
+    operations = [o for o in _MIXED_OPERATIONS if kind != "lm" or o not in _CLASS_COUNTING]
     for j in range(children):
-        own, operation = seed_for(seed, _MIXED, j + 1), _drawn(rng, operations)
-        what, relation, given = FLAT[operation](kind, own, int(rng.integers(60)))
+        own_seed, operation = seed_for(seed, _MIXED, j + 1), _draw(rng, operations)
+        what, relation, given = CHILD_OPERATIONS[operation](kind, own_seed, int(rng.integers(60)))
         if what in ("finetune", "lora"):
-            given = of_data(given, _drawn(rng, data))
+            given = with_dataset(given, _draw(rng, data))
         deep = len(sources) > 1 and rng.random() < deeper
         parent = sources[int(rng.integers(1, len(sources)))] if deep else root
         made[f"{name}/{j + 1}-{operation}"] = recipe = Recipe(
-            kind, what, relation, (parent,), given, own, _drawn(rng, "ab")
+            kind, what, relation, (parent,), given, own_seed, _draw(rng, "ab")
         )
         if relation is not R.QUANTIZED:
             sources.append(recipe)
     return made
 
 
-_MIX = (
+_MIXED_OPERATIONS = (
     "finetune", "finetune", "finetune", "longer", "few-shot", "imbalanced", "lora", "lora", "prune", "prune", "int8",
     "int4",
 )  # fmt: skip
-"""What `mixed` draws from."""
+"""Operations that `mixed` draws from."""
 
-_COUNTED = ("few-shot", "imbalanced")
-"""What counts examples of a class: text has none."""
+_CLASS_COUNTING = ("few-shot", "imbalanced")
+"""Operations that count examples of a class: text has none."""
 
 
 def sibling_candidates(kind: str, seed: int = 0, candidates: int = 8, children: int = 4, **options: Any) -> Recipes:
@@ -214,11 +224,11 @@ def sibling_candidates(kind: str, seed: int = 0, candidates: int = 8, children: 
 
 
 def decoys(kind: str, seed: int = 0, count: int = 50, *, init: str = "torch", data: str | None = None) -> Recipes:
-    """Strangers: the same architecture trained apart on the same data, for registries in which nothing is the parent.
+    """Independent models of one architecture on the same data, for registries in which nothing is the parent.
 
     Args:
         kind: `mlp`, `cnn`, `vit` or `lm`.
-        seed: Other seeds give other strangers.
+        seed: Other seeds give other models.
         count: How many.
         init: How their starts are drawn.
         data: A data set instead of the kind's own.
@@ -226,13 +236,13 @@ def decoys(kind: str, seed: int = 0, count: int = 50, *, init: str = "torch", da
     Returns:
         Recipes named `KIND-decoys-SEED/1`, …
     """
-    made = (_rooted(kind, seed_for(seed, _DECOYS, i), init, data, "ab"[i % 2]) for i in range(count))
+    made = (_root_recipe(kind, seed_for(seed, _DECOYS, i), init, data, "ab"[i % 2]) for i in range(count))
     return {f"{kind}-decoys-{seed}/{i + 1}": r for i, r in enumerate(made)}
 
 
 @dataclass(frozen=True)
-class Search:
-    """Models to look for parents of, and where to look.
+class ParentSearch:
+    """Models whose parents are searched, and the models to search.
 
     Attributes:
         enrolled: Candidates.
@@ -247,7 +257,9 @@ class Search:
     siblings: frozenset[str]
 
 
-def orphans(recipes: Mapping[str, Recipe], share: float = 0.2, seed: int = 0, *, siblings: bool = False) -> Search:
+def orphans(
+    recipes: Mapping[str, Recipe], share: float = 0.2, seed: int = 0, *, siblings: bool = False
+) -> ParentSearch:
     """A search in which some parents are left out.
 
     Every model without children here is a query, and every other model is enrolled; of a share of the parents of
@@ -266,23 +278,23 @@ def orphans(recipes: Mapping[str, Recipe], share: float = 0.2, seed: int = 0, *,
         MisuseError: If the share is no share.
     """
     if not 0 <= share <= 1:
-        raise MisuseError(f"{share} is no share of the parents. Give a number from 0 to 1.")
+        raise MisuseError(f"the share of left-out parents must be from 0 to 1, but is {share}.")
     names = {r.digest: n for n, r in reversed(list(recipes.items()))}
     above = {n: [names[p.digest] for p in r.parents if p.digest in names] for n, r in recipes.items()}
     inner = {p for parents in above.values() for p in parents}
     queries = [n for n in recipes if n not in inner and above[n]]
     parents = sorted({p for n in queries for p in above[n]})
     chosen = np.random.default_rng([seed, _ORPHANS]).permutation(len(parents))[: round(share * len(parents))]
-    gone = {parents[i] for i in chosen}
+    left_out = {parents[i] for i in chosen}
     kept: dict[str, str] = {}
     for n in queries if siblings else ():
-        for p in set(above[n]) & gone:
+        for p in set(above[n]) & left_out:
             kept.setdefault(p, n)
-    asked = [n for n in queries if n not in kept.values()]
-    right = {n: next((p for p in above[n] if p not in gone), None) for n in asked}
-    enrolled = {n: r for n, r in recipes.items() if n not in asked and n not in gone}
-    beside = frozenset(n for n in asked if right[n] is None and set(above[n]) & set(kept))
-    return Search(enrolled, {n: recipes[n] for n in asked}, right, beside)
+    queried = [n for n in queries if n not in kept.values()]
+    parent = {n: next((p for p in above[n] if p not in left_out), None) for n in queried}
+    enrolled = {n: r for n, r in recipes.items() if n not in queried and n not in left_out}
+    with_sibling = frozenset(n for n in queried if parent[n] is None and set(above[n]) & set(kept))
+    return ParentSearch(enrolled, {n: recipes[n] for n in queried}, parent, with_sibling)
 
 
 LINEAGES: Mapping[str, Callable[..., Recipes]] = {
@@ -294,9 +306,9 @@ LINEAGES: Mapping[str, Callable[..., Recipes]] = {
     "decoys": decoys,
     "relations": evaluation_pairs.models,
 }
-"""Lineages by the name that `named` takes."""
+"""Lineages by the name that `recipes_by_name` takes."""
 
-_TAKES: Mapping[str, tuple[str, ...]] = {
+_LINEAGE_OPTIONS: Mapping[str, tuple[str, ...]] = {
     "tree": ("branching", "tunings", "data", "init"),
     "forest": ("roots", "branching", "tunings", "data", "init"),
     "flat": ("roots", "children", "operation", "data", "init", "shots", "imbalance", "rank", "ratio"),
@@ -306,7 +318,7 @@ _TAKES: Mapping[str, tuple[str, ...]] = {
     "relations": (),
 }
 
-_READ: Mapping[str, Callable[[str], Any]] = {
+_OPTION_PARSERS: Mapping[str, Callable[[str], Any]] = {
     "branching": lambda text: tuple(int(n) for n in text.split("x")),
     "tunings": lambda text: tuple(text.split("+")),
     "roots": int, "children": int, "candidates": int, "count": int, "operation": str, "init": str, "data": str,
@@ -314,7 +326,7 @@ _READ: Mapping[str, Callable[[str], Any]] = {
 }  # fmt: skip
 
 
-def named(text: str, seed: int = 0) -> Recipes:
+def recipes_by_name(text: str, seed: int = 0) -> Recipes:
     """The recipes of a lineage as a command line names it.
 
     Args:
@@ -338,13 +350,15 @@ def named(text: str, seed: int = 0) -> Recipes:
     for option in filter(None, options.split(",")):
         name, _, value = option.partition("=")
         try:
-            given[name] = _READ[name](value)
+            given[name] = _OPTION_PARSERS[name](value)
         except (KeyError, ValueError) as error:
-            raise MisuseError(f"{option!r} cannot be read. Options: {', '.join(f'{n}=…' for n in _READ)}.") from error
+            raise MisuseError(
+                f"{option!r} cannot be read. Options: {', '.join(f'{n}=…' for n in _OPTION_PARSERS)}."
+            ) from error
     if "data" in given and lineage in ("tree", "forest", "mixed", "siblings"):
         given["data"] = tuple(given["data"].split("+"))
-    if refused := [name for name in given if name not in _TAKES[lineage]]:
-        takes = ", ".join(_TAKES[lineage]) or "no options"
+    if refused := [name for name in given if name not in _LINEAGE_OPTIONS[lineage]]:
+        takes = ", ".join(_LINEAGE_OPTIONS[lineage]) or "no options"
         raise MisuseError(f"{lineage!r} does not take {refused[0]!r}. It takes: {takes}.")
     return LINEAGES[lineage](kind, seed, **given)
 
@@ -363,10 +377,10 @@ def as_zoo(
     transformers, 35 s for language models.
 
     Args:
-        recipes: By name; whatever they come from may be left out, and the zoo's truth then names it as hidden.
+        recipes: By name; ancestors may be left out, and the zoo's truth then names them as hidden.
         among: All of a lineage, for the names of ancestors that are left out.
         keep: Use the cache.
-        progress: Told how many models are made.
+        progress: Called with how many models are made.
         made: Weights made before, by recipe digest; filled with those made now.
 
     Returns:
@@ -376,24 +390,24 @@ def as_zoo(
     names = {r.digest: n for n, r in reversed([*recipes.items(), *(among or {}).items()])}
     history: dict[str, tuple[str, ...]] = {}
 
-    def called(recipe: Recipe) -> str:
+    def name_of(recipe: Recipe) -> str:
         name = names.setdefault(recipe.digest, f"{recipe.kind}-{recipe.operation}-{recipe.digest[7:15]}")
         if name not in history:
-            history[name] = tuple(called(p) for p in recipe.parents)
+            history[name] = tuple(name_of(p) for p in recipe.parents)
         return name
 
     members = []
     for (name, recipe), model in zip(recipes.items(), models, strict=True):
-        history[name] = tuple(called(p) for p in recipe.parents)
+        history[name] = tuple(name_of(p) for p in recipe.parents)
         parents = tuple(names[p.digest] for p in experts(recipe))
         members.append(Member(name, model, recipe, parents, recipe.relation))
     return Zoo(tuple(members), history)
 
 
-def _rooted(kind: str, own: int, init: str, data: str | None, part: str = "a") -> Recipe:
+def _root_recipe(kind: str, own_seed: int, init: str, data: str | None, part: str = "a") -> Recipe:
     given = {k: v for k, v in (("init", init), ("data", data)) if v not in (None, "torch")}
-    return Recipe(kind, "train", None, (), given, own, part)
+    return Recipe(kind, "train", None, (), given, own_seed, part)
 
 
-def _drawn(rng: np.random.Generator, values: Sequence[Any]) -> Any:
+def _draw(rng: np.random.Generator, values: Sequence[Any]) -> Any:
     return values[int(rng.integers(len(values)))]

@@ -1,4 +1,4 @@
-"""Models made in memory, and their weights as plain arrays."""
+"""Models from arrays in memory, and their weights as arrays."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -18,17 +18,7 @@ FLOAT_TYPES: Mapping[str, str] = MappingProxyType(
 
 
 def model_of(name: str, arrays: Mapping[str, np.ndarray], config: Mapping[str, Any] | None, dtype: str = "") -> Model:
-    """A model from arrays.
-
-    Args:
-        name: Its name.
-        arrays: Weights by tensor name.
-        config: The architecture, or None to hide it.
-        dtype: Float type of all float tensors, one of `FLOAT_TYPES`; as they are unless given.
-
-    Returns:
-        The model; its source is `python:NAME`.
-    """
+    """A model named `name` (source `python:NAME`) from arrays, its floats stored as `dtype`, one of `FLOAT_TYPES`."""
     if not dtype:
         return from_arrays(arrays, name, config)
     return from_arrays({n: _stored(n, a, FLOAT_TYPES[dtype]) for n, a in arrays.items()}, name, config)
@@ -41,9 +31,5 @@ def _stored(name: str, array: np.ndarray, code: str) -> Tensor | np.ndarray:
 
 
 def arrays_of(model: Model) -> dict[str, np.ndarray]:
-    """A model's weights as numbers, quantised ones dequantised.
-
-    Returns:
-        Fresh arrays by tensor name; floats narrower than 64 bits as float32.
-    """
+    """Fresh arrays of a model's weights by tensor name, quantised ones dequantised; narrow floats as float32."""
     return {name: np.array(t.array()) for name, t in model.weights.items()}

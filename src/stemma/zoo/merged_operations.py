@@ -1,4 +1,4 @@
-"""Zoo models made of several: averages, sums of task vectors, and layers of different parents.
+"""Operations that merge several models: averages, sums of task vectors, and layers of different parents.
 
 Every operation takes the recipe and its parents' configurations and weights, and returns those of the new model.
 Operations in `OVER_A_BASE` take the base that their parents were fine-tuned from as the first of the recipe's parents.
@@ -20,34 +20,17 @@ if TYPE_CHECKING:
 
 Made = tuple[dict[str, Any], Arrays]
 
-MERGES = ("merge", "task-arithmetic", "ties", "dare", "slerp", "layerwise", "franken")
-"""Operations that make one model of several."""
-
 OVER_A_BASE = ("task-arithmetic", "ties", "dare")
 """Those whose first parent in the recipe is the base, which the truth does not list among the parents."""
 
 
 def experts(recipe: "Recipe") -> tuple["Recipe", ...]:
-    """The parents that were merged, without the base.
-
-    Args:
-        recipe: Any recipe.
-
-    Returns:
-        Its parents, but for the base of a merge over one.
-    """
+    """The parents that were merged, without the base."""
     return recipe.parents[1:] if recipe.operation in OVER_A_BASE else recipe.parents
 
 
 def coefficients(recipe: "Recipe") -> np.ndarray | None:
-    """What each expert's difference from the base was multiplied with, where that is one number for a whole model.
-
-    Args:
-        recipe: Of a merge.
-
-    Returns:
-        One number per expert for `merge`, `task-arithmetic` and `dare`; None for the others.
-    """
+    """Weight of each expert's difference from the base, for `merge`, `task-arithmetic` and `dare`; else None."""
     count = len(experts(recipe))
     match recipe.operation:
         case "merge":
@@ -68,7 +51,7 @@ def merge(recipe: "Recipe", parents: Sequence[Made]) -> Made:
         Configuration and weights.
     """
     shares = _numbers(recipe, "weights", len(parents), 1 / len(parents))
-    return _each(parents, lambda name, ours: np.tensordot(shares, ours, 1))
+    return _merge_tensors(parents, lambda name, stack: np.tensordot(shares, stack, 1))
 
 
 def task_arithmetic(recipe: "Recipe", parents: Sequence[Made]) -> Made:
@@ -80,7 +63,7 @@ def task_arithmetic(recipe: "Recipe", parents: Sequence[Made]) -> Made:
         Configuration and weights.
     """
     scales = _numbers(recipe, "scales", len(parents) - 1, 1 / (len(parents) - 1))
-    return _each(parents, lambda name, ours: ours[0] + np.tensordot(scales, ours[1:] - ours[0], 1))
+    return _merge_tensors(parents, lambda name, stack: stack[0] + np.tensordot(scales, stack[1:] - stack[0], 1))
 
 
 def ties(recipe: "Recipe", parents: Sequence[Made]) -> Made:
@@ -94,15 +77,15 @@ def ties(recipe: "Recipe", parents: Sequence[Made]) -> Made:
     """  # noqa: D205
     density, scale = _share(recipe, "density", 0.2), float(recipe.parameters.get("scale", 1.0))
 
-    def one(name: str, ours: np.ndarray) -> np.ndarray:
-        changes = ours[1:] - ours[0]
+    def merge_tensor(name: str, stack: np.ndarray) -> np.ndarray:
+        changes = stack[1:] - stack[0]
         sizes = np.abs(changes).reshape(len(changes), -1)
         least = np.quantile(sizes, 1 - density, axis=1).reshape(-1, *[1] * (changes.ndim - 1))
         changes = np.where(np.abs(changes) >= least, changes, 0)
         agree = (np.sign(changes) == np.sign(changes.sum(0))) & (changes != 0)
-        return ours[0] + scale * (changes * agree).sum(0) / np.maximum(agree.sum(0), 1)
+        return stack[0] + scale * (changes * agree).sum(0) / np.maximum(agree.sum(0), 1)
 
-    return _each(parents, one)
+    return _merge_tensors(parents, merge_tensor)
 
 
 def dare(recipe: "Recipe", parents: Sequence[Made]) -> Made:
@@ -124,11 +107,11 @@ def dare(recipe: "Recipe", parents: Sequence[Made]) -> Made:
     if drop == 1:
         raise MisuseError("a share of 1 dropped leaves nothing of the parents. Give 'drop' below 1.")
 
-    def one(name: str, ours: np.ndarray) -> np.ndarray:
-        changes = ours[1:] - ours[0]
-        return ours[0] + np.tensordot(shares, changes * (rng.random(changes.shape) >= drop) / (1 - drop), 1)
+    def merge_tensor(name: str, stack: np.ndarray) -> np.ndarray:
+        changes = stack[1:] - stack[0]
+        return stack[0] + np.tensordot(shares, changes * (rng.random(changes.shape) >= drop) / (1 - drop), 1)
 
-    return _each(parents, one)
+    return _merge_tensors(parents, merge_tensor)
 
 
 def slerp(recipe: "Recipe", parents: Sequence[Made]) -> Made:
@@ -146,27 +129,23 @@ def slerp(recipe: "Recipe", parents: Sequence[Made]) -> Made:
     if len(parents) != 2:
         raise MisuseError(f"slerp takes two parents, not {len(parents)}. Merge more of them by another operation.")
 
-    def one(name: str, ours: np.ndarray) -> np.ndarray:
-        a, b = ours
+    def merge_tensor(name: str, stack: np.ndarray) -> np.ndarray:
+        a, b = stack
         norms = np.linalg.norm(a) * np.linalg.norm(b)
         angle = np.arccos(np.clip((a * b).sum() / norms, -1, 1)) if norms else 0.0
         if np.sin(angle) < 1e-6:
             return (1 - t) * a + t * b
         return (np.sin((1 - t) * angle) * a + np.sin(t * angle) * b) / np.sin(angle)
 
-    return _each(parents, one)
+    return _merge_tensors(parents, merge_tensor)
 
 
 def layerwise(recipe: "Recipe", parents: Sequence[Made]) -> Made:
-    """An average with other weights in each layer, drawn uniformly by the seed from all that are not negative.
-
-    Returns:
-        Configuration and weights.
-    """
+    """An average with other weights in each layer, drawn uniformly by the seed from all that are not negative."""
     layers = _layers(recipe, parents)
     rng = np.random.default_rng([recipe.seed, 14])
     shares = {layer: rng.dirichlet(np.ones(len(parents))) for layer in layers}
-    return _each(parents, lambda name, ours: np.tensordot(shares[_layer(recipe, name)], ours, 1))
+    return _merge_tensors(parents, lambda name, stack: np.tensordot(shares[_layer(recipe, name)], stack, 1))
 
 
 def franken(recipe: "Recipe", parents: Sequence[Made]) -> Made:
@@ -195,23 +174,16 @@ def franken(recipe: "Recipe", parents: Sequence[Made]) -> Made:
     return config, out
 
 
-def _each(parents: Sequence[Made], one: Callable[[str, np.ndarray], np.ndarray]) -> Made:
-    """Merge tensor by tensor, in float64; integers are the first parent's, and variances are not negative.
-
-    Returns:
-        Configuration of the first parent, and weights.
-
-    Raises:
-        MisuseError: If the parents do not have the same tensors.
-    """
+def _merge_tensors(parents: Sequence[Made], merge_tensor: Callable[[str, np.ndarray], np.ndarray]) -> Made:
+    """Merge tensor by tensor in float64; integers are the first parent's, and variances are not negative."""
     config, first = parents[0]
     for _, other in parents[1:]:
         if {n: a.shape for n, a in other.items()} != {n: a.shape for n, a in first.items()}:
-            raise MisuseError("models are merged whose tensors have the same names and shapes; these have not.")
+            raise MisuseError("merged models must have tensors of the same names and shapes, and these do not.")
     out = {}
     for name, a in first.items():
         if a.dtype.kind == "f":
-            merged = one(name, np.stack([arrays[name].astype(np.float64) for _, arrays in parents]))
+            merged = merge_tensor(name, np.stack([arrays[name].astype(np.float64) for _, arrays in parents]))
             out[name] = np.asarray(np.maximum(merged, 0) if name.endswith("running_var") else merged).astype(a.dtype)
         else:
             out[name] = a
@@ -238,11 +210,7 @@ def _layer(recipe: "Recipe", tensor: str) -> str:
 
 
 def _layers(recipe: "Recipe", parents: Sequence[Made]) -> list[str]:
-    """The layers of a network, from its input to its output.
-
-    Returns:
-        How the names of each layer's tensors begin.
-    """
+    """Prefixes of the tensor names of each layer, from input to output."""
 
     def place(layer: str) -> tuple[int, int, str]:
         number = re.search(r"\d+$", layer)

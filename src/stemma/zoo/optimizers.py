@@ -18,20 +18,13 @@ OPTIMIZERS = ("adam", "adamw", "sgd", "momentum")
 """What a recipe's `optimizer` may be."""
 
 RATE_FACTOR = {"adam": 1.0, "adamw": 1.0, "sgd": 60.0, "momentum": 8.0}
-"""By how much a rule's usual rate is larger than Adam's: a recipe that names no rate takes its kind's times this."""
+"""Usual rate of an optimiser over Adam's: a recipe without a rate uses its kind's times this."""
 
 _FIRST, _SECOND, _EPSILON, _MOMENTUM = 0.9, 0.999, 1e-8, 0.9
 
 
-def known(name: str) -> str:
-    """A rule's name, checked.
-
-    Returns:
-        The name.
-
-    Raises:
-        UnknownNameError: If no rule is called so.
-    """
+def check_optimizer(name: str) -> str:
+    """The name of an optimiser, checked."""
     if name not in OPTIMIZERS:
         raise UnknownNameError(f"no optimizer of the zoo is called {name!r}. There are: {', '.join(OPTIMIZERS)}.")
     return name
@@ -41,15 +34,8 @@ class Optimizer:
     """The state of one rule for a stack of m networks."""
 
     def __init__(self, name: str, leaves: Sequence[torch.Tensor], rates: np.ndarray, decay: np.ndarray):
-        """Begin.
-
-        Args:
-            name: One of `OPTIMIZERS`.
-            leaves: What learns, `[m, …]` each, with gradients at every step.
-            rates: Learning rate of each network, `[m]`.
-            decay: Weight decay of each network, `[m]`: apart from the gradient for `adamw`, else added to it.
-        """
-        self._name, self._leaves, self._step = known(name), list(leaves), 0
+        """Start with zero moments, for tensors `[m, …]` and a rate and weight decay per network, `[m]`."""
+        self._name, self._leaves, self._step = check_optimizer(name), list(leaves), 0
         self._rates, self._decay = (torch.from_numpy(np.asarray(v, np.float32)) for v in (rates, decay))
         self._decays = bool(self._decay.any())
         adaptive = name in ("adam", "adamw")
@@ -57,11 +43,7 @@ class Optimizer:
         self._second = [torch.zeros_like(p) for p in leaves] if adaptive else []
 
     def step(self, factor: float) -> None:
-        """Move every network by its gradient.
-
-        Args:
-            factor: What the schedule makes of each rate at this step.
-        """
+        """Update every network by its gradient, its rate multiplied by `factor`."""
         self._step += 1
         with torch.no_grad():
             for i, leaf in enumerate(self._leaves):

@@ -1,4 +1,4 @@
-"""Whole families with their known history: which recipes each has, and what is true of every pair."""
+"""Whole families with a known history: the recipes of each, and the truth about every pair."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -78,15 +78,7 @@ _NOT_OPERATION = ("part", "form", "run_of", "start_of")
 
 
 def recipes(kind: str, seed: int = 0) -> dict[str, Recipe]:
-    """The recipes of one family.
-
-    Args:
-        kind: `mlp`, `cnn`, `vit` or `lm`.
-        seed: Of the family; each member draws from a seed of its own.
-
-    Returns:
-        Recipes by member name, parents before children.
-    """
+    """The recipes of one family by member name, parents before children; each member has a seed of its own."""
     kind_of(kind)
     made: dict[str, Recipe] = {}
     for i, (name, operation, relation, parents, parameters) in enumerate(_EVERY + _OWN[kind]):
@@ -102,14 +94,9 @@ def recipes(kind: str, seed: int = 0) -> dict[str, Recipe]:
 
 
 def family(
-    kind: str,
-    seed: int = 0,
-    *,
-    only: Sequence[str] | None = None,
-    keep: bool = True,
-    progress: Progress | None = None,
+    kind: str, seed: int = 0, *, only: Sequence[str] | None = None, keep: bool = True, progress: Progress | None = None
 ) -> Zoo:
-    """A root and everything that was made from it, beside models that were not.
+    """A root and everything made from it, beside models that were not.
 
     Cost on one core, first time: perceptron 5 s, CNN 8 s, vision transformer 35 s, language model 60 s.
 
@@ -118,56 +105,48 @@ def family(
         seed: Other seeds give other families.
         only: Names of members, see `NAMES`; all unless given.
         keep: Use the cache for what is trained.
-        progress: Told the member that is made next, how many are done, and of how many.
+        progress: Called with the member that is made next, how many are done, and of how many.
 
     Returns:
         Members named `KIND/NAME`; parents that were not asked for are absent, and its `truth` says so.
 
     Raises:
-        UnknownNameError: If a name is none of the family's.
+        UnknownNameError: If the family has no member of this name.
     """
-    known = recipes(kind, seed)
+    all_recipes = recipes(kind, seed)
     rows = {row[0]: row for row in _EVERY + _OWN[kind]}
-    if unknown := sorted(set(only or ()) - set(known)):
-        raise UnknownNameError(f"the {kind} family has no member {unknown[0]!r}. There are: {', '.join(known)}.")
-    members, made = [], {}
-    wanted = [name for name in known if only is None or name in only]
-    for i, name in enumerate(wanted):
-        recipe, full = known[name], f"{kind}/{name}"
+    if unknown := sorted(set(only or ()) - set(all_recipes)):
+        raise UnknownNameError(f"the {kind} family has no member {unknown[0]!r}. There are: {', '.join(all_recipes)}.")
+    members, weights = [], {}
+    selected = [name for name in all_recipes if only is None or name in only]
+    for i, name in enumerate(selected):
+        recipe, full = all_recipes[name], f"{kind}/{name}"
         if progress is not None:
-            progress(f"making {full}", i, len(wanted))
+            progress(f"making {full}", i, len(selected))
         _, _, relation, parents, parameters = rows[name]
         members.append(
             Member(
                 full,
-                build(recipe, full, keep=keep, made=made),
+                build(recipe, full, keep=keep, made=weights),
                 recipe,
                 tuple(f"{kind}/{p}" for p in parents),
                 relation,
                 parameters.get("form", "folder"),
             )
         )
-    return Zoo(tuple(members), _history(kind, known))
+    return Zoo(tuple(members), _history(kind, all_recipes))
 
 
-def _history(kind: str, known: dict[str, Recipe]) -> dict[str, tuple[str, ...]]:
-    """Parents of every member of the family, whether it is in the zoo or not.
-
-    Returns:
-        Full names.
-    """
-    names = {recipe.digest: name for name, recipe in reversed(known.items())}
-    return {f"{kind}/{n}": tuple(f"{kind}/{names[p.digest]}" for p in r.parents) for n, r in known.items()}
+def _history(kind: str, recipes: dict[str, Recipe]) -> dict[str, tuple[str, ...]]:
+    """Parents of every member of the family by full name, whether it is in the zoo or not."""
+    names = {recipe.digest: name for name, recipe in reversed(recipes.items())}
+    return {f"{kind}/{n}": tuple(f"{kind}/{names[p.digest]}" for p in r.parents) for n, r in recipes.items()}
 
 
 def families(
     kinds: Sequence[str] = tuple(KINDS), seed: int = 0, *, keep: bool = True, progress: Progress | None = None
 ) -> Zoo:
-    """One family of each kind, together.
-
-    Returns:
-        A zoo whose truth also covers pairs across kinds.
-    """
+    """One family of each kind, together; the truth also covers pairs across kinds."""
     zoos = [family(kind, seed, keep=keep, progress=progress) for kind in kinds]
     return Zoo(
         tuple(m for z in zoos for m in z.members), {name: parents for z in zoos for name, parents in z.history.items()}

@@ -1,4 +1,4 @@
-"""What operations demand of a recipe: which kinds they exist for, how many parents, which parameters."""
+"""Preconditions of operations: kinds, number of parents, and parameters of a recipe."""
 
 from collections.abc import Mapping
 
@@ -13,30 +13,30 @@ _KINDS: Mapping[str, tuple[str, ...]] = {
     "fold-norms": ("cnn", "vit", "lm"),
     "zero-layers": ("cnn", "vit", "lm"),
 }
-"""Kinds that an operation exists for, where not all."""
+"""Kinds that an operation is limited to."""
 
-_FEWEST: Mapping[str, int] = {
+_MIN_PARENTS: Mapping[str, int] = {
     "train": 0, "merge": 2, "task-arithmetic": 2, "ties": 2, "dare": 2, "slerp": 2, "layerwise": 2, "franken": 2,
 }  # fmt: skip
-"""Fewest parents, where not one."""
+"""Smallest number of parents, where not one."""
 
-_NEEDED: Mapping[str, str] = {
+_REQUIRED: Mapping[str, str] = {
     "unlearn": "forget", "prune-weights": "ratio", "prune-units": "ratio", "int4": "block", "quantize": "bits",
     "grow-vocabulary": "added",
 }  # fmt: skip
-"""The parameter without which an operation says nothing."""
+"""Required parameter of an operation."""
 
-LEARNS = (
+TRAINING_PARAMETERS = (
     "steps", "rate", "batch", "optimizer", "weight_decay", "decay", "init", "freeze", "keep_zeros", "rank", "modules",
     "data", "task", "shots", "imbalance", "subset", "forget", "start", "other", "untrained", "config", "quarter",
 )  # fmt: skip
-"""Parameters that operations which train understand."""
+"""Parameters of operations that train."""
 
-CHANGES = (
+EDITING_PARAMETERS = (
     "added", "within_heads", "ratio", "by", "bits", "block", "symmetric", "weights", "scales", "density", "scale",
     "drop", "t", "layers",
 )  # fmt: skip
-"""Parameters that operations which compute understand."""
+"""Parameters of operations that compute."""
 
 _LOWEST: Mapping[str, float] = {
     "steps": 0,
@@ -50,37 +50,29 @@ _LOWEST: Mapping[str, float] = {
 _HIGHEST: Mapping[str, float] = {"quarter": 4}
 
 
-def refuse(recipe: Recipe, learns: bool) -> None:
-    """Raise if a recipe says nothing that could be done; what depends on the parents' weights is found later.
-
-    Args:
-        recipe: Any recipe of a known operation.
-        learns: Whether the operation trains.
-
-    Raises:
-        MisuseError: What is wrong, and what the operation takes.
-    """
+def check_preconditions(recipe: Recipe, trains: bool) -> None:
+    """Check a recipe before anything is made; what depends on the parents' weights is checked later."""
     kind_of(recipe.kind)
     name, given = recipe.operation, recipe.parameters
-    kinds, fewest = _KINDS.get(name, (recipe.kind,)), _FEWEST.get(name, 1)
+    kinds, min_parents = _KINDS.get(name, (recipe.kind,)), _MIN_PARENTS.get(name, 1)
     if recipe.kind not in kinds:
-        raise MisuseError(f"{name} is for {', '.join(kinds)}, and this is a recipe for {recipe.kind}.")
-    if len(recipe.parents) < fewest or (not fewest and recipe.parents):
+        raise MisuseError(f"{name} works on {', '.join(kinds)}, but the recipe is for {recipe.kind}.")
+    if len(recipe.parents) < min_parents or (not min_parents and recipe.parents):
         raise MisuseError(
-            f"{name} takes {'no parents' if not fewest else f'at least {fewest} of them'}, and the recipe has "
-            f"{len(recipe.parents)} parents."
+            f"{name} takes {f'at least {min_parents}' if min_parents else 'no'} parents, and the recipe has "
+            f"{len(recipe.parents)}."
         )
-    understood = LEARNS if learns else CHANGES
-    if unknown := sorted(set(given) - set(understood)):
-        raise MisuseError(f"{name} has no parameter {unknown[0]!r}. There are: {', '.join(understood)}.")
-    needed = _NEEDED.get(name)
-    if needed is not None and needed not in given and (name, recipe.kind) != ("unlearn", "lm"):
-        raise MisuseError(f"{name} needs the parameter {needed!r}, and the recipe has {dict(given)}.")
+    known_parameters = TRAINING_PARAMETERS if trains else EDITING_PARAMETERS
+    if unknown := sorted(set(given) - set(known_parameters)):
+        raise MisuseError(f"{name} has no parameter {unknown[0]!r}. There are: {', '.join(known_parameters)}.")
+    required = _REQUIRED.get(name)
+    if required is not None and required not in given and (name, recipe.kind) != ("unlearn", "lm"):
+        raise MisuseError(f"{name} needs the parameter {required!r}, but the recipe has {dict(given)}.")
     for parameter in set(given) & {*_LOWEST, *_HIGHEST}:
         low, high = _LOWEST.get(parameter, -float("inf")), _HIGHEST.get(parameter, float("inf"))
         if not low <= given[parameter] <= high:
-            raise MisuseError(f"{parameter!r} is {given[parameter]}, and should be {low} or more{_most(high)}.")
+            raise MisuseError(f"{parameter!r} is {given[parameter]}, and must be {low} or more{_at_most(high)}.")
 
 
-def _most(high: float) -> str:
+def _at_most(high: float) -> str:
     return "" if high == float("inf") else f" and at most {high}"

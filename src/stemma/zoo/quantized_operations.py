@@ -1,4 +1,4 @@
-"""Zoo models in few bits, as integer codes or rounded and stored as floats again.
+"""Quantisation operations: integer codes, or rounded and stored as floats again.
 
 Every operation takes the recipe and its parents' configurations and weights, and returns those of the new model.
 """
@@ -41,11 +41,7 @@ def int8(recipe: "Recipe", parents: Sequence[Made]) -> Made:
 
 
 def int4(recipe: "Recipe", parents: Sequence[Made]) -> Made:
-    """Every matrix rounded to 15 levels per block of `block` entries of a row, and stored as floats again.
-
-    Returns:
-        Configuration and weights.
-    """
+    """Every matrix rounded to 15 levels per block of `block` entries of a row, and stored as floats again."""
     config, arrays = parents[0]
     block, out = int(recipe.parameters["block"]), dict(arrays)
     for name, a in arrays.items():
@@ -62,21 +58,21 @@ def int4(recipe: "Recipe", parents: Sequence[Made]) -> Made:
 def quantize(recipe: "Recipe", parents: Sequence[Made]) -> Made:
     """Every matrix rounded to a grid of `bits` bits, and stored as floats again.
 
-    `block` entries of a row share a grid; 0 (as without it) is a whole row, -1 the whole matrix. With `symmetric` (as
-    without it) the grid has 2^bits - 1 levels around zero, else 2^bits levels from the smallest to the largest entry,
+    `block` entries of a row share a grid; 0 (the default) is a whole row, -1 the whole matrix. With `symmetric` (the
+    default) the grid has 2^bits - 1 levels around zero, else 2^bits levels from the smallest to the largest entry,
     zero among them.
 
     Returns:
         Configuration and weights.
 
     Raises:
-        MisuseError: If bits or block make no sense.
+        MisuseError: If bits or block are invalid.
     """
     config, arrays = parents[0]
     bits, block = int(recipe.parameters["bits"]), int(recipe.parameters.get("block", 0))
     if not 2 <= bits <= 16 or block < -1:
         raise MisuseError(
-            f"{bits} bits in blocks of {block} are no grid. Bits are 2 to 16; block is entries of a row, "
+            f"a grid of {bits} bits in blocks of {block} is invalid. Bits are 2 to 16; block is entries of a row, "
             "0 for a row, -1 for a matrix."
         )
     out = dict(arrays)
@@ -91,11 +87,7 @@ def quantize(recipe: "Recipe", parents: Sequence[Made]) -> Made:
 
 
 def _on_grid(x: np.ndarray, bits: int, symmetric: bool) -> np.ndarray:
-    """Round to the grid of each block along the last axis.
-
-    Returns:
-        Array of the same shape.
-    """
+    """Round to the grid of each block along the last axis."""
     if symmetric:
         top = 2 ** (bits - 1) - 1
         step = np.abs(x).max(-1, keepdims=True) / top

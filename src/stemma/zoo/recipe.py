@@ -1,4 +1,4 @@
-"""How a zoo model is made: its recipe, with the recipes of its parents, and a digest of the whole history."""
+"""The recipe of a zoo model, with the recipes of its parents, and a digest of the whole history."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,12 +16,12 @@ Arrays = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Recipe:
-    """One model's making.
+    """How one model is made.
 
     Attributes:
         kind: `mlp`, `cnn`, `vit` or `lm`.
         operation: What was done to the parents, one of `OPERATIONS`; `train` has none.
-        relation: What that makes of it; None for a model trained from scratch.
+        relation: Relation to the parents; None for a model trained from scratch.
         parents: Recipes of the models it was made from.
         parameters: Of the operation.
         seed: Of everything random in the operation.
@@ -52,11 +52,11 @@ class Recipe:
         return Spec("recipe", VERSION, given).digest
 
 
-LEARNING = ("train", "finetune", "replace-head", "inherit-part", "lora", "unlearn", "distill")
+TRAINING_OPERATIONS = ("train", "finetune", "replace-head", "inherit-part", "lora", "unlearn", "distill")
 """Operations that train: they take time, so what they make is cached."""
 
 MODULES: Mapping[str, tuple[str, ...]] = {
-    "trained_operations": LEARNING,
+    "trained_operations": TRAINING_OPERATIONS,
     "function_preserving": (
         "copy", "half", "rename", "transpose", "fuse-projections", "permute", "rescale", "fold-norms", "rotate",
         "grow-vocabulary",
@@ -68,10 +68,10 @@ MODULES: Mapping[str, tuple[str, ...]] = {
 """The module of each operation."""
 
 OPERATIONS = tuple(name for names in MODULES.values() for name in names)
-"""What can be done: functions of the same name, which take the recipe and its parents' configurations and weights.
-Those in `trained_operations` say what is to be learnt; the others compute."""
+"""Operations: functions of the same name, which take the recipe and its parents' configurations and weights. Those in
+`trained_operations` return a training job; the others compute."""
 
 Made = tuple[dict[str, Any], Arrays]
 
 Progress = Callable[[str, int, int | None], None]
-"""Told what happens, how many steps are done, and of how many where that is known."""
+"""Called with what happens, how many steps are done, and of how many where that is known."""

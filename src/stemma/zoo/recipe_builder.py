@@ -1,4 +1,4 @@
-"""From recipes to models: what was not made before is trained, many at once, and kept."""
+"""Builds models from recipes: what is not cached is trained, many at once, and cached."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -12,9 +12,9 @@ from stemma.errors import MisuseError, UnknownNameError
 from stemma.types import Digest
 from stemma.zoo import cache
 from stemma.zoo.memory import model_of
-from stemma.zoo.preconditions import refuse
-from stemma.zoo.recipe import LEARNING, MODULES, OPERATIONS, Arrays, Made, Progress, Recipe
-from stemma.zoo.training_jobs import Lesson
+from stemma.zoo.preconditions import check_preconditions
+from stemma.zoo.recipe import MODULES, OPERATIONS, TRAINING_OPERATIONS, Arrays, Made, Progress, Recipe
+from stemma.zoo.training_jobs import TrainingJob
 
 
 def _operation(name: str) -> Callable[[Recipe, list[Made]], Any]:
@@ -27,13 +27,13 @@ def _operation(name: str) -> Callable[[Recipe, list[Made]], Any]:
 
 
 def build(recipe: Recipe, name: str = "", *, keep: bool = True, made: dict[str, Any] | None = None) -> Model:
-    """Make a model, and first whatever it comes from.
+    """Make a model, and first its ancestors.
 
-    Cost: a second or two per training on one core; nothing for what is in the cache. Many at once: `build_all`.
+    Cost: a second or two per training on one core; nothing for what is cached. Many at once: `build_all`.
 
     Args:
         recipe: The history.
-        name: What to call it; the recipe's digest unless given.
+        name: Of the model; the recipe's digest unless given.
         keep: Use the cache.
         made: Weights made before, by recipe digest; filled with those made now, so that a family shares its root.
 
@@ -52,13 +52,14 @@ def build_all(
 ) -> list[Model]:
     """Make many models, training those together that can be, generation after generation.
 
-    A model is what its recipe says, whatever shares its stack (to rounding: stacks of another size may sum in another
-    order). Cost on one core: a tree of 21 perceptrons 2 s, 400 fine-tuned perceptrons 20 s, a tree of 21 CNNs 6 s.
+    A model depends on its recipe alone, whatever shares its stack (to rounding: stacks of another size may sum in
+    another order). Cost on one core: a tree of 21 perceptrons 2 s, 400 fine-tuned perceptrons 20 s, a tree of 21 CNNs 6
+    s.
 
     Args:
         recipes: Histories, or histories by the names that the models get; their digests are their names otherwise.
         keep: Use the cache.
-        progress: Told how many of the models and ancestors that are not cached are made.
+        progress: Called with how many of the models and ancestors that are not cached are made.
         made: Weights made before, by recipe digest; filled with those made now.
 
     Returns:
@@ -66,12 +67,16 @@ def build_all(
     """
     given = recipes if isinstance(recipes, Mapping) else {str(i): r for i, r in enumerate(recipes)}
     made = {} if made is None else made
-    pending = _missing(given.values(), keep, made)
+    pending = _not_cached(given.values(), keep, made)
     total = len(pending)
     while pending:
-        ready = [r for r in pending.values() if all(p.digest in made for p in r.parents)]
-        now = [r for r in ready if r.operation not in LEARNING] or ready
-        for group in _learn(now, keep, made) if now[0].operation in LEARNING else _change(now, made):
+        buildable = [r for r in pending.values() if all(p.digest in made for p in r.parents)]
+        batch = [r for r in buildable if r.operation not in TRAINING_OPERATIONS] or buildable
+        for group in (
+            _train_stacks(batch, keep, made)
+            if batch[0].operation in TRAINING_OPERATIONS
+            else _apply_operations(batch, made)
+        ):
             for recipe in group:
                 del pending[recipe.digest]
             if progress is not None:
@@ -82,96 +87,80 @@ def build_all(
     ]
 
 
-def _missing(recipes: Iterable[Recipe], keep: bool, made: dict[str, Made]) -> dict[Digest, Recipe]:
-    """What has to be made: neither at hand nor in the cache, with whatever that comes from; what is cached is read.
-
-    Returns:
-        Recipes by digest.
-    """
+def _not_cached(recipes: Iterable[Recipe], keep: bool, made: dict[str, Made]) -> dict[Digest, Recipe]:
+    """Recipes by digest that are neither made nor cached, with their ancestors; what is cached is read."""
     pending: dict[Digest, Recipe] = {}
-    frontier = {r.digest: r for r in recipes}
-    while frontier:
-        frontier = {d: r for d, r in frontier.items() if d not in made and d not in pending}
-        for r in frontier.values():
+    unchecked = {r.digest: r for r in recipes}
+    while unchecked:
+        unchecked = {d: r for d, r in unchecked.items() if d not in made and d not in pending}
+        for r in unchecked.values():
             _operation(r.operation)
-            refuse(r, r.operation in LEARNING)
-        learnt = {d: _run(r).digest for d, r in frontier.items() if r.operation in LEARNING and keep}
+            check_preconditions(r, r.operation in TRAINING_OPERATIONS)
+        learnt = {
+            d: _training_run(r).digest for d, r in unchecked.items() if r.operation in TRAINING_OPERATIONS and keep
+        }
         found = cache.find(set(learnt.values()))
         for d in [d for d, run in learnt.items() if run in found]:
-            made[d] = _moment(frontier.pop(d), *found[learnt[d]])
-        pending |= frontier
-        frontier = {p.digest: p for r in frontier.values() for p in r.parents}
+            made[d] = _checkpoint_of_run(unchecked.pop(d), *found[learnt[d]])
+        pending |= unchecked
+        unchecked = {p.digest: p for r in unchecked.values() for p in r.parents}
     return pending
 
 
-def _run(recipe: Recipe) -> Recipe:
-    """The training run that a recipe is a moment of.
-
-    Returns:
-        The recipe without its `quarter`.
-    """
+def _training_run(recipe: Recipe) -> Recipe:
+    """The training run that a recipe is a checkpoint of: the recipe without its `quarter`."""
     if "quarter" not in recipe.parameters:
         return recipe
     return replace(recipe, parameters={k: v for k, v in recipe.parameters.items() if k != "quarter"})
 
 
-def _moment(recipe: Recipe, config: dict[str, Any], arrays: Arrays) -> Made:
-    """What a recipe takes from its run, in the order of names: what is drawn for each tensor in turn depends on it.
-
-    Returns:
-        Configuration and weights.
-    """
+def _checkpoint_of_run(recipe: Recipe, config: dict[str, Any], arrays: Arrays) -> Made:
+    """Configuration and weights of a recipe's checkpoint, sorted by name: later random draws depend on this order."""
     if recipe.operation != "train":
         return config, dict(sorted(arrays.items()))
     quarter = int(recipe.parameters.get("quarter", 4))
     return config, {n: a[quarter - 1] for n, a in sorted(arrays.items())}
 
 
-def _change(recipes: list[Recipe], made: dict[str, Made]) -> Iterable[list[Recipe]]:
+def _apply_operations(recipes: list[Recipe], made: dict[str, Made]) -> Iterable[list[Recipe]]:
     for recipe in recipes:
         config, arrays = _operation(recipe.operation)(recipe, [made[p.digest] for p in recipe.parents])
         made[recipe.digest] = config, dict(sorted(arrays.items()))
     yield recipes
 
 
-def _learn(recipes: list[Recipe], keep: bool, made: dict[str, Made]) -> Iterable[list[Recipe]]:
-    """Train, stack after stack.
+def _train_stacks(recipes: list[Recipe], keep: bool, made: dict[str, Made]) -> Iterable[list[Recipe]]:
+    """Train, stack after stack, and give the recipes that each stack has made."""
+    from stemma.zoo.training_jobs import group_into_stacks, run_jobs
 
-    Yields:
-        The recipes that each stack has made.
-    """
-    from stemma.zoo.training_jobs import stacks, teach
-
-    runs = {_run(r).digest: _run(r) for r in recipes}
-    lessons: list[Lesson] = [_operation(r.operation)(r, [made[p.digest] for p in r.parents]) for r in runs.values()]
+    runs = {_training_run(r).digest: _training_run(r) for r in recipes}
+    jobs: list[TrainingJob] = [_operation(r.operation)(r, [made[p.digest] for p in r.parents]) for r in runs.values()]
     digests = list(runs)
-    for rows in stacks(lessons):
-        taught = teach([lessons[i] for i in rows])
-        ends = [_ends(moments, runs[digests[i]]) for i, moments in zip(rows, taught, strict=True)]
-        _refuse_divergence([runs[digests[i]] for i in rows], ends)
-        config = dict(lessons[rows[0]].config)
+    for indices in group_into_stacks(jobs):
+        all_snapshots = run_jobs([jobs[i] for i in indices])
+        results = [
+            _final_weights(snapshots, runs[digests[i]]) for i, snapshots in zip(indices, all_snapshots, strict=True)
+        ]
+        _check_finite([runs[digests[i]] for i in indices], results)
+        config = dict(jobs[indices[0]].config)
         if keep:
-            cache.put([digests[i] for i in rows], ends, config)
-        here = {digests[i]: end for i, end in zip(rows, ends, strict=True)}
-        group = [r for r in recipes if _run(r).digest in here]
+            cache.put([digests[i] for i in indices], results, config)
+        trained = {digests[i]: result for i, result in zip(indices, results, strict=True)}
+        group = [r for r in recipes if _training_run(r).digest in trained]
         for recipe in group:
-            made[recipe.digest] = _moment(recipe, config, here[_run(recipe).digest])
+            made[recipe.digest] = _checkpoint_of_run(recipe, config, trained[_training_run(recipe).digest])
         yield group
 
 
-def _ends(moments: list[Arrays], run: Recipe) -> Arrays:
-    """What a training leaves: of one from scratch, the weights after each quarter, `[4, …]`.
-
-    Returns:
-        Arrays by name.
-    """
-    return {n: np.stack([m[n] for m in moments]) for n in moments[0]} if run.operation == "train" else moments[-1]
+def _final_weights(snapshots: list[Arrays], run: Recipe) -> Arrays:
+    """Final weights by name; of a training from scratch those after each quarter, `[4, …]`."""
+    return {n: np.stack([m[n] for m in snapshots]) for n in snapshots[0]} if run.operation == "train" else snapshots[-1]
 
 
-def _refuse_divergence(runs: list[Recipe], ends: list[Arrays]) -> None:
-    for run, arrays in zip(runs, ends, strict=True):
+def _check_finite(runs: list[Recipe], results: list[Arrays]) -> None:
+    for run, arrays in zip(runs, results, strict=True):
         if not all(np.isfinite(a).all() for a in arrays.values() if a.dtype.kind == "f"):
             raise MisuseError(
-                f"training a {run.kind} by {run.operation} with {dict(run.parameters)} ends in numbers that are not "
-                "finite. Lower its rate."
+                f"training a {run.kind} by {run.operation} with {dict(run.parameters)} diverged: weights are not "
+                "finite. Lower its learning rate."
             )

@@ -1,4 +1,4 @@
-"""Changes of coordinates that leave a zoo network's function as it is.
+"""Changes of coordinates that keep a zoo network's function.
 
 Written for the four kinds alone and without any other part of Stemma, so that it is an independent truth for the
 unit groups and tests that are meant to undo these. All arithmetic is in float64; one rounding at the end.
@@ -25,15 +25,15 @@ class Place:
 
 @dataclass(frozen=True)
 class Group:
-    """Hidden units that may change places.
+    """Hidden units that can be permuted.
 
     Attributes:
-        name: Where they live.
+        name: Of the layer that holds them.
         size: How many.
         rows: Axes that only move with the units.
         gains: Axes that also scale with a unit.
         readers: Axes that scale inversely with it.
-        scales: Whether a positive factor per unit leaves the function as it is.
+        scales: Whether a positive factor per unit keeps the function.
     """
 
     name: str
@@ -49,17 +49,10 @@ class Group:
         return self.rows + self.gains + self.readers
 
 
-def groups(config: Mapping[str, Any], arrays: Mapping[str, np.ndarray], *, within_heads: bool = False) -> list[Group]:
-    """The groups of a network.
-
-    Args:
-        config: The architecture.
-        arrays: Its weights; places that it lacks are left out.
-        within_heads: Also the dimensions inside attention heads, where exchange is exact.
-
-    Returns:
-        Groups, in the order of the forward pass.
-    """
+def unit_groups(
+    config: Mapping[str, Any], arrays: Mapping[str, np.ndarray], *, within_heads: bool = False
+) -> list[Group]:
+    """The unit groups of a network in forward order, also inside attention heads if wanted and exact."""
     match config["model_type"]:
         case "stemma-mlp":
             found = _mlp(config)
@@ -75,17 +68,8 @@ def groups(config: Mapping[str, Any], arrays: Mapping[str, np.ndarray], *, withi
 _AXES = ("rows", "gains", "readers")
 
 
-def permuted(arrays: Mapping[str, np.ndarray], group: Group, order: np.ndarray) -> Arrays:
-    """The same network with one group's units in another order.
-
-    Args:
-        arrays: Weights by name.
-        group: Which units.
-        order: New unit `u` is old unit `order[u]`.
-
-    Returns:
-        Fresh weights; function and, to the bit, all values unchanged.
-    """
+def permute_units(arrays: Mapping[str, np.ndarray], group: Group, order: np.ndarray) -> Arrays:
+    """The same network (to the bit) with one group's units in another order: new unit `u` is old unit `order[u]`."""
     out = dict(arrays)
     for p in group.places:
         rows = np.arange(out[p.tensor].shape[p.axis])
@@ -95,85 +79,67 @@ def permuted(arrays: Mapping[str, np.ndarray], group: Group, order: np.ndarray) 
     return out
 
 
-def scaled(arrays: Mapping[str, np.ndarray], group: Group, factors: np.ndarray) -> Arrays:
-    """The same network with each unit's output multiplied, and divided where it is read.
-
-    Args:
-        arrays: Weights by name.
-        group: Which units; its `scales` must be true.
-        factors: One positive number per unit.
-
-    Returns:
-        Fresh weights.
-    """
+def scale_units(arrays: Mapping[str, np.ndarray], group: Group, factors: np.ndarray) -> Arrays:
+    """The same network with each unit's output multiplied by its positive factor, and divided where it is read."""
     out = dict(arrays)
     for places, vector in ((group.gains, factors), (group.readers, 1 / factors)):
         for p in places:
             whole = np.ones(out[p.tensor].shape[p.axis])
             whole[p.offset : p.offset + len(vector) * p.block] = np.repeat(vector, p.block)
-            out[p.tensor] = times(out[p.tensor], p.axis, whole)
+            out[p.tensor] = multiply_along(out[p.tensor], p.axis, whole)
     return out
 
 
-def times(array: np.ndarray, axis: int, vector: np.ndarray) -> np.ndarray:
-    """Multiply along one axis, in float64, rounded once.
-
-    Returns:
-        Array of the given dtype.
-    """
+def multiply_along(array: np.ndarray, axis: int, vector: np.ndarray) -> np.ndarray:
+    """Multiply along one axis, in float64, rounded once to the given dtype."""
     shape = [1] * array.ndim
     shape[axis] = -1
     return (array.astype(np.float64) * np.reshape(vector, shape)).astype(array.dtype)
 
 
-def _both(name: str, axis: int, block: int = 1, offset: int = 0) -> tuple[Place, ...]:
-    """Weight rows and bias of a producer.
-
-    Returns:
-        Two places.
-    """
+def _weight_and_bias(name: str, axis: int, block: int = 1, offset: int = 0) -> tuple[Place, ...]:
+    """Weight rows and bias of a layer that writes the units."""
     return (Place(f"{name}.weight", axis, block, offset), Place(f"{name}.bias", 0, block, offset))
 
 
 def _mlp(config: Mapping[str, Any]) -> list[Group]:
     names = [f"layers.{i}" for i in range(len(config["hidden"]))] + ["head"]
     return [
-        Group(names[i], size, (), _both(names[i], 0), (Place(f"{names[i + 1]}.weight", 1),))
+        Group(names[i], size, (), _weight_and_bias(names[i], 0), (Place(f"{names[i + 1]}.weight", 1),))
         for i, size in enumerate(config["hidden"])
     ]
 
 
-def _normed(conv: str, norm: str, has_norm: bool) -> tuple[tuple[Place, ...], tuple[Place, ...]]:
-    """What a convolution with its norm holds per channel.
-
-    Returns:
-        Rows and gains.
-    """
+def _convolution_places(conv: str, norm: str, has_norm: bool) -> tuple[tuple[Place, ...], tuple[Place, ...]]:
+    """Rows and gains of a convolution with its norm."""
     if not has_norm:
-        return (), _both(conv, 0)
+        return (), _weight_and_bias(conv, 0)
     stats = (Place(f"{norm}.running_mean", 0), Place(f"{norm}.running_var", 0))
-    return (*_both(conv, 0), *stats), _both(norm, 0)
+    return (*_weight_and_bias(conv, 0), *stats), _weight_and_bias(norm, 0)
 
 
 def _cnn(config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> list[Group]:
     has_norm = bool(config.get("batch_norm", True))
     found: list[Group] = []
     name, size = "stem", config["stem"]
-    rows, gains = _normed("stem.conv", "stem.bn", has_norm)
+    rows, gains = _convolution_places("stem.conv", "stem.bn", has_norm)
     readers: tuple[Place, ...] = ()
     for i, outputs in enumerate(config["widths"]):
         b = f"blocks.{i}"
         readers += (Place(f"{b}.conv1.weight", 1),)
         inner = config.get("inner", config["widths"])[i]
         inside = Group(
-            f"{b}.conv1", inner, *_normed(f"{b}.conv1", f"{b}.bn1", has_norm), (Place(f"{b}.conv2.weight", 1),)
+            f"{b}.conv1",
+            inner,
+            *_convolution_places(f"{b}.conv1", f"{b}.bn1", has_norm),
+            (Place(f"{b}.conv2.weight", 1),),
         )
-        new_rows, new_gains = _normed(f"{b}.conv2", f"{b}.bn2", has_norm)
+        new_rows, new_gains = _convolution_places(f"{b}.conv2", f"{b}.bn2", has_norm)
         if f"{b}.shortcut.conv.weight" in arrays:
             readers += (Place(f"{b}.shortcut.conv.weight", 1),)
             found.append(Group(name, size, rows, gains, readers))
             name, size, readers = b, outputs, ()
-            rows, gains = _normed(f"{b}.shortcut.conv", f"{b}.shortcut.bn", has_norm)
+            rows, gains = _convolution_places(f"{b}.shortcut.conv", f"{b}.shortcut.bn", has_norm)
         rows, gains = rows + new_rows, gains + new_gains
         found.append(inside)
     found.append(Group(name, size, rows, gains, (*readers, Place("head.weight", 1))))
@@ -183,25 +149,30 @@ def _cnn(config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> list[Gr
 def _vit(config: Mapping[str, Any], within_heads: bool) -> list[Group]:
     heads, fused = config["heads"], bool(config.get("fused"))
     size = config.get("head_dim", config["width"] // heads)
-    writers = (*_both("patch_embed.proj", 0), Place("class_token", 2), Place("position_embed", 2))
+    writers = (*_weight_and_bias("patch_embed.proj", 0), Place("class_token", 2), Place("position_embed", 2))
     readers: tuple[Place, ...] = ()
     found = []
     for i in range(config["depth"]):
         b = f"blocks.{i}"
         names = {s: (f"{b}.attn.qkv", j * heads * size) if fused else (f"{b}.attn.{s}", 0) for j, s in enumerate("qkv")}
-        q, k, v = (_both(n, 0, size, at) for n, at in names.values())
+        q, k, v = (_weight_and_bias(n, 0, size, at) for n, at in names.values())
         found.append(Group(f"{b}.attn", heads, q + k + v, (), (Place(f"{b}.attn.o.weight", 1, size),), scales=False))
         for h in range(heads if within_heads else 0):
             at = {s: (n, offset + h * size) for s, (n, offset) in names.items()}
-            q, k, v = (_both(n, 0, 1, offset) for n, offset in at.values())
+            q, k, v = (_weight_and_bias(n, 0, 1, offset) for n, offset in at.values())
             found.append(Group(f"{b}.attn.qk.{h}", size, (), q, k))
             found.append(Group(f"{b}.attn.v.{h}", size, (), v, (Place(f"{b}.attn.o.weight", 1, 1, h * size),)))
         hidden = (Place(f"{b}.mlp.fc2.weight", 1),)
-        found.append(Group(f"{b}.mlp", config["inner"], _both(f"{b}.mlp.fc1", 0), (), hidden, scales=False))
-        writers += _both(f"{b}.norm1", 0) + _both(f"{b}.norm2", 0) + _both(f"{b}.attn.o", 0) + _both(f"{b}.mlp.fc2", 0)
+        found.append(Group(f"{b}.mlp", config["inner"], _weight_and_bias(f"{b}.mlp.fc1", 0), (), hidden, scales=False))
+        writers += (
+            _weight_and_bias(f"{b}.norm1", 0)
+            + _weight_and_bias(f"{b}.norm2", 0)
+            + _weight_and_bias(f"{b}.attn.o", 0)
+            + _weight_and_bias(f"{b}.mlp.fc2", 0)
+        )
         inputs = [f"{b}.attn.qkv"] if fused else [f"{b}.attn.{s}" for s in "qkv"]
         readers += tuple(Place(f"{n}.weight", 1) for n in [*inputs, f"{b}.mlp.fc1"])
-    writers += _both("norm", 0)
+    writers += _weight_and_bias("norm", 0)
     found.append(Group("residual", config["width"], writers, (), (*readers, Place("head.weight", 1)), scales=False))
     return found
 

@@ -1,4 +1,4 @@
-"""Random starts, training of many networks on the same examples, and how well they do."""
+"""Random starts, training of many networks on the same examples, and their accuracy."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +13,7 @@ from stemma.zoo.batched import forward
 from stemma.zoo.data import Examples
 from stemma.zoo.kinds import Schedule
 from stemma.zoo.kinds import seed_for as seed_for
-from stemma.zoo.training_jobs import Arrays, Lesson, teach
+from stemma.zoo.training_jobs import Arrays, TrainingJob, run_jobs
 
 INITIALISERS = ("torch", "orthogonal", "normal", "xavier")
 """How a random start is drawn: as torch does, or every matrix by another rule of `torch.nn.init`."""
@@ -79,25 +79,16 @@ def train(
         For each network its weights after each step of `keep`, then the final ones.
     """
     learns = frozenset(n for n in starts[0] if trainable(n))
-    lessons = [
-        Lesson(config, start, examples, seed, schedule.steps, schedule.batch, schedule.rate,
-               learns=learns, rank=rank, keep=tuple(sorted(keep)))
+    jobs = [
+        TrainingJob(config, start, examples, seed, schedule.steps, schedule.batch, schedule.rate,
+               trainable=learns, rank=rank, keep=tuple(sorted(keep)))
         for start, seed in zip(starts, seeds, strict=True)
     ]  # fmt: skip
-    return teach(lessons, after_step)
+    return run_jobs(jobs, after_step)
 
 
 def logits(config: Mapping[str, Any], networks_: Sequence[Arrays], inputs: np.ndarray) -> np.ndarray:
-    """What m networks of one configuration answer to the same inputs.
-
-    Args:
-        config: The architecture that all share.
-        networks_: Their weights.
-        inputs: `[n, …]`.
-
-    Returns:
-        `[m, n, …, classes]`.
-    """
+    """Logits of m networks of one configuration on the same inputs, `[m, n, …, classes]`."""
     stack = {n: torch.from_numpy(np.stack([s[n] for s in networks_])) for n in networks_[0]}
     out = []
     with torch.no_grad():
@@ -108,21 +99,13 @@ def logits(config: Mapping[str, Any], networks_: Sequence[Arrays], inputs: np.nd
 
 
 def accuracy(config: Mapping[str, Any], networks_: Sequence[Arrays], examples: Examples) -> np.ndarray:
-    """Share of right answers (of right next bytes for text).
-
-    Returns:
-        One fraction per network, `[m]`.
-    """
+    """Accuracy of each network (on next bytes for text), `[m]`."""
     right = logits(config, networks_, examples.inputs).argmax(-1) == examples.targets
     return right.reshape(len(networks_), -1).mean(1)
 
 
 def bits_per_byte(config: Mapping[str, Any], networks_: Sequence[Arrays], examples: Examples) -> np.ndarray:
-    """Cross-entropy of text in bits per byte.
-
-    Returns:
-        One figure per network, `[m]`.
-    """
+    """Cross-entropy of text in bits per byte, `[m]`."""
     x = torch.from_numpy(logits(config, networks_, examples.inputs)).log_softmax(-1)
     chosen = x.gather(-1, torch.from_numpy(examples.targets).expand(len(x), -1, -1)[..., None])
     return (-chosen.flatten(1).mean(1) / math.log(2)).numpy()

@@ -1,1 +1,1 @@
-"""Which models was a child merged from, by which rule, with which weights?"""
+"""Detects merged models: their parents, the merging method and its coefficients."""

@@ -1,4 +1,4 @@
-"""What held-out entries say about the parents of a merge: shares, intervals, a null, and what is left over."""
+"""Regression of a child on task vectors: partial shares, confidence intervals and p-values of possible parents."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,19 +7,19 @@ import numpy as np
 
 from stemma.ancestry.merges.task_vectors import TaskVectors
 
-NONE, FULL = 0.0, 0.5
-"""Powers of whitening that are compared; 0.5 makes rows and columns of the typical move uncorrelated."""
+NO_WHITENING, FULL_WHITENING = 0.0, 0.5
+"""Powers of whitening that are compared; 0.5 makes rows and columns of the typical change uncorrelated."""
 
-SLIGHT = 0.2
+SMALL_WEIGHT = 0.2
 """Weight below which a candidate counts for less."""
 
-LEAST = 0.05
-"""What the largest share is taken for, at least: strangers hold next to nothing of any candidate."""
+MIN_LARGEST_SHARE = 0.05
+"""Lower bound on the largest share: the child of other models has next to no share of any candidate."""
 
-ONLY = 0.02
-"""Share from which a candidate of weight 1 is taken for the only parent."""
+SINGLE_PARENT_SHARE = 0.02
+"""Share from which a candidate of weight 1 is taken to be the only parent."""
 
-WIDEST = 512
+MAX_SIDE = 512
 """Rows and columns of a matrix that are used at most."""
 
 RIDGE = 1e-2
@@ -27,103 +27,91 @@ RIDGE = 1e-2
 
 
 @dataclass(frozen=True, eq=False)
-class Held:
-    """What a child holds of each candidate, given all others.
-
-    Nothing is chosen here, so nothing is held out: all candidates enter the regression at once.
+class PartialShares:
+    """Regression of a child on all candidates at once; nothing is selected, so that nothing is held out.
 
     Attributes:
         weights: `float64 [n]`, least squares on whitened task vectors, of any sign.
-        shares: `float64 [n]`, of what the others leave of the child, the share of squares that each candidate explains;
+        shares: `float64 [n]`, share of squares that each candidate explains of what the others leave of the child;
             zero for negative weights.
-        family: `float64 [n]`, the largest such share that another candidate holds of it: what relatives hold.
-        steady: `float64 [n]`, weight after full whitening over weight without any. It is 1 for a parent,
-            whose every direction is in the child with the same weight, and lower for a relative, which shares the
-            directions that the task prescribes and not the rest. 1 where there are no whole matrices to whiten.
-        whole: Whether there were whole matrices to whiten.
+        relative_shares: `float64 [n]`, the largest such share between the candidate and another one: typical of
+            relatives.
+        stability: `float64 [n]`, weight after full whitening over weight without any. It is 1 for a parent, which has
+            the same weight in every direction, and lower for a relative, which shares only the directions that the task
+            prescribes. 1 where there are no whole matrices to whiten.
+        has_matrices: Whether there were whole matrices to whiten.
         explained: Share of the child's squares explained by all.
     """
 
     weights: np.ndarray
     shares: np.ndarray
-    family: np.ndarray
-    steady: np.ndarray
-    whole: bool
+    relative_shares: np.ndarray
+    stability: np.ndarray
+    has_matrices: bool
     explained: float
 
     def evidence(self, floor: float) -> np.ndarray:
-        """How far each candidate's share is beyond what relatives hold, in one figure.
+        """How far each candidate's share exceeds that of relatives, as one number per candidate.
 
-        A relative of the parent has a share that follows from the parent's (so it is taken over the root of the largest
-        share) and from what relatives hold of each other (`family`), a weight that fades (`steady`), and a small one.
-        None of these has to pass by itself: training on a task that a parent knows makes that parent's weight fade a
-        little, and where its share is large it is a parent all the same. The powers were chosen by the merges that are
-        told at one false call in a hundred, on families that no result is quoted from.
+        A relative of the parent has a share that follows from the parent's (so it is divided by the root of the largest
+        share) and from what relatives share (`relative_shares`), a weight that decreases under whitening (`stability`),
+        and a small one. None of these has to pass alone: fine-tuning on a task that a parent knows reduces that
+        parent's stability a little, and with a large share it still is a parent. The powers were chosen by the
+        detection rate at 1 % false positives, on families that no result is quoted from.
 
         Args:
-            floor: Least value of `family`.
+            floor: Lower bound on `relative_shares`.
 
         Returns:
             `float64 [n]`.
         """
-        weight = np.clip(self.weights / SLIGHT, 0.0, 1.0)
-        fading = np.clip(self.steady, 0.0, 1.0)
-        largest = max(float(self.shares.max(initial=0.0)), LEAST)
-        beyond = np.sqrt(largest) * np.maximum(floor, self.family) ** 0.25
-        return self.shares * fading**4 * weight**2 / beyond
+        weight = np.clip(self.weights / SMALL_WEIGHT, 0.0, 1.0)
+        fading = np.clip(self.stability, 0.0, 1.0)
+        largest = max(float(self.shares.max(initial=0.0)), MIN_LARGEST_SHARE)
+        relative_level = np.sqrt(largest) * np.maximum(floor, self.relative_shares) ** 0.25
+        return self.shares * fading**4 * weight**2 / relative_level
 
-    def one_parent(self, within: float) -> bool:
-        """Whether some candidate is in the child with weight 1, as in a child of that one candidate.
-
-        Args:
-            within: Largest distance of the weight from 1.
-
-        Returns:
-            True where one is.
-        """
-        return bool(((self.shares > ONLY) & (np.abs(self.weights - 1) < within)).any())
+    def has_single_parent(self, tolerance: float) -> bool:
+        """Whether some candidate has weight 1 within the tolerance, as in a child of that candidate alone."""
+        return bool(((self.shares > SINGLE_PARENT_SHARE) & (np.abs(self.weights - 1) < tolerance)).any())
 
 
-def held(vectors: TaskVectors, pool: Sequence[int]) -> Held:
-    """Partial shares of candidates, from one inverse Gram matrix of whitened task vectors.
+def partial_shares(vectors: TaskVectors, pool: Sequence[int]) -> PartialShares:
+    """Partial shares of the candidates in `pool`, from one inverse Gram matrix of whitened task vectors.
 
     With K the inverse, weight i is (K X y)_i and its share is w_i^2 / K_ii over itself plus the residual squares. The
-    same matrix holds the candidates' partial correlations with one another: how much of candidate i another candidate
-    holds, given the rest, without being its child. That is the null for a child of the same family.
-
-    Args:
-        vectors: The task vectors.
-        pool: Candidates to use; the others get zeros.
+    same matrix gives the candidates' partial correlations with one another: what one candidate shares with another
+    without being its child, given all others. That is the null for a child of the same family.
 
     Returns:
         The regression.
     """
-    (plain, target), (x, y) = whitened(vectors, pool, (NONE, FULL))
+    (plain, target), (x, y) = whitened(vectors, pool, (NO_WHITENING, FULL_WHITENING))
     inverse = np.linalg.pinv(x @ x.T, rcond=1e-10, hermitian=True)
     w = inverse @ (x @ y)
-    left = float(np.square(y - w @ x).sum())
+    residual = float(np.square(y - w @ x).sum())
     diagonal = np.maximum(np.diag(inverse), 1e-300)
     squares = np.where(w > 0, w * w / diagonal, 0.0)
-    shares = np.divide(squares, squares + left, out=np.zeros(len(w)), where=squares + left > 0)
+    shares = np.divide(squares, squares + residual, out=np.zeros(len(w)), where=squares + residual > 0)
     partial = -inverse / np.sqrt(np.outer(diagonal, diagonal))
     np.fill_diagonal(partial, 0.0)
-    family = np.square(np.maximum(partial, 0.0)).max(0, initial=0.0)
-    before = np.linalg.pinv(plain @ plain.T, rcond=1e-10, hermitian=True) @ (plain @ target)
-    steady = np.maximum(w, 1e-3) / np.maximum(before, 1e-3)
-    total, out = float(y @ y), [np.zeros(vectors.n) for _ in range(4)]
-    for full, some in zip(out, (w, shares, family, steady), strict=True):
-        full[list(pool)] = some
-    explained = 1 - left / total if total > 0 else 0.0
-    return Held(out[0], out[1], out[2], out[3], whole=bool(vectors.matrices), explained=explained)
+    relative_shares = np.square(np.maximum(partial, 0.0)).max(0, initial=0.0)
+    unwhitened = np.linalg.pinv(plain @ plain.T, rcond=1e-10, hermitian=True) @ (plain @ target)
+    stability = np.maximum(w, 1e-3) / np.maximum(unwhitened, 1e-3)
+    total_squares, out = float(y @ y), [np.zeros(vectors.n) for _ in range(4)]
+    for array, values in zip(out, (w, shares, relative_shares, stability), strict=True):
+        array[list(pool)] = values
+    explained = 1 - residual / total_squares if total_squares > 0 else 0.0
+    return PartialShares(out[0], out[1], out[2], out[3], has_matrices=bool(vectors.matrices), explained=explained)
 
 
 @dataclass(frozen=True, eq=False)
-class Directions:
-    """The moves of one matrix, in the directions that its typical move has: rows and columns, each by itself.
+class MatrixMoves:
+    """Changes of one matrix, in the eigenvectors of its typical change: rows and columns separately.
 
     Attributes:
         moves: `float32 [candidates + 1, r, c]`, the child last.
-        rows: `float [r]`, second moment of the candidates' moves along each row direction.
+        rows: `float [r]`, second moment of the candidates' changes along each row direction.
         columns: `float [c]`, along each column direction.
     """
 
@@ -132,31 +120,16 @@ class Directions:
     columns: np.ndarray
 
     def whitened(self, power: float) -> np.ndarray:
-        """Moves with every direction divided by a power of its moment, all candidates of mean square 1.
-
-        Args:
-            power: 0 for none, 0.5 for moments of one size in all directions.
-
-        Returns:
-            `float [candidates + 1, r, c]`.
-        """
-        white = self.moves * _damping(self.rows, power)[:, None] * _damping(self.columns, power)
+        """Changes over a power of the moments (0.5: full), candidates of mean square 1, `[n + 1, r, c]`."""
+        white = self.moves * _inverse_power(self.rows, power)[:, None] * _inverse_power(self.columns, power)
         return white / np.sqrt(np.square(white[:-1]).mean())
 
 
-def directions(vectors: TaskVectors, pool: Sequence[int]) -> list[Directions]:
-    """Whole matrices in the directions of their candidates' moves.
-
-    Args:
-        vectors: The task vectors.
-        pool: Candidates to use; the moments are theirs.
-
-    Returns:
-        One per whole matrix in which a candidate moved.
-    """
+def matrix_moves(vectors: TaskVectors, pool: Sequence[int]) -> list[MatrixMoves]:
+    """The whole matrices in which a candidate of the pool changed, in the eigenvectors of its candidates' changes."""
     everyone, found = np.vstack([vectors.of(pool), vectors.child]), []
     for start, stop, rows in vectors.matrices:
-        moves = everyone[:, start:stop].reshape(len(everyone), rows, -1)[:, :WIDEST, :WIDEST]
+        moves = everyone[:, start:stop].reshape(len(everyone), rows, -1)[:, :MAX_SIDE, :MAX_SIDE]
         moves = np.ascontiguousarray(moves, np.float32)
         norms = np.sqrt(np.square(moves[:-1]).sum((1, 2), keepdims=True))
         unit = np.divide(moves[:-1], norms, out=np.zeros_like(moves[:-1]), where=norms > 0)
@@ -164,28 +137,28 @@ def directions(vectors: TaskVectors, pool: Sequence[int]) -> list[Directions]:
             continue
         left, rows_of = np.linalg.eigh(np.tensordot(unit, unit, axes=([0, 2], [0, 2])))
         right, columns_of = np.linalg.eigh(np.tensordot(unit, unit, axes=([0, 1], [0, 1])))
-        found.append(Directions(rows_of.T @ moves @ columns_of, left, right))
+        found.append(MatrixMoves(rows_of.T @ moves @ columns_of, left, right))
     return found
 
 
 def whitened(vectors: TaskVectors, pool: Sequence[int], powers: Sequence[float]) -> list[tuple[np.ndarray, np.ndarray]]:
     """Task vectors with rows and columns of each matrix multiplied by inverse powers of their second moments.
 
-    Fine-tunes of one base move most along directions that the base and the data prescribe, whatever the run. Turned
-    down, these no longer make relatives alike, while a parent's weight in a merge stays what it is.
+    Fine-tunes of one base change most along directions that base and data prescribe. Whitening removes this similarity
+    of relatives, while a parent's weight in a merge stays what it is.
 
     Args:
         vectors: The task vectors.
-        pool: Candidates to use; the moments are theirs.
+        pool: Candidates to use, also for the moments.
         powers: Of the second moments, 0 for none.
 
     Returns:
         For each power candidates `float64 [pool, k']` and child `float64 [k']`; whole matrices where there are any, all
         entries otherwise.
 
-    Source: the two-sided preconditioner of Gupta et al., ICML 2018 (arXiv:1802.09568), put to another use.
+    Source: the two-sided preconditioner of Gupta et al., ICML 2018 (arXiv:1802.09568), for another purpose.
     """
-    found, out = directions(vectors, pool), []
+    found, out = matrix_moves(vectors, pool), []
     for power in powers:
         if found:
             parts = [d.whitened(power).reshape(len(pool) + 1, -1) for d in found]
@@ -196,22 +169,17 @@ def whitened(vectors: TaskVectors, pool: Sequence[int], powers: Sequence[float])
     return out
 
 
-def _damping(values: np.ndarray, power: float) -> np.ndarray:
+def _inverse_power(values: np.ndarray, power: float) -> np.ndarray:
     return (np.maximum(values, 0) + RIDGE * values.mean()) ** -power
 
 
 def permuted_log10_p(vectors: TaskVectors, parents: Sequence[int], coefficients: Sequence[float]) -> list[float]:
-    """How unlikely each parent's product with what the others leave is, its entries permuted within each tensor.
+    """One-sided log10 p-values of each parent, with its entries permuted within each tensor as the null.
 
-    The permutations' mean and variance are known exactly; with thousands of entries the law is normal.
-
-    Args:
-        vectors: The task vectors.
-        parents: Positions of the candidates.
-        coefficients: Their weights.
+    The permutations' mean and variance are known exactly; with thousands of entries the distribution is normal.
 
     Returns:
-        Decimal logarithms of one-sided p-values.
+        One per parent.
     """
     from scipy.stats import norm
 
@@ -230,16 +198,7 @@ def permuted_log10_p(vectors: TaskVectors, parents: Sequence[int], coefficients:
 
 
 def intervals(vectors: TaskVectors, parents: Sequence[int], coefficients: Sequence[float]) -> list[tuple[float, float]]:
-    """95 % intervals of weights: the larger of the sandwich over entries and the jackknife over tensors.
-
-    Args:
-        vectors: The task vectors.
-        parents: Positions of the candidates.
-        coefficients: Their weights.
-
-    Returns:
-        Low and high ends.
-    """
+    """95 % intervals of weights: the larger of the sandwich estimate over entries and the jackknife over tensors."""
     x, w = vectors.of(parents) / vectors.scale, np.asarray(coefficients)
     y = vectors.child / vectors.scale
     gram = x @ x.T

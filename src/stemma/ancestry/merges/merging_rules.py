@@ -1,9 +1,9 @@
-"""The rules by which merges are made, each fitted to a child and tested entry by entry.
+"""Merging rules with the same weights for every entry of a tensor, fitted to a child and tested entry by entry.
 
-A rule that was really used reproduces the child down to the rounding of its number format at (almost) every entry. No
-wrong rule does, for rounding is thousands of times finer than what parents differ by: such a fit is exhibited, not
-inferred. Each function fits one rule to given parents and returns what it would have made. Here are the rules that give
-every entry of a tensor the same weights; `stemma.ancestry.merges.trimming_rules` has those that choose among entries.
+The rule that was used reproduces the child down to the rounding of its number format at (almost) every entry. No wrong
+rule does, for rounding is thousands of times finer than the differences of parents. Each function fits one rule to
+given parents and returns the child that it predicts. `stemma.ancestry.merges.trimming_rules` has the rules that choose
+among entries.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from stemma.ancestry.merges.task_vectors import TaskVectors
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """What a rule makes of some parents.
+    """A rule fitted to some parents.
 
     Attributes:
         rule: Name of the rule.
@@ -36,12 +36,7 @@ class Fit:
 
 
 def linear(vectors: TaskVectors, parents: Sequence[int], rows: np.ndarray | None = None) -> Fit:
-    """One weight per parent; `linear` where they sum to 1, `task-arithmetic` otherwise.
-
-    Args:
-        vectors: The task vectors.
-        parents: Positions of the candidates.
-        rows: Entries to fit on; all unless given.
+    """One weight per parent; `linear` where they sum to 1, `task-arithmetic` otherwise; fitted on all rows by default.
 
     Returns:
         The fit.
@@ -55,22 +50,13 @@ def linear(vectors: TaskVectors, parents: Sequence[int], rows: np.ndarray | None
 
 
 def weights(vectors: TaskVectors, parents: Sequence[int], rows: np.ndarray | slice) -> np.ndarray:
-    """Non-negative least squares of the child on some parents; they sum to 1 where the base is unknown.
-
-    Args:
-        vectors: The task vectors.
-        parents: Positions of the candidates.
-        rows: Entries to fit on.
-
-    Returns:
-        `float64 [parents]`.
-    """
+    """Non-negative least squares of the child on some parents, `[parents]`; they sum to 1 where the base is unknown."""
     scale = vectors.scale[rows]
     a, b = vectors.of(parents, rows) / scale, vectors.child[rows] / scale
     if not len(b) or not len(a):
         return np.zeros(len(parents))
-    r, target = _triangular(a, b)
-    if not vectors.known:
+    r, target = _triangular_system(a, b)
+    if not vectors.has_base:
         heavy = 1e4 * max(1e-12, float(np.abs(r).max(initial=0.0)))
         r, target = np.vstack([r, np.full(r.shape[1], heavy)]), np.append(target, heavy)
         return _non_negative(r, target)
@@ -82,8 +68,8 @@ def weights(vectors: TaskVectors, parents: Sequence[int], rows: np.ndarray | sli
     return w
 
 
-def _triangular(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A triangle R and a target t such that the squares of `b - w @ a` are those of `t - R @ w` and a constant."""
+def _triangular_system(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Triangle R and target t such that the squares of `b - w @ a` are those of `t - R @ w` and a constant."""
     try:
         lower = np.linalg.cholesky(a @ a.T)
         if np.diag(lower).min() > 1e-6 * np.diag(lower).max():
@@ -104,16 +90,7 @@ def _non_negative(r: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 def layer_wise(vectors: TaskVectors, parents: Sequence[int], rows: np.ndarray | None = None) -> Fit:
-    """Weights of their own in each layer; `franken` where each layer is one parent's.
-
-    Args:
-        vectors: The task vectors.
-        parents: Positions of the candidates.
-        rows: Entries to fit on; all unless given.
-
-    Returns:
-        The fit, with the weights by layer (as numbered) in `details`.
-    """
+    """Separate weights in each layer (by number in `details`); `franken` where each layer is one parent's."""
     fitted = np.zeros(len(vectors.child), bool)
     fitted[slice(None) if rows is None else rows] = True
     predicted, table, sizes = np.zeros_like(vectors.child), {}, []
@@ -124,16 +101,16 @@ def layer_wise(vectors: TaskVectors, parents: Sequence[int], rows: np.ndarray | 
         table[int(layer)] = w.tolist()
         sizes.append(here.sum())
     rows_ = np.array(list(table.values()))
-    one = np.isclose(rows_, 1, atol=1e-3).sum(1) == 1
+    owned = np.isclose(rows_, 1, atol=1e-3).sum(1) == 1
     none = (rows_ < 1e-3).sum(1)
-    franken = bool((one & (none == len(parents) - 1) | (vectors.known & (none == len(parents)))).all())
+    franken = bool((owned & (none == len(parents) - 1) | (vectors.has_base & (none == len(parents)))).all())
     mean = np.average(rows_, axis=0, weights=sizes)
     details = {"layers": table}
     return Fit("franken" if franken else "layer-wise", tuple(parents), tuple(mean.tolist()), predicted, details)
 
 
 def slerp(vectors: TaskVectors, parents: Sequence[int]) -> Fit | None:
-    """Two parents on the arc between them: per tensor, a weight each, which must agree with one place on the arc.
+    """Two parents on the arc between them: a weight each per tensor, which must agree with one position on the arc.
 
     With angle W between the parents' weights, the weights are sin((1-t)W)/sin W and sin(tW)/sin W.
 
@@ -171,7 +148,7 @@ def slerp(vectors: TaskVectors, parents: Sequence[int]) -> Fit | None:
 
 
 def _place_on_arc(a: float, b: float) -> float | None:
-    """From the two weights a, b the angle follows from a^2 + b^2 + 2ab cos W = 1, and from that the place."""
+    """The angle follows from a^2 + b^2 + 2ab cos W = 1, and the position from the angle."""
     if a <= 0 or b <= 0:
         return None
     cosine = (1 - a * a - b * b) / (2 * a * b)

@@ -1,4 +1,4 @@
-"""How far a child and its possible parents moved from a base: what merges are taken apart on."""
+"""Task vectors: how far a child and its possible parents moved from a base, with the rounding that hides."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,15 +9,15 @@ import numpy as np
 from stemma.errors import MisuseError
 from stemma.kinship.weights.residual import rounding_of
 
-LINE = 1e-6
-"""How far the cosine of two task vectors is from 1 where one is a multiple of the other, rounding included."""
+COLLINEAR = 1e-6
+"""Distance of the cosine of two task vectors from 1 up to which one is a multiple of the other."""
 
-BASES = 4
+MAX_BASES = 4
 """Candidates that are tried as the base where none was given."""
 
 
 class Span(NamedTuple):
-    """Where one tensor's entries lie.
+    """Columns of one tensor.
 
     Attributes:
         name: The tensor. Tensors whose names agree up to the last dot are one layer.
@@ -34,19 +34,17 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class TaskVectors:
-    """Differences from a base, entry by entry ("task vectors"), with how exactly they are known.
-
-    Entries at which some model is not finite are left out.
+    """Differences from a base, entry by entry, and their rounding, at entries that are finite in all models.
 
     Attributes:
         child: `float64 [k]`, child minus base.
         moves: `float64 [n, k]`, each candidate minus base.
         base: `float64 [k]`, the base, or the mean of the candidates where no base was given.
-        known: Whether a base was given. Without one, only weights that sum to 1 have a meaning.
+        has_base: Whether a base was given. Without one, only weights that sum to 1 have a meaning.
         tolerance: `float64 [k]`, how far rounding alone can take the child from what the merge computed.
         tensor: `int [k]`, which tensor each entry belongs to.
         layer: `int [k]`, which layer.
-        scale: `float64 [k]`, typical move of the candidates in the entry's tensor.
+        scale: `float64 [k]`, typical change of the candidates in the entry's tensor.
         matrices: First entry, entry after the last, and rows of each tensor that is there as a whole matrix.
 
     Source: task vectors: Ilharco et al., ICLR 2023 (arXiv:2212.04089).
@@ -55,7 +53,7 @@ class TaskVectors:
     child: np.ndarray
     moves: np.ndarray
     base: np.ndarray
-    known: bool
+    has_base: bool
     tolerance: np.ndarray
     tensor: np.ndarray
     layer: np.ndarray
@@ -68,30 +66,15 @@ class TaskVectors:
         return len(self.moves)
 
     def of(self, parents: Sequence[int], entries: np.ndarray | slice = slice(None)) -> np.ndarray:
-        """Task vectors of some candidates.
-
-        Args:
-            parents: Their positions.
-            entries: Which entries of them; all unless given.
-
-        Returns:
-            `float64 [parents, entries]`.
-        """
+        """Task vectors of some candidates, at all entries unless given, `float64 [parents, entries]`."""
         rows = list(parents)
         if isinstance(entries, slice):
             return self.moves[rows, entries]
         at = np.flatnonzero(entries) if entries.dtype == bool else entries
         return self.moves[np.array(rows, int)[:, None], at]
 
-    def only(self, candidates: Sequence[int]) -> "TaskVectors":
-        """The same with some of the candidates.
-
-        Args:
-            candidates: Their positions.
-
-        Returns:
-            Task vectors of those.
-        """
+    def subset(self, candidates: Sequence[int]) -> "TaskVectors":
+        """The same with some of the candidates."""
         return replace(self, moves=self.moves[list(candidates)])
 
 
@@ -102,122 +85,78 @@ def task_vectors(
     tensors: Sequence[tuple[str, int, int] | Span] = (),
     slack: float = 4.0,
 ) -> TaskVectors:
-    """Subtract the base and work out what rounding can hide.
-
-    Args:
-        child: `[k]`, entries of the child.
-        candidates: `[n, k]`, the same entries of the candidates.
-        base: `[k]`, the same entries of the model that all were made from, if it is known.
-        tensors: Where each tensor lies, as `Span` or its first fields; one tensor unless given.
-        slack: How many roundings one entry may have gone through.
-
-    Returns:
-        The task vectors.
-
-    Raises:
-        MisuseError: If the shapes do not fit.
-    """
+    """Subtract the base `[k]` from child `[k]` and candidates `[n, k]`, and compute the rounding tolerance."""
     child, candidates = np.asarray(child, np.float64), np.asarray(candidates, np.float64)
     if child.ndim != 1 or candidates.ndim != 2 or candidates.shape[1] != len(child):
         raise MisuseError(
-            f"a merge is taken apart on the same entries of all models: child [k], candidates [n, k]; "
+            f"a merge regression needs the same entries of all models, child [k] and candidates [n, k], but "
             f"got {child.shape} and {candidates.shape}. Read them with stemma.kinship.weights.entries."
         )
     if base is not None and np.shape(base) != child.shape:
-        raise MisuseError(f"the base needs the child's {len(child)} entries, got {np.shape(base)}")
+        raise MisuseError(f"the base must have the child's {len(child)} entries, but has shape {np.shape(base)}")
     spans = [Span(*t) for t in tensors]
     tensor, layer = _places(spans, len(child))
-    known = base is not None
-    everyone = [child, *candidates] + ([np.asarray(base, np.float64)] if base is not None else [])
-    finite = np.asarray(np.isfinite(np.stack(everyone)).all(axis=0))
+    has_base = base is not None
+    models = [child, *candidates] + ([np.asarray(base, np.float64)] if base is not None else [])
+    finite = np.asarray(np.isfinite(np.stack(models)).all(axis=0))
     origin = candidates.mean(0) if base is None and len(candidates) else np.zeros_like(child)
     origin = np.asarray(base, np.float64) if base is not None else origin
     size = np.abs(candidates).max(0, initial=0.0) + np.abs(origin)
-    tolerance = slack * (rounding_of(child) * np.abs(child) + max(map(rounding_of, everyone[1:]), default=0.0) * size)
+    tolerance = slack * (rounding_of(child) * np.abs(child) + max(map(rounding_of, models[1:]), default=0.0) * size)
     keep = np.flatnonzero(finite)
     moves = candidates[:, keep] - origin[keep]
     return TaskVectors(
-        child[keep] - origin[keep], moves, origin[keep], known, tolerance[keep], tensor[keep], layer[keep],
+        child[keep] - origin[keep], moves, origin[keep], has_base, tolerance[keep], tensor[keep], layer[keep],
         _scale(moves, tensor[keep]), _matrices(spans, finite),
     )  # fmt: skip
 
 
-def distinct(vectors: TaskVectors) -> tuple[list[int], dict[int, list[int]]]:
-    """Candidates that moved from the base, one of each set of equal ones.
-
-    Args:
-        vectors: The task vectors.
-
-    Returns:
-        Their positions, and for those that have equals the equals' positions.
-    """
+def distinct_candidates(vectors: TaskVectors) -> tuple[list[int], dict[int, list[int]]]:
+    """Positions of candidates that moved, one of each set of duplicates; and the duplicates by position."""
     kept: list[int] = []
-    twins: dict[int, list[int]] = {}
+    duplicates: dict[int, list[int]] = {}
     for i, row in enumerate(vectors.moves):
-        if vectors.known and (np.abs(row) <= vectors.tolerance).all():
+        if vectors.has_base and (np.abs(row) <= vectors.tolerance).all():
             continue
         same = next((j for j in kept if (np.abs(row - vectors.moves[j]) <= vectors.tolerance).all()), None)
         if same is None:
             kept.append(i)
         else:
-            twins.setdefault(same, []).append(i)
-    return kept, twins
+            duplicates.setdefault(same, []).append(i)
+    return kept, duplicates
 
 
-def independent(vectors: TaskVectors, pool: Sequence[int]) -> list[int]:
-    """Candidates without those that lie on a line through the base and one that moved further.
-
-    Args:
-        vectors: The task vectors.
-        pool: Candidates to look at.
-
-    Returns:
-        Their positions, in order.
-    """
+def non_collinear(vectors: TaskVectors, pool: Sequence[int]) -> list[int]:
+    """Candidates of the pool, in order, without multiples of a candidate that moved further from the base."""
     moves = vectors.of(pool) / vectors.scale
     norms = np.sqrt(np.square(moves).sum(1))
     unit = moves / np.maximum(norms, 1e-300)[:, None]
     cosines, kept = np.abs(unit @ unit.T), list[int]()
     for i in np.argsort(-norms, kind="stable"):
-        if all(cosines[i, j] < 1 - LINE for j in kept):
+        if all(cosines[i, j] < 1 - COLLINEAR for j in kept):
             kept.append(int(i))
     return [pool[i] for i in sorted(kept)]
 
 
-def is_one_of(vectors: TaskVectors, share: float) -> bool:
-    """Whether the child is the base or one of the candidates, down to rounding.
-
-    Args:
-        vectors: The task vectors.
-        share: Share of entries that must agree, at least.
-
-    Returns:
-        True for a copy.
-    """
-    rows = [*vectors.moves, np.zeros_like(vectors.child)] if vectors.known else vectors.moves
+def is_copy(vectors: TaskVectors, share: float) -> bool:
+    """Whether the child equals the base or a candidate, down to rounding, in this share of entries."""
+    rows = [*vectors.moves, np.zeros_like(vectors.child)] if vectors.has_base else vectors.moves
     return any((np.abs(vectors.child - row) <= vectors.tolerance).mean() >= max(share, 0.999) for row in rows)
 
 
-def central(vectors: TaskVectors) -> list[int]:
-    """Candidates that may be the base: those the child kept most entries of, then the most central.
-
-    Args:
-        vectors: The task vectors.
-
-    Returns:
-        A few positions, the likeliest first.
-    """
+def possible_bases(vectors: TaskVectors) -> list[int]:
+    """A few candidates that may be the base: those the child kept most entries of, then the most central."""
     if vectors.n < 2:
         return []
     spread = np.square(vectors.moves / vectors.scale).sum(1)
     moved = np.abs(vectors.moves).max(0) > vectors.tolerance
     equal = [float((np.abs(vectors.child - row) <= vectors.tolerance)[moved].mean()) for row in vectors.moves]
     order = sorted(range(vectors.n), key=lambda i: (-round(equal[i], 3), spread[i]))
-    return order[:BASES]
+    return order[:MAX_BASES]
 
 
 def _matrices(spans: Sequence[Span], finite: np.ndarray) -> tuple[tuple[int, int, int], ...]:
-    """Whole matrices of at least two rows and columns, where they lie once entries that are not finite are left out."""
+    """Whole matrices of at least two rows and columns, by their columns without entries that are not finite."""
     before = np.concatenate([[0], np.cumsum(finite)])
     return tuple(
         (int(before[s.start]), int(before[s.stop]), s.rows)
@@ -230,11 +169,13 @@ def _matrices(spans: Sequence[Span], finite: np.ndarray) -> tuple[tuple[int, int
 
 
 def _places(tensors: Sequence[Span], count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Tensor and layer of each entry; a layer is what tensors have in common before the last dot of their names."""
+    """Tensor and layer of each entry; a layer is what tensor names have in common before the last dot."""
     tensor, layer = np.zeros(count, int), np.zeros(count, int)
     layers: dict[str, int] = {}
     if any(not 0 <= t.start <= t.stop <= count for t in tensors):
-        raise MisuseError(f"tensors lie between columns 0 and {count}, got {[tuple(t) for t in tensors][:4]}")
+        raise MisuseError(
+            f"tensor spans must lie between columns 0 and {count}, but are {[tuple(t) for t in tensors][:4]}"
+        )
     for i, (name, start, stop, _) in enumerate(tensors):
         tensor[start:stop] = i
         layer[start:stop] = layers.setdefault(name.rpartition(".")[0] or name, len(layers))
@@ -242,7 +183,7 @@ def _places(tensors: Sequence[Span], count: int) -> tuple[np.ndarray, np.ndarray
 
 
 def _scale(moves: np.ndarray, tensor: np.ndarray) -> np.ndarray:
-    """Root mean square move per tensor, so that small and large tensors weigh by their number of entries."""
+    """Root mean square change per tensor, so that small and large tensors weigh by their number of entries."""
     if not moves.size:
         return np.ones(moves.shape[1])
     count = np.maximum(np.bincount(tensor), 1)

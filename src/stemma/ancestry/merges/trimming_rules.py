@@ -1,4 +1,4 @@
-"""The merging rules that choose among entries: TIES trims and elects, DARE drops at random and rescales.
+"""Merging rules that choose among entries: TIES trims and elects, DARE drops at random and rescales.
 
 Both leave some entries to one parent alone, where the child's task vector is that parent's times one number. That ratio
 shows the parents before anything is fitted.
@@ -16,7 +16,7 @@ ENTRIES = 8_000
 """Entries that densities, drop rates and masks are searched on; all of them are tested."""
 
 RATES = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
-"""Drop rates from which the fit of DARE is begun."""
+"""Drop rates from which the fit of DARE starts."""
 
 
 def ties(vectors: TaskVectors, parents: Sequence[int]) -> Fit | None:
@@ -34,7 +34,7 @@ def ties(vectors: TaskVectors, parents: Sequence[int]) -> Fit | None:
 
     Source: Yadav et al., NeurIPS 2023 (arXiv:2306.01708); weighted means as mergekit computes them.
     """
-    if not vectors.known or not parents:
+    if not vectors.has_base or not parents:
         return None
     x, k = vectors.of(parents), len(vectors.child)
     some = np.unique(np.linspace(0, k - 1, min(k, ENTRIES)).astype(int))
@@ -47,7 +47,7 @@ def ties(vectors: TaskVectors, parents: Sequence[int]) -> Fit | None:
             edges = [float(np.quantile(highest, q, method="higher")) for q in (1.0, 0.999, 0.99)]
             edges = [e + 1e-9 for e in edges]
         else:
-            edges = [_searched(vectors, x[:, some], ranks[:, some], some)]
+            edges = [_search_threshold(vectors, x[:, some], ranks[:, some], some)]
         for edge in edges:
             w, predicted = _trimmed(vectors, x, ranks >= edge, np.arange(k))
             near = np.abs(vectors.child - predicted) <= vectors.tolerance
@@ -60,8 +60,8 @@ def ties(vectors: TaskVectors, parents: Sequence[int]) -> Fit | None:
     return Fit("ties", tuple(parents), tuple(w.tolist()), predicted, {**details, "scale": float(w.sum())})
 
 
-def _searched(vectors: TaskVectors, x: np.ndarray, ranks: np.ndarray, rows: np.ndarray) -> float:
-    """The rank from which entries survive, by least squares over a grid that is made finer around its best."""
+def _search_threshold(vectors: TaskVectors, x: np.ndarray, ranks: np.ndarray, rows: np.ndarray) -> float:
+    """The rank from which entries survive, by least squares over a grid that is refined around its best."""
     best, lowest, step, edges = 0.0, np.inf, 0.05, np.arange(0.0, 0.951, 0.05)
     while step > 1e-3:
         for edge in edges:
@@ -75,7 +75,7 @@ def _searched(vectors: TaskVectors, x: np.ndarray, ranks: np.ndarray, rows: np.n
 
 
 def _ranks(size: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
-    """Rank of each entry among its group, in [0, 1)."""
+    """Rank of each entry within its group, in [0, 1)."""
     groups = np.zeros(len(size), int) if groups is None else groups
     order = np.lexsort((size, groups))
     counts = np.bincount(groups)
@@ -85,14 +85,12 @@ def _ranks(size: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
     return ranks
 
 
-def _trimmed(vectors: TaskVectors, x: np.ndarray, kept: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The best scale and weights for given trimming: equal weights, or those that entries with several survivors give.
-
-    Returns:
-        Weights, which sum to the scale, and the prediction.
-    """
+def _trimmed(
+    vectors: TaskVectors, x: np.ndarray, survives: np.ndarray, rows: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Weights, which sum to the scale, and prediction for given trimming."""
     y, unit = vectors.child[rows], vectors.scale[rows]
-    trimmed = np.where(kept, x, 0.0)
+    trimmed = np.where(survives, x, 0.0)
     best, lowest = (np.zeros(len(x)), np.zeros(len(rows))), np.inf
     share = np.full(len(x), 1 / len(x))
     for _ in range(3):
@@ -111,7 +109,7 @@ def _trimmed(vectors: TaskVectors, x: np.ndarray, kept: np.ndarray, rows: np.nda
 
 
 def _scale_of(y: np.ndarray, mean: np.ndarray, unit: np.ndarray, single: np.ndarray) -> float:
-    """The median ratio where one parent survives alone (exact whatever the weights), least squares otherwise."""
+    """Median ratio where one parent survives alone (exact whatever the weights), least squares otherwise."""
     single = single & (mean != 0)
     if single.sum() >= 64:
         large = single & (np.abs(mean) >= np.median(np.abs(mean[single])))
@@ -121,7 +119,7 @@ def _scale_of(y: np.ndarray, mean: np.ndarray, unit: np.ndarray, single: np.ndar
 
 
 def _shares(z: np.ndarray) -> np.ndarray:
-    """Weights that sum to 1 and make every entry of `share @ z` small; entries that stay large are left out once."""
+    """Weights that sum to 1 and make every entry of `share @ z` small; outliers are left out once."""
     share = np.full(len(z), 1 / len(z))
     for keep in (1.0, 0.8):
         size = np.abs(share @ z)
@@ -146,7 +144,7 @@ def dare(vectors: TaskVectors, parents: Sequence[int], seed: int = 0) -> Fit | N
 
     Source: Yu et al., ICML 2024 (arXiv:2311.03099).
     """
-    if not vectors.known or not 0 < len(parents) <= 8:
+    if not vectors.has_base or not 0 < len(parents) <= 8:
         return None
     k = len(vectors.child)
     rows = np.arange(k) if k <= ENTRIES else np.sort(np.random.default_rng(seed).choice(k, ENTRIES, replace=False))
@@ -156,13 +154,13 @@ def dare(vectors: TaskVectors, parents: Sequence[int], seed: int = 0) -> Fit | N
     tolerance = vectors.tolerance[rows]
     best, most = None, -1.0
     starts = [mean / (1 - rate) for rate in RATES]
-    moded = np.array([common_ratio(y, one, tolerance)[1] for one in x])
-    if (moded > 0).any():
-        starts.insert(0, np.where(moded > 0, moded, mean / (1 - 0.5)))
+    modal_ratios = np.array([common_ratio(y, one, tolerance)[1] for one in x])
+    if (modal_ratios > 0).any():
+        starts.insert(0, np.where(modal_ratios > 0, modal_ratios, mean / (1 - 0.5)))
     for c in starts:
         for _ in range(12):
             chosen = subsets[_nearest(y, (subsets * c), x)]
-            near = _near(y - c @ (chosen.T * x), tolerance)
+            near = _close_entries(y - c @ (chosen.T * x), tolerance)
             active = (chosen.T * x / scale)[:, near]
             gram = active @ active.T + 1e-12 * np.eye(len(c))
             new = np.linalg.solve(gram, active @ (y / scale)[near])
@@ -178,21 +176,21 @@ def dare(vectors: TaskVectors, parents: Sequence[int], seed: int = 0) -> Fit | N
         for i in range(0, k, ENTRIES)
     ])  # fmt: skip
     chosen = subsets[index].T
-    told = np.abs(best[:, None] * vectors.of(parents)) > 4 * vectors.tolerance
-    rates = 1 - (chosen * told).sum(1) / np.maximum(told.sum(1), 1)
+    informative = np.abs(best[:, None] * vectors.of(parents)) > 4 * vectors.tolerance
+    rates = 1 - (chosen * informative).sum(1) / np.maximum(informative.sum(1), 1)
     effective = best * (1 - rates)
     details = {"drop_rate": rates.tolist()}
     return Fit("dare", tuple(parents), tuple(effective.tolist()), best @ (chosen * vectors.of(parents)), details)
 
 
-def _near(error: np.ndarray, tolerance: np.ndarray) -> np.ndarray:
+def _close_entries(error: np.ndarray, tolerance: np.ndarray) -> np.ndarray:
     """Entries that agree almost exactly where enough do (a missing parent spoils the others), else all."""
     near = np.abs(error) <= 64 * tolerance
     return near if near.sum() >= max(64, 0.02 * len(error)) else np.ones(len(error), bool)
 
 
 def _nearest(y: np.ndarray, table: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Which row of the table, times x, comes nearest to y, entry by entry."""
+    """Which row of the table, times x, is nearest to y, entry by entry."""
     nearest, distance = np.zeros(len(y), int), np.full(len(y), np.inf)
     for i, row in enumerate(table):
         error = np.abs(y - row @ x)
@@ -204,7 +202,7 @@ def _nearest(y: np.ndarray, table: np.ndarray, x: np.ndarray) -> np.ndarray:
 def common_ratio(y: np.ndarray, x: np.ndarray, tolerance: np.ndarray) -> tuple[float, float]:
     """The ratio of child to candidate that most entries share down to rounding.
 
-    Where a merge leaves entries to one parent alone (trimmed or dropped in the others), their ratio is one number.
+    Entries that are one parent's alone (trimmed or dropped in the others) have one ratio.
 
     Args:
         y: `[k]`, the child's task vector.
@@ -214,13 +212,13 @@ def common_ratio(y: np.ndarray, x: np.ndarray, tolerance: np.ndarray) -> tuple[f
     Returns:
         The share of entries at the ratio and the ratio; two zeros where it is no more common than chance.
     """
-    told = (np.abs(y) > 16 * tolerance) & (np.abs(x) > 16 * tolerance)
-    ratio = y[told] / x[told]
+    informative = (np.abs(y) > 16 * tolerance) & (np.abs(x) > 16 * tolerance)
+    ratio = y[informative] / x[informative]
     positive = ratio[ratio > 0]
     if len(positive) < 64:
         return 0.0, 0.0
     logs = np.sort(np.log(positive))
-    width = float(np.median(2 * tolerance[told] / np.abs(y[told])))
+    width = float(np.median(2 * tolerance[informative] / np.abs(y[informative])))
     inside = np.searchsorted(logs, logs + width, side="right") - np.arange(len(logs))
     top = int(inside.argmax())
     expected = 20 + 10 * len(logs) * width  # a density of logs around 1 gives about n * width by chance

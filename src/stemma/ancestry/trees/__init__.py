@@ -1,1 +1,1 @@
-"""Family trees: from pairs and distances to who descends from whom."""
+"""Family trees of many models, from pairwise comparisons and weight distances."""

@@ -1,4 +1,4 @@
-"""Minimum-cost arborescences and forests on sparse directed graphs: who comes from whom at the least total cost."""
+"""Minimum-cost arborescences and forests on sparse directed graphs."""
 
 from dataclasses import dataclass
 
@@ -15,17 +15,17 @@ def minimum_arborescence(
 ) -> np.ndarray:
     """The cheapest set of edges by which every node is reached from the root, each but the root by one edge.
 
-    Edges into the root, and from a node to itself, are never taken. Of equally cheap edges into one node the one given
-    first is looked at first, so that the answer depends on nothing but the input.
+    Edges into the root and self-loops are never used. Of equally cheap edges into one node the one given first is tried
+    first, so that the result is deterministic.
 
     Cost: O(E log V) time and O(E + V) memory: incoming edges are sorted once per node, and a node's run of edges is one
     entry of a leftist heap, so that contracting a cycle merges heaps of runs, not of edges. No recursion.
 
     Args:
         nodes: Number of nodes, numbered from 0.
-        sources: Where each edge begins, integers `[E]`.
-        targets: Where it ends, `[E]`.
-        costs: What it costs, finite numbers of either sign, `[E]`.
+        sources: Start of each edge, integers `[E]`.
+        targets: End of each edge, integers `[E]`.
+        costs: Finite numbers of either sign, `[E]`.
         root: The node that needs no edge.
 
     Returns:
@@ -39,7 +39,7 @@ def minimum_arborescence(
     """
     sources, targets, costs = _checked(nodes, sources, targets, costs)
     if not 0 <= root < nodes:
-        raise MisuseError(f"the root is one of the {nodes} nodes, numbered from 0, not {root}")
+        raise MisuseError(f"the root must be one of the {nodes} nodes, numbered from 0, but is {root}")
     work = _Contraction.of(nodes, sources, targets, costs, root)
     for start in range(nodes):
         work.grow(start)
@@ -53,11 +53,10 @@ def minimum_forest(
 
     Args:
         nodes: Number of nodes, numbered from 0.
-        sources: Where each edge begins, integers `[E]`.
-        targets: Where it ends, `[E]`.
-        costs: What it costs, finite numbers of either sign, `[E]`.
-        root_costs: Cost of leaving a node without a parent, a number or one per node. An edge of just this cost is
-            taken.
+        sources: Start of each edge, integers `[E]`.
+        targets: End of each edge, integers `[E]`.
+        costs: Finite numbers of either sign, `[E]`.
+        root_costs: Cost of leaving a node without a parent, a number or one per node; ties go to the edge.
 
     Returns:
         For each node the index of the edge by which it is reached, -1 for a root; int64 `[nodes]`.
@@ -68,7 +67,7 @@ def minimum_forest(
     sources, targets, costs = _checked(nodes, sources, targets, costs)
     given = np.asarray(root_costs, np.float64)
     if given.shape not in ((), (nodes,)):
-        raise MisuseError(f"costs of roots are one number or {nodes}, one per node; these have the shape {given.shape}")
+        raise MisuseError(f"root costs must be one number or {nodes}, one per node, but have shape {given.shape}")
     own = np.broadcast_to(given, (nodes,))
     chosen = minimum_arborescence(
         nodes + 1,
@@ -86,14 +85,14 @@ def _checked(
     sources, targets, costs = np.asarray(sources), np.asarray(targets), np.asarray(costs, np.float64)
     if not (sources.ndim == 1 and sources.shape == targets.shape == costs.shape):
         raise MisuseError(
-            "sources, targets and costs are three lists of one length, one entry per edge; these have the shapes "
+            "sources, targets and costs must be lists of one length, one entry per edge, but have shapes "
             f"{sources.shape}, {targets.shape} and {costs.shape}"
         )
     sources, targets = sources.astype(np.int64, casting="unsafe"), targets.astype(np.int64, casting="unsafe")
     if len(costs) and (min(sources.min(), targets.min()) < 0 or max(sources.max(), targets.max()) >= nodes):
-        raise MisuseError(f"edges join nodes 0 … {nodes - 1}; some edge names another one")
+        raise MisuseError(f"edges must join nodes 0 … {nodes - 1}, and some edge names another one")
     if not np.isfinite(costs).all():
-        raise MisuseError(f"costs are finite numbers; {int((~np.isfinite(costs)).sum())} of {len(costs)} are not")
+        raise MisuseError(f"costs must be finite, and {int((~np.isfinite(costs)).sum())} of {len(costs)} are not")
     return sources, targets, costs
 
 
@@ -163,7 +162,7 @@ class _Contraction:
             self.done[cell] = True
 
     def find(self, cell: int) -> int:
-        """The outermost cell that holds a cell."""
+        """The outermost cell that contains a cell."""
         within = self.within
         while within[cell] != cell:
             within[cell] = within[within[cell]]
@@ -171,14 +170,7 @@ class _Contraction:
         return cell
 
     def take(self, cell: int) -> int:
-        """The cheapest edge from outside a cell; its cost is taken off all others into the cell.
-
-        Returns:
-            Its index.
-
-        Raises:
-            MisuseError: If there is none.
-        """
+        """Index of the cheapest edge from outside a cell; its cost is subtracted from all others into the cell."""
         heap = self.heap[cell]
         while heap != NONE:
             edge = self.order[self.at[heap]]
@@ -191,7 +183,7 @@ class _Contraction:
         raise MisuseError(f"node {inside} cannot be reached from the root {self.root}: add an edge into its component")
 
     def advanced(self, run: int, cell: int) -> int:
-        """The heap after its first run has moved past edges from inside the cell; they stay inside for good."""
+        """The heap after its first run has moved past edges from inside the cell, which stay inside."""
         self.push(run)
         rest = self.merge(self.left[run], self.right[run])
         at, stop = self.at[run] + 1, self.stop[run]
@@ -248,8 +240,8 @@ class _Contraction:
     def expanded(self) -> list[int]:
         """Undo the contractions, outermost first: the edge into a cycle replaces the one that it makes superfluous.
 
-        Every cell between the edge's own target and the cell that it enters is entered by it too, so each cell is
-        walked through once.
+        Every cell between the edge's own target and the cell that it enters is entered by it too, so that each cell is
+        visited once.
 
         Returns:
             For each node its edge.

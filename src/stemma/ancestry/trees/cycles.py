@@ -1,4 +1,4 @@
-"""No model descends from itself: circles among the edges of a lineage, and who descends from whom."""
+"""Cycles among the edges of a lineage, which are removed, and ancestry along edges."""
 
 from collections.abc import Sequence
 from graphlib import CycleError, TopologicalSorter
@@ -7,16 +7,8 @@ from itertools import pairwise
 from stemma.types import Edge
 
 
-def without_circles(edges: Sequence[Edge]) -> tuple[list[Edge], list[Edge]]:
-    """Edges by which no model descends from itself, however parts of a tree were joined.
-
-    Args:
-        edges: Of a lineage.
-
-    Returns:
-        Those that are kept, and those that were left out: of every circle the least sure edge, those without a
-        confidence last.
-    """
+def remove_cycles(edges: Sequence[Edge]) -> tuple[list[Edge], list[Edge]]:
+    """Edges without cycles, and the removed ones: of every cycle the edge with the least confidence."""
     kept, dropped = list(edges), list[Edge]()
     while True:
         order = TopologicalSorter[str]()
@@ -24,36 +16,27 @@ def without_circles(edges: Sequence[Edge]) -> tuple[list[Edge], list[Edge]]:
             order.add(e.child, e.parent)
         try:
             order.prepare()
-        except CycleError as found:
-            circle = found.args[1]
-            steps = set(pairwise(circle))
-            inside = [e for e in kept if (e.parent, e.child) in steps or (e.child, e.parent) in steps]
-            weakest = min(inside, key=lambda e: 2.0 if e.confidence is None else e.confidence)
+        except CycleError as error:
+            cycle = error.args[1]
+            steps = set(pairwise(cycle))
+            cycle_edges = [e for e in kept if (e.parent, e.child) in steps or (e.child, e.parent) in steps]
+            weakest = min(cycle_edges, key=lambda e: 2.0 if e.confidence is None else e.confidence)
             kept.remove(weakest)
             dropped.append(weakest)
         else:
             return kept, dropped
 
 
-def leads(edges: Sequence[Edge], ancestor: str, model: str) -> bool:
-    """Whether a model descends from another.
-
-    Args:
-        edges: Of a lineage.
-        ancestor: The other.
-        model: The model.
-
-    Returns:
-        True also for a model and itself.
-    """
-    above: dict[str, list[str]] = {}
+def is_ancestor(edges: Sequence[Edge], ancestor: str, model: str) -> bool:
+    """Whether a model descends from `ancestor` along the edges; True for a model and itself."""
+    parents: dict[str, list[str]] = {}
     for e in edges:
-        above.setdefault(e.child, []).append(e.parent)
-    todo, seen = [model], set()
-    while todo:
-        v = todo.pop()
-        if v == ancestor:
+        parents.setdefault(e.child, []).append(e.parent)
+    pending, seen = [model], set()
+    while pending:
+        current = pending.pop()
+        if current == ancestor:
             return True
-        seen.add(v)
-        todo += [p for p in above.get(v, ()) if p not in seen]
+        seen.add(current)
+        pending += [p for p in parents.get(current, ()) if p not in seen]
     return False

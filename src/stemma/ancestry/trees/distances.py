@@ -1,4 +1,4 @@
-"""Squared distances of weights within a family, and how far each model lies from the origin."""
+"""Squared weight distances within a family, and the rule of norms for the direction between two models."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,19 +9,19 @@ from stemma.errors import MisuseError
 from stemma.kinship.weights.entries import Entries
 from stemma.kinship.weights.residual import rounding_of
 
-SAME = 1e-6
+SAME_MODEL = 1e-6
 """Squared relative change below which two models are one in another rounding, where nothing else is known."""
 
-ARITHMETIC = 1e-6
-"""Relative change that a rewrite in single precision may leave; fewer bits leave their own rounding."""
+REWRITE_ROUNDING = 1e-6
+"""Relative change that rewriting in single precision may leave; narrower formats leave their own rounding."""
 
-REPLACED, RELATED = 0.3, 0.7
-"""Cosine below which one of two tensors was replaced, where the rest of the models agrees at least so well."""
+REPLACED_COSINE, RELATED_COSINE = 0.3, 0.7
+"""Cosine below which one of two tensors was replaced, where all others agree at least as well as the second."""
 
 
 @dataclass(frozen=True, eq=False)
 class Distances:
-    """Where the models of one family lie to one another.
+    """Distances between the models of one family.
 
     Attributes:
         squared: Squared distance of every pair over the tensors that both have, as if both had all of them;
@@ -29,45 +29,41 @@ class Distances:
         norms: `norms[i, j]` is the squared norm of model i over the tensors that it shares with j, scaled likewise;
             `float64 [n, n]`.
         shared: Share of the weights (by the family's mean energy) that both have; `float64 [n, n]`.
-        apart: Which pairs differ by more than the rounding of their numbers in a tensor that neither replaced, where
+        distinct: Which pairs differ by more than the rounding of their numbers in a tensor that neither replaced, where
             that is known; `bool [n, n]`.
     """
 
     squared: np.ndarray
     norms: np.ndarray
     shared: np.ndarray
-    apart: np.ndarray | None = None
+    distinct: np.ndarray | None = None
 
     def __len__(self) -> int:
         """Number of models."""
         return len(self.squared)
 
-    def of(self, rows: list[int]) -> "Distances":
-        """The same for some of the models.
-
-        Returns:
-            Those of these models, in this order.
-        """
+    def subset(self, rows: list[int]) -> "Distances":
+        """The distances of some of the models, in this order."""
         at = np.ix_(rows, rows)
         return Distances(
-            self.squared[at], self.norms[at], self.shared[at], None if self.apart is None else self.apart[at]
+            self.squared[at], self.norms[at], self.shared[at], None if self.distinct is None else self.distinct[at]
         )
 
     @property
     def same(self) -> np.ndarray:
-        """Which are one model up to the rounding of their numbers and a part that was replaced.
-
-        Returns:
-            `bool [n, n]`.
-        """
-        return self.squared <= SAME * np.maximum(self.norms, self.norms.T) if self.apart is None else ~self.apart
+        """Which are one model up to the rounding of their numbers and a replaced part, `bool [n, n]`."""
+        return (
+            self.squared <= SAME_MODEL * np.maximum(self.norms, self.norms.T)
+            if self.distinct is None
+            else ~self.distinct
+        )
 
 
 def squared_distances(family: Entries) -> Distances:
-    """Measure a family.
+    """Distances and norms of a family.
 
-    Tensors of which only some entries were drawn count by their full size. A tensor that one of two models lacks (a
-    head of another shape) is left out for that pair, and the rest is scaled up.
+    Tensors of which only some entries were sampled count by their full size. A tensor that one of two models lacks (a
+    head of another shape) is left out for that pair, and the sum is scaled up.
     Cost: four products `[n, entries] x [entries, n]`, and some matrices `[n, n]`.
 
     Args:
@@ -81,83 +77,84 @@ def squared_distances(family: Entries) -> Distances:
     """
     values = family.values
     if not values.size:
-        raise MisuseError(f"{len(values)} models of {values.shape[1]} common entries have no distances")
+        raise MisuseError(
+            f"{len(values)} models with {values.shape[1]} common entries have no distances: leave out some models"
+        )
     if not np.isfinite(values).all():
-        raise MisuseError("weights that are NaN or infinite have no distance; leave such models out")
-    n, kept = len(values), _kept(family)
-    squared, own, weight = np.zeros((n, n)), np.zeros((n, n)), np.zeros((n, n))
+        raise MisuseError("some weights are NaN or infinite, so that distances are undefined: leave out such models")
+    n, counted = len(values), _counted_tensors(family)
+    squared, norms, weight = np.zeros((n, n)), np.zeros((n, n)), np.zeros((n, n))
     rounding = np.array([rounding_of(row[row != 0]) for row in values])
-    least, apart = np.square(np.maximum(np.maximum(rounding[:, None], rounding), ARITHMETIC)), np.zeros((n, n), bool)
-    alike, whole = np.zeros((n, n)), np.zeros((n, n))
+    tolerance, distinct = (
+        np.square(np.maximum(np.maximum(rounding[:, None], rounding), REWRITE_ROUNDING)),
+        np.zeros((n, n), bool),
+    )
+    agreeing, total_energy = np.zeros((n, n)), np.zeros((n, n))
     for k in range(len(family.tensors)):
-        gram, both = _gram(family, k), kept(k)
+        gram, both = _gram(family, k), counted(k)
         square, alive = np.diag(gram), both.any(axis=1)
-        change, there = square[:, None] + square - 2 * gram, np.outer(family.present[:, k], family.present[:, k])
-        largest, inherited = np.maximum(square[:, None], square), there & (_cosine(gram) >= REPLACED)
-        apart |= inherited & (change > least * largest)
-        alike, whole = alike + inherited * largest, whole + there * largest
+        change, present = square[:, None] + square - 2 * gram, np.outer(family.present[:, k], family.present[:, k])
+        largest, inherited = np.maximum(square[:, None], square), present & (_cosine(gram) >= REPLACED_COSINE)
+        distinct |= inherited & (change > tolerance * largest)
+        agreeing, total_energy = agreeing + inherited * largest, total_energy + present * largest
         squared += np.where(both, np.maximum(change, 0.0), 0.0)
-        own += np.where(both, square[:, None], 0.0)
+        norms += np.where(both, square[:, None], 0.0)
         weight += np.where(both, float(square[alive].mean()) if alive.any() else 0.0, 0.0)
-    total = float(weight.max(initial=0.0))
-    scale = np.where(weight > 0, total / np.where(weight > 0, weight, 1.0), 0.0)
-    squared, own = squared * scale, own * scale
-    squared[weight <= 0] = 2 * total
+    total_weight = float(weight.max(initial=0.0))
+    scale = np.where(weight > 0, total_weight / np.where(weight > 0, weight, 1.0), 0.0)
+    squared, norms = squared * scale, norms * scale
+    squared[weight <= 0] = 2 * total_weight
     np.fill_diagonal(squared, 0.0)
-    return Distances((squared + squared.T) / 2, own, weight / total if total else weight,
-                     apart | (alike <= whole / 2))  # fmt: skip
+    return Distances((squared + squared.T) / 2, norms, weight / total_weight if total_weight else weight,
+                     distinct | (agreeing <= total_energy / 2))  # fmt: skip
 
 
-def _kept(family: Entries) -> Callable[[int], np.ndarray]:
-    """Which tensors count, for every pair: distances that leave out something else for every pair do not add up.
-
-    Returns:
-        For a tensor, booleans `[n, n]`.
-    """
+def _counted_tensors(family: Entries) -> Callable[[int], np.ndarray]:
+    """Which tensors count for which pairs, `bool [n, n]` by tensor; the same for all pairs where possible."""
     count = range(len(family.tensors))
 
-    def there(k: int) -> np.ndarray:
+    def both_have(k: int) -> np.ndarray:
         return np.outer(family.present[:, k], family.present[:, k])
 
     whole = np.zeros((len(family), len(family)))
     for k in count:
-        whole += _gram(family, k) * there(k)
-    agree = _cosine(whole) >= RELATED
+        whole += _gram(family, k) * both_have(k)
+    agree = _cosine(whole) >= RELATED_COSINE
 
-    def fresh(k: int) -> np.ndarray:
-        return there(k) & agree & (_cosine(_gram(family, k)) < REPLACED)
+    def replaced(k: int) -> np.ndarray:
+        return both_have(k) & agree & (_cosine(_gram(family, k)) < REPLACED_COSINE)
 
-    stays = np.array([not fresh(k).any() for k in count])
+    inherited = np.array([not replaced(k).any() for k in count])
     energy = np.array([float(np.trace(_gram(family, k))) for k in count])
-    if energy[stays].sum() >= energy.sum() / 2:
-        return lambda k: there(k) & stays[k]
-    return lambda k: there(k) & ~fresh(k)
+    if energy[inherited].sum() >= energy.sum() / 2:
+        return lambda k: both_have(k) & inherited[k]
+    return lambda k: both_have(k) & ~replaced(k)
 
 
 def _gram(family: Entries, tensor: int) -> np.ndarray:
-    """Inner products of one tensor, as if all of its entries had been drawn."""
+    """Inner products of one tensor, scaled as if all of its entries had been sampled."""
     slot = family.tensors[tensor]
     x = family.values[:, slot.columns].astype(np.float64)
     return x @ x.T * (slot.size / max(1, slot.stop - slot.start))
 
 
 def _cosine(gram: np.ndarray) -> np.ndarray:
-    """Cosines of inner products; 1 where a norm is zero, for nothing contradicts nothing."""
+    """Cosines from inner products; 1 where a norm is zero."""
     norm = np.sqrt(np.outer(np.diag(gram), np.diag(gram)))
     return np.divide(gram, norm, out=np.ones_like(gram), where=norm > 0)
 
 
-WIDE = 64
-"""Neighbours beyond which angles are left to distances."""
+MAX_NEIGHBOURS = 64
+"""Neighbours beyond which angles are computed from distances."""
 
 
 @dataclass(frozen=True, eq=False)
 class RowAngles:
-    """Angles at a model between others, as their rows agree on them.
+    """Angles at a model between others, on which most of their rows agree.
 
-    An ancestor that two models have in common moved every unit; trainings on like data push some units the same way
-    and leave the others apart. So the angle is taken row by row, and what counts is the mean of the overall cosine and
-    of the lower quartile of the rows', the latter corrected for what rows of that width scatter by chance.
+    A common ancestor of two models moved every unit; training runs on similar data move only some units in the same
+    direction. So the angle is computed row by row, and what counts is the mean of the overall cosine and of the lower
+    quartile of the rows' cosines, corrected for the chance variation of rows of that width.
     Cost: one pass over the entries per pair of neighbours.
 
     Attributes:
@@ -167,30 +164,22 @@ class RowAngles:
     family: Entries
 
     def __call__(self, centre: int, others: Sequence[int]) -> np.ndarray | None:
-        """Cosines at a model between others.
-
-        Args:
-            centre: Position of the one.
-            others: Positions of the others.
-
-        Returns:
-            `float64 [m, m]`, 1 on the diagonal; None where a tensor is missing, or there are too many.
-        """
+        """Cosines at a model between others, `float64 [m, m]`; None where a tensor is missing or m is too large."""
         at = [centre, *others]
-        kept = [k for k in range(len(self.family.tensors)) if self.family.present[at, k].all()]
-        if len(others) > WIDE or not kept:
+        tensors = [k for k in range(len(self.family.tensors)) if self.family.present[at, k].all()]
+        if len(others) > MAX_NEIGHBOURS or not tensors:
             return None
         total, rows, widths = np.zeros((len(others), len(others))), [], []
-        for k in kept:
+        for k in tensors:
             block = self.family.tensors[k].blocks(self.family.values[at]).astype(np.float64)
             change = (block[1:] - block[0]).swapaxes(0, 1)
             gram = change @ change.swapaxes(1, 2)
             total += gram.sum(axis=0)
             square = np.einsum("rii->ri", gram)
-            alive = (square > 0).all(axis=1)
-            size = np.sqrt(square[alive][:, :, None] * square[alive][:, None])
-            rows.append(gram[alive] / size)
-            widths += [change.shape[2]] * int(alive.sum())
+            moved = (square > 0).all(axis=1)
+            size = np.sqrt(square[moved][:, :, None] * square[moved][:, None])
+            rows.append(gram[moved] / size)
+            widths += [change.shape[2]] * int(moved.sum())
         cosines = np.concatenate(rows)
         if not len(cosines):
             return None
@@ -199,11 +188,11 @@ class RowAngles:
 
 
 @dataclass(frozen=True)
-class ByNorm:
+class OddsFromNorms:
     """The rule of norms: an increment that is orthogonal to what it is added to makes the sum longer.
 
-    In `c = p + d` with d orthogonal to p the difference of squared norms is all of the squared distance; reversed it is
-    minus that; between siblings it is about nothing. Decay of weights weakens the rule and can turn it round.
+    In `c = p + d` with d orthogonal to p the difference of squared norms equals the squared distance; reversed it is
+    minus that; between siblings it is near 0. Weight decay weakens the rule and can reverse it.
 
     Attributes:
         distances: Of the family.
@@ -216,11 +205,7 @@ class ByNorm:
     middle: float = 0.5
 
     def __call__(self, a: int, b: int) -> tuple[float, float]:
-        """Log-odds that b was made from a, and that a was made from b.
-
-        Returns:
-            Both; below zero for siblings.
-        """
+        """Log-odds that b was made from a, and that a was made from b; both are below zero for siblings."""
         g = self.distances
         first, second, distance = g.norms[a, b], g.norms[b, a], g.squared[a, b]
         if distance <= 0 or max(first, second) <= 0:

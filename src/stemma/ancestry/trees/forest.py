@@ -1,4 +1,4 @@
-"""The family tree of many models: who comes from whom, who is missing, and what is not believed.
+"""Draws the family tree of many models: edges, missing ancestors, and edges that were refused.
 
 Pure: distances, directions, relations and merges come as values and functions; nothing is read or stored here.
 """
@@ -11,15 +11,21 @@ from typing import Any
 import numpy as np
 
 from stemma.ancestry.trees.additive_tree import AdditiveTree, Angles, RecursiveGrouping
-from stemma.ancestry.trees.distances import ByNorm, Distances
-from stemma.ancestry.trees.known_parents import Parents, apart
-from stemma.ancestry.trees.rooting import ByDistance, Chances, Direction, ancestry, likeliest
+from stemma.ancestry.trees.distances import Distances, OddsFromNorms
+from stemma.ancestry.trees.known_parents import KnownParents, split_at_merges
+from stemma.ancestry.trees.rooting import (
+    AncestryOdds,
+    ParentProbabilities,
+    ProbabilitiesFromDistances,
+    ancestry_log_odds,
+    most_likely_forest,
+)
 from stemma.types import Edge, Lineage, ModelRef, RelationKind, Spec
 
 
 @dataclass(frozen=True)
-class Named:
-    """What one model is to another, by a test of the pair.
+class PairResult:
+    """Result of the comparison of one pair.
 
     Attributes:
         relation: Its name.
@@ -27,10 +33,10 @@ class Named:
         p_value: Of that test.
         log10_p: Its decimal logarithm.
         reason: One sentence.
-        backwards: Whether it shows for certain that the first was made from the second.
-        certain: Whether it shows for certain that the second was made from the first.
-        neither: Whether it shows that neither was made from the other.
-        trained: What the relation is called if the second was made from the first; as it is unless given.
+        child_first: Whether the first was certainly made from the second.
+        parent_certain: Whether the second was certainly made from the first.
+        no_descent: Whether neither was made from the other.
+        finetuned_relation: Name of the relation if the second was made from the first; `relation` unless given.
     """
 
     relation: str = RelationKind.RELATED.value
@@ -38,10 +44,10 @@ class Named:
     p_value: float | None = None
     log10_p: float | None = None
     reason: str = ""
-    backwards: bool = False
-    certain: bool = False
-    neither: bool = False
-    trained: str = ""
+    child_first: bool = False
+    parent_certain: bool = False
+    no_descent: bool = False
+    finetuned_relation: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,50 +56,52 @@ class Family:
 
     Attributes:
         models: The models.
-        distances: How far they lie from one another and from the origin.
-        direction: Says which of two came first; the rule of norms unless given.
-        chances: Says how likely each model was made from each other one; by distances and direction unless given.
+        distances: Between them and from the origin.
+        direction: Log-odds of which of two came first; the rule of norms unless given.
+        parent_probabilities: Probability of each model to be made from each other one; from distances and direction
+            unless given.
         relation: Tests and names a pair (parent, child); called for the edges of the tree only.
-        angles: At a model between others, where more is known of them than distances tell.
-        leaves: Positions of models that have no children by rule: quantised, rounded, copied.
-        known: Parents of those models whose parents are known without a tree.
-        ranks: Of models that are one up to rounding the highest stands for all. Equal unless given.
-        confidence: How often an edge is right that is drawn with a probability; as often as that says unless given.
-        alone: Probability from which an edge between two models alone is drawn: no third one shows who branches off.
+        angles: At a model between others, where more than distances is known.
+        childless: Positions of models that have no children by rule: quantised, rounded, copied.
+        known_parents: Parents of those models whose parents are known without a tree.
+        originality: Of models that are one up to rounding the one with the highest tuple stands for all. Equal unless
+            given.
+        edge_confidence: Share of right edges among those drawn with a probability; that probability unless given.
+        pair_threshold: Probability from which an edge between two models alone is drawn: no third one shows where they
+            branch off.
     """
 
     models: tuple[ModelRef, ...]
     distances: Distances
-    direction: Direction | None = None
-    chances: Chances | None = None
-    relation: Callable[[int, int], Named] = lambda a, b: Named()
+    direction: AncestryOdds | None = None
+    parent_probabilities: ParentProbabilities | None = None
+    relation: Callable[[int, int], PairResult] = lambda a, b: PairResult()
     angles: Angles = lambda a, others: None
-    leaves: frozenset[int] = frozenset()
-    known: Mapping[int, Parents] = field(default_factory=dict)
-    ranks: Sequence[tuple[int, ...]] = ()
-    confidence: Callable[[float], float] = float
-    alone: float = 0.5
+    childless: frozenset[int] = frozenset()
+    known_parents: Mapping[int, KnownParents] = field(default_factory=dict)
+    originality: Sequence[tuple[int, ...]] = ()
+    edge_confidence: Callable[[float], float] = float
+    pair_threshold: float = 0.5
 
 
 @dataclass(frozen=True)
 class Forest:
-    """Families become trees: the likeliest one, refined by missing ancestors, with merges joined to all their parents.
+    """Draws a tree for each family: the most likely one, refined by missing ancestors and joined to merges.
 
-    Within a family, models that are the same up to rounding count once. Merges, and what descends from them, are set
-    aside first, for no tree holds them. Of the rest the likeliest forest is drawn, given how likely each model was made
-    from each other one: no model descends from itself, and what is said of an edge is what is said of that pair in a
-    trace. Around each node an additive tree on squared distances tells which neighbours have an ancestor in common that
-    is not here; so have several models none of which was made from another one here. Every edge between two models is
-    then tested as a pair.
+    Within a family, models that are the same up to rounding count once. Merges, and their descendants, are set aside
+    first, for no tree holds them. Of the others the most likely forest is drawn, given the probability of each model to
+    be made from each other one. Around each node an additive tree on squared distances shows which neighbours have a
+    common ancestor that is missing; so do several models none of which was made from another one here. Every edge
+    between two models is then tested as a pair, and merges are joined to all their parents.
     Cost: O(n²) per family for the tree, nothing between families; one test of a pair per edge.
 
     Attributes:
         tree: Finds missing ancestors.
-        orphan: Probability from which a model's ancestors are taken not to be here; below it they are not told.
+        orphan: Probability from which a model's ancestors are taken to be missing; below it no statement is made.
 
-    Source: maximum spanning arborescences for the likeliest tree under independent choices of parents: McDonald et al.
-        2005, as in dependency parsing; MoTHer (arXiv:2405.18432) directs a distance graph by one. Recursive grouping:
-        Choi et al. 2011. Missing ancestors and refusal are this project's.
+    Source: maximum spanning arborescences under independent choices of parents: McDonald et al. 2005, as in dependency
+        parsing; MoTHer (arXiv:2405.18432) directs a distance graph by one. Recursive grouping: Choi et al. 2011.
+        Missing ancestors and refused edges are this project's.
     """
 
     tree: RecursiveGrouping = field(default_factory=RecursiveGrouping)
@@ -107,28 +115,20 @@ class Forest:
         """Identity of the method with its parameters."""
         return Spec(self.name, self.version, {**asdict(self), "tree": asdict(self.tree.spec)})
 
-    def __call__(self, families: Iterable[Family], alone: Sequence[ModelRef] = ()) -> Lineage:
-        """Draw the family tree.
-
-        Args:
-            families: Models that are related, family by family.
-            alone: Models that are related to none.
-
-        Returns:
-            The lineage.
-        """
+    def __call__(self, families: Iterable[Family], singletons: Sequence[ModelRef] = ()) -> Lineage:
+        """The lineage of some families, and of models (`singletons`) that are related to none."""
         drawn = [_Drawing(self, family) for family in families]
         offset = 0
         for d in drawn:
             offset = d.draw(offset)
-        models = sorted([m for d in drawn for m in d.family.models] + list(alone), key=lambda m: m.name)
-        roots = sorted([m.name for m in alone] + [r for d in drawn for r in d.roots])
+        models = sorted([m for d in drawn for m in d.family.models] + list(singletons), key=lambda m: m.name)
+        roots = sorted([m.name for m in singletons] + [r for d in drawn for r in d.roots])
         members = sorted((sorted(m.name for m in d.family.models) for d in drawn), key=lambda f: (-len(f), f))
         return Lineage(
             models=tuple(models),
             edges=tuple(sorted((e for d in drawn for e in d.edges), key=lambda e: (e.child, e.parent))),
             roots=tuple(roots),
-            families=(*map(tuple, members), *((m.name,) for m in sorted(alone, key=lambda m: m.name))),
+            families=(*map(tuple, members), *((m.name,) for m in sorted(singletons, key=lambda m: m.name))),
             missing_ancestors=tuple(m for d in drawn for m in d.missing),
             refused=tuple(r for d in drawn for r in d.refused),
             evidence=tuple(d.evidence for d in drawn),
@@ -136,110 +136,101 @@ class Forest:
 
 
 class _Drawing:
-    """One family being drawn."""
+    """One family while its tree is drawn."""
 
     def __init__(self, method: Forest, family: Family) -> None:
-        self.method, self.family, self.g = method, family, family.distances
-        self.direction = family.direction or ByNorm(self.g)
+        self.method, self.family, self.distances = method, family, family.distances
+        self.direction = family.direction or OddsFromNorms(self.distances)
         self.edges: list[Edge] = []
         self.roots: list[str] = []
         self.missing: list[dict[str, Any]] = []
         self.refused: list[dict[str, Any]] = []
         self.evidence: dict[str, Any] = {}
 
-    def draw(self, numbered: int) -> int:
-        """Fill edges, roots, missing and refused.
-
-        Returns:
-            How many missing ancestors have got a number so far.
-        """
-        alike = self.same()
-        kept = sorted(set(alike.values()))
+    def draw(self, missing_count: int) -> int:
+        """Fill edges, roots, missing and refused; returns how many missing ancestors have a number so far."""
+        representative = self.representatives()
+        kept = sorted(set(representative.values()))
         self.evidence = {"family": sorted(m.name for m in self.family.models), "noise": []}
-        for copy, original in alike.items():
-            if copy != original and not self.pair(original, copy, None):
-                self.roots.append(self.label(copy))
-        for part in apart(self.g.squared, kept, self.family.known, self.direction):
-            numbered = self.part(part, numbered)
-        for child, parents in self.family.known.items():
-            for p, share in sorted((alike.get(p, p), share) for p, share in parents.shares.items()):
-                self.edges.append(Edge(parent=self.label(p), child=self.label(child), relation=parents.relation,
-                                       share=share, reason=parents.reason))  # fmt: skip
-        merged = {self.label(m) for m in self.family.known}
+        for copy, original in representative.items():
+            if copy != original and not self.add_tested_edge(original, copy, None):
+                self.roots.append(self.name_of(copy))
+        for draw_tree in split_at_merges(self.distances.squared, kept, self.family.known_parents, self.direction):
+            missing_count = self.draw_tree(draw_tree, missing_count)
+        for child, parents in self.family.known_parents.items():
+            for p, share in sorted((representative.get(p, p), share) for p, share in parents.shares.items()):
+                self.edges.append(
+                    Edge(
+                        parent=self.name_of(p),
+                        child=self.name_of(child),
+                        relation=parents.relation,
+                        share=share,
+                        reason=parents.reason,
+                    )
+                )
+        merged = {self.name_of(m) for m in self.family.known_parents}
         self.roots = [r for r in self.roots if r not in merged]
-        return numbered
+        return missing_count
 
-    def label(self, node: int) -> str:
+    def name_of(self, node: int) -> str:
         return self.family.models[node].name
 
-    def same(self) -> dict[int, int]:
-        """The model that stands for each: of those that are one up to rounding, one that may have children.
-
-        Returns:
-            Its position, for every position.
-        """
-        n, near = len(self.g), self.g.same
-        ranks = self.family.ranks or [()] * n
-        order = sorted(range(n), key=lambda i: (i in self.family.leaves, *(-r for r in ranks[i]), self.label(i)))
+    def representatives(self) -> dict[int, int]:
+        """By position, the model that stands for each: of those equal up to rounding, one that may have children."""
+        n, near = len(self.distances), self.distances.same
+        originality = self.family.originality or [()] * n
+        order = sorted(
+            range(n), key=lambda i: (i in self.family.childless, *(-r for r in originality[i]), self.name_of(i))
+        )
         out: dict[int, int] = {}
         for i in order:
             out[i] = next((j for j in order if out.get(j) == j and near[i, j]), i)
         return out
 
-    def part(self, rows: list[int], numbered: int) -> int:
-        """Draw models among which there are no merges but perhaps the first ancestor of all.
-
-        Returns:
-            How many missing ancestors have got a number so far.
-        """
+    def draw_tree(self, rows: list[int], missing_count: int) -> int:
+        """Draw models without merges, except as first ancestor; returns how many missing ancestors have a number."""
         if len(rows) == 1:
-            self.roots.append(self.label(rows[0]))
-            return numbered
-        chances, parents = self.likeliest(rows)
-        shown = {v: p for v, p in parents.items() if p is not None and chances[p, v] == 1}
-        odds_of_ancestry, angles = partial(ancestry, self.direction), self.family.angles
+            self.roots.append(self.name_of(rows[0]))
+            return missing_count
+        parent_probabilities, parents = self.consistent_parents(rows)
+        certain = {v: p for v, p in parents.items() if p is not None and parent_probabilities[p, v] == 1}
+        odds_of_ancestry, angles = partial(ancestry_log_odds, self.direction), self.family.angles
         tree = self.method.tree(
-            self.g.of(rows).squared, lambda a, b: odds_of_ancestry(rows[a], rows[b]),
+            self.distances.subset(rows).squared, lambda a, b: odds_of_ancestry(rows[a], rows[b]),
             lambda a, others: angles(rows[a], [rows[v] for v in others]),
-            [(min(v, p), max(v, p)) for v, p in parents.items() if p is not None and v not in shown],
+            [(min(v, p), max(v, p)) for v, p in parents.items() if p is not None and v not in certain],
         )  # fmt: skip
         self.evidence["noise"].append(round(tree.noise, 4))
         roots = [v for v, p in parents.items() if p is None]
-        above = _downwards(tree, [*roots, *shown]) | shown
-        lost = {h: f"(missing {numbered + i + 1})" for i, h in enumerate(tree.missing)}
-        orphans = [v for v in roots if chances[-1, v] >= self.method.orphan and rows[v] not in self.family.known]
+        above = _parents_from_roots(tree, [*roots, *certain]) | certain
+        missing_names = {h: f"(missing {missing_count + i + 1})" for i, h in enumerate(tree.missing)}
+        orphans = [
+            v
+            for v in roots
+            if parent_probabilities[-1, v] >= self.method.orphan and rows[v] not in self.family.known_parents
+        ]
         top = max([tree.observed - 1, *tree.missing]) + 1
-        for h, parent in self.above_all(rows, orphans, top, above).items():
-            lost[h] = f"(missing {numbered + len(lost) + 1})"
+        for h, parent in self.missing_ancestors_of_roots(rows, orphans, top, above).items():
+            missing_names[h] = f"(missing {missing_count + len(missing_names) + 1})"
             above[h] = parent
-        names = {**{i: self.label(r) for i, r in enumerate(rows)}, **lost}
-        self.edges_of(rows, above, chances, names)
-        self.roots += [names[v] for v, p in above.items() if p is None and v not in lost]
-        for h, called in lost.items():
+        names = {**{i: self.name_of(r) for i, r in enumerate(rows)}, **missing_names}
+        self.add_edges(rows, above, parent_probabilities, names)
+        self.roots += [names[v] for v, p in above.items() if p is None and v not in missing_names]
+        for h, missing_name in missing_names.items():
             below = sorted(names[v] for v, p in above.items() if p == h)
-            self.missing.append({"name": called, "children": below, "parent": names.get(above[h])})
-        return numbered + len(lost)
+            self.missing.append({"name": missing_name, "children": below, "parent": names.get(above[h])})
+        return missing_count + len(missing_names)
 
-    def above_all(
+    def missing_ancestors_of_roots(
         self, rows: list[int], orphans: list[int], first: int, above: dict[int, int | None]
     ) -> dict[int, int | None]:
-        """Missing ancestors above models whose own are not here: where distances call for one, as they do elsewhere.
-
-        Args:
-            rows: Positions of the models of the tree.
-            orphans: Which of them.
-            first: Number of the first missing ancestor.
-            above: Gets the ancestors of the orphans.
-
-        Returns:
-            The parent of each missing ancestor.
-        """
+        """Parents of missing ancestors above roots (`orphans`), numbered from `first`; extends `above`."""
         if len(orphans) < 3:  # two models always lie on a line
             return {}
         at = [rows[v] for v in orphans]
-        angles, odds = self.family.angles, partial(ancestry, self.direction)
+        angles, odds = self.family.angles, partial(ancestry_log_odds, self.direction)
         tree = self.method.tree(
-            self.g.of(at).squared,
+            self.distances.subset(at).squared,
             lambda a, b: odds(at[a], at[b]),
             lambda a, others: angles(at[a], [at[v] for v in others]),
         )
@@ -254,110 +245,117 @@ class _Drawing:
                     out[number[v]] = number[h]
         return out
 
-    def likeliest(self, rows: list[int]) -> tuple[np.ndarray, dict[int, int | None]]:
-        """The likeliest forest that no test of a pair contradicts.
-
-        Returns:
-            How likely each was made from each other one, as `Chances`, and the parents, by position in `rows`.
-        """
-        given = self.family.chances or ByDistance(self.g, self.direction)
-        chances = given(rows).copy()
+    def consistent_parents(self, rows: list[int]) -> tuple[np.ndarray, dict[int, int | None]]:
+        """Probabilities and parents of the most likely forest that no test of a pair contradicts."""
+        estimate = self.family.parent_probabilities or ProbabilitiesFromDistances(self.distances, self.direction)
+        parent_probabilities = estimate(rows).copy()
         for v, r in enumerate(rows):
-            if r in self.family.leaves:
-                chances[v] = 0.0
-            if r in self.family.known:
-                chances[:, v] = 0.0
-                chances[-1, v] = 1.0
-        chances /= np.maximum(chances.sum(axis=0), 1e-300)
+            if r in self.family.childless:
+                parent_probabilities[v] = 0.0
+            if r in self.family.known_parents:
+                parent_probabilities[:, v] = 0.0
+                parent_probabilities[-1, v] = 1.0
+        parent_probabilities /= np.maximum(parent_probabilities.sum(axis=0), 1e-300)
         while True:
-            parents = likeliest(chances, self.method.orphan)
-            told = {v: self.family.relation(rows[p], rows[v]) for v, p in parents.items() if p is not None}
-            wrong = [v for v, found in told.items() if found.backwards or found.neither]
-            for v, found in told.items():
-                if found.certain:
-                    chances[:, v] = 0.0
-                    chances[parents[v], v] = 1.0
-            for v in wrong:
-                without, chances[parents[v], v] = chances[parents[v], v], 0.0
-                if told[v].neither:
-                    chances[-1, v] += without
-                chances[:, v] /= max(float(chances[:, v].sum()), 1e-300)
-            if not wrong:
-                return chances, parents
+            parents = most_likely_forest(parent_probabilities, self.method.orphan)
+            results = {v: self.family.relation(rows[p], rows[v]) for v, p in parents.items() if p is not None}
+            contradicted = [v for v, result in results.items() if result.child_first or result.no_descent]
+            for v, result in results.items():
+                if result.parent_certain:
+                    parent_probabilities[:, v] = 0.0
+                    parent_probabilities[parents[v], v] = 1.0
+            for v in contradicted:
+                removed, parent_probabilities[parents[v], v] = parent_probabilities[parents[v], v], 0.0
+                if results[v].no_descent:
+                    parent_probabilities[-1, v] += removed
+                parent_probabilities[:, v] /= max(float(parent_probabilities[:, v].sum()), 1e-300)
+            if not contradicted:
+                return parent_probabilities, parents
 
-    def edges_of(
-        self, rows: list[int], parents: dict[int, int | None], chances: np.ndarray, names: Mapping[int, str]
+    def add_edges(
+        self,
+        rows: list[int],
+        parents: dict[int, int | None],
+        parent_probabilities: np.ndarray,
+        names: Mapping[int, str],
     ) -> None:
-        """Edges of a tree, each between two models tested; what is not believed or not told goes to `refused`."""
-        alone = len(rows) == 2 and not set(rows) & set(self.family.known)
+        """Add the edges of a tree, each between two models tested; rejected and undecided ones go to `refused`."""
+        is_pair = len(rows) == 2 and not set(rows) & set(self.family.known_parents)
         for v, p in sorted(parents.items()):
             if p is None and v < len(rows):
-                self.refuse(v, chances, parents, names)
+                self.refuse_root(v, parent_probabilities, parents, names)
             elif p is not None and max(v, p) < len(rows):
-                if chances[p, v] <= chances[-1, v] or (alone and chances[p, v] < self.family.alone):
+                if parent_probabilities[p, v] <= parent_probabilities[-1, v] or (
+                    is_pair and parent_probabilities[p, v] < self.family.pair_threshold
+                ):
                     parents[v] = None
-                    self.refuse(v, chances, parents, names)
-                elif not self.pair(rows[p], rows[v], float(chances[p, v])):
+                    self.refuse_root(v, parent_probabilities, parents, names)
+                elif not self.add_tested_edge(rows[p], rows[v], float(parent_probabilities[p, v])):
                     parents[v] = None
             elif p is not None:
                 self.edges.append(Edge(parent=names[p], child=names[v], relation=RelationKind.RELATED.value,
-                                       reason="distances call for an ancestor that is not here"))  # fmt: skip
+                                       reason="distances show a common ancestor that is missing here"))  # fmt: skip
 
-    def refuse(self, v: int, chances: np.ndarray, parents: Mapping[int, int | None], names: Mapping[int, str]) -> None:
-        """A root whose parent is not told: the likeliest of those that were given up."""
-        below = np.array([parents.get(w) == v for w in range(chances.shape[1])])
-        near = int(np.where(below, -1.0, chances[:-1, v]).argmax())
-        open_ = chances[-1, v] < self.method.orphan or not below.any()
-        if open_ and near != v and not _above(parents, v, near):
-            told = {"models": sorted([names[v], names[near]]), "reason": NEITHER}
-            self.refused += [told] if told not in self.refused else []
+    def refuse_root(
+        self, v: int, parent_probabilities: np.ndarray, parents: Mapping[int, int | None], names: Mapping[int, str]
+    ) -> None:
+        """Report the most likely parent of a root as refused, where the direction is undecided."""
+        is_child = np.array([parents.get(w) == v for w in range(parent_probabilities.shape[1])])
+        best_parent = int(np.where(is_child, -1.0, parent_probabilities[:-1, v]).argmax())
+        is_undecided = parent_probabilities[-1, v] < self.method.orphan or not is_child.any()
+        if is_undecided and best_parent != v and not _descends_from(parents, v, best_parent):
+            refusal = {"models": sorted([names[v], names[best_parent]]), "reason": NO_DIRECTION}
+            self.refused += [refusal] if refusal not in self.refused else []
 
-    def pair(self, parent: int, child: int, confidence: float | None) -> bool:
-        """Test an edge between two models.
-
-        Returns:
-            Whether it is believed.
-        """
-        found = self.family.relation(parent, child)
-        a, b = self.label(parent), self.label(child)
-        if not found.related:
-            self.refused.append({"models": sorted([a, b]), "reason": found.reason or "not related as a pair"})
+    def add_tested_edge(self, parent: int, child: int, probability: float | None) -> bool:
+        """Add an edge between two models if their comparison supports it; returns whether it does."""
+        result = self.family.relation(parent, child)
+        a, b = self.name_of(parent), self.name_of(child)
+        if not result.related:
+            self.refused.append(
+                {"models": sorted([a, b]), "reason": result.reason or "the pairwise comparison finds no relation"}
+            )
             return False
-        size = max(self.g.norms[parent, child], self.g.norms[child, parent])
-        length = float(self.g.squared[parent, child] / size) if size > 0 else 0.0
-        sure = None if confidence is None or found.certain else round(self.family.confidence(confidence), 4)
-        told = found.trained if found.trained and sure is not None and sure >= TOLD else found.relation
+        size = max(self.distances.norms[parent, child], self.distances.norms[child, parent])
+        length = float(self.distances.squared[parent, child] / size) if size > 0 else 0.0
+        confidence = (
+            None if probability is None or result.parent_certain else round(self.family.edge_confidence(probability), 4)
+        )
+        relation = (
+            result.finetuned_relation
+            if result.finetuned_relation and confidence is not None and confidence >= FINETUNED_FROM
+            else result.relation
+        )
         self.edges.append(
             Edge(
                 parent=a,
                 child=b,
-                relation=told,
-                p_value=found.p_value,
-                log10_p=found.log10_p,
-                confidence=sure,
+                relation=relation,
+                p_value=result.p_value,
+                log10_p=result.log10_p,
+                confidence=confidence,
                 share=None,
                 length=round(length, 6),
-                reason=found.reason,
+                reason=result.reason,
             )
         )
         return True
 
 
-TOLD = 0.5
-"""Confidence from which a change along an edge is called a training of the one into the other."""
+FINETUNED_FROM = 0.5
+"""Confidence from which a change along an edge is called fine-tuning."""
 
-NEITHER = "related, but neither looks like the parent of the other"
+NO_DIRECTION = "related, but neither is shown to be the parent of the other"
 
 
-def _above(parents: Mapping[int, int | None], ancestor: int, node: int | None) -> bool:
-    """Whether a node of a tree descends from another."""
+def _descends_from(parents: Mapping[int, int | None], ancestor: int, node: int | None) -> bool:
     while node is not None and node != ancestor:
         node = parents.get(node)
     return node is not None
 
 
-def _downwards(tree: AdditiveTree, roots: Sequence[int]) -> dict[int, int | None]:
-    """The parent of every node of undirected trees, seen from their roots."""
+def _parents_from_roots(tree: AdditiveTree, roots: Sequence[int]) -> dict[int, int | None]:
+    """The parent of every node of undirected trees, directed away from their roots."""
     around = tree.neighbours()
     out: dict[int, int | None] = dict.fromkeys(roots)
     todo = list(roots)

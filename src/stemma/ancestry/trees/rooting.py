@@ -1,50 +1,44 @@
-"""Who is whose parent in a family, all models weighed together: the likeliest tree, and how likely each edge is."""
+"""Directs a family tree: log-odds of ancestry, probabilities of parents, and the most likely forest."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from stemma.ancestry.direction import BACKWARD, FORWARD
-from stemma.ancestry.direction import Direction as PairModel
+from stemma.ancestry.direction import BACKWARD, FORWARD, DirectionModel
 from stemma.ancestry.geometry import Geometry
 from stemma.ancestry.trees.arborescence import minimum_forest
-from stemma.ancestry.trees.distances import ByNorm, Distances
+from stemma.ancestry.trees.distances import Distances, OddsFromNorms
 
-Chances = Callable[[Sequence[int]], np.ndarray]
-"""Of some models of a family, by their positions: `[n + 1, n]`, the probability that each (column) was made from each
-other one (row): that it is the nearest of its ancestors among them; last row: that none of its ancestors is."""
+ParentProbabilities = Callable[[Sequence[int]], np.ndarray]
+"""For some models of a family, given by position: `[n + 1, n]`, the probability that each (column) was made from each
+other one (row), which is the nearest of its ancestors among them; last row: that none of them is an ancestor."""
 
-Direction = Callable[[int, int], tuple[float, float]]
-"""Of two models: log-odds that the first is an ancestor of the second, and the second of the first; both are below zero
-for siblings."""
+AncestryOdds = Callable[[int, int], tuple[float, float]]
+"""Log-odds that the first of two models is an ancestor of the second, and the reverse; both negative for siblings."""
 
 
 @dataclass(frozen=True, eq=False)
-class ByWeights:
-    """What weights show of two models, as a direction: mostly what a trained model says, and the rule of norms.
+class OddsFromWeights:
+    """Log-odds of ancestry from the trained classifier of pairs, combined with the rule of norms.
 
-    The rule holds for architectures that the model was not trained on, too.
+    The rule also holds for architectures that the classifier was not trained on.
 
     Attributes:
-        model: Asked about pairs.
+        model: The classifier of pairs.
         geometry: Of the family.
-        norms: The rule.
-        share: How much the rule counts. Chosen on the selection families of benchmarks/forest.py.
+        norms: The rule of norms.
+        share: Weight of the rule. Chosen on the selection families of benchmarks/forest.py.
     """
 
-    model: PairModel
+    model: DirectionModel
     geometry: Geometry
-    norms: ByNorm
+    norms: OddsFromNorms
     share: float = 0.25
     _known: dict[tuple[int, int], float] = field(default_factory=dict)
 
     def __call__(self, a: int, b: int) -> tuple[float, float]:
-        """See `Direction`.
-
-        Returns:
-            Both log-odds.
-        """
+        """Both log-odds, see `AncestryOdds`."""
         if (a, b) not in self._known:
             p = self.model.probabilities(self.geometry, [(a, b)])[0]
             rule = self.norms(a, b)
@@ -57,67 +51,61 @@ class ByWeights:
 TINY = 1e-9
 
 
-def ancestry(direction: Direction, a: int, b: int) -> float | None:
-    """Log-odds that one model is an ancestor of another; the rule of norms is too weak to say so.
-
-    Returns:
-        The odds, None where only norms are known.
-    """
-    return None if isinstance(direction, ByNorm) else direction(a, b)[0]
+def ancestry_log_odds(direction: AncestryOdds, a: int, b: int) -> float | None:
+    """Log-odds that a is an ancestor of b; None for the rule of norms, which is too weak to use alone."""
+    return None if isinstance(direction, OddsFromNorms) else direction(a, b)[0]
 
 
-LEAST = 1e-6
-"""Probability below which a model is not looked at as a parent."""
+MIN_PROBABILITY = 1e-6
+"""Probability below which a model is not considered as a parent."""
 
-RELUCTANT = 1.5
-"""Cost of a root, in log-odds, where one is not called for: more than a near miss, less than an absurd parent."""
+UNEXPECTED_ROOT_COST = 1.5
+"""Cost in log-odds of a root that the probabilities do not call for: above a near miss, below an implausible parent."""
 
 
 @dataclass(frozen=True)
-class ByDistance:
-    """Probabilities of parents where nothing but distances is known: a parent is near, and comes before its child.
+class ProbabilitiesFromDistances:
+    """Probabilities of parents where only distances are known: a parent is near, and comes before its child.
 
     Attributes:
         distances: Of the family.
         direction: Log-odds of ancestry; the rule of norms unless given.
-        nearness: How fast others than the nearest become unlikely, per logarithm of squared distance.
-        none: Logarithm of the weight of an ancestor who is not here, beside the nearest likely one at even odds.
+        nearness: Decrease of log-probability per logarithm of squared distance beyond the nearest.
+        none: Logarithm of the weight of a missing ancestor, relative to the nearest likely one at even odds.
     """
 
     distances: Distances
-    direction: Direction | None = None
+    direction: AncestryOdds | None = None
     nearness: float = 4.0
     none: float = -0.5
 
     def __call__(self, rows: Sequence[int]) -> np.ndarray:
-        """See `Chances`.
-
-        Returns:
-            `float64 [rows + 1, rows]`.
-        """
-        direction, n = self.direction or ByNorm(self.distances), len(rows)
+        """Probabilities `float64 [rows + 1, rows]`, see `ParentProbabilities`."""
+        direction, n = self.direction or OddsFromNorms(self.distances), len(rows)
         odds = np.array([[direction(a, b)[0] if a != b else -np.inf for b in rows] for a in rows])
-        far = np.log(np.maximum(self.distances.squared[np.ix_(rows, rows)], 1e-300))
-        before = np.where(odds > 0, far, np.inf).min(axis=0)  # the nearest that looks like an ancestor
-        least = np.where(np.isfinite(before), before, np.where(np.eye(n, dtype=bool), np.inf, far).min(axis=0))
-        weight = np.concatenate([np.exp(odds - self.nearness * (far - least)), np.full((1, n), np.exp(self.none))])
+        log_distance = np.log(np.maximum(self.distances.squared[np.ix_(rows, rows)], 1e-300))
+        nearest_ancestor = np.where(odds > 0, log_distance, np.inf).min(
+            axis=0
+        )  # the nearest that looks like an ancestor
+        reference = np.where(
+            np.isfinite(nearest_ancestor),
+            nearest_ancestor,
+            np.where(np.eye(n, dtype=bool), np.inf, log_distance).min(axis=0),
+        )
+        weight = np.concatenate(
+            [np.exp(odds - self.nearness * (log_distance - reference)), np.full((1, n), np.exp(self.none))]
+        )
         weight[np.arange(n), np.arange(n)] = 0.0
         return weight / weight.sum(axis=0)
 
 
-def likeliest(chances: np.ndarray, orphan: float = 0.5) -> dict[int, int | None]:
-    """The likeliest forest, given who may be whose parent: no model descends from itself, whatever pairs say.
-
-    Args:
-        chances: As `Chances` gives them.
-        orphan: Models whose ancestors are less likely than this not to be here rather get a parent.
-
-    Returns:
-        The parent of every model, None where the likeliest forest has none.
-    """
-    n = chances.shape[1]
-    sources, targets = np.nonzero(chances[:n] >= LEAST)
-    costs = -np.log(chances[sources, targets])
-    without = np.where(chances[n] >= orphan, 0.0, RELUCTANT) - np.log(np.maximum(chances[n], LEAST))
-    chosen = minimum_forest(n, sources, targets, costs, without)
-    return {v: int(sources[e]) if e >= 0 else None for v, e in enumerate(chosen)}
+def most_likely_forest(probabilities: np.ndarray, orphan_threshold: float = 0.5) -> dict[int, int | None]:
+    """Parents in the most likely forest without cycles; None where none is likelier than the threshold."""
+    n = probabilities.shape[1]
+    sources, targets = np.nonzero(probabilities[:n] >= MIN_PROBABILITY)
+    costs = -np.log(probabilities[sources, targets])
+    root_costs = np.where(probabilities[n] >= orphan_threshold, 0.0, UNEXPECTED_ROOT_COST) - np.log(
+        np.maximum(probabilities[n], MIN_PROBABILITY)
+    )
+    edges = minimum_forest(n, sources, targets, costs, root_costs)
+    return {v: int(sources[e]) if e >= 0 else None for v, e in enumerate(edges)}

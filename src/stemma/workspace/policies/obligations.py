@@ -11,7 +11,7 @@ from stemma.checkpoints.model import Model
 from stemma.errors import StemmaError
 from stemma.registry.records import ModelRecord
 from stemma.types import Digest, Trace
-from stemma.workspace.candidates import is_itself
+from stemma.workspace.candidates import is_same_file
 from stemma.workspace.policies.licences import DENIED, FREE, UNCLEAR, Denied, judged
 from stemma.workspace.workspace import Workspace
 
@@ -98,7 +98,7 @@ def _itself(result: Trace, subject: Model, enrolled: "Enrolled") -> list[Holder]
     """The model as its own files have it now, and as it is enrolled from the same place."""
     made = any(p["direction"] == "parent" or p.get("role") == "same" for p in result.parents)
     shown = bool(result.copies) or made
-    records = [r for r in enrolled.by_digest(subject.digest) if is_itself(r, subject)]
+    records = [r for r in enrolled.by_digest(subject.digest) if is_same_file(r, subject)]
     own = [Holder(r.name, r.digest, r.license or "", r.claims, shown) for r in records]
     if any(h.stated for h in own):
         return own
