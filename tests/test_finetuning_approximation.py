@@ -16,7 +16,7 @@ import stemma
 from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError, StemmaError
 from stemma.kinship.function.feature_similarities import similarity
-from stemma.kinship.function.finetuning_approximation import FineTuningApproximation, LineageScores, bounded
+from stemma.kinship.function.finetuning_approximation import FineTuningApproximation, LineageScores, shorten_steps
 from stemma.kinship.function.network_body import body_up_to, difference
 from stemma.probes import Probes
 from stemma.zoo import data
@@ -272,7 +272,7 @@ def test_a_large_step_ruins_the_taylor_form(families: Any) -> None:
 def test_steps_are_shortened_to_what_they_are_to_bridge_and_only_where_scale_is_not_seen() -> None:
     step_of_features, apart = torch.zeros(3, 2, 2, dtype=torch.float64), torch.ones(3, 2, 2, dtype=torch.float64)
     step_of_features[0, 0, 0], step_of_features[1, 0, 0] = 5.0, 0.5
-    found = bounded(step_of_features, apart)
+    found = shorten_steps(step_of_features, apart)
     assert [float(t.norm()) for t in found] == [2.0, 0.5, 0.0]
     parent, child = model(perceptron(0).double()), [model(perceptron(1).double())]
     for name, same in (("l1", True), ("l2", True), ("cka", False), ("dc", False)):

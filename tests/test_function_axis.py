@@ -15,7 +15,7 @@ from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError
 from stemma.fingerprints.gradient_field import GradientField
 from stemma.kinship.axes import both_axes
-from stemma.kinship.compare import compare, unaskable
+from stemma.kinship.compare import compare, reason_not_comparable
 from stemma.kinship.function import combined
 from stemma.kinship.function.closer_than_independent import CloserThanIndependent
 from stemma.kinship.function.closest_of_many import ClosestOfMany
@@ -690,5 +690,5 @@ def test_models_that_read_other_tokens_are_not_asked_together() -> None:
         told = replace(model, runs=lambda m: replace(model.network, tokenizer=tokenizer))
         return Subject.of(told)
 
-    assert unaskable(reading(one, "words"), reading(other, "words")) == ""
-    assert "different tokenizers" in unaskable(reading(one, "words"), reading(other, "letters"))
+    assert reason_not_comparable(reading(one, "words"), reading(other, "words")) == ""
+    assert "different tokenizers" in reason_not_comparable(reading(one, "words"), reading(other, "letters"))

@@ -614,5 +614,5 @@ def test_what_is_no_model_is_refused_in_one_sentence(names: dict, config: object
 def test_a_file_with_more_axes_than_arrays_have_is_refused(tmp_path: Path) -> None:
     header = json.dumps({"w": {"dtype": "F32", "shape": [1] * 65, "data_offsets": [0, 4]}}).encode()
     (tmp_path / "w.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
-    with pytest.raises(StemmaError, match="more than 64"):
+    with pytest.raises(StemmaError, match="has 65 axes"):
         load(tmp_path / "w.safetensors")

@@ -13,7 +13,7 @@ import torch
 
 from stemma.checkpoints.model import Model
 from stemma.kinship.function.feature_similarities import similarity
-from stemma.kinship.function.finetuning_approximation import FineTuningApproximation, bounded
+from stemma.kinship.function.finetuning_approximation import FineTuningApproximation, shorten_steps
 from stemma.kinship.function.network_body import body_up_to, difference, feature_tangents
 from stemma.probes import Probes
 from testbeds.parent_zoos import Question
@@ -71,7 +71,7 @@ def _forms(
     for alpha in linear:
         found[f"linear {alpha:g}"] = measure.score(measure.value(own + alpha * step_of_features, theirs))
         if measure.scale_invariant:
-            short = bounded(alpha * step_of_features, theirs - own)
+            short = shorten_steps(alpha * step_of_features, theirs - own)
             found[f"linear {alpha:g} bounded"] = measure.score(measure.value(own + short, theirs))
     for alpha in taylor:
         found[f"taylor {alpha:g}"] = measure.score(s + alpha * slope)

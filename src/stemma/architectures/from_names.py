@@ -26,10 +26,10 @@ from stemma.architectures.structure import AxisLabel, GroupRule, MisfitError, Pa
 _NOT_A_CHAIN = re.compile(
     r"attn|attention|quer|q_proj|qkv|_ih|_hh|lstm|gru|rnn|group_?norm|(^|[._/])gn\d*([._/]|$)|embed|expert|gate|router"
 )
-"""Words in names of networks that are not a chain, or whose rows are not free units."""
+"""Words in tensor names of networks that are not a chain, or whose rows are not free units."""
 
 UNKNOWN = "unknown"
-"""Role of an axis whose order is not known."""
+"""Role of an axis with unknown order."""
 
 
 def from_names(shapes: Mapping[str, tuple[int, ...]]) -> Structure | None:
@@ -133,7 +133,7 @@ def _chain(
     draft: dict[str, list[list[Part]]] = {}
     rules: dict[str, GroupRule] = {}
     written: list[tuple[str, int]] = []
-    flattened: set[str] = set()  # groups that are read in an order that is not known
+    flattened: set[str] = set()  # groups that are flattened in an unknown order
     for i, layer in enumerate(layers):
         shape = shapes[layer.tensor]
         parts = [[Part("one" if n == 1 else "kernel", fixed=True)] for n in shape]

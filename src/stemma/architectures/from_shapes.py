@@ -22,7 +22,7 @@ from stemma.architectures.from_names import kernel_axes
 from stemma.architectures.structure import FIXED, AxisLabel, GroupRule, Segment, Structure, collect_groups, unknown_axes
 
 COLOURS = 4
-"""A convolution's channel axis of at most this length is taken for an image's, or for one of depthwise kernels."""
+"""Longest channel axis that is treated as image channels, or as that of depthwise kernels."""
 
 
 @dataclass
@@ -95,13 +95,13 @@ def _ends_identified(
                 image[side] = True
                 pictures.add(shapes[name][axes[side]])
     first, second = set(sides.first) - set(sides.second), set(sides.second) - set(sides.first)
-    # a size that stands on the other side multiplied is a feature map that is flattened there
+    # a size with a multiple on the other side is a feature map that is flattened there
     flat = {s for one, other in ((first, second), (second, first)) for s in one for t in other if t % s == 0}
     only_first, only_second = bool(first - flat), bool(second - flat)
     maps = {shapes[n][a] for n, pair in channels.items() for a in pair}
     single = {s for s in sides.partners if sides.first[s] + sides.second[s] == 1} - pictures - flat
     once = any(s < min(sides.partners[s]) and not any(s % m == 0 for m in maps if 1 < m < s) for s in single)
-    # the image stands on one side; the other end is a second image, or a size that is nowhere else
+    # one side is the image; the other end is a second image or a size that occurs nowhere else
     return (image[1] and (only_first or image[0])) or (image[0] and (only_second or image[1])) or (any(image) and once)
 
 
@@ -140,7 +140,7 @@ def _possibly_tied_sizes(
     doubling = {x for x, y in convolutions if x == 2 * y}
     halving = {y for x, y in convolutions if y == 2 * x}
     if doubling and halving:
-        tied |= doubling | halving  # perhaps concatenated maps
+        tied |= doubling | halving  # perhaps concatenated feature maps
     return tied
 
 
@@ -168,7 +168,7 @@ def _transformer(
         norms = sum(len(s) == 1 and s[0] == stream for s in shapes.values())
         counts = {s: sorted((sides.first[s], sides.second[s])) for s in inner}
         gated = {s for s in inner if counts[s][1] == 2 * counts[s][0] >= 6 and s != 3 * stream}
-        square_count = squares.get(stream, 0)  # four square projections per layer, or one beside a fused threefold one
+        square_count = squares.get(stream, 0)  # four per layer, or one with a fused threefold one
         fused = sides.first[3 * stream] + sides.second[3 * stream] if 3 * stream not in both else 0
         ungated = {s for s in inner if counts[s][0] == counts[s][1] and s > stream}
         ungated = {s for s in ungated if square_count >= 4 * counts[s][0] or square_count == fused == counts[s][0]}

@@ -78,7 +78,7 @@ def numbers_give_order(layers: Sequence[Layer], shapes: Mapping[str, tuple[int, 
     words = {letters(piece) for layer in layers for piece in re.split(r"[./]", layer.module)} - {""}
     if any(len(word) > 1 and word in ranked for word in words for ranked in RANKS.values()):
         return True
-    # a word that is not known, or a number padded with zeros, is a code
+    # an unknown word, or a number padded with zeros, is a code
     coded = any(re.search(r"(?<!\d)0\d", layer.module) for layer in layers) or bool(words)
     return not coded and have_paired_vectors(layers, shapes)
 

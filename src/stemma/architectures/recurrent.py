@@ -1,8 +1,8 @@
 """Recurrent layers (LSTM, GRU, plain): fused gates, and a state that is read on the axis where it is written.
 
 A layer with H units has an input kernel of 4 H rows (LSTM; GRU 3 H, plain H): one block of H rows per gate, so that a
-unit owns every H-th row. Its recurrent kernel carries the same units on both axes. What a layer reads is the state of
-the layer before, forward and backward units side by side; what feeds the first layer is left fixed.
+unit owns every H-th row. Its recurrent kernel carries the same units on both axes. A layer's input is the state of the
+previous layer, forward units before backward units; the input of the first layer is left fixed.
 """
 
 import re
@@ -26,7 +26,7 @@ class Cell:
     """The tensors of one recurrent layer in one direction.
 
     Attributes:
-        stack: The module whose layers follow one another.
+        stack: The module that contains the layers.
         layer: Its number in the stack.
         backward: Whether it reads its input backwards.
         inputs_first: Whether its kernels are stored `[in, out]`, as in Keras.

@@ -104,7 +104,7 @@ class Structure:
 
 
 class MisfitError(ValueError):
-    """A draft contradicts the shapes of the tensors; another family or inference is tried instead."""
+    """A draft contradicts the shapes of the tensors; another family or method is tried instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class GroupRule:
-    """What a family says about a kind of group: the flags of `UnitGroup`, and its place in causal order.
+    """A family's rule for a kind of group: the flags of `UnitGroup`, and its position in causal order.
 
     Attributes:
         kind: "unit", "stream" or "head".
@@ -149,7 +149,7 @@ class GroupRule:
 
 
 Draft = Mapping[str, Sequence[Sequence[Part]]]
-"""Per tensor and axis, the parts that it should consist of."""
+"""Per tensor and axis, its expected parts."""
 
 
 def part_rows(length: int, parts: Sequence[Part]) -> list[int]:

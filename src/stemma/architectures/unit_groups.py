@@ -41,7 +41,7 @@ def structure(model: "Model") -> Structure:
         model: Any model.
 
     Returns:
-        Labels for every tensor of `model.weights`, the groups in causal order, and how far to trust them.
+        Labels for every tensor of `model.weights`, the groups in causal order, and whether they are certain.
     """
     shapes = tuple((name, tuple(t.shape)) for name, t in model.weights.items())
     return _cached_structure(shapes, json.dumps(model.config, sort_keys=True, default=str))

@@ -87,7 +87,7 @@ def build_models(
 
 def _check_not_empty(source: Path, tensors: Mapping[str, Tensor]) -> None:
     """Refuse files without weights, and the empty placeholders (shape [0]) of ZeRO-3 partitions."""
-    graph = source.suffix.lower() in GRAPH_SUFFIXES  # there an operator may take an empty list
+    graph = source.suffix.lower() in GRAPH_SUFFIXES  # in graphs an operator may have an empty list as input
     shells = [n for n, t in tensors.items() if t.shape == (0,) and not graph]
     weights = sum(n.endswith("weight") for n in shells)
     if shells and (weights or 3 * len(shells) >= len(tensors)):

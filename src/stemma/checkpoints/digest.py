@@ -67,7 +67,7 @@ def of_model(tensors: Iterable[Tensor], tensor_digests: Mapping[str, Digest]) ->
 
 
 def _escaped(name: str) -> str:
-    # a name cannot imitate the end of its line
+    # so that a name cannot contain the end of its line
     return name.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n")
 
 

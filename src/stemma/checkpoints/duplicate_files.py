@@ -1,4 +1,4 @@
-"""Notes and warnings about weight files in a folder that were not read."""
+"""Notes and warnings about unread weight files in a folder."""
 
 import logging
 from functools import lru_cache

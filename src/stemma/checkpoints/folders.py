@@ -118,7 +118,7 @@ def _walk(folder: Path, prefix: str, all_formats: bool, visited: set[tuple[int, 
         stat = folder.stat()
         entries = sorted(folder.iterdir(), key=lambda p: p.name)
     except OSError:
-        return  # a link that leads nowhere, or a folder that may not be read
+        return  # a dangling link, or a folder without permission
     if (stat.st_dev, stat.st_ino) in visited:
         return
     visited.add((stat.st_dev, stat.st_ino))
@@ -191,7 +191,7 @@ def _has_known_header(path: Path) -> bool:
     except OSError:
         return False
     if path.suffix.lower() in ("", ".json", ".dat", ".data") and unsupported.is_pointer(head):
-        return False  # a pointer to a file that may be anything
+        return False  # a pointer to an unknown kind of file
     return unsupported.is_pointer(head) or any(f.recognises(path, head) for f in ALL)
 
 
@@ -286,7 +286,7 @@ def _components(folder: Path, name: str) -> tuple[Model, ...]:
         raise NotAModelError(explain_no_checkpoint(folder))
     out: list[Model] = []
     for part in parts:
-        if not is_pipeline(part):  # a pipeline inside a pipeline is a model of its own, and could be a loop of links
+        if not is_pipeline(part):  # a nested pipeline is a separate model, and could be a loop of links
             out.extend(open_folder(part, f"{name}/{part.name}"))
     unread_parts = [
         f"part of the pipeline {folder} was not read: {skipped.path} is {skipped.reason}"

@@ -27,7 +27,7 @@ def columns(tensor: Tensor, start: int, stop: int) -> np.ndarray:
 
 
 def _unpack(words: np.ndarray, bits: int, axis: int) -> np.ndarray:
-    # the codes in 32-bit words, lowest bits first, along an axis
+    # codes in 32-bit words along an axis, lowest bits first
     shifts = np.arange(0, 32, bits, dtype=np.uint32)
     codes = (np.expand_dims(words.view(np.uint32), axis + 1) >> np.expand_dims(shifts, 1 - axis)) & ((1 << bits) - 1)
     shape = list(words.shape)
@@ -162,7 +162,7 @@ def _state(name: str, tensors: Mapping[str, Tensor], companions: set[str]) -> di
 
 
 def _absmax(name: str, absmax: Tensor, state: Mapping[str, Any], tensors: Mapping[str, Tensor]):
-    # the scales of blocks `start:stop`, themselves quantised or not
+    # returns a function for the scales of blocks `start:stop`, which may be quantised themselves
     flat = Tensor(absmax.name, absmax.dtype, (absmax.size,), absmax.storage)
     if absmax.dtype != "U8":
         return flat.rows

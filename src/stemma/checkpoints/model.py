@@ -17,17 +17,17 @@ from stemma.types.network import Network
 
 @dataclass(frozen=True)
 class Model:
-    """The weights of a network by name, and what its files claim.
+    """The weights of a network by name, and the claims of its files.
 
     Attributes:
-        name: For people.
-        source: Absolute path, or `python:NAME` for one made in memory.
+        name: Name, for display.
+        source: Absolute path, or `python:NAME` for a model made in memory.
         tensors: The tensors as stored, by canonical name, sorted.
         config: Architecture configuration as claimed by a file next to the weights, None without one.
         claims: Other metadata (licence, base model …): shown, never used as evidence.
-        notes: What the reader left out or changed, for people.
-        network_builder: Builds the network; set by `stemma.networks.load`, so that this package knows no networks. None
-            where only tensors were read.
+        notes: What the reader omitted or changed, for display.
+        network_builder: Builds the network; set by `stemma.networks.load`, because this package does not import
+            networks. None if only tensors were read.
         black_box: Whether only its outputs are known: its digest is `blackbox:NAME`.
         view: Identifies a temporary view made for one comparison: its digest is `view:VIEW`, and nothing is stored for
             it.

@@ -114,7 +114,7 @@ def _concatenated(folder: Path, slices: list[Tensor], width: int, *, gated: bool
         raise UnreadableModelError(f"{folder}: the ranks hold '{first.name}' in several shapes or dtypes")
     axis = _axis(first, len(slices), width)
     if axis is None and all(_equal_bytes(first, t) for t in slices[1:]):
-        return first  # norms and the like lie whole in every rank
+        return first  # norms are replicated in every rank
     if axis is None:
         raise NotAModelError(
             f"{folder} holds {len(slices)} model-parallel ranks of unknown layout (split axis of '{first.name}'). "
@@ -139,7 +139,7 @@ def _axis(tensor: Tensor, ranks: int, width: int) -> int | None:
     """The axis along which a tensor was split, from its name and the width of the network."""
     if len(tensor.shape) not in (1, 2) or not tensor.size:
         return None
-    rows, columns = (*tensor.shape, width)[:2]  # a bias is cut as the rows of its matrix are
+    rows, columns = (*tensor.shape, width)[:2]  # a bias is split like the rows of its matrix
     if _TOKENS.search(tensor.name):
         return 0 if columns == width else 1 if columns * ranks == width else None
     if _ROW_PARALLEL.search(tensor.name):

@@ -60,7 +60,7 @@ def dequantize(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
             raise UnreadableModelError(f"the packed tensor '{packed.name}' also exists unpacked. Remove one of the two")
         out[packed.name] = packed
     for name in [n for n in out if n.endswith(("::scale", "::zero_point"))]:
-        if name.rsplit("::", 1)[0] in out:  # a float tensor of a quantised file, or one without a scale
+        if name.rsplit("::", 1)[0] in out:  # companions of a float tensor
             del out[name]
     if len(out) == len(tensors) and all(out[n] is tensors[n] for n in tensors if n in out):
         return center_codes(tensors, tensors)
@@ -81,7 +81,7 @@ def _refuse(tensors: Mapping[str, Tensor]) -> None:
 
 
 def _packed(tensors: Mapping[str, Tensor]) -> Iterator[tuple[Tensor, set[str]]]:
-    # every packed tensor as its logical tensor, with the stored names that it replaces
+    # yields each logical tensor with the stored names that it replaces
     for name, t in tensors.items():
         if t.is_float and not t.dtype.startswith("F8"):
             continue
@@ -102,7 +102,7 @@ def _packed(tensors: Mapping[str, Tensor]) -> Iterator[tuple[Tensor, set[str]]]:
 
 
 def _companions(name: str, codes: Tensor, tensors: Mapping[str, Tensor]) -> tuple[str, str, str] | None:
-    # the logical name, the scale's name and the zero point's name of a tensor of codes
+    # logical name, name of the scale and name of the zero point of a tensor of codes
     annotated = codes.storage if isinstance(codes.storage, CodesStorage) else None
     if annotated and annotated.scale in tensors and _grid(codes.shape, tensors[annotated.scale]) is not None:
         return name.removesuffix("_quantized"), annotated.scale, annotated.zero
@@ -116,7 +116,7 @@ def _companions(name: str, codes: Tensor, tensors: Mapping[str, Tensor]) -> tupl
             scale = stem + ending
             if scale not in tensors or not tensors[scale].is_float:
                 continue
-            # the plural is also used beside packed codes
+            # the plural is also used with packed codes
             packed = ending.endswith("scales") and len(codes.shape) > 1 and codes.size and not is_codes(codes)
             if not packed and _grid(codes.shape, tensors[scale]) is not None:
                 return logical, scale, stem + ZEROS.get(ending, ending + "_zero")
@@ -152,7 +152,7 @@ def _grid(shape: tuple[int, ...], scale: Tensor) -> tuple[int, ...] | None:
         return tuple(1 if i == axis else 0 for i in range(len(shape)))
     if any(s < 1 or s > n for n, s in zip(shape, scales, strict=True) if s != 1):
         return None
-    # the usual length that fits every divided axis, its last block cut short; else blocks that divide their axis
+    # the common block length that fits every divided axis (last block shorter), else blocks that divide their axis
     divided = [(n, s) for n, s in zip(shape, scales, strict=True) if s not in (1, n)]
     block_length = next((b for b in BLOCKS if all(-(-n // b) == s for n, s in divided)), 0)
     if not block_length and any(n % s for n, s in divided):

@@ -29,7 +29,7 @@ def save(
     shards and their index) and `config.json`.
 
     Args:
-        model: A model, or tensors under the names that they are to have.
+        model: A model, or tensors with their new names.
         path: Where to write.
         config: Written as `config.json`; the model's own by default. Needs a folder.
         metadata: Free text for the files' headers.

@@ -33,7 +33,7 @@ def find(folder: Path) -> str | tuple[str, ...] | None:
         if match and int(match["n"]) > 1:
             ending = match["ending"]
             shards = tuple(_shard(match, i) for i in range(1, min(int(match["n"]), 10_000) + 1))
-            # without an index, other weights of that kind in the folder are models of their own
+            # without an index, other weight files in the folder are separate models
             return None if {x for x in names if x.endswith(f".{ending}")} - set(shards) else shards
     return None
 

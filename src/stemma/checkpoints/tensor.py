@@ -99,7 +99,7 @@ class AbstractStorage(abc.ABC):
             out: Writable bytes; all of it is filled.
 
         Raises:
-            UnreadableModelError: If the bytes are not there any more.
+            UnreadableModelError: If the bytes are no longer available.
         """
 
 
@@ -136,7 +136,7 @@ def fill(start: int, out: memoryview, row: int, step: int, make: Callable[[int, 
 
 @dataclass(frozen=True)
 class RowStorage(AbstractStorage):
-    """Bytes of rows that are computed when asked for: dequantised weights, adapters merged into their base.
+    """Bytes of rows that are computed on demand: dequantised weights, merged adapters.
 
     Attributes:
         make: `make(start, stop)` returns rows `start:stop` as numbers.
@@ -156,7 +156,7 @@ class RowStorage(AbstractStorage):
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor that is read when asked for.
+    """A lazily read tensor.
 
     Attributes:
         name: Canonical name (wrappers and prefixes removed).
@@ -209,7 +209,7 @@ class Tensor:
         """Entries of the first axis at ascending positions, decoded as `rows` does."""
         row = self.nbytes // self.shape[0] if self.shape and self.shape[0] else 0
         raw = np.empty((len(rows), row), np.uint8)
-        gap = row if isinstance(self.storage, RowStorage) else GAP  # rows that are computed cost more than reading
+        gap = row if isinstance(self.storage, RowStorage) else GAP  # computing rows costs more than reading
         breaks = np.flatnonzero(np.diff(rows) * row > gap) + 1
         for first, last in zip([0, *breaks.tolist()], [*breaks.tolist(), len(rows)], strict=True):
             start, stop = (int(rows[first]), int(rows[last - 1]) + 1) if last > first else (0, 0)

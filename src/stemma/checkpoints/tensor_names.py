@@ -87,7 +87,7 @@ def unwrap(
         unwrapped = True
         inner = nested[main]
         tree = {**{k: v for k, v in nested.items() if k in NETWORK_KEYS and k not in inner}, **inner}
-    # inside a network a part may be called anything
+    # inside a network names are arbitrary
     training = sorted(k for k in nested if TRAINING.search(k) and k in tree) if not unwrapped else []
     if training and len(training) < len(nested):
         notes.append(f"left out: {', '.join(training[:8])}")

@@ -48,7 +48,7 @@ def _fits(length: Tensor, direction: Tensor) -> bool:
 
 def _product(name: str, length: Tensor, direction: Tensor) -> Tensor:
     shape = tuple(direction.shape)
-    if length.size > 1 and length.shape[0] > 1:  # a length per row: rows are made as they are asked for
+    if length.size > 1 and length.shape[0] > 1:  # a norm per row: rows are computed lazily
 
         def rows(start: int, stop: int) -> np.ndarray:
             v = np.asarray(direction.rows(start, stop), np.float32)

@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 
 WIDTH = 1000
-"""Units across; the page scales it."""
+"""Width in SVG units; the page scales it."""
 
 
 def scale(

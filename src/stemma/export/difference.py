@@ -39,7 +39,7 @@ class Difference:
         measure: The measure.
         distance: Their distance.
         outputs: Their outputs for the probes.
-        agreement: How often their top answers agree.
+        agreement: Share of probes with the same top output.
         comparison: The verdict on the pair, if requested.
 
     """

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from stemma.probes import Probes
 
 ROW, LEFT, RIGHT = 34, 250, 70
-"""Height of a bar, and the margins beside it."""
+"""Height of a bar, and the left and right margins."""
 
 
 def modality_page(

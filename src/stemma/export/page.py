@@ -12,7 +12,7 @@ def escape(text: object) -> str:
 
 
 ROUNDING = 1e-12
-"""What sums of double precision leave where the exact answer is 0."""
+"""Rounding error of double-precision sums whose exact value is 0."""
 
 
 def number(value: float, digits: int = 3) -> str:

@@ -13,12 +13,12 @@ from stemma.measures.difference_map import DifferenceMaps
 from stemma.probes import Probes
 
 ANSWERS = 3
-"""Answers of a model that a card lists."""
+"""Number of top outputs per model on a card."""
 
 MODELS = ("a", "b")
 
 PIXELATED_BELOW = 96
-"""Pictures with fewer pixels a side are shown with visible pixels."""
+"""Images with fewer pixels a side are shown with visible pixels."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +31,7 @@ class ProbeCards:
         labels: Class names of both, if any.
         maps: Where the models differ; None without a field.
         scaled_by: Probes whose maps determine the colour scale.
-        starts: Baseline input of each probe `[n, …]`; None if it is not worth showing.
+        starts: Baseline input of each probe `[n, …]`; None if it is not shown.
 
     """
 

@@ -35,7 +35,7 @@ def overlay(values: np.ndarray, top: float, picture: np.ndarray) -> np.ndarray:
 
 
 BACKGROUND_LIGHTNESS = 0.42
-"""Lightness of the picture under the heat."""
+"""Lightness of the image under the heat map."""
 
 
 def pool(values: np.ndarray, cells: int = CELLS) -> np.ndarray:

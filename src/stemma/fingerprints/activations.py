@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 class Activations(AbstractFingerprinter):
     """The activations at one layer, a vector per probe.
 
-    Their coordinates are the model's own, so only rotation-invariant measures can compare them. Of a module that runs
-    several times, the last run counts.
+    Their coordinates are specific to the model, so only rotation-invariant measures can compare them. If a module runs
+    several times, its last run is used.
     Cost: one forward pass per probe. Needs the module: not available for a black box.
 
     Attributes:

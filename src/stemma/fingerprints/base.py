@@ -33,17 +33,17 @@ class Block:
 class AbstractFingerprinter(abc.ABC):
     """A frozen dataclass of its own parameters that turns a model and probes into a fingerprint.
 
-    What a method gives decides which measures take it:
+    `produces` decides which measures accept the fingerprint:
 
     - `field`: `curve` `[k, steps, d]` (or projections of it), `weights` `[k, steps]` (sum 1 over steps),
       `defined` `[k, steps]`;
-    - `outputs`: `outputs` `[k, …]`, the network's answers as they are;
-    - `features`: `features` `[k, p]`, a vector per probe whose coordinates are the model's own; or `[k, r, p]`, r
-      samples of each probe (positions, directions).
+    - `outputs`: `outputs` `[k, …]`, the network's outputs without normalisation;
+    - `features`: `features` `[k, p]`, a vector per probe in the model's own coordinates; or `[k, r, p]`, r samples of
+      each probe (positions, directions).
 
     Attributes:
         name: As in the command line, the docs and the registry.
-        version: Raised whenever the method's numbers change.
+        version: Raised whenever its values change.
         produces: `field`, `outputs` or `features`.
     """
 
@@ -53,7 +53,7 @@ class AbstractFingerprinter(abc.ABC):
 
     @property
     def spec(self) -> Spec:
-        """Identity of the method with its parameters; fields that change no number (`compare=False`) are left out."""
+        """Identity of the method with its parameters, without fields that do not change values (`compare=False`)."""
         kept = [f.name for f in fields(self) if f.compare]  # ty: ignore[invalid-argument-type]
         return Spec(self.name, self.version, {name: getattr(self, name) for name in kept})
 
@@ -63,15 +63,15 @@ class AbstractFingerprinter(abc.ABC):
 
         Args:
             model: The model; it is not changed.
-            probes: What it is asked.
+            probes: The inputs.
             from_probe: Skip blocks before this probe (the start of a block), to resume an interrupted run.
 
         Yields:
-            Blocks of consecutive probes; where they are cut depends on method and probes only, never on the model, so
-            that the blocks of several models can be zipped.
+            Blocks of consecutive probes; their sizes depend on method and probes only, not on the model, so that the
+            blocks of several models can be zipped.
 
         Raises:
-            StemmaError: If the model cannot be questioned so, or answers with NaN or at random.
+            StemmaError: If the model does not support the method, or its outputs are NaN or random.
         """
 
     def __call__(self, model: Model, probes: Probes) -> Fingerprint:
@@ -81,13 +81,13 @@ class AbstractFingerprinter(abc.ABC):
 
         Args:
             model: The model.
-            probes: What it is asked.
+            probes: The inputs.
 
         Returns:
             The fingerprint, under the model's network digest.
 
         Raises:
-            MisuseError: If these are no model and no probes.
+            MisuseError: If the arguments are not a model and probes.
         """
         if not isinstance(model, Model) or not isinstance(probes, Probes):
             raise MisuseError(

@@ -35,8 +35,8 @@ FEATURES = (
 
 
 LOGITS, PROBABILITIES, LABELS, SCORES, ROUNDED = 0, 1, 2, 3, 10
-"""Forms of answers: as they are; normalised; one-hot; between 0 and 1 but not normalised; `ROUNDED + d` are
-probabilities that were rounded to d decimals."""
+"""Forms of outputs: unnormalised; normalised; one-hot; between 0 and 1 but not normalised; `ROUNDED + d` are
+probabilities rounded to d decimals."""
 
 MIN_PROBABILITY = 1e-6
 """Lower bound of probabilities."""

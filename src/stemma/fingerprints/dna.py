@@ -27,28 +27,28 @@ SCALARS = (
     "classes", "effective rank", "entropy", "top probability", "entropy: noise", "entropy: mixture",
     "entropy: own sample", "top probability: own sample",
 )  # fmt: skip
-"""Numbers about the whole of a model's answers, for people to read: the logarithms of the number of classes and of the
+"""Summary statistics of a model's outputs, for display only: the logarithms of the number of classes and of the
 effective rank, then means over probes. No test uses them. The last two are 0 without a training sample."""
 
 
 @final
 @dataclass(frozen=True)
 class DNA:
-    """A compact code of input-output behaviour and, where a sample is given, of training data.
+    """A compact code of input-output behaviour and, if a sample is given, of training data.
 
-    Each probe is put to the model as it is and changed in three ways; features of the answers that no relabelling, new
-    head or temperature alters are encoded to a few channels per probe, four bits each. Codes of the same probes and
-    the same encoder are compared by `stemma.kinship.function.model_dna`, without the model. Cost: four forward passes
-    per probe; at most 1 KiB is kept.
+    The model is run on each probe and on three perturbations of it; features of the outputs that are invariant to
+    relabelling, new heads and temperature are encoded to a few channels per probe, four bits each. Codes of the same
+    probes and the same encoder are compared by `stemma.kinship.function.model_dna`, without the model. Cost: four
+    forward passes per probe; at most 1 KiB is kept.
 
     Attributes:
-        rows: Most probes that are used, evenly spaced over those given.
-        seed: Of the changes to the probes.
+        rows: Largest number of probes used, evenly spaced over those given.
+        seed: Seed of the perturbations.
         encoder: The learned part; `FragmentEncoder.untrained()` unless given. Its digest is part of the spec.
-        batch: Probes asked at once; changes no number beyond rounding.
+        batch: Probes per forward pass; changes results only by rounding.
 
     Source: the idea of a learned code of data and behaviour is Mu et al., ECAI 2024 (arXiv:2308.02121). Whitened
-    responses to changes, keeping probes apart instead of pooling them, and all else here is this project's.
+    responses to perturbations, separate channels per probe instead of pooling, and the rest are this project's.
     """
 
     rows: int = 384
@@ -89,16 +89,16 @@ class DNA:
 
         Args:
             model: The model; it is not changed.
-            probes: What it is asked.
-            training_sample: Inputs that it was trained on, where known.
+            probes: The inputs.
+            training_sample: Inputs that it was trained on, if known.
 
         Returns:
-            A fingerprint with `code` `uint8 [probes, channels / 2]`, `scalars` `float16 [8]` (see `SCALARS`),
-            `sample` `int8 [64]`, or `[0]` without a training sample, `head` `int64 [2]`, the number of classes and the
-            form of the answers, and `architecture` `uint8 [32]`, or `[0]` of a black box.
+            A fingerprint with `code` `uint8 [probes, channels / 2]`, `scalars` `float16 [8]` (see `SCALARS`), `sample`
+            `int8 [64]`, or `[0]` without a training sample, `head` `int64 [2]`, the number of classes and the form of
+            the outputs, and `architecture` `uint8 [32]`, or `[0]` of a black box.
 
         Raises:
-            StemmaError: If the model cannot be asked, or answers everything alike.
+            StemmaError: If the model cannot be run, or its outputs are constant.
         """
         form, responses = self._form_and_log_probabilities(model, self.probes(probes))
         found, scalars = _features_and_scalars(model, responses)

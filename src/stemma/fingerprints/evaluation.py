@@ -90,7 +90,7 @@ def _has_input_gradient(network: Network, few: "torch.Tensor") -> bool:
     inputs = few.clone().requires_grad_()
     try:
         return has_gradient(network(inputs.clone()), inputs)
-    except StemmaError:  # it has answered these inputs, but takes none that gradients are followed from, as NumPy does
+    except StemmaError:  # it accepts these inputs, but none that require gradients (NumPy code)
         return False
 
 

@@ -20,16 +20,16 @@ FORMAT = "stemma-dna"
 
 @dataclass(frozen=True, eq=False)
 class FragmentEncoder:
-    """A linear map of the features and, where it has hidden units, what they add.
+    """A linear map of the features plus, if it has hidden units, a hidden layer.
 
-    It knows no probe, no class and no architecture, so it serves any probes.
+    It does not depend on probes, classes or architectures, so it can be used with any probes.
 
     Attributes:
         linear: `float32 [features, channels]`.
         inner: `float32 [features + 1, hidden]`, the last row is the bias; hidden may be 0.
         outer: `float32 [hidden, channels]`.
-        classifier: Arrays of the provenance classifier that was learnt with it, by name; empty where there is none.
-        about: What it was learnt from, and the figures on families of its own.
+        classifier: Arrays of the provenance classifier learnt with it, by name; may be empty.
+        about: Its training data, and its results on held-out families.
     """
 
     linear: np.ndarray

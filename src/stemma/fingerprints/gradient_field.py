@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     import torch
 
 CACHE_ENTRIES, MIN_POINTS, MAX_ENTRIES = 1 << 18, 16, 1 << 25
-"""A batch holds about so many input entries (what stays in a processor's cache is fastest), but at least so many points
-as long as those have no more entries than the last number."""
+"""Target number of input entries per batch (batches that fit the CPU cache are fastest), smallest number of points per
+batch, and the number of entries that this minimum may not exceed."""
 
 
 @final
@@ -29,11 +29,11 @@ class GradientField(AbstractFingerprinter):
     """The gradient of a scalar summary of the output, integrated along straight paths from a baseline to each probe.
 
     For probe x, baseline b, nodes a_s with weights w_s and potential phi, step t of the curve is
-    `(x - b) * sum over s <= t of w_s * grad phi(b + a_s (x - b))`, one number per input coordinate. Everything is
-    pulled back to the raw input space, so networks of any architecture, head and task can be compared. Token networks
-    are asked in the space of relaxed one-hot vectors `[length, vocabulary]`, whose gradient is centred over the
-    vocabulary; their zero baseline is the uniform distribution. A network without gradients (a black box) is asked
-    for differences along `sketch` random directions instead, which estimate the projections of the same curve.
+    `(x - b) * sum over s <= t of w_s * grad phi(b + a_s (x - b))`, one number per input coordinate. Gradients are with
+    respect to the raw input, so networks of any architecture, head and task can be compared. Token networks are
+    evaluated on relaxed one-hot vectors `[length, vocabulary]`, whose gradient is centred over the vocabulary; their
+    zero baseline is the uniform distribution. For a network without gradients (a black box), finite differences along
+    `sketch` random directions estimate projections of the same curve.
 
     Cost: one forward and backward pass per probe, baseline and step, and two forward passes per probe and baseline;
     for a black box 2 x `sketch` forward passes per probe, baseline and step. Memory is that of `batch` points,
@@ -41,28 +41,27 @@ class GradientField(AbstractFingerprinter):
 
     Attributes:
         steps: Nodes per path.
-        quadrature: How they are placed and weighted (see `paths.QUADRATURES`).
+        quadrature: Their positions and weights (see `paths.QUADRATURES`).
         potential: The scalar summary (see `potentials.POTENTIALS`); `auto` takes the log-probability of the probes'
             labels (of all classes on average where there are none), of the next tokens, or `difference` for maps.
-        cumulative: Integrate up to each node; else the gradient at each node counts by itself.
+        cumulative: Integrate up to each node; otherwise the gradient at each node is used.
         times_input: Multiply by x - b.
-        baseline: Where paths start, unless the probes come with a baseline of their own: `zero`, `mean`, `probe`
-            (another probe), or several joined by `+`, over which distances are averaged.
-        uniform: Average over the path's length; else over the steps, wherever they lie.
+        baseline: Start of the paths, unless the probes have their own baselines: `zero`, `mean`, `probe` (another
+            probe), or several joined by `+`, over which distances are averaged.
+        uniform: Average over the path's length; otherwise over the steps, whatever their positions.
         channel_mean: Average the curve over the channels of an image.
-        keep_undefined: Count a field that is exactly zero as orthogonal to every other, as published, instead of
-            leaving it out.
+        keep_undefined: Treat a field that is exactly zero as orthogonal to all others, as published, instead of leaving
+            it out.
         sketch: Keep this many random sign projections per step, scaled to length one in half precision, instead of
             the curve; 0 keeps the curve.
         seed: Of the projections and of the choice of other probes.
         contrast: Length of the differences for a black box, as a share of x - b (of the input's unit where
             `times_input` is off).
-        batch: Most points evaluated at once; changes no number beyond rounding.
+        batch: Largest number of points per forward pass; changes results only by rounding.
 
-    Source: Song et al., ModelGiF, ICCV 2023; `official` is the published method. Departures of the default: a
-    potential that a common shift of all logits does not change, paths between probes (which stay nearer to what
-    networks were trained on than those from a blank input), the uniform average over the path, few steps, and
-    undefined probes left out and counted.
+    Source: Song et al., ModelGiF, ICCV 2023; `official` is the published method. Departures of the default: a potential
+    invariant to a common shift of all logits, paths between probes (nearer to the training data than those from a blank
+    input), the uniform average over the path, few steps, and undefined probes are left out and counted.
     """
 
     steps: int = 8
@@ -126,14 +125,14 @@ class GradientField(AbstractFingerprinter):
 
         Yields:
             `curve` `[k, steps, d]` (with several baselines one after the other along the steps; `[k, steps, sketch]`
-            half-precision unit vectors for a sketch), `weights` and `defined` `[k, steps]`, and but for black boxes
-            `gap` `[k]`, by how much the integral misses the potential's `change` `[k]` from baseline to probe.
+            half-precision unit vectors for a sketch), `weights` and `defined` `[k, steps]`, and except for black boxes
+            `gap` `[k]`, the difference of the integral from the potential's `change` `[k]` from baseline to probe.
         """
         network = checked_network(model, probes)
         self._check_supported(network, probes)
         paths = _Paths.of(self, network, probes)
         count = max(1, paths.points // self.steps)
-        span = count * max(1, paths.points // count)  # ends of paths are asked in full batches
+        span = count * max(1, paths.points // count)  # endpoints are evaluated in full batches
         for start in range(from_probe, len(probes), span):
             endpoints = [paths.endpoints(slice(start, start + span), *baseline) for baseline in paths.baseline_inputs]
             for at in range(0, len(endpoints[0][0]), count):
@@ -222,7 +221,7 @@ class _Paths:
             if self.partners is not None:
                 reference = outputs - self._forward(self._to_input(self.probes.inputs[self.partners[rows]]))
             frozen = self.potential.freeze(reference, labels)
-            unique = b[:1] if start.strides[0] == 0 else b  # a baseline that all share is asked once
+            unique = b[:1] if start.strides[0] == 0 else b  # a shared baseline is evaluated once
             baseline_outputs = self._forward(unique).expand_as(outputs)
             phi = [self.potential.value(end, frozen).double() for end in (outputs, baseline_outputs)]
         return x, b, frozen, phi[0] - phi[1]
@@ -254,7 +253,7 @@ class _Paths:
         import torch
 
         if self.projection is None and dtype is not torch.float64:
-            curve = curve.float()  # before anything is called defined: what is too small for it is no field
+            curve = curve.float()  # first, so that values that underflow count as undefined
         largest = curve.abs().amax(2, keepdim=True)
         if not torch.isfinite(largest).all():
             raise StemmaError(

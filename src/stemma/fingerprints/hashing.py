@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def count_sketch(x: "torch.Tensor", size: int, seed: int, stream: int = 0) -> "torch.Tensor":
-    """Every coordinate added to one of `size` sums, with a random sign; short vectors stay as they are.
+    """Every coordinate added to one of `size` sums, with a random sign; short vectors are unchanged.
 
     The expected product of two sketches is the product of the vectors; its standard deviation is at most
     `sqrt(2 / size)` of the product of their lengths.
@@ -17,8 +17,8 @@ def count_sketch(x: "torch.Tensor", size: int, seed: int, stream: int = 0) -> "t
     Args:
         x: `[n, d]`.
         size: Numbers kept.
-        seed: Of the hash.
-        stream: Tells hashes of one seed apart.
+        seed: Seed of the hash.
+        stream: Distinguishes hashes of one seed.
 
     Returns:
         `[n, min(d, size)]`, float64.
@@ -29,13 +29,13 @@ def count_sketch(x: "torch.Tensor", size: int, seed: int, stream: int = 0) -> "t
 
 
 def product_sketch(x: "torch.Tensor", y: "torch.Tensor", size: int, seed: int) -> "torch.Tensor":
-    """The outer product of two vectors per row, sketched without being formed; short ones are formed as they are.
+    """The outer product of two vectors per row, sketched without being computed; short ones are computed exactly.
 
     Args:
         x: `[n, p]`.
         y: `[n, q]`.
         size: Numbers kept.
-        seed: Of the hashes.
+        seed: Seed of the hashes.
 
     Returns:
         `[n, min(p * q, size)]`, float64, whose inner products estimate `(x @ x.T) * (y @ y.T)`.

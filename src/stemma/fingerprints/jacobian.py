@@ -29,27 +29,27 @@ class JacobianSketch(AbstractFingerprinter):
     """The derivatives of all outputs at each probe, along the same random directions for every model.
 
     A probe gives `directions` samples, one per direction v, and the sample is the vector J v of the derivatives of all
-    outputs. So a measure that is blind to rotations of the coordinates (`LinearCka`, `Procrustes`) does not care in
-    which order the outputs come, which basis they are in, or how many there are: heads of any kind can be compared,
-    without labels. What it does see is which input direction moves the outputs alike, because the samples are shared.
-    (Were the directions coordinates instead, a measure would be blind to rotations of the input space too.) A map to
-    many more outputs than directions keeps the angles between directions even where it is random, so networks with
-    thousands of outputs look alike: take more directions there, or compare gradient fields.
+    outputs. So a rotation-invariant measure (`LinearCka`, `Procrustes`) does not depend on order, basis or number of
+    the outputs: heads of any kind can be compared, without labels. It compares which input directions change the
+    outputs in the same way, because the samples are shared. (With the directions as coordinates, a measure would be
+    invariant to rotations of the input space too.) A map to many more outputs than directions preserves the angles
+    between directions even if it is random, so networks with thousands of outputs seem similar: use more directions
+    there, or compare gradient fields.
 
-    Directions have one random sign per input coordinate and length one. Token networks are asked in the space of
-    relaxed one-hot vectors, along directions that keep their sum.
-    Cost: one forward pass with derivatives, about two forward passes, per probe and direction. Where forward mode
-    fails, reverse mode is used twice, at about twice that cost and to the same numbers.
+    Directions have one random sign per input coordinate and length one. Token networks are evaluated on relaxed one-hot
+    vectors, along directions that preserve their sum.
+    Cost: one forward pass with derivatives, about two forward passes, per probe and direction. If forward mode fails,
+    reverse mode is used twice, with the same result at about twice the cost.
 
     Attributes:
         directions: Directions per probe.
-        centred: Take the mean over the classes off each derivative, so that a common shift of all logits counts for
-            nothing; maps and single outputs stay as they are.
-        size: Most coordinates kept; more outputs are hashed, so that inner products are kept on average.
-        seed: Of directions and hash.
-        batch: Probes at once; changes no number beyond rounding.
+        centred: Subtract the mean over the classes from each derivative, so that a common shift of all logits has no
+            effect; maps and single outputs are unchanged.
+        size: Largest number of coordinates; more outputs are hashed, which preserves inner products on average.
+        seed: Seed of directions and hash.
+        batch: Probes per forward pass; changes results only by rounding.
 
-    Source: forward mode as in Baydin et al. 2018, JMLR 18; the arrangement is this project's.
+    Source: forward mode as in Baydin et al. 2018, JMLR 18; the combination is this project's.
     """
 
     directions: int = 16

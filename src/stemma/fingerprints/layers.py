@@ -65,7 +65,9 @@ def capture(
             raise StemmaError(f"{type(module).__name__} returns no tensor. Name another layer")
         new = tensor if change is None else change(tensor)
         captured.append(new)
-        return None if change is None else _with_tensor(value, tensor, new.clone())  # what follows may write into it
+        return (
+            None if change is None else _with_tensor(value, tensor, new.clone())
+        )  # later layers may modify it in place
 
     if entering:
         handle = module.register_forward_pre_hook(lambda _, value: hook(value))
@@ -92,7 +94,7 @@ def is_linear_or_convolution(part: "torch.nn.Module") -> bool:
 
 
 def _with_tensor(value: Any, tensor: "torch.Tensor", new: "torch.Tensor") -> Any:
-    """The same output with one tensor exchanged."""
+    """The same output with one tensor replaced."""
     if isinstance(value, tuple):
         return tuple(new if part is tensor else part for part in value)
     if value is tensor:

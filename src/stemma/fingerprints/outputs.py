@@ -15,13 +15,13 @@ from stemma.probes import Probes
 @final
 @dataclass(frozen=True)
 class Outputs(AbstractFingerprinter):
-    """The network's answers as they are: logits, not probabilities.
+    """The network's outputs without normalisation: logits, not probabilities.
 
-    All that is needed is an answer, so black boxes have this fingerprint too.
+    Only outputs are needed, so black boxes are supported.
     Cost: one forward pass per probe.
 
     Attributes:
-        batch: Probes asked at once; changes no number beyond rounding.
+        batch: Probes per forward pass; changes results only by rounding.
     """
 
     batch: int = field(default=256, compare=False)
@@ -34,7 +34,7 @@ class Outputs(AbstractFingerprinter):
             raise MisuseError("batch must be 1 or more")
 
     def blocks(self, model: Model, probes: Probes, from_probe: int = 0) -> Iterator[Block]:
-        """The answers in probe order.
+        """The outputs in probe order.
 
         Yields:
             `outputs` `[k, …]`, float32 (float64 of a network that computes so).
@@ -43,6 +43,6 @@ class Outputs(AbstractFingerprinter):
 
         network = checked_network(model, probes)
         for start, inputs in input_batches(network, probes, from_probe, self.batch):
-            with torch.no_grad():  # not around the yield: whoever takes the block needs gradients as before
+            with torch.no_grad():  # not around the yield: callers keep their gradient mode
                 outputs = network(inputs)
             yield Block(start, {"outputs": to_array(network, outputs, start, "outputs")})

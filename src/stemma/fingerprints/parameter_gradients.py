@@ -23,29 +23,29 @@ if TYPE_CHECKING:
 class ParameterGradients(AbstractFingerprinter):
     """Activations together with gradients, or gradients of the parameters: a sketched vector per probe.
 
-    The objective is the log-likelihood of a smoothed copy of the network's own prediction, `sum over classes c of
-    q_c log p_c` with `q_c` proportional to `p_c ^ beta` and held fixed: no labels are needed, and a common shift of
-    all logits changes nothing. For answers per position, the mean over positions; a single output is its own
-    objective.
+    The objective is the log-likelihood of a smoothed copy of the network's own prediction,
+    `sum over classes c of q_c log p_c` with `q_c` proportional to `p_c ^ beta` and held fixed: no labels are needed,
+    and a common shift of all logits has no effect. For outputs per position, it is the mean over positions; a single
+    output is its own objective.
 
     With `of="features"`, for activations z at a layer and the objective's gradient g with respect to them, the vector
     is the outer product of z and g: its Gram matrix is the entrywise product of those of z and g, the published kernel.
     With `of="parameters"` it is the gradient with respect to all parameters of the layer: its Gram matrix is the
     network's tangent kernel for this objective. Compare either by `LinearCka`.
-    Cost: one forward and backward pass per probe. Needs the module: a black box has none.
+    Cost: one forward and backward pass per probe. Needs the module: not available for a black box.
 
     Attributes:
         of: `features` or `parameters`.
-        layer: Name of a module. Empty: for features, what enters the last linear or convolution module that is run;
+        layer: Name of a module. If empty: for features, the input of the last linear or convolution module that is run;
             for parameters, the whole network.
-        beta: Smoothing: 0 weighs all classes alike; towards 1 the gradient vanishes.
-        size: Numbers kept per probe; longer vectors are hashed, so that inner products are kept on average.
-        seed: Of the hash.
+        beta: Smoothing: with 0 all classes have equal weight; towards 1 the gradient vanishes.
+        size: Numbers kept per probe; longer vectors are hashed, which preserves inner products on average.
+        seed: Seed of the hash.
         batch: Probes at once.
 
-    Source: Tang et al. 2020, arXiv:2003.11498. Departures: the published method hashes the probes of one data set
-    into a few sums, to compare different data sets; here every probe keeps its own vector and its coordinates are
-    hashed. `parameters` is an addition.
+    Source: Tang et al. 2020, arXiv:2003.11498. Departures: the published method hashes the probes of one data set into
+    a few sums, to compare different data sets; here every probe has its own vector, with hashed coordinates.
+    `parameters` is an addition.
     """
 
     of: Literal["features", "parameters"] = "features"

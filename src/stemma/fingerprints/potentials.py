@@ -24,7 +24,7 @@ class Potential:
     """A scalar function of the output.
 
     Attributes:
-        freeze: From outputs at the probes `[k, …]` and labels (tokens for `next-tokens`) to what stays fixed along each
+        freeze: From outputs at the probes `[k, …]` and labels (tokens for `next-tokens`) to choices fixed along each
             path, `[k, …]`.
         value: From outputs `[p, …]` and the frozen choices for each to `[p]`.
         shift_free: Whether a common shift of all outputs leaves the gradient unchanged.

@@ -82,7 +82,7 @@ def _sums(
         if tensor.size <= EXACT_QUANTILES:
             values.append(part.reshape(-1))
         part = part.reshape(*((stop - start,) if first_kept else ()), *shape[1 if first_kept else 0 :])
-        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is summed again, scaled
+        with np.errstate(over="ignore", invalid="ignore"):  # sums that overflow are computed again with scaled values
             square = np.square(part, dtype=np.float32)
             for k in range(len(shape)):
                 along = square.sum(axis=tuple(i for i in range(len(shape)) if i != k), dtype=np.float64)

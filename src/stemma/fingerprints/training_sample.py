@@ -5,16 +5,16 @@ import numpy as np
 from stemma.probes import Probes
 
 SIZE = 64
-"""Numbers kept of a sample."""
+"""Length of the vector of a sample."""
 
 SIDE, HASHED = 8, 256
-"""Pictures are averaged to this side; tokens are counted in this many bins."""
+"""Images are averaged to this side; tokens are counted in this many bins."""
 
 
 def mean_embedding(sample: Probes) -> np.ndarray:
     """A kernel mean embedding of training inputs: `int8 [SIZE]`, 127 times the mean of random Fourier features.
 
-    Samples of one distribution are near each other; some hundred inputs are enough.
+    Samples from one distribution have similar embeddings; some hundred inputs are enough.
 
     Args:
         sample: Inputs that a model was trained on.

@@ -1,4 +1,4 @@
-"""Weight sketch: a few kilobytes to find related models, and to recognise them without their files."""
+"""Weight sketch: a few kilobytes to find and recognise related models without their files."""
 
 import zlib
 from collections.abc import Sequence
@@ -22,11 +22,11 @@ ENTRIES = 1 << 20
 class WeightSketch:
     """Two 1024-bit codes and a table of projected units; at most 32 KiB, whatever the model's size.
 
-    `bits` holds two codes. The first (random signs, hashed into 1024 sums, one sign each) is near for models whose
-    units kept their order; the second (cells of random projections of sorted, scale-normalised contents) is near for
-    models that differ by permutations and positive scales. `units` holds, for the largest tensors, the first units
-    of a hidden axis projected to a few numbers, for the test of units in place when the model itself is gone.
-    Neither names nor the order of axes matter to either code.
+    `bits` holds two codes. The first (random signs, hashed into 1024 sums, one sign each) is similar for models whose
+    units kept their order; the second (cells of random projections of sorted, scale-normalised contents) is similar for
+    models that differ by permutations and positive scales. `units` holds, for the largest tensors, the first units of a
+    hidden axis projected to a few numbers, for the test of units in place without the model. Both codes are independent
+    of names and of the order of axes.
     Cost: one pass over the weights.
 
     Attributes:
@@ -36,7 +36,7 @@ class WeightSketch:
         cell: Width of a cell of the second code, in units of normalised content.
         seed: Seed of all projections.
 
-    Source: sign codes after Charikar 2002, cells after Datar et al. 2004; the contents hashed are this project's.
+    Source: sign codes after Charikar 2002, cells after Datar et al. 2004; the hashed contents are this project's.
     """
 
     units: int = 64
@@ -74,7 +74,7 @@ class WeightSketch:
         return Fingerprint(model.digest, probes, self.spec, {"bits": bits, "units": units, "owners": owners})
 
     def _order_sums(self, t: Tensor) -> np.ndarray:
-        """Hash entries by the sum of their indices' hashes: an axis counts by its length, not by its place."""
+        """Hash entries by the sum of their indices' hashes: an axis is identified by its length, not its position."""
         rows = max(1, min(t.shape[0], ENTRIES // max(1, t.size // t.shape[0])))
         x = _rescaled(t.rows(0, rows)).astype(np.float32)
         for axis in long_axes(t.shape):

@@ -88,7 +88,7 @@ def _relation(found: Comparison, function: Evidence, *, close: bool) -> Relation
     gone = function.details.get(FORGOTTEN)
     narrower = NARROWER in relation.steps  # cutting units may cost one class most; unlearning keeps sizes
     if weights is Verdict.SUPPORTED and gone and relation.kind in LEFT_BY_UNLEARNING and not narrower:
-        return _one_class(found, gone)
+        return _relation_of_lost_class(found, gone)
     if weights is Verdict.SUPPORTED:
         return replace(relation, reason=f"{relation.reason}; in function: {function.reason}")
     if not close:
@@ -102,7 +102,7 @@ def _relation(found: Comparison, function: Evidence, *, close: bool) -> Relation
     return Relation(RelationKind.RELATED, shown, (), reason)
 
 
-def _one_class(found: Comparison, gone: Mapping[str, Any]) -> Relation:
+def _relation_of_lost_class(found: Comparison, gone: Mapping[str, Any]) -> Relation:
     # The model that recognises the class came first, unless the weights indicate the other direction (training on wrong
     # labels misleads them too): then both readings are reported, without a direction. Where the weights indicate none,
     # only a change that leaves whole tensors unchanged is taken for an edit.

@@ -39,7 +39,7 @@ from stemma.kinship.weights.order.units_in_place import SHAPES, UnitsInPlace
 from stemma.kinship.weights.shared_tensors import SharedTensors, same_weights
 from stemma.kinship.weights.sizes import no_fitting_sizes
 from stemma.kinship.weights.units_kept import UnitsKept
-from stemma.kinship.weights.units_matched import NEAR_COSINE, Matched, UnitsMatched
+from stemma.kinship.weights.units_matched import NEAR_COSINE, EvaluatedMap, UnitsMatched
 from stemma.types import Comparison, Evidence, ModelRef, Relation, RelationKind, Verdict
 
 REPLACEABLE_BY_MAP = (
@@ -86,7 +86,7 @@ class WeightsDecision:
 
     comparison: Comparison
     pairings: tuple[Pairing, ...] = ()
-    matched: Matched | None = None
+    matched: EvaluatedMap | None = None
     view: RelaidPair | None = None
     placed: bool = False
 
@@ -107,7 +107,7 @@ def decide_by_weights(a: Model, b: Model, *, alpha: float = 0.01) -> WeightsDeci
     """
     other = name_clashes.with_distinct_names(a, b)
     with np.errstate(over="ignore", invalid="ignore"):  # overflow at the ends of the number range is expected
-        found = _decided(a, other, alpha)
+        found = _decide(a, other, alpha)
     if other is b:
         return found
     evidence_ = tuple(replace(e, inputs=(a.digest, b.digest)) for e in found.comparison.evidence)
@@ -115,7 +115,7 @@ def decide_by_weights(a: Model, b: Model, *, alpha: float = 0.01) -> WeightsDeci
     return replace(found, comparison=comparison)
 
 
-def _decided(a: Model, b: Model, alpha: float) -> WeightsDecision:
+def _decide(a: Model, b: Model, alpha: float) -> WeightsDecision:
     same = same_weights(a, b)
     if same.verdict is Verdict.SUPPORTED:
         return WeightsDecision(_answer(a, b, Findings(same, alpha=alpha), _identity_relation(a, b)))
@@ -218,7 +218,7 @@ def _search(a: Model, b: Model, found: Findings, pairings: tuple[Pairing, ...], 
         return WeightsDecision(
             _answer(a, b, replace(found, matched=None), related or _undetermined()), pairings, matched
         )
-    if not exact and not placed and (kept := UnitsKept().either(a, b, pairings)):
+    if not exact and not placed and (kept := UnitsKept().with_any_pairing(a, b, pairings)):
         bits, way = kept
         found = replace(found, kept=bits)
         if bits.verdict is Verdict.SUPPORTED and (
@@ -228,14 +228,16 @@ def _search(a: Model, b: Model, found: Findings, pairings: tuple[Pairing, ...], 
                 _answer(a, b, found, _relation_of_kept_units(a, b, matched, bits, way)), way, matched
             )
     if matched is not None and found.contents is not None and _too_few_units(found.contents, alpha):
-        tried_pairings = tuple(p.turned() for p in matched.tried_pairings) if matched.turned else matched.tried_pairings
+        tried_pairings = (
+            tuple(p.swapped() for p in matched.tried_pairings) if matched.reference_is_b else matched.tried_pairings
+        )
         found = replace(found, contents=contents_in_place(a, b, tried_pairings, alpha, tried=2))
     found = replace(found, shared=SharedTensors().evidence(a, b), sizes=no_fitting_sizes(a, b))
     found = replace(found, not_tested=list_not_tested(a, b, found, matched))
     return WeightsDecision(_answer(a, b, found, _relation(a, b, found, matched, pairings)), pairings, matched)
 
 
-def find_unit_map(a: Model, b: Model, alpha: float = 0.01) -> Matched | None:
+def find_unit_map(a: Model, b: Model, alpha: float = 0.01) -> EvaluatedMap | None:
     """Search for a map of units; for large models with matching names, contents are read only if needed."""
     found, ways = None, []
     if _large(a):
@@ -259,7 +261,7 @@ def _sizes(model: Model) -> dict[str, tuple[int, ...]]:
     return {n: t.shape for n, t in matrices(model).items()}
 
 
-def _explains_more(matched: Matched | None, contents: Evidence | None) -> bool:
+def _explains_more(matched: EvaluatedMap | None, contents: Evidence | None) -> bool:
     """Whether a map explains more of the models than units in place do."""
     if matched is None or matched.evidence.verdict is not Verdict.SUPPORTED or contents is None:
         return False
@@ -267,7 +269,7 @@ def _explains_more(matched: Matched | None, contents: Evidence | None) -> bool:
 
 
 def _relation_of_kept_units(
-    a: Model, b: Model, matched: Matched | None, bits: Evidence, way: tuple[Pairing, ...]
+    a: Model, b: Model, matched: EvaluatedMap | None, bits: Evidence, way: tuple[Pairing, ...]
 ) -> Relation:
     """The relation of models whose first units are identical, in any order."""
     moved = None if matched is None else explain_remapped(a, b, matched)
@@ -278,7 +280,7 @@ def _relation_of_kept_units(
 
 
 def _relation(
-    a: Model, b: Model, found: Findings, matched: Matched | None, pairings: tuple[Pairing, ...]
+    a: Model, b: Model, found: Findings, matched: EvaluatedMap | None, pairings: tuple[Pairing, ...]
 ) -> Relation:  # fmt: skip
     """The relation that the deciding row of the table names."""
     row, deciding = decide(found)
@@ -355,7 +357,7 @@ def _large(model: Model) -> bool:
 def _count(a: Model, b: Model, method: UnitsInPlace, pairings: tuple[Pairing, ...]) -> Counts:
     known_a, known_b = structure(a), structure(b)
     if (_knowledge(known_b), b.digest) > (_knowledge(known_a), a.digest):
-        return method.count(b, a, tuple(p.turned() for p in pairings), known_b)
+        return method.count(b, a, tuple(p.swapped() for p in pairings), known_b)
     return method.count(a, b, pairings, known_a)
 
 

@@ -61,7 +61,7 @@ def function_of(
     progress: Progress | None = None,
 ) -> Evidence | str:
     """The function axis of a pair: its evidence, or why there is none (no network can be built of one of them)."""
-    if why := unaskable(a, b):
+    if why := reason_not_comparable(a, b):
         return why
     found = CloserThanIndependent(alpha)(a, b, probes, null, progress)
     if a.load is None or b.load is None or not isinstance(probes, Probes):
@@ -86,7 +86,7 @@ def with_partitions(
     return replace(found, evidence=(*found.evidence, PartitionAgreement(alpha)(a, b, probes, null)))
 
 
-def unaskable(*subjects: Subject) -> str:
+def reason_not_comparable(*subjects: Subject) -> str:
     """Why the function cannot be compared: no network, no sketch, or different tokens; empty if it can."""
     for subject in subjects:
         try:

@@ -2,7 +2,7 @@
 
 from stemma.checkpoints.model import Model
 from stemma.fingerprints.tensor_content import matrices
-from stemma.kinship.relation.scaled import multiples
+from stemma.kinship.relation.scaled import fit_multiples
 from stemma.kinship.weights.correspondence import Pairing, by_name
 from stemma.kinship.weights.residual import recast_equal
 from stemma.types import Axis, Evidence, Null, Relation, RelationKind, Spec, Verdict
@@ -16,7 +16,7 @@ def exact_equality(a: Model, b: Model, pairings: tuple[Pairing, ...]) -> tuple[E
     if reason := _recast(a, b, pairings):
         relation = Relation(RelationKind.REFORMATTED, {}, ("reformatted",), reason)
         return _exact_evidence(a, b, "recast", "the weights are the same", reason), relation
-    if times := multiples(a, b, by_name(a, b)):
+    if times := fit_multiples(a, b, by_name(a, b)):
         relation = Relation(times.step.kind, dict(times.step.parameters), (times.step.name,), times.step.sentence)
         reason = f"every matrix is a multiple of its counterpart: {relation.reason}"
         return _exact_evidence(

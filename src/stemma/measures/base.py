@@ -40,10 +40,10 @@ class AbstractMeasure(abc.ABC):
     Attributes:
         name: As in the command line, the docs and the registry.
         version: Raised whenever the numbers change.
-        accepts: Which fingerprints it compares (see `AbstractFingerprinter`).
-        probewise: Whether it is a mean over probes, so that blocks can be folded.
-        counted: Whether each probe adds 0 or 1.
-        laws: What it promises.
+        accepts: The kinds of fingerprints that it compares (see `AbstractFingerprinter`).
+        probewise: Whether it is a mean over probes, so that blocks can be processed one by one.
+        counted: Whether the value of each probe is 0 or 1.
+        laws: The laws that it satisfies.
         top: Largest value of a `bounded` measure.
     """
 
@@ -62,7 +62,7 @@ class AbstractMeasure(abc.ABC):
 
     @abc.abstractmethod
     def distances(self, a: Values, b: Values) -> np.ndarray:
-        """Distances of the same probes as two models see them.
+        """Distances of two models on the same probes.
 
         Args:
             a: Values of some probes (all of them, unless `probewise`).
@@ -95,18 +95,18 @@ class AbstractMeasure(abc.ABC):
         return out
 
     def __call__(self, a: Fingerprint, b: Fingerprint) -> Distance:
-        """How far two fingerprints are apart.
+        """The distance of two fingerprints.
 
         Args:
             a: The first.
             b: The other, of the same probes.
 
         Returns:
-            The distance, with a 95 % interval over probes (jackknife over groups of probes where the measure is no
+            The distance, with a 95 % interval over probes (jackknife over groups of probes if the measure is not a
             mean), and the share of probes where it is defined as `coverage`.
 
         Raises:
-            MisuseError: If the fingerprints are of other probes or another method.
+            MisuseError: If the fingerprints are of different probes or methods.
         """
         check_comparable(a, b)
         found = self.distances(a.values, b.values)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from stemma.errors import MisuseError
 from stemma.measures.samples import center
 
 MIN_SINGULAR_RATIO = 1e-7
@@ -42,3 +43,13 @@ def canonical_correlations(x: PrincipalDirections, y: PrincipalDirections) -> tu
     """Canonical correlations `[c]`, largest first, and the unit-length canonical variables of both sides `[n, c]`."""
     u, s, v = np.linalg.svd(x.basis.T @ y.basis, full_matrices=False)
     return np.clip(s, 0, 1), x.basis @ u, y.basis @ v.T
+
+
+def check_sample_count(x: PrincipalDirections, y: PrincipalDirections, measure: str) -> None:
+    """Raise if there are so many directions that some correlate perfectly by chance."""
+    samples, directions = len(x.basis), x.basis.shape[1] + y.basis.shape[1]
+    if directions >= samples:
+        raise MisuseError(
+            f"{measure} needs more samples than directions, but there are {samples} samples and {directions} "
+            "directions, so some correlate perfectly by chance. Use more probes, svcca or linear-cka"
+        )

@@ -15,11 +15,11 @@ from stemma.measures.sample_cosines import sample_cosines
 class DecisionDistance(AbstractMeasure):
     """The cosine distance between two decision-distance vectors.
 
-    A model's vector holds, for every pair of probes, the cosine distance between its two outputs. Models with other
+    A model's vector holds, for every pair of probes, the cosine distance between its two outputs. Models with different
     classes, heads and architectures can be compared, and only outputs are needed. Memory: n * n / 2 numbers a model.
 
     Source: Li et al. 2021, ModelDiff, arXiv:2106.08890. Departure: all pairs of the probes given, instead of pairs of
-    an input and its mutation that were searched to spread the outputs.
+    an input and a mutation optimised to spread the outputs.
     """
 
     name = "decision-distance"

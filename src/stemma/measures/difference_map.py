@@ -15,7 +15,7 @@ def difference_map(a: Values, b: Values, shape: tuple[int, ...], measure: FieldC
     """The contribution of every input coordinate to the field cosine of each probe.
 
     For unit vectors u and v, `1 - cos(u, v) = sum over d of (u_d - v_d)^2 / 2`: contributions are not negative and sum
-    to the distance. They are averaged over steps as the measure does. A zero field that counts contributes evenly.
+    to the distance. They are averaged over steps as in the measure. A zero field that is included contributes evenly.
 
     Args:
         a: Values of a gradient field, not a sketch.
@@ -73,7 +73,7 @@ def accumulate_maps(
     shape: tuple[int, ...],
     measure: FieldCosine | None = None,
 ) -> DifferenceMaps:
-    """Accumulate difference maps over zipped blocks of two models; maps of the chosen probes are kept."""
+    """Accumulate difference maps over zipped blocks of two models; maps are kept for the selected probes."""
     kept: tuple[dict[int, np.ndarray], ...] = ({}, {}, {})
     sums = [np.zeros(shape) for _ in kept]
     count = 0

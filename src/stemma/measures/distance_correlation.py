@@ -18,9 +18,9 @@ TINY = 1e-14
 class DistanceCorrelation(AbstractMeasure):
     """One minus the squared distance correlation of two sets of features.
 
-    It sees dependence of any form, not only linear: it is 1 in the limit of many probes exactly for independent
-    features. The plain estimate (in [0, 1]) is far below 1 for wide independent features and few samples; the
-    corrected one is 1 on average and may exceed it (never 2). Memory: n * n numbers a model.
+    It detects dependence of any form, not only linear: with many probes it is 1 for independent features only. The
+    plain estimate (in [0, 1]) is far below 1 for wide independent features and few samples; the corrected one is 1 on
+    average and may exceed it (never 2). Memory: n * n numbers a model.
 
     Attributes:
         corrected: The bias-corrected estimate; needs four samples.

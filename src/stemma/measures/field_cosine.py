@@ -15,13 +15,13 @@ from stemma.measures.base import AbstractMeasure, Law, Values
 class FieldCosine(AbstractMeasure):
     """Mean over probes and steps of 1 - cosine between two curves of a gradient field.
 
-    0 for parallel fields, 1 for orthogonal ones (what unrelated networks in many dimensions come near), 2 for opposed
-    ones. A positive scale of either potential changes nothing. Steps at which a field is undefined are left out; a
-    probe at which none is left is undefined.
+    0 for parallel fields, 1 for orthogonal ones (nearly so for unrelated networks in many dimensions), 2 for opposite
+    ones. Invariant to positive scales of either potential. Steps with an undefined field are left out; a probe without
+    defined steps is undefined.
 
     Attributes:
-        epsilon: Smallest product of lengths that a cosine is divided by. Published: 1e-8, which from about 200
-            Gauss-Legendre steps on swallows the short first curves; 0 does not.
+        epsilon: Smallest product of lengths that a cosine is divided by. Published: 1e-8, which suppresses the short
+            first curves from about 200 Gauss-Legendre steps on; 0 does not.
 
     Source: Song et al., ModelGiF, ICCV 2023.
     """

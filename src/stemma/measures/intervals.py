@@ -8,7 +8,7 @@ from stemma.errors import MisuseError
 
 LEVEL = 0.95
 GROUPS = 20
-"""Groups of probes that the jackknife leaves out one after the other."""
+"""Number of groups of probes in the jackknife."""
 
 
 def mean_interval(per_probe: np.ndarray, *, counted: bool = False) -> tuple[float, tuple[float, float] | None]:

@@ -14,8 +14,8 @@ from stemma.measures.scores import mean_over_positions, probabilities
 class JensenShannon(AbstractMeasure):
     """Mean over probes of the Jensen-Shannon distance between the softmax of two outputs.
 
-    The distance is the root of the divergence in base 2 (so its square is in bits): 0 for the same probabilities, 1
-    for disjoint ones. The root is what obeys the triangle law. For one score per token, the mean over the positions.
+    The distance is the root of the divergence in base 2 (so its square is in bits): 0 for the same probabilities, 1 for
+    disjoint ones. The root satisfies the triangle inequality. For one score per token, the mean over the positions.
 
     Source: Lin 1991, IEEE Trans. Inf. Theory 37 (the divergence); Endres and Schindelin 2003, ibid. 49 (the root).
     """

@@ -12,10 +12,9 @@ from stemma.measures.scores import class_scores, mean_over_positions
 @final
 @dataclass(frozen=True)
 class LabelDisagreement(AbstractMeasure):
-    """Share of probes to which two models give another class; for one score per token, of positions.
+    """Share of probes (of positions, for one score per token) with different predicted classes.
 
-    The class is the largest score, of equal ones the first. This is all that a service which answers with labels
-    only lets anyone see.
+    The class is that of the largest score, the first of equal ones. Services that return only labels can be compared.
     """
 
     name = "label-disagreement"

@@ -18,17 +18,17 @@ TINY = 1e-14
 class LinearCka(AbstractMeasure):
     """One minus the linear centred kernel alignment of two sets of features: the cosine between their Gram matrices.
 
-    The plain form (in [0, 1]) calls any two networks alike that have more features than there are probes. The debiased
-    form leaves each sample's product with itself out (the unbiased estimate of HSIC): independent features come to 1
-    on average, whatever their width, so single values may lie above it (never above 2). 1 - cosine is no metric.
+    The plain form (in [0, 1]) is near 0 for any two networks with more features than probes. The debiased form omits
+    each sample's product with itself (the unbiased estimate of HSIC): for independent features it is 1 on average,
+    whatever their width, so single values may exceed 1 (never 2). 1 - cosine is not a metric.
     Cost: min(p * q, n * n) numbers of memory for widths p, q and n samples; nothing else is quadratic.
 
     Attributes:
-        debiased: Leave each sample's product with itself out; needs four samples.
+        debiased: Omit each sample's product with itself; needs four samples.
 
     Source: Kornblith et al. 2019, arXiv:1905.00414; the unbiased estimate by Song et al. 2012, JMLR 13, eq. 5, first
-    put in this place by Nguyen et al. 2021, arXiv:2010.15327. That it stays within [-1, 1] is Szekely and Rizzo 2014,
-    Ann. Statist. 42: the matrices that it multiplies form a Hilbert space.
+    used for CKA by Nguyen et al. 2021, arXiv:2010.15327. Its range [-1, 1] is proved by Szekely and Rizzo 2014, Ann.
+    Statist. 42.
     """
 
     debiased: bool = True

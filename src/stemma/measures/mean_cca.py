@@ -5,9 +5,8 @@ from typing import final
 
 import numpy as np
 
-from stemma.errors import MisuseError
 from stemma.measures.base import AbstractMeasure, Law, Values
-from stemma.measures.cca import canonical_correlations, principal_directions
+from stemma.measures.cca import canonical_correlations, check_sample_count, principal_directions
 from stemma.measures.samples import sample_matrices
 
 
@@ -16,10 +15,10 @@ from stemma.measures.samples import sample_matrices
 class MeanCca(AbstractMeasure):
     """One minus the mean canonical correlation of two sets of features.
 
-    Blind to every invertible linear map of either side: what counts is which directions are there at all, not how
-    strong they are. It therefore needs more samples than directions on both sides together (otherwise some correlate
-    perfectly by counting alone), and chance alone gives correlations of about the root of directions per sample:
-    `Svcca` looks at the strong directions only.
+    Invariant to invertible linear maps of either side: all directions have equal weight, whatever their variance. It
+    needs more samples than directions on both sides together (otherwise some correlate perfectly by chance), and
+    independent features have correlations of about the root of directions per sample. `Svcca` uses the strong
+    directions only.
 
     Source: Hotelling 1936, Biometrika 28; the mean as in Kornblith et al. 2019, arXiv:1905.00414, table 1.
     """
@@ -33,10 +32,5 @@ class MeanCca(AbstractMeasure):
     def distances(self, a: Values, b: Values) -> np.ndarray:
         """See `AbstractMeasure.distances`: `[1]`."""
         x, y = (principal_directions(v) for v in sample_matrices(a, b, self.name))
-        count = x.basis.shape[1] + y.basis.shape[1]
-        if count >= len(x.basis):
-            raise MisuseError(
-                f"{self.name} needs more samples than directions, but there are {len(x.basis)} samples and {count} "
-                "directions, so some correlate perfectly by chance. Use more probes, svcca or linear-cka"
-            )
+        check_sample_count(x, y, self.name)
         return np.array([1 - canonical_correlations(x, y)[0].mean()])

@@ -45,7 +45,7 @@ class Pairwise:
 
     @property
     def coverage(self) -> np.ndarray:
-        """Share of probes at which a pair is defined, `[m, m]`."""
+        """Share of probes with a defined distance, `[m, m]`."""
         return np.isfinite(self.per_probe).mean(2)
 
 
@@ -60,23 +60,23 @@ def pairwise(
 ) -> Pairwise:
     """Distances among all models, block by block of probes.
 
-    Cost: each model is asked once. Memory is that of one block of each model and of `[m, m, k]` distances; the
-    networks of all models are held at once.
+    Cost: each model is run once. Memory: one block of each model, `[m, m, k]` distances, and the networks of all
+    models.
 
     Args:
         models: The models.
-        probes: What all are asked.
+        probes: The inputs.
         method: The fingerprinter.
-        measure: A measure that is a mean over probes.
-        progress: Told what happens, how many probes are done and of how many.
-        state: A file in which finished blocks are kept, so that an interrupted run goes on; it is removed at the end.
+        measure: A probewise measure (a mean over probes).
+        progress: Called with a message, the number of probes done and the total.
+        state: A file for finished blocks, to resume an interrupted run; it is removed at the end.
 
     Returns:
         The distances.
 
     Raises:
-        MisuseError: If the measure is none over probes, or does not take what the method gives, or the models do not
-            read the same tokens.
+        MisuseError: If the measure is not a mean over probes, does not accept the fingerprints, or the tokenizers
+            differ.
     """
     if method.produces not in measure.accepts:
         raise MisuseError(f"{measure.name} accepts {', '.join(sorted(measure.accepts))}, but {method.name} produces "

@@ -15,7 +15,7 @@ class Procrustes(AbstractMeasure):
     """The angle between two sets of features after the best rotation, as a share of a right angle.
 
     Features are centred, scaled to length one as a whole, and the narrower side is padded with zeros. The angle is a
-    true metric, so trees and neighbourhoods of models may be built on it.
+    metric, so it can be used for trees and nearest neighbours of models.
     Cost: a singular value decomposition of a square matrix of min(n, widest) columns.
 
     Source: Williams et al. 2021, arXiv:2110.14739, eq. 4 (the angular shape metric); Schonemann 1966, Psychometrika 31.

@@ -14,19 +14,19 @@ def transfer_agreement(distance: np.ndarray, affinity: np.ndarray, *, diagonal: 
     """Per target task, whether near sources are the ones that transfer well.
 
     For target j: minus the Spearman correlation of `distance[:, j]` and `affinity[:, j]` over the sources. 1 is the
-    perfect order; a measure that knows nothing gives 0 on average without the diagonal, and more with it, because every
-    task is nearest to itself.
+    perfect order; an uninformative measure has 0 on average without the diagonal, and more with it, because every task
+    is nearest to itself.
 
     Args:
         distance: `[n, n]`, source by target.
-        affinity: `[n, n]`, larger where the source helps the target more; only the order inside a column counts.
+        affinity: `[n, n]`, larger where the source helps the target more; only the order within a column matters.
         diagonal: Whether a task counts as a source of itself, as in the publication.
 
     Returns:
         `[n]`, one value per target.
 
     Raises:
-        MisuseError: If the matrices do not belong together, or a column has no order.
+        MisuseError: If the matrices differ in shape, or a column is constant.
 
     Source: Song et al., ICCV 2023 (official code, task-relatedness testbed); affinities by Zamir et al., CVPR 2018.
     """
@@ -56,8 +56,8 @@ class SimilarityTree:
     """A hierarchy of models.
 
     Attributes:
-        linkage: `[n - 1, 4]`, as scipy has it: the two clusters joined, the height, the number of models.
-        order: Models from one end of the drawn tree to the other, similar ones side by side.
+        linkage: `[n - 1, 4]`, in scipy's format: the two clusters joined, the height, the number of models.
+        order: Models in the order of the tree's leaves, similar ones next to each other.
     """
 
     linkage: np.ndarray
@@ -75,7 +75,7 @@ class SimilarityTree:
 def similarity_tree(distance: np.ndarray) -> SimilarityTree:
     """Ward's tree of the rows of log(1 - distance), with optimal leaf order.
 
-    Two models are alike where they are near to the same models; the logarithm spreads out distances that crowd near 1.
+    Two models are similar if their distances to all models are similar; the logarithm spreads distances near 1.
 
     Args:
         distance: `[n, n]`, symmetric; values of 1 and more count as no similarity.
@@ -84,7 +84,7 @@ def similarity_tree(distance: np.ndarray) -> SimilarityTree:
         The tree.
 
     Raises:
-        MisuseError: If this is no finite symmetric matrix.
+        MisuseError: If it is not a finite symmetric matrix.
 
     Source: Song et al., ICCV 2023 (official code, similarity tree).
     """

@@ -15,8 +15,8 @@ from stemma.measures.samples import CONSTANT_TOLERANCE, sample_matrices
 class Rsa(AbstractMeasure):
     """One minus the rank correlation of two dissimilarity matrices over pairs of samples.
 
-    The dissimilarity of two samples in one model is one minus the Pearson correlation of their features; only the
-    order of these numbers counts between models. Memory: n * n / 2 numbers a model.
+    The dissimilarity of two samples in one model is one minus the Pearson correlation of their features; only their
+    order is compared. Memory: n * n / 2 numbers a model.
 
     Source: Kriegeskorte et al. 2008, Front. Syst. Neurosci. 2; for networks Dwivedi and Roig 2019, arXiv:1904.11740.
     """
@@ -43,7 +43,7 @@ class Rsa(AbstractMeasure):
                 f"{self.name} correlates features, but at sample {int(flat.argmax())} all features of one model are "
                 "equal. Remove that probe, or use another layer or linear-cka"
             )
-        # Rounded, so that pairs that are equally far apart stay tied whatever the order of the features.
+        # Rounded, so that equal distances stay tied whatever the order of the features.
         found = np.round(pdist(x, "correlation"), 10)
         if np.ptp(found) == 0:
             raise MisuseError(f"{self.name} is undefined: all samples of one model have equal distances")

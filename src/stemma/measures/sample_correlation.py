@@ -14,12 +14,12 @@ from stemma.measures.sample_cosines import sample_cosines
 class SampleCorrelation(AbstractMeasure):
     """The mean absolute difference between two models' cosines of the outputs of pairs of probes.
 
-    Models with other classes, heads and architectures can be compared, and only outputs are needed. It is a metric up
-    to what it cannot see. Memory: n * n / 2 numbers a model.
+    Models with different classes, heads and architectures can be compared, and only outputs are needed. It is a
+    pseudometric. Memory: n * n / 2 numbers a model.
 
     Source: Guan et al. 2022, SAC, arXiv:2210.15427. Departure: the mean is over pairs of different probes (the
-    published one counts the n equal ones too, a factor of (n - 1) / n), and which probes to take (misclassified or
-    mixed ones in the publication) is left to the probes.
+    published one counts the n equal ones too, a factor of (n - 1) / n), and the choice of probes (misclassified or
+    mixed ones in the publication) is left to the caller.
     """
 
     name = "sample-correlation"

@@ -34,7 +34,7 @@ def sample_matrices(a: Values, b: Values, measure: str, minimum: int = 3) -> tup
 
 
 def refuse_repeats(a: Values, b: Values, measure: str) -> None:
-    """Raise if probes are repeated: debiased estimates take each as new evidence."""
+    """Raise if probes are repeated: debiased estimates assume independent samples."""
     x, y = (np.asarray(v["features"] if "features" in v else v["outputs"]) for v in (a, b))
     if "features" in a and x.ndim > 2:
         return

@@ -14,9 +14,9 @@ from stemma.measures.scores import mean_over_positions, probabilities
 class SoftmaxDifference(AbstractMeasure):
     """Mean over probes of half the sum of absolute differences between the softmax of two outputs.
 
-    This is the total variation: the largest difference in probability that the two give to any set of classes, 0 for
-    the same and 1 for disjoint predictions. The mean absolute difference per class is 2 / classes of it. For one score
-    per token, the mean over the positions.
+    This is the total variation: the largest difference in probability of any set of classes, 0 for equal and 1 for
+    disjoint predictions. The mean absolute difference per class is 2 / classes of it. For one score per token, the mean
+    over the positions.
     """
 
     name = "softmax-difference"

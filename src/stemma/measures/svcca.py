@@ -16,15 +16,15 @@ from stemma.measures.samples import sample_matrices
 class Svcca(AbstractMeasure):
     """One minus the mean canonical correlation of the strongest principal directions of two sets of features.
 
-    Keeping few directions is what makes canonical correlation usable with more features than samples. Chance alone
-    still gives a mean correlation that grows with `most`: compare values of one number of probes only.
+    With few directions, canonical correlation can be used with more features than samples. The mean correlation of
+    independent features still grows with `most`: compare values for the same number of probes only.
 
     Attributes:
         variance: Share of the variance that the kept directions hold.
         most: Most directions kept on a side, as a share of the samples.
 
     Source: Raghu et al. 2017, arXiv:1706.05806, which keeps .99 of the variance. Departure: the limit by the number of
-    samples, without which wide layers correlate perfectly by counting alone.
+    samples, without which wide layers correlate perfectly by chance.
     """
 
     variance: float = 0.99

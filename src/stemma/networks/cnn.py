@@ -24,7 +24,7 @@ class Unit(nn.Module):
 
 @final
 class Block(nn.Module):
-    """Two 3×3 convolutions beside a shortcut, which is a 1×1 convolution where the shape changes."""
+    """Two 3×3 convolutions with a shortcut, which is a 1×1 convolution where the shape changes."""
 
     def __init__(self, inputs: int, inner: int, outputs: int, stride: int, batch_norm: bool) -> None:
         super().__init__()

@@ -21,7 +21,7 @@ def network_from_factory(model: Model, factory: str, allow_code: bool = False) -
         model: The weights.
         factory: `MODULE:FACTORY`; the module is imported, from the current folder too. `FACTORY()` returns a module
             in raw input space, or `(module, InputSpec)`; the weights are then loaded into it, strictly.
-        allow_code: That the user knows that this runs the module's code.
+        allow_code: Must be true, since this runs the module's code.
 
     Returns:
         The model with a network, in evaluation mode.
@@ -67,7 +67,7 @@ def _import_factory(module_name: str, attribute: str, folder: str) -> Any:
         raise MisuseError(
             f"cannot find {attribute!r} in the Python module {module_name!r}: {error}. Check that it is in {folder}"
         ) from error
-    except (Exception, SystemExit) as error:  # any code may stand in the module
+    except (Exception, SystemExit) as error:  # any code may be in the module
         raise StemmaError(f"importing {module_name!r} failed: {_one_line(error)}") from error
     if not callable(target):
         raise MisuseError(f"{module_name}:{attribute} is not callable. Use a function or class that builds the network")
@@ -79,7 +79,7 @@ def _call_factory(factory: str, call: Any) -> tuple[Any, InputSpec | None]:
 
     try:
         result = call()
-    except (Exception, SystemExit) as error:  # any code may stand in the factory
+    except (Exception, SystemExit) as error:  # any code may be in the factory
         raise StemmaError(f"{factory}() failed: {_one_line(error)}") from error
     module, spec = result if isinstance(result, tuple) and len(result) == 2 else (result, None)
     if not isinstance(module, torch.nn.Module) or not (spec is None or isinstance(spec, InputSpec)):

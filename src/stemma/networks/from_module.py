@@ -21,19 +21,17 @@ if TYPE_CHECKING:
 def from_module(module: Any, name: str = "module", input_spec: InputSpec | None = None) -> Model:
     """A model from a torch module or any callable.
 
-    The module is used as it is, not copied: do not train it afterwards, and put it in evaluation mode before it is
-    asked anything.
+    The module is not copied: do not train it afterwards, and put it in evaluation mode before using it.
 
     Args:
         module: An `nn.Module` in raw input space, or a callable from a batch `[n, …]` to outputs `[n, …]`. A callable
-            gets float32 tensors and may return tensors or NumPy arrays; where no gradient comes back from it, it is a
-            black box.
-        name: What to call it.
-        input_spec: What one raw input is. Its normalisation is for people: what the module is given is raw.
+            gets float32 tensors and may return tensors or NumPy arrays; without gradients it is a black box.
+        name: Name of the model.
+        input_spec: Description of one raw input. Its normalisation is for display: the module gets raw inputs.
 
     Returns:
-        A model whose network this is. One made of a callable has no weights; its identity is `blackbox:NAME`, and it
-        is never cached.
+        A model with this network. A model from a callable has no weights; its identity is `blackbox:NAME`, and it is
+        never cached.
 
     Raises:
         MissingExtraError: If torch is not installed.
@@ -77,7 +75,7 @@ def differentiable(answer: Callable[["torch.Tensor"], Any], spec: InputSpec) -> 
     x = torch.full((1, *shape), (spec.low + spec.high) / 2).requires_grad_()
     try:
         return has_gradient(main_output(answer(x)), x)
-    except Exception:  # any code may stand behind it; what is wrong shows when it is asked
+    except Exception:  # any code may run here; errors appear when the network is used
         return False
 
 
@@ -113,7 +111,7 @@ def _code_digest(module: "torch.nn.Module") -> str:
             classes.add(type(part))
             try:
                 found.update(inspect.getsource(type(part)).encode())
-            except (OSError, TypeError):  # made in a session without files
+            except (OSError, TypeError):  # defined in an interactive session
                 found.update(getattr(getattr(type(part).forward, "__code__", None), "co_code", b""))
     for name, buffer in module.named_buffers():
         if name not in stored:

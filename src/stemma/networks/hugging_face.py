@@ -83,7 +83,7 @@ def _transformers() -> Any:
 
 @contextmanager
 def _offline_and_quiet(transformers: Any) -> Generator[None]:
-    # no connection, whatever a configuration names; the library's warnings and progress bars would go between ours
+    # no network access; no warnings or progress bars of transformers
     from huggingface_hub import constants
 
     log = transformers.utils.logging
@@ -109,14 +109,14 @@ def _settings(transformers: Any, model: Model, config: Mapping[str, Any]) -> Any
         )
     try:
         return transformers.CONFIG_MAPPING[kind].from_dict(_drop_ignored(config))
-    except Exception as error:  # each architecture checks its configuration in its own way
+    except Exception as error:  # architectures raise different errors
         raise UnreadableModelError(
             f"the config.json of {model.name} is not a valid {kind} configuration: {_one_line(error)}. Correct it"
         ) from error
 
 
 def _drop_ignored(config: Mapping[str, Any]) -> dict[str, Any]:
-    # also inside the configurations of parts; no part fetches weights of its own
+    # also in nested configurations; no part downloads weights
     kept = {k: _drop_ignored(v) if isinstance(v, Mapping) else v for k, v in config.items() if k not in IGNORED_FIELDS}
     return {**kept, **{k: False for k in ("use_pretrained_backbone", "use_timm_backbone") if kept.get(k)}}
 
@@ -161,7 +161,7 @@ def _instantiate(
             None, config=settings, state_dict=dict(weights), dtype=dtype, attn_implementation="eager",
             local_files_only=True, ignore_mismatched_sizes=True, output_loading_info=True,
         )  # fmt: skip
-    except Exception as error:  # each architecture fails in its own way
+    except Exception as error:  # architectures raise different errors
         raise UnreadableModelError(
             f"{model.name} cannot be loaded as {module_class.__name__}: {_one_line(error)}"
         ) from error
@@ -171,7 +171,7 @@ def _instantiate(
 
 
 def _unexpected_in_trunk(module: Any, unexpected: set[str]) -> set[str]:
-    # a head of another task beside a whole trunk changes nothing that this class computes
+    # a head of another task does not affect the output of this class
     trunk = f"{module.base_model_prefix}."
     if any(name.startswith(trunk) for name in module.state_dict()):
         return {name for name in unexpected if name.startswith(trunk)}
@@ -225,7 +225,7 @@ def _token_network(model: Model, module: Any, folder: Path, code: str, content: 
     rows = embedding.num_embeddings if isinstance(embedding, torch.nn.Embedding) else int(text.vocab_size)
     spec = InputSpec("tokens", (_positions(text),), 0, tokenizer.largest_token_id(folder, rows) or 0)
     if type(module).__name__.endswith("ForSequenceClassification") and getattr(text, "pad_token_id", 0) is None:
-        text.pad_token_id = settings.pad_token_id = -1  # no probe is padded: the last token decides
+        text.pad_token_id = settings.pad_token_id = -1  # probes are not padded: the last token is used
     forward = None
     parameters = inspect.signature(module.forward).parameters
     if "inputs_embeds" in parameters and not getattr(settings, "is_encoder_decoder", False):
@@ -251,7 +251,7 @@ def _one_hot_forward(forward: Callable[["torch.Tensor"], Any], embedding: Any) -
         words = one_hot.shape[-1]
         if type(embedding) is torch.nn.Embedding:
             table = embedding.weight[:words]
-        else:  # some scale what they look up
+        else:  # some embeddings scale their output
             table = embedding(torch.arange(words, device=one_hot.device))
         return forward(one_hot.to(table.dtype) @ table)
 

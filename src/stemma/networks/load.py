@@ -25,14 +25,14 @@ def load(path: Path | str, name: str | None = None) -> Model:
 
     Args:
         path: The file or folder.
-        name: What to call the model; a file's stem or a folder's name by default.
+        name: Name of the model; by default a file's stem or a folder's name.
 
     Returns:
-        The model. Averaged weights and further components beside it are named in its notes.
+        The model. Its notes name averaged weights and further components.
 
     Raises:
-        UnreadableModelError: If the file is truncated, inconsistent, hostile or of a kind that is refused.
-        NotAModelError: If there is no checkpoint at the path, or a folder holds several: none is more meant.
+        UnreadableModelError: If the file is truncated, inconsistent, hostile or not supported.
+        NotAModelError: If there is no checkpoint at the path, or a folder holds several.
     """
     return runnable(checkpoints.load(path, name))
 
@@ -42,7 +42,7 @@ def open_models(path: Path | str, name: str | None = None) -> tuple[Model, ...]:
 
     Args:
         path: The file or folder.
-        name: What to call the model.
+        name: Name of the model.
 
     Returns:
         The models, the main one first.
@@ -60,8 +60,8 @@ def from_arrays(
 
     Args:
         arrays: NumPy arrays or torch tensors by name.
-        name: What to call it.
-        config: Architecture configuration, as `config.json` holds it.
+        name: Name of the model.
+        config: Architecture configuration, as in `config.json`.
         claims: Metadata to show.
 
     Returns:

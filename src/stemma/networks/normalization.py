@@ -16,7 +16,7 @@ class Normalised(nn.Module):
     Attributes:
         inner: Takes normalised inputs.
         flip_channels: Whether to reverse the channel order first (networks trained on BGR images).
-        per_input: Whether to standardise every input on its own, as speech models do.
+        per_input: Whether to standardise every input separately, as for speech models.
 
     """
 

@@ -32,8 +32,8 @@ def open_onnx(model: Model, path: Path) -> Network:
     """The network of an `.onnx` file, run by ONNX Runtime on the processor, without gradients.
 
     External data are read by Stemma's reader first, which refuses paths outside the folder. The raw inputs are those of
-    the graph: free axes are 0, and the range is taken to be [0, 1] (0 to 255 for bytes). In a checkpoint folder the
-    normalisation of its preprocessor is applied.
+    the graph: dynamic axes are 0, and the range is assumed to be [0, 1] (0 to 255 for bytes). In a checkpoint folder
+    the normalisation of its preprocessor is applied.
 
     Raises:
         UnreadableModelError: If ONNX Runtime rejects the file, or it needs inputs that cannot be derived.
@@ -89,7 +89,7 @@ def _session(path: Path) -> Any:
     options.log_severity_level = 4
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # the runtime raises its own kinds
+    except Exception as error:  # ONNX Runtime raises its own errors
         raise UnreadableModelError(f"ONNX Runtime rejects {path}: {_one_line(error)}") from error
 
 
@@ -106,7 +106,7 @@ def _spec(model: Model, kind: str, shape: list[int]) -> InputSpec:
 
 
 def _preprocessing(model: Model, folder: Path, spec: InputSpec) -> Preprocessing:
-    # with the normalisation and the vocabulary of a checkpoint folder that the file is the weights of
+    # uses normalisation and vocabulary of the checkpoint folder
     if model.config is None:
         return Preprocessing(spec)
     if spec.kind == "tokens":

@@ -52,7 +52,7 @@ def open_network(model: Model) -> Network:
 
 
 def _file(model: Model) -> Path | None:
-    # the one file that the weights came from, None where there are several or none
+    # the file with the weights, None if there are several or none
     path = Path(model.source)
     if model.source.startswith("python:") or not path.exists():
         return None

@@ -20,7 +20,7 @@ class Preprocessing:
     Attributes:
         spec: The raw inputs, with the normalisation.
         flip_channels: Whether the channel order is reversed first.
-        per_input: Whether every input is standardised on its own.
+        per_input: Whether every input is standardised separately.
 
     """
 
@@ -41,7 +41,7 @@ def read_preprocessor(folder: Path) -> Mapping[str, Any]:
 def image_preprocessing(config: Mapping[str, Any], settings: Any, preprocessor: Mapping[str, Any]) -> Preprocessing:
     """Images in [0, 1], `[channels, height, width]`.
 
-    The size comes from the configuration, else the preprocessor, else the architecture, else it is free (0). Without a
+    The size is that of the configuration, else of the preprocessor, else of the architecture, else free (0). Without a
     preprocessor nothing is normalised.
 
     Args:

@@ -1,6 +1,6 @@
 """Safety check of exported programs: only those made of known tensor operations are loaded.
 
-`torch.export.load` runs what a file says: pickles (weights, constants, example inputs), compiled libraries, any
+`torch.export.load` runs code from the file: pickles (weights, constants, example inputs), compiled libraries, any
 function below `torch`, `operator` or `math` as a graph node, symbolic sizes as Python expressions, and graph names as
 Python source. So a program is parsed first, and only listed parts are rebuilt for loading: raw tensors, and a graph of
 tensor operations with plain names.
@@ -66,7 +66,7 @@ def rebuild_safe_program(path: Path) -> tuple[io.BytesIO, dict[str, Any]]:
     if graphs != [GRAPH]:
         raise UnsafeFileError(f"{path} holds {len(graphs)} graphs instead of one named 'model'; it was not loaded")
     program = json_record(path, inside[GRAPH])
-    program["guards_code"] = []  # Python source, and only a check of the inputs
+    program["guards_code"] = []  # Python source that only checks inputs
     _check(path, program)
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
@@ -82,7 +82,7 @@ def rebuild_safe_program(path: Path) -> tuple[io.BytesIO, dict[str, Any]]:
 
 
 def _payload(path: Path, inside: Mapping[str, archives.Record], name: str) -> dict[str, bytes]:
-    # the tensors that a list names, and the list
+    # the tensors of a list, and the list
     listed = json_record(path, inside[name]) if name in inside else {"config": {}}
     folder = name.rpartition("/")[0]
     kept = {name: json.dumps(listed).encode()}

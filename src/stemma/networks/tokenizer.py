@@ -1,4 +1,4 @@
-"""Vocabulary of a checkpoint: two models share a token space if their vocabularies are equal."""
+"""Vocabulary of a checkpoint: token ids of two models are comparable if their vocabularies are equal."""
 
 import hashlib
 import json

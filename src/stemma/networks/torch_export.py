@@ -1,4 +1,4 @@
-"""Networks of `torch.export` programs: the file contains weights and graph, so it can be run on its own."""
+"""Networks of `torch.export` programs: the file contains both weights and graph."""
 
 import hashlib
 import inspect
@@ -23,11 +23,11 @@ def open_exported(model: Model, file: Path) -> Network:
     """The network of a `.pt2` file; differentiable where its graph is.
 
     The raw inputs are those of the exported example: sizes that the export fixed (0 elsewhere), range [0, 1].
-    Cost: the file in memory, twice while it is loaded.
+    Cost: memory for the file, twice that during loading.
 
     Raises:
         MissingExtraError: If torch is not installed.
-        UnreadableModelError: If it does not load, or takes more than one tensor.
+        UnreadableModelError: If it does not load, or needs more than one tensor.
 
     Returns:
         The network.
@@ -45,13 +45,13 @@ def open_exported(model: Model, file: Path) -> Network:
         loaded = torch.export.load(archive)
         unguarded = {"check_guards": False} if "check_guards" in inspect.signature(loaded.module).parameters else {}
         module = loaded.module(**unguarded)
-    except Exception as error:  # versions of the format differ in what they refuse
+    except Exception as error:  # versions of the format raise different errors
         raise UnreadableModelError(
             f"{model.source} cannot be loaded with torch {torch.__version__}: {' '.join(str(error).split())[:300]}. "
             "Export it again with this version"
         ) from error
     for part in module.modules():
-        part.training = False  # programs have no modes: what was exported is what runs
+        part.training = False  # exported programs have no train mode
     spec = _spec(kind, sizes[1:], _rows(program["graph_module"]["graph"], name))
     answer = module if not sizes[0] else in_fixed_batches(model.name, module, sizes[0])
     digest = network_digest(model.digest, f"torch.export:{graph}", constants, spec)
@@ -70,7 +70,7 @@ def _constants(archive: Any) -> bytes:
 
 
 def _input(model: Model, graph: Mapping[str, Any]) -> tuple[str, int, list[int]]:
-    # name, dtype number and axes of the one input, 0 where an axis is free
+    # name, dtype number and shape of the input, 0 for a dynamic axis
     try:
         given = [s["user_input"]["arg"] for s in graph["signature"]["input_specs"] if "user_input" in s]
         names = [arg["as_tensor"]["name"] for arg in given if "as_tensor" in arg]
@@ -91,7 +91,7 @@ def _input(model: Model, graph: Mapping[str, Any]) -> tuple[str, int, list[int]]
 
 
 def _rows(graph: Mapping[str, Any], name: str) -> int:
-    # length of the embedding that the input goes into, 2**31 where it goes elsewhere
+    # vocabulary size of the embedding of the input, 2**31 without one
     for node in graph["nodes"]:
         if node["target"].startswith("torch.ops.aten.embedding."):
             table, ids = (part["arg"].get("as_tensor", {}).get("name") for part in node["inputs"][:2])

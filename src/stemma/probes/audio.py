@@ -16,8 +16,8 @@ from stemma.types import InputSpec
 def read_sounds(files: ProbeFiles, input_spec: InputSpec | None, where: str, length: int | None) -> Probes:
     """Read `.wav` files (8, 16, 24 or 32-bit PCM, or floats) to float32 `[n, samples]` in [-1, 1].
 
-    Channels are averaged. Longer sounds are cut at the end, shorter ones padded with silence. Without `length`, the
-    length is the model's, else that of the longest file.
+    Channels are averaged. Longer sounds are truncated, shorter ones padded with silence. Without `length`, the length
+    is the model's, otherwise that of the longest file.
 
     Raises:
         UnreadableProbesError: If a file cannot be read, or sampling rates differ.
@@ -62,7 +62,7 @@ def _decode(path: Path) -> tuple[int, np.ndarray]:
     content = read_bytes(path, MAX_BYTES)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", wavfile.WavFileWarning)  # records beside the samples
+            warnings.simplefilter("ignore", wavfile.WavFileWarning)  # about records other than samples
             warnings.filterwarnings("error", "Reached EOF prematurely")
             _check_complete(content)
             rate, samples = wavfile.read(io.BytesIO(content))
@@ -76,7 +76,7 @@ def _decode(path: Path) -> tuple[int, np.ndarray]:
 
 
 def _check_complete(content: bytes) -> None:
-    # the reader takes what is there of a data record that is cut off
+    # the reader accepts a truncated data record
     order = "big" if content[:4] == b"RIFX" else "little"
     at = 12
     while content[:4] != b"RF64" and at + 8 <= len(content):

@@ -8,7 +8,7 @@ NOISE, SMALL_NOISE = 0.75, 0.15
 """Size of the noise, in standard deviations of the probes."""
 
 TOKENS, FEW_TOKENS = 0.3, 0.1
-"""Share of the tokens that are exchanged."""
+"""Share of tokens that are replaced."""
 
 
 def perturb(probes: Probes, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -19,10 +19,10 @@ def perturb(probes: Probes, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.n
 
     Args:
         probes: The inputs, in raw input space.
-        seed: Of the noise.
+        seed: Seed of the noise.
 
     Returns:
-        Three arrays like the inputs; values may leave the range of the probes.
+        Three arrays like the inputs; values may be outside the range of the probes.
 
     """
     rng = np.random.default_rng([seed, 31])

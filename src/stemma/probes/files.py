@@ -16,7 +16,7 @@ SUFFIXES = {
     "audio": (".wav",),
     "tokens": (".txt",),
 }
-"""File endings by kind of probe, in the order of preference where a folder holds several and no model says."""
+"""File extensions by kind of probe, in order of preference for folders with several kinds."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class ProbeFiles:
         paths: Sorted by their POSIX names relative to the folder.
         names: These names.
         labels: Class of each file, if every file is in exactly one level of subfolders.
-        classes: Meaning of the labels, for people; empty without labels.
+        classes: Names of the classes, for display; empty without labels.
 
     """
 
@@ -44,7 +44,7 @@ def find_files(path: Path, kind: str | None = None) -> ProbeFiles:
 
     Args:
         path: The file or folder.
-        kind: Kind of input that the model takes; without it, images come before sounds before texts.
+        kind: Kind of input that the model takes; without it, images are preferred to sounds, and sounds to texts.
 
     Returns:
         The files in an order that does not depend on the file system.
@@ -91,7 +91,7 @@ def _walk(folder: Path) -> list[str]:
 
 
 def _sort_key(name: str) -> tuple[str, str]:
-    # some file systems store accents decomposed: the composed name decides
+    # some file systems store accents decomposed: composed names are compared
     return unicodedata.normalize("NFC", name), name
 
 

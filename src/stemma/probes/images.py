@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF")
-"""Decoders that are used; a file of another format is refused, whatever its ending."""
+"""Decoders that are used; files of other formats are refused, whatever their extension."""
 
 MAX_PIXELS = 1 << 26
 """Pixels of the largest image that is decoded."""
@@ -28,9 +28,9 @@ SIXTEEN_BIT_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 def read_images(files: ProbeFiles, input_spec: InputSpec | None, where: str) -> Probes:
     """Decode images to float32 `[n, channels, height, width]` in [0, 1].
 
-    Images have one channel if all are grey, else three. EXIF rotations are applied, palettes resolved, transparent
-    pixels laid on white; CMYK and other colour spaces become RGB without their profile; 16-bit grey keeps its
-    precision; of animations the first frame is used. If the model has an input size, images are resized to it
+    Images have one channel if all are grey, else three. EXIF rotations are applied, palettes resolved, and transparent
+    pixels get a white background; CMYK and other colour spaces are converted to RGB without their profile; 16-bit grey
+    keeps its precision; the first frame of animations is used. If the model has an input size, images are resized to it
     (bilinear, not keeping the aspect ratio) and converted to grey or RGB.
 
     Raises:
@@ -72,7 +72,7 @@ def read_images(files: ProbeFiles, input_spec: InputSpec | None, where: str) -> 
 
 
 def _required_size(input_spec: InputSpec | None, where: str) -> tuple[int | None, tuple[int, int] | None]:
-    # channels and (width, height) that the models take, None where they do not say
+    # channels and (width, height) of the models' input, None where unknown
     if input_spec is None:
         return None, None
     if input_spec.kind != "image" or len(input_spec.shape) != 3:
@@ -93,7 +93,7 @@ def _decode(path: Path) -> "Image.Image":
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of size: the limit below is lower
+            warnings.simplefilter("ignore")  # about size: the limit below is lower
             with Image.open(path, formats=FORMATS) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise UnreadableProbesError(

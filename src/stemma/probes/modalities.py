@@ -20,9 +20,9 @@ def pair_modalities(inputs: Mapping[str, Any], labels: Any = None, *, source: st
     `split_modalities` separates them again.
 
     Args:
-        inputs: By the name under which the network takes it, one row per probe, converted as by `Probes.of`.
+        inputs: By the network's name for the modality, one row per probe, converted as by `Probes.of`.
         labels: Class of each.
-        source: For people.
+        source: Origin, for display.
 
     Returns:
         The probes, modalities in alphabetical order.

@@ -18,8 +18,8 @@ class Parameters:
     """Number, selection and size of probes.
 
     Attributes:
-        n: How many; None for all, or for the default of the generator.
-        seed: Of everything random.
+        n: Number of probes; None for all, or for the default of the generator.
+        seed: Seed of all random choices.
         kind: Distribution of noise.
         shape: Shape of one noise input.
         length: Tokens or audio samples of one probe.

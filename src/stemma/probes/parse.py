@@ -71,7 +71,7 @@ def _existing_path(text: str, data: Path | None) -> Path | None:
     try:
         candidates = [Path(text).expanduser(), *([] if folder is None else [folder / text])]
         return next((p for p in candidates if text and p.exists()), None)
-    except (OSError, ValueError, RuntimeError):  # too long, a null character, an unknown user
+    except (OSError, ValueError, RuntimeError):  # path too long, null character, or unknown user
         return None
 
 

@@ -20,7 +20,7 @@ class Modality:
     """One modality of paired probes.
 
     Attributes:
-        name: What the network calls it.
+        name: The network's name for it.
         shape: Of one input.
         kind: `image`, `tokens`, `audio` or `tensor`.
     """
@@ -44,10 +44,10 @@ class Probes:
             `[n, samples]`, or any float tensors.
         kind: `image`, `tokens`, `audio` or `tensor`.
         labels: Class of each input, int64 `[n]`, where known.
-        baseline: Where paths start: one input `[…]` or one per probe `[n, …]`; None leaves it to the method.
-        source: Where they come from, for people.
-        labelled: Who gave the labels: empty for the truth, else the model whose answers were frozen.
-        parts: Of paired probes, the modalities that lie side by side in `inputs`; empty elsewhere.
+        baseline: Start of the paths: one input `[…]` or one per probe `[n, …]`; None for the method's default.
+        source: Origin, for display.
+        labelled: Source of the labels: empty for the truth, else the model whose predictions they are.
+        parts: Modalities that are concatenated in `inputs`; empty for one modality.
     """
 
     inputs: np.ndarray
@@ -64,23 +64,22 @@ class Probes:
     ) -> "Probes":
         """Probes from arrays or tensors.
 
-        uint8 images `[n, h, w]` or `[n, h, w, c]` become float32 `[n, c, h, w]` in [0, 1]; float arrays pass
-        unchanged (halves become float32); integers `[n, length]` are token ids. All arrays are copied and cannot be
-        changed afterwards: the digest names their content.
+        uint8 images `[n, h, w]` or `[n, h, w, c]` become float32 `[n, c, h, w]` in [0, 1]; float arrays pass unchanged
+        (halves become float32); integers `[n, length]` are token ids. All arrays are copied and read-only, since the
+        digest identifies their content.
 
         Args:
             inputs: One row per probe.
             labels: Class of each.
             baseline: Start of the paths: one input, or one per probe.
             kind: One of `KINDS`; guessed from dtype and axes unless given.
-            source: For people.
+            source: Origin, for display.
 
         Returns:
             The probes.
 
         Raises:
-            MisuseError: If there are none, a value is not finite, or arrays, kind, labels and baseline do not belong
-                together.
+            MisuseError: If there are none, a value is not finite, or arrays, kind, labels and baseline do not match.
         """
         given = _as_array(inputs, "the inputs")
         if given.ndim < 2 or 0 in given.shape:
@@ -131,7 +130,7 @@ class Probes:
             Fewer probes.
 
         Raises:
-            MisuseError: If these are no rows of these probes, or none.
+            MisuseError: If a row does not exist, or there are none.
         """
         index = np.arange(len(self))[rows] if isinstance(rows, slice) else _rows(rows, len(self))
         if not len(index):
@@ -146,7 +145,7 @@ class Probes:
 
         Args:
             labels: Class of each input, None for none.
-            labelled: Whose frozen answers these are; empty for the truth.
+            labelled: The model whose predictions these are; empty for the truth.
 
         Returns:
             Probes with another digest.
@@ -173,7 +172,7 @@ def _as_array(values: Any, what: str) -> np.ndarray:
 
 
 def _read_only(array: Any) -> Any:
-    # a copy that nobody changes: the digest names its content
+    # a read-only copy, since the digest identifies its content
     if array is None:
         return None
     own = np.array(array, array.dtype.newbyteorder("="), order="C")
@@ -200,7 +199,7 @@ def _to_raw_space(array: np.ndarray) -> tuple[np.ndarray, str]:
             worst = int(array.min()) if int(array.min()) < 0 else int(array.max())
             raise MisuseError(f"token ids must be non-negative integers, but one is {worst}")
         return array.astype(np.int64), "tokens"
-    with np.errstate(over="ignore"):  # what does not fit becomes infinite and is refused
+    with np.errstate(over="ignore"):  # values that overflow become infinite and are refused
         floats = array.astype(np.float64 if array.dtype.itemsize >= 8 else np.float32)
     return floats, "image" if array.ndim == 4 else "tensor"
 

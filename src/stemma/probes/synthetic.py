@@ -14,7 +14,7 @@ COUNT = 256
 """Default number of noise probes."""
 
 TOKENS = 64
-"""Default number of tokens, if the model takes that many."""
+"""Default number of tokens, if the model accepts that many."""
 
 
 def noise(requested: Parameters, input_spec: InputSpec | None) -> Probes:
@@ -25,13 +25,13 @@ def noise(requested: Parameters, input_spec: InputSpec | None) -> Probes:
 
     Args:
         requested: `n`, `seed`, `kind`, `shape`.
-        input_spec: What the models take. Without it, `shape` is needed and the range is [0, 1].
+        input_spec: Input of the models. Without it, `shape` is needed and the range is [0, 1].
 
     Returns:
         The probes.
 
     Raises:
-        MisuseError: If the shape is unknown, or the model takes another.
+        MisuseError: If the shape is unknown, or differs from the model's input.
 
     """
     shape = _shape(requested.shape, input_spec)
@@ -99,7 +99,7 @@ def cutmix(images: Probes, requested: Parameters) -> Probes:
         New images, with the baseline if all share one.
 
     Raises:
-        MisuseError: If there are too few images, or these are not images.
+        MisuseError: If there are too few images, or the inputs are not images.
 
     Source: Yun et al., "CutMix", ICCV 2019, section 3.1, with Beta(1, 1); here every image has its own box and partner.
 

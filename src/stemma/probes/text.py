@@ -35,12 +35,11 @@ def read_texts(
     """Cut texts into windows of equal length, without overlap and not across the end of a text.
 
     The remainder of each text is dropped. Without `length`, windows are as long as the median text, at most
-    `DEFAULT_WINDOW` tokens and at most what the model takes. Without a tokenizer, models with 256 tokens read UTF-8
-    bytes.
+    `DEFAULT_WINDOW` tokens and at most the model's limit. Without a tokenizer, models with 256 tokens read UTF-8 bytes.
 
     Args:
         files: The files.
-        input_spec: What the models take: ids from 0 to `high`.
+        input_spec: Input of the models: ids from 0 to `high`.
         where: Named in errors.
         length: Tokens of a window.
         tokenizer: A folder with the files of a Hugging Face tokenizer.
@@ -132,7 +131,7 @@ def _load_tokenizer(folder: Path) -> Tokenize:
         )
     except ImportError as e:
         raise MissingExtraError("turning text into tokens", "transformers", "hf") from e
-    except Exception as e:  # its files may be damaged in many ways
+    except Exception as e:  # damaged files raise many kinds of error
         why = " ".join(str(e).split())[:200]
         raise UnreadableProbesError(f"the tokenizer in {folder} cannot be loaded: {why}") from e
 

@@ -1,8 +1,7 @@
 """Content-addressed bytes: small ones inside the database, large ones as files named by their digest.
 
-A file reaches its final name only when it is complete and on disk. While a writer is active it holds a shared lock
-and a folder under `staging/`; what lies there when nobody holds the lock was left by a process that was killed, and
-the next writer removes it.
+A file reaches its final name only when it is complete and on disk. While a writer is active it holds a shared lock and
+a folder under `staging/`; files there without a lock were left by a killed process, and the next writer removes them.
 """
 
 import contextlib
@@ -18,7 +17,7 @@ import numpy as np
 
 try:
     import fcntl
-except ImportError:  # not on Windows: there nothing is swept
+except ImportError:  # Windows: unused files are not deleted
     fcntl = None
 
 from stemma.checkpoints import digest as digests
@@ -26,7 +25,7 @@ from stemma.errors import RegistryError
 from stemma.types import Digest
 
 INLINE_LIMIT = 64 << 10
-"""Bytes from which a blob becomes a file of its own."""
+"""Smallest blob, in bytes, that is stored as a separate file."""
 
 _BUFFER = 1 << 20
 
@@ -81,7 +80,7 @@ class Stage:
         for digest, path in self._files.items():
             target = self._target(digest)
             target.parent.mkdir(parents=True, exist_ok=True)
-            (self._folder / target.name).touch()  # if the transaction fails, the sweep finds the file by this mark
+            (self._folder / target.name).touch()  # if the transaction fails, the clean-up finds the file by this mark
             path.replace(target)
             _sync_folder(target.parent)
 
@@ -113,7 +112,7 @@ class BlobFolder:
                 for partial in folder.glob("*.partial"):
                     partial.unlink(missing_ok=True)
                 with contextlib.suppress(OSError):
-                    folder.rmdir()  # stays if something was published: the sweep decides whether it is referred to
+                    folder.rmdir()  # not empty if a blob was published: the clean-up checks whether it is used
                 raise
             shutil.rmtree(folder)
 

@@ -16,7 +16,7 @@ from stemma.errors import RegistryError, UnusableRegistryError
 from stemma.registry import schema
 
 BUSY_SECONDS = 30.0
-"""How long a writer waits for another before it gives up."""
+"""How long a writer waits for another before it fails."""
 
 PAGE_SIZE = 16384
 """A sketch row of a few kilobytes would waste half of SQLite's default page."""
@@ -162,7 +162,7 @@ class Database:
             return self._connect_read_only()
         connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         connection.execute(f"PRAGMA page_size = {PAGE_SIZE}")  # takes effect only before the first table
-        connection.execute("PRAGMA synchronous = FULL")  # what was reported as enrolled survives a power cut
+        connection.execute("PRAGMA synchronous = FULL")  # models reported as added survive a power cut
         connection.execute("PRAGMA foreign_keys = ON")
         return connection
 

@@ -21,13 +21,13 @@ from stemma.types import Fingerprint
 
 @dataclass(frozen=True, slots=True)
 class IngestedModel:
-    """What a worker read of one model, as plain values for another process.
+    """A model read by a worker, as plain values for another process.
 
     Attributes:
         record: The model.
         tensors: Its tensors.
         fingerprints: Its fingerprints.
-        notes: What the reader left out or changed.
+        notes: What the reader omitted or changed.
 
     """
 
@@ -54,7 +54,7 @@ def ingest(checkpoint: Checkpoint, license: str | None) -> tuple[IngestedModel, 
         return str(e) if str(checkpoint.path) in str(e) else f"{checkpoint.path}: {e}"
     except OSError as e:
         return f"{checkpoint.path} cannot be read: {e.strerror or e}"
-    except Exception as e:  # a hostile file may reach any line of any reader, and must not stop the others
+    except Exception as e:  # a damaged or hostile file may raise anything, and must not stop the others
         return f"{checkpoint.path} cannot be read ({type(e).__name__}: {e}). If the file is valid, please report this"
     return tuple(found)
 

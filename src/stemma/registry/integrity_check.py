@@ -1,4 +1,4 @@
-"""Integrity check: every digest is recomputed from what is on disk."""
+"""Integrity check: every digest is recomputed from the files."""
 
 import contextlib
 import json

@@ -20,7 +20,7 @@ Progress = Callable[[str, int, int], None]
 
 
 class AddStatus(enum.StrEnum):
-    """What `Registry.add` did with a model."""
+    """The outcome of `Registry.add` for a model."""
 
     ADDED = "added"
     KNOWN = "known"
@@ -36,7 +36,7 @@ class TensorRecord:
         dtype: Dtype code as in `stemma.checkpoints.model.ITEMSIZE`.
         shape: Axis lengths.
         digest: Its content.
-        counted: It is part of the model's identity; a second name of a tied tensor is not.
+        counted: Whether it is part of the model's identity; a second name of a tied tensor is not.
     """
 
     name: str
@@ -51,18 +51,18 @@ class ModelRecord:
     """A registered model: its identity and source; its weights stay where they are.
 
     Attributes:
-        name: What a person calls it; unique among live models.
+        name: Its name; unique among live models.
         digest: Identity of the weights with their names.
         names_free_digest: Identity of the multiset of tensors.
         source: Absolute path of the checkpoint, or `python:NAME`.
-        format: File ending of the source, or `folder`.
+        format: File extension of the source, or `folder`.
         tensors: Number of tensors.
         parameters: Number of elements.
         dtypes: Number of tensors of each dtype code.
         config: Architecture configuration as claimed, None without one.
         claims: Other metadata as claimed.
         license: The licence as stated by the person who added it, None if not stated.
-        weights: Digest of the kept copy of the weights (a safetensors blob), None where none is kept.
+        weights: Digest of the stored copy of the weights (a safetensors blob), None without one.
         added_at: When it was added, UTC, ISO 8601; set by the registry.
         stemma_version: The version that added it; set by the registry.
     """
@@ -99,7 +99,7 @@ class ModelRecord:
 
 @dataclass(frozen=True, slots=True)
 class FingerprintRecord:
-    """Where a fingerprint of a model is kept.
+    """A stored fingerprint of a model.
 
     Attributes:
         model: Digest of the model.
@@ -118,11 +118,11 @@ class FingerprintRecord:
 
 @dataclass(frozen=True, slots=True)
 class SketchRecord:
-    """Where the functional sketch of a model is kept.
+    """A stored functional sketch of a model.
 
     Attributes:
         model: Digest of the weights.
-        network: Digest of what was asked: weights, code and input specification.
+        network: Digest of the network: weights, code and input specification.
         probes: Digest of the probes.
         spec: The method.
         blob: Digest of the stored values.
@@ -159,7 +159,7 @@ class EvidenceRecord:
 
 @dataclass(frozen=True, slots=True)
 class AddOutcome:
-    """What `Registry.add` did.
+    """The result of `Registry.add`.
 
     Attributes:
         record: The live record under that name.
@@ -178,7 +178,7 @@ class Finding:
     Attributes:
         kind: `missing`, `database`, `record`, `blob`, `index`, `leftover`, `source-gone` or `source-changed`.
         subject: The model's name, or the digest or file concerned.
-        message: What is wrong and what to do, in one sentence.
+        message: The problem and its solution, in one sentence.
 
     """
 

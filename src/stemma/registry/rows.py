@@ -21,10 +21,10 @@ from stemma.types import Digest, Fingerprint, Spec, jsonable
 T = TypeVar("T")
 
 QUERY_BATCH = 500
-"""Values that one query compares with."""
+"""Largest number of values in one query."""
 
 BITS = "bits"
-"""The array of a fingerprint's values that goes into the search index."""
+"""The array of a fingerprint's values that is added to the search index."""
 
 
 def timestamp() -> str:

@@ -1,4 +1,4 @@
-"""The tables, and the numbered steps that lead from an empty file to them.
+"""The tables, and the numbered migrations that create them.
 
 Rows are only ever added; a correction is a new row. `live`, `tensor_key` and `sketch_bits` are indexes: they can be
 derived from the other tables, and `check` compares them.

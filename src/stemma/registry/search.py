@@ -21,7 +21,7 @@ class Neighbour:
 
     Attributes:
         digest: The model.
-        rank: How many models are strictly nearer by the better of the two codes; 0 is nearest.
+        rank: Number of models that are strictly nearer by the better of the two codes; 0 is nearest.
         ordered: Hamming distance of the order-dependent codes, 0 … 1024.
         invariant: Hamming distance of the invariant codes, 0 … 1024.
     """
@@ -36,12 +36,12 @@ class SketchIndex:
     """The bit sketches of a registry in one matrix.
 
     Unrelated models differ in about half of the bits of each code. A model whose units kept their order is near by the
-    first code, one that was permuted or rescaled by the second; therefore each code ranks on its own and the better of
-    the two ranks counts.
+    first code, a permuted or rescaled one by the second; so models are ranked by each code, and the better rank is
+    used.
     """
 
     def __init__(self, digests: Sequence[Digest], bits: np.ndarray) -> None:
-        """Take over sketches.
+        """Build the index.
 
         Args:
             digests: One per model.
@@ -74,7 +74,7 @@ class SketchIndex:
             `int64 [n, 2]`, in the order of the digests.
 
         Raises:
-            RegistryError: If the query is no sketch.
+            RegistryError: If the query is not a sketch.
         """
         if bits.dtype != np.uint8 or bits.shape != (SKETCH_BYTES,):
             raise RegistryError(f"a sketch must be uint8 [{SKETCH_BYTES}], got {bits.dtype} {bits.shape}")

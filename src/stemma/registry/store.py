@@ -32,7 +32,7 @@ _PREFIX = re.compile(r"(?:sha256:)?([0-9a-f]{8,64})")
 
 
 class Registry:
-    """A registry of models; one SQLite file and, beside it, a folder of large blobs.
+    """A registry of models: one SQLite file, and a folder of large blobs next to it.
 
     Several processes may use it at once. Rows are only added: a correction is a new row and a removal a tombstone.
     """
@@ -75,20 +75,19 @@ class Registry:
         weights: Callable[[Path], None] | None = None,
         replace: bool = False,
     ) -> AddOutcome:
-        """Enrol a model with all that belongs to it, in one transaction.
+        """Add a model with its tensors and fingerprints, in one transaction.
 
-        A known name with the same digest is not added again (fingerprints and stored weights that it lacked are
-        added to it).
+        A known name with the same digest is not added again; missing fingerprints and stored weights are added to it.
 
         Args:
             record: The model.
             tensors: Its tensors; their manifest must have the model's digest.
             fingerprints: Of this model.
-            weights: Writes a copy of the weights to a path, for the registry to keep.
-            replace: A known name may get a new digest.
+            weights: Writes a copy of the weights to a path, to be stored in the registry.
+            replace: Allow a known name to get a new digest.
 
         Returns:
-            The live record and what was done.
+            The live record and the outcome.
 
         Raises:
             RegistryError: If the name belongs to another digest and `replace` is not given, if record and tensors
@@ -125,13 +124,13 @@ class Registry:
         return AddOutcome(known, status)
 
     def remove(self, name: str) -> ModelRecord:
-        """Take a name out of the registry; its rows stay, followed by a tombstone.
+        """Remove a name from the registry; its rows stay, followed by a tombstone.
 
         Args:
             name: A live name.
 
         Returns:
-            What was removed.
+            The removed record.
 
         Raises:
             UnknownNameError: If no live model has this name.
@@ -159,15 +158,15 @@ class Registry:
         """Find a live model.
 
         Args:
-            name_or_digest: A name, else the first 8 or more hexadecimal digits of a digest (with or without
-                `sha256:`). Where several names share the digest, the first by name is meant.
+            name_or_digest: A name, else the first 8 or more hexadecimal digits of a digest (with or without `sha256:`).
+                If several names have the digest, the first by name is returned.
 
         Returns:
             Its record.
 
         Raises:
             UnknownNameError: If there is none; the message names similar ones.
-            RegistryError: If the prefix fits several digests.
+            RegistryError: If several digests have this prefix.
         """
         with self._database.reading() as connection:
             found = rows.live_model(connection, name_or_digest)
@@ -276,21 +275,21 @@ class Registry:
             return self._fingerprint(connection, found) if found else None
 
     def check(self, progress: Progress | None = None) -> list[Finding]:
-        """Re-derive every digest from what is on disk, the sources included.
+        """Recompute every digest from the files, including the sources.
 
-        What a writer that was killed left unfinished is removed first; nothing else is changed.
-        Cost: reads the whole registry, every kept copy and every source once.
+        Unfinished files of killed writers are removed first; nothing else is changed. Cost: reads the whole registry,
+        every stored copy and every source once.
 
         Args:
-            progress: Called with what is at hand, the number done and the total.
+            progress: Called with the current item, the number done and the total.
 
         Returns:
-            What is wrong; empty for a sound registry.
+            The problems; empty if there are none.
         """
         from stemma.registry import integrity_check
 
         if self.path.exists():
-            with contextlib.suppress(UnusableRegistryError):  # what is wrong is found below
+            with contextlib.suppress(UnusableRegistryError):  # the problems are found below
                 self.make_writable()
         return integrity_check.run(self._database, self._folder, self.path, progress)
 

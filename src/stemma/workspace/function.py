@@ -12,7 +12,7 @@ from stemma.ancestry.trace import Candidate
 from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError, RegistryError, StemmaError
 from stemma.kinship.axes import FORGOTTEN, both_axes
-from stemma.kinship.compare import function_of, unaskable, with_forgotten, with_partitions
+from stemma.kinship.compare import function_of, reason_not_comparable, with_forgotten, with_partitions
 from stemma.kinship.function import combined
 from stemma.kinship.function.closer_than_independent import ObservationPlan
 from stemma.kinship.function.closest_of_many import ClosestOfMany
@@ -74,11 +74,11 @@ class FunctionAxis:
         """A model to be compared, or what is kept of it where its weights are gone."""
         if model.black_box:
             return Subject.of(model)
-        missing_names = has_no_weights(model)
+        without_weights = has_no_weights(model)
         stored_sketch = self.stored_sketch(model.digest)
-        if not missing_names and stored_sketch is not None and stored_sketch.model != _network_digest(model):
+        if not without_weights and stored_sketch is not None and stored_sketch.model != _network_digest(model):
             stored_sketch = None  # kept of the same weights, run by other code
-        return Subject(model.name, None if missing_names else lambda: model, stored_sketch)
+        return Subject(model.name, None if without_weights else lambda: model, stored_sketch)
 
     def enrolled_party(self, c: Candidate) -> Subject:
         """An enrolled model to be compared: what is kept of its function, else the model itself."""
@@ -95,7 +95,7 @@ class FunctionAxis:
     def on_pair(self, comparison: Comparison, a: Model, b: Model, null: Nulls) -> Comparison:
         """The comparison of a pair by weights, completed with the function axis."""
         parties = self.party(a), self.party(b)
-        if why := unaskable(*parties):
+        if why := reason_not_comparable(*parties):
             return both_axes(comparison, why, self.alpha)
         chosen = self.control_models([a, b], null)
         function = function_of(*parties, self.probes, chosen, alpha=self.alpha, progress=self.progress)
@@ -129,7 +129,7 @@ class FunctionAxis:
     def on_search(self, suspect: Model, candidates: Sequence[Candidate], null: Nulls) -> Mapping[int, Evidence | str]:
         """Evidence on a suspect and each candidate by its `id`, corrected for their number; or why there is none."""
         own = self.party(suspect)
-        if why := unaskable(own):
+        if why := reason_not_comparable(own):
             return {id(c): why for c in candidates}
         chosen = self.control_models([suspect], null, candidates=candidates)
         parties = [self.candidate_party(c) for c in candidates]

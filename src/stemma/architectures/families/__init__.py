@@ -154,7 +154,7 @@ def _prefixes(family: Family, names: Iterable[str]) -> list[str]:
         return {m["prefix"] for n in names if (m := p.match(n))}
 
     prefixes: set[str] | None = None
-    for p in family.requires:  # most families lack the first already
+    for p in family.requires:  # for most families the first is missing
         prefixes = below(p) if prefixes is None else prefixes & below(p)
         if not prefixes:
             return []

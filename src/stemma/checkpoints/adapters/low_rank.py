@@ -134,7 +134,7 @@ def _column_lengths(plain: Callable[[int, int], np.ndarray], rows: int, columns:
 
 
 def _initial_factors(residual_init: str, base: Tensor, rank: int, scale: float) -> tuple[np.ndarray, np.ndarray]:
-    # two factors of what was handed to the adapter; PiSSA costs the leading eigenvectors of the smaller Gram matrix
+    # factors of the part that was moved to the adapter; PiSSA needs leading eigenvectors of the smaller Gram matrix
     weight = base.array().reshape(base.shape[0], -1).astype(np.float64)
     if residual_init == "olora":  # the first columns of Q span the first columns of the matrix
         basis = np.linalg.qr(weight[:, :rank])[0]

@@ -49,7 +49,7 @@ def open_adapter(
     adapter = Adapter(folder, {PREFIX.sub("", n): t for n, t in parsed.tensors.items()}, config)
     base_path = _find_base(folder, wanted)
     if base_path is None:
-        read_changes(adapter)  # what is refused with any base is refused for that reason
+        read_changes(adapter)  # unsupported adapters are refused before the missing base is reported
         _refuse_without_base(adapter, wanted)
     try:
         base = load_base(base_path)
@@ -75,14 +75,14 @@ def _find_base(folder: Path, wanted: str) -> Path | None:
     if not wanted or "\0" in wanted:
         return None
     last = wanted.replace("\\", "/").rstrip("/").rpartition("/")[2]
-    # a relative path is relative to the adapter, not to where the program runs; an absolute one stays as it is
+    # a relative path is relative to the adapter, not to the working directory
     places = [folder / wanted, folder.parent / wanted]
     places += [folder.parent / f"{last}{ending}" for ending in ("", ".safetensors", ".pt", ".bin")] if last else []
     for place in places:
         try:
             if place.exists() and place.resolve() != folder.resolve() and not (place.is_dir() and is_adapter(place)):
                 return place
-        except (OSError, RuntimeError):  # too long a name, or a loop of links
+        except (OSError, RuntimeError):  # name too long, or a loop of links
             continue
     return None
 

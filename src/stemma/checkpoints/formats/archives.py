@@ -132,7 +132,7 @@ class ChecksumStorage(AbstractStorage):
                 self._at, self._sum = (start, self._marks[start]) if start in self._marks else (-1, 0)
             if self._at == start:
                 self._at, self._sum = start + len(out), zlib.crc32(out, self._sum)
-                if self._at < MAX_MARK:  # where a header ends, later readings begin
+                if self._at < MAX_MARK:  # later reads start where a header ends
                     self._marks[self._at] = self._sum
                 if self._at == size and self._sum != crc:
                     raise UnreadableModelError(

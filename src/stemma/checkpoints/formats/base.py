@@ -16,7 +16,7 @@ class Contents:
     Attributes:
         parts: Tensors under their stored names: the main model under `""`, averaged weights under `"ema"`.
         metadata: Text metadata of the file, shown as claims.
-        notes: What was left out, for people.
+        notes: Omitted content, for display.
         aliases: Groups of names that share one storage in the file (tied tensors).
     """
 

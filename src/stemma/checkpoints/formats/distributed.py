@@ -1,7 +1,7 @@
 """torch.distributed.checkpoint folders: a pickled table of tensor slices, read by an interpreter that runs nothing.
 
-Every slice is a small PyTorch archive inside a `.distcp` file. torch's own reader would unpickle the table and run
-what it says. Source: `torch.distributed.checkpoint.metadata`, torch 2.1 to 2.13.
+Every slice is a small PyTorch archive inside a `.distcp` file. torch's own reader would unpickle the table and run code
+in it. Source: `torch.distributed.checkpoint.metadata`, torch 2.1 to 2.13.
 """
 
 from collections.abc import Mapping

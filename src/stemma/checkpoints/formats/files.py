@@ -27,8 +27,8 @@ MAX_OPEN = 64
 class _Recent:
     """Open file descriptors, least recently used first; a descriptor in use is never closed.
 
-    A file closes its descriptor when nothing refers to it any more, which can happen inside any line below. So that
-    takes no lock and changes nothing here: whoever takes the descriptor out of the file's list closes it.
+    A file closes its descriptor when it is garbage-collected, which can happen during any line below. So closing takes
+    no lock and changes nothing here: the code that removes a descriptor from the file's list closes it.
     """
 
     def __init__(self) -> None:
@@ -69,7 +69,7 @@ os.register_at_fork(after_in_child=_RECENT.__init__)
 class SourceFile:
     """One file, as it was when first opened.
 
-    The descriptor is opened at the first read and closed when no tensor refers to the file any more.
+    The descriptor is opened at the first read and closed when no tensor refers to the file.
 
     Attributes:
         path: Where it is.
@@ -98,7 +98,7 @@ class SourceFile:
 
     def close(self) -> None:
         """Close the descriptor; the next read opens the file again."""
-        with contextlib.suppress(IndexError, AttributeError):  # none open; or there never was such a file
+        with contextlib.suppress(IndexError, AttributeError):  # none is open, or the file never existed
             os.close(self.descriptors.pop())
 
     def connect(self) -> int:
@@ -117,7 +117,7 @@ class SourceFile:
         """Fill `out` with the bytes from `offset` on."""
         done = 0
         with _RECENT.borrow(self) as descriptor:
-            if len(out) >= AHEAD and hasattr(os, "posix_fadvise"):  # the system reads on while this slice is worked on
+            if len(out) >= AHEAD and hasattr(os, "posix_fadvise"):  # read ahead while this slice is processed
                 os.posix_fadvise(descriptor, offset + len(out), len(out), os.POSIX_FADV_WILLNEED)
             while done < len(out):
                 try:

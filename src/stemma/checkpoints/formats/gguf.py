@@ -1,7 +1,7 @@
-"""GGUF: header, tensor table, aligned data. Plain floats are read as they are, quantised blocks as float32.
+"""GGUF: header, tensor table, aligned data. Floats are read unchanged, quantised blocks as float32.
 
 The header is parsed here, because the reader of the `gguf` package maps the whole file and loops as often as a damaged
-file says; the package is used to decode blocks.
+file specifies; the package is used to decode blocks.
 """
 
 import math
@@ -20,7 +20,7 @@ from stemma.errors import MissingExtraError, UnreadableModelError
 
 MAGIC = b"GGUF"
 PLAIN = {0: "F32", 1: "F16", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 30: "BF16"}
-"""Types that are stored as they are."""
+"""Types without quantisation."""
 SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 TEXT, LIST = 8, 9
 MAX_TEXT = 1 << 24
@@ -83,7 +83,7 @@ def _fields(cursor: Cursor, count: int) -> dict[str, Any]:
 
 
 def _value(cursor: Cursor, kind: int, depth: int) -> Any:
-    # lists (vocabularies) are stepped over: nothing in them is needed
+    # lists (vocabularies) are skipped
     if kind in SCALARS:
         return cursor.number(SCALARS[kind])
     if kind == TEXT:

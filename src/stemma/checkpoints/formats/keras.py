@@ -62,7 +62,7 @@ class Keras(AbstractFormat):
             raise UnreadableModelError(f"{path} is not a Keras archive: it contains no model.weights.h5")
         if not isinstance(record.storage, archives.InflateStorage):
             return _read(path, record.storage, record.size)
-        if record.size > MAX_PACKED:  # the library jumps to and fro, and a compressed record can only be read forwards
+        if record.size > MAX_PACKED:  # h5py seeks, and a compressed record can only be read forwards
             raise UnreadableModelError(
                 f"{path} holds {record.size} bytes of compressed weights, which is too many. Save it uncompressed"
             )
@@ -118,7 +118,7 @@ class _H5File:
                 raise MissingExtraError(f"{self.path}: reading Keras files", "h5py", "formats") from e
             try:
                 self._file = h5py.File(_Stream(self.storage, self.size), "r")
-            except Exception as e:  # the library raises many kinds of error on damaged files
+            except Exception as e:  # h5py raises many kinds of error on damaged files
                 raise UnreadableModelError(f"{self.path} is a damaged HDF5 file ({type(e).__name__})") from e
         return self._file
 
@@ -190,7 +190,7 @@ def _dataset(library: _H5File, name: str, item: Any, path: Path) -> Iterator[Ten
     dtype, shape = item.dtype, item.shape
     code = dtype_code(dtype) if dtype.kind in "fiubc" else None
     if code is None or shape is None:
-        return  # texts and the like are no weights
+        return  # not weights
     if item.external or item.is_virtual:
         raise UnreadableModelError(f"{path}: '{name}' is stored in another file, which was not read")
     length = math.prod(shape) * dtype.itemsize

@@ -33,7 +33,7 @@ TYPED = {4: "<f4", 5: "int32", 7: "int64", 10: "<f8", 11: "uint64"}
 
 @dataclass
 class _Proto:
-    """A TensorProto while it is read: numbers, and where its data lie."""
+    """A TensorProto while it is read: numbers, and the position of its data."""
 
     name: str = ""
     dims: list[int] = field(default_factory=list)
@@ -45,7 +45,7 @@ class _Proto:
 
 
 class Onnx(AbstractFormat):
-    """ONNX models; without a magic, known by their ending."""
+    """ONNX models, recognised by extension, since the format has no magic number."""
 
     name: ClassVar[str] = "ONNX"
     suffixes: ClassVar[tuple[str, ...]] = (".onnx",)
@@ -71,13 +71,13 @@ class Onnx(AbstractFormat):
         notes: list[str] = []
         nodes: list[Node] = []
         tensors = list(_graph(file, graph, "", 0, notes, nodes))
-        if len({t.name for t in tensors}) == len(tensors):  # else the names are refused where they are counted
+        if len({t.name for t in tensors}) == len(tensors):  # duplicate names are refused later
             tensors = annotate_scales(tensors, nodes)
         return Contents({"": tuple(tensors)}, claims, tuple(notes))
 
 
 def _fields(file: SourceFile, begin: int, end: int) -> Iterator[tuple[int, Any]]:
-    # numbers for varints and fixed fields, (begin, end) for delimited ones
+    # yields numbers for varints and fixed fields, (begin, end) for delimited ones
     cursor = Cursor(file, begin, end)
     while cursor.at < end:
         tag = _varint(cursor)

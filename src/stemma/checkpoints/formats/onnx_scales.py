@@ -28,7 +28,7 @@ NAMED = (("_quantized", ("_scale", "_zero_point")), ("", ("_scale", "_zero_point
 
 @dataclass
 class Node:
-    """A graph node: what is needed to find scales.
+    """The parts of a graph node that are needed to find scales.
 
     Attributes:
         operator: Its type.
@@ -92,7 +92,7 @@ def _annotated(t: Tensor, axes: Mapping[str, int], scales: Mapping[str, tuple[st
 
 
 def _uses(node: Node) -> Iterator[tuple[str, str, int]]:
-    # names of codes and of what lies along an axis of theirs
+    # yields names of codes, names of scales or zero points, and their axis
     inputs = dict(enumerate(node.inputs))
     if node.operator == "DequantizeLinear":
         for i in (1, 2):

@@ -38,7 +38,7 @@ class Paddle(AbstractFormat):
 
 
 def _array(value: Any) -> Any:
-    # paddle writes a tensor as the pair of its inner name and its array
+    # paddle writes a tensor as a pair of internal name and array
     paired = isinstance(value, (list, tuple)) and len(value) == 2 and isinstance(value[0], str)
     return value[1] if paired and isinstance(value[1], pickle_records.NumpyArray) else value
 

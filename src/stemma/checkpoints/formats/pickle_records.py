@@ -176,7 +176,7 @@ def _text_to_bytes(text: Any, encoding: Any = "latin1") -> bytes:
 
 
 def _bytes(*arguments: Any) -> Any:
-    return Opaque() if arguments else b""  # protocol 2 writes no bytes as a call
+    return Opaque() if arguments else b""  # protocol 2 writes empty bytes as a call
 
 
 def _array(*_: Any) -> NumpyArray:
@@ -259,10 +259,10 @@ for _module, _names in (
 ):
     for _name in _names:
         ALLOWED[_module, _name] = Opaque
-# protocols before 3 call the builtins module by its old name
+# protocols before 3 use the old name of builtins
 ALLOWED |= {("__builtin__", name): made for (module, name), made in ALLOWED.items() if module == "builtins"}
 ALLOWED |= {(module, "_reconstructor"): _reconstructed for module in ("copyreg", "copy_reg")}
 ALLOWED |= {("torch.jit._pickle", f"build_{kind}list"): _sequence for kind in ("int", "tensor", "double", "bool")}
 ALLOWED |= {("torch.jit._pickle", "restore_type_tag"): _parameter}
 SETTABLE = (Opaque, MappingRecord, NumpyArray, NumpyDtype, UnknownObject)
-"""What a pickle may give a state."""
+"""Records whose state a pickle may set."""

@@ -20,10 +20,10 @@ MAX_EXPANDED = 64 << 20
 """Bytes to which a view that repeats its elements may expand."""
 
 _PACKED = re.compile(r"(^|\.)(?:_packed_params\.)+(?:\d+\.)*([01])(?=$|::)")
-"""Where torch's quantised layers keep weight (0) and bias (1)."""
+"""Names of weight (0) and bias (1) in torch's quantised layers."""
 
 OpenStorage = Callable[[pickle_records.StorageRef], tuple[AbstractStorage, int]]
-"""Gives a storage of a file, and its bytes."""
+"""Returns a storage of a file, and its number of bytes."""
 
 
 def contents(
@@ -81,7 +81,7 @@ def _members(node: pickle_records.UnknownObject) -> dict[Any, Any]:
         return {**state, **node.items}
     transient = state.get("_non_persistent_buffers_set")
     left_out = {n for n in transient if isinstance(n, str)} if isinstance(transient, list) else set()
-    packed = {n: state[n] for n in ("_packed_params",) if n in state}  # quantised layers keep their weights aside
+    packed = {n: state[n] for n in ("_packed_params",) if n in state}  # quantised layers store their weights separately
     return {n: v for k in (*kinds, packed) for n, v in k.items() if v is not None and n not in left_out}
 
 
@@ -126,7 +126,7 @@ class TensorBuilder:
         return None
 
     def _object(self, node: pickle_records.UnknownObject, depth: int) -> Any:
-        if id(node) in self._in_progress:  # a module that refers to the one it lies in
+        if id(node) in self._in_progress:  # a module that refers to its parent
             self.ignored += 1
             return None
         self._in_progress.add(id(node))

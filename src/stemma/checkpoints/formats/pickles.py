@@ -27,7 +27,7 @@ from stemma.errors import UnreadableModelError, UnsafeFileError
 
 MAX_DEPTH = 64
 MAX_CLASSES = 10_000
-"""Foreign names that one pickle may use."""
+"""Unknown names that one pickle may use."""
 FORBIDDEN_MODULES = frozenset(
     {
         "os", "posix", "nt", "subprocess", "sys", "shutil", "socket", "runpy", "importlib", "imp", "pty", "commands",
@@ -141,7 +141,7 @@ def read(
         return tree
     except UnreadableModelError:
         raise
-    except Exception as e:  # a damaged pickle can raise nearly anything, and nothing it raises is a bug of ours
+    except Exception as e:  # a damaged pickle can raise nearly anything
         raise DamagedPickleError(
             f"{path} holds a damaged pickle ({type(e).__name__}). Was the download truncated?"
         ) from e

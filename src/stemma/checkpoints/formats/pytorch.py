@@ -91,14 +91,15 @@ def read_records(path: Path, records: Mapping[str, archives.Record], top: list[s
         found = _pickle(path, records, root, "data", swapped)
     except NotAModelError:
         found = Contents({})
-    if not any(found.parts.values()) and f"{root}constants.pkl" in records:  # a frozen program has no others
+    # a frozen program stores its weights as constants
+    if not any(found.parts.values()) and f"{root}constants.pkl" in records:
         found = _pickle(path, records, root, "constants", swapped)
     notes = (note, *(n for n in found.notes if "were not run" not in n))
     return Contents(found.parts, found.metadata, notes, found.aliases)
 
 
 def _pickle(path: Path, records: Mapping[str, archives.Record], root: str, label: str, swapped: bool) -> Contents:
-    # the pickle LABEL.pkl, whose storages lie in the folder LABEL
+    # the storages of LABEL.pkl are in the folder LABEL
     def opened(stored: pickle_records.StorageRef) -> tuple[AbstractStorage, int]:
         record = records.get(f"{root}{label}/{stored.key}")
         if record is None:
@@ -117,7 +118,7 @@ def _pickle(path: Path, records: Mapping[str, archives.Record], root: str, label
 
 def _stored(path: Path, pid: Any) -> Any:
     if isinstance(pid, tuple) and len(pid) == 4 and pid[0] == "module":
-        return pid[1]  # a class, with its source beside it
+        return pid[1]  # a class with its source
     if (
         not isinstance(pid, tuple)
         or len(pid) < 5
@@ -132,7 +133,7 @@ def _stored(path: Path, pid: Any) -> Any:
 
 
 def _read_legacy(path: Path) -> Contents:
-    # four pickles, the keys of the storages, then each storage: its element count and its bytes
+    # four pickles, the storage keys, then for each storage its element count and bytes
     file = SourceFile(path)
     storages: dict[str, pickle_records.StorageRef] = {}
     views: dict[str, tuple[str, int, int]] = {}

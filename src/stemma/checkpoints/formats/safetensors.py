@@ -14,11 +14,11 @@ from stemma.errors import UnreadableModelError
 MAX_HEADER = 100_000_000
 
 MOST_AXES = 64
-"""Axes that an array may have."""
+"""Largest number of axes of an array."""
 
 
 class Safetensors(AbstractFormat):
-    """The safetensors container; sharded checkpoints are put together by the folder reader."""
+    """The safetensors container; shards are combined by the folder reader."""
 
     name: ClassVar[str] = "safetensors"
     suffixes: ClassVar[tuple[str, ...]] = (".safetensors",)

@@ -27,7 +27,7 @@ DTYPES = {
 """Dtype codes by the numbers of `tensorflow/core/framework/types.proto`."""
 STRING = 7
 VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
-"""What object-based checkpoints put behind the name of a variable."""
+"""Suffix of variable names in object-based checkpoints."""
 TRAINING = re.compile(
     r"/\.OPTIMIZER_SLOT/|^(optimizer|_optimizer|save_counter|global_step|beta[12]_power)(/|$)|"
     r"/(Adam|Adam_1|Momentum|Adagrad|RMSProp|RMSProp_1|Ftrl|Ftrl_1|adam_m|adam_v)$|^_CHECKPOINTABLE_OBJECT_GRAPH$"
@@ -48,7 +48,7 @@ class _Entry:
 
 
 class TensorFlow(AbstractFormat):
-    """A checkpoint's `.index` file, with `.data-00000-of-00001` and so on beside it."""
+    """A checkpoint's `.index` file, with `.data-00000-of-00001` and so on in the same folder."""
 
     name: ClassVar[str] = "TensorFlow checkpoint"
     suffixes: ClassVar[tuple[str, ...]] = ()
@@ -72,7 +72,7 @@ class TensorFlow(AbstractFormat):
         for key, entry in entries.items():
             name = key.decode("utf-8", errors="replace")
             if key.startswith(b"\0"):
-                continue  # slices: read with the variable that they are of
+                continue  # slices are read with their variable
             if TRAINING.search(name) or entry.kind == STRING:
                 left_out.append(name)
                 continue
@@ -90,7 +90,7 @@ def _rows(file: SourceFile) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _block(file: SourceFile, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]:
-    # entries of one block, each key without what it shares with the one before
+    # each key omits the prefix that it shares with the previous one
     raw = file.read(offset, size + 1)
     if raw[-1]:
         raise UnreadableModelError(

@@ -81,7 +81,7 @@ class _Table:
         return None if at is None else at + struct.unpack("<I", self.file.read(at, 4))[0]
 
     def vector(self, slot: int, itemsize: int) -> tuple[int, int]:
-        # where the vector's elements begin, and their number
+        # position of the first element, and number of elements
         at = self.follow(slot)
         if at is None:
             return 0, 0
@@ -145,7 +145,7 @@ def _tensor(file: SourceFile, table: _Table, buffers: list[_Table], notes: list[
 
 def _data(file: SourceFile, buffer: _Table) -> tuple[int, int]:
     at, length = buffer.vector(0, 1)
-    if not length:  # beyond two gigabytes the bytes lie behind the tables
+    if not length:  # beyond two gigabytes the bytes follow the tables
         at, length = buffer.number(1, "<Q"), buffer.number(2, "<Q")
         if at <= 1 or not length:
             return 0, 0

@@ -32,9 +32,9 @@ class FileKind:
 
     Attributes:
         what: Its name, with an article.
-        todo: What to do instead.
-        instead: Whether it is a placeholder for weights (a pointer, an error page), so the file is unreadable rather
-            than another program's.
+        advice: What to do instead.
+        is_placeholder: Whether it stands in for weights (a pointer, an error page), so that the file
+            is unreadable rather than another program's.
 
     """
 
@@ -205,7 +205,7 @@ def by_plain_bytes(path: Path, head: bytes) -> FileKind | None:
 
 
 def _by_neighbours(path: Path) -> FileKind | None:
-    # raw numbers have no magic: what they are is said by the graph that lies beside them
+    # raw numbers have no magic number: the graph in the same folder identifies them
     if _SHARD.match(path.name):
         return _TFJS_SHARD
     if any(p.endswith((".mlpackage", ".mlmodelc")) for p in path.parts[:-1]):
@@ -260,7 +260,7 @@ def unsupported_files(files: list[Path]) -> Iterator[tuple[Path, FileKind]]:
         stem = path.name.removesuffix(path.suffix)
         companion = {".xml": f"{stem}.bin", ".param": f"{stem}.bin"}.get(path.suffix.lower())
         if companion is not None and companion not in names:
-            continue  # XML and parameter files are many things
+            continue  # other XML and parameter files are not models
         if path.suffix == ".index" and not any(n.startswith(f"{stem}.data-") for n in names):
             continue
         if _DATA.search(path.name) or (kind in (_BARE, _ARCHIVE) and path.stat().st_size < 1 << 16):
@@ -279,9 +279,9 @@ def _by_header(path: Path, graphs: bool) -> FileKind | None:
         return None
     kind = by_content(path, head) or by_plain_bytes(path, head)
     if kind in (_OPENVINO, _NCNN, _TFJS_SHARD, _TEXT, _ANSWER):
-        return None  # said of the graph beside it, or no weights at all
+        return None  # reported with the graph, or not weights
     if (
         kind is None and size > 1 << 16 and not graphs and path.suffix.lower() != ".model"
-    ):  # tokenizers have that ending too
+    ):  # tokenizers have that extension too
         return _UNKNOWN
     return kind

@@ -137,7 +137,7 @@ def strided_storage(
 
 @dataclass(frozen=True)
 class ConcatStorage(AbstractStorage):
-    """Several storages one after another, each with its number of bytes."""
+    """Concatenated storages, each with its number of bytes."""
 
     parts: tuple[tuple[AbstractStorage, int], ...]
 
@@ -155,7 +155,7 @@ class ConcatStorage(AbstractStorage):
 
 @dataclass(frozen=True)
 class ColumnConcatStorage(AbstractStorage):
-    """Matrices with equal row counts side by side, each with the bytes of its row."""
+    """Matrices with equal row counts, concatenated along columns, each with the bytes of its row."""
 
     parts: tuple[tuple[AbstractStorage, int], ...]
 

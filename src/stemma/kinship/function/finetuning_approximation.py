@@ -292,13 +292,13 @@ class FineTuningApproximation:
         if self.form == "linear":
             feature_step = self.step * feature_tangents(parent, added, probes, self.batch)
             if self.bounded and measure.scale_invariant:
-                feature_step = bounded(feature_step, theirs - own)
+                feature_step = shorten_steps(feature_step, theirs - own)
             return measure.score(measure.value(own + feature_step, theirs))
         slope = directional_derivatives(parent, added, measure.gradient(own, theirs), probes, self.batch)
         return measure.score(measure.value(own, theirs) + self.step * slope)
 
 
-def bounded(steps: "torch.Tensor", differences: "torch.Tensor") -> "torch.Tensor":
+def shorten_steps(steps: "torch.Tensor", differences: "torch.Tensor") -> "torch.Tensor":
     """Feature steps `[c, n, d]`, shortened where they are longer than the matching difference."""
     length, longest = (t.flatten(1).norm(dim=1) for t in (steps, differences))
     return steps * (longest / length.clamp(min=1e-300)).clamp(max=1)[:, None, None]

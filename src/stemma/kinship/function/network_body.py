@@ -24,7 +24,7 @@ SAMPLE_PROBES = 2
 """Number of probes used to find which parameters reach the features."""
 
 
-class _Called(nn.Module):
+class _NetworkModule(nn.Module):
     """A network around its module, so that parameters can be exchanged by name while it runs."""
 
     def __init__(self, network: Network, module: nn.Module) -> None:
@@ -70,7 +70,7 @@ class Body:
         called = {f"inside.{name}": t for name, t in state.items()}
         # Fused attention has no forward derivative; the plain one computes the same.
         with capture(self.cut, entering=self.entering) as seen, sdpa_kernel(SDPBackend.MATH):
-            functional_call(_Called(self.network, module), called, (inputs,), tie_weights=True)
+            functional_call(_NetworkModule(self.network, module), called, (inputs,), tie_weights=True)
         if not seen or len(seen[-1]) != len(inputs) or seen[-1].ndim < 2 or not seen[-1].is_floating_point():
             raise MisuseError(
                 f"the layer '{self.layer}' of {self.network.name} is not run, or gives no row of numbers per "
@@ -107,13 +107,13 @@ def bodies_of_all_layers(model: Model, probes: Probes) -> tuple[Body, ...]:
     ran: list[tuple[str, nn.Module]] = []
     given: list[Any] = []
 
-    def see(name: str, part: nn.Module, entered: tuple[Any, ...]) -> None:
+    def record(name: str, part: nn.Module, entered: tuple[Any, ...]) -> None:
         if entered and not any(entered[0] is other for other in given):
             ran.append((name, part))
         given.extend(entered[:1])
 
     handles = [
-        part.register_forward_pre_hook(partial(lambda name, part, entered: see(name, part, entered), name))
+        part.register_forward_pre_hook(partial(lambda name, part, entered: record(name, part, entered), name))
         for name, part in module.named_modules()
         if is_linear_or_convolution(part)
     ]

@@ -116,10 +116,14 @@ def layer_matrices(models: Sequence[Model], layer: str) -> np.ndarray:
 def paper_question(matrices_: np.ndarray, features: np.ndarray, child: int, others: np.ndarray) -> Arrays:
     """One question for the preset `paper` without the axis of questions; see `PaperScorer.forward`."""
 
-    def two(x: np.ndarray) -> np.ndarray:
+    def stack_pairs(x: np.ndarray) -> np.ndarray:
         return np.stack(np.broadcast_arrays(x[others], x[child][None]), 1).astype(np.float32)
 
-    return {"matrices": two(matrices_), "features": two(features), "candidates": np.ones(len(others), bool)}
+    return {
+        "matrices": stack_pairs(matrices_),
+        "features": stack_pairs(features),
+        "candidates": np.ones(len(others), bool),
+    }
 
 
 def stacked(questions: Sequence[Mapping[str, np.ndarray]]) -> dict[str, Any]:

@@ -31,12 +31,12 @@ from stemma.kinship.relation.replaced import Replaced
 from stemma.kinship.relation.rescaled import Rescaled
 from stemma.kinship.relation.scaled import Scaled
 from stemma.kinship.relation.units_removed import UnitsRemoved
-from stemma.kinship.relation.untied import untied
+from stemma.kinship.relation.untied import untie_head
 from stemma.kinship.relation.vocabulary_grown import VocabularyGrown
 from stemma.kinship.relation.vocabulary_trimmed import VocabularyTrimmed
 from stemma.kinship.weights.correspondence import Pairing, by_name
 from stemma.kinship.weights.order.pair_reader import PairReader
-from stemma.kinship.weights.units_matched import Matched
+from stemma.kinship.weights.units_matched import EvaluatedMap
 from stemma.types import Evidence, Relation, RelationKind
 
 ALL: tuple[AbstractOperation, ...] = (
@@ -86,7 +86,7 @@ def name_relation(a: Model, b: Model, place: Evidence, pairings: Sequence[Pairin
 
 def pair_tensors(a: Model, b: Model, pairings: Sequence[Pairing]) -> tuple[Model, Model, Sequence[Pairing]]:
     """Pair the matrices of two related models: by name where names fit contents, else by contents; untie heads."""
-    a, b = untied(a, b), untied(b, a)
+    a, b = untie_head(a, b), untie_head(b, a)
     named = by_name(a, b)  # contents pair equal sizes only: where units were removed, names cover more
     if len(named) > len(pairings):
         return a, b, named
@@ -140,10 +140,12 @@ def with_parts(relation: Relation, order: Evidence) -> Relation:
     return replace(relation, parameters={**relation.parameters, **{k: sorted(v) for k, v in split.items() if v}})
 
 
-def explain_remapped(parent: Model, child: Model, matched: Matched, *, all_entries: bool = False) -> Explanation | None:
+def explain_remapped(
+    parent: Model, child: Model, matched: EvaluatedMap, *, all_entries: bool = False
+) -> Explanation | None:
     """Explain a pair after moving the parent's units into the child's order; None if the map is incomplete."""
     found = matched.found.map
-    reference, target = (child, parent) if matched.turned else (parent, child)
+    reference, target = (child, parent) if matched.reference_is_b else (parent, child)
     moved = remap(reference, target, found)
     if moved is None:
         return None

@@ -10,7 +10,7 @@ from stemma.kinship.relation.reformatted import Reformatted
 from stemma.kinship.relation.remapped_model import remap
 from stemma.kinship.relation.scaled import Scaled
 from stemma.kinship.weights.correspondence import by_name
-from stemma.kinship.weights.units_matched import Matched
+from stemma.kinship.weights.units_matched import EvaluatedMap
 
 LARGEST = 1 << 22
 """Largest size of a tensor, in entries, whose factors are computed."""
@@ -19,12 +19,12 @@ NOISE = 0.02
 """Largest log factor that counts as rounding, and largest deviation from one factor per unit of each axis."""
 
 
-def preserves_function(a: Model, b: Model, matched: Matched) -> bool:
+def preserves_function(a: Model, b: Model, matched: EvaluatedMap) -> bool:
     """Whether biases and gains follow an exact map of units, and rescaling factors cancel."""
     found = matched.found.map
     if matched.found.gains_folded or any(m.rotation is not None for p in found.parts.values() for m in p.maps):
         return True  # folded gains leave nothing to compare; rotations are found only for constant gains
-    reference, target = (b, a) if matched.turned else (a, b)
+    reference, target = (b, a) if matched.reference_is_b else (a, b)
     remapped = remap(reference, target, found)
     if remapped is None:
         return True

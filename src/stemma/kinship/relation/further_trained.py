@@ -81,8 +81,8 @@ def _layer_mark(layer: Layer) -> str:
 
 
 def _confidence(found: geometry.Classification) -> str:
-    sure = "" if found.probability is None else f"; classifier probability {found.probability:.2f}"
-    return f"{sure} ({found.reason})" if found.reason else sure
+    confidence = "" if found.probability is None else f"; classifier probability {found.probability:.2f}"
+    return f"{confidence}; {found.reason}" if found.reason else confidence
 
 
 def _relative(changed: tuple[Layer, ...]) -> float:

@@ -240,7 +240,7 @@ def _grid(found: _Steps, per: str, groups: int) -> Grid:
     return Grid(max(1, min(8, bits)), levels, per, symmetric, True, variance, groups)
 
 
-def assumed(values: np.ndarray, like: Grid) -> Grid:
+def grid_like(values: np.ndarray, like: Grid) -> Grid:
     """The grid that a tensor (rows are units) would have if it was rounded like another one."""
     flat = values.reshape(len(values) if like.per != "tensor" else 1, -1).astype(np.float64)
     top = np.abs(flat).max(axis=1)

@@ -10,7 +10,7 @@ import numpy as np
 from stemma.fingerprints.tensor_content import matrices
 from stemma.kinship.relation.base import BITS_PER_NUMBER, AbstractOperation, FittedOperation
 from stemma.kinship.relation.explanation import Step
-from stemma.kinship.relation.grids import Grid, assumed
+from stemma.kinship.relation.grids import Grid, grid_like
 from stemma.kinship.relation.pair import Layer, Pair
 from stemma.types import RelationKind
 
@@ -97,7 +97,7 @@ def _small_matrices(pair: Pair, found: dict[str, Grid], like: Grid) -> dict[str,
     out = {}
     for m in pair.unexplained:
         if m.matrix and m.measured is not None and m.b not in found and m.size <= SMALL:
-            grid = assumed(np.asarray(pair.child.weights[m.b].array(), np.float32), like)
+            grid = grid_like(np.asarray(pair.child.weights[m.b].array(), np.float32), like)
             if m.residual <= m.rounding_noise + SLACK.get(grid.bits, 1.5) * grid.variance * m.sums.read:
                 out[m.b] = grid
     return out

@@ -19,7 +19,7 @@ from stemma.networks.load import from_arrays
 
 def remap(reference: Model, target: Model, found: UnitMap) -> Model | None:
     """The reference with its units in the target's order, names and layout (lazy); None if the map is incomplete."""
-    if found.lost or found.left or not found.parts:
+    if found.unmapped_in_reference or found.unmapped_in_target or not found.parts:
         return None
     by_tensor: dict[str, list[PartMap]] = {}
     for p in found.parts.values():

@@ -69,7 +69,7 @@ def factor_of(layer: Layer) -> float | None:
     return s.inner / s.norm_a
 
 
-def multiples(a: Model, b: Model, pairings: Sequence[Pairing]) -> FittedOperation | None:
+def fit_multiples(a: Model, b: Model, pairings: Sequence[Pairing]) -> FittedOperation | None:
     """Fit one factor per matrix, of either sign; None unless all matrices are multiples of the other model's."""
     covered = len(pairings) == len(matrices(a)) == len(matrices(b))
     if not covered or sum(a.weights[p.a].size for p in pairings) < LEAST:

@@ -51,7 +51,7 @@ class UnitsRemoved(AbstractOperation):
                 "ratio": 1 - after / before,
                 "units": {g: [len(k.kept), k.size] for g, k in kept.items()},
                 "kept": {g: [int(i) for i in k.kept] for g, k in kept.items()},
-                **({"idle": True} if all(_idle(pair, k) for k in kept.values()) else {}),
+                **({"idle": True} if all(_have_no_effect(pair, k) for k in kept.values()) else {}),
             },
             bits=sum(choice_bits(k.size, len(k.kept)) for k in kept.values()),
             place=0.0,
@@ -65,7 +65,7 @@ class UnitsRemoved(AbstractOperation):
         return FittedOperation(step, pair.with_layers(touched, self.name))
 
 
-def _idle(pair: Pair, kept: KeptUnits) -> bool:
+def _have_no_effect(pair: Pair, kept: KeptUnits) -> bool:
     """Whether the units of a group that the child lacks have no effect in the parent."""
     gone = np.setdiff1d(np.arange(kept.size), kept.kept)
     unread = np.zeros(len(gone), bool)

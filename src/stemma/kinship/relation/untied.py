@@ -8,7 +8,7 @@ from stemma.checkpoints.tensor_names import EMBEDDING, OUTPUT
 from stemma.fingerprints.tensor_content import matrices
 
 
-def untied(one: Model, other: Model) -> Model:
+def untie_head(one: Model, other: Model) -> Model:
     """The model with its tied head as a separate tensor, under the other model's name, where only the other has one."""
     heads = [n for n in matrices(other) if OUTPUT.search(n)]
     embeddings = [n for n in matrices(one) if EMBEDDING.search(n) and n in other.weights]

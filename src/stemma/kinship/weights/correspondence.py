@@ -47,7 +47,7 @@ class Pairing:
     axes_b: tuple[int, ...]
     cost: float
 
-    def turned(self) -> "Pairing":
+    def swapped(self) -> "Pairing":
         """The pairing from B to A."""
         return Pairing(self.b, self.a, self.axes_b, self.axes_a, self.cost)
 

@@ -11,7 +11,7 @@ from stemma.fingerprints.tensor_content import matrices
 from stemma.kinship.weights.contents.choices import is_certain
 from stemma.kinship.weights.decision import Findings, NotTested
 from stemma.kinship.weights.sizes import SHARE, has_counterpart, sizes_of
-from stemma.kinship.weights.units_matched import Matched
+from stemma.kinship.weights.units_matched import EvaluatedMap
 
 FIRST, FEW = 1 << 14, 4
 """Entries of a tensor that are checked for being a mask, and most distinct values of a mask."""
@@ -20,7 +20,7 @@ CODED = 0.05
 """Share of a model's entries in unknown integer codes from which it is reported."""
 
 
-def list_not_tested(a: Model, b: Model, found: Findings, matched: Matched | None) -> list[NotTested]:
+def list_not_tested(a: Model, b: Model, found: Findings, matched: EvaluatedMap | None) -> list[NotTested]:
     """One entry per gap of the comparison; empty where everything was tested."""
     gaps = [
         *_unreadable(a),
@@ -75,7 +75,7 @@ def _long(tensor: Tensor) -> int:
     return sum(s > 1 for s in tensor.shape)
 
 
-def _without_counterpart(model: Model, other: Model, matched: Matched | None) -> Iterator[NotTested]:
+def _without_counterpart(model: Model, other: Model, matched: EvaluatedMap | None) -> Iterator[NotTested]:
     """Tensors without a counterpart or known place, which may hold the other model in any layout."""
     known = structure(model)
     known_structure = has_known_symmetries(known)
@@ -100,21 +100,21 @@ def _without_counterpart(model: Model, other: Model, matched: Matched | None) ->
         yield {"what": "unplaced", "model": model.name, "why": why}
 
 
-def _of_one_size(model: Model, other: Model, matched: Matched) -> set[str]:
+def _of_one_size(model: Model, other: Model, matched: EvaluatedMap) -> set[str]:
     """Matrices of a model that are paired with one of equal size."""
     turned = matched.evidence.inputs[0] != model.digest
-    pairs = [(p.b, p.a) if matched.turned != turned else (p.a, p.b) for p in matched.pairings]
+    pairs = [(p.b, p.a) if matched.reference_is_b != turned else (p.a, p.b) for p in matched.pairings]
     return {x for x, y in pairs if sizes_of(model.weights[x]) == sizes_of(other.weights[y])}
 
 
-def _sizes(a: Model, b: Model, matched: Matched | None) -> Iterator[NotTested]:
+def _sizes(a: Model, b: Model, matched: EvaluatedMap | None) -> Iterator[NotTested]:
     """Entries of the smaller model without a counterpart, though larger matrices could hold their units."""
     own, other = matrices(a), matrices(b)
     small, large = (own, other) if _entries(own) <= _entries(other) else (other, own)
     if matched is None:
         paired: set[str] = set()
     else:
-        first = (small is own) != matched.turned
+        first = (small is own) != matched.reference_is_b
         paired = {p.a if first else p.b for p in matched.tried_pairings}
     kinds = {sizes_of(t) for t in large.values()}
     left = [n for n, t in small.items() if n not in paired and has_counterpart(t, kinds)]

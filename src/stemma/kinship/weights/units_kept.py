@@ -89,7 +89,9 @@ class UnitsKept:
             self.spec, (a.digest, b.digest), details,
         )  # fmt: skip
 
-    def either(self, a: Model, b: Model, pairings: Sequence[Pairing]) -> tuple[Evidence, tuple[Pairing, ...]] | None:
+    def with_any_pairing(
+        self, a: Model, b: Model, pairings: Sequence[Pairing]
+    ) -> tuple[Evidence, tuple[Pairing, ...]] | None:
         """As `evidence`, with names or with other pairings, whichever shows it; with the pairing used."""
         for way in dict.fromkeys((by_name(a, b), tuple(pairings))):
             found = self.evidence(a, b, way)

@@ -44,14 +44,14 @@ RESCALED = 0.01
 
 
 @dataclass(frozen=True, eq=False)
-class Matched:
+class EvaluatedMap:
     """A map of units with its evidence.
 
     Attributes:
         evidence: Agreement of the contents of matched units; no p-value is needed where the map leaves only rounding.
         found: The map and what was not searched.
         pairings: Pairing of matrices under the map, from the reference to the target.
-        turned: Whether the reference is the second model.
+        reference_is_b: Whether the reference is the second model.
         exact: Whether only rounding is left of any matrix.
         tried_pairings: All pairs of matrices for which a map was searched, as `pairings`.
     """
@@ -59,7 +59,7 @@ class Matched:
     evidence: Evidence
     found: FoundMap
     pairings: tuple[Pairing, ...]
-    turned: bool
+    reference_is_b: bool
     exact: bool
     tried_pairings: tuple[Pairing, ...] = ()
 
@@ -97,15 +97,15 @@ class UnitsMatched:
 
     def search(
         self, a: Model, b: Model, ways: Sequence[tuple[str, tuple[Pairing, ...]]], alpha: float = 0.01,
-        before: int = 1, best: Matched | None = None,
-    ) -> Matched | None:  # fmt: skip
+        before: int = 1, best: EvaluatedMap | None = None,
+    ) -> EvaluatedMap | None:  # fmt: skip
         """The best map over several pairings of tensors from a to b; None where no tensors correspond."""
-        turned = reference_is_second(a, b)
-        one, two = (b, a) if turned else (a, b)
+        reference_is_b = reference_is_second(a, b)
+        one, two = (b, a) if reference_is_b else (a, b)
         tried_pairings = best.tried_pairings if best is not None else ()
         rotations = best.found.tried if best is not None else {}
         for how, pairs in ways:
-            pairings = tuple(p.turned() for p in pairs) if turned else pairs
+            pairings = tuple(p.swapped() for p in pairs) if reference_is_b else pairs
             pairings = (*pairings, *pair_leftovers(one, two, pairings))
             tried_before = how == "contents" and _all_named(one, two)  # each by itself was tried under the names
             trial = self._trial(a, b, pairings, how, alpha, before + len(ways), rotations, alone=not tried_before)
@@ -129,7 +129,7 @@ class UnitsMatched:
     def _trial(
         self, a: Model, b: Model, pairings: tuple[Pairing, ...], how: str, alpha: float, tried: int,
         rotations: dict[Hashable, float], *, alone: bool = True,
-    ) -> Matched:  # fmt: skip
+    ) -> EvaluatedMap:  # fmt: skip
         """The map under one pairing, from the reference to the target."""
         one, two = (b, a) if reference_is_second(a, b) else (a, b)
         found = find_map(
@@ -138,11 +138,11 @@ class UnitsMatched:
         pairings = _completed(tuple(p.part.pairing for n, p in found.map.parts.items() if "#" not in n), pairings)
         return self.evaluate(a, b, found, pairings, how, alpha, tried=tried)
 
-    def identity(self, a: Model, b: Model, pairs: tuple[Pairing, ...], alpha: float = 0.01) -> Matched:
+    def identity(self, a: Model, b: Model, pairs: tuple[Pairing, ...], alpha: float = 0.01) -> EvaluatedMap:
         """What the identity map shows: exact where only factors of units differ."""
-        turned = reference_is_second(a, b)
-        one, two = (b, a) if turned else (a, b)
-        pairings = tuple(p.turned() for p in pairs) if turned else pairs
+        reference_is_b = reference_is_second(a, b)
+        one, two = (b, a) if reference_is_b else (a, b)
+        pairings = tuple(p.swapped() for p in pairs) if reference_is_b else pairs
         parts = identity_maps(one, two, pairings, structure(one))
         covered = {p.a for p in pairings}, {p.b for p in pairings}
         lost, left = (tuple(n for n in matrices(m) if n not in c) for m, c in zip((one, two), covered, strict=True))
@@ -151,10 +151,10 @@ class UnitsMatched:
 
     def evaluate(
         self, a: Model, b: Model, found: FoundMap, pairings: tuple[Pairing, ...], how: str, alpha: float, tried: int
-    ) -> Matched:
+    ) -> EvaluatedMap:
         """A map with its evidence; `how` names the pairing, `tried` is the number of maps to correct for."""
-        turned = reference_is_second(a, b)
-        one, two = (b, a) if turned else (a, b)
+        reference_is_b = reference_is_second(a, b)
+        one, two = (b, a) if reference_is_b else (a, b)
         counted = {n: p for n, p in found.map.parts.items() if n not in found.map.fitted}
         shown = UnitsAlike().compare(found.sides, counted, structure(one))
         near = all(f.cosine >= NEAR_COSINE for f in shown)
@@ -165,12 +165,12 @@ class UnitsMatched:
             b,
             shown,
             alpha,
-            _details(found, residual, how, exact=exact, turned=turned),
+            _details(found, residual, how, exact=exact, reference_is_b=reference_is_b),
             tried=tried,
             claim="units contain the same, brought together by a map",
         )
         named = _evidence(evidence, found, residual, exact=exact, spec=self.spec)
-        return Matched(named, found, pairings, turned, exact)
+        return EvaluatedMap(named, found, pairings, reference_is_b, exact)
 
     @staticmethod
     def relation(found: Evidence) -> Relation:
@@ -200,8 +200,8 @@ def _completed(mapped: tuple[Pairing, ...], proposed: Sequence[Pairing]) -> tupl
     return (*mapped, *(p for p in proposed if p.a not in own and p.b not in other))
 
 
-def _better(one: Matched, other: Matched) -> bool:
-    def rank(m: Matched) -> tuple[bool, float, int]:
+def _better(one: EvaluatedMap, other: EvaluatedMap) -> bool:
+    def rank(m: EvaluatedMap) -> tuple[bool, float, int]:
         return m.exact, -(m.evidence.log10_p or 0.0), len(m.found.map.parts)
 
     return rank(one) > rank(other)
@@ -224,20 +224,21 @@ def _evidence(
 
 
 def _details(
-    found: FoundMap, residual: "Residual | None", how: str, *, exact: bool, turned: bool
+    found: FoundMap, residual: "Residual | None", how: str, *, exact: bool, reference_is_b: bool
 ) -> dict[str, Any]:  # fmt: skip
     steps = [*found.map.steps]
     if residual is not None and residual.plain > RESCALED and exact:
         steps.append("units rescaled")
     if residual is not None and residual.grown:
-        steps.append("vocabulary grown" if (residual.grown > 0) != turned else "vocabulary trimmed")
+        steps.append("vocabulary grown" if (residual.grown > 0) != reference_is_b else "vocabulary trimmed")
     if found.gains_folded:
         steps.append("gains folded")
     pairs = [p.part.pairing for p in found.map.parts.values()]
     return {
         "exact": exact, "residual": None if residual is None else residual.worst, "steps": steps,
-        "correspondence": how, "tensors_mapped": len({p.a for p in pairs}), "tensors_lost": len(found.map.lost),
-        "tensors_left": len(found.map.left), "gains_folded": found.gains_folded,
+        "correspondence": how, "tensors_mapped": len({p.a for p in pairs}),
+        "tensors_lost": len(found.map.unmapped_in_reference),
+        "tensors_left": len(found.map.unmapped_in_target), "gains_folded": found.gains_folded,
         "names": {p.a: p.b for p in pairs if p.a != p.b}, "untried": list(found.untried),
     }  # fmt: skip
 
@@ -264,7 +265,7 @@ class Residual:
 
 def residual_of(found: FoundMap) -> Residual | None:
     """Relative differences under a map, from at most `SAMPLE` entries per tensor; None if the map is incomplete."""
-    if found.map.lost or found.map.left or not found.map.parts:
+    if found.map.unmapped_in_reference or found.map.unmapped_in_target or not found.map.parts:
         return None
     by_part, plain, grown = {}, 0.0, 0
     entries = max(LEAST, min(SAMPLE, IN_ALL // len(found.map.parts)))

@@ -22,7 +22,7 @@ def contents_in_place(a: Model, b: Model, pairings: Sequence[Pairing], alpha: fl
     turned = reference_is_second(a, b)
     one, two = (b, a) if turned else (a, b)
     known, method = structure(one), UnitsAlike()
-    parts = identity_maps(one, two, [p.turned() for p in pairings] if turned else pairings, known)
+    parts = identity_maps(one, two, [p.swapped() for p in pairings] if turned else pairings, known)
     shown = method.compare(MappedPair(TensorReader(one, FEW), TensorReader(two, FEW)), parts, known)
     return method.evidence(a, b, shown, alpha, {"structure": known.source}, tried)
 

@@ -96,14 +96,14 @@ def _unmatched(own: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> tuple[
     return left, right
 
 
-def _unlike_tensors(x: Tensor, y: Tensor) -> float:
+def _tensor_distance(x: Tensor, y: Tensor) -> float:
     """Distance of two matrices by order-invariant features; 0 for large ones."""
     if x.size > LARGEST:
         return 0.0
     one, other = features(x), features(y)
     if one.shape != other.shape:
         one = replace(one, shape=one.shape[::-1], profiles=one.profiles[::-1])
-    return _unlike(one, other)
+    return _feature_distance(one, other)
 
 
 def _best_proposal(name: str, whole: Tensor, index: PieceIndex) -> _Proposal | None:
@@ -116,19 +116,19 @@ def _best_proposal(name: str, whole: Tensor, index: PieceIndex) -> _Proposal | N
     if len(near) == 1 or whole.size > LARGEST:
         return near[0]
     own = features(whole)
-    near = sorted(near, key=_against_the_order)
-    unlike = [_unlike(own, features(p.tensor)) for p in near[: 4 * MAX_PIECES]]
+    near = sorted(near, key=_in_reversed_order)
+    unlike = [_feature_distance(own, features(p.tensor)) for p in near[: 4 * MAX_PIECES]]
     likeliest = int(np.argmin(unlike))
     return near[likeliest if unlike[likeliest] < unlike[0] / 2 else 0]
 
 
-def _against_the_order(p: _Proposal) -> bool:
+def _in_reversed_order(p: _Proposal) -> bool:
     """Whether the first of two factors follows the second by name: sizes do not decide for square ones."""
     names = [natural_sort_key(n) for n in p.of]
     return p.how == FACTORS and names != sorted(names, reverse=True)
 
 
-def _unlike(x: Features, y: Features) -> float:
+def _feature_distance(x: Features, y: Features) -> float:
     if x.shape != y.shape:
         return np.inf
     profiles = sum(float(np.mean((p - q) ** 2)) for p, q in zip(x.profiles, y.profiles, strict=True))
@@ -161,8 +161,8 @@ def _has_better_counterpart(name: str, whole: Tensor, best: _Proposal, pieces: M
         return False
     if shared > _shared(name, best.of):
         return True
-    unlike = min(_unlike_tensors(whole, pieces[n]) for n in same)
-    return unlike <= _unlike_tensors(whole, best.tensor)
+    unlike = min(_tensor_distance(whole, pieces[n]) for n in same)
+    return unlike <= _tensor_distance(whole, best.tensor)
 
 
 def _joined_proposals(name: str, whole: Tensor, index: PieceIndex) -> Iterator[_Proposal]:
@@ -203,31 +203,31 @@ def _product_proposals(name: str, whole: Tensor, index: PieceIndex) -> Iterator[
             y = index.pieces[v]
             if u == v:
                 continue
-            if _pixel(x) and y.shape[1:] == inner:
-                yield _Proposal(_tensor(name, whole.shape, partial(_mixed, x, _once(y))), (u, v), FACTORS)
-            elif _pixel(y) and x.shape[2:] == inner[1:]:
-                yield _Proposal(_tensor(name, whole.shape, partial(_behind, x, _once(y))), (u, v), FACTORS)
+            if _is_one_by_one(x) and y.shape[1:] == inner:
+                yield _Proposal(_tensor(name, whole.shape, partial(_product_rows, x, _lazy_array(y))), (u, v), FACTORS)
+            elif _is_one_by_one(y) and x.shape[2:] == inner[1:]:
+                yield _Proposal(_tensor(name, whole.shape, partial(_kernel_rows, x, _lazy_array(y))), (u, v), FACTORS)
 
 
-def _pixel(tensor: Tensor) -> bool:
+def _is_one_by_one(tensor: Tensor) -> bool:
     """Whether a kernel is 1 x 1, so a plain matrix."""
     return all(s == 1 for s in tensor.shape[2:])
 
 
-def _mixed(x: Tensor, y: Callable[[], np.ndarray], start: int, stop: int) -> np.ndarray:
+def _product_rows(x: Tensor, y: Callable[[], np.ndarray], start: int, stop: int) -> np.ndarray:
     """Rows of a product: the outputs of one layer mixed by another."""
     mixing = np.asarray(x.rows(start, stop), np.float32).reshape(stop - start, -1)
     return np.tensordot(mixing, y(), axes=(1, 0))
 
 
-def _behind(x: Tensor, y: Callable[[], np.ndarray], start: int, stop: int) -> np.ndarray:
+def _kernel_rows(x: Tensor, y: Callable[[], np.ndarray], start: int, stop: int) -> np.ndarray:
     """Rows of a kernel applied after a plain matrix."""
     kernel = np.asarray(x.rows(start, stop), np.float32)
     mixing = y().reshape(kernel.shape[1], -1)
     return np.moveaxis(np.tensordot(kernel, mixing, axes=(1, 0)), -1, 1)
 
 
-def _once(tensor: Tensor) -> Callable[[], np.ndarray]:
+def _lazy_array(tensor: Tensor) -> Callable[[], np.ndarray]:
     """A tensor that is read when first needed."""
     return cache(lambda: np.asarray(tensor.array(), np.float32))
 

@@ -127,15 +127,15 @@ class UnitMap:
     Attributes:
         parts: By name of the part: the tensor in the reference, with a number where it has several.
         units: By key of axes, the map of units (one unit may have several rows).
-        lost: Matrices of the reference without a counterpart or without a map.
-        left: Matrices of the target that nothing was mapped to.
+        unmapped_in_reference: Matrices of the reference without a counterpart or without a map.
+        unmapped_in_target: Matrices of the target that nothing was mapped to.
         fitted: Parts that a linear map was fitted to: they are no evidence.
     """
 
     parts: Mapping[str, PartMap]
     units: Mapping[str, AxisMap] = field(default_factory=dict)
-    lost: tuple[str, ...] = ()
-    left: tuple[str, ...] = ()
+    unmapped_in_reference: tuple[str, ...] = ()
+    unmapped_in_target: tuple[str, ...] = ()
     fitted: frozenset[str] = frozenset()
 
     @property

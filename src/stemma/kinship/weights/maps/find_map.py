@@ -67,21 +67,21 @@ def find_map(
     Returns:
         The map and what was not searched.
     """
-    state, gains, untried = _chart(a, b, pairings, known, seed), False, []
+    state, gains, untried = _new_state(a, b, pairings, known, seed), False, []
     tried = {} if tried is None else tried
     extend_map(state, named=named)
     if _unequal_widths(state):
-        loose = _chart(a, b, pairings, known, seed, loose=True)
+        loose = _new_state(a, b, pairings, known, seed, loose=True)
         _match_single_tensors(loose, known, named=named)
         state = loose if len(loose.mapped()) > len(state.mapped()) else state
     if any(g.rotatable and g.name not in state.units for g in known.groups):
         x, y = fold_gains(a), fold_gains(b)
-        turned = _chart(x or a, y or b, pairings, known, seed)
+        turned = _new_state(x or a, y or b, pairings, known, seed)
         turned.tried = tried
         untried += fit_stream_rotations(turned, known, named=named)
         if len(turned.units) > len(state.units):
             gains = x is not None or y is not None
-            plain = _only_reordered(turned, _chart(a, b, pairings, known, seed), known, named=named)
+            plain = _only_reordered(turned, _new_state(a, b, pairings, known, seed), known, named=named)
             state, gains = (turned, gains) if plain is None else (plain, False)
     untried += match_heads(state, known)
     untried += _match_single_tensors(state, known, named=named) if alone else []
@@ -102,7 +102,7 @@ def _only_reordered(turned: SearchState, plain: SearchState, known: Structure, *
     return plain if len(plain.units) >= len(turned.units) else None
 
 
-def _chart(
+def _new_state(
     a: Model, b: Model, pairings: Sequence[Pairing], known: Structure, seed: int, *, loose: bool = False
 ) -> SearchState:  # fmt: skip
     return SearchState(

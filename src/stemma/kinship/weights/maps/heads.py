@@ -33,7 +33,7 @@ SAME_BASIS = 0.9
 
 
 @dataclass(frozen=True, eq=False)
-class Factor:
+class HeadFactor:
     """One matrix that holds a part of every head.
 
     Attributes:
@@ -80,7 +80,7 @@ def _already_matched(state: SearchState, key: str) -> bool:
     return all(score_match([b], state.units[key], signed=False).cosine >= SAME_BASIS for b in blocks)
 
 
-def _factors(state: SearchState, key: str, heads: int) -> Iterator[Factor]:
+def _factors(state: SearchState, key: str, heads: int) -> Iterator[HeadFactor]:
     """The matrices that hold a part of every head; heads that share keys are one."""
     for name, k in (*state.showing(key), *state.showing(f"{key}/heads")):
         axis = state.parts[name].axes[k]
@@ -91,10 +91,10 @@ def _factors(state: SearchState, key: str, heads: int) -> Iterator[Factor]:
         if block is not None and block.a[0, 0].size > axis.units().shape[1]:
             index = np.arange(axis.a).reshape(heads, rows)
             sides = (side.reshape(heads, rows, -1) for side in (block.a, block.b))
-            yield Factor(name, k, *sides, index)
+            yield HeadFactor(name, k, *sides, index)
 
 
-def _match_bases(state: SearchState, key: str, factors: list[Factor]) -> None:
+def _match_bases(state: SearchState, key: str, factors: list[HeadFactor]) -> None:
     """Fit the basis to each factor in turn; keep it where another one follows."""
     confirmed: set[str] = set()
     for first in factors:
@@ -111,13 +111,13 @@ def _match_bases(state: SearchState, key: str, factors: list[Factor]) -> None:
                 continue
             state.units.setdefault(key, heads)
             if first.name not in confirmed:
-                state.turned[first.name, first.k] = _matrix(first, heads, [m.T for m in bases])
+                state.head_bases[first.name, first.k] = _matrix(first, heads, [m.T for m in bases])
                 state.fitted |= {first.name}
-            state.turned[second.name, second.k] = turned
+            state.head_bases[second.name, second.k] = turned
             confirmed |= {first.name, second.name}
 
 
-def _by_spaces(f: Factor, seed: int) -> AxisMap:
+def _by_spaces(f: HeadFactor, seed: int) -> AxisMap:
     """Heads matched by the span of their rows, which is the same in every basis."""
     one, two = (np.linalg.qr(side.transpose(0, 2, 1).astype(np.float64))[0] for side in (f.a, f.b))
     overlap = np.array([[np.linalg.norm(p.T @ q) for q in two] for p in one])
@@ -125,7 +125,7 @@ def _by_spaces(f: Factor, seed: int) -> AxisMap:
     return AxisMap(rows, columns, (len(f.a), len(f.b)))
 
 
-def _fitted(f: Factor, heads: AxisMap) -> list[np.ndarray]:
+def _fitted(f: HeadFactor, heads: AxisMap) -> list[np.ndarray]:
     """For each matched head the matrix that takes its rows into the target's."""
     pairs = zip(heads.rows, heads.columns, strict=True)
     return [
@@ -133,7 +133,7 @@ def _fitted(f: Factor, heads: AxisMap) -> list[np.ndarray]:
     ]
 
 
-def _inverse_basis_fits(f: Factor, heads: AxisMap, bases: list[np.ndarray]) -> np.ndarray | None:
+def _inverse_basis_fits(f: HeadFactor, heads: AxisMap, bases: list[np.ndarray]) -> np.ndarray | None:
     """The map `[reference, target]` of another factor's rows if the inverse bases fit it, else None."""
     size, moved, other, places = len(bases[0]), [], [], []
     for i, j, basis in zip(heads.rows, heads.columns, bases, strict=True):
@@ -161,7 +161,7 @@ def _inverse_basis_fits(f: Factor, heads: AxisMap, bases: list[np.ndarray]) -> n
     return out
 
 
-def _matrix(f: Factor, heads: AxisMap, maps: list[np.ndarray]) -> np.ndarray:
+def _matrix(f: HeadFactor, heads: AxisMap, maps: list[np.ndarray]) -> np.ndarray:
     out = np.zeros((f.index.size, f.index.size), np.float32)
     for i, j, m in zip(heads.rows, heads.columns, maps, strict=True):
         out[np.ix_(f.index[i], f.index[j])] = m

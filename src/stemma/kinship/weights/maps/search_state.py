@@ -44,8 +44,8 @@ class SearchState:
         parts: Paired parts of tensors, by name in the reference.
         units: Map of units by key.
         signs: Signs of units by part and axis.
-        turned_units: Signs of units by key, for tensors that were not compared yet.
-        turned: Linear map of the rows by part and axis: heads in another basis.
+        unit_signs: Signs of units by key, for tensors that were not compared yet.
+        head_bases: Linear map of the rows by part and axis: heads in another basis.
         fitted: Parts to which a rotation or a basis was fitted, which are no evidence.
         cosines: Mean cosine of the match by key; zero if some units were uninformative.
         tried: Fits of rotations that were tried before, here or in another search of the same models.
@@ -59,8 +59,8 @@ class SearchState:
     seed: int = 0
     units: dict[str, AxisMap] = field(default_factory=dict)
     signs: dict[tuple[str, int], np.ndarray] = field(default_factory=dict)
-    turned_units: dict[str, np.ndarray] = field(default_factory=dict)
-    turned: dict[tuple[str, int], np.ndarray] = field(default_factory=dict)
+    unit_signs: dict[str, np.ndarray] = field(default_factory=dict)
+    head_bases: dict[tuple[str, int], np.ndarray] = field(default_factory=dict)
     fitted: set[str] = field(default_factory=set)
     cosines: dict[str, float] = field(default_factory=dict)
     tried: dict[Hashable, float] = field(default_factory=dict)
@@ -86,11 +86,11 @@ class SearchState:
         axis = self.parts[name].axes[k]
         if not axis.key:
             return AxisMap.identity(axis.a, axis.b)
-        if (name, k) in self.turned:
+        if (name, k) in self.head_bases:
             every = np.arange(axis.a)
-            return AxisMap(every, every, (axis.a, axis.b), rotation=self.turned[name, k])
+            return AxisMap(every, every, (axis.a, axis.b), rotation=self.head_bases[name, k])
         if axis.key in self.units:
-            signs = self.signs.get((name, k), self.turned_units.get(axis.key))
+            signs = self.signs.get((name, k), self.unit_signs.get(axis.key))
             return _expanded(self.units[axis.key], axis, signs)
         return None
 
@@ -123,17 +123,17 @@ class SearchState:
         if before is None or not np.array_equal(before.rows, found.units.rows):
             self.forget_signs(key)
         self.units[key], self.cosines[key] = found.units, 0.0 if found.silent else found.cosine
-        self.turned_units.pop(key, None)
+        self.unit_signs.pop(key, None)
         for name, k, b in blocks if signed else ():
             u, v = b.vectors(rescaled=True, signed=True)
             cosines = (u[found.units.rows] * v[found.units.columns]).sum(axis=1)
             self.signs[name, k] = np.where(cosines < 0, -1.0, 1.0).astype(np.float32)
             if (cosines < 0).any():
-                self.turned_units[key] = self.signs[name, k]
+                self.unit_signs[key] = self.signs[name, k]
 
     def forget_signs(self, key: str) -> None:
         """Drop the signs of a set of units, which belong to one match."""
-        self.turned_units.pop(key, None)
+        self.unit_signs.pop(key, None)
         for place in list(self.showing(key)):
             self.signs.pop(place, None)
 

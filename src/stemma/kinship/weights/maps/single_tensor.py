@@ -44,7 +44,7 @@ def match_single_tensor(state: SearchState, name: str) -> bool:
         return False
     best: tuple[float, SearchState] = (MIN_MARGIN, state)
     for signed in (False, True):
-        trial = replace(state, units=dict(state.units), signs=dict(state.signs), turned_units=dict(state.turned_units))
+        trial = replace(state, units=dict(state.units), signs=dict(state.signs), unit_signs=dict(state.unit_signs))
         for key in {axes[k].key for k in unmapped}:
             trial.forget_signs(key)
         margin, cosine = _alternate(trial, name, unmapped, signed=signed)
@@ -53,7 +53,7 @@ def match_single_tensor(state: SearchState, name: str) -> bool:
         if not signed and margin > MIN_MARGIN and cosine > NEARLY_EQUAL:
             break
     found = best[1]
-    state.units, state.signs, state.turned_units = found.units, found.signs, found.turned_units
+    state.units, state.signs, state.unit_signs = found.units, found.signs, found.unit_signs
     return found is not state
 
 

@@ -118,14 +118,17 @@ def alternatives(own: Part, others: Mapping[str, Tensor]) -> Iterator[Part]:
             continue
         for order in (tuple(axes[i] for i in p) for p in axis_orders(len(axes))):
             fits = all(
-                tensor.shape[j] == a or axis.b == tensor.shape[j] for j, a, axis in _beside(order, sizes, own.axes)
+                tensor.shape[j] == a or axis.b == tensor.shape[j]
+                for j, a, axis in _axis_triples(order, sizes, own.axes)
             )
             if fits and (name, order) != (own.pairing.b, own.pairing.axes_b):
                 pairing = Pairing(own.pairing.a, name, own.pairing.axes_a, order, own.pairing.cost)
-                yield Part(pairing, tuple(replace(x, b=tensor.shape[j]) for j, _, x in _beside(order, sizes, own.axes)))
+                yield Part(
+                    pairing, tuple(replace(x, b=tensor.shape[j]) for j, _, x in _axis_triples(order, sizes, own.axes))
+                )
 
 
-def _beside(
+def _axis_triples(
     order: Sequence[int], sizes: Sequence[int], axes: Sequence[PairedAxis]
 ) -> Iterator[tuple[int, int, PairedAxis]]:  # fmt: skip
     yield from zip(order, sizes, axes, strict=True)
