@@ -24,9 +24,10 @@ from stemma.networks.load import from_arrays
 from stemma.registry import Registry
 from stemma.types import Digest, Edge, ModelRef
 from stemma.workspace import Workspace
-from stemma.workspace.forest import LineageBuilder, lineage
+from stemma.workspace.forest import lineage
 from stemma.workspace.incremental_forest import update_lineage
 from stemma.workspace.lineage import lineage_of
+from stemma.workspace.lineage_builder import LineageBuilder
 from stemma.zoo import family
 
 VTHR = [-1, *[0] * 4, *(1 + i // 4 for i in range(16))]

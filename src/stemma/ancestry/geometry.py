@@ -57,12 +57,7 @@ SYMMETRIC = (
 
 @dataclass(frozen=True, eq=False)
 class PairFeatures:
-    """Features of the weights of an ordered pair.
-
-    Attributes:
-        antisymmetric: As named in `ANTISYMMETRIC`; mostly positive from parent to child.
-        symmetric: As named in `SYMMETRIC`.
-    """
+    """Features of a pair, named in `ANTISYMMETRIC` (mostly positive from parent to child) and `SYMMETRIC`."""
 
     antisymmetric: np.ndarray
     symmetric: np.ndarray

@@ -19,13 +19,7 @@ MIN_MODELS = 8
 
 @dataclass(frozen=True)
 class Question:
-    """One question.
-
-    Attributes:
-        child: Position of the child in its pool.
-        others: Positions of the candidates.
-        label: Which of them is the nearest ancestor; their number for none.
-    """
+    """Positions of a child and its candidates; `label` is that of the nearest ancestor, or their number for none."""
 
     child: int
     others: tuple[int, ...]

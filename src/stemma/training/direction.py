@@ -34,13 +34,7 @@ is one whose sibling lies on the way to it (one parent, pruned a little and prun
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """An ordered pair of one family, with its truth.
-
-    Attributes:
-        features: Of the weights.
-        label: `FORWARD` where the first is an ancestor of the second, else `NEITHER`.
-        family: Kind and number.
-    """
+    """An ordered pair of one family; `label` is `FORWARD` for ancestor and descendant, else `NEITHER`."""
 
     features: PairFeatures
     label: int

@@ -24,13 +24,7 @@ class Member:
 
 @dataclass(frozen=True, eq=False)
 class Family:
-    """Models of one root.
-
-    Attributes:
-        kind: Of network.
-        number: Distinguishes families of a kind.
-        members: The models, the root among them.
-    """
+    """Models of one root, the root among them; `number` distinguishes families of a kind."""
 
     kind: str
     number: int

@@ -75,14 +75,7 @@ def tunings(
 
 @dataclass(frozen=True)
 class Pedigree:
-    """One family.
-
-    Attributes:
-        kind: Of network.
-        seed: Of the family.
-        zoo: Its models.
-        usual: Whether children were made as they usually are, neither much weaker nor much stronger.
-    """
+    """One family; `usual` says whether changes are as strong as in usual fine-tuning."""
 
     kind: str
     seed: int

@@ -126,12 +126,7 @@ MAX_WRONG_RATE, MAX_FALSE_RATE = 0.01, 0.02
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """The answer about one suspect, and the truth.
-
-    Attributes:
-        query: The suspect and its relatives.
-        probabilities: Of each relative.
-    """
+    """The probability of each relative of one suspect to be its parent, beside the truth."""
 
     query: Query
     probabilities: np.ndarray
@@ -149,12 +144,7 @@ class Answer:
 
 @dataclass(frozen=True, eq=False)
 class ScoredQuery:
-    """A suspect that was not trained on, and the scores of its relatives.
-
-    Attributes:
-        query: The suspect and its relatives.
-        scores: Of each relative, as the trees give them.
-    """
+    """A suspect that was not trained on, and the scores of its relatives as the trees give them."""
 
     query: Query
     scores: np.ndarray

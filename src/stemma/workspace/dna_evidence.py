@@ -26,13 +26,7 @@ HEADS, GRADIENTS = "their output heads differ", "one of them provides no gradien
 
 @dataclass(frozen=True)
 class DnaAxis:
-    """Computes Model DNA of models, or uses what is kept of it.
-
-    Attributes:
-        registry: Keeps DNAs of enrolled models.
-        probes: Inputs that models are compared on.
-        alpha: Level of decisions.
-    """
+    """Computes Model DNA on probes, or uses what a registry keeps of it; `alpha` is the level of decisions."""
 
     registry: Registry
     probes: "Probes"

@@ -51,18 +51,7 @@ class AddResult:
 
 @dataclass(frozen=True)
 class Enrolment:
-    """Options of enrolling checkpoints.
-
-    Attributes:
-        registry: Where records are kept.
-        jobs: Processes that read at once.
-        progress: Called with what is being done, how much is done and of how much.
-        license: Of these models.
-        keep_weights: Keep a copy of the weights too.
-        replace: Let a known name stand for new weights.
-        probes: Keep functional sketches for these.
-        prepare: Gives a model its network, where the files alone do not determine it.
-    """
+    """Options of enrolling checkpoints, as `Workspace` and `Workspace.add` take them."""
 
     registry: Registry
     jobs: int

@@ -40,15 +40,7 @@ Nulls = str | Sequence[Path | Model] | NullModels | None
 
 @dataclass(frozen=True)
 class FunctionAxis:
-    """Compares models on probes, with what is kept of them.
-
-    Attributes:
-        registry: Keeps sketches.
-        probes: Inputs that models are compared on.
-        alpha: Level of decisions.
-        progress: Called with what is being done, how much is done and of how much.
-        enrolled: The models of the registry.
-    """
+    """Compares models on probes, with what a registry keeps of them; `alpha` is the level of decisions."""
 
     registry: Registry
     probes: "Probes | Selection"

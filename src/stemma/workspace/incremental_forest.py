@@ -9,7 +9,8 @@ import numpy as np
 from stemma.ancestry.trees.families import find_families
 from stemma.checkpoints.model import Model
 from stemma.types import Lineage
-from stemma.workspace.forest import DETAILED, LineageBuilder, Progress, lineage
+from stemma.workspace.forest import lineage
+from stemma.workspace.lineage_builder import DETAILED, LineageBuilder, Progress
 from stemma.workspace.workspace import ALPHA
 
 

@@ -20,13 +20,7 @@ Reopen = Callable[[ModelRecord], Model]
 
 @dataclass(frozen=True)
 class SearchScope:
-    """The models that a suspect is compared with.
-
-    Attributes:
-        candidates: Those that are compared in full.
-        n_searched: How many were searched to find them.
-        not_tested: What could not be searched.
-    """
+    """The models compared in full with a suspect, how many were searched, and what could not be searched."""
 
     candidates: Sequence[Candidate]
     n_searched: int
