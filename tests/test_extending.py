@@ -156,7 +156,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from stemma.kinship.relation.base import AbstractOperation, Explained
+from stemma.kinship.relation.base import AbstractOperation, FittedOperation
 from stemma.kinship.relation.explanation import Step
 from stemma.kinship.relation.pair import Layer, Pair
 from stemma.types import RelationKind
@@ -168,13 +168,13 @@ class Clipped(AbstractOperation):
 
     name: ClassVar[str] = "clipped"
 
-    def explain(self, pair: Pair) -> Explained | None:
-        """See `AbstractOperation.explain`."""
-        if pair.taken or not pair.open or not all(_is_clipped(layer) for layer in pair.open):
+    def fit(self, pair: Pair) -> FittedOperation | None:
+        """See `AbstractOperation.fit`."""
+        if pair.operations or not pair.unexplained or not all(_is_clipped(layer) for layer in pair.unexplained):
             return None
         step = Step(self.name, RelationKind.RELATED, "weights were clipped", {}, bits=32.0, place=2.0)
-        done = {layer.b: layer.explained("clipped") for layer in pair.open}
-        return Explained(step, pair.with_layers(done, self.name))
+        done = {layer.b: layer.explained("clipped") for layer in pair.unexplained}
+        return FittedOperation(step, pair.with_layers(done, self.name))
 
 
 def _is_clipped(layer: Layer) -> bool:

@@ -61,3 +61,22 @@ def test_units_that_say_little_do_not_count() -> None:
     arrays["layers.0.weight"][:, 7] = rng.normal(size=12)
     fuller = from_arrays(arrays, "f", config)
     assert UnitsKept().evidence(fuller, fuller, by_name(fuller, fuller)) is not None
+
+
+def test_a_group_that_was_cut_to_several_widths_does_not_stop_a_comparison() -> None:
+    model = build(Recipe("cnn", "train", seed=51))
+    config = {**(model.config or {}), "stem": 14, "widths": [16, 25, 25], "inner": [11, 16, 13]}
+    assert model.config is not None
+    assert model.config["stem"] == model.config["widths"][0]  # one group of units, through the shortcut
+    import torch
+
+    from stemma.networks import build as network_of
+
+    torch.manual_seed(0)
+    arrays = {n: t.numpy() for n, t in network_of(config).state_dict().items()}
+    for name, t in model.tensors.items():
+        part = tuple(slice(min(a, b)) for a, b in zip(t.shape, arrays[name].shape, strict=True))
+        arrays[name][part] = t.array()[part]
+    child = from_arrays(arrays, "cut", config)
+    for a, b in ((model, child), (child, model)):
+        assert compare_weights(a, b).verdict == "related"

@@ -114,6 +114,8 @@ def _unit_rows(
             return None
         if k != own_axes[0] and labels[i].group in found:
             x = np.take(x, _rows(labels[i], found[labels[i].group].kept), axis=k)
+    if any(k != own_axes[0] and x.shape[k] != y.shape[k] for k in range(len(p.axes_a))):
+        return None  # one group in the parent, cut to several widths in the child
     block = labels[p.axes_a[own_axes[0]]].segments[0].block
     if y.shape[own_axes[0]] % block or not all(x.shape) or not all(y.shape):
         return None
