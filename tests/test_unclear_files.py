@@ -740,9 +740,9 @@ def test_what_a_reader_left_out_is_said_by_every_command(tmp_path: Path, run: Ru
     for words in (("compare", one, two), ("trace", two, "--against", one), ("explain", one, two), ("add", one, two)):
         code, _, err = run(*words, "--registry", tmp_path / f"{words[0]}.db")
         assert code == 0
-        assert ("one: left out" in err) == (words[0] != "trace"), words
+        assert ("one: only 'state_dict' was read" in err) == (words[0] != "trace"), words
         if words[0] != "add":
             assert "two#ema in the same checkpoint was not read" in err, words
         document = json.loads(run(*words, "--registry", tmp_path / f"{words[0]}.db", "--json")[1])
         notes = document["models"][0]["note"] if words[0] == "add" else str(document["notes"])
-        assert ("left out" if words[0] != "trace" else "two#ema") in notes, words
+        assert ("was read, not" if words[0] != "trace" else "two#ema") in notes, words

@@ -83,7 +83,8 @@ def unwrap(
             k for k, v in tree.items() if k != main and k not in NETWORK_KEYS and (k in nested or isinstance(v, Tensor))
         )
         if left_out:
-            notes.append(f"left out beside '{main}': {', '.join(left_out[:8])}{' …' if len(left_out) > 8 else ''}")
+            names = ", ".join(left_out[:8]) + (" …" if len(left_out) > 8 else "")
+            notes.append(f"only '{main}' was read, not {names}")
         unwrapped = True
         inner = nested[main]
         tree = {**{k: v for k, v in nested.items() if k in NETWORK_KEYS and k not in inner}, **inner}

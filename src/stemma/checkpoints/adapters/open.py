@@ -65,10 +65,10 @@ def open_adapter(
 
 def _refuse_without_base(adapter: Adapter, wanted: str) -> NoReturn:
     last = wanted.replace("\\", "/").rstrip("/").rpartition("/")[2]
-    beside = f"put it next to the adapter's folder as '{last}', or " if last else ""
-    lacking = f"the base '{wanted[:200]}' is not on this machine" if wanted else "it names none"
-    instead = f"{beside}write its path into {CONFIG} as base_model_name_or_path"
-    adapter.refuse(f"an adapter needs its base model, and {lacking}", instead)
+    copy_nearby = f"put it next to the adapter's folder as '{last}', or " if last else ""
+    problem = f"the base '{wanted[:200]}' is not on this machine" if wanted else "it names none"
+    advice = f"{copy_nearby}write its path into {CONFIG} as base_model_name_or_path"
+    adapter.refuse(f"an adapter needs its base model, and {problem}", advice)
 
 
 def _find_base(folder: Path, wanted: str) -> Path | None:
