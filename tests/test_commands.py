@@ -300,8 +300,8 @@ def test_the_demo_finds_its_suspect_and_can_be_run_again(run: Run, tmp_path: Pat
 
 
 def _documented(command: str) -> set[str]:
-    """Top-level keys of a command's JSON document, as docs/commands.md has them."""
-    page = (Path(__file__).parents[1] / "docs" / "commands.md").read_text()
+    """Top-level keys of a command's JSON document, as docs/reference/commands.md has them."""
+    page = (Path(__file__).parents[1] / "docs" / "reference" / "commands.md").read_text()
     section = page.split(f"## `{command}`\n")[1].split("\n## ")[0]
     found = re.search(r"^\| `--json` \| `\{(.*)\}`", section, re.MULTILINE) or re.search(
         r"^```\n\{(.*?)\}\n```", section, re.MULTILINE | re.DOTALL

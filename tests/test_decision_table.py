@@ -15,7 +15,7 @@ from stemma.kinship.weights.correspondence import by_name
 from stemma.kinship.weights.decision import TABLE, Findings, decide
 from stemma.types import Axis, Evidence, Null, Spec, Verdict
 
-PAGE = Path(__file__).parents[1] / "docs" / "kinship.md"
+PAGE = Path(__file__).parents[1] / "docs" / "methods" / "weight_tests.md"
 YES, NO, OPEN = Verdict.SUPPORTED, Verdict.REFUTED, Verdict.INCONCLUSIVE
 
 

@@ -20,9 +20,10 @@ from checkpoints import Run
 from stemma import cli
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-COMMANDS = ROOT / "docs" / "commands.md"
-IDS = [page.name for page in PAGES]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(p for p in DOCS.rglob("*.md") if (DOCS / "templates") not in p.parents)]
+COMMANDS = DOCS / "reference" / "commands.md"
+IDS = [page.relative_to(ROOT).as_posix() for page in PAGES]
 
 
 def _commands() -> Iterator[tuple[str, Any]]:
@@ -167,23 +168,45 @@ def _figures() -> Any:
 FIGURES = _figures()
 
 
+GENERATED = FIGURES.templates()
+
+
+@pytest.mark.parametrize("page", GENERATED, ids=[page.relative_to(ROOT).as_posix() for page in GENERATED])
+def test_a_generated_page_is_what_its_template_renders_to(page: Path) -> None:
+    source = GENERATED[page].relative_to(ROOT)
+    assert page.exists(), f"run `make figures`, which writes it from {source}"
+    said = f"{page.relative_to(ROOT)} is generated: edit {source}, then run `make figures`"
+    assert page.read_text() == FIGURES.page(GENERATED[page]), said
+
+
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
-def test_figures_are_those_of_the_result_files(page: Path) -> None:
-    text = page.read_text()
-    prose = re.sub(r"```.*?```|`[^`\n]*`", "", text, flags=re.DOTALL)
-    assert prose.count("<!-- results:") == len(FIGURES.TAG.findall(prose)), "a tag is not well formed"
-    assert FIGURES.filled(text) == text, "run `make figures`"
+def test_no_tag_is_left_on_a_page(page: Path) -> None:
+    assert page in GENERATED or not page.read_text().startswith("<!-- Generated"), "its template is missing"
+    assert "{{" not in FIGURES.CODE.sub("", page.read_text()), "a page with figures needs a template"
 
 
-def test_a_wrong_figure_is_noticed(tmp_path: Path) -> None:
+def test_figures_come_from_the_result_files(tmp_path: Path) -> None:
     (tmp_path / "benchmarks" / "results").mkdir(parents=True)
-    (tmp_path / "benchmarks" / "results" / "speed.json").write_text('{"small": {"seconds": [1.234]}}')
-    tagged = "<!-- results: speed.json#small/seconds/0 .1f -->{}<!-- / -->"
-    assert FIGURES.filled(tagged.format("9.9"), tmp_path) == tagged.format("1.2")
+    (tmp_path / "benchmarks" / "results" / "speed.json").write_text('{"very small": {"a/b": [1.234]}}')
+    assert FIGURES.render("It took {{ speed.json#very small/a%2Fb/0 | .1f }} s.", tmp_path) == "It took 1.2 s."
+    assert FIGURES.render("{{ speed.json#very small/a%2Fb/0 }}", tmp_path) == "1.234"
     with pytest.raises(KeyError, match="large"):
-        FIGURES.filled("<!-- results: speed.json#large -->1<!-- / -->", tmp_path)
-    example = f"`{tagged.format('9.9')}`"
-    assert FIGURES.filled(example, tmp_path) == example
+        FIGURES.render("{{ speed.json#large }}", tmp_path)
+    with pytest.raises(ValueError, match="not well formed"):
+        FIGURES.render("{{ speed.json }}", tmp_path)
+    assert FIGURES.render("`{{ speed.json#large }}`", tmp_path) == "`{{ speed.json#large }}`"
+
+
+def test_a_page_edited_by_hand_is_noticed(tmp_path: Path) -> None:
+    template = tmp_path / "docs" / "templates" / "how-to" / "wait.md"
+    template.parent.mkdir(parents=True)
+    template.write_text("# Wait\n")
+    assert FIGURES.templates(tmp_path) == {tmp_path / "docs" / "how-to" / "wait.md": template}
+    rendered = FIGURES.page(template, tmp_path)
+    assert rendered.splitlines()[0] == (
+        "<!-- Generated from docs/templates/how-to/wait.md: edit that file, then run `make figures`. -->"
+    )
+    assert rendered != "# Wait for me\n"
 
 
 def test_a_result_that_is_older_than_its_method_is_marked_on_the_page(tmp_path: Path) -> None:
@@ -196,25 +219,37 @@ def test_a_result_that_is_older_than_its_method_is_marked_on_the_page(tmp_path: 
         "new": {"measured_with": {"kinship.weights": 5}}, "old": {"measured_with": {"kinship.weights": 4}}, "bare": {},
     }.items():  # fmt: skip
         (kept / f"{name}.json").write_text(json.dumps(document))
-    page = "One <!-- measured: new.json -->x<!-- / -->, <!-- measured: old.json --><!-- / -->, {}.".format(
-        "<!-- measured: bare.json --><!-- / -->"
-    )
-    assert FIGURES.filled(page, tmp_path).count(FIGURES.EARLIER) == 2
-    assert "new.json --><!--" in FIGURES.filled(page, tmp_path)
+    text = "One.{{ measured: new.json }} Two.{{ measured: old.json }} Three.{{ measured: bare.json }}"
+    assert FIGURES.render(text, tmp_path) == f"One. Two.{FIGURES.EARLIER} Three.{FIGURES.EARLIER}"
 
 
 @pytest.mark.parametrize("file", ["verdicts_attack", "verdicts_framing", "verdicts_independent", "layouts", "speed"])
 def test_a_page_with_figures_of_comparisons_says_when_they_are_older(file: str) -> None:
-    quoting = [p.name for p in PAGES if f"results: {file}.json#" in p.read_text() and p.name != "extending.md"]
+    texts = {path: FIGURES.CODE.sub("", path.read_text()) for path in GENERATED.values()}
+    quoting = {path for path, text in texts.items() if f"{{{{ {file}.json#" in text}
     assert quoting
-    marked = [p.name for p in PAGES if f"measured: {file}.json -->" in p.read_text() and p.name != "extending.md"]
-    assert set(quoting) <= set(marked)
+    assert quoting <= {path for path, text in texts.items() if f"{{{{ measured: {file}.json }}}}" in text}
+
+
+def _sentences(page: Path) -> Iterator[str]:
+    """Sentences of a page outside code, tables and headings."""
+    text = re.sub(r"```.*?```|<!--.*?-->|^[|#][^\n]*$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    for block in re.split(r"\n\s*\n|\n(?=\s*(?:-|\d+\.) )", text):
+        yield from re.split(r"(?<=[.!?:])\s+(?=[A-Z`*\[0-9])", " ".join(block.split()))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_sentences_are_short(page: Path) -> None:
+    words = {s: sum(any(map(str.isalnum, w)) for w in re.sub(r"\]\([^)]*\)", "", s).split()) for s in _sentences(page)}
+    assert {sentence: n for sentence, n in words.items() if n > 35} == {}
+    assert sorted(words.values())[len(words) // 2] <= 20
 
 
 def test_every_page_is_in_the_index() -> None:
-    index = (ROOT / "docs" / "index.md").read_text()
-    for page in (ROOT / "docs").glob("*.md"):
-        assert page.name == "index.md" or f"]({page.name})" in index, page.name
+    index = (DOCS / "index.md").read_text()
+    for page in PAGES[1:]:
+        name = page.relative_to(DOCS).as_posix()
+        assert name == "index.md" or f"]({name})" in index, name
 
 
 def test_the_changelog_has_a_place_for_what_comes_next() -> None:
@@ -222,7 +257,10 @@ def test_the_changelog_has_a_place_for_what_comes_next() -> None:
     assert headings[0] == "Unreleased"
 
 
-FEW = ("root", "permuted", "int8", "finetuned", "distilled-other-architecture", "independent-1")
+FEW = (
+    "root", "permuted", "int8", "finetuned", "finetuned-other-data", "merged-two", "distilled-other-architecture",
+    "independent-1", "independent-2",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("only", [FEW, pytest.param((), marks=pytest.mark.slow)], ids=["few", "all"])
@@ -230,23 +268,41 @@ def test_the_readme_commands_run_as_printed(
     tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], only: tuple[str, ...]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    first, second = (b for b in _blocks(ROOT / "README.md") if "stemma add" in b or "stemma distance" in b)
-    for line in (*first.splitlines(), *second.splitlines()):
+    lines = [line for block in _blocks(ROOT / "README.md", "sh") for line in block.splitlines()]
+    answers = {"trace": "descends from root", "compare": "related: permuted", "lineage": "merged", "verify": "replay"}
+    for line in lines:
         words = shlex.split(line, comments=True)
-        if not words:
-            continue
         assert words[0] == "stemma", line
         fewer = [flag for name in only for flag in ("--only", name)] if words[1:3] == ["zoo", "build"] else []
         status, out, err = run(*words[1:], *fewer)
         assert status == 0, f"{line}\n{out}{err}"
-        if words[1] == "trace":
-            assert "verdict     related to mlp/" in out
+        assert answers.get(words[1], "") in out
+    assert {line.split()[1] for line in lines} >= set(answers)
     assert (tmp_path / "difference.html").stat().st_size > 10_000
     (code,) = _blocks(ROOT / "README.md", "python")
     exec(code, {})
     first, second = capsys.readouterr().out.splitlines()
-    assert first.startswith("related")
+    assert first == "descends ['root']"
     assert 0 < float(second) < 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", sorted((DOCS / "tutorials").glob("*.md")), ids=lambda page: page.stem)
+def test_a_tutorial_runs_as_printed(tmp_path: Path, page: Path) -> None:
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "STEMMA_REGISTRY": str(tmp_path / "registry.db"),
+    }
+    for language, block in re.findall(r"^```(sh|python)\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
+        if language == "python":  # its first line names the file
+            (tmp_path / block.splitlines()[0].removeprefix("# ")).write_text(block)
+            continue
+        for line in block.splitlines():
+            code = re.search(r"# exit code (\d+)$", line)
+            done = subprocess.run(
+                line, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+            )
+            assert done.returncode == (int(code[1]) if code else 0), f"{line}\n{done.stdout}{done.stderr}"
 
 
 def test_the_formats_page_lists_what_is_read_and_refused() -> None:
@@ -254,7 +310,7 @@ def test_the_formats_page_lists_what_is_read_and_refused() -> None:
     from stemma.checkpoints.formats import ALL as FORMATS
     from stemma.checkpoints.quantization import REFUSED
 
-    text = (ROOT / "docs" / "formats.md").read_text()
+    text = (DOCS / "reference" / "formats.md").read_text()
     rows = {cells[1].strip(): cells[2] for cells in (line.split("|") for line in text.splitlines()) if len(cells) == 5}
     assert set(rows) - {"format", "---"} == {form.name for form in FORMATS}
     for form in FORMATS:
@@ -296,5 +352,5 @@ def _noise() -> dict[str, np.ndarray]:
 def test_every_test_of_kinship_is_on_its_page() -> None:
     files = (ROOT / "src" / "stemma" / "kinship").rglob("*.py")
     names = {n for file in files for n in re.findall(r'^    name = "([\w-]+)"$', file.read_text(), re.MULTILINE)}
-    rows = re.findall(r"^\| `([\w-]+)` \|", (ROOT / "docs" / "kinship.md").read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| `([\w-]+)` \|", (DOCS / "methods" / "weight_tests.md").read_text(), re.MULTILINE)
     assert names == set(rows)

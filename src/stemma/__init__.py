@@ -27,6 +27,7 @@ Inside, each folder answers one question, and data flows from the bottom of this
     architectures  which axes share one set of hidden units?
     checkpoints    what is in the file? Every format, digests
     types          the nouns
+    deprecation    old names that are still accepted, with the new ones
     errors         what is wrong, what was given, what to do
 
 Importing this loads neither torch nor scipy; every name below is fetched on first use.

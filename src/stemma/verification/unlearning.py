@@ -51,8 +51,8 @@ class UnlearningTest:
         most: Largest number of labellings that are evaluated.
         seed: Of the sample where there are more.
 
-    Source: docs/unlearning.md. The published use of gradient fields (Song et al., ICCV 2023, after Jia et al., ICLR
-    2022) compares one distance between original and unlearned model with that of one retrained model, without a null.
+    Source: docs/methods/unlearning.md. The published use of gradient fields (Song et al., ICCV 2023, after Jia et al.,
+    ICLR 2022) compares one distance between original and unlearned model with that of one retrained model, no null.
     """
 
     alpha: float = 0.05

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from stemma.zoo.disguises import Step, disguise, original_names, write, write_disguised
     from stemma.zoo.evaluation_pairs import EvaluationPair, histories, relations
     from stemma.zoo.independent_networks import independents
-    from stemma.zoo.lineages import as_zoo, decoys, flat, forest, mixed, orphans, sibling_candidates, tree
+    from stemma.zoo.lineages import as_zoo, decoys, flat, forest, mixed, sibling_candidates, tree
+    from stemma.zoo.parent_searches import orphans
     from stemma.zoo.pedigree import families, family, recipes
     from stemma.zoo.recipe import Recipe
     from stemma.zoo.recipe_builder import build, build_all
@@ -29,9 +30,10 @@ _HOME = {
     "collection": ("Member", "Zoo"),
     "demo_family": ("Demo", "demo"),
     "disguises": ("Step", "disguise", "original_names", "write", "write_disguised"),
+    "parent_searches": ("orphans",),
     "pedigree": ("families", "family", "recipes"),
     "independent_networks": ("independents",),
-    "lineages": ("as_zoo", "decoys", "flat", "forest", "mixed", "orphans", "sibling_candidates", "tree"),
+    "lineages": ("as_zoo", "decoys", "flat", "forest", "mixed", "sibling_candidates", "tree"),
     "recipe_builder": ("build", "build_all"),
     "recipe": ("Recipe",),
 }

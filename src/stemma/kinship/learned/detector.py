@@ -94,7 +94,7 @@ class LineageDetector:
         made: How it was trained, as shown to users.
 
     Source: Yu and Wang, Neural Lineage, CVPR 2024, arXiv:2406.11129, is preset `paper`; `v2` departs from it in ways
-    that docs/detector.md lists.
+    that docs/methods/detector.md lists.
     """
 
     preset: str = "v2"

@@ -13,7 +13,7 @@ in their tail, whichever is smaller.
 
 Source: the area of a cap: K. Ball, "An elementary introduction to modern convex geometry" (1997), lecture 2, and
 T. Tkocz, American Mathematical Monthly 119 (2012). The correction for every order is a union bound; its use for
-networks is this project's (docs/kinship.md, "Contents of matched units").
+networks is this project's (docs/methods/weight_tests.md, "Contents of matched units").
 """
 
 from collections.abc import Sequence

@@ -39,7 +39,7 @@ class SketchedUnitsAlike:
     Attributes:
         min_effect: Smallest mean cosine beyond chance that counts as a relation.
 
-    Source: docs/kinship.md, "When the weights are gone".
+    Source: docs/methods/weight_tests.md, "When the weights are gone".
     """
 
     min_effect: float = 0.05

@@ -87,7 +87,7 @@ class UnitsAlike:
             shared material. Fixed beforehand.
         telling: `independent` needs tensors that could have shown a relation at this mean cosine.
 
-    Source: this project's; see docs/kinship.md, "Contents of matched units".
+    Source: this project's; see docs/methods/weight_tests.md, "Contents of matched units".
     """
 
     units: int = 256

@@ -140,7 +140,7 @@ def owned_members(groups: tuple[UnitGroup, ...]) -> dict[str, list[tuple[str, in
     """Give every tensor axis to the latest group that its tensor touches.
 
     Given the earlier groups, each later group's matching is then a uniform permutation under the null, so that the
-    groups' statistics are independent by construction. Source: docs/kinship.md, "one statistic per group".
+    groups' statistics are independent by construction. Source: docs/methods/weight_tests.md, "one statistic per group".
 
     Returns:
         For each group name: (tensor, axis, segments) triples.

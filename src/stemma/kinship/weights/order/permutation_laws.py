@@ -98,7 +98,7 @@ def log_e_value(fixed: int, n: int) -> float:
     """Logarithm of an e-value for k fixed points of n: mean exactly 1 under the null, whatever n.
 
     For one bet λ the e-value is λ^k / Σ_{j≤n} (λ-1)^j / j!, the denominator being the exact generating function of
-    fixed points at λ; bets are averaged. Source: standard betting construction; see docs/kinship.md.
+    fixed points at λ; bets are averaged. Source: standard betting construction; see docs/methods/weight_tests.md.
 
     Args:
         fixed: Fixed points seen.
