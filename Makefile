@@ -18,7 +18,7 @@ PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13 python3.14 p
 OTHER := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE OPENBLAS_CORETYPE=Nehalem \
 	STEMMA_TEST_THREADS=2 OMP_WAIT_POLICY=passive
 
-.PHONY: help setup demo test check fix slow other bench figures clean
+.PHONY: help setup demo test check fix slow other bench figures schemas clean
 
 help: ## say what each target does
 	@grep -hE '^[a-z]+:.*## ' '$(HERE)/Makefile' | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -63,6 +63,9 @@ bench: $(READY) ## measure speed and error rates (STEMMA_DATA=DIR: the data sets
 
 figures: $(READY) ## write the measured figures of benchmarks/results into the documents
 	@'$(BIN)/python' '$(HERE)/docs/figures.py'
+
+schemas: $(READY) ## write the JSON schemas of all documents into docs/schemas
+	@'$(BIN)/python' '$(HERE)/docs/schemas.py'
 
 clean: ## remove what these targets made (the environment, the demo, caches)
 	@cd '$(HERE)' && rm -rf .venv demo build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache

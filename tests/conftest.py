@@ -19,6 +19,7 @@ from hypothesis import settings
 from safetensors.numpy import save_file
 
 from checkpoints import Run, arrays_of, child_of
+from documents import check_document
 
 settings.register_profile("same", derandomize=True)
 settings.load_profile("same")
@@ -41,7 +42,7 @@ def shared() -> Path:
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs one command in this process and gives its exit code, stdout and stderr."""
+    """Runs one command in this process and gives its exit code, stdout and stderr; a document is checked."""
 
     def call(*words: object) -> tuple[int, str, str]:
         capsys.readouterr()
@@ -50,6 +51,8 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
         with pytest.raises(SystemExit) as left:
             main([str(word) for word in words])
         out, err = capsys.readouterr()
+        if "--json" in words and out:
+            check_document(out)
         return int(left.value.code or 0), out, err
 
     return call

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from documents import check_document
 from stemma.checkpoints.model import Model
 from stemma.checkpoints.save import save
 from stemma.cli import main
@@ -37,6 +38,8 @@ def stemma(*arguments: object) -> subprocess.CompletedProcess[str]:
     for stream in streams:
         stream.flush()
         texts.append(stream.buffer.getvalue().decode())  # type: ignore[attr-defined]
+    if "--json" in arguments and texts[0]:
+        check_document(texts[0])
     return subprocess.CompletedProcess(arguments, code, *texts)
 
 

@@ -1,13 +1,14 @@
 """The command line itself: arguments, exit codes, and text that tries to take over the terminal."""
 
 import io
+import re
 from pathlib import Path
 
 import pytest
 
 import stemma
 from checkpoints import Run
-from stemma.cli import output
+from stemma.cli import layout, output
 from stemma.cli.arguments import arrange
 
 
@@ -41,6 +42,34 @@ def test_misuse_exits_with_2_and_says_why(run: Run, words: tuple[str, ...]) -> N
     assert err.strip()
 
 
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (("trcae", "x"), "trace"),
+        (("zoo", "biuld", "mlp"), "build"),
+        (("trace", "x", "--agianst", "y"), "--against"),
+        (("trace", "x", "--fail-on", "finetned"), "'finetuned'"),
+        (("trace", "x", "--deny-license", "gpl-3.O"), "GPL-3.0"),
+        (("distance", "a", "b", "--probes", "noise:n=4", "--method", "gradeint-field"), "'gradient-field'"),
+        (("distance", "a", "b", "--probes", "noise:n=4", "--measure", "feild-cosine"), "'field-cosine'"),
+        (("distance", "a", "b", "--probes", "noise:n=4", "-P", "stpes=4"), "'steps'"),
+        (("fingerprint", "a", "--method", "weight-scetch"), "'weight-sketch'"),
+        (("train", "detector", "mlp:n=4", "--out", "x", "--preset", "papre"), "'paper'"),
+    ],
+)
+def test_what_is_mistyped_is_answered_with_what_was_meant(run: Run, words: tuple[str, ...], meant: str) -> None:
+    code, out, err = run(*words)
+    assert (code, out) == (2, "")
+    assert re.search(rf"(Did you mean|Possible options:)[^.]*{re.escape(meant)}", " ".join(err.split()), re.IGNORECASE)
+
+
+def test_without_arguments_five_questions_have_a_command_each(run: Run) -> None:
+    code, out, err = run()
+    assert (code, err) == (0, "")
+    for name in ("trace", "compare", "lineage", "explain", "distance"):
+        assert re.search(rf"\?  +stemma {name} ", out), name
+
+
 def test_list_options_take_several_values() -> None:
     spread = ["trace", "m", "--against", "x", "--against", "y", "--json"]
     assert arrange(["trace", "m", "--against", "x", "y", "--json"]) == spread
@@ -60,13 +89,13 @@ def test_list_options_take_several_values() -> None:
 
 
 def test_text_cannot_drive_the_terminal() -> None:
-    assert output.plain("a\x1b[31mb\u202ec\x07\n") == "a\\x1b[31mb\\u202ec\\x07\\n"
-    assert output.plain("\udcff") == "\\udcff"
-    assert output.plain("Modèle [bold]x[/] 模型") == "Modèle [bold]x[/] 模型"
+    assert layout.plain("a\x1b[31mb\u202ec\x07\n") == "a\\x1b[31mb\\u202ec\\x07\\n"
+    assert layout.plain("\udcff") == "\\udcff"
+    assert layout.plain("Modèle [bold]x[/] 模型") == "Modèle [bold]x[/] 模型"
 
 
 def test_markup_in_a_name_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    output.show(output.findings([("verdict", "[red]x[/red] [link=http://x]y[/link]", ":smile: [/]")]))
+    output.show(layout.findings([("verdict", "[red]x[/red] [link=http://x]y[/link]", ":smile: [/]")]))
     assert "[red]x[/red] [link=http://x]y[/link]  :smile: [/]" in capsys.readouterr().out
 
 
@@ -85,15 +114,58 @@ def test_p_values_as_people_read_them(p: float | None, log10_p: float | None, te
     assert output.p_value(p, log10_p) == text
 
 
-@pytest.mark.parametrize("width", [80, 120])
-def test_lines_fit_the_terminal(
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_lines_wrap_at_words_and_words_are_never_broken(
     width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
-    output.show(output.findings([("verdict", "x" * 300, "why " * 100), ("cannot see", "y", "")]))
+    name, digest = "x" * 300, "sha256:" + "0123456789abcdef" * 4
+    rows = [("verdict", name, "why " * 100), ("digest", f"of {digest} and", "p = .04 " * 9), ("cannot see", "y", "z")]
+    output.show("word " * 90, "", layout.findings(rows), layout.columns(("n", "what"), [(name, "a b " * 60)]))
     out = capsys.readouterr().out
-    assert max(map(len, out.splitlines())) <= width
-    assert out.count("x") == 300  # nothing is cut off
+    assert out.count(name) == 2
+    assert digest in out
+    for line in out.splitlines():
+        assert len(line) <= width or max(map(len, line.split())) > width - 20, line
+    assert (out.count("why"), out.count("word"), out.count("p = .04")) == (100, 90, 9)
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_what_commands_print_fits_the_terminal(
+    run: Run, models: Path, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    child = models.parent / "child.safetensors"
+    a, stranger = models / "a.safetensors", models / "stranger.safetensors"
+    commands = [("add", models), ("trace", child), ("compare", a, child), ("compare", a, stranger), ("list",)]
+    commands += [("explain", a, child), ("lineage", models), ("show", "a"), ("check",), ("zoo", "list")]
+    for words in commands:
+        code, out, _ = run(*words)
+        assert code == 0
+        for line in out.splitlines():
+            longest = max(map(len, line.split()), default=0)
+            assert len(line) <= width or longest > width // 2, (words, line)
+
+
+def test_a_command_begins_with_the_answer_and_ends_with_what_to_do(run: Run, models: Path) -> None:
+    child, a = models.parent / "child.safetensors", models / "a.safetensors"
+    begins = {
+        ("add", models): "3 added",
+        ("list",): "3 models in ",
+        ("show", "a"): "a: added ",
+        ("check",): "OK: 3 models in ",
+        ("trace", models.parent / "copy.safetensors"): "copy is a copy of a",
+        ("trace", models.parent / "alone.safetensors"): "alone has no known parent among the 3 models searched",
+        ("compare", a, child): "a and child are related",
+        ("compare", a, models / "stranger.safetensors"): "no shared weights found between a and stranger",
+        ("lineage", models): "3 models: 0 families, 0 edges",
+        ("explain", a, child): "from a to child: ",
+        ("remove", "a"): "removed a",
+    }
+    for words, begin in begins.items():
+        _, out, _ = run(*words)
+        assert out.startswith(begin), words
+        assert re.search(r"^  next  ", out.rstrip().split("\n\n")[-1], re.MULTILINE), words
 
 
 def test_colour_only_where_it_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +182,7 @@ def test_colour_only_where_it_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def _printed(stream: io.StringIO) -> str:
-    output.console(stream).print(output.verdict_text("copy", " of x"))
+    layout.console(stream).print(layout.verdict_text("copy", " of x"))
     return stream.getvalue()
 
 

@@ -21,8 +21,8 @@ from checkpoints import PROGRAM, Run, arrays_of
 def test_add_list_show_remove_check(run: Run, models: Path) -> None:
     code, out, err = run("add", models, "--license", "MIT")
     assert (code, err) == (0, "")
-    assert [line.split()[0] for line in out.splitlines()[1:-1]] == ["a", "stranger", "stranger-2"]
-    assert out.splitlines()[-1].startswith("3 added")
+    assert [line.split()[0] for line in out.splitlines()[3:6]] == ["a", "stranger", "stranger-2"]
+    assert out.startswith("3 added")
     listed = json.loads(run("list", "--json")[1])
     assert [model["name"] for model in listed["models"]] == ["a", "stranger", "stranger-2"]
     assert Path(listed["registry"]).name == "registry.db"
@@ -60,13 +60,13 @@ def test_trace_finds_the_parent_and_not_the_strangers(run: Run, models: Path) ->
     code, out, _ = run("trace", models.parent / "child.safetensors")
     assert code == 0
     lines = out.splitlines()
-    assert lines[0].startswith("child  sha256:")
-    said = ["descends", "from", "a"] if answer["verdict"] == "descends" else ["related", "to", "a"]
-    assert lines[2].split()[1:4] == said
-    first = [line.split("  ")[1:] for line in lines if line.startswith("  parent is")]
-    assert bool(first) == (answer["verdict"] != "descends")  # else the direction says it
-    assert all(answer["parent_set"][0]["name"] in line and "95% of" in line for line in map(" ".join, first))
-    assert lines[-1].split()[:2] == ["cannot", "see"]
+    assert lines[0].startswith("child descends from a" if answer["verdict"] == "descends" else "child is related to a")
+    assert any(line.startswith("  model         child  sha256:") for line in lines)
+    shown = " ".join(out.split())
+    assert ("parent is" in shown) == (answer["verdict"] != "descends")  # else the direction says it
+    assert answer["verdict"] == "descends" or f"parent is {answer['parent_set'][0]['name']} probability" in shown
+    assert answer["verdict"] == "descends" or "in 95% of cases" in shown
+    assert any(line.startswith("  cannot see  ") for line in lines)
     assert json.loads(run("trace", models.parent / "alone.safetensors", "--json")[1])["verdict"] == "no-known-parent"
 
 
@@ -75,7 +75,7 @@ def test_trace_finds_the_copy(run: Run, models: Path) -> None:
     answer = json.loads(run("trace", models.parent / "copy.safetensors", "--json")[1])
     assert answer["verdict"] == "copy"
     assert [copy["name"] for copy in answer["copies"]] == ["a"]
-    assert "verdict     copy of a" in run("trace", models.parent / "copy.safetensors")[1]
+    assert "copy is a copy of a" in run("trace", models.parent / "copy.safetensors")[1]
 
 
 def test_against_looks_at_the_given_models_and_stores_nothing(run: Run, models: Path) -> None:
@@ -107,8 +107,8 @@ def test_compare_both_ways(run: Run, models: Path) -> None:
     answer = json.loads(run("compare", models / "a.safetensors", models / "stranger.safetensors", "--json")[1])
     assert answer["verdict"] in {"independent", "inconclusive"}
     code, out, _ = run("compare", models / "a.safetensors", models.parent / "child.safetensors")
-    assert out.splitlines()[3].split()[:2][0] == "verdict"
-    assert out.splitlines()[-1].split()[:2] == ["cannot", "see"]
+    assert out.startswith("a and child are related")
+    assert "\n  cannot see  " in out
 
 
 def test_policies_exit_with_3(run: Run, models: Path) -> None:
@@ -276,7 +276,8 @@ def test_the_zoo_is_built_listed_and_explained(run: Run, tmp_path: Path) -> None
     assert members["mlp/copy"]["parents"] == ["mlp/root"]
     assert members["mlp/copy"]["relation"] == "copy"
     assert members["mlp/root"]["relation"] is None
-    assert json.loads(run("zoo", "show", "mlp/copy", "--json")[1]) == members["mlp/copy"]
+    shown = json.loads(run("zoo", "show", "mlp/copy", "--json")[1])
+    assert {name: value for name, value in shown.items() if name not in HEADER} == members["mlp/copy"]
     assert "mlp/root" in run("zoo", "show", "mlp/copy")[1]
     assert run("zoo", "show", "mlp/nothing")[0] == 1
     out = tmp_path / "zoo"
@@ -297,6 +298,10 @@ def test_the_demo_finds_its_suspect_and_can_be_run_again(run: Run, tmp_path: Pat
         assert answer["truth"]["found"] is True
         assert [parent["name"] for parent in answer["parents"]] == [answer["truth"]["parent"]]
         assert Path(answer["registry"]).is_relative_to(tmp_path)
+
+
+HEADER = {"schema", "stemma_version", "created", "asked"}
+"""What every document begins with."""
 
 
 def _documented(command: str) -> set[str]:
@@ -323,7 +328,7 @@ def test_json_documents_are_those_of_the_documents(run: Run, models: Path) -> No
         code, out, _ = run(*words, "--json")
         assert code == 0
         name = "stemma " + " ".join(str(word) for word in words[: 2 if words[0] == "zoo" else 1])
-        assert set(json.loads(out)) == _documented(name), name
+        assert set(json.loads(out)) == _documented(name) | HEADER, name
 
 
 def test_a_folder_of_several_models_and_an_empty_word_name_none(run: Run, models: Path) -> None:

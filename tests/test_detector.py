@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from documents import check_document
 from stemma.checkpoints.model import Model
 from stemma.cli import main
 from stemma.errors import MisuseError, UnreadableModelError
@@ -345,7 +346,7 @@ def test_the_command_trains_on_a_folder(tmp_path: Path, capsys: pytest.CaptureFi
     with pytest.raises(SystemExit) as ended:
         main(["train", "detector", str(tmp_path / "zoo"), "--out", str(out), "--steps", "2", "--json"])
     assert not ended.value.code
-    document = json.loads(capsys.readouterr().out)
+    document = check_document(capsys.readouterr().out)
     loaded = LineageDetector.load(out)
     assert document["digest"] == loaded.weights_digest
     assert document["models"] == len(recipes)

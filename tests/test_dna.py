@@ -432,7 +432,7 @@ def test_an_encoder_is_trained_on_a_zoo_of_ones_own(tmp_path: Path, run: Run) ->
     assert "not at all" in run("train", "dna", tmp_path / "zoo", *asked, "--steps", 2, "--out", out)[1]
     code, _, err = run("train", "dna", tmp_path / "zoo", "--out", out)
     assert code != 0
-    assert "--probes says" in err
+    assert "--probes gives" in err
 
 
 def test_of_a_family_the_model_with_most_children_is_the_source() -> None:

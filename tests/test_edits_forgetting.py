@@ -140,14 +140,14 @@ def test_refusals_are_one_sentence(home: Path, tmp_path: Path) -> None:
     out = tmp_path / "x"
     asked = home / "probes.npz"
     cases = [
-        (["prune", home / "cnn", "--probes", asked, "--out", out], 2, "say how much is removed"),
-        (["prune", home / "cnn", "--ratio", ".3", "--probes", asked], 2, "nothing says where"),
+        (["prune", home / "cnn", "--probes", asked, "--out", out], 2, "give either how much to remove"),
+        (["prune", home / "cnn", "--ratio", ".3", "--probes", asked], 2, "no folder is given"),
         (["prune", home / "cnn", "--budget", "macs=2", "--probes", asked, "--out", out], 2, "macs=0.5"),
         (["prune", home / "cnn", "--budget", "luck=.5", "--probes", asked, "--out", out], 2, "no budget 'luck'"),
         (["prune", home / "cnn", "--budget", "macs=.01", "--probes", asked, "--out", out], 2, "cannot be met"),
         (["prune", home / "cnn", "--ratio", ".3", "--probes", home / "text.npz", "--out", out], 2, "image inputs"),
         (["prune", home / "cnn", "--ratio", ".3", "--probes", asked, "--out", home / "mlp"], 2, "exists"),
-        (["prune", home / "cnn", "--ratio", ".3", "--probes", asked, "--out", out, "-P", "luck=1"], 2, "no param"),
+        (["prune", home / "cnn", "--ratio", ".3", "--probes", asked, "--out", out, "-P", "luck=1"], 2, "not a param"),
         (["unlearn", home / "lm", "--forget", home / "text.npz", "--out", out], 2, "one score per class"),
         (["unlearn", home / "cnn", "--forget", home / "rest.npz", "--out", out], 2, "does not recognise them"),
         (["unlearn", home / "cnn", "--forget", home / "lost.npz", "--out", out, "-P", "max_fraction=.001",
@@ -202,4 +202,4 @@ def test_receipts_make_edges_of_the_registry_only_with_their_own_weights(home: P
     assert told == {"parent": "mlp", "child": "half", "operation": "prune", "drawn": "same"}
     shown = stemma("lineage", home / "mlp", tmp_path / "half")
     assert "half: prune of mlp" in shown.stdout
-    assert "drawn so" in shown.stdout
+    assert "as in the tree" in shown.stdout

@@ -207,7 +207,7 @@ from stemma.cli.options import RegistryUrl
 
 def count(registry: RegistryUrl = None) -> None:
     """Count the enrolled models."""
-    from stemma.cli.opening import open_workspace
+    from stemma.application.opening import open_workspace
     from stemma.cli.output import show
 
     show(str(len(open_workspace(registry).list())))
@@ -230,14 +230,14 @@ assert run("count").strip() == "1"
 LICENCE = Addition(
     "",
     "",
-    "workspace/policies/names.py",
+    "application/policies/licence_names.py",
     "",
     "MODELS = (\n",
     '    "quite-open-1.0",\n',
     """
-from stemma.workspace.policies import unknown
-assert not unknown("Quite Open 1.0")
-assert unknown("Quite Closed 1.0")
+from stemma.application.policies import why_unclear
+assert not why_unclear("Quite Open 1.0")
+assert why_unclear("Quite Closed 1.0")
 """,
 )
 

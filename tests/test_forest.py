@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from documents import check_document
 from stemma.ancestry.trees.additive_tree import RecursiveGrouping, spanning_tree
 from stemma.ancestry.trees.cycles import remove_cycles
 from stemma.ancestry.trees.distances import Distances, OddsFromNorms, squared_distances
@@ -620,7 +621,7 @@ def test_the_command_prints_one_document(tmp_path: Path, capsys: pytest.CaptureF
     with pytest.raises(SystemExit) as left:
         main(["lineage", str(folder), "--json"])
     assert left.value.code == 0
-    document = json.loads(capsys.readouterr().out)
+    document = check_document(capsys.readouterr().out)
     assert {(e["parent"], e["child"]) for e in document["edges"]} == edges_of([-1, 0, 0, 1])
     assert document["roots"] == ["m00"]
 

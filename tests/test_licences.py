@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from stemma.application.policies import why_unclear
+from stemma.application.policies.licence_names import known_names, parse_name
+from stemma.application.policies.licences import judge_licence, parse_denied
 from stemma.checkpoints.cards import front_matter, licence
 from stemma.errors import MisuseError
-from stemma.workspace.policies import unknown
-from stemma.workspace.policies.licences import denied, judged
-from stemma.workspace.policies.names import listed, taken_apart
 
 PAGE = (Path(__file__).parents[1] / "docs" / "gates.md").read_text()
 
 
 def kind(text: str, *refused: str, stated: bool = False) -> str:
-    return judged(text, denied(refused), stated=stated).kind
+    return judge_licence(text, parse_denied(refused), stated=stated).kind
 
 
 def rows() -> list[tuple[str, list[str], list[str]]]:
@@ -106,34 +106,34 @@ def test_what_is_not_understood_is_never_free(text: str) -> None:
 )  # fmt: skip
 def test_a_refused_word_that_is_no_licence_is_misuse(word: str) -> None:
     with pytest.raises(MisuseError, match="--deny-license"):
-        denied([word])
+        parse_denied([word])
 
 
 def test_a_slip_of_the_pen_is_answered_with_what_was_meant() -> None:
     with pytest.raises(MisuseError, match=r"Did you mean llama3\.1\?"):
-        denied(["llama3.1-comunity"])
+        parse_denied(["llama3.1-comunity"])
 
 
 def test_a_licence_of_ones_own_is_known_only_from_oneself() -> None:
     assert kind("LicenseRef-acme", "gpl-3.0", stated=True) == "free"
     assert kind("LicenseRef-acme", "gpl-3.0") == "unclear"
     assert kind("LicenseRef-acme", "LicenseRef-ACME", stated=True) == "denied"
-    assert (unknown("LicenseRef-acme"), unknown("GNU GPL v3"), unknown("MIT OR gpl")) == ("", "", "")
-    assert "acme" in unknown("acme")
+    assert (why_unclear("LicenseRef-acme"), why_unclear("GNU GPL v3"), why_unclear("MIT OR gpl")) == ("", "", "")
+    assert "acme" in why_unclear("acme")
 
 
 def test_the_choice_that_an_or_leaves_is_named() -> None:
-    assert judged("GPL-3.0-only OR MIT", denied(["gpl-3.0"])).choice == "MIT"
-    assert judged("MIT OR Apache-2.0", denied(["gpl-3.0"])).choice == ""
-    assert "GPL-2.0-or-later" in judged("GPL-2.0-or-later", denied(["gpl-3.0"])).choice
-    both = judged("(MIT OR GPL-3.0) AND (ISC OR GPL-3.0)", denied(["gpl-3.0"]))
+    assert judge_licence("GPL-3.0-only OR MIT", parse_denied(["gpl-3.0"])).choice == "MIT"
+    assert judge_licence("MIT OR Apache-2.0", parse_denied(["gpl-3.0"])).choice == ""
+    assert "GPL-2.0-or-later" in judge_licence("GPL-2.0-or-later", parse_denied(["gpl-3.0"])).choice
+    both = judge_licence("(MIT OR GPL-3.0) AND (ISC OR GPL-3.0)", parse_denied(["gpl-3.0"]))
     assert both.choice == "MIT AND ISC"
 
 
 def test_every_listed_name_is_understood_and_no_two_licences_are_one_name() -> None:
     one_name = defaultdict(set)
-    for text in listed():
-        name = taken_apart(text)
+    for text in known_names():
+        name = parse_name(text)
         assert name is not None, text
         assert name.known, text
         assert kind(text, text) == "denied"

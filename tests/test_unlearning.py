@@ -337,4 +337,4 @@ def test_the_command_refutes_with_exit_code_1_and_counts_what_is_missing(
     assert "19 more are needed" in out
     code, _, err = run(*asked, "--margin", "0")
     assert code == 2
-    assert "no margin" in err
+    assert "not a margin" in err

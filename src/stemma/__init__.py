@@ -7,8 +7,9 @@
 
 Inside, each folder answers one question, and data flows from the bottom of this list to the top:
 
-    cli            commands: the only printer
+    cli            commands: they parse and print, and nothing else
     api            the functions of a notebook
+    application    one function per question: values in, one answer with its document out; policies
     methods        the methods under their published names
     export         pages that show a result: they return bytes
     workspace      recall or compute, then store

@@ -17,7 +17,8 @@ from stemma.cli.distance import distance
 from stemma.cli.explain import explain
 from stemma.cli.fingerprint import fingerprint
 from stemma.cli.lineage import lineage
-from stemma.cli.list import list_models
+from stemma.cli.list import list_command
+from stemma.cli.missing_extras import missing_extra
 from stemma.cli.prune import prune
 from stemma.cli.remove import remove
 from stemma.cli.show import show
@@ -26,14 +27,23 @@ from stemma.cli.train import app as train
 from stemma.cli.unlearn import unlearn
 from stemma.cli.verify import app as verify
 from stemma.cli.zoo import app as zoo
-from stemma.errors import MisuseError, StemmaError
+from stemma.errors import MissingExtraError, MisuseError, StemmaError
 
 FAILED, MISUSED, POLICY = 1, 2, 3
 """Exit codes besides 0 (done, whatever the verdict): an error or a finding of `check`; wrong arguments; a policy."""
 
+QUESTIONS = (
+    ("Where does this model come from?", "stemma trace MODEL"),
+    ("Was that model made from mine?", "stemma compare MINE SUSPECT"),
+    ("Which of these models come from which?", "stemma lineage FOLDER"),
+    ("What was changed to get this model from that one?", "stemma explain PARENT CHILD"),
+    ("How differently do two models behave?", "stemma distance A B --probes P"),
+)
+"""What is shown without arguments."""
+
 app = typer.Typer(
     name="stemma",
-    help="Where a neural network comes from, worked out from the models alone.",
+    help="Tell where a neural network comes from, from the models alone.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -45,7 +55,7 @@ app.command()(explain)
 app.command()(distance)
 app.command()(lineage)
 app.command()(add)
-app.command("list")(list_models)
+app.command("list")(list_command)
 app.command()(show)
 app.command()(check)
 app.command()(remove)
@@ -69,9 +79,11 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="On an error, show the traceback too.")] = False,
-    threads: Annotated[int, typer.Option("--threads", min=1, metavar="N", help="Of the linear algebra.")] = 1,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    threads: Annotated[int, typer.Option("--threads", min=1, metavar="N", help="Number of CPU threads.")] = 1,
 ) -> None:
     # Read when NumPy is first imported, which no command has done yet. Its small products gain nothing from more.
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -88,6 +100,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         SystemExit: Always: 0 done, 1 an error or a finding of `check`, 2 misuse, 3 a violated policy, 130 interrupted.
     """
     typed = arrange(sys.argv[1:] if arguments is None else arguments)
+    if not typed and "_STEMMA_COMPLETE" not in os.environ:  # a shell that asks for completions types nothing
+        _show_questions()
+        raise SystemExit(0)
     try:
         app(typed, prog_name="stemma")
     except Exception as error:
@@ -95,14 +110,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         if "--debug" in typed:
             raise
-        warn(f"error: {_sentence(error)}")
+        warn(f"error: {_sentence(error, typed)}")
         raise SystemExit(MISUSED if isinstance(error, MisuseError) else FAILED) from None
 
 
-def _sentence(error: Exception) -> str:
+def _show_questions() -> None:
+    from stemma.cli.layout import columns, findings
+    from stemma.cli.output import show
+
+    rows = [("first", "stemma add FOLDER adds the models that trace searches", ""),
+            ("try", "stemma demo shows it all on small networks, in a minute", ""),
+            ("next", "stemma --help lists all commands", "")]  # fmt: skip
+    show("Stemma tells where a neural network comes from, from the models alone.", "",
+         columns(("question", "command"), QUESTIONS), "", findings(rows))  # fmt: skip
+
+
+def _sentence(error: Exception, typed: Sequence[str]) -> str:
     text = " ".join(str(error).split())
+    if (missing := missing_extra(error) or missing_extra(error.__cause__)) and not isinstance(error, MissingExtraError):
+        return str(MissingExtraError(f"'stemma {_command(typed)}' with these options", *missing))
     if isinstance(error, StemmaError):
         return text
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     return f"{type(error).__name__}: {text} (not foreseen, so probably a defect of Stemma: see it with --debug)"
+
+
+def _command(typed: Sequence[str]) -> str:
+    words = [word for word in typed if not word.startswith("-")]
+    return " ".join(words[: 2 if words[:1] in (["verify"], ["zoo"], ["train"]) else 1])

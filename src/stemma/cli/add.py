@@ -1,12 +1,16 @@
-"""`stemma add`: put checkpoints into the registry."""
+"""`stemma add`: add checkpoints to the registry."""
 
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stemma.cli.options import AllowCode, Data, Device, Factory, Jobs, Json, Probes, RegistryUrl, Seed
+from stemma.cli.options import AllowCode, Data, Device, Factory, Jobs, Json, Probes, RegistryUrl, Seed, word
+
+if TYPE_CHECKING:
+    from stemma.application.enrol import EnrolAnswer
+    from stemma.workspace.enrol import AddResult
 
 SHOWN = 40
 """Models that are listed one by one."""
@@ -29,59 +33,63 @@ def add(
     seed: Seed = None,
     as_json: Json = False,
 ) -> None:
-    """Put checkpoints into the registry.
+    """Add checkpoints to the registry.
 
-    It keeps digests and a sketch for search, not the weights; with --probes, a sketch of what each model does too. Bad
-    files are reported on stderr and the rest is enrolled; the exit code is 1 if any failed.
+    The registry stores digests and a sketch for search, not the weights; with --probes, a sketch of what each model
+    computes too. Files that cannot be read are reported on stderr and the rest is added; the exit code is then 1.
     """
-    from stemma.cli.asking import Asking
-    from stemma.cli.modalities import SideBySide
-    from stemma.cli.opening import open_workspace
-    from stemma.cli.output import columns, plain, prefix, progress, show, show_json, warn
+    from stemma.application.enrol import EnrolRequest, enrol, unclear_licence
+    from stemma.application.network_options import NetworkOptions
+    from stemma.cli.output import progress, show_json, warn
 
-    results = []
-    _understood(license)
-    asking = Asking(network, allow_code, device, data)
-    options: dict[str, Any] = {"name": name, "license": license, "keep_weights": keep_weights}
-    if probes is not None:
-        options["probes"] = asking.probes(probes, asking.first(paths), seed)
-    with progress(quiet=as_json) as report:
-        prepare = SideBySide(asking.able, options.get("probes"))
-        workspace = open_workspace(registry, jobs=jobs, progress=report, prepare=prepare)
-        for result in workspace.add(paths, replace=replace, all_formats=all_formats, **options):
-            results.append(result)
-            if result.error:
-                warn(f"error: {result.error}")
-            if result.note:
-                warn(f"warning: {result.name}: {result.note}")
-    failed = [r for r in results if r.error]
+    if why := unclear_licence(license):
+        warn(f"warning: {why}: a policy will refuse it. For a licence that is in no list write LicenseRef-NAME")
+    request = EnrolRequest(
+        paths=tuple(map(str, paths)),
+        registry=registry,
+        name=name,
+        license=license,
+        keep_weights=keep_weights,
+        replace=replace,
+        all_formats=all_formats,
+        jobs=jobs,
+        probes=probes,
+        networks=NetworkOptions(network, allow_code, device, word(data)),
+        seed=seed,
+    )
+
+    def on_result(result: "AddResult") -> None:
+        if result.error:
+            warn(f"error: {result.error}")
+        if result.note:
+            warn(f"warning: {result.name}: {result.note}")
+
+    with progress(quiet=as_json) as on_progress:
+        answer = enrol(request, on_progress, on_result)
     if as_json:
-        fields = ("name", "path", "digest", "status", "error", "note")
-        rows = [{f: None if (v := getattr(r, f)) is None else str(v) for f in fields} for r in results]
-        show_json({"registry": str(workspace.registry.path), "models": rows, "failed": len(failed)})
+        show_json(answer.document())
     else:
-        done = [r for r in results if r.digest and not r.error]
-        table = columns(
-            ("name", "digest", "status"), [(r.name, prefix(r.digest or ""), r.status) for r in done[:SHOWN]]
-        )
-        counts = Counter(r.status for r in results)
-        told = ", ".join(f"{n:,} {status}" for status, n in counts.items()) or "nothing there is a checkpoint"
-        show(*([table] if done else []), f"{told} · {plain(workspace.registry.path)}")
-    if failed:
+        _print(answer)
+    if answer.failed:
         raise typer.Exit(1)
 
 
-def _understood(license: str | None) -> None:
-    """A licence that no gate would understand is told where it is stated.
+def _print(answer: "EnrolAnswer") -> None:
+    from stemma.cli.layout import columns, findings, plain
+    from stemma.cli.output import prefix, show
 
-    Raises:
-        MisuseError: If the option is given without a licence.
-    """
-    from stemma.cli.output import warn
-    from stemma.errors import MisuseError
-    from stemma.workspace.policies import unknown
-
-    if license is not None and not license.strip():
-        raise MisuseError("--license is given without a licence")
-    if license is not None and (why := unknown(license)):
-        warn(f"warning: {why}: a gate will close on it. For a licence that is in no list write LicenseRef-NAME")
+    counts = Counter(result.status for result in answer.results)
+    summary = ", ".join(f"{n:,} {status}" for status, n in counts.items()) or "no checkpoint found"
+    added = [result for result in answer.results if result.digest and not result.error]
+    rows = [(result.name, prefix(result.digest or ""), result.status) for result in added[:SHOWN]]
+    if len(added) > SHOWN:
+        rows.append((f"and {len(added) - SHOWN:,} more", "", "all of them with --json"))
+    meaning = "trace and lineage search these models from now on" if added else "nothing was added to the registry"
+    step = "stemma trace MODEL compares a model with them" if added else "stemma add --help lists what can be added"
+    closing = findings([("meaning", meaning, ""), ("next", step, "")])
+    show(
+        f"{summary} · {plain(answer.registry)}",
+        *(["", columns(("name", "digest", "status"), rows)] if rows else []),
+        "",
+        closing,
+    )

@@ -1,29 +1,39 @@
-"""`stemma check`: is the registry what it was, and are the sources still there?"""
+"""`stemma check`: is the registry intact, and are the sources of its models still there?"""
 
 import typer
 
 from stemma.cli.options import Json, RegistryUrl
 
+MOVED = frozenset({"source-gone", "source-changed"})
+"""Findings about the files of models, not about the registry."""
+
 
 def check(registry: RegistryUrl = None, as_json: Json = False) -> None:
-    """Look whether the registry is sound.
+    """Verify registry integrity.
 
-    Every digest is derived again and every source is looked at; the exit code is 1 on a finding.
+    Every digest is derived again and every source is read; the exit code is 1 on a finding.
     """
-    from stemma.cli.opening import open_workspace
-    from stemma.cli.output import plain, progress, show, show_json, warn
-    from stemma.types import jsonable
+    from stemma.application.enrolled_models import RegistryRequest, check_registry
+    from stemma.cli.layout import findings, plain
+    from stemma.cli.output import progress, show, show_json, warn
 
-    with progress(quiet=as_json) as report:
-        workspace = open_workspace(registry, progress=report)
-        findings = list(workspace.check())
-        models = len(list(workspace.list()))
+    with progress(quiet=as_json) as on_progress:
+        answer = check_registry(RegistryRequest(registry=registry), on_progress)
+    found = answer.result
     if as_json:
-        rows = [jsonable(finding) for finding in findings]
-        show_json({"registry": str(workspace.registry.path), "models": models, "findings": rows})
-    elif not findings:
-        show(f"{models:,} models in {plain(workspace.registry.path)}: nothing is wrong")
-    for finding in findings:
+        show_json(answer.document())
+    else:
+        models = "1 model" if answer.models == 1 else f"{answer.models:,} models"
+        outcome = f"{len(found):,} problem{'s' * (len(found) > 1)} found" if found else "OK"
+        rows = [("meaning", "every digest and every source is as recorded", ""),
+                ("next", "stemma trace MODEL searches these models", "")]  # fmt: skip
+        if found:
+            only_sources = all(finding.kind in MOVED for finding in found)
+            means = "the records are intact, but weights are not where they were" if only_sources else (
+                "the registry cannot be relied on until this is repaired")  # fmt: skip
+            rows = [("meaning", means, ""), ("next", "see the messages on stderr, each says what to do", "")]
+        show(f"{outcome}: {models} in {plain(answer.registry)}", "", findings(rows))
+    for finding in found:
         warn(f"{finding.kind}: {finding.message}")
-    if findings:
+    if found:
         raise typer.Exit(1)

@@ -20,6 +20,8 @@ from stemma.cli.options import (
     Probes,
     RegistryUrl,
     Seed,
+    word,
+    words,
 )
 
 if TYPE_CHECKING:
@@ -46,90 +48,89 @@ def compare(
     seed: Seed = None,
     as_json: Json = False,
 ) -> None:
-    """Say what one model is to another.
+    """Compare two models: are they related, and how?
 
-    Related, independent or inconclusive, and what was done to the one to get the other. With --probes, in what they do
-    as well as in their weights.
+    Related, independent or inconclusive, and the operation that explains the difference. With --probes, by what the two
+    compute as well as by their weights.
     """
-    from stemma.cli.asking import Asking
-    from stemma.cli.modalities import SideBySide, joint_of
-    from stemma.cli.notes import notes_of, tell
-    from stemma.cli.opening import open_workspace
-    from stemma.cli.output import progress, show, show_json
-    from stemma.cli.pages import compared, writable, written
-    from stemma.cli.policy import enforce, with_policy
-    from stemma.workspace.policies import Policy, on_comparison
+    from stemma.application import compare as application
+    from stemma.application.network_options import NetworkOptions
+    from stemma.cli.answers import compare_answer, compare_closing
+    from stemma.cli.notes import warn_of_notes
+    from stemma.cli.output import progress, report, show_json
+    from stemma.cli.pages import writable, written
+    from stemma.cli.policy import enforce
 
-    policy = Policy.of(fail_on, allow_untested=allow_untested)
-    level = {} if alpha is None else {"alpha": alpha}
-    asking = Asking(network, allow_code, device, data)
     writable("--html", html)
-    with progress(quiet=as_json) as report:
-        workspace = open_workspace(registry, progress=report, prepare=asking.able)
-        models = workspace.resolve(a), workspace.resolve(b)
-        options = asking.function(probes, null, null_recipe, models[0], seed, html=html is not None)
-        (first, second), options = joint_of(models, options)
-        models = first, second
-        prepare = SideBySide(asking.able, options.get("probes"))
-        workspace = open_workspace(registry, progress=report, prepare=prepare)
-        result = workspace.compare(*models, **options, **level)
-        page = None if html is None else compared(models, options["probes"], result, report)
-    written(html, page)
-    tell(*models)
-    ruling = on_comparison(policy, result, **level)
+    request = application.CompareRequest(
+        a=a,
+        b=b,
+        probes=probes,
+        null=words(null),
+        null_recipe=null_recipe,
+        registry=registry,
+        alpha=alpha,
+        fail_on=words(fail_on),
+        allow_untested=allow_untested,
+        html=word(html),
+        networks=NetworkOptions(network, allow_code, device, word(data)),
+        seed=seed,
+    )
+    with progress(quiet=as_json) as on_progress:
+        answer = application.compare(request, on_progress)
+    written(html, answer.page)
+    warn_of_notes(*answer.models)
     if as_json:
-        show_json(with_policy({**result.to_dict(), "notes": notes_of(*models)}, ruling, given=policy.given))
+        show_json(answer.document())
     else:
-        from stemma.cli.output import findings, identity
-
-        rows = [*lines(result), *([("page", str(html), "")] if html else [])]
-        show(*(identity(model) for model in models), "", findings(rows))
-    enforce(ruling)
+        rows = [*lines(answer.result), *([("page", str(html), "")] if html else [])]
+        report(compare_answer(answer.result), answer.models, rows, *compare_closing(answer))
+    enforce(answer.ruling)
 
 
-def lines(result: "Comparison") -> Iterator[tuple[str, "str | Text", str]]:
-    """What a person reads: every line a finding with its evidence, the last what was not looked at.
+MEASURED = ("bits", "ratio", "rank", "relative_change", "zeroed", "tokens", "strength", "scale")
+"""Parameters of a relation that are shown; all of them are in the document."""
 
-    Args:
-        result: The answer.
 
-    Yields:
-        Label, finding, evidence.
-    """
-    from stemma.cli.behaviour import behaviour
-    from stemma.cli.output import not_tested, strength, verdict_text
+def lines(result: "Comparison") -> "Iterator[tuple[str, str | Text, str]]":
+    """The findings of a comparison: label, finding, evidence; the last is what was not examined."""
+    from stemma.cli.function_lines import function_lines
+    from stemma.cli.output import not_tested, strength
     from stemma.types import Verdict
 
     kind = result.relation.kind.value
-    named = "" if kind in {"related", "unrelated"} else f": {kind}"
-    reason = "" if result.relation.reason == result.weights.reason else result.relation.reason
-    yield "verdict", verdict_text(result.verdict, named), reason
+    if result.relation.reason and result.relation.reason != result.weights.reason and not result.undetermined:
+        yield "relation", kind, result.relation.reason
     if result.relation.steps and result.relation.steps != (kind,):
         yield "steps", " → ".join(result.relation.steps), ""
-    measured = [f"{k.replace('_', ' ')} {_value(v)}" for k, v in result.relation.parameters.items() if _is_figure(v)]
-    if measured:
-        yield "measured", ", ".join(measured), ""
+    figures = {k: v for k, v in result.relation.parameters.items() if k in MEASURED and _is_figure(v)}
+    if figures:
+        yield "measured", ", ".join(f"{k.replace('_', ' ')} {_value(v)}" for k, v in figures.items()), ""
     weights = result.weights
     chance = strength({**result.to_dict()["weights"], "relation": kind})
     yield "weights", weights.reason, f"{chance} · {weights.statistic}"
     function = result.to_dict()["function"]
     if function is not None:
-        yield from behaviour(function, (result.a.name, result.b.name))
+        yield from function_lines(function, (result.a.name, result.b.name))
     for evidence in result.evidence:
         looked = evidence.p_value is not None or evidence.verdict == Verdict.SUPPORTED
         if looked and evidence is not weights and evidence is not result.function:
             chance = strength({**evidence.to_dict(), "relation": kind})
             why = f": {evidence.reason}" if evidence.spec.name == "modality-shares" else ""
             yield (
-                "tested too",
+                "also tested",
                 f"{evidence.claim}: {_SAID[evidence.verdict.value]}{why}",
                 f"{chance} · {evidence.statistic}",
             )
     arrow = {"a->b": f"{result.a.name} → {result.b.name}", "b->a": f"{result.b.name} → {result.a.name}"}
     yield "direction", arrow.get(result.direction, "unknown"), ""
     yield from not_tested([t for t in result.open_questions if t["why"] != weights.reason])
-    told = {t["why"] for t in result.open_questions}
-    yield "cannot see", " · ".join(c for c in result.cannot_see if c not in told) or "nothing known to be missing", ""
+    untested = {t["why"] for t in result.open_questions}
+    yield (
+        "cannot see",
+        " · ".join(c for c in result.cannot_see if c not in untested) or "nothing known to be missing",
+        "",
+    )
 
 
 _SAID = {"supported": "yes", "refuted": "no", "inconclusive": "undecided"}

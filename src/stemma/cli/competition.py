@@ -1,17 +1,15 @@
 """`stemma competition`: which modality does a model lean on, and how strongly do they compete?"""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stemma.cli.options import AllowCode, Data, Device, Factory, Html, Json, Probes, RegistryUrl, Seed
+from stemma.cli.options import AllowCode, Data, Device, Factory, Html, Json, Probes, RegistryUrl, Seed, word, words
 
 if TYPE_CHECKING:
-    from rich.text import Text
-
-    from stemma.multimodal.competition_strength import CompetitionStrength
-    from stemma.multimodal.contribution import Measured, ModalityContribution
+    from stemma.application.competition import CompetitionAnswer
+    from stemma.multimodal.contribution import Measured
 
 
 def competition(
@@ -71,134 +69,89 @@ def competition(
     seed: Seed = None,
     as_json: Json = False,
 ) -> None:
-    """Say which modality a model leans on, and how strongly its modalities compete.
+    """Measure which modality a network relies on.
 
-    Probes hold one array per modality. Strength needs concepts: what each modality does when it is trained alone.
-    """
-    from stemma.cli.asking import Asking
-    from stemma.cli.modalities import concepts
-    from stemma.cli.opening import open_workspace
-    from stemma.cli.output import findings, identity, progress, show, show_json
-    from stemma.cli.pages import writable, written
-    from stemma.errors import MisuseError
-    from stemma.multimodal.contribution import ContributionTest
-    from stemma.multimodal.strength_test import StrengthTest
-
-    asking = Asking(network, allow_code, device, data)
-    given = {"mask": mask, "seed": seed}
-    test = ContributionTest(**{k: v for k, v in given.items() if v is not None})  # ty: ignore[invalid-argument-type]
-    writable("--html", html)
-    if bool(concept) != bool(fit_probes):
-        raise MisuseError("competition strength takes both --concept NAME=MODEL and --fit-probes P: give both or none")
-    with progress(quiet=as_json) as report:
-        workspace = open_workspace(registry, progress=report)
-        subject = asking.model(workspace, model)
-        asked = asking.probes(probes, subject, seed)
-        leaning = test(subject, asked)
-        strengths: dict[str, CompetitionStrength] = {}
-        read = ""
-        if fit_probes is not None:
-            fitted = asking.probes(fit_probes, subject, seed)
-            alone = concepts(asking, workspace, concept or [], concept_network or [], asked)
-            measure = StrengthTest(layer, test.mask)
-            for name, models in alone.items():
-                strengths[name], read = measure(subject, models, name, fitted, asked)
-        page = None
-        if html is not None:
-            from stemma.export.modality_page import modality_page
-
-            page = modality_page(leaning, strengths, asked)
-    written(html, page)
-    if as_json:
-        show_json(document(leaning, strengths, read, asked, html))
-        return
-    rows = [*lines(leaning, strengths, read, asked.source), *([("page", str(html), "")] if html else [])]
-    show(identity(subject), "", findings(rows))
-
-
-def document(leaning: "ModalityContribution", strengths: Any, layer: str, probes: Any, html: Any) -> dict[str, Any]:
-    """The `--json` document.
-
-    Returns:
-        Plain JSON values.
-    """
-    from stemma.types import jsonable
-
-    found = leaning.to_dict()
-    return {
-        **found,
-        "strength": {n: jsonable(strengths[n]) if n in strengths else None for n in leaning.modalities},
-        "layer": layer or None,
-        "missing": _missing(leaning, strengths),
-        "probes": {"digest": probes.digest, "source": probes.source, "n": len(probes)},
-        "html": None if html is None else str(html),
-    }
-
-
-def _missing(leaning: "ModalityContribution", strengths: Any) -> list[str]:
-    return [
-        f"competition strength of {name}: needs networks of {name} alone, trained apart (--concept {name}=MODEL, three "
-        "or more), and --fit-probes P"
-        for name in leaning.modalities
-        if name not in strengths
-    ]
-
-
-def lines(
-    leaning: "ModalityContribution", strengths: Any, layer: str, source: str
-) -> "Iterator[tuple[str, str | Text, str]]":
-    """What a person reads: every line a finding with its evidence, the last what was not looked at.
-
-    Args:
-        leaning: Shares and accuracies.
-        strengths: By modality, as far as they were measured.
-        layer: Whose input was read.
-        source: Of the probes.
-
-    Yields:
-        Label, finding, evidence.
+    And how strongly its modalities compete: how much of what one can do alone is lost in the fused network. Probe
+    inputs hold one array per modality; competition strength needs networks of one modality alone (--concept).
     """
     from rich.text import Text
 
-    from stemma.cli.behaviour import percent
+    from stemma.application import competition as application
+    from stemma.application.network_options import NetworkOptions
+    from stemma.cli.layout import plain
+    from stemma.cli.output import progress, report, show_json
+    from stemma.cli.pages import writable, written
+
+    writable("--html", html)
+    request = application.CompetitionRequest(
+        model=model,
+        probes=probes,
+        concepts=words(concept),
+        fit_probes=fit_probes,
+        mask=mask,
+        layer=layer,
+        concept_networks=words(concept_network),
+        html=word(html),
+        registry=registry,
+        networks=NetworkOptions(network, allow_code, device, word(data)),
+        seed=seed,
+    )
+    with progress(quiet=as_json) as on_progress:
+        answer = application.competition(request, on_progress)
+    written(html, answer.page)
+    if as_json:
+        show_json(answer.document())
+        return
+    modalities = answer.result.modalities
+    top = max(modalities, key=lambda name: modalities[name].share.value)
+    headline = Text(f"{plain(answer.model.name)} relies most on ").append(plain(top), style="bold")
+    headline.append(f": {modalities[top].share.value:.0%} of the variance of its output")
+    rows = [*lines(answer), *([("page", str(html), "")] if html else [])]
+    step = ("--concept and --fit-probes measure the competition strength" if answer.missing else
+            "stemma.AGM in the training loop balances the modalities")  # fmt: skip
+    report(headline, [answer.model], rows, "a modality with a small share hardly changes the output", step)
+
+
+def lines(answer: "CompetitionAnswer") -> Iterator[tuple[str, str, str]]:
+    """The findings: label, finding, evidence; the last is what was not examined."""
+    from stemma.cli.function_lines import percent
     from stemma.cli.output import number
     from stemma.multimodal.mask_check import NEAR
 
-    top = max(leaning.modalities, key=lambda n: leaning.modalities[n].share.value)
-    share = leaning.modalities[top].share
-    yield "leans on", Text(top, "bold"), f"share of the output {_between(share)} · {leaning.probes:,} probes: {source}"
+    leaning, strengths, layer = answer.result, answer.strengths, answer.layer
+    yield "probes", f"{leaning.probes:,} paired inputs: {answer.probes.source}", ""
     if leaning.reason:
-        yield "shaky", leaning.reason, ""
+        yield "unreliable", leaning.reason, ""
     if leaning.accuracy is not None:
         yield "accuracy", _percents(leaning.accuracy), "of the fused output"
     for name, found in leaning.modalities.items():
         parts = [f"share {_between(found.share)}"]
         if found.response is not None and found.alone is not None and found.without is not None:
-            parts.append(f"its response is right at {_percents(found.response)}")
+            parts.append(f"accuracy of its response {_percents(found.response)}")
             also = f"alone {percent(found.alone.value)} · without it {percent(found.without.value)}"
         else:
             also = "no labels, so no accuracies"
         yield name, ", ".join(parts), also
     for name, strength in strengths.items():
         low, high = strength.interval
-        many = f"{strength.concepts} concept{'s' * (strength.concepts > 1)}"
+        many = f"{strength.concepts} network{'s' * (strength.concepts > 1)} alone"
         yield (
             "competition",
             f"{name}: {number(strength.whitened)} [{number(low)}, {number(high)}]",
-            f"unread share of what it does alone · plain {number(strength.plain)} · {many}, "
+            f"competition strength: share not decodable · unwhitened {number(strength.plain)} · {many}, "
             f"{strength.features} features before {layer}" + (f" · {strength.reason}" if strength.reason else ""),
         )
     if leaning.hidden is not None:
         how = ", ".join(dict.fromkeys(leaning.masks.values()))
-        told = "near the class frequencies" if leaning.hidden <= NEAR else "the mask does not hide enough: try another"
+        hides = "near the class prior" if leaning.hidden <= NEAR else "the mask does not hide enough: try another"
         yield (
             "all hidden",
-            f"it answers {leaning.hidden:.2f} from the class frequencies",
-            f"{told} · hidden by {how}",
+            f"total variation from the class prior {leaning.hidden:.2f}",
+            f"{hides} · hidden by {how}",
         )
-    for missing in _missing(leaning, strengths):
+    for missing in answer.missing:
         yield "missing", missing, ""
-    yield "cannot see", "what a modality could do if it were trained alone, without concepts · inputs unlike these", ""
+    yield "cannot see", "what a modality alone could do, without --concept · inputs unlike these", ""
 
 
 def _between(found: "Measured") -> str:

@@ -9,7 +9,6 @@ import typer
 from stemma.cli.options import Alpha, Json, RegistryUrl
 
 if TYPE_CHECKING:
-    from rich.table import Table
     from rich.text import Text
 
     from stemma.kinship.relation.explanation import LayerChange
@@ -17,6 +16,10 @@ if TYPE_CHECKING:
 
 LONG = 40
 """Tensors from which a model is summarised by block."""
+
+
+SHOWN = 0.005
+"""Share of the change that is explained from which it is shown as a percentage."""
 
 
 def explain(
@@ -27,72 +30,60 @@ def explain(
     layers: Annotated[bool, typer.Option("--layers", help="List every tensor, however many there are.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Say what was done to a parent to get a child.
+    """Explain what was done to a parent to get a child.
 
-    The shortest account first, with what it leaves; then what became of every layer: inherited, rounded, changed,
-    replaced, new.
+    The simplest explanation first, with what it leaves unexplained; then what became of every layer: inherited,
+    rounded, changed, replaced, new.
     """
-    from stemma.cli.notes import tell, with_notes
-    from stemma.cli.opening import open_workspace
-    from stemma.cli.output import findings, identity, progress, show, show_json
-    from stemma.workspace.explain import explain_pair
+    from stemma.application import explain as application
+    from stemma.cli.answers import explain_answer, explain_closing
+    from stemma.cli.layout import findings, lines_of
+    from stemma.cli.notes import warn_of_notes
+    from stemma.cli.output import identity, progress, show, show_json
 
-    with progress(quiet=as_json) as report:
-        workspace = open_workspace(registry, progress=report)
-        models = workspace.resolve(parent), workspace.resolve(child)
-        if report is not None:
-            report(f"explaining {models[1].name}", 0, None)
-        found = explain_pair(*models, **({} if alpha is None else {"alpha": alpha}))
-    tell(*models)
+    request = application.ExplainRequest(parent=parent, child=child, registry=registry, alpha=alpha)
+    with progress(quiet=as_json) as on_progress:
+        answer = application.explain(request, on_progress)
+    warn_of_notes(*answer.models)
     if as_json:
-        show_json(with_notes(found.to_dict(), models))
+        show_json(answer.document())
         return
-    show(*(identity(model) for model in models), "", findings(lines(found)), "",
-         table(found.explanation.layers, whole=layers))  # fmt: skip
+    models = [(role, *identity(model)) for role, model in zip(("parent", "child"), answer.models, strict=True)]
+    closing = [(label, text, "") for label, text in zip(("meaning", "next"), explain_closing(answer), strict=True)]
+    show(lines_of(explain_answer(answer)), "", findings([*models, *lines(answer.result)]), "",
+         table(answer.result.explanation.layers, whole=layers), "", findings(closing))  # fmt: skip
 
 
-def lines(answer: "Explained") -> Iterator[tuple[str, "str | Text", str]]:
-    """What a person reads first: the account, what it leaves, what else would fit, and what cannot be seen.
-
-    Args:
-        answer: The explanation.
-
-    Yields:
-        Label, finding, evidence.
-    """
-    from stemma.cli.output import not_tested, number, verdict_text
+def lines(answer: "Explained") -> "Iterator[tuple[str, str | Text, str]]":
+    """The explanation, what it leaves, other explanations that fit, and what cannot be seen."""
+    from stemma.cli.output import not_tested, number
 
     found = answer.explanation
-    kind = "undetermined" if answer.undetermined else found.kind.value
-    yield "relation", verdict_text(kind), "" if found.steps else found.sentence
+    if not found.steps:
+        yield "reason", found.sentence, ""
     for i, step in enumerate(found.steps):
         yield f"step {i + 1}", step.name, step.sentence
     if found.relative is not None:
         yield "change", f"{number(found.relative)} of the parent's norm", f"rounding alone: {number(found.floor)}"
-    if found.steps:
-        share = f"{found.fitted:.0%} of the change by fitted parameters" if found.relative else "nothing to explain"
-        yield "explained", share, f"left over: {number(found.residual)} of the parent's norm"
+    if found.steps and found.relative and found.fitted < SHOWN:
+        yield "explained", "by the entries themselves: no operation with few parameters fits the change", ""
+    elif found.steps and found.relative:
+        left = f"unexplained: {number(found.residual)} of the parent's norm"
+        yield "explained", f"{found.fitted:.0%} of the change by fitted parameters", left
     if found.bits or found.plain_bits:
-        yield "length", f"{number(found.bits)} bits an entry", f"entry by entry: {number(found.plain_bits)} bits"
+        plain = f"without any explanation: {number(found.plain_bits)} bits"
+        yield "description", f"length {number(found.bits)} bits per entry (MDL)", plain
     for steps, bits in found.others:
-        yield "fits too", " → ".join(steps), f"{number(bits)} bits an entry"
+        yield "also fits", " → ".join(steps), f"{number(bits)} bits per entry"
     for note in found.notes:
         yield "note", note, ""
     yield from not_tested([t for t in answer.not_tested if t["why"] != found.sentence])
     yield "cannot see", " · ".join(found.cannot_see) or "nothing known to be missing", ""
 
 
-def table(layers: "Sequence[LayerChange]", *, whole: bool) -> "Table":
-    """What became of every tensor, or of every block of a long model.
-
-    Args:
-        layers: Every tensor.
-        whole: List every tensor, however many there are.
-
-    Returns:
-        A table; names are taken literally.
-    """
-    from stemma.cli.output import columns
+def table(layers: "Sequence[LayerChange]", *, whole: bool) -> "Text":
+    """What became of every tensor, or of every block of a long model; names are taken literally."""
+    from stemma.cli.layout import columns
 
     shown = [_row(c) for c in layers] if whole or len(layers) <= LONG else list(_blocks(layers))
     return columns(("tensor", "became", "change", "entries", "what was done"), shown, right=("change", "entries"))

@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stemma.cli.options import Alpha, Jobs, Json, RegistryUrl
+from stemma.cli.answers import typed_as
+from stemma.cli.options import Alpha, Jobs, Json, RegistryUrl, words
 
 if TYPE_CHECKING:
-    from rich.table import Table
     from rich.text import Text
-    from rich.tree import Tree
 
     from stemma.types import Edge, Lineage
 
@@ -21,8 +20,8 @@ CERTAIN = 0.95
 ALONE = 12
 """Models that a line lists by name."""
 
-DRAWN = {"same": "drawn so", "reversed": "drawn the other way round", "elsewhere": "drawn below another model",
-         "not": "not drawn"}  # fmt: skip
+DRAWN = {"same": "as in the tree", "reversed": "reversed in the tree", "elsewhere": "another parent in the tree",
+         "not": "not in the tree"}  # fmt: skip
 """What the weights say of an edit that a receipt tells of."""
 
 
@@ -38,35 +37,53 @@ def lineage(
     jobs: Jobs = 1,
     as_json: Json = False,
 ) -> None:
-    """Draw the family tree of many models.
+    """Draw the family trees of many models.
 
-    Who was made from whom, which ancestors are missing, and which relations are not believed.
+    Which model was made from which, which ancestors are missing, and which relations are not established.
     """
-    from stemma.cli.opening import open_workspace
+    from stemma.application import lineage as application
+    from stemma.cli.layout import findings, lines_of
     from stemma.cli.output import progress, show, show_json
-    from stemma.workspace.lineage import lineage_of
 
-    options = {} if alpha is None else {"alpha": alpha}
-    with progress(quiet=as_json) as report:
-        workspace = open_workspace(registry, jobs=jobs, progress=report)
-        result = lineage_of(workspace, paths or None, progress=report, **options)
+    request = application.LineageRequest(paths=words(paths or None), registry=registry, alpha=alpha, jobs=jobs)
+    with progress(quiet=as_json) as on_progress:
+        answer = application.lineage(request, on_progress)
     if as_json:
-        show_json(result.to_dict())
+        show_json(answer.document())
         return
-    show(*drawn(result))
+    result = answer.result
+    show(lines_of(headline(result)), "", *trees(result), findings(_lines(result)), "", findings(_closing(result)))
 
 
-def drawn(result: "Lineage") -> "Iterator[Table | Text | str]":
-    """What a person reads: one tree per root, then what is missing, refused, alone, and not seen.
+def headline(result: "Lineage") -> "Text":
+    """How many families there are, in one line."""
+    from rich.text import Text
 
-    Args:
-        result: The lineage.
+    related = sum(len(f) > 1 for f in result.families)
+    edges = _count(len(result.edges), "edge")
+    return Text(
+        f"{_count(len(result.models), 'model')}: {_count(related, 'family', 'families')}, {edges}", style="bold"
+    )
 
-    Yields:
-        Trees and lines.
-    """
-    from stemma.cli.output import findings
 
+def _closing(result: "Lineage") -> "Iterator[tuple[str, str, str]]":
+    if result.edges:
+        edge = result.edges[0]
+        shown = (
+            f"{typed_as(edge.parent)} {typed_as(edge.child)}" if "(missing" not in edge.parent + edge.child else "A B"
+        )
+        yield "meaning", "a child stands below the model that its weights were made from, with the relation", ""
+        yield "next", f"stemma explain {shown} shows what was changed along an edge", ""
+    elif any(len(f) > 1 for f in result.families):
+        yield "meaning", "some models share weights, but none is established as the parent of another", ""
+        yield "next", "stemma compare A B shows the evidence for a pair", ""
+    else:
+        yield "meaning", "no model here is established as a relative of another", ""
+        yield "next", "stemma lineage with further models can show common ancestors", ""
+
+
+def trees(result: "Lineage") -> "Iterator[Text | str]":
+    """One tree per root of a family, each followed by an empty line."""
     below: dict[str, list[Edge]] = {}
     for edge in result.edges:
         below.setdefault(edge.parent, []).append(edge)
@@ -75,39 +92,37 @@ def drawn(result: "Lineage") -> "Iterator[Table | Text | str]":
         parents.setdefault(edge.child, []).append(edge.parent)
     lost = [str(m["name"]) for m in result.missing_ancestors]
     related = {m for f in result.families if len(f) > 1 for m in f}
-    tops = [*(r for r in result.roots if r in related), *(m for m in lost if m not in parents)]
-    for top in tops:
-        yield _wrapped(_tree(top, below, parents))
+    for top in (*(r for r in result.roots if r in related), *(m for m in lost if m not in parents)):
+        yield _tree(top, below, parents)
         yield ""
-    yield findings(_lines(result, below))
 
 
-def _tree(top: str, below: "Mapping[str, list[Edge]]", parents: Mapping[str, list[str]]) -> "Tree":
+def _tree(top: str, below: "Mapping[str, list[Edge]]", parents: Mapping[str, list[str]]) -> "Text":
     """A tree from one root; a merge is shown in full under its first parent, and named under the others."""
-    from rich.tree import Tree
+    from rich.text import Text
 
-    from stemma.cli.output import plain
+    from stemma.cli.layout import console, plain, wrapped
 
-    out = Tree(_name(top, plain(top)))
-    todo = [(out, top)]
-    while todo:
-        branch, node = todo.pop()
-        for edge in sorted(below.get(node, ()), key=lambda e: e.child):
-            first = parents[edge.child][0] == node
-            leaf = branch.add(_step(edge, parents[edge.child] if first else []))
-            if first:
-                todo.append((leaf, edge.child))
-    return out
+    out = [_name(top, plain(top))]
+    waiting = [(edge, "", last) for edge, last in _children(top, below)]
+    while waiting:
+        edge, margin, last = waiting.pop()
+        first = parents[edge.child][0] == edge.parent
+        inner = margin + ("    " if last else "│   ")
+        children = list(_children(edge.child, below)) if first else []
+        step = wrapped(_step(edge, parents[edge.child] if first else []), console().width - len(inner))
+        for i, line in enumerate(step):
+            start = margin + ("└── " if last else "├── ") if i == 0 else inner + ("│   " if children else "    ")
+            out.append(Text(start).append_text(line))
+        waiting += [(child, inner, end) for child, end in children]
+    return Text("\n").join(out)
 
 
-def _wrapped(tree: "Tree") -> "Table":
-    """A tree whose long lines go on below instead of being cut off."""
-    from rich.table import Table
-
-    out = Table.grid()
-    out.add_column(overflow="fold")
-    out.add_row(tree)
-    return out
+def _children(parent: str, below: "Mapping[str, list[Edge]]") -> "Iterator[tuple[Edge, bool]]":
+    """The edges below a model, the last one first, and whether each is the last."""
+    ordered = sorted(below.get(parent, ()), key=lambda edge: edge.child)
+    for edge in reversed(ordered):
+        yield edge, edge is ordered[-1]
 
 
 def _name(name: str, shown: str) -> "Text":
@@ -117,24 +132,24 @@ def _name(name: str, shown: str) -> "Text":
 
 
 def _step(edge: "Edge", parents: Sequence[str]) -> "Text":
-    """A child, what it is to its parent, how sure that is, and its other parents."""
-    from stemma.cli.output import number, plain
+    """A child, what it is to its parent, how probable that is, and its other parents."""
+    from rich.text import Text
 
-    line = _name(edge.child, plain(edge.child))
-    told = [] if edge.relation == "related" else [edge.relation]
+    from stemma.cli.layout import plain
+    from stemma.cli.output import number
+
+    words = [] if edge.relation == "related" else [edge.relation]
     if edge.share is not None:
-        told.append(f"share {number(edge.share)}")
+        words.append(f"share {number(edge.share)}")
     if edge.confidence is not None and edge.confidence < CERTAIN:
-        told.append(f"probability {number(edge.confidence)}")
+        words.append(f"probability {number(edge.confidence)}")
     if others := [plain(p) for p in parents if p != edge.parent]:
-        told.append(f"also from {', '.join(others)}")
-    return line.append(f"  {' · '.join(plain(t) for t in told)}", style="dim") if told else line
+        words.append(f"also from {', '.join(others)}")
+    line = Text().append_text(_name(edge.child, plain(edge.child)))
+    return line.append(f"  {' · '.join(plain(w) for w in words)}", style="dim") if words else line
 
 
-def _lines(result: "Lineage", below: "Mapping[str, list[Edge]]") -> "Iterator[tuple[str, str | Text, str]]":
-    related = sum(len(f) > 1 for f in result.families)
-    yield "found", (f"{_count(len(result.models), 'model')} · {_count(related, 'family', 'families')} · "
-                    f"{_count(len(result.edges), 'edge')}"), ""  # fmt: skip
+def _lines(result: "Lineage") -> "Iterator[tuple[str, str | Text, str]]":
     for m in result.missing_ancestors:
         yield "missing", f"{m['name']}: no model here can be the parent of {', '.join(m['children'])}", ""
     for r in result.refused:

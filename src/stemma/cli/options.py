@@ -1,14 +1,25 @@
 """The options that several commands share, each written once."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 
+def words(values: Sequence[object] | None) -> tuple[str, ...] | None:
+    """Values of a list option as they were typed; None where it is not given."""
+    return None if values is None else tuple(map(str, values))
+
+
+def word(value: object | None) -> str | None:
+    """A value of an option as it was typed; None where it is not given."""
+    return None if value is None else str(value)
+
+
 def _level(alpha: float | None) -> float | None:
     if alpha is not None and not 0 < alpha < 1:
-        raise typer.BadParameter(f"{alpha} is no level: give a number between 0 and 1, for example 0.01")
+        raise typer.BadParameter(f"{alpha} is not a level: give a number between 0 and 1, for example 0.01")
     return alpha
 
 
@@ -30,7 +41,7 @@ Alpha = Annotated[
         metavar="A",
         callback=_level,
         show_default=False,
-        help="Chance of a false kinship that you accept, over all models searched. [default: 0.01]",
+        help="Significance level: accepted probability of a false relation, over all models searched. [default: 0.01]",
     ),
 ]
 Coverage = Annotated[
@@ -40,17 +51,17 @@ Coverage = Annotated[
         metavar="C",
         callback=_level,
         show_default=False,
-        help="Share of cases in which the set of possible parents is to hold the parent. [default: 0.95]",
+        help="Confidence level of the set of possible parents. [default: 0.95]",
     ),
 ]
-Jobs = Annotated[int, typer.Option("--jobs", metavar="N", min=1, help="Processes that read models at once.")]
+Jobs = Annotated[int, typer.Option("--jobs", metavar="N", min=1, help="Number of models that are read in parallel.")]
 FailOn = Annotated[
     list[str] | None,
     typer.Option(
         "--fail-on",
         metavar="RELATION...",
         show_default=False,
-        help="Exit with 3 if a finding has this relation or verdict; may be given several times.",
+        help="Exit with code 3 if a finding has this relation or verdict; may be given several times.",
     ),
 ]
 DenyLicense = Annotated[
@@ -59,14 +70,14 @@ DenyLicense = Annotated[
         "--deny-license",
         metavar="L...",
         show_default=False,
-        help="Exit with 3 if the model, a copy, parent or relative has this licence; may be given several times.",
+        help="Exit with code 3 if the model, a copy, parent or relative has this licence; may be given several times.",
     ),
 ]
 AllowUntested = Annotated[
     bool,
     typer.Option(
         "--allow-untested",
-        help="Let --fail-on and --deny-license pass what could not be tested, and licences that are not known.",
+        help="Do not fail on what could not be tested, nor on unknown licences.",
     ),
 ]
 Against = Annotated[
@@ -84,16 +95,16 @@ Probes = Annotated[
         "--probes",
         metavar="P",
         show_default=False,
-        help="What the models are asked: a folder of images or sounds, a .txt, an .npz, or noise:n=256,seed=0.",
+        help="Probe inputs: a folder of images or sounds, a .txt, an .npz, or noise:n=256,seed=0.",
     ),
 ]
 Method = Annotated[
     str | None,
-    typer.Option("--method", metavar="FINGERPRINT", show_default=False, help="What is compared of the models."),
+    typer.Option("--method", metavar="FINGERPRINT", show_default=False, help="Fingerprint that is compared."),
 ]
 Measure = Annotated[
     str | None,
-    typer.Option("--measure", metavar="MEASURE", show_default=False, help="How it is compared."),
+    typer.Option("--measure", metavar="MEASURE", show_default=False, help="Measure of the distance."),
 ]
 Parameters = Annotated[
     list[str] | None,
@@ -106,7 +117,7 @@ Parameters = Annotated[
 ]
 Html = Annotated[
     Path | None,
-    typer.Option("--html", metavar="FILE", show_default=False, help="Write a page that shows where they differ."),
+    typer.Option("--html", metavar="FILE", show_default=False, help="Write a page in HTML that shows the result."),
 ]
 NullPaths = Annotated[
     list[Path] | None,
@@ -114,12 +125,17 @@ NullPaths = Annotated[
         "--null",
         metavar="PATH...",
         show_default=False,
-        help="Independent models of the same task: what the distance of strangers looks like.",
+        help="Reference (control) models: trained independently on the same task.",
     ),
 ]
 NullRecipe = Annotated[
     str | None,
-    typer.Option("--null-recipe", metavar="NAME", show_default=False, help="Train independent models so instead."),
+    typer.Option(
+        "--null-recipe",
+        metavar="NAME",
+        show_default=False,
+        help="Train reference models of this kind instead: mlp, cnn, vit or lm.",
+    ),
 ]
 Factory = Annotated[
     str | None,
@@ -135,13 +151,18 @@ AllowCode = Annotated[
 ]
 Data = Annotated[
     Path | None,
-    typer.Option("--data", metavar="DIR", envvar="STEMMA_DATA", show_default=False, help="Where data sets lie."),
+    typer.Option("--data", metavar="DIR", envvar="STEMMA_DATA", show_default=False, help="Folder of data sets."),
 ]
 Device = Annotated[
     str | None,
-    typer.Option("--device", metavar="D", show_default=False, help="Where networks run, for example cuda. [cpu]"),
+    typer.Option(
+        "--device",
+        metavar="D",
+        show_default=False,
+        help="Device that networks run on, for example cuda. [default: cpu]",
+    ),
 ]
 Seed = Annotated[
     int | None,
-    typer.Option("--seed", metavar="N", show_default=False, help="Of whatever is drawn at random. [default: 0]"),
+    typer.Option("--seed", metavar="N", show_default=False, help="Random seed. [default: 0]"),
 ]

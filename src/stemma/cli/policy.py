@@ -1,28 +1,14 @@
-"""How a gate is told: what is refused, what was not tested, and the exit code 3."""
+"""Prints what a policy refuses and what could not be tested, and leaves with exit code 3."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
 if TYPE_CHECKING:
-    from stemma.workspace.policies import Ruling
+    from stemma.application.policies import Ruling
 
 SHOWN = 12
 """Sentences of one kind that are printed before the rest is counted."""
-
-
-def with_policy(document: dict[str, Any], ruling: "Ruling", *, given: bool) -> dict[str, Any]:
-    """The document of an answer with what the policy says to it.
-
-    Args:
-        document: As `--json` prints it.
-        ruling: The ruling.
-        given: Whether there is a policy.
-
-    Returns:
-        The document, with the field `policy` where there is one.
-    """
-    return {**document, "policy": ruling.to_dict()} if given else document
 
 
 def enforce(ruling: "Ruling") -> None:
@@ -36,16 +22,16 @@ def enforce(ruling: "Ruling") -> None:
     """
     from stemma.cli.output import warn
 
-    _told("warning", ruling.notes)
-    _told("policy", ruling.violations)
-    _told("warning: not tested, but allowed" if ruling.allow_untested else "not tested", ruling.untested)
+    _warn_of("warning", ruling.notes)
+    _warn_of("policy", ruling.violations)
+    _warn_of("warning: not tested, but allowed" if ruling.allow_untested else "not tested", ruling.untested)
     if ruling.closed and not ruling.violations:
-        warn("closed: what was not tested is not known to be harmless. To let it pass, say --allow-untested")
+        warn("closed: what could not be tested may be what the policy refuses. To let it pass, add --allow-untested")
     if ruling.closed:
         raise typer.Exit(3)
 
 
-def _told(label: str, sentences: tuple[str, ...]) -> None:
+def _warn_of(label: str, sentences: tuple[str, ...]) -> None:
     from stemma.cli.output import warn
 
     for sentence in sentences[:SHOWN]:

@@ -16,13 +16,14 @@ def remove(
 
     Its record stays, marked as removed, and its source is not touched.
     """
-    from stemma.cli.opening import open_workspace
-    from stemma.cli.output import plain, show, show_json
+    from stemma.application.enrolled_models import ModelRequest, remove_model
+    from stemma.cli.layout import findings, plain
+    from stemma.cli.output import show, show_json
 
-    workspace = open_workspace(registry)
-    record = workspace.show(name)
-    workspace.remove(record.name)
+    answer = remove_model(ModelRequest(name=name, registry=registry))
     if as_json:
-        show_json({"removed": {"name": record.name, "digest": record.digest}})
-    else:
-        show(f"removed {plain(record.name)}")
+        show_json(answer.document())
+        return
+    rows = [("meaning", "searches leave it out; its files are untouched, and its record is kept as removed", ""),
+            ("next", "stemma add PATH adds it again", "")]  # fmt: skip
+    show(f"removed {plain(answer.result.name)}", "", findings(rows))

@@ -1,15 +1,15 @@
 """`stemma unlearn`: a network that no longer answers a class, without training."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stemma.cli.options import AllowCode, Data, Device, Factory, Json, Parameters, RegistryUrl, Seed
+from stemma.cli.options import AllowCode, Data, Device, Factory, Json, Parameters, RegistryUrl, Seed, word, words
 
 if TYPE_CHECKING:
-    from stemma.types import Plan
+    from stemma.application.unlearn import UnlearnAnswer
 
 
 def unlearn(
@@ -35,51 +35,46 @@ def unlearn(
     seed: Seed = None,
     as_json: Json = False,
 ) -> None:
-    """Make a network forget a class from unlabelled samples of it, without gradients or training.
+    """Remove a class from a network without training.
 
-    What was changed lies in plan.json, and the weights as they were in undo.safetensors. That the class is gone, not
-    hidden, is for `stemma verify unlearning` to say.
+    plan.json records what was changed, and undo.safetensors holds the weights as they were. Whether the class is
+    removed or only hidden, `stemma verify unlearning` tests.
     """
-    from stemma.cli.asking import Asking
-    from stemma.cli.methods import typed
-    from stemma.cli.opening import open_workspace
-    from stemma.cli.output import findings, identity, progress, show, show_json
-    from stemma.edits.save import check_writable, write
-    from stemma.edits.unlearning.unlearning import Unlearning
-    from stemma.errors import MisuseError
+    from stemma.application import unlearn as application
+    from stemma.application.network_options import NetworkOptions
+    from stemma.cli.answers import typed_as
+    from stemma.cli.layout import verdict_text
+    from stemma.cli.output import progress, report, show_json
 
-    if out.exists() and not replace:
-        raise MisuseError(f"{out} exists. Choose another folder, or say --replace")
-    asking = Asking(network, allow_code, device, data)
-    method = Unlearning(**typed(Unlearning, parameters, seed))
-    with progress(quiet=as_json) as report:
-        before = asking.model(open_workspace(registry, progress=report), model)
-        check_writable(out, before.source, overwrite=replace)
-        samples = asking.probes(forget, before, seed)
-        others = None if retain is None else asking.probes(retain, before, seed)
-        edited = method(before, samples, others, report)
-        receipt = write(edited, out, samples, overwrite=replace)
-    document = {"plan": edited.plan.to_dict(), "receipt": receipt.to_dict(), "folder": str(out)}
+    request = application.UnlearnRequest(
+        model=model,
+        forget=forget,
+        out=str(out),
+        retain=retain,
+        parameters=words(parameters),
+        replace=replace,
+        registry=registry,
+        networks=NetworkOptions(network, allow_code, device, word(data)),
+        seed=seed,
+    )
+    with progress(quiet=as_json) as on_progress:
+        answer = application.unlearn(request, on_progress)
     if as_json:
-        show_json(document)
+        show_json(answer.document())
         return
-    show(identity(before), "", findings(lines(edited.plan, document["receipt"], str(out))))
+    before, after = answer.receipt.measured["forget"]
+    rest = f": recognised in {before:.1%} of the forget samples before, in {after:.1%} now"
+    pair = f"--original {typed_as(model)} --unlearned {typed_as(out)} --forget {typed_as(forget)}"
+    report(verdict_text(f"class {answer.plan.expected['class']} unlearned", rest), [answer.model], lines(answer),
+           "the model no longer answers this class; traces of it may be left inside",
+           f"stemma verify unlearning {pair} --retrained R... tests whether the class is removed")  # fmt: skip
 
 
-def lines(plan: "Plan", receipt: Mapping[str, Any], folder: str) -> Iterator[tuple[str, str, str]]:
-    """What a person reads: what goes, where, what else it costs.
-
-    Args:
-        plan: What was done.
-        receipt: What that changed.
-        folder: Where the model was written.
-
-    Yields:
-        Label, finding, evidence.
-    """
+def lines(answer: "UnlearnAnswer") -> Iterator[tuple[str, str, str]]:
+    """What was changed, where, and what else that costs: label, finding, evidence."""
     from stemma.cli.output import number
 
-    known, measured = plan.expected, receipt["measured"]
+    plan, known, measured = answer.plan, answer.plan.expected, answer.receipt.measured
     before, after = measured["forget"]
     yield "forgotten", f"class {known['class']}: {before:.1%} → {after:.1%}", "of the forget samples"
     changed = sum(len(e) for e in plan.entries.values())
@@ -87,12 +82,12 @@ def lines(plan: "Plan", receipt: Mapping[str, Any], folder: str) -> Iterator[tup
     yield "change", f"{what}: {plan.action}, strength {number(known['strength'])}", ", ".join(known["layers"])
     if known.get("others") and known.get("held to") != "other inputs" and known["unlike"]:
         far = f"divergence {number(known['unlike'])}"
-        yield "not used", "the other inputs: unlike those that batch norm remembers", far
+        yield "not used", "the other inputs: they differ from the batch norm statistics", far
     if "retain" in measured:
         before, after = measured["retain"]
-        yield "others", f"right answers {before:.1%} → {after:.1%}", "of the other inputs given"
+        yield "others", f"accuracy {before:.1%} → {after:.1%}", "of the other inputs given"
     if "same_top_answer" in measured:
-        yield "answers", f"{measured['same_top_answer']:.1%} unchanged", "of the other inputs given"
-    yield "folder", folder, ""
-    yield "receipt", str(receipt["child"]), ""
-    yield "cannot see", "whether the class is gone or hidden: ask stemma verify unlearning", ""
+        yield "labels", f"{measured['same_top_answer']:.1%} unchanged", "of the other inputs given"
+    yield "folder", answer.request.out, ""
+    yield "digest", str(answer.receipt.child), ""
+    yield "cannot see", "whether the class is removed or only hidden", ""

@@ -1,33 +1,30 @@
 """`stemma verify`: was a model changed as it is said to have been?"""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stemma.cli.options import AllowCode, Data, Device, Factory, Json, RegistryUrl, Seed
+from stemma.cli.options import AllowCode, Data, Device, Factory, Json, RegistryUrl, Seed, word, words
 
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from stemma.checkpoints.model import Model
-    from stemma.cli.asking import Asking
     from stemma.types import Evidence
-    from stemma.workspace import Workspace
 
-app = typer.Typer(help="Was a model changed as it is said to have been?", no_args_is_help=True)
+app = typer.Typer(help="Verify that a model was edited, or unlearned, as stated.", no_args_is_help=True)
 
 
 def _level(value: float | None) -> float | None:
     if value is not None and not 0 < value < 1:
-        raise typer.BadParameter(f"{value} is no level: give a number between 0 and 1, for example 0.05")
+        raise typer.BadParameter(f"{value} is not a level: give a number between 0 and 1, for example 0.05")
     return value
 
 
 def _margin(value: float | None) -> float | None:
     if value is not None and value <= 0:
-        raise typer.BadParameter(f"{value} is no margin: give a share above 0, for example 0.25")
+        raise typer.BadParameter(f"{value} is not a margin: give a share above 0, for example 0.25")
     return value
 
 
@@ -38,7 +35,7 @@ def unlearning(
         list[str],
         typer.Option("--unlearned", metavar="B...", help="The model after, or several runs of one method."),
     ],
-    forget: Annotated[str, typer.Option("--forget", metavar="P", help="Inputs of what is to be forgotten.")],
+    forget: Annotated[str, typer.Option("--forget", metavar="P", help="Inputs of the forget set.")],
     retrained: Annotated[
         list[str] | None,
         typer.Option(
@@ -50,7 +47,7 @@ def unlearning(
     ] = None,
     retained: Annotated[
         str | None,
-        typer.Option("--retained-probes", metavar="P", show_default=False, help="Inputs of what is to be kept."),
+        typer.Option("--retained-probes", metavar="P", show_default=False, help="Inputs of the retain set."),
     ] = None,
     alpha: Annotated[
         float | None,
@@ -59,7 +56,7 @@ def unlearning(
             metavar="A",
             callback=_level,
             show_default=False,
-            help="Chance that a model that did forget is refuted. [default: 0.05]",
+            help="Significance level: probability that a model that did forget is refuted. [default: 0.05]",
         ),
     ] = None,
     margin: Annotated[
@@ -69,7 +66,7 @@ def unlearning(
             metavar="M",
             callback=_margin,
             show_default=False,
-            help="Largest excess, as a share of the distance between retrained models, that is none. [default: 0.25]",
+            help="Largest excess distance that counts as none, relative to retrained models. [default: 0.25]",
         ),
     ] = None,
     registry: RegistryUrl = None,
@@ -80,32 +77,38 @@ def unlearning(
     seed: Seed = None,
     as_json: Json = False,
 ) -> None:
-    """Test whether a model behaves as if it had never seen a forget set.
+    """Test whether a model behaves as if it had never been trained on a forget set.
 
-    The null is how retrained models differ among themselves. Exits with 1 if unlearning is refuted.
+    Compared with how retrained models differ among themselves. Exits with 1 if unlearning is refuted.
     """
-    from stemma.cli.asking import Asking
-    from stemma.cli.opening import open_workspace
-    from stemma.cli.output import findings, progress, show, show_json
+    from stemma.application import verify_unlearning as application
+    from stemma.application.network_options import NetworkOptions
+    from stemma.cli.output import progress, report, show_json
     from stemma.types import Verdict
-    from stemma.verification.unlearning import UnlearningTest
 
-    asking = Asking(network, allow_code, device, data)
-    given: dict[str, Any] = {"alpha": alpha, "margin": margin, "seed": seed}
-    test = UnlearningTest(**{name: value for name, value in given.items() if value is not None})
-    with progress(quiet=as_json) as report:
-        workspace = open_workspace(registry, progress=report)
-        before = asking.model(workspace, original)
-        probes = asking.probes(forget, before, seed)
-        kept = None if retained is None else asking.probes(retained, before, seed)
-        after, gold = (list(_models(asking, workspace, texts)) for texts in (unlearned, retrained or []))
-        found = test(before, after, probes, gold, kept, report)
+    request = application.VerifyUnlearningRequest(
+        original=original,
+        unlearned=tuple(unlearned),
+        forget=forget,
+        retrained=words(retrained),
+        retained=retained,
+        alpha=alpha,
+        margin=margin,
+        registry=registry,
+        networks=NetworkOptions(network, allow_code, device, word(data)),
+        seed=seed,
+    )
+    with progress(quiet=as_json) as on_progress:
+        answer = application.verify_unlearning(request, on_progress)
+    found = answer.result
     if as_json:
-        show_json(found.to_dict())
+        show_json(answer.document())
     else:
-        from stemma.cli.output import identity
+        from stemma.cli.layout import verdict_text
 
-        show(identity(before), *(identity(m) for m in after), "", findings(lines(found)))
+        headline, meaning, step = _WORDS[found.verdict]
+        models = (answer.original, *answer.unlearned)
+        report(verdict_text(headline), models, lines(found), meaning, step)
     if found.verdict == Verdict.REFUTED:
         raise typer.Exit(1)
 
@@ -132,79 +135,70 @@ def edit(
     device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Check an edited model against its plan and receipt, and do the edit again.
+    """Check an edited model against its plan and receipt, and repeat the edit.
 
     Exits with 1 if anything is not as recorded, or if the model before is not there to compare with. In JSON `good` is
     null where something could not be checked.
     """
-    from stemma.cli.asking import Asking
-    from stemma.cli.opening import open_workspace
-    from stemma.cli.output import findings, progress, show, show_json
-    from stemma.verification.edit import EditReplay, read
+    from stemma.application import verify_edit as application
+    from stemma.application.network_options import NetworkOptions
+    from stemma.cli.layout import findings
+    from stemma.cli.output import progress, show, show_json
 
-    asking = Asking(network, allow_code, device, data)
-    _, receipt = read(folder)
-    with progress(quiet=as_json) as report:
-        workspace = open_workspace(registry, progress=report)
-        before = _parent(asking, workspace, parent, receipt.parent_source, str(receipt.parent))
-        asked, others = (None if p is None or before is None else asking.probes(p, before) for p in (probes, retain))
-        found = EditReplay()(folder, before, asked, others, report)
-    said = {f.good for f in found}
-    good = False if False in said else None if None in said else True
+    request = application.VerifyEditRequest(
+        folder=str(folder),
+        parent=parent,
+        probes=probes,
+        retain=retain,
+        registry=registry,
+        networks=NetworkOptions(network, allow_code, device, word(data)),
+    )
+    with progress(quiet=as_json) as on_progress:
+        answer = application.verify_edit(request, on_progress)
     if as_json:
-        show_json({"folder": str(folder), "good": good, "checks": [f.to_dict() for f in found]})
+        show_json(answer.document())
     else:
-        words = {True: "as recorded", False: "NOT as recorded", None: "not checked"}
-        show(findings([(f.check, words[f.good], f.reason) for f in found]))
-    if good is False or before is None:
+        from stemma.cli.layout import lines_of, verdict_text
+
+        words_ = {True: "as recorded", False: "NOT as recorded", None: "not checked"}
+        headline, meaning, step = _EDITS[answer.good]
+        rows = [(f.check, words_[f.good], f.reason) for f in answer.result]
+        closing = findings([("meaning", meaning, ""), ("next", step, "")])
+        show(lines_of(verdict_text(headline)), "", findings(rows), "", closing)
+    if answer.failed:
         raise typer.Exit(1)
 
 
-def _parent(asking: "Asking", workspace: "Workspace", given: str | None, source: str, digest: str) -> "Model | None":
-    """The model before: as given, else where it was read from, else by its digest in the registry."""
-    from stemma.errors import StemmaError
+_EDITS = {
+    True: ("the edit is as recorded", "plan, receipt and weights agree, and the edit repeated gives these weights",
+           "stemma add with this folder records the model in the registry"),
+    False: ("the edit is NOT as recorded", "the weights, the plan or the receipt were changed afterwards",
+            "do not rely on this record; prune or unlearn again from the model before"),
+    None: ("the edit could not be checked completely", "nothing contradicts the record, but not all of it was checked",
+           "give --parent and --probes, as far as they are missing above"),
+}  # fmt: skip
+"""Answer, meaning and next step by outcome."""
 
-    if given is not None:
-        return asking.model(workspace, given)
-    for text in (source, digest.partition(":")[2]):
-        try:
-            return asking.model(workspace, text)
-        except (StemmaError, OSError):
-            continue
-    return None
-
-
-def _models(asking: "Asking", workspace: "Workspace", texts: Sequence[str]) -> "Iterator[Model]":
-    from stemma.checkpoints.load import discover
-    from stemma.networks.load import open_models
-
-    for text in texts:
-        inside = list(discover(Path(text))) if Path(text).is_dir() else []
-        if len(inside) > 1:
-            yield from (asking.able(open_models(c.path, c.name)[0]) for c in inside)
-        else:
-            yield asking.model(workspace, text)
-
-
-_WORDS = {"refuted": "not unlearned", "supported": "unlearned, as far as can be seen", "inconclusive": "inconclusive"}
+_WORDS = {
+    "refuted": ("not unlearned", "the model is distinguishable from retrained models",
+                "unlearn more strongly, or retrain without the forget set"),
+    "supported": ("unlearned, as far as this test can see", "the model is not distinguishable from retrained models",
+                  "stemma verify unlearning with --retained-probes looks inside the network as well"),
+    "inconclusive": ("inconclusive", "neither unlearning nor its absence could be shown",
+                     "more retrained models (--retrained) give the test more power"),
+}  # fmt: skip
+"""Answer, meaning and next step by verdict."""
 
 
 def lines(found: "Evidence") -> "Iterator[tuple[str, str | Text, str]]":
-    """What a person reads: every line a finding with its evidence, the last what was not looked at.
+    """The findings of the test: label, finding, evidence; the last is what was not examined."""
+    from stemma.cli.output import number, p_value
 
-    Args:
-        found: The evidence.
-
-    Yields:
-        Label, finding, evidence.
-    """
-    from stemma.cli.output import number, p_value, verdict_text
-
+    yield "reason", found.reason, ""
     shown = found.details
-    yield "verdict", verdict_text(_WORDS[found.verdict]), found.reason
     gold, runs = len(shown["retrained"]), len(shown["unlearned"])
     tested = f"{runs} unlearned against {gold} retrained, labels permuted"
-    floor = f" · floor {number(found.null.floor)}" if gold > 1 else ""
+    floor = f" · smallest attainable {number(found.null.floor)}" if gold > 1 else ""
     yield "test", tested, f"{p_value(found.p_value, found.log10_p)}{floor}"
     if "control_p_value" in shown:
         yield "control", "the original in the same test", p_value(shown["control_p_value"], None)
@@ -215,7 +209,7 @@ def lines(found: "Evidence") -> "Iterator[tuple[str, str | Text, str]]":
     for name in ("forget_accuracy", "retained_accuracy"):
         if name in shown:
             parts = [f"{kind} {value:.0%}" for kind, value in shown[name].items()]
-            yield name.replace("_accuracy", ""), "right answers: " + ", ".join(parts), ""
+            yield name.replace("_accuracy", ""), "accuracy: " + ", ".join(parts), ""
     unseen = "inputs unlike these probes · models that were trained to pass this test"
     yield "cannot see", unseen + (" · what only runs of their own would show" if runs == 1 else ""), ""
 
@@ -227,6 +221,6 @@ def _view(figures: Any) -> tuple[str, str]:
     if "excess" not in figures:
         return to_original, "no retrained models to compare with"
     limits = "" if figures["excess_high"] is None else f" [{figures['excess_low']:.0%}, {figures['excess_high']:.0%}]"
-    blind = "" if figures["sees_the_original"] else " · does not see the original"
+    blind = "" if figures["sees_the_original"] else " · does not distinguish the original"
     apart = f"{number(figures['to_retrained'])} to retrained, {number(figures['between_retrained'])} among them"
     return f"excess {figures['excess']:.0%}{limits}{blind}", f"{apart}, {to_original}"

@@ -34,7 +34,7 @@ CHILD_PROBABILITY = 0.95
 """Probability from which a relative is called a child; stricter than for a parent, which is what was asked for."""
 
 _PARENT = "the other relatives branch off at this model, and the suspect contains changes that it lacks"
-_RELATIVE = "no sign that the suspect was made from this model, beyond what siblings show"
+_RELATIVE = "the weights do not show whether this model is the parent or a sibling of the suspect"
 _CHILD = "its weights come after the suspect's"
 _MERGE_OF_SUSPECT = "this model is a merge of the suspect and others"
 _CUT = "units or layers that the suspect and other relatives have are missing from this model"

@@ -102,14 +102,11 @@ class Name:
         return _plain(self.words) in _names() or " ".join(self.words) in FAMILIES
 
     def covers(self, other: "Name") -> bool:
-        """Whether who refuses this name refuses the other one.
+        """Whether refusing this name refuses the other one too.
 
         A name covers those that go on where it ends: `cc-by-nc` the licences `cc-by-nc-4.0` and `cc-by-nc-sa-4.0`,
-        `gpl-3` every 3.x; of `gpl-3.0` it is all the same whether "only" or "or later" is said. With "or later" a name
-        covers later versions as well; a word without a version may stand for a family.
-
-        Args:
-            other: A name.
+        `gpl-3` every 3.x; of `gpl-3.0` it makes no difference whether "only" or "or later" is said. With "or later" a
+        name covers later versions as well; a word without a version may stand for a family.
 
         Returns:
             Whether it does.
@@ -123,14 +120,7 @@ class Name:
         return all(_is_version(w) for w in ends) and _numbers(ends[0]) <= _numbers(ends[1])
 
     def may_be(self, other: "Name") -> bool:
-        """Whether this name leaves open that the other one is meant, as `gpl` does for `gpl-3.0`.
-
-        Args:
-            other: A more precise name.
-
-        Returns:
-            Whether it does.
-        """
+        """Whether this name leaves open that a more precise one is meant, as `gpl` does for `gpl-3.0`."""
         if self.words in _precise():
             return False
         return any(_begins(words, other.words) for words in _family(self.words))
@@ -147,7 +137,7 @@ class Name:
         return self.later and self.covers(other) and not other.covers(self)
 
 
-def taken_apart(text: str) -> Name | None:
+def parse_name(text: str) -> Name | None:
     """Read one name.
 
     Args:
@@ -226,7 +216,7 @@ def _family(words: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
     """The names that a word without a version stands for; each name stands for itself."""
     yield words
     for member in FAMILIES.get(" ".join(words), ()):
-        found = taken_apart(member)
+        found = parse_name(member)
         if found is not None:
             yield found.words
 
@@ -239,7 +229,7 @@ def _symbols() -> tuple[tuple[str, tuple[str, ...], bool], ...]:
     return tuple((s.key, tuple(s.aliases), s.is_exception) for s in get_spdx_licensing().known_symbols.values())
 
 
-def listed() -> Iterator[str]:
+def known_names() -> Iterator[str]:
     """The names that are known: SPDX identifiers and their deprecated forms, then those of models.
 
     Yields:
@@ -260,19 +250,19 @@ def exceptions() -> frozenset[str]:
 @cache
 def _names() -> frozenset[tuple[str, ...]]:
     """Every known name, whole and without its version."""
-    found = [_plain(name.words) for text in listed() if (name := taken_apart(text))]
+    found = [_plain(name.words) for text in known_names() if (name := parse_name(text))]
     return frozenset((*found, *(w for w in _cut() if len(w[0]) > 1)))
 
 
 @cache
 def _cut() -> frozenset[tuple[str, ...]]:
     """What stands before a version in a known name: `gpl`, `cc by nc`."""
-    found = [name.words for text in listed() if (name := taken_apart(text))]
+    found = [name.words for text in known_names() if (name := parse_name(text))]
     return frozenset(w[:i] for w in found for i in range(1, len(w)) if _is_version(w[i]))
 
 
 @cache
 def _precise() -> frozenset[tuple[str, ...]]:
     """Known names to the letter: `llama3` and `isc` are licences of their own, not any Llama 3.x."""
-    found = {name.words for text in listed() if (name := taken_apart(text))}
+    found = {name.words for text in known_names() if (name := parse_name(text))}
     return frozenset(words for words in found - _cut() if " ".join(words) not in FAMILIES)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stemma.workspace.policies.names import LONGEST
+from stemma.application.policies.licence_names import LONGEST
 
 _OPERATOR = re.compile(r"\(|\)|(?<![\w.+-])(?:and|or|with)(?![\w.+-])", re.IGNORECASE)
 _NO_OPERATOR = re.compile(

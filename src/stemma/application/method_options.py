@@ -1,4 +1,4 @@
-"""Which method and which measure a person means, with the parameters given as `name=value`."""
+"""Fingerprints and measures by name, with parameters given as `name=value`."""
 
 import dataclasses
 import math
@@ -7,6 +7,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from stemma.application.suggestions import did_you_mean
 from stemma.deprecation import current_names
 from stemma.errors import MisuseError
 
@@ -15,18 +16,14 @@ if TYPE_CHECKING:
     from stemma.measures.base import AbstractMeasure
 
 DEFAULT = "gradient-field"
-"""The fingerprint that distances are taken with where none is named."""
+"""Fingerprint of a distance where none is named."""
 
 PUBLISHED = "official-"
-"""Put before the name of a method that has a published form of its own."""
+"""Prefix of the name of a method's published form."""
 
 
-def questioning() -> dict[str, Any]:
-    """The fingerprinters that ask a network with probes, by name; the published forms too.
-
-    Returns:
-        What makes the method from its parameters.
-    """
+def network_methods() -> dict[str, Any]:
+    """Factories of the fingerprints that run the network on probe inputs, and of their published forms, by name."""
     from stemma.fingerprints import ALL
     from stemma.fingerprints.base import AbstractFingerprinter
 
@@ -35,131 +32,95 @@ def questioning() -> dict[str, Any]:
     return {kind.name: kind for kind in kinds} | published
 
 
-def label(method: "AbstractFingerprinter") -> str:
-    """What a method is called on the command line.
-
-    Returns:
-        Its name; with `official-` before it where its parameters are those of the published form.
-    """
+def method_label(method: "AbstractFingerprinter") -> str:
+    """Name of a method on the command line: `official-NAME` where its parameters are those of the published form."""
     from inspect import signature
 
-    maker = questioning().get(PUBLISHED + method.name)
+    maker = network_methods().get(PUBLISHED + method.name)
     if maker is None:
         return method.name
     published = maker(**{name: getattr(method, name) for name in signature(maker).parameters})
     return (PUBLISHED if published.spec == method.spec else "") + method.name
 
 
-def chosen(
+def choose_methods(
     method: str | None, measure: str | None, given: Sequence[str] | None, seed: int | None
 ) -> "tuple[AbstractFingerprinter, AbstractMeasure]":
-    """The method and the measure that go together.
+    """A fingerprint and a measure that go together.
 
     Args:
-        method: Name of a fingerprint that asks networks.
-        measure: Name of a measure; the first that takes what the method gives if None.
-        given: Parameters as `name=value`, of the method or of the measure.
-        seed: Of whatever is random in the method.
+        method: Name of a fingerprint that runs the network; the default if None.
+        measure: Name of a measure; the first that takes the fingerprint if None.
+        given: Parameters of either as `name=value`.
+        seed: Of whatever is random in the fingerprint.
 
     Returns:
         Both, with their parameters.
 
     Raises:
-        MisuseError: If a name is unknown, the two do not go together, or a parameter misfits.
+        MisuseError: If a name or parameter is unknown, a value has the wrong type, or the two do not go together.
     """
-    makers, name = questioning(), method or DEFAULT
+    makers, name = network_methods(), method or DEFAULT
     if name not in makers:
-        raise MisuseError(f"no method is called '{name}'. There are: {', '.join(makers)}")
+        raise MisuseError(f"no method is called '{name}'.{did_you_mean(name, makers)} There are: {', '.join(makers)}")
     asks, compares = makers[name], _fitting(name, _kind(makers[name]).produces, measure)
-    label = _kind(compares).name
-    parameters, of_method, of_measure = parsed(given), _fields(asks), _fields(compares)
-    for unknown in parameters.keys() - of_method.keys() - of_measure.keys():
-        known = ", ".join(dict.fromkeys([*of_method, *of_measure])) or "none"
-        raise MisuseError(f"-P {unknown}={parameters[unknown]}: neither {name} nor {label} has a parameter "
-                          f"'{unknown}'. Known are: {known}")  # fmt: skip
-    if seed is not None and "seed" in of_method:
-        parameters.setdefault("seed", str(seed))
-    first = {n: v for n, v in parameters.items() if n in of_method}
-    second = {n: v for n, v in parameters.items() if n not in of_method}
-    return asks(**_typed(first, of_method)), compares(**_typed(second, of_measure))
+    of_method, of_measure = _fields(asks), _fields(compares)
+    owners = f"neither {name} nor {_kind(compares).name} has"
+    values = _values(given, {**of_method, **of_measure, **of_method}, owners, seed if "seed" in of_method else None)
+    return (
+        asks(**{n: v for n, v in values.items() if n in of_method}),
+        compares(**{n: v for n, v in values.items() if n not in of_method}),
+    )
 
 
 def _fitting(name: str, gives: str, measure: str | None) -> Any:
-    """What makes the measure of this name that takes what a method gives; its published form for a published method."""
+    """Factory of the measure of this name that takes what a fingerprint gives, in its published form if that is one."""
     from stemma.measures import ALL
 
     fitting = {kind.name: kind for kind in ALL if gives in kind.accepts}
     if measure is not None and measure not in {kind.name for kind in ALL}:
-        raise MisuseError(f"no measure is called '{measure}'. For {name} there are: {', '.join(fitting)}")
+        meant = did_you_mean(measure, fitting)
+        raise MisuseError(f"no measure is called '{measure}'.{meant} For {name} there are: {', '.join(fitting)}")
     if measure is not None and measure not in fitting:
         raise MisuseError(f"{measure} does not take what {name} gives ({gives}). Those that do: {', '.join(fitting)}")
     kind = fitting[measure or next(iter(fitting))]
     return getattr(kind, "official", kind) if name.startswith(PUBLISHED) else kind
 
 
-def made(name: str, given: Sequence[str] | None, seed: int | None) -> Any:
-    """One fingerprinter, of any kind, with its parameters.
-
-    Args:
-        name: As in `fingerprints.ALL`, or a published form.
-        given: Parameters as `name=value`.
-        seed: Of whatever is random in it.
-
-    Returns:
-        The method.
-
-    Raises:
-        MisuseError: If the name is unknown or a parameter misfits.
-    """
+def make_fingerprinter(name: str, given: Sequence[str] | None, seed: int | None) -> Any:
+    """A fingerprint of any kind by name, with parameters as `name=value` and the seed of whatever is random in it."""
     from stemma.fingerprints import ALL
 
-    makers = {kind.name: kind for kind in ALL} | questioning()
+    makers = {kind.name: kind for kind in ALL} | network_methods()
     if name not in makers:
-        raise MisuseError(f"no fingerprint is called '{name}'. There are: {', '.join(makers)}")
-    parameters, known = parsed(given), _fields(makers[name])
-    for unknown in parameters.keys() - known.keys():
-        raise MisuseError(f"-P {unknown}={parameters[unknown]}: {name} has no parameter '{unknown}'. Known are: "
-                          f"{', '.join(known) or 'none'}")  # fmt: skip
-    if seed is not None and "seed" in known:
-        parameters.setdefault("seed", str(seed))
-    return makers[name](**_typed(parameters, known))
+        meant = did_you_mean(name, makers)
+        raise MisuseError(f"no fingerprint is called '{name}'.{meant} There are: {', '.join(makers)}")
+    return makers[name](**_values(given, _fields(makers[name]), f"{name} does not have", seed))
 
 
-def typed(kind: type, given: Sequence[str] | None, seed: int | None = None) -> dict[str, Any]:
-    """Parameters of a method that is chosen already.
+def parse_fields(kind: type, given: Sequence[str] | None, seed: int | None = None) -> dict[str, Any]:
+    """Values of the fields of a method's dataclass, from parameters given as `name=value`."""
+    return _values(given, _fields(kind), "there is not", seed, kind)
 
-    Args:
-        kind: Its dataclass.
-        given: Parameters as `name=value`.
-        seed: Of whatever is random in it.
 
-    Returns:
-        Values by field.
-
-    Raises:
-        MisuseError: If a parameter is unknown or misfits.
-    """
-    parameters, known = current_names(kind, parsed(given), warn=True), _fields(kind)
-    for unknown in parameters.keys() - known.keys():
-        raise MisuseError(f"-P {unknown}={parameters[unknown]}: there is no parameter '{unknown}'. Known are: "
-                          f"{', '.join(known)}")  # fmt: skip
+def _values(
+    given: Sequence[str] | None, known: Mapping[str, Any], owners: str, seed: int | None, kind: type | None = None
+) -> dict[str, Any]:
+    """Parameters given as `name=value`, each of the type of its field; earlier names of a field are known."""
+    parameters = _parsed(given) if kind is None else current_names(kind, _parsed(given), warn=True)
+    for name, text in parameters.items():
+        if name not in known:
+            raise MisuseError(
+                f"-P {name}={text}: {owners} a parameter '{name}'.{did_you_mean(name, known)} "
+                f"Known are: {', '.join(known) or 'none'}"
+            )
     if seed is not None and "seed" in known:
         parameters.setdefault("seed", str(seed))
     return _typed(parameters, known)
 
 
-def parsed(given: Sequence[str] | None) -> dict[str, str]:
-    """Words of the form `name=value`.
-
-    Args:
-        given: The words.
-
-    Returns:
-        Values by name; dashes in names become underscores.
-
-    Raises:
-        MisuseError: If a word has another form, or a name comes twice.
-    """
+def _parsed(given: Sequence[str] | None) -> dict[str, str]:
+    """Words of the form `name=value`; dashes in names become underscores."""
     out: dict[str, str] = {}
     for word in given or ():
         name, equals, value = word.partition("=")
@@ -195,11 +156,7 @@ def _typed(given: Mapping[str, str], known: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _value(text: str, hint: Any) -> Any:
-    """Text as a type says; `none` where that is allowed.
-
-    Raises:
-        ValueError: If it is not of the type.
-    """
+    """Text as a type says, `none` where that is allowed; a ValueError if it is not of the type."""
     options = typing.get_args(hint)
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):

@@ -1,13 +1,13 @@
-"""What models do, as a person reads it: the function axis of a comparison or a trace."""
+"""How the function axis of a comparison or a trace is printed."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 SHOWN = 3
-"""Models left out of the null that are named."""
+"""Models not used as reference that are named."""
 
 
-def behaviour(function: Mapping[str, Any], names: Sequence[str]) -> Iterator[tuple[str, str, str]]:
+def function_lines(function: Mapping[str, Any], names: Sequence[str]) -> Iterator[tuple[str, str, str]]:
     """The function axis: distance and p-value, the null, label agreement and accuracy.
 
     Args:
@@ -29,12 +29,12 @@ def behaviour(function: Mapping[str, Any], names: Sequence[str]) -> Iterator[tup
     yield "", str(function["reason"]), ""
     if first is not None and "null_median" in first:
         span = between(first["null_median"], (first["null_smallest"], first["null_largest"]))
-        yield "null", f"independent models: {span}", f"median [smallest, largest] · {function['null']['source']}"
+        yield "reference", f"independent models: {span}", f"median [smallest, largest] · {function['null']['source']}"
     if details.get("agreement") is not None:
-        yield answers(names, details["agreement"], details.get("accuracy") or (), details.get("null_agreement"))
+        yield agreement_line(names, details["agreement"], details.get("accuracy") or (), details.get("null_agreement"))
     apart = list(details.get("left_out") or ())
     if apart:
-        many = f"{len(apart)} {'model is no null' if len(apart) == 1 else 'models are no null'}"
+        many = f"{len(apart)} {'model' if len(apart) == 1 else 'models'} not used as reference"
         yield (
             "left out",
             f"{many}: {'; '.join(map(str, apart[:SHOWN]))}",
@@ -61,11 +61,11 @@ def _chance(function: Mapping[str, Any]) -> str:
     p, null = function.get("p_value"), function.get("null") or {}
     at_floor = p is not None and null.get("n") and p <= null["floor"] * (1 + 1e-9)
     effect = function.get("effect")
-    parts = [p_value(p, function.get("log10_p")), "the floor" if at_floor else ""]
+    parts = [p_value(p, function.get("log10_p")), "the smallest attainable p-value" if at_floor else ""]
     return " · ".join(part for part in (*parts, f"effect {number(effect)}" if effect else "") if part)
 
 
-def answers(
+def agreement_line(
     names: Sequence[str], alike: float | None, accuracies: Sequence[float | None], null: float | None = None
 ) -> tuple[str, str, str]:
     """Label agreement and accuracy, the figures that stand beside every distance.
@@ -82,11 +82,11 @@ def answers(
     if len(set(names)) < len(names):
         names = ("the first", "the second")
     known = [f"{n} {percent(x)}" for n, x in zip(names, accuracies, strict=False) if x is not None]
-    accuracy = f"accuracy: {', '.join(known)}" if known else "no true labels, so no accuracy"
+    accuracy = f"accuracy: {', '.join(known)}" if known else "no true labels given, so no accuracy"
     if alike is None:
-        return "answers", "not comparable: they do not choose among the same answers", accuracy
+        return "labels", "not comparable: the two have different classes", accuracy
     among = "" if null is None else f" (independent models: {percent(null)})"
-    return "answers", f"the same top answer to {percent(alike)} of the probes{among}", accuracy
+    return "labels", f"the same class for {percent(alike)} of the probe inputs{among}", accuracy
 
 
 def percent(share: float) -> str:

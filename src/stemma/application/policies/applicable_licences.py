@@ -1,4 +1,4 @@
-"""Whose licences apply to a model: its own, its relatives', and those of what they were made from by their own word."""
+"""Licences that apply to a model: its own, those of its relatives, and those of the bases that their cards name."""
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -6,21 +6,21 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from stemma.application.policies.licences import DENIED, FREE, UNCLEAR, DeniedLicence, judge_licence
 from stemma.checkpoints import cards
 from stemma.checkpoints.model import Model
 from stemma.errors import StemmaError
 from stemma.registry.records import ModelRecord
 from stemma.types import Digest, Trace
 from stemma.workspace.candidates import is_same_file
-from stemma.workspace.policies.licences import DENIED, FREE, UNCLEAR, Denied, judged
 from stemma.workspace.workspace import Workspace
 
-MOST = 1000
+MAX_BASES = 1000
 """Recorded ancestors that are followed at most."""
 
 
 @dataclass(frozen=True)
-class Holder:
+class LicensedModel:
     """A model whose licence applies.
 
     Attributes:
@@ -46,13 +46,13 @@ class Holder:
 
 
 @dataclass(frozen=True)
-class Obligations:
+class LicenceFindings:
     """What licences say about a model.
 
     Attributes:
         violations: One sentence for each that is refused.
         untested: One sentence for each that is not recorded or not clear.
-        notes: What is to be told besides: choices taken, cards that contradict.
+        notes: Remarks: choices taken, cards that contradict what was stated.
     """
 
     violations: tuple[str, ...] = ()
@@ -60,12 +60,14 @@ class Obligations:
     notes: tuple[str, ...] = ()
 
 
-def obligations(result: Trace, subject: Model, refused: Sequence[Denied], workspace: Workspace) -> Obligations:
+def check_licences(
+    result: Trace, subject: Model, refused: Sequence[DeniedLicence], workspace: Workspace
+) -> LicenceFindings:
     """Judge every licence that applies to a traced model.
 
     The licences are those of the model itself, of its copies, parents and relatives, and, through the registry, of the
-    models that all these name as their base. What a card names is no evidence of kinship, but it speaks against its own
-    interest here, and so it counts.
+    models that all these name as their base. What a card names is no evidence of provenance, but it speaks against its
+    own interest here, and so it counts.
 
     Args:
         result: The trace.
@@ -74,58 +76,60 @@ def obligations(result: Trace, subject: Model, refused: Sequence[Denied], worksp
         workspace: Knows enrolled models.
 
     Returns:
-        The obligations.
+        What is refused, what is not clear, and remarks.
     """
-    told: dict[str, list[str]] = {DENIED: [], UNCLEAR: [], FREE: []}
-    enrolled = Enrolled(workspace)
+    found: dict[str, list[str]] = {DENIED: [], UNCLEAR: [], FREE: []}
+    enrolled = EnrolledModels(workspace)
     todo = [*_itself(result, subject, enrolled), *_relatives(result, enrolled)]
     seen = {(h.name, h.digest) for h in todo}
     for holder in todo:
         for kind, sentence in _judged(holder, refused):
-            told[kind].append(sentence)
+            found[kind].append(sentence)
         for base in _bases(holder, enrolled):
             if isinstance(base, str):
-                told[UNCLEAR].append(base)
-            elif len(seen) >= MOST:
-                told[UNCLEAR].append(f"more than {MOST:,} models are named as bases; the others were not looked at")
+                found[UNCLEAR].append(base)
+            elif len(seen) >= MAX_BASES:
+                found[UNCLEAR].append(
+                    f"more than {MAX_BASES:,} models are named as bases; the others were not examined"
+                )
             elif (base.name, base.digest) not in seen:
                 seen.add((base.name, base.digest))
                 todo.append(base)
-    return Obligations(*(tuple(dict.fromkeys(told[kind])) for kind in (DENIED, UNCLEAR, FREE)))
+    return LicenceFindings(*(tuple(dict.fromkeys(found[kind])) for kind in (DENIED, UNCLEAR, FREE)))
 
 
-def _itself(result: Trace, subject: Model, enrolled: "Enrolled") -> list[Holder]:
+def _itself(result: Trace, subject: Model, enrolled: "EnrolledModels") -> list[LicensedModel]:
     """The model as its own files have it now, and as it is enrolled from the same place."""
     made = any(p["direction"] == "parent" or p.get("role") == "same" for p in result.parents)
     shown = bool(result.copies) or made
     records = [r for r in enrolled.by_digest(subject.digest) if is_same_file(r, subject)]
-    own = [Holder(r.name, r.digest, r.license or "", r.claims, shown) for r in records]
+    own = [LicensedModel(r.name, r.digest, r.license or "", r.claims, shown) for r in records]
     if any(h.stated for h in own):
         return own
-    return [*own, Holder(subject.name, subject.digest, "", subject.claims, shown, silent=True)]
+    return [*own, LicensedModel(subject.name, subject.digest, "", subject.claims, shown, silent=True)]
 
 
-def _relatives(result: Trace, enrolled: "Enrolled") -> list[Holder]:
+def _relatives(result: Trace, enrolled: "EnrolledModels") -> list[LicensedModel]:
     rows = {(row["name"], row["digest"]): row for row in (*result.candidates, *result.copies)}
     found = (*result.copies, *result.parents, *result.relatives)
-    return [h for kin in found for h in _held(rows[kin["name"], kin["digest"]], enrolled)]
+    return [h for row in found for h in _held(rows[row["name"], row["digest"]], enrolled)]
 
 
-def _held(row: Mapping[str, Any], enrolled: "Enrolled") -> list[Holder]:
+def _held(row: Mapping[str, Any], enrolled: "EnrolledModels") -> list[LicensedModel]:
     """A relative; one that was read from a file and states nothing also as the registry has the same weights."""
     stated = row["licence"] if row["licence_source"] == "stated" else ""
-    holder = Holder(row["name"], row["digest"], stated, row["claims"])
+    holder = LicensedModel(row["name"], row["digest"], stated, row["claims"])
     if holder.licence:
         return [holder]
     known = [_recorded(r) for r in enrolled.by_digest(row["digest"])]
     return [h for h in known if h.licence] or [holder]
 
 
-def _recorded(record: ModelRecord) -> Holder:
-    return Holder(record.name, record.digest, record.license or "", record.claims)
+def _recorded(record: ModelRecord) -> LicensedModel:
+    return LicensedModel(record.name, record.digest, record.license or "", record.claims)
 
 
-def _judged(holder: Holder, refused: Sequence[Denied]) -> Iterator[tuple[str, str]]:
+def _judged(holder: LicensedModel, refused: Sequence[DeniedLicence]) -> Iterator[tuple[str, str]]:
     text = holder.licence
     if not text and holder.silent:
         yield FREE, f"{holder.name} states no licence of its own"
@@ -134,24 +138,26 @@ def _judged(holder: Holder, refused: Sequence[Denied]) -> Iterator[tuple[str, st
     else:
         yield from _sentences(holder.name, text, refused, stated=bool(holder.stated))
     card = cards.licence(holder.claims) or ""
-    if holder.stated and card and judged(card, refused).kind != FREE:
+    if holder.stated and card and judge_licence(card, refused).kind != FREE:
         yield FREE, f"the card of {holder.name} says {card}; what was stated when it was enrolled counts: {text}"
     base = holder.claims.get(cards.BASE_LICENCE, "")
     if base:
         yield from _sentences(f"the base that {holder.name} was merged with", base, refused)
 
 
-def _sentences(who: str, text: str, refused: Sequence[Denied], *, stated: bool = False) -> Iterator[tuple[str, str]]:
-    found = judged(text, refused, stated=stated)
+def _sentences(
+    who: str, text: str, refused: Sequence[DeniedLicence], *, stated: bool = False
+) -> Iterator[tuple[str, str]]:
+    found = judge_licence(text, refused, stated=stated)
     if found.kind == DENIED:
         yield DENIED, f"{who} is under {text}, which --deny-license {found.why} refuses"
     elif found.kind == UNCLEAR:
         yield UNCLEAR, f"the licence of {who} is not clear: {found.why}"
     elif found.choice:
-        yield FREE, f"{who} is under {text}: free only as a choice of {found.choice}"
+        yield FREE, f"{who} is under {text}: allowed only by choosing {found.choice}"
 
 
-def _bases(holder: Holder, enrolled: "Enrolled") -> Iterator[Holder | str]:
+def _bases(holder: LicensedModel, enrolled: "EnrolledModels") -> Iterator[LicensedModel | str]:
     """What a model was made from by its own word: enrolled models, and sentences about those that are not."""
     edited_to = holder.claims.get("edited_to", "")
     for key in cards.BASE_CLAIMS:
@@ -163,12 +169,12 @@ def _bases(holder: Holder, enrolled: "Enrolled") -> Iterator[Holder | str]:
             answered = holder.stated or holder.settled or holder.claims.get(cards.BASE_LICENCE)
             if not known and not answered:
                 yield (
-                    f"{holder.name} names {name} as what it was made from, and no such model is enrolled: its licence "
-                    "is not known. Enrol it: stemma add PATH --name NAME --license L"
+                    f"{holder.name} names {name} as its base, and no such model is enrolled, so that the licence "
+                    "of the base is not known. Enrol it: stemma add PATH --name NAME --license L"
                 )
 
 
-class Enrolled:
+class EnrolledModels:
     """The enrolled models, found as cards name them; a registry that cannot be read holds none."""
 
     def __init__(self, workspace: Workspace) -> None:

@@ -1,0 +1,175 @@
+"""What is model B to model A?"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from stemma.application.document import Document, Progress, Schema
+from stemma.application.network_options import NetworkOptions
+from stemma.application.notes import notes_on
+from stemma.application.parts import (
+    EvidencePart,
+    FunctionPart,
+    ModelNote,
+    NotTestedPart,
+    PolicyPart,
+    WeightsPart,
+    comparison_fields,
+)
+from stemma.types import Comparison, ModelRef, RelationKind
+
+if TYPE_CHECKING:
+    from stemma.application.policies import Ruling
+    from stemma.checkpoints.model import Model
+    from stemma.probes import Probes
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareRequest:
+    """What `stemma compare` is asked.
+
+    Attributes:
+        a: Path, registry name or digest prefix of the first model.
+        b: Path, registry name or digest prefix of the second model.
+        probes: Probe inputs for both; without, only weights are compared.
+        null: Paths of reference models.
+        null_recipe: How to train reference models instead.
+        registry: Registry in which names are looked up; the default one if null.
+        alpha: Significance level of each axis; the default if null.
+        fail_on: Relations and verdicts that are refused.
+        allow_untested: Whether a policy lets pass what could not be tested.
+        html: File for a page that shows where the two differ.
+        networks: How networks are built and run.
+        seed: Of whatever is drawn at random.
+    """
+
+    a: str
+    b: str
+    probes: str | None = None
+    null: tuple[str, ...] | None = None
+    null_recipe: str | None = None
+    registry: str | None = None
+    alpha: float | None = None
+    fail_on: tuple[str, ...] | None = None
+    allow_untested: bool = False
+    html: str | None = None
+    networks: NetworkOptions = field(default_factory=NetworkOptions)
+    seed: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareDocument(Document):
+    """What one model is to another.
+
+    Attributes:
+        a: First model.
+        b: Second model.
+        verdict: Whether the two are related; `related` if either axis says so.
+        relation: What b is to a, as far as the evidence names it; null where nothing was decided.
+        steps: Operations that explain the difference, in their order.
+        relation_parameters: What was measured of the relation, for example bits, ratio, rank, relative change.
+        relation_reason: Evidence for the relation, in one sentence.
+        direction: Which of the two came first.
+        direction_confidence: Calibrated probability of the direction; null where the change itself shows it or it is
+            unknown.
+        weights: Comparison of the weights.
+        function: Comparison of the outputs on probe inputs; null where none were given.
+        evidence: Every test that was run, the deciding one first.
+        cannot_see: What this comparison did not look at.
+        not_tested: What bears on the verdict and could not be tested.
+        notes: What the reader left out of the files, changed or took for granted.
+        policy: What the policy says; only where there is one.
+    """
+
+    SCHEMA: ClassVar[Schema] = Schema("stemma.compare", 1)
+    OPTIONAL: ClassVar[tuple[str, ...]] = ("policy",)
+
+    asked: CompareRequest
+    a: ModelRef
+    b: ModelRef
+    verdict: Literal["related", "independent", "inconclusive"]
+    relation: RelationKind | None
+    steps: tuple[str, ...]
+    relation_parameters: Mapping[str, Any]
+    relation_reason: str
+    direction: Literal["a->b", "b->a", "unknown"]
+    direction_confidence: float | None
+    weights: WeightsPart
+    function: FunctionPart | None
+    evidence: tuple[EvidencePart, ...]
+    cannot_see: tuple[str, ...]
+    not_tested: tuple[NotTestedPart, ...]
+    notes: tuple[ModelNote, ...]
+    policy: PolicyPart | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareAnswer:
+    """A comparison, with what a policy says to it.
+
+    Attributes:
+        request: What was asked.
+        models: The two models.
+        result: The comparison.
+        ruling: What the policy says; an empty ruling where there is none.
+        page: A page in HTML that shows where the two differ, where one is asked for.
+    """
+
+    request: CompareRequest
+    models: "tuple[Model, Model]"
+    result: Comparison
+    ruling: "Ruling"
+    page: bytes | None = None
+
+    def document(self) -> dict[str, Any]:
+        """The document that `stemma compare --json` prints."""
+        policy = self.ruling.part if self.request.fail_on is not None else None
+        fields = comparison_fields(self.result)
+        return CompareDocument.of(self.request, **fields, notes=notes_on(*self.models), policy=policy).to_dict()
+
+
+def compare(request: CompareRequest, progress: Progress | None = None) -> CompareAnswer:
+    """Compare two models by their weights, and by their outputs if probe inputs are given.
+
+    Args:
+        request: The two models and how to compare them.
+        progress: Told what is being done.
+
+    Returns:
+        The comparison and what the policy says to it.
+    """
+    from stemma.application.modalities import ModalitiesJoined, join_modalities, join_reference_models
+    from stemma.application.opening import open_workspace
+    from stemma.application.policies import Policy, judge_comparison
+
+    policy = Policy.of(request.fail_on, allow_untested=request.allow_untested)
+    level = {} if request.alpha is None else {"alpha": request.alpha}
+    networks = request.networks
+    workspace = open_workspace(request.registry, progress=progress, prepare=networks.with_network)
+    a, b = workspace.resolve(request.a), workspace.resolve(request.b)
+    options = networks.function_options(
+        request.probes, request.null, request.null_recipe, a, request.seed, html=request.html is not None
+    )
+    probes = options.get("probes")
+    models = join_modalities(a, probes), join_modalities(b, probes)
+    prepare = ModalitiesJoined(networks.with_network, probes)
+    workspace = open_workspace(request.registry, progress=progress, prepare=prepare)
+    result = workspace.compare(*models, **join_reference_models(options), **level)
+    page = None if request.html is None or probes is None else _page(models, probes, result, progress)
+    return CompareAnswer(
+        request=request, models=models, result=result, ruling=judge_comparison(policy, result, **level), page=page
+    )
+
+
+def _page(models: "tuple[Model, Model]", probes: "Probes", result: Comparison, progress: Progress | None) -> bytes:
+    """Where the two models differ, by the method that decided the function axis."""
+    from dataclasses import replace
+
+    from stemma.export.difference import Difference, difference_page
+    from stemma.kinship.function.combined import METHODS
+
+    details = {} if result.function is None else result.function.details
+    used = {(entry["fingerprint"], entry["measure"]) for entry in details.get("measures", ())}
+    fitting = ((f, m) for f, m in METHODS if (f.name, m.name) in used and m.probewise)
+    difference = Difference.of(*models, probes, *next(fitting, METHODS[0]))
+    return difference_page(replace(difference, comparison=result), progress)

@@ -1,0 +1,160 @@
+"""Put checkpoints into the registry."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from stemma.application.document import Document, Progress, Schema
+from stemma.application.network_options import NetworkOptions
+from stemma.errors import MisuseError
+
+if TYPE_CHECKING:
+    from stemma.workspace.enrol import AddResult
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnrolRequest:
+    """What `stemma add` is asked.
+
+    Attributes:
+        paths: Checkpoints and folders.
+        registry: Registry; the default one if null.
+        name: Name of the one model given.
+        license: Licence of these models.
+        keep_weights: Whether a copy of the weights is stored too.
+        replace: Whether a known name may stand for new weights.
+        all_formats: Whether .npz and ONNX files are taken from folders too.
+        jobs: Processes that read models at once.
+        probes: Probe inputs of a functional sketch; none is stored if null.
+        networks: How networks are built and run.
+        seed: Of whatever is drawn at random.
+    """
+
+    paths: tuple[str, ...]
+    registry: str | None = None
+    name: str | None = None
+    license: str | None = None
+    keep_weights: bool = False
+    replace: bool = False
+    all_formats: bool = False
+    jobs: int = 1
+    probes: str | None = None
+    networks: NetworkOptions = field(default_factory=NetworkOptions)
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EnrolledPart:
+    """What became of one checkpoint.
+
+    Attributes:
+        name: Name of the model.
+        path: File or folder.
+        digest: Digest of its weights; null where they could not be read.
+        status: What became of it.
+        error: What is wrong; null where nothing is.
+        note: What a person should know; empty for nothing.
+    """
+
+    name: str
+    path: str
+    digest: str | None
+    status: Literal["added", "known", "replaced", "failed", "skipped", "left out"]
+    error: str | None
+    note: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnrolDocument(Document):
+    """What became of the checkpoints that were added.
+
+    Attributes:
+        registry: File of the registry.
+        models: Every checkpoint.
+        failed: Number of checkpoints that could not be added.
+    """
+
+    SCHEMA: ClassVar[Schema] = Schema("stemma.add", 1)
+
+    asked: EnrolRequest
+    registry: str
+    models: tuple[EnrolledPart, ...]
+    failed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnrolAnswer:
+    """What became of the checkpoints that were added.
+
+    Attributes:
+        request: What was asked.
+        registry: File of the registry.
+        results: Every checkpoint, in order.
+    """
+
+    request: EnrolRequest
+    registry: Path
+    results: "tuple[AddResult, ...]"
+
+    @property
+    def failed(self) -> int:
+        """Number of checkpoints that could not be added."""
+        return sum(1 for result in self.results if result.error)
+
+    def document(self) -> dict[str, Any]:
+        """The document that `stemma add --json` prints."""
+        names = ("name", "path", "digest", "status", "error", "note")
+        rows: list[dict[str, Any]] = [
+            {name: None if (value := getattr(r, name)) is None else str(value) for name in names} for r in self.results
+        ]
+        models = tuple(EnrolledPart(**row) for row in rows)
+        return EnrolDocument.of(self.request, registry=str(self.registry), models=models, failed=self.failed).to_dict()
+
+
+def unclear_licence(license: str | None) -> str:
+    """Why no policy understands a licence, empty where one does; an empty licence is a MisuseError."""
+    from stemma.application.policies import why_unclear
+
+    if license is not None and not license.strip():
+        raise MisuseError("--license is given without a licence")
+    return why_unclear(license) if license is not None else ""
+
+
+def enrol(
+    request: EnrolRequest, progress: Progress | None = None, on_result: "Callable[[AddResult], None] | None" = None
+) -> EnrolAnswer:
+    """Enrol checkpoints; one that cannot be read never stops the others.
+
+    Args:
+        request: The checkpoints and how to enrol them.
+        progress: Told what is being done.
+        on_result: Told what became of each checkpoint, as soon as it is known.
+
+    Returns:
+        What became of every checkpoint.
+    """
+    from stemma.application.modalities import ModalitiesJoined
+    from stemma.application.opening import open_workspace
+
+    unclear_licence(request.license)
+    networks, paths = request.networks, [Path(path) for path in request.paths]
+    probes = None
+    if request.probes is not None:
+        probes = networks.read_probes(request.probes, networks.first_runnable(paths), request.seed)
+    prepare = ModalitiesJoined(networks.with_network, probes)
+    workspace = open_workspace(request.registry, request.jobs, progress, prepare)
+    results = []
+    for result in workspace.add(
+        paths,
+        name=request.name,
+        license=request.license,
+        keep_weights=request.keep_weights,
+        replace=request.replace,
+        all_formats=request.all_formats,
+        probes=probes,
+    ):
+        results.append(result)
+        if on_result is not None:
+            on_result(result)
+    return EnrolAnswer(request=request, registry=workspace.registry.path, results=tuple(results))

@@ -1,0 +1,304 @@
+"""Where does this model come from?"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from stemma.application.document import Document, Progress, Schema
+from stemma.application.network_options import NetworkOptions
+from stemma.application.notes import notes_on
+from stemma.application.parts import (
+    AxisVerdict,
+    FunctionPart,
+    LicenceSource,
+    ModelNote,
+    NotTestedPart,
+    PolicyPart,
+    WeightsPart,
+    function_part,
+    not_tested_parts,
+    weights_part,
+)
+from stemma.errors import NotAModelError
+from stemma.types import ModelRef, RelationKind, Trace
+
+if TYPE_CHECKING:
+    from stemma.application.policies import Ruling
+    from stemma.checkpoints.model import Model
+
+
+@dataclass(frozen=True, kw_only=True)
+class TraceRequest:
+    """What `stemma trace` is asked.
+
+    Attributes:
+        model: Path, registry name or digest prefix of the model in question.
+        against: Checkpoints and folders that are searched instead of the registry.
+        probes: Probe inputs; without, only weights are compared.
+        null: Paths of reference models.
+        null_recipe: How to train reference models instead.
+        registry: Registry that is searched; the default one if null.
+        alpha: Significance level over all models searched; the default if null.
+        coverage: Share of cases in which the set of possible parents holds the parent; the default if null.
+        fail_on: Relations and verdicts that are refused.
+        deny_license: Licences that are refused.
+        allow_untested: Whether a policy lets pass what could not be tested.
+        jobs: Models that are read at once.
+        networks: How networks are built and run.
+        seed: Of whatever is drawn at random.
+    """
+
+    model: str
+    against: tuple[str, ...] | None = None
+    probes: str | None = None
+    null: tuple[str, ...] | None = None
+    null_recipe: str | None = None
+    registry: str | None = None
+    alpha: float | None = None
+    coverage: float | None = None
+    fail_on: tuple[str, ...] | None = None
+    deny_license: tuple[str, ...] | None = None
+    allow_untested: bool = False
+    jobs: int = 1
+    networks: NetworkOptions = field(default_factory=NetworkOptions)
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CopyPart:
+    """A model with the same tensors.
+
+    Attributes:
+        name: Name of the model.
+        digest: Digest of its weights.
+        relation: `copy`, or `reformatted` where the tensors have other names.
+        reason: Evidence, in one sentence.
+        licence: Licence as read; null where none is recorded.
+        licence_source: Whether the licence was stated when the model was enrolled, or is that of its card.
+        claims: What its files say; no evidence.
+    """
+
+    name: str
+    digest: str
+    relation: Literal["copy", "reformatted"]
+    reason: str
+    licence: str | None
+    licence_source: LicenceSource | None
+    claims: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class RelativePart:
+    """A related model: a parent, or another relative.
+
+    Attributes:
+        name: Name of the model.
+        digest: Digest of its weights.
+        relation: Change between the two models; who came first is in `role`.
+        steps: Operations that explain the difference, in their order.
+        p_value: Of the test that the two are related; null where the relation is shown without one.
+        log10_p: Decimal logarithm of the p-value.
+        confidence: Calibrated probability of the role; null where it has none.
+        direction: `parent` where the model is shown to be the parent.
+        role: What the model is to the one in question: its parent, its child, the same network in another form, a
+            relative that is neither, or unknown where that could not be tested.
+        share: Share of the model in question that comes from this one.
+        reason: Evidence, in one sentence.
+        licence: Licence as read; null where none is recorded.
+        licence_source: Whether the licence was stated when the model was enrolled, or is that of its card.
+    """
+
+    name: str
+    digest: str
+    relation: RelationKind | None
+    steps: tuple[str, ...]
+    p_value: float | None
+    log10_p: float | None
+    confidence: float | None
+    direction: Literal["parent", "unknown"]
+    role: Literal["parent", "child", "same", "relative", "unknown"]
+    share: float
+    reason: str
+    licence: str | None
+    licence_source: LicenceSource | None
+
+
+@dataclass(frozen=True, slots=True)
+class CandidatePart:
+    """A model that was compared in detail.
+
+    Attributes:
+        name: Name of the model.
+        digest: Digest of its weights.
+        verdict: Whether the two are related, after correction for all models searched.
+        relation: Relation that the pair shows; null where nothing was decided.
+        steps: Operations that explain the difference, in their order.
+        parameters: What was measured of the relation.
+        relation_reason: Evidence for the relation, in one sentence.
+        effect: Size of the finding in [0, 1].
+        weights: Comparison of the weights.
+        function: Comparison of the outputs on probe inputs; null where none were given.
+        licence: Licence as read; null where none is recorded.
+        licence_source: Whether the licence was stated when the model was enrolled, or is that of its card.
+        claims: What its files say; no evidence.
+    """
+
+    name: str
+    digest: str
+    verdict: AxisVerdict
+    relation: RelationKind | None
+    steps: tuple[str, ...]
+    parameters: Mapping[str, Any]
+    relation_reason: str
+    effect: float
+    weights: WeightsPart
+    function: FunctionPart | None
+    licence: str | None
+    licence_source: LicenceSource | None
+    claims: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AbstractTraceDocument(Document):
+    """Where a model comes from, whoever asked.
+
+    Attributes:
+        model: Model in question.
+        verdict: Answer: a copy of a known model, descended from one, related to one, without a known parent, or
+            inconclusive.
+        copies: Models with the same tensors.
+        parents: Models that it was made from, or that may be so: see `direction`.
+        relatives: Related models that are not parents, or whose role is unknown.
+        candidates: Models that were compared in detail, the closest first.
+        alpha: Significance level over all models searched.
+        n_searched: Number of models searched.
+        cannot_see: What the answer does not cover.
+        not_tested: What bears on the verdict and could not be tested.
+        parent_set: Smallest set of possible parents that holds the parent with the stated coverage, each an object of
+            `name`, `digest` (null for an unknown common ancestor), `probability` and `or` (models that hardly differ).
+        coverage: Share of cases in which such a set holds the parent; null where there is no set.
+        notes: What the reader left out of the files, changed or took for granted.
+        policy: What the policy says; only where there is one.
+    """
+
+    OPTIONAL: ClassVar[tuple[str, ...]] = ("policy",)
+
+    model: ModelRef
+    verdict: Literal["copy", "descends", "related", "no-known-parent", "inconclusive"]
+    copies: tuple[CopyPart, ...]
+    parents: tuple[RelativePart, ...]
+    relatives: tuple[RelativePart, ...]
+    candidates: tuple[CandidatePart, ...]
+    alpha: float
+    n_searched: int
+    cannot_see: tuple[str, ...]
+    not_tested: tuple[NotTestedPart, ...]
+    parent_set: tuple[Mapping[str, Any], ...]
+    coverage: float | None
+    notes: tuple[ModelNote, ...]
+    policy: PolicyPart | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TraceDocument(AbstractTraceDocument):
+    """Where a model comes from."""
+
+    SCHEMA: ClassVar[Schema] = Schema("stemma.trace", 1)
+
+    asked: TraceRequest
+
+
+@dataclass(frozen=True, kw_only=True)
+class TraceAnswer:
+    """A trace, with what a policy says to it.
+
+    Attributes:
+        request: What was asked.
+        model: The model in question.
+        result: The trace.
+        ruling: What the policy says; an empty ruling where there is none.
+        warnings: What must not go unnoticed: a search of nothing, records of the model itself that were left out.
+    """
+
+    request: TraceRequest
+    model: "Model"
+    result: Trace
+    ruling: "Ruling"
+    warnings: tuple[str, ...] = ()
+
+    def document(self) -> dict[str, Any]:
+        """The document that `stemma trace --json` prints."""
+        policy = self.ruling.part if _refuses(self.request) else None
+        fields = trace_fields(self.result)
+        return TraceDocument.of(self.request, **fields, notes=notes_on(self.model), policy=policy).to_dict()
+
+
+def trace_fields(result: Trace) -> dict[str, Any]:
+    """A trace as fields of a document, every part typed."""
+    return {
+        "model": result.model,
+        "verdict": result.verdict,
+        "copies": tuple(CopyPart(**copy) for copy in result.copies),
+        "parents": tuple(RelativePart(**parent) for parent in result.parents),
+        "relatives": tuple(RelativePart(**relative) for relative in result.relatives),
+        "candidates": tuple(map(_candidate, result.candidates)),
+        "alpha": result.alpha,
+        "n_searched": result.n_searched,
+        "cannot_see": result.cannot_see,
+        "not_tested": not_tested_parts(result.not_tested),
+        "parent_set": result.parent_set,
+        "coverage": result.coverage,
+    }
+
+
+def trace(request: TraceRequest, progress: Progress | None = None) -> TraceAnswer:
+    """Search a registry, or some files, for the models that a model comes from.
+
+    Args:
+        request: The model and where to search.
+        progress: Told what is being done.
+
+    Returns:
+        The trace and what the policy says to it.
+    """
+    from stemma.application.modalities import ModalitiesJoined, join_modalities, join_reference_models
+    from stemma.application.opening import open_workspace
+    from stemma.application.policies import Policy, judge_trace
+
+    policy = Policy.of(request.fail_on, request.deny_license, allow_untested=request.allow_untested)
+    given = {"alpha": request.alpha, "coverage": request.coverage, "against": request.against or None}
+    options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    networks, jobs = request.networks, request.jobs
+    workspace = open_workspace(request.registry, jobs, progress, networks.with_network)
+    model = workspace.resolve(request.model)
+    options |= networks.function_options(request.probes, request.null, request.null_recipe, model, request.seed)
+    probes = options.get("probes")
+    model = join_modalities(model, probes)
+    workspace = open_workspace(request.registry, jobs, progress, ModalitiesJoined(networks.with_network, probes))
+    result = workspace.trace(model, **join_reference_models(options))
+    warnings = _nothing_searched(request, result)
+    if policy.refuses_anything and not request.against:
+        warnings += tuple(
+            f"this is '{record.name}' itself, which was left out of its own search"
+            for record in workspace.own_records(model)
+        )
+    ruling = judge_trace(policy, result, model, workspace)
+    return TraceAnswer(request=request, model=model, result=result, ruling=ruling, warnings=warnings)
+
+
+def _nothing_searched(request: TraceRequest, result: Trace) -> tuple[str, ...]:
+    """A search of nothing must not read like a clean answer; a policy says so itself."""
+    if result.n_searched == 0 and request.against:
+        raise NotAModelError(f"there is no other checkpoint in {', '.join(request.against)} to search")
+    why = next((t["why"] for t in result.not_tested if t["what"] == "nothing-searched"), "")
+    return (f"{why}. Enrol some models with: stemma add PATH",) if why and not _refuses(request) else ()
+
+
+def _refuses(request: TraceRequest) -> bool:
+    return request.fail_on is not None or request.deny_license is not None
+
+
+def _candidate(row: Mapping[str, Any]) -> CandidatePart:
+    weights, function = weights_part(row["weights"]), function_part(row["function"])
+    values: dict[str, Any] = {**row, "weights": weights, "function": function}
+    return CandidatePart(**values)

@@ -1,0 +1,136 @@
+"""Was a model edited as its plan and receipt say?"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from stemma.application.document import Document, Progress, Schema
+from stemma.application.network_options import NetworkOptions
+from stemma.errors import StemmaError
+
+if TYPE_CHECKING:
+    from stemma.checkpoints.model import Model
+    from stemma.verification.edit import Finding
+    from stemma.workspace import Workspace
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyEditRequest:
+    """What `stemma verify edit` is asked.
+
+    Attributes:
+        folder: Folder that prune or unlearn wrote.
+        parent: The model before; the recorded one if null.
+        probes: Inputs that the edit rests on.
+        retain: Other inputs that unlearn was given.
+        registry: Registry in which names are looked up; the default one if null.
+        networks: How networks are built and run.
+    """
+
+    folder: str
+    parent: str | None = None
+    probes: str | None = None
+    retain: str | None = None
+    registry: str | None = None
+    networks: NetworkOptions = field(default_factory=NetworkOptions)
+
+
+@dataclass(frozen=True, slots=True)
+class CheckPart:
+    """What one check says.
+
+    Attributes:
+        check: What was checked.
+        good: Whether it is as recorded; null where it could not be checked.
+        reason: Finding in one sentence.
+    """
+
+    check: str
+    good: bool | None
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyEditDocument(Document):
+    """Whether a model was edited as recorded.
+
+    Attributes:
+        folder: Folder that was checked.
+        good: Whether everything is as recorded; null where something could not be checked.
+        checks: Every check.
+    """
+
+    SCHEMA: ClassVar[Schema] = Schema("stemma.verify-edit", 1)
+
+    asked: VerifyEditRequest
+    folder: str
+    good: bool | None
+    checks: tuple[CheckPart, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyEditAnswer:
+    """The checks of an edit.
+
+    Attributes:
+        request: What was asked.
+        parent: The model before; None where it was not found.
+        result: Every check.
+    """
+
+    request: VerifyEditRequest
+    parent: "Model | None"
+    result: "tuple[Finding, ...]"
+
+    @property
+    def good(self) -> bool | None:
+        """Whether everything is as recorded; None where something could not be checked."""
+        outcomes = {finding.good for finding in self.result}
+        return False if False in outcomes else None if None in outcomes else True
+
+    @property
+    def failed(self) -> bool:
+        """Whether something is not as recorded, or the model before was not there to compare with."""
+        return self.good is False or self.parent is None
+
+    def document(self) -> dict[str, Any]:
+        """The document that `stemma verify edit --json` prints."""
+        checks = tuple(CheckPart(f.check, f.good, f.reason) for f in self.result)
+        return VerifyEditDocument.of(self.request, folder=self.request.folder, good=self.good, checks=checks).to_dict()
+
+
+def verify_edit(request: VerifyEditRequest, progress: Progress | None = None) -> VerifyEditAnswer:
+    """Check an edited model against its plan and receipt, and repeat the edit.
+
+    Args:
+        request: The folder, and the model and inputs that the edit rests on.
+        progress: Told what is being done.
+
+    Returns:
+        Every check.
+    """
+    from stemma.application.opening import open_workspace
+    from stemma.verification.edit import EditReplay, read
+
+    networks, folder = request.networks, Path(request.folder)
+    _, receipt = read(folder)
+    workspace = open_workspace(request.registry, progress=progress)
+    parent = _parent(request, workspace, receipt.parent_source, str(receipt.parent))
+    probes, retain = (
+        None if given is None or parent is None else networks.read_probes(given, parent)
+        for given in (request.probes, request.retain)
+    )
+    result = EditReplay()(folder, parent, probes, retain, progress)
+    return VerifyEditAnswer(request=request, parent=parent, result=tuple(result))
+
+
+def _parent(request: VerifyEditRequest, workspace: "Workspace", source: str, digest: str) -> "Model | None":
+    """The model before: as given, else where it was read from, else by its digest in the registry."""
+    if request.parent is not None:
+        return request.networks.open_model(workspace, request.parent)
+    for text in (source, digest.partition(":")[2]):
+        try:
+            return request.networks.open_model(workspace, text)
+        except (StemmaError, OSError):
+            continue
+    return None

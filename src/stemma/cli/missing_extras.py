@@ -1,0 +1,28 @@
+"""Which extra of Stemma holds a package that is not installed."""
+
+import re
+
+EXTRAS = {
+    "torch": ("torch", "networks"),
+    "sklearn": ("scikit-learn", "networks"),
+    "transformers": ("transformers", "hf"),
+    "peft": ("peft", "hf"),
+    "onnxruntime": ("onnxruntime", "onnx"),
+    "PIL": ("pillow", "images"),
+    "gguf": ("gguf", "formats"),
+    "onnx": ("onnx", "formats"),
+    "h5py": ("h5py", "formats"),
+    "msgpack": ("msgpack", "formats"),
+    "tflite": ("tflite", "formats"),
+    "ml_dtypes": ("ml-dtypes", "formats"),
+    "matplotlib": ("matplotlib", "plots"),
+}
+"""By module: its package, and the extra that installs it."""
+
+
+def missing_extra(error: BaseException | None) -> tuple[str, str] | None:
+    """The package and the extra that an import error is about; None for any other error."""
+    if not isinstance(error, ImportError):
+        return None
+    named = error.name or next(iter(re.findall(r"[Nn]o module named '?([\w.]+)", str(error))), "")
+    return EXTRAS.get(named.partition(".")[0])
