@@ -42,10 +42,11 @@ test: $(READY) ## checks and the fast tests, two at a time; fails if either does
 	@cd '$(HERE)' && code=0; $(MAKE) --no-print-directory check || code=$$?; \
 	  '$(BIN)/python' -m pytest -n 2 -m 'not slow' || code=$$?; exit $$code
 
-check: $(READY) ## formatting, lint, types, and who may import whom
+check: $(READY) ## formatting, lint, types, dead code, and who may import whom
 	@cd '$(HERE)' && '$(BIN)/ruff' format --check --quiet .
 	@cd '$(HERE)' && '$(BIN)/ruff' check --quiet .
 	@cd '$(HERE)' && '$(BIN)/ty' check --quiet src
+	@cd '$(HERE)' && '$(BIN)/vulture'
 	@cd '$(HERE)' && { found=$$('$(BIN)/lint-imports' 2>&1) || { echo "$$found"; exit 1; }; }
 
 fix: $(READY) ## repair what can be repaired by itself: formatting, import order, simple lint

@@ -233,7 +233,7 @@ def test_the_registry_keeps_how_a_network_was_balanced(run: Run, place: Path) ->
     assert "adaptive-gradient-modulation" in kept
 
 
-PAGE = Path(__file__).parents[1] / "docs" / "multimodal.md"
+PAGE = Path(__file__).parents[1] / "docs" / "methods" / "multimodal.md"
 
 
 def test_the_page_trains_a_network_as_printed(capsys: pytest.CaptureFixture[str]) -> None:

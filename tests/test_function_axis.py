@@ -687,7 +687,7 @@ def test_models_that_read_other_tokens_are_not_asked_together() -> None:
     one, other = independents("lm", 2, seed=3, untrained=True)
 
     def reading(model: Model, tokenizer: str) -> Subject:
-        told = replace(model, runs=lambda m: replace(model.network, tokenizer=tokenizer))
+        told = replace(model, network_builder=lambda m: replace(model.network, tokenizer=tokenizer))
         return Subject.of(told)
 
     assert reason_not_comparable(reading(one, "words"), reading(other, "words")) == ""

@@ -13,7 +13,7 @@ from stemma.application.policies.licences import judge_licence, parse_denied
 from stemma.checkpoints.cards import front_matter, licence
 from stemma.errors import MisuseError
 
-PAGE = (Path(__file__).parents[1] / "docs" / "gates.md").read_text()
+PAGE = (Path(__file__).parents[1] / "docs" / "how-to" / "gates.md").read_text()
 
 
 def kind(text: str, *refused: str, stated: bool = False) -> str:

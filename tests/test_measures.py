@@ -468,7 +468,7 @@ def test_none_of_thirty_is_not_never() -> None:
 
 
 def test_the_documented_laws_are_the_declared_ones() -> None:
-    page = (Path(__file__).parents[1] / "docs" / "measures.md").read_text()
+    page = (Path(__file__).parents[1] / "docs" / "reference" / "measures.md").read_text()
     table = page.split("## Measures")[1]
     rows = [[cell.strip() for cell in line.split("|")[1:4]] for line in table.splitlines() if line.startswith("| `")]
     letters = {

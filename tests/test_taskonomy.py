@@ -115,7 +115,7 @@ def test_agreement_of_perfect_and_of_ignorant_distances() -> None:
     [
         (np.zeros((3, 3)), np.zeros((4, 4)), "two square matrices over the same"),
         (np.full((5, 5), np.nan), np.eye(5), "NaN"),
-        (np.ones((5, 5)), np.eye(5), "column 0 holds one value only"),
+        (np.ones((5, 5)), np.eye(5), "column 0 has only one value"),
     ],
 )
 def test_agreement_refuses_what_has_no_order(distance: np.ndarray, affinity: np.ndarray, said: str) -> None:

@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 KINDS = ("mlp", "cnn", "cnn-norm", "resnet", "separable", "lstm", "unet", "vit", "bert", "gpt2", "llama")
-PICTURES = ("mlp", "cnn", "cnn-norm", "resnet", "separable", "vit")
 TEXTS = ("bert", "gpt2", "llama")
 SIDE, LENGTH, VOCABULARY = 16, 32, 256
 

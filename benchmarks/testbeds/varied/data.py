@@ -12,7 +12,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-PICTURES = ("mnist", "fashion_mnist", "cifar10", "spoken")
 AUTHORS = ("shakespeare", "bronte", "darwin", "dubois")
 NEEDED = ("mnist_train.npz", "fashion_mnist_train.npz", "cifar10_jpeg_train.npz", "text_authors.npz",
           "spoken_digits_mulaw8k.npz")  # fmt: skip

@@ -21,7 +21,7 @@ from stemma.architectures.layer_names import (  # fmt: skip
     shapes_give_order,
     split_name,
 )
-from stemma.architectures.structure import AxisLabel, GroupRule, MisfitError, Part, Structure, assemble, collect_groups
+from stemma.architectures.structure import GroupRule, MisfitError, Part, Structure, assemble
 
 _NOT_A_CHAIN = re.compile(
     r"attn|attention|quer|q_proj|qkv|_ih|_hh|lstm|gru|rnn|group_?norm|(^|[._/])gn\d*([._/]|$)|embed|expert|gate|router"
@@ -47,28 +47,6 @@ def from_names(shapes: Mapping[str, tuple[int, ...]]) -> Structure | None:
         return None
     sizes = [g.size for g in groups]
     return Structure("inferred:names", len(set(sizes)) == len(sizes), labels, groups)
-
-
-def merge_equal_sizes(structure: Structure) -> Structure:
-    """The structure with groups of equal size merged, so that distinct groups are certainly disjoint."""
-    if structure.certain:
-        return structure
-    sizes = {g.name: g.size for g in structure.groups}
-    order = {}
-    for g in structure.groups:
-        order.setdefault(f"size {g.size}", (g.order,))
-    usable = {f"size {g.size}": True for g in structure.groups} | {
-        f"size {g.size}": False for g in structure.groups if not g.exchangeable
-    }
-    rules = {name: GroupRule(position=p, exchangeable=usable[name], prunable=False) for name, p in order.items()}
-    axes = {
-        tensor: tuple(
-            AxisLabel(tuple(replace(s, group=f"size {sizes[s.group]}") if s.group else s for s in label.segments))
-            for label in labels
-        )
-        for tensor, labels in structure.axes.items()
-    }
-    return Structure(structure.source, True, axes, collect_groups(axes, rules))
 
 
 def kernel_axes(shapes: Sequence[tuple[int, ...]]) -> tuple[int, int] | None:

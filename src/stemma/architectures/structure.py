@@ -85,7 +85,7 @@ class Structure:
     Attributes:
         source: "family:llama", several joined by "+", "inferred:names" or "inferred:shapes".
         certain: Whether distinct groups are certainly disjoint sets of units. If False, groups of one size may be one
-            stream, and statistics must not treat them as independent (`from_names.merge_equal_sizes` merges them).
+            stream, and statistics must not treat them as independent.
         axes: One label per axis, for every tensor of `model.weights`.
         groups: The groups in causal order; empty if only single axes are known.
     """

@@ -29,8 +29,8 @@ from stemma.cli.verify import app as verify
 from stemma.cli.zoo import app as zoo
 from stemma.errors import MissingExtraError, MisuseError, StemmaError
 
-FAILED, MISUSED, POLICY = 1, 2, 3
-"""Exit codes besides 0 (done, whatever the verdict): an error or a finding of `check`; wrong arguments; a policy."""
+FAILED, MISUSED = 1, 2
+"""Exit codes: an error or a finding of `check`; wrong arguments. A closed policy is 3, see `cli.policy`."""
 
 QUESTIONS = (
     ("Where does this model come from?", "stemma trace MODEL"),

@@ -37,7 +37,7 @@ def open_exported(model: Model, file: Path) -> Network:
         import torch
     except ImportError as error:
         raise MissingExtraError("running a torch.export program", "torch", "networks") from error
-    archive, program = rebuild_safe_program(Path(model.source))
+    archive, program = rebuild_safe_program(file)
     graph = hashlib.sha256(json.dumps(program["graph_module"], sort_keys=True).encode()).hexdigest()
     constants = hashlib.sha256(_constants(archive)).hexdigest()
     name, kind, sizes = _input(model, program["graph_module"])

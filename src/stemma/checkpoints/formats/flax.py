@@ -16,7 +16,7 @@ DTYPES = {
     "int16": "I16", "int8": "I8", "uint64": "U64", "uint32": "U32", "uint16": "U16", "uint8": "U8", "bool": "BOOL",
     "complex64": "C64", "complex128": "C128", "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2",
 }  # fmt: skip
-ARRAY, COMPLEX, SCALAR = 1, 2, 3
+ARRAY, SCALAR = 1, 3
 WRAPPERS = ("target", "params", "state_dict", "model_params")
 CHUNKED = "__msgpack_chunked_array__"
 MAX_DEPTH = 64
