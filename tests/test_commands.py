@@ -63,8 +63,8 @@ def test_trace_finds_the_parent_and_not_the_strangers(run: Run, models: Path) ->
     assert lines[0].startswith("child descends from a" if answer["verdict"] == "descends" else "child is related to a")
     assert any(line.startswith("  model         child  sha256:") for line in lines)
     shown = " ".join(out.split())
-    assert ("parent is" in shown) == (answer["verdict"] != "descends")  # else the direction says it
-    assert answer["verdict"] == "descends" or f"parent is {answer['parent_set'][0]['name']} probability" in shown
+    assert ("parent set" in shown) == (answer["verdict"] != "descends")  # else the direction says it
+    assert answer["verdict"] == "descends" or f"parent set {answer['parent_set'][0]['name']} probability" in shown
     assert answer["verdict"] == "descends" or "in 95% of cases" in shown
     assert any(line.startswith("  cannot see  ") for line in lines)
     assert json.loads(run("trace", models.parent / "alone.safetensors", "--json")[1])["verdict"] == "no-known-parent"

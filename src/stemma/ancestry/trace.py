@@ -1,6 +1,7 @@
-"""The answer about one suspect: copies, parents, relatives, or no known parent.
+"""The verdict on one suspect: copy, descends, related, no known parent or inconclusive, with its relatives.
 
-Pure: candidates and a function that compares one of them with the suspect are passed in; nothing is read or stored.
+`descends` (see `_verdict`) needs a candidate with the role parent, which `workspace/role_assignment.py` gives. Nothing
+is read or stored here: the candidates, and a function that compares one of them with the suspect, are passed in.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What is model B to model A?"""
+"""How are two models related? Request, answer and JSON document of `stemma compare`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,4 +1,7 @@
-"""Which modality does a network rely on, and how strongly do its modalities compete?"""
+"""Which modality does a network rely on, and how strongly do its modalities compete?
+
+Request, answer and JSON document of `stemma competition`.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

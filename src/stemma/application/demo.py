@@ -1,4 +1,4 @@
-"""The whole way in a minute, on networks that are made on the spot."""
+"""The demo: trains small networks, disguises one, traces it and checks the answer."""
 
 import os
 import tempfile

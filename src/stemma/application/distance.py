@@ -1,4 +1,4 @@
-"""How far apart are two models in what they compute?"""
+"""How far apart are two models in what they compute? Request, answer and JSON document of `stemma distance`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -187,7 +187,7 @@ def distance(request: DistanceRequest, progress: Progress | None = None) -> Dist
         from stemma.export.difference import Difference, difference_page
 
         if outputs is None:
-            raise MisuseError("--html shows the outputs of both models, but the weights of one are gone")
+            raise MisuseError("--html shows the outputs of both models, but the weights of one are no longer available")
         page = difference_page(Difference(models, probes, method, measure, result, outputs, agreement), progress)
     return DistanceAnswer(
         request=request, models=models, probes=probes, method=method, measure=measure, result=result,

@@ -1,4 +1,4 @@
-"""What was done to a parent to get a child, layer by layer?"""
+"""What was done to a parent to get a child, layer by layer? Request, answer and JSON document of `stemma explain`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

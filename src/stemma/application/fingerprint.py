@@ -1,4 +1,4 @@
-"""What does a fingerprint record of one model?"""
+"""What does a fingerprint record of one model? Request, answer and JSON document of `stemma fingerprint`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace

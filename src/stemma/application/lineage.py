@@ -1,4 +1,4 @@
-"""Which models come from which?"""
+"""Which models come from which? Request, answer and JSON document of `stemma lineage`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Where does this model come from?"""
+"""Where does this model come from? Request, answer and JSON document of `stemma trace`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Was a model edited as its plan and receipt say?"""
+"""Was a model edited as its plan and receipt say? Request, answer and JSON document of `stemma verify edit`."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,8 +20,8 @@ class VerifyEditRequest:
 
     Attributes:
         folder: Folder that prune or unlearn wrote.
-        parent: The model before; the recorded one if null.
-        probes: Inputs that the edit rests on.
+        parent: The original model; the recorded one if null.
+        probes: Probe (or forget) inputs of the edit.
         retain: Other inputs that unlearn was given.
         registry: Registry in which names are looked up; the default one if null.
         networks: How networks are built and run.

@@ -1,4 +1,7 @@
-"""Does a model behave as if it had never been trained on a forget set?"""
+"""Does a model behave as if it had never been trained on a forget set?
+
+Request, answer and JSON document of `stemma verify unlearning`.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,8 +21,8 @@ class VerifyUnlearningRequest:
     """What `stemma verify unlearning` is asked.
 
     Attributes:
-        original: The model before.
-        unlearned: The model after, or several runs of one method.
+        original: The original model.
+        unlearned: The unlearned model, or several runs of one method.
         forget: Inputs of what is to be forgotten.
         retrained: Models trained in the same way without the forget set, or folders of them.
         retained: Inputs of what is to be kept.
@@ -86,8 +89,8 @@ class VerifyUnlearningAnswer:
 
     Attributes:
         request: What was asked.
-        original: The model before.
-        unlearned: The model after, or several.
+        original: The original model.
+        unlearned: The unlearned model, or several.
         result: The evidence.
     """
 

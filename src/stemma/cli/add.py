@@ -22,8 +22,10 @@ def add(
     name: Annotated[str | None, typer.Option("--name", metavar="N", help="Name of the one model given.")] = None,
     license: Annotated[str | None, typer.Option("--license", metavar="L", help="Licence of these models.")] = None,
     keep_weights: Annotated[bool, typer.Option("--keep-weights", help="Store the weights too.")] = False,
-    replace: Annotated[bool, typer.Option("--replace", help="Let a known name stand for new weights.")] = False,
-    all_formats: Annotated[bool, typer.Option("--all-formats", help="Take .npz and ONNX from folders too.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Overwrite a name that is already enrolled.")] = False,
+    all_formats: Annotated[
+        bool, typer.Option("--all-formats", help="Also read .npz and ONNX files in folders.")
+    ] = False,
     jobs: Jobs = 1,
     probes: Probes = None,
     network: Factory = None,

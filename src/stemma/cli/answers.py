@@ -16,6 +16,16 @@ if TYPE_CHECKING:
 UNNAMED = frozenset({"related", "unrelated"})
 """Relations that say no more than the verdict."""
 
+_SHARED = {
+    "copy": "the two have the same weights",
+    "reformatted": "both are forms of the same network; either may be the older one",
+    "permuted": "both are forms of the same network; either may be the older one",
+    "same-init": "both were trained from the same starting weights; neither was made from the other",
+    "same-run": "both are checkpoints of one training run",
+    "siblings": "both were made from a common ancestor; neither was made from the other",
+}
+"""What shared weights mean where the direction is unknown, by relation."""
+
 
 def typed_as(name: object) -> str:
     """A name as it is typed on a command line."""
@@ -65,7 +75,7 @@ def trace_closing(answer: "TraceAnswer") -> tuple[str, str]:
                 f"stemma explain {typed_as(closest['name'])} {model} shows what was changed in each layer")  # fmt: skip
     if result.verdict == "related" and closest is not None:
         if closest.get("role") == "same":
-            return ("both hold the same network, so either may be the older one",
+            return ("both are forms of the same network; either may be the older one",
                     f"stemma explain {typed_as(closest['name'])} {model} shows how the two differ")  # fmt: skip
         return ("they share weights: either may be the parent, or both come from a third model",
                 "add further models of this family (stemma add PATH) and trace again")  # fmt: skip
@@ -118,11 +128,12 @@ def compare_closing(answer: "CompareAnswer") -> tuple[str, str]:
             return ("the two compute more alike than independent models do, but share no weights",
                     "more reference models (--null) make the smallest attainable p-value smaller")  # fmt: skip
         parent, child = pair if result.direction != "b->a" else (pair[1], pair[0])
-        return ("the two share weights: one was made from the other, or both from a third model"
+        kind = result.relation.kind.value
+        return (_SHARED.get(kind, "the two share weights: one was made from the other, or both from a third model")
                 if result.direction == "unknown" else "the weights of one were made from those of the other",
                 f"stemma explain {parent} {child} shows what was changed, layer by layer")  # fmt: skip
     if result.verdict == "independent":
-        return ("the two were trained from different starting weights, as far as weights show"
+        return ("as far as the weights show, the two were trained from different starting weights"
                 if result.function is None else "neither weights nor outputs show that one comes from the other",
                 "stemma compare with --probes P looks for distillation as well" if result.function is None else
                 "stemma distance measures how far apart their outputs are")  # fmt: skip
@@ -153,9 +164,9 @@ def explain_closing(answer: "ExplainAnswer") -> tuple[str, str]:
     found = answer.result.explanation
     pair = f"{typed_as(answer.request.parent)} {typed_as(answer.request.child)}"
     if answer.result.undetermined:
-        return "layers that are not identical are left open", "see 'not tested' above"
+        return "layers that are not identical could not be explained", "see 'not tested' above"
     if found.kind.value == "unrelated":
-        return "the two do not share weights, as far as can be seen", f"stemma compare {pair} gives the evidence"
+        return "as far as the weights show, the two do not share weights", f"stemma compare {pair} gives the evidence"
     return ("this is the simplest explanation of the difference that was found, not the only possible one",
             f"stemma compare {pair} gives the evidence that the two are related")  # fmt: skip
 

@@ -29,9 +29,9 @@ def check(registry: RegistryUrl = None, as_json: Json = False) -> None:
                 ("next", "stemma trace MODEL searches these models", "")]  # fmt: skip
         if found:
             only_sources = all(finding.kind in MOVED for finding in found)
-            means = "the records are intact, but weights are not where they were" if only_sources else (
+            means = "the records are intact, but some weights have moved or changed" if only_sources else (
                 "the registry cannot be relied on until this is repaired")  # fmt: skip
-            rows = [("meaning", means, ""), ("next", "see the messages on stderr, each says what to do", "")]
+            rows = [("meaning", means, ""), ("next", "follow the messages on stderr; each says what to do", "")]
         show(f"{outcome}: {models} in {plain(answer.registry)}", "", findings(rows))
     for finding in found:
         warn(f"{finding.kind}: {finding.message}")

@@ -1,4 +1,4 @@
-"""`stemma compare`: what is B to A?"""
+"""`stemma compare`: how are two models related?"""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
@@ -50,8 +50,8 @@ def compare(
 ) -> None:
     """Compare two models: are they related, and how?
 
-    Related, independent or inconclusive, and the operation that explains the difference. With --probes, by what the two
-    compute as well as by their weights.
+    The answer is related, independent or inconclusive, with the operation that explains the difference. Weights are
+    compared; with --probes also what the two models compute.
     """
     from stemma.application import compare as application
     from stemma.application.network_options import NetworkOptions

@@ -1,4 +1,4 @@
-"""`stemma competition`: which modality does a model lean on, and how strongly do they compete?"""
+"""`stemma competition`: which modality does a model rely on, and how strongly do they compete?"""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
@@ -21,7 +21,7 @@ def competition(
             "--concept",
             metavar="NAME=MODEL...",
             show_default=False,
-            help="A network of one modality alone, trained apart; several of one modality are averaged.",
+            help="A network trained separately on one modality; several of one modality are averaged.",
         ),
     ] = None,
     fit_probes: Annotated[
@@ -30,7 +30,7 @@ def competition(
             "--fit-probes",
             metavar="P",
             show_default=False,
-            help="Probes that readouts are fitted on: neither trained on nor among --probes.",
+            help="Probes to fit the readouts on: not in the training data and not in --probes.",
         ),
     ] = None,
     mask: Annotated[
@@ -48,7 +48,7 @@ def competition(
             "--layer",
             metavar="NAME",
             show_default=False,
-            help="Whose input is the fused representation; several with commas. [default: the last linear layer]",
+            help="Layer that reads the fused representation; several with commas. [default: the last linear layer]",
         ),
     ] = None,
     concept_network: Annotated[
@@ -57,7 +57,7 @@ def competition(
             "--concept-network",
             metavar="NAME=MODULE:FACTORY...",
             show_default=False,
-            help="Build the concepts of a modality with this function; with --network unless given.",
+            help="Build the concept networks of a modality with this function. [default: --network]",
         ),
     ] = None,
     html: Html = None,
@@ -71,8 +71,8 @@ def competition(
 ) -> None:
     """Measure which modality a network relies on.
 
-    And how strongly its modalities compete: how much of what one can do alone is lost in the fused network. Probe
-    inputs hold one array per modality; competition strength needs networks of one modality alone (--concept).
+    Also measures how strongly its modalities compete: how much of what a modality can do alone the fused network loses.
+    Probe inputs hold one array per modality; competition strength needs networks of one modality alone (--concept).
     """
     from rich.text import Text
 

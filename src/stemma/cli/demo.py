@@ -1,4 +1,4 @@
-"""`stemma demo`: the whole way in a minute, on networks that are made on the spot."""
+"""`stemma demo`: train small networks, disguise one, trace it and check the answer."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +9,9 @@ from stemma.cli.options import Json, word
 
 
 def demo(
-    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where to put it. [default: demo]")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Folder for its models and registry. [default: demo]")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Try Stemma on small networks.

@@ -46,8 +46,8 @@ def distance(
 ) -> None:
     """Measure how far apart two models are in what they compute.
 
-    Both get the same probe inputs; 0 means the same. Whether a distance is small for models of their task, `stemma
-    compare A B --probes P` says.
+    Both run on the same probe inputs; 0 means the same. `stemma compare A B --probes P` tests whether the distance is
+    small for models of the same task.
     """
     from stemma.application import distance as application
     from stemma.application.network_options import NetworkOptions
@@ -114,7 +114,11 @@ def lines(answer: "DistanceAnswer") -> "Iterator[tuple[str, str | Text, str]]":
             "the others are left out of the mean",
         )
     if answer.only_sketch:
-        yield "labels", "not compared: the weights of one model are gone, and its stored sketch is used", ""
+        yield (
+            "labels",
+            "not compared: the weights of one model are no longer available, so its stored sketch is used",
+            "",
+        )
     else:
         names = [model.name for model in answer.models]
         yield agreement_line(names, alike.alike, (alike.accuracy_a, alike.accuracy_b))

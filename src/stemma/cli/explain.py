@@ -1,4 +1,4 @@
-"""`stemma explain`: what was done to the parent to get the child, layer by layer?"""
+"""`stemma explain`: what was changed from parent to child, layer by layer?"""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -32,8 +32,8 @@ def explain(
 ) -> None:
     """Explain what was done to a parent to get a child.
 
-    The simplest explanation first, with what it leaves unexplained; then what became of every layer: inherited,
-    rounded, changed, replaced, new.
+    Prints the simplest explanation and what it leaves unexplained, then the state of every layer: inherited, rounded,
+    changed, replaced or new.
     """
     from stemma.application import explain as application
     from stemma.cli.answers import explain_answer, explain_closing

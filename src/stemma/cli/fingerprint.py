@@ -95,5 +95,5 @@ def fingerprint(
     compared = "stemma trace compares it with the enrolled models"
     measured = f"stemma distance A B --probes P --method {spec.name} compares two models by it"
     report(Text(f"{spec.name} fingerprint of {plain(answer.model.name)}"), [answer.model], rows,
-           "models with close fingerprints are close in what the method looks at",
+           "similar fingerprints mean that the models are similar in what the method measures",
            compared if used is None or answer.kept else measured)  # fmt: skip

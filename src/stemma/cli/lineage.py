@@ -1,4 +1,4 @@
-"""`stemma lineage`: who comes from whom?"""
+"""`stemma lineage`: which models come from which?"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -39,7 +39,7 @@ def lineage(
 ) -> None:
     """Draw the family trees of many models.
 
-    Which model was made from which, which ancestors are missing, and which relations are not established.
+    Shows which model was made from which, which ancestors are missing, and which relations are not established.
     """
     from stemma.application import lineage as application
     from stemma.cli.layout import findings, lines_of
@@ -72,7 +72,7 @@ def _closing(result: "Lineage") -> "Iterator[tuple[str, str, str]]":
         shown = (
             f"{typed_as(edge.parent)} {typed_as(edge.child)}" if "(missing" not in edge.parent + edge.child else "A B"
         )
-        yield "meaning", "a child stands below the model that its weights were made from, with the relation", ""
+        yield "meaning", "each child is listed below its parent, with the relation between them", ""
         yield "next", f"stemma explain {shown} shows what was changed along an edge", ""
     elif any(len(f) > 1 for f in result.families):
         yield "meaning", "some models share weights, but none is established as the parent of another", ""

@@ -23,6 +23,12 @@ def _level(alpha: float | None) -> float | None:
     return alpha
 
 
+def _coverage(share: float | None) -> float | None:
+    if share is not None and not 0 < share < 1:
+        raise typer.BadParameter(f"{share} is not a coverage: give a number between 0 and 1, for example 0.95")
+    return share
+
+
 RegistryUrl = Annotated[
     str | None,
     typer.Option(
@@ -49,9 +55,9 @@ Coverage = Annotated[
     typer.Option(
         "--coverage",
         metavar="C",
-        callback=_level,
+        callback=_coverage,
         show_default=False,
-        help="Confidence level of the set of possible parents. [default: 0.95]",
+        help="How often the set of possible parents must contain the parent. [default: 0.95]",
     ),
 ]
 Jobs = Annotated[int, typer.Option("--jobs", metavar="N", min=1, help="Number of models that are read in parallel.")]
@@ -113,6 +119,12 @@ Parameters = Annotated[
         metavar="NAME=VALUE",
         show_default=False,
         help="A parameter of the method or the measure, for example steps=50; may be given several times.",
+    ),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "-P", metavar="NAME=VALUE", show_default=False, help="A setting of the method; may be given several times."
     ),
 ]
 Html = Annotated[

@@ -24,6 +24,6 @@ def remove(
     if as_json:
         show_json(answer.document())
         return
-    rows = [("meaning", "searches leave it out; its files are untouched, and its record is kept as removed", ""),
+    rows = [("meaning", "searches skip it; its files are unchanged, and its record is kept and marked as removed", ""),
             ("next", "stemma add PATH adds it again", "")]  # fmt: skip
     show(f"removed {plain(answer.result.name)}", "", findings(rows))

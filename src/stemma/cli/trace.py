@@ -58,7 +58,7 @@ def trace(
 ) -> None:
     """Identify a model's provenance.
 
-    Which enrolled models it copies, descends from or is related to, with the evidence for each.
+    Lists the enrolled models that it copies, descends from or is related to, with the evidence for each.
     """
     from stemma.application import trace as application
     from stemma.application.network_options import NetworkOptions
@@ -196,7 +196,7 @@ def _direction(result: "Trace") -> Iterator[tuple[str, str, str]]:
         shown = f"probability {sure:.2f}" if sure is not None else "shown by the change itself"
         yield "direction", f"{plain(parent['name'])} → {plain(result.model.name)}", shown
     if not known and any(parent.get("role") == "same" for parent in result.parents):
-        yield "direction", "unknown: one network in two forms, and either may be the older one", ""
+        yield "direction", "unknown: the two are forms of one network, and either may be the older one", ""
     elif not known and (result.parents or result.relatives):
         yield (
             "direction",
@@ -209,8 +209,8 @@ def _possible(result: "Trace") -> Iterator[tuple[str, str, str]]:
     """The parent set, unless the direction says the same: one parent that is named."""
     if len(result.parent_set) == 1 and result.verdict in {"copy", "descends"}:
         return
-    words = "the parent is one of these" if len(result.parent_set) > 1 else "it is the parent"
-    label, why = "parent is", f" · {words} in {result.coverage:.0%} of cases" if result.coverage else ""
+    why = f" · such a set contains the parent in {result.coverage:.0%} of cases" if result.coverage else ""
+    label = "parent set"
     for member in result.parent_set[:SHOWN]:
         same = f", or {', '.join(member['or'][:2])}{', …' if len(member['or']) > 2 else ''}" if member["or"] else ""
         yield label, f"{member['name']}{same}", f"probability {member['probability']:.2f}{why}"

@@ -1,4 +1,4 @@
-"""`stemma unlearn`: a network that no longer answers a class, without training."""
+"""`stemma unlearn`: a network that no longer predicts a class, without training."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stemma.cli.options import AllowCode, Data, Device, Factory, Json, Parameters, RegistryUrl, Seed, word, words
+from stemma.cli.options import AllowCode, Data, Device, Factory, Json, RegistryUrl, Seed, Settings, word, words
 
 if TYPE_CHECKING:
     from stemma.application.unlearn import UnlearnAnswer
@@ -14,18 +14,20 @@ if TYPE_CHECKING:
 
 def unlearn(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A path, a registry name or a digest prefix.")],
-    forget: Annotated[str, typer.Option("--forget", metavar="P", help="Samples of the class to forget, real or made.")],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the model that forgot.")],
+    forget: Annotated[
+        str, typer.Option("--forget", metavar="P", help="Samples of the class to forget, real or synthetic.")
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the unlearned model.")],
     retain: Annotated[
         str | None,
         typer.Option(
             "--retain",
             metavar="P",
             show_default=False,
-            help="Inputs of other classes, or generic ones; labels are not needed. Much less is lost with them.",
+            help="Inputs of other classes, or generic ones; labels are not needed. They preserve the other classes.",
         ),
     ] = None,
-    parameters: Parameters = None,
+    parameters: Settings = None,
     replace: Annotated[bool, typer.Option("--replace", help="Allow the folder to be replaced.")] = False,
     registry: RegistryUrl = None,
     network: Factory = None,
@@ -37,8 +39,8 @@ def unlearn(
 ) -> None:
     """Remove a class from a network without training.
 
-    plan.json records what was changed, and undo.safetensors holds the weights as they were. Whether the class is
-    removed or only hidden, `stemma verify unlearning` tests.
+    plan.json records what was changed, and undo.safetensors holds the original weights. `stemma verify unlearning`
+    tests whether the class is removed or only hidden.
     """
     from stemma.application import unlearn as application
     from stemma.application.network_options import NetworkOptions
@@ -66,7 +68,7 @@ def unlearn(
     rest = f": recognised in {before:.1%} of the forget samples before, in {after:.1%} now"
     pair = f"--original {typed_as(model)} --unlearned {typed_as(out)} --forget {typed_as(forget)}"
     report(verdict_text(f"class {answer.plan.expected['class']} unlearned", rest), [answer.model], lines(answer),
-           "the model no longer answers this class; traces of it may be left inside",
+           "the model no longer predicts this class; its hidden layers may still encode it",
            f"stemma verify unlearning {pair} --retrained R... tests whether the class is removed")  # fmt: skip
 
 

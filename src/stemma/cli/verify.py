@@ -1,4 +1,4 @@
-"""`stemma verify`: was a model changed as it is said to have been?"""
+"""`stemma verify`: was a model edited, or unlearned, as stated?"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,10 +30,10 @@ def _margin(value: float | None) -> float | None:
 
 @app.command("unlearning")
 def unlearning(
-    original: Annotated[str, typer.Option("--original", metavar="A", help="The model before.")],
+    original: Annotated[str, typer.Option("--original", metavar="A", help="The original model.")],
     unlearned: Annotated[
         list[str],
-        typer.Option("--unlearned", metavar="B...", help="The model after, or several runs of one method."),
+        typer.Option("--unlearned", metavar="B...", help="The unlearned model, or several runs of one method."),
     ],
     forget: Annotated[str, typer.Option("--forget", metavar="P", help="Inputs of the forget set.")],
     retrained: Annotated[
@@ -56,7 +56,7 @@ def unlearning(
             metavar="A",
             callback=_level,
             show_default=False,
-            help="Significance level: probability that a model that did forget is refuted. [default: 0.05]",
+            help="Significance level: probability of refuting a model that has forgotten. [default: 0.05]",
         ),
     ] = None,
     margin: Annotated[
@@ -118,15 +118,17 @@ def edit(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that prune or unlearn wrote.")],
     parent: Annotated[
         str | None,
-        typer.Option("--parent", metavar="MODEL", show_default=False, help="The model before. [default: as recorded]"),
+        typer.Option(
+            "--parent", metavar="MODEL", show_default=False, help="The original model. [default: as recorded]"
+        ),
     ] = None,
     probes: Annotated[
         str | None,
-        typer.Option("--probes", metavar="P", show_default=False, help="The inputs that the edit rests on."),
+        typer.Option("--probes", metavar="P", show_default=False, help="The probe (or forget) inputs of the edit."),
     ] = None,
     retain: Annotated[
         str | None,
-        typer.Option("--retain", metavar="P", show_default=False, help="The other inputs that unlearn was given."),
+        typer.Option("--retain", metavar="P", show_default=False, help="The retain inputs of the edit."),
     ] = None,
     registry: RegistryUrl = None,
     network: Factory = None,
@@ -137,8 +139,8 @@ def edit(
 ) -> None:
     """Check an edited model against its plan and receipt, and repeat the edit.
 
-    Exits with 1 if anything is not as recorded, or if the model before is not there to compare with. In JSON `good` is
-    null where something could not be checked.
+    The exit code is 1 if anything differs from the record, or if the original model is not available. In JSON, `good`
+    is null if something could not be checked.
     """
     from stemma.application import verify_edit as application
     from stemma.application.network_options import NetworkOptions
@@ -173,9 +175,9 @@ _EDITS = {
     True: ("the edit is as recorded", "plan, receipt and weights agree, and the edit repeated gives these weights",
            "stemma add with this folder records the model in the registry"),
     False: ("the edit is NOT as recorded", "the weights, the plan or the receipt were changed afterwards",
-            "do not rely on this record; prune or unlearn again from the model before"),
+            "do not rely on this record; prune or unlearn the original model again"),
     None: ("the edit could not be checked completely", "nothing contradicts the record, but not all of it was checked",
-           "give --parent and --probes, as far as they are missing above"),
+           "add the options that are named above: --parent, --probes or --retain"),
 }  # fmt: skip
 """Answer, meaning and next step by outcome."""
 
@@ -211,7 +213,7 @@ def lines(found: "Evidence") -> "Iterator[tuple[str, str | Text, str]]":
             parts = [f"{kind} {value:.0%}" for kind, value in shown[name].items()]
             yield name.replace("_accuracy", ""), "accuracy: " + ", ".join(parts), ""
     unseen = "inputs unlike these probes · models that were trained to pass this test"
-    yield "cannot see", unseen + (" · what only runs of their own would show" if runs == 1 else ""), ""
+    yield "cannot see", unseen + (" · how much repeated runs differ" if runs == 1 else ""), ""
 
 
 def _view(figures: Any) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""`stemma zoo`: families of small real networks with a known history, to try things on."""
+"""`stemma zoo`: families of small networks with a known history, for tests and experiments."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated

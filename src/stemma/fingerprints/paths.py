@@ -1,4 +1,4 @@
-"""Straight paths through input space: baselines, quadrature nodes and weights."""
+"""Paths along which a gradient field is integrated: baselines, and the quadrature (nodes and weights)."""
 
 from collections.abc import Callable, Mapping
 

@@ -175,8 +175,8 @@ def read(folder: Path) -> tuple[Plan, Receipt]:
         return first, second
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise StemmaError(
-            f"{folder} holds no {PLAN} and {RECEIPT} that can be read ({type(error).__name__}): give a folder that "
-            "stemma prune or stemma unlearn wrote"
+            f"{PLAN} or {RECEIPT} is missing in {folder} or cannot be read ({type(error).__name__}): give a folder "
+            "that stemma prune or stemma unlearn wrote"
         ) from error
 
 

@@ -45,7 +45,7 @@ class DnaAxis:
             if stored is not None and is_valid(stored) and not _run_by_other_code(party, stored):
                 return stored
         if party.load is None:
-            return f"the weights of {party.name} are gone, and no DNA was kept for these probes"
+            return f"the weights of {party.name} are no longer available, and no DNA was kept for these probes"
         try:
             computed = self.method(party.load(), self.probes)
         except StemmaError as e:

@@ -70,6 +70,6 @@ def _weights_gone(model: Model) -> NotTested:
 def _why_empty(workspace: Workspace, *, enrolled: bool) -> str:
     path = workspace.registry.path
     if enrolled:
-        return f"the weights of every model in {path} are gone"
+        return f"no model in {path} has weights that are still available"
     why = f"the registry at {path} is empty" if path.exists() else f"there is no registry at {path}"
     return f"{why} (enrol some models with: stemma add PATH)"

@@ -32,7 +32,7 @@ Progress = Callable[[str, int, int | None], None]
 DETAILED = 200
 """Up to this many models every edge is compared in full, which names its relation; beyond, only the test is run."""
 
-CANNOT_SEE = ("training data", "models that are not among these", "what was handed down without weights (distillation)")
+CANNOT_SEE = ("training data", "models that are not among these", "models derived without weights (distillation)")
 
 OTHER_COORDINATES, UNPLACEABLE = 0.5, 1.5
 """Squared distance from all relatives, in squared norms: from the first on, a model may be one of them in other

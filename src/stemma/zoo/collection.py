@@ -161,7 +161,7 @@ class Zoo:
                 for p in by_kind[R.SAME_RUN]
             ],
             "weights_independent": [
-                {"models": p, "why": "only outputs were handed down (distillation)"} for p in by_kind[R.DISTILLED]
+                {"models": p, "why": "only outputs were passed on (distillation)"} for p in by_kind[R.DISTILLED]
             ],
             "equivalences": [{"relations": [r.value for r in rs], "why": why} for rs, why in EQUIVALENCES],
             "ancestors": {m.name: list(self.ancestors(m.name)) for m in self.members},

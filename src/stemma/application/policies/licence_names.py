@@ -1,7 +1,8 @@
-"""Names of licences as people write them, taken apart so that they can be compared.
+"""Names and aliases of licences as people write them, parsed so that they can be compared.
 
 `gpl-3.0`, `GPLv3`, `GNU GPL v3` and `GPL-3.0-only` are one name: the word `gpl` and the version 3.0. What is known
 comes from the SPDX list (the package `license-expression` carries it) and from the names that licences of models have.
+Add a name that is missing to `MODELS`, and a long form or alias to `_PHRASES`.
 """
 
 import re

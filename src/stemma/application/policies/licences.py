@@ -70,7 +70,7 @@ def _denied(word: str) -> DeniedLicence:
     odd = tree is not None and tree.exception and tree.exception.casefold() not in exceptions()
     if name is None or odd or not (name.custom or name.known):
         raise MisuseError(
-            f"--deny-license knows no licence '{_short(word)}'.{_meant(word)} For a licence that is in no list write "
+            f"--deny-license: unknown licence '{_short(word)}'.{_meant(word)} For a licence that is in no list write "
             "LicenseRef-NAME"
         )
     return DeniedLicence(word, name, exception)

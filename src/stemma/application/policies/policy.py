@@ -56,7 +56,7 @@ class Policy:
         wanted = [word.lower() for word in _split("--fail-on", relations)]
         for word in sorted(set(wanted) - known):
             meant = did_you_mean(word, known)
-            raise MisuseError(f"--fail-on knows no relation '{word}'.{meant} Use one of: {', '.join(sorted(known))}")
+            raise MisuseError(f"--fail-on: unknown relation '{word}'.{meant} Use one of: {', '.join(sorted(known))}")
         return cls(frozenset(wanted), parse_denied(_split("--deny-license", licences)), allow_untested)
 
     @property

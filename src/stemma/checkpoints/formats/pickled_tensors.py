@@ -47,7 +47,9 @@ def contents(
         shown = ", ".join(named[:4]) + (" …" if len(named) > 4 else "")
         notes.append(f"{len(named)} classes or functions were not run; only their tensors were read: {shown}")
     if builder.ignored:
-        notes.append(f"{builder.ignored} entries that are not tensors were left out")
+        left = "1 entry that is not a tensor was" if builder.ignored == 1 else (
+            f"{builder.ignored} entries that are not tensors were")  # fmt: skip
+        notes.append(f"{left} left out")
     tensors = {p: tuple(Tensor(n, t.dtype, t.shape, t.storage) for n, t in found.items()) for p, found in parts.items()}
     return Contents(tensors, {}, tuple(notes), _aliases(parts, builder.places))
 

@@ -1,4 +1,4 @@
-"""Subset fidelity in closed form: what Algorithm 1 of ModHiFi ranks the inputs of a layer by.
+"""Subset fidelity in closed form, the score by which Algorithm 1 of ModHiFi ranks the inputs of a layer.
 
 Output `c` of a layer is a sum of contributions `A_ci`, one per input unit `i`. With weights `w_c` and second
 moments `S` of the layer's inputs, the similarity of two contributions is `Q_c[i, j] = w_ciᵀ S_ij w_cj`: one matrix

@@ -22,8 +22,8 @@ def target_class(editable: EditableNetwork, forget: Probes) -> tuple[int, float]
     share = float((top == chosen).mean())
     if share < 0.5:
         raise MisuseError(
-            f"{name} assigns only {share:.0%} of the forget samples to one class ({chosen}): it does not recognise "
-            "them, so there is nothing to forget"
+            f"{name} assigns only {share:.0%} of the forget samples to one class ({chosen}): give samples of one class "
+            "that it recognises"
         )
     return chosen, share
 

@@ -8,7 +8,7 @@ from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError
 from stemma.types import Fingerprint
 
-CLAIM = "the function of the one comes from the other"
+CLAIM = "the function of one model derives from the other"
 """The claim of all functional tests."""
 
 

@@ -36,7 +36,7 @@ class LayersRemoved(AbstractOperation):
             RelationKind.PART_INHERITED if part else RelationKind.PRUNED,
             said + (f" and {len(part) - 1} other kinds of layers" if len(part) > 1 else "")
             if part
-            else f"{len(gone)} of {len(own)} matrices were removed",
+            else f"{len(gone)} of {len(own)} matrices {'was' if len(gone) == 1 else 'were'} removed",
             {"removed": sorted(gone), "removed_vectors": sorted(set(pair.removed) - set(gone))},
             bits=choice_bits(len(own), len(gone)) + 1,
             place=0.0,

@@ -68,8 +68,9 @@ class Replaced(AbstractOperation):
         step = Step(
             "head replaced" if only_head else "part inherited",
             kind,
-            f"{'the head' if only_head else f'{len(names)} matrices'} ({', '.join(names[:3])}"
-            f"{', …' if names[3:] else ''}) {'is' if only_head else 'are'} new, {len(kept)} matrices were inherited",
+            f"{'the head' if only_head else _matrices(len(names))} ({', '.join(names[:3])}"
+            f"{', …' if names[3:] else ''}) {'is' if only_head or len(names) == 1 else 'are'} new, "
+            f"{_matrices(len(kept))} {'was' if len(kept) == 1 else 'were'} inherited",
             {"replaced": names, "inherited": sorted(m.b for m in kept), "new": names,
              "left": sum(m.sums.difference for m in (*replaced, *beside))},
             bits=bits,
@@ -123,3 +124,7 @@ def is_head(pair: Pair, layer: Layer) -> bool:
     labels = pair.structure_of_parent.axes.get(layer.a, ())
     roles = [label.role for label in labels]
     return "class" in roles
+
+
+def _matrices(count: int) -> str:
+    return "1 matrix" if count == 1 else f"{count} matrices"

@@ -121,9 +121,12 @@ def _sizes(a: Model, b: Model, matched: EvaluatedMap | None) -> Iterator[NotTest
     share = sum(small[n].size for n in left) / max(1, _entries(small))
     if share > SHARE:
         sizes = " x ".join(str(s) for s in sizes_of(small[left[0]]))
+        many, have, they = f"{len(left)} matrices", "have", "they were"
+        if len(left) == 1:
+            many, have, they = "1 matrix", "has", "it was"
         why = (
-            f"{len(left)} matrices ({share:.0%} of the smaller model, for example {left[0]}, {sizes}) have no "
-            "counterpart by name or size; whether they were cut from larger ones was not tested"
+            f"{many} ({share:.0%} of the smaller model, for example {left[0]}, {sizes}) {have} no "
+            f"counterpart by name or size; whether {they} cut from larger ones was not tested"
         )
         yield {"what": "sizes", "model": "", "why": why}
 

@@ -82,7 +82,7 @@ class UnitsKept:
         )
         null = Null(f"equal numbers by chance, 1 in {LEVELS} each: a bound")
         verdict = Verdict.SUPPORTED if effect >= self.min_effect else Verdict.INCONCLUSIVE
-        claim = "units that read the input are bit for bit the same"
+        claim = "first-layer units are identical bit for bit"
         details = {"units": found, "of": compared}
         return Evidence(
             claim, Axis.WEIGHTS, self.name, float(found), null, 10**log10_p, log10_p, effect, verdict, reason,

@@ -167,7 +167,7 @@ class UnitsMatched:
             alpha,
             _details(found, residual, how, exact=exact, reference_is_b=reference_is_b),
             tried=tried,
-            claim="units contain the same, brought together by a map",
+            claim="matched units have similar weights",
         )
         named = _evidence(evidence, found, residual, exact=exact, spec=self.spec)
         return EvaluatedMap(named, found, pairings, reference_is_b, exact)
@@ -218,7 +218,7 @@ def _evidence(
         fields |= {
             "verdict": Verdict.SUPPORTED, "effect": 1.0, "value": shown.value,
             "null": Null("none: verified exactly" if p is None else shown.null.source),
-            "reason": f"{steps}, verified by applying it to one model (relative difference {residual.worst:.1e})",
+            "reason": f"{steps}; this change turns one model into the other (relative difference {residual.worst:.1e})",
         }  # fmt: skip
     return Evidence(**{f: fields.get(f, getattr(shown, f)) for f in Evidence.__slots__})
 

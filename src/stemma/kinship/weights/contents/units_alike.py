@@ -156,7 +156,7 @@ class UnitsAlike:
         alpha: float,
         details: Mapping[str, Any],
         tried: int = 1,
-        claim: str = "units contain the same where they stand",
+        claim: str = "units in the same position have similar weights",
     ) -> Evidence:
         """Evidence from the agreement of all tensors under one map.
 

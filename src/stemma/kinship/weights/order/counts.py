@@ -142,7 +142,7 @@ def evidence(
     figures = {"units_in_place": counts.in_place, "units": counts.units, "blocks": len(counts.groups),
                "mode": counts.mode, **details}  # fmt: skip
     if log_p is None:
-        return Evidence("units stand in the same places", Axis.WEIGHTS, method.name, 0.0, null, None, None,
+        return Evidence("hidden units are in the same order", Axis.WEIGHTS, method.name, 0.0, null, None, None,
                         0.0, Verdict.INCONCLUSIVE, "no hidden units could be compared", method.spec,
                         (a.digest, b.digest), figures)  # fmt: skip
     log_p = min(0.0, log_p + log(alternatives))
@@ -150,7 +150,7 @@ def evidence(
     inferred = str(details.get("structure", "")).startswith(INFERRED)
     if verdict is Verdict.SUPPORTED and inferred and not _replicated(counts, alternatives, alpha):
         verdict, reason = Verdict.INCONCLUSIVE, f"{reason}, but all in one set of units that was only inferred"
-    return Evidence("units stand in the same places", Axis.WEIGHTS, method.name, float(counts.in_place),
+    return Evidence("hidden units are in the same order", Axis.WEIGHTS, method.name, float(counts.in_place),
                     null, max(exp(log_p), TINY), log_p / LOG10, counts.effect, verdict, reason, method.spec,
                     (a.digest, b.digest), figures)  # fmt: skip
 
