@@ -213,7 +213,7 @@ def test_a_model_that_is_gone_is_compared_by_its_sketch(run: Run, zoo: Path, tmp
     assert "its stored sketch is used" in run(*asked)[1]
     code, out, err = run(*asked, "--html", tmp_path / "page.html")
     assert (code, out) == (2, "")
-    assert "are gone" in err
+    assert "no longer available" in err
     code, _, err = run("distance", "mlp-0-0", "gone", "--probes", "noise:n=8")
     assert code == 1
     assert "no functional sketch for these probes" in err

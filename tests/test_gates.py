@@ -255,7 +255,7 @@ def test_models_that_cannot_be_put_side_by_side_close(run: Run, models: Path, tm
     answer = json.loads(out)
     assert (code, answer["verdict"]) == (3, "inconclusive")
     assert [(t["what"], t["model"]) for t in answer["not_tested"]] == [("weights", "vector")]
-    assert err.splitlines()[-1].startswith("closed: ")
+    assert err.splitlines()[-1].startswith("refused: ")
     code, out, err = run("compare", models / "vector.safetensors", tmp_path / "alone.safetensors", "--fail-on", "copy")
     assert (code, "not tested: " in err) == (3, True)
     assert run("compare", models / "vector.safetensors", tmp_path / "alone.safetensors")[0] == 0
@@ -302,7 +302,7 @@ def test_a_policy_without_a_word_is_misuse(run: Run, alone: Path, words: list[st
     assert run("trace", alone, "--deny-license", "")[0] == 2
     assert run("trace", alone, "--fail-on", "")[0] == 2
     assert run("trace", alone, "--deny-license", "gpl-3.O")[0] == 2
-    with pytest.raises(MisuseError, match="no relation 'cousin'"):
+    with pytest.raises(MisuseError, match="unknown relation 'cousin'"):
         Policy.of(["cousin"])
 
 
