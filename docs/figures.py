@@ -122,7 +122,7 @@ def verdict_picture(root: Path = ROOT) -> str:
     folder = root / "benchmarks" / "results"
     attack, independent = (json.loads((folder / f"verdicts_{n}.json").read_text()) for n in ("attack", "independent"))
     rows = {"Stemma": (attack["summary"]["related"], independent["kinds"]["all"]["false_descent"])}
-    for name, key in (("weight matching, names given", "after weight matching"), ("cosine of all weights", "cosine")):
+    for name, key in (("weight matching", "after weight matching"), ("cosine of all weights", "cosine")):
         rows[name] = tuple(attack["baselines"][key][k] for k in ("related_found", "apart_taken_for_related"))
     row, left, wide, gap = 34, 190, 230, 60
     height = 44 + row * len(rows) + 34
@@ -146,7 +146,7 @@ def verdict_picture(root: Path = ROOT) -> str:
                 f'<path d="M{start + wide * low:.1f} {y + 10}H{start + wide * high:.1f}" stroke="#000"/>',
                 f'<text x="{start}" y="{y + 30}" fill="#555" font-size="10">{cell["count"]:,} of {cell["of"]:,}</text>',
             ]
-    caption = "Lines: 95 % intervals. Each baseline uses the best threshold of the other half of the pairs."
+    caption = "Lines: 95 % intervals. Baselines are given the tensor names, and the best threshold of the other half."
     out.append(f'<text x="10" y="{height - 10}" fill="#555">{caption}</text>')
     return "\n".join([*out, "</svg>"]) + "\n"
 

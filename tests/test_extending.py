@@ -1,4 +1,4 @@
-"""Extending Stemma takes one file and one list entry, as docs/how-to/extending.md says; tested in a copy."""
+"""Extending Stemma takes one file and one list entry, as docs/how-to/extending.md says: each is done in a copy."""
 
 import json
 import os

@@ -255,7 +255,7 @@ def test_models_that_cannot_be_put_side_by_side_close(run: Run, models: Path, tm
     answer = json.loads(out)
     assert (code, answer["verdict"]) == (3, "inconclusive")
     assert [(t["what"], t["model"]) for t in answer["not_tested"]] == [("weights", "vector")]
-    assert err.splitlines()[-1].startswith("refused: ")
+    assert err.splitlines()[-1].startswith("closed: ")
     code, out, err = run("compare", models / "vector.safetensors", tmp_path / "alone.safetensors", "--fail-on", "copy")
     assert (code, "not tested: " in err) == (3, True)
     assert run("compare", models / "vector.safetensors", tmp_path / "alone.safetensors")[0] == 0

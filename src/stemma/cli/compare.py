@@ -115,7 +115,8 @@ def lines(result: "Comparison") -> "Iterator[tuple[str, str | Text, str]]":
     for evidence in result.evidence:
         looked = evidence.p_value is not None or evidence.verdict == Verdict.SUPPORTED
         if looked and evidence is not weights and evidence is not result.function:
-            chance = strength({**evidence.to_dict(), "relation": kind})
+            exact = {"relation": kind} if evidence.verdict == Verdict.SUPPORTED else {}
+            chance = strength({**evidence.to_dict(), **exact})
             why = f": {evidence.reason}" if evidence.spec.name == "modality-shares" else ""
             yield (
                 "also tested",

@@ -26,7 +26,7 @@ def enforce(ruling: "Ruling") -> None:
     _warn_of("policy", ruling.violations)
     _warn_of("warning: not tested, but allowed" if ruling.allow_untested else "not tested", ruling.untested)
     if ruling.closed and not ruling.violations:
-        warn("refused: what could not be tested may violate the policy. To accept this, add --allow-untested")
+        warn("closed: what could not be tested may violate the policy. To accept this, add --allow-untested")
     if ruling.closed:
         raise typer.Exit(3)
 
