@@ -311,7 +311,7 @@ def test_wrong_use_is_one_sentence(run: Run, zoo: Path, case: str) -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [(("--null", "x"), "--null is about"), (("--null-recipe", "mlp"), "--null-recipe is about"),
-     (("--html", "x.html"), "--html is about"), (("--probes", "P", "--null", "nowhere"), "there is nothing at nowhere"),
+     (("--html", "x.html"), "--html is about"), (("--probes", "P", "--null", "nowhere"), "nowhere does not exist"),
      (("--probes", "P", "--null", "x", "--null-recipe", "mlp"), "give one")],
 )  # fmt: skip
 def test_a_null_without_probes_is_refused(run: Run, zoo: Path, words: tuple[str, ...], told: str) -> None:

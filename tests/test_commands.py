@@ -370,7 +370,7 @@ def test_a_denied_licence_of_the_model_itself_is_denied(run: Run, models: Path) 
     run("add", models, "--license", "gpl-3.0")
     code, _, err = run("trace", file, "--deny-license", "gpl-3.0")
     assert code == 3
-    assert "'a' itself" in err
+    assert "enrolled as 'a'" in err
     assert run("trace", file, "--deny-license", "mit")[0] == 0
 
 

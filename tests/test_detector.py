@@ -180,7 +180,7 @@ def test_wrong_use_is_one_clear_error(shipped: LineageDetector, models: dict[str
     from safetensors.numpy import save_file
 
     save_file({"a": np.ones(2, np.float32)}, path)
-    with pytest.raises(UnreadableModelError, match="no lineage detector"):
+    with pytest.raises(UnreadableModelError, match="not a lineage detector"):
         LineageDetector.load(path)
     for text in ("mlp:n", "nothing", "mlp+:n=2", "mlp:n=2,k=1"):
         with pytest.raises(MisuseError, match="write for example"):

@@ -113,7 +113,7 @@ def test_hostile_plans_and_receipts_are_one_error(done: tuple[Path, Model, Probe
         shutil.copytree(folder, tmp_path / "x", dirs_exist_ok=True)
         whole = json.loads((folder / f"{file}.json").read_text())
         (tmp_path / "x" / f"{file}.json").write_text(json.dumps(whole | {key: value}))
-        with pytest.raises(StemmaError, match="can be read"):
+        with pytest.raises(StemmaError, match="cannot be read"):
             read(tmp_path / "x")
 
 

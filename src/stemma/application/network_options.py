@@ -169,7 +169,7 @@ class NetworkOptions:
     def _reference_models(self, paths: Sequence[Path]) -> "Sequence[Path | Model]":
         for path in paths:
             if not path.exists():
-                raise MisuseError(f"there is nothing at {path}, which --null names. Is the path right?")
+                raise MisuseError(f"--null: {path} does not exist. Check the path")
         if self.network is None and self.device is None:
             return paths
         from stemma.checkpoints.load import discover

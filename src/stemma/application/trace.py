@@ -279,7 +279,7 @@ def trace(request: TraceRequest, progress: Progress | None = None) -> TraceAnswe
     warnings = _nothing_searched(request, result)
     if policy.refuses_anything and not request.against:
         warnings += tuple(
-            f"this is '{record.name}' itself, which was left out of its own search"
+            f"this model is enrolled as '{record.name}', which was not compared with itself"
             for record in workspace.own_records(model)
         )
     ruling = judge_trace(policy, result, model, workspace)

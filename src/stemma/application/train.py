@@ -317,7 +317,7 @@ def train_dna(request: TrainDnaRequest, progress: Progress | None = None) -> Tra
     groups = [group for group, _ in of_folders]
     kinds = {text for _, text in of_folders} | {r.kind == "lm" for r in recipes}
     if len(kinds) > 1:
-        raise MisuseError("images and texts need encoders of their own: train one on lm alone, one on the others")
+        raise MisuseError("images and texts need separate encoders: train one on lm alone and one on the others")
     hidden = TEXT_HIDDEN if kinds == {True} else Training.hidden
     seed = request.seed
     training = Training(similarity=request.similarity, seed=seed, steps=request.steps or Training.steps, hidden=hidden)

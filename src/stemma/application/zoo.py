@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from stemma.zoo.recipe import Recipe
 
 LINEAGES = {
-    "tree": "a root and generations of fine-tunes, each on a task of its own: 21 models",
+    "tree": "a root and generations of fine-tunes, each on its own task: 21 models",
     "forest": "several trees without a common ancestor: 95 models",
     "flat": "many roots, and children of each by one operation",
     "siblings": "candidates that are fine-tunes of one root, and children of each",

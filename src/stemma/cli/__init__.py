@@ -133,7 +133,7 @@ def _sentence(error: Exception, typed: Sequence[str]) -> str:
         return text
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-    return f"{type(error).__name__}: {text} (not foreseen, so probably a defect of Stemma: see it with --debug)"
+    return f"{type(error).__name__}: {text} (unexpected, probably a bug in Stemma: --debug shows the traceback)"
 
 
 def _command(typed: Sequence[str]) -> str:

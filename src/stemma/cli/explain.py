@@ -66,7 +66,7 @@ def lines(answer: "Explained") -> "Iterator[tuple[str, str | Text, str]]":
     if found.relative is not None:
         yield "change", f"{number(found.relative)} of the parent's norm", f"rounding alone: {number(found.floor)}"
     if found.steps and found.relative and found.fitted < SHOWN:
-        yield "explained", "by the entries themselves: no operation with few parameters fits the change", ""
+        yield "explained", "entry by entry: no operation with few parameters fits the change", ""
     elif found.steps and found.relative:
         left = f"unexplained: {number(found.residual)} of the parent's norm"
         yield "explained", f"{found.fitted:.0%} of the change by fitted parameters", left

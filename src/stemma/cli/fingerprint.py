@@ -33,7 +33,7 @@ def fingerprint(
             "--training-sample",
             metavar="D",
             show_default=False,
-            help="Inputs like the training data, given as probes are; for method dna.",
+            help="Inputs like the training data, in a format of --probes; for method dna.",
         ),
     ] = None,
     encoder: Annotated[

@@ -98,7 +98,7 @@ def prune(
     )
     if probes is None:
         warn(
-            "warning: no --probes were given, so noise is used: inputs like those that the model is meant for do better"
+            "warning: no --probes were given, so noise is used; inputs like those of the real task give better results"
         )
     with progress(quiet=as_json) as on_progress:
         answer = application.prune(request, on_progress)
@@ -166,7 +166,7 @@ def done(measured: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     yield (
         "latency",
         f"{before * 1000:.3g} → {after * 1000:.3g} ms",
-        f"{before / after:.2f} times as fast, 64 inputs, here",
+        f"{before / after:.2f} times as fast, 64 inputs, on this machine",
     )
     worst = sorted(measured["layers"].items(), key=lambda x: -x[1])[:3]
     if worst:

@@ -67,8 +67,8 @@ def direction(
 ) -> None:
     """Train the models of direction and parents.
 
-    Trains trees of small networks, each child in a way of its own, and as many families of all operations. Direction is
-    learned from half of the families, parents from a third, and the thresholds are set on the rest.
+    Trains trees of small networks, each child with a different recipe, and as many families of all operations.
+    Direction is learned from half of the families, parents from a third, and the thresholds are set on the rest.
     """
     from stemma.application.train import TrainDirectionRequest, train_direction
     from stemma.cli.layout import findings, plain
@@ -106,7 +106,7 @@ def dna(
     """Train the encoder and the provenance classifier of Model DNA.
 
     Sources are trained separately on the same data, and children are made of each. A quarter of the groups' sources is
-    left out for the test. Images and texts get encoders of their own.
+    held out for the test. Images and texts get separate encoders.
     """
     from stemma.application.train import TrainDnaRequest, train_dna
     from stemma.cli.layout import findings, plain
@@ -128,7 +128,7 @@ def dna(
         rows += [("AUROC", number(test["auroc"]), f"{test['sources']} sources left out"),
                  ("top 1", number(test["top_1"]), "share of children whose source is ranked first")]  # fmt: skip
     else:
-        rows.append(("tested", "not at all", "no group has 12 sources, so that some could be left out"))
+        rows.append(("tested", "not at all", "no group has the 12 sources that a test needs"))
     show(f"wrote an encoder to {plain(out)}", "", findings(rows))
 
 
@@ -145,5 +145,9 @@ def _rows(document: dict[str, Any]) -> list[tuple[str, str, str]]:
         *rows,
         ("parent found", found, f"of {test['questions'] - test['orphans']:,} questions about test families"),
         ("refused", refused, f"of {test['orphans']:,} questions without an ancestor among the candidates"),
-        ("calibration", f"error {number(test['calibration_error'])}", "mean gap between probability and share right"),
+        (
+            "calibration",
+            f"error {number(test['calibration_error'])}",
+            "mean difference between probability and share correct",
+        ),
     ]

@@ -172,7 +172,7 @@ def edit(
 
 
 _EDITS = {
-    True: ("the edit is as recorded", "plan, receipt and weights agree, and the edit repeated gives these weights",
+    True: ("the edit is as recorded", "plan, receipt and weights agree, and repeating the edit gives these weights",
            "stemma add with this folder records the model in the registry"),
     False: ("the edit is NOT as recorded", "the weights, the plan or the receipt were changed afterwards",
             "do not rely on this record; prune or unlearn the original model again"),

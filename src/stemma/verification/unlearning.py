@@ -221,7 +221,7 @@ def _distinct(original: Model, unlearned: Sequence[Model], retrained: Sequence[M
             raise MisuseError(f"two black boxes are called '{model.name}': give them different names")
         if digest in measured:
             raise MisuseError(
-                f"{model.name} and {measured[digest]} are the same model: each has to be a training run of its own, "
+                f"{model.name} and {measured[digest]} are the same model: each must be a separate training run, "
                 "because models are the unit of replication"
             )
         measured[digest] = model.name

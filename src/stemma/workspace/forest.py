@@ -52,7 +52,7 @@ def lineage(
     names = [m.name for m in models]
     if len(set(names)) < len(names):
         duplicate = min(n for n in names if names.count(n) > 1)
-        raise MisuseError(f"two models are named {duplicate!r}: give each model a name of its own")
+        raise MisuseError(f"two models are named {duplicate!r}: give each model a unique name")
     builder = LineageBuilder(
         list(models), alpha, dict(sketches or {}), detailed, parent_model or shipped_parent_model(),
         progress or (lambda what, done, total: None), total,

@@ -70,7 +70,7 @@ def disguise(
     """
     kind = str((model.config or {}).get("model_type"))
     if kind not in OPERATIONS:
-        raise MisuseError(f"{model.name} is no zoo network (model_type {kind}), so its symmetries are unknown.")
+        raise MisuseError(f"{model.name} is not a zoo network (model_type {kind}), so its symmetries are unknown.")
     rng = np.random.default_rng([seed, 7])
     chosen = _random_choice(OPERATIONS[kind], rng) if operations is None else operations
     storage_dtype = str(rng.choice(["float32", "float16", "bfloat16"])) if dtype is None else dtype

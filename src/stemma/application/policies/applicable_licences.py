@@ -139,7 +139,7 @@ def _judged(holder: LicensedModel, refused: Sequence[DeniedLicence]) -> Iterator
         yield from _sentences(holder.name, text, refused, stated=bool(holder.stated))
     card = cards.licence(holder.claims) or ""
     if holder.stated and card and judge_licence(card, refused).kind != FREE:
-        yield FREE, f"the card of {holder.name} says {card}; what was stated when it was enrolled counts: {text}"
+        yield FREE, f"the card of {holder.name} says {card}, but the licence stated when it was added applies: {text}"
     base = holder.claims.get(cards.BASE_LICENCE, "")
     if base:
         yield from _sentences(f"the base that {holder.name} was merged with", base, refused)
@@ -169,8 +169,8 @@ def _bases(holder: LicensedModel, enrolled: "EnrolledModels") -> Iterator[Licens
             answered = holder.stated or holder.settled or holder.claims.get(cards.BASE_LICENCE)
             if not known and not answered:
                 yield (
-                    f"{holder.name} names {name} as its base, and no such model is enrolled, so that the licence "
-                    "of the base is not known. Enrol it: stemma add PATH --name NAME --license L"
+                    f"{holder.name} names {name} as its base, which is not enrolled, so the licence of the "
+                    "base is not known. Enrol it: stemma add PATH --name NAME --license L"
                 )
 
 

@@ -121,9 +121,7 @@ class LineageDetector:
         if min(self.width, self.blocks, self.heads, self.cap, self.per_layer, self.crop, self.probes) < 1:
             raise MisuseError("width, blocks, heads, cap, per_layer, crop and probes must be at least 1")
         if self.width % self.heads:
-            raise MisuseError(
-                f"the width must be a multiple of the number of heads, but {self.width} is no multiple of {self.heads}"
-            )
+            raise MisuseError(f"the width ({self.width}) must be a multiple of the number of heads ({self.heads})")
         if not self.temperature > 0:
             raise MisuseError(f"a temperature is above 0, not {self.temperature}")
 
@@ -266,7 +264,7 @@ class LineageDetector:
         tensors, metadata = safetensors.read(Path(path))
         if metadata.get("format") != FORMAT or metadata.get("version") != str(cls.version):
             raise UnreadableModelError(
-                f"{path} is no lineage detector of version {cls.version}: train one with `stemma train detector`"
+                f"{path} is not a lineage detector of version {cls.version}: train one with `stemma train detector`"
             )
         try:
             config, made = json.loads(metadata["config"]), json.loads(metadata["made"])
