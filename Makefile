@@ -18,7 +18,7 @@ PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13 python3.14 p
 OTHER := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE OPENBLAS_CORETYPE=Nehalem \
 	STEMMA_TEST_THREADS=2 OMP_WAIT_POLICY=passive
 
-.PHONY: help setup demo test check fix slow other bench figures schemas clean
+.PHONY: help setup demo test check fix slow other bench figures schemas site clean
 
 help: ## say what each target does
 	@grep -hE '^[a-z]+:.*## ' '$(HERE)/Makefile' | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -55,15 +55,19 @@ fix: $(READY) ## repair what can be repaired by itself: formatting, import order
 slow: $(READY) ## the slow tests, two at a time
 	@cd '$(HERE)' && '$(BIN)/python' -m pytest -n 2 -m slow || { code=$$?; test $$code -eq 5; }
 
-other: $(READY) ## all tests as another kind of processor runs them: what is trained anew there must change no result
+other: $(READY) ## tests as another kind of processor runs them, but for documents: what is trained anew there changes no result
 	@cd '$(HERE)' && cache=$$(mktemp -d) && trap 'rm -rf "$$cache"' EXIT && \
-	  env $(OTHER) STEMMA_CACHE="$$cache" '$(BIN)/python' -m pytest -n 2
+	  env $(OTHER) STEMMA_CACHE="$$cache" '$(BIN)/python' -m pytest -n 2 -m 'not anywhere'
 
 bench: $(READY) ## measure speed and error rates (STEMMA_DATA=DIR: the data sets), and write benchmarks/results
 	@cd '$(HERE)' && for f in benchmarks/*.py; do echo "$$f" >&2; '$(BIN)/python' "$$f"; done
 
 figures: $(READY) ## write the measured figures of benchmarks/results into the documents
 	@'$(BIN)/python' '$(HERE)/docs/figures.py'
+
+site: $(READY) ## the documents as a site, in build/site (installs Sphinx into .venv)
+	@cd '$(HERE)' && '$(BIN)/python' -m pip install -qq --disable-pip-version-check $(PIP_ARGS) --editable '.[docs]'
+	@cd '$(HERE)' && '$(BIN)/python' -m sphinx -q -b html docs build/site && echo 'see build/site/index.html'
 
 schemas: $(READY) ## write the JSON schemas of all documents into docs/schemas
 	@'$(BIN)/python' '$(HERE)/docs/schemas.py'

@@ -1,4 +1,4 @@
-"""Sphinx configuration of the site; `pip install sphinx myst-parser furo`, then `sphinx-build docs build/site`."""
+"""Sphinx configuration of the site: `make site`."""
 
 from typing import Any
 

@@ -14,6 +14,8 @@ from safetensors.numpy import save_file
 
 from processor_time import times_as_long
 
+pytestmark = pytest.mark.anywhere
+
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "stemma"
 FILES = sorted(SOURCE.rglob("*.py"))

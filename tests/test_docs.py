@@ -19,6 +19,8 @@ from safetensors.numpy import save_file
 from checkpoints import Run
 from stemma import cli
 
+pytestmark = pytest.mark.anywhere
+
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(p for p in DOCS.rglob("*.md") if (DOCS / "templates") not in p.parents)]

@@ -12,6 +12,8 @@ import pytest
 
 import stemma
 
+pytestmark = pytest.mark.anywhere
+
 SOURCE = Path(stemma.__file__).parent
 
 

@@ -476,7 +476,7 @@ def test_enrolled_models_are_compared_without_their_files(home: tuple[Path, Work
     assert stranger.function is not None
     assert stranger.function.verdict is Verdict.INCONCLUSIVE
     assert other.function is None
-    assert "no functional sketch for these probes is kept" in other.cannot_see[0]
+    assert "no functional sketch for these probes is stored" in other.cannot_see[0]
 
 
 @pytest.mark.slow
@@ -571,7 +571,7 @@ def test_a_recipe_makes_the_null(nets: list[Model], probes: Probes, tmp_path: Pa
             workspace.compare(nets[0], nets[1], 0.05, probes, null="mlp:seeds=3")
         with pytest.raises(MisuseError, match="makes networks for tokens inputs of shape"):
             workspace.compare(nets[0], nets[1], 0.05, probes, null="lm:n=2")
-        with pytest.raises(MisuseError, match="give probes too"):
+        with pytest.raises(MisuseError, match=r"give probes \(--probes\) too"):
             workspace.compare(nets[0], nets[1], 0.05, null="mlp")
 
 

@@ -15,6 +15,8 @@ from edited_networks import trained
 from stemma.checkpoints.save import save
 from stemma.cli.missing_extras import EXTRAS, missing_extra
 
+pytestmark = pytest.mark.anywhere
+
 BLOCKED = """
 import contextlib, io, json, sys
 

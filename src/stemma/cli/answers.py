@@ -20,9 +20,9 @@ _SHARED = {
     "copy": "the two have the same weights",
     "reformatted": "both are forms of the same network; either may be the older one",
     "permuted": "both are forms of the same network; either may be the older one",
-    "same-init": "both were trained from the same starting weights; neither was made from the other",
+    "same-init": "both were trained from the same starting weights",
     "same-run": "both are checkpoints of one training run",
-    "siblings": "both were made from a common ancestor; neither was made from the other",
+    "siblings": "both were made from a common ancestor",
 }
 """What shared weights mean where the direction is unknown, by relation."""
 
