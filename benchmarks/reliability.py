@@ -51,8 +51,8 @@ def main():
     w = Workspace(Registry(registry), jobs=2 if mode == "jobs" else 1)
     print("ready", flush=True)
     try:
-        for r in w.add([Path(p) for p in paths], keep_weights=mode == "keep", replace=mode == "replace"):
-            print(r.status, r.name, r.digest, r.error, sep="\\t", flush=True)
+        w.add([Path(p) for p in paths], keep_weights=mode == "keep", replace=mode == "replace",
+              on_result=lambda r: print(r.status, r.name, r.digest, r.error, sep="\\t", flush=True))
     except StemmaError as e:
         print("stopped", type(e).__name__, e, sep="\\t", flush=True)
     print("done", flush=True)

@@ -88,6 +88,19 @@ def test_list_options_take_several_values() -> None:
     assert arrange(["trace", "--", "-odd", "--against"]) == ["trace", "--", "-odd", "--against"]
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("trace", "m", "--against", ""), ("trace", "m", "--against", "a", ""), ("compare", "a", "b", "--null", ""),
+        ("add", ""), ("lineage", "a", ""),
+    ],
+)  # fmt: skip
+def test_an_empty_path_is_not_the_working_directory(run: Run, words: tuple[str, ...]) -> None:
+    code, _, err = run(*words)
+    assert code == 2
+    assert "empty path" in err
+
+
 def test_text_cannot_drive_the_terminal() -> None:
     assert layout.plain("a\x1b[31mb\u202ec\x07\n") == "a\\x1b[31mb\\u202ec\\x07\\n"
     assert layout.plain("\udcff") == "\\udcff"
@@ -166,6 +179,21 @@ def test_a_command_begins_with_the_answer_and_ends_with_what_to_do(run: Run, mod
         _, out, _ = run(*words)
         assert out.startswith(begin), words
         assert re.search(r"^  next  ", out.rstrip().split("\n\n")[-1], re.MULTILINE), words
+
+
+def test_a_width_of_nothing_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "0")
+    assert layout.console(io.StringIO()).width == layout.WIDTH
+
+
+def test_a_closed_stderr_takes_no_warning_and_shows_no_progress(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stderr", None)
+    output.warn("warning: nobody reads this")
+    with output.progress(quiet=False) as report:
+        assert report is None
+    assert capsys.readouterr().out == ""
 
 
 def test_colour_only_where_it_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -138,11 +138,26 @@ def test_a_document_holds_no_password() -> None:
     empty |= {name: () for name in ("missing_ancestors", "evidence", "cannot_see", "not_tested")}
     for url, shown in (
         ("postgresql://me:secret@host/db", "postgresql://me:***@host/db"),
+        ("postgresql://me:se/cr@t@host/db", "postgresql://me:***@host/db"),
         ("postgresql+psycopg://host:5432/db", "postgresql+psycopg://host:5432/db"),
         ("C:/me@home/registry.db", "C:/me@home/registry.db"),
     ):
         document = LineageDocument.of(LineageRequest(registry=url), **empty).to_dict()
         assert document["asked"]["registry"] == shown
+
+
+def test_an_error_holds_no_password(run: Run) -> None:
+    code, _, err = run("list", "--registry", "postgresql://me:secret@host/db")
+    assert code == 1
+    assert "me:***@host" in err
+
+
+@pytest.mark.parametrize("epoch", ["9" * 20, "²", "soon", ""])
+def test_a_time_that_is_none_is_not_taken(run: Run, epoch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", epoch)
+    code, out, _ = run("list", "--json")
+    assert code == 0
+    assert json.loads(out)["created"].startswith("20")
 
 
 def test_the_check_sees_documents_that_are_wrong(run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -400,7 +400,7 @@ def test_a_kept_sketch_is_the_one_that_was_put_and_damage_is_found(
 ) -> None:
     method = FunctionalSketch.of(probes)
     with Registry(tmp_path / "r.db") as registry:
-        list(Workspace(registry).add([_write(nets[0], tmp_path)], probes=probes))
+        Workspace(registry).add([_write(nets[0], tmp_path)], probes=probes)
         kept = registry.functional(nets[0].digest, probes.digest, method.spec)
         assert kept is not None
         made = method(nets[0], probes)
@@ -433,7 +433,7 @@ def home(
     for m in (*nets[:11], family["root"], family["tuned"]):
         _write(m, home / "models")
     with Registry(home / "r.db") as registry:
-        results = list(Workspace(registry).add([home / "models"], probes=probes))
+        results = Workspace(registry).add([home / "models"], probes=probes)
         assert [(r.error, r.note) for r in results] == [(None, "")] * 13
         yield home / "models", Workspace(registry)
 

@@ -5,6 +5,7 @@ import json
 import pkgutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -184,3 +185,90 @@ def test_competition_says_what_is_missing() -> None:
     found = stemma.competition(model, paired_probes(0))
     assert found.to_dict()["strength"] == {"left": None, "right": None}
     assert "left: " in repr(found)
+
+
+WORDS = "noise:n=16,shape=1x4x4"
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda a: stemma.lineage({"a": a}), "as a list here, not as a dict"),
+        (lambda a: stemma.lineage(None), "not NoneType"),
+        (lambda a: stemma.lineage([a], alpha=2), "not a significance level"),
+        (lambda a: stemma.trace(a, ""), "an empty text names no model"),
+        (lambda a: stemma.trace(a, [a], alpha="small"), "'small' is not a significance level"),
+        (lambda a: stemma.trace(a, [a], coverage=None), "but is None"),
+        (lambda a: stemma.compare(a, torch.nn.Linear), "Linear is a class"),
+        (lambda a: stemma.compare(a, a, WORDS, null=3), "not int"),
+        (lambda a: stemma.distance(a, a, WORDS, "gradient-field"), "a method is an object such as .* not a str"),
+        (lambda a: stemma.distance(a, a, WORDS, measure=stemma.FieldCosine), "the class FieldCosine: give an instance"),
+        (lambda a: stemma.matrix([a, a], WORDS, stemma.methods.ModelDNA()), "a method is an object"),
+        (lambda a: stemma.matrix([a, a], np.zeros((2, 16))), "probes are a stemma.Probes or words"),
+        (lambda a: stemma.matrix([a, a], WORDS).nearest("b"), "'b' is not in this matrix"),
+        (lambda a: stemma.fingerprint(a, "dna", WORDS), "a method is an object"),
+        (lambda a: stemma.prune(a, [[0.0]]), "not list"),
+        (lambda a: stemma.prune(a, WORDS, keep_ratio="half"), "keep_ratio takes a number"),
+        (lambda a: stemma.unlearn(a, None), "not NoneType"),
+        (lambda a: stemma.competition(a, WORDS, unimodal=[a], fit_probes=WORDS), "as a dict, not as a list"),
+        (lambda a: stemma.load(3), "loaded from a path, not from 3"),
+    ],
+)  # fmt: skip
+def test_what_is_no_model_no_probes_and_no_method_is_refused_in_a_sentence(
+    call: Callable[[stemma.Model], object], message: str
+) -> None:
+    with pytest.raises(MisuseError, match=message):
+        call(pair("a", 0))
+
+
+def test_one_path_is_not_a_list_of_letters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STEMMA_REGISTRY", str(tmp_path / "r.db"))
+    file = tmp_path / "root.safetensors"
+    save_file(arrays(0), file)
+    assert [m.name for m in stemma.lineage(str(file)).models] == ["root"]
+    workspace = stemma.Workspace(stemma.Registry(tmp_path / "r.db"))
+    assert [r.name for r in workspace.add(str(file))] == ["root"]
+    assert workspace.trace(stemma.from_arrays(arrays(0), "again"), against=str(file)).verdict == "copy"
+
+
+def test_a_trace_takes_words_for_probes_and_modules_for_references() -> None:
+    others = [linear(seed).eval() for seed in (2, 3)]
+    found = stemma.trace(pair("a", 0), [pair("b", 1)], WORDS, others)
+    assert found.candidates[0]["function"]["null"]["n"] == 2
+
+
+def test_a_fingerprint_of_weights_needs_no_probes() -> None:
+    from stemma.fingerprints.weight_sketch import WeightSketch
+
+    model = pair("a", 0)
+    alone, beside = stemma.fingerprint(model, WeightSketch(units=8)), stemma.fingerprint(model, WeightSketch(), WORDS)
+    assert alone.spec.params["units"] == 8
+    assert beside.probes is None
+
+
+def test_models_that_hold_no_weights_are_no_copies_of_one_another() -> None:
+    a, b = stemma.from_module(lambda x: x), stemma.from_module(lambda x: -x)
+    assert a.digest == b.digest  # there is nothing to digest
+    for one, other in ((a, b), (torch.nn.Identity(), torch.nn.ReLU())):
+        found = stemma.trace(one, [other])
+        assert (found.verdict, found.copies) == ("inconclusive", ())
+        assert found.not_tested
+    drawn = stemma.lineage([torch.nn.Identity(), torch.nn.ReLU()])
+    assert not drawn.edges
+    assert drawn.not_tested
+
+
+def test_short_descriptions_show_names_and_never_obey_them() -> None:
+    name = "evil\x1b[31m\nb: copy <script>" + "y" * 3000
+    root = arrays(0)
+    a, b = stemma.from_arrays(root, "a"), stemma.from_arrays(arrays(1, root), name)
+    same = stemma.from_arrays(root, name)
+    shown = [stemma.compare(a, b), stemma.trace(b, [a]), stemma.lineage([a, same])]
+    table = stemma.matrix({name: pair("a", 0), "b": pair("b", 1)}, WORDS)
+    for text in (*map(repr, shown), repr(table), table._repr_html_()):
+        assert "\\x1b" in text
+        assert not {"\x1b", "\u202e"} & set(text)
+        assert not any(line.startswith("b:") for line in text.splitlines())
+    assert max(len(line) for found in (*shown, table) for line in repr(found).splitlines()) < 600
+    assert "<script>" not in table._repr_html_()
+    assert stemma.matrix({1: pair("a", 0), "1": pair("b", 1)}, WORDS).names == ("1", "1 2")

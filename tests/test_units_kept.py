@@ -1,5 +1,7 @@
 """Units kept bit for bit: found after cutting and reordering, never between networks that were trained apart."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,9 @@ from stemma.kinship.compare import compare_weights
 from stemma.kinship.weights.correspondence import by_name
 from stemma.kinship.weights.units_kept import UnitsKept
 from stemma.networks.load import from_arrays
+from stemma.registry import Registry
 from stemma.types import RelationKind, Verdict
+from stemma.workspace import Workspace
 from stemma.zoo.recipe import Recipe
 from stemma.zoo.recipe_builder import build, build_all
 
@@ -20,9 +24,12 @@ def reordered(model: Model, seed: int) -> Model:
     return from_arrays(permute({n: t.array() for n, t in model.tensors.items()}, known, orders), "r", model.config)
 
 
+def cut_recipe(kind: str, seed: int, ratio: float = 0.4) -> Recipe:
+    return Recipe(kind, "prune-units", RelationKind.PRUNED, (Recipe(kind, "train", seed=seed),), {"ratio": ratio})
+
+
 def cut(kind: str, seed: int, ratio: float = 0.4) -> Model:
-    parent = Recipe(kind, "train", seed=seed)
-    return build(Recipe(kind, "prune-units", RelationKind.PRUNED, (parent,), {"ratio": ratio}))
+    return build(cut_recipe(kind, seed, ratio))
 
 
 @pytest.mark.parametrize("kind", ["mlp", "cnn"])
@@ -80,3 +87,24 @@ def test_a_group_that_was_cut_to_several_widths_does_not_stop_a_comparison() -> 
     child = from_arrays(arrays, "cut", config)
     for a, b in ((model, child), (child, model)):
         assert compare_weights(a, b).verdict == "related"
+
+
+@pytest.mark.parametrize("kind", ["mlp", "cnn"])
+def test_a_wider_relative_is_no_parent_of_a_cut_model(kind: str, tmp_path: Path) -> None:
+    root = Recipe(kind, "train", seed=51)
+    relatives = {
+        "sibling": Recipe(kind, "finetune", RelationKind.FINETUNED, (root,), {"steps": 60}, 1, "b"),
+        "same-start": Recipe(kind, "train", RelationKind.SAME_INIT, (), {}, 51, "b"),
+    }
+    models = dict(zip(relatives, build_all(relatives), strict=True))
+    child, workspace = cut(kind, 51), Workspace(Registry(tmp_path / "r.db"))
+    for name, model in models.items():
+        found = workspace.trace(child, against=[model])
+        assert found.verdict in {"related", "no-known-parent", "inconclusive"}, name
+        assert not found.parents
+        assert not found.parent_set  # nothing is calibrated for models of other widths
+    found = workspace.trace(child, against=[*models.values(), build(root, "root")])
+    assert [p["name"] for p in found.parents] == ["root"]  # the control: rows of it, exactly
+    assert found.verdict == "descends"
+    tuned = build(Recipe(kind, "finetune", RelationKind.FINETUNED, (cut_recipe(kind, 51),), {"steps": 60}, 2, "b"))
+    assert compare_weights(build(root), tuned).relation.parameters.get("made_from") is None

@@ -60,7 +60,7 @@ NAMES = ["root", "stranger0", "stranger1", "stranger2", "sub/child"]
 
 
 def test_a_folder_is_enrolled_under_relative_names(workspace: Workspace, folder: Path) -> None:
-    results = list(workspace.add([folder], license="mit"))
+    results = workspace.add([folder], license="mit")
     assert [(r.name, r.status, r.error) for r in results] == [(n, "added", None) for n in NAMES]
     for r in results:
         record, direct = workspace.show(r.name), load(Path(r.path))
@@ -88,7 +88,7 @@ def test_names_and_replacement(workspace: Workspace, folder: Path) -> None:
     (one,) = workspace.add([folder / "root.safetensors"], name="given")
     assert (one.name, one.status) == ("given", "added")
     with pytest.raises(MisuseError, match="5 checkpoints"):
-        list(workspace.add([folder], name="given"))
+        workspace.add([folder], name="given")
     (clash,) = workspace.add([folder / "stranger0.safetensors"], name="given")
     assert clash.status == "failed"
     assert "different weights" in str(clash.error)
@@ -97,6 +97,12 @@ def test_names_and_replacement(workspace: Workspace, folder: Path) -> None:
     assert workspace.show("given").digest == new.digest != one.digest
     assert workspace.remove("given").digest == new.digest
     assert workspace.list() == ()
+
+
+def test_enrolling_needs_no_loop_and_tells_of_each_model(workspace: Workspace, folder: Path) -> None:
+    seen: list[tuple[str, bool]] = []
+    workspace.add([folder], on_result=lambda r: seen.append((r.name, r.name in {m.name for m in workspace.list()})))
+    assert seen == [(name, True) for name in NAMES]
 
 
 def test_several_processes_enrol_what_one_does(folder: Path, tmp_path: Path) -> None:
@@ -150,7 +156,7 @@ def test_a_program_error_in_a_reader_is_a_failure_of_its_file(
 def test_progress_is_reported(workspace: Workspace, folder: Path) -> None:
     seen: list[tuple] = []
     w = Workspace(workspace.registry, progress=lambda *said: seen.append(said))
-    list(w.add([folder]))
+    w.add([folder])
     w.check()
     w.trace(load(folder / "root.safetensors"))
     assert ("adding sub/child", 4, 5) in seen
@@ -164,7 +170,7 @@ def test_progress_is_reported(workspace: Workspace, folder: Path) -> None:
 def test_a_path_goes_before_a_name_before_a_digest(
     workspace: Workspace, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    list(workspace.add([folder]))
+    workspace.add([folder])
     root = load(folder / "root.safetensors")
     assert workspace.resolve(str(folder / "root.safetensors")).digest == root.digest
     assert workspace.resolve("sub/child").name == "sub/child"
@@ -181,8 +187,8 @@ def test_a_path_goes_before_a_name_before_a_digest(
 
 @pytest.mark.parametrize("how", ["gone", "changed"])
 def test_kept_weights_stand_in_for_a_source_that_is_not_there(workspace: Workspace, folder: Path, how: str) -> None:
-    list(workspace.add([folder / "root.safetensors"], keep_weights=True))
-    list(workspace.add([folder / "stranger0.safetensors"]))
+    workspace.add([folder / "root.safetensors"], keep_weights=True)
+    workspace.add([folder / "stranger0.safetensors"])
     for name, seed in (("root", 1), ("stranger0", 10)):
         path = folder / f"{name}.safetensors"
         if how == "gone":
@@ -223,7 +229,7 @@ def test_weights_that_change_while_they_are_kept_are_refused(
 
 
 def test_a_trace_finds_the_child_and_no_stranger(workspace: Workspace, folder: Path) -> None:
-    list(workspace.add([folder]))
+    workspace.add([folder])
     found = workspace.trace(workspace.resolve("sub/child"))
     assert found.n_searched == 4  # all but itself
     assert [c["name"] for c in found.candidates if c["verdict"] == "related"] == ["root"]
@@ -244,7 +250,7 @@ def test_a_reordered_child_is_found_in_a_registry_of_any_size(
     save_file(arrays, home / "parent.safetensors")
     for i in range(strangers):
         save_file(mlp(200 + i)[0], home / f"stranger{i:02d}.safetensors")
-    list(workspace.add([home]))
+    workspace.add([home])
     save_file(perturbed(reordered(arrays, None), 0.1), tmp_path / "suspect.safetensors")
     found = workspace.trace(load(tmp_path / "suspect.safetensors"))
     assert [c["name"] for c in found.candidates if c["verdict"] == "related"] == ["parent"]
@@ -261,7 +267,7 @@ def test_undecided_candidates_are_listed_and_acquit_nobody(workspace: Workspace,
         save_file(mlp(200 + i)[0], home / f"stranger{i}.safetensors")
     coded = {n: np.arange(x.size, dtype=np.uint8).reshape(x.shape) for n, x in mlp(300)[0].items()}
     save_file(coded, home / "codes.safetensors")
-    list(workspace.add([home]))
+    workspace.add([home])
     save_file(mlp(999)[0], tmp_path / "suspect.safetensors")
     found = workspace.trace(load(tmp_path / "suspect.safetensors"))
     assert found.verdict == "inconclusive"
@@ -270,7 +276,7 @@ def test_undecided_candidates_are_listed_and_acquit_nobody(workspace: Workspace,
 
 
 def test_a_trace_against_files_is_that_against_the_registry(workspace: Workspace, folder: Path) -> None:
-    list(workspace.add([folder]))
+    workspace.add([folder])
     suspect = load(folder / "sub" / "child.safetensors")
     (folder / "m-bad.safetensors").write_bytes(b"\xff" * 100)
     enrolled, files = workspace.trace(suspect).to_dict(), workspace.trace(suspect, against=[folder]).to_dict()
@@ -290,7 +296,7 @@ def test_files_of_one_name_stay_apart(workspace: Workspace, folder: Path) -> Non
 
 
 def test_an_enrolled_copy_is_named_and_the_same_file_is_not(workspace: Workspace, folder: Path) -> None:
-    list(workspace.add([folder]))
+    workspace.add([folder])
     save_file({f"x.{k}": v for k, v in network(1).items()}, folder / "renamed.safetensors")
     found = workspace.trace(load(folder / "renamed.safetensors"))
     assert [(c["name"], c["relation"]) for c in found.copies] == [("root", "reformatted")]
@@ -298,7 +304,7 @@ def test_an_enrolled_copy_is_named_and_the_same_file_is_not(workspace: Workspace
 
 
 def test_what_was_worked_out_is_recalled(workspace: Workspace, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    list(workspace.add([folder]))
+    workspace.add([folder])
     calls: list[tuple] = []
     real = kinship.compare
 
@@ -319,7 +325,7 @@ def test_what_was_worked_out_is_recalled(workspace: Workspace, folder: Path, mon
 def test_a_candidate_that_cannot_be_compared_never_stops_the_search(
     workspace: Workspace, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    list(workspace.add([folder]))
+    workspace.add([folder])
     real = kinship.compare
 
     def fragile(a: Model, b: Model, **options):
@@ -353,7 +359,7 @@ def test_a_comparison_comes_back_as_it_was(folder: Path) -> None:
 
 
 def test_a_source_that_is_gone_is_answered_from_the_sketch(workspace: Workspace, folder: Path) -> None:
-    list(workspace.add([folder]))
+    workspace.add([folder])
     suspect = load(folder / "sub" / "child.safetensors")
     (folder / "root.safetensors").unlink()
     found = workspace.trace(suspect)
@@ -372,7 +378,7 @@ def test_a_source_that_is_gone_is_answered_from_the_sketch(workspace: Workspace,
     same = workspace.compare(workspace.resolve("root"), load(folder / "again.safetensors"))
     assert (same.verdict, same.relation.kind) == ("related", "copy")
     # A suspect without weights is still recognised by its digests.
-    list(workspace.add([folder / "again.safetensors"]))
+    workspace.add([folder / "again.safetensors"])
     assert [c["name"] for c in workspace.trace(workspace.resolve("root")).copies] == ["again"]
 
 
@@ -381,7 +387,7 @@ def test_a_large_registry_is_searched_by_sketch_and_shared_tensors(workspace: Wo
         save_file(network(100 + i), folder / f"crowd{i:02}.safetensors")
     body = network(200)
     save_file({**body, "fc0.weight": network(1)["fc0.weight"]}, folder / "shares.safetensors")
-    list(workspace.add([folder]))
+    workspace.add([folder])
     suspect = workspace.resolve("sub/child")
     few, all_ = workspace.trace(suspect, limit=3), workspace.trace(suspect, limit=1000)
     assert few.n_searched == all_.n_searched == 25
@@ -396,7 +402,7 @@ def test_a_large_registry_is_searched_by_sketch_and_shared_tensors(workspace: Wo
 def test_a_registry_that_cannot_be_written_still_answers(
     workspace: Workspace, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    list(workspace.add([folder]))
+    workspace.add([folder])
 
     def refuse(*_: object, **__: object) -> None:
         raise UnusableRegistryError("read-only")
@@ -405,7 +411,7 @@ def test_a_registry_that_cannot_be_written_still_answers(
     assert workspace.trace(workspace.resolve("sub/child")).n_searched == 4
     monkeypatch.setattr(workspace.registry, "add", refuse)
     with pytest.raises(UnusableRegistryError):
-        list(workspace.add([folder / "root.safetensors"], name="new"))
+        workspace.add([folder / "root.safetensors"], name="new")
 
 
 @pytest.mark.slow
@@ -447,7 +453,7 @@ def test_a_large_registry_is_not_called_searched_where_it_was_not(
 ) -> None:
     for i in range(4):
         save_file(tuned(network(1), 20 + i), folder / f"sibling{i}.safetensors")
-    list(workspace.add([folder]))
+    workspace.add([folder])
     save_file(tuned(network(1), 9), folder.parent / "suspect.safetensors")
     save_file(network(99), folder.parent / "alone.safetensors")
     suspect, alone = (load(folder.parent / f"{n}.safetensors") for n in ("suspect", "alone"))

@@ -62,7 +62,7 @@ def test_the_weights_before_are_no_model_of_the_folder(folders: dict[str, Path],
     from stemma.registry import Registry
 
     workspace = Workspace(Registry(tmp_path / "r.db"))
-    list(workspace.add([folders["without"].parent]))
+    workspace.add([folders["without"].parent])
     assert sorted(record.name for record in workspace.list()) == ["smaller", "without"]
     loose = tmp_path / UNDO  # elsewhere the name says nothing
     loose.write_bytes((folders["without"] / UNDO).read_bytes())

@@ -48,10 +48,8 @@ def compare(
         All evidence on the pair.
     """
     workspace, first = _opened(a)
-    apart = [null] if isinstance(null, os.PathLike) else null
-    others = apart if apart is None or isinstance(apart, str) else [_path_or_model(n) for n in apart]
-    asked = None if probes is None else _probes(probes, first)
-    return workspace.compare(first, _opened(b)[1], probes=asked, null=others, **options)
+    asked = _selection_or_probes(probes, first)
+    return workspace.compare(first, _opened(b)[1], probes=asked, null=_references(null), **options)
 
 
 def distance(
@@ -74,6 +72,7 @@ def distance(
         The distance, with its interval over probes.
     """
     workspace, first = _opened(a)
+    _check_kinds(method, measure)
     return workspace.distance(first, _opened(b)[1], _probes(probes, first), method, measure)
 
 
@@ -93,12 +92,14 @@ def lineage(
     """
     from stemma.workspace.forest import lineage
 
-    return lineage([_opened(m)[1] for m in models], **options)
+    return lineage([_opened(m)[1] for m in _several(models)], **options)
 
 
 def trace(
     model: "Given",
     against: "Sequence[Given] | Given | None" = None,
+    probes: "Probes | str | None" = None,
+    null: "Sequence[Given] | str | None" = None,
     **options: Any,
 ) -> Trace:
     """Where a model comes from.
@@ -107,14 +108,17 @@ def trace(
         model: A model, a torch module, a path, or a name or digest prefix in the default registry.
         against: Search this checkpoint, folder of them, model or module, or these (a list), instead of the default
             registry.
-        options: As `Workspace.trace` takes them: `alpha`, `probes`, `null`.
+        probes: What all are asked, also in words as `--probes` takes them; without, only weights are compared.
+        null: Models that were trained apart from all of them, or a recipe of the zoo, as `compare` takes them.
+        options: As `Workspace.trace` takes them: `alpha`, `coverage`.
 
     Returns:
         The answer.
     """
     workspace, suspect = _opened(model)
     searched = None if against is None else [_path_or_model(one) for one in _several(against)]
-    return workspace.trace(suspect, against=searched, **options)
+    asked = _selection_or_probes(probes, suspect)
+    return workspace.trace(suspect, against=searched, probes=asked, null=_references(null), **options)
 
 
 def prune(model: "Given", probes: "Probes | str", **options: Any) -> "Edited":
@@ -175,8 +179,10 @@ def fingerprint(
     from stemma.fingerprints.weight_sketch import WeightSketch
 
     chosen = _opened(model)[1]
-    if method is None and probes is None:
-        return WeightSketch()(chosen)
+    if isinstance(method, WeightSketch) or (method is None and probes is None):
+        return (method or WeightSketch())(chosen)  # of the weights alone
+    if method is not None and (isinstance(method, type) or not (callable(method) and hasattr(method, "spec"))):
+        _check_kinds(method)
     if probes is None:
         name = getattr(method, "name", type(method).__name__)
         raise MisuseError(f"{name} asks the network: give probes, for example probes='noise:n=256'")
@@ -211,14 +217,17 @@ def matrix(
     from stemma.measures import ALL
     from stemma.measures.matrix import distance_matrix
 
-    given = models if isinstance(models, Mapping) else {}
-    opened = [_opened(m)[1] for m in (given.values() if given else _several(models))]
-    names = tuple(str(n) for n in given) or _distinct([m.name for m in opened])
+    _check_kinds(method, measure)
+    named = isinstance(models, Mapping)
+    opened = [_opened(m)[1] for m in (models.values() if named else _several(models))]
+    names = _distinct([str(n) for n in models] if named else [m.name for m in opened])
     if len(opened) < 2:
         raise MisuseError(f"a matrix of distances takes two models or more, not {len(opened)}")
     asked = _probes(probes, opened[0])
     chosen = GradientField() if method is None else method
-    compares = next(kind() for kind in ALL if chosen.produces in kind.accepts) if measure is None else measure
+    compares = next((kind() for kind in ALL if chosen.produces in kind.accepts), None) if measure is None else measure
+    if compares is None:
+        raise MisuseError(f"no measure compares what {chosen.name} gives: choose another method")
     return distance_matrix(names, opened, asked, chosen, compares)
 
 
@@ -280,6 +289,8 @@ def competition(
     from stemma.errors import MisuseError
     from stemma.multimodal.report import competition_report
 
+    if unimodal is not None and not isinstance(unimodal, Mapping):
+        raise MisuseError(f"unimodal networks are given by modality, as a dict, not as a {type(unimodal).__name__}")
     if (unimodal is None) != (fit_probes is None):
         raise MisuseError("competition strength takes both unimodal networks and fit_probes: give both or neither")
     chosen = _opened(model)[1]
@@ -308,12 +319,30 @@ def _opened(model: "Given") -> "tuple[Workspace, Model]":
 
 
 def _several(given: Any) -> list[Any]:
-    one = isinstance(given, (str, os.PathLike)) or callable(given)  # a module may be a sequence of layers
+    """Models as a list: one alone is a list of one, a folder's path too; a module may be a sequence of layers."""
+    from stemma.errors import MisuseError
+
+    if isinstance(given, Mapping):
+        raise MisuseError(
+            f"models are given as a list here, not as a {type(given).__name__}: give list(models.values())"
+        )
+    one = isinstance(given, (str, os.PathLike)) or callable(given)
     return [given] if one or not isinstance(given, Iterable) else list(given)
 
 
+def _references(null: "Sequence[Given] | str | None") -> "list[Path | Model] | str | None":
+    """Reference models as the workspace takes them; a text is a recipe."""
+    return null if null is None or isinstance(null, str) else [_path_or_model(one) for one in _several(null)]
+
+
 def _path_or_model(given: "Given") -> "Path | Model":
-    return Path(given) if isinstance(given, (str, os.PathLike)) else _model(given)
+    from stemma.errors import MisuseError
+
+    if not isinstance(given, (str, os.PathLike)):
+        return _model(given)
+    if not os.fspath(given):
+        raise MisuseError("an empty text names no model: give a path")  # Path("") is the working directory
+    return Path(given)
 
 
 def _model(given: "Model | torch.nn.Module") -> "Model":
@@ -323,6 +352,8 @@ def _model(given: "Model | torch.nn.Module") -> "Model":
 
     if isinstance(given, Model):
         return given
+    if isinstance(given, type):
+        raise MisuseError(f"{given.__name__} is a class, not a model: give an instance of it")
     if not callable(given):
         raise MisuseError(f"a model is a stemma.Model, a path, a name or a torch module, not {type(given).__name__}")
     from stemma.networks.from_module import from_module
@@ -330,14 +361,42 @@ def _model(given: "Model | torch.nn.Module") -> "Model":
     return from_module(given, type(given).__name__)
 
 
-def _probes(given: "Probes | str", model: "Model") -> "Probes":
-    """Probes as they are; words as `--probes` takes them."""
-    if not isinstance(given, str):
-        return given
-    from stemma.errors import UnreadableModelError
-    from stemma.probes import read_probes
+def _probes(given: "Probes | str | os.PathLike[str]", model: "Model") -> "Probes":
+    """Probes as they are; words and paths as `--probes` takes them."""
+    from stemma.errors import MisuseError, UnreadableModelError
+    from stemma.probes import Probes, read_probes
 
+    if isinstance(given, Probes):
+        return given
+    if not isinstance(given, (str, os.PathLike)):
+        raise MisuseError(
+            f"probes are a stemma.Probes or words as --probes takes them (noise:n=256), not {type(given).__name__}: "
+            "use stemma.Probes.of(inputs, labels=…)"
+        )
     spec = None
     with contextlib.suppress(UnreadableModelError):  # arrays need no input space; whatever does says so
         spec = model.network.input_spec
-    return read_probes(given, spec)
+    return read_probes(os.fspath(given), spec)
+
+
+def _selection_or_probes(given: Any, model: "Model") -> Any:
+    """Probes as above; None and probes that were selected for a test stay as they are."""
+    from stemma.kinship.function.selection import Selection
+
+    return given if given is None or isinstance(given, Selection) else _probes(given, model)
+
+
+def _check_kinds(method: object, measure: object = None) -> None:
+    """Refuse what is no method and what is no measure, such as their names."""
+    from stemma.errors import MisuseError
+    from stemma.fingerprints.base import AbstractFingerprinter
+    from stemma.measures.base import AbstractMeasure
+
+    for what, given, kind, example in (
+        ("method", method, AbstractFingerprinter, "stemma.methods.ModelGiF()"),
+        ("measure", measure, AbstractMeasure, "stemma.measures.LinearCka()"),
+    ):
+        if given is not None and not isinstance(given, kind):
+            is_class = isinstance(given, type) and issubclass(given, kind)
+            said = f"the class {given.__name__}: give an instance" if is_class else f"a {type(given).__name__}"
+            raise MisuseError(f"a {what} is an object such as {example}, not {said}")

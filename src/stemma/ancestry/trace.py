@@ -135,6 +135,9 @@ def _parent_set(related: Sequence[Row], assigned: RelativeRoles) -> tuple[dict[s
 
 
 def _is_copy(suspect: Model, c: Candidate) -> bool:
+    """Whether both hold the same tensors; black boxes and modules without weights have none to tell them apart."""
+    if not suspect.tensors:
+        return False
     return c.ref.digest == suspect.digest or c.names_free_digest == suspect.names_free_digest
 
 

@@ -1,7 +1,7 @@
 """What every document begins with: its schema, who wrote it, when, and what was asked."""
 
+import contextlib
 import os
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -51,7 +51,9 @@ class Document:
         from stemma import __version__
 
         if getattr(asked, "registry", None):
-            asked = replace(asked, registry=_without_password(asked.registry))
+            from stemma.registry.database import without_password
+
+            asked = replace(asked, registry=without_password(asked.registry))
         return cls(schema=cls.SCHEMA, stemma_version=__version__, created=_now(), asked=asked, **fields)
 
     def to_dict(self) -> dict[str, Any]:
@@ -61,9 +63,8 @@ class Document:
 
 def _now() -> str:
     epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
-    now = datetime.fromtimestamp(int(epoch), UTC) if epoch.isdigit() else datetime.now(UTC)
+    now = datetime.now(UTC)
+    if epoch.isascii() and epoch.isdigit():
+        with contextlib.suppress(ValueError, OverflowError, OSError):  # no year has so many digits
+            now = datetime.fromtimestamp(int(epoch), UTC)
     return now.isoformat(timespec="seconds").replace("+00:00", "Z")
-
-
-def _without_password(url: str) -> str:
-    return re.sub(r"(?<=://)([^:/@]*):[^@/]*@", r"\1:***@", url)

@@ -144,8 +144,7 @@ def enrol(
         probes = networks.read_probes(request.probes, networks.first_runnable(paths), request.seed)
     prepare = ModalitiesJoined(networks.with_network, probes)
     workspace = open_workspace(request.registry, request.jobs, progress, prepare)
-    results = []
-    for result in workspace.add(
+    results = workspace.add(
         paths,
         name=request.name,
         license=request.license,
@@ -153,8 +152,6 @@ def enrol(
         replace=request.replace,
         all_formats=request.all_formats,
         probes=probes,
-    ):
-        results.append(result)
-        if on_result is not None:
-            on_result(result)
-    return EnrolAnswer(request=request, registry=workspace.registry.path, results=tuple(results))
+        on_result=on_result,
+    )
+    return EnrolAnswer(request=request, registry=workspace.registry.path, results=results)

@@ -289,7 +289,9 @@ def trace(request: TraceRequest, progress: Progress | None = None) -> TraceAnswe
 def _nothing_searched(request: TraceRequest, result: Trace) -> tuple[str, ...]:
     """A search of nothing must not read like a clean answer; a policy says so itself."""
     if result.n_searched == 0 and request.against:
-        raise NotAModelError(f"there is no other checkpoint in {', '.join(request.against)} to search")
+        unread = [t["why"] for t in result.not_tested if t["what"] == "unreadable-file"]
+        more = f": {unread[0]}{f' (and {len(unread) - 1:,} more)' if len(unread) > 1 else ''}" if unread else ""
+        raise NotAModelError(f"there is no other checkpoint in {', '.join(request.against)} to search{more}")
     why = next((t["why"] for t in result.not_tested if t["what"] == "nothing-searched"), "")
     return (f"{why}. Enrol some models with: stemma add PATH",) if why and not _refuses(request) else ()
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from stemma.cli.add import add
-from stemma.cli.arguments import arrange
+from stemma.cli.arguments import arrange, refuse_empty_paths
 from stemma.cli.check import check
 from stemma.cli.compare import compare
 from stemma.cli.competition import competition
@@ -104,6 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _show_questions()
         raise SystemExit(0)
     try:
+        refuse_empty_paths(typed)
         app(typed, prog_name="stemma")
     except Exception as error:
         from stemma.cli.output import warn

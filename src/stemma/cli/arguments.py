@@ -1,10 +1,14 @@
 """What typer's parser cannot do: options that take several values, and `--debug` and `--threads` anywhere."""
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+from stemma.errors import MisuseError
 
 _GIVING = ("--deny-license", "--fail-on")
 _GREEDY = ("--against", "--null", "--unlearned", "--retrained", "--concept", "--concept-network", *_GIVING)
 _SINGLE = ("--registry", "--alpha")
+_PATHS = ("add", "lineage")
 _OPERANDS = {"trace": 1, "compare": 2, "verify": 1, "competition": 1}
 
 
@@ -44,6 +48,24 @@ def arrange(typed: Sequence[str]) -> list[str]:
         else:
             out += [*([option] if option else []), *values]
     return [*out, *operands, *typed[end:]]
+
+
+def refuse_empty_paths(words: Sequence[str]) -> None:
+    """Refuse an empty text where a path is wanted: it would be read as the working directory.
+
+    Args:
+        words: Arguments, arranged.
+
+    Raises:
+        MisuseError: If there is one.
+    """
+    command = next((word for word in words if not word.startswith("-")), None)
+    for before, word in pairwise(words):
+        listed = before in _GREEDY and before not in _GIVING
+        operand = command in _PATHS and not before.startswith("-")
+        if not word and (listed or operand):
+            what = before if listed else f"stemma {command}"
+            raise MisuseError(f"{what} is given an empty path. Is a variable of the shell not set?")
 
 
 def _runs(words: Sequence[str]) -> Iterator[tuple[str, list[str]]]:

@@ -14,6 +14,8 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
+from stemma.types.text import plain
+
 WIDTH = 120
 """Columns where the output is no terminal and COLUMNS is not set."""
 
@@ -26,20 +28,13 @@ _STYLES = {
 }
 
 
-def plain(text: object) -> str:
-    r"""Text that cannot drive a terminal: control, direction and other unprintable characters become escapes.
-
-    Returns:
-        The same text, every unprintable character written as `\x1b`, `\u202e` and so on.
-    """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
-
-
 def console(stream: Any = None) -> Console:
     """A console for a stream (stdout if None) that follows the terminal's width, NO_COLOR and COLUMNS."""
     stream = (sys.stdout or io.StringIO()) if stream is None else stream  # None where stdout was closed
-    known = stream.isatty() or os.environ.get("COLUMNS", "").isdigit()
-    return Console(file=stream, width=None if known else WIDTH, highlight=False, markup=False, emoji=False)
+    asked = os.environ.get("COLUMNS", "")
+    asked = asked if asked.isascii() and asked.isdigit() else ""
+    width = int(asked) or WIDTH if asked else None if stream.isatty() else WIDTH  # 0 is what shells set without knowing
+    return Console(file=stream, width=width, highlight=False, markup=False, emoji=False)
 
 
 LABEL = 14

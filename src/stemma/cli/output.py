@@ -70,12 +70,14 @@ def _write(text: str) -> None:
 
 
 def warn(text: str) -> None:
-    """One sentence on stderr; it wraps at words where stderr is a terminal."""
+    """One sentence on stderr, if it is open; it wraps at words where stderr is a terminal."""
+    if sys.stderr is None:
+        return
     style = "yellow" if text.startswith("warning") else "red"
     head, colon, rest = plain(text).partition(":")
     target = console(sys.stderr)
     message = Text.assemble((head + colon, style), rest)
-    lines = wrapped(message, target.width) if sys.stderr is not None and sys.stderr.isatty() else [message]
+    lines = wrapped(message, target.width) if sys.stderr.isatty() else [message]
     target.print(*lines, sep="\n", soft_wrap=True)
 
 
@@ -216,7 +218,7 @@ def progress(*, quiet: bool) -> Generator[Callable[..., None] | None]:
     Yields:
         `report(what, done, total)`, or None where nobody would see it.
     """
-    if quiet or not sys.stderr.isatty():
+    if quiet or sys.stderr is None or not sys.stderr.isatty():
         yield None
         return
     from threading import Timer

@@ -52,7 +52,7 @@ def finish_edit(
     shapes = {n: tuple(t.shape) for n, t in state.items()}
     config = configurations.resized_config(parent.config, shapes) if parent.config else None
     config = config if config is not None and configurations.builds_shapes(config, shapes) else None
-    child = from_arrays(state, f"{parent.name}-{plan.operation}d", config)
+    child = from_arrays(state, f"{parent.name}-{plan.operation.removesuffix('e')}ed", config)
     digest = child.digest
     network = Network(child.name, digest, editable.network.input_spec, editable.forward, editable.module,
                       tokenizer=editable.network.tokenizer)  # fmt: skip

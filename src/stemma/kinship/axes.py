@@ -11,6 +11,9 @@ DISTILLED = "distillation"
 NARROWER = "units removed"
 """The step of weights that makes a network narrower."""
 
+ALL_LAYERS = "all layers"
+"""Where a dense change reaches: every matrix, so that none shows exactly what the model was made from."""
+
 FORGOTTEN = "forgotten"
 """Key of the class of probes that one of the models no longer recognises."""
 

@@ -4,6 +4,7 @@
 (`stemma.networks.open`). No network is built before `model.network` is used.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 from stemma.checkpoints import arrays as in_memory
 from stemma.checkpoints import load as checkpoints
 from stemma.checkpoints.model import Model
+from stemma.errors import MisuseError
 from stemma.networks.open import open_network
 
 
@@ -33,7 +35,10 @@ def load(path: Path | str, name: str | None = None) -> Model:
     Raises:
         UnreadableModelError: If the file is truncated, inconsistent, hostile or not supported.
         NotAModelError: If there is no checkpoint at the path, or a folder holds several.
+        MisuseError: If it is not a path.
     """
+    if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
+        raise MisuseError(f"a checkpoint is loaded from a path, not from {path!r:.60}")
     return runnable(checkpoints.load(path, name))
 
 

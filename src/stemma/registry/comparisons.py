@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,8 @@ def _code_digest() -> str:
 
 def check_alpha(alpha: float) -> None:
     """Raise MisuseError unless alpha is between 0 and 1."""
-    if not 0 < alpha < 1:
-        raise MisuseError(f"{alpha} is not a significance level. Use a number between 0 and 1, for example 0.01")
+    if not isinstance(alpha, Real) or not 0 < alpha < 1:
+        raise MisuseError(f"{alpha!r} is not a significance level. Use a number between 0 and 1, for example 0.01")
 
 
 def comparison_spec(alpha: float) -> Spec:

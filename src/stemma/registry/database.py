@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import sqlite3
 import time
 from collections.abc import Generator
@@ -32,10 +33,16 @@ def registry_path(url: str | os.PathLike[str] | None = None) -> Path:
     if text.startswith("sqlite:///"):
         text = text.removeprefix("sqlite:///")
     elif "://" in text:
-        raise UnusableRegistryError(f"the registry address {text!r} is not supported. Use a path or sqlite:///PATH")
+        shown = without_password(text)
+        raise UnusableRegistryError(f"the registry address {shown!r} is not supported. Use a path or sqlite:///PATH")
     if not text:
         raise UnusableRegistryError("the registry address has no file name. Use a path or sqlite:///PATH")
     return Path(text).expanduser().absolute()
+
+
+def without_password(url: str) -> str:
+    """An address as it may be shown: what stands between the user's name and the last `@` is left out."""
+    return re.sub(r"(?<=://)([^:/@]*):.*@", r"\1:***@", url)
 
 
 class Database:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stemma.types.nouns import Evidence, ModelRef, Relation, RelationKind, Verdict, jsonable
+from stemma.types.text import plain, short_name
 
 NotTested = Mapping[str, str]
 """One thing that could not be tested: `what` (a short code), `model` (its name, or empty) and `why` (one sentence)."""
@@ -15,12 +16,18 @@ WEIGHTS_GONE = "weights-gone"
 
 def _relation(finding: Mapping[str, Any]) -> str:
     relation = str(finding.get("relation") or "related")
-    return str(finding["name"]) if relation == "related" else f"{finding['name']} ({relation})"
+    name = short_name(finding["name"])
+    return name if relation == "related" else f"{name} ({relation})"
 
 
 def _listed(label: str, items: Sequence[str], most: int = 3) -> list[str]:
     rest = f" and {len(items) - most:,} more" if len(items) > most else ""
     return [f"  {label}: {', '.join(items[:most])}{rest}"] if items else []
+
+
+def _block(lines: Sequence[str]) -> str:
+    """Lines of text; names and reasons come from files, and none may start a line or drive a terminal."""
+    return "\n".join(map(plain, lines))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -55,9 +62,10 @@ class Comparison:
 
     def __repr__(self) -> str:
         relation = "" if self.verdict != "related" else f" ({self.relation.kind}, direction {self.direction})"
-        lines = [f"{self.a.name} and {self.b.name}: {self.verdict}{relation}", f"  weights: {self.weights.reason}"]
+        a, b = short_name(self.a.name), short_name(self.b.name)
+        lines = [f"{a} and {b}: {self.verdict}{relation}", f"  weights: {self.weights.reason}"]
         lines += [] if self.function is None else [f"  function: {self.function.reason}"]
-        return "\n".join([*lines, *_listed("not tested", [t["why"] for t in self.open_questions])])
+        return _block([*lines, *_listed("not tested", [t["why"] for t in self.open_questions])])
 
     @property
     def undetermined(self) -> bool:
@@ -154,10 +162,10 @@ class Trace:
     coverage: float | None = None
 
     def __repr__(self) -> str:
-        lines = [f"{self.model.name}: {self.verdict} ({self.n_searched:,} searched, alpha {self.alpha:g})"]
+        lines = [f"{short_name(self.model.name)}: {self.verdict} ({self.n_searched:,} searched, alpha {self.alpha:g})"]
         for label, found in (("copies", self.copies), ("parents", self.parents), ("relatives", self.relatives)):
             lines += _listed(label, [_relation(f) for f in found])
-        return "\n".join([*lines, *_listed("not tested", [t["why"] for t in self.not_tested])])
+        return _block([*lines, *_listed("not tested", [t["why"] for t in self.not_tested])])
 
     def to_dict(self) -> dict[str, Any]:
         """The `--json` document of `stemma trace`.
@@ -227,10 +235,10 @@ class Lineage:
 
     def __repr__(self) -> str:
         counts = f"{len(self.models):,} models, {len(self.families):,} families, {len(self.edges):,} edges"
-        edges = [f"{e.parent} -> {e.child} ({e.relation})" for e in self.edges]
-        missing = [str(m["name"]) for m in self.missing_ancestors]
+        edges = [f"{short_name(e.parent)} -> {short_name(e.child)} ({e.relation})" for e in self.edges]
+        missing = [short_name(m["name"]) for m in self.missing_ancestors]
         lines = [counts, *_listed("edges", edges), *_listed("missing ancestors", missing)]
-        return "\n".join([*lines, *_listed("not tested", [t["why"] for t in self.not_tested])])
+        return _block([*lines, *_listed("not tested", [t["why"] for t in self.not_tested])])
 
     def to_dict(self) -> dict[str, Any]:
         """The `--json` document of `stemma lineage`.

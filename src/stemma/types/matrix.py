@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from stemma.errors import MisuseError
 from stemma.types.nouns import Digest, Spec
+from stemma.types.text import plain, short_name
 
 LIGHTEST, DARKEST = (247, 251, 255), (8, 64, 129)
 """Colours of the smallest and the largest distance in the heat map."""
@@ -64,26 +66,35 @@ class DistanceMatrix:
 
         Returns:
             Name and distance; pairs without a defined distance are left out.
+
+        Raises:
+            MisuseError: If it is none of them.
         """
+        if name not in self.names:
+            raise MisuseError(
+                f"{name!r} is not in this matrix. There are: {', '.join(map(short_name, self.names[:10]))}"
+            )
         row = self.values[self.names.index(name)]
         known = [(n, v) for n, v in zip(self.names, row, strict=True) if n != name and v is not None]
         return sorted(known, key=lambda pair: pair[1])
 
     def __repr__(self) -> str:
         head = f"{len(self.names)} models, {self.measure.name} of {self.fingerprint.name} on {self.n_probes:,} probes"
-        wide = min(24, max((len(n) for n in self.names), default=0))
-        lines = [f"{name[:wide]:>{wide}}  {'  '.join(_number(v) for v in row[:10])}{' …' if len(row) > 10 else ''}"
-                 for name, row in zip(self.names[:10], self.values, strict=False)]  # fmt: skip
+        names = [short_name(name, 24) for name in self.names[:10]]
+        wide = max((len(name) for name in names), default=0)
+        lines = [f"{name:>{wide}}  {'  '.join(_number(v) for v in row[:10])}{' …' if len(row) > 10 else ''}"
+                 for name, row in zip(names, self.values, strict=False)]  # fmt: skip
         return "\n".join([head, *lines, *(["…"] if len(self.names) > 10 else [])])
 
     def _repr_html_(self) -> str:
         """A heat map for notebooks: one coloured cell per pair, its distance written in it."""
         known = [v for row in self.values for v in row if v is not None]
         low, high = (min(known), max(known)) if known else (0.0, 1.0)
-        head = "".join(f"<th style='font-weight:normal'>{html.escape(n)}</th>" for n in self.names)
+        names = [html.escape(plain(name)) for name in self.names]
+        head = "".join(f"<th style='font-weight:normal'>{name}</th>" for name in names)
         rows = "".join(
-            f"<tr><th style='text-align:right;font-weight:normal'>{html.escape(name)}</th>{_cells(row, low, high)}</tr>"
-            for name, row in zip(self.names, self.values, strict=True)
+            f"<tr><th style='text-align:right;font-weight:normal'>{name}</th>{_cells(row, low, high)}</tr>"
+            for name, row in zip(names, self.values, strict=True)
         )
         what = f"{self.measure.name} of {self.fingerprint.name}, {self.n_probes:,} probes; 0 is the same"
         return f"<table><caption>{html.escape(what)}</caption><tr><th></th>{head}</tr>{rows}</table>"

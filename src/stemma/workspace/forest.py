@@ -8,6 +8,7 @@ from stemma.ancestry.parent_model import ParentModel
 from stemma.ancestry.trees.forest import Forest
 from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError
+from stemma.registry import comparisons
 from stemma.types import Lineage
 from stemma.workspace.lineage_builder import DETAILED, LineageBuilder, Progress
 from stemma.workspace.workspace import ALPHA
@@ -43,10 +44,11 @@ def lineage(
         The lineage.
 
     Raises:
-        MisuseError: If there are no models, or two with the same name.
+        MisuseError: If there are no models, or two with the same name, or alpha is no level.
     """
     from stemma.training import shipped_parent_model
 
+    comparisons.check_alpha(alpha)
     if not models:
         raise MisuseError("a lineage needs at least one model, and none was given")
     names = [m.name for m in models]

@@ -14,6 +14,7 @@ from stemma.ancestry.roles import PossibleParent, RelativeRole, RelativeRoles, R
 from stemma.ancestry.trace import EXACT_RELATIONS, Candidate
 from stemma.checkpoints.model import Model
 from stemma.errors import StemmaError
+from stemma.kinship.axes import NARROWER
 from stemma.registry import model_records
 from stemma.types import Comparison, Relation, RelationKind, Verdict
 from stemma.workspace.number_formats import is_coded, significand_bits
@@ -85,6 +86,8 @@ class RoleAssignment:
             assigned, parent_set = self._roles_from_family(readable, further)
             for k, role in assigned.items():
                 roles[k] = _with_finetuned(role, related[k][1])
+            if any(NARROWER in related[k][1].relation.steps for k in undecided):
+                parent_set = ()  # models of other widths have no calibrated probability
         default = RelativeRole(Role.RELATIVE if parents else Role.UNKNOWN)
         return RelativeRoles([r or default for r in roles], parent_set)
 

@@ -1,9 +1,11 @@
 """The registry and what is done with it: enrol, compare, trace, distance."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -95,10 +97,9 @@ class Workspace:
         replace: bool = False,
         all_formats: bool = False,
         probes: "Probes | None" = None,
-    ) -> Iterator[AddResult]:
+        on_result: Callable[[AddResult], None] | None = None,
+    ) -> tuple[AddResult, ...]:
         """Enrol checkpoints; one bad file never stops the others.
-
-        A result is given only once its model is on disk.
 
         Args:
             paths: Checkpoints, or folders of them.
@@ -108,8 +109,9 @@ class Workspace:
             replace: Let a known name stand for new weights.
             all_formats: Take NumPy and ONNX files from folders too.
             probes: Keep a functional sketch for these, at most 256 KiB a model, for comparing later without the model.
+            on_result: Called with each result as soon as its model is on disk.
 
-        Yields:
+        Returns:
             One result per model, in order.
 
         Raises:
@@ -119,7 +121,13 @@ class Workspace:
         enrol = Enrolment(
             self.registry, self._jobs, self._progress, license, keep_weights, replace, probes, self._prepare
         )
-        yield from enrol(paths, name, all_formats)
+        paths = [Path(paths)] if isinstance(paths, (str, os.PathLike)) else paths  # a text is a sequence of letters
+        results = []
+        for result in enrol(paths, name, all_formats):
+            results.append(result)
+            if on_result is not None:
+                on_result(result)
+        return tuple(results)
 
     # Models
 
@@ -247,12 +255,13 @@ class Workspace:
         from stemma.ancestry.trace import trace
 
         comparisons.check_alpha(alpha)
-        if not 0 < coverage < 1:
+        if not isinstance(coverage, Real) or not 0 < coverage < 1:
             raise MisuseError(
-                f"the coverage must be between 0 and 1, but is {coverage:g}; at .95, 95 of 100 sets hold the parent"
+                f"the coverage must be between 0 and 1, but is {coverage!r}; at .95, 95 of 100 sets hold the parent"
             )
         _require_probes(null, probes)
         if against is not None:
+            against = [Path(against)] if isinstance(against, (str, os.PathLike)) else list(against)
             search = search_files([p if isinstance(p, Model) else Path(p) for p in against], model, self._prepare)
         else:
             search = search_registry(self.registry, model, limit, self.reopen)

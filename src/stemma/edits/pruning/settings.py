@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from numbers import Real
 
 from stemma.edits.editable_network import EditableNetwork, name_patterns
 from stemma.edits.fidelity.batch_norm_recalibration import recalibrate
@@ -75,7 +76,11 @@ class PruningSettings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "score", SCORE_ALIASES.get(self.score, self.score))
-        if self.budget not in BUDGETS:
+        numbers = ("keep_ratio", "min_keep", "damping", "rounds", "round_to", "batch", "positions", "seed")
+        for name in numbers:
+            if not isinstance(getattr(self, name), Real):
+                raise MisuseError(f"{name} takes a number, not {getattr(self, name)!r}")
+        if not isinstance(self.budget, str) or self.budget not in BUDGETS:
             raise MisuseError(f"there is no budget {self.budget!r}. Choose one of {', '.join(BUDGETS)}")
         if not 0 < self.keep_ratio < 1:
             raise MisuseError(f"keep_ratio has to lie between 0 and 1, but is {self.keep_ratio:g}")

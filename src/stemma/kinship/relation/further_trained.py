@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from stemma.kinship.axes import ALL_LAYERS
 from stemma.kinship.relation import geometry
 from stemma.kinship.relation.base import AbstractOperation, FittedOperation, entry_bits
 from stemma.kinship.relation.explanation import Step
@@ -100,7 +101,7 @@ def _where(pair: Pair, changed: tuple[Layer, ...]) -> str:
 
     if all(is_head(pair, m) for m in changed if m.matrix) and len(pair.matrices) > sum(m.matrix for m in changed):
         return "head only"
-    return "all layers" if all(m in changed for m in pair.matrices) else "some layers"
+    return ALL_LAYERS if all(m in changed for m in pair.matrices) else "some layers"
 
 
 def _sentence(kind: RelationKind, relative: float, where: str, frozen: int, matrices: int) -> str:

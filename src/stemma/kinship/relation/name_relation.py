@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stemma.checkpoints.model import Model
-from stemma.kinship.axes import NARROWER
+from stemma.kinship.axes import ALL_LAYERS, NARROWER
 from stemma.kinship.relation.base import AbstractOperation
 from stemma.kinship.relation.explanation import Explanation, LayerChange, Step
 from stemma.kinship.relation.operation_search import CandidateExplanation, candidate_explanations, plain_bits
@@ -123,8 +123,11 @@ def older_model(found: Explanation, a: Model, b: Model) -> str:
     lossy = [s for s in found.steps if s.kind is not RelationKind.PERMUTED]  # a permutation has no direction
     if any(s.parameters.get("idle") for s in lossy):
         return ""  # such units may have been removed or added
-    if (lossy and all(s.kind in LOSSY for s in lossy)) or any(s.name == NARROWER for s in lossy):
+    if lossy and all(s.kind in LOSSY for s in lossy):
         return first
+    if any(s.name == NARROWER for s in lossy):
+        # where every layer changed too, the wider model may just as well be a relative of the one that was cut
+        return "" if any(s.parameters.get("where") == ALL_LAYERS for s in lossy) else first
     if found.kind is not RelationKind.REFORMATTED or len(found.steps) != 1:
         return ""
     if found.steps[0].parameters.get("vocabulary_grown"):

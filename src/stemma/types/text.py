@@ -1,0 +1,19 @@
+"""Text from files and people, made safe to show."""
+
+LONGEST_NAME = 100
+"""Characters of a name that a short description of a result shows."""
+
+
+def plain(text: object) -> str:
+    r"""Text that cannot drive a terminal: control, direction and other unprintable characters become escapes.
+
+    Returns:
+        The same text, every unprintable character written as `\x1b`, `\u202e` and so on.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
+def short_name(name: object, most: int = LONGEST_NAME) -> str:
+    """A name in a short description: plain, and cut where it is long."""
+    shown = plain(name)
+    return shown if len(shown) <= most else f"{shown[: most - 1]}…"
