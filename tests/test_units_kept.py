@@ -8,6 +8,7 @@ import pytest
 from stemma.architectures.unit_groups import permute, structure
 from stemma.checkpoints.model import Model
 from stemma.kinship.compare import compare_weights
+from stemma.kinship.explain import explain
 from stemma.kinship.weights.correspondence import by_name
 from stemma.kinship.weights.units_kept import UnitsKept
 from stemma.networks.load import from_arrays
@@ -108,3 +109,20 @@ def test_a_wider_relative_is_no_parent_of_a_cut_model(kind: str, tmp_path: Path)
     assert found.verdict == "descends"
     tuned = build(Recipe(kind, "finetune", RelationKind.FINETUNED, (cut_recipe(kind, 51),), {"steps": 60}, 2, "b"))
     assert compare_weights(build(root), tuned).relation.parameters.get("made_from") is None
+
+
+def test_an_explanation_has_the_steps_of_the_comparison() -> None:
+    root = Recipe("mlp", "train", seed=51)
+    tuned = {"steps": 60}
+    children = [
+        cut_recipe("mlp", 51),
+        Recipe("mlp", "finetune", RelationKind.FINETUNED, (cut_recipe("mlp", 51),), tuned, 2, "b"),
+        Recipe("mlp", "finetune", RelationKind.FINETUNED, (root,), tuned, 3, "b"),
+        Recipe("mlp", "prune-weights", RelationKind.PRUNED, (root,), {"ratio": 0.5}),
+        Recipe("mlp", "quantize", RelationKind.QUANTIZED, (root,), {"bits": 8}),
+    ]
+    parent = build(root)
+    for recipe, child in zip(children, build_all(children), strict=True):
+        compared, explained = compare_weights(parent, child).relation, explain(parent, child)
+        assert compared.kind is explained.kind, recipe.operation
+        assert compared.steps == tuple(step.name for step in explained.steps), recipe.operation

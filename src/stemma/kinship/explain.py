@@ -1,5 +1,6 @@
 """Explanation of how a child was made from a parent, step by step and tensor by tensor."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,7 @@ from stemma.kinship.relation import ALL, both_directions, explain_remapped, pair
 from stemma.kinship.relation.explanation import Explanation, LayerChange, Step
 from stemma.kinship.relation.name_relation import CANNOT_SEE, layer_changes, simplest_explanation
 from stemma.kinship.relation.pair import Pair
-from stemma.kinship.weights.correspondence import by_name
+from stemma.kinship.weights.correspondence import Pairing, by_name
 from stemma.kinship.weights.name_clashes import with_distinct_names
 from stemma.kinship.weights.residual import rounding
 from stemma.kinship.weights.units_matched import UnitsMatched
@@ -63,21 +64,30 @@ def _explanation_of(parent: Model, child: Model, found: WeightsDecision) -> Expl
     kind, by = comparison.relation.kind, comparison.weights.statistic
     if kind in PROVEN and (not pairings or by == UnitsMatched.name or _mapped(comparison)):
         return _exact_explanation(parent, child, comparison)
-    if by == UnitsMatched.name and matched is not None:
-        explanation = explain_remapped(parent, child, matched, all_entries=True)
-        better = placement_by_values(parent, child, explanation, pairings)
-        if not better:
-            return (
-                _without_steps(parent, child, comparison)
-                if explanation is None
-                else replace(explanation, notes=_notes(parent, child))
-            )
-        pairings = better
+    if by != UnitsMatched.name or matched is None:
+        return _by_pairs(parent, child, pairings) or _without_steps(parent, child, comparison)
+    explanation = explain_remapped(parent, child, matched, all_entries=True)
+    if better := placement_by_values(parent, child, explanation, pairings):
+        return _by_pairs(parent, child, better) or _without_steps(parent, child, comparison)
+    named = comparison.relation.steps
+    if explanation is None or tuple(step.name for step in explanation.steps) != named:
+        # the comparison may have named the relation from tensors paired by their names
+        other = _by_pairs(parent, child, pairings)
+        agrees = other is not None and (explanation is None or tuple(step.name for step in other.steps) == named)
+        if other is not None and (agrees or (explanation and other.kind is kind is not explanation.kind)):
+            return other
+    if explanation is None:
+        return _without_steps(parent, child, comparison)
+    return replace(explanation, notes=_notes(parent, child))
+
+
+def _by_pairs(parent: Model, child: Model, pairings: Sequence[Pairing]) -> Explanation | None:
+    """The explanation of tensors paired by name or contents, in whichever direction is simpler."""
     x, y, pairings = pair_tensors(parent, child, pairings)
     pair = Pair.of(x, y, pairings, all_entries=True)
     explanation = simplest_explanation(pair, ALL)
     if explanation is None:
-        return _without_steps(parent, child, comparison)
+        return None
     explanation = (
         both_directions(explanation, lambda: simplest_explanation(pair.swapped(pairings), ALL), _notes(parent, child))
         or explanation
