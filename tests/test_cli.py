@@ -4,10 +4,12 @@ import io
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 import stemma
-from checkpoints import Run
+from checkpoints import Run, arrays_of
 from stemma.cli import layout, output
 from stemma.cli.arguments import arrange
 
@@ -220,3 +222,19 @@ def test_the_demo_leaves_what_is_not_its_own(run: Run, tmp_path: Path) -> None:
     code, out, err = run("demo", "--out", tmp_path)
     assert (code, out, mine.read_text()) == (2, "", "mine")
     assert "--out" in err
+
+
+def test_the_next_command_names_files_where_files_were_searched(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "my models"
+    folder.mkdir()
+    parent = arrays_of(0)
+    save_file(parent, folder / "parent.safetensors")
+    step = {n: np.abs(x).max() / 127 for n, x in parent.items()}
+    rounded = {n: (np.round(x / step[n]) * step[n]).astype(np.float32) for n, x in parent.items()}
+    save_file({n: rounded[n] if x.ndim > 1 else x for n, x in parent.items()}, tmp_path / "child.safetensors")
+    for against in (folder, folder / "parent.safetensors"):
+        out = run("trace", tmp_path / "child.safetensors", "--against", against)[1]
+        words = " ".join(out.split())
+        assert f"stemma explain '{folder / 'parent.safetensors'}'" in words
+    out = run("lineage", folder, tmp_path / "child.safetensors")[1]
+    assert "stemma explain" not in out or str(folder / "parent.safetensors") in " ".join(out.split())

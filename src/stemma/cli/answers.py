@@ -1,6 +1,8 @@
 """The answer to each question in one line, what it means, and what to do next."""
 
-from collections.abc import Mapping
+import glob
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
@@ -32,6 +34,20 @@ def typed_as(name: object) -> str:
     import shlex
 
     return shlex.quote(plain(name))
+
+
+def path_of(name: object, searched: Sequence[str] | None) -> str:
+    """What is typed for a model: the file it was found at where files were searched, else its name."""
+    from stemma.checkpoints.folders import default_name
+
+    for given in map(Path, searched or ()):
+        inside = [given / str(name), *given.glob(f"{glob.escape(str(name))}.*")] if given.is_dir() else []
+        if default_name(given) == name and given.exists():
+            return typed_as(given)
+        found = next((path for path in inside if path.exists()), None)
+        if found is not None:
+            return typed_as(found)
+    return typed_as(name)
 
 
 def trace_answer(result: "Trace") -> Text:
@@ -67,16 +83,17 @@ def trace_closing(answer: "TraceAnswer") -> tuple[str, str]:
     """What a trace means, and what to do next."""
     result, closest = answer.result, closest_finding(answer.result)
     model = typed_as(answer.request.model)
+    parent = "PARENT" if closest is None else path_of(closest["name"], answer.request.against)
     if result.verdict == "copy":
         return ("the weights are those of a known model, whose licence applies to them",
                 "stemma trace with --deny-license L checks the licences, for example in CI")  # fmt: skip
     if result.verdict == "descends" and closest is not None:
         return ("its weights were made from those of its parent, whose licence may apply",
-                f"stemma explain {typed_as(closest['name'])} {model} shows what was changed in each layer")  # fmt: skip
+                f"stemma explain {parent} {model} shows what was changed in each layer")  # fmt: skip
     if result.verdict == "related" and closest is not None:
         if closest.get("role") == "same":
             return ("both are forms of the same network; either may be the older one",
-                    f"stemma explain {typed_as(closest['name'])} {model} shows how the two differ")  # fmt: skip
+                    f"stemma explain {parent} {model} shows how the two differ")  # fmt: skip
         return ("they share weights: either may be the parent, or both come from a third model",
                 "add further models of this family (stemma add PATH) and trace again")  # fmt: skip
     if result.verdict == "no-known-parent":

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stemma.cli.answers import typed_as
+from stemma.cli.answers import path_of
 from stemma.cli.options import Alpha, Jobs, Json, RegistryUrl, words
 
 if TYPE_CHECKING:
@@ -52,7 +52,14 @@ def lineage(
         show_json(answer.document())
         return
     result = answer.result
-    show(lines_of(headline(result)), "", *trees(result), findings(_lines(result)), "", findings(_closing(result)))
+    show(
+        lines_of(headline(result)),
+        "",
+        *trees(result),
+        findings(_lines(result)),
+        "",
+        findings(_closing(result, request.paths)),
+    )
 
 
 def headline(result: "Lineage") -> "Text":
@@ -66,12 +73,11 @@ def headline(result: "Lineage") -> "Text":
     )
 
 
-def _closing(result: "Lineage") -> "Iterator[tuple[str, str, str]]":
+def _closing(result: "Lineage", paths: Sequence[str] | None) -> "Iterator[tuple[str, str, str]]":
     if result.edges:
         edge = result.edges[0]
-        shown = (
-            f"{typed_as(edge.parent)} {typed_as(edge.child)}" if "(missing" not in edge.parent + edge.child else "A B"
-        )
+        ends = [path_of(end, paths) for end in (edge.parent, edge.child)]
+        shown = "A B" if "(missing" in edge.parent + edge.child else " ".join(ends)
         yield "meaning", "each child is listed below its parent, with the relation between them", ""
         yield "next", f"stemma explain {shown} shows what was changed along an edge", ""
     elif any(len(f) > 1 for f in result.families):
