@@ -132,3 +132,5 @@ def test_the_command_line_takes_old_names(tmp_path: Path) -> None:
     assert plan["spec"]["params"]["round_to"] == 4
     assert plan == json.loads(stemma(*words, "-P", "round_to=4").stdout)["plan"]
     assert stemma(*words, "-P", "round_to=4", "-P", "multiple=4").returncode == 2
+    twice = stemma(*words, "-P", "keep_ratio=.9")  # --ratio says something else
+    assert (twice.returncode, "give --ratio only" in twice.stderr) == (2, True)

@@ -104,6 +104,24 @@ def test_no_known_parent_is_said_only_where_every_candidate_is_excluded(
     assert [t["model"] for t in found["not_tested"]] == [name for name, row in rows.items() if row[2] is OPEN]
 
 
+def test_kin_in_function_only_is_not_said_to_share_weights_and_gives_no_set_of_parents() -> None:
+    from stemma.ancestry.roles import PossibleParent, RelativeRole, RelativeRoles, Role
+    from stemma.application.policies import Ruling
+    from stemma.application.trace import TraceAnswer, TraceRequest
+    from stemma.cli.answers import trace_answer, trace_closing
+
+    weights, kin = (comparison("a", p, 0.1, verdict, RelationKind.DISTILLED) for p, verdict in ((0.5, NO), (1e-9, YES)))
+    function = replace(kin.weights, axis=Axis.FUNCTION, reason="closer than others")
+    roles = RelativeRoles([RelativeRole(Role.UNKNOWN)], (PossibleParent((), 1.0),))
+    for found, where, shared in ((replace(weights, function=function), " in function only", False), (kin, "; ", True)):
+        result = trace(SUSPECT, [candidate("a")], lambda c, f=found: f, assign_roles=lambda pairs: roles)
+        assert result.verdict == "related"
+        assert f"related to a{where}" in trace_answer(result).plain.replace(" (distilled)", "")
+        answer = TraceAnswer(request=TraceRequest(model="m"), model=SUSPECT, result=result, ruling=Ruling())
+        assert trace_closing(answer)[0].startswith("they share weights") == shared
+        assert (bool(result.parent_set), result.coverage is not None) == (shared, shared)
+
+
 def test_what_could_not_be_searched_leaves_the_answer_open() -> None:
     left = [{"what": "unreadable-file", "model": "", "why": "a file cannot be read"}]
     rows = {"a": (0.5, 0.0, NO)}

@@ -103,6 +103,8 @@ def trace(
     relatives = [(role.role, _relative_row(r, role)) for r, role in zip(related, assigned.roles, strict=True)]
     parents = [r for role, r in relatives if role in (Role.PARENT, Role.SAME)]
     parents.sort(key=lambda p: (p["direction"] != "parent", -(p["confidence"] or 0.0), -(p["share"] or 0.0)))
+    if all(r["weights"]["verdict"] != "related" for r in related):  # the set is read from weights that are shared
+        assigned = RelativeRoles(assigned.roles)
     unseen = _number_sketched(candidates, searched)
     return Trace(
         model=suspect.ref,

@@ -129,6 +129,9 @@ def _pruning(request: PruneRequest) -> "Pruning":
     if (request.ratio is None) == (request.budget is None):
         raise MisuseError("give either how much to remove (--ratio .3) or how much to keep (--budget macs=0.5)")
     given = parse_fields(Pruning, request.parameters, request.seed)
+    if twice := sorted({"budget", "keep_ratio"} & given.keys()):
+        option = "--budget" if request.ratio is None else "--ratio"
+        raise MisuseError(f"{option} and -P {twice[0]} both say how much to keep: give {option} only")
     if request.ratio is not None:
         given |= {"budget": "units", "keep_ratio": 1 - request.ratio}
         return Pruning(**given)

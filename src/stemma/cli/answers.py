@@ -65,6 +65,8 @@ def trace_answer(result: "Trace") -> Text:
         return Text(f"{model} ").append_text(verdict_text("descends", f" from {of}{in_brackets(closest['relation'])}"))
     if result.verdict == "related" and closest is not None:
         rest = f" to {closest['name']}{in_brackets(closest['relation'])}; which of the two came first is not known"
+        if by_function_only(result, closest):
+            rest = f" to {closest['name']} in function only{in_brackets(closest['relation'])}"
         same = closest.get("role") == "same"
         rest = (
             f" to {closest['name']}{in_brackets(closest['relation'])}: the same network in another form"
@@ -94,6 +96,9 @@ def trace_closing(answer: "TraceAnswer") -> tuple[str, str]:
         if closest.get("role") == "same":
             return ("both are forms of the same network; either may be the older one",
                     f"stemma explain {parent} {model} shows how the two differ")  # fmt: skip
+        if by_function_only(result, closest):
+            return ("the two behave more alike than control models do, but share no weights",
+                    "more control models (--null) make the smallest attainable p-value smaller")  # fmt: skip
         return ("they share weights: either may be the parent, or both come from a third model",
                 "add further models of this family (stemma add PATH) and trace again")  # fmt: skip
     if result.verdict == "no-known-parent":
@@ -109,6 +114,12 @@ def closest_finding(result: "Trace") -> Mapping[str, Any] | None:
     """The finding that the answer names: a copy, else a parent, else another relative."""
     copies = sorted(result.copies, key=lambda copy: copy["relation"] != "copy")
     return next(iter((*copies, *result.parents, *result.relatives)), None)
+
+
+def by_function_only(result: "Trace", finding: Mapping[str, Any]) -> bool:
+    """Whether a finding rests on what the models compute, and its weights show no relation."""
+    compared = (c for c in result.candidates if (c["name"], c["digest"]) == (finding["name"], finding["digest"]))
+    return any((c["function"] or {}).get("verdict") == "related" != c["weights"]["verdict"] for c in compared)
 
 
 def in_brackets(relation: object) -> str:
