@@ -10,6 +10,7 @@ Inside, each folder answers one question, and data flows from the bottom of this
     cli            commands: they parse and print, and nothing else
     api            the functions of a notebook
     application    one function per question: values in, one answer with its document out; policies
+    arguments      what stands for models and probes in those functions
     methods        the methods under their published names
     export         pages that show a result: they return bytes
     workspace      recall or compute, then store

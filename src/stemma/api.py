@@ -4,27 +4,28 @@ Wherever a model is taken, a `stemma.Model`, a torch module, a path, or a name o
 does; wherever probes are, words as `--probes` takes them do as well.
 """
 
-import contextlib
-import os
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from stemma.arguments import (
+    as_list,
+    as_probes,
+    check_kinds,
+    distinct_names,
+    opened,
+    path_or_model,
+    reference_models,
+    selection_or_probes,
+)
 from stemma.types import Comparison, Distance, DistanceMatrix, Evidence, Fingerprint, Lineage, Trace
 
 if TYPE_CHECKING:
-    import torch
-
-    from stemma.checkpoints.model import Model
+    from stemma.arguments import Given
     from stemma.edits.result import Edited
     from stemma.fingerprints.base import AbstractFingerprinter
     from stemma.measures.base import AbstractMeasure
     from stemma.multimodal.report import CompetitionReport
     from stemma.probes import Probes
-    from stemma.workspace import Workspace
-
-    Given = Model | torch.nn.Module | str | os.PathLike[str]
-    """What stands for a model: one that is loaded, a torch module, a path, or a name or digest in the registry."""
 
 
 def compare(
@@ -47,9 +48,9 @@ def compare(
     Returns:
         All evidence on the pair.
     """
-    workspace, first = _opened(a)
-    asked = _selection_or_probes(probes, first)
-    return workspace.compare(first, _opened(b)[1], probes=asked, null=_references(null), **options)
+    workspace, first = opened(a)
+    asked = selection_or_probes(probes, first)
+    return workspace.compare(first, opened(b)[1], probes=asked, null=reference_models(null), **options)
 
 
 def distance(
@@ -71,9 +72,9 @@ def distance(
     Returns:
         The distance, with its interval over probes.
     """
-    workspace, first = _opened(a)
-    _check_kinds(method, measure)
-    return workspace.distance(first, _opened(b)[1], _probes(probes, first), method, measure)
+    workspace, first = opened(a)
+    check_kinds(method, measure)
+    return workspace.distance(first, opened(b)[1], as_probes(probes, first), method, measure)
 
 
 def lineage(
@@ -92,7 +93,7 @@ def lineage(
     """
     from stemma.workspace.forest import lineage
 
-    return lineage([_opened(m)[1] for m in _several(models)], **options)
+    return lineage([opened(m)[1] for m in as_list(models)], **options)
 
 
 def trace(
@@ -115,10 +116,10 @@ def trace(
     Returns:
         The answer.
     """
-    workspace, suspect = _opened(model)
-    searched = None if against is None else [_path_or_model(one) for one in _several(against)]
-    asked = _selection_or_probes(probes, suspect)
-    return workspace.trace(suspect, against=searched, probes=asked, null=_references(null), **options)
+    workspace, suspect = opened(model)
+    searched = None if against is None else [path_or_model(one) for one in as_list(against)]
+    asked = selection_or_probes(probes, suspect)
+    return workspace.trace(suspect, against=searched, probes=asked, null=reference_models(null), **options)
 
 
 def prune(model: "Given", probes: "Probes | str", **options: Any) -> "Edited":
@@ -134,8 +135,8 @@ def prune(model: "Given", probes: "Probes | str", **options: Any) -> "Edited":
     """
     from stemma.edits.pruning.pruning import Pruning
 
-    chosen = _opened(model)[1]
-    return Pruning(**options)(chosen, _probes(probes, chosen))
+    chosen = opened(model)[1]
+    return Pruning(**options)(chosen, as_probes(probes, chosen))
 
 
 def unlearn(model: "Given", forget: "Probes | str", retain: "Probes | str | None" = None, **options: Any) -> "Edited":
@@ -152,9 +153,9 @@ def unlearn(model: "Given", forget: "Probes | str", retain: "Probes | str | None
     """
     from stemma.edits.unlearning.unlearning import Unlearning
 
-    chosen = _opened(model)[1]
-    kept = None if retain is None else _probes(retain, chosen)
-    return Unlearning(**options)(chosen, _probes(forget, chosen), kept)
+    chosen = opened(model)[1]
+    kept = None if retain is None else as_probes(retain, chosen)
+    return Unlearning(**options)(chosen, as_probes(forget, chosen), kept)
 
 
 def fingerprint(
@@ -178,15 +179,15 @@ def fingerprint(
     from stemma.fingerprints.gradient_field import GradientField
     from stemma.fingerprints.weight_sketch import WeightSketch
 
-    chosen = _opened(model)[1]
+    chosen = opened(model)[1]
     if isinstance(method, WeightSketch) or (method is None and probes is None):
         return (method or WeightSketch())(chosen)  # of the weights alone
     if method is not None and (isinstance(method, type) or not (callable(method) and hasattr(method, "spec"))):
-        _check_kinds(method)
+        check_kinds(method)
     if probes is None:
         name = getattr(method, "name", type(method).__name__)
         raise MisuseError(f"{name} asks the network: give probes, for example probes='noise:n=256'")
-    return (GradientField() if method is None else method)(chosen, _probes(probes, chosen))
+    return (GradientField() if method is None else method)(chosen, as_probes(probes, chosen))
 
 
 def matrix(
@@ -217,13 +218,13 @@ def matrix(
     from stemma.measures import ALL
     from stemma.measures.matrix import distance_matrix
 
-    _check_kinds(method, measure)
+    check_kinds(method, measure)
     named = isinstance(models, Mapping)
-    opened = [_opened(m)[1] for m in (models.values() if named else _several(models))]
-    names = _distinct([str(n) for n in models] if named else [m.name for m in opened])
+    opened = [opened(m)[1] for m in (models.values() if named else as_list(models))]
+    names = distinct_names([str(n) for n in models] if named else [m.name for m in opened])
     if len(opened) < 2:
         raise MisuseError(f"a matrix of distances takes two models or more, not {len(opened)}")
-    asked = _probes(probes, opened[0])
+    asked = as_probes(probes, opened[0])
     chosen = GradientField() if method is None else method
     compares = next((kind() for kind in ALL if chosen.produces in kind.accepts), None) if measure is None else measure
     if compares is None:
@@ -254,10 +255,10 @@ def verify_unlearning(
     """
     from stemma.verification.unlearning import UnlearningTest
 
-    before = _opened(original)[1]
-    after, group = ([_opened(m)[1] for m in _several(given)] for given in (unlearned, retrained))
-    kept = None if retained is None else _probes(retained, before)
-    return UnlearningTest(**options)(before, after, _probes(forget, before), group, kept)
+    before = opened(original)[1]
+    after, group = ([opened(m)[1] for m in as_list(given)] for given in (unlearned, retrained))
+    kept = None if retained is None else as_probes(retained, before)
+    return UnlearningTest(**options)(before, after, as_probes(forget, before), group, kept)
 
 
 def competition(
@@ -293,110 +294,7 @@ def competition(
         raise MisuseError(f"unimodal networks are given by modality, as a dict, not as a {type(unimodal).__name__}")
     if (unimodal is None) != (fit_probes is None):
         raise MisuseError("competition strength takes both unimodal networks and fit_probes: give both or neither")
-    chosen = _opened(model)[1]
-    alone = {name: [_opened(m)[1] for m in _several(given)] for name, given in (unimodal or {}).items()}
-    fitted = None if fit_probes is None else _probes(fit_probes, chosen)
-    return competition_report(chosen, _probes(probes, chosen), alone, fitted, layer, mask, seed)
-
-
-def _distinct(names: Sequence[str]) -> tuple[str, ...]:
-    """Names that are all different: a number is added to those that are not."""
-    made: list[str] = []
-    for name in names:
-        count, label = 2, name
-        while label in made:
-            label, count = f"{name} {count}", count + 1
-        made.append(label)
-    return tuple(made)
-
-
-def _opened(model: "Given") -> "tuple[Workspace, Model]":
-    from stemma.registry import Registry
-    from stemma.workspace import Workspace
-
-    workspace = Workspace(Registry())
-    return workspace, workspace.resolve(os.fspath(model)) if isinstance(model, (str, os.PathLike)) else _model(model)
-
-
-def _several(given: Any) -> list[Any]:
-    """Models as a list: one alone is a list of one, a folder's path too; a module may be a sequence of layers."""
-    from stemma.errors import MisuseError
-
-    if isinstance(given, Mapping):
-        raise MisuseError(
-            f"models are given as a list here, not as a {type(given).__name__}: give list(models.values())"
-        )
-    one = isinstance(given, (str, os.PathLike)) or callable(given)
-    return [given] if one or not isinstance(given, Iterable) else list(given)
-
-
-def _references(null: "Sequence[Given] | str | None") -> "list[Path | Model] | str | None":
-    """Reference models as the workspace takes them; a text is a recipe."""
-    return null if null is None or isinstance(null, str) else [_path_or_model(one) for one in _several(null)]
-
-
-def _path_or_model(given: "Given") -> "Path | Model":
-    from stemma.errors import MisuseError
-
-    if not isinstance(given, (str, os.PathLike)):
-        return _model(given)
-    if not os.fspath(given):
-        raise MisuseError("an empty text names no model: give a path")  # Path("") is the working directory
-    return Path(given)
-
-
-def _model(given: "Model | torch.nn.Module") -> "Model":
-    """A model as it is; a torch module as one, under its class's name."""
-    from stemma.checkpoints.model import Model
-    from stemma.errors import MisuseError
-
-    if isinstance(given, Model):
-        return given
-    if isinstance(given, type):
-        raise MisuseError(f"{given.__name__} is a class, not a model: give an instance of it")
-    if not callable(given):
-        raise MisuseError(f"a model is a stemma.Model, a path, a name or a torch module, not {type(given).__name__}")
-    from stemma.networks.from_module import from_module
-
-    return from_module(given, type(given).__name__)
-
-
-def _probes(given: "Probes | str | os.PathLike[str]", model: "Model") -> "Probes":
-    """Probes as they are; words and paths as `--probes` takes them."""
-    from stemma.errors import MisuseError, UnreadableModelError
-    from stemma.probes import Probes, read_probes
-
-    if isinstance(given, Probes):
-        return given
-    if not isinstance(given, (str, os.PathLike)):
-        raise MisuseError(
-            f"probes are a stemma.Probes or words as --probes takes them (noise:n=256), not {type(given).__name__}: "
-            "use stemma.Probes.of(inputs, labels=…)"
-        )
-    spec = None
-    with contextlib.suppress(UnreadableModelError):  # arrays need no input space; whatever does says so
-        spec = model.network.input_spec
-    return read_probes(os.fspath(given), spec)
-
-
-def _selection_or_probes(given: Any, model: "Model") -> Any:
-    """Probes as above; None and probes that were selected for a test stay as they are."""
-    from stemma.kinship.function.selection import Selection
-
-    return given if given is None or isinstance(given, Selection) else _probes(given, model)
-
-
-def _check_kinds(method: object, measure: object = None) -> None:
-    """Refuse what is no method and what is no measure, such as their names."""
-    from stemma.errors import MisuseError
-    from stemma.fingerprints.base import AbstractFingerprinter
-    from stemma.measures.base import AbstractMeasure
-
-    for what, given, kind, example in (
-        ("method", method, AbstractFingerprinter, "stemma.methods.ModelGiF()"),
-        ("measure", measure, AbstractMeasure, "stemma.measures.LinearCka()"),
-    ):
-        if given is not None and not isinstance(given, kind):
-            is_class = isinstance(given, type) and issubclass(given, kind)
-            said = f"the class {given.__name__}: give an instance" if is_class else f"a {type(given).__name__}"
-            raise MisuseError(f"a {what} is an object such as {example}, not {said}")
+    chosen = opened(model)[1]
+    alone = {name: [opened(m)[1] for m in as_list(given)] for name, given in (unimodal or {}).items()}
+    fitted = None if fit_probes is None else as_probes(fit_probes, chosen)
+    return competition_report(chosen, as_probes(probes, chosen), alone, fitted, layer, mask, seed)
