@@ -24,9 +24,20 @@ def evidence(
 ) -> Evidence:  # fmt: skip
     p = None if log10_p is None else 10.0**log10_p
     return Evidence(
-        "the weights share an origin", Axis.WEIGHTS, statistic, 0.0, Null("a test"), p, log10_p, effect, verdict,
-        f"{statistic} says {verdict.value}", Spec(statistic), ("a", "b"), details,
-    )  # fmt: skip
+        claim="the weights share an origin",
+        axis=Axis.WEIGHTS,
+        statistic=statistic,
+        value=0.0,
+        null=Null("a test"),
+        p_value=p,
+        log10_p=log10_p,
+        effect=effect,
+        verdict=verdict,
+        reason=f"{statistic} says {verdict.value}",
+        spec=Spec(statistic),
+        inputs=("a", "b"),
+        details=details,
+    )
 
 
 SAME = evidence("digest", OPEN)

@@ -40,7 +40,19 @@ def comparison(
     name: str, p: float | None, effect: float, verdict: Verdict, kind: RelationKind = RelationKind.RELATED
 ) -> Comparison:
     log10_p = None if p is None else math.log10(p)
-    weights = Evidence("", Axis.WEIGHTS, "t", 0.0, Null("n"), p, log10_p, effect, verdict, "because", Spec("t"))
+    weights = Evidence(
+        claim="",
+        axis=Axis.WEIGHTS,
+        statistic="t",
+        value=0.0,
+        null=Null("n"),
+        p_value=p,
+        log10_p=log10_p,
+        effect=effect,
+        verdict=verdict,
+        reason="because",
+        spec=Spec("t"),
+    )
     word = {Verdict.SUPPORTED: "related", Verdict.REFUTED: "independent", Verdict.INCONCLUSIVE: "inconclusive"}
     return Comparison(
         a=ModelRef(name, Digest(name)),

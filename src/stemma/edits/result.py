@@ -57,7 +57,7 @@ def finish_edit(
     network = Network(child.name, digest, editable.network.input_spec, editable.forward, editable.module,
                       tokenizer=editable.network.tokenizer)  # fmt: skip
     child = Model(child.name, child.source, child.tensors, config, network_builder=lambda model: network)
-    receipt = Receipt(plan.operation, plan.parent, digest, plan.digest,
-                      {"digest": probes.digest, "source": probes.source, "count": str(len(probes))},
-                      versions(), dict(measured), parent.source)  # fmt: skip
+    receipt = Receipt(operation=plan.operation, parent=plan.parent, child=digest, plan=plan.digest,
+                      probes={"digest": probes.digest, "source": probes.source, "count": str(len(probes))},
+                      versions=versions(), measured=dict(measured), parent_source=parent.source)  # fmt: skip
     return Edited(child, editable, plan, receipt, parent)

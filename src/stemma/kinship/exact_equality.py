@@ -35,5 +35,17 @@ def _recast(a: Model, b: Model, pairings: tuple[Pairing, ...]) -> str:
 
 
 def _exact_evidence(a: Model, b: Model, how: str, claim: str, reason: str) -> Evidence:
-    return Evidence(claim, Axis.WEIGHTS, how, 1.0, Null("none: verified exactly"), None, None, 1.0, Verdict.SUPPORTED,
-                    reason, Spec(how), (a.digest, b.digest))  # fmt: skip
+    return Evidence(
+        claim=claim,
+        axis=Axis.WEIGHTS,
+        statistic=how,
+        value=1.0,
+        null=Null("none: verified exactly"),
+        p_value=None,
+        log10_p=None,
+        effect=1.0,
+        verdict=Verdict.SUPPORTED,
+        reason=reason,
+        spec=Spec(how),
+        inputs=(a.digest, b.digest),
+    )

@@ -147,5 +147,17 @@ _BY_DIGEST = (RelationKind.COPY, RelationKind.REFORMATTED)
 def _digest_evidence(a: ModelRef, b: ModelRef, same: bool, reason_if_different: str) -> Evidence:
     verdict, effect = (Verdict.SUPPORTED, 1.0) if same else (Verdict.INCONCLUSIVE, 0.0)
     reason = "the digests are equal" if same else reason_if_different
-    return Evidence("the weights are the same", Axis.WEIGHTS, "digest", effect, Null("collision of SHA-256"),
-                    None, None, effect, verdict, reason, Spec("digest"), (a.digest, b.digest))  # fmt: skip
+    return Evidence(
+        claim="the weights are the same",
+        axis=Axis.WEIGHTS,
+        statistic="digest",
+        value=effect,
+        null=Null("collision of SHA-256"),
+        p_value=None,
+        log10_p=None,
+        effect=effect,
+        verdict=verdict,
+        reason=reason,
+        spec=Spec("digest"),
+        inputs=(a.digest, b.digest),
+    )

@@ -13,7 +13,7 @@ PLAN, RECEIPT, PROGRAM, UNDO = "plan.json", "receipt.json", "network.pt2", "undo
 `torch.export.load`."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """What an edit will do, before it does it.
 
@@ -54,7 +54,7 @@ class Plan:
         return jsonable(self)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
     """What an edit did.
 

@@ -244,7 +244,7 @@ class Null:
     values: tuple[float, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
     """What one test says about one claim.
 

@@ -166,8 +166,11 @@ def read(folder: Path) -> tuple[Plan, Receipt]:
         kept = {g: tuple(int(i) for i in k) for g, k in plan["kept"].items()}
         slices = {t: {a: tuple(int(i) for i in r) for a, r in x.items()} for t, x in plan["slices"].items()}
         entries = {t: tuple((int(a), int(b)) for a, b in e) for t, e in plan["entries"].items()}
-        given = str(plan["operation"]), Digest(plan["parent"]), spec, Digest(plan["probes"])
-        first = Plan(*given, kept, slices, entries, str(plan["action"]), plan["expected"])
+        given = {"parent": Digest(plan["parent"]), "probes": Digest(plan["probes"]), "expected": plan["expected"]}
+        first = Plan(
+            operation=str(plan["operation"]), spec=spec, kept=kept, slices=slices, entries=entries,
+            action=str(plan["action"]), **given,
+        )  # fmt: skip
         second = Receipt(**{f.name: receipt[f.name] for f in fields(Receipt)})
         _expect(Mapping, spec.params, first.expected, second.probes, second.versions, second.measured)
         _expect(str, second.operation, second.parent, second.child, second.plan, second.parent_source)

@@ -207,8 +207,21 @@ class UnlearningTest:
         self, value: float, null: Null, p: float | None, effect: float, verdict: Verdict, reason: str,
         inputs: Sequence[Any], details: Mapping[str, Any],
     ) -> Evidence:  # fmt: skip
-        return Evidence(CLAIM, Axis.FUNCTION, self.name, value, null, p, None if p is None else log10(p), effect,
-                        verdict, reason, self.spec, tuple(inputs), details)  # fmt: skip
+        return Evidence(
+            claim=CLAIM,
+            axis=Axis.FUNCTION,
+            statistic=self.name,
+            value=value,
+            null=null,
+            p_value=p,
+            log10_p=None if p is None else log10(p),
+            effect=effect,
+            verdict=verdict,
+            reason=reason,
+            spec=self.spec,
+            inputs=tuple(inputs),
+            details=details,
+        )
 
 
 def _distinct(original: Model, unlearned: Sequence[Model], retrained: Sequence[Model]) -> None:

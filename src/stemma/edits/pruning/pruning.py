@@ -215,7 +215,7 @@ class Pruning(PruningSettings):
             "refused": {**graph.refused, **self._not_resizable(model, graph)},
         }  # fmt: skip
         return Plan(
-            "prune", model.digest, self.spec, probes.digest,
+            operation="prune", parent=model.digest, spec=self.spec, probes=probes.digest,
             kept={g: tuple(int(i) for i in k) for g, k in kept.items()},
             slices={t: {str(a): tuple(int(i) for i in r) for a, r in axes.items()} for t, axes in rows.items()},
             expected=expected,

@@ -81,11 +81,22 @@ class Unlearning(UnlearningSettings):
         used = edit.retain
         constraint = "" if used is None else "batch norm" if not used.inputs else "other inputs"
         plan = Plan(
-            "unlearn", model.digest, self.spec, forget.digest, entries=edit.entries(strength), action=edit.action,
-            expected={"class": forget_class, "recognised": recognised, "strength": strength,
-                      "layers": [r.layer for r in edit.readers], "held to": constraint, "unlike": search.ood_score,
-                      "others": "" if retain is None else str(retain.digest)},
-        )  # fmt: skip
+            operation="unlearn",
+            parent=model.digest,
+            spec=self.spec,
+            probes=forget.digest,
+            entries=edit.entries(strength),
+            action=edit.action,
+            expected={
+                "class": forget_class,
+                "recognised": recognised,
+                "strength": strength,
+                "layers": [r.layer for r in edit.readers],
+                "held to": constraint,
+                "unlike": search.ood_score,
+                "others": "" if retain is None else str(retain.digest),
+            },
+        )
         measured = _measured(before, after, forget, retain, forget_class)
         undo = {r.weight: before.module.get_parameter(r.weight).detach().cpu().clone() for r in edit.readers}
         return replace(finish_edit(model, after, plan, forget, measured), undo=undo)

@@ -228,8 +228,21 @@ class CloserThanIndependent:
         }  # fmt: skip
         kept = Null(null.source, size, 1 / (size + 1), tuple(sorted(deciding.statistics)))
         effect = min((v.effect for v in tested), default=0.0)
-        return Evidence(CLAIM, Axis.FUNCTION, self.name, value, kept, p, None if p is None else log10(p), effect,
-                        verdict, reason, self.spec, (a.digest, b.digest), details)  # fmt: skip
+        return Evidence(
+            claim=CLAIM,
+            axis=Axis.FUNCTION,
+            statistic=self.name,
+            value=value,
+            null=kept,
+            p_value=p,
+            log10_p=None if p is None else log10(p),
+            effect=effect,
+            verdict=verdict,
+            reason=reason,
+            spec=self.spec,
+            inputs=(a.digest, b.digest),
+            details=details,
+        )
 
     def _verdict(
         self, p: float | None, size: int, least: int, tested: Sequence[RankTest], null: NullModels

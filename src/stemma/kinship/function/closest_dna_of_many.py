@@ -100,6 +100,21 @@ class ClosestDnaOfMany:
             nulls = Null(source, len(stand_ins), result.smallest_p, tuple(sorted(float(v) for v in values[1:, j])))
             mean = float(np.mean(found[0, j]))
             effect = float(np.clip(mean, 0, 1))
-            out.append(Evidence(CLAIM, Axis.FUNCTION, self.name, 1 - mean, nulls, p, None if p is None else log10(p),
-                                effect, verdict, reason, self.spec, (c.model, suspect.model), details))  # fmt: skip
+            out.append(
+                Evidence(
+                    claim=CLAIM,
+                    axis=Axis.FUNCTION,
+                    statistic=self.name,
+                    value=1 - mean,
+                    null=nulls,
+                    p_value=p,
+                    log10_p=None if p is None else log10(p),
+                    effect=effect,
+                    verdict=verdict,
+                    reason=reason,
+                    spec=self.spec,
+                    inputs=(c.model, suspect.model),
+                    details=details,
+                )
+            )
         return out

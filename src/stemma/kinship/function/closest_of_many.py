@@ -209,8 +209,21 @@ class ClosestOfMany:
             null.source, size, result.smallest_p, tuple(sorted(v for v in result.null[:, j].tolist() if v == v))
         )
         value = shown[0][0].value if shown else 0.0
-        return Evidence(CLAIM, Axis.FUNCTION, self.name, value, kept, p, None if p is None else log10(p), effect,
-                        verdict, reason, self.spec, (a.digest, b.digest), details)  # fmt: skip
+        return Evidence(
+            claim=CLAIM,
+            axis=Axis.FUNCTION,
+            statistic=self.name,
+            value=value,
+            null=kept,
+            p_value=p,
+            log10_p=None if p is None else log10(p),
+            effect=effect,
+            verdict=verdict,
+            reason=reason,
+            spec=self.spec,
+            inputs=(a.digest, b.digest),
+            details=details,
+        )
 
     def _verdict(
         self,

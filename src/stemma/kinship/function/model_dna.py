@@ -256,8 +256,21 @@ class CloserDnaThanIndependent:
         kept = Null(source, deciding["size"], 1 / (deciding["size"] + 1), tuple(sorted(deciding["null"])))
         mean = float(np.mean(deciding["correlations"]))
         effect = float(np.clip(mean, 0, 1))
-        return Evidence(CLAIM, Axis.FUNCTION, self.name, 1 - mean, kept, p, None if p is None else log10(p), effect,
-                        verdict, reason, self.spec, (a.model, b.model), details)  # fmt: skip
+        return Evidence(
+            claim=CLAIM,
+            axis=Axis.FUNCTION,
+            statistic=self.name,
+            value=1 - mean,
+            null=kept,
+            p_value=p,
+            log10_p=None if p is None else log10(p),
+            effect=effect,
+            verdict=verdict,
+            reason=reason,
+            spec=self.spec,
+            inputs=(a.model, b.model),
+            details=details,
+        )
 
 
 def check_comparable(a: Fingerprint, others: Sequence[Fingerprint]) -> None:

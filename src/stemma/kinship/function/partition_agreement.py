@@ -198,8 +198,21 @@ class PartitionAgreement:
         floor = 0.0 if self.over == "probes" else 1 / (size + 1)
         kept = Null(null.source, size, floor, tuple(sorted(deciding.statistics)) if deciding else ())
         effect = min((v.effect for v in views), default=0.0)
-        return Evidence(CLAIM, Axis.FUNCTION, self.name, value, kept, p, None if p is None else log10(p), effect,
-                        verdict, reason, self.spec, (a.digest, b.digest), details)  # fmt: skip
+        return Evidence(
+            claim=CLAIM,
+            axis=Axis.FUNCTION,
+            statistic=self.name,
+            value=value,
+            null=kept,
+            p_value=p,
+            log10_p=None if p is None else log10(p),
+            effect=effect,
+            verdict=verdict,
+            reason=reason,
+            spec=self.spec,
+            inputs=(a.digest, b.digest),
+            details=details,
+        )
 
     def _views(
         self, pair: tuple[Observation, Observation], controls: Sequence[Observation], probes: Probes

@@ -76,12 +76,24 @@ class SharedTensors:
             said += "; a single input matrix may be a table used by both"
         log10_p = -77.0 + log10(max(1, len(own) * len(other))) if verdict is Verdict.SUPPORTED else None
         return Evidence(
-            "parts of the weights are the same", Axis.WEIGHTS, self.name, float(len(informative)),
-            Null("collision of SHA-256"), None if log10_p is None else 10**log10_p, log10_p, effect, verdict, said,
-            self.spec, (a.digest, b.digest),
-            {"shared": sorted(informative), "public": public_constants,
-             "shares": [min(1.0, size / max(1, n)) for n in totals]},
-        )  # fmt: skip
+            claim="parts of the weights are the same",
+            axis=Axis.WEIGHTS,
+            statistic=self.name,
+            value=float(len(informative)),
+            null=Null("collision of SHA-256"),
+            p_value=None if log10_p is None else 10**log10_p,
+            log10_p=log10_p,
+            effect=effect,
+            verdict=verdict,
+            reason=said,
+            spec=self.spec,
+            inputs=(a.digest, b.digest),
+            details={
+                "shared": sorted(informative),
+                "public": public_constants,
+                "shares": [min(1.0, size / max(1, n)) for n in totals],
+            },
+        )
 
     def public_constant_reason(self, tensor: Tensor) -> str:
         """Why a matrix may be a public constant; empty if nothing indicates that."""
@@ -117,7 +129,18 @@ def same_weights(a: Model, b: Model) -> Evidence:
     reason = ("all tensors are identical, with equal names" if same else
               "all tensors are identical, with different names" if contents else
               f"{len(shared)} tensors are identical ({size:.0%} of the parameters)")  # fmt: skip
-    return Evidence("the weights are the same", Axis.WEIGHTS, "digest", size, Null("collision of SHA-256"),
-                    1e-77 if verdict is Verdict.SUPPORTED else None, -77.0 if verdict is Verdict.SUPPORTED else None,
-                    1.0 if verdict is Verdict.SUPPORTED else size, verdict, reason, Spec("digest"),
-                    (a.digest, b.digest), {"shared_tensors": len(shared), "shared_parameters": size})  # fmt: skip
+    return Evidence(
+        claim="the weights are the same",
+        axis=Axis.WEIGHTS,
+        statistic="digest",
+        value=size,
+        null=Null("collision of SHA-256"),
+        p_value=1e-77 if verdict is Verdict.SUPPORTED else None,
+        log10_p=-77.0 if verdict is Verdict.SUPPORTED else None,
+        effect=1.0 if verdict is Verdict.SUPPORTED else size,
+        verdict=verdict,
+        reason=reason,
+        spec=Spec("digest"),
+        inputs=(a.digest, b.digest),
+        details={"shared_tensors": len(shared), "shared_parameters": size},
+    )

@@ -40,8 +40,20 @@ def no_fitting_sizes(a: Model, b: Model) -> Evidence | None:
         f"no matrix of one model has a size that could derive from the other ({share:.0%} of the smaller model fits)"
     )
     claim = "some matrix has a size that units of the other could have"
-    return Evidence(claim, Axis.WEIGHTS, "sizes", share, Null("none: no size fits"), None, None,
-                    0.0, Verdict.REFUTED, reason, Spec("sizes"), (a.digest, b.digest))  # fmt: skip
+    return Evidence(
+        claim=claim,
+        axis=Axis.WEIGHTS,
+        statistic="sizes",
+        value=share,
+        null=Null("none: no size fits"),
+        p_value=None,
+        log10_p=None,
+        effect=0.0,
+        verdict=Verdict.REFUTED,
+        reason=reason,
+        spec=Spec("sizes"),
+        inputs=(a.digest, b.digest),
+    )
 
 
 def has_counterpart(tensor: Tensor, shapes: Collection[Sizes]) -> bool:

@@ -85,9 +85,20 @@ class UnitsKept:
         claim = "first-layer units are identical bit for bit"
         details = {"units": found, "of": compared}
         return Evidence(
-            claim, Axis.WEIGHTS, self.name, float(found), null, 10**log10_p, log10_p, effect, verdict, reason,
-            self.spec, (a.digest, b.digest), details,
-        )  # fmt: skip
+            claim=claim,
+            axis=Axis.WEIGHTS,
+            statistic=self.name,
+            value=float(found),
+            null=null,
+            p_value=10**log10_p,
+            log10_p=log10_p,
+            effect=effect,
+            verdict=verdict,
+            reason=reason,
+            spec=self.spec,
+            inputs=(a.digest, b.digest),
+            details=details,
+        )
 
     def with_any_pairing(
         self, a: Model, b: Model, pairings: Sequence[Pairing]

@@ -59,8 +59,20 @@ class SketchedUnitsAlike:
         claim, inputs = "sketched units contain the same, in whatever order", (a.model, b.model)
         if not found:
             reason = "the sketches have no axis in common"
-            return Evidence(claim, Axis.WEIGHTS, self.name, 0.0, null, None, None, 0.0, Verdict.INCONCLUSIVE, reason,
-                            self.spec, inputs)  # fmt: skip
+            return Evidence(
+                claim=claim,
+                axis=Axis.WEIGHTS,
+                statistic=self.name,
+                value=0.0,
+                null=null,
+                p_value=None,
+                log10_p=None,
+                effect=0.0,
+                verdict=Verdict.INCONCLUSIVE,
+                reason=reason,
+                spec=self.spec,
+                inputs=inputs,
+            )
         tensors = {f.tensor for f in found}
         log_p = max(_log_p(found), max(_log_p([f for f in found if f.tensor != t]) for t in tensors))
         cosine = float(np.average([f.cosine for f in found], weights=[f.pairs for f in found]))
@@ -70,9 +82,21 @@ class SketchedUnitsAlike:
         if not related:
             said += "; a sketch holds too little to exclude that units were put in this order"
         figures = {"axes": len(found), "pairs": sum(f.pairs for f in found), "cosine": cosine}
-        return Evidence(claim, Axis.WEIGHTS, self.name, cosine, null, max(exp(log_p), TINY), log_p / LOG10, effect,
-                        Verdict.SUPPORTED if related else Verdict.INCONCLUSIVE, said, self.spec, inputs,
-                        figures)  # fmt: skip
+        return Evidence(
+            claim=claim,
+            axis=Axis.WEIGHTS,
+            statistic=self.name,
+            value=cosine,
+            null=null,
+            p_value=max(exp(log_p), TINY),
+            log10_p=log_p / LOG10,
+            effect=effect,
+            verdict=Verdict.SUPPORTED if related else Verdict.INCONCLUSIVE,
+            reason=said,
+            spec=self.spec,
+            inputs=inputs,
+            details=figures,
+        )
 
     def _axes(
         self, a: Fingerprint, b: Fingerprint, costs: Mapping[int, tuple[str, Mapping[str, float]]]

@@ -194,10 +194,20 @@ class UnitsAlike:
         verdict, reason = self._decide(figures, of_all, without, effect, alpha)
         null = Null("the best order of units of independent networks (a bound, estimated from the pair itself)")
         return Evidence(
-            claim, Axis.WEIGHTS, self.name, figures["cosine"],
-            null, max(exp(without), TINY) if found else None, without / LOG10 if found else None, effect, verdict,
-            reason, self.spec, (a.digest, b.digest), figures,
-        )  # fmt: skip
+            claim=claim,
+            axis=Axis.WEIGHTS,
+            statistic=self.name,
+            value=figures["cosine"],
+            null=null,
+            p_value=max(exp(without), TINY) if found else None,
+            log10_p=without / LOG10 if found else None,
+            effect=effect,
+            verdict=verdict,
+            reason=reason,
+            spec=self.spec,
+            inputs=(a.digest, b.digest),
+            details=figures,
+        )
 
     def _decide(
         self, figures: Mapping[str, Any], of_all: float, without: float, effect: float, alpha: float

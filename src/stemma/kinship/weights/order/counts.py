@@ -142,17 +142,41 @@ def evidence(
     figures = {"units_in_place": counts.in_place, "units": counts.units, "blocks": len(counts.groups),
                "mode": counts.mode, **details}  # fmt: skip
     if log_p is None:
-        return Evidence("hidden units are in the same order", Axis.WEIGHTS, method.name, 0.0, null, None, None,
-                        0.0, Verdict.INCONCLUSIVE, "no hidden units could be compared", method.spec,
-                        (a.digest, b.digest), figures)  # fmt: skip
+        return Evidence(
+            claim="hidden units are in the same order",
+            axis=Axis.WEIGHTS,
+            statistic=method.name,
+            value=0.0,
+            null=null,
+            p_value=None,
+            log10_p=None,
+            effect=0.0,
+            verdict=Verdict.INCONCLUSIVE,
+            reason="no hidden units could be compared",
+            spec=method.spec,
+            inputs=(a.digest, b.digest),
+            details=figures,
+        )
     log_p = min(0.0, log_p + log(alternatives))
     verdict, reason = _decide(method, counts, log_p, alpha)
     inferred = str(details.get("structure", "")).startswith(INFERRED)
     if verdict is Verdict.SUPPORTED and inferred and not _replicated(counts, alternatives, alpha):
         verdict, reason = Verdict.INCONCLUSIVE, f"{reason}, but all in one set of units that was only inferred"
-    return Evidence("hidden units are in the same order", Axis.WEIGHTS, method.name, float(counts.in_place),
-                    null, max(exp(log_p), TINY), log_p / LOG10, counts.effect, verdict, reason, method.spec,
-                    (a.digest, b.digest), figures)  # fmt: skip
+    return Evidence(
+        claim="hidden units are in the same order",
+        axis=Axis.WEIGHTS,
+        statistic=method.name,
+        value=float(counts.in_place),
+        null=null,
+        p_value=max(exp(log_p), TINY),
+        log10_p=log_p / LOG10,
+        effect=counts.effect,
+        verdict=verdict,
+        reason=reason,
+        spec=method.spec,
+        inputs=(a.digest, b.digest),
+        details=figures,
+    )
 
 
 def _replicated(counts: Counts, alternatives: int, alpha: float) -> bool:
