@@ -373,9 +373,9 @@ def test_models_left_out_of_the_null_are_named_and_a_recipe_has_some_to_spare(ru
     (left_out,) = function["details"]["left_out"]
     assert left_out.startswith("mlp-0-0: ")
     shown = " ".join(run(*asked)[1].split())
-    assert "left out 1 model not used as reference: mlp-0-0" in shown
+    assert "left out 1 model is not a control: mlp-0-0" in shown
     few = " ".join(run(*asked[:-1], "mlp:n=4")[1].split())
-    assert "3 reference models is 0.25: 1 more is needed" in few
+    assert "3 control models is 0.25: 1 more is needed" in few
 
 
 def test_a_model_and_itself_are_zero_apart_in_words_too(run: Run, zoo: Path) -> None:

@@ -155,7 +155,7 @@ def test_a_null_that_is_too_small_says_how_many_are_missing(nets: list[Model], p
     e = _test(nets[0], nets[0], probes, nets[1:6], alpha=0.01)
     assert (e.verdict, e.p_value, e.null.floor) == (Verdict.INCONCLUSIVE, 1 / 6, 1 / 6)
     assert e.reason == (
-        "the smallest attainable p-value with 5 reference models is 0.167: 94 more are needed for alpha 0.01"
+        "the smallest attainable p-value with 5 control models is 0.167: 94 more are needed for alpha 0.01"
     )
     none = _test(nets[0], nets[1], probes, [])
     assert (none.verdict, none.p_value, none.log10_p) == (Verdict.INCONCLUSIVE, None, None)
@@ -567,7 +567,7 @@ def test_a_recipe_makes_the_null(nets: list[Model], probes: Probes, tmp_path: Pa
         found = workspace.compare(nets[0], nets[1], 0.05, probes, null="mlp:n=32,seed=31")
         assert found.function is not None
         assert found.function.null.size == 30  # the two themselves are among them, and are left out
-        with pytest.raises(MisuseError, match="no recipe"):
+        with pytest.raises(MisuseError, match="is not a recipe"):
             workspace.compare(nets[0], nets[1], 0.05, probes, null="mlp:seeds=3")
         with pytest.raises(MisuseError, match="makes networks for tokens inputs of shape"):
             workspace.compare(nets[0], nets[1], 0.05, probes, null="lm:n=2")

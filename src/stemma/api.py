@@ -220,16 +220,16 @@ def matrix(
 
     check_kinds(method, measure)
     named = isinstance(models, Mapping)
-    opened = [opened(m)[1] for m in (models.values() if named else as_list(models))]
-    names = distinct_names([str(n) for n in models] if named else [m.name for m in opened])
-    if len(opened) < 2:
-        raise MisuseError(f"a matrix of distances takes two models or more, not {len(opened)}")
-    asked = as_probes(probes, opened[0])
+    loaded = [opened(m)[1] for m in (models.values() if named else as_list(models))]
+    names = distinct_names([str(n) for n in models] if named else [m.name for m in loaded])
+    if len(loaded) < 2:
+        raise MisuseError(f"a matrix of distances takes two models or more, not {len(loaded)}")
+    asked = as_probes(probes, loaded[0])
     chosen = GradientField() if method is None else method
     compares = next((kind() for kind in ALL if chosen.produces in kind.accepts), None) if measure is None else measure
     if compares is None:
         raise MisuseError(f"no measure compares what {chosen.name} gives: choose another method")
-    return distance_matrix(names, opened, asked, chosen, compares)
+    return distance_matrix(names, loaded, asked, chosen, compares)
 
 
 def verify_unlearning(

@@ -32,8 +32,8 @@ class CompareRequest:
         a: Path, registry name or digest prefix of the first model.
         b: Path, registry name or digest prefix of the second model.
         probes: Probe inputs for both; without, only weights are compared.
-        null: Paths of reference models.
-        null_recipe: How to train reference models instead.
+        null: Paths of control models.
+        null_recipe: How to train control models instead.
         registry: Registry in which names are looked up; the default one if null.
         alpha: Significance level of each axis; the default if null.
         fail_on: Relations and verdicts that are refused.

@@ -40,7 +40,7 @@ def join_modalities(model: "Model", probes: "Probes | None") -> "Model":
 
 
 def join_reference_models(options: dict[str, Any]) -> dict[str, Any]:
-    """Options of a comparison whose reference models (`null`) take paired probes, if its probes are paired."""
+    """Options of a comparison whose control models (`null`) take paired probes, if its probes are paired."""
     from stemma.checkpoints.model import Model
 
     probes, null = options.get("probes"), options.get("null")

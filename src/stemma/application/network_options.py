@@ -142,8 +142,8 @@ class NetworkOptions:
 
         Args:
             probes: As given with `--probes`; without, only weights are compared.
-            null: Paths of reference models.
-            recipe: How to train reference models instead.
+            null: Paths of control models.
+            recipe: How to train control models instead.
             model: A model whose input space the probes are for.
             seed: Of whatever is drawn at random.
             html: Whether a page is wanted, which shows the function axis.
@@ -155,7 +155,7 @@ class NetworkOptions:
             MisuseError: If these options do not go together.
         """
         if null and recipe:
-            raise MisuseError("--null and --null-recipe both say which reference models to use: give one of them")
+            raise MisuseError("--null and --null-recipe both say which control models to use: give one of them")
         if probes is None:
             given = [name for name, value in (("--null", null), ("--null-recipe", recipe), ("--html", html)) if value]
             if given:

@@ -82,11 +82,11 @@ class WeightsPart:
 
 @dataclass(frozen=True, slots=True)
 class ReferencePart:
-    """The reference (control) models of the function axis.
+    """The control models of the function axis.
 
     Attributes:
-        source: What the reference models are.
-        n: Number of reference models.
+        source: What the control models are.
+        n: Number of control models.
         floor: Smallest attainable p-value.
     """
 
@@ -107,7 +107,7 @@ class FunctionPart:
         distance: Distance of the two; null where no measure applies.
         reason: Finding in one sentence.
         statistic: Name of the statistic that decides.
-        null: Reference models that the distance is compared with.
+        null: Control models that the distance is compared with.
         details: Further figures: the measures, the agreement of labels, accuracies.
     """
 

@@ -35,8 +35,8 @@ class TraceRequest:
         model: Path, registry name or digest prefix of the model in question.
         against: Checkpoints and folders that are searched instead of the registry.
         probes: Probe inputs; without, only weights are compared.
-        null: Paths of reference models.
-        null_recipe: How to train reference models instead.
+        null: Paths of control models.
+        null_recipe: How to train control models instead.
         registry: Registry that is searched; the default one if null.
         alpha: Significance level over all models searched; the default if null.
         coverage: Share of cases in which the set of possible parents holds the parent; the default if null.

@@ -154,7 +154,7 @@ def compare_closing(answer: "CompareAnswer") -> tuple[str, str]:
     if result.verdict == "related":
         if answer.result.weights.verdict != "supported":
             return ("the two compute more alike than independent models do, but share no weights",
-                    "more reference models (--null) make the smallest attainable p-value smaller")  # fmt: skip
+                    "more control models (--null) make the smallest attainable p-value smaller")  # fmt: skip
         parent, child = pair if result.direction != "b->a" else (pair[1], pair[0])
         kind = result.relation.kind.value
         return (_SHARED.get(kind, "the two share weights: one was made from the other, or both from a third model")
@@ -167,7 +167,7 @@ def compare_closing(answer: "CompareAnswer") -> tuple[str, str]:
                 "stemma distance measures how far apart their outputs are")  # fmt: skip
     if result.function is not None and result.function.verdict == "inconclusive":
         return ("neither a relation nor independence could be shown; this is not a clearance",
-                "give more reference models: --null PATH..., or --null-recipe NAME to train them")  # fmt: skip
+                "give more control models: --null PATH..., or --null-recipe NAME to train them")  # fmt: skip
     return ("neither a relation nor independence could be shown; this is not a clearance",
             "see 'not tested' above" if result.open_questions or result.function is not None else
             "stemma compare with --probes P compares what the models compute as well")  # fmt: skip

@@ -29,12 +29,12 @@ def function_lines(function: Mapping[str, Any], names: Sequence[str]) -> Iterato
     yield "", str(function["reason"]), ""
     if first is not None and "null_median" in first:
         span = between(first["null_median"], (first["null_smallest"], first["null_largest"]))
-        yield "reference", f"independent models: {span}", f"median [smallest, largest] · {function['null']['source']}"
+        yield "controls", f"control models: {span}", f"median [smallest, largest] · {function['null']['source']}"
     if details.get("agreement") is not None:
         yield agreement_line(names, details["agreement"], details.get("accuracy") or (), details.get("null_agreement"))
     apart = list(details.get("left_out") or ())
     if apart:
-        many = f"{len(apart)} {'model' if len(apart) == 1 else 'models'} not used as reference"
+        many = f"{len(apart)} {'model is not a control' if len(apart) == 1 else 'models are not controls'}"
         yield (
             "left out",
             f"{many}: {'; '.join(map(str, apart[:SHOWN]))}",
@@ -74,7 +74,7 @@ def agreement_line(
         names: Of the two models.
         alike: Share of probes with the same top answer; None where they do not choose among the same answers.
         accuracies: Of both, None where no true labels are known.
-        null: The median of `alike` among independent models.
+        null: The median of `alike` among control models.
 
     Returns:
         Label, finding, evidence.
@@ -85,7 +85,7 @@ def agreement_line(
     accuracy = f"accuracy: {', '.join(known)}" if known else "no true labels given, so no accuracy"
     if alike is None:
         return "labels", "not comparable: the two have different classes", accuracy
-    among = "" if null is None else f" (independent models: {percent(null)})"
+    among = "" if null is None else f" (control models: {percent(null)})"
     return "labels", f"the same class for {percent(alike)} of the probe inputs{among}", accuracy
 
 

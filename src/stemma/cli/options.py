@@ -146,7 +146,7 @@ NullRecipe = Annotated[
         "--null-recipe",
         metavar="NAME",
         show_default=False,
-        help="Train reference models of this kind instead: mlp, cnn, vit or lm.",
+        help="Train control models of this kind instead: mlp, cnn, vit or lm.",
     ),
 ]
 Factory = Annotated[

@@ -133,4 +133,4 @@ def _relation_of_lost_class(found: Comparison, gone: Mapping[str, Any]) -> Relat
 
 
 def _task_caveat(function: Evidence) -> str:
-    return f"; if the reference models ({function.null.source}) do another task, a shared task may explain it"
+    return f"; if the control models ({function.null.source}) do another task, a shared task may explain it"

@@ -1,1 +1,1 @@
-"""Verification of edits and of unlearning: from the models before and after, and reference models, to evidence."""
+"""Verification of edits and of unlearning: from the models before and after, and control models, to evidence."""

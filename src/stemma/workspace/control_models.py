@@ -229,7 +229,7 @@ def models_from_recipe(text: str, alpha: float, probes: "Probes") -> list[Model]
     known = set(given) <= {"n", "seed", "part"} and all(v.isdigit() for v in numbers.values())
     if kind not in KINDS or not known or given.get("part", "a") not in ("a", "b"):
         raise MisuseError(
-            f"'{text}' is not a recipe of reference models: use KIND:n=24,seed=1,part=a with one of {', '.join(KINDS)}"
+            f"'{text}' is not a recipe of control models: use KIND:n=24,seed=1,part=a with one of {', '.join(KINDS)}"
         )
     count, seed = int(numbers.get("n", models_needed(alpha) + SPARE_MODELS)), int(numbers.get("seed", 0))
     spec = independents(kind, 1, seed, untrained=True)[0].network.input_spec

@@ -154,5 +154,5 @@ def _by_function(policy: Policy, rows: Sequence[Mapping[str, Any]], alpha: float
 
 
 def _asked(function: Mapping[str, Any] | None, alpha: float) -> bool:
-    """Whether the function axis had enough reference models to find a relation at this level."""
+    """Whether the function axis had enough control models to find a relation at this level."""
     return function is not None and function["p_value"] is not None and function["null"]["floor"] <= alpha

@@ -251,23 +251,23 @@ class CloserThanIndependent:
         if p is None:
             why = f" ({len(null.left_out)} were left out)" if null.left_out else ""
             return Verdict.INCONCLUSIVE, (
-                f"no reference (control) model to compare with{why}: {lacking} are needed for alpha {self.alpha:g}"
+                f"no control model to compare with{why}: {lacking} are needed for alpha {self.alpha:g}"
             )
         if lacking > 0:
             return Verdict.INCONCLUSIVE, too_few_sentence(least, 1 / (least + 1), lacking, self.alpha)
-        near = f"{round(p * (size + 1)) - 1 or 'none'} of {size} reference models {{}} as close"
+        near = f"{round(p * (size + 1)) - 1 or 'none'} of {size} control models {{}} as close"
         if p > self.alpha:
             return Verdict.INCONCLUSIVE, f"{near.format('are')}; this does not prove independence"
         if _same_task(tested, self.task_margin) is False:
             rates = ", ".join(f"{v.model} {v.accuracies[0]:.0%} against {v.accuracies[1]:.0%}" for v in tested)
             return Verdict.INCONCLUSIVE, (
                 f"{near.format('is')}, but their accuracy is {_higher_or_lower(tested)} ({rates}), so the shared task "
-                "may explain the closeness: give reference models of the same task"
+                "may explain the closeness: give control models of the same task"
             )
         if all(v.same_architecture is False for v in tested):
             return Verdict.INCONCLUSIVE, (
                 f"{near.format('is')}, but they have other architectures, which may explain the closeness: give "
-                f"{models_needed(self.alpha)} reference models with the architecture of {tested[0].model} or "
+                f"{models_needed(self.alpha)} control models with the architecture of {tested[0].model} or "
                 f"{tested[0].observer}"
             )
         return Verdict.SUPPORTED, near.format("is")

@@ -235,19 +235,19 @@ class ClosestOfMany:
     ) -> tuple[Verdict, str]:
         lacking = models_needed(self.alpha) - size
         if size == 0:
-            return Verdict.INCONCLUSIVE, f"no reference (control) model to compare with: {lacking} are needed"
+            return Verdict.INCONCLUSIVE, f"no control model to compare with: {lacking} are needed"
         if p is None:
             return Verdict.INCONCLUSIVE, "no measure applies to both models"
         if lacking > 0:
             return Verdict.INCONCLUSIVE, too_few_sentence(size, result.smallest_p, lacking, self.alpha)
         if p > self.alpha:
-            return Verdict.INCONCLUSIVE, f"reference models are as close to one of the candidates (p = {p:.3g})"
-        near = f"closer than {size} reference models are to any candidate (p = {p:.3g})"
+            return Verdict.INCONCLUSIVE, f"control models are as close to one of the candidates (p = {p:.3g})"
+        near = f"closer than {size} control models are to any candidate (p = {p:.3g})"
         if tasks[2] is False:
             how = "higher" if tasks[1] > tasks[0] else "lower"
             return Verdict.INCONCLUSIVE, (
                 f"{near}, but their accuracy is {how} ({tasks[1]:.0%} against {tasks[0]:.0%}), so the shared task may "
-                "explain the closeness: give reference models of the same task"
+                "explain the closeness: give control models of the same task"
             )
         if same_architecture is False:
             return Verdict.INCONCLUSIVE, (

@@ -64,7 +64,7 @@ def statistics(suspect: np.ndarray, null: np.ndarray) -> tuple[float, np.ndarray
     table = np.vstack([suspect[None], null]).astype(float)
     used = np.isfinite(table).all(0)
     if not used.any():
-        raise MisuseError("none of the distances is defined for all models: use other probes or other reference models")
+        raise MisuseError("none of the distances is defined for all models: use other probes or other control models")
     table, share = table[:, used], np.array(weights())[used]
     # Not a matrix product: its rounding would depend on the order of the rows.
     scores = (log_lower_tails(table, table) * share).sum(1) / share.sum()

@@ -286,10 +286,10 @@ def dna_verdict(p: float | None, m: int, least: int, alpha: float) -> tuple[Verd
     """Verdict and reason for a p-value from m null models; `least` is the smaller number of both rank tests."""
     lacking = models_needed(alpha) - least
     if p is None:
-        return Verdict.INCONCLUSIVE, f"no reference (control) model to compare the DNA with: {lacking} are needed"
+        return Verdict.INCONCLUSIVE, f"no control model to compare the DNA with: {lacking} are needed"
     if lacking > 0:
         return Verdict.INCONCLUSIVE, f"by DNA: {too_few_sentence(least, 1 / (least + 1), lacking, alpha)}"
-    near = f"by DNA {round(p * (m + 1)) - 1 or 'none'} of {m} reference models"
+    near = f"by DNA {round(p * (m + 1)) - 1 or 'none'} of {m} control models"
     if p > alpha:
         return Verdict.INCONCLUSIVE, f"{near} are as close; this does not prove independence"
     return Verdict.SUPPORTED, f"{near} is as close"

@@ -82,7 +82,7 @@ def too_few_sentence(size: int, smallest_p: float, lacking: int, alpha: float) -
     """A sentence: m null models cannot reach alpha, and `lacking` more are needed."""
     models, are = "model" if size == 1 else "models", "is" if lacking == 1 else "are"
     return (
-        f"the smallest attainable p-value with {size} reference {models} is {smallest_p:.3g}: "
+        f"the smallest attainable p-value with {size} control {models} is {smallest_p:.3g}: "
         f"{lacking} more {are} needed for alpha {alpha:g}"
     )
 

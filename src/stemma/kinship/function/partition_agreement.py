@@ -250,20 +250,20 @@ class PartitionAgreement:
         if deciding is None:
             why = f" ({len(null.left_out)} were left out)" if null.left_out else ""
             return Verdict.INCONCLUSIVE, (
-                f"no reference (control) model to compare with{why}: {models_needed(self.alpha)} are needed for alpha "
+                f"no control model to compare with{why}: {models_needed(self.alpha)} are needed for alpha "
                 f"{self.alpha:g}"
             )
         least, size = min(len(v.controls) for v in views), len(deciding.controls)
         lacking, further = models_needed(self.alpha) - least, deciding.p_value_over_probes(self.correction)
         if self.over != "probes" and lacking > 0:
-            shares = f"{deciding.controls_below} of {size} reference models share less of the partition"
+            shares = f"{deciding.controls_below} of {size} control models share less of the partition"
             return Verdict.INCONCLUSIVE, f"{shares}; {too_few_sentence(least, 1 / (least + 1), lacking, self.alpha)}"
         if deciding.controls_below < size:
             return Verdict.INCONCLUSIVE, (
-                f"{size - deciding.controls_below} of {size} reference models share as much of the partition; this "
+                f"{size - deciding.controls_below} of {size} control models share as much of the partition; this "
                 "does not prove independence"
             )
-        found = f"all {size} reference models share less of the partition"
+        found = f"all {size} control models share less of the partition"
         if further > self.alpha and self.over != "models":
             return Verdict.INCONCLUSIVE, (
                 f"{found}, but this may not hold on further probes (p = {further:.2g}): use more probes, or probes on "
@@ -279,7 +279,7 @@ class PartitionAgreement:
         known = [t for t in tasks if t is not None]
         if known and not any(known):
             return Verdict.INCONCLUSIVE, (
-                f"{found}, but their accuracy differs, so the shared task may explain it: give reference models of the "
+                f"{found}, but their accuracy differs, so the shared task may explain it: give control models of the "
                 "same task"
             )
         if all(v.same_architecture is False for v in views):

@@ -37,7 +37,7 @@ class Selection:
         if reused:
             raise MisuseError(
                 f"the probes were selected on {', '.join(reused[:5])}{' …' if len(reused) > 5 else ''}, so a test with "
-                "these models is biased: give reference models that were not used for the selection"
+                "these models is biased: give control models that were not used for the selection"
             )
 
 

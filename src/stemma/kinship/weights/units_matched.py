@@ -75,7 +75,7 @@ class UnitsMatched:
 
     A map that reproduces all matrices down to rounding is a proof, not an inference. Otherwise the contents of the
     matched units decide, by the bound of `units-alike`, which is corrected for every order that could have been chosen;
-    so no reference models are needed.
+    so no control models are needed.
     Cost: see `find_map`; once for each pairing of tensors.
 
     Attributes:
