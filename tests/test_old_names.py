@@ -125,9 +125,10 @@ def test_the_command_line_takes_old_names(tmp_path: Path) -> None:
     save(trained("mlp"), tmp_path / "root")
     np.savez(tmp_path / "probes.npz", inputs=data.examples("mlp", "b").inputs[:64])
     words = ["prune", tmp_path / "root", "--ratio", ".5", "--probes", tmp_path / "probes.npz", "--dry-run", "--json"]
-    with pytest.warns(DeprecationWarning, match="round_to"):
-        done = stemma(*words, "-P", "multiple=4")
+    done = stemma(*words, "-P", "multiple=4")
     assert done.returncode == 0, done.stderr
+    assert "warning: 'multiple' is deprecated" in done.stderr
+    assert "use 'round_to'" in " ".join(done.stderr.split())
     plan = json.loads(done.stdout)["plan"]
     assert plan["spec"]["params"]["round_to"] == 4
     assert plan == json.loads(stemma(*words, "-P", "round_to=4").stdout)["plan"]

@@ -126,3 +126,13 @@ def test_an_explanation_has_the_steps_of_the_comparison() -> None:
         compared, explained = compare_weights(parent, child).relation, explain(parent, child)
         assert compared.kind is explained.kind, recipe.operation
         assert compared.steps == tuple(step.name for step in explained.steps), recipe.operation
+
+
+def test_a_sibling_that_shares_frozen_layers_is_no_second_parent(tmp_path: Path) -> None:
+    root = build(Recipe("mlp", "train", seed=51), "root")
+    arrays = {n: t.array().copy() for n, t in root.tensors.items()}
+    arrays["head.weight"] = arrays["head.weight"] + np.float32(0.02) * np.sign(arrays["head.weight"])
+    sibling = from_arrays(arrays, "head-tuned", root.config)
+    found = Workspace(Registry(tmp_path / "r.db")).trace(cut("mlp", 51), against=[sibling, root])
+    assert [p["name"] for p in found.parents] == ["root"]
+    assert [r["name"] for r in found.relatives] == ["head-tuned"]

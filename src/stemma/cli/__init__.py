@@ -1,9 +1,11 @@
 """The command line, one file per command: the only printer. `main` is the program `stemma`."""
 
+import contextlib
 import os
 import sys
-from collections.abc import Sequence
-from typing import Annotated
+import warnings
+from collections.abc import Generator, Sequence
+from typing import Annotated, Any
 
 import typer
 
@@ -105,7 +107,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(0)
     try:
         refuse_empty_paths(typed)
-        app(typed, prog_name="stemma")
+        with _old_names_told():
+            app(typed, prog_name="stemma")
     except Exception as error:
         from stemma.cli.output import warn
 
@@ -113,6 +116,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         warn(f"error: {_sentence(error, typed)}")
         raise SystemExit(MISUSED if isinstance(error, MisuseError) else FAILED) from None
+
+
+@contextlib.contextmanager
+def _old_names_told() -> Generator[None]:
+    """Warnings of old parameter names reach stderr: Python hides them from whoever runs a program."""
+    with warnings.catch_warnings():
+        usual = warnings.showwarning
+        warnings.filterwarnings("always", ".*is deprecated and will be removed in the next release", DeprecationWarning)
+
+        def shown(message: Warning | str, category: type[Warning], filename: str, lineno: int, *rest: Any) -> None:
+            from stemma.cli.output import warn
+
+            if category is DeprecationWarning and "in the next release" in str(message):
+                warn(f"warning: {message}")
+            else:
+                usual(message, category, filename, lineno, *rest)
+
+        warnings.showwarning = shown  # ty: ignore[invalid-assignment]
+        yield
 
 
 def _show_questions() -> None:

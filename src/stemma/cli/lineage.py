@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stemma.cli.answers import path_of
 from stemma.cli.options import Alpha, Jobs, Json, RegistryUrl, words
 
 if TYPE_CHECKING:
@@ -74,6 +73,8 @@ def headline(result: "Lineage") -> "Text":
 
 
 def _closing(result: "Lineage", paths: Sequence[str] | None) -> "Iterator[tuple[str, str, str]]":
+    from stemma.cli.answers import path_of
+
     if result.edges:
         edge = result.edges[0]
         ends = [path_of(end, paths) for end in (edge.parent, edge.child)]

@@ -39,6 +39,7 @@ _RELATIVE = "the weights do not show whether this model is the parent or a sibli
 _CHILD = "its weights come after the suspect's"
 _MERGE_OF_SUSPECT = "this model is a merge of the suspect and others"
 _CUT = "units or layers that the suspect and other relatives have are missing from this model"
+_FURTHER = "another model explains the suspect with fewer of the same steps, so this one is its relative"
 _EDITED_OTHER = (
     "another relative is nearer to this model than the suspect: it was made from that one or from its ancestor"
 )
@@ -75,6 +76,7 @@ class RoleAssignment:
             Roles in the order of the candidates, and the parent set.
         """
         roles: list[RelativeRole | None] = [_role_from_pair(comparison) for _, comparison in related]
+        _keep_nearest_parents(roles, [comparison.relation.steps for _, comparison in related])
         self._correct_children(roles, [c for c, _ in related])
         parents = [k for k, r in enumerate(roles) if r is not None and r.role in (Role.PARENT, Role.SAME)]
         parent_set = (PossibleParent(tuple(parents), 1.0),) if parents else ()
@@ -225,6 +227,14 @@ def _role_from_pair(comparison: Comparison) -> RelativeRole | None:
     if origin:
         return RelativeRole(Role.PARENT if origin == "a" else Role.CHILD, None, relation.reason)
     return RelativeRole(Role.SAME, None, relation.reason) if relation.kind in EXACT_RELATIONS else None
+
+
+def _keep_nearest_parents(roles: list[RelativeRole | None], steps: Sequence[tuple[str, ...]]) -> None:
+    """Where some of the steps from one parent suffice from another, the first is a relative of the second."""
+    parents = [k for k, r in enumerate(roles) if r is not None and r.role is Role.PARENT]
+    for k in parents:
+        if any(set(steps[j]) < set(steps[k]) for j in parents):
+            roles[k] = RelativeRole(Role.RELATIVE, None, _FURTHER)
 
 
 def _closeness(comparison: Comparison) -> tuple[float, float]:

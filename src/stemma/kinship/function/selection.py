@@ -7,7 +7,6 @@ import numpy as np
 
 from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError
-from stemma.kinship.function import combined
 from stemma.probes import Probes
 from stemma.types import Digest
 
@@ -74,33 +73,6 @@ def select(
     scores = _separation(null, positive)
     rows = np.sort(np.argsort(-scores, kind="stable")[:keep])
     return Selection(probes.take(rows), tuple(int(r) for r in rows), scores, frozenset(used))
-
-
-def select_for(
-    reference: Model, null: Sequence[Model], probes: Probes, keep: int, positive: Sequence[Model] = ()
-) -> Selection:
-    """Choose probes for questions about one model, by the first method of the verdict.
-
-    Cost: one fingerprint of every model.
-
-    Args:
-        reference: The model that suspects will be compared with.
-        null: Independent models, for the choice only.
-        probes: All of them.
-        keep: How many probes to choose.
-        positive: Models known to come from the reference.
-
-    Returns:
-        The selection.
-    """
-    method, measure = combined.METHODS[0]
-    own = method(reference, probes)
-
-    def distances(models: Sequence[Model]) -> np.ndarray:
-        return np.array([measure.distances(own.values, method(m, probes).values) for m in models])
-
-    used = [m.network.digest for m in null]
-    return select(probes, distances(null), used, keep, distances(positive) if positive else None)
 
 
 def select_by_entropy(models: Sequence[Model], probes: Probes, keep: int) -> Selection:
