@@ -120,7 +120,7 @@ def test_kin_in_function_only_is_not_said_to_share_weights_and_gives_no_set_of_p
     from stemma.ancestry.roles import PossibleParent, RelativeRole, RelativeRoles, Role
     from stemma.application.policies import Ruling
     from stemma.application.trace import TraceAnswer, TraceRequest
-    from stemma.cli.answers import trace_answer, trace_closing
+    from stemma.export.answers import trace_answer, trace_closing
 
     weights, kin = (comparison("a", p, 0.1, verdict, RelationKind.DISTILLED) for p, verdict in ((0.5, NO), (1e-9, YES)))
     function = replace(kin.weights, axis=Axis.FUNCTION, reason="closer than others")
@@ -128,9 +128,9 @@ def test_kin_in_function_only_is_not_said_to_share_weights_and_gives_no_set_of_p
     for found, where, shared in ((replace(weights, function=function), " in function only", False), (kin, "; ", True)):
         result = trace(SUSPECT, [candidate("a")], lambda c, f=found: f, assign_roles=lambda pairs: roles)
         assert result.verdict == "related"
-        assert f"related to a{where}" in trace_answer(result).plain.replace(" (distilled)", "")
+        assert f"related to a{where}" in str(trace_answer(result.to_dict())).replace(" (distilled)", "")
         answer = TraceAnswer(request=TraceRequest(model="m"), model=SUSPECT, result=result, ruling=Ruling())
-        assert trace_closing(answer)[0].startswith("they share weights") == shared
+        assert trace_closing(answer.document())[0].startswith("they share weights") == shared
         assert (bool(result.parent_set), result.coverage is not None) == (shared, shared)
 
 

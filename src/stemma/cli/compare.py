@@ -55,11 +55,12 @@ def compare(
     """
     from stemma.application import compare as application
     from stemma.application.network_options import NetworkOptions
-    from stemma.cli.answers import compare_answer, compare_closing
+    from stemma.cli.layout import answer_text
     from stemma.cli.notes import warn_of_notes
     from stemma.cli.output import progress, report, show_json
     from stemma.cli.pages import writable, written
     from stemma.cli.policy import enforce
+    from stemma.export.answers import compare_answer, compare_closing
 
     writable("--html", html)
     request = application.CompareRequest(
@@ -84,7 +85,8 @@ def compare(
         show_json(answer.document())
     else:
         rows = [*lines(answer.result), *([("page", str(html), "")] if html else [])]
-        report(compare_answer(answer.result), answer.models, rows, *compare_closing(answer))
+        document = answer.document()
+        report(answer_text(compare_answer(document)), answer.models, rows, *compare_closing(document))
     enforce(answer.ruling)
 
 

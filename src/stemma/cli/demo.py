@@ -21,10 +21,10 @@ def demo(
     """
     from stemma.application.demo import DemoRequest
     from stemma.application.demo import demo as run_demo
-    from stemma.cli.answers import trace_answer
-    from stemma.cli.layout import findings, lines_of, plain
+    from stemma.cli.layout import answer_text, findings, lines_of, plain
     from stemma.cli.output import identity, progress, show, show_json
     from stemma.cli.trace import lines
+    from stemma.export.answers import trace_answer
 
     with progress(quiet=as_json) as on_progress:
         answer = run_demo(DemoRequest(out=word(out)), on_progress)
@@ -45,6 +45,7 @@ def demo(
             ("meaning", "the model was recognised by its weights alone" if answer.found else "see docs/limits.md", ""),
             ("next", f"stemma list --registry {record}", ""),
         ]
-        show(lines_of(trace_answer(answer.result)), "", findings([*before, *lines(answer.result)]), "", findings(after))
+        found = answer_text(trace_answer(answer.result.to_dict()))
+        show(lines_of(found), "", findings([*before, *lines(answer.result)]), "", findings(after))
     if not answer.found:
         raise typer.Exit(1)

@@ -51,10 +51,10 @@ def distance(
     """
     from stemma.application import distance as application
     from stemma.application.network_options import NetworkOptions
-    from stemma.cli.answers import typed_as
     from stemma.cli.notes import warn_of_notes
     from stemma.cli.output import progress, report, show_json
     from stemma.cli.pages import writable, written
+    from stemma.export.answers import typed_as
 
     writable("--html", html)
     request = application.DistanceRequest(

@@ -36,10 +36,10 @@ def explain(
     changed, replaced or new.
     """
     from stemma.application import explain as application
-    from stemma.cli.answers import explain_answer, explain_closing
-    from stemma.cli.layout import findings, lines_of
+    from stemma.cli.layout import answer_text, findings, lines_of
     from stemma.cli.notes import warn_of_notes
     from stemma.cli.output import identity, progress, show, show_json
+    from stemma.export.answers import explain_answer, explain_closing
 
     request = application.ExplainRequest(parent=parent, child=child, registry=registry, alpha=alpha)
     with progress(quiet=as_json) as on_progress:
@@ -49,8 +49,9 @@ def explain(
         show_json(answer.document())
         return
     models = [(role, *identity(model)) for role, model in zip(("parent", "child"), answer.models, strict=True)]
-    closing = [(label, text, "") for label, text in zip(("meaning", "next"), explain_closing(answer), strict=True)]
-    show(lines_of(explain_answer(answer)), "", findings([*models, *lines(answer.result)]), "",
+    document = answer.document()
+    closing = [(label, text, "") for label, text in zip(("meaning", "next"), explain_closing(document), strict=True)]
+    show(lines_of(answer_text(explain_answer(document))), "", findings([*models, *lines(answer.result)]), "",
          table(answer.result.explanation.layers, whole=layers), "", findings(closing))  # fmt: skip
 
 

@@ -8,13 +8,16 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
 from stemma.types.text import plain
+
+if TYPE_CHECKING:
+    from stemma.export.answers import AnswerLine
 
 WIDTH = 120
 """Columns where the output is no terminal and COLUMNS is not set."""
@@ -174,6 +177,11 @@ def columns(titles: Sequence[str], rows: Iterable[Sequence[object]], right: Sequ
 def literal(value: object) -> Text:
     """A value as text that is never read as markup."""
     return value if isinstance(value, Text) else Text(plain(value))
+
+
+def answer_text(line: "AnswerLine") -> Text:
+    """An answer in one line, its verdict coloured."""
+    return Text(line.before).append_text(verdict_text(line.verdict, line.after))
 
 
 def verdict_text(word: str, rest: str = "") -> Text:

@@ -73,7 +73,7 @@ def headline(result: "Lineage") -> "Text":
 
 
 def _closing(result: "Lineage", paths: Sequence[str] | None) -> "Iterator[tuple[str, str, str]]":
-    from stemma.cli.answers import path_of
+    from stemma.export.answers import path_of
 
     if result.edges:
         edge = result.edges[0]

@@ -79,8 +79,8 @@ def prune(
     """
     from stemma.application import prune as application
     from stemma.application.network_options import NetworkOptions
-    from stemma.cli.answers import typed_as
     from stemma.cli.output import progress, report, show_json, warn
+    from stemma.export.answers import typed_as
 
     request = application.PruneRequest(
         model=model,

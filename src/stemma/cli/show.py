@@ -14,10 +14,10 @@ def show(
 ) -> None:
     """Show what the registry knows about one model."""
     from stemma.application.enrolled_models import ModelRequest, show_model
-    from stemma.cli.answers import typed_as
     from stemma.cli.layout import findings, lines_of, verdict_text
     from stemma.cli.output import show as print_text
     from stemma.cli.output import show_json
+    from stemma.export.answers import typed_as
 
     answer = show_model(ModelRequest(name=name, registry=registry))
     record = answer.result

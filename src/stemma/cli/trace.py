@@ -62,10 +62,11 @@ def trace(
     """
     from stemma.application import trace as application
     from stemma.application.network_options import NetworkOptions
-    from stemma.cli.answers import trace_answer, trace_closing
+    from stemma.cli.layout import answer_text
     from stemma.cli.notes import warn_of_notes
     from stemma.cli.output import progress, report, show_json, warn
     from stemma.cli.policy import enforce
+    from stemma.export.answers import trace_answer, trace_closing
 
     request = application.TraceRequest(
         model=model,
@@ -91,19 +92,21 @@ def trace(
     if as_json:
         show_json(answer.document())
     else:
-        report(trace_answer(answer.result), [answer.model], lines(answer.result), *trace_closing(answer))
+        document = answer.document()
+        found = answer_text(trace_answer(document))
+        report(found, [answer.model], lines(answer.result), *trace_closing(document))
     enforce(answer.ruling)
 
 
 def lines(result: "Trace") -> "Iterator[tuple[str, str | Text, str]]":
     """The findings of a trace: label, finding, evidence; the last is what was not examined."""
-    from stemma.cli.answers import closest_finding
     from stemma.cli.function_lines import function_lines
     from stemma.cli.output import not_tested, number
+    from stemma.export.answers import closest_finding
 
     first = next(iter((*result.parents, *result.relatives)), None)
     closest = _candidate(result, first)
-    operation = described(closest_finding(result), closest)
+    operation = described(closest_finding(result.to_dict()), closest)
     if operation:
         yield "relation", operation, ""
     copies = sorted(result.copies, key=lambda copy: copy["relation"] != "copy")

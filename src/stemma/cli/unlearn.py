@@ -44,9 +44,9 @@ def unlearn(
     """
     from stemma.application import unlearn as application
     from stemma.application.network_options import NetworkOptions
-    from stemma.cli.answers import typed_as
     from stemma.cli.layout import verdict_text
     from stemma.cli.output import progress, report, show_json
+    from stemma.export.answers import typed_as
 
     request = application.UnlearnRequest(
         model=model,

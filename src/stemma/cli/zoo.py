@@ -107,9 +107,9 @@ def build(
     Every member becomes a checkpoint in its own folder; truth.json beside them records the relation of every pair.
     """
     from stemma.application.zoo import ZooBuildRequest, build_zoo
-    from stemma.cli.answers import typed_as
     from stemma.cli.layout import findings, plain
     from stemma.cli.output import progress, show, show_json
+    from stemma.export.answers import typed_as
 
     with progress(quiet=as_json) as on_progress:
         answer = build_zoo(ZooBuildRequest(kind=kind, out=str(out), only=words(only), seed=seed), on_progress)

@@ -1,0 +1,215 @@
+"""The answer to each question in one line, what it means, and what to do next, for terminals and pages alike.
+
+All of it is said from documents: what `--json` prints, and what a result's `to_dict` gives.
+"""
+
+import glob
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stemma.types.text import plain
+
+Document = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerLine:
+    """An answer in one line, of which the verdict is stressed; unprintable characters are shown as escapes.
+
+    Attributes:
+        before: What stands before the verdict.
+        verdict: The word or words that decide.
+        after: What follows.
+    """
+
+    before: str
+    verdict: str
+    after: str
+
+    def __post_init__(self) -> None:
+        for name in ("before", "verdict", "after"):
+            object.__setattr__(self, name, plain(getattr(self, name)))
+
+    def __str__(self) -> str:
+        return f"{self.before}{self.verdict}{self.after}"
+
+
+UNNAMED = frozenset({"related", "unrelated"})
+"""Relations that say no more than the verdict."""
+
+_SHARED = {
+    "copy": "the two have the same weights",
+    "reformatted": "both are forms of the same network; either may be the older one",
+    "permuted": "both are forms of the same network; either may be the older one",
+    "same-init": "both were trained from the same starting weights",
+    "same-run": "both are checkpoints of one training run",
+    "siblings": "both were made from a common ancestor",
+}
+"""What shared weights mean where the direction is unknown, by relation."""
+
+
+def typed_as(name: object) -> str:
+    """A name as it is typed on a command line."""
+    import shlex
+
+    return shlex.quote(plain(name))
+
+
+def path_of(name: object, searched: Sequence[str] | None) -> str:
+    """What is typed for a model: the file it was found at where files were searched, else its name."""
+    from stemma.checkpoints.folders import default_name
+
+    for given in map(Path, searched or ()):
+        inside = [given / str(name), *given.glob(f"{glob.escape(str(name))}.*")] if given.is_dir() else []
+        if default_name(given) == name and given.exists():
+            return typed_as(given)
+        found = next((path for path in inside if path.exists()), None)
+        if found is not None:
+            return typed_as(found)
+    return typed_as(name)
+
+
+def trace_answer(document: Document) -> AnswerLine:
+    """Where the model comes from, in one line."""
+    model, closest, verdict = document["model"]["name"], closest_finding(document), document["verdict"]
+    if verdict == "copy" and closest is not None:
+        if closest["relation"] == "copy":
+            return AnswerLine(f"{model} is a ", "copy", f" of {closest['name']}")
+        return AnswerLine(f"{model} has the same weights as ", "", f"{closest['name']} under other names")
+    if verdict == "descends" and closest is not None:
+        names = [str(parent["name"]) for parent in document["parents"] if parent["direction"] == "parent"]
+        merged = closest["relation"] == "merged" and len(names) > 1
+        of = f"{', '.join(names[:-1])} and {names[-1]}" if merged else closest["name"]
+        return AnswerLine(f"{model} ", "descends", f" from {of}{in_brackets(closest['relation'])}")
+    if verdict == "related" and closest is not None:
+        kin = f" to {closest['name']}{in_brackets(closest['relation'])}"
+        rest = f"{kin}; which of the two came first is not known"
+        if by_function_only(document, closest):
+            rest = f" to {closest['name']} in function only{in_brackets(closest['relation'])}"
+        elif closest.get("role") == "same":
+            rest = f"{kin}: the same network in another form"
+        return AnswerLine(f"{model} is ", "related", rest)
+    if verdict == "no-known-parent":
+        return AnswerLine(
+            f"{model} has ", "no known parent", f" among the {_searched(document['n_searched'])} searched"
+        )
+    return AnswerLine("", "inconclusive", f": no relative of {model} was found, and not everything could be tested")
+
+
+def trace_closing(document: Document) -> tuple[str, str]:
+    """What a trace means, and what to do next."""
+    verdict, closest, asked = document["verdict"], closest_finding(document), document["asked"]
+    model = typed_as(asked["model"])
+    parent = "PARENT" if closest is None else path_of(closest["name"], asked["against"])
+    if verdict == "copy":
+        return ("the weights are those of a known model, whose licence applies to them",
+                "stemma trace with --deny-license L checks the licences, for example in CI")  # fmt: skip
+    if verdict == "descends" and closest is not None:
+        return ("its weights were made from those of its parent, whose licence may apply",
+                f"stemma explain {parent} {model} shows what was changed in each layer")  # fmt: skip
+    if verdict == "related" and closest is not None:
+        if closest.get("role") == "same":
+            return ("both are forms of the same network; either may be the older one",
+                    f"stemma explain {parent} {model} shows how the two differ")  # fmt: skip
+        if by_function_only(document, closest):
+            return ("the two behave more alike than control models do, but share no weights",
+                    "more control models (--null) make the smallest attainable p-value smaller")  # fmt: skip
+        return ("they share weights: either may be the parent, or both come from a third model",
+                "add further models of this family (stemma add PATH) and trace again")  # fmt: skip
+    if verdict == "no-known-parent":
+        return ("every model searched was tested and excluded; a parent that is not enrolled cannot be found",
+                "stemma add enrols further models to search")  # fmt: skip
+    if document["n_searched"] == 0:
+        return "nothing was searched, so this says nothing about the model", "stemma add PATH enrols models to search"
+    return ("a relative may be among the models that could not be tested; this is not a clearance",
+            "see 'not tested' above; --probes compares what the models compute as well")  # fmt: skip
+
+
+def closest_finding(document: Document) -> Mapping[str, Any] | None:
+    """The finding that the answer names: a copy, else a parent, else another relative."""
+    copies = sorted(document["copies"], key=lambda copy: copy["relation"] != "copy")
+    return next(iter((*copies, *document["parents"], *document["relatives"])), None)
+
+
+def by_function_only(document: Document, finding: Mapping[str, Any]) -> bool:
+    """Whether a finding rests on what the models compute, and its weights show no relation."""
+    compared = (c for c in document["candidates"] if (c["name"], c["digest"]) == (finding["name"], finding["digest"]))
+    return any((c["function"] or {}).get("verdict") == "related" != c["weights"]["verdict"] for c in compared)
+
+
+def in_brackets(relation: object) -> str:
+    """A relation, unless it says no more than the verdict."""
+    return f" ({relation})" if relation and relation not in UNNAMED else ""
+
+
+def compare_answer(document: Document) -> AnswerLine:
+    """What the two models are to each other, in one line."""
+    a, b = str(document["a"]["name"]), str(document["b"]["name"])
+    if a == b:
+        a, b = f"{a} (first)", f"{b} (second)"
+    kind = document["relation"]
+    if document["verdict"] == "related":
+        if document["weights"]["verdict"] != "related":
+            return AnswerLine(f"{a} and {b} are ", "related", f" in function only{in_brackets(kind)}")
+        first = {"a->b": f"; {b} was made from {a}", "b->a": f"; {a} was made from {b}"}.get(document["direction"], "")
+        return AnswerLine(f"{a} and {b} are ", "related", f"{in_brackets(kind)}{first}")
+    if document["verdict"] == "independent":
+        what = "no shared weights found" if document["function"] is None else "no relation found"
+        where = "" if document["function"] is None else ", neither in weights nor in function"
+        return AnswerLine("", what, f" between {a} and {b}{where}")
+    return AnswerLine("", "inconclusive", f": whether {a} and {b} are related could not be decided")
+
+
+def compare_closing(document: Document) -> tuple[str, str]:
+    """What a comparison means, and what to do next."""
+    verdict, function, asked = document["verdict"], document["function"], document["asked"]
+    pair = (typed_as(asked["a"]), typed_as(asked["b"]))
+    if verdict == "related":
+        if document["weights"]["verdict"] != "related":
+            return ("the two compute more alike than independent models do, but share no weights",
+                    "more control models (--null) make the smallest attainable p-value smaller")  # fmt: skip
+        parent, child = pair if document["direction"] != "b->a" else (pair[1], pair[0])
+        either = "the two share weights: one was made from the other, or both from a third model"
+        return (_SHARED.get(document["relation"], either)
+                if document["direction"] == "unknown" else "the weights of one were made from those of the other",
+                f"stemma explain {parent} {child} shows what was changed, layer by layer")  # fmt: skip
+    if verdict == "independent":
+        return ("as far as the weights show, the two were trained from different starting weights"
+                if function is None else "neither weights nor outputs show that one comes from the other",
+                "stemma compare with --probes P looks for distillation as well" if function is None else
+                "stemma distance measures how far apart their outputs are")  # fmt: skip
+    if function is not None and function["verdict"] == "inconclusive":
+        return ("neither a relation nor independence could be shown; this is not a clearance",
+                "give more control models: --null PATH..., or --null-recipe NAME to train them")  # fmt: skip
+    return ("neither a relation nor independence could be shown; this is not a clearance",
+            "see 'not tested' above" if document["not_tested"] or function is not None else
+            "stemma compare with --probes P compares what the models compute as well")  # fmt: skip
+
+
+def explain_answer(document: Document) -> AnswerLine:
+    """What was done to the parent, in one line."""
+    parent, child, kind = document["parent"]["name"], document["child"]["name"], document["kind"]
+    if kind is None:
+        return AnswerLine("", "undetermined", f": whether {child} comes from {parent} could not be decided")
+    if kind == "unrelated":
+        rest = f" between {parent} and {child}, so nothing is explained"
+        return AnswerLine("", "no shared weights found", rest)
+    steps = ", then ".join(step["name"] for step in document["steps"]) or kind
+    return AnswerLine(f"from {parent} to {child}: ", kind, "" if steps == kind else f" ({steps})")
+
+
+def explain_closing(document: Document) -> tuple[str, str]:
+    """What an explanation means, and what to do next."""
+    pair = f"{typed_as(document['asked']['parent'])} {typed_as(document['asked']['child'])}"
+    if document["kind"] is None:
+        return "layers that are not identical could not be explained", "see 'not tested' above"
+    if document["kind"] == "unrelated":
+        return "as far as the weights show, the two do not share weights", f"stemma compare {pair} gives the evidence"
+    return ("this is the simplest explanation of the difference that was found, not the only possible one",
+            f"stemma compare {pair} gives the evidence that the two are related")  # fmt: skip
+
+
+def _searched(n: int) -> str:
+    return "one model" if n == 1 else f"{n:,} models"
