@@ -16,6 +16,7 @@ from stemma.cli.options import (
     Device,
     Factory,
     FailOn,
+    Html,
     Jobs,
     Json,
     NullPaths,
@@ -54,6 +55,7 @@ def trace(
     data: Data = None,
     device: Device = None,
     seed: Seed = None,
+    html: Html = None,
     as_json: Json = False,
 ) -> None:
     """Identify a model's provenance.
@@ -62,12 +64,15 @@ def trace(
     """
     from stemma.application import trace as application
     from stemma.application.network_options import NetworkOptions
+    from stemma.application.pages import trace_page
     from stemma.cli.layout import answer_text
     from stemma.cli.notes import warn_of_notes
     from stemma.cli.output import progress, report, show_json, warn
+    from stemma.cli.pages import writable, written
     from stemma.cli.policy import enforce
     from stemma.export.answers import trace_answer, trace_closing
 
+    writable("--html", html)
     request = application.TraceRequest(
         model=model,
         against=words(against),
@@ -86,6 +91,8 @@ def trace(
     )
     with progress(quiet=as_json) as on_progress:
         answer = application.trace(request, on_progress)
+    if html is not None:
+        written(html, trace_page(answer))
     warn_of_notes(answer.model)
     for warning in answer.warnings:
         warn(f"warning: {warning}")
@@ -94,7 +101,8 @@ def trace(
     else:
         document = answer.document()
         found = answer_text(trace_answer(document))
-        report(found, [answer.model], lines(answer.result), *trace_closing(document))
+        rows = [*lines(answer.result), *([("page", str(html), "")] if html else [])]
+        report(found, [answer.model], rows, *trace_closing(document))
     enforce(answer.ruling)
 
 

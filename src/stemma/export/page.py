@@ -2,7 +2,8 @@
 
 import html
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+
+from stemma.export.pages.render import stylesheet
 
 
 def escape(text: object) -> str:
@@ -51,7 +52,7 @@ def document(title: str, parts: Sequence[str]) -> bytes:
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; style-src '
         "'unsafe-inline'\">"
         f'<meta name="generator" content="Stemma {__version__}"><title>{escape(title)}</title>'
-        f"<style>{Path(__file__).with_name('page.css').read_text()}</style></head><body><main>"
+        f"<style>{stylesheet()}</style></head><body><main>"
     )
     foot = f"<footer>Stemma {__version__}</footer></main></body></html>\n"
     return "\n".join([head, *parts, foot]).encode()

@@ -196,7 +196,7 @@ class ProbeCards:
                 if chance[c] >= 0.005
             ]
             text = ", ".join([f"<b>{named[0]}</b>", *(f"<i>{name}</i>" for name in named[1:])])
-        return f'<div class="answer">{_model_key(MODELS[side])}<span>{text}</span></div>'
+        return f'<div class="answers">{_model_key(MODELS[side])}<span>{text}</span></div>'
 
     def _name(self, side: int, answer: int) -> str:
         if self._bytes and self.probes.kind == "tokens":

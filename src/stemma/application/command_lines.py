@@ -1,0 +1,67 @@
+"""The command line that asks a request: what a page says gives the same answer."""
+
+import shlex
+from collections.abc import Iterator
+from dataclasses import MISSING, Field, fields
+from typing import Any
+
+from stemma.application.network_options import NetworkOptions
+from stemma.types.text import plain
+
+POSITIONAL = {
+    "trace": ("model",),
+    "compare": ("a", "b"),
+    "explain": ("parent", "child"),
+    "lineage": ("paths",),
+    "prune": ("model",),
+    "unlearn": ("model",),
+    "verify edit": ("folder",),
+    "verify unlearning": (),
+    "show": ("name",),
+    "list": (),
+}
+"""By command: the fields of its request that are typed without an option name, in their order."""
+
+LEFT_OUT = frozenset({"html", "svg", "dot", "jobs", "quiet"})
+"""Fields that change where an answer is written or how fast it comes, and not the answer."""
+
+
+def command_line(command: str, request: Any) -> str:
+    """What is typed for a request, quoted for a shell; options at their defaults are left out.
+
+    Args:
+        command: Words of the command, for example `verify edit`.
+        request: Frozen dataclass whose fields are named as the options are.
+
+    Returns:
+        One line that begins with `stemma`.
+    """
+    places, given = [], []
+    for field in fields(request):
+        value = getattr(request, field.name)
+        if field.name in POSITIONAL[command]:
+            places += value if isinstance(value, tuple) else [] if value is None else [value]
+        elif isinstance(value, NetworkOptions):
+            given += [word for inner in fields(value) for word in _option(inner, getattr(value, inner.name))]
+        elif field.name not in LEFT_OUT:
+            given += _option(field, value)
+    ended = ["--"] if any(str(place).startswith("-") for place in places) else []
+    return " ".join(["stemma", command, *map(_quoted, given), *ended, *map(_quoted, places)])
+
+
+def _option(field: Field[Any], value: object) -> Iterator[str]:
+    default = field.default if field.default is not MISSING else None
+    if value is None or value == default:
+        return
+    name = "--" + field.name.replace("_", "-")
+    if isinstance(value, bool):
+        yield name if value else f"--no-{name[2:]}"
+    elif isinstance(value, tuple):
+        for one in value:
+            yield from (name, str(one))
+    else:
+        yield from (name, str(value))
+
+
+def _quoted(word: object) -> str:
+    return shlex.quote(plain(word))

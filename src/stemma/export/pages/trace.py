@@ -1,0 +1,138 @@
+"""What the page of a trace shows."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from stemma.export.answers import closest_finding, trace_answer, trace_closing
+from stemma.export.pages.figures import count, number, odds, percent, strength
+
+Document = Mapping[str, Any]
+
+SHOWN = 12
+"""Models compared in detail that the page lists."""
+
+ABOVE = 6
+"""Models above the one in question that the picture shows."""
+
+
+def trace_view(document: Document) -> dict[str, Any]:
+    """Values of the template for a trace.
+
+    Args:
+        document: What `stemma trace --json` prints.
+
+    Returns:
+        The answer, the models around the one in question, findings, certainty and doubts in sentences.
+    """
+    meaning, following = trace_closing(document)
+    above = list(_above(document))
+    return {
+        "answer": trace_answer(document),
+        "meaning": meaning,
+        "next": following,
+        "above": above[:ABOVE],
+        "more_above": max(len(above) - ABOVE, 0),
+        "findings": list(_findings(document)),
+        "sure": list(_certainty(document)),
+        "doubts": list(_doubts(document)),
+        "notes": [f"{note['model']}: {note['note']}" for note in document.get("notes", ())],
+        "shown": SHOWN,
+    }
+
+
+def _above(document: Document) -> Iterator[dict[str, Any]]:
+    """The models that the one in question is a copy of or was made from, else those that it is related to."""
+    for copy in document["copies"]:
+        label = "the same weights" if copy["relation"] == "copy" else "the same weights under other names"
+        yield _card(copy, "copy", label, copy["relation"])
+    for parent in document["parents"]:
+        known = parent["direction"] == "parent"
+        yield _card(parent, "parent" if known else "relative", "parent" if known else "possible parent", _edge(parent))
+    if not document["copies"] and not document["parents"]:
+        for kin in document["relatives"]:
+            yield _card(kin, "relative", _ROLES.get(kin["role"], "relative"), _edge(kin))
+
+
+_ROLES = {"child": "made from this model", "same": "the same network in another form", "unknown": "relative, which of "
+          "the two came first is not known", "relative": "relative, not a parent"}  # fmt: skip
+
+
+def _card(kin: Mapping[str, Any], kind: str, label: str, edge: str) -> dict[str, Any]:
+    return {"name": kin["name"], "digest": kin["digest"], "kind": kind, "label": label, "edge": edge,
+            "licence": kin["licence"]}  # fmt: skip
+
+
+def _edge(kin: Mapping[str, Any]) -> str:
+    """What stands at the arrow: relation, share in a merge, probability."""
+    words = [str(kin["relation"] or "related")]
+    if kin["relation"] == "merged":
+        words.append(f"share {number(kin['share'])}")
+    if kin["confidence"] is not None:
+        words.append(f"probability {percent(kin['confidence'])}")
+    return " · ".join(words)
+
+
+def _findings(document: Document) -> Iterator[str]:
+    """What was found, in sentences."""
+    closest = closest_finding(document)
+    if closest is not None and closest.get("reason"):
+        steps = [str(step) for step in closest.get("steps") or ()]
+        order = f" Steps, in their order: {', '.join(steps)}." if len(steps) > 1 else ""
+        yield f"{_sentence(closest['reason'])}{order}"
+    rest = document["relatives"] if document["parents"] or document["copies"] else ()
+    for kin in rest[:ABOVE]:
+        role = _ROLES.get(kin["role"], "relative")
+        yield f"{kin['name']}: {role} ({kin['relation'] or 'related'}, {strength(kin)})."
+    if len(rest) > ABOVE:
+        yield f"{count(len(rest) - ABOVE, 'further relative')}."
+    for kin in (*document["copies"], *document["parents"]):
+        if kin["licence"]:
+            by = "as stated when it was enrolled" if kin["licence_source"] == "stated" else "by its own card"
+            yield f"Licence of {kin['name']}: {kin['licence']}, {by}."
+
+
+def _sentence(text: object) -> str:
+    words = str(text).strip()
+    return f"{words[:1].upper()}{words[1:]}{'' if words.endswith(('.', '!', '?')) else '.'}"
+
+
+def _certainty(document: Document) -> Iterator[tuple[str, str]]:
+    searched = count(document["n_searched"], "model")
+    yield "models searched", f"{searched}; {count(len(document['candidates']), 'model')} compared in detail"
+    closest = closest_finding(document)
+    if closest is not None and "p_value" in closest:
+        yield "chance of a coincidence", ", ".join(x for x in (strength(closest), odds(closest)) if x)
+    known = [parent for parent in document["parents"] if parent["direction"] == "parent"]
+    if known:
+        sure = known[0]["confidence"]
+        shown = "shown by the change itself" if sure is None else f"probability {percent(sure)}"
+        yield "direction", f"{known[0]['name']} came first: {shown}"
+    elif document["parents"] or document["relatives"]:
+        yield "direction", "not known: nothing establishes which of the related models came first"
+    yield "significance level", f"{number(document['alpha'])} for the whole search, corrected for {searched}"
+
+
+def _doubts(document: Document) -> Iterator[str]:
+    verdict, closest = document["verdict"], closest_finding(document)
+    if verdict in ("descends", "related"):
+        yield (
+            "The parent named is the nearest among the models searched. A model between the two, or a nearer one, that "
+            "was not searched would take its place."
+        )
+    if verdict == "copy":
+        yield "Both files may come from a third one: equal weights do not say which was published first."
+    if verdict == "no-known-parent":
+        yield (
+            "The parent may be a model that is not enrolled. Training for very long, or from the outputs of another "
+            "model (distillation), leaves no trace in weights."
+        )
+    if verdict == "inconclusive":
+        yield "A relative may be among what could not be tested. This answer clears nothing."
+    if closest is not None and closest.get("confidence") is not None and closest["confidence"] < 1:
+        wrong = percent(1 - closest["confidence"])
+        yield f"The direction may be the other way round, or the parent another model: probability {wrong}."
+    if verdict in ("descends", "related", "no-known-parent"):
+        yield (
+            f"By chance alone, {percent(document['alpha'])} of searches for a model without any relative here would "
+            "name one, at most."
+        )
