@@ -1,18 +1,48 @@
-"""What the registry holds: list, show and remove models, and verify its integrity."""
+"""What the registry holds: list and remove models, and verify its integrity."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from stemma.application.document import Document, Progress, Schema
+from stemma.errors import MisuseError
 from stemma.registry.records import Finding, ModelRecord
 from stemma.types import ModelRef, jsonable
+
+if TYPE_CHECKING:
+    from stemma.workspace.catalogue import Catalogue
+
+Order = Literal["name", "added", "parameters", "licence", "family"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListRequest:
+    """What `stemma list` is asked.
+
+    Attributes:
+        search: Words that the name or the digest of a model must hold.
+        license: Part of the licence; `none` for models without one.
+        family: Model to whose family they must belong.
+        sort: What they are sorted by.
+        reverse: From the last to the first.
+        limit: Most models that are listed; all if null.
+        offset: Models that are skipped.
+        registry: Registry; the default one if null.
+    """
+
+    search: str = ""
+    license: str | None = None
+    family: str | None = None
+    sort: Order = "name"
+    reverse: bool = False
+    limit: int | None = None
+    offset: int = 0
+    registry: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class RegistryRequest:
-    """What `stemma list` and `stemma check` are asked.
+    """What `stemma check` is asked.
 
     Attributes:
         registry: Registry; the default one if null.
@@ -22,8 +52,8 @@ class RegistryRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelRequest:
-    """What `stemma show` and `stemma remove` are asked.
+class RemoveRequest:
+    """What `stemma remove` is asked.
 
     Attributes:
         name: Registry name or digest prefix.
@@ -40,56 +70,16 @@ class ListDocument(Document):
 
     Attributes:
         registry: File of the registry.
-        models: All models, sorted by name.
+        total: Number of models that fit, listed or not.
+        models: Models that fit, in the order asked.
     """
 
     SCHEMA: ClassVar[Schema] = Schema("stemma.list", 1)
 
-    asked: RegistryRequest
+    asked: ListRequest
     registry: str
+    total: int
     models: tuple[ModelRecord, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShowDocument(Document):
-    """What the registry knows about one model.
-
-    Attributes:
-        name: Name of the model; unique in the registry.
-        digest: Digest of the weights with their names.
-        names_free_digest: Digest of the weights without their names.
-        source: Absolute path of the checkpoint.
-        format: File ending of the source, or `folder`.
-        tensors: Number of tensors.
-        parameters: Number of parameters.
-        dtypes: Number of tensors of each number format.
-        config: Configuration as claimed; null without one.
-        claims: What its files say; no evidence.
-        license: Licence as stated when the model was enrolled; null if not stated.
-        weights: Digest of the stored copy of the weights; null where none is stored.
-        added_at: When it was enrolled: UTC, ISO 8601.
-        added_with: Version of Stemma that enrolled it.
-        licence: Licence as stated, else as its card says; null where neither does.
-    """
-
-    SCHEMA: ClassVar[Schema] = Schema("stemma.show", 1)
-
-    asked: ModelRequest
-    name: str
-    digest: str
-    names_free_digest: str
-    source: str
-    format: str
-    tensors: int
-    parameters: int
-    dtypes: Mapping[str, int]
-    config: Mapping[str, Any] | None
-    claims: Mapping[str, str]
-    license: str | None
-    weights: str | None
-    added_at: str
-    added_with: str
-    licence: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +92,7 @@ class RemoveDocument(Document):
 
     SCHEMA: ClassVar[Schema] = Schema("stemma.remove", 1)
 
-    asked: ModelRequest
+    asked: RemoveRequest
     removed: ModelRef
 
 
@@ -146,35 +136,22 @@ class ListAnswer:
     Attributes:
         request: What was asked.
         registry: File of the registry.
-        result: All models, sorted by name.
+        enrolled: Number of all models in it.
+        total: Number of models that fit.
+        result: Models that fit, in the order asked, as many as asked.
     """
 
-    request: RegistryRequest
+    request: ListRequest
     registry: Path
+    enrolled: int
+    total: int
     result: tuple[ModelRecord, ...]
 
     def document(self) -> dict[str, Any]:
         """The document that `stemma list --json` prints."""
-        return ListDocument.of(self.request, registry=str(self.registry), models=self.result).to_dict()
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShowAnswer:
-    """What the registry knows about one model.
-
-    Attributes:
-        request: What was asked.
-        result: The record of the model.
-    """
-
-    request: ModelRequest
-    result: ModelRecord
-
-    def document(self) -> dict[str, Any]:
-        """The document that `stemma show --json` prints."""
-        fields = jsonable(self.result)
-        added_with = fields.pop("stemma_version")
-        return ShowDocument.of(self.request, **fields, added_with=added_with, licence=self.result.licence).to_dict()
+        return ListDocument.of(
+            self.request, registry=str(self.registry), total=self.total, models=self.result
+        ).to_dict()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,7 +163,7 @@ class RemoveAnswer:
         result: The model.
     """
 
-    request: ModelRequest
+    request: RemoveRequest
     result: ModelRef
 
     def document(self) -> dict[str, Any]:
@@ -218,22 +195,42 @@ class CheckAnswer:
         ).to_dict()
 
 
-def list_models(request: RegistryRequest) -> ListAnswer:
-    """List the enrolled models."""
+def list_models(request: ListRequest, catalogue: "Catalogue | None" = None) -> ListAnswer:
+    """List the enrolled models that fit.
+
+    Args:
+        request: Which models, and in what order.
+        catalogue: The models of the registry where they are at hand; read otherwise.
+
+    Returns:
+        The models.
+
+    Raises:
+        MisuseError: If a number is negative or the order is unknown.
+    """
     from stemma.application.opening import open_workspace
+    from stemma.workspace.catalogue import Catalogue
 
-    workspace = open_workspace(request.registry)
-    return ListAnswer(request=request, registry=workspace.registry.path, result=tuple(workspace.list()))
+    if request.offset < 0 or (request.limit is not None and request.limit < 1):
+        raise MisuseError(
+            f"limit {request.limit} and offset {request.offset}: list at least one model, and skip no less than none"
+        )
+    registry = catalogue.registry if catalogue is not None else open_workspace(request.registry).registry
+    known = catalogue or Catalogue(registry)
+    fitting = known.select(request.search, request.license, request.family, request.sort, reverse=request.reverse)
+    end = None if request.limit is None else request.offset + request.limit
+    shown = fitting[request.offset : end]
+    if len(shown) == len(known.entries):
+        by_name = {record.name: record for record in registry.models()}
+        records = tuple(by_name[entry.name] for entry in shown if entry.name in by_name)
+    else:
+        records = tuple(registry.get(entry.name) for entry in shown)
+    return ListAnswer(
+        request=request, registry=registry.path, enrolled=len(known.entries), total=len(fitting), result=records
+    )
 
 
-def show_model(request: ModelRequest) -> ShowAnswer:
-    """Look up one enrolled model."""
-    from stemma.application.opening import open_workspace
-
-    return ShowAnswer(request=request, result=open_workspace(request.registry).show(request.name))
-
-
-def remove_model(request: ModelRequest) -> RemoveAnswer:
+def remove_model(request: RemoveRequest) -> RemoveAnswer:
     """Take a model out of lists and searches; its record stays, marked as removed."""
     from stemma.application.opening import open_workspace
 

@@ -1,23 +1,53 @@
 """`stemma list`: what the registry holds."""
 
+from typing import Annotated
+
+import typer
+
 from stemma.cli.options import Json, RegistryUrl
 
 WIDE = 100
 """Columns of a terminal from which all facts are shown; a narrower one shows name, digest and size."""
 
 
-def list_command(registry: RegistryUrl = None, as_json: Json = False) -> None:
+def list_command(
+    search: Annotated[
+        str, typer.Option("--search", metavar="WORDS", help="Only models whose name or digest holds these words.")
+    ] = "",
+    license: Annotated[
+        str | None,
+        typer.Option("--license", metavar="L", help="Only models with this licence; none for those without."),
+    ] = None,
+    family: Annotated[
+        str | None, typer.Option("--family", metavar="NAME", help="Only relatives of this model, by the family tree.")
+    ] = None,
+    sort: Annotated[
+        str, typer.Option("--sort", metavar="KEY", help="name, added, parameters, licence or family.")
+    ] = "name",
+    reverse: Annotated[bool, typer.Option("--reverse", help="From the last to the first.")] = False,
+    limit: Annotated[int | None, typer.Option("--limit", metavar="N", min=1, help="List at most so many.")] = None,
+    offset: Annotated[int, typer.Option("--offset", metavar="N", min=0, help="Skip so many.")] = 0,
+    registry: RegistryUrl = None,
+    as_json: Json = False,
+) -> None:
     """List the enrolled models."""
-    from stemma.application.enrolled_models import RegistryRequest, list_models
+    from stemma.application.enrolled_models import ListRequest, list_models
     from stemma.cli.layout import columns, console, findings, plain
     from stemma.cli.output import prefix, show, show_json
 
-    answer = list_models(RegistryRequest(registry=registry))
+    request = ListRequest(
+        search=search, license=license, family=family, sort=sort, reverse=reverse,  # ty: ignore[invalid-argument-type]
+        limit=limit, offset=offset, registry=registry,
+    )  # fmt: skip
+    answer = list_models(request)
     records, path = answer.result, answer.registry
     if as_json:
         show_json(answer.document())
         return
     if not records:
+        if answer.enrolled:
+            show(f"No model in {plain(path)} fits, of {answer.enrolled:,}", "", findings([("next", "stemma list", "")]))
+            return
         empty = "No models in" if path.exists() else "There is no registry at"
         show(f"{empty} {plain(path)}", "", findings([("next", "stemma add PATH adds models", "")]))
         return
@@ -28,6 +58,7 @@ def list_command(registry: RegistryUrl = None, as_json: Json = False) -> None:
     )
     kept = len(titles) if console().width >= WIDE else 3
     models = "1 model" if len(records) == 1 else f"{len(records):,} models"
+    of = f" of {answer.enrolled:,}" if len(records) < answer.enrolled else ""
     closing = findings([("next", "stemma show NAME shows what is known about one of them", "")])
     table = columns(titles[:kept], [row[:kept] for row in rows], right=("parameters", "tensors"))
-    show(f"{models} in {plain(path)}", "", table, "", closing)
+    show(f"{models}{of} in {plain(path)}", "", table, "", closing)

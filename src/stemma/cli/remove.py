@@ -16,11 +16,11 @@ def remove(
 
     Its record stays, marked as removed, and its source is not touched.
     """
-    from stemma.application.enrolled_models import ModelRequest, remove_model
+    from stemma.application.enrolled_models import RemoveRequest, remove_model
     from stemma.cli.layout import findings, plain
     from stemma.cli.output import show, show_json
 
-    answer = remove_model(ModelRequest(name=name, registry=registry))
+    answer = remove_model(RemoveRequest(name=name, registry=registry))
     if as_json:
         show_json(answer.document())
         return

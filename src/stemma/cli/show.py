@@ -1,6 +1,7 @@
 """`stemma show`: what the registry knows about one model."""
 
-from typing import Annotated
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
 
 import typer
 
@@ -13,13 +14,13 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Show what the registry knows about one model."""
-    from stemma.application.enrolled_models import ModelRequest, show_model
+    from stemma.application.show import ShowRequest, show_model
     from stemma.cli.layout import findings, lines_of, verdict_text
     from stemma.cli.output import show as print_text
     from stemma.cli.output import show_json
     from stemma.export.answers import typed_as
 
-    answer = show_model(ModelRequest(name=name, registry=registry))
+    answer = show_model(ShowRequest(name=name, registry=registry))
     record = answer.result
     if as_json:
         show_json(answer.document())
@@ -41,6 +42,42 @@ def show(
         ("weights", record.weights or "not stored", "" if record.weights else "read from the source when needed"),
         ("added", record.added_at, f"with Stemma {record.stemma_version}"),
     ]
+    rows += list(_relatives(answer.document()))
     step = f"stemma trace {typed_as(record.name)} shows where it comes from"
     headline = verdict_text(record.name, f": added {record.added_at[:10]}, licence {record.licence or 'not recorded'}")
     print_text(lines_of(headline), "", findings(rows), "", findings([("next", step, "")]))
+
+
+SHOWN = 6
+"""Models that a line lists before it counts the rest."""
+
+
+def _relatives(document: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Copies, place in the family tree, and models near it."""
+    from stemma.cli.output import number
+
+    if document["copies"]:
+        yield "copies", _few(document["copies"]), "the same weights"
+    family = document["family"]
+    for edge in document["parents"]:
+        sure = "" if edge["confidence"] is None else f"probability {number(edge['confidence'])}"
+        share = "" if edge["share"] is None else f"share {number(edge['share'])}"
+        yield "parent", edge["parent"], " · ".join(w for w in (edge["relation"], share, sure) if w)
+    if document["children"]:
+        below = f"{len(family['descendants']):,} descendants in all"
+        yield "children", _few([edge["child"] for edge in document["children"]]), below
+    if family["drawn_at"]:
+        yield "family", f"{family['members']:,} models", f"family tree drawn {family['drawn_at'][:10]}"
+    if document["near"]:
+        near = [f"{x['name']} ({number(x['alike'])})" for x in document["near"]]
+        yield "near", _few(near), "in the search index (1 the same, 0 independent): a hint, no evidence"
+    if document["shared"]:
+        yield "shares", _few([f"{x['tensors']:,} tensors with {x['name']}" for x in document["shared"]]), "bit for bit"
+    for edit in document["receipts"]:
+        yield "receipt", f"{edit['child']}: {edit['operation']} of {edit['parent']}", f"drawn: {edit['drawn']}"
+    for why in family["not_tested"]:
+        yield "not tested", why, ""
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else "")

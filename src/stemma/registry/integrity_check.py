@@ -61,6 +61,7 @@ _MIRRORED = {
         "probes_digest": "probes",
         "blob_digest": "blob",
     },
+    schema.family_tree: {"kind": "kind", "blob_digest": "blob"},
 }
 """Columns that repeat a field of the row's record, so that it can be looked up."""
 
@@ -104,6 +105,7 @@ def _blobs(connection: sa.Connection, folder: blobs.BlobFolder) -> Iterator[Find
             sa.select(schema.functional_sketch.c.blob_digest).where(
                 schema.functional_sketch.c.blob_digest.not_in(known)
             ),
+            sa.select(schema.family_tree.c.blob_digest).where(schema.family_tree.c.blob_digest.not_in(known)),
         )
     )
     for digest in named.scalars():

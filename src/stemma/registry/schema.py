@@ -128,6 +128,18 @@ functional_sketch = sa.Table(
     sqlite_autoincrement=True,
 )
 
+family_tree = sa.Table(
+    "family_tree",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("kind", sa.Text, nullable=False, comment="`lineage`, or `drawing` for where its models are drawn"),
+    sa.Column("blob_digest", sa.Text, nullable=False),
+    sa.Column("record", sa.Text, nullable=False),
+    sa.Column("record_digest", sa.Text, nullable=False),
+    sa.Index("family_tree_of_kind", "kind", "id"),
+    sqlite_autoincrement=True,
+)
+
 
 def _m001_models(connection: sa.Connection) -> None:
     metadata.create_all(connection, tables=[migration, blob, content, model, live, tensor_key])
@@ -145,11 +157,16 @@ def _m004_functional_sketches(connection: sa.Connection) -> None:
     metadata.create_all(connection, tables=[functional_sketch])
 
 
+def _m006_family_trees(connection: sa.Connection) -> None:
+    metadata.create_all(connection, tables=[family_tree])
+
+
 MIGRATIONS: tuple[tuple[str, Callable[[sa.Connection], None]], ...] = (
     ("models", _m001_models),
     ("fingerprints", _m002_fingerprints),
     ("evidence", _m003_evidence),
     ("functional sketches", _m004_functional_sketches),
+    ("family trees", _m006_family_trees),
 )
 """Applied in order, each once; one that has been released is never edited."""
 

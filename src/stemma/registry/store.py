@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from stemma.checkpoints import digest as digests
 from stemma.errors import RegistryError, UnknownNameError, UnusableRegistryError
-from stemma.registry import blobs, records, result_rows, rows, schema
+from stemma.registry import blobs, family_trees, records, result_rows, rows, schema
 from stemma.registry.database import Database, registry_path
 from stemma.registry.records import (
     AddOutcome,
@@ -273,6 +273,30 @@ class Registry:
         with self._database.reading() as connection:
             found = result_rows.newest_sketch(connection, model, probes, spec)
             return self._fingerprint(connection, found) if found else None
+
+    def put_tree(self, kind: str, content: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+        """Store the family tree of the live models (`lineage`), or where its models are drawn (`drawing`)."""
+        packed = family_trees.pack(content)
+        with contextlib.ExitStack() as stack:
+            stage = self._stage(stack) if len(packed) >= blobs.INLINE_LIMIT else None
+            if stage:
+                stage.put(lambda path: _write(path, packed))
+            connection = stack.enter_context(self._database.writing())
+            family_trees.put(connection, kind, packed, facts, staged=bool(stage))
+            if stage:
+                stage.publish()
+
+    def tree(self, kind: str) -> family_trees.StoredTree | None:
+        """The family tree, or its drawing, as it was stored last; None if there is none."""
+        with self._database.reading() as connection:
+            return family_trees.read(connection, self._folder, kind)
+
+    def state(self) -> tuple[int, ...]:
+        """Numbers that grow whenever a model, a tree or a drawing is added or removed."""
+        with self._database.reading() as connection:
+            newest = connection.execute(sa.select(sa.func.max(schema.model.c.id))).scalar() or 0
+            kinds = (family_trees.LINEAGE, family_trees.DRAWING)
+            return newest, *(family_trees.newest_id(connection, kind) for kind in kinds)
 
     def check(self, progress: Progress | None = None) -> list[Finding]:
         """Recompute every digest from the files, including the sources.

@@ -1,5 +1,6 @@
 """The lineage of files, or of everything that is enrolled."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -7,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from stemma.checkpoints.model import Model
-from stemma.errors import NotAModelError
+from stemma.errors import NotAModelError, RegistryError
 from stemma.registry import model_records
+from stemma.registry.family_trees import LINEAGE
 from stemma.registry.ingest import fingerprinters
 from stemma.registry.receipts import edges_from_receipts
 from stemma.types import WEIGHTS_GONE, Lineage, NotTested
@@ -23,7 +25,7 @@ Progress = Callable[[str, int, int | None], None]
 def lineage_of(
     workspace: Workspace, paths: Sequence[Path] | None = None, *, alpha: float = ALPHA, progress: Progress | None = None
 ) -> Lineage:
-    """The lineage of files, or of everything that is enrolled.
+    """The lineage of files, or of everything that is enrolled; the latter is kept in the registry.
 
     Args:
         workspace: Holds the registry.
@@ -60,7 +62,11 @@ def lineage_of(
         raise NotAModelError(f"{why}: there is nothing to draw a lineage of")
     result = lineage(models, alpha=alpha, sketches=sketches, progress=progress)
     receipts = tuple(k.to_dict(result.edges) for k in edges_from_receipts(models))
-    return replace(result, receipts=receipts, not_tested=(*result.not_tested, *not_tested))
+    found = replace(result, receipts=receipts, not_tested=(*result.not_tested, *not_tested))
+    if paths is None:
+        with contextlib.suppress(RegistryError):  # a registry that cannot be written is drawn all the same
+            workspace.registry.put_tree(LINEAGE, found.to_dict(), {"alpha": alpha})
+    return found
 
 
 def _weights_gone(model: Model) -> NotTested:

@@ -72,7 +72,8 @@ def environment() -> "Environment":
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.globals |= {"version": __version__, "style": Markup(stylesheet())}  # the stylesheet is ours
+    constants: dict[str, Any] = made.globals
+    constants |= {"version": __version__, "style": Markup(stylesheet())}  # the stylesheet is ours
     for function in (
         figures.number, figures.percent, figures.p_value, figures.strength, figures.odds, figures.count,
         figures.digest, figures.name,

@@ -1,0 +1,220 @@
+"""What is known of one enrolled model? Request, answer and JSON document of `stemma show`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from stemma.application.document import Document, Schema
+from stemma.application.lineage import ReceiptPart
+from stemma.registry.records import ModelRecord
+from stemma.types import Edge, jsonable
+
+if TYPE_CHECKING:
+    from stemma.workspace.catalogue import Catalogue
+
+SHARING = 8
+"""Models with the same tensors that are listed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShowRequest:
+    """What `stemma show` is asked.
+
+    Attributes:
+        name: Registry name or digest prefix.
+        registry: Registry; the default one if null.
+    """
+
+    name: str
+    registry: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FamilyPart:
+    """Place of a model in the family tree of the registry, as it was drawn last.
+
+    Attributes:
+        drawn_at: When the tree was drawn: UTC, ISO 8601; null if the model is not in it, or none was drawn.
+        members: Number of models in its family, itself among them.
+        descendants: Models below it.
+        not_tested: Why it, or models of the registry, are not in the tree, or could not be compared.
+    """
+
+    drawn_at: str | None
+    members: int
+    descendants: tuple[str, ...]
+    not_tested: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NearPart:
+    """A model near another one in the search index.
+
+    Attributes:
+        name: Name of the model.
+        digest: Digest of its weights.
+        alike: How alike the weight sketches are: 1 the same, about 0 independent.
+    """
+
+    name: str
+    digest: str
+    alike: float
+
+
+@dataclass(frozen=True, slots=True)
+class SharedPart:
+    """A model that has some of the same tensors.
+
+    Attributes:
+        name: Name of the model.
+        digest: Digest of its weights.
+        tensors: Number of tensors that both have, bit for bit.
+    """
+
+    name: str
+    digest: str
+    tensors: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShowDocument(Document):
+    """What the registry knows about one model.
+
+    Attributes:
+        name: Name of the model; unique in the registry.
+        digest: Digest of the weights with their names.
+        names_free_digest: Digest of the weights without their names.
+        source: Absolute path of the checkpoint.
+        format: File ending of the source, or `folder`.
+        tensors: Number of tensors.
+        parameters: Number of parameters.
+        dtypes: Number of tensors of each number format.
+        config: Configuration as claimed; null without one.
+        claims: What its files say; no evidence.
+        license: Licence as stated when the model was enrolled; null if not stated.
+        weights: Digest of the stored copy of the weights; null where none is stored.
+        added_at: When it was enrolled: UTC, ISO 8601.
+        added_with: Version of Stemma that enrolled it.
+        licence: Licence as stated, else as its card says; null where neither does.
+        copies: Other enrolled names with the same weights, whatever their tensors are called.
+        family: Place of the model in the family tree that was drawn last.
+        parents: Edges of that tree from its parents.
+        children: Edges of that tree to its children.
+        near: Models nearest in the search index: hints where to look, and no evidence.
+        shared: Models that have some of its tensors, bit for bit.
+        receipts: Edits that receipts beside the weights record, to it or from it.
+    """
+
+    SCHEMA: ClassVar[Schema] = Schema("stemma.show", 1)
+
+    asked: ShowRequest
+    name: str
+    digest: str
+    names_free_digest: str
+    source: str
+    format: str
+    tensors: int
+    parameters: int
+    dtypes: Mapping[str, int]
+    config: Mapping[str, Any] | None
+    claims: Mapping[str, str]
+    license: str | None
+    weights: str | None
+    added_at: str
+    added_with: str
+    licence: str | None
+    copies: tuple[str, ...]
+    family: FamilyPart
+    parents: tuple[Edge, ...]
+    children: tuple[Edge, ...]
+    near: tuple[NearPart, ...]
+    shared: tuple[SharedPart, ...]
+    receipts: tuple[ReceiptPart, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShowAnswer:
+    """What is known of one enrolled model.
+
+    Attributes:
+        request: What was asked.
+        result: Its record.
+        known: What the document says beside the record.
+    """
+
+    request: ShowRequest
+    result: ModelRecord
+    known: Mapping[str, Any]
+
+    def document(self) -> dict[str, Any]:
+        """The document that `stemma show --json` prints."""
+        fields = jsonable(self.result)
+        added_with = fields.pop("stemma_version")
+        return ShowDocument.of(
+            self.request, **fields, added_with=added_with, licence=self.result.licence, **self.known
+        ).to_dict()
+
+
+def show_model(request: ShowRequest, catalogue: "Catalogue | None" = None) -> ShowAnswer:
+    """Look up one enrolled model, its relatives, and the models near it.
+
+    Args:
+        request: The model.
+        catalogue: The models of the registry where they are at hand; read otherwise.
+
+    Returns:
+        What is known of it. Nothing is compared: relations are those of the family tree that was drawn last.
+    """
+    from stemma.application.opening import open_workspace
+    from stemma.workspace.catalogue import Catalogue
+
+    if catalogue is None:
+        workspace = open_workspace(request.registry)
+        record = workspace.show(request.name)
+        catalogue = Catalogue(workspace.registry)
+    else:
+        record = catalogue.registry.get(request.name)
+    parents, children = (tuple(found.get(record.name, ())) for found in (catalogue.parents, catalogue.children))
+    drawn = record.name not in catalogue.undrawn
+    known = {
+        "copies": tuple(e.name for e in catalogue.entries
+                        if e.names_free_digest == record.names_free_digest and e.name != record.name),
+        "family": FamilyPart(
+            catalogue.drawn_at if drawn else None,
+            len(catalogue.family(record.name)),
+            catalogue.descendants(record.name),
+            tuple(_not_tested(catalogue, record.name)),
+        ),
+        "parents": parents if drawn else (),
+        "children": children if drawn else (),
+        "near": tuple(NearPart(x.name, x.digest, x.alike) for x in catalogue.near(record.digest)),
+        "shared": tuple(_sharing(catalogue, record)),
+        "receipts": tuple(
+            ReceiptPart(**one) for one in catalogue.lineage.receipts if record.name in (one["parent"], one["child"])
+        ),
+    }  # fmt: skip
+    return ShowAnswer(request=request, result=record, known=known)
+
+
+def _not_tested(catalogue: "Catalogue", name: str) -> list[str]:
+    if catalogue.drawn_at is None:
+        return ["no family tree was drawn yet. Draw it with: stemma lineage"]
+    out = [t["why"] for t in catalogue.lineage.not_tested if t["model"] in ("", name)]
+    out += [str(r["reason"]) for r in catalogue.lineage.refused if name in r["models"]]
+    if catalogue.undrawn:
+        which = "this model among them " if name in catalogue.undrawn else ""
+        out.append(f"{len(catalogue.undrawn):,} models were enrolled after the family tree was drawn, {which}"
+                   "and are not in it. Draw it again with: stemma lineage")  # fmt: skip
+    return out
+
+
+def _sharing(catalogue: "Catalogue", record: ModelRecord) -> list[SharedPart]:
+    """Models that have some of the same tensors, most shared first; copies are left out."""
+    names: dict[str, str] = {}
+    same = {e.digest for e in catalogue.entries if e.names_free_digest == record.names_free_digest}
+    for entry in catalogue.entries:
+        names.setdefault(entry.digest, entry.name)
+    wanted = {t.digest for t in catalogue.registry.tensors(record.digest)}
+    found = catalogue.registry.by_tensor_digests(wanted, SHARING + len(same))
+    rest = [SharedPart(names[d], d, len(t)) for d, t in found.items() if d in names and d not in same]
+    return rest[:SHARING]
