@@ -23,6 +23,7 @@ from stemma.cli.list import list_command
 from stemma.cli.missing_extras import missing_extra
 from stemma.cli.prune import prune
 from stemma.cli.remove import remove
+from stemma.cli.serve import serve
 from stemma.cli.show import show
 from stemma.cli.trace import trace
 from stemma.cli.train import app as train
@@ -61,6 +62,7 @@ app.command("list")(list_command)
 app.command()(show)
 app.command()(check)
 app.command()(remove)
+app.command()(serve)
 app.command()(fingerprint)
 app.command()(competition)
 app.command()(prune)

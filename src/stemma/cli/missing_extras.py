@@ -16,6 +16,9 @@ EXTRAS = {
     "tflite": ("tflite", "formats"),
     "ml_dtypes": ("ml-dtypes", "formats"),
     "matplotlib": ("matplotlib", "plots"),
+    "fastapi": ("fastapi", "web"),
+    "uvicorn": ("uvicorn", "web"),
+    "python_multipart": ("python-multipart", "web"),
 }
 """By module: its package, and the extra that installs it."""
 

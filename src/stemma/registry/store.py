@@ -292,11 +292,10 @@ class Registry:
             return family_trees.read(connection, self._folder, kind)
 
     def state(self) -> tuple[int, ...]:
-        """Numbers that grow whenever a model, a tree or a drawing is added or removed."""
+        """Numbers that grow whenever a model is added or removed, or the family tree is drawn anew."""
         with self._database.reading() as connection:
             newest = connection.execute(sa.select(sa.func.max(schema.model.c.id))).scalar() or 0
-            kinds = (family_trees.LINEAGE, family_trees.DRAWING)
-            return newest, *(family_trees.newest_id(connection, kind) for kind in kinds)
+            return newest, family_trees.newest_id(connection, family_trees.LINEAGE)
 
     def check(self, progress: Progress | None = None) -> list[Finding]:
         """Recompute every digest from the files, including the sources.

@@ -166,7 +166,7 @@ class _Draughtsman:
             right = [p for p in free if p[0] > x]
             if not right:
                 return False
-            old[k] = min(right, key=lambda p: (CELL_RATIO * abs(p[0] - x - 1) + abs(p[1] - y), p))
+            old[k] = min(right, key=lambda p: (CELL_RATIO * abs(p[0] - x - 1) + abs(p[1] - y - 1), p))
             free.discard(old[k])
         self.places |= old
         self.areas.append(area)

@@ -15,8 +15,8 @@ def outline(
 ) -> tuple[dict[Key, Place], int, int]:
     """Columns and rows of a tree, without overlap.
 
-    A model stands in the top left cell of its part of the tree. Its childless children fill a block beside it, and the
-    others follow below the block, each with its own part.
+    A model stands in the top left cell of its part of the tree, alone in its row. Its childless children fill a block
+    below and to the right, and the others follow below the block, each with its own part.
 
     Args:
         roots: Models without a parent.
@@ -33,7 +33,7 @@ def outline(
         leaves, inner = _split(below, children)
         across, down = _block(len(leaves), columns_of)
         width[node] = 1 + max([across, *(width[k] for k in inner)]) if below else 1
-        height[node] = max(1, down + sum(height[k] for k in inner))
+        height[node] = 1 + down + sum(height[k] for k in inner)
     places: dict[Key, Place] = {}
     waiting: list[tuple[Key, int, int]] = []
     leaves, inner = _split(roots, children)
@@ -48,8 +48,8 @@ def outline(
         places[node] = x, y
         leaves, inner = _split(children.get(node, ()), children)
         across, down = _block(len(leaves), columns_of)
-        _fill(places, leaves, x + 1, y, across)
-        below = y + down
+        _fill(places, leaves, x + 1, y + 1, across)
+        below = y + 1 + down
         for child in inner:
             waiting.append((child, x + 1, below))
             below += height[child]
