@@ -1,6 +1,7 @@
 """The routes of the atlas. Every page has a JSON twin at its address: `Accept: application/json`, or `?format=json`."""
 
 import json
+import threading
 from collections.abc import Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict
@@ -9,13 +10,14 @@ from typing import Any
 
 from fastapi import FastAPI, Form, Request, Response
 from fastapi.concurrency import run_in_threadpool
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, PlainTextResponse, RedirectResponse
 
 from stemma.application.command_lines import command_line
 from stemma.application.compare import CompareRequest
 from stemma.application.enrolled_models import ListRequest, list_models
 from stemma.application.explain import ExplainRequest
-from stemma.application.lineage import LineageRequest
+from stemma.application.lineage import LineageAnswer, LineageRequest
 from stemma.application.show import ShowRequest, show_model
 from stemma.application.trace import TraceRequest
 from stemma.errors import MisuseError, StemmaError, UnknownNameError
@@ -49,6 +51,7 @@ def create_app(settings: Settings) -> Any:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> Any:
+        threading.Thread(target=atlas.warm_up, daemon=True).start()
         yield
         jobs.close()
         atlas.registry.close()
@@ -74,12 +77,17 @@ def _add_errors(app: FastAPI) -> None:
     async def busy(request: Request, error: Exception) -> Response:
         return _error(request, 503, "so many questions wait already that this one was not taken: ask again later")
 
+    async def unclear(request: Request, error: Exception) -> Response:
+        what = ", ".join(str(e["loc"][-1]) for e in getattr(error, "errors", list)())
+        return _error(request, 400, f"the address lacks something, or something in it is no such value: {what}")
+
     async def not_found(request: Request, error: Exception) -> Response:
         return _error(request, 404, f"there is no page at {request.url.path}")
 
     app.add_exception_handler(StemmaError, refuse)
     app.add_exception_handler(Busy, busy)
     app.add_exception_handler(404, not_found)
+    app.add_exception_handler(RequestValidationError, unclear)
 
 
 def _error(request: Request, status: int, sentence: str) -> Response:
@@ -121,9 +129,10 @@ def _add_registry(app: FastAPI, atlas: Atlas) -> None:
     @app.get("/tree")
     def tree(request: Request) -> Response:
         known = atlas.catalogue()
+        asked = LineageRequest(registry=registry)
         if _wants_json(request):
-            return _json(known.lineage.to_dict() | {"drawn_at": known.drawn_at, "undrawn": known.undrawn})
-        command = command_line("lineage", LineageRequest(registry=registry))
+            return _json(LineageAnswer(request=asked, result=known.lineage).document())
+        command = command_line("lineage", asked)
         return _html(render_template("tree.html", ATLAS, catalogue=known, command=command))
 
     @app.get("/tree/drawing")

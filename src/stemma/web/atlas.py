@@ -52,6 +52,11 @@ class Atlas:
             self._read_aside()
         return known
 
+    def warm_up(self) -> None:
+        """Read the registry and draw its tree before anybody asks; what is wrong is told to whoever asks."""
+        with contextlib.suppress(RegistryError):
+            self.drawing()
+
     def page(self, key: tuple[Any, ...], render: Callable[[Catalogue], bytes]) -> bytes:
         """A page, rendered once for each state of the registry."""
         catalogue = self.catalogue()
@@ -102,7 +107,8 @@ class Atlas:
         stored = self.registry.tree(DRAWING)
         drawing = draw(whole, None if stored is None else Drawing.of(stored.content))
         with contextlib.suppress(RegistryError):  # one that cannot be written is drawn anew each time
-            self.registry.put_tree(DRAWING, drawing.to_dict(), {})
+            if whole.models:
+                self.registry.put_tree(DRAWING, drawing.to_dict(), {})
         return json.dumps(drawing_data(catalogue, whole, drawing), separators=(",", ":")).encode()
 
 

@@ -1,6 +1,7 @@
 """Comparisons of weights that are computed once and kept in a registry."""
 
 import contextlib
+import json
 from dataclasses import dataclass
 
 from stemma.ancestry.trace import Candidate
@@ -8,6 +9,7 @@ from stemma.checkpoints.model import Model
 from stemma.errors import RegistryError
 from stemma.registry import Registry, comparisons, model_records
 from stemma.registry.ingest import fingerprinters
+from stemma.registry.records import canonical_json
 from stemma.types import Comparison, Fingerprint
 
 
@@ -33,10 +35,11 @@ class ComparisonCache:
         model = enrolled.load()
         if model_records.has_no_weights(model) or model_records.has_no_weights(other):
             return self.compare(model, other, alpha)
-        computed = compare_weights(model, other, alpha)
+        content = comparisons.encode(compare_weights(model, other, alpha))
         with contextlib.suppress(RegistryError):  # a registry that cannot be written still answers
-            self.registry.put_evidence(enrolled.ref.digest, other.digest, spec, comparisons.encode(computed))
-        return computed
+            self.registry.put_evidence(enrolled.ref.digest, other.digest, spec, content)
+        as_stored = json.loads(canonical_json(content))  # so that the first answer is the same text as every later one
+        return comparisons.decode(as_stored, enrolled.ref, other.ref)
 
     def compare_two_enrolled(self, a: Candidate, b: Candidate, alpha: float) -> Comparison:
         """The comparison of two enrolled models, computed once; neither is read where it is kept."""

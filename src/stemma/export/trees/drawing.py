@@ -5,13 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from stemma.export.trees.outline import BlockShape, Place, outline
+from stemma.export.trees.outline import CELL_RATIO, Place, outline, square_columns
 from stemma.types import Edge, Lineage
 
-CELL_RATIO = 5.0
-"""Width of a cell in heights: a name is wider than it is high."""
-
-SLACK = 1.3
+SLACK = 1.2
 """Height that is kept free for a family to grow, as a multiple of what it needs."""
 
 
@@ -190,13 +187,13 @@ class _Draughtsman:
                 children.setdefault(str(parent), []).append(key)
             else:
                 roots.append(key)
-        return outline(roots, children, BlockShape(CELL_RATIO))
+        return outline(roots, children)
 
     def _columns(self, sizes: Sequence[tuple[int, int]]) -> int:
         """Columns of the whole drawing, so that it looks like a page in landscape."""
         alone = sum(len(f) == 1 for f in self.families)
         cells = alone + sum((w + 1) * _roomy(h) for w, h in sizes)
-        return max([4, *(w + 1 for w, _ in sizes), round(math.sqrt(1.6 * cells / CELL_RATIO))])
+        return square_columns(1.5 * cells, max([4, *(w + 1 for w, _ in sizes)]))
 
     def _new_area(self, width: int, height: int) -> Area:
         x, y, tall = self.shelf

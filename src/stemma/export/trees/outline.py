@@ -1,7 +1,8 @@
-"""Places the models of one family: a child stands to the right of its parent, childless siblings in a block."""
+"""Places the models of one family: children below and to the right of their parent, in blocks that are about square."""
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
@@ -9,82 +10,87 @@ Key = TypeVar("Key", bound=Hashable)
 Place = tuple[int, int]
 """Column and row."""
 
+CELL_RATIO = 5.0
+"""Width of a cell in heights: a name is wider than it is high."""
 
-def outline(
-    roots: Sequence[Key], children: Mapping[Key, Sequence[Key]], columns_of: "BlockShape"
-) -> tuple[dict[Key, Place], int, int]:
+IN_ONE_COLUMN = 8
+"""Childless siblings that stand one below the other; more of them fill several columns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Columns and rows that a part of a tree takes, and where the parts inside it begin."""
+
+    width: int
+    height: int
+    inside: tuple[tuple[Hashable, int, int], ...] = ()
+
+
+def outline(roots: Sequence[Key], children: Mapping[Key, Sequence[Key]]) -> tuple[dict[Key, Place], int, int]:
     """Columns and rows of a tree, without overlap.
 
     A model stands in the top left cell of its part of the tree, alone in its row. Its childless children fill a block
-    below and to the right, and the others follow below the block, each with its own part.
+    below and to the right; the others follow, each part beside or below the one before it.
 
     Args:
         roots: Models without a parent.
         children: Children of each model, every model below one parent only.
-        columns_of: Columns of a block of so many models.
 
     Returns:
         Place of each model, number of columns and of rows.
     """
-    width: dict[Key, int] = {}
-    height: dict[Key, int] = {}
+    blocks: dict[Key, Block] = {}
     for node in _bottom_up(roots, children):
-        below = children.get(node, ())
-        leaves, inner = _split(below, children)
-        across, down = _block(len(leaves), columns_of)
-        width[node] = 1 + max([across, *(width[k] for k in inner)]) if below else 1
-        height[node] = 1 + down + sum(height[k] for k in inner)
+        below = _arranged(children.get(node, ()), children, blocks)
+        blocks[node] = Block(1 + below.width if below.height else 1, 1 + below.height, below.inside)
+    whole = _arranged(roots, children, blocks)
     places: dict[Key, Place] = {}
-    waiting: list[tuple[Key, int, int]] = []
-    leaves, inner = _split(roots, children)
-    across, down = _block(len(leaves), columns_of)
-    _fill(places, leaves, 0, 0, across)
-    widest, row = max([1, across, *(width[k] for k in inner)]), down
-    for root in inner:
-        waiting.append((root, 0, row))
-        row += height[root]
+    waiting: list[tuple[Key, int, int]] = list(whole.inside)  # ty: ignore[invalid-assignment]
     while waiting:
         node, x, y = waiting.pop()
         places[node] = x, y
-        leaves, inner = _split(children.get(node, ()), children)
-        across, down = _block(len(leaves), columns_of)
-        _fill(places, leaves, x + 1, y + 1, across)
-        below = y + 1 + down
-        for child in inner:
-            waiting.append((child, x + 1, below))
-            below += height[child]
-    return places, widest, max(row, 1)
+        waiting += [(child, x + 1 + dx, y + 1 + dy) for child, dx, dy in blocks[node].inside]  # ty: ignore[invalid-argument-type]
+    return places, max(whole.width, 1), max(whole.height, 1)
 
 
-class BlockShape:
-    """Columns of a block of childless siblings, so that it looks about square."""
+def packed(sizes: Sequence[tuple[int, int]], columns: int) -> tuple[list[Place], int, int]:
+    """Rectangles in shelves, in the order given.
 
-    def __init__(self, cell_ratio: float = 5.0) -> None:
-        """Choose the shape.
+    Args:
+        sizes: Columns and rows of each; the tallest first wastes least.
+        columns: Columns of a shelf; a wider rectangle has one of its own.
 
-        Args:
-            cell_ratio: Width of a cell in heights.
-        """
-        self.cell_ratio = cell_ratio
-
-    def __call__(self, n: int) -> int:
-        """Columns for `n` models; up to eight stand one below the other."""
-        return 1 if n <= 8 else max(1, round(math.sqrt(n / self.cell_ratio)))
-
-
-def _block(n: int, columns_of: BlockShape) -> tuple[int, int]:
-    across = columns_of(n) if n else 0
-    return across, math.ceil(n / across) if across else 0
-
-
-def _fill(places: dict[Key, Place], keys: Sequence[Key], x: int, y: int, across: int) -> None:
-    for i, key in enumerate(keys):
-        places[key] = x + i % across, y + i // across
+    Returns:
+        Place of the top left cell of each, columns and rows of all.
+    """
+    places, x, y, tall, widest = [], 0, 0, 0, 0
+    for width, height in sizes:
+        if x and x + width > columns:
+            x, y, tall = 0, y + tall, 0
+        places.append((x, y))
+        x, tall = x + width, max(tall, height)
+        widest = max(widest, x)
+    return places, widest, y + tall
 
 
-def _split(keys: Sequence[Key], children: Mapping[Key, Sequence[Key]]) -> tuple[list[Key], list[Key]]:
-    """Models without children, and the others."""
-    return [k for k in keys if not children.get(k)], [k for k in keys if children.get(k)]
+def square_columns(cells: float, least: int = 1) -> int:
+    """Columns of so many cells that look about square, and no fewer than `least`."""
+    return max(least, round(math.sqrt(cells / CELL_RATIO)))
+
+
+def _arranged(keys: Sequence[Key], children: Mapping[Key, Sequence[Key]], blocks: Mapping[Key, Block]) -> Block:
+    """Siblings: those without children in a block, the others in shelves below it."""
+    leaves = [k for k in keys if not children.get(k)]
+    inner = sorted((k for k in keys if children.get(k)), key=lambda k: -blocks[k].height)
+    sizes = [(blocks[k].width, blocks[k].height) for k in inner]
+    area = len(leaves) + sum(w * h for w, h in sizes)
+    columns = square_columns(1.2 * area, max([1, *(w for w, _ in sizes)]))
+    across = 1 if len(leaves) <= IN_ONE_COLUMN and not inner else columns
+    down = math.ceil(len(leaves) / across)
+    inside = [(key, i % across, i // across) for i, key in enumerate(leaves)]
+    places, width, height = packed(sizes, columns)
+    inside += [(key, x, down + y) for key, (x, y) in zip(inner, places, strict=True)]
+    return Block(max(min(across, len(leaves)), width), down + height, tuple(inside))
 
 
 def _bottom_up(roots: Sequence[Key], children: Mapping[Key, Sequence[Key]]) -> list[Key]:

@@ -126,10 +126,11 @@ addEventListener("DOMContentLoaded", async () => {
       const x0 = Math.round(xs[p] * W * k + dx), x1 = Math.round(xs[c] * W * k + dx);
       const y0 = Math.round(ys[p] * H * k + dy), y1 = Math.round(ys[c] * H * k + dy);
       if (Math.max(y0, y1) < 0 || Math.min(y0, y1) >= h) continue;
-      if (x0 >= 0 && x0 < w) for (let y = Math.max(0, Math.min(y0, y1)), last = Math.min(h - 1, Math.max(y0, y1)); y <= last; y++) out[y * w + x0] = line;
-      if (y1 >= 0 && y1 < h) for (let x = Math.max(0, Math.min(x0, x1)), last = Math.min(w - 1, Math.max(x0, x1)); x <= last; x++) out[y1 * w + x] = line;
+      const bus = xs[c] === xs[p] + 1 ? y1 : Math.round((ys[c] - 0.5) * H * k + dy);
+      if (x0 >= 0 && x0 < w) for (let y = Math.max(0, Math.min(y0, bus)), last = Math.min(h - 1, Math.max(y0, bus)); y <= last; y++) out[y * w + x0] = line;
+      if (bus >= 0 && bus < h) for (let x = Math.max(0, Math.min(x0, x1)), last = Math.min(w - 1, Math.max(x0, x1)); x <= last; x++) out[bus * w + x] = line;
     }
-    const size = Math.max(1, Math.round(Math.min(9 * k * 3, 5 * ratio))), half = size >> 1;
+    const size = Math.max(2, Math.round(Math.min(9 * k * 3, 5 * ratio))), half = size >> 1;
     for (let i = 0; i < n; i++) {
       const x = Math.round(xs[i] * W * k + dx) - half, y = Math.round(ys[i] * H * k + dy) - half;
       if (x < 0 || y < 0 || x + size > w || y + size > h) continue;
@@ -152,11 +153,14 @@ addEventListener("DOMContentLoaded", async () => {
       if (Math.max(ys[p], ys[c]) < top || Math.min(ys[p], ys[c]) > bottom || Math.max(xs[p], xs[c]) < left || Math.min(xs[p], xs[c]) > right) continue;
       const [x0, y0] = place(p), [x1, y1] = place(c), path = parent[c] === p ? solid : dashed;
       path.moveTo(x0, y0);
-      if (parent[c] === p) { path.lineTo(x0, y1); path.lineTo(x1, y1); } else path.bezierCurveTo((x0 + x1) / 2, y0, (x0 + x1) / 2, y1, x1, y1);
+      if (parent[c] === p && xs[c] > xs[p] && ys[c] > ys[p]) {
+        const bus = xs[c] === xs[p] + 1 ? y1 : y1 - H * k / 2;
+        path.lineTo(x0, bus); path.lineTo(x1, bus); path.lineTo(x1, y1);
+      } else path.bezierCurveTo((x0 + x1) / 2, y0, (x0 + x1) / 2, y1, x1, y1);
     }
-    ctx.lineWidth = 1.4; ctx.strokeStyle = paint.soft; ctx.globalAlpha = 0.65;
+    ctx.lineWidth = 1.4; ctx.strokeStyle = paint.soft; ctx.globalAlpha = 0.65; // further parents of merges are fainter
     ctx.stroke(solid);
-    ctx.setLineDash([5, 4]); ctx.stroke(dashed);
+    ctx.globalAlpha = 0.35; ctx.setLineDash([5, 4]); ctx.stroke(dashed); ctx.globalAlpha = 0.65;
     ctx.setLineDash([1.5, 4]);
     ctx.beginPath();
     for (let i = 0; i < data.kin.length; i += 2) {
