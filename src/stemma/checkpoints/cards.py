@@ -1,6 +1,7 @@
 """Claims of the files next to the weights (config, model card, receipt): shown to people, never used as evidence."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,15 @@ BASE_LICENCE = "base_model_license"
 NO_LICENCE = frozenset({"", "null", "~", "none", "n/a", "na", "tbd", "todo", "noassertion", "[]", "{}"})
 """Values in cards that mean no licence."""
 
+FROM_SCRATCH = "from_scratch"
+"""Claim that a model was trained from scratch: the sentence of its card."""
+
+_SCRATCH = re.compile(r"\b(?:pre-?)?train(?:ed|ing|s)?\b[^.!?]{0,120}\bfrom[ -]scratch\b", re.IGNORECASE)
+_SENTENCES = re.compile(r"(?<=[.!?])\s+|\n\s*\n|\n(?=[-*#|>])")
+_NEGATED = re.compile(r"\b(?:not?|never|without|rather|instead|than|unlike|cannot|neither|nor|if)\b|n't\b|n’t\b",
+                      re.IGNORECASE)  # fmt: skip
+"""Words with which a sentence says something else than that this model was trained from scratch."""
+
 BLOCK_SCALARS = frozenset({">", "|", ">-", "|-", ">+", "|+"})
 """YAML indicators of a block scalar on the following lines."""
 
@@ -42,6 +52,7 @@ def read(folder: Path) -> tuple[dict[str, Any] | None, dict[str, str], tuple[str
     if isinstance(base, str) and base:
         claims["_name_or_path"] = base
     claims.update(front_matter(folder / "README.md"))
+    claims.update(from_scratch(folder / "README.md"))
     claims.update(receipt(folder / RECEIPT))
     return config, claims, tuple(notes)
 
@@ -114,6 +125,18 @@ def front_matter(path: Path) -> Mapping[str, str]:
             key = _scalar(head).strip().casefold().replace("licence", "license")
             found.setdefault(key, []).extend(_scalars(value))
     return {k: ", ".join(found[k])[:MAX_CLAIM] for k in CARD_KEYS if found.get(k)}
+
+
+def from_scratch(path: Path) -> dict[str, str]:
+    """The claim of a model card that the model was trained from scratch; empty where no plain sentence says so."""
+    lines = (_text(path) or "").splitlines()
+    if lines and lines[0].strip() == "---":
+        end = next((i for i, line in enumerate(lines[1:1000], 1) if line.strip() in ("---", "...")), 0)
+        lines = lines[end + 1 :]
+    for sentence in _SENTENCES.split("\n".join(lines)):
+        if _SCRATCH.search(sentence) and not _NEGATED.search(sentence):
+            return {FROM_SCRATCH: " ".join(sentence.split())[:MAX_CLAIM]}
+    return {}
 
 
 def _continue_value(items: list[str], line: str) -> None:
