@@ -67,14 +67,17 @@ class _Document:
         """A new element; its identifier is made from what the document is about, its kind and its place."""
         place = self._counts[kind] = self._counts.get(kind, 0) + 1
         name = f"urn:uuid:{self._findings.identifier('spdx', kind, place, *about)}"
-        element = getattr(self._model, kind)(_id=name, creationInfo=self._creation, **fields)
+        element = getattr(self._model, kind)(
+            _id=name, creationInfo=self._creation, **{k: v for k, v in fields.items() if v is not None}
+        )  # fmt: skip
         self._elements[element._id] = element
         return element
 
     def add_model(self, model: ModelFindings) -> Any:
         """A model with its files, licence and ancestors."""
         package = self._package(model.name, model.digest)
-        setattr(package, "ai_limitation", "\n".join(model.untested) or None)  # noqa: B010
+        if model.untested:
+            setattr(package, "ai_limitation", "\n".join(model.untested))  # noqa: B010
         self._files(package, model)
         self._licence(package, model.licence)
         known = {(): package}

@@ -1,7 +1,8 @@
 """Signed statements: DSSE envelopes (Dead Simple Signing Envelope, version 1), as in-toto and cosign read them.
 
-What is signed is the pre-authentication encoding of type and payload: "DSSEv1", then both with their lengths. A payload
-whose base64 is not the one way to write it is refused, so that no byte of it can change unseen.
+What is signed is the pre-authentication encoding of type and payload: "DSSEv1", then both with their lengths. The name
+of a key beside a signature is only a hint, and every signature is tried. A payload whose base64 is not the one way to
+write it is refused, so that no byte of it can change unseen.
 """
 
 import base64
@@ -64,9 +65,7 @@ def opened(content: Mapping[str, Any], key: PublicKey) -> bytes | None:
     payload = canonical(content.get("payload"))
     message = encoding(kind, payload)
     for entry in signatures:
-        if not isinstance(entry, dict) or entry.get("keyid", key.identity) not in ("", key.identity):
-            continue
-        if key.has_signed(message, canonical(entry.get("sig"))):
+        if isinstance(entry, dict) and key.has_signed(message, canonical(entry.get("sig"))):
             return payload
     return None
 
