@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -159,15 +160,18 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportAn
     Raises:
         MisuseError: If the arguments contradict each other.
     """
+    from stemma.export.standards import FORMATS
+
     _check(request)
     key = _private_key(request.sign)
     if request.all:
         found, ruling = _of_all(request, progress), None
     else:
         found, ruling = _of_one(request, progress)
-    media_type, content = _written(found, request.format)
+    content = FORMATS[request.format].write(found)
     if key is None:
-        return ExportAnswer(request=request, result=found, content=content, media_type=media_type, ruling=ruling)
+        kind = FORMATS[request.format].media_type
+        return ExportAnswer(request=request, result=found, content=content, media_type=kind, ruling=ruling)
     from stemma.verification.signatures.dsse import envelope
 
     return ExportAnswer(
@@ -189,6 +193,9 @@ def _check(request: ExportRequest) -> None:
         raise MisuseError("--deny-license judges one MODEL and not --all")
     if request.sign and request.format not in SIGNED:
         raise MisuseError(f"--sign goes with --format {', '.join(SIGNED[:-1])} or {SIGNED[-1]}, not {request.format}")
+    needed = (FORMATS[request.format].module, "in_toto_attestation" if request.sign else "")
+    for module in filter(None, needed):  # before anything is read that takes long
+        import_module(module)
 
 
 def _private_key(path: str | None) -> Any:
@@ -197,13 +204,6 @@ def _private_key(path: str | None) -> Any:
     from stemma.verification.signatures.keys import read_private_key
 
     return read_private_key(path)
-
-
-def _written(found: "ExportedFindings", name: str) -> tuple[str, bytes]:
-    """Media type and bytes of a format."""
-    from stemma.export.standards import FORMATS
-
-    return FORMATS[name](found)
 
 
 def _statement(found: "ExportedFindings", name: str, content: bytes) -> bytes:
