@@ -5,7 +5,7 @@ from functools import cache
 from typing import Any, Literal
 
 from stemma.application.policies.licence_expressions import Group, Term, read
-from stemma.application.policies.licence_names import parse_name
+from stemma.application.policies.licence_names import known_names, parse_name
 from stemma.application.policies.licences import DENIED, FREE, DeniedLicence, judge_licence
 from stemma.types import ClaimLine
 from stemma.types.text import short_name
@@ -49,14 +49,17 @@ def licence_line(
     under = f"which is under {_shown(theirs)}"
     if not own:
         return line("not checked", f"{under}, whose terms may apply")
-    if own.casefold() == theirs.casefold() or repeats(own, theirs):
+    if own.casefold() == theirs.casefold() or (included := includes(own, theirs)):
         return line("agrees", under)
     judged = judge_licence(theirs, (), stated=True), judge_licence(own, (), stated=True)
     if any(j.kind != FREE for j in judged):
         unclear = theirs if judged[0].kind != FREE else own
         return line("not checked", f"{under}, but {_shown(unclear)} is not a clear licence")
-    if is_permissive(theirs):
-        return line("not checked", f"{under}, a permissive licence")
+    if (free := is_permissive(theirs)) or included is None:
+        why = "a permissive licence" if free else f"which {_shown(own)} may mean"
+        return line("not checked", f"{under}, {why}")
+    if free is None:
+        return line("not checked", f"{under}, which leaves open which licence it is")
     return line("contradicted", f"{under}, whose terms may apply to it")
 
 
@@ -64,7 +67,7 @@ def _shown(licence: str) -> str:
     return short_name(" ".join(licence.split()), 60)
 
 
-def repeats(own: str, theirs: str) -> bool:
+def includes(own: str, theirs: str) -> bool | None:
     """Whether one licence includes the other one: by the same name however it is spelt, or within an expression.
 
     Args:
@@ -72,27 +75,37 @@ def repeats(own: str, theirs: str) -> bool:
         theirs: Licence of what it was made from.
 
     Returns:
-        Whether every alternative of `own` includes it; false where either is not understood.
+        Whether every alternative of `own` includes it; None where `own` leaves open whether it is meant.
     """
     tree = read(theirs)
     name = parse_name(tree.name) if isinstance(tree, Term) else None
     if not isinstance(tree, Term) or name is None:
         return False
     refused = DeniedLicence(theirs, name, parse_name(tree.exception) if tree.exception else None)
-    return judge_licence(own, (refused,), stated=True).kind == DENIED
+    return {DENIED: True, FREE: False}.get(judge_licence(own, (refused,), stated=True).kind)
 
 
-def is_permissive(text: str) -> bool:
-    """Whether a licence, or a choice of it, is known to let a changed model be passed on under other terms."""
+def is_permissive(text: str) -> bool | None:
+    """Whether a licence, or a choice of it, is known to let a changed model be passed on under other terms.
+
+    Args:
+        text: As a card or a person states it.
+
+    Returns:
+        None where a name stands for several licences that differ in this (`cc-by`); false for an unknown one.
+    """
     tree = read(text)
-    return tree is not None and _lets(tree)
+    return False if tree is None else _lets(tree)
 
 
-def _lets(tree: Term | Group) -> bool:
+def _lets(tree: Term | Group) -> bool | None:
     if isinstance(tree, Term):
         name = parse_name(tree.name)
-        return name is not None and name.words in _permissive_names()
-    return (any if tree.choice else all)(map(_lets, tree.parts))
+        words = name.words if name else ()
+        return words in _permissive_names() if words in _whole_names() else _shared_answer(words)
+    found = [_lets(part) for part in tree.parts]
+    best = tree.choice  # one is enough of alternatives, and one is too many of licences that all apply
+    return best if best in found else None if None in found else not best
 
 
 @cache
@@ -107,3 +120,14 @@ def _permissive_names() -> frozenset[tuple[str, ...]]:
             spdx = [k for k in keys if k and not k.startswith("LicenseRef-")]
             found.update(name.words for k in spdx if (name := parse_name(k)))
     return frozenset(found)
+
+
+@cache
+def _whole_names() -> frozenset[tuple[str, ...]]:
+    return frozenset(name.words for text in known_names() if (name := parse_name(text)))
+
+
+def _shared_answer(words: tuple[str, ...]) -> bool | None:
+    """The answer for all known names that begin so; None where they differ, and false where there are none."""
+    answers = {n in _permissive_names() for n in _whole_names() if words and n[: len(words)] == words}
+    return answers.pop() if len(answers) == 1 else None if answers else False

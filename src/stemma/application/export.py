@@ -184,7 +184,8 @@ def _check(request: ExportRequest) -> None:
     from stemma.export.standards import FORMATS
 
     if request.format not in FORMATS:
-        raise MisuseError(f"--format {request.format[:60]}: choose one of {', '.join(FORMATS)}")
+        given = f"--format {request.format[:60]}" if request.format else "--format is missing"
+        raise MisuseError(f"{given}: choose one of {', '.join(FORMATS)}")
     if (request.model is None) != request.all:
         raise MisuseError("give one MODEL, or --all for every model that is enrolled, and not both")
     if request.all and request.format == "model-card":

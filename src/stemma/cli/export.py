@@ -105,12 +105,16 @@ def _show(answer: "ExportAnswer", out: Path) -> None:
 
 
 def _lines(answer: "ExportAnswer") -> "Iterator[tuple[str, str | Text, str]]":
+    from stemma.cli.output import not_tested
+
     models = answer.result.models
     for model in models[:SHOWN]:
         parents = ", ".join(p.name for p in model.parents[:SHOWN])
         yield "model", model.name, f"{model.verdict}{f' from {parents}' if parents else ''}"
     if len(models) > SHOWN:
         yield "", f"and {len(models) - SHOWN:,} more models", "all of them in the file"
+    open_ = {(str(t["model"]), str(t["why"])): t for model in models for t in model.not_tested}
+    yield from not_tested(list(open_.values()))
     found = list(contradicted(answer))
     yield from (("contradicted", sentence, "") for sentence in found[:SHOWN])
     if len(found) > SHOWN:

@@ -48,7 +48,8 @@ def model_card(findings: ExportedFindings) -> bytes:
         base_model_relation=relation_of(model),
     )
     text = "\n".join(_lines(findings, model))
-    return f"---\n{data.to_yaml()}\n---\n\n{text}\n".encode()
+    head = f"---\n{data.to_yaml()}\n---\n\n" if data.to_dict() else ""
+    return f"{head}{text}\n".encode()
 
 
 def relation_of(model: ModelFindings) -> str | None:
