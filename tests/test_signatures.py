@@ -33,6 +33,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from stemma.verification.signatures.dsse import encoding, envelope, opened
 from stemma.verification.signatures.keys import PublicKey, read_private_key, read_public_key
+from stemma.verification.signatures.signed_files import _of_folder
 
 KEYS: dict[str, Callable[[], Any]] = {
     "ed25519": ed25519.Ed25519PrivateKey.generate,
@@ -398,6 +399,20 @@ def test_links_to_folders_are_no_way_in(tmp_path: Path, model: Path, p256: Path)
     (model / "unet").symlink_to(elsewhere)
     with pytest.raises(UnreadableModelError, match="link to a folder"):
         hash_files(model)
+
+
+def test_names_that_are_not_utf8_are_escaped_and_two_are_never_one(tmp_path: Path) -> None:
+    import os
+
+    try:
+        Path(os.fsdecode(bytes(tmp_path) + b"/a\xff.bin")).write_bytes(b"1")
+    except OSError:
+        pytest.skip("this file system takes names in UTF-8 only")
+    assert [f.name for f in hash_files(tmp_path)] == ["a\\udcff.bin"]
+    (tmp_path / "a\\udcff.bin").write_bytes(b"2")
+    assert len(hash_files(tmp_path)) == 2
+    findings = list(_of_folder(tmp_path, tmp_path / "s", [("a\\udcff.bin", hash_files(tmp_path)[1].sha256)]))
+    assert False in {f.good for f in findings}
 
 
 def test_hashes_are_those_of_the_bytes(model: Path) -> None:

@@ -23,7 +23,8 @@ class FileHash:
     """One file.
 
     Attributes:
-        name: Path relative to the checkpoint, with slashes; the name of a single file.
+        name: Path relative to the checkpoint, with slashes; the name of a single file. What is not UTF-8 in it is
+            written as an escape.
         sha256: Digest of its bytes, hexadecimal.
         size: Its bytes.
     """
@@ -48,7 +49,7 @@ def hash_files(source: str | Path, progress: Callable[[str], None] = lambda name
     """
     root = Path(source)
     if root.is_file():
-        return (_hashed(root, root.name),)
+        return (_hashed(root, _text(root.name)),)
     found: list[FileHash] = []
     for path, name in files_of(root) if root.is_dir() else ():
         progress(name)
@@ -80,7 +81,11 @@ def files_of(folder: Path) -> Iterator[tuple[Path, str]]:
             count += 1
             if count > MAX_FILES:
                 raise UnreadableModelError(f"{folder} holds more than {MAX_FILES:,} files: give a checkpoint folder")
-            yield path, path.relative_to(folder).as_posix()
+            yield path, _text(path.relative_to(folder).as_posix())
+
+
+def _text(name: str) -> str:
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _hashed(path: Path, name: str) -> FileHash:

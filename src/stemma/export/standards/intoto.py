@@ -55,10 +55,10 @@ def statement(findings: ExportedFindings, predicate_type: str, predicate: Mappin
     several = len(findings.models) > 1
     files = [(f"{m.name}/{f.name}" if several else f.name, f.sha256) for m in findings.models for f in m.files]
     subjects = [{"name": name, "digest": {"sha256": sha256}} for name, sha256 in files]
-    descriptors = [ResourceDescriptor(name=name, digest={"sha256": sha256}).pb for name, sha256 in files]
+    descriptors = [ResourceDescriptor(name=clean(name), digest={"sha256": sha256}).pb for name, sha256 in files]
     Statement(descriptors, predicate_type, dict(predicate)).validate()
     made = {"_type": STATEMENT_TYPE_URI, "subject": subjects, "predicateType": predicate_type, "predicate": predicate}
-    return json.dumps(made, sort_keys=True, indent=2, ensure_ascii=False).encode() + b"\n"
+    return json.dumps(made, sort_keys=True, indent=2).encode() + b"\n"  # names are exact: in ASCII they are harmless
 
 
 def _predicate(findings: ExportedFindings) -> dict[str, Any]:

@@ -109,9 +109,8 @@ def _artifacts(findings: ExportedFindings) -> tuple[list[dict[str, Any]], dict[i
         for f in sorted(model.files, key=lambda f: -f.size):
             places.setdefault(i, len(artifacts))
             name = f"{model.name}/{f.name}" if several else f.name
-            artifacts.append(
-                {"location": {"uri": quote(name)}, "length": f.size, "hashes": {"sha-256": f.sha256}}
-            )  # fmt: skip
+            location = {"uri": quote(name.encode("utf-8", "backslashreplace"))}
+            artifacts.append({"location": location, "length": f.size, "hashes": {"sha-256": f.sha256}})
     return artifacts, places
 
 

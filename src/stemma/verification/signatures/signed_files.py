@@ -128,7 +128,12 @@ def _of_file(path: Path, bundle: Path, subjects: Sequence[tuple[str, str]]) -> I
 
 
 def _of_folder(folder: Path, bundle: Path, subjects: Sequence[tuple[str, str]]) -> Iterator[SignatureFinding]:
-    present = {file.name: file.sha256 for file in hash_files(folder)}
+    files = hash_files(folder)
+    present = {file.name: file.sha256 for file in files}
+    if len(present) < len(files):
+        yield SignatureFinding(
+            "files", False, f"{bundle.name}: two files have one name, but for what is not UTF-8 in it"
+        )
     model, signed = _model_of(present, subjects)
     where = f"{bundle.name}{f', as {model}' if model else ''}"
     changed = [name for name, sha in present.items() if signed.get(name, sha) != sha]
