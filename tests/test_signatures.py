@@ -218,12 +218,22 @@ def test_the_reference_tool_verifies_what_stemma_signs(p256: Path, model: Path) 
 
 
 def test_stemma_verifies_what_the_reference_tool_signs(p256: Path, model: Path) -> None:
-    from model_signing import signing
+    from model_signing import hashing, signing
 
     signing.Config().use_elliptic_key_signer(private_key=p256).sign(model, model.with_name("theirs.sig"))
     assert verified(model, p256, model.with_name("theirs.sig")) is True
     (model / "new.bin").write_bytes(b"1")
     assert verified(model, p256, model.with_name("theirs.sig")) is False
+    blake = hashing.Config().use_file_serialization(hashing_algorithm="blake3")
+    partial = hashing.Config().set_ignored_paths(paths=[Path("new.bin")])
+    for config, good in ((blake, True), (partial, None)):
+        signer = signing.Config().use_elliptic_key_signer(private_key=p256).set_hashing_config(config)
+        signer.sign(model, model.with_name("more.sig"))
+        assert verified(model, p256, model.with_name("more.sig")) is good
+        content = json.loads(model.with_name("more.sig").read_bytes())
+        content["verificationMaterial"]["x509CertificateChain"] = content["verificationMaterial"].pop("publicKey")
+        model.with_name("more.sig").write_text(json.dumps(content))
+        assert verified(model, p256, model.with_name("more.sig")) is False
 
 
 def test_a_flipped_bit_of_weights_or_signature_is_noticed(p256: Path, model: Path) -> None:

@@ -66,7 +66,10 @@ def check_weights(path: Path, bundle: Path, key: Path) -> tuple[str, ...]:
     if read_public_key(key).is_ed25519:
         return (f"{bundle.name} is not signed with this key: model signatures take ECDSA keys",)
     try:
-        for text in _signed_parts(json.loads(bundle.read_bytes())):
+        content = json.loads(bundle.read_bytes())
+        if "publicKey" not in content["verificationMaterial"]:
+            return ("it is signed with a certificate and not with a key: check it with the program model_signing",)
+        for text in _signed_parts(content):
             canonical(text)
         with contextlib.redirect_stdout(sys.stderr):
             _verify(path, bundle, key)
@@ -82,18 +85,9 @@ def check_weights(path: Path, bundle: Path, key: Path) -> tuple[str, ...]:
 
 
 def _verify(path: Path, bundle: Path, key: Path) -> None:
-    from model_signing import hashing, verifying
+    from model_signing import verifying
 
-    config = verifying.Config().use_elliptic_key_verifier(public_key=key)
-    config.set_hashing_config(hashing.Config().set_ignored_paths(paths=_ignored(path, bundle), ignore_git_paths=True))
-    config.verify(path, bundle)
-
-
-def _ignored(path: Path, bundle: Path) -> list[Path]:
-    """What is no part of the model: what tools leave behind, and the signature itself."""
-    inside = path.is_dir() and bundle.resolve().is_relative_to(path.resolve())
-    own = [bundle.resolve().relative_to(path.resolve())] if inside else []
-    return [*(Path(name) for name in sorted(SKIPPED)), *own]
+    verifying.Config().use_elliptic_key_verifier(public_key=key).verify(path, bundle)
 
 
 def signed_names(bundle: Path) -> frozenset[str]:
