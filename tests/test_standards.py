@@ -328,6 +328,19 @@ def test_a_ladder_of_merges_does_not_grow_without_end() -> None:
     assert content.count(b'"bom-ref": "model-0/ancestor-') == 200
 
 
+def test_in_an_export_of_all_each_model_names_its_own_parents_only() -> None:
+    chain = tuple(known(f"n{i}", f"n{i + 1}") for i in range(20))
+    found = ExportedFindings(models=chain, created="2023-11-14T22:13:20Z", version="1")
+    bom = valid_cyclonedx(written("cyclonedx", found))
+    parents = {c["name"]: c["pedigree"]["ancestors"] for c in bom["components"]}
+    assert {n: [a["name"] for a in p] for n, p in parents.items()} == {f"n{i}": [f"n{i + 1}"] for i in range(20)}
+    assert not any(a.get("pedigree") for p in parents.values() for a in p)
+    stated = valid_intoto(written("intoto", found))["predicate"]["models"]
+    assert [len(m["ancestors"]) for m in stated] == [1] * 20
+    edges = [e for e in valid_spdx(written("spdx", found)).values() if e.get("relationshipType") == "descendantOf"]
+    assert len(edges) == 20
+
+
 # Bytes and names
 
 

@@ -191,6 +191,11 @@ class ExportedFindings:
         return self._by_key.get(kin.key)
 
     @cached_property
+    def exported(self) -> frozenset[tuple[str, str]]:
+        """Name and digest of every model that is exported itself."""
+        return frozenset((m.name, m.digest) for m in self.models)
+
+    @cached_property
     def _by_key(self) -> Mapping[tuple[str, str], ModelFindings]:
         return {(m.name, m.digest): m for m in (*self.ancestors, *self.models)}
 
@@ -313,6 +318,8 @@ def ancestry(
 ) -> Iterable[tuple[tuple[int, ...], Kin, ModelFindings | None]]:
     """The established ancestors of a model, each under its child; a model is never its own ancestor.
 
+    Where an ancestor is exported itself, its own ancestors are there and not repeated here.
+
     Args:
         findings: What is known of other models.
         model: Where to begin.
@@ -320,6 +327,7 @@ def ancestry(
     Yields:
         Its place (`(1, 0)` is the first parent of the second parent), the ancestor, and what is known of it.
     """
+    exported = findings.exported
     waiting: list[tuple[tuple[int, ...], Kin, tuple[str, ...]]] = []
     waiting += [((i,), kin, (model.digest,)) for i, kin in enumerate(model.parents)]
     for count, (path, kin, below) in enumerate(waiting):
@@ -328,6 +336,6 @@ def ancestry(
         known = findings.about(kin)
         yield path, kin, known
         seen = (*below, kin.digest)
-        if known is not None:
+        if known is not None and kin.key not in exported:
             further = [k for k in known.parents if k.digest not in seen]
             waiting += [((*path, i), k, seen) for i, k in enumerate(further)]
