@@ -458,6 +458,25 @@ def test_everything_is_exported_by_its_lineage(run: Run, family: Path, tmp_path:
     assert {m["name"] for m in document["models"]} == {"base", "one", "two", "merged", "stranger"}
 
 
+def test_an_export_into_the_folder_is_no_part_of_what_it_is_about(
+    run: Run, family: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("cyclonedx", reason="the extra `standards` is not installed")
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    out = family / "one" / "bom.json"
+    for words in (("export", family / "one", "--against", family, "--format", "cyclonedx", "--out", out),) * 2:
+        before = out.read_bytes() if out.exists() else b""
+        assert run(*words)[0] == 0
+        assert before in (b"", out.read_bytes())
+    assert b"bom.json" not in out.read_bytes()
+
+
+def test_what_the_reader_changed_is_said() -> None:
+    found = findings_of(of_relation(RelationKind.COPY) | {"notes": [{"model": "model", "note": "half was ignored"}]})
+    for name in FORMATS:
+        assert b"half was ignored" in written(name, found), name
+
+
 def test_a_lineage_that_left_models_untested_clears_nobody() -> None:
     document: dict[str, Any] = {
         "models": [{"name": "a", "digest": "sha256:a"}, {"name": "b", "digest": "sha256:b"}], "edges": [],

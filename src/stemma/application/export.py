@@ -227,7 +227,7 @@ def _of_one(request: ExportRequest, progress: Progress | None) -> "tuple[Exporte
     document = answer.document()
     workspace = open_workspace(request.registry, request.jobs, progress)
     stated = next((r.license for r in workspace.own_records(answer.model) if r.license), None)
-    model = _described(of_trace(document), answer.model, stated, document, progress)
+    model = _described(of_trace(document), answer.model, stated, document, request.out, progress)
     ancestors = tuple(_further(model, replace(asked, deny_license=None), workspace, progress))
     found = ExportedFindings(
         models=(model,), ancestors=ancestors, created=document["created"], version=document["stemma_version"]
@@ -290,7 +290,7 @@ def _of_all(request: ExportRequest, progress: Progress | None) -> "ExportedFindi
                     for k in findings.kin)  # fmt: skip
         whole = replace(findings, kin=kin)
         model, stated = models[findings.name]
-        found.append(_described(whole, model, stated, as_trace(whole), progress))
+        found.append(_described(whole, model, stated, as_trace(whole), request.out, progress))
     return ExportedFindings(models=tuple(found), created=document["created"], version=document["stemma_version"])
 
 
@@ -314,20 +314,23 @@ def _licence(model: "Model", stated: str | None) -> tuple[str | None, str | None
 
 
 def _described(
-    findings: "ModelFindings", model: "Model", stated: str | None, document: Mapping[str, Any],
+    findings: "ModelFindings", model: "Model", stated: str | None, document: Mapping[str, Any], out: str | None,
     progress: Progress | None,
 ) -> "ModelFindings":  # fmt: skip
-    """The findings with what is known of the model itself: its licence, claims and files."""
+    """The findings with what is known of the model itself: licence, claims and files, but for the one to be written."""
     from stemma.checkpoints.file_hashes import hash_files
 
     def tell(name: str) -> None:
         if progress is not None:
             progress(f"hashing {name}", 0, None)
 
+    own = Path(out or "").resolve()
+    inside = own.relative_to(model.source).as_posix() if own.is_relative_to(model.source) else ""
     licence, source = _licence(model, stated)
+    files = tuple(f for f in hash_files(model.source, tell) if f.name != inside)
     architectures = (model.config or {}).get("architectures")
     return replace(
-        findings, licence=licence, licence_source=source, files=hash_files(model.source, tell),
+        findings, licence=licence, licence_source=source, files=files,
         claims=check_claims(model.claims, document, stated), parameters=model.parameters,
         architecture=", ".join(map(str, architectures)) if isinstance(architectures, list) else "",
     )  # fmt: skip

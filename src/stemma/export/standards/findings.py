@@ -107,6 +107,7 @@ class ModelFindings:
         n_searched: Models searched; None likewise.
         not_tested: What bears on the verdict and could not be tested: `what`, `model`, `why`.
         cannot_see: What the answer does not cover.
+        notes: What the reader left out of the files, changed or took for granted.
         violations: What a policy refuses, one sentence each.
         licence: Its licence as stated by a person or its files; no finding.
         licence_source: `stated` or `card`.
@@ -126,6 +127,7 @@ class ModelFindings:
     n_searched: int | None = None
     not_tested: tuple[Mapping[str, Any], ...] = ()
     cannot_see: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     violations: tuple[str, ...] = ()
     licence: str | None = None
     licence_source: str | None = None
@@ -146,10 +148,11 @@ class ModelFindings:
 
     @property
     def untested(self) -> tuple[str, ...]:
-        """One sentence for each thing that was not tested, then what the answer does not cover."""
+        """One sentence for each thing that was not tested, what the answer does not cover, and notes of the reader."""
         sentences = (f"{t['model']}: {t['why']}" if t.get("model") else str(t["why"]) for t in self.not_tested)
         return (
             *(f"Not tested: {clean(s)}" for s in sentences), *(f"Not covered: {clean(s)}" for s in self.cannot_see),
+            *(f"As read: {clean(s)}" for s in self.notes),
         )  # fmt: skip
 
 
@@ -225,6 +228,7 @@ def of_trace(document: Mapping[str, Any]) -> ModelFindings:
         kin=tuple(kin), possible=tuple(document["parent_set"]), coverage=document["coverage"],
         alpha=document["alpha"], n_searched=document["n_searched"], not_tested=tuple(document["not_tested"]),
         cannot_see=tuple(document["cannot_see"]), violations=tuple(policy["violations"]) if policy else (),
+        notes=tuple(n["note"] for n in document["notes"] if n["model"] == document["model"]["name"]),
     )  # fmt: skip
 
 
