@@ -471,6 +471,13 @@ def test_an_export_into_the_folder_is_no_part_of_what_it_is_about(
     assert b"bom.json" not in out.read_bytes()
 
 
+def test_a_search_of_nothing_is_warned_of_and_exported_as_inconclusive(run: Run, family: Path) -> None:
+    code, out, err = run("export", family / "one", "--format", "sarif")
+    assert code == 0
+    assert "warning: nothing was searched" in err
+    assert [r["ruleId"] for r in valid_sarif(out.encode())["results"]] == ["stemma/inconclusive"]
+
+
 def test_what_the_reader_changed_is_said() -> None:
     found = findings_of(of_relation(RelationKind.COPY) | {"notes": [{"model": "model", "note": "half was ignored"}]})
     for name in FORMATS:

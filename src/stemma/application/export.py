@@ -120,6 +120,7 @@ class ExportAnswer:
         media_type: Their type.
         signed_by: Identity of the public key; None where nothing was signed.
         ruling: What a policy says; None where there is none.
+        warnings: What must not go unnoticed: a search of nothing, claims that findings contradict.
     """
 
     request: ExportRequest
@@ -128,6 +129,7 @@ class ExportAnswer:
     media_type: str
     signed_by: str | None = None
     ruling: "Ruling | None" = None
+    warnings: tuple[str, ...] = ()
 
     def document(self) -> dict[str, Any]:
         """The document that `stemma export --json` prints."""
@@ -164,19 +166,22 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportAn
 
     _check(request)
     key = _private_key(request.sign)
-    if request.all:
-        found, ruling = _of_all(request, progress), None
-    else:
-        found, ruling = _of_one(request, progress)
-    content = FORMATS[request.format].write(found)
-    if key is None:
-        kind = FORMATS[request.format].media_type
-        return ExportAnswer(request=request, result=found, content=content, media_type=kind, ruling=ruling)
-    from stemma.verification.signatures.dsse import envelope
+    answer = None if request.all else trace(_trace_request(request), progress)
+    found = _of_all(request, progress) if answer is None else _of_one(request, answer, progress)
+    content, media_type = FORMATS[request.format].write(found), FORMATS[request.format].media_type
+    if key is not None:
+        from stemma.verification.signatures.dsse import envelope
 
+        content = envelope(_statement(found, request.format, content), key)
+        media_type = "application/vnd.dsse.envelope.v1+json"
+    contradicted = (
+        f"{m.name}: {line.sentence}" for m in found.models for line in m.claims if line.verdict == "contradicted"
+    )
     return ExportAnswer(
-        request=request, result=found, content=envelope(_statement(found, request.format, content), key),
-        media_type="application/vnd.dsse.envelope.v1+json", signed_by=key.public.identity, ruling=ruling,
+        request=request, result=found, content=content, media_type=media_type,
+        signed_by=None if key is None else key.public.identity,
+        ruling=answer.ruling if answer is not None and request.deny_license else None,
+        warnings=(*(answer.warnings if answer is not None else ()), *contradicted),
     )  # fmt: skip
 
 
@@ -214,25 +219,26 @@ def _statement(found: "ExportedFindings", name: str, content: bytes) -> bytes:
     return content if name == "intoto" else statement(found, PREDICATES[name], json.loads(content))
 
 
-def _of_one(request: ExportRequest, progress: Progress | None) -> "tuple[ExportedFindings, Ruling | None]":
+def _trace_request(request: ExportRequest) -> TraceRequest:
+    return TraceRequest(
+        model=str(request.model), against=request.against, registry=request.registry, alpha=request.alpha,
+        deny_license=request.deny_license, allow_untested=request.allow_untested, jobs=request.jobs,
+    )  # fmt: skip
+
+
+def _of_one(request: ExportRequest, answer: TraceAnswer, progress: Progress | None) -> "ExportedFindings":
     """The trace of one model, and those of its parents."""
     from stemma.application.opening import open_workspace
     from stemma.export.standards.findings import ExportedFindings, of_trace
 
-    asked = TraceRequest(
-        model=str(request.model), against=request.against, registry=request.registry, alpha=request.alpha,
-        deny_license=request.deny_license, allow_untested=request.allow_untested, jobs=request.jobs,
-    )  # fmt: skip
-    answer = trace(asked, progress)
     document = answer.document()
     workspace = open_workspace(request.registry, request.jobs, progress)
     stated = next((r.license for r in workspace.own_records(answer.model) if r.license), None)
     model = _described(of_trace(document), answer.model, stated, document, request.out, progress)
-    ancestors = tuple(_further(model, replace(asked, deny_license=None), workspace, progress))
-    found = ExportedFindings(
+    ancestors = tuple(_further(model, replace(answer.request, deny_license=None), workspace, progress))
+    return ExportedFindings(
         models=(model,), ancestors=ancestors, created=document["created"], version=document["stemma_version"]
     )  # fmt: skip
-    return found, answer.ruling if request.deny_license else None
 
 
 def _further(

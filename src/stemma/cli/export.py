@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from stemma.application.export import ExportAnswer
 
 SHOWN = 8
-"""Models that are listed before the rest is counted."""
+"""Models, and warnings, that are listed before the rest is counted."""
 
 
 def export(
@@ -76,22 +76,18 @@ def export(
     with progress(quiet=as_json) as on_progress:
         answer = application.export(request, on_progress)
     written(out, answer.content)
+    for warning in answer.warnings[:SHOWN]:
+        warn(f"warning: {warning}")
+    if len(answer.warnings) > SHOWN:
+        warn(f"warning: and {len(answer.warnings) - SHOWN:,} more, all of them in what was written")
     if as_json:
         show_json(answer.document())
     elif out is None:
         show_bytes(answer.content)
-        for line in contradicted(answer):
-            warn(f"warning: {line}")
     else:
         _show(answer, out)
     if answer.ruling is not None:
         enforce(answer.ruling)
-
-
-def contradicted(answer: "ExportAnswer") -> Iterator[str]:
-    """The claims that findings contradict, one sentence each."""
-    for model in answer.result.models:
-        yield from (f"{model.name}: {line.sentence}" for line in model.claims if line.verdict == "contradicted")
 
 
 def _show(answer: "ExportAnswer", out: Path) -> None:
@@ -115,10 +111,6 @@ def _lines(answer: "ExportAnswer") -> "Iterator[tuple[str, str | Text, str]]":
         yield "", f"and {len(models) - SHOWN:,} more models", "all of them in the file"
     open_ = {(str(t["model"]), str(t["why"])): t for model in models for t in model.not_tested}
     yield from not_tested(list(open_.values()))
-    found = list(contradicted(answer))
-    yield from (("contradicted", sentence, "") for sentence in found[:SHOWN])
-    if len(found) > SHOWN:
-        yield "", f"and {len(found) - SHOWN:,} more claims", "all of them in the file"
     yield "signed", "no" if answer.signed_by is None else f"with the key {answer.signed_by[:16]}…", ""
 
 
