@@ -30,11 +30,27 @@ NO_LICENCE = frozenset({"", "null", "~", "none", "n/a", "na", "tbd", "todo", "no
 FROM_SCRATCH = "from_scratch"
 """Claim that a model was trained from scratch: the sentence of its card."""
 
-_SCRATCH = re.compile(r"\b(?:pre-?)?train(?:ed|ing|s)?\b[^.!?]{0,120}\bfrom[ -]scratch\b", re.IGNORECASE)
+_SCRATCH = re.compile(
+    r"[\s\-*#>+_]*(?:"
+    r"(?:it|(?:this|the|our)\s(?:[\w.\-]+\s){0,2}(?:model|network|checkpoint))"
+    r"\s(?:is|was|has\sbeen)\s(?:\w+\s){0,2}(?:pre-?)?trained"
+    r"|we\s(?:have\s)?(?:pre-?)?trained\s(?:this|the|our)\s(?:model|network)"
+    r"|(?:pre-?)?trained)"
+    r"\s(?:\w+\s){0,2}from[\s-]scratch\b",
+    re.IGNORECASE,
+)
+"""How a sentence begins that says this of its own model, and neither of another one nor as an instruction."""
+
 _SENTENCES = re.compile(r"(?<=[.!?])\s+|\n\s*\n|\n(?=[-*#|>])")
-_NEGATED = re.compile(r"\b(?:not?|never|without|rather|instead|than|unlike|cannot|neither|nor|if)\b|n't\b|n’t\b",
-                      re.IGNORECASE)  # fmt: skip
-"""Words with which a sentence says something else than that this model was trained from scratch."""
+_OTHERWISE = re.compile(
+    r"\b(?:not?|never|without|rather|instead|than|unlike|cannot|neither|nor|if|which|whose|while|then|before|later|after|"
+    r"first|originally|baselines?|teacher|compar\w*|base|adapt\w*|fine-?tun\w*|by)\b|n't\b|n’t\b",
+    re.IGNORECASE,
+)
+"""Words with which a sentence may say something else than that these very weights were trained from scratch."""
+
+_CODE = re.compile(r"^ {0,3}(```|~~~).*?(?:^ {0,3}\1|\Z)", re.MULTILINE | re.DOTALL)
+"""A block of code in Markdown."""
 
 BLOCK_SCALARS = frozenset({">", "|", ">-", "|-", ">+", "|+"})
 """YAML indicators of a block scalar on the following lines."""
@@ -133,8 +149,8 @@ def from_scratch(path: Path) -> dict[str, str]:
     if lines and lines[0].strip() == "---":
         end = next((i for i, line in enumerate(lines[1:1000], 1) if line.strip() in ("---", "...")), 0)
         lines = lines[end + 1 :]
-    for sentence in _SENTENCES.split("\n".join(lines)):
-        if _SCRATCH.search(sentence) and not _NEGATED.search(sentence):
+    for sentence in _SENTENCES.split(_CODE.sub("\n\n", "\n".join(lines))):
+        if _SCRATCH.match(sentence) and not _OTHERWISE.search(sentence):
             return {FROM_SCRATCH: " ".join(sentence.split())[:MAX_CLAIM]}
     return {}
 
