@@ -82,6 +82,8 @@ SHORT = (
     "prune net --ratio .3 --dry-run",
     "prune net --ratio .3 --probes noise:n=64 --out smaller",
     "verify edit smaller --probes noise:n=64",
+    "export child.safetensors --against models --format sarif",
+    "export --all --format sarif --out all.sarif",
     "zoo list",
     "zoo show mlp/copy",
     "zoo show tree:mlp",

@@ -45,3 +45,11 @@ class UnknownNameError(StemmaError):
 
 class MisuseError(StemmaError):
     """Arguments contradict each other; the command line exits with 2."""
+
+
+class StatementError(StemmaError):
+    """What was found cannot be written in the format that was asked for."""
+
+
+class SigningError(StemmaError):
+    """A key, a signature or a signed statement cannot be read or used."""

@@ -1,5 +1,6 @@
 """Was a model edited as its plan and receipt say? Request, answer and JSON document of `stemma verify edit`."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -23,6 +24,7 @@ class VerifyEditRequest:
         parent: The original model; the recorded one if null.
         probes: Probe (or forget) inputs of the edit.
         retain: Other inputs that unlearn was given.
+        public_key: File of the public key of whoever signed the folder; null where that is not asked.
         registry: Registry in which names are looked up; the default one if null.
         networks: How networks are built and run.
     """
@@ -31,6 +33,7 @@ class VerifyEditRequest:
     parent: str | None = None
     probes: str | None = None
     retain: str | None = None
+    public_key: str | None = None
     registry: str | None = None
     networks: NetworkOptions = field(default_factory=NetworkOptions)
 
@@ -121,7 +124,20 @@ def verify_edit(request: VerifyEditRequest, progress: Progress | None = None) ->
         for given in (request.probes, request.retain)
     )
     result = EditReplay()(folder, parent, probes, retain, progress)
-    return VerifyEditAnswer(request=request, parent=parent, result=tuple(result))
+    return VerifyEditAnswer(request=request, parent=parent, result=(*result, *_signatures(folder, request.public_key)))
+
+
+def _signatures(folder: Path, public_key: str | None) -> "Iterator[Finding]":
+    """Whether the folder is signed: where a key is given, and where a signature lies in it."""
+    from stemma.verification.edit import Finding
+    from stemma.verification.signatures.signed_files import check_signatures, signatures_of
+
+    if public_key is not None:
+        for found in check_signatures(folder, Path(public_key)):
+            yield Finding("signature", bool(found.good), found.reason)
+    elif found := signatures_of(folder):
+        names = ", ".join(f.name for f in found)
+        yield Finding("signature", None, f"{names} was not checked: give the signer's key with --public-key")
 
 
 def _parent(request: VerifyEditRequest, workspace: "Workspace", source: str, digest: str) -> "Model | None":

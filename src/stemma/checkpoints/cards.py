@@ -1,6 +1,7 @@
 """Claims of the files next to the weights (config, model card, receipt): shown to people, never used as evidence."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,31 @@ BASE_LICENCE = "base_model_license"
 NO_LICENCE = frozenset({"", "null", "~", "none", "n/a", "na", "tbd", "todo", "noassertion", "[]", "{}"})
 """Values in cards that mean no licence."""
 
+FROM_SCRATCH = "from_scratch"
+"""Claim that a model was trained from scratch: the sentence of its card."""
+
+_SCRATCH = re.compile(
+    r"[\s\-*#>+_]*(?:"
+    r"(?:it|(?:this|the|our)\s(?:[\w.\-]+\s){0,2}(?:model|network|checkpoint))"
+    r"\s(?:is|was|has\sbeen)\s(?:\w+\s){0,2}(?:pre-?)?trained"
+    r"|we\s(?:have\s)?(?:pre-?)?trained\s(?:this|the|our)\s(?:model|network)"
+    r"|(?:pre-?)?trained)"
+    r"\s(?:\w+\s){0,2}from[\s-]scratch\b",
+    re.IGNORECASE,
+)
+"""How a sentence begins that says this of its own model, and neither of another one nor as an instruction."""
+
+_SENTENCES = re.compile(r"(?<=[.!?])\s+|\n\s*\n|\n(?=[-*#|>])")
+_OTHERWISE = re.compile(
+    r"\b(?:not?|never|without|rather|instead|than|unlike|cannot|neither|nor|if|which|whose|while|then|before|later|after|"
+    r"first|originally|baselines?|teacher|compar\w*|base|adapt\w*|fine-?tun\w*|by)\b|n't\b|n’t\b",
+    re.IGNORECASE,
+)
+"""Words with which a sentence may say something else than that these very weights were trained from scratch."""
+
+_CODE = re.compile(r"^ {0,3}(```|~~~).*?(?:^ {0,3}\1|\Z)", re.MULTILINE | re.DOTALL)
+"""A block of code in Markdown."""
+
 BLOCK_SCALARS = frozenset({">", "|", ">-", "|-", ">+", "|+"})
 """YAML indicators of a block scalar on the following lines."""
 
@@ -42,6 +68,7 @@ def read(folder: Path) -> tuple[dict[str, Any] | None, dict[str, str], tuple[str
     if isinstance(base, str) and base:
         claims["_name_or_path"] = base
     claims.update(front_matter(folder / "README.md"))
+    claims.update(from_scratch(folder / "README.md"))
     claims.update(receipt(folder / RECEIPT))
     return config, claims, tuple(notes)
 
@@ -114,6 +141,18 @@ def front_matter(path: Path) -> Mapping[str, str]:
             key = _scalar(head).strip().casefold().replace("licence", "license")
             found.setdefault(key, []).extend(_scalars(value))
     return {k: ", ".join(found[k])[:MAX_CLAIM] for k in CARD_KEYS if found.get(k)}
+
+
+def from_scratch(path: Path) -> dict[str, str]:
+    """The claim of a model card that the model was trained from scratch; empty where no plain sentence says so."""
+    lines = (_text(path) or "").splitlines()
+    if lines and lines[0].strip() == "---":
+        end = next((i for i, line in enumerate(lines[1:1000], 1) if line.strip() in ("---", "...")), 0)
+        lines = lines[end + 1 :]
+    for sentence in _SENTENCES.split(_CODE.sub("\n\n", "\n".join(lines))):
+        if _SCRATCH.match(sentence) and not _OTHERWISE.search(sentence):
+            return {FROM_SCRATCH: " ".join(sentence.split())[:MAX_CLAIM]}
+    return {}
 
 
 def _continue_value(items: list[str], line: str) -> None:

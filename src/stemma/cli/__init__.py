@@ -17,6 +17,7 @@ from stemma.cli.competition import competition
 from stemma.cli.demo import demo
 from stemma.cli.distance import distance
 from stemma.cli.explain import explain
+from stemma.cli.export import export
 from stemma.cli.fingerprint import fingerprint
 from stemma.cli.lineage import lineage
 from stemma.cli.list import list_command
@@ -25,6 +26,7 @@ from stemma.cli.prune import prune
 from stemma.cli.remove import remove
 from stemma.cli.serve import serve
 from stemma.cli.show import show
+from stemma.cli.sign import sign
 from stemma.cli.trace import trace
 from stemma.cli.train import app as train
 from stemma.cli.unlearn import unlearn
@@ -57,6 +59,7 @@ app.command()(compare)
 app.command()(explain)
 app.command()(distance)
 app.command()(lineage)
+app.command()(export)
 app.command()(add)
 app.command("list")(list_command)
 app.command()(show)
@@ -67,6 +70,7 @@ app.command()(fingerprint)
 app.command()(competition)
 app.command()(prune)
 app.command()(unlearn)
+app.command()(sign)
 app.add_typer(verify, name="verify")
 app.add_typer(zoo, name="zoo")
 app.add_typer(train, name="train")

@@ -19,6 +19,13 @@ EXTRAS = {
     "fastapi": ("fastapi", "web"),
     "uvicorn": ("uvicorn", "web"),
     "python_multipart": ("python-multipart", "web"),
+    "huggingface_hub": ("huggingface-hub", "hf"),
+    "cyclonedx": ("cyclonedx-python-lib", "standards"),
+    "spdx_python_model": ("spdx-python-model", "standards"),
+    "in_toto_attestation": ("in-toto-attestation", "standards"),
+    "model_signing": ("model-signing", "standards"),
+    "OpenSSL": ("pyopenssl", "standards"),
+    "cryptography": ("cryptography", "standards"),
 }
 """By module: its package, and the extra that installs it."""
 

@@ -57,6 +57,11 @@ def show_json(document: Any) -> None:
     _write(json.dumps(document, indent=2, allow_nan=False) + "\n")
 
 
+def show_bytes(content: bytes) -> None:
+    """Print what was written for another program: UTF-8 text, exactly as it is where stdout can hold it."""
+    _write(content.decode())
+
+
 def _write(text: str) -> None:
     if sys.stdout is None:
         raise SystemExit(GONE)

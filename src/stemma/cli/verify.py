@@ -1,4 +1,4 @@
-"""`stemma verify`: was a model edited, or unlearned, as stated?"""
+"""`stemma verify`: was a model edited, unlearned or signed as stated?"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from stemma.types import Evidence
 
-app = typer.Typer(help="Verify that a model was edited, or unlearned, as stated.", no_args_is_help=True)
+app = typer.Typer(help="Verify that a model was edited, unlearned or signed as stated.", no_args_is_help=True)
 
 
 def _level(value: float | None) -> float | None:
@@ -130,6 +130,12 @@ def edit(
         str | None,
         typer.Option("--retain", metavar="P", show_default=False, help="The retain inputs of the edit."),
     ] = None,
+    public_key: Annotated[
+        Path | None,
+        typer.Option(
+            "--public-key", metavar="KEY.pem", show_default=False, help="Check that the folder is signed with this key."
+        ),
+    ] = None,
     registry: RegistryUrl = None,
     network: Factory = None,
     allow_code: AllowCode = False,
@@ -152,6 +158,7 @@ def edit(
         parent=parent,
         probes=probes,
         retain=retain,
+        public_key=word(public_key),
         registry=registry,
         networks=NetworkOptions(network, allow_code, device, word(data)),
     )
@@ -170,6 +177,58 @@ def edit(
     if answer.failed:
         raise typer.Exit(1)
 
+
+@app.command("signature")
+def signature(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A checkpoint file or folder.")],
+    public_key: Annotated[
+        Path, typer.Option("--public-key", metavar="KEY.pem", show_default=False, help="The public key that you trust.")
+    ],
+    signatures: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--signature",
+            metavar="FILE...",
+            show_default=False,
+            help="Check these signatures. [default: *.sig and *.dsse.json in the folder, or beside the file]",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Check who signed a model, and whether its files are those that were signed.
+
+    Reads signatures of OpenSSF Model Signing and in-toto statements in DSSE envelopes. The exit code is 1 unless
+    everything is signed with this key and unchanged.
+    """
+    from stemma.application import verify_signature as application
+    from stemma.cli.layout import findings, lines_of, verdict_text
+    from stemma.cli.output import show, show_json
+
+    request = application.VerifySignatureRequest(
+        path=str(path), public_key=str(public_key), signatures=words(signatures)
+    )
+    answer = application.verify_signature(request)
+    if as_json:
+        show_json(answer.document())
+    else:
+        words_ = {True: "good", False: "NOT good", None: "not signed"}
+        headline, meaning, step = _SIGNATURES[answer.good]
+        rows = [(f.check, words_[f.good], f.reason) for f in answer.result]
+        closing = findings([("meaning", meaning, ""), ("next", step, "")])
+        show(lines_of(verdict_text(headline)), "", findings(rows), "", closing)
+    if answer.good is not True:
+        raise typer.Exit(1)
+
+
+_SIGNATURES = {
+    True: ("signed and unchanged", "the owner of this key signed these files, and they have the same bytes now",
+           "whether the key belongs to whom you think is for you to know"),
+    False: ("NOT as signed", "a file was changed after it was signed, or another key signed it",
+            "do not use these files; get them anew, or ask for the right public key"),
+    None: ("unsigned", "nothing with this key vouches for all of these files",
+           "ask the publisher for a signature, or make one: stemma sign PATH --key KEY.pem"),
+}  # fmt: skip
+"""Answer, meaning and next step by outcome."""
 
 _EDITS = {
     True: ("the edit is as recorded", "plan, receipt and weights agree, and repeating the edit gives these weights",

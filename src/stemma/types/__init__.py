@@ -1,6 +1,7 @@
 """The nouns: frozen values that travel between the stages. Methods live in the stage folders."""
 
 from stemma.types.answers import WEIGHTS_GONE, Comparison, Edge, Lineage, NotTested, Trace
+from stemma.types.claims import ClaimLine, ClaimVerdict
 from stemma.types.edits import Plan, Receipt
 from stemma.types.matrix import DistanceMatrix
 from stemma.types.nouns import (
@@ -20,10 +21,13 @@ from stemma.types.nouns import (
     Verdict,
     jsonable,
 )
+from stemma.types.text import plain
 
 __all__ = [
     "WEIGHTS_GONE",
     "Axis",
+    "ClaimLine",
+    "ClaimVerdict",
     "Comparison",
     "Digest",
     "Distance",
@@ -46,4 +50,5 @@ __all__ = [
     "UnitMember",
     "Verdict",
     "jsonable",
+    "plain",
 ]
