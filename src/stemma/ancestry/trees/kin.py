@@ -132,11 +132,14 @@ class _Search:
         reached = reach(source, {v: [(a, self.chance((e,))) for a, e in into] for v, into in self.before.items()})
         inside = {v: [(a, e) for a, e in self.before[v] if a in reached and v != source] for v in reached}
         order = order_of({v: [(a, None) for a, _ in into] for v, into in inside.items()}) or [source]
-        ways: dict[int, list[tuple[Edge, ...]]] = {source: [()]}
+        ways: dict[int, list[tuple[float, tuple[Edge, ...]]]] = {source: [(1.0, ())]}
         counts, shares = {source: 1}, {source: (1.0, False)}
         for v in (v for v in order if v != source):
-            longer: list[tuple[Edge, ...]] = [(*way, e) for a, e in inside[v] for way in ways[a]]
-            longer.sort(key=lambda way: (-(self.chance(way) or 0.0), len(way), [self.ends(e) for e in way]))
+            longer: list[tuple[float, tuple[Edge, ...]]] = [
+                (chance * (self.chance((e,)) or 0.0), (*way, e)) for a, e in inside[v] for chance, way in ways[a]
+            ]
+            if len(longer) > 1:
+                longer.sort(key=lambda way: (-way[0], len(way[1]), [self.ends(e) for e in way[1]]))
             ways[v] = longer[:MAX_PATHS]
             counts[v] = sum(counts[a] for a, _ in inside[v])
             shares[v] = _joined([(*shares[a], e.share) for a, e in inside[v]])
@@ -146,7 +149,7 @@ class _Search:
                 name in self.missing,
                 v == source,
                 reached[v],
-                tuple(self.path(way, name) for way in ways.get(v, ())),
+                tuple(self.path(way, name) for _, way in ways.get(v, ())),
                 counts.get(v, 0),
                 _clipped(shares[v][0]) if v in shares and shares[v][1] else None,
             )

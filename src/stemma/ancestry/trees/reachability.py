@@ -8,11 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 
-MAX_STATES = 4096
+MAX_STATES = 1024
 """Sets of reached nodes that the exact sum keeps at once; beyond, an interval is given instead."""
 
 Parents = Mapping[int, Sequence[tuple[int, float | None]]]
 """By node, the nodes before it, each with the probability of the edge; None where an edge has no probability."""
+
+Edges = Mapping[int, Sequence[tuple[int, float]]]
+"""The same, with a probability of every edge."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +47,11 @@ def order_of(parents: Parents) -> list[int] | None:
 def reach(source: int, parents: Parents) -> dict[int, Reached]:
     """The probability that each node is reached from a source.
 
-    The value is exact where a node has one path, and where the sum over the sets of reached nodes keeps no more than
-    `MAX_STATES` of them. Otherwise there are two bounds: the best single path from below, and from above the product
-    over the edges into each node, which can only be too large, because reached nodes are positively associated.
+    All paths to a node meet at its dominator, the last node before it that none of them avoids. The probability is that
+    of the dominator times that of what lies between the two, which is summed exactly over sets of reached nodes if no
+    more than `MAX_STATES` of them are kept at once. Otherwise there are two bounds: the best single path from below,
+    and from above the product over the edges into each node, which can only be too large, because reached nodes are
+    positively associated. An edge without a probability is left out for the lower bound and certain for the upper one.
 
     Args:
         source: A node, which is reached with certainty.
@@ -62,23 +67,56 @@ def reach(source: int, parents: Parents) -> dict[int, Reached]:
     order = order_of(inside)
     if order is None:
         return {v: Reached(1.0, 1.0, 1.0) if v == source else Reached(None, 0.0, 1.0) for v in below}
-    certain = {v: [edge for edge in into if edge[1] is not None] for v, into in inside.items()}
     rank = {v: i for i, v in enumerate(order)}
-    least, most, single, known = {source: 1.0}, {source: 1.0}, {source: True}, {source: True}
-    out = {source: Reached(1.0, 1.0, 1.0)}
+    dominators, low, high = {source: source}, {source: 1.0}, {source: 1.0}
     for v in (v for v in order if v != source):
-        into = inside[v]
-        least[v] = max(least[u] * (0.0 if p is None else p) for u, p in into)
-        most[v] = _any_of(most[u] * (1.0 if p is None else p) for u, p in into)
-        single[v] = len(into) == 1 and single[into[0][0]]
-        known[v] = all(p is not None and known[u] for u, p in into)
-        exact = most[v] if single[v] or least[v] == 1.0 else _exact(source, v, inside, rank)
-        if known[v] and exact is not None:
-            out[v] = Reached(exact, exact, exact)
-            continue
-        floor = None if single[v] or known[v] else _exact(source, v, certain, rank)
-        out[v] = Reached(None, least[v] if floor is None else floor, most[v] if exact is None else exact)
-    return out
+        dominators[v] = d = _common({u for u, _ in inside[v]}, dominators, rank)
+        least, most = _between(d, v, inside, rank)
+        low[v], high[v] = low[d] * least, high[d] * most
+    return {v: Reached(low[v] if low[v] == high[v] else None, low[v], high[v]) for v in order}
+
+
+def _common(nodes: set[int], dominators: Mapping[int, int], rank: Mapping[int, int]) -> int:
+    """The last node that is one of each node's dominators, or the node itself."""
+    left = set(nodes)
+    while len(left) > 1:
+        latest = max(left, key=rank.__getitem__)
+        left.remove(latest)
+        left.add(dominators[latest])
+    return left.pop()
+
+
+def _between(start: int, end: int, inside: Parents, rank: Mapping[int, int]) -> tuple[float, float]:
+    """Bounds of the probability that `end` is reached from its dominator: equal where it is known."""
+    needed, todo = {start, end}, [end]
+    while todo:
+        new = {u for u, _ in inside[todo.pop()]} - needed
+        needed |= new
+        todo += new
+    nodes = sorted(needed, key=rank.__getitem__)
+    known = all(p is not None for v in nodes[1:] for _, p in inside[v])
+    edges = [{v: [(u, unknown if p is None else p) for u, p in inside[v]] for v in nodes[1:]} for unknown in (0.0, 1.0)]
+    least = _exact(nodes, edges[0])
+    most = least if known else _exact(nodes, edges[1])
+    return (_best_path(nodes, edges[0]) if least is None else least), (
+        _at_most(nodes, edges[1]) if most is None else most
+    )
+
+
+def _best_path(nodes: Sequence[int], edges: Edges) -> float:
+    """The probability of the best path from the first node to the last one: a lower bound."""
+    best = {nodes[0]: 1.0}
+    for v in nodes[1:]:
+        best[v] = max(best[u] * p for u, p in edges[v])
+    return best[nodes[-1]]
+
+
+def _at_most(nodes: Sequence[int], edges: Edges) -> float:
+    """An upper bound of the probability that the last node is reached."""
+    bound = {nodes[0]: 1.0}
+    for v in nodes[1:]:
+        bound[v] = _any_of(bound[u] * p for u, p in edges[v])
+    return bound[nodes[-1]]
 
 
 def _any_of(chances: Iterable[float]) -> float:
@@ -99,26 +137,21 @@ def _reachable(source: int, parents: Parents) -> set[int]:
     return seen
 
 
-def _exact(source: int, target: int, inside: Parents, rank: Mapping[int, int]) -> float | None:
-    """The probability that `target` is reached, by the sum over sets of reached nodes; None where they are too many.
+def _exact(nodes: Sequence[int], edges: Edges) -> float | None:
+    """The probability that the last node is reached from the first one; None where it takes too many terms.
 
     Nodes are taken in order. Whether one is reached depends on nothing but those before it, so that what is kept of
-    the past is the set of reached nodes that have later nodes after them. An edge without a probability is certain.
+    the past is the set of reached nodes that have later nodes after them.
 
     Returns:
         The probability, or None.
     """
-    needed = _before(target, inside)
-    if source not in needed:
-        return 0.0
-    nodes = sorted(needed, key=rank.__getitem__)
-    last = {u: i for i, v in enumerate(nodes) for u, _ in inside[v]}
-    states = {frozenset[int](): 1.0}
-    for i, v in enumerate(nodes):
+    last = {u: i for i, v in enumerate(nodes[1:], 1) for u, _ in edges[v]}
+    states = {frozenset({nodes[0]}): 1.0}
+    for i, v in enumerate(nodes[1:], 1):
         following: dict[frozenset[int], float] = {}
         for reached, weight in states.items():
-            into = [1.0 if p is None else p for u, p in inside[v] if u in reached]
-            chance = 1.0 if v == source else _any_of(into)
+            chance = _any_of(p for u, p in edges[v] if u in reached)
             kept = frozenset(u for u in reached if last.get(u, -1) > i)
             for state, share in ((kept | {v}, chance), (kept, 1.0 - chance)):
                 if share > 0.0:
@@ -126,13 +159,4 @@ def _exact(source: int, target: int, inside: Parents, rank: Mapping[int, int]) -
         if len(following) > MAX_STATES:
             return None
         states = following
-    return min(sum(weight for reached, weight in states.items() if target in reached), 1.0)
-
-
-def _before(target: int, inside: Parents) -> set[int]:
-    seen, todo = {target}, [target]
-    while todo:
-        new = [u for u, _ in inside.get(todo.pop(), ()) if u not in seen]
-        seen.update(new)
-        todo += new
-    return seen
+    return min(sum(weight for reached, weight in states.items() if nodes[-1] in reached), 1.0)
