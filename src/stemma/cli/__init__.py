@@ -23,6 +23,7 @@ from stemma.cli.list import list_command
 from stemma.cli.missing_extras import missing_extra
 from stemma.cli.prune import prune
 from stemma.cli.remove import remove
+from stemma.cli.scan import scan
 from stemma.cli.show import show
 from stemma.cli.trace import trace
 from stemma.cli.train import app as train
@@ -57,6 +58,7 @@ app.command()(explain)
 app.command()(distance)
 app.command()(lineage)
 app.command()(add)
+app.command()(scan)
 app.command("list")(list_command)
 app.command()(show)
 app.command()(check)

@@ -11,8 +11,8 @@ _GREEDY = (
     *_GIVING,
 )  # fmt: skip
 _SINGLE = ("--registry", "--alpha")
-_PATHS = ("add", "lineage")
-_OPERANDS = {"trace": 1, "compare": 2, "verify": 1, "competition": 1, "lineage": 0}
+_PATHS = ("add", "lineage", "scan")
+_OPERANDS = {"trace": 1, "compare": 2, "verify": 1, "competition": 1, "lineage": 0, "scan": 0}
 
 
 def arrange(typed: Sequence[str]) -> list[str]:

@@ -61,6 +61,7 @@ _MIRRORED = {
         "probes_digest": "probes",
         "blob_digest": "blob",
     },
+    schema.scan: {"place": "place"},
 }
 """Columns that repeat a field of the row's record, so that it can be looked up."""
 
