@@ -4,12 +4,12 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from stemma.application.document import Document, Progress, Schema
 from stemma.application.parts import NotTestedPart, PolicyPart
+from stemma.application.scan_parts import LeftOutPart, ScannedPart, StorePart, finding_parts, scanned_part
 from stemma.errors import MisuseError, NotAModelError, StemmaError, UnusableRegistryError
-from stemma.types import Trace
 
 if TYPE_CHECKING:
     from stemma.application.policies import Policy, Ruling
@@ -54,86 +54,6 @@ class ScanRequest:
     fail_on_descendant_of: tuple[str, ...] | None = None
     allow_untested: bool = False
     jobs: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class StorePart:
-    """A store that was scanned.
-
-    Attributes:
-        kind: How it is laid out.
-        path: Its folder.
-        models: Number of models in it.
-    """
-
-    kind: Literal["hf", "ollama", "folder"]
-    path: str
-    models: int
-
-
-@dataclass(frozen=True, slots=True)
-class ScanFindingPart:
-    """A model that a scanned one is related to.
-
-    Attributes:
-        name: Name of the model.
-        relation: What was done between the two; null where nothing was decided.
-        role: What the model is to the scanned one.
-        confidence: Probability of the role; null where it has none.
-        licence: Licence as read; null where none is recorded.
-    """
-
-    name: str
-    relation: str | None
-    role: Literal["copy", "parent", "child", "same", "relative", "unknown"]
-    confidence: float | None
-    licence: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class ScannedPart:
-    """A model in a store.
-
-    Attributes:
-        name: Name of the model.
-        names: All its names: revisions and tags with the same contents.
-        digest: Digest of its weights.
-        path: File or folder.
-        store: Kind of the store.
-        status: What happened to it since the last scan.
-        claims: What store, card and files say of it; no evidence. Empty where it was not opened.
-        verdict: Where it comes from, as `stemma trace` says; null where it was not traced.
-        findings: Models that it is related to.
-        enrolled: What became of it in the registry; null where it was not enrolled.
-        refused: Whether the policy refuses it; it is reported as new again then.
-    """
-
-    name: str
-    names: tuple[str, ...]
-    digest: str
-    path: str
-    store: Literal["hf", "ollama", "folder"]
-    status: Literal["new", "changed", "unchanged", "gone"]
-    claims: Mapping[str, str]
-    verdict: Literal["copy", "descends", "related", "no-known-parent", "inconclusive"] | None
-    findings: tuple[ScanFindingPart, ...]
-    enrolled: Literal["added", "known", "replaced"] | None
-    refused: bool
-
-
-@dataclass(frozen=True, slots=True)
-class LeftOutPart:
-    """Something in a store that is no model, or no complete one yet.
-
-    Attributes:
-        what: Short code of the reason.
-        name: Its name.
-        why: Reason, in one sentence.
-    """
-
-    what: str
-    name: str
-    why: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -330,7 +250,7 @@ class _Scan:
                     continue
                 if item.status == "gone":
                     pending.pop(id(item.before), None)
-                    self.models += [_part(item, m) for m in item.digests]
+                    self.models += [scanned_part(item, m) for m in item.digests]
                     continue
                 if item.contents in seen and item.status != "changed":
                     rows, record = seen[item.contents]
@@ -364,7 +284,7 @@ class _Scan:
         key = _key(self.policy)
         fresh = item.status != "unchanged"
         if not fresh and not self.request.again and (not self.policy.refuses_anything or key in passed):
-            self.models += [_part(item, m) for m in item.digests]
+            self.models += [scanned_part(item, m) for m in item.digests]
             return item.record(passed)
         closed = False
         try:
@@ -383,7 +303,7 @@ class _Scan:
         from stemma.application.policies import judge_trace
         from stemma.workspace.scan import enrol_model
 
-        part, options = _part(item, (model.name, model.digest)), {}
+        part, options = scanned_part(item, (model.name, model.digest)), {}
         if self.request.alpha is not None:
             options["alpha"] = self.request.alpha
         if self.progress:
@@ -404,24 +324,8 @@ class _Scan:
         self.notes += [f"{model.name}: {text}" for text in ruling.notes]
         refused = ruling.closed or len(self.violations) > before[0]
         enrolled = enrol_model(model, self.workspace.registry) if self.request.add and not refused else None
-        values: dict[str, Any] = {"verdict": result.verdict, "findings": _findings(result), "enrolled": enrolled}
+        values: dict[str, Any] = {"verdict": result.verdict, "findings": finding_parts(result), "enrolled": enrolled}
         return replace(part, **values, claims=_shown(model.claims), refused=refused), refused
-
-
-def _part(item: "Found", model: tuple[str, str]) -> ScannedPart:
-    return ScannedPart(
-        name=model[0],
-        names=item.names,
-        digest=model[1],
-        path=item.path,
-        store=item.store.kind,
-        status=item.status,
-        claims={},
-        verdict=None,
-        findings=(),
-        enrolled=None,
-        refused=False,
-    )
 
 
 def _shown(claims: Mapping[str, str]) -> dict[str, str]:
@@ -429,14 +333,6 @@ def _shown(claims: Mapping[str, str]) -> dict[str, str]:
     from stemma.checkpoints import cards
 
     return cards.provenance_claims(claims)
-
-
-def _findings(result: Trace) -> tuple[ScanFindingPart, ...]:
-    rows: list[tuple[Any, Mapping[str, Any]]] = [("copy", row) for row in result.copies]
-    rows += [(row["role"], row) for row in (*result.parents, *result.relatives)]
-    return tuple(
-        ScanFindingPart(row["name"], row["relation"], role, row.get("confidence"), row["licence"]) for role, row in rows
-    )
 
 
 def _key(policy: "Policy") -> str:
