@@ -17,6 +17,7 @@ from checkpoints import Run, arrays_of, child_of
 from stemma.ancestry.trees import reachability
 from stemma.ancestry.trees.kin import KinOf, kin_of
 from stemma.ancestry.trees.reachability import reach
+from stemma.application.policies import descent
 from stemma.export.dot import lineage_dot
 from stemma.types import Digest, Edge, Lineage, ModelRef
 
@@ -257,6 +258,30 @@ def test_a_descendant_closes_the_gate_however_many_steps_away(run: Run, family: 
     assert run("trace", grandchild, "--against", family, "--fail-on-descendant-of", "base")[0] == 3
     code, out, err = run("trace", stranger, "--against", family, "--fail-on-descendant-of", "base", "--json")
     assert (code, json.loads(out)["policy"]["closed"]) == (0, False)
+
+
+def test_of_a_large_registry_the_models_near_both_ends_are_drawn(
+    run: Run, family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("add", family)
+    monkeypatch.setattr(descent, "LIMIT", 3)
+    save_file(child_of(child_of(arrays_of(0), 5, 0.1), 11, 0.1), suspect := tmp_path / "suspect.safetensors")
+    code, _, err = run("trace", suspect, "--fail-on-descendant-of", "base")
+    assert (code, "policy: suspect descends from base" in err) == (3, True)
+    assert run("trace", family / "stranger.safetensors", "--fail-on-descendant-of", "base")[0] == 0
+    assert run("trace", suspect, "--fail-on-descendant-of", "stranger")[0] == 0
+    monkeypatch.setattr(descent, "MAX_DRAWN", 2)  # what is not drawn is not excluded
+    code, _, err = run("trace", suspect, "--fail-on-descendant-of", "stranger")
+    assert (code, "was not examined" in err) == (3, True)
+
+
+def test_a_trace_that_excludes_everything_draws_nothing(
+    run: Run, family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("add", family)
+    save_file(arrays_of(40), fresh := tmp_path / "fresh.safetensors")
+    monkeypatch.setattr(descent, "lineage", lambda *a, **k: pytest.fail("a lineage was drawn"))
+    assert run("trace", fresh, "--fail-on-descendant-of", "base", "x2")[0] == 0
 
 
 def test_what_cannot_be_decided_closes_the_gate_too(run: Run, family: Path) -> None:

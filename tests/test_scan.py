@@ -390,3 +390,31 @@ def test_an_interrupted_scan_remembers_what_it_did(run: Run, hub: Hub, monkeypat
     assert record is not None
     assert [c.names[0] for c in record.checkpoints] == ["hf:acme/m0@aaaaaaa", "hf:acme/m1@bbbbbbb"]
     assert counts(scanned(run)) == (3, 1, 0, 0)
+
+
+def test_a_name_that_another_model_has_is_not_taken_from_it(run: Run, tmp_path: Path) -> None:
+    for number, name in enumerate(("one", "two")):
+        (tmp_path / name).mkdir()
+        save_file(arrays_of(number), tmp_path / name / "model.safetensors")
+    run("add", tmp_path / "one" / "model.safetensors")
+    answer = scanned(run, tmp_path / "two", "--add")
+    assert [(m["name"], m["enrolled_as"]) for m in answer["models"]] == [("model", "two/model")]
+    assert {m["name"] for m in json.loads(run("list", "--json")[1])["models"]} == {"model", "two/model"}
+    save_file(arrays_of(5), tmp_path / "two" / "model.safetensors")
+    answer = scanned(run, tmp_path / "two", "--add")
+    assert [(m["enrolled_as"], m["enrolled"]) for m in answer["models"]] == [("two/model", "replaced")]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file names are bytes there alone")
+def test_a_name_that_is_no_text_is_listed(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    save_file(arrays_of(0), folder / "good.safetensors")
+    try:
+        shutil.copy(folder / "good.safetensors", os.fsencode(folder) + b"/bad\xff.safetensors")
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    answer = scanned(run, folder, code=1)
+    assert [m["names"] for m in answer["models"]] == [["good"]]
+    assert [t["what"] for t in answer["not_tested"]] == ["unsupported-file"]
+    assert "\\udcff" in run("scan", folder)[1]

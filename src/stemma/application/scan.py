@@ -323,8 +323,9 @@ class _Scan:
         self.untested += [f"{model.name}: {text}" for text in ruling.untested]
         self.notes += [f"{model.name}: {text}" for text in ruling.notes]
         refused = ruling.closed or len(self.violations) > before[0]
-        enrolled = enrol_model(model, self.workspace.registry) if self.request.add and not refused else None
-        values: dict[str, Any] = {"verdict": result.verdict, "findings": finding_parts(result), "enrolled": enrolled}
+        values: dict[str, Any] = {"verdict": result.verdict, "findings": finding_parts(result)}
+        if self.request.add and not refused:
+            values["enrolled_as"], values["enrolled"] = enrol_model(model, item.store, self.workspace.registry)
         return replace(part, **values, claims=_shown(model.claims), refused=refused), refused
 
 

@@ -59,6 +59,7 @@ class ScannedPart:
         verdict: Where it comes from, as `stemma trace` says; null where it was not traced.
         findings: Models that it is related to.
         enrolled: What became of it in the registry; null where it was not enrolled.
+        enrolled_as: Its name in the registry, which differs where the name was taken; null where it was not enrolled.
         refused: Whether the policy refuses it; it is reported as new again then.
     """
 
@@ -72,6 +73,7 @@ class ScannedPart:
     verdict: Literal["copy", "descends", "related", "no-known-parent", "inconclusive"] | None
     findings: tuple[ScanFindingPart, ...]
     enrolled: Literal["added", "known", "replaced"] | None
+    enrolled_as: str | None
     refused: bool
 
 
@@ -103,6 +105,7 @@ def scanned_part(item: "Found", model: tuple[str, str]) -> ScannedPart:
         verdict=None,
         findings=(),
         enrolled=None,
+        enrolled_as=None,
         refused=False,
     )
 

@@ -142,7 +142,7 @@ def _facts(model: "ScannedPart") -> Iterator[str]:
     if model.refused:
         yield "refused"
     if model.enrolled:
-        yield model.enrolled
+        yield model.enrolled if model.enrolled_as == model.name else f"{model.enrolled} as {model.enrolled_as}"
 
 
 def _closing(answer: "ScanAnswer") -> Iterator[tuple[str, str, str]]:

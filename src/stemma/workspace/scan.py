@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 from stemma.checkpoints.model import Model
 from stemma.checkpoints.stores.store import Store
 from stemma.checkpoints.stores.stored_model import FileIdentity, Omitted, StoredModel
-from stemma.errors import StemmaError
+from stemma.errors import RegistryError, StemmaError, UnknownNameError
 from stemma.networks.load import open_models
 from stemma.registry import Registry
 from stemma.registry.ingest import fingerprinters
@@ -145,8 +146,29 @@ def remember(store: Store, found: Sequence[ScannedCheckpoint], registry: Registr
     registry.put_scan(ScanRecord(store.place, ordered))
 
 
-def enrol_model(model: Model, registry: Registry) -> str:
-    """Enrol a model that was read, under its name, whatever it stood for before; returns what became of it."""
+def enrol_model(model: Model, store: Store, registry: Registry) -> tuple[str, str]:
+    """Enrol a model that was read.
+
+    Names of revisions and tags belong to their store: other weights under one replace those before. A name of a folder
+    may belong to a model elsewhere: the names of the folders above are put before it then.
+
+    Returns:
+        Its name in the registry, and what became of it.
+    """
+    parts = Path(model.source).parent.parts[1:]
+    longer = (f"{'/'.join(parts[-n:])}/{model.name}" for n in range(1, len(parts) + 1))
+    names = (model.name, *longer, model.source) if store.kind == "folder" else (model.name,)
+    free = (n for n in names if store.kind != "folder" or _source(n, registry) in (None, model.source))
+    name = next(free, model.source)
     record, tensors = describe(model)
     fingerprints = [method(model) for method in fingerprinters()]
-    return registry.add(record, tensors, fingerprints, replace=True).status.value
+    return name, registry.add(record.renamed(name), tensors, fingerprints, replace=True).status.value
+
+
+def _source(name: str, registry: Registry) -> str | None:
+    """Where the enrolled model of exactly this name lies, None if there is none."""
+    try:
+        found = registry.get(name)
+    except (UnknownNameError, RegistryError):
+        return None
+    return found.source if found.name == name else None

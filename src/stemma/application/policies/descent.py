@@ -9,10 +9,10 @@ from stemma.ancestry.trees.kin import Kin, KinOf, kin_of
 from stemma.checkpoints.model import Model
 from stemma.errors import StemmaError
 from stemma.registry import model_records
-from stemma.types import Digest, Lineage, NotTested, Trace
+from stemma.types import WEIGHTS_GONE, Digest, Lineage, ModelRef, NotTested, Trace
 from stemma.workspace.candidates import candidates_from_files, is_same_file
 from stemma.workspace.forest import lineage
-from stemma.workspace.named_models import with_named
+from stemma.workspace.named_models import find_named, with_named
 from stemma.workspace.search_scope import search_registry, unreadable_files
 from stemma.workspace.workspace import LIMIT, Workspace
 
@@ -87,6 +87,8 @@ def check_trace(
     Raises:
         UnknownNameError: If a name leads to no model.
     """
+    if _excluded(refused, found):
+        return DescentFindings()
     around = _models_around(found, subject, workspace, against)
     around, names = with_named(around, refused, workspace)
     around, own = _with_subject(around, subject, set(names.values()), workspace)
@@ -106,8 +108,20 @@ def check_trace(
             violations.append(f"{own} descends from {name}")
         else:
             untested += _open(of, own, drawn, found, _Pair(name, around, subject, workspace))
-    untested += [f"{t['model']}: {t['why']}" if t["model"] else t["why"] for t in around.not_tested]
+    excluded = {r["name"] for r in found.candidates if r["verdict"] == "independent"}
+    left = [t for t in around.not_tested if not (t["what"] == WEIGHTS_GONE and t["model"] in excluded)]
+    untested += [f"{t['model']}: {t['why']}" if t["model"] else t["why"] for t in left]
     return DescentFindings(tuple(violations), tuple(dict.fromkeys(untested)))
+
+
+def _excluded(refused: Sequence[str], found: Trace) -> bool:
+    """Whether the trace alone excludes descent: every model searched is independent, the refused ones among them."""
+    if found.copies or found.parents or found.relatives or found.not_tested:
+        return False
+    rows = {r["name"]: r for r in found.candidates}
+    refs = [ModelRef(r["name"], r["digest"]) for r in found.candidates]
+    names = [find_named(text, refs) for text in refused]
+    return all(name is not None and rows[name]["verdict"] == "independent" for name in names)
 
 
 @dataclass(frozen=True)
@@ -196,10 +210,18 @@ def _with_subject(
 
 def _with_nearest(around: "ModelsToDraw", refused: Sequence[Model], workspace: Workspace) -> "ModelsToDraw":
     """The models with those of a large registry that are nearest to the refused ones: descent may run through them."""
-    taken, more = {m.name for m in around.models}, dict[str, Model]()
+    from stemma.workspace.lineage import weights_gone
+
+    taken, more, left = {m.name for m in around.models}, list[Model](), list[NotTested]()
     for model in refused:
         for c in search_registry(workspace.registry, model, LIMIT, workspace.reopen).candidates:
-            if c.ref.name not in taken and c.ref.name not in more and len(taken) + len(more) < MAX_DRAWN:
-                more[c.ref.name] = c.load()
-    readable = [m for m in more.values() if not model_records.has_no_weights(m)]
-    return replace(around, models=[*around.models, *readable])
+            if c.ref.name in taken:
+                continue
+            taken.add(c.ref.name)
+            if len(around.models) + len(more) >= MAX_DRAWN:
+                left.append({"what": "not-drawn", "model": c.ref.name, "why": TOO_MANY})
+            elif model_records.has_no_weights(near := c.load()):
+                left.append(weights_gone(near))
+            else:
+                more.append(near)
+    return replace(around, models=[*around.models, *more], not_tested=(*around.not_tested, *left))

@@ -29,7 +29,7 @@ SHORTEST = 7
 
 def default_place() -> Path:
     """Where the cache lies: `HF_HUB_CACHE`, else `HF_HOME/hub`, else below the user's own folder of caches."""
-    if cache := os.environ.get("HF_HUB_CACHE"):
+    if cache := os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE"):
         return Path(cache).expanduser()
     if home := os.environ.get("HF_HOME"):
         return Path(home).expanduser() / "hub"

@@ -6,8 +6,9 @@ from typing import Literal
 
 from stemma.checkpoints.stores import hub, ollama
 from stemma.checkpoints.stores.folder import read_folder
-from stemma.checkpoints.stores.stored_model import FileIdentity, Omitted, StoredModel
+from stemma.checkpoints.stores.stored_model import UNSUPPORTED, FileIdentity, Omitted, StoredModel
 from stemma.errors import NotAModelError
+from stemma.types.text import plain
 
 StoreKind = Literal["hf", "ollama", "folder"]
 
@@ -32,8 +33,20 @@ class Store:
     def read(self) -> tuple[list[StoredModel], list[Omitted]]:
         """The models, each set of files once, and what is not read."""
         reader = {"hf": hub.read_hub, "ollama": ollama.read_ollama, "folder": lambda path: read_folder(path, path)}
-        found = list(reader[self.kind](self.path))
+        found = [_storable(item) for item in reader[self.kind](self.path)]
         return _once([x for x in found if isinstance(x, StoredModel)]), [x for x in found if isinstance(x, Omitted)]
+
+
+def _storable(item: StoredModel | Omitted) -> StoredModel | Omitted:
+    """An item that can be shown and recorded: a path that is no Unicode cannot."""
+    if isinstance(item, Omitted):
+        return replace(item, why=plain(item.why))
+    try:
+        "".join((str(item.path), *(f.path for f in item.files))).encode()
+    except UnicodeEncodeError:
+        why = f"{plain(item.path)} is not valid Unicode and cannot be recorded. Rename it"
+        return Omitted(UNSUPPORTED, item.name, why)
+    return item
 
 
 def _once(models: list[StoredModel]) -> list[StoredModel]:

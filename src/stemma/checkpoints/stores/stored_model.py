@@ -1,5 +1,6 @@
 """A model in a store, the identity of its files, and what a store holds that is no model that can be read."""
 
+import hashlib
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -86,9 +87,11 @@ class Omitted:
 
 
 def safe_name(text: str) -> str:
-    """A name that a registry takes: printable, of one line and not endless."""
+    """A name that a registry takes: printable, of one line and not endless; names that differ stay different."""
     shown = plain(text).strip()
-    return shown if len(shown) <= LONGEST_NAME else f"{shown[:LONGEST_NAME]}…"
+    if len(shown) <= LONGEST_NAME:
+        return shown
+    return f"{shown[:LONGEST_NAME]}…{hashlib.sha256(shown.encode()).hexdigest()[:8]}"
 
 
 def is_inside(path: Path, root: Path) -> bool:
