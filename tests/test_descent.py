@@ -156,8 +156,11 @@ def test_what_edges_leave_open_is_not_excluded() -> None:
         edge("base", "a", 0.99), edge("r", "s", 0.99),
         refused=({"models": ["base", "r"], "reason": "neither is shown to be the parent"},),
     )  # fmt: skip
-    assert undecided(kin_of(refused, "a", "descendants")) == {"base", "r", "s"}
+    assert undecided(kin_of(refused, "a", "descendants")) == {"r", "s"}  # base is surely older than a
     assert undecided(kin_of(refused, "s", "ancestors")) == {"base", "a"}
+    merged = tree(edge("base", "a", 0.6), edge("base", "b", 0.6), edge("a", "m"), edge("b", "m"), edge("m", "n", 0.9))
+    assert undecided(kin_of(merged, "m", "descendants")) == {"base"}  # a and b are surely older than m
+    assert undecided(kin_of(merged, "n", "descendants")) == {"base", "a", "b", "m"}
     parted = tree(edge("base", "a", 0.99), edge("r", "s", 0.99))
     assert undecided(kin_of(parted, "a", "descendants")) == {"r", "s"}
     lost = tree(edge("(missing 1)", "a"), edge("(missing 1)", "b"), edge("a", "c", 0.99))

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -418,3 +419,30 @@ def test_a_name_that_is_no_text_is_listed(run: Run, tmp_path: Path) -> None:
     assert [m["names"] for m in answer["models"]] == [["good"]]
     assert [t["what"] for t in answer["not_tested"]] == ["unsupported-file"]
     assert "\\udcff" in run("scan", folder)[1]
+
+
+def test_the_cache_of_these_tests_is_one_that_its_own_library_reads(hub: Hub) -> None:
+    library = pytest.importorskip("huggingface_hub")
+    hub.revision("acme/base", "a" * 40, {"model.safetensors": save(arrays_of(0)), "config.json": b"{}"})
+    hub.revision("acme/base", "b" * 40, {"model.safetensors": save(arrays_of(0)), "config.json": b"[]"})
+    hub.revision("gpt2", "c" * 40, {"model.safetensors": save(arrays_of(1)), "config.json": b"{}"})
+    found = library.scan_cache_dir(hub.root)
+    revisions = {f"hf:{repo.repo_id}@{r.commit_hash[:7]}" for repo in found.repos for r in repo.revisions}
+    models, omitted = Store("hf", hub.root).read()
+    assert {name for m in models for name in m.names} == revisions
+    assert omitted == []
+    assert not found.warnings
+
+
+def test_what_a_registry_remembers_of_a_scan_is_checked(run: Run, hub: Hub) -> None:
+    hub.revision("acme/base", "a" * 40, {"model.safetensors": save(arrays_of(0)), "config.json": b"{}"})
+    scanned(run)
+    assert run("check")[0] == 0
+    with sqlite3.connect(os.environ["STEMMA_REGISTRY"]) as connection:
+        connection.execute("UPDATE scan SET record = replace(record, 'acme/base', 'acme/lies')")
+    code, out, _ = run("check", "--json")
+    assert (code, [f["subject"] for f in json.loads(out)["findings"]]) == (1, ["scan 1"])
+
+
+def test_an_empty_path_is_misuse(run: Run) -> None:
+    assert run("scan", "")[0] == 2

@@ -16,14 +16,16 @@ UNSURE = f"an edge above one of the two has a probability below {SURE:g}, or non
 class Unresolved:
     """What a lineage leaves open about descent.
 
-    That a model does not descend from another one is decided only where everything above both is: every ancestor is
-    placed, every edge there is sure, and each root above the one also lies above the other.
+    That a model does not descend from another one is decided where it is surely the older of the two. Otherwise it is
+    decided only where everything above both is: every ancestor is placed, every edge there is sure, and each root above
+    the one also lies above the other.
     """
 
     def __init__(self, lineage: Lineage, forms: Forms) -> None:
         self.lineage, self.forms = lineage, forms
         missing = missing_names(lineage)
         self.parents: dict[int, set[int]] = {}
+        self.chances: dict[tuple[int, int], float] = {}
         self.unsure: set[int] = set()
         for e in lineage.edges:
             a, b = forms.number[e.parent], forms.number[e.child]
@@ -31,11 +33,13 @@ class Unresolved:
                 continue
             self.parents.setdefault(b, set()).add(a)
             chance = chance_of(e, missing)
+            self.chances[a, b] = max(self.chances.get((a, b), 0.0), chance or 0.0)
             if chance is None or chance < SURE:
                 self.unsure.add(b)
         self.untested = {t["model"]: t["why"] for t in lineage.not_tested}
         self.open = self._without_place()
         self.above: dict[int, frozenset[int]] = {}
+        self.older: dict[int, frozenset[int]] = {}
 
     def _without_place(self) -> set[int]:
         """Networks that a refused relation leaves without a parent; all of a relation where each has one."""
@@ -74,12 +78,28 @@ class Unresolved:
     def _why(self, ancestor: str, model: str) -> str:
         """Why it is open whether a model descends from another one, empty where it certainly does not."""
         a, m = self.forms.number[ancestor], self.forms.number[model]
+        if m in self._surely_above(a):
+            return ""  # it is the older one
         above_a, above_m = self._above(a), self._above(m)
         if (above_a | above_m) & self.open:
             return NO_DIRECTION
         if any(not self.parents.get(n) and n not in above_a for n in above_m):
             return NOT_CONNECTED
         return UNSURE if (above_a | above_m) & self.unsure else ""
+
+    def _surely_above(self, network: int) -> frozenset[int]:
+        """The networks from which one descends by a path that leaves nothing open."""
+        if network not in self.older:
+            best, todo = {network: 1.0}, [network]
+            while todo:
+                here = todo.pop()
+                for parent in self.parents.get(here, ()):
+                    chance = best[here] * self.chances[parent, here]
+                    if chance >= SURE and chance > best.get(parent, 0.0):
+                        best[parent] = chance
+                        todo.append(parent)
+            self.older[network] = frozenset(best.keys() - {network})
+        return self.older[network]
 
     def _above(self, network: int) -> frozenset[int]:
         """A network and everything that it descends from along edges."""
