@@ -273,8 +273,9 @@ def test_uploads_are_bounded_and_leave_nothing(registry: Path) -> None:
     jobs = registry.with_name("atlas.db.atlas") / "jobs"
     with client_of(registry, max_upload=10_000) as client:
         assert upload(client, b"x" * 20_000).status_code == 413
-        streamed = client.post("/trace", content=iter([b"--b\r\nContent-Disposition: form-data; name=m; filename=m.pt\r\n\r\n"]
-                               + [b"x" * 1000] * 30), headers={"content-type": "multipart/form-data; boundary=b"})  # fmt: skip
+        head = b"--b\r\nContent-Disposition: form-data; name=m; filename=m.pt\r\n\r\n"
+        parts = iter([head, *[b"x" * 1000] * 30])
+        streamed = client.post("/trace", content=parts, headers={"content-type": "multipart/form-data; boundary=b"})
         assert streamed.status_code == 413
         cut = client.post("/trace", content=b"--b\r\nContent-Disposition: form-data; name=m; filename=m.pt\r\n\r\nhalf",
                           headers={"content-type": "multipart/form-data; boundary=b"})  # fmt: skip

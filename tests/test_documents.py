@@ -59,6 +59,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 SHORT = (
     "add models child.safetensors missing.safetensors",
+    "scan models",
     "list",
     "show a",
     "check",

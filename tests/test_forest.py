@@ -27,7 +27,7 @@ from stemma.types import Digest, Edge, ModelRef
 from stemma.workspace import Workspace
 from stemma.workspace.forest import lineage
 from stemma.workspace.incremental_forest import update_lineage
-from stemma.workspace.lineage import lineage_of
+from stemma.workspace.lineage import models_to_draw
 from stemma.workspace.lineage_builder import LineageBuilder
 from stemma.zoo import family
 
@@ -534,9 +534,9 @@ def test_models_that_cannot_be_compared_stand_alone() -> None:
 def test_lineage_of_an_empty_place_is_one_clear_error(tmp_path) -> None:
     workspace = Workspace(Registry(":memory:"))
     with pytest.raises(NotAModelError, match="stemma add"):
-        lineage_of(workspace)
+        models_to_draw(workspace)
     with pytest.raises(NotAModelError, match="no checkpoint in"):
-        lineage_of(workspace, [tmp_path])
+        models_to_draw(workspace, [tmp_path])
 
 
 def in_other_coordinates(model: Model, name: str, seed: int = 0) -> Model:

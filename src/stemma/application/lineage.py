@@ -1,13 +1,19 @@
 """Which models come from which? Request, answer and JSON document of `stemma lineage`."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from stemma.application.descent import DescentPart, descent_part
 from stemma.application.document import Document, Progress, Schema
-from stemma.application.parts import NotTestedPart, not_tested_parts
+from stemma.application.parts import NotTestedPart, PolicyPart, not_tested_parts
+from stemma.errors import MisuseError
 from stemma.types import Edge, Lineage, ModelRef
+
+if TYPE_CHECKING:
+    from stemma.ancestry.trees.kin import KinOf
+    from stemma.application.policies import Ruling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,12 +25,22 @@ class LineageRequest:
         registry: Registry; the default one if null.
         alpha: Significance level over all pairs; the default if null.
         jobs: Models that are read at once.
+        descendants_of: Model whose descendants are listed.
+        ancestors_of: Model whose ancestors are listed.
+        fail_on_descendant_of: Models from which no other may descend.
+        allow_untested: Whether a policy lets pass what is not decided.
+        dot: File into which the graph is written, in the language of Graphviz.
     """
 
     paths: tuple[str, ...] | None = None
     registry: str | None = None
     alpha: float | None = None
     jobs: int = 1
+    descendants_of: str | None = None
+    ancestors_of: str | None = None
+    fail_on_descendant_of: tuple[str, ...] | None = None
+    allow_untested: bool = False
+    dot: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +103,11 @@ class LineageDocument(Document):
         evidence: By family, what the decisions were made with.
         cannot_see: What the answer does not cover.
         not_tested: Models that nothing could be compared with, or that could not be read.
+        descent: Descendants or ancestors of a model; only where they were asked for.
+        policy: What the policy says; only where there is one.
     """
 
+    OPTIONAL: ClassVar[tuple[str, ...]] = ("descent", "policy")
     SCHEMA: ClassVar[Schema] = Schema("stemma.lineage", 1)
 
     asked: LineageRequest
@@ -102,6 +121,8 @@ class LineageDocument(Document):
     evidence: tuple[Mapping[str, Any], ...]
     cannot_see: tuple[str, ...]
     not_tested: tuple[NotTestedPart, ...]
+    descent: DescentPart | None = None
+    policy: PolicyPart | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,10 +132,18 @@ class LineageAnswer:
     Attributes:
         request: What was asked.
         result: The lineage.
+        kin: Descendants or ancestors of a model; None where they were not asked for.
+        licences: By name, the licence that is recorded of a model.
+        ruling: What the policy says; an empty ruling where there is none.
+        dot: The graph in the language of Graphviz; None where it was not asked for.
     """
 
     request: LineageRequest
     result: Lineage
+    kin: "KinOf | None" = None
+    licences: Mapping[str, str] = field(default_factory=dict)
+    ruling: "Ruling"
+    dot: bytes | None = None
 
     def document(self) -> dict[str, Any]:
         """The document that `stemma lineage --json` prints."""
@@ -131,6 +160,8 @@ class LineageAnswer:
             evidence=found.evidence,
             cannot_see=found.cannot_see,
             not_tested=not_tested_parts(found.not_tested),
+            descent=None if self.kin is None else descent_part(self.kin, found, self.licences),
+            policy=None if self.request.fail_on_descendant_of is None else self.ruling.part,
         ).to_dict()
 
 
@@ -143,11 +174,38 @@ def lineage(request: LineageRequest, progress: Progress | None = None) -> Lineag
 
     Returns:
         The trees.
-    """
-    from stemma.application.opening import open_workspace
-    from stemma.workspace.lineage import lineage_of
 
+    Raises:
+        MisuseError: If both descendants and ancestors are asked for, or of no name.
+    """
+    from stemma.ancestry.trees.kin import kin_of
+    from stemma.application.opening import open_workspace
+    from stemma.application.policies import Policy, judge_lineage
+    from stemma.export.dot import lineage_dot
+    from stemma.workspace.lineage import draw, keep, models_to_draw
+    from stemma.workspace.named_models import with_named
+
+    policy = Policy.of(ancestors=request.fail_on_descendant_of, allow_untested=request.allow_untested)
+    asked = request.descendants_of if request.descendants_of is not None else request.ancestors_of
+    if request.descendants_of is not None and request.ancestors_of is not None:
+        raise MisuseError("--descendants-of and --ancestors-of exclude each other: ask one question at a time")
+    if asked is not None and not asked.strip():
+        raise MisuseError("an empty text names no model: give a name, a path or a digest prefix")
     options = {} if request.alpha is None else {"alpha": request.alpha}
     workspace = open_workspace(request.registry, jobs=request.jobs, progress=progress)
     paths = [Path(path) for path in request.paths or ()] or None
-    return LineageAnswer(request=request, result=lineage_of(workspace, paths, progress=progress, **options))
+    wanted = [*([asked] if asked is not None else []), *policy.ancestors]
+    models, names = with_named(models_to_draw(workspace, paths), wanted, workspace)
+    result = draw(models, progress=progress, **options)
+    if paths is None:
+        keep(workspace, result, **options)
+    direction = "ancestors" if request.descendants_of is None else "descendants"
+    kin = None if asked is None else kin_of(result, names[asked], direction)
+    return LineageAnswer(
+        request=request,
+        result=result,
+        kin=kin,
+        licences=models.licences,
+        ruling=judge_lineage(policy, result, names),
+        dot=None if request.dot is None else lineage_dot(result).encode(),
+    )

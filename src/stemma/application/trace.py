@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from stemma.application.document import Document, Progress, Schema
@@ -42,6 +43,7 @@ class TraceRequest:
         coverage: Share of cases in which the set of possible parents holds the parent; the default if null.
         fail_on: Relations and verdicts that are refused.
         deny_license: Licences that are refused.
+        fail_on_descendant_of: Models from which the model may not descend.
         allow_untested: Whether a policy lets pass what could not be tested.
         jobs: Models that are read at once.
         networks: How networks are built and run.
@@ -58,6 +60,7 @@ class TraceRequest:
     coverage: float | None = None
     fail_on: tuple[str, ...] | None = None
     deny_license: tuple[str, ...] | None = None
+    fail_on_descendant_of: tuple[str, ...] | None = None
     allow_untested: bool = False
     jobs: int = 1
     networks: NetworkOptions = field(default_factory=NetworkOptions)
@@ -265,12 +268,16 @@ def trace(request: TraceRequest, progress: Progress | None = None) -> TraceAnswe
     from stemma.application.opening import open_workspace
     from stemma.application.policies import Policy, judge_trace
 
-    policy = Policy.of(request.fail_on, request.deny_license, allow_untested=request.allow_untested)
+    refused = (request.fail_on, request.deny_license, request.fail_on_descendant_of)
+    policy = Policy.of(*refused, allow_untested=request.allow_untested)
     given = {"alpha": request.alpha, "coverage": request.coverage, "against": request.against or None}
     options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     networks, jobs = request.networks, request.jobs
     workspace = open_workspace(request.registry, jobs, progress, networks.with_network)
     model = workspace.resolve(request.model)
+    for name in policy.ancestors if not request.against else ():
+        if not Path(name).exists():
+            workspace.show(name)  # a mistyped name is told before the search
     options |= networks.function_options(request.probes, request.null, request.null_recipe, model, request.seed)
     probes = options.get("probes")
     model = join_modalities(model, probes)
@@ -282,7 +289,7 @@ def trace(request: TraceRequest, progress: Progress | None = None) -> TraceAnswe
             f"this model is enrolled as '{record.name}', which was not compared with itself"
             for record in workspace.own_records(model)
         )
-    ruling = judge_trace(policy, result, model, workspace)
+    ruling = judge_trace(policy, result, model, workspace, request.against or None)
     return TraceAnswer(request=request, model=model, result=result, ruling=ruling, warnings=warnings)
 
 
@@ -297,7 +304,7 @@ def _nothing_searched(request: TraceRequest, result: Trace) -> tuple[str, ...]:
 
 
 def _refuses(request: TraceRequest) -> bool:
-    return request.fail_on is not None or request.deny_license is not None
+    return any(x is not None for x in (request.fail_on, request.deny_license, request.fail_on_descendant_of))
 
 
 def _candidate(row: Mapping[str, Any]) -> CandidatePart:

@@ -91,12 +91,15 @@ def discover(root: Path | str, all_formats: bool = False) -> Iterator[Checkpoint
     yield from (c for c in survey(root, all_formats) if isinstance(c, Checkpoint))
 
 
-def survey(root: Path | str, all_formats: bool = False) -> Iterator[Checkpoint | Unread]:
+def survey(
+    root: Path | str, all_formats: bool = False, leaving: frozenset[Path] = frozenset()
+) -> Iterator[Checkpoint | Unread]:
     """Find the checkpoints below a folder, and the files and folders with models that are not read.
 
     Args:
         root: A folder, or a single checkpoint file.
         all_formats: As for `discover`.
+        leaving: Links that are not followed.
 
     Yields:
         Both, in sorted order.
@@ -110,13 +113,19 @@ def survey(root: Path | str, all_formats: bool = False) -> Iterator[Checkpoint |
     if not root.is_dir() or is_checkpoint(root):
         yield Checkpoint(default_name(root), root)
         return
-    yield from _walk(root, "", all_formats, set())
+    yield from _walk(root, "", all_formats, set(), leaving)
 
 
-def _walk(folder: Path, prefix: str, all_formats: bool, visited: set[tuple[int, int]]) -> Iterator[Checkpoint | Unread]:
+def _walk(
+    folder: Path,
+    prefix: str,
+    all_formats: bool,
+    visited: set[tuple[int, int]],
+    leaving: frozenset[Path] = frozenset(),
+) -> Iterator[Checkpoint | Unread]:
     try:
         stat = folder.stat()
-        entries = sorted(folder.iterdir(), key=lambda p: p.name)
+        entries = sorted((p for p in folder.iterdir() if p not in leaving), key=lambda p: p.name)
     except OSError:
         return  # a dangling link, or a folder without permission
     if (stat.st_dev, stat.st_ino) in visited:
@@ -125,7 +134,7 @@ def _walk(folder: Path, prefix: str, all_formats: bool, visited: set[tuple[int, 
     if hub_cache.is_cache(folder):
         for label, revision in hub_cache.snapshots(folder).items():
             inner = f"{prefix or default_name(folder) + '/'}{label}/" if label else prefix or f"{default_name(folder)}/"
-            yield from _walk(revision, inner, all_formats, visited)
+            yield from _walk(revision, inner, all_formats, visited, leaving)
         return
     whole = bool(prefix) and is_checkpoint(folder)
     if whole:
@@ -146,7 +155,7 @@ def _walk(folder: Path, prefix: str, all_formats: bool, visited: set[tuple[int, 
     for label, path in sorted([*found, *((p.name, p) for p in folders)]):
         if path.is_dir():
             if not whole or is_checkpoint(path):
-                yield from _walk(path, f"{prefix}{label}/", all_formats, visited)
+                yield from _walk(path, f"{prefix}{label}/", all_formats, visited, leaving)
         else:
             yield Checkpoint(f"{prefix}{label}", path)
 

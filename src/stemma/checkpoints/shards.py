@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,20 @@ def read(folder: Path, index: str | tuple[str, ...]) -> Contents:
     return _join(folder, tuple(sorted(set(listed.values()))), listed)
 
 
+def missing_parts(folder: Path) -> str:
+    """What a sharded checkpoint lacks, in a few words; empty if every shard is there, or it has none."""
+    index = find(folder)
+    if index is None:
+        return ""
+    names = index if isinstance(index, tuple) else tuple(sorted(set(_weight_map(folder / index).values())))
+    return _missing(folder, names)
+
+
+def _missing(folder: Path, names: Sequence[str]) -> str:
+    missing = [n for n in names if not (folder / n).is_file()]
+    return f"{len(missing)} of {len(names)} shards are missing (first {missing[0]})" if missing else ""
+
+
 def error_if_part(path: Path) -> NotAModelError | None:
     """The error for a file that is one part of a checkpoint (shard, split or rank); None for a complete file."""
     match, rank = _SHARD.match(path.name), parallel_ranks.rank_of(path.name)
@@ -73,11 +88,8 @@ def _shard(match: re.Match[str], i: int) -> str:
 
 
 def _join(folder: Path, names: tuple[str, ...], listed: dict[str, str] | None) -> Contents:
-    missing = [n for n in names if not (folder / n).is_file()]
-    if missing:
-        raise UnreadableModelError(
-            f"{folder}: {len(missing)} of {len(names)} shards are missing (first {missing[0]}). Copy all shards"
-        )
+    if missing := _missing(folder, names):
+        raise UnreadableModelError(f"{folder}: {missing}. Copy all shards")
     found: dict[str, Tensor] = {}
     metadata: dict[str, str] = {}
     notes: list[str] = []

@@ -24,6 +24,7 @@ from stemma.cli.list import list_command
 from stemma.cli.missing_extras import missing_extra
 from stemma.cli.prune import prune
 from stemma.cli.remove import remove
+from stemma.cli.scan import scan
 from stemma.cli.serve import serve
 from stemma.cli.show import show
 from stemma.cli.sign import sign
@@ -61,6 +62,7 @@ app.command()(distance)
 app.command()(lineage)
 app.command()(export)
 app.command()(add)
+app.command()(scan)
 app.command("list")(list_command)
 app.command()(show)
 app.command()(check)

@@ -6,10 +6,13 @@ from itertools import pairwise
 from stemma.errors import MisuseError
 
 _GIVING = ("--deny-license", "--fail-on")
-_GREEDY = ("--against", "--null", "--unlearned", "--retrained", "--concept", "--concept-network", *_GIVING)
+_GREEDY = (
+    "--against", "--null", "--unlearned", "--retrained", "--concept", "--concept-network", "--fail-on-descendant-of",
+    *_GIVING,
+)  # fmt: skip
 _SINGLE = ("--registry", "--alpha")
-_PATHS = ("add", "lineage")
-_OPERANDS = {"trace": 1, "compare": 2, "verify": 1, "competition": 1}
+_PATHS = ("add", "lineage", "scan")
+_OPERANDS = {"trace": 1, "compare": 2, "verify": 1, "competition": 1, "lineage": 0, "scan": 0}
 
 
 def arrange(typed: Sequence[str]) -> list[str]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stemma.cli.options import Alpha, Jobs, Json, RegistryUrl, words
+from stemma.cli.options import AllowUntested, Alpha, FailOnDescendantOf, Jobs, Json, RegistryUrl, word, words
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -24,6 +24,30 @@ DRAWN = {"same": "as in the tree", "reversed": "reversed in the tree", "elsewher
 """What the weights say of an edit that a receipt tells of."""
 
 
+DescendantsOf = Annotated[
+    str | None,
+    typer.Option(
+        "--descendants-of",
+        metavar="NAME",
+        show_default=False,
+        help="List the models that descend from this one, each with its paths and their probability.",
+    ),
+]
+AncestorsOf = Annotated[
+    str | None,
+    typer.Option(
+        "--ancestors-of",
+        metavar="NAME",
+        show_default=False,
+        help="List the models that this one descends from, each with its paths and their probability.",
+    ),
+]
+Dot = Annotated[
+    Path | None,
+    typer.Option("--dot", metavar="FILE", show_default=False, help="Write the trees as a graph for Graphviz."),
+]
+
+
 def lineage(
     paths: Annotated[
         list[Path] | None,
@@ -33,6 +57,11 @@ def lineage(
     ] = None,
     registry: RegistryUrl = None,
     alpha: Alpha = None,
+    descendants_of: DescendantsOf = None,
+    ancestors_of: AncestorsOf = None,
+    fail_on_descendant_of: FailOnDescendantOf = None,
+    allow_untested: AllowUntested = False,
+    dot: Dot = None,
     jobs: Jobs = 1,
     as_json: Json = False,
 ) -> None:
@@ -41,24 +70,42 @@ def lineage(
     Shows which model was made from which, which ancestors are missing, and which relations are not established.
     """
     from stemma.application import lineage as application
+    from stemma.cli.descent import show_kin
     from stemma.cli.layout import findings, lines_of
     from stemma.cli.output import progress, show, show_json
+    from stemma.cli.pages import writable, written
+    from stemma.cli.policy import enforce
 
-    request = application.LineageRequest(paths=words(paths or None), registry=registry, alpha=alpha, jobs=jobs)
+    writable("--dot", dot)
+    request = application.LineageRequest(
+        paths=words(paths or None),
+        registry=registry,
+        alpha=alpha,
+        jobs=jobs,
+        descendants_of=descendants_of,
+        ancestors_of=ancestors_of,
+        fail_on_descendant_of=words(fail_on_descendant_of),
+        allow_untested=allow_untested,
+        dot=word(dot),
+    )
     with progress(quiet=as_json) as on_progress:
         answer = application.lineage(request, on_progress)
+    written(dot, answer.dot)
+    result = answer.result
     if as_json:
         show_json(answer.document())
-        return
-    result = answer.result
-    show(
-        lines_of(headline(result)),
-        "",
-        *trees(result),
-        findings(_lines(result)),
-        "",
-        findings(_closing(result, request.paths)),
-    )
+    elif answer.kin is not None:
+        show_kin(answer.kin, answer.licences, request.paths)
+    else:
+        show(
+            lines_of(headline(result)),
+            "",
+            *trees(result),
+            findings([*_lines(result), *([("graph", str(dot), "")] if dot else [])]),
+            "",
+            findings(_closing(result, request.paths)),
+        )
+    enforce(answer.ruling)
 
 
 def headline(result: "Lineage") -> "Text":

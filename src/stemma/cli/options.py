@@ -79,6 +79,15 @@ DenyLicense = Annotated[
         help="Exit with code 3 if the model, a copy, parent or relative has this licence; may be given several times.",
     ),
 ]
+FailOnDescendantOf = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--fail-on-descendant-of",
+        metavar="NAME...",
+        show_default=False,
+        help="Exit with code 3 if the weights descend from this model, directly or through others; may be repeated.",
+    ),
+]
 AllowUntested = Annotated[
     bool,
     typer.Option(

@@ -32,10 +32,10 @@ def sign(
     Writes a signature in the format of OpenSSF Model Signing over every file of a checkpoint.
     """
     from stemma.application import sign as application
-    from stemma.cli.answers import typed_as
     from stemma.cli.layout import findings, lines_of, verdict_text
     from stemma.cli.output import show, show_json
     from stemma.cli.pages import writable
+    from stemma.export.answers import typed_as
 
     writable("--out", out)
     answer = application.sign(application.SignRequest(path=str(path), key=str(key), out=word(out)))

@@ -62,6 +62,7 @@ _MIRRORED = {
         "blob_digest": "blob",
     },
     schema.family_tree: {"kind": "kind", "blob_digest": "blob"},
+    schema.scan: {"place": "place"},
 }
 """Columns that repeat a field of the row's record, so that it can be looked up."""
 

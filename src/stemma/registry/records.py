@@ -158,6 +158,40 @@ class EvidenceRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class ScannedCheckpoint:
+    """A checkpoint in a store of models, as it was when it was last read.
+
+    Attributes:
+        names: Its names.
+        path: The file or folder.
+        files: Path, size, two times and number of each file that was read: what shows that it was not changed.
+        models: Name and digest of each model in it.
+        passed: Digests of the policies that let it pass.
+    """
+
+    names: tuple[str, ...]
+    path: str
+    files: tuple[tuple[str, int, int, int, int], ...]
+    models: tuple[tuple[str, Digest], ...]
+    passed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ScanRecord:
+    """What a store of models held.
+
+    Attributes:
+        place: Kind and folder of the store.
+        checkpoints: What was read, and not refused.
+        scanned_at: When, UTC, ISO 8601; set by the registry.
+    """
+
+    place: str
+    checkpoints: tuple[ScannedCheckpoint, ...]
+    scanned_at: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class AddOutcome:
     """The result of `Registry.add`.
 

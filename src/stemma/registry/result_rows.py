@@ -1,4 +1,4 @@
-"""Rows of results: evidence on pairs, and functional sketches by network and probes."""
+"""Rows of results: evidence on pairs, functional sketches by network and probes, scans of stores."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from stemma.registry import records, rows, schema
-from stemma.registry.records import EvidenceRecord, SketchRecord
+from stemma.registry.records import EvidenceRecord, ScannedCheckpoint, ScanRecord, SketchRecord
 from stemma.types import Digest, Fingerprint, Spec, jsonable
 
 
@@ -59,3 +59,33 @@ def newest_sketch(connection: sa.Connection, model: Digest, probes: Digest, spec
     )
     text = connection.execute(query.order_by(s.id.desc()).limit(1)).scalar()
     return None if text is None else sketch_record(text)
+
+
+def put_scan(connection: sa.Connection, scan: ScanRecord) -> None:
+    """Store what a store of models held, unless the newest row says the same."""
+    newest = newest_scan(connection, scan.place)
+    if newest is not None and newest.checkpoints == scan.checkpoints:
+        return
+    record = {**jsonable(scan), "scanned_at": rows.timestamp()}
+    connection.execute(schema.scan.insert().values(place=scan.place, **rows.encode(record)))
+
+
+def newest_scan(connection: sa.Connection, place: str) -> ScanRecord | None:
+    """What a store of models held when it was last scanned, or None."""
+    s = schema.scan.c
+    text = connection.execute(sa.select(s.record).where(s.place == place).order_by(s.id.desc()).limit(1)).scalar()
+    return None if text is None else rows.decode(text, _scan_record)
+
+
+def _scan_record(raw: dict[str, Any]) -> ScanRecord:
+    checkpoints = (
+        ScannedCheckpoint(
+            tuple(c["names"]),
+            c["path"],
+            tuple((f[0], f[1], f[2], f[3], f[4]) for f in c["files"]),
+            tuple((name, Digest(digest)) for name, digest in c["models"]),
+            tuple(c["passed"]),
+        )
+        for c in raw["checkpoints"]
+    )
+    return ScanRecord(raw["place"], tuple(checkpoints), raw["scanned_at"])

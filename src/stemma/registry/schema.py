@@ -140,6 +140,16 @@ family_tree = sa.Table(
     sqlite_autoincrement=True,
 )
 
+scan = sa.Table(
+    "scan",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("place", sa.Text, nullable=False, index=True, comment="the store: its kind and folder"),
+    sa.Column("record", sa.Text, nullable=False),
+    sa.Column("record_digest", sa.Text, nullable=False),
+    sqlite_autoincrement=True,
+)
+
 
 def _m001_models(connection: sa.Connection) -> None:
     metadata.create_all(connection, tables=[migration, blob, content, model, live, tensor_key])
@@ -157,6 +167,10 @@ def _m004_functional_sketches(connection: sa.Connection) -> None:
     metadata.create_all(connection, tables=[functional_sketch])
 
 
+def _m005_scans(connection: sa.Connection) -> None:
+    metadata.create_all(connection, tables=[scan])
+
+
 def _m006_family_trees(connection: sa.Connection) -> None:
     metadata.create_all(connection, tables=[family_tree])
 
@@ -166,6 +180,7 @@ MIGRATIONS: tuple[tuple[str, Callable[[sa.Connection], None]], ...] = (
     ("fingerprints", _m002_fingerprints),
     ("evidence", _m003_evidence),
     ("functional sketches", _m004_functional_sketches),
+    ("scans", _m005_scans),
     ("family trees", _m006_family_trees),
 )
 """Applied in order, each once; one that has been released is never edited."""

@@ -22,6 +22,7 @@ from stemma.registry.records import (
     FingerprintRecord,
     ModelRecord,
     Progress,
+    ScanRecord,
     SketchRecord,
     TensorRecord,
 )
@@ -296,6 +297,16 @@ class Registry:
         with self._database.reading() as connection:
             newest = connection.execute(sa.select(sa.func.max(schema.model.c.id))).scalar() or 0
             return newest, family_trees.newest_id(connection, family_trees.LINEAGE)
+
+    def put_scan(self, scan: ScanRecord) -> None:
+        """Store what a store of models held, unless the newest record of it says the same."""
+        with self._database.writing() as connection:
+            result_rows.put_scan(connection, scan)
+
+    def last_scan(self, place: str) -> ScanRecord | None:
+        """What a store of models held when it was last scanned, or None."""
+        with self._database.reading() as connection:
+            return result_rows.newest_scan(connection, place)
 
     def check(self, progress: Progress | None = None) -> list[Finding]:
         """Recompute every digest from the files, including the sources.

@@ -18,6 +18,7 @@ from stemma.application.compare import CompareRequest
 from stemma.application.enrolled_models import ListRequest, list_models
 from stemma.application.explain import ExplainRequest
 from stemma.application.lineage import LineageAnswer, LineageRequest
+from stemma.application.policies import Ruling
 from stemma.application.show import ShowRequest, show_model
 from stemma.application.trace import TraceRequest
 from stemma.errors import MisuseError, StemmaError, UnknownNameError
@@ -131,7 +132,7 @@ def _add_registry(app: FastAPI, atlas: Atlas) -> None:
         known = atlas.catalogue()
         asked = LineageRequest(registry=registry)
         if _wants_json(request):
-            return _json(LineageAnswer(request=asked, result=known.lineage).document())
+            return _json(LineageAnswer(request=asked, result=known.lineage, ruling=Ruling()).document())
         command = command_line("lineage", asked)
         return _html(render_template("tree.html", ATLAS, catalogue=known, command=command))
 

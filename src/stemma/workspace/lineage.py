@@ -1,12 +1,13 @@
 """The lineage of files, or of everything that is enrolled."""
 
 import contextlib
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from stemma.checkpoints import cards
 from stemma.checkpoints.model import Model
 from stemma.errors import NotAModelError, RegistryError
 from stemma.registry import model_records
@@ -22,19 +23,32 @@ from stemma.workspace.workspace import ALPHA, Workspace
 Progress = Callable[[str, int, int | None], None]
 
 
-def lineage_of(
-    workspace: Workspace, paths: Sequence[Path] | None = None, *, alpha: float = ALPHA, progress: Progress | None = None
-) -> Lineage:
-    """The lineage of files, or of everything that is enrolled; the latter is kept in the registry.
+@dataclass(frozen=True)
+class ModelsToDraw:
+    """The models of a lineage, before it is drawn.
+
+    Attributes:
+        models: The models, each under a name of its own.
+        not_tested: Files that cannot be read, and models whose weights are gone.
+        sketches: Bits of the weight sketches that are enrolled, by digest.
+        licences: By name, the licence that is recorded of a model.
+    """
+
+    models: Sequence[Model]
+    not_tested: tuple[NotTested, ...]
+    sketches: Mapping[str, np.ndarray]
+    licences: Mapping[str, str]
+
+
+def models_to_draw(workspace: Workspace, paths: Sequence[Path] | None = None) -> ModelsToDraw:
+    """The models of some files, or everything that is enrolled.
 
     Args:
         workspace: Holds the registry.
         paths: Checkpoints, or folders of them; the registry unless given.
-        alpha: Level of the decision that two models are related, over all pairs.
-        progress: Called with what happens, how many models are done, and of how many.
 
     Returns:
-        The lineage. Files that cannot be read and models whose weights are gone are listed as not tested.
+        The models. Files that cannot be read and models whose weights are gone are listed as not tested.
 
     Raises:
         NotAModelError: If there is nothing to read.
@@ -46,13 +60,15 @@ def lineage_of(
         models = [m if m.name == name else model_records.with_name(m, name) for m, name in pairs]
         not_tested = unreadable_files(unreadable)
         sketches: dict[str, np.ndarray] = {}
+        licences = {m.name: cards.licence(m.claims) for m in models}
     else:
         records = workspace.list()
         models_opened = [workspace.reopen(r) for r in records]
         models = [m for m in models_opened if not model_records.has_no_weights(m)]
-        not_tested = tuple(_weights_gone(m) for m in models_opened if model_records.has_no_weights(m))
+        not_tested = tuple(weights_gone(m) for m in models_opened if model_records.has_no_weights(m))
         spec = fingerprinters()[0].spec
         sketches = {str(f.model): np.asarray(f.values["bits"]) for f in workspace.registry.fingerprints(spec)}
+        licences = {r.name: r.licence for r in records}
     if not models:
         why = (
             f"there is no checkpoint in {', '.join(map(str, paths))}"
@@ -60,16 +76,38 @@ def lineage_of(
             else _why_empty(workspace, enrolled=bool(not_tested))
         )
         raise NotAModelError(f"{why}: there is nothing to draw a lineage of")
-    result = lineage(models, alpha=alpha, sketches=sketches, progress=progress)
-    receipts = tuple(k.to_dict(result.edges) for k in edges_from_receipts(models))
-    found = replace(result, receipts=receipts, not_tested=(*result.not_tested, *not_tested))
-    if paths is None:
-        with contextlib.suppress(RegistryError):  # a registry that cannot be written is drawn all the same
+    return ModelsToDraw(models, not_tested, sketches, {name: text for name, text in licences.items() if text})
+
+
+def draw(found: ModelsToDraw, *, alpha: float = ALPHA, progress: Progress | None = None) -> Lineage:
+    """The lineage of models that were read.
+
+    Args:
+        found: The models.
+        alpha: Level of the decision that two models are related, over all pairs.
+        progress: Called with what happens, how many models are done, and of how many.
+
+    Returns:
+        The lineage, with what could not be read.
+    """
+    result = lineage(found.models, alpha=alpha, sketches=found.sketches, progress=progress)
+    receipts = tuple(k.to_dict(result.edges) for k in edges_from_receipts(found.models))
+    return replace(result, receipts=receipts, not_tested=(*result.not_tested, *found.not_tested))
+
+
+def keep(workspace: Workspace, found: Lineage, alpha: float = ALPHA) -> None:
+    """Keep the lineage of everything that is enrolled in the registry, for pages and for `stemma show`.
+
+    A lineage that holds other models too is not kept. A registry that cannot be written stays as it is.
+    """
+    enrolled = {record.name: record.digest for record in workspace.list()}
+    if all(enrolled.get(model.name) == model.digest for model in found.models):
+        with contextlib.suppress(RegistryError):
             workspace.registry.put_tree(LINEAGE, found.to_dict(), {"alpha": alpha})
-    return found
 
 
-def _weights_gone(model: Model) -> NotTested:
+def weights_gone(model: Model) -> NotTested:
+    """The entry for a model of which only a sketch is left."""
     return {"what": WEIGHTS_GONE, "model": model.name, "why": model.notes[0]}
 
 

@@ -6,11 +6,12 @@ from typing import Any
 
 from stemma.application.parts import PolicyPart
 from stemma.application.policies.applicable_licences import check_licences
+from stemma.application.policies.descent import check_lineage, check_trace
 from stemma.application.policies.licences import DeniedLicence, parse_denied
 from stemma.application.suggestions import did_you_mean
 from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError
-from stemma.types import Comparison, NotTested, RelationKind, Trace
+from stemma.types import Comparison, Lineage, NotTested, RelationKind, Trace
 from stemma.workspace.workspace import ALPHA, Workspace
 
 KINSHIP = frozenset({"copy", "descends", "related"})
@@ -29,11 +30,13 @@ class Policy:
     Attributes:
         relations: Relations and verdicts.
         licences: Licences.
+        ancestors: Models, as typed, from which nothing may descend.
         allow_untested: Let pass what could not be tested.
     """
 
     relations: frozenset[str] = frozenset()
     licences: tuple[DeniedLicence, ...] = ()
+    ancestors: tuple[str, ...] = ()
     allow_untested: bool = False
 
     @classmethod
@@ -41,10 +44,13 @@ class Policy:
         cls,
         relations: Sequence[str] | None = None,
         licences: Sequence[str] | None = None,
+        ancestors: Sequence[str] | None = None,
         *,
         allow_untested: bool = False,
     ) -> "Policy":
-        """Read the words of `--fail-on` and `--deny-license`; commas separate too, and None means not given.
+        """Read the words of `--fail-on`, `--deny-license` and `--fail-on-descendant-of`; None means not given.
+
+        Commas separate relations and licences too, but not names of models.
 
         Raises:
             MisuseError: If a word is not known, or an option is given without one: it would let everything pass.
@@ -57,12 +63,15 @@ class Policy:
         for word in sorted(set(wanted) - known):
             meant = did_you_mean(word, known)
             raise MisuseError(f"--fail-on: unknown relation '{word}'.{meant} Use one of: {', '.join(sorted(known))}")
-        return cls(frozenset(wanted), parse_denied(_split("--deny-license", licences)), allow_untested)
+        denied = parse_denied(_split("--deny-license", licences))
+        if ancestors is not None and not all(name.strip() for name in (*ancestors, *([""] if not ancestors else []))):
+            raise MisuseError("--fail-on-descendant-of is given without a value: it would refuse nothing")
+        return cls(frozenset(wanted), denied, tuple(ancestors or ()), allow_untested)
 
     @property
     def refuses_anything(self) -> bool:
         """Whether anything is refused."""
-        return bool(self.relations or self.licences)
+        return bool(self.relations or self.licences or self.ancestors)
 
 
 def _split(option: str, words: Sequence[str] | None) -> list[str]:
@@ -113,18 +122,54 @@ def judge_comparison(policy: Policy, found: Comparison, alpha: float = ALPHA) ->
     return Ruling(tuple(_refused(policy, found.verdict, [row])), tuple(untested), (), policy.allow_untested)
 
 
-def judge_trace(policy: Policy, found: Trace, subject: Model, workspace: Workspace) -> Ruling:
-    """What a policy says to a trace, with the licences that the registry knows; empty where nothing is refused."""
+def judge_trace(
+    policy: Policy, found: Trace, subject: Model, workspace: Workspace, against: Sequence[str] | None = None
+) -> Ruling:
+    """What a policy says to a trace, with what the registry knows of licences and descent; else an empty ruling.
+
+    Args:
+        policy: The policy.
+        found: The trace.
+        subject: The traced model.
+        workspace: Holds the registry.
+        against: Files and folders that were searched instead of the registry.
+
+    Returns:
+        The ruling.
+    """
     if not policy.refuses_anything:
         return Ruling()
     violations = _refused(policy, found.verdict, [*found.copies, *found.parents, *found.relatives])
     untested = [*_sentences(found.not_tested), *_by_function(policy, found.candidates, found.alpha)]
-    if not policy.licences:
-        return Ruling(tuple(violations), tuple(untested), (), policy.allow_untested)
-    licences = check_licences(found, subject, policy.licences, workspace)
-    return Ruling(
-        (*violations, *licences.violations), (*untested, *licences.untested), licences.notes, policy.allow_untested
-    )
+    notes: tuple[str, ...] = ()
+    if policy.licences:
+        licences = check_licences(found, subject, policy.licences, workspace)
+        violations, untested, notes = (
+            [*violations, *licences.violations],
+            [*untested, *licences.untested],
+            licences.notes,
+        )
+    if policy.ancestors:
+        descent = check_trace(policy.ancestors, found, subject, workspace, against)
+        violations, untested = [*violations, *descent.violations], [*untested, *descent.untested]
+    return Ruling(tuple(violations), tuple(dict.fromkeys(untested)), notes, policy.allow_untested)
+
+
+def judge_lineage(policy: Policy, found: Lineage, names: Mapping[str, str]) -> Ruling:
+    """What a policy says to a lineage; an empty ruling where no model is named.
+
+    Args:
+        policy: The policy.
+        found: The lineage.
+        names: By what was typed, the name in the lineage.
+
+    Returns:
+        The ruling.
+    """
+    if not policy.ancestors:
+        return Ruling()
+    descent = check_lineage(found, [names[text] for text in policy.ancestors])
+    return Ruling(descent.violations, descent.untested, (), policy.allow_untested)
 
 
 def _refused(policy: Policy, verdict: str, findings: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -23,7 +23,7 @@ class Block:
 
     width: int
     height: int
-    inside: tuple[tuple[Hashable, int, int], ...] = ()
+    inside: tuple[tuple[Any, int, int], ...] = ()
 
 
 def outline(roots: Sequence[Key], children: Mapping[Key, Sequence[Key]]) -> tuple[dict[Key, Place], int, int]:
@@ -45,11 +45,11 @@ def outline(roots: Sequence[Key], children: Mapping[Key, Sequence[Key]]) -> tupl
         blocks[node] = Block(1 + below.width if below.height else 1, 1 + below.height, below.inside)
     whole = _arranged(roots, children, blocks)
     places: dict[Key, Place] = {}
-    waiting: list[tuple[Key, int, int]] = list(whole.inside)  # ty: ignore[invalid-assignment]
+    waiting: list[tuple[Key, int, int]] = list(whole.inside)
     while waiting:
         node, x, y = waiting.pop()
         places[node] = x, y
-        waiting += [(child, x + 1 + dx, y + 1 + dy) for child, dx, dy in blocks[node].inside]  # ty: ignore[invalid-argument-type]
+        waiting += [(child, x + 1 + dx, y + 1 + dy) for child, dx, dy in blocks[node].inside]
     return places, max(whole.width, 1), max(whole.height, 1)
 
 
