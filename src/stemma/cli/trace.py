@@ -64,7 +64,7 @@ def trace(
     """
     from stemma.application import trace as application
     from stemma.application.network_options import NetworkOptions
-    from stemma.application.pages import trace_page
+    from stemma.application.pages import page_of
     from stemma.cli.layout import answer_text
     from stemma.cli.notes import warn_of_notes
     from stemma.cli.output import progress, report, show_json, warn
@@ -92,7 +92,7 @@ def trace(
     with progress(quiet=as_json) as on_progress:
         answer = application.trace(request, on_progress)
     if html is not None:
-        written(html, trace_page(answer))
+        written(html, page_of(answer))
     warn_of_notes(answer.model)
     for warning in answer.warnings:
         warn(f"warning: {warning}")

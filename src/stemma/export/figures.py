@@ -1,4 +1,4 @@
-"""Figures as a person reads them on a page."""
+"""Figures as a person reads them on a page or in a picture."""
 
 import math
 from typing import Any
