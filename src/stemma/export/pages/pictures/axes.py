@@ -32,7 +32,7 @@ def axes(document: Mapping[str, Any]) -> str:
         One `svg` element.
     """
     weights, function = document["weights"], document["function"]
-    x, y = _span(weights), _span(function)
+    x, y = span(weights), span(function)
     marks = [*_field(), *_mark(x, y), *_names()]
     said = f"Weights: {_said(weights)}. Function: {_said(function)}."
     return (f'<svg class="axes" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{said}">'
@@ -46,7 +46,7 @@ def _said(axis: Mapping[str, Any] | None) -> str:
     return f"{word}, {p_value(axis)}"
 
 
-def _span(axis: Mapping[str, Any] | None) -> tuple[float, float]:
+def span(axis: Mapping[str, Any] | None) -> tuple[float, float]:
     """Where the pair can be on an axis: from 0 (independent) to 1 (the same)."""
     if axis is None or axis["verdict"] not in ("related", "independent"):
         return 0.0, 1.0
