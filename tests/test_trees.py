@@ -130,6 +130,19 @@ def test_missing_ancestors_are_dashed_and_every_relation_has_a_colour() -> None:
     assert {kind.value for kind in RelationKind} == {kind for _, kinds in GROUPS.values() for kind in kinds}
 
 
+def test_related_roots_without_a_direction_are_bracketed() -> None:
+    from stemma.ancestry.trees.forest import NO_DIRECTION
+
+    refused = [{"models": ["a", "b"], "reason": NO_DIRECTION}, {"models": ["b", "c"], "reason": NO_DIRECTION},
+               {"models": ["d", "e"], "reason": "the pairwise comparison finds no relation"}]  # fmt: skip
+    document = lineage_document([edge("a", "k")], [["a", "b", "c", "d", "e", "k"]], refused=refused)
+    (family,) = layout(document).families
+    assert family.undirected == (("a", "b", "c"),)
+    svg = tree_svg(document)
+    assert svg.count("<title>a, b, c: related, no direction known</title>") == 1
+    assert svg.count("is-unknown") == 2  # the bracket and the legend
+
+
 def test_too_many_models_are_left_out_and_said() -> None:
     document = _random_forest(1, 280, families=2)
     found = layout(document)

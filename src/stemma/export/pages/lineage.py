@@ -81,7 +81,8 @@ def _certainty(document: Document) -> Iterator[tuple[str, str]]:
     if shown:
         yield "shown by the change itself", count(shown, "edge")
     yield "not drawn", f"{count(len(document['refused']), 'relation')} examined and not drawn or not directed"
-    yield "missing ancestors", count(len(document["missing_ancestors"]), "model")
+    if document["missing_ancestors"]:
+        yield "missing ancestors", count(len(document["missing_ancestors"]), "model")
     if document["asked"]["alpha"] is not None:
         yield "significance level", f"{number(document['asked']['alpha'])} over all pairs"
 
@@ -89,6 +90,6 @@ def _certainty(document: Document) -> Iterator[tuple[str, str]]:
 def _doubts(document: Document) -> Iterator[str]:
     if document["edges"]:
         yield "An edge names the nearest parent among these models. One that is not among them may stand in between."
-        yield "An edge may run the other way round; the percentage at the edge is the probability that it does not."
+        yield "An edge may run the other way round; its percentage is the probability that it does not."
     if any(len(family) == 1 for family in document["families"]):
         yield "A model without a relative here may come from one that is not among these models."

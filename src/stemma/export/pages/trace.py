@@ -59,11 +59,15 @@ def _above(document: Document) -> Iterator[dict[str, Any]]:
 
 
 _ROLES = {"child": "made from this model", "same": "the same network in another form", "unknown": "relative; which of "
-          "the two came first is not known", "relative": "relative, not a parent"}  # fmt: skip
+          "the two came first is not known", "relative": "relative, not shown to be a parent"}  # fmt: skip
 
 _PROBABLE = {"parent": "that it is the parent", "child": "that it was made from this model",
              "same": "that both are the same network", "relative": "that it is no parent"}  # fmt: skip
 """By role: what its probability is of."""
+
+_OTHERWISE = {"relative": "the parent after all", "parent": "no parent, but another relative",
+              "child": "no child of this model, but another relative"}  # fmt: skip
+"""By role: what the model is where the role is wrong."""
 
 LINKS = {
     "equal": ("=", "has the same weights as"),
@@ -158,7 +162,7 @@ def _doubts(document: Document) -> Iterator[str]:
         yield "A relative may be among what could not be tested. This answer clears nothing."
     if closest is not None and closest.get("confidence") is not None and closest["confidence"] < 1:
         wrong = percent(1 - closest["confidence"])
-        yield f"The role of {closest['name']} may be another than stated: probability {wrong}."
+        yield f"{closest['name']} may be {_OTHERWISE.get(closest['role'], 'something else')}: probability {wrong}."
     if verdict in ("descends", "related", "no-known-parent"):
         yield (
             f"By chance alone, {percent(document['alpha'])} of searches for a model without any relative here would "

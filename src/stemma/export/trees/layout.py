@@ -43,6 +43,7 @@ class Family:
         edges: Its edges, in the order of children.
         first: Indices of the edges from first parents.
         rows: The first row, and the one behind the last.
+        undirected: Groups of roots that are related to one another while none is shown to be the parent of another.
         alone: Whether these are the models without a relative.
     """
 
@@ -50,6 +51,7 @@ class Family:
     edges: tuple[Mapping[str, Any], ...]
     first: frozenset[int]
     rows: tuple[int, int]
+    undirected: tuple[tuple[str, ...], ...] = ()
     alone: bool = False
 
 
@@ -195,7 +197,18 @@ def _family(names: Sequence[str], edges: Sequence[Mapping[str, Any]], document: 
     rows, end = _rows(tops, below, row)
     missing = {str(one["name"]) for one in document["missing_ancestors"]}
     places = tuple(Place(n, depth[n], rows[n], n in missing) for n in sorted(names, key=lambda n: (rows[n], depth[n])))
-    return Family(places, tuple(kept), frozenset(first.values()), (row, end))
+    loose = _undirected(document, {place.name for place in places if place.column == 0})
+    return Family(places, tuple(kept), frozenset(first.values()), (row, end), loose)
+
+
+def _undirected(document: Document, tops: set[str]) -> tuple[tuple[str, ...], ...]:
+    """Groups of roots between which a relation was found and no direction."""
+    from stemma.ancestry.trees.forest import NO_DIRECTION
+
+    pairs = [one["models"] for one in document["refused"] if one["reason"] == NO_DIRECTION]
+    links = [{"parent": a, "child": b} for a, b, *_ in (p for p in pairs if len(p) == 2) if {a, b} <= tops]
+    groups = {tuple(sorted(_connected(link["parent"], links))) for link in links}
+    return tuple(sorted(groups))
 
 
 def _share(edge: Mapping[str, Any]) -> float:

@@ -36,6 +36,9 @@ GROUPS: Mapping[str, tuple[str, tuple[str, ...]]] = {
 """By colour: what it stands for, and its relations."""
 
 
+LOOSE = "related, no direction known"
+"""What a bracket beside roots says."""
+
 KEY = (
     "Parents stand on the left. A percentage is the probability that the edge",
     "runs in this direction; the number at a merge is the share of that parent.",
@@ -123,6 +126,7 @@ def _drawn(document: Document, most: int) -> tuple[str, float, float]:
         many = "model" if len(family.places) == 1 else "models"
         label = f"{heading}: {len(family.places):,} {many}"
         marks.append(f'<text class="tree-heading" x="{MARGIN}" y="{y + 12:.0f}">{label}</text>')
+        marks += _undirected(family, boxes)
         marks += _edges(family, boxes)
         marks += map(_box, boxes.values())
         width = max([width, *(box.x + BOX + MARGIN for box in boxes.values())])
@@ -132,7 +136,8 @@ def _drawn(document: Document, most: int) -> tuple[str, float, float]:
         words = f"{found.left_out:,} more models are left out: stemma serve shows all of them in the atlas."
         marks.append(f'<text class="tree-note" x="{MARGIN}" y="{y:.0f}">{words}</text>')
         y, width = y + 24, max(width, 8.0 * len(words))
-    legend, y = _legend(relations, y, width)
+    loose = any(family.undirected for family in found.families)
+    legend, y = _legend(relations, y, width, loose=loose)
     if relations:
         width = max(width, 7.2 * max(map(len, KEY)) + 2 * MARGIN)
         legend += [f'<text class="tree-note" x="{MARGIN}" y="{y + 18 * (i + 1):.0f}">{line}</text>'
@@ -221,6 +226,16 @@ def edge_path(parent: Box, child: Box, aside: float, first: bool) -> list[tuple[
     return [start, (turn, start[1]), (turn, child.above), (last, child.above), (last, end[1]), end]
 
 
+def _undirected(family: Family, boxes: Mapping[str, Box]) -> Iterator[str]:
+    """A dotted bracket beside roots that are related while no direction is known."""
+    for i, names in enumerate(family.undirected):
+        ends = sorted(boxes[name].middle for name in names)
+        x = MARGIN - 5 - 4 * (i % 3)
+        route = f"M{x} {ends[0]:.1f}V{ends[-1]:.1f}" + "".join(f"M{x} {end:.1f}H{MARGIN}" for end in ends)
+        said = f"{cut(', '.join(names), 400)}: {LOOSE}"
+        yield f'<g class="tree-edge is-unknown"><title>{escape(said)}</title><path d="{route}"/></g>'
+
+
 def _edge(edge: Mapping[str, Any], path: Sequence[tuple[float, float]], child: Box, y: float) -> str:
     """One edge: its line, its label, and all of it in words for whoever points at it."""
     relation, words = str(edge["relation"]), label_of(edge)
@@ -249,14 +264,14 @@ def group_of(relation: str) -> str:
     return next((group for group, (_, kinds) in GROUPS.items() if relation in kinds), "loose")
 
 
-def _legend(relations: Collection[str], y: float, width: float) -> tuple[list[str], float]:
+def _legend(relations: Collection[str], y: float, width: float, *, loose: bool) -> tuple[list[str], float]:
     """What the colours stand for, as far as they occur; broken where the picture ends."""
-    shown = [g for g in GROUPS if any(group_of(relation) == g for relation in relations)]
+    shown = {g: words for g, (words, _) in GROUPS.items() if any(group_of(relation) == g for relation in relations)}
+    shown |= {"unknown": LOOSE} if loose else {}
     if not shown:
         return [], y - BETWEEN
     marks, x = [], float(MARGIN)
-    for group in shown:
-        words = GROUPS[group][0]
+    for group, words in shown.items():
         wide = 44 + 7.5 * len(words)
         if x + wide > width and x > MARGIN:
             x, y = MARGIN, y + 22
