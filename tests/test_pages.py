@@ -125,6 +125,9 @@ def test_a_hostile_name_is_text(what: str, document: dict[str, Any]) -> None:
     assert "script" not in {tag for tag, _ in reader.tags}
     assert not {"\u202e", "\x1b"} & set(page.decode())
     assert "<script>alert(1)</script>" in " ".join(reader.text)
+    assert len(reader.headings[0][1]) < 2_000
+    command = next(text for text in reader.text if text.startswith("stemma show"))
+    assert max(len(text) for text in reader.text if text is not command) < 2_000
     assert all(len(value) < 1_000 for name in ("title", "aria-label") for value in _attributes(reader, name))
 
 
@@ -364,7 +367,37 @@ def test_the_commands_write_their_pages(run: Run, models: Path, tmp_path: Path) 
     assert run("lineage", models, "--svg", tmp_path)[0] == 2
 
 
-def test_the_page_of_a_merge_of_hostile_files(run: Run, tmp_path: Path) -> None:
+def test_edits_write_their_pages(run: Run, tmp_path: Path) -> None:
+    from edited_networks import trained
+    from stemma.checkpoints.save import save
+
+    save(trained("mlp"), tmp_path / "net")
+    out, page, probes = tmp_path / "smaller", tmp_path / "page.html", ("--probes", "noise:n=64")
+    seen = []
+    for words in (
+        ("prune", tmp_path / "net", "--ratio", ".3", "--dry-run", *probes),
+        ("prune", tmp_path / "net", "--ratio", ".3", "--out", out, *probes),
+        ("verify", "edit", out, *probes),
+        ("verify", "edit", out),
+        ("distance", tmp_path / "net", tmp_path / "net", *probes),
+        ("compare", tmp_path / "net", tmp_path / "net", *probes),
+    ):
+        code, said, _ = run(*words, "--html", page)
+        assert code == 0
+        assert str(page) in said
+        seen.append(" ".join(Reader(page.read_bytes()).text))
+        page.unlink()
+    plan, pruned, checked, unchecked, distance, compared = seen
+    assert "nothing was measured" in plan
+    assert "latency of 64 inputs" in pruned
+    assert "repeating the edit gives these weights" in checked
+    assert "the choice of units or entries was not repeated" in unchecked
+    assert "Where they differ most" in distance
+    assert "Where they differ most" in compared
+    assert "What is one model to the other?" in compared
+
+
+def test_the_page_of_hostile_files(run: Run, tmp_path: Path) -> None:
     name = "<img src=x onerror=alert(1)>\u202e.safetensors"
     save_file(arrays_of(0), tmp_path / name)
     save_file(arrays_of(0), tmp_path / "b.safetensors")

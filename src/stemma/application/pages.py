@@ -35,7 +35,7 @@ def page_of(answer: Answer) -> bytes:
     document = answer.document()
     command = str(document["schema"]["name"]).removeprefix("stemma.").replace("-", " ")
     pictures = tuple(map(Markup, getattr(answer, "pictures", ())))  # the markup is ours
-    return render_page(document, command_line(command, answer.request), pictures=pictures)
+    return render_page(document, command_line(command, answer.request), **({"pictures": pictures} if pictures else {}))
 
 
 def tree_picture(answer: "LineageAnswer") -> bytes:

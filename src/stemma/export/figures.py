@@ -1,9 +1,10 @@
 """Figures as a person reads them on a page or in a picture."""
 
 import math
+import re
 from typing import Any
 
-from stemma.types.text import LONGEST_NAME, short_name
+from stemma.types.text import LONGEST_NAME, plain, short_name
 
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -87,6 +88,12 @@ def digest(value: object, digits: int = 12) -> str:
     """The algorithm and the first digits of a digest."""
     algorithm, _, text = str(value).partition(":")
     return f"{algorithm}:{text[:digits]}…" if text else str(value)
+
+
+def said(value: object, most: int = 600) -> str:
+    """A sentence as it is shown: plain, long names in it cut, and cut in the middle where it is still too long."""
+    text = re.sub(rf"\S{{{LONGEST_NAME},}}", lambda word: short_name(word[0]), plain(value))
+    return text if len(text) <= most else f"{text[: most * 2 // 3]} … {text[-most // 3 :]}"
 
 
 def name(value: object, most: int = LONGEST_NAME) -> str:

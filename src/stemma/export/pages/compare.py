@@ -106,8 +106,10 @@ def _tests(document: Document) -> Iterator[dict[str, Any]]:
 def _doubts(document: Document) -> Iterator[str]:
     verdict, function = document["verdict"], document["function"]
     if verdict == "related":
-        yield "Both may come from a third model: shared weights do not say that one was made from the other."
-        if document["direction"] == "unknown":
+        if document["direction"] != "unknown":
+            yield "Other models may stand between the two."
+        else:
+            yield "Both may come from a third model: shared weights do not say that one was made from the other."
             yield "Which of the two came first is not known; do not read the order of the names as a direction."
         if document["weights"]["verdict"] != "related":
             yield (

@@ -15,6 +15,9 @@ Document = Mapping[str, Any]
 LISTED = 500
 """Edges, and models without a relative, that tables list."""
 
+MISSING = 20
+"""Missing ancestors that are named."""
+
 DRAWN = {"same": "as in the tree", "reversed": "reversed in the tree", "elsewhere": "another parent in the tree",
          "not": "not in the tree"}  # fmt: skip
 """What the weights say of an edit that a receipt tells of."""
@@ -59,8 +62,10 @@ def _edge(edge: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _findings(document: Document) -> Iterator[str]:
-    for one in document["missing_ancestors"]:
+    for one in document["missing_ancestors"][:MISSING]:
         yield f"{one['name']}: no model here can be the parent of {_few(one['children'])}."
+    if len(document["missing_ancestors"]) > MISSING:
+        yield f"{count(len(document['missing_ancestors']) - MISSING, 'further missing ancestor')} in the document."
     merged = {edge["child"] for edge in document["edges"] if edge["relation"] == "merged"}
     if merged:
         yield f"{count(len(merged), 'model')} made from several parents: {_few(sorted(merged))}."

@@ -16,12 +16,12 @@ STATUS: Mapping[str, tuple[str, str, str]] = {
     "rounded": ("rounded", "≈", "the parent's numbers, rounded"),
     "rescaled": ("rounded", "×", "the parent's numbers times a factor"),
     "changed": ("changed", "~", "other numbers, which still come from the parent's"),
-    "replaced": ("replaced", "!", "replaced: nothing of the parent's is left"),
+    "replaced": ("replaced", "!", "nothing of the parent's is left"),
     "gathered": ("changed", "μ", "statistics of data, gathered anew"),
-    "new": ("replaced", "+", "new: the parent has no such tensor"),
-    "removed": ("replaced", "−", "removed: the child has no such tensor"),
-    "not inherited": ("open", "0", "not the parent's: the two are not related"),
-    "not compared": ("open", "?", "not compared: whether the two are related is not decided"),
+    "new": ("replaced", "+", "the parent has no such tensor"),
+    "removed": ("replaced", "−", "the child has no such tensor"),
+    "not inherited": ("open", "0", "the two models are not related"),
+    "not compared": ("open", "?", "whether the two models are related is not decided"),
 }
 """By status: its colour, its sign in the picture, and what it means."""
 
