@@ -35,7 +35,8 @@ def page_of(answer: Answer) -> bytes:
     document = answer.document()
     command = str(document["schema"]["name"]).removeprefix("stemma.").replace("-", " ")
     pictures = tuple(map(Markup, getattr(answer, "pictures", ())))  # the markup is ours
-    return render_page(document, command_line(command, answer.request), **({"pictures": pictures} if pictures else {}))
+    more: dict[str, Any] = {"pictures": pictures} if pictures else {}
+    return render_page(document, command_line(command, answer.request), **more)
 
 
 def tree_picture(answer: "LineageAnswer") -> bytes:
