@@ -90,7 +90,10 @@ def _certainty(document: Document) -> Iterator[tuple[str, str]]:
 def _tests(document: Document) -> Iterator[dict[str, Any]]:
     """Every test, the deciding one of each axis first."""
     deciding = {document["weights"]["reason"], (document["function"] or {}).get("reason")}
+    marked: set[str] = set()
     for test in document["evidence"]:
+        decides = test["reason"] in deciding and test["axis"] not in marked
+        marked |= {test["axis"]} if decides else set()
         exact = test["verdict"] == "supported" and document["relation"] in EXACT
         yield {
             "claim": test["claim"],
@@ -99,7 +102,7 @@ def _tests(document: Document) -> Iterator[dict[str, Any]]:
             "strength": strength({**test, "relation": document["relation"] if exact else None}),
             "reason": test["reason"],
             "against": test["null"]["source"],
-            "decides": test["reason"] in deciding,
+            "decides": decides,
         }
 
 
