@@ -2,9 +2,12 @@
 
 import math
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stemma.types.text import LONGEST_NAME, plain, short_name
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -88,6 +91,13 @@ def digest(value: object, digits: int = 12) -> str:
     """The algorithm and the first digits of a digest."""
     algorithm, _, text = str(value).partition(":")
     return f"{algorithm}:{text[:digits]}…" if text else str(value)
+
+
+def breakable(value: object) -> "Markup":
+    """A name that may be broken behind the signs that part it, as markup."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"([/_.-])", r"\1<wbr>", str(escape(plain(value)))))
 
 
 def said(value: object, most: int = 600) -> str:

@@ -104,7 +104,7 @@ def environment() -> "Environment":
     globals_.update({"version": __version__, "style": Markup(stylesheet())})  # the stylesheet is ours
     for function in (
         figures.number, figures.percent, figures.p_value, figures.strength, figures.odds, figures.count,
-        figures.digest, figures.name, figures.said,
+        figures.digest, figures.name, figures.said, figures.breakable,
     ):  # fmt: skip
         made.filters[function.__name__] = function
     return made
