@@ -162,7 +162,9 @@ def test_compare_names_the_floor_and_the_missing_models(run: Run, zoo: Path, tmp
     function = json.loads(out)["function"]
     assert function["null"]["n"] == 3 or function["details"]["views"]
     assert function["verdict"] == "inconclusive"
-    assert "Relation" in page.read_text()
+    assert {"What is one model to the other?", "Where they differ most"} <= set(
+        re.findall("[A-Z][^<>]+", page.read_text())
+    )
     lines = run(*asked)[1].splitlines()
     at = next(i for i, line in enumerate(lines) if re.match(r"  function +field distance \.", line))
     assert "more are needed for alpha 0.01" in " ".join(lines[at : at + 3])
@@ -311,7 +313,7 @@ def test_wrong_use_is_one_sentence(run: Run, zoo: Path, case: str) -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [(("--null", "x"), "--null is about"), (("--null-recipe", "mlp"), "--null-recipe is about"),
-     (("--html", "x.html"), "--html is about"), (("--probes", "P", "--null", "nowhere"), "nowhere does not exist"),
+     (("--probes", "P", "--null", "nowhere"), "nowhere does not exist"),
      (("--probes", "P", "--null", "x", "--null-recipe", "mlp"), "give one")],
 )  # fmt: skip
 def test_a_null_without_probes_is_refused(run: Run, zoo: Path, words: tuple[str, ...], told: str) -> None:

@@ -29,6 +29,7 @@ Inside, each folder answers one question, and data flows from the bottom of this
     architectures  which axes share one set of hidden units?
     checkpoints    what is in the file? Every format, digests
     types          the nouns
+    presentation   how results show themselves in a notebook
     deprecation    old names that are still accepted, with the new ones
     errors         what is wrong, what was given, what to do
 
@@ -37,6 +38,8 @@ Importing this loads neither torch nor scipy; every name below is fetched on fir
 
 import importlib
 from typing import TYPE_CHECKING, Any
+
+from stemma import presentation
 
 if TYPE_CHECKING:
     from stemma import methods as methods
@@ -117,6 +120,9 @@ _HOME = {
 }
 
 __all__ = ["__version__", "methods", *_HOME]
+
+
+presentation.register(lambda: importlib.import_module("stemma.export.notebook"))
 
 
 def __getattr__(name: str) -> Any:

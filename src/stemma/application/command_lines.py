@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Iterator
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, Field, fields, replace
 from typing import Any
 
 from stemma.application.network_options import NetworkOptions
@@ -11,6 +11,8 @@ from stemma.types.text import plain
 POSITIONAL = {
     "trace": ("model",),
     "compare": ("a", "b"),
+    "distance": ("a", "b"),
+    "competition": ("model",),
     "explain": ("parent", "child"),
     "lineage": ("paths",),
     "prune": ("model",),
@@ -22,12 +24,20 @@ POSITIONAL = {
 }
 """By command: the fields of its request that are typed without an option name, in their order."""
 
+SPELLED = {
+    "parameters": "-P",
+    "concepts": "--concept",
+    "concept_networks": "--concept-network",
+    "retained": "--retained-probes",
+}
+"""By field: its option, where the two differ."""
+
 LEFT_OUT = frozenset({"html", "svg", "dot", "jobs", "quiet"})
 """Fields that change where an answer is written or how fast it comes, and not the answer."""
 
 
 def command_line(command: str, request: Any) -> str:
-    """What is typed for a request, quoted for a shell; options at their defaults are left out.
+    """What is typed for a request, quoted for a shell; options at their defaults and passwords are left out.
 
     Args:
         command: Words of the command, for example `verify edit`.
@@ -36,6 +46,10 @@ def command_line(command: str, request: Any) -> str:
     Returns:
         One line that begins with `stemma`.
     """
+    from stemma.registry.database import without_password
+
+    if getattr(request, "registry", None):
+        request = replace(request, registry=without_password(request.registry))
     places, given = [], []
     for field in fields(request):
         value = getattr(request, field.name)
@@ -53,7 +67,7 @@ def _option(field: Field[Any], value: object) -> Iterator[str]:
     default = field.default if field.default is not MISSING else None
     if value is None or value == default:
         return
-    name = "--" + field.name.replace("_", "-")
+    name = SPELLED.get(field.name, "--" + field.name.replace("_", "-"))
     if isinstance(value, bool):
         yield name if value else f"--no-{name[2:]}"
     elif isinstance(value, tuple):
@@ -64,4 +78,9 @@ def _option(field: Field[Any], value: object) -> Iterator[str]:
 
 
 def _quoted(word: object) -> str:
-    return shlex.quote(plain(word))
+    """A word as a shell takes it; what cannot be printed is written as an escape (ANSI-C quoting)."""
+    text = str(word)
+    if text.isprintable():
+        return shlex.quote(text)
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"$'{plain(escaped)}'"

@@ -38,7 +38,7 @@ class CompareRequest:
         alpha: Significance level of each axis; the default if null.
         fail_on: Relations and verdicts that are refused.
         allow_untested: Whether a policy lets pass what could not be tested.
-        html: File for a page that shows where the two differ.
+        html: File for a page; with probes it shows where the two differ.
         networks: How networks are built and run.
         seed: Of whatever is drawn at random.
     """
@@ -112,14 +112,14 @@ class CompareAnswer:
         models: The two models.
         result: The comparison.
         ruling: What the policy says; an empty ruling where there is none.
-        page: A page in HTML that shows where the two differ, where one is asked for.
+        pictures: Sections of a page that show where in the inputs the two differ, where a page is asked for.
     """
 
     request: CompareRequest
     models: "tuple[Model, Model]"
     result: Comparison
     ruling: "Ruling"
-    page: bytes | None = None
+    pictures: tuple[str, ...] = ()
 
     def document(self) -> dict[str, Any]:
         """The document that `stemma compare --json` prints."""
@@ -147,29 +147,28 @@ def compare(request: CompareRequest, progress: Progress | None = None) -> Compar
     networks = request.networks
     workspace = open_workspace(request.registry, progress=progress, prepare=networks.with_network)
     a, b = workspace.resolve(request.a), workspace.resolve(request.b)
-    options = networks.function_options(
-        request.probes, request.null, request.null_recipe, a, request.seed, html=request.html is not None
-    )
+    options = networks.function_options(request.probes, request.null, request.null_recipe, a, request.seed)
     probes = options.get("probes")
     models = join_modalities(a, probes), join_modalities(b, probes)
     prepare = ModalitiesJoined(networks.with_network, probes)
     workspace = open_workspace(request.registry, progress=progress, prepare=prepare)
     result = workspace.compare(*models, **join_reference_models(options), **level)
-    page = None if request.html is None or probes is None else _page(models, probes, result, progress)
-    return CompareAnswer(
-        request=request, models=models, result=result, ruling=judge_comparison(policy, result, **level), page=page
-    )
+    pictures = () if request.html is None or probes is None else _pictures(models, probes, result, progress)
+    ruling = judge_comparison(policy, result, **level)
+    return CompareAnswer(request=request, models=models, result=result, ruling=ruling, pictures=pictures)
 
 
-def _page(models: "tuple[Model, Model]", probes: "Probes", result: Comparison, progress: Progress | None) -> bytes:
+def _pictures(
+    models: "tuple[Model, Model]", probes: "Probes", result: Comparison, progress: Progress | None
+) -> tuple[str, ...]:
     """Where the two models differ, by the method that decided the function axis."""
     from dataclasses import replace
 
-    from stemma.export.difference import Difference, difference_page
+    from stemma.export.difference import Difference, difference_sections
     from stemma.kinship.function.combined import METHODS
 
     details = {} if result.function is None else result.function.details
     used = {(entry["fingerprint"], entry["measure"]) for entry in details.get("measures", ())}
     fitting = ((f, m) for f, m in METHODS if (f.name, m.name) in used and m.probewise)
     difference = Difference.of(*models, probes, *next(fitting, METHODS[0]))
-    return difference_page(replace(difference, comparison=result), progress)
+    return tuple(difference_sections(replace(difference, comparison=result), progress))

@@ -111,7 +111,6 @@ class CompetitionAnswer:
         result: Shares and accuracies.
         strengths: Competition strengths, by modality.
         layer: Layer whose input was read; empty where no strength was measured.
-        page: A page in HTML with the picture, where one is asked for.
     """
 
     request: CompetitionRequest
@@ -120,7 +119,6 @@ class CompetitionAnswer:
     result: ModalityContribution
     strengths: Mapping[str, CompetitionStrength]
     layer: str = ""
-    page: bytes | None = None
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -186,11 +184,6 @@ def competition(request: CompetitionRequest, progress: Progress | None = None) -
         measure = StrengthTest(request.layer, test.mask)
         for name, models in unimodal_models(networks, workspace, concepts, factories, probes).items():
             strengths[name], layer = measure(model, models, name, fit_probes, probes)
-    page = None
-    if request.html is not None:
-        from stemma.export.modality_page import modality_page
-
-        page = modality_page(result, strengths, probes)
     return CompetitionAnswer(
-        request=request, model=model, probes=probes, result=result, strengths=strengths, layer=layer, page=page
+        request=request, model=model, probes=probes, result=result, strengths=strengths, layer=layer
     )

@@ -118,7 +118,7 @@ class DistanceAnswer:
         result: The distance.
         agreement: How the two classify the inputs.
         only_sketch: Whether the weights of one model are gone, so that its stored sketch was compared.
-        page: A page in HTML that shows where the two differ, where one is asked for.
+        pictures: Sections of a page that show where in the inputs the two differ, where a page is asked for.
     """
 
     request: DistanceRequest
@@ -129,7 +129,7 @@ class DistanceAnswer:
     result: Distance
     agreement: "Agreement"
     only_sketch: bool = False
-    page: bytes | None = None
+    pictures: tuple[str, ...] = ()
 
     def document(self) -> dict[str, Any]:
         """The document that `stemma distance --json` prints."""
@@ -182,16 +182,17 @@ def distance(request: DistanceRequest, progress: Progress | None = None) -> Dist
     models = join_modalities(a, probes), join_modalities(b, probes)
     result = workspace.distance(*models, probes, method, measure)
     outputs, agreement = _outputs(models, probes)
-    page = None
+    pictures: tuple[str, ...] = ()
     if request.html is not None:
-        from stemma.export.difference import Difference, difference_page
+        from stemma.export.difference import Difference, difference_sections
 
         if outputs is None:
             raise MisuseError("--html shows the outputs of both models, but the weights of one are no longer available")
-        page = difference_page(Difference(models, probes, method, measure, result, outputs, agreement), progress)
+        difference = Difference(models, probes, method, measure, result, outputs, agreement)
+        pictures = tuple(difference_sections(difference, progress))
     return DistanceAnswer(
         request=request, models=models, probes=probes, method=method, measure=measure, result=result,
-        agreement=agreement, only_sketch=outputs is None, page=page,
+        agreement=agreement, only_sketch=outputs is None, pictures=pictures,
     )  # fmt: skip
 
 

@@ -135,8 +135,6 @@ class NetworkOptions:
         recipe: str | None,
         model: "Model",
         seed: int | None,
-        *,
-        html: bool = False,
     ) -> dict[str, Any]:
         """What a verdict on the function axis takes: `probes` and `null`, as far as they are given.
 
@@ -146,7 +144,6 @@ class NetworkOptions:
             recipe: How to train control models instead.
             model: A model whose input space the probes are for.
             seed: Of whatever is drawn at random.
-            html: Whether a page is wanted, which shows the function axis.
 
         Returns:
             Keyword arguments of `Workspace.compare` and `Workspace.trace`.
@@ -157,7 +154,7 @@ class NetworkOptions:
         if null and recipe:
             raise MisuseError("--null and --null-recipe both say which control models to use: give one of them")
         if probes is None:
-            given = [name for name, value in (("--null", null), ("--null-recipe", recipe), ("--html", html)) if value]
+            given = [name for name, value in (("--null", null), ("--null-recipe", recipe)) if value]
             if given:
                 raise MisuseError(f"{given[0]} is about what the models compute on probe inputs: give --probes P too")
             return {}

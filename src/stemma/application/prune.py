@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from stemma.application.document import Document, Progress, Schema
 from stemma.application.network_options import NetworkOptions
 from stemma.errors import MisuseError
-from stemma.types import Plan, Receipt
+from stemma.types import ModelRef, Plan, Receipt
 
 if TYPE_CHECKING:
     from stemma.checkpoints.model import Model
@@ -57,6 +57,7 @@ class PruneDocument(Document):
     """What was pruned, or will be.
 
     Attributes:
+        model: The model before.
         plan: Which units are removed, and what that is expected to cost.
         receipt: What was done and measured; null for a dry run.
         folder: Folder of the smaller model; null for a dry run.
@@ -65,6 +66,7 @@ class PruneDocument(Document):
     SCHEMA: ClassVar[Schema] = Schema("stemma.prune", 1)
 
     asked: PruneRequest
+    model: ModelRef
     plan: Plan
     receipt: Receipt | None
     folder: str | None
@@ -89,7 +91,9 @@ class PruneAnswer:
     def document(self) -> dict[str, Any]:
         """The document that `stemma prune --json` prints."""
         folder = None if self.receipt is None else self.request.out
-        return PruneDocument.of(self.request, plan=self.plan, receipt=self.receipt, folder=folder).to_dict()
+        return PruneDocument.of(
+            self.request, model=self.model.ref, plan=self.plan, receipt=self.receipt, folder=folder
+        ).to_dict()
 
 
 def prune(request: PruneRequest, progress: Progress | None = None) -> PruneAnswer:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from stemma.application.document import Document, Schema
 from stemma.application.lineage import ReceiptPart
 from stemma.registry.records import ModelRecord
-from stemma.types import Edge, jsonable
+from stemma.types import ClaimLine, Edge, jsonable
 
 if TYPE_CHECKING:
     from stemma.workspace.catalogue import Catalogue
@@ -103,6 +103,7 @@ class ShowDocument(Document):
         near: Models nearest in the search index: hints where to look, and no evidence.
         shared: Models that have some of its tensors, bit for bit.
         receipts: Edits that receipts beside the weights record, to it or from it.
+        claims_checked: What its files say, set against the family tree.
     """
 
     SCHEMA: ClassVar[Schema] = Schema("stemma.show", 1)
@@ -130,6 +131,7 @@ class ShowDocument(Document):
     near: tuple[NearPart, ...]
     shared: tuple[SharedPart, ...]
     receipts: tuple[ReceiptPart, ...]
+    claims_checked: tuple[ClaimLine, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,6 +167,7 @@ def show_model(request: ShowRequest, catalogue: "Catalogue | None" = None) -> Sh
     Returns:
         What is known of it. Nothing is compared: relations are those of the family tree that was drawn last.
     """
+    from stemma.application.claims import check_claims
     from stemma.application.opening import open_workspace
     from stemma.workspace.catalogue import Catalogue
 
@@ -189,11 +192,40 @@ def show_model(request: ShowRequest, catalogue: "Catalogue | None" = None) -> Sh
         "children": children if drawn else (),
         "near": tuple(NearPart(x.name, x.digest, x.alike) for x in catalogue.near(record.digest)),
         "shared": tuple(_sharing(catalogue, record)),
+        "claims_checked": check_claims(record.claims, _as_trace(catalogue, record), record.license),
         "receipts": tuple(
             ReceiptPart(**one) for one in catalogue.lineage.receipts if record.name in (one["parent"], one["child"])
         ),
     }  # fmt: skip
     return ShowAnswer(request=request, result=record, known=known)
+
+
+SURE = 0.95
+"""Probability from which an edge of the tree establishes a parent, so that it can contradict a claim."""
+
+
+def _as_trace(catalogue: "Catalogue", record: ModelRecord) -> dict[str, Any]:
+    """What the family tree says of a model, as a trace says it; nothing is searched that is not in the tree."""
+
+    def row(name: str, edge: Edge | None, role: str) -> dict[str, Any]:
+        known = catalogue.by_name.get(name)
+        sure = edge is None or edge.confidence is None or edge.confidence >= SURE
+        return {
+            "name": name, "digest": known.digest if known else "", "relation": edge.relation if edge else "copy",
+            "steps": (), "role": role, "direction": "parent" if role == "parent" and sure else "unknown",
+            "p_value": edge.p_value if edge else None, "log10_p": edge.log10_p if edge else None,
+            "licence": known.licence if known else None, "licence_source": None,
+        }  # fmt: skip
+
+    name = record.name
+    same = (e.name for e in catalogue.entries if e.names_free_digest == record.names_free_digest and e.name != name)
+    parents = [row(e.parent, e, "parent") for e in catalogue.parents.get(name, ()) if e.parent in catalogue.by_name]
+    children = [row(e.child, e, "child") for e in catalogue.children.get(name, ()) if e.child in catalogue.by_name]
+    return {
+        "model": {"name": name, "digest": record.digest}, "verdict": "descends" if parents else "inconclusive",
+        "copies": [row(other, None, "same") for other in same], "parents": parents, "relatives": children,
+        "candidates": [], "n_searched": len(catalogue.entries),
+    }  # fmt: skip
 
 
 def _not_tested(catalogue: "Catalogue", name: str) -> list[str]:

@@ -21,7 +21,7 @@ from stemma.application.parts import (
     weights_part,
 )
 from stemma.errors import NotAModelError
-from stemma.types import ModelRef, RelationKind, Trace
+from stemma.types import ClaimLine, ModelRef, RelationKind, Trace
 
 if TYPE_CHECKING:
     from stemma.application.policies import Ruling
@@ -204,11 +204,16 @@ class AbstractTraceDocument(Document):
 
 @dataclass(frozen=True, kw_only=True)
 class TraceDocument(AbstractTraceDocument):
-    """Where a model comes from."""
+    """Where a model comes from.
+
+    Attributes:
+        claims: What the files of the model say, set against what was found.
+    """
 
     SCHEMA: ClassVar[Schema] = Schema("stemma.trace", 1)
 
     asked: TraceRequest
+    claims: tuple[ClaimLine, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,6 +225,7 @@ class TraceAnswer:
         model: The model in question.
         result: The trace.
         ruling: What the policy says; an empty ruling where there is none.
+        stated_licence: Licence that was stated when the model was enrolled; None if it is not, or none was.
         warnings: What must not go unnoticed: a search of nothing, records of the model itself that were left out.
     """
 
@@ -227,13 +233,22 @@ class TraceAnswer:
     model: "Model"
     result: Trace
     ruling: "Ruling"
+    stated_licence: str | None = None
     warnings: tuple[str, ...] = ()
+
+    @property
+    def claims(self) -> tuple[ClaimLine, ...]:
+        """What the files of the model say, set against what was found."""
+        from stemma.application.claims import check_claims
+
+        return check_claims(self.model.claims, self.result.to_dict(), self.stated_licence)
 
     def document(self) -> dict[str, Any]:
         """The document that `stemma trace --json` prints."""
         policy = self.ruling.part if _refuses(self.request) else None
         fields = trace_fields(self.result)
-        return TraceDocument.of(self.request, **fields, notes=notes_on(self.model), policy=policy).to_dict()
+        notes = notes_on(self.model)
+        return TraceDocument.of(self.request, **fields, claims=self.claims, notes=notes, policy=policy).to_dict()
 
 
 def trace_fields(result: Trace) -> dict[str, Any]:
@@ -284,13 +299,14 @@ def trace(request: TraceRequest, progress: Progress | None = None) -> TraceAnswe
     workspace = open_workspace(request.registry, jobs, progress, ModalitiesJoined(networks.with_network, probes))
     result = workspace.trace(model, **join_reference_models(options))
     warnings = _nothing_searched(request, result)
-    if policy.refuses_anything and not request.against:
-        warnings += tuple(
-            f"this model is enrolled as '{record.name}', which was not compared with itself"
-            for record in workspace.own_records(model)
-        )
+    own = () if request.against else workspace.own_records(model)
+    if policy.refuses_anything:
+        warnings += tuple(f"this model is enrolled as '{r.name}', which was not compared with itself" for r in own)
     ruling = judge_trace(policy, result, model, workspace, request.against or None)
-    return TraceAnswer(request=request, model=model, result=result, ruling=ruling, warnings=warnings)
+    stated = next((record.license for record in own if record.license), None)
+    return TraceAnswer(
+        request=request, model=model, result=result, ruling=ruling, stated_licence=stated, warnings=warnings
+    )
 
 
 def _nothing_searched(request: TraceRequest, result: Trace) -> tuple[str, ...]:

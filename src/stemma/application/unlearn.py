@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from stemma.application.document import Document, Progress, Schema
 from stemma.application.network_options import NetworkOptions
 from stemma.errors import MisuseError
-from stemma.types import Plan, Receipt
+from stemma.types import ModelRef, Plan, Receipt
 
 if TYPE_CHECKING:
     from stemma.checkpoints.model import Model
@@ -45,6 +45,7 @@ class UnlearnDocument(Document):
     """What was unlearned.
 
     Attributes:
+        model: The model before.
         plan: Which weights change, and how.
         receipt: What was done and measured.
         folder: Folder of the new model.
@@ -53,6 +54,7 @@ class UnlearnDocument(Document):
     SCHEMA: ClassVar[Schema] = Schema("stemma.unlearn", 1)
 
     asked: UnlearnRequest
+    model: ModelRef
     plan: Plan
     receipt: Receipt
     folder: str
@@ -77,7 +79,9 @@ class UnlearnAnswer:
     def document(self) -> dict[str, Any]:
         """The document that `stemma unlearn --json` prints."""
         folder = self.request.out
-        return UnlearnDocument.of(self.request, plan=self.plan, receipt=self.receipt, folder=folder).to_dict()
+        return UnlearnDocument.of(
+            self.request, model=self.model.ref, plan=self.plan, receipt=self.receipt, folder=folder
+        ).to_dict()
 
 
 def unlearn(request: UnlearnRequest, progress: Progress | None = None) -> UnlearnAnswer:

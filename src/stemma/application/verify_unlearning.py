@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from stemma.application.document import Document, Progress, Schema
 from stemma.application.network_options import NetworkOptions
 from stemma.application.parts import NullPart, SpecPart
-from stemma.types import Evidence, jsonable
+from stemma.types import Evidence, ModelRef, jsonable
 
 if TYPE_CHECKING:
     from stemma.checkpoints.model import Model
@@ -62,6 +62,8 @@ class VerifyUnlearningDocument(Document):
         reason: Finding in one sentence.
         spec: Method.
         inputs: Digests of the models.
+        original: The model before.
+        unlearned: The unlearned model, or several.
         details: Further figures: views, accuracies, the control, the number of retrained models that are missing.
     """
 
@@ -80,6 +82,8 @@ class VerifyUnlearningDocument(Document):
     reason: str
     spec: SpecPart
     inputs: tuple[str, ...]
+    original: ModelRef
+    unlearned: tuple[ModelRef, ...]
     details: Mapping[str, Any]
 
 
@@ -103,7 +107,8 @@ class VerifyUnlearningAnswer:
         """The document that `stemma verify unlearning --json` prints."""
         fields = {name: value for name, value in self.result.to_dict().items() if name not in ("null", "spec")}
         null, spec = NullPart(**self.result.to_dict()["null"]), SpecPart(**jsonable(self.result.spec))
-        return VerifyUnlearningDocument.of(self.request, **fields, null=null, spec=spec).to_dict()
+        models: dict[str, Any] = {"original": self.original.ref, "unlearned": tuple(m.ref for m in self.unlearned)}
+        return VerifyUnlearningDocument.of(self.request, **fields, **models, null=null, spec=spec).to_dict()
 
 
 def verify_unlearning(request: VerifyUnlearningRequest, progress: Progress | None = None) -> VerifyUnlearningAnswer:

@@ -55,6 +55,7 @@ def compare(
     """
     from stemma.application import compare as application
     from stemma.application.network_options import NetworkOptions
+    from stemma.application.pages import page_of
     from stemma.cli.layout import answer_text
     from stemma.cli.notes import warn_of_notes
     from stemma.cli.output import progress, report, show_json
@@ -79,7 +80,8 @@ def compare(
     )
     with progress(quiet=as_json) as on_progress:
         answer = application.compare(request, on_progress)
-    written(html, answer.page)
+    if html is not None:
+        written(html, page_of(answer))
     warn_of_notes(*answer.models)
     if as_json:
         show_json(answer.document())

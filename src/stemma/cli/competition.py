@@ -74,13 +74,13 @@ def competition(
     Also measures how strongly its modalities compete: how much of what a modality can do alone the fused network loses.
     Probe inputs hold one array per modality; competition strength needs networks of one modality alone (--concept).
     """
-    from rich.text import Text
-
     from stemma.application import competition as application
     from stemma.application.network_options import NetworkOptions
-    from stemma.cli.layout import plain
+    from stemma.application.pages import page_of
+    from stemma.cli.layout import answer_text
     from stemma.cli.output import progress, report, show_json
     from stemma.cli.pages import writable, written
+    from stemma.export.answers import competition_answer, competition_closing
 
     writable("--html", html)
     request = application.CompetitionRequest(
@@ -98,18 +98,14 @@ def competition(
     )
     with progress(quiet=as_json) as on_progress:
         answer = application.competition(request, on_progress)
-    written(html, answer.page)
+    if html is not None:
+        written(html, page_of(answer))
     if as_json:
         show_json(answer.document())
         return
-    modalities = answer.result.modalities
-    top = max(modalities, key=lambda name: modalities[name].share.value)
-    headline = Text(f"{plain(answer.model.name)} relies most on ").append(plain(top), style="bold")
-    headline.append(f": {modalities[top].share.value:.0%} of the variance of its output")
     rows = [*lines(answer), *([("page", str(html), "")] if html else [])]
-    step = ("--concept and --fit-probes measure the competition strength" if answer.missing else
-            "stemma.AGM in the training loop balances the modalities")  # fmt: skip
-    report(headline, [answer.model], rows, "a modality with a small share hardly changes the output", step)
+    document = answer.document()
+    report(answer_text(competition_answer(document)), [answer.model], rows, *competition_closing(document))
 
 
 def lines(answer: "CompetitionAnswer") -> Iterator[tuple[str, str, str]]:

@@ -1,7 +1,7 @@
 """`stemma distance`: how far apart are two models in what they do?"""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -51,10 +51,12 @@ def distance(
     """
     from stemma.application import distance as application
     from stemma.application.network_options import NetworkOptions
+    from stemma.application.pages import page_of
+    from stemma.cli.layout import answer_text
     from stemma.cli.notes import warn_of_notes
     from stemma.cli.output import progress, report, show_json
     from stemma.cli.pages import writable, written
-    from stemma.export.answers import typed_as
+    from stemma.export.answers import distance_answer, distance_closing
 
     writable("--html", html)
     request = application.DistanceRequest(
@@ -71,27 +73,15 @@ def distance(
     )
     with progress(quiet=as_json) as on_progress:
         answer = application.distance(request, on_progress)
-    written(html, answer.page)
+    if html is not None:
+        written(html, page_of(answer))
     warn_of_notes(*answer.models)
     if as_json:
         show_json(answer.document())
         return
     rows = [*lines(answer), *([("page", str(html), "")] if html else [])]
-    pair = f"{typed_as(a)} {typed_as(b)}"
-    report(headline(answer), answer.models, rows, meaning(answer.measure),
-           f"stemma compare {pair} --probes {typed_as(probes)} tests whether this is unusually close")  # fmt: skip
-
-
-def headline(answer: "DistanceAnswer") -> "Text":
-    """The distance in one line."""
-    from rich.text import Text
-
-    from stemma.cli.layout import plain
-    from stemma.cli.output import between
-
-    names = " and ".join(plain(model.name) for model in answer.models)
-    value = between(answer.result.value, answer.result.interval)
-    return Text(f"distance between {names}: ").append(value, style="bold")
+    document = answer.document()
+    report(answer_text(distance_answer(document)), answer.models, rows, *distance_closing(document))
 
 
 def lines(answer: "DistanceAnswer") -> "Iterator[tuple[str, str | Text, str]]":
@@ -123,14 +113,3 @@ def lines(answer: "DistanceAnswer") -> "Iterator[tuple[str, str | Text, str]]":
         names = [model.name for model in answer.models]
         yield agreement_line(names, alike.alike, (alike.accuracy_a, alike.accuracy_b))
     yield "cannot see", "inputs unlike these · whether one model comes from the other", ""
-
-
-def meaning(measure: Any) -> str:
-    """What the values of a measure mean, in one sentence."""
-    if measure.name == "field-cosine":
-        return "0 is the same, 1 uncorrelated gradient attributions, 2 opposite ones"
-    return (
-        f"0 is the same, {measure.top:g} the largest distance there is"
-        if "bounded" in measure.laws
-        else "0 is the same"
-    )

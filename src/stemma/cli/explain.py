@@ -1,22 +1,16 @@
 """`stemma explain`: what was changed from parent to child, layer by layer?"""
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stemma.cli.options import Alpha, Json, RegistryUrl
+from stemma.cli.options import Alpha, Html, Json, RegistryUrl
 
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from stemma.kinship.relation.explanation import LayerChange
     from stemma.workspace.explain import Explained
-
-LONG = 40
-"""Tensors from which a model is summarised by block."""
-
 
 SHOWN = 0.005
 """Share of the change that is explained from which it is shown as a percentage."""
@@ -28,6 +22,7 @@ def explain(
     registry: RegistryUrl = None,
     alpha: Alpha = None,
     layers: Annotated[bool, typer.Option("--layers", help="List every tensor, however many there are.")] = False,
+    html: Html = None,
     as_json: Json = False,
 ) -> None:
     """Explain what was done to a parent to get a child.
@@ -36,14 +31,19 @@ def explain(
     changed, replaced or new.
     """
     from stemma.application import explain as application
+    from stemma.application.pages import page_of
     from stemma.cli.layout import answer_text, findings, lines_of
     from stemma.cli.notes import warn_of_notes
     from stemma.cli.output import identity, progress, show, show_json
+    from stemma.cli.pages import writable, written
     from stemma.export.answers import explain_answer, explain_closing
 
+    writable("--html", html)
     request = application.ExplainRequest(parent=parent, child=child, registry=registry, alpha=alpha)
     with progress(quiet=as_json) as on_progress:
         answer = application.explain(request, on_progress)
+    if html is not None:
+        written(html, page_of(answer))
     warn_of_notes(*answer.models)
     if as_json:
         show_json(answer.document())
@@ -51,8 +51,9 @@ def explain(
     models = [(role, *identity(model)) for role, model in zip(("parent", "child"), answer.models, strict=True)]
     document = answer.document()
     closing = [(label, text, "") for label, text in zip(("meaning", "next"), explain_closing(document), strict=True)]
-    show(lines_of(answer_text(explain_answer(document))), "", findings([*models, *lines(answer.result)]), "",
-         table(answer.result.explanation.layers, whole=layers), "", findings(closing))  # fmt: skip
+    rows = [*models, *lines(answer.result), *([("page", str(html), "")] if html else [])]
+    show(lines_of(answer_text(explain_answer(document))), "", findings(rows), "",
+         table(document["layers"], whole=layers), "", findings(closing))  # fmt: skip
 
 
 def lines(answer: "Explained") -> "Iterator[tuple[str, str | Text, str]]":
@@ -82,36 +83,11 @@ def lines(answer: "Explained") -> "Iterator[tuple[str, str | Text, str]]":
     yield "cannot see", " · ".join(found.cannot_see) or "nothing known to be missing", ""
 
 
-def table(layers: "Sequence[LayerChange]", *, whole: bool) -> "Text":
+def table(layers: Sequence[Mapping[str, Any]], *, whole: bool) -> "Text":
     """What became of every tensor, or of every block of a long model; names are taken literally."""
     from stemma.cli.layout import columns
-
-    shown = [_row(c) for c in layers] if whole or len(layers) <= LONG else list(_blocks(layers))
-    return columns(("tensor", "became", "change", "entries", "what was done"), shown, right=("change", "entries"))
-
-
-def _row(c: "LayerChange") -> tuple[str, str, str, str, str]:
     from stemma.cli.output import number
+    from stemma.export.layer_blocks import LONG, rows
 
-    name = c.name if c.parent in ("", c.name) else f"{c.name} (was {c.parent})"
-    change = "" if c.relative is None or c.status in ("inherited", "mapped") else number(c.relative)
-    marks = [m for m in c.marks if m != c.status]
-    return name, c.status, change, f"{c.size:,}", "; ".join(marks)
-
-
-def _blocks(layers: "Sequence[LayerChange]") -> Iterator[tuple[str, str, str, str, str]]:
-    """Tensors of one block and one kind of change in one line, in the order of their first tensor."""
-    from stemma.cli.output import number
-
-    groups: dict[tuple[str, str], list[Any]] = {}
-    for c in layers:
-        block = re.match(r"(.*?\.\d+)\.", c.name)
-        groups.setdefault((block[1] if block else c.name.rsplit(".", 1)[0], c.status), []).append(c)
-    for (block, status), members in groups.items():
-        known = [c.relative for c in members if c.relative is not None]
-        low, high = (number(min(known)), number(max(known))) if known else ("", "")
-        change = "" if status in ("inherited", "mapped") or not known else low if low == high else f"{low} to {high}"
-        marks = sorted({m for c in members for m in c.marks if m != status})
-        count = f"{block} ({len(members)} tensors)" if len(members) > 1 else members[0].name
-        few = "; ".join(marks[:3]) + (" …" if len(marks) > 3 else "")
-        yield count, status, change, f"{sum(c.size for c in members):,}", few
+    shown = rows(layers, number, by_block=not whole and len(layers) > LONG)
+    return columns(("tensor", "became", "change", "entries", "what was done"), list(shown), right=("change", "entries"))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stemma.cli.options import AllowUntested, Alpha, FailOnDescendantOf, Jobs, Json, RegistryUrl, word, words
+from stemma.cli.options import AllowUntested, Alpha, FailOnDescendantOf, Html, Jobs, Json, RegistryUrl, word, words
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -63,6 +63,11 @@ def lineage(
     allow_untested: AllowUntested = False,
     dot: Dot = None,
     jobs: Jobs = 1,
+    html: Html = None,
+    svg: Annotated[
+        Path | None,
+        typer.Option("--svg", metavar="FILE", show_default=False, help="Write the picture of the trees alone, as SVG."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Draw the family trees of many models.
@@ -70,13 +75,16 @@ def lineage(
     Shows which model was made from which, which ancestors are missing, and which relations are not established.
     """
     from stemma.application import lineage as application
+    from stemma.application.pages import page_of, tree_picture
     from stemma.cli.descent import show_kin
-    from stemma.cli.layout import findings, lines_of
+    from stemma.cli.layout import answer_text, findings, lines_of
     from stemma.cli.output import progress, show, show_json
     from stemma.cli.pages import writable, written
     from stemma.cli.policy import enforce
+    from stemma.export.answers import lineage_answer, lineage_closing
 
-    writable("--dot", dot)
+    for option, file in (("--html", html), ("--svg", svg), ("--dot", dot)):
+        writable(option, file)
     request = application.LineageRequest(
         paths=words(paths or None),
         registry=registry,
@@ -91,49 +99,22 @@ def lineage(
     with progress(quiet=as_json) as on_progress:
         answer = application.lineage(request, on_progress)
     written(dot, answer.dot)
-    result = answer.result
+    if html is not None:
+        written(html, page_of(answer))
+    if svg is not None:
+        written(svg, tree_picture(answer))
+    document, result = answer.document(), answer.result
     if as_json:
-        show_json(answer.document())
+        show_json(document)
     elif answer.kin is not None:
         show_kin(answer.kin, answer.licences, request.paths)
     else:
-        show(
-            lines_of(headline(result)),
-            "",
-            *trees(result),
-            findings([*_lines(result), *([("graph", str(dot), "")] if dot else [])]),
-            "",
-            findings(_closing(result, request.paths)),
-        )
+        files = (("page", html), ("picture", svg), ("graph", dot))
+        rows = [*_lines(result), *((label, str(file), "") for label, file in files if file is not None)]
+        closing = zip(("meaning", "next"), lineage_closing(document), strict=True)
+        show(lines_of(answer_text(lineage_answer(document))), "", *trees(result), findings(rows), "",
+             findings((label, text, "") for label, text in closing))  # fmt: skip
     enforce(answer.ruling)
-
-
-def headline(result: "Lineage") -> "Text":
-    """How many families there are, in one line."""
-    from rich.text import Text
-
-    related = sum(len(f) > 1 for f in result.families)
-    edges = _count(len(result.edges), "edge")
-    return Text(
-        f"{_count(len(result.models), 'model')}: {_count(related, 'family', 'families')}, {edges}", style="bold"
-    )
-
-
-def _closing(result: "Lineage", paths: Sequence[str] | None) -> "Iterator[tuple[str, str, str]]":
-    from stemma.export.answers import path_of
-
-    if result.edges:
-        edge = result.edges[0]
-        ends = [path_of(end, paths) for end in (edge.parent, edge.child)]
-        shown = "A B" if "(missing" in edge.parent + edge.child else " ".join(ends)
-        yield "meaning", "each child is listed below its parent, with the relation between them", ""
-        yield "next", f"stemma explain {shown} shows what was changed along an edge", ""
-    elif any(len(f) > 1 for f in result.families):
-        yield "meaning", "some models share weights, but none is established as the parent of another", ""
-        yield "next", "stemma compare A B shows the evidence for a pair", ""
-    else:
-        yield "meaning", "no model here is established as a relative of another", ""
-        yield "next", "stemma lineage with further models can show common ancestors", ""
 
 
 def trees(result: "Lineage") -> "Iterator[Text | str]":
@@ -224,7 +205,3 @@ def _lines(result: "Lineage") -> "Iterator[tuple[str, str | Text, str]]":
 
 def _few(names: Sequence[str]) -> str:
     return ", ".join(names[:ALONE]) + (f" and {len(names) - ALONE:,} more" if len(names) > ALONE else "")
-
-
-def _count(n: int, one: str, many: str = "") -> str:
-    return f"{n:,} {one if n == 1 else many or one + 's'}"

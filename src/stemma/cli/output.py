@@ -4,7 +4,6 @@ Names come from files and are not trusted: they are never read as markup, and co
 """
 
 import json
-import math
 import os
 import sys
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
@@ -14,6 +13,8 @@ from typing import Any
 from rich.text import Text
 
 from stemma.cli.layout import console, findings, lines_of, literal, plain, wrapped
+from stemma.export.answers import between as between
+from stemma.export.answers import short as number
 
 PATIENCE = 1.0
 """Seconds of silence before progress is shown."""
@@ -84,34 +85,6 @@ def warn(text: str) -> None:
     message = Text.assemble((head + colon, style), rest)
     lines = wrapped(message, target.width) if sys.stderr.isatty() else [message]
     target.print(*lines, sep="\n", soft_wrap=True)
-
-
-NEGLIGIBLE = 1e-12
-"""A distance below this is what rounding leaves of none."""
-
-
-def number(value: float) -> str:
-    """Two significant digits without a leading zero: `.97`, `.04`, `1`.
-
-    Returns:
-        The number as people write it.
-    """
-    text = f"{value:.2g}"
-    return text.replace("0.", ".", 1) if text.startswith(("0.", "-0.")) else text
-
-
-def between(value: float, interval: tuple[float, float] | None) -> str:
-    """A figure with its interval: `.31 [.28, .34]`.
-
-    Returns:
-        As many digits as tell the ends of the interval apart, at least two; what is zero but for rounding is `0`.
-    """
-    if interval is None or max(map(abs, (value, *interval))) < NEGLIGIBLE:
-        return number(value if abs(value) >= NEGLIGIBLE else 0)
-    width = interval[1] - interval[0]
-    digits = 2 if width <= 0 else min(max(1 - math.floor(math.log10(width)), 2), 6)
-    shown = [f"{x:.{digits}f}".replace("0.", ".", 1) if abs(x) < 1 else f"{x:.{digits}f}" for x in (value, *interval)]
-    return f"{shown[0]} [{shown[1]}, {shown[2]}]"
 
 
 def p_value(p: float | None, log10_p: float | None) -> str:

@@ -11,6 +11,7 @@ from stemma.cli.options import (
     Data,
     Device,
     Factory,
+    Html,
     Json,
     Probes,
     RegistryUrl,
@@ -70,6 +71,7 @@ def prune(
     data: Data = None,
     device: Device = None,
     seed: Seed = None,
+    html: Html = None,
     as_json: Json = False,
 ) -> None:
     """Prune a network without labels or training.
@@ -79,9 +81,13 @@ def prune(
     """
     from stemma.application import prune as application
     from stemma.application.network_options import NetworkOptions
+    from stemma.application.pages import page_of
+    from stemma.cli.layout import answer_text
     from stemma.cli.output import progress, report, show_json, warn
-    from stemma.export.answers import typed_as
+    from stemma.cli.pages import writable, written
+    from stemma.export.edit_answers import prune_answer, prune_closing
 
+    writable("--html", html)
     request = application.PruneRequest(
         model=model,
         out=word(out),
@@ -102,29 +108,14 @@ def prune(
         )
     with progress(quiet=as_json) as on_progress:
         answer = application.prune(request, on_progress)
+    if html is not None:
+        written(html, page_of(answer))
     if as_json:
         show_json(answer.document())
         return
-    done = answer.receipt is not None
-    meaning = "the smaller model and the record of the edit are in the folder" if done else "nothing was written"
-    step = (
-        f"stemma verify edit {typed_as(out)} checks the edit"
-        if done
-        else "the same command without --dry-run writes it"
-    )
-    report(headline(answer), [answer.model], lines(answer), meaning, step)
-
-
-def headline(answer: "PruneAnswer") -> "Text":
-    """How many units are removed, in one line."""
-    from stemma.cli.layout import plain, verdict_text
-
-    groups = answer.plan.expected["groups"].values()
-    units, kept = sum(x["of"] for x in groups), sum(x["kept"] for x in groups)
-    before, after = answer.plan.expected["macs"]
-    verb = "removed" if answer.receipt is not None else "to be removed"
-    return verdict_text(f"{units - kept:,} of {units:,} units {verb}", f" from {plain(answer.model.name)}: "
-                        f"{after / before:.0%} of the MACs are left")  # fmt: skip
+    document = answer.document()
+    rows = [*lines(answer), *([("page", str(html), "")] if html else [])]
+    report(answer_text(prune_answer(document)), [answer.model], rows, *prune_closing(document))
 
 
 def lines(answer: "PruneAnswer") -> "Iterator[tuple[str, str | Text, str]]":

@@ -75,7 +75,10 @@ def _relatives(document: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
         yield "shares", _few([f"{x['tensors']:,} tensors with {x['name']}" for x in document["shared"]]), "bit for bit"
     for edit in document["receipts"]:
         yield "receipt", f"{edit['child']}: {edit['operation']} of {edit['parent']}", f"drawn: {edit['drawn']}"
-    for why in family["not_tested"]:
+    for line in document["claims_checked"]:
+        if line["verdict"] != "not checked":
+            yield "claim", line["sentence"], ""
+    for why in dict.fromkeys(family["not_tested"]):
         yield "not tested", why, ""
 
 

@@ -32,7 +32,7 @@ from stemma.cli.options import (
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from stemma.types import Trace
+    from stemma.types import ClaimLine, Trace
 
 SHOWN = 8
 """Names that a line lists before it counts the rest."""
@@ -66,7 +66,7 @@ def trace(
     """
     from stemma.application import trace as application
     from stemma.application.network_options import NetworkOptions
-    from stemma.application.pages import trace_page
+    from stemma.application.pages import page_of
     from stemma.cli.layout import answer_text
     from stemma.cli.notes import warn_of_notes
     from stemma.cli.output import progress, report, show_json, warn
@@ -95,7 +95,7 @@ def trace(
     with progress(quiet=as_json) as on_progress:
         answer = application.trace(request, on_progress)
     if html is not None:
-        written(html, trace_page(answer))
+        written(html, page_of(answer))
     warn_of_notes(answer.model)
     for warning in answer.warnings:
         warn(f"warning: {warning}")
@@ -104,9 +104,17 @@ def trace(
     else:
         document = answer.document()
         found = answer_text(trace_answer(document))
-        rows = [*lines(answer.result), *([("page", str(html), "")] if html else [])]
+        *before, last = lines(answer.result)
+        rows = [*before, *claim_lines(answer.claims), last, *([("page", str(html), "")] if html else [])]
         report(found, [answer.model], rows, *trace_closing(document))
     enforce(answer.ruling)
+
+
+def claim_lines(claims: "Sequence[ClaimLine]") -> Iterator[tuple[str, str, str]]:
+    """What files claim and findings contradict or confirm; what was not checked is in the document and on the page."""
+    for line in sorted(claims, key=lambda line: line.verdict != "contradicted"):
+        if line.verdict != "not checked":
+            yield "claim", line.sentence, ""
 
 
 def lines(result: "Trace") -> "Iterator[tuple[str, str | Text, str]]":

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stemma.cli.options import AllowCode, Data, Device, Factory, Json, RegistryUrl, Seed, Settings, word, words
+from stemma.cli.options import AllowCode, Data, Device, Factory, Html, Json, RegistryUrl, Seed, Settings, word, words
 
 if TYPE_CHECKING:
     from stemma.application.unlearn import UnlearnAnswer
@@ -35,6 +35,7 @@ def unlearn(
     data: Data = None,
     device: Device = None,
     seed: Seed = None,
+    html: Html = None,
     as_json: Json = False,
 ) -> None:
     """Remove a class from a network without training.
@@ -44,10 +45,13 @@ def unlearn(
     """
     from stemma.application import unlearn as application
     from stemma.application.network_options import NetworkOptions
-    from stemma.cli.layout import verdict_text
+    from stemma.application.pages import page_of
+    from stemma.cli.layout import answer_text
     from stemma.cli.output import progress, report, show_json
-    from stemma.export.answers import typed_as
+    from stemma.cli.pages import writable, written
+    from stemma.export.edit_answers import unlearn_answer, unlearn_closing
 
+    writable("--html", html)
     request = application.UnlearnRequest(
         model=model,
         forget=forget,
@@ -61,15 +65,14 @@ def unlearn(
     )
     with progress(quiet=as_json) as on_progress:
         answer = application.unlearn(request, on_progress)
+    if html is not None:
+        written(html, page_of(answer))
     if as_json:
         show_json(answer.document())
         return
-    before, after = answer.receipt.measured["forget"]
-    rest = f": recognised in {before:.1%} of the forget samples before, in {after:.1%} now"
-    pair = f"--original {typed_as(model)} --unlearned {typed_as(out)} --forget {typed_as(forget)}"
-    report(verdict_text(f"class {answer.plan.expected['class']} unlearned", rest), [answer.model], lines(answer),
-           "the model no longer predicts this class; its hidden layers may still encode it",
-           f"stemma verify unlearning {pair} --retrained R... tests whether the class is removed")  # fmt: skip
+    document = answer.document()
+    rows = [*lines(answer), *([("page", str(html), "")] if html else [])]
+    report(answer_text(unlearn_answer(document)), [answer.model], rows, *unlearn_closing(document))
 
 
 def lines(answer: "UnlearnAnswer") -> Iterator[tuple[str, str, str]]:

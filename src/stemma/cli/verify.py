@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stemma.cli.options import AllowCode, Data, Device, Factory, Json, RegistryUrl, Seed, word, words
+from stemma.cli.options import AllowCode, Data, Device, Factory, Html, Json, RegistryUrl, Seed, word, words
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -75,6 +75,7 @@ def unlearning(
     data: Data = None,
     device: Device = None,
     seed: Seed = None,
+    html: Html = None,
     as_json: Json = False,
 ) -> None:
     """Test whether a model behaves as if it had never been trained on a forget set.
@@ -83,9 +84,14 @@ def unlearning(
     """
     from stemma.application import verify_unlearning as application
     from stemma.application.network_options import NetworkOptions
+    from stemma.application.pages import page_of
+    from stemma.cli.layout import answer_text
     from stemma.cli.output import progress, report, show_json
+    from stemma.cli.pages import writable, written
+    from stemma.export.edit_answers import verify_unlearning_answer, verify_unlearning_closing
     from stemma.types import Verdict
 
+    writable("--html", html)
     request = application.VerifyUnlearningRequest(
         original=original,
         unlearned=tuple(unlearned),
@@ -100,15 +106,15 @@ def unlearning(
     )
     with progress(quiet=as_json) as on_progress:
         answer = application.verify_unlearning(request, on_progress)
-    found = answer.result
+    if html is not None:
+        written(html, page_of(answer))
+    found, document = answer.result, answer.document()
     if as_json:
-        show_json(answer.document())
+        show_json(document)
     else:
-        from stemma.cli.layout import verdict_text
-
-        headline, meaning, step = _WORDS[found.verdict]
-        models = (answer.original, *answer.unlearned)
-        report(verdict_text(headline), models, lines(found), meaning, step)
+        rows = [*lines(found), *([("page", str(html), "")] if html else [])]
+        report(answer_text(verify_unlearning_answer(document)), (answer.original, *answer.unlearned), rows,
+               *verify_unlearning_closing(document))  # fmt: skip
     if found.verdict == Verdict.REFUTED:
         raise typer.Exit(1)
 
@@ -141,6 +147,7 @@ def edit(
     allow_code: AllowCode = False,
     data: Data = None,
     device: Device = None,
+    html: Html = None,
     as_json: Json = False,
 ) -> None:
     """Check an edited model against its plan and receipt, and repeat the edit.
@@ -150,9 +157,13 @@ def edit(
     """
     from stemma.application import verify_edit as application
     from stemma.application.network_options import NetworkOptions
-    from stemma.cli.layout import findings
+    from stemma.application.pages import page_of
+    from stemma.cli.layout import answer_text, findings, lines_of
     from stemma.cli.output import progress, show, show_json
+    from stemma.cli.pages import writable, written
+    from stemma.export.edit_answers import verify_edit_answer, verify_edit_closing
 
+    writable("--html", html)
     request = application.VerifyEditRequest(
         folder=str(folder),
         parent=parent,
@@ -164,16 +175,18 @@ def edit(
     )
     with progress(quiet=as_json) as on_progress:
         answer = application.verify_edit(request, on_progress)
+    if html is not None:
+        written(html, page_of(answer))
+    document = answer.document()
     if as_json:
-        show_json(answer.document())
+        show_json(document)
     else:
-        from stemma.cli.layout import lines_of, verdict_text
-
         words_ = {True: "as recorded", False: "NOT as recorded", None: "not checked"}
-        headline, meaning, step = _EDITS[answer.good]
         rows = [(f.check, words_[f.good], f.reason) for f in answer.result]
-        closing = findings([("meaning", meaning, ""), ("next", step, "")])
-        show(lines_of(verdict_text(headline)), "", findings(rows), "", closing)
+        rows += [("page", str(html), "")] if html else []
+        closing = [(label, text, "") for label, text in zip(("meaning", "next"), verify_edit_closing(document),
+                                                             strict=True)]  # fmt: skip
+        show(lines_of(answer_text(verify_edit_answer(document))), "", findings(rows), "", findings(closing))
     if answer.failed:
         raise typer.Exit(1)
 
@@ -229,26 +242,6 @@ _SIGNATURES = {
            "ask the publisher for a signature, or make one: stemma sign PATH --key KEY.pem"),
 }  # fmt: skip
 """Answer, meaning and next step by outcome."""
-
-_EDITS = {
-    True: ("the edit is as recorded", "plan, receipt and weights agree, and repeating the edit gives these weights",
-           "stemma add with this folder records the model in the registry"),
-    False: ("the edit is NOT as recorded", "the weights, the plan or the receipt were changed afterwards",
-            "do not rely on this record; prune or unlearn the original model again"),
-    None: ("the edit could not be checked completely", "nothing contradicts the record, but not all of it was checked",
-           "add the options that are named above: --parent, --probes or --retain"),
-}  # fmt: skip
-"""Answer, meaning and next step by outcome."""
-
-_WORDS = {
-    "refuted": ("not unlearned", "the model is distinguishable from retrained models",
-                "unlearn more strongly, or retrain without the forget set"),
-    "supported": ("unlearned, as far as this test can see", "the model is not distinguishable from retrained models",
-                  "stemma verify unlearning with --retained-probes looks inside the network as well"),
-    "inconclusive": ("inconclusive", "neither unlearning nor its absence could be shown",
-                     "more retrained models (--retrained) give the test more power"),
-}  # fmt: skip
-"""Answer, meaning and next step by verdict."""
 
 
 def lines(found: "Evidence") -> "Iterator[tuple[str, str | Text, str]]":

@@ -4,6 +4,7 @@ All of it is said from documents: what `--json` prints, and what a result's `to_
 """
 
 import glob
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -211,5 +212,109 @@ def explain_closing(document: Document) -> tuple[str, str]:
             f"stemma compare {pair} gives the evidence that the two are related")  # fmt: skip
 
 
+def lineage_answer(document: Document) -> AnswerLine:
+    """How many families there are, in one line."""
+    related = sum(len(family) > 1 for family in document["families"])
+    edges = _count(len(document["edges"]), "edge")
+    found = _count(related, "family", "families")
+    return AnswerLine(f"{_count(len(document['models']), 'model')}: ", found, f", {edges}")
+
+
+def lineage_closing(document: Document) -> tuple[str, str]:
+    """What the family trees mean, and what to do next."""
+    if document["edges"]:
+        edge = document["edges"][0]
+        ends = [path_of(edge[end], document["asked"]["paths"]) for end in ("parent", "child")]
+        shown = "A B" if "(missing" in edge["parent"] + edge["child"] else " ".join(ends)
+        return ("each child is listed below its parent, with the relation between them",
+                f"stemma explain {shown} shows what was changed along an edge")  # fmt: skip
+    if any(len(family) > 1 for family in document["families"]):
+        return ("some models share weights, but none is established as the parent of another",
+                "stemma compare A B shows the evidence for a pair")  # fmt: skip
+    return ("no model here is established as a relative of another",
+            "stemma lineage with further models can show common ancestors")  # fmt: skip
+
+
+def distance_answer(document: Document) -> AnswerLine:
+    """How far apart two models are, in one line."""
+    names = " and ".join(str(document[side]["name"]) for side in ("a", "b"))
+    return AnswerLine(f"distance between {names}: ", between(document["value"], document["interval"]), "")
+
+
+def distance_closing(document: Document) -> tuple[str, str]:
+    """What a distance means, and what to do next."""
+    asked = document["asked"]
+    pair = f"{typed_as(asked['a'])} {typed_as(asked['b'])}"
+    following = f"stemma compare {pair} --probes {typed_as(asked['probes'])} tests whether this is unusually close"
+    return distance_scale(document["measure"]), following
+
+
+def distance_scale(measure: str) -> str:
+    """What the values of a measure mean, in one sentence."""
+    from stemma.measures import ALL
+    from stemma.measures.base import Law
+
+    if measure == "field-cosine":
+        return "0 is the same, 1 uncorrelated gradient attributions, 2 opposite ones"
+    known = next((kind for kind in ALL if kind.name == measure), None)
+    if known is not None and Law.BOUNDED in known.laws:
+        return f"0 is the same, {known.top:g} the largest distance there is"
+    return "0 is the same"
+
+
+def competition_answer(document: Document) -> AnswerLine:
+    """Which modality the model relies on most, in one line."""
+    shares = {name: found["share"]["value"] for name, found in document["modalities"].items()}
+    top = max(shares, key=lambda name: shares[name])
+    return AnswerLine(f"{document['model']['name']} relies most on ", top,
+                      f": {shares[top]:.0%} of the variance of its output")  # fmt: skip
+
+
+def competition_closing(document: Document) -> tuple[str, str]:
+    """What the shares mean, and what to do next."""
+    return ("a modality with a small share hardly changes the output",
+            "--concept and --fit-probes measure the competition strength" if document["missing"] else
+            "stemma.AGM in the training loop balances the modalities")  # fmt: skip
+
+
+NEGLIGIBLE = 1e-12
+"""Below this, a distance is zero but for rounding."""
+
+
+def between(value: float, interval: Sequence[float] | None) -> str:
+    """A figure with its interval: `.31 [.28, .34]`.
+
+    Args:
+        value: The figure.
+        interval: Its ends, if known.
+
+    Returns:
+        As many digits as tell the ends of the interval apart, at least two; what is zero but for rounding is `0`.
+    """
+    if interval is None or max(map(abs, (value, *interval))) < NEGLIGIBLE:
+        return short(value if abs(value) >= NEGLIGIBLE else 0)
+    width = interval[1] - interval[0]
+    digits = 2 if width <= 0 else min(max(1 - math.floor(math.log10(width)), 2), 6)
+    shown = [f"{x:.{digits}f}".replace("0.", ".", 1) if abs(x) < 1 else f"{x:.{digits}f}" for x in (value, *interval)]
+    return f"{shown[0]} [{shown[1]}, {shown[2]}]"
+
+
+def short(value: float) -> str:
+    """Two significant digits without a leading zero: `.97`, `.04`, `1`.
+
+    Args:
+        value: The number.
+
+    Returns:
+        The number as people write it.
+    """
+    text = f"{value:.2g}"
+    return text.replace("0.", ".", 1) if text.startswith(("0.", "-0.")) else text
+
+
 def _searched(n: int) -> str:
     return "one model" if n == 1 else f"{n:,} models"
+
+
+def _count(n: int, one: str, many: str = "") -> str:
+    return f"{n:,} {one if n == 1 else many or one + 's'}"

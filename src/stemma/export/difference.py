@@ -5,10 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from stemma.checkpoints.model import Model
 from stemma.export import charts, probe_cards
-from stemma.export.page import bullets, document, escape, number, percent, section, table
+from stemma.export.markup import escape
+from stemma.export.page import bullets, number, percent, section, table
+from stemma.export.pages.render import render_template
 from stemma.fingerprints.base import AbstractFingerprinter
 from stemma.fingerprints.evaluation import compute_outputs
 from stemma.fingerprints.gradient_field import GradientField
@@ -20,6 +23,7 @@ from stemma.measures.field_cosine import FieldCosine
 from stemma.measures.pairwise import pairwise
 from stemma.probes import Probes
 from stemma.types import Comparison, Distance, Fingerprint
+from stemma.types.text import short_name
 
 MOST_DIFFERENT = 8
 """Number of probes shown at which the models differ most."""
@@ -73,18 +77,40 @@ class Difference:
 
 def difference_page(content: Difference, progress: Callable[[str, int, int | None], None] | None = None) -> bytes:
     """The difference page as self-contained HTML; fields are computed once more, one block of probes at a time."""
+    names = [short_name(model.name) for model in content.models]
+    title = "Distance of two models, and where they differ"
+    title = title if content.comparison is None else "Relation of two models, and where they differ"
+    d = content.distance
+    subtitle = f"Behaviour on the same inputs, measured by {escape(d.fingerprint.name)} and {escape(d.measure.name)}."
+    head = f"<header><h1>{title}</h1><p class=soft>{subtitle}</p></header>"
+    parts = [head, _verdict(content), *difference_sections(content, progress)]
+    markup = [Markup(part) for part in parts if part]  # ours, and escaped
+    return render_template("parts.html", title=f"{names[0]} and {names[1]}: where they differ", parts=markup)
+
+
+def difference_sections(
+    content: Difference, progress: Callable[[str, int, int | None], None] | None = None
+) -> list[str]:
+    """Where the two models differ, as sections of a page.
+
+    Args:
+        content: The two models, the probes and their distance.
+        progress: Told what is being done: fields are computed once more, one block of probes at a time.
+
+    Returns:
+        Markup: the distance on its scale, probes, averages, distribution, figures, limitations.
+    """
     most, least = _select_probes(content.distance)
     maps, completeness = _maps(content, {*most, *least}, progress)
-    names = [model.name for model in content.models]
     labels = tuple(_labels(model) for model in content.models)
     cards = probe_cards.ProbeCards(content.probes, content.outputs, labels, maps, most, _baselines(content))
-    parts = [_header(content), _verdict(content), _probe_sections(content, cards, most, least), _average_section(cards)]
+    parts = [_scale(content), _probe_sections(content, cards, most, least), _average_section(cards)]
     parts += [
         _histogram_section(content.distance),
         _figures_section(content, completeness),
         _limitations(content, maps is not None),
     ]
-    return document(f"{names[0]} and {names[1]}: where they differ", [part for part in parts if part])
+    return [part for part in parts if part]
 
 
 def _select_probes(distance: Distance) -> tuple[list[int], list[int]]:
@@ -135,7 +161,8 @@ def _labels(model: Model) -> Mapping[int, str]:
     return {int(k): str(v) for k, v in named.items() if str(k).isdigit()}
 
 
-def _header(content: Difference) -> str:
+def _scale(content: Difference) -> str:
+    """The two models, and their distance on its scale."""
     d, measure = content.distance, content.measure
     models = "".join(
         f'<div class="model of-{side}"><b><span class=key>{side.upper()}</span>{escape(m.name)}</b><small>'
@@ -149,15 +176,12 @@ def _header(content: Difference) -> str:
         top = min(2.0, np.ceil(top * 5) / 5)
     interval = "" if d.interval is None else f"95 % interval {number(d.interval[0])} to {number(d.interval[1])}"
     said_value = f"<strong>{number(d.value)}</strong><span>{interval}<br>over {len(content.probes):,} probes</span>"
-    title = "Distance of two models, and where they differ"
-    title = title if content.comparison is None else "Relation of two models, and where they differ"
-    subtitle = f"Behaviour on the same inputs, measured by {escape(d.fingerprint.name)} and {escape(d.measure.name)}."
-    return (
-        f"<header><h1>{title}</h1><p class=soft>{subtitle}</p>"
+    body = (
         f'<div class="pair">{models}</div><div class="value">{said_value}</div>'
         f"{charts.scale(d.value, d.interval, top, null)}"
-        f"<p class=soft>{meaning(measure, null=null is not None)}</p></header>"
+        f"<p class=soft>{meaning(measure, null=null is not None)}</p>"
     )
+    return section("How far apart they are in what they compute", body)
 
 
 def _null(content: Difference) -> tuple[float, float, float] | None:

@@ -1,16 +1,8 @@
-"""Self-contained HTML pages without scripts or requests, for light and dark mode and for print."""
+"""Markup that pages are put together from: sections, tables, lists, escaped text."""
 
-import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
-from stemma.export.pages.render import stylesheet
-
-
-def escape(text: object) -> str:
-    r"""Text escaped for HTML; unprintable characters are shown as `\u202e`."""
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
-    return html.escape(shown)
-
+from stemma.export.markup import escape
 
 ROUNDING = 1e-12
 """Rounding error of double-precision sums whose exact value is 0."""
@@ -40,19 +32,3 @@ def section(title: str, body: str, lead: str = "") -> str:
 def bullets(sentences: Iterable[str]) -> str:
     """A list of sentences, each markup."""
     return f"<ul>{''.join(f'<li>{sentence}</li>' for sentence in sentences)}</ul>"
-
-
-def document(title: str, parts: Sequence[str]) -> bytes:
-    """A complete page in UTF-8."""
-    from stemma import __version__
-
-    head = (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; style-src '
-        "'unsafe-inline'\">"
-        f'<meta name="generator" content="Stemma {__version__}"><title>{escape(title)}</title>'
-        f"<style>{stylesheet()}</style></head><body><main>"
-    )
-    foot = f"<footer>Stemma {__version__}</footer></main></body></html>\n"
-    return "\n".join([head, *parts, foot]).encode()

@@ -8,7 +8,8 @@ from functools import cached_property
 import numpy as np
 
 from stemma.export import charts, raster
-from stemma.export.page import escape, number, percent
+from stemma.export.markup import escape
+from stemma.export.page import number, percent
 from stemma.measures.difference_map import DifferenceMaps
 from stemma.probes import Probes
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from stemma import presentation
 from stemma.types.nouns import Evidence, ModelRef, Relation, RelationKind, Verdict, jsonable
 from stemma.types.text import plain, short_name
 
@@ -66,6 +67,21 @@ class Comparison:
         lines = [f"{a} and {b}: {self.verdict}{relation}", f"  weights: {self.weights.reason}"]
         lines += [] if self.function is None else [f"  function: {self.function.reason}"]
         return _block([*lines, *_listed("not tested", [t["why"] for t in self.open_questions])])
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return presentation.fragment(self)
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw where the pair stands on the two axes with matplotlib (the extra `plots`).
+
+        Args:
+            ax: Where it is drawn; new axes unless given.
+
+        Returns:
+            The axes.
+        """
+        return presentation.plot(self, ax)
 
     @property
     def undetermined(self) -> bool:
@@ -167,6 +183,21 @@ class Trace:
             lines += _listed(label, [_relation(f) for f in found])
         return _block([*lines, *_listed("not tested", [t["why"] for t in self.not_tested])])
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return presentation.fragment(self)
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw how much of the weights of each model agrees with matplotlib (the extra `plots`).
+
+        Args:
+            ax: Where it is drawn; new axes unless given.
+
+        Returns:
+            The axes.
+        """
+        return presentation.plot(self, ax)
+
     def to_dict(self) -> dict[str, Any]:
         """The `--json` document of `stemma trace`.
 
@@ -239,6 +270,21 @@ class Lineage:
         missing = [short_name(m["name"]) for m in self.missing_ancestors]
         lines = [counts, *_listed("edges", edges), *_listed("missing ancestors", missing)]
         return _block([*lines, *_listed("not tested", [t["why"] for t in self.not_tested])])
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return presentation.fragment(self)
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw the family trees with matplotlib (the extra `plots`).
+
+        Args:
+            ax: Where it is drawn; new axes unless given.
+
+        Returns:
+            The axes.
+        """
+        return presentation.plot(self, ax)
 
     def to_dict(self) -> dict[str, Any]:
         """The `--json` document of `stemma lineage`.

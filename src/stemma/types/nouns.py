@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NewType
 
+from stemma import presentation
+
 Digest = NewType("Digest", str)
 """Content identity with its algorithm, `"sha256:…"`."""
 
@@ -217,6 +219,21 @@ class Distance:
         between = "" if self.interval is None else f" [{self.interval[0]:.3g}, {self.interval[1]:.3g}]"
         partly = "" if self.coverage == 1 else f", defined on {self.coverage:.0%} of the probes"
         return f"{self.value:.3g}{between} {self.measure.name} of {self.fingerprint.name} (0 is the same){partly}"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return presentation.fragment(self)
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw the distances of single probes with matplotlib (the extra `plots`).
+
+        Args:
+            ax: Where it is drawn; new axes unless given.
+
+        Returns:
+            The axes.
+        """
+        return presentation.plot(self, ax)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form.

@@ -10,7 +10,10 @@ def plain(text: object) -> str:
     Returns:
         The same text, every unprintable character written as `\x1b`, `\u202e` and so on.
     """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+    shown = str(text)
+    if shown.isprintable():
+        return shown
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
 
 
 def short_name(name: object, most: int = LONGEST_NAME) -> str:

@@ -34,14 +34,15 @@ NEARER = 0.8
 CHILD_PROBABILITY = 0.95
 """Probability from which a relative is called a child; stricter than for a parent, which is what was asked for."""
 
-_PARENT = "the other relatives branch off at this model, and the suspect contains changes that it lacks"
-_RELATIVE = "the weights do not show whether this model is the parent or a sibling of the suspect"
-_CHILD = "its weights come after the suspect's"
-_MERGE_OF_SUSPECT = "this model is a merge of the suspect and others"
-_CUT = "units or layers that the suspect and other relatives have are missing from this model"
-_FURTHER = "another model explains the suspect with fewer of the same steps, so this one is its relative"
+_PARENT = "the other relatives branch off at this model, and the model in question contains changes that it lacks"
+_RELATIVE = "the weights do not show whether this model is the parent or a sibling of the model in question"
+_CHILD = "its weights come after the model in question's"
+_MERGE_OF_SUSPECT = "this model is a merge of the model in question and others"
+_CUT = "units or layers that the model in question and other relatives have are missing from this model"
+_FURTHER = "another model explains the model in question with fewer of the same steps, so this one is its relative"
 _EDITED_OTHER = (
-    "another relative is nearer to this model than the suspect: it was made from that one or from its ancestor"
+    "another relative is nearer to this model than the model in question: it was made from that one or from its "
+    "ancestor"
 )
 _CODED = "stored as integer codes of few bits, from which models are not trained"
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from stemma.export.answers import closest_finding, trace_answer, trace_closing
-from stemma.export.pages.figures import count, number, odds, percent, strength
+from stemma.export.figures import count, number, odds, percent, strength
 
 Document = Mapping[str, Any]
 
@@ -27,15 +27,19 @@ def trace_view(document: Document) -> dict[str, Any]:
     meaning, following = trace_closing(document)
     above = list(_above(document))
     return {
+        "title": document["model"]["name"],
+        "question": "Where does this model come from?",
         "answer": trace_answer(document),
+        "claims": document.get("claims", ()),
+        "tone": document["verdict"],
         "meaning": meaning,
         "next": following,
         "above": above[:ABOVE],
+        "link": _link(above),
         "more_above": max(len(above) - ABOVE, 0),
         "findings": list(_findings(document)),
         "sure": list(_certainty(document)),
         "doubts": list(_doubts(document)),
-        "notes": [f"{note['model']}: {note['note']}" for note in document.get("notes", ())],
         "shown": SHOWN,
     }
 
@@ -44,31 +48,55 @@ def _above(document: Document) -> Iterator[dict[str, Any]]:
     """The models that the one in question is a copy of or was made from, else those that it is related to."""
     for copy in document["copies"]:
         label = "the same weights" if copy["relation"] == "copy" else "the same weights under other names"
-        yield _card(copy, "copy", label, copy["relation"])
+        yield _card(copy, "copy", label, copy["relation"], "equal")
     for parent in document["parents"]:
         known = parent["direction"] == "parent"
-        yield _card(parent, "parent" if known else "relative", "parent" if known else "possible parent", _edge(parent))
+        label, kind = ("parent", "parent") if known else (_ROLES.get(parent["role"], "possible parent"), "relative")
+        yield _card(parent, kind, label, _edge(parent), "down" if known else "unknown")
     if not document["copies"] and not document["parents"]:
         for kin in document["relatives"]:
-            yield _card(kin, "relative", _ROLES.get(kin["role"], "relative"), _edge(kin))
+            link = "up" if kin["role"] == "child" else "unknown"
+            yield _card(kin, "relative", _ROLES.get(kin["role"], "relative"), _edge(kin), link)
 
 
-_ROLES = {"child": "made from this model", "same": "the same network in another form", "unknown": "relative, which of "
-          "the two came first is not known", "relative": "relative, not a parent"}  # fmt: skip
+_ROLES = {"child": "made from this model", "same": "the same network in another form", "unknown": "relative; which of "
+          "the two came first is not known", "relative": "relative, not shown to be a parent"}  # fmt: skip
+
+_PROBABLE = {"parent": "that it is the parent", "child": "that it was made from this model",
+             "same": "that both are the same network", "relative": "that it is no parent"}  # fmt: skip
+"""By role: what its probability is of."""
+
+_OTHERWISE = {"relative": "the parent after all", "parent": "no parent, but another relative",
+              "child": "no child of this model, but another relative"}  # fmt: skip
+"""By role: what the model is where the role is wrong."""
+
+LINKS = {
+    "equal": ("=", "has the same weights as"),
+    "down": ("↓", "from which was made"),
+    "up": ("↑", "which was made from"),
+    "unknown": ("|", "related; no direction is known"),
+}
+"""By direction: the sign between the models above and the one in question, and its words."""
 
 
-def _card(kin: Mapping[str, Any], kind: str, label: str, edge: str) -> dict[str, Any]:
-    return {"name": kin["name"], "digest": kin["digest"], "kind": kind, "label": label, "edge": edge,
+def _link(above: list[dict[str, Any]]) -> tuple[str, str]:
+    """What stands between the models above and the one in question: an arrow only where a direction is known."""
+    links = {card["link"] for card in above}
+    return LINKS[links.pop()] if len(links) == 1 else LINKS["unknown"]
+
+
+def _card(kin: Mapping[str, Any], kind: str, label: str, edge: str, link: str) -> dict[str, Any]:
+    return {"name": kin["name"], "digest": kin["digest"], "kind": kind, "label": label, "edge": edge, "link": link,
             "licence": kin["licence"]}  # fmt: skip
 
 
 def _edge(kin: Mapping[str, Any]) -> str:
-    """What stands at the arrow: relation, share in a merge, probability."""
+    """What stands at a model: relation, share in a merge, and what is how probable."""
     words = [str(kin["relation"] or "related")]
     if kin["relation"] == "merged":
         words.append(f"share {number(kin['share'])}")
     if kin["confidence"] is not None:
-        words.append(f"probability {percent(kin['confidence'])}")
+        words.append(f"probability {_PROBABLE.get(kin['role'], 'of this')}: {percent(kin['confidence'])}")
     return " · ".join(words)
 
 
@@ -78,20 +106,25 @@ def _findings(document: Document) -> Iterator[str]:
     if closest is not None and closest.get("reason"):
         steps = [str(step) for step in closest.get("steps") or ()]
         order = f" Steps, in their order: {', '.join(steps)}." if len(steps) > 1 else ""
-        yield f"{_sentence(closest['reason'])}{order}"
+        yield f"{sentence(closest['reason'])}{order}"
+    if closest is None and document["verdict"] == "no-known-parent":
+        yield f"All {count(document['n_searched'], 'model')} searched were tested and excluded."
     rest = document["relatives"] if document["parents"] or document["copies"] else ()
     for kin in rest[:ABOVE]:
         role = _ROLES.get(kin["role"], "relative")
         yield f"{kin['name']}: {role} ({kin['relation'] or 'related'}, {strength(kin)})."
     if len(rest) > ABOVE:
         yield f"{count(len(rest) - ABOVE, 'further relative')}."
-    for kin in (*document["copies"], *document["parents"]):
-        if kin["licence"]:
-            by = "as stated when it was enrolled" if kin["licence_source"] == "stated" else "by its own card"
-            yield f"Licence of {kin['name']}: {kin['licence']}, {by}."
+    licensed = [kin for kin in (*document["copies"], *document["parents"]) if kin["licence"]]
+    for kin in licensed[:ABOVE]:
+        by = "as stated when it was enrolled" if kin["licence_source"] == "stated" else "by its own card"
+        yield f"Licence of {kin['name']}: {kin['licence']}, {by}."
+    if len(licensed) > ABOVE:
+        yield f"{count(len(licensed) - ABOVE, 'further licence')}."
 
 
-def _sentence(text: object) -> str:
+def sentence(text: object) -> str:
+    """Words as a sentence: with a capital letter and a full stop."""
     words = str(text).strip()
     return f"{words[:1].upper()}{words[1:]}{'' if words.endswith(('.', '!', '?')) else '.'}"
 
@@ -105,10 +138,10 @@ def _certainty(document: Document) -> Iterator[tuple[str, str]]:
     known = [parent for parent in document["parents"] if parent["direction"] == "parent"]
     if known:
         sure = known[0]["confidence"]
-        shown = "shown by the change itself" if sure is None else f"probability {percent(sure)}"
-        yield "direction", f"{known[0]['name']} came first: {shown}"
+        shown = "shown by the change itself" if sure is None else f"probability that it is the parent: {percent(sure)}"
+        yield "which came first", f"{known[0]['name']}; {shown}"
     elif document["parents"] or document["relatives"]:
-        yield "direction", "not known: nothing establishes which of the related models came first"
+        yield "which came first", "not known: nothing establishes which of the related models came first"
     yield "significance level", f"{number(document['alpha'])} for the whole search, corrected for {searched}"
 
 
@@ -116,8 +149,8 @@ def _doubts(document: Document) -> Iterator[str]:
     verdict, closest = document["verdict"], closest_finding(document)
     if verdict in ("descends", "related"):
         yield (
-            "The parent named is the nearest among the models searched. A model between the two, or a nearer one, that "
-            "was not searched would take its place."
+            "The model named is the nearest among those searched. A model between the two, or a nearer one, that was "
+            "not searched would take its place."
         )
     if verdict == "copy":
         yield "Both files may come from a third one: equal weights do not say which was published first."
@@ -130,7 +163,7 @@ def _doubts(document: Document) -> Iterator[str]:
         yield "A relative may be among what could not be tested. This answer clears nothing."
     if closest is not None and closest.get("confidence") is not None and closest["confidence"] < 1:
         wrong = percent(1 - closest["confidence"])
-        yield f"The direction may be the other way round, or the parent another model: probability {wrong}."
+        yield f"{closest['name']} may be {_OTHERWISE.get(closest['role'], 'something else')}: probability {wrong}."
     if verdict in ("descends", "related", "no-known-parent"):
         yield (
             f"By chance alone, {percent(document['alpha'])} of searches for a model without any relative here would "

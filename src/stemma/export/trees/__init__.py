@@ -1,1 +1,5 @@
-"""Family trees as pictures: where each model stands."""
+"""Family trees as pictures: a lineage document to SVG."""
+
+from stemma.export.trees.picture import tree_file, tree_style, tree_svg
+
+__all__ = ["tree_file", "tree_style", "tree_svg"]

@@ -251,7 +251,7 @@ class ClosestOfMany:
             )
         if same_architecture is False:
             return Verdict.INCONCLUSIVE, (
-                f"{near}, but they have other architectures than the suspect, which may explain the closeness"
+                f"{near}, but they have other architectures than the model in question, which may explain the closeness"
             )
         return Verdict.SUPPORTED, near
 

@@ -1,9 +1,13 @@
-"""Figures as a person reads them on a page."""
+"""Figures as a person reads them on a page or in a picture."""
 
 import math
-from typing import Any
+import re
+from typing import TYPE_CHECKING, Any
 
-from stemma.types.text import LONGEST_NAME, short_name
+from stemma.types.text import LONGEST_NAME, plain, short_name
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -87,6 +91,19 @@ def digest(value: object, digits: int = 12) -> str:
     """The algorithm and the first digits of a digest."""
     algorithm, _, text = str(value).partition(":")
     return f"{algorithm}:{text[:digits]}…" if text else str(value)
+
+
+def breakable(value: object) -> "Markup":
+    """A name that may be broken behind the signs that part it, as markup."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"([/_.-])", r"\1<wbr>", str(escape(plain(value)))))
+
+
+def said(value: object, most: int = 600) -> str:
+    """A sentence as it is shown: plain, long names in it cut, and cut in the middle where it is still too long."""
+    text = re.sub(rf"\S{{{LONGEST_NAME},}}", lambda word: short_name(word[0]), plain(value))
+    return text if len(text) <= most else f"{text[: most * 2 // 3]} … {text[-most // 3 :]}"
 
 
 def name(value: object, most: int = LONGEST_NAME) -> str:

@@ -1,0 +1,81 @@
+"""The answer to each question about an edit in one line, what it means, and what to do next.
+
+All of it is said from documents, as in `answers`.
+"""
+
+from stemma.export.answers import AnswerLine, Document, typed_as
+
+
+def prune_answer(document: Document) -> AnswerLine:
+    """How many units are removed, in one line."""
+    groups = document["plan"]["expected"]["groups"].values()
+    units, kept = sum(x["of"] for x in groups), sum(x["kept"] for x in groups)
+    before, after = document["plan"]["expected"]["macs"]
+    verb = "removed" if document["receipt"] is not None else "to be removed"
+    rest = f" from {document['model']['name']}: {after / before:.0%} of the MACs are left"
+    return AnswerLine("", f"{units - kept:,} of {units:,} units {verb}", rest)
+
+
+def prune_closing(document: Document) -> tuple[str, str]:
+    """What was pruned means, and what to do next."""
+    if document["receipt"] is None:
+        return "nothing was written", "the same command without --dry-run writes it"
+    return ("the smaller model and the record of the edit are in the folder",
+            f"stemma verify edit {typed_as(document['folder'])} checks the edit")  # fmt: skip
+
+
+def unlearn_answer(document: Document) -> AnswerLine:
+    """How much of a class is still recognised, in one line."""
+    before, after = document["receipt"]["measured"]["forget"]
+    rest = f": recognised in {before:.1%} of the forget samples before, in {after:.1%} now"
+    return AnswerLine("", f"class {document['plan']['expected']['class']} unlearned", rest)
+
+
+def unlearn_closing(document: Document) -> tuple[str, str]:
+    """What was unlearned means, and what to do next."""
+    asked = document["asked"]
+    pair = f"--original {typed_as(asked['model'])} --unlearned {typed_as(document['folder'])}"
+    return ("the model no longer predicts this class; its hidden layers may still encode it",
+            f"stemma verify unlearning {pair} --forget {typed_as(asked['forget'])} --retrained R... tests whether the "
+            "class is removed")  # fmt: skip
+
+
+def verify_edit_answer(document: Document) -> AnswerLine:
+    """Whether an edit is as recorded, in one line."""
+    return AnswerLine("", _EDITS[document["good"]][0], "")
+
+
+def verify_edit_closing(document: Document) -> tuple[str, str]:
+    """What the checks of an edit mean, and what to do next."""
+    return _EDITS[document["good"]][1:]
+
+
+def verify_unlearning_answer(document: Document) -> AnswerLine:
+    """Whether a model has unlearned, in one line."""
+    return AnswerLine("", _UNLEARNED[document["verdict"]][0], "")
+
+
+def verify_unlearning_closing(document: Document) -> tuple[str, str]:
+    """What the test of unlearning means, and what to do next."""
+    return _UNLEARNED[document["verdict"]][1:]
+
+
+_EDITS = {
+    True: ("the edit is as recorded", "plan, receipt and weights agree, and repeating the edit gives these weights",
+           "stemma add with this folder records the model in the registry"),
+    False: ("the edit is NOT as recorded", "the weights, the plan or the receipt were changed afterwards",
+            "do not rely on this record; prune or unlearn the original model again"),
+    None: ("the edit could not be checked completely", "nothing contradicts the record, but not all of it was checked",
+           "add the options that are named above: --parent, --probes or --retain"),
+}  # fmt: skip
+"""Answer, meaning and next step by outcome."""
+
+_UNLEARNED = {
+    "refuted": ("not unlearned", "the model is distinguishable from retrained models",
+                "unlearn more strongly, or retrain without the forget set"),
+    "supported": ("unlearned, as far as this test can see", "the model is not distinguishable from retrained models",
+                  "stemma verify unlearning with --retained-probes looks inside the network as well"),
+    "inconclusive": ("inconclusive", "neither unlearning nor its absence could be shown",
+                     "more retrained models (--retrained) give the test more power"),
+}  # fmt: skip
+"""Answer, meaning and next step by verdict."""

@@ -1,0 +1,1 @@
+"""Pictures of pages, as inline SVG in the colours of the stylesheet."""
