@@ -8,6 +8,7 @@
 Inside, each folder answers one question, and data flows from the bottom of this list to the top:
 
     cli            commands: they parse and print, and nothing else
+    web            the atlas: the same answers as pages in a browser
     api            the functions of a notebook
     application    one function per question: values in, one answer with its document out; policies
     arguments      what stands for models and probes in those functions

@@ -213,7 +213,7 @@ class TraceDocument(AbstractTraceDocument):
     SCHEMA: ClassVar[Schema] = Schema("stemma.trace", 1)
 
     asked: TraceRequest
-    claims: tuple[ClaimLine, ...]
+    claims: tuple[ClaimLine, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -87,7 +87,7 @@ _QUESTIONS: Mapping[str, Callable[[Mapping[str, Any], Any], Any]] = {
 
 
 def _tell(what: str, done: int, total: int | None) -> None:
-    print(json.dumps({"what": what, "done": done, "total": total}), flush=True)
+    os.write(1, (json.dumps({"what": what, "done": done, "total": total}) + "\n").encode())
 
 
 def _limit(limits: Mapping[str, int]) -> None:
