@@ -75,6 +75,9 @@ def _add_errors(app: FastAPI) -> None:
         )  # fmt: skip
         return _error(request, status, str(error))
 
+    async def unexpected(request: Request, error: Exception) -> Response:
+        return _error(request, 500, f"{type(error).__name__} (unexpected, probably a bug in Stemma): {error}")
+
     async def busy(request: Request, error: Exception) -> Response:
         return _error(request, 503, "so many questions wait already that this one was not taken: ask again later")
 
@@ -87,6 +90,7 @@ def _add_errors(app: FastAPI) -> None:
 
     app.add_exception_handler(StemmaError, refuse)
     app.add_exception_handler(Busy, busy)
+    app.add_exception_handler(Exception, unexpected)
     app.add_exception_handler(404, not_found)
     app.add_exception_handler(RequestValidationError, unclear)
 
