@@ -335,6 +335,7 @@ def test_hostile_names_are_text_on_every_page(name: str, tmp_path: Path, run: Ru
         ({"host": "[::1]:7433"}, "GET", 200),
         ({"origin": "http://evil.example"}, "POST", 403),
         ({"origin": "null"}, "POST", 403),
+        ({"origin": "http://[::1"}, "POST", 403),
         ({"origin": "http://localhost:7433", "host": "127.0.0.1:7433"}, "POST", 403),
         ({"sec-fetch-site": "cross-site"}, "POST", 403),
         ({"sec-fetch-site": "same-site"}, "POST", 403),
@@ -480,3 +481,26 @@ def test_serve_asks_for_a_token_wherever_others_can_reach_it(
     code, out, err = run("serve", "--host", host)
     assert code == 0
     assert (served[0].token is None) == local == ("token" not in out) == ("warning" not in err)
+
+
+def test_the_cookie_is_the_token_and_nothing_else_that_came_with_it(registry: Path) -> None:
+    with client_of(registry, host="10.1.2.3", token="secret-token") as client:
+        for other in ("evil%0d%0aX-Injected:%201", "x;Domain=example", "%00"):
+            found = client.get(f"/?token={other}&token=secret-token")
+            assert found.headers["set-cookie"].startswith("stemma_token_7433=secret-token; Path=/; HttpOnly")
+            assert "Domain" not in found.headers["set-cookie"]
+        kept = client.get("/?token=garbage")  # its cookie lets it in, and stays
+        assert (kept.status_code, "set-cookie" in kept.headers) == (200, False)
+
+
+def test_two_atlases_of_one_host_do_not_log_each_other_out(registry: Path) -> None:
+    with client_of(registry, host="10.1.2.3", token="one", port=7501) as client:
+        first = client.get("/?token=one").headers["set-cookie"].partition("=")[0]
+    with client_of(registry, host="10.1.2.3", token="two", port=7502) as client:
+        assert client.get("/?token=two").headers["set-cookie"].partition("=")[0] != first
+
+
+@pytest.mark.parametrize("address", ["/", "/model?name=root", "/tree/drawing", "/trace", "/nowhere", "/?format=json"])
+def test_no_cache_keeps_a_page_for_who_comes_next(atlas: Client, address: str) -> None:
+    assert atlas.get(address).headers["cache-control"] == "no-store"
+    assert atlas.get(address, headers={"host": "evil.example"}).headers["cache-control"] == "no-store"
