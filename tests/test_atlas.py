@@ -504,3 +504,70 @@ def test_two_atlases_of_one_host_do_not_log_each_other_out(registry: Path) -> No
 def test_no_cache_keeps_a_page_for_who_comes_next(atlas: Client, address: str) -> None:
     assert atlas.get(address).headers["cache-control"] == "no-store"
     assert atlas.get(address, headers={"host": "evil.example"}).headers["cache-control"] == "no-store"
+
+
+JSON = {"accept": "application/json"}
+
+
+def test_asking_again_takes_no_file_from_a_question_on_its_way(registry: Path) -> None:
+    jobs = registry.with_name("atlas.db.atlas") / "jobs"
+    with client_of(registry, max_jobs=0) as client:
+        first = upload(client, b"x" * 100).json()
+        assert client.post(f"{first['answer']}/again", headers=JSON).json()["id"] == first["id"]
+        assert (jobs / first["id"] / "files" / "suspect.safetensors").exists()
+
+
+def test_asking_again_when_too_many_wait_keeps_the_file(registry: Path) -> None:
+    jobs = registry.with_name("atlas.db.atlas") / "jobs"
+    with client_of(registry, max_jobs=0) as client:
+        first = upload(client, b"x" * 100).json()
+    with client_of(registry, max_jobs=0, max_waiting=1) as client:
+        other = upload(client, b"y" * 100).json()
+        assert client.post(f"{first['answer']}/again", headers=JSON).status_code == 503
+        assert (jobs / first["id"] / "files" / "suspect.safetensors").exists()
+        client.post(f"{other['answer']}/cancel")
+        assert client.post(f"{first['answer']}/again", headers=JSON).status_code == 202
+        client.post(f"{client.get('/trace', headers=JSON).json()['questions'][0]['answer']}/cancel")
+        assert client.post(f"{first['answer']}/again", headers=JSON).status_code == 400  # once is enough
+
+
+def test_an_upload_that_stops_coming_is_given_up(registry: Path) -> None:
+    import asyncio
+
+    head = b"--b\r\nContent-Disposition: form-data; name=m; filename=m.pt\r\n\r\nhalf"
+    pieces = [{"type": "http.request", "body": head, "more_body": True}]
+    sent: list[Any] = []
+    given = Settings(registry=str(registry), patience=0.2)
+
+    async def ask() -> None:
+        async def receive() -> Any:
+            if pieces:
+                return pieces.pop()
+            await asyncio.sleep(30)
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        headers = [(b"host", b"127.0.0.1:7433"), (b"content-type", b"multipart/form-data; boundary=b")]
+        await create_app(given)({"type": "http", "http_version": "1.1", "method": "POST", "path": "/trace", "scheme":
+                                 "http", "query_string": b"", "headers": headers, "server": ("127.0.0.1", 7433)},
+                                receive, send)  # fmt: skip
+
+    asyncio.run(asyncio.wait_for(ask(), 15))
+    assert sent[0]["status"] == 400
+    assert not any((registry.with_name("atlas.db.atlas") / "jobs").iterdir())
+
+
+def test_what_is_no_file_in_an_upload_is_bounded_too(atlas: Client) -> None:
+    kind = {"content-type": "multipart/form-data; boundary=b"}
+    many = b"".join(b"--b\r\nContent-Disposition: form-data; name=n\r\n\r\nx\r\n" for _ in range(2000)) + b"--b--\r\n"
+    long = b"--b\r\nContent-Disposition: form-data; name=" + b"n" * 100_000 + b"\r\n\r\nx\r\n--b--\r\n"
+    assert [atlas.post("/trace", content=c, headers=kind).status_code in (400, 413) for c in (many, long)] == [True] * 2
+
+
+def test_names_that_differ_in_case_only_stay_two_files(registry: Path) -> None:
+    with client_of(registry, max_jobs=0) as client:
+        files = [("model", (name, b"x")) for name in ("A.pt", "a.pt", "2-a.pt")]
+        found = client.post("/trace", files=files, headers=JSON).json()
+        kept = (registry.with_name("atlas.db.atlas") / "jobs" / found["id"] / "files").iterdir()
+        assert len({p.name.casefold() for p in kept}) == 3

@@ -188,15 +188,11 @@ def _add_questions(app: FastAPI, atlas: Atlas, jobs: Jobs) -> None:
         if announced.isdigit() and int(announced) > most:
             raise TooLarge(f"the upload has {int(announced):,} bytes, and this atlas takes {most:,}. "
                            "Trace the file on the command line")  # fmt: skip
-        folder = jobs.new_folder()
-        try:
+        with jobs.receiving() as folder:
             files = await receive(request.stream(), request.headers.get("content-type", ""), folder / "files",
-                                  most)  # fmt: skip
-        except BaseException:
-            _discard(folder)
-            raise
-        model = files[0].name if len(files) == 1 else "."
-        job = await run_in_threadpool(ask, "trace", {"model": model, "registry": registry}, folder)
+                                  most, atlas.settings.patience)  # fmt: skip
+            model = files[0].name if len(files) == 1 else "."
+            job = await run_in_threadpool(ask, "trace", {"model": model, "registry": registry}, folder)
         return _see(request, job)
 
     @app.get("/compare")
@@ -230,12 +226,6 @@ def _add_questions(app: FastAPI, atlas: Atlas, jobs: Jobs) -> None:
             if name not in known.by_name:
                 raise UnknownNameError(f"there is no enrolled model '{name}': pages ask about those, and about uploads")
         return _see(request, ask(kind, {**given, "registry": registry}))
-
-
-def _discard(folder: Path) -> None:
-    import shutil
-
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _see(request: Request, job: Job) -> Response:

@@ -10,7 +10,8 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -77,7 +78,7 @@ class Jobs:
         self._folder = settings.folder / "jobs"
         self._lock = threading.Lock()
         self._waiting: deque[Job] = deque()
-        self._running = 0
+        self._running = self._receiving = 0
         self._jobs = {job.id: job for job in self._found()}
         self._closed = False
 
@@ -86,6 +87,33 @@ class Jobs:
         folder = self._folder / uuid.uuid4().hex
         (folder / FILES).mkdir(parents=True)
         return folder
+
+    def check_room(self) -> None:
+        """Raise `Busy` if no further question is taken: so many wait, or are on their way with an upload."""
+        with self._lock:
+            if len(self._waiting) >= self._settings.max_waiting:
+                raise Busy
+
+    @contextmanager
+    def receiving(self) -> Iterator[Path]:
+        """A folder for a question and the files that are uploaded with it; deleted where that fails.
+
+        Raises:
+            Busy: If so many questions wait, or uploads come at once, that this one is not taken.
+        """
+        with self._lock:
+            if len(self._waiting) + self._receiving >= self._settings.max_waiting:
+                raise Busy
+            self._receiving += 1
+        folder = self.new_folder()
+        try:
+            yield folder
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        finally:
+            with self._lock:
+                self._receiving -= 1
 
     def ask(self, kind: str, request: Mapping[str, Any], key: str = "", folder: Path | None = None) -> Job:
         """Take a question.
@@ -102,11 +130,12 @@ class Jobs:
         Raises:
             Busy: If too many wait.
         """
-        with self._lock:
-            if len(self._waiting) >= self._settings.max_waiting:
-                if folder is not None:
-                    shutil.rmtree(folder, ignore_errors=True)
-                raise Busy
+        try:
+            self.check_room()
+        except Busy:
+            if folder is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
         folder = folder or self.new_folder()
         size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
         limits = {"memory": self._settings.max_memory + 2 * size, "seconds": self._settings.max_seconds}
@@ -134,22 +163,27 @@ class Jobs:
         return sorted(self._jobs.values(), key=lambda j: -j.asked_at)[:n]
 
     def again(self, job: Job) -> Job:
-        """Ask a question once more that was interrupted or cancelled.
+        """Ask a question once more that was interrupted.
 
         Returns:
-            The new question, with the files of the old one.
+            The new question, with the files of the old one; the old one itself while it is on its way or answered.
 
         Raises:
             MisuseError: If its files are gone.
+            Busy: If too many questions wait; the files stay for another time.
         """
-        files = job.folder / FILES
-        if job.kind == "trace" and "uploaded" in job.key and not (files.is_dir() and any(files.iterdir())):
+        if job.state in ("waiting", "running", "done"):
+            return job
+        self.check_room()
+        folder, files = self.new_folder(), job.folder / FILES
+        try:
+            (folder / FILES).rmdir()
+            files.rename(folder / FILES)  # of two who ask at once, one gets them
+        except OSError:
+            (folder / FILES).mkdir(exist_ok=True)
+        if job.key.startswith("uploaded") and not any((folder / FILES).iterdir()):
+            shutil.rmtree(folder, ignore_errors=True)
             raise MisuseError("the uploaded file is no longer here: upload it again")
-        folder = None
-        if files.is_dir() and any(files.iterdir()):
-            folder = self.new_folder()
-            shutil.rmtree(folder / FILES)
-            files.rename(folder / FILES)
         return self.ask(job.kind, job.request, job.key, folder)
 
     def cancel(self, job: Job) -> None:
