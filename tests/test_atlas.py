@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -571,3 +573,26 @@ def test_names_that_differ_in_case_only_stay_two_files(registry: Path) -> None:
         found = client.post("/trace", files=files, headers=JSON).json()
         kept = (registry.with_name("atlas.db.atlas") / "jobs" / found["id"] / "files").iterdir()
         assert len({p.name.casefold() for p in kept}) == 3
+
+
+@pytest.mark.parametrize("named", ["{tmp}/enrolled/root.safetensors", "../../../../enrolled/root.safetensors"])
+def test_an_uploaded_adapter_opens_no_file_of_the_machine(
+    named: str, registry: Path, tmp_path: Path
+) -> None:
+    job = tmp_path / "atlas.db.atlas" / "jobs" / ("0" * 32)
+    (job / "files").mkdir(parents=True)
+    layer = next(n for n, a in arrays_of(0).items() if a.ndim == 2 and n.endswith(".weight"))
+    out, into = arrays_of(0)[layer].shape
+    start = f"base_model.model.{layer.removesuffix('.weight')}"
+    lora = {f"{start}.lora_A.weight": np.ones((2, into), np.float32),
+            f"{start}.lora_B.weight": np.ones((out, 2), np.float32)}  # fmt: skip
+    save_file(lora, job / "files" / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": [layer.removesuffix(".weight")],
+              "base_model_name_or_path": named.format(tmp=tmp_path)}  # fmt: skip
+    (job / "files" / "adapter_config.json").write_text(json.dumps(config))
+    question = {"kind": "trace", "request": {"model": ".", "registry": str(registry)},
+                "limits": {"memory": 1 << 40, "seconds": 1 << 20}}  # fmt: skip
+    (job / "job.json").write_text(json.dumps(question))
+    with subprocess.Popen([sys.executable, "-m", "stemma.web.worker", str(job)], stdin=subprocess.PIPE) as process:
+        assert process.wait(120) == 1, (job / "document.json").read_text()[:500]
+    assert "is not on this machine" in (job / "error.txt").read_text()
