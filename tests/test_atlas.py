@@ -596,3 +596,28 @@ def test_an_uploaded_adapter_opens_no_file_of_the_machine(
     with subprocess.Popen([sys.executable, "-m", "stemma.web.worker", str(job)], stdin=subprocess.PIPE) as process:
         assert process.wait(120) == 1, (job / "document.json").read_text()[:500]
     assert "is not on this machine" in (job / "error.txt").read_text()
+
+
+def test_a_second_atlas_of_a_registry_is_refused_and_takes_no_question_of_the_first(registry: Path) -> None:
+    from stemma.errors import MisuseError
+
+    jobs = registry.with_name("atlas.db.atlas") / "jobs"
+    with client_of(registry, max_jobs=0) as client:
+        waiting = upload(client, b"x" * 100).json()["id"]
+        coming = jobs / ("0" * 32)  # as an upload of which only a part has come
+        (coming / "files").mkdir(parents=True)
+        with pytest.raises(MisuseError, match="another atlas of this registry runs already"):
+            client_of(registry, port=7434)
+        assert coming.exists()
+        assert client.get(f"/jobs/{waiting}", headers=JSON).json()["state"] == "waiting"
+    with client_of(registry, max_jobs=0) as client:  # once the first has ended
+        assert client.get(f"/jobs/{waiting}", headers=JSON).json()["state"] == "interrupted"
+
+
+def test_what_cannot_be_written_is_said_in_one_sentence(registry: Path) -> None:
+    registry.with_name("atlas.db.atlas").write_text("a file where the folder should be")
+    with client_of(registry) as client:
+        assert client.get("/").status_code == 200
+        found = upload(client, b"x")
+        assert found.status_code == 500
+        assert "cannot be written" in found.json()["error"]

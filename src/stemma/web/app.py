@@ -78,6 +78,10 @@ def _add_errors(app: FastAPI) -> None:
     async def busy(request: Request, error: Exception) -> Response:
         return _error(request, 503, "so many questions wait already that this one was not taken: ask again later")
 
+    async def unwritable(request: Request, error: Exception) -> Response:
+        why = error.strerror if isinstance(error, OSError) else ""
+        return _error(request, 500, f"a file beside the registry cannot be written or read: {why or 'unknown reason'}")
+
     async def unclear(request: Request, error: Exception) -> Response:
         what = ", ".join(str(e["loc"][-1]) for e in getattr(error, "errors", list)())
         return _error(request, 400, f"the address lacks something, or something in it is no such value: {what}")
@@ -87,6 +91,7 @@ def _add_errors(app: FastAPI) -> None:
 
     app.add_exception_handler(StemmaError, refuse)
     app.add_exception_handler(Busy, busy)
+    app.add_exception_handler(OSError, unwritable)
     app.add_exception_handler(404, not_found)
     app.add_exception_handler(RequestValidationError, unclear)
 

@@ -14,7 +14,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 from stemma.errors import MisuseError
 from stemma.web.settings import Settings
@@ -65,6 +70,27 @@ class Job:
         return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
+def _held(folder: Path) -> IO[str] | None:
+    """The lock of an atlas on its folder, which ends with its process; None where the system has none."""
+    if fcntl is None:
+        return None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("a")
+    except OSError:  # it can be read and not written
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise MisuseError(
+            f"another atlas of this registry runs already (it holds {folder / 'lock'}): use that one, or end it first"
+        ) from None
+    except OSError:  # a file system without locks
+        pass
+    return lock
+
+
 class Busy(Exception):
     """So many questions wait already that no further one is taken."""
 
@@ -73,8 +99,13 @@ class Jobs:
     """All questions of one atlas."""
 
     def __init__(self, settings: Settings) -> None:
-        """Find the questions that were asked before; those that were not answered are marked as interrupted."""
+        """Find the questions that were asked before; those that were not answered are marked as interrupted.
+
+        Raises:
+            MisuseError: If another atlas of the same registry runs: the two would delete each other's files.
+        """
         self._settings = settings
+        self._held = _held(settings.folder)
         self._folder = settings.folder / "jobs"
         self._lock = threading.Lock()
         self._waiting: deque[Job] = deque()
@@ -213,6 +244,8 @@ class Jobs:
             if job.process is not None and job.state == "running":
                 job.state = "interrupted"
                 job.process.kill()
+        if self._held is not None:
+            self._held.close()
 
     def _found(self) -> list[Job]:
         found = []
