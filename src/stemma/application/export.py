@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from stemma.application.claims import check_claims
 from stemma.application.document import Document, Progress, Schema
+from stemma.application.exported_files import files_with_weights
 from stemma.application.lineage import LineageRequest, lineage
 from stemma.application.trace import TraceAnswer, TraceRequest, trace
 from stemma.errors import MisuseError, StemmaError
@@ -324,19 +325,12 @@ def _described(
     progress: Progress | None,
 ) -> "ModelFindings":  # fmt: skip
     """The findings with what is known of the model itself: licence, claims and files, but for the one to be written."""
-    from stemma.checkpoints.file_hashes import hash_files
-
-    def tell(name: str) -> None:
-        if progress is not None:
-            progress(f"hashing {name}", 0, None)
-
-    own = Path(out or "").resolve()
-    inside = own.relative_to(model.source).as_posix() if own.is_relative_to(model.source) else ""
     licence, source = _licence(model, stated)
-    files = tuple(f for f in hash_files(model.source, tell) if f.name != inside)
+    files, gone = files_with_weights(model.source, findings.digest, out, progress)
     architectures = (model.config or {}).get("architectures")
     return replace(
         findings, licence=licence, licence_source=source, files=files,
+        notes=(*findings.notes, gone) if gone else findings.notes,
         claims=check_claims(model.claims, document, stated), parameters=model.parameters,
         architecture=", ".join(map(str, architectures)) if isinstance(architectures, list) else "",
     )  # fmt: skip
