@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from stemma.application.claims import check_claims
+from stemma.application.claims import SURE, check_claims
 from stemma.application.document import Document, Progress, Schema
 from stemma.application.exported_files import files_with_weights
 from stemma.application.lineage import LineageRequest, lineage
@@ -27,9 +27,6 @@ SIGNED = ("cyclonedx", "spdx", "intoto")
 
 MAX_TRACED = 12
 """Ancestors that are traced themselves at most."""
-
-SURE = 0.95
-"""Probability from which an edge of a lineage can contradict a claim."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -360,6 +357,6 @@ def as_trace(findings: "ModelFindings") -> dict[str, Any]:
 def _row(kin: "Kin", direction: str) -> dict[str, Any]:
     return {
         "name": kin.name, "digest": kin.digest, "relation": kin.relation, "steps": kin.steps, "p_value": kin.p_value,
-        "log10_p": kin.log10_p, "direction": direction, "role": "parent" if direction == "parent" else "unknown",
+        "log10_p": kin.log10_p, "confidence": kin.confidence, "direction": direction, "role": "parent" if direction == "parent" else "unknown",
         "licence": kin.licence, "licence_source": kin.licence_source,
     }  # fmt: skip
