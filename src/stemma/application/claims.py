@@ -10,12 +10,10 @@ from typing import Any
 from stemma.application.claimed_licences import licence_line
 from stemma.checkpoints import cards
 from stemma.types import ClaimLine, RelationKind, plain
+from stemma.types.claims import SURE
 
 SHOWN = 3
 """Names that a sentence lists before it counts the rest."""
-
-SURE = 0.95
-"""Probability from which a role contradicts a claim; a role without one is shown by the change itself."""
 
 UNCHANGED = frozenset({RelationKind.COPY, RelationKind.REFORMATTED, RelationKind.PERMUTED})
 """Relations of one network in two forms: nothing was trained, merged or quantised in between."""

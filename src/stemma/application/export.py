@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from stemma.application.claims import SURE, check_claims
+from stemma.application.claims import check_claims
 from stemma.application.document import Document, Progress, Schema
 from stemma.application.exported_files import files_with_weights
 from stemma.application.lineage import LineageRequest, lineage
@@ -344,7 +344,7 @@ def as_trace(findings: "ModelFindings") -> dict[str, Any]:
     Returns:
         Fields of a trace document.
     """
-    sure = [k for k in findings.parents if k.confidence is None or k.confidence >= SURE]
+    sure = findings.parents
     copies = [k for k in findings.others if k.role == "copy"]
     rest = [k for k in findings.kin if k not in sure and k not in copies]
     return {
@@ -357,6 +357,7 @@ def as_trace(findings: "ModelFindings") -> dict[str, Any]:
 def _row(kin: "Kin", direction: str) -> dict[str, Any]:
     return {
         "name": kin.name, "digest": kin.digest, "relation": kin.relation, "steps": kin.steps, "p_value": kin.p_value,
-        "log10_p": kin.log10_p, "confidence": kin.confidence, "direction": direction, "role": "parent" if direction == "parent" else "unknown",
+        "log10_p": kin.log10_p, "confidence": kin.confidence, "direction": direction,
+        "role": "parent" if direction == "parent" else "unknown",
         "licence": kin.licence, "licence_source": kin.licence_source,
     }  # fmt: skip
