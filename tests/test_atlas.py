@@ -576,9 +576,7 @@ def test_names_that_differ_in_case_only_stay_two_files(registry: Path) -> None:
 
 
 @pytest.mark.parametrize("named", ["{tmp}/enrolled/root.safetensors", "../../../../enrolled/root.safetensors"])
-def test_an_uploaded_adapter_opens_no_file_of_the_machine(
-    named: str, registry: Path, tmp_path: Path
-) -> None:
+def test_an_uploaded_adapter_opens_no_file_of_the_machine(named: str, registry: Path, tmp_path: Path) -> None:
     job = tmp_path / "atlas.db.atlas" / "jobs" / ("0" * 32)
     (job / "files").mkdir(parents=True)
     layer = next(n for n, a in arrays_of(0).items() if a.ndim == 2 and n.endswith(".weight"))

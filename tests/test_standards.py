@@ -545,3 +545,22 @@ def test_a_refused_licence_closes_the_gate_after_the_report_is_written(run: Run,
 def test_arguments_that_contradict_each_other_are_refused(request_: ExportRequest) -> None:
     with pytest.raises(MisuseError):
         export(request_)
+
+
+def test_an_ancestor_that_was_not_traced_is_said_to_be_so(
+    run: Run, family: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import importlib
+
+    module = importlib.import_module("stemma.application.export")
+
+    def predicate() -> dict[str, Any]:
+        shown = run("export", family / "merged", "--against", family, "--format", "intoto")[1]
+        (found,) = valid_intoto(shown.encode())["predicate"]["models"]
+        return found
+
+    whole = predicate()
+    assert len(whole["ancestors"]) >= 2
+    assert not any("was not looked at" in text for text in whole["not_tested"])
+    monkeypatch.setattr(module, "MAX_TRACED", 1)
+    assert any("was not looked at" in text for text in predicate()["not_tested"])

@@ -233,30 +233,41 @@ def _of_one(request: ExportRequest, answer: TraceAnswer, progress: Progress | No
     workspace = open_workspace(request.registry, request.jobs, progress)
     stated = next((r.license for r in workspace.own_records(answer.model) if r.license), None)
     model = _described(of_trace(document), answer.model, stated, document, request.out, progress)
-    ancestors = tuple(_further(model, replace(answer.request, deny_license=None), workspace, progress))
+    ancestors, left = _further(model, replace(answer.request, deny_license=None), workspace, progress)
     return ExportedFindings(
-        models=(model,), ancestors=ancestors, created=document["created"], version=document["stemma_version"]
+        models=(replace(model, not_tested=(*model.not_tested, *left)),), ancestors=ancestors,
+        created=document["created"], version=document["stemma_version"],
     )  # fmt: skip
 
 
 def _further(
     model: "ModelFindings", asked: TraceRequest, workspace: "Workspace", progress: Progress | None
-) -> "Iterator[ModelFindings]":
-    """What is found about the ancestors of a model, by tracing each that is at hand."""
+) -> "tuple[tuple[ModelFindings, ...], tuple[Mapping[str, str], ...]]":
+    """What is found about the ancestors of a model, by tracing each that is at hand; and which were not traced."""
     from stemma.export.standards.findings import of_trace
 
     places = _places(asked, workspace)
     waiting, seen = list(model.parents), {model.digest}
+    out, left = list["ModelFindings"](), dict[str, str]()
     for kin in waiting:
-        if kin.digest in seen or len(seen) > MAX_TRACED or (place := places.get(kin.key)) is None:
+        if kin.digest in seen:
+            continue
+        if len(out) >= MAX_TRACED:
+            left[kin.name] = f"no more than {MAX_TRACED} ancestors are traced themselves"
             continue
         seen.add(kin.digest)
-        answer = _traced(replace(asked, model=place), progress)
+        place = places.get(kin.key)
+        answer = None if place is None else _traced(replace(asked, model=place), progress)
         if answer is None or answer.model.digest != kin.digest:
+            left[kin.name] = "its weights are not at hand"
             continue
         found = replace(of_trace(answer.document()), name=kin.name)
         waiting += found.parents
-        yield found
+        out.append(found)
+    return tuple(out), tuple(
+        {"what": "ancestors", "model": name, "why": f"where it comes from itself was not looked at: {why}"}
+        for name, why in left.items()
+    )
 
 
 def _traced(asked: TraceRequest, progress: Progress | None) -> TraceAnswer | None:

@@ -10,7 +10,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -126,8 +126,11 @@ class Jobs:
                 raise Busy
 
     @contextmanager
-    def receiving(self) -> Iterator[Path]:
+    def receiving(self) -> Generator[Path]:
         """A folder for a question and the files that are uploaded with it; deleted where that fails.
+
+        Yields:
+            The folder.
 
         Raises:
             Busy: If so many questions wait, or uploads come at once, that this one is not taken.
