@@ -3,8 +3,10 @@
 import hashlib
 import json
 import os
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -335,6 +337,7 @@ def test_hostile_names_are_text_on_every_page(name: str, tmp_path: Path, run: Ru
         ({"host": "[::1]:7433"}, "GET", 200),
         ({"origin": "http://evil.example"}, "POST", 403),
         ({"origin": "null"}, "POST", 403),
+        ({"origin": "http://[::1"}, "POST", 403),
         ({"origin": "http://localhost:7433", "host": "127.0.0.1:7433"}, "POST", 403),
         ({"sec-fetch-site": "cross-site"}, "POST", 403),
         ({"sec-fetch-site": "same-site"}, "POST", 403),
@@ -476,7 +479,148 @@ def test_serve_asks_for_a_token_wherever_others_can_reach_it(
     host: str, local: bool, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     served: list[Settings] = []
-    monkeypatch.setattr("stemma.web.serve.run", served.append)
+
+    def note(settings: Settings, ready: Callable[[], None]) -> None:
+        served.append(settings)
+        ready()
+
+    monkeypatch.setattr("stemma.web.serve.run", note)
     code, out, err = run("serve", "--host", host)
     assert code == 0
     assert (served[0].token is None) == local == ("token" not in out) == ("warning" not in err)
+
+
+def test_the_cookie_is_the_token_and_nothing_else_that_came_with_it(registry: Path) -> None:
+    with client_of(registry, host="10.1.2.3", token="secret-token") as client:
+        for other in ("evil%0d%0aX-Injected:%201", "x;Domain=example", "%00"):
+            found = client.get(f"/?token={other}&token=secret-token")
+            assert found.headers["set-cookie"].startswith("stemma_token_7433=secret-token; Path=/; HttpOnly")
+            assert "Domain" not in found.headers["set-cookie"]
+        kept = client.get("/?token=garbage")  # its cookie lets it in, and stays
+        assert (kept.status_code, "set-cookie" in kept.headers) == (200, False)
+
+
+def test_two_atlases_of_one_host_do_not_log_each_other_out(registry: Path) -> None:
+    with client_of(registry, host="10.1.2.3", token="one", port=7501) as client:
+        first = client.get("/?token=one").headers["set-cookie"].partition("=")[0]
+    with client_of(registry, host="10.1.2.3", token="two", port=7502) as client:
+        assert client.get("/?token=two").headers["set-cookie"].partition("=")[0] != first
+
+
+@pytest.mark.parametrize("address", ["/", "/model?name=root", "/tree/drawing", "/trace", "/nowhere", "/?format=json"])
+def test_no_cache_keeps_a_page_for_who_comes_next(atlas: Client, address: str) -> None:
+    assert atlas.get(address).headers["cache-control"] == "no-store"
+    assert atlas.get(address, headers={"host": "evil.example"}).headers["cache-control"] == "no-store"
+
+
+JSON = {"accept": "application/json"}
+
+
+def test_asking_again_takes_no_file_from_a_question_on_its_way(registry: Path) -> None:
+    jobs = registry.with_name("atlas.db.atlas") / "jobs"
+    with client_of(registry, max_jobs=0) as client:
+        first = upload(client, b"x" * 100).json()
+        assert client.post(f"{first['answer']}/again", headers=JSON).json()["id"] == first["id"]
+        assert (jobs / first["id"] / "files" / "suspect.safetensors").exists()
+
+
+def test_asking_again_when_too_many_wait_keeps_the_file(registry: Path) -> None:
+    jobs = registry.with_name("atlas.db.atlas") / "jobs"
+    with client_of(registry, max_jobs=0) as client:
+        first = upload(client, b"x" * 100).json()
+    with client_of(registry, max_jobs=0, max_waiting=1) as client:
+        other = upload(client, b"y" * 100).json()
+        assert client.post(f"{first['answer']}/again", headers=JSON).status_code == 503
+        assert (jobs / first["id"] / "files" / "suspect.safetensors").exists()
+        client.post(f"{other['answer']}/cancel")
+        assert client.post(f"{first['answer']}/again", headers=JSON).status_code == 202
+        client.post(f"{client.get('/trace', headers=JSON).json()['questions'][0]['answer']}/cancel")
+        assert client.post(f"{first['answer']}/again", headers=JSON).status_code == 400  # once is enough
+
+
+def test_an_upload_that_stops_coming_is_given_up(registry: Path) -> None:
+    import asyncio
+
+    head = b"--b\r\nContent-Disposition: form-data; name=m; filename=m.pt\r\n\r\nhalf"
+    pieces = [{"type": "http.request", "body": head, "more_body": True}]
+    sent: list[Any] = []
+    given = Settings(registry=str(registry), patience=0.2)
+
+    async def ask() -> None:
+        async def receive() -> Any:
+            if pieces:
+                return pieces.pop()
+            await asyncio.sleep(30)
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        headers = [(b"host", b"127.0.0.1:7433"), (b"content-type", b"multipart/form-data; boundary=b")]
+        await create_app(given)({"type": "http", "http_version": "1.1", "method": "POST", "path": "/trace", "scheme":
+                                 "http", "query_string": b"", "headers": headers, "server": ("127.0.0.1", 7433)},
+                                receive, send)  # fmt: skip
+
+    asyncio.run(asyncio.wait_for(ask(), 15))
+    assert sent[0]["status"] == 400
+    assert not any((registry.with_name("atlas.db.atlas") / "jobs").iterdir())
+
+
+def test_what_is_no_file_in_an_upload_is_bounded_too(atlas: Client) -> None:
+    kind = {"content-type": "multipart/form-data; boundary=b"}
+    many = b"".join(b"--b\r\nContent-Disposition: form-data; name=n\r\n\r\nx\r\n" for _ in range(2000)) + b"--b--\r\n"
+    long = b"--b\r\nContent-Disposition: form-data; name=" + b"n" * 100_000 + b"\r\n\r\nx\r\n--b--\r\n"
+    assert [atlas.post("/trace", content=c, headers=kind).status_code in (400, 413) for c in (many, long)] == [True] * 2
+
+
+def test_names_that_differ_in_case_only_stay_two_files(registry: Path) -> None:
+    with client_of(registry, max_jobs=0) as client:
+        files = [("model", (name, b"x")) for name in ("A.pt", "a.pt", "2-a.pt")]
+        found = client.post("/trace", files=files, headers=JSON).json()
+        kept = (registry.with_name("atlas.db.atlas") / "jobs" / found["id"] / "files").iterdir()
+        assert len({p.name.casefold() for p in kept}) == 3
+
+
+@pytest.mark.parametrize("named", ["{tmp}/enrolled/root.safetensors", "../../../../enrolled/root.safetensors"])
+def test_an_uploaded_adapter_opens_no_file_of_the_machine(named: str, registry: Path, tmp_path: Path) -> None:
+    job = tmp_path / "atlas.db.atlas" / "jobs" / ("0" * 32)
+    (job / "files").mkdir(parents=True)
+    layer = next(n for n, a in arrays_of(0).items() if a.ndim == 2 and n.endswith(".weight"))
+    out, into = arrays_of(0)[layer].shape
+    start = f"base_model.model.{layer.removesuffix('.weight')}"
+    lora = {f"{start}.lora_A.weight": np.ones((2, into), np.float32),
+            f"{start}.lora_B.weight": np.ones((out, 2), np.float32)}  # fmt: skip
+    save_file(lora, job / "files" / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": [layer.removesuffix(".weight")],
+              "base_model_name_or_path": named.format(tmp=tmp_path)}  # fmt: skip
+    (job / "files" / "adapter_config.json").write_text(json.dumps(config))
+    question = {"kind": "trace", "request": {"model": ".", "registry": str(registry)},
+                "limits": {"memory": 1 << 40, "seconds": 1 << 20}}  # fmt: skip
+    (job / "job.json").write_text(json.dumps(question))
+    with subprocess.Popen([sys.executable, "-m", "stemma.web.worker", str(job)], stdin=subprocess.PIPE) as process:
+        assert process.wait(120) == 1, (job / "document.json").read_text()[:500]
+    assert "is not on this machine" in (job / "error.txt").read_text()
+
+
+def test_a_second_atlas_of_a_registry_is_refused_and_takes_no_question_of_the_first(registry: Path) -> None:
+    from stemma.errors import MisuseError
+
+    jobs = registry.with_name("atlas.db.atlas") / "jobs"
+    with client_of(registry, max_jobs=0) as client:
+        waiting = upload(client, b"x" * 100).json()["id"]
+        coming = jobs / ("0" * 32)  # as an upload of which only a part has come
+        (coming / "files").mkdir(parents=True)
+        with pytest.raises(MisuseError, match="another atlas of this registry runs already"):
+            client_of(registry, port=7434)
+        assert coming.exists()
+        assert client.get(f"/jobs/{waiting}", headers=JSON).json()["state"] == "waiting"
+    with client_of(registry, max_jobs=0) as client:  # once the first has ended
+        assert client.get(f"/jobs/{waiting}", headers=JSON).json()["state"] == "interrupted"
+
+
+def test_what_cannot_be_written_is_said_in_one_sentence(registry: Path) -> None:
+    registry.with_name("atlas.db.atlas").write_text("a file where the folder should be")
+    with client_of(registry) as client:
+        assert client.get("/").status_code == 200
+        found = upload(client, b"x")
+        assert found.status_code == 500
+        assert "cannot be written" in found.json()["error"]

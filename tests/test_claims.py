@@ -74,6 +74,40 @@ def test_a_base_model(claimed: str, found: dict, verdict: str) -> None:
     assert lines[0].stated == claimed
 
 
+def _child(kind: RelationKind = RelationKind.FINETUNED, sure: float | None = None) -> dict:
+    return trace("related", relatives=[relative("foo", kind, "child", confidence=sure)])
+
+
+def _by_outputs() -> dict:
+    found = _child()
+    found["candidates"][0]["weights"]["verdict"] = "independent"
+    return found
+
+
+@pytest.mark.parametrize(
+    ("claimed", "found", "verdict"),
+    [
+        ("foo", _child(), "contradicted"),
+        (digest("foo"), _child(), "contradicted"),
+        ("foo", _child(sure=0.97), "contradicted"),
+        ("foo", _child(sure=0.6), "not checked"),
+        ("meta/foo", _child(), "not checked"),  # the model of that name may be another one
+        ("foo", _child(RelationKind.DISTILLED), "not checked"),
+        ("foo", _by_outputs(), "not checked"),
+    ],
+)
+def test_only_a_sure_child_of_that_very_name_contradicts_a_base(claimed: str, found: dict, verdict: str) -> None:
+    assert about("base model", check_claims({"base_model": claimed}, found)) == [verdict]
+
+
+def test_a_model_that_is_enrolled_under_the_last_part_of_its_base_s_name_is_not_accused() -> None:
+    files = {"base_model": "org/base", "base_model_relation": "finetune"}
+    assert about("relation", check_claims(files, of_relation(RelationKind.COPY))) == ["not checked"]
+    assert about("relation", check_claims({**files, "base_model": "base"}, of_relation(RelationKind.COPY))) == [
+        "contradicted"
+    ]
+
+
 def test_a_parent_that_the_files_do_not_name_is_said_to_be_so() -> None:
     merge = of_relation(RelationKind.MERGED)
     named, silent = [x for x in check_claims({"base_model": "base"}, merge) if x.about == "base model"]

@@ -352,6 +352,25 @@ def test_a_file_that_was_signed_and_is_gone_is_missed(run: Run, enrolled: Path, 
     assert verified(model, p256) is False
 
 
+@pytest.mark.parametrize("keep", [(), ("--keep-weights",)])
+def test_files_that_were_exchanged_are_not_signed_for_those_that_were_examined(
+    run: Run, enrolled: Path, model: Path, p256: Path, tmp_path: Path, keep: tuple[str, ...]
+) -> None:
+    assert run("add", model, "--replace", *keep)[0] == 0
+    save_file(arrays_of(77), model / "model.safetensors")
+    out = tmp_path / "s.dsse.json"
+    now = hash_files(model / "model.safetensors")[0].sha256
+    code, _, err = run("export", "model", "--format", "intoto", "--sign", p256, "--out", out)
+    assert (code, out.exists()) == (1, False)
+    assert "hold other weights by now" in err
+    code = run("export", "--all", "--format", "intoto", "--sign", p256, "--out", out)[0]
+    assert code == (1 if keep else 0)  # without a copy it is not drawn, and the statement is about the others
+    assert verified(model / "model.safetensors", p256, out) is not True if out.exists() else keep
+    shown = json.loads(run("export", "model", "--format", "cyclonedx")[1])
+    assert now not in json.dumps(shown)
+    assert "do not hold the weights that were examined" in json.dumps(shown)
+
+
 def test_one_statement_about_all_models_holds_for_each(
     run: Run, enrolled: Path, model: Path, p256: Path, tmp_path: Path
 ) -> None:

@@ -328,6 +328,24 @@ def test_a_ladder_of_merges_does_not_grow_without_end() -> None:
     assert content.count(b'"bom-ref": "model-0/ancestor-') == 200
 
 
+@pytest.mark.parametrize(("confidence", "verdict"), [(0.51, "related"), (0.96, "descends"), (None, "descends")])
+def test_a_parent_that_is_only_likely_is_exported_as_a_relative(confidence: float | None, verdict: str) -> None:
+    edge = {"parent": "b", "child": "a", "relation": "finetuned", "p_value": 1e-9, "log10_p": -9.0,
+            "confidence": confidence, "share": None, "reason": "alike"}  # fmt: skip
+    document: dict[str, Any] = {
+        "models": [{"name": "a", "digest": "sha256:a"}, {"name": "b", "digest": "sha256:b"}], "edges": [edge],
+        "families": [["a", "b"]], "refused": [], "cannot_see": [], "not_tested": [],
+    }  # fmt: skip
+    child = of_lineage(document)[0]
+    assert child.verdict == verdict
+    assert [(k.name, k.role, k.confidence) for k in child.kin] == [("b", "parent", confidence)]
+    models = tuple(replace(m, files=(FileHash(m.name, "0" * 64, 1),)) for m in of_lineage(document))
+    found = ExportedFindings(models=models, created="2023-11-14T22:13:20Z", version="1")
+    ancestors = valid_cyclonedx(written("cyclonedx", found))["components"][0]["pedigree"].get("ancestors", [])
+    assert [a["name"] for a in ancestors] == (["b"] if verdict == "descends" else [])
+    assert "b" in json.dumps(valid_intoto(written("intoto", found))["predicate"]["models"][0])
+
+
 def test_in_an_export_of_all_each_model_names_its_own_parents_only() -> None:
     chain = tuple(known(f"n{i}", f"n{i + 1}") for i in range(20))
     found = ExportedFindings(models=chain, created="2023-11-14T22:13:20Z", version="1")
@@ -527,3 +545,22 @@ def test_a_refused_licence_closes_the_gate_after_the_report_is_written(run: Run,
 def test_arguments_that_contradict_each_other_are_refused(request_: ExportRequest) -> None:
     with pytest.raises(MisuseError):
         export(request_)
+
+
+def test_an_ancestor_that_was_not_traced_is_said_to_be_so(
+    run: Run, family: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import importlib
+
+    module = importlib.import_module("stemma.application.export")
+
+    def predicate() -> dict[str, Any]:
+        shown = run("export", family / "merged", "--against", family, "--format", "intoto")[1]
+        (found,) = valid_intoto(shown.encode())["predicate"]["models"]
+        return found
+
+    whole = predicate()
+    assert len(whole["ancestors"]) >= 2
+    assert not any("was not looked at" in text for text in whole["not_tested"])
+    monkeypatch.setattr(module, "MAX_TRACED", 1)
+    assert any("was not looked at" in text for text in predicate()["not_tested"])

@@ -62,6 +62,7 @@ def trace(
     fields: dict[str, Any] = {
         "alpha": 0.01, "n_searched": len(related) + len(apart) + len(open_) + len(copies), "parent_set": (),
         "cannot_see": ("training data",), "not_tested": not_tested, "coverage": None, "notes": (),
+        "claims": (),
     } | more  # fmt: skip
     document = TraceDocument.of(
         TraceRequest(model=name), model=ModelRef(name, digest(f"{name}'s weights")), verdict=verdict,

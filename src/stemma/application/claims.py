@@ -10,6 +10,7 @@ from typing import Any
 from stemma.application.claimed_licences import licence_line
 from stemma.checkpoints import cards
 from stemma.types import ClaimLine, RelationKind, plain
+from stemma.types.claims import SURE
 
 SHOWN = 3
 """Names that a sentence lists before it counts the rest."""
@@ -64,13 +65,18 @@ def established_parents(trace: Mapping[str, Any]) -> tuple[Finding, ...]:
     Returns:
         Their rows, in the order of the trace.
     """
-    by_weights = {(c["name"], c["digest"]) for c in trace["candidates"] if c["weights"]["verdict"] != "independent"}
-    known = {(c["name"], c["digest"]) for c in trace["candidates"]}
-    return tuple(
-        p for p in trace["parents"]
-        if p["direction"] == "parent" and p["relation"] != RelationKind.DISTILLED
-        and ((key := (p["name"], p["digest"])) in by_weights or key not in known)
-    )  # fmt: skip
+    return tuple(p for p in trace["parents"] if p["direction"] == "parent" and _is_by_weights(p, trace))
+
+
+def _is_by_weights(finding: Finding, trace: Mapping[str, Any]) -> bool:
+    """Whether the weights show the relation, and not only what the two compute."""
+    found = [c for c in trace["candidates"] if (c["name"], c["digest"]) == (finding["name"], finding["digest"])]
+    tested = not found or any(c["weights"]["verdict"] != "independent" for c in found)
+    return tested and finding["relation"] != RelationKind.DISTILLED
+
+
+def _is_sure(finding: Finding, trace: Mapping[str, Any]) -> bool:
+    return _is_by_weights(finding, trace) and (finding["confidence"] is None or finding["confidence"] >= SURE)
 
 
 def evidence_words(finding: Finding) -> str:
@@ -183,7 +189,7 @@ def _base(claimed: str, trace: Mapping[str, Any]) -> ClaimLine:
     if copy := _first(claimed, trace["copies"]):
         return line("agrees", "its weights are those of that model", copy)
     if related := _first(claimed, (*trace["parents"], *trace["relatives"])):
-        if related["role"] == "child":
+        if related["role"] == "child" and _is_exactly(claimed, related) and _is_sure(related, trace):
             return line("contradicted", f"that model was made from this one{evidence_words(related)}", related)
         why = f"the two are related{evidence_words(related)}, and that it is the parent is not established"
         return line("not checked", why, related)
@@ -217,7 +223,7 @@ def _relation(claims: Mapping[str, str], trace: Mapping[str, Any]) -> Iterator[C
     names, shown = (str(found["name"]),), f"the weights show {found['relation']}"
     if steps & MADE_BY.get(stated, frozenset()):
         yield ClaimLine("relation", stated, "agrees", f"{said}; {shown}.", names)
-    elif stated in MADE_BY and steps <= UNCHANGED:
+    elif stated in MADE_BY and steps <= UNCHANGED and any(_is_exactly(name, found) for name in named):
         why = f"{said}; {shown}, which changes nothing: claim contradicted."
         yield ClaimLine("relation", stated, "contradicted", why, names)
     else:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from stemma.application.claims import check_claims
 from stemma.application.document import Document, Progress, Schema
+from stemma.application.exported_files import files_with_weights
 from stemma.application.lineage import LineageRequest, lineage
 from stemma.application.trace import TraceAnswer, TraceRequest, trace
 from stemma.errors import MisuseError, StemmaError
@@ -26,9 +27,6 @@ SIGNED = ("cyclonedx", "spdx", "intoto")
 
 MAX_TRACED = 12
 """Ancestors that are traced themselves at most."""
-
-SURE = 0.95
-"""Probability from which an edge of a lineage can contradict a claim."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,30 +233,41 @@ def _of_one(request: ExportRequest, answer: TraceAnswer, progress: Progress | No
     workspace = open_workspace(request.registry, request.jobs, progress)
     stated = next((r.license for r in workspace.own_records(answer.model) if r.license), None)
     model = _described(of_trace(document), answer.model, stated, document, request.out, progress)
-    ancestors = tuple(_further(model, replace(answer.request, deny_license=None), workspace, progress))
+    ancestors, left = _further(model, replace(answer.request, deny_license=None), workspace, progress)
     return ExportedFindings(
-        models=(model,), ancestors=ancestors, created=document["created"], version=document["stemma_version"]
+        models=(replace(model, not_tested=(*model.not_tested, *left)),), ancestors=ancestors,
+        created=document["created"], version=document["stemma_version"],
     )  # fmt: skip
 
 
 def _further(
     model: "ModelFindings", asked: TraceRequest, workspace: "Workspace", progress: Progress | None
-) -> "Iterator[ModelFindings]":
-    """What is found about the ancestors of a model, by tracing each that is at hand."""
+) -> "tuple[tuple[ModelFindings, ...], tuple[Mapping[str, str], ...]]":
+    """What is found about the ancestors of a model, by tracing each that is at hand; and which were not traced."""
     from stemma.export.standards.findings import of_trace
 
     places = _places(asked, workspace)
     waiting, seen = list(model.parents), {model.digest}
+    out, left = list["ModelFindings"](), dict[str, str]()
     for kin in waiting:
-        if kin.digest in seen or len(seen) > MAX_TRACED or (place := places.get(kin.key)) is None:
+        if kin.digest in seen:
+            continue
+        if len(out) >= MAX_TRACED:
+            left[kin.name] = f"no more than {MAX_TRACED} ancestors are traced themselves"
             continue
         seen.add(kin.digest)
-        answer = _traced(replace(asked, model=place), progress)
+        place = places.get(kin.key)
+        answer = None if place is None else _traced(replace(asked, model=place), progress)
         if answer is None or answer.model.digest != kin.digest:
+            left[kin.name] = "its weights are not at hand"
             continue
         found = replace(of_trace(answer.document()), name=kin.name)
         waiting += found.parents
-        yield found
+        out.append(found)
+    return tuple(out), tuple(
+        {"what": "ancestors", "model": name, "why": f"where it comes from itself was not looked at: {why}"}
+        for name, why in left.items()
+    )
 
 
 def _traced(asked: TraceRequest, progress: Progress | None) -> TraceAnswer | None:
@@ -324,19 +333,12 @@ def _described(
     progress: Progress | None,
 ) -> "ModelFindings":  # fmt: skip
     """The findings with what is known of the model itself: licence, claims and files, but for the one to be written."""
-    from stemma.checkpoints.file_hashes import hash_files
-
-    def tell(name: str) -> None:
-        if progress is not None:
-            progress(f"hashing {name}", 0, None)
-
-    own = Path(out or "").resolve()
-    inside = own.relative_to(model.source).as_posix() if own.is_relative_to(model.source) else ""
     licence, source = _licence(model, stated)
-    files = tuple(f for f in hash_files(model.source, tell) if f.name != inside)
+    files, gone = files_with_weights(model.source, findings.digest, out, progress)
     architectures = (model.config or {}).get("architectures")
     return replace(
         findings, licence=licence, licence_source=source, files=files,
+        notes=(*findings.notes, gone) if gone else findings.notes,
         claims=check_claims(model.claims, document, stated), parameters=model.parameters,
         architecture=", ".join(map(str, architectures)) if isinstance(architectures, list) else "",
     )  # fmt: skip
@@ -353,7 +355,7 @@ def as_trace(findings: "ModelFindings") -> dict[str, Any]:
     Returns:
         Fields of a trace document.
     """
-    sure = [k for k in findings.parents if k.confidence is None or k.confidence >= SURE]
+    sure = findings.parents
     copies = [k for k in findings.others if k.role == "copy"]
     rest = [k for k in findings.kin if k not in sure and k not in copies]
     return {
@@ -366,6 +368,7 @@ def as_trace(findings: "ModelFindings") -> dict[str, Any]:
 def _row(kin: "Kin", direction: str) -> dict[str, Any]:
     return {
         "name": kin.name, "digest": kin.digest, "relation": kin.relation, "steps": kin.steps, "p_value": kin.p_value,
-        "log10_p": kin.log10_p, "direction": direction, "role": "parent" if direction == "parent" else "unknown",
+        "log10_p": kin.log10_p, "confidence": kin.confidence, "direction": direction,
+        "role": "parent" if direction == "parent" else "unknown",
         "licence": kin.licence, "licence_source": kin.licence_source,
     }  # fmt: skip

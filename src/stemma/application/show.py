@@ -8,6 +8,7 @@ from stemma.application.document import Document, Schema
 from stemma.application.lineage import ReceiptPart
 from stemma.registry.records import ModelRecord
 from stemma.types import ClaimLine, Edge, jsonable
+from stemma.types.claims import SURE
 
 if TYPE_CHECKING:
     from stemma.workspace.catalogue import Catalogue
@@ -200,19 +201,17 @@ def show_model(request: ShowRequest, catalogue: "Catalogue | None" = None) -> Sh
     return ShowAnswer(request=request, result=record, known=known)
 
 
-SURE = 0.95
-"""Probability from which an edge of the tree establishes a parent, so that it can contradict a claim."""
-
-
 def _as_trace(catalogue: "Catalogue", record: ModelRecord) -> dict[str, Any]:
     """What the family tree says of a model, as a trace says it; nothing is searched that is not in the tree."""
 
     def row(name: str, edge: Edge | None, role: str) -> dict[str, Any]:
         known = catalogue.by_name.get(name)
-        sure = edge is None or edge.confidence is None or edge.confidence >= SURE
+        confidence = edge.confidence if edge else None
+        sure = confidence is None or confidence >= SURE
         return {
             "name": name, "digest": known.digest if known else "", "relation": edge.relation if edge else "copy",
             "steps": (), "role": role, "direction": "parent" if role == "parent" and sure else "unknown",
+            "confidence": confidence,
             "p_value": edge.p_value if edge else None, "log10_p": edge.log10_p if edge else None,
             "licence": known.licence if known else None, "licence_source": None,
         }  # fmt: skip

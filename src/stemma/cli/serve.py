@@ -39,5 +39,5 @@ def serve(
         warn("warning: others can reach these pages. Whoever has the address with its token can read the registry "
              "and have files traced; the connection is not encrypted")  # fmt: skip
     shown = f"[{host}]" if ":" in host else host
-    show(f"The atlas is at http://{shown}:{port}/" + (f"?token={settings.token}" if settings.token else ""))
-    run(settings)
+    address = f"http://{shown}:{port}/" + (f"?token={settings.token}" if settings.token else "")
+    run(settings, lambda: show(f"The atlas is at {address}", "It ends with Ctrl-C."))

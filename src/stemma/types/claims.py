@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
+SURE = 0.95
+"""Probability from which an edge or a role leaves nothing open; one without is shown by the change itself."""
+
 ClaimVerdict = Literal["agrees", "contradicted", "not checked"]
 
 

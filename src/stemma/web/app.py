@@ -81,6 +81,10 @@ def _add_errors(app: FastAPI) -> None:
     async def busy(request: Request, error: Exception) -> Response:
         return _error(request, 503, "so many questions wait already that this one was not taken: ask again later")
 
+    async def unwritable(request: Request, error: Exception) -> Response:
+        why = error.strerror if isinstance(error, OSError) else ""
+        return _error(request, 500, f"a file beside the registry cannot be written or read: {why or 'unknown reason'}")
+
     async def unclear(request: Request, error: Exception) -> Response:
         what = ", ".join(str(e["loc"][-1]) for e in getattr(error, "errors", list)())
         return _error(request, 400, f"the address lacks something, or something in it is no such value: {what}")
@@ -91,6 +95,7 @@ def _add_errors(app: FastAPI) -> None:
     app.add_exception_handler(StemmaError, refuse)
     app.add_exception_handler(Busy, busy)
     app.add_exception_handler(Exception, unexpected)
+    app.add_exception_handler(OSError, unwritable)
     app.add_exception_handler(404, not_found)
     app.add_exception_handler(RequestValidationError, unclear)
 
@@ -192,15 +197,11 @@ def _add_questions(app: FastAPI, atlas: Atlas, jobs: Jobs) -> None:
         if announced.isdigit() and int(announced) > most:
             raise TooLarge(f"the upload has {int(announced):,} bytes, and this atlas takes {most:,}. "
                            "Trace the file on the command line")  # fmt: skip
-        folder = jobs.new_folder()
-        try:
+        with jobs.receiving() as folder:
             files = await receive(request.stream(), request.headers.get("content-type", ""), folder / "files",
-                                  most)  # fmt: skip
-        except BaseException:
-            _discard(folder)
-            raise
-        model = files[0].name if len(files) == 1 else "."
-        job = await run_in_threadpool(ask, "trace", {"model": model, "registry": registry}, folder)
+                                  most, atlas.settings.patience)  # fmt: skip
+            model = files[0].name if len(files) == 1 else "."
+            job = await run_in_threadpool(ask, "trace", {"model": model, "registry": registry}, folder)
         return _see(request, job)
 
     @app.get("/compare")
@@ -218,7 +219,8 @@ def _add_questions(app: FastAPI, atlas: Atlas, jobs: Jobs) -> None:
             return _job(request, known)
         if _wants_json(request):
             return _json({"error": f"not asked yet: send a POST to /ask with kind={kind} and the two models"}, 404)
-        return _html(render_template("pair-form.html", ATLAS, kind=kind, places=places))
+        own = request.headers.get("sec-fetch-site", "none") in ("same-origin", "none")  # a foreign link starts nothing
+        return _html(render_template("pair-form.html", ATLAS, kind=kind, places=places, asks_itself=own))
 
     @app.post("/ask")
     def ask_form(
@@ -234,12 +236,6 @@ def _add_questions(app: FastAPI, atlas: Atlas, jobs: Jobs) -> None:
             if name not in known.by_name:
                 raise UnknownNameError(f"there is no enrolled model '{name}': pages ask about those, and about uploads")
         return _see(request, ask(kind, {**given, "registry": registry}))
-
-
-def _discard(folder: Path) -> None:
-    import shutil
-
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _see(request: Request, job: Job) -> Response:

@@ -3,7 +3,7 @@
 import hmac
 import http.cookies
 import ipaddress
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -13,7 +13,8 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-COOKIE = "stemma_token"
+COOKIE = "stemma_token_{port}"
+"""Browsers send the cookies of all ports of a host to each: the port in its name keeps two atlases apart."""
 
 HEADERS: Mapping[str, str] = {
     "content-security-policy": (
@@ -29,6 +30,9 @@ HEADERS: Mapping[str, str] = {
 }
 """Sent with every answer: nothing is loaded from elsewhere, and no other page may show or read it."""
 
+NOT_KEPT = (b"cache-control", b"no-store")
+"""Sent with answers that do not say otherwise: one address has several forms, each as of now, for who may read it."""
+
 SAFE_METHODS = frozenset({"GET", "HEAD"})
 
 
@@ -39,6 +43,7 @@ class Guard:
         """Guard an ASGI application."""
         self._app = app
         self._settings = settings
+        self._cookie = COOKIE.format(port=settings.port)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -48,15 +53,19 @@ class Guard:
         headers = {k.decode("latin-1").lower(): v.decode("latin-1") for k, v in scope["headers"]}
         query = parse_qs(scope["query_string"].decode("latin-1"))
         refusal = self._refuse(scope["method"], headers, query)
-        cookie = query.get("token", [""])[0] if refusal is None and self._settings.token else ""
+        token = self._settings.token
+        came_with_token = refusal is None and token is not None and _is_among(token, query.get("token", ()))
 
         async def guarded(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":
                 extra = [(k.encode(), v.encode()) for k, v in HEADERS.items()]
-                if cookie:
-                    value = f"{COOKIE}={cookie}; Path=/; HttpOnly; SameSite=Strict; Max-Age=2592000"
+                if came_with_token:
+                    value = f"{self._cookie}={token}; Path=/; HttpOnly; SameSite=Strict; Max-Age=2592000"
                     extra.append((b"set-cookie", value.encode()))
-                message["headers"] = [*message.get("headers", ()), *extra]
+                own = message.get("headers", ())
+                if all(name.lower() != NOT_KEPT[0] for name, _ in own):
+                    extra.append(NOT_KEPT)
+                message["headers"] = [*own, *extra]
             await send(message)
 
         if refusal is not None:
@@ -77,7 +86,7 @@ class Guard:
             return 421, "this atlas does not go by that name: open it by the address that stemma serve printed"
         if method not in SAFE_METHODS:
             origin, site = headers.get("origin"), headers.get("sec-fetch-site", "same-origin")
-            if (origin is not None and urlsplit(origin).netloc != host) or site not in ("same-origin", "none"):
+            if (origin is not None and _host_of(origin) != host) or site not in ("same-origin", "none"):
                 return 403, "a page of another site asked for this, which is refused: ask from the atlas itself"
         if self._settings.token and not self._knows_token(headers, query):
             return 401, "this atlas needs its token: open it by the address that stemma serve printed"
@@ -104,7 +113,18 @@ class Guard:
             cookies.load(headers.get("cookie", ""))
         except http.cookies.CookieError:
             cookies.clear()
-        if COOKIE in cookies:
-            given.append(cookies[COOKIE].value)
-        token = str(self._settings.token)
-        return any(hmac.compare_digest(one.encode(), token.encode()) for one in given)
+        if self._cookie in cookies:
+            given.append(cookies[self._cookie].value)
+        return _is_among(str(self._settings.token), given)
+
+
+def _is_among(token: str, given: Iterable[str]) -> bool:
+    """Whether the token was given; how long that takes says nothing about it."""
+    return any([hmac.compare_digest(one.encode(), token.encode()) for one in given])
+
+
+def _host_of(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:  # `http://[`
+        return None

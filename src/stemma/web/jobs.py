@@ -10,10 +10,16 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 from stemma.errors import MisuseError
 from stemma.web.settings import Settings
@@ -64,6 +70,27 @@ class Job:
         return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
+def _held(folder: Path) -> IO[str] | None:
+    """The lock of an atlas on its folder, which ends with its process; None where the system has none."""
+    if fcntl is None:
+        return None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("a")
+    except OSError:  # it can be read and not written
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise MisuseError(
+            f"another atlas of this registry runs already (it holds {folder / 'lock'}): use that one, or end it first"
+        ) from None
+    except OSError:  # a file system without locks
+        pass
+    return lock
+
+
 class Busy(Exception):
     """So many questions wait already that no further one is taken."""
 
@@ -72,12 +99,17 @@ class Jobs:
     """All questions of one atlas."""
 
     def __init__(self, settings: Settings) -> None:
-        """Find the questions that were asked before; those that were not answered are marked as interrupted."""
+        """Find the questions that were asked before; those that were not answered are marked as interrupted.
+
+        Raises:
+            MisuseError: If another atlas of the same registry runs: the two would delete each other's files.
+        """
         self._settings = settings
+        self._held = _held(settings.folder)
         self._folder = settings.folder / "jobs"
         self._lock = threading.Lock()
         self._waiting: deque[Job] = deque()
-        self._running = 0
+        self._running = self._receiving = 0
         self._jobs = {job.id: job for job in self._found()}
         self._closed = False
 
@@ -86,6 +118,36 @@ class Jobs:
         folder = self._folder / uuid.uuid4().hex
         (folder / FILES).mkdir(parents=True)
         return folder
+
+    def check_room(self) -> None:
+        """Raise `Busy` if no further question is taken: so many wait, or are on their way with an upload."""
+        with self._lock:
+            if len(self._waiting) >= self._settings.max_waiting:
+                raise Busy
+
+    @contextmanager
+    def receiving(self) -> Generator[Path]:
+        """A folder for a question and the files that are uploaded with it; deleted where that fails.
+
+        Yields:
+            The folder.
+
+        Raises:
+            Busy: If so many questions wait, or uploads come at once, that this one is not taken.
+        """
+        with self._lock:
+            if len(self._waiting) + self._receiving >= self._settings.max_waiting:
+                raise Busy
+            self._receiving += 1
+        folder = self.new_folder()
+        try:
+            yield folder
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        finally:
+            with self._lock:
+                self._receiving -= 1
 
     def ask(self, kind: str, request: Mapping[str, Any], key: str = "", folder: Path | None = None) -> Job:
         """Take a question.
@@ -102,11 +164,12 @@ class Jobs:
         Raises:
             Busy: If too many wait.
         """
-        with self._lock:
-            if len(self._waiting) >= self._settings.max_waiting:
-                if folder is not None:
-                    shutil.rmtree(folder, ignore_errors=True)
-                raise Busy
+        try:
+            self.check_room()
+        except Busy:
+            if folder is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
         folder = folder or self.new_folder()
         size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
         limits = {"memory": self._settings.max_memory + 2 * size, "seconds": self._settings.max_seconds}
@@ -134,22 +197,27 @@ class Jobs:
         return sorted(self._jobs.values(), key=lambda j: -j.asked_at)[:n]
 
     def again(self, job: Job) -> Job:
-        """Ask a question once more that was interrupted or cancelled.
+        """Ask a question once more that was interrupted.
 
         Returns:
-            The new question, with the files of the old one.
+            The new question, with the files of the old one; the old one itself while it is on its way or answered.
 
         Raises:
             MisuseError: If its files are gone.
+            Busy: If too many questions wait; the files stay for another time.
         """
-        files = job.folder / FILES
-        if job.kind == "trace" and "uploaded" in job.key and not (files.is_dir() and any(files.iterdir())):
+        if job.state in ("waiting", "running", "done"):
+            return job
+        self.check_room()
+        folder, files = self.new_folder(), job.folder / FILES
+        try:
+            (folder / FILES).rmdir()
+            files.rename(folder / FILES)  # of two who ask at once, one gets them
+        except OSError:
+            (folder / FILES).mkdir(exist_ok=True)
+        if job.key.startswith("uploaded") and not any((folder / FILES).iterdir()):
+            shutil.rmtree(folder, ignore_errors=True)
             raise MisuseError("the uploaded file is no longer here: upload it again")
-        folder = None
-        if files.is_dir() and any(files.iterdir()):
-            folder = self.new_folder()
-            shutil.rmtree(folder / FILES)
-            files.rename(folder / FILES)
         return self.ask(job.kind, job.request, job.key, folder)
 
     def cancel(self, job: Job) -> None:
@@ -179,6 +247,8 @@ class Jobs:
             if job.process is not None and job.state == "running":
                 job.state = "interrupted"
                 job.process.kill()
+        if self._held is not None:
+            self._held.close()
 
     def _found(self) -> list[Job]:
         found = []

@@ -1,5 +1,7 @@
 """Runs the atlas."""
 
+from collections.abc import Callable
+
 from stemma.errors import MisuseError
 from stemma.web.settings import Settings
 
@@ -7,8 +9,12 @@ LONGEST_REQUEST = 1 << 18
 """Bytes of the head of a request: names in addresses may be long."""
 
 
-def run(settings: Settings) -> None:
+def run(settings: Settings, ready: Callable[[], None]) -> None:
     """Serve the atlas until it is interrupted.
+
+    Args:
+        settings: What is served, and to whom.
+        ready: Called once it can be reached.
 
     Raises:
         MisuseError: If the address is taken or is none of this machine.
@@ -32,4 +38,6 @@ def run(settings: Settings) -> None:
         create_app(settings), log_level="warning", h11_max_incomplete_event_size=LONGEST_REQUEST, server_header=False,
         timeout_graceful_shutdown=5, http="h11",
     )  # fmt: skip
+    listening.listen()
+    ready()
     uvicorn.Server(config).run(sockets=[listening])

@@ -16,9 +16,10 @@ class Settings:
         token: What a visitor must know; None where only this machine can reach it.
         max_upload: Bytes that one upload may have.
         max_jobs: Questions that are answered at once, each in a process of its own.
-        max_waiting: Questions that may wait; further ones are refused.
+        max_waiting: Questions that may wait, with uploads that are on their way; further ones are refused.
         max_memory: Bytes of memory that one question may take beyond the size of its files.
         max_seconds: Seconds after which a question is given up.
+        patience: Seconds after which an upload of which nothing more comes is given up.
         kept: Answered questions that are kept.
     """
 
@@ -31,6 +32,7 @@ class Settings:
     max_waiting: int = 32
     max_memory: int = 8 << 30
     max_seconds: int = 3600
+    patience: float = 60.0
     kept: int = 200
 
     @property

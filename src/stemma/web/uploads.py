@@ -1,5 +1,6 @@
 """Uploads: streamed to disk as they come, bounded, under a harmless name."""
 
+import asyncio
 import re
 import shutil
 from collections.abc import AsyncIterator
@@ -13,6 +14,12 @@ LONGEST = 200
 """Bytes of a file name that are kept; its ending stays."""
 
 MOST_FILES = 256
+
+MOST_PARTS = 1024
+"""Parts of a body, with those that are no files."""
+
+LONGEST_HEADERS = 1 << 14
+"""Bytes of the headers of one part."""
 
 
 class TooLarge(StemmaError):
@@ -31,7 +38,9 @@ def harmless_name(given: str) -> str:
     return f"{stem}.{ending}" if dot else stem
 
 
-async def receive(chunks: AsyncIterator[bytes], content_type: str, folder: Path, most: int) -> list[Path]:
+async def receive(
+    chunks: AsyncIterator[bytes], content_type: str, folder: Path, most: int, patience: float
+) -> list[Path]:
     """Write the files of a `multipart/form-data` body into a folder.
 
     Memory: one chunk, whatever the size of the files.
@@ -41,6 +50,7 @@ async def receive(chunks: AsyncIterator[bytes], content_type: str, folder: Path,
         content_type: Header that names the boundary.
         folder: Folder for the files; emptied if the upload is refused.
         most: Bytes that the body may have.
+        patience: Seconds that each next part of the body may take to come.
 
     Returns:
         The files, in the order in which they came.
@@ -59,7 +69,7 @@ async def receive(chunks: AsyncIterator[bytes], content_type: str, folder: Path,
     parser = MultipartParser(options[b"boundary"], writer.callbacks)
     size = 0
     try:
-        async for chunk in chunks:
+        async for chunk in _with_patience(chunks, patience):
             size += len(chunk)
             if size > most:
                 raise TooLarge(f"the upload has more than {most:,} bytes, which is what this atlas takes. Trace the "
@@ -78,16 +88,29 @@ async def receive(chunks: AsyncIterator[bytes], content_type: str, folder: Path,
     return writer.files
 
 
+async def _with_patience(chunks: AsyncIterator[bytes], patience: float) -> AsyncIterator[bytes]:
+    while True:
+        try:
+            yield await asyncio.wait_for(anext(chunks), patience)
+        except StopAsyncIteration:
+            return
+        except TimeoutError:
+            raise MisuseError(f"nothing more of the upload came for {patience:g} seconds: send it again") from None
+
+
 class _Writer:
     """Writes the parts of a body that are files; other parts are dropped."""
 
     def __init__(self, folder: Path) -> None:
         self.files: list[Path] = []
+        self._taken: set[str] = set()  # some file systems take names that differ in case only for one
         self.complete = False
         self._folder = folder
         self._header = b""
         self._value = b""
         self._disposition = b""
+        self._room = LONGEST_HEADERS
+        self._parts = 0
         self._open: IO[bytes] | None = None
 
     @property
@@ -107,12 +130,23 @@ class _Writer:
 
     def _begin(self) -> None:
         self._disposition = b""
+        self._room = LONGEST_HEADERS
+        self._parts += 1
+        if self._parts > MOST_PARTS:
+            raise TooLarge(f"the upload has more than {MOST_PARTS} parts")
 
     def _on_header(self, data: bytes, start: int, end: int) -> None:
+        self._take_room(end - start)
         self._header += data[start:end]
 
     def _on_value(self, data: bytes, start: int, end: int) -> None:
+        self._take_room(end - start)
         self._value += data[start:end]
+
+    def _take_room(self, size: int) -> None:
+        self._room -= size
+        if self._room < 0:
+            raise TooLarge(f"the upload has a part whose headers are longer than {LONGEST_HEADERS:,} bytes")
 
     def _on_header_end(self) -> None:
         if self._header.lower() == b"content-disposition":
@@ -131,10 +165,11 @@ class _Writer:
         name = harmless_name(given)
         path = self._folder / name
         for i in range(2, MOST_FILES + 2):
-            if path not in self.files:
+            if path.name.casefold() not in self._taken:
                 break
             path = self._folder / f"{i}-{name}"
         self.files.append(path)
+        self._taken.add(path.name.casefold())
         self._open = path.open("wb")
 
     def _on_data(self, data: bytes, start: int, end: int) -> None:

@@ -22,11 +22,13 @@ def main(folder: Path) -> int:
     Returns:
         0 if there is an answer, 1 if there is an error.
     """
+    from stemma.checkpoints.confinement import confine
     from stemma.errors import StemmaError
 
     job = json.loads((folder / JOB).read_text(encoding="utf-8"))
     _limit(job["limits"])
     threading.Thread(target=_end_with_stdin, daemon=True).start()
+    confine(folder / FILES)
     os.chdir(folder / FILES)  # an uploaded file is asked for by its name alone, as on a command line
     try:
         document = answer(job["kind"], job["request"], _tell)
@@ -105,7 +107,8 @@ def _limit(limits: Mapping[str, int]) -> None:
 
 
 def _end_with_stdin() -> None:
-    sys.stdin.buffer.read()
+    while os.read(0, 1):  # not through sys.stdin, whose lock a process that ends would wait for
+        pass
     os._exit(1)
 
 

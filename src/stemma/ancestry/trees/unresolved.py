@@ -4,9 +4,7 @@ from collections.abc import Callable
 
 from stemma.ancestry.trees.forms import Forms, chance_of, missing_names
 from stemma.types import Lineage
-
-SURE = 0.95
-"""Probability from which an edge leaves nothing open."""
+from stemma.types.claims import SURE
 
 NOT_CONNECTED = "of the same family, but no edges connect the two"
 NO_DIRECTION = "its place in the family, or that of an ancestor, is not established"

@@ -11,6 +11,7 @@ from stemma.checkpoints.adapters.adapter import Adapter, Changes
 from stemma.checkpoints.adapters.readers import read_changes
 from stemma.checkpoints.adapters.tied_head import resolve_tied_head
 from stemma.checkpoints.assemble import build_models, make_model, read_file
+from stemma.checkpoints.confinement import may_lead
 from stemma.checkpoints.model import Model
 from stemma.checkpoints.tensor import Tensor
 from stemma.errors import StemmaError, UnreadableModelError
@@ -80,7 +81,9 @@ def _find_base(folder: Path, wanted: str) -> Path | None:
     places += [folder.parent / f"{last}{ending}" for ending in ("", ".safetensors", ".pt", ".bin")] if last else []
     for place in places:
         try:
-            if place.exists() and place.resolve() != folder.resolve() and not (place.is_dir() and is_adapter(place)):
+            if not may_lead(folder, place) or not place.exists() or place.resolve() == folder.resolve():
+                continue
+            if not (place.is_dir() and is_adapter(place)):
                 return place
         except (OSError, RuntimeError):  # name too long, or a loop of links
             continue

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from stemma.checkpoints.file_hashes import FileHash
 from stemma.types import ClaimLine, jsonable, plain
+from stemma.types.claims import SURE
 
 TOOL = "Stemma"
 
@@ -307,11 +308,12 @@ def _open_questions(document: Mapping[str, Any], name: str) -> tuple[Mapping[str
 
 
 def _edge(edge: Mapping[str, Any], end: Literal["parent", "child"], digest: str) -> Kin:
-    """One end of an edge; a copy is no parent, nor is a missing model that only distances call for."""
+    """One end of an edge; a copy is no parent, nor is a missing model that only distances call for, or a likely one."""
+    sure = edge["confidence"] is None or edge["confidence"] >= SURE
     copied = edge["relation"] in ("copy", "reformatted", "permuted")
     return Kin(
         name=edge[end], digest=digest, relation=edge["relation"], steps=(edge["relation"],),
-        role="copy" if copied else end, established=end == "parent" and bool(digest) and not copied,
+        role="copy" if copied else end, established=end == "parent" and bool(digest) and not copied and sure,
         p_value=edge["p_value"], log10_p=edge["log10_p"], confidence=edge["confidence"], share=edge["share"],
         reason=edge["reason"], test="lineage",
     )  # fmt: skip

@@ -49,8 +49,8 @@ def statement(findings: ExportedFindings, predicate_type: str, predicate: Mappin
 
     if gone := next((m for m in findings.models if not m.files), None):
         raise StatementError(
-            f"the files of {clean(gone.name)[:100]} are not at hand, so a statement would be about nothing. Give the "
-            "path of its checkpoint"
+            f"the files of {clean(gone.name)[:100]} are not at hand, or hold other weights by now, so a statement "
+            "would be about nothing. Give the path of its checkpoint"
         )
     several = len(findings.models) > 1
     files = [(f"{m.name}/{f.name}" if several else f.name, f.sha256) for m in findings.models for f in m.files]

@@ -236,8 +236,26 @@ addEventListener("DOMContentLoaded", async () => {
   });
   canvas.addEventListener("click", event => {
     const box = canvas.getBoundingClientRect(), i = nearest(event.clientX - box.left, event.clientY - box.top);
-    if (i >= 0) select(i);
+    const at = i >= 0 ? i : edgeAt(event.clientX - box.left, event.clientY - box.top);
+    if (at >= 0) select(at);
   });
+  // The child of the line under the pointer: its panel has the evidence for the line.
+  function edgeAt(x, y) {
+    let best = -1, least = 5;
+    const far = (x0, y0, x1, y1) => {
+      const dx = x1 - x0, dy = y1 - y0, along = dx || dy ? Math.max(0, Math.min(1, ((x - x0) * dx + (y - y0) * dy) / (dx * dx + dy * dy))) : 0;
+      return Math.hypot(x - x0 - along * dx, y - y0 - along * dy);
+    };
+    if (view.k < FAR) return -1;
+    for (let e = 0; e < E; e++) {
+      const p = edges[5 * e], c = edges[5 * e + 1];
+      if (parent[c] !== p) continue;
+      const [x0, y0] = place(p), [x1, y1] = place(c), bus = xs[c] === xs[p] + 1 ? y1 : y1 - H * view.k / 2;
+      const d = Math.min(far(x0 + 8, bus, x1, bus), far(x1, bus, x1, y1));
+      if (d < least) { least = d; best = c; }
+    }
+    return best;
+  }
   async function select(i) {
     selected = i; redraw();
     if (data.kind[i] === MISSING) {
