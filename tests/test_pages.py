@@ -157,7 +157,7 @@ def test_an_arrow_is_drawn_only_where_a_direction_is_known() -> None:
 
 def test_a_probability_says_what_it_is_of() -> None:
     assert "probability that it is the parent: 90 %" in _text("trace: descends finetuned")
-    assert "probability that it is no parent: 90 %" in _text("trace: related relative")
+    assert "probability that it is the parent: 10 %" in _text("trace: related relative")
     assert "probability that it was made from this model: 90 %" in _text("trace: related child")
     assert "44 further models of this kind not shown" in _text("trace: 50 copies")
 
