@@ -123,11 +123,14 @@ def trace_closing(document: Document) -> tuple[str, str]:
         if by_function_only(document, closest):
             return ("the two behave more alike than control models do, but share no weights",
                     "more control models (--null) make the smallest attainable p-value smaller")  # fmt: skip
-        return ("they share weights: either may be the parent, or both come from a third model",
-                f"add further models of this family ({command_of('add', asked)} PATH) and trace again")  # fmt: skip
+        more = "trace again with further models of this family in --against"
+        if asked["against"] is None:
+            more = f"add further models of this family ({command_of('add', asked)} PATH) and trace again"
+        return "they share weights: either may be the parent, or both come from a third model", more
     if verdict == "no-known-parent":
-        return ("every model searched was tested and excluded; a parent that is not enrolled cannot be found",
-                f"{command_of('add', asked)} PATH enrols further models to search")  # fmt: skip
+        further = (f"{command_of('add', asked)} PATH enrols further models to search" if asked["against"] is None else
+                   "--against with further models searches them as well")  # fmt: skip
+        return "every model searched was tested and excluded; a parent that was not searched cannot be found", further
     if document["n_searched"] == 0:
         return (
             "nothing was searched, so this says nothing about the model",

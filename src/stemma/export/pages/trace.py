@@ -127,6 +127,10 @@ def _findings(document: Document) -> Iterator[str]:
         yield f"{sentence(closest['reason'])}{order}"
     if closest is None and document["verdict"] == "no-known-parent":
         yield f"All {count(document['n_searched'], 'model')} searched were tested and excluded."
+    if closest is None and document["verdict"] == "inconclusive" and document["candidates"]:
+        apart = sum(row["verdict"] == "independent" for row in document["candidates"])
+        searched = count(document["n_searched"], "model")
+        yield f"{apart:,} of {searched} searched excluded; what could not be tested of the others is listed below."
     rest = document["relatives"] if document["parents"] or document["copies"] else ()
     for kin in rest[:ABOVE]:
         role = _ROLES.get(kin["role"], "relative")
