@@ -187,3 +187,12 @@ def test_names_are_broken_within_their_box(name: str) -> None:
     assert name.endswith(tail)
     assert (joined == name) == ("…" not in joined)
     assert columns(cut(name, 10)) <= 10
+
+
+def test_the_key_explains_only_what_the_picture_shows() -> None:
+    sure = tree_svg(lineage_document([edge("a", "b")], [["a", "b"]]))
+    shown = tree_svg(lineage_document([edge("a", "b", "quantized", confidence=None)], [["a", "b"]]))
+    assert "A percentage is the probability" in sure
+    assert "A percentage is the probability" not in shown
+    assert "number at a merge" not in sure + shown
+    assert "Parents stand on the left" in shown
