@@ -30,7 +30,7 @@ PAGES = {
     "trace-unknown-direction": ("trace", "zoo/waifu2x_upconv7_photo/noise1_scale2.0x.safetensors", "--against", "zoo"),
     "compare": ("compare", f"zoo/{FLOAT}.safetensors", f"zoo/{INT8}.safetensors"),
     "explain": ("explain", f"zoo/{FLOAT}.safetensors", f"zoo/{INT8}.safetensors"),
-    "lineage": ("lineage", "zoo"),
+    "lineage": ("lineage",),
 }
 """By picture: the command whose page it shows."""
 
@@ -87,11 +87,10 @@ def main(zoo: Path) -> None:
         os.environ.pop("STEMMA_REGISTRY", None)
         (cwd / "zoo").symlink_to(zoo.resolve())
         browser = playwright.chromium.launch(executable_path=chromium, args=QUIET)
+        stemma("add", "zoo", cwd=cwd)
         for name, words in PAGES.items():
             stemma(*words, "--html", f"{name}.html", cwd=cwd)
             picture(browser, (cwd / f"{name}.html").as_uri(), name, HEIGHTS[name])
-        stemma("add", "zoo", cwd=cwd)
-        stemma("lineage", cwd=cwd)
         with served(cwd) as address:
             picture(browser, f"{address}/tree?select={INT8}", "tree", 760, INT8)
         browser.close()

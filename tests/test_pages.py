@@ -17,9 +17,14 @@ from safetensors.numpy import save_file
 from checkpoints import Run, arrays_of
 from page_documents import HOSTILE, RelationKind, documents, explanation, layers
 from stemma.errors import MisuseError
+from stemma.export.answers import trace_closing
+from stemma.export.markup import lines_within
 from stemma.export.pages import PAGES, render_page
 from stemma.export.pages.pictures.heat_map import CELL, STATUS, rows_of
+from stemma.export.pages.trace import trace_view
 from stemma.export.pages.words import WORDS
+from stemma.types.text import short_name
+from traces import of_relation, relative, trace
 
 pytestmark = pytest.mark.anywhere
 
@@ -157,7 +162,7 @@ def test_an_arrow_is_drawn_only_where_a_direction_is_known() -> None:
 
 def test_a_probability_says_what_it_is_of() -> None:
     assert "probability that it is the parent: 90 %" in _text("trace: descends finetuned")
-    assert "probability that it is no parent: 90 %" in _text("trace: related relative")
+    assert "probability that it is the parent: 10 %" in _text("trace: related relative")
     assert "probability that it was made from this model: 90 %" in _text("trace: related child")
     assert "44 further models of this kind not shown" in _text("trace: 50 copies")
 
@@ -470,3 +475,44 @@ def test_axe_finds_nothing(browser: Any, tmp_path: Path) -> None:
         assert not wrong, (what, scheme, width, wrong)
 
     _pages_in(browser, tmp_path, look)
+
+
+def test_a_trace_lists_relatives_first_then_what_is_open_then_few_independent_models() -> None:
+    strangers = [f"stranger-{i:02d}" for i in range(9)]
+    document = trace("related", relatives=[relative("kin", RelationKind.SIBLINGS, "relative")], strangers=strangers,
+                     undecided=["open-a", "open-b"])  # fmt: skip
+    found = {**document, "candidates": document["candidates"][::-1]}
+    view = trace_view(found)
+    assert [row["name"] for row in view["rows"][:1]] == ["kin"]
+    assert {row["name"] for row in view["rows"][1:3]} == {"open-a", "open-b"}
+    assert len(view["rows"]) == 6
+    page = render_page(found, "stemma trace x").decode()
+    assert "6 further models compared and not listed: independent, too." in page
+    many = trace("inconclusive", undecided=[f"open-{i:02d}" for i in range(20)], strangers=["stranger"])
+    text = render_page(many, "stemma trace x").decode()
+    assert "9 further models compared and not listed." in text
+    assert "independent, too" not in text
+
+
+def test_a_cell_says_on_a_phone_which_column_it_is_of() -> None:
+    reader = Reader(_page("trace: descends finetuned"))
+    cells = [attrs for tag, attrs in reader.tags if tag == "td" and "data-label" in attrs]
+    assert {"relation", "weights", "alike"} <= {cell["data-label"] for cell in cells}
+
+
+def test_the_next_step_has_the_registry_that_was_asked() -> None:
+    document = of_relation(RelationKind.FINETUNED)
+    asked = {**document["asked"], "registry": "/data/our models.db"}
+    page = Reader(render_page({**document, "asked": asked}, "stemma trace x"))
+    assert "stemma explain --registry '/data/our models.db' base model" in " ".join(page.text)
+    searched = {**document["asked"], "against": ["folder"]}
+    lost = trace("no-known-parent", strangers=["stranger"])
+    assert "--against with further models" in trace_closing({**lost, "asked": searched})[1]
+    assert trace_closing(lost)[1].startswith("stemma add PATH")
+
+
+def test_long_names_that_differ_in_their_endings_stay_different() -> None:
+    first, second = (f"folder/{'a-long-name-' * 12}{end}" for end in ("dense", "finetuned"))
+    assert short_name(first, 48) != short_name(second, 48)
+    assert all(len(short_name(name, 48)) == 48 and "…" in short_name(name, 48) for name in (first, second))
+    assert lines_within(first, 20) != lines_within(second, 20)

@@ -182,6 +182,17 @@ def test_names_are_broken_within_their_box(name: str) -> None:
     assert len(lines) <= 2
     assert all(columns(line) <= 25 for line in lines)
     joined = "".join(lines)
-    assert name.startswith(joined.removesuffix("…"))
-    assert (joined == name) == (not joined.endswith("…"))
+    head, _, tail = joined.partition("…")
+    assert name.startswith(head)
+    assert name.endswith(tail)
+    assert (joined == name) == ("…" not in joined)
     assert columns(cut(name, 10)) <= 10
+
+
+def test_the_key_explains_only_what_the_picture_shows() -> None:
+    sure = tree_svg(lineage_document([edge("a", "b")], [["a", "b"]]))
+    shown = tree_svg(lineage_document([edge("a", "b", "quantized", confidence=None)], [["a", "b"]]))
+    assert "A percentage is the probability" in sure
+    assert "A percentage is the probability" not in shown
+    assert "number at a merge" not in sure + shown
+    assert "Parents stand on the left" in shown

@@ -61,8 +61,7 @@ def trace(
     not_tested = tuple({"what": "not-comparable", "model": u, "why": "of another shape"} for u in undecided)
     fields: dict[str, Any] = {
         "alpha": 0.01, "n_searched": len(related) + len(apart) + len(open_) + len(copies), "parent_set": (),
-        "cannot_see": ("training data",), "not_tested": not_tested, "coverage": None, "notes": (),
-        "claims": (),
+        "cannot_see": ("training data",), "not_tested": not_tested, "coverage": None, "notes": (), "claims": (),
     } | more  # fmt: skip
     document = TraceDocument.of(
         TraceRequest(model=name), model=ModelRef(name, digest(f"{name}'s weights")), verdict=verdict,

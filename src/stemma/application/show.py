@@ -231,7 +231,8 @@ def _not_tested(catalogue: "Catalogue", name: str) -> list[str]:
     if catalogue.drawn_at is None:
         return ["no family tree was drawn yet. Draw it with: stemma lineage"]
     out = [t["why"] for t in catalogue.lineage.not_tested if t["model"] in ("", name)]
-    out += [str(r["reason"]) for r in catalogue.lineage.refused if name in r["models"]]
+    refused = [r for r in catalogue.lineage.refused if name in r["models"]]
+    out += [f"{' and '.join(map(str, r['models']))}: {r['reason']}" for r in refused]
     if catalogue.undrawn:
         which = "this model among them " if name in catalogue.undrawn else ""
         out.append(f"{len(catalogue.undrawn):,} models were enrolled after the family tree was drawn, {which}"

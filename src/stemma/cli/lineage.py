@@ -118,7 +118,7 @@ def lineage(
 
 
 def trees(result: "Lineage") -> "Iterator[Text | str]":
-    """One tree per root of a family, each followed by an empty line."""
+    """One tree per root of a family, and an empty line after each; roots alone in one family stand together."""
     below: dict[str, list[Edge]] = {}
     for edge in result.edges:
         below.setdefault(edge.parent, []).append(edge)
@@ -127,8 +127,14 @@ def trees(result: "Lineage") -> "Iterator[Text | str]":
         parents.setdefault(edge.child, []).append(edge.parent)
     lost = [str(m["name"]) for m in result.missing_ancestors]
     related = {m for f in result.families if len(f) > 1 for m in f}
+    home = {m: i for i, f in enumerate(result.families) for m in f}
+    last: str | None = None
     for top in (*(r for r in result.roots if r in related), *(m for m in lost if m not in parents)):
+        if last is not None and (top in below or last in below or home.get(top) != home.get(last)):
+            yield ""
         yield _tree(top, below, parents)
+        last = top
+    if last is not None:
         yield ""
 
 
@@ -187,8 +193,11 @@ def _step(edge: "Edge", parents: Sequence[str]) -> "Text":
 def _lines(result: "Lineage") -> "Iterator[tuple[str, str | Text, str]]":
     for m in result.missing_ancestors:
         yield "missing", f"{m['name']}: no model here can be the parent of {', '.join(m['children'])}", ""
-    for r in result.refused:
-        yield "undecided", " and ".join(r["models"]), str(r["reason"])
+    said: set[str] = set()
+    for r in sorted(result.refused, key=lambda r: str(r["reason"])):
+        reason = str(r["reason"])
+        yield "undecided", " and ".join(r["models"]), "as above" if reason in said else reason
+        said.add(reason)
     for r in result.receipts:
         yield "receipt", f"{r['child']}: {r['operation']} of {r['parent']}", DRAWN[r["drawn"]]
     open_ = {t["model"] for t in result.not_tested}

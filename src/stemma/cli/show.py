@@ -55,6 +55,7 @@ SHOWN = 6
 def _relatives(document: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     """Copies, place in the family tree, and models near it."""
     from stemma.cli.output import number
+    from stemma.export.figures import count
 
     if document["copies"]:
         yield "copies", _few(document["copies"]), "the same weights"
@@ -72,7 +73,8 @@ def _relatives(document: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
         near = [f"{x['name']} ({number(x['alike'])})" for x in document["near"]]
         yield "near", _few(near), "in the search index (1 the same, 0 independent): a hint, no evidence"
     if document["shared"]:
-        yield "shares", _few([f"{x['tensors']:,} tensors with {x['name']}" for x in document["shared"]]), "bit for bit"
+        parts = [f"{count(x['tensors'], 'tensor')} with {x['name']}" for x in document["shared"]]
+        yield "shares", _few(parts), "bit for bit; small ones often coincide"
     for edit in document["receipts"]:
         yield "receipt", f"{edit['child']}: {edit['operation']} of {edit['parent']}", f"drawn: {edit['drawn']}"
     for line in document["claims_checked"]:

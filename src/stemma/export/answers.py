@@ -58,6 +58,12 @@ def typed_as(name: object) -> str:
     return shlex.quote(plain(name))
 
 
+def command_of(name: str, asked: Mapping[str, Any]) -> str:
+    """A command of Stemma as it is typed, with the registry that was asked where it is not the default one."""
+    registry = None if asked.get("paths") else asked.get("registry")
+    return f"stemma {name} --registry {typed_as(registry)}" if registry else f"stemma {name}"
+
+
 def path_of(name: object, searched: Sequence[str] | None) -> str:
     """What is typed for a model: the file it was found at where files were searched, else its name."""
     from stemma.checkpoints.folders import default_name
@@ -109,21 +115,27 @@ def trace_closing(document: Document) -> tuple[str, str]:
                 "stemma trace with --deny-license L checks the licences, for example in CI")  # fmt: skip
     if verdict == "descends" and closest is not None:
         return ("its weights were made from those of its parent, whose licence may apply",
-                f"stemma explain {parent} {model} shows what was changed in each layer")  # fmt: skip
+                f"{command_of('explain', asked)} {parent} {model} shows what was changed in each layer")  # fmt: skip
     if verdict == "related" and closest is not None:
         if closest.get("role") == "same":
             return ("both are forms of the same network; either may be the older one",
-                    f"stemma explain {parent} {model} shows how the two differ")  # fmt: skip
+                    f"{command_of('explain', asked)} {parent} {model} shows how the two differ")  # fmt: skip
         if by_function_only(document, closest):
             return ("the two behave more alike than control models do, but share no weights",
                     "more control models (--null) make the smallest attainable p-value smaller")  # fmt: skip
-        return ("they share weights: either may be the parent, or both come from a third model",
-                "add further models of this family (stemma add PATH) and trace again")  # fmt: skip
+        more = "trace again with further models of this family in --against"
+        if asked["against"] is None:
+            more = f"add further models of this family ({command_of('add', asked)} PATH) and trace again"
+        return "they share weights: either may be the parent, or both come from a third model", more
     if verdict == "no-known-parent":
-        return ("every model searched was tested and excluded; a parent that is not enrolled cannot be found",
-                "stemma add enrols further models to search")  # fmt: skip
+        further = (f"{command_of('add', asked)} PATH enrols further models to search" if asked["against"] is None else
+                   "--against with further models searches them as well")  # fmt: skip
+        return "every model searched was tested and excluded; a parent that was not searched cannot be found", further
     if document["n_searched"] == 0:
-        return "nothing was searched, so this says nothing about the model", "stemma add PATH enrols models to search"
+        return (
+            "nothing was searched, so this says nothing about the model",
+            f"{command_of('add', asked)} PATH enrols models to search",
+        )
     return ("a relative may be among the models that could not be tested; this is not a clearance",
             "see 'not tested' above; --probes compares what the models compute as well")  # fmt: skip
 
@@ -175,7 +187,7 @@ def compare_closing(document: Document) -> tuple[str, str]:
         either = "the two share weights: one was made from the other, or both from a third model"
         return (_SHARED.get(document["relation"], either)
                 if document["direction"] == "unknown" else "the weights of one were made from those of the other",
-                f"stemma explain {parent} {child} shows what was changed, layer by layer")  # fmt: skip
+                f"{command_of('explain', asked)} {parent} {child} shows what was changed, layer by layer")  # fmt: skip
     if verdict == "independent":
         return ("as far as the weights show, the two were trained from different starting weights"
                 if function is None else "neither weights nor outputs show that one comes from the other",
@@ -204,12 +216,13 @@ def explain_answer(document: Document) -> AnswerLine:
 def explain_closing(document: Document) -> tuple[str, str]:
     """What an explanation means, and what to do next."""
     pair = f"{typed_as(document['asked']['parent'])} {typed_as(document['asked']['child'])}"
+    compare = command_of("compare", document["asked"])
     if document["kind"] is None:
         return "layers that are not identical could not be explained", "see 'not tested' above"
     if document["kind"] == "unrelated":
-        return "as far as the weights show, the two do not share weights", f"stemma compare {pair} gives the evidence"
+        return "as far as the weights show, the two do not share weights", f"{compare} {pair} gives the evidence"
     return ("this is the simplest explanation of the difference that was found, not the only possible one",
-            f"stemma compare {pair} gives the evidence that the two are related")  # fmt: skip
+            f"{compare} {pair} gives the evidence that the two are related")  # fmt: skip
 
 
 def lineage_answer(document: Document) -> AnswerLine:
@@ -227,7 +240,7 @@ def lineage_closing(document: Document) -> tuple[str, str]:
         ends = [path_of(edge[end], document["asked"]["paths"]) for end in ("parent", "child")]
         shown = "A B" if "(missing" in edge["parent"] + edge["child"] else " ".join(ends)
         return ("each child is listed below its parent, with the relation between them",
-                f"stemma explain {shown} shows what was changed along an edge")  # fmt: skip
+                f"{command_of('explain', document['asked'])} {shown} shows what was changed along an edge")  # fmt: skip
     if any(len(family) > 1 for family in document["families"]):
         return ("some models share weights, but none is established as the parent of another",
                 "stemma compare A B shows the evidence for a pair")  # fmt: skip

@@ -37,10 +37,24 @@ def cut(text: object, most: int) -> str:
     return f"{out}…"
 
 
+def cut_between(text: object, most: int) -> str:
+    """A name in at most so many columns, cut in the middle: names in one folder often differ in their endings."""
+    shown = plain(text)
+    if columns(shown) <= most:
+        return shown
+    tail = cut(shown[::-1], most // 2).removesuffix("…")[::-1]
+    return f"{cut(shown, most - columns(tail))}{tail}"
+
+
 def lines_within(text: object, most: int, lines: int = 2) -> list[str]:
-    """A name in few lines of few columns, broken behind a separator where there is one; the last is cut."""
+    """A name in few lines of few columns, broken behind a separator where there is one; the last keeps both ends."""
     left = plain(text)
-    return list(_broken(left[: 4 * most * lines], most, lines)) or [""]
+    return list(_broken(_ends(left, 4 * most * lines), most, lines)) or [""]
+
+
+def _ends(text: str, most: int) -> str:
+    """Both ends of a very long text: enough of it to fill lines."""
+    return text if len(text) <= most else text[: most // 2] + text[-most // 2 :]
 
 
 def _broken(left: str, most: int, lines: int) -> Iterator[str]:
@@ -50,7 +64,7 @@ def _broken(left: str, most: int, lines: int) -> Iterator[str]:
                 yield left
             return
         if line == lines - 1:
-            yield cut(left, most)
+            yield cut_between(left, most)
             return
         head = cut(left, most + 1).removesuffix("…")
         at = max(head.rfind(sign) for sign in "/-_. ") + 1

@@ -17,6 +17,15 @@ def plain(text: object) -> str:
 
 
 def short_name(name: object, most: int = LONGEST_NAME) -> str:
-    """A name in a short description: plain, and cut where it is long."""
+    """A name in a short description: plain, and cut in the middle where it is long.
+
+    Names in one folder often begin alike and differ in their endings, so that both ends are kept.
+
+    Returns:
+        At most so many characters.
+    """
     shown = plain(name)
-    return shown if len(shown) <= most else f"{shown[: most - 1]}…"
+    if len(shown) <= most:
+        return shown
+    tail = (most - 1) // 3
+    return f"{shown[: most - 1 - tail]}…{shown[len(shown) - tail :]}"

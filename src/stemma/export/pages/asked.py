@@ -20,7 +20,7 @@ LABELS = {
 }  # fmt: skip
 """By field of a request: what a page calls it."""
 
-UNASKED = frozenset({"jobs", "html"})
+UNASKED = frozenset({"jobs", "html", "svg", "dot"})
 """Fields that change nothing of the answer."""
 
 

@@ -94,12 +94,15 @@ def _tests(document: Document) -> Iterator[dict[str, Any]]:
     for test in document["evidence"]:
         decides = test["reason"] in deciding and test["axis"] not in marked
         marked |= {test["axis"]} if decides else set()
+        differ = test["statistic"] == "digest" and test["verdict"] == "inconclusive"
         exact = test["verdict"] == "supported" and document["relation"] in EXACT
         yield {
             "claim": test["claim"],
             "axis": test["axis"],
-            "outcome": DECIDED[test["verdict"]],
-            "strength": strength({**test, "relation": document["relation"] if exact else None}),
+            "outcome": "no" if differ else DECIDED[test["verdict"]],
+            "strength": "digests differ"
+            if differ
+            else strength({**test, "relation": document["relation"] if exact else None}),
             "reason": test["reason"],
             "against": test["null"]["source"],
             "decides": decides,

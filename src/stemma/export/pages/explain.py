@@ -1,11 +1,12 @@
 """What the page of an explanation shows."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from markupsafe import Markup
 
-from stemma.export.answers import explain_answer, explain_closing
+from stemma.export.answers import AnswerLine, explain_answer, explain_closing
 from stemma.export.figures import count, number, percent
 from stemma.export.layer_blocks import LONG, rows
 from stemma.export.pages.pictures.heat_map import heat_map, legend
@@ -36,8 +37,8 @@ def explain_view(document: Document) -> dict[str, Any]:
     return {
         "title": f"{document['parent']['name']} to {document['child']['name']}",
         "question": "What was done to the parent to get the child?",
-        "answer": explain_answer(document),
-        "tone": "inconclusive" if document["kind"] is None else document["kind"],
+        "answer": _headline(document),
+        "tone": {None: "inconclusive", "unrelated": "independent"}.get(document["kind"], "related"),
         "meaning": meaning,
         "next": following,
         "steps": [_step(step) for step in document["steps"]],
@@ -51,6 +52,12 @@ def explain_view(document: Document) -> dict[str, Any]:
         "doubts": list(_doubts(document)),
         "counts": list(_counts(document)),
     }
+
+
+def _headline(document: Document) -> AnswerLine:
+    """The answer, with a capital letter."""
+    answer = explain_answer(document)
+    return replace(answer, before=f"{answer.before[:1].upper()}{answer.before[1:]}")
 
 
 def _step(step: Mapping[str, Any]) -> dict[str, Any]:

@@ -84,8 +84,8 @@ def _certainty(document: Document) -> Iterator[tuple[str, str]]:
         yield "directions", f"{count(len(known), 'edge')} with a probability, {between}; {measured}"
     shown = len(document["edges"]) - len(known)
     if shown:
-        yield "shown by the change itself", count(shown, "edge")
-    yield "not drawn", f"{count(len(document['refused']), 'relation')} examined and not drawn or not directed"
+        yield "directions shown", f"{count(shown, 'edge')}, by the change itself"
+    yield "not drawn", f"{count(len(document['refused']), 'relation')} without a known direction, or not established"
     if document["missing_ancestors"]:
         yield "missing ancestors", count(len(document["missing_ancestors"]), "model")
     if document["asked"]["alpha"] is not None:

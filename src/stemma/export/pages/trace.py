@@ -11,6 +11,9 @@ Document = Mapping[str, Any]
 SHOWN = 12
 """Models compared in detail that the page lists."""
 
+EXCLUDED = 3
+"""Models among them that are shown to be independent."""
+
 ABOVE = 6
 """Models above the one in question that the picture shows."""
 
@@ -40,8 +43,22 @@ def trace_view(document: Document) -> dict[str, Any]:
         "findings": list(_findings(document)),
         "sure": list(_certainty(document)),
         "doubts": list(_doubts(document)),
-        "shown": SHOWN,
+        **_evidence(document["candidates"]),
     }
+
+
+def _evidence(candidates: list[dict[str, Any]]) -> dict[str, Any]:
+    """The candidates to list: relatives, then what is open, then the independent ones that came closest."""
+    rank = {"related": 0, "inconclusive": 1}
+
+    def place(row: dict[str, Any]) -> tuple[int, bool]:
+        return rank.get(row["verdict"], 2), row["weights"]["p_value"] is None
+
+    ordered = sorted(candidates, key=place)
+    excluded = [row for row in ordered if row["verdict"] == "independent"][EXCLUDED:]
+    shown = [row for row in ordered if row not in excluded][:SHOWN]
+    left = [row for row in ordered if row not in shown]
+    return {"rows": shown, "left": len(left), "left_independent": all(r["verdict"] == "independent" for r in left)}
 
 
 def _above(document: Document) -> Iterator[dict[str, Any]]:
@@ -63,7 +80,7 @@ _ROLES = {"child": "made from this model", "same": "the same network in another 
           "the two came first is not known", "relative": "relative, not shown to be a parent"}  # fmt: skip
 
 _PROBABLE = {"parent": "that it is the parent", "child": "that it was made from this model",
-             "same": "that both are the same network", "relative": "that it is no parent"}  # fmt: skip
+             "same": "that both are the same network", "relative": "that it is the parent"}  # fmt: skip
 """By role: what its probability is of."""
 
 _OTHERWISE = {"relative": "the parent after all", "parent": "no parent, but another relative",
@@ -96,7 +113,8 @@ def _edge(kin: Mapping[str, Any]) -> str:
     if kin["relation"] == "merged":
         words.append(f"share {number(kin['share'])}")
     if kin["confidence"] is not None:
-        words.append(f"probability {_PROBABLE.get(kin['role'], 'of this')}: {percent(kin['confidence'])}")
+        sure = 1 - kin["confidence"] if kin["role"] == "relative" else kin["confidence"]
+        words.append(f"probability {_PROBABLE.get(kin['role'], 'of this')}: {percent(sure)}")
     return " · ".join(words)
 
 
@@ -109,6 +127,10 @@ def _findings(document: Document) -> Iterator[str]:
         yield f"{sentence(closest['reason'])}{order}"
     if closest is None and document["verdict"] == "no-known-parent":
         yield f"All {count(document['n_searched'], 'model')} searched were tested and excluded."
+    if closest is None and document["verdict"] == "inconclusive" and document["candidates"]:
+        apart = sum(row["verdict"] == "independent" for row in document["candidates"])
+        searched = count(document["n_searched"], "model")
+        yield f"{apart:,} of {searched} searched excluded; what could not be tested of the others is listed below."
     rest = document["relatives"] if document["parents"] or document["copies"] else ()
     for kin in rest[:ABOVE]:
         role = _ROLES.get(kin["role"], "relative")

@@ -14,6 +14,8 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "probe input": (r"probes?|probe inputs?",
                     "an input that both models are run on, so that their outputs can be compared"),
     "digest": (r"sha256", "a hash of the weights: two files with the same digest hold the same weights"),
+    "cosine": (r"cosine", "how alike two rows of numbers are: 1 the same up to their size, 0 nothing in common"),
+    "edge": (r"edges?", "a line of a family tree: from a parent to what was made from it"),
     "unit": (r"units?", "a channel, hidden neuron or attention head"),
     "relative change": (r"relative change", "the size (norm) of the difference as a share of the size of the parent"),
     "description length": (r"description length|bits per entry|MDL",

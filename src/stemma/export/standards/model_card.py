@@ -79,10 +79,12 @@ def _lines(findings: ExportedFindings, model: ModelFindings) -> Iterator[str]:
     yield ""
     yield from (f"- {sentence}" for sentence in _found(model))
     others = [k for k in model.others if k.role != "copy"]
-    if others or model.possible:
+    known = {parent.name for parent in model.parents}
+    possible = [p for p in model.possible if p["name"] not in known]
+    if others or possible:
         yield from ("", "### Not established", "")
         yield from (f"- Related to {_safe(k.name)}{_how(k)}." for k in others)
-        for p in model.possible:
+        for p in possible:
             same = f" (or {', '.join(map(_safe, p['or']))})" if p["or"] else ""
             yield f"- Possible parent: {_safe(p['name'])}{same}, probability {p['probability']:.2g}."
     yield from ("", "### Not looked at", "")
@@ -91,7 +93,7 @@ def _lines(findings: ExportedFindings, model: ModelFindings) -> Iterator[str]:
         yield from ("", "## What the files of this model claim", "", "Claims are no findings.", "")
         told = ("contradicted.", "not checked.")
         for line in model.claims:
-            verdict = "" if line.sentence.endswith(told) else f" ({line.verdict})"
+            verdict = "" if line.sentence.endswith(told) else f" ({line.verdict if line.stated else 'nothing claimed'})"
             yield f"- {_safe(line.sentence)}{verdict}"
         source = "as a person stated it" if model.licence_source == "stated" else "as the files of the model state it"
         if model.licence:
@@ -121,7 +123,7 @@ def _how(kin: Kin) -> str:
         words.append("p < 1e-300" if small else f"p = {kin.p_value:.2g}")
     if kin.established:
         sure = "shown by the change itself" if kin.confidence is None else f"probability {kin.confidence:.2g}"
-        words.append(f"that it came first: {sure}")
+        words.append(f"came first: {sure}")
     return f" ({_safe(', '.join(words))})" if words else ""
 
 

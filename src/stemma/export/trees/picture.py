@@ -39,10 +39,9 @@ GROUPS: Mapping[str, tuple[str, tuple[str, ...]]] = {
 LOOSE = "related, no direction known"
 """What a bracket beside roots says."""
 
-KEY = (
-    "Parents stand on the left. A percentage is the probability that the edge",
-    "runs in this direction; the number at a merge is the share of that parent.",
-)
+LEFT = "Parents stand on the left."
+PROBABLE = "A percentage is the probability that the edge runs in this direction."
+SHARED = "The number at a merge is the share of that parent."
 """How edges are read."""
 
 
@@ -139,10 +138,13 @@ def _drawn(document: Document, most: int) -> tuple[str, float, float]:
     loose = any(family.undirected for family in found.families)
     legend, y = _legend(relations, y, width, loose=loose)
     if relations:
-        width = max(width, 7.2 * max(map(len, KEY)) + 2 * MARGIN)
+        edges = [edge for family in found.families for edge in family.edges]
+        key = [LEFT, *([PROBABLE] if any(edge.get("confidence") is not None for edge in edges) else ()),
+               *([SHARED] if "merged" in relations else ())]  # fmt: skip
+        width = max(width, 7.2 * max(map(len, key)) + 2 * MARGIN)
         legend += [f'<text class="tree-note" x="{MARGIN}" y="{y + 18 * (i + 1):.0f}">{line}</text>'
-                   for i, line in enumerate(KEY)]  # fmt: skip
-        y += 18 * len(KEY) + 4
+                   for i, line in enumerate(key)]  # fmt: skip
+        y += 18 * len(key) + 4
     return "".join([*marks, *legend]), width, y + MARGIN
 
 

@@ -126,9 +126,10 @@ def same_weights(a: Model, b: Model) -> Evidence:
     shared = set(a.tensor_digests.values()) & set(b.tensor_digests.values())
     size = sum(t.size for n, t in a.tensors.items() if a.tensor_digests[n] in shared) / max(1, a.parameters)
     verdict = Verdict.SUPPORTED if (same or contents) and a.parameters else Verdict.INCONCLUSIVE
+    noun = "tensor is" if len(shared) == 1 else "tensors are"
     reason = ("all tensors are identical, with equal names" if same else
               "all tensors are identical, with different names" if contents else
-              f"{len(shared)} tensors are identical ({size:.0%} of the parameters)")  # fmt: skip
+              f"{len(shared)} {noun} identical ({size:.0%} of the parameters)")  # fmt: skip
     return Evidence(
         claim="the weights are the same",
         axis=Axis.WEIGHTS,

@@ -198,7 +198,7 @@ addEventListener("DOMContentLoaded", async () => {
     const most = Math.max(3, Math.floor(room / 6.2));
     if (name.length <= most) return name;
     const last = name.slice(name.lastIndexOf("/") + 1);
-    return last.length <= most ? last : last.slice(0, most - 1) + "…";
+    return last.length <= most ? last : last.slice(0, most - 1 - (most - 1 >> 1)) + "…" + last.slice(last.length - (most - 1 >> 1));
   }
   function ring(i, shade, thick) {
     const [x, y] = place(i);
@@ -269,6 +269,12 @@ addEventListener("DOMContentLoaded", async () => {
     const html = new DOMParser().parseFromString(await found.text(), "text/html");
     panel.replaceChildren(...html.body.childNodes);
   }
+  function central() {  // the model nearest to the middle of what is seen
+    const far = i => Math.hypot(place(i)[0] - width / 2, place(i)[1] - height / 2);
+    let best = -1, least = Infinity;
+    for (let i = 0; i < n; i++) if (far(i) < least) { best = i; least = far(i); }
+    return best;
+  }
   canvas.addEventListener("keydown", event => {
     const step = 90, move = (x, y) => surface.call(zoom.translateBy, x / view.k, y / view.k);
     const siblings = selected >= 0 && parent[selected] >= 0 ? below.get(parent[selected]) : null;
@@ -280,7 +286,7 @@ addEventListener("DOMContentLoaded", async () => {
       ArrowDown: () => siblings ? along(1) : move(0, -step),
       "+": () => surface.call(zoom.scaleBy, 1.4), "=": () => surface.call(zoom.scaleBy, 1.4), "-": () => surface.call(zoom.scaleBy, 1 / 1.4),
       0: fit, Escape: () => { selected = -1; redraw(); },
-      Enter: () => { if (selected >= 0 && data.kind[selected] !== MISSING) location.href = "/model?" + new URLSearchParams({name: data.names[selected]}); },
+      Enter: () => { if (selected < 0) select(central()); else if (data.kind[selected] !== MISSING) location.href = "/model?" + new URLSearchParams({name: data.names[selected]}); },
     };
     if (!(event.key in keys) || event.ctrlKey || event.metaKey || event.altKey) return;
     event.preventDefault();

@@ -7,7 +7,7 @@ from typing import Any
 
 from stemma.export.figures import number
 from stemma.export.layer_blocks import SAME, block_of
-from stemma.export.markup import columns, cut, escape
+from stemma.export.markup import columns, cut, cut_between, escape
 from stemma.types.text import plain
 
 STATUS: Mapping[str, tuple[str, str, str]] = {
@@ -129,7 +129,7 @@ def shade_of(layer: Mapping[str, Any]) -> int:
 
 
 def _row(row: Row) -> Iterator[str]:
-    name = cut(row.name, LETTERS)
+    name = cut_between(row.name, LETTERS)
     yield (f'<g><title>{escape(cut(row.name, 300))}</title><text class="heat-name" x="{row.cells[0].x - 10}" '
            f'y="{row.y + 16}" text-anchor="end">{escape(name)}</text></g>')  # fmt: skip
     for cell in row.cells:

@@ -215,7 +215,8 @@ class UnitsAlike:
         if not figures["tensors"]:
             return Verdict.INCONCLUSIVE, "no hidden units could be compared"
         least = figures["detectable_cosine"]
-        said = f"matched hidden units have mean cosine {figures['cosine']:.2f} in {figures['tensors']} tensors "
+        said = f"matched hidden units have mean cosine {round(figures['cosine'], 2) + 0:.2f} in {figures['tensors']} "
+        said += "tensor " if figures["tensors"] == 1 else "tensors "
         said += f"(independent networks in their best order: about {figures['chance']:.2f})"
         if without <= log(alpha) and effect >= self.min_effect:
             return Verdict.SUPPORTED, said
