@@ -6,11 +6,14 @@ from two (merges). About a third of the models have no relative. No weights exis
 
 import hashlib
 import random
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from safetensors.numpy import save_file
 
+from stemma.checkpoints.load import load
 from stemma.registry import Registry, blobs, records, rows
 from stemma.registry.ingest import fingerprinters
 from stemma.registry.records import ModelRecord, TensorRecord, model_digests
@@ -49,6 +52,17 @@ def edges_of(family: list[int], names: list[str], r: random.Random) -> list[Edge
     return edges
 
 
+def real_sketches(rng: np.random.Generator) -> list[dict[str, np.ndarray]]:
+    """The sketches of a few small models, without the bits that a search compares."""
+    out = []
+    with tempfile.TemporaryDirectory() as folder:
+        for i in range(16):
+            file = Path(folder) / f"{i}.safetensors"
+            save_file({f"layer{j}.weight": rng.normal(size=(32, 32)).astype(np.float32) for j in range(3)}, file)
+            out.append(dict(fingerprinters()[0](load(file)).values))
+    return out
+
+
 def build(path: Path, n: int, seed: int = 0) -> int:
     """Write the registry.
 
@@ -59,6 +73,7 @@ def build(path: Path, n: int, seed: int = 0) -> int:
     registry, spec = Registry(path), fingerprinters()[0].spec
     names = [f"org{r.randrange(n // 20 + 1):04d}/{r.choice(('base', 'chat', 'vision'))}-{k:05d}" for k in range(n)]
     digests = []
+    sketches = real_sketches(rng)
     with registry._database.writing() as connection:
         for k, name in enumerate(names):
             parts = [hashlib.sha256(f"{seed}/{k}/{j}".encode()).hexdigest() for j in range(3)]
@@ -73,8 +88,8 @@ def build(path: Path, n: int, seed: int = 0) -> int:
             content = rows.put_content(connection, record, tensors, records.manifest(tensors), staged=False)
             day = f"2026-{1 + 11 * k // n:02d}-{1 + k % 28:02d}T00:00:00+00:00"
             rows.append_model(connection, replace(rows.with_timestamp(record, None), added_at=day), content)
-            bits = rng.integers(0, 256, 256, dtype=np.uint8)
-            sketch = Fingerprint(digest, None, spec, {"bits": bits})
+            values = {**sketches[k % len(sketches)], "bits": rng.integers(0, 256, 256, dtype=np.uint8)}
+            sketch = Fingerprint(digest, None, spec, values)
             rows.put_fingerprint(connection, content, sketch, blobs.pack(sketch.values), staged=False)
             digests.append(digest)
     related = families_of(n, r)

@@ -1,6 +1,6 @@
 """What is known of one enrolled model? Request, answer and JSON document of `stemma show`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,7 +11,7 @@ from stemma.types import ClaimLine, Edge, jsonable
 from stemma.types.claims import SURE
 
 if TYPE_CHECKING:
-    from stemma.workspace.catalogue import Catalogue
+    from stemma.workspace.catalogue import Catalogue, Entry
 
 SHARING = 8
 """Models with the same tensors that are listed."""
@@ -181,8 +181,7 @@ def show_model(request: ShowRequest, catalogue: "Catalogue | None" = None) -> Sh
     parents, children = (tuple(found.get(record.name, ())) for found in (catalogue.parents, catalogue.children))
     drawn = record.name not in catalogue.undrawn
     known = {
-        "copies": tuple(e.name for e in catalogue.entries
-                        if e.names_free_digest == record.names_free_digest and e.name != record.name),
+        "copies": tuple(e.name for e in _same(catalogue, record) if e.name != record.name),
         "family": FamilyPart(
             catalogue.drawn_at if drawn else None,
             len(catalogue.family(record.name)),
@@ -217,7 +216,7 @@ def _as_trace(catalogue: "Catalogue", record: ModelRecord) -> dict[str, Any]:
         }  # fmt: skip
 
     name = record.name
-    same = (e.name for e in catalogue.entries if e.names_free_digest == record.names_free_digest and e.name != name)
+    same = (e.name for e in _same(catalogue, record) if e.name != name)
     parents = [row(e.parent, e, "parent") for e in catalogue.parents.get(name, ()) if e.parent in catalogue.by_name]
     children = [row(e.child, e, "child") for e in catalogue.children.get(name, ()) if e.child in catalogue.by_name]
     return {
@@ -242,11 +241,13 @@ def _not_tested(catalogue: "Catalogue", name: str) -> list[str]:
 
 def _sharing(catalogue: "Catalogue", record: ModelRecord) -> list[SharedPart]:
     """Models that have some of the same tensors, most shared first; copies are left out."""
-    names: dict[str, str] = {}
-    same = {e.digest for e in catalogue.entries if e.names_free_digest == record.names_free_digest}
-    for entry in catalogue.entries:
-        names.setdefault(entry.digest, entry.name)
+    names, same = catalogue.name_of, {e.digest for e in _same(catalogue, record)}
     wanted = {t.digest for t in catalogue.registry.tensors(record.digest)}
     found = catalogue.registry.by_tensor_digests(wanted, SHARING + len(same))
     rest = [SharedPart(names[d], d, len(t)) for d, t in found.items() if d in names and d not in same]
     return rest[:SHARING]
+
+
+def _same(catalogue: "Catalogue", record: ModelRecord) -> "Sequence[Entry]":
+    """All enrolled names of the same contents, the model itself among them."""
+    return catalogue.same_contents.get(record.names_free_digest, ())

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 import numpy as np
 
@@ -14,6 +14,8 @@ from stemma.registry.ingest import fingerprinters
 from stemma.registry.records import ModelRecord
 from stemma.registry.search import SketchIndex
 from stemma.types import Digest, Edge, Lineage
+
+Item = TypeVar("Item")
 
 Order = Literal["name", "added", "parameters", "licence", "family"]
 ORDERS: tuple[Order, ...] = get_args(Order)
@@ -90,6 +92,16 @@ class Catalogue:
         """Edges by parent."""
         return _grouped(self.lineage.edges, lambda edge: edge.parent)
 
+    @cached_property
+    def name_of(self) -> Mapping[str, str]:
+        """The first name of each digest."""
+        return {entry.digest: entry.name for entry in reversed(self.entries)}
+
+    @cached_property
+    def same_contents(self) -> Mapping[str, Sequence[Entry]]:
+        """Models by their contents, whatever tensors are called."""
+        return _grouped(self.entries, lambda entry: entry.names_free_digest)
+
     def family(self, name: str) -> tuple[str, ...]:
         """All models of a family, itself among them; alone where none is related."""
         position = self.family_of.get(name)
@@ -150,9 +162,7 @@ class Catalogue:
             return ()
         if own is None:
             return ()
-        names: dict[str, str] = {}
-        for entry in self.entries:
-            names.setdefault(entry.digest, entry.name)
+        names = self.name_of
         found = self._index.nearest(np.asarray(own.values["bits"]), n + 1)
         close = ((x, min(x.ordered, x.invariant)) for x in found if x.digest != digest and x.digest in names)
         return tuple(Near(names[x.digest], x.digest, round(1 - d / 512, 3)) for x, d in close if d < CHANCE)[:n]
@@ -176,8 +186,8 @@ def _entry(record: ModelRecord) -> Entry:
     )
 
 
-def _grouped(edges: Sequence[Edge], key: Callable[[Edge], str]) -> dict[str, list[Edge]]:
-    out: dict[str, list[Edge]] = {}
-    for edge in edges:
-        out.setdefault(key(edge), []).append(edge)
+def _grouped(items: Sequence[Item], key: Callable[[Item], str]) -> dict[str, list[Item]]:
+    out: dict[str, list[Item]] = {}
+    for item in items:
+        out.setdefault(key(item), []).append(item)
     return out
