@@ -26,6 +26,8 @@ from stemma.web.app import STATIC, create_app
 from stemma.web.settings import Settings
 from stemma.web.uploads import harmless_name
 
+pytestmark = pytest.mark.anywhere
+
 HOSTILE = ["<script>alert(1)</script>", "a' onload='x", "{{ 7*7 }}", "x" * 10_000, "ünï/../..", "a&b=c#d?e", "-rf"]
 
 Client = TestClient

@@ -12,6 +12,8 @@ from stemma.checkpoints import cards
 from stemma.types import ClaimLine, RelationKind
 from traces import EXACT, digest, of_relation, relative, trace
 
+pytestmark = pytest.mark.anywhere
+
 DESCENT = (
     RelationKind.FINETUNED, RelationKind.LORA, RelationKind.QUANTIZED, RelationKind.PRUNED, RelationKind.UNLEARNED,
     RelationKind.HEAD_REPLACED, RelationKind.PART_INHERITED, RelationKind.MERGED,

@@ -11,6 +11,8 @@ from stemma.export.trees.drawing import Drawing, draw, key_of, primary_parents
 from stemma.export.trees.outline import outline, packed
 from stemma.types import Digest, Edge, Lineage, ModelRef
 
+pytestmark = pytest.mark.anywhere
+
 RELATIONS = ("finetuned", "lora", "merged", "copy")
 
 

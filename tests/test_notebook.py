@@ -18,6 +18,8 @@ from page_documents import lineages, traces
 from stemma.errors import MissingExtraError
 from stemma.types import Edge, ModelRef
 
+pytestmark = pytest.mark.anywhere
+
 HOSTILE = "<script>alert(1)</script>$\\x$\u202e\x1b[2J"
 
 

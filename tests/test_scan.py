@@ -17,6 +17,8 @@ from stemma.checkpoints.formats.files import SourceFile
 from stemma.checkpoints.stores.store import Store
 from stemma.registry import Registry
 
+pytestmark = pytest.mark.anywhere
+
 CARD = "---\nlicense: gpl-3.0\nbase_model: acme/base\n---\n# A model\n"
 
 

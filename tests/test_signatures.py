@@ -35,6 +35,8 @@ from stemma.verification.signatures.dsse import encoding, envelope, opened
 from stemma.verification.signatures.keys import PublicKey, read_private_key, read_public_key
 from stemma.verification.signatures.signed_files import _of_folder
 
+pytestmark = pytest.mark.anywhere
+
 KEYS: dict[str, Callable[[], Any]] = {
     "ed25519": ed25519.Ed25519PrivateKey.generate,
     "p256": lambda: ec.generate_private_key(ec.SECP256R1()),

@@ -27,6 +27,8 @@ from stemma.export.standards.model_card import relation_of
 from stemma.types import RelationKind
 from traces import of_relation, relative, trace
 
+pytestmark = pytest.mark.anywhere
+
 ESTABLISHED = {
     RelationKind.FINETUNED, RelationKind.LORA, RelationKind.QUANTIZED, RelationKind.PRUNED, RelationKind.UNLEARNED,
     RelationKind.HEAD_REPLACED, RelationKind.PART_INHERITED, RelationKind.MERGED,
