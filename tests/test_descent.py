@@ -210,6 +210,7 @@ def family(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("enrolled", [False, True])
 def test_the_command_lists_what_descends_from_a_model(run: Run, family: Path, enrolled: bool) -> None:
     words = [] if enrolled else [family]
@@ -247,6 +248,7 @@ def test_a_name_that_leads_nowhere_is_one_error(run: Run, family: Path) -> None:
     assert run("trace", family / "x.safetensors", "--fail-on-descendant-of", "")[0] == 2
 
 
+@pytest.mark.slow
 def test_a_descendant_closes_the_gate_however_many_steps_away(run: Run, family: Path, tmp_path: Path) -> None:
     run("add", family)
     grandchild = tmp_path / "suspect.safetensors"
@@ -263,6 +265,7 @@ def test_a_descendant_closes_the_gate_however_many_steps_away(run: Run, family: 
     assert (code, json.loads(out)["policy"]["closed"]) == (0, False)
 
 
+@pytest.mark.slow
 def test_of_a_large_registry_the_models_near_both_ends_are_drawn(
     run: Run, family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -287,6 +290,7 @@ def test_a_trace_that_excludes_everything_draws_nothing(
     assert run("trace", fresh, "--fail-on-descendant-of", "base", "x2")[0] == 0
 
 
+@pytest.mark.slow
 def test_what_cannot_be_decided_closes_the_gate_too(run: Run, family: Path) -> None:
     run("add", family)
     code, out, err = run("trace", family / "y.safetensors", "--fail-on-descendant-of", "x2", "--json")
@@ -299,6 +303,7 @@ def test_what_cannot_be_decided_closes_the_gate_too(run: Run, family: Path) -> N
     assert run("trace", family / "stranger.safetensors", "--fail-on-descendant-of", "base")[0] != 0
 
 
+@pytest.mark.slow
 def test_a_lineage_closes_the_gate(run: Run, family: Path) -> None:
     code, out, err = run("lineage", family, "--fail-on-descendant-of", "base", "--json")
     policy = json.loads(out)["policy"]

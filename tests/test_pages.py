@@ -353,6 +353,7 @@ def test_a_shell_reads_the_printed_name_as_it_is(name: str) -> None:
 # Files that the commands write
 
 
+@pytest.mark.slow
 def test_the_commands_write_their_pages(run: Run, models: Path, tmp_path: Path) -> None:
     a, child = models / "a.safetensors", tmp_path / "child.safetensors"
     page, svg = tmp_path / "page.html", tmp_path / "tree.svg"
@@ -377,6 +378,7 @@ def test_the_commands_write_their_pages(run: Run, models: Path, tmp_path: Path) 
     assert run("lineage", models, "--svg", tmp_path)[0] == 2
 
 
+@pytest.mark.slow
 def test_edits_write_their_pages(run: Run, tmp_path: Path) -> None:
     from edited_networks import trained
     from stemma.checkpoints.save import save

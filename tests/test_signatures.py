@@ -400,6 +400,7 @@ def test_the_document_says_what_was_checked(run: Run, model: Path, p256: Path) -
     assert "private key" in err
 
 
+@pytest.mark.slow
 def test_the_check_of_an_edit_reports_the_signature(run: Run, tmp_path: Path, p256: Path) -> None:
     pytest.importorskip("torch", reason="the extra `networks` is not installed")
     from edited_networks import trained

@@ -364,6 +364,7 @@ def test_in_an_export_of_all_each_model_names_its_own_parents_only() -> None:
 # Bytes and names
 
 
+@pytest.mark.slow
 def test_the_same_findings_give_the_same_bytes_in_every_process() -> None:
     code = (
         "import sys; sys.path.insert(0, 'tests'); from test_standards import *;"
@@ -441,6 +442,7 @@ def family(tmp_path: Path) -> Path:
     return tmp_path / "models"
 
 
+@pytest.mark.slow
 def test_a_merge_is_exported_from_a_registry_and_from_files(run: Run, family: Path) -> None:
     pytest.importorskip("cyclonedx", reason="the extra `standards` is not installed")
     assert run("add", family)[0] == 0
@@ -458,6 +460,7 @@ def test_a_merge_is_exported_from_a_registry_and_from_files(run: Run, family: Pa
         assert files == real
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cyclonedx", "spdx", "intoto", "sarif"])
 def test_everything_is_exported_by_its_lineage(run: Run, family: Path, tmp_path: Path, name: str) -> None:
     pytest.importorskip(NEEDED[name], reason="the extra `standards` is not installed")
@@ -549,6 +552,7 @@ def test_arguments_that_contradict_each_other_are_refused(request_: ExportReques
         export(request_)
 
 
+@pytest.mark.slow
 def test_an_ancestor_that_was_not_traced_is_said_to_be_so(
     run: Run, family: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,7 @@ All of it is said from documents: what `--json` prints, and what a result's `to_
 
 import glob
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +61,8 @@ def typed_as(name: object) -> str:
 
 def command_of(name: str, asked: Mapping[str, Any]) -> str:
     """A command of Stemma as it is typed, with the registry that was asked where it is not the default one."""
-    registry = None if asked.get("paths") else asked.get("registry")
+    registry = None if asked.get("paths") or asked.get("against") else asked.get("registry")
+    registry = None if registry == os.environ.get("STEMMA_REGISTRY") else registry
     return f"stemma {name} --registry {typed_as(registry)}" if registry else f"stemma {name}"
 
 
