@@ -189,3 +189,13 @@ def test_axe_finds_no_serious_fault(atlas: str, browser: Any, width: int, scheme
         page.evaluate(source)
         found = page.evaluate("axe.run().then(r => r.violations.map(v => [v.impact, v.id, v.nodes.map(n => n.html)]))")
         assert [v for v in found if v[0] in ("serious", "critical")] == [], path
+
+
+def test_an_empty_registry_complains_on_no_page(browser: Any, tmp_path: Path) -> None:
+    with served(tmp_path / "none.db") as address:
+        watched = Watched(browser, address, NARROW)
+        for path in ("/", "/trace", "/compare", "/explain"):
+            watched.open(path)
+        watched.page.goto(address + "/tree")
+        assert "stemma add" in watched.page.inner_text("main")
+        assert not watched.problems
