@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from checkpoints import Run
 from stemma.ancestry.trace import Candidate, trace
 from stemma.architectures.unit_groups import permute, structure
 from stemma.checkpoints.model import Model
@@ -231,3 +232,12 @@ def test_permuted_and_renamed_real_checkpoints_are_exhibited(zoo_folder: Path, n
     largest = max(moved, key=lambda n: moved[n].size)
     moved[largest] = generator.permutation(moved[largest].reshape(-1)).reshape(moved[largest].shape)
     assert compare(model, from_arrays(moved, "altered")).relation.kind is not RelationKind.PERMUTED
+
+
+@pytest.mark.slow
+def test_a_relative_without_a_known_direction_is_not_called_finetuned(shared: Path, run: Run) -> None:
+    folder = shared / "zoo" / "mlperf_tiny"  # the Keras file is another form of the float network that was quantised
+    out = run("trace", folder / "vww96_int8.safetensors", "--against", folder, "--json")[1]
+    found = json.loads(out)
+    assert [p["name"] for p in found["parents"]] == ["vww96_float"]
+    assert [(r["name"], r["relation"]) for r in found["relatives"]] == [("vww96_keras", "related")]

@@ -92,7 +92,8 @@ class RoleAssignment:
             if any(NARROWER in related[k][1].relation.steps for k in undecided):
                 parent_set = ()  # models of other widths have no calibrated probability
         default = RelativeRole(Role.RELATIVE if parents else Role.UNKNOWN)
-        return RelativeRoles([r or default for r in roles], parent_set)
+        named = [_without_direction(r or default, c) for r, (_, c) in zip(roles, related, strict=True)]
+        return RelativeRoles(named, parent_set)
 
     def _correct_children(self, roles: list[RelativeRole | None], candidates: Sequence[Candidate]) -> None:
         """An edited relative is a child of whichever model it is nearest to, which may not be the suspect."""
@@ -183,6 +184,14 @@ def _with_finetuned(role: RelativeRole, comparison: Comparison) -> RelativeRole:
     if role.role is not Role.PARENT or role.relation or with_finetuned(comparison.relation) is comparison.relation:
         return role
     return replace(role, relation=RelationKind.FINETUNED.value)
+
+
+def _without_direction(role: RelativeRole, comparison: Comparison) -> RelativeRole:
+    """A relative whose direction is not known is `related`: `finetuned` would say which of the two came first."""
+    if role.role not in (Role.RELATIVE, Role.UNKNOWN) or role.relation:
+        return role
+    named = comparison.relation.kind is RelationKind.FINETUNED
+    return replace(role, relation=RelationKind.RELATED.value) if named else role
 
 
 def _can_be_child(geometry: Geometry, k: int, parent: int | None) -> bool:
