@@ -21,6 +21,8 @@ from stemma.application.policies import descent
 from stemma.export.dot import lineage_dot
 from stemma.types import Digest, Edge, Lineage, ModelRef
 
+pytestmark = pytest.mark.anywhere
+
 
 def edge(parent: str, child: str, confidence: float | None = None, relation: str = "finetuned", **more: Any) -> Edge:
     return Edge(parent=parent, child=child, relation=relation, confidence=confidence, **more)
