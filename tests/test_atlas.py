@@ -404,6 +404,29 @@ def test_a_model_that_is_enrolled_shows_at_once_and_moves_nothing(
     assert "new" not in atlas.get("/tree/drawing").json()["names"]
 
 
+def test_what_stands_for_other_weights_now_keeps_no_relation(registry: Path, tmp_path: Path, run: Run) -> None:
+    save_file(arrays_of(8), tmp_path / "child.safetensors", metadata={"base_model": "root"})
+    assert run("add", tmp_path / "child.safetensors", "--replace", "--registry", registry)[0] == 0
+    code, out, _ = run("show", "child", "--registry", registry, "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert found["parents"] == found["children"] == []
+    assert found["family"]["members"] == 1
+    assert any("not in it" in why for why in found["family"]["not_tested"])
+    assert not [line for line in found["claims_checked"] if line["verdict"] != "not checked"]
+    assert json.loads(run("show", "root", "--registry", registry, "--json")[1])["children"] == []
+    code, _, err = run("list", "--family", "child", "--registry", registry)
+    assert code == 2
+    assert "stemma lineage" in err
+    with client_of(registry) as client:
+        assert "not drawn yet" in client.get("/").text
+        twin = client.get("/tree?format=json").json()
+        assert [t["model"] for t in twin["not_tested"] if t["what"] == "not-drawn"] == ["child"]
+        drawing = client.get("/tree/drawing").json()
+        assert drawing["edges"] == []
+        assert drawing["kind"][drawing["names"].index("child")] == 2
+
+
 def test_vendored_files_are_those_that_were_published_and_have_their_licences() -> None:
     folder = STATIC / "vendor"
     known = json.loads((folder / "vendored.json").read_text())
@@ -437,7 +460,7 @@ def test_what_is_drawn_is_what_the_lineage_says(tmp_path: Path) -> None:
     registry = Registry(tmp_path / "r.db")
     registry.put_tree("lineage", tree.to_dict(), {})
     known = Catalogue(registry)
-    known.gone = frozenset()
+    known.stale = frozenset()
     data = drawing_data(known, with_undrawn(known), draw(tree))
     at = {n: i for i, n in enumerate(data["names"])}
     rows = [data["edges"][i : i + 5] for i in range(0, len(data["edges"]), 5)]

@@ -4,7 +4,7 @@ import json
 import threading
 from collections.abc import Mapping
 from contextlib import asynccontextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,15 @@ from stemma.application.show import ShowRequest, show_model
 from stemma.application.trace import TraceRequest
 from stemma.errors import MisuseError, StemmaError, UnknownNameError
 from stemma.export.pages.render import ATLAS, PAGES, render_page, render_template, stylesheet
+from stemma.types import Lineage
 from stemma.types.text import plain
 from stemma.web.atlas import Atlas, question_key
 from stemma.web.guard import Guard
 from stemma.web.jobs import ENDED, Busy, Job, Jobs
 from stemma.web.settings import Settings
 from stemma.web.uploads import TooLarge, receive
-from stemma.workspace.catalogue import ORDERS
+from stemma.workspace.catalogue import ORDERS, Catalogue
+from stemma.workspace.workspace import ALPHA
 
 STATIC = Path(__file__).with_name("static")
 
@@ -139,15 +141,22 @@ def _add_registry(app: FastAPI, atlas: Atlas) -> None:
     @app.get("/tree")
     def tree(request: Request) -> Response:
         known = atlas.catalogue()
-        asked = LineageRequest(registry=registry)
+        asked = LineageRequest(registry=registry, alpha=None if known.alpha == ALPHA else known.alpha)
         if _wants_json(request):
-            return _json(LineageAnswer(request=asked, result=known.lineage, ruling=Ruling()).document())
+            return _json(LineageAnswer(request=asked, result=_with_undrawn(known), ruling=Ruling()).document())
         command = command_line("lineage", asked)
         return _html(render_template("tree.html", ATLAS, catalogue=known, command=command))
 
     @app.get("/tree/drawing")
     def drawing() -> Response:
         return Response(atlas.drawing(), media_type="application/json")
+
+
+def _with_undrawn(known: Catalogue) -> Lineage:
+    """The tree as it was drawn last; models that are not in it are listed as not tested."""
+    why = "it is enrolled and not in the family tree that was drawn last. Draw it with: stemma lineage"
+    entries = tuple({"what": "not-drawn", "model": name, "why": why} for name in known.undrawn)
+    return replace(known.lineage, not_tested=(*known.lineage.not_tested, *entries))
 
 
 def _order(sort: str) -> Any:
@@ -161,7 +170,8 @@ def _models(template: str, asked: ListRequest, known: Any) -> bytes:
     licences = sorted({e.licence for e in known.entries if e.licence}, key=str.casefold)
     page = asked.offset // PAGE_SIZE + 1
     pages = max(1, -(-answer.total // PAGE_SIZE))
-    families = {r.name: len(known.family(r.name)) for r in answer.result}
+    undrawn = set(known.undrawn)
+    families = {r.name: 0 if r.name in undrawn else len(known.family(r.name)) for r in answer.result}
     return render_template(
         template, ATLAS, answer=answer, asked=asked, licences=licences[:200], page=page, pages=pages, orders=ORDERS,
         families=families, command=command_line("list", asked), size=PAGE_SIZE,

@@ -115,14 +115,13 @@ class Atlas:
 def with_undrawn(catalogue: Catalogue) -> Lineage:
     """The family tree with the models that were enrolled after it was drawn, each alone, and without those removed."""
     tree = catalogue.lineage
-    drawn = {m.name for m in tree.models}
-    new = [e for e in catalogue.entries if e.name not in drawn]
-    gone = catalogue.gone
+    stale, undrawn = catalogue.stale, set(catalogue.undrawn)
+    new = [e for e in catalogue.entries if e.name in undrawn]
     return replace(
         tree,
-        models=(*(m for m in tree.models if m.name not in gone), *(ModelRef(e.name, e.digest) for e in new)),
-        edges=tuple(e for e in tree.edges if e.parent not in gone and e.child not in gone),
-        families=(*(tuple(n for n in f if n not in gone) for f in tree.families), *((e.name,) for e in new)),
+        models=(*(m for m in tree.models if m.name not in stale), *(ModelRef(e.name, e.digest) for e in new)),
+        edges=tuple(e for e in tree.edges if not stale & {e.parent, e.child}),
+        families=(*(tuple(n for n in f if n not in stale) for f in tree.families), *((e.name,) for e in new)),
     )
 
 

@@ -75,22 +75,30 @@ class Catalogue:
         self.lineage = Lineage(models=(), edges=(), roots=(), families=()) if stored is None else stored.lineage
         drawn = {m.name: m.digest for m in self.lineage.models}
         self.undrawn = tuple(e.name for e in self.entries if drawn.get(e.name) != e.digest)
-        self.gone = frozenset(name for name, d in drawn.items() if name not in self.by_name)
+        live = {e.name: e.digest for e in self.entries}
+        self.stale = frozenset(name for name, digest in drawn.items() if live.get(name) != digest)
+        self.alpha = None if stored is None else stored.facts.get("alpha")
 
     @cached_property
     def family_of(self) -> Mapping[str, int]:
         """Position of each model's family in the lineage."""
-        return {name: i for i, family in enumerate(self.lineage.families) for name in family}
+        families = enumerate(self.lineage.families)
+        return {name: i for i, family in families for name in family if name not in self.stale}
+
+    @cached_property
+    def edges(self) -> Sequence[Edge]:
+        """Edges of the tree, but for those of names that were removed since, or stand for other weights now."""
+        return [e for e in self.lineage.edges if not self.stale & {e.parent, e.child}]
 
     @cached_property
     def parents(self) -> Mapping[str, Sequence[Edge]]:
         """Edges by child."""
-        return _grouped(self.lineage.edges, lambda edge: edge.child)
+        return _grouped(self.edges, lambda edge: edge.child)
 
     @cached_property
     def children(self) -> Mapping[str, Sequence[Edge]]:
         """Edges by parent."""
-        return _grouped(self.lineage.edges, lambda edge: edge.parent)
+        return _grouped(self.edges, lambda edge: edge.parent)
 
     @cached_property
     def name_of(self) -> Mapping[str, str]:
@@ -105,7 +113,8 @@ class Catalogue:
     def family(self, name: str) -> tuple[str, ...]:
         """All models of a family, itself among them; alone where none is related."""
         position = self.family_of.get(name)
-        return (name,) if position is None else self.lineage.families[position]
+        members = (name,) if position is None else self.lineage.families[position]
+        return tuple(member for member in members if member not in self.stale or member == name)
 
     def descendants(self, name: str) -> tuple[str, ...]:
         """Models below another one in the tree, sorted; missing ancestors are left out."""
@@ -135,7 +144,7 @@ class Catalogue:
             The models, sorted.
 
         Raises:
-            MisuseError: If the order is unknown.
+            MisuseError: If the order is unknown, or the model is in no family tree yet.
             UnknownNameError: If there is no model of that name.
         """
         if sort not in ORDERS:
@@ -144,6 +153,10 @@ class Catalogue:
         if family is not None:
             if family not in self.by_name:
                 raise UnknownNameError(f"there is no model '{family}' whose family could be listed")
+            if family in self.undrawn:
+                raise MisuseError(
+                    f"the family of '{family}' is not known: it is in no family tree yet. Draw one with: stemma lineage"
+                )
             inside = set(self.family(family))
             found = [e for e in found if e.name in inside]
         for word in search.casefold().split():
