@@ -47,6 +47,14 @@ class MisuseError(StemmaError):
     """Arguments contradict each other; the command line exits with 2."""
 
 
+class EngineError(StemmaError):
+    """A cluster cannot be reached or used, or its workers cannot do the work: no workers, no files, another version."""
+
+
+class EndpointError(StemmaError):
+    """A service that stands for a model refuses to answer, answers wrongly, or may not be asked any more."""
+
+
 class StatementError(StemmaError):
     """What was found cannot be written in the format that was asked for."""
 

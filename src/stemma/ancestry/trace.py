@@ -37,6 +37,7 @@ class Candidate:
         load: Reads the model when a test needs it.
         claims: What its files say (licence, base model …), for policies.
         licence: As a person stated it; empty where nobody did.
+        source: Where its weights lie, as a path; empty where that is not known.
     """
 
     ref: ModelRef
@@ -45,6 +46,7 @@ class Candidate:
     load: Callable[[], Model]
     claims: Mapping[str, str] = field(default_factory=dict)
     licence: str = ""
+    source: str = ""
 
 
 AssignRoles = Callable[[Sequence[tuple[Candidate, Comparison]]], RelativeRoles]

@@ -32,7 +32,7 @@ SPELLED = {
 }
 """By field: its option, where the two differ."""
 
-LEFT_OUT = frozenset({"html", "svg", "dot", "jobs", "quiet"})
+LEFT_OUT = frozenset({"html", "svg", "dot", "jobs", "cluster", "quiet"})
 """Fields that change where an answer is written or how fast it comes, and not the answer."""
 
 

@@ -26,6 +26,7 @@ class EnrolRequest:
         replace: Whether a known name may stand for new weights.
         all_formats: Whether .npz and ONNX files are taken from folders too.
         jobs: Processes that read models at once.
+        cluster: Address of the cluster that reads the models; this machine if null.
         probes: Probe inputs of a functional sketch; none is stored if null.
         networks: How networks are built and run.
         seed: Of whatever is drawn at random.
@@ -39,6 +40,7 @@ class EnrolRequest:
     replace: bool = False
     all_formats: bool = False
     jobs: int = 1
+    cluster: str | None = None
     probes: str | None = None
     networks: NetworkOptions = field(default_factory=NetworkOptions)
     seed: int | None = None
@@ -143,7 +145,7 @@ def enrol(
     if request.probes is not None:
         probes = networks.read_probes(request.probes, networks.first_runnable(paths), request.seed)
     prepare = ModalitiesJoined(networks.with_network, probes)
-    workspace = open_workspace(request.registry, request.jobs, progress, prepare)
+    workspace = open_workspace(request.registry, request.jobs, progress, prepare, request.cluster)
     results = workspace.add(
         paths,
         name=request.name,

@@ -25,6 +25,7 @@ class LineageRequest:
         registry: Registry; the default one if null.
         alpha: Significance level over all pairs; the default if null.
         jobs: Models that are read at once.
+        cluster: Address of the cluster that reads the models; this machine if null.
         descendants_of: Model whose descendants are listed.
         ancestors_of: Model whose ancestors are listed.
         fail_on_descendant_of: Models from which no other may descend.
@@ -36,6 +37,7 @@ class LineageRequest:
     registry: str | None = None
     alpha: float | None = None
     jobs: int = 1
+    cluster: str | None = None
     descendants_of: str | None = None
     ancestors_of: str | None = None
     fail_on_descendant_of: tuple[str, ...] | None = None
@@ -192,7 +194,9 @@ def lineage(request: LineageRequest, progress: Progress | None = None) -> Lineag
     if asked is not None and not asked.strip():
         raise MisuseError("an empty text names no model: give a name, a path or a digest prefix")
     options = {} if request.alpha is None else {"alpha": request.alpha}
-    workspace = open_workspace(request.registry, jobs=request.jobs, progress=progress)
+    workspace = open_workspace(
+        request.registry, jobs=request.jobs, progress=progress, cluster=request.cluster
+    )
     paths = [Path(path) for path in request.paths or ()] or None
     wanted = [*([asked] if asked is not None else []), *policy.ancestors]
     models, names = with_named(models_to_draw(workspace, paths), wanted, workspace)

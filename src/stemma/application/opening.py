@@ -15,9 +15,10 @@ def open_workspace(
     jobs: int = 1,
     progress: Progress | None = None,
     prepare: "Callable[[Model], Model] | None" = None,
+    cluster: str | None = None,
 ) -> "Workspace":
     """The workspace of a registry (the default one if the URL is None), which is made on first use."""
     from stemma.registry import Registry
     from stemma.workspace import Workspace
 
-    return Workspace(Registry(url), jobs=jobs, progress=progress, prepare=prepare)
+    return Workspace(Registry(url), jobs=jobs, progress=progress, prepare=prepare, cluster=cluster)

@@ -46,6 +46,7 @@ class TraceRequest:
         fail_on_descendant_of: Models from which the model may not descend.
         allow_untested: Whether a policy lets pass what could not be tested.
         jobs: Models that are read at once.
+        cluster: Address of the cluster that reads the models; this machine if null.
         networks: How networks are built and run.
         seed: Of whatever is drawn at random.
     """
@@ -63,6 +64,7 @@ class TraceRequest:
     fail_on_descendant_of: tuple[str, ...] | None = None
     allow_untested: bool = False
     jobs: int = 1
+    cluster: str | None = None
     networks: NetworkOptions = field(default_factory=NetworkOptions)
     seed: int | None = None
 
@@ -296,7 +298,7 @@ def trace(request: TraceRequest, progress: Progress | None = None) -> TraceAnswe
     options |= networks.function_options(request.probes, request.null, request.null_recipe, model, request.seed)
     probes = options.get("probes")
     model = join_modalities(model, probes)
-    workspace = open_workspace(request.registry, jobs, progress, ModalitiesJoined(networks.with_network, probes))
+    workspace = open_workspace(request.registry, jobs, progress, ModalitiesJoined(networks.with_network, probes), request.cluster)
     result = workspace.trace(model, **join_reference_models(options))
     warnings = _nothing_searched(request, result)
     own = () if request.against else workspace.own_records(model)

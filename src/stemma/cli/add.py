@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stemma.cli.options import AllowCode, Data, Device, Factory, Jobs, Json, Probes, RegistryUrl, Seed, word
+from stemma.cli.options import AllowCode, Cluster, Data, Device, Factory, Jobs, Json, Probes, RegistryUrl, Seed, word
 
 if TYPE_CHECKING:
     from stemma.application.enrol import EnrolAnswer
@@ -27,6 +27,7 @@ def add(
         bool, typer.Option("--all-formats", help="Also read .npz and ONNX files in folders.")
     ] = False,
     jobs: Jobs = 1,
+    cluster: Cluster = None,
     probes: Probes = None,
     network: Factory = None,
     allow_code: AllowCode = False,
@@ -55,6 +56,7 @@ def add(
         replace=replace,
         all_formats=all_formats,
         jobs=jobs,
+        cluster=cluster,
         probes=probes,
         networks=NetworkOptions(network, allow_code, device, word(data)),
         seed=seed,

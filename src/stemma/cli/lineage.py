@@ -6,7 +6,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stemma.cli.options import AllowUntested, Alpha, FailOnDescendantOf, Html, Jobs, Json, RegistryUrl, word, words
+from stemma.cli.options import (
+    AllowUntested,
+    Alpha,
+    Cluster,
+    FailOnDescendantOf,
+    Html,
+    Jobs,
+    Json,
+    RegistryUrl,
+    word,
+    words,
+)
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -63,6 +74,7 @@ def lineage(
     allow_untested: AllowUntested = False,
     dot: Dot = None,
     jobs: Jobs = 1,
+    cluster: Cluster = None,
     html: Html = None,
     svg: Annotated[
         Path | None,
@@ -90,6 +102,7 @@ def lineage(
         registry=registry,
         alpha=alpha,
         jobs=jobs,
+        cluster=cluster,
         descendants_of=descendants_of,
         ancestors_of=ancestors_of,
         fail_on_descendant_of=words(fail_on_descendant_of),

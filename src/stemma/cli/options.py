@@ -61,6 +61,15 @@ Coverage = Annotated[
     ),
 ]
 Jobs = Annotated[int, typer.Option("--jobs", metavar="N", min=1, help="Number of models that are read in parallel.")]
+Cluster = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster",
+        metavar="ADDR",
+        show_default=False,
+        help="Read on a cluster: dask://HOST:PORT, a scheduler file, ray:auto, ray://HOST:PORT or processes:N.",
+    ),
+]
 FailOn = Annotated[
     list[str] | None,
     typer.Option(

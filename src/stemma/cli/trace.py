@@ -10,6 +10,7 @@ from stemma.cli.options import (
     AllowCode,
     AllowUntested,
     Alpha,
+    Cluster,
     Coverage,
     Data,
     DenyLicense,
@@ -52,6 +53,7 @@ def trace(
     fail_on_descendant_of: FailOnDescendantOf = None,
     allow_untested: AllowUntested = False,
     jobs: Jobs = 1,
+    cluster: Cluster = None,
     network: Factory = None,
     allow_code: AllowCode = False,
     data: Data = None,
@@ -89,6 +91,7 @@ def trace(
         fail_on_descendant_of=words(fail_on_descendant_of),
         allow_untested=allow_untested,
         jobs=jobs,
+        cluster=cluster,
         networks=NetworkOptions(network, allow_code, device, word(data)),
         seed=seed,
     )

@@ -1,14 +1,7 @@
-"""Read and fingerprint checkpoints for the registry, optionally in several processes."""
+"""Read and fingerprint checkpoints for the registry."""
 
-import os
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context, parent_process
 from pathlib import Path
-from threading import Thread
 
 from stemma.checkpoints.load import Checkpoint
 from stemma.errors import StemmaError, UnreadableModelError
@@ -57,50 +50,6 @@ def ingest(checkpoint: Checkpoint, license: str | None) -> tuple[IngestedModel, 
     except Exception as e:  # a damaged or hostile file may raise anything, and must not stop the others
         return f"{checkpoint.path} cannot be read ({type(e).__name__}: {e}). If the file is valid, please report this"
     return tuple(found)
-
-
-def ingest_all(
-    checkpoints: Sequence[Checkpoint], license: str | None, jobs: int
-) -> Iterator[tuple[IngestedModel, ...] | str]:
-    """Read many checkpoints in order, in several processes; a checkpoint that crashes its process is an error."""
-    if jobs == 1 or len(checkpoints) < 2:
-        yield from (ingest(c, license) for c in checkpoints)
-        return
-    running, at = deque[tuple[Checkpoint, Future]](), 0
-    with _pool(jobs) as pool:
-        try:
-            while running or at < len(checkpoints):
-                while at < len(checkpoints) and len(running) < 2 * jobs:
-                    running.append((checkpoints[at], pool.submit(ingest, checkpoints[at], license)))
-                    at += 1
-                yield running[0][1].result()
-                running.popleft()
-            return
-        except BrokenProcessPool:
-            remaining = [c for c, _ in running] + list(checkpoints[at:])
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-    yield from (_ingest_in_own_process(c, license) for c in remaining)
-
-
-def _pool(workers: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent)
-
-
-def _end_with_parent() -> None:
-    """Exit when the parent process is killed; otherwise a pool worker waits for ever."""
-    parent = parent_process()
-    if parent is not None:
-        Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
-
-
-def _ingest_in_own_process(checkpoint: Checkpoint, license: str | None) -> tuple[IngestedModel, ...] | str:
-    """Read a checkpoint in its own process, after a shared one crashed."""
-    with _pool(1) as pool:
-        try:
-            return pool.submit(ingest, checkpoint, license).result()
-        except BrokenProcessPool:
-            return f"{checkpoint.path}: the process that read it was killed, perhaps for lack of memory"
 
 
 def copy_weights(checkpoint: Checkpoint, record: ModelRecord, path: Path) -> None:

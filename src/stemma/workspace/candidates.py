@@ -5,11 +5,16 @@ from functools import partial
 from pathlib import Path
 
 from stemma.ancestry.trace import Candidate
+import numpy as np
+
+from stemma.checkpoints.load import Checkpoint
 from stemma.checkpoints.model import Model
 from stemma.errors import NotAModelError, StemmaError
 from stemma.networks.load import open_models
 from stemma.registry.records import ModelRecord
+from stemma.workspace.engines.base import AbstractEngine
 from stemma.workspace.enrol import UNSURE, AddResult, discover
+from stemma.workspace.read_checkpoints import read_all, with_digests
 
 
 def is_same_file(record: ModelRecord, model: Model) -> bool:
@@ -22,23 +27,39 @@ def _same(model: Model) -> Model:
 
 
 def candidates_from_files(
-    paths: Sequence[Path], suspect: Model | None = None, prepare: Callable[[Model], Model] = _same
+    paths: Sequence[Path],
+    suspect: Model | None = None,
+    prepare: Callable[[Model], Model] = _same,
+    engine: AbstractEngine | None = None,
+    sketches: dict[str, np.ndarray] | None = None,
 ) -> tuple[list[Candidate], list[str]]:
-    """Candidates from checkpoints or folders, without the suspect, and an error message for each unreadable file."""
+    """Candidates from checkpoints or folders, without the suspect, and an error message for each unreadable file.
+
+    With an engine, files are read there; `sketches` is then filled with the bits of their weight sketches, by digest.
+    """
     for path in paths:
         if not path.exists():
             raise NotAModelError(f"{path} does not exist: give a checkpoint, or a folder of them, to search")
     candidates: list[Candidate] = []
     unreadable: list[str] = []
     names: set[str] = set()
-    for checkpoint in (c for path in paths for c in discover(path, all_formats=False)):
+    found = [c for path in paths for c in discover(path, all_formats=False)]
+    read = iter(()) if engine is None else read_all([c for c in found if isinstance(c, Checkpoint)], None, engine)
+    for checkpoint in found:
         if isinstance(checkpoint, AddResult):
             unreadable += [checkpoint.error or checkpoint.note] if checkpoint.status != UNSURE else []
             continue
+        known = () if engine is None else next(read)
+        if isinstance(known, str):
+            unreadable.append(known)
+            continue
         try:
-            for model in open_models(
-                checkpoint.path, checkpoint.name if checkpoint.name not in names else str(checkpoint.path)
-            ):
+            name = checkpoint.name if checkpoint.name not in names else str(checkpoint.path)
+            models = open_models(checkpoint.path, name)
+            bits = with_digests(models, known)
+            if sketches is not None:
+                sketches |= bits
+            for model in models:
                 names.add(model.name)
                 if suspect is None or not (model.source == suspect.source and model.digest == suspect.digest):
                     candidates.append(candidate_from_model(prepare(model)))
@@ -49,4 +70,7 @@ def candidates_from_files(
 
 def candidate_from_model(model: Model) -> Candidate:
     """A candidate from a loaded model."""
-    return Candidate(model.ref, model.names_free_digest, model.tensor_digests, partial(_same, model), model.claims)
+    load = partial(_same, model)
+    return Candidate(
+        model.ref, model.names_free_digest, model.tensor_digests, load, model.claims, source=model.source
+    )

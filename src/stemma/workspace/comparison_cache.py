@@ -28,16 +28,25 @@ class ComparisonCache:
 
     def compare_enrolled(self, enrolled: Candidate, other: Model, alpha: float) -> Comparison:
         """The comparison of an enrolled model with another one, computed once."""
-        spec = comparisons.comparison_spec(alpha)
-        kept = self.registry.get_evidence(enrolled.ref.digest, other.digest, spec)
-        if kept is not None:
-            return comparisons.decode(kept.content, enrolled.ref, other.ref)
+        if (kept := self.recall(enrolled, other, alpha)) is not None:
+            return kept
         model = enrolled.load()
         if model_records.has_no_weights(model) or model_records.has_no_weights(other):
             return self.compare(model, other, alpha)
-        content = comparisons.encode(compare_weights(model, other, alpha))
+        return self.keep(enrolled, other, alpha, compare_weights(model, other, alpha))
+
+    def recall(self, enrolled: Candidate, other: Model, alpha: float) -> Comparison | None:
+        """The comparison that is kept of an enrolled model with another one."""
+        kept = self.registry.get_evidence(enrolled.ref.digest, other.digest, comparisons.comparison_spec(alpha))
+        return None if kept is None else comparisons.decode(kept.content, enrolled.ref, other.ref)
+
+    def keep(self, enrolled: Candidate, other: Model, alpha: float, comparison: Comparison) -> Comparison:
+        """Keep a comparison of an enrolled model with another one, and return it as it is read again."""
+        content = comparisons.encode(comparison)
         with contextlib.suppress(RegistryError):  # a registry that cannot be written still answers
-            self.registry.put_evidence(enrolled.ref.digest, other.digest, spec, content)
+            self.registry.put_evidence(
+                enrolled.ref.digest, other.digest, comparisons.comparison_spec(alpha), content
+            )
         as_stored = json.loads(canonical_json(content))  # so that the first answer is the same text as every later one
         return comparisons.decode(as_stored, enrolled.ref, other.ref)
 

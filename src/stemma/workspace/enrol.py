@@ -13,10 +13,13 @@ from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError, StemmaError, UnusableRegistryError
 from stemma.networks.load import open_models
 from stemma.registry import Registry
-from stemma.registry.ingest import IngestedModel, copy_weights, ingest_all
+from stemma.registry.ingest import IngestedModel, copy_weights, fingerprinters
 from stemma.registry.model_records import with_name
 from stemma.registry.records import ModelRecord, Progress
 from stemma.types import Digest
+from stemma.workspace.engines.base import AbstractEngine
+from stemma.workspace.files_read import FilesRead
+from stemma.workspace.read_checkpoints import read_all
 
 if TYPE_CHECKING:
     from stemma.probes import Probes
@@ -54,7 +57,7 @@ class Enrolment:
     """Options of enrolling checkpoints, as `Workspace` and `Workspace.add` take them."""
 
     registry: Registry
-    jobs: int
+    engine: AbstractEngine | None
     progress: Progress
     license: str | None = None
     keep_weights: bool = False
@@ -71,19 +74,50 @@ class Enrolment:
                 raise MisuseError(f"--name names one model, but {len(discovered)} checkpoints were given")
             discovered = [dataclasses.replace(c, name=name) if isinstance(c, Checkpoint) else c for c in discovered]
         discovered = with_distinct_names(discovered)
+        with FilesRead().opened() as read_before:
+            yield from self._enrol_all(discovered, read_before)
+
+    def _enrol_all(self, discovered: Sequence[Checkpoint | AddResult], read_before: FilesRead) -> Iterator[AddResult]:
         checkpoints = [c for c in discovered if isinstance(c, Checkpoint)]
-        results = ingest_all(checkpoints, self.license, self.jobs)
+        states = {c: read_before.state(c) for c in checkpoints}
+        known = {c: self._known(c, read_before, state) for c, state in states.items()}
+        results = read_all([c for c in checkpoints if not known[c]], self.license, self.engine)
         for done, c in enumerate(discovered):
             self.progress(f"adding {c.name}", done, len(discovered))
             if isinstance(c, AddResult):
                 yield c
                 continue
+            if known[c]:
+                yield from known[c]
+                continue
             result = next(results)
             if isinstance(result, str):
                 yield AddResult(c.name, str(c.path), None, "failed", result)
                 continue
-            for model in result:
-                yield self._enrol(c, model)
+            outcomes = [self._enrol(c, model) for model in result]
+            if not any(outcome.error for outcome in outcomes):
+                read_before.remember(c, states[c], result)
+            yield from outcomes
+
+    def _known(self, c: Checkpoint, read_before: FilesRead, state: str) -> tuple[AddResult, ...]:
+        """Results for a checkpoint that is enrolled and has not changed since; none where it must be read."""
+        if self.license is not None or self.keep_weights or self.replace or self.probes is not None:
+            return ()
+        out, spec = [], fingerprinters()[0].spec
+        for model in read_before.recall(c, state):
+            try:
+                record = self.registry.get(model.name)
+                if (record.name, record.digest, record.source) != (model.name, model.digest, model.source):
+                    return ()
+                if self.registry.fingerprint(record.digest, spec) is None:
+                    return ()
+            except UnusableRegistryError:
+                raise
+            except StemmaError:
+                return ()
+            note = "; ".join(dict.fromkeys(model.notes))
+            out.append(AddResult(model.name, str(c.path), record.digest, "known", note=note))
+        return tuple(out)
 
     def _enrol(self, c: Checkpoint, examined_model: IngestedModel) -> AddResult:
         record = examined_model.record

@@ -17,6 +17,7 @@ from stemma.registry.receipts import edges_from_receipts
 from stemma.types import WEIGHTS_GONE, Lineage, NotTested
 from stemma.workspace.candidates import candidates_from_files
 from stemma.workspace.forest import lineage
+from stemma.workspace.read_checkpoints import read_sources
 from stemma.workspace.search_scope import unreadable_files
 from stemma.workspace.workspace import ALPHA, Workspace
 
@@ -54,16 +55,19 @@ def models_to_draw(workspace: Workspace, paths: Sequence[Path] | None = None) ->
         NotAModelError: If there is nothing to read.
     """
     if paths is not None:
-        candidates, unreadable = candidates_from_files([Path(p) for p in paths])
+        sketches: dict[str, np.ndarray] = {}
+        candidates, unreadable = candidates_from_files(
+            [Path(p) for p in paths], engine=workspace.engine, sketches=sketches
+        )
         models = [c.load() for c in candidates]
         pairs = zip(models, (c.ref.name for c in candidates), strict=True)
         models = [m if m.name == name else model_records.with_name(m, name) for m, name in pairs]
         not_tested = unreadable_files(unreadable)
-        sketches: dict[str, np.ndarray] = {}
         licences = {m.name: cards.licence(m.claims) for m in models}
     else:
         records = workspace.list()
-        models_opened = [workspace.reopen(r) for r in records]
+        read = {} if workspace.engine is None else read_sources([r.source for r in records], workspace.engine)
+        models_opened = [workspace.reopen(r, read.get(r.source, ())) for r in records]
         models = [m for m in models_opened if not model_records.has_no_weights(m)]
         not_tested = tuple(weights_gone(m) for m in models_opened if model_records.has_no_weights(m))
         spec = fingerprinters()[0].spec

@@ -14,6 +14,7 @@ from stemma.registry.records import ModelRecord
 from stemma.types import Digest, NotTested
 from stemma.workspace.candidates import candidate_from_model, candidates_from_files, is_same_file
 from stemma.workspace.comparison_cache import ComparisonCache
+from stemma.workspace.engines.base import AbstractEngine
 
 Reopen = Callable[[ModelRecord], Model]
 
@@ -27,10 +28,15 @@ class SearchScope:
     not_tested: tuple[NotTested, ...] = ()
 
 
-def search_files(paths: Sequence[Path | Model], suspect: Model, prepare: Callable[[Model], Model]) -> SearchScope:
+def search_files(
+    paths: Sequence[Path | Model],
+    suspect: Model,
+    prepare: Callable[[Model], Model],
+    engine: AbstractEngine | None = None,
+) -> SearchScope:
     """All models in some files and folders, or in memory, except the suspect; and the files that cannot be read."""
     loaded = [candidate_from_model(prepare(m)) for m in paths if isinstance(m, Model) and m is not suspect]
-    found, unreadable = candidates_from_files([p for p in paths if not isinstance(p, Model)], suspect, prepare)
+    found, unreadable = candidates_from_files([p for p in paths if not isinstance(p, Model)], suspect, prepare, engine)
     candidates, not_tested = [*loaded, *found], unreadable_files(unreadable)
     if not candidates:
         where = ", ".join(p.name if isinstance(p, Model) else str(p) for p in paths)
@@ -96,4 +102,4 @@ def _nearest_records(
 def _candidate(registry: Registry, record: ModelRecord, reopen: Reopen) -> Candidate:
     tensors = {t.name: t.digest for t in registry.tensors(record.digest)}
     load = partial(reopen, record)
-    return Candidate(record.ref, record.names_free_digest, tensors, load, record.claims, record.license or "")
+    return Candidate(record.ref, record.names_free_digest, tensors, load, record.claims, record.license or "", record.source)

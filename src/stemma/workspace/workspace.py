@@ -19,7 +19,10 @@ from stemma.training import shipped_parent_model
 from stemma.types import Comparison, Distance, Evidence, Fingerprint, Trace
 from stemma.workspace.candidates import is_same_file
 from stemma.workspace.comparison_cache import ComparisonCache, compare_weights
+from stemma.workspace.compared_elsewhere import compare_elsewhere
+from stemma.workspace.engines import engine_for
 from stemma.workspace.enrol import AddResult, Enrolment
+from stemma.workspace.read_checkpoints import with_digests
 from stemma.workspace.role_assignment import COVERAGE, RoleAssignment, with_direction
 from stemma.workspace.search_scope import search_files, search_registry
 
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
     from stemma.kinship.function.selection import Selection
     from stemma.measures.base import AbstractMeasure
     from stemma.probes import Probes
+    from stemma.registry.ingest import IngestedModel
+    from stemma.workspace.engines.base import AbstractEngine
     from stemma.workspace.function import FunctionAxis, Nulls
 
 ALPHA = 0.01
@@ -46,6 +51,7 @@ class Workspace:
         jobs: int = 1,
         progress: Progress | None = None,
         prepare: Callable[[Model], Model] | None = None,
+        cluster: str | None = None,
     ) -> None:
         """Open a registry.
 
@@ -54,11 +60,21 @@ class Workspace:
             jobs: Processes that enrol, or threads that compare, at once.
             progress: Called with what is being done, how much is done and of how much.
             prepare: Gives every model that is opened its network, where the files alone do not determine it.
+            cluster: Address of the cluster that reads and compares; this machine if None.
+
+        Raises:
+            MisuseError: If it is no address of a cluster, or both `jobs` and `cluster` are given.
         """
         self.registry = registry
+        self.engine = engine_for(jobs, cluster)
         self._jobs = max(1, jobs)
         self._prepare = prepare or (lambda model: model)
         self._progress = progress or (lambda what, done, total: None)
+
+    @property
+    def distant(self) -> "AbstractEngine | None":
+        """The cluster, if there is one that may be on other machines."""
+        return self.engine if self.engine is not None and self.engine.distant else None
 
     # The registry
 
@@ -119,7 +135,7 @@ class Workspace:
             MisuseError: If a name is given for several checkpoints.
         """
         enrol = Enrolment(
-            self.registry, self._jobs, self._progress, license, keep_weights, replace, probes, self._prepare
+            self.registry, self.engine, self._progress, license, keep_weights, replace, probes, self._prepare
         )
         paths = [Path(paths)] if isinstance(paths, (str, os.PathLike)) else paths  # a text is a sequence of letters
         results = []
@@ -155,11 +171,21 @@ class Workspace:
         except UnknownNameError as e:
             raise UnknownNameError(f"there is no file '{text}', and {e}") from None
 
-    def reopen(self, record: ModelRecord) -> Model:
-        """The weights of an enrolled model, verified by digest in one pass over the source; as `resolve`."""
+    def reopen(self, record: ModelRecord, read: "Sequence[IngestedModel]" = ()) -> Model:
+        """The weights of an enrolled model, verified by digest in one pass over the source; as `resolve`.
+
+        Args:
+            record: The model.
+            read: The models of its source as they were read a moment ago elsewhere; they are not read again then.
+
+        Returns:
+            The model.
+        """
         gone = f"the weights of '{record.name}' are no longer at {record.source}"
         with contextlib.suppress(StemmaError, OSError):
-            for model in open_models(record.source, record.name):
+            models = open_models(record.source, record.name)
+            with_digests(models, read)
+            for model in models:
                 if model.digest == record.digest:
                     return self._prepare(model_records.with_name(model, record.name))
             gone = f"the weights at {record.source} are not those that were enrolled as '{record.name}'"
@@ -262,21 +288,29 @@ class Workspace:
         _require_probes(null, probes)
         if against is not None:
             against = [Path(against)] if isinstance(against, (str, os.PathLike)) else list(against)
-            search = search_files([p if isinstance(p, Model) else Path(p) for p in against], model, self._prepare)
+            search = search_files(
+                [p if isinstance(p, Model) else Path(p) for p in against], model, self._prepare, self.distant
+            )
         else:
             search = search_registry(self.registry, model, limit, self.reopen)
         candidates = search.candidates
 
         def of_weights(c: Candidate) -> Comparison:
+            if id(c) in elsewhere:
+                return elsewhere[id(c)]
             try:
-                if against is None:
-                    return ComparisonCache(self.registry).compare_enrolled(c, model, alpha)
+                if cache is not None:
+                    return cache.compare_enrolled(c, model, alpha)
                 return compare_weights(c.load(), model, alpha)
             except UnusableRegistryError:
                 raise
             except StemmaError as e:  # one candidate never stops the search
                 return comparisons.failed_comparison(c.ref, model.ref, str(e))
 
+        cache = ComparisonCache(self.registry) if against is None else None
+        elsewhere = {} if self.distant is None else compare_elsewhere(
+            candidates, model, alpha, cache, self.distant, self._progress
+        )  # fmt: skip
         function = {} if probes is None else self._function(probes, alpha).on_search(model, candidates, null)
         with ThreadPoolExecutor(self._jobs) as pool:
             pending = {id(c): pool.submit(of_weights, c) for c in candidates}

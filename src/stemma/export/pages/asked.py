@@ -20,7 +20,7 @@ LABELS = {
 }  # fmt: skip
 """By field of a request: what a page calls it."""
 
-UNASKED = frozenset({"jobs", "html", "svg", "dot"})
+UNASKED = frozenset({"jobs", "cluster", "html", "svg", "dot"})
 """Fields that change nothing of the answer."""
 
 
