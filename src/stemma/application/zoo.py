@@ -13,7 +13,7 @@ from stemma.types import ModelRef, jsonable
 if TYPE_CHECKING:
     from stemma.types import Digest
     from stemma.zoo.collection import Zoo
-    from stemma.zoo.recipe import Recipe
+    from stemma.zoo.recipe import Map, Recipe
 
 LINEAGES = {
     "tree": "a root and generations of fine-tunes, each on its own task: 21 models",
@@ -53,12 +53,14 @@ class ZooBuildRequest:
         out: Folder for the checkpoints.
         only: Members that are built; all if null.
         seed: Of the family or lineage.
+        cluster: Address of the cluster that trains; this machine if null.
     """
 
     kind: str
     out: str
     only: tuple[str, ...] | None = None
     seed: int = 0
+    cluster: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,27 +261,34 @@ def build_zoo(request: ZooBuildRequest, progress: Progress | None = None) -> Zoo
     out = Path(request.out)
     if out.exists() and any(out.iterdir()):
         raise MisuseError(f"{out} is not empty. Give a folder that is empty or does not exist yet")
+    from stemma.workspace.engines import engine_for
+    from stemma.workspace.engines.run_tasks import spread_over
+
+    engine = engine_for(1, request.cluster)
     if progress is not None:
         progress(f"training {request.kind}", 0, None)
-    zoo = _zoo(request.kind, request.seed, request.only, progress)
+    spread = None if engine is None else spread_over(engine)
+    zoo = _zoo(request.kind, request.seed, request.only, progress, spread)
     zoo.write(out)
     return ZooBuildAnswer(request=request, result=zoo)
 
 
-def _zoo(kind: str, seed: int, only: Sequence[str] | None, progress: Progress | None) -> "Zoo":
+def _zoo(
+    kind: str, seed: int, only: Sequence[str] | None, progress: Progress | None, spread: "Map | None" = None
+) -> "Zoo":
     """A family, or the lineage of this name; of it, only the members that are wanted."""
     from stemma.zoo import lineages
     from stemma.zoo.pedigree import family
 
     if ":" not in kind:
-        return family(kind, seed, only=None if only is None else list(only))
+        return family(kind, seed, only=None if only is None else list(only), spread=spread)
     recipes = lineages.recipes_by_name(kind, seed)
     short = {name.partition("/")[2]: name for name in recipes}
     if unknown := sorted(set(only or ()) - {*short, *recipes}):
         raise UnknownNameError(f"{kind} has no model {unknown[0]!r}. There are: {', '.join(short)}.")
     wanted = {short.get(name, name) for name in only or recipes}
     chosen = {n: r for n, r in recipes.items() if n in wanted}
-    return lineages.as_zoo(chosen, among=recipes, progress=progress)
+    return lineages.as_zoo(chosen, among=recipes, progress=progress, spread=spread)
 
 
 def _member(name: str, seed: int) -> MemberPart:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stemma.cli.options import Json, words
+from stemma.cli.options import Cluster, Json, words
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -100,6 +100,7 @@ def build(
         list[str] | None, typer.Option("--only", metavar="NAME", help="Only this member; may be given several times.")
     ] = None,
     seed: Seed = 0,
+    cluster: Cluster = None,
     as_json: Json = False,
 ) -> None:
     """Build a family and write it as checkpoints.
@@ -112,7 +113,8 @@ def build(
     from stemma.export.answers import typed_as
 
     with progress(quiet=as_json) as on_progress:
-        answer = build_zoo(ZooBuildRequest(kind=kind, out=str(out), only=words(only), seed=seed), on_progress)
+        request = ZooBuildRequest(kind=kind, out=str(out), only=words(only), seed=seed, cluster=cluster)
+        answer = build_zoo(request, on_progress)
     if as_json:
         show_json(answer.document())
         return

@@ -24,7 +24,7 @@ from stemma.zoo.finetuning_recipes import (
 )
 from stemma.zoo.kinds import kind_of, seed_for
 from stemma.zoo.merged_operations import experts
-from stemma.zoo.recipe import Progress, Recipe
+from stemma.zoo.recipe import Map, Progress, Recipe
 from stemma.zoo.recipe_builder import build_all
 
 Recipes = dict[str, Recipe]
@@ -312,6 +312,7 @@ def as_zoo(
     keep: bool = True,
     progress: Progress | None = None,
     made: dict[str, Any] | None = None,
+    spread: Map | None = None,
 ) -> Zoo:
     """Make the models of some lineages, with their truth.
 
@@ -324,11 +325,12 @@ def as_zoo(
         keep: Use the cache.
         progress: Called with how many models are made.
         made: Weights made before, by recipe digest; filled with those made now.
+        spread: Trains stacks elsewhere; in this process unless given.
 
     Returns:
         The zoo, in the order given.
     """
-    models = build_all(recipes, keep=keep, progress=progress, made=made)
+    models = build_all(recipes, keep=keep, progress=progress, made=made, spread=spread)
     names = {r.digest: n for n, r in reversed([*recipes.items(), *(among or {}).items()])}
     history: dict[str, tuple[str, ...]] = {}
 

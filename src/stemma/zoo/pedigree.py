@@ -7,8 +7,8 @@ from stemma.errors import UnknownNameError
 from stemma.types import RelationKind as R
 from stemma.zoo.collection import Member, Zoo
 from stemma.zoo.kinds import KINDS, kind_of
-from stemma.zoo.recipe import Recipe
-from stemma.zoo.recipe_builder import build
+from stemma.zoo.recipe import Map, Recipe
+from stemma.zoo.recipe_builder import build, build_all
 
 Progress = Callable[[str, int, int | None], None]
 """Told what happens, how many steps are done, and of how many where that is known."""
@@ -94,7 +94,13 @@ def recipes(kind: str, seed: int = 0) -> dict[str, Recipe]:
 
 
 def family(
-    kind: str, seed: int = 0, *, only: Sequence[str] | None = None, keep: bool = True, progress: Progress | None = None
+    kind: str,
+    seed: int = 0,
+    *,
+    only: Sequence[str] | None = None,
+    keep: bool = True,
+    progress: Progress | None = None,
+    spread: Map | None = None,
 ) -> Zoo:
     """A root and everything made from it, beside models that were not.
 
@@ -106,6 +112,7 @@ def family(
         only: Names of members, see `NAMES`; all unless given.
         keep: Use the cache for what is trained.
         progress: Called with the member that is made next, how many are done, and of how many.
+        spread: Trains networks elsewhere; in this process unless given.
 
     Returns:
         Members named `KIND/NAME`; parents that were not asked for are absent, and its `truth` says so.
@@ -119,6 +126,8 @@ def family(
         raise UnknownNameError(f"the {kind} family has no member {unknown[0]!r}. There are: {', '.join(all_recipes)}.")
     members, weights = [], {}
     selected = [name for name in all_recipes if only is None or name in only]
+    if spread is not None:  # each by itself, as below, so that rounding is the same
+        build_all([all_recipes[n] for n in selected], keep=keep, progress=progress, made=weights, spread=spread, stack=1)
     for i, name in enumerate(selected):
         recipe, full = all_recipes[name], f"{kind}/{name}"
         if progress is not None:

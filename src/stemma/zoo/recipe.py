@@ -1,6 +1,6 @@
 """The recipe of a zoo model, with the recipes of its parents, and a digest of the whole history."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -75,3 +75,6 @@ Made = tuple[dict[str, Any], Arrays]
 
 Progress = Callable[[str, int, int | None], None]
 """Called with what happens, how many steps are done, and of how many where that is known."""
+
+Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
+"""As the builtin `map`; one of a cluster calls the function on other machines."""

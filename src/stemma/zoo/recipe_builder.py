@@ -13,8 +13,8 @@ from stemma.types import Digest
 from stemma.zoo import cache
 from stemma.zoo.memory import model_of
 from stemma.zoo.preconditions import check_preconditions
-from stemma.zoo.recipe import MODULES, OPERATIONS, TRAINING_OPERATIONS, Arrays, Made, Progress, Recipe
-from stemma.zoo.training_jobs import TrainingJob
+from stemma.zoo.recipe import MODULES, OPERATIONS, TRAINING_OPERATIONS, Arrays, Made, Map, Progress, Recipe
+from stemma.zoo.training_jobs import STACK, TrainingJob
 
 
 def _operation(name: str) -> Callable[[Recipe, list[Made]], Any]:
@@ -49,6 +49,8 @@ def build_all(
     keep: bool = True,
     progress: Progress | None = None,
     made: dict[str, Any] | None = None,
+    spread: Map | None = None,
+    stack: int = STACK,
 ) -> list[Model]:
     """Make many models, training those together that can be, generation after generation.
 
@@ -61,6 +63,8 @@ def build_all(
         keep: Use the cache.
         progress: Called with how many of the models and ancestors that are not cached are made.
         made: Weights made before, by recipe digest; filled with those made now.
+        spread: Trains stacks elsewhere; a stack after the other in this process unless given.
+        stack: Most networks that train at once.
 
     Returns:
         One model per recipe, in their order.
@@ -73,7 +77,7 @@ def build_all(
         buildable = [r for r in pending.values() if all(p.digest in made for p in r.parents)]
         batch = [r for r in buildable if r.operation not in TRAINING_OPERATIONS] or buildable
         for group in (
-            _train_stacks(batch, keep, made)
+            _train_stacks(batch, keep, made, spread, stack)
             if batch[0].operation in TRAINING_OPERATIONS
             else _apply_operations(batch, made)
         ):
@@ -129,18 +133,24 @@ def _apply_operations(recipes: list[Recipe], made: dict[str, Made]) -> Iterable[
     yield recipes
 
 
-def _train_stacks(recipes: list[Recipe], keep: bool, made: dict[str, Made]) -> Iterable[list[Recipe]]:
+def _train_stacks(
+    recipes: list[Recipe], keep: bool, made: dict[str, Made], spread: Map | None, size: int
+) -> Iterable[list[Recipe]]:
     """Train, stack after stack, and give the recipes that each stack has made."""
-    from stemma.zoo.training_jobs import group_into_stacks, run_jobs
+    from stemma.zoo.training_jobs import group_into_stacks
 
     runs = {_training_run(r).digest: _training_run(r) for r in recipes}
     jobs: list[TrainingJob] = [_operation(r.operation)(r, [made[p.digest] for p in r.parents]) for r in runs.values()]
     digests = list(runs)
-    for indices in group_into_stacks(jobs):
-        all_snapshots = run_jobs([jobs[i] for i in indices])
-        results = [
-            _final_weights(snapshots, runs[digests[i]]) for i, snapshots in zip(indices, all_snapshots, strict=True)
-        ]
+    stacks = group_into_stacks(jobs, size)
+    if spread is None:
+        trained_stacks: Iterable[list[Arrays]] = (
+            _trained([jobs[i] for i in stack], [runs[digests[i]] for i in stack]) for stack in stacks
+        )
+    else:
+        given = ([(runs[digests[i]], [made[p.digest] for p in runs[digests[i]].parents]) for i in s] for s in stacks)
+        trained_stacks = spread(train_stack, given)
+    for indices, results in zip(stacks, trained_stacks, strict=True):
         _check_finite([runs[digests[i]] for i in indices], results)
         config = dict(jobs[indices[0]].config)
         if keep:
@@ -150,6 +160,24 @@ def _train_stacks(recipes: list[Recipe], keep: bool, made: dict[str, Made]) -> I
         for recipe in group:
             made[recipe.digest] = _checkpoint_of_run(recipe, config, trained[_training_run(recipe).digest])
         yield group
+
+
+def train_stack(stack: Sequence[tuple[Recipe, list[Made]]]) -> list[Arrays]:
+    """Train one stack from recipes and the weights of their parents, in whatever process.
+
+    Args:
+        stack: Training runs that can be trained together, each with its parents.
+
+    Returns:
+        Their weights.
+    """
+    return _trained([_operation(r.operation)(r, parents) for r, parents in stack], [r for r, _ in stack])
+
+
+def _trained(jobs: Sequence[TrainingJob], runs: Sequence[Recipe]) -> list[Arrays]:
+    from stemma.zoo.training_jobs import run_jobs
+
+    return [_final_weights(snapshots, run) for snapshots, run in zip(run_jobs(jobs), runs, strict=True)]
 
 
 def _final_weights(snapshots: list[Arrays], run: Recipe) -> Arrays:

@@ -35,7 +35,7 @@ class Lost:
         why: What happened, as the end of a sentence.
     """
 
-    why: str = "the process that read it was killed, perhaps for lack of memory"
+    why: str = "the process that worked on it was killed, perhaps for lack of memory"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +70,18 @@ def run(
     """
     with engine.opened() as pool:
         yield from _Run(pool, task).over(_batches(values, engine.batched, size))
+
+
+def spread_over(engine: AbstractEngine) -> Callable[[Task, Iterable[Any]], Iterator[Any]]:
+    """A `map` that runs on an engine; a value that kills its worker is an `EngineError`."""
+
+    def spread(task: Task, values: Iterable[Any]) -> Iterator[Any]:
+        for result in run(engine, task, values):
+            if isinstance(result, Lost):
+                raise EngineError(f"a part of the work cannot be done at {engine.address}: {result.why}")
+            yield result
+
+    return spread
 
 
 @dataclass
