@@ -3,8 +3,6 @@
 import dataclasses
 import importlib.util
 import json
-import os
-import signal
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -120,21 +118,6 @@ def test_several_processes_enrol_what_one_does(folder: Path, tmp_path: Path) -> 
             outcomes.append((results, listed, sketches))
     assert outcomes[0] == outcomes[1]
     assert len(outcomes[0][1]) == 5
-
-
-def killed_by_its_file(checkpoint: Checkpoint, license: str | None) -> str:
-    if checkpoint.name == "killer":
-        os.kill(os.getpid(), signal.SIGKILL)
-    return f"{checkpoint.name} {license}"
-
-
-def test_a_checkpoint_that_kills_its_process_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ingest, "ingest", killed_by_its_file)
-    names = ["a", "killer", "b", "c"]
-    found = list(ingest.ingest_all([Checkpoint(n, Path(n)) for n in names], "mit", jobs=2))
-    assert found[0] == "a mit"
-    assert "was killed" in found[1]
-    assert found[2:] == ["b mit", "c mit"]
 
 
 def test_a_program_error_in_a_reader_is_a_failure_of_its_file(

@@ -194,9 +194,7 @@ def lineage(request: LineageRequest, progress: Progress | None = None) -> Lineag
     if asked is not None and not asked.strip():
         raise MisuseError("an empty text names no model: give a name, a path or a digest prefix")
     options = {} if request.alpha is None else {"alpha": request.alpha}
-    workspace = open_workspace(
-        request.registry, jobs=request.jobs, progress=progress, cluster=request.cluster
-    )
+    workspace = open_workspace(request.registry, jobs=request.jobs, progress=progress, cluster=request.cluster)
     paths = [Path(path) for path in request.paths or ()] or None
     wanted = [*([asked] if asked is not None else []), *policy.ancestors]
     models, names = with_named(models_to_draw(workspace, paths), wanted, workspace)

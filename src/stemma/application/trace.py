@@ -298,7 +298,9 @@ def trace(request: TraceRequest, progress: Progress | None = None) -> TraceAnswe
     options |= networks.function_options(request.probes, request.null, request.null_recipe, model, request.seed)
     probes = options.get("probes")
     model = join_modalities(model, probes)
-    workspace = open_workspace(request.registry, jobs, progress, ModalitiesJoined(networks.with_network, probes), request.cluster)
+    workspace = open_workspace(
+        request.registry, jobs, progress, ModalitiesJoined(networks.with_network, probes), request.cluster
+    )
     result = workspace.trace(model, **join_reference_models(options))
     warnings = _nothing_searched(request, result)
     own = () if request.against else workspace.own_records(model)

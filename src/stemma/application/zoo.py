@@ -1,6 +1,7 @@
 """Families of small real networks with a known history: list, show and build them."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -267,8 +268,8 @@ def build_zoo(request: ZooBuildRequest, progress: Progress | None = None) -> Zoo
     engine = engine_for(1, request.cluster)
     if progress is not None:
         progress(f"training {request.kind}", 0, None)
-    spread = None if engine is None else spread_over(engine)
-    zoo = _zoo(request.kind, request.seed, request.only, progress, spread)
+    with nullcontext() if engine is None else spread_over(engine) as spread:
+        zoo = _zoo(request.kind, request.seed, request.only, progress, spread)
     zoo.write(out)
     return ZooBuildAnswer(request=request, result=zoo)
 

@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from stemma.ancestry.trace import Candidate
 import numpy as np
 
+from stemma.ancestry.trace import Candidate
 from stemma.checkpoints.load import Checkpoint
 from stemma.checkpoints.model import Model
 from stemma.errors import NotAModelError, StemmaError
@@ -71,6 +71,4 @@ def candidates_from_files(
 def candidate_from_model(model: Model) -> Candidate:
     """A candidate from a loaded model."""
     load = partial(_same, model)
-    return Candidate(
-        model.ref, model.names_free_digest, model.tensor_digests, load, model.claims, source=model.source
-    )
+    return Candidate(model.ref, model.names_free_digest, model.tensor_digests, load, model.claims, source=model.source)

@@ -94,9 +94,8 @@ def compare_elsewhere(
         return {}
     pairs: list[tuple[Candidate, Pair]] = []
     for c in candidates:
-        if cache is None or cache.recall(c, suspect, alpha) is None:
-            if c.source and Path(c.source).exists():
-                pairs.append((c, Pair(FileModel(c.source, c.ref.name, c.ref.digest), own, alpha)))
+        if (cache is None or cache.recall(c, suspect, alpha) is None) and c.source and Path(c.source).exists():
+            pairs.append((c, Pair(FileModel(c.source, c.ref.name, c.ref.digest), own, alpha)))
     values = ((p, (FileState.of(p.candidate.path), FileState.of(p.suspect.path))) for _, p in pairs)
     out: dict[int, Comparison] = {}
     for done, ((c, _), result) in enumerate(zip(pairs, run(engine, WithFiles(compare_pair), values), strict=True)):

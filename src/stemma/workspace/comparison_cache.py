@@ -44,9 +44,7 @@ class ComparisonCache:
         """Keep a comparison of an enrolled model with another one, and return it as it is read again."""
         content = comparisons.encode(comparison)
         with contextlib.suppress(RegistryError):  # a registry that cannot be written still answers
-            self.registry.put_evidence(
-                enrolled.ref.digest, other.digest, comparisons.comparison_spec(alpha), content
-            )
+            self.registry.put_evidence(enrolled.ref.digest, other.digest, comparisons.comparison_spec(alpha), content)
         as_stored = json.loads(canonical_json(content))  # so that the first answer is the same text as every later one
         return comparisons.decode(as_stored, enrolled.ref, other.ref)
 

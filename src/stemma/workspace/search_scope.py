@@ -102,4 +102,6 @@ def _nearest_records(
 def _candidate(registry: Registry, record: ModelRecord, reopen: Reopen) -> Candidate:
     tensors = {t.name: t.digest for t in registry.tensors(record.digest)}
     load = partial(reopen, record)
-    return Candidate(record.ref, record.names_free_digest, tensors, load, record.claims, record.license or "", record.source)
+    return Candidate(
+        record.ref, record.names_free_digest, tensors, load, record.claims, record.license or "", record.source
+    )

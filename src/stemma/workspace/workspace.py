@@ -18,8 +18,8 @@ from stemma.registry.records import Finding, ModelRecord, Progress
 from stemma.training import shipped_parent_model
 from stemma.types import Comparison, Distance, Evidence, Fingerprint, Trace
 from stemma.workspace.candidates import is_same_file
-from stemma.workspace.comparison_cache import ComparisonCache, compare_weights
 from stemma.workspace.compared_elsewhere import compare_elsewhere
+from stemma.workspace.comparison_cache import ComparisonCache, compare_weights
 from stemma.workspace.engines import engine_for
 from stemma.workspace.enrol import AddResult, Enrolment
 from stemma.workspace.read_checkpoints import with_digests

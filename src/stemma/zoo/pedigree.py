@@ -127,7 +127,9 @@ def family(
     members, weights = [], {}
     selected = [name for name in all_recipes if only is None or name in only]
     if spread is not None:  # each by itself, as below, so that rounding is the same
-        build_all([all_recipes[n] for n in selected], keep=keep, progress=progress, made=weights, spread=spread, stack=1)
+        build_all(
+            [all_recipes[n] for n in selected], keep=keep, progress=progress, made=weights, spread=spread, stack=1
+        )
     for i, name in enumerate(selected):
         recipe, full = all_recipes[name], f"{kind}/{name}"
         if progress is not None:

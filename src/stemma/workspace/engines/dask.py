@@ -114,7 +114,9 @@ class DaskCluster(AbstractEngine):
         if "://" not in self.address:
             file = Path(self.address)
             if not file.is_file():
-                raise EngineError(f"there is no scheduler file {self.address}. `dask scheduler --scheduler-file` writes it")
+                raise EngineError(
+                    f"there is no scheduler file {self.address}. `dask scheduler --scheduler-file` writes it"
+                )
             return {"scheduler_file": str(file)}
         scheme, _, rest = self.address.partition("://")
         if scheme in ("dask", "tcp", "tls"):

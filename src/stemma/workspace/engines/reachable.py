@@ -27,4 +27,6 @@ def require_reachable(place: str, address: str, what: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=SECONDS).close()
     except (OSError, UnicodeError) as error:
         why = getattr(error, "strerror", None) or str(error) or "no answer"
-        raise EngineError(f"nothing answers at {address} ({why}): is the {what} running, and can it be reached?") from error
+        raise EngineError(
+            f"nothing answers at {address} ({why}): is the {what} running, and can it be reached?"
+        ) from error

@@ -8,6 +8,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -72,16 +73,25 @@ def run(
         yield from _Run(pool, task).over(_batches(values, engine.batched, size))
 
 
-def spread_over(engine: AbstractEngine) -> Callable[[Task, Iterable[Any]], Iterator[Any]]:
-    """A `map` that runs on an engine; a value that kills its worker is an `EngineError`."""
+@contextmanager
+def spread_over(engine: AbstractEngine) -> Iterator[Callable[[Task, Iterable[Any]], Iterator[Any]]]:
+    """A `map` that runs on an engine, which is opened once for many calls.
 
-    def spread(task: Task, values: Iterable[Any]) -> Iterator[Any]:
-        for result in run(engine, task, values):
-            if isinstance(result, Lost):
-                raise EngineError(f"a part of the work cannot be done at {engine.address}: {result.why}")
-            yield result
+    Args:
+        engine: Where tasks run.
 
-    return spread
+    Yields:
+        The map. A value that kills its worker is an `EngineError`.
+    """
+    with engine.opened() as pool:
+
+        def spread(task: Task, values: Iterable[Any]) -> Iterator[Any]:
+            for result in _Run(pool, task).over(_batches(values, 1, None)):
+                if isinstance(result, Lost):
+                    raise EngineError(f"a part of the work cannot be done at {engine.address}: {result.why}")
+                yield result
+
+        yield spread
 
 
 @dataclass
