@@ -2,8 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from stemma.checkpoints.formats.files import FileStorage, SourceFile
-from stemma.checkpoints.tensor import CHUNK, Tensor
+from stemma.checkpoints.tensor import CHUNK, ByteSource, Tensor
 
 SMALL = 1 << 16
 """Largest tensor, in bytes, that is read together with others."""
@@ -20,17 +19,21 @@ def small_tensors(tensors: Sequence[Tensor]) -> Iterator[tuple[int, memoryview]]
     Yields:
         The bytes, valid until the next is asked for.
     """
-    places: dict[SourceFile, list[tuple[int, int, int]]] = {}
+    sources: dict[int, ByteSource] = {}
+    places: dict[int, list[tuple[int, int, int]]] = {}
     for i, t in enumerate(tensors):
-        storage, size = t.storage, t.nbytes
-        if type(storage) is FileStorage and storage.length == size:
-            places.setdefault(storage.file, []).append((storage.offset, size, i))
+        size = t.nbytes
+        place = t.storage.place(size)
+        if place is not None:
+            sources[id(place[0])] = place[0]
+            places.setdefault(id(place[0]), []).append((place[1], size, i))
         else:
             buffer = memoryview(bytearray(size))
             if size:
-                storage.read_into(0, buffer)
+                t.storage.read_into(0, buffer)
             yield i, buffer
-    for file, found in places.items():
+    for key, found in places.items():
+        file = sources[key]
         found.sort()
         for run in _runs(found):
             start = run[0][0]

@@ -1,6 +1,7 @@
 """Enrols checkpoints into the registry; one bad file never stops the others."""
 
 import dataclasses
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,17 +11,24 @@ from typing import TYPE_CHECKING, Any
 
 from stemma.checkpoints.load import Checkpoint, Unread, explain_no_checkpoint, survey
 from stemma.checkpoints.model import Model
-from stemma.errors import MisuseError, StemmaError, UnusableRegistryError
+from stemma.errors import MisuseError, RegistryError, StemmaError, UnusableRegistryError
 from stemma.networks.load import open_models
 from stemma.registry import Registry
+from stemma.registry.additions import Addition
 from stemma.registry.ingest import IngestedModel, copy_weights, ingest_all
 from stemma.registry.model_records import with_name
-from stemma.registry.records import ModelRecord, Progress
+from stemma.registry.records import AddOutcome, ModelRecord, Progress
 from stemma.types import Digest
 
 if TYPE_CHECKING:
     from stemma.probes import Probes
 
+
+TOGETHER, TOGETHER_SECONDS = 256, 0.5
+"""Models that are written in one transaction at most, and for how long they are collected."""
+
+LONG_READ = 64 << 20
+"""Bytes of a checkpoint before which everything that was read is written."""
 
 SKIPPED, UNSURE = "skipped", "left out"
 """Status of files that are not read: those that certainly hold models, and those that may be anything."""
@@ -73,23 +81,49 @@ class Enrolment:
         discovered = with_distinct_names(discovered)
         checkpoints = [c for c in discovered if isinstance(c, Checkpoint)]
         results = ingest_all(checkpoints, self.license, self.jobs)
+        waiting: list[tuple[Checkpoint, IngestedModel] | AddResult] = []
+        since = time.monotonic()
         for done, c in enumerate(discovered):
             self.progress(f"adding {c.name}", done, len(discovered))
+            if len(waiting) >= TOGETHER or time.monotonic() - since > TOGETHER_SECONDS or _takes_long(c):
+                yield from self._enrol_all(waiting)
+                waiting, since = [], time.monotonic()
             if isinstance(c, AddResult):
-                yield c
+                waiting.append(c)
                 continue
             result = next(results)
             if isinstance(result, str):
-                yield AddResult(c.name, str(c.path), None, "failed", result)
+                waiting.append(AddResult(c.name, str(c.path), None, "failed", result))
                 continue
-            for model in result:
-                yield self._enrol(c, model)
+            waiting += [(c, model) for model in result]
+        yield from self._enrol_all(waiting)
 
-    def _enrol(self, c: Checkpoint, examined_model: IngestedModel) -> AddResult:
+    def _enrol_all(self, waiting: "Sequence[tuple[Checkpoint, IngestedModel] | AddResult]") -> Iterator[AddResult]:
+        """Write models that were read, in order; small ones in one transaction, each reported once it is on disk."""
+        written: dict[int, AddOutcome | RegistryError] = {}
+        additions: dict[int, Addition] = {}
+        for i, one in enumerate(waiting):
+            if not isinstance(one, AddResult) and not self.keep_weights:
+                m = one[1]
+                try:
+                    additions[i] = Addition(m.record, m.tensors, m.fingerprints)
+                except RegistryError as e:
+                    written[i] = e
+        small = {i: a for i, a in additions.items() if not a.large}
+        if len(small) > 1:
+            written |= zip(small, self.registry.add_all([*small.values()], replace=self.replace), strict=True)
+        for i, one in enumerate(waiting):
+            yield one if isinstance(one, AddResult) else self._enrol(*one, written.get(i))
+
+    def _enrol(
+        self, c: Checkpoint, examined_model: IngestedModel, written: "AddOutcome | RegistryError | None"
+    ) -> AddResult:
         record = examined_model.record
         weights = partial(copy_weights, c, record) if self.keep_weights else None
         try:
-            outcome = self.registry.add(
+            if isinstance(written, RegistryError):
+                raise written
+            outcome = written or self.registry.add(
                 record, examined_model.tensors, examined_model.fingerprints, weights=weights, replace=self.replace
             )
             note = "; ".join(dict.fromkeys((*examined_model.notes, *filter(None, [self._keep_sketches(c, record)]))))
@@ -124,6 +158,14 @@ class Enrolment:
         for fingerprint in fingerprints:
             self.registry.put_functional(record.digest, fingerprint)
         return ""
+
+
+def _takes_long(c: "Checkpoint | AddResult") -> bool:
+    """Whether a checkpoint is so large, or a folder, that what was read before it is written first."""
+    try:
+        return isinstance(c, Checkpoint) and (c.path.is_dir() or c.path.stat().st_size > LONG_READ)
+    except OSError:
+        return True
 
 
 def discover(path: Path, all_formats: bool) -> Iterator[Checkpoint | AddResult]:
