@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import sqlalchemy as sa
 
 from stemma.checkpoints import digest as digests
 from stemma.errors import RegistryError, UnknownNameError, UnusableRegistryError
-from stemma.registry import blobs, family_trees, records, result_rows, rows, schema
+from stemma.registry import blobs, family_trees, result_rows, rows, schema, sketch_file
 from stemma.registry.additions import Addition, write_each
 from stemma.registry.collection import paused_collection
 from stemma.registry.database import Database, registry_path
@@ -27,7 +26,7 @@ from stemma.registry.records import (
     SketchRecord,
     TensorRecord,
 )
-from stemma.registry.search import SKETCH_BYTES, SketchIndex
+from stemma.registry.search import SketchIndex
 from stemma.types import Digest, Fingerprint, Spec
 
 _PREFIX = re.compile(r"(?:sha256:)?([0-9a-f]{8,64})")
@@ -239,11 +238,8 @@ class Registry:
             return self._fingerprint(connection, record) if record else None
 
     def sketch_index(self, spec: Spec) -> SketchIndex:
-        """The search index over the bit sketches of the live models, in memory (256 bytes each)."""
-        with self._database.reading() as connection:
-            found = rows.live_sketches(connection, spec)
-        matrix = np.frombuffer(b"".join(r.bits for r in found), np.uint8).reshape(len(found), SKETCH_BYTES)
-        return SketchIndex([Digest(r.digest) for r in found], matrix)
+        """The search index over the bit sketches of the live models, 256 bytes each; see `sketch_file`."""
+        return sketch_file.open_index(self._database, self.path, spec)
 
     def put_evidence(self, a: Digest, b: Digest, spec: Spec, content: Mapping[str, Any]) -> None:
         """Store the result of a method for an ordered pair, as plain JSON values."""
