@@ -18,6 +18,7 @@ from stemma.architectures.layer_names import (  # fmt: skip
     letters,
     natural_key,
     numbers_give_order,
+    pieces,
     shapes_give_order,
     split_name,
 )
@@ -27,6 +28,9 @@ _NOT_A_CHAIN = re.compile(
     r"attn|attention|quer|q_proj|qkv|_ih|_hh|lstm|gru|rnn|group_?norm|(^|[._/])gn\d*([._/]|$)|embed|expert|gate|router"
 )
 """Words in tensor names of networks that are not a chain, or whose rows are not free units."""
+
+FEW = 64
+"""Tensors whose names are looked at before all are."""
 
 UNKNOWN = "unknown"
 """Role of an axis with unknown order."""
@@ -69,6 +73,7 @@ def _layers(shapes: Mapping[str, tuple[int, ...]]) -> list[Layer] | None:
     window = kernel_axes(four) if four else (2, 3)
     if window is None:
         return None
+    _refuse_unknown_words(list(weights)[:FEW])
     found = []
     for name, shape in weights.items():
         module, leaf = split_name(name)
@@ -78,15 +83,34 @@ def _layers(shapes: Mapping[str, tuple[int, ...]]) -> list[Layer] | None:
         found.append(Layer(name, module, ins, outs, pointwise, flattens_channels_last(leaf, window if four else None)))
     if len({layer.module for layer in found}) < len(found):
         return None
-    pieces = [set(re.split(r"[./]", layer.module)) for layer in found]
-    inner = [p for p in pieces if not any(letters(x) in RANKS[-1] | RANKS[2] for x in p)]
-    shared = set.intersection(*inner) if inner else set()
+    shared = _shared_parts([layer.module for layer in found])
     if any(layer.module.isdigit() and "." not in layer.tensor for layer in found) and not have_paired_vectors(
         found, shapes
     ):
         return None
     ordered = sorted(found, key=lambda layer: layer_sort_key(layer, shared))
     return ordered if numbers_give_order(ordered, shapes) or shapes_give_order(ordered, shapes) else None
+
+
+def _shared_parts(modules: Sequence[str]) -> set[str]:
+    """Name parts that all inner layers have."""
+    ends = RANKS[-1] | RANKS[2]
+    parts = [set(pieces(module)) for module in modules]
+    inner = [p for p in parts if not any(letters(x) in ends for x in p)]
+    return set.intersection(*inner) if inner else set()
+
+
+def _refuse_unknown_words(names: Sequence[str]) -> None:
+    """Raise if some of the names are enough to see that there is a word of unknown rank."""
+    layers = [Layer(n, split_name(n)[0], 0, 0, False, None) for n in names]
+    shared = _shared_parts([layer.module for layer in layers])  # what all layers share is among these
+    if shared or any(not _is_end(layer.module) for layer in layers):
+        for layer in layers:
+            layer_sort_key(layer, shared)
+
+
+def _is_end(module: str) -> bool:
+    return any(letters(x) in RANKS[-1] | RANKS[2] for x in pieces(module))
 
 
 def _in_out(shape: tuple[int, ...], window: tuple[int, int], inputs_first: bool) -> tuple[int, int]:

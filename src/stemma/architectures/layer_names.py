@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from stemma.architectures.structure import MisfitError
 
@@ -50,12 +51,13 @@ def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
 
 def split_name(name: str) -> tuple[str, str]:
     """Module and leaf (lower case) of a tensor's name, as torch, Keras, TFLite and bare variables are named."""
-    if m := _TFLITE_MODULE.search(name):
+    slash = "/" in name
+    if slash and (m := _TFLITE_MODULE.search(name)):
         return m[1], "bias"
     text = name.split(";")[0].removesuffix(":0")
-    if m := re.fullmatch(r"(?:.*/)?([^/]+)/(Conv2D|MatMul|depthwise)", text):
+    if slash and (m := re.fullmatch(r"(?:.*/)?([^/]+)/(Conv2D|MatMul|depthwise)", text)):
         return m[1], m[2].lower()
-    if m := re.fullmatch(r"([A-Za-z]+)_?(\d+)", text):
+    if text[-1:].isdecimal() and (m := re.fullmatch(r"([A-Za-z]+)_?(\d+)", text)):
         return m[2], m[1].lower()
     head, _, leaf = text.replace("/", ".").rpartition(".")
     pieces = head.split(".")
@@ -63,6 +65,11 @@ def split_name(name: str) -> tuple[str, str]:
     if len(pieces) % 2 == 0 and pieces[:half] == pieces[half:]:
         head = ".".join(pieces[:half])
     return head, leaf.lower()
+
+
+def pieces(module: str) -> list[str]:
+    """The parts of a module's name between dots and slashes."""
+    return module.replace("/", ".").split(".")
 
 
 def flattens_channels_last(leaf: str, window: tuple[int, int] | None) -> bool | None:
@@ -75,7 +82,7 @@ def flattens_channels_last(leaf: str, window: tuple[int, int] | None) -> bool | 
 
 def numbers_give_order(layers: Sequence[Layer], shapes: Mapping[str, tuple[int, ...]]) -> bool:
     """Whether the numbers in the layers' names give their order."""
-    words = {letters(piece) for layer in layers for piece in re.split(r"[./]", layer.module)} - {""}
+    words = {letters(piece) for layer in layers for piece in pieces(layer.module)} - {""}
     if any(len(word) > 1 and word in ranked for word in words for ranked in RANKS.values()):
         return True
     # an unknown word, or a number padded with zeros, is a code
@@ -93,9 +100,10 @@ def shapes_give_order(layers: Sequence[Layer], shapes: Mapping[str, tuple[int, .
     return chained and alone and first != last
 
 
+@lru_cache(maxsize=1 << 14)
 def letters(piece: str) -> str:
     """The letters of a name part, lower case: `conv` for `conv1`."""
-    return re.sub(r"[^a-z]", "", piece.lower())
+    return "" if piece.isdecimal() else re.sub(r"[^a-z]", "", piece.lower())
 
 
 def have_paired_vectors(layers: Sequence[Layer], shapes: Mapping[str, tuple[int, ...]]) -> bool:
@@ -110,7 +118,7 @@ def layer_sort_key(layer: Layer, shared: set[str]) -> tuple[object, ...]:
     if re.search(r"conv\dd$", plain):
         plain += "_0"
     key: list[object] = []
-    for piece in re.split(r"[./]", plain):
+    for piece in pieces(plain):
         word = letters(piece)
         rank = next((r for r, words in RANKS.items() if word in words), 0 if piece in shared else None)
         if rank is None:

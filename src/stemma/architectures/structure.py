@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -214,6 +215,11 @@ def _segment(part: Part, offset: int, rows: int, rules: Mapping[str, GroupRule],
 
 def unknown_axes(shape: Iterable[int]) -> tuple[AxisLabel, ...]:
     """Labels of a tensor about which nothing is known: all axes fixed."""
+    return _unknown_axes(tuple(shape))
+
+
+@lru_cache(maxsize=4096)
+def _unknown_axes(shape: tuple[int, ...]) -> tuple[AxisLabel, ...]:
     return tuple(AxisLabel((Segment(FIXED, "", "one" if n == 1 else "unknown", 0, n),)) for n in shape)
 
 

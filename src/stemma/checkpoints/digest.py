@@ -4,7 +4,9 @@ import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
 
+from stemma.checkpoints.read_together import SMALL, small_tensors
 from stemma.checkpoints.tensor import CHUNK, Tensor
 from stemma.checkpoints.tensor_names import tied_aliases
 from stemma.types import Digest
@@ -12,11 +14,13 @@ from stemma.types import Digest
 ALGORITHM = "sha256"
 BATCH = 64 << 20
 """Bytes of tensors per task; a larger tensor is a task of its own."""
+WORTH_THREADS = 4 << 20
+"""Bytes of tensors from which several threads are started."""
 
 
 def of_tensor(tensor: Tensor, buffer: bytearray | None = None) -> Digest:
     """Digest of one tensor: dtype, shape and bytes, not its name; read once, in slices."""
-    h = hashlib.sha256(f"{tensor.dtype} {list(tensor.shape)}\n".encode())
+    h = hashlib.sha256(_head(tensor))
     for part in tensor.chunks(buffer):
         h.update(part)
     return Digest(f"{ALGORITHM}:{h.hexdigest()}")
@@ -25,16 +29,44 @@ def of_tensor(tensor: Tensor, buffer: bytearray | None = None) -> Digest:
 def of_tensors(tensors: Iterable[Tensor], workers: int | None = None) -> dict[str, Digest]:
     """Digests of many tensors by name, computed in `workers` threads (at most 4 by default)."""
     tensors = list(tensors)
-    workers = workers or min(4, os.cpu_count() or 1)
+    small = [t for t in tensors if t.nbytes <= SMALL]
+    found = _of_small(small)
+    rest = [t for t in tensors if t.nbytes > SMALL] if len(small) < len(tensors) else []
+    if rest:
+        found |= _of_large(rest, workers or min(4, os.cpu_count() or 1))
+    return {t.name: found[t.name] for t in tensors}
+
+
+def _of_small(tensors: Sequence[Tensor]) -> dict[str, Digest]:
+    heads: dict[tuple[str, tuple[int, ...]], bytes] = {}
+    found = {}
+    for i, part in small_tensors(tensors):
+        t = tensors[i]
+        kind = t.dtype, t.shape
+        head = heads.get(kind)
+        if head is None:
+            head = heads[kind] = _head(t)
+        h = hashlib.sha256(head)
+        h.update(part)
+        found[t.name] = Digest(f"{ALGORITHM}:{h.hexdigest()}")
+    return found
+
+
+def _head(tensor: Tensor) -> bytes:
+    return f"{tensor.dtype} {list(tensor.shape)}\n".encode()
+
+
+def _of_large(tensors: Sequence[Tensor], workers: int) -> dict[str, Digest]:
 
     def work(batch: Sequence[Tensor]) -> list[tuple[str, Digest]]:
         buffer = bytearray(min(CHUNK, max(1, *(t.nbytes for t in batch), 1)))
         return [(t.name, of_tensor(t, buffer)) for t in batch]
 
     batches = _batches(tensors, max(1, min(BATCH, sum(t.nbytes for t in tensors) // (4 * workers))))
+    if workers == 1 or sum(t.nbytes for t in tensors) < WORTH_THREADS:
+        return dict(pair for batch in batches for pair in work(batch))
     with ThreadPoolExecutor(workers) as pool:
-        found = dict(pair for pairs in pool.map(work, batches) for pair in pairs)
-    return {t.name: found[t.name] for t in tensors}
+        return dict(pair for pairs in pool.map(work, batches) for pair in pairs)
 
 
 def _batches(tensors: Sequence[Tensor], limit: int) -> list[list[Tensor]]:
@@ -59,15 +91,38 @@ def distinct_tensors(tensors: Iterable[Tensor], tensor_digests: Mapping[str, Dig
     return [t for t in by_name.values() if t.name not in dropped]
 
 
-def of_model(tensors: Iterable[Tensor], tensor_digests: Mapping[str, Digest]) -> Digest:
+class Named(Protocol):
+    """A tensor, or the record of one."""
+
+    @property
+    def name(self) -> str:
+        """Canonical name."""
+
+    @property
+    def dtype(self) -> str:
+        """Dtype code."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Axis lengths."""
+
+
+def of_model(tensors: Iterable[Named], tensor_digests: Mapping[str, Digest]) -> Digest:
     """Digest of a model: over the sorted lines of name, dtype, shape and tensor digest."""
-    lines = sorted(f"{_escaped(t.name)}\t{t.dtype}\t{list(t.shape)}\t{tensor_digests[t.name]}\n" for t in tensors)
+    shapes: dict[tuple[int, ...], str] = {}
+    lines = []
+    for t in tensors:
+        shape = shapes.get(t.shape) or shapes.setdefault(t.shape, str(list(t.shape)))
+        lines.append(f"{_escaped(t.name)}\t{t.dtype}\t{shape}\t{tensor_digests[t.name]}\n")
+    lines.sort()
     content = "".join(lines)
     return Digest(f"{ALGORITHM}:{hashlib.sha256(content.encode()).hexdigest()}")
 
 
 def _escaped(name: str) -> str:
     # so that a name cannot contain the end of its line
+    if name.isprintable() and "\\" not in name:
+        return name
     return name.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n")
 
 

@@ -71,8 +71,10 @@ def dequantize(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
 
 
 def _refuse(tensors: Mapping[str, Tensor]) -> None:
+    first_names = tuple(first for _, (first, *_) in REFUSED)
+    suspicious = {n: t for n, t in tensors.items() if n.endswith(first_names) and not t.is_float}
     for kind, (first, *others) in REFUSED:
-        for name, t in tensors.items():
+        for name, t in suspicious.items():
             named = name.endswith(first) and all(name.removesuffix(first) + o in tensors for o in others)
             if named and not t.is_float:
                 raise UnreadableModelError(

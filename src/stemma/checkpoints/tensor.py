@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
+from typing import Protocol
 
 import numpy as np
 
@@ -87,8 +88,20 @@ def _float8(exponent_bits: int, mantissa_bits: int, *, infinities: bool) -> np.n
 _FLOAT8 = {"F8_E4M3": _float8(4, 3, infinities=False), "F8_E5M2": _float8(5, 2, infinities=True)}
 
 
+class ByteSource(Protocol):
+    """Bytes that several tensors lie in."""
+
+    def read_into(self, offset: int, out: memoryview) -> None:
+        """Fill `out` with the bytes from `offset` on."""
+
+
 class AbstractStorage(abc.ABC):
     """Where a tensor's bytes come from."""
+
+    def place(self, length: int) -> tuple[ByteSource, int] | None:
+        """Where the first `length` canonical bytes lie as they are: what can be read, and the offset; else None."""
+        del length
+        return None
 
     @abc.abstractmethod
     def read_into(self, start: int, out: memoryview) -> None:
@@ -173,10 +186,7 @@ class Tensor:
     @property
     def size(self) -> int:
         """Number of elements."""
-        n = 1
-        for s in self.shape:
-            n *= s
-        return n
+        return math.prod(self.shape)
 
     @property
     def nbytes(self) -> int:

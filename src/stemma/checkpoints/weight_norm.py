@@ -19,12 +19,17 @@ _LENGTHS = (
 )  # fmt: skip
 """Name patterns of the norm, the direction, and the folded matrix."""
 
+_ENDINGS = ("_g", ".original0", "_g\n", ".original0\n")
+"""How the names of norms end; `$` matches before a last line break too."""
+
 
 def fold_weight_norm(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """Tensors by name with weight-normalised pairs (length, direction) multiplied into matrices."""
     out: dict[str, Tensor] = {}
     merged: set[str] = set()
     for name, length in tensors.items():
+        if not name.endswith(_ENDINGS):
+            continue
         for pattern, other, whole in _LENGTHS:
             match = pattern.match(name)
             words = match.groupdict() if match else {}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from stemma.checkpoints.model import Model
-from stemma.checkpoints.tensor import Tensor
+from stemma.checkpoints.tensor import ArrayStorage, Tensor
 
 QUANTILES = 65
 EXACT_QUANTILES = 1 << 20
@@ -39,14 +39,17 @@ def matrices(model: Model) -> dict[str, Tensor]:
     return {n: t for n, t in model.weights.items() if t.is_float and sum(s > 1 for s in t.shape) >= 2 and t.size > 0}
 
 
-def features(tensor: Tensor) -> Features:
-    """Permutation-invariant features of a tensor, read once in slices; non-finite entries count as zero."""
+def features(tensor: Tensor, *, entries: bool = True) -> Features:
+    """Permutation-invariant features of a tensor, read once in slices; non-finite entries count as zero.
+
+    Without `entries` the distribution of entries is left out of the scalars.
+    """
     # float64 can hold what float32 cannot; of other tensors the sums show whether squares left float32's range
     scale = _scale(tensor) if tensor.dtype == "F64" else 1.0
-    found = _sums(tensor, scale)
+    found = _sums(tensor, scale, entries)
     if not np.isfinite(found[2]).all() or (scale == 1.0 and found[2][1] < TINY and found[2][2] > 0):
         scale = _scale(tensor)
-        found = _sums(tensor, scale)
+        found = _sums(tensor, scale, entries)
     return _features(*found, scale)
 
 
@@ -66,7 +69,7 @@ def _slices(tensor: Tensor) -> Iterator[tuple[int, int]]:
 
 
 def _sums(
-    tensor: Tensor, scale: float
+    tensor: Tensor, scale: float, entries: bool
 ) -> tuple[tuple[int, ...], tuple[int, ...], np.ndarray, list[np.ndarray], list[np.ndarray]]:
     """Long sizes, long axes, moments, sums of squares per axis, and entries of small tensors, scaled."""
     axes = long_axes(tensor.shape)
@@ -79,7 +82,7 @@ def _sums(
         part = tensor.rows(start, stop)
         part = np.asarray(part if scale == 1.0 else part.astype(np.float64) / scale, np.float32)
         part = np.nan_to_num(part, nan=0.0, posinf=0.0, neginf=0.0)
-        if tensor.size <= EXACT_QUANTILES:
+        if entries and tensor.size <= EXACT_QUANTILES:
             values.append(part.reshape(-1))
         part = part.reshape(*((stop - start,) if first_kept else ()), *shape[1 if first_kept else 0 :])
         with np.errstate(over="ignore", invalid="ignore"):  # sums that overflow are computed again with scaled values
@@ -111,6 +114,28 @@ def _features(
     size_of_entries = 0.3 * (np.log(rms) + np.log(scale))
     shape_of_law = [size_of_entries, m[0] / rms, m[2] / rms, 0.2 * np.log(max(m[3], 1e-300) / rms**4)]
     return Features(shape, axes, profiles, np.concatenate([shape_of_law, entries]))
+
+
+def stacked_profiles(stack: np.ndarray) -> list[np.ndarray]:
+    """The `profiles` of the features of tensors of one shape, `[tensors, *shape]`: per long axis `[tensors, length]`."""
+    axes = [i + 1 for i in long_axes(stack.shape[1:])]
+    with np.errstate(over="ignore", invalid="ignore"):
+        x = np.nan_to_num(np.asarray(stack, np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+        square = np.square(x)
+        sums = [square.sum(axis=tuple(i for i in range(1, x.ndim) if i != k), dtype=np.float64) for k in axes]
+    size = float(np.prod(stack.shape[1:]))
+    mean = sums[0].sum(axis=1) / size
+    top = np.abs(stack).reshape(len(stack), -1).max(axis=1, initial=0.0)
+    out = [np.zeros(s.shape) for s in sums]
+    unusual = (mean < TINY) & (top > 0) | ~np.isfinite(mean) | ~np.isfinite(top) | (stack.dtype == np.float64)
+    for k, s in enumerate(sums):
+        usual = ~unusual & (mean > 0)
+        out[k][usual] = np.sort(np.sqrt(s[usual] * s.shape[1] / size), axis=1) / np.sqrt(mean[usual])[:, None]
+    for i in np.flatnonzero(unusual):  # squares that float32 cannot hold
+        tensor = Tensor("", "F64", stack.shape[1:], ArrayStorage(lambda i=i: stack[i].astype(np.float64)))
+        for k, profile in enumerate(features(tensor, entries=False).profiles):
+            out[k][i] = profile
+    return out
 
 
 def long_axes(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -1,18 +1,21 @@
 """Weight sketch: a few kilobytes to find and recognise related models without their files."""
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 
 import numpy as np
 
 from stemma.checkpoints.model import Model
-from stemma.checkpoints.tensor import Tensor
-from stemma.fingerprints.tensor_content import QUANTILES, Features, features, long_axes, matrices
+from stemma.checkpoints.read_together import SMALL, small_tensors
+from stemma.checkpoints.tensor import Tensor, decode
+from stemma.fingerprints.order_statistics import quantiles
+from stemma.fingerprints.tensor_content import QUANTILES, features, long_axes, matrices, stacked_profiles
 from stemma.types import Fingerprint, Spec
 
 CODE = 1024
-"""Bits of each of the two codes."""
+"""Bits of each of the two codes, a power of two."""
 
 ENTRIES = 1 << 20
 """Leading entries of a tensor that the order-dependent code uses."""
@@ -65,39 +68,35 @@ class WeightSketch:
             units kept, length of the axis, and checksums of the tensor's other sizes and of its name).
         """
         tensors = list(matrices(model).values())
-        sums, content = np.zeros(CODE), np.zeros((0, 2 * QUANTILES))
-        for t in tensors:
-            sums += self._order_sums(t)
-        table = np.array([_content(features(t), t) for t in tensors]) if tensors else content
+        sums, contents = np.zeros(CODE), dict[tuple[int, ...], tuple[np.ndarray, int]]()
+        for alike in _alike(tensors):
+            shape, x = alike[0].shape, _stacked(alike)
+            sums += self._order_sums(shape, x)
+            sizes = tuple(sorted(shape[i] for i in long_axes(shape)))
+            total, count = contents.get(sizes, (np.zeros(2 * QUANTILES), 0))
+            contents[sizes] = total + _content(alike, x), count + len(alike)
         units, owners = self._units(model, sorted(tensors, key=_key))
-        bits = np.packbits(np.concatenate([sums > 0, self._content_code(table, tensors)]))
+        bits = np.packbits(np.concatenate([sums > 0, self._content_code(contents)]))
         return Fingerprint(model.digest, probes, self.spec, {"bits": bits, "units": units, "owners": owners})
 
-    def _order_sums(self, t: Tensor) -> np.ndarray:
+    def _order_sums(self, shape: tuple[int, ...], stack: np.ndarray) -> np.ndarray:
         """Hash entries by the sum of their indices' hashes: an axis is identified by its length, not its position."""
-        rows = max(1, min(t.shape[0], ENTRIES // max(1, t.size // t.shape[0])))
-        x = _rescaled(t.rows(0, rows)).astype(np.float32)
-        for axis in long_axes(t.shape):
-            rms = np.sqrt(np.mean(x * x, axis=tuple(i for i in range(x.ndim) if i != axis), keepdims=True))
+        x = _rescaled(stack).astype(np.float32, copy=False)
+        for axis in long_axes(shape):
+            rms = np.sqrt(np.mean(x * x, axis=tuple(i for i in range(1, x.ndim) if i != axis + 1), keepdims=True))
             x = x / np.where(rms > 0, rms, 1)
-        bucket, sign = self._hashed(t.shape, x.shape, CODE, 0)
-        return np.bincount(bucket.reshape(-1), ((x - x.mean()) * sign).reshape(-1), CODE)
+        x = x - x.reshape(len(x), -1).mean(axis=1).reshape(-1, *(1,) * len(shape))
+        bucket = self._signed(x, shape, CODE, 1)
+        x = x.sum(axis=0, dtype=np.float64) if len(x) > 1 else x
+        return np.bincount(bucket.reshape(-1) & (CODE - 1), x.reshape(-1), CODE)
 
-    def _content_code(self, table: np.ndarray, tensors: list[Tensor]) -> np.ndarray:
+    def _content_code(self, contents: Mapping[tuple[int, ...], tuple[np.ndarray, int]]) -> np.ndarray:
         """Quantised random projections; each bit uses one class of sizes, so a new size changes few bits."""
-        classes: dict[tuple[int, ...], list[np.ndarray]] = {}
-        for t, row in zip(tensors, table, strict=True):
-            classes.setdefault(tuple(sorted(t.shape[i] for i in long_axes(t.shape))), []).append(row)
         code, rank = np.zeros(CODE, bool), np.full(CODE, np.inf)
-        for sizes, rows in classes.items():
-            generator = np.random.default_rng([self.seed, *sizes])
-            draw = generator.random(CODE)
-            total = np.zeros(CODE)
-            for half in range(2):
-                part = np.sum(rows, axis=0)[half * QUANTILES : (half + 1) * QUANTILES]
-                at = slice(half * CODE // 2, (half + 1) * CODE // 2)
-                total[at] = generator.standard_normal((CODE // 2, QUANTILES)) @ part
-            cells = np.floor(total / (self.cell * np.sqrt(len(rows))) + generator.random(CODE)).astype(int) % 2 == 1
+        for sizes, (total, count) in contents.items():
+            draw, projections, offsets = _projections(self.seed, sizes)
+            sums = np.concatenate([p @ total[i * QUANTILES :][:QUANTILES] for i, p in enumerate(projections)])
+            cells = np.floor(sums / (self.cell * np.sqrt(count)) + offsets).astype(int) % 2 == 1
             code, rank = np.where(draw < rank, cells, code), np.minimum(rank, draw)
         return code
 
@@ -122,59 +121,119 @@ class WeightSketch:
 
     def _projected(self, t: Tensor, axis: int) -> np.ndarray:
         """The first units of an axis, each hashed to `width` 8-bit numbers, independent of the order of other axes."""
-        rows = max(1, min(t.shape[0], ENTRIES // max(1, t.size // t.shape[0])))
+        rows = _leading_rows(t)
         rows = min(rows, self.units) if axis == 0 else rows
-        x = _rescaled(t.rows(0, rows)).astype(np.float32)
-        x = np.moveaxis(x, axis, 0)[: self.units]
-        shape = [t.shape[axis], *(s for i, s in enumerate(t.shape) if i != axis)]
-        bucket, sign = self._hashed(shape, x.shape, self.width, 1)
-        x = (x * sign).reshape(len(x), -1)
-        where = np.broadcast_to(bucket, (1, *bucket.shape[1:])).reshape(-1)
-        out = np.stack([np.bincount(where, row, self.width) for row in x])
+        x = _rescaled(t.rows(0, rows)[None])[0].astype(np.float32)
+        x = np.ascontiguousarray(np.moveaxis(x, axis, 0)[: self.units])
+        shape = (t.shape[axis], *(s for i, s in enumerate(t.shape) if i != axis))
+        where = self._signed(x, shape, self.width, 0).reshape(-1) % self.width
+        where = (np.arange(len(x))[:, None] * self.width + where).reshape(-1)
+        out = np.bincount(where, x.reshape(-1), len(x) * self.width).reshape(len(x), self.width)
         top = np.abs(out).max(axis=1, keepdims=True)
         return np.rint(out / np.where(top > 0, top, 1) * 127).astype(np.int8)
 
-    def _hashed(
-        self, lengths: Sequence[int], cut: Sequence[int], buckets: int, first: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Bucket and sign of every entry from its indices; an axis is identified by its length, not its position."""
-        bucket, sign = np.zeros((1,) * len(cut), np.int64), np.ones((1,) * len(cut), np.float32)
-        for axis in range(first, len(cut)):
-            if lengths[axis] == 1:
-                continue
-            generator = np.random.default_rng([self.seed, lengths[axis]])
-            across = [1] * len(cut)
-            across[axis] = cut[axis]
-            bucket = bucket + generator.integers(0, buckets, lengths[axis])[: cut[axis]].reshape(across)
-            sign = sign * (generator.integers(0, 2, lengths[axis])[: cut[axis]] * 2 - 1).reshape(across)
-        full = (1, *cut[1:]) if first else tuple(cut)
-        return np.broadcast_to(bucket % buckets, full), sign
+    def _signed(self, x: np.ndarray, lengths: tuple[int, ...], buckets: int, skipped: int) -> np.ndarray:
+        """Multiply entries by signs from their indices, in place, and return the sum of the indices' buckets.
+
+        The first axis (of `x` if `skipped`, which has one more than `lengths`, else of both) has no part in it.
+        """
+        cut = x.shape[1:]
+        bucket = np.zeros((1,) * len(cut), np.int64)
+        for k, n in enumerate(cut):
+            length = lengths[k if skipped else k + 1]
+            if length > 1:
+                across = [n if i == k else 1 for i in range(len(cut))]
+                hashes, signs = _hashes(self.seed, length, buckets)
+                bucket = bucket + hashes[:n].reshape(across)
+                x *= signs[:n].reshape(across)
+        return np.broadcast_to(bucket, cut)
+
+
+@lru_cache(maxsize=512)
+def _hashes(seed: int, length: int, buckets: int) -> tuple[np.ndarray, np.ndarray]:
+    """Bucket and sign of every index of an axis; an axis is identified by its length, not its position."""
+    generator = np.random.default_rng([seed, length])
+    return generator.integers(0, buckets, length), (generator.integers(0, 2, length) * 2 - 1).astype(np.float32)
+
+
+@lru_cache(maxsize=64)
+def _projections(seed: int, sizes: tuple[int, ...]) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
+    """Of one class of sizes: the priority of each bit, the projections of both halves, and offsets of the cells."""
+    generator = np.random.default_rng([seed, *sizes])
+    draw = generator.random(CODE)
+    projections = [generator.standard_normal((CODE // 2, QUANTILES)) for _ in range(2)]
+    return draw, projections, generator.random(CODE)
+
+
+def _alike(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """The tensors in groups of one shape and dtype, at most `ENTRIES` entries together."""
+    groups: dict[tuple[str, tuple[int, ...]], list[Tensor]] = {}
+    for t in tensors:
+        groups.setdefault((t.dtype, t.shape), []).append(t)
+    for group in groups.values():
+        step = max(1, ENTRIES // group[0].size) if group[0].nbytes <= SMALL else 1
+        yield from (group[i : i + step] for i in range(0, len(group), step))
+
+
+def _stacked(alike: Sequence[Tensor]) -> np.ndarray:
+    """The entries of tensors of one shape, the leading ones of a large tensor: `[tensors, *shape]`."""
+    first = alike[0]
+    if len(alike) == 1:
+        return first.rows(0, _leading_rows(first))[None]
+    raw = np.empty((len(alike), first.nbytes), np.uint8)
+    for i, part in small_tensors(alike):
+        raw[i] = part
+    return decode(raw.reshape(-1), first.dtype).reshape(len(alike), *first.shape)
+
+
+def _leading_rows(t: Tensor) -> int:
+    return max(1, min(t.shape[0], ENTRIES // max(1, t.size // t.shape[0])))
 
 
 def _key(t: Tensor) -> tuple[int, tuple[int, ...], str]:
     return -t.size, t.shape, t.name
 
 
-def _content(f: Features, t: Tensor) -> np.ndarray:
-    """Sorted profiles as stored, and sorted entries after scales of units are normalised away."""
-    profile = np.concatenate([_quantiles(p, QUANTILES // len(f.profiles)) for p in f.profiles])
+def _content(alike: Sequence[Tensor], stack: np.ndarray) -> np.ndarray:
+    """Sorted profiles as stored, and sorted entries after scales of units are normalised away; summed over tensors."""
+    shape, large = alike[0].shape, alike[0].size > ENTRIES
+    if large:
+        profiles = [p[None] for p in features(alike[0], entries=False).profiles]
+    else:
+        profiles = stacked_profiles(stack)
+    number = QUANTILES // len(profiles)
+    profile = np.concatenate([_evenly(p, number) for p in profiles], axis=1).sum(axis=0)
     profile = np.pad(profile, (0, QUANTILES - len(profile)))
-    if t.size > ENTRIES:
+    if large:
         return np.concatenate([profile, profile[::-1]])
-    x = _rescaled(t.array()).reshape(t.shape[0], -1)
-    for _ in range(8):
-        for axis in (0, 1):
-            rms = np.sqrt(np.mean(x * x, axis=axis, keepdims=True))
-            x = x / np.where(rms > 0, rms, 1)
-    return np.concatenate([profile, _quantiles(x.reshape(-1), QUANTILES) / 4])
+    x = _rescaled(stack).reshape(len(stack), shape[0], -1).astype(np.float64, copy=False)
+    squares = x * x
+    rows, columns = np.ones(x.shape[:2]), np.ones((len(x), x.shape[2]))
+    for _ in range(8):  # squared scales, so that the entries are multiplied only once
+        mean = columns * np.matmul(rows[:, None], squares)[:, 0] / shape[0]
+        columns = columns / np.where(mean > 0, mean, 1)
+        mean = rows * np.matmul(squares, columns[:, :, None])[:, :, 0] / x.shape[2]
+        rows = rows / np.where(mean > 0, mean, 1)
+    x = x * np.sqrt(rows)[:, :, None]
+    x *= np.sqrt(columns)[:, None]
+    if len(x) == 1:
+        return np.concatenate([profile, quantiles(x, QUANTILES) / 4])
+    return np.concatenate([profile, _evenly(np.sort(x.reshape(len(x), -1)), QUANTILES).sum(axis=0) / 4])
 
 
-def _rescaled(x: np.ndarray) -> np.ndarray:
-    """A tensor scaled by a power of two to at most one, in float64; non-finite entries become zero."""
-    x = np.nan_to_num(x.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-    return np.ldexp(x, -int(np.frexp(np.abs(x).max(initial=0.0))[1]))
+def _evenly(ordered: np.ndarray, count: int) -> np.ndarray:
+    """Evenly spaced entries of sorted rows."""
+    return ordered[:, np.linspace(0, ordered.shape[1] - 1, count).astype(int)]
 
 
-def _quantiles(x: np.ndarray, count: int) -> np.ndarray:
-    x = np.sort(x)
-    return x[np.linspace(0, len(x) - 1, count).astype(int)] if len(x) else np.zeros(count)
+def _rescaled(stack: np.ndarray) -> np.ndarray:
+    """Tensors each scaled by a power of two to at most one, narrow floats in float32; non-finite entries are zero."""
+    x = stack if stack.dtype.kind == "f" else stack.astype(np.float64)
+    flat = np.abs(x).reshape(len(x), -1).max(axis=1, initial=0.0)
+    if not np.isfinite(flat).all():
+        x = np.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0)
+        flat = np.abs(x).reshape(len(x), -1).max(axis=1, initial=0.0)
+    exponents = -np.frexp(flat)[1]
+    if np.abs(exponents).max(initial=0) < 100:
+        return x * np.ldexp(x.dtype.type(1), exponents).reshape(-1, *(1,) * (x.ndim - 1))
+    return np.ldexp(x.astype(np.float64), exponents.reshape(-1, *(1,) * (x.ndim - 1)))

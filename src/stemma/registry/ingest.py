@@ -7,6 +7,7 @@ from stemma.checkpoints.load import Checkpoint
 from stemma.errors import StemmaError, UnreadableModelError
 from stemma.fingerprints.weight_sketch import WeightSketch
 from stemma.networks.load import open_models
+from stemma.registry.collection import paused_collection
 from stemma.registry.model_records import describe, write_copy
 from stemma.registry.records import ModelRecord, TensorRecord
 from stemma.types import Fingerprint
@@ -39,10 +40,11 @@ def ingest(checkpoint: Checkpoint, license: str | None) -> tuple[IngestedModel, 
     """Read and fingerprint the models of one checkpoint, in a worker; returns them, or an error message."""
     try:
         found = []
-        for model in open_models(checkpoint.path, checkpoint.name):
-            record, tensors = describe(model, license)
-            fingerprints = tuple(method(model) for method in fingerprinters())
-            found.append(IngestedModel(record, tensors, fingerprints, model.notes))
+        with paused_collection():
+            for model in open_models(checkpoint.path, checkpoint.name):
+                record, tensors = describe(model, license)
+                fingerprints = tuple(method(model) for method in fingerprinters())
+                found.append(IngestedModel(record, tensors, fingerprints, model.notes))
     except StemmaError as e:
         return str(e) if str(checkpoint.path) in str(e) else f"{checkpoint.path}: {e}"
     except OSError as e:

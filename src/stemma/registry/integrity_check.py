@@ -8,10 +8,10 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from stemma.errors import RegistryError, StemmaError
-from stemma.registry import blobs, records, rows, schema
+from stemma.registry import blobs, records, rows, schema, sketch_file
 from stemma.registry.database import Database
 from stemma.registry.records import Finding, ModelRecord, Progress, TensorRecord
-from stemma.types import Digest
+from stemma.types import Digest, Spec
 
 
 def run(database: Database, folder: blobs.BlobFolder, path: Path, progress: Progress | None = None) -> list[Finding]:
@@ -22,6 +22,7 @@ def run(database: Database, folder: blobs.BlobFolder, path: Path, progress: Prog
             if broken:
                 return broken
             findings = [*_rows(connection), *_blobs(connection, folder), *_index(connection, folder)]
+            findings += _index_files(connection, path)
             live = list(_live_models(connection))
             findings += [
                 Finding("leftover", str(p), f"{p} was left by a killed process. Delete it")
@@ -162,6 +163,19 @@ def _bits(connection: sa.Connection, folder: blobs.BlobFolder, ids: dict[int, st
             yield Finding(
                 "index", model, f"the search index has a sketch of {model} that does not match its fingerprint"
             )
+
+
+def _index_files(connection: sa.Connection, path: Path) -> Iterator[Finding]:
+    """Files of the search index that differ from the database; the next search makes such a file anew."""
+    for row in connection.execute(sa.select(schema.spec)):
+        with contextlib.suppress(TypeError, ValueError):  # reported as a record
+            spec = Spec(**json.loads(row.content))
+            file = sketch_file.path_of(path, spec)
+            wrong = sketch_file.differences(connection, file, spec)
+            if wrong:
+                file.unlink(missing_ok=True)
+                yield Finding("index", str(file), f"{wrong} sketches in {file} did not match the registry, so that "
+                              "models may not have been found. It was removed, and the next search makes it anew")
 
 
 def _source(m: ModelRecord, database: Database, folder: blobs.BlobFolder) -> list[Finding]:

@@ -7,11 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
 from stemma.checkpoints import cards
 from stemma.checkpoints import digest as digests
-from stemma.checkpoints.tensor import ArrayStorage, Tensor
 from stemma.errors import RegistryError
 from stemma.types import Digest, ModelRef, Spec
 
@@ -258,11 +255,8 @@ def parse_manifest(content: bytes) -> tuple[TensorRecord, ...]:
 def model_digests(tensors: Iterable[TensorRecord]) -> tuple[Digest, Digest]:
     """Digest and names-free digest of a model, computed from its tensor records."""
     counted = [t for t in tensors if t.counted]
-    shapes = [Tensor(t.name, t.dtype, t.shape, _NO_BYTES) for t in counted]
-    return digests.of_model(shapes, {t.name: t.digest for t in counted}), digests.of_contents(t.digest for t in counted)
-
-
-_NO_BYTES = ArrayStorage(lambda: np.empty(0, np.uint8))
+    by_name = {t.name: t.digest for t in counted}
+    return digests.of_model(counted, by_name), digests.of_contents(t.digest for t in counted)
 
 
 def verified_manifest(record: ModelRecord, tensors: Sequence[TensorRecord]) -> bytes:

@@ -34,7 +34,8 @@ def timestamp() -> str:
 
 def tensor_key(digest: Digest) -> int:
     """The first eight bytes of a tensor digest as a signed number: its lookup key."""
-    return int.from_bytes(bytes.fromhex(digest.rpartition(":")[2][:16]), "big", signed=True)
+    number = int(digest.rpartition(":")[2][:16], 16)
+    return number - (number >> 63 << 64)
 
 
 def encode(content: Mapping[str, Any]) -> dict[str, str]:
@@ -150,9 +151,23 @@ def put_content(
     inserted = connection.execute(schema.content.insert().values(**values)).inserted_primary_key
     assert inserted is not None
     keys = sorted({tensor_key(t.digest) for t in listed})
-    if keys:
-        connection.execute(schema.tensor_key.insert(), [{"key": k, "content_id": inserted[0]} for k in keys])
+    _insert_keys(connection, keys, inserted[0])
     return inserted[0]
+
+
+def _insert_keys(connection: sa.Connection, keys: Sequence[int], content_id: int) -> None:
+    """Index tensors; the driver is asked directly, for a checkpoint may have 100,000 of them."""
+    if not keys:
+        return
+    compiled = schema.tensor_key.insert().compile(dialect=connection.dialect)
+    if compiled.positional:
+        row = {"content_id": content_id}
+        first, second = (compiled.positiontup or ())[:2]
+        pairs: list[Any] = [(k, content_id) if second in row else (content_id, k) for k in keys]
+        assert {first, second} == {"key", "content_id"}
+    else:
+        pairs = [{"key": k, "content_id": content_id} for k in keys]
+    connection.exec_driver_sql(str(compiled), pairs)
 
 
 # Blobs

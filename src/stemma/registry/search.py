@@ -1,6 +1,7 @@
-"""Candidate search: a scan over bit sketches, some milliseconds for 100,000 models."""
+"""Candidate search: an exact scan over bit sketches, some milliseconds for 100,000 models."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,8 @@ SKETCH_BYTES = 256
 
 _HALF = SKETCH_BYTES // 2
 _BLOCK = 4096
+_WORTH_THREADS = 1 << 17
+_THREADS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,45 +36,51 @@ class Neighbour:
 
 
 class SketchIndex:
-    """The bit sketches of a registry in one matrix.
+    """The bit sketches of a registry in one matrix, in memory or mapped from a file.
 
     Unrelated models differ in about half of the bits of each code. A model whose units kept their order is near by the
     first code, a permuted or rescaled one by the second; so models are ranked by each code, and the better rank is
-    used.
+    used. The search is exact: every sketch is looked at.
     """
 
-    def __init__(self, digests: Sequence[Digest], bits: np.ndarray) -> None:
+    def __init__(
+        self,
+        digests: Sequence[Digest] | Callable[[Sequence[int]], list[Digest | None]],
+        bits: np.ndarray,
+        live: int | None = None,
+    ) -> None:
         """Build the index.
 
         Args:
-            digests: One per model.
-            bits: `uint8 [len(digests), 256]`.
+            digests: One per model; or a function from rows to digests, None for a model that was removed.
+            bits: `uint8 [models, 256]`.
+            live: Number of models that were not removed; all unless given.
 
         Raises:
             RegistryError: If the shapes do not fit.
         """
-        if bits.dtype != np.uint8 or bits.shape != (len(digests), SKETCH_BYTES):
-            raise RegistryError(
-                f"sketches must be uint8 [{len(digests)}, {SKETCH_BYTES}], got {bits.dtype} {bits.shape}"
-            )
-        order = sorted(range(len(digests)), key=digests.__getitem__)
-        self._digests = [digests[i] for i in order]
-        self._words = np.ascontiguousarray(bits[order]).view(np.uint64).reshape(len(order), SKETCH_BYTES // 8)
+        n = len(bits) if callable(digests) else len(digests)
+        if bits.dtype != np.uint8 or bits.shape != (n, SKETCH_BYTES):
+            raise RegistryError(f"sketches must be uint8 [{n}, {SKETCH_BYTES}], got {bits.dtype} {bits.shape}")
+        self._digests = digests
+        bits = bits if bits.strides[-1] == 1 else np.ascontiguousarray(bits)  # rows may lie apart, as in a file
+        self._words = bits.view(np.uint64)
+        self._live = n if live is None else live
 
     def __len__(self) -> int:
         """Number of models."""
-        return len(self._digests)
+        return self._live
 
     def distances(self, bits: np.ndarray) -> np.ndarray:
-        """Hamming distances of both codes to all models.
+        """Hamming distances of both codes to all models, in the order they were given in.
 
-        Cost: one pass over 256 bytes per model.
+        Cost: one pass over 256 bytes per model, in several threads.
 
         Args:
             bits: `uint8 [256]`.
 
         Returns:
-            `int64 [n, 2]`, in the order of the digests.
+            `uint16 [n, 2]`.
 
         Raises:
             RegistryError: If the query is not a sketch.
@@ -79,10 +88,26 @@ class SketchIndex:
         if bits.dtype != np.uint8 or bits.shape != (SKETCH_BYTES,):
             raise RegistryError(f"a sketch must be uint8 [{SKETCH_BYTES}], got {bits.dtype} {bits.shape}")
         query = np.ascontiguousarray(bits).view(np.uint64)
-        out = np.empty((len(self), 2), np.int64)
-        for start in range(0, len(self), _BLOCK):
-            ones = _popcount(self._words[start : start + _BLOCK] ^ query)
-            out[start : start + _BLOCK] = ones.reshape(len(ones), 2, _HALF // 8).sum(axis=2, dtype=np.int64)
+        out = np.empty((len(self._words), 2), np.uint16)
+
+        def scan(first: int, last: int) -> None:
+            buffer = np.empty((_BLOCK, SKETCH_BYTES // 8), np.uint64)
+            for start in range(first, last, _BLOCK):
+                words = self._words[start : min(start + _BLOCK, last)]
+                differing = np.bitwise_xor(words, query, out=buffer[: len(words)])
+                ones = _popcount(differing).reshape(len(words), 2, _HALF // 8)
+                # eight counts of at most 64 in each number: two are added without a carry, then all by multiplication
+                pairs = ones.view(np.uint64)
+                pairs = pairs[..., 0] + pairs[..., 1]
+                out[start : start + len(words)] = (pairs & _EVEN) * _ONES + ((pairs >> 8) & _EVEN) * _ONES >> 48
+
+        n = len(out)
+        if n < _WORTH_THREADS:
+            scan(0, n)
+            return out
+        step = -(-n // (_THREADS * _BLOCK)) * _BLOCK
+        with ThreadPoolExecutor(_THREADS) as pool:
+            list(pool.map(scan, range(0, n, step), [min(s + step, n) for s in range(0, n, step)]))
         return out
 
     def nearest(self, bits: np.ndarray, n: int) -> tuple[Neighbour, ...]:
@@ -98,16 +123,44 @@ class SketchIndex:
             At most `n`, nearest first.
         """
         distance = self.distances(bits)
-        rank = np.minimum(_ranks(distance[:, 0]), _ranks(distance[:, 1]))
-        key = rank * (16 * SKETCH_BYTES + 1) + distance.sum(axis=1)
         n = min(n, len(self))
         if n <= 0:
             return ()
-        chosen = np.flatnonzero(key <= np.partition(key, n - 1)[n - 1])
-        chosen = chosen[np.argsort(key[chosen], kind="stable")][:n]
-        return tuple(
-            Neighbour(self._digests[i], int(rank[i]), int(distance[i, 0]), int(distance[i, 1])) for i in chosen
-        )
+        wanted = n
+        while True:  # until enough of the nearest were not removed
+            rows = _nearest_rows(distance, wanted)
+            found = self._digests_of(rows.tolist())
+            kept = [k for k, digest in enumerate(found) if digest is not None]
+            if len(rows) == len(distance) or _has_enough(distance[rows], kept, wanted, n):
+                break
+            wanted *= 2
+        digests, near = [Digest(str(found[k])) for k in kept], distance[rows[kept]].astype(np.int64)
+        rank = np.minimum(_ranks(near[:, 0]), _ranks(near[:, 1]))
+        order = sorted(range(len(near)), key=lambda k: (rank[k], near[k].sum(), digests[k]))[:n]
+        return tuple(Neighbour(digests[k], int(rank[k]), int(near[k, 0]), int(near[k, 1])) for k in order)
+
+    def _digests_of(self, at: Sequence[int]) -> Sequence[Digest | None]:
+        return self._digests(at) if callable(self._digests) else [self._digests[i] for i in at]
+
+
+def _nearest_rows(distance: np.ndarray, n: int) -> np.ndarray:
+    """Rows that are among the `n` nearest by one of the codes, with all ties."""
+    near = np.zeros(len(distance), bool)
+    for code in distance.T:
+        near |= code <= _limit(code, n)
+    return np.flatnonzero(near)
+
+
+def _limit(distance: np.ndarray, n: int) -> int:
+    """The `n`-th smallest distance."""
+    below = np.cumsum(np.bincount(distance, minlength=8 * _HALF + 1))
+    return int(np.searchsorted(below, min(n, len(distance))))
+
+
+def _has_enough(near: np.ndarray, kept: list[int], wanted: int, n: int) -> bool:
+    """Whether the ranks of `n` models follow from these: by each code, `n` that were kept are among the nearest."""
+    limits = [_limit(code, wanted) for code in near.T]
+    return all(int((near[kept][:, k] <= limit).sum()) >= n for k, limit in enumerate(limits))
 
 
 def _ranks(distance: np.ndarray) -> np.ndarray:
@@ -117,6 +170,7 @@ def _ranks(distance: np.ndarray) -> np.ndarray:
 
 
 _ONES_IN_BYTE = np.array([i.bit_count() for i in range(256)], np.uint8)
+_EVEN, _ONES = np.uint64(0x00FF00FF00FF00FF), np.uint64(0x0001000100010001)
 
 
 def _popcount(words: np.ndarray) -> np.ndarray:

@@ -7,16 +7,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import sqlalchemy as sa
 
 from stemma.checkpoints import digest as digests
 from stemma.errors import RegistryError, UnknownNameError, UnusableRegistryError
-from stemma.registry import blobs, family_trees, records, result_rows, rows, schema
+from stemma.registry import blobs, family_trees, result_rows, rows, schema, sketch_file
+from stemma.registry.additions import Addition, write_each
+from stemma.registry.collection import paused_collection
 from stemma.registry.database import Database, registry_path
 from stemma.registry.records import (
     AddOutcome,
-    AddStatus,
     EvidenceRecord,
     Finding,
     FingerprintRecord,
@@ -26,7 +26,7 @@ from stemma.registry.records import (
     SketchRecord,
     TensorRecord,
 )
-from stemma.registry.search import SKETCH_BYTES, SketchIndex
+from stemma.registry.search import SketchIndex
 from stemma.types import Digest, Fingerprint, Spec
 
 _PREFIX = re.compile(r"(?:sha256:)?([0-9a-f]{8,64})")
@@ -94,35 +94,34 @@ class Registry:
             RegistryError: If the name belongs to another digest and `replace` is not given, if record and tensors
                 contradict each other, or if the registry cannot be written.
         """
-        listing = records.verified_manifest(record, tensors)
-        for f in fingerprints:
-            if f.model != record.digest:
-                raise RegistryError(
-                    f"a fingerprint of {f.model} was passed with the model '{record.name}' ({record.digest})"
-                )
-        packed = [(f, blobs.pack(f.values)) for f in fingerprints]
-        large = {id(c): c for c in (listing, *(c for _, c in packed)) if len(c) >= blobs.INLINE_LIMIT}
-        with contextlib.ExitStack() as stack:
-            stage = self._stage(stack) if weights or large else None
+        with paused_collection(), contextlib.ExitStack() as stack:
+            addition = Addition(record, tensors, fingerprints)
+            stage = self._stage(stack) if weights or addition.large else None
             kept = stage.put(weights) if stage and weights else None
             if stage:
-                for content in large.values():
+                for content in addition.large:
                     stage.put(lambda path, content=content: _write(path, content))
             connection = stack.enter_context(self._database.writing())
-            known = rows.live_model(connection, record.name)
-            status = rows.add_status(known, record, replace)
-            content_id = rows.put_content(connection, record, tensors, listing, staged=id(listing) in large)
-            for f, content in packed:
-                rows.put_fingerprint(connection, content_id, f, content, staged=id(content) in large)
-            if kept:
-                rows.put_blob_row(connection, *kept, None)
-            if known is None or status is not AddStatus.KNOWN or (kept and known.weights is None):
-                same_weights = known is not None and known.digest == record.digest
-                known = rows.with_timestamp(record, kept[0] if kept else known.weights if same_weights else None)
-                rows.append_model(connection, known, content_id)
+            outcome = addition.write(connection, replace=replace, kept=kept)
             if stage:
                 stage.publish()
-        return AddOutcome(known, status)
+        return outcome
+
+    def add_all(self, additions: Sequence[Addition], *, replace: bool = False) -> list[AddOutcome | RegistryError]:
+        """Add several models in one transaction: all of them are on disk when this returns, or none.
+
+        Args:
+            additions: The models; none may be `large`.
+            replace: Allow a known name to get a new digest.
+
+        Returns:
+            Per model the outcome, or why it was refused; the others are added all the same.
+
+        Raises:
+            UnusableRegistryError: If the registry cannot be written.
+        """
+        with self._database.writing() as connection:
+            return write_each(connection, additions, replace=replace)
 
     def remove(self, name: str) -> ModelRecord:
         """Remove a name from the registry; its rows stay, followed by a tombstone.
@@ -239,11 +238,8 @@ class Registry:
             return self._fingerprint(connection, record) if record else None
 
     def sketch_index(self, spec: Spec) -> SketchIndex:
-        """The search index over the bit sketches of the live models, in memory (256 bytes each)."""
-        with self._database.reading() as connection:
-            found = rows.live_sketches(connection, spec)
-        matrix = np.frombuffer(b"".join(r.bits for r in found), np.uint8).reshape(len(found), SKETCH_BYTES)
-        return SketchIndex([Digest(r.digest) for r in found], matrix)
+        """The search index over the bit sketches of the live models, 256 bytes each; see `sketch_file`."""
+        return sketch_file.open_index(self._database, self.path, spec)
 
     def put_evidence(self, a: Digest, b: Digest, spec: Spec, content: Mapping[str, Any]) -> None:
         """Store the result of a method for an ordered pair, as plain JSON values."""

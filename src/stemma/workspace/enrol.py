@@ -1,6 +1,7 @@
 """Enrols checkpoints into the registry; one bad file never stops the others."""
 
 import dataclasses
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from stemma.checkpoints.load import Checkpoint, Unread, explain_no_checkpoint, survey
 from stemma.checkpoints.model import Model
-from stemma.errors import MisuseError, StemmaError, UnusableRegistryError
+from stemma.errors import MisuseError, RegistryError, StemmaError, UnusableRegistryError
 from stemma.networks.load import open_models
 from stemma.registry import Registry
+from stemma.registry.additions import Addition
 from stemma.registry.ingest import IngestedModel, copy_weights, fingerprinters
 from stemma.registry.model_records import with_name
-from stemma.registry.records import ModelRecord, Progress
+from stemma.registry.records import AddOutcome, ModelRecord, Progress
 from stemma.types import Digest
 from stemma.workspace.engines.base import AbstractEngine
 from stemma.workspace.files_read import FilesRead
@@ -24,6 +26,12 @@ from stemma.workspace.read_checkpoints import read_all
 if TYPE_CHECKING:
     from stemma.probes import Probes
 
+
+TOGETHER, TOGETHER_SECONDS = 256, 0.5
+"""Models that are written in one transaction at most, and for how long they are collected."""
+
+LONG_READ = 64 << 20
+"""Bytes of a checkpoint before which everything that was read is written."""
 
 SKIPPED, UNSURE = "skipped", "left out"
 """Status of files that are not read: those that certainly hold models, and those that may be anything."""
@@ -75,29 +83,38 @@ class Enrolment:
             discovered = [dataclasses.replace(c, name=name) if isinstance(c, Checkpoint) else c for c in discovered]
         discovered = with_distinct_names(discovered)
         with FilesRead().opened() as read_before:
-            yield from self._enrol_all(discovered, read_before)
+            yield from self._read_and_write(discovered, read_before)
 
-    def _enrol_all(self, discovered: Sequence[Checkpoint | AddResult], read_before: FilesRead) -> Iterator[AddResult]:
+    def _read_and_write(
+        self, discovered: Sequence[Checkpoint | AddResult], read_before: FilesRead
+    ) -> Iterator[AddResult]:
         checkpoints = [c for c in discovered if isinstance(c, Checkpoint)]
         states = {c: read_before.state(c) for c in checkpoints}
         known = {c: self._known(c, read_before, state) for c, state in states.items()}
         results = read_all([c for c in checkpoints if not known[c]], self.license, self.engine)
+
+        def remember(c: Checkpoint, models: Sequence[IngestedModel]) -> None:
+            read_before.remember(c, states[c], models)
+
+        waiting: list[tuple[Checkpoint, IngestedModel] | AddResult] = []
+        since = time.monotonic()
         for done, c in enumerate(discovered):
             self.progress(f"adding {c.name}", done, len(discovered))
+            if len(waiting) >= TOGETHER or time.monotonic() - since > TOGETHER_SECONDS or _takes_long(c):
+                yield from self._write(waiting, remember)
+                waiting, since = [], time.monotonic()
             if isinstance(c, AddResult):
-                yield c
+                waiting.append(c)
                 continue
             if known[c]:
-                yield from known[c]
+                waiting += known[c]
                 continue
             result = next(results)
             if isinstance(result, str):
-                yield AddResult(c.name, str(c.path), None, "failed", result)
+                waiting.append(AddResult(c.name, str(c.path), None, "failed", result))
                 continue
-            outcomes = [self._enrol(c, model) for model in result]
-            if not any(outcome.error for outcome in outcomes):
-                read_before.remember(c, states[c], result)
-            yield from outcomes
+            waiting += [(c, model) for model in result]
+        yield from self._write(waiting, remember)
 
     def _known(self, c: Checkpoint, read_before: FilesRead, state: str) -> tuple[AddResult, ...]:
         """Results for a checkpoint that is enrolled and has not changed since; none where it must be read."""
@@ -119,11 +136,48 @@ class Enrolment:
             out.append(AddResult(model.name, str(c.path), record.digest, "known", note=note))
         return tuple(out)
 
-    def _enrol(self, c: Checkpoint, examined_model: IngestedModel) -> AddResult:
+    def _write(
+        self,
+        waiting: "Sequence[tuple[Checkpoint, IngestedModel] | AddResult]",
+        remember: Callable[[Checkpoint, Sequence[IngestedModel]], None],
+    ) -> Iterator[AddResult]:
+        """Write models that were read, in order; small ones in one transaction, each reported once it is on disk."""
+        written: dict[int, AddOutcome | RegistryError] = {}
+        additions: dict[int, Addition] = {}
+        for i, one in enumerate(waiting):
+            if not isinstance(one, AddResult) and not self.keep_weights:
+                m = one[1]
+                try:
+                    additions[i] = Addition(m.record, m.tensors, m.fingerprints)
+                except RegistryError as e:
+                    written[i] = e
+        small = {i: a for i, a in additions.items() if not a.large}
+        if len(small) > 1:
+            written |= zip(small, self.registry.add_all([*small.values()], replace=self.replace), strict=True)
+        enrolled: dict[Checkpoint, list[IngestedModel]] = {}
+        failed: set[Checkpoint] = set()
+        for i, one in enumerate(waiting):
+            if isinstance(one, AddResult):
+                yield one
+                continue
+            result = self._enrol(*one, written.get(i))
+            enrolled.setdefault(one[0], []).append(one[1])
+            if result.error:
+                failed.add(one[0])
+            yield result
+        for c, models in enrolled.items():
+            if c not in failed:
+                remember(c, models)
+
+    def _enrol(
+        self, c: Checkpoint, examined_model: IngestedModel, written: "AddOutcome | RegistryError | None"
+    ) -> AddResult:
         record = examined_model.record
         weights = partial(copy_weights, c, record) if self.keep_weights else None
         try:
-            outcome = self.registry.add(
+            if isinstance(written, RegistryError):
+                raise written
+            outcome = written or self.registry.add(
                 record, examined_model.tensors, examined_model.fingerprints, weights=weights, replace=self.replace
             )
             note = "; ".join(dict.fromkeys((*examined_model.notes, *filter(None, [self._keep_sketches(c, record)]))))
@@ -158,6 +212,14 @@ class Enrolment:
         for fingerprint in fingerprints:
             self.registry.put_functional(record.digest, fingerprint)
         return ""
+
+
+def _takes_long(c: "Checkpoint | AddResult") -> bool:
+    """Whether a checkpoint is so large, or a folder, that what was read before it is written first."""
+    try:
+        return isinstance(c, Checkpoint) and (c.path.is_dir() or c.path.stat().st_size > LONG_READ)
+    except OSError:
+        return True
 
 
 def discover(path: Path, all_formats: bool) -> Iterator[Checkpoint | AddResult]:

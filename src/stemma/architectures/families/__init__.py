@@ -20,7 +20,7 @@ import importlib.resources
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -135,8 +135,11 @@ def _group_rule(name: str, index: int, spec: Mapping[str, Any]) -> tuple[re.Patt
 def match_families(shapes: Mapping[str, Sequence[int]], config: Mapping[str, Any] | None) -> Iterator[FamilyMatch]:
     """Every match of a family on some of the tensors: those the config claims first, then by number of tensors."""
     found = []
+    names = list(shapes)
+    ends = tuple(end for f in families() for p in f.requires[:1] for end in _literal_end(p))
+    likely = [n for n in names if n.endswith(ends)]
     for family in families():
-        for prefix in _prefixes(family, shapes):
+        for prefix in _prefixes(family, names, likely):
             below = [n for n in shapes if n.startswith(prefix)]
             try:
                 fit = _fit(family, prefix, below, shapes, _subconfig(config, prefix))
@@ -146,12 +149,18 @@ def match_families(shapes: Mapping[str, Sequence[int]], config: Mapping[str, Any
     yield from sorted(found, key=lambda f: (-f.claimed, -len(f.draft), f.prefix))
 
 
-def _prefixes(family: Family, names: Iterable[str]) -> list[str]:
-    """Prefixes (empty or ending in a dot) below which every required pattern occurs and no forbidden one."""
-    names = list(names)
+def _prefixes(family: Family, names: Sequence[str], likely: Sequence[str]) -> list[str]:
+    """Prefixes (empty or ending in a dot) below which every required pattern occurs and no forbidden one.
+
+    Args:
+        family: The family.
+        names: Of the tensors.
+        likely: Those among which the first required pattern of every family is found, if it is found.
+    """
 
     def below(p: re.Pattern[str]) -> set[str]:
-        return {m["prefix"] for n in names if (m := p.match(n))}
+        end, among = _literal_end(p), likely if p is family.requires[0] else names
+        return {m["prefix"] for n in among if n.endswith(end) and (m := p.match(n))}
 
     prefixes: set[str] | None = None
     for p in family.requires:  # for most families the first is missing
@@ -160,6 +169,14 @@ def _prefixes(family: Family, names: Iterable[str]) -> list[str]:
             return []
     assert prefixes is not None
     return sorted(prefixes - set().union(*(below(p) for p in family.forbids)))
+
+
+@functools.cache
+def _literal_end(p: re.Pattern[str]) -> tuple[str, ...]:
+    """How every match of a template ends, as far as its end is plain text; with and without a last line break."""
+    plain = re.search(r"((?:\\\.|[\w-])*)\$$", p.pattern)
+    text = plain[1].replace("\\.", ".") if plain and "|" not in p.pattern.rpartition(")")[2] else ""
+    return text, text + "\n"
 
 
 def _subconfig(config: Mapping[str, Any] | None, prefix: str) -> Mapping[str, Any]:

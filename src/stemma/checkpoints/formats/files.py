@@ -199,6 +199,10 @@ class FileStorage(AbstractStorage):
     offset: int
     length: int
 
+    def place(self, length: int) -> tuple[SourceFile, int] | None:
+        """See `AbstractStorage.place`."""
+        return (self.file, self.offset) if length <= self.length else None
+
     def read_into(self, start: int, out: memoryview) -> None:
         """See `AbstractStorage.read_into`."""
         if start + len(out) > self.length:

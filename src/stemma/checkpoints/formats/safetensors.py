@@ -89,7 +89,7 @@ def _entry(path: Path, name: str, entry: Any) -> tuple[str, tuple[int, ...], int
     except (TypeError, KeyError, ValueError) as e:
         raise UnreadableModelError(f"{path}: the header entry of '{name}' is malformed") from e
     numbers = (*shape, begin, end)
-    if any(type(n) is not int or not 0 <= n < 2**62 for n in numbers) or begin > end:
+    if {*map(type, numbers)} != {int} or min(numbers) < 0 or max(numbers) >= 2**62 or begin > end:
         raise UnreadableModelError(f"{path}: the header entry of '{name}' has invalid numbers {list(numbers)}")
     if len(shape) > MOST_AXES:
         raise UnreadableModelError(f"{path}: tensor '{name}' has {len(shape)} axes; the limit is {MOST_AXES}")
