@@ -670,16 +670,16 @@ def folder_of_deep_folders(folder: Path) -> Path:
 
 @case
 def adapter_of_huge_rank(folder: Path) -> Path:
-    """A low-rank adapter of rank 60,000 for a layer of 64 by 64: it is in the file as views that repeat."""
-    _small(folder / "base")
+    """A low-rank adapter of rank 60,000 for a layer of 4096 by 4096, in views that repeat."""
+    (folder / "base").mkdir()
     (folder / "base" / "config.json").write_text("{}")
-    os.rename(folder / "base" / "model.safetensors", folder / "base" / "x.safetensors")
-    entry = b'{"fc.weight":{"dtype":"F32","shape":[64,64],"data_offsets":[0,16384]}}'
-    raw_safetensors(folder / "base" / "model.safetensors", entry, bytes(16384))
-    (folder / "base" / "x.safetensors").unlink()
+    entry = b'{"fc.weight":{"dtype":"F32","shape":[4096,4096],"data_offsets":[0,67108864]}}'
+    raw_safetensors(folder / "base" / "model.safetensors", entry)
+    with (folder / "base" / "model.safetensors").open("r+b") as f:
+        f.truncate(8 + len(entry) + (64 << 20))
     (folder / "a").mkdir()
-    a = text("base_model.model.fc.lora_A.weight") + view(number(60_000) + b"K\x40\x86", b"K\x00K\x00\x86")
-    b = text("base_model.model.fc.lora_B.weight") + view(b"K\x40" + number(60_000) + b"\x86", b"K\x00K\x00\x86")
+    a = text("base_model.model.fc.lora_A.weight") + view(number(60_000) + number(4096) + b"\x86", b"K\x00K\x00\x86")
+    b = text("base_model.model.fc.lora_B.weight") + view(number(4096) + number(60_000) + b"\x86", b"K\x00K\x00\x86")
     torch_zip(folder / "a" / "adapter_model.bin", b"\x80\x02}(" + a + b + b"u.")
     config = {"peft_type": "LORA", "r": 60_000, "lora_alpha": 4, "base_model_name_or_path": "../base"}
     (folder / "a" / "adapter_config.json").write_text(json.dumps(config))

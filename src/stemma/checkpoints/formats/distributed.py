@@ -36,6 +36,7 @@ def read(folder: Path) -> Contents:
     table = folder / METADATA
     if table.stat().st_size > MAX_TABLE:
         raise UnreadableModelError(f"{table} has {table.stat().st_size} bytes, which is too large for a table")
+    budget.current().opened(table.stat())
     with table.open("rb") as f:
         tree = pickles.read(f, table, partial(_no_storage, table))
     fields = _fields(tree)

@@ -100,7 +100,7 @@ def _value(cursor: Cursor, kind: int, depth: int) -> Any:
     if n > (cursor.file.size - cursor.at) // 8:
         raise UnreadableModelError(f"{cursor.file.path}: a list claims {n} entries, more than the file holds")
     for _ in range(n):
-        budget.current().entries()
+        budget.current().entries(2)
         _value(cursor, inner, depth + 1)
     return None
 

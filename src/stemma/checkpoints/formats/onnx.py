@@ -141,6 +141,7 @@ def _node(
     file: SourceFile, span: tuple[int, int], prefix: str, depth: int, notes: list[str], nodes: list[Node]
 ) -> Iterator[Tensor]:
     output, attributes, node = "", [], Node()
+    budget.current().entries(16)  # graphs of the largest models have some ten thousand
     nodes.append(node)
     for number, value in _fields(file, *span):
         if number == 2 and isinstance(value, tuple) and not output:
