@@ -12,6 +12,10 @@ class UnreadableModelError(StemmaError):
     """A file that should hold weights cannot be read: truncated, corrupt, hostile or of an unsupported kind."""
 
 
+class OverBudgetError(UnreadableModelError):
+    """Reading a checkpoint would cost more than any honest one of its size does; it was not read."""
+
+
 class NotAModelError(StemmaError):
     """A path holds nothing that Stemma reads as a checkpoint."""
 

@@ -5,12 +5,17 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from stemma.checkpoints import budget
+from stemma.checkpoints.cards import BASE_CLAIMS, CARD_KEYS, MAX_CLAIM
 from stemma.checkpoints.formats import ALL, unsupported
 from stemma.checkpoints.formats.base import AbstractFormat, Contents
 from stemma.checkpoints.model import Model
 from stemma.checkpoints.tensor import Tensor
 from stemma.checkpoints.tensor_names import flat_ema, rename, strip_prefix, tied_aliases
 from stemma.errors import NotAModelError, UnreadableModelError
+
+MAX_CLAIMS, MAX_KEY, MAX_NOTES = 256, 200, 1_000
+"""Claims, characters of the name of a claim, and notes that are kept of one checkpoint."""
 
 GRAPH_SUFFIXES = frozenset({".onnx", ".tflite", ".pt2", ".h5", ".hdf5", ".keras", ".gguf", ".json"})
 """Extensions of files that distributed training does not write."""
@@ -48,7 +53,13 @@ def format_of(path: Path) -> AbstractFormat:
 
 def read_file(path: Path) -> Contents:
     """The tensors of one file under their stored names."""
-    return format_of(path).read(path)
+    with budget.reading(path) as costs:
+        found = format_of(path)
+        costs.opened(path.stat())
+        contents = found.read(path)
+        for tensors in contents.parts.values():
+            costs.charge(tensors)
+        return contents
 
 
 def build_models(
@@ -128,4 +139,20 @@ def make_model(
 ) -> Model:
     """A model with its tensors sorted by name."""
     ordered = {t.name: t for t in sorted(tensors, key=lambda t: t.name)}
-    return Model(name, source, ordered, config, dict(claims), tuple(notes))
+    return Model(name, source, ordered, config, _short(claims), _few(notes))
+
+
+def _short(claims: Mapping[str, str]) -> dict[str, str]:
+    """Claims as they are kept and shown: a file may have a hundred megabytes of them."""
+    kept = sorted(claims, key=lambda key: (key not in (*CARD_KEYS, *BASE_CLAIMS), len(key) > MAX_KEY))[:MAX_CLAIMS]
+    return {_cut(k, MAX_KEY): _cut(claims[k], MAX_CLAIM) for k in kept}
+
+
+def _few(notes: Iterable[str]) -> tuple[str, ...]:
+    found = [_cut(note, MAX_CLAIM) for note in notes]
+    more = len(found) - MAX_NOTES
+    return tuple(found) if more <= 0 else (*found[:MAX_NOTES], f"{more:,} more notes of this kind were left out")
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"

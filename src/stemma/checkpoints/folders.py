@@ -33,6 +33,9 @@ NOT_WEIGHTS = re.compile(
 """Files with the extension of a weight file that contain no weights."""
 
 
+MAX_DEPTH = 64
+"""Folders inside one another that are searched."""
+
 SAVED_MODEL_INDEX = Path("variables", "variables.index")
 """The variables of a TensorFlow SavedModel, relative to its folder."""
 
@@ -129,6 +132,9 @@ def _walk(
     except OSError:
         return  # a dangling link, or a folder without permission
     if (stat.st_dev, stat.st_ino) in visited:
+        return
+    if prefix.count("/") > MAX_DEPTH:
+        yield Unread(folder, f"more than {MAX_DEPTH} folders deep: give its own path", is_model=False)
         return
     visited.add((stat.st_dev, stat.st_ino))
     if hub_cache.is_cache(folder):

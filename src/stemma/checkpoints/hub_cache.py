@@ -18,7 +18,10 @@ def snapshots(folder: Path) -> Mapping[str, Path]:
     """Revisions in a cache: `''` for `main` or the only one, others by the first eight digits of their commit."""
     found = sorted(p for p in (folder / "snapshots").iterdir() if p.is_dir())
     main = folder / "refs" / "main"
-    current = main.read_text(errors="replace").strip()[:64] if main.is_file() else ""
+    current = ""
+    if main.is_file():
+        with main.open(errors="replace") as f:
+            current = f.read(100).strip()[:64]
     if current not in {p.name for p in found}:
         current = found[0].name if len(found) == 1 else ""
     return {"" if p.name == current else p.name[:8]: p for p in found}

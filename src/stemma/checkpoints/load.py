@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-from stemma.checkpoints import folders
+from stemma.checkpoints import budget, folders
 from stemma.checkpoints.arrays import from_arrays
 from stemma.checkpoints.folders import Checkpoint, Unread, discover, explain_no_checkpoint, survey
 from stemma.checkpoints.model import Model
@@ -29,16 +29,18 @@ def open_models(path: Path | str, name: str | None = None) -> tuple[Model, ...]:
 
     Raises:
         NotAModelError: If there is no checkpoint at the path, or its format is not supported.
+        OverBudgetError: If its files are small and would cost far more time or memory than their size allows.
     """
     path = Path(path)
     name = folders.default_name(path) if name is None else name
-    if path.is_dir():
-        return folders.open_folder(path, name)
-    if not path.exists():
-        raise NotAModelError(f"{path} does not exist. Check the path")
-    if not path.is_file():
-        raise NotAModelError(f"{path} is neither a file nor a folder. Use the path of a checkpoint")
-    return folders.open_file(path, name)
+    with budget.reading(path):
+        if path.is_dir():
+            return folders.open_folder(path, name)
+        if not path.exists():
+            raise NotAModelError(f"{path} does not exist. Check the path")
+        if not path.is_file():
+            raise NotAModelError(f"{path} is neither a file nor a folder. Use the path of a checkpoint")
+        return folders.open_file(path, name)
 
 
 def load(path: Path | str, name: str | None = None) -> Model:

@@ -1,12 +1,11 @@
 """Sharded checkpoints, with or without an index."""
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from stemma.checkpoints import parallel_ranks
+from stemma.checkpoints import budget, parallel_ranks
 from stemma.checkpoints.assemble import read_file
 from stemma.checkpoints.formats.base import Contents
 from stemma.checkpoints.tensor import Tensor
@@ -17,7 +16,6 @@ INDEXES = (
     "diffusion_pytorch_model.bin.index.json",
 )  # fmt: skip
 _SHARD = re.compile(r"^(?P<stem>.+)-(?P<i>\d{5})-of-(?P<n>\d{5})\.(?P<ending>safetensors|bin|pt|pth|gguf)$")
-MAX_INDEX = 200_000_000
 
 
 def find(folder: Path) -> str | tuple[str, ...] | None:
@@ -88,6 +86,8 @@ def _shard(match: re.Match[str], i: int) -> str:
 
 
 def _join(folder: Path, names: tuple[str, ...], listed: dict[str, str] | None) -> Contents:
+    if len(names) > budget.LIMITS.files:
+        budget.current().refuse(f"its index lists {len(names):,} shards", "Save it in larger shards")
     if missing := _missing(folder, names):
         raise UnreadableModelError(f"{folder}: {missing}. Copy all shards")
     found: dict[str, Tensor] = {}
@@ -122,10 +122,10 @@ def _weight_map(path: Path) -> dict[str, str]:
             raise UnreadableModelError(f"{path}: a name appears twice in the index")
         return dict(pairs)
 
-    if path.stat().st_size > MAX_INDEX:
-        raise UnreadableModelError(f"{path} has {path.stat().st_size} bytes, which is too large for a shard index")
+    with budget.reading(path) as costs:
+        costs.text(path.stat().st_size)
     try:
-        listed = json.loads(path.read_bytes(), object_pairs_hook=unique)["weight_map"]
+        listed = budget.parse(path.read_bytes(), unique)["weight_map"]
     except (ValueError, KeyError, TypeError, RecursionError) as e:
         raise UnreadableModelError(f"{path} is not a shard index: it has no 'weight_map'") from e
     if not isinstance(listed, dict) or not listed or not all(isinstance(v, str) for v in listed.values()):

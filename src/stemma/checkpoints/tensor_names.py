@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
+from stemma.checkpoints import budget
 from stemma.checkpoints.tensor import Tensor, decode
 
 PREFIXES = ("module.", "_orig_mod.", "_forward_module.", "_fsdp_wrapped_module.", "state_dict.", "model_state_dict.")
@@ -114,6 +115,7 @@ def _flatten(tree: Tree, separator: str) -> Iterable[tuple[str, Tensor]]:
     while stack:
         path, node = stack.pop()
         if isinstance(node, Tensor):
+            budget.current().text(len(path))
             yield path, node
             continue
         stack.extend((f"{path}{separator}{k}" if path else str(k), v) for k, v in node.items())

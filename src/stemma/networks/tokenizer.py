@@ -6,8 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-MAX_BYTES = 200_000_000
-"""Largest vocabulary file that is read."""
+from stemma.checkpoints import budget
+from stemma.errors import OverBudgetError
+
+MAX_BYTES = 64_000_000
+"""Largest vocabulary file that is read; that of Gemma 3 has 33 MB."""
+MAX_PARTS = 12_000_000
+"""Weight of its JSON, as `Limits.json` counts: Gemma 3 lists 580,000 merges as pairs."""
 
 
 def vocabulary(folder: Path) -> Mapping[str, int] | None:
@@ -62,6 +67,6 @@ def _text(path: Path) -> str | None:
 def _json(path: Path) -> Any:
     text = _text(path)
     try:
-        return None if text is None else json.loads(text)
-    except (ValueError, RecursionError):
+        return None if text is None else budget.parse(text.encode(), most=MAX_PARTS)
+    except (ValueError, RecursionError, OverBudgetError):
         return None

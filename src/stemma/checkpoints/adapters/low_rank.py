@@ -23,6 +23,8 @@ PART = re.compile(
     r"vera_lambda_b|vera_lambda_d)(\.weight|(?P<bias>\.bias))?$"
 )
 MAX_RANK = 1 << 16
+SMALL_RANK = 1024
+"""Rank that is always read; beyond it a rank above the smaller side of its layer only costs time and memory."""
 ROWS = 4096
 
 UNSUPPORTED = {
@@ -161,6 +163,7 @@ def lora(adapter: Adapter) -> Changes:
                 f"the adapter of '{module}' has a missing factor, or factors of incompatible shapes", "save it again"
             )
         rank = a.shape[0]
+        check_rank(adapter, module, rank, a.size // rank, b.size // rank)
         scale = _scale(adapter, module, rank, parts)
         sizes = (rank, a.size // rank, b.size // rank)
         magnitude = parts.get("lora_magnitude_vector")
@@ -177,6 +180,12 @@ def lora(adapter: Adapter) -> Changes:
         if "lora_B.bias" in parts:
             out.changed[f"{module}.bias"] = functools.partial(_add_bias, adapter, parts["lora_B.bias"], scale)
     return out
+
+
+def check_rank(adapter: Adapter, module: str, rank: int, inputs: int, outputs: int) -> None:
+    """Refuse a rank that a layer cannot have: the factors would be larger than the layer, without bound."""
+    if rank > max(SMALL_RANK, min(inputs, outputs)):
+        adapter.refuse(f"the adapter of '{module}' ({inputs} inputs, {outputs} outputs) has rank {rank}", "save it again")
 
 
 def vera(adapter: Adapter) -> Changes:
@@ -208,6 +217,7 @@ def _vera(
     inputs = base.size // outputs if outputs else 0
     if inputs > right[0].shape[1] or outputs > left[0].shape[0]:
         adapter.refuse(f"its random projection matrices are too small for '{name}'")
+    check_rank(adapter, module, right[1].size, inputs, outputs)
     update = Update(
         adapter, module, functools.cache(lambda: right[0].array()[:, :inputs] * right[1].array()[:, None]),
         functools.cache(lambda: left[0].array()[:outputs] * left[1].array()[:, None]),

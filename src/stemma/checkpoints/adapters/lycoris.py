@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from stemma.checkpoints.adapters.adapter import Adapter, Changes, lazy_tensor
+from stemma.checkpoints.adapters.low_rank import check_rank
 from stemma.checkpoints.tensor import Tensor
 
 PART = re.compile(r"^(?P<module>.+)\.(?P<kind>(hada|lokr)_[wt][12](_[ab])?)$")
@@ -52,6 +53,8 @@ def _loha(adapter: Adapter, parts: Mapping[str, Tensor], scale: np.float32, name
     a1, b1, a2, b2 = (parts[f"hada_{w}"] for w in ("w1_a", "w1_b", "w2_a", "w2_b"))
     shape = (base.shape[0], base.size // max(1, base.shape[0])) if base.shape else (0, 0)
     _check_fit(adapter, name, base, all(_product_shape(a, b) == shape for a, b in ((a1, b1), (a2, b2))))
+    for a, b in ((a1, b1), (a2, b2)):
+        check_rank(adapter, name, a.shape[1], b.shape[1], a.shape[0])
 
     def make(start: int, stop: int) -> np.ndarray:
         one, two = a1.rows(start, stop) @ b1.array(), a2.rows(start, stop) @ b2.array()
@@ -87,6 +90,7 @@ def _lokr_factor(adapter: Adapter, parts: Mapping[str, Tensor], side: str, name:
         adapter.refuse(
             f"the adapter of '{name}' has a missing factor, or factors of incompatible shapes", "save it again"
         )
+    check_rank(adapter, name, a.shape[1], b.size // b.shape[0], a.shape[0])
     return a.array() @ b.array().reshape(b.shape[0], -1)
 
 

@@ -13,6 +13,7 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from stemma.checkpoints import budget
 from stemma.checkpoints.formats.files import FileStorage, SourceFile
 from stemma.checkpoints.tensor import AbstractStorage
 from stemma.errors import UnreadableModelError, UnsafeFileError
@@ -21,7 +22,9 @@ MAX_RATIO = 200
 """Largest expansion of a compressed record …"""
 BOMB_SIZE = 256 << 20
 """… that expands to more than this many bytes."""
-MAX_RECORDS = 1_000_000
+MAX_RECORDS = 250_000
+_LISTED = b"PK\x01\x02"
+"""Beginning of an entry in the list of an archive."""
 _LOCAL = struct.Struct("<4sHHHHHIIIHH")
 PIECE_SIZE = 1 << 18
 MAX_MARK = 1 << 12
@@ -172,7 +175,9 @@ def records(path: Path, begin: int = 0, end: int | None = None) -> dict[str, Rec
     try:
         if not 0 <= begin <= (file.size if end is None else end) <= file.size:
             raise UnreadableModelError(f"{path} ends before its archive does. Was the download truncated?")
-        with zipfile.ZipFile(_Part(file, begin, file.size if end is None else end)) as archive:
+        part = _Part(file, begin, file.size if end is None else end)
+        _check_length(path, part)
+        with zipfile.ZipFile(part) as archive:
             infos = archive.infolist()
     except UnreadableModelError:
         raise
@@ -180,8 +185,6 @@ def records(path: Path, begin: int = 0, end: int | None = None) -> dict[str, Rec
         raise UnreadableModelError(
             f"{path} is a damaged zip archive ({type(e).__name__}). Was the download truncated?"
         ) from e
-    if len(infos) > MAX_RECORDS:
-        raise UnreadableModelError(f"{path} lists {len(infos)} records; the limit is {MAX_RECORDS}")
     out: dict[str, Record] = {}
     spans: list[tuple[int, int]] = []
     for info in infos:
@@ -191,6 +194,7 @@ def records(path: Path, begin: int = 0, end: int | None = None) -> dict[str, Rec
             continue
         if info.filename in out:
             raise UnreadableModelError(f"{path}: the record '{info.filename}' appears twice")
+        budget.current().entries()
         record, span = _record(file, info, begin)
         out[info.filename] = record
         spans.append(span)
@@ -198,6 +202,19 @@ def records(path: Path, begin: int = 0, end: int | None = None) -> dict[str, Rec
     if any(a_end > b_start for (_, a_end), (b_start, _) in itertools.pairwise(spans)):
         raise UnreadableModelError(f"{path}: records of the archive overlap")
     return out
+
+
+def _check_length(path: Path, part: _Part) -> None:
+    """Raise if the list of an archive is longer than `zipfile` should be given, which holds an object per record."""
+    end = zipfile._EndRecData(part)  # ty: ignore[unresolved-attribute] - no public function finds the list alone
+    if not end:
+        return
+    size = min(int(end[zipfile._ECD_SIZE]), part.seek(0, io.SEEK_END))  # ty: ignore[unresolved-attribute]
+    budget.current().text(size)
+    part.seek(max(0, int(end[zipfile._ECD_LOCATION]) - size))  # ty: ignore[unresolved-attribute]
+    listed = part.read(size).count(_LISTED)
+    if listed > MAX_RECORDS:
+        budget.current().refuse(f"its archive lists {listed:,} records; the limit is {MAX_RECORDS:,}", "Save fewer")
 
 
 def _record(file: SourceFile, info: zipfile.ZipInfo, base: int) -> tuple[Record, tuple[int, int]]:

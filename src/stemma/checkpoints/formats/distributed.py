@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from stemma.checkpoints import budget
 from stemma.checkpoints.formats import archives, pickles, pytorch
 from stemma.checkpoints.formats.base import Contents
 from stemma.checkpoints.formats.pickle_records import UnknownObject
@@ -35,6 +36,7 @@ def read(folder: Path) -> Contents:
     table = folder / METADATA
     if table.stat().st_size > MAX_TABLE:
         raise UnreadableModelError(f"{table} has {table.stat().st_size} bytes, which is too large for a table")
+    budget.current().opened(table.stat())
     with table.open("rb") as f:
         tree = pickles.read(f, table, partial(_no_storage, table))
     fields = _fields(tree)
@@ -42,7 +44,11 @@ def read(folder: Path) -> Contents:
     if not isinstance(described, dict) or not isinstance(places, dict):
         raise UnreadableModelError(f"{table} is not the table of a torch.distributed checkpoint of a supported version")
     where = _places(table, places)
-    tensors = {n: _tensor(folder, n, _fields(d), where) for n, d in described.items() if "chunks" in _fields(d)}
+    described = {n: d for n, d in described.items() if "chunks" in _fields(d)}
+    budget.current().count(len(described))
+    known: dict[tuple[str, int, int], Tensor] = {}
+    tensors = {n: _tensor(folder, n, _fields(d), where, known) for n, d in described.items()}
+    budget.current().charge(tensors.values())
     if not tensors:
         raise NotAModelError(f"{folder} is a torch.distributed checkpoint that contains no tensors")
     parts, notes = unwrap(_nested(table, tensors, fields.get("planner_data")))
@@ -85,7 +91,11 @@ def _places(table: Path, places: Mapping[Any, Any]) -> dict[tuple[str, tuple[int
 
 
 def _tensor(
-    folder: Path, name: Any, description: Mapping[Any, Any], where: Mapping[Any, tuple[str, int, int]]
+    folder: Path,
+    name: Any,
+    description: Mapping[Any, Any],
+    where: Mapping[Any, tuple[str, int, int]],
+    known: dict[tuple[str, int, int], Tensor],
 ) -> Tensor:
     shape = _sizes(folder / METADATA, description.get("size"))
     chunks = [_fields(c) for c in description["chunks"]] if isinstance(description["chunks"], list) else []
@@ -93,15 +103,22 @@ def _tensor(
     for chunk in chunks:
         offsets, sizes = _sizes(folder / METADATA, chunk.get("offsets")), _sizes(folder / METADATA, chunk.get("sizes"))
         place = where.get((str(name), offsets))
+        if offsets in slices:
+            raise UnreadableModelError(f"{folder}: the table lists the slice of '{name}' at {list(offsets)} twice")
         if place is None:
             raise UnreadableModelError(f"{folder}: no file holds the slice of '{name}' at {list(offsets)}")
-        slices[offsets] = _slice(folder, str(name), sizes, place)
+        slices[offsets] = _slice(folder, str(name), sizes, place, known)
     return assemble_slices(folder, str(name), shape, slices)
 
 
-def _slice(folder: Path, name: str, sizes: tuple[int, ...], place: tuple[str, int, int]) -> Tensor:
+def _slice(
+    folder: Path, name: str, sizes: tuple[int, ...], place: tuple[str, int, int], known: dict[tuple[str, int, int], Tensor]
+) -> Tensor:
     file, begin, length = place
     path = folder / file
+    if place in known and known[place].shape == sizes:
+        return known[place]
+    budget.current().entries(64)  # an archive of its own
     if not path.is_file():
         raise UnreadableModelError(
             f"{file} with part of '{name}' is missing in {folder}. Copy all files of the checkpoint"
@@ -111,6 +128,7 @@ def _slice(folder: Path, name: str, sizes: tuple[int, ...], place: tuple[str, in
     tensors = found.parts.get("", ())
     if len(tensors) != 1 or tensors[0].shape != sizes:
         raise UnreadableModelError(f"{path}: the slice of '{name}' does not have the shape {list(sizes)} of the table")
+    known[place] = tensors[0]
     return tensors[0]
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stemma.checkpoints import budget
 from stemma.checkpoints.tensor import AbstractStorage
 from stemma.errors import NotAModelError, UnreadableModelError
 
@@ -84,6 +85,7 @@ class SourceFile:
             stat = path.stat()
         except OSError as e:
             raise NotAModelError(f"{path} cannot be opened: {e.strerror or e}") from e
+        budget.current().opened(stat)
         self.path = path
         self.size = stat.st_size
         self.descriptors: list[int] = []

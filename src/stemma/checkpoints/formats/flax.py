@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 from typing import Any, ClassVar
 
+from stemma.checkpoints import budget
 from stemma.checkpoints.formats.base import AbstractFormat, Contents
 from stemma.checkpoints.formats.files import Cursor, FileStorage, SourceFile
 from stemma.checkpoints.formats.views import ConcatStorage
@@ -20,7 +21,6 @@ ARRAY, SCALAR = 1, 3
 WRAPPERS = ("target", "params", "state_dict", "model_params")
 CHUNKED = "__msgpack_chunked_array__"
 MAX_DEPTH = 64
-MAX_NODES = 2_000_000
 _NUMBERS = {
     0xCA: ">f", 0xCB: ">d", 0xCC: ">B", 0xCD: ">H", 0xCE: ">I", 0xCF: ">Q", 0xD0: ">b", 0xD1: ">h", 0xD2: ">i",
     0xD3: ">q",
@@ -59,13 +59,14 @@ class _Walker:
     def __init__(self, file: SourceFile) -> None:
         self.file = file
         self.cursor = Cursor(file)
-        self.nodes = 0
+        self.budget = budget.current()
+        self.arrays_listed = 0
         self.ignored = 0
 
     def value(self, cursor: Cursor, depth: int) -> Any:
-        self.nodes += 1
-        if depth > MAX_DEPTH or self.nodes > MAX_NODES:
+        if depth > MAX_DEPTH:
             raise UnreadableModelError(f"{self.file.path} has too many nested entries for a checkpoint")
+        self.budget.entries(2)
         code = cursor.take(1)[0]
         if code < 0x80:
             return code
@@ -87,11 +88,14 @@ class _Walker:
 
     def _sized(self, cursor: Cursor, kind: str, n: int, depth: int) -> Any:
         if kind == "str":
+            self.budget.text(n)
             return cursor.take(n).decode("utf-8", errors="replace")
         if kind == "bin":
             at = cursor.at
             cursor.skip(n)
             return (at, n)
+        if kind in ("list", "map"):
+            self.budget.count(n)  # before the entries are read
         if kind == "list":
             return [self.value(cursor, depth + 1) for _ in range(n)]
         if kind == "ext":
@@ -120,6 +124,8 @@ class _Walker:
             raise UnreadableModelError(f"{self.file.path}: an array at byte {at} has the unknown dtype {dtype!r}")
         if any(type(s) is not int or not 0 <= s < 2**48 for s in shape) or len(shape) > 64:
             raise UnreadableModelError(f"{self.file.path}: an array at byte {at} has an invalid shape {shape}")
+        self.arrays_listed += 1
+        self.budget.count(self.arrays_listed)
         length = math.prod(shape) * ITEMSIZE[DTYPES[dtype]]
         if length != data[1]:
             raise UnreadableModelError(f"{self.file.path}: an array of shape {shape} has {data[1]} bytes, not {length}")

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from stemma.checkpoints import budget
 from stemma.checkpoints.formats.base import AbstractFormat, Contents
 from stemma.checkpoints.formats.files import Cursor, FileStorage, SourceFile
 from stemma.checkpoints.tensor import RowStorage, Tensor
@@ -56,6 +57,7 @@ class Gguf(AbstractFormat):
         tensors, pairs = cursor.number("<Q"), cursor.number("<Q")
         if tensors > MAX_ENTRIES or pairs > MAX_ENTRIES:
             raise UnreadableModelError(f"{path} is damaged: its header claims {tensors} tensors and {pairs} fields")
+        budget.current().count(tensors)
         fields = _fields(cursor, pairs)
         align = fields.get("general.alignment", 32)
         if type(align) is not int or align < 1 or align & (align - 1) or align > 1 << 20:
@@ -78,7 +80,8 @@ def _fields(cursor: Cursor, count: int) -> dict[str, Any]:
         key, kind = _text(cursor), cursor.number("<I")
         if key in fields:
             raise UnreadableModelError(f"{cursor.file.path}: the field '{key[:80]}' appears twice")
-        fields[key] = _value(cursor, kind, 0)
+        fields[key] = value = _value(cursor, kind, 0)
+        budget.current().text(len(key) + (len(value) if isinstance(value, str) else 0))
     return fields
 
 
@@ -97,6 +100,7 @@ def _value(cursor: Cursor, kind: int, depth: int) -> Any:
     if n > (cursor.file.size - cursor.at) // 8:
         raise UnreadableModelError(f"{cursor.file.path}: a list claims {n} entries, more than the file holds")
     for _ in range(n):
+        budget.current().entries(2)
         _value(cursor, inner, depth + 1)
     return None
 

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from stemma.checkpoints import budget
 from stemma.checkpoints.formats import archives
 from stemma.checkpoints.formats.base import AbstractFormat, Contents
 from stemma.checkpoints.formats.files import FileStorage, SourceFile
@@ -25,8 +26,10 @@ OPTIMIZER_GROUPS = ("optimizer_weights", "optimizer", "_optimizer")
 MAX_OBJECTS = 200_000
 MAX_PACKED = 256 << 20
 """Bytes of a compressed `.keras` archive's weights; they are held in memory while the model is."""
-MAX_GROWTH = 200
-"""A compressed data set may not grow by more than this once it is larger than `archives.BOMB_SIZE`."""
+MAX_CHUNK = 256 << 20
+"""Bytes of one chunk, which the library unpacks as a whole; Keras and h5py choose chunks of a megabyte or less."""
+FEW_CHUNKS, CHUNK_ENTRY = 10_000, 16
+"""Chunks that a data set may have whatever its size on disk; others need this many bytes in an index."""
 
 
 class Hdf5(AbstractFormat):
@@ -151,12 +154,17 @@ def _read(path: Path, storage: AbstractStorage, size: int) -> Contents:
             file = library.file()
             root = "model_weights" if "model_weights" in file else ""
             left_out = [n for n in file if n in OPTIMIZER_GROUPS]
-            tensors = tuple(_walk(library, file[root] if root else file, path))
+            tensors, size = [], 0
+            for tensor in _walk(library, file[root] if root else file, path):
+                tensors.append(tensor)
+                size += tensor.nbytes
+                budget.current().count(len(tensors))
+                budget.current().expands(size)
     except (UnreadableModelError, NotAModelError, MissingExtraError):
         raise
     except Exception as e:  # see `_H5File.file`
         raise UnreadableModelError(f"{path} is a damaged HDF5 file ({type(e).__name__})") from e
-    return Contents({"": tensors}, {}, (f"left out: {', '.join(left_out)}",) if left_out else ())
+    return Contents({"": tuple(tensors)}, {}, (f"left out: {', '.join(left_out)}",) if left_out else ())
 
 
 def _walk(library: _H5File, root: Any, path: Path) -> Iterator[Tensor]:
@@ -170,6 +178,8 @@ def _walk(library: _H5File, root: Any, path: Path) -> Iterator[Tensor]:
         if len(visited) + len(stack) > MAX_OBJECTS:
             raise UnreadableModelError(f"{path} holds more than {MAX_OBJECTS} objects, which is not supported")
         for key in group:
+            budget.current().text(len(prefix) + len(key))
+            budget.current().entries(8)  # asking the library for an object costs as much as reading some numbers
             if not prefix and key in OPTIMIZER_GROUPS:
                 continue
             link = group.get(key, getlink=True)
@@ -184,6 +194,20 @@ def _walk(library: _H5File, root: Any, path: Path) -> Iterator[Tensor]:
                 stack.append((f"{prefix}{key}/", item))
             elif isinstance(item, h5py.Dataset):
                 yield from _dataset(library, prefix + key, item, path)
+
+
+def _check_chunks(path: Path, name: str, item: Any, length: int) -> None:
+    """Raise for chunks that cost far more than their bytes: huge ones, and more of them than are in the file."""
+    if not item.chunks:
+        return
+    chunk = math.prod(item.chunks) * item.dtype.itemsize
+    chunks = math.prod(-(-n // c) for n, c in zip(item.shape, item.chunks, strict=True))
+    if chunk > max(MAX_CHUNK, 2 * length):
+        raise UnreadableModelError(f"{path}: a chunk of '{name}' expands to {chunk} bytes: possible bomb, not read")
+    if chunks > FEW_CHUNKS + item.id.get_storage_size() // CHUNK_ENTRY:
+        raise UnreadableModelError(
+            f"{path}: '{name}' has {chunks} chunks, most of which were never written: possible bomb, not read"
+        )
 
 
 def _dataset(library: _H5File, name: str, item: Any, path: Path) -> Iterator[Tensor]:
@@ -202,9 +226,6 @@ def _dataset(library: _H5File, name: str, item: Any, path: Path) -> Iterator[Ten
         if dtype.byteorder == ">":
             storage = ByteSwappedStorage(storage, dtype.itemsize // (2 if dtype.kind == "c" else 1))
     else:
-        if length > archives.BOMB_SIZE and length > MAX_GROWTH * max(1, item.id.get_storage_size()):
-            raise UnreadableModelError(
-                f"{path}: '{name}' would expand to {length} bytes: possible decompression bomb, not read"
-            )
+        _check_chunks(path, name, item, length)
         storage = _DatasetStorage(library, item.name, shape, dtype)
     yield Tensor(name, code, shape, storage)

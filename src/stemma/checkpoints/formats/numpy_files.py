@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from stemma.checkpoints import budget
 from stemma.checkpoints.formats import archives
 from stemma.checkpoints.formats.base import AbstractFormat, Contents
 from stemma.checkpoints.formats.files import FileStorage, SourceFile
@@ -17,7 +18,8 @@ from stemma.checkpoints.tensor import AbstractStorage, Tensor, dtype_code
 from stemma.errors import NotAModelError, UnreadableModelError, UnsafeFileError
 
 MAGIC = b"\x93NUMPY"
-MAX_HEADER = 1 << 16
+MAX_HEADER = 10_000
+"""Bytes of an array header, as NumPy itself limits them."""
 _PLAIN = re.compile(r"^[<>|=]?[A-Za-z]\d{0,4}$")
 
 
@@ -58,6 +60,7 @@ class Npz(AbstractFormat):
         notes = () if len(arrays) == len(records) else (f"{len(records) - len(arrays)} records are not arrays",)
         if not arrays:
             raise UnreadableModelError(f"{path} is a zip archive that contains no arrays")
+        budget.current().count(len(arrays))
         made = (_array(f"{path}: '{n}'", n.removesuffix(".npy"), r.checked(), r.size) for n, r in arrays.items())
         return Contents({"": tuple(made)}, {}, notes)
 
@@ -99,6 +102,7 @@ def _header(where: str, storage: AbstractStorage, size: int) -> tuple[int, dict[
     start = len(head) + length
     if length > MAX_HEADER or start > size:
         raise UnreadableModelError(f"{where} is damaged: its header claims {length} of {size} bytes")
+    budget.current().entries(1 + length // 8)
     raw = _run(storage, len(head), length)
     try:
         header = ast.literal_eval(raw.decode("utf-8" if head[6] == 3 else "latin1").strip())

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from stemma.checkpoints import budget
 from stemma.checkpoints.formats.base import AbstractFormat, Contents
 from stemma.checkpoints.formats.files import Cursor, FileStorage, SourceFile
 from stemma.checkpoints.formats.onnx_scales import Node, annotate_scales
@@ -28,6 +29,8 @@ STRINGS = 8
 MAX_DEPTH = 16
 MAX_TYPED = 1 << 28
 """Elements that a typed (not raw) field may hold: it has to be decoded as a whole."""
+PIECE = 1 << 20
+"""Bytes of varints that are decoded at once."""
 TYPED = {4: "<f4", 5: "int32", 7: "int64", 10: "<f8", 11: "uint64"}
 
 
@@ -70,16 +73,20 @@ class Onnx(AbstractFormat):
             raise UnreadableModelError(f"{path} is not an ONNX model: it contains no graph")
         notes: list[str] = []
         nodes: list[Node] = []
-        tensors = list(_graph(file, graph, "", 0, notes, nodes))
+        tensors: list[Tensor] = []
+        for tensor in _graph(file, graph, "", 0, notes, nodes):
+            tensors.append(tensor)
+            budget.current().count(len(tensors))
         if len({t.name for t in tensors}) == len(tensors):  # duplicate names are refused later
-            tensors = annotate_scales(tensors, nodes)
+            tensors = list(annotate_scales(tensors, nodes))
         return Contents({"": tuple(tensors)}, claims, tuple(notes))
 
 
 def _fields(file: SourceFile, begin: int, end: int) -> Iterator[tuple[int, Any]]:
     # yields numbers for varints and fixed fields, (begin, end) for delimited ones
-    cursor = Cursor(file, begin, end)
+    cursor, costs = Cursor(file, begin, end), budget.current()
     while cursor.at < end:
+        costs.entries()
         tag = _varint(cursor)
         number, wire = tag >> 3, tag & 7
         if wire == 0:
@@ -110,6 +117,7 @@ def _varint(cursor: Cursor) -> int:
 def _text(file: SourceFile, span: tuple[int, int]) -> str:
     if span[1] - span[0] > 1 << 16:
         raise UnreadableModelError(f"{file.path} is damaged: it has a name of {span[1] - span[0]} bytes")
+    budget.current().text(span[1] - span[0])
     return file.read(span[0], span[1] - span[0]).decode("utf-8", errors="replace")
 
 
@@ -133,11 +141,13 @@ def _node(
     file: SourceFile, span: tuple[int, int], prefix: str, depth: int, notes: list[str], nodes: list[Node]
 ) -> Iterator[Tensor]:
     output, attributes, node = "", [], Node()
+    budget.current().entries(16)  # graphs of the largest models have some ten thousand
     nodes.append(node)
     for number, value in _fields(file, *span):
         if number == 2 and isinstance(value, tuple) and not output:
             output = _text(file, value)
         elif number == 1 and isinstance(value, tuple):
+            budget.current().text(len(prefix))
             node.inputs.append(prefix + _text(file, value))
         elif number == 4 and isinstance(value, tuple):
             node.operator = _text(file, value)
@@ -161,6 +171,7 @@ def _tensor(
 ) -> Iterator[Tensor]:
     p = _proto(file, span)
     called = f"{prefix}{name or p.name}"
+    budget.current().text(len(called))
     if p.kind == STRINGS:
         notes.append(f"'{called}' holds text and was left out")
         return
@@ -240,12 +251,29 @@ def _typed(file: SourceFile, name: str, p: _Proto, code: str, count: int) -> Abs
         raw = b"".join(file.read(begin, end - begin) for _, begin, end in p.typed)
         if fixed:
             return np.frombuffer(raw, np.uint8)
-        values = _decode_varints(raw)
-        if len(values) != numbers:
-            raise UnreadableModelError(f"{file.path}: the tensor '{name}' has {len(values)} numbers, not {numbers}")
-        return values.astype(f"<u{ITEMSIZE[code] // (2 if is_complex else 1)}")
+        out, done = np.empty(numbers, f"<u{ITEMSIZE[code] // (2 if is_complex else 1)}"), 0
+        for piece in _whole_varints(raw):
+            values = _decode_varints(piece)
+            if not len(values) or done + len(values) > numbers:
+                raise UnreadableModelError(f"{file.path}: the tensor '{name}' does not hold {numbers} numbers")
+            out[done : done + len(values)] = values  # as many low bits as the type has
+            done += len(values)
+        if done != numbers:
+            raise UnreadableModelError(f"{file.path}: the tensor '{name}' has {done} numbers, not {numbers}")
+        return out
 
     return ArrayStorage(make)
+
+
+def _whole_varints(raw: bytes) -> Iterator[bytes]:
+    """Pieces of a run of varints that end where a number ends: decoding takes many times their bytes."""
+    at = 0
+    while at < len(raw):
+        end = min(at + PIECE, len(raw))
+        while end < len(raw) and raw[end - 1] >= 0x80 and end - at < PIECE + 10:
+            end += 1
+        yield raw[at:end]
+        at = end
 
 
 def _decode_varints(raw: bytes) -> np.ndarray:

@@ -1,8 +1,11 @@
 """Inert records for the names in a pickle: tensor descriptions, containers and placeholders."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar
+
+from stemma.checkpoints import budget
 
 STORAGES = MappingProxyType(
     {
@@ -20,6 +23,44 @@ DTYPES = MappingProxyType(
         "qint8": "I8", "quint8": "U8", "qint32": "I32",
     }
 )  # fmt: skip
+
+
+LARGEST = 2**61 - 1
+"""CPython's hash of whole numbers is the remainder by this: beyond it anyone can find many with one hash."""
+
+MOST_SHOWN = 8
+"""Entries of a list that an error message shows."""
+
+
+def check_keys(keys: Iterable[Any]) -> None:
+    """Raise where a mapping or set has keys whose hashes a stranger can choose, which takes quadratic time."""
+    for key in keys:
+        kind = type(key)
+        if kind is str or kind is bytes:
+            continue
+        if kind is int and not -LARGEST < key < LARGEST:
+            budget.current().refuse("a mapping in its pickle has a key of more than 61 bits", "Save its state_dict")
+        if kind is tuple:
+            if len(key) > MOST_SHOWN or any(isinstance(part, (tuple, frozenset)) for part in key):
+                budget.current().refuse("a mapping in its pickle has nested keys", "Save its state_dict")
+            check_keys(key)
+        if kind in (tuple, frozenset):
+            budget.current().odd_key()
+
+
+def shown(value: Any) -> str:
+    """A short description of what a pickle holds; printing the thing itself could take for ever."""
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(shown, _plain(value[:MOST_SHOWN]))) + (", …" if len(value) > MOST_SHOWN else "") + "]"
+    if isinstance(value, int):
+        return str(value) if abs(value) < 2**64 else f"a number of {value.bit_length()} bits"
+    if isinstance(value, str):
+        return repr(value[:80])
+    return repr(value) if isinstance(value, float) else f"a {type(value).__name__}"
+
+
+def _plain(values: Any) -> list[Any]:
+    return ["a list" if isinstance(v, (list, tuple)) else v for v in values]
 
 
 class Opaque:
@@ -189,6 +230,8 @@ def _scalar(*_: Any) -> Opaque:
 
 def _mapping(*arguments: Any) -> MappingRecord:
     pairs = arguments[-1] if arguments and isinstance(arguments[-1], (dict, list)) else ()
+    if isinstance(pairs, list):
+        check_keys(pair[0] for pair in pairs)
     return MappingRecord(pairs)
 
 

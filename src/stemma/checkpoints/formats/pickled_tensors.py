@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from stemma.checkpoints import budget
 from stemma.checkpoints.formats import pickle_records, pickles
 from stemma.checkpoints.formats.base import Contents
+from stemma.checkpoints.formats.pickle_records import shown
 from stemma.checkpoints.formats.views import ByteSwappedStorage, strided_storage
 from stemma.checkpoints.tensor import ITEMSIZE, AbstractStorage, ArrayStorage, Tensor, dtype_code
 from stemma.checkpoints.tensor_names import unwrap
@@ -114,6 +116,7 @@ class TensorBuilder:
         self.nodes += 1
         if self.nodes > MAX_NODES or depth > pickles.MAX_DEPTH:
             raise UnreadableModelError(f"{self.path} has too many nested entries for a checkpoint")
+        budget.current().entries()
         if isinstance(node, (list, tuple)):
             node = dict(enumerate(node))
         if isinstance(node, dict):
@@ -164,7 +167,8 @@ class TensorBuilder:
         numbers = (view.offset, *shape, *strides) if fits else (-1,)
         if any(type(n) is not int or not 0 <= n < 2**48 for n in numbers):
             raise UnreadableModelError(
-                f"{path}: the tensor '{name}' has an invalid shape {shape!r} or strides {strides!r}"
+                f"{path}: the tensor '{name}' has an invalid shape {shown(shape)} or strides "
+                f"{shown(strides)}"
             )
         if isinstance(view.flags, dict) and any(view.flags.get(k) for k in ("conj", "neg")):
             raise UnreadableModelError(f"{path}: the tensor '{name}' is a lazy conjugate. Resolve it before saving")
@@ -183,6 +187,7 @@ class TensorBuilder:
         tensor = Tensor(
             name, code, shape, strided_storage(storage, width, view.offset, shape, strides) if count else storage
         )
+        budget.current().count(len(self._tensors))
         self._tensors.append(tensor)  # keeps the id in `places` its own
         self.places[id(tensor)] = (view.stored.key, view.offset, shape, strides, code)
         return tensor
@@ -213,6 +218,6 @@ class TensorBuilder:
             self.ignored += 1
             return None
         if any(type(n) is not int or n < 0 for n in shape) or math.prod(shape) * dtype.itemsize != len(raw):
-            raise UnreadableModelError(f"{self.path}: the array '{name}' of shape {shape} has {len(raw)} bytes")
+            raise UnreadableModelError(f"{self.path}: the array '{name}' of shape {shown(shape)} has {len(raw)} bytes")
         array = np.frombuffer(raw, dtype).reshape(shape, order="F" if fortran else "C")
-        return Tensor(name, code, shape, ArrayStorage(lambda: array.astype(dtype.newbyteorder("<"))))
+        return Tensor(name, code, shape, ArrayStorage(lambda: array.astype(dtype.newbyteorder("<"), copy=False)))

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
+from stemma.checkpoints import budget
 from stemma.checkpoints.formats.pickle_records import (
     ALLOWED,
     DTYPES,
@@ -22,6 +23,7 @@ from stemma.checkpoints.formats.pickle_records import (
     NumpyArray,
     NumpyDtype,
     UnknownObject,
+    check_keys,
 )
 from stemma.errors import UnreadableModelError, UnsafeFileError
 
@@ -55,6 +57,35 @@ class DamagedPickleError(UnreadableModelError):
     """The bytes are not a pickle, or one that is truncated or inconsistent."""
 
 
+WEIGHTS = {
+    **dict.fromkeys((pickle.NEWOBJ[0], pickle.REDUCE[0], pickle.BINPERSID[0], pickle.PERSID[0], pickle.BUILD[0]), 5),
+    **dict.fromkeys((pickle.EMPTY_DICT[0], pickle.EMPTY_LIST[0], pickle.EMPTY_SET[0], pickle.FROZENSET[0]), 2),
+}
+"""What instructions that make objects count against `Limits.pickle`; others count 1."""
+MAX_PLACE = 2**32
+"""Places of the memo that a pickle may name."""
+
+
+class _Metered(dict):
+    """The functions of the instructions; each look-up charges the instruction."""
+
+    def __init__(self, functions: Any) -> None:
+        super().__init__(functions)
+        self.costs = [WEIGHTS.get(code, 1) for code in range(256)]
+        self.budget = budget.current()
+        self.left = self.budget.limits.pickle
+        self.next = self.left
+
+    def __getitem__(self, code: int) -> Any:
+        self.left -= self.costs[code]
+        if self.left < self.next:
+            self.next -= budget.CLOCK
+            self.budget.clock()
+            if self.left < 0:
+                self.budget.refuse("its pickle has too many instructions for a checkpoint", "Save it as safetensors")
+        return dict.__getitem__(self, code)
+
+
 class InertUnpickler(pickle._Unpickler):
     """Reads one pickle after another from a stream.
 
@@ -68,6 +99,7 @@ class InertUnpickler(pickle._Unpickler):
     def __init__(self, stream: io.BufferedIOBase | io.BytesIO, path: Path, storage: Callable[[Any], Any]) -> None:
         pickle._Unpickler.__init__(self, stream, encoding="latin1")
         self.path = path
+        self.dispatch = _Metered(InertUnpickler.dispatch)  # ty: ignore[invalid-attribute-access]
         self._storage = storage
         self.foreign: dict[tuple[str, str], type[UnknownObject]] = {}
 
@@ -114,6 +146,46 @@ class InertUnpickler(pickle._Unpickler):
         ):
             target.order = state[1]
 
+    def load_put(self) -> None:
+        """Keep an object at a place that is written in digits."""
+        place = int(self.readline()[:-1])
+        if not 0 <= place < MAX_PLACE:
+            raise ValueError("an impossible place of the memo")
+        self.memo[place] = self.stack[-1]
+
+    def load_setitem(self) -> None:
+        """Set an entry of a mapping."""
+        check_keys(self.stack[-2:-1])
+        pickle._Unpickler.load_setitem(self)
+
+    def load_setitems(self) -> None:
+        """Set entries of a mapping."""
+        items = self.pop_mark()
+        check_keys(items[::2])
+        target = self.stack[-1]
+        for i in range(0, len(items), 2):
+            target[items[i]] = items[i + 1]
+
+    def load_dict(self) -> None:
+        """Make a mapping of the entries on the stack."""
+        items = self.pop_mark()
+        check_keys(items[::2])
+        self.append({items[i]: items[i + 1] for i in range(0, len(items), 2)})
+
+    def load_additems(self) -> None:
+        """Add to a set."""
+        items = self.pop_mark()
+        check_keys(items)
+        target = self.stack[-1]
+        for item in items:
+            target.add(item)
+
+    def load_frozenset(self) -> None:
+        """Make a set of the objects on the stack."""
+        items = self.pop_mark()
+        check_keys(items)
+        self.append(frozenset(items))
+
     def refuse(self) -> None:
         """Raise for pickle instructions that no checkpoint needs."""
         raise UnsafeFileError(
@@ -121,6 +193,10 @@ class InertUnpickler(pickle._Unpickler):
         )
 
     dispatch[pickle.BUILD[0]] = load_build
+    dispatch[pickle.PUT[0]] = load_put
+    dispatch[pickle.SETITEM[0]], dispatch[pickle.SETITEMS[0]] = load_setitem, load_setitems
+    dispatch[pickle.DICT[0]], dispatch[pickle.ADDITEMS[0]] = load_dict, load_additems
+    dispatch[pickle.FROZENSET[0]] = load_frozenset
     for _code in (pickle.INST, pickle.OBJ, pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.BYTEARRAY8,
                   pickle.NEXT_BUFFER, pickle.READONLY_BUFFER, pickle.NEWOBJ_EX):  # fmt: skip
         dispatch[_code[0]] = refuse

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+from stemma.checkpoints import budget
 from stemma.checkpoints.formats import archives, pickle_records, pickles
 from stemma.checkpoints.formats.base import AbstractFormat, Contents
 from stemma.checkpoints.formats.files import FileStorage, SourceFile
@@ -110,7 +111,10 @@ def _pickle(path: Path, records: Mapping[str, archives.Record], root: str, label
             )
         return record.storage, record.size
 
-    stream = io.BytesIO(records[f"{root}{label}.pkl"].read(MAX_PICKLE))
+    record = records[f"{root}{label}.pkl"]
+    if not isinstance(record.storage, FileStorage):  # a compressed pickle may be thousands of times its bytes on disk
+        budget.current().text(record.size)
+    stream = io.BytesIO(record.read(MAX_PICKLE))
     foreign: set[str] = set()
     tree = pickles.read(stream, path, lambda pid: _stored(path, pid), foreign)
     return contents(path, tree, opened, swapped=swapped, foreign=foreign)
@@ -128,7 +132,7 @@ def _stored(path: Path, pid: Any) -> Any:
         raise UnreadableModelError(f"{path}: a storage has an unknown description")
     key, count = pid[2], pid[4]
     if not isinstance(key, (str, int)) or type(count) is not int or not 0 <= count < 2**48:
-        raise UnreadableModelError(f"{path}: a storage has the invalid size {count!r}")
+        raise UnreadableModelError(f"{path}: a storage has the invalid size {pickle_records.shown(count)}")
     return pickle_records.StorageRef(str(key), pid[1].code, count)
 
 

@@ -6,12 +6,14 @@ import struct
 from pathlib import Path
 from typing import Any, ClassVar
 
+from stemma.checkpoints import budget
 from stemma.checkpoints.formats.base import AbstractFormat, Contents
 from stemma.checkpoints.formats.files import FileStorage, SourceFile
 from stemma.checkpoints.tensor import ITEMSIZE, Tensor
 from stemma.errors import UnreadableModelError
 
 MAX_HEADER = 100_000_000
+"""Bytes of a header that the format allows."""
 
 MOST_AXES = 64
 """Largest number of axes of an array."""
@@ -43,7 +45,9 @@ def read(path: Path) -> tuple[list[Tensor], dict[str, str]]:
     length = struct.unpack("<Q", file.read(0, 8))[0] if size >= 8 else -1
     if not 0 < length <= min(MAX_HEADER, size - 8):
         raise UnreadableModelError(f"{path} is not a safetensors file: its header claims {length} of {size} bytes")
+    budget.current().text(length)
     header = _header(path, file.read(8, length))
+    budget.current().count(len(header))
     base, tensors, spans = 8 + length, [], []
     metadata = header.pop("__metadata__", {})
     for name, entry in header.items():
@@ -75,7 +79,7 @@ def _header(path: Path, raw: bytes) -> dict[str, Any]:
         return out
 
     try:
-        header = json.loads(raw, object_pairs_hook=unique)
+        header = budget.parse(raw, unique)
     except (ValueError, RecursionError) as e:
         raise UnreadableModelError(f"{path} is not a safetensors file: its header is not JSON") from e
     if not isinstance(header, dict):

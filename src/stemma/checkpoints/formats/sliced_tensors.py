@@ -1,5 +1,6 @@
 """Tensors that were saved in slices, assembled lazily."""
 
+import bisect
 import itertools
 import math
 from collections.abc import Mapping
@@ -38,9 +39,10 @@ def assemble_slices(
 
 
 def _tiles(shape: tuple[int, ...], slices: Mapping[tuple[int, ...], Tensor]) -> bool:
+    starts = [sorted({o[axis] for o in slices}) for axis in range(len(shape))]
     for offsets, tensor in slices.items():
         for axis, (at, n) in enumerate(zip(offsets, tensor.shape, strict=True)):
-            after = [o[axis] for o in slices if o[axis] > at]
-            if at + n != min(after, default=shape[axis]):
+            after = bisect.bisect_right(starts[axis], at)
+            if at + n != (starts[axis][after] if after < len(starts[axis]) else shape[axis]):
                 return False
     return True

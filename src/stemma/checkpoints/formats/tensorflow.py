@@ -4,6 +4,8 @@ Source: `tensorflow/core/protobuf/tensor_bundle.proto` (entries) and the LevelDB
 blocks of keys with shared prefixes, a footer with the position of the index). The graph is not read.
 """
 
+import bisect
+import itertools
 import re
 import struct
 from collections.abc import Iterator, Mapping
@@ -11,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from stemma.checkpoints import budget
 from stemma.checkpoints.formats.base import AbstractFormat, Contents
 from stemma.checkpoints.formats.files import FileStorage, SourceFile
 from stemma.checkpoints.formats.sliced_tensors import assemble_slices
@@ -19,7 +22,6 @@ from stemma.errors import UnreadableModelError
 
 MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
 FOOTER = 48
-MAX_TABLE = 1 << 28
 DTYPES = {
     1: "F32", 2: "F64", 3: "I32", 4: "U8", 5: "I16", 6: "I8", 8: "C64", 9: "I64", 10: "BOOL", 14: "BF16", 17: "U16",
     18: "C128", 19: "F16", 22: "U32", 23: "U64", 24: "F8_E5M2", 25: "F8_E4M3",
@@ -63,12 +65,10 @@ class TensorFlow(AbstractFormat):
     def read(self, path: Path) -> Contents:
         """See `AbstractFormat.read`; training state is left out."""
         file = SourceFile(path)
-        if file.size > MAX_TABLE:
-            raise UnreadableModelError(f"{path} has {file.size} bytes, which is too large for a table")
         rows = dict(_rows(file))
         shards = _shards(path, rows.pop(b"", b""))
         entries = {key: _entry(path, value) for key, value in rows.items()}
-        tensors, left_out = [], []
+        tensors, left_out, keys = [], [], sorted(entries)
         for key, entry in entries.items():
             name = key.decode("utf-8", errors="replace")
             if key.startswith(b"\0"):
@@ -76,7 +76,7 @@ class TensorFlow(AbstractFormat):
             if TRAINING.search(name) or entry.kind == STRING:
                 left_out.append(name)
                 continue
-            tensors.append(_tensor(path, name.removesuffix(VALUE), key, entry, entries, shards))
+            tensors.append(_tensor(path, name.removesuffix(VALUE), key, entry, entries, keys, shards))
         note = f"left out: {', '.join(left_out[:8])}{' …' if len(left_out) > 8 else ''}"
         return Contents({"": tuple(tensors)}, {}, (note,) if left_out else ())
 
@@ -91,6 +91,8 @@ def _rows(file: SourceFile) -> Iterator[tuple[bytes, bytes]]:
 
 def _block(file: SourceFile, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]:
     # each key omits the prefix that it shares with the previous one
+    costs = budget.current()
+    costs.text(size)
     raw = file.read(offset, size + 1)
     if raw[-1]:
         raise UnreadableModelError(
@@ -106,6 +108,8 @@ def _block(file: SourceFile, offset: int, size: int) -> Iterator[tuple[bytes, by
         if shared > len(key):
             raise UnreadableModelError(f"{file.path} holds a damaged block at byte {offset}")
         key = key[:shared] + at.take(fresh)
+        costs.entries(8)
+        costs.text(len(key) + length)
         yield key, at.take(length)
 
 
@@ -179,14 +183,22 @@ def _number(value: Any) -> int:
 
 
 def _tensor(
-    path: Path, name: str, key: bytes, entry: _Entry, entries: Mapping[bytes, _Entry], shards: list[SourceFile]
+    path: Path,
+    name: str,
+    key: bytes,
+    entry: _Entry,
+    entries: Mapping[bytes, _Entry],
+    keys: list[bytes],
+    shards: list[SourceFile],
 ) -> Tensor:
     if entry.kind not in DTYPES:
         raise UnreadableModelError(f"{path}: '{name}' has the dtype number {entry.kind}, which is not supported")
     if not entry.slices:
         return _stored(path, name, entry, shards)
     begin = b"\0" + key.replace(b"\xff", b"\xff\0").replace(b"\0", b"\0\xff") + b"\0\1"
-    parts = [_stored(path, name, entries[k], shards) for k in sorted(entries) if k.startswith(begin)]
+    first = bisect.bisect_left(keys, begin)
+    own = itertools.takewhile(lambda k: k.startswith(begin), itertools.islice(keys, first, None))
+    parts = [_stored(path, name, entries[k], shards) for k in own]
     if len(parts) != len(entry.slices) or any(len(s) != len(entry.shape) for s in entry.slices):
         raise UnreadableModelError(f"{path}: slices of the variable '{name}' are missing")
     starts = sorted(tuple(at for at, _ in s) for s in entry.slices)  # keys are in the order of starts

@@ -1,6 +1,5 @@
 """TensorFlow.js: a `model.json` that lists weights, and shards of raw bytes."""
 
-import json
 import math
 import re
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from stemma.checkpoints import budget
 from stemma.checkpoints.formats.base import AbstractFormat, Contents
 from stemma.checkpoints.formats.files import FileStorage, SourceFile
 from stemma.checkpoints.formats.views import ConcatStorage, OffsetStorage
@@ -17,7 +17,6 @@ from stemma.errors import UnreadableModelError, UnsafeFileError
 DTYPES = {"float32": "F32", "float16": "F16", "int32": "I32", "uint8": "U8", "uint16": "U16", "int16": "I16",
           "bool": "BOOL", "complex64": "C64"}  # fmt: skip
 MANIFEST = "model.json"
-MAX_JSON = 1 << 28
 _SHARD = re.compile(r"^group\d+-shard\d+of\d+(\.bin)?$")
 
 
@@ -36,10 +35,9 @@ class TensorFlowJs(AbstractFormat):
     def read(self, path: Path) -> Contents:
         """See `AbstractFormat.read`."""
         file = SourceFile(path)
-        if file.size > MAX_JSON:
-            raise UnreadableModelError(f"{path} has {file.size} bytes, which is too large for a model.json")
+        budget.current().text(file.size)
         try:
-            groups = json.loads(file.read(0, file.size))["weightsManifest"]
+            groups = budget.parse(file.read(0, file.size))["weightsManifest"]
             listed = [(group["paths"], group["weights"]) for group in groups]
         except (ValueError, KeyError, TypeError, RecursionError) as e:
             raise UnreadableModelError(f"{path} is not a TensorFlow.js model: it has no list 'weightsManifest'") from e
@@ -52,7 +50,10 @@ class TensorFlowJs(AbstractFormat):
 def _group(path: Path, paths: Any, weights: Any) -> list[Tensor]:
     if not isinstance(paths, list) or not isinstance(weights, list):
         raise UnreadableModelError(f"{path}: a group of the manifest is malformed")
+    if len(paths) > budget.LIMITS.files or len(set(map(str, paths))) < len(paths):
+        raise UnreadableModelError(f"{path}: a group of the manifest names {len(paths)} shards, or one of them twice")
     files = [_shard(path, name) for name in paths]
+    budget.current().count(len(weights))
     whole = ConcatStorage(tuple((FileStorage(f, 0, f.size), f.size) for f in files))
     size, at = sum(f.size for f in files), 0
     tensors: list[Tensor] = []

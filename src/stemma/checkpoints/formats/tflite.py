@@ -11,6 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from stemma.checkpoints import budget
 from stemma.checkpoints.formats.base import AbstractFormat, Contents
 from stemma.checkpoints.formats.files import FileStorage, SourceFile
 from stemma.checkpoints.tensor import ITEMSIZE, ArrayStorage, Tensor
@@ -22,6 +23,8 @@ DTYPES = {
 }  # fmt: skip
 STRINGS, RESOURCES, INT4 = 5, (13, 14), 17
 MAX_ENTRIES = 1 << 20
+MOST_SLOTS = 16
+"""Fields of a table that are looked at; readers use the first seven."""
 
 
 class Tflite(AbstractFormat):
@@ -54,6 +57,7 @@ class Tflite(AbstractFormat):
                     ]
                 taken.update(t.name for t in found)
                 out.extend(found)
+                budget.current().count(len(out))
         return Contents({"": tuple(out)}, {}, tuple(notes))
 
 
@@ -66,6 +70,8 @@ class _Table:
         length = struct.unpack("<H", file.read(begin, 2))[0] if begin >= 0 else 0
         if length < 4 or length % 2:
             raise UnreadableModelError(f"{file.path} has a damaged table at byte {at}")
+        # the slots that readers ask for; a hostile table lists thirty thousand
+        length = min(length, 4 + 2 * MOST_SLOTS)
         self._slots = struct.unpack(f"<{length // 2 - 2}H", file.read(begin + 4, length - 4))
 
     def place(self, slot: int) -> int | None:
@@ -100,6 +106,7 @@ class _Table:
         at, n = self.vector(slot, 4)
         if n > MAX_ENTRIES:
             raise UnreadableModelError(f"{self.file.path} is damaged: a table claims {n} entries")
+        budget.current().entries(4 * n)
         offsets = struct.unpack(f"<{n}I", self.file.read(at, 4 * n)) if n else ()
         return [_Table(self.file, at + 4 * i + offset) for i, offset in enumerate(offsets)]
 
@@ -112,6 +119,7 @@ class _Table:
         at, n = self.vector(slot, 1)
         if n > 1 << 16:
             raise UnreadableModelError(f"{self.file.path} is damaged: it has a name of {n} bytes")
+        budget.current().text(n)
         return self.file.read(at, n).decode("utf-8", errors="replace") if n else ""
 
 

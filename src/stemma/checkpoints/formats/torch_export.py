@@ -1,10 +1,10 @@
 """`torch.export` programs: only the weights are read, in place; the graph is neither built nor run."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+from stemma.checkpoints import budget
 from stemma.checkpoints.formats import archives
 from stemma.checkpoints.formats.base import AbstractFormat, Contents
 from stemma.checkpoints.formats.views import strided_storage
@@ -12,7 +12,6 @@ from stemma.checkpoints.tensor import ITEMSIZE, Tensor
 from stemma.errors import NotAModelError, UnreadableModelError, UnsafeFileError
 
 WEIGHTS = "data/weights/model_weights_config.json"
-MAX_JSON = 1 << 28
 DTYPES = {
     1: "U8", 2: "I8", 3: "I16", 4: "I32", 5: "I64", 6: "F16", 7: "F32", 8: "F64", 10: "C64", 11: "C128", 12: "BOOL",
     13: "BF16", 28: "U16", 29: "F8_E4M3", 30: "F8_E5M2", 34: "U32", 35: "U64",
@@ -39,6 +38,7 @@ class Exported(AbstractFormat):
             raise UnreadableModelError(f"{path}: the list of weights is damaged")
         places: dict[tuple[Any, ...], list[str]] = {}
         tensors = []
+        budget.current().count(len(config))
         for name, entry in config.items():
             tensor, place = _tensor(path, records, root, name, entry)
             tensors.append(tensor)
@@ -63,7 +63,8 @@ def root_of(path: Path, records: Mapping[str, archives.Record]) -> str:
 def json_record(path: Path, record: archives.Record) -> dict[str, Any]:
     """A JSON object stored as a record of the archive."""
     try:
-        found = json.loads(record.read(MAX_JSON))
+        budget.current().text(record.size)
+        found = budget.parse(record.read(budget.LIMITS.text))
     except (ValueError, RecursionError) as error:
         raise UnreadableModelError(f"{path}: the record '{record.name}' is not JSON") from error
     if not isinstance(found, dict):

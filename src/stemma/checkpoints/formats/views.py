@@ -1,9 +1,11 @@
 """Storages over other storages: offsets, byte swapping, strided views, concatenations; each read in slices."""
 
+import bisect
 import itertools
 import math
 import threading
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -141,16 +143,19 @@ class ConcatStorage(AbstractStorage):
 
     parts: tuple[tuple[AbstractStorage, int], ...]
 
+    @cached_property
+    def _ends(self) -> list[int]:
+        return list(itertools.accumulate(length for _, length in self.parts))
+
     def read_into(self, start: int, out: memoryview) -> None:
         """See `AbstractStorage.read_into`."""
-        done, begin = 0, 0
-        for part, length in self.parts:
-            at = start + done - begin
-            if done < len(out) and 0 <= at < length:
-                n = min(length - at, len(out) - done)
-                part.read_into(at, out[done : done + n])
-                done += n
-            begin += length
+        done, i = 0, bisect.bisect_right(self._ends, start)
+        while done < len(out) and i < len(self.parts):
+            part, length = self.parts[i]
+            at = start + done - (self._ends[i] - length)
+            n = min(length - at, len(out) - done)
+            part.read_into(at, out[done : done + n])
+            done, i = done + n, i + 1
 
 
 @dataclass(frozen=True)
