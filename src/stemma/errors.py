@@ -12,6 +12,14 @@ class UnreadableModelError(StemmaError):
     """A file that should hold weights cannot be read: truncated, corrupt, hostile or of an unsupported kind."""
 
 
+class PartlyReadError(UnreadableModelError):
+    """A test needs bytes of a model of which only a sample was read."""
+
+
+class RemoteError(StemmaError):
+    """A model on a server cannot be read: no answer, a false one, a changed file, a refused or unsafe address."""
+
+
 class NotAModelError(StemmaError):
     """A path holds nothing that Stemma reads as a checkpoint."""
 

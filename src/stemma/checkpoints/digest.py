@@ -10,16 +10,28 @@ from stemma.checkpoints.tensor_names import tied_aliases
 from stemma.types import Digest
 
 ALGORITHM = "sha256"
+PARTIAL = "partial:"
+"""What the digest of a model or tensor begins with of which only a sample was read."""
+
 BATCH = 64 << 20
 """Bytes of tensors per task; a larger tensor is a task of its own."""
 
 
 def of_tensor(tensor: Tensor, buffer: bytearray | None = None) -> Digest:
-    """Digest of one tensor: dtype, shape and bytes, not its name; read once, in slices."""
-    h = hashlib.sha256(f"{tensor.dtype} {list(tensor.shape)}\n".encode())
-    for part in tensor.chunks(buffer):
+    """Digest of one tensor: dtype, shape and bytes, not its name; read once, in slices.
+
+    Of a tensor of which leading rows alone were read it is over those and their number, and begins with `partial:`.
+    """
+    sample = "" if tensor.leading is None else f"first {tensor.readable} rows\n"
+    h = hashlib.sha256(f"{tensor.dtype} {list(tensor.shape)}\n{sample}".encode())
+    for part in tensor.cut().chunks(buffer):
         h.update(part)
-    return Digest(f"{ALGORITHM}:{h.hexdigest()}")
+    return Digest(f"{PARTIAL if sample else ''}{ALGORITHM}:{h.hexdigest()}")
+
+
+def is_partial(digest: str) -> bool:
+    """Whether a digest is that of a sample: equal ones say that all bytes agree that were read, and no more."""
+    return digest.startswith(PARTIAL)
 
 
 def of_tensors(tensors: Iterable[Tensor], workers: int | None = None) -> dict[str, Digest]:
@@ -62,8 +74,11 @@ def distinct_tensors(tensors: Iterable[Tensor], tensor_digests: Mapping[str, Dig
 def of_model(tensors: Iterable[Tensor], tensor_digests: Mapping[str, Digest]) -> Digest:
     """Digest of a model: over the sorted lines of name, dtype, shape and tensor digest."""
     lines = sorted(f"{_escaped(t.name)}\t{t.dtype}\t{list(t.shape)}\t{tensor_digests[t.name]}\n" for t in tensors)
-    content = "".join(lines)
-    return Digest(f"{ALGORITHM}:{hashlib.sha256(content.encode()).hexdigest()}")
+    return _of_text("".join(lines), partial=any(is_partial(d) for d in tensor_digests.values()))
+
+
+def _of_text(content: str, *, partial: bool) -> Digest:
+    return Digest(f"{PARTIAL if partial else ''}{ALGORITHM}:{hashlib.sha256(content.encode()).hexdigest()}")
 
 
 def _escaped(name: str) -> str:
@@ -73,5 +88,5 @@ def _escaped(name: str) -> str:
 
 def of_contents(tensor_digests: Iterable[Digest]) -> Digest:
     """Digest of a multiset of tensors, whatever their names."""
-    content = "\n".join(sorted(tensor_digests))
-    return Digest(f"{ALGORITHM}:{hashlib.sha256(content.encode()).hexdigest()}")
+    digests = sorted(tensor_digests)
+    return _of_text("\n".join(digests), partial=any(map(is_partial, digests)))

@@ -27,6 +27,8 @@ class WeightSketch:
     models that differ by permutations and positive scales. `units` holds, for the largest tensors, the first units of a
     hidden axis projected to a few numbers, for the test of units in place without the model. Both codes are independent
     of names and of the order of axes.
+    Of a model that was read in part, both codes and the units are those of the leading rows that were read: the first
+    code stays near that of the whole model, the second may not.
     Cost: one pass over the weights.
 
     Attributes:
@@ -64,18 +66,18 @@ class WeightSketch:
             A fingerprint with `bits` (uint8 [256]), `units` (int8 [axes, units, width]) and `owners` (int64 [axes, 4]:
             units kept, length of the axis, and checksums of the tensor's other sizes and of its name).
         """
-        tensors = list(matrices(model).values())
+        tensors = [t for t in matrices(model).values() if t.readable]
         sums, content = np.zeros(CODE), np.zeros((0, 2 * QUANTILES))
         for t in tensors:
             sums += self._order_sums(t)
-        table = np.array([_content(features(t), t) for t in tensors]) if tensors else content
+        table = np.array([_content(features(t.cut()), t) for t in tensors]) if tensors else content
         units, owners = self._units(model, sorted(tensors, key=_key))
         bits = np.packbits(np.concatenate([sums > 0, self._content_code(table, tensors)]))
         return Fingerprint(model.digest, probes, self.spec, {"bits": bits, "units": units, "owners": owners})
 
     def _order_sums(self, t: Tensor) -> np.ndarray:
         """Hash entries by the sum of their indices' hashes: an axis is identified by its length, not its position."""
-        rows = max(1, min(t.shape[0], ENTRIES // max(1, t.size // t.shape[0])))
+        rows = max(1, min(t.readable, ENTRIES // max(1, t.size // t.shape[0])))
         x = _rescaled(t.rows(0, rows)).astype(np.float32)
         for axis in long_axes(t.shape):
             rms = np.sqrt(np.mean(x * x, axis=tuple(i for i in range(x.ndim) if i != axis), keepdims=True))
@@ -122,7 +124,7 @@ class WeightSketch:
 
     def _projected(self, t: Tensor, axis: int) -> np.ndarray:
         """The first units of an axis, each hashed to `width` 8-bit numbers, independent of the order of other axes."""
-        rows = max(1, min(t.shape[0], ENTRIES // max(1, t.size // t.shape[0])))
+        rows = max(1, min(t.readable, ENTRIES // max(1, t.size // t.shape[0])))
         rows = min(rows, self.units) if axis == 0 else rows
         x = _rescaled(t.rows(0, rows)).astype(np.float32)
         x = np.moveaxis(x, axis, 0)[: self.units]
@@ -159,7 +161,7 @@ def _content(f: Features, t: Tensor) -> np.ndarray:
     """Sorted profiles as stored, and sorted entries after scales of units are normalised away."""
     profile = np.concatenate([_quantiles(p, QUANTILES // len(f.profiles)) for p in f.profiles])
     profile = np.pad(profile, (0, QUANTILES - len(profile)))
-    if t.size > ENTRIES:
+    if t.size > ENTRIES or t.leading is not None:
         return np.concatenate([profile, profile[::-1]])
     x = _rescaled(t.array()).reshape(t.shape[0], -1)
     for _ in range(8):
