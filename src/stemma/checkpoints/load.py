@@ -11,6 +11,8 @@ from stemma.checkpoints import folders
 from stemma.checkpoints.arrays import from_arrays
 from stemma.checkpoints.folders import Checkpoint, Unread, discover, explain_no_checkpoint, survey
 from stemma.checkpoints.model import Model
+from stemma.checkpoints.remote import is_remote
+from stemma.checkpoints.remote_models import open_remote
 from stemma.errors import NotAModelError
 
 __all__ = ["Checkpoint", "Unread", "discover", "explain_no_checkpoint", "from_arrays", "load", "open_models", "survey"]
@@ -20,7 +22,7 @@ def open_models(path: Path | str, name: str | None = None) -> tuple[Model, ...]:
     """Open one checkpoint file or checkpoint folder.
 
     Args:
-        path: The file or folder.
+        path: The file or folder, or the address of a model on a server.
         name: Name of the model; by default a file's stem or a folder's name.
 
     Returns:
@@ -30,6 +32,8 @@ def open_models(path: Path | str, name: str | None = None) -> tuple[Model, ...]:
     Raises:
         NotAModelError: If there is no checkpoint at the path, or its format is not supported.
     """
+    if isinstance(path, str) and is_remote(path):
+        return open_remote(path, name)
     path = Path(path)
     name = folders.default_name(path) if name is None else name
     if path.is_dir():
@@ -55,7 +59,8 @@ def load(path: Path | str, name: str | None = None) -> Model:
         UnreadableModelError: If the file is truncated, inconsistent, hostile or not supported.
         NotAModelError: If there is no checkpoint at the path, or a folder holds several.
     """
-    found = [str(c.path) for c in islice(discover(Path(path)), 2)] if Path(path).is_dir() else []
+    local = not (isinstance(path, str) and is_remote(path)) and Path(path).is_dir()
+    found = [str(c.path) for c in islice(discover(Path(path)), 2)] if local else []
     if len(found) > 1:
         raise NotAModelError(
             f"{path} holds several checkpoints (such as {' and '.join(found)}). Use the path of one of them"

@@ -55,7 +55,7 @@ def unread(*models: Model) -> tuple[NotTested, ...]:
         if model.is_partial:
             read, total = bytes_read(model)
             share = f"{read:,} of {total:,} bytes ({read / total:.1%})"
-            why = f"of {model.name} {share} were read, the leading rows of its tensors; the rest was not tested"
+            why = f"of {model.name} {share} were compared, the leading rows of its tensors; the rest was not"
             out.append({"what": "unread", "model": model.name, "why": why})
     return tuple(out)
 
