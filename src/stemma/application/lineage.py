@@ -193,7 +193,9 @@ def lineage(request: LineageRequest, progress: Progress | None = None) -> Lineag
         raise MisuseError("an empty text names no model: give a name, a path or a digest prefix")
     options = {} if request.alpha is None else {"alpha": request.alpha}
     workspace = open_workspace(request.registry, jobs=request.jobs, progress=progress)
-    paths = [Path(path) for path in request.paths or ()] or None
+    from stemma.checkpoints.remote import place
+
+    paths = [place(path) for path in request.paths or ()] or None
     wanted = [*([asked] if asked is not None else []), *policy.ancestors]
     models, names = with_named(models_to_draw(workspace, paths), wanted, workspace)
     result = draw(models, progress=progress, **options)

@@ -3,19 +3,52 @@
 Nothing in a file is ever executed, and no weights are read here.
 """
 
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 from stemma.checkpoints import folders
 from stemma.checkpoints.arrays import from_arrays
-from stemma.checkpoints.folders import Checkpoint, Unread, discover, explain_no_checkpoint, survey
+from stemma.checkpoints.folders import Checkpoint, Unread, explain_no_checkpoint
 from stemma.checkpoints.model import Model
-from stemma.checkpoints.remote import is_remote
+from stemma.checkpoints.remote import is_remote, parse
 from stemma.checkpoints.remote_models import open_remote
 from stemma.errors import NotAModelError
 
 __all__ = ["Checkpoint", "Unread", "discover", "explain_no_checkpoint", "from_arrays", "load", "open_models", "survey"]
+
+
+def discover(root: Path | str, all_formats: bool = False) -> Iterator[Checkpoint]:
+    """As `folders.discover`; the address of a model on a server is one checkpoint.
+
+    Args:
+        root: A folder, a single checkpoint file, or an address.
+        all_formats: Include NumPy and ONNX files, which are more often data than models.
+
+    Yields:
+        The checkpoints.
+    """
+    yield from (c for c in survey(root, all_formats) if isinstance(c, Checkpoint))
+
+
+def survey(
+    root: Path | str, all_formats: bool = False, leaving: frozenset[Path] = frozenset()
+) -> Iterator[Checkpoint | Unread]:
+    """As `folders.survey`; the address of a model on a server is one checkpoint, and nothing is asked for yet.
+
+    Args:
+        root: A folder, a single checkpoint file, or an address.
+        all_formats: As for `discover`.
+        leaving: Links that are not followed.
+
+    Yields:
+        Checkpoints, and what looks like a model and is not read.
+    """
+    if isinstance(root, str) and is_remote(root):
+        yield Checkpoint(parse(root).label, root)
+    else:
+        yield from folders.survey(root, all_formats, leaving)
 
 
 def open_models(path: Path | str, name: str | None = None) -> tuple[Model, ...]:

@@ -72,6 +72,28 @@ def pinned(text: str) -> str:
     return f"{names.HUB}{remote.repository}@{hub.commit_of(remote)}{ending}"
 
 
+def claims_now(source: str) -> dict[str, str]:
+    """What a server says now of the files of an enrolled model, without reading weights.
+
+    Args:
+        source: The recorded address.
+
+    Returns:
+        The claims that are recorded with a model; empty where the server claims nothing.
+
+    Raises:
+        RemoteError: If the address leads to nothing any more.
+    """
+    from stemma.checkpoints.remote import hub
+
+    remote = names.parse(source)
+    if remote.repository:
+        listed = hub.repository(remote)
+        return _claimed_files([(f.path, f.sha256) for f in replica.chosen_files(remote, listed) if f.sha256])
+    _ = RemoteFile(remote.url).version
+    return {}
+
+
 def _replica(remote: names.RemoteName) -> Replica:
     if not remote.repository:
         return replica.of_address(remote)

@@ -96,13 +96,16 @@ AllowUntested = Annotated[
     ),
 ]
 Against = Annotated[
-    list[Path] | None,
+    list[str] | None,
     typer.Option(
         "--against",
         metavar="PATH...",
         show_default=False,
         help="Search these checkpoints and folders instead of the registry.",
     ),
+]
+Download = Annotated[
+    bool, typer.Option("--download", help="Fetch all of a model on a server, not only a sample.")
 ]
 Probes = Annotated[
     str | None,
@@ -141,7 +144,7 @@ Html = Annotated[
     typer.Option("--html", metavar="FILE", show_default=False, help="Write a page in HTML that shows the result."),
 ]
 NullPaths = Annotated[
-    list[Path] | None,
+    list[str] | None,
     typer.Option(
         "--null",
         metavar="PATH...",

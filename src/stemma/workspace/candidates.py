@@ -22,11 +22,11 @@ def _same(model: Model) -> Model:
 
 
 def candidates_from_files(
-    paths: Sequence[Path], suspect: Model | None = None, prepare: Callable[[Model], Model] = _same
+    paths: Sequence[Path | str], suspect: Model | None = None, prepare: Callable[[Model], Model] = _same
 ) -> tuple[list[Candidate], list[str]]:
-    """Candidates from checkpoints or folders, without the suspect, and an error message for each unreadable file."""
+    """Candidates from checkpoints, folders or servers, without the suspect, and an error message for each unreadable file."""
     for path in paths:
-        if not path.exists():
+        if isinstance(path, Path) and not path.exists():
             raise NotAModelError(f"{path} does not exist: give a checkpoint, or a folder of them, to search")
     candidates: list[Candidate] = []
     unreadable: list[str] = []

@@ -1,5 +1,6 @@
 """Enrols checkpoints into the registry; one bad file never stops the others."""
 
+import contextlib
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -8,9 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stemma.checkpoints.digest import is_partial
 from stemma.checkpoints.load import Checkpoint, Unread, explain_no_checkpoint, survey
 from stemma.checkpoints.model import Model
-from stemma.errors import MisuseError, StemmaError, UnusableRegistryError
+from stemma.checkpoints.remote import is_remote, place
+from stemma.checkpoints.remote.names import HUB
+from stemma.checkpoints.remote_models import pinned
+from stemma.errors import MisuseError, RegistryError, StemmaError, UnknownNameError, UnusableRegistryError
 from stemma.networks.load import open_models
 from stemma.registry import Registry
 from stemma.registry.ingest import IngestedModel, copy_weights, ingest_all
@@ -62,15 +67,15 @@ class Enrolment:
     probes: "Probes | None" = None
     prepare: Callable[[Model], Model] | None = None
 
-    def __call__(self, paths: Sequence[Path], name: str | None, all_formats: bool) -> Iterator[AddResult]:
+    def __call__(self, paths: Sequence[Path | str], name: str | None, all_formats: bool) -> Iterator[AddResult]:
         """Enrol checkpoints and folders of them, giving one result per model once it is on disk."""
         self.registry.make_writable()
-        discovered = [c for path in paths for c in discover(Path(path), all_formats)]
+        discovered = [c for path in paths for c in discover(place(path), all_formats)]
         if name is not None:
             if len(discovered) != 1:
                 raise MisuseError(f"--name names one model, but {len(discovered)} checkpoints were given")
             discovered = [dataclasses.replace(c, name=name) if isinstance(c, Checkpoint) else c for c in discovered]
-        discovered = with_distinct_names(discovered)
+        discovered = [self._on_server(c) for c in with_distinct_names(discovered)]
         checkpoints = [c for c in discovered if isinstance(c, Checkpoint)]
         results = ingest_all(checkpoints, self.license, self.jobs)
         for done, c in enumerate(discovered):
@@ -85,8 +90,26 @@ class Enrolment:
             for model in result:
                 yield self._enrol(c, model)
 
+    def _on_server(self, c: Checkpoint | AddResult) -> Checkpoint | AddResult:
+        """Of a model in a repository, the commit is asked for first: what is enrolled at that commit is not read."""
+        if isinstance(c, AddResult) or not is_remote(c.path):
+            return c
+        try:
+            source = pinned(str(c.path))
+        except StemmaError as e:
+            return AddResult(c.name, str(c.path), None, "failed", str(e))
+        with contextlib.suppress(RegistryError, UnknownNameError):
+            known = self.registry.get(c.name)
+            asks_more = self.replace or self.keep_weights or self.probes is not None
+            if (known.name, known.source) == (c.name, source) and source.startswith(HUB) and not asks_more:
+                return AddResult(known.name, str(c.path), known.digest, "known")
+        return dataclasses.replace(c, path=source) if source.startswith(HUB) else c
+
     def _enrol(self, c: Checkpoint, examined_model: IngestedModel) -> AddResult:
         record = examined_model.record
+        if self.keep_weights and is_partial(record.digest):
+            why = f"{c.path}: only a sample of this model was read, so its weights cannot be kept: add --download"
+            return AddResult(record.name, str(c.path), record.digest, "failed", why)
         weights = partial(copy_weights, c, record) if self.keep_weights else None
         try:
             outcome = self.registry.add(
@@ -126,8 +149,8 @@ class Enrolment:
         return ""
 
 
-def discover(path: Path, all_formats: bool) -> Iterator[Checkpoint | AddResult]:
-    """The checkpoints at a path (a file or a folder), and a result for each that cannot be enrolled."""
+def discover(path: Path | str, all_formats: bool) -> Iterator[Checkpoint | AddResult]:
+    """The checkpoints at a path (a file or a folder) or on a server, and a result for each that cannot be enrolled."""
     skipped: dict[str, list[Unread]] = {}
     found = False
     try:
@@ -138,10 +161,10 @@ def discover(path: Path, all_formats: bool) -> Iterator[Checkpoint | AddResult]:
             found = True
             yield item
     except (StemmaError, OSError) as e:
-        yield AddResult(path.stem, str(path), None, "failed", str(e))
+        yield AddResult(Path(path).stem, str(path), None, "failed", str(e))
         return
     if not found:
-        yield AddResult(path.name, str(path), None, "failed", explain_no_checkpoint(path))
+        yield AddResult(Path(path).name, str(path), None, "failed", explain_no_checkpoint(Path(path)))
         return
     for why, places in skipped.items():
         counted = f" and {len(places) - 1} more like it were" if len(places) > 1 else " was"
@@ -152,11 +175,11 @@ def discover(path: Path, all_formats: bool) -> Iterator[Checkpoint | AddResult]:
 
 def with_distinct_names(checkpoints: Sequence[Checkpoint | AddResult]) -> list[Checkpoint | AddResult]:
     """Checkpoints in the same order; where two have one name, their folders are put before it."""
-    names = Counter(c.name for c in {c.path.absolute(): c for c in checkpoints if isinstance(c, Checkpoint)}.values())
+    names = Counter(c.name for c in {_place(c): c for c in checkpoints if isinstance(c, Checkpoint)}.values())
     names_taken = set(names)
     out: list[Checkpoint | AddResult] = []
     for c in checkpoints:
-        if isinstance(c, Checkpoint) and names[c.name] > 1:
+        if isinstance(c, Checkpoint) and isinstance(c.path, Path) and names[c.name] > 1:
             parts = c.path.absolute().parent.parts[1:]
             candidates = (f"{'/'.join(parts[-n:])}/{c.name}" for n in range(1, len(parts) + 1))
             name = next((n for n in candidates if n not in names_taken), str(c.path))
@@ -164,3 +187,8 @@ def with_distinct_names(checkpoints: Sequence[Checkpoint | AddResult]) -> list[C
             names_taken.add(name)
         out.append(c)
     return out
+
+
+def _place(c: Checkpoint) -> str:
+    """What tells two checkpoints apart: where they lie."""
+    return str(c.path.absolute()) if isinstance(c.path, Path) else c.path

@@ -27,7 +27,7 @@ class SearchScope:
     not_tested: tuple[NotTested, ...] = ()
 
 
-def search_files(paths: Sequence[Path | Model], suspect: Model, prepare: Callable[[Model], Model]) -> SearchScope:
+def search_files(paths: Sequence[Path | str | Model], suspect: Model, prepare: Callable[[Model], Model]) -> SearchScope:
     """All models in some files and folders, or in memory, except the suspect; and the files that cannot be read."""
     loaded = [candidate_from_model(prepare(m)) for m in paths if isinstance(m, Model) and m is not suspect]
     found, unreadable = candidates_from_files([p for p in paths if not isinstance(p, Model)], suspect, prepare)

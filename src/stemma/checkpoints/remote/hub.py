@@ -1,10 +1,12 @@
 """A repository of the hub at one commit: which files it holds, and what the hub says of them."""
 
 import os
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from stemma.checkpoints.remote import answers
 from stemma.checkpoints.remote.names import COMMIT, RemoteName, check_address, endpoint, is_offline
 from stemma.errors import MissingExtraError, RemoteError
 
@@ -132,7 +134,7 @@ def _asked(name: RemoteName, ask):  # noqa: ANN001, ANN202 - what is asked is wh
     check_address(endpoint())
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
-        return ask(HfApi(endpoint=endpoint(), token=token(), library_name="stemma"))
+        return _patiently(lambda: ask(HfApi(endpoint=endpoint(), token=token(), library_name="stemma")))
     except GatedRepoError as e:
         raise RemoteError(f"{name} is gated: accept its terms on the hub, then log in with: hf auth login") from e
     except RevisionNotFoundError as e:
@@ -149,6 +151,27 @@ def _asked(name: RemoteName, ask):  # noqa: ANN001, ANN202 - what is asked is wh
         raise RemoteError(f"{name}: the hub does not answer as it should: {_sentence(e)}") from e
     except Exception as e:  # whatever the library's transport raises, a connection above all
         raise RemoteError(f"{name}: the hub at {endpoint()} cannot be asked: {_sentence(e)}") from e
+
+
+def _patiently(ask):  # noqa: ANN001, ANN202 - as above
+    """Ask again, a few times, a hub that is busy or wants its rate limit respected."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    waited = 0.0
+    for tries in range(answers.TRIES):
+        try:
+            return ask()
+        except HfHubHTTPError as e:
+            response = getattr(e, "response", None)
+            if response is None or response.status_code not in answers.BUSY or tries + 1 == answers.TRIES:
+                raise
+            wait = answers.retry_after(response.headers.get("Retry-After"))
+            pause = answers.PAUSE * 2**tries if wait is None else wait
+            waited += pause
+            if waited > answers.PATIENCE:
+                raise
+            time.sleep(pause)
+    raise AssertionError
 
 
 def _sentence(error: BaseException) -> str:

@@ -4,6 +4,7 @@ import ipaddress
 import os
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from stemma.errors import RemoteError
@@ -56,6 +57,16 @@ WHOLE = "#whole"
 def is_remote(text: object) -> bool:
     """Whether a text is the address of a model on a server."""
     return isinstance(text, str) and text.startswith((HUB, "https://", "http://"))
+
+
+def place(text: "str | Path") -> "str | Path":
+    """A path, or the address of a model on a server as it was given: a path would join its slashes."""
+    return text if isinstance(text, str) and is_remote(text) else Path(text)
+
+
+def whole(text: str) -> str:
+    """An address that asks for all of a model; a path or a name as it is."""
+    return f"{text.removesuffix(WHOLE)}{WHOLE}" if is_remote(text) else text
 
 
 def endpoint() -> str:

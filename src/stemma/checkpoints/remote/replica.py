@@ -82,7 +82,7 @@ def of_repository(name: RemoteName, folder: Path | None = None) -> Replica:
     """
     make_room()
     listed = hub.repository(name)
-    chosen = _chosen(name, listed)
+    chosen = chosen_files(name, listed)
     at = folder or _fresh() / listed.name.rpartition("/")[2]
     token = hub.token()
 
@@ -101,7 +101,7 @@ def of_snapshot(name: RemoteName) -> Replica:
     """Fetch a repository through the hub's own cache, and give its folder: nothing of it is on the server only."""
     listed = hub.repository(name)
     try:
-        chosen = _chosen(name, listed)
+        chosen = chosen_files(name, listed)
     except RemoteError:  # pickles are read from files
         chosen = [f for f in listed.files if f.path.casefold().endswith(FETCHED) or SMALL_FILES.search(f.path)]
     folder = hub.download(name, tuple(f.path for f in chosen), listed.commit)
@@ -140,7 +140,7 @@ def _token_if_hub() -> str | None:
         return None
 
 
-def _chosen(name: RemoteName, listed: Repository) -> list[HubFile]:
+def chosen_files(name: RemoteName, listed: Repository) -> list[HubFile]:
     """The files that the replica holds: safetensors, else GGUF; and what lies beside them."""
     for file in listed.files:
         if not all(_is_plain(part) for part in file.path.split("/")):
