@@ -16,6 +16,14 @@ class OverBudgetError(UnreadableModelError):
     """Reading a checkpoint would cost more than any honest one of its size does; it was not read."""
 
 
+class PartlyReadError(UnreadableModelError):
+    """A test needs bytes of a model of which only a sample was read."""
+
+
+class RemoteError(StemmaError):
+    """A model on a server cannot be read: no answer, a false one, a changed file, a refused or unsafe address."""
+
+
 class NotAModelError(StemmaError):
     """A path holds nothing that Stemma reads as a checkpoint."""
 

@@ -11,6 +11,7 @@ from typing import Any
 from stemma.ancestry.roles import RelativeRole, RelativeRoles, Role
 from stemma.checkpoints import cards
 from stemma.checkpoints.model import Model
+from stemma.checkpoints.sample import bytes_read
 from stemma.kinship.axes import NO_PROBES
 from stemma.types import Comparison, Digest, ModelRef, NotTested, RelationKind, Trace
 
@@ -119,6 +120,7 @@ def trace(
         n_searched=searched,
         cannot_see=(
             *CANNOT_SEE,
+            *_unread(suspect),
             *_function_gaps([comparison for _, comparison in compared]),
             *((f"{unseen:,} of {searched:,} models, which were compared by weight sketch only",) if unseen else ()),
         ),
@@ -140,7 +142,7 @@ def _parent_set(related: Sequence[Row], assigned: RelativeRoles) -> tuple[dict[s
 
 def _is_copy(suspect: Model, c: Candidate) -> bool:
     """Whether both hold the same tensors; black boxes and modules without weights have none to tell them apart."""
-    if not suspect.tensors:
+    if not suspect.tensors or suspect.is_partial:  # equal samples are no equal models
         return False
     return c.ref.digest == suspect.digest or c.names_free_digest == suspect.names_free_digest
 
@@ -205,6 +207,14 @@ def _open_questions(
             why = f"not significant after correction for {searched:,} models searched: {comparison.weights.reason}"
             out.append({"what": "undecided", "model": c.ref.name, "why": why})
     return tuple(out)
+
+
+def _unread(suspect: Model) -> tuple[str, ...]:
+    """What was not read of the suspect itself."""
+    if not suspect.is_partial:
+        return ()
+    read, total = bytes_read(suspect)
+    return (f"{total - read:,} of {total:,} bytes of this model, which were not read",)
 
 
 def _number_sketched(candidates: Sequence[Candidate], searched: int) -> int:

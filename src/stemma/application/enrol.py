@@ -12,6 +12,12 @@ from stemma.errors import MisuseError
 if TYPE_CHECKING:
     from stemma.workspace.enrol import AddResult
 
+AT_ONCE = 16
+"""Models of a list that are asked for before the next ones: what was enrolled by then is kept if the run is stopped."""
+
+LONGEST_LIST = 20_000_000
+"""Most characters of a list."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class EnrolRequest:
@@ -30,9 +36,11 @@ class EnrolRequest:
         probes: Probe inputs of a functional sketch; none is stored if null.
         networks: How networks are built and run.
         seed: Of whatever is drawn at random.
+        hub_list: File with one repository of the hub in a line: `hf:ORG/NAME[@REVISION]`; none if null.
+        download: Whether models on servers are fetched as a whole.
     """
 
-    paths: tuple[str, ...]
+    paths: tuple[str, ...] = ()
     registry: str | None = None
     name: str | None = None
     license: str | None = None
@@ -44,6 +52,8 @@ class EnrolRequest:
     probes: str | None = None
     networks: NetworkOptions = field(default_factory=NetworkOptions)
     seed: int | None = None
+    hub_list: str | None = None
+    download: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +62,9 @@ class EnrolledPart:
 
     Attributes:
         name: Name of the model.
-        path: File or folder.
-        digest: Digest of its weights; null where they could not be read.
+        path: File, folder, or address of a model on a server.
+        digest: Digest of its weights; null where they could not be read. It begins with `partial:` where only a sample
+            of them was read.
         status: What became of it.
         error: What is wrong; null where nothing is.
         note: What a person should know; empty for nothing.
@@ -138,22 +149,64 @@ def enrol(
     """
     from stemma.application.modalities import ModalitiesJoined
     from stemma.application.opening import open_workspace
+    from stemma.checkpoints.remote import place
+    from stemma.checkpoints.remote.names import whole
 
     unclear_licence(request.license)
-    networks, paths = request.networks, [Path(path) for path in request.paths]
+    networks = request.networks
+    given, bad = _listed(request.hub_list)
+    paths = [place(whole(path) if request.download else path) for path in (*request.paths, *given)]
+    if not paths and not bad:
+        raise MisuseError("nothing is given to add: give paths, hf:ORG/NAME, or --hub-list FILE with some lines")
     probes = None
     if request.probes is not None:
         probes = networks.read_probes(request.probes, networks.first_runnable(paths), request.seed)
     prepare = ModalitiesJoined(networks.with_network, probes)
     workspace = open_workspace(request.registry, request.jobs, progress, prepare, request.cluster)
-    results = workspace.add(
-        paths,
-        name=request.name,
-        license=request.license,
-        keep_weights=request.keep_weights,
-        replace=request.replace,
-        all_formats=request.all_formats,
-        probes=probes,
-        on_result=on_result,
-    )
-    return EnrolAnswer(request=request, registry=workspace.registry.path, results=results)
+    results = list(bad)
+    for result in bad if on_result is not None else ():
+        on_result(result)
+    if request.name is not None and len(paths) != 1:
+        raise MisuseError(f"--name names one model, but {len(paths) + len(bad)} were given")
+    for at in range(0, len(paths), AT_ONCE) if request.hub_list else (0,):
+        results += workspace.add(
+            paths[at : at + AT_ONCE] if request.hub_list else paths,
+            name=request.name,
+            license=request.license,
+            keep_weights=request.keep_weights,
+            replace=request.replace,
+            all_formats=request.all_formats,
+            probes=probes,
+            on_result=on_result,
+        )
+    return EnrolAnswer(request=request, registry=workspace.registry.path, results=tuple(results))
+
+
+def _listed(file: str | None) -> "tuple[list[str], list[AddResult]]":
+    """The repositories that a list names, each once, and a result for each line that names none."""
+    from stemma.checkpoints.remote.names import HUB, is_remote, parse
+    from stemma.errors import StemmaError
+    from stemma.workspace.enrol import AddResult
+
+    if file is None:
+        return [], []
+    try:
+        with Path(file).open(encoding="utf-8-sig") as lines:
+            text = lines.read(LONGEST_LIST + 1)
+    except (OSError, UnicodeDecodeError) as e:
+        raise MisuseError(f"--hub-list {file} cannot be read as text: {e}") from e
+    if len(text) > LONGEST_LIST:
+        raise MisuseError(f"--hub-list {file} is longer than {LONGEST_LIST:,} characters: is it a list of names?")
+    names: dict[str, None] = {}
+    bad = []
+    for number, line in enumerate(text.splitlines(), 1):
+        word = line.partition(" #")[0].strip()
+        if not word or word.startswith("#"):
+            continue
+        address = word if is_remote(word) else f"{HUB}{word}"
+        try:
+            parse(address)
+            names[address] = None
+        except StemmaError as e:
+            bad.append(AddResult(word[:200], address[:200], None, "failed", f"{file}, line {number}: {e}"))
+    return list(names), bad

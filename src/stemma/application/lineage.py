@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from stemma.application.descent import DescentPart, descent_part
@@ -194,8 +193,10 @@ def lineage(request: LineageRequest, progress: Progress | None = None) -> Lineag
     if asked is not None and not asked.strip():
         raise MisuseError("an empty text names no model: give a name, a path or a digest prefix")
     options = {} if request.alpha is None else {"alpha": request.alpha}
+    from stemma.checkpoints.remote import place
+
     workspace = open_workspace(request.registry, jobs=request.jobs, progress=progress, cluster=request.cluster)
-    paths = [Path(path) for path in request.paths or ()] or None
+    paths = [place(path) for path in request.paths or ()] or None
     wanted = [*([asked] if asked is not None else []), *policy.ancestors]
     models, names = with_named(models_to_draw(workspace, paths), wanted, workspace)
     result = draw(models, progress=progress, **options)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from stemma.application.document import Document, Schema
 from stemma.application.lineage import ReceiptPart
+from stemma.checkpoints.digest import is_partial
 from stemma.registry.records import ModelRecord
 from stemma.types import ClaimLine, Edge, jsonable
 from stemma.types.claims import SURE
@@ -85,8 +86,8 @@ class ShowDocument(Document):
         name: Name of the model; unique in the registry.
         digest: Digest of the weights with their names.
         names_free_digest: Digest of the weights without their names.
-        source: Absolute path of the checkpoint.
-        format: File ending of the source, or `folder`.
+        source: Absolute path of the checkpoint, or the address of a model on a server, with its commit.
+        format: File ending of the source, `folder`, or `hub`.
         tensors: Number of tensors.
         parameters: Number of parameters.
         dtypes: Number of tensors of each number format.
@@ -241,8 +242,8 @@ def _not_tested(catalogue: "Catalogue", name: str) -> list[str]:
 
 def _sharing(catalogue: "Catalogue", record: ModelRecord) -> list[SharedPart]:
     """Models that have some of the same tensors, most shared first; copies are left out."""
-    names, same = catalogue.name_of, {e.digest for e in _same(catalogue, record)}
-    wanted = {t.digest for t in catalogue.registry.tensors(record.digest)}
+    names, same = catalogue.name_of, {record.digest, *(e.digest for e in _same(catalogue, record))}
+    wanted = {t.digest for t in catalogue.registry.tensors(record.digest) if not is_partial(t.digest)}
     found = catalogue.registry.by_tensor_digests(wanted, SHARING + len(same))
     rest = [SharedPart(names[d], d, len(t)) for d, t in found.items() if d in names and d not in same]
     return rest[:SHARING]

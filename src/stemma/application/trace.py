@@ -33,7 +33,7 @@ class TraceRequest:
     """What `stemma trace` is asked.
 
     Attributes:
-        model: Path, registry name or digest prefix of the model in question.
+        model: Path, registry name, digest prefix, or address on a server of the model in question.
         against: Checkpoints and folders that are searched instead of the registry.
         probes: Probe inputs; without, only weights are compared.
         null: Paths of control models.
@@ -49,6 +49,7 @@ class TraceRequest:
         cluster: Address of the cluster that reads the models; this machine if null.
         networks: How networks are built and run.
         seed: Of whatever is drawn at random.
+        download: Whether a model on a server is fetched as a whole.
     """
 
     model: str
@@ -67,6 +68,7 @@ class TraceRequest:
     cluster: str | None = None
     networks: NetworkOptions = field(default_factory=NetworkOptions)
     seed: int | None = None
+    download: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,6 +286,7 @@ def trace(request: TraceRequest, progress: Progress | None = None) -> TraceAnswe
     from stemma.application.modalities import ModalitiesJoined, join_modalities, join_reference_models
     from stemma.application.opening import open_workspace
     from stemma.application.policies import Policy, judge_trace
+    from stemma.checkpoints.remote.names import whole
 
     refused = (request.fail_on, request.deny_license, request.fail_on_descendant_of)
     policy = Policy.of(*refused, allow_untested=request.allow_untested)
@@ -291,7 +294,7 @@ def trace(request: TraceRequest, progress: Progress | None = None) -> TraceAnswe
     options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     networks, jobs = request.networks, request.jobs
     workspace = open_workspace(request.registry, jobs, progress, networks.with_network)
-    model = workspace.resolve(request.model)
+    model = workspace.resolve(whole(request.model) if request.download else request.model)
     for name in policy.ancestors if not request.against else ():
         if not Path(name).exists():
             workspace.show(name)  # a mistyped name is told before the search

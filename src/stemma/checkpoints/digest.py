@@ -6,12 +6,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
-from stemma.checkpoints.read_together import SMALL, small_tensors
+from stemma.checkpoints.read_together import is_small, small_tensors
 from stemma.checkpoints.tensor import CHUNK, Tensor
 from stemma.checkpoints.tensor_names import tied_aliases
 from stemma.types import Digest
 
 ALGORITHM = "sha256"
+PARTIAL = "partial:"
+"""What the digest of a model or tensor begins with of which only a sample was read."""
+
 BATCH = 64 << 20
 """Bytes of tensors per task; a larger tensor is a task of its own."""
 WORTH_THREADS = 4 << 20
@@ -19,19 +22,28 @@ WORTH_THREADS = 4 << 20
 
 
 def of_tensor(tensor: Tensor, buffer: bytearray | None = None) -> Digest:
-    """Digest of one tensor: dtype, shape and bytes, not its name; read once, in slices."""
-    h = hashlib.sha256(_head(tensor))
-    for part in tensor.chunks(buffer):
+    """Digest of one tensor: dtype, shape and bytes, not its name; read once, in slices.
+
+    Of a tensor of which leading rows alone were read it is over those and their number, and begins with `partial:`.
+    """
+    sample = "" if tensor.leading is None else f"first {tensor.readable} rows\n"
+    h = hashlib.sha256(_head(tensor) + sample.encode())
+    for part in tensor.cut().chunks(buffer):
         h.update(part)
-    return Digest(f"{ALGORITHM}:{h.hexdigest()}")
+    return Digest(f"{PARTIAL if sample else ''}{ALGORITHM}:{h.hexdigest()}")
+
+
+def is_partial(digest: str) -> bool:
+    """Whether a digest is that of a sample: equal ones say that all bytes agree that were read, and no more."""
+    return digest.startswith(PARTIAL)
 
 
 def of_tensors(tensors: Iterable[Tensor], workers: int | None = None) -> dict[str, Digest]:
     """Digests of many tensors by name, computed in `workers` threads (at most 4 by default)."""
     tensors = list(tensors)
-    small = [t for t in tensors if t.nbytes <= SMALL]
+    small = [t for t in tensors if is_small(t)]
     found = _of_small(small)
-    rest = [t for t in tensors if t.nbytes > SMALL] if len(small) < len(tensors) else []
+    rest = [t for t in tensors if not is_small(t)] if len(small) < len(tensors) else []
     if rest:
         found |= _of_large(rest, workers or min(4, os.cpu_count() or 1))
     return {t.name: found[t.name] for t in tensors}
@@ -115,8 +127,11 @@ def of_model(tensors: Iterable[Named], tensor_digests: Mapping[str, Digest]) -> 
         shape = shapes.get(t.shape) or shapes.setdefault(t.shape, str(list(t.shape)))
         lines.append(f"{_escaped(t.name)}\t{t.dtype}\t{shape}\t{tensor_digests[t.name]}\n")
     lines.sort()
-    content = "".join(lines)
-    return Digest(f"{ALGORITHM}:{hashlib.sha256(content.encode()).hexdigest()}")
+    return _of_text("".join(lines), partial=any(map(is_partial, tensor_digests.values())))
+
+
+def _of_text(content: str, *, partial: bool) -> Digest:
+    return Digest(f"{PARTIAL if partial else ''}{ALGORITHM}:{hashlib.sha256(content.encode()).hexdigest()}")
 
 
 def _escaped(name: str) -> str:
@@ -128,5 +143,5 @@ def _escaped(name: str) -> str:
 
 def of_contents(tensor_digests: Iterable[Digest]) -> Digest:
     """Digest of a multiset of tensors, whatever their names."""
-    content = "\n".join(sorted(tensor_digests))
-    return Digest(f"{ALGORITHM}:{hashlib.sha256(content.encode()).hexdigest()}")
+    digests = sorted(tensor_digests)
+    return _of_text("\n".join(digests), partial=any(map(is_partial, digests)))

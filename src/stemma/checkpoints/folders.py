@@ -46,11 +46,11 @@ class Checkpoint:
 
     Attributes:
         name: Path relative to the searched folder, without the file extension.
-        path: The file, or the folder if the folder is one checkpoint.
+        path: The file, or the folder if the folder is one checkpoint; the address of a model on a server.
     """
 
     name: str
-    path: Path
+    path: Path | str
 
 
 @dataclass(frozen=True)

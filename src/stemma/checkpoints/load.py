@@ -3,24 +3,59 @@
 Nothing in a file is ever executed, and no weights are read here.
 """
 
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 from stemma.checkpoints import budget, folders
 from stemma.checkpoints.arrays import from_arrays
-from stemma.checkpoints.folders import Checkpoint, Unread, discover, explain_no_checkpoint, survey
+from stemma.checkpoints.folders import Checkpoint, Unread, explain_no_checkpoint
 from stemma.checkpoints.model import Model
+from stemma.checkpoints.remote import is_remote, parse
+from stemma.checkpoints.remote_models import open_remote
 from stemma.errors import NotAModelError
 
 __all__ = ["Checkpoint", "Unread", "discover", "explain_no_checkpoint", "from_arrays", "load", "open_models", "survey"]
+
+
+def discover(root: Path | str, all_formats: bool = False) -> Iterator[Checkpoint]:
+    """As `folders.discover`; the address of a model on a server is one checkpoint.
+
+    Args:
+        root: A folder, a single checkpoint file, or an address.
+        all_formats: Include NumPy and ONNX files, which are more often data than models.
+
+    Yields:
+        The checkpoints.
+    """
+    yield from (c for c in survey(root, all_formats) if isinstance(c, Checkpoint))
+
+
+def survey(
+    root: Path | str, all_formats: bool = False, leaving: frozenset[Path] = frozenset()
+) -> Iterator[Checkpoint | Unread]:
+    """As `folders.survey`; the address of a model on a server is one checkpoint, and nothing is asked for yet.
+
+    Args:
+        root: A folder, a single checkpoint file, or an address.
+        all_formats: As for `discover`.
+        leaving: Links that are not followed.
+
+    Yields:
+        Checkpoints, and what looks like a model and is not read.
+    """
+    if isinstance(root, str) and is_remote(root):
+        yield Checkpoint(parse(root).label, root)
+    else:
+        yield from folders.survey(root, all_formats, leaving)
 
 
 def open_models(path: Path | str, name: str | None = None) -> tuple[Model, ...]:
     """Open one checkpoint file or checkpoint folder.
 
     Args:
-        path: The file or folder.
+        path: The file or folder, or the address of a model on a server.
         name: Name of the model; by default a file's stem or a folder's name.
 
     Returns:
@@ -31,6 +66,8 @@ def open_models(path: Path | str, name: str | None = None) -> tuple[Model, ...]:
         NotAModelError: If there is no checkpoint at the path, or its format is not supported.
         OverBudgetError: If its files are small and would cost far more time or memory than their size allows.
     """
+    if isinstance(path, str) and is_remote(path):
+        return open_remote(path, name)
     path = Path(path)
     name = folders.default_name(path) if name is None else name
     with budget.reading(path):
@@ -57,7 +94,8 @@ def load(path: Path | str, name: str | None = None) -> Model:
         UnreadableModelError: If the file is truncated, inconsistent, hostile or not supported.
         NotAModelError: If there is no checkpoint at the path, or a folder holds several.
     """
-    found = [str(c.path) for c in islice(discover(Path(path)), 2)] if Path(path).is_dir() else []
+    local = not (isinstance(path, str) and is_remote(path)) and Path(path).is_dir()
+    found = [str(c.path) for c in islice(discover(Path(path)), 2)] if local else []
     if len(found) > 1:
         raise NotAModelError(
             f"{path} holds several checkpoints (such as {' and '.join(found)}). Use the path of one of them"

@@ -44,8 +44,13 @@ class Model:
     view: str = ""
 
     @cached_property
+    def is_partial(self) -> bool:
+        """Whether only a sample of its weights was read: its digest then begins with `partial:`."""
+        return any(t.leading is not None for t in self.tensors.values())
+
+    @cached_property
     def tensor_digests(self) -> Mapping[str, Digest]:
-        """Digest of every tensor; reads all bytes once, in slices."""
+        """Digest of every tensor; reads all bytes once, in slices (of a sample, what it holds)."""
         return digests.of_tensors(self.tensors.values())
 
     @cached_property

@@ -136,7 +136,7 @@ def scale_codes(name: str, codes: Tensor, scale: Tensor, zero: Tensor | None, fa
             values = values.astype(np.float32) - shift(start, stop)
         return values.astype(np.float32) * (spread(start, stop) * np.float32(factor))
 
-    return Tensor(name, "F32", codes.shape, RowStorage(make, codes.shape))
+    return Tensor(name, "F32", codes.shape, RowStorage(make, codes.shape), codes.leading)
 
 
 def _grid(shape: tuple[int, ...], scale: Tensor) -> tuple[int, ...] | None:

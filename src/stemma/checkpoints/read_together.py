@@ -8,6 +8,11 @@ SMALL = 1 << 16
 """Largest tensor, in bytes, that is read together with others."""
 
 
+def is_small(tensor: Tensor) -> bool:
+    """Whether a tensor may be read together with others: it is small, and all of it can be read."""
+    return tensor.nbytes <= SMALL and tensor.leading is None
+
+
 def small_tensors(tensors: Sequence[Tensor]) -> Iterator[tuple[int, memoryview]]:
     """Position and canonical bytes of each of some tensors of at most `SMALL` bytes, in any order.
 

@@ -7,12 +7,14 @@ arithmetic (bfloat16, block quantisation, a merged adapter) is a storage of its 
 import abc
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
 from typing import Protocol
 
 import numpy as np
+
+from stemma.errors import PartlyReadError
 
 CHUNK = 4 << 20
 """Bytes per slice when a tensor is streamed."""
@@ -176,12 +178,14 @@ class Tensor:
         dtype: Code as in `ITEMSIZE`.
         shape: Axis lengths; empty for a scalar.
         storage: Where its bytes come from.
+        leading: How many leading entries of the first axis can be read, where not all were fetched; else None.
     """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     storage: AbstractStorage = field(repr=False, compare=False)
+    leading: int | None = None
 
     @property
     def size(self) -> int:
@@ -194,12 +198,30 @@ class Tensor:
         return self.size * ITEMSIZE[self.dtype]
 
     @property
+    def readable(self) -> int:
+        """Leading entries of the first axis that can be read; 1 for a scalar."""
+        whole = self.shape[0] if self.shape else 1
+        return whole if self.leading is None else min(self.leading, whole)
+
+    def cut(self) -> "Tensor":
+        """The part that can be read, as a tensor of its own."""
+        return self if self.leading is None else replace(self, shape=(self.readable, *self.shape[1:]), leading=None)
+
+    def _check_readable(self, stop: int) -> None:
+        if self.leading is not None and stop > self.readable:
+            raise PartlyReadError(
+                f"of the tensor '{self.name}' only {self.readable:,} of {self.shape[0]:,} rows were read, and this needs "
+                f"{stop:,}"
+            )
+
+    @property
     def is_float(self) -> bool:
         """Whether the elements are real numbers (not codes, indices or flags)."""
         return self.dtype in FLOATS
 
     def chunks(self, buffer: bytearray | None = None) -> Iterator[memoryview]:
         """The canonical bytes in order; every slice is in the same buffer and valid until the next."""
+        self._check_readable(self.shape[0] if self.shape else 1)
         buffer = bytearray(min(CHUNK, self.nbytes)) if buffer is None else buffer
         view = memoryview(buffer)
         for start in range(0, self.nbytes, len(buffer) or 1):
@@ -209,6 +231,7 @@ class Tensor:
 
     def rows(self, start: int, stop: int) -> np.ndarray:
         """Entries `start:stop` of the first axis as an array `[stop - start, *shape[1:]]`, narrow floats as float32."""
+        self._check_readable(stop)
         row = self.nbytes // self.shape[0] if self.shape and self.shape[0] else 0
         raw = np.empty((stop - start) * row, np.uint8)
         if raw.size:
@@ -217,6 +240,7 @@ class Tensor:
 
     def take(self, rows: np.ndarray) -> np.ndarray:
         """Entries of the first axis at ascending positions, decoded as `rows` does."""
+        self._check_readable(int(rows[-1]) + 1 if len(rows) else 0)
         row = self.nbytes // self.shape[0] if self.shape and self.shape[0] else 0
         raw = np.empty((len(rows), row), np.uint8)
         gap = row if isinstance(self.storage, RowStorage) else GAP  # computing rows costs more than reading
@@ -233,6 +257,7 @@ class Tensor:
 
     def array(self) -> np.ndarray:
         """The whole tensor, decoded as `rows` does; for tensors that fit into memory."""
+        self._check_readable(self.shape[0] if self.shape else 1)
         raw = np.empty(self.nbytes, np.uint8)
         if raw.size:
             self.storage.read_into(0, raw.data)

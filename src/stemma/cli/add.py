@@ -6,7 +6,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stemma.cli.options import AllowCode, Cluster, Data, Device, Factory, Jobs, Json, Probes, RegistryUrl, Seed, word
+from stemma.cli.options import (
+    AllowCode,
+    Cluster,
+    Data,
+    Device,
+    Download,
+    Factory,
+    Jobs,
+    Json,
+    Probes,
+    RegistryUrl,
+    Seed,
+    word,
+)
 
 if TYPE_CHECKING:
     from stemma.application.enrol import EnrolAnswer
@@ -17,7 +30,12 @@ SHOWN = 40
 
 
 def add(
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Checkpoints, or folders of them.")],
+    paths: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="PATH...", show_default=False, help="Checkpoints, folders of them, hf:ORG/NAME or https addresses."
+        ),
+    ] = None,
     registry: RegistryUrl = None,
     name: Annotated[str | None, typer.Option("--name", metavar="N", help="Name of the one model given.")] = None,
     license: Annotated[str | None, typer.Option("--license", metavar="L", help="Licence of these models.")] = None,
@@ -26,6 +44,13 @@ def add(
     all_formats: Annotated[
         bool, typer.Option("--all-formats", help="Also read .npz and ONNX files in folders.")
     ] = False,
+    hub_list: Annotated[
+        Path | None,
+        typer.Option(
+            "--hub-list", metavar="FILE", show_default=False, help="Add each line of a file: hf:ORG/NAME[@REVISION]."
+        ),
+    ] = None,
+    download: Download = False,
     jobs: Jobs = 1,
     cluster: Cluster = None,
     probes: Probes = None,
@@ -39,7 +64,7 @@ def add(
     """Add checkpoints to the registry.
 
     The registry stores digests and a sketch for search, not the weights; with --probes, a sketch of what each model
-    computes too. Files that cannot be read are reported on stderr and the rest is added; the exit code is then 1.
+    computes too. Of a large model on a server, a sample is read, and its digest is marked partial. Files that cannot be read are reported on stderr and the rest is added; the exit code is then 1.
     """
     from stemma.application.enrol import EnrolRequest, enrol, unclear_licence
     from stemma.application.network_options import NetworkOptions
@@ -48,7 +73,7 @@ def add(
     if why := unclear_licence(license):
         warn(f"warning: {why}: a policy will refuse it. For a licence that is in no list write LicenseRef-NAME")
     request = EnrolRequest(
-        paths=tuple(map(str, paths)),
+        paths=tuple(map(str, paths or ())),
         registry=registry,
         name=name,
         license=license,
@@ -60,6 +85,8 @@ def add(
         probes=probes,
         networks=NetworkOptions(network, allow_code, device, word(data)),
         seed=seed,
+        hub_list=word(hub_list),
+        download=download,
     )
 
     def on_result(result: "AddResult") -> None:

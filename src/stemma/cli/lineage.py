@@ -61,7 +61,7 @@ Dot = Annotated[
 
 def lineage(
     paths: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Argument(
             metavar="PATH...", show_default=False, help="Checkpoints, or folders of them; the registry unless given."
         ),

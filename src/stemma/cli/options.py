@@ -105,7 +105,7 @@ AllowUntested = Annotated[
     ),
 ]
 Against = Annotated[
-    list[Path] | None,
+    list[str] | None,
     typer.Option(
         "--against",
         metavar="PATH...",
@@ -113,6 +113,7 @@ Against = Annotated[
         help="Search these checkpoints and folders instead of the registry.",
     ),
 ]
+Download = Annotated[bool, typer.Option("--download", help="Fetch all of a model on a server, not only a sample.")]
 Probes = Annotated[
     str | None,
     typer.Option(
@@ -150,7 +151,7 @@ Html = Annotated[
     typer.Option("--html", metavar="FILE", show_default=False, help="Write a page in HTML that shows the result."),
 ]
 NullPaths = Annotated[
-    list[Path] | None,
+    list[str] | None,
     typer.Option(
         "--null",
         metavar="PATH...",

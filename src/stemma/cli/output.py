@@ -143,9 +143,9 @@ def short(digest: str) -> str:
     """The algorithm and the first ten characters: enough to type back.
 
     Returns:
-        For example `sha256:9f2c41aa03…`.
+        For example `sha256:9f2c41aa03…`, or `partial:sha256:9f2c41aa03…` where only a sample was read.
     """
-    algorithm, _, value = str(digest).partition(":")
+    algorithm, _, value = str(digest).rpartition(":")
     return f"{algorithm}:{value[:10]}…"
 
 
@@ -153,9 +153,10 @@ def prefix(digest: str) -> str:
     """Ten characters that can be typed instead of a name.
 
     Returns:
-        The start of the digest, without its algorithm.
+        The start of the digest, without its algorithm; after `partial:` where only a sample was read.
     """
-    return str(digest).partition(":")[2][:10]
+    kind, _, value = str(digest).rpartition(":")
+    return f"{'partial:' if kind.startswith('partial:') else ''}{value[:10]}"
 
 
 def identity(model: Any) -> tuple[Text, str]:

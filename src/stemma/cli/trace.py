@@ -15,6 +15,7 @@ from stemma.cli.options import (
     Data,
     DenyLicense,
     Device,
+    Download,
     Factory,
     FailOn,
     FailOnDescendantOf,
@@ -40,10 +41,13 @@ SHOWN = 8
 
 
 def trace(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A path, a registry name or a digest prefix.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A path, a registry name, a digest prefix, or hf:ORG/NAME.")
+    ],
     registry: RegistryUrl = None,
     against: Against = None,
     probes: Probes = None,
+    download: Download = False,
     null: NullPaths = None,
     null_recipe: NullRecipe = None,
     alpha: Alpha = None,
@@ -94,6 +98,7 @@ def trace(
         cluster=cluster,
         networks=NetworkOptions(network, allow_code, device, word(data)),
         seed=seed,
+        download=download,
     )
     with progress(quiet=as_json) as on_progress:
         answer = application.trace(request, on_progress)

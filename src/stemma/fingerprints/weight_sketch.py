@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 
 from stemma.checkpoints.model import Model
-from stemma.checkpoints.read_together import SMALL, small_tensors
+from stemma.checkpoints.read_together import is_small, small_tensors
 from stemma.checkpoints.tensor import Tensor, decode
 from stemma.fingerprints.order_statistics import quantiles
 from stemma.fingerprints.tensor_content import QUANTILES, features, long_axes, matrices, stacked_profiles
@@ -30,6 +30,8 @@ class WeightSketch:
     models that differ by permutations and positive scales. `units` holds, for the largest tensors, the first units of a
     hidden axis projected to a few numbers, for the test of units in place without the model. Both codes are independent
     of names and of the order of axes.
+    Of a model that was read in part, both codes and the units are those of the leading rows that were read: the first
+    code stays near that of the whole model, the second may not.
     Cost: one pass over the weights.
 
     Attributes:
@@ -67,7 +69,7 @@ class WeightSketch:
             A fingerprint with `bits` (uint8 [256]), `units` (int8 [axes, units, width]) and `owners` (int64 [axes, 4]:
             units kept, length of the axis, and checksums of the tensor's other sizes and of its name).
         """
-        tensors = list(matrices(model).values())
+        tensors = [t for t in matrices(model).values() if t.readable]
         sums, contents = np.zeros(CODE), dict[tuple[int, ...], tuple[np.ndarray, int]]()
         for alike in _alike(tensors):
             shape, x = alike[0].shape, _stacked(alike)
@@ -171,7 +173,7 @@ def _alike(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
     for t in tensors:
         groups.setdefault((t.dtype, t.shape), []).append(t)
     for group in groups.values():
-        step = max(1, ENTRIES // group[0].size) if group[0].nbytes <= SMALL else 1
+        step = max(1, ENTRIES // group[0].size) if is_small(group[0]) else 1
         yield from (group[i : i + step] for i in range(0, len(group), step))
 
 
@@ -187,7 +189,7 @@ def _stacked(alike: Sequence[Tensor]) -> np.ndarray:
 
 
 def _leading_rows(t: Tensor) -> int:
-    return max(1, min(t.shape[0], ENTRIES // max(1, t.size // t.shape[0])))
+    return max(1, min(t.readable, ENTRIES // max(1, t.size // t.shape[0])))
 
 
 def _key(t: Tensor) -> tuple[int, tuple[int, ...], str]:
@@ -196,9 +198,9 @@ def _key(t: Tensor) -> tuple[int, tuple[int, ...], str]:
 
 def _content(alike: Sequence[Tensor], stack: np.ndarray) -> np.ndarray:
     """Sorted profiles as stored, and sorted entries after scales of units are normalised away; summed over tensors."""
-    shape, large = alike[0].shape, alike[0].size > ENTRIES
+    shape, large = alike[0].shape, alike[0].size > ENTRIES or alike[0].leading is not None
     if large:
-        profiles = [p[None] for p in features(alike[0], entries=False).profiles]
+        profiles = [p[None] for p in features(alike[0].cut(), entries=False).profiles]
     else:
         profiles = stacked_profiles(stack)
     number = QUANTILES // len(profiles)

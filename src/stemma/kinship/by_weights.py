@@ -118,7 +118,7 @@ def decide_by_weights(a: Model, b: Model, *, alpha: float = 0.01) -> WeightsDeci
 def _decide(a: Model, b: Model, alpha: float) -> WeightsDecision:
     same = same_weights(a, b)
     if same.verdict is Verdict.SUPPORTED:
-        return WeightsDecision(_answer(a, b, Findings(same, alpha=alpha), _identity_relation(a, b)))
+        return WeightsDecision(answer(a, b, Findings(same, alpha=alpha), _identity_relation(a, b)))
     found = _as_stored(a, b, same, alpha)
     if found.comparison.relation.kind in DENSE and (seed := public_start(a)) is not None and seed == public_start(b):
         return replace(found, comparison=common_start(found.comparison, seed))
@@ -146,7 +146,7 @@ def _decide(a: Model, b: Model, alpha: float) -> WeightsDecision:
 def _as_stored(a: Model, b: Model, same: Evidence, alpha: float, *, placed: bool = False) -> WeightsDecision:
     """The tests, cheap ones first; no search for a map if units are known to be in place."""
     if same.verdict is Verdict.SUPPORTED:
-        return WeightsDecision(_answer(a, b, Findings(same, alpha=alpha), _identity_relation(a, b)))
+        return WeightsDecision(answer(a, b, Findings(same, alpha=alpha), _identity_relation(a, b)))
     found, pairings = compare_in_place(a, b, same, alpha)
     order, contents = found.order or same, found.contents or same
     if contents.verdict is Verdict.SUPPORTED and not _some_tensors_apart(contents):
@@ -156,19 +156,19 @@ def _as_stored(a: Model, b: Model, same: Evidence, alpha: float, *, placed: bool
             found, relation = replace(found, order=order), with_parts(relation, order)
         same_units = contents.value >= SAME_COSINE and contents.details["least_cosine"] >= NEAR_COSINE
         if relation.kind not in REPLACEABLE_BY_MAP or not same_units or _nothing_changed(a, relation):
-            return WeightsDecision(_answer(a, b, found, relation), pairings, placed=True)
+            return WeightsDecision(answer(a, b, found, relation), pairings, placed=True)
         unmoved = UnitsMatched().identity(a, b, pairings, alpha)
         if unmoved.exact and preserves_function(a, b, unmoved):
             found = replace(found, matched=unmoved.evidence, mapped=True)
             relation = UnitsMatched.relation(unmoved.evidence)
-        return WeightsDecision(_answer(a, b, found, relation), pairings, unmoved, placed=not unmoved.exact)
+        return WeightsDecision(answer(a, b, found, relation), pairings, unmoved, placed=not unmoved.exact)
     shown = exact_equality(a, b, pairings)
     if shown is not None and contents.verdict is not Verdict.SUPPORTED:
-        return WeightsDecision(_answer(a, b, replace(found, exact_equality=shown[0]), shown[1]), pairings)
+        return WeightsDecision(answer(a, b, replace(found, exact_equality=shown[0]), shown[1]), pairings)
     if placed:
         if contents.verdict is Verdict.SUPPORTED:
-            return WeightsDecision(_answer(a, b, found, name_relation(a, b, order, pairings)), pairings)
-        return WeightsDecision(_answer(a, b, found, _undetermined()), pairings)
+            return WeightsDecision(answer(a, b, found, name_relation(a, b, order, pairings)), pairings)
+        return WeightsDecision(answer(a, b, found, _undetermined()), pairings)
     return _search(a, b, found, pairings, alpha)
 
 
@@ -209,14 +209,14 @@ def _search(a: Model, b: Model, found: Findings, pairings: tuple[Pairing, ...], 
     placed = found.contents is not None and found.contents.verdict is Verdict.SUPPORTED
     related = placed and name_relation(a, b, found.order or found.same, pairings)
     if related and _nothing_changed(a, related):
-        return WeightsDecision(_answer(a, b, found, related), pairings)
+        return WeightsDecision(answer(a, b, found, related), pairings)
     matched = find_unit_map(a, b, alpha)
     # If units are in place, rounding and statistics hide whether factors cancel; otherwise the map alone decides.
     exact = matched is not None and matched.exact and (not placed or preserves_function(a, b, matched))
     found = replace(found, matched=None if matched is None else matched.evidence, mapped=exact)
     if placed and not exact and not _explains_more(matched, found.contents):
         return WeightsDecision(
-            _answer(a, b, replace(found, matched=None), related or _undetermined()), pairings, matched
+            answer(a, b, replace(found, matched=None), related or _undetermined()), pairings, matched
         )
     if not exact and not placed and (kept := UnitsKept().with_any_pairing(a, b, pairings)):
         bits, way = kept
@@ -224,9 +224,7 @@ def _search(a: Model, b: Model, found: Findings, pairings: tuple[Pairing, ...], 
         if bits.verdict is Verdict.SUPPORTED and (
             found.matched is None or found.matched.verdict is not Verdict.SUPPORTED
         ):
-            return WeightsDecision(
-                _answer(a, b, found, _relation_of_kept_units(a, b, matched, bits, way)), way, matched
-            )
+            return WeightsDecision(answer(a, b, found, _relation_of_kept_units(a, b, matched, bits, way)), way, matched)
     if matched is not None and found.contents is not None and _too_few_units(found.contents, alpha):
         tried_pairings = (
             tuple(p.swapped() for p in matched.tried_pairings) if matched.reference_is_b else matched.tried_pairings
@@ -234,7 +232,7 @@ def _search(a: Model, b: Model, found: Findings, pairings: tuple[Pairing, ...], 
         found = replace(found, contents=contents_in_place(a, b, tried_pairings, alpha, tried=2))
     found = replace(found, shared=SharedTensors().evidence(a, b), sizes=no_fitting_sizes(a, b))
     found = replace(found, not_tested=list_not_tested(a, b, found, matched))
-    return WeightsDecision(_answer(a, b, found, _relation(a, b, found, matched, pairings)), pairings, matched)
+    return WeightsDecision(answer(a, b, found, _relation(a, b, found, matched, pairings)), pairings, matched)
 
 
 def find_unit_map(a: Model, b: Model, alpha: float = 0.01) -> EvaluatedMap | None:
@@ -351,7 +349,7 @@ def _units_in_order(a: Model, b: Model, method: UnitsInPlace, alpha: float) -> t
 
 def _large(model: Model) -> bool:
     """Contents of very large models are compared only where names fail, since every entry has to be read."""
-    return model.parameters > 1 << 26
+    return model.parameters > 1 << 26 or model.is_partial
 
 
 def _count(a: Model, b: Model, method: UnitsInPlace, pairings: tuple[Pairing, ...]) -> Counts:
@@ -377,7 +375,8 @@ def parts(counts: Counts) -> Mapping[str, Any]:
     return out
 
 
-def _answer(a: Model, b: Model, found: Findings, relation: Relation) -> Comparison:
+def answer(a: Model, b: Model, found: Findings, relation: Relation) -> Comparison:
+    """The comparison that the decision table gives for these findings."""
     row, deciding = decide(found)
     every = (found.same, found.exact_equality, found.contents, found.order, found.matched, found.kept, found.shared,
              found.sizes)  # fmt: skip

@@ -7,7 +7,7 @@ from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError, UnreadableModelError
 from stemma.fingerprints.evaluation import require_one_tokenizer
 from stemma.kinship.axes import FORGOTTEN, both_axes
-from stemma.kinship.by_weights import decide_by_weights
+from stemma.kinship.by_samples import decide
 from stemma.kinship.function.closer_than_independent import CloserThanIndependent
 from stemma.kinship.function.null_models import NullModels, Subject
 from stemma.kinship.function.observations import Progress
@@ -104,5 +104,5 @@ def reason_not_comparable(*subjects: Subject) -> str:
 
 
 def compare_weights(a: Model, b: Model, *, alpha: float = 0.01) -> Comparison:
-    """Decide from the weights alone whether two models share an origin; see `by_weights.decide_by_weights`."""
-    return decide_by_weights(a, b, alpha=alpha).comparison
+    """Decide from the weights alone whether two models share an origin; see `by_samples.decide`."""
+    return decide(a, b, alpha=alpha).comparison

@@ -5,8 +5,11 @@ from dataclasses import replace
 from typing import Any
 
 from stemma.checkpoints.model import Model
+from stemma.checkpoints.sample import sampled
+from stemma.errors import PartlyReadError
 from stemma.fingerprints.tensor_content import matrices
-from stemma.kinship.by_weights import WeightsDecision, decide_by_weights, placement_by_values
+from stemma.kinship.by_samples import decide, unread
+from stemma.kinship.by_weights import WeightsDecision, placement_by_values
 from stemma.kinship.relation import ALL, both_directions, explain_remapped, pair_tensors
 from stemma.kinship.relation.explanation import Explanation, LayerChange, Step
 from stemma.kinship.relation.name_relation import CANNOT_SEE, layer_changes, simplest_explanation
@@ -34,13 +37,27 @@ def explain(parent: Model, child: Model, *, alpha: float = 0.01) -> Explanation:
     Returns:
         The explanation; `unrelated` without steps where no relation was found.
     """
+    if parent.is_partial or child.is_partial:
+        return _of_samples(parent, child, alpha)
     other = with_distinct_names(parent, child)
     explanation = _explained(parent, other, alpha)
     return explanation if other is child else replace(explanation, child=child.ref)
 
 
+def _of_samples(parent: Model, child: Model, alpha: float) -> Explanation:
+    """The explanation of what was read of both, where one was read in part."""
+    x, y = sampled(parent), sampled(child)
+    y = with_distinct_names(x, y)
+    try:
+        found = _explained(x, y, alpha)
+    except PartlyReadError:
+        found = _without_steps(x, y, decide(x, y, alpha=alpha).comparison)
+    gaps = tuple(gap["why"] for gap in unread(parent, child))
+    return replace(found, parent=parent.ref, child=child.ref, notes=(*found.notes, *gaps))
+
+
 def _explained(parent: Model, child: Model, alpha: float) -> Explanation:
-    found = decide_by_weights(parent, child, alpha=alpha)
+    found = decide(parent, child, alpha=alpha)
     if found.comparison.verdict != "related":
         return _without_steps(parent, child, found.comparison)
     if found.view is None:

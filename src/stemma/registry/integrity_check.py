@@ -7,6 +7,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from stemma.checkpoints.remote import is_remote
 from stemma.errors import RegistryError, StemmaError
 from stemma.registry import blobs, records, rows, schema, sketch_file
 from stemma.registry.database import Database
@@ -174,13 +175,19 @@ def _index_files(connection: sa.Connection, path: Path) -> Iterator[Finding]:
             wrong = sketch_file.differences(connection, file, spec)
             if wrong:
                 file.unlink(missing_ok=True)
-                yield Finding("index", str(file), f"{wrong} sketches in {file} did not match the registry, so that "
-                              "models may not have been found. It was removed, and the next search makes it anew")
+                yield Finding(
+                    "index",
+                    str(file),
+                    f"{wrong} sketches in {file} did not match the registry, so that "
+                    "models may not have been found. It was removed, and the next search makes it anew",
+                )
 
 
 def _source(m: ModelRecord, database: Database, folder: blobs.BlobFolder) -> list[Finding]:
     if m.source.startswith("python:"):
         return []
+    if is_remote(m.source):
+        return _on_server(m)
     path = Path(m.source)
     if not path.exists():
         kept = "its stored weights remain" if m.weights else "only its sketch remains"
@@ -198,6 +205,23 @@ def _source(m: ModelRecord, database: Database, folder: blobs.BlobFolder) -> lis
     except (StemmaError, OSError) as e:
         detail = f"it can no longer be read ({e})"
     return [Finding("source-changed", m.name, f"the source of '{m.name}', {path}, has changed: {detail}")]
+
+
+def _on_server(m: ModelRecord) -> list[Finding]:
+    """Whether the address still leads to the same files, as its server says; nothing of the weights is read again."""
+    from stemma.checkpoints.remote_models import claims_now
+
+    try:
+        claimed = claims_now(m.source)
+    except (StemmaError, OSError) as e:
+        why = f"the source of '{m.name}', {m.source}, cannot be asked: {e}"
+        return [Finding("source-gone", m.name, why)]
+    changed = {k: v for k, v in claimed.items() if m.claims.get(k) not in (None, v)}
+    if changed:
+        return [
+            Finding("source-changed", m.name, f"the source of '{m.name}', {m.source}, lists other files than it did")
+        ]
+    return []
 
 
 def _difference(before: Mapping[str, Digest], after: Mapping[str, Digest]) -> str:

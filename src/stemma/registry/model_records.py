@@ -11,6 +11,7 @@ from typing import Any
 from stemma.checkpoints import digest as digests
 from stemma.checkpoints.formats import safetensors
 from stemma.checkpoints.model import Model
+from stemma.checkpoints.remote.names import HUB, WHOLE, is_remote
 from stemma.checkpoints.tensor import AbstractStorage, Tensor
 from stemma.errors import UnreadableModelError
 from stemma.networks.open import open_network
@@ -24,14 +25,12 @@ def describe(model: Model, license: str | None = None) -> tuple[ModelRecord, tup
     tensors = tuple(
         TensorRecord(t.name, t.dtype, t.shape, digest_of[t.name], t.name in counted) for t in model.tensors.values()
     )
-    source = Path(model.source)
-    in_memory = model.source.startswith("python:")
     record = ModelRecord(
         name=model.name,
         digest=model.digest,
         names_free_digest=model.names_free_digest,
         source=model.source,
-        format="python" if in_memory else "folder" if source.is_dir() else source.suffix.lstrip(".").lower() or "file",
+        format=_format(model.source),
         tensors=len(tensors),
         parameters=model.parameters,
         dtypes=dict(sorted(Counter(t.dtype for t in tensors).items())),
@@ -40,6 +39,15 @@ def describe(model: Model, license: str | None = None) -> tuple[ModelRecord, tup
         license=license,
     )
     return record, tensors
+
+
+def _format(source: str) -> str:
+    if source.startswith("python:"):
+        return "python"
+    if source.startswith(HUB):
+        return "hub"
+    path = Path(source.removesuffix(WHOLE) if is_remote(source) else source)
+    return "folder" if path.is_dir() else path.suffix.lstrip(".").lower() or "file"
 
 
 def _finite(value: Any) -> Any:

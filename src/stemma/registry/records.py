@@ -51,8 +51,8 @@ class ModelRecord:
         name: Its name; unique among live models.
         digest: Identity of the weights with their names.
         names_free_digest: Identity of the multiset of tensors.
-        source: Absolute path of the checkpoint, or `python:NAME`.
-        format: File extension of the source, or `folder`.
+        source: Absolute path of the checkpoint, `python:NAME`, or the address of a model on a server, with its commit.
+        format: File extension of the source, `folder`, or `hub`.
         tensors: Number of tensors.
         parameters: Number of elements.
         dtypes: Number of tensors of each dtype code.

@@ -29,7 +29,7 @@ from stemma.registry.records import (
 from stemma.registry.search import SketchIndex
 from stemma.types import Digest, Fingerprint, Spec
 
-_PREFIX = re.compile(r"(?:sha256:)?([0-9a-f]{8,64})")
+_PREFIX = re.compile(r"(partial:)?(?:sha256:)?([0-9a-f]{8,64})")
 
 
 class Registry:
@@ -175,7 +175,7 @@ class Registry:
             match = _PREFIX.fullmatch(name_or_digest)
             if not match:
                 raise UnknownNameError(rows.unknown_name_message(connection, name_or_digest))
-            low = f"{digests.ALGORITHM}:{match[1]}"
+            low = f"{match[1] or ''}{digests.ALGORITHM}:{match[2]}"
             query = rows.select_live().where(schema.model.c.digest >= low, schema.model.c.digest < low + "g")
             matches = [
                 rows.model_record(text) for text in connection.execute(query.order_by(schema.live.c.name)).scalars()

@@ -27,18 +27,18 @@ def _same(model: Model) -> Model:
 
 
 def candidates_from_files(
-    paths: Sequence[Path],
+    paths: Sequence[Path | str],
     suspect: Model | None = None,
     prepare: Callable[[Model], Model] = _same,
     engine: AbstractEngine | None = None,
     sketches: dict[str, np.ndarray] | None = None,
 ) -> tuple[list[Candidate], list[str]]:
-    """Candidates from checkpoints or folders, without the suspect, and an error message for each unreadable file.
+    """Candidates from files, folders or servers, without the suspect, and an error message for each unreadable file.
 
     With an engine, files are read there; `sketches` is then filled with the bits of their weight sketches, by digest.
     """
     for path in paths:
-        if not path.exists():
+        if isinstance(path, Path) and not path.exists():
             raise NotAModelError(f"{path} does not exist: give a checkpoint, or a folder of them, to search")
     candidates: list[Candidate] = []
     unreadable: list[str] = []

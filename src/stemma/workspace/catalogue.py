@@ -7,6 +7,7 @@ from typing import Literal, TypeVar, get_args
 
 import numpy as np
 
+from stemma.checkpoints.digest import is_partial
 from stemma.errors import MisuseError, RegistryError, UnknownNameError
 from stemma.registry import Registry
 from stemma.registry.family_trees import LINEAGE
@@ -108,7 +109,8 @@ class Catalogue:
     @cached_property
     def same_contents(self) -> Mapping[str, Sequence[Entry]]:
         """Models by their contents, whatever tensors are called."""
-        return _grouped(self.entries, lambda entry: entry.names_free_digest)
+        whole = [entry for entry in self.entries if not is_partial(entry.names_free_digest)]  # equal samples may differ
+        return _grouped(whole, lambda entry: entry.names_free_digest)
 
     def family(self, name: str) -> tuple[str, ...]:
         """All models of a family, itself among them; alone where none is related."""

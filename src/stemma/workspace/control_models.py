@@ -10,6 +10,7 @@ import numpy as np
 
 from stemma.ancestry.trace import Candidate
 from stemma.checkpoints.model import Model
+from stemma.checkpoints.remote import place
 from stemma.errors import MisuseError, StemmaError
 from stemma.kinship.function.null_models import NullModels, Subject, models_needed
 from stemma.registry import Registry
@@ -91,7 +92,7 @@ class ControlSelection:
                 more, unreadable = (
                     ([candidate_from_model(item)], [])
                     if isinstance(item, Model)
-                    else candidates_from_files([Path(item)])
+                    else candidates_from_files([place(item)])
                 )
                 found += more
                 left_out += unreadable

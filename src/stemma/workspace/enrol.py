@@ -1,5 +1,6 @@
 """Enrols checkpoints into the registry; one bad file never stops the others."""
 
+import contextlib
 import dataclasses
 import time
 from collections import Counter
@@ -9,9 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stemma.checkpoints.digest import is_partial
 from stemma.checkpoints.load import Checkpoint, Unread, explain_no_checkpoint, survey
 from stemma.checkpoints.model import Model
-from stemma.errors import MisuseError, RegistryError, StemmaError, UnusableRegistryError
+from stemma.checkpoints.remote import is_remote, place
+from stemma.checkpoints.remote.names import HUB
+from stemma.checkpoints.remote_models import pinned
+from stemma.errors import MisuseError, RegistryError, StemmaError, UnknownNameError, UnusableRegistryError
 from stemma.networks.load import open_models
 from stemma.registry import Registry
 from stemma.registry.additions import Addition
@@ -73,15 +78,15 @@ class Enrolment:
     probes: "Probes | None" = None
     prepare: Callable[[Model], Model] | None = None
 
-    def __call__(self, paths: Sequence[Path], name: str | None, all_formats: bool) -> Iterator[AddResult]:
+    def __call__(self, paths: Sequence[Path | str], name: str | None, all_formats: bool) -> Iterator[AddResult]:
         """Enrol checkpoints and folders of them, giving one result per model once it is on disk."""
         self.registry.make_writable()
-        discovered = [c for path in paths for c in discover(Path(path), all_formats)]
+        discovered = [c for path in paths for c in discover(place(path), all_formats)]
         if name is not None:
             if len(discovered) != 1:
                 raise MisuseError(f"--name names one model, but {len(discovered)} checkpoints were given")
             discovered = [dataclasses.replace(c, name=name) if isinstance(c, Checkpoint) else c for c in discovered]
-        discovered = with_distinct_names(discovered)
+        discovered = [self._on_server(c) for c in with_distinct_names(discovered)]
         with FilesRead().opened() as read_before:
             yield from self._read_and_write(discovered, read_before)
 
@@ -89,7 +94,7 @@ class Enrolment:
         self, discovered: Sequence[Checkpoint | AddResult], read_before: FilesRead
     ) -> Iterator[AddResult]:
         checkpoints = [c for c in discovered if isinstance(c, Checkpoint)]
-        states = {c: read_before.state(c) for c in checkpoints}
+        states = {c: "" if is_remote(c.path) else read_before.state(c) for c in checkpoints}
         known = {c: self._known(c, read_before, state) for c, state in states.items()}
         results = read_all([c for c in checkpoints if not known[c]], self.license, self.engine)
 
@@ -115,6 +120,21 @@ class Enrolment:
                 continue
             waiting += [(c, model) for model in result]
         yield from self._write(waiting, remember)
+
+    def _on_server(self, c: Checkpoint | AddResult) -> Checkpoint | AddResult:
+        """Of a model in a repository, the commit is asked for first: what is enrolled at that commit is not read."""
+        if isinstance(c, AddResult) or not is_remote(c.path):
+            return c
+        try:
+            source = pinned(str(c.path))
+        except StemmaError as e:
+            return AddResult(c.name, str(c.path), None, "failed", str(e))
+        with contextlib.suppress(RegistryError, UnknownNameError):
+            known = self.registry.get(c.name)
+            asks_more = self.replace or self.keep_weights or self.probes is not None
+            if (known.name, known.source) == (c.name, source) and source.startswith(HUB) and not asks_more:
+                return AddResult(known.name, str(c.path), known.digest, "known")
+        return dataclasses.replace(c, path=source) if source.startswith(HUB) else c
 
     def _known(self, c: Checkpoint, read_before: FilesRead, state: str) -> tuple[AddResult, ...]:
         """Results for a checkpoint that is enrolled and has not changed since; none where it must be read."""
@@ -173,6 +193,9 @@ class Enrolment:
         self, c: Checkpoint, examined_model: IngestedModel, written: "AddOutcome | RegistryError | None"
     ) -> AddResult:
         record = examined_model.record
+        if self.keep_weights and is_partial(record.digest):
+            why = f"{c.path}: only a sample of this model was read, so its weights cannot be kept: add --download"
+            return AddResult(record.name, str(c.path), record.digest, "failed", why)
         weights = partial(copy_weights, c, record) if self.keep_weights else None
         try:
             if isinstance(written, RegistryError):
@@ -215,15 +238,16 @@ class Enrolment:
 
 
 def _takes_long(c: "Checkpoint | AddResult") -> bool:
-    """Whether a checkpoint is so large, or a folder, that what was read before it is written first."""
+    """Whether a checkpoint is so large, a folder or on a server, that what was read before it is written first."""
     try:
-        return isinstance(c, Checkpoint) and (c.path.is_dir() or c.path.stat().st_size > LONG_READ)
+        large = is_remote(c.path) or Path(c.path).is_dir() or Path(c.path).stat().st_size > LONG_READ
+        return isinstance(c, Checkpoint) and large
     except OSError:
         return True
 
 
-def discover(path: Path, all_formats: bool) -> Iterator[Checkpoint | AddResult]:
-    """The checkpoints at a path (a file or a folder), and a result for each that cannot be enrolled."""
+def discover(path: Path | str, all_formats: bool) -> Iterator[Checkpoint | AddResult]:
+    """The checkpoints at a path (a file or a folder) or on a server, and a result for each that cannot be enrolled."""
     skipped: dict[str, list[Unread]] = {}
     found = False
     try:
@@ -234,10 +258,10 @@ def discover(path: Path, all_formats: bool) -> Iterator[Checkpoint | AddResult]:
             found = True
             yield item
     except (StemmaError, OSError) as e:
-        yield AddResult(path.stem, str(path), None, "failed", str(e))
+        yield AddResult(Path(path).stem, str(path), None, "failed", str(e))
         return
     if not found:
-        yield AddResult(path.name, str(path), None, "failed", explain_no_checkpoint(path))
+        yield AddResult(Path(path).name, str(path), None, "failed", explain_no_checkpoint(Path(path)))
         return
     for why, places in skipped.items():
         counted = f" and {len(places) - 1} more like it were" if len(places) > 1 else " was"
@@ -248,11 +272,11 @@ def discover(path: Path, all_formats: bool) -> Iterator[Checkpoint | AddResult]:
 
 def with_distinct_names(checkpoints: Sequence[Checkpoint | AddResult]) -> list[Checkpoint | AddResult]:
     """Checkpoints in the same order; where two have one name, their folders are put before it."""
-    names = Counter(c.name for c in {c.path.absolute(): c for c in checkpoints if isinstance(c, Checkpoint)}.values())
+    names = Counter(c.name for c in {_place(c): c for c in checkpoints if isinstance(c, Checkpoint)}.values())
     names_taken = set(names)
     out: list[Checkpoint | AddResult] = []
     for c in checkpoints:
-        if isinstance(c, Checkpoint) and names[c.name] > 1:
+        if isinstance(c, Checkpoint) and isinstance(c.path, Path) and names[c.name] > 1:
             parts = c.path.absolute().parent.parts[1:]
             candidates = (f"{'/'.join(parts[-n:])}/{c.name}" for n in range(1, len(parts) + 1))
             name = next((n for n in candidates if n not in names_taken), str(c.path))
@@ -260,3 +284,8 @@ def with_distinct_names(checkpoints: Sequence[Checkpoint | AddResult]) -> list[C
             names_taken.add(name)
         out.append(c)
     return out
+
+
+def _place(c: Checkpoint) -> str:
+    """What tells two checkpoints apart: where they lie."""
+    return str(c.path.absolute()) if isinstance(c.path, Path) else c.path

@@ -9,6 +9,7 @@ import numpy as np
 
 from stemma.checkpoints import cards
 from stemma.checkpoints.model import Model
+from stemma.checkpoints.remote import place
 from stemma.errors import NotAModelError, RegistryError
 from stemma.registry import model_records
 from stemma.registry.family_trees import LINEAGE
@@ -41,7 +42,7 @@ class ModelsToDraw:
     licences: Mapping[str, str]
 
 
-def models_to_draw(workspace: Workspace, paths: Sequence[Path] | None = None) -> ModelsToDraw:
+def models_to_draw(workspace: Workspace, paths: Sequence[Path | str] | None = None) -> ModelsToDraw:
     """The models of some files, or everything that is enrolled.
 
     Args:
@@ -57,7 +58,7 @@ def models_to_draw(workspace: Workspace, paths: Sequence[Path] | None = None) ->
     if paths is not None:
         sketches: dict[str, np.ndarray] = {}
         candidates, unreadable = candidates_from_files(
-            [Path(p) for p in paths], engine=workspace.engine, sketches=sketches
+            [place(p) for p in paths], engine=workspace.engine, sketches=sketches
         )
         models = [c.load() for c in candidates]
         pairs = zip(models, (c.ref.name for c in candidates), strict=True)

@@ -168,8 +168,8 @@ class LineageBuilder:
         first: dict[str, int] = {}
         for i in sorted(readable, key=lambda i: (modified_time(self.models[i]), self.models[i].name)):
             model = self.models[i]
-            if not model.tensors:
-                continue  # nothing tells black boxes, or modules without weights, apart
+            if not model.tensors or model.is_partial:
+                continue  # equal samples are no copies; nothing tells black boxes, or modules without weights, apart
             original = first.setdefault(model.names_free_digest, i)
             if original != i and model.digest == self.models[original].digest:
                 self.originals[i] = original, RelationKind.COPY.value, "the digests agree"

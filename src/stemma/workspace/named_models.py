@@ -12,7 +12,7 @@ from stemma.types import ModelRef
 from stemma.workspace.lineage import ModelsToDraw
 from stemma.workspace.workspace import Workspace
 
-_DIGEST = re.compile(r"(?:sha256:)?([0-9a-f]{8,64})")
+_DIGEST = re.compile(r"(partial:)?(?:sha256:)?([0-9a-f]{8,64})")
 
 
 def find_named(text: str, models: Sequence[ModelRef]) -> str | None:
@@ -22,7 +22,8 @@ def find_named(text: str, models: Sequence[ModelRef]) -> str | None:
         if name and name in names:
             return name
     prefix = _DIGEST.fullmatch(text)
-    found = sorted(m.name for m in models if prefix and str(m.digest).partition(":")[2].startswith(prefix[1]))
+    start = f"{prefix[1] or ''}sha256:{prefix[2]}" if prefix else ""
+    found = sorted(m.name for m in models if prefix and m.digest.startswith(start))
     return found[0] if found else None
 
 

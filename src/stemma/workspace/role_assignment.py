@@ -13,7 +13,7 @@ from stemma.ancestry.parent_model import NEAREST, ParentModel, indistinguishable
 from stemma.ancestry.roles import PossibleParent, RelativeRole, RelativeRoles, Role
 from stemma.ancestry.trace import EXACT_RELATIONS, Candidate
 from stemma.checkpoints.model import Model
-from stemma.errors import StemmaError
+from stemma.errors import PartlyReadError, StemmaError
 from stemma.kinship.axes import NARROWER
 from stemma.registry import model_records
 from stemma.types import Comparison, Relation, RelationKind, Verdict
@@ -117,7 +117,7 @@ class RoleAssignment:
         if not readable or model_records.has_no_weights(self.suspect):
             return {}, ()
         models = [m for _, m in readable]
-        merge = find_merge(self.suspect, models) if len(models) > 1 else None
+        merge = _merge(self.suspect, models) if len(models) > 1 else None
         if merge is not None and merge.is_proven:
             return _roles_from_merge(merge, readable), ()
         geometry = Geometry.of([self.suspect, *models])
@@ -158,7 +158,7 @@ class RoleAssignment:
         """Whether a candidate is reproduced exactly as a merge of the suspect and others: then it is a child."""
         read = [m for c in further if (m := _read(c)) is not None]
         others = [*(m for k, m in enumerate(models) if k != position), *read]
-        merge = find_merge(models[position], [self.suspect, *others]) if others else None
+        merge = _merge(models[position], [self.suspect, *others]) if others else None
         return merge is not None and merge.is_proven and any(p.position == 0 for p in merge.parents)
 
 
@@ -258,6 +258,14 @@ def _read(candidate: Candidate) -> Model | None:
     except (StemmaError, OSError):
         return None
     return None if model_records.has_no_weights(model) else model
+
+
+def _merge(child: Model, parents: Sequence[Model]) -> Merge | None:
+    """The merge that a model is of others; none where that needs bytes that were not read."""
+    try:
+        return find_merge(child, parents)
+    except PartlyReadError:
+        return None
 
 
 def _roles_from_merge(merge: Merge, readable: Sequence[tuple[int, Model]]) -> dict[int, RelativeRole]:

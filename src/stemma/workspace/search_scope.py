@@ -29,7 +29,7 @@ class SearchScope:
 
 
 def search_files(
-    paths: Sequence[Path | Model],
+    paths: Sequence[Path | str | Model],
     suspect: Model,
     prepare: Callable[[Model], Model],
     engine: AbstractEngine | None = None,

@@ -28,6 +28,7 @@ def find_stacked(
     Returns:
         The edges from its parents, by position of the model.
     """
+    members = [i for i in members if not models[i].is_partial]
     count = {i: len(matrices(models[i])) for i in members}
     out = {}
     for i in members:

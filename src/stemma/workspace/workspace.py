@@ -1,7 +1,6 @@
 """The registry and what is done with it: enrol, compare, trace, distance."""
 
 import contextlib
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from stemma.ancestry.trace import Candidate
 from stemma.checkpoints.model import Model
+from stemma.checkpoints.remote import is_remote, place
 from stemma.errors import MisuseError, StemmaError, UnknownNameError, UnusableRegistryError
 from stemma.networks.load import load, open_models
 from stemma.registry import Registry, comparisons, model_records
@@ -106,7 +106,7 @@ class Workspace:
 
     def add(
         self,
-        paths: Sequence[Path],
+        paths: Sequence[Path | str],
         name: str | None = None,
         license: str | None = None,
         keep_weights: bool = False,
@@ -118,7 +118,7 @@ class Workspace:
         """Enrol checkpoints; one bad file never stops the others.
 
         Args:
-            paths: Checkpoints, or folders of them.
+            paths: Checkpoints, folders of them, or addresses of models on servers.
             name: Name of the one model given.
             license: Of these models.
             keep_weights: Keep a copy of the weights too.
@@ -137,7 +137,7 @@ class Workspace:
         enrol = Enrolment(
             self.registry, self.engine, self._progress, license, keep_weights, replace, probes, self._prepare
         )
-        paths = [Path(paths)] if isinstance(paths, (str, os.PathLike)) else paths  # a text is a sequence of letters
+        paths = [place(paths)] if isinstance(paths, (str, Path)) else paths  # a text is a sequence of letters
         results = []
         for result in enrol(paths, name, all_formats):
             results.append(result)
@@ -151,7 +151,8 @@ class Workspace:
         """The model that a text names.
 
         Args:
-            text: An existing path, else a registry name, else a digest prefix of at least 8 characters.
+            text: An existing path, else a registry name, else a digest prefix of at least 8 characters, else the
+                address of a model on a server.
 
         Returns:
             The model. Where an enrolled model's source is gone or has changed, its kept copy; where none was kept, a
@@ -169,6 +170,8 @@ class Workspace:
         try:
             return self.reopen(self.show(text))
         except UnknownNameError as e:
+            if is_remote(text):
+                return self._prepare(load(text))
             raise UnknownNameError(f"there is no file '{text}', and {e}") from None
 
     def reopen(self, record: ModelRecord, read: "Sequence[IngestedModel]" = ()) -> Model:
@@ -182,13 +185,16 @@ class Workspace:
             The model.
         """
         gone = f"the weights of '{record.name}' are no longer at {record.source}"
-        with contextlib.suppress(StemmaError, OSError):
+        try:
             models = open_models(record.source, record.name)
             with_digests(models, read)
             for model in models:
                 if model.digest == record.digest:
                     return self._prepare(model_records.with_name(model, record.name))
             gone = f"the weights at {record.source} are not those that were enrolled as '{record.name}'"
+        except (StemmaError, OSError) as e:
+            if is_remote(record.source):
+                gone = f"the weights of '{record.name}' are on a server and were not read: {e}"
         kept = self.registry.weights(record)
         if kept is not None:
             return self._prepare(model_records.model_from_copy(record, kept))
@@ -253,7 +259,7 @@ class Workspace:
     def trace(
         self,
         model: Model,
-        against: Sequence[Path | Model] | None = None,
+        against: Sequence[Path | str | Model] | None = None,
         alpha: float = ALPHA,
         limit: int = LIMIT,
         probes: "Probes | None" = None,
@@ -287,9 +293,9 @@ class Workspace:
             )
         _require_probes(null, probes)
         if against is not None:
-            against = [Path(against)] if isinstance(against, (str, os.PathLike)) else list(against)
+            against = [place(against)] if isinstance(against, (str, Path)) else list(against)
             search = search_files(
-                [p if isinstance(p, Model) else Path(p) for p in against], model, self._prepare, self.distant
+                [p if isinstance(p, Model) else place(p) for p in against], model, self._prepare, self.distant
             )
         else:
             search = search_registry(self.registry, model, limit, self.reopen)

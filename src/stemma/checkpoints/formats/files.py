@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from stemma.checkpoints import budget
+from stemma.checkpoints.remote import replica
 from stemma.checkpoints.tensor import AbstractStorage
 from stemma.errors import NotAModelError, UnreadableModelError
 
@@ -77,19 +78,24 @@ class SourceFile:
         size: Bytes.
         descriptors: The open descriptor, if any.
         users: Reads in progress.
+        remote: The file on a server that it stands for, if it does.
 
     """
 
     def __init__(self, path: Path) -> None:
+        self.descriptors: list[int] = []
+        self.path = path
+        self.users = 0
+        self.remote = replica.file_at(path)
+        if self.remote is not None:
+            self.size = self.remote.size
+            return
         try:
             stat = path.stat()
         except OSError as e:
             raise NotAModelError(f"{path} cannot be opened: {e.strerror or e}") from e
         budget.current().opened(stat)
-        self.path = path
         self.size = stat.st_size
-        self.descriptors: list[int] = []
-        self.users = 0
         self._identity = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
 
     def __reduce__(self) -> tuple[type, tuple[Path]]:
@@ -117,6 +123,9 @@ class SourceFile:
 
     def read_into(self, offset: int, out: memoryview) -> None:
         """Fill `out` with the bytes from `offset` on."""
+        if self.remote is not None:
+            self.remote.read_into(offset, out)
+            return
         done = 0
         with _RECENT.borrow(self) as descriptor:
             if len(out) >= AHEAD and hasattr(os, "posix_fadvise"):  # read ahead while this slice is processed

@@ -153,8 +153,9 @@ class RescaledLowRank(AbstractOperation):
         directions = None
         if width > self.directions:
             directions = np.random.default_rng(width).normal(scale=width**-0.5, size=(width, self.directions))
-        for start in range(0, x.shape[0] if pair.all_entries else 1, self.rows):
-            stop = min(start + self.rows, x.shape[0])
+        readable = min(x.readable, y.readable)
+        for start in range(0, readable if pair.all_entries else 1, self.rows):
+            stop = min(start + self.rows, readable)
             pieces = [t.rows(start, stop).reshape(stop - start, width).astype(np.float64) for t in (x, y)]
             alive = (np.abs(pieces[0]).max(1) > 0) & (np.abs(pieces[1]).max(1) > 0)
             seen = [p[alive] if directions is None else p[alive] @ directions for p in pieces]

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from stemma.errors import PartlyReadError
 from stemma.fingerprints.tensor_content import matrices
 from stemma.kinship.relation.base import AbstractOperation, entry_bits
 from stemma.kinship.relation.explanation import Step
@@ -48,7 +49,10 @@ def _search(
         for operation in operations:
             if operation.name in pair.operations:
                 continue
-            fitted = operation.fit(pair)
+            try:
+                fitted = operation.fit(pair)
+            except PartlyReadError:  # of a model that was read in part, what was not read may show it
+                continue
             if fitted is not None:
                 yield from _search(fitted.pair, operations, (*steps, fitted.step))
 

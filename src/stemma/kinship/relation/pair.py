@@ -199,7 +199,7 @@ def _count_not_finite(tensor: Tensor, *, all_entries: bool) -> int:
     if not tensor.shape or not tensor.size:
         return 0
     step = max(1, (1 << 20) // max(1, tensor.size // tensor.shape[0]))
-    last = tensor.shape[0] if all_entries else rows_to_read(tensor, ENTRIES, LEAST)
+    last = tensor.readable if all_entries else rows_to_read(tensor, ENTRIES, LEAST)
     found = 0
     for start in range(0, last, step):
         x = np.asarray(tensor.rows(start, min(start + step, last)), np.float32)

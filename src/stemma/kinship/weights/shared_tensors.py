@@ -6,6 +6,7 @@ from math import log10
 import numpy as np
 
 from stemma.architectures.unit_groups import has_known_symmetries, structure
+from stemma.checkpoints.digest import is_partial
 from stemma.checkpoints.model import Model
 from stemma.checkpoints.tensor import Tensor
 from stemma.fingerprints.tensor_content import matrices
@@ -54,7 +55,7 @@ class SharedTensors:
     def evidence(self, a: Model, b: Model) -> Evidence:
         """`SUPPORTED` where enough is shared, `INCONCLUSIVE` where it may be a table, else `REFUTED`."""
         own, other = matrices(a), matrices(b)
-        there = {b.tensor_digests[n] for n in other if n in b.tensor_digests}
+        there = {b.tensor_digests[n] for n in other if n in b.tensor_digests and other[n].leading is None}
         same = {a.tensor_digests[n]: n for n in sorted(own, reverse=True) if a.tensor_digests.get(n) in there}
         same = {digest: n for digest, n in same.items() if own[n].size >= self.entries}
         known = structure(a)
@@ -97,7 +98,7 @@ class SharedTensors:
 
     def public_constant_reason(self, tensor: Tensor) -> str:
         """Why a matrix may be a public constant; empty if nothing indicates that."""
-        rows = tensor.rows(0, min(tensor.shape[0], CORNER))
+        rows = tensor.rows(0, min(tensor.readable, CORNER))
         x = np.nan_to_num(np.asarray(rows, np.float32), nan=0.0, posinf=0.0, neginf=0.0)
         values = len(np.unique(x.reshape(-1)[: 1 << 16]))
         if values < self.distinct:
@@ -123,12 +124,13 @@ def _orthonormal(rows: np.ndarray) -> bool:
 def same_weights(a: Model, b: Model) -> Evidence:
     """Whether the digests of two models agree, with or without names; the effect is the share of equal tensors."""
     same, contents = a.digest == b.digest, a.names_free_digest == b.names_free_digest
-    shared = set(a.tensor_digests.values()) & set(b.tensor_digests.values())
+    shared = {d for d in a.tensor_digests.values() if not is_partial(d)} & set(b.tensor_digests.values())
     size = sum(t.size for n, t in a.tensors.items() if a.tensor_digests[n] in shared) / max(1, a.parameters)
-    verdict = Verdict.SUPPORTED if (same or contents) and a.parameters else Verdict.INCONCLUSIVE
+    whole = a.parameters and not (a.is_partial or b.is_partial)  # samples may be equal where the rest is not
+    verdict = Verdict.SUPPORTED if (same or contents) and whole else Verdict.INCONCLUSIVE
     noun = "tensor is" if len(shared) == 1 else "tensors are"
-    reason = ("all tensors are identical, with equal names" if same else
-              "all tensors are identical, with different names" if contents else
+    reason = ("all tensors are identical, with equal names" if same and whole else
+              "all tensors are identical, with different names" if contents and whole else
               f"{len(shared)} {noun} identical ({size:.0%} of the parameters)")  # fmt: skip
     return Evidence(
         claim="the weights are the same",

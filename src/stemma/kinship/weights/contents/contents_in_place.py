@@ -8,7 +8,7 @@ from stemma.checkpoints.model import Model
 from stemma.kinship.weights.contents.choices import is_certain
 from stemma.kinship.weights.contents.units_alike import UnitsAlike
 from stemma.kinship.weights.correspondence import Pairing
-from stemma.kinship.weights.maps.axis_map import AxisMap, PartMap
+from stemma.kinship.weights.maps.axis_map import AxisMap, Part, PartMap
 from stemma.kinship.weights.maps.blocks import MappedPair, TensorReader
 from stemma.kinship.weights.maps.paired_parts import paired_parts
 from stemma.types import Evidence
@@ -30,10 +30,19 @@ def contents_in_place(a: Model, b: Model, pairings: Sequence[Pairing], alpha: fl
 def identity_maps(reference: Model, target: Model, pairings: Sequence[Pairing], known: Structure) -> dict[str, PartMap]:
     """The identity map of every part that keeps the length of some axis."""
     return {
-        name: PartMap(part, tuple(AxisMap.identity(x.a, x.b) for x in part.axes))
+        name: PartMap(part, tuple(_identity(reference, target, part, k) for k in range(len(part.axes))))
         for name, part in paired_parts(reference, target, pairings, known).items()
         if any(x.a == x.b for x in part.axes)
     }
+
+
+def _identity(reference: Model, target: Model, part: Part, k: int) -> AxisMap:
+    """The identity of one axis, for the rows that were read of both tensors."""
+    axis, whole = part.axes[k], AxisMap.identity(part.axes[k].a, part.axes[k].b)
+    p, read = part.pairing, len(whole.rows)
+    for i, tensor in ((p.axes_a[k], reference.weights[p.a]), (p.axes_b[k], target.weights[p.b])):
+        read = min(read, max(0, tensor.readable - axis.start)) if i == 0 else read
+    return AxisMap(whole.rows[:read], whole.columns[:read], whole.of)
 
 
 def reference_is_second(a: Model, b: Model) -> bool:

@@ -170,8 +170,9 @@ class MappedPair:
     def corners(self, part: Part, length: int) -> tuple[np.ndarray, np.ndarray]:
         """The first rows and columns of both sides, as matrices."""
         p = part.pairing
-        own = {i: np.arange(min(x.a, length)) + x.start for i, x in zip(p.axes_a, part.axes, strict=True)}
-        other = {j: np.arange(min(x.b, length)) + x.start for j, x in zip(p.axes_b, part.axes, strict=True)}
+        read_a, read_b = self.reference.model.weights[p.a].readable, self.target.model.weights[p.b].readable
+        own = {i: _first(min(x.a, length), x.start, i, read_a) for i, x in zip(p.axes_a, part.axes, strict=True)}
+        other = {j: _first(min(x.b, length), x.start, j, read_b) for j, x in zip(p.axes_b, part.axes, strict=True)}
         x, y = self.reference.take(p.a, p.axes_a, own), self.target.take(p.b, p.axes_b, other)
         return x.reshape(len(x), -1), y.reshape(len(y), -1)
 
@@ -238,6 +239,11 @@ class MappedPair:
             elif m is not None and m.signs is not None:
                 x = x * _along(m.signs[index], k, x.ndim)
         return x, y
+
+
+def _first(rows: int, start: int, axis: int, readable: int) -> np.ndarray:
+    """The first rows of an axis from some row on, as far as they were read."""
+    return np.arange(min(rows, max(0, readable - start)) if axis == 0 else rows) + start
 
 
 def _along(values: np.ndarray, axis: int, ndim: int) -> np.ndarray:

@@ -50,6 +50,8 @@ class PairReader:
             p = self.pairings[name]
             ta, tb = self.a.weights[p.a], self.b.weights[p.b]
             rows = rows_to_read(ta, self.entries, self.least)
+            if p.axes_a[:1] == p.axes_b[:1] == (0,):
+                rows = min(rows, tb.readable)
             x = _read(ta, p.axes_a, 0, rows if 0 in p.axes_a else ta.shape[0])
             first = p.axes_b[p.axes_a.index(0)] if 0 in p.axes_a else None
             limit = rows if first is not None and rows < ta.shape[0] else None
@@ -58,7 +60,7 @@ class PairReader:
         return self._kept[name]
 
     def slices(self, name: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """All of a pair of tensors, some rows at a time if both store the same axis first."""
+        """All of a pair of tensors that was read, some rows at a time if both store the same axis first."""
         p = self.pairings[name]
         ta, tb = self.a.weights[p.a], self.b.weights[p.b]
         together = p.axes_a[0] == 0 and p.axes_b[0] == 0 and ta.shape[0] == tb.shape[0]
@@ -66,8 +68,9 @@ class PairReader:
             yield _read(ta, p.axes_a, None, None), _read(tb, p.axes_b, None, None)
             return
         step = max(1, (1 << 20) // max(1, ta.size // ta.shape[0]))
-        for start in range(0, ta.shape[0], step):
-            stop = min(start + step, ta.shape[0])
+        last = min(ta.readable, tb.readable)
+        for start in range(0, last, step):
+            stop = min(start + step, last)
             yield _ordered(ta.rows(start, stop), p.axes_a), _ordered(tb.rows(start, stop), p.axes_b)
 
     def drop(self, name: str) -> None:
@@ -78,8 +81,8 @@ class PairReader:
 def rows_to_read(tensor: Tensor, entries: int, least: int) -> int:
     """How many first rows make about `entries` entries, but at least `least` rows."""
     if tensor.size <= entries or not tensor.shape[0]:
-        return tensor.shape[0]
-    return min(tensor.shape[0], max(least, entries // (tensor.size // tensor.shape[0])))
+        return tensor.readable
+    return min(tensor.readable, max(least, entries // (tensor.size // tensor.shape[0])))
 
 
 def _read(tensor: Tensor, axes: tuple[int, ...], limited: int | None, limit: int | None) -> np.ndarray:
