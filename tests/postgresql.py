@@ -35,8 +35,9 @@ class Server:
     def __post_init__(self) -> None:
         if os.geteuid() == 0:
             os.chown(self.folder, NOBODY, NOBODY)
-        self._run("initdb", "-D", self.data, "-U", "postgres", "--auth-local=trust", "--auth-host=scram-sha-256",
-                  "--no-sync", "-E", "UTF8", "--locale=C", "--no-instructions")  # fmt: skip
+        self._run("initdb", "-D", self.data, "-U", "postgres", "--auth=trust", "--no-sync", "-E", "UTF8", "--locale=C",
+                  "--no-instructions")  # fmt: skip
+        (self.data / "pg_hba.conf").write_text("local all postgres trust\nlocal all all scram-sha-256\n")
         self.start()
 
     @property
@@ -44,8 +45,13 @@ class Server:
         return self.folder / "data"
 
     def address(self, schema: str | None = None, user: str = "postgres", database: str = "postgres") -> str:
-        """An address of a registry; a schema that nobody used yet unless one is named."""
+        """An address of a registry; a schema that nobody used yet unless one is named. `user` may hold a password."""
         return f"postgresql://{user}@/{database}?host={self.folder}&schema={schema or 't' + uuid.uuid4().hex[:12]}"
+
+    def do(self, *statements: str, database: str = "postgres") -> None:
+        with contextlib.closing(self.connect(database)) as connection:
+            for statement in statements:
+                connection.execute(statement)
 
     def connect(self, database: str = "postgres", **options: Any) -> Any:
         import psycopg

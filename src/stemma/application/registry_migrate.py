@@ -82,7 +82,7 @@ class MigrateAnswer:
             source=found.source,
             target=found.target,
             tables=tuple(TablePart(t.name, t.rows, t.digest) for t in found.tables),
-            large_blobs=found.large,
+            large_blobs=found.large_blobs,
             large_bytes=found.large_bytes,
         ).to_dict()
 

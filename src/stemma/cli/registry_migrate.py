@@ -29,7 +29,8 @@ def migrate(
     found = answer.result
     total = sum(table.rows for table in found.tables)
     rows = ((table.name, f"{table.rows:,}", table.digest[:19]) for table in found.tables if table.rows)
-    meaning = f"every row and {found.large:,} large blobs ({found.large_bytes:,} bytes) are the same in both places"
+    large = f"{found.large_blobs:,} large blobs ({found.large_bytes:,} bytes)"
+    meaning = f"every row and {large} are the same in both places"
     step = f"stemma check --registry {typed_as(found.target)} verifies the copy, with the sources of its models"
     show(
         f"copied {total:,} rows from {plain(found.source)} to {plain(found.target)}",

@@ -65,14 +65,13 @@ def _server_address(text: str) -> ServerAddress:
     if scheme not in (*SCHEMES, "postgresql+psycopg"):
         raise UnusableRegistryError(f"the registry address has the driver {scheme!r}. Write postgresql://")
     rest, _, query = rest.partition("?")
-    authority = rest.partition("/")[0].rpartition("@")[2]
-    for host in authority.split(","):
-        port = host.rpartition("]")[2].partition(":")[2]
-        if port and not port.isdigit():  # perhaps a password without a host: it is not shown
-            raise UnusableRegistryError(
-                "the registry address has no number as its port. Write postgresql://USER:PASSWORD@HOST:PORT/DATABASE, "
-                "with special characters of the password as %XX"
-            )
+    authority, _, database = rest.partition("/")
+    ports = [h.rpartition("]")[2].partition(":")[2] for h in authority.rpartition("@")[2].split(",")]
+    if "@" in database or authority.count("@") > 1 or not all(p.isdigit() for p in ports if p):
+        raise UnusableRegistryError(  # what stands in the wrong place may be the password: it is not shown
+            "the registry address cannot be read. Write postgresql://USER:PASSWORD@HOST:PORT/DATABASE, with special "
+            "characters of the password as %XX"
+        )
     given = query.split("&") if query else []
     name = next((unquote(g.removeprefix("schema=")) for g in given if g.startswith("schema=")), DEFAULT_SCHEMA)
     reserved = name.startswith("pg_") or name == "information_schema"

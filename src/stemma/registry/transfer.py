@@ -46,14 +46,14 @@ class Copied:
         source: Where it was.
         target: Where the copy is.
         tables: Its tables.
-        large: Number of blobs that are not rows of a table.
+        large_blobs: Number of blobs that are not rows of a table.
         large_bytes: Bytes of these.
     """
 
     source: str
     target: str
     tables: tuple[CopiedTable, ...]
-    large: int
+    large_blobs: int
     large_bytes: int
 
 
