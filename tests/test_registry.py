@@ -1,18 +1,16 @@
 """The registry against a plain dict and a slow scan."""
 
-import contextlib
 import json
 import random
-import sqlite3
 from collections.abc import Iterator
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from registries import rows, tamper
 from stemma.checkpoints.model import Model
 from stemma.errors import RegistryError, UnknownNameError
 from stemma.networks.load import from_arrays
@@ -45,14 +43,9 @@ def enrol(registry: Registry, name: str, seed: int, **options) -> ModelRecord:
 
 
 @pytest.fixture
-def registry(tmp_path: Path) -> Iterator[Registry]:
-    with Registry(tmp_path / "r.db") as r:
+def registry(address: str) -> Iterator[Registry]:
+    with Registry(address) as r:
         yield r
-
-
-def rows(registry: Registry, query: str) -> list[tuple]:
-    with contextlib.closing(sqlite3.connect(registry.path)) as c:
-        return c.execute(query).fetchall()
 
 
 # Round trips
@@ -126,11 +119,15 @@ def test_kept_weights_are_a_readable_copy(registry: Registry) -> None:
     assert registry.weights(enrol(registry, "without", 2)) is None
     assert registry.check() == []
     path.unlink()
+    if registry.path is None:  # a server has them still
+        assert registry.weights(stored) == path
+        path.unlink()
+        tamper(registry, "DELETE FROM blob_piece WHERE number = 0")
     with pytest.raises(RegistryError, match="missing"):
         registry.weights(stored)
 
 
-def test_large_blobs_are_files_and_small_ones_are_rows(registry: Registry) -> None:
+def test_large_blobs_lie_elsewhere_and_small_ones_are_rows(registry: Registry) -> None:
     record, tensors = describe(model("m", 1))
     registry.add(record, tensors, [sketch(record.digest, 1, extra=INLINE_LIMIT)])
     sizes = dict(rows(registry, "SELECT size, content IS NULL FROM blob"))
@@ -255,9 +252,14 @@ def test_shared_tensors_are_those_of_a_slow_scan(registry: Registry) -> None:
         max_size=14,
     )
 )
-def test_the_registry_is_a_dict_with_a_memory(tmp_path_factory: pytest.TempPathFactory, steps) -> None:
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_the_registry_is_a_dict_with_a_memory(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest, kind: str, steps
+) -> None:
     """Any sequence of changes leaves what the same changes leave in a dict, also when it is opened anew."""
     path = tmp_path_factory.mktemp("r") / "r.db"
+    if kind == "postgresql":
+        path = request.getfixturevalue("postgresql").address()
     expected: dict[str, Digest] = {}
     with Registry(path) as registry:
         for what, name, seed in steps:

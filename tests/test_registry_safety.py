@@ -14,26 +14,24 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
+from registries import rows, tamper
 from stemma.errors import RegistryError, UnknownNameError, UnusableRegistryError
-from stemma.registry import Registry, records, schema
+from stemma.registry import Registry, records, schema, storage
 from stemma.registry.blobs import INLINE_LIMIT, BlobFolder
-from stemma.registry.database import Database, registry_path
+from stemma.registry.database import registry_address
 from stemma.registry.model_records import describe, write_copy
 from stemma.types import Digest, Spec
-from test_registry import SPEC, arrays, enrol, model, rows, sketch
+from test_registry import SPEC, arrays, enrol, model, sketch
 
 
 @pytest.fixture
-def registry(tmp_path: Path) -> Iterator[Registry]:
-    with Registry(tmp_path / "r.db") as r:
+def registry(address: str) -> Iterator[Registry]:
+    with Registry(address) as r:
         yield r
 
 
-def tamper(registry: Registry, statement: str, *values: object) -> None:
-    registry.close()
-    with contextlib.closing(sqlite3.connect(registry.path)) as c:
-        assert c.execute(statement, values).rowcount == 1
-        c.commit()
+IN_A_FILE = pytest.mark.parametrize("address", ["sqlite"], indirect=True)
+"""What is about the file itself: bytes on a disk, and what lies beside it; a server has its own."""
 
 
 # Where it lies
@@ -41,24 +39,30 @@ def tamper(registry: Registry, statement: str, *values: object) -> None:
 
 def test_where_the_registry_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STEMMA_REGISTRY", str(tmp_path / "env.db"))
-    assert registry_path() == tmp_path / "env.db"
-    assert registry_path(tmp_path / "x.db") == registry_path(f"sqlite:///{tmp_path}/x.db") == tmp_path / "x.db"
+    assert registry_address() == tmp_path / "env.db"
+    assert registry_address(tmp_path / "x.db") == registry_address(f"sqlite:///{tmp_path}/x.db") == tmp_path / "x.db"
     monkeypatch.delenv("STEMMA_REGISTRY")
-    assert registry_path().name == "registry.db"
-    for bad in ("postgresql://host/db", "sqlite:///"):
+    assert registry_address().name == "registry.db"
+    for bad in ("mysql://host/db", "sqlite:///"):
         with pytest.raises(RegistryError, match="Use a path"):
-            registry_path(bad)
+            registry_address(bad)
 
 
-def test_reading_makes_no_file(tmp_path: Path) -> None:
+def test_reading_makes_no_registry(registry: Registry) -> None:
+    assert registry.models() == ()
+    assert registry.check() == []
+    assert len(registry.sketch_index(SPEC)) == 0
+    with pytest.raises(UnknownNameError):
+        registry.get("m")
+    assert not registry.exists()
+    enrol(registry, "m", 1)
+    assert registry.exists()
+
+
+def test_reading_makes_no_folder(tmp_path: Path) -> None:
     with Registry(tmp_path / "new" / "r.db") as registry:
         assert registry.models() == ()
-        assert registry.check() == []
-        with pytest.raises(UnknownNameError):
-            registry.get("m")
         assert not (tmp_path / "new").exists()
-        enrol(registry, "m", 1)
-        assert registry.path.exists()
 
 
 def foreign(path: Path) -> None:
@@ -98,63 +102,72 @@ def test_a_folder_is_no_registry(tmp_path: Path) -> None:
 def test_a_registry_of_the_future_is_refused(registry: Registry) -> None:
     enrol(registry, "m", 1)
     tamper(registry, "INSERT INTO migration VALUES (99, 'future', 'now')")
-    before = registry.path.read_bytes()
-    with pytest.raises(UnusableRegistryError, match=r"schema 99.*Update Stemma"):
-        registry.models()
-    assert registry.path.read_bytes() == before
+    before = registry.path and registry.path.read_bytes()
+    for use in (registry.models, registry.make_writable):
+        with pytest.raises(UnusableRegistryError, match=r"schema 99.*Update Stemma"):
+            use()
+    assert (registry.path and registry.path.read_bytes()) == before
 
 
 # Migrations
 
 
-def columns(path: Path) -> dict[str, set[str]]:
-    inspector = sa.inspect(sa.create_engine(f"sqlite:///{path}"))
-    return {t: {c["name"] for c in inspector.get_columns(t)} for t in inspector.get_table_names()}
+def columns(registry: Registry) -> dict[str, set[str]]:
+    if registry.path is not None:
+        inspector = sa.inspect(sa.create_engine(f"sqlite:///{registry.path}"))
+        return {t: {c["name"] for c in inspector.get_columns(t)} for t in inspector.get_table_names()}
+    found: dict[str, set[str]] = {}
+    schema_name = registry.where.partition("&schema=")[2]
+    listed = f"SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = '{schema_name}'"
+    for table, column in rows(registry, listed):
+        found.setdefault(table, set()).add(column)
+    assert found.pop("blob_piece", None) in ({"digest", "number", "content"}, None)
+    return found
 
 
 @pytest.mark.parametrize("start", range(len(schema.MIGRATIONS) + 1))
 def test_every_earlier_schema_is_brought_up_to_date(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: int
+    registry: Registry, address: str, monkeypatch: pytest.MonkeyPatch, start: int
 ) -> None:
-    path = tmp_path / "r.db"
     if start == 0:
-        path.touch()
+        if registry.path is not None:
+            registry.path.touch()
     else:
         with monkeypatch.context() as patch:
             patch.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:start])
-            old = Database(path)
+            old = storage.at(address)[1]
             with old.writing() as connection:
                 assert schema.version(connection) == start
                 blob = {"digest": records.bytes_digest(b"kept"), "size": 4, "content": b"kept"}
                 connection.execute(schema.blob.insert().values(**blob))
             old.close()
-    with Registry(path) as registry:
-        enrol(registry, "m", 1)
-        assert registry.check() == []
-    assert columns(path) == {t.name: {c.name for c in t.columns} for t in schema.metadata.sorted_tables}
+    enrol(registry, "m", 1)
+    assert registry.check() == []
+    assert columns(registry) == {t.name: {c.name for c in t.columns} for t in schema.metadata.sorted_tables}
     numbers = rows(registry, "SELECT number, name FROM migration ORDER BY number")
     assert numbers == [(i + 1, name) for i, (name, _) in enumerate(schema.MIGRATIONS)]
-    assert start == 0 or ("kept",) in rows(registry, "SELECT CAST(content AS TEXT) FROM blob WHERE size = 4")
-    settings_ = [rows(registry, f"PRAGMA {p}")[0][0] for p in ("page_size", "journal_mode", "application_id")]
-    assert settings_ == [16384, "wal", schema.APPLICATION_ID]
+    kept = rows(registry, "SELECT content FROM blob WHERE size = 4")
+    assert start == 0 or [bytes(content) for (content,) in kept] == [b"kept"]
+    if registry.path is not None:
+        settings_ = [rows(registry, f"PRAGMA {p}")[0][0] for p in ("page_size", "journal_mode", "application_id")]
+        assert settings_ == [16384, "wal", schema.APPLICATION_ID]
 
 
-def test_a_migration_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_migration_that_fails_leaves_nothing(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(connection: sa.Connection) -> None:
-        connection.exec_driver_sql("CREATE TABLE half (x)")
+        connection.exec_driver_sql("CREATE TABLE half (x INTEGER)")
         raise RegistryError("stop")
 
-    with Registry(tmp_path / "r.db") as registry:
-        enrol(registry, "m", 1)
+    enrol(registry, "m", 1)
+    registry.close()
+    before = columns(registry)
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, ("fails", fails)))
+        with pytest.raises(RegistryError, match="stop"):
+            registry.models()
         registry.close()
-        before = columns(registry.path)
-        with monkeypatch.context() as patch:
-            patch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, ("fails", fails)))
-            with pytest.raises(RegistryError, match="stop"):
-                registry.models()
-            registry.close()
-        assert columns(registry.path) == before
-        assert [r.name for r in registry.models()] == ["m"]
+    assert columns(registry) == before
+    assert [r.name for r in registry.models()] == ["m"]
 
 
 # Check
@@ -206,6 +219,15 @@ def test_check_finds_a_flipped_byte_in_any_blob(registry: Registry) -> None:
                 assert any(f.kind == "blob" and f.subject == digest for f in registry.check())
             tamper(registry, "UPDATE blob SET content = ? WHERE digest = ?", content, digest)
             continue
+        if registry.path is None:
+            [(whole,)] = rows(registry, f"SELECT content FROM blob_piece WHERE digest = '{digest}'")
+            for change in (flipped(whole, len(whole) // 2), whole[:-1], whole):
+                tamper(registry, "UPDATE blob_piece SET content = ? WHERE digest = ?", change, digest)
+                assert [f.subject for f in registry.check()] == [digest] * (change != whole)
+            tamper(registry, "DELETE FROM blob_piece WHERE digest = ?", digest)
+            assert [f.subject for f in registry.check()] == [digest]
+            tamper(registry, "INSERT INTO blob_piece VALUES (?, 0, ?)", digest, whole)
+            continue
         name = digest.removeprefix("sha256:")
         path = registry.path.with_name("r.db.blobs") / name[:2] / name
         whole = path.read_bytes()
@@ -223,12 +245,12 @@ def test_check_finds_a_flipped_byte_in_any_blob(registry: Registry) -> None:
         ("DELETE FROM live WHERE name = 'm1'", "index"),
         ("UPDATE live SET model_id = 1 WHERE name = 'm1'", "index"),
         ("UPDATE model SET digest = 'x' WHERE id = 2", "record"),
-        ("DELETE FROM tensor_key WHERE rowid IS NULL OR key = (SELECT min(key) FROM tensor_key)", "index"),
+        ("DELETE FROM tensor_key WHERE key = (SELECT min(key) FROM tensor_key)", "index"),
         ("UPDATE sketch_bits SET bits = zeroblob(256) WHERE content_id = 1", "index"),
         ("UPDATE content SET names_free_digest = 'x' WHERE id = 1", "index"),
         ("DELETE FROM blob WHERE digest = (SELECT manifest FROM content WHERE id = 1)", "blob"),
         ("DELETE FROM blob WHERE digest = (SELECT blob_digest FROM fingerprint WHERE id = 1)", "blob"),
-        ("DELETE FROM model WHERE id = 2", "database"),
+        ("DELETE FROM model WHERE id = 2", "database"),  # a server refuses it
         ("UPDATE spec SET content = '{}'", "record"),
     ],
 )
@@ -236,10 +258,15 @@ def test_check_finds_what_was_changed_behind_its_back(registry: Registry, statem
     for i in range(3):
         enrol(registry, f"m{i}", i)
     assert registry.check() == []
-    tamper(registry, statement.replace("rowid IS NULL OR ", ""))
+    if registry.path is None and kind == "database":
+        with pytest.raises(Exception, match="violates foreign key"):
+            tamper(registry, statement)
+        return
+    tamper(registry, statement)
     assert kind in {f.kind for f in registry.check()}
 
 
+@IN_A_FILE
 def test_check_finds_a_damaged_file(registry: Registry) -> None:
     for i in range(30):
         enrol(registry, f"m{i}", i)
@@ -309,6 +336,7 @@ def test_check_names_sources_that_went_or_changed(registry: Registry, tmp_path: 
     assert "1 tensors changed (l1.weight), 1 tensors new (new)" in found["changed"].message
 
 
+@IN_A_FILE
 def test_what_a_killed_writer_left_is_swept_by_the_next(registry: Registry) -> None:
     m = model("m", 1)
     record, tensors = describe(m)
@@ -342,24 +370,24 @@ def test_what_a_killed_writer_left_is_swept_by_the_next(registry: Registry) -> N
 # Several processes, unwilling disks
 
 
-def add_many(path: Path, prefix: str, seeds: range, shared: bool) -> None:
-    with Registry(path) as registry:
+def add_many(address: str, prefix: str, seeds: range, shared: bool) -> None:
+    with Registry(address) as registry:
         for seed in seeds:
             enrol(registry, f"{prefix}{seed}", seed)
             if shared:
                 enrol(registry, f"shared{seed}", seed)
 
 
-def test_several_processes_add_at_once(tmp_path: Path) -> None:
-    path, context = tmp_path / "r.db", multiprocessing.get_context("spawn")
-    workers = [context.Process(target=add_many, args=(path, f"p{i}-", range(12), True)) for i in range(4)]
+def test_several_processes_add_at_once(address: str) -> None:
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=add_many, args=(address, f"p{i}-", range(12), True)) for i in range(4)]
     for w in workers:
         w.start()
     for w in workers:
         w.join()
     assert [w.exitcode for w in workers] == [0] * 4
     expected = {f"p{i}-{s}": s for i in range(4) for s in range(12)} | {f"shared{s}": s for s in range(12)}
-    with Registry(path) as registry:
+    with Registry(address) as registry:
         assert {r.name: r.digest for r in registry.models()} == {n: model(n, s).digest for n, s in expected.items()}
         assert registry.check() == []
         assert len(rows(registry, "SELECT * FROM model")) == len(expected)  # nothing was enrolled twice

@@ -75,7 +75,7 @@ class DemoAnswer:
 
     request: DemoRequest
     made: "Demo"
-    registry: Path
+    registry: str
     enrolled: int
     model: "Model"
     result: Trace
@@ -92,7 +92,7 @@ class DemoAnswer:
             self.request,
             **trace_fields(self.result),
             notes=(),
-            registry=str(self.registry),
+            registry=self.registry,
             suspect=str(self.made.suspect),
             truth=truth,
         ).to_dict()
@@ -120,7 +120,7 @@ def demo(request: DemoRequest, progress: Progress | None = None) -> DemoAnswer:
     model = workspace.resolve(str(made.suspect))
     result = workspace.trace(model)
     return DemoAnswer(
-        request=request, made=made, registry=workspace.registry.path, enrolled=enrolled, model=model, result=result
+        request=request, made=made, registry=workspace.registry.where, enrolled=enrolled, model=model, result=result
     )
 
 

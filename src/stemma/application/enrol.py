@@ -83,7 +83,7 @@ class EnrolDocument(Document):
     """What became of the checkpoints that were added.
 
     Attributes:
-        registry: File of the registry.
+        registry: Where the registry lies: its file, or its address without the password.
         models: Every checkpoint.
         failed: Number of checkpoints that could not be added.
     """
@@ -102,12 +102,12 @@ class EnrolAnswer:
 
     Attributes:
         request: What was asked.
-        registry: File of the registry.
+        registry: Where the registry lies: its file, or its address without the password.
         results: Every checkpoint, in order.
     """
 
     request: EnrolRequest
-    registry: Path
+    registry: str
     results: "tuple[AddResult, ...]"
 
     @property
@@ -122,7 +122,7 @@ class EnrolAnswer:
             {name: None if (value := getattr(r, name)) is None else str(value) for name in names} for r in self.results
         ]
         models = tuple(EnrolledPart(**row) for row in rows)
-        return EnrolDocument.of(self.request, registry=str(self.registry), models=models, failed=self.failed).to_dict()
+        return EnrolDocument.of(self.request, registry=self.registry, models=models, failed=self.failed).to_dict()
 
 
 def unclear_licence(license: str | None) -> str:
@@ -179,7 +179,7 @@ def enrol(
             probes=probes,
             on_result=on_result,
         )
-    return EnrolAnswer(request=request, registry=workspace.registry.path, results=tuple(results))
+    return EnrolAnswer(request=request, registry=workspace.registry.where, results=tuple(results))
 
 
 def _listed(file: str | None) -> "tuple[list[str], list[AddResult]]":

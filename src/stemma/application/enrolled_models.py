@@ -1,7 +1,6 @@
 """What the registry holds: list and remove models, and verify its integrity."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from stemma.application.document import Document, Progress, Schema
@@ -69,7 +68,7 @@ class ListDocument(Document):
     """The enrolled models.
 
     Attributes:
-        registry: File of the registry.
+        registry: Where the registry lies: its file, or its address without the password.
         total: Number of models that fit, listed or not.
         models: Models that fit, in the order asked.
     """
@@ -116,7 +115,7 @@ class CheckDocument(Document):
     """Whether the registry and the sources of its models are intact.
 
     Attributes:
-        registry: File of the registry.
+        registry: Where the registry lies: its file, or its address without the password.
         models: Number of models.
         findings: What is wrong.
     """
@@ -135,23 +134,23 @@ class ListAnswer:
 
     Attributes:
         request: What was asked.
-        registry: File of the registry.
+        exists: Whether there is a registry.
+        registry: Where the registry lies: its file, or its address without the password.
         enrolled: Number of all models in it.
         total: Number of models that fit.
         result: Models that fit, in the order asked, as many as asked.
     """
 
     request: ListRequest
-    registry: Path
+    exists: bool
+    registry: str
     enrolled: int
     total: int
     result: tuple[ModelRecord, ...]
 
     def document(self) -> dict[str, Any]:
         """The document that `stemma list --json` prints."""
-        return ListDocument.of(
-            self.request, registry=str(self.registry), total=self.total, models=self.result
-        ).to_dict()
+        return ListDocument.of(self.request, registry=self.registry, total=self.total, models=self.result).to_dict()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,22 +176,20 @@ class CheckAnswer:
 
     Attributes:
         request: What was asked.
-        registry: File of the registry.
+        registry: Where the registry lies: its file, or its address without the password.
         models: Number of models.
         result: What is wrong.
     """
 
     request: RegistryRequest
-    registry: Path
+    registry: str
     models: int
     result: tuple[Finding, ...]
 
     def document(self) -> dict[str, Any]:
         """The document that `stemma check --json` prints."""
         findings = tuple(FindingPart(**jsonable(finding)) for finding in self.result)
-        return CheckDocument.of(
-            self.request, registry=str(self.registry), models=self.models, findings=findings
-        ).to_dict()
+        return CheckDocument.of(self.request, registry=self.registry, models=self.models, findings=findings).to_dict()
 
 
 def list_models(request: ListRequest, catalogue: "Catalogue | None" = None) -> ListAnswer:
@@ -226,8 +223,9 @@ def list_models(request: ListRequest, catalogue: "Catalogue | None" = None) -> L
     else:
         records = tuple(registry.get(entry.name) for entry in shown)
     return ListAnswer(
-        request=request, registry=registry.path, enrolled=len(known.entries), total=len(fitting), result=records
-    )
+        request=request, exists=registry.exists(), registry=registry.where, enrolled=len(known.entries),
+        total=len(fitting), result=records,
+    )  # fmt: skip
 
 
 def remove_model(request: RemoveRequest) -> RemoveAnswer:
@@ -246,4 +244,4 @@ def check_registry(request: RegistryRequest, progress: Progress | None = None) -
 
     workspace = open_workspace(request.registry, progress=progress)
     result, models = tuple(workspace.check()), len(workspace.list())
-    return CheckAnswer(request=request, registry=workspace.registry.path, models=models, result=result)
+    return CheckAnswer(request=request, registry=workspace.registry.where, models=models, result=result)

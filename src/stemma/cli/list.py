@@ -48,7 +48,7 @@ def list_command(
         if answer.enrolled:
             show(f"No model in {plain(path)} fits, of {answer.enrolled:,}", "", findings([("next", "stemma list", "")]))
             return
-        empty = "No models in" if path.exists() else "There is no registry at"
+        empty = "No models in" if answer.exists else "There is no registry at"
         show(f"{empty} {plain(path)}", "", findings([("next", "stemma add PATH adds models", "")]))
         return
     titles = ("name", "digest", "parameters", "tensors", "licence", "added")

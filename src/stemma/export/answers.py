@@ -61,8 +61,10 @@ def typed_as(name: object) -> str:
 
 def command_of(name: str, asked: Mapping[str, Any]) -> str:
     """A command of Stemma as it is typed, with the registry that was asked where it is not the default one."""
+    from stemma.registry.database import without_password
+
     registry = None if asked.get("paths") or asked.get("against") else asked.get("registry")
-    registry = None if registry == os.environ.get("STEMMA_REGISTRY") else registry
+    registry = None if registry == without_password(os.environ.get("STEMMA_REGISTRY", "")) else registry
     return f"stemma {name} --registry {typed_as(registry)}" if registry else f"stemma {name}"
 
 

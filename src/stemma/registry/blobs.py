@@ -1,6 +1,7 @@
 """Content-addressed bytes: small ones inside the database, large ones as files named by their digest.
 
-A file reaches its final name only when it is complete and on disk. While a writer is active it holds a shared lock and
+This is what a registry in a file does; on a server the large ones lie in the database too, see `server_blobs`. A file
+reaches its final name only when it is complete and on disk. While a writer is active it holds a shared lock and
 a folder under `staging/`; files there without a lock were left by a killed process, and the next writer removes them.
 """
 
@@ -10,10 +11,12 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Generator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
+import sqlalchemy as sa
 
 try:
     import fcntl
@@ -48,6 +51,14 @@ def unpack(content: bytes) -> dict[str, np.ndarray]:
         raise RegistryError(f"a stored fingerprint is damaged ({e}). Run `stemma check` to find it") from e
 
 
+def digest_of(pieces: Iterable[bytes]) -> Digest:
+    """Digest of bytes that come in pieces."""
+    h = hashlib.sha256()
+    for piece in pieces:
+        h.update(piece)
+    return Digest(f"{digests.ALGORITHM}:{h.hexdigest()}")
+
+
 def file_digest(path: Path) -> Digest:
     """Digest of a file's bytes; one pass, 1 MiB in memory."""
     h, buffer = hashlib.sha256(), bytearray(_BUFFER)
@@ -57,26 +68,79 @@ def file_digest(path: Path) -> Digest:
     return Digest(f"{digests.ALGORITHM}:{h.hexdigest()}")
 
 
-class Stage:
-    """Files that are written but not yet under their final names."""
+class AbstractStage(ABC):
+    """Large blobs of one transaction: files that are written, but not yet part of the registry."""
 
-    def __init__(self, folder: Path, target: Callable[[Digest], Path]) -> None:
+    def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._target = target
         self._files: dict[Digest, Path] = {}
+        self._count = 0
 
     def put(self, write: Callable[[Path], None]) -> tuple[Digest, int]:
-        """Have `write` fill a file, sync it to disk, and return its digest and size."""
-        path = self._folder / f"{len(self._files)}.partial"
+        """Have `write` fill a file, and return its digest and size."""
+        path = self._folder / f"{self._count}.partial"
+        self._count += 1
         write(path)
-        with path.open("rb") as f:
-            os.fsync(f.fileno())
         digest = file_digest(path)
         self._files[digest] = path
         return digest, path.stat().st_size
 
+    @abstractmethod
+    def upload(self, connection: sa.Connection) -> None:
+        """Store what is not on this machine; called in the transaction that records it, before others have to wait."""
+
+    @abstractmethod
     def publish(self) -> None:
-        """Move every file to its final name; called just before the transaction that records them commits."""
+        """Make them part of the registry; called just before the transaction that records them commits."""
+
+
+class AbstractBlobs(ABC):
+    """Where the large blobs of one registry lie; `blob` rows without content stand for them."""
+
+    @abstractmethod
+    def staging(self) -> contextlib.AbstractContextManager[AbstractStage]:
+        """A stage for the blobs of one transaction; what is not published is removed at the end of the block."""
+
+    @abstractmethod
+    def where(self, digest: Digest) -> str:
+        """Where a blob with this digest lies, as people are told; it may not exist."""
+
+    @abstractmethod
+    def pieces(self, connection: sa.Connection, digest: Digest) -> Iterator[bytes] | None:
+        """The bytes of a blob, in order; None if it is missing."""
+
+    @abstractmethod
+    def file(self, connection: sa.Connection, digest: Digest) -> Path | None:
+        """A file with the bytes of a blob; None if it is missing."""
+
+    @abstractmethod
+    def stale_folders(self) -> list[Path]:
+        """What killed writers left; empty while a writer is active."""
+
+    @abstractmethod
+    def sweep(self, referred: Callable[[Digest], bool]) -> None:
+        """Remove what killed writers left, except blobs that a record refers to; a no-op while a writer is active."""
+
+
+class Stage(AbstractStage):
+    """Files that are written but not yet under their final names."""
+
+    def __init__(self, folder: Path, target: Callable[[Digest], Path]) -> None:
+        super().__init__(folder)
+        self._target = target
+
+    def put(self, write: Callable[[Path], None]) -> tuple[Digest, int]:
+        """See `AbstractStage.put`; what it wrote is on disk."""
+        digest, size = super().put(write)
+        with self._files[digest].open("rb") as f:
+            os.fsync(f.fileno())
+        return digest, size
+
+    def upload(self, connection: sa.Connection) -> None:
+        """See `AbstractStage.upload`; the files are where they belong."""
+
+    def publish(self) -> None:
+        """Move every file to its final name; see `AbstractStage.publish`."""
         for digest, path in self._files.items():
             target = self._target(digest)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -85,7 +149,7 @@ class Stage:
             _sync_folder(target.parent)
 
 
-class BlobFolder:
+class BlobFolder(AbstractBlobs):
     """The files of one registry, in `<registry>.blobs/`, two levels deep."""
 
     def __init__(self, folder: Path) -> None:
@@ -99,9 +163,23 @@ class BlobFolder:
             raise RegistryError(f"{digest!r} is not a digest. Use sha256: and 64 hexadecimal digits")
         return self.folder / name[:2] / name
 
+    def where(self, digest: Digest) -> str:
+        """See `AbstractBlobs.where`."""
+        return str(self.path(digest))
+
+    def pieces(self, connection: sa.Connection, digest: Digest) -> Iterator[bytes] | None:
+        """See `AbstractBlobs.pieces`."""
+        path = self.path(digest)
+        return _read(path) if path.exists() else None
+
+    def file(self, connection: sa.Connection, digest: Digest) -> Path | None:
+        """See `AbstractBlobs.file`."""
+        path = self.path(digest)
+        return path if path.exists() else None
+
     @contextlib.contextmanager
     def staging(self) -> Generator[Stage]:
-        """A stage for files of one transaction; unpublished files are removed at the end of the block."""
+        """See `AbstractBlobs.staging`."""
         self._staging.mkdir(parents=True, exist_ok=True)
         with self._locked(shared=True):
             folder = self._staging / uuid.uuid4().hex
@@ -117,14 +195,14 @@ class BlobFolder:
             shutil.rmtree(folder)
 
     def stale_folders(self) -> list[Path]:
-        """Staging folders of killed writers; empty while a writer is active."""
+        """Staging folders of killed writers; see `AbstractBlobs.stale_folders`."""
         if fcntl is None or not self._staging.is_dir():
             return []
         with self._locked(shared=False) as locked:
             return sorted(self._staging.iterdir()) if locked else []
 
     def sweep(self, referred: Callable[[Digest], bool]) -> None:
-        """Remove what killed writers left, except blobs that a record refers to; a no-op while a writer is active."""
+        """See `AbstractBlobs.sweep`."""
         if fcntl is None or not self._staging.is_dir():
             return
         with self._locked(shared=False) as locked:
@@ -151,6 +229,12 @@ class BlobFolder:
                 yield False
                 return
             yield True
+
+
+def _read(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as f:
+        while piece := f.read(_BUFFER):
+            yield piece
 
 
 def _sync_folder(folder: Path) -> None:

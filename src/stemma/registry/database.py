@@ -1,59 +1,152 @@
-"""The SQLite file of a registry, safe for several reading and writing processes."""
+"""Where a registry lies, and what every database that holds one answers: a SQLite file or a PostgreSQL server."""
 
 import contextlib
 import os
 import re
-import sqlite3
-import time
-from collections.abc import Generator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import unquote, urlsplit
 
 import sqlalchemy as sa
-import sqlalchemy.event
-from sqlalchemy.exc import DBAPIError
 
-from stemma.errors import RegistryError, UnusableRegistryError
+from stemma.errors import UnusableRegistryError
 from stemma.registry import schema
 
 BUSY_SECONDS = 30.0
 """How long a writer waits for another before it fails."""
 
-PAGE_SIZE = 16384
-"""A sketch row of a few kilobytes would waste half of SQLite's default page."""
+SCHEMES = ("postgresql", "postgres")
+"""What an address of a server begins with."""
+
+DEFAULT_SCHEMA = "stemma"
+"""Schema of the database in which the tables lie where the address names none."""
+
+_USE = "Use a path, sqlite:///PATH or postgresql://USER@HOST/DATABASE"
 
 
-def registry_path(url: str | os.PathLike[str] | None = None) -> Path:
-    """The path of a registry: the given path or `sqlite:///PATH`, else `STEMMA_REGISTRY`, else the user data folder."""
+@dataclass(frozen=True, slots=True)
+class ServerAddress:
+    """The address of a registry on a server.
+
+    Attributes:
+        conninfo: What libpq is given; it may hold a password and is never shown.
+        schema: Schema in which the tables lie.
+        where: The address as it may be shown.
+    """
+
+    conninfo: str = field(repr=False)
+    schema: str
+    where: str
+
+
+def registry_address(url: str | os.PathLike[str] | None = None) -> Path | ServerAddress:
+    """Where a registry lies: as given, else as `STEMMA_REGISTRY` says, else a file in the user data folder."""
     text = os.fspath(url) if url else os.environ.get("STEMMA_REGISTRY", "")
     if not text:
         import platformdirs
 
         return platformdirs.user_data_path("stemma") / "registry.db"
+    if text.partition("://")[0].partition("+")[0] in SCHEMES and "://" in text:
+        return _server_address(text)
     if text.startswith("sqlite:///"):
         text = text.removeprefix("sqlite:///")
     elif "://" in text:
-        shown = without_password(text)
-        raise UnusableRegistryError(f"the registry address {shown!r} is not supported. Use a path or sqlite:///PATH")
+        raise UnusableRegistryError(f"the registry address {without_password(text)!r} is not supported. {_USE}")
     if not text:
-        raise UnusableRegistryError("the registry address has no file name. Use a path or sqlite:///PATH")
+        raise UnusableRegistryError(f"the registry address has no file name. {_USE}")
     return Path(text).expanduser().absolute()
+
+
+def _server_address(text: str) -> ServerAddress:
+    """The parts of `postgresql://USER:PASSWORD@HOST:PORT/DATABASE?schema=NAME&…`; libpq reads all but the schema."""
+    scheme, _, rest = text.partition("://")
+    if scheme not in (*SCHEMES, "postgresql+psycopg"):
+        raise UnusableRegistryError(f"the registry address has the driver {scheme!r}. Write postgresql://")
+    rest, _, query = rest.partition("?")
+    authority, _, database = rest.partition("/")
+    ports = [h.rpartition("]")[2].partition(":")[2] for h in authority.rpartition("@")[2].split(",")]
+    if "@" in database or authority.count("@") > 1 or not all(p.isdigit() for p in ports if p):
+        raise UnusableRegistryError(  # what stands in the wrong place may be the password: it is not shown
+            "the registry address cannot be read. Write postgresql://USER:PASSWORD@HOST:PORT/DATABASE, with special "
+            "characters of the password as %XX"
+        )
+    given = query.split("&") if query else []
+    name = next((unquote(g.removeprefix("schema=")) for g in given if g.startswith("schema=")), DEFAULT_SCHEMA)
+    reserved = name.startswith("pg_") or name == "information_schema"
+    if reserved or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]{0,62}", name):
+        raise UnusableRegistryError(
+            f"{name[:80]!r} cannot be the schema of a registry. Use up to 63 letters, digits, dots, hyphens and "
+            "underscores that do not begin with pg_"
+        )
+    kept = "&".join(g for g in given if not g.startswith("schema="))
+    conninfo = f"postgresql://{rest}" + (f"?{kept}" if kept else "")
+    return ServerAddress(conninfo, name, without_password(text))
+
+
+_SECRET = re.compile(r"(?i)(?<=[?&])((?:ssl)?password)=[^&]*")
 
 
 def without_password(url: str) -> str:
     """An address as it may be shown: what stands between the user's name and the last `@` is left out."""
-    return re.sub(r"(?<=://)([^:/@]*):.*@", r"\1:***@", url)
+    place, mark, query = url.partition("?") if "@" not in url.partition("?")[2] else (url, "", "")
+    place = re.sub(r"(?<=://)([^:/@]*):.*@", r"\1:***@", place)
+    return _SECRET.sub(r"\1=***", place + mark + query)
 
 
-class Database:
-    """Transactions on one SQLite file, which the first writer creates or migrates."""
+def secrets_of(address: str) -> tuple[str, ...]:
+    """Every form in which a password of an address could be quoted in somebody else's message."""
+    found = [m for pattern in (r"(?<=://)[^:/@]*:(.*)@", r"(?i)[?&](?:ssl)?password=([^&]*)")
+             for m in re.findall(pattern, address)]  # fmt: skip
+    with contextlib.suppress(ValueError):
+        found += [urlsplit(address).password or ""]
+    return tuple(sorted({form for m in found for form in (m, unquote(m)) if form}, key=len, reverse=True))
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.read_only = False
+
+class AbstractDatabase(ABC):
+    """Transactions on the tables of one registry, which the first writer creates or migrates."""
+
+    where: str
+    """Where it lies, as people are told."""
+
+    read_only = False
+    """Whether it can be read and not written; known once it was opened."""
+
+    def __init__(self, where: str, engine: sa.Engine) -> None:
+        self.where = where
+        self._engine = engine
         self._ready = False
-        self._engine = sa.create_engine("sqlite://", creator=self._connect, poolclass=sa.QueuePool)
-        sa.event.listen(self._engine, "begin", _begin)
+
+    @abstractmethod
+    def exists(self) -> bool:
+        """Whether there is a registry."""
+
+    @abstractmethod
+    def problems(self, connection: sa.Connection) -> list[str]:
+        """What the database itself finds damaged."""
+
+    @abstractmethod
+    def insert(self, connection: sa.Connection, table: sa.Table, rows: Sequence[sa.Row]) -> None:
+        """Add many whole rows, with their numbers."""
+
+    @abstractmethod
+    def finish_copy(self, connection: sa.Connection) -> None:
+        """Let numbers of new rows follow those of rows that were copied with their numbers."""
+
+    @abstractmethod
+    def readable_errors(self) -> contextlib.AbstractContextManager[None]:
+        """Raise registry errors instead of those of the database and the system."""
+
+    @abstractmethod
+    def _prepare(self) -> None:
+        """Check what is there, and bring it up to date where it may be written; sets `read_only`."""
+
+    @abstractmethod
+    def _transaction(
+        self, *, write: bool, first: Callable[[sa.Connection], None] | None = None
+    ) -> contextlib.AbstractContextManager[sa.Connection]:
+        """A transaction: a snapshot for reading, or one that no other writer shares."""
 
     def close(self) -> None:
         """Close all connections; the next transaction opens new ones."""
@@ -62,165 +155,65 @@ class Database:
 
     @contextlib.contextmanager
     def reading(self) -> Generator[sa.Connection]:
-        """A connection in a read transaction; of an empty registry if there is no file."""
+        """A connection in a read transaction; of an empty registry if there is none."""
         with self.readable_errors():
-            if not self.path.exists():
-                with self._empty_database() as connection:
+            if not self.exists():
+                with _empty_database() as connection:
                     yield connection
                 return
-            self._prepare()
-            with self._engine.connect() as connection, connection.begin():
+            self._open()
+            with self._transaction(write=False) as connection:
                 yield connection
 
     @contextlib.contextmanager
-    def _empty_database(self) -> Generator[sa.Connection]:
-        """A connection to an empty registry in memory: reading creates no file."""
-        with sa.create_engine("sqlite://").connect() as connection:
-            schema.metadata.create_all(connection)
-            yield connection
+    def writing(self, first: Callable[[sa.Connection], None] | None = None) -> Generator[sa.Connection]:
+        """A connection that holds the write lock; on leaving without an error all changes are on disk, else none.
 
-    @contextlib.contextmanager
-    def writing(self) -> Generator[sa.Connection]:
-        """A connection that holds the write lock; on leaving without an error all changes are on disk, else none."""
+        Args:
+            first: Long work that needs no lock, in the same transaction; a server does it before it takes the lock.
+
+        Yields:
+            The connection.
+
+        Raises:
+            UnusableRegistryError: If it cannot be written.
+        """
         with self.readable_errors():
-            self._prepare()
+            self._open()
             if self.read_only:
-                raise UnusableRegistryError(f"the registry {self.path} is read-only; nothing was changed")
-            with self._write_transaction() as connection:
+                raise UnusableRegistryError(f"the registry {self.where} is read-only; nothing was changed")
+            with self._transaction(write=True, first=first) as connection:
                 yield connection
 
-    @contextlib.contextmanager
-    def _write_transaction(self) -> Generator[sa.Connection]:
-        with self._engine.connect() as plain:
-            connection = plain.execution_options(stemma_begin="IMMEDIATE")
-            with connection.begin():
-                yield connection
+    def _open(self) -> None:
+        if not self._ready:
+            self._prepare()
+            self._ready = True
 
-    def _prepare(self) -> None:
-        if self._ready:
-            return
-        self.read_only = self._inspect()
-        if self.read_only:
-            with self._engine.connect() as connection, connection.begin():
-                found = schema.version(connection)
-            schema.refuse_newer(found, str(self.path))
-            if found < len(schema.MIGRATIONS):
-                raise UnusableRegistryError(
-                    f"the registry {self.path} has the older schema {found} and is read-only, so it cannot be "
-                    "migrated. "
-                    "Open it once where it is writable"
-                )
-        else:
-            self._migrate()
-        self._ready = True
-
-    def _inspect(self) -> bool:
-        """Check the file before SQLite opens it; returns whether it is read-only."""
-        path = self.path
-        if path.is_dir():
-            raise UnusableRegistryError(f"the registry {path} is a folder. Use the path of a file")
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if not os.access(path.parent, os.W_OK):
-                raise UnusableRegistryError(
-                    f"the registry {path} does not exist and its folder is read-only. Use another path"
-                )
-            return False
-        with path.open("rb") as f:
-            head = f.read(100)
-        if head:
-            if not head.startswith(b"SQLite format 3\0") or len(head) < 100:
-                raise UnusableRegistryError(f"{path} is not a Stemma registry (not an SQLite file); it was not changed")
-            if int.from_bytes(head[68:72], "big") != schema.APPLICATION_ID:
-                raise UnusableRegistryError(f"{path} is an SQLite file of another program; it was not changed")
-        return not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK))
-
-    def _migrate(self) -> None:
-        while True:
-            with self._write_transaction() as connection:
-                found = schema.version(connection)
-                schema.refuse_newer(found, str(self.path))
-                if found == len(schema.MIGRATIONS):
-                    break
-                if found == 0:
-                    connection.exec_driver_sql(f"PRAGMA application_id = {schema.APPLICATION_ID}")
-                schema.apply_next(connection, found + 1)
-        self._use_wal()
-
-    def _use_wal(self) -> None:
-        """Switch to write-ahead logging, so that readers never wait; retried until no other process holds the file."""
-        deadline = time.monotonic() + BUSY_SECONDS
-        while not self._switched_to_wal(last=time.monotonic() > deadline):
-            time.sleep(0.02)
-
-    def _switched_to_wal(self, *, last: bool) -> bool:
-        with contextlib.closing(self._connect()) as connection:
-            if connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal":
-                return True
-            try:
-                return connection.execute("PRAGMA journal_mode = WAL").fetchone()[0] == "wal"
-            except sqlite3.OperationalError as e:
-                if last or "locked" not in str(e):
-                    raise
-                return False
-
-    def _connect(self) -> sqlite3.Connection:
-        if self.read_only:
-            return self._connect_read_only()
-        connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-        connection.execute(f"PRAGMA page_size = {PAGE_SIZE}")  # takes effect only before the first table
-        connection.execute("PRAGMA synchronous = FULL")  # models reported as added survive a power cut
-        connection.execute("PRAGMA foreign_keys = ON")
-        return connection
-
-    def _connect_read_only(self) -> sqlite3.Connection:
-        base = f"file:{quote(str(self.path))}"
-        for flags in ("mode=ro", "immutable=1"):
-            connection = sqlite3.connect(
-                f"{base}?{flags}", uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+    def _refuse_older(self, found: int, who: str = "is read-only, so it cannot be migrated") -> None:
+        """Raise unless a schema that may not be migrated is the newest."""
+        schema.refuse_newer(found, self.where)
+        if found < len(schema.MIGRATIONS):
+            raise UnusableRegistryError(
+                f"the registry {self.where} has the older schema {found} and {who}. Open it once where it is writable"
             )
-            try:
-                connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-            except sqlite3.OperationalError as e:
-                connection.close()
-                journal = self.path.with_name(self.path.name + "-wal")
-                if journal.exists() and journal.stat().st_size:
-                    raise UnusableRegistryError(
-                        f"the registry {self.path} was not closed properly and its folder is read-only. "
-                        "Open it once where it is writable"
-                    ) from e
-                if flags != "mode=ro":
-                    raise
-            else:
-                return connection
-        raise UnusableRegistryError(f"the registry {self.path} cannot be opened for reading")
 
-    @contextlib.contextmanager
-    def readable_errors(self) -> Generator[None]:
-        """Raise registry errors instead of those of SQLite and the system."""
-        try:
-            yield
-        except (DBAPIError, sqlite3.Error) as e:
-            cause = getattr(e, "orig", None) or e
-            raise UnusableRegistryError(self._error_message(str(cause).lower())) from e
-        except UnicodeDecodeError as e:  # SQLite quotes damaged bytes in its message
-            raise UnusableRegistryError(self._error_message("malformed")) from e
-        except UnicodeEncodeError as e:
-            raise RegistryError("a name or path is not valid Unicode and cannot be stored. Rename the file") from e
-        except OSError as e:
-            raise UnusableRegistryError(self._error_message(f"{e.strerror or e}".lower())) from e
-
-    def _error_message(self, cause: str) -> str:
-        if any(sign in cause for sign in ("full", "no space", "too large", "quota", "disk i/o")):
-            return f"the disk of the registry {self.path} is full or failing ({cause}). Free some space and try again"
-        if "readonly" in cause or "read-only" in cause or "permission" in cause:
-            return f"the registry {self.path} is read-only; nothing was changed"
-        if "locked" in cause:
-            return f"another process kept the registry {self.path} locked for {BUSY_SECONDS:.0f} s. Try again later"
-        if "malformed" in cause or "not a database" in cause or "no such table" in cause:
-            return f"the registry {self.path} is damaged ({cause}). Restore a backup"
-        return f"the registry {self.path} cannot be used ({cause}); nothing was changed"
+    def _migrate(self, before_first: Callable[[sa.Connection], None]) -> None:
+        """Apply what is missing, each migration in a transaction of its own; another process may do the same."""
+        while True:
+            with self._transaction(write=True) as connection:
+                found = schema.version(connection)
+                schema.refuse_newer(found, self.where)
+                if found == len(schema.MIGRATIONS):
+                    return
+                if found == 0:
+                    before_first(connection)
+                schema.apply_next(connection, found + 1)
 
 
-def _begin(connection: sa.Connection) -> None:
-    connection.exec_driver_sql("BEGIN " + connection.get_execution_options().get("stemma_begin", "DEFERRED"))
+@contextlib.contextmanager
+def _empty_database() -> Generator[sa.Connection]:
+    """A connection to an empty registry in memory: reading creates nothing."""
+    with sa.create_engine("sqlite://").connect() as connection:
+        schema.metadata.create_all(connection)
+        yield connection

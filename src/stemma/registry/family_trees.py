@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from stemma.errors import RegistryError
-from stemma.registry import records, rows, schema
+from stemma.registry import blobs, records, rows, schema
 from stemma.types import Edge, Lineage, ModelRef
 
 LINEAGE, DRAWING = "lineage", "drawing"
@@ -65,14 +65,14 @@ def newest_id(connection: sa.Connection, kind: str) -> int:
     return 0 if found is None else found.id
 
 
-def read(connection: sa.Connection, folder: Any, kind: str) -> StoredTree | None:
+def read(connection: sa.Connection, large: blobs.AbstractBlobs, kind: str) -> StoredTree | None:
     """The newest tree of a kind, or None."""
     row = _newest(connection, kind)
     if row is None:
         return None
     record: Mapping[str, Any] = rows.decode(row.record, lambda raw: raw)
     try:
-        content = json.loads(zlib.decompress(rows.read_blob(connection, folder, row.blob_digest)))
+        content = json.loads(zlib.decompress(rows.read_blob(connection, large, row.blob_digest)))
     except (zlib.error, ValueError) as e:
         raise RegistryError(f"the stored family tree is damaged ({e}). Draw it again with: stemma lineage") from e
     return StoredTree(row.id, record["added_at"], record["stemma_version"], record["facts"], content)

@@ -10,31 +10,33 @@ import sqlalchemy as sa
 from stemma.checkpoints.remote import is_remote
 from stemma.errors import RegistryError, StemmaError
 from stemma.registry import blobs, records, rows, schema, sketch_file
-from stemma.registry.database import Database
+from stemma.registry.database import AbstractDatabase
 from stemma.registry.records import Finding, ModelRecord, Progress, TensorRecord
 from stemma.types import Digest, Spec
 
 
-def run(database: Database, folder: blobs.BlobFolder, path: Path, progress: Progress | None = None) -> list[Finding]:
-    """Every check, from the database file to the sources of models; `progress` is called for each source."""
+def run(
+    database: AbstractDatabase, large: blobs.AbstractBlobs, beside: Path, progress: Progress | None = None
+) -> list[Finding]:
+    """Every check, from the database itself to the sources of models; `progress` is called for each source."""
+    where = database.where
     try:
         with database.reading() as connection:
-            broken = _database(connection, path)
-            if broken:
-                return broken
-            findings = [*_rows(connection), *_blobs(connection, folder), *_index(connection, folder)]
-            findings += _index_files(connection, path)
+            if broken := database.problems(connection) if database.exists() else []:
+                return [Finding("database", where, f"{where} is damaged: {s}. Restore a backup") for s in broken]
+            findings = [*_rows(connection), *_blobs(connection, large), *_index(connection, large)]
+            findings += _index_files(connection, beside)
             live = list(_live_models(connection))
             findings += [
                 Finding("leftover", str(p), f"{p} was left by a killed process. Delete it")
-                for p in folder.stale_folders()
+                for p in large.stale_folders()
             ]
     except RegistryError as e:
-        return [Finding("database", str(path), str(e))]
+        return [Finding("database", where, str(e))]
     for i, m in enumerate(live):
         if progress:
             progress(f"checking {m.name}", i, len(live))
-        findings += _source(m, database, folder)
+        findings += _source(m, database, large)
     return findings
 
 
@@ -44,14 +46,8 @@ def _live_models(connection: sa.Connection) -> Iterator[ModelRecord]:
             yield rows.model_record(text)
 
 
-def _database(connection: sa.Connection, path: Path) -> list[Finding]:
-    problems = connection.exec_driver_sql("PRAGMA integrity_check").scalars().all()
-    problems = [
-        *problems,
-        *(f"{r[0]} row {r[1]} refers to a missing row" for r in connection.exec_driver_sql("PRAGMA foreign_key_check")),
-    ]
-    return [Finding("database", str(path), f"{path} is damaged: {s}. Restore a backup") for s in problems if s != "ok"]
-
+STREAMED = {"yield_per": 200}
+"""Rows with contents come in parts, so that a large registry needs no more memory than a small one."""
 
 _MIRRORED = {
     schema.model: {"name": "name", "digest": "digest"},
@@ -71,7 +67,7 @@ _MIRRORED = {
 
 def _rows(connection: sa.Connection) -> Iterator[Finding]:
     for table, mirrored in _MIRRORED.items():
-        for row in connection.execute(sa.select(table)):
+        for row in connection.execute(sa.select(table), execution_options=STREAMED):
             subject = f"{table.name} {row.id}"
             if records.bytes_digest(row.record.encode()) != row.record_digest:
                 yield Finding(
@@ -89,15 +85,15 @@ def _rows(connection: sa.Connection) -> Iterator[Finding]:
             )
 
 
-def _blobs(connection: sa.Connection, folder: blobs.BlobFolder) -> Iterator[Finding]:
-    for row in connection.execute(sa.select(schema.blob)):
-        path = folder.path(row.digest)
-        if row.content is None and not path.exists():
-            yield Finding("blob", row.digest, f"{path} is missing. Restore a backup")
+def _blobs(connection: sa.Connection, large: blobs.AbstractBlobs) -> Iterator[Finding]:
+    for row in connection.execute(sa.select(schema.blob), execution_options=STREAMED):
+        where = large.where(row.digest) if row.content is None else "a blob in the registry"
+        pieces = large.pieces(connection, row.digest) if row.content is None else (row.content,)
+        if pieces is None:
+            yield Finding("blob", row.digest, f"{where} is missing. Restore a backup")
             continue
-        found = blobs.file_digest(path) if row.content is None else records.bytes_digest(row.content)
+        found = blobs.digest_of(pieces)
         if found != row.digest:
-            where = path if row.content is None else "a blob in the registry"
             yield Finding("blob", row.digest, f"{where} was altered: its digest is {found}, not {row.digest}")
     known = sa.select(schema.blob.c.digest)
     named = connection.execute(
@@ -120,14 +116,14 @@ def _blobs(connection: sa.Connection, folder: blobs.BlobFolder) -> Iterator[Find
             )
 
 
-def _manifest(connection: sa.Connection, folder: blobs.BlobFolder, digest: Digest) -> tuple[TensorRecord, ...] | None:
+def _manifest(connection: sa.Connection, large: blobs.AbstractBlobs, digest: Digest) -> tuple[TensorRecord, ...] | None:
     try:
-        return rows.tensors(connection, folder, digest)
+        return rows.tensors(connection, large, digest)
     except RegistryError:
         return None
 
 
-def _index(connection: sa.Connection, folder: blobs.BlobFolder) -> Iterator[Finding]:
+def _index(connection: sa.Connection, large: blobs.AbstractBlobs) -> Iterator[Finding]:
     """Contradictions between index tables and the records they are derived from."""
     newest: dict[str, sa.Row] = {}
     for row in connection.execute(sa.select(schema.model).order_by(schema.model.c.id)):
@@ -138,7 +134,7 @@ def _index(connection: sa.Connection, folder: blobs.BlobFolder) -> Iterator[Find
     for name in sorted(expected.items() ^ found.items(), key=str):
         yield Finding("index", name[0], f"the list of live models does not match the records of '{name[0]}'")
     for row in connection.execute(sa.select(schema.content)):
-        tensors = _manifest(connection, folder, row.digest)
+        tensors = _manifest(connection, large, row.digest)
         if tensors is None:
             continue  # reported as a blob
         if records.model_digests(tensors) != (row.digest, row.names_free_digest):
@@ -147,16 +143,16 @@ def _index(connection: sa.Connection, folder: blobs.BlobFolder) -> Iterator[Find
         keys = sa.select(schema.tensor_key.c.key).where(schema.tensor_key.c.content_id == row.id)
         if set(connection.execute(keys).scalars()) != {rows.tensor_key(t.digest) for t in tensors}:
             yield Finding("index", row.digest, f"the tensor index of {row.digest} does not match its tensors")
-    yield from _bits(connection, folder, ids)
+    yield from _bits(connection, large, ids)
 
 
-def _bits(connection: sa.Connection, folder: blobs.BlobFolder, ids: dict[int, str]) -> Iterator[Finding]:
+def _bits(connection: sa.Connection, large: blobs.AbstractBlobs, ids: dict[int, str]) -> Iterator[Finding]:
     specs = {r.id: r.digest for r in connection.execute(sa.select(schema.spec))}
-    for row in connection.execute(sa.select(schema.sketch_bits)):
+    for row in connection.execute(sa.select(schema.sketch_bits), execution_options=STREAMED):
         model = Digest(ids.get(row.content_id, ""))
         try:
             record = rows.newest_fingerprint(connection, model, Digest(specs.get(row.spec_id, "")))
-            values = blobs.unpack(rows.read_blob(connection, folder, record.blob)) if record else {}
+            values = blobs.unpack(rows.read_blob(connection, large, record.blob)) if record else {}
             same = rows.BITS in values and values[rows.BITS].tobytes() == row.bits
         except RegistryError:
             continue  # reported as a blob
@@ -166,12 +162,12 @@ def _bits(connection: sa.Connection, folder: blobs.BlobFolder, ids: dict[int, st
             )
 
 
-def _index_files(connection: sa.Connection, path: Path) -> Iterator[Finding]:
+def _index_files(connection: sa.Connection, beside: Path) -> Iterator[Finding]:
     """Files of the search index that differ from the database; the next search makes such a file anew."""
     for row in connection.execute(sa.select(schema.spec)):
         with contextlib.suppress(TypeError, ValueError):  # reported as a record
             spec = Spec(**json.loads(row.content))
-            file = sketch_file.path_of(path, spec)
+            file = sketch_file.path_of(beside, spec)
             wrong = sketch_file.differences(connection, file, spec)
             if wrong:
                 file.unlink(missing_ok=True)
@@ -183,7 +179,7 @@ def _index_files(connection: sa.Connection, path: Path) -> Iterator[Finding]:
                 )
 
 
-def _source(m: ModelRecord, database: Database, folder: blobs.BlobFolder) -> list[Finding]:
+def _source(m: ModelRecord, database: AbstractDatabase, large: blobs.AbstractBlobs) -> list[Finding]:
     if m.source.startswith("python:"):
         return []
     if is_remote(m.source):
@@ -199,7 +195,7 @@ def _source(m: ModelRecord, database: Database, folder: blobs.BlobFolder) -> lis
         if any(x.digest == m.digest for x in models):
             return []
         with database.reading() as connection:
-            before = {t.name: t.digest for t in _manifest(connection, folder, m.digest) or ()}
+            before = {t.name: t.digest for t in _manifest(connection, large, m.digest) or ()}
         best = max(models, key=lambda x: len(before.items() & x.tensor_digests.items()))
         detail = _difference(before, best.tensor_digests)
     except (StemmaError, OSError) as e:

@@ -72,6 +72,8 @@ def model_record(text: str) -> ModelRecord:
 
 def live_model(connection: sa.Connection, name: str) -> ModelRecord | None:
     """The record of the live model with this name, or None."""
+    if "\0" in name:  # which PostgreSQL refuses to compare with
+        return None
     text = connection.execute(select_live().where(schema.live.c.name == name)).scalar()
     return model_record(text) if text is not None else None
 
@@ -190,24 +192,26 @@ def put_blob_row(connection: sa.Connection, digest: Digest, size: int, content: 
         connection.execute(schema.blob.insert().values(digest=digest, size=size, content=content))
 
 
-def read_blob(connection: sa.Connection, folder: blobs.BlobFolder, digest: Digest) -> bytes:
+def read_blob(connection: sa.Connection, large: blobs.AbstractBlobs, digest: Digest) -> bytes:
     """The bytes of a blob, not verified (`check` does that)."""
     row = blob_row(connection, digest)
-    path = folder.path(digest)
-    if row is None or (row.content is None and not path.exists()):
+    if row is not None and row.content is not None:
+        return row.content
+    pieces = None if row is None else large.pieces(connection, digest)
+    if pieces is None:
         raise RegistryError(f"the blob {digest} is missing from the registry. Run `stemma check` to list all problems")
-    return row.content if row.content is not None else path.read_bytes()
+    return b"".join(pieces)
 
 
-def tensors(connection: sa.Connection, folder: blobs.BlobFolder, model: Digest) -> tuple[TensorRecord, ...] | None:
+def tensors(connection: sa.Connection, large: blobs.AbstractBlobs, model: Digest) -> tuple[TensorRecord, ...] | None:
     """The tensors of a model, sorted by name; None if it was never added."""
     c = schema.content.c
     manifest = connection.execute(sa.select(c.manifest).where(c.digest == model)).scalar()
-    return None if manifest is None else records.parse_manifest(read_blob(connection, folder, manifest))
+    return None if manifest is None else records.parse_manifest(read_blob(connection, large, manifest))
 
 
 def models_sharing_tensors(
-    connection: sa.Connection, folder: blobs.BlobFolder, wanted: frozenset[Digest], limit: int | None
+    connection: sa.Connection, large: blobs.AbstractBlobs, wanted: frozenset[Digest], limit: int | None
 ) -> dict[Digest, frozenset[Digest]]:
     """Shared tensors by digest of the live models that have some of them; most shared first, at most `limit`."""
     keys, hits, t = sorted({tensor_key(d) for d in wanted}), Counter[int](), schema.tensor_key.c
@@ -219,7 +223,7 @@ def models_sharing_tensors(
     for content_id in sorted(hits, key=lambda c: (-hits[c], c))[:limit]:
         model = connection.execute(sa.select(schema.content.c.digest).where(schema.content.c.id == content_id))
         digest = Digest(model.scalar_one())
-        shared[digest] = wanted.intersection(x.digest for x in tensors(connection, folder, digest) or ())
+        shared[digest] = wanted.intersection(x.digest for x in tensors(connection, large, digest) or ())
     return dict(sorted(((d, s) for d, s in shared.items() if s), key=lambda item: (-len(item[1]), item[0])))
 
 

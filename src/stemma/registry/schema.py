@@ -4,7 +4,7 @@ Rows are only ever added; a correction is a new row. `live`, `tensor_key` and `s
 derived from the other tables, and `check` compares them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 
 import sqlalchemy as sa
@@ -144,11 +144,24 @@ scan = sa.Table(
     "scan",
     metadata,
     sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("place", sa.Text, nullable=False, index=True, comment="the store: its kind and folder"),
+    sa.Column("place", sa.Text, nullable=False, comment="the store: its kind and folder"),
     sa.Column("record", sa.Text, nullable=False),
     sa.Column("record_digest", sa.Text, nullable=False),
+    sa.Index("ix_scan_place", "place", postgresql_using="hash"),  # paths may be longer than a sorted index takes
     sqlite_autoincrement=True,
 )
+
+
+def fit_to_postgresql(tables: Iterable[sa.Table]) -> None:
+    """Let the columns of tables mean on PostgreSQL what they mean in SQLite: text by code points, 64-bit numbers."""
+    for column in (c for table in tables for c in table.columns):
+        if isinstance(column.type, sa.Text):
+            column.type = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
+        elif type(column.type) is sa.Integer:
+            column.type = sa.Integer().with_variant(sa.BigInteger(), "postgresql")
+
+
+fit_to_postgresql(metadata.tables.values())
 
 
 def _m001_models(connection: sa.Connection) -> None:

@@ -22,7 +22,7 @@ except ImportError:  # Windows: the index is read from the database each time
     fcntl = None
 
 from stemma.registry import rows, schema
-from stemma.registry.database import Database
+from stemma.registry.database import AbstractDatabase
 from stemma.registry.search import SKETCH_BYTES, SketchIndex
 from stemma.types import Digest, Spec
 
@@ -71,7 +71,7 @@ def path_of(registry: Path, spec: Spec) -> Path:
     return registry.with_name(f"{registry.name}.sketches-{spec.digest.rpartition(':')[2][:16]}")
 
 
-def open_index(database: Database, registry: Path, spec: Spec) -> SketchIndex:
+def open_index(database: AbstractDatabase, registry: Path, spec: Spec) -> SketchIndex:
     """The index of the live models: from the file of a large registry, which is brought up to date, else in memory."""
     with database.reading() as connection:
         large = fcntl is not None and _contents(connection) >= LARGE
@@ -238,6 +238,7 @@ def _new_sketches(connection: sa.Connection, header: Header) -> Iterator[tuple[i
 @contextlib.contextmanager
 def _locked(path: Path) -> Generator[None]:
     """Hold the lock of a file: one process writes it at a time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_name(f"{path.name}.lock").open("a") as f:
         fcntl.flock(f, fcntl.LOCK_EX)
         yield

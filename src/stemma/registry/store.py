@@ -11,10 +11,9 @@ import sqlalchemy as sa
 
 from stemma.checkpoints import digest as digests
 from stemma.errors import RegistryError, UnknownNameError, UnusableRegistryError
-from stemma.registry import blobs, family_trees, result_rows, rows, schema, sketch_file
+from stemma.registry import blobs, family_trees, result_rows, rows, schema, sketch_file, storage
 from stemma.registry.additions import Addition, write_each
 from stemma.registry.collection import paused_collection
-from stemma.registry.database import Database, registry_path
 from stemma.registry.records import (
     AddOutcome,
     EvidenceRecord,
@@ -33,22 +32,25 @@ _PREFIX = re.compile(r"(partial:)?(?:sha256:)?([0-9a-f]{8,64})")
 
 
 class Registry:
-    """A registry of models: one SQLite file, and a folder of large blobs next to it.
+    """A registry of models: a SQLite file with a folder of large blobs next to it, or a schema of a PostgreSQL server.
 
     Several processes may use it at once. Rows are only added: a correction is a new row and a removal a tombstone.
     """
 
     def __init__(self, url: str | os.PathLike[str] | None = None) -> None:
-        """Choose a registry: path or `sqlite:///PATH`, else `STEMMA_REGISTRY` or the data folder; opened on use."""
-        self.path: Path = registry_path(url)
-        self._database = Database(self.path)
-        self._folder = blobs.BlobFolder(self.path.with_name(self.path.name + ".blobs"))
+        """Choose a registry by path or address, else `STEMMA_REGISTRY` or the data folder; opened on use."""
+        self.path, self._database, self._large = storage.at(url)
+        self._beside = storage.derived_files(self._database, self.path)
         self._swept = False
 
     @property
-    def url(self) -> str:
-        """Where it lies, as a path."""
-        return str(self.path)
+    def where(self) -> str:
+        """Where it lies, as people are told: a path, or an address without its password."""
+        return self._database.where
+
+    def exists(self) -> bool:
+        """Whether there is a registry already; reading makes none."""
+        return self._database.exists()
 
     def __enter__(self) -> "Registry":
         return self
@@ -57,7 +59,7 @@ class Registry:
         self.close()
 
     def close(self) -> None:
-        """Close the file; the registry can be used again."""
+        """Close the file or the connections; the registry can be used again."""
         self._database.close()
 
     def make_writable(self) -> None:
@@ -101,7 +103,7 @@ class Registry:
             if stage:
                 for content in addition.large:
                     stage.put(lambda path, content=content: _write(path, content))
-            connection = stack.enter_context(self._database.writing())
+            connection = self._writing(stack, stage)
             outcome = addition.write(connection, replace=replace, kept=kept)
             if stage:
                 stage.publish()
@@ -198,12 +200,12 @@ class Registry:
     def by_tensor_digests(self, wanted: Iterable[Digest], limit: int | None = None) -> dict[Digest, frozenset[Digest]]:
         """Shared tensors by digest of the live models that have some of them; most shared first, at most `limit`."""
         with self._database.reading() as connection:
-            return rows.models_sharing_tensors(connection, self._folder, frozenset(wanted), limit)
+            return rows.models_sharing_tensors(connection, self._large, frozenset(wanted), limit)
 
     def tensors(self, model: Digest) -> tuple[TensorRecord, ...]:
         """Name, dtype, shape and digest of the tensors of a model, sorted by name."""
         with self._database.reading() as connection:
-            found = rows.tensors(connection, self._folder, model)
+            found = rows.tensors(connection, self._large, model)
         if found is None:
             raise UnknownNameError(f"there is no model {model} in the registry")
         return found
@@ -212,9 +214,11 @@ class Registry:
         """The stored copy of a model's weights (safetensors), or None; raises if it is missing."""
         if record.weights is None:
             return None
-        path = self._folder.path(record.weights)
-        if not path.exists():
-            raise RegistryError(f"the stored weights of '{record.name}' are missing at {path}. Restore a backup")
+        with self._database.reading() as connection:
+            path = self._large.file(connection, record.weights)
+        if path is None:
+            where = self._large.where(record.weights)
+            raise RegistryError(f"the stored weights of '{record.name}' are missing at {where}. Restore a backup")
         return path
 
     # Fingerprints, evidence
@@ -239,7 +243,7 @@ class Registry:
 
     def sketch_index(self, spec: Spec) -> SketchIndex:
         """The search index over the bit sketches of the live models, 256 bytes each; see `sketch_file`."""
-        return sketch_file.open_index(self._database, self.path, spec)
+        return sketch_file.open_index(self._database, self._beside, spec)
 
     def put_evidence(self, a: Digest, b: Digest, spec: Spec, content: Mapping[str, Any]) -> None:
         """Store the result of a method for an ordered pair, as plain JSON values."""
@@ -260,7 +264,7 @@ class Registry:
             stage = self._stage(stack) if len(packed) >= blobs.INLINE_LIMIT else None
             if stage:
                 stage.put(lambda path: _write(path, packed))
-            connection = stack.enter_context(self._database.writing())
+            connection = self._writing(stack, stage)
             result_rows.put_sketch(connection, model, sketch, packed, staged=bool(stage))
             if stage:
                 stage.publish()
@@ -278,7 +282,7 @@ class Registry:
             stage = self._stage(stack) if len(packed) >= blobs.INLINE_LIMIT else None
             if stage:
                 stage.put(lambda path: _write(path, packed))
-            connection = stack.enter_context(self._database.writing())
+            connection = self._writing(stack, stage)
             family_trees.put(connection, kind, packed, facts, staged=bool(stage))
             if stage:
                 stage.publish()
@@ -286,7 +290,7 @@ class Registry:
     def tree(self, kind: str) -> family_trees.StoredTree | None:
         """The family tree, or its drawing, as it was stored last; None if there is none."""
         with self._database.reading() as connection:
-            return family_trees.read(connection, self._folder, kind)
+            return family_trees.read(connection, self._large, kind)
 
     def state(self) -> tuple[int, ...]:
         """Numbers that grow whenever a model is added or removed, or the family tree is drawn anew."""
@@ -318,19 +322,22 @@ class Registry:
         """
         from stemma.registry import integrity_check
 
-        if self.path.exists():
+        if self.exists():
             with contextlib.suppress(UnusableRegistryError):  # the problems are found below
                 self.make_writable()
-        return integrity_check.run(self._database, self._folder, self.path, progress)
+        return integrity_check.run(self._database, self._large, self._beside, progress)
 
-    def _stage(self, stack: contextlib.ExitStack) -> blobs.Stage:
+    def _stage(self, stack: contextlib.ExitStack) -> blobs.AbstractStage:
         self.make_writable()  # a read-only registry is refused before anything is written
         stack.enter_context(self._database.readable_errors())
-        return stack.enter_context(self._folder.staging())
+        return stack.enter_context(self._large.staging())
+
+    def _writing(self, stack: contextlib.ExitStack, stage: blobs.AbstractStage | None) -> sa.Connection:
+        return stack.enter_context(self._database.writing(None if stage is None else stage.upload))
 
     def _sweep(self, connection: sa.Connection) -> None:
         if not self._swept:
-            self._folder.sweep(lambda digest: rows.blob_row(connection, digest) is not None)
+            self._large.sweep(lambda digest: rows.blob_row(connection, digest) is not None)
             self._swept = True
 
     def _live_where(self, condition: sa.ColumnElement[bool]) -> tuple[ModelRecord, ...]:
@@ -339,7 +346,7 @@ class Registry:
             return tuple(rows.model_record(text) for text in found.scalars())
 
     def _fingerprint(self, connection: sa.Connection, record: FingerprintRecord | SketchRecord) -> Fingerprint:
-        values = blobs.unpack(rows.read_blob(connection, self._folder, record.blob))
+        values = blobs.unpack(rows.read_blob(connection, self._large, record.blob))
         of = record.network if isinstance(record, SketchRecord) else record.model
         return Fingerprint(of, record.probes, record.spec, values)
 

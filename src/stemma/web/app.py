@@ -23,6 +23,7 @@ from stemma.application.show import ShowRequest, show_model
 from stemma.application.trace import TraceRequest
 from stemma.errors import MisuseError, StemmaError, UnknownNameError
 from stemma.export.pages.render import ATLAS, PAGES, render_page, render_template, stylesheet
+from stemma.registry.database import without_password
 from stemma.types import Lineage
 from stemma.types.text import plain
 from stemma.web.atlas import Atlas, question_key
@@ -185,7 +186,7 @@ def _model(template: str, asked: ShowRequest, known: Any) -> bytes:
 
 def _add_questions(app: FastAPI, atlas: Atlas, jobs: Jobs) -> None:
     """Forms that ask something, and where they are sent."""
-    registry = atlas.settings.registry
+    registry = atlas.settings.registry and without_password(atlas.settings.registry)  # questions are kept on disk
 
     def ask(kind: str, request: Mapping[str, Any], folder: Path | None = None) -> Job:
         key = question_key(kind, request, atlas.registry.state())

@@ -277,6 +277,8 @@ class Jobs:
 
     def _run(self, job: Job) -> None:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        if self._settings.registry is not None:  # its password stands in no question and in no list of processes
+            environment["STEMMA_REGISTRY"] = self._settings.registry
         try:
             job.process = subprocess.Popen(
                 [sys.executable, "-m", "stemma.web.worker", str(job.folder.absolute())],

@@ -1,5 +1,6 @@
 """How the atlas is served."""
 
+import hashlib
 import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,8 +48,13 @@ class Settings:
 
     @property
     def folder(self) -> Path:
-        """Where uploads and answers lie: beside the registry."""
-        from stemma.registry.database import registry_path
+        """Where uploads and answers lie: beside the registry, or in the user data folder for one on a server."""
+        from stemma.registry.database import ServerAddress, registry_address
 
-        path = registry_path(self.registry)
-        return path.with_name(path.name + ".atlas")
+        place = registry_address(self.registry)
+        if isinstance(place, ServerAddress):
+            import platformdirs
+
+            name = hashlib.sha256(place.where.encode()).hexdigest()[:16]
+            return platformdirs.user_data_path("stemma") / f"{name}.atlas"
+        return place.with_name(place.name + ".atlas")

@@ -24,14 +24,18 @@ def main(folder: Path) -> int:
     """
     from stemma.checkpoints.confinement import confine
     from stemma.errors import StemmaError
+    from stemma.registry.database import without_password
 
     job = json.loads((folder / JOB).read_text(encoding="utf-8"))
+    request, served = job["request"], os.environ.get("STEMMA_REGISTRY", "")
+    if request.get("registry") == without_password(served):
+        request["registry"] = served
     _limit(job["limits"])
     threading.Thread(target=_end_with_stdin, daemon=True).start()
     confine(folder / FILES)
     os.chdir(folder / FILES)  # an uploaded file is asked for by its name alone, as on a command line
     try:
-        document = answer(job["kind"], job["request"], _tell)
+        document = answer(job["kind"], request, _tell)
     except StemmaError as e:
         why = str(e)
     except MemoryError:

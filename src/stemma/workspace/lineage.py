@@ -117,8 +117,8 @@ def weights_gone(model: Model) -> NotTested:
 
 
 def _why_empty(workspace: Workspace, *, enrolled: bool) -> str:
-    path = workspace.registry.path
+    registry = workspace.registry
     if enrolled:
-        return f"no model in {path} has weights that are still available"
-    why = f"the registry at {path} is empty" if path.exists() else f"there is no registry at {path}"
+        return f"no model in {registry.where} has weights that are still available"
+    why = ("the registry at {} is empty" if registry.exists() else "there is no registry at {}").format(registry.where)
     return f"{why} (enrol some models with: stemma add PATH)"

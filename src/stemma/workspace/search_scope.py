@@ -70,9 +70,9 @@ def search_registry(registry: Registry, suspect: Model, limit: int, reopen: Reop
 
 def _why_empty(registry: Registry, *, itself: bool) -> str:
     if itself:
-        return f"the registry at {registry.path} holds no other model"
-    message = "the registry at {} is empty" if registry.path.exists() else "there is no registry at {}"
-    return message.format(registry.path)
+        return f"the registry at {registry.where} holds no other model"
+    message = "the registry at {} is empty" if registry.exists() else "there is no registry at {}"
+    return message.format(registry.where)
 
 
 def _nearest_records(

@@ -87,9 +87,9 @@ class Workspace:
         try:
             return self.registry.get(name_or_digest)
         except UnknownNameError as e:
-            if self.registry.path.exists():
+            if self.registry.exists():
                 raise
-            raise UnknownNameError(f"{e} (there is no registry at {self.registry.path})") from None
+            raise UnknownNameError(f"{e} (there is no registry at {self.registry.where})") from None
 
     def remove(self, name: str) -> ModelRecord:
         """Take a name out of the registry, and return its record."""
@@ -97,9 +97,9 @@ class Workspace:
 
     def check(self) -> "Sequence[Finding]":
         """Verify the integrity of registry and sources, and return what is wrong."""
-        path = self.registry.path
-        if not path.exists():
-            return [Finding("missing", str(path), f"there is no registry at {path}. Make one with: stemma add PATH")]
+        where = self.registry.where
+        if not self.registry.exists():
+            return [Finding("missing", where, f"there is no registry at {where}. Make one with: stemma add PATH")]
         return self.registry.check(self._progress)
 
     # Enrolling

@@ -1,0 +1,33 @@
+"""Registries as plain databases, past all of Stemma: a file, or a schema of a server."""
+
+import contextlib
+import sqlite3
+from typing import Any
+
+from stemma.registry import Registry
+
+
+def connect(registry: Registry) -> Any:
+    """A plain connection to the tables of a registry."""
+    if registry.path is not None:
+        return contextlib.closing(sqlite3.connect(registry.path))
+    import psycopg
+
+    place, _, schema = registry.where.partition("&schema=")
+    return contextlib.closing(psycopg.connect(place, options=f"-c search_path={schema}"))
+
+
+def rows(registry: Registry, query: str) -> list[tuple]:
+    """What a query finds."""
+    with connect(registry) as c:
+        return c.execute(query).fetchall()
+
+
+def tamper(registry: Registry, statement: str, *values: object) -> None:
+    """Change one row behind the back of a registry."""
+    registry.close()
+    if registry.path is None:
+        statement = statement.replace("?", "%s").replace("zeroblob(256)", "decode(repeat('00', 256), 'hex')")
+    with connect(registry) as c:
+        assert c.execute(statement, values).rowcount == 1
+        c.commit()
