@@ -23,6 +23,7 @@ from stemma.cli.lineage import lineage
 from stemma.cli.list import list_command
 from stemma.cli.missing_extras import missing_extra
 from stemma.cli.prune import prune
+from stemma.cli.registry import app as registry
 from stemma.cli.remove import remove
 from stemma.cli.scan import scan
 from stemma.cli.serve import serve
@@ -73,6 +74,7 @@ app.command()(competition)
 app.command()(prune)
 app.command()(unlearn)
 app.command()(sign)
+app.add_typer(registry, name="registry")
 app.add_typer(verify, name="verify")
 app.add_typer(zoo, name="zoo")
 app.add_typer(train, name="train")
@@ -169,4 +171,4 @@ def _sentence(error: Exception, typed: Sequence[str]) -> str:
 
 def _command(typed: Sequence[str]) -> str:
     words = [word for word in typed if not word.startswith("-")]
-    return " ".join(words[: 2 if words[:1] in (["verify"], ["zoo"], ["train"]) else 1])
+    return " ".join(words[: 2 if words[:1] in (["registry"], ["verify"], ["zoo"], ["train"]) else 1])

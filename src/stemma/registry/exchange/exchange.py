@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from stemma.errors import ExchangeError, UnknownNameError
 from stemma.registry import blobs, rows, schema
 from stemma.registry.database import Database
+from stemma.registry.exchange.differences import Holdings, export_holdings, known_digests, own_holdings
 from stemma.registry.exchange.download import Fetched, fetched, is_remote, local_path
 from stemma.registry.exchange.merging import Acceptance, Imported, import_file
 from stemma.registry.exchange.own_statements import OwnStatements, check_names, created, own_identity
@@ -109,6 +110,22 @@ class Exchange:
         with fetched(address) as file:
             assert file.path is not None
             return import_file(self._database, file.path, accept, _shown(address))
+
+    # Differences
+
+    def holdings(self, title: str) -> Holdings:
+        """The models that this registry enrolled itself."""
+        return own_holdings(self._database, title)
+
+    def export_holdings(self, address: str, accept: Acceptance) -> Holdings:
+        """The models in an export at an address, which is checked as if it were imported."""
+        with fetched(address) as file:
+            assert file.path is not None
+            return export_holdings(file.path, accept)
+
+    def known_digests(self, identity: str) -> set[str]:
+        """Digests of the models that are known from a registry."""
+        return known_digests(self._database, identity)
 
     # Subscriptions
 

@@ -89,6 +89,7 @@ class KnownModel:
         listed = statements.tensor_records(self.body["tensors"])
         model = model_records.model_without_weights(self.record, listed, self.reason)
         model.__dict__["known_sketch"] = self.sketch
+        model.__dict__["known_from"] = self.told
         return model
 
 
