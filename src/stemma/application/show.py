@@ -80,6 +80,23 @@ class SharedPart:
     tensors: int
 
 
+@dataclass(frozen=True, slots=True)
+class ToldEvidencePart:
+    """A result of another registry; it is shown, and decides nothing here.
+
+    Attributes:
+        other: The other model of the pair.
+        method: Name of the method.
+        verdict: As the registry states it.
+        added_at: When it was computed there: UTC, ISO 8601.
+    """
+
+    other: str
+    method: str
+    verdict: str
+    added_at: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class ShowDocument(Document):
     """What the registry knows about one model.
@@ -110,6 +127,7 @@ class ShowDocument(Document):
         claims_checked: What its files say, set against the family tree.
         known_from: Other registry that tells of the model, and whose word all of this is; null where it was read here.
         known_as: Names of models that other registries tell of, and that are said to have the same weights.
+        told_evidence: What the other registry computed on pairs with the model.
     """
 
     SCHEMA: ClassVar[Schema] = Schema("stemma.show", 1)
@@ -140,6 +158,7 @@ class ShowDocument(Document):
     claims_checked: tuple[ClaimLine, ...]
     known_from: KnownFrom | None = None
     known_as: tuple[str, ...] = ()
+    told_evidence: tuple[ToldEvidencePart, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,6 +193,9 @@ def show_model(request: ShowRequest, catalogue: "Catalogue | None" = None) -> Sh
 
     Returns:
         What is known of it. Nothing is compared: relations are those of the family tree that was drawn last.
+
+    Raises:
+        UnknownNameError: If there is no such model, here or known from another registry.
     """
     from stemma.application.claims import check_claims
     from stemma.application.opening import open_workspace
@@ -218,19 +240,23 @@ def show_model(request: ShowRequest, catalogue: "Catalogue | None" = None) -> Sh
 def _told(request: ShowRequest, known: "KnownModel", registry: "Registry") -> ShowAnswer:
     """What another registry tells of a model."""
     parents, children = (tuple(map(_told_edge, edges)) for edges in registry.known.edges(known))
-    same = (*registry.by_digest(known.record.digest), *(k.record for k in registry.known.by_digest(known.record.digest)))
+    same = (
+        *registry.by_digest(known.record.digest),
+        *(k.record for k in registry.known.by_digest(known.record.digest)),
+    )
     unverified = () if known.complete else ("not all tensors are listed, so that the digest is only stated",)
     fields = {
         "copies": tuple(dict.fromkeys(r.name for r in same if r.name != known.name)),
         "family": FamilyPart(None, 1, (), (known.reason, *unverified)),
         "parents": parents, "children": children, "near": (), "shared": (), "receipts": (), "claims_checked": (),
         "known_from": known.told,
+        "told_evidence": tuple(ToldEvidencePart(**one) for one in registry.known.evidence(known)),
     }  # fmt: skip
     return ShowAnswer(request=request, result=known.record, known=fields)
 
 
 def _told_edge(edge: Mapping[str, Any]) -> Edge:
-    return Edge(edge["parent"], edge["child"], edge["relation"], p_value=edge["p_value"],
+    return Edge(parent=edge["parent"], child=edge["child"], relation=edge["relation"], p_value=edge["p_value"],
                 confidence=edge["confidence"], reason=edge["known_from"].sentence)  # fmt: skip
 
 

@@ -248,10 +248,11 @@ class TraceAnswer:
 
     @property
     def claims(self) -> tuple[ClaimLine, ...]:
-        """What the files of the model say, set against what was found."""
+        """What the files of the model say, set against what was found here; the word of others decides no claim."""
         from stemma.application.claims import check_claims
+        from stemma.workspace.known import own_part
 
-        return check_claims(self.model.claims, self.result.to_dict(), self.stated_licence)
+        return check_claims(self.model.claims, own_part(self.result).to_dict(), self.stated_licence)
 
     def document(self) -> dict[str, Any]:
         """The document that `stemma trace --json` prints."""

@@ -36,9 +36,7 @@ As = Annotated[
         "--as", metavar="NAME", show_default=False, help="Name of the other registry here. [default: its own]"
     ),
 ]
-Known = Annotated[
-    str | None, typer.Argument(metavar="NAME", help="Name of another registry here, or an address.")
-]
+Known = Annotated[str | None, typer.Argument(metavar="NAME", help="Name of another registry here, or an address.")]
 
 
 @app.command("export")
@@ -109,13 +107,13 @@ def import_command(
         show_json(answer.document())
         return
     new = sum(one.new for one in answer.imported)
-    rows = [row for one in answer.imported for row in _imported(one)]
+    rows = [row for one in answer.imported for row in _imported(one, public_key)]
     closing = [("meaning", "answers may name these models now, and say from whom they are known", ""),
                ("next", "stemma list --known", "")]  # fmt: skip
     show(lines_of(verdict_text("imported", f": {new:,} new statements")), "", findings(rows), "", findings(closing))
 
 
-def _imported(one: "Imported") -> Iterator[tuple[str, str, str]]:
+def _imported(one: "Imported", keys: Sequence[Path] | None) -> Iterator[tuple[str, str, str]]:
     section = one.section
     if one.own:
         yield "registry", one.name, "an export of this registry itself: nothing is taken from it"
@@ -126,7 +124,7 @@ def _imported(one: "Imported") -> Iterator[tuple[str, str, str]]:
     yield "models", f"{one.models:,} known from there now", f"{one.new:,} of {section.statements:,} statements new"
     for what, n in section.left_out.items():
         yield "left out", f"{n:,} × {what}", "by the exporter"
-    if one.first and section.signed_by:
+    if one.first and section.signed_by and not keys:
         yield "key", "trusted on first use", "another key, or none, is an error from now on"
 
 
@@ -255,10 +253,10 @@ def diff(
         rows = [("models", f"{document['models_here']:,} here, {document['models_there']:,} there", "")]
         for field, label in (("only_here", "only here"), ("only_there", "only there")):
             rows += _few(label, [(m["name"], prefix(m["digest"])) for m in document[field]])
-        rows += _few("licence", [(x["name"], f"{x['here']['licence'] or 'none'} here, {x['there']['licence'] or 'none'} "
-                                  "there") for x in document["licences"]])  # fmt: skip
-        rows += _few("name taken", [(x["name"], f"{prefix(x['here']['digest'])} here, {prefix(x['there']['digest'])} "
-                                     "there") for x in document["names"]])  # fmt: skip
+        said = [(x["name"], *(x[side]["licence"] or "none" for side in ("here", "there"))) for x in document["licences"]]
+        rows += _few("licence", [(name, f"{here} here, {there} there") for name, here, there in said])
+        said = [(x["name"], *(prefix(x[side]["digest"]) for side in ("here", "there"))) for x in document["names"]]
+        rows += _few("name taken", [(name, f"{here} here, {there} there") for name, here, there in said])
         if document["already_known"]:
             rows.append(("known", f"{document['already_known']:,} models of {document['other']} are known already", ""))
         word_ = "equal" if document["equal"] else "different"

@@ -44,7 +44,10 @@ def show(
     ]
     told = answer.known.get("known_from")
     if told is not None:
-        rows.insert(0, ("known from", told.sentence.removeprefix("known from "), "all of this is its word; nothing was read here"))
+        rows.insert(
+            0,
+            ("known from", told.sentence.removeprefix("known from "), "all of this is its word; nothing was read here"),
+        )
         rows = [row for row in rows if row[0] != "weights"]
     rows += list(_relatives(answer.document()))
     step = f"stemma trace {typed_as(record.name)} shows where it comes from"
@@ -63,6 +66,9 @@ def _relatives(document: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
 
     if document["known_as"]:
         yield "known as", _few(document["known_as"]), "the same weights, as other registries tell"
+    if document["told_evidence"]:
+        told = [f"{e['other']} ({e['verdict'] or e['method']})" for e in document["told_evidence"]]
+        yield "compared", _few(told), "by the other registry; decides nothing here"
     if document["copies"]:
         yield "copies", _few(document["copies"]), "the same weights"
     family = document["family"]

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from stemma.errors import RegistryError, StemmaError
 from stemma.registry import blobs, records, rows, schema
 from stemma.registry.database import Database
+from stemma.registry.exchange import integrity as told
 from stemma.registry.records import Finding, ModelRecord, Progress, TensorRecord
 from stemma.types import Digest
 
@@ -22,6 +23,7 @@ def run(database: Database, folder: blobs.BlobFolder, path: Path, progress: Prog
             if broken:
                 return broken
             findings = [*_rows(connection), *_blobs(connection, folder), *_index(connection, folder)]
+            findings += [Finding(kind, subject, message) for kind, subject, message in told.problems(connection)]
             live = list(_live_models(connection))
             findings += [
                 Finding("leftover", str(p), f"{p} was left by a killed process. Delete it")

@@ -86,7 +86,7 @@ def _undirected(pairs: Sequence[tuple[Candidate, Comparison]]) -> RelativeRoles:
 def _without_sketch(missing: bool, n: int) -> tuple[NotTested, ...]:
     if not missing:
         return ()
-    why = f"no weight sketch of this model can be made, so that {n:,} models known from other registries were not searched"
+    why = f"there is no weight sketch of this model, so that {n:,} models known from other registries were not searched"
     return ({"what": "no-sketch", "model": "", "why": why},)
 
 
@@ -111,12 +111,22 @@ def added(own: Trace, told: Trace | None, suspect: Model) -> Trace:
 
     The verdict is one's own where that is a relation; else that among the known models where that is a relation, which
     `known_from` then says; else it is inconclusive if either is.
+
+    Args:
+        own: The trace among enrolled models.
+        told: The trace among models that other registries tell of; None where there are none.
+        suspect: The model in question.
+
+    Returns:
+        Both, one after the other.
     """
     if told_by(suspect) is not None:
         why = f"{suspect.notes[0]}: all of this is about what it says that they are"
         own = replace(own, not_tested=(*own.not_tested, {"what": WEIGHTS_GONE, "model": "", "why": why}))
     if told is None:
         return own
+    mine = tuple({**t, "why": f"of models that are enrolled here, {t['why']}"} if t["what"] == "nothing-searched" else t
+                 for t in own.not_tested)  # fmt: skip
     verdict, by = own.verdict, tuple[KnownFrom, ...]()
     if own.verdict not in KINSHIP:
         if told.verdict in KINSHIP:
@@ -133,7 +143,7 @@ def added(own: Trace, told: Trace | None, suspect: Model) -> Trace:
         candidates=(*own.candidates, *told.candidates),
         n_searched=own.n_searched + told.n_searched,
         cannot_see=tuple(dict.fromkeys((*own.cannot_see, *told.cannot_see))),
-        not_tested=(*own.not_tested, *told.not_tested),
+        not_tested=(*mine, *told.not_tested),
         known_from=by,
         own_verdict=own.verdict,
     )

@@ -200,9 +200,7 @@ def _refused(policy: Policy, verdict: str, findings: Iterable[Mapping[str, Any]]
     verdicts = [verdict] if verdict in refused or ("related" in refused and verdict in KINSHIP) else []
     return [
         *(f"the verdict is {v}" for v in verdicts),
-        *(
-            f"the relation to {f['name']}{_told(f)} is {f['relation']}" for f in findings if f["relation"] in refused
-        ),
+        *(f"the relation to {f['name']}{_told(f)} is {f['relation']}" for f in findings if f["relation"] in refused),
     ]
 
 

@@ -54,7 +54,9 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         """See `HTTPRedirectHandler`."""
         before, after = urlsplit(req.full_url).scheme, urlsplit(newurl).scheme
         if after not in ("http", "https") or (before == "https" and after != "https"):
-            raise ExchangeError(f"{public_address(req.full_url)} redirects to {after or 'nothing'}:, which is not followed")
+            raise ExchangeError(
+                f"{public_address(req.full_url)} redirects to {after or 'nothing'}:, which is not followed"
+            )
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 

@@ -132,12 +132,23 @@ class Exchange:
     def subscriptions(self) -> tuple[Subscription, ...]:
         """All of them, sorted by the names of the registries."""
         with self._database.reading() as connection:
-            return tuple(Subscription(*row) for row in connection.execute(_select().order_by(schema.origin.c.name)))
+            found = connection.execute(_select().order_by(schema.origin.c.name)).mappings()
+            return tuple(Subscription(**row) for row in found)
 
     def subscribe(self, address: str, accept: Acceptance) -> Refreshed:
         """Import an export, and remember where it is published.
 
         The key that signed it is pinned: an export with another key, or without one, is an error from then on.
+
+        Args:
+            address: http, https, or a file.
+            accept: Which exports are accepted.
+
+        Returns:
+            What was imported.
+
+        Raises:
+            ExchangeError: If there is no export of one other registry, or it is subscribed to already.
         """
         address = address if is_remote(address) else str(local_path(address).absolute())
         if any(s.address == address for s in self.subscriptions()):
@@ -201,12 +212,13 @@ class Exchange:
 
     def _one(self, address: str) -> Subscription:
         with self._database.reading() as connection:
-            return Subscription(*connection.execute(_select().where(schema.subscription.c.address == address)).one())
+            query = _select().where(schema.subscription.c.address == address)
+            return Subscription(**connection.execute(query).mappings().one())
 
 
-def _select() -> sa.Select[Any]:
+def _select() -> sa.Select:
     o, s = schema.origin.c, schema.subscription.c
-    columns = sa.select(o.name, s.address, o.signed_by, s.refreshed_at, s.etag, o.identity)
+    columns = sa.select(o.name.label("registry"), s.address, o.signed_by, s.refreshed_at, s.etag, o.identity)
     return columns.select_from(schema.subscription).join(schema.origin, o.id == s.origin_id)
 
 
@@ -231,9 +243,9 @@ def _written(path: Path) -> Any:
     try:
         with os.fdopen(handle, "wb") as out:
             yield out
-        os.chmod(partial, 0o644)
-        os.replace(partial, path)
+        Path(partial).chmod(0o644)
+        Path(partial).replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
-            os.unlink(partial)
+            Path(partial).unlink()
         raise

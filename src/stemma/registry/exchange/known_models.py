@@ -201,17 +201,23 @@ class KnownModels:
                     ends = [(body[end]["name"], body[end]["digest"]) for end in ("parent", "child")]
                     if held.issuperset(ends):
                         parent, child = (f"{name}@{origin.name}" for name, _ in ends)
-                        yield {"parent": parent, "child": child, "relation": body["relation"],
-                               "confidence": body["confidence"], "p_value": body["p_value"], "known_from": told}  # fmt: skip
+                        said = {field: body[field] for field in ("relation", "confidence", "p_value")}
+                        yield {"parent": parent, "child": child, **said, "known_from": told}
 
-    def evidence(self, digest: Digest) -> int:
-        """Number of results on pairs with a model that other registries tell of."""
+    def evidence(self, known: KnownModel) -> Iterator[dict[str, Any]]:
+        """What the registry of a model computed on pairs with it: the other model, the method and the verdict."""
+        k, o, digest = schema.known_model.c, schema.origin.c, known.record.digest
         with self._database.reading() as connection:
-            return sum(1 for o in self._ids(connection) for e in _bodies(connection, o, EVIDENCE)
-                       if digest in (e.body["a"], e.body["b"]))  # fmt: skip
-
-    def _ids(self, connection: sa.Connection) -> Sequence[int]:
-        return connection.execute(sa.select(schema.origin.c.id)).scalars().all()
+            origin = connection.execute(sa.select(o.id).where(o.name == known.told.registry)).scalar_one()
+            live = sa.select(k.digest, k.name).where(k.origin_id == origin, k.removed == sa.false())
+            names = {d: f"{name}@{known.told.registry}" for d, name in connection.execute(live.order_by(k.name.desc()))}
+            for one in _bodies(connection, origin, EVIDENCE):
+                body = one.body
+                ends = (body["a"], body["b"])
+                if digest in ends and names.keys() >= set(ends):
+                    verdict = body["content"].get("verdict")
+                    said = {"verdict": verdict if isinstance(verdict, str) else "", "added_at": body["added_at"]}
+                    yield {"other": names[ends[ends[0] == digest]], "method": body["spec"]["name"], **said}
 
     def _read(self, connection: sa.Connection, condition: Any) -> Iterator[KnownModel]:
         k, s, o, r = schema.known_model.c, schema.statement.c, schema.origin.c, schema.receipt.c
@@ -302,5 +308,3 @@ def _first_of_each(rows_: Any, limit: int) -> set[int]:
         if taken[origin] <= limit:
             out.add(i)
     return out
-
-

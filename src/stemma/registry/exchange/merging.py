@@ -10,12 +10,12 @@ import numpy as np
 import sqlalchemy as sa
 
 from stemma.errors import ExchangeError
-from stemma.registry.ingest import fingerprinters
 from stemma.registry import rows, schema
 from stemma.registry.database import Database
 from stemma.registry.exchange import statements
 from stemma.registry.exchange.sections import Section, SectionReader, sections, survey
 from stemma.registry.exchange.statements import MODEL, Statement
+from stemma.registry.ingest import fingerprinters
 from stemma.types import Digest, jsonable
 
 BATCH = 200

@@ -1,15 +1,17 @@
-"""What this registry tells others: its own models, their sketches, evidence and family tree, without weights or paths."""
+"""What this registry tells others: its models, their sketches, evidence and family tree, without weights or paths."""
 
 import base64
 import dataclasses
 import json
 import os
+import pathlib
 import secrets
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -74,7 +76,7 @@ class OwnStatements:
 
     def _scrubber(self) -> Scrubber:
         found = self.connection.execute(rows.select_live()).scalars()
-        return Scrubber.of((json.loads(text)["source"] for text in found), os.path.expanduser("~"))
+        return Scrubber.of((json.loads(text)["source"] for text in found), str(Path.home()))
 
     # Models
 
@@ -82,7 +84,7 @@ class OwnStatements:
         m = schema.model.c
         newest = sa.select(sa.func.max(m.id)).group_by(m.name)
         listed = self.connection.execute(sa.select(m.id, m.name).where(m.id.in_(newest)).order_by(m.name)).all()
-        listed = sorted(((r.name, r.id) for r in listed if not self.names or r.name in self.names))
+        listed = sorted((r.name, r.id) for r in listed if not self.names or r.name in self.names)
         for at in range(0, len(listed), BATCH):
             ids = [i for _, i in listed[at : at + BATCH]]
             found = {r.id: r for r in self.connection.execute(sa.select(schema.model).where(m.id.in_(ids)))}
@@ -95,7 +97,7 @@ class OwnStatements:
 
     def _name(self, name: str, digest: str) -> str:
         """The name, which is a path of the exporter's where two checkpoints could not be told apart otherwise."""
-        if not os.path.isabs(name) and ":\\" not in name:
+        if not pathlib.Path(name).is_absolute() and ":\\" not in name:
             return name
         return f"{public_source(name)}~{digest.rpartition(':')[2][:8]}"
 
@@ -273,5 +275,3 @@ def created(connection: sa.Connection) -> str:
     text = connection.execute(sa.select(schema.model.c.record).order_by(schema.model.c.id.desc()).limit(1)).scalar()
     last: Mapping[str, Any] = {} if text is None else json.loads(text)
     return str(last.get("added_at") or last.get("removed_at") or "")
-
-

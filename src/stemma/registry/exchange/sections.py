@@ -2,8 +2,8 @@
 
 A section is what one registry exported: a gzip member with a header line and a line `["digest",statement]` for each
 statement, then a second, uncompressed member with the seal: how many statements, the SHA-256 of the first member, and
-a DSSE envelope with its public key where the section is signed. A file is one section or several one after another, so
-that files are joined with `cat`. There is one way only to write what a file says, and no byte of it that is not checked.
+a DSSE envelope with its public key where the section is signed. A file is one section or several, one after another,
+so that files are joined with `cat`. There is one way only to write what a file says, and every byte of it is checked.
 """
 
 import hashlib
@@ -103,6 +103,9 @@ def write_section(
 
     Returns:
         What was written.
+
+    Raises:
+        ExchangeError: If the seal is too long.
     """
     member, n = _Compressed(out), 0
     first = {"format": FORMAT, "version": VERSION, **header}
