@@ -290,7 +290,7 @@ def everything(registry: Registry) -> list:
 def test_damage_anywhere_is_found_or_harmless(tmp_path: Path) -> None:
     """Bits flipped at random: `check` finds it, or every record still reads as before; never another error."""
     with Registry(tmp_path / "r.db") as registry:
-        for i in range(4):
+        for i in range(8):
             enrol(registry, f"m{i}", i)
         registry.put_evidence(Digest("a"), Digest("b"), SPEC, {"x": 1})
         before = everything(registry)

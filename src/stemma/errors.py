@@ -73,3 +73,7 @@ class StatementError(StemmaError):
 
 class SigningError(StemmaError):
     """A key, a signature or a signed statement cannot be read or used."""
+
+
+class ExchangeError(StemmaError):
+    """What another registry exported cannot be read, was changed, or comes from somebody else than before."""

@@ -16,7 +16,7 @@ from stemma.application.parts import (
     WeightsPart,
     comparison_fields,
 )
-from stemma.types import Comparison, ModelRef, RelationKind
+from stemma.types import Comparison, KnownFrom, ModelRef, RelationKind
 
 if TYPE_CHECKING:
     from stemma.application.policies import Ruling
@@ -78,6 +78,8 @@ class CompareDocument(Document):
         cannot_see: What this comparison did not look at.
         not_tested: What bears on the verdict and could not be tested.
         notes: What the reader left out of the files, changed or took for granted.
+        a_known_from: Other registry that tells of the first model; null where this registry read it.
+        b_known_from: Other registry that tells of the second model; null where this registry read it.
         policy: What the policy says; only where there is one.
     """
 
@@ -100,6 +102,8 @@ class CompareDocument(Document):
     cannot_see: tuple[str, ...]
     not_tested: tuple[NotTestedPart, ...]
     notes: tuple[ModelNote, ...]
+    a_known_from: KnownFrom | None = None
+    b_known_from: KnownFrom | None = None
     policy: PolicyPart | None = None
 
 
@@ -123,9 +127,14 @@ class CompareAnswer:
 
     def document(self) -> dict[str, Any]:
         """The document that `stemma compare --json` prints."""
+        from stemma.workspace.comparison_cache import told_by
+
         policy = self.ruling.part if self.request.fail_on is not None else None
         fields = comparison_fields(self.result)
-        return CompareDocument.of(self.request, **fields, notes=notes_on(*self.models), policy=policy).to_dict()
+        a, b = map(told_by, self.models)
+        return CompareDocument.of(
+            self.request, **fields, notes=notes_on(*self.models), a_known_from=a, b_known_from=b, policy=policy
+        ).to_dict()
 
 
 def compare(request: CompareRequest, progress: Progress | None = None) -> CompareAnswer:

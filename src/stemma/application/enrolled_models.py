@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from stemma.application.document import Document, Progress, Schema
 from stemma.errors import MisuseError
 from stemma.registry.records import Finding, ModelRecord
-from stemma.types import ModelRef, jsonable
+from stemma.types import KnownFrom, ModelRef, jsonable
 
 if TYPE_CHECKING:
+    from stemma.registry import Registry
     from stemma.workspace.catalogue import Catalogue
 
 Order = Literal["name", "added", "parameters", "licence", "family"]
@@ -26,6 +27,7 @@ class ListRequest:
         reverse: From the last to the first.
         limit: Most models that are listed; all if null.
         offset: Models that are skipped.
+        known: Whether the models that other registries tell of are listed, instead of those that are enrolled here.
         registry: Registry; the default one if null.
     """
 
@@ -36,6 +38,7 @@ class ListRequest:
     reverse: bool = False
     limit: int | None = None
     offset: int = 0
+    known: bool = False
     registry: str | None = None
 
 
@@ -63,6 +66,29 @@ class RemoveRequest:
     registry: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class KnownModelPart:
+    """A model that another registry tells of; nothing of it was read here.
+
+    Attributes:
+        name: Its name here.
+        digest: Digest of its weights, as told.
+        parameters: Number of parameters, as told.
+        tensors: Number of tensors, as told.
+        licence: Licence, as told; null where none is.
+        added_at: When it was enrolled there: UTC, ISO 8601.
+        known_from: The registry.
+    """
+
+    name: str
+    digest: str
+    parameters: int
+    tensors: int
+    licence: str | None
+    added_at: str
+    known_from: KnownFrom
+
+
 @dataclass(frozen=True, kw_only=True)
 class ListDocument(Document):
     """The enrolled models.
@@ -71,6 +97,8 @@ class ListDocument(Document):
         registry: Where the registry lies: its file, or its address without the password.
         total: Number of models that fit, listed or not.
         models: Models that fit, in the order asked.
+        known: Models that other registries tell of, by registry and name; only where they were asked for.
+        known_in_all: Number of all models that other registries tell of.
     """
 
     SCHEMA: ClassVar[Schema] = Schema("stemma.list", 1)
@@ -79,6 +107,8 @@ class ListDocument(Document):
     registry: str
     total: int
     models: tuple[ModelRecord, ...]
+    known: tuple[KnownModelPart, ...] = ()
+    known_in_all: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +169,8 @@ class ListAnswer:
         enrolled: Number of all models in it.
         total: Number of models that fit.
         result: Models that fit, in the order asked, as many as asked.
+        known: Models that other registries tell of, where they were asked for.
+        known_in_all: Number of all models that other registries tell of.
     """
 
     request: ListRequest
@@ -147,10 +179,15 @@ class ListAnswer:
     enrolled: int
     total: int
     result: tuple[ModelRecord, ...]
+    known: tuple[KnownModelPart, ...] = ()
+    known_in_all: int = 0
 
     def document(self) -> dict[str, Any]:
         """The document that `stemma list --json` prints."""
-        return ListDocument.of(self.request, registry=self.registry, total=self.total, models=self.result).to_dict()
+        return ListDocument.of(
+            self.request, registry=self.registry, total=self.total, models=self.result, known=self.known,
+            known_in_all=self.known_in_all,
+        ).to_dict()  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,6 +250,8 @@ def list_models(request: ListRequest, catalogue: "Catalogue | None" = None) -> L
             f"limit {request.limit} and offset {request.offset}: list at least one model, and skip no less than none"
         )
     registry = catalogue.registry if catalogue is not None else open_workspace(request.registry).registry
+    if request.known:
+        return _list_known(request, registry)
     known = catalogue or Catalogue(registry)
     fitting = known.select(request.search, request.license, request.family, request.sort, reverse=request.reverse)
     end = None if request.limit is None else request.offset + request.limit
@@ -224,7 +263,26 @@ def list_models(request: ListRequest, catalogue: "Catalogue | None" = None) -> L
         records = tuple(registry.get(entry.name) for entry in shown)
     return ListAnswer(
         request=request, exists=registry.exists(), registry=registry.where, enrolled=len(known.entries),
-        total=len(fitting), result=records,
+        total=len(fitting), result=records, known_in_all=registry.known.count(),
+    )  # fmt: skip
+
+
+def _list_known(request: ListRequest, registry: "Registry") -> ListAnswer:
+    """The models that other registries tell of, as asked."""
+    if request.family is not None or request.sort != "name":
+        raise MisuseError("--known lists models by registry and name: --family and --sort are for enrolled ones")
+    words, licence = request.search.casefold().split(), request.license and request.license.casefold()
+    found = [
+        KnownModelPart(r.name, r.digest, r.parameters, r.tensors, r.licence, r.added_at, told)
+        for r, told in registry.known.records()
+        if all(word in r.name.casefold() or word in r.digest for word in words)
+        and (licence is None or licence in (r.licence or "none").casefold())
+    ]
+    found = found[::-1] if request.reverse else found
+    end = None if request.limit is None else request.offset + request.limit
+    return ListAnswer(
+        request=request, exists=registry.exists(), registry=registry.where, enrolled=0, total=len(found), result=(),
+        known=tuple(found[request.offset : end]), known_in_all=registry.known.count(),
     )  # fmt: skip
 
 

@@ -228,11 +228,14 @@ def _of_one(request: ExportRequest, answer: TraceAnswer, progress: Progress | No
     """The trace of one model, and those of its parents."""
     from stemma.application.opening import open_workspace
     from stemma.export.standards.findings import ExportedFindings, of_trace
+    from stemma.types import jsonable
+    from stemma.workspace.known import own_part
 
     document = answer.document()
     workspace = open_workspace(request.registry, request.jobs, progress)
     stated = next((r.license for r in workspace.own_records(answer.model) if r.license), None)
-    model = _described(of_trace(document), answer.model, stated, document, request.out, progress)
+    own = {**document, **jsonable(own_part(answer.result))}  # the word of others decides no claim
+    model = _described(of_trace(document), answer.model, stated, own, request.out, progress)
     ancestors, left = _further(model, replace(answer.request, deny_license=None), workspace, progress)
     return ExportedFindings(
         models=(replace(model, not_tested=(*model.not_tested, *left)),), ancestors=ancestors,

@@ -8,7 +8,7 @@ from stemma.application.descent import DescentPart, descent_part
 from stemma.application.document import Document, Progress, Schema
 from stemma.application.parts import NotTestedPart, PolicyPart, not_tested_parts
 from stemma.errors import MisuseError
-from stemma.types import Edge, Lineage, ModelRef
+from stemma.types import Edge, KnownFrom, Lineage, ModelRef
 
 if TYPE_CHECKING:
     from stemma.ancestry.trees.kin import KinOf
@@ -89,6 +89,27 @@ class ReceiptPart:
     drawn: Literal["same", "reversed", "elsewhere", "not"]
 
 
+@dataclass(frozen=True, slots=True)
+class ToldEdgePart:
+    """An edge that another registry drew; no finding of this one.
+
+    Attributes:
+        parent: Name of the parent here.
+        child: Name of the child here.
+        relation: What the child is to the parent.
+        confidence: Probability of the direction, as the registry states it; null where it has none.
+        p_value: As the registry states it; null where it has none.
+        known_from: The registry.
+    """
+
+    parent: str
+    child: str
+    relation: str
+    confidence: float | None
+    p_value: float | None
+    known_from: KnownFrom
+
+
 @dataclass(frozen=True, kw_only=True)
 class LineageDocument(Document):
     """Which models come from which.
@@ -104,6 +125,7 @@ class LineageDocument(Document):
         evidence: By family, what the decisions were made with.
         cannot_see: What the answer does not cover.
         not_tested: Models that nothing could be compared with, or that could not be read.
+        told: Edges that other registries drew between their models; nothing here was derived from them.
         descent: Descendants or ancestors of a model; only where they were asked for.
         policy: What the policy says; only where there is one.
     """
@@ -122,6 +144,7 @@ class LineageDocument(Document):
     evidence: tuple[Mapping[str, Any], ...]
     cannot_see: tuple[str, ...]
     not_tested: tuple[NotTestedPart, ...]
+    told: tuple[ToldEdgePart, ...] = ()
     descent: DescentPart | None = None
     policy: PolicyPart | None = None
 
@@ -137,6 +160,7 @@ class LineageAnswer:
         licences: By name, the licence that is recorded of a model.
         ruling: What the policy says; an empty ruling where there is none.
         dot: The graph in the language of Graphviz; None where it was not asked for.
+        told: Edges that other registries drew.
     """
 
     request: LineageRequest
@@ -145,6 +169,7 @@ class LineageAnswer:
     licences: Mapping[str, str] = field(default_factory=dict)
     ruling: "Ruling"
     dot: bytes | None = None
+    told: tuple[ToldEdgePart, ...] = ()
 
     def document(self) -> dict[str, Any]:
         """The document that `stemma lineage --json` prints."""
@@ -161,6 +186,7 @@ class LineageAnswer:
             evidence=found.evidence,
             cannot_see=found.cannot_see,
             not_tested=not_tested_parts(found.not_tested),
+            told=self.told,
             descent=None if self.kin is None else descent_part(self.kin, found, self.licences),
             policy=None if self.request.fail_on_descendant_of is None else self.ruling.part,
         ).to_dict()
@@ -211,4 +237,5 @@ def lineage(request: LineageRequest, progress: Progress | None = None) -> Lineag
         licences=models.licences,
         ruling=judge_lineage(policy, result, names),
         dot=None if request.dot is None else lineage_dot(result).encode(),
+        told=() if paths else tuple(ToldEdgePart(**edge) for edge in workspace.registry.known.told_edges()),
     )

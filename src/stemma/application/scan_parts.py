@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from stemma.types import Trace
+from stemma.types import KnownFrom, Trace
 
 if TYPE_CHECKING:
     from stemma.workspace.scan import Found
@@ -35,6 +35,7 @@ class ScanFindingPart:
         role: What the model is to the scanned one.
         confidence: Probability of the role; null where it has none.
         licence: Licence as read; null where none is recorded.
+        known_from: Other registry that tells of the model; null where this registry read it.
     """
 
     name: str
@@ -42,6 +43,7 @@ class ScanFindingPart:
     role: Literal["copy", "parent", "child", "same", "relative", "unknown"]
     confidence: float | None
     licence: str | None
+    known_from: KnownFrom | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,5 +117,8 @@ def finding_parts(result: Trace) -> tuple[ScanFindingPart, ...]:
     rows: list[tuple[Any, Mapping[str, Any]]] = [("copy", row) for row in result.copies]
     rows += [(row["role"], row) for row in (*result.parents, *result.relatives)]
     return tuple(
-        ScanFindingPart(row["name"], row["relation"], role, row.get("confidence"), row["licence"]) for role, row in rows
+        ScanFindingPart(
+            row["name"], row["relation"], role, row.get("confidence"), row["licence"], row.get("known_from")
+        )
+        for role, row in rows
     )

@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from stemma.application.document import Document, Schema
 from stemma.application.lineage import ReceiptPart
 from stemma.checkpoints.digest import is_partial
+from stemma.errors import UnknownNameError
 from stemma.registry.records import ModelRecord
-from stemma.types import ClaimLine, Edge, jsonable
+from stemma.types import ClaimLine, Edge, KnownFrom, jsonable
 from stemma.types.claims import SURE
 
 if TYPE_CHECKING:
+    from stemma.registry import Registry
+    from stemma.registry.exchange.known_models import KnownModel
     from stemma.workspace.catalogue import Catalogue, Entry
 
 SHARING = 8
@@ -78,6 +81,23 @@ class SharedPart:
     tensors: int
 
 
+@dataclass(frozen=True, slots=True)
+class ToldEvidencePart:
+    """A result of another registry; it is shown, and decides nothing here.
+
+    Attributes:
+        other: The other model of the pair.
+        method: Name of the method.
+        verdict: As the registry states it.
+        added_at: When it was computed there: UTC, ISO 8601.
+    """
+
+    other: str
+    method: str
+    verdict: str
+    added_at: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class ShowDocument(Document):
     """What the registry knows about one model.
@@ -106,6 +126,9 @@ class ShowDocument(Document):
         shared: Models that have some of its tensors, bit for bit.
         receipts: Edits that receipts beside the weights record, to it or from it.
         claims_checked: What its files say, set against the family tree.
+        known_from: Other registry that tells of the model, and whose word all of this is; null where it was read here.
+        known_as: Names of models that other registries tell of, and that are said to have the same weights.
+        told_evidence: What the other registry computed on pairs with the model.
     """
 
     SCHEMA: ClassVar[Schema] = Schema("stemma.show", 1)
@@ -134,6 +157,9 @@ class ShowDocument(Document):
     shared: tuple[SharedPart, ...]
     receipts: tuple[ReceiptPart, ...]
     claims_checked: tuple[ClaimLine, ...]
+    known_from: KnownFrom | None = None
+    known_as: tuple[str, ...] = ()
+    told_evidence: tuple[ToldEvidencePart, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,14 +194,24 @@ def show_model(request: ShowRequest, catalogue: "Catalogue | None" = None) -> Sh
 
     Returns:
         What is known of it. Nothing is compared: relations are those of the family tree that was drawn last.
+
+    Raises:
+        UnknownNameError: If there is no such model, here or known from another registry.
     """
     from stemma.application.claims import check_claims
     from stemma.application.opening import open_workspace
     from stemma.workspace.catalogue import Catalogue
+    from stemma.workspace.known import find_known
 
     if catalogue is None:
         workspace = open_workspace(request.registry)
-        record = workspace.show(request.name)
+        try:
+            record = workspace.show(request.name)
+        except UnknownNameError:
+            known_model = find_known(workspace.registry, request.name)
+            if known_model is None:
+                raise
+            return _told(request, known_model, workspace.registry)
         catalogue = Catalogue(workspace.registry)
     else:
         record = catalogue.registry.get(request.name)
@@ -197,8 +233,32 @@ def show_model(request: ShowRequest, catalogue: "Catalogue | None" = None) -> Sh
         "receipts": tuple(
             ReceiptPart(**one) for one in catalogue.lineage.receipts if record.name in (one["parent"], one["child"])
         ),
+        "known_as": tuple(k.name for k in catalogue.registry.known.by_digest(record.digest)),
     }  # fmt: skip
     return ShowAnswer(request=request, result=record, known=known)
+
+
+def _told(request: ShowRequest, known: "KnownModel", registry: "Registry") -> ShowAnswer:
+    """What another registry tells of a model."""
+    parents, children = (tuple(map(_told_edge, edges)) for edges in registry.known.edges(known))
+    same = (
+        *registry.by_digest(known.record.digest),
+        *(k.record for k in registry.known.by_digest(known.record.digest)),
+    )
+    unverified = () if known.complete else ("not all tensors are listed, so that the digest is only stated",)
+    fields = {
+        "copies": tuple(dict.fromkeys(r.name for r in same if r.name != known.name)),
+        "family": FamilyPart(None, 1, (), (known.reason, *unverified)),
+        "parents": parents, "children": children, "near": (), "shared": (), "receipts": (), "claims_checked": (),
+        "known_from": known.told,
+        "told_evidence": tuple(ToldEvidencePart(**one) for one in registry.known.evidence(known)),
+    }  # fmt: skip
+    return ShowAnswer(request=request, result=known.record, known=fields)
+
+
+def _told_edge(edge: Mapping[str, Any]) -> Edge:
+    return Edge(parent=edge["parent"], child=edge["child"], relation=edge["relation"], p_value=edge["p_value"],
+                confidence=edge["confidence"], reason=edge["known_from"].sentence)  # fmt: skip
 
 
 def _as_trace(catalogue: "Catalogue", record: ModelRecord) -> dict[str, Any]:

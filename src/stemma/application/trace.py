@@ -21,7 +21,7 @@ from stemma.application.parts import (
     weights_part,
 )
 from stemma.errors import NotAModelError
-from stemma.types import ClaimLine, ModelRef, RelationKind, Trace
+from stemma.types import ClaimLine, KnownFrom, ModelRef, RelationKind, Trace
 
 if TYPE_CHECKING:
     from stemma.application.policies import Ruling
@@ -83,6 +83,7 @@ class CopyPart:
         licence: Licence as read; null where none is recorded.
         licence_source: Whether the licence was stated when the model was enrolled, or is that of its card.
         claims: What its files say; no evidence.
+        known_from: Other registry that tells of the model; null where this registry read it.
     """
 
     name: str
@@ -92,6 +93,7 @@ class CopyPart:
     licence: str | None
     licence_source: LicenceSource | None
     claims: Mapping[str, str]
+    known_from: KnownFrom | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,7 @@ class RelativePart:
         reason: Evidence, in one sentence.
         licence: Licence as read; null where none is recorded.
         licence_source: Whether the licence was stated when the model was enrolled, or is that of its card.
+        known_from: Other registry that tells of the model; null where this registry read it.
     """
 
     name: str
@@ -128,6 +131,7 @@ class RelativePart:
     reason: str
     licence: str | None
     licence_source: LicenceSource | None
+    known_from: KnownFrom | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +152,7 @@ class CandidatePart:
         licence: Licence as read; null where none is recorded.
         licence_source: Whether the licence was stated when the model was enrolled, or is that of its card.
         claims: What its files say; no evidence.
+        known_from: Other registry that tells of the model; null where this registry read it.
     """
 
     name: str
@@ -163,6 +168,7 @@ class CandidatePart:
     licence: str | None
     licence_source: LicenceSource | None
     claims: Mapping[str, str]
+    known_from: KnownFrom | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,6 +191,8 @@ class AbstractTraceDocument(Document):
             `name`, `digest` (null for an unknown common ancestor), `probability` and `or` (models that hardly differ).
         coverage: Share of cases in which such a set holds the parent; null where there is no set.
         notes: What the reader left out of the files, changed or took for granted.
+        known_from: Other registries whose word alone the verdict rests on; empty where it is this registry's finding.
+        own_verdict: Verdict without what other registries tell; null where none was asked.
         policy: What the policy says; only where there is one.
     """
 
@@ -203,6 +211,8 @@ class AbstractTraceDocument(Document):
     parent_set: tuple[Mapping[str, Any], ...]
     coverage: float | None
     notes: tuple[ModelNote, ...]
+    known_from: tuple[KnownFrom, ...] = ()
+    own_verdict: Literal["copy", "descends", "related", "no-known-parent", "inconclusive"] | None = None
     policy: PolicyPart | None = None
 
 
@@ -242,10 +252,11 @@ class TraceAnswer:
 
     @property
     def claims(self) -> tuple[ClaimLine, ...]:
-        """What the files of the model say, set against what was found."""
+        """What the files of the model say, set against what was found here; the word of others decides no claim."""
         from stemma.application.claims import check_claims
+        from stemma.workspace.known import own_part
 
-        return check_claims(self.model.claims, self.result.to_dict(), self.stated_licence)
+        return check_claims(self.model.claims, own_part(self.result).to_dict(), self.stated_licence)
 
     def document(self) -> dict[str, Any]:
         """The document that `stemma trace --json` prints."""
@@ -270,6 +281,8 @@ def trace_fields(result: Trace) -> dict[str, Any]:
         "not_tested": not_tested_parts(result.not_tested),
         "parent_set": result.parent_set,
         "coverage": result.coverage,
+        "known_from": result.known_from,
+        "own_verdict": result.own_verdict,
     }
 
 
@@ -287,6 +300,7 @@ def trace(request: TraceRequest, progress: Progress | None = None) -> TraceAnswe
     from stemma.application.opening import open_workspace
     from stemma.application.policies import Policy, judge_trace
     from stemma.checkpoints.remote.names import whole
+    from stemma.workspace.known import find_known
 
     refused = (request.fail_on, request.deny_license, request.fail_on_descendant_of)
     policy = Policy.of(*refused, allow_untested=request.allow_untested)
@@ -296,7 +310,7 @@ def trace(request: TraceRequest, progress: Progress | None = None) -> TraceAnswe
     workspace = open_workspace(request.registry, jobs, progress, networks.with_network)
     model = workspace.resolve(whole(request.model) if request.download else request.model)
     for name in policy.ancestors if not request.against else ():
-        if not Path(name).exists():
+        if not Path(name).exists() and find_known(workspace.registry, name) is None:
             workspace.show(name)  # a mistyped name is told before the search
     options |= networks.function_options(request.probes, request.null, request.null_recipe, model, request.seed)
     probes = options.get("probes")
@@ -323,6 +337,9 @@ def _nothing_searched(request: TraceRequest, result: Trace) -> tuple[str, ...]:
         more = f": {unread[0]}{f' (and {len(unread) - 1:,} more)' if len(unread) > 1 else ''}" if unread else ""
         raise NotAModelError(f"there is no other checkpoint in {', '.join(request.against)} to search{more}")
     why = next((t["why"] for t in result.not_tested if t["what"] == "nothing-searched"), "")
+    if result.known_from:
+        told = ", ".join(k.sentence.removeprefix("known from ") for k in result.known_from)
+        return (f"the verdict rests on the word of {told}: this registry read none of the models",)
     return (f"{why}. Enrol some models with: stemma add PATH",) if why and not _refuses(request) else ()
 
 

@@ -74,9 +74,9 @@ app.command()(competition)
 app.command()(prune)
 app.command()(unlearn)
 app.command()(sign)
+app.add_typer(registry, name="registry")
 app.add_typer(verify, name="verify")
 app.add_typer(zoo, name="zoo")
-app.add_typer(registry, name="registry")
 app.add_typer(train, name="train")
 app.command()(demo)
 
@@ -171,4 +171,4 @@ def _sentence(error: Exception, typed: Sequence[str]) -> str:
 
 def _command(typed: Sequence[str]) -> str:
     words = [word for word in typed if not word.startswith("-")]
-    return " ".join(words[: 2 if words[:1] in (["verify"], ["zoo"], ["train"], ["registry"]) else 1])
+    return " ".join(words[: 2 if words[:1] in (["registry"], ["verify"], ["zoo"], ["train"]) else 1])

@@ -22,6 +22,7 @@ from stemma.cli.options import (
 if TYPE_CHECKING:
     from rich.text import Text
 
+    from stemma.application.lineage import ToldEdgePart
     from stemma.types import Edge, Lineage
 
 CERTAIN = 0.95
@@ -123,11 +124,27 @@ def lineage(
         show_kin(answer.kin, answer.licences, request.paths)
     else:
         files = (("page", html), ("picture", svg), ("graph", dot))
-        rows = [*_lines(result), *((label, str(file), "") for label, file in files if file is not None)]
+        rows = [
+            *_lines(result),
+            *told_lines(answer.told),
+            *((label, str(file), "") for label, file in files if file is not None),
+        ]
         closing = zip(("meaning", "next"), lineage_closing(document), strict=True)
         show(lines_of(answer_text(lineage_answer(document))), "", *trees(result), findings(rows), "",
              findings((label, text, "") for label, text in closing))  # fmt: skip
     enforce(answer.ruling)
+
+
+TOLD = 8
+"""Edges of other registries that are listed before the rest is counted."""
+
+
+def told_lines(edges: "Sequence[ToldEdgePart]") -> "Iterator[tuple[str, str, str]]":
+    """Edges that other registries drew."""
+    for edge in edges[:TOLD]:
+        yield "told", f"{edge.parent} → {edge.child} ({edge.relation})", edge.known_from.sentence
+    if len(edges) > TOLD:
+        yield "", f"and {len(edges) - TOLD:,} more edges of other registries", "all of them with --json"
 
 
 def trees(result: "Lineage") -> "Iterator[Text | str]":

@@ -1,10 +1,13 @@
 """`stemma list`: what the registry holds."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from stemma.cli.options import Json, RegistryUrl
+
+if TYPE_CHECKING:
+    from stemma.application.enrolled_models import ListAnswer
 
 WIDE = 100
 """Columns of a terminal from which all facts are shown; a narrower one shows name, digest and size."""
@@ -27,6 +30,9 @@ def list_command(
     reverse: Annotated[bool, typer.Option("--reverse", help="From the last to the first.")] = False,
     limit: Annotated[int | None, typer.Option("--limit", metavar="N", min=1, help="List at most so many.")] = None,
     offset: Annotated[int, typer.Option("--offset", metavar="N", min=0, help="Skip so many.")] = 0,
+    known: Annotated[
+        bool, typer.Option("--known", help="List the models that other registries tell of instead.")
+    ] = False,
     registry: RegistryUrl = None,
     as_json: Json = False,
 ) -> None:
@@ -37,12 +43,15 @@ def list_command(
 
     request = ListRequest(
         search=search, license=license, family=family, sort=sort, reverse=reverse,  # ty: ignore[invalid-argument-type]
-        limit=limit, offset=offset, registry=registry,
+        limit=limit, offset=offset, known=known, registry=registry,
     )  # fmt: skip
     answer = list_models(request)
     records, path = answer.result, answer.registry
     if as_json:
         show_json(answer.document())
+        return
+    if known:
+        _show_known(answer)
         return
     if not records:
         if answer.enrolled:
@@ -59,6 +68,23 @@ def list_command(
     kept = len(titles) if console().width >= WIDE else 3
     models = "1 model" if len(records) == 1 else f"{len(records):,} models"
     of = f" of {answer.enrolled:,}" if len(records) < answer.enrolled else ""
-    closing = findings([("next", "stemma show NAME shows what is known about one of them", "")])
+    rows_after = [("next", "stemma show NAME shows what is known about one of them", "")]
+    if answer.known_in_all:
+        rows_after.append(("known", f"{answer.known_in_all:,} more from other registries", "stemma list --known"))
+    closing = findings(rows_after)
     table = columns(titles[:kept], [row[:kept] for row in rows], right=("parameters", "tensors"))
     show(f"{models}{of} in {plain(path)}", "", table, "", closing)
+
+
+def _show_known(answer: "ListAnswer") -> None:
+    """The models that other registries tell of."""
+    from stemma.cli.layout import columns, findings
+    from stemma.cli.output import prefix, show
+
+    rows = ((k.name, prefix(k.digest), f"{k.parameters:,}", k.licence or "", k.known_from.sentence.removeprefix(
+        "known from registry ")) for k in answer.known)  # fmt: skip
+    of = f" of {answer.total:,}" if len(answer.known) < answer.total else ""
+    headline = f"{len(answer.known):,}{of} models that other registries tell of"
+    table = columns(("name", "digest", "parameters", "licence", "known from"), rows, right=("parameters",))
+    meaning = findings([("meaning", "nothing of these was read here: names, digests and licences are as told", "")])
+    show(headline, *(["", table] if answer.known else []), "", meaning)

@@ -42,6 +42,13 @@ def show(
         ("weights", record.weights or "not stored", "" if record.weights else "read from the source when needed"),
         ("added", record.added_at, f"with Stemma {record.stemma_version}"),
     ]
+    told = answer.known.get("known_from")
+    if told is not None:
+        rows.insert(
+            0,
+            ("known from", told.sentence.removeprefix("known from "), "all of this is its word; nothing was read here"),
+        )
+        rows = [row for row in rows if row[0] != "weights"]
     rows += list(_relatives(answer.document()))
     step = f"stemma trace {typed_as(record.name)} shows where it comes from"
     headline = verdict_text(record.name, f": added {record.added_at[:10]}, licence {record.licence or 'not recorded'}")
@@ -57,6 +64,11 @@ def _relatives(document: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     from stemma.cli.output import number
     from stemma.export.figures import count
 
+    if document["known_as"]:
+        yield "known as", _few(document["known_as"]), "the same weights, as other registries tell"
+    if document["told_evidence"]:
+        told = [f"{e['other']} ({e['verdict'] or e['method']})" for e in document["told_evidence"]]
+        yield "compared", _few(told), "by the other registry; decides nothing here"
     if document["copies"]:
         yield "copies", _few(document["copies"]), "the same weights"
     family = document["family"]

@@ -165,6 +165,9 @@ def _licences(result: "Trace") -> Iterator[tuple[str, str, str]]:
     found = [f for f in (*result.copies, *result.parents, *result.relatives) if f["licence"]]
     for finding in found[:SHOWN]:
         why = why_unclear(finding["licence"])
+        if finding.get("known_from"):
+            yield "licence", str(finding["name"]), f"{finding['licence']} · as told: {finding['known_from'].sentence}"
+            continue
         words = (finding["licence"], by[finding["licence_source"]], f"not clear: {why}" if why else "")
         yield "licence", str(finding["name"]), " · ".join(w for w in words if w)
     if len(found) > SHOWN:
@@ -252,7 +255,8 @@ def _relative_lines(label: str, findings: Sequence[Mapping[str, Any]]) -> Iterat
 
     for finding in findings[:SHOWN]:
         role = finding.get("role") if label == "relative" and finding.get("role") in ("child", "same") else ""
-        words = (role, described(finding, None), strength(finding))
+        told = finding["known_from"].sentence if finding.get("known_from") else ""
+        words = (role, described(finding, None), strength(finding), told)
         yield label, str(finding["name"]), " · ".join(x for x in words if x)
     if len(findings) > SHOWN:
         yield "", f"and {len(findings) - SHOWN:,} more", "all of them with --json"

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stemma.types import KnownFrom
 from stemma.types.text import plain
 
 Document = Mapping[str, Any]
@@ -82,20 +83,33 @@ def path_of(name: object, searched: Sequence[str] | None) -> str:
     return typed_as(name)
 
 
+def told(row: Mapping[str, Any]) -> str:
+    """Who tells of a model: `known from registry …`; empty where it was read here."""
+    found = row.get("known_from")
+    if not found:
+        return ""
+    return (found if isinstance(found, KnownFrom) else KnownFrom(**found)).sentence
+
+
+def _as_told(row: Mapping[str, Any]) -> str:
+    return f", {told(row)}" if told(row) else ""
+
+
 def trace_answer(document: Document) -> AnswerLine:
     """Where the model comes from, in one line."""
     model, closest, verdict = document["model"]["name"], closest_finding(document), document["verdict"]
     if verdict == "copy" and closest is not None:
         if closest["relation"] == "copy":
-            return AnswerLine(f"{model} is a ", "copy", f" of {closest['name']}")
-        return AnswerLine(f"{model} has the same weights as ", "", f"{closest['name']} under other names")
+            return AnswerLine(f"{model} is a ", "copy", f" of {closest['name']}{_as_told(closest)}")
+        same = f"{closest['name']} under other names{_as_told(closest)}"
+        return AnswerLine(f"{model} has the same weights as ", "", same)
     if verdict == "descends" and closest is not None:
         names = [str(parent["name"]) for parent in document["parents"] if parent["direction"] == "parent"]
         merged = closest["relation"] == "merged" and len(names) > 1
         of = f"{', '.join(names[:-1])} and {names[-1]}" if merged else closest["name"]
         return AnswerLine(f"{model} ", "descends", f" from {of}{in_brackets(closest['relation'])}")
     if verdict == "related" and closest is not None:
-        kin = f" to {closest['name']}{in_brackets(closest['relation'])}"
+        kin = f" to {closest['name']}{in_brackets(closest['relation'])}{_as_told(closest)}"
         rest = f"{kin}; which of the two came first is not known"
         if by_function_only(document, closest):
             rest = f" to {closest['name']} in function only{in_brackets(closest['relation'])}"
@@ -114,6 +128,10 @@ def trace_closing(document: Document) -> tuple[str, str]:
     verdict, closest, asked = document["verdict"], closest_finding(document), document["asked"]
     model = typed_as(asked["model"])
     parent = "PARENT" if closest is None else path_of(closest["name"], asked["against"])
+    if closest is not None and told(closest):
+        name = typed_as(closest["name"])
+        return ("this rests on the word of another registry: nothing of that model was read here",
+                f"{command_of('show', asked)} {name} shows what the registry tells of it")  # fmt: skip
     if verdict == "copy":
         return ("the weights are those of a known model, whose licence applies to them",
                 "stemma trace with --deny-license L checks the licences, for example in CI")  # fmt: skip

@@ -11,6 +11,7 @@ from stemma.checkpoints.remote import is_remote
 from stemma.errors import RegistryError, StemmaError
 from stemma.registry import blobs, records, rows, schema, sketch_file
 from stemma.registry.database import AbstractDatabase
+from stemma.registry.exchange import integrity as told
 from stemma.registry.records import Finding, ModelRecord, Progress, TensorRecord
 from stemma.types import Digest, Spec
 
@@ -26,6 +27,7 @@ def run(
                 return [Finding("database", where, f"{where} is damaged: {s}. Restore a backup") for s in broken]
             findings = [*_rows(connection), *_blobs(connection, large), *_index(connection, large)]
             findings += _index_files(connection, beside)
+            findings += [Finding(kind, subject, message) for kind, subject, message in told.problems(connection)]
             live = list(_live_models(connection))
             findings += [
                 Finding("leftover", str(p), f"{p} was left by a killed process. Delete it")

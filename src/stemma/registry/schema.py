@@ -151,6 +151,88 @@ scan = sa.Table(
     sqlite_autoincrement=True,
 )
 
+identity = sa.Table(
+    "identity",
+    metadata,
+    sa.Column("identity", sa.Text, primary_key=True, comment="random; tells exports of this registry from others"),
+    sa.Column("name", sa.Text, nullable=False, comment="how it calls itself in exports"),
+)
+
+origin = sa.Table(
+    "origin",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("identity", sa.Text, nullable=False, unique=True, comment="of the other registry, as it states it"),
+    sa.Column("name", sa.Text, nullable=False, unique=True, comment="its name here"),
+    sa.Column("signed_by", sa.Text, comment="SHA-256 of the pinned public key; NULL where it does not sign"),
+    sa.Column("added_at", sa.Text, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+receipt = sa.Table(
+    "receipt",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("origin_id", sa.Integer, sa.ForeignKey("origin.id"), nullable=False, index=True),
+    sa.Column("record", sa.Text, nullable=False, comment="what was imported, from where, and who signed it"),
+    sa.Column("record_digest", sa.Text, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+statement = sa.Table(
+    "statement",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("origin_id", sa.Integer, sa.ForeignKey("origin.id"), nullable=False),
+    sa.Column("receipt_id", sa.Integer, sa.ForeignKey("receipt.id"), nullable=False, index=True),
+    sa.Column("kind", sa.Text, nullable=False, comment="`model`, `evidence`, `tree` or `edge`"),
+    sa.Column("key", sa.Text, nullable=False, comment="what it is about: a name, or digest of a pair and a method"),
+    sa.Column("revision", sa.Text, nullable=False, comment="the largest of a key counts"),
+    sa.Column("digest", sa.Text, nullable=False),
+    sa.Column("content", sa.LargeBinary, nullable=False, comment="canonical JSON, compressed"),
+    sa.UniqueConstraint("origin_id", "digest"),
+    sa.Index("statement_of_key", "origin_id", "kind", "key"),
+    sqlite_autoincrement=True,
+)
+
+known_model = sa.Table(
+    "known_model",
+    metadata,
+    sa.Column("origin_id", sa.Integer, sa.ForeignKey("origin.id"), primary_key=True),
+    sa.Column("name", sa.Text, primary_key=True, comment="in the other registry"),
+    sa.Column("statement_id", sa.Integer, sa.ForeignKey("statement.id"), nullable=False, index=True),
+    sa.Column("revision", sa.Text, nullable=False),
+    sa.Column("statement_digest", sa.Text, nullable=False),
+    sa.Column("removed", sa.Boolean, nullable=False, comment="true for a tombstone"),
+    sa.Column("digest", sa.Text, nullable=False, index=True, comment="of the model"),
+    sa.Column("names_free_digest", sa.Text, index=True),
+    sa.Column("bits", sa.LargeBinary, comment="of its weight sketch, by the method of this version"),
+)
+
+known_tensor = sa.Table(
+    "known_tensor",
+    metadata,
+    sa.Column("key", sa.BigInteger, primary_key=True, comment="first 8 bytes of the tensor's digest"),
+    sa.Column("statement_id", sa.Integer, sa.ForeignKey("statement.id"), primary_key=True, index=True),
+    sqlite_with_rowid=False,
+)
+
+subscription = sa.Table(
+    "subscription",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("address", sa.Text, nullable=False, unique=True),
+    sa.Column("origin_id", sa.Integer, sa.ForeignKey("origin.id"), nullable=False),
+    sa.Column("etag", sa.Text, comment="of the file that was read last, as the server or the file system states it"),
+    sa.Column("file_digest", sa.Text, nullable=False, comment="of the file that was read last"),
+    sa.Column("refreshed_at", sa.Text, nullable=False),
+    sqlite_autoincrement=True,
+)
+"""The only rows beside `origin` and the indexes that are changed in place: they say what was fetched last."""
+
+EXCHANGE = (identity, origin, receipt, statement, known_model, known_tensor, subscription)
+"""What is known from other registries; apart from the tables of this one, so that nobody else writes into those."""
+
 
 def fit_to_postgresql(tables: Iterable[sa.Table]) -> None:
     """Let the columns of tables mean on PostgreSQL what they mean in SQLite: text by code points, 64-bit numbers."""
@@ -188,6 +270,10 @@ def _m006_family_trees(connection: sa.Connection) -> None:
     metadata.create_all(connection, tables=[family_tree])
 
 
+def _m007_exchange(connection: sa.Connection) -> None:
+    metadata.create_all(connection, tables=list(EXCHANGE))
+
+
 MIGRATIONS: tuple[tuple[str, Callable[[sa.Connection], None]], ...] = (
     ("models", _m001_models),
     ("fingerprints", _m002_fingerprints),
@@ -195,6 +281,7 @@ MIGRATIONS: tuple[tuple[str, Callable[[sa.Connection], None]], ...] = (
     ("functional sketches", _m004_functional_sketches),
     ("scans", _m005_scans),
     ("family trees", _m006_family_trees),
+    ("exchange", _m007_exchange),
 )
 """Applied in order, each once; one that has been released is never edited."""
 

@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
@@ -27,6 +27,10 @@ from stemma.registry.records import (
 )
 from stemma.registry.search import SketchIndex
 from stemma.types import Digest, Fingerprint, Spec
+
+if TYPE_CHECKING:
+    from stemma.registry.exchange.exchange import Exchange
+    from stemma.registry.exchange.known_models import KnownModels
 
 _PREFIX = re.compile(r"(partial:)?(?:sha256:)?([0-9a-f]{8,64})")
 
@@ -307,6 +311,22 @@ class Registry:
         """What a store of models held when it was last scanned, or None."""
         with self._database.reading() as connection:
             return result_rows.newest_scan(connection, place)
+
+    # Other registries
+
+    @property
+    def exchange(self) -> "Exchange":
+        """Exports, imports and subscriptions."""
+        from stemma.registry.exchange.exchange import Exchange
+
+        return Exchange(self._database, self._large)
+
+    @property
+    def known(self) -> "KnownModels":
+        """The models that are known from other registries."""
+        from stemma.registry.exchange.known_models import KnownModels
+
+        return KnownModels(self._database)
 
     def check(self, progress: Progress | None = None) -> list[Finding]:
         """Recompute every digest from the files, including the sources.

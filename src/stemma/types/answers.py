@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stemma import presentation
-from stemma.types.nouns import Evidence, ModelRef, Relation, RelationKind, Verdict, jsonable
+from stemma.types.nouns import Evidence, KnownFrom, ModelRef, Relation, RelationKind, Verdict, jsonable
 from stemma.types.text import plain, short_name
 
 NotTested = Mapping[str, str]
@@ -162,6 +162,8 @@ class Trace:
         parent_set: The smallest set of possible parents that holds the parent in the stated share of cases, each with
             its probability, `or` what hardly differs from it; an unknown common ancestor may be one of them.
         coverage: That share; None where there is no such set.
+        known_from: Other registries whose word alone the verdict rests on; empty where it is this registry's finding.
+        own_verdict: The verdict without what other registries tell; None where none was asked.
     """
 
     model: ModelRef
@@ -176,6 +178,8 @@ class Trace:
     not_tested: tuple[NotTested, ...] = ()
     parent_set: tuple[Mapping[str, Any], ...] = ()
     coverage: float | None = None
+    known_from: tuple[KnownFrom, ...] = ()
+    own_verdict: str | None = None
 
     def __repr__(self) -> str:
         lines = [f"{short_name(self.model.name)}: {self.verdict} ({self.n_searched:,} searched, alpha {self.alpha:g})"]

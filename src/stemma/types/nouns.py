@@ -104,6 +104,27 @@ class ModelRef:
 
 
 @dataclass(frozen=True, slots=True)
+class KnownFrom:
+    """The other registry that tells of a model; this one never read its weights.
+
+    Attributes:
+        registry: Its name here.
+        identity: Its identity, as it states it.
+        signed_by: SHA-256 of the public key that signed what it told; None where it was not signed.
+    """
+
+    registry: str
+    identity: str
+    signed_by: str | None
+
+    @property
+    def sentence(self) -> str:
+        """As part of a sentence: `known from registry acme (signed by 1f2e3d4c5b6a7980…)`."""
+        by = "not signed" if self.signed_by is None else f"signed by {self.signed_by[:16]}…"
+        return f"known from registry {self.registry} ({by})"
+
+
+@dataclass(frozen=True, slots=True)
 class InputSpec:
     """The raw input space of a network: where probes are given and gradients are compared.
 

@@ -58,7 +58,7 @@ def candidates_from_files(
             models = open_models(checkpoint.path, name)
             bits = with_digests(models, known)
             if sketches is not None:
-                sketches |= bits
+                sketches.update(bits)
             for model in models:
                 names.add(model.name)
                 if suspect is None or not (model.source == suspect.source and model.digest == suspect.digest):

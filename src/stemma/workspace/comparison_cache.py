@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from stemma.ancestry.trace import Candidate
 from stemma.checkpoints.model import Model
@@ -10,7 +10,7 @@ from stemma.errors import RegistryError
 from stemma.registry import Registry, comparisons, model_records
 from stemma.registry.ingest import fingerprinters
 from stemma.registry.records import canonical_json
-from stemma.types import Comparison, Fingerprint
+from stemma.types import WEIGHTS_GONE, Comparison, Fingerprint, KnownFrom
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,18 @@ class ComparisonCache:
         """All evidence of the weights axis, from sketches where weights are gone."""
         if model_records.has_no_weights(a) or model_records.has_no_weights(b):
             missing = next(m.notes[0] for m in (a, b) if model_records.has_no_weights(m))
+            if told_by(a) is not None or told_by(b) is not None:
+                return self._compare_known(a, b, missing, alpha)
             return comparisons.compare_sketches(a, b, (self.sketch(a), self.sketch(b)), missing, alpha)
         return compare_weights(a, b, alpha)
+
+    def _compare_known(self, a: Model, b: Model, missing: str, alpha: float) -> Comparison:
+        """By sketch, with the shapes of the one that was read here; that the other was not is always said."""
+        first, second = (b, a) if told_by(a) is not None and told_by(b) is None else (a, b)
+        sketches = (self.sketch(first), self.sketch(second))
+        found = comparisons.compare_sketches(first, second, sketches, missing, alpha)
+        not_tested = found.not_tested or ({"what": WEIGHTS_GONE, "model": "", "why": missing},)
+        return replace(found, a=a.ref, b=b.ref, not_tested=not_tested)
 
     def compare_enrolled(self, enrolled: Candidate, other: Model, alpha: float) -> Comparison:
         """The comparison of an enrolled model with another one, computed once."""
@@ -58,9 +68,16 @@ class ComparisonCache:
     def sketch(self, model: Model) -> Fingerprint | None:
         """The weight sketch of a model; where its weights are gone the kept one, None if none was kept."""
         method = fingerprinters()[0]
+        if "known_sketch" in model.__dict__:  # as another registry tells it
+            return model.__dict__["known_sketch"]
         if model_records.has_no_weights(model):
             return self.registry.fingerprint(model.digest, method.spec)
         return method(model)
+
+
+def told_by(model: Model) -> KnownFrom | None:
+    """The other registry that tells of a model; None where it was read here."""
+    return model.__dict__.get("known_from")
 
 
 def compare_weights(a: Model, b: Model, alpha: float) -> Comparison:

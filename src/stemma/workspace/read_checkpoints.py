@@ -44,8 +44,11 @@ def read_all(checkpoints: Sequence[Checkpoint], license: str | None, engine: Abs
     if engine is None or (not engine.distant and len(checkpoints) < 2):
         yield from map(task, checkpoints)
     elif engine.distant:
-        values = ((replace(c, path=c.path.absolute()), (FileState.of(c.path),)) for c in checkpoints)
-        results = run(engine, WithFiles(task), values, size=lambda value: value[1][0].size)
+        values = (
+            (replace(c, path=c.path.absolute()), (FileState.of(c.path),)) if isinstance(c.path, Path) else (c, ())
+            for c in checkpoints
+        )
+        results = run(engine, WithFiles(task), values, size=lambda value: sum(file.size for file in value[1]))
         for checkpoint, result in zip(checkpoints, results, strict=True):
             yield _why_lost(checkpoint, result) or require_seen(result, engine.address) or result
     else:

@@ -22,6 +22,7 @@ from stemma.workspace.compared_elsewhere import compare_elsewhere
 from stemma.workspace.comparison_cache import ComparisonCache, compare_weights
 from stemma.workspace.engines import engine_for
 from stemma.workspace.enrol import AddResult, Enrolment
+from stemma.workspace.known import KnownSearch, added, find_known
 from stemma.workspace.read_checkpoints import with_digests
 from stemma.workspace.role_assignment import COVERAGE, RoleAssignment, with_direction
 from stemma.workspace.search_scope import search_files, search_registry
@@ -155,8 +156,8 @@ class Workspace:
                 address of a model on a server.
 
         Returns:
-            The model. Where an enrolled model's source is gone or has changed, its kept copy; where none was kept, a
-            model that can be identified but not read.
+            The model. Where an enrolled model's source is gone or has changed, its kept copy; where none was kept, or
+            where only another registry tells of the model, one that can be identified but not read.
 
         Raises:
             UnknownNameError: If it is none of these.
@@ -172,6 +173,9 @@ class Workspace:
         except UnknownNameError as e:
             if is_remote(text):
                 return self._prepare(load(text))
+            known = find_known(self.registry, text)
+            if known is not None:
+                return known.opened()
             raise UnknownNameError(f"there is no file '{text}', and {e}") from None
 
     def reopen(self, record: ModelRecord, read: "Sequence[IngestedModel]" = ()) -> Model:
@@ -328,10 +332,11 @@ class Workspace:
 
             try:
                 assign_roles = RoleAssignment(model, shipped_parent_model, coverage)
-                return trace(model, candidates, evidence, alpha=alpha, n_searched=search.n_searched,
-                             assign_roles=assign_roles, not_tested=search.not_tested, coverage=coverage)  # fmt: skip
+                found = trace(model, candidates, evidence, alpha=alpha, n_searched=search.n_searched,
+                              assign_roles=assign_roles, not_tested=search.not_tested, coverage=coverage)  # fmt: skip
             finally:
                 pool.shutdown(cancel_futures=True)
+        return found if against is not None else added(found, KnownSearch(self.registry, model, alpha)(), model)
 
     def _function(self, probes: "Probes | Selection", alpha: float) -> "FunctionAxis":
         from stemma.kinship.function.selection import Selection

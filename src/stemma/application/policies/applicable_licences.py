@@ -118,7 +118,8 @@ def _relatives(result: Trace, enrolled: "EnrolledModels") -> list[LicensedModel]
 def _held(row: Mapping[str, Any], enrolled: "EnrolledModels") -> list[LicensedModel]:
     """A relative; one that was read from a file and states nothing also as the registry has the same weights."""
     stated = row["licence"] if row["licence_source"] == "stated" else ""
-    holder = LicensedModel(row["name"], row["digest"], stated, row["claims"])
+    told = f" ({row['known_from'].sentence})" if row.get("known_from") else ""
+    holder = LicensedModel(f"{row['name']}{told}", row["digest"], stated, row["claims"])
     if holder.licence:
         return [holder]
     known = [_recorded(r) for r in enrolled.by_digest(row["digest"])]

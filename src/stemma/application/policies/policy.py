@@ -12,6 +12,7 @@ from stemma.application.suggestions import did_you_mean
 from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError
 from stemma.types import Comparison, Lineage, NotTested, RelationKind, Trace
+from stemma.workspace.known import own_part
 from stemma.workspace.workspace import ALPHA, Workspace
 
 KINSHIP = frozenset({"copy", "descends", "related"})
@@ -127,6 +128,8 @@ def judge_trace(
 ) -> Ruling:
     """What a policy says to a trace, with what the registry knows of licences and descent; else an empty ruling.
 
+    What other registries tell can close a gate and never opens one: what one's own findings alone call for stays.
+
     Args:
         policy: The policy.
         found: The trace.
@@ -139,6 +142,21 @@ def judge_trace(
     """
     if not policy.refuses_anything:
         return Ruling()
+    ruling = _ruling(policy, found, subject, workspace, against)
+    if found.own_verdict is None:
+        return ruling
+    alone = _ruling(policy, own_part(found), subject, workspace, against)
+    return Ruling(
+        tuple(dict.fromkeys((*alone.violations, *ruling.violations))),
+        tuple(dict.fromkeys((*alone.untested, *ruling.untested))),
+        tuple(dict.fromkeys((*alone.notes, *ruling.notes))),
+        policy.allow_untested,
+    )
+
+
+def _ruling(
+    policy: Policy, found: Trace, subject: Model, workspace: Workspace, against: Sequence[str] | None
+) -> Ruling:  # fmt: skip
     violations = _refused(policy, found.verdict, [*found.copies, *found.parents, *found.relatives])
     untested = [*_sentences(found.not_tested), *_by_function(policy, found.candidates, found.alpha)]
     notes: tuple[str, ...] = ()
@@ -150,8 +168,13 @@ def judge_trace(
             licences.notes,
         )
     if policy.ancestors:
-        descent = check_trace(policy.ancestors, found, subject, workspace, against)
+        descent = check_trace(policy.ancestors, own_part(found), subject, workspace, against)
         violations, untested = [*violations, *descent.violations], [*untested, *descent.untested]
+        untested += [
+            f"it is related to {r['name']}, {r['known_from'].sentence}, whose own parents are not known here"
+            for r in (*found.copies, *found.parents, *found.relatives)
+            if r.get("known_from")
+        ]
     return Ruling(tuple(violations), tuple(dict.fromkeys(untested)), notes, policy.allow_untested)
 
 
@@ -177,8 +200,13 @@ def _refused(policy: Policy, verdict: str, findings: Iterable[Mapping[str, Any]]
     verdicts = [verdict] if verdict in refused or ("related" in refused and verdict in KINSHIP) else []
     return [
         *(f"the verdict is {v}" for v in verdicts),
-        *(f"the relation to {f['name']} is {f['relation']}" for f in findings if f["relation"] in refused),
+        *(f"the relation to {f['name']}{_told(f)} is {f['relation']}" for f in findings if f["relation"] in refused),
     ]
+
+
+def _told(row: Mapping[str, Any]) -> str:
+    """Who tells of a model, where it is another registry."""
+    return f" ({row['known_from'].sentence})" if row.get("known_from") else ""
 
 
 def _sentences(entries: Iterable[NotTested]) -> list[str]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from stemma.export.answers import closest_finding, trace_answer, trace_closing
+from stemma.export.answers import closest_finding, told, trace_answer, trace_closing
 from stemma.export.figures import count, number, odds, percent, strength
 
 Document = Mapping[str, Any]
@@ -104,7 +104,7 @@ def _link(above: list[dict[str, Any]]) -> tuple[str, str]:
 
 def _card(kin: Mapping[str, Any], kind: str, label: str, edge: str, link: str) -> dict[str, Any]:
     return {"name": kin["name"], "digest": kin["digest"], "kind": kind, "label": label, "edge": edge, "link": link,
-            "licence": kin["licence"]}  # fmt: skip
+            "licence": kin["licence"], "told": told(kin)}  # fmt: skip
 
 
 def _edge(kin: Mapping[str, Any]) -> str:
@@ -134,12 +134,14 @@ def _findings(document: Document) -> Iterator[str]:
     rest = document["relatives"] if document["parents"] or document["copies"] else ()
     for kin in rest[:ABOVE]:
         role = _ROLES.get(kin["role"], "relative")
-        yield f"{kin['name']}: {role} ({kin['relation'] or 'related'}, {strength(kin)})."
+        by = f"; {told(kin)}" if told(kin) else ""
+        yield f"{kin['name']}: {role} ({kin['relation'] or 'related'}, {strength(kin)}{by})."
     if len(rest) > ABOVE:
         yield f"{count(len(rest) - ABOVE, 'further relative')}."
     licensed = [kin for kin in (*document["copies"], *document["parents"]) if kin["licence"]]
     for kin in licensed[:ABOVE]:
         by = "as stated when it was enrolled" if kin["licence_source"] == "stated" else "by its own card"
+        by = f"as told by another registry; {told(kin)}" if told(kin) else by
         yield f"Licence of {kin['name']}: {kin['licence']}, {by}."
     if len(licensed) > ABOVE:
         yield f"{count(len(licensed) - ABOVE, 'further licence')}."
@@ -174,6 +176,8 @@ def _doubts(document: Document) -> Iterator[str]:
             "The model named is the nearest among those searched. A model between the two, or a nearer one, that was "
             "not searched would take its place."
         )
+    if document.get("known_from"):
+        yield "The verdict rests on the word of another registry. This one read none of the models that it names."
     if verdict == "copy":
         yield "Both files may come from a third one: equal weights do not say which was published first."
     if verdict == "no-known-parent":

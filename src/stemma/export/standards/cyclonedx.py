@@ -161,7 +161,7 @@ def _of_kin(kin: Kin, version: str) -> Iterator[tuple[str, str]]:
     yield "share", "" if kin.share is None else f"{kin.share:.6g}"
     yield "p-value", "" if kin.p_value is None else _p(kin)
     yield "log10-p", "" if kin.log10_p is None else f"{kin.log10_p:.6f}"
-    yield "licence-source", kin.licence_source or ""
+    yield from (("licence-source", kin.licence_source or ""), ("known-from", kin.known_from))
 
 
 def _properties(lib: Any, words: Iterable[tuple[str, str]]) -> list[Any]:

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from stemma.checkpoints.file_hashes import FileHash
+from stemma.export.answers import told
 from stemma.types import ClaimLine, jsonable, plain
 from stemma.types.claims import SURE
 
@@ -54,6 +55,7 @@ class Kin:
         test: Name of the statistic that decides; empty where none did.
         licence: Licence as read.
         licence_source: `stated` or `card`.
+        known_from: Who tells of the model, in words; empty where it was read here.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Kin:
     test: str = ""
     licence: str | None = None
     licence_source: str | None = None
+    known_from: str = ""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -89,7 +92,7 @@ class Kin:
             "relation": self.relation, "steps": list(self.steps), "role": self.role, "established": self.established,
             "method": {"tool": TOOL, "version": version, "test": self.test or None},
             "p_value": self.p_value, "log10_p": self.log10_p, "confidence": self.confidence, "share": self.share,
-            "reason": clean(self.reason),
+            "reason": clean(self.reason), "known_from": clean(self.known_from) or None,
         }  # fmt: skip
 
 
@@ -237,6 +240,7 @@ def _copy(row: Mapping[str, Any]) -> Kin:
     return Kin(
         name=row["name"], digest=row["digest"], relation=row["relation"], steps=(row["relation"],), role="copy",
         share=1.0, reason=row["reason"], test="digest", licence=row["licence"], licence_source=row["licence_source"],
+        known_from=told(row),
     )  # fmt: skip
 
 
@@ -245,7 +249,7 @@ def _relative(row: Mapping[str, Any], test: str) -> Kin:
         name=row["name"], digest=row["digest"], relation=row["relation"] or "related", steps=tuple(row["steps"]),
         role=row["role"], established=row["direction"] == "parent", p_value=row["p_value"], log10_p=row["log10_p"],
         confidence=row["confidence"], share=row["share"], reason=row["reason"], test=test, licence=row["licence"],
-        licence_source=row["licence_source"],
+        licence_source=row["licence_source"], known_from=told(row),
     )  # fmt: skip
 
 

@@ -105,7 +105,8 @@ def _lines(findings: ExportedFindings, model: ModelFindings) -> Iterator[str]:
 
 def _found(model: ModelFindings) -> Iterator[str]:
     for copy in (k for k in model.others if k.role == "copy"):
-        yield f"The same weights are known as {_safe(copy.name)} ({copy.relation}); which came first is not shown."
+        by = f"; {_safe(copy.known_from)}" if copy.known_from else ""
+        yield f"The same weights are known as {_safe(copy.name)} ({copy.relation}{by}); which came first is not shown."
     for parent in model.parents:
         share = f", share {parent.share:.2g}" if parent.relation == RelationKind.MERGED and parent.share else ""
         yield f"The weights were made from those of {_safe(parent.name)}{_how(parent)}{share}."
@@ -118,6 +119,8 @@ def _found(model: ModelFindings) -> Iterator[str]:
 
 def _how(kin: Kin) -> str:
     words = [] if kin.relation == RelationKind.RELATED else [kin.relation]
+    if kin.known_from:
+        words.append(kin.known_from)
     if kin.p_value is not None:
         small = kin.log10_p is not None and kin.log10_p < -300
         words.append("p < 1e-300" if small else f"p = {kin.p_value:.2g}")

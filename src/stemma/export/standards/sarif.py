@@ -144,14 +144,16 @@ def _results(model: ModelFindings) -> Iterator[tuple[str, str]]:
     for kin in sources:
         if kin.licence:
             tie = "descends from" if kin.established else "has the weights of"
-            yield "licence-inherited", f"{name} {tie} {clean(kin.name)}, which is under {clean(kin.licence)}."
+            by = f"; {clean(kin.known_from)}" if kin.known_from else ""
+            yield "licence-inherited", f"{name} {tie} {clean(kin.name)}, which is under {clean(kin.licence)}{by}."
     if model.parents:
         yield from (("descends", _descends(name, kin)) for kin in model.parents)
     for kin in model.others:
         if kin.role == "copy":
             yield "copy", f"{name} has the same weights as {clean(kin.name)} ({kin.relation}: {clean(kin.reason)})."
         elif not model.parents:
-            yield "related", f"{name} is related to {clean(kin.name)} ({kin.relation}{_chance(kin)})."
+            by = f"; {clean(kin.known_from)}" if kin.known_from else ""
+            yield "related", f"{name} is related to {clean(kin.name)} ({kin.relation}{_chance(kin)}{by})."
     if model.verdict in ("inconclusive", "no-known-parent"):
         why = "; ".join(model.untested) if model.verdict == "inconclusive" else ""
         yield model.verdict, f"{name}: {NO_ANCESTOR[model.verdict]}{f' {why}' if why else ''}"

@@ -141,11 +141,16 @@ def _content(path: str | Path) -> bytes:
 
 
 def _check_kind(material: Any, path: str | Path) -> None:
+    if not is_known_kind(material):
+        raise SigningError(f"the key in {path} is of another kind: give {KINDS}")
+
+
+def is_known_kind(material: Any) -> bool:
+    """Whether a key of the package `cryptography` is of a kind that signs here."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
     curve = getattr(getattr(material, "curve", None), "name", "")
-    if not isinstance(material, (Ed25519PrivateKey, Ed25519PublicKey)) and curve not in CURVES:
-        raise SigningError(f"the key in {path} is of another kind: give {KINDS}")
+    return isinstance(material, (Ed25519PrivateKey, Ed25519PublicKey)) or curve in CURVES
 
 
 def _ecdsa(material: Any, **options: bool) -> Any:
