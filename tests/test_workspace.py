@@ -18,11 +18,11 @@ from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError, NotAModelError, UnknownNameError, UnreadableModelError, UnusableRegistryError
 from stemma.fingerprints.gradient_field import GradientField
 from stemma.networks.load import load
-from stemma.registry import Registry, comparisons, ingest
+from stemma.registry import Registry, comparisons
 from stemma.registry.model_records import has_no_weights
 from stemma.registry.search import SketchIndex
 from stemma.types import Spec
-from stemma.workspace import Workspace
+from stemma.workspace import Workspace, read_checkpoints
 
 
 def network(seed: int, width: int = 48) -> dict[str, np.ndarray]:
@@ -193,14 +193,14 @@ def test_kept_weights_stand_in_for_a_source_that_is_not_there(workspace: Workspa
 def test_weights_that_change_while_they_are_kept_are_refused(
     workspace: Workspace, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = ingest.ingest
+    real = read_checkpoints.ingest
 
     def then_changed(checkpoint: Checkpoint, license: str | None) -> tuple | str:
         found = real(checkpoint, license)
         save_file(network(77), checkpoint.path)
         return found
 
-    monkeypatch.setattr(ingest, "ingest", then_changed)
+    monkeypatch.setattr(read_checkpoints, "ingest", then_changed)
     (result,) = workspace.add([folder / "root.safetensors"], keep_weights=True)
     assert result.status == "failed"
     assert "changed while it was being added" in str(result.error)
