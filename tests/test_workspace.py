@@ -18,7 +18,7 @@ from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError, NotAModelError, UnknownNameError, UnreadableModelError, UnusableRegistryError
 from stemma.fingerprints.gradient_field import GradientField
 from stemma.networks.load import load
-from stemma.registry import Registry, comparisons
+from stemma.registry import Registry, comparisons, ingest
 from stemma.registry.model_records import has_no_weights
 from stemma.registry.search import SketchIndex
 from stemma.types import Spec
