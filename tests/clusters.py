@@ -11,8 +11,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 SOURCES = os.pathsep.join(str(Path(__file__).parents[1] / name) for name in ("src", "tests"))
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONPATH": SOURCES, "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1",
-               "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "3s", "DASK_DISTRIBUTED__LOGGING__DISTRIBUTED": "error"}  # fmt: skip
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "PYTHONPATH": SOURCES,
+    "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1",
+    "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "3s",
+}
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Models without weights: services (`endpoint:URL`) and recorded answers (`outputs:FILE`) among the models of a question."""
+"""Models without weights among those of a question: services (`endpoint:URL`), recorded answers (`outputs:FILE`)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -160,6 +160,9 @@ def fingerprint(
 
     Returns:
         The fingerprint.
+
+    Raises:
+        MisuseError: If the method looks at weights, and the model has none.
     """
     import numpy as np
 

@@ -96,7 +96,8 @@ def trace_answer(document: Document) -> AnswerLine:
         kin = f" to {closest['name']}{in_brackets(closest['relation'])}"
         rest = f"{kin}; which of the two came first is not known"
         if by_function_only(document, closest):
-            rest = f" to {closest['name']} in function only{in_brackets(closest['relation'])}"
+            only = " only" if _independent(_weights_of(document, closest)) else ""
+            rest = f" to {closest['name']} in function{only}{in_brackets(closest['relation'])}"
         elif closest.get("role") == "same":
             rest = f"{kin}: the same network in another form"
         return AnswerLine(f"{model} is ", "related", rest)
@@ -123,7 +124,8 @@ def trace_closing(document: Document) -> tuple[str, str]:
             return ("both are forms of the same network; either may be the older one",
                     f"{command_of('explain', asked)} {parent} {model} shows how the two differ")  # fmt: skip
         if by_function_only(document, closest):
-            return (f"the two behave more alike than control models do, {_weights_said(_weights_of(document, closest))}",
+            weights = _weights_said(_weights_of(document, closest))
+            return (f"the two behave more alike than control models do, {weights}",
                     "more control models (--null) make the smallest attainable p-value smaller")  # fmt: skip
         more = "trace again with further models of this family in --against"
         if asked["against"] is None:
@@ -173,7 +175,7 @@ def compare_answer(document: Document) -> AnswerLine:
     kind = document["relation"]
     if document["verdict"] == "related":
         if document["weights"]["verdict"] != "related":
-            only = " only" if document["weights"]["verdict"] == "independent" else ""
+            only = " only" if _independent(document["weights"]) else ""
             return AnswerLine(f"{a} and {b} are ", "related", f" in function{only}{in_brackets(kind)}")
         first = {"a->b": f"; {b} was made from {a}", "b->a": f"; {a} was made from {b}"}.get(document["direction"], "")
         return AnswerLine(f"{a} and {b} are ", "related", f"{in_brackets(kind)}{first}")
@@ -186,8 +188,11 @@ def compare_answer(document: Document) -> AnswerLine:
 
 def _weights_said(weights: Mapping[str, Any] | None) -> str:
     """What the weights add to a relation in function."""
-    independent = weights is not None and weights["verdict"] == "independent"
-    return "but share no weights" if independent else "and whether they share weights is not known"
+    return "but share no weights" if _independent(weights) else "and whether they share weights is not known"
+
+
+def _independent(weights: Mapping[str, Any] | None) -> bool:
+    return weights is not None and weights["verdict"] == "independent"
 
 
 def compare_closing(document: Document) -> tuple[str, str]:

@@ -82,12 +82,14 @@ class Asking:
         budget: What may still be sent.
         sleep: Waits.
         timeout: Seconds that one answer may take.
+        probabilities: Whether a chat service is asked for those of words; not again once it refused.
     """
 
     endpoint: Endpoint
     budget: Budget
     sleep: Callable[[float], None] = time.sleep
     timeout: float = TIMEOUT
+    probabilities: bool = True
     _client: Any = field(default=None, repr=False)
 
     def __enter__(self) -> "Asking":

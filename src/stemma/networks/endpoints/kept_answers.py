@@ -6,7 +6,7 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ class KeptAnswers:
         self._now: dict[str, tuple[Row, float]] = {}
 
     @contextlib.contextmanager
-    def opened(self) -> Iterator["KeptAnswers"]:
+    def opened(self) -> Generator["KeptAnswers"]:
         """Open the file, and close it."""
         with contextlib.suppress(OSError, sqlite3.Error):
             folder = _cache_folder()

@@ -55,6 +55,12 @@ def ask_chat(asking: Asking, inputs: np.ndarray) -> list[Row]:
 def texts_of(inputs: np.ndarray) -> list[str]:
     """Texts from rows of UTF-8 bytes that are padded with zeros.
 
+    Args:
+        inputs: Bytes `[n, longest]`.
+
+    Returns:
+        A text per row.
+
     Raises:
         MisuseError: If the rows are something else.
     """
@@ -139,12 +145,13 @@ def _chat_row(asking: Asking, text: str) -> Row:
     endpoint = asking.endpoint
     body: dict[str, Any] = {"model": endpoint.model, "messages": [{"role": "user", "content": text}],
                             "temperature": 0, "seed": 0, "max_tokens": 16}  # fmt: skip
-    if endpoint.classes:
+    if endpoint.classes and asking.probabilities:
         try:
             return _choice(endpoint, asking.post({**body, "logprobs": True, "top_logprobs": TOP}, 1))
         except RefusedError as error:
             if error.status not in (400, 422):
                 raise
+            asking.probabilities = False
     return _choice(endpoint, asking.post(body, 1))
 
 
@@ -153,7 +160,8 @@ def _choice(endpoint: Endpoint, answer: Any) -> Row:
         choice = answer["choices"][0]
         said = choice["message"]["content"]
     except (KeyError, IndexError, TypeError) as error:
-        raise EndpointError(f"{endpoint.name} does not answer as a chat service does: there is no choices[0].message") from error  # fmt: skip
+        lacks = "there is no choices[0].message"
+        raise EndpointError(f"{endpoint.name} does not answer as a chat service does: {lacks}") from error
     if not isinstance(said, str):
         raise EndpointError(f"{endpoint.name} answers without words")
     if endpoint.classes and (scores := _class_scores(endpoint.classes, choice)) is not None:

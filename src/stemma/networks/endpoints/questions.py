@@ -35,9 +35,13 @@ class Answers:
 
 
 def ask(
-    endpoint: Endpoint, inputs: np.ndarray, budget: Budget, tell: Callable[[str], None], progress: Progress | None = None,
+    endpoint: Endpoint,
+    inputs: np.ndarray,
+    budget: Budget,
+    tell: Callable[[str], None],
+    progress: Progress | None = None,
     **how: object,
-) -> Answers:  # fmt: skip
+) -> Answers:
     """The answers of a service to all inputs.
 
     Args:
@@ -66,7 +70,7 @@ def ask(
             _ask_missing(endpoint, missing, rows, kept, budget, progress, how)
         found = {key: kept.get(key) for key in (*first, *again)}
     answers = {key: value[0] for key, value in found.items() if value is not None}
-    notes = [_when(endpoint, len(first) - sum(k in rows for k in missing), [v[1] for v in found.values() if v])]
+    notes = [_when(len(first) - sum(k in rows for k in missing), [v[1] for v in found.values() if v])]
     notes.append(_same_twice(endpoint, [(answers[k.removeprefix("again ")], answers[k]) for k in again]))
     outputs, note = _table(endpoint, [answers[key] for key in keys])
     return Answers(outputs, tuple(n for n in (*notes, note) if n))
@@ -104,11 +108,11 @@ def _estimate(endpoint: Endpoint, rows: list[np.ndarray], inputs: int) -> str:
     return f"asking {endpoint.name}: {len(rows):,} queries, about {size:.1f} MB to send{known}"
 
 
-def _when(endpoint: Endpoint, known: int, times: list[float]) -> str:
+def _when(known: int, times: list[float]) -> str:
     if not known:
         return ""
     day = datetime.fromtimestamp(min(times), UTC).date().isoformat()
-    return f"{known:,} answers of {endpoint.name} were kept from earlier, the oldest of {day}; the service may have changed"
+    return f"{known:,} answers were kept from earlier, the oldest of {day}; the service may have changed since"
 
 
 def _same_twice(endpoint: Endpoint, pairs: list[tuple[Row, Row]]) -> str:

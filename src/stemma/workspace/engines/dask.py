@@ -3,7 +3,7 @@
 import logging
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,7 +82,7 @@ class DaskCluster(AbstractEngine):
         return address.partition("://")[0] in SCHEMES or (address.endswith(".json") and "://" not in address)
 
     @contextmanager
-    def opened(self) -> Iterator[DaskPool]:
+    def opened(self) -> Generator[DaskPool]:
         """The workers.
 
         Yields:

@@ -5,7 +5,7 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -102,7 +102,7 @@ class RayCluster(AbstractEngine):
         return address.startswith("ray:")
 
     @contextmanager
-    def opened(self) -> Iterator[RayPool]:
+    def opened(self) -> Generator[RayPool]:
         """The nodes; a connection that was there before stays.
 
         Yields:
@@ -121,7 +121,7 @@ class RayCluster(AbstractEngine):
         from ray._private import worker
 
         # What Ray says of a worker that died goes to stdout, whatever is set; the run tells it itself.
-        worker.print_to_stdstream = lambda *_args, **_kwargs: None
+        vars(worker)["print_to_stdstream"] = lambda *_args, **_kwargs: None
         connected = ray.is_initialized()
         if not connected:
             self._connect(ray)
