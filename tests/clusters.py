@@ -11,7 +11,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 SOURCES = os.pathsep.join(str(Path(__file__).parents[1] / name) for name in ("src", "tests"))
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONPATH": SOURCES, "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1"}
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "PYTHONPATH": SOURCES,
+    "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1",
+    "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "3s",
+}
 
 
 @contextlib.contextmanager
@@ -57,6 +62,7 @@ def ray_cluster(nodes: int = 2) -> Iterator[str]:
     try:
         for _ in range(nodes - 1):
             cluster.add_node(num_cpus=1, object_store_memory=80 << 20)
+        ray.init(cluster.address, log_to_driver=False, logging_level="ERROR")  # one connection for all of a test
         yield f"ray:{cluster.address}"
     finally:
         ray.shutdown()

@@ -182,7 +182,7 @@ def test_other_addresses_are_misuse(address: str) -> None:
         with pytest.raises(MisuseError, match="give one of them"):
             engine_for(2, "local")
         return
-    with pytest.raises(MisuseError, match="is no address of a cluster. There are: local or processes:N; dask://"):
+    with pytest.raises(MisuseError, match=r"is no address of a cluster\. There are: local or processes:N; dask://"):
         engine_for(1, address)
 
 
@@ -270,7 +270,7 @@ def test_what_is_enrolled_and_unchanged_is_not_read_again(
     assert same == records
     assert [(r.name, r.digest, r.note) for r in again] == [(r.name, r.digest, r.note) for r in first]
     assert {r.status for r in again} == {"known", "failed"}
-    old = os.stat(folder / "m03.safetensors")
+    old = (folder / "m03.safetensors").stat()
     content = bytearray((folder / "m03.safetensors").read_bytes())
     content[-1] ^= 1
     (folder / "m03.safetensors").write_bytes(content)

@@ -40,7 +40,7 @@ def _normalised(x: np.ndarray) -> np.ndarray:
     return x - np.log(np.exp(x - x.max(1, keepdims=True)).sum(1, keepdims=True)) - x.max(1, keepdims=True)
 
 
-def ingest_all(recipe: GroupRecipe, probes: Probes | None = None) -> dict[str, np.ndarray]:
+def examined(recipe: GroupRecipe, probes: Probes | None = None) -> dict[str, np.ndarray]:
     """Features of every distortion `[models, probes, features]`, and `nearness` `[baselines, sources, models]`.
 
     NaN where a method says nothing of a pair.

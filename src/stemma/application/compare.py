@@ -1,6 +1,6 @@
 """How are two models related? Request, answer and JSON document of `stemma compare`."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -40,6 +40,7 @@ class CompareRequest:
         allow_untested: Whether a policy lets pass what could not be tested.
         html: File for a page; with probes it shows where the two differ.
         networks: How networks are built and run.
+        max_queries: Inputs that may be sent to services; the default if null.
         seed: Of whatever is drawn at random.
     """
 
@@ -54,6 +55,7 @@ class CompareRequest:
     allow_untested: bool = False
     html: str | None = None
     networks: NetworkOptions = field(default_factory=NetworkOptions)
+    max_queries: int | None = None
     seed: int | None = None
 
 
@@ -137,16 +139,20 @@ class CompareAnswer:
         ).to_dict()
 
 
-def compare(request: CompareRequest, progress: Progress | None = None) -> CompareAnswer:
+def compare(
+    request: CompareRequest, progress: Progress | None = None, tell: "Callable[[str], None] | None" = None
+) -> CompareAnswer:
     """Compare two models by their weights, and by their outputs if probe inputs are given.
 
     Args:
         request: The two models and how to compare them.
         progress: Told what is being done.
+        tell: Told what asking services will cost, before it begins; without, no service is asked.
 
     Returns:
         The comparison and what the policy says to it.
     """
+    from stemma.application.black_boxes import BlackBoxes
     from stemma.application.modalities import ModalitiesJoined, join_modalities, join_reference_models
     from stemma.application.opening import open_workspace
     from stemma.application.policies import Policy, judge_comparison
@@ -155,10 +161,12 @@ def compare(request: CompareRequest, progress: Progress | None = None) -> Compar
     level = {} if request.alpha is None else {"alpha": request.alpha}
     networks = request.networks
     workspace = open_workspace(request.registry, progress=progress, prepare=networks.with_network)
-    a, b = workspace.resolve(request.a), workspace.resolve(request.b)
-    options = networks.function_options(request.probes, request.null, request.null_recipe, a, request.seed)
+    boxes = BlackBoxes(networks, request.max_queries, progress, tell)
+    found = [boxes.resolve(workspace, text) for text in (request.a, request.b)]
+    options = boxes.options(request.probes, request.null, request.null_recipe, found, request.seed, workspace)
     probes = options.get("probes")
-    models = join_modalities(a, probes), join_modalities(b, probes)
+    a, b = (join_modalities(boxes.answered(model, probes), probes) for model in found)
+    models = a, b
     prepare = ModalitiesJoined(networks.with_network, probes)
     workspace = open_workspace(request.registry, progress=progress, prepare=prepare)
     result = workspace.compare(*models, **join_reference_models(options), **level)

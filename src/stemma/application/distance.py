@@ -1,6 +1,6 @@
 """How far apart are two models in what they compute? Request, answer and JSON document of `stemma distance`."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -33,6 +33,7 @@ class DistanceRequest:
         registry: Registry in which names are looked up; the default one if null.
         html: File for a page that shows where the two differ.
         networks: How networks are built and run.
+        max_queries: Inputs that may be sent to services; the default if null.
         seed: Of whatever is drawn at random.
     """
 
@@ -45,6 +46,7 @@ class DistanceRequest:
     registry: str | None = None
     html: str | None = None
     networks: NetworkOptions = field(default_factory=NetworkOptions)
+    max_queries: int | None = None
     seed: int | None = None
 
 
@@ -157,12 +159,15 @@ class DistanceAnswer:
         ).to_dict()
 
 
-def distance(request: DistanceRequest, progress: Progress | None = None) -> DistanceAnswer:
+def distance(
+    request: DistanceRequest, progress: Progress | None = None, tell: "Callable[[str], None] | None" = None
+) -> DistanceAnswer:
     """Measure how far apart two models are on the same probe inputs.
 
     Args:
         request: The two models, the inputs and how to measure.
         progress: Told what is being done.
+        tell: Told what asking services will cost, before it begins; without, no service is asked.
 
     Returns:
         The distance and the agreement of labels.
@@ -170,16 +175,21 @@ def distance(request: DistanceRequest, progress: Progress | None = None) -> Dist
     Raises:
         MisuseError: If a page is asked for and the weights of one model are gone.
     """
+    from stemma.application.black_boxes import BlackBoxes, is_black_box
     from stemma.application.method_options import choose_methods
     from stemma.application.modalities import join_modalities
     from stemma.application.opening import open_workspace
 
-    method, measure = choose_methods(request.method, request.measure, request.parameters, request.seed)
+    known = tell is not None and any(is_black_box(text) for text in (request.a, request.b))
+    named = request.method or ("outputs" if known and request.measure is None else None)
+    method, measure = choose_methods(named, request.measure, request.parameters, request.seed)
     networks = request.networks
     workspace = open_workspace(request.registry, progress=progress, prepare=networks.with_network)
-    a, b = workspace.resolve(request.a), workspace.resolve(request.b)
-    probes = networks.read_probes(request.probes, a, request.seed)
-    models = join_modalities(a, probes), join_modalities(b, probes)
+    boxes = BlackBoxes(networks, request.max_queries, progress, tell)
+    found = [boxes.resolve(workspace, text) for text in (request.a, request.b)]
+    probes = boxes.probes(request.probes, found, request.seed)
+    a, b = (join_modalities(boxes.answered(model, probes), probes) for model in found)
+    models = a, b
     result = workspace.distance(*models, probes, method, measure)
     outputs, agreement = _outputs(models, probes)
     pictures: tuple[str, ...] = ()

@@ -1,6 +1,6 @@
 """What does a fingerprint record of one model? Request, answer and JSON document of `stemma fingerprint`."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -32,6 +32,7 @@ class FingerprintRequest:
         out: File for the values, as .npz.
         registry: Registry in which names are looked up; the default one if null.
         networks: How networks are built and run.
+        max_queries: Inputs that may be sent to services; the default if null.
         seed: Of whatever is drawn at random.
     """
 
@@ -44,6 +45,7 @@ class FingerprintRequest:
     out: str | None = None
     registry: str | None = None
     networks: NetworkOptions = field(default_factory=NetworkOptions)
+    max_queries: int | None = None
     seed: int | None = None
 
 
@@ -146,18 +148,25 @@ class FingerprintAnswer:
         ).to_dict()
 
 
-def fingerprint(request: FingerprintRequest, progress: Progress | None = None) -> FingerprintAnswer:
+def fingerprint(
+    request: FingerprintRequest, progress: Progress | None = None, tell: "Callable[[str], None] | None" = None
+) -> FingerprintAnswer:
     """Take a fingerprint of one model; a DNA of an enrolled model is kept in the registry.
 
     Args:
         request: The model and the method.
         progress: Told what is being done.
+        tell: Told what asking services will cost, before it begins; without, no service is asked.
 
     Returns:
         The fingerprint.
+
+    Raises:
+        MisuseError: If the method looks at weights, and the model has none.
     """
     import numpy as np
 
+    from stemma.application.black_boxes import BlackBoxes
     from stemma.application.method_options import make_fingerprinter
     from stemma.application.modalities import join_modalities
     from stemma.application.opening import open_workspace
@@ -168,9 +177,12 @@ def fingerprint(request: FingerprintRequest, progress: Progress | None = None) -
     method = make_fingerprinter(request.method or ALL[0].name, request.parameters, seed)
     runs = _runs_the_network(request, method)
     workspace = open_workspace(request.registry, progress=progress, prepare=networks.with_network)
-    model = workspace.resolve(request.model)
-    probes = networks.read_probes(request.probes, model, seed) if runs else None
-    model = join_modalities(model, probes)
+    boxes = BlackBoxes(networks, request.max_queries, progress, tell)
+    model = boxes.resolve(workspace, request.model)
+    if model.black_box and not runs:
+        raise MisuseError(f"{model.name} has no weights: --method outputs --probes P records its answers")
+    probes = boxes.probes(request.probes, [model], seed) if runs else None
+    model = join_modalities(boxes.answered(model, probes), probes)
     kept = False
     if isinstance(method, DNA) and probes is not None:
         given = request.training_sample
@@ -181,8 +193,9 @@ def fingerprint(request: FingerprintRequest, progress: Progress | None = None) -
         result = method(model) if probes is None else method(model, probes)
     arrays = {name: np.ascontiguousarray(value) for name, value in result.values.items()}
     if request.out is not None:
+        to = {} if probes is None else {"probes_digest": np.array(str(probes.digest))}
         with Path(request.out).open("wb") as file:
-            np.savez(file, **arrays)  # ty: ignore[invalid-argument-type]
+            np.savez(file, **arrays, **to)  # ty: ignore[invalid-argument-type]
     return FingerprintAnswer(request=request, model=model, probes=probes, result=result, arrays=arrays, kept=kept)
 
 

@@ -1,6 +1,6 @@
 """Where does this model come from? Request, answer and JSON document of `stemma trace`."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -48,6 +48,7 @@ class TraceRequest:
         jobs: Models that are read at once.
         cluster: Address of the cluster that reads the models; this machine if null.
         networks: How networks are built and run.
+        max_queries: Inputs that may be sent to services; the default if null.
         seed: Of whatever is drawn at random.
         download: Whether a model on a server is fetched as a whole.
     """
@@ -67,6 +68,7 @@ class TraceRequest:
     jobs: int = 1
     cluster: str | None = None
     networks: NetworkOptions = field(default_factory=NetworkOptions)
+    max_queries: int | None = None
     seed: int | None = None
     download: bool = False
 
@@ -286,16 +288,20 @@ def trace_fields(result: Trace) -> dict[str, Any]:
     }
 
 
-def trace(request: TraceRequest, progress: Progress | None = None) -> TraceAnswer:
+def trace(
+    request: TraceRequest, progress: Progress | None = None, tell: "Callable[[str], None] | None" = None
+) -> TraceAnswer:
     """Search a registry, or some files, for the models that a model comes from.
 
     Args:
         request: The model and where to search.
         progress: Told what is being done.
+        tell: Told what asking services will cost, before it begins; without, no service is asked.
 
     Returns:
         The trace and what the policy says to it.
     """
+    from stemma.application.black_boxes import BlackBoxes
     from stemma.application.modalities import ModalitiesJoined, join_modalities, join_reference_models
     from stemma.application.opening import open_workspace
     from stemma.application.policies import Policy, judge_trace
@@ -308,13 +314,16 @@ def trace(request: TraceRequest, progress: Progress | None = None) -> TraceAnswe
     options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     networks, jobs = request.networks, request.jobs
     workspace = open_workspace(request.registry, jobs, progress, networks.with_network)
-    model = workspace.resolve(whole(request.model) if request.download else request.model)
+    boxes = BlackBoxes(networks, request.max_queries, progress, tell)
+    model = boxes.resolve(workspace, whole(request.model) if request.download else request.model)
     for name in policy.ancestors if not request.against else ():
         if not Path(name).exists() and find_known(workspace.registry, name) is None:
             workspace.show(name)  # a mistyped name is told before the search
-    options |= networks.function_options(request.probes, request.null, request.null_recipe, model, request.seed)
+    options |= boxes.options(
+        request.probes, request.null, request.null_recipe, [model], request.seed, workspace, request.against
+    )
     probes = options.get("probes")
-    model = join_modalities(model, probes)
+    model = join_modalities(boxes.answered(model, probes), probes)
     workspace = open_workspace(
         request.registry, jobs, progress, ModalitiesJoined(networks.with_network, probes), request.cluster
     )

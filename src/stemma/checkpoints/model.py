@@ -68,7 +68,9 @@ class Model:
 
     @cached_property
     def names_free_digest(self) -> Digest:
-        """Identity of the multiset of tensors: finds renamed copies."""
+        """Identity of the multiset of tensors: finds renamed copies; of a black box, which has none, its name."""
+        if self.black_box:
+            return self.digest
         return digests.of_contents(self.tensor_digests[t.name] for t in self._counted)
 
     @cached_property

@@ -15,11 +15,14 @@ from stemma.cli.options import (
     FailOn,
     Html,
     Json,
+    MaxQueries,
     NullPaths,
     NullRecipe,
+    Outputs,
     Probes,
     RegistryUrl,
     Seed,
+    model_or_outputs,
     word,
     words,
 )
@@ -31,9 +34,14 @@ if TYPE_CHECKING:
 
 
 def compare(
-    a: Annotated[str, typer.Argument(metavar="A", help="A path, a registry name or a digest prefix.")],
-    b: Annotated[str, typer.Argument(metavar="B", help="A path, a registry name or a digest prefix.")],
+    a: Annotated[str, typer.Argument(metavar="A", help="A path, name, digest prefix or endpoint:URL.")],
+    b: Annotated[
+        str | None,
+        typer.Argument(metavar="B", show_default=False, help="A path, name, digest prefix or endpoint:URL."),
+    ] = None,
+    outputs: Outputs = None,
     probes: Probes = None,
+    max_queries: MaxQueries = None,
     null: NullPaths = None,
     null_recipe: NullRecipe = None,
     registry: RegistryUrl = None,
@@ -58,7 +66,7 @@ def compare(
     from stemma.application.pages import page_of
     from stemma.cli.layout import answer_text
     from stemma.cli.notes import warn_of_notes
-    from stemma.cli.output import progress, report, show_json
+    from stemma.cli.output import progress, report, show_json, tell
     from stemma.cli.pages import writable, written
     from stemma.cli.policy import enforce
     from stemma.export.answers import compare_answer, compare_closing
@@ -66,7 +74,8 @@ def compare(
     writable("--html", html)
     request = application.CompareRequest(
         a=a,
-        b=b,
+        b=model_or_outputs(b, outputs, "B"),
+        max_queries=max_queries,
         probes=probes,
         null=words(null),
         null_recipe=null_recipe,
@@ -79,7 +88,7 @@ def compare(
         seed=seed,
     )
     with progress(quiet=as_json) as on_progress:
-        answer = application.compare(request, on_progress)
+        answer = application.compare(request, on_progress, tell)
     if html is not None:
         written(html, page_of(answer))
     warn_of_notes(*answer.models)

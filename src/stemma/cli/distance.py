@@ -12,12 +12,15 @@ from stemma.cli.options import (
     Factory,
     Html,
     Json,
+    MaxQueries,
     Measure,
     Method,
+    Outputs,
     Parameters,
     Probes,
     RegistryUrl,
     Seed,
+    model_or_outputs,
     word,
     words,
 )
@@ -29,9 +32,14 @@ if TYPE_CHECKING:
 
 
 def distance(
-    a: Annotated[str, typer.Argument(metavar="A", help="A path, a registry name or a digest prefix.")],
-    b: Annotated[str, typer.Argument(metavar="B", help="A path, a registry name or a digest prefix.")],
+    a: Annotated[str, typer.Argument(metavar="A", help="A path, name, digest prefix or endpoint:URL.")],
+    b: Annotated[
+        str | None,
+        typer.Argument(metavar="B", show_default=False, help="A path, name, digest prefix or endpoint:URL."),
+    ] = None,
+    outputs: Outputs = None,
     probes: Probes = None,
+    max_queries: MaxQueries = None,
     method: Method = None,
     measure: Measure = None,
     parameter: Parameters = None,
@@ -54,14 +62,15 @@ def distance(
     from stemma.application.pages import page_of
     from stemma.cli.layout import answer_text
     from stemma.cli.notes import warn_of_notes
-    from stemma.cli.output import progress, report, show_json
+    from stemma.cli.output import progress, report, show_json, tell
     from stemma.cli.pages import writable, written
     from stemma.export.answers import distance_answer, distance_closing
 
     writable("--html", html)
     request = application.DistanceRequest(
         a=a,
-        b=b,
+        b=model_or_outputs(b, outputs, "B"),
+        max_queries=max_queries,
         probes=probes,
         method=method,
         measure=measure,
@@ -72,7 +81,7 @@ def distance(
         seed=seed,
     )
     with progress(quiet=as_json) as on_progress:
-        answer = application.distance(request, on_progress)
+        answer = application.distance(request, on_progress, tell)
     if html is not None:
         written(html, page_of(answer))
     warn_of_notes(*answer.models)

@@ -11,6 +11,7 @@ from stemma.cli.options import (
     Device,
     Factory,
     Json,
+    MaxQueries,
     Parameters,
     Probes,
     RegistryUrl,
@@ -21,11 +22,12 @@ from stemma.cli.options import (
 
 
 def fingerprint(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A path, a registry name or a digest prefix.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A path, name, digest prefix or endpoint:URL.")],
     method: Annotated[
         str | None, typer.Option("--method", metavar="M", help="Fingerprint to take. [default: weight-sketch]")
     ] = None,
     probes: Probes = None,
+    max_queries: MaxQueries = None,
     parameter: Parameters = None,
     training_sample: Annotated[
         str | None,
@@ -64,7 +66,7 @@ def fingerprint(
     from stemma.application import fingerprint as application
     from stemma.application.network_options import NetworkOptions
     from stemma.cli.layout import plain
-    from stemma.cli.output import progress, report, short, show_json
+    from stemma.cli.output import progress, report, short, show_json, tell
     from stemma.cli.pages import writable
 
     writable("--out", out)
@@ -72,6 +74,7 @@ def fingerprint(
         model=model,
         method=method,
         probes=probes,
+        max_queries=max_queries,
         parameters=words(parameter),
         training_sample=training_sample,
         encoder=encoder,
@@ -81,7 +84,7 @@ def fingerprint(
         seed=seed,
     )
     with progress(quiet=as_json) as on_progress:
-        answer = application.fingerprint(request, on_progress)
+        answer = application.fingerprint(request, on_progress, tell)
     if as_json:
         show_json(answer.document())
         return

@@ -27,6 +27,10 @@ EXTRAS = {
     "model_signing": ("model-signing", "standards"),
     "OpenSSL": ("pyopenssl", "standards"),
     "cryptography": ("cryptography", "standards"),
+    "httpx": ("httpx", "hub"),
+    "distributed": ("distributed", "cluster"),
+    "dask": ("distributed", "cluster"),
+    "ray": ("ray", "ray"),
 }
 """By module: its package, and the extra that installs it."""
 

@@ -17,6 +17,26 @@ def word(value: object | None) -> str | None:
     return None if value is None else str(value)
 
 
+def model_or_outputs(model: str | None, outputs: object | None, metavar: str) -> str:
+    """The text of the last model: as typed, or the recorded answers that stand for it.
+
+    Args:
+        model: As typed; None where it is not given.
+        outputs: As given with `--outputs`.
+        metavar: What the model is called in the usage.
+
+    Returns:
+        The text.
+
+    Raises:
+        typer.BadParameter: If both are given, or neither.
+    """
+    if (model is None) == (outputs is None):
+        given = "both are given" if model is not None else "neither is given"
+        raise typer.BadParameter(f"give {metavar}, or --outputs FILE with recorded answers instead: {given}")
+    return f"outputs:{outputs}" if model is None else model
+
+
 def _level(alpha: float | None) -> float | None:
     if alpha is not None and not 0 < alpha < 1:
         raise typer.BadParameter(f"{alpha} is not a level: give a number between 0 and 1, for example 0.01")
@@ -121,6 +141,25 @@ Probes = Annotated[
         metavar="P",
         show_default=False,
         help="Probe inputs: a folder of images or sounds, a .txt, an .npz, or noise:n=256,seed=0.",
+    ),
+]
+Outputs = Annotated[
+    Path | None,
+    typer.Option(
+        "--outputs",
+        metavar="FILE",
+        show_default=False,
+        help="Recorded answers (.npz) to the probes, instead of the last model.",
+    ),
+]
+MaxQueries = Annotated[
+    int | None,
+    typer.Option(
+        "--max-queries",
+        metavar="N",
+        min=0,
+        show_default=False,
+        help="Most inputs that may be sent to endpoints. [default: 1000]",
     ),
 ]
 Method = Annotated[

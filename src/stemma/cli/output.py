@@ -87,6 +87,12 @@ def warn(text: str) -> None:
     target.print(*lines, sep="\n", soft_wrap=True)
 
 
+def tell(text: str) -> None:
+    """One line of information on stderr, if it is open."""
+    if sys.stderr is not None:
+        console(sys.stderr).print(Text(plain(text)), soft_wrap=True)
+
+
 def p_value(p: float | None, log10_p: float | None) -> str:
     """A p-value as a person reads it.
 

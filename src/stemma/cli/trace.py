@@ -22,11 +22,14 @@ from stemma.cli.options import (
     Html,
     Jobs,
     Json,
+    MaxQueries,
     NullPaths,
     NullRecipe,
+    Outputs,
     Probes,
     RegistryUrl,
     Seed,
+    model_or_outputs,
     word,
     words,
 )
@@ -42,12 +45,17 @@ SHOWN = 8
 
 def trace(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A path, a registry name, a digest prefix, or hf:ORG/NAME.")
-    ],
+        str | None,
+        typer.Argument(
+            metavar="MODEL", show_default=False, help="A path, name, digest prefix, hf:ORG/NAME or endpoint:URL."
+        ),
+    ] = None,
     registry: RegistryUrl = None,
     against: Against = None,
+    outputs: Outputs = None,
     probes: Probes = None,
     download: Download = False,
+    max_queries: MaxQueries = None,
     null: NullPaths = None,
     null_recipe: NullRecipe = None,
     alpha: Alpha = None,
@@ -75,14 +83,15 @@ def trace(
     from stemma.application.pages import page_of
     from stemma.cli.layout import answer_text
     from stemma.cli.notes import warn_of_notes
-    from stemma.cli.output import progress, report, show_json, warn
+    from stemma.cli.output import progress, report, show_json, tell, warn
     from stemma.cli.pages import writable, written
     from stemma.cli.policy import enforce
     from stemma.export.answers import trace_answer, trace_closing
 
     writable("--html", html)
     request = application.TraceRequest(
-        model=model,
+        model=model_or_outputs(model, outputs, "MODEL"),
+        max_queries=max_queries,
         against=words(against),
         probes=probes,
         null=words(null),
@@ -101,7 +110,7 @@ def trace(
         download=download,
     )
     with progress(quiet=as_json) as on_progress:
-        answer = application.trace(request, on_progress)
+        answer = application.trace(request, on_progress, tell)
     if html is not None:
         written(html, page_of(answer))
     warn_of_notes(answer.model)

@@ -112,7 +112,8 @@ def trace_answer(document: Document) -> AnswerLine:
         kin = f" to {closest['name']}{in_brackets(closest['relation'])}{_as_told(closest)}"
         rest = f"{kin}; which of the two came first is not known"
         if by_function_only(document, closest):
-            rest = f" to {closest['name']} in function only{in_brackets(closest['relation'])}"
+            only = " only" if _independent(_weights_of(document, closest)) else ""
+            rest = f" to {closest['name']} in function{only}{in_brackets(closest['relation'])}"
         elif closest.get("role") == "same":
             rest = f"{kin}: the same network in another form"
         return AnswerLine(f"{model} is ", "related", rest)
@@ -143,7 +144,8 @@ def trace_closing(document: Document) -> tuple[str, str]:
             return ("both are forms of the same network; either may be the older one",
                     f"{command_of('explain', asked)} {parent} {model} shows how the two differ")  # fmt: skip
         if by_function_only(document, closest):
-            return ("the two behave more alike than control models do, but share no weights",
+            weights = _weights_said(_weights_of(document, closest))
+            return (f"the two behave more alike than control models do, {weights}",
                     "more control models (--null) make the smallest attainable p-value smaller")  # fmt: skip
         more = "trace again with further models of this family in --against"
         if asked["against"] is None:
@@ -174,6 +176,12 @@ def by_function_only(document: Document, finding: Mapping[str, Any]) -> bool:
     return any((c["function"] or {}).get("verdict") == "related" != c["weights"]["verdict"] for c in compared)
 
 
+def _weights_of(document: Document, finding: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The weights axis of the candidate that a finding is about."""
+    compared = (c for c in document["candidates"] if (c["name"], c["digest"]) == (finding["name"], finding["digest"]))
+    return next((c["weights"] for c in compared), None)
+
+
 def in_brackets(relation: object) -> str:
     """A relation, unless it says no more than the verdict."""
     return f" ({relation})" if relation and relation not in UNNAMED else ""
@@ -187,7 +195,8 @@ def compare_answer(document: Document) -> AnswerLine:
     kind = document["relation"]
     if document["verdict"] == "related":
         if document["weights"]["verdict"] != "related":
-            return AnswerLine(f"{a} and {b} are ", "related", f" in function only{in_brackets(kind)}")
+            only = " only" if _independent(document["weights"]) else ""
+            return AnswerLine(f"{a} and {b} are ", "related", f" in function{only}{in_brackets(kind)}")
         first = {"a->b": f"; {b} was made from {a}", "b->a": f"; {a} was made from {b}"}.get(document["direction"], "")
         return AnswerLine(f"{a} and {b} are ", "related", f"{in_brackets(kind)}{first}")
     if document["verdict"] == "independent":
@@ -197,13 +206,22 @@ def compare_answer(document: Document) -> AnswerLine:
     return AnswerLine("", "inconclusive", f": whether {a} and {b} are related could not be decided")
 
 
+def _weights_said(weights: Mapping[str, Any] | None) -> str:
+    """What the weights add to a relation in function."""
+    return "but share no weights" if _independent(weights) else "and whether they share weights is not known"
+
+
+def _independent(weights: Mapping[str, Any] | None) -> bool:
+    return weights is not None and weights["verdict"] == "independent"
+
+
 def compare_closing(document: Document) -> tuple[str, str]:
     """What a comparison means, and what to do next."""
     verdict, function, asked = document["verdict"], document["function"], document["asked"]
     pair = (typed_as(asked["a"]), typed_as(asked["b"]))
     if verdict == "related":
         if document["weights"]["verdict"] != "related":
-            return ("the two compute more alike than independent models do, but share no weights",
+            return (f"the two compute more alike than independent models do, {_weights_said(document['weights'])}",
                     "more control models (--null) make the smallest attainable p-value smaller")  # fmt: skip
         parent, child = pair if document["direction"] != "b->a" else (pair[1], pair[0])
         either = "the two share weights: one was made from the other, or both from a third model"

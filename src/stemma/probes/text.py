@@ -89,6 +89,38 @@ def read_texts(
     return Probes.of(ids_of_windows, labels, source=f"{description}{', ' * bool(files.classes)}{files.classes}")
 
 
+LONGEST_LINE = 16_384
+"""Bytes of one line that is asked as a whole."""
+
+
+def read_lines(path: Path) -> Probes:
+    """The lines of a text as they are, for models that are asked in words.
+
+    Args:
+        path: A UTF-8 file; empty lines are skipped.
+
+    Returns:
+        UTF-8 bytes int64 `[n, longest]`, padded with zeros; no line is cut.
+
+    Raises:
+        UnreadableProbesError: If there is no such file, it holds no text, or a line is too long.
+    """
+    if not path.is_file():
+        raise UnreadableProbesError(f"there is no text file {path}: a model that is asked in words needs a .txt")
+    lines = [line.encode() for line in _parts(path, lines=True)]
+    if not lines:
+        raise UnreadableProbesError(f"{path} contains no text")
+    longest = max(map(len, lines))
+    if longest > LONGEST_LINE or any(0 in line for line in lines):
+        raise UnreadableProbesError(f"a line of {path} has {longest:,} bytes, or a zero byte: at most "
+                                    f"{LONGEST_LINE:,} bytes of text are asked at once")  # fmt: skip
+    check_size(f"the lines of {path}", (len(lines), longest), 8)
+    ids = np.zeros((len(lines), longest), np.int64)
+    for row, line in zip(ids, lines, strict=True):
+        row[: len(line)] = np.frombuffer(line, np.uint8)
+    return Probes.of(ids, source=f"{path}: {len(lines)} lines")
+
+
 def _parts(path: Path, lines: bool) -> list[str]:
     try:
         text = read_bytes(path, MAX_BYTES // 8).decode("utf-8-sig")

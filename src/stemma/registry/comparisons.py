@@ -127,6 +127,17 @@ def failed_comparison(a: ModelRef, b: ModelRef, why: str) -> Comparison:
     return _comparison(a, b, weights, RelationKind.UNRELATED, why, "comparison-failed")
 
 
+def without_weights(a: Model, b: Model) -> Comparison:
+    """An inconclusive comparison of a pair of which only the answers of one or both are known."""
+    names = list(dict.fromkeys(m.name for m in (a, b) if m.black_box))
+    have = "has no weights, only its answers are" if len(names) == 1 else "have no weights, only their answers are"
+    why = f"{' and '.join(names)} {have} known"
+    found = _comparison(
+        a.ref, b.ref, _digest_evidence(a.ref, b.ref, False, why), RelationKind.UNRELATED, why, WEIGHTS_GONE
+    )
+    return replace(found, cannot_see=("function (no probes were given)", "training data", "what the weights share"))
+
+
 def _comparison(a: ModelRef, b: ModelRef, weights: Evidence, kind: RelationKind, missing: str, what: str) -> Comparison:
     return Comparison(
         a=a,

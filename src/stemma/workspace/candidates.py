@@ -35,7 +35,18 @@ def candidates_from_files(
 ) -> tuple[list[Candidate], list[str]]:
     """Candidates from files, folders or servers, without the suspect, and an error message for each unreadable file.
 
-    With an engine, files are read there; `sketches` is then filled with the bits of their weight sketches, by digest.
+    Args:
+        paths: Checkpoints, or folders of them.
+        suspect: A model that is left out.
+        prepare: Gives a model its network.
+        engine: Where files are read; this process if None.
+        sketches: Filled with the bits of weight sketches, by digest, where an engine reads.
+
+    Returns:
+        The candidates, and the error messages.
+
+    Raises:
+        NotAModelError: If a path does not exist.
     """
     for path in paths:
         if isinstance(path, Path) and not path.exists():

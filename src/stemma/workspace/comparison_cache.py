@@ -38,6 +38,8 @@ class ComparisonCache:
 
     def compare_enrolled(self, enrolled: Candidate, other: Model, alpha: float) -> Comparison:
         """The comparison of an enrolled model with another one, computed once."""
+        if other.black_box:
+            return compare_weights(enrolled.load(), other, alpha)
         if (kept := self.recall(enrolled, other, alpha)) is not None:
             return kept
         model = enrolled.load()
@@ -82,6 +84,8 @@ def told_by(model: Model) -> KnownFrom | None:
 
 def compare_weights(a: Model, b: Model, alpha: float) -> Comparison:
     """All evidence of the weights axis of a pair."""
+    if a.black_box or b.black_box:
+        return comparisons.without_weights(a, b)
     from stemma.kinship.compare import compare
 
     return compare(a, b, alpha=alpha)

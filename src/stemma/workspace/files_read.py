@@ -10,7 +10,7 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ class FilesRead:
         self._reader = f"{stemma.__version__} {fingerprinters()[0].spec.digest}"
 
     @contextlib.contextmanager
-    def opened(self) -> Iterator["FilesRead"]:
+    def opened(self) -> Generator["FilesRead"]:
         """Use the memory, and write it at the end."""
         with contextlib.suppress(OSError, sqlite3.Error):
             folder = _cache_folder()
@@ -116,7 +116,7 @@ def _state_of(files: Sequence[str]) -> tuple[str, float]:
     """A digest of the states of files, and the time of the newest change; an empty digest of too many."""
     found, newest = hashlib.sha256(), 0.0
     for file in files:
-        stat = os.stat(file)
+        stat = Path(file).stat()
         newest = max(newest, stat.st_mtime, stat.st_ctime)
         line = f"{file} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}\n"
         found.update(line.encode(errors="surrogateescape"))

@@ -17,6 +17,7 @@ from stemma.kinship.function import combined
 from stemma.kinship.function.closer_than_independent import ObservationPlan
 from stemma.kinship.function.closest_of_many import ClosestOfMany
 from stemma.kinship.function.null_models import NullModels, Subject
+from stemma.kinship.function.partition_agreement import PartitionAgreement
 from stemma.kinship.function.selection import Selection
 from stemma.kinship.function.sketches import FunctionalSketch
 from stemma.measures.base import AbstractMeasure, summarise
@@ -91,6 +92,9 @@ class FunctionAxis:
             return both_axes(comparison, why, self.alpha)
         chosen = self.control_models([a, b], null)
         function = function_of(*parties, self.probes, chosen, alpha=self.alpha, progress=self.progress)
+        if any(m.black_box for m in (a, b)) and not isinstance(function, str) and not function.details["measures"]:
+            labels = PartitionAgreement(self.alpha)(*parties, self.probes, chosen)  # all that labels alone can show
+            return both_axes(comparison, labels, self.alpha)
         by_dna = self.dna.on_pair(*parties, chosen, [a.digest, b.digest])
         updated = _combine(comparison, function, by_dna, self.alpha)
         updated = with_partitions(updated, *parties, self.probes, chosen, alpha=self.alpha)

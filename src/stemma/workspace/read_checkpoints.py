@@ -9,7 +9,6 @@ import numpy as np
 from stemma.checkpoints.load import Checkpoint
 from stemma.checkpoints.model import Model
 from stemma.registry.ingest import IngestedModel, ingest
-from stemma.types import Digest
 from stemma.workspace.engines.base import AbstractEngine
 from stemma.workspace.engines.run_tasks import Lost, run
 from stemma.workspace.shared_files import FileState, WithFiles, require_seen
@@ -63,7 +62,7 @@ def read_sources(sources: Sequence[str], engine: AbstractEngine) -> dict[str, tu
     return {str(c.path): models for c, models in found if not isinstance(models, str)}
 
 
-def with_digests(models: Sequence[Model], read: Sequence[IngestedModel]) -> dict[Digest, np.ndarray]:
+def with_digests(models: Sequence[Model], read: Sequence[IngestedModel]) -> dict[str, np.ndarray]:
     """Give models the digests that were computed elsewhere, so that their bytes are not read again.
 
     Args:
@@ -73,7 +72,7 @@ def with_digests(models: Sequence[Model], read: Sequence[IngestedModel]) -> dict
     Returns:
         Bits of their weight sketches, by digest.
     """
-    sketches: dict[Digest, np.ndarray] = {}
+    sketches: dict[str, np.ndarray] = {}
     for model, found in zip(models, read, strict=False):
         digests = {t.name: t.digest for t in found.tensors}
         if digests.keys() == model.tensors.keys():

@@ -3,7 +3,6 @@
 Paths, not bytes, travel to workers. A worker that does not see a path, or sees another file there, must not answer.
 """
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +34,7 @@ class FileState:
         try:
             if not path.is_dir():
                 return cls(str(path), 1, path.stat().st_size)
-            sizes = [os.stat(f).st_size for f in files_below(path)]
+            sizes = [Path(f).stat().st_size for f in files_below(path)]
         except OSError:
             return cls(str(path), None, 0)
         return cls(str(path), len(sizes), sum(sizes))

@@ -54,9 +54,11 @@ class AbstractPool(abc.ABC):
 
     def check(self) -> None:
         """Raise `EngineError` if nothing can come any more; called while nothing comes."""
+        return
 
     def renew(self) -> None:
         """Make the pool usable again after a worker died, where it does not heal itself."""
+        return
 
     def explain(self, error: BaseException) -> str:
         """Why the cluster, not a task, failed with this error; empty where it is the task's own."""

@@ -3,7 +3,7 @@
 import logging
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ class DaskPool(AbstractPool):
 
     def __init__(self, client: Any, where: str) -> None:
         self._client, self.where = client, where
-        self.executor = client.get_executor()
+        self.executor = client.get_executor(pure=False)  # or a task that is sent again would be the one that failed
         self._seen = time.monotonic()
 
     @property
@@ -82,7 +82,7 @@ class DaskCluster(AbstractEngine):
         return address.partition("://")[0] in SCHEMES or (address.endswith(".json") and "://" not in address)
 
     @contextmanager
-    def opened(self) -> Iterator[DaskPool]:
+    def opened(self) -> Generator[DaskPool]:
         """The workers.
 
         Yields:
@@ -96,7 +96,8 @@ class DaskCluster(AbstractEngine):
             from distributed import Client
         except ImportError as error:
             raise MissingExtraError("running on a Dask cluster", "distributed", "cluster") from error
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # a worker that dies is told by the run itself
+        for name in ("distributed", "distributed.client"):  # a worker that dies is told by the run itself
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # packages of other versions: what matters is checked with every task
             try:

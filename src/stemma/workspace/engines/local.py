@@ -1,7 +1,7 @@
 """Processes on this machine."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -72,7 +72,7 @@ class LocalProcesses(AbstractEngine):
         return int(given)
 
     @contextmanager
-    def opened(self) -> Iterator[ProcessPool]:
+    def opened(self) -> Generator[ProcessPool]:
         """The processes."""
         pool = ProcessPool(self.processes)
         try:

@@ -5,7 +5,7 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from stemma.workspace.engines.base import AbstractEngine, AbstractPool
 from stemma.workspace.engines.dask import AGAIN, PATIENCE
 from stemma.workspace.engines.reachable import require_reachable
 
-RETRIES = 2
+RETRIES = 1
 """How often Ray runs a task again whose worker died."""
 
 
@@ -102,7 +102,7 @@ class RayCluster(AbstractEngine):
         return address.startswith("ray:")
 
     @contextmanager
-    def opened(self) -> Iterator[RayPool]:
+    def opened(self) -> Generator[RayPool]:
         """The nodes; a connection that was there before stays.
 
         Yields:
@@ -118,6 +118,10 @@ class RayCluster(AbstractEngine):
             import ray
         except ImportError as error:
             raise MissingExtraError("running on a Ray cluster", "ray", "ray") from error
+        from ray._private import worker
+
+        # What Ray says of a worker that died goes to stdout, whatever is set; the run tells it itself.
+        vars(worker)["print_to_stdstream"] = lambda *_args, **_kwargs: None
         connected = ray.is_initialized()
         if not connected:
             self._connect(ray)

@@ -1,12 +1,12 @@
 """Runs one pure function over many values on an engine: in order, bounded in flight, each value once.
 
-Only the caller writes results. A worker that dies costs time, not results; a value that kills its worker is one failure.
+Only the caller writes results. A worker that dies costs time, not results; a value that kills its worker fails alone.
 """
 
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -74,7 +74,7 @@ def run(
 
 
 @contextmanager
-def spread_over(engine: AbstractEngine) -> Iterator[Callable[[Task, Iterable[Any]], Iterator[Any]]]:
+def spread_over(engine: AbstractEngine) -> Generator[Callable[[Task, Iterable[Any]], Iterator[Any]]]:
     """A `map` that runs on an engine, which is opened once for many calls.
 
     Args:
