@@ -29,6 +29,7 @@ class Server:
     """A server in a folder of its own, reached through a socket in it and a port of this machine."""
 
     bin: Path
+    settings: dict[str, str] = field(default_factory=dict)
     folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="stemma-pg-")))
     process: "subprocess.Popen[bytes] | None" = None
 
@@ -60,7 +61,8 @@ class Server:
 
     def start(self) -> None:
         settings = {"fsync": "off", "shared_buffers": "16MB", "max_connections": "40", "max_wal_size": "256MB",
-                    "unix_socket_directories": self.folder, "listen_addresses": "", "lc_messages": "C"}  # fmt: skip
+                    "unix_socket_directories": self.folder, "listen_addresses": "", "lc_messages": "C",
+                    **self.settings}  # fmt: skip
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
