@@ -269,6 +269,7 @@ def started(call: str) -> "subprocess.Popen[str]":
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_a_writer_killed_in_its_transaction_leaves_nothing(registry: Registry) -> None:
     enrol(registry, "m", 1)
     with started(f"t.hold_a_transaction({registry.where!r})") as writer:
@@ -523,6 +524,7 @@ def test_a_damaged_blob_is_not_copied(postgresql: Server, tmp_path: Path) -> Non
 # Commands
 
 
+@pytest.mark.slow
 def test_every_command_takes_a_server(
     postgresql: Server, models: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -561,6 +563,7 @@ def test_every_command_takes_a_server(
     assert not [text for text in shown if SECRET in text]
 
 
+@pytest.mark.slow
 def test_the_atlas_shows_a_server_and_no_password(
     postgresql: Server, models: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
