@@ -22,6 +22,7 @@ from safetensors.numpy import save_file
 from checkpoints import Run, arrays_of, child_of
 from documents import check_document
 from postgresql import Server, binaries
+from registries import place_of
 
 settings.register_profile("same", derandomize=True)
 settings.load_profile("same")
@@ -59,7 +60,7 @@ def postgresql() -> Iterator[Server]:
 @pytest.fixture(params=["sqlite", "postgresql"])
 def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Where a test may put a registry: a file, and a schema of a server."""
-    return str(tmp_path / "r.db") if request.param == "sqlite" else request.getfixturevalue("postgresql").address()
+    return place_of(request, tmp_path)
 
 
 @pytest.fixture

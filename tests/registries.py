@@ -2,12 +2,21 @@
 
 import contextlib
 import sqlite3
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from stemma.registry import Registry
+import pytest
+
+if TYPE_CHECKING:
+    from stemma.registry import Registry
 
 
-def connect(registry: Registry) -> Any:
+def place_of(request: pytest.FixtureRequest, folder: Path) -> str:
+    """Where a fixture with the parameters `sqlite` and `postgresql` puts a registry."""
+    return str(folder / "r.db") if request.param == "sqlite" else request.getfixturevalue("postgresql").address()
+
+
+def connect(registry: "Registry") -> Any:
     """A plain connection to the tables of a registry."""
     if registry.path is not None:
         return contextlib.closing(sqlite3.connect(registry.path))
@@ -17,13 +26,13 @@ def connect(registry: Registry) -> Any:
     return contextlib.closing(psycopg.connect(place, options=f"-c search_path={schema}"))
 
 
-def rows(registry: Registry, query: str) -> list[tuple]:
+def rows(registry: "Registry", query: str) -> list[tuple]:
     """What a query finds."""
     with connect(registry) as c:
         return c.execute(query).fetchall()
 
 
-def tamper(registry: Registry, statement: str, *values: object) -> None:
+def tamper(registry: "Registry", statement: str, *values: object) -> None:
     """Change one row behind the back of a registry."""
     registry.close()
     if registry.path is None:

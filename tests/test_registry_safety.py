@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from registries import rows, tamper
+from registries import place_of, rows, tamper
 from stemma.errors import RegistryError, UnknownNameError, UnusableRegistryError
 from stemma.registry import Registry, records, schema, storage
 from stemma.registry.blobs import INLINE_LIMIT, BlobFolder
@@ -22,6 +22,11 @@ from stemma.registry.database import registry_address
 from stemma.registry.model_records import describe, write_copy
 from stemma.types import Digest, Spec
 from test_registry import SPEC, arrays, enrol, model, sketch
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
+def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return place_of(request, tmp_path)
 
 
 @pytest.fixture

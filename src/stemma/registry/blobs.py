@@ -68,6 +68,14 @@ def file_digest(path: Path) -> Digest:
     return Digest(f"{digests.ALGORITHM}:{h.hexdigest()}")
 
 
+def path_in(folder: Path, digest: Digest) -> Path:
+    """The path of a blob in a folder; raises for a digest that is none, and could lead out of the folder."""
+    name = digest.rpartition(":")[2]
+    if not re.fullmatch(r"[0-9a-f]{64}", name):
+        raise RegistryError(f"{digest!r} is not a digest. Use sha256: and 64 hexadecimal digits")
+    return folder / name[:2] / name
+
+
 class AbstractStage(ABC):
     """Large blobs of one transaction: files that are written, but not yet part of the registry."""
 
@@ -158,10 +166,7 @@ class BlobFolder(AbstractBlobs):
 
     def path(self, digest: Digest) -> Path:
         """The path of a blob with this digest; it may not exist."""
-        name = digest.rpartition(":")[2]
-        if not re.fullmatch(r"[0-9a-f]{64}", name):
-            raise RegistryError(f"{digest!r} is not a digest. Use sha256: and 64 hexadecimal digits")
-        return self.folder / name[:2] / name
+        return path_in(self.folder, digest)
 
     def where(self, digest: Digest) -> str:
         """See `AbstractBlobs.where`."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 import sqlalchemy.event
 from sqlalchemy.exc import DBAPIError, InvalidRequestError
+from sqlalchemy.exc import TimeoutError as NoFreeConnection
 
 from stemma.errors import MissingExtraError, RegistryError, UnusableRegistryError
 from stemma.registry import schema, server_blobs
@@ -230,6 +231,8 @@ class PostgreSQLServer(AbstractDatabase):
             raise self._error(cause) from self._shown(e)
         except InvalidRequestError as e:  # the connection ended within the transaction
             raise UnusableRegistryError(f"the connection to the registry {self.where} was lost") from e
+        except NoFreeConnection as e:
+            raise UnusableRegistryError(f"too many threads use the registry {self.where}. Use fewer --jobs") from e
         except UnicodeEncodeError as e:
             raise RegistryError("a name or path is not valid Unicode and cannot be stored. Rename the file") from e
         except OSError as e:

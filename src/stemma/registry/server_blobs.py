@@ -92,16 +92,15 @@ class ServerBlobs(blobs.AbstractBlobs):
 
     def file(self, connection: sa.Connection, digest: Digest) -> Path | None:
         """See `AbstractBlobs.file`; fetched once into the cache folder, and verified."""
+        target = blobs.path_in(folder(), digest)
         size = connection.execute(sa.select(schema.blob.c.size).where(schema.blob.c.digest == digest)).scalar()
         found = None if size is None else self.pieces(connection, digest)
         if found is None:
             return None
-        name = digest.rpartition(":")[2]
-        target = folder() / name[:2] / name
         if target.exists() and target.stat().st_size == size:
             return target
         target.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = target.with_name(f"{name}.{uuid.uuid4().hex}.partial")
+        unfinished = target.with_name(f"{target.name}.{uuid.uuid4().hex}.partial")
         try:
             with unfinished.open("wb") as f:
                 f.writelines(found)
