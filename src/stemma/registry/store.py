@@ -200,6 +200,11 @@ class Registry:
         with self._database.reading() as connection:
             return rows.models_sharing_tensors(connection, self._folder, frozenset(wanted), limit)
 
+    def by_unit_keys(self, keys: Sequence[int], limit: int) -> list[Digest]:
+        """Live models that have some of these keys of hidden units (`unit-keys`), most of them first."""
+        with self._database.reading() as connection:
+            return rows.models_sharing_units(connection, keys, limit)
+
     def tensors(self, model: Digest) -> tuple[TensorRecord, ...]:
         """Name, dtype, shape and digest of the tensors of a model, sorted by name."""
         with self._database.reading() as connection:
