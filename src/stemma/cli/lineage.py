@@ -11,6 +11,7 @@ from stemma.cli.options import AllowUntested, Alpha, FailOnDescendantOf, Html, J
 if TYPE_CHECKING:
     from rich.text import Text
 
+    from stemma.application.lineage import ReusedPart
     from stemma.types import Edge, Lineage
 
 CERTAIN = 0.95
@@ -47,6 +48,14 @@ Dot = Annotated[
     typer.Option("--dot", metavar="FILE", show_default=False, help="Write the trees as a graph for Graphviz."),
 ]
 
+Redraw = Annotated[
+    bool,
+    typer.Option(
+        "--redraw",
+        help="Draw every family of the registry again, also where no model joined or left it since the last time.",
+    ),
+]
+
 
 def lineage(
     paths: Annotated[
@@ -62,6 +71,7 @@ def lineage(
     fail_on_descendant_of: FailOnDescendantOf = None,
     allow_untested: AllowUntested = False,
     dot: Dot = None,
+    redraw: Redraw = False,
     jobs: Jobs = 1,
     html: Html = None,
     svg: Annotated[
@@ -95,6 +105,7 @@ def lineage(
         fail_on_descendant_of=words(fail_on_descendant_of),
         allow_untested=allow_untested,
         dot=word(dot),
+        redraw=redraw,
     )
     with progress(quiet=as_json) as on_progress:
         answer = application.lineage(request, on_progress)
@@ -110,7 +121,7 @@ def lineage(
         show_kin(answer.kin, answer.licences, request.paths)
     else:
         files = (("page", html), ("picture", svg), ("graph", dot))
-        rows = [*_lines(result), *((label, str(file), "") for label, file in files if file is not None)]
+        rows = [*_reused(answer.reused), *_lines(result), *((label, str(file), "") for label, file in files if file is not None)]
         closing = zip(("meaning", "next"), lineage_closing(document), strict=True)
         show(lines_of(answer_text(lineage_answer(document))), "", *trees(result), findings(rows), "",
              findings((label, text, "") for label, text in closing))  # fmt: skip
@@ -188,6 +199,13 @@ def _step(edge: "Edge", parents: Sequence[str]) -> "Text":
         words.append(f"also from {', '.join(others)}")
     line = Text().append_text(_name(edge.child, plain(edge.child)))
     return line.append(f"  {' · '.join(plain(w) for w in words)}", style="dim") if words else line
+
+
+def _reused(kept: "ReusedPart | None") -> "Iterator[tuple[str, str | Text, str]]":
+    if kept is not None:
+        count = "1 model" if kept.models == 1 else f"{kept.models:,} models"
+        why = "no model joined or left their families since; draw them again with --redraw"
+        yield "kept", f"{count} as drawn on {kept.drawn_at[:10]}", why
 
 
 def _lines(result: "Lineage") -> "Iterator[tuple[str, str | Text, str]]":
