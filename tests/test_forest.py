@@ -596,13 +596,13 @@ def test_a_model_that_is_added_touches_its_family_only(monkeypatch: pytest.Monke
         "describe_family",
         lambda self, m, v, own=LineageBuilder.describe_family: drawn.append(len(m)) or own(self, m, v),
     )
-    after = update_lineage(before, [*left, *second, *stranger], detailed=0)
+    after = update_lineage(before, [*left, *second, *stranger], detailed=0).lineage
     assert drawn == [4]
     whole = lineage([*left, *second, *stranger], detailed=0)
     assert {(e.parent, e.child) for e in after.edges} == {(e.parent, e.child) for e in whole.edges}
     assert (after.roots, after.families, after.models) == (whole.roots, whole.families, whole.models)
     assert after.missing_ancestors == whole.missing_ancestors
-    found = update_lineage(before, [*first, *second[:3], *stranger], detailed=0)
+    found = update_lineage(before, [*first, *second[:3], *stranger], detailed=0).lineage
     assert found.missing_ancestors == ()
     assert len(found.edges) == 14
 

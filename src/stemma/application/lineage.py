@@ -30,6 +30,7 @@ class LineageRequest:
         fail_on_descendant_of: Models from which no other may descend.
         allow_untested: Whether a policy lets pass what is not decided.
         dot: File into which the graph is written, in the language of Graphviz.
+        redraw: Whether every family is drawn again, also where no model joined or left it since the last time.
     """
 
     paths: tuple[str, ...] | None = None
@@ -42,6 +43,7 @@ class LineageRequest:
     fail_on_descendant_of: tuple[str, ...] | None = None
     allow_untested: bool = False
     dot: str | None = None
+    redraw: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,19 @@ class ToldEdgePart:
     known_from: KnownFrom
 
 
+@dataclass(frozen=True, slots=True)
+class ReusedPart:
+    """What was kept of a lineage that was drawn before.
+
+    Attributes:
+        drawn_at: When it was drawn, UTC, ISO 8601.
+        models: Models in families that no model joined or left since.
+    """
+
+    drawn_at: str
+    models: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class LineageDocument(Document):
     """Which models come from which.
@@ -126,11 +141,12 @@ class LineageDocument(Document):
         cannot_see: What the answer does not cover.
         not_tested: Models that nothing could be compared with, or that could not be read.
         told: Edges that other registries drew between their models; nothing here was derived from them.
+        reused: What was kept of a lineage that was drawn before; only where something was.
         descent: Descendants or ancestors of a model; only where they were asked for.
         policy: What the policy says; only where there is one.
     """
 
-    OPTIONAL: ClassVar[tuple[str, ...]] = ("descent", "policy")
+    OPTIONAL: ClassVar[tuple[str, ...]] = ("reused", "descent", "policy")
     SCHEMA: ClassVar[Schema] = Schema("stemma.lineage", 1)
 
     asked: LineageRequest
@@ -145,6 +161,7 @@ class LineageDocument(Document):
     cannot_see: tuple[str, ...]
     not_tested: tuple[NotTestedPart, ...]
     told: tuple[ToldEdgePart, ...] = ()
+    reused: ReusedPart | None = None
     descent: DescentPart | None = None
     policy: PolicyPart | None = None
 
@@ -156,6 +173,7 @@ class LineageAnswer:
     Attributes:
         request: What was asked.
         result: The lineage.
+        reused: What was kept of a lineage that was drawn before; None if nothing was.
         kin: Descendants or ancestors of a model; None where they were not asked for.
         licences: By name, the licence that is recorded of a model.
         ruling: What the policy says; an empty ruling where there is none.
@@ -165,6 +183,7 @@ class LineageAnswer:
 
     request: LineageRequest
     result: Lineage
+    reused: ReusedPart | None = None
     kin: "KinOf | None" = None
     licences: Mapping[str, str] = field(default_factory=dict)
     ruling: "Ruling"
@@ -187,6 +206,7 @@ class LineageAnswer:
             cannot_see=found.cannot_see,
             not_tested=not_tested_parts(found.not_tested),
             told=self.told,
+            reused=self.reused,
             descent=None if self.kin is None else descent_part(self.kin, found, self.licences),
             policy=None if self.request.fail_on_descendant_of is None else self.ruling.part,
         ).to_dict()
@@ -209,7 +229,7 @@ def lineage(request: LineageRequest, progress: Progress | None = None) -> Lineag
     from stemma.application.opening import open_workspace
     from stemma.application.policies import Policy, judge_lineage
     from stemma.export.dot import lineage_dot
-    from stemma.workspace.lineage import draw, keep, models_to_draw
+    from stemma.workspace.lineage import draw, keep, last_drawn, models_to_draw
     from stemma.workspace.named_models import with_named
 
     policy = Policy.of(ancestors=request.fail_on_descendant_of, allow_untested=request.allow_untested)
@@ -225,7 +245,9 @@ def lineage(request: LineageRequest, progress: Progress | None = None) -> Lineag
     paths = [place(path) for path in request.paths or ()] or None
     wanted = [*([asked] if asked is not None else []), *policy.ancestors]
     models, names = with_named(models_to_draw(workspace, paths), wanted, workspace)
-    result = draw(models, progress=progress, **options)
+    before = None if request.redraw or paths is not None else last_drawn(workspace, **options)
+    updated = draw(models, before=before, progress=progress, **options)
+    result = updated.lineage
     if paths is None:
         keep(workspace, result, **options)
     direction = "ancestors" if request.descendants_of is None else "descendants"
@@ -233,6 +255,7 @@ def lineage(request: LineageRequest, progress: Progress | None = None) -> Lineag
     return LineageAnswer(
         request=request,
         result=result,
+        reused=None if before is None or not updated.kept else ReusedPart(before.added_at, len(updated.kept)),
         kin=kin,
         licences=models.licences,
         ruling=judge_lineage(policy, result, names),

@@ -22,7 +22,7 @@ from stemma.cli.options import (
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from stemma.application.lineage import ToldEdgePart
+    from stemma.application.lineage import ReusedPart, ToldEdgePart
     from stemma.types import Edge, Lineage
 
 CERTAIN = 0.95
@@ -59,6 +59,14 @@ Dot = Annotated[
     typer.Option("--dot", metavar="FILE", show_default=False, help="Write the trees as a graph for Graphviz."),
 ]
 
+Redraw = Annotated[
+    bool,
+    typer.Option(
+        "--redraw",
+        help="Draw every family of the registry again, also where no model joined or left it since the last time.",
+    ),
+]
+
 
 def lineage(
     paths: Annotated[
@@ -74,6 +82,7 @@ def lineage(
     fail_on_descendant_of: FailOnDescendantOf = None,
     allow_untested: AllowUntested = False,
     dot: Dot = None,
+    redraw: Redraw = False,
     jobs: Jobs = 1,
     cluster: Cluster = None,
     html: Html = None,
@@ -109,6 +118,7 @@ def lineage(
         fail_on_descendant_of=words(fail_on_descendant_of),
         allow_untested=allow_untested,
         dot=word(dot),
+        redraw=redraw,
     )
     with progress(quiet=as_json) as on_progress:
         answer = application.lineage(request, on_progress)
@@ -125,6 +135,7 @@ def lineage(
     else:
         files = (("page", html), ("picture", svg), ("graph", dot))
         rows = [
+            *_reused(answer.reused),
             *_lines(result),
             *told_lines(answer.told),
             *((label, str(file), "") for label, file in files if file is not None),
@@ -218,6 +229,13 @@ def _step(edge: "Edge", parents: Sequence[str]) -> "Text":
         words.append(f"also from {', '.join(others)}")
     line = Text().append_text(_name(edge.child, plain(edge.child)))
     return line.append(f"  {' · '.join(plain(w) for w in words)}", style="dim") if words else line
+
+
+def _reused(kept: "ReusedPart | None") -> "Iterator[tuple[str, str | Text, str]]":
+    if kept is not None:
+        count = "1 model" if kept.models == 1 else f"{kept.models:,} models"
+        why = "no model joined or left their families since; draw them again with --redraw"
+        yield "kept", f"{count} as drawn on {kept.drawn_at[:10]}", why
 
 
 def _lines(result: "Lineage") -> "Iterator[tuple[str, str | Text, str]]":

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from stemma.checkpoints.load import Checkpoint
 from stemma.errors import StemmaError, UnreadableModelError
+from stemma.fingerprints.unit_keys import UnitKeys
 from stemma.fingerprints.weight_sketch import WeightSketch
 from stemma.networks.load import open_models
 from stemma.registry.collection import paused_collection
@@ -31,9 +32,9 @@ class IngestedModel:
     notes: tuple[str, ...] = ()
 
 
-def fingerprinters() -> tuple[WeightSketch, ...]:
-    """The methods that fingerprint a model when it is added (from weights only); the first is used for search."""
-    return (WeightSketch(),)
+def fingerprinters() -> tuple[WeightSketch, UnitKeys]:
+    """The methods that fingerprint a model when it is added (from weights only); both are used for search."""
+    return WeightSketch(), UnitKeys()
 
 
 def ingest(checkpoint: Checkpoint, license: str | None) -> tuple[IngestedModel, ...] | str:

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from stemma.checkpoints.remote import is_remote
 from stemma.errors import RegistryError, StemmaError
+from stemma.fingerprints.unit_keys import UnitKeys
 from stemma.registry import blobs, records, rows, schema, sketch_file
 from stemma.registry.database import AbstractDatabase
 from stemma.registry.exchange import integrity as told
@@ -146,6 +147,7 @@ def _index(connection: sa.Connection, large: blobs.AbstractBlobs) -> Iterator[Fi
         if set(connection.execute(keys).scalars()) != {rows.tensor_key(t.digest) for t in tensors}:
             yield Finding("index", row.digest, f"the tensor index of {row.digest} does not match its tensors")
     yield from _bits(connection, large, ids)
+    yield from _unit_keys(connection, large, ids)
 
 
 def _bits(connection: sa.Connection, large: blobs.AbstractBlobs, ids: dict[int, str]) -> Iterator[Finding]:
@@ -162,6 +164,22 @@ def _bits(connection: sa.Connection, large: blobs.AbstractBlobs, ids: dict[int, 
             yield Finding(
                 "index", model, f"the search index has a sketch of {model} that does not match its fingerprint"
             )
+
+
+def _unit_keys(connection: sa.Connection, large: blobs.AbstractBlobs, ids: dict[int, str]) -> Iterator[Finding]:
+    held: dict[int, set[int]] = {}
+    for row in connection.execute(sa.select(schema.unit_key), execution_options=STREAMED):
+        held.setdefault(row.content_id, set()).add(row.key)
+    spec = UnitKeys().spec
+    for content, model in ids.items():
+        try:
+            record = rows.newest_fingerprint(connection, Digest(model), spec.digest)
+            values = blobs.unpack(rows.read_blob(connection, large, record.blob)) if record else {}
+        except RegistryError:
+            continue  # reported as a blob
+        expected = set(values[rows.UNIT_KEYS].tolist()) if rows.UNIT_KEYS in values else set()
+        if record and held.get(content, set()) != expected:
+            yield Finding("index", model, f"the index of hidden units of {model} does not match its fingerprint")
 
 
 def _index_files(connection: sa.Connection, beside: Path) -> Iterator[Finding]:

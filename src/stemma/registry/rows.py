@@ -26,6 +26,9 @@ QUERY_BATCH = 500
 BITS = "bits"
 """The array of a fingerprint's values that is added to the search index."""
 
+UNIT_KEYS = "unit_keys"
+"""The array of a fingerprint's values that is added to the index of hidden units."""
+
 
 def timestamp() -> str:
     """The current time, UTC, ISO 8601, in seconds."""
@@ -153,20 +156,18 @@ def put_content(
     inserted = connection.execute(schema.content.insert().values(**values)).inserted_primary_key
     assert inserted is not None
     keys = sorted({tensor_key(t.digest) for t in listed})
-    _insert_keys(connection, keys, inserted[0])
+    _insert_keys(connection, schema.tensor_key, keys, inserted[0])
     return inserted[0]
 
 
-def _insert_keys(connection: sa.Connection, keys: Sequence[int], content_id: int) -> None:
-    """Index tensors; the driver is asked directly, for a checkpoint may have 100,000 of them."""
+def _insert_keys(connection: sa.Connection, table: sa.Table, keys: Sequence[int], content_id: int) -> None:
+    """Index tensors or units; the driver is asked directly, for a checkpoint may have 100,000 of them."""
     if not keys:
         return
-    compiled = schema.tensor_key.insert().compile(dialect=connection.dialect)
-    if compiled.positional:
-        row = {"content_id": content_id}
-        first, second = (compiled.positiontup or ())[:2]
-        pairs: list[Any] = [(k, content_id) if second in row else (content_id, k) for k in keys]
-        assert {first, second} == {"key", "content_id"}
+    compiled = table.insert().compile(dialect=connection.dialect)
+    names = compiled.positiontup if compiled.positional else None
+    if names:
+        pairs: list[Any] = [(k, content_id) if names[0] == "key" else (content_id, k) for k in keys]
     else:
         pairs = [{"key": k, "content_id": content_id} for k in keys]
     connection.exec_driver_sql(str(compiled), pairs)
@@ -260,6 +261,27 @@ def put_fingerprint(
     connection.execute(schema.fingerprint.insert().values(**row, **encode(jsonable(record))))
     if BITS in value.values:
         put_bits(connection, content_id, value.spec, value.values[BITS])
+    if UNIT_KEYS in value.values:
+        connection.execute(schema.unit_key.delete().where(schema.unit_key.c.content_id == content_id))
+        keys = sorted(set(value.values[UNIT_KEYS].tolist()))
+        _insert_keys(connection, schema.unit_key, keys, content_id)
+
+
+def models_sharing_units(connection: sa.Connection, keys: Sequence[int], limit: int) -> list[Digest]:
+    """The live models with at least two of the keys of hidden units; most of them first."""
+    u, shared = schema.unit_key.c, sa.func.count()
+    enrolled = sa.select(schema.live.c.content_id)
+    found = (
+        sa.select(u.content_id, shared.label("shared"))
+        .where(u.key.in_(keys[:QUERY_BATCH]), u.content_id.in_(enrolled))
+        .group_by(u.content_id)
+        .having(shared > 1)
+        .order_by(shared.desc(), u.content_id)
+        .limit(limit)
+        .subquery()
+    )
+    joined = sa.select(schema.content.c.digest).join(found, found.c.content_id == schema.content.c.id)
+    return [Digest(d) for d in connection.execute(joined.order_by(found.c.shared.desc())).scalars()]
 
 
 def put_bits(connection: sa.Connection, content_id: int, spec: Spec, bits: np.ndarray) -> None:

@@ -1,6 +1,6 @@
 """The tables, and the numbered migrations that create them.
 
-Rows are only ever added; a correction is a new row. `live`, `tensor_key` and `sketch_bits` are indexes: they can be
+Rows are only ever added; a correction is a new row. `live`, `tensor_key`, `unit_key` and `sketch_bits` are indexes: they can be
 derived from the other tables, and `check` compares them.
 """
 
@@ -66,6 +66,14 @@ tensor_key = sa.Table(
     metadata,
     sa.Column("key", sa.BigInteger, primary_key=True, comment="first 8 bytes of the tensor's digest"),
     sa.Column("content_id", sa.Integer, sa.ForeignKey("content.id"), primary_key=True),
+    sqlite_with_rowid=False,
+)
+
+unit_key = sa.Table(
+    "unit_key",
+    metadata,
+    sa.Column("key", sa.BigInteger, primary_key=True, comment="of a hidden unit, see the fingerprint `unit-keys`"),
+    sa.Column("content_id", sa.Integer, sa.ForeignKey("content.id"), primary_key=True, index=True),
     sqlite_with_rowid=False,
 )
 
@@ -274,6 +282,10 @@ def _m007_exchange(connection: sa.Connection) -> None:
     metadata.create_all(connection, tables=list(EXCHANGE))
 
 
+def _m008_unit_keys(connection: sa.Connection) -> None:
+    metadata.create_all(connection, tables=[unit_key])
+
+
 MIGRATIONS: tuple[tuple[str, Callable[[sa.Connection], None]], ...] = (
     ("models", _m001_models),
     ("fingerprints", _m002_fingerprints),
@@ -282,6 +294,7 @@ MIGRATIONS: tuple[tuple[str, Callable[[sa.Connection], None]], ...] = (
     ("scans", _m005_scans),
     ("family trees", _m006_family_trees),
     ("exchange", _m007_exchange),
+    ("unit keys", _m008_unit_keys),
 )
 """Applied in order, each once; one that has been released is never edited."""
 

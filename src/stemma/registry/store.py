@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import sqlalchemy as sa
 
 from stemma.checkpoints import digest as digests
@@ -206,6 +207,11 @@ class Registry:
         with self._database.reading() as connection:
             return rows.models_sharing_tensors(connection, self._large, frozenset(wanted), limit)
 
+    def by_unit_keys(self, keys: Sequence[int], limit: int) -> list[Digest]:
+        """Live models that have some of these keys of hidden units (`unit-keys`), most of them first."""
+        with self._database.reading() as connection:
+            return rows.models_sharing_units(connection, keys, limit)
+
     def tensors(self, model: Digest) -> tuple[TensorRecord, ...]:
         """Name, dtype, shape and digest of the tensors of a model, sorted by name."""
         with self._database.reading() as connection:
@@ -248,6 +254,11 @@ class Registry:
     def sketch_index(self, spec: Spec) -> SketchIndex:
         """The search index over the bit sketches of the live models, 256 bytes each; see `sketch_file`."""
         return sketch_file.open_index(self._database, self._beside, spec)
+
+    def sketches(self, spec: Spec) -> dict[str, np.ndarray]:
+        """The bit sketches of the live models by digest."""
+        with self._database.reading() as connection:
+            return {r.digest: np.frombuffer(r.bits, np.uint8) for r in rows.live_sketches(connection, spec)}
 
     def put_evidence(self, a: Digest, b: Digest, spec: Spec, content: Mapping[str, Any]) -> None:
         """Store the result of a method for an ordered pair, as plain JSON values."""

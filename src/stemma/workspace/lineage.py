@@ -4,20 +4,23 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from stemma import __version__
 from stemma.checkpoints import cards
 from stemma.checkpoints.model import Model
 from stemma.checkpoints.remote import place
 from stemma.errors import NotAModelError, RegistryError
 from stemma.registry import model_records
-from stemma.registry.family_trees import LINEAGE
+from stemma.registry.family_trees import LINEAGE, StoredTree
 from stemma.registry.ingest import fingerprinters
 from stemma.registry.receipts import edges_from_receipts
 from stemma.types import WEIGHTS_GONE, Lineage, NotTested
 from stemma.workspace.candidates import candidates_from_files
 from stemma.workspace.forest import lineage
+from stemma.workspace.incremental_forest import UpdatedLineage, update_lineage
 from stemma.workspace.read_checkpoints import read_sources
 from stemma.workspace.search_scope import unreadable_files
 from stemma.workspace.workspace import ALPHA, Workspace
@@ -72,7 +75,7 @@ def models_to_draw(workspace: Workspace, paths: Sequence[Path | str] | None = No
         models = [m for m in models_opened if not model_records.has_no_weights(m)]
         not_tested = tuple(weights_gone(m) for m in models_opened if model_records.has_no_weights(m))
         spec = fingerprinters()[0].spec
-        sketches = {str(f.model): np.asarray(f.values["bits"]) for f in workspace.registry.fingerprints(spec)}
+        sketches = workspace.registry.sketches(spec)
         licences = {r.name: r.licence for r in records}
     if not models:
         why = (
@@ -84,20 +87,43 @@ def models_to_draw(workspace: Workspace, paths: Sequence[Path | str] | None = No
     return ModelsToDraw(models, not_tested, sketches, {name: text for name, text in licences.items() if text})
 
 
-def draw(found: ModelsToDraw, *, alpha: float = ALPHA, progress: Progress | None = None) -> Lineage:
+def draw(
+    found: ModelsToDraw, *, alpha: float = ALPHA, before: StoredTree | None = None, progress: Progress | None = None
+) -> UpdatedLineage:
     """The lineage of models that were read.
 
     Args:
         found: The models.
         alpha: Level of the decision that two models are related, over all pairs.
+        before: A lineage that most of them are in: what did not change since is kept.
         progress: Called with what happens, how many models are done, and of how many.
 
     Returns:
-        The lineage, with what could not be read.
+        The lineage, with what could not be read; and which models were kept as they were drawn before.
     """
-    result = lineage(found.models, alpha=alpha, sketches=found.sketches, progress=progress)
+    if before is None:
+        updated = UpdatedLineage(lineage(found.models, alpha=alpha, sketches=found.sketches, progress=progress))
+    else:
+        updated = update_lineage(before.lineage, found.models, alpha=alpha, sketches=found.sketches, progress=progress)
+    result = updated.lineage
     receipts = tuple(k.to_dict(result.edges) for k in edges_from_receipts(found.models))
-    return replace(result, receipts=receipts, not_tested=(*result.not_tested, *found.not_tested))
+    result = replace(result, receipts=receipts, not_tested=(*result.not_tested, *found.not_tested))
+    return replace(updated, lineage=result)
+
+
+def last_drawn(workspace: Workspace, alpha: float = ALPHA) -> StoredTree | None:
+    """The lineage of the registry as it was kept last, if this version drew it at the same level; else None."""
+    try:
+        found = workspace.registry.tree(LINEAGE)
+    except RegistryError:  # it is drawn again
+        return None
+    if found is None or found.stemma_version != __version__ or dict(found.facts) != _facts(alpha):
+        return None
+    return found
+
+
+def _facts(alpha: float) -> dict[str, Any]:
+    return {"alpha": alpha, "sketch": fingerprinters()[0].spec.digest}
 
 
 def keep(workspace: Workspace, found: Lineage, alpha: float = ALPHA) -> None:
@@ -108,7 +134,7 @@ def keep(workspace: Workspace, found: Lineage, alpha: float = ALPHA) -> None:
     enrolled = {record.name: record.digest for record in workspace.list()}
     if all(enrolled.get(model.name) == model.digest for model in found.models):
         with contextlib.suppress(RegistryError):
-            workspace.registry.put_tree(LINEAGE, found.to_dict(), {"alpha": alpha})
+            workspace.registry.put_tree(LINEAGE, found.to_dict(), _facts(alpha))
 
 
 def weights_gone(model: Model) -> NotTested:

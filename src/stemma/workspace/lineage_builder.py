@@ -119,12 +119,13 @@ class LineageBuilder:
     def with_joined_parts(self, drawn: Lineage) -> Lineage:
         """Roots of parts of other shapes below the model that they were cut from, where the comparison shows it."""
         edges, roots, refused = list(drawn.edges), set(drawn.roots), list(drawn.refused)
-        families = {frozenset(f) for f in drawn.families}
+        families = {name: frozenset(f) for f in drawn.families for name in f}
         position = {m.name: i for i, m in enumerate(self.models)}
         for parts in (p for p in self.families if len(p) > 1):
             names = [{self.models[i].name for i in part} for part, _ in parts]
             whole = frozenset[str]().union(*names)
-            families = {f for f in families if not f & whole} | {whole}
+            replaced = whole.union(*(families.get(name, whole) for name in whole))
+            families = {**{n: f for n, f in families.items() if n not in replaced}, **dict.fromkeys(whole, whole)}
             linked, nearest = set[int](), dict[int, tuple[str, str]]()
             for k, (part, _) in enumerate(parts):
                 if any(i in self.stacked_edges for i in part):
@@ -143,7 +144,7 @@ class LineageBuilder:
         stacked = {self.models[i].name: made for i, made in self.stacked_edges.items()}
         edges = [e for e in edges if e.child not in stacked] + [e for made in stacked.values() for e in made]
         return replace(drawn, edges=tuple(edges), roots=tuple(sorted(roots - stacked.keys())),
-                       families=_sorted_families(families), refused=tuple(refused))  # fmt: skip
+                       families=_sorted_families({*families.values()}), refused=tuple(refused))  # fmt: skip
 
     def find_source(self, child: int, others: list[int]) -> tuple[Edge | None, str]:
         """The edge from the model that one of other shapes was made from, of the twelve nearest; and the nearest."""
@@ -351,9 +352,15 @@ class LineageBuilder:
         """Models without relatives that nothing here could be compared with: that is no finding."""
         position = {m.name: i for i, m in enumerate(self.models)}
         out: list[NotTested] = []
+        tests: dict[int, list[float | None]] = {position[name]: [] for name in names}
+        for pair, e in self.in_place_tests.items():
+            for i in tests.keys() & pair:
+                tests[i].append(e.p_value)
+        for pair, c in self.full_comparisons.items():
+            for i in tests.keys() & pair:
+                tests[i].append(c.weights.p_value)
         for name in sorted(names):
-            tested = [e.p_value for pair, e in self.in_place_tests.items() if position[name] in pair]
-            tested += [c.weights.p_value for pair, c in self.full_comparisons.items() if position[name] in pair]
+            tested = tests[position[name]]
             if len(self.models) == 1:
                 why = "there is no other model to compare with"
                 out.append({"what": "nothing-searched", "model": name, "why": why})

@@ -9,7 +9,8 @@ import numpy as np
 
 from stemma.ancestry.trace import Candidate
 from stemma.checkpoints.model import Model
-from stemma.registry import Registry
+from stemma.registry import Registry, model_records
+from stemma.registry.ingest import fingerprinters
 from stemma.registry.records import ModelRecord
 from stemma.types import Digest, NotTested
 from stemma.workspace.candidates import candidate_from_model, candidates_from_files, is_same_file
@@ -78,7 +79,10 @@ def _why_empty(registry: Registry, *, itself: bool) -> str:
 def _nearest_records(
     registry: Registry, suspect: Model, limit: int, count: int
 ) -> tuple[dict[str, ModelRecord], tuple[NotTested, ...]]:
-    """Of a large registry, the records to compare with, by name; and what the index does not hold."""
+    """Of a large registry, the records to compare with, by name; and what the index does not hold.
+
+    Those with the nearest sketches, with the same matrices, and with the same hidden units in any order.
+    """
     sketch = ComparisonCache(registry).sketch(suspect)
     matrix_digests = [suspect.tensor_digests[n] for n, t in suspect.tensors.items() if sum(s > 1 for s in t.shape) >= 2]
     digests: set[Digest] = set(
@@ -89,6 +93,7 @@ def _nearest_records(
         index = registry.sketch_index(sketch.spec)
         indexed = len(index)
         digests.update(n.digest for n in index.nearest(np.asarray(sketch.values["bits"]), limit + 1))
+    digests.update(registry.by_unit_keys(_unit_keys(registry, suspect), limit // 2))
     copies = registry.by_names_free_digest(suspect.names_free_digest)
     found = {r.name: r for digest in digests for r in registry.by_digest(digest)} | {r.name: r for r in copies}
     if indexed >= count:
@@ -97,6 +102,14 @@ def _nearest_records(
     if sketch is None:
         why = f"no weight sketch of this model is kept, so that {count:,} models cannot be searched"
     return found, ({"what": "no-sketch", "model": "", "why": why},)
+
+
+def _unit_keys(registry: Registry, suspect: Model) -> list[int]:
+    """The keys of the suspect's hidden units; where its weights are gone the kept ones."""
+    method = fingerprinters()[1]
+    gone = model_records.has_no_weights(suspect)
+    found = registry.fingerprint(suspect.digest, method.spec) if gone else method(suspect)
+    return [] if found is None else np.asarray(found.values["unit_keys"]).tolist()
 
 
 def _candidate(registry: Registry, record: ModelRecord, reopen: Reopen) -> Candidate:

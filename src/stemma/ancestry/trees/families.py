@@ -21,7 +21,7 @@ MAX_FAILED_TESTS = 3
 
 def find_families(
     sketches: np.ndarray, related: Callable[[int, int], bool], nearest: int = 8, all_pairs: int = ALL_PAIRS,
-    known_groups: Sequence[Sequence[int]] = (),
+    known_groups: Sequence[Sequence[int]] = (), new: Sequence[int] | None = None,
 ) -> list[list[int]]:  # fmt: skip
     """Connected components of `related`, most of whose pairs are never tested.
 
@@ -35,6 +35,8 @@ def find_families(
         nearest: Neighbours of each model that are tested, by each code.
         all_pairs: Up to this many models, all pairs are tested.
         known_groups: Groups of models that are known to be of one family.
+        new: If given, only pairs with one of these models are tested: the others were before. Then of each, and of
+            those that have it among their nearest, no pair is left out that a test of all would look at.
 
     Returns:
         Positions of the members of each family, ascending, the family of the first model first.
@@ -53,7 +55,9 @@ def find_families(
     for group in known_groups:
         for i in group[1:]:
             _merge_families(family_of, members, family_of[group[0]], family_of[i])
-    for i, j in _candidate_pairs(sketches, nearest, n <= all_pairs):
+    complete = n <= all_pairs
+    pairs = _candidate_pairs(sketches, nearest, complete) if new is None else _pairs_with(sketches, new, complete)
+    for i, j in pairs:
         a, b = sorted((family_of[i], family_of[j]))
         if a == b or (n > all_pairs and failed_tests.get((a, b), 0) >= MAX_FAILED_TESTS):
             continue
@@ -96,6 +100,19 @@ def _candidate_pairs(sketches: np.ndarray, nearest: int, complete: bool) -> Iter
                         pair = (min(i, j), max(i, j))
                         distances[pair] = min(distances.get(pair, CODE_BITS), distance)
     yield from sorted(distances, key=lambda p: (distances[p], p))
+
+
+def _pairs_with(sketches: np.ndarray, new: Sequence[int], complete: bool) -> Iterator[tuple[int, int]]:
+    """Pairs with one of the new models that are nearer than chance by one of the codes, nearest first."""
+    words = np.ascontiguousarray(sketches).view(np.uint64).reshape(len(sketches), 2, -1)
+    found: dict[tuple[int, int], int] = {}
+    for i in new:
+        ones = np.unpackbits((words ^ words[i]).view(np.uint8).reshape(len(words), 2, -1), axis=2)
+        nearer = ones.sum(axis=2, dtype=np.int64).min(axis=1)
+        nearer[i] = CODE_BITS + 1
+        for j in np.flatnonzero(nearer <= CODE_BITS if complete else nearer < CHANCE_DISTANCE).tolist():
+            found[min(i, j), max(i, j)] = int(nearer[j])
+    yield from sorted(found, key=lambda p: (found[p], p))
 
 
 def _signs(bits: np.ndarray) -> np.ndarray:

@@ -50,6 +50,9 @@ TIED = 1e-4
 LEFT_SUFFIX = " (left)"
 """Suffix of the name of a tensor whose name another one took."""
 
+SAMPLE = 64
+"""Rows that are looked at before all are."""
+
 STRIPE = 1 << 24
 """Similarities that are held at once."""
 
@@ -208,6 +211,9 @@ def _assign_rows(view: TensorRows, sources: Sequence[TensorRows], pool: RowIndex
     there = np.concatenate([pool.sketch(s) for s in sources])
     raw = view.read()
     rows = directions(raw)
+    first = rows[np.linspace(0, view.count - 1, SAMPLE).astype(int)] if view.count > 2 * SAMPLE else rows[:0]
+    if ((first @ there.T).max(axis=1) < NEAR / 2 - TIED)[first.any(axis=1)].any():
+        return None  # as below, without the similarities of all rows
     everything = cache(lambda: np.concatenate([s.read() for s in sources]))
     step = max(1, STRIPE // len(there))
     nearest, cosine = np.empty(view.count, int), np.empty(view.count)

@@ -1,0 +1,107 @@
+"""Keys of hidden units: what a model keeps of another after its units were reordered, or some of them removed."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from stemma.architectures.unit_groups import structure
+from stemma.checkpoints.model import Model
+from stemma.checkpoints.tensor import Tensor
+from stemma.fingerprints.tensor_content import matrices
+from stemma.types import Fingerprint, Spec
+
+UNITS, LENGTH = 1024, 256
+"""Units of an axis, and weights of a unit, that are looked at."""
+
+TENSORS = 16
+"""Tensors that are looked at."""
+
+
+@dataclass(frozen=True)
+class UnitKeys:
+    """At most 64 keys of hidden units, each from the signs of random projections of the unit's own weights.
+
+    A unit of a first layer reads the network's inputs, and one before the last layer feeds its outputs: these have a
+    fixed order, whatever the units' own order is. So a child whose units were reordered, scaled, thinned out and
+    lightly trained still has many of its parent's keys; independent networks have next to none. Of many keys those
+    with the smallest hashes are kept, so that two models keep the same ones.
+    Cost: a few megabytes of the weights are read.
+
+    Attributes:
+        keys: Most keys kept.
+        bits: Signs per key.
+        seed: Seed of the projections.
+
+    Source: signs of random projections after Charikar 2002, smallest hashes after Broder 1997; their use for units is
+    this project's.
+    """
+
+    keys: int = 64
+    bits: int = 24
+    seed: int = 0
+
+    name = "unit-keys"
+    version = 1
+
+    @property
+    def spec(self) -> Spec:
+        """Identity of the method with its parameters."""
+        return Spec(self.name, self.version, asdict(self))
+
+    def __call__(self, model: Model, probes: None = None) -> Fingerprint:
+        """The keys of a model.
+
+        Args:
+            model: Any model.
+            probes: Not used.
+
+        Returns:
+            A fingerprint with `unit_keys` (int64, ascending; none for a model without known hidden units).
+        """
+        fixed, beside = ({k for place in places for k in self._single(place)} for places in _axes(model))
+        kept = sorted(fixed)[: max(self.keys // 2, self.keys - len(beside))]
+        kept += sorted(beside - set(kept))[: self.keys - len(kept)]
+        return Fingerprint(model.digest, probes, self.spec, {"unit_keys": np.array(sorted(kept), np.int64)})
+
+    def _single(self, place: tuple[Tensor, int]) -> list[int]:
+        """The keys of an axis that occur once: what repeats tells no unit from others."""
+        return [key for key, count in Counter(self._keys(*place)).items() if count == 1]
+
+    def _keys(self, t: Tensor, axis: int) -> Iterator[int]:
+        """A key per unit of an axis, hashed so that their order says nothing."""
+        x = t.rows(0, min(t.shape[0], LENGTH if axis else UNITS)).astype(np.float64)
+        x = np.moveaxis(x, axis, 0)[:UNITS]
+        x = np.nan_to_num(x.reshape(len(x), -1)[:, :LENGTH], nan=0.0, posinf=0.0, neginf=0.0)
+        others = [s for i, s in enumerate(t.shape) if i != axis and s > 1]
+        x = x[np.abs(x).max(axis=1, initial=0.0) > 0]
+        signs = x @ _directions(self.seed, x.shape[1], self.bits) > 0
+        for row in np.packbits(signs, axis=1):
+            text = f"{self.version} {sorted(others)} ".encode() + row.tobytes()
+            yield int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big", signed=True)
+
+
+@lru_cache(maxsize=64)
+def _directions(seed: int, length: int, bits: int) -> np.ndarray:
+    return np.random.default_rng([seed, length]).standard_normal((length, bits))
+
+
+def _axes(model: Model) -> tuple[list[tuple[Tensor, int]], list[tuple[Tensor, int]]]:
+    """Axes of units whose other axes have a fixed order, and those beside a residual stream; small tensors first."""
+    known = structure(model).axes
+    fixed, beside = list[tuple[Tensor, int]](), list[tuple[Tensor, int]]()
+    for name, t in matrices(model).items():
+        labels = known.get(name, ())
+        for axis, label in enumerate(labels):
+            others = [o for i, o in enumerate(labels) if i != axis]
+            if label.kind not in {"unit", "stream"} or len(label.segments) > 1 or label.segments[0].block > 1:
+                continue
+            if not any(o.hidden for o in others):
+                fixed.append((t, axis))
+            elif label.kind == "unit" and all(not o.hidden or o.kind == "stream" for o in others):
+                beside.append((t, axis))
+    first, second = (sorted(of, key=lambda c: (c[0].size, c[0].shape, c[0].name))[:TENSORS] for of in (fixed, beside))
+    return first, second
