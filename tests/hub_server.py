@@ -191,7 +191,8 @@ def _handler(hub: Hub, *, api: bool) -> type[BaseHTTPRequestHandler]:
                 tag = tag[:-2] + 'x"'
             self.send_response(206 if match else 200)
             self.send_header("Accept-Ranges", "bytes")
-            self.send_header("X-Repo-Commit", hub.commit(next(n for n, f in hub.repositories.items() if f in path.parents)))
+            owner = next(name for name, folder in hub.repositories.items() if folder in path.parents)
+            self.send_header("X-Repo-Commit", hub.commit(owner))
             if fault != "no-tag":
                 self.send_header("ETag", tag)
             if match:

@@ -104,9 +104,7 @@ Against = Annotated[
         help="Search these checkpoints and folders instead of the registry.",
     ),
 ]
-Download = Annotated[
-    bool, typer.Option("--download", help="Fetch all of a model on a server, not only a sample.")
-]
+Download = Annotated[bool, typer.Option("--download", help="Fetch all of a model on a server, not only a sample.")]
 Probes = Annotated[
     str | None,
     typer.Option(

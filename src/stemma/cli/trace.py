@@ -40,7 +40,9 @@ SHOWN = 8
 
 
 def trace(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A path, a registry name, a digest prefix, or hf:ORG/NAME.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A path, a registry name, a digest prefix, or hf:ORG/NAME.")
+    ],
     registry: RegistryUrl = None,
     against: Against = None,
     probes: Probes = None,

@@ -224,9 +224,7 @@ def _search(a: Model, b: Model, found: Findings, pairings: tuple[Pairing, ...], 
         if bits.verdict is Verdict.SUPPORTED and (
             found.matched is None or found.matched.verdict is not Verdict.SUPPORTED
         ):
-            return WeightsDecision(
-                answer(a, b, found, _relation_of_kept_units(a, b, matched, bits, way)), way, matched
-            )
+            return WeightsDecision(answer(a, b, found, _relation_of_kept_units(a, b, matched, bits, way)), way, matched)
     if matched is not None and found.contents is not None and _too_few_units(found.contents, alpha):
         tried_pairings = (
             tuple(p.swapped() for p in matched.tried_pairings) if matched.reference_is_b else matched.tried_pairings

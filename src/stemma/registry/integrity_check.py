@@ -200,7 +200,9 @@ def _on_server(m: ModelRecord) -> list[Finding]:
         return [Finding("source-gone", m.name, why)]
     changed = {k: v for k, v in claimed.items() if m.claims.get(k) not in (None, v)}
     if changed:
-        return [Finding("source-changed", m.name, f"the source of '{m.name}', {m.source}, lists other files than it did")]
+        return [
+            Finding("source-changed", m.name, f"the source of '{m.name}', {m.source}, lists other files than it did")
+        ]
     return []
 
 

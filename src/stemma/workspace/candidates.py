@@ -24,7 +24,7 @@ def _same(model: Model) -> Model:
 def candidates_from_files(
     paths: Sequence[Path | str], suspect: Model | None = None, prepare: Callable[[Model], Model] = _same
 ) -> tuple[list[Candidate], list[str]]:
-    """Candidates from checkpoints, folders or servers, without the suspect, and an error message for each unreadable file."""
+    """Candidates from files, folders or servers, without the suspect, and an error for each that cannot be read."""
     for path in paths:
         if isinstance(path, Path) and not path.exists():
             raise NotAModelError(f"{path} does not exist: give a checkpoint, or a folder of them, to search")

@@ -122,7 +122,9 @@ class Workspace:
         enrol = Enrolment(
             self.registry, self._jobs, self._progress, license, keep_weights, replace, probes, self._prepare
         )
-        paths = [place(paths)] if isinstance(paths, (str, Path)) else paths  # a text is a sequence of letters
+        paths = (
+            [place(os.fspath(paths))] if isinstance(paths, (str, os.PathLike)) else paths
+        )  # a text is a sequence of letters
         results = []
         for result in enrol(paths, name, all_formats):
             results.append(result)
@@ -268,7 +270,7 @@ class Workspace:
             )
         _require_probes(null, probes)
         if against is not None:
-            against = [place(against)] if isinstance(against, (str, Path)) else list(against)
+            against = [place(os.fspath(against))] if isinstance(against, (str, os.PathLike)) else list(against)
             search = search_files([p if isinstance(p, Model) else place(p) for p in against], model, self._prepare)
         else:
             search = search_registry(self.registry, model, limit, self.reopen)

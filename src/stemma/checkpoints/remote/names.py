@@ -149,7 +149,11 @@ def is_local(host: str) -> bool:
 def is_private(host: str) -> bool:
     """Whether a host is no public one, by its name or number: this machine, a private network, a cloud's own services.
 
-    Names are not looked up: behind a proxy they may have no number here.
+    Args:
+        host: Name or number of the host.
+
+    Returns:
+        True if so. Names are not looked up: behind a proxy they may have no number here.
     """
     if is_local(host) or host.casefold().endswith((".local", ".internal")):
         return True

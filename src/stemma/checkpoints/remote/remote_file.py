@@ -90,13 +90,15 @@ class RemoteFile:
                 self.fetch([(start, min(self.size, max(stop, start + AHEAD)))])
             if self._ranges.read_into(offset, out):
                 return
-        raise RemoteError(f"{without_secrets(self.url)}: the cache at {self._ranges.folder} does not keep what is put there")
+        raise RemoteError(
+            f"{without_secrets(self.url)}: the cache at {self._ranges.folder} does not keep what is put there"
+        )
 
     def read(self, offset: int, length: int) -> bytes:
         """Some bytes."""
         if offset < 0 or length < 0 or offset + length > self.size:
             raise RemoteError(
-                f"{without_secrets(self.url)} ends at byte {self.size}, but bytes {offset} to {offset + length} are needed"
+                f"{without_secrets(self.url)} ends at byte {self.size}, but bytes to {offset + length} are needed"
             )
         out = bytearray(length)
         self.read_into(offset, memoryview(out))
@@ -145,7 +147,7 @@ class RemoteFile:
         assert self._version is not None
         if self._expected is not None and self._version.size != self._expected.size:
             raise RemoteError(
-                f"{without_secrets(self.url)} has {self._version.size:,} bytes, and the hub lists {self._expected.size:,}"
+                f"{without_secrets(self.url)} has {self._version.size:,} bytes, not the {self._expected.size:,} listed"
             )
         self._cache = RangeCache(self.url, self._version)
         self._cache.put(0, content)

@@ -159,7 +159,9 @@ def chosen_files(name: RemoteName, listed: Repository) -> list[HubFile]:
     small = [f for f in listed.files if SMALL_FILES.search(f.path)]
     for file in small:
         if file.size > MOST[not file.path.endswith(".index.json")]:
-            raise UnreadableModelError(f"{name}: {file.path} has {file.size:,} bytes, which is too large for such a file")
+            raise UnreadableModelError(
+                f"{name}: {file.path} has {file.size:,} bytes, which is too large for such a file"
+            )
     return [*small, *weights]
 
 
@@ -194,4 +196,6 @@ def _place(path: Path, remote: RemoteFile, *, weights: bool) -> None:
 
 def _is_plain(part: str) -> bool:
     """Whether a part of a path is a name in a folder, on every system."""
-    return bool(part) and part not in (".", "..") and not re.search(r'[\x00-\x1f\x7f\\:/"<>|?*]', part) and len(part) < 250
+    return (
+        bool(part) and part not in (".", "..") and not re.search(r'[\x00-\x1f\x7f\\:/"<>|?*]', part) and len(part) < 250
+    )
