@@ -1,7 +1,7 @@
 """Open models on servers: header and sample by ranges; the whole model where it is small, or asked for."""
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import replace
 
 from stemma.checkpoints import adapters, cards, folders
@@ -13,10 +13,13 @@ from stemma.checkpoints.remote.remote_file import RemoteFile
 from stemma.checkpoints.remote.replica import Replica
 from stemma.checkpoints.sample import bytes_read, sampled
 from stemma.checkpoints.tensor import Tensor
-from stemma.errors import MissingExtraError, StemmaError
+from stemma.errors import MissingExtraError, RemoteError, StemmaError
 
 WHOLE = 64 << 20
 """Bytes of weights up to which a model is read as a whole, so that its digest is that of all of it."""
+
+MOST = 4 << 30
+"""Most bytes of a sample."""
 
 CLAIMED_FILES = "hub_sha256"
 """Claim with the SHA-256 that the hub lists for files of weights: `PATH=DIGEST`, separated by spaces."""
@@ -110,6 +113,11 @@ def _finished(model: Model, made: Replica, remote: names.RemoteName) -> Model:
     """The model with its sample fetched, under its address."""
     whole = remote.whole or sum(t.nbytes for t in model.tensors.values()) <= WHOLE
     model = model if whole else sampled(model)
+    if not whole and bytes_read(model)[0] > MOST:
+        raise RemoteError(
+            f"{made.source}: even the sample of this model has {bytes_read(model)[0]:,} bytes, because of its many "
+            "small tensors: add --download to read all of it"
+        )
     fetch(model.tensors.values())
     claims = {**model.claims, **_claimed_files(made.sha256)}
     notes = tuple(note.replace(str(made.path), made.source) for note in model.notes)
@@ -137,7 +145,7 @@ def _claimed_files(listed: Sequence[tuple[str, str]]) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _about_source(made: Replica) -> Iterator[None]:
+def _about_source(made: Replica) -> Generator[None]:
     """Errors are about the address, not about the folder that stands for it."""
     try:
         yield

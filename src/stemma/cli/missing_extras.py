@@ -20,6 +20,7 @@ EXTRAS = {
     "uvicorn": ("uvicorn", "web"),
     "python_multipart": ("python-multipart", "web"),
     "huggingface_hub": ("huggingface-hub", "hf"),
+    "httpx": ("httpx", "hub"),
     "cyclonedx": ("cyclonedx-python-lib", "standards"),
     "spdx_python_model": ("spdx-python-model", "standards"),
     "in_toto_attestation": ("in-toto-attestation", "standards"),

@@ -152,7 +152,7 @@ class Workspace:
         """
         if not text:
             raise MisuseError("an empty text names no model: give a path, a name or a digest prefix")
-        if Path(text).exists():
+        if _exists(text):
             return self._prepare(load(Path(text)))
         try:
             return self.reopen(self.show(text))
@@ -322,6 +322,13 @@ class Workspace:
     def own_records(self, model: Model) -> tuple[ModelRecord, ...]:
         """The records of a model with the same source and digest, which a trace leaves out."""
         return tuple(r for r in self.registry.by_digest(model.digest) if is_same_file(r, model))
+
+
+def _exists(text: str) -> bool:
+    try:
+        return Path(text).exists()
+    except OSError:  # an address may be longer than the name of a file
+        return False
 
 
 def _with_function(
