@@ -9,7 +9,7 @@ import json
 import re
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -191,7 +191,8 @@ def _handler(hub: Hub, *, api: bool) -> type[BaseHTTPRequestHandler]:
                 tag = tag[:-2] + 'x"'
             self.send_response(206 if match else 200)
             self.send_header("Accept-Ranges", "bytes")
-            self.send_header("X-Repo-Commit", hub.commit(next(n for n, f in hub.repositories.items() if f in path.parents)))
+            owner = next(name for name, folder in hub.repositories.items() if folder in path.parents)
+            self.send_header("X-Repo-Commit", hub.commit(owner))
             if fault != "no-tag":
                 self.send_header("ETag", tag)
             if match:
@@ -227,13 +228,19 @@ def _handler(hub: Hub, *, api: bool) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that hangs up is no error here."""
+
+
 @contextmanager
-def serve(**repositories: Path) -> Iterator[Hub]:
+def serve(**repositories: Path) -> Generator[Hub]:
     """Run a hub with some repositories; `org__name=FOLDER`."""
     hub = Hub({name.replace("__", "/"): folder for name, folder in repositories.items()})
-    servers = [ThreadingHTTPServer(("127.0.0.1", 0), _handler(hub, api=api)) for api in (True, False)]
+    servers = [_Server(("127.0.0.1", 0), _handler(hub, api=api)) for api in (True, False)]
     for server in servers:
-        server.daemon_threads = True
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     hub.url, hub.files_url = (f"http://127.0.0.1:{server.server_address[1]}" for server in servers)
     try:

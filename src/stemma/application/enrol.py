@@ -146,6 +146,9 @@ def enrol(
 
     Returns:
         What became of every checkpoint.
+
+    Raises:
+        MisuseError: If nothing is given, or one name for several models.
     """
     from stemma.application.modalities import ModalitiesJoined
     from stemma.application.opening import open_workspace
@@ -164,8 +167,9 @@ def enrol(
     prepare = ModalitiesJoined(networks.with_network, probes)
     workspace = open_workspace(request.registry, request.jobs, progress, prepare, request.cluster)
     results = list(bad)
-    for result in bad if on_result is not None else ():
-        on_result(result)
+    for result in bad:
+        if on_result is not None:
+            on_result(result)
     if request.name is not None and len(paths) != 1:
         raise MisuseError(f"--name names one model, but {len(paths) + len(bad)} were given")
     for at in range(0, len(paths), AT_ONCE) if request.hub_list else (0,):

@@ -79,7 +79,7 @@ class NetworkOptions:
         able.__dict__.update({k: v for k, v in model.__dict__.items() if k not in able.__dict__ and k != "network"})
         return able
 
-    def first_runnable(self, paths: Sequence[Path]) -> "Model | None":
+    def first_runnable(self, paths: Sequence[Path | str]) -> "Model | None":
         """The first model among checkpoints and folders whose network can be built; None where there is none."""
         from stemma.checkpoints.load import discover
         from stemma.networks.load import open_models

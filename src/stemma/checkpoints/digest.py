@@ -24,7 +24,9 @@ WORTH_THREADS = 4 << 20
 def of_tensor(tensor: Tensor, buffer: bytearray | None = None) -> Digest:
     """Digest of one tensor: dtype, shape and bytes, not its name; read once, in slices.
 
-    Of a tensor of which leading rows alone were read it is over those and their number, and begins with `partial:`.
+    Returns:
+        The digest. Of a tensor of which leading rows alone were read, it is over those and their number, and begins
+        with `partial:`.
     """
     sample = "" if tensor.leading is None else f"first {tensor.readable} rows\n"
     h = hashlib.sha256(_head(tensor) + sample.encode())

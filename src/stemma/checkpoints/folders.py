@@ -316,7 +316,7 @@ def _components(folder: Path, name: str) -> tuple[Model, ...]:
 def explain_no_checkpoint(folder: Path) -> str:
     """Why a folder is not a checkpoint, in one sentence."""
     found = list(_walk(folder, "", True, set()))
-    checkpoints_inside = [c.name for c in found if isinstance(c, Checkpoint) and c.path.exists()]
+    checkpoints_inside = [c.name for c in found if isinstance(c, Checkpoint) and Path(c.path).exists()]
     if checkpoints_inside:
         return (
             f"{folder} is not one checkpoint: it holds {len(checkpoints_inside)} checkpoint files "

@@ -1,6 +1,7 @@
-"""Open models on servers: header and sample by ranges, all of small ones; the whole model only where it is asked for."""
+"""Open models on servers: header and sample by ranges; the whole model where it is small, or asked for."""
 
-from collections.abc import Iterable, Sequence
+import contextlib
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import replace
 
 from stemma.checkpoints import adapters, cards, folders
@@ -12,10 +13,13 @@ from stemma.checkpoints.remote.remote_file import RemoteFile
 from stemma.checkpoints.remote.replica import Replica
 from stemma.checkpoints.sample import bytes_read, sampled
 from stemma.checkpoints.tensor import Tensor
-from stemma.errors import MissingExtraError, StemmaError
+from stemma.errors import MissingExtraError, RemoteError, StemmaError
 
 WHOLE = 64 << 20
 """Bytes of weights up to which a model is read as a whole, so that its digest is that of all of it."""
+
+MOST = 4 << 30
+"""Most bytes of a sample."""
 
 CLAIMED_FILES = "hub_sha256"
 """Claim with the SHA-256 that the hub lists for files of weights: `PATH=DIGEST`, separated by spaces."""
@@ -40,16 +44,16 @@ def open_remote(text: str, name: str | None = None) -> tuple[Model, ...]:
     """
     remote = names.parse(text)
     made = _replica(remote)
-    name = remote.label if name is None else name
+    with _about_source(made):
+        return _opened(made, remote, remote.label if name is None else name)
+
+
+def _opened(made: Replica, remote: names.RemoteName, name: str) -> tuple[Model, ...]:
     try:
         if not remote.whole and (made.path / CONFIG).is_file():
             replica.fetch_base(made, _base_of(made))
         found = folders.open_folder(made.path, name) if made.path.is_dir() else folders.open_file(made.path, name)
         return tuple(_finished(model, made, remote) for model in found)
-    except MissingExtraError:
-        raise
-    except StemmaError as e:
-        raise _about_source(e, made) from e
     finally:
         replica.forget(made)
 
@@ -109,6 +113,11 @@ def _finished(model: Model, made: Replica, remote: names.RemoteName) -> Model:
     """The model with its sample fetched, under its address."""
     whole = remote.whole or sum(t.nbytes for t in model.tensors.values()) <= WHOLE
     model = model if whole else sampled(model)
+    if not whole and bytes_read(model)[0] > MOST:
+        raise RemoteError(
+            f"{made.source}: even the sample of this model has {bytes_read(model)[0]:,} bytes, because of its many "
+            "small tensors: add --download to read all of it"
+        )
     fetch(model.tensors.values())
     claims = {**model.claims, **_claimed_files(made.sha256)}
     notes = tuple(note.replace(str(made.path), made.source) for note in model.notes)
@@ -135,7 +144,13 @@ def _claimed_files(listed: Sequence[tuple[str, str]]) -> dict[str, str]:
     return {CLAIMED_FILES: text} if text else {}
 
 
-def _about_source(error: StemmaError, made: Replica) -> StemmaError:
-    """The same error about the address, not about the folder that stands for it."""
-    said = str(error)
-    return type(error)(said.replace(str(made.path), made.source)) if str(made.path) in said else error
+@contextlib.contextmanager
+def _about_source(made: Replica) -> Generator[None]:
+    """Errors are about the address, not about the folder that stands for it."""
+    try:
+        yield
+    except StemmaError as e:
+        said = str(e)
+        if str(made.path) not in said or isinstance(e, MissingExtraError):
+            raise
+        raise type(e)(said.replace(str(made.path), made.source)) from e

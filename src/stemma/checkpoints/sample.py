@@ -10,8 +10,8 @@ from dataclasses import replace
 
 from stemma.checkpoints.model import Model
 
-WHOLE = 1 << 17
-"""Entries of a tensor up to which all of it is read."""
+WHOLE = 1 << 18
+"""Entries of a tensor up to which all of it is read: no less than the geometry of a family reads of any (`READ`)."""
 
 ENTRIES, LEAST = 1 << 19, 48
 """About so many leading entries of a larger tensor are read, but at least so many rows."""

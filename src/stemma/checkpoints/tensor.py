@@ -210,8 +210,8 @@ class Tensor:
     def _check_readable(self, stop: int) -> None:
         if self.leading is not None and stop > self.readable:
             raise PartlyReadError(
-                f"of the tensor '{self.name}' only {self.readable:,} of {self.shape[0]:,} rows were read, and this needs "
-                f"{stop:,}"
+                f"of the tensor '{self.name}' only {self.readable:,} of {self.shape[0]:,} rows were read, and "
+                f"this needs {stop:,}"
             )
 
     @property

@@ -64,7 +64,8 @@ def add(
     """Add checkpoints to the registry.
 
     The registry stores digests and a sketch for search, not the weights; with --probes, a sketch of what each model
-    computes too. Of a large model on a server, a sample is read, and its digest is marked partial. Files that cannot be read are reported on stderr and the rest is added; the exit code is then 1.
+    computes too. Of a large model on a server a sample is read, and its digest is marked partial. Files that cannot be
+    read are reported on stderr and the rest is added; the exit code is then 1.
     """
     from stemma.application.enrol import EnrolRequest, enrol, unclear_licence
     from stemma.application.network_options import NetworkOptions

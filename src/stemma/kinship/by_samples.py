@@ -20,7 +20,7 @@ from stemma.kinship.weights.decision import Findings, NotTested
 from stemma.kinship.weights.not_tested import list_not_tested
 from stemma.kinship.weights.shared_tensors import same_weights
 from stemma.kinship.weights.sizes import no_fitting_sizes
-from stemma.types import Comparison, Relation, RelationKind, Verdict
+from stemma.types import UNREAD, Comparison, Relation, RelationKind, Verdict
 
 AGREES = "agrees in all bytes read"
 """Step of two models whose samples are equal: the rest may differ."""
@@ -56,7 +56,7 @@ def unread(*models: Model) -> tuple[NotTested, ...]:
             read, total = bytes_read(model)
             share = f"{read:,} of {total:,} bytes ({read / total:.1%})"
             why = f"of {model.name} {share} were compared, the leading rows of its tensors; the rest was not"
-            out.append({"what": "unread", "model": model.name, "why": why})
+            out.append({"what": UNREAD, "model": model.name, "why": why})
     return tuple(out)
 
 
@@ -70,7 +70,7 @@ def _findings(x: Model, y: Model, alpha: float) -> tuple[Findings, tuple[Pairing
     try:
         found, pairings = compare_in_place(x, y, found.same, alpha)
     except PartlyReadError as e:
-        gaps.append({"what": "unread", "model": "", "why": str(e)})
+        gaps.append({"what": UNREAD, "model": "", "why": str(e)})
     return replace(found, not_tested=gaps), pairings
 
 
@@ -103,6 +103,5 @@ def _of(a: Model, b: Model, comparison: Comparison) -> Comparison:
     gaps = [] if comparison.verdict == "independent" else [gap["why"] for gap in unread(a, b)]
     return replace(
         comparison, a=a.ref, b=b.ref, weights=evidence[0], evidence=evidence,
-        not_tested=() if comparison.verdict == "related" else comparison.not_tested,
         cannot_see=tuple(dict.fromkeys((*comparison.cannot_see, *gaps))),
     )  # fmt: skip

@@ -1,6 +1,6 @@
 """The nouns: frozen values that travel between the stages. Methods live in the stage folders."""
 
-from stemma.types.answers import WEIGHTS_GONE, Comparison, Edge, Lineage, NotTested, Trace
+from stemma.types.answers import UNREAD, WEIGHTS_GONE, Comparison, Edge, Lineage, NotTested, Trace
 from stemma.types.claims import ClaimLine, ClaimVerdict
 from stemma.types.edits import Plan, Receipt
 from stemma.types.matrix import DistanceMatrix
@@ -25,6 +25,7 @@ from stemma.types.nouns import (
 from stemma.types.text import plain
 
 __all__ = [
+    "UNREAD",
     "WEIGHTS_GONE",
     "Axis",
     "ClaimLine",

@@ -14,6 +14,9 @@ NotTested = Mapping[str, str]
 WEIGHTS_GONE = "weights-gone"
 """The code for weights of which only a sketch is left: kinship may show, but not what was done."""
 
+UNREAD = "unread"
+"""The code for weights of which only a sample was read: kinship may show, but not that the rest is the same."""
+
 
 def _relation(finding: Mapping[str, Any]) -> str:
     relation = str(finding.get("relation") or "related")
@@ -92,7 +95,7 @@ class Comparison:
     def open_questions(self) -> tuple[NotTested, ...]:
         """What was not tested and bears on the answer: of relatives only what hides the relation, else everything."""
         if self.verdict == "related":
-            return tuple(t for t in self.not_tested if t["what"] == WEIGHTS_GONE)
+            return tuple(t for t in self.not_tested if t["what"] in (WEIGHTS_GONE, UNREAD))
         if self.not_tested or self.verdict != "inconclusive":
             return self.not_tested
         tested = self.weights.p_value is not None

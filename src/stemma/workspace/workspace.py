@@ -138,7 +138,9 @@ class Workspace:
         enrol = Enrolment(
             self.registry, self.engine, self._progress, license, keep_weights, replace, probes, self._prepare
         )
-        paths = [place(paths)] if isinstance(paths, (str, Path)) else paths  # a text is a sequence of letters
+        paths = (
+            [place(os.fspath(paths))] if isinstance(paths, (str, os.PathLike)) else paths
+        )  # a text is a sequence of letters
         results = []
         for result in enrol(paths, name, all_formats):
             results.append(result)
@@ -166,7 +168,7 @@ class Workspace:
         """
         if not text:
             raise MisuseError("an empty text names no model: give a path, a name or a digest prefix")
-        if Path(text).exists():
+        if _exists(text):
             return self._prepare(load(Path(text)))
         try:
             return self.reopen(self.show(text))
@@ -297,7 +299,7 @@ class Workspace:
             )
         _require_probes(null, probes)
         if against is not None:
-            against = [place(against)] if isinstance(against, (str, Path)) else list(against)
+            against = [place(os.fspath(against))] if isinstance(against, (str, os.PathLike)) else list(against)
             search = search_files(
                 [p if isinstance(p, Model) else place(p) for p in against], model, self._prepare, self.distant
             )
@@ -358,6 +360,13 @@ class Workspace:
     def own_records(self, model: Model) -> tuple[ModelRecord, ...]:
         """The records of a model with the same source and digest, which a trace leaves out."""
         return tuple(r for r in self.registry.by_digest(model.digest) if is_same_file(r, model))
+
+
+def _exists(text: str) -> bool:
+    try:
+        return Path(text).exists()
+    except OSError:  # an address may be longer than the name of a file
+        return False
 
 
 def _with_function(

@@ -120,9 +120,7 @@ def check_range(response: "httpx.Response", url: str, start: int, stop: int, kno
     held = last - first + 1
     length = response.headers.get("Content-Length")
     if length is not None and length.strip() != str(held):
-        raise RemoteError(
-            f"{shown}: the answer contradicts itself: {held:,} bytes by its range, {length} by its length"
-        )
+        raise RemoteError(f"{shown}: the answer contradicts itself: {held:,} bytes by its range, {length} by length")
     return held
 
 

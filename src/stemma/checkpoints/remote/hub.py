@@ -64,6 +64,12 @@ def token() -> str | None:
 def commit_of(name: RemoteName) -> str:
     """The commit that a revision leads to now; a commit is not asked for.
 
+    Args:
+        name: The repository and revision.
+
+    Returns:
+        Forty hexadecimal digits.
+
     Raises:
         RemoteError: If there is no such repository or revision, or it cannot be asked.
     """
@@ -88,7 +94,7 @@ def repository(name: RemoteName) -> Repository:
             lfs = getattr(item, "lfs", None)
             sha256 = str(lfs.sha256) if lfs is not None else ""
             size = int(lfs.size if lfs is not None else size)
-            out.append(HubFile(str(item.path), size, sha256, sha256 or str(item.blob_id)))
+            out.append(HubFile(str(item.path), size, sha256, sha256 or str(getattr(item, "blob_id", ""))))
             if len(out) > MOST_FILES:
                 raise RemoteError(f"{name} holds more than {MOST_FILES:,} files, which is no model")
         return out
@@ -112,7 +118,7 @@ def download(name: RemoteName, files: tuple[str, ...], commit: str) -> str:
 
 def _hub() -> None:
     try:
-        import huggingface_hub as _
+        import huggingface_hub  # noqa: F401 - whether it is there
     except ImportError as e:
         raise MissingExtraError("reading models of a hub", "huggingface-hub", "hub") from e
 

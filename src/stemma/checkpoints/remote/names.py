@@ -127,6 +127,8 @@ def check_address(url: str) -> None:
     except ValueError as e:
         raise RemoteError(f"{url[:200]!r} is not an address: {e}") from e
     shown = f"{parts.scheme}://{parts.hostname or ''}{parts.path}"[:200]
+    if parts.scheme not in ("http", "https"):
+        raise RemoteError(f"{parts.scheme[:20]}: is no address that is read: only https:// is")
     if not parts.hostname or any(ord(c) <= 32 or ord(c) == 127 for c in url):
         raise RemoteError(f"{shown!r} is not an address: write https://HOST/PATH")
     if parts.username is not None or parts.password is not None:
@@ -149,7 +151,11 @@ def is_local(host: str) -> bool:
 def is_private(host: str) -> bool:
     """Whether a host is no public one, by its name or number: this machine, a private network, a cloud's own services.
 
-    Names are not looked up: behind a proxy they may have no number here.
+    Args:
+        host: Name or number of the host.
+
+    Returns:
+        True if so. Names are not looked up: behind a proxy they may have no number here.
     """
     if is_local(host) or host.casefold().endswith((".local", ".internal")):
         return True

@@ -40,7 +40,6 @@ class RemoteFile:
 
     Attributes:
         url: Its address.
-        fetched: Bytes that were sent by the server, of this file, in this process.
     """
 
     def __init__(self, url: str, token: str | None = None, expected: Version | None = None) -> None:
@@ -53,7 +52,6 @@ class RemoteFile:
         """
         check_address(url)
         self.url = url
-        self.fetched = 0
         self._token = token
         self._expected = expected
         self._lock = threading.RLock()
@@ -98,7 +96,7 @@ class RemoteFile:
         """Some bytes."""
         if offset < 0 or length < 0 or offset + length > self.size:
             raise RemoteError(
-                f"{without_secrets(self.url)} ends at byte {self.size}, but bytes {offset} to {offset + length} are needed"
+                f"{without_secrets(self.url)} ends at byte {self.size}, but bytes to {offset + length} are needed"
             )
         out = bytearray(length)
         self.read_into(offset, memoryview(out))
@@ -112,15 +110,18 @@ class RemoteFile:
         ]
         if len(pieces) < 2:
             for start, stop in pieces:
-                self._ranges.put(start, self._get(start, stop))
+                self._keep(start, stop)
             return
         with ThreadPoolExecutor(min(AT_ONCE, len(pieces))) as pool:
-            pending = [pool.submit(self._get, start, stop) for start, stop in pieces]
+            pending = [pool.submit(self._keep, start, stop) for start, stop in pieces]
             try:
-                for (start, _), one in zip(pieces, pending, strict=True):
-                    self._ranges.put(start, one.result())
+                for one in pending:
+                    one.result()
             finally:
                 pool.shutdown(cancel_futures=True)
+
+    def _keep(self, start: int, stop: int) -> None:
+        self._ranges.put(start, self._get(start, stop))
 
     def whole(self) -> bytes:
         """All of a small file, from the cache or in one request without a range, which not every server understands."""
@@ -147,7 +148,7 @@ class RemoteFile:
         assert self._version is not None
         if self._expected is not None and self._version.size != self._expected.size:
             raise RemoteError(
-                f"{without_secrets(self.url)} has {self._version.size:,} bytes, and the hub lists {self._expected.size:,}"
+                f"{without_secrets(self.url)} has {self._version.size:,} bytes, not the {self._expected.size:,} listed"
             )
         self._cache = RangeCache(self.url, self._version)
         self._cache.put(0, content)
@@ -257,7 +258,6 @@ class RemoteFile:
     def _receive(self, response: "httpx.Response", held: int, got: bytearray) -> None:
         received = 0
         for part in response.iter_raw(1 << 16):
-            self.fetched += len(part)
             received += len(part)
             if received > held:
                 raise RemoteError(f"{without_secrets(self.url)}: the server sends more bytes than it says")

@@ -46,7 +46,7 @@ def read_folder(folder: Path, root: Path, name: str = "") -> Iterator[StoredMode
             continue
         label = item.name if not name else name if item.path == folder else f"{name}/{item.name}"
         if not any(link.is_relative_to(item.path) for link in leaving):
-            yield _stored(safe_name(label), item.path, cards.front_matter(folder / "README.md") if name else {})
+            yield _stored(safe_name(label), Path(item.path), cards.front_matter(folder / "README.md") if name else {})
 
 
 def _stored(name: str, path: Path, claims: Mapping[str, str]) -> StoredModel | Omitted:

@@ -17,11 +17,16 @@ FEW = 1 << 16
 """Largest tensor, in entries, that is read whole; of larger ones only the compared rows."""
 
 
+OF_SAMPLES = 1 << 15
+"""Units that are compared where a sample was read: its rows are at hand, and more of them outweigh more choices."""
+
+
 def contents_in_place(a: Model, b: Model, pairings: Sequence[Pairing], alpha: float, *, tried: int = 1) -> Evidence:
     """Whether units in the same places are closer than the best order of independent units."""
     turned = reference_is_second(a, b)
     one, two = (b, a) if turned else (a, b)
-    known, method = structure(one), UnitsAlike()
+    known = structure(one)
+    method = UnitsAlike(in_all=OF_SAMPLES) if a.is_partial or b.is_partial else UnitsAlike()
     parts = identity_maps(one, two, [p.swapped() for p in pairings] if turned else pairings, known)
     shown = method.compare(MappedPair(TensorReader(one, FEW), TensorReader(two, FEW)), parts, known)
     return method.evidence(a, b, shown, alpha, {"structure": known.source}, tried)

@@ -40,7 +40,7 @@ class TensorReader:
     def take(self, name: str, axes: Sequence[int], picks: Mapping[int, np.ndarray]) -> np.ndarray:
         """Some rows of some axes, float32, non-finite entries zero; decodes only the rows needed."""
         tensor = self.model.weights[name]
-        if tensor.size <= self.whole:
+        if tensor.size <= self.whole and tensor.leading is None:
             return _ordered(_pick(self._whole(name, tensor), picks), axes)
         return _ordered(_read(tensor, picks), axes)
 
