@@ -50,6 +50,7 @@ FIELDS = {
 
 TOMBSTONE = {"key", "kind", "revision", "removed", "digest"}
 
+_TIME = re.compile(r"(?:\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)?)?", re.ASCII)
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _MODEL_DIGEST = re.compile(r"(?:partial:)?(?:sha256:)?[0-9a-f]{64}")
 _RECORD = {
@@ -155,8 +156,9 @@ def _check_model(body: Mapping[str, Any]) -> None:
         _refuse(f"the record of {_short(body['key'])} has other fields than {', '.join(sorted(_RECORD))}")
     for field in ("digest", "names_free_digest"):
         _digest(record[field], _MODEL_DIGEST)
-    for field in ("source", "format", "added_at", "stemma_version"):
+    for field in ("source", "format", "stemma_version"):
         _text(record[field], field)
+    _time(record["added_at"])
     if not all(_is_count(record[field]) for field in ("tensors", "parameters")):
         _refuse(f"the counts of {_short(body['key'])} are not numbers that can be")
     _texts(record["claims"], "claims")
@@ -226,7 +228,7 @@ def _check_sketch(sketch: Any) -> None:
         if sketch[field] is not None:
             _digest(sketch[field], _DIGEST)
     _spec(sketch["spec"])
-    _text(sketch["added_at"], "added_at")
+    _time(sketch["added_at"])
     values = sketch_values(sketch)
     if sketch["spec"] != jsonable(fingerprinters()[0].spec):
         return  # of another method, or version: it is kept, and not used
@@ -263,7 +265,7 @@ def _check_evidence(body: Mapping[str, Any]) -> None:
     for field in ("a", "b"):
         _digest(body[field], _MODEL_DIGEST)
     _spec(body["spec"])
-    _text(body["added_at"], "added_at")
+    _time(body["added_at"])
     if not isinstance(body["content"], dict):
         _refuse(f"the content of evidence is {_short(body['content'])}")
     if body["key"] != pair_key(body["a"], body["b"], body["spec"]):
@@ -271,8 +273,8 @@ def _check_evidence(body: Mapping[str, Any]) -> None:
 
 
 def _check_tree(body: Mapping[str, Any]) -> None:
-    for field in ("added_at", "stemma_version"):
-        _text(body[field], field)
+    _time(body["added_at"])
+    _text(body["stemma_version"], "version")
     if body["key"] != LINEAGE or not isinstance(body["facts"], dict) or not _is_count(body["edges"]):
         _refuse("a family tree is not one")
 
@@ -324,6 +326,11 @@ def _list(value: Any) -> list[Any]:
 def _text(value: Any, what: str, limit: int = 10_000) -> None:
     if not isinstance(value, str) or len(value) > limit:
         _refuse(f"the {what} is {_short(value)}")
+
+
+def _time(value: Any) -> None:
+    if not isinstance(value, str) or not _TIME.fullmatch(value):
+        _refuse(f"{_short(value)} is no time")
 
 
 def _texts(value: Any, what: str) -> None:
