@@ -253,7 +253,9 @@ def diff(
         rows = [("models", f"{document['models_here']:,} here, {document['models_there']:,} there", "")]
         for field, label in (("only_here", "only here"), ("only_there", "only there")):
             rows += _few(label, [(m["name"], prefix(m["digest"])) for m in document[field]])
-        said = [(x["name"], *(x[side]["licence"] or "none" for side in ("here", "there"))) for x in document["licences"]]
+        said = [
+            (x["name"], *(x[side]["licence"] or "none" for side in ("here", "there"))) for x in document["licences"]
+        ]
         rows += _few("licence", [(name, f"{here} here, {there} there") for name, here, there in said])
         said = [(x["name"], *(prefix(x[side]["digest"]) for side in ("here", "there"))) for x in document["names"]]
         rows += _few("name taken", [(name, f"{here} here, {there} there") for name, here, there in said])
