@@ -2,8 +2,8 @@
 
 Each input is a small valid export with bytes changed, cut, doubled or overwritten; or with its statements changed and
 then sealed again with right digests, so that only the checks of every value stand between it and the registry. After
-each, the registry must hold exactly what it held before, or what the file says. One seed. The registry is in a process of
-its own whose memory is limited. Run: `python benchmarks/fuzz_exchange.py [INPUTS]`; 5,000 take about two minutes.
+each, the registry must hold exactly what it held before, or what the file says. One seed.
+Run: `python benchmarks/fuzz_exchange.py [INPUTS]`; 5,000 take about ten minutes.
 """
 
 import collections
@@ -173,9 +173,10 @@ def main(inputs: int) -> None:
             slowest = max(slowest, lasted)
             outcomes["too slow"] += lasted > LIMIT
         used = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - grown) * 1024
+    machine = f"{os.cpu_count()} cores, Python {platform.python_version()}"
     result = {"inputs": inputs, "outcomes": dict(sorted(outcomes.items())), "slowest_s": round(slowest, 3),
               "memory_mb": round(used / 1e6, 1), "within_memory": used <= MEMORY, "different_errors": len(errors),
-              "version": __version__, "machine": f"{os.cpu_count()} cores, Python {platform.python_version()}"}  # fmt: skip
+              "version": __version__, "machine": machine}  # fmt: skip
     RESULTS.write_text(json.dumps(result, indent=2) + "\n")
     sys.stdout.write(json.dumps(result, indent=2) + "\n")
 

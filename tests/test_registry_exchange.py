@@ -35,6 +35,7 @@ from stemma.registry.exchange.merging import Acceptance
 from stemma.registry.exchange.privacy import Scrubber, public_source
 from stemma.registry.ingest import fingerprinters
 from stemma.registry.model_records import describe
+from stemma.registry.records import ModelRecord
 from stemma.types import RelationKind
 from stemma.verification.signatures.keys import PrivateKey
 from stemma.workspace import Workspace
@@ -52,7 +53,9 @@ def near(base: Mapping[str, np.ndarray], seed: int, much: float = 0.05) -> dict[
     return {n: w + much * rng.standard_normal(w.shape).astype("f4") for n, w in base.items()}
 
 
-def enrol(registry: Registry, name: str, weights: Mapping[str, np.ndarray], license: str | None = None, **more: Any):  # noqa: ANN201
+def enrol(
+    registry: Registry, name: str, weights: Mapping[str, np.ndarray], license: str | None = None, **more: Any
+) -> ModelRecord:
     """A model with its weight sketch, as `add` enrols it, without a file."""
     model = replace(from_arrays(dict(weights), name), **more.pop("with_", {}))
     record, tensors = describe(model, license)
@@ -161,7 +164,7 @@ def view_of_export(path: Path) -> dict[str, Any]:
 def test_paths_are_recognised_wherever_they_stand() -> None:
     scrub = Scrubber.of(["/data/my models/x.bin", "C:\\Users\\Bob Lee\\y.bin"], "/home/bob").text
     said = {
-        "the weights of 'x' are no longer at /home/bob/zoo/x.safetensors": "the weights of 'x' are no longer at x.safetensors",
+        "'x' is no longer at /home/bob/zoo/x.safetensors": "'x' is no longer at x.safetensors",
         "read /data/my models/x.bin, not /srv/y": "read x.bin, not y",
         "C:\\Users\\Bob Lee\\y.bin and \\\\host\\share\\z": "y.bin and z",
         "file:///etc/passwd; ~/k": "passwd; k",
@@ -227,7 +230,12 @@ def test_a_model_of_ten_thousand_tensors_takes_at_most_64_kib_and_its_cut_list_i
 
 
 names = st.sampled_from(["resnet", "vit", "bert"])
-changes = st.lists(st.tuples(st.integers(0, 2), st.one_of(st.tuples(st.just("add"), names, st.integers(1, 4)), st.tuples(st.just("remove"), names), st.tuples(st.just("export")))), min_size=4, max_size=14)  # fmt: skip
+acts = st.one_of(
+    st.tuples(st.just("add"), names, st.integers(1, 4)),
+    st.tuples(st.just("remove"), names),
+    st.tuples(st.just("export")),
+)
+changes = st.lists(st.tuples(st.integers(0, 2), acts), min_size=4, max_size=14)
 
 
 @settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -478,21 +486,19 @@ def hostile_bodies(good: dict[str, Any]) -> Iterator[tuple[str, bytes]]:
 def test_every_hostile_statement_is_one_clear_error_and_changes_nothing(
     tmp_path: Path, b: Registry, good: dict[str, Any]
 ) -> None:
-    path, accepted = tmp_path / "x.reg", []
+    path, accepted, unclear = tmp_path / "x.reg", list[str](), list[str]()
     path.write_bytes(sealed(canonical(good)))
     b.exchange.import_from(str(path), ANY)  # the frame itself is accepted
     b.exchange.forget("evil")
     before = dump(b)
     for what, line in hostile_bodies(good):
-        path.write_bytes(
-            sealed(canonical(changed(good, "key", to="fine")) if what == "never" else canonical(good), line)
-        )
+        path.write_bytes(sealed(canonical(good), line))
         try:
             b.exchange.import_from(str(path), ANY)
             accepted.append(what)
         except ExchangeError as e:
-            assert 10 < len(str(e)) < 600
-            assert "\n" not in str(e)
+            unclear += [what] * (not 10 < len(str(e)) < 600 or "\n" in str(e))
+    assert unclear == []
     assert accepted == []
     assert dump(b) == before
 
@@ -518,11 +524,10 @@ def test_hostile_frames_are_refused(tmp_path: Path, b: Registry, good: dict[str,
         "unsealed": (sealed(line)[:-200], "too early"),
     }
     before = dump(b)
-    for what, (content, why) in frames.items():
+    for content, why in frames.values():
         path.write_bytes(content)
         with pytest.raises(ExchangeError, match=why):
             b.exchange.import_from(str(path), ANY)
-            raise AssertionError(what)
     assert dump(b) == before
 
 
@@ -740,7 +745,7 @@ def test_every_answer_says_from_whom_it_knows(
         ("trace", "suspect.safetensors", "--fail-on-descendant-of", "base@acme"),
     ):
         assert run(*refused, *here) in (1, 3)
-    assert document(capsys, "trace", "mine@nobody", *here)[1] == 1 if False else True
+    assert run("trace", "mine@nobody", *here) == 1
 
 
 def test_a_gate_on_a_model_that_is_only_told_of_stays_closed(tmp_path: Path, a: Registry, b: Registry) -> None:
