@@ -35,6 +35,7 @@ from stemma.registry.exchange.merging import Acceptance
 from stemma.registry.exchange.privacy import Scrubber, public_source
 from stemma.registry.ingest import fingerprinters
 from stemma.registry.model_records import describe
+from stemma.registry.records import ModelRecord
 from stemma.types import RelationKind
 from stemma.verification.signatures.keys import PrivateKey
 from stemma.workspace import Workspace
@@ -52,7 +53,9 @@ def near(base: Mapping[str, np.ndarray], seed: int, much: float = 0.05) -> dict[
     return {n: w + much * rng.standard_normal(w.shape).astype("f4") for n, w in base.items()}
 
 
-def enrol(registry: Registry, name: str, weights: Mapping[str, np.ndarray], license: str | None = None, **more: Any):  # noqa: ANN201
+def enrol(
+    registry: Registry, name: str, weights: Mapping[str, np.ndarray], license: str | None = None, **more: Any
+) -> ModelRecord:
     """A model with its weight sketch, as `add` enrols it, without a file."""
     model = replace(from_arrays(dict(weights), name), **more.pop("with_", {}))
     record, tensors = describe(model, license)
@@ -90,8 +93,9 @@ def view(registry: Registry) -> dict[str, str]:
 
 
 def dump(registry: Registry) -> list[str]:
+    registry.make_writable()
     with registry._database.reading() as c:
-        return list(c.connection.driver_connection.iterdump())  # ty: ignore
+        return [line for line in c.connection.driver_connection.iterdump() if "sqlite_sequence" not in line]  # ty: ignore
 
 
 def key_pair(folder: Path, name: str, kind: str = "ed25519") -> tuple[Path, Path]:
@@ -123,11 +127,18 @@ def test_an_export_holds_no_weights_no_path_and_no_password_of_the_exporter(tmp_
     home.mkdir(parents=True)
     base = arrays(1, 4, 32)
     for name, weights in (("one", base), ("two", near(base, 2))):
-        save_file(weights, home / f"{name}.safetensors", metadata={"trained_on": str(home / "data set"), "license": "mit"})
+        save_file(
+            weights, home / f"{name}.safetensors", metadata={"trained_on": str(home / "data set"), "license": "mit"}
+        )
     workspace = Workspace(a)
     assert all(r.error is None for r in workspace.add([home], license="mit"))
     workspace.trace(workspace.resolve("one"))
-    enrol(a, f"{home}/as its path", arrays(9), with_={"config": {"_name_or_path": f"{home}/x", "k": "https://u:p@h/y?t=1"}})
+    enrol(
+        a,
+        f"{home}/as its path",
+        arrays(9),
+        with_={"config": {"_name_or_path": f"{home}/x", "k": "https://u:p@h/y?t=1"}},
+    )
     a.exchange.export(tmp_path / "a.reg", name="acme")
     text = gzip.decompress((tmp_path / "a.reg").read_bytes()).decode()
     for secret in ("Alice", "secret project", str(tmp_path), "u:p", "t=1", "/tmp"):
@@ -153,7 +164,7 @@ def view_of_export(path: Path) -> dict[str, Any]:
 def test_paths_are_recognised_wherever_they_stand() -> None:
     scrub = Scrubber.of(["/data/my models/x.bin", "C:\\Users\\Bob Lee\\y.bin"], "/home/bob").text
     said = {
-        "the weights of 'x' are no longer at /home/bob/zoo/x.safetensors": "the weights of 'x' are no longer at x.safetensors",
+        "'x' is no longer at /home/bob/zoo/x.safetensors": "'x' is no longer at x.safetensors",
         "read /data/my models/x.bin, not /srv/y": "read x.bin, not y",
         "C:\\Users\\Bob Lee\\y.bin and \\\\host\\share\\z": "y.bin and z",
         "file:///etc/passwd; ~/k": "passwd; k",
@@ -182,7 +193,10 @@ def test_equal_registries_give_equal_bytes_and_a_signature_changes_no_statement(
     assert files[0].read_bytes() == files[1].read_bytes()
     assert files[2].read_bytes() == files[3].read_bytes()
     assert one == two
-    assert gzip.decompress(files[2].read_bytes()).splitlines()[:-1] == gzip.decompress(files[0].read_bytes()).splitlines()[:-1]
+    assert (
+        gzip.decompress(files[2].read_bytes()).splitlines()[:-1]
+        == gzip.decompress(files[0].read_bytes()).splitlines()[:-1]
+    )
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "0")
     assert a.exchange.export(files[1]).created == "1970-01-01T00:00:00+00:00"
 
@@ -191,13 +205,18 @@ def test_a_model_of_ten_thousand_tensors_takes_at_most_64_kib_and_its_cut_list_i
     tmp_path: Path, a: Registry, b: Registry
 ) -> None:
     rng = np.random.default_rng(0)
-    weights = {f"model.layers.{i // 10}.mlp.experts.{i % 10}.up_proj.weight": rng.standard_normal((1, 2)).astype("f4") for i in range(10_000)}
+    weights = {
+        f"model.layers.{i // 10}.mlp.experts.{i % 10}.up_proj.weight": rng.standard_normal((1, 2)).astype("f4")
+        for i in range(10_000)
+    }
     weights["embed.weight"] = rng.standard_normal((64, 64)).astype("f4")
     long = {"model_type": "x", "blob": rng.bytes(40_000).hex()}
     record = enrol(a, "moe", weights, "mit", with_={"config": long, "claims": {"note": rng.bytes(40_000).hex()}})
     written = a.exchange.export(tmp_path / "a.reg", name="acme")
     assert (tmp_path / "a.reg").stat().st_size <= 64 << 10
-    assert {"lists of tensors that were cut", "claims that are too long", "configurations that are too long"} == set(written.left_out)
+    assert {"lists of tensors that were cut", "claims that are too long", "configurations that are too long"} == set(
+        written.left_out
+    )
     b.exchange.import_from(str(tmp_path / "a.reg"), ANY)
     (known,) = b.known.models()
     assert (known.complete, known.record.tensors, known.record.digest) == (False, 10_001, record.digest)
@@ -211,10 +230,15 @@ def test_a_model_of_ten_thousand_tensors_takes_at_most_64_kib_and_its_cut_list_i
 
 
 names = st.sampled_from(["resnet", "vit", "bert"])
-changes = st.lists(st.tuples(st.integers(0, 2), st.one_of(st.tuples(st.just("add"), names, st.integers(1, 4)), st.tuples(st.just("remove"), names), st.tuples(st.just("export")))), min_size=4, max_size=14)  # fmt: skip
+acts = st.one_of(
+    st.tuples(st.just("add"), names, st.integers(1, 4)),
+    st.tuples(st.just("remove"), names),
+    st.tuples(st.just("export")),
+)
+changes = st.lists(st.tuples(st.integers(0, 2), acts), min_size=4, max_size=14)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(changes, st.randoms(use_true_random=False))
 def test_merging_is_commutative_associative_and_idempotent(
     tmp_path_factory: pytest.TempPathFactory, done: list[Any], random: Any
@@ -336,11 +360,18 @@ def test_the_key_is_pinned_and_an_impostor_is_refused(
     assert before == dump(b)
     assert run("registry", "import", files["impostor"], "--as", "other-acme", *here) == 0
     found, _ = document(capsys, "registry", "known", *here)
-    assert [(r["registry"], r["signed_by"] is None) for r in found["registries"]] == [("acme", False), ("other-acme", True)]
+    assert [(r["registry"], r["signed_by"] is None) for r in found["registries"]] == [
+        ("acme", False),
+        ("other-acme", True),
+    ]
     assert run("registry", "import", files["other"], "--public-key", other_public, *here) == 0  # the owner confirmed it
     assert run("registry", "import", files["mine"], *here) == 1
     found, _ = document(capsys, "show", "resnet@acme", *here)
-    pinned = PrivateKey(__import__("cryptography.hazmat.primitives.serialization", fromlist=["x"]).load_pem_private_key(other.read_bytes(), None))
+    pinned = PrivateKey(
+        __import__("cryptography.hazmat.primitives.serialization", fromlist=["x"]).load_pem_private_key(
+            other.read_bytes(), None
+        )
+    )
     assert found["known_from"]["signed_by"] == pinned.public.identity
 
 
@@ -386,7 +417,13 @@ def sealed(*lines: bytes, header: Mapping[str, Any] | None = None, seal: Mapping
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     member = sections.HEAD + packer.compress(text) + packer.flush()
     member += (zlib.crc32(text)).to_bytes(4, "little") + (len(text) & 0xFFFFFFFF).to_bytes(4, "little")
-    end = {"statements": len(lines), "left_out": {}, "sha256": sha256(member).hexdigest(), "signature": None, **(seal or {})}
+    end = {
+        "statements": len(lines),
+        "left_out": {},
+        "sha256": sha256(member).hexdigest(),
+        "signature": None,
+        **(seal or {}),
+    }
     return member + sections._stored(canonical(end) + b"\n")
 
 
@@ -423,7 +460,9 @@ def hostile_bodies(good: dict[str, Any]) -> Iterator[tuple[str, bytes]]:
         for step in path:
             before = before[step]
         for value in wrong:
-            if value != before:
+            if value != before and not (
+                value in ([], {}) and path[-1] in ("claims", "dtypes", "sketches", "functional")
+            ):
                 yield f"{path} {value!r}", canonical(changed(good, *path, to=value))
     text = canonical(good)
     yield "NaN", text.replace(b'"complete":true', b'"complete":NaN')
@@ -437,40 +476,44 @@ def hostile_bodies(good: dict[str, Any]) -> Iterator[tuple[str, bytes]]:
     yield "not UTF-8", text.replace(b'"license":"mit"', b'"license":"\xff"')
     yield "other tensors", canonical(changed(good, "tensors", "dtypes", to=["F16"] * 3))
     yield "more fields", canonical({**good, "weights": "/etc/passwd"})
-    yield "huge shape", canonical(changed(changed(good, "tensors", "shapes", to=[[1 << 61] * 9] * 3), "complete", to=False))
+    yield (
+        "huge shape",
+        canonical(changed(changed(good, "tensors", "shapes", to=[[1 << 61] * 9] * 3), "complete", to=False)),
+    )
     yield "no name", canonical({k: v for k, v in good.items() if k != "key"})
 
 
 def test_every_hostile_statement_is_one_clear_error_and_changes_nothing(
     tmp_path: Path, b: Registry, good: dict[str, Any]
 ) -> None:
-    path, accepted = tmp_path / "x.reg", []
+    path, accepted, unclear = tmp_path / "x.reg", list[str](), list[str]()
     path.write_bytes(sealed(canonical(good)))
     b.exchange.import_from(str(path), ANY)  # the frame itself is accepted
     b.exchange.forget("evil")
     before = dump(b)
     for what, line in hostile_bodies(good):
-        path.write_bytes(sealed(canonical(changed(good, "key", to="fine")) if what == "never" else canonical(good), line))
+        path.write_bytes(sealed(canonical(good), line))
         try:
             b.exchange.import_from(str(path), ANY)
             accepted.append(what)
         except ExchangeError as e:
-            assert 10 < len(str(e)) < 600
-            assert "\n" not in str(e)
+            unclear += [what] * (not 10 < len(str(e)) < 600 or "\n" in str(e))
+    assert unclear == []
     assert accepted == []
     assert dump(b) == before
 
 
 def test_hostile_frames_are_refused(tmp_path: Path, b: Registry, good: dict[str, Any]) -> None:
     line, path = canonical(good), tmp_path / "x.reg"
-    bomb = sealed(b'{"a":"' + b"0" * (200 << 20) + b'"}')
+    bomb = sealed(b'{"a":"' + b"0" * (8 << 20) + b'"}')
     frames = {
         "newer": (sealed(line, header={"version": 2}), "Update Stemma"),
         "other format": (sealed(line, header={"format": "zip"}), "does not begin"),
         "bad name": (sealed(line, header={"name": "../../etc/passwd"}), "name of a registry"),
         "long name": (sealed(line, header={"name": "x" * 10_000}), "cannot be"),
         "bad identity": (sealed(line, header={"identity": "x"}), "does not name"),
-        "bomb": (bomb, "grows to more"),
+        "bomb": (bomb, "longer than"),
+        "bomb of lines": (sealed(*[b"0" * 500_000] * 40), "grows to more"),
         "wrong count": (sealed(line, seal={"statements": 7}), "was changed"),
         "wrong digest": (sealed(line, seal={"sha256": "0" * 64}), "was changed"),
         "huge left out": (sealed(line, seal={"left_out": {"x": 1 << 80}}), "left out"),
@@ -478,18 +521,19 @@ def test_hostile_frames_are_refused(tmp_path: Path, b: Registry, good: dict[str,
         "gzip of others": (gzip.compress(b"hello"), "does not begin"),
         "a text": (b"hello" * 100, "does not begin"),
         "nothing": (b"", "ends too early"),
-        "unsealed": (sealed(line)[:-200], ""),
+        "unsealed": (sealed(line)[:-200], "too early"),
     }
     before = dump(b)
-    for what, (content, why) in frames.items():
+    for content, why in frames.values():
         path.write_bytes(content)
         with pytest.raises(ExchangeError, match=why):
             b.exchange.import_from(str(path), ANY)
-            raise AssertionError(what)
     assert dump(b) == before
 
 
-def test_mutated_files_never_crash_hang_or_change_the_registry(tmp_path: Path, b: Registry, good: dict[str, Any]) -> None:
+def test_mutated_files_never_crash_hang_or_change_the_registry(
+    tmp_path: Path, b: Registry, good: dict[str, Any]
+) -> None:
     """A fast part of benchmarks/fuzz_exchange.py, which runs 5,000."""
     from benchmarks.fuzz_exchange import mutated
 
@@ -497,17 +541,17 @@ def test_mutated_files_never_crash_hang_or_change_the_registry(tmp_path: Path, b
     rng, accepted = np.random.default_rng(11), 0
     whole = sealed(canonical(good), canonical({"kind": "model", "key": "gone", "revision": [3, 0, 0], "removed": True,
                                                "digest": "sha256:" + "1" * 64}))  # fmt: skip
-    for _ in range(250):
+    for _ in range(100):
         path.write_bytes(mutated(whole, rng))
         try:
-            b.exchange.import_from(str(path), ANY)
-            accepted += 1
-            b.exchange.forget("evil")
+            for found in b.exchange.import_from(str(path), ANY):
+                accepted += 1
+                b.exchange.forget(found.name)
         except ExchangeError:
             assert dump(b) == before
         except UnknownNameError:  # it said nothing
             pass
-    assert accepted < 25
+    assert accepted < 15
 
 
 # Framing somebody else
@@ -529,7 +573,9 @@ def asked(model: Path, registry: Registry, **more: Any) -> Any:
     return trace(TraceRequest(model=str(model), registry=registry.url, **more))
 
 
-def test_a_poisoned_registry_changes_no_finding_of_ones_own(tmp_path: Path, b: Registry, framed: tuple[Path, Path]) -> None:
+def test_a_poisoned_registry_changes_no_finding_of_ones_own(
+    tmp_path: Path, b: Registry, framed: tuple[Path, Path]
+) -> None:
     """Somebody enrols my models and my suspect under their names, floods the search, and claims to be the parent."""
     from safetensors.numpy import load_file
 
@@ -540,7 +586,7 @@ def test_a_poisoned_registry_changes_no_finding_of_ones_own(tmp_path: Path, b: R
     with Registry(tmp_path / "evil.db") as evil:
         for name in ("base", "sibling", "suspect", "stranger"):
             enrol(evil, f"stolen/{name}", load_file(tmp_path / f"{name}.safetensors"), "gpl-3.0")
-        for i in range(80):  # nearer to the suspect than its true relatives
+        for i in range(20):  # nearer to the suspect than its true relatives
             enrol(evil, f"flood/{i}", near(load_file(suspect), 100 + i, 0.001), "gpl-3.0")
         evil.exchange.export(tmp_path / "evil.reg", name="evil")
     b.exchange.import_from(str(tmp_path / "evil.reg"), ANY)
@@ -584,7 +630,9 @@ def test_a_foreign_licence_or_copy_never_opens_a_gate(tmp_path: Path, b: Registr
     assert set(closed.ruling.untested) <= set(after.ruling.untested) | {closed.ruling.untested[0]}
 
 
-def test_a_foreign_sketch_or_evidence_is_never_stored_as_ones_own(tmp_path: Path, b: Registry, framed: tuple[Path, Path]) -> None:
+def test_a_foreign_sketch_or_evidence_is_never_stored_as_ones_own(
+    tmp_path: Path, b: Registry, framed: tuple[Path, Path]
+) -> None:
     """What is told about weights that are enrolled here too leaves sketch, tensors and evidence of one's own alone."""
     tables = ("model", "live", "content", "tensor_key", "fingerprint", "sketch_bits", "evidence", "blob", "family_tree")
 
@@ -667,7 +715,9 @@ def test_every_answer_says_from_whom_it_knows(
     assert found["a_known_from"]["registry"] == "acme"
     assert found["not_tested"]
     found, _ = document(capsys, "list", "--known", "--search", "child", *here)
-    assert [(k["name"], k["licence"], k["known_from"]["signed_by"]) for k in found["known"]] == [("child@acme", "mit", signer)]
+    assert [(k["name"], k["licence"], k["known_from"]["signed_by"]) for k in found["known"]] == [
+        ("child@acme", "mit", signer)
+    ]
     found, _ = document(capsys, "show", "child@acme", *here)
     assert found["known_from"]["registry"] == "acme"
     assert found["told_evidence"][0]["other"] == "base@acme"
@@ -677,7 +727,11 @@ def test_every_answer_says_from_whom_it_knows(
     assert found["known_as"] == ["child@acme"]
     found = {"told": [e for e in b.known.told_edges()]}
     assert {(e["parent"], e["child"]) for e in found["told"]} == set(drawn)
-    for typed in (("trace", "suspect.safetensors"), ("show", "child@acme"), ("compare", "suspect.safetensors", "base@acme")):
+    for typed in (
+        ("trace", "suspect.safetensors"),
+        ("show", "child@acme"),
+        ("compare", "suspect.safetensors", "base@acme"),
+    ):
         capsys.readouterr()
         assert run(*typed, *here) == 0
         assert "known from" in " ".join(capsys.readouterr().out.split())
@@ -686,9 +740,12 @@ def test_every_answer_says_from_whom_it_knows(
     for kind in ("cyclonedx", "spdx", "sarif", "model-card", "intoto"):
         out = export_findings(ExportRequest(model="suspect.safetensors", format=kind, registry=b.url)).content.decode()
         assert "acme" in out, kind
-    for refused in (("explain", "base@acme", "child@acme"), ("trace", "suspect.safetensors", "--fail-on-descendant-of", "base@acme")):
+    for refused in (
+        ("explain", "base@acme", "child@acme"),
+        ("trace", "suspect.safetensors", "--fail-on-descendant-of", "base@acme"),
+    ):
         assert run(*refused, *here) in (1, 3)
-    assert document(capsys, "trace", "mine@nobody", *here)[1] == 1 if False else True
+    assert run("trace", "mine@nobody", *here) == 1
 
 
 def test_a_gate_on_a_model_that_is_only_told_of_stays_closed(tmp_path: Path, a: Registry, b: Registry) -> None:
@@ -781,7 +838,9 @@ def test_a_subscription_downloads_what_changed_and_nothing_else(
     assert run("registry", "refresh", "acme", *here) == 1
 
 
-def test_a_hostile_server_is_a_clear_error(tmp_path: Path, a: Registry, b: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hostile_server_is_a_clear_error(
+    tmp_path: Path, a: Registry, b: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
     enrol_bare(a, "one", 1)
     a.exchange.export(tmp_path / "a.reg", name="acme")
     content = (tmp_path / "a.reg").read_bytes()
@@ -789,13 +848,20 @@ def test_a_hostile_server_is_a_clear_error(tmp_path: Path, a: Registry, b: Regis
     def answer(h: http.server.BaseHTTPRequestHandler) -> None:
         what = h.path.strip("/")
         if what.startswith("to-"):
-            target = {"to-file": (tmp_path / "a.reg").as_uri(), "to-ftp": "ftp://127.0.0.1/x", "to-loop": "/to-loop"}[what]
+            target = {"to-file": (tmp_path / "a.reg").as_uri(), "to-ftp": "ftp://127.0.0.1/x", "to-loop": "/to-loop"}[
+                what
+            ]
             h.send_response(302)
             h.send_header("Location", target)
             h.end_headers()
             return
         h.send_response(404 if what == "missing" else 200)
-        h.send_header("Content-Length", {"short": str(len(content) + 10), "huge": "9" * 15}.get(what, "0" if what == "empty" else str(len(content))))
+        h.send_header(
+            "Content-Length",
+            {"short": str(len(content) + 10), "huge": "9" * 15}.get(
+                what, "0" if what == "empty" else str(len(content))
+            ),
+        )
         h.end_headers()
         h.wfile.write(content if what not in ("empty", "cut") else b"" if what == "empty" else content[:100])
 
@@ -829,7 +895,9 @@ def test_differences_are_listed_and_end_with_one(
     for other in (tmp_path / "a.reg", a.url):
         found, code = document(capsys, "registry", "diff", other, "--registry", b.url)
         assert (code, found["only_here"], found["only_there"], found["names"]) == (1, [], [], [])
-        assert [(x["name"], x["here"]["licence"], x["there"]["licence"]) for x in found["licences"]] == [("licence", "gpl-3.0", "mit")]
+        assert [(x["name"], x["here"]["licence"], x["there"]["licence"]) for x in found["licences"]] == [
+            ("licence", "gpl-3.0", "mit")
+        ]
     enrol(b, "licence", arrays(2), "mit", replace=True)
     assert document(capsys, "registry", "diff", tmp_path / "a.reg", "--registry", b.url)[1] == 0
     enrol(a, "there", arrays(3))

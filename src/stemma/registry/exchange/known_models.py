@@ -127,11 +127,14 @@ class KnownModels:
 
     def find(self, text: str) -> tuple[KnownModel, ...]:
         """Those of this name, or with a digest that begins so (8 hexadecimal digits or more)."""
-        k = schema.known_model.c
+        k, o = schema.known_model.c, schema.origin.c
         with self._database.reading() as connection:
-            named = [sa.and_(k.origin_id == o.id, k.name == text[: -len(o.name) - 1])
-                     for o in connection.execute(sa.select(schema.origin.c.id, schema.origin.c.name))
-                     if text.endswith(f"@{o.name}")]  # fmt: skip
+            named = []
+            for origin, title in connection.execute(sa.select(o.id, o.name)).all():
+                name = text
+                while name.endswith(f"@{title}"):  # more than once where the name is taken here
+                    name = name[: -len(title) - 1]
+                    named.append(sa.and_(k.origin_id == origin, k.name == name))
             found = list(self._read(connection, sa.and_(k.removed == sa.false(), sa.or_(*named)))) if named else []
             found = [x for x in found if x.name == text]
             prefix = text.removeprefix("sha256:")

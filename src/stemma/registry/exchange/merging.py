@@ -262,8 +262,7 @@ def _tensor_keys(body: Mapping[str, Any]) -> Iterator[int]:
     """Lookup keys of the matrices of a model, each once: a vector of ones is shared by thousands."""
     if body["removed"]:
         return
-    listed = statements.tensor_records(body["tensors"])
-    yield from sorted({rows.tensor_key(t.digest) for t in listed if sum(n > 1 for n in t.shape) >= 2})
+    yield from sorted(statements.tensor_keys(body["tensors"]))
 
 
 def _changed_key(name: str, before: str | None, now: str | None) -> str:

@@ -4,13 +4,13 @@ import base64
 import dataclasses
 import json
 import os
-import pathlib
 import secrets
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,21 +58,17 @@ class OwnStatements:
     def __iter__(self) -> Iterator[Statement]:
         """Every statement, in an order that depends on nothing but the registry."""
         self._scrub = self._scrubber()
-        for one in self._models():
-            yield from self._checked(one)
-        for one in self._evidence():
-            yield from self._checked(one)
-        for one in self._tree():
-            yield from self._checked(one)
+        yield from self._models()
+        yield from self._evidence()
+        yield from self._tree()
 
-    def _checked(self, one: Statement) -> Iterator[Statement]:
-        """What a reader would refuse is not written."""
+    def _made(self, kind: str, make: Callable[[], Statement]) -> Statement | None:
+        """A statement; None where a reader would refuse it, which is counted."""
         try:
-            statements.parse(one.text)
+            return make()
         except ExchangeError:
-            self.left_out[f"{one.kind} of an unusual form"] += 1
-            return
-        yield one
+            self.left_out[f"{kind} of an unusual form"] += 1
+            return None
 
     def _scrubber(self) -> Scrubber:
         found = self.connection.execute(rows.select_live()).scalars()
@@ -89,7 +85,9 @@ class OwnStatements:
             ids = [i for _, i in listed[at : at + BATCH]]
             found = {r.id: r for r in self.connection.execute(sa.select(schema.model).where(m.id.in_(ids)))}
             for i in ids:
-                yield self._tombstone(found[i]) if found[i].removed else self._model(found[i])
+                made = self._made(MODEL, partial(self._tombstone if found[i].removed else self._model, found[i]))
+                if made is not None:
+                    yield made
 
     def _tombstone(self, row: sa.Row) -> Statement:
         name = self._name(row.name, row.digest)
@@ -97,7 +95,7 @@ class OwnStatements:
 
     def _name(self, name: str, digest: str) -> str:
         """The name, which is a path of the exporter's where two checkpoints could not be told apart otherwise."""
-        if not pathlib.Path(name).is_absolute() and ":\\" not in name:
+        if not Path(name).is_absolute() and ":\\" not in name:
             return name
         return f"{public_source(name)}~{digest.rpartition(':')[2][:8]}"
 
@@ -117,18 +115,24 @@ class OwnStatements:
         }
         revision = (row.id, newest, newest_functional)
         made = statement(MODEL, name, revision, **body)
-        size = _size(made.text)
+        size = _size(made.text, MAX_MODEL)
         if size > MAX_MODEL:
             self.left_out["weight sketches that are too large"] += len(kept)
-            made = statement(MODEL, name, revision, **{**body, "sketches": []})
-            size = _size(made.text)
+            body["sketches"] = []
+            made = statement(MODEL, name, revision, **body)
+            size = _size(made.text, MAX_MODEL)
         for one in functional:
+            if len(one["values"]) > 2 * MAX_MODEL:
+                self.left_out["functional sketches that are too large"] += 1
+                continue
             more = {**body, "functional": [*body["functional"], one]}
             larger = statement(MODEL, name, revision, **more)
-            if (new := _size(larger.text)) > MAX_MODEL or len(larger.text) > statements.MAX_TEXT:
+            if (new := _size(larger.text, MAX_MODEL)) > MAX_MODEL:
                 self.left_out["functional sketches that are too large"] += 1
                 continue
             body, made, size = more, larger, new
+        if size == len(made.text):  # most of it is base64, which shrinks to three quarters
+            size = size * 4 // 5
         self._spent[record.digest] = max(size, self._spent.get(record.digest, 0))
         return made
 
@@ -136,10 +140,10 @@ class OwnStatements:
         fields = dataclasses.asdict(record)
         del fields["weights"]
         claims, config = self._scrub.value(dict(record.claims)), self._scrub.value(record.config)
-        if _size(records.canonical_json(claims)) > MAX_CLAIMS:
+        if _size(records.canonical_json(claims), MAX_CLAIMS) > MAX_CLAIMS:
             self.left_out["claims that are too long"] += 1
             claims = {k: v for k, v in cards.provenance_claims(claims).items() if isinstance(v, str) and len(v) < 1000}
-        if config is not None and _size(records.canonical_json(config)) > MAX_CLAIMS:
+        if config is not None and _size(records.canonical_json(config), MAX_CLAIMS) > MAX_CLAIMS:
             self.left_out["configurations that are too long"] += 1
             config = None
         return {**fields, "name": name, "source": public_source(record.source), "claims": claims, "config": config}
@@ -148,12 +152,12 @@ class OwnStatements:
         """All tensors where they fit, else the largest, in the order of their names."""
         short = [t for t in listed if len(t.name) <= 4 * statements.MAX_NAME]
         columns = statements.tensor_columns(short)
-        if len(short) == len(listed) and _size(records.canonical_json(columns)) <= MAX_LIST:
+        if len(short) == len(listed) and _size(records.canonical_json(columns), MAX_LIST) <= MAX_LIST:
             return {"tensors": columns, "complete": True}
         self.left_out["lists of tensors that were cut"] += 1
         largest = sorted(short, key=lambda t: (-_elements(t), t.name))[:LISTED]
         columns = statements.tensor_columns(sorted(largest, key=lambda t: t.name))
-        while _size(records.canonical_json(columns)) > MAX_LIST and largest:
+        while _size(records.canonical_json(columns), MAX_LIST) > MAX_LIST and largest:
             largest = largest[: len(largest) // 2]
             columns = statements.tensor_columns(sorted(largest, key=lambda t: t.name))
         return {"tensors": columns, "complete": False}
@@ -195,9 +199,12 @@ class OwnStatements:
             for i in ids[at : at + BATCH]:
                 raw = rows.evidence_record(texts[i])
                 spec, content = jsonable(raw.spec), self._scrub.value(jsonable(raw.content))
-                made = statement(EVIDENCE, statements.pair_key(raw.a, raw.b, spec), (i,), a=raw.a, b=raw.b, spec=spec,
-                                 content=content, added_at=raw.added_at)  # fmt: skip
-                if self._afford(raw.b, _size(made.text), related=content.get("verdict") == "related"):
+                about = {"a": raw.a, "b": raw.b, "spec": spec, "content": content, "added_at": raw.added_at}
+                key = statements.pair_key(raw.a, raw.b, spec)
+                made = self._made(EVIDENCE, partial(statement, EVIDENCE, key, (i,), **about))
+                if made is not None and self._afford(
+                    raw.b, _size(made.text), related=content.get("verdict") == "related"
+                ):
                     yield made
 
     def _afford(self, digest: str, size: int, *, related: bool) -> bool:
@@ -223,9 +230,10 @@ class OwnStatements:
                 self.left_out["edges to models that are not told of"] += 1
                 continue
             parent, child = ({"name": t, "digest": d} for t, (_, d) in zip(told, ends, strict=True))
-            made = statement(EDGE, statements.edge_key(parent, child), (tree.id,), parent=parent, child=child,
-                             relation=str(edge.relation), confidence=edge.confidence, p_value=edge.p_value)  # fmt: skip
-            edges.append(made)
+            about = {"parent": parent, "child": child, "relation": str(edge.relation), "confidence": edge.confidence,
+                     "p_value": edge.p_value}  # fmt: skip
+            made = self._made(EDGE, partial(statement, EDGE, statements.edge_key(parent, child), (tree.id,), **about))
+            edges += [] if made is None else [made]
         yield statement(TREE, LINEAGE, (tree.id,), facts=dict(tree.facts), edges=len(edges), added_at=tree.added_at,
                         stemma_version=tree.stemma_version)  # fmt: skip
         yield from sorted(edges, key=lambda made: made.key)
@@ -238,8 +246,9 @@ def _elements(t: TensorRecord) -> int:
     return out
 
 
-def _size(text: str) -> int:
-    return len(zlib.compress(text.encode(), 6))
+def _size(text: str, limit: int = 0) -> int:
+    """Bytes that a text takes, compressed; no more than its own, which is enough where that is below the limit."""
+    return len(text) if len(text) <= limit and text.isascii() else len(zlib.compress(text.encode(), 6))
 
 
 def check_names(connection: sa.Connection, names: Sequence[str]) -> None:

@@ -22,7 +22,7 @@ _ADDRESS = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s'\"<>]+", re.IGNORECASE)
 def public_source(source: str) -> str:
     """Where a model comes from, as anybody may read it: an address without password and query, else a file name."""
     if source.startswith("python:"):
-        return source
+        return f"python:{public_source(source.removeprefix('python:'))}"
     if source.lower().startswith(PUBLIC):
         return public_address(source)
     return re.split(r"[/\\]", source.rstrip("/\\"))[-1]

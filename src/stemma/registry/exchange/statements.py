@@ -50,6 +50,7 @@ FIELDS = {
 
 TOMBSTONE = {"key", "kind", "revision", "removed", "digest"}
 
+_TIME = re.compile(r"(?:\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)?)?", re.ASCII)
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _MODEL_DIGEST = re.compile(r"(?:partial:)?(?:sha256:)?[0-9a-f]{64}")
 _RECORD = {
@@ -67,22 +68,19 @@ class Statement:
         key: What it is about.
         revision: Numbers that grow with every change in the registry that states it.
         text: Canonical JSON.
+        body: The JSON values.
     """
 
     kind: str
     key: str
     revision: tuple[int, ...]
     text: str
+    body: Mapping[str, Any]
 
     @property
     def digest(self) -> Digest:
         """Identity of the statement."""
         return records.bytes_digest(self.text.encode())
-
-    @property
-    def body(self) -> dict[str, Any]:
-        """The JSON values."""
-        return json.loads(self.text)
 
     @property
     def order(self) -> str:
@@ -91,9 +89,26 @@ class Statement:
 
 
 def statement(kind: str, key: str, revision: Sequence[int], **body: Any) -> Statement:
-    """A statement of these values."""
+    """A statement of these values, made here; raises if they are not JSON, or more than a statement may hold."""
     values = {"kind": kind, "key": key, "revision": list(revision), **body}
-    return Statement(kind, key, tuple(revision), records.canonical_json(values))
+    try:
+        text = canonical_text(values)
+    except ValueError:
+        _refuse(f"a statement about {_short(key)} holds numbers that are not finite, or text that is not Unicode")
+    if len(text) > MAX_TEXT:
+        _refuse(f"a statement about {_short(key)} is too long")
+    if kind == MODEL and not values["removed"]:
+        _check_record(values)
+    else:
+        _CHECKS[kind](values)
+    return Statement(kind, key, tuple(revision), text, values)
+
+
+def canonical_text(value: Any) -> str:
+    """The one way to write JSON values: sorted keys, no spaces, finite numbers."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    text.encode()
+    return text
 
 
 def pair_key(a: str, b: str, spec: Mapping[str, Any]) -> str:
@@ -125,7 +140,7 @@ def parse(text: str) -> Statement:
         _refuse(f"a statement has {len(text):,} characters, more than {MAX_TEXT:,}")
     try:
         body = json.loads(text, parse_constant=lambda name: _refuse(f"it holds {name[:20]}, which is no JSON number"))
-        same = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False) == text
+        same = canonical_text(body) == text
     except (ValueError, RecursionError):
         _refuse("a statement is not JSON that Stemma writes")
     if not same or not isinstance(body, dict):
@@ -140,7 +155,7 @@ def parse(text: str) -> Statement:
     if not isinstance(revision, list) or not 1 <= len(revision) <= 4 or not all(map(_is_count, revision)):
         _refuse(f"a revision is {_short(revision)}")
     _CHECKS[kind](body)
-    return Statement(kind, body["key"], tuple(revision), text)
+    return Statement(kind, body["key"], tuple(revision), text, body)
 
 
 def _check_model(body: Mapping[str, Any]) -> None:
@@ -150,13 +165,22 @@ def _check_model(body: Mapping[str, Any]) -> None:
     if body["removed"]:
         _digest(body["digest"], _MODEL_DIGEST)
         return
+    _check_record(body)
+    _check_tensors(body)
+    for sketch in (*_list(body["sketches"]), *_list(body["functional"])):
+        _check_sketch(sketch)
+
+
+def _check_record(body: Mapping[str, Any]) -> None:
+    check_name(body["key"])
     record = body["record"]
     if not isinstance(record, dict) or set(record) != _RECORD or record["name"] != body["key"]:
         _refuse(f"the record of {_short(body['key'])} has other fields than {', '.join(sorted(_RECORD))}")
     for field in ("digest", "names_free_digest"):
         _digest(record[field], _MODEL_DIGEST)
-    for field in ("source", "format", "added_at", "stemma_version"):
+    for field in ("source", "format", "stemma_version"):
         _text(record[field], field)
+    _time(record["added_at"])
     if not all(_is_count(record[field]) for field in ("tensors", "parameters")):
         _refuse(f"the counts of {_short(body['key'])} are not numbers that can be")
     _texts(record["claims"], "claims")
@@ -167,9 +191,6 @@ def _check_model(body: Mapping[str, Any]) -> None:
     dtypes = record["dtypes"]
     if not isinstance(dtypes, dict) or not all(_is_count(n) for n in dtypes.values()):
         _refuse(f"the number formats of {_short(body['key'])} are {_short(dtypes)}")
-    _check_tensors(body)
-    for sketch in (*_list(body["sketches"]), *_list(body["functional"])):
-        _check_sketch(sketch)
 
 
 def _check_tensors(body: Mapping[str, Any]) -> None:
@@ -208,6 +229,13 @@ def tensor_records(columns: Any) -> tuple[TensorRecord, ...]:
     return tuple(out)
 
 
+def tensor_keys(columns: Mapping[str, Any]) -> set[int]:
+    """Lookup keys of the matrices among the tensors of a statement: a vector of ones is shared by thousands."""
+    raw = base64.b64decode(columns["digests"])
+    wide = [i for i, shape in enumerate(columns["shapes"]) if sum(n > 1 for n in shape) >= 2]
+    return {int.from_bytes(raw[32 * i : 32 * i + 8], "big", signed=True) for i in wide}
+
+
 def tensor_columns(listed: Sequence[TensorRecord]) -> dict[str, Any]:
     """The columns that `tensor_records` reads."""
     return {
@@ -226,7 +254,7 @@ def _check_sketch(sketch: Any) -> None:
         if sketch[field] is not None:
             _digest(sketch[field], _DIGEST)
     _spec(sketch["spec"])
-    _text(sketch["added_at"], "added_at")
+    _time(sketch["added_at"])
     values = sketch_values(sketch)
     if sketch["spec"] != jsonable(fingerprinters()[0].spec):
         return  # of another method, or version: it is kept, and not used
@@ -263,7 +291,7 @@ def _check_evidence(body: Mapping[str, Any]) -> None:
     for field in ("a", "b"):
         _digest(body[field], _MODEL_DIGEST)
     _spec(body["spec"])
-    _text(body["added_at"], "added_at")
+    _time(body["added_at"])
     if not isinstance(body["content"], dict):
         _refuse(f"the content of evidence is {_short(body['content'])}")
     if body["key"] != pair_key(body["a"], body["b"], body["spec"]):
@@ -271,8 +299,8 @@ def _check_evidence(body: Mapping[str, Any]) -> None:
 
 
 def _check_tree(body: Mapping[str, Any]) -> None:
-    for field in ("added_at", "stemma_version"):
-        _text(body[field], field)
+    _time(body["added_at"])
+    _text(body["stemma_version"], "version")
     if body["key"] != LINEAGE or not isinstance(body["facts"], dict) or not _is_count(body["edges"]):
         _refuse("a family tree is not one")
 
@@ -324,6 +352,11 @@ def _list(value: Any) -> list[Any]:
 def _text(value: Any, what: str, limit: int = 10_000) -> None:
     if not isinstance(value, str) or len(value) > limit:
         _refuse(f"the {what} is {_short(value)}")
+
+
+def _time(value: Any) -> None:
+    if not isinstance(value, str) or not _TIME.fullmatch(value):
+        _refuse(f"{_short(value)} is no time")
 
 
 def _texts(value: Any, what: str) -> None:
