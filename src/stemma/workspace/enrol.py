@@ -94,7 +94,7 @@ class Enrolment:
         self, discovered: Sequence[Checkpoint | AddResult], read_before: FilesRead
     ) -> Iterator[AddResult]:
         checkpoints = [c for c in discovered if isinstance(c, Checkpoint)]
-        states = {c: "" if is_remote(c.path) else read_before.state(c) for c in checkpoints}
+        states = {c: read_before.state(c) for c in checkpoints}
         known = {c: self._known(c, read_before, state) for c, state in states.items()}
         results = read_all([c for c in checkpoints if not known[c]], self.license, self.engine)
 

@@ -73,6 +73,8 @@ class FilesRead:
 
     def state(self, checkpoint: Checkpoint) -> str:
         """What identifies the files of a checkpoint as they are; empty where that cannot be told."""
+        if not isinstance(checkpoint.path, Path):
+            return ""
         path = checkpoint.path.absolute()
         try:
             if path.is_dir():
@@ -143,4 +145,4 @@ def _cache_folder() -> Path:
 
 
 def _key(checkpoint: Checkpoint) -> str:
-    return os.fsencode(checkpoint.path.absolute()).hex()
+    return os.fsencode(os.path.abspath(checkpoint.path)).hex()  # noqa: PTH100 - links are kept

@@ -1,6 +1,7 @@
 """The registry and what is done with it: enrol, compare, trace, distance."""
 
 import contextlib
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -138,9 +139,8 @@ class Workspace:
         enrol = Enrolment(
             self.registry, self.engine, self._progress, license, keep_weights, replace, probes, self._prepare
         )
-        paths = (
-            [place(os.fspath(paths))] if isinstance(paths, (str, os.PathLike)) else paths
-        )  # a text is a sequence of letters
+        if isinstance(paths, (str, os.PathLike)):  # a text is a sequence of letters
+            paths = [place(os.fspath(paths))]
         results = []
         for result in enrol(paths, name, all_formats):
             results.append(result)
