@@ -50,7 +50,7 @@ class PairReader:
             p = self.pairings[name]
             ta, tb = self.a.weights[p.a], self.b.weights[p.b]
             rows = rows_to_read(ta, self.entries, self.least)
-            if p.axes_a[:1] == p.axes_b[:1] == (0,):
+            if tb.leading is not None and p.axes_a[:1] == p.axes_b[:1] == (0,):
                 rows = min(rows, tb.readable)
             x = _read(ta, p.axes_a, 0, rows if 0 in p.axes_a else ta.shape[0])
             first = p.axes_b[p.axes_a.index(0)] if 0 in p.axes_a else None
