@@ -20,8 +20,8 @@ from clusters import dask_cluster, ray_cluster
 from engine_tasks import deadly, deadly_once, doubled, slow
 from stemma.checkpoints.load import Checkpoint
 from stemma.errors import EngineError, MisuseError
-from stemma.registry import Registry
-from stemma.workspace import AddResult, Workspace, files_read, read_checkpoints
+from stemma.registry import Registry, ingest
+from stemma.workspace import AddResult, Workspace, files_read
 from stemma.workspace.engines import ALL, engine_for, run_tasks
 from stemma.workspace.engines.base import AbstractEngine, AbstractPool
 from stemma.workspace.engines.local import LocalProcesses
@@ -258,13 +258,13 @@ def test_what_is_enrolled_and_unchanged_is_not_read_again(
     monkeypatch.setattr(files_read, "JUST_NOW", 0.0)
     registry = tmp_path / "r.db"
     first, records = enrolled(registry, folder)
-    real, read = read_checkpoints.ingest, []
+    real, read = ingest.ingest, []
 
     def counted(checkpoint: Checkpoint, license: str | None):
         read.append(checkpoint.name)
         return real(checkpoint, license)
 
-    monkeypatch.setattr(read_checkpoints, "ingest", counted)
+    monkeypatch.setattr(ingest, "ingest", counted)
     again, same = enrolled(registry, folder)
     assert read == ["m05-bad"]  # what failed is tried again
     assert same == records
