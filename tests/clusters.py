@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 SOURCES = os.pathsep.join(str(Path(__file__).parents[1] / name) for name in ("src", "tests"))
 ENVIRONMENT = {
@@ -58,10 +59,10 @@ def ray_cluster(nodes: int = 2) -> Iterator[str]:
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = SOURCES
     small = {"num_cpus": 1, "object_store_memory": 80 << 20, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args=small)
+    cluster = Cluster()
     try:
-        for _ in range(nodes - 1):
-            cluster.add_node(num_cpus=1, object_store_memory=80 << 20)
+        for _ in range(nodes):
+            _add_node(cluster, small)
         ray.init(cluster.address, log_to_driver=False, logging_level="ERROR")  # one connection for all of a test
         yield f"ray:{cluster.address}"
     finally:
@@ -70,6 +71,17 @@ def ray_cluster(nodes: int = 2) -> Iterator[str]:
         os.environ.pop("PYTHONPATH")
         if before is not None:
             os.environ["PYTHONPATH"] = before
+
+
+def _add_node(cluster: Any, options: dict[str, Any], tries: int = 3) -> None:
+    """Add a node; a busy machine may need more than the half minute that Ray gives it, so it is tried again."""
+    for left in reversed(range(tries)):
+        try:
+            cluster.add_node(**options)
+            return
+        except Exception as error:
+            if not left or "timed out" not in str(error):
+                raise
 
 
 def wait_until(true: Callable[[], bool], seconds: float = 60.0) -> None:

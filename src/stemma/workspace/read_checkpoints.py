@@ -8,7 +8,8 @@ import numpy as np
 
 from stemma.checkpoints.load import Checkpoint
 from stemma.checkpoints.model import Model
-from stemma.registry.ingest import IngestedModel, ingest
+from stemma.registry import ingest
+from stemma.registry.ingest import IngestedModel
 from stemma.workspace.engines.base import AbstractEngine
 from stemma.workspace.engines.run_tasks import Lost, run
 from stemma.workspace.shared_files import FileState, WithFiles, require_seen
@@ -25,7 +26,7 @@ class Reading:
 
     def __call__(self, checkpoint: Checkpoint) -> Read:
         """Read it."""
-        return ingest(checkpoint, self.license)
+        return ingest.ingest(checkpoint, self.license)
 
 
 def read_all(checkpoints: Sequence[Checkpoint], license: str | None, engine: AbstractEngine | None) -> Iterator[Read]:
