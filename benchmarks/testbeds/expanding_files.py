@@ -76,7 +76,9 @@ def torch_legacy_repeating_views(folder: Path) -> Path:
     import torch
 
     one = torch.zeros(1)
-    torch.save({f"l{i}": one.expand(15 << 20) for i in range(300)}, folder / "x.pt", _use_new_zipfile_serialization=False)
+    torch.save(
+        {f"l{i}": one.expand(15 << 20) for i in range(300)}, folder / "x.pt", _use_new_zipfile_serialization=False
+    )
     return folder / "x.pt"
 
 
@@ -153,7 +155,13 @@ def torch_large_number_in_a_shape(folder: Path) -> Path:
 def paddle_repeated_array(folder: Path) -> Path:
     """Twenty thousand arrays that share four megabytes of their pickle."""
     raw = bytes(4 << 20)
-    kind = b"cnumpy\ndtype\n" + text("f4") + b"\x85R(K\x03" + text("<") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tbq\x02"
+    kind = (
+        b"cnumpy\ndtype\n"
+        + text("f4")
+        + b"\x85R(K\x03"
+        + text("<")
+        + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tbq\x02"
+    )
     blob = b"B" + struct.pack("<I", len(raw)) + raw + b"q\x03"
     make = b"cnumpy.core.multiarray\n_reconstruct\n)R"
     first = kind + b"0" + blob + b"0"
@@ -203,7 +211,9 @@ def raw_safetensors(path: Path, header: bytes, payload: bytes = b"") -> Path:
 def safetensors_million_empty(folder: Path) -> Path:
     """A million empty tensors."""
     one = '{"dtype":"U8","shape":[0],"data_offsets":[0,0]}'
-    return raw_safetensors(folder / "x.safetensors", ("{" + ",".join(f'"{i}":{one}' for i in range(MILLION)) + "}").encode())
+    return raw_safetensors(
+        folder / "x.safetensors", ("{" + ",".join(f'"{i}":{one}' for i in range(MILLION)) + "}").encode()
+    )
 
 
 @case
@@ -217,14 +227,16 @@ def safetensors_long_metadata(folder: Path) -> Path:
     """Ninety megabytes of metadata beside one tensor: read, and neither kept nor shown whole."""
     entry = '"w":{"dtype":"F32","shape":[64,64],"data_offsets":[0,16384]}'
     header = f'{{"__metadata__":{{"license":"{"mit " * 22_500_000}"}},{entry}}}'.encode()
-    return raw_safetensors(folder / "x.safetensors", header, np.random.default_rng(0).standard_normal(4096).astype("f4").tobytes())
+    return raw_safetensors(
+        folder / "x.safetensors", header, np.random.default_rng(0).standard_normal(4096).astype("f4").tobytes()
+    )
 
 
 @case
 def exported_repeating_views(folder: Path) -> Path:
     """A torch.export program whose weights are views of four bytes."""
-    entry = {"path_name": "weight_0", "use_pickle": False, "tensor_meta": {
-        "dtype": 7, "sizes": [{"as_int": 1 << 28}], "strides": [{"as_int": 0}], "storage_offset": {"as_int": 0}}}  # fmt: skip
+    meta = {"dtype": 7, "sizes": [{"as_int": 1 << 28}], "strides": [{"as_int": 0}], "storage_offset": {"as_int": 0}}
+    entry = {"path_name": "weight_0", "use_pickle": False, "tensor_meta": meta}
     config = {"config": {f"l{i}": entry for i in range(300)}}
     with zipfile.ZipFile(folder / "x.pt2", "w") as z:
         z.writestr("x/data/weights/model_weights_config.json", json.dumps(config))
@@ -302,7 +314,11 @@ def _raw_zip(path: Path, records: list[tuple[str, bytes, int]], crc: int) -> Non
             listing.write(b"PK\x01\x02\x14\x00" + fields + more + name.encode())
             f.write(b"PK\x03\x04" + fields + name.encode() + raw)
         at, whole = f.tell(), listing.getvalue()
-        f.write(whole + b"PK\x05\x06" + struct.pack("<HHHHIIH", 0, 0, min(65535, len(records)), min(65535, len(records)), len(whole), at, 0))
+        f.write(
+            whole
+            + b"PK\x05\x06"
+            + struct.pack("<HHHHIIH", 0, 0, min(65535, len(records)), min(65535, len(records)), len(whole), at, 0)
+        )
 
 
 @case
@@ -458,7 +474,8 @@ def gguf_many_lists(folder: Path) -> Path:
 def gguf_long_fields(folder: Path) -> Path:
     """Twenty texts of fifteen megabytes each in the header."""
     fields = b"".join(
-        _gguf_text(b"general.base_model.%d.name" % i) + struct.pack("<I", 8) + _gguf_text(b"x" * 15_000_000) for i in range(20)
+        _gguf_text(b"general.base_model.%d.name" % i) + struct.pack("<I", 8) + _gguf_text(b"x" * 15_000_000)
+        for i in range(20)
     )
     rows = _gguf_text(b"w") + struct.pack("<IQIQ", 1, 8, 0, 0)
     head = b"GGUF" + struct.pack("<IQQ", 3, 1, 20) + fields + rows
@@ -578,7 +595,11 @@ def _tflite(path: Path, graphs: int, tensors: int, slots: int) -> Path:
     out.extend(struct.pack("<I", 60_000) + b"n" * 60_000)
     point(tensor, 3, name)
     # correct the offsets: from the start of the vtable to the table
-    for first, count, target in ((model + 4 + 4 * 4, 1, buffer), (model + 4 + 4 * 2, graphs, graph), (graph + 4, tensors, tensor)):
+    for first, count, target in (
+        (model + 4 + 4 * 4, 1, buffer),
+        (model + 4 + 4 * 2, graphs, graph),
+        (graph + 4, tensors, tensor),
+    ):
         at = first + struct.unpack_from("<I", out, first)[0] + 4
         places = np.arange(count, dtype=np.int64) * 4 + at
         out[at : at + 4 * count] = (target - places).astype("<u4").tobytes()
@@ -627,7 +648,9 @@ def _bundle(folder: Path, block: bytes, often: int) -> Path:
 def _small(folder: Path) -> Path:
     folder.mkdir(exist_ok=True)
     entry = b'{"w":{"dtype":"F32","shape":[64,64],"data_offsets":[0,16384]}}'
-    return raw_safetensors(folder / "model.safetensors", entry, np.random.default_rng(0).standard_normal(4096).astype("f4").tobytes())
+    return raw_safetensors(
+        folder / "model.safetensors", entry, np.random.default_rng(0).standard_normal(4096).astype("f4").tobytes()
+    )
 
 
 def _sparse(path: Path, head: bytes, size: int = 1 << 30) -> None:
@@ -656,11 +679,11 @@ def folder_with_a_long_card(folder: Path) -> Path:
 
 @case
 def folder_of_deep_folders(folder: Path) -> Path:
-    """A model below fifteen hundred folders."""
+    """A model below three hundred folders."""
     at = folder / "m"
     at.mkdir()
     os.chdir(at)
-    for _ in range(1_500):
+    for _ in range(300):
         Path("d").mkdir()
         os.chdir("d")
     _small(Path("x"))

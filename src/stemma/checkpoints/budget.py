@@ -94,8 +94,8 @@ class Budget:
         """Raise if so many tensors would be too many; nothing is charged."""
         if self._tensors + tensors > self.limits.tensors:
             self.refuse(
-                f"it lists {self._tensors + tensors:,} tensors, more than the {self.limits.tensors:,} that one checkpoint "
-                "may have",
+                f"it lists {self._tensors + tensors:,} tensors, more than the {self.limits.tensors:,} that one "
+                "checkpoint may have",
                 "Save fewer, larger tensors, or in several models",
             )  # fmt: skip
 
@@ -144,7 +144,9 @@ class Budget:
         """Charge a key of a pickled mapping that is a pair."""
         self._odd += 1
         if self._odd > self.limits.odd_keys:
-            self.refuse(f"its pickle has more than {self.limits.odd_keys:,} keys that are tuples", "Save its state_dict")
+            self.refuse(
+                f"its pickle has more than {self.limits.odd_keys:,} keys that are tuples", "Save its state_dict"
+            )
 
     def clock(self) -> None:
         """Raise if reading took more processor time than any file of this size needs."""
@@ -197,9 +199,7 @@ def reading(path: Path) -> Generator[Budget]:
         _CURRENT.reset(token)
 
 
-def parse(
-    raw: bytes, hook: Callable[[list[tuple[str, Any]]], Any] | None = None, most: int | None = None
-) -> Any:
+def parse(raw: bytes, hook: Callable[[list[tuple[str, Any]]], Any] | None = None, most: int | None = None) -> Any:
     """JSON that a file holds, unless it has too many parts; its bytes are charged before they are read (`text`).
 
     Args:

@@ -185,7 +185,9 @@ def lora(adapter: Adapter) -> Changes:
 def check_rank(adapter: Adapter, module: str, rank: int, inputs: int, outputs: int) -> None:
     """Refuse a rank that a layer cannot have: the factors would be larger than the layer, without bound."""
     if rank > max(SMALL_RANK, min(inputs, outputs)):
-        adapter.refuse(f"the adapter of '{module}' ({inputs} inputs, {outputs} outputs) has rank {rank}", "save it again")
+        adapter.refuse(
+            f"the adapter of '{module}' ({inputs} inputs, {outputs} outputs) has rank {rank}", "save it again"
+        )
 
 
 def vera(adapter: Adapter) -> Changes:

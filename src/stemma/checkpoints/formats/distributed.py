@@ -112,7 +112,11 @@ def _tensor(
 
 
 def _slice(
-    folder: Path, name: str, sizes: tuple[int, ...], place: tuple[str, int, int], known: dict[tuple[str, int, int], Tensor]
+    folder: Path,
+    name: str,
+    sizes: tuple[int, ...],
+    place: tuple[str, int, int],
+    known: dict[tuple[str, int, int], Tensor],
 ) -> Tensor:
     file, begin, length = place
     path = folder / file

@@ -51,7 +51,9 @@ def check_keys(keys: Iterable[Any]) -> None:
 def shown(value: Any) -> str:
     """A short description of what a pickle holds; printing the thing itself could take for ever."""
     if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(map(shown, _plain(value[:MOST_SHOWN]))) + (", …" if len(value) > MOST_SHOWN else "") + "]"
+        return (
+            "[" + ", ".join(map(shown, _plain(value[:MOST_SHOWN]))) + (", …" if len(value) > MOST_SHOWN else "") + "]"
+        )
     if isinstance(value, int):
         return str(value) if abs(value) < 2**64 else f"a number of {value.bit_length()} bits"
     if isinstance(value, str):

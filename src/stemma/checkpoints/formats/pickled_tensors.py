@@ -167,8 +167,7 @@ class TensorBuilder:
         numbers = (view.offset, *shape, *strides) if fits else (-1,)
         if any(type(n) is not int or not 0 <= n < 2**48 for n in numbers):
             raise UnreadableModelError(
-                f"{path}: the tensor '{name}' has an invalid shape {shown(shape)} or strides "
-                f"{shown(strides)}"
+                f"{path}: the tensor '{name}' has an invalid shape {shown(shape)} or strides {shown(strides)}"
             )
         if isinstance(view.flags, dict) and any(view.flags.get(k) for k in ("conj", "neg")):
             raise UnreadableModelError(f"{path}: the tensor '{name}' is a lazy conjugate. Resolve it before saving")
