@@ -1,12 +1,14 @@
 """Read and fingerprint checkpoints for the registry, optionally in several processes."""
 
+import contextlib
 import os
+import signal
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from threading import Thread
 
@@ -71,13 +73,18 @@ def ingest_all(
         try:
             while running or at < len(checkpoints):
                 while at < len(checkpoints) and len(running) < 2 * jobs:
-                    running.append((checkpoints[at], pool.submit(ingest, checkpoints[at], license)))
+                    with _interrupts_kept_from_workers():
+                        running.append((checkpoints[at], pool.submit(ingest, checkpoints[at], license)))
                     at += 1
                 yield running[0][1].result()
                 running.popleft()
             return
         except BrokenProcessPool:
             remaining = [c for c, _ in running] + list(checkpoints[at:])
+        except KeyboardInterrupt:  # what a worker reads may take minutes more
+            for worker in active_children():
+                worker.terminate()
+            raise
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
     yield from (_ingest_in_own_process(c, license) for c in remaining)
@@ -85,6 +92,19 @@ def ingest_all(
 
 def _pool(workers: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent)
+
+
+@contextlib.contextmanager
+def _interrupts_kept_from_workers() -> Generator[None]:
+    """Processes that start here do not see Ctrl-C, which would make each print a traceback: the parent ends them."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _end_with_parent() -> None:
