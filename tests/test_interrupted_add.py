@@ -1,4 +1,4 @@
-"""`stemma add` stopped by Ctrl-C or killed: one line, nothing half-enrolled, no file left, and a second run completes."""
+"""`stemma add` stopped by Ctrl-C or killed: one line, nothing half-enrolled, no file left; a second run completes."""
 
 import os
 import random

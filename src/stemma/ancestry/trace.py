@@ -11,6 +11,7 @@ from typing import Any
 from stemma.ancestry.roles import RelativeRole, RelativeRoles, Role
 from stemma.checkpoints import cards
 from stemma.checkpoints.model import Model
+from stemma.fingerprints.tensor_content import has_content
 from stemma.kinship.axes import NO_PROBES
 from stemma.types import Comparison, Digest, ModelRef, NotTested, RelationKind, Trace
 
@@ -140,7 +141,8 @@ def _is_copy(suspect: Model, c: Candidate) -> bool:
     """Whether both hold the same tensors; black boxes and modules without weights have none to tell them apart."""
     if not suspect.tensors:
         return False
-    return c.ref.digest == suspect.digest or c.names_free_digest == suspect.names_free_digest
+    same = c.ref.digest == suspect.digest or c.names_free_digest == suspect.names_free_digest
+    return same and has_content(suspect)
 
 
 def _copy_row(suspect: Model, c: Candidate) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import numpy as np
 
 from stemma.checkpoints.model import Model
 from stemma.checkpoints.tensor import Tensor
+from stemma.errors import StemmaError
 
 QUANTILES = 65
 EXACT_QUANTILES = 1 << 20
@@ -50,7 +51,24 @@ def entries_with_content(model: Model) -> int:
     return model.__dict__[key]
 
 
+def has_content(model: Model) -> bool:
+    """Whether any tensor holds something but zeros: equal zeros are no evidence of a common origin.
+
+    Args:
+        model: Any model; one whose weights are missing counts as having content.
+
+    Returns:
+        False only if its tensors could be read and hold nothing.
+    """
+    try:
+        return not model.tensors or any(t.size and not _looks_empty(t) for t in model.tensors.values())
+    except StemmaError:
+        return True
+
+
 def _looks_empty(tensor: Tensor) -> bool:
+    if not tensor.shape:
+        return not tensor.array().any()
     if tensor.rows(0, 1).any():
         return False
     n = tensor.shape[0]

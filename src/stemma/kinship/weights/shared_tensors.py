@@ -8,7 +8,7 @@ import numpy as np
 from stemma.architectures.unit_groups import has_known_symmetries, structure
 from stemma.checkpoints.model import Model
 from stemma.checkpoints.tensor import Tensor
-from stemma.fingerprints.tensor_content import matrices
+from stemma.fingerprints.tensor_content import has_content, matrices
 from stemma.kinship.weights.constants.tables import is_table
 from stemma.kinship.weights.contents.choices import has_arbitrary_basis
 from stemma.types import Axis, Evidence, Null, Spec, Verdict
@@ -125,9 +125,11 @@ def same_weights(a: Model, b: Model) -> Evidence:
     same, contents = a.digest == b.digest, a.names_free_digest == b.names_free_digest
     shared = set(a.tensor_digests.values()) & set(b.tensor_digests.values())
     size = sum(t.size for n, t in a.tensors.items() if a.tensor_digests[n] in shared) / max(1, a.parameters)
-    verdict = Verdict.SUPPORTED if (same or contents) and a.parameters else Verdict.INCONCLUSIVE
+    empty = (same or contents) and not has_content(a)
+    verdict = Verdict.SUPPORTED if (same or contents) and a.parameters and not empty else Verdict.INCONCLUSIVE
     noun = "tensor is" if len(shared) == 1 else "tensors are"
-    reason = ("all tensors are identical, with equal names" if same else
+    reason = ("all tensors hold nothing but zeros, which are no evidence of an origin" if empty else
+              "all tensors are identical, with equal names" if same else
               "all tensors are identical, with different names" if contents else
               f"{len(shared)} {noun} identical ({size:.0%} of the parameters)")  # fmt: skip
     return Evidence(
