@@ -3,13 +3,20 @@
 Each input is a small valid file with some bytes changed, cut, doubled or overwritten with extreme numbers, from a fixed
 seed. Where a reference library exists, what both accept must hold the same numbers. One worker process at a time, so
 that even a crash of a C library is counted and survived. Run: `python benchmarks/fuzz_formats.py [INPUTS]`.
+
+Then files that are small on disk and would cost minutes or gigabytes (`testbeds/expanding_files.py`), each read in a
+process of its own under a limit of memory: what became of it, processor seconds and peak memory. With `0` inputs only
+these are measured, about three minutes, and the rest of the result file is kept.
 """
 
 import collections
 import json
 import multiprocessing
+import os
 import random
+import resource
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -27,6 +34,8 @@ from stemma.errors import StemmaError
 LIMIT = 5.0
 """Seconds that one input may take."""
 INPUTS = 22_000
+MOST_SECONDS, MOST_MB = 5.0, 500.0
+"""Processor seconds and peak memory that a file which would expand may take."""
 RESULTS = Path(__file__).parent / "results" / "fuzz_formats.json"
 EXTREMES = [0, 1, 2**7, 2**8 - 1, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**62, 2**63 - 1, 2**63, 2**64 - 1]
 
@@ -314,6 +323,59 @@ def fuzz(name: str, count: int) -> dict[str, Any]:
     }
 
 
+READ = """
+import json, re, sys, time
+from pathlib import Path
+from stemma.checkpoints import load
+from stemma.errors import StemmaError
+begun = time.process_time()
+try:
+    for model in load.open_models(Path(sys.argv[1])):
+        model.digest, dict(model.weights)
+    said = "read"
+except StemmaError as e:
+    said = "refused" if len(str(e)) < 1000 else "a sentence without end"
+peak = re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())
+print(json.dumps([said, round(time.process_time() - begun, 2), int(peak[1]) // 1024]))
+"""
+
+
+def expanding() -> dict[str, Any]:
+    """Files that would expand, each read in a process of its own.
+
+    Returns:
+        What became of each, and the worst of them.
+    """
+    from testbeds.expanding_files import ALL
+
+    found, here = {}, Path.cwd()
+    for name, make in ALL.items():
+        with tempfile.TemporaryDirectory() as folder:
+            path = make(Path(folder))
+            os.chdir(here)
+            try:
+                done = subprocess.run([sys.executable, "-c", READ, str(path)], capture_output=True, text=True,
+                                      timeout=120, preexec_fn=_limited)  # fmt: skip
+                what, seconds, peak = json.loads(done.stdout) if done.stdout else ["crash", 0.0, 0]
+            except subprocess.TimeoutExpired:
+                what, seconds, peak = "hang", 120.0, 0
+            size = path.stat().st_size if path.is_file() else sum(p.stat().st_size for p in path.rglob("*.safetensors"))
+        found[name] = {"became": what, "cpu_s": seconds, "peak_mb": peak, "bytes": size}
+        sys.stderr.write(f"{name:32} {json.dumps(found[name])}\n")
+    bad = [n for n, f in found.items() if f["became"] not in ("read", "refused")
+           or f["cpu_s"] > MOST_SECONDS or f["peak_mb"] > MOST_MB]  # fmt: skip
+    return {
+        "files": len(found), "refused": sum(f["became"] == "refused" for f in found.values()),
+        "read": sum(f["became"] == "read" for f in found.values()), "bad": bad,
+        "slowest_cpu_s": max(f["cpu_s"] for f in found.values()),
+        "largest_mb": max(f["peak_mb"] for f in found.values()), "cases": found,
+    }  # fmt: skip
+
+
+def _limited() -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))
+
+
 def main(total: int) -> int:
     """Run everything and write the result.
 
@@ -323,6 +385,10 @@ def main(total: int) -> int:
     Returns:
         Exit code: 1 if anything happened that must not.
     """
+    if not total:
+        kept = json.loads(RESULTS.read_text()) | {"expanding": expanding()}
+        RESULTS.write_text(json.dumps(kept, indent=1) + "\n")
+        return 1 if kept["expanding"]["bad"] else 0
     with tempfile.TemporaryDirectory() as folder:
         names = list(seeds(Path(folder)))
     each = -(-total // len(names))
@@ -339,10 +405,11 @@ def main(total: int) -> int:
         "seconds": round(time.perf_counter() - begun, 1),
         "limit_s": LIMIT,
         "formats": results,
+        "expanding": expanding(),
     }
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(summary, indent=1) + "\n")
-    return 1 if bad else 0
+    return 1 if bad or summary["expanding"]["bad"] else 0
 
 
 if __name__ == "__main__":

@@ -56,8 +56,14 @@ def llama(c: dict[str, int]) -> Shapes:
     out: Shapes = {"model.embed_tokens.weight": (v, d)}
     for i in range(c["num_hidden_layers"]):
         p = f"model.layers.{i}."
-        out |= {f"{p}self_attn.{n}_proj.weight": s for n, s in (("q", (d, d)), ("k", (k, d)), ("v", (k, d)), ("o", (d, d)))}
-        out |= {f"{p}mlp.gate_proj.weight": (f, d), f"{p}mlp.up_proj.weight": (f, d), f"{p}mlp.down_proj.weight": (d, f)}
+        out |= {
+            f"{p}self_attn.{n}_proj.weight": s for n, s in (("q", (d, d)), ("k", (k, d)), ("v", (k, d)), ("o", (d, d)))
+        }
+        out |= {
+            f"{p}mlp.gate_proj.weight": (f, d),
+            f"{p}mlp.up_proj.weight": (f, d),
+            f"{p}mlp.down_proj.weight": (d, f),
+        }
         out |= {f"{p}input_layernorm.weight": (d,), f"{p}post_attention_layernorm.weight": (d,)}
     return out | {"model.norm.weight": (d,), "lm_head.weight": (v, d)}
 
@@ -79,7 +85,9 @@ def many(count: int) -> Shapes:
     return {f"blocks.{i}.fc.weight": (24, 32) for i in range(count)}
 
 
-def generate(folder: Path, shapes: Shapes, seed: int, config: dict[str, Any], parent: str = "", filled: str = "") -> None:
+def generate(
+    folder: Path, shapes: Shapes, seed: int, config: dict[str, Any], parent: str = "", filled: str = ""
+) -> None:
     """Write a folder in shards; a child links the shards in which nothing changes.
 
     Args:
@@ -196,10 +204,8 @@ def stemma(*arguments: str | Path) -> dict[str, Any]:
     except ValueError:
         return {**done, "said": f"{printed[-200:]}{done['said']}"}
     done.pop("said")
-    relation = told.get("relation")
-    found = {"verdict": told.get("verdict"), "relation": relation.get("kind") if isinstance(relation, dict) else relation,
-             "parent": (told.get("parent") or {}).get("name") if isinstance(told.get("parent"), dict) else told.get("parent"),
-             "not_tested": told.get("not_tested")}  # fmt: skip
+    found = {"verdict": told.get("verdict"), "relation": told.get("relation"), "not_tested": told.get("not_tested"),
+             "named": [m["name"] for k in ("copies", "parents", "relatives") for m in told.get(k) or ()]}  # fmt: skip
     return {**done, **{k: v for k, v in found.items() if v}}
 
 

@@ -5,8 +5,12 @@ import json
 import os
 import pickle
 import struct
+import subprocess
+import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -14,9 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from processor_time import times_as_long
-from stemma.checkpoints import load
+from stemma.checkpoints import budget, load
 from stemma.checkpoints.formats import archives, safetensors
-from stemma.errors import NotAModelError, StemmaError, UnreadableModelError, UnsafeFileError
+from stemma.errors import NotAModelError, OverBudgetError, StemmaError, UnreadableModelError, UnsafeFileError
 from test_formats import WRITERS, arrays, build_tflite, write_npz, write_safetensors
 
 
@@ -492,3 +496,142 @@ def test_random_headers_agree_with_the_reference_reader(tmp_path: Path) -> None:
             assert expected is not None
             assert ours == {k: v.shape for k, v in expected.items()}
     assert accepted > 30
+
+
+# what is small on disk and large in memory or time
+
+LIMIT_MB = 500
+READ = """
+import json, re, resource, sys
+from pathlib import Path
+from stemma.checkpoints import load
+from stemma.errors import StemmaError
+begun = resource.getrusage(resource.RUSAGE_SELF).ru_utime
+found = {}
+for path in sys.argv[1:]:
+    try:
+        for model in load.open_models(Path(path)):
+            model.digest, dict(model.weights)
+        found[path] = "read"
+    except StemmaError as e:
+        found[path] = str(e)
+used = resource.getrusage(resource.RUSAGE_SELF)
+status = Path("/proc/self/status")
+peak = int(re.search(r"VmHWM:\\s+(\\d+)", status.read_text())[1]) / 1024 if status.exists() else 0
+print(json.dumps({"found": found, "seconds": used.ru_utime - begun, "peak_mb": peak}))
+"""
+READ_WELL = frozenset(
+    {"folder_of_huge_texts", "folder_with_a_long_card", "distributed_one_slice", "onnx_numbers_of_one_byte"}
+)
+"""Cases that are read, at the cost of any file of their size."""
+QUICK = (
+    "torch_repeating_views", "torch_legacy_repeating_views", "torch_colliding_set",
+    "torch_colliding_memo", "torch_large_number_in_a_shape", "exported_repeating_views", "h5_unwritten",
+    "h5_tiny_chunks", "onnx_long_prefixes",
+    "tflite_long_tables", "packed_codes_that_repeat",
+    "folder_of_huge_texts", "folder_of_deep_folders", "adapter_of_huge_rank",
+)  # fmt: skip
+"""Cases that are made and refused in a moment: the others are in the slow test, and in benchmarks/fuzz_formats.py."""
+
+
+@pytest.fixture(scope="module")
+def expanding() -> Iterator[ModuleType]:
+    pytest.importorskip("torch")
+    pytest.importorskip("h5py")
+    folder = str(Path(__file__).parents[1] / "benchmarks")
+    sys.path.insert(0, folder)
+    from testbeds import expanding_files
+
+    yield expanding_files
+    sys.path.remove(folder)
+
+
+def read_apart(paths: list[Path]) -> dict:
+    """What became of checkpoints in a process of their own, with what they cost."""
+    done = subprocess.run([sys.executable, "-c", READ, *map(str, paths)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def made(expanding: ModuleType, folder: Path, names: tuple[str, ...]) -> dict[str, Path]:
+    found = {}
+    for name in names:
+        (folder / name).mkdir()
+        found[name] = expanding.ALL[name](folder / name)
+    return found
+
+
+def test_what_would_expand_is_refused_for_all_files_together(tmp_path: Path, expanding: ModuleType) -> None:
+    paths = made(expanding, tmp_path, QUICK)
+    apart = read_apart(list(paths.values()))
+    for name, path in paths.items():
+        said = apart["found"][str(path)]
+        assert (said == "read") == (name in READ_WELL), f"{name}: {said}"
+        assert said == "read" or (str(path)[:40] in said and len(said) < 1000), f"{name}: {said}"
+    assert apart["peak_mb"] < LIMIT_MB
+    assert apart["seconds"] < 5 * len(QUICK) / 4  # measured: 3 for all of them
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("half", [0, 1])
+def test_larger_files_that_would_expand(tmp_path: Path, expanding: ModuleType, half: int) -> None:
+    skipped = {*QUICK, "torch_many_lists", "h5_large_chunk", "safetensors_lists", "index_of_many_shards",
+               "npz_million_records", "tensorflow_long_keys"}  # fmt: skip
+    for name in [n for n in expanding.ALL if n not in skipped][half::2]:
+        (path,) = made(expanding, tmp_path, (name,)).values()
+        apart = read_apart([path])
+        assert (apart["found"][str(path)] == "read") == (name in READ_WELL), f"{name}: {apart}"
+        assert apart["peak_mb"] < LIMIT_MB, f"{name}: {apart}"
+        assert apart["seconds"] < 10, f"{name}: {apart}"  # measured: at most 4
+
+
+def test_honest_files_stay_inside_the_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    shared = torch.arange(6000, dtype=torch.float32).reshape(60, 100)
+    torch.save({f"layers.{i}.{w}.weight": shared for i in range(24) for w in "ab"}, tmp_path / "tied.pt")
+    torch.save({"w": shared.expand(40, 60, 100), "t": shared.T}, tmp_path / "views.pt")
+    zeros = np.zeros((4000, 400), "f4")
+    rng = np.random.default_rng(0)
+    zeros[rng.random(zeros.shape) < 0.02] = 1
+    zeros *= rng.standard_normal(zeros.shape, dtype="f4")
+    write_npz(tmp_path / "pruned.npz", {"w": zeros}, compressed=True)
+    header = {f"l{i}": entry([8192, 8192], i << 28, (i + 1) << 28) for i in range(300)}
+    with raw_safetensors(tmp_path / "sparse.safetensors", header).open("r+b") as f:
+        f.truncate(f.seek(0, 2) + (300 << 28))  # 80 GB of which nothing is on the disk
+    monkeypatch.setattr(budget.Budget.__init__, "__defaults__", (budget.Limits(free_bytes=0),))
+    for file in ("tied.pt", "pruned.npz", "sparse.safetensors"):
+        assert load.load(tmp_path / file).parameters > 0
+    assert load.load(tmp_path / "views.pt").tensors["w"].array()[39, 59, 99] == 5999
+
+
+def test_many_small_experts_are_read(tmp_path: Path) -> None:
+    one = '{"dtype":"U8","shape":[1],"data_offsets":[%d,%d]}'
+    names = [f"model.layers.{i}.mlp.experts.{e}.{w}_proj.weight" for i in range(100) for e in range(256) for w in "gud"]
+    header = "{" + ",".join(f'"{n}":{one % (k, k + 1)}' for k, n in enumerate(names)) + "}"
+    path = raw_safetensors(tmp_path / "x.safetensors", header.encode(), bytes(len(names)))
+    assert len(load.load(path).tensors) == 76_800
+
+
+def test_a_budget_counts_what_is_opened_in_one_folder_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for i in (1, 2):
+        write_safetensors(tmp_path / f"{i}.safetensors", {f"w{i}": np.ones(2, "f4")})
+    listed = {"weight_map": {"w1": "1.safetensors", "w2": "2.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(listed))
+    assert len(load.load(tmp_path).tensors) == 2
+    for name, limits in (
+        ("tensors", budget.Limits(tensors=1)),
+        ("files", budget.Limits(files=1)),
+        ("names, headers and lists", budget.Limits(text=150)),
+    ):
+        monkeypatch.setattr(budget.Budget.__init__, "__defaults__", (limits,))
+        with pytest.raises(OverBudgetError, match=name):
+            load.load(tmp_path)
+
+
+def test_long_metadata_are_cut_and_few_claims_are_kept(tmp_path: Path) -> None:
+    more = {f"k{i}": "x" for i in range(5000)}
+    header = {"__metadata__": {"license": "mit " * 1_000_000, "a" * 3000: "b", **more}, "w": entry([64], 0, 256)}
+    model = load.load(raw_safetensors(tmp_path / "x.safetensors", header, bytes(range(256))))
+    assert len(model.claims) <= 256
+    assert model.claims["license"].startswith("mit mit")
+    assert max(map(len, [*model.claims, *model.claims.values()])) <= 1000

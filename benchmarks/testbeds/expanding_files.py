@@ -15,16 +15,9 @@ from pathlib import Path
 import numpy as np
 
 Maker = Callable[[Path], Path]
-ALL: dict[str, Maker] = {}
 MILLION = 1_000_000
 PRIME = 2**61 - 1
 """Whole numbers that differ by this have one hash in CPython."""
-
-
-def case(make: Maker) -> Maker:
-    """Register a maker under its name."""
-    ALL[make.__name__] = make
-    return make
 
 
 # pickles
@@ -64,23 +57,22 @@ def repeated(count: int, shape: int, stride: int = 0) -> bytes:
     return b"\x80\x02}(" + names + b"u."
 
 
-@case
 def torch_repeating_views(folder: Path) -> Path:
     """Three hundred views of 64 MB over four bytes."""
     return torch_zip(folder / "x.pt", repeated(300, 16 << 20))
 
 
-@case
 def torch_legacy_repeating_views(folder: Path) -> Path:
     """The same in the older format."""
     import torch
 
     one = torch.zeros(1)
-    torch.save({f"l{i}": one.expand(15 << 20) for i in range(300)}, folder / "x.pt", _use_new_zipfile_serialization=False)
+    torch.save(
+        {f"l{i}": one.expand(15 << 20) for i in range(300)}, folder / "x.pt", _use_new_zipfile_serialization=False
+    )
     return folder / "x.pt"
 
 
-@case
 def torch_million_empty(folder: Path) -> Path:
     """A million names of one empty tensor."""
     one = view(number(0) + b"\x85", number(1) + b"\x85") + b"q\x01"
@@ -88,19 +80,16 @@ def torch_million_empty(folder: Path) -> Path:
     return torch_zip(folder / "x.pt", b"\x80\x02}(" + names + b"u.")
 
 
-@case
 def torch_colliding_numbers(folder: Path) -> Path:
     """A mapping of whole numbers with one hash."""
     return torch_zip(folder / "x.pt", b"\x80\x02}(" + b"".join(number(i * PRIME) + b"N" for i in range(60_000)) + b"u.")
 
 
-@case
 def torch_colliding_set(folder: Path) -> Path:
     """A set of such numbers."""
     return torch_zip(folder / "x.pt", b"\x80\x04\x8f(" + b"".join(number(i * PRIME) for i in range(60_000)) + b"\x90.")
 
 
-@case
 def torch_colliding_pairs(folder: Path) -> Path:
     """A mapping of pairs with one hash: the second number undoes the first in CPython's hash of tuples."""
     return torch_zip(folder / "x.pt", b"\x80\x02}(" + b"".join(_colliding_pairs(40_000)) + b"u.")
@@ -121,27 +110,23 @@ def _colliding_pairs(count: int) -> list[bytes]:
     return out
 
 
-@case
 def torch_colliding_memo(folder: Path) -> Path:
     """Numbers with one hash as places of the memo, in the text form of the instruction."""
     code = b"\x80\x02N" + b"".join(b"p%d\n" % (i * PRIME) for i in range(60_000)) + b"."
     return torch_zip(folder / "x.pt", code)
 
 
-@case
 def torch_many_lists(folder: Path) -> Path:
     """Two hundred million empty lists, which deflate takes for nothing."""
     return torch_zip(folder / "x.pt", b"\x80\x02](" + b"]" * 200_000_000 + b"e.", packed=True)
 
 
-@case
 def torch_many_objects(folder: Path) -> Path:
     """Ten million objects of a class that is not known."""
     code = b"\x80\x02cmine\nThing\nq\x01](" + b"h\x01)\x81" * 10_000_000 + b"e."
     return torch_zip(folder / "x.pt", code, packed=True)
 
 
-@case
 def torch_large_number_in_a_shape(folder: Path) -> Path:
     """A number of two million digits where an axis should be: it must not be printed."""
     raw = b"\xff" * 1_000_000 + b"\x00"
@@ -149,11 +134,16 @@ def torch_large_number_in_a_shape(folder: Path) -> Path:
     return torch_zip(folder / "x.pt", b"\x80\x02}" + text("w") + view(big + b"\x85", b"K\x01\x85") + b"s.")
 
 
-@case
 def paddle_repeated_array(folder: Path) -> Path:
     """Twenty thousand arrays that share four megabytes of their pickle."""
     raw = bytes(4 << 20)
-    kind = b"cnumpy\ndtype\n" + text("f4") + b"\x85R(K\x03" + text("<") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tbq\x02"
+    kind = (
+        b"cnumpy\ndtype\n"
+        + text("f4")
+        + b"\x85R(K\x03"
+        + text("<")
+        + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tbq\x02"
+    )
     blob = b"B" + struct.pack("<I", len(raw)) + raw + b"q\x03"
     make = b"cnumpy.core.multiarray\n_reconstruct\n)R"
     first = kind + b"0" + blob + b"0"
@@ -163,7 +153,6 @@ def paddle_repeated_array(folder: Path) -> Path:
     return folder / "x.pdparams"
 
 
-@case
 def distributed_one_slice(folder: Path) -> Path:
     """A hundred thousand names of one slice of a distributed checkpoint."""
     inner = io.BytesIO()
@@ -199,32 +188,32 @@ def raw_safetensors(path: Path, header: bytes, payload: bytes = b"") -> Path:
     return path
 
 
-@case
 def safetensors_million_empty(folder: Path) -> Path:
     """A million empty tensors."""
     one = '{"dtype":"U8","shape":[0],"data_offsets":[0,0]}'
-    return raw_safetensors(folder / "x.safetensors", ("{" + ",".join(f'"{i}":{one}' for i in range(MILLION)) + "}").encode())
+    return raw_safetensors(
+        folder / "x.safetensors", ("{" + ",".join(f'"{i}":{one}' for i in range(MILLION)) + "}").encode()
+    )
 
 
-@case
 def safetensors_lists(folder: Path) -> Path:
     """A header of thirty million empty lists."""
     return raw_safetensors(folder / "x.safetensors", b'{"a":[' + b"[]," * 30_000_000 + b"0]}")
 
 
-@case
 def safetensors_long_metadata(folder: Path) -> Path:
     """Ninety megabytes of metadata beside one tensor: read, and neither kept nor shown whole."""
     entry = '"w":{"dtype":"F32","shape":[64,64],"data_offsets":[0,16384]}'
     header = f'{{"__metadata__":{{"license":"{"mit " * 22_500_000}"}},{entry}}}'.encode()
-    return raw_safetensors(folder / "x.safetensors", header, np.random.default_rng(0).standard_normal(4096).astype("f4").tobytes())
+    return raw_safetensors(
+        folder / "x.safetensors", header, np.random.default_rng(0).standard_normal(4096).astype("f4").tobytes()
+    )
 
 
-@case
 def exported_repeating_views(folder: Path) -> Path:
     """A torch.export program whose weights are views of four bytes."""
-    entry = {"path_name": "weight_0", "use_pickle": False, "tensor_meta": {
-        "dtype": 7, "sizes": [{"as_int": 1 << 28}], "strides": [{"as_int": 0}], "storage_offset": {"as_int": 0}}}  # fmt: skip
+    meta = {"dtype": 7, "sizes": [{"as_int": 1 << 28}], "strides": [{"as_int": 0}], "storage_offset": {"as_int": 0}}
+    entry = {"path_name": "weight_0", "use_pickle": False, "tensor_meta": meta}
     config = {"config": {f"l{i}": entry for i in range(300)}}
     with zipfile.ZipFile(folder / "x.pt2", "w") as z:
         z.writestr("x/data/weights/model_weights_config.json", json.dumps(config))
@@ -232,7 +221,6 @@ def exported_repeating_views(folder: Path) -> Path:
     return folder / "x.pt2"
 
 
-@case
 def exported_lists(folder: Path) -> Path:
     """A list of weights of fifty million empty lists, which deflate takes for nothing."""
     with zipfile.ZipFile(folder / "x.pt2", "w", zipfile.ZIP_DEFLATED) as z:
@@ -240,7 +228,6 @@ def exported_lists(folder: Path) -> Path:
     return folder / "x.pt2"
 
 
-@case
 def tfjs_one_shard_often(folder: Path) -> Path:
     """A manifest that names one shard half a million times."""
     (folder / "group1-shard1of1.bin").write_bytes(bytes(1 << 16))
@@ -250,7 +237,6 @@ def tfjs_one_shard_often(folder: Path) -> Path:
     return folder / "model.json"
 
 
-@case
 def index_of_many_shards(folder: Path) -> Path:
     """An index of a hundred thousand shards, which are all there."""
     (folder / "m").mkdir()
@@ -274,7 +260,6 @@ def npy(shape: tuple[int, ...], more: bytes = b"") -> bytes:
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header
 
 
-@case
 def npz_many_records_of_zeros(folder: Path) -> Path:
     """Forty arrays of 250 MB that deflate takes for nothing, each below the size of a bomb."""
     import zlib
@@ -302,10 +287,13 @@ def _raw_zip(path: Path, records: list[tuple[str, bytes, int]], crc: int) -> Non
             listing.write(b"PK\x01\x02\x14\x00" + fields + more + name.encode())
             f.write(b"PK\x03\x04" + fields + name.encode() + raw)
         at, whole = f.tell(), listing.getvalue()
-        f.write(whole + b"PK\x05\x06" + struct.pack("<HHHHIIH", 0, 0, min(65535, len(records)), min(65535, len(records)), len(whole), at, 0))
+        f.write(
+            whole
+            + b"PK\x05\x06"
+            + struct.pack("<HHHHIIH", 0, 0, min(65535, len(records)), min(65535, len(records)), len(whole), at, 0)
+        )
 
 
-@case
 def npz_million_records(folder: Path) -> Path:
     """A million empty arrays in an archive."""
     from zlib import compressobj, crc32
@@ -316,7 +304,6 @@ def npz_million_records(folder: Path) -> Path:
     return folder / "x.npz"
 
 
-@case
 def npz_long_headers(folder: Path) -> Path:
     """Thirty thousand empty arrays with headers of 60 kB that say nothing."""
     from zlib import compressobj, crc32
@@ -328,7 +315,6 @@ def npz_long_headers(folder: Path) -> Path:
     return folder / "x.npz"
 
 
-@case
 def h5_unwritten(folder: Path) -> Path:
     """Fifty data sets of 200 MB that were never written."""
     import h5py
@@ -339,7 +325,6 @@ def h5_unwritten(folder: Path) -> Path:
     return folder / "x.h5"
 
 
-@case
 def h5_unwritten_in_place(folder: Path) -> Path:
     """The same without chunks."""
     import h5py
@@ -350,7 +335,6 @@ def h5_unwritten_in_place(folder: Path) -> Path:
     return folder / "x.h5"
 
 
-@case
 def h5_tiny_chunks(folder: Path) -> Path:
     """Fifty million chunks of one number, never written."""
     import h5py
@@ -360,7 +344,6 @@ def h5_tiny_chunks(folder: Path) -> Path:
     return folder / "x.h5"
 
 
-@case
 def h5_large_chunk(folder: Path) -> Path:
     """One number in a compressed chunk of three gigabytes."""
     import h5py
@@ -376,7 +359,6 @@ def h5_large_chunk(folder: Path) -> Path:
     return folder / "x.h5"
 
 
-@case
 def h5_one_data_set_often(folder: Path) -> Path:
     """Twenty thousand names of one data set of a megabyte."""
     import h5py
@@ -388,7 +370,6 @@ def h5_one_data_set_often(folder: Path) -> Path:
     return folder / "x.h5"
 
 
-@case
 def h5_nested_groups(folder: Path) -> Path:
     """Eight thousand groups, each in the other, with a data set in each: names of sixty million letters together."""
     import h5py
@@ -401,7 +382,6 @@ def h5_nested_groups(folder: Path) -> Path:
     return folder / "x.h5"
 
 
-@case
 def keras_unwritten(folder: Path) -> Path:
     """A Keras archive around data sets that were never written."""
     h5_unwritten(folder)
@@ -414,7 +394,6 @@ def keras_unwritten(folder: Path) -> Path:
 # binary tables
 
 
-@case
 def msgpack_million_empty(folder: Path) -> Path:
     """A million empty arrays."""
     inner = b"\x93\x91\x00\xa7float32\xc4\x00"
@@ -424,7 +403,6 @@ def msgpack_million_empty(folder: Path) -> Path:
     return folder / "x.msgpack"
 
 
-@case
 def msgpack_many_maps(folder: Path) -> Path:
     """Thirty million maps of nothing."""
     count = 30_000_000
@@ -436,7 +414,6 @@ def _gguf_text(value: bytes) -> bytes:
     return struct.pack("<Q", len(value)) + value
 
 
-@case
 def gguf_million_empty(folder: Path) -> Path:
     """A million empty tensors."""
     rows = b"".join(_gguf_text(b"%d" % i) + struct.pack("<IQIQ", 1, 0, 0, 0) for i in range(MILLION))
@@ -445,7 +422,6 @@ def gguf_million_empty(folder: Path) -> Path:
     return folder / "x.gguf"
 
 
-@case
 def gguf_many_lists(folder: Path) -> Path:
     """A field of eight million lists of nothing."""
     count = 8_000_000
@@ -454,11 +430,11 @@ def gguf_many_lists(folder: Path) -> Path:
     return folder / "x.gguf"
 
 
-@case
 def gguf_long_fields(folder: Path) -> Path:
     """Twenty texts of fifteen megabytes each in the header."""
     fields = b"".join(
-        _gguf_text(b"general.base_model.%d.name" % i) + struct.pack("<I", 8) + _gguf_text(b"x" * 15_000_000) for i in range(20)
+        _gguf_text(b"general.base_model.%d.name" % i) + struct.pack("<I", 8) + _gguf_text(b"x" * 15_000_000)
+        for i in range(20)
     )
     rows = _gguf_text(b"w") + struct.pack("<IQIQ", 1, 8, 0, 0)
     head = b"GGUF" + struct.pack("<IQQ", 3, 1, 20) + fields + rows
@@ -477,7 +453,6 @@ def _field(key: int, content: bytes) -> bytes:
     return _varint(key << 3 | 2) + _varint(len(content)) + content
 
 
-@case
 def onnx_million_empty(folder: Path) -> Path:
     """A million empty tensors."""
     graph = b"".join(_field(5, b"\x08\x00\x10\x01" + _field(8, b"%d" % i) + _field(9, b"")) for i in range(MILLION))
@@ -485,14 +460,12 @@ def onnx_million_empty(folder: Path) -> Path:
     return folder / "x.onnx"
 
 
-@case
 def onnx_many_nodes(folder: Path) -> Path:
     """Twenty million nodes of two bytes."""
     (folder / "x.onnx").write_bytes(_field(7, _field(1, b"") * 20_000_000))
     return folder / "x.onnx"
 
 
-@case
 def onnx_long_prefixes(folder: Path) -> Path:
     """A graph below a name of 60 kB, whose nodes have a million unnamed inputs."""
     inner = _field(1, _field(1, b"") * MILLION)
@@ -501,7 +474,6 @@ def onnx_long_prefixes(folder: Path) -> Path:
     return folder / "x.onnx"
 
 
-@case
 def onnx_shared_external_data(folder: Path) -> Path:
     """Ten thousand tensors in the same sixteen megabytes of another file."""
     (folder / "data.bin").write_bytes(bytes(16 << 20))
@@ -512,7 +484,6 @@ def onnx_shared_external_data(folder: Path) -> Path:
     return folder / "x.onnx"
 
 
-@case
 def onnx_numbers_of_one_byte(folder: Path) -> Path:
     """Sixty million small numbers written one by one, which take a byte each in the tensor."""
     count = 60_000_000
@@ -521,13 +492,11 @@ def onnx_numbers_of_one_byte(folder: Path) -> Path:
     return folder / "x.onnx"
 
 
-@case
 def tflite_one_table_often(folder: Path) -> Path:
     """A thousand subgraphs that are one, of a million tensors that are one."""
     return _tflite(folder / "x.tflite", 1000, MILLION, 16)
 
 
-@case
 def tflite_long_tables(folder: Path) -> Path:
     """Three hundred thousand tensors that are one, whose table has thirty thousand fields."""
     return _tflite(folder / "x.tflite", 1, 300_000, 60_000)
@@ -578,7 +547,11 @@ def _tflite(path: Path, graphs: int, tensors: int, slots: int) -> Path:
     out.extend(struct.pack("<I", 60_000) + b"n" * 60_000)
     point(tensor, 3, name)
     # correct the offsets: from the start of the vtable to the table
-    for first, count, target in ((model + 4 + 4 * 4, 1, buffer), (model + 4 + 4 * 2, graphs, graph), (graph + 4, tensors, tensor)):
+    for first, count, target in (
+        (model + 4 + 4 * 4, 1, buffer),
+        (model + 4 + 4 * 2, graphs, graph),
+        (graph + 4, tensors, tensor),
+    ):
         at = first + struct.unpack_from("<I", out, first)[0] + 4
         places = np.arange(count, dtype=np.int64) * 4 + at
         out[at : at + 4 * count] = (target - places).astype("<u4").tobytes()
@@ -586,7 +559,6 @@ def _tflite(path: Path, graphs: int, tensors: int, slots: int) -> Path:
     return path
 
 
-@case
 def tensorflow_long_keys(folder: Path) -> Path:
     """A table whose keys repeat the megabyte before them at the cost of a few bytes."""
     rows = [_row(0, b"", _header_of_bundle()), _row(0, b"k" * MILLION, b"\x08\x01")]
@@ -594,7 +566,6 @@ def tensorflow_long_keys(folder: Path) -> Path:
     return _bundle(folder, b"".join(rows), 1)
 
 
-@case
 def tensorflow_one_block_often(folder: Path) -> Path:
     """An index that leads a hundred thousand times to one block of ten thousand entries."""
     rows = [_row(0, b"", _header_of_bundle())] + [_row(0, b"w%06d" % i, b"\x08\x01\x12\x00") for i in range(10_000)]
@@ -627,7 +598,9 @@ def _bundle(folder: Path, block: bytes, often: int) -> Path:
 def _small(folder: Path) -> Path:
     folder.mkdir(exist_ok=True)
     entry = b'{"w":{"dtype":"F32","shape":[64,64],"data_offsets":[0,16384]}}'
-    return raw_safetensors(folder / "model.safetensors", entry, np.random.default_rng(0).standard_normal(4096).astype("f4").tobytes())
+    return raw_safetensors(
+        folder / "model.safetensors", entry, np.random.default_rng(0).standard_normal(4096).astype("f4").tobytes()
+    )
 
 
 def _sparse(path: Path, head: bytes, size: int = 1 << 30) -> None:
@@ -636,7 +609,6 @@ def _sparse(path: Path, head: bytes, size: int = 1 << 30) -> None:
         f.truncate(size)
 
 
-@case
 def folder_of_huge_texts(folder: Path) -> Path:
     """A model beside a config, a card, tokenizers and adapters' configs of a gigabyte each: its weights are read."""
     _small(folder / "m")
@@ -646,7 +618,6 @@ def folder_of_huge_texts(folder: Path) -> Path:
     return folder / "m"
 
 
-@case
 def folder_with_a_long_card(folder: Path) -> Path:
     """A model beside a card of four megabytes of what its patterns might try again and again."""
     _small(folder / "m")
@@ -654,13 +625,12 @@ def folder_with_a_long_card(folder: Path) -> Path:
     return folder / "m"
 
 
-@case
 def folder_of_deep_folders(folder: Path) -> Path:
-    """A model below fifteen hundred folders."""
+    """A model below three hundred folders."""
     at = folder / "m"
     at.mkdir()
     os.chdir(at)
-    for _ in range(1_500):
+    for _ in range(300):
         Path("d").mkdir()
         os.chdir("d")
     _small(Path("x"))
@@ -668,7 +638,6 @@ def folder_of_deep_folders(folder: Path) -> Path:
     return folder / "m"
 
 
-@case
 def adapter_of_huge_rank(folder: Path) -> Path:
     """A low-rank adapter of rank 60,000 for a layer of 4096 by 4096, in views that repeat."""
     (folder / "base").mkdir()
@@ -686,7 +655,6 @@ def adapter_of_huge_rank(folder: Path) -> Path:
     return folder / "a"
 
 
-@case
 def packed_codes_that_repeat(folder: Path) -> Path:
     """Two hundred layers of 4-bit codes that are views of four bytes."""
     import torch
@@ -699,3 +667,59 @@ def packed_codes_that_repeat(folder: Path) -> Path:
         tensors[f"l{i}.scales"] = torch.zeros(1, dtype=torch.float16).expand(32, 8192)
     torch.save(tensors, folder / "x.pt")
     return folder / "x.pt"
+
+
+ALL: dict[str, Maker] = {
+    make.__name__: make
+    for make in (
+        torch_repeating_views,
+        torch_legacy_repeating_views,
+        torch_million_empty,
+        torch_colliding_numbers,
+        torch_colliding_set,
+        torch_colliding_pairs,
+        torch_colliding_memo,
+        torch_many_lists,
+        torch_many_objects,
+        torch_large_number_in_a_shape,
+        paddle_repeated_array,
+        distributed_one_slice,
+        safetensors_million_empty,
+        safetensors_lists,
+        safetensors_long_metadata,
+        exported_repeating_views,
+        exported_lists,
+        tfjs_one_shard_often,
+        index_of_many_shards,
+        npz_many_records_of_zeros,
+        npz_million_records,
+        npz_long_headers,
+        h5_unwritten,
+        h5_unwritten_in_place,
+        h5_tiny_chunks,
+        h5_large_chunk,
+        h5_one_data_set_often,
+        h5_nested_groups,
+        keras_unwritten,
+        msgpack_million_empty,
+        msgpack_many_maps,
+        gguf_million_empty,
+        gguf_many_lists,
+        gguf_long_fields,
+        onnx_million_empty,
+        onnx_many_nodes,
+        onnx_long_prefixes,
+        onnx_shared_external_data,
+        onnx_numbers_of_one_byte,
+        tflite_one_table_often,
+        tflite_long_tables,
+        tensorflow_long_keys,
+        tensorflow_one_block_often,
+        folder_of_huge_texts,
+        folder_with_a_long_card,
+        folder_of_deep_folders,
+        adapter_of_huge_rank,
+        packed_codes_that_repeat,
+    )
+}
+"""Makers by name."""

@@ -12,6 +12,7 @@ from stemma.ancestry.roles import RelativeRole, RelativeRoles, Role
 from stemma.checkpoints import cards
 from stemma.checkpoints.model import Model
 from stemma.checkpoints.sample import bytes_read
+from stemma.fingerprints.tensor_content import has_content
 from stemma.kinship.axes import NO_PROBES
 from stemma.types import Comparison, Digest, ModelRef, NotTested, RelationKind, Trace
 
@@ -144,7 +145,8 @@ def _is_copy(suspect: Model, c: Candidate) -> bool:
     """Whether both hold the same tensors; black boxes and modules without weights have none to tell them apart."""
     if not suspect.tensors or suspect.is_partial:  # equal samples are no equal models
         return False
-    return c.ref.digest == suspect.digest or c.names_free_digest == suspect.names_free_digest
+    same = c.ref.digest == suspect.digest or c.names_free_digest == suspect.names_free_digest
+    return same and has_content(suspect)
 
 
 def _copy_row(suspect: Model, c: Candidate) -> dict[str, Any]:

@@ -94,8 +94,8 @@ class Budget:
         """Raise if so many tensors would be too many; nothing is charged."""
         if self._tensors + tensors > self.limits.tensors:
             self.refuse(
-                f"it lists {self._tensors + tensors:,} tensors, more than the {self.limits.tensors:,} that one checkpoint "
-                "may have",
+                f"it lists {self._tensors + tensors:,} tensors, more than the {self.limits.tensors:,} that one "
+                "checkpoint may have",
                 "Save fewer, larger tensors, or in several models",
             )  # fmt: skip
 

@@ -7,10 +7,14 @@ import numpy as np
 
 from stemma.checkpoints.model import Model
 from stemma.checkpoints.tensor import ArrayStorage, Tensor
+from stemma.errors import StemmaError
 
 QUANTILES = 65
 EXACT_QUANTILES = 1 << 20
 """Largest tensor whose quantiles are computed."""
+
+SAMPLED_ROWS = 64
+"""Rows that must be zero for a matrix to count as empty."""
 
 TINY = 1e-30
 """Mean square below which float32 may have lost small squares."""
@@ -37,6 +41,38 @@ class Features:
 def matrices(model: Model) -> dict[str, Tensor]:
     """Tensors that weight tests use, by name: real numbers with at least two axes longer than one."""
     return {n: t for n, t in model.weights.items() if t.is_float and sum(s > 1 for s in t.shape) >= 2 and t.size > 0}
+
+
+def entries_with_content(model: Model) -> int:
+    """Entries of the matrices that are not all zeros, judged by some of their rows: zeros tell of no origin."""
+    key = "entries_with_content"
+    if key not in model.__dict__:
+        model.__dict__[key] = sum(t.size for t in matrices(model).values() if not _looks_empty(t))
+    return model.__dict__[key]
+
+
+def has_content(model: Model) -> bool:
+    """Whether any tensor holds something but zeros: equal zeros are no evidence of a common origin.
+
+    Args:
+        model: Any model; one whose weights are missing counts as having content.
+
+    Returns:
+        False only if its tensors could be read and hold nothing.
+    """
+    try:
+        return not model.tensors or any(t.size and not _looks_empty(t) for t in model.tensors.values())
+    except StemmaError:
+        return True
+
+
+def _looks_empty(tensor: Tensor) -> bool:
+    if not tensor.shape:
+        return not tensor.array().any()
+    n = tensor.readable
+    if not n or tensor.rows(0, 1).any():
+        return not n
+    return not tensor.take(np.unique(np.linspace(0, n - 1, min(n, SAMPLED_ROWS)).round().astype(int))).any()
 
 
 def features(tensor: Tensor, *, entries: bool = True) -> Features:

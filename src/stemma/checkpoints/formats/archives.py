@@ -206,12 +206,12 @@ def records(path: Path, begin: int = 0, end: int | None = None) -> dict[str, Rec
 
 def _check_length(path: Path, part: _Part) -> None:
     """Raise if the list of an archive is longer than `zipfile` should be given, which holds an object per record."""
-    end = zipfile._EndRecData(part)  # ty: ignore[unresolved-attribute] - no public function finds the list alone
+    end = zipfile._EndRecData(part)  # ty: ignore[missing-attribute] - no public function finds the list alone
     if not end:
         return
-    size = min(int(end[zipfile._ECD_SIZE]), part.seek(0, io.SEEK_END))  # ty: ignore[unresolved-attribute]
+    size = min(int(end[zipfile._ECD_SIZE]), part.seek(0, io.SEEK_END))  # ty: ignore[missing-attribute]
     budget.current().text(size)
-    part.seek(max(0, int(end[zipfile._ECD_LOCATION]) - size))  # ty: ignore[unresolved-attribute]
+    part.seek(max(0, int(end[zipfile._ECD_LOCATION]) - size))  # ty: ignore[missing-attribute]
     listed = part.read(size).count(_LISTED)
     if listed > MAX_RECORDS:
         budget.current().refuse(f"its archive lists {listed:,} records; the limit is {MAX_RECORDS:,}", "Save fewer")

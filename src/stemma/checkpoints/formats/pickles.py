@@ -95,6 +95,10 @@ class InertUnpickler(pickle._Unpickler):
 
     dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
     stack: list[Any]
+    memo: dict[int, Any]
+    append: Callable[[Any], None]
+    pop_mark: Callable[[], list[Any]]
+    readline: Callable[[], bytes]
 
     def __init__(self, stream: io.BufferedIOBase | io.BytesIO, path: Path, storage: Callable[[Any], Any]) -> None:
         pickle._Unpickler.__init__(self, stream, encoding="latin1")
@@ -155,8 +159,9 @@ class InertUnpickler(pickle._Unpickler):
 
     def load_setitem(self) -> None:
         """Set an entry of a mapping."""
-        check_keys(self.stack[-2:-1])
-        pickle._Unpickler.load_setitem(self)
+        value, key = self.stack.pop(), self.stack.pop()
+        check_keys([key])
+        self.stack[-1][key] = value
 
     def load_setitems(self) -> None:
         """Set entries of a mapping."""

@@ -106,7 +106,7 @@ class _Table:
         at, n = self.vector(slot, 4)
         if n > MAX_ENTRIES:
             raise UnreadableModelError(f"{self.file.path} is damaged: a table claims {n} entries")
-        budget.current().entries(4 * n)
+        budget.current().entries(16 * n)  # the largest graphs have some thousand
         offsets = struct.unpack(f"<{n}I", self.file.read(at, 4 * n)) if n else ()
         return [_Table(self.file, at + 4 * i + offset) for i, offset in enumerate(offsets)]
 

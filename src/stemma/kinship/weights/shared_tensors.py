@@ -9,7 +9,7 @@ from stemma.architectures.unit_groups import has_known_symmetries, structure
 from stemma.checkpoints.digest import is_partial
 from stemma.checkpoints.model import Model
 from stemma.checkpoints.tensor import Tensor
-from stemma.fingerprints.tensor_content import matrices
+from stemma.fingerprints.tensor_content import has_content, matrices
 from stemma.kinship.weights.constants.tables import is_table
 from stemma.kinship.weights.contents.choices import has_arbitrary_basis
 from stemma.types import Axis, Evidence, Null, Spec, Verdict
@@ -126,10 +126,12 @@ def same_weights(a: Model, b: Model) -> Evidence:
     same, contents = a.digest == b.digest, a.names_free_digest == b.names_free_digest
     shared = {d for d in a.tensor_digests.values() if not is_partial(d)} & set(b.tensor_digests.values())
     size = sum(t.size for n, t in a.tensors.items() if a.tensor_digests[n] in shared) / max(1, a.parameters)
+    empty = (same or contents) and not has_content(a)
     whole = a.parameters and not (a.is_partial or b.is_partial)  # samples may be equal where the rest is not
-    verdict = Verdict.SUPPORTED if (same or contents) and whole else Verdict.INCONCLUSIVE
+    verdict = Verdict.SUPPORTED if (same or contents) and whole and not empty else Verdict.INCONCLUSIVE
     noun = "tensor is" if len(shared) == 1 else "tensors are"
-    reason = ("all tensors are identical, with equal names" if same and whole else
+    reason = ("all tensors hold nothing but zeros, which are no evidence of an origin" if empty else
+              "all tensors are identical, with equal names" if same and whole else
               "all tensors are identical, with different names" if contents and whole else
               f"{len(shared)} {noun} identical ({size:.0%} of the parameters)")  # fmt: skip
     return Evidence(

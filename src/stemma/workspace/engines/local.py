@@ -1,20 +1,35 @@
 """Processes on this machine."""
 
 import os
-from collections.abc import Generator
-from concurrent.futures import ProcessPoolExecutor
+import signal
+from collections.abc import Callable, Generator
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process
 from threading import Thread
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from stemma.errors import MisuseError
 from stemma.workspace.engines.base import AbstractEngine, AbstractPool
 
 MOST = 1024
 """Most processes on one machine; more is a slip of the keyboard."""
+
+
+class _Processes(ProcessPoolExecutor):
+    """Processes that do not see Ctrl-C, which would make each print a traceback: their parent ends them."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
+        """Start a task, and a process where one is missing."""
+        if not hasattr(signal, "pthread_sigmask"):
+            return super().submit(fn, *args, **kwargs)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            return super().submit(fn, *args, **kwargs)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class ProcessPool(AbstractPool):
@@ -27,7 +42,7 @@ class ProcessPool(AbstractPool):
         self.executor = self._start()
 
     def _start(self) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(self._processes, mp_context=get_context("spawn"), initializer=_end_with_parent)
+        return _Processes(self._processes, mp_context=get_context("spawn"), initializer=_end_with_parent)
 
     @property
     def width(self) -> int:
@@ -77,6 +92,10 @@ class LocalProcesses(AbstractEngine):
         pool = ProcessPool(self.processes)
         try:
             yield pool
+        except KeyboardInterrupt:  # what a process reads may take minutes more
+            for process in active_children():
+                process.terminate()
+            raise
         finally:
             pool.executor.shutdown(wait=False, cancel_futures=True)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from stemma.architectures.structure import Structure
 from stemma.checkpoints.model import Model
-from stemma.fingerprints.tensor_content import matrices
+from stemma.fingerprints.tensor_content import entries_with_content
 from stemma.kinship.weights.constants.identity import CORNER as IDENTITY
 from stemma.kinship.weights.constants.identity import near_identity
 from stemma.kinship.weights.constants.tables import is_table
@@ -172,7 +172,7 @@ class UnitsAlike:
         Returns:
             The evidence: `SUPPORTED` where contents show a relation, `REFUTED` where they would have shown one.
         """
-        total = sum(t.size for t in matrices(a).values()), sum(t.size for t in matrices(b).values())
+        total = entries_with_content(a), entries_with_content(b)
         shares = _shares(found)
         chosen, chances = _significant(found, shares), _chances(found)
         comparisons = sum(f.comparisons for f in found)

@@ -43,6 +43,10 @@ def assign_units(views: Views, *, signed: bool, seed: int) -> tuple[np.ndarray, 
     if max(n, m) <= EXACT:
         return assign(similarities(views, slice(None), signed=signed), generator)
     p, q = generator.permutation(n), generator.permutation(m)
+    shown_u, shown_v = (np.logical_or.reduce([pair[i].any(axis=1) for pair in views]) for i in (0, 1))
+    p, q = p[shown_u[p]], q[shown_v[q]]  # units of zeros are alike to nothing, and a sparse file has ten thousands
+    if not len(p) or not len(q):
+        return np.zeros(0, int), np.zeros(0, int)
     rows, columns = _mutual([(u[p], v[q]) for u, v in views], signed=signed)
     rows, columns = p[rows], q[columns]
     order = np.argsort(rows)
