@@ -121,7 +121,11 @@ def lineage(
         show_kin(answer.kin, answer.licences, request.paths)
     else:
         files = (("page", html), ("picture", svg), ("graph", dot))
-        rows = [*_reused(answer.reused), *_lines(result), *((label, str(file), "") for label, file in files if file is not None)]
+        rows = [
+            *_reused(answer.reused),
+            *_lines(result),
+            *((label, str(file), "") for label, file in files if file is not None),
+        ]
         closing = zip(("meaning", "next"), lineage_closing(document), strict=True)
         show(lines_of(answer_text(lineage_answer(document))), "", *trees(result), findings(rows), "",
              findings((label, text, "") for label, text in closing))  # fmt: skip

@@ -54,9 +54,7 @@ class Addition:
         record, limit = self.record, blobs.INLINE_LIMIT
         known = rows.live_model(connection, record.name)
         status = rows.add_status(known, record, replace)
-        content_id = rows.put_content(
-            connection, record, self.tensors, self.listing, staged=len(self.listing) >= limit
-        )
+        content_id = rows.put_content(connection, record, self.tensors, self.listing, staged=len(self.listing) >= limit)
         for f, content in zip(self.fingerprints, self.packed, strict=True):
             rows.put_fingerprint(connection, content_id, f, content, staged=len(content) >= limit)
         if kept:
@@ -68,7 +66,9 @@ class Addition:
         return AddOutcome(known, status)
 
 
-def write_each(connection: sa.Connection, additions: Sequence[Addition], *, replace: bool) -> list[AddOutcome | RegistryError]:
+def write_each(
+    connection: sa.Connection, additions: Sequence[Addition], *, replace: bool
+) -> list[AddOutcome | RegistryError]:
     """Write several models in one transaction; one that is refused leaves nothing behind and stops no other."""
     out: list[AddOutcome | RegistryError] = []
     for one in additions:

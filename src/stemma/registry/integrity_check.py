@@ -192,8 +192,12 @@ def _index_files(connection: sa.Connection, path: Path) -> Iterator[Finding]:
             wrong = sketch_file.differences(connection, file, spec)
             if wrong:
                 file.unlink(missing_ok=True)
-                yield Finding("index", str(file), f"{wrong} sketches in {file} did not match the registry, so that "
-                              "models may not have been found. It was removed, and the next search makes it anew")
+                yield Finding(
+                    "index",
+                    str(file),
+                    f"{wrong} sketches in {file} did not match the registry, so that "
+                    "models may not have been found. It was removed, and the next search makes it anew",
+                )
 
 
 def _source(m: ModelRecord, database: Database, folder: blobs.BlobFolder) -> list[Finding]:

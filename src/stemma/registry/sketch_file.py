@@ -192,7 +192,7 @@ def _made_anew(connection: sa.Connection, path: Path, header: Header, newest: in
     return header
 
 
-def _write(f, header: Header, sketches: Iterable[tuple[int, bytes]]) -> Header:  # noqa: ANN001
+def _write(f, header: Header, sketches: Iterable[tuple[int, bytes]]) -> Header:
     count, highest = header.rows, header.highest
     for content, bits in sketches:
         f.write(content.to_bytes(8, "little") + bits)
@@ -200,7 +200,7 @@ def _write(f, header: Header, sketches: Iterable[tuple[int, bytes]]) -> Header: 
     return replace(header, rows=count, highest=highest)
 
 
-def _finish(f, header: Header) -> None:  # noqa: ANN001
+def _finish(f, header: Header) -> None:
     """The records are on disk before the header counts them."""
     f.flush()
     os.fsync(f.fileno())
@@ -239,7 +239,8 @@ def _new_sketches(connection: sa.Connection, header: Header) -> Iterator[tuple[i
 def _locked(path: Path) -> Generator[None]:
     """Hold the lock of a file: one process writes it at a time."""
     with path.with_name(f"{path.name}.lock").open("a") as f:
-        fcntl.flock(f, fcntl.LOCK_EX)
+        if fcntl is not None:
+            fcntl.flock(f, fcntl.LOCK_EX)
         yield
 
 

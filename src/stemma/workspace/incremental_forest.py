@@ -90,7 +90,9 @@ def _with_untested(joined: Lineage, builder: LineageBuilder) -> Lineage:
     if len(builder.models) == 1:
         return joined
     alone = {f[0] for f in joined.families if len(f) == 1}
-    compared = {builder.models[i].name for pair, e in builder.in_place_tests.items() if e.p_value is not None for i in pair}
+    compared = {
+        builder.models[i].name for pair, e in builder.in_place_tests.items() if e.p_value is not None for i in pair
+    }
     entries = [t for t in joined.not_tested if t["what"] not in ("nothing-searched", "not-comparable")]
     before = {t["model"]: t for t in joined.not_tested if t["what"] == "not-comparable" and t["model"] in alone}
     found = before | {t["model"]: t for t in builder.untested(alone)}

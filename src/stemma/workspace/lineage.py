@@ -99,9 +99,7 @@ def draw(
     if before is None:
         updated = UpdatedLineage(lineage(found.models, alpha=alpha, sketches=found.sketches, progress=progress))
     else:
-        updated = update_lineage(
-            before.lineage, found.models, alpha=alpha, sketches=found.sketches, progress=progress
-        )
+        updated = update_lineage(before.lineage, found.models, alpha=alpha, sketches=found.sketches, progress=progress)
     result = updated.lineage
     receipts = tuple(k.to_dict(result.edges) for k in edges_from_receipts(found.models))
     result = replace(result, receipts=receipts, not_tested=(*result.not_tested, *found.not_tested))
