@@ -77,7 +77,7 @@ def main() -> None:
         growth = np.log(times) / np.log(ratio) if ratio > 1 else 0.0
         result = {
             "version": __version__, "machine": f"{os.cpu_count()} cores, Python {platform.python_version()}",
-            "sizes": sizes, "exponent": round(float(growth), 3) if len(sizes) > 1 else None,
+            "sizes": sizes, "last": last, "exponent": round(float(growth), 3) if len(sizes) > 1 else None,
         }  # fmt: skip
         options.out.write_text(json.dumps(result, indent=1) + "\n")
 

@@ -90,6 +90,20 @@ def recall(kind: str, families: int, sizes: Sequence[int], bits: np.ndarray, key
     return out
 
 
+def summary(by_kind: dict[str, Any], sizes: Sequence[int]) -> dict[str, Any]:
+    """Parents found among the most distractors, over all kinds and relations that are made from the weights.
+
+    Returns:
+        Counts, and the relation that is found least often.
+    """
+    size = str(max(sizes))
+    rows = [(r[size], r["n"], f"{kind}: {name}") for kind, found in by_kind.items() for name, r in found.items()
+            if r["made_from_weights"]]  # fmt: skip
+    found, asked = sum(round(share * n) for share, n, _ in rows), sum(n for _, n, _ in rows)
+    share, n, name = min(rows)
+    return {"models": max(sizes), "found": found, "of": asked, "least": {"relation": name, "share": share, "n": n}}
+
+
 def m_digest(model: Model, name: str) -> str:
     return str(model.tensor_digests.get(name, name))
 
@@ -195,6 +209,7 @@ def main() -> None:
         trained, count = independents(kind, 64, seed=SEED % 977, keep=False), max(options.sizes)
         bits, keys = fingerprints(distractors(trained, count, SEED), count)
         result["recall"][kind] = recall(kind, options.families, options.sizes, bits, keys)
+        result["summary"] = summary(result["recall"], options.sizes)
         options.out.write_text(json.dumps(result, indent=1) + "\n")
     with tempfile.TemporaryDirectory() as home:
         for n in options.speed:
