@@ -214,6 +214,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as home:
         for n in options.speed:
             result["speed"].append(speed(n, bits, Path(home)))
+            result["largest"] = result["speed"][-1]
             options.out.write_text(json.dumps(result, indent=1) + "\n")
 
 
