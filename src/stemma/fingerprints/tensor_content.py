@@ -76,9 +76,14 @@ def _looks_empty(tensor: Tensor) -> bool:
 
 
 def features(tensor: Tensor, *, entries: bool = True) -> Features:
-    """Permutation-invariant features of a tensor, read once in slices; non-finite entries count as zero.
+    """Permutation-invariant features of a tensor, read once in slices; the scalars lack the law of entries if told so.
 
-    Without `entries` the distribution of entries is left out of the scalars.
+    Args:
+        tensor: Read once in slices; non-finite entries count as zero.
+        entries: Whether the distribution of entries is among the scalars.
+
+    Returns:
+        The features.
     """
     # float64 can hold what float32 cannot; of other tensors the sums show whether squares left float32's range
     scale = _scale(tensor) if tensor.dtype == "F64" else 1.0
@@ -155,7 +160,7 @@ def _features(
 
 
 def stacked_profiles(stack: np.ndarray) -> list[np.ndarray]:
-    """The `profiles` of the features of tensors of one shape, `[tensors, *shape]`: per long axis `[tensors, length]`."""
+    """The `profiles` of tensors of one shape, `[tensors, *shape]`: per long axis `[tensors, length]`."""
     axes = [i + 1 for i in long_axes(stack.shape[1:])]
     with np.errstate(over="ignore", invalid="ignore"):
         x = np.nan_to_num(np.asarray(stack, np.float32), nan=0.0, posinf=0.0, neginf=0.0)

@@ -135,9 +135,16 @@ class WeightSketch:
         return np.rint(out / np.where(top > 0, top, 1) * 127).astype(np.int8)
 
     def _signed(self, x: np.ndarray, lengths: tuple[int, ...], buckets: int, skipped: int) -> np.ndarray:
-        """Multiply entries by signs from their indices, in place, and return the sum of the indices' buckets.
+        """The sum of the buckets of an entry's indices; entries are multiplied by the signs of the indices in place.
 
-        The first axis (of `x` if `skipped`, which has one more than `lengths`, else of both) has no part in it.
+        Args:
+            x: Entries; the first axis has no part in it.
+            lengths: Full lengths of the axes.
+            buckets: How many there are.
+            skipped: How many axes `x` has more than there are lengths.
+
+        Returns:
+            Sums, `[*x.shape[1:]]`.
         """
         cut = x.shape[1:]
         bucket = np.zeros((1,) * len(cut), np.int64)
@@ -198,11 +205,9 @@ def _key(t: Tensor) -> tuple[int, tuple[int, ...], str]:
 
 def _content(alike: Sequence[Tensor], stack: np.ndarray) -> np.ndarray:
     """Sorted profiles as stored, and sorted entries after scales of units are normalised away; summed over tensors."""
-    shape, large = alike[0].shape, alike[0].size > ENTRIES or alike[0].leading is not None
-    if large:
-        profiles = [p[None] for p in features(alike[0].cut(), entries=False).profiles]
-    else:
-        profiles = stacked_profiles(stack)
+    shape, cut = alike[0].shape, alike[0].cut()
+    large = alike[0].size > ENTRIES or alike[0].leading is not None
+    profiles = [p[None] for p in features(cut, entries=False).profiles] if large else stacked_profiles(stack)
     number = QUANTILES // len(profiles)
     profile = np.concatenate([_evenly(p, number) for p in profiles], axis=1).sum(axis=0)
     profile = np.pad(profile, (0, QUANTILES - len(profile)))

@@ -1,7 +1,7 @@
 """The tables, and the numbered migrations that create them.
 
-Rows are only ever added; a correction is a new row. `live`, `tensor_key`, `unit_key` and `sketch_bits` are indexes: they can be
-derived from the other tables, and `check` compares them.
+Rows are only ever added; a correction is a new row. `live`, `tensor_key`, `unit_key` and `sketch_bits` are indexes:
+they can be derived from the other tables, and `check` compares them.
 """
 
 from collections.abc import Callable, Iterable

@@ -59,7 +59,7 @@ class SketchIndex:
         Raises:
             RegistryError: If the shapes do not fit.
         """
-        n = len(bits) if callable(digests) else len(digests)
+        n = len(digests) if isinstance(digests, Sequence) else len(bits)
         if bits.dtype != np.uint8 or bits.shape != (n, SKETCH_BYTES):
             raise RegistryError(f"sketches must be uint8 [{n}, {SKETCH_BYTES}], got {bits.dtype} {bits.shape}")
         self._digests = digests
@@ -140,7 +140,8 @@ class SketchIndex:
         return tuple(Neighbour(digests[k], int(rank[k]), int(near[k, 0]), int(near[k, 1])) for k in order)
 
     def _digests_of(self, at: Sequence[int]) -> Sequence[Digest | None]:
-        return self._digests(at) if callable(self._digests) else [self._digests[i] for i in at]
+        known = self._digests
+        return [known[i] for i in at] if isinstance(known, Sequence) else known(at)
 
 
 def _nearest_rows(distance: np.ndarray, n: int) -> np.ndarray:

@@ -240,7 +240,8 @@ def _locked(path: Path) -> Generator[None]:
     """Hold the lock of a file: one process writes it at a time."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_name(f"{path.name}.lock").open("a") as f:
-        fcntl.flock(f, fcntl.LOCK_EX)
+        if fcntl is not None:
+            fcntl.flock(f, fcntl.LOCK_EX)
         yield
 
 

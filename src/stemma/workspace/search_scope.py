@@ -79,10 +79,7 @@ def _why_empty(registry: Registry, *, itself: bool) -> str:
 def _nearest_records(
     registry: Registry, suspect: Model, limit: int, count: int
 ) -> tuple[dict[str, ModelRecord], tuple[NotTested, ...]]:
-    """Of a large registry, the records to compare with, by name; and what the index does not hold.
-
-    Those with the nearest sketches, with the same matrices, and with the same hidden units in any order.
-    """
+    """Of a large registry, the records to compare with, by name; and what the index does not hold."""
     sketch = ComparisonCache(registry).sketch(suspect)
     matrix_digests = [suspect.tensor_digests[n] for n, t in suspect.tensors.items() if sum(s > 1 for s in t.shape) >= 2]
     digests: set[Digest] = set(
@@ -93,6 +90,7 @@ def _nearest_records(
         index = registry.sketch_index(sketch.spec)
         indexed = len(index)
         digests.update(n.digest for n in index.nearest(np.asarray(sketch.values["bits"]), limit + 1))
+    # units in another order, and fewer of them, that a child has of its parent
     digests.update(registry.by_unit_keys(_unit_keys(registry, suspect), limit // 2))
     copies = registry.by_names_free_digest(suspect.names_free_digest)
     found = {r.name: r for digest in digests for r in registry.by_digest(digest)} | {r.name: r for r in copies}

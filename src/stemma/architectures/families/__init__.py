@@ -156,6 +156,9 @@ def _prefixes(family: Family, names: Sequence[str], likely: Sequence[str]) -> li
         family: The family.
         names: Of the tensors.
         likely: Those among which the first required pattern of every family is found, if it is found.
+
+    Returns:
+        The prefixes, sorted.
     """
 
     def below(p: re.Pattern[str]) -> set[str]:
