@@ -249,7 +249,7 @@ def test_merging_is_commutative_associative_and_idempotent(
 
 
 @pytest.mark.slow
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(changes, st.randoms(use_true_random=False))
 def test_merging_more_often(tmp_path_factory: pytest.TempPathFactory, done: list[Any], random: Any) -> None:
     """The same with more histories."""
