@@ -43,7 +43,7 @@ def made_up(i: int, tensors: int, rng: np.random.Generator) -> tuple[ModelRecord
         f"org/model-{i}", digest, free, f"/data/model-{i}.safetensors", "safetensors", tensors, tensors * 4096,
         {"F16": tensors}, {"model_type": "llama", "hidden_size": 64}, {"license": "mit"},
     )  # fmt: skip
-    values = {"bits": rng.integers(0, 256, 256, dtype=np.uint8), "units": rng.integers(-9, 9, (16, 64, 24), dtype=np.int8),
+    values = {"bits": rng.integers(0, 256, 256, dtype=np.uint8), "units": rng.integers(-127, 127, (16, 64, 24), "i1"),
               "owners": np.tile([64, 64, 64, 0], (16, 1)).astype("i8")}  # fmt: skip
     return record, listed, Fingerprint(digest, None, fingerprinters()[0].spec, values)
 

@@ -201,6 +201,7 @@ def test_equal_registries_give_equal_bytes_and_a_signature_changes_no_statement(
     assert a.exchange.export(files[1]).created == "1970-01-01T00:00:00+00:00"
 
 
+@pytest.mark.slow
 def test_a_model_of_ten_thousand_tensors_takes_at_most_64_kib_and_its_cut_list_is_not_taken_for_proof(
     tmp_path: Path, a: Registry, b: Registry
 ) -> None:
@@ -238,13 +239,25 @@ acts = st.one_of(
 changes = st.lists(st.tuples(st.integers(0, 2), acts), min_size=4, max_size=14)
 
 
-@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=2, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(changes, st.randoms(use_true_random=False))
 def test_merging_is_commutative_associative_and_idempotent(
     tmp_path_factory: pytest.TempPathFactory, done: list[Any], random: Any
 ) -> None:
+    """Two examples; the slow test has more."""
+    check_merging(tmp_path_factory.mktemp("merge"), done, random)
+
+
+@pytest.mark.slow
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(changes, st.randoms(use_true_random=False))
+def test_merging_more_often(tmp_path_factory: pytest.TempPathFactory, done: list[Any], random: Any) -> None:
+    """The same with more histories."""
+    check_merging(tmp_path_factory.mktemp("merge"), done, random)
+
+
+def check_merging(folder: Path, done: list[Any], random: Any) -> None:
     """Whatever three registries do and export, and in whatever order and how often others import it: one union."""
-    folder = tmp_path_factory.mktemp("merge")
     parties = [Registry(folder / f"{i}.db") for i in range(3)]
     files: list[Path] = []
 
@@ -373,6 +386,29 @@ def test_the_key_is_pinned_and_an_impostor_is_refused(
         )
     )
     assert found["known_from"]["signed_by"] == pinned.public.identity
+
+
+def test_a_new_key_drops_what_was_told_under_the_old_one(
+    tmp_path: Path, a: Registry, b: Registry, good: dict[str, Any]
+) -> None:
+    """Somebody speaks in the name of a registry, with revisions that no later statement of its owner can reach."""
+    from stemma.verification.signatures.keys import read_private_key
+
+    enrol(a, "vit", arrays(3))
+    private, _ = key_pair(tmp_path, "k")
+    owner = a.exchange.export(tmp_path / "a.reg", name="acme", key=read_private_key(private))
+    forged = changed(changed(good, "revision", to=[1 << 61, 0, 0]), "record", "license", to="agpl-3.0")
+    (tmp_path / "x.reg").write_bytes(sealed(canonical(forged), header={"identity": owner.identity, "name": "acme"}))
+    b.exchange.import_from(str(tmp_path / "x.reg"), ANY)
+    with pytest.raises(ExchangeError, match="was not signed until now"):
+        b.exchange.import_from(str(tmp_path / "a.reg"), ANY)
+    b.exchange.import_from(str(tmp_path / "a.reg"), Acceptance((owner.signed_by or "",)))
+    assert {k.name: (k.record.license, k.told.signed_by) for k in b.known.models()} == {
+        "resnet@acme": ("mit", owner.signed_by), "vit@acme": (None, owner.signed_by)
+    }  # fmt: skip
+    with pytest.raises(ExchangeError, match="is not signed"):
+        b.exchange.import_from(str(tmp_path / "x.reg"), ANY)
+    assert b.check() == [] or {f.kind for f in b.check()} == {"source-gone"}
 
 
 def test_no_byte_can_be_changed_unseen(tmp_path: Path, a: Registry, b: Registry) -> None:
@@ -573,6 +609,7 @@ def asked(model: Path, registry: Registry, **more: Any) -> Any:
     return trace(TraceRequest(model=str(model), registry=registry.url, **more))
 
 
+@pytest.mark.slow
 def test_a_poisoned_registry_changes_no_finding_of_ones_own(
     tmp_path: Path, b: Registry, framed: tuple[Path, Path]
 ) -> None:

@@ -6,6 +6,7 @@ for more models, and what could not be tested stays listed.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,9 @@ from stemma.ancestry.roles import RelativeRole, RelativeRoles, Role
 from stemma.ancestry.trace import Candidate, trace
 from stemma.checkpoints.model import Model
 from stemma.errors import StemmaError
-from stemma.registry import Registry
+from stemma.registry import Registry, comparisons
 from stemma.registry.exchange.known_models import KnownModel
-from stemma.types import WEIGHTS_GONE, Comparison, KnownFrom, NotTested, Trace
+from stemma.types import WEIGHTS_GONE, Comparison, Fingerprint, KnownFrom, NotTested, Trace
 from stemma.workspace.comparison_cache import ComparisonCache, told_by
 
 PER_REGISTRY = 16
@@ -33,30 +34,33 @@ class KnownSearch:
     suspect: Model
     alpha: float
 
-    def __call__(self) -> Trace | None:
-        """The trace among them; None where no other registry told of any."""
-        n = self.registry.known.count()
-        if n == 0:
-            return None
-        sketch = self._sketch()
-        known = {k.name: k for k in self._near(sketch) if k.name != self.suspect.name}
+    def __call__(self) -> list[Trace]:
+        """A trace for each other registry that tells of any models, each a search of its own."""
+        origins = [origin for origin in self.registry.known.origins() if origin.models]
+        near = self._near() if origins else ()
+        return [self._among([k for k in near if k.told.registry == o.name], o.models) for o in origins]
+
+    def _among(self, near: Sequence[KnownModel], n: int) -> Trace:
+        known = {k.name: k for k in near if k.name != self.suspect.name}
         candidates = [_candidate(k) for k in known.values()]
 
         def compared(c: Candidate) -> Comparison:
             return self._compare(known[c.ref.name])
 
         result = trace(self.suspect, candidates, compared, alpha=self.alpha, n_searched=n, assign_roles=_undirected,
-                       not_tested=_without_sketch(sketch is None, n))  # fmt: skip
+                       not_tested=_without_sketch(self._sketch is None, n))  # fmt: skip
         return _marked(result, {k.name: k.told for k in known.values()})
 
-    def _sketch(self) -> Any:
+    @cached_property
+    def _sketch(self) -> Fingerprint | None:
+        """Of the suspect, computed once."""
         try:
             return ComparisonCache(self.registry).sketch(self.suspect)
         except StemmaError:
             return None
 
-    def _near(self, sketch: Any) -> tuple[KnownModel, ...]:
-        model = self.suspect
+    def _near(self) -> tuple[KnownModel, ...]:
+        model, sketch = self.suspect, self._sketch
         wide = [n for n, t in model.tensors.items() if sum(s > 1 for s in t.shape) >= 2]
         matrices = {model.tensor_digests[n] for n in wide if n in model.tensor_digests}
         bits = None if sketch is None else np.asarray(sketch.values["bits"])
@@ -64,7 +68,10 @@ class KnownSearch:
 
     def _compare(self, known: KnownModel) -> Comparison:
         """By sketch; shapes and names are those of the suspect, which were read here."""
-        return ComparisonCache(self.registry).compare(known.opened(), self.suspect, self.alpha)
+        other = known.opened()
+        sketches = (self._sketch, known.sketch)
+        found = comparisons.compare_sketches(self.suspect, other, sketches, known.reason, self.alpha)
+        return replace(found, a=other.ref, b=self.suspect.ref)
 
 
 def find_known(registry: Registry, text: str) -> KnownModel | None:
@@ -106,44 +113,46 @@ def _marked(result: Trace, told: Mapping[str, KnownFrom]) -> Trace:
     return replace(result, **parts)
 
 
-def added(own: Trace, told: Trace | None, suspect: Model) -> Trace:
+def added(own: Trace, told: Sequence[Trace], suspect: Model) -> Trace:
     """One's own trace, with what was found among models known from other registries after it.
 
     The verdict is one's own where that is a relation; else that among the known models where that is a relation, which
-    `known_from` then says; else it is inconclusive if either is.
+    `known_from` then says; else it is inconclusive if any is.
 
     Args:
         own: The trace among enrolled models.
-        told: The trace among models that other registries tell of; None where there are none.
+        told: The traces among models that other registries tell of, one for each registry.
         suspect: The model in question.
 
     Returns:
-        Both, one after the other.
+        All of them, one after the other.
     """
     if told_by(suspect) is not None:
         why = f"{suspect.notes[0]}: all of this is about what it says that they are"
         own = replace(own, not_tested=(*own.not_tested, {"what": WEIGHTS_GONE, "model": "", "why": why}))
-    if told is None:
+    if not told:
         return own
     mine = tuple({**t, "why": f"of models that are enrolled here, {t['why']}"} if t["what"] == "nothing-searched" else t
                  for t in own.not_tested)  # fmt: skip
     verdict, by = own.verdict, tuple[KnownFrom, ...]()
-    if own.verdict not in KINSHIP:
-        if told.verdict in KINSHIP:
-            rows = told.copies or (*told.parents, *told.relatives)
-            verdict, by = told.verdict, tuple(dict.fromkeys(row["known_from"] for row in rows))
-        elif "inconclusive" in (own.verdict, told.verdict):
-            verdict = "inconclusive"
+    kin = [t for t in told if t.verdict in KINSHIP]
+    if own.verdict not in KINSHIP and kin:
+        verdict = min((t.verdict for t in kin), key=KINSHIP.index)
+        by = tuple(dict.fromkeys(r["known_from"] for t in kin for r in (t.copies or (*t.parents, *t.relatives))))
+    elif own.verdict not in KINSHIP and any(t.verdict == "inconclusive" for t in told):
+        verdict = "inconclusive"
+
+    def whole(part: str) -> tuple[Any, ...]:
+        return tuple(row for found in (own, *told) for row in getattr(found, part))
+
+    rows = {part: whole(part) for part in ("copies", "parents", "relatives", "candidates")}
     return replace(
         own,
         verdict=verdict,
-        copies=(*own.copies, *told.copies),
-        parents=(*own.parents, *told.parents),
-        relatives=(*own.relatives, *told.relatives),
-        candidates=(*own.candidates, *told.candidates),
-        n_searched=own.n_searched + told.n_searched,
-        cannot_see=tuple(dict.fromkeys((*own.cannot_see, *told.cannot_see))),
-        not_tested=(*mine, *told.not_tested),
+        **rows,
+        n_searched=own.n_searched + sum(t.n_searched for t in told),
+        cannot_see=tuple(dict.fromkeys(whole("cannot_see"))),
+        not_tested=(*mine, *whole("not_tested")[len(mine) :]),
         known_from=by,
         own_verdict=own.verdict,
     )

@@ -15,7 +15,7 @@ from stemma.registry import blobs, rows, schema
 from stemma.registry.database import AbstractDatabase
 from stemma.registry.exchange.differences import Holdings, export_holdings, known_digests, own_holdings
 from stemma.registry.exchange.download import Fetched, fetched, is_remote, local_path
-from stemma.registry.exchange.merging import Acceptance, Imported, import_file
+from stemma.registry.exchange.merging import Acceptance, Imported, drop_statements, import_file
 from stemma.registry.exchange.own_statements import OwnStatements, check_names, created, own_identity
 from stemma.registry.exchange.privacy import public_address
 from stemma.registry.exchange.sections import Section, check_registry_name, write_section
@@ -200,13 +200,11 @@ class Exchange:
             if found is None:
                 known = ", ".join(connection.execute(sa.select(o.name).order_by(o.name)).scalars()) or "none yet"
                 raise UnknownNameError(f"nothing is known from a registry '{name}'. Registries that are known: {known}")
-            s, k, t = schema.statement.c, schema.known_model.c, schema.known_tensor.c
+            k = schema.known_model.c
             live = sa.select(sa.func.count()).where(k.origin_id == found, k.removed == sa.false())
             models = connection.execute(live).scalar_one()
-            told = sa.select(s.id).where(s.origin_id == found)
-            connection.execute(schema.known_tensor.delete().where(t.statement_id.in_(told)))
-            for table in (schema.known_model, schema.statement, schema.receipt, schema.subscription):
-                connection.execute(table.delete().where(table.c.origin_id == found))
+            drop_statements(connection, found)
+            connection.execute(schema.subscription.delete().where(sub.origin_id == found))
             connection.execute(schema.origin.delete().where(o.id == found))
         return models
 

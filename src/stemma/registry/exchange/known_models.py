@@ -171,7 +171,8 @@ class KnownModels:
         with self._database.reading() as connection:
             live = k.removed == sa.false()
             same = sa.and_(live, sa.or_(k.digest == digest, k.names_free_digest == names_free))
-            ids = set(connection.execute(sa.select(k.statement_id).where(same).limit(20 * limit)).scalars())
+            found = connection.execute(sa.select(k.origin_id, k.name, k.statement_id).where(same))
+            ids = _first_of_each(map(tuple, found), limit)
             ids |= _sharing(connection, {rows.tensor_key(d) for d in tensors}, limit)
             if bits is not None:
                 ids |= _by_sketch(connection, bits, limit)

@@ -127,11 +127,10 @@ class _Merge:
         self._known = self._digests()
         self._current = self._current_models()
         self._spec = jsonable(fingerprinters()[0].spec)
-        new, again = 0, list[str]()
+        new = 0
         batch = list[Statement]()
         for digest, text in reader.lines():
             if f"sha256:{digest}" in self._known:
-                again.append(f"sha256:{digest}")
                 continue
             self._known.add(Digest(f"sha256:{digest}"))
             batch.append(statements.parse(text))
@@ -140,7 +139,6 @@ class _Merge:
                 self._write(batch)
                 batch = []
         self._write(batch)
-        self._vouch(again)
         live = sum(1 for _, _, removed, _ in self._current.values() if not removed)
         return Imported(self.section, name, new, live, first)
 
@@ -158,6 +156,7 @@ class _Merge:
             if section.signed_by is None or section.signed_by not in self.accept.keys:
                 raise ExchangeError(_changed_key(row.name, row.signed_by, section.signed_by))
             self.connection.execute(schema.origin.update().where(o.id == row.id).values(signed_by=section.signed_by))
+            drop_statements(self.connection, row.id)  # whoever had the other key may have written anything
         return row.id, row.name, False
 
     def _new_origin(self) -> tuple[int, str, bool]:
@@ -240,14 +239,13 @@ class _Merge:
         values = weight_sketch(body, self._spec)
         return None if values is None or "bits" not in values else values["bits"].tobytes()
 
-    def _vouch(self, digests: list[str]) -> None:
-        """Statements that came unsigned before and come signed now are vouched for by this receipt."""
-        if self.section.signed_by is None or not digests:
-            return
-        s = schema.statement.c
-        for at in range(0, len(digests), BATCH):
-            here = sa.and_(s.origin_id == self._origin, s.digest.in_(digests[at : at + BATCH]))
-            self.connection.execute(schema.statement.update().where(here).values(receipt_id=self._receipt))
+
+def drop_statements(connection: sa.Connection, origin: int) -> None:
+    """Drop everything that another registry told; its row and its subscriptions stay."""
+    told = sa.select(schema.statement.c.id).where(schema.statement.c.origin_id == origin)
+    connection.execute(schema.known_tensor.delete().where(schema.known_tensor.c.statement_id.in_(told)))
+    for table in (schema.known_model, schema.statement, schema.receipt):
+        connection.execute(table.delete().where(table.c.origin_id == origin))
 
 
 def weight_sketch(body: Mapping[str, Any], spec: Mapping[str, Any]) -> dict[str, np.ndarray] | None:
