@@ -411,7 +411,7 @@ def test_seven_billion_parameters_are_enrolled_and_traced_by_three_per_cent(
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         known = workspace(tmp_path)
         (result,) = known.add(["hf:acme/child"])
-        assert result.status == "added"
+        assert (result.status, result.error) == ("added", None)
         found = known.trace(known.resolve("hf:acme/child"), against=[tmp_path / "parent"])
         assert found.verdict == "related"
         assert [r["name"] for r in (*found.parents, *found.relatives)] == ["parent"]

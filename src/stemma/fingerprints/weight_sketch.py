@@ -66,7 +66,7 @@ class WeightSketch:
             A fingerprint with `bits` (uint8 [256]), `units` (int8 [axes, units, width]) and `owners` (int64 [axes, 4]:
             units kept, length of the axis, and checksums of the tensor's other sizes and of its name).
         """
-        tensors = [t for t in matrices(model).values() if t.readable]
+        tensors = list(matrices(model).values())
         sums, content = np.zeros(CODE), np.zeros((0, 2 * QUANTILES))
         for t in tensors:
             sums += self._order_sums(t)
