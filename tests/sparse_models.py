@@ -1,7 +1,7 @@
 """A Llama of seven billion parameters in files that are mostly holes.
 
-Real numbers stand where a comparison reads: the leading rows of every tensor, and the evenly spaced rows that are read
-of a model on disk. Everything else is zero, and takes no room.
+Real numbers stand where a comparison of samples reads: in the leading rows of every tensor. Everything else is zero,
+and takes no room.
 """
 
 import json
@@ -17,9 +17,6 @@ LLAMA_7B = {
     "num_attention_heads": 32, "num_key_value_heads": 32, "intermediate_size": 11008, "vocab_size": 32000,
     "tie_word_embeddings": False,
 }  # fmt: skip
-
-SPREAD = 48
-"""Evenly spaced rows of a tensor that hold numbers."""
 
 
 def shapes_of(config: Mapping[str, object]) -> dict[str, tuple[int, ...]]:
@@ -70,19 +67,14 @@ def write_sparse(
 
 def _write_rows(file, at: int, number: int, shape: tuple[int, ...], seed: int, base: int | None, noise: float) -> None:
     leading = sampled_rows(shape)
-    length, row = (shape[0], int(np.prod(shape[1:]))) if leading is not None else (1, int(np.prod(shape)))
-    first = leading or 1
-    spread = np.unique(
-        np.concatenate([np.linspace(0, length - 1, n).round().astype(int) for n in (SPREAD, 2 * SPREAD)])
-    )
-    for start, rows in ((0, first), *((int(r), 1) for r in spread if r >= first)):
-        x = _numbers(seed if base is None else base, number, start, rows * row)
-        if base is not None:
-            x = x + np.float32(noise) * _numbers(seed, number, start, rows * row)
-        x = x + 1 if len(shape) == 1 else x
-        file.seek(at + 2 * start * row)
-        file.write(((x.view(np.uint32) + 0x8000) >> 16).astype("<u2").tobytes())
+    rows, row = (leading, int(np.prod(shape[1:]))) if leading is not None else (1, int(np.prod(shape)))
+    x = _numbers(seed if base is None else base, number, rows * row)
+    if base is not None:
+        x = x + np.float32(noise) * _numbers(seed, number, rows * row)
+    x = x + 1 if len(shape) == 1 else x
+    file.seek(at)
+    file.write(((x.view(np.uint32) + 0x8000) >> 16).astype("<u2").tobytes())
 
 
-def _numbers(seed: int, number: int, start: int, count: int) -> np.ndarray:
-    return np.random.default_rng([seed, number, start]).standard_normal(count, dtype=np.float32) * np.float32(0.02)
+def _numbers(seed: int, number: int, count: int) -> np.ndarray:
+    return np.random.default_rng([seed, number]).standard_normal(count, dtype=np.float32) * np.float32(0.02)

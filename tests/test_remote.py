@@ -17,11 +17,12 @@ from hub_server import TOKEN, Hub
 from sparse_models import LLAMA_7B, shapes_of, write_sparse
 from stemma.checkpoints import remote_models, sample
 from stemma.checkpoints.digest import is_partial
-from stemma.checkpoints.load import load
+from stemma.checkpoints.load import from_arrays, load
 from stemma.checkpoints.remote import answers, parse, range_cache, remote_file, replica
 from stemma.checkpoints.sample import bytes_read, sampled
 from stemma.cli import main
 from stemma.errors import RemoteError, StemmaError
+from stemma.fingerprints.weight_sketch import WeightSketch
 from stemma.kinship.compare import compare
 from stemma.kinship.explain import explain
 from stemma.kinship.weights import entries
@@ -306,6 +307,31 @@ def test_offline_and_missing_things_are_one_clear_sentence(
     assert known.trace(load(tmp_path / "parent")).verdict in ("related", "inconclusive")
 
 
+def test_codes_are_compared_by_rows_and_decide_nothing_by_columns(small: None) -> None:
+    draw = np.random.default_rng(0)
+
+    def coded(noise: int) -> dict[str, np.ndarray]:
+        out = {f"l{i}.weight_scale": np.full((WIDTH, 1), 0.01, np.float32) for i in range(8)}
+        for i in range(8):
+            codes = np.random.default_rng(i).integers(-110, 111, (WIDTH, WIDTH)) + draw.integers(-noise, noise + 1)
+            out[f"l{i}.weight"] = codes.astype(np.int8)
+        return out
+
+    by_rows = sampled(from_arrays(coded(9), "by rows"))
+    assert by_rows.weights["l0.weight"].readable == 64
+    assert compare(from_arrays(coded(0), "parent"), by_rows).verdict == "related"
+    packed = {"token.weight": draw.standard_normal((300, 24), np.float32)}
+    for i in range(8):
+        packed[f"l{i}.qweight"] = draw.integers(0, 2**31, (64, 512)).astype(np.int32)
+        packed[f"l{i}.qzeros"] = draw.integers(0, 2**31, (4, 64)).astype(np.int32)
+        packed[f"l{i}.scales"] = np.full((4, 512), 0.01, np.float16)
+        packed[f"l{i}.g_idx"] = np.repeat(np.arange(4), 128).astype(np.int32)
+    by_columns = sampled(from_arrays(packed, "by columns"))
+    assert by_columns.weights["l0.weight"].readable == 0
+    assert WeightSketch()(by_columns).values["bits"].any()
+    assert compare(from_arrays(coded(0), "parent"), by_columns).verdict == "inconclusive"
+
+
 LORA = "base_model.model.model.layers.1.self_attn.q_proj.lora"
 
 
@@ -369,9 +395,12 @@ def test_a_list_of_repositories_is_enrolled_line_by_line(
 def test_the_example_builds_a_registry_and_goes_on_where_it_stopped(hub: Hub, tmp_path: Path) -> None:
     program = tmp_path / "bin" / "stemma"
     program.parent.mkdir()
-    has_export = "registry" in subprocess.run(
-        [sys.executable, "-m", "stemma.cli", "--help"], capture_output=True, text=True, check=False
-    ).stdout.split("Usage")[0]
+    has_export = (
+        "registry"
+        in subprocess.run(
+            [sys.executable, "-m", "stemma.cli", "--help"], capture_output=True, text=True, check=False
+        ).stdout.split("Usage")[0]
+    )
     stand_in = "" if has_export else f'[ "$1 $2" = "registry export" ] && exec cp {tmp_path / "registry.db"} "$3"\n'
     program.write_text(f'#!/usr/bin/env bash\n{stand_in}exec {sys.executable} -c "{MAIN}" "$@"\n')
     program.chmod(0o755)
@@ -404,6 +433,7 @@ def test_seven_billion_parameters_are_enrolled_and_traced_by_three_per_cent(
 ) -> None:
     monkeypatch.setenv("STEMMA_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     total = write_sparse(tmp_path / "parent", LLAMA_7B, 1)
     write_sparse(tmp_path / "child", LLAMA_7B, 2, base=1)
     assert total > 13e9
@@ -411,7 +441,7 @@ def test_seven_billion_parameters_are_enrolled_and_traced_by_three_per_cent(
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         known = workspace(tmp_path)
         (result,) = known.add(["hf:acme/child"])
-        assert result.status == "added"
+        assert (result.status, result.error) == ("added", None)
         found = known.trace(known.resolve("hf:acme/child"), against=[tmp_path / "parent"])
         assert found.verdict == "related"
         assert [r["name"] for r in (*found.parents, *found.relatives)] == ["parent"]

@@ -5,7 +5,8 @@ are refused rather than compared as if their codes were weights. Results are com
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -58,7 +59,7 @@ def dequantize(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
             out.pop(name, None)
         if packed.name in out and packed.name not in companions:
             raise UnreadableModelError(f"the packed tensor '{packed.name}' also exists unpacked. Remove one of the two")
-        out[packed.name] = packed
+        out[packed.name] = _as_read(packed, [tensors[name] for name in companions if name in tensors])
     for name in [n for n in out if n.endswith(("::scale", "::zero_point"))]:
         if name.rsplit("::", 1)[0] in out:  # companions of a float tensor
             del out[name]
@@ -68,6 +69,12 @@ def dequantize(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     for name in [n for n in out if ACTIVATIONS.search(n) and n.rsplit(".", 1)[0] in layers]:
         del out[name]
     return center_codes({n: out[n] for n in sorted(out)}, tensors)
+
+
+def _as_read(packed: Tensor, stored: Sequence[Tensor]) -> Tensor:
+    """Of weights whose codes were read in part, the rows that these give; none where codes have another order."""
+    read = [t.readable if t.shape[:1] == packed.shape[:1] else 0 for t in stored if t.leading is not None]
+    return replace(packed, leading=min(read)) if read else packed
 
 
 def _refuse(tensors: Mapping[str, Tensor]) -> None:
@@ -136,7 +143,7 @@ def scale_codes(name: str, codes: Tensor, scale: Tensor, zero: Tensor | None, fa
             values = values.astype(np.float32) - shift(start, stop)
         return values.astype(np.float32) * (spread(start, stop) * np.float32(factor))
 
-    return Tensor(name, "F32", codes.shape, RowStorage(make, codes.shape), codes.leading)
+    return Tensor(name, "F32", codes.shape, RowStorage(make, codes.shape))
 
 
 def _grid(shape: tuple[int, ...], scale: Tensor) -> tuple[int, ...] | None:

@@ -211,7 +211,7 @@ class Tensor:
         if self.leading is not None and stop > self.readable:
             raise PartlyReadError(
                 f"of the tensor '{self.name}' only {self.readable:,} of {self.shape[0]:,} rows were read, and "
-                f"this needs {stop:,}"
+                f"this needs {stop:,}. Write #whole behind the address of the model to read all of it"
             )
 
     @property

@@ -40,7 +40,11 @@ class Features:
 
 def matrices(model: Model) -> dict[str, Tensor]:
     """Tensors that weight tests use, by name: real numbers with at least two axes longer than one."""
-    return {n: t for n, t in model.weights.items() if t.is_float and sum(s > 1 for s in t.shape) >= 2 and t.size > 0}
+    return {
+        n: t
+        for n, t in model.weights.items()
+        if t.is_float and sum(s > 1 for s in t.shape) >= 2 and t.size > 0 and t.readable
+    }
 
 
 def entries_with_content(model: Model) -> int:

@@ -69,7 +69,7 @@ class WeightSketch:
             A fingerprint with `bits` (uint8 [256]), `units` (int8 [axes, units, width]) and `owners` (int64 [axes, 4]:
             units kept, length of the axis, and checksums of the tensor's other sizes and of its name).
         """
-        tensors = [t for t in matrices(model).values() if t.readable]
+        tensors = list(matrices(model).values())
         sums, contents = np.zeros(CODE), dict[tuple[int, ...], tuple[np.ndarray, int]]()
         for alike in _alike(tensors):
             shape, x = alike[0].shape, _stacked(alike)

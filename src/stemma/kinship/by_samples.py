@@ -63,7 +63,8 @@ def unread(*models: Model) -> tuple[NotTested, ...]:
 def _findings(x: Model, y: Model, alpha: float) -> tuple[Findings, tuple[Pairing, ...]]:
     found, gaps = Findings(same_weights(x, y), alpha=alpha), list(unread(x, y))
     sizes = no_fitting_sizes(x, y)
-    if sizes is not None:  # whatever the contents
+    unseen = any(t.size and not t.readable for model in (x, y) for t in model.weights.values())
+    if sizes is not None and not unseen:  # whatever the contents
         found = replace(found, sizes=sizes)
         return replace(found, not_tested=list_not_tested(x, y, found, None)), ()
     pairings: tuple[Pairing, ...] = ()

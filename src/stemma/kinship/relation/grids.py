@@ -258,6 +258,6 @@ def lies_on_grid(model: Model) -> bool:
         if stored is not None and not stored.is_float:
             on += tensor.size
         else:
-            few = tensor.rows(0, max(1, min(tensor.shape[0], READ // max(1, tensor.size // tensor.shape[0]))))
+            few = tensor.rows(0, max(1, min(tensor.readable, READ // max(1, tensor.size // tensor.shape[0]))))
             on += tensor.size if grid_of(finite(few), rounding(model, name)) else 0
     return on >= MIN_SHARE * max(1, sum(t.size for t in found.values()))

@@ -191,7 +191,7 @@ class Pair:
 
 
 def _rows_for_grid(tensor: Tensor) -> int:
-    return min(tensor.shape[0], max(LEAST, (1 << 18) // max(1, tensor.size // max(1, tensor.shape[0]))))
+    return min(tensor.readable, max(LEAST, (1 << 18) // max(1, tensor.size // max(1, tensor.shape[0]))))
 
 
 def _count_not_finite(tensor: Tensor, *, all_entries: bool) -> int:

@@ -66,7 +66,7 @@ def _is_mask(tensor: Tensor) -> bool:
     if not tensor.size:
         return True
     rows = (
-        tensor.rows(0, max(1, min(tensor.shape[0], FIRST * tensor.shape[0] // tensor.size))) if tensor.shape else None
+        tensor.rows(0, max(1, min(tensor.readable, FIRST * tensor.shape[0] // tensor.size))) if tensor.shape else None
     )
     return rows is None or len(np.unique(np.asarray(rows).reshape(-1)[:FIRST])) <= FEW
 

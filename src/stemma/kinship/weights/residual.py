@@ -56,7 +56,7 @@ def _first(tensor: Tensor) -> np.ndarray:
     """The first entries of a tensor, as stored."""
     if not tensor.shape or not tensor.size:
         return np.asarray(tensor.array()).reshape(-1)
-    rows = min(tensor.shape[0], max(1, PEEK // max(1, tensor.size // tensor.shape[0])))
+    rows = min(tensor.readable, max(1, PEEK // max(1, tensor.size // tensor.shape[0])))
     return np.asarray(tensor.rows(0, rows)).reshape(-1)[:PEEK]
 
 

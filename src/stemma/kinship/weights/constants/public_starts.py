@@ -40,7 +40,7 @@ def _firsts(model: Model) -> Iterator[np.ndarray]:
     """The first numbers of every matrix, as torch stores them."""
     for tensor in matrices(model).values():
         width = max(1, tensor.size // tensor.shape[0])
-        rows = min(tensor.shape[0], -(-ENTRIES // width))
+        rows = min(tensor.readable, -(-ENTRIES // width))
         x = np.asarray(tensor.rows(0, rows), np.float64).reshape(-1)[:ENTRIES]
         if len(x) >= ENTRIES // 8 and np.isfinite(x).all() and x.std() > 0:
             yield x
