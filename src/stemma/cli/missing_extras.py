@@ -21,7 +21,6 @@ EXTRAS = {
     "python_multipart": ("python-multipart", "web"),
     "huggingface_hub": ("huggingface-hub", "hf"),
     "psycopg": ("psycopg", "postgres"),
-    "httpx": ("httpx", "hub"),
     "cyclonedx": ("cyclonedx-python-lib", "standards"),
     "spdx_python_model": ("spdx-python-model", "standards"),
     "in_toto_attestation": ("in-toto-attestation", "standards"),
