@@ -20,6 +20,9 @@ from stemma.types import Digest, jsonable
 
 BATCH = 200
 
+PENDING = 200_000
+"""Lookup keys of tensors that are inserted at once, in their order: one by one they would be all over the index."""
+
 
 @dataclass(frozen=True, slots=True)
 class Imported:
@@ -126,6 +129,7 @@ class _Merge:
         self._receipt = self._write_receipt(name)
         self._known = self._digests()
         self._current = self._current_models()
+        self._pending = list[tuple[int, int]]()
         self._spec = jsonable(fingerprinters()[0].spec)
         new = 0
         batch = list[Statement]()
@@ -139,6 +143,7 @@ class _Merge:
                 self._write(batch)
                 batch = []
         self._write(batch)
+        self._write_keys()
         live = sum(1 for _, _, removed, _ in self._current.values() if not removed)
         return Imported(self.section, name, new, live, first)
 
@@ -220,12 +225,19 @@ class _Merge:
         here = sa.and_(k.origin_id == self._origin, k.name.in_(list(newest)))
         old = self.connection.execute(sa.select(k.statement_id).where(here)).scalars().all()
         if old:
+            self._write_keys()
             self.connection.execute(schema.known_tensor.delete().where(t.statement_id.in_(old)))
             self.connection.execute(schema.known_model.delete().where(here))
         self.connection.execute(schema.known_model.insert(), [self._row(i, one) for i, one in newest.values()])
-        keys = [{"key": key, "statement_id": i} for i, one in newest.values() for key in _tensor_keys(one.body)]
-        if keys:
-            self.connection.execute(schema.known_tensor.insert(), keys)
+        self._pending += [(key, i) for i, one in newest.values() for key in _tensor_keys(one.body)]
+        if len(self._pending) >= PENDING:
+            self._write_keys()
+
+    def _write_keys(self) -> None:
+        if self._pending:
+            rows_ = [{"key": key, "statement_id": i} for key, i in sorted(self._pending)]
+            self.connection.execute(schema.known_tensor.insert(), rows_)
+            self._pending = []
 
     def _row(self, i: int, one: Statement) -> dict[str, Any]:
         body = one.body
