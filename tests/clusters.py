@@ -1,6 +1,7 @@
 """Real clusters on this machine for tests and benchmarks: started as anybody starts them, and always ended."""
 
 import contextlib
+import ctypes
 import json
 import os
 import signal
@@ -30,8 +31,9 @@ def dask_cluster(folder: Path, workers: int = 2) -> Iterator[str]:
         command = [sys.executable, "-m", f"distributed.cli.{module}", *words, "--no-dashboard"]
         with (folder / f"{module}{len(started)}.log").open("wb") as log:
             process = subprocess.Popen(
-                command, stdout=log, stderr=log, env={**os.environ, **ENVIRONMENT}, start_new_session=True
-            )
+                command, stdout=log, stderr=log, env={**os.environ, **ENVIRONMENT}, start_new_session=True,
+                preexec_fn=_end_with_parent,
+            )  # fmt: skip
         started.append(process)
 
     try:
@@ -82,6 +84,12 @@ def _add_node(cluster: Any, options: dict[str, Any], tries: int = 3) -> None:
         except Exception as error:
             if not left or "timed out" not in str(error):
                 raise
+
+
+def _end_with_parent() -> None:
+    """A test that is killed leaves no cluster behind (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def wait_until(true: Callable[[], bool], seconds: float = 60.0) -> None:

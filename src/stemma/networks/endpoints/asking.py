@@ -52,7 +52,7 @@ class Budget:
             left = f" ({self.spent:,} are used)" if self.spent else ""
             raise EndpointError(
                 f"{name} would be asked {wanted:,} times, more than --max-queries {self.most:,} allows{left}: "
-                f"allow more, or give fewer probes. Nothing was asked"
+                f"allow more, or give fewer probes. It was asked nothing"
             )
 
     def spend(self, inputs: int, name: str) -> None:
