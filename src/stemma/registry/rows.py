@@ -69,7 +69,7 @@ def select_live() -> sa.Select:
 
 
 def is_live(content_id: sa.ColumnElement[int]) -> sa.ColumnElement[bool]:
-    """Whether a live model has these contents, asked row by row: a list of all live ones would be made anew each time."""
+    """Whether a live model has these contents, asked row by row: a list of all would be made anew each time."""
     return sa.exists().where(schema.live.c.content_id == content_id)
 
 
