@@ -68,6 +68,11 @@ def select_live() -> sa.Select:
     )
 
 
+def is_live(content_id: sa.ColumnElement[int]) -> sa.ColumnElement[bool]:
+    """Whether a live model has these contents, asked row by row: a list of all would be made anew each time."""
+    return sa.exists().where(schema.live.c.content_id == content_id)
+
+
 def model_record(text: str) -> ModelRecord:
     """The model record in a `record` column."""
     return decode(text, lambda raw: ModelRecord(**raw))
@@ -216,9 +221,8 @@ def models_sharing_tensors(
 ) -> dict[Digest, frozenset[Digest]]:
     """Shared tensors by digest of the live models that have some of them; most shared first, at most `limit`."""
     keys, hits, t = sorted({tensor_key(d) for d in wanted}), Counter[int](), schema.tensor_key.c
-    enrolled = sa.select(schema.live.c.content_id)
     for at in range(0, len(keys), QUERY_BATCH):
-        found = sa.select(t.content_id).where(t.key.in_(keys[at : at + QUERY_BATCH]), t.content_id.in_(enrolled))
+        found = sa.select(t.content_id).where(t.key.in_(keys[at : at + QUERY_BATCH]), is_live(t.content_id))
         hits.update(connection.execute(found).scalars())
     shared = {}
     for content_id in sorted(hits, key=lambda c: (-hits[c], c))[:limit]:
@@ -270,10 +274,9 @@ def put_fingerprint(
 def models_sharing_units(connection: sa.Connection, keys: Sequence[int], limit: int) -> list[Digest]:
     """The live models with at least two of the keys of hidden units; most of them first."""
     u, shared = schema.unit_key.c, sa.func.count()
-    enrolled = sa.select(schema.live.c.content_id)
     found = (
         sa.select(u.content_id, shared.label("shared"))
-        .where(u.key.in_(keys[:QUERY_BATCH]), u.content_id.in_(enrolled))
+        .where(u.key.in_(keys[:QUERY_BATCH]), is_live(u.content_id))
         .group_by(u.content_id)
         .having(shared > 1)
         .order_by(shared.desc(), u.content_id)

@@ -113,7 +113,7 @@ def _live_digests(connection: sa.Connection, contents: Sequence[int]) -> list[Di
     for at in range(0, len(contents), rows.QUERY_BATCH):
         part = contents[at : at + rows.QUERY_BATCH]
         query = sa.select(schema.content.c.id, schema.content.c.digest).where(
-            schema.content.c.id.in_(part), schema.content.c.id.in_(sa.select(schema.live.c.content_id))
+            schema.content.c.id.in_(part), rows.is_live(schema.content.c.id)
         )
         found |= {r.id: Digest(r.digest) for r in connection.execute(query)}
     return [found.get(c) for c in contents]
