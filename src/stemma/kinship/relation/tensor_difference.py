@@ -49,7 +49,7 @@ class TensorDifference:
         zeros: Entries that are zero in A only, in B only, in both.
         unzeroed_change: Sums of (B - A)² where B is not zero, and where A is not.
         projected: The difference, projected when its rank is needed.
-        sample: The same entries of A and of B, spread evenly, `[2, n]`.
+        sample: The same entries of A and of B, spread evenly, `[2, n]`; none where no entry became zero.
         zero_patterns: (n, m) where n of every m neighbours are zero, else None; of B, then of A.
     """
 
@@ -199,8 +199,10 @@ class _Sums:
     def result(self, projected: ProjectedDifference) -> TensorDifference | None:
         if not self.read:
             return None
-        sample = np.concatenate(self.samples, axis=1)
-        sample = sample[:, :: max(1, sample.shape[1] // SAMPLED_ENTRIES)]
+        sample = np.zeros((2, 0))
+        if self.zeros[:2].any():  # of tensors without new zeros, of which there may be 100,000, none is needed
+            sample = np.concatenate(self.samples, axis=1)
+            sample = sample[:, :: max(1, sample.shape[1] // SAMPLED_ENTRIES)].copy()
         patterns = [next((p for p, holds in known.items() if holds), None) for known in self.patterns]
         return TensorDifference(
             shape=self.shape, read=self.read, rows=np.concatenate(self.rows, axis=1), axis_sums=tuple(self.axis_sums),
