@@ -167,7 +167,9 @@ def test_twins_are_the_documents_of_the_command_line(
         assert atlas.get(f"{address}{joined}format=json").text == out
     drawn = atlas.get("/tree?format=json").text
     check_document(drawn)
-    assert drawn == run("lineage", "--registry", registry, "--json")[1]
+    printed = json.loads(run("lineage", "--registry", registry, "--json")[1])
+    assert printed.pop("reused")["models"]  # it was drawn before, which the page need not say
+    assert json.loads(drawn) == printed
 
 
 @pytest.mark.slow
@@ -324,7 +326,7 @@ def test_hostile_names_are_text_on_every_page(name: str, tmp_path: Path, run: Ru
             page = Page(found.text)
             assert page.tags.count("script") == (4 if address == "/tree" else 0 if address == "/tree/model" else 2)
             assert "onload=" not in found.text.replace("&#39; onload=&#39;", "")
-            assert "49" not in page.text.replace("2049", "")
+            assert name != "{{ 7*7 }}" or "{{ 7*7 }}" in page.text or "49" not in page.text, address
         model = client.get("/model", params={"name": name, "format": "json"}).json()
         assert model["name"] == name
 

@@ -189,7 +189,7 @@ def test_distance_takes_paired_probes(run: Run, place: Path) -> None:
     words = ("--method", "outputs", "--probes", "p.npz", *CODE, "--out", "taken.npz")
     code, _, err = run("fingerprint", "net.safetensors", *words)
     assert code == 0, err
-    (taken,) = np.load("taken.npz").values()
+    taken = np.load("taken.npz")["outputs"]
     assert np.array_equal(taken.argmax(1), np.load("p.npz")["labels"])
 
 

@@ -162,9 +162,9 @@ def view_of_export(path: Path) -> dict[str, Any]:
 
 
 def test_paths_are_recognised_wherever_they_stand() -> None:
-    scrub = Scrubber.of(["/data/my models/x.bin", "C:\\Users\\Bob Lee\\y.bin"], "/home/bob").text
+    scrub = Scrubber.of(["/data/my models/x.bin", "C:\\Users\\Bob Lee\\y.bin"], "/srv/bob").text
     said = {
-        "'x' is no longer at /home/bob/zoo/x.safetensors": "'x' is no longer at x.safetensors",
+        "'x' is no longer at /srv/bob/zoo/x.safetensors": "'x' is no longer at x.safetensors",
         "read /data/my models/x.bin, not /srv/y": "read x.bin, not y",
         "C:\\Users\\Bob Lee\\y.bin and \\\\host\\share\\z": "y.bin and z",
         "file:///etc/passwd; ~/k": "passwd; k",
@@ -174,7 +174,7 @@ def test_paths_are_recognised_wherever_they_stand() -> None:
     assert {text: scrub(text) for text in said} == said
     assert public_source("hf:org/name@main") == "hf:org/name@main"
     assert public_source("https://u:p@h/x.safetensors?k=1") == "https://h/x.safetensors"
-    assert public_source("/home/bob/folder/") == "folder"
+    assert public_source("/srv/bob/folder/") == "folder"
 
 
 def test_equal_registries_give_equal_bytes_and_a_signature_changes_no_statement(
@@ -352,7 +352,7 @@ def test_the_key_is_pinned_and_an_impostor_is_refused(
     mine, mine_public = key_pair(tmp_path, "mine", kind)
     other, other_public = key_pair(tmp_path, "other", kind)
     enrol(a, "resnet", arrays(1))
-    export, here = ("registry", "export", "--registry", a.url), ("--registry", b.url)
+    export, here = ("registry", "export", "--registry", a.where), ("--registry", b.where)
     files = {name: tmp_path / f"{name}.reg" for name in ("mine", "other", "none", "impostor")}
     assert run(*export, files["mine"], "--name", "acme", "--sign", mine) == 0
     assert run(*export, files["other"], "--sign", other) == 0
@@ -606,7 +606,7 @@ def framed(tmp_path: Path, b: Registry) -> tuple[Path, Path]:
 
 
 def asked(model: Path, registry: Registry, **more: Any) -> Any:
-    return trace(TraceRequest(model=str(model), registry=registry.url, **more))
+    return trace(TraceRequest(model=str(model), registry=registry.where, **more))
 
 
 @pytest.mark.slow
@@ -726,12 +726,12 @@ def test_every_answer_says_from_whom_it_knows(
     for name, weights in (("base", base), ("child", child)):
         save_file(weights, tmp_path / f"{name}.safetensors")
     Workspace(a).add([tmp_path / "base.safetensors", tmp_path / "child.safetensors"], license="mit")
-    assert run("lineage", "--registry", a.url) == 0
+    assert run("lineage", "--registry", a.where) == 0
     workspace = Workspace(a)
     workspace.trace(workspace.resolve("child"))
     private, public = key_pair(tmp_path, "k")
-    file, here = tmp_path / "a.reg", ("--registry", b.url)
-    assert run("registry", "export", file, "--registry", a.url, "--name", "acme", "--sign", private) == 0
+    file, here = tmp_path / "a.reg", ("--registry", b.where)
+    assert run("registry", "export", file, "--registry", a.where, "--name", "acme", "--sign", private) == 0
     assert run("registry", "import", file, *here, "--public-key", public) == 0
     save_file(near(base, 7), tmp_path / "suspect.safetensors")
     for name in ("base", "child"):
@@ -775,7 +775,7 @@ def test_every_answer_says_from_whom_it_knows(
     assert run("trace", "suspect.safetensors", "--html", tmp_path / "t.html", *here) == 0
     assert sentence in (tmp_path / "t.html").read_text(encoding="utf-8")
     for kind in ("cyclonedx", "spdx", "sarif", "model-card", "intoto"):
-        out = export_findings(ExportRequest(model="suspect.safetensors", format=kind, registry=b.url)).content.decode()
+        out = export_findings(ExportRequest(model="suspect.safetensors", format=kind, registry=b.where)).content.decode()
         assert "acme" in out, kind
     for refused in (
         ("explain", "base@acme", "child@acme"),
@@ -827,7 +827,7 @@ def test_a_subscription_downloads_what_changed_and_nothing_else(
     tmp_path: Path, a: Registry, b: Registry, capsys: pytest.CaptureFixture[str]
 ) -> None:
     enrol_bare(a, "one", 1)
-    file, here = tmp_path / "a.reg", ("--registry", b.url)
+    file, here = tmp_path / "a.reg", ("--registry", b.where)
     a.exchange.export(file, name="acme")
     sent: list[int] = []
 
@@ -929,28 +929,28 @@ def test_differences_are_listed_and_end_with_one(
     enrol(a, "licence", arrays(2), "mit")
     enrol(b, "licence", arrays(2), "gpl-3.0")
     a.exchange.export(tmp_path / "a.reg", name="acme")
-    for other in (tmp_path / "a.reg", a.url):
-        found, code = document(capsys, "registry", "diff", other, "--registry", b.url)
+    for other in (tmp_path / "a.reg", a.where):
+        found, code = document(capsys, "registry", "diff", other, "--registry", b.where)
         assert (code, found["only_here"], found["only_there"], found["names"]) == (1, [], [], [])
         assert [(x["name"], x["here"]["licence"], x["there"]["licence"]) for x in found["licences"]] == [
             ("licence", "gpl-3.0", "mit")
         ]
     enrol(b, "licence", arrays(2), "mit", replace=True)
-    assert document(capsys, "registry", "diff", tmp_path / "a.reg", "--registry", b.url)[1] == 0
+    assert document(capsys, "registry", "diff", tmp_path / "a.reg", "--registry", b.where)[1] == 0
     enrol(a, "there", arrays(3))
     enrol(b, "here", arrays(4))
     enrol(a, "name", arrays(5))
     enrol(b, "name", arrays(6))
     a.exchange.export(tmp_path / "a.reg")
-    found, code = document(capsys, "registry", "diff", tmp_path / "a.reg", "--registry", b.url)
+    found, code = document(capsys, "registry", "diff", tmp_path / "a.reg", "--registry", b.where)
     listed = {field: [x["name"] for x in found[field]] for field in ("only_here", "only_there", "names")}
     assert (code, listed) == (1, {"only_here": ["here", "name"], "only_there": ["name", "there"], "names": ["name"]})
     before = dump(b)
     b.exchange.import_from(str(tmp_path / "a.reg"), ANY)
     assert dump(b) != before
-    found, _ = document(capsys, "registry", "diff", tmp_path / "a.reg", "--registry", b.url)
+    found, _ = document(capsys, "registry", "diff", tmp_path / "a.reg", "--registry", b.where)
     assert (found["only_there"], found["already_known"]) == ([], 2)
-    assert run("registry", "diff", tmp_path / "a.reg", "--registry", b.url) == 1
+    assert run("registry", "diff", tmp_path / "a.reg", "--registry", b.where) == 1
     assert "name taken" in capsys.readouterr().out
 
 

@@ -91,7 +91,7 @@ def test_an_address_has_parts() -> None:
     assert without_password("postgresql://u@h/db?a=1&PassWord=x&sslpassword=y#z") == (
         "postgresql://u@h/db?a=1&PassWord=***&sslpassword=***"
     )
-    assert without_password("/home/me/r.db") == "/home/me/r.db"
+    assert without_password("/srv/me/r.db") == "/srv/me/r.db"
 
 
 def test_a_wrong_user_password_or_database_is_one_sentence(postgresql: Server, run: Run) -> None:

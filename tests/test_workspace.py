@@ -22,7 +22,7 @@ from stemma.registry import Registry, comparisons, ingest
 from stemma.registry.model_records import has_no_weights
 from stemma.registry.search import SketchIndex
 from stemma.types import Spec
-from stemma.workspace import Workspace, read_checkpoints
+from stemma.workspace import Workspace
 
 
 def network(seed: int, width: int = 48) -> dict[str, np.ndarray]:
@@ -193,14 +193,14 @@ def test_kept_weights_stand_in_for_a_source_that_is_not_there(workspace: Workspa
 def test_weights_that_change_while_they_are_kept_are_refused(
     workspace: Workspace, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = read_checkpoints.ingest
+    real = ingest.ingest
 
     def then_changed(checkpoint: Checkpoint, license: str | None) -> tuple | str:
         found = real(checkpoint, license)
         save_file(network(77), checkpoint.path)
         return found
 
-    monkeypatch.setattr(read_checkpoints, "ingest", then_changed)
+    monkeypatch.setattr(ingest, "ingest", then_changed)
     (result,) = workspace.add([folder / "root.safetensors"], keep_weights=True)
     assert result.status == "failed"
     assert "changed while it was being added" in str(result.error)
