@@ -232,7 +232,7 @@ def test_what_was_fetched_is_not_fetched_again(hub: Hub, tmp_path: Path, monkeyp
     monkeypatch.setenv("STEMMA_REMOTE_CACHE_GB", "0.00001")
     monkeypatch.setattr(range_cache, "YOUNG", -1.0)
     range_cache.make_room()
-    kept = sum(p.stat().st_size for p in (tmp_path / "cache").rglob("*") if p.is_file())
+    kept = sum(p.stat().st_size for p in (tmp_path / "cache" / "remote").rglob("*") if p.is_file())
     assert kept <= 10_000
     assert not any((tmp_path / "cache" / "remote" / "replicas").iterdir())
 
