@@ -13,6 +13,8 @@ from checkpoints import Run, arrays_of
 from stemma.cli import layout, output
 from stemma.cli.arguments import arrange
 
+pytestmark = pytest.mark.anywhere
+
 
 def test_version_and_help(run: Run) -> None:
     assert run("--version")[:2] == (0, f"stemma {stemma.__version__}\n")

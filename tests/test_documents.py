@@ -17,6 +17,8 @@ from edited_networks import trained
 from stemma.application.document import Document
 from stemma.checkpoints.save import save
 
+pytestmark = pytest.mark.anywhere
+
 spec = importlib.util.spec_from_file_location("schemas", SCHEMAS.with_suffix(".py"))
 assert spec is not None
 assert spec.loader is not None

@@ -28,6 +28,8 @@ from stemma.probes.text import read_lines
 from stemma.registry import Registry
 from stemma.workspace import Workspace
 
+pytestmark = pytest.mark.anywhere
+
 INPUTS = np.random.default_rng(0).random((40, 1, 4, 4), np.float32)
 PROBES = Probes.of(INPUTS)
 

@@ -28,6 +28,8 @@ from stemma.workspace.engines.local import LocalProcesses
 from stemma.workspace.engines.run_tasks import AHEAD, Lost, spread_over
 from stemma.workspace.shared_files import FileState, Unseen, WithFiles, require_seen
 
+pytestmark = pytest.mark.anywhere
+
 
 class Died(Exception):
     """A worker of the engine below died."""

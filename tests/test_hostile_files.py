@@ -23,6 +23,8 @@ from stemma.checkpoints.formats import archives, safetensors
 from stemma.errors import NotAModelError, OverBudgetError, StemmaError, UnreadableModelError, UnsafeFileError
 from test_formats import WRITERS, arrays, build_tflite, write_npz, write_safetensors
 
+pytestmark = pytest.mark.anywhere
+
 
 def raw_safetensors(path: Path, header: dict | bytes, payload: bytes = b"") -> Path:
     raw = header if isinstance(header, bytes) else json.dumps(header).encode()

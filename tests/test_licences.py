@@ -13,6 +13,8 @@ from stemma.application.policies.licences import judge_licence, parse_denied
 from stemma.checkpoints.cards import front_matter, licence
 from stemma.errors import MisuseError
 
+pytestmark = pytest.mark.anywhere
+
 PAGE = (Path(__file__).parents[1] / "docs" / "how-to" / "gates.md").read_text()
 
 

@@ -20,6 +20,8 @@ from stemma.probes import Probes
 from stemma.verification.edit import EditReplay, read
 from stemma.zoo import data
 
+pytestmark = pytest.mark.anywhere
+
 PRUNING = {"keep_ratio": "share", "min_keep": "least", "round_to": "multiple"}
 UNLEARNING = {"max_fraction": "most"}
 

@@ -19,6 +19,8 @@ from stemma.registry.blobs import INLINE_LIMIT, pack, unpack
 from stemma.registry.model_records import describe, write_copy
 from stemma.types import Digest, Fingerprint, Spec
 
+pytestmark = pytest.mark.anywhere
+
 SPEC = Spec("sketch", 1, {"seed": 0})
 
 

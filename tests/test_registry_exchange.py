@@ -40,6 +40,8 @@ from stemma.types import RelationKind
 from stemma.verification.signatures.keys import PrivateKey
 from stemma.workspace import Workspace
 
+pytestmark = pytest.mark.anywhere
+
 ANY = Acceptance()
 
 

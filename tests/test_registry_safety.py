@@ -23,6 +23,8 @@ from stemma.registry.model_records import describe, write_copy
 from stemma.types import Digest, Spec
 from test_registry import SPEC, arrays, enrol, model, sketch
 
+pytestmark = pytest.mark.anywhere
+
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:

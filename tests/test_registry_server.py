@@ -29,6 +29,8 @@ from stemma.registry.transfer import copy_registry
 from stemma.types import Digest
 from test_registry import SPEC, enrol, model, sketch
 
+pytestmark = pytest.mark.anywhere
+
 SECRET = "s3cr3t-pw"
 
 
