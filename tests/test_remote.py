@@ -391,6 +391,31 @@ def test_a_list_of_repositories_is_enrolled_line_by_line(
     assert len(json.loads(capsys.readouterr().out)["families"]) == 1
 
 
+def test_a_family_tree_neither_clears_a_sample_nor_takes_equal_samples_for_one_model(
+    hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arrays, rest = network(2, network(1)), network(50)
+    for name, x in arrays.items():
+        if rows := sample.sampled_rows(x.shape):
+            x[rows:] = rest[name][rows:]  # somebody's leading rows, and other weights behind them
+    hub.repositories["acme/a"] = write(tmp_path / "a", arrays)
+    typed = ["hf:acme/a", "hf:acme/stranger", str(tmp_path / "child"), str(tmp_path / "parent")]
+    assert run("add", *typed) == 0
+    capsys.readouterr()
+    assert run("lineage", "--fail-on-descendant-of", "parent", "--json") == 3
+    found = json.loads(capsys.readouterr().out)
+    assert {t["model"] for t in found["not_tested"] if t["what"] == "unread"} == {"acme/a", "acme/stranger"}
+    assert {(e["parent"], e["child"]) for e in found["edges"]} <= {("parent", "child"), ("child", "parent")}
+    assert any(r["models"] == ["acme/a", "child"] and "only a sample" in r["reason"] for r in found["refused"])
+    assert run("lineage", "--fail-on-descendant-of", "acme/stranger") == 3
+    assert "child descends from acme/stranger is not decided" in " ".join(capsys.readouterr().err.split())
+    assert run("export", "--all", "--format", "intoto") == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "only a sample" in said
+    assert run("export", "--all", "--format", "spdx", "--out", str(tmp_path / "out"), "--json") == 0
+    assert "no-known-parent" not in (tmp_path / "out").read_text()
+
+
 @pytest.mark.slow
 def test_the_example_builds_a_registry_and_goes_on_where_it_stopped(hub: Hub, tmp_path: Path) -> None:
     program = tmp_path / "bin" / "stemma"
