@@ -50,8 +50,8 @@ def statement(findings: ExportedFindings, predicate_type: str, predicate: Mappin
 
     if part := next((m for m in findings.models if not m.files and is_partial(m.digest)), None):
         raise StatementError(
-            f"only a sample of {clean(part.name)[:100]} was read, and a statement is about whole files: fetch it and give "
-            "its path"
+            f"only a sample of {clean(part.name)[:100]} was read, and a statement is about whole files: fetch it "
+            "and give its path"
         )
     if gone := next((m for m in findings.models if not m.files), None):
         raise StatementError(
