@@ -466,6 +466,26 @@ def test_a_change_behind_the_sample_is_seen_when_a_model_is_added_again(
         assert registry.get("acme/child").source == first.source
 
 
+def test_the_key_of_a_signed_address_is_in_no_output(
+    hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    address = f"{hub.url}/acme/child/resolve/main/model.safetensors?signature=c4f3k3y"
+    parent, page = str(tmp_path / "parent"), tmp_path / "page.html"
+    said = ""
+    for words in (
+        ("trace", address, "--against", parent), ("trace", parent, "--against", address, "--json"),
+        ("compare", parent, address, "--html", str(page), "--json"), ("compare", parent, address),
+        ("lineage", parent, address, "--json"), ("add", address, "--json"), ("show", "model", "--json"),
+        ("add", address.replace("model.", "other.")), ("trace", parent, "--fail-on-descendant-of", address),
+        ("registry", "subscribe", address), ("registry", "forget", address),
+    ):  # fmt: skip
+        run(*words)
+        said += "".join(capsys.readouterr())
+    assert "/resolve/main/model.safetensors" in said + page.read_text()
+    assert "c4f3k3y" not in said + page.read_text()
+    assert address.partition("?")[2] in "".join(path for _, path, _ in hub.seen)  # it was used
+
+
 @pytest.mark.slow
 def test_the_example_builds_a_registry_and_goes_on_where_it_stopped(hub: Hub, tmp_path: Path) -> None:
     program = tmp_path / "bin" / "stemma"
