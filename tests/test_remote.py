@@ -359,6 +359,11 @@ def test_an_adapter_is_merged_with_its_base_on_the_hub(hub: Hub, tmp_path: Path)
     a, b = (low[f"{LORA}_{x}.weight"] for x in "AB")
     assert np.allclose(rows, network(1)["model.layers.1.self_attn.q_proj.weight"][:8] + (b @ a)[:8], atol=1e-4)
     assert compare(load(tmp_path / "parent"), merged).verdict == "related"
+    assert not any(str(tmp_path) in note for note in merged.notes)
+    for place in (str(tmp_path / "parent"), "../parent", "file:///etc"):  # a folder of whoever reads it
+        (folder / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": place}))
+        with pytest.raises(RemoteError, match="no repository of the hub"):
+            load("hf:acme/adapter")
 
 
 def run(*words: str) -> int:
@@ -393,6 +398,96 @@ def test_a_list_of_repositories_is_enrolled_line_by_line(
     assert "partial:sha256:" in capsys.readouterr().out
     assert run("lineage", str(tmp_path / "parent"), "hf:acme/child", "--json") == 0
     assert len(json.loads(capsys.readouterr().out)["families"]) == 1
+
+
+def test_a_family_tree_neither_clears_a_sample_nor_takes_equal_samples_for_one_model(
+    hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arrays, rest = network(2, network(1)), network(50)
+    for name, x in arrays.items():
+        if rows := sample.sampled_rows(x.shape):
+            x[rows:] = rest[name][rows:]  # somebody's leading rows, and other weights behind them
+    hub.repositories["acme/a"] = write(tmp_path / "a", arrays)
+    typed = ["hf:acme/a", "hf:acme/stranger", str(tmp_path / "child"), str(tmp_path / "parent")]
+    assert run("add", *typed) == 0
+    capsys.readouterr()
+    assert run("lineage", "--fail-on-descendant-of", "parent", "--json") == 3
+    found = json.loads(capsys.readouterr().out)
+    assert {t["model"] for t in found["not_tested"] if t["what"] == "unread"} == {"acme/a", "acme/stranger"}
+    assert {(e["parent"], e["child"]) for e in found["edges"]} <= {("parent", "child"), ("child", "parent")}
+    assert any(r["models"] == ["acme/a", "child"] and "only a sample" in r["reason"] for r in found["refused"])
+    assert run("lineage", "--fail-on-descendant-of", "acme/stranger") == 3
+    assert "child descends from acme/stranger is not decided" in " ".join(capsys.readouterr().err.split())
+    assert run("export", "--all", "--format", "intoto") == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "only a sample" in said
+    assert run("export", "--all", "--format", "spdx", "--out", str(tmp_path / "out"), "--json") == 0
+    assert "no-known-parent" not in (tmp_path / "out").read_text()
+
+
+def test_equal_samples_are_no_copies_where_weights_are_gone_or_only_told_of(
+    hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrays = network(2, network(1))
+    arrays["model.layers.0.mlp.up_proj.weight"][-1] = 7.0  # a row that no sample holds
+    hub.repositories["acme/altered"] = write(tmp_path / "altered", arrays)
+    assert run("add", "hf:acme/child", "hf:acme/altered") == 0
+    assert run("registry", "export", str(tmp_path / "x.reg"), "acme/child", "--name", "acme") == 0
+    there = ("--registry", str(tmp_path / "there.db"))
+    assert run("registry", "import", str(tmp_path / "x.reg"), *there) == 0
+    digest = Registry(str(tmp_path / "registry.db")).get("acme/child").digest
+    capsys.readouterr()
+    assert run("show", digest[:30], *there, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["name"] == "acme/child@acme"
+    assert run("show", digest[:30]) == 1  # two models have this sample
+    assert "acme/altered" in capsys.readouterr().err
+    assert run("trace", "hf:acme/altered", *there, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert run("compare", "acme/child", "acme/altered", "--json") == 0
+    gone = json.loads(capsys.readouterr().out)
+    for answer in (found["relatives"][0], gone):
+        assert answer["relation"] == "related"
+        assert "whether the rest of the two agrees is not known" in json.dumps(answer)
+    assert (found["verdict"], found["copies"], gone["verdict"]) == ("related", [], "related")
+    assert {t["what"] for t in gone["not_tested"]} == {"weights-gone"}
+
+
+def test_a_change_behind_the_sample_is_seen_when_a_model_is_added_again(
+    hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("add", "hf:acme/child") == 0
+    arrays = network(2, network(1))
+    arrays["model.layers.0.mlp.up_proj.weight"][-1] = 7.0  # a row that no sample holds
+    write(tmp_path / "child", arrays, "other words")
+    capsys.readouterr()
+    assert run("add", "hf:acme/child") == 1
+    assert "the hub lists another SHA-256" in " ".join(capsys.readouterr().err.split())
+    assert run("add", "hf:acme/child", "--replace") == 0
+    first, last = load(f"hf:acme/child@{hub.commit('acme/child')}"), load(tmp_path / "child")
+    assert explain(last, first).kind is RelationKind.RELATED  # and not a copy
+    with Registry(str(tmp_path / "registry.db")) as registry:
+        assert registry.get("acme/child").source == first.source
+
+
+def test_the_key_of_a_signed_address_is_in_no_output(
+    hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    address = f"{hub.url}/acme/child/resolve/main/model.safetensors?signature=c4f3k3y"
+    parent, page = str(tmp_path / "parent"), tmp_path / "page.html"
+    said = ""
+    for words in (
+        ("trace", address, "--against", parent), ("trace", parent, "--against", address, "--json"),
+        ("compare", parent, address, "--html", str(page), "--json"), ("compare", parent, address),
+        ("lineage", parent, address, "--json"), ("add", address, "--json"), ("show", "model", "--json"),
+        ("add", address.replace("model.", "other.")), ("trace", parent, "--fail-on-descendant-of", address),
+        ("registry", "subscribe", address), ("registry", "forget", address),
+    ):  # fmt: skip
+        run(*words)
+        said += "".join(capsys.readouterr())
+    assert "/resolve/main/model.safetensors" in said + page.read_text()
+    assert "c4f3k3y" not in said + page.read_text()
+    assert address.partition("?")[2] in "".join(path for _, path, _ in hub.seen)  # it was used
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ from dataclasses import MISSING, Field, fields, replace
 from typing import Any
 
 from stemma.application.network_options import NetworkOptions
+from stemma.checkpoints.remote import without_queries
 from stemma.types.text import plain
 
 POSITIONAL = {
@@ -79,7 +80,7 @@ def _option(field: Field[Any], value: object) -> Iterator[str]:
 
 def _quoted(word: object) -> str:
     """A word as a shell takes it; what cannot be printed is written as an escape (ANSI-C quoting)."""
-    text = str(word)
+    text = without_queries(str(word))
     if text.isprintable():
         return shlex.quote(text)
     escaped = text.replace("\\", "\\\\").replace("'", "\\'")

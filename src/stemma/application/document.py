@@ -3,7 +3,7 @@
 import contextlib
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Self
 
@@ -46,7 +46,7 @@ class Document:
     asked: Any
 
     @classmethod
-    def of(cls, asked: Any, **fields: Any) -> Self:
+    def of(cls, asked: Any, **values: Any) -> Self:
         """The document of an answer, with its header filled in."""
         from stemma import __version__
 
@@ -54,11 +54,27 @@ class Document:
             from stemma.registry.database import without_password
 
             asked = replace(asked, registry=without_password(asked.registry))
-        return cls(schema=cls.SCHEMA, stemma_version=__version__, created=_now(), asked=asked, **fields)
+        return cls(schema=cls.SCHEMA, stemma_version=__version__, created=_now(), asked=_without_keys(asked), **values)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; a field in `OPTIONAL` is left out where it is None."""
         return {k: v for k, v in jsonable(self).items() if v is not None or k not in self.OPTIONAL}
+
+
+def _without_keys(asked: Any) -> Any:
+    """What was asked, with addresses that hold no keys: a document is passed on."""
+    from stemma.checkpoints.remote import without_queries
+
+    if not is_dataclass(asked) or isinstance(asked, type):
+        return asked
+    changed: dict[str, Any] = {}
+    for f in fields(asked):
+        value = getattr(asked, f.name)
+        if isinstance(value, str):
+            changed[f.name] = without_queries(value)
+        elif isinstance(value, (list, tuple)):
+            changed[f.name] = type(value)(without_queries(v) if isinstance(v, str) else v for v in value)
+    return replace(asked, **{name: value for name, value in changed.items() if value != getattr(asked, name)})
 
 
 def _now() -> str:

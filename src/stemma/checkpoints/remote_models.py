@@ -1,6 +1,7 @@
 """Open models on servers: header and sample by ranges; the whole model where it is small, or asked for."""
 
 import contextlib
+import os
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import replace
 
@@ -50,8 +51,10 @@ def open_remote(text: str, name: str | None = None) -> tuple[Model, ...]:
 
 def _opened(made: Replica, remote: names.RemoteName, name: str) -> tuple[Model, ...]:
     try:
-        if not remote.whole and (made.path / CONFIG).is_file():
-            replica.fetch_base(made, _base_of(made))
+        if (made.path / CONFIG).is_file() and (base := _base_of(made)):
+            replica.check_base(base)
+            if not remote.whole:
+                replica.fetch_base(made, base)
         found = folders.open_folder(made.path, name) if made.path.is_dir() else folders.open_file(made.path, name)
         return tuple(_finished(model, made, remote) for model in found)
     finally:
@@ -120,7 +123,7 @@ def _finished(model: Model, made: Replica, remote: names.RemoteName) -> Model:
         )
     fetch(model.tensors.values())
     claims = {**model.claims, **_claimed_files(made.sha256)}
-    notes = tuple(note.replace(str(made.path), made.source) for note in model.notes)
+    notes = tuple(_of_source(note, made) for note in model.notes)
     if model.is_partial:
         read, total = bytes_read(model)
         notes = (*notes, f"partial: {read:,} of {total:,} bytes read from {made.source}")
@@ -151,6 +154,11 @@ def _about_source(made: Replica) -> Generator[None]:
         yield
     except StemmaError as e:
         said = str(e)
-        if str(made.path) not in said or isinstance(e, MissingExtraError):
+        if str(made.path.parent) not in said or isinstance(e, MissingExtraError):
             raise
-        raise type(e)(said.replace(str(made.path), made.source)) from e
+        raise type(e)(_of_source(said, made)) from e
+
+
+def _of_source(said: str, made: Replica) -> str:
+    """A sentence about the address, without the folder that stands for it or for the base of an adapter."""
+    return said.replace(str(made.path), made.source).replace(f"{made.path.parent}{os.sep}", "")

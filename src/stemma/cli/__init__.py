@@ -163,7 +163,9 @@ def _sentence(error: Exception, typed: Sequence[str]) -> str:
     if (missing := missing_extra(error) or missing_extra(error.__cause__)) and not isinstance(error, MissingExtraError):
         return str(MissingExtraError(f"'stemma {_command(typed)}' with these options", *missing))
     if isinstance(error, StemmaError):
-        return text
+        from stemma.checkpoints.remote import without_queries
+
+        return without_queries(text)
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     return f"{type(error).__name__}: {text} (unexpected, probably a bug in Stemma: --debug shows the traceback)"

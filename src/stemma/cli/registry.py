@@ -213,7 +213,9 @@ def _tell(
 def _headline(answer: "SubscriptionsAnswer") -> tuple[str, str]:
     task = answer.request.task
     if task == "forget":
-        return "forgotten", f": {answer.forgotten:,} models of {answer.request.address}"
+        from stemma.checkpoints.remote import without_queries
+
+        return "forgotten", f": {answer.forgotten:,} models of {without_queries(answer.request.address or '')}"
     if task == "known":
         n = len(answer.origins)
         return f"{n:,}", f" other registr{'y is' if n == 1 else 'ies are'} known"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stemma.types import KnownFrom
+from stemma.types import WEIGHTS_GONE, KnownFrom
 from stemma.types.text import plain
 
 Document = Mapping[str, Any]
@@ -225,6 +225,8 @@ def compare_closing(document: Document) -> tuple[str, str]:
                     "more control models (--null) make the smallest attainable p-value smaller")  # fmt: skip
         parent, child = pair if document["direction"] != "b->a" else (pair[1], pair[0])
         either = "the two share weights: one was made from the other, or both from a third model"
+        if any(t["what"] == WEIGHTS_GONE for t in document["not_tested"]):
+            return either, "see 'not tested' above: what was changed shows only where the weights of both can be read"
         return (_SHARED.get(document["relation"], either)
                 if document["direction"] == "unknown" else "the weights of one were made from those of the other",
                 f"{command_of('explain', asked)} {parent} {child} shows what was changed, layer by layer")  # fmt: skip

@@ -72,11 +72,11 @@ class UnitKeys:
         return [key for key, count in Counter(self._keys(*place)).items() if count == 1]
 
     def _keys(self, t: Tensor, axis: int) -> Iterator[int]:
-        """A key per unit of an axis, hashed so that their order says nothing; of a sample, of the units in it."""
-        needed = min(t.shape[0], LENGTH if axis else UNITS)
-        if axis and t.readable < needed:
+        """A key per unit of an axis, hashed so that their order says nothing; of a sample, per unit that it holds."""
+        wanted = min(t.shape[0], LENGTH if axis else UNITS)
+        if axis and t.readable < wanted:  # of each unit only a part was read, which has other signs than the whole
             return
-        x = t.rows(0, min(needed, t.readable)).astype(np.float64)
+        x = t.rows(0, min(t.readable, wanted)).astype(np.float64)
         x = np.moveaxis(x, axis, 0)[:UNITS]
         x = np.nan_to_num(x.reshape(len(x), -1)[:, :LENGTH], nan=0.0, posinf=0.0, neginf=0.0)
         others = [s for i, s in enumerate(t.shape) if i != axis and s > 1]

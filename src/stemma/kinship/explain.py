@@ -10,7 +10,7 @@ from stemma.errors import PartlyReadError
 from stemma.fingerprints.tensor_content import matrices
 from stemma.kinship.by_samples import decide, unread
 from stemma.kinship.by_weights import WeightsDecision, placement_by_values
-from stemma.kinship.relation import ALL, both_directions, explain_remapped, pair_tensors
+from stemma.kinship.relation import ALL, EXACT, both_directions, explain_remapped, pair_tensors
 from stemma.kinship.relation.explanation import Explanation, LayerChange, Step
 from stemma.kinship.relation.name_relation import CANNOT_SEE, layer_changes, simplest_explanation
 from stemma.kinship.relation.pair import Pair
@@ -53,6 +53,8 @@ def _of_samples(parent: Model, child: Model, alpha: float) -> Explanation:
     except PartlyReadError:
         found = _without_steps(x, y, decide(x, y, alpha=alpha).comparison)
     gaps = tuple(gap["why"] for gap in unread(parent, child))
+    if found.kind in EXACT:  # which is claimed of every entry, and not of a sample
+        found = replace(found, kind=RelationKind.RELATED, sentence=f"{found.sentence}, in the part that was read")
     return replace(found, parent=parent.ref, child=child.ref, notes=(*found.notes, *gaps))
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 import stemma
+from stemma.checkpoints.digest import is_partial
 from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError
 from stemma.types import (
@@ -108,6 +109,8 @@ def compare_sketches(
 
     one, two = sketches
     same = a.digest == b.digest or a.names_free_digest == b.names_free_digest
+    if same and is_partial(a.names_free_digest):  # equal samples may be of different models
+        same, missing = False, f"{missing}; {SAME_SAMPLE}"
     if same or one is None or two is None:
         weights = _digest_evidence(a.ref, b.ref, same, f"{missing}, and there is no sketch")
         kind = (
@@ -150,6 +153,9 @@ def _comparison(a: ModelRef, b: ModelRef, weights: Evidence, kind: RelationKind,
         not_tested=() if kind in _BY_DIGEST else ({"what": what, "model": "", "why": missing},),
     )
 
+
+SAME_SAMPLE = "the digests of what was read are equal; whether the rest of the two agrees is not known"
+"""What equal digests of samples show."""
 
 _BY_DIGEST = (RelationKind.COPY, RelationKind.REFORMATTED)
 """Relations that are decided by digests alone."""

@@ -12,6 +12,8 @@ import numpy as np
 import sqlalchemy as sa
 
 import stemma
+from stemma.checkpoints.digest import is_partial
+from stemma.checkpoints.remote_models import CLAIMED_FILES
 from stemma.errors import RegistryError
 from stemma.registry import blobs, records, schema
 from stemma.registry.records import AddStatus, EvidenceRecord, FingerprintRecord, ModelRecord, TensorRecord
@@ -105,6 +107,12 @@ def add_status(known: ModelRecord | None, record: ModelRecord, replace: bool) ->
     relicensed = record.license is not None and record.license != known.license
     if replace and (relicensed or (known.digest, known.source) != (record.digest, record.source)):
         return AddStatus.REPLACED
+    files = [r.claims.get(CLAIMED_FILES) for r in (known, record)]
+    if known.digest == record.digest and is_partial(record.digest) and None not in files and files[0] != files[1]:
+        raise RegistryError(
+            f"'{record.name}' is registered from other files: what was read of them is the same, but the hub lists "
+            "another SHA-256 than then. Use another name, or --replace"
+        )
     if known.digest == record.digest and not relicensed:
         return AddStatus.KNOWN
     if known.digest == record.digest and known.license is None:

@@ -166,7 +166,7 @@ class Registry:
 
         Args:
             name_or_digest: A name, else the first 8 or more hexadecimal digits of a digest (with or without `sha256:`).
-                If several names have the digest, the first by name is returned.
+                If several names have the digest, the first by name is returned, unless it is that of a sample.
 
         Returns:
             Its record.
@@ -189,9 +189,14 @@ class Registry:
             ]
             if not matches:
                 raise UnknownNameError(rows.unknown_name_message(connection, name_or_digest))
-        if len({m.digest for m in matches}) > 1:
+        several = {
+            m.digest if not digests.is_partial(m.digest) else m.name for m in matches
+        }  # equal samples may differ
+        if len(several) > 1:
             names = ", ".join(f"'{m.name}' ({m.digest})" for m in matches[:4])
-            raise RegistryError(f"'{name_or_digest}' matches {len(matches)} models: {names}. Use more digits")
+            raise RegistryError(
+                f"'{name_or_digest}' matches {len(matches)} models: {names}. Use more digits, or a name"
+            )
         return matches[0]
 
     def by_digest(self, digest: Digest) -> tuple[ModelRecord, ...]:

@@ -9,6 +9,7 @@ import numpy as np
 from stemma.ancestry.trace import Candidate
 from stemma.checkpoints.load import Checkpoint
 from stemma.checkpoints.model import Model
+from stemma.checkpoints.remote import without_queries
 from stemma.errors import NotAModelError, StemmaError
 from stemma.networks.load import open_models
 from stemma.registry.records import ModelRecord
@@ -65,7 +66,7 @@ def candidates_from_files(
             unreadable.append(known)
             continue
         try:
-            name = checkpoint.name if checkpoint.name not in names else str(checkpoint.path)
+            name = checkpoint.name if checkpoint.name not in names else without_queries(str(checkpoint.path))
             models = open_models(checkpoint.path, name)
             bits = with_digests(models, known)
             if sketches is not None:
@@ -75,7 +76,7 @@ def candidates_from_files(
                 if suspect is None or not (model.source == suspect.source and model.digest == suspect.digest):
                     candidates.append(candidate_from_model(prepare(model)))
         except (StemmaError, OSError) as e:
-            unreadable.append(str(e))
+            unreadable.append(without_queries(str(e)))
     return candidates, unreadable
 
 

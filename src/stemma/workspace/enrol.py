@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from stemma.checkpoints.digest import is_partial
 from stemma.checkpoints.load import Checkpoint, Unread, explain_no_checkpoint, survey
 from stemma.checkpoints.model import Model
-from stemma.checkpoints.remote import is_remote, place
+from stemma.checkpoints.remote import is_remote, place, without_queries
 from stemma.checkpoints.remote.names import HUB
 from stemma.checkpoints.remote_models import pinned
 from stemma.errors import MisuseError, RegistryError, StemmaError, UnknownNameError, UnusableRegistryError
@@ -63,6 +63,11 @@ class AddResult:
     status: str
     error: str | None = None
     note: str = ""
+
+    def __post_init__(self) -> None:
+        """Take keys out of addresses: a result is printed, and passed on."""
+        object.__setattr__(self, "path", without_queries(self.path))
+        object.__setattr__(self, "error", self.error and without_queries(self.error))
 
 
 @dataclass(frozen=True)

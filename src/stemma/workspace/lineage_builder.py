@@ -21,7 +21,7 @@ from stemma.kinship.weights.correspondence import candidates
 from stemma.kinship.weights.entries import Entries, entries
 from stemma.registry import comparisons
 from stemma.registry.ingest import fingerprinters
-from stemma.types import Comparison, Edge, Evidence, Lineage, NotTested, RelationKind, Verdict
+from stemma.types import UNREAD, Comparison, Edge, Evidence, Lineage, NotTested, RelationKind, Verdict
 from stemma.workspace.comparison_cache import compare_weights
 from stemma.workspace.number_formats import is_coded, modified_time, originality_ranks, rounded_copies
 from stemma.workspace.role_assignment import with_finetuned
@@ -52,6 +52,8 @@ NOT_COMPARED = "pairs whose weight sketches are no nearer than chance"
 NO_COUNTERPART = "no other model here has hidden units that can be matched with its own"
 
 CIRCULAR = "this edge would make a model its own ancestor"
+
+SAMPLED = "only a sample of its weights was read, and a relation may lie in the rest: add #whole to its address"
 
 OTHER_SHAPES = "related, but of different shapes, and neither is shown to be made from the other"
 
@@ -246,6 +248,7 @@ class LineageBuilder:
             lambda a, b: self.compare_edge(members[a], members[b]),
             RowAngles(values),
             frozenset(k for k, m in enumerate(members) if self.is_childless(m)),
+            frozenset(k for k, m in enumerate(members) if self.models[m].is_partial),
             find_known_parents(values, distances),
             originality_ranks([self.models[m] for m in members], values),
             self.parent_model.edge_confidence if self.parent_model is not None else float,
@@ -345,7 +348,10 @@ class LineageBuilder:
             roots=tuple(sorted({*drawn.roots, *lost, *freed})),
             families=_sorted_families([*families, *((n,) for n in lost)]),
             refused=tuple(refused), cannot_see=CANNOT_SEE + ((NOT_COMPARED,) if len(self.models) > ALL_PAIRS else ()),
-            not_tested=(*self.not_tested, *self.untested({n for f in families if len(f) == 1 for n in f})),
+            not_tested=(
+                *self.not_tested, *self.untested({n for f in families if len(f) == 1 for n in f}),
+                *({"what": UNREAD, "model": m.name, "why": SAMPLED} for m in self.models if m.is_partial),
+            ),
         )  # fmt: skip
 
     def untested(self, names: set[str]) -> list[NotTested]:

@@ -63,6 +63,7 @@ class Family:
         relation: Tests and names a pair (parent, child); called for the edges of the tree only.
         angles: At a model between others, where more than distances is known.
         childless: Positions of models that have no children by rule: quantised, rounded, copied.
+        sampled: Positions of models of which only a sample was read: equal samples may be of different models.
         known_parents: Parents of those models whose parents are known without a tree.
         originality: Of models that are one up to rounding the one with the highest tuple stands for all. Equal unless
             given.
@@ -78,6 +79,7 @@ class Family:
     relation: Callable[[int, int], PairResult] = lambda a, b: PairResult()
     angles: Angles = lambda a, others: None
     childless: frozenset[int] = frozenset()
+    sampled: frozenset[int] = frozenset()
     known_parents: Mapping[int, KnownParents] = field(default_factory=dict)
     originality: Sequence[tuple[int, ...]] = ()
     edge_confidence: Callable[[float], float] = float
@@ -153,7 +155,12 @@ class _Drawing:
         kept = sorted(set(representative.values()))
         self.evidence = {"family": sorted(m.name for m in self.family.models), "noise": []}
         for copy, original in representative.items():
-            if copy != original and not self.add_tested_edge(original, copy, None):
+            if copy == original:
+                continue
+            if {copy, original} & self.family.sampled:
+                self.refused.append({"models": sorted(map(self.name_of, (copy, original))), "reason": EQUAL_SAMPLES})
+                self.roots.append(self.name_of(copy))
+            elif not self.add_tested_edge(original, copy, None):
                 self.roots.append(self.name_of(copy))
         for draw_tree in split_at_merges(self.distances.squared, kept, self.family.known_parents, self.direction):
             missing_count = self.draw_tree(draw_tree, missing_count)
@@ -180,8 +187,11 @@ class _Drawing:
         n, near = len(self.distances), self.distances.same
         originality = self.family.originality or [()] * n
         order = sorted(
-            range(n), key=lambda i: (i in self.family.childless, *(-r for r in originality[i]), self.name_of(i))
-        )
+            range(n),
+            key=lambda i: (
+                i in self.family.childless, i in self.family.sampled, *(-r for r in originality[i]), self.name_of(i)
+            ),
+        )  # fmt: skip
         out: dict[int, int] = {}
         for i in order:
             out[i] = next((j for j in order if out.get(j) == j and near[i, j]), i)
@@ -344,6 +354,8 @@ class _Drawing:
 
 FINETUNED_FROM = 0.5
 """Confidence from which a change along an edge is called fine-tuning."""
+
+EQUAL_SAMPLES = "what was read of both agrees, and of one only a sample was read: neither is shown to be a copy"
 
 NO_DIRECTION = "related, but neither is shown to be the parent of the other"
 

@@ -19,6 +19,9 @@ READ = (".safetensors", ".gguf")
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.\-]{0,95}/[A-Za-z0-9_][\w.\-]{0,95}|[A-Za-z0-9][\w.\-]{0,95}", re.ASCII)
 _REVISION = re.compile(r"[\w][\w.\-/+]{0,199}", re.ASCII)
+_QUERY = re.compile(
+    r"""(?<=://)(?<!endpoint:http://)(?<!endpoint:https://)([^\s'"<>?#]+)\?[^\s'"<>#]*""", re.IGNORECASE
+)
 COMMIT = re.compile(r"[0-9a-f]{40}")
 """A commit that names one state of a repository for ever."""
 
@@ -84,6 +87,11 @@ def without_secrets(url: str) -> str:
     """An address without query and fragment, where keys of signed addresses stand: what is shown and recorded."""
     parts = urlsplit(url)
     return urlunsplit((parts.scheme, parts.netloc, parts.path, "", ""))
+
+
+def without_queries(text: str) -> str:
+    """A text whose addresses of files have no query, where keys of signed addresses stand."""
+    return _QUERY.sub(r"\1", text) if "://" in text and "?" in text else text
 
 
 def parse(text: str) -> RemoteName:

@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 from stemma.checkpoints.remote import hub
 from stemma.checkpoints.remote.answers import Version
 from stemma.checkpoints.remote.hub import HubFile, Repository
-from stemma.checkpoints.remote.names import READ, WHOLE, RemoteName, without_secrets
+from stemma.checkpoints.remote.names import HUB, READ, WHOLE, RemoteName, parse, without_secrets
 from stemma.checkpoints.remote.range_cache import make_room, root
 from stemma.checkpoints.remote.remote_file import AT_ONCE, RemoteFile
 from stemma.errors import RemoteError, UnreadableModelError, UnsafeFileError
@@ -120,17 +120,22 @@ def of_address(name: RemoteName) -> Replica:
     return Replica(at, without_secrets(name.url) + (WHOLE if name.whole else ""))
 
 
+def check_base(wanted: str) -> None:
+    """Refuse a base that is no repository: an adapter on a server must not name a folder of this machine."""
+    try:
+        parse(f"{HUB}{wanted.removeprefix(HUB)}")
+    except RemoteError as e:
+        raise RemoteError(
+            f"an adapter needs its base model, and {wanted[:200]!r} is no repository of the hub: fetch the adapter and "
+            "its base, and give the adapter's folder"
+        ) from e
+
+
 def fetch_base(replica: Replica, wanted: str) -> None:
     """Make the folder of an adapter's base beside that of the adapter, where its reader looks for it."""
-    from stemma.checkpoints.remote.names import HUB, parse
-
     last = wanted.rstrip("/").rpartition("/")[2]
-    try:
-        name = parse(f"{HUB}{wanted.removeprefix(HUB)}")
-    except RemoteError:
-        return  # a path on somebody's machine: the reader of adapters says that it is not here
     if _is_plain(last) and last != replica.path.name:
-        of_repository(name, replica.path.parent / last)
+        of_repository(parse(f"{HUB}{wanted.removeprefix(HUB)}"), replica.path.parent / last)
 
 
 def _token_if_hub() -> str | None:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from stemma.checkpoints.digest import is_partial
 from stemma.errors import StatementError
 from stemma.export.standards.findings import NO_ANCESTOR, TOOL, ExportedFindings, ModelFindings, ancestry, clean
 
@@ -47,6 +48,11 @@ def statement(findings: ExportedFindings, predicate_type: str, predicate: Mappin
     from in_toto_attestation.v1.resource_descriptor import ResourceDescriptor
     from in_toto_attestation.v1.statement import STATEMENT_TYPE_URI, Statement
 
+    if part := next((m for m in findings.models if not m.files and is_partial(m.digest)), None):
+        raise StatementError(
+            f"only a sample of {clean(part.name)[:100]} was read, and a statement is about whole files: fetch it "
+            "and give its path"
+        )
     if gone := next((m for m in findings.models if not m.files), None):
         raise StatementError(
             f"the files of {clean(gone.name)[:100]} are not at hand, or hold other weights by now, so a statement "

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
+from stemma.checkpoints.digest import PARTIAL
 from stemma.checkpoints.model import Model
 from stemma.errors import RegistryError
 from stemma.registry import model_records, rows, schema
@@ -137,9 +138,10 @@ class KnownModels:
                     named.append(sa.and_(k.origin_id == origin, k.name == name))
             found = list(self._read(connection, sa.and_(k.removed == sa.false(), sa.or_(*named)))) if named else []
             found = [x for x in found if x.name == text]
-            prefix = text.removeprefix("sha256:")
+            start = PARTIAL if text.startswith(PARTIAL) else ""
+            prefix = text.removeprefix(PARTIAL).removeprefix("sha256:")
             if not found and 8 <= len(prefix) <= 64 and all(c in "0123456789abcdef" for c in prefix):
-                low = f"sha256:{prefix}"
+                low = f"{start}sha256:{prefix}"
                 here = sa.and_(k.removed == sa.false(), k.digest >= low, k.digest < low + "g")
                 found = list(self._read(connection, here))
         return tuple(found)
