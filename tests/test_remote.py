@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from safetensors.numpy import save_file
 import hub_server
 from hub_server import TOKEN, Hub
 from sparse_models import LLAMA_7B, shapes_of, write_sparse
-from stemma.checkpoints import remote_models, sample
+from stemma.checkpoints import budget, remote_models, sample
 from stemma.checkpoints.digest import is_partial
 from stemma.checkpoints.load import from_arrays, load
 from stemma.checkpoints.remote import answers, parse, range_cache, remote_file, replica
@@ -393,6 +394,32 @@ def test_a_list_of_repositories_is_enrolled_line_by_line(
     assert "partial:sha256:" in capsys.readouterr().out
     assert run("lineage", str(tmp_path / "parent"), "hf:acme/child", "--json") == 0
     assert len(json.loads(capsys.readouterr().out)["families"]) == 1
+
+
+def test_a_lineage_with_samples_excludes_nothing_and_keeps_the_gate_closed(
+    hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = workspace(tmp_path)
+    stranger = write(tmp_path / "renamed", {f"x.{k}": x for k, x in enumerate(network(5).values())})
+    assert [r.status for r in known.add([tmp_path / "parent", "hf:acme/child", "hf:acme/stranger", stranger])] == [
+        "added"
+    ] * 4
+    for kept in (False, True):  # drawn, and kept as drawn
+        assert run("lineage", "--json") == 0
+        document = json.loads(capsys.readouterr().out)
+        assert bool(document.get("reused")) == kept
+        assert [f for f in document["families"] if len(f) > 1] == [["acme/child", "parent"]]
+        assert {t["model"] for t in document["not_tested"] if t["what"] == "unread"} >= {"acme/stranger", "renamed"}
+    assert run("lineage", "--fail-on-descendant-of", "parent") == 3
+    assert "whether acme/stranger descends from parent is not decided" in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_budget_of_a_model_on_a_server_is_of_its_whole_size(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budget, "LIMITS", replace(budget.LIMITS, free_bytes=1 << 10, growth=2))
+    monkeypatch.setattr(budget.Budget.__init__, "__defaults__", (budget.LIMITS,))
+    assert load("hf:acme/child").is_partial
 
 
 @pytest.mark.slow

@@ -26,6 +26,7 @@ from stemma.workspace.comparison_cache import compare_weights
 from stemma.workspace.number_formats import is_coded, modified_time, originality_ranks, rounded_copies
 from stemma.workspace.role_assignment import with_finetuned
 from stemma.workspace.stacked_models import find_stacked
+from stemma.workspace.unread_pairs import unread_pairs
 
 Progress = Callable[[str, int, int | None], None]
 
@@ -213,6 +214,8 @@ class LineageBuilder:
         key = (min(i, j), max(i, j))
         if key not in self.in_place_tests:
             a, b = (self.models[k] for k in key)
+            if a.is_partial or b.is_partial:  # a correspondence without names needs what was not read
+                return self.compare(i, j).weights
             pairings = next((p for _, p in candidates(a, b, contents=False)), ())
             self.in_place_tests[key] = contents_in_place(a, b, pairings, self.pair_level())
         return self.in_place_tests[key]
@@ -345,7 +348,10 @@ class LineageBuilder:
             roots=tuple(sorted({*drawn.roots, *lost, *freed})),
             families=_sorted_families([*families, *((n,) for n in lost)]),
             refused=tuple(refused), cannot_see=CANNOT_SEE + ((NOT_COMPARED,) if len(self.models) > ALL_PAIRS else ()),
-            not_tested=(*self.not_tested, *self.untested({n for f in families if len(f) == 1 for n in f})),
+            not_tested=(
+                *self.not_tested, *self.untested({n for f in families if len(f) == 1 for n in f}),
+                *unread_pairs(self.models, families),
+            ),
         )  # fmt: skip
 
     def untested(self, names: set[str]) -> list[NotTested]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from stemma.ancestry.trees.forms import Forms, chance_of, missing_names
-from stemma.types import Lineage
+from stemma.types import UNREAD, Lineage
 from stemma.types.claims import SURE
 
 NOT_CONNECTED = "of the same family, but no edges connect the two"
@@ -35,6 +35,7 @@ class Unresolved:
             if chance is None or chance < SURE:
                 self.unsure.add(b)
         self.untested = {t["model"]: t["why"] for t in lineage.not_tested}
+        self.sampled = {t["model"] for t in lineage.not_tested if t["what"] == UNREAD}
         self.open = self._without_place()
         self.above: dict[int, frozenset[int]] = {}
         self.older: dict[int, frozenset[int]] = {}
@@ -57,7 +58,7 @@ class Unresolved:
 
     def _untested(self, name: str) -> dict[str, str]:
         """What nothing is known of; everything, where that is so of the model in question."""
-        if name in self.untested:
+        if name in self.untested and name not in self.sampled:
             return {m.name: f"{name} could not be compared" for m in self.lineage.models}
         return dict(self.untested)
 
