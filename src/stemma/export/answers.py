@@ -166,8 +166,11 @@ def trace_closing(document: Document) -> tuple[str, str]:
     if (near := _nearest_told(document)) is not None:
         return ("a sketch of a large model decides nothing; this is not a clearance",
                 f"{command_of('show', asked)} {typed_as(near)} tells its source, and how to compare with that")  # fmt: skip
+    more = "--probes compares what the models compute as well"
+    if asked.get("probes"):
+        more = "more control models (--null) make the smallest attainable p-value smaller"
     return ("a relative may be among the models that could not be tested; this is not a clearance",
-            "see 'not tested' above; --probes compares what the models compute as well")  # fmt: skip
+            f"see 'not tested' above; {more}")  # fmt: skip
 
 
 ALIKE = 0.2
