@@ -122,7 +122,9 @@ def test_every_method_has_a_default_measure_and_a_fingerprint(run: Run, zoo: Pat
     assert (code, err) == (0, "")
     taken = json.loads(said)
     with np.load(out) as kept:
-        assert {name: list(kept[name].shape) for name in kept if name != "probes_digest"} == {n: v["shape"] for n, v in taken["values"].items()}
+        assert {name: list(kept[name].shape) for name in kept if name != "probes_digest"} == {
+            n: v["shape"] for n, v in taken["values"].items()
+        }
 
 
 def test_a_person_reads_the_distance_with_its_interval(run: Run, zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -775,7 +775,9 @@ def test_every_answer_says_from_whom_it_knows(
     assert run("trace", "suspect.safetensors", "--html", tmp_path / "t.html", *here) == 0
     assert sentence in (tmp_path / "t.html").read_text(encoding="utf-8")
     for kind in ("cyclonedx", "spdx", "sarif", "model-card", "intoto"):
-        out = export_findings(ExportRequest(model="suspect.safetensors", format=kind, registry=b.where)).content.decode()
+        out = export_findings(
+            ExportRequest(model="suspect.safetensors", format=kind, registry=b.where)
+        ).content.decode()
         assert "acme" in out, kind
     for refused in (
         ("explain", "base@acme", "child@acme"),

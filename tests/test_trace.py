@@ -247,7 +247,13 @@ def test_a_relative_without_a_known_direction_is_not_called_finetuned(shared: Pa
 
 def test_a_sketch_that_is_alike_is_named_with_the_way_to_decide() -> None:
     told = {"registry": "hub", "identity": "0" * 32, "signed_by": None}
-    near = {"name": "base@hub", "digest": "d", "verdict": "inconclusive", "known_from": told, "weights": {"effect": 0.9}}
+    near = {
+        "name": "base@hub",
+        "digest": "d",
+        "verdict": "inconclusive",
+        "known_from": told,
+        "weights": {"effect": 0.9},
+    }
     document = {
         "model": {"name": "suspect"}, "verdict": "inconclusive", "copies": [], "parents": [], "relatives": [],
         "candidates": [{**near, "name": "far@hub", "weights": {"effect": 0.1}}, near], "n_searched": 2,
