@@ -14,6 +14,8 @@ from checkpoints import Run
 from stemma.ancestry.trace import Candidate, trace
 from stemma.architectures.unit_groups import permute, structure
 from stemma.checkpoints.model import Model
+from stemma.cli.trace import described
+from stemma.export import answers
 from stemma.kinship.compare import compare
 from stemma.networks.load import from_arrays, load
 from stemma.types import (
@@ -241,3 +243,29 @@ def test_a_relative_without_a_known_direction_is_not_called_finetuned(shared: Pa
     found = json.loads(out)
     assert [p["name"] for p in found["parents"]] == ["vww96_float"]
     assert [(r["name"], r["relation"]) for r in found["relatives"]] == [("vww96_keras", "related")]
+
+
+def test_a_sketch_that_is_alike_is_named_with_the_way_to_decide() -> None:
+    told = {"registry": "hub", "identity": "0" * 32, "signed_by": None}
+    near = {
+        "name": "base@hub",
+        "digest": "d",
+        "verdict": "inconclusive",
+        "known_from": told,
+        "weights": {"effect": 0.9},
+    }
+    document = {
+        "model": {"name": "suspect"}, "verdict": "inconclusive", "copies": [], "parents": [], "relatives": [],
+        "candidates": [{**near, "name": "far@hub", "weights": {"effect": 0.1}}, near], "n_searched": 2,
+        "asked": {"model": "suspect", "against": None, "registry": "r.db"},
+    }  # fmt: skip
+    assert "is like base@hub, whose weights are not here" in answers.trace_answer(document).after
+    assert "stemma show --registry r.db base@hub" in answers.trace_closing(document)[1]
+    document["candidates"] = document["candidates"][:1]
+    assert "no relative of suspect was found" in answers.trace_answer(document).after
+
+
+def test_a_relation_that_the_verdict_names_leaves_no_colon_behind() -> None:
+    finding = {"name": "a", "relation": "related", "reason": "units are alike"}
+    candidate = {"name": "a", "relation": "finetuned", "weights": {"reason": "units are alike"}}
+    assert described(finding, candidate) == ""

@@ -75,21 +75,17 @@ class Budget:
     def __init__(self, path: Path, limits: Limits = LIMITS) -> None:
         self.path, self.limits = path, limits
         self.disk = 0
-        self._files: set[tuple[object, ...]] = set()
+        self._files: dict[tuple[int, int], int] = {}
         self._tensors = self._bytes = self._held = self._text = self._entries = self._odd = 0
         self._checked = 0
         self._begun, self._used, self._next_look = time.monotonic(), time.thread_time(), 0.0
 
-    def opened(self, stat: os.stat_result) -> None:
-        """Charge a file; what is opened twice counts once."""
-        self.fetched((stat.st_dev, stat.st_ino), stat.st_size)
-
-    def fetched(self, identity: tuple[object, ...], size: int) -> None:
-        """Charge a file that lies elsewhere, by what tells it from others; what is opened twice counts once."""
-        if identity in self._files:
-            return
-        self._files.add(identity)
-        self.disk += size
+    def opened(self, stat: os.stat_result, size: int = 0) -> None:
+        """Charge a file, or the larger one on a server that it stands for; what is opened twice counts once."""
+        identity = (stat.st_dev, stat.st_ino)
+        charged = self._files.get(identity, 0)
+        self._files[identity] = max(stat.st_size, size, charged)
+        self.disk += self._files[identity] - charged
         if len(self._files) > self.limits.files:
             self.refuse(f"it has more than {self.limits.files:,} files", "Save it in larger shards")
 

@@ -110,7 +110,12 @@ def survey(
     Raises:
         NotAModelError: If the path does not exist.
     """
-    root = Path(root)
+    given, root = str(root), Path(root)
+    if not root.exists() and given.startswith(("endpoint:", "outputs:")):
+        raise NotAModelError(
+            f"{given.partition(':')[0]}: stands for a model without weights, which is not enrolled and has no place "
+            "in a family tree. Ask about it with stemma compare, trace or distance"
+        )
     if not root.exists():
         raise NotAModelError(f"{root} does not exist. Check the path")
     if not root.is_dir() or is_checkpoint(root):

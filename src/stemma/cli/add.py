@@ -109,6 +109,7 @@ def add(
 def _print(answer: "EnrolAnswer") -> None:
     from stemma.cli.layout import columns, findings, plain
     from stemma.cli.output import prefix, show
+    from stemma.export.answers import command_of
 
     counts = Counter(result.status for result in answer.results)
     summary = ", ".join(f"{n:,} {status}" for status, n in counts.items()) or "no checkpoint found"
@@ -117,7 +118,8 @@ def _print(answer: "EnrolAnswer") -> None:
     if len(added) > SHOWN:
         rows.append((f"and {len(added) - SHOWN:,} more", "", "all of them with --json"))
     meaning = "trace and lineage search these models from now on" if added else "nothing was added to the registry"
-    step = "stemma trace MODEL compares a model with them" if added else "stemma add --help lists what can be added"
+    trace = command_of("trace", answer.document()["asked"] | {"paths": None})
+    step = f"{trace} MODEL compares a model with them" if added else "stemma add --help lists what can be added"
     closing = findings([("meaning", meaning, ""), ("next", step, "")])
     show(
         f"{summary} · {plain(answer.registry)}",

@@ -16,6 +16,7 @@ def check(registry: RegistryUrl = None, as_json: Json = False) -> None:
     from stemma.application.enrolled_models import RegistryRequest, check_registry
     from stemma.cli.layout import findings, plain
     from stemma.cli.output import progress, show, show_json, warn
+    from stemma.export.answers import command_of
 
     with progress(quiet=as_json) as on_progress:
         answer = check_registry(RegistryRequest(registry=registry), on_progress)
@@ -26,7 +27,7 @@ def check(registry: RegistryUrl = None, as_json: Json = False) -> None:
         models = "1 model" if answer.models == 1 else f"{answer.models:,} models"
         outcome = f"{len(found):,} problem{'s' * (len(found) > 1)} found" if found else "OK"
         rows = [("meaning", "every digest and every source is as recorded", ""),
-                ("next", "stemma trace MODEL searches these models", "")]  # fmt: skip
+                ("next", f"{command_of('trace', answer.document()['asked'])} MODEL searches these models", "")]  # fmt: skip
         if found:
             only_sources = all(finding.kind in MOVED for finding in found)
             means = "the records are intact, but some weights have moved or changed" if only_sources else (

@@ -50,9 +50,9 @@ def export(
     jobs: Jobs = 1,
     as_json: Json = False,
 ) -> None:
-    """Write a bill of materials, a statement, a model card or a report of where a model comes from.
+    """Write where a model comes from for other tools.
 
-    Traces the model, or draws the lineage of all models, and writes the findings with their evidence.
+    A bill of materials, a signed statement, a model card or a report for code scanning. Traces the model, or draws the lineage of all models, and writes the findings with their evidence.
     """
     from stemma.application import export as application
     from stemma.cli.output import progress, show_bytes, show_json, warn

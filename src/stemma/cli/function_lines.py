@@ -48,7 +48,9 @@ def _measured(function: Mapping[str, Any], first: Mapping[str, Any] | None) -> s
     from stemma.cli.output import between, number
 
     if first is None:
-        value = function.get("distance")
+        value, shared = function.get("distance"), (function.get("details") or {}).get("adjusted_rand")
+        if value is None and shared is not None:
+            return f"labels alone: their partitions of the probe inputs agree by {number(shared)} (adjusted Rand index)"
         return "not measured" if value is None else f"distance {number(value)}"
     interval = first.get("interval")
     what = "field distance" if first["measure"] == "field-cosine" else f"{first['measure']} of {first['fingerprint']}"

@@ -40,6 +40,7 @@ def list_command(
     from stemma.application.enrolled_models import ListRequest, list_models
     from stemma.cli.layout import columns, console, findings, plain
     from stemma.cli.output import prefix, show, show_json
+    from stemma.export.answers import command_of
 
     request = ListRequest(
         search=search, license=license, family=family, sort=sort, reverse=reverse,  # ty: ignore[invalid-argument-type]
@@ -68,7 +69,8 @@ def list_command(
     kept = len(titles) if console().width >= WIDE else 3
     models = "1 model" if len(records) == 1 else f"{len(records):,} models"
     of = f" of {answer.enrolled:,}" if len(records) < answer.enrolled else ""
-    rows_after = [("next", "stemma show NAME shows what is known about one of them", "")]
+    command = command_of("show", answer.document()["asked"])
+    rows_after = [("next", f"{command} NAME shows what is known about one of them", "")]
     if answer.known_in_all:
         rows_after.append(("known", f"{answer.known_in_all:,} more from other registries", "stemma list --known"))
     closing = findings(rows_after)

@@ -5,6 +5,7 @@ Names come from files and are not trusted: they are never read as markup, and co
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
@@ -168,9 +169,16 @@ def prefix(digest: str) -> str:
 def identity(model: Any) -> tuple[Text, str]:
     """A model's name and digest, and its size, number format and what its files claim."""
     facts = [f"{len(model.tensors):,} tensors", f"{model.parameters:,} parameters", *_dtypes(model)]
-    claims = ", ".join(f"{k} {v}" for k, v in sorted(model.claims.items()))
+    claims = ", ".join(f"{k} {_SHA256.sub(_shortened, str(v))}" for k, v in sorted(model.claims.items()))
     shown = f" · claims {_clipped(claims)}" if claims else ""
     return Text.assemble((plain(model.name), "bold"), f"  {short(model.digest)}"), f"{', '.join(facts)}{shown}"
+
+
+_SHA256 = re.compile(r"\b[0-9a-f]{64}\b")
+
+
+def _shortened(found: re.Match[str]) -> str:
+    return f"{found[0][:10]}…"
 
 
 CLAIMS = 200

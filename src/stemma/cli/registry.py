@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from stemma.application.subscriptions import SubscriptionsAnswer
     from stemma.registry.exchange.merging import Imported
 
-app = typer.Typer(help="Share a registry, know what others publish, move one to another place.", no_args_is_help=True)
+app = typer.Typer(help="Share a registry, use those of others, move one.", no_args_is_help=True)
 app.command("migrate")(migrate)
 
 DIFFERENT = 1
@@ -167,7 +167,7 @@ def refresh(
 
 @app.command("known")
 def known(registry: RegistryUrl = None, as_json: Json = False) -> None:
-    """List the other registries that something is known from, and the subscriptions."""
+    """List the other registries that are known, and subscriptions."""
     _tell("known", None, None, None, registry, as_json)
 
 
@@ -177,7 +177,7 @@ def forget(
     registry: RegistryUrl = None,
     as_json: Json = False,
 ) -> None:
-    """Drop everything that is known from another registry, and the subscription to it."""
+    """Drop what another registry told, and the subscription to it."""
     _tell("forget", name, None, None, registry, as_json)
 
 
@@ -221,7 +221,8 @@ def _headline(answer: "SubscriptionsAnswer") -> tuple[str, str]:
         return f"{n:,}", f" other registr{'y is' if n == 1 else 'ies are'} known"
     new = sum(one.imported.new for one in answer.refreshed if one.imported is not None)
     done = "subscribed" if task == "subscribe" else "refreshed"
-    return done, f": {new:,} new statements from {len(answer.refreshed):,} subscriptions"
+    count = len(answer.refreshed)
+    return done, f": {new:,} new statements from {count:,} subscription{'s' * (count != 1)}"
 
 
 def _known_lines(answer: "SubscriptionsAnswer") -> Iterator[tuple[str, str, str]]:
@@ -239,9 +240,9 @@ def diff(
     registry: RegistryUrl = None,
     as_json: Json = False,
 ) -> None:
-    """Show what another registry has that this one has not, and the reverse.
+    """Show how this registry and another one differ.
 
-    Also licences that differ and names that stand for other weights. Nothing is changed. Exits with 1 if they differ.
+    Models that only one of them has; also licences that differ and names that stand for other weights. Nothing is changed. Exits with 1 if they differ.
     """
     from stemma.application.registry_difference import RegistryDifferenceRequest, registry_difference
     from stemma.cli.layout import findings, lines_of, verdict_text

@@ -18,7 +18,7 @@ def show(
     from stemma.cli.layout import findings, lines_of, verdict_text
     from stemma.cli.output import show as print_text
     from stemma.cli.output import show_json
-    from stemma.export.answers import typed_as
+    from stemma.export.answers import command_of, typed_as
 
     answer = show_model(ShowRequest(name=name, registry=registry))
     record = answer.result
@@ -50,7 +50,11 @@ def show(
         )
         rows = [row for row in rows if row[0] != "weights"]
     rows += list(_relatives(answer.document()))
-    step = f"stemma trace {typed_as(record.name)} shows where it comes from"
+    step = f"{command_of('trace', answer.document()['asked'])} {typed_as(record.name)} shows where it comes from"
+    if told is not None:
+        there = record.source if record.source.startswith(("hf:", "https:")) else "PATH"
+        whose = "its weights" if there != "PATH" else "its weights, once they are here"
+        step = f"stemma compare MODEL {typed_as(there)} compares a model with {whose}"
     headline = verdict_text(record.name, f": added {record.added_at[:10]}, licence {record.licence or 'not recorded'}")
     print_text(lines_of(headline), "", findings(rows), "", findings([("next", step, "")]))
 

@@ -201,9 +201,8 @@ def described(finding: Mapping[str, Any] | None, candidate: Mapping[str, Any] | 
     words = "" if words == "related" else words
     if candidate is None or candidate["name"] != finding["name"]:
         return words
-    if relation != candidate["relation"]:  # the family shows more than the pair
-        return f"{words}: {finding['reason']}"
-    reason = candidate.get("relation_reason") or ""
+    shown = relation == candidate["relation"]  # else the family shows more than the pair
+    reason = (candidate.get("relation_reason") if shown else finding["reason"]) or ""
     return ": ".join(x for x in (words, "" if reason == candidate["weights"]["reason"] else reason) if x)
 
 

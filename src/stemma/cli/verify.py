@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from stemma.types import Evidence
 
-app = typer.Typer(help="Verify that a model was edited, unlearned or signed as stated.", no_args_is_help=True)
+app = typer.Typer(help="Verify an edit, unlearning or a signature.", no_args_is_help=True)
 
 
 def _level(value: float | None) -> float | None:
@@ -78,9 +78,9 @@ def unlearning(
     html: Html = None,
     as_json: Json = False,
 ) -> None:
-    """Test whether a model behaves as if it had never been trained on a forget set.
+    """Test whether a forget set is forgotten.
 
-    Compared with how retrained models differ among themselves. Exits with 1 if unlearning is refuted.
+    A model that forgot behaves as if it had never been trained on it. Compared with how retrained models differ among themselves. Exits with 1 if unlearning is refuted.
     """
     from stemma.application import verify_unlearning as application
     from stemma.application.network_options import NetworkOptions
@@ -150,7 +150,7 @@ def edit(
     html: Html = None,
     as_json: Json = False,
 ) -> None:
-    """Check an edited model against its plan and receipt, and repeat the edit.
+    """Check an edit against its receipt, and repeat it.
 
     The exit code is 1 if anything differs from the record, or if the original model is not available. In JSON, `good`
     is null if something could not be checked.
@@ -208,7 +208,7 @@ def signature(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Check who signed a model, and whether its files are those that were signed.
+    """Check who signed a model, and that no file changed.
 
     Reads signatures of OpenSSF Model Signing and in-toto statements in DSSE envelopes. The exit code is 1 unless
     everything is signed with this key and unchanged.

@@ -121,6 +121,9 @@ def trace_answer(document: Document) -> AnswerLine:
         return AnswerLine(
             f"{model} has ", "no known parent", f" among the {_searched(document['n_searched'])} searched"
         )
+    if (near := _nearest_told(document)) is not None:
+        said = f": by its sketch alone {model} is like {near}, whose weights are not here"
+        return AnswerLine("", "inconclusive", said)
     return AnswerLine("", "inconclusive", f": no relative of {model} was found, and not everything could be tested")
 
 
@@ -160,8 +163,25 @@ def trace_closing(document: Document) -> tuple[str, str]:
             "nothing was searched, so this says nothing about the model",
             f"{command_of('add', asked)} PATH enrols models to search",
         )
+    if (near := _nearest_told(document)) is not None:
+        return ("a sketch of a large model decides nothing; this is not a clearance",
+                f"{command_of('show', asked)} {typed_as(near)} tells its source, and how to compare with that")  # fmt: skip
+    more = "--probes compares what the models compute as well"
+    if asked.get("probes"):
+        more = "more control models (--null) make the smallest attainable p-value smaller"
     return ("a relative may be among the models that could not be tested; this is not a clearance",
-            "see 'not tested' above; --probes compares what the models compute as well")  # fmt: skip
+            f"see 'not tested' above; {more}")  # fmt: skip
+
+
+ALIKE = 0.2
+"""Cosine of sketched units from which an open comparison with a model that is only told of is worth a word."""
+
+
+def _nearest_told(document: Document) -> str | None:
+    """The model that another registry tells of whose sketch is most alike, where nothing could be decided."""
+    near = max((c for c in document["candidates"] if c.get("known_from") and c["verdict"] == "inconclusive"),
+               key=lambda c: c["weights"]["effect"], default=None)  # fmt: skip
+    return None if near is None or near["weights"]["effect"] < ALIKE else str(near["name"])
 
 
 def closest_finding(document: Document) -> Mapping[str, Any] | None:

@@ -10,6 +10,11 @@ def class_scores(a: Values, b: Values, measure: str) -> tuple[np.ndarray, np.nda
     """The outputs of two models as float64 scores over the same classes, `[k, classes]` or `[k, length, classes]`."""
     x, y = (np.asarray(v["outputs"], np.float64) for v in (a, b))
     for out in (x, y):
+        if out.ndim == 2 and out.shape[1] == 1 and not (out % 1).any():
+            raise MisuseError(
+                f"{measure} needs one score per class, and a model answers with labels alone. `stemma compare` "
+                "compares labels"
+            )
         if out.ndim not in (2, 3) or out.shape[-1] < 2:
             raise MisuseError(
                 f"{measure} needs one score per class, but a model returns shape {list(out.shape[1:])}. Compare "

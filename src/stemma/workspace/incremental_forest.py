@@ -8,9 +8,10 @@ import numpy as np
 
 from stemma.ancestry.trees.families import find_families
 from stemma.checkpoints.model import Model
-from stemma.types import Lineage
+from stemma.types import UNREAD, Lineage
 from stemma.workspace.forest import lineage
 from stemma.workspace.lineage_builder import DETAILED, EXACT, LineageBuilder, Progress
+from stemma.workspace.unread_pairs import unread_pairs
 from stemma.workspace.workspace import ALPHA
 
 
@@ -93,10 +94,11 @@ def _with_untested(joined: Lineage, builder: LineageBuilder) -> Lineage:
     compared = {
         builder.models[i].name for pair, e in builder.in_place_tests.items() if e.p_value is not None for i in pair
     }
-    entries = [t for t in joined.not_tested if t["what"] not in ("nothing-searched", "not-comparable")]
+    entries = [t for t in joined.not_tested if t["what"] not in ("nothing-searched", "not-comparable", UNREAD)]
     before = {t["model"]: t for t in joined.not_tested if t["what"] == "not-comparable" and t["model"] in alone}
     found = before | {t["model"]: t for t in builder.untested(alone)}
-    return replace(joined, not_tested=(*entries, *(found[n] for n in sorted(found.keys() - compared))))
+    untested = [found[n] for n in sorted(found.keys() - compared)]
+    return replace(joined, not_tested=(*entries, *untested, *unread_pairs(builder.models, joined.families)))
 
 
 def _weak_children(before: Lineage, level: float) -> set[str]:

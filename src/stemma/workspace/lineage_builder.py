@@ -21,11 +21,12 @@ from stemma.kinship.weights.correspondence import candidates
 from stemma.kinship.weights.entries import Entries, entries
 from stemma.registry import comparisons
 from stemma.registry.ingest import fingerprinters
-from stemma.types import UNREAD, Comparison, Edge, Evidence, Lineage, NotTested, RelationKind, Verdict
+from stemma.types import Comparison, Edge, Evidence, Lineage, NotTested, RelationKind, Verdict
 from stemma.workspace.comparison_cache import compare_weights
 from stemma.workspace.number_formats import is_coded, modified_time, originality_ranks, rounded_copies
 from stemma.workspace.role_assignment import with_finetuned
 from stemma.workspace.stacked_models import find_stacked
+from stemma.workspace.unread_pairs import unread_pairs
 
 Progress = Callable[[str, int, int | None], None]
 
@@ -52,8 +53,6 @@ NOT_COMPARED = "pairs whose weight sketches are no nearer than chance"
 NO_COUNTERPART = "no other model here has hidden units that can be matched with its own"
 
 CIRCULAR = "this edge would make a model its own ancestor"
-
-SAMPLED = "only a sample of its weights was read, and a relation may lie in the rest: add #whole to its address"
 
 OTHER_SHAPES = "related, but of different shapes, and neither is shown to be made from the other"
 
@@ -215,6 +214,8 @@ class LineageBuilder:
         key = (min(i, j), max(i, j))
         if key not in self.in_place_tests:
             a, b = (self.models[k] for k in key)
+            if a.is_partial or b.is_partial:  # a correspondence without names needs what was not read
+                return self.compare(i, j).weights
             pairings = next((p for _, p in candidates(a, b, contents=False)), ())
             self.in_place_tests[key] = contents_in_place(a, b, pairings, self.pair_level())
         return self.in_place_tests[key]
@@ -350,7 +351,7 @@ class LineageBuilder:
             refused=tuple(refused), cannot_see=CANNOT_SEE + ((NOT_COMPARED,) if len(self.models) > ALL_PAIRS else ()),
             not_tested=(
                 *self.not_tested, *self.untested({n for f in families if len(f) == 1 for n in f}),
-                *({"what": UNREAD, "model": m.name, "why": SAMPLED} for m in self.models if m.is_partial),
+                *unread_pairs(self.models, families),
             ),
         )  # fmt: skip
 

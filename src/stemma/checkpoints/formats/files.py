@@ -89,7 +89,7 @@ class SourceFile:
         self.remote = replica.file_at(path)
         if self.remote is not None:
             self.size = self.remote.size
-            budget.current().fetched((str(path),), self.size)
+            budget.current().opened(path.stat(), self.size)
             return
         try:
             stat = path.stat()

@@ -125,7 +125,7 @@ def _same_twice(endpoint: Endpoint, pairs: list[tuple[Row, Row]]) -> str:
         )
     largest = max((float(np.abs(np.subtract(a[1], b[1])).max()) for a, b in pairs), default=0.0)
     if largest > JITTER:
-        return f"{endpoint.name} is not quite deterministic: scores of the same input differ by up to {largest:.2g}"
+        return f"not quite deterministic: scores of the same input differ by up to {largest:.2g}"
     return ""
 
 
