@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 import stemma
 from checkpoints import Run
@@ -288,6 +288,43 @@ def test_what_is_enrolled_and_unchanged_is_not_read_again(
     read.clear()
     enrolled(tmp_path / "other.db", folder)  # another registry does not hold them
     assert len(read) == 13
+
+
+def test_what_lies_outside_a_checkpoint_and_is_read_with_it_is_looked_at_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An adapter is merged with its base, ONNX keeps tensors beside the file, a part of a folder may be a link."""
+    monkeypatch.setenv("STEMMA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(files_read, "JUST_NOW", 0.0)
+    name = "model.layers.0.self_attn.q_proj"
+
+    def values(seed: int, *shape: int) -> np.ndarray:
+        return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
+
+    for folder in ("base", "lora", "pipeline", "elsewhere"):
+        (tmp_path / folder).mkdir()
+    save_file({f"{name}.weight": values(0, 8, 8)}, tmp_path / "base/model.safetensors")
+    (tmp_path / "base/config.json").write_text("{}")
+    low_rank = {f"base_model.model.{name}.lora_A.weight": values(1, 2, 8)}
+    low_rank[f"base_model.model.{name}.lora_B.weight"] = values(2, 8, 2)
+    save_file(low_rank, tmp_path / "lora/adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "base_model_name_or_path": "../base"}
+    (tmp_path / "lora/adapter_config.json").write_text(json.dumps(config))
+    (tmp_path / "pipeline/model_index.json").write_text("{}")
+    (tmp_path / "pipeline/unet").symlink_to("../elsewhere")
+    save_file({"a.weight": values(3, 8, 8)}, tmp_path / "elsewhere/model.safetensors")
+    seen = [FileState.of(tmp_path / f).size for f in ("lora", "pipeline")]
+    results, _ = enrolled(tmp_path / "r.db", tmp_path)
+    assert {r.status for r in results} == {"added"}
+    for file in ("base", "elsewhere"):
+        save_file({n: a + 1 for n, a in load_file(tmp_path / file / "model.safetensors").items()} | {"b": values(4, 9)},
+                  tmp_path / file / "model.safetensors")  # fmt: skip
+    results, _ = enrolled(tmp_path / "r.db", tmp_path)
+    assert [r.name for r in results if r.status != "failed"] == []  # the names stand for other weights
+    assert all(FileState.of(tmp_path / f).size > was for f, was in zip(("lora", "pipeline"), seen, strict=True))
+    (tmp_path / "net.onnx").write_bytes(b"")
+    (tmp_path / "net.bin").write_bytes(b"1")
+    assert str(tmp_path / "net.bin") in files_read.files_of(tmp_path / "net.onnx")
 
 
 # Real clusters

@@ -83,7 +83,7 @@ def foreign(path: Path) -> None:
     [
         (lambda p: p.write_text("not a database, but long enough to be read as one" * 9), "not a Stemma registry"),
         (lambda p: p.write_bytes(b"SQLite format 3\0" + b"\0" * 20), "not a Stemma registry"),
-        (lambda p: p.write_bytes(b"SQLite format 3\0" + bytes(range(256)) * 64), "another program"),
+        (lambda p: p.write_bytes(b"SQLite format 3\0" + bytes(range(256)) * 64), "not a Stemma registry"),
         (foreign, "another program"),
     ],
     ids=["text", "truncated", "garbage", "foreign"],
@@ -506,3 +506,14 @@ def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
         assert sorted(r.name for r in registry.models()) == sorted(enrolled)
         enrol(registry, "after", 99)
         assert registry.check() == []
+
+
+def test_two_registries_of_one_process_keep_the_log_that_they_write_to(tmp_path: Path) -> None:
+    """A second one, as a server or a notebook opens it, must not drop the locks of the first."""
+    path = tmp_path / "r.db"
+    with Registry(path) as first, Registry(path) as second:
+        first.make_writable()
+        assert second.count() == 0
+        other = "import sys; from stemma.registry import Registry; Registry(sys.argv[1]).make_writable()"
+        subprocess.run([sys.executable, "-c", other, path], check=True)
+        assert path.with_name("r.db-wal").exists()  # else what `first` writes now is seen by nobody

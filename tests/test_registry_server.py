@@ -82,6 +82,23 @@ def test_no_password_is_ever_shown(run: Run, address: str, said: str) -> None:
     assert SECRET not in without_password(address) or "@" not in address
 
 
+@pytest.mark.parametrize(
+    "words",
+    [("list", "--registry", f"postgresql:/ada:{SECRET}@h/db"), ("list", "--registry", f"postgresql:ada:{SECRET}@h/db"),
+     ("list", "--registry", f"PostgreSQL://ada:{SECRET}@h/db"), ("add", f"postgresql://ada:{SECRET}@h/db", "--json"),
+     ("trace", "x", "--against", f"postgres://ada:{SECRET}@h/db"), ("verify", "edit", f"postgresql://a:{SECRET}@h/d")],
+)  # fmt: skip
+def test_an_address_that_is_misspelt_or_misplaced_is_not_repeated(
+    run: Run, words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where a registry in a file of that name would be made
+    code, out, err = run(*words)
+    assert code in (1, 2)
+    assert "address of a registry" in err
+    assert SECRET not in out + err
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_address_has_parts() -> None:
     given = registry_address(f"postgres://u:{SECRET}@[::1]:5433,other/db?sslmode=require&schema=team-1.b&x=a+b")
     assert isinstance(given, database.ServerAddress)

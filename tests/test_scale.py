@@ -85,6 +85,11 @@ def test_the_index_in_a_file_is_the_one_in_memory(tmp_path: Path, monkeypatch: p
     assert [f.subject for f in registry.check() if f.kind == "index"] == [str(file)]
     assert not file.exists()
     same()
+    for damage in (b"\0", b"\xff"):  # a page that was lost, numbers of no contents
+        content = bytearray(file.read_bytes())
+        content[-sketch_file.RECORD :] = damage * sketch_file.RECORD
+        file.write_bytes(content)
+        same()
 
 
 # Many small tensors

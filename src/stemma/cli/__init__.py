@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from stemma.cli.add import add
-from stemma.cli.arguments import arrange, refuse_empty_paths
+from stemma.cli.arguments import arrange, refuse_empty_paths, refuse_misplaced_registries
 from stemma.cli.check import check
 from stemma.cli.compare import compare
 from stemma.cli.competition import competition
@@ -117,6 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(0)
     try:
         refuse_empty_paths(typed)
+        refuse_misplaced_registries(typed)
         with _old_names_told():
             app(typed, prog_name="stemma")
     except Exception as error:

@@ -1,5 +1,6 @@
 """What typer's parser cannot do: options that take several values, and `--debug` and `--threads` anywhere."""
 
+import re
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
@@ -12,6 +13,7 @@ _GREEDY = (
 )  # fmt: skip
 _SINGLE = ("--registry", "--alpha")
 _PATHS = ("add", "lineage", "scan")
+_SERVER = re.compile(r"(?i)postgres(?:ql)?(?:\+\w+)?:/")
 _OPERANDS = {"trace": 1, "compare": 2, "verify": 1, "competition": 1, "lineage": 0, "scan": 0}
 
 
@@ -69,6 +71,23 @@ def refuse_empty_paths(words: Sequence[str]) -> None:
         if not word and (listed or operand):
             what = before if listed else f"stemma {command}"
             raise MisuseError(f"{what} is given an empty path. Is a variable of the shell not set?")
+
+
+def refuse_misplaced_registries(words: Sequence[str]) -> None:
+    """Refuse the address of a registry on a server where a model or a path is wanted, and do not repeat its password.
+
+    Args:
+        words: Arguments, arranged.
+
+    Raises:
+        MisuseError: If there is one.
+    """
+    command = next((word for word in words if not word.startswith("-")), None)
+    for before, word in pairwise(words):
+        if command != "registry" and before != "--registry" and _SERVER.match(word):
+            raise MisuseError(
+                "the address of a registry stands where a model or a path is wanted. Write --registry ADDRESS"
+            )
 
 
 def _runs(words: Sequence[str]) -> Iterator[tuple[str, list[str]]]:

@@ -23,6 +23,9 @@ SCHEMES = ("postgresql", "postgres")
 DEFAULT_SCHEMA = "stemma"
 """Schema of the database in which the tables lie where the address names none."""
 
+_MISSPELT = re.compile(r"(?i)postgres(?:ql)?(?:\+\w+)?:(?=[/\\]|[^/\\]*@)")
+"""A server's address that would be taken for the name of a file."""
+
 _USE = "Use a path, sqlite:///PATH or postgresql://USER@HOST/DATABASE"
 
 
@@ -50,6 +53,10 @@ def registry_address(url: str | os.PathLike[str] | None = None) -> Path | Server
         return platformdirs.user_data_path("stemma") / "registry.db"
     if text.partition("://")[0].partition("+")[0] in SCHEMES and "://" in text:
         return _server_address(text)
+    if _MISSPELT.match(text):
+        raise UnusableRegistryError(  # what follows may hold a password: it is not shown
+            "the address of a registry on a server begins with postgresql://, in small letters and with two slashes"
+        )
     if text.startswith("sqlite:///"):
         text = text.removeprefix("sqlite:///")
     elif "://" in text:

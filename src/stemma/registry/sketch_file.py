@@ -132,7 +132,16 @@ def _up_to_date(connection: sa.Connection, path: Path, spec: Spec) -> np.ndarray
                 header = None
             if header is None:
                 header = _made_anew(connection, path, Header(spec.digest), newest)
-    return _mapped(path, header)
+    records = _mapped(path, header)
+    if not _numbered(records, header):
+        with _locked(path):
+            records = _mapped(path, _made_anew(connection, path, Header(spec.digest), newest))
+    return records
+
+
+def _numbered(records: np.ndarray, header: Header) -> bool:
+    """Whether the numbers of records can be those of contents; a file that is damaged in large parts has others."""
+    return not len(records) or (int(records[:, 0].min()) > 0 and int(records[:, 0].max()) == header.highest)
 
 
 def _mapped(path: Path, header: Header) -> np.ndarray:

@@ -79,14 +79,28 @@ class SQLiteFile(AbstractDatabase):
                     f"the registry {path} does not exist and its folder is read-only. Use another path"
                 )
             return False
-        with path.open("rb") as f:
-            head = f.read(100)
-        if head:
-            if not head.startswith(b"SQLite format 3\0") or len(head) < 100:
-                raise UnusableRegistryError(f"{path} is not a Stemma registry (not an SQLite file); it was not changed")
-            if int.from_bytes(head[68:72], "big") != schema.APPLICATION_ID:
-                raise UnusableRegistryError(f"{path} is an SQLite file of another program; it was not changed")
+        if path.stat().st_size:
+            self._require_mark()
         return not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK))
+
+    def _require_mark(self) -> None:
+        """Refuse a file of another program, by its first page alone: as an immutable file nothing is written beside it.
+
+        SQLite reads it: a process that closes a file which it opened by itself loses all locks that it has on it. Others
+        would then delete the log of a second connection of this process, and with it what that one writes.
+        """
+        name = f"file:{quote(str(self.path))}?mode=ro&immutable=1"
+        with contextlib.closing(sqlite3.connect(name, uri=True, isolation_level=None)) as connection:
+            try:
+                found = connection.execute("PRAGMA application_id").fetchone()[0]
+            except sqlite3.DatabaseError as e:
+                if "not a database" not in str(e):
+                    raise
+                raise UnusableRegistryError(
+                    f"{self.path} is not a Stemma registry (not an SQLite file); it was not changed"
+                ) from e
+        if found != schema.APPLICATION_ID:
+            raise UnusableRegistryError(f"{self.path} is an SQLite file of another program; it was not changed")
 
     def _use_wal(self) -> None:
         """Switch to write-ahead logging, so that readers never wait; retried until no other process holds the file."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import stemma
+from stemma.checkpoints import adapters
 from stemma.checkpoints.load import Checkpoint
 from stemma.registry.ingest import IngestedModel, fingerprinters
 
@@ -27,6 +28,10 @@ MOST = 10_000
 
 CARDS = (".json", ".md", ".yaml", ".txt")
 """Endings of what lies beside a file of weights and is read with it."""
+
+
+IN_PARTS = (".onnx", ".index", ".json")
+"""Endings of files whose tensors may lie in other files of their folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +82,8 @@ class FilesRead:
             return ""
         path = checkpoint.path.absolute()
         try:
-            if path.is_dir():
-                own, newest = _state_of(files_below(path))
-            else:
-                own, newest = _state_of([str(path)])
+            own, newest = _state_of(files_of(path))
+            if own and not path.is_dir():
                 if path.parent not in self._beside:
                     cards = sorted(e.path for e in os.scandir(path.parent) if e.name.endswith(CARDS))
                     self._beside[path.parent] = _state_of(cards)
@@ -125,11 +128,25 @@ def _state_of(files: Sequence[str]) -> tuple[str, float]:
     return ("" if len(files) > MOST else found.hexdigest()), newest
 
 
-def files_below(folder: Path) -> list[str]:
+def files_of(path: Path) -> list[str]:
+    """The files whose tensors are read with a checkpoint: its own, and those of the bases of adapters among them."""
+    alone = not path.is_dir() and path.suffix.lower() not in IN_PARTS and path.name not in adapters.WEIGHTS
+    found = [str(path)] if alone else _files_below(path if path.is_dir() else path.parent)
+    bases = [adapters.base_of(Path(f).parent) for f in found if Path(f).name == adapters.CONFIG and not alone]
+    for base in sorted({b for b in bases if b is not None}):
+        found += _files_below(base) if base.is_dir() else [str(base)]
+    return found
+
+
+def _files_below(folder: Path) -> list[str]:
     """The files below a folder, sorted, hidden folders left out; a few more than `MOST` of a larger one."""
     found: list[str] = []
-    for where, folders, names in os.walk(folder):
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
+    visited: set[tuple[int, int]] = set()
+    for where, folders, names in os.walk(folder, followlinks=True):
+        stat = Path(where).stat()
+        seen = (stat.st_dev, stat.st_ino) in visited  # by a link
+        folders[:] = [] if seen else sorted(f for f in folders if not f.startswith("."))
+        visited.add((stat.st_dev, stat.st_ino))
         found += [str(Path(where) / name) for name in sorted(names)]
         if len(found) > MOST:
             break

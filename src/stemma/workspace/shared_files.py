@@ -10,7 +10,7 @@ from typing import Any
 
 from stemma.errors import EngineError
 from stemma.workspace.engines.run_tasks import host
-from stemma.workspace.files_read import files_below
+from stemma.workspace.files_read import files_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +29,10 @@ class FileState:
 
     @classmethod
     def of(cls, path: Path | str) -> "FileState":
-        """The state of a path now."""
+        """The state of a path now, with what is read beside it."""
         path = Path(path).absolute()
         try:
-            if not path.is_dir():
-                return cls(str(path), 1, path.stat().st_size)
-            sizes = [Path(f).stat().st_size for f in files_below(path)]
+            sizes = [Path(f).stat().st_size for f in files_of(path)]
         except OSError:
             return cls(str(path), None, 0)
         return cls(str(path), len(sizes), sum(sizes))

@@ -64,6 +64,12 @@ def open_adapter(
     return (make_model(name, parsed.source, merged, base.config and merged_config, claims, notes),)
 
 
+def base_of(folder: Path) -> Path | None:
+    """Where the base of the adapter in a folder lies, which is read with it; None without one on this machine."""
+    config = cards.json_object(folder / CONFIG, []) or {}
+    return _find_base(folder, str(config.get("base_model_name_or_path") or ""))
+
+
 def _refuse_without_base(adapter: Adapter, wanted: str) -> NoReturn:
     last = wanted.replace("\\", "/").rstrip("/").rpartition("/")[2]
     copy_nearby = f"put it next to the adapter's folder as '{last}', or " if last else ""
