@@ -366,7 +366,7 @@ def answers_alike(run: Run, address: str, folder: Path, tmp_path: Path) -> None:
     for words in (
         ("trace", folder / "m02.safetensors", "--against", folder),
         ("trace", "m02", *registry),
-        ("lineage", *registry),
+        ("lineage", "--redraw", *registry),
     ):
         here, there = (json.loads(run(*words, "--json", *more)[1]) for more in ((), ("--cluster", address)))
         for document in (here, there):

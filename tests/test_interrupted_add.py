@@ -55,7 +55,7 @@ def test_stopped_at_random_moments(hub: Path, tmp_path: Path, kind: signal.Signa
         _, said = child.communicate(timeout=60)
         stopped += running
         if running and kind == signal.SIGINT and child.returncode:
-            assert child.returncode == 130, said
+            assert child.returncode in (130, -signal.SIGINT), said  # the latter before Stemma has begun
             assert "Traceback" not in said
         if (place / "registry.db").exists():
             clean(registry, place)
