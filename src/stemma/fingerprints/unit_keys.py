@@ -72,7 +72,7 @@ class UnitKeys:
         return [key for key, count in Counter(self._keys(*place)).items() if count == 1]
 
     def _keys(self, t: Tensor, axis: int) -> Iterator[int]:
-        """A key per unit of an axis, hashed so that their order says nothing; of a sample, of units that it has whole."""
+        """A key per unit of an axis, hashed so that order says nothing; of a sample, of units it has whole."""
         needed = min(t.shape[0], LENGTH if axis else UNITS)
         if axis and t.readable < needed:
             return
