@@ -26,8 +26,9 @@ def check(registry: RegistryUrl = None, as_json: Json = False) -> None:
     else:
         models = "1 model" if answer.models == 1 else f"{answer.models:,} models"
         outcome = f"{len(found):,} problem{'s' * (len(found) > 1)} found" if found else "OK"
+        trace = command_of("trace", answer.document()["asked"])
         rows = [("meaning", "every digest and every source is as recorded", ""),
-                ("next", f"{command_of('trace', answer.document()['asked'])} MODEL searches these models", "")]  # fmt: skip
+                ("next", f"{trace} MODEL searches these models", "")]  # fmt: skip
         if found:
             only_sources = all(finding.kind in MOVED for finding in found)
             means = "the records are intact, but some weights have moved or changed" if only_sources else (

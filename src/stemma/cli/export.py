@@ -52,7 +52,8 @@ def export(
 ) -> None:
     """Write where a model comes from for other tools.
 
-    A bill of materials, a signed statement, a model card or a report for code scanning. Traces the model, or draws the lineage of all models, and writes the findings with their evidence.
+    A bill of materials, a signed statement, a model card or a report for code scanning. Traces the model, or
+    draws the lineage of all models, and writes the findings with their evidence.
     """
     from stemma.application import export as application
     from stemma.cli.output import progress, show_bytes, show_json, warn

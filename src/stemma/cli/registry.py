@@ -242,7 +242,8 @@ def diff(
 ) -> None:
     """Show how this registry and another one differ.
 
-    Models that only one of them has; also licences that differ and names that stand for other weights. Nothing is changed. Exits with 1 if they differ.
+    Models that only one of them has, licences that differ, and names that stand for other weights. Nothing is changed.
+    Exits with 1 if they differ.
     """
     from stemma.application.registry_difference import RegistryDifferenceRequest, registry_difference
     from stemma.cli.layout import findings, lines_of, verdict_text

@@ -80,7 +80,8 @@ def unlearning(
 ) -> None:
     """Test whether a forget set is forgotten.
 
-    A model that forgot behaves as if it had never been trained on it. Compared with how retrained models differ among themselves. Exits with 1 if unlearning is refuted.
+    A model that forgot behaves as if it had never been trained on it. Compared
+    with how retrained models differ among themselves. Exits with 1 if unlearning is refuted.
     """
     from stemma.application import verify_unlearning as application
     from stemma.application.network_options import NetworkOptions

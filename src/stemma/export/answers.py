@@ -165,7 +165,7 @@ def trace_closing(document: Document) -> tuple[str, str]:
         )
     if (near := _nearest_told(document)) is not None:
         return ("a sketch of a large model decides nothing; this is not a clearance",
-                f"{command_of('show', asked)} {typed_as(near)} tells its source, and how to compare with that")  # fmt: skip
+                f"{command_of('show', asked)} {typed_as(near)} tells its source, to compare with")  # fmt: skip
     more = "--probes compares what the models compute as well"
     if asked.get("probes"):
         more = "more control models (--null) make the smallest attainable p-value smaller"

@@ -121,7 +121,7 @@ def _drawn(document: Document, most: int) -> tuple[str, float, float]:
     y, width = float(MARGIN), 420.0
     for number, family in enumerate(found.families):
         boxes, bottom = boxes_of(family, y + LINE + GAP)
-        heading = "no relative here" if family.alone else f"family {number + 1}"
+        heading = "no relative found" if family.alone else f"family {number + 1}"
         many = "model" if len(family.places) == 1 else "models"
         label = f"{heading}: {len(family.places):,} {many}"
         marks.append(f'<text class="tree-heading" x="{MARGIN}" y="{y + 12:.0f}">{label}</text>')
