@@ -84,10 +84,15 @@ class SQLiteFile(AbstractDatabase):
         return not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK))
 
     def _require_mark(self) -> None:
-        """Refuse a file of another program, by its first page alone: as an immutable file nothing is written beside it.
+        """Refuse a file of another program, by its first page alone.
 
-        SQLite reads it: a process that closes a file which it opened by itself loses all locks that it has on it. Others
-        would then delete the log of a second connection of this process, and with it what that one writes.
+        SQLite reads it, as an immutable file, beside which nothing is written. A process that opens and closes a file
+        by itself loses all locks that it has on it: others would then delete the log that a second connection of this
+        process writes to.
+
+        Raises:
+            UnusableRegistryError: If it is such a file.
+            DatabaseError: If it cannot be read.
         """
         name = f"file:{quote(str(self.path))}?mode=ro&immutable=1"
         with contextlib.closing(sqlite3.connect(name, uri=True, isolation_level=None)) as connection:
