@@ -120,3 +120,18 @@ def test_features_do_not_depend_on_how_large_weights_are(factor, dtype):
         huge = small * np.float32(1e25)
         huge[0, 0], huge[1] = np.inf, np.nan
         assert np.isfinite(features(stored(huge)).scalars).all()
+
+
+@pytest.mark.parametrize("kind", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("stored_as", ["uint8", "int8", "int16", "uint32"])
+def test_bytes_of_floats_in_whole_numbers_hide_no_model(kind: str, stored_as: str) -> None:
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    floats = {f"l{i}.weight": RNG.normal(size=(64, 96)) * 0.05 for i in range(3)}
+    arrays = {n: x.astype(getattr(ml_dtypes, kind, kind)) for n, x in floats.items()}
+    if np.dtype(stored_as).itemsize > arrays["l0.weight"].itemsize:
+        pytest.skip("wider than the floats")
+    hidden = from_arrays({n: x.view(stored_as) for n, x in arrays.items()}, "hidden")
+    found = compare(from_arrays(arrays, "known"), hidden)
+    assert (found.verdict, found.relation.kind) == ("related", "reformatted")
+    other = from_arrays({n: (RNG.normal(size=x.shape) * 0.05).astype(x.dtype) for n, x in arrays.items()}, "other")
+    assert compare(other, hidden).verdict != "related"

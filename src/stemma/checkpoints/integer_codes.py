@@ -41,34 +41,70 @@ def center_codes(tensors: Mapping[str, Tensor], stored: Mapping[str, Tensor]) ->
     return {**tensors, **{n: _center(t) for n, t in candidates.items() if is_codes(t, flat=np.inf)}}
 
 
+NEAR = 0.9
+"""Share of entries that lie within a factor of 32 of their median; in Gaussian weights .98 do."""
+
 PLAUSIBLE = (1e-9, 1e4)
 """Absolute values between which nearly all weights of a network lie."""
 
 
-def reinterpret_half_floats(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Matrices of 16-bit integers that are really half-precision floats, as floats by name."""
+WHOLE_NUMBERS = frozenset({"I8", "U8", "I16", "U16", "I32", "U32"})
+"""Dtypes as which the bytes of floats may be stored."""
+
+
+def reinterpret_floats(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Matrices of integers that are really the bytes of floats, as floats by name.
+
+    Half floats stored as 16-bit integers are customary; bytes of wider floats in narrower integers, several for each
+    entry of the last axis, hide a model from whoever takes them for codes.
+
+    Args:
+        tensors: The tensors as stored, by name.
+
+    Returns:
+        Those that are floats, with the lengths that they have as floats.
+    """
     out = {}
     for name, t in tensors.items():
-        if t.dtype in ("U16", "I16") and sum(s > 1 for s in t.shape) >= 2 and t.size >= 256:
-            kind = next((k for k in ("BF16", "F16") if _looks_like_weights(t, k)), None)
-            if kind is not None:
-                out[name] = replace(t, dtype=kind)
-    kinds = {t.dtype for t in out.values()}
-    if len(kinds) == 1:  # vectors beside them are written the same way
-        kind = next(iter(kinds))
-        out |= {n: replace(t, dtype=kind) for n, t in tensors.items() if t.dtype in ("U16", "I16") and n not in out}
+        if t.dtype in WHOLE_NUMBERS and sum(s > 1 for s in t.shape) >= 2 and t.size >= 256:
+            kinds = ("BF16", "F16", "F32")  # two halves read as one float would look like weights too
+            found = (
+                as_float
+                for k in kinds
+                if (as_float := _stored_as(t, k)) and _looks_like_weights(as_float, near=t.shape != as_float.shape)
+            )
+            read = next(found, None)
+            if read is not None:
+                out[name] = read
+    if len({(tensors[n].dtype, t.dtype) for n, t in out.items()}) == 1:  # vectors beside them are written the same way
+        first = next(iter(out))
+        stored, kind = tensors[first].dtype, out[first].dtype
+        beside = {n: _stored_as(t, kind) for n, t in tensors.items() if t.dtype == stored and n not in out}
+        out |= {n: t for n, t in beside.items() if t is not None}
     return out
 
 
-def _looks_like_weights(tensor: Tensor, kind: str) -> bool:
-    rows = max(1, min(tensor.shape[0], SAMPLE // max(1, tensor.size // tensor.shape[0])))
-    x = replace(tensor, dtype=kind).rows(0, rows).reshape(-1)
+def _stored_as(tensor: Tensor, kind: str) -> Tensor | None:
+    """The same bytes as floats, several integers of the last axis for each; None where they do not come out even."""
+    each, rest = divmod(ITEMSIZE[kind], ITEMSIZE[tensor.dtype])
+    if rest or not tensor.shape or tensor.shape[-1] % each or (len(tensor.shape) == 1 and tensor.leading):
+        return None
+    return replace(tensor, dtype=kind, shape=(*tensor.shape[:-1], tensor.shape[-1] // each))
+
+
+def _looks_like_weights(tensor: Tensor, *, near: bool) -> bool:
+    """Whether floats are of plausible sizes, and `near` each other: bytes of packed codes make floats of any size."""
+    rows = max(1, min(tensor.readable, SAMPLE // max(1, tensor.size // tensor.shape[0])))
+    x = tensor.rows(0, rows).reshape(-1)
     with np.errstate(invalid="ignore"):
         size = np.abs(x[x != 0])
         plausible = np.isfinite(size) & (size > PLAUSIBLE[0]) & (size < PLAUSIBLE[1])
         negative = float((x < 0).mean())
     # most of its range stands for numbers of one size: a float's exponents are few, whole numbers fill them all
-    return size.size >= 128 and float(plausible.mean()) > 0.999 and 0.2 < negative < 0.8
+    if size.size < 128 or float(plausible.mean()) <= 0.999 or not 0.2 < negative < 0.8:
+        return False
+    apart = np.abs(np.log2(size[plausible] / np.median(size[plausible])))
+    return not near or float((apart < 5).mean()) >= NEAR
 
 
 def is_codes(tensor: Tensor, flat: float = FLAT) -> bool:

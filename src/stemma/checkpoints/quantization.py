@@ -12,7 +12,7 @@ import numpy as np
 
 from stemma.checkpoints import low_bit
 from stemma.checkpoints.formats.onnx_scales import AxisStorage, CodesStorage
-from stemma.checkpoints.integer_codes import center_codes, is_codes, reinterpret_half_floats
+from stemma.checkpoints.integer_codes import center_codes, is_codes, reinterpret_floats
 from stemma.checkpoints.tensor import RowStorage, Tensor
 from stemma.errors import UnreadableModelError
 
@@ -51,7 +51,7 @@ BLOCKS = (128, 64, 32, 16, 256)
 def dequantize(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """Logical weights by name: float32 where something was packed, everything else as stored."""
     _refuse(tensors)
-    halves = reinterpret_half_floats(tensors)
+    halves = reinterpret_floats(tensors)
     tensors = {**tensors, **halves} if halves else tensors
     out = dict(tensors)
     for packed, companions in _packed(tensors):
