@@ -16,6 +16,10 @@ SAMPLED_ENTRIES = 1 << 14
 """Sampled entries of each tensor, for what sums do not show (order of magnitudes, patterns of zeros)."""
 
 
+FEW_ENTRIES = 256
+"""Of a tensor without new zeros, of which a model may have 100,000."""
+
+
 @dataclass(eq=False)
 class ProjectedDifference:
     """A difference projected onto `PROJECTIONS` directions, read only when its rank is needed."""
@@ -49,7 +53,7 @@ class TensorDifference:
         zeros: Entries that are zero in A only, in B only, in both.
         unzeroed_change: Sums of (B - A)² where B is not zero, and where A is not.
         projected: The difference, projected when its rank is needed.
-        sample: The same entries of A and of B, spread evenly, `[2, n]`; none where no entry became zero.
+        sample: The same entries of A and of B, spread evenly, `[2, n]`.
         zero_patterns: (n, m) where n of every m neighbours are zero, else None; of B, then of A.
     """
 
@@ -199,10 +203,9 @@ class _Sums:
     def result(self, projected: ProjectedDifference) -> TensorDifference | None:
         if not self.read:
             return None
-        sample = np.zeros((2, 0))
-        if self.zeros[:2].any():  # of tensors without new zeros, of which there may be 100,000, none is needed
-            sample = np.concatenate(self.samples, axis=1)
-            sample = sample[:, :: max(1, sample.shape[1] // SAMPLED_ENTRIES)].copy()
+        most = SAMPLED_ENTRIES if self.zeros[:2].any() else FEW_ENTRIES
+        sample = np.concatenate(self.samples, axis=1)
+        sample = sample[:, :: max(1, sample.shape[1] // most)].copy()
         patterns = [next((p for p, holds in known.items() if holds), None) for known in self.patterns]
         return TensorDifference(
             shape=self.shape, read=self.read, rows=np.concatenate(self.rows, axis=1), axis_sums=tuple(self.axis_sums),
