@@ -48,8 +48,9 @@ def registry(tmp_path: Path, run: Run) -> Path:
     save_file(child_of(arrays_of(0), 5), folder / "child.safetensors")
     save_file(arrays_of(1), folder / "stranger.safetensors")
     path = tmp_path / "atlas.db"
-    assert run("add", folder, "--registry", path)[0] == 0
-    assert run("lineage", "--registry", path)[0] == 0
+    for words in (("add", folder), ("lineage",)):
+        code, _, err = run(*words, "--registry", path)
+        assert code == 0, err
     return path
 
 
