@@ -340,6 +340,7 @@ def fake(folder: Path, body: str) -> str:
     return f"{folder}:/usr/bin:/bin"
 
 
+@pytest.mark.anywhere
 @pytest.mark.slow
 def test_the_example_refuses_whatever_goes_wrong(run: Run, models: Path, tmp_path: Path) -> None:
     assert gate(tmp_path, "alone.safetensors")[0] == 3  # no registry yet

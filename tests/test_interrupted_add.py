@@ -13,6 +13,8 @@ import pytest
 
 from test_formats import write_safetensors
 
+pytestmark = pytest.mark.anywhere
+
 MODELS = 6
 
 

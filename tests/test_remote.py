@@ -517,6 +517,7 @@ def test_the_budget_of_a_model_on_a_server_is_of_its_whole_size(
     assert load("hf:acme/child").is_partial
 
 
+@pytest.mark.anywhere
 @pytest.mark.slow
 def test_the_example_builds_a_registry_and_goes_on_where_it_stopped(hub: Hub, tmp_path: Path) -> None:
     program = tmp_path / "bin" / "stemma"

@@ -13,6 +13,8 @@ from processor_time import times_as_long
 from stemma.kinship.compare import compare
 from stemma.networks.load import load
 
+pytestmark = pytest.mark.anywhere
+
 ROOT = Path(__file__).parents[1]
 SHAPE = {
     "hidden_size": 576, "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3,

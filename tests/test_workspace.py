@@ -397,6 +397,7 @@ def test_a_registry_that_cannot_be_written_still_answers(
         workspace.add([folder / "root.safetensors"], name="new")
 
 
+@pytest.mark.anywhere
 @pytest.mark.slow
 def test_ten_kills_lose_nothing(tmp_path: Path) -> None:
     """The benchmark's hundred, in small, and its control: a model that is taken out is reported as lost."""
