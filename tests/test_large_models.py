@@ -25,6 +25,7 @@ def speed() -> Iterator[ModuleType]:
     sys.path.remove(str(ROOT / "benchmarks"))
 
 
+@pytest.mark.anywhere
 @pytest.mark.slow
 def test_a_large_language_model_is_found_in_another_order_and_scale_and_told_from_a_stranger(
     speed: ModuleType, tmp_path: Path

@@ -193,6 +193,7 @@ def zoo_folder() -> Path:
     return folder
 
 
+@pytest.mark.anywhere
 @pytest.mark.slow
 def test_documented_relations_of_real_checkpoints_are_found(zoo_folder: Path) -> None:
     truth = json.loads((zoo_folder / "truth.json").read_text())
