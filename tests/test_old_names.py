@@ -137,3 +137,11 @@ def test_the_command_line_takes_old_names(tmp_path: Path) -> None:
     assert stemma(*words, "-P", "round_to=4", "-P", "multiple=4").returncode == 2
     twice = stemma(*words, "-P", "keep_ratio=.9")  # --ratio says something else
     assert (twice.returncode, "give --ratio only" in twice.stderr) == (2, True)
+
+
+def test_where_a_registry_lies_is_told_under_its_old_name_too(tmp_path: Path) -> None:
+    from stemma.registry import Registry
+
+    registry = Registry(tmp_path / "r.db")
+    with pytest.warns(DeprecationWarning, match="use 'where'"):
+        assert registry.url == registry.where == str(tmp_path / "r.db")  # ty: ignore[unresolved-attribute]

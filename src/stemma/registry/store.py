@@ -11,6 +11,7 @@ import numpy as np
 import sqlalchemy as sa
 
 from stemma.checkpoints import digest as digests
+from stemma.deprecation import renamed_attribute
 from stemma.errors import RegistryError, UnknownNameError, UnusableRegistryError
 from stemma.registry import blobs, family_trees, result_rows, rows, schema, sketch_file, storage
 from stemma.registry.additions import Addition, write_each
@@ -52,6 +53,8 @@ class Registry:
     def where(self) -> str:
         """Where it lies, as people are told: a path, or an address without its password."""
         return self._database.where
+
+    url = renamed_attribute("url", "where")
 
     def exists(self) -> bool:
         """Whether there is a registry already; reading makes none."""
