@@ -576,3 +576,18 @@ def test_seven_billion_parameters_are_enrolled_and_traced_by_three_per_cent(
         assert hub.total < 0.03 * total
     for folder in ("parent", "child", "cache"):
         shutil.rmtree(tmp_path / folder)
+
+
+def test_a_sample_that_a_large_registry_did_not_compare_clears_nobody(hub: Hub, tmp_path: Path) -> None:
+    folder = tmp_path / "others"
+    for i in range(4):
+        write(folder / f"m{i}", network(20 + i))
+    known = workspace(tmp_path)
+    assert all(r.status == "added" for r in known.add([folder]))
+    suspect = load(write(tmp_path / "suspect", network(60)))
+    assert "unread" not in {t["what"] for t in known.trace(suspect, limit=1).not_tested}
+    assert known.add(["hf:acme/stranger"])[0].status == "added"
+    found = known.trace(suspect, limit=1)
+    compared = {c["name"] for c in found.candidates}
+    assert "acme/stranger" in compared or "unread" in {t["what"] for t in found.not_tested}
+    assert found.verdict != "no-known-parent"

@@ -12,6 +12,7 @@ import numpy as np
 import sqlalchemy as sa
 
 import stemma
+from stemma.checkpoints import digest as digests
 from stemma.checkpoints.digest import is_partial
 from stemma.checkpoints.remote_models import CLAIMED_FILES
 from stemma.errors import RegistryError
@@ -86,6 +87,13 @@ def live_model(connection: sa.Connection, name: str) -> ModelRecord | None:
         return None
     text = connection.execute(select_live().where(schema.live.c.name == name)).scalar()
     return model_record(text) if text is not None else None
+
+
+def sampled_models(connection: sa.Connection) -> frozenset[Digest]:
+    """Digests of the live models of which only a sample was read."""
+    m = schema.model.c
+    found = sa.select(m.digest).join(schema.live, schema.live.c.model_id == m.id)
+    return frozenset(map(Digest, connection.execute(found.where(m.digest.startswith(digests.PARTIAL))).scalars()))
 
 
 def unknown_name_message(connection: sa.Connection, text: str) -> str:

@@ -164,6 +164,11 @@ class Registry:
             distinct = sa.select(sa.func.count(sa.distinct(schema.live.c.content_id)))
             return connection.execute(distinct).scalar_one()
 
+    def sampled(self) -> frozenset[Digest]:
+        """Digests of the live models of which only a sample was read."""
+        with self._database.reading() as connection:
+            return rows.sampled_models(connection)
+
     def get(self, name_or_digest: str) -> ModelRecord:
         """Find a live model.
 

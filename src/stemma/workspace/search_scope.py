@@ -12,7 +12,7 @@ from stemma.checkpoints.model import Model
 from stemma.registry import Registry, model_records
 from stemma.registry.ingest import fingerprinters
 from stemma.registry.records import ModelRecord
-from stemma.types import Digest, NotTested
+from stemma.types import UNREAD, Digest, NotTested
 from stemma.workspace.candidates import candidate_from_model, candidates_from_files, is_same_file
 from stemma.workspace.comparison_cache import ComparisonCache
 from stemma.workspace.engines.base import AbstractEngine
@@ -94,12 +94,19 @@ def _nearest_records(
     digests.update(registry.by_unit_keys(_unit_keys(registry, suspect), limit // 2))
     copies = registry.by_names_free_digest(suspect.names_free_digest)
     found = {r.name: r for digest in digests for r in registry.by_digest(digest)} | {r.name: r for r in copies}
+    gaps: tuple[NotTested, ...] = ()
+    if unseen := registry.sampled() - {r.digest for r in found.values()}:
+        why = (
+            f"of {len(unseen):,} enrolled models only a sample was read; it finds no relative whose units are in "
+            "another order, and these were not compared"
+        )
+        gaps = ({"what": UNREAD, "model": "", "why": why},)
     if indexed >= count:
-        return found, ()
+        return found, gaps
     why = f"no weight sketch is kept of {count - indexed:,} of {count:,} models, so that they cannot be searched"
     if sketch is None:
         why = f"no weight sketch of this model is kept, so that {count:,} models cannot be searched"
-    return found, ({"what": "no-sketch", "model": "", "why": why},)
+    return found, (*gaps, {"what": "no-sketch", "model": "", "why": why})
 
 
 def _unit_keys(registry: Registry, suspect: Model) -> list[int]:
