@@ -175,7 +175,10 @@ def test_paths_are_recognised_wherever_they_stand() -> None:
     }
     assert {text: scrub(text) for text in said} == said
     assert public_source("hf:org/name@main") == "hf:org/name@main"
-    assert public_source("https://u:p@h/x.safetensors?k=1") == "https://h/x.safetensors"
+    assert public_source("https://u:p@h.org/x.safetensors?k=1") == "https://h.org/x.safetensors"
+    inner = ("http://127.0.0.1:8000", "https://10.0.0.5", "http://[fd00::1]", "https://models", "http://m.corp:80")
+    assert {public_source(f"{host}/secret-project/x.bin?k=1") for host in inner} == {"x.bin"}
+    assert scrub("read https://u:p@models.internal/secret/x.bin, then more") == "read x.bin, then more"
     assert public_source("/srv/bob/folder/") == "folder"
 
 
@@ -798,6 +801,23 @@ def test_a_gate_on_a_model_that_is_only_told_of_stays_closed(tmp_path: Path, a: 
     assert answer.ruling.closed
     assert any("what it says that they are" in t["why"] for t in answer.result.not_tested)
     assert {kind.value for kind in RelationKind} >= {"pruned"}
+
+
+def test_an_older_export_is_told_and_takes_nothing_back(
+    tmp_path: Path, a: Registry, b: Registry, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here = ("--registry", b.where)
+    for year, name in ((1, "one"), (2, "two")):
+        monkeypatch.setenv("SOURCE_DATE_EPOCH", str(year * 366 * 86400))
+        enrol_bare(a, name, year)
+        a.exchange.export(tmp_path / f"{year}.reg", name="acme")
+    for year, newer in ((2, None), (1, "1972-01-03"), (2, None)):
+        found, code = document(capsys, "registry", "import", str(tmp_path / f"{year}.reg"), *here)
+        told = found["imported"][0]["newer_known"]
+        assert (code, told and told[:10]) == (0, newer)
+    assert set(view(b)) == {"one@acme", "two@acme"}
+    assert run("registry", "import", str(tmp_path / "1.reg"), *here) == 0
+    assert "one of 1972-01-03 is known" in " ".join(capsys.readouterr().out.split())
 
 
 # Subscriptions

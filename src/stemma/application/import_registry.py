@@ -42,6 +42,7 @@ class ImportedPart:
         left_out: How much the exporter left out, by what.
         first: Whether nothing was known from this registry before.
         own: Whether it is an export of this registry itself, of which nothing is taken.
+        newer_known: When the newest export that is known was made, where this one is older; null otherwise.
     """
 
     registry: str
@@ -54,6 +55,7 @@ class ImportedPart:
     left_out: Mapping[str, int]
     first: bool
     own: bool
+    newer_known: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +97,7 @@ def imported_part(found: "Imported") -> ImportedPart:
     return ImportedPart(
         registry=found.name, identity=section.identity, signed_by=section.signed_by, statements=section.statements,
         new=found.new, models=found.models, complete=section.complete, left_out=section.left_out, first=found.first,
-        own=found.own,
+        own=found.own, newer_known=found.newer_known,
     )  # fmt: skip
 
 

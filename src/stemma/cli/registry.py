@@ -126,6 +126,9 @@ def _imported(one: "Imported", keys: Sequence[Path] | None) -> Iterator[tuple[st
     yield "models", f"{one.models:,} known from there now", f"{one.new:,} of {section.statements:,} statements new"
     for what, n in section.left_out.items():
         yield "left out", f"{n:,} × {what}", "by the exporter"
+    if one.newer_known:
+        made = f"made {section.created[:10]}; one of {one.newer_known[:10]} is known"
+        yield "older", made, "what is known stays; ask why an older one is published"
     if one.first and section.signed_by and not keys:
         yield "key", "trusted on first use", "another key, or none, is an error from now on"
 
@@ -206,6 +209,9 @@ def _tell(
     for one in answer.refreshed:
         if one.error:
             warn(f"error: {one.subscription.registry}: {one.error}")
+        elif one.imported is not None and one.imported.newer_known:
+            made, known = one.imported.section.created[:10], one.imported.newer_known[:10]
+            warn(f"warning: {one.subscription.registry}: the export there was made {made}; one of {known} is known")
     if answer.failed:
         raise typer.Exit(DIFFERENT)
 

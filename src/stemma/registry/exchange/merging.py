@@ -35,6 +35,7 @@ class Imported:
         models: Live models of that registry that are known now.
         first: Whether nothing was known from this registry before.
         own: Whether it is an export of this registry itself, of which nothing is taken.
+        newer_known: When the newest export that is known was made, if this one is older; else None.
     """
 
     section: Section
@@ -43,6 +44,7 @@ class Imported:
     models: int
     first: bool
     own: bool = False
+    newer_known: str | None = None
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,7 @@ class _Merge:
                 pass
             return Imported(self.section, own, 0, 0, first=False, own=True)
         self._origin, name, first = self._pinned_origin()
+        newest = self._newest_export()
         self._receipt = self._write_receipt(name)
         self._known = self._digests()
         self._current = self._current_models()
@@ -145,7 +148,8 @@ class _Merge:
         self._write(batch)
         self._write_keys()
         live = sum(1 for _, _, removed, _ in self._current.values() if not removed)
-        return Imported(self.section, name, new, live, first)
+        newer = newest if newest is not None and newest > self.section.created else None
+        return Imported(self.section, name, new, live, first, newer_known=newer)
 
     def _pinned_origin(self) -> tuple[int, str, bool]:
         """The row of the other registry, its name here, and whether it is new; its key must not have changed."""
@@ -180,6 +184,12 @@ class _Merge:
         key = self.connection.execute(schema.origin.insert().values(**values)).inserted_primary_key
         assert key is not None
         return key[0], name, True
+
+    def _newest_export(self) -> str | None:
+        """When the newest export of this registry that was imported here was made."""
+        r = schema.receipt.c
+        texts = self.connection.execute(sa.select(r.record).where(r.origin_id == self._origin)).scalars()
+        return max((rows.decode(text, lambda record: str(record["created"])) for text in texts), default=None)
 
     def _write_receipt(self, name: str) -> int:
         record = {"registry": name, "source": self.source, "imported_at": rows.timestamp(), **jsonable(self.section)}

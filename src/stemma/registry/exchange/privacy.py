@@ -1,13 +1,17 @@
 """What an export says about the exporter: no folder of their machine, and no password in an address."""
 
+import ipaddress
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-PUBLIC = ("hf:", "https://", "http://")
-"""Addresses that anybody can look up."""
+ADDRESSES = ("hf:", "https://", "http://")
+"""How addresses of models begin."""
+
+INTERNAL = ("local", "localhost", "localdomain", "internal", "intranet", "private", "corp", "home", "lan", "arpa")
+"""Last parts of names that mean something in one network only (RFC 6761, 6762, 8375, and customs)."""
 
 _ABSOLUTE = re.compile(
     r"""(?: file:/{1,3} | (?<![\w.:/\\~-]) (?: ~?/ | [A-Za-z]:[\\/] | \\\\ ) )
@@ -20,12 +24,36 @@ _ADDRESS = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s'\"<>]+", re.IGNORECASE)
 
 
 def public_source(source: str) -> str:
-    """Where a model comes from, as anybody may read it: an address without password and query, else a file name."""
+    """Where a model comes from, as anybody may read it.
+
+    Args:
+        source: An address or a path.
+
+    Returns:
+        An address that anybody can look up, without password and query; else the last part of it, a file name.
+    """
     if source.startswith("python:"):
         return f"python:{public_source(source.removeprefix('python:'))}"
-    if source.lower().startswith(PUBLIC):
-        return public_address(source)
+    if source.lower().startswith(ADDRESSES):
+        address = public_address(source)
+        if not is_internal(address):
+            return address
+        source = urlsplit(address).path
     return re.split(r"[/\\]", source.rstrip("/\\"))[-1]
+
+
+def is_internal(address: str) -> bool:
+    """Whether an address leads nowhere outside of one network: a host without a domain, or a private IP address."""
+    if address.startswith("hf:"):
+        return False
+    try:
+        host = (urlsplit(address).hostname or "").rstrip(".")
+    except ValueError:
+        return False
+    try:
+        return not ipaddress.ip_address(host).is_global
+    except ValueError:
+        return "." not in host or host.rpartition(".")[2] in INTERNAL
 
 
 def public_address(address: str) -> str:
@@ -73,7 +101,8 @@ class Scrubber:
         def put_aside(match: re.Match[str]) -> str:
             if match[0].lower().startswith("file:"):
                 return public_source(match[0])
-            kept.append(public_address(match[0]))
+            address = public_address(match[0])
+            kept.append(public_source(address) if is_internal(address) else address)
             return f"\x00{len(kept) - 1}\x00"
 
         text = _ADDRESS.sub(put_aside, text.replace("\x00", ""))
