@@ -1,6 +1,7 @@
 """Fidelity, statistics, elimination and allocation against slow twins, exact identities and exhaustive search."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,10 @@ from stemma.edits.fidelity.subset_fidelity import (
 )
 from stemma.edits.layer_inputs import unfold_inputs, weight_matrix
 from stemma.edits.pruning.allocation import Budget, TiedGroups, allocate
+from stemma.edits.pruning.pruning import Pruning
 from stemma.errors import MisuseError, StemmaError
+from stemma.networks.from_module import from_module
+from stemma.probes import Probes
 
 WIDE = torch.float64
 
@@ -370,6 +374,49 @@ def test_the_dynamic_allocation_is_the_best_there_is() -> None:
         found_all.append(lost["dynamic"])
         uniform.append(lost["uniform"])
     assert np.mean(found_all) < np.mean(uniform)
+
+
+def test_the_union_allocation_is_one_percentile_for_all_layers() -> None:
+    """A slow twin by the definition: below the percentile in every output of every reader, in loops."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(7, 12), nn.ReLU(), nn.Linear(12, 3), nn.Tanh(), nn.Linear(3, 9), nn.ReLU(),
+                        nn.Linear(9, 20)).eval()  # fmt: skip
+    with torch.no_grad():
+        net[0].weight[:4] *= 0.05  # type: ignore[index,union-attr]
+        net[6].weight[:, 5:] *= 0.1  # type: ignore[index,union-attr]
+    x = np.random.default_rng(0).random((80, 7)).astype(np.float32)
+    model, probes = from_module(net, "net"), Probes.of(x)
+    method = replace(Pruning.official(0.7, "parameters"), rounds=1, min_keep=0.0)
+    plan = method.plan(model, probes)
+    hidden = {"0": net[:2], "2": net[:4], "4": net[:6]}
+    readers = {"0": net[2], "2": net[4], "4": net[6]}
+    percentile: dict[str, np.ndarray] = {}
+    for name, layer in readers.items():
+        inputs = hidden[name](torch.from_numpy(x)).detach().double()
+        inputs = inputs - inputs.mean(0)
+        weight = layer.weight.detach().double()  # type: ignore[union-attr]
+        outputs, n = weight.shape
+        best = np.zeros(n)
+        means = np.zeros(n)
+        for c in range(outputs):
+            y = inputs @ weight[c]
+            aligned = np.array([float((y * inputs[:, i] * weight[c, i]).mean()) for i in range(n)])
+            means += aligned / outputs
+            for i in range(n):
+                best[i] = max(best[i], sum(a < aligned[i] for a in aligned))
+        ties = np.array([sum(m < means[i] for m in means) for i in range(n)])
+        alive = inputs.square().mean(0).numpy() > 0
+        percentile[name] = np.where(alive, (best + 0.5 * ties / n) / n, 0)
+    kept_lowest = min(percentile[g][list(k)].min() for g, k in plan.kept.items())
+    gone = {g: sorted(set(range(len(percentile[g]))) - set(k)) for g, k in plan.kept.items()}
+    assert any((p == 0).any() for p in percentile.values()), "units that are never active are part of the case"
+    assert max(percentile[g][rows].max() for g, rows in gone.items() if rows) < kept_lowest
+    shares = [len(k) / len(percentile[g]) for g, k in plan.kept.items()]
+    assert max(shares) - min(shares) > 0.1, "the share follows from the percentile and is not the same everywhere"
+    before, after = plan.expected["parameters"]
+    assert after <= 0.7 * before
+    with pytest.raises(MisuseError, match="needs the score union"):
+        Pruning(allocation="union")
 
 
 def test_a_budget_that_cannot_be_met_is_refused() -> None:

@@ -23,11 +23,14 @@ class ErrorCurve:
         removed: Numbers of removed units at which the error is known, ascending from 0.
         errors: Squared error of the outputs of all layers that read the group, each as a fraction of its mean square,
             summed; with the kept inputs refitted.
+        percentiles: By unit, where a union rule ranked it: the largest fraction of the inputs that lies below it in any
+            output of any layer that reads the group; else None.
     """
 
     order: np.ndarray
     removed: np.ndarray
     errors: np.ndarray
+    percentiles: np.ndarray | None = None
 
     def at(self, removed: int | np.ndarray) -> np.ndarray:
         """The error when so many units are removed, linear between known points."""

@@ -1,4 +1,8 @@
-"""How a budget is divided among dependency groups: uniformly, greedily, or by dynamic programming over layers.
+"""How a budget is divided among dependency groups: uniformly, by ModHiFi's union rule, greedily, or by knapsack.
+
+Source of the union rule: ModHiFi (Kashyap et al., NeurIPS 2025), algorithm 1: one percentile for all layers, and a unit
+goes where it is below that percentile in every output of every layer that reads it. How much of a layer goes is not
+chosen: it follows.
 
 Source of the dynamic programme: SPDY (Frantar and Alistarh, ICML 2022), a knapsack over per-layer error curves. Here a
 layer's cost depends on its neighbours, so costs are linearised around the last solution.
@@ -14,11 +18,14 @@ from stemma.edits.dependency_graph.dependency_groups import DependencyGraph
 from stemma.edits.fidelity.optimal_brain_surgeon import ErrorCurve
 from stemma.errors import MisuseError
 
-RULES = ("uniform", "greedy", "dynamic")
+COMPARED = ("uniform", "greedy", "dynamic")
 """The same fraction of every group; the smallest error per saved cost next; a dynamic programme."""
 
+RULES = (*COMPARED, "union")
+"""The same, and ModHiFi's: one percentile for all layers, the union over outputs and readers decides."""
+
 ALLOCATIONS = (*RULES, "measured")
-"""One of the rules, or whichever of them gives the smallest error of the network's outputs on the probes."""
+"""One of the rules, or whichever of `COMPARED` gives the smallest error of the network's outputs on the probes."""
 
 COST_BINS = 2000
 """Steps into which the dynamic programme divides the cost."""
@@ -75,7 +82,7 @@ class Budget:
 
 def allocate(tied: Sequence[TiedGroups], budget: Budget, rule: str) -> dict[str, int]:
     """The number of units that each group keeps, by one of `RULES`; `MisuseError` if the budget cannot be met."""
-    rules = {"uniform": _uniform, "greedy": _greedy, "dynamic": _dynamic}
+    rules = {"uniform": _uniform, "greedy": _greedy, "dynamic": _dynamic, "union": _union}
     if rule not in rules:
         raise MisuseError(f"no allocation is called {rule!r}. Choose one of {', '.join(RULES)}")
     smallest = _kept(tied, [t.options[-1] for t in tied])
@@ -104,6 +111,24 @@ def _uniform(tied: Sequence[TiedGroups], budget: Budget) -> list[int]:
         fits = budget.cost(_kept(tied, sizes(middle))) <= budget.limit
         low, high = (middle, high) if fits else (low, middle)
     return sizes(low)
+
+
+def _union(tied: Sequence[TiedGroups], budget: Budget) -> list[int]:
+    """One percentile for all groups, the lowest that meets the budget, by bisection."""
+    # Groups that one entry of the configuration sizes keep the mean of what the rule keeps of each.
+
+    def sizes(percentile: float) -> list[int]:
+        wanted = [
+            np.mean([(c.percentiles >= percentile).sum() for c in t.curves if c.percentiles is not None]) for t in tied
+        ]
+        return [min(t.options, key=lambda n, w=w: (abs(n - w), -n)) for t, w in zip(tied, wanted, strict=True)]
+
+    low, high = 0.0, 1.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        fits = budget.cost(_kept(tied, sizes(middle))) <= budget.limit
+        low, high = (low, middle) if fits else (middle, high)
+    return sizes(high)
 
 
 def _greedy(tied: Sequence[TiedGroups], budget: Budget, start: Sequence[int] | None = None) -> list[int]:

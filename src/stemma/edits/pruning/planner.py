@@ -19,7 +19,7 @@ from stemma.edits.fidelity.importance import importance_scores, reader_matrices
 from stemma.edits.fidelity.optimal_brain_surgeon import ErrorCurve, OptimalBrainSurgeon
 from stemma.edits.fidelity.statistics import Statistics
 from stemma.edits.layer_inputs import as_tensor
-from stemma.edits.pruning.allocation import RULES, Budget, TiedGroups, allocate, budget_cost
+from stemma.edits.pruning.allocation import COMPARED, RULES, Budget, TiedGroups, allocate, budget_cost
 from stemma.edits.pruning.settings import PruningSettings
 from stemma.errors import MisuseError
 from stemma.probes import Probes
@@ -75,7 +75,7 @@ class PruningPlanner:
     def curves(self, statistics: Statistics) -> dict[str, ErrorCurve]:
         """Removal order and error at every size, by group; errors are comparable between groups."""
         found = {g.name: self._curve(g, statistics) for g in self.groups}
-        if not self.method.weigh or self.method.allocation == "uniform" or len(found) < 2:
+        if not self.method.weigh or self.method.allocation in ("uniform", "union") or len(found) < 2:
             return found
         return {g.name: self._calibrated(g, found[g.name], statistics) for g in self.groups}
 
@@ -99,7 +99,7 @@ class PruningPlanner:
         """The units kept by the chosen allocation rule, or by the one with the smallest output error."""
         allocation, first_round = self.method.allocation, self.graph is original
         single = self.method.budget == "units" or not first_round
-        rules = [allocation] if allocation in RULES else ["dynamic"] if single else list(RULES)
+        rules = [allocation] if allocation in RULES else ["dynamic"] if single else list(COMPARED)
         found = []
         for rule in rules:
             sizes = self._sizes(original, curves, ratio, rule)
@@ -135,12 +135,17 @@ class PruningPlanner:
 
     def _curve(self, group: DependencyGroup, statistics: Statistics) -> ErrorCurve:
         method, module = self.method, self.editable.module
-        order = None
+        order = percentiles = None
         if method.score != "elimination":
-            values = importance_scores(group, module, statistics, method.score, method.seed)
-            order = np.argsort(values.cpu().numpy(), kind="stable")
+            values = importance_scores(group, module, statistics, method.score, method.seed).cpu().numpy()
+            if method.allocation == "union":  # units that contribute nothing go first, whatever their rank
+                energy = importance_scores(group, module, statistics, "energy").cpu().numpy()
+                values = np.where(energy > 0, values, -1.0)
+                percentiles = values / group.size
+            order = np.argsort(values, kind="stable")
         readers = reader_matrices(group, module, statistics)
-        return OptimalBrainSurgeon(damping=method.damping)(readers, group.size, order)
+        curve = OptimalBrainSurgeon(damping=method.damping)(readers, group.size, order)
+        return replace(curve, percentiles=percentiles)
 
     def _calibrated(self, group: DependencyGroup, curve: ErrorCurve, statistics: Statistics) -> ErrorCurve:
         """The curve rescaled to errors of the network's outputs, measured by pruning and refitting this group alone."""
@@ -195,7 +200,7 @@ class PruningPlanner:
                 fewest = max(1, round(method.min_keep * original.sizes[groups[0]]))
                 fewest = min(size, -(-fewest // round_to) * round_to)
                 tied.append(TiedGroups(groups, size, fewest, round_to, tuple(curves[n] for n in groups)))
-        if method.budget == "units":
+        if method.budget == "units" and rule != "union":
             return _same_ratio(tied, original, ratio)
         cost, full = budget_cost(self.graph, method.budget), budget_cost(original, method.budget)
         return allocate(tied, Budget(cost, ratio * full({}) / cost({}), method.budget), rule)

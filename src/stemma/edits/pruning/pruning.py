@@ -49,8 +49,9 @@ class Pruning(PruningSettings):
     def official(cls, keep_ratio: float = 0.7, budget: str = "macs") -> "Pruning":
         """The published method: union rule, factors per output, batch norm recalibrated, five rounds.
 
-        One departure: every group keeps the same fraction, where in the paper the union rule also decides how much of
-        each layer is kept.
+        In every round a unit goes if it is below one percentile, the same for all layers, in every output of every
+        layer that reads it. The paper leaves the percentile and the number of rounds to the user; here each round takes
+        the lowest percentile that meets its part of the budget.
 
         Args:
             keep_ratio: Fraction of the budget that is kept.
@@ -59,7 +60,7 @@ class Pruning(PruningSettings):
         Returns:
             The method.
         """
-        return cls(budget, keep_ratio, "union-alignment", "uniform", "scalar", sequential=False, recalibrate=True,
+        return cls(budget, keep_ratio, "union-alignment", "union", "scalar", sequential=False, recalibrate=True,
                    rounds=5)  # fmt: skip
 
     def plan(

@@ -29,8 +29,8 @@ class PruningSettings:
         budget: What is limited, one of `BUDGETS`.
         keep_ratio: Fraction of the budget that is kept.
         score: One of `importance.SCORES` or its aliases: what ranks the units of a group.
-        allocation: One of `allocation.ALLOCATIONS`: how the budget is divided among groups. A budget in units is always
-            uniform; of several rounds only the first is measured.
+        allocation: One of `allocation.ALLOCATIONS`: how the budget is divided among groups. A budget in units is
+            uniform, but for `union`, which needs a union score; of several rounds only the first is measured.
         compensation: One of `compensation.COMPENSATIONS`: how layers that lose inputs are refitted.
         sequential: Fit each layer to the inputs that the pruned layers before it produce.
         recalibrate: Re-estimate the batch-norm statistics. None tries both ways and keeps the one with the smaller
@@ -88,6 +88,8 @@ class PruningSettings:
             raise MisuseError(f"no score is called {self.score!r}. Choose one of {', '.join(SCORES)}")
         if self.allocation not in ALLOCATIONS:
             raise MisuseError(f"no allocation is called {self.allocation!r}. Choose one of {', '.join(ALLOCATIONS)}")
+        if self.allocation == "union" and not self.score.startswith("union"):
+            raise MisuseError(f"allocation union needs the score union-alignment or union-fidelity, not {self.score}")
         if self.rounds < 1 or self.round_to < 1 or not 0 <= self.min_keep < 1:
             raise MisuseError("rounds and round_to have to be 1 or more, and min_keep from 0 to below 1, but they are "
                               f"{self.rounds}, {self.round_to} and {self.min_keep:g}")  # fmt: skip
