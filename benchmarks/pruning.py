@@ -129,7 +129,11 @@ def cells(budgets: tuple[float, ...], multiple: int) -> Iterator[tuple[list[str]
     yield ["refit", "kernel in one pass"], replace(base, sequential=False), "real"
     for how in ("uniform", "greedy", "dynamic"):
         yield ["allocation", how], replace(base, allocation=how), "real"
-    yield ["published"], replace(Pruning.official(0.5), batch=250, rounds=1, round_to=multiple), "real"
+    for share in budgets:
+        yield ["published", f"{share:g}"], replace(Pruning.official(share), batch=250, round_to=multiple), "real"
+    yield ["published, one round"], replace(Pruning.official(0.5), batch=250, rounds=1, round_to=multiple), "real"
+    same = replace(Pruning.official(0.5), batch=250, round_to=multiple, allocation="uniform")
+    yield ["published, the same of every layer"], same, "real"
     for source in ("synthetic", "elsewhere"):
         for score in ("elimination", "l2"):
             yield ["probes", source, score], replace(base, score=score), source
@@ -141,7 +145,7 @@ def cells(budgets: tuple[float, ...], multiple: int) -> Iterator[tuple[list[str]
 def study(result: Result, key: list[str], model: Model, probes: dict[str, Probes], test: bed.Data, device: str,
           clock: bed.Clock, *, brief: bool = False) -> None:  # fmt: skip
     statistics: dict[str, Any] = {}
-    curves: dict[tuple[str, str], Any] = {}
+    curves: dict[tuple[str, str, bool], Any] = {}
     for name, method, source in cells(BUDGETS, 8 if key[1] == "resnet18" else 1):
         if brief and (name[0] != "scores" or name[1] not in SCORES[:4] or name[2] not in ("0.5", "0.4")):
             continue
@@ -155,11 +159,12 @@ def study(result: Result, key: list[str], model: Model, probes: dict[str, Probes
             statistics[source] = method.collect(model, probes[source])
             result.put([*key, "seconds", f"statistics of {source}"], round(clock.gone - before, 2))
         known = statistics[source]
-        if (source, method.score) not in curves:
+        asked = source, method.score, method.allocation == "union"  # it takes no rescaled curves
+        if asked not in curves:
             before = clock.gone
-            curves[source, method.score] = method.curves(model, probes[source], known)
+            curves[asked] = method.curves(model, probes[source], known)
             result.put([*key, "seconds", f"curves of {method.score}"], round(clock.gone - before, 2))
-        plan = method.plan(model, probes[source], known, curves=curves[source, method.score])
+        plan = method.plan(model, probes[source], known, curves=curves[asked])
         found = cell(method, model, plan, probes[source], known, test, device)
         result.put([*key, *name], found)
         result.put([*key[:2], "summary"], summary(result.content["networks"][key[1]]))
