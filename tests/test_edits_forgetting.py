@@ -94,7 +94,7 @@ def test_unlearned_on_the_command_line_verified_and_traced(home: Path) -> None:
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert document["receipt"]["measured"]["forget"][1] <= 0.01
-    assert {p.name for p in out.iterdir()} >= {"plan.json", "receipt.json", "undo.safetensors", "model.safetensors"}
+    assert {p.name for p in out.iterdir()} >= {"plan.json", "receipt.json", "model.safetensors"}
     checked = stemma("verify", "edit", out, "--probes", home / "lost.npz", "--retain", home / "rest.npz", "--json")
     assert checked.returncode == 0, checked.stdout
     assert json.loads(checked.stdout)["good"] is True

@@ -26,13 +26,13 @@ from safetensors.numpy import save_file
 from stemma.application.export import ExportRequest
 from stemma.application.export import export as export_findings
 from stemma.application.trace import TraceRequest, trace
+from stemma.checkpoints.privacy import Scrubber, public_source
 from stemma.cli import main
 from stemma.errors import ExchangeError, RegistryError, UnknownNameError
 from stemma.networks.load import from_arrays
 from stemma.registry import Registry, schema
 from stemma.registry.exchange import download, sections, statements
 from stemma.registry.exchange.merging import Acceptance
-from stemma.registry.exchange.privacy import Scrubber, public_source
 from stemma.registry.ingest import fingerprinters
 from stemma.registry.model_records import describe
 from stemma.registry.records import ModelRecord

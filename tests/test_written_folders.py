@@ -1,5 +1,6 @@
 """Every command reads every folder that a command wrote: networks of one's own are written as exported programs."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -58,12 +59,17 @@ def test_an_edited_folder_is_one_model_under_its_own_name(
 
 
 def test_the_weights_before_are_no_model_of_the_folder(folders: dict[str, Path], tmp_path: Path) -> None:
-    assert (folders["without"] / UNDO).is_file()
+    assert not (folders["without"] / UNDO).exists()
+    from safetensors.torch import save_file
+
     from stemma.registry import Registry
 
+    shutil.copytree(folders["without"].parent, tmp_path / "made")
+    save_file({"head.weight": torch.zeros(5, 24)}, tmp_path / "made" / "without" / UNDO)  # as earlier versions left it
     workspace = Workspace(Registry(tmp_path / "r.db"))
-    workspace.add([folders["without"].parent])
+    workspace.add([tmp_path / "made"])
     assert sorted(record.name for record in workspace.list()) == ["smaller", "without"]
-    loose = tmp_path / UNDO  # elsewhere the name says nothing
-    loose.write_bytes((folders["without"] / UNDO).read_bytes())
-    assert [c.path for c in discover(tmp_path)] == [loose]
+    loose = tmp_path / "elsewhere" / UNDO  # there the name says nothing
+    loose.parent.mkdir()
+    loose.write_bytes((tmp_path / "made" / "without" / UNDO).read_bytes())
+    assert [c.path for c in discover(loose.parent)] == [loose]

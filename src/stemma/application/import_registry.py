@@ -105,7 +105,7 @@ def without_secrets(request: Any) -> Any:
     """A request whose address may be shown: no password, no token."""
     from dataclasses import replace
 
-    from stemma.registry.exchange.privacy import public_address
+    from stemma.checkpoints.privacy import public_address
 
     address = request.address
     return replace(request, address=public_address(address)) if address and "://" in address else request

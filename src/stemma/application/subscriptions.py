@@ -125,7 +125,7 @@ class SubscriptionsAnswer:
         ).to_dict()  # fmt: skip
 
     def _registry(self, origin: "Origin") -> KnownRegistryPart:
-        from stemma.registry.exchange.privacy import public_address
+        from stemma.checkpoints.privacy import public_address
 
         mine = [s for s in self.subscriptions if s.registry == origin.name]
         addresses = tuple(public_address(s.address) if "://" in s.address else s.address for s in mine)

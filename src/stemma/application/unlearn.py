@@ -24,6 +24,7 @@ class UnlearnRequest:
         retain: Inputs of other classes, or generic ones.
         parameters: Fields of the method, as `name=value`.
         replace: Whether an existing folder may be replaced.
+        undo: File for the original weights of what changes, outside of the folder; they are not kept if null.
         registry: Registry in which names are looked up; the default one if null.
         networks: How networks are built and run.
         seed: Of whatever is drawn at random.
@@ -35,6 +36,7 @@ class UnlearnRequest:
     retain: str | None = None
     parameters: tuple[str, ...] | None = None
     replace: bool = False
+    undo: str | None = None
     registry: str | None = None
     networks: NetworkOptions = field(default_factory=NetworkOptions)
     seed: int | None = None
@@ -99,12 +101,13 @@ def unlearn(request: UnlearnRequest, progress: Progress | None = None) -> Unlear
     """
     from stemma.application.method_options import parse_fields
     from stemma.application.opening import open_workspace
-    from stemma.edits.save import check_writable, write
+    from stemma.edits.save import check_undo, check_writable, write
     from stemma.edits.unlearning.unlearning import Unlearning
 
     out = Path(request.out)
     if out.exists() and not request.replace:
         raise MisuseError(f"{out} exists. Choose another folder, or add --replace")
+    check_undo(request.undo, out)
     networks, seed = request.networks, request.seed
     method = Unlearning(**parse_fields(Unlearning, request.parameters, seed))
     model = networks.open_model(open_workspace(request.registry, progress=progress), request.model)
@@ -112,5 +115,5 @@ def unlearn(request: UnlearnRequest, progress: Progress | None = None) -> Unlear
     forget = networks.read_probes(request.forget, model, seed)
     retain = None if request.retain is None else networks.read_probes(request.retain, model, seed)
     edited = method(model, forget, retain, progress)
-    receipt = write(edited, out, forget, overwrite=request.replace)
+    receipt = write(edited, out, forget, overwrite=request.replace, undo=request.undo)
     return UnlearnAnswer(request=request, model=model, plan=edited.plan, receipt=receipt)

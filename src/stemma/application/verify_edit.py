@@ -141,12 +141,16 @@ def _signatures(folder: Path, public_key: str | None) -> "Iterator[Finding]":
 
 
 def _parent(request: VerifyEditRequest, workspace: "Workspace", source: str, digest: str) -> "Model | None":
-    """The model before: as given, else where it was read from, else by its digest in the registry."""
+    """The model before: as given, else where it was read from, seen from the folder, else by digest in the registry."""
     if request.parent is not None:
         return request.networks.open_model(workspace, request.parent)
-    for text in (source, digest.partition(":")[2]):
+    near = Path(request.folder) / source if source else None
+    beside = str(near) if near is not None and near.exists() else source
+    for text in (beside, digest.partition(":")[2]):
         try:
-            return request.networks.open_model(workspace, text)
+            found = request.networks.open_model(workspace, text)
         except (StemmaError, OSError):
             continue
+        if found.digest == digest:
+            return found
     return None

@@ -29,6 +29,15 @@ def unlearn(
     ] = None,
     parameters: Settings = None,
     replace: Annotated[bool, typer.Option("--replace", help="Allow the folder to be replaced.")] = False,
+    undo: Annotated[
+        Path | None,
+        typer.Option(
+            "--undo",
+            metavar="FILE",
+            show_default=False,
+            help="File for the original weights of what changes, outside of the folder.",
+        ),
+    ] = None,
     registry: RegistryUrl = None,
     network: Factory = None,
     allow_code: AllowCode = False,
@@ -40,8 +49,8 @@ def unlearn(
 ) -> None:
     """Remove a class from a network without training.
 
-    plan.json records what was changed, and undo.safetensors holds the original weights. `stemma verify unlearning`
-    tests whether the class is removed or only hidden.
+    plan.json records what was changed; --undo keeps the original weights outside of the folder. `stemma verify
+    unlearning` tests whether the class is removed or only hidden.
     """
     from stemma.application import unlearn as application
     from stemma.application.network_options import NetworkOptions
@@ -59,6 +68,7 @@ def unlearn(
         retain=retain,
         parameters=words(parameters),
         replace=replace,
+        undo=None if undo is None else str(undo),
         registry=registry,
         networks=NetworkOptions(network, allow_code, device, word(data)),
         seed=seed,
@@ -94,5 +104,7 @@ def lines(answer: "UnlearnAnswer") -> Iterator[tuple[str, str, str]]:
     if "same_top_answer" in measured:
         yield "labels", f"{measured['same_top_answer']:.1%} unchanged", "of the other inputs given"
     yield "folder", answer.request.out, ""
+    if answer.request.undo:
+        yield "undo", answer.request.undo, "the original weights: they hold what was to be forgotten"
     yield "digest", str(answer.receipt.child), ""
     yield "cannot see", "whether the class is removed or only hidden", ""

@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from stemma.edits.pruning.pruning import Pruning as Pruning
+    from stemma.edits.trainable import load as load
     from stemma.edits.unlearning.unlearning import Unlearning as Unlearning
 
-_HOME = {"Pruning": "pruning.pruning", "Unlearning": "unlearning.unlearning"}
-
-ALL = tuple(_HOME)
+ALL = ("Pruning", "Unlearning")
 """Names of the edits; each is loaded, with torch, on first use."""
+
+_HOME = {"Pruning": "pruning.pruning", "Unlearning": "unlearning.unlearning", "load": "trainable"}
 
 
 def __getattr__(name: str) -> Any:

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from stemma.checkpoints.model import Model
+from stemma.checkpoints.privacy import Scrubber
 from stemma.edits.dependency_graph import configurations
 from stemma.edits.editable_network import EditableNetwork
 from stemma.edits.measured_effect import versions
@@ -53,11 +55,11 @@ def finish_edit(
     config = configurations.resized_config(parent.config, shapes) if parent.config else None
     config = config if config is not None and configurations.builds_shapes(config, shapes) else None
     child = from_arrays(state, f"{parent.name}-{plan.operation.removesuffix('e')}ed", config)
-    digest = child.digest
+    digest, scrub = child.digest, Scrubber.of((), str(Path.home())).text
     network = Network(child.name, digest, editable.network.input_spec, editable.forward, editable.module,
                       tokenizer=editable.network.tokenizer)  # fmt: skip
     child = Model(child.name, child.source, child.tensors, config, network_builder=lambda model: network)
     receipt = Receipt(operation=plan.operation, parent=plan.parent, child=digest, plan=plan.digest,
-                      probes={"digest": probes.digest, "source": probes.source, "count": str(len(probes))},
+                      probes={"digest": probes.digest, "source": scrub(probes.source), "count": str(len(probes))},
                       versions=versions(), measured=dict(measured), parent_source=parent.source)  # fmt: skip
     return Edited(child, editable, plan, receipt, parent)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from stemma.checkpoints.model import Model
+from stemma.checkpoints.privacy import public_source
 from stemma.checkpoints.save import save
 from stemma.edits.dependency_graph import configurations
 from stemma.edits.editable_network import OUTPUT_TOLERANCE
@@ -23,7 +24,7 @@ from stemma.errors import MisuseError, StemmaError
 from stemma.networks.load import load
 from stemma.probes import Probes
 from stemma.types import Receipt
-from stemma.types.edits import PLAN, PROGRAM, RECEIPT, UNDO
+from stemma.types.edits import PLAN, PROGRAM, RECEIPT
 
 REPORT = "README.md"
 """The model card."""
@@ -35,7 +36,9 @@ NOT_COPIED = (".safetensors", ".bin", ".pt", ".pth", ".pt2", ".h5", ".msgpack", 
 """Endings of files in the parent's folder that hold weights."""
 
 
-def write(edited: Edited, folder: Path | str, probes: Probes, *, overwrite: bool = False) -> Receipt:
+def write(
+    edited: Edited, folder: Path | str, probes: Probes, *, overwrite: bool = False, undo: Path | str | None = None
+) -> Receipt:
     """Write an edited model; the folder appears only once it is complete and was read back.
 
     A model with a configuration becomes a checkpoint folder of its own kind (of transformers: for `from_pretrained`);
@@ -46,6 +49,8 @@ def write(edited: Edited, folder: Path | str, probes: Probes, *, overwrite: bool
         folder: Where to write.
         probes: A few are run through the model that was read back.
         overwrite: Allow an existing folder to be replaced.
+        undo: File outside of the folder for the original weights, of an edit that changes weights in place. They hold
+            what was to be forgotten, so that they are not written beside the result.
 
     Returns:
         The receipt, with the digest of what lies on disk.
@@ -56,14 +61,17 @@ def write(edited: Edited, folder: Path | str, probes: Probes, *, overwrite: bool
     """
     folder = Path(folder)
     check_writable(folder, edited.parent.source, overwrite=overwrite)
+    check_undo(undo, folder)
     partial, aside = (folder.with_name(f".{folder.name}.{os.getpid()}.{word}") for word in ("partial", "before"))
     partial.mkdir(parents=True)
     try:
         _write_weights(edited, partial, probes)
         found = load(checkpoint_path(partial))
         _check_outputs(edited, replace(found), probes)
-        receipt = replace(edited.receipt, child=found.digest)
-        _write_records(edited, receipt, partial, found)
+        receipt = replace(edited.receipt, child=found.digest, parent_source=_parent_source(edited, folder))
+        _write_records(edited, receipt, partial)
+        if undo is not None and edited.undo:
+            _write_undo(edited, Path(undo), found)
         if folder.exists():
             folder.rename(aside)
         partial.rename(folder)
@@ -88,6 +96,29 @@ def check_writable(folder: Path, source: str, *, overwrite: bool) -> None:
         raise MisuseError(
             f"{folder} holds something other than an edited model and is not replaced: choose another folder"
         )
+
+
+def check_undo(undo: Path | str | None, folder: Path) -> None:
+    """Raise `MisuseError` if original weights may not be written to a file: it exists, or lies in the result."""
+    if undo is None:
+        return
+    if Path(undo).exists():
+        raise MisuseError(f"{undo} exists: choose another file for the original weights")
+    if folder.resolve() in Path(undo).resolve().parents:
+        raise MisuseError(
+            f"{undo} lies in {folder}, which is the result: the original weights hold what was to be forgotten. Choose "
+            "a file outside of it"
+        )
+
+
+def _parent_source(edited: Edited, folder: Path) -> str:
+    """Where the parent lies, as seen from the folder of the result if it is near, else its last part."""
+    source = edited.parent.source
+    if Path(source).exists():
+        relative = os.path.relpath(Path(source).resolve(), folder.resolve())
+        if Path(relative).parts[:3] != (os.pardir,) * 3:
+            return Path(relative).as_posix()
+    return public_source(source)
 
 
 def checkpoint_path(folder: Path) -> Path:
@@ -204,12 +235,15 @@ def _check_outputs(edited: Edited, found: Any, probes: Probes) -> None:
         )
 
 
-def _write_records(edited: Edited, receipt: Receipt, folder: Path, written: Model) -> None:
-    if edited.undo:
-        from safetensors.torch import save_file
+def _write_undo(edited: Edited, file: Path, written: Model) -> None:
+    from safetensors.torch import save_file
 
-        called = _as_written(edited, written)
-        save_file({called[n]: t.contiguous() for n, t in edited.undo.items()}, folder / UNDO)
+    called = _as_written(edited, written)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_file({called[n]: t.contiguous() for n, t in edited.undo.items()}, file)
+
+
+def _write_records(edited: Edited, receipt: Receipt, folder: Path) -> None:
     for name, content in ((PLAN, edited.plan.to_dict()), (RECEIPT, receipt.to_dict())):
         (folder / name).write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
     (folder / REPORT).write_text(model_card(edited, receipt))

@@ -8,9 +8,12 @@ from typing import Any
 
 from stemma.types.nouns import Digest, Spec, jsonable
 
-PLAN, RECEIPT, PROGRAM, UNDO = "plan.json", "receipt.json", "network.pt2", "undo.safetensors"
+PLAN, RECEIPT, PROGRAM = "plan.json", "receipt.json", "network.pt2"
 """Files that lie beside the weights of an edit. The program holds weights and graph and loads with
 `torch.export.load`."""
+
+UNDO = "undo.safetensors"
+"""File with the original weights, which earlier versions of Stemma wrote beside the result."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +69,8 @@ class Receipt:
         probes: Digest of the inputs, with how they were named.
         versions: Versions of the software that ran.
         measured: What changed: operations, parameters, error by layer, accuracy and latency before and after.
-        parent_source: Where the model before was read from.
+        parent_source: Where the model before was read from: an address, a path as seen from the folder of the result,
+            or a file name; no path of the machine.
     """
 
     operation: str

@@ -215,6 +215,8 @@ class Pruning(PruningSettings):
             "refitted": [n for w, r in graph.readers.items() if r.input_axis in rows.get(w, {}) for n in (w, r.bias)],
             "refused": {**graph.refused, **self._not_resizable(model, graph)},
         }  # fmt: skip
+        if heads := sorted(head_weights(graph) & rows.keys()):
+            expected["heads"] = heads
         return Plan(
             operation="prune", parent=model.digest, spec=self.spec, probes=probes.digest,
             kept={g: tuple(int(i) for i in k) for g, k in kept.items()},

@@ -150,7 +150,8 @@ def _unlearn_findings(document: Document) -> Iterator[str]:
     changed = sum(len(entries) for entries in plan["entries"].values())
     what = f"{changed:,} weights" if changed else "whole layers"
     yield f"Changed: {what}, by {plan['action']} with strength {number(known['strength'])}."
-    yield f"The model is in {document['folder']}; undo.safetensors beside it holds the original weights."
+    kept = document["asked"].get("undo")
+    yield f"The model is in {document['folder']}." + (f" The original weights are in {kept}." if kept else "")
 
 
 def _unlearn_certainty(document: Document) -> Iterator[tuple[str, str]]:

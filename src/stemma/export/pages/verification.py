@@ -24,7 +24,7 @@ CHECKS = {
     "program": "the exported program computes the same",
     "parent": "the model before is the one of the receipt",
     "slices": "every tensor is what the plan leaves of the model before",
-    "undo": "the original weights are kept",
+    "undo": "the original weights are not in the folder",
     "choice": "the method chooses the same again",
     "replay": "repeating the edit gives these weights",
     "measured": "the figures are reproduced",

@@ -13,8 +13,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from stemma.checkpoints.privacy import public_address
 from stemma.errors import ExchangeError
-from stemma.registry.exchange.privacy import public_address
 
 MAX_BYTES = 2 << 30
 """Largest export that is fetched."""

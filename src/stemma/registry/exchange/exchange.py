@@ -10,6 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from stemma.checkpoints.privacy import public_address
 from stemma.errors import ExchangeError, UnknownNameError
 from stemma.registry import blobs, rows, schema
 from stemma.registry.database import AbstractDatabase
@@ -17,7 +18,6 @@ from stemma.registry.exchange.differences import Holdings, export_holdings, know
 from stemma.registry.exchange.download import Fetched, fetched, is_remote, local_path
 from stemma.registry.exchange.merging import Acceptance, Imported, drop_statements, import_file
 from stemma.registry.exchange.own_statements import OwnStatements, check_names, created, own_identity
-from stemma.registry.exchange.privacy import public_address
 from stemma.registry.exchange.sections import Section, check_registry_name, write_section
 from stemma.verification.signatures.keys import PrivateKey
 

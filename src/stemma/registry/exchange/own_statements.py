@@ -17,10 +17,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from stemma.checkpoints import cards
+from stemma.checkpoints.privacy import Scrubber, public_source
 from stemma.errors import ExchangeError, RegistryError, UnknownNameError
 from stemma.registry import blobs, family_trees, records, rows, schema
 from stemma.registry.exchange import statements
-from stemma.registry.exchange.privacy import Scrubber, public_source
 from stemma.registry.exchange.statements import EDGE, EVIDENCE, LINEAGE, MAX_MODEL, MODEL, TREE, Statement, statement
 from stemma.registry.records import ModelRecord, TensorRecord
 from stemma.types import Digest, jsonable

@@ -1,4 +1,4 @@
-"""What an export says about the exporter: no folder of their machine, and no password in an address."""
+"""What published records say about who wrote them: no folder of their machine, and no password in an address."""
 
 import ipaddress
 import re
@@ -70,10 +70,10 @@ def public_address(address: str) -> str:
 
 @dataclass(frozen=True)
 class Scrubber:
-    """Takes the exporter's folders out of texts.
+    """Takes the writer's folders out of texts.
 
     Attributes:
-        folders: Folders of the exporter with a space or a quote in them, longest first; any other path is recognised.
+        folders: Folders of the writer with a space or a quote in them, longest first; any other path is recognised.
     """
 
     folders: tuple[str, ...]

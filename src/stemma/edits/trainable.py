@@ -1,0 +1,99 @@
+"""An edited model as a network of the user's own class, to be trained further."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from stemma.edits.dependency_graph import slicing
+from stemma.edits.save import checkpoint_path
+from stemma.errors import MisuseError, StemmaError
+from stemma.networks.load import load as load_model
+from stemma.types.edits import PLAN
+
+M = TypeVar("M", bound=torch.nn.Module)
+
+
+def load(folder: Path | str, module: M) -> M:
+    """Make an edited model of the network that it was made from: an ordinary module that can be trained.
+
+    The module is cut to the units that the plan keeps, and gets the weights of the folder. It is changed in place; its
+    code stays the user's own, so that it trains, saves and exports as before.
+
+    Args:
+        folder: As `stemma prune`, `stemma unlearn` or `write` wrote it.
+        module: The network before the edit, with any weights: a new instance of its class.
+
+    Returns:
+        The same module, smaller, with the edited weights.
+
+    Raises:
+        MisuseError: If the module has other weights or sizes than the network that was edited.
+        StemmaError: If the folder holds no plan or no weights.
+
+    Example:
+        >>> net = load("smaller/", MyNet())  # doctest: +SKIP
+        >>> torch.optim.SGD(net.parameters(), lr=0.01)  # doctest: +SKIP
+    """
+    folder = Path(folder)
+    rows, heads = _slices(folder)
+    weights = _weights(folder, module)
+    shapes = {n: tuple(t.shape) for n, t in module.state_dict().items()}
+    _check(folder, shapes, rows, weights)
+    slicing.slice_units(module, rows, heads)
+    like = {n: t.dtype for n, t in module.state_dict().items()}
+    module.load_state_dict({n: weights[n].to(like[n]) for n in like})
+    return module
+
+
+def _slices(folder: Path) -> tuple[dict[str, dict[int, np.ndarray]], frozenset[str]]:
+    """The rows that a plan keeps, and which of these weights hold attention heads."""
+    try:
+        plan = json.loads((folder / PLAN).read_text("utf-8"))
+        rows = {t: {int(a): np.array(r, int) for a, r in axes.items()} for t, axes in plan["slices"].items()}
+        return rows, frozenset(map(str, plan["expected"].get("heads", ())))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StemmaError(
+            f"{PLAN} is missing in {folder} or cannot be read: give a folder that stemma prune or stemma unlearn wrote"
+        ) from error
+
+
+def _weights(folder: Path, module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The folder's weights under the module's names; one tensor that the module holds twice is given twice."""
+    path = checkpoint_path(folder)
+    arrays = {n.removeprefix("inner."): t for n, t in load_model(path).tensors.items()}
+    first: dict[int, str] = {}
+    out = {}
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        twin = first.setdefault(id(tensor), name)
+        found = arrays.get(name, arrays.get(twin))
+        if found is not None:
+            out[name] = torch.from_numpy(np.array(found.array()))
+    return out
+
+
+def _check(
+    folder: Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    rows: Mapping[str, Mapping[int, np.ndarray]],
+    weights: Mapping[str, torch.Tensor],
+) -> None:
+    """Raise unless the module, cut to the plan, has the shapes of the folder's weights."""
+    missing = sorted((shapes.keys() - weights.keys()) | (rows.keys() - shapes.keys()))
+    if missing:
+        raise MisuseError(
+            f"{len(missing)} weights of {folder} and of the given module have no counterpart, such as "
+            f"{', '.join(missing[:3])}: give a new instance of the class that was edited"
+        )
+    for name, shape in shapes.items():
+        axes = rows.get(name, {})
+        cut = tuple(len(axes[a]) if a in axes else n for a, n in enumerate(shape))
+        outside = any(len(r) and (a >= len(shape) or r.max() >= shape[a]) for a, r in axes.items())
+        if outside or cut != tuple(weights[name].shape):
+            raise MisuseError(
+                f"{name} has the shape {shape} in the given module, which does not give {tuple(weights[name].shape)} "
+                f"by the plan of {folder}: give a module of the size before the edit"
+            )

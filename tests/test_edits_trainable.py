@@ -1,0 +1,151 @@
+"""An edited folder becomes a network of the user's own class again, trains, and is still traced to its parent."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import stemma
+from stemma.edits import Pruning, Unlearning
+from stemma.edits import load as load_trainable
+from stemma.edits.save import write
+from stemma.errors import MisuseError, StemmaError
+from stemma.networks.from_module import from_module
+from stemma.probes import Probes
+from stemma.types import InputSpec
+
+
+class Residual(nn.Module):
+    """Two convolutions around a shortcut, batch norm, a depthwise layer, and tied weights nowhere."""
+
+    def __init__(self, width: int = 16) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(1, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
+        self.first, self.first_norm = nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
+        self.depthwise = nn.Conv2d(width, width, 3, padding=1, groups=width)
+        self.second = nn.Conv2d(width, width, 3, padding=1)
+        self.head = nn.Linear(width, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.norm(self.stem(x)).relu()
+        x = x + self.second(self.depthwise(self.first_norm(self.first(x)).relu()))
+        return self.head(x.relu().mean((2, 3)))
+
+
+class Attending(nn.Module):
+    """One block of attention with a projection per matrix, and a feed-forward layer."""
+
+    def __init__(self, width: int = 16, heads: int = 4) -> None:
+        super().__init__()
+        self.num_heads = heads
+        self.embed = nn.Linear(6, width)
+        self.q, self.k, self.v = (nn.Linear(width, width) for _ in range(3))
+        self.out, self.norm = nn.Linear(width, width), nn.LayerNorm(width)
+        self.up, self.down, self.head = nn.Linear(width, 32), nn.Linear(32, width), nn.Linear(width, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.embed(x)
+        n, length, _ = x.shape
+        q, k, v = (m(x).reshape(n, length, self.num_heads, -1).transpose(1, 2) for m in (self.q, self.k, self.v))
+        weights = torch.softmax(q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5, -1)
+        x = x + self.out((weights @ v).transpose(1, 2).reshape(n, length, -1))
+        x = x + self.down(nn.functional.gelu(self.up(self.norm(x))))
+        return self.head(x.mean(1))
+
+
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], InputSpec | None]] = {
+    "residual": (Residual, (1, 8, 8), InputSpec("image", (1, 8, 8), 0.0, 1.0)),
+    "attending": (Attending, (7, 6), None),
+}
+
+
+def made(kind: str) -> tuple[nn.Module, stemma.Model, Probes]:
+    torch.manual_seed(3)
+    build, shape, spec = NETWORKS[kind]
+    net = build().eval()
+    with torch.no_grad():
+        for p in net.parameters():
+            p.add_(0.2 * torch.randn_like(p))
+    x = np.random.default_rng(0).random((96, *shape), np.float32)
+    return net, from_module(net, kind, spec), Probes.of(x)
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_a_pruned_network_loads_into_its_class_and_trains(kind: str, tmp_path: Path) -> None:
+    net, parent, probes = made(kind)
+    edited = Pruning(keep_ratio=0.5, heads=True)(parent, probes)
+    write(edited, tmp_path / "smaller", probes)
+    before = stemma.trace(tmp_path / "smaller", against=[parent])
+    assert [f["name"] for f in (*before.parents, *before.relatives)] == [kind]
+    fresh = load_trainable(tmp_path / "smaller", NETWORKS[kind][0]())
+    x = torch.from_numpy(np.array(probes.inputs))
+    with torch.no_grad():
+        expected = edited.editable.module(x)
+        torch.testing.assert_close(fresh.eval()(x), expected)
+    before, after = (sum(p.numel() for p in m.parameters()) for m in (net, fresh))
+    assert after < 0.75 * before
+    if kind == "attending":
+        assert fresh.num_heads == 2
+    labels = torch.randint(5, (96,), generator=torch.Generator().manual_seed(0))
+    optimizer = torch.optim.Adam(fresh.train().parameters(), 0.003)
+    losses = []
+    for _ in range(12):
+        loss = nn.functional.cross_entropy(fresh(x), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    assert all(p.grad is not None for p in fresh.parameters())
+    from safetensors.torch import save_file
+
+    state = {n: t.contiguous() for n, t in fresh.state_dict().items()}
+    save_file(state, tmp_path / "tuned.safetensors")
+    traced = stemma.trace(tmp_path / "tuned.safetensors", against=[parent])
+    assert traced.verdict == ("related" if kind == "attending" else "inconclusive")  # small, and every kernel refitted
+    again = type(fresh)()
+    with pytest.raises(MisuseError, match="by the plan of"):
+        load_trainable(tmp_path / "smaller", type(fresh)(8))
+    with pytest.raises(MisuseError, match="no counterpart"):
+        load_trainable(tmp_path / "smaller", nn.Linear(2, 2))
+    assert [p.shape for p in again.parameters()] == [p.shape for p in net.parameters()], "an error changes nothing"
+    with pytest.raises(StemmaError, match="is missing in"):
+        load_trainable(tmp_path, again)
+
+
+def test_an_unlearned_network_loads_and_its_original_weights_lie_elsewhere(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+
+    def build() -> nn.Sequential:
+        return nn.Sequential(nn.Linear(16, 24), nn.ReLU(), nn.Linear(24, 20), nn.ReLU(), nn.Linear(20, 4))
+
+    net = build().eval()
+    parent = from_module(net, "plain", InputSpec("vector", (16,), 0.0, 1.0))
+    x = np.random.default_rng(0).normal(0, 1, (200, 16)).astype(np.float32)
+    answers = net(torch.from_numpy(x)).argmax(1).numpy()
+    most = np.bincount(answers).argmax()
+    forget = Probes.of(x[answers == most])
+    edited = Unlearning(target=0.2)(parent, forget, Probes.of(x[answers != most]))
+    with pytest.raises(MisuseError, match="lies in"):
+        write(edited, tmp_path / "out", forget, undo=tmp_path / "out" / "undo.safetensors")
+    receipt = write(edited, tmp_path / "out", forget, undo=tmp_path / "kept" / "before.safetensors")
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"README.md", "plan.json", "receipt.json", "network.pt2"}
+    assert (tmp_path / "kept" / "before.safetensors").is_file()
+    fresh = load_trainable(tmp_path / "out", build())
+    torch.testing.assert_close(fresh(torch.from_numpy(x)), edited.editable.module(torch.from_numpy(x)))
+    text = (tmp_path / "out" / "receipt.json").read_text()
+    assert str(tmp_path) not in text
+    assert receipt.parent_source == "python:plain"
+    with pytest.raises(MisuseError, match="exists"):
+        write(edited, tmp_path / "second", forget, undo=tmp_path / "kept" / "before.safetensors")
+
+
+def test_the_example_prunes_trains_and_is_traced(example: Callable[..., str]) -> None:
+    said = example("prune_and_train.py")
+    before, pruned, further = (float(line.split("%")[0].split()[-1]) for line in said.splitlines()[:3])
+    assert pruned > before - 10
+    assert further > before - 5
+    assert "related" in said
