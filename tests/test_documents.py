@@ -82,6 +82,7 @@ SHORT = (
     "distance net net --probes noise:n=16,seed=0",
     "fingerprint child.safetensors",
     "fingerprint net --method outputs --probes noise:n=16,seed=0 --out values.npz",
+    "fidelity net --probes noise:n=64,seed=0 --level .9",
     "prune net --ratio .3 --dry-run",
     "prune net --ratio .3 --probes noise:n=64 --out smaller",
     "verify edit smaller --probes noise:n=64",

@@ -23,6 +23,7 @@ from stemma.edits.fidelity.subset_fidelity import (
     singleton_fidelity,
     subset_fidelity,
 )
+from stemma.edits.layer_fidelity import layer_fidelity
 from stemma.edits.layer_inputs import unfold_inputs, weight_matrix
 from stemma.edits.pruning.allocation import Budget, TiedGroups, allocate
 from stemma.edits.pruning.pruning import Pruning
@@ -417,6 +418,42 @@ def test_the_union_allocation_is_one_percentile_for_all_layers() -> None:
     assert after <= 0.7 * before
     with pytest.raises(MisuseError, match="needs the score union"):
         Pruning(allocation="union")
+
+
+def test_sets_of_high_fidelity_are_those_that_least_squares_gives() -> None:
+    torch.manual_seed(1)
+    net = nn.Sequential(nn.Linear(6, 14), nn.Tanh(), nn.Linear(14, 10), nn.ReLU(), nn.Linear(10, 5)).eval()
+    x = np.random.default_rng(2).normal(size=(300, 6)).astype(np.float32)
+    model, levels = from_module(net, "net"), (0.7, 0.95)
+    found = layer_fidelity(model, Probes.of(x), levels)
+    assert [(f.layer, f.group, f.units) for f in found.layers] == [("2", "0", 14), ("4", "2", 10)]
+    for part, hidden, layer in zip(found.layers, (net[:2], net[:4]), (net[2], net[4]), strict=True):
+        inputs = hidden(torch.from_numpy(x)).detach().double()
+        inputs = inputs - inputs.mean(0)  # a bias absorbs the mean
+        weight = layer.weight.detach().double()  # type: ignore[union-attr]
+        outputs = inputs @ weight.T
+        cosines = [[explained(inputs[:, [i]] * weight[c, i], outputs[:, c]) for i in range(part.units)]
+                   for c in range(len(weight))]  # fmt: skip
+        mean = np.mean(cosines, 0)
+        assert part.best_singleton == pytest.approx(mean.max(), rel=1e-6)
+        order = np.argsort(-mean, kind="stable")
+
+        def fidelity(kept: np.ndarray, inputs: torch.Tensor = inputs, outputs: torch.Tensor = outputs) -> float:
+            seen = inputs[:, kept.tolist()]
+            left = outputs - seen @ torch.linalg.lstsq(seen, outputs).solution
+            return 1 - float(left.square().sum() / outputs.square().sum())
+
+        naive = [next(k for k in range(1, part.units + 1) if fidelity(order[:k]) >= level) for level in levels]
+        assert list(part.naive_sizes) == naive
+        for size, level in zip(part.sizes, levels, strict=True):
+            best = max(fidelity(np.array(c)) for c in itertools.combinations(range(part.units), size))
+            assert best >= level
+            assert size <= part.naive_sizes[levels.index(level)]
+    assert all(0 < e.local_error <= 0.3 and e.output_error > 0 for e in found.effects)
+    assert len(str(found).splitlines()) <= 6
+    for wrong in ((), (1.2,), (0.0,)):
+        with pytest.raises(MisuseError, match="lies between 0 and 1"):
+            layer_fidelity(model, Probes.of(x), wrong)
 
 
 def test_a_budget_that_cannot_be_met_is_refused() -> None:

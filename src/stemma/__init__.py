@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from stemma.api import compare as compare
     from stemma.api import competition as competition
     from stemma.api import distance as distance
+    from stemma.api import fidelity as fidelity
     from stemma.api import fingerprint as fingerprint
     from stemma.api import lineage as lineage
     from stemma.api import matrix as matrix
@@ -86,6 +87,7 @@ _HOME = {
     "compare": "api",
     "competition": "api",
     "distance": "api",
+    "fidelity": "api",
     "fingerprint": "api",
     "lineage": "api",
     "matrix": "api",

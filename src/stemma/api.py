@@ -21,6 +21,7 @@ from stemma.types import Comparison, Distance, DistanceMatrix, Evidence, Fingerp
 
 if TYPE_CHECKING:
     from stemma.arguments import Given
+    from stemma.edits.layer_fidelity import Fidelity
     from stemma.edits.result import Edited
     from stemma.fingerprints.base import AbstractFingerprinter
     from stemma.measures.base import AbstractMeasure
@@ -120,6 +121,23 @@ def trace(
     searched = None if against is None else [path_or_model(one) for one in as_list(against)]
     asked = selection_or_probes(probes, suspect)
     return workspace.trace(suspect, against=searched, probes=asked, null=reference_models(null), **options)
+
+
+def fidelity(model: "Given", probes: "Probes | str", levels: Sequence[float] = (0.8, 0.9, 0.99)) -> "Fidelity":
+    """How few units of each layer reproduce what the next layers compute: (k, eta)-HiFi sets.
+
+    Args:
+        model: A model, a torch module, a path, or a name or digest prefix in the default registry; it is not changed.
+        probes: Unlabelled inputs like those that it is meant for.
+        levels: Fidelities, between 0 and 1, that sets are sought for.
+
+    Returns:
+        The sets of every layer, and what they do to the network's outputs.
+    """
+    from stemma.edits.layer_fidelity import layer_fidelity
+
+    chosen = opened(model)[1]
+    return layer_fidelity(chosen, as_probes(probes, chosen), levels)
 
 
 def prune(model: "Given", probes: "Probes | str", **options: Any) -> "Edited":

@@ -18,6 +18,7 @@ from stemma.cli.demo import demo
 from stemma.cli.distance import distance
 from stemma.cli.explain import explain
 from stemma.cli.export import export
+from stemma.cli.fidelity import fidelity
 from stemma.cli.fingerprint import fingerprint
 from stemma.cli.lineage import lineage
 from stemma.cli.list import list_command
@@ -71,6 +72,7 @@ app.command()(remove)
 app.command()(serve)
 app.command()(fingerprint)
 app.command()(competition)
+app.command()(fidelity)
 app.command()(prune)
 app.command()(unlearn)
 app.command()(sign)

@@ -6,6 +6,22 @@ All of it is said from documents, as in `answers`.
 from stemma.export.answers import AnswerLine, Document, typed_as
 
 
+def fidelity_answer(document: Document) -> AnswerLine:
+    """How few units the layers need, in one line."""
+    shares = sorted(x["sizes"][0] / x["units"] for x in document["layers"])
+    level, share = document["levels"][0], shares[len(shares) // 2]
+    rest = f" reach fidelity {level:g} with {share:.0%} of their units or less ({document['model']['name']})"
+    return AnswerLine("", f"half of the {len(shares)} layers", rest)
+
+
+def fidelity_closing(document: Document) -> tuple[str, str]:
+    """What the sizes of sets mean, and what to do next."""
+    asked = document["asked"]
+    return ("layers that need few of their units can be pruned further; each figure is of one layer alone",
+            f"stemma prune {typed_as(asked['model'])} --budget macs=0.5 --probes {typed_as(asked['probes'])} --dry-run "
+            "plans a smaller network")  # fmt: skip
+
+
 def prune_answer(document: Document) -> AnswerLine:
     """How many units are removed, in one line."""
     groups = document["plan"]["expected"]["groups"].values()

@@ -104,7 +104,7 @@ class PruningPlanner:
         for rule in rules:
             sizes = self._sizes(original, curves, ratio, rule)
             kept = {g: np.sort(curves[g].order[len(curves[g].order) - n :]) for g, n in sizes.items()}
-            found.append((self._output_error(kept, statistics) if len(rules) > 1 else 0.0, len(found), kept))
+            found.append((self.output_error(kept, statistics) if len(rules) > 1 else 0.0, len(found), kept))
         return min(found, key=lambda f: f[:2])[2]
 
     def choose_for_latency(self, statistics: Statistics | None, curves: Curves | None) -> tuple[Kept, Curves]:
@@ -154,10 +154,10 @@ class PruningPlanner:
         local = float(curve.at(at))
         if at < 1 or local <= 0:
             return curve
-        measured = self._output_error({group.name: np.sort(curve.order[at:])}, statistics)
+        measured = self.output_error({group.name: np.sort(curve.order[at:])}, statistics)
         return replace(curve, errors=curve.errors * measured / local)
 
-    def _output_error(self, kept: Kept, statistics: Statistics | None) -> float:
+    def output_error(self, kept: Kept, statistics: Statistics | None) -> float:
         """Squared error of the outputs of the network that keeps these units."""
         inputs = self.probes.inputs[:CALIBRATION_INPUTS]
         smaller = self._pruned(kept, statistics)
