@@ -1,8 +1,6 @@
 """Keys of hidden units: what a model keeps of another after its units were reordered, or some of them removed."""
 
 import hashlib
-from collections import Counter
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 
@@ -62,29 +60,30 @@ class UnitKeys:
         Returns:
             A fingerprint with `unit_keys` (int64, ascending; none for a model without known hidden units).
         """
-        fixed, beside = ({k for place in places for k in self._single(place)} for places in _axes(model))
+        fixed, beside = ({k for place in places for k in self._single(*place)} for places in _axes(model))
         kept = sorted(fixed)[: max(self.keys // 2, self.keys - len(beside))]
         kept += sorted(beside - set(kept))[: self.keys - len(kept)]
         return Fingerprint(model.digest, probes, self.spec, {"unit_keys": np.array(sorted(kept), np.int64)})
 
-    def _single(self, place: tuple[Tensor, int]) -> list[int]:
-        """The keys of an axis that occur once: what repeats tells no unit from others."""
-        return [key for key, count in Counter(self._keys(*place)).items() if count == 1]
+    def _single(self, t: Tensor, axis: int) -> list[int]:
+        """The keys of an axis that occur once, hashed so that their order says nothing: a key per unit.
 
-    def _keys(self, t: Tensor, axis: int) -> Iterator[int]:
-        """A key per unit of an axis, hashed so that their order says nothing; of a sample, per unit that it holds."""
+        What repeats tells no unit from others. Of a sample, the keys of the units that it holds.
+        """
         wanted = min(t.shape[0], LENGTH if axis else UNITS)
         if axis and t.readable < wanted:  # of each unit only a part was read, which has other signs than the whole
-            return
+            return []
         x = t.rows(0, min(t.readable, wanted)).astype(np.float64)
         x = np.moveaxis(x, axis, 0)[:UNITS]
         x = np.nan_to_num(x.reshape(len(x), -1)[:, :LENGTH], nan=0.0, posinf=0.0, neginf=0.0)
         others = [s for i, s in enumerate(t.shape) if i != axis and s > 1]
         x = x[np.abs(x).max(axis=1, initial=0.0) > 0]
-        signs = x @ _directions(self.seed, x.shape[1], self.bits) > 0
-        for row in np.packbits(signs, axis=1):
-            text = f"{self.version} {sorted(others)} ".encode() + row.tobytes()
-            yield int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big", signed=True)
+        signs = np.packbits(x @ _directions(self.seed, x.shape[1], self.bits) > 0, axis=1)
+        start, length, raw = f"{self.version} {sorted(others)} ".encode(), signs.shape[1], signs.tobytes()
+        units = (start + raw[i : i + length] for i in range(0, len(raw), length))
+        hashes = b"".join([hashlib.blake2b(text, digest_size=8).digest() for text in units])
+        keys, counts = np.unique(np.frombuffer(hashes, ">i8"), return_counts=True)
+        return keys[counts == 1].tolist()
 
 
 @lru_cache(maxsize=64)
