@@ -73,11 +73,14 @@ class UnitKeys:
         wanted = min(t.shape[0], LENGTH if axis else UNITS)
         if axis and t.readable < wanted:  # of each unit only a part was read, which has other signs than the whole
             return []
-        x = t.rows(0, min(t.readable, wanted)).astype(np.float64)
-        x = np.moveaxis(x, axis, 0)[:UNITS]
-        x = np.nan_to_num(x.reshape(len(x), -1)[:, :LENGTH], nan=0.0, posinf=0.0, neginf=0.0)
+        x = np.moveaxis(t.rows(0, min(t.readable, wanted)), axis, 0)[:UNITS]
+        x = x.reshape(len(x), -1)[:, :LENGTH].astype(np.float64)
+        tops = np.abs(x).max(axis=1, initial=0.0)
+        if not np.isfinite(tops).all():
+            x = np.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0)
+            tops = np.abs(x).max(axis=1, initial=0.0)
         others = [s for i, s in enumerate(t.shape) if i != axis and s > 1]
-        x = x[np.abs(x).max(axis=1, initial=0.0) > 0]
+        x = x[tops > 0]
         signs = np.packbits(x @ _directions(self.seed, x.shape[1], self.bits) > 0, axis=1)
         start, length, raw = f"{self.version} {sorted(others)} ".encode(), signs.shape[1], signs.tobytes()
         units = (start + raw[i : i + length] for i in range(0, len(raw), length))

@@ -229,7 +229,7 @@ def _content(alike: Sequence[Tensor], stack: np.ndarray, rescaled: np.ndarray) -
     """Sorted profiles as stored, and sorted entries after scales of units are normalised away; summed over tensors."""
     shape, cut = alike[0].shape, alike[0].cut()
     large = alike[0].size > ENTRIES or alike[0].leading is not None
-    profiles = [p[None] for p in features(cut, entries=False).profiles] if large else stacked_profiles(stack)
+    profiles = [p[None] for p in features(cut, entries=False).profiles] if large else stacked_profiles(stack, ROOM)
     number = QUANTILES // len(profiles)
     profile = np.concatenate([_evenly(p, number) for p in profiles], axis=1).sum(axis=0)
     profile = np.pad(profile, (0, QUANTILES - len(profile)))
@@ -246,9 +246,7 @@ def _content(alike: Sequence[Tensor], stack: np.ndarray, rescaled: np.ndarray) -
         rows = rows / np.where(mean > 0, mean, 1)
     x *= np.sqrt(rows)[:, :, None]
     x *= np.sqrt(columns)[:, None]
-    if len(x) == 1:
-        return np.concatenate([profile, quantiles(x, QUANTILES, ROOM) / 4])
-    return np.concatenate([profile, _evenly(np.sort(x.reshape(len(x), -1)), QUANTILES).sum(axis=0) / 4])
+    return np.concatenate([profile, quantiles(x.reshape(len(x), -1), QUANTILES, ROOM).sum(axis=0) / 4])
 
 
 def _evenly(ordered: np.ndarray, count: int) -> np.ndarray:
