@@ -42,11 +42,14 @@ class Features:
 
 def matrices(model: Model) -> dict[str, Tensor]:
     """Tensors that weight tests use, by name: real numbers with at least two axes longer than one."""
-    return {
-        n: t
-        for n, t in model.weights.items()
-        if t.is_float and sum(s > 1 for s in t.shape) >= 2 and t.size > 0 and t.readable
-    }
+    key = "matrices"
+    if key not in model.__dict__:
+        tensors = model.weights
+        wide = {s for s in {t.shape for t in tensors.values()} if sum(n > 1 for n in s) >= 2}
+        model.__dict__[key] = {
+            n: t for n, t in tensors.items() if t.shape in wide and t.is_float and t.size > 0 and t.readable
+        }
+    return dict(model.__dict__[key])
 
 
 def entries_with_content(model: Model) -> int:

@@ -1,11 +1,14 @@
 """Keys of hidden units: what a model keeps of another after its units were reordered, or some of them removed."""
 
 import hashlib
+import heapq
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 
 import numpy as np
 
+from stemma.architectures.structure import AxisLabel
 from stemma.architectures.unit_groups import structure
 from stemma.checkpoints.model import Model
 from stemma.checkpoints.tensor import Tensor
@@ -98,15 +101,27 @@ def _axes(model: Model) -> tuple[list[tuple[Tensor, int]], list[tuple[Tensor, in
     """Axes of units whose other axes have a fixed order, and those beside a residual stream; small tensors first."""
     known = structure(model).axes
     fixed, beside = list[tuple[Tensor, int]](), list[tuple[Tensor, int]]()
+    seen: dict[int, tuple[list[int], list[int]]] = {}
     for name, t in matrices(model).items():
         labels = known.get(name, ())
-        for axis, label in enumerate(labels):
-            others = [o for i, o in enumerate(labels) if i != axis]
-            if label.kind not in {"unit", "stream"} or len(label.segments) > 1 or label.segments[0].block > 1:
-                continue
-            if not any(o.hidden for o in others):
-                fixed.append((t, axis))
-            elif label.kind == "unit" and all(not o.hidden or o.kind == "stream" for o in others):
-                beside.append((t, axis))
-    first, second = (sorted(of, key=lambda c: (c[0].size, c[0].shape, c[0].name))[:TENSORS] for of in (fixed, beside))
+        kinds = seen.get(id(labels)) or seen.setdefault(id(labels), _kinds(labels))
+        fixed += [(t, axis) for axis in kinds[0]]
+        beside += [(t, axis) for axis in kinds[1]]
+    first, second = (
+        heapq.nsmallest(TENSORS, of, key=lambda c: (c[0].size, c[0].shape, c[0].name)) for of in (fixed, beside)
+    )
     return first, second
+
+
+def _kinds(labels: Sequence[AxisLabel]) -> tuple[list[int], list[int]]:
+    """Axes of units of a tensor whose other axes have a fixed order, and those beside a residual stream."""
+    fixed, beside = list[int](), list[int]()
+    for axis, label in enumerate(labels):
+        others = [o for i, o in enumerate(labels) if i != axis]
+        if label.kind not in {"unit", "stream"} or len(label.segments) > 1 or label.segments[0].block > 1:
+            continue
+        if not any(o.hidden for o in others):
+            fixed.append(axis)
+        elif label.kind == "unit" and all(not o.hidden or o.kind == "stream" for o in others):
+            beside.append(axis)
+    return fixed, beside

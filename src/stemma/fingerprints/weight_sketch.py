@@ -125,13 +125,18 @@ class WeightSketch:
         """Projected leading units of hidden axes, `int8 [axes, units, width]`, and their owners, `int64 [axes, 4]`."""
         from stemma.architectures.unit_groups import structure
 
-        known = structure(model).axes
+        known, seen = structure(model).axes, dict[int, int | None]()
         units = np.zeros((self.axes, self.units, self.width), np.int8)
         owners = np.zeros((self.axes, 4), np.int64)
         kept = 0
         for t in tensors:
-            label = next((k for k, x in enumerate(known.get(t.name, ())) if x.hidden and x.kind != "head"), None)
-            if kept == self.axes or label is None:
+            if kept == self.axes:
+                break
+            labels = known.get(t.name, ())
+            if id(labels) not in seen:  # tensors of one shape often share theirs
+                seen[id(labels)] = next((k for k, x in enumerate(labels) if x.hidden and x.kind != "head"), None)
+            label = seen[id(labels)]
+            if label is None:
                 continue
             u = self._projected(t, label)
             units[kept, : len(u)] = u

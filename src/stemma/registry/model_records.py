@@ -21,7 +21,7 @@ from stemma.registry.records import ModelRecord, TensorRecord
 def describe(model: Model, license: str | None = None) -> tuple[ModelRecord, tuple[TensorRecord, ...]]:
     """The record of a model and those of its tensors; reads the weights once, for their digests."""
     digest_of = model.tensor_digests
-    counted = {t.name for t in digests.distinct_tensors(model.tensors.values(), digest_of)}
+    counted = {t.name for t in model.counted}
     tensors = tuple(
         TensorRecord(t.name, t.dtype, t.shape, digest_of[t.name], t.name in counted) for t in model.tensors.values()
     )
