@@ -41,6 +41,7 @@ def _waves(rows: np.ndarray) -> np.ndarray:
     c = (middle * around).sum(axis=1) / energy
     error = np.sqrt(((around - c[:, None] * middle) ** 2).sum(axis=1) / energy)
     power = np.abs(np.fft.rfft(rows, axis=1)) ** 2
-    padded = np.pad(power, ((0, 0), (2, 2)))
+    padded = np.zeros((len(power), power.shape[1] + 4))
+    padded[:, 2:-2] = power
     near = np.max(sum((padded[:, k : k + power.shape[1]] for k in range(5)), np.zeros_like(power)), axis=1)
     return (error < 0.02) | (near >= 0.995 * np.maximum(power.sum(axis=1), 1e-300))
