@@ -61,43 +61,41 @@ def certainly_none(stack: np.ndarray, rounding: float) -> np.ndarray:
     if chosen[0].size < 32:
         return np.ones(len(stack), bool)
     out = np.ones(len(stack), bool)
-    for groups, whole in _groupings(flat, chosen):
+    for groups in _groupings(flat, chosen):
         left = np.flatnonzero(out)
         if not len(left):
             break
-        out[left] = _ruled_out(groups[left], whole, rounding)
+        out[left] = _ruled_out(groups[left], rounding)
     return out
 
 
-def _groupings(flat: np.ndarray, chosen: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _groupings(flat: np.ndarray, chosen: np.ndarray) -> Iterator[np.ndarray]:
     """The first groups of each way to share a step, `[tensors, groups, entries]`: `PEEK`, or all where there are fewer.
 
-    With them comes which of them are whole: of blocks, the last of a row may be shorter. It is filled up with its last
-    entry, which adds no value.
+    Of blocks, those with too few entries for a step are left out, and the last of a row may be shorter: it is filled up
+    with its last entry, which adds no value.
     """
-    width, every = flat.shape[2], np.ones(PEEK, bool)
-    yield chosen.reshape(len(chosen), 1, -1), every[:1]
-    yield chosen[:, :PEEK], every[: chosen.shape[1]]
+    yield chosen.reshape(len(chosen), 1, -1)
+    yield chosen[:, :PEEK]
+    width = flat.shape[2]
     if flat.shape[1] >= 32:
-        columns = flat[:, :4096, :: max(1, width // ROWS)][:, :, :PEEK].transpose(0, 2, 1)
-        yield columns, every[: columns.shape[1]]
+        yield flat[:, :4096, :: max(1, width // ROWS)][:, :, :PEEK].transpose(0, 2, 1)
     for block in BLOCKS:
         if block < width:
             places = [(k, i) for k in range(chosen.shape[1]) for i in range(0, width, block)]
-            some = places[:: max(1, len(places) // (2 * GROUPS))][:PEEK]
+            some = [(k, i) for k, i in places[:: max(1, len(places) // (2 * GROUPS))] if width - i >= MIN_VALUES][:PEEK]
             columns = np.array([np.minimum(np.arange(i, i + block), width - 1) for _, i in some])
-            rows = np.array([k for k, _ in some])[:, None]
-            yield chosen[:, rows, columns], np.array([i + block <= width for _, i in some])
+            yield chosen[:, np.array([k for k, _ in some])[:, None], columns]
 
 
-def _ruled_out(groups: np.ndarray, whole: np.ndarray, rounding: float) -> np.ndarray:
+def _ruled_out(groups: np.ndarray, rounding: float) -> np.ndarray:
     """Tensors of whose groups every one certainly has no step, and which hold too many values for a table."""
     tensors, count, length = groups.shape
-    if length < MIN_VALUES or not whole.any():
+    if length < MIN_VALUES:
         return np.zeros(tensors, bool)
     values = groups.astype(np.float64)
     top = np.abs(values).max(axis=2, keepdims=True)
-    levels = np.round(values / np.where(top > 0, top, 1), 2)[:, whole]
+    levels = np.round(values / np.where(top > 0, top, 1), 2)
     levels = np.sort(levels.reshape(tensors, -1), axis=1)
     out = (np.diff(levels, axis=1) != 0).sum(axis=1) >= TABLE
     values.sort(axis=2)
