@@ -19,6 +19,8 @@ from stemma.fingerprints.weight_sketch import CODE, ENTRIES, WeightSketch
 from stemma.kinship.relation import grids
 from stemma.kinship.relation.grids_of_many import certainly_none, grids_of
 from stemma.kinship.weights.constants.public_starts import _patterns, _seed_of
+from stemma.kinship.weights.contents import agreement
+from stemma.kinship.weights.maps.blocks import UnitBlock
 from stemma.networks.load import from_arrays
 from stemma.registry import AddStatus, Registry
 from stemma.registry.additions import Addition
@@ -304,8 +306,45 @@ def test_a_public_seed_is_found_as_pattern_by_pattern() -> None:
     for i in range(40):
         x = rng.standard_normal(rng.integers(300, 1000))
         if i % 2:
-            seed, numbers = _patterns()[rng.integers(len(_patterns()))]
+            _, numbers = _patterns()[rng.integers(len(_patterns()))]
             x = numbers[: len(x)] + rng.choice([0.1, 2.0, 3.0, 4.0, 6.0]) * x[: len(numbers)]
         centred = (x - x.mean()) / x.std()
         of_each = [(abs(float(centred @ p[: len(x)])) / len(x) ** 0.5, seed) for seed, p in _patterns()]
         assert _seed_of(x) == (max(of_each)[1] if max(of_each)[0] > 7 else None)
+
+
+# Units of many tensors
+
+
+def drawn_blocks(shape: tuple[int, ...], order: tuple[int, ...], free: tuple[int, ...]) -> list[UnitBlock]:
+    """Pairs of blocks that agree more or less, in one memory layout; some are unusual."""
+    rng = np.random.default_rng(shape[0])
+    blocks = []
+    for k in range(40):
+        a = rng.standard_normal(shape, dtype=np.float32)
+        b = a + np.float32(rng.choice([0, 1e-4, 0.01, 0.3, 3])) * rng.standard_normal(shape, dtype=np.float32)
+        if k % 2:
+            b = b * np.exp(rng.standard_normal((shape[0], *(1,) * (len(shape) - 1)))).astype(np.float32)
+        if k % 7 == 0:
+            a[3] = 0
+        if k % 11 == 0:
+            b[5] = b[6]
+        if k % 13 == 0:
+            a = a * np.float32(1e-20)
+        if k % 17 == 0:
+            a[:] = np.sin(0.3 * np.arange(a.size).reshape(shape))
+        sides = [np.ascontiguousarray(x.transpose(order)).transpose(np.argsort(order)) for x in (a, b)]
+        blocks.append(UnitBlock(*sides, free))
+    return blocks
+
+
+@pytest.mark.parametrize(
+    ("shape", "free"), [((24, 1, 32), (2,)), ((32, 1, 20, 16), (3,)), ((40, 2, 30), (2,)), ((8, 1, 9, 3, 3), ())]
+)
+def test_units_of_many_tensors_agree_as_those_of_each(shape: tuple[int, ...], free: tuple[int, ...]) -> None:
+    for order in (tuple(range(len(shape))), tuple(reversed(range(len(shape)))), (1, 0, *range(2, len(shape)))):
+        blocks = drawn_blocks(shape, order, free)
+        found, slowly = agreement.of_blocks(blocks), [agreement.of_block(b) for b in blocks]
+        assert found == slowly
+        assert None in slowly
+        assert sum(s is not None and s[3] > 0 for s in slowly) > 20

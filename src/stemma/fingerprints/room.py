@@ -10,7 +10,7 @@ LARGEST = 8 << 20
 
 
 class Room(threading.local):
-    """Scratch arrays by purpose, of each thread its own; fresh memory of megabytes costs more than what is done in it."""
+    """Scratch arrays by purpose, of each thread its own: fresh memory costs more than what is done in it."""
 
     def __init__(self) -> None:
         self._kept: dict[str, np.ndarray] = {}

@@ -71,7 +71,12 @@ class UnitKeys:
     def _single(self, t: Tensor, axis: int) -> list[int]:
         """The keys of an axis that occur once, hashed so that their order says nothing: a key per unit.
 
-        What repeats tells no unit from others. Of a sample, the keys of the units that it holds.
+        Args:
+            t: The tensor.
+            axis: Whose units are meant.
+
+        Returns:
+            The keys without those that repeat, which tell no unit from others; of a sample, of the units that it holds.
         """
         wanted = min(t.shape[0], LENGTH if axis else UNITS)
         if axis and t.readable < wanted:  # of each unit only a part was read, which has other signs than the whole

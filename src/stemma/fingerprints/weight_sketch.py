@@ -262,7 +262,12 @@ def _evenly(ordered: np.ndarray, count: int) -> np.ndarray:
 def _rescaled(stack: np.ndarray, room: Room) -> np.ndarray:
     """Tensors each scaled by a power of two to at most one, narrow floats in float32; non-finite entries are zero.
 
-    The answer is the caller's own, until it asks for the next.
+    Args:
+        stack: The tensors, `[tensors, …]`.
+        room: Memory for the answer.
+
+    Returns:
+        The tensors; the caller may change them, and keeps them until it asks for the next.
     """
     x = stack if stack.dtype.kind == "f" else stack.astype(np.float64)
     out = room.array("rescaled", x.shape, x.dtype)

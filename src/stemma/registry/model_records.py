@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stemma.checkpoints import digest as digests
 from stemma.checkpoints.formats import safetensors
 from stemma.checkpoints.model import Model
 from stemma.checkpoints.remote.names import HUB, WHOLE, is_remote

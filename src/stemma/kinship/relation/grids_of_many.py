@@ -9,8 +9,21 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from stemma.kinship.relation.grids import (
-    BLOCKS, EXACT, GROUPS, MAX_LEVELS, MIN_VALUES, MOST_SLACK, PEEK, ROWS, TABLE, Grid, Key, cache_key, grid_of,
-    is_remembered, remembered,
+    BLOCKS,
+    EXACT,
+    GROUPS,
+    MAX_LEVELS,
+    MIN_VALUES,
+    MOST_SLACK,
+    PEEK,
+    ROWS,
+    TABLE,
+    Grid,
+    Key,
+    cache_key,
+    grid_of,
+    is_remembered,
+    remembered,
 )  # fmt: skip
 
 MARGIN = 1e-6
@@ -72,8 +85,13 @@ def certainly_none(stack: np.ndarray, rounding: float) -> np.ndarray:
 def _groupings(flat: np.ndarray, chosen: np.ndarray) -> Iterator[np.ndarray]:
     """The first groups of each way to share a step, `[tensors, groups, entries]`: `PEEK`, or all where there are fewer.
 
-    Of blocks, those with too few entries for a step are left out, and the last of a row may be shorter: it is filled up
-    with its last entry, which adds no value.
+    Args:
+        flat: The tensors, `[tensors, rows, entries]`.
+        chosen: The rows that are used.
+
+    Yields:
+        The groups. Of blocks, those with too few entries for a step are left out, and the last of a row may be shorter:
+        it is filled up with its last entry, which adds no value.
     """
     yield chosen.reshape(len(chosen), 1, -1)
     yield chosen[:, :PEEK]
