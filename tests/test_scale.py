@@ -110,10 +110,14 @@ def test_small_tensors_have_their_own_bytes_and_digests(tmp_path: Path) -> None:
 @pytest.mark.parametrize("spread", [1.0, 30.0])
 def test_quantiles_are_those_of_a_sort(spread: float) -> None:
     rng = np.random.default_rng(3)
-    for size, count in ((1, 5), (70, 65), (9000, 65), (50_000, 33)):
-        x = rng.standard_normal(size) * np.exp(spread * rng.standard_normal(size))
-        x[: size // 3] = x[0]  # ties
-        assert np.array_equal(quantiles(x, count), np.sort(x)[np.linspace(0, size - 1, count).astype(int)])
+    for number, size, count in ((1, 1, 5), (3, 70, 65), (1, 9000, 65), (7, 5000, 65), (1, 90_000, 33), (2, 70_000, 3)):
+        x = rng.standard_normal((number, size)) * np.exp(spread * rng.standard_normal((number, size)))
+        x[:, : size // 3] = x[0, 0]  # ties
+        for kind in (np.float64, np.float32):
+            with np.errstate(over="ignore"):
+                y = np.nan_to_num(x.astype(kind), posinf=3e38, neginf=-3e38)
+            expected = np.sort(y)[:, np.linspace(0, size - 1, count).astype(int)]
+            assert np.array_equal(quantiles(y, count), expected)
 
 
 def plain_order_code(arrays: list[np.ndarray]) -> np.ndarray:

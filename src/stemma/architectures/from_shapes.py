@@ -187,7 +187,12 @@ def _label(
     axes = {}
     matrices_only = all(len(s) < 3 for s in shapes.values())
     maps = {shapes[n][a] for n, pair in channels.items() for a in pair if len(shapes[n]) == 4} - {1}
+    alike: dict[tuple[tuple[int, ...], tuple[int, int] | None], tuple[AxisLabel, ...]] = {}
     for name, shape in shapes.items():
+        kind = shape, channels.get(name)
+        if kind in alike:
+            axes[name] = alike[kind]
+            continue
         labels = list(unknown_axes(shape))
         vector = (0,) if len(shape) == 1 and opposite is None and not matrices_only else ()
         channel_axes = channels.get(name, vector)
@@ -198,7 +203,7 @@ def _label(
         if name in channels:
             for axis in set(range(len(shape))) - set(channel_axes):
                 labels[axis] = AxisLabel((Segment(FIXED, "", "one" if shape[axis] == 1 else "kernel", 0, shape[axis]),))
-        axes[name] = tuple(labels)
+        axes[name] = alike[kind] = tuple(labels)
     rules = {f"size {n}": GroupRule(position=(n,), prunable=False) for n in hidden}
     return Structure("inferred:shapes", True, axes, collect_groups(axes, rules))
 

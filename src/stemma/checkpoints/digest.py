@@ -123,13 +123,17 @@ class Named(Protocol):
 
 def of_model(tensors: Iterable[Named], tensor_digests: Mapping[str, Digest]) -> Digest:
     """Digest of a model: over the sorted lines of name, dtype, shape and tensor digest."""
-    shapes: dict[tuple[int, ...], str] = {}
+    kinds: dict[tuple[str, tuple[int, ...]], str] = {}
     lines = []
     for t in tensors:
-        shape = shapes.get(t.shape) or shapes.setdefault(t.shape, str(list(t.shape)))
-        lines.append(f"{_escaped(t.name)}\t{t.dtype}\t{shape}\t{tensor_digests[t.name]}\n")
+        name, key = t.name, (t.dtype, t.shape)
+        kind = kinds.get(key) or kinds.setdefault(key, f"{t.dtype}\t{list(t.shape)}")
+        if "\\" in name or not name.isprintable():
+            lines.append(f"{_escaped(name)}\t{kind}\t{tensor_digests[name]}\n")
+        else:
+            lines.append(f"{name}\t{kind}\t{tensor_digests[name]}\n")
     lines.sort()
-    return _of_text("".join(lines), partial=any(map(is_partial, tensor_digests.values())))
+    return _of_text("".join(lines), partial=PARTIAL in {d[: len(PARTIAL)] for d in tensor_digests.values()})
 
 
 def _of_text(content: str, *, partial: bool) -> Digest:
@@ -138,12 +142,10 @@ def _of_text(content: str, *, partial: bool) -> Digest:
 
 def _escaped(name: str) -> str:
     # so that a name cannot contain the end of its line
-    if name.isprintable() and "\\" not in name:
-        return name
     return name.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n")
 
 
 def of_contents(tensor_digests: Iterable[Digest]) -> Digest:
     """Digest of a multiset of tensors, whatever their names."""
     digests = sorted(tensor_digests)
-    return _of_text("\n".join(digests), partial=any(map(is_partial, digests)))
+    return _of_text("\n".join(digests), partial=bool(digests) and is_partial(digests[0]))  # before `sha256:`

@@ -29,6 +29,8 @@ sample of n, `NOISE / n` more."""
 
 def center_codes(tensors: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """Center integer matrices as float32 weights where a model has little else."""
+    if INTEGERS.isdisjoint({t.dtype for t in stored.values()}):
+        return tensors
     matrices = {n: t for n, t in stored.items() if sum(s > 1 for s in t.shape) >= 2 and t.size}
     integer = sum(t.size for t in matrices.values() if t.dtype in INTEGERS)
     if 2 * integer < sum(t.size for t in matrices.values() if t.is_float or t.dtype in INTEGERS):

@@ -54,7 +54,8 @@ class Model:
         return digests.of_tensors(self.tensors.values())
 
     @cached_property
-    def _counted(self) -> list[Tensor]:
+    def counted(self) -> list[Tensor]:
+        """The tensors that make up its identity: all except second names of tied tensors."""
         return digests.distinct_tensors(self.tensors.values(), self.tensor_digests)
 
     @cached_property
@@ -64,14 +65,14 @@ class Model:
             return Digest(f"blackbox:{self.name}")
         if self.view:
             return Digest(f"view:{self.view}")
-        return digests.of_model(self._counted, self.tensor_digests)
+        return digests.of_model(self.counted, self.tensor_digests)
 
     @cached_property
     def names_free_digest(self) -> Digest:
         """Identity of the multiset of tensors: finds renamed copies; of a black box, which has none, its name."""
         if self.black_box:
             return self.digest
-        return digests.of_contents(self.tensor_digests[t.name] for t in self._counted)
+        return digests.of_contents(self.tensor_digests[t.name] for t in self.counted)
 
     @cached_property
     def architecture(self) -> str:

@@ -179,6 +179,7 @@ class Tensor:
         shape: Axis lengths; empty for a scalar.
         storage: Where its bytes come from.
         leading: How many leading entries of the first axis can be read, where not all were fetched; else None.
+        size: Number of elements.
     """
 
     name: str
@@ -186,11 +187,11 @@ class Tensor:
     shape: tuple[int, ...]
     storage: AbstractStorage = field(repr=False, compare=False)
     leading: int | None = None
+    size: int = field(init=False, repr=False, compare=False)
 
-    @property
-    def size(self) -> int:
-        """Number of elements."""
-        return math.prod(self.shape)
+    def __post_init__(self) -> None:
+        """Count the elements once: they are asked for again and again."""
+        object.__setattr__(self, "size", math.prod(self.shape))
 
     @property
     def nbytes(self) -> int:

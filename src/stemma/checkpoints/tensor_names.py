@@ -123,7 +123,10 @@ def _flatten(tree: Tree, separator: str) -> Iterable[tuple[str, Tensor]]:
 
 def flat_ema(names: Sequence[str]) -> dict[str, str]:
     """The name in the main network of each averaged (EMA) tensor, by its stored name; empty without EMA weights."""
+    begins = {n.partition(".")[0] for n in names}
     for key in EMA:
+        if key not in begins:
+            continue
         prefix = f"{key}."
         averaged = [n for n in names if n.startswith(prefix)]
         if not averaged:

@@ -1,5 +1,6 @@
 """Permutation-invariant features of tensors: search keys for renamed tensors."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -8,6 +9,7 @@ import numpy as np
 from stemma.checkpoints.model import Model
 from stemma.checkpoints.tensor import ArrayStorage, Tensor
 from stemma.errors import StemmaError
+from stemma.fingerprints.room import Room
 
 QUANTILES = 65
 EXACT_QUANTILES = 1 << 20
@@ -40,11 +42,14 @@ class Features:
 
 def matrices(model: Model) -> dict[str, Tensor]:
     """Tensors that weight tests use, by name: real numbers with at least two axes longer than one."""
-    return {
-        n: t
-        for n, t in model.weights.items()
-        if t.is_float and sum(s > 1 for s in t.shape) >= 2 and t.size > 0 and t.readable
-    }
+    key = "matrices"
+    if key not in model.__dict__:
+        tensors = model.weights
+        wide = {s for s in {t.shape for t in tensors.values()} if sum(n > 1 for n in s) >= 2}
+        model.__dict__[key] = {
+            n: t for n, t in tensors.items() if t.shape in wide and t.is_float and t.size > 0 and t.readable
+        }
+    return dict(model.__dict__[key])
 
 
 def entries_with_content(model: Model) -> int:
@@ -163,16 +168,28 @@ def _features(
     return Features(shape, axes, profiles, np.concatenate([shape_of_law, entries]))
 
 
-def stacked_profiles(stack: np.ndarray) -> list[np.ndarray]:
-    """The `profiles` of tensors of one shape, `[tensors, *shape]`: per long axis `[tensors, length]`."""
+def stacked_profiles(stack: np.ndarray, room: Room | None = None) -> list[np.ndarray]:
+    """The `profiles` of tensors of one shape, `[tensors, *shape]`: per long axis `[tensors, length]`.
+
+    Args:
+        stack: The tensors.
+        room: Memory for their squares, where the caller has some.
+
+    Returns:
+        The profiles.
+    """
     axes = [i + 1 for i in long_axes(stack.shape[1:])]
+    square = (room or Room()).array("squares", stack.shape, np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
-        x = np.nan_to_num(np.asarray(stack, np.float32), nan=0.0, posinf=0.0, neginf=0.0)
-        square = np.square(x)
+        x = np.asarray(stack, np.float32)
+        top = np.abs(x, out=square).reshape(len(stack), -1).max(axis=1, initial=0.0)
+        if not np.isfinite(top).all():
+            x = np.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0)
+            top = np.abs(stack).reshape(len(stack), -1).max(axis=1, initial=0.0)
+        np.square(x, out=square)
         sums = [square.sum(axis=tuple(i for i in range(1, x.ndim) if i != k), dtype=np.float64) for k in axes]
-    size = float(np.prod(stack.shape[1:]))
+    size = float(math.prod(stack.shape[1:]))
     mean = sums[0].sum(axis=1) / size
-    top = np.abs(stack).reshape(len(stack), -1).max(axis=1, initial=0.0)
     out = [np.zeros(s.shape) for s in sums]
     unusual = (mean < TINY) & (top > 0) | ~np.isfinite(mean) | ~np.isfinite(top) | (stack.dtype == np.float64)
     for k, s in enumerate(sums):

@@ -1,13 +1,14 @@
 """Keys of hidden units: what a model keeps of another after its units were reordered, or some of them removed."""
 
 import hashlib
-from collections import Counter
-from collections.abc import Iterator
+import heapq
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 
 import numpy as np
 
+from stemma.architectures.structure import AxisLabel
 from stemma.architectures.unit_groups import structure
 from stemma.checkpoints.model import Model
 from stemma.checkpoints.tensor import Tensor
@@ -62,29 +63,38 @@ class UnitKeys:
         Returns:
             A fingerprint with `unit_keys` (int64, ascending; none for a model without known hidden units).
         """
-        fixed, beside = ({k for place in places for k in self._single(place)} for places in _axes(model))
+        fixed, beside = ({k for place in places for k in self._single(*place)} for places in _axes(model))
         kept = sorted(fixed)[: max(self.keys // 2, self.keys - len(beside))]
         kept += sorted(beside - set(kept))[: self.keys - len(kept)]
         return Fingerprint(model.digest, probes, self.spec, {"unit_keys": np.array(sorted(kept), np.int64)})
 
-    def _single(self, place: tuple[Tensor, int]) -> list[int]:
-        """The keys of an axis that occur once: what repeats tells no unit from others."""
-        return [key for key, count in Counter(self._keys(*place)).items() if count == 1]
+    def _single(self, t: Tensor, axis: int) -> list[int]:
+        """The keys of an axis that occur once, hashed so that their order says nothing: a key per unit.
 
-    def _keys(self, t: Tensor, axis: int) -> Iterator[int]:
-        """A key per unit of an axis, hashed so that their order says nothing; of a sample, per unit that it holds."""
+        Args:
+            t: The tensor.
+            axis: Whose units are meant.
+
+        Returns:
+            The keys without those that repeat, which tell no unit from others; of a sample, of the units that it holds.
+        """
         wanted = min(t.shape[0], LENGTH if axis else UNITS)
         if axis and t.readable < wanted:  # of each unit only a part was read, which has other signs than the whole
-            return
-        x = t.rows(0, min(t.readable, wanted)).astype(np.float64)
-        x = np.moveaxis(x, axis, 0)[:UNITS]
-        x = np.nan_to_num(x.reshape(len(x), -1)[:, :LENGTH], nan=0.0, posinf=0.0, neginf=0.0)
+            return []
+        x = np.moveaxis(t.rows(0, min(t.readable, wanted)), axis, 0)[:UNITS]
+        x = x.reshape(len(x), -1)[:, :LENGTH].astype(np.float64)
+        tops = np.abs(x).max(axis=1, initial=0.0)
+        if not np.isfinite(tops).all():
+            x = np.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0)
+            tops = np.abs(x).max(axis=1, initial=0.0)
         others = [s for i, s in enumerate(t.shape) if i != axis and s > 1]
-        x = x[np.abs(x).max(axis=1, initial=0.0) > 0]
-        signs = x @ _directions(self.seed, x.shape[1], self.bits) > 0
-        for row in np.packbits(signs, axis=1):
-            text = f"{self.version} {sorted(others)} ".encode() + row.tobytes()
-            yield int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big", signed=True)
+        x = x[tops > 0]
+        signs = np.packbits(x @ _directions(self.seed, x.shape[1], self.bits) > 0, axis=1)
+        start, length, raw = f"{self.version} {sorted(others)} ".encode(), signs.shape[1], signs.tobytes()
+        units = (start + raw[i : i + length] for i in range(0, len(raw), length))
+        hashes = b"".join([hashlib.blake2b(text, digest_size=8).digest() for text in units])
+        keys, counts = np.unique(np.frombuffer(hashes, ">i8"), return_counts=True)
+        return keys[counts == 1].tolist()
 
 
 @lru_cache(maxsize=64)
@@ -96,15 +106,27 @@ def _axes(model: Model) -> tuple[list[tuple[Tensor, int]], list[tuple[Tensor, in
     """Axes of units whose other axes have a fixed order, and those beside a residual stream; small tensors first."""
     known = structure(model).axes
     fixed, beside = list[tuple[Tensor, int]](), list[tuple[Tensor, int]]()
+    seen: dict[int, tuple[list[int], list[int]]] = {}
     for name, t in matrices(model).items():
         labels = known.get(name, ())
-        for axis, label in enumerate(labels):
-            others = [o for i, o in enumerate(labels) if i != axis]
-            if label.kind not in {"unit", "stream"} or len(label.segments) > 1 or label.segments[0].block > 1:
-                continue
-            if not any(o.hidden for o in others):
-                fixed.append((t, axis))
-            elif label.kind == "unit" and all(not o.hidden or o.kind == "stream" for o in others):
-                beside.append((t, axis))
-    first, second = (sorted(of, key=lambda c: (c[0].size, c[0].shape, c[0].name))[:TENSORS] for of in (fixed, beside))
+        kinds = seen.get(id(labels)) or seen.setdefault(id(labels), _kinds(labels))
+        fixed += [(t, axis) for axis in kinds[0]]
+        beside += [(t, axis) for axis in kinds[1]]
+    first, second = (
+        heapq.nsmallest(TENSORS, of, key=lambda c: (c[0].size, c[0].shape, c[0].name)) for of in (fixed, beside)
+    )
     return first, second
+
+
+def _kinds(labels: Sequence[AxisLabel]) -> tuple[list[int], list[int]]:
+    """Axes of units of a tensor whose other axes have a fixed order, and those beside a residual stream."""
+    fixed, beside = list[int](), list[int]()
+    for axis, label in enumerate(labels):
+        others = [o for i, o in enumerate(labels) if i != axis]
+        if label.kind not in {"unit", "stream"} or len(label.segments) > 1 or label.segments[0].block > 1:
+            continue
+        if not any(o.hidden for o in others):
+            fixed.append(axis)
+        elif label.kind == "unit" and all(not o.hidden or o.kind == "stream" for o in others):
+            beside.append(axis)
+    return fixed, beside

@@ -11,6 +11,7 @@ from stemma.checkpoints.model import Model
 from stemma.checkpoints.read_together import is_small, small_tensors
 from stemma.checkpoints.tensor import Tensor, decode
 from stemma.fingerprints.order_statistics import quantiles
+from stemma.fingerprints.room import Room
 from stemma.fingerprints.tensor_content import QUANTILES, features, long_axes, matrices, stacked_profiles
 from stemma.types import Fingerprint, Spec
 
@@ -19,6 +20,9 @@ CODE = 1024
 
 ENTRIES = 1 << 20
 """Leading entries of a tensor that the order-dependent code uses."""
+
+ROOM = Room()
+"""Memory of the sketch's own arrays, used again for every tensor."""
 
 
 @dataclass(frozen=True)
@@ -73,24 +77,39 @@ class WeightSketch:
         sums, contents = np.zeros(CODE), dict[tuple[int, ...], tuple[np.ndarray, int]]()
         for alike in _alike(tensors):
             shape, x = alike[0].shape, _stacked(alike)
-            sums += self._order_sums(shape, x)
+            rescaled = _rescaled(x, ROOM)
             sizes = tuple(sorted(shape[i] for i in long_axes(shape)))
             total, count = contents.get(sizes, (np.zeros(2 * QUANTILES), 0))
-            contents[sizes] = total + _content(alike, x), count + len(alike)
+            contents[sizes] = total + _content(alike, x, rescaled), count + len(alike)
+            sums += self._order_sums(shape, rescaled)
         units, owners = self._units(model, sorted(tensors, key=_key))
         bits = np.packbits(np.concatenate([sums > 0, self._content_code(contents)]))
         return Fingerprint(model.digest, probes, self.spec, {"bits": bits, "units": units, "owners": owners})
 
-    def _order_sums(self, shape: tuple[int, ...], stack: np.ndarray) -> np.ndarray:
-        """Hash entries by the sum of their indices' hashes: an axis is identified by its length, not its position."""
-        x = _rescaled(stack).astype(np.float32, copy=False)
+    def _order_sums(self, shape: tuple[int, ...], rescaled: np.ndarray) -> np.ndarray:
+        """Hash entries by the sum of their indices' hashes: an axis is identified by its length, not its position.
+
+        Args:
+            shape: Of each tensor.
+            rescaled: Their entries, which are overwritten.
+
+        Returns:
+            Their sums together, `[CODE]`.
+        """
+        x = rescaled if rescaled.dtype == np.float32 else rescaled.astype(np.float32)
+        squares = ROOM.array("squares", x.shape, np.float32)
         for axis in long_axes(shape):
-            rms = np.sqrt(np.mean(x * x, axis=tuple(i for i in range(1, x.ndim) if i != axis + 1), keepdims=True))
-            x = x / np.where(rms > 0, rms, 1)
-        x = x - x.reshape(len(x), -1).mean(axis=1).reshape(-1, *(1,) * len(shape))
+            np.multiply(x, x, out=squares)
+            rms = np.sqrt(np.mean(squares, axis=tuple(i for i in range(1, x.ndim) if i != axis + 1), keepdims=True))
+            x /= np.where(rms > 0, rms, 1)
+        x -= x.reshape(len(x), -1).mean(axis=1).reshape(-1, *(1,) * len(shape))
         bucket = self._signed(x, shape, CODE, 1)
-        x = x.sum(axis=0, dtype=np.float64) if len(x) > 1 else x
-        return np.bincount(bucket.reshape(-1) & (CODE - 1), x.reshape(-1), CODE)
+        if len(x) > 1:
+            entries = x.sum(axis=0, dtype=np.float64)
+        else:
+            entries = ROOM.array("wide", x.shape[1:], np.float64)
+            entries[...] = x[0]
+        return np.bincount(bucket.reshape(-1), entries.reshape(-1), CODE)
 
     def _content_code(self, contents: Mapping[tuple[int, ...], tuple[np.ndarray, int]]) -> np.ndarray:
         """Quantised random projections; each bit uses one class of sizes, so a new size changes few bits."""
@@ -106,13 +125,18 @@ class WeightSketch:
         """Projected leading units of hidden axes, `int8 [axes, units, width]`, and their owners, `int64 [axes, 4]`."""
         from stemma.architectures.unit_groups import structure
 
-        known = structure(model).axes
+        known, seen = structure(model).axes, dict[int, int | None]()
         units = np.zeros((self.axes, self.units, self.width), np.int8)
         owners = np.zeros((self.axes, 4), np.int64)
         kept = 0
         for t in tensors:
-            label = next((k for k, x in enumerate(known.get(t.name, ())) if x.hidden and x.kind != "head"), None)
-            if kept == self.axes or label is None:
+            if kept == self.axes:
+                break
+            labels = known.get(t.name, ())
+            if id(labels) not in seen:  # tensors of one shape often share theirs
+                seen[id(labels)] = next((k for k, x in enumerate(labels) if x.hidden and x.kind != "head"), None)
+            label = seen[id(labels)]
+            if label is None:
                 continue
             u = self._projected(t, label)
             units[kept, : len(u)] = u
@@ -125,17 +149,17 @@ class WeightSketch:
         """The first units of an axis, each hashed to `width` 8-bit numbers, independent of the order of other axes."""
         rows = _leading_rows(t)
         rows = min(rows, self.units) if axis == 0 else rows
-        x = _rescaled(t.rows(0, rows)[None])[0].astype(np.float32)
-        x = np.ascontiguousarray(np.moveaxis(x, axis, 0)[: self.units])
+        x = _rescaled(t.rows(0, rows)[None], ROOM)[0].astype(np.float32, copy=False)
+        x = np.moveaxis(x, axis, 0)[: self.units].copy()
         shape = (t.shape[axis], *(s for i, s in enumerate(t.shape) if i != axis))
-        where = self._signed(x, shape, self.width, 0).reshape(-1) % self.width
+        where = self._signed(x, shape, self.width, 0).reshape(-1)
         where = (np.arange(len(x))[:, None] * self.width + where).reshape(-1)
         out = np.bincount(where, x.reshape(-1), len(x) * self.width).reshape(len(x), self.width)
         top = np.abs(out).max(axis=1, keepdims=True)
         return np.rint(out / np.where(top > 0, top, 1) * 127).astype(np.int8)
 
     def _signed(self, x: np.ndarray, lengths: tuple[int, ...], buckets: int, skipped: int) -> np.ndarray:
-        """The sum of the buckets of an entry's indices; entries are multiplied by the signs of the indices in place.
+        """The bucket of an entry by its indices; entries are multiplied by the signs of the indices in place.
 
         Args:
             x: Entries; the first axis has no part in it.
@@ -144,18 +168,21 @@ class WeightSketch:
             skipped: How many axes `x` has more than there are lengths.
 
         Returns:
-            Sums, `[*x.shape[1:]]`.
+            The sums of the indices' hashes modulo the number of buckets, `[*x.shape[1:]]`; valid until the next call.
         """
         cut = x.shape[1:]
-        bucket = np.zeros((1,) * len(cut), np.int64)
+        bucket = ROOM.array("buckets", cut, np.int64)
+        bucket[...] = 0
         for k, n in enumerate(cut):
             length = lengths[k if skipped else k + 1]
             if length > 1:
                 across = [n if i == k else 1 for i in range(len(cut))]
                 hashes, signs = _hashes(self.seed, length, buckets)
-                bucket = bucket + hashes[:n].reshape(across)
+                bucket += hashes[:n].reshape(across)
                 x *= signs[:n].reshape(across)
-        return np.broadcast_to(bucket, cut)
+        if buckets & (buckets - 1):
+            return np.remainder(bucket, buckets, out=bucket)
+        return np.bitwise_and(bucket, buckets - 1, out=bucket)
 
 
 @lru_cache(maxsize=512)
@@ -203,29 +230,28 @@ def _key(t: Tensor) -> tuple[int, tuple[int, ...], str]:
     return -t.size, t.shape, t.name
 
 
-def _content(alike: Sequence[Tensor], stack: np.ndarray) -> np.ndarray:
+def _content(alike: Sequence[Tensor], stack: np.ndarray, rescaled: np.ndarray) -> np.ndarray:
     """Sorted profiles as stored, and sorted entries after scales of units are normalised away; summed over tensors."""
     shape, cut = alike[0].shape, alike[0].cut()
     large = alike[0].size > ENTRIES or alike[0].leading is not None
-    profiles = [p[None] for p in features(cut, entries=False).profiles] if large else stacked_profiles(stack)
+    profiles = [p[None] for p in features(cut, entries=False).profiles] if large else stacked_profiles(stack, ROOM)
     number = QUANTILES // len(profiles)
     profile = np.concatenate([_evenly(p, number) for p in profiles], axis=1).sum(axis=0)
     profile = np.pad(profile, (0, QUANTILES - len(profile)))
     if large:
         return np.concatenate([profile, profile[::-1]])
-    x = _rescaled(stack).reshape(len(stack), shape[0], -1).astype(np.float64, copy=False)
-    squares = x * x
+    x = ROOM.array("wide", (len(stack), shape[0], alike[0].size // shape[0]), np.float64)
+    x[...] = rescaled.reshape(x.shape)
+    squares = np.multiply(x, x, out=ROOM.array("squares", x.shape, np.float64))
     rows, columns = np.ones(x.shape[:2]), np.ones((len(x), x.shape[2]))
     for _ in range(8):  # squared scales, so that the entries are multiplied only once
         mean = columns * np.matmul(rows[:, None], squares)[:, 0] / shape[0]
         columns = columns / np.where(mean > 0, mean, 1)
         mean = rows * np.matmul(squares, columns[:, :, None])[:, :, 0] / x.shape[2]
         rows = rows / np.where(mean > 0, mean, 1)
-    x = x * np.sqrt(rows)[:, :, None]
+    x *= np.sqrt(rows)[:, :, None]
     x *= np.sqrt(columns)[:, None]
-    if len(x) == 1:
-        return np.concatenate([profile, quantiles(x, QUANTILES) / 4])
-    return np.concatenate([profile, _evenly(np.sort(x.reshape(len(x), -1)), QUANTILES).sum(axis=0) / 4])
+    return np.concatenate([profile, quantiles(x.reshape(len(x), -1), QUANTILES, ROOM).sum(axis=0) / 4])
 
 
 def _evenly(ordered: np.ndarray, count: int) -> np.ndarray:
@@ -233,14 +259,24 @@ def _evenly(ordered: np.ndarray, count: int) -> np.ndarray:
     return ordered[:, np.linspace(0, ordered.shape[1] - 1, count).astype(int)]
 
 
-def _rescaled(stack: np.ndarray) -> np.ndarray:
-    """Tensors each scaled by a power of two to at most one, narrow floats in float32; non-finite entries are zero."""
+def _rescaled(stack: np.ndarray, room: Room) -> np.ndarray:
+    """Tensors each scaled by a power of two to at most one, narrow floats in float32; non-finite entries are zero.
+
+    Args:
+        stack: The tensors, `[tensors, …]`.
+        room: Memory for the answer.
+
+    Returns:
+        The tensors; the caller may change them, and keeps them until it asks for the next.
+    """
     x = stack if stack.dtype.kind == "f" else stack.astype(np.float64)
-    flat = np.abs(x).reshape(len(x), -1).max(axis=1, initial=0.0)
+    out = room.array("rescaled", x.shape, x.dtype)
+    flat = np.abs(x, out=out).reshape(len(x), -1).max(axis=1, initial=0.0)
     if not np.isfinite(flat).all():
         x = np.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0)
-        flat = np.abs(x).reshape(len(x), -1).max(axis=1, initial=0.0)
+        flat = np.abs(x, out=out).reshape(len(x), -1).max(axis=1, initial=0.0)
     exponents = -np.frexp(flat)[1]
     if np.abs(exponents).max(initial=0) < 100:
-        return x * np.ldexp(x.dtype.type(1), exponents).reshape(-1, *(1,) * (x.ndim - 1))
+        scales = np.ldexp(x.dtype.type(1), exponents).reshape(-1, *(1,) * (x.ndim - 1))
+        return np.multiply(x, scales, out=out)
     return np.ldexp(x.astype(np.float64), exponents.reshape(-1, *(1,) * (x.ndim - 1)))

@@ -64,17 +64,3 @@ class Addition:
             known = rows.with_timestamp(record, kept[0] if kept else known.weights if same_weights else None)
             rows.append_model(connection, known, content_id)
         return AddOutcome(known, status)
-
-
-def write_each(
-    connection: sa.Connection, additions: Sequence[Addition], *, replace: bool
-) -> list[AddOutcome | RegistryError]:
-    """Write several models in one transaction; one that is refused leaves nothing behind and stops no other."""
-    out: list[AddOutcome | RegistryError] = []
-    for one in additions:
-        try:
-            with connection.begin_nested():
-                out.append(one.write(connection, replace=replace))
-        except RegistryError as e:
-            out.append(e)
-    return out

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stemma.checkpoints import digest as digests
 from stemma.checkpoints.formats import safetensors
 from stemma.checkpoints.model import Model
 from stemma.checkpoints.remote.names import HUB, WHOLE, is_remote
@@ -21,7 +20,7 @@ from stemma.registry.records import ModelRecord, TensorRecord
 def describe(model: Model, license: str | None = None) -> tuple[ModelRecord, tuple[TensorRecord, ...]]:
     """The record of a model and those of its tensors; reads the weights once, for their digests."""
     digest_of = model.tensor_digests
-    counted = {t.name for t in digests.distinct_tensors(model.tensors.values(), digest_of)}
+    counted = {t.name for t in model.counted}
     tensors = tuple(
         TensorRecord(t.name, t.dtype, t.shape, digest_of[t.name], t.name in counted) for t in model.tensors.values()
     )

@@ -141,10 +141,14 @@ def with_timestamp(record: ModelRecord, weights: Digest | None) -> ModelRecord:
     return dataclasses.replace(record, weights=weights, added_at=timestamp(), stemma_version=stemma.__version__)
 
 
+def model_row(record: ModelRecord) -> dict[str, Any]:
+    """The row of a model."""
+    return {"name": record.name, "digest": record.digest, "removed": False, **encode(dataclasses.asdict(record))}
+
+
 def append_model(connection: sa.Connection, record: ModelRecord, content_id: int) -> None:
     """Make a record the live one of its name."""
-    row = {"name": record.name, "digest": record.digest, "removed": False, **encode(dataclasses.asdict(record))}
-    added = connection.execute(schema.model.insert().values(**row)).inserted_primary_key
+    added = connection.execute(schema.model.insert().values(**model_row(record))).inserted_primary_key
     assert added is not None
     connection.execute(schema.live.delete().where(schema.live.c.name == record.name))
     connection.execute(schema.live.insert().values(name=record.name, model_id=added[0], content_id=content_id))
@@ -176,21 +180,28 @@ def put_content(
     values = {"digest": record.digest, "names_free_digest": record.names_free_digest, "manifest": manifest}
     inserted = connection.execute(schema.content.insert().values(**values)).inserted_primary_key
     assert inserted is not None
-    keys = sorted({tensor_key(t.digest) for t in listed})
-    _insert_keys(connection, schema.tensor_key, keys, inserted[0])
+    insert_keys(connection, schema.tensor_key, {inserted[0]: tensor_keys(listed)})
     return inserted[0]
 
 
-def _insert_keys(connection: sa.Connection, table: sa.Table, keys: Sequence[int], content_id: int) -> None:
-    """Index tensors or units; the driver is asked directly, for a checkpoint may have 100,000 of them."""
-    if not keys:
+def tensor_keys(listed: Sequence[TensorRecord]) -> list[int]:
+    """The lookup keys of tensors, sorted, each once."""
+    return sorted({tensor_key(t.digest) for t in listed})
+
+
+def insert_keys(connection: sa.Connection, table: sa.Table, keys_of: Mapping[int, Sequence[int]]) -> None:
+    """Index tensors or units by content; the driver is asked directly, for a checkpoint may have 100,000 of them."""
+    if not any(keys_of.values()):
         return
     compiled = table.insert().compile(dialect=connection.dialect)
     names = compiled.positiontup if compiled.positional else None
-    if names:
-        pairs: list[Any] = [(k, content_id) if names[0] == "key" else (content_id, k) for k in keys]
+    pairs: list[Any]
+    if names and names[0] == "key":
+        pairs = [(k, content_id) for content_id, keys in keys_of.items() for k in keys]
+    elif names:
+        pairs = [(content_id, k) for content_id, keys in keys_of.items() for k in keys]
     else:
-        pairs = [{"key": k, "content_id": content_id} for k in keys]
+        pairs = [{"key": k, "content_id": content_id} for content_id, keys in keys_of.items() for k in keys]
     connection.exec_driver_sql(str(compiled), pairs)
 
 
@@ -272,19 +283,29 @@ def put_fingerprint(
 ) -> None:
     """Store a fingerprint unless the newest one has equal values; `staged`: its bytes were written as a file."""
     digest = records.bytes_digest(packed)
-    newest = newest_fingerprint(connection, value.model, value.spec.digest)
+    spec_digest = value.spec.digest
+    newest = newest_fingerprint(connection, value.model, spec_digest)
     if newest and newest.blob == digest:
         return
     put_blob(connection, digest, packed, staged=staged)
-    record = FingerprintRecord(value.model, value.probes, value.spec, digest, timestamp())
-    row = {"model_digest": value.model, "spec_digest": value.spec.digest, "blob_digest": digest}
-    connection.execute(schema.fingerprint.insert().values(**row, **encode(jsonable(record))))
+    connection.execute(schema.fingerprint.insert().values(**fingerprint_row(value, spec_digest, digest)))
     if BITS in value.values:
         put_bits(connection, content_id, value.spec, value.values[BITS])
     if UNIT_KEYS in value.values:
         connection.execute(schema.unit_key.delete().where(schema.unit_key.c.content_id == content_id))
-        keys = sorted(set(value.values[UNIT_KEYS].tolist()))
-        _insert_keys(connection, schema.unit_key, keys, content_id)
+        insert_keys(connection, schema.unit_key, {content_id: unit_keys(value)})
+
+
+def fingerprint_row(value: Fingerprint, spec_digest: Digest, blob: Digest) -> dict[str, Any]:
+    """The row of a fingerprint whose values are a blob."""
+    record = FingerprintRecord(value.model, value.probes, value.spec, blob, timestamp())
+    row = {"model_digest": value.model, "spec_digest": spec_digest, "blob_digest": blob}
+    return {**row, **encode(jsonable(record))}
+
+
+def unit_keys(value: Fingerprint) -> list[int]:
+    """The keys of hidden units in a fingerprint, sorted, each once."""
+    return sorted(set(value.values[UNIT_KEYS].tolist())) if UNIT_KEYS in value.values else []
 
 
 def models_sharing_units(connection: sa.Connection, keys: Sequence[int], limit: int) -> list[Digest]:
@@ -305,20 +326,31 @@ def models_sharing_units(connection: sa.Connection, keys: Sequence[int], limit: 
 
 def put_bits(connection: sa.Connection, content_id: int, spec: Spec, bits: np.ndarray) -> None:
     """Add a sketch to the search index."""
+    row = {"spec_id": spec_id(connection, spec), "content_id": content_id, "bits": checked_bits(spec, bits)}
+    b = schema.sketch_bits.c
+    connection.execute(schema.sketch_bits.delete().where(b.spec_id == row["spec_id"], b.content_id == content_id))
+    connection.execute(schema.sketch_bits.insert().values(**row))
+
+
+def checked_bits(spec: Spec, bits: np.ndarray) -> bytes:
+    """A sketch as the search index holds it."""
     if bits.dtype != np.uint8 or bits.shape != (SKETCH_BYTES,):
         raise RegistryError(
             f"a sketch must be uint8 [{SKETCH_BYTES}], but '{spec.name}' returned {bits.dtype} {list(bits.shape)}"
         )
-    s, b = schema.spec.c, schema.sketch_bits.c
-    spec_id = connection.execute(sa.select(s.id).where(s.digest == spec.digest)).scalar()
-    if spec_id is None:
-        row = {"digest": spec.digest, "content": records.canonical_json(jsonable(spec))}
-        inserted = connection.execute(schema.spec.insert().values(**row)).inserted_primary_key
-        assert inserted is not None
-        spec_id = inserted[0]
-    connection.execute(schema.sketch_bits.delete().where(b.spec_id == spec_id, b.content_id == content_id))
-    row = {"spec_id": spec_id, "content_id": content_id, "bits": bits.tobytes()}
-    connection.execute(schema.sketch_bits.insert().values(**row))
+    return bits.tobytes()
+
+
+def spec_id(connection: sa.Connection, spec: Spec) -> int:
+    """The number of a method in the search index; one that is new to the registry is recorded."""
+    s, digest = schema.spec.c, spec.digest
+    known = connection.execute(sa.select(s.id).where(s.digest == digest)).scalar()
+    if known is not None:
+        return known
+    row = {"digest": digest, "content": records.canonical_json(jsonable(spec))}
+    inserted = connection.execute(schema.spec.insert().values(**row)).inserted_primary_key
+    assert inserted is not None
+    return inserted[0]
 
 
 def live_sketches(connection: sa.Connection, spec: Spec) -> Sequence[sa.Row]:

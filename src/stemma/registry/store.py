@@ -14,8 +14,9 @@ from stemma.checkpoints import digest as digests
 from stemma.deprecation import renamed_attribute
 from stemma.errors import RegistryError, UnknownNameError, UnusableRegistryError
 from stemma.registry import blobs, family_trees, result_rows, rows, schema, sketch_file, storage
-from stemma.registry.additions import Addition, write_each
+from stemma.registry.additions import Addition
 from stemma.registry.collection import paused_collection
+from stemma.registry.new_models import write_each
 from stemma.registry.records import (
     AddOutcome,
     EvidenceRecord,

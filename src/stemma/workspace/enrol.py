@@ -148,10 +148,9 @@ class Enrolment:
         out, spec = [], fingerprinters()[0].spec
         for model in read_before.recall(c, state):
             try:
-                record = self.registry.get(model.name)
-                if (record.name, record.digest, record.source) != (model.name, model.digest, model.source):
-                    return ()
-                if self.registry.fingerprint(record.digest, spec) is None:
+                same = self.registry.by_digest(Digest(model.digest))
+                record = next((r for r in same if (r.name, r.source) == (model.name, model.source)), None)
+                if record is None or self.registry.fingerprint(record.digest, spec) is None:
                     return ()
             except UnusableRegistryError:
                 raise

@@ -73,17 +73,33 @@ class Grid:
 
 def grid_of(values: np.ndarray, rounding: float) -> Grid | None:
     """The coarsest grid of a tensor `[rows, …]` for its relative rounding error, cached; None if over 256 levels."""
-    contents = np.ascontiguousarray(values)
-    key = hashlib.blake2b(contents.tobytes(), digest_size=20).digest(), contents.shape, contents.dtype.str, rounding
+    key = cache_key(values, rounding)
     if key not in _cache:
-        while len(_cache) >= CACHE_SIZE:
-            _cache.pop(next(iter(_cache)), None)
-        _cache[key] = found = _grid_of(contents, rounding)
-        return found
+        return remembered(key, _grid_of(np.ascontiguousarray(values), rounding))
     return _cache.get(key)
 
 
-_cache: dict[tuple[bytes, tuple[int, ...], str, float], Grid | None] = {}
+Key = tuple[bytes, tuple[int, ...], str, float]
+_cache: dict[Key, Grid | None] = {}
+
+
+def cache_key(values: np.ndarray, rounding: float) -> Key:
+    """What the grid of a tensor is remembered under."""
+    contents = hashlib.blake2b(np.ascontiguousarray(values).data, digest_size=20).digest()
+    return contents, values.shape, values.dtype.str, rounding
+
+
+def is_remembered(key: Key) -> bool:
+    """Whether it is known on which grid a tensor lies, or that it lies on none."""
+    return key in _cache
+
+
+def remembered(key: Key, grid: Grid | None) -> Grid | None:
+    """The same grid, which is remembered; the oldest is forgotten."""
+    while len(_cache) >= CACHE_SIZE:
+        _cache.pop(next(iter(_cache)), None)
+    _cache[key] = grid
+    return grid
 
 
 def _grid_of(values: np.ndarray, rounding: float) -> Grid | None:

@@ -1,6 +1,6 @@
 """A pair of models for fitting operations: paired tensors, and how much of each difference is explained."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
@@ -12,7 +12,8 @@ from stemma.architectures.unit_groups import structure
 from stemma.checkpoints.model import Model
 from stemma.checkpoints.tensor import Tensor
 from stemma.fingerprints.tensor_content import matrices
-from stemma.kinship.relation.grids import Grid, grid_of
+from stemma.kinship.relation.grids import Grid
+from stemma.kinship.relation.grids_of_many import grids_of
 from stemma.kinship.relation.kept_units import KeptUnits, kept_units, restrict_to_common
 from stemma.kinship.relation.tensor_difference import NOT_COMPARABLE, TensorDifference, tensor_difference
 from stemma.kinship.relation.tokens import SharedTokens, shared_tokens
@@ -137,12 +138,17 @@ class Pair:
 
     def grid(self, model: Model, name: str) -> Grid | None:
         """The quantisation grid on which a tensor of either model lies, or None."""
-        key = model.digest, name
-        if key not in self._grids:
-            tensor = model.weights[name]
-            rows = tensor.rows(0, _rows_for_grid(tensor)) if tensor.shape else tensor.array()
-            self._grids[key] = grid_of(finite(rows), rounding(model, name))
-        return self._grids[key]
+        self.find_grids(model, [name])
+        return self._grids[model.digest, name]
+
+    def find_grids(self, model: Model, names: Iterable[str]) -> None:
+        """Look for the quantisation grids of several tensors of either model, which is quicker than one by one."""
+        wanted = [n for n in names if (model.digest, n) not in self._grids]
+        read = []
+        for tensor in (model.weights[n] for n in wanted):
+            read.append(finite(tensor.rows(0, _rows_for_grid(tensor)) if tensor.shape else tensor.array()))
+        found = grids_of(read, [rounding(model, n) for n in wanted])
+        self._grids.update(zip(((model.digest, n) for n in wanted), found, strict=True))
 
     def cached(self, key: str, compute: Callable[[], Any]) -> Any:
         """A value computed once for these two models; it must not depend on what was explained before."""

@@ -11,6 +11,7 @@ from stemma.fingerprints.tensor_content import matrices
 from stemma.kinship.relation.base import BITS_PER_NUMBER, AbstractOperation, FittedOperation
 from stemma.kinship.relation.explanation import Step
 from stemma.kinship.relation.grids import Grid, grid_like
+from stemma.kinship.relation.grids_of_many import TOGETHER
 from stemma.kinship.relation.pair import Layer, Pair
 from stemma.types import RelationKind
 
@@ -22,6 +23,9 @@ SMALL = 1 << 14
 
 FEW = 8
 """Matrices of the parent, spread over the model, that are checked first: if none lies on a grid, none does."""
+
+AHEAD = 64
+"""Small matrices whose grids are looked for together."""
 
 BIASES = 0.25
 """Share of the matrices' relative change up to which a bias may have been rounded as well."""
@@ -74,7 +78,10 @@ class Quantized(AbstractOperation):
     def _grids(self, pair: Pair, layers: Sequence[Layer]) -> dict[str, Grid]:
         """The grids of the child's matrices; empty where too many entries lie on none."""
         out, left = {}, (1 - self.share) * sum(m.size for m in layers)
-        for m in sorted(layers, key=lambda m: -m.size):
+        largest_first = sorted(layers, key=lambda m: -m.size)
+        for i, m in enumerate(largest_first):
+            if i % AHEAD == 0:
+                pair.find_grids(pair.child, [x.b for x in largest_first[i : i + AHEAD] if x.size <= TOGETHER])
             grid = pair.grid(pair.child, m.b)
             if grid is not None:
                 out[m.b] = grid

@@ -73,6 +73,32 @@ def free_numbers(similarity: np.ndarray, matched: np.ndarray, numbers: int) -> f
     return min(exponents)
 
 
+def free_numbers_of_many(similarities: np.ndarray, numbers: int) -> list[float]:
+    """As `free_numbers`, of pairs of tensors whose units are matched in order, `[pairs, units, units]`."""
+    pairs, chosen, _ = similarities.shape
+    left = ~np.eye(chosen, dtype=bool)
+    cosines = np.ascontiguousarray(np.abs(similarities[:, left].astype(np.float64)))  # else added in another order
+    cosines.sort(axis=1)
+    count = cosines.shape[1]
+    if count < 2 * LEAST:
+        return [0.0] * pairs
+    largest = cosines[:, -1]
+    energies = (cosines**2).sum(axis=1)
+    exponents = []
+    for top, energy in zip(largest.tolist(), energies.tolist(), strict=True):
+        spread = energy + chosen * top**2
+        exponents.append(max(0.0, min((count + chosen) / spread, float(numbers)) - 1.0) if top > 0 else 0.0)
+    out = np.array(exponents)
+    for quantile in QUANTILES:
+        beyond = int((1 - quantile) * count)
+        if beyond < max(LEAST, chosen):
+            break
+        share = (beyond + chosen + 2.0 * beyond**0.5) / (count + chosen)
+        worth = information(cosines[:, count - beyond - 1])
+        out = np.minimum(out, np.where(worth > 0, -log(share) / np.where(worth > 0, worth, 1), inf))
+    return np.where(largest > 0, out, 0.0).tolist()
+
+
 def gains(cosines: np.ndarray, exponent: float) -> np.ndarray:
     """Gains of matched pairs in nats, none above `CAP` times their median."""
     found = exponent * information(cosines)

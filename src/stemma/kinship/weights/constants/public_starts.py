@@ -28,6 +28,10 @@ SIGMAS = 7.0
 """Standard deviations of the correlation from which a seed is recognised, corrected for seeds and tensors tried."""
 
 
+ROUNDING = 1e-6
+"""What correlations with all patterns at once may differ by from those that decide."""
+
+
 def public_start(model: Model) -> int | None:
     """The public seed that the network was initialised with, or None; reads the first numbers of each matrix."""
     for first in _firsts(model):
@@ -48,8 +52,16 @@ def _firsts(model: Model) -> Iterator[np.ndarray]:
 
 def _seed_of(x: np.ndarray) -> int | None:
     centred = (x - x.mean()) / x.std()
+    if not (np.abs(_stacked_patterns()[:, : len(x)] @ centred) / len(x) ** 0.5 > SIGMAS - ROUNDING).any():
+        return None
     best = max(((abs(float(centred @ p[: len(x)])) / len(x) ** 0.5, seed) for seed, p in _patterns()), default=(0.0, 0))
     return best[1] if best[0] > SIGMAS else None
+
+
+@lru_cache(maxsize=1)
+def _stacked_patterns() -> np.ndarray:
+    """The numbers of `_patterns`, a row each."""
+    return np.stack([p for _, p in _patterns()])
 
 
 @lru_cache(maxsize=1)

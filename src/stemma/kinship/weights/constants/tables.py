@@ -30,17 +30,19 @@ def is_table(array: np.ndarray) -> bool:
         rows = rows.reshape(-1, length)
         rows = rows[:: max(1, len(rows) // ROWS)][:ROWS].astype(np.float64)
         rows = rows[np.ptp(rows, axis=1) > 0]
-        if len(rows) >= 4 and _waves(rows[1:3]).any() and _waves(rows).mean() >= SHARE:
+        if len(rows) >= 4 and waves(rows[1:3]).any() and waves(rows).mean() >= SHARE:
             return True
     return False
 
 
-def _waves(rows: np.ndarray) -> np.ndarray:
+def waves(rows: np.ndarray) -> np.ndarray:
+    """Which rows are sampled waves, plain or under a window."""
     middle, around = rows[:, 1:-1], rows[:, 2:] + rows[:, :-2]
     energy = np.maximum((middle**2).sum(axis=1), 1e-300)
     c = (middle * around).sum(axis=1) / energy
     error = np.sqrt(((around - c[:, None] * middle) ** 2).sum(axis=1) / energy)
     power = np.abs(np.fft.rfft(rows, axis=1)) ** 2
-    padded = np.pad(power, ((0, 0), (2, 2)))
+    padded = np.zeros((len(power), power.shape[1] + 4))
+    padded[:, 2:-2] = power
     near = np.max(sum((padded[:, k : k + power.shape[1]] for k in range(5)), np.zeros_like(power)), axis=1)
     return (error < 0.02) | (near >= 0.995 * np.maximum(power.sum(axis=1), 1e-300))

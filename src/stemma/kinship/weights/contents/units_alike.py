@@ -13,23 +13,22 @@ from stemma.checkpoints.model import Model
 from stemma.fingerprints.tensor_content import entries_with_content
 from stemma.kinship.weights.constants.identity import CORNER as IDENTITY
 from stemma.kinship.weights.constants.identity import near_identity
-from stemma.kinship.weights.constants.tables import is_table
+from stemma.kinship.weights.contents.agreement import FEWEST, of_blocks
 from stemma.kinship.weights.contents.choices import Choice, choices_of, union_of_choices
 from stemma.kinship.weights.maps.axis_map import PartMap
 from stemma.kinship.weights.maps.blocks import MappedPair, UnitBlock
 from stemma.kinship.weights.order.counts import LOG10, TINY
-from stemma.kinship.weights.order.similarity import informative
-from stemma.kinship.weights.reordering_bound import detectable_cosine, free_numbers, gains, log_tail, surplus
+from stemma.kinship.weights.reordering_bound import detectable_cosine, log_tail, surplus
 from stemma.types import Axis, Evidence, Null, Spec, Verdict
 
 LOW_AGREEMENT = 0.1
 """Largest agreement (from chance 0 to identity 1) of a tensor that counts as different."""
 
-SAME = 0.999
-"""Mean cosine from which factors of units are not divided out."""
+MANY = 16
+"""Units of an axis from which the axis with fewer units is used: its units have more entries."""
 
-FEWEST, MANY = 4, 16
-"""Least units of an axis, and number from which the axis with fewer units is used: its units have more entries."""
+TOGETHER = 64
+"""Tensors whose units are held together."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,45 +107,50 @@ class UnitsAlike:
     def compare(self, sides: MappedPair, parts: Mapping[str, PartMap], known: Structure) -> list[TensorAgreement]:
         """Agreement of every mapped pair of tensors that can be compared; parts by reference name."""
         units = max(self.least, min(self.units, self.in_all // max(1, len(parts))))
-        found = (self._tensor(sides, name, p, known, units) for name, p in parts.items())
-        return [f for f in found if f is not None]
+        names, out = list(parts), []
+        for at in range(0, len(names), TOGETHER):
+            some = {name: parts[name] for name in names[at : at + TOGETHER]}
+            out += self._tensors(sides, some, known, units)
+        return out
 
-    def _tensor(self, sides: MappedPair, name: str, p: PartMap, known: Structure, units: int) -> TensorAgreement | None:
-        if any(near_identity(x) for x in sides.corners(p.part, IDENTITY)):
-            return None
-        axes = _unit_axes(p, known)
-        shown = [self._units(sides, name, p, known, units, k) for k in axes]
-        shown = [f for f in shown if f is not None]
-        if not shown:
-            return None
-        return replace(max(shown, key=lambda f: f.pairs * f.exponent), comparisons=len(axes))
+    def _tensors(
+        self, sides: MappedPair, parts: Mapping[str, PartMap], known: Structure, units: int
+    ) -> list[TensorAgreement]:
+        """Agreement of a few tensors, whose blocks are held together: each along one axis or two, the better counts."""
+        places, blocks, axes = [], [], dict[str, int]()
+        for name, p in parts.items():
+            if any(near_identity(x) for x in sides.corners(p.part, IDENTITY)):
+                continue
+            wanted = _unit_axes(p, known)
+            axes[name] = len(wanted)
+            for k in wanted:
+                block = self._block(sides, p, units, k)
+                if block is not None:
+                    places.append(name)
+                    blocks.append(block)
+        shown: dict[str, list[TensorAgreement]] = {}
+        for name, block, agreement in zip(places, blocks, of_blocks(blocks), strict=True):
+            if agreement is not None and agreement[3]:
+                p = parts[name]
+                digest = sides.reference.model.tensor_digests.get(p.part.pairing.a, name)
+                gain, cosine, exponent, pairs = agreement
+                one = TensorAgreement(name, p.part.entries, pairs, gain, cosine, exponent,
+                                      choices_of(name, p, block.seen, known), f"{digest} {name.partition('#')[2]}",
+                                      axes[name])  # fmt: skip
+                shown.setdefault(name, []).append(one)
+        return [max(found, key=lambda f: f.pairs * f.exponent) for found in shown.values()]
 
-    def _units(
-        self, sides: MappedPair, name: str, p: PartMap, known: Structure, units: int, k: int
-    ) -> TensorAgreement | None:  # fmt: skip
-        """Agreement along one axis of a pair of tensors, its rows taken as units."""
+    def _block(self, sides: MappedPair, p: PartMap, units: int, k: int) -> UnitBlock | None:
+        """The rows of one axis of a pair of tensors as matched units."""
         m = p.maps[k]
         chosen = np.unique(np.linspace(0, len(m.rows) - 1, min(units, len(m.rows))).round().astype(int))
         rows, columns = m.rows[chosen], m.columns[chosen]
         maps = [None if i == k else own for i, own in enumerate(p.maps)]
         coordinates = max(2 * units, self.coordinates * units // self.units)
         block = sides.block(p.part, maps, k, coordinates, (rows[:, None], columns[:, None]))
-        if block is None or is_table(block.a[:, 0]) or is_table(block.b[:, 0]):
-            return None
-        if m.signs is not None:
-            block = replace(block, a=block.a * m.signs[chosen].reshape(-1, *(1,) * (block.a.ndim - 1)))
-        filled = _filled(block)
-        shown = [_gain_of_units(*block.vectors(rescaled=False), filled)]
-        if shown[0][1] < SAME:
-            shown.append(_gain_of_units(*block.vectors(rescaled=True), filled))
-        gain, cosine, exponent, pairs = max(shown)
-        if not pairs:
-            return None
-        found = choices_of(name, p, block.seen, known)
-        digest = sides.reference.model.tensor_digests.get(p.part.pairing.a, name)
-        return TensorAgreement(
-            name, p.part.entries, pairs, gain, cosine, exponent, found, f"{digest} {name.partition('#')[2]}"
-        )
+        if block is None or m.signs is None:
+            return block
+        return replace(block, a=block.a * m.signs[chosen].reshape(-1, *(1,) * (block.a.ndim - 1)))
 
     def evidence(
         self,
@@ -241,23 +245,6 @@ def _unit_axes(p: PartMap, known: Structure) -> list[int]:
         return [first, *fixed[:1]] if p.part.axes[first].key in turned else [first]
     enough = [k for k, n in counts.items() if n >= FEWEST]
     return [max(enough, key=lambda k: (counts[k], -k))] if enough else []
-
-
-def _filled(block: UnitBlock) -> float:
-    """Share of entries in which matched units are not both exactly zero: a common mask is no evidence."""
-    return float(((block.a != 0) | (block.b != 0)).mean())
-
-
-def _gain_of_units(u: np.ndarray, v: np.ndarray, filled: float) -> tuple[float, float, float, int]:
-    """Gain, mean cosine, exponent and number of matched rows, without duplicate rows."""
-    usable = informative(u, v)
-    u, v = u[usable], v[usable]
-    if len(u) < FEWEST:
-        return 0.0, 0.0, 0.0, 0
-    similarity = u @ v.T
-    own = similarity.diagonal()
-    exponent = filled * free_numbers(similarity, np.arange(len(own)), u.shape[1])
-    return float(gains(own, exponent).sum()), float(own.mean()), exponent, len(own)
 
 
 def _shares(found: Sequence[TensorAgreement]) -> dict[str, float]:
