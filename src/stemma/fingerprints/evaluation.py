@@ -9,6 +9,7 @@ from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError, StemmaError
 from stemma.networks.from_module import has_gradient
 from stemma.probes import Probes
+from stemma.types.asking import asked_plainly
 from stemma.types.network import Network
 
 if TYPE_CHECKING:
@@ -18,9 +19,15 @@ DETERMINISM_PROBES = 4
 """Number of probes on which a network is first run twice."""
 
 
+@asked_plainly
 def checked_network(model: Model, probes: Probes) -> Network:
-    """The network of a model, after checking that it takes these probes, is in eval mode, finite and deterministic."""
+    """The network of a model, after checking that it takes these probes, is in eval mode, finite and deterministic.
+
+    Where its code turns gradients off, the network that is returned keeps them (see `networks.kept_gradients`).
+    """
     import torch
+
+    from stemma.networks.kept_gradients import GradientsKept, with_gradients_kept
 
     network = model.network
     _check_input_spec(network, probes)
@@ -32,7 +39,9 @@ def checked_network(model: Model, probes: Probes) -> Network:
         )
     few = as_tensor(network, probes.inputs[:DETERMINISM_PROBES])
     with torch.no_grad():
-        first, second = network(few.clone()), network(few.clone())  # some networks write into their input
+        with GradientsKept() as kept:
+            first = network(few.clone())  # some networks write into their input
+        second = network(few.clone())
     if not torch.isfinite(first).all():
         raise StemmaError(
             f"{network.name} returns NaN or infinite values for the first probes, so nothing can be measured"
@@ -42,6 +51,9 @@ def checked_network(model: Model, probes: Probes) -> Network:
             f"{network.name} is not deterministic: two runs on the same {len(few)} probes differ. Turn dropout off or "
             "fix its seeds"
         )
+    if kept.met and network.differentiable:
+        relaxed = None if network.from_one_hot is None else with_gradients_kept(network.from_one_hot)
+        network = replace(network, forward=with_gradients_kept(network.forward), from_one_hot=relaxed)
     if network.module is None and network.differentiable and few.is_floating_point():
         return replace(network, differentiable=_has_input_gradient(network, few))
     return network
@@ -69,6 +81,14 @@ def as_tensor(network: Network, inputs: np.ndarray) -> "torch.Tensor":
     return tensor.to(like.device, like.dtype)
 
 
+def why_no_gradient(out: "torch.Tensor") -> str:
+    """Why outputs have no gradient, as far as the outputs show it."""
+    if out.is_inference():
+        return "its code runs under torch.inference_mode(): remove that"
+    return "its code rounds, detaches or leaves torch"
+
+
+@asked_plainly
 def compute_outputs(model: Model, probes: Probes, batch: int = 256) -> np.ndarray:
     """Outputs `[n, …]` of a model for all probes."""
     import torch

@@ -9,7 +9,7 @@ import numpy as np
 from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError, StemmaError
 from stemma.fingerprints.base import AbstractFingerprinter, Block
-from stemma.fingerprints.evaluation import as_tensor, checked_network
+from stemma.fingerprints.evaluation import as_tensor, checked_network, why_no_gradient
 from stemma.fingerprints.paths import baseline_inputs, derangement, quadrature, step_weights
 from stemma.fingerprints.potentials import POTENTIALS, Potential, resolve_potential
 from stemma.probes import Probes
@@ -43,7 +43,7 @@ class GradientField(AbstractFingerprinter):
         steps: Nodes per path.
         quadrature: Their positions and weights (see `paths.QUADRATURES`).
         potential: The scalar summary (see `potentials.POTENTIALS`); `auto` takes the log-probability of the probes'
-            labels (of all classes on average where there are none), of the next tokens, or `difference` for maps.
+            labels (of all classes on average where there are none), of the next tokens, or `difference` for maps and hidden states.
         cumulative: Integrate up to each node; otherwise the gradient at each node is used.
         times_input: Multiply by x - b.
         baseline: Start of the paths, unless the probes have their own baselines: `zero`, `mean`, `probe` (another
@@ -192,8 +192,9 @@ class _Paths:
         tokens = probes.kind == "tokens"
         vocabulary = _vocabulary(network, out) if tokens else 0
         name = resolve_potential(
-            method.potential, out, labelled=probes.labels is not None, tokens=tokens, vocabulary=vocabulary
-        )
+            method.potential, out, labelled=probes.labels is not None, tokens=tokens, vocabulary=vocabulary,
+            scores=network.scores,
+        )  # fmt: skip
         nodes, weights = quadrature(method.quadrature, method.steps)
         shares = step_weights(nodes, weights, cumulative=method.cumulative, uniform=method.uniform)
         entries = int(np.prod(probes.shape)) * max(1, vocabulary)
@@ -305,12 +306,14 @@ class _Paths:
         for points, frozen_points in self._path_points(x, b, frozen):
             with torch.enable_grad():
                 leaf = points.detach().requires_grad_()
-                value = self.potential.value(self._forward(leaf.clone()), frozen_points).sum()
+                outputs = self._forward(leaf.clone())
+                value = self.potential.value(outputs, frozen_points).sum()
                 gradient = torch.autograd.grad(value, leaf, allow_unused=True)[0] if value.requires_grad else None
             if gradient is None:
                 raise StemmaError(
                     f"the outputs of {self.network.name} do not depend differentiably on its inputs, so it has no "
-                    "gradient field. Compare outputs, or pass it as a callable and use sketch=64"
+                    f"gradient field ({why_no_gradient(outputs)}). Compare outputs, or pass it as a callable and use "
+                    "sketch=64"
                 )
             found.append(gradient)
         return torch.cat(found).double().unflatten(0, (len(x), len(self.nodes)))

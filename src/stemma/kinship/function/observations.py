@@ -11,6 +11,7 @@ from stemma.checkpoints.model import Model
 from stemma.errors import StemmaError
 from stemma.fingerprints.base import AbstractFingerprinter
 from stemma.fingerprints.evaluation import compute_outputs
+from stemma.fingerprints.outputs import hidden_states
 from stemma.kinship.function.null_models import NullModels, Subject, duplicate_reason
 from stemma.measures import agreement as agreements
 from stemma.measures.base import AbstractMeasure
@@ -83,17 +84,19 @@ def observe(model: Model, probes: Probes, methods: Methods, *, labelled: bool) -
     digest, fingerprints, missing = model.network.digest, {}, {}
     for method in {f.spec.digest: f for f, _ in methods}.values():
         try:
-            found = _outputs(method, digest, probes, given) or method(model, used)
+            found = _outputs(method, model, probes, given) or method(model, used)
             fingerprints[method.spec.digest] = Fingerprint(digest, probes.digest, method.spec, found.values)
         except StemmaError as e:
             missing[method.name] = str(e)
-    classes = agreements.top_answers(given, probes.kind)
+    classes = agreements.top_answers(given, probes.kind) if model.network.scores else None
     return Observation(model.name, digest, given.shape[1:], classes, fingerprints, missing, model.architecture)
 
 
-def _outputs(method: AbstractFingerprinter, digest: Digest, probes: Probes, given: np.ndarray) -> Fingerprint | None:
-    plain = method.produces == "outputs" and not method.spec.params
-    return Fingerprint(digest, probes.digest, method.spec, {"outputs": given}) if plain else None
+def _outputs(method: AbstractFingerprinter, model: Model, probes: Probes, given: np.ndarray) -> Fingerprint | None:
+    if method.produces != "outputs" or method.spec.params:
+        return None
+    values = {"outputs": given} | hidden_states(model.network, len(given))
+    return Fingerprint(model.network.digest, probes.digest, method.spec, values)
 
 
 def distance(
