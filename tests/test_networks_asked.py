@@ -260,7 +260,7 @@ def test_an_encoder_without_a_head_answers_with_hidden_states(hf, tmp_path: Path
         found = stemma.distance(models[0], other, TOKENS)
         by_hidden = GradientField(potential="difference")
         assert found.value == pytest.approx(stemma.distance(models[0], other, TOKENS, by_hidden).value, abs=1e-6)
-    with pytest.raises(StemmaError, match="hidden states .* linear-cka"):
+    with pytest.raises(StemmaError, match=r"hidden states .* linear-cka"):
         stemma.distance(*models[:2], TOKENS, Outputs(), JensenShannon())
     assert 0 <= stemma.distance(*models[:2], TOKENS, Outputs(), LinearCka()).value <= 1
     assert hard_labels(models[0], TOKENS)[0] is None

@@ -24,12 +24,32 @@ def checked_network(model: Model, probes: Probes) -> Network:
     """The network of a model, after checking that it takes these probes, is in eval mode, finite and deterministic.
 
     Where its code turns gradients off, the network that is returned keeps them (see `networks.kept_gradients`).
+
+    Returns:
+        The network; of a model that keeps its answers, one that does so too, and is checked once.
+
+    Raises:
+        StemmaError: If it is in train mode, random, or not finite.
+        MisuseError: If the probes are not of its input space.
     """
+    from stemma.fingerprints.kept_answers import KeptAnswers
+
+    network = model.network
+    if not isinstance(network.forward, KeptAnswers):
+        return _checked(network, probes)
+    answers = network.forward
+    key = probes.shape, probes.kind, int(probes.inputs.max(initial=0)) if probes.kind == "tokens" else 0
+    if key not in answers.checked:
+        answers.network = _checked(answers.asked, probes)
+        answers.checked.add(key)
+    return replace(answers.network, forward=answers, from_one_hot=network.from_one_hot)
+
+
+def _checked(network: Network, probes: Probes) -> Network:
     import torch
 
     from stemma.networks.kept_gradients import GradientsKept, with_gradients_kept
 
-    network = model.network
     _check_input_spec(network, probes)
     busy = [] if network.module is None else [n for n, m in network.module.named_modules() if m.training]
     if busy:

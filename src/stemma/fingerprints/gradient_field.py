@@ -23,6 +23,10 @@ CACHE_ENTRIES, MIN_POINTS, MAX_ENTRIES = 1 << 18, 16, 1 << 25
 batch, and the number of entries that this minimum may not exceed."""
 
 
+PROJECTED = 1 << 15
+"""Input entries that are projected at once."""
+
+
 @final
 @dataclass(frozen=True)
 class GradientField(AbstractFingerprinter):
@@ -43,7 +47,8 @@ class GradientField(AbstractFingerprinter):
         steps: Nodes per path.
         quadrature: Their positions and weights (see `paths.QUADRATURES`).
         potential: The scalar summary (see `potentials.POTENTIALS`); `auto` takes the log-probability of the probes'
-            labels (of all classes on average where there are none), of the next tokens, or `difference` for maps and hidden states.
+            labels (of all classes on average where there are none), of the next tokens, or `difference` for maps and
+            hidden states.
         cumulative: Integrate up to each node; otherwise the gradient at each node is used.
         times_input: Multiply by x - b.
         baseline: Start of the paths, unless the probes have their own baselines: `zero`, `mean`, `probe` (another
@@ -245,7 +250,7 @@ class _Paths:
         curve = curve.mul_(delta) if self.method.times_input else curve
         curve = (curve.mean(2) if self.method.channel_mean else curve).flatten(2)
         if self.projection is not None:
-            curve = curve @ self.projection
+            curve = _projected(curve, self.projection)
         return self._to_arrays(curve, {"gap": gap.cpu().numpy(), "change": change.abs().cpu().numpy()}, x.dtype)
 
     def _to_arrays(
@@ -325,6 +330,7 @@ class _Paths:
         signs = self.projection
         assert signs is not None
         h, n, width = self.method.contrast, len(self.nodes), signs.shape[1]
+        signs = signs.double() / width**0.5
         moves = signs.T * width**0.5  # [sketch, coordinates] of plus and minus one
         if self.method.channel_mean:
             moves = moves[:, None].expand(-1, x.shape[1], -1).reshape(width, -1) / x.shape[1]
@@ -359,8 +365,22 @@ def _vocabulary(network: Network, out: "torch.Tensor") -> int:
 
 
 def _random_signs(rows: int, columns: int, seed: int) -> "torch.Tensor":
-    """The shared random projection: entries ± 1 / sqrt(columns), the same on every machine."""
+    """The signs of the shared random projection, `int8 [rows, columns]`, the same on every machine."""
     import torch
 
     bits = np.random.default_rng([seed, rows, columns]).integers(0, 2, (rows, columns), np.int8)
-    return torch.from_numpy(bits * 2.0 - 1.0) / columns**0.5
+    bits *= 2
+    bits -= 1
+    return torch.from_numpy(bits)
+
+
+def _projected(curve: "torch.Tensor", signs: "torch.Tensor") -> "torch.Tensor":
+    """A curve `[k, steps, d]` projected to `[k, steps, columns]`, by signs over the root of the columns."""
+    import torch
+
+    largest = curve.abs().amax(2, keepdim=True)  # in units of it float32 loses nothing that half precision keeps
+    total = torch.zeros(*curve.shape[:2], signs.shape[1], dtype=torch.float64, device=curve.device)
+    for at in range(0, len(signs), PROJECTED):
+        part = (curve[..., at : at + PROJECTED] / largest.where(largest > 0, 1)).float()
+        total += part @ signs[at : at + PROJECTED].float()
+    return total * largest / signs.shape[1] ** 0.5

@@ -31,6 +31,9 @@ def agreement(a: np.ndarray, b: np.ndarray, probes: Probes, *, scores: bool = Tr
         b: Outputs of the second.
         probes: The inputs.
         scores: Whether both answer with class scores; hidden states have no top answer.
+
+    Returns:
+        The share of equal top answers, and the accuracies.
     """
     choices = [top_answers(out, probes.kind) if scores else None for out in (a, b)]
     same = share_equal(*choices) if a.shape[1:] == b.shape[1:] else None

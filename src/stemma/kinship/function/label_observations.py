@@ -153,6 +153,8 @@ def subsampled(observation: Observation, positions: int) -> Observation:
 
 def observe_labels(subject: Subject, probes: Probes, used: Probes) -> Observation:
     """Hard labels of a model, or of its stored sketch; `classes` is None where answers are not class scores."""
+    if ("labels", used.digest) in subject.kept:
+        return subject.kept["labels", used.digest]
     if subject.load is None:
         kept = subject.sketch
         if kept is None or kept.probes != probes.digest or kept.spec.digest != FunctionalSketch.of(probes).spec.digest:
