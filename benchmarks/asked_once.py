@@ -20,7 +20,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch
-from testbeds.measured import machine, stamp
 
 import stemma
 from stemma.checkpoints.model import Model
@@ -29,6 +28,7 @@ from stemma.networks import language_model
 from stemma.networks.load import from_arrays
 from stemma.probes import Probes
 from stemma.probes.augmentation import perturb
+from testbeds.measured import machine, write_result
 
 CONFIG = {
     "model_type": "llama", "vocab_size": 8192, "hidden_size": 96, "intermediate_size": 192, "num_hidden_layers": 4,
@@ -96,13 +96,14 @@ def main() -> None:
     fresh = subprocess.run([sys.executable, __file__, "memory"], capture_output=True, text=True, check=True)
     before, peak = json.loads(fresh.stdout.splitlines()[-1])
     result = {
-        **stamp("functional"), "machine": machine(),
+        "machine": machine(),
         "models": 2 + CONTROLS, "parameters": made(0).parameters, "probes": PROBES, "length": LENGTH,
         "cpu_seconds": round(float(np.median(one)), 2), "bare_cpu_seconds": round(float(np.median(other)), 2),
-        "ratio": round(float(np.median(np.array(one) / other)), 2), "ratios": [round(a / b, 2) for a, b in zip(one, other, strict=True)],
+        "ratio": round(float(np.median(np.array(one) / other)), 2),
+        "ratios": [round(a / b, 2) for a, b in zip(one, other, strict=True)],
         "mib_before": before // 1024, "peak_mib": peak // 1024,
     }  # fmt: skip
-    RESULTS.write_text(json.dumps(result, indent=1) + "\n")
+    write_result(RESULTS, result)
     print(json.dumps(result, indent=1))
 
 

@@ -15,6 +15,9 @@ from stemma.types.network import Network
 if TYPE_CHECKING:
     import torch
 
+TOKEN_BATCH = 8
+"""Sequences per forward pass: each answer has a score for every word of the vocabulary at every position."""
+
 DETERMINISM_PROBES = 4
 """Number of probes on which a network is first run twice."""
 
@@ -114,6 +117,7 @@ def compute_outputs(model: Model, probes: Probes, batch: int = 256) -> np.ndarra
     import torch
 
     network = checked_network(model, probes)
+    batch = min(batch, TOKEN_BATCH) if probes.kind == "tokens" else batch
     out = []
     with torch.no_grad():
         for start in range(0, len(probes), batch):

@@ -18,7 +18,7 @@ from stemma.types.network import Network
 if TYPE_CHECKING:
     import torch
 
-CACHE_ENTRIES, MIN_POINTS, MAX_ENTRIES = 1 << 18, 16, 1 << 25
+CACHE_ENTRIES, MIN_POINTS, MAX_ENTRIES = 1 << 18, 16, 1 << 22
 """Target number of input entries per batch (batches that fit the CPU cache are fastest), smallest number of points per
 batch, and the number of entries that this minimum may not exceed."""
 

@@ -10,7 +10,7 @@ from stemma.types.network import Answer, Network, main_output
 if TYPE_CHECKING:
     import torch
 
-MAX_BYTES = 96 << 20
+MAX_BYTES = 24 << 20
 """Answers that are kept of one model; further probes are asked again."""
 
 

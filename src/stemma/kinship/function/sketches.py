@@ -117,7 +117,9 @@ def from_sketch(sketch: Fingerprint, name: str, kind: str, *, labelled: bool) ->
         else:
             missing[one.name] = f"the sketch of {name} has no gradient field"
     for f, _ in method.methods:
-        if _plain_outputs(f):
+        if _plain_outputs(f) and "outputs" not in sketch.values:
+            missing[f.name] = f"one answer of {name} is too large for a sketch"
+        elif _plain_outputs(f):
             values = {"outputs": np.asarray(sketch.values["outputs"], np.float32)}
             values |= {n: np.asarray(v) for n, v in sketch.values.items() if n == "hidden"}
             seen[f.spec.digest] = Fingerprint(sketch.model, sketch.probes, f.spec, values)
@@ -136,7 +138,7 @@ def _plain_outputs(method: AbstractFingerprinter) -> bool:
 
 
 def _answer_arrays(given: np.ndarray, kind: str, *, scores: bool) -> Mapping[str, np.ndarray]:
-    """Classes, and answers of as many probes as fit; log-probabilities where an answer is class scores."""
+    """Classes, and answers of as many probes as fit, if any; log-probabilities where an answer is class scores."""
     found = top_answers(given, kind) if scores else None
     out: dict[str, np.ndarray] = {}
     if found is not None:
@@ -144,7 +146,9 @@ def _answer_arrays(given: np.ndarray, kind: str, *, scores: bool) -> Mapping[str
         if small.nbytes <= OUTPUTS // 2:
             out["classes"] = small
     free = OUTPUTS - sum(v.nbytes for v in out.values())
-    fit = max(1, min(len(given), free // max(1, 2 * int(np.prod(given.shape[1:])))))
+    fit = min(len(given), free // max(1, 2 * int(np.prod(given.shape[1:]))))
+    if not fit:  # not one answer fits: sequences over a large vocabulary
+        return out
     some = given[:fit].astype(np.float64)
     if found is not None:
         from scipy.special import log_softmax
