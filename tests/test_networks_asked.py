@@ -26,7 +26,9 @@ from stemma.kinship.function.sketches import FunctionalSketch, from_sketch
 from stemma.measures.jensen_shannon import JensenShannon
 from stemma.measures.linear_cka import LinearCka
 from stemma.networks.from_module import from_module
+from stemma.networks.normalization import Normalised
 from stemma.probes import Probes
+from stemma.types import InputSpec
 from stemma.types.asking import plain_torch
 from stemma.types.network import main_output
 
@@ -270,6 +272,21 @@ def test_an_encoder_without_a_head_answers_with_hidden_states(hf, tmp_path: Path
     assert [e.reason for e in labels] == ["the answers of enc0 are not class scores"]
     page = "".join(difference_sections(Difference.of(*models[:2], TOKENS, GradientField(steps=2))))
     assert "an output of shape [6, 32]" in page
+
+
+def test_the_published_paths_start_at_the_mean_colour() -> None:
+    """Twin: the inner network on inputs that are normalised before, from zero: x - b and gradients scale inversely."""
+    mean, std = (0.5, 0.2, 0.4), (0.3, 0.1, 0.2)
+    torch.manual_seed(0)
+    inner = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(36, 3)).double().eval()
+    spec = InputSpec("image", (3, 5, 5), 0.0, 1.0, mean, std)
+    raw = np.random.default_rng(0).random((4, 3, 5, 5))
+    normalised = (raw - np.reshape(mean, (3, 1, 1))) / np.reshape(std, (3, 1, 1))
+    found = GradientField.official(steps=4)(from_module(Normalised(inner, spec), "net", spec), Probes.of(raw))
+    twin = GradientField.official(steps=4, baseline="zero")(from_module(inner, "net"), Probes.of(normalised))
+    np.testing.assert_allclose(found.values["curve"], twin.values["curve"], rtol=1e-5, atol=1e-7)
+    black = GradientField.official(steps=4, baseline="zero")(from_module(Normalised(inner, spec), "n"), Probes.of(raw))
+    assert np.abs(black.values["curve"] - found.values["curve"]).max() > 1e-3
 
 
 def test_a_page_shows_answers_however_even_they_are() -> None:

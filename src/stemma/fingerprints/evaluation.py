@@ -118,7 +118,7 @@ def compute_outputs(model: Model, probes: Probes, batch: int = 256) -> np.ndarra
 
     network = checked_network(model, probes)
     batch = min(batch, TOKEN_BATCH) if probes.kind == "tokens" else batch
-    out = []
+    out: np.ndarray | None = None
     with torch.no_grad():
         for start in range(0, len(probes), batch):
             part = network(as_tensor(network, probes.inputs[start : start + batch]))
@@ -126,8 +126,12 @@ def compute_outputs(model: Model, probes: Probes, batch: int = 256) -> np.ndarra
                 raise StemmaError(
                     f"{network.name} returns NaN or infinite values for probes {start} to {start + len(part) - 1}"
                 )
-            out.append(part.cpu().float().numpy() if part.dtype != torch.float64 else part.cpu().numpy())
-    return np.concatenate(out)
+            found = part.cpu().float().numpy() if part.dtype != torch.float64 else part.cpu().numpy()
+            if out is None:
+                out = np.empty((len(probes), *found.shape[1:]), found.dtype)
+            out[start : start + len(found)] = found
+    assert out is not None  # there is at least one probe
+    return out
 
 
 def _has_input_gradient(network: Network, few: "torch.Tensor") -> bool:

@@ -10,6 +10,7 @@ from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError, StemmaError
 from stemma.fingerprints.base import AbstractFingerprinter, Block
 from stemma.fingerprints.evaluation import as_tensor, checked_network, why_no_gradient
+from stemma.fingerprints.kept_answers import KeptAnswers
 from stemma.fingerprints.paths import baseline_inputs, derangement, quadrature, step_weights
 from stemma.fingerprints.potentials import POTENTIALS, Potential, resolve_potential
 from stemma.probes import Probes
@@ -18,7 +19,7 @@ from stemma.types.network import Network
 if TYPE_CHECKING:
     import torch
 
-CACHE_ENTRIES, MIN_POINTS, MAX_ENTRIES = 1 << 18, 16, 1 << 22
+CACHE_ENTRIES, MIN_POINTS, MAX_ENTRIES = 1 << 18, 16, 1 << 21
 """Target number of input entries per batch (batches that fit the CPU cache are fastest), smallest number of points per
 batch, and the number of entries that this minimum may not exceed."""
 
@@ -51,8 +52,9 @@ class GradientField(AbstractFingerprinter):
             hidden states.
         cumulative: Integrate up to each node; otherwise the gradient at each node is used.
         times_input: Multiply by x - b.
-        baseline: Start of the paths, unless the probes have their own baselines: `zero`, `mean`, `probe` (another
-            probe), or several joined by `+`, over which distances are averaged.
+        baseline: Start of the paths, unless the probes have their own baselines: `zero`, `normalised-zero` (what a
+            network that normalises raw inputs turns into zero, the mean colour), `mean`, `probe` (another probe), or
+            several joined by `+`, over which distances are averaged.
         uniform: Average over the path's length; otherwise over the steps, whatever their positions.
         channel_mean: Average the curve over the channels of an image.
         keep_undefined: Treat a field that is exactly zero as orthogonal to all others, as published, instead of leaving
@@ -103,7 +105,7 @@ class GradientField(AbstractFingerprinter):
         cumulative: bool = True,
         times_input: bool = True,
         channel_mean: bool = False,
-        baseline: str = "zero",
+        baseline: str = "normalised-zero",
         seed: int = 0,
     ) -> Self:
         """The published method with the published defaults.
@@ -116,7 +118,7 @@ class GradientField(AbstractFingerprinter):
             cumulative: As the field.
             times_input: As the field.
             channel_mean: As the field; published for task relatedness.
-            baseline: As the field; published: zero (after normalisation), and `probe` for task relatedness.
+            baseline: As the field; published: zero after normalisation, and `probe` for task relatedness.
             seed: As the field.
 
         Returns:
@@ -208,7 +210,7 @@ class _Paths:
         real = network.parameter.dtype if network.parameter is not None else torch.float32
         real = real if not few.is_floating_point() else few.dtype
         return cls(
-            method, network, probes, baseline_inputs(probes, method.baseline, method.seed),
+            method, network, probes, baseline_inputs(probes, method.baseline, method.seed, _blank(network)),
             probes.inputs if name == "next-tokens" else probes.labels, vocabulary, POTENTIALS[name],
             _partners(len(probes), method.seed) if POTENTIALS[name].paired else None,
             torch.from_numpy(nodes).to(few.device, real), torch.from_numpy(weights).to(few.device), shares, projection,
@@ -277,7 +279,10 @@ class _Paths:
         import torch
 
         x = as_tensor(self.network, inputs)
-        return torch.nn.functional.one_hot(x, self.vocabulary).to(self.nodes.dtype) if self.vocabulary else x
+        if not self.vocabulary:
+            return x
+        blank = torch.zeros(*x.shape, self.vocabulary, dtype=self.nodes.dtype, device=x.device)
+        return blank.scatter_(-1, x[..., None], 1)
 
     def _baseline(self, rows: slice, name: str, start: np.ndarray) -> "torch.Tensor":
         if not self.vocabulary:
@@ -350,6 +355,13 @@ class _Paths:
                 found.append(torch.stack(along, 1).double() / (2 * h * width**0.5))
         weighted = torch.cat(found).view(len(x), n, width) * self.weights[:, None]
         return weighted.cumsum(1) if self.method.cumulative else weighted
+
+
+def _blank(network: Network) -> tuple[float, ...]:
+    """The raw value of each channel that the network's own normalisation turns into zero."""
+    mean = (0.0,) if network.input_spec is None else network.input_spec.mean
+    inside = network.forward.asked.forward if isinstance(network.forward, KeptAnswers) else network.forward
+    return mean[::-1] if getattr(inside, "flip_channels", False) else mean
 
 
 def _partners(count: int, seed: int) -> np.ndarray:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import torch
 
 MAX_BYTES = 24 << 20
-"""Answers that are kept of one model; further probes are asked again."""
+"""Answers that are kept of one model; where those to all probes take more, none is kept."""
 
 
 @final
@@ -38,7 +38,6 @@ class KeptAnswers:
         self._probes = probes
         self._wanted: frozenset[int] | None = None
         self._rows: dict[int, torch.Tensor] = {}
-        self._bytes = 0
 
     def __call__(self, x: "torch.Tensor") -> Any:
         """The answer, from what is kept where that is possible.
@@ -96,9 +95,8 @@ class KeptAnswers:
 
             self._wanted = frozenset(_keys(as_tensor(self.network, self._probes.inputs)))
         size = row.numel() * row.element_size()
-        if key in self._wanted and key not in self._rows and self._bytes + size <= MAX_BYTES:
+        if key in self._wanted and size * len(self._wanted) <= MAX_BYTES:
             self._rows[key] = row.detach().clone()
-            self._bytes += size
 
 
 def _keys(x: "torch.Tensor") -> list[int]:

@@ -93,6 +93,7 @@ class FunctionalSketch:
         values: dict[str, np.ndarray] = {"shape": np.array(given.shape[1:], np.int64), "architecture": form}
         values.update(_answer_arrays(given, probes.kind, scores=model.network.scores))
         values.update(hidden_states(model.network, 1))
+        del given  # large for language models, and fields follow
         if model.network.differentiable:
             for way in ("label", "free") if self.labelled else ("free",):
                 used = few if way == "label" else few.with_labels(None)
