@@ -31,6 +31,7 @@ from safetensors.numpy import save_file
 
 from stemma import __version__
 from testbeds.atlas_registry import build
+from testbeds.measured import write_result
 
 RESULTS = Path(__file__).parent / "results" / "atlas.json"
 
@@ -164,7 +165,7 @@ def main() -> None:
         out["load"] = {"models": options.models[0]} | load(
             Path(folder) / f"{options.models[0]}.db", options.seconds, Path(folder)
         )
-    RESULTS.write_text(json.dumps(out, indent=1) + "\n")
+    write_result(RESULTS, out)
 
 
 if __name__ == "__main__":

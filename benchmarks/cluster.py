@@ -28,6 +28,7 @@ from safetensors.numpy import save_file
 from stemma import __version__
 from stemma.registry import Registry
 from stemma.workspace import Workspace
+from testbeds.measured import write_result
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from clusters import dask_cluster, ray_cluster
@@ -102,7 +103,7 @@ def main() -> None:
             found["clusters"][kind] = {"workers": times, "speed_up": round(speed_up, 2)}
             print(kind, json.dumps(found["clusters"][kind]), flush=True)
     given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(json.dumps(found, indent=1) + "\n")
+    write_result(given.out, found)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ from stemma import __version__
 from stemma.ancestry.direction import FORWARD, DirectionModel
 from stemma.ancestry.geometry import ANTISYMMETRIC, VERSION, Geometry
 from stemma.ancestry.parent_model import FEATURE_NAMES, ParentModel
+from stemma.measures.intervals import at_boundary
 from stemma.networks.load import from_arrays
 from stemma.training import PRETRAINED
 from stemma.training.direction import Pair, Query, fit_direction, fit_parent_model, geometry_of, pairs, queries
@@ -43,6 +44,7 @@ from stemma.training.lineage_families import pedigrees
 from stemma.training.parent_model import Answer, ScoredQuery, calibrate, right_by_probability, score_queries
 from testbeds.histories.networks import KINDS
 from testbeds.histories.trees import OF, ROOTLESS, Scored, drawn, part
+from testbeds.measured import write_result
 
 SEED = 71
 DRAWS, DRAWS_OF_ZOO = 8, 2
@@ -149,8 +151,11 @@ def rate(values: np.ndarray, families: list[Key]) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     means = [float(np.concatenate([groups[i] for i in rng.integers(len(groups), size=len(groups))]).mean())
              for _ in range(1000)] if groups else [0.0]  # fmt: skip
-    return {"rate": round(float(values.mean()) if len(values) else 0.0, 4), "n": len(values),
-            "interval": [round(float(q), 4) for q in np.quantile(means, [0.025, 0.975])]}  # fmt: skip
+    mean = float(values.mean()) if len(values) else 0.0
+    interval = at_boundary(tuple(np.quantile(means, [0.025, 0.975])), mean, len(groups))
+    return {
+        "rate": round(mean, 4), "n": len(values), "families": len(groups), "interval": [round(q, 4) for q in interval],
+    }  # fmt: skip
 
 
 def is_odd(name: str) -> bool:
@@ -246,7 +251,7 @@ def main() -> None:
     print(
         json.dumps({**{k: result["parents"][k] for k in ("plain company", "all")}, "trees": result["trees"]}, indent=1)
     )
-    given.out.write_text(json.dumps(result, indent=1) + "\n")
+    write_result(given.out, result)
     if given.ship:
         ship(
             known,

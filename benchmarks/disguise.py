@@ -23,6 +23,7 @@ from stemma import __version__
 from stemma.kinship.compare import compare
 from stemma.networks.load import load
 from stemma.zoo import independents, write_disguised
+from testbeds.measured import write_result
 
 SEED, CLONES = 31, {"mlp": 50, "cnn": 50, "vit": 50, "lm": 50}
 EXACT = ("copy", "reformatted", "permuted")
@@ -92,7 +93,7 @@ def main() -> None:
         "clones": rows,
     }
     args.out.parent.mkdir(exist_ok=True)
-    args.out.write_text(json.dumps(result, indent=1) + "\n")
+    write_result(args.out, result)
 
 
 if __name__ == "__main__":

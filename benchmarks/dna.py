@@ -53,6 +53,7 @@ from testbeds.dna_tables import (
     together,
     verdicts,
 )
+from testbeds.measured import write_result
 
 TRAIN = (
     GroupRecipe("mlp", 1001, 24), GroupRecipe("mlp", 1002, 24, "mnist8"), GroupRecipe("mlp", 1003, 24, "fashion8"),
@@ -297,16 +298,16 @@ def main() -> None:
             result[name] = told(name, train, test, given.ship)
             result["machine"] = {"processor": platform.machine(), "python": platform.python_version(),
                                  "stemma": __version__}  # fmt: skip
-            path.write_text(json.dumps(result, indent=1) + "\n")
+            write_result(path, result)
             print(json.dumps({k: result[name][k] for k in ("confound", "hard", "scenarios")}, indent=1))
     if given.only in (None, "target"):
         result["unseen target"] = unseen_target()
-        path.write_text(json.dumps(result, indent=1) + "\n")
+        write_result(path, result)
     if given.only in (None, "verdicts"):
         mlps = [r for r in TEST if r.kind == "mlp"]
         groups = [Looked(r, r.members(), examined(r)) for r in mlps]
         result["verdicts"] = verdicts(shipped_dna(), groups, [measure_group(r) for r in TRAIN if r.kind == "mlp"])
-        path.write_text(json.dumps(result, indent=1) + "\n")
+        write_result(path, result)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ from stemma.networks.from_module import from_module
 from stemma.probes import Probes
 from stemma.types import InputSpec
 from testbeds import edited_networks as bed
+from testbeds.measured import write_result
 
 IMAGES, RATIOS = 2000, 20
 
@@ -146,7 +147,7 @@ def main() -> None:
         if args.part in (None, name):
             content[name] = part()
             content["machine"] = f"{os.cpu_count()} cores, {platform.python_version()}, torch {torch.__version__}"
-            args.out.write_text(json.dumps(content, indent=1) + "\n")
+            write_result(args.out, content)
             print(name, content[name], flush=True)
 
 

@@ -7,7 +7,6 @@ traced among strangers of the same task and the true parent. The truth is the re
 """
 
 import argparse
-import json
 import os
 import platform
 import tempfile
@@ -35,6 +34,7 @@ from stemma.types import RelationKind
 from stemma.zoo import data
 from stemma.zoo.recipe import Recipe
 from stemma.zoo.recipe_builder import build
+from testbeds.measured import write_result
 
 PARENTS = tuple((kind, seed) for seed in range(900, 906) for kind in ("mlp", "cnn"))
 EDITS: dict[str, Any] = {
@@ -103,8 +103,8 @@ def main() -> None:
             rows.append({"edit": name, "made": True, **judged(parent, edited, with_probes, ""),
                          **judged(parent, edited, without, " without probes")})  # fmt: skip
             print(f"{time.perf_counter() - start:6.0f} s  {len(rows)} {name}: {rows[-1]}", flush=True)
-            write(args.out, rows, start)
-    write(args.out, rows, start)
+            write_result(args.out, rows, start)
+    write_result(args.out, rows, start)
 
 
 def judged(parent: Model, edited: Edited, found: Any, suffix: str) -> dict[str, Any]:
@@ -136,7 +136,7 @@ def write(path: Path, rows: list[dict[str, Any]], start: float) -> None:
                "by edit": {k: dict(v) for k, v in by_edit.items()}, "rows": rows,
                "parents": [f"{k}-{s}" for k, s in PARENTS], "seconds": round(time.perf_counter() - start),
                "machine": f"{os.cpu_count()} cores, {platform.python_version()}"}  # fmt: skip
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    write_result(path, content)
 
 
 if __name__ == "__main__":

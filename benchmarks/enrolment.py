@@ -10,7 +10,6 @@ are in the page cache.
 
 import argparse
 import hashlib
-import json
 import os
 import platform
 import resource
@@ -29,6 +28,7 @@ from safetensors.numpy import save_file
 from stemma import __version__
 from stemma.registry import Registry
 from stemma.workspace import Workspace
+from testbeds.measured import write_result
 
 SEED, RUNS = 20261130, 3
 LAYERS = ((784, 256), (256, 128), (128, 64), (64, 64), (64, 64), (64, 10))
@@ -119,7 +119,7 @@ def main() -> None:
                     "cpu_us_per_tensor": round(1e6 * tensors["add_cpu_seconds"] / options.tensors, 1)},
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }  # fmt: skip
-    options.out.write_text(json.dumps(result, indent=1) + "\n")
+    write_result(options.out, result)
 
 
 if __name__ == "__main__":

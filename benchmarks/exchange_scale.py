@@ -24,6 +24,7 @@ from stemma.registry.exchange.merging import Acceptance
 from stemma.registry.ingest import fingerprinters
 from stemma.registry.records import ModelRecord, TensorRecord
 from stemma.types import Digest, Fingerprint
+from testbeds.measured import write_result
 
 RESULTS = Path(__file__).parent / "results" / "exchange_scale.json"
 SIZES = (1_000, 10_000)
@@ -100,7 +101,7 @@ def main(sizes: tuple[int, ...]) -> None:
             section = source.exchange.export(path, name="acme")
             size = path.stat().st_size
             result["large"].append({"tensors": tensors, "bytes": size, "left_out": dict(section.left_out)})
-    RESULTS.write_text(json.dumps(result, indent=2) + "\n")
+    write_result(RESULTS, result, indent=2)
     sys.stdout.write(json.dumps(result["large"]) + "\n")
 
 

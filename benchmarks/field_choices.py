@@ -7,7 +7,6 @@ data that the teacher never saw, negatives learn the true labels there. No error
 """
 
 import itertools
-import json
 import os
 import platform
 from collections.abc import Iterator, Mapping
@@ -32,6 +31,7 @@ from stemma.zoo.data import Examples, examples
 from stemma.zoo.kinds import KINDS
 from stemma.zoo.memory import arrays_of, model_of
 from stemma.zoo.training import initial, logits, seed_for, train
+from testbeds.measured import write_result
 
 KIND_NAMES, TEACHERS, STUDENTS, NEGATIVES, REFERENCES, STEPS, SEED = ("cnn", "mlp"), 3, 24, 32, 128, 8, 100
 POTENTIALS = (("own-argmax", "none"), ("label", "truth"), ("label", "teacher"), ("log-softmax", "truth"),
@@ -122,7 +122,7 @@ def main() -> None:
         "default": "log-softmax of truth; probe; cumulative, times input",
         "choices": {c: table[c] for c in best},
     }  # fmt: skip
-    RESULTS.write_text(json.dumps(result, indent=1) + "\n")
+    write_result(RESULTS, result)
     for choice in (*best[:12], result["default"], "softmax-difference", "label-disagreement"):
         print(f"{table[choice]['mean']:.3f}  {np.round(table[choice]['cells'], 3)}  {choice}")
 

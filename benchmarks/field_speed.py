@@ -30,6 +30,7 @@ from sklearn.metrics import roc_auc_score
 from stemma.checkpoints.model import Model
 from stemma.fingerprints.gradient_field import GradientField
 from stemma.measures.field_cosine import FieldCosine
+from stemma.measures.intervals import at_boundary
 from stemma.measures.pairwise import pairwise
 from stemma.networks import build
 from stemma.networks.open import from_module
@@ -38,6 +39,7 @@ from stemma.zoo import independents
 from stemma.zoo.data import Examples, examples
 from stemma.zoo.kinds import KINDS
 from stemma.zoo.training import initial, logits, seed_for, train
+from testbeds.measured import write_result
 
 CONFIG = {"model_type": "stemma-cnn", "input_shape": [3, 32, 32], "classes": 10, "stem": 16, "widths": [16, 32, 64],
           "strides": [1, 2, 2]}  # fmt: skip
@@ -172,7 +174,9 @@ def auc(truth: np.ndarray, score: np.ndarray) -> dict[str, Any]:
     own, other = score[truth == 1], score[truth == 0]
     drawn = [roc_auc_score(truth, np.concatenate([rng.choice(own, len(own)), rng.choice(other, len(other))]))
              for _ in range(1000)]  # fmt: skip
-    return {"auc": float(roc_auc_score(truth, score)), "interval": np.quantile(drawn, [0.025, 0.975]).tolist()}
+    value = float(roc_auc_score(truth, score))
+    interval = at_boundary(tuple(np.quantile(drawn, [0.025, 0.975])), value, min(len(own), len(other)))
+    return {"auc": value, "interval": list(interval)}
 
 
 def loaded(arrays: Mapping[str, np.ndarray]) -> torch.nn.Module:
@@ -218,7 +222,7 @@ def main() -> None:
                     "captum": captum.__version__, "python": platform.python_version()},
         "seed": SEED, "many": many(), "memory_mb": memory(), "same_power": same_power(), "captum": against_captum(),
     }  # fmt: skip
-    RESULTS.write_text(json.dumps(result, indent=1) + "\n")
+    write_result(RESULTS, result)
     print(json.dumps({k: v for k, v in result["captum"].items() if k != "times"}, indent=1))
     print(json.dumps({k: result[k] for k in ("many", "memory_mb", "same_power")}, indent=1))
 

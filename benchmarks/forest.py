@@ -25,6 +25,7 @@ from stemma import __version__
 from testbeds.forest_scale import largest, scaling
 from testbeds.forest_trees import light, selected, whole_and_cut
 from testbeds.forest_zoo import published
+from testbeds.measured import stamp
 
 RESULTS = Path(__file__).parent / "results" / "forest.json"
 
@@ -55,7 +56,8 @@ def main() -> None:
         result = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
         machine = f"{os.cpu_count()} cores, Python {platform.python_version()}"
         RESULTS.write_text(
-            json.dumps({**result, "machine": machine, "version": __version__, name: part}, indent=1) + "\n"
+            json.dumps({**result, **stamp("forest"), "machine": machine, "version": __version__, name: part}, indent=1)
+            + "\n"
         )
         sys.stderr.write(f"{name}: {part['seconds']} s\n")
 

@@ -26,6 +26,7 @@ from stemma.errors import ExchangeError, UnknownNameError
 from stemma.registry import Registry
 from stemma.registry.exchange import sections
 from stemma.registry.exchange.merging import Acceptance
+from testbeds.measured import write_result
 
 INPUTS = 5_000
 LIMIT = 5.0
@@ -180,7 +181,7 @@ def main(inputs: int) -> None:
     result = {"inputs": inputs, "outcomes": dict(sorted(outcomes.items())), "slowest_s": round(slowest, 3),
               "memory_mb": round(used / 1e6, 1), "within_memory": used <= MEMORY, "different_errors": len(errors),
               "version": __version__, "machine": machine}  # fmt: skip
-    RESULTS.write_text(json.dumps(result, indent=2) + "\n")
+    write_result(RESULTS, result, indent=2)
     sys.stdout.write(json.dumps(result, indent=2) + "\n")
 
 

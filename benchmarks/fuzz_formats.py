@@ -30,6 +30,7 @@ import numpy as np
 from stemma.checkpoints import load
 from stemma.checkpoints.save import save
 from stemma.errors import StemmaError
+from testbeds.measured import write_result
 
 LIMIT = 5.0
 """Seconds that one input may take."""
@@ -387,7 +388,7 @@ def main(total: int) -> int:
     """
     if not total:
         kept = json.loads(RESULTS.read_text()) | {"expanding": expanding()}
-        RESULTS.write_text(json.dumps(kept, indent=1) + "\n")
+        write_result(RESULTS, kept)
         return 1 if kept["expanding"]["bad"] else 0
     with tempfile.TemporaryDirectory() as folder:
         names = list(seeds(Path(folder)))
@@ -408,7 +409,7 @@ def main(total: int) -> int:
         "expanding": expanding(),
     }
     RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(summary, indent=1) + "\n")
+    write_result(RESULTS, summary)
     return 1 if bad or summary["expanding"]["bad"] else 0
 
 

@@ -12,6 +12,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from testbeds.measured import write_result
+
 RESULTS = Path(__file__).parent / "results"
 HOUR = 3600.0
 
@@ -86,7 +88,7 @@ def main() -> None:
     parser.add_argument("--dollars-a-gigabyte", type=float, default=0.0, help="traffic into a cloud is mostly free")
     parser.add_argument("--out", type=Path, default=RESULTS / "hub_plan.json")
     asked = parser.parse_args()
-    asked.out.write_text(json.dumps(plan(asked), indent=1) + "\n")
+    write_result(asked.out, plan(asked))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ With --fit the combination of measures is chosen anew, on the calibration split 
 
 import argparse
 import datetime
-import json
 import os
 import platform
 import sys
@@ -28,6 +27,7 @@ from testbeds.ip_combination import fitted, write
 from testbeds.ip_models import GROUPS, PROBES, RATIOS, REGIMES, SIZES, Batch, Data, Testbed
 from testbeds.ip_scores import Suspects, fields_asked, suspects
 from testbeds.ip_tables import ALPHA, DRAWS, Scored, regime_table
+from testbeds.measured import write_result
 
 
 def batches(bed: Testbed, splits: tuple[str, ...]) -> Iterator[Batch]:
@@ -114,7 +114,7 @@ def main() -> None:
         _, questions, found = collected(Data(args.data, REGIMES[0]), args.tier, "selection", "calibration")
         write(fitted(found, [i for i in range(len(questions.logits)) if i not in questions.scored]), args.tier)
     found = result(args.data, args.tier)
-    args.out.write_text(json.dumps(found, indent=1, default=float) + "\n")
+    write_result(args.out, found, default=float)
     for name, r in found["regimes"].items():
         for group, g in r["groups"].items():
             print(name, group, g["best_single"], round(g["combined_minus_best"], 3),

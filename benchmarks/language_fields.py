@@ -24,6 +24,7 @@ from stemma.measures.label_disagreement import LabelDisagreement
 from stemma.probes import Probes
 from stemma.zoo import family
 from stemma.zoo.data import examples
+from testbeds.measured import write_result
 
 SEEDS, REFERENCES = (0, 1, 2, 3), 32
 KIN = ("lora", "int4", "finetuned", "finetuned-other-data")
@@ -68,7 +69,7 @@ def main() -> None:
         "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "torch": torch.__version__},
         "seeds": SEEDS, "references": REFERENCES, "distance_to_root": table, "separation": separation,
     }  # fmt: skip
-    RESULTS.write_text(json.dumps(result, indent=1) + "\n")
+    write_result(RESULTS, result)
     for method, row in table.items():
         print(method, {n: round(v["mean"], 3) for n, v in row.items()})
     print(json.dumps(separation, indent=1))

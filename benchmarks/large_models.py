@@ -322,7 +322,7 @@ def main() -> None:
         generate(Path(asked["folder"]), {k: tuple(v) for k, v in asked["shapes"].items()}, asked["seed"],
                  asked["config"], asked["parent"], asked["filled"])  # fmt: skip
         return
-    from testbeds.measured import methods
+    from testbeds.measured import methods, write_result
 
     result: dict[str, Any] = {
         "measured_with": methods(), "machine": f"{os.cpu_count()} cores, Python {platform.python_version()}",
@@ -340,7 +340,7 @@ def main() -> None:
         result["growth"] = {c: growth(small, large, c) for c in ("add", "trace", "compare")}
     result["load_after"] = os.getloadavg()[0]
     if not args.reduced:
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
+        write_result(args.out, result)
 
 
 if __name__ == "__main__":

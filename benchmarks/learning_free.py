@@ -27,6 +27,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 
 from stemma import __version__
+from testbeds.measured import write_result
 from testbeds.parent_scores import (
     LINEAR,
     SIMILARITIES,
@@ -250,7 +251,7 @@ def main() -> None:
         results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
         results |= {"version": __version__, "probes": PROBES, name: found}
         results["claims"] = claims(results) if "mlp" in results else {}
-        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+        write_result(RESULTS, results)
 
 
 if __name__ == "__main__":

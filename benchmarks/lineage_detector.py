@@ -57,6 +57,7 @@ from testbeds.detector_settings import (
     weight_cosine,
     weight_l2,
 )
+from testbeds.measured import write_result
 
 SEED = 7
 """Of everything tested here: no zoo that a detector was trained on has it."""
@@ -343,7 +344,7 @@ def main() -> None:
         detector = shipped_detector()
         known["detector"] = {"digest": detector.weights_digest, "made": dict(detector.made), "tested on seed": SEED}
         known[part] = merged(known.get(part), found)
-        path.write_text(json.dumps(known, indent=1) + "\n")
+        write_result(path, known)
         print(part, round(time.perf_counter() - start), "s", flush=True)
 
 

@@ -10,7 +10,6 @@ processor time.
 """
 
 import argparse
-import json
 import os
 import platform
 import time
@@ -26,6 +25,7 @@ from stemma.types import Lineage
 from stemma.workspace.forest import lineage
 from stemma.workspace.incremental_forest import update_lineage
 from testbeds.forest_scale import simulated
+from testbeds.measured import write_result
 
 
 def outline(found: Lineage) -> tuple[Any, ...]:
@@ -79,7 +79,7 @@ def main() -> None:
             "version": __version__, "machine": f"{os.cpu_count()} cores, Python {platform.python_version()}",
             "sizes": sizes, "last": last, "exponent": round(float(growth), 3) if len(sizes) > 1 else None,
         }  # fmt: skip
-        options.out.write_text(json.dumps(result, indent=1) + "\n")
+        write_result(options.out, result)
 
 
 if __name__ == "__main__":

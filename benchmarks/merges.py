@@ -29,10 +29,12 @@ from stemma.ancestry.merges.regression import Merge, MergeRegression
 from stemma.ancestry.merges.task_vectors import Span
 from stemma.checkpoints.model import Model
 from stemma.kinship.weights.entries import entries
+from stemma.measures.intervals import at_boundary
 from stemma.types import RelationKind as R
 from stemma.zoo.kinds import kind_of
 from stemma.zoo.recipe import Recipe
 from stemma.zoo.recipe_builder import build_all
+from testbeds.measured import stamp
 
 FAMILIES = {"mlp": (101, 102, 103, 104, 105, 106), "cnn": (201, 202)}
 CHOSEN_ON = {
@@ -251,8 +253,9 @@ def interval(rows: Sequence[dict[str, Any]], value: Callable[[dict[str, Any]], f
     for _ in range(1000):
         drawn = [lists[i] for i in rng.integers(len(lists), size=len(lists))]
         means.append(np.mean(np.concatenate([rng.choice(g, len(g)) for g in drawn])))
-    low, high = np.quantile(means, [0.025, 0.975])
-    return {"n": len(rows), "mean": round(float(np.mean(np.concatenate(lists))), 4), "low": round(float(low), 4),
+    mean = float(np.mean(np.concatenate(lists)))
+    low, high = at_boundary(tuple(np.quantile(means, [0.025, 0.975])), mean, len(lists))
+    return {"n": len(rows), "families": len(lists), "mean": round(mean, 4), "low": round(float(low), 4),
             "high": round(float(high), 4)}  # fmt: skip
 
 
@@ -355,6 +358,7 @@ def write(out: Path, rows: Sequence[dict[str, Any]], seconds: dict[str, int]) ->
         if r["family"] not in families.setdefault(r["kind"], []):
             families[r["kind"]].append(r["family"])
     result = {
+        **stamp("merges"),
         "version": __version__, "machine": f"{os.cpu_count()} cores, Python {platform.python_version()}",
         "seconds": seconds, "method": {"name": METHOD.name, "version": METHOD.version, **METHOD.spec.params},
         "families": families, "chosen_on": CHOSEN_ON, "experts": len(TASKS), "steps_on": STEPS,

@@ -11,7 +11,6 @@ empties caches, which the fixed cost of a step feels most: the load of the machi
 
 import argparse
 import datetime
-import json
 import os
 import platform
 import time
@@ -28,6 +27,7 @@ from torch.nn.functional import cross_entropy
 
 from stemma import __version__
 from stemma.multimodal import AdaptiveGradientModulation
+from testbeds.measured import write_result
 from testbeds.multimodal_networks import built, convolutional, perceptron, places
 
 LIMITS = {"exact": 3.3, "batched": 3.3, "late-fast": 1.3, "late-fast, batch norm or dropout": 1.6}
@@ -124,7 +124,7 @@ def main() -> None:
     }  # fmt: skip
     for label, made in networks(wide).items():
         found["networks"][label] = measured(label, made, batch, args.repeats, args.device)
-        out.write_text(json.dumps(found, indent=1) + "\n")
+        write_result(out, found)
         for plan, row in found["networks"][label]["plans"].items():
             low, high = row["quartiles"]
             print(f"{label}, {plan}: {row['ratio']:.2f} [{low:.2f}, {high:.2f}], at most {row['limit']}")

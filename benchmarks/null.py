@@ -34,7 +34,7 @@ from stemma.kinship.weights.correspondence import by_name
 from stemma.kinship.weights.order.counts import Counts
 from stemma.kinship.weights.order.units_in_place import UnitsInPlace
 from stemma.zoo import family, independents
-from testbeds.measured import methods
+from testbeds.measured import methods, write_result
 
 COUNTS = {"mlp": 142, "cnn": 142, "vit": 64, "lm": 64}
 ZOO_SEED, U_SEED, LEVEL = 20261120, 7, 0.001
@@ -232,7 +232,7 @@ def main() -> None:
         print(kind, entry["verdict_trained_against_trained"], entry["verdict_trained_against_untrained"], flush=True)
         result["kinds"][kind] = entry
         args.out.parent.mkdir(exist_ok=True)
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
+        write_result(args.out, result)
 
 
 if __name__ == "__main__":

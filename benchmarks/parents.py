@@ -27,11 +27,13 @@ from stemma.ancestry.geometry import Geometry
 from stemma.ancestry.trace import trace
 from stemma.checkpoints.model import Model
 from stemma.kinship.compare import compare_weights
+from stemma.measures.intervals import at_boundary
 from stemma.training import shipped_parent_model
 from stemma.workspace.candidates import candidate_from_model
 from stemma.workspace.role_assignment import RoleAssignment
 from stemma.zoo import lineages
 from stemma.zoo.recipe_builder import build_all
+from testbeds.measured import stamp
 
 ROOTS = {"mlp": 100, "cnn": 100, "vit": 12, "lm": 12}
 """Roots of each kind; a twelfth as many families in the part of sibling candidates."""
@@ -143,7 +145,7 @@ def share(rows: Sequence[Mapping[str, Any]], key: str) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     means = [np.concatenate([groups[i] for i in rng.integers(len(groups), size=len(groups))]).mean()
              for _ in range(2000)]  # fmt: skip
-    low, high = np.quantile(means, [0.025, 0.975])
+    low, high = at_boundary(tuple(np.quantile(means, [0.025, 0.975])), float(hits.mean()), len(families))
     return {"n": len(rows), "families": len(families), "rate": round(float(hits.mean()), 4),
             "interval": [round(float(low), 4), round(float(high), 4)]}  # fmt: skip
 
@@ -234,7 +236,7 @@ def write(
         "named from": round(shipped_parent_model().parent_threshold(8), 4),
         "machine": {"processor": platform.machine(), "python": platform.python_version(), "stemma": __version__},
     }  # fmt: skip
-    text = json.dumps(result, indent=1)
+    text = json.dumps({**result, **stamp("parents")}, indent=1)
     (Path(__file__).parent / "results" / "parents.json").write_text(text + "\n")
     print(json.dumps({k: result[k] for k in ("roots", "all")}), flush=True)
 

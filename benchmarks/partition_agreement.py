@@ -29,6 +29,7 @@ from stemma.kinship.function.null_models import NullModels
 from stemma.kinship.function.observations import Observation
 from stemma.kinship.function.partition_agreement import PartitionAgreement
 from stemma.kinship.function.partitions import adjusted_rand, agreement, paired_p_values, vote_entropy
+from stemma.measures.intervals import at_boundary
 from stemma.probes import Probes
 from stemma.probes.out_of_distribution import blend_and_shuffle
 from stemma.probes.parameters import Parameters
@@ -36,6 +37,7 @@ from stemma.types import Evidence, RelationKind, Verdict
 from stemma.zoo.data import examples
 from stemma.zoo.recipe import Recipe
 from stemma.zoo.recipe_builder import build_all
+from testbeds.measured import write_result
 
 RESULTS = Path(__file__).parent / "results" / "partition_agreement.json"
 SEED, ALPHA, LEVELS = 20_261_126, 0.01, (0.01, 0.05, 0.1, 0.2, 0.5)
@@ -186,7 +188,7 @@ def areas(found: list[dict[str, float]]) -> dict[str, Any]:
     for name in ("above", "above by agreement"):
         values = np.array([f[name] for f in found])
         draws = values[rng.integers(0, len(values), (4000, len(values)))].mean(1)
-        low, high = np.quantile(draws, [0.025, 0.975])
+        low, high = at_boundary(tuple(np.quantile(draws, [0.025, 0.975])), float(values.mean()), len(values))
         out[name] = {"mean": round(float(values.mean()), 4), "low": round(float(low), 4), "high": round(float(high), 4)}
     return {**out, "values": [[round(f["above"], 4), round(f["above by agreement"], 4)] for f in found]}
 
@@ -347,13 +349,13 @@ def main() -> None:
         found = setting_table(s, given.seed)
         found["seconds"] = round(time.perf_counter() - start, 1)
         results |= {"version": __version__, "seed": given.seed, name: found}
-        given.out.write_text(json.dumps(results, indent=1) + "\n")
+        write_result(given.out, results)
     if os.environ.get("STEMMA_DATA") and (not given.part or "confound" in given.part):
         results["confound by probes"] = confound_by_probes(given.seed)
     if os.environ.get("STEMMA_DATA") and (not given.part or "random" in given.part):
         results["random answers"] = random_answers(given.seed)
     results["vision"] = pooled(results)
-    given.out.write_text(json.dumps(results, indent=1) + "\n")
+    write_result(given.out, results)
 
 
 if __name__ == "__main__":

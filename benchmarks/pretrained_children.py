@@ -28,6 +28,7 @@ from stemma.kinship.weights.version import VERSION
 from stemma.networks.load import load
 from stemma.workspace.forest import lineage
 from testbeds.histories import pretrained
+from testbeds.measured import stamp
 
 KIN = ("sentences", "masked", "authors", "masked-decayed")
 """Siblings that are enrolled beside the root, those that are not the suspect."""
@@ -103,6 +104,7 @@ def main() -> None:
     pairs = [compared(given.models, child) for child in pretrained.CHILDREN]
     sets = [traced(given.models, s, with_root=w) for s in SUSPECTS for w in (True, False)]
     result = {
+        **stamp("pretrained_children"),
         "version": __version__, "machine": platform.machine(), "measured_with": {"kinship.weights": VERSION},
         "trees": [tree(given.models, with_root=w) for w in (True, False)],
         "pairs": pairs, "traces": sets,

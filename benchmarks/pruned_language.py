@@ -29,6 +29,7 @@ from stemma.networks.load import from_arrays
 from stemma.probes import Probes
 from stemma.zoo import data
 from stemma.zoo.kinds import KINDS
+from testbeds.measured import write_result
 
 AUTHOR, SEEDS, GONE = "shakespeare", (31, 32, 33), (0.1, 0.2, 0.3, 0.5)
 SCORES, UNSEEN, ASKED = ("elimination", "energy", "wanda", "l2", "random"), 400, 256
@@ -132,7 +133,7 @@ def main() -> None:
                    "parameters": sum(t.numel() for t in networks.build(CONFIG).parameters()),
                    "perplexity": [c["whole"] for c in cases.values()],
                    "machine": f"{os.cpu_count()} cores, {platform.python_version()}"}  # fmt: skip
-        args.out.write_text(json.dumps(content, indent=1) + "\n")
+        write_result(args.out, content)
         print(f"{len(cases)} networks, perplexity {cases[f'seed {seed}']['whole']:.3f}", flush=True)
 
 

@@ -30,6 +30,7 @@ from stemma.edits.pruning.pruning import Pruning
 from stemma.probes import Probes
 from stemma.types import Plan
 from testbeds import edited_networks as bed
+from testbeds.measured import write_result
 
 BUDGETS = (0.7, 0.6, 0.5, 0.4)
 SCORES = ("elimination", "l2", "random", "wanda", "alignment", "left-out", "union-alignment", "fidelity", "energy",
@@ -70,7 +71,7 @@ class Result:
         here[key[-1]] = value
         self.path.parent.mkdir(parents=True, exist_ok=True)
         partial = self.path.with_suffix(".partial")
-        partial.write_text(json.dumps(self.content, indent=1) + "\n")
+        write_result(partial, self.content)
         partial.replace(self.path)
 
 

@@ -24,6 +24,7 @@ from stemma.kinship.compare import compare
 from stemma.networks.load import load
 from stemma.registry import Registry
 from stemma.workspace import Workspace
+from testbeds.measured import write_result
 
 SEED, ALPHA = 11, 0.01
 
@@ -228,7 +229,7 @@ def main() -> None:
         result["disguised"] = study(Path(d), truth, disguise(args.folder, Path(d), SEED))
     result["summary"] = {k: summary(result[k]) for k in ("as published", "disguised")}
     args.out.parent.mkdir(exist_ok=True)
-    args.out.write_text(json.dumps(result, indent=1) + "\n")
+    write_result(args.out, result)
     print(json.dumps(result["summary"], indent=1))
 
 

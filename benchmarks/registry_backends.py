@@ -10,7 +10,6 @@ round trips, about 20 for one model.
 
 import argparse
 import contextlib
-import json
 import os
 import platform
 import sys
@@ -29,6 +28,7 @@ from stemma.registry.transfer import copy_registry
 from stemma.types import Digest, Fingerprint, Spec
 from stemma.workspace import LIMIT
 from stemma.workspace.catalogue import Catalogue
+from testbeds.measured import write_result
 
 SEED = 20261130
 TENSORS = 12
@@ -177,7 +177,7 @@ def main() -> None:
     machine = {"cpus": os.cpu_count(), "python": platform.python_version(), "numpy": np.__version__}
     document = {"seed": SEED, "machine": machine, "tensors": TENSORS, "sizes": figures, "search": search}
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(document, indent=1) + "\n")
+    write_result(options.out, document)
 
 
 if __name__ == "__main__":

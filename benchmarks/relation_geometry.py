@@ -31,6 +31,7 @@ from stemma.zoo.evaluation_pairs import relations
 from stemma.zoo.lineages import tree
 from stemma.zoo.recipe import Recipe
 from stemma.zoo.recipe_builder import build_all
+from testbeds.measured import stamp, write_result
 
 ROOT = Path(__file__).parents[1]
 CASES = {"mlp": range(101, 111), "cnn": range(101, 107), "vit": range(101, 104), "lm": range(101, 104)}
@@ -214,7 +215,8 @@ def main() -> None:
     told = said_of(p, truth, kind, away <= reach, sure)
     p, said, truth, family, all_truth = p[seen], said[seen], truth[seen], family[seen], truth
     table = [[int(((truth == i) & (said == j)).sum()) for j in range(len(KINDS))] for i in range(len(KINDS))]
-    made = {"version": __version__, "date": datetime.date.today().isoformat(), "pairs": len(found),
+    made = {**stamp("relation_geometry"),
+            "version": __version__, "date": datetime.date.today().isoformat(), "pairs": len(found),
             "families": sorted({f for f, _, _ in found})}  # fmt: skip
     args.out.write_text(
         json.dumps(
@@ -231,7 +233,7 @@ def main() -> None:
         "by_kind_of_network": {k: float(np.mean((said == truth)[np.char.startswith(family, k)]))
                                for k in sorted({f.split("-")[0] for f in family})},
     }  # fmt: skip
-    args.report.write_text(json.dumps(report, indent=1) + "\n")
+    write_result(args.report, report)
     print(json.dumps(report, indent=1))
 
 

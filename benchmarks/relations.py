@@ -29,6 +29,7 @@ from stemma.zoo import data, independents
 from stemma.zoo.collection import EQUIVALENCES
 from stemma.zoo.evaluation_pairs import EvaluationPair, histories, relations
 from stemma.zoo.recipe_builder import build_all
+from testbeds.measured import write_result
 
 RESULTS = Path(__file__).parent / "results"
 FAMILIES = ("mlp:301-310", "cnn:301-302", "vit:301-302", "lm:301-302")
@@ -228,7 +229,7 @@ def main() -> None:
         "wrong": [[r["root"], r["case"], r["truth"], r["said"]] for r in named
                   if credited(r["truth"], r["said"], groups()) != r["truth"]],
     }  # fmt: skip
-    args.out.write_text(json.dumps(result, indent=1) + "\n")
+    write_result(args.out, result)
     print(json.dumps({k: v for k, v in result.items() if k != "wrong"}, indent=1))
 
 

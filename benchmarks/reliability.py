@@ -28,6 +28,7 @@ from safetensors.numpy import save_file
 
 from stemma.networks.load import load
 from stemma.registry import Registry, ingest
+from testbeds.measured import stamp
 
 SEED = 20261120
 MODELS = 40
@@ -303,7 +304,11 @@ def main() -> None:
             "read_only": read_only(home, writers, options.seed),
             "full_disk": full_disk(home, writers, options.seed),
         }
-        text = json.dumps(result | {"seconds": round(time.monotonic() - start, 1)}, indent=1, ensure_ascii=False)
+        text = json.dumps(
+            result | stamp("reliability") | {"seconds": round(time.monotonic() - start, 1)},
+            indent=1,
+            ensure_ascii=False,
+        )
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(text.replace(name, "…") + "\n")
 

@@ -27,7 +27,7 @@ from safetensors.numpy import save_file
 
 import hub_server
 from sparse_models import LLAMA_7B, shapes_of, write_sparse
-from testbeds.measured import methods
+from testbeds.measured import methods, write_result
 
 SEED, NOISE = 20261201, 0.2
 SMALL = {**LLAMA_7B, "hidden_size": 1024, "intermediate_size": 2752, "num_hidden_layers": 20, "num_attention_heads": 16,
@@ -115,7 +115,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             result["cases"][case] = measured(case, Path(folder))
             print(case, json.dumps(result["cases"][case]), file=sys.stderr)
-    args.out.write_text(json.dumps(result, indent=1) + "\n")
+    write_result(args.out, result)
 
 
 if __name__ == "__main__":

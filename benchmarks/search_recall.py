@@ -43,6 +43,7 @@ from stemma.types import Digest, jsonable
 from stemma.workspace import LIMIT
 from stemma.zoo import family, independents
 from testbeds.distractors import combined, compound_children, distractors, fingerprints
+from testbeds.measured import write_result
 
 SEED = 20261130
 NOT_IN_WEIGHTS = ("distilled", "distilled-other-architecture")
@@ -210,12 +211,12 @@ def main() -> None:
         bits, keys = fingerprints(distractors(trained, count, SEED), count)
         result["recall"][kind] = recall(kind, options.families, options.sizes, bits, keys)
         result["summary"] = summary(result["recall"], options.sizes)
-        options.out.write_text(json.dumps(result, indent=1) + "\n")
+        write_result(options.out, result)
     with tempfile.TemporaryDirectory() as home:
         for n in options.speed:
             result["speed"].append(speed(n, bits, Path(home)))
             result["largest"] = result["speed"][-1]
-            options.out.write_text(json.dumps(result, indent=1) + "\n")
+            write_result(options.out, result)
 
 
 if __name__ == "__main__":

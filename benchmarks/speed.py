@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from testbeds.measured import methods
+from testbeds.measured import methods, write_result
 from testbeds.speed_cases import ALL as CASES
 
 SHAPES = {
@@ -276,7 +276,7 @@ def main() -> None:
     result["python_seconds"] = start_up([sys.executable, "-c", "pass"])
     result["load_after"] = os.getloadavg()[0]
     result["own_peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    args.out.write_text(json.dumps(result, indent=1) + "\n")
+    write_result(args.out, result)
     print(json.dumps({k: v for k, v in result.items() if k != "sizes"}))
 
 

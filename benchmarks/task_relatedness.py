@@ -40,6 +40,7 @@ from stemma.measures.linear_cka import LinearCka
 from stemma.measures.relatedness import similarity_tree, transfer_agreement
 from stemma.probes import Probes
 from testbeds import task_methods
+from testbeds.measured import stamp
 from testbeds.task_methods import CHOSEN, DEFAULT, OFFICIAL, Encoders
 from testbeds.task_networks import Form, trained
 from testbeds.task_scores import Truth, ceilings, chance, over_seeds, scored
@@ -203,7 +204,7 @@ def study(tier: str, data: Path, device: str, say: Say) -> dict[str, Any]:
     real = truth.affinities(everyone)
     mean = {name: over_seeds(d, everyone) for name, d in distances.items()}
     return {
-        "version": __version__, "tier": tier,
+        **stamp("task_relatedness"), "version": __version__, "tier": tier,
         "machine": f"{os.cpu_count()} cores, {device}, Python {platform.python_version()}",
         "versions": {"torch": torch.__version__, "numpy": np.__version__, "scipy": scipy.__version__,
                      "scikit-learn": sklearn.__version__},

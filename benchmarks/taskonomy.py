@@ -25,6 +25,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from stemma import __version__
 from stemma.measures.relatedness import similarity_tree, transfer_agreement
+from testbeds.measured import write_result
 
 PUBLISHED = {"affinity": 0.8349192618, "win_rate": 0.8061859973}
 GROUPS = {
@@ -125,7 +126,7 @@ def main() -> None:
     versions = {"numpy": np.__version__, "scipy": scipy.__version__, "scikit-learn": sklearn.__version__}
     result = {"version": __version__, "machine": f"{os.cpu_count()} cores, Python {platform.python_version()}",
               "versions": versions, **study(Path(args.data))}  # fmt: skip
-    args.out.write_text(json.dumps(result, indent=1) + "\n")
+    write_result(args.out, result)
     shown = {k: v for k, v in result.items() if k not in ("tree", "tasks")}
     print(json.dumps({**shown, "adjusted_rand": result["tree"]["adjusted_rand"]}, indent=1))
 

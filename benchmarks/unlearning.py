@@ -11,7 +11,6 @@ train.
 """
 
 import argparse
-import json
 import os
 import platform
 import time
@@ -32,6 +31,7 @@ from stemma.verification import permutation_test as permutation
 from stemma.verification.distances import VIEWS
 from stemma.zoo.training import accuracy
 from testbeds import unlearning_models as zoo
+from testbeds.measured import write_result
 from testbeds.unlearning_views import TEST, Group, between, published, seen, twin
 
 ALPHA, GOLD, RUNS, RUNS_GOLD, TWINS, PUBLISHED, PUBLISHED_PROBES = TEST.alpha, 39, 3, 6, 6, 40, 16
@@ -298,7 +298,7 @@ def main() -> None:
     torch.set_num_threads(1)
     result = keyed(study(args.tier, Path(args.data)))
     args.out.parent.mkdir(exist_ok=True)
-    args.out.write_text(json.dumps(result, indent=1) + "\n")
+    write_result(args.out, result)
     say(f"least power against a cheat {result['least_power_against_a_cheat']:.3f}, held-out retrained rejected "
         f"{result['held_out_retrained']['rate']:.3f}; wrote {args.out}")  # fmt: skip
 

@@ -30,6 +30,7 @@ from stemma.zoo.memory import arrays_of
 from stemma.zoo.recipe import Recipe
 from stemma.zoo.recipe_builder import build, build_all
 from stemma.zoo.training import accuracy, bits_per_byte
+from testbeds.measured import write_result
 
 SEED = 7100
 TREES = {"mlp": 8, "cnn": 4, "vit": 1, "lm": 1}
@@ -143,7 +144,7 @@ def main() -> None:
         else:
             result["learning"][part] = learning(part)
         print(part, json.dumps(result["learning"].get(part, result.get(part))), flush=True)
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
+        write_result(args.out, result)
 
 
 if __name__ == "__main__":

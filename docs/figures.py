@@ -2,21 +2,25 @@
 
 A template is Markdown with tags. `{{ FILE#KEY | FORMAT }}` becomes a figure: KEY is a path of names and indices
 separated by `/` (a `/` or `|` inside a name is written `%2F` or `%7C`), FORMAT, which may be left out, is a Python
-format. `{{ measured: FILE }}` becomes a remark where the file was measured with an older version of the method, else
+format. `{{ older results }}` becomes a table of the files that are older than a method they measure.
+`{{ measured: FILE }}` becomes a remark where the file was measured with an older version of the method, else
 nothing. Code blocks and inline code are copied unchanged. `make figures` writes the pages; a test renders them again.
 """
 
 import json
 import re
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT / "benchmarks"))
 TAG = re.compile(r"\{\{ ([\w./-]+)#(.+?)(?: \| (\S+))? \}\}")
 AGE = re.compile(r"\{\{ measured: ([\w./-]+) \}\}")
 CODE = re.compile(r"(```.*?```|`[^`\n]*`)", re.DOTALL)
+OLDER = "{{ older results }}"
 EARLIER = " Measured with an earlier version of the comparison."
 HEADER = "<!-- Generated from {}: edit that file, then run `make figures`. -->\n\n"
 
@@ -66,11 +70,27 @@ def earlier(file: str, root: Path = ROOT) -> str:
     return "" if measured.get("kinship.weights", 0) >= current else EARLIER
 
 
+def older_results(root: Path = ROOT) -> str:
+    """A table of the result files that are older than a method that they measure."""
+    from testbeds.measured import VERSIONS, current
+
+    lines = ["| figures | method | measured | now | written by |", "|---|---|---|---|---|"]
+    for path in sorted((root / "benchmarks" / "results").glob("*.json")):
+        made = results(path).get("made_with", {})
+        for method, version in made.get("methods", {}).items():
+            now = current(method, root) if method in VERSIONS else version
+            if version < now:
+                was = f"version {version}" if version else "before versions"
+                lines.append(f"| {path.stem} | {method} | {was} | version {now} | {made['commit'][:9]} |")
+    return "\n".join(lines) if len(lines) > 2 else "No file is older than the methods that it measures."
+
+
 def render(text: str, root: Path = ROOT) -> str:
     """Replace every tag of a template; raise ValueError for a tag that is not well formed."""
     parts = CODE.split(text)
     for i in range(0, len(parts), 2):
-        part = AGE.sub(lambda m: earlier(m[1], root), parts[i])
+        part = parts[i].replace(OLDER, older_results(root)) if OLDER in parts[i] else parts[i]
+        part = AGE.sub(lambda m: earlier(m[1], root), part)
         parts[i] = TAG.sub(lambda m: figure(m[1], m[2], m[3], root), part)
         if left := re.search(r"\{\{.{0,60}", parts[i]):
             raise ValueError(f"a tag is not well formed: {left[0]}")

@@ -225,6 +225,56 @@ def test_a_result_that_is_older_than_its_method_is_marked_on_the_page(tmp_path: 
     assert FIGURES.render(text, tmp_path) == f"One. Two.{FIGURES.EARLIER} Three.{FIGURES.EARLIER}"
 
 
+def test_results_older_than_their_method_are_listed(tmp_path: Path) -> None:
+    from testbeds.measured import VERSIONS
+
+    kept = tmp_path / "benchmarks" / "results"
+    kept.mkdir(parents=True)
+    for method in ("dna", "forest"):
+        source = tmp_path / "src" / "stemma" / VERSIONS[method][0]
+        source.parent.mkdir(parents=True)
+        source.write_text("class A:\n    version: ClassVar[int] = 3\n    version = 3\n")
+    for name, methods in {"new": {"dna": 3}, "old": {"dna": 2, "forest": 3}, "first": {"forest": 0}}.items():
+        (kept / f"{name}.json").write_text(json.dumps({"made_with": {"commit": f"{name}123", "methods": methods}}))
+    assert FIGURES.render("{{ older results }}", tmp_path).splitlines()[2:] == [
+        "| first | forest | before versions | version 3 | first123 |",
+        "| old | dna | version 2 | version 3 | old123 |",
+    ]
+    (kept / "old.json").unlink()
+    (kept / "first.json").unlink()
+    assert FIGURES.older_results(tmp_path).startswith("No file")
+
+
+RESULTS = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
+
+
+def test_every_result_says_what_it_was_made_with() -> None:
+    """A method that is newer than a result changes the list on the page of limits, which is rendered again above."""
+    from testbeds.measured import METHODS, VERSIONS, current
+
+    for path in RESULTS:
+        made = json.loads(path.read_text())["made_with"]
+        assert re.fullmatch(r"[0-9a-f]{7,40}\+?", made["commit"]), path.name
+        assert set(made["methods"]) == set(METHODS.get(path.stem, ())), path.name
+        assert all(version <= current(method) for method, version in made["methods"].items()), path.name
+    assert all(current(method) >= 1 for method in VERSIONS)
+    scripts = [p for p in (ROOT / "benchmarks").glob("*.py") if "results" in p.read_text()]
+    assert {p.name for p in scripts if "testbeds.measured" not in p.read_text()} <= UNSTAMPED
+
+
+UNSTAMPED = {
+    "forgetting.py", "layouts.py", "multimodal_balance.py", "multimodal_competition.py", "names_lost.py",
+    "verdicts_attack.py", "verdicts_framing.py", "verdicts_independent.py",
+}  # fmt: skip
+"""Scripts that write their results through a module of `testbeds` or through another script."""
+
+
+def test_no_page_shows_a_point_as_the_interval_of_a_share() -> None:
+    points = re.compile(r"\b(?:1\.0+ \[1\.0+, 1\.0+\]|0\.0+ \[0\.0+, 0\.0+\])")
+    found = {f"{p.name}: {m[0]}" for p in PAGES for m in points.finditer(FIGURES.CODE.sub("", p.read_text()))}
+    assert found == set()
+
+
 @pytest.mark.parametrize("file", ["verdicts_attack", "verdicts_framing", "verdicts_independent", "layouts", "speed"])
 def test_a_page_with_figures_of_comparisons_says_when_they_are_older(file: str) -> None:
     texts = {path: FIGURES.CODE.sub("", path.read_text()) for path in GENERATED.values()}

@@ -482,3 +482,17 @@ def test_the_documented_laws_are_the_declared_ones() -> None:
     ]  # fmt: skip
     assert [[name, takes, set(laws.split())] for name, takes, laws in rows] == declared
     assert all(f"| `{kind.name}` | {kind.produces} |" in page for kind in FINGERPRINTS if hasattr(kind, "produces"))
+
+
+@pytest.mark.parametrize("units", [1, 5, 20, 300])
+def test_where_all_units_agree_the_interval_is_exact(units: int) -> None:
+    from scipy.stats import binomtest
+
+    from stemma.measures.intervals import at_boundary
+
+    for right in (units, 0):
+        exact = binomtest(right, units).proportion_ci(0.95, "exact")
+        share = right / units
+        assert at_boundary((share, share), share, units) == pytest.approx((exact.low, exact.high))
+    assert at_boundary((0.3, 0.9), 0.6, units) == (0.3, 0.9)
+    assert at_boundary((0.01, 1.0), 1.0, units)[0] == pytest.approx(min(0.01, 0.025 ** (1 / units)))

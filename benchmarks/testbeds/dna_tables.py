@@ -11,6 +11,7 @@ from scipy.stats import rankdata
 from stemma.fingerprints.dna import pack, unpack
 from stemma.fingerprints.fragment_encoder import FragmentEncoder
 from stemma.kinship.function.model_dna import Population, ProvenanceClassifier, channel_correlations
+from stemma.measures.intervals import at_boundary
 from stemma.training.dna import populations
 from stemma.training.dna_groups import FEATURE_STEP, OTHER_ARCHITECTURE_WAYS, Group, GroupRecipe
 from stemma.zoo.provenance import Member
@@ -164,7 +165,7 @@ def verdicts(
         means = [
             np.concatenate([parts[i] for i in rng.integers(len(parts), size=len(parts))]).mean() for _ in range(DRAWS)
         ]
-        low, high = np.quantile(means, [0.025, 0.975])
+        low, high = at_boundary(tuple(np.quantile(means, [0.025, 0.975])), float(hits[chosen].mean()), len(names))
         return {"rate": round(float(hits[chosen].mean()), 4), "interval": [round(float(low), 4), round(float(high), 4)],
                 "n": int(chosen.sum())}  # fmt: skip
 
@@ -204,8 +205,8 @@ def cell(pairs: Pairs, positive: np.ndarray, negative: np.ndarray) -> dict[str, 
     for _ in range(DRAWS):
         chosen = rng.integers(len(rows), size=len(rows))
         drawn.append(auroc(*(np.concatenate([rows[i][k] for i in chosen]) for k in (0, 1))))
-    low, high = np.nanquantile(drawn, [0.025, 0.975])
     p, n = pairs.value[positive], pairs.value[negative]
+    low, high = at_boundary(tuple(np.nanquantile(drawn, [0.025, 0.975])), auroc(p, n), len(families))
     bar = np.quantile(n, 0.99)
     return {
         "auroc": round(auroc(p, n), 4), "interval": [round(float(low), 4), round(float(high), 4)],

@@ -14,6 +14,7 @@ from stemma.ancestry.trees.arborescence import minimum_arborescence
 from stemma.ancestry.trees.distances import squared_distances
 from stemma.checkpoints.model import Model
 from stemma.kinship.weights.entries import entries
+from stemma.measures.intervals import at_boundary
 from stemma.types import Lineage
 from stemma.workspace.forest import lineage
 from stemma.zoo.lineages import FinetuningRecipe, tree
@@ -118,7 +119,9 @@ def summary(rows: Sequence[Mapping[str, float]], trees: Sequence[str]) -> dict[s
     total = {k: int(sum(r[k] for r in rows)) for k in rows[0]}
     return {
         "trees": len(names), "drawings": len(rows), "f1": round(f1(rows), 4),
-        "f1_interval": [round(float(q), 4) for q in np.quantile(drawn, [0.025, 0.975])],
+        "f1_interval": [
+            round(q, 4) for q in at_boundary(tuple(np.quantile(drawn, [0.025, 0.975])), f1(rows), len(names))
+        ],
         "f1_undirected": round(f1(rows, "undirected"), 4),
         "lowest_tree": round(min(f1(o) for o in own.values()), 3),
         "precision": round(total["right"] / max(1, total["told"]), 4),

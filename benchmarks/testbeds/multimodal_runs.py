@@ -22,6 +22,7 @@ from stemma.multimodal.masks import masks_of
 from stemma.multimodal.modulation_rule import Modulation
 from stemma.multimodal.strategies.base import AbstractStrategy, Setting
 from stemma.multimodal.training_loop import Examples, Fit, responses_of
+from testbeds.measured import stamp
 from testbeds.multimodal_networks import built, convolutional, perceptron, places
 from testbeds.paired_digits import AudioVisual, Task, views
 
@@ -207,7 +208,7 @@ class Ledger:
 
     def write(self) -> None:
         """Put everything on disk, whole or not at all."""
-        found = {**self.about, "summary": self.summary, "runs": list(self.done.values())}
+        found = {**self.about, **stamp(self.path.stem), "summary": self.summary, "runs": list(self.done.values())}
         new = self.path.with_suffix(".new")
         new.write_text(json.dumps(found, default=float) + "\n")
         new.replace(self.path)

@@ -15,6 +15,7 @@ from stemma.checkpoints.model import Model
 from stemma.kinship.function.feature_similarities import similarity
 from stemma.kinship.function.finetuning_approximation import FineTuningApproximation, shorten_steps
 from stemma.kinship.function.network_body import body_up_to, difference, feature_tangents
+from stemma.measures.intervals import at_boundary
 from stemma.probes import Probes
 from testbeds.parent_zoos import Question
 
@@ -119,7 +120,7 @@ def interval(values: np.ndarray, family: np.ndarray, seed: int = 0) -> dict[str,
     sums, counts = np.array([g.sum() for g in groups]), np.array([len(g) for g in groups])
     drawn = np.random.default_rng(seed).integers(len(groups), size=(DRAWS, len(groups)))
     means = sums[drawn].sum(1) / counts[drawn].sum(1)
-    low, high = np.quantile(means, [0.025, 0.975])
+    low, high = at_boundary(tuple(np.quantile(means, [0.025, 0.975])), float(values.mean()), len(groups))
     return {"mean": round(float(values.mean()), 4), "low": round(float(low), 4), "high": round(float(high), 4)}
 
 

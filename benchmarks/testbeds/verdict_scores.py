@@ -2,7 +2,6 @@
 
 import argparse
 import collections
-import json
 import os
 import platform
 import sys
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest
 
-from testbeds.measured import methods
+from testbeds.measured import methods, write_result
 from testbeds.varied import data
 from testbeds.varied.training import default_cache
 
@@ -125,7 +124,7 @@ def written(args: argparse.Namespace, result: str, found: dict[str, Any]) -> Non
         return
     out = args.out or Path(__file__).parents[1] / "results" / result
     out.parent.mkdir(exist_ok=True)
-    out.write_text(json.dumps(found, indent=1) + "\n")
+    write_result(out, found)
 
 
 def about(args: argparse.Namespace, seeds: Mapping[str, int]) -> dict[str, Any]:

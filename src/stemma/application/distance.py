@@ -215,4 +215,4 @@ def _outputs(models: "tuple[Model, Model]", probes: "Probes") -> "tuple[Any, Agr
         outputs = compute_outputs(models[0], probes), compute_outputs(models[1], probes)
     except UnreadableModelError:
         return None, Agreement(None, None, None)
-    return outputs, agreement(*outputs, probes)
+    return outputs, agreement(*outputs, probes, scores=all(m.network.scores for m in models))

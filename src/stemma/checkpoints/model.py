@@ -12,6 +12,7 @@ from stemma.checkpoints.tensor import Tensor
 from stemma.checkpoints.weight_norm import fold_weight_norm
 from stemma.errors import UnreadableModelError
 from stemma.types import Digest, ModelRef
+from stemma.types.asking import asked_plainly
 from stemma.types.network import Network
 
 
@@ -101,7 +102,7 @@ class Model:
             raise UnreadableModelError(
                 f"{self.name} has weights but no network to run. Open it with stemma.load or stemma.from_module"
             )
-        return self.network_builder(self)
+        return asked_plainly(self.network_builder)(self)
 
     @cached_property
     def weights(self) -> Mapping[str, Tensor]:

@@ -72,7 +72,8 @@ class Difference:
         ends = [Fingerprint(digest, probes.digest, method.spec, {}) for digest in found.models]
         distance = summarise(ends[0], ends[1], measure.spec, found.per_probe[0, 1], counted=measure.counted)
         outputs = compute_outputs(a, probes), compute_outputs(b, probes)
-        return cls((a, b), probes, method, measure, distance, outputs, agreement(*outputs, probes))
+        scores = a.network.scores and b.network.scores
+        return cls((a, b), probes, method, measure, distance, outputs, agreement(*outputs, probes, scores=scores))
 
 
 def difference_page(content: Difference, progress: Callable[[str, int, int | None], None] | None = None) -> bytes:
@@ -103,7 +104,8 @@ def difference_sections(
     most, least = _select_probes(content.distance)
     maps, completeness = _maps(content, {*most, *least}, progress)
     labels = tuple(_labels(model) for model in content.models)
-    cards = probe_cards.ProbeCards(content.probes, content.outputs, labels, maps, most, _baselines(content))
+    scores = tuple(model.network.scores for model in content.models)
+    cards = probe_cards.ProbeCards(content.probes, content.outputs, labels, maps, most, _baselines(content), scores)
     parts = [_scale(content), _probe_sections(content, cards, most, least), _average_section(cards)]
     parts += [
         _histogram_section(content.distance),

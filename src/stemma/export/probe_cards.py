@@ -33,6 +33,7 @@ class ProbeCards:
         maps: Where the models differ; None without a field.
         scaled_by: Probes whose maps determine the colour scale.
         starts: Baseline input of each probe `[n, …]`; None if it is not shown.
+        scores: Whether each model answers with class scores, not hidden states.
 
     """
 
@@ -42,6 +43,7 @@ class ProbeCards:
     maps: DifferenceMaps | None
     scaled_by: Sequence[int]
     starts: np.ndarray | None = None
+    scores: tuple[bool, ...] = (True, True)
 
     def card(self, i: int, distance: float) -> str:
         """The card of probe `i`."""
@@ -181,12 +183,14 @@ class ProbeCards:
 
     def _answer(self, side: int, i: int) -> str:
         out = np.asarray(self.outputs[side][i], np.float64)
-        if self.probes.kind == "tokens" and out.ndim == 2:
+        if not self.scores[side]:
+            out = out[None]  # hidden states: no entry is a class
+        elif self.probes.kind == "tokens" and out.ndim == 2:
             out = out[-1]
         if out.ndim == 1 and len(out) == 1:
             text = f"<b>{number(float(out[0]))}</b>"
         elif out.ndim != 1:
-            text = f"<i>an output of shape {list(out.shape)}</i>"
+            text = f"<i>an output of shape {list(self.outputs[side][i].shape)}</i>"
         else:
             chance = np.exp(out - out.max())
             chance /= chance.sum()
@@ -194,7 +198,7 @@ class ProbeCards:
             named = [
                 f"{escape(self._name(side, int(c)))} ({percent(float(chance[c]), 0)})"
                 for c in best
-                if chance[c] >= 0.005
+                if c == best[0] or chance[c] >= 0.005
             ]
             text = ", ".join([f"<b>{named[0]}</b>", *(f"<i>{name}</i>" for name in named[1:])])
         return f'<div class="answers">{_model_key(MODELS[side])}<span>{text}</span></div>'

@@ -11,6 +11,7 @@ from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError
 from stemma.probes import Probes
 from stemma.types import Fingerprint, Spec
+from stemma.types.asking import asked_plainly
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +51,12 @@ class AbstractFingerprinter(abc.ABC):
     name: ClassVar[str]
     version: ClassVar[int] = 1
     produces: ClassVar[str]
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Every method asks networks under the same settings of torch, whatever the caller has set."""
+        super().__init_subclass__(**options)
+        for name in {"blocks", "__call__"} & vars(cls).keys():
+            setattr(cls, name, asked_plainly(vars(cls)[name]))
 
     @property
     def spec(self) -> Spec:

@@ -15,6 +15,7 @@ from stemma.fingerprints.training_sample import SIZE, mean_embedding
 from stemma.probes import Probes
 from stemma.probes.augmentation import perturb
 from stemma.types import Fingerprint, Spec
+from stemma.types.asking import asked_plainly
 from stemma.types.network import Network
 
 STEP = 0.5
@@ -84,6 +85,7 @@ class DNA:
             raise MisuseError(f"a DNA needs at least {MIN_PROBES} probes, but only {len(probes)} were given")
         return probes.take(np.linspace(0, len(probes) - 1, min(len(probes), self.rows)).round().astype(int))
 
+    @asked_plainly
     def __call__(self, model: Model, probes: Probes, training_sample: Probes | None = None) -> Fingerprint:
         """The DNA of a model.
 
@@ -118,6 +120,7 @@ class DNA:
         """Encoder input: features `float32 [probes, features]`, and scalars `float64 [8]`."""
         return _features_and_scalars(model, self.log_probabilities(model, self.probes(probes)))
 
+    @asked_plainly
     def log_probabilities(self, model: Model, selected: Probes) -> list[np.ndarray]:
         """Log-probabilities `[probes, classes]` for the probes as they are and perturbed in three ways."""
         return self._form_and_log_probabilities(model, selected)[1]

@@ -9,20 +9,50 @@ from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError, StemmaError
 from stemma.networks.from_module import has_gradient
 from stemma.probes import Probes
+from stemma.types.asking import asked_plainly
 from stemma.types.network import Network
 
 if TYPE_CHECKING:
     import torch
 
+TOKEN_BATCH = 8
+"""Sequences per forward pass: each answer has a score for every word of the vocabulary at every position."""
+
 DETERMINISM_PROBES = 4
 """Number of probes on which a network is first run twice."""
 
 
+@asked_plainly
 def checked_network(model: Model, probes: Probes) -> Network:
-    """The network of a model, after checking that it takes these probes, is in eval mode, finite and deterministic."""
-    import torch
+    """The network of a model, after checking that it takes these probes, is in eval mode, finite and deterministic.
+
+    Where its code turns gradients off, the network that is returned keeps them (see `networks.kept_gradients`).
+
+    Returns:
+        The network; of a model that keeps its answers, one that does so too, and is checked once.
+
+    Raises:
+        StemmaError: If it is in train mode, random, or not finite.
+        MisuseError: If the probes are not of its input space.
+    """
+    from stemma.fingerprints.kept_answers import KeptAnswers
 
     network = model.network
+    if not isinstance(network.forward, KeptAnswers):
+        return _checked(network, probes)
+    answers = network.forward
+    key = probes.shape, probes.kind, int(probes.inputs.max(initial=0)) if probes.kind == "tokens" else 0
+    if key not in answers.checked:
+        answers.network = _checked(answers.asked, probes)
+        answers.checked.add(key)
+    return replace(answers.network, forward=answers, from_one_hot=network.from_one_hot)
+
+
+def _checked(network: Network, probes: Probes) -> Network:
+    import torch
+
+    from stemma.networks.kept_gradients import GradientsKept, with_gradients_kept
+
     _check_input_spec(network, probes)
     busy = [] if network.module is None else [n for n, m in network.module.named_modules() if m.training]
     if busy:
@@ -32,7 +62,9 @@ def checked_network(model: Model, probes: Probes) -> Network:
         )
     few = as_tensor(network, probes.inputs[:DETERMINISM_PROBES])
     with torch.no_grad():
-        first, second = network(few.clone()), network(few.clone())  # some networks write into their input
+        with GradientsKept() as kept:
+            first = network(few.clone())  # some networks write into their input
+        second = network(few.clone())
     if not torch.isfinite(first).all():
         raise StemmaError(
             f"{network.name} returns NaN or infinite values for the first probes, so nothing can be measured"
@@ -42,6 +74,9 @@ def checked_network(model: Model, probes: Probes) -> Network:
             f"{network.name} is not deterministic: two runs on the same {len(few)} probes differ. Turn dropout off or "
             "fix its seeds"
         )
+    if kept.met and network.differentiable:
+        relaxed = None if network.from_one_hot is None else with_gradients_kept(network.from_one_hot)
+        network = replace(network, forward=with_gradients_kept(network.forward), from_one_hot=relaxed)
     if network.module is None and network.differentiable and few.is_floating_point():
         return replace(network, differentiable=_has_input_gradient(network, few))
     return network
@@ -69,12 +104,21 @@ def as_tensor(network: Network, inputs: np.ndarray) -> "torch.Tensor":
     return tensor.to(like.device, like.dtype)
 
 
+def why_no_gradient(out: "torch.Tensor") -> str:
+    """Why outputs have no gradient, as far as the outputs show it."""
+    if out.is_inference():
+        return "its code runs under torch.inference_mode(): remove that"
+    return "its code rounds, detaches or leaves torch"
+
+
+@asked_plainly
 def compute_outputs(model: Model, probes: Probes, batch: int = 256) -> np.ndarray:
     """Outputs `[n, …]` of a model for all probes."""
     import torch
 
     network = checked_network(model, probes)
-    out = []
+    batch = min(batch, TOKEN_BATCH) if probes.kind == "tokens" else batch
+    out: np.ndarray | None = None
     with torch.no_grad():
         for start in range(0, len(probes), batch):
             part = network(as_tensor(network, probes.inputs[start : start + batch]))
@@ -82,8 +126,12 @@ def compute_outputs(model: Model, probes: Probes, batch: int = 256) -> np.ndarra
                 raise StemmaError(
                     f"{network.name} returns NaN or infinite values for probes {start} to {start + len(part) - 1}"
                 )
-            out.append(part.cpu().float().numpy() if part.dtype != torch.float64 else part.cpu().numpy())
-    return np.concatenate(out)
+            found = part.cpu().float().numpy() if part.dtype != torch.float64 else part.cpu().numpy()
+            if out is None:
+                out = np.empty((len(probes), *found.shape[1:]), found.dtype)
+            out[start : start + len(found)] = found
+    assert out is not None  # there is at least one probe
+    return out
 
 
 def _has_input_gradient(network: Network, few: "torch.Tensor") -> bool:

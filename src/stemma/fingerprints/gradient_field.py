@@ -9,7 +9,8 @@ import numpy as np
 from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError, StemmaError
 from stemma.fingerprints.base import AbstractFingerprinter, Block
-from stemma.fingerprints.evaluation import as_tensor, checked_network
+from stemma.fingerprints.evaluation import as_tensor, checked_network, why_no_gradient
+from stemma.fingerprints.kept_answers import KeptAnswers
 from stemma.fingerprints.paths import baseline_inputs, derangement, quadrature, step_weights
 from stemma.fingerprints.potentials import POTENTIALS, Potential, resolve_potential
 from stemma.probes import Probes
@@ -18,9 +19,13 @@ from stemma.types.network import Network
 if TYPE_CHECKING:
     import torch
 
-CACHE_ENTRIES, MIN_POINTS, MAX_ENTRIES = 1 << 18, 16, 1 << 25
+CACHE_ENTRIES, MIN_POINTS, MAX_ENTRIES = 1 << 18, 16, 1 << 21
 """Target number of input entries per batch (batches that fit the CPU cache are fastest), smallest number of points per
 batch, and the number of entries that this minimum may not exceed."""
+
+
+PROJECTED = 1 << 15
+"""Input entries that are projected at once."""
 
 
 @final
@@ -43,11 +48,13 @@ class GradientField(AbstractFingerprinter):
         steps: Nodes per path.
         quadrature: Their positions and weights (see `paths.QUADRATURES`).
         potential: The scalar summary (see `potentials.POTENTIALS`); `auto` takes the log-probability of the probes'
-            labels (of all classes on average where there are none), of the next tokens, or `difference` for maps.
+            labels (of all classes on average where there are none), of the next tokens, or `difference` for maps and
+            hidden states.
         cumulative: Integrate up to each node; otherwise the gradient at each node is used.
         times_input: Multiply by x - b.
-        baseline: Start of the paths, unless the probes have their own baselines: `zero`, `mean`, `probe` (another
-            probe), or several joined by `+`, over which distances are averaged.
+        baseline: Start of the paths, unless the probes have their own baselines: `zero`, `normalised-zero` (what a
+            network that normalises raw inputs turns into zero, the mean colour), `mean`, `probe` (another probe), or
+            several joined by `+`, over which distances are averaged.
         uniform: Average over the path's length; otherwise over the steps, whatever their positions.
         channel_mean: Average the curve over the channels of an image.
         keep_undefined: Treat a field that is exactly zero as orthogonal to all others, as published, instead of leaving
@@ -98,7 +105,7 @@ class GradientField(AbstractFingerprinter):
         cumulative: bool = True,
         times_input: bool = True,
         channel_mean: bool = False,
-        baseline: str = "zero",
+        baseline: str = "normalised-zero",
         seed: int = 0,
     ) -> Self:
         """The published method with the published defaults.
@@ -111,7 +118,7 @@ class GradientField(AbstractFingerprinter):
             cumulative: As the field.
             times_input: As the field.
             channel_mean: As the field; published for task relatedness.
-            baseline: As the field; published: zero (after normalisation), and `probe` for task relatedness.
+            baseline: As the field; published: zero after normalisation, and `probe` for task relatedness.
             seed: As the field.
 
         Returns:
@@ -192,8 +199,9 @@ class _Paths:
         tokens = probes.kind == "tokens"
         vocabulary = _vocabulary(network, out) if tokens else 0
         name = resolve_potential(
-            method.potential, out, labelled=probes.labels is not None, tokens=tokens, vocabulary=vocabulary
-        )
+            method.potential, out, labelled=probes.labels is not None, tokens=tokens, vocabulary=vocabulary,
+            scores=network.scores,
+        )  # fmt: skip
         nodes, weights = quadrature(method.quadrature, method.steps)
         shares = step_weights(nodes, weights, cumulative=method.cumulative, uniform=method.uniform)
         entries = int(np.prod(probes.shape)) * max(1, vocabulary)
@@ -202,7 +210,7 @@ class _Paths:
         real = network.parameter.dtype if network.parameter is not None else torch.float32
         real = real if not few.is_floating_point() else few.dtype
         return cls(
-            method, network, probes, baseline_inputs(probes, method.baseline, method.seed),
+            method, network, probes, baseline_inputs(probes, method.baseline, method.seed, _blank(network)),
             probes.inputs if name == "next-tokens" else probes.labels, vocabulary, POTENTIALS[name],
             _partners(len(probes), method.seed) if POTENTIALS[name].paired else None,
             torch.from_numpy(nodes).to(few.device, real), torch.from_numpy(weights).to(few.device), shares, projection,
@@ -244,7 +252,7 @@ class _Paths:
         curve = curve.mul_(delta) if self.method.times_input else curve
         curve = (curve.mean(2) if self.method.channel_mean else curve).flatten(2)
         if self.projection is not None:
-            curve = curve @ self.projection
+            curve = _projected(curve, self.projection)
         return self._to_arrays(curve, {"gap": gap.cpu().numpy(), "change": change.abs().cpu().numpy()}, x.dtype)
 
     def _to_arrays(
@@ -271,7 +279,10 @@ class _Paths:
         import torch
 
         x = as_tensor(self.network, inputs)
-        return torch.nn.functional.one_hot(x, self.vocabulary).to(self.nodes.dtype) if self.vocabulary else x
+        if not self.vocabulary:
+            return x
+        blank = torch.zeros(*x.shape, self.vocabulary, dtype=self.nodes.dtype, device=x.device)
+        return blank.scatter_(-1, x[..., None], 1)
 
     def _baseline(self, rows: slice, name: str, start: np.ndarray) -> "torch.Tensor":
         if not self.vocabulary:
@@ -305,12 +316,14 @@ class _Paths:
         for points, frozen_points in self._path_points(x, b, frozen):
             with torch.enable_grad():
                 leaf = points.detach().requires_grad_()
-                value = self.potential.value(self._forward(leaf.clone()), frozen_points).sum()
+                outputs = self._forward(leaf.clone())
+                value = self.potential.value(outputs, frozen_points).sum()
                 gradient = torch.autograd.grad(value, leaf, allow_unused=True)[0] if value.requires_grad else None
             if gradient is None:
                 raise StemmaError(
                     f"the outputs of {self.network.name} do not depend differentiably on its inputs, so it has no "
-                    "gradient field. Compare outputs, or pass it as a callable and use sketch=64"
+                    f"gradient field ({why_no_gradient(outputs)}). Compare outputs, or pass it as a callable and use "
+                    "sketch=64"
                 )
             found.append(gradient)
         return torch.cat(found).double().unflatten(0, (len(x), len(self.nodes)))
@@ -322,6 +335,7 @@ class _Paths:
         signs = self.projection
         assert signs is not None
         h, n, width = self.method.contrast, len(self.nodes), signs.shape[1]
+        signs = signs.double() / width**0.5
         moves = signs.T * width**0.5  # [sketch, coordinates] of plus and minus one
         if self.method.channel_mean:
             moves = moves[:, None].expand(-1, x.shape[1], -1).reshape(width, -1) / x.shape[1]
@@ -343,6 +357,13 @@ class _Paths:
         return weighted.cumsum(1) if self.method.cumulative else weighted
 
 
+def _blank(network: Network) -> tuple[float, ...]:
+    """The raw value of each channel that the network's own normalisation turns into zero."""
+    mean = (0.0,) if network.input_spec is None else network.input_spec.mean
+    inside = network.forward.asked.forward if isinstance(network.forward, KeptAnswers) else network.forward
+    return mean[::-1] if getattr(inside, "flip_channels", False) else mean
+
+
 def _partners(count: int, seed: int) -> np.ndarray:
     """Another probe for every probe; with three or more, not the one that its path starts from."""
     following = derangement(count, seed)
@@ -356,8 +377,22 @@ def _vocabulary(network: Network, out: "torch.Tensor") -> int:
 
 
 def _random_signs(rows: int, columns: int, seed: int) -> "torch.Tensor":
-    """The shared random projection: entries ± 1 / sqrt(columns), the same on every machine."""
+    """The signs of the shared random projection, `int8 [rows, columns]`, the same on every machine."""
     import torch
 
     bits = np.random.default_rng([seed, rows, columns]).integers(0, 2, (rows, columns), np.int8)
-    return torch.from_numpy(bits * 2.0 - 1.0) / columns**0.5
+    bits *= 2
+    bits -= 1
+    return torch.from_numpy(bits)
+
+
+def _projected(curve: "torch.Tensor", signs: "torch.Tensor") -> "torch.Tensor":
+    """A curve `[k, steps, d]` projected to `[k, steps, columns]`, by signs over the root of the columns."""
+    import torch
+
+    largest = curve.abs().amax(2, keepdim=True)  # in units of it float32 loses nothing that half precision keeps
+    total = torch.zeros(*curve.shape[:2], signs.shape[1], dtype=torch.float64, device=curve.device)
+    for at in range(0, len(signs), PROJECTED):
+        part = (curve[..., at : at + PROJECTED] / largest.where(largest > 0, 1)).float()
+        total += part @ signs[at : at + PROJECTED].float()
+    return total * largest / signs.shape[1] ** 0.5

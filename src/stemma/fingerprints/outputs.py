@@ -4,12 +4,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import final
 
+import numpy as np
+
 from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError
 from stemma.fingerprints.base import AbstractFingerprinter, Block
 from stemma.fingerprints.evaluation import checked_network
 from stemma.fingerprints.recording import input_batches, to_array
 from stemma.probes import Probes
+from stemma.types.network import Network
 
 
 @final
@@ -37,7 +40,8 @@ class Outputs(AbstractFingerprinter):
         """The outputs in probe order.
 
         Yields:
-            `outputs` `[k, …]`, float32 (float64 of a network that computes so).
+            `outputs` `[k, …]`, float32 (float64 of a network that computes so); also `hidden` `[k]`, all true, of a
+            network that answers with hidden states.
         """
         import torch
 
@@ -45,4 +49,10 @@ class Outputs(AbstractFingerprinter):
         for start, inputs in input_batches(network, probes, from_probe, self.batch):
             with torch.no_grad():  # not around the yield: callers keep their gradient mode
                 outputs = network(inputs)
-            yield Block(start, {"outputs": to_array(network, outputs, start, "outputs")})
+            found = to_array(network, outputs, start, "outputs")
+            yield Block(start, {"outputs": found} | hidden_states(network, len(found)))
+
+
+def hidden_states(network: Network, count: int) -> dict[str, np.ndarray]:
+    """The mark of answers that are no scores, so that measures of classes refuse them; empty for scores."""
+    return {} if network.scores else {"hidden": np.ones(count, bool)}

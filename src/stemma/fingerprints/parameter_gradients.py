@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, final
 from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError, StemmaError
 from stemma.fingerprints.base import AbstractFingerprinter, Block
-from stemma.fingerprints.evaluation import as_tensor, checked_network
+from stemma.fingerprints.evaluation import as_tensor, checked_network, why_no_gradient
 from stemma.fingerprints.hashing import count_sketch, product_sketch
 from stemma.fingerprints.layers import capture, find_head, find_layer, module_of
 from stemma.fingerprints.recording import input_batches, to_array
@@ -100,7 +100,10 @@ class ParameterGradients(AbstractFingerprinter):
             )
         slope = torch.autograd.grad(objective, captured[-1], allow_unused=True)[0] if objective.requires_grad else None
         if slope is None:
-            raise StemmaError(f"the outputs of {network.name} do not depend differentiably on '{self.layer}'")
+            where = repr(self.layer) if self.layer else "what enters its head"
+            raise StemmaError(
+                f"the outputs of {network.name} do not depend differentiably on {where} ({why_no_gradient(out)})"
+            )
         return product_sketch(captured[-1].detach().flatten(1), slope.flatten(1), self.size, self.seed)
 
     def _gradients(
@@ -117,6 +120,11 @@ class ParameterGradients(AbstractFingerprinter):
         parameters = [p for p in layer_module.parameters() if p.is_floating_point()]
         if not parameters:
             raise MisuseError(f"the layer '{self.layer}' of {network.name} has no parameters. Name another layer")
+        if any(p.is_inference() for p in parameters):
+            raise StemmaError(
+                f"the weights of {network.name} were made under torch.inference_mode(), so they have no gradients: "
+                "build and load the module outside of it"
+            )
         required = [p.requires_grad for p in module.parameters()]
         rows = []
         try:
@@ -127,6 +135,11 @@ class ParameterGradients(AbstractFingerprinter):
                     out = network(one)
                     objective = self._objective(out).sum()
                 to_array(network, out, start + i, "outputs")
+                if not objective.requires_grad:
+                    raise StemmaError(
+                        f"the outputs of {network.name} do not depend differentiably on its parameters "
+                        f"({why_no_gradient(out)})"
+                    )
                 slopes = torch.autograd.grad(objective, parameters, allow_unused=True, materialize_grads=True)
                 whole = torch.cat([s.reshape(1, -1) for s in slopes], 1)
                 rows.append(count_sketch(whole, self.size, self.seed))

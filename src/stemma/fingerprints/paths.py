@@ -1,6 +1,6 @@
 """Paths along which a gradient field is integrated: baselines, and the quadrature (nodes and weights)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -57,20 +57,39 @@ def step_weights(nodes: np.ndarray, weights: np.ndarray, *, cumulative: bool, un
     return share
 
 
-BASELINES = ("zero", "mean", "probe")
+BASELINES = ("zero", "normalised-zero", "mean", "probe")
 
 
-def baseline_inputs(probes: Probes, names: str, seed: int) -> list[tuple[str, np.ndarray]]:
-    """Name and inputs of each baseline; the probes' own (`given`) if they have one. Shared baselines have stride 0."""
+def baseline_inputs(
+    probes: Probes, names: str, seed: int, blank: Sequence[float] = (0.0,)
+) -> list[tuple[str, np.ndarray]]:
+    """Name and inputs of each baseline; the probes' own (`given`) if they have one.
+
+    Args:
+        probes: The ends of the paths.
+        names: Baselines, joined by `+`.
+        seed: Of the choice of other probes.
+        blank: The raw value of each channel that the network's own normalisation turns into zero.
+
+    Returns:
+        Name and inputs `[n, …]` of each; baselines shared by all probes have stride 0.
+
+    Raises:
+        MisuseError: If a name is unknown.
+    """
     for name in names.split("+"):
         if name not in BASELINES:
             raise MisuseError(f"unknown baseline '{name}'. Baselines: {', '.join(BASELINES)}; join several with +")
     if probes.baseline is not None:
         return [("given", np.broadcast_to(probes.baseline, probes.inputs.shape))]
-    return [(name, _baseline_input(probes.inputs, name, seed)) for name in names.split("+")]
+    return [(name, _baseline_input(probes, name, seed, blank)) for name in names.split("+")]
 
 
-def _baseline_input(inputs: np.ndarray, name: str, seed: int) -> np.ndarray:
+def _baseline_input(probes: Probes, name: str, seed: int, blank: Sequence[float]) -> np.ndarray:
+    inputs = probes.inputs
+    if name == "normalised-zero" and any(blank) and probes.kind != "tokens":
+        axes = [1] * (inputs.ndim - 2) if probes.kind == "image" else []
+        return np.broadcast_to(np.asarray(blank, inputs.dtype).reshape(-1, *axes), inputs.shape)
     if name == "probe":
         return inputs[derangement(len(inputs), seed)]
     if name == "mean":

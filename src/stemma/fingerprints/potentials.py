@@ -151,11 +151,13 @@ probe's label, of all classes on average where the probes have none. `all-log-so
 """
 
 
-def resolve_potential(name: str, out: "torch.Tensor", *, labelled: bool, tokens: bool, vocabulary: int = 0) -> str:
-    """Resolve the name of a potential for the shape of the output (scores, tokens or maps)."""
-    sequence = tokens and out.ndim == 3 and out.shape[-1] >= vocabulary
+def resolve_potential(
+    name: str, out: "torch.Tensor", *, labelled: bool, tokens: bool, vocabulary: int = 0, scores: bool = True
+) -> str:
+    """Resolve the name of a potential for the shape of the output: scores, tokens, maps or (not `scores`) features."""
+    sequence = scores and tokens and out.ndim == 3 and out.shape[-1] >= vocabulary
     if name == "auto":
-        name = "next-tokens" if sequence else "log-softmax" if out.ndim == 2 else "difference"
+        name = "next-tokens" if sequence else "log-softmax" if scores and out.ndim == 2 else "difference"
     if name == "log-softmax" and sequence:
         return "next-tokens"
     if name == "log-softmax" and not labelled:

@@ -23,9 +23,19 @@ class Agreement:
     accuracy_b: float | None
 
 
-def agreement(a: np.ndarray, b: np.ndarray, probes: Probes) -> Agreement:
-    """Agreement of top answers and accuracies from outputs `[n, classes]` (or `[n, length, tokens]`) of two models."""
-    choices = [top_answers(out, probes.kind) for out in (a, b)]
+def agreement(a: np.ndarray, b: np.ndarray, probes: Probes, *, scores: bool = True) -> Agreement:
+    """Agreement of top answers and accuracies from outputs `[n, classes]` (or `[n, length, tokens]`) of two models.
+
+    Args:
+        a: Outputs of the first model.
+        b: Outputs of the second.
+        probes: The inputs.
+        scores: Whether both answer with class scores; hidden states have no top answer.
+
+    Returns:
+        The share of equal top answers, and the accuracies.
+    """
+    choices = [top_answers(out, probes.kind) if scores else None for out in (a, b)]
     same = share_equal(*choices) if a.shape[1:] == b.shape[1:] else None
     return Agreement(same, *(accuracy(c, out.shape[-1], probes) for out, c in zip((a, b), choices, strict=True)))
 

@@ -40,3 +40,24 @@ def jackknife(statistic: Callable[[np.ndarray], float], count: int, value: float
     spread = float(np.sqrt((groups - 1) / groups * np.square(left_out - left_out.mean()).sum()))
     half = float(t.ppf((1 + LEVEL) / 2, groups - 1)) * spread
     return max(0.0, value - half), value + half
+
+
+def at_boundary(interval: tuple[float, float], value: float, units: int) -> tuple[float, float]:
+    """An interval of a share from a resampling of units, made exact where all units agree.
+
+    Units that are all right (or all wrong) are so in every resampling, whose interval is then a point. There the exact
+    interval of Clopper and Pearson (1934) over the units takes its place: from .025 ** (1 / units) to 1, or its mirror.
+
+    Args:
+        interval: Both ends, from the resampling.
+        value: The share in all units.
+        units: Independent units: families, victims or sources, not the pairs or probes within them.
+
+    Returns:
+        Both ends.
+    """
+    low, high = (float(end) for end in interval)
+    exact = ((1 - LEVEL) / 2) ** (1 / max(units, 1))
+    if value >= 1:
+        return min(low, exact), 1.0
+    return (0.0, max(high, 1 - exact)) if value <= 0 else (low, high)

@@ -9,6 +9,11 @@ from stemma.measures.base import Values
 def class_scores(a: Values, b: Values, measure: str) -> tuple[np.ndarray, np.ndarray]:
     """The outputs of two models as float64 scores over the same classes, `[k, classes]` or `[k, length, classes]`."""
     x, y = (np.asarray(v["outputs"], np.float64) for v in (a, b))
+    if "hidden" in a or "hidden" in b:
+        raise MisuseError(
+            f"{measure} needs one score per class, but a model answers with hidden states (an encoder without a "
+            "head). Compare gradient fields (the default), or use linear-cka or another measure of features"
+        )
     for out in (x, y):
         if out.ndim == 2 and out.shape[1] == 1 and not (out % 1).any():
             raise MisuseError(

@@ -42,6 +42,7 @@ def from_module(module: Any, name: str = "module", input_spec: InputSpec | None 
     except ImportError as error:
         raise MissingExtraError("running a network", "torch", "networks") from error
     if isinstance(module, torch.nn.Module):
+        module = getattr(module, "_orig_mod", module)  # a compiled module computes what it was compiled from
         tensors = {n: t for n, t in module.state_dict().items() if isinstance(t, torch.Tensor)}
         return with_module(from_arrays(tensors, name), module, input_spec)
     if not callable(module):
@@ -59,8 +60,13 @@ def with_module(model: Model, module: "torch.nn.Module", input_spec: InputSpec |
     """The model with this module as its network; its digest covers weights, structure, code and settings."""
 
     def network_builder(model: Model) -> Network:
-        digest = network_digest(model.digest, f"python:{_code_digest(module)}", None, input_spec)
-        return Network(model.name, digest, input_spec, module, module)
+        from stemma.networks.hugging_face import has_head, is_token_module, token_network
+
+        code = f"python:{_code_digest(module)}"
+        if input_spec is None and is_token_module(module):
+            return token_network(model, module, code)
+        digest = network_digest(model.digest, code, None, input_spec)
+        return Network(model.name, digest, input_spec, module, module, scores=has_head(module))
 
     return replace(model, network_builder=network_builder)
 

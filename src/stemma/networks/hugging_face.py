@@ -6,8 +6,10 @@ imported, nothing is downloaded, and attention is the eager implementation.
 
 import inspect
 import json
-from collections.abc import Callable, Generator, Mapping
+import sys
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,8 @@ from stemma.types.network import Network, network_digest
 
 if TYPE_CHECKING:
     import torch
+
+Forward = Callable[["torch.Tensor"], Any]
 
 AUTO_CLASSES = (
     "AutoModelForImageClassification", "AutoModelForSequenceClassification", "AutoModelForCausalLM",
@@ -66,7 +70,7 @@ def open_hugging_face(model: Model) -> Network:
         _forward_of(module, parameters), inputs.spec, flip_channels=inputs.flip_channels, per_input=inputs.per_input
     )
     digest = network_digest(model.digest, code, content, inputs.spec)
-    return Network(model.name, digest, inputs.spec, answer, module)
+    return Network(model.name, digest, inputs.spec, answer, module, scores=has_head(module))
 
 
 def _transformers() -> Any:
@@ -210,7 +214,24 @@ def _forward_of(module: Any, name: str) -> Callable[["torch.Tensor"], Any]:
     return forward
 
 
-def _token_network(model: Model, module: Any, folder: Path, code: str, content: str) -> Network:
+def has_head(module: Any) -> bool:
+    """Whether a module of transformers has a head; the trunk alone answers with hidden states."""
+    return getattr(module, "base_model", None) is not module
+
+
+def is_token_module(module: Any) -> bool:
+    """Whether a module is one of transformers that takes token ids."""
+    transformers = sys.modules.get("transformers")  # a module of it cannot be there before it is imported
+    known = getattr(transformers, "PreTrainedModel", None)
+    return known is not None and isinstance(module, known) and module.main_input_name == "input_ids"
+
+
+def token_network(model: Model, module: Any, code: str) -> Network:
+    """The network of a text module that was made in memory: as that of its folder, but its tokenizer is unknown."""
+    return _token_network(model, module, None, code, module.config.to_json_string())
+
+
+def _token_network(model: Model, module: Any, folder: Path | None, code: str, content: str) -> Network:
     import torch
 
     settings = module.config
@@ -223,18 +244,40 @@ def _token_network(model: Model, module: Any, folder: Path, code: str, content: 
             "so that it takes one"
         ) from error
     rows = embedding.num_embeddings if isinstance(embedding, torch.nn.Embedding) else int(text.vocab_size)
-    spec = InputSpec("tokens", (_positions(text),), 0, tokenizer.largest_token_id(folder, rows) or 0)
-    if type(module).__name__.endswith("ForSequenceClassification") and getattr(text, "pad_token_id", 0) is None:
-        text.pad_token_id = settings.pad_token_id = -1  # probes are not padded: the last token is used
+    last = rows - 1 if folder is None else tokenizer.largest_token_id(folder, rows)
+    spec = InputSpec("tokens", (_positions(text),), 0, last or 0)
+    padless = type(module).__name__.endswith("ForSequenceClassification") and getattr(text, "pad_token_id", 0) is None
+    whole = partial(_without_padding, (text, settings)) if padless else _unchanged
     forward = None
     parameters = inspect.signature(module.forward).parameters
     if "inputs_embeds" in parameters and not getattr(settings, "is_encoder_decoder", False):
-        forward = _one_hot_forward(_forward_of(module, "inputs_embeds"), embedding)
+        forward = _one_hot_forward(whole(_forward_of(module, "inputs_embeds")), embedding)
     digest = network_digest(model.digest, code, content, spec)
     return Network(
-        model.name, digest, spec, _forward_of(module, "input_ids"), module,
-        from_one_hot=forward, tokenizer=tokenizer.vocabulary_digest(folder),
+        model.name, digest, spec, whole(_forward_of(module, "input_ids")), module,
+        from_one_hot=forward, tokenizer=None if folder is None else tokenizer.vocabulary_digest(folder),
+        scores=has_head(module),
     )  # fmt: skip
+
+
+def _unchanged(forward: Forward) -> Forward:
+    return forward
+
+
+def _without_padding(settings: Sequence[Any], forward: Forward) -> Forward:
+    """A classifier without padding token: probes are not padded, so the last token is used."""
+
+    def answer(x: "torch.Tensor") -> Any:
+        before = [s.pad_token_id for s in settings]
+        for s in settings:
+            s.pad_token_id = -1
+        try:
+            return forward(x)
+        finally:
+            for s, kept in zip(settings, before, strict=True):
+                s.pad_token_id = kept
+
+    return answer
 
 
 def _positions(settings: Any) -> int:

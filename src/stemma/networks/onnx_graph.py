@@ -27,6 +27,9 @@ DTYPES = {
 DERIVED_INPUTS = ("attention_mask", "token_type_ids", "position_ids")
 """Inputs that follow from token ids without padding."""
 
+HIDDEN_OUTPUTS = frozenset({"last_hidden_state", "token_embeddings", "sentence_embedding", "pooler_output"})
+"""Outputs that are hidden states, by the names that exporters of transformers give them."""
+
 
 def open_onnx(model: Model, path: Path) -> Network:
     """The network of an `.onnx` file, run by ONNX Runtime on the processor, without gradients.
@@ -71,7 +74,8 @@ def open_onnx(model: Model, path: Path) -> Network:
 
         answer = Normalised(answer, spec, flip_channels=inputs.flip_channels)
     tokenizer_digest = tokenizer.vocabulary_digest(path.parent) if spec.kind == "tokens" and model.config else None
-    return Network(model.name, digest, spec, answer, differentiable=False, tokenizer=tokenizer_digest)
+    scores = _output_name(session) not in HIDDEN_OUTPUTS
+    return Network(model.name, digest, spec, answer, differentiable=False, tokenizer=tokenizer_digest, scores=scores)
 
 
 def _session(path: Path) -> Any:
@@ -119,8 +123,13 @@ def _preprocessing(model: Model, folder: Path, spec: InputSpec) -> Preprocessing
     return Preprocessing(replace(spec, mean=found.spec.mean, std=found.spec.std), flip_channels=found.flip_channels)
 
 
+def _output_name(session: Any) -> str:
+    names = [o.name for o in session.get_outputs()]
+    return "logits" if "logits" in names else names[0]
+
+
 def _forward(session: Any, main_input: Any, derived: list[Any]) -> "Callable[[torch.Tensor], torch.Tensor]":
-    output = next((o.name for o in session.get_outputs() if o.name == "logits"), session.get_outputs()[0].name)
+    output = _output_name(session)
 
     def answer(x: "torch.Tensor") -> "torch.Tensor":
         import torch

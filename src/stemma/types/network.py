@@ -1,7 +1,7 @@
 """A model that can be questioned: raw inputs in, outputs out, whatever it is made of."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,8 @@ class Network:
         from_one_hot: For token networks: relaxed one-hot inputs `[n, length, vocabulary]` to outputs; None elsewhere.
         tokenizer: Identity of the tokenizer (its vocabulary's digest); token networks are compared only where it
             agrees. None where unknown.
+        scores: Whether it answers with scores of classes or next tokens; False for hidden states and embeddings, whose
+            largest entry is no class.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Network:
     differentiable: bool = True
     from_one_hot: Answer | None = None
     tokenizer: str | None = None
+    scores: bool = True
 
     def __call__(self, inputs: "torch.Tensor") -> "torch.Tensor":
         """Outputs, with the graph back to the inputs where the network is differentiable.
@@ -92,11 +95,12 @@ def _checked(network: Network, answer: Answer, inputs: "torch.Tensor") -> "torch
     except StemmaError:
         raise
     except Exception as e:  # any code may stand behind a network
-        shape = list(inputs.shape[1:])
-        raise StemmaError(
-            f"{network.name} does not answer inputs of shape {shape}: {' '.join(str(e).split())[:300]}. "
-            "Are these probes of its raw input space?"
-        ) from e
+        shape, why = list(inputs.shape[1:]), " ".join(str(e).split())[:300]
+        what = "inputs" if inputs.is_floating_point() else "integer inputs (token ids)"
+        hint = "Are these probes of its raw input space?"
+        if "nference tensor" in why:
+            hint = "Its weights were made under torch.inference_mode(): build and load the module outside of it"
+        raise StemmaError(f"{network.name} does not answer {what} of shape {shape}: {why.rstrip('.')}. {hint}") from e
     if out is None or out.ndim < 2 or len(out) != len(inputs):
         given = "no tensor" if out is None else f"a tensor of shape {list(out.shape)}"
         raise StemmaError(
@@ -107,7 +111,9 @@ def _checked(network: Network, answer: Answer, inputs: "torch.Tensor") -> "torch
 
 
 def main_output(answer: Any) -> "torch.Tensor | None":
-    """The tensor that counts in an answer: itself, `logits`, else the first tensor.
+    """The tensor that counts in an answer: itself, `logits`, else the first one that is more than a single number.
+
+    A loss beside the scores is a single number. Tuples, mappings and dataclasses may hold one another.
 
     Returns:
         A tensor, or None where there is none.
@@ -119,5 +125,15 @@ def main_output(answer: Any) -> "torch.Tensor | None":
     logits = answer.get("logits") if isinstance(answer, Mapping) else getattr(answer, "logits", None)
     if isinstance(logits, torch.Tensor):
         return logits
-    parts = answer.values() if isinstance(answer, Mapping) else answer if isinstance(answer, (tuple, list)) else ()
-    return next((p for p in parts if isinstance(p, torch.Tensor)), None)
+    found = [t for t in map(main_output, _parts(answer)) if t is not None]
+    return next((t for t in found if t.ndim), found[0] if found else None)
+
+
+def _parts(answer: Any) -> Iterable[Any]:
+    if isinstance(answer, Mapping):
+        return answer.values()
+    if isinstance(answer, (tuple, list)):
+        return answer
+    if is_dataclass(answer) and not isinstance(answer, type):
+        return [getattr(answer, f.name) for f in fields(answer)]
+    return ()

@@ -39,6 +39,12 @@ class DnaAxis:
 
     def fingerprint(self, party: Subject, weights: Digest | None = None) -> Fingerprint | str:
         """The DNA of a model, given the digest of its weights where known; or why there is none."""
+        key = "dna", self.method.spec.digest, self.probes.digest
+        if key not in party.kept:
+            party.kept[key] = self._fingerprint(party, weights)
+        return party.kept[key]
+
+    def _fingerprint(self, party: Subject, weights: Digest | None) -> Fingerprint | str:
         known = weights or (party.sketch.model if party.sketch is not None else None)
         if known is not None:
             stored = self.registry.functional(known, self.probes.digest, self.method.spec)

@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING
 from stemma.ancestry.trace import Candidate
 from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError, RegistryError, StemmaError
+from stemma.fingerprints.dna import MIN_PROBES
 from stemma.kinship.axes import FORGOTTEN, both_axes
 from stemma.kinship.compare import function_of, reason_not_comparable, with_forgotten, with_partitions
 from stemma.kinship.function import combined
+from stemma.kinship.function.asked_once import AskedOnce
 from stemma.kinship.function.closer_than_independent import ObservationPlan
 from stemma.kinship.function.closest_of_many import ClosestOfMany
+from stemma.kinship.function.label_observations import observe_labels
 from stemma.kinship.function.null_models import NullModels, Subject
 from stemma.kinship.function.partition_agreement import PartitionAgreement
 from stemma.kinship.function.selection import Selection
@@ -87,10 +90,13 @@ class FunctionAxis:
 
     def on_pair(self, comparison: Comparison, a: Model, b: Model, null: Nulls) -> Comparison:
         """The comparison of a pair by weights, completed with the function axis."""
-        parties = self.party(a), self.party(b)
+        sketched = False
+        asked = AskedOnce(self.given_probes, lambda s: self._keep(s, sketched=sketched))
+        parties = asked.party(self.party(a)), asked.party(self.party(b))
         if why := reason_not_comparable(*parties):
             return both_axes(comparison, why, self.alpha)
-        chosen = self.control_models([a, b], null)
+        chosen = asked.controls(self.control_models([a, b], null))
+        sketched = any(p.load is None for p in (*parties, *chosen))
         function = function_of(*parties, self.probes, chosen, alpha=self.alpha, progress=self.progress)
         if any(m.black_box for m in (a, b)) and not isinstance(function, str) and not function.details["measures"]:
             labels = PartitionAgreement(self.alpha)(*parties, self.probes, chosen)  # all that labels alone can show
@@ -124,11 +130,12 @@ class FunctionAxis:
 
     def on_search(self, suspect: Model, candidates: Sequence[Candidate], null: Nulls) -> Mapping[int, Evidence | str]:
         """Evidence on a suspect and each candidate by its `id`, corrected for their number; or why there is none."""
-        own = self.party(suspect)
+        asked = AskedOnce(self.given_probes, lambda s: self._keep(s, sketched=None))
+        own = asked.party(self.party(suspect))
         if why := reason_not_comparable(own):
             return {id(c): why for c in candidates}
-        chosen = self.control_models([suspect], null, candidates=candidates)
-        parties = [self.candidate_party(c) for c in candidates]
+        chosen = asked.controls(self.control_models([suspect], null, candidates=candidates))
+        parties = [self.candidate_party(c, asked) for c in candidates]
         comparison = ClosestOfMany(self.alpha)(own, parties, self.given_probes, chosen, self.progress)
         pairs = [(p, c.ref.digest) for c, p in zip(candidates, parties, strict=True)]
         by_dna = self.dna.on_search(own, pairs, chosen, suspect.digest)
@@ -142,9 +149,20 @@ class FunctionAxis:
                 out[id(c)] = with_forgotten(_with_doubled_p(evidence, times, self.alpha), party, own, self.given_probes)
         return out
 
-    def candidate_party(self, c: Candidate) -> Subject:
+    def _keep(self, subject: Subject, *, sketched: bool | None) -> None:
+        """Take what later methods need of a model that is loaded: its DNA, and its labels unless `sketched` is None."""
+        if len(self.given_probes) >= MIN_PROBES:
+            self.dna.fingerprint(subject)
+        if sketched is None:
+            return
+        probes = self.given_probes
+        used = FunctionalSketch.of(probes).probes(probes) if sketched else probes
+        with contextlib.suppress(StemmaError):  # the error is reported where labels are compared
+            subject.kept["labels", used.digest] = observe_labels(subject, probes, used)
+
+    def candidate_party(self, c: Candidate, asked: AskedOnce) -> Subject:
         """A candidate with its sketch, which is kept where the candidate is enrolled."""
-        party = self.enrolled_party(c)
+        party = asked.other(self.enrolled_party(c))
         if party.sketch is not None or party.load is None:
             return party
         with contextlib.suppress(StemmaError):  # the error is reported when the model is compared

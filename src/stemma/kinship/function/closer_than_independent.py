@@ -22,6 +22,7 @@ from stemma.kinship.function.observations import (
     mean_distances,
     observe,
     observe_each,
+    without_fields,
 )
 from stemma.kinship.function.rank_test import (
     TASK_MARGIN,
@@ -37,8 +38,8 @@ from stemma.kinship.function.sketches import FunctionalSketch, from_sketch
 from stemma.probes import Probes
 from stemma.types import Axis, Evidence, Fingerprint, Null, Spec, Verdict
 
-MEMORY = 1 << 30
-"""Bytes that the fields of one model may take; larger ones are compared by sketches."""
+MEMORY = 1 << 27
+"""Bytes that the fields of one model may take (three are held at a time); larger ones are compared by sketches."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,13 +175,19 @@ class CloserThanIndependent:
         _refuse_labels(*output_shapes, probes, f"{a.name} and {b.name}")
         plan = ObservationPlan.of(probes, sketched=sketched, labelled=labels_apply(*output_shapes, probes))
         one, two = plan.observe(a, probes), plan.observe(b, probes)
-        observations, left_out = observe_each(null, lambda n: plan.observe(n, probes), (one, two), progress)
+        measured: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+
+        def observed(subject: Subject) -> Observation:
+            found = plan.observe(subject, probes)
+            both = mean_distances(one, found, plan.methods), mean_distances(found, two, plan.methods)
+            slim = without_fields(found)  # the fields of one control at a time
+            measured[id(slim)] = both
+            return slim
+
+        observations, left_out = observe_each(null, observed, (one, two), progress)
         if selection is not None:
             selection.refuse_used([(o.name, o.digest) for o in observations])
-        distances = [
-            NullModelDistances(o, mean_distances(one, o, plan.methods), mean_distances(o, two, plan.methods))
-            for o in observations
-        ]
+        distances = [NullModelDistances(o, *measured[id(o)]) for o in observations]
         return self.evidence(plan, one, two, distances, NullModels(null.source, (), tuple(left_out)))
 
     def evidence(

@@ -11,6 +11,7 @@ from stemma.errors import MisuseError, StemmaError
 from stemma.fingerprints.evaluation import require_one_tokenizer
 from stemma.probes import Probes
 from stemma.types import Spec
+from stemma.types.asking import asked_plainly
 
 if TYPE_CHECKING:
     import torch
@@ -193,6 +194,7 @@ class FineTuningApproximation:
             raise MisuseError("layer='all' averages ranks among candidates: call matrix with all candidates")
         return self.matrix([parent], children, probes).values[0]
 
+    @asked_plainly
     def matrix(self, candidates: Sequence[Model], children: Sequence[Model], probes: Probes) -> LineageScores:
         """Scores of every candidate for every child.
 

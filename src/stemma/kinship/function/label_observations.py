@@ -153,6 +153,8 @@ def subsampled(observation: Observation, positions: int) -> Observation:
 
 def observe_labels(subject: Subject, probes: Probes, used: Probes) -> Observation:
     """Hard labels of a model, or of its stored sketch; `classes` is None where answers are not class scores."""
+    if ("labels", used.digest) in subject.kept:
+        return subject.kept["labels", used.digest]
     if subject.load is None:
         kept = subject.sketch
         if kept is None or kept.probes != probes.digest or kept.spec.digest != FunctionalSketch.of(probes).spec.digest:
@@ -172,7 +174,8 @@ def hard_labels(model: Model, probes: Probes) -> tuple[np.ndarray | None, tuple[
     found, shape = [], ()
     for block in Outputs(batch=8 if probes.kind == "tokens" else 256).blocks(model, probes):
         given = block.values["outputs"]
-        shape, labels = given.shape[1:], top_answers(given, probes.kind)
+        shape = given.shape[1:]
+        labels = None if "hidden" in block.values else top_answers(given, probes.kind)
         if labels is None and model.black_box and _are_labels(given, probes.kind):
             labels = given[..., 0].astype(np.int64)
         if labels is None:

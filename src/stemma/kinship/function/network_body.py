@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from stemma.checkpoints.model import Model
 from stemma.checkpoints.tensor_names import strip_prefix
 from stemma.errors import MisuseError, StemmaError
-from stemma.fingerprints.evaluation import as_tensor, checked_network
+from stemma.fingerprints.evaluation import as_tensor, checked_network, why_no_gradient
 from stemma.fingerprints.layers import capture, find_head, find_layer, is_linear_or_convolution, module_of
 from stemma.probes import Probes
 from stemma.types.network import Network
@@ -162,6 +162,8 @@ def _with_reaching_parameters(found: Body, probes: Probes) -> Body:
     if out.requires_grad:
         gradients = torch.autograd.grad(out.sum(), list(leaves.values()), allow_unused=True)
     inside = {n: found.parameters[n] for n, slope in zip(leaves, gradients, strict=False) if slope is not None}
+    if not inside and out.is_inference():
+        raise StemmaError(f"{found.network.name} has no gradients: {why_no_gradient(out)}")
     if not inside:
         where = repr(found.layer) if found.layer else "head"
         raise MisuseError(
@@ -175,6 +177,7 @@ def _state(module: nn.Module) -> tuple[Parameters, Parameters]:
     """Parameters, and buffers with whatever cannot be differentiated; floats at least in float32."""
     both = [*module.named_parameters(), *module.named_buffers()]
     all_of_them = {n: t.detach().to(_float_type(t)) if t.is_floating_point() else t for n, t in both}
+    all_of_them = {n: t.clone() if t.is_inference() else t for n, t in all_of_them.items()}
     smooth = {n for n, p in module.named_parameters() if p.is_floating_point()}
     return {n: t for n, t in all_of_them.items() if n in smooth}, {
         n: t for n, t in all_of_them.items() if n not in smooth
@@ -201,11 +204,27 @@ def feature_tangents(parent: Body, added: Sequence[Parameters], probes: Probes, 
         except MisuseError:
             raise
         except (StemmaError, RuntimeError) as e:
-            raise StemmaError(
-                f"{parent.network.name} cannot be differentiated forward ({' '.join(str(e).split())[:200]}): use "
-                "form='taylor', which needs a backward pass only"
-            ) from e
+            try:  # some operations have no forward derivative
+                parts.append(_by_double_reverse(parent, inputs, added))
+            except (StemmaError, RuntimeError):
+                raise StemmaError(
+                    f"{parent.network.name} cannot be differentiated forward ({' '.join(str(e).split())[:200]}): use "
+                    "form='taylor', which needs a backward pass only"
+                ) from e
     return torch.cat(parts, 1).cpu().double()
+
+
+def _by_double_reverse(parent: Body, inputs: torch.Tensor, added: Sequence[Parameters]) -> torch.Tensor:
+    """Tangents of one batch in reverse mode: what is pulled back by u is linear in u, with derivative J."""
+    leaves = {n: t.detach().clone().requires_grad_() for n, t in parent.parameters.items()}
+    with torch.enable_grad():
+        out = parent.features(inputs, leaves)
+        u = torch.zeros_like(out, requires_grad=True)
+        pulled = torch.autograd.grad(
+            out, list(leaves.values()), u, create_graph=True, allow_unused=True, materialize_grads=True
+        )
+    changes = [[change[n].to(t) for n, t in leaves.items()] for change in added]
+    return torch.stack([torch.autograd.grad(pulled, u, change, retain_graph=True)[0] for change in changes]).detach()
 
 
 def directional_derivatives(

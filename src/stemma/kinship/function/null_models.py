@@ -1,8 +1,9 @@
 """The models that a test is about, the null (control) models, and what a rank among them says."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import ceil
+from typing import Any
 
 from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError
@@ -20,11 +21,13 @@ class Subject:
         name: The model's name.
         load: Reads the model; None where it is no longer available.
         sketch: Its functional sketch for these probes, where one is stored.
+        kept: What was already taken from it for the question in hand, by what takes it.
     """
 
     name: str
     load: Callable[[], Model] | None = field(default=None, repr=False)
     sketch: Fingerprint | None = field(default=None, repr=False)
+    kept: dict[Hashable, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, model: Model) -> "Subject":

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from stemma.checkpoints.model import Model
 from stemma.errors import StemmaError
 from stemma.fingerprints.base import AbstractFingerprinter
 from stemma.fingerprints.evaluation import compute_outputs
+from stemma.fingerprints.outputs import hidden_states
 from stemma.kinship.function.null_models import NullModels, Subject, duplicate_reason
 from stemma.measures import agreement as agreements
 from stemma.measures.base import AbstractMeasure
@@ -54,6 +55,13 @@ def identity(observation: Observation) -> str:
     return f"{observation.digest} {hashlib.sha256(b''.join(np.asarray(a).tobytes() for a in arrays)).hexdigest()}"
 
 
+def without_fields(observation: Observation) -> Observation:
+    """The observation with only what tells whether its model is a known one; answers tell black boxes apart."""
+    box = observation.digest.startswith("blackbox:")
+    kept = {k: f for k, f in observation.fingerprints.items() if box and "outputs" in f.values}
+    return replace(observation, fingerprints=kept)
+
+
 def observe_each(
     null: NullModels, observe_one: Callable[[Subject], Observation], known: Sequence[Observation],
     progress: Progress | None,
@@ -83,17 +91,19 @@ def observe(model: Model, probes: Probes, methods: Methods, *, labelled: bool) -
     digest, fingerprints, missing = model.network.digest, {}, {}
     for method in {f.spec.digest: f for f, _ in methods}.values():
         try:
-            found = _outputs(method, digest, probes, given) or method(model, used)
+            found = _outputs(method, model, probes, given) or method(model, used)
             fingerprints[method.spec.digest] = Fingerprint(digest, probes.digest, method.spec, found.values)
         except StemmaError as e:
             missing[method.name] = str(e)
-    classes = agreements.top_answers(given, probes.kind)
+    classes = agreements.top_answers(given, probes.kind) if model.network.scores else None
     return Observation(model.name, digest, given.shape[1:], classes, fingerprints, missing, model.architecture)
 
 
-def _outputs(method: AbstractFingerprinter, digest: Digest, probes: Probes, given: np.ndarray) -> Fingerprint | None:
-    plain = method.produces == "outputs" and not method.spec.params
-    return Fingerprint(digest, probes.digest, method.spec, {"outputs": given}) if plain else None
+def _outputs(method: AbstractFingerprinter, model: Model, probes: Probes, given: np.ndarray) -> Fingerprint | None:
+    if method.produces != "outputs" or method.spec.params:
+        return None
+    values = {"outputs": given} | hidden_states(model.network, len(given))
+    return Fingerprint(model.network.digest, probes.digest, method.spec, values)
 
 
 def distance(

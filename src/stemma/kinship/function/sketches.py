@@ -11,6 +11,7 @@ from stemma.errors import StemmaError
 from stemma.fingerprints.base import AbstractFingerprinter
 from stemma.fingerprints.evaluation import compute_outputs
 from stemma.fingerprints.gradient_field import GradientField
+from stemma.fingerprints.outputs import hidden_states
 from stemma.kinship.function import combined
 from stemma.kinship.function.observations import Methods, Observation
 from stemma.measures.agreement import top_answers
@@ -90,7 +91,9 @@ class FunctionalSketch:
         given = compute_outputs(model, few)
         form = np.frombuffer(bytes.fromhex(model.architecture), np.uint8)
         values: dict[str, np.ndarray] = {"shape": np.array(given.shape[1:], np.int64), "architecture": form}
-        values.update(_answer_arrays(given, probes.kind))
+        values.update(_answer_arrays(given, probes.kind, scores=model.network.scores))
+        values.update(hidden_states(model.network, 1))
+        del given  # large for language models, and fields follow
         if model.network.differentiable:
             for way in ("label", "free") if self.labelled else ("free",):
                 used = few if way == "label" else few.with_labels(None)
@@ -115,8 +118,11 @@ def from_sketch(sketch: Fingerprint, name: str, kind: str, *, labelled: bool) ->
         else:
             missing[one.name] = f"the sketch of {name} has no gradient field"
     for f, _ in method.methods:
-        if _plain_outputs(f):
+        if _plain_outputs(f) and "outputs" not in sketch.values:
+            missing[f.name] = f"one answer of {name} is too large for a sketch"
+        elif _plain_outputs(f):
             values = {"outputs": np.asarray(sketch.values["outputs"], np.float32)}
+            values |= {n: np.asarray(v) for n, v in sketch.values.items() if n == "hidden"}
             seen[f.spec.digest] = Fingerprint(sketch.model, sketch.probes, f.spec, values)
     shape = tuple(int(s) for s in np.asarray(sketch.values["shape"]))
     classes = sketch.values.get("classes")
@@ -132,16 +138,18 @@ def _plain_outputs(method: AbstractFingerprinter) -> bool:
     return method.produces == "outputs" and not method.spec.params
 
 
-def _answer_arrays(given: np.ndarray, kind: str) -> Mapping[str, np.ndarray]:
-    """Classes, and answers of as many probes as fit; log-probabilities where an answer is class scores."""
-    found = top_answers(given, kind)
+def _answer_arrays(given: np.ndarray, kind: str, *, scores: bool) -> Mapping[str, np.ndarray]:
+    """Classes, and answers of as many probes as fit, if any; log-probabilities where an answer is class scores."""
+    found = top_answers(given, kind) if scores else None
     out: dict[str, np.ndarray] = {}
     if found is not None:
         small = found.astype(np.uint16 if given.shape[-1] <= 1 << 16 else np.uint32)
         if small.nbytes <= OUTPUTS // 2:
             out["classes"] = small
     free = OUTPUTS - sum(v.nbytes for v in out.values())
-    fit = max(1, min(len(given), free // max(1, 2 * int(np.prod(given.shape[1:])))))
+    fit = min(len(given), free // max(1, 2 * int(np.prod(given.shape[1:]))))
+    if not fit:  # not one answer fits: sequences over a large vocabulary
+        return out
     some = given[:fit].astype(np.float64)
     if found is not None:
         from scipy.special import log_softmax
