@@ -31,6 +31,16 @@ settings.load_profile("same")
 SHARED = Path(__file__).parents[2] / "shared"
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Files that hold none of the tests that `make slow` or `make other` asks for are not even loaded."""
+    asked = config.option.markexpr
+    if asked not in ("slow", "not anywhere") or not collection_path.match("test_*.py"):
+        return None
+    text = collection_path.read_text(encoding="utf-8")
+    useless = "slow" not in text if asked == "slow" else "\npytestmark = pytest.mark.anywhere\n" in text
+    return True if useless else None
+
+
 @pytest.hookimpl(trylast=True)  # after the marks that were asked for
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if not (most := int(os.environ.get("STEMMA_TEST_CASES", "0"))):
