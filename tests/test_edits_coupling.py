@@ -365,7 +365,7 @@ def hugging_face(kind: str) -> tuple[Any, np.ndarray]:
             hidden_size=16, num_hidden_layers=2, num_attention_heads=4, intermediate_size=24, image_size=8,
             patch_size=4, num_labels=5)),
         "swin": lambda: T.SwinForImageClassification(T.SwinConfig(
-            image_size=16, patch_size=2, embed_dim=8, depths=[2, 1], num_heads=[2, 4], window_size=4, num_labels=5)),
+            image_size=16, patch_size=2, embed_dim=8, depths=[2, 2], num_heads=[2, 4], window_size=4, num_labels=5)),
         "resnet": lambda: T.ResNetForImageClassification(T.ResNetConfig(
             embedding_size=8, hidden_sizes=[16, 24], depths=[2, 2], layer_type="bottleneck", num_labels=5)),
     }  # fmt: skip

@@ -562,7 +562,7 @@ def expanding() -> Iterator[ModuleType]:
 def read_apart(paths: list[Path], how: str = "together") -> list[dict]:
     """What became of checkpoints in a process of their own, or each in one ("apart"), with what they cost."""
     command = [sys.executable, "-c", READ, how, *map(str, paths)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100 * len(paths))
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 
