@@ -15,8 +15,12 @@ PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13 python3.14 p
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; break; }; done; true)
 
 # Another kind of processor: the oldest instructions that each library has, and two threads where the tests take one.
+# Two cases of each test are enough there: the others take the same way through the same libraries.
 OTHER := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE OPENBLAS_CORETYPE=Nehalem \
-	STEMMA_TEST_THREADS=2 OMP_WAIT_POLICY=passive
+	STEMMA_TEST_THREADS=2 STEMMA_TEST_CASES=2 OMP_WAIT_POLICY=passive
+
+# Two workers: each begins with the files of its half, whose fixtures it makes alone, then helps the other out.
+TWO := -n 2 --dist worksteal
 
 .PHONY: help setup demo test check fix slow other bench figures schemas site clean
 
@@ -40,7 +44,7 @@ demo: $(READY) ## build a family of small networks, enrol it, trace a disguised 
 
 test: $(READY) ## checks and the fast tests, two at a time; fails if either does
 	@cd '$(HERE)' && code=0; $(MAKE) --no-print-directory check || code=$$?; \
-	  '$(BIN)/python' -m pytest -n 2 -m 'not slow' || code=$$?; exit $$code
+	  '$(BIN)/python' -m pytest $(TWO) -m 'not slow' || code=$$?; exit $$code
 
 check: $(READY) ## formatting, lint, types, dead code, and who may import whom
 	@cd '$(HERE)' && '$(BIN)/ruff' format --check --quiet .
@@ -53,11 +57,11 @@ fix: $(READY) ## repair what can be repaired by itself: formatting, import order
 	@cd '$(HERE)' && '$(BIN)/ruff' check --fix --quiet . ; '$(BIN)/ruff' format --quiet .
 
 slow: $(READY) ## the slow tests, two at a time
-	@cd '$(HERE)' && '$(BIN)/python' -m pytest -n 2 -m slow || { code=$$?; test $$code -eq 5; }
+	@cd '$(HERE)' && '$(BIN)/python' -m pytest $(TWO) -m slow || { code=$$?; test $$code -eq 5; }
 
 other: $(READY) ## tests as another kind of processor runs them, but for documents: what is trained anew there changes no result
 	@cd '$(HERE)' && cache=$$(mktemp -d) && trap 'rm -rf "$$cache"' EXIT && \
-	  env $(OTHER) STEMMA_CACHE="$$cache" '$(BIN)/python' -m pytest -n 2 -m 'not anywhere'
+	  env $(OTHER) STEMMA_CACHE="$$cache" '$(BIN)/python' -m pytest $(TWO) -m 'not anywhere'
 
 bench: $(READY) ## measure speed and error rates (STEMMA_DATA=DIR: the data sets), and write benchmarks/results
 	@cd '$(HERE)' && for f in benchmarks/*.py; do echo "$$f" >&2; '$(BIN)/python' "$$f"; done

@@ -1,6 +1,7 @@
 """Every test runs offline, never near the user's own registry, on one thread, and asks the same questions every time.
 
 `STEMMA_TEST_THREADS` asks for other threads than one: nothing that a test says may depend on it.
+`STEMMA_TEST_CASES` asks for at most so many cases of each test: fast ones, first to last, where there are any.
 """
 
 import os
@@ -28,6 +29,35 @@ settings.register_profile("same", derandomize=True)
 settings.load_profile("same")
 
 SHARED = Path(__file__).parents[2] / "shared"
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Files that hold none of the tests that `make slow` or `make other` asks for are not even loaded."""
+    asked = config.option.markexpr
+    if asked not in ("slow", "not anywhere") or not collection_path.match("test_*.py"):
+        return None
+    text = collection_path.read_text(encoding="utf-8")
+    useless = "slow" not in text if asked == "slow" else "\npytestmark = pytest.mark.anywhere\n" in text
+    return True if useless else None
+
+
+@pytest.hookimpl(trylast=True)  # after the marks that were asked for
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not (most := int(os.environ.get("STEMMA_TEST_CASES", "0"))):
+        return
+    tests: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        tests.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    kept = {item for cases in tests.values() for item in _some(cases, most)}
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = [item for item in items if item in kept]
+
+
+def _some(cases: list[pytest.Item], most: int) -> list[pytest.Item]:
+    """Cases of one test, evenly from the first to the last of those that are fast, or of the slow where none is."""
+    cases = [case for case in cases if case.get_closest_marker("slow") is None] or cases
+    count = min(most, len(cases))
+    return [cases[i * (len(cases) - 1) // max(count - 1, 1)] for i in range(count)]
 
 
 @pytest.fixture(autouse=True)

@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 
 from checkpoints import Run, arrays_of, child_of
 from documents import check_document
+from edited_networks import stemma
 
 pytest.importorskip("fastapi", reason="the web extra is not installed")
 
@@ -39,8 +40,7 @@ def client_of(registry: Path, **given: Any) -> Client:
     return TestClient(create_app(settings), base_url=f"http://{host}:{settings.port}", raise_server_exceptions=False)
 
 
-@pytest.fixture
-def registry(tmp_path: Path, run: Run) -> Path:
+def enrolled_below(tmp_path: Path) -> Path:
     """A root, its child, a stranger, a model with claims; the tree is drawn."""
     folder = tmp_path / "enrolled"
     folder.mkdir()
@@ -49,9 +49,26 @@ def registry(tmp_path: Path, run: Run) -> Path:
     save_file(arrays_of(1), folder / "stranger.safetensors")
     path = tmp_path / "atlas.db"
     for words in (("add", folder), ("lineage",)):
-        code, _, err = run(*words, "--registry", path)
-        assert code == 0, err
+        done = stemma(*words, "--registry", path)
+        assert done.returncode == 0, done.stderr
     return path
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Path:
+    return enrolled_below(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same registry, for tests that only read."""
+    return enrolled_below(tmp_path_factory.mktemp("atlas"))
+
+
+@pytest.fixture
+def reading(kept: Path) -> Iterator[Client]:
+    with client_of(kept) as client:
+        yield client
 
 
 @pytest.fixture
@@ -106,8 +123,8 @@ PAGES = ("/", "/?search=root", "/?sort=family&reverse=true", "/?license=gpl", "/
 
 
 @pytest.mark.parametrize("address", PAGES)
-def test_every_page_is_whole_and_loads_nothing_from_elsewhere(atlas: Client, address: str) -> None:
-    found = atlas.get(address)
+def test_every_page_is_whole_and_loads_nothing_from_elsewhere(reading: Client, address: str) -> None:
+    found = reading.get(address)
     page = Page(found.text)
     assert found.status_code == 200
     assert found.headers["content-type"] == "text/html; charset=utf-8"
@@ -120,16 +137,16 @@ def test_every_page_is_whole_and_loads_nothing_from_elsewhere(atlas: Client, add
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
     for own in {a for a in page.addresses if a.startswith("/static/")}:
-        assert atlas.get(own).status_code == 200, own
+        assert reading.get(own).status_code == 200, own
 
 
-def test_pages_say_what_is_enrolled_and_how_it_is_related(atlas: Client) -> None:
-    assert "3 models" in Page(atlas.get("/").text).text
-    assert "1 model of 3" in Page(atlas.get("/?search=CHI").text).text
-    assert "No model fits" in atlas.get("/?search=nothing-like-it").text
-    child = Page(atlas.get("/model?name=child").text).text
+def test_pages_say_what_is_enrolled_and_how_it_is_related(reading: Client) -> None:
+    assert "3 models" in Page(reading.get("/").text).text
+    assert "1 model of 3" in Page(reading.get("/?search=CHI").text).text
+    assert "No model fits" in reading.get("/?search=nothing-like-it").text
+    child = Page(reading.get("/model?name=child").text).text
     assert "1 relative here" in child or "made from root" in child
-    assert "gpl-3.0" in Page(atlas.get("/model?name=root").text).text
+    assert "gpl-3.0" in Page(reading.get("/model?name=root").text).text
     assert "stemma show" in child
 
 
@@ -349,9 +366,9 @@ def test_hostile_names_are_text_on_every_page(name: str, tmp_path: Path, run: Ru
         ({"origin": "http://127.0.0.1:7433", "sec-fetch-site": "same-origin"}, "POST", 404),
     ],
 )
-def test_other_hosts_and_origins_are_refused(atlas: Client, headers: dict[str, str], method: str, code: int) -> None:
+def test_other_hosts_and_origins_are_refused(reading: Client, headers: dict[str, str], method: str, code: int) -> None:
     body = {"data": {"kind": "trace", "model": "no such"}} if method == "POST" else {}
-    assert atlas.request(method, "/ask" if method == "POST" else "/", headers=headers, **body).status_code == code
+    assert reading.request(method, "/ask" if method == "POST" else "/", headers=headers, **body).status_code == code
 
 
 def test_where_others_can_reach_it_a_token_is_needed(registry: Path) -> None:
@@ -383,10 +400,10 @@ def test_only_enrolled_models_and_uploads_are_opened(atlas: Client, registry: Pa
 @pytest.mark.parametrize(
     "address", ["/model?name=nobody", "/jobs/0123", "/nowhere", "/?family=nobody", "/?sort=size", "/model"]
 )
-def test_what_is_not_there_is_said_in_one_sentence(atlas: Client, address: str) -> None:
-    found = atlas.get(address)
+def test_what_is_not_there_is_said_in_one_sentence(reading: Client, address: str) -> None:
+    found = reading.get(address)
     assert found.status_code in (400, 404, 422)
-    twin = atlas.get(address, headers={"accept": "application/json"})
+    twin = reading.get(address, headers={"accept": "application/json"})
     assert twin.status_code == found.status_code
     assert len(twin.json()["error"]) > 10
 
@@ -536,9 +553,9 @@ def test_two_atlases_of_one_host_do_not_log_each_other_out(registry: Path) -> No
 
 
 @pytest.mark.parametrize("address", ["/", "/model?name=root", "/tree/drawing", "/trace", "/nowhere", "/?format=json"])
-def test_no_cache_keeps_a_page_for_who_comes_next(atlas: Client, address: str) -> None:
-    assert atlas.get(address).headers["cache-control"] == "no-store"
-    assert atlas.get(address, headers={"host": "evil.example"}).headers["cache-control"] == "no-store"
+def test_no_cache_keeps_a_page_for_who_comes_next(reading: Client, address: str) -> None:
+    assert reading.get(address).headers["cache-control"] == "no-store"
+    assert reading.get(address, headers={"host": "evil.example"}).headers["cache-control"] == "no-store"
 
 
 JSON = {"accept": "application/json"}

@@ -206,6 +206,7 @@ def test_paired_probes_in_python() -> None:
     assert found.modalities["a"].share.value == pytest.approx(1)
 
 
+@pytest.mark.anywhere
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "needs"), [("balance_trainer", "accelerate"), ("balance_lightning", "lightning")])
 def test_the_examples_balance_a_network(name: str, needs: str) -> None:

@@ -367,6 +367,7 @@ def test_tensors_under_other_names_are_one_sentence(run: Run, zoo: Path, tmp_pat
     assert "Error(s)" not in err
 
 
+@pytest.mark.slow
 def test_models_left_out_of_the_null_are_named_and_a_recipe_has_some_to_spare(run: Run, zoo: Path) -> None:
     asked = ("compare", *_pair(zoo), "--probes", zoo / "digits.npz", "--alpha", ".2", "--null-recipe", "mlp")
     code, out, _ = run(*asked, "--json")

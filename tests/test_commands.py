@@ -17,6 +17,8 @@ from safetensors.numpy import save_file
 import stemma
 from checkpoints import PROGRAM, Run, arrays_of
 
+pytestmark = pytest.mark.anywhere
+
 
 def test_add_list_show_remove_check(run: Run, models: Path) -> None:
     code, out, err = run("add", models, "--license", "MIT")
@@ -200,6 +202,7 @@ def test_hostile_names_are_shown_not_obeyed(run: Run, models: Path) -> None:
         assert out + err
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_early_is_no_error(models: Path) -> None:
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     subprocess.run([*PROGRAM, "add", models], check=True, capture_output=True, env=environment)

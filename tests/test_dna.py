@@ -136,6 +136,7 @@ def test_the_form_of_answers_is_told(answers: Any, form: int) -> None:
     assert output_form(answers(p)) == form
 
 
+@pytest.mark.slow
 def test_controls_that_answer_in_another_form_do_not_stand_in(family: dict[str, list[Model]]) -> None:
     def softened(model: Model) -> Model:
         inner = model.network
@@ -381,7 +382,9 @@ def made_up(name: str, sources: int, seed: int, kin: float) -> Group:
     return Group(name, kept, np.tile(np.arange(sources), 2), way)
 
 
-@pytest.mark.parametrize("similarity", ["infonce", "pair-margin", "triplet", "none"])
+@pytest.mark.parametrize(
+    "similarity", ["infonce", *(pytest.param(s, marks=pytest.mark.slow) for s in ("pair-margin", "triplet", "none"))]
+)
 def test_what_kin_share_is_learnt_and_nothing_where_they_share_nothing(similarity: str) -> None:
     how = Training(steps=100, similarity=similarity, probes=64, classify=True)
     groups = [made_up("mlp-a", 24, 1, 1.5), made_up("mlp-b", 24, 2, 1.5)]
@@ -409,6 +412,7 @@ def test_training_refuses_what_teaches_nothing() -> None:
         parse_groups("mlp:what=3")
 
 
+@pytest.mark.slow
 def test_a_group_is_looked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STEMMA_CACHE", str(tmp_path))
     recipe = GroupRecipe("mlp", 5, 2, folder=False)
@@ -421,6 +425,7 @@ def test_a_group_is_looked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert first.features.shape == (26, 384, len(FEATURES))
 
 
+@pytest.mark.slow
 def test_an_encoder_is_trained_on_a_zoo_of_ones_own(tmp_path: Path, run: Run) -> None:
     assert run("zoo", "build", "flat:mlp:children=2", "--out", tmp_path / "zoo")[0] == 0
     np.savez(tmp_path / "p.npz", inputs=PROBES.inputs)

@@ -2,8 +2,8 @@
 
 import importlib.util
 import json
-import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -11,10 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import typer.main
-from safetensors.numpy import save_file
 
 from checkpoints import Run
 from stemma import cli
@@ -345,23 +343,48 @@ def test_the_readme_commands_run_as_printed(
     assert 0 < float(second) < 0.5
 
 
+def _as_typed(line: str, run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[int, str]:
+    """Runs one line of a tutorial, Python in this process (torch is loaded once); gives its exit code and text."""
+    line, _, file = line.partition("#")[0].partition(" > ")
+    words = shlex.split(line)
+    if words[0] == "stemma":
+        code, out, err = run(*words[1:])
+        if file:
+            (folder / file.strip()).write_text(out)
+        return code, out + err
+    if words[0] == "python":
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", words[1:])
+            runpy.run_path(words[1], run_name="__main__")
+        return 0, ""
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+EPOCHS = {"privacy-engineer": ("range(30)", "range(12)")}
+"""Where less training than is printed leads to the same answers."""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", sorted((DOCS / "tutorials").glob("*.md")), ids=lambda page: page.stem)
-def test_a_tutorial_runs_as_printed(tmp_path: Path, page: Path) -> None:
-    environment = os.environ | {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "STEMMA_REGISTRY": str(tmp_path / "registry.db"),
-    }
+def test_a_tutorial_runs_as_printed(tmp_path: Path, page: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("STEMMA_REGISTRY", str(tmp_path / "registry.db"))
+    monkeypatch.syspath_prepend(tmp_path)
+    before = set(sys.modules)
     for language, block in re.findall(r"^```(sh|python)\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
         if language == "python":  # its first line names the file
-            (tmp_path / block.splitlines()[0].removeprefix("# ")).write_text(block)
+            (tmp_path / block.splitlines()[0].removeprefix("# ")).write_text(
+                block.replace(*EPOCHS.get(page.stem, ("", "")))
+            )
             continue
         for line in block.splitlines():
             code = re.search(r"# exit code (\d+)$", line)
-            done = subprocess.run(
-                line, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-            )
-            assert done.returncode == (int(code[1]) if code else 0), f"{line}\n{done.stdout}{done.stderr}"
+            status, said = _as_typed(line, run, tmp_path, monkeypatch)
+            assert status == (int(code[1]) if code else 0), f"{line}\n{said}"
+    for name in set(sys.modules) - before:
+        if (tmp_path / f"{name}.py").exists():
+            del sys.modules[name]
 
 
 def test_the_formats_page_lists_what_is_read_and_refused() -> None:
@@ -383,29 +406,6 @@ def test_the_python_example_finds_the_parent(example: Callable[..., str]) -> Non
     said = example("find_the_parent.py")
     assert "related to mlp/root: permuted" in said
     assert "the stranger is in" in said  # independent or inconclusive
-
-
-def test_the_gate_example_refuses_a_copy(tmp_path: Path) -> None:
-    arrays = {f"fc{i}.weight": np.random.default_rng(i).normal(size=(32, 32)).astype(np.float32) for i in range(3)}
-    for name in ("known", "copy"):
-        save_file(arrays, tmp_path / f"{name}.safetensors")
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path}
-    added = ["stemma", "add", "known.safetensors"]
-    assert subprocess.run(added, cwd=tmp_path, env=environment, capture_output=True, check=False).returncode == 0
-    gate = ROOT / "examples" / "gate.sh"
-    save_file(_noise(), tmp_path / "stranger.safetensors")
-    for name, code in (("copy", 3), ("stranger", 0), ("missing", 1)):
-        done = subprocess.run(
-            [gate, f"{name}.safetensors"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == code, done.stderr
-        if code != 1:
-            assert (json.loads((tmp_path / "trace.json").read_text())["verdict"] == "copy") == (code == 3)
-
-
-def _noise() -> dict[str, np.ndarray]:
-    return {f"fc{i}.weight": np.random.default_rng(9 + i).normal(size=(32, 32)).astype(np.float32) for i in range(3)}
 
 
 def test_every_test_of_kinship_is_on_its_page() -> None:

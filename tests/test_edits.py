@@ -28,7 +28,7 @@ from stemma.verification.edit import EditReplay
 home = pytest.fixture(scope="module")(prepared)
 
 
-@pytest.mark.parametrize("kind", ["mlp", "cnn", "vit", "lm"])
+@pytest.mark.parametrize("kind", ["mlp", "lm", *(pytest.param(k, marks=pytest.mark.slow) for k in ("cnn", "vit"))])
 def test_pruned_on_the_command_line_it_loads_answers_and_replays(home: Path, kind: str) -> None:
     out, asked = home / f"{kind}-pruned", home / ("text.npz" if kind == "lm" else "probes.npz")
     done = stemma("prune", home / kind, "--ratio", ".3", "--probes", asked, "--out", out, "--json")
@@ -105,6 +105,7 @@ def test_refit_and_recalibration_are_what_keeps_the_answers(home: Path) -> None:
     assert better.receipt.measured["error"] == pytest.approx(min(error["kernel", norm] for norm in (False, True)))
 
 
+@pytest.mark.slow
 def test_the_score_matters_where_much_goes(home: Path) -> None:
     model, asked = load(home / "cnn"), probes(home)
     lost = {}

@@ -150,6 +150,7 @@ def forgot(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Model, Probe
     return home / "out", parent, mine, rest
 
 
+@pytest.mark.slow
 def test_what_is_missing_of_a_change_is_said_and_the_way_back_is_checked(
     forgot: tuple[Path, Model, Probes, Probes], tmp_path: Path
 ) -> None:

@@ -152,6 +152,7 @@ def test_a_worker_of_another_version_or_without_stemma_ends_the_run(monkeypatch:
         list(run_tasks.run(Threads("threads", Bare()), doubled, [1]))
 
 
+@pytest.mark.slow
 def test_a_task_that_kills_its_process_fails_alone() -> None:
     found = list(run_tasks.run(LocalProcesses("processes:2"), deadly, range(6)))
     assert [r for r in found if not isinstance(r, Lost)] == [0, 2, 4, 8, 10]

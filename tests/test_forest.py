@@ -400,6 +400,7 @@ def arrays_of(model: Model) -> dict[str, np.ndarray]:
     return {n: t.array() for n, t in model.tensors.items()}
 
 
+@pytest.mark.slow
 def test_names_tokens_and_other_families_change_no_edge() -> None:
     parents = [-1, 0, 0, 0, 1, 1]
     models = with_tokens(parents, 3)
@@ -482,9 +483,9 @@ def test_a_copy_in_half_precision_is_below_the_original_whatever_it_is_called(
 
 
 def test_strangers_get_no_edge() -> None:
-    found = lineage([family_of_models([-1], s, f"s{s}-")[0] for s in range(8)])
+    found = lineage([family_of_models([-1], s, f"s{s}-")[0] for s in range(5)])
     assert found.edges == ()
-    assert len(found.roots) == 8
+    assert len(found.roots) == 5
     assert all(len(f) == 1 for f in found.families)
 
 
@@ -574,6 +575,7 @@ def test_models_of_other_shapes_hang_below_what_they_were_cut_from() -> None:
     assert [len(f) for f in found.families] == [6, 1]
 
 
+@pytest.mark.slow
 def test_one_model_without_numbers_does_not_stop_the_others() -> None:
     models = family_of_models(VTHR, 1)
     broken = named("m03", {n: t.array() * np.nan for n, t in models[3].tensors.items()})
@@ -583,6 +585,7 @@ def test_one_model_without_numbers_does_not_stop_the_others() -> None:
     assert ("m03",) in found.families
 
 
+@pytest.mark.slow
 def test_a_model_that_is_added_touches_its_family_only(monkeypatch: pytest.MonkeyPatch) -> None:
     first = family_of_models([-1, 0, 0, 0, *(1 + i // 3 for i in range(9))], 1, "a")
     second = family_of_models([-1, 0, 0, 0], 2, "b")

@@ -303,6 +303,7 @@ def _search(rng: np.random.Generator, m: int, n: int, shared: float) -> tuple[np
     return distances[0], distances[1:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", [0.0, 2.0])
 def test_the_closest_of_many_keeps_the_level_where_single_tests_do_not(shared: float) -> None:
     rng, m, n, runs = np.random.default_rng(1), 19, 12, 600
@@ -512,6 +513,7 @@ def test_given_null_models_are_looked_at_too(home: tuple[Path, Workspace], nets:
     assert e.null.size == 11
 
 
+@pytest.mark.slow
 def test_enrolled_models_are_candidates_and_null_at_once(home: tuple[Path, Workspace], probes: Probes) -> None:
     """Each stands for a stranger beside all the others, the suspect in its own place."""
     workspace = home[1]

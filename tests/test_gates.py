@@ -20,6 +20,8 @@ from stemma.registry import Registry
 from stemma.types import Relation, RelationKind
 from stemma.workspace import Workspace
 
+pytestmark = pytest.mark.anywhere
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -340,7 +342,6 @@ def fake(folder: Path, body: str) -> str:
     return f"{folder}:/usr/bin:/bin"
 
 
-@pytest.mark.anywhere
 @pytest.mark.slow
 def test_the_example_refuses_whatever_goes_wrong(run: Run, models: Path, tmp_path: Path) -> None:
     assert gate(tmp_path, "alone.safetensors")[0] == 3  # no registry yet
@@ -351,6 +352,8 @@ def test_the_example_refuses_whatever_goes_wrong(run: Run, models: Path, tmp_pat
                         ((), 2), (("",), 2), (("--help",), 1),
                         (("alone.safetensors", "copy.safetensors"), 2)):  # fmt: skip
         assert gate(tmp_path, *words)[0] == code, words
+        if code == 3:
+            assert json.loads((tmp_path / "trace.json").read_text())["verdict"] == "copy"
     assert gate(tmp_path, "alone.safetensors", STEMMA_REGISTRY=str(tmp_path))[0] == 1
     assert gate(tmp_path, "alone.safetensors", STEMMA_REGISTRY=str(tmp_path / "broken.safetensors"))[0] == 1
     assert gate(tmp_path, "alone.safetensors", STEMMA_REGISTRY=str(tmp_path / "typo.db"))[0] == 3

@@ -50,7 +50,7 @@ def families() -> dict[str, zoo.Zoo]:
     return {"mlp": zoo.family("mlp", only=both), "cnn": zoo.family("cnn", only=(*both, *cnns))}
 
 
-@pytest.mark.parametrize("kind", ["mlp", "cnn"])
+@pytest.mark.parametrize("kind", ["mlp", pytest.param("cnn", marks=pytest.mark.slow)])
 def test_p_values_of_independent_trainings_are_uniform(pool: dict[str, list[Model]], kind: str) -> None:
     models, method = pool[kind], UnitsInPlace()
     known, generator, p = structure(models[0]), np.random.default_rng(0), []

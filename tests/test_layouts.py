@@ -1,5 +1,8 @@
 """One network in the layouts of the field's tools is the same network: nothing is new, nothing trained."""
 
+from collections.abc import Iterable
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -12,6 +15,11 @@ from stemma.kinship.explain import explain
 SAME = {"copy", "reformatted", "quantized"}
 
 
+def _some_fast(tools: Iterable[str]) -> list[Any]:
+    """One layout of three runs in every test run, the others with the slow tests."""
+    return [tool if i % 3 == 0 else pytest.param(tool, marks=pytest.mark.slow) for i, tool in enumerate(sorted(tools))]
+
+
 def _one_network(arrays: Arrays, config: object, written: Arrays) -> None:
     a, b = made(arrays, config, "a"), made(written, None, "b")  # type: ignore[arg-type]
     for found in (compare(a, b), compare(b, a)):
@@ -21,7 +29,7 @@ def _one_network(arrays: Arrays, config: object, written: Arrays) -> None:
         assert found.weights.effect > 0.98, told
 
 
-@pytest.mark.parametrize("tool", sorted(LLAMA))
+@pytest.mark.parametrize("tool", _some_fast(LLAMA))
 def test_a_language_model(tool: str) -> None:
     arrays, config = llama(3)
     _one_network(arrays, config, LLAMA[tool](arrays))

@@ -111,6 +111,7 @@ def _run(place: Path, lines: tuple[str, ...]) -> list[tuple[str, int, str, str]]
     return [tuple(json.loads(line)) for line in done.stdout.splitlines()]
 
 
+@pytest.mark.slow
 def test_commands_on_weights_work(place: Path) -> None:
     results = _run(place, WORKING)
     assert len(results) == len(WORKING)

@@ -176,6 +176,7 @@ def test_a_child_that_stopped_listening_is_a_finding() -> None:
     json.dumps(deaf.to_dict(), allow_nan=False)
 
 
+@pytest.mark.slow
 def test_a_change_at_the_margin_is_rarely_called_one() -> None:
     """Two networks whose shares differ by exactly the margin: at 5 % at most 5 % of draws may say they differ more."""
     big = _probes(20000)

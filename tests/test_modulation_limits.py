@@ -342,6 +342,7 @@ print("same")
 """
 
 
+@pytest.mark.anywhere  # other processors: `test_a_compiled_network_gives_the_same_gradient`
 @pytest.mark.slow
 def test_a_network_compiled_by_inductor_gives_the_same_gradient(tmp_path: Path) -> None:
     here = str(Path(__file__).parent)

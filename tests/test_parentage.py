@@ -166,6 +166,7 @@ def test_another_form_is_neither_parent_nor_child(members: dict[str, Model]) -> 
     assert [(p["name"], p["direction"], p["role"]) for p in found.parents] == [("mlp/root", "unknown", Role.SAME)]
 
 
+@pytest.mark.slow
 def test_what_is_learnt_again_is_learnt_the_same(families: list[Pedigree]) -> None:
     pytest.importorskip("sklearn")
     known = [pair for p in families for pair in pairs(p.family)]
@@ -182,6 +183,7 @@ def answer(parent: int | None, *probabilities: float) -> Answer:
     return Answer(query, np.array(probabilities))
 
 
+@pytest.mark.slow
 def test_a_parent_set_holds_the_truth_as_often_as_is_asked() -> None:
     rng = np.random.default_rng(0)
 

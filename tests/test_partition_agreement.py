@@ -175,6 +175,7 @@ def test_ranks_of_independent_networks_are_exactly_uniform(labels: np.ndarray) -
     assert sorted(ranks) == list(range(len(rest)))
 
 
+@pytest.mark.slow
 def test_the_p_value_is_uniform_on_independent_networks(labels: np.ndarray) -> None:
     """Random pairs and controls: uniform where the candidate is ranked, at most that where the larger rank counts."""
     rng, m, first, either = np.random.default_rng(0), 9, [], []

@@ -538,6 +538,7 @@ def _header(shape: tuple[int, ...], dtype: str = "<f4") -> bytes:
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text.encode()
 
 
+@pytest.mark.anywhere
 def test_hostile_arrays(tmp_path: Path) -> None:
     path, npz = tmp_path / "x.npy", tmp_path / "x.npz"
     good = _header((2, 3)) + np.zeros(6, "<f4").tobytes()
@@ -557,6 +558,7 @@ def test_hostile_arrays(tmp_path: Path) -> None:
         refused(str(npz), "x.npz")
 
 
+@pytest.mark.anywhere
 def test_hostile_archives(tmp_path: Path) -> None:
     path = tmp_path / "x.npz"
     np.savez_compressed(path, inputs=RNG.normal(size=(9, 9)))

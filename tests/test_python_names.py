@@ -16,6 +16,8 @@ from safetensors.numpy import save_file
 import stemma
 from stemma.errors import MisuseError
 
+pytestmark = pytest.mark.anywhere
+
 ACTIONS = (
     "compare", "competition", "distance", "fingerprint", "lineage", "matrix", "prune", "trace", "unlearn",
     "verify_unlearning",

@@ -524,6 +524,7 @@ def hostile_bodies(good: dict[str, Any]) -> Iterator[tuple[str, bytes]]:
     yield "no name", canonical({k: v for k, v in good.items() if k != "key"})
 
 
+@pytest.mark.slow
 def test_every_hostile_statement_is_one_clear_error_and_changes_nothing(
     tmp_path: Path, b: Registry, good: dict[str, Any]
 ) -> None:

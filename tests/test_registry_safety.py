@@ -385,6 +385,7 @@ def add_many(address: str, prefix: str, seeds: range, shared: bool) -> None:
                 enrol(registry, f"shared{seed}", seed)
 
 
+@pytest.mark.slow
 def test_several_processes_add_at_once(address: str) -> None:
     context = multiprocessing.get_context("spawn")
     workers = [context.Process(target=add_many, args=(address, f"p{i}-", range(12), True)) for i in range(4)]
@@ -487,6 +488,7 @@ with Registry(sys.argv[1]) as registry:
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
     pytest.importorskip("resource")
     path = tmp_path / "r.db"

@@ -163,6 +163,7 @@ def test_a_sketch_does_not_depend_on_the_scale_of_the_weights() -> None:
     assert not np.array_equal(plain["units"], other["units"])
 
 
+@pytest.mark.slow
 def test_descendants_are_not_called_siblings_while_siblings_are() -> None:
     lines = (("finetuned-other-data", "finetuned-twice"), ("finetuned-task", "finetuned-twice-other-task"),
              ("root", "finetuned-twice"), ("root", "finetuned-twice-other-task"), ("root", "cousin"))  # fmt: skip

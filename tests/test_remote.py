@@ -194,6 +194,7 @@ WRONG = {
 }  # fmt: skip
 
 
+@pytest.mark.anywhere
 def test_a_faulty_server_gives_a_right_answer_or_one_clear_error(hub: Hub, tmp_path: Path) -> None:
     expected = sampled(load(tmp_path / "child")).digest
     for fault in RIGHT:
@@ -214,6 +215,7 @@ def test_a_faulty_server_gives_a_right_answer_or_one_clear_error(hub: Hub, tmp_p
     assert [r.digest for r in known.add(["hf:acme/child"])] == [expected]
 
 
+@pytest.mark.anywhere
 def test_what_was_fetched_is_not_fetched_again(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.faults = [*[""] * 5, *["changed"] * 50]
     known = workspace(tmp_path)
@@ -238,6 +240,7 @@ def test_what_was_fetched_is_not_fetched_again(hub: Hub, tmp_path: Path, monkeyp
     assert not any((tmp_path / "cache" / "remote" / "replicas").iterdir())
 
 
+@pytest.mark.anywhere
 def test_a_token_goes_to_the_hub_and_to_no_other_host(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.private.add("acme/child")
     with pytest.raises(RemoteError, match="private"):
@@ -251,6 +254,7 @@ def test_a_token_goes_to_the_hub_and_to_no_other_host(hub: Hub, monkeypatch: pyt
     assert not any("Authorization" in headers for headers in elsewhere)
 
 
+@pytest.mark.anywhere
 @pytest.mark.parametrize(
     ("address", "said"),
     [
@@ -271,6 +275,7 @@ def test_unsafe_addresses_are_refused_before_anything_is_asked(address: str, sai
     assert "word@" not in str(raised.value)
 
 
+@pytest.mark.anywhere
 @pytest.mark.parametrize(
     ("before", "after"),
     [
@@ -287,6 +292,7 @@ def test_redirects_to_other_schemes_and_private_hosts_are_refused(before: str, a
     assert answers.redirected("https://h.org/a/m", "/b/m") == "https://h.org/b/m"
 
 
+@pytest.mark.anywhere
 def test_offline_and_missing_things_are_one_clear_sentence(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -374,6 +380,7 @@ def run(*words: str) -> int:
     return int(left.value.code or 0)
 
 
+@pytest.mark.anywhere
 def test_a_list_of_repositories_is_enrolled_line_by_line(
     hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -471,6 +478,7 @@ def test_a_change_behind_the_sample_is_seen_when_a_model_is_added_again(
         assert registry.get("acme/child").source == first.source
 
 
+@pytest.mark.anywhere
 def test_the_key_of_a_signed_address_is_in_no_output(
     hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -554,6 +562,7 @@ def test_the_example_builds_a_registry_and_goes_on_where_it_stopped(hub: Hub, tm
     assert "build.sh models.txt" in (EXAMPLE / "workflow.yml").read_text()
 
 
+@pytest.mark.anywhere
 @pytest.mark.slow
 def test_seven_billion_parameters_are_enrolled_and_traced_by_three_per_cent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -22,6 +22,8 @@ from stemma.registry.model_records import describe
 from stemma.types import Digest, Fingerprint, Spec
 from stemma.workspace import Workspace, search_scope
 
+pytestmark = pytest.mark.anywhere
+
 SPEC = Spec("sketch", 1, {"seed": 0})
 
 

@@ -35,7 +35,7 @@ def _mixture(parts: list[Arrays], rest: Arrays, names: tuple[str, str], form: st
 @pytest.mark.parametrize("sizes", SIZES)
 @pytest.mark.parametrize(("count", "names", "form"), [(2, MIXTRAL, "apart"), (3, OTHER, "apart"), (4, MIXTRAL, "apart"),
                                                       (3, OTHER, "stacked"), (2, OTHER, "turned")])  # fmt: skip
-@pytest.mark.parametrize("noise", [0.05, 1.5])
+@pytest.mark.parametrize("noise", [pytest.param(0.05, marks=pytest.mark.slow), 1.5])
 def test_experts_of_several_fine_tunes_come_from_each_with_its_share(
     sizes: dict[str, int], count: int, names: tuple[str, str], form: str, noise: float
 ) -> None:

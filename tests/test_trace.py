@@ -203,6 +203,8 @@ def test_documented_relations_of_real_checkpoints_are_found(zoo_folder: Path) ->
         return models.setdefault(name, load(zoo_folder / f"{name}.safetensors"))
 
     for r in truth["relations"]:
+        if "/noise1_" in r["child"] or "/noise2_" in r["child"]:
+            continue  # the least and the most noise are enough
         found = compare(model(r["parent"]), model(r["child"]))
         assert found.verdict == "related", r
         assert (found.weights.log10_p or 0) < -6, r
@@ -237,6 +239,7 @@ def test_permuted_and_renamed_real_checkpoints_are_exhibited(zoo_folder: Path, n
     assert compare(model, from_arrays(moved, "altered")).relation.kind is not RelationKind.PERMUTED
 
 
+@pytest.mark.anywhere
 @pytest.mark.slow
 def test_a_relative_without_a_known_direction_is_not_called_finetuned(shared: Path, run: Run) -> None:
     folder = shared / "zoo" / "mlperf_tiny"  # the Keras file is another form of the float network that was quantised

@@ -548,10 +548,11 @@ def test_the_cases_of_a_root_can_be_made_and_are_what_they_say():
         assert (a.digest == b.digest) == name.startswith("copy"), name
 
 
+@pytest.mark.anywhere  # other processors: `test_transformers_learn_too`
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["cnn", "vit"])
-def test_children_of_larger_networks_learn_too(kind):
-    found = zoo.as_zoo(zoo.tree(kind, 0, (6,)))
+@pytest.mark.parametrize(("kind", "children"), [("cnn", 6), ("vit", 2)])
+def test_children_of_larger_networks_learn_too(kind, children):
+    found = zoo.as_zoo(zoo.tree(kind, 0, (children,)))
     for m in found.members[1:]:
         test = data.examples_for(m.recipe, "test")
         child, before = (accuracy(x.config, [arrays_of(x)], test)[0] for x in (m.model, found.members[0].model))
