@@ -278,13 +278,13 @@ def bfloat16(x: np.ndarray) -> np.ndarray:
     return (((x.view(np.uint32) + 0x8000) >> 16) << 16).astype(np.uint32).view(np.float32)
 
 
-@pytest.mark.parametrize("shape", [(24, 32), (64, 64), (16, 8, 3, 3), (128, 100), (10, 7), (3, 5), (40, 257)])
+@pytest.mark.parametrize("shape", [(24, 32), (16, 8, 3, 3), (100, 84), (10, 7), (3, 5), (36, 129)])
 def test_grids_of_many_tensors_are_those_of_each(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grids, "_cache", {})
     rng = np.random.default_rng(len(shape) * shape[0])
     every, rest = tuple(range(len(shape))), tuple(range(1, len(shape)))
     cases: list[tuple[np.ndarray, float]] = []
-    for _ in range(3):
+    for _ in range(2):
         x = 0.02 * rng.standard_normal(shape, dtype=np.float32)
         plain = [x, to_bits(x, 8, every), to_bits(x, 8, rest), to_bits(x, 4, rest), to_bits(x, 3, (0,)), np.sign(x)]
         plain += [np.where(rng.random(shape) < p, np.float32(0), x) for p in (0.3, 0.9, 1.0)]

@@ -170,7 +170,7 @@ def _all_informative(u: np.ndarray) -> np.ndarray:
     gram = np.abs(np.matmul(u, u.transpose(0, 2, 1)))
     places = np.arange(u.shape[1])
     gram[:, places, places] = 0
-    return u.any(axis=2).all(axis=1) & ~(gram > DUPLICATE).any(axis=(1, 2))
+    return np.all(u.any(axis=2), axis=1) & ~(gram > DUPLICATE).any(axis=(1, 2))
 
 
 def _normalised(x: np.ndarray, free: tuple[int, ...]) -> np.ndarray:
