@@ -1,6 +1,7 @@
 """Model DNA: what it does not depend on, what it tells, and what it refuses."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -284,6 +285,79 @@ def test_p_values_of_strangers_are_uniform() -> None:
     assert values.max() > 0.5
 
 
+def codes_with_a_pair(seed: int, n: int, shared: float, common: float = 1.0) -> np.ndarray:
+    """Codes of n models that have a task in common, of which 0 and 1 share more."""
+    rng = np.random.default_rng(seed)
+    codes = rng.normal(size=(n, 96, 8)) + common * rng.normal(size=(96, 8))
+    codes[1] += shared * codes[0]
+    return codes
+
+
+def test_closeness_is_what_the_other_models_do_not_explain() -> None:
+    codes = codes_with_a_pair(1, 12, 1.0)
+    found = partial_correlations(codes)
+    assert found.shape == (12, 12, 8)
+    order = np.random.default_rng(2).permutation(12)
+    np.testing.assert_allclose(partial_correlations(codes[order]), found[np.ix_(order, order)], atol=1e-9)
+    score = found.mean(-1)
+    rest = np.delete(score[0], [0, 1])
+    assert score[0, 1] > rest.mean() + 5 * rest.std()
+    # the slow twin: residuals of ridge regressions on all the other models
+    seen = Population.plain(codes)(codes)[..., 3].T
+    rest = np.delete(np.arange(12), [4, 7])
+    gram = np.eye(12) * 0.3 + seen.T @ seen
+    left = gram[np.ix_([4, 7], [4, 7])] - gram[np.ix_([4, 7], rest)] @ np.linalg.solve(
+        gram[np.ix_(rest, rest)], gram[np.ix_(rest, [4, 7])]
+    )
+    assert found[4, 7, 3] == pytest.approx(left[0, 1] / np.sqrt(left[0, 0] * left[1, 1]))
+    one = partial_to_others(codes, codes_with_a_pair(3, 5, 0.0)[:1])
+    joined = partial_to_others(codes, codes_with_a_pair(3, 5, 0.0))
+    np.testing.assert_allclose(one[:, 0], joined[:, 0])  # candidates do not explain one another
+
+
+def test_p_values_of_pairs_and_the_calibration_hold_their_level() -> None:
+    p, z = [], []
+    for seed in range(300):
+        values = partial_correlations(codes_with_a_pair(seed, 12, 0.0)).mean(-1)
+        p.append(pair_p_value(values))
+        z.append(standardised_closeness(values[1, 0], values[1, 2:].tolist()))
+    assert min(p) >= 1 / 66
+    assert sum(x <= 0.1 for x in p) <= 45  # binomial of 300 and .1: 45 or fewer in 99.6 %
+    assert sum(x <= 0.5 for x in p) in range(120, 181)
+    assert abs(np.mean(np.array(z, float))) < 0.25
+    assert np.std(np.array(z, float)) == pytest.approx(1, abs=0.25)
+    pairs = partial_correlations(codes_with_a_pair(0, 12, 1.5)).mean(-1)
+    assert pair_p_value(pairs) == pytest.approx(1 / 66)
+    assert calibrated(standardised_closeness(pairs[1, 0], pairs[1, 2:].tolist()))[1] == pytest.approx(1, abs=0.05)
+    assert calibrated(standardised_closeness(1.0, [0.0] * 7)) == (None, None)
+
+
+def dna_of(code: np.ndarray, name: str, classes: int = 10) -> Fingerprint:
+    values = {"code": pack(code), "scalars": np.zeros(8, np.float16), "sample": np.zeros(0, np.int8),
+              "head": np.array([classes, LOGITS]), "architecture": np.zeros(0, np.uint8)}  # fmt: skip
+    return Fingerprint(name, "sha256:probes", DNA().spec, values)
+
+
+def test_few_control_models_decide_by_pairs_and_only_where_they_are_like_both() -> None:
+    codes = codes_with_a_pair(5, 16, 2.0)
+    made = [dna_of(c, f"m{i}") for i, c in enumerate(codes)]
+    test = CloserDnaThanIndependent(0.01)
+    found = test(*made[:2], made[2:])
+    assert found.verdict is Verdict.SUPPORTED
+    assert found.details["compared_with"] == "pairs of models"
+    assert found.p_value == pytest.approx(1 / 120)
+    assert "of 119 other pairs" in found.reason
+    assert "smallest attainable is 0.00833" in found.reason
+    other_head = test(made[0], dna_of(codes[1], "m1", 6), made[2:])
+    assert other_head.verdict is Verdict.INCONCLUSIVE
+    assert other_head.p_value == pytest.approx(1 / 15)
+    assert "85 more" in other_head.reason
+    assert CloserDnaThanIndependent(0.07)(made[0], dna_of(codes[1], "m1", 6), made[2:]).verdict is Verdict.SUPPORTED
+    searched = ClosestDnaOfMany(0.07)(made[1], [made[0], *(dna_of(c, f"o{i}") for i, c in
+                                                          enumerate(codes_with_a_pair(6, 6, 0.0)))], made[2:])  # fmt: skip
+    assert [e.verdict is Verdict.SUPPORTED for e in searched] == [True, *[False] * 6]
+
+
 def test_a_null_model_of_another_shape_or_architecture_does_not_stand_in(family: dict[str, list[Model]]) -> None:
     a, b = (DNA()(m, PROBES) for m in family["source"][:2])
     strangers = [DNA()(m, PROBES) for m in family["stranger"]]
@@ -425,7 +499,9 @@ def test_a_group_is_looked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert first.features.shape == (26, 384, len(FEATURES))
 
 
-def test_an_encoder_is_trained_on_a_zoo_of_ones_own(tmp_path: Path, run: Run) -> None:
+def test_an_encoder_is_trained_on_a_zoo_of_ones_own(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert run("zoo", "build", "flat:mlp:children=2", "--out", tmp_path / "zoo")[0] == 0
     np.savez(tmp_path / "p.npz", inputs=PROBES.inputs)
     out, asked = tmp_path / "own.safetensors", ("--probes", tmp_path / "p.npz")
@@ -437,6 +513,24 @@ def test_an_encoder_is_trained_on_a_zoo_of_ones_own(tmp_path: Path, run: Run) ->
     code, _, err = run("train", "dna", tmp_path / "zoo", "--out", out)
     assert code != 0
     assert "--probes gives" in err
+    bare, config = tmp_path / "zoo", {}
+    for found in sorted(bare.rglob("*.safetensors")):  # the same models without a configuration
+        config = json.loads((found.parent / "config.json").read_text())
+        found.rename(found.parent.with_name(f"{found.parent.name}.safetensors"))
+        shutil.rmtree(found.parent)
+    (tmp_path / "ownnets.py").write_text(
+        f"from stemma.networks import build\n\n\ndef net():\n    return build({config!r})\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    again = ("train", "dna", bare, *asked, "--steps", 2, "--out", tmp_path / "bare.safetensors")
+    code, _, err = run(*again)
+    assert code != 0
+    assert "--network" in err
+    code, _, err = run(*again, "--network", "ownnets:net", "--allow-code")
+    assert code == 0, err
+    assert FragmentEncoder.load(tmp_path / "bare.safetensors").channels == 8
+    code, _, err = run("train", "dna", "mlp:n=8", "--out", out, "--network", "ownnets:net", "--allow-code")
+    assert (code, "models in folders" in err) == (2, True)
 
 
 def test_of_a_family_the_model_with_most_children_is_the_source() -> None:
@@ -514,7 +608,7 @@ def test_a_dna_is_kept_of_an_enrolled_model(family: dict[str, list[Model]], tmp_
     assert kept is not None
     assert dna_bytes(kept) <= 1024
     plain = run("fingerprint", str(path), "--method", "dna", *given[:2], "--encoder", "untrained", "--json")[1]
-    assert json.loads(plain)["method"]["digest"] != shown["method"]["digest"]
+    assert json.loads(plain)["method"]["digest"] == shown["method"]["digest"]  # no learned encoder ships
     code, _, err = run("fingerprint", str(path), "--encoder", "untrained")
     assert code != 0
     assert "belongs to method dna" in err
