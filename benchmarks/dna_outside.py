@@ -5,7 +5,7 @@ with 22 sources each and six ways of making a child. Each question has 20 contro
 is learned with one kind of input left out and compared on that kind with the code without weights; the calibration of
 probabilities is fitted without the kind that it is tested on.
 
-    STEMMA_DATA=FOLDER python benchmarks/dna_outside.py          15 minutes on one core, 4 when the networks are cached
+    STEMMA_DATA=FOLDER python benchmarks/dna_outside.py          25 minutes on one core, 8 when the networks are cached
     python benchmarks/dna_outside.py --choose                    chooses the features again, one after another
 
 Seeds are in `testbeds.dna_kinds.KINDS`. Writes benchmarks/results/dna_outside.json.
@@ -106,7 +106,7 @@ def calibration_error(chance: np.ndarray, own: np.ndarray) -> float:
 
 
 def fitted(rows: Sequence[dict[str, Any]]) -> tuple[float, float]:
-    """Intercept and slope of log-odds at even odds, by a thousand steps of Newton's method damped."""
+    """Intercept and slope of log-odds at even odds, by logistic regression."""
     from sklearn.linear_model import LogisticRegression
 
     z, own = np.array([r["z"] for r in rows])[:, None], np.array([r["own"] for r in rows])
@@ -120,8 +120,9 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     for way in ("all", *dict.fromkeys(r["way"] for r in rows)):
         some = [r for r in rows if way in ("all", r["way"])]
         own, z, p = (np.array([r[k] for r in some]) for k in ("own", "z", "p"))
-        out[way] = {"auroc": round(auroc(z[own], z[~own]), 4), "own supported": round(float((p[own] <= 0.05).mean()), 3),
-                    "other supported": round(float((p[~own] <= 0.05).mean()), 4)}  # fmt: skip
+        rate = {name: float((p[rows] <= 0.05).mean()) for name, rows in (("own", own), ("other", ~own))}
+        out[way] = {"auroc": round(auroc(z[own], z[~own]), 4), "own supported": round(rate["own"], 3),
+                    "other supported": round(rate["other"], 4)}  # fmt: skip
     return out
 
 
@@ -148,7 +149,8 @@ def group_of(kind: Kind, table: Table) -> Group:
     """The table as a training group."""
     parts = [(w, x, range(len(x))) for w, x in table.items()]
     kept = np.clip(np.round(np.concatenate([x for _, x, _ in parts]) / FEATURE_STEP), -127, 127).astype(np.int8)
-    return Group(kind.name, kept, np.concatenate([list(r) for *_, r in parts]), np.repeat(*zip(*[(w, len(x)) for w, x, _ in parts], strict=True)))  # fmt: skip
+    source, way = np.concatenate([list(r) for *_, r in parts]), np.concatenate([[w] * len(x) for w, x, _ in parts])
+    return Group(kind.name, kept, source, way)
 
 
 def choose(tables: dict[str, Table], count: int = 8) -> list[dict[str, Any]]:

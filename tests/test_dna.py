@@ -353,8 +353,8 @@ def test_few_control_models_decide_by_pairs_and_only_where_they_are_like_both() 
     assert other_head.p_value == pytest.approx(1 / 15)
     assert "85 more" in other_head.reason
     assert CloserDnaThanIndependent(0.07)(made[0], dna_of(codes[1], "m1", 6), made[2:]).verdict is Verdict.SUPPORTED
-    searched = ClosestDnaOfMany(0.07)(made[1], [made[0], *(dna_of(c, f"o{i}") for i, c in
-                                                          enumerate(codes_with_a_pair(6, 6, 0.0)))], made[2:])  # fmt: skip
+    strangers = [dna_of(c, f"o{i}") for i, c in enumerate(codes_with_a_pair(6, 6, 0.0))]
+    searched = ClosestDnaOfMany(0.07)(made[1], [made[0], *strangers], made[2:])
     assert [e.verdict is Verdict.SUPPORTED for e in searched] == [True, *[False] * 6]
 
 
@@ -499,9 +499,7 @@ def test_a_group_is_looked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert first.features.shape == (26, 384, len(FEATURES))
 
 
-def test_an_encoder_is_trained_on_a_zoo_of_ones_own(
-    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_encoder_is_trained_on_a_zoo_of_ones_own(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run("zoo", "build", "flat:mlp:children=2", "--out", tmp_path / "zoo")[0] == 0
     np.savez(tmp_path / "p.npz", inputs=PROBES.inputs)
     out, asked = tmp_path / "own.safetensors", ("--probes", tmp_path / "p.npz")

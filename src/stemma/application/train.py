@@ -314,7 +314,9 @@ def train_dna(request: TrainDnaRequest, progress: Progress | None = None) -> Tra
 
     folders = [Path(one) for one in request.zoo if Path(one).exists()]
     if not folders and request.networks.network is not None:
-        raise MisuseError("--network builds the networks of models in folders: give a folder with models and truth.json")
+        raise MisuseError(
+            "--network builds the networks of models in folders: give a folder with models and truth.json"
+        )
     if bool(folders) != (request.probes is not None):
         raise MisuseError("--probes gives the inputs for the models of folders: use it with folders, and only then")
     recipes = [r for one in request.zoo if not Path(one).exists() for r in dna_groups.parse_groups(one)]

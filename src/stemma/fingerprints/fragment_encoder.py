@@ -88,6 +88,9 @@ class FragmentEncoder:
         """An encoder of eight features, with no weights: six for transferred and two for distilled models.
 
         They were chosen one after another on networks of pictures, tables and sounds (`benchmarks/dna_outside.py`).
+
+        Returns:
+            The encoder.
         """
         chosen = (
             "move of log-probabilities: noise", "move of log-probabilities: small noise 3",

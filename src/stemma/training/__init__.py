@@ -33,9 +33,14 @@ def shipped_parent_model() -> "ParentModel":
 
 @lru_cache(maxsize=2)
 def shipped_dna(kind: str = "image") -> "FragmentEncoder":
-    """The encoder of Model DNA that is used for probes of this kind: a learned file if one ships, else no weights.
+    """The encoder of Model DNA for probes of this kind: a learned file if one ships, else the code without weights.
 
-    None ships: left-out kinds of input were told as well or better without weights (`benchmarks/dna_outside.py`).
+    Args:
+        kind: Of the probes.
+
+    Returns:
+        The encoder. No learned one ships: it lost in one way of deriving children where its training had not seen the
+        kind of input (`benchmarks/dna_outside.py`).
     """
     from stemma.fingerprints.fragment_encoder import FragmentEncoder
 

@@ -134,6 +134,9 @@ def _standardised(
     """Channels and scores of each model of the pool and each candidate, given the rest of the pool.
 
     Scores are in units of the spread of the same model's scores with the rest of the pool.
+
+    Returns:
+        Channels `[pool, candidates, channels]` and scores `[pool, candidates]`.
     """
     codes = np.stack([channels_of(d) for d in pool])
     inside = partial_correlations(codes)

@@ -14,7 +14,7 @@ RIDGE = 0.3
 MIN_CALIBRATION = 8
 """Control models that a probability needs."""
 
-INTERCEPT, SLOPE = -4.0, 2.0
+INTERCEPT, SLOPE = -2.483, 1.728
 """Log-odds of shared provenance, at even priors, by standardised closeness (`benchmarks/dna_outside.py`)."""
 
 
@@ -68,6 +68,13 @@ def partial_to_others(codes: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Partial correlations `[n, k, channels]` of each of n codes with each of k others, given the rest of the n.
 
     Unlike in `partial_correlations`, the k do not explain one another: relatives among them hide nothing.
+
+    Args:
+        codes: `[n, probes, channels]`.
+        others: `[k, probes, channels]`.
+
+    Returns:
+        The partial correlations.
     """
     population = Population.plain(codes)
     seen, new = population(codes), population(others)
@@ -97,6 +104,12 @@ def pair_p_value(values: np.ndarray) -> float:
 
     Each pair of n exchangeable models is equally likely to be the closest, so that the smallest p-value is
     1 / (n (n - 1) / 2), where a rank among single models has 1 / (n - 1).
+
+    Args:
+        values: Symmetric scores `[n, n]`.
+
+    Returns:
+        The p-value.
     """
     rows = standardised_rows(values)
     both = (rows + rows.T)[np.triu_indices(len(values), 1)]
