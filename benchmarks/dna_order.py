@@ -25,7 +25,7 @@ from stemma import __version__
 from stemma.fingerprints.canonical_outputs import log_probabilities
 from stemma.fingerprints.dna import DRAWS, describe_outputs, pack, unpack
 from stemma.fingerprints.fragment_encoder import FragmentEncoder
-from stemma.kinship.function.dna_population import Population, channel_correlations
+from stemma.kinship.function.dna_order import order_by_references
 from stemma.probes.augmentation import perturb
 from testbeds.dna_kinds import KINDS, TARGET_CLASSES, Kind, answers, fit, probes, start
 
@@ -41,15 +41,6 @@ def codes(kind: Kind, stack: dict[str, torch.Tensor]) -> np.ndarray:
     encode = FragmentEncoder.untrained()
     of_each = (describe_outputs([log_probabilities(x[i]) for x in found])[0] for i in range(len(found[0])))
     return np.stack([unpack(pack(encode(f))) for f in of_each]).astype(float)
-
-
-def leaning(model: np.ndarray, of_own: np.ndarray, of_other: np.ndarray) -> float:
-    """How much more a model resembles references of the other task than references of its own task do."""
-    population = Population.plain(np.concatenate([of_own, of_other]))
-    likeness = channel_correlations(population(np.concatenate([model[None], of_own])), population(of_other)).mean(
-        (1, 2)
-    )
-    return float((likeness[0] - likeness[1:].mean()) / max(float(likeness[1:].std(ddof=1)), 1e-9))
 
 
 def measured_order(kind: Kind) -> dict[str, Any]:
@@ -71,7 +62,7 @@ def measured_order(kind: Kind) -> dict[str, Any]:
             half |= {n: fresh[n] for n in ("head.weight", "head.bias")}
             children = codes(kind, fit(kind, half, tasks[b], steps, kind.seed + 90 + a))
             for source, child in zip(own[a], children, strict=True):
-                told = leaning(child, references[b], references[a]) - leaning(source, references[a], references[b])
+                told = order_by_references(source, child, references[a], references[b])
                 values.append(told)
         hits = np.array(values) > 0
         out[name] = {"right": round(float(hits.mean()), 3), "A to B": round(float(hits[:PAIRS].mean()), 3),

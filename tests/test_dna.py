@@ -38,6 +38,7 @@ from stemma.kinship.function.dna_closeness import (
     partial_to_others,
     standardised_closeness,
 )
+from stemma.kinship.function.dna_order import order_by_references
 from stemma.kinship.function.dna_population import Population, channel_correlations
 from stemma.kinship.function.model_dna import CloserDnaThanIndependent, DnaIndex, dna_bytes, sample_distance
 from stemma.networks.open import from_module
@@ -330,6 +331,16 @@ def test_p_values_of_pairs_and_the_calibration_hold_their_level() -> None:
     assert pair_p_value(pairs) == pytest.approx(1 / 66)
     assert calibrated(standardised_closeness(pairs[1, 0], pairs[1, 2:].tolist()))[1] == pytest.approx(1, abs=0.05)
     assert calibrated(standardised_closeness(1.0, [0.0] * 7)) == (None, None)
+
+
+def test_the_order_is_told_by_what_a_child_keeps_of_its_sources_task() -> None:
+    rng = np.random.default_rng(4)
+    tasks = rng.normal(size=(2, 96, 8))
+    references = [t + rng.normal(size=(8, 96, 8)) for t in tasks]
+    source = tasks[0] + rng.normal(size=(96, 8))
+    child = tasks[1] + 0.4 * source + rng.normal(size=(96, 8))
+    assert order_by_references(source, child, *references) > 2
+    assert order_by_references(child, source, *references[::-1]) == -order_by_references(source, child, *references)
 
 
 def dna_of(code: np.ndarray, name: str, classes: int = 10) -> Fingerprint:

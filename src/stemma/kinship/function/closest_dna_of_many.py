@@ -24,6 +24,7 @@ from stemma.kinship.function.model_dna import (
     dna_verdict,
     sample_distance,
     scalars_of,
+    stand_ins_first,
 )
 from stemma.kinship.function.multiple_testing import correct_statistics
 from stemma.kinship.function.null_models import CLAIM, check_alpha, models_needed
@@ -81,6 +82,7 @@ class ClosestDnaOfMany:
         if not candidates:
             return []
         judge = ProvenanceClassifier((self.encoder or FragmentEncoder.untrained()).classifier)
+        null = stand_ins_first(null, suspect)
         stand_ins = [n for n in null if can_stand_in(n, suspect)]
         pool = [suspect, *stand_ins, *(n for n in null if not can_stand_in(n, suspect))]
         found, values = _standardised(pool, candidates, judge)

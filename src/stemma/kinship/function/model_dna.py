@@ -30,6 +30,9 @@ from stemma.kinship.function.null_models import (
 )
 from stemma.types import Axis, Evidence, Fingerprint, Null, Spec, Verdict
 
+MAX_CONTROLS = 1000
+"""Most control models that are used: the cost grows with the cube of their number."""
+
 MODELS, PAIRS = "control models", "pairs of models"
 """What a closeness is ranked among."""
 
@@ -228,6 +231,7 @@ def _rank_test(
     a: Fingerprint, b: Fingerprint, null: Sequence[Fingerprint], judge: ProvenanceClassifier, alpha: float
 ) -> dict[str, Any]:
     """Rank of a source among the null models that can stand in for it, as seen from b, or of the pair among pairs."""
+    null = stand_ins_first(null, a, b)
     for_a, for_b = (np.array([i for i, n in enumerate(null, 2) if can_stand_in(n, x)], int) for x in (a, b))
     channels = partial_correlations(np.stack([channels_of(d) for d in (a, b, *null)]))
     values = judge.log_odds(channels)
@@ -246,6 +250,11 @@ def _rank_test(
                 "smallest p": 1 / comb(len(every), 2), "missing": max(0, pairs_needed(alpha) - len(both))}  # fmt: skip
     p = conformal_p_value(-float(values[reference, asked]), (-values[reference, chosen]).tolist())
     return {**out, "p": p}
+
+
+def stand_ins_first(null: Sequence[Fingerprint], *models: Fingerprint) -> list[Fingerprint]:
+    """At most `MAX_CONTROLS` null models, those first that can stand in for one of the models."""
+    return sorted(null, key=lambda n: not any(can_stand_in(n, m) for m in models))[:MAX_CONTROLS]
 
 
 def can_stand_in(null: Fingerprint, other: Fingerprint) -> bool:
