@@ -31,7 +31,9 @@ import torch
 from stemma import __version__
 from stemma.fingerprints.fragment_encoder import FragmentEncoder
 from stemma.fingerprints.training_sample import embedding_distance, mean_embedding
-from stemma.kinship.function.model_dna import DnaIndex, Population, ProvenanceClassifier
+from stemma.kinship.function.dna_closeness import ProvenanceClassifier
+from stemma.kinship.function.dna_population import Population
+from stemma.kinship.function.model_dna import DnaIndex
 from stemma.probes import Probes
 from stemma.training import PRETRAINED, dna, shipped_dna
 from stemma.training.dna import TEXT_HIDDEN

@@ -10,7 +10,8 @@ from scipy.stats import rankdata
 
 from stemma.fingerprints.dna import pack, unpack
 from stemma.fingerprints.fragment_encoder import FragmentEncoder
-from stemma.kinship.function.model_dna import Population, ProvenanceClassifier, channel_correlations
+from stemma.kinship.function.dna_closeness import ProvenanceClassifier
+from stemma.kinship.function.dna_population import Population, channel_correlations
 from stemma.measures.intervals import at_boundary
 from stemma.training.dna import populations
 from stemma.training.dna_groups import FEATURE_STEP, OTHER_ARCHITECTURE_WAYS, Group, GroupRecipe
@@ -239,7 +240,7 @@ def within(pairs: Pairs) -> float:
     return round(float(np.nanmean(areas)), 4)
 
 
-def require_one_tokenizer(methods: Sequence[Pairs], ways: Sequence[str] = DISTILLED) -> dict[str, Any]:
+def together(methods: Sequence[Pairs], ways: Sequence[str] = DISTILLED) -> dict[str, Any]:
     """Several methods joined: the mean of their scores, each in units of its spread over sources of a child's data."""
     tables: list[dict[tuple[str, str, str], float]] = []
     for pairs in methods:

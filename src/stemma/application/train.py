@@ -1,11 +1,12 @@
 """Train the learned parts on families of networks with a known history."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from stemma.application.document import Document, Progress, Schema
+from stemma.application.network_options import NetworkOptions
 from stemma.application.suggestions import did_you_mean
 from stemma.errors import MisuseError, NotAModelError
 
@@ -64,6 +65,7 @@ class TrainDnaRequest:
         similarity: Loss on similarity beside that of the classifier.
         steps: Number of updates; the default if null.
         seed: Of the start and the order.
+        networks: How the networks of models in folders are built.
     """
 
     zoo: tuple[str, ...]
@@ -72,6 +74,7 @@ class TrainDnaRequest:
     similarity: str = "none"
     steps: int | None = None
     seed: int = 0
+    networks: NetworkOptions = field(default_factory=NetworkOptions)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -310,10 +313,14 @@ def train_dna(request: TrainDnaRequest, progress: Progress | None = None) -> Tra
     from stemma.training.dna import TEXT_HIDDEN, Training, evaluate, split_sources, train
 
     folders = [Path(one) for one in request.zoo if Path(one).exists()]
+    if not folders and request.networks.network is not None:
+        raise MisuseError(
+            "--network builds the networks of models in folders: give a folder with models and truth.json"
+        )
     if bool(folders) != (request.probes is not None):
         raise MisuseError("--probes gives the inputs for the models of folders: use it with folders, and only then")
     recipes = [r for one in request.zoo if not Path(one).exists() for r in dna_groups.parse_groups(one)]
-    of_folders = [_group_of(folder, str(request.probes), progress) for folder in folders]
+    of_folders = [_group_of(folder, request, progress) for folder in folders]
     groups = [group for group, _ in of_folders]
     kinds = {text for _, text in of_folders} | {r.kind == "lm" for r in recipes}
     if len(kinds) > 1:
@@ -341,13 +348,13 @@ def _names(zoo: tuple[str, ...]) -> str:
     return " ".join(Path(one).name for one in zoo)
 
 
-def _group_of(folder: Path, probes: str, progress: Progress | None) -> tuple[Any, bool]:
+def _group_of(folder: Path, request: TrainDnaRequest, progress: Progress | None) -> tuple[Any, bool]:
     """The group of models in a folder, and whether they read text."""
-    from stemma.application.network_options import NetworkOptions
     from stemma.training import dna_groups, relatives
 
-    found = relatives.relatives_from_folder(folder, progress)
-    inputs = NetworkOptions().read_probes(probes, found[0].model)
+    networks, found = request.networks, relatives.relatives_from_folder(folder, progress)
+    found = [replace(r, model=networks.with_network(r.model)) for r in found]
+    inputs = networks.read_probes(request.probes, found[0].model)
     return dna_groups.group_from_relatives(folder.name, found, inputs), inputs.kind == "tokens"
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from stemma.cli.options import Json, Probes, words
+from stemma.cli.options import AllowCode, Device, Factory, Json, Probes, words
 
 app = typer.Typer(help="Train the learned parts on families of networks.", no_args_is_help=True)
 
@@ -101,6 +101,9 @@ def dna(
     ] = "none",
     steps: Annotated[int | None, typer.Option("--steps", metavar="N", min=1, help="Number of updates.")] = None,
     seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Random seed.")] = 0,
+    network: Factory = None,
+    allow_code: AllowCode = False,
+    device: Device = None,
     as_json: Json = False,
 ) -> None:
     """Train the encoder and the provenance classifier of Model DNA.
@@ -108,6 +111,7 @@ def dna(
     Sources are trained separately on the same data, and children are made of each. A quarter of the groups' sources is
     held out for the test. Images and texts get separate encoders.
     """
+    from stemma.application.network_options import NetworkOptions
     from stemma.application.train import TrainDnaRequest, train_dna
     from stemma.cli.layout import findings, plain
     from stemma.cli.output import number, progress, show, show_json
@@ -115,8 +119,9 @@ def dna(
 
     writable("--out", out)
     request = TrainDnaRequest(
-        zoo=tuple(zoo), out=str(out), probes=probes, similarity=similarity, steps=steps, seed=seed
-    )
+        zoo=tuple(zoo), out=str(out), probes=probes, similarity=similarity, steps=steps, seed=seed,
+        networks=NetworkOptions(network, allow_code, device),
+    )  # fmt: skip
     with progress(quiet=as_json) as on_progress:
         answer = train_dna(request, on_progress)
     if as_json:

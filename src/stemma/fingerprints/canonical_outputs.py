@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-FEATURES_VERSION = 1
+FEATURES_VERSION = 2
 """Version of the features: raised whenever their numbers change."""
 
 MAX_RANK = 32
@@ -20,8 +20,8 @@ MIN_SINGULAR_RATIO = 1e-3
 PARTNER_OFFSETS = (1, 7, 19, 41)
 """Offsets of the probes with which an output is compared."""
 
-PERTURBATIONS = ("noise", "small noise", "mixture")
-"""Perturbations of the inputs."""
+PERTURBATIONS = ("noise", "small noise", "mixture", "noise 2", "small noise 2", "noise 3", "small noise 3")
+"""Perturbations of the inputs; what follows the mixture are further draws of the noise."""
 
 FEATURES = (
     *(f"whitened move: {c}" for c in PERTURBATIONS),

@@ -18,8 +18,17 @@ from stemma.types import Fingerprint, Spec
 from stemma.types.asking import asked_plainly
 from stemma.types.network import Network
 
-STEP = 0.5
-"""Width of the sixteen quantisation levels of a channel, in standard deviations."""
+LEVELS = (-1.51, -0.45, 0.45, 1.51)
+"""The four values of a quantised channel, in standard deviations (Max 1960, for a normal distribution)."""
+
+BOUNDS = (-0.98, 0.0, 0.98)
+"""Where one value changes to the next."""
+
+DRAWS = 3
+"""Draws of the noise."""
+
+MAX_VALUES = 3648
+"""Largest number of probes times channels: 912 bytes."""
 
 MIN_PROBES = 32
 """Smallest number of probes."""
@@ -37,15 +46,15 @@ effective rank, then means over probes. No test uses them. The last two are 0 wi
 class DNA:
     """A compact code of input-output behaviour and, if a sample is given, of training data.
 
-    The model is run on each probe and on three perturbations of it; features of the outputs that are invariant to
-    relabelling, new heads and temperature are encoded to a few channels per probe, four bits each. Codes of the same
-    probes and the same encoder are compared by `stemma.kinship.function.model_dna`, without the model. Cost: four
+    The model is run on each probe and on seven perturbations of it; features of the outputs that are invariant to
+    relabelling, new heads and temperature are encoded to a few channels per probe, two bits each. Codes of the same
+    probes and the same encoder are compared by `stemma.kinship.function.model_dna`, without the model. Cost: eight
     forward passes per probe; at most 1 KiB is kept.
 
     Attributes:
         rows: Largest number of probes used, evenly spaced over those given.
         seed: Seed of the perturbations.
-        encoder: The learned part; `FragmentEncoder.untrained()` unless given. Its digest is part of the spec.
+        encoder: Maps features to channels; `FragmentEncoder.untrained()` unless given. Its digest is part of the spec.
         batch: Probes per forward pass; changes results only by rounding.
 
     Source: the idea of a learned code of data and behaviour is Mu et al., ECAI 2024 (arXiv:2308.02121). Whitened
@@ -60,7 +69,7 @@ class DNA:
     batch: int = field(default=128, compare=False)
 
     name: ClassVar[str] = "dna"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         if self.seed < 0:
@@ -68,10 +77,10 @@ class DNA:
         if self.batch < 1 or self.rows < MIN_PROBES:
             raise MisuseError(f"rows must be {MIN_PROBES} or more and batch 1 or more, not rows={self.rows}, "
                               f"batch={self.batch}")  # fmt: skip
-        if self.rows * self.encoder.channels > 1824:
+        if self.rows * self.encoder.channels > MAX_VALUES:
             raise MisuseError(
                 f"{self.rows} probes and {self.encoder.channels} channels exceed one kilobyte. Use at most "
-                f"{1824 // self.encoder.channels} probes"
+                f"{MAX_VALUES // self.encoder.channels} probes"
             )
 
     @property
@@ -95,7 +104,7 @@ class DNA:
             training_sample: Inputs that it was trained on, if known.
 
         Returns:
-            A fingerprint with `code` `uint8 [probes, channels / 2]`, `scalars` `float16 [8]` (see `SCALARS`), `sample`
+            A fingerprint with `code` `uint8 [probes, channels / 4]`, `scalars` `float16 [8]` (see `SCALARS`), `sample`
             `int8 [64]`, or `[0]` without a training sample, `head` `int64 [2]`, the number of classes and the form of
             the outputs, and `architecture` `uint8 [32]`, or `[0]` of a black box.
 
@@ -122,17 +131,21 @@ class DNA:
 
     @asked_plainly
     def log_probabilities(self, model: Model, selected: Probes) -> list[np.ndarray]:
-        """Log-probabilities `[probes, classes]` for the probes as they are and perturbed in three ways."""
+        """Log-probabilities `[probes, classes]` for the probes as they are and with each of `PERTURBATIONS`."""
         return self._form_and_log_probabilities(model, selected)[1]
 
     def _form_and_log_probabilities(self, model: Model, selected: Probes) -> tuple[int, list[np.ndarray]]:
         """The form of the outputs for unperturbed probes, and log-probabilities of all outputs."""
         plain = self._collect_outputs(model, selected)
         form = output_form(plain)
-        perturbed = [
-            self._collect_outputs(model, Probes.of(x, kind=selected.kind)) for x in perturb(selected, self.seed)
-        ]
+        perturbed = [self._collect_outputs(model, Probes.of(x, kind=selected.kind)) for x in self._inputs(selected)]
         return form, [log_probabilities(x, form) for x in (plain, *perturbed)]
+
+    def _inputs(self, selected: Probes) -> Iterator[np.ndarray]:
+        """The probes with each of `PERTURBATIONS`; the mixture has no noise, so that it is drawn once."""
+        yield from perturb(selected, DRAWS * self.seed)
+        for draw in range(1, DRAWS):
+            yield from perturb(selected, DRAWS * self.seed + draw)[:2]
 
     def _collect_outputs(self, model: Model, probes: Probes) -> np.ndarray:
         """Outputs for every probe; for token models, those for the next token."""
@@ -183,17 +196,17 @@ def describe_outputs(responses: Sequence[np.ndarray]) -> tuple[np.ndarray, np.nd
 
 
 def pack(channels: np.ndarray) -> np.ndarray:
-    """Standardised channels `[n, k]` quantised to four bits: `uint8 [n, ceil(k / 2)]`."""
-    levels = np.clip(np.floor(channels / STEP) + 8, 0, 15).astype(np.uint8)
-    if levels.shape[1] % 2:
-        levels = np.concatenate([levels, np.full((len(levels), 1), 8, np.uint8)], axis=1)
-    return (levels[:, 0::2] << 4) | levels[:, 1::2]
+    """Standardised channels `[n, k]` quantised to two bits: `uint8 [n, ceil(k / 4)]`."""
+    levels = np.digitize(channels, BOUNDS).astype(np.uint8)
+    rest = -levels.shape[1] % 4
+    levels = np.concatenate([levels, np.zeros((len(levels), rest), np.uint8)], axis=1)
+    return levels[:, 0::4] << 6 | levels[:, 1::4] << 4 | levels[:, 2::4] << 2 | levels[:, 3::4]
 
 
 def unpack(code: np.ndarray) -> np.ndarray:
-    """Channels `float32 [n, k]` of a packed code: the middle of each level."""
-    levels = np.stack([code >> 4, code & 15], axis=-1).reshape(len(code), -1)
-    return ((levels.astype(np.float32) - 8) + 0.5) * np.float32(STEP)
+    """Channels `float32 [n, k]` of a packed code; those that fill up the last byte are constant."""
+    levels = np.stack([code >> 6, code >> 4 & 3, code >> 2 & 3, code & 3], axis=-1).reshape(len(code), -1)
+    return np.array(LEVELS, np.float32)[levels]
 
 
 def _entropy(rows: np.ndarray) -> np.ndarray:

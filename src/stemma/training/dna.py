@@ -12,12 +12,12 @@ from stemma.errors import MisuseError
 from stemma.fingerprints.canonical_outputs import FEATURES
 from stemma.fingerprints.dna import pack, unpack
 from stemma.fingerprints.fragment_encoder import FragmentEncoder
-from stemma.kinship.function.model_dna import (
+from stemma.kinship.function.dna_closeness import ProvenanceClassifier
+from stemma.kinship.function.dna_population import (
     MAX_DIRECTIONS,
     MODELS_PER_DIRECTION,
     SHRINK,
     Population,
-    ProvenanceClassifier,
     channel_correlations,
 )
 from stemma.training.dna_groups import OTHER_ARCHITECTURE_WAYS, Group
@@ -52,7 +52,7 @@ class Training:
         seed: Of start and order.
     """
 
-    channels: int = 4
+    channels: int = 8
     hidden: int = 0
     inner: int = 16
     steps: int = 2000

@@ -8,17 +8,23 @@ from typing import ClassVar
 import numpy as np
 
 from stemma.fingerprints.fragment_encoder import FragmentEncoder
-from stemma.kinship.function.model_dna import (
-    Population,
+from stemma.kinship.function.dna_closeness import (
     ProvenanceClassifier,
+    calibrated,
+    partial_correlations,
+    partial_to_others,
+    standardised_closeness,
+)
+from stemma.kinship.function.model_dna import (
+    MODELS,
     can_stand_in,
-    channel_correlations,
     channels_of,
     check_comparable,
     dna_bytes,
     dna_verdict,
     sample_distance,
     scalars_of,
+    stand_ins_first,
 )
 from stemma.kinship.function.multiple_testing import correct_statistics
 from stemma.kinship.function.null_models import CLAIM, check_alpha, models_needed
@@ -30,7 +36,8 @@ class ClosestDnaOfMany:
     """Is a suspect's DNA closer to a candidate's than an independent model's is to its closest candidate?
 
     Null models take the suspect's place, so they have its number of classes and, where known, its architecture.
-    Suspect and null models form the population that codes are standardised by. No model is run.
+    A code is compared with a candidate's in what the suspect and the null models do not explain, and every closeness
+    is taken in units of what the same model shows towards the null models: all are treated alike. No model is run.
 
     Attributes:
         alpha: Significance level of the whole search.
@@ -41,7 +48,7 @@ class ClosestDnaOfMany:
     encoder: FragmentEncoder | None = None
 
     name: ClassVar[str] = "closest-dna-of-many"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         check_alpha(self.alpha)
@@ -75,29 +82,32 @@ class ClosestDnaOfMany:
         if not candidates:
             return []
         judge = ProvenanceClassifier((self.encoder or FragmentEncoder.untrained()).classifier)
+        null = stand_ins_first(null, suspect)
         stand_ins = [n for n in null if can_stand_in(n, suspect)]
-        other_models = [n for n in null if not can_stand_in(n, suspect)]
-        population_codes = np.stack([channels_of(d) for d in (suspect, *stand_ins, *other_models)])
-        population, codes = Population.of(population_codes), population_codes[: 1 + len(stand_ins)]
-        others = population(np.stack([channels_of(c) for c in candidates]))
-        found = channel_correlations(population(codes), others)
-        values = judge.log_odds(found)
+        pool = [suspect, *stand_ins, *(n for n in null if not can_stand_in(n, suspect))]
+        found, values = _standardised(pool, candidates, judge)
+        found, values = found[: 1 + len(stand_ins)], values[: 1 + len(stand_ins)]
         for i, n in enumerate(stand_ins, 1):  # a null model that is also a candidate has distance 0 to itself
-            values[i, [c.model == n.model for c in candidates]] = values[0, [c.model == n.model for c in candidates]]
+            same = [c.model == n.model for c in candidates]
+            values[i, same] = values[0, same]
         result = correct_statistics(-values[0], -values[1:], self.alpha)
+        m = len(stand_ins)
         out = []
         for j, c in enumerate(candidates):
             p = float(result.p_values[j]) if stand_ins else None
-            verdict, reason = dna_verdict(p, len(stand_ins), len(stand_ins), self.alpha)
-            chance = judge.probability(float(values[0, j]))
+            tested = {"p": p, "size": m, "missing": max(0, models_needed(self.alpha) - m), "smallest p": 1 / (m + 1),
+                      "compared with": MODELS}  # fmt: skip
+            verdict, reason = dna_verdict(tested, self.alpha)
+            odds, chance = calibrated(standardised_closeness(float(values[0, j]), values[1:, j].tolist()))
             details = {
-                "channels": [round(float(x), 4) for x in found[0, j]], "probability": chance,
-                "n_probes": codes.shape[1], "training_samples_apart": sample_distance(c, suspect),
+                "channels": [round(float(x), 4) for x in found[0, j]], "probability": chance, "log_odds": odds,
+                "smallest_p": result.smallest_p,
+                "n_probes": len(c.values["code"]), "training_samples_apart": sample_distance(c, suspect),
                 "answers": [scalars_of(c), scalars_of(suspect)],
                 "corrected_for": len(candidates), "correction": result.method, "left_out": list(left_out),
-                "null_models_missing": max(0, models_needed(self.alpha) - len(stand_ins)), "bytes": dna_bytes(c),
+                "null_models_missing": tested["missing"], "bytes": dna_bytes(c),
             }  # fmt: skip
-            nulls = Null(source, len(stand_ins), result.smallest_p, tuple(sorted(float(v) for v in values[1:, j])))
+            nulls = Null(source, m, result.smallest_p, tuple(sorted(float(v) for v in values[1:, j])))
             mean = float(np.mean(found[0, j]))
             effect = float(np.clip(mean, 0, 1))
             out.append(
@@ -118,3 +128,28 @@ class ClosestDnaOfMany:
                 )
             )
         return out
+
+
+def _standardised(
+    pool: Sequence[Fingerprint], candidates: Sequence[Fingerprint], judge: ProvenanceClassifier
+) -> tuple[np.ndarray, np.ndarray]:
+    """Channels and scores of each model of the pool and each candidate, given the rest of the pool.
+
+    Scores are in units of the spread of the same model's scores with the rest of the pool.
+
+    Returns:
+        Channels `[pool, candidates, channels]` and scores `[pool, candidates]`.
+    """
+    codes = np.stack([channels_of(d) for d in pool])
+    inside = partial_correlations(codes)
+    found = partial_to_others(codes, np.stack([channels_of(c) for c in candidates]))
+    for j, c in enumerate(candidates):  # a candidate that is in the pool is compared without itself
+        for i, n in enumerate(pool):
+            if n.model == c.model and i:
+                found[:, j] = inside[:, i]
+    values, cohort = judge.log_odds(found), judge.log_odds(inside)
+    n = len(pool)
+    if n < 4:
+        return found, values
+    rows = np.stack([np.delete(cohort[i], i) for i in range(n)])
+    return found, (values - rows.mean(1, keepdims=True)) / np.maximum(rows.std(1, ddof=1, keepdims=True), 1e-9)

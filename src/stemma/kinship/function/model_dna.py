@@ -1,8 +1,8 @@
 """Test of a pair by model DNA: codes compared with codes of independent models, without running any model."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from math import log10
+from dataclasses import dataclass
+from math import comb, log10
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,6 +11,15 @@ from stemma.errors import MisuseError
 from stemma.fingerprints.dna import SCALARS, is_valid, unpack
 from stemma.fingerprints.fragment_encoder import FragmentEncoder
 from stemma.fingerprints.training_sample import embedding_distance
+from stemma.kinship.function.dna_closeness import (
+    ProvenanceClassifier,
+    calibrated,
+    pair_p_value,
+    pairs_needed,
+    partial_correlations,
+    standardised_closeness,
+)
+from stemma.kinship.function.dna_population import Population, unit
 from stemma.kinship.function.null_models import (
     CLAIM,
     NullModels,
@@ -21,65 +30,11 @@ from stemma.kinship.function.null_models import (
 )
 from stemma.types import Axis, Evidence, Fingerprint, Null, Spec, Verdict
 
-SHRINK = 0.1
-"""Added to the spread of a population, in units of its median: with few models a probe's spread may be too small."""
+MAX_CONTROLS = 1000
+"""Most control models that are used: the cost grows with the cube of their number."""
 
-MAX_DIRECTIONS = 6
-"""Most main directions of a population that are removed: they reflect the task rather than provenance."""
-
-MODELS_PER_DIRECTION = 8
-"""Models of the population needed per such direction."""
-
-
-@dataclass(frozen=True, eq=False)
-class Population:
-    """What independent models have in common at each probe.
-
-    Attributes:
-        mean: `[probes, channels]`.
-        spread: Standard deviation with shrinkage, `[probes, channels]`.
-        directions: `[channels, directions, probes]`, orthonormal, in which these models differ most.
-    """
-
-    mean: np.ndarray
-    spread: np.ndarray
-    directions: np.ndarray
-
-    @classmethod
-    def of(cls, codes: np.ndarray) -> "Population":
-        """The population of some codes; the more tasks it covers, the better it removes the effect of the task.
-
-        Args:
-            codes: `[models, probes, channels]`.
-
-        Returns:
-            Mean, spread and main directions; for a single model zeros and ones.
-        """
-        none = np.zeros((codes.shape[2], 0, codes.shape[1]))
-        if len(codes) < 2:
-            return cls(np.zeros(codes.shape[1:]), np.ones(codes.shape[1:]), none)
-        spread = codes.std(0)
-        plain = cls(codes.mean(0), spread + SHRINK * max(float(np.median(spread)), 1e-6), none)
-        count = min(MAX_DIRECTIONS, len(codes) // MODELS_PER_DIRECTION)
-        if not count:
-            return plain
-        seen = np.moveaxis(plain(codes), -1, 0)
-        seen = seen - seen.mean(1, keepdims=True)
-        return replace(plain, directions=np.linalg.svd(seen, full_matrices=False)[2][:, :count])
-
-    def __call__(self, codes: np.ndarray) -> np.ndarray:
-        """Codes `[…, probes, channels]` as deviations from the population, centred, of norm 1 per channel."""
-        found = (codes - self.mean) / self.spread
-        found = _unit(found - found.mean(-2, keepdims=True), -2)
-        if not self.directions.shape[1]:
-            return found
-        along = np.einsum("...pc,ckp->...ck", found, self.directions)
-        return _unit(found - np.einsum("...ck,ckp->...pc", along, self.directions), -2)
-
-
-def channel_correlations(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Correlation over probes of codes `[n, probes, channels]` and `[m, …]`, per channel `[n, m, channels]`."""
-    return np.einsum("apc,bpc->abc", a, b)
+MODELS, PAIRS = "control models", "pairs of models"
+"""What a closeness is ranked among."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,44 +81,15 @@ class DnaIndex:
             against(codes[i : i + 512]).reshape(-1, size).astype(np.float32) @ projection
             for i in range(0, len(codes), 512)
         ])  # fmt: skip
-        return cls(against, projection, _unit(vectors))
+        return cls(against, projection, unit(vectors))
 
     def nearest(self, code: np.ndarray, count: int) -> np.ndarray:
         """Positions of the `count` models whose codes are nearest to a code `[probes, channels]`, nearest first."""
-        query = _unit(self.population(code).reshape(1, -1).astype(np.float32) @ self.projection)[0]
+        query = unit(self.population(code).reshape(1, -1).astype(np.float32) @ self.projection)[0]
         found = self.vectors @ query
         most = min(count, len(found))
         best = np.argpartition(-found, most - 1)[:most]
         return best[np.argsort(-found[best], kind="stable")]
-
-
-def _unit(vectors: np.ndarray, axis: int = 1) -> np.ndarray:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=axis, keepdims=True), 1e-9)
-
-
-@dataclass(frozen=True, eq=False)
-class ProvenanceClassifier:
-    """Log-odds of shared provenance from correlations of DNA channels."""
-
-    arrays: Mapping[str, np.ndarray]
-
-    def log_odds(self, correlations: np.ndarray) -> np.ndarray:
-        """Log-odds `[…]` of correlations `[…, channels]` at even priors; without weights, the mean."""
-        if "kin.inner" not in self.arrays:
-            return correlations.mean(-1)
-        w = self.arrays
-        hidden = np.tanh(correlations @ w["kin.inner"] + w["kin.bias"])
-        return hidden @ w["kin.outer"] + correlations @ w["kin.linear"] + w["kin.offset"][0]
-
-    def channel_weights(self, channels: int) -> np.ndarray:
-        """How much each channel contributes to the log-odds, `[channels]`, of mean 1."""
-        alone = self.log_odds(0.3 * np.eye(channels)) - self.log_odds(np.zeros(channels))
-        kept = np.maximum(alone, 0.05 * max(float(alone.max()), 1e-9))
-        return kept / kept.mean()
-
-    def probability(self, log_odds: float) -> float | None:
-        """The probability of given log-odds; None where nothing was learnt."""
-        return float(1 / (1 + np.exp(-np.clip(log_odds, -30, 30)))) if "kin.inner" in self.arrays else None
 
 
 def channels_of(dna: Fingerprint) -> np.ndarray:
@@ -188,22 +114,29 @@ def sample_distance(a: Fingerprint, b: Fingerprint) -> float | None:
 class CloserDnaThanIndependent:
     """Conformal test of shared provenance by DNA: a rank among independently trained models.
 
-    If b was made without a, it is one more independent model. So b and the null models form one population, codes are
-    standardised by it, and b's closeness to a is ranked among the null models'. All m + 1 are treated alike, so the
-    p-value is exact; exchanging a and b gives another, and the larger is reported. Null models that cannot stand in
-    for b (other outputs or architectures) still belong to the population. Cost: microseconds per null model; no model
-    is run.
+    The first model is the supposed source. If the second was made without it, the source is one more model that is
+    independent of the second, like the control models that were made as the source was. So its closeness to the
+    second is ranked among theirs, whatever the second was trained on. All m + 1 are treated alike, so the p-value is
+    exact. Closeness is what the codes share beyond what all the other models explain.
+
+    Where so few control models cannot reach `alpha`, and they can stand in for both models, the pair is ranked among
+    all pairs: exact if the second model, too, is like the control models. Which test decides depends on `alpha` and
+    the number of control models, never on a result. Controls that cannot stand in for the source (other outputs or
+    architecture) may stand in for the second model; without any nothing is concluded. No model is run.
 
     Attributes:
         alpha: Significance level.
-        encoder: The DNA encoder, with the classifier that scores the codes.
+        encoder: The DNA encoder, with the classifier that scores the codes if one was learned.
+
+    Source: Vovk et al. 2005 for ranks; the scores of one query standardised by its scores against a cohort are those
+    of speaker verification (Auckenthaler et al. 2000).
     """
 
     alpha: float = 0.01
     encoder: FragmentEncoder | None = None
 
     name: ClassVar[str] = "closer-dna-than-independent"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         check_alpha(self.alpha)
@@ -224,8 +157,8 @@ class CloserDnaThanIndependent:
         """Test a pair.
 
         Args:
-            a: DNA of the first model.
-            b: DNA of the second model.
+            a: DNA of the supposed source.
+            b: DNA of the suspect.
             null: DNA of independently trained models.
             source: Where the null models come from.
             left_out: Models that were excluded, with the reason.
@@ -237,24 +170,20 @@ class CloserDnaThanIndependent:
             MisuseError: If the DNAs are of other probes or encoders.
         """
         check_comparable(a, (b, *null))
-        judge = ProvenanceClassifier(self._encoder.classifier)
-        views = [_rank_test(x, y, null, judge) for x, y in ((a, b), (b, a))]
-        tested = [v for v in views if v["size"]]
-        deciding = max(tested, key=lambda v: v["p"]) if tested else views[0]
-        least = min((v["size"] for v in tested), default=0)
-        p = deciding["p"] if tested else None
-        verdict, reason = dna_verdict(p, deciding["size"], least, self.alpha)
-        chance = judge.probability(deciding["value"])
+        found = _rank_test(a, b, null, ProvenanceClassifier(self._encoder.classifier), self.alpha)
+        p = found["p"]
+        verdict, reason = dna_verdict(found, self.alpha)
+        odds, chance = calibrated(standardised_closeness(found["value"], found["null"]))
         nulls = NullModels(source, (), tuple(left_out))
         details: dict[str, Any] = {
-            "channels": [round(float(c), 4) for c in deciding["correlations"]], "probability": chance,
-            "log_odds": deciding["value"] if chance is not None else None, "n_probes": len(a.values["code"]),
+            "channels": [round(float(c), 4) for c in found["correlations"]], "probability": chance, "log_odds": odds,
+            "score": found["value"], "compared_with": found["compared with"], "smallest_p": found["smallest p"],
+            "n_probes": len(a.values["code"]),
             "training_samples_apart": sample_distance(a, b), "answers": [scalars_of(a), scalars_of(b)],
-            "left_out": list(nulls.left_out),
-            "null_models_missing": max(0, models_needed(self.alpha) - least), "bytes": dna_bytes(a),
+            "left_out": list(nulls.left_out), "null_models_missing": found["missing"], "bytes": dna_bytes(a),
         }  # fmt: skip
-        kept = Null(source, deciding["size"], 1 / (deciding["size"] + 1), tuple(sorted(deciding["null"])))
-        mean = float(np.mean(deciding["correlations"]))
+        kept = Null(source, found["size"], found["smallest p"], tuple(sorted(found["null"])))
+        mean = float(np.mean(found["correlations"]))
         effect = float(np.clip(mean, 0, 1))
         return Evidence(
             claim=CLAIM,
@@ -282,31 +211,50 @@ def check_comparable(a: Fingerprint, others: Sequence[Fingerprint]) -> None:
         raise MisuseError("one of the DNAs is damaged: compute it again")
 
 
-def dna_verdict(p: float | None, m: int, least: int, alpha: float) -> tuple[Verdict, str]:
-    """Verdict and reason for a p-value from m null models; `least` is the smaller number of both rank tests."""
-    lacking = models_needed(alpha) - least
+def dna_verdict(found: Mapping[str, Any], alpha: float) -> tuple[Verdict, str]:
+    """Verdict and reason, with the smallest p-value that these control models allow."""
+    p, m, lacking, floor = found["p"], found["size"], found["missing"], found["smallest p"]
     if p is None:
         return Verdict.INCONCLUSIVE, f"no control model to compare the DNA with: {lacking} are needed"
     if lacking > 0:
-        return Verdict.INCONCLUSIVE, f"by DNA: {too_few_sentence(least, 1 / (least + 1), lacking, alpha)}"
-    near = f"by DNA {round(p * (m + 1)) - 1 or 'none'} of {m} control models"
+        return Verdict.INCONCLUSIVE, f"by DNA: {too_few_sentence(m, floor, lacking, alpha)}"
+    places = round(p / floor) - 1
+    what = f"of {comb(m + 2, 2) - 1} other pairs" if found["compared with"] == PAIRS else f"of {m} control models"
+    near = f"by DNA {places or 'none'} {what} {'is' if not places else 'are'} as close"
+    near += f" (p {p:.3g}, the smallest attainable is {floor:.3g})"
     if p > alpha:
-        return Verdict.INCONCLUSIVE, f"{near} are as close; this does not prove independence"
-    return Verdict.SUPPORTED, f"{near} is as close"
+        return Verdict.INCONCLUSIVE, f"{near}; this does not prove independence"
+    return Verdict.SUPPORTED, near
 
 
 def _rank_test(
-    reference: Fingerprint, other: Fingerprint, null: Sequence[Fingerprint], judge: ProvenanceClassifier
+    a: Fingerprint, b: Fingerprint, null: Sequence[Fingerprint], judge: ProvenanceClassifier, alpha: float
 ) -> dict[str, Any]:
-    """Rank of `other` among the null models that can stand in for it, by DNA, as seen from `reference`."""
-    stand_ins = [n for n in null if can_stand_in(n, other)]
-    others = [n for n in null if not can_stand_in(n, other)]
-    codes = np.stack([channels_of(d) for d in (other, *stand_ins, *others)])
-    population = Population.of(codes)
-    found = channel_correlations(population(channels_of(reference))[None], population(codes[: 1 + len(stand_ins)]))[0]
-    values = [float(v) for v in judge.log_odds(found)]
-    p = conformal_p_value(-values[0], [-v for v in values[1:]])
-    return {"p": p, "size": len(stand_ins), "value": values[0], "null": values[1:], "correlations": found[0].tolist()}
+    """Rank of a source among the null models that can stand in for it, as seen from b, or of the pair among pairs."""
+    null = stand_ins_first(null, a, b)
+    for_a, for_b = (np.array([i for i, n in enumerate(null, 2) if can_stand_in(n, x)], int) for x in (a, b))
+    channels = partial_correlations(np.stack([channels_of(d) for d in (a, b, *null)]))
+    values = judge.log_odds(channels)
+    reference, asked, chosen = (1, 0, for_a) if len(for_a) else (0, 1, for_b)
+    m = len(chosen)
+    out = {"value": float(values[0, 1]), "null": values[reference, chosen].tolist(), "size": m,
+           "correlations": channels[0, 1].tolist(), "compared with": MODELS, "smallest p": 1 / (m + 1),
+           "missing": max(0, models_needed(alpha) - m)}  # fmt: skip
+    both = np.intersect1d(for_a, for_b) if can_stand_in(b, a) else for_a[:0]
+    if not m:
+        return {**out, "p": None}
+    if out["missing"] and len(both):
+        every = np.array([0, 1, *both])
+        p = pair_p_value(values[np.ix_(every, every)])
+        return {**out, "p": p, "size": len(both), "null": values[1, both].tolist(), "compared with": PAIRS,
+                "smallest p": 1 / comb(len(every), 2), "missing": max(0, pairs_needed(alpha) - len(both))}  # fmt: skip
+    p = conformal_p_value(-float(values[reference, asked]), (-values[reference, chosen]).tolist())
+    return {**out, "p": p}
+
+
+def stand_ins_first(null: Sequence[Fingerprint], *models: Fingerprint) -> list[Fingerprint]:
+    """At most `MAX_CONTROLS` null models, those first that can stand in for one of the models."""
+    return sorted(null, key=lambda n: not any(can_stand_in(n, m) for m in models))[:MAX_CONTROLS]
 
 
 def can_stand_in(null: Fingerprint, other: Fingerprint) -> bool:
