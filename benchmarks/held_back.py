@@ -1,0 +1,118 @@
+"""Detector, DNA and learning-free rankings on two held-back beds that nothing was chosen on.
+
+    STEMMA_DATA=DIR python benchmarks/held_back.py [--bed NAME] [--part NAME]... [--label NAME]
+
+writes benchmarks/results/held_back.json, under a label (`now` unless given), bed by bed and part by part; other parts
+stay as they were. A bed is batch-norm networks on garments of 28 x 28 pixels, or tanh perceptrons on spoken digits:
+24 sources that differ in nothing but their seed, and of each 13 kinds of children and two of grandchildren, trained by
+code of their own (`testbeds/held_back`). The first run trains them (6 CPU minutes in all); later ones read them from
+the cache. Nothing is chosen here: no setting, step or threshold was looked for on these networks.
+
+Seeds are fixed. Needs the data sets `fashion_mnist`, `mnist` and `spoken_digits_mulaw8k`.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch
+
+import stemma
+from stemma.fingerprints.dna import DNA
+from stemma.fingerprints.fragment_encoder import FragmentEncoder
+from stemma.kinship.function.finetuning_approximation import FineTuningApproximation
+from stemma.kinship.function.model_dna import CloserDnaThanIndependent
+from stemma.training import shipped_detector, shipped_dna
+from testbeds.held_back import detector_scores, dna_scores, parent_ranking
+from testbeds.held_back.members import BEDS, Member, bed, learned, probes
+from testbeds.held_back.questions import questions
+from testbeds.measured import methods
+
+RESULTS = Path(__file__).parent / "results" / "held_back.json"
+
+
+def detector(members: Sequence[Member]) -> dict[str, Any]:
+    """The shipped detector without probes."""
+    found = shipped_detector()
+    said = detector_scores.answered(found, questions(members))
+    return {"digest": found.weights_digest, **detector_scores.table(said)}
+
+
+def detector_with_probes(members: Sequence[Member]) -> dict[str, Any]:
+    """The same with probes, on every third source: features cost ten times as much."""
+    found, asked = shipped_detector(), [q for q in questions(members) if not q.source % 3]
+    said = detector_scores.answered(found, asked, probes(members[0].bed))
+    return {"digest": found.weights_digest, **detector_scores.table(said)}
+
+
+def dna(members: Sequence[Member]) -> dict[str, Any]:
+    """The encoder that ships, and the untrained code."""
+    given = probes(members[0].bed)
+    encoders = {"shipped": shipped_dna(given.kind), "untrained": FragmentEncoder.untrained()}
+    return {
+        name: {"digest": e.full_digest, **dna_scores.table(dna_scores.asked(members, given, e))}
+        for name, e in encoders.items()
+    }
+
+
+def learning_free(members: Sequence[Member]) -> dict[str, Any]:
+    """Rankings by features and by weights."""
+    return parent_ranking.table(parent_ranking.scores(members))
+
+
+PARTS: dict[str, Callable[[Sequence[Member]], dict[str, Any]]] = {
+    "networks": learned,
+    "detector": detector,
+    "detector with probes": detector_with_probes,
+    "dna": dna,
+    "learning-free": learning_free,
+}
+
+
+def measured() -> dict[str, Any]:
+    """What the figures were made with."""
+    root = Path(stemma.__file__).parent
+    commit = subprocess.run(
+        ["git", "-C", str(root), "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    versions = {m.name: m.version for m in (DNA, CloserDnaThanIndependent, FineTuningApproximation)}
+    return {"stemma": stemma.__version__, "commit": commit, "methods": {**methods(), **versions},
+            "python": platform.python_version(), "torch": torch.__version__}  # fmt: skip
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--bed", action="append", choices=BEDS)
+    options.add_argument("--part", action="append", choices=tuple(PARTS))
+    options.add_argument("--label", default="now", help="under which the figures are kept")
+    options.add_argument("--sources", type=int, help="ask about the first so many sources only; nothing is written")
+    options.add_argument("--results", type=Path, default=RESULTS, help="the file that is written")
+    given = options.parse_args()
+    torch.set_num_threads(1)
+    for name in given.bed or BEDS:
+        members = [m for m in bed(name) if given.sources is None or m.source < given.sources]
+        for part in given.part or PARTS:
+            start = time.process_time()
+            found = PARTS[part](members)
+            seconds = round(time.process_time() - start, 1)
+            print(f"{time.strftime('%H:%M:%S')} {name} {part}: {seconds} CPU s", file=sys.stderr, flush=True)
+            if given.sources is not None:
+                print(json.dumps(found))
+                continue
+            results = json.loads(given.results.read_text()) if given.results.exists() else {}
+            here = results.setdefault(given.label, {}).setdefault(name, {})
+            here[part] = {"measured": {**measured(), "cpu_seconds": seconds}, **found}
+            given.results.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
