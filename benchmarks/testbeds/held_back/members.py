@@ -139,17 +139,18 @@ def bed(name: str, sources: int = SOURCES) -> tuple[Member, ...]:
 
 
 def probes(name: str, count: int = 384) -> Probes:
-    """Inputs of a bed: half as sources know them, half as children do, from the test part."""
-    first, second = _base(name), _other(name, 0, 1)
+    """Inputs of a bed, from the test part: spoken digits, or garments that lie upright and digits, half and half."""
+    if name == "spoken":
+        x, _ = examples(_base(name), "test")
+        return Probes.of(x[:count], kind="tensor", source="spoken digits, test part")
+    first, second = _base(name), Task("mnist")
     rng = np.random.default_rng(17)
     both = []
     for task in (first, second):
         x, _ = examples(task, "test")
-        both.append(x[rng.choice(len(x), count // 2, replace=len(x) < count // 2)])
+        both.append(x[rng.choice(len(x), count // 2, replace=False)])
     x = np.concatenate(both)[rng.permutation(count)]
-    if name == "garments":
-        return Probes.of(x.astype(np.float32) / 255, kind="image", source="garments and digits, test part")
-    return Probes.of(x, kind="tensor", source="spoken digits, test part")
+    return Probes.of(x.astype(np.float32) / 255, kind="image", source="garments and digits, test part")
 
 
 @lru_cache(maxsize=2)
