@@ -21,7 +21,7 @@ class NoParent:
         p_value: Of the claim that the child comes from none of the candidates, were it exchangeable with these.
         smallest: The smallest p-value that so many networks can give.
         from_candidates: Whether the candidates themselves took the child's place. A true parent then stands out too,
-            as the best candidate of its own child, so that twice the smallest p-value is what a parent usually gives.
+            when its child is among its candidates, so that a parent may give no less than twice the smallest p-value.
     """
 
     child: str
