@@ -75,6 +75,7 @@ PARTS: dict[str, Callable[[Sequence[Member]], dict[str, Any]]] = {
     "detector with probes": detector_with_probes,
     "dna": dna,
     "learning-free": learning_free,
+    "none of these": parent_ranking.none_of_these,
 }
 
 
@@ -111,7 +112,7 @@ def main() -> None:
             results = json.loads(given.results.read_text()) if given.results.exists() else {}
             here = results.setdefault(given.label, {}).setdefault(name, {})
             here[part] = {"measured": {**measured(), "cpu_seconds": seconds}, **found}
-            given.results.write_text(json.dumps(results, indent=1) + "\n")
+            given.results.write_text(json.dumps(results, separators=(",", ":")).replace('},"', '},\n"') + "\n")
 
 
 if __name__ == "__main__":

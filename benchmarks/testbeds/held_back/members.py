@@ -24,6 +24,7 @@ kind of `GRANDCHILDREN`; what is not said below is as in the first line.
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
@@ -38,7 +39,7 @@ from stemma.networks.from_module import from_module
 from stemma.probes import Probes
 from stemma.types import InputSpec
 from stemma.zoo.cache import folder as cache_folder
-from testbeds.held_back.networks import EARLY, Arrays, Lesson, answers, fresh, learn, module_of
+from testbeds.held_back.networks import EARLY, STACK, Arrays, Lesson, answers, fresh, learn, module_of
 from testbeds.held_back.tasks import Task, examples, few, imbalanced
 
 BEDS = ("garments", "spoken")
@@ -68,8 +69,8 @@ class Schedule:
 
 
 SCHEDULES = {
-    "garments": {"source": Schedule(400, 48, 0.05), "child": Schedule(160, 32, 0.02),
-                 "long": Schedule(450, 32, 0.4), "distilled": Schedule(400, 48, 0.05)},
+    "garments": {"source": Schedule(300, 48, 0.05), "child": Schedule(120, 32, 0.03),
+                 "long": Schedule(420, 24, 0.4), "distilled": Schedule(300, 48, 0.05)},
     "spoken": {"source": Schedule(900, 32, 0.0015), "child": Schedule(400, 32, 0.001),
                "long": Schedule(1600, 32, 0.006), "distilled": Schedule(900, 32, 0.0015)},
 }  # fmt: skip
@@ -164,28 +165,20 @@ def _bed(name: str, sources: int) -> tuple[Member, ...]:
         },
         sort_keys=True,
     )
-    path = cache_folder().parent / "held-back" / f"{name}-{hashlib.sha256(recipe.encode()).hexdigest()[:24]}.npz"
-    if not path.exists():
-        made = list(_make(name, sources))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        rows = [{**asdict(replace(m, arrays={})), "arrays": None} for m in made]
-        held = {f"{i}/{n}": a for i, m in enumerate(made) for n, a in m.arrays.items()}
-        part = path.with_suffix(".part.npz")
-        np.savez(part, about=np.frombuffer(json.dumps(rows).encode(), np.uint8), **held)
-        part.rename(path)
-    return tuple(_read(path))
-
-
-def _read(path: Path) -> Iterator[Member]:
-    with np.load(path) as held:
-        rows = json.loads(held["about"].tobytes())
-        arrays: list[Arrays] = [{} for _ in rows]
-        for key in held.files:
-            if key != "about":
-                number, name = key.split("/", 1)
-                arrays[int(number)][name] = held[key]
-    for row, found in zip(rows, arrays, strict=True):
-        yield Member(**{**row, "task": Task(**row["task"]), "arrays": found})
+    digest = hashlib.sha256(recipe.encode()).hexdigest()[:24]
+    path = cache_folder().parent / "held-back" / f"{name}-{digest}.npz"
+    about = path.with_suffix(".json")
+    if not (path.exists() and about.exists()):
+        pieces = path.with_suffix("")
+        made = list(_make(name, sources, pieces))
+        _store(path, [m.arrays for m in made])
+        about.write_text(json.dumps([asdict(replace(m, arrays={})) for m in made]))
+        shutil.rmtree(pieces)
+    rows = json.loads(about.read_text())
+    return tuple(
+        Member(**{**row, "task": Task(**row["task"]), "arrays": found})
+        for row, found in zip(rows, _stored(path), strict=True)
+    )
 
 
 def _base(name: str) -> Task:
@@ -218,28 +211,51 @@ def _seed(name: str, source: int, kind: str) -> int:
     return int.from_bytes(hashlib.sha256(text).digest()[:4], "big")
 
 
-def _make(name: str, sources: int) -> Iterator[Member]:
-    plans = SCHEDULES[name]
-    everyone = range(sources)
-    lessons = [
-        _lesson(name, "source", s, fresh(name, _seed(name, s, "source")), plans["source"].rate) for s in everyone
-    ]
-    roots = learn(name, lessons, plans["source"].steps, plans["source"].batch)
-    made: dict[tuple[int, str], Arrays] = {(s, "source"): a for s, a in enumerate(roots)}
+def _make(name: str, sources: int, keep: Path) -> Iterator[Member]:
+    plans, everyone = SCHEDULES[name], range(sources)
+    made: dict[tuple[int, str], Arrays] = {}
+
+    def teach(way: str, kinds: Sequence[str], plan: Schedule) -> None:
+        jobs = [(s, k) for k in kinds for s in everyone]
+        for at in range(0, len(jobs), STACK):
+            some = jobs[at : at + STACK]
+            path = keep / f"{way.replace(' ', '-')}-{at}.npz"
+            if not path.exists():
+                lessons = [_lesson(name, k, s, _above(name, s, k, made), plan.rate) for s, k in some]
+                _store(path, learn(name, lessons, plan.steps, plan.batch))
+            made.update(zip(some, _stored(path), strict=True))
+
+    teach("source", ["source"], plans["source"])
     for way in ("child", "new width", "long", "distilled"):
-        jobs = [(s, k) for k in TAUGHT for s in everyone if _way(k) == way]
-        plan = plans["child" if way == "new width" else way]
-        given = [_lesson(name, k, s, made[s, "source"], plan.rate) for s, k in jobs]
-        made |= dict(zip(jobs, learn(name, given, plan.steps, plan.batch), strict=True))
+        teach(way, [k for k in TAUGHT if _way(k) == way], plans["child" if way == "new width" else way])
+    teach("grandchild", list(GRANDCHILDREN), plans["child"])
     for s in everyone:
         made[s, "pruned"], made[s, "int8"] = _pruned(made[s, "source"]), _rounded(made[s, "source"])
-    plan = plans["child"]
-    jobs = [(s, k) for k in GRANDCHILDREN for s in everyone]
-    given = [_lesson(name, k, s, made[s, GRANDCHILDREN[k]], plan.rate) for s, k in jobs]
-    made |= dict(zip(jobs, learn(name, given, plan.steps, plan.batch), strict=True))
-    for s in everyone:
         for kind in ("source", *KINDS, *GRANDCHILDREN):
             yield _member(name, s, kind, made)
+
+
+def _above(name: str, source: int, kind: str, made: dict[tuple[int, str], Arrays]) -> Arrays:
+    """What a network starts from, or learns from."""
+    if kind == "source":
+        return fresh(name, _seed(name, source, kind))
+    return made[source, GRANDCHILDREN.get(kind, "source")]
+
+
+def _store(path: Path, networks: Sequence[Arrays]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part.npz")
+    np.savez(part, **{f"{i}/{n}": a for i, arrays in enumerate(networks) for n, a in arrays.items()})  # ty: ignore[invalid-argument-type]
+    part.rename(path)
+
+
+def _stored(path: Path) -> list[Arrays]:
+    found: dict[int, Arrays] = {}
+    with np.load(path) as held:
+        for key in held.files:
+            number, name = key.split("/", 1)
+            found.setdefault(int(number), {})[name] = held[key]
+    return [found[i] for i in sorted(found)]
 
 
 def _way(kind: str) -> str:

@@ -17,7 +17,7 @@ from torch.func import functional_call, stack_module_state, vmap
 Arrays = dict[str, np.ndarray]
 
 STACK = 12
-"""Most networks that train at once."""
+"""Networks that train at once."""
 
 
 class Garments(nn.Module):
@@ -103,14 +103,7 @@ class Lesson:
 
 
 def learn(bed: str, lessons: Sequence[Lesson], steps: int, batch: int) -> list[Arrays]:
-    """Networks that learnt their lessons, heads of one width."""
-    ends: list[Arrays] = []
-    for at in range(0, len(lessons), STACK):
-        ends += _learn(bed, lessons[at : at + STACK], steps, batch)
-    return ends
-
-
-def _learn(bed: str, lessons: Sequence[Lesson], steps: int, batch: int) -> list[Arrays]:
+    """Networks that learnt their lessons as one stack, heads of one width."""
     base = module_of(bed, lessons[0].start).train()
     parameters, buffers = stack_module_state([module_of(bed, one.start).train() for one in lessons])
     parameters = {n: p.detach().requires_grad_() for n, p in parameters.items()}

@@ -5,16 +5,23 @@ from typing import Any
 
 import numpy as np
 
-from stemma.kinship.function.finetuning_approximation import FORMS, FineTuningApproximation
+from stemma.kinship.function.finetuning_approximation import FineTuningApproximation
 from stemma.probes import Probes
 from testbeds.held_back.members import GRANDCHILDREN, KINDS, SAME_START, Member
 from testbeds.held_back.rates import rate
 from testbeds.held_back.tasks import examples
+from testbeds.parent_scores import all_scores, right
+from testbeds.parent_zoos import Question
 
 CANDIDATES, PROBES = 12, 64
+ASKED, CONTROLS, LEVEL = 8, 11, 0.1
+WITHOUT = 2 / 9
+"""Level without controls: twice the smallest p-value of eight candidates, as a true parent may give."""
+REFUTED = ("new head", "long new head", "relabelled")
 METHODS = {
-    "l1 plain": ("plain", "l1"), "l1 linear": ("linear", "l1"), "cka plain": ("plain", "cka"),
-    "cka linear": ("linear", "cka"), "direction": ("direction", "l1"), "combined": ("combined", "l1"),
+    "l1 plain": ("l1", "plain"), "l1 linear": ("l1", "linear 1"), "cka plain": ("cka", "plain"),
+    "cka linear": ("cka", "linear 1 bounded"), "direction": ("direction", "plain"), "combined": ("combined", "plain"),
+    "weights": ("weights", "plain"),
 }  # fmt: skip
 
 
@@ -41,21 +48,11 @@ def scores(members: Sequence[Member], seed: int = 4) -> list[dict[str, Any]]:
     return rows
 
 
-def _first(child: Member, candidates: Sequence[Member], probes: Probes) -> dict[str, Any]:
-    out: dict[str, Any] = {"weights": float(_nearest(child, candidates) == 0)}
-    models = [c.model for c in candidates]
-    for name, (form, similarity) in METHODS.items():
-        if form in FORMS:
-            found = FineTuningApproximation(form, similarity).matrix(models, [child.model], probes).values[:, 0]  # ty: ignore[invalid-argument-type]
-            best = np.flatnonzero(found == found.max())
-            out[name] = float(0 in best) / len(best)
-    return out
-
-
-def _nearest(child: Member, candidates: Sequence[Member]) -> int:
-    names = [n for n in child.arrays if n.endswith(("weight", "bias")) and not n.startswith("answer")]
-    far = [sum(float(np.square(c.arrays[n] - child.arrays[n]).sum()) for n in names) for c in candidates]
-    return int(np.argmin(far))
+def _first(child: Member, candidates: Sequence[Member], probes: Probes) -> dict[str, float]:
+    truth = np.zeros(1, int)
+    asked = Question([c.model for c in candidates], [child.model], truth, truth, probes)
+    found = all_scores(asked, taylor=(), names=("l1", "cka"))
+    return {name: float(right(found[row][form], truth)[0]) for name, (row, form) in METHODS.items()}
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -71,3 +68,28 @@ def table(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         }
         for k in kinds
     }
+
+
+def none_of_these(members: Sequence[Member], seed: int = 6) -> dict[str, Any]:
+    """How often `none of these` is refuted, where the source is among the candidates and where it is not.
+
+    Controls are children of the same kind of sources that are no candidates; without them, the candidates themselves.
+    """
+    known = {(m.source, m.kind): m for m in members}
+    sources = sorted({m.source for m in members})
+    method = FineTuningApproximation("combined")
+    found: dict[str, list[tuple[bool, int]]] = {}
+    for s in sources:
+        rng = np.random.default_rng([seed, s])
+        for kind in REFUTED:
+            child = known[s, kind]
+            others = [int(i) for i in rng.permutation([i for i in sources if i != s])]
+            controls = [known[i, kind].model for i in others[ASKED : ASKED + CONTROLS]]
+            for where, chosen in (("source there", [s, *others[: ASKED - 1]]), ("source not there", others[:ASKED])):
+                candidates = [known[i, "source"].model for i in chosen]
+                p = method.none_of_these(candidates, child.model, own_probes(child), controls).p_value
+                found.setdefault(where, []).append((p <= LEVEL, s))
+                if kind == REFUTED[0]:
+                    p = method.none_of_these(candidates, child.model, own_probes(child)).p_value
+                    found.setdefault(f"{where}, no controls", []).append((p <= WITHOUT, s))
+    return {w: rate([hit for hit, _ in rows], [s for _, s in rows]) for w, rows in found.items()}
