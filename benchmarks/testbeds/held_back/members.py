@@ -69,8 +69,8 @@ class Schedule:
 
 
 SCHEDULES = {
-    "garments": {"source": Schedule(300, 48, 0.05), "child": Schedule(120, 32, 0.03),
-                 "long": Schedule(420, 24, 0.4), "distilled": Schedule(300, 48, 0.05)},
+    "garments": {"source": Schedule(400, 48, 0.05), "child": Schedule(160, 32, 0.02),
+                 "long": Schedule(450, 32, 0.4), "distilled": Schedule(400, 48, 0.05)},
     "spoken": {"source": Schedule(900, 32, 0.0015), "child": Schedule(400, 32, 0.001),
                "long": Schedule(1600, 32, 0.006), "distilled": Schedule(900, 32, 0.0015)},
 }  # fmt: skip
