@@ -136,6 +136,7 @@ def test_none_of_these_tells_children_from_orphans_and_says_how_small_its_p_valu
     controls = [model(tanh(100 + i), f"control {i}") for i in range(9)]
     with_parent = method.none_of_these(parents, children[0], probes, controls)
     assert (with_parent.p_value, with_parent.smallest, with_parent.best) == (0.1, 0.1, "parent 0")
+    assert "p = 0.1 (with 9 controls in its place at least 0.1); parent 0 stands out most" in str(with_parent)
     orphan = method.none_of_these(parents[1:], children[0], probes, controls)
     assert orphan.p_value > 0.1
     assert orphan.value < with_parent.value

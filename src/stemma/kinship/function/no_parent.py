@@ -32,6 +32,13 @@ class NoParent:
     smallest: float
     from_candidates: bool
 
+    def __str__(self) -> str:
+        who = "candidates" if self.from_candidates else "controls"
+        return (
+            f"{self.child} comes from none of the candidates: p = {self.p_value:.3g} (with {len(self.null)} {who} in its "
+            f"place at least {self.smallest:.3g}); {self.best} stands out most"
+        )
+
     @classmethod
     def of(cls, parts: np.ndarray, asked: Sequence[str], candidates: Sequence[str], *, own: bool) -> "NoParent":
         """The test from scores.
