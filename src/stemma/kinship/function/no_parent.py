@@ -35,8 +35,8 @@ class NoParent:
     def __str__(self) -> str:
         who = "candidates" if self.from_candidates else "controls"
         return (
-            f"{self.child} comes from none of the candidates: p = {self.p_value:.3g} (with {len(self.null)} {who} in its "
-            f"place at least {self.smallest:.3g}); {self.best} stands out most"
+            f"{self.child} comes from none of the candidates: p = {self.p_value:.3g} "
+            f"(with {len(self.null)} {who} in its place at least {self.smallest:.3g}); {self.best} stands out most"
         )
 
     @classmethod
