@@ -113,13 +113,13 @@ def test_the_direction_is_the_centred_cosine_and_has_no_scale() -> None:
     assert direction(torch.zeros_like(steps), apart).tolist() == [0, 0]
 
 
-@pytest.mark.parametrize("similarity", ["l1", "cka"])
+@pytest.mark.parametrize("similarity", ["l1", "l2"])
 def test_combined_pools_the_scores_of_its_parts(similarity: Any, family: Any) -> None:
     parents, children, probes = family
-    parts = {f: FineTuningApproximation(f, similarity).matrix(parents, children, probes).values
-             for f in ("plain", "linear", "direction")}  # fmt: skip
-    highest = 0.0 if similarity == "l1" else 1.0
-    near = [-np.log(highest - parts["plain"]), -np.log(highest - parts["linear"]), np.arctanh(parts["direction"])]
+    pooled = (("plain", similarity), ("linear", similarity), ("linear", "cka"), ("direction", "l1"))
+    parts = {(f, s): FineTuningApproximation(f, s).matrix(parents, children, probes).values for f, s in pooled}
+    near = [-np.log(-parts["plain", similarity]), -np.log(-parts["linear", similarity]),
+            -np.log(1 - parts["linear", "cka"]), np.arctanh(parts["direction", "l1"])]  # fmt: skip
     method = FineTuningApproximation("combined", similarity)
     found = method.matrix(parents, children, probes)
     np.testing.assert_allclose(found.values, slow_pooled(np.stack(near)), rtol=1e-6)

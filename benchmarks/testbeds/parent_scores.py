@@ -36,9 +36,9 @@ def all_scores(
 ) -> dict[str, dict[str, np.ndarray]]:
     """Scores `[k, c]` by similarity and form.
 
-    Some have one form: `direction`, the cosine of J (c - p) with the difference of features, and `combined`, what the
-    library pools of it and of `l1`; and two baselines, `weights`, the distance of weights, and `step`, the length of
-    J (c - p).
+    Some have one form: `direction`, the cosine of J (c - p) with the difference of features; `combined`, what the
+    library pools of it, `l1` and `cka`; and two baselines, `weights`, the distance of weights, and `step`, the length
+    of J (c - p).
     """
     children = [body_up_to(c, q.probes) for c in q.children]
     theirs = torch.stack([c.features_of_all(q.probes, len(q.probes)) for c in children])
@@ -62,8 +62,9 @@ def all_scores(
         rows.setdefault("step", {}).setdefault("plain", []).append(-step_of_features.flatten(1).norm(dim=1))
         rows.setdefault("direction", {}).setdefault("plain", []).append(direction(step_of_features, theirs - own))
     found = {s: {form: torch.stack(r).numpy() for form, r in forms.items()} for s, forms in rows.items()}
-    if "l1" in found and "linear 1" in found["l1"]:
+    if {"l1", "cka"} <= set(found) and "linear 1" in found["l1"]:
         near = [-np.log(np.maximum(-found["l1"][form], 1e-300)) for form in ("plain", "linear 1")]
+        near.append(-np.log(np.maximum(1 - found["cka"]["linear 1 bounded"], 1e-300)))
         near.append(np.arctanh(np.clip(found["direction"]["plain"], -1 + 1e-12, 1 - 1e-12)))
         found["combined"] = {"plain": pooled_tails(np.stack(near))}
     return found

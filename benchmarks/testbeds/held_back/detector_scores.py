@@ -22,12 +22,14 @@ class Said:
         named: Name of the candidate that is called the parent, None for none or no answer.
         highest: Largest probability of a candidate.
         none: Probability of none.
+        related: Names of the candidates that are called related, where the detector says so.
     """
 
     question: Question
     named: str | None
     highest: float
     none: float
+    related: tuple[str, ...] = ()
 
     @property
     def right(self) -> bool:
@@ -45,6 +47,12 @@ class Said:
         return self.named is None and self.question.parent is not None and self.none >= SURE
 
     @property
+    def strange(self) -> bool:
+        """A network of another source, or a student's teacher, is called related."""
+        own = {c.name for c in self.question.candidates if c.source == self.question.source}
+        return any(n not in own or self.question.child.kind == "distilled" for n in self.related)
+
+    @property
     def abstained(self) -> bool:
         """The parent is there, nobody is named, and none is not sure."""
         return self.named is None and self.question.parent is not None and not self.missed
@@ -56,7 +64,8 @@ def answered(detector: LineageDetector, asked: Sequence[Question], probes: Probe
     for q in asked:
         found = detector(q.child.model, [c.model for c in q.candidates], probes)
         named = None if found.parent is None else found.parent.name
-        out.append(Said(q, named, max(found.probabilities), found.none))
+        related = tuple(r.name for r in getattr(found, "relatives", ()))
+        out.append(Said(q, named, max(found.probabilities), found.none, related))
     return out
 
 
@@ -83,6 +92,7 @@ def _outcomes(said: Sequence[Said]) -> dict[str, Any]:
         "abstained": _rate(said, [s.abstained for s in said]),
         "right or abstained": _rate(said, [s.right or s.abstained for s in said]),
         "somebody else named": _rate(said, [s.wrong for s in said]),
+        "a stranger called related": _rate(said, [s.strange for s in said]),
         f"none at {SURE} though the parent is there": _rate(said, [s.missed for s in said]),
         f"wrong at {SURE}": _rate(said, [s.missed or (s.wrong and s.highest >= SURE) for s in said]),
     }

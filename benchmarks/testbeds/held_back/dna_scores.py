@@ -17,33 +17,35 @@ ALPHA, CONTROLS, OTHERS = 0.05, 20, 5
 BINS = 10
 
 
-def asked(members: Sequence[Member], probes: Probes, encoder: FragmentEncoder, seed: int = 3) -> list[dict[str, Any]]:
+def asked(
+    members: Sequence[Member], probes: Probes, encoder: FragmentEncoder, every: int = 1, seed: int = 3
+) -> list[dict[str, Any]]:
     """Every child against its source and `OTHERS` other ones, each with `CONTROLS` sources that made neither.
 
-    `like` has the children of the same kind of the same sources as controls, where the head has another width.
+    Where no control can stand in for a child because heads differ, the children of the same kind of those sources are
+    the controls.
     """
     look, test = DNA(encoder=encoder), CloserDnaThanIndependent(ALPHA, encoder)
-    codes = {(m.source, m.kind): look(m.model, probes) for m in members}
+    needed = [m for m in members if not m.source % every or m.kind in ("source", "new width")]
+    codes = {(m.source, m.kind): look(m.model, probes) for m in needed}
     sources = sorted({m.source for m in members})
     rows = []
-    for s in sources:
+    for s in sources[::every]:
         rng = np.random.default_rng([seed, s])
         for kind in (*KINDS, *GRANDCHILDREN):
             for other in (s, *rng.choice([i for i in sources if i != s], OTHERS, replace=False).tolist()):
                 far = [i for i in sources if i not in (s, other)]
                 chosen = rng.choice(far, min(CONTROLS, len(far)), replace=False)
-                like = "source" if len(codes[s, kind].values["head"]) and _same_head(codes, s, kind) else kind
-                found = test(codes[other, "source"], codes[s, kind], [codes[int(i), like] for i in chosen])
+                pair = codes[other, "source"], codes[s, kind]
+                found = test(*pair, [codes[int(i), "source"] for i in chosen])
+                if found.p_value is None:
+                    found = test(*pair, [codes[int(i), kind] for i in chosen])
                 known = found.details.get("log_odds")
                 rows.append({"kind": kind, "source": s, "own": other == s, "p": found.p_value,
                              "supported": found.verdict is Verdict.SUPPORTED,
                              "score": -found.value if known is None else known,
                              "probability": found.details.get("probability")})  # fmt: skip
     return rows
-
-
-def _same_head(codes: dict[tuple[int, str], Any], s: int, kind: str) -> bool:
-    return bool(np.array_equal(codes[s, kind].values["head"], codes[s, "source"].values["head"]))
 
 
 def table(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

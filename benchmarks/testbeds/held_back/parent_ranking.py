@@ -33,12 +33,12 @@ def own_probes(member: Member) -> Probes:
     return Probes.of(x, kind="tensor")
 
 
-def scores(members: Sequence[Member], seed: int = 4) -> list[dict[str, Any]]:
+def scores(members: Sequence[Member], every: int = 1, seed: int = 4) -> list[dict[str, Any]]:
     """Every descended child against its source and others: who comes first, by method."""
     known = {(m.source, m.kind): m for m in members}
     sources = sorted({m.source for m in members})
     rows = []
-    for s in sources:
+    for s in sources[::every]:
         rng = np.random.default_rng([seed, s])
         for kind in (*(k for k in KINDS if k in SAME_START), *GRANDCHILDREN):
             child = known[s, kind]
@@ -70,7 +70,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def none_of_these(members: Sequence[Member], seed: int = 6) -> dict[str, Any]:
+def none_of_these(members: Sequence[Member], every: int = 1, seed: int = 6) -> dict[str, Any]:
     """How often `none of these` is refuted, where the source is among the candidates and where it is not.
 
     Controls are children of the same kind of sources that are no candidates; without them, the candidates themselves.
@@ -79,7 +79,7 @@ def none_of_these(members: Sequence[Member], seed: int = 6) -> dict[str, Any]:
     sources = sorted({m.source for m in members})
     method = FineTuningApproximation("combined")
     found: dict[str, list[tuple[bool, int]]] = {}
-    for s in sources:
+    for s in sources[::every]:
         rng = np.random.default_rng([seed, s])
         for kind in REFUTED:
             child = known[s, kind]

@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 FORMS = ("linear", "taylor", "plain", "direction", "combined")
 """The forms of the method."""
 
-PARTS = ("plain", "linear", "direction")
-"""The forms that `combined` pools."""
-
 SIMILARITIES = ("l1", "l2", "lp", "lse", "linf", "cka", "dc")
 """The similarities of features."""
 
@@ -110,8 +107,9 @@ class FineTuningApproximation:
       wrong candidate wins once alpha is large;
     - `direction`: the cosine of `J (c - p)` and `F(c) - F(p)`, both centred over the probes: whether the step leads
       where the child went, however far. The similarity plays no part;
-    - `combined`: `plain`, `linear` and `direction` pooled by `pooled_tails`: in which of them some candidate stands
-      out is seen from the candidates themselves. Needs all candidates at once (`matrix`, `best_parent`).
+    - `combined`: `plain` and `linear` with a norm, `linear` with `cka`, and `direction`, pooled by `pooled_tails`: in
+      which of them some candidate stands out is seen from the candidates themselves. Needs all candidates at once
+      (`matrix`, `best_parent`).
 
     No Jacobian is formed: `linear` takes one forward derivative per child, many at once and on one pass through the
     parent; `taylor` one backward pass per pair. Memory: `chunk` times that of one pass for `linear`, that of one
@@ -170,6 +168,8 @@ class FineTuningApproximation:
             raise MisuseError(f"alpha must be finite, not {self.alpha}")
         if self.batch < 1 or self.chunk < 1:
             raise MisuseError(f"batch and chunk must be at least 1, not {self.batch} and {self.chunk}")
+        if self.form == "combined" and self.similarity in ("cka", "dc"):
+            raise MisuseError("the combined form takes a norm, and adds cka by itself: use l1")
         if self.form == "taylor" and self.similarity == "linf":
             raise MisuseError("the similarity linf has no gradient for the Taylor form: use lse, or form='linear'")
 
@@ -333,6 +333,7 @@ class FineTuningApproximation:
         """Scores `[forms, c]`; of `combined` one row per part, each so that distances are on a logarithmic scale."""
         import torch
 
+        from stemma.kinship.function.feature_similarities import similarity
         from stemma.kinship.function.network_body import difference, directional_derivatives, feature_tangents
 
         if self.form == "plain":
@@ -344,13 +345,18 @@ class FineTuningApproximation:
         steps = self.step * feature_tangents(parent, added, probes, self.batch)
         if self.form == "direction":
             return direction(steps, theirs - own)[None]
-        short = shorten_steps(steps, theirs - own) if self.bounded and measure.scale_invariant else steps
-        linear = measure.score(measure.value(own + short, theirs))
+        linear = self._linear(measure, steps, own, theirs)
         if self.form == "linear":
             return linear[None]
-        highest = 1.0 if measure.scale_invariant else 0.0
-        far = [-torch.log((highest - s).clamp(min=1e-300)) for s in (plain, linear)]
-        return torch.stack([*far, torch.atanh(direction(steps, theirs - own).clamp(-1 + 1e-12, 1 - 1e-12))])
+        apart = [-plain, -linear, 1 - self._linear(similarity("cka", 1, 1), steps, own, theirs)]
+        angle = torch.atanh(direction(steps, theirs - own).clamp(-1 + 1e-12, 1 - 1e-12))
+        return torch.stack([*(-torch.log(s.clamp(min=1e-300)) for s in apart), angle])
+
+    def _linear(
+        self, measure: "AbstractSimilarity", steps: "torch.Tensor", own: "torch.Tensor", theirs: "torch.Tensor"
+    ) -> "torch.Tensor":
+        short = shorten_steps(steps, theirs - own) if self.bounded and measure.scale_invariant else steps
+        return measure.score(measure.value(own + short, theirs))
 
 
 def shorten_steps(steps: "torch.Tensor", differences: "torch.Tensor") -> "torch.Tensor":
