@@ -47,6 +47,11 @@ class Said:
         return self.named is None and self.question.parent is not None and self.none >= SURE
 
     @property
+    def shown(self) -> bool:
+        """The parent is named, or called related."""
+        return self.question.parent in (self.named, *self.related)
+
+    @property
     def strange(self) -> bool:
         """A network of another source, or a student's teacher, is called related."""
         own = {c.name for c in self.question.candidates if c.source == self.question.source}
@@ -79,6 +84,7 @@ def table(said: Sequence[Said]) -> dict[str, Any]:
     return {
         "all": _outcomes(said),
         "fresh heads named": _rate(fresh, [s.right for s in fresh]),
+        "fresh heads named or called related": _rate(fresh, [s.shown for s in fresh]),
         "roots given a child": _rate(roots, [s.wrong for s in roots]),
         f"roots given a child at {ROOT_SURE}": _rate(roots, [s.wrong and s.highest >= ROOT_SURE for s in roots]),
         "scenarios": {n: _outcomes([s for s in said if s.question.scenario == n]) for n in scenarios},
