@@ -127,7 +127,7 @@ def generations_table(kind: str, methods: Mapping[str, Scorer]) -> dict[str, Any
     for above, below, q in generations(kind, TEST):
         scores = all_scores(q, LINEAR, (0.01, 1.0), ("l1", "cka"))
         rows = {f"{s} {label}": scores[s][form] for s in ("l1", "cka") for label, form in _shown(s).items()}
-        rows |= {"weights": scores["weights"]["plain"], "step": scores["step"]["plain"]}
+        rows |= {n: scores[n]["plain"] for n in ("direction", "combined", "weights", "step")}
         rows |= {label: _scores(method, q) for label, method in methods.items()}
         for label, found in rows.items():
             cells = placed.setdefault(f"G{above}", {}).setdefault(label, {})

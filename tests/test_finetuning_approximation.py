@@ -453,6 +453,8 @@ def test_scores_that_overflow_are_refused() -> None:
         ({"similarity": "cosine"}, "no similarity 'cosine'"),
         ({"form": "taylor", "similarity": "linf"}, "lse"),
         ({"form": "plain", "alpha": 1.0}, "no step"),
+        ({"form": "combined", "alpha": 0.1}, "no step"),
+        ({"form": "combined", "similarity": "cka"}, "takes a norm"),
         ({"alpha": float("nan")}, "finite"),
         ({"power": 0.5}, "power"),
         ({"temperature": 0.0}, "temperature"),

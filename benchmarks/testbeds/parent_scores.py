@@ -13,8 +13,9 @@ import torch
 
 from stemma.checkpoints.model import Model
 from stemma.kinship.function.feature_similarities import similarity
-from stemma.kinship.function.finetuning_approximation import FineTuningApproximation, shorten_steps
+from stemma.kinship.function.finetuning_approximation import FineTuningApproximation, direction, shorten_steps
 from stemma.kinship.function.network_body import body_up_to, difference, feature_tangents
+from stemma.kinship.function.pooled_tails import pooled_tails
 from stemma.measures.intervals import at_boundary
 from stemma.probes import Probes
 from testbeds.parent_zoos import Question
@@ -36,7 +37,9 @@ def all_scores(
 ) -> dict[str, dict[str, np.ndarray]]:
     """Scores `[k, c]` by similarity and form.
 
-    Two baselines have one form: `weights`, the distance of weights, and `step`, the length of J (c - p).
+    Some have one form: `direction`, the cosine of J (c - p) with the difference of features; `combined`, what the
+    library pools of it, `l1` and `cka`; and two baselines, `weights`, the distance of weights, and `step`, the length
+    of J (c - p).
     """
     children = [body_up_to(c, q.probes) for c in q.children]
     theirs = torch.stack([c.features_of_all(q.probes, len(q.probes)) for c in children])
@@ -58,7 +61,14 @@ def all_scores(
         distance = torch.stack([torch.stack([d.double().square().sum() for d in a.values()]).sum() for a in added])
         rows.setdefault("weights", {}).setdefault("plain", []).append(-distance.sqrt())
         rows.setdefault("step", {}).setdefault("plain", []).append(-step_of_features.flatten(1).norm(dim=1))
-    return {s: {form: torch.stack(r).numpy() for form, r in forms.items()} for s, forms in rows.items()}
+        rows.setdefault("direction", {}).setdefault("plain", []).append(direction(step_of_features, theirs - own))
+    found = {s: {form: torch.stack(r).numpy() for form, r in forms.items()} for s, forms in rows.items()}
+    if {"l1", "cka"} <= set(found) and "linear 1" in found["l1"]:
+        near = [-np.log(np.maximum(-found["l1"][form], 1e-300)) for form in ("plain", "linear 1")]
+        near.append(-np.log(np.maximum(1 - found["cka"]["linear 1 bounded"], 1e-300)))
+        near.append(np.arctanh(np.clip(found["direction"]["plain"], -1 + 1e-12, 1 - 1e-12)))
+        found["combined"] = {"plain": pooled_tails(np.stack(near))}
+    return found
 
 
 def _forms(
@@ -96,7 +106,9 @@ def agreement(q: Question, scores: Mapping[str, Mapping[str, np.ndarray]], child
         for form, method in methods.items():
             found, kept = method(q.candidates[0], q.children[:children], q.probes), scores[name][form][0, :children]
             worst = max(worst, float(np.abs(found - kept).max() / np.abs(kept).max().clip(1e-9)))
-    return worst
+    pooled = FineTuningApproximation("combined").matrix(q.candidates, q.children[:children], q.probes).values
+    kept = scores["combined"]["plain"][:, :children]
+    return max(worst, float(np.abs(pooled - kept).max() / np.abs(kept).max()))
 
 
 def right(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:

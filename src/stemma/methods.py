@@ -4,7 +4,7 @@
 |---|---|---|
 | `ModelGiF` | Song et al., ICCV 2023 | `stemma.distance(a, b, probes, ModelGiF())`, `stemma.matrix(models, probes)` |
 | `ModelDNA` | Mu et al., ECAI 2024 | `ModelDNA()(model, probes)`: a code of less than a kilobyte |
-| `NeuralLineage` | Yu and Wang, CVPR 2024, learning-free | `NeuralLineage()(child, candidates, probes)` |
+| `NeuralLineage` | Yu and Wang, CVPR 2024, learning-free | `NeuralLineage().best_parent(candidates, child, probes)` |
 | `LineageDetector` | Yu and Wang, CVPR 2024, learned | `LineageDetector.load(file)(child, candidates)` |
 | `ModHiFiPruning` | Kashyap et al., NeurIPS 2025 | `ModHiFiPruning(keep_ratio=.7)(model, probes)` |
 | `ModHiFiUnlearning` | Kashyap et al., NeurIPS 2025 | `ModHiFiUnlearning()(model, forget)` |
