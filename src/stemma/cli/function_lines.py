@@ -27,6 +27,7 @@ def function_lines(function: Mapping[str, Any], names: Sequence[str]) -> Iterato
     else:
         yield "function", _measured(function, first), _chance(function)
     yield "", str(function["reason"]), ""
+    yield from _both_p_values(details.get("p_values") or {})
     if first is not None and "null_median" in first:
         span = between(first["null_median"], (first["null_smallest"], first["null_largest"]))
         yield "controls", f"control models: {span}", f"median [smallest, largest] · {function['null']['source']}"
@@ -42,6 +43,15 @@ def function_lines(function: Mapping[str, Any], names: Sequence[str]) -> Iterato
         )
     for name, why in (details.get("missing_measures") or {}).items():
         yield "left out", f"{name}: {why}", ""
+
+
+def _both_p_values(found: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """The exact p-value and the extrapolated one, where there are both, and which of them decides."""
+    from stemma.cli.output import p_value
+
+    if found.get("normal_law") is not None:
+        both = f"{p_value(found['exact'], None)} by rank, {p_value(found['normal_law'], None)} by a normal law"
+        yield "p-values", f"{both}; the {found['decides']} one decides", f"assumes: {found['assumes']}"
 
 
 def _measured(function: Mapping[str, Any], first: Mapping[str, Any] | None) -> str:
