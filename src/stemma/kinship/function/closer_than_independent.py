@@ -10,6 +10,7 @@ import numpy as np
 from stemma.errors import MisuseError, StemmaError
 from stemma.fingerprints.evaluation import compute_outputs
 from stemma.kinship.function import combined
+from stemma.kinship.function.beyond_labels import beyond_labels
 from stemma.kinship.function.few_controls import ASSUMPTION, FEWEST, NORMALITY
 from stemma.kinship.function.null_models import CLAIM, NullModels, Subject, check_alpha, models_needed, too_few_sentence
 from stemma.kinship.function.observations import (
@@ -229,6 +230,8 @@ class CloserThanIndependent:
             "same_architecture": [v.same_architecture for v in tested],
             "p_values": _p_values(deciding, enough),
         }  # fmt: skip
+        if (beyond := beyond_labels(a, b, plan.probes)) is not None:
+            details["beyond_labels"] = beyond.to_dict()
         kept = Null(null.source, size, 1 / (size + 1), tuple(sorted(deciding.statistics)))
         effect = min((v.effect for v in tested), default=0.0)
         return Evidence(
@@ -260,7 +263,8 @@ class CloserThanIndependent:
         if p is None:
             why = f" ({len(null.left_out)} were left out)" if null.left_out else ""
             return Verdict.INCONCLUSIVE, (
-                f"no control model to compare with{why}: {lacking} are needed for alpha {self.alpha:g}"
+                f"no control model to compare with{why}: {lacking} are needed for alpha {self.alpha:g} (from {FEWEST} "
+                "on a normal law is tried)"
             )
         enough = models_needed(self.alpha)
         if lacking > 0 and not all(v.size >= enough or v.extrapolates(enough) for v in tested):
