@@ -86,34 +86,32 @@ def _t(logs: np.ndarray) -> float:
 
 
 def kinds(made: Sequence[Made], size: Size) -> dict[str, list[tuple[int, int]]]:
-    """Pairs of a teacher and another network, by what the other is."""
+    """Pairs of a teacher and another network, by what the other is; where both are honest, any peer is the first."""
     out: dict[str, list[tuple[int, int]]] = {}
-    for t in range(size.teachers):
+    for t in range(size.peers):
         for i, m in enumerate(made):
-            if m.role == "student" and m.teacher == t:
-                out.setdefault(f"student of {m.answers}", []).append((t, i))
-            elif m.role == "student":
-                out.setdefault("student of another teacher", []).append((t, i))
+            if m.role == "student" and t < size.teachers:
+                name = f"student of {m.answers}" if m.teacher == t else "student of another teacher"
+                out.setdefault(name, []).append((t, i))
             elif m.role == "honest":
-                same = "the same data" if m.part == "owner" else "other data"
-                out.setdefault(f"honest, {same}", []).append((t, i))
-            elif i >= size.teachers:
+                out.setdefault(HONEST[m.part != "owner"], []).append((t, i))
+            elif m.role == "peer" and i != t:
                 out.setdefault("honest, the same data and architecture", []).append((t, i))
     return out
 
 
-def with_controls(pairs: Pairs, groups: dict[str, list[tuple[int, int]]], count: int, draws: int) -> dict[str, Any]:
+def with_controls(pairs: Pairs, groups: dict[str, list[tuple[int, int]]], count: int) -> dict[str, Any]:
     """Areas, power and false calls with `count` controls, drawn anew for every pair."""
     draw, size = np.random.default_rng([count, 1]), pairs.size
     found: dict[str, list[tuple[Any, ...]]] = {}
     single: dict[str, list[dict[str, float]]] = {}
     for name, asked in groups.items():
+        first = size.teachers if name.startswith("student") else 0  # no student's own teacher among its controls
         for t, i in asked:
-            for _ in range(1 if name in STUDENTS else draws):
-                free = [c for c in range(size.teachers, size.peers) if c != i]
-                controls = draw.choice(free, count, replace=False).tolist()
-                found.setdefault(name, []).append((t, *pairs.test(t, i, controls)))
-                single.setdefault(name, []).append(pairs.single(t, i, controls))
+            free = [c for c in range(first, size.peers) if c not in (t, i)]
+            controls = draw.choice(free, count, replace=False).tolist()
+            found.setdefault(name, []).append((t, *pairs.test(t, i, controls)))
+            single.setdefault(name, []).append(pairs.single(t, i, controls))
     honest = [r for n in HONEST for r in found[n]]
     out: dict[str, Any] = {"controls": count, "exact floor": 1 / (count + 1)}
     for name, rows in found.items():
@@ -185,7 +183,7 @@ def published(pairs: Pairs, groups: dict[str, list[tuple[int, int]]]) -> dict[st
     at = {i: size.peers + k for k, i in enumerate(others)}
     scores: dict[str, dict[str, list[float]]] = {}
     for name in names:
-        for t, i in groups[name]:
+        for t, i in (pair for pair in groups[name] if pair[0] < size.teachers):
             for way in ways:
                 row = tables[way][i]
                 scores.setdefault(way, {}).setdefault(name, []).append(_t(np.log(np.r_[row[t], row[size.teachers :]])))
@@ -200,7 +198,7 @@ def published(pairs: Pairs, groups: dict[str, list[tuple[int, int]]]) -> dict[st
     return out
 
 
-def of_bed(bed: Bed, size: Size, data: Path, draws: int) -> dict[str, Any]:
+def of_bed(bed: Bed, size: Size, data: Path) -> dict[str, Any]:
     """All tables of one bed."""
     start = time.process_time()
     made, probes = networks(bed, size, data)
@@ -213,7 +211,7 @@ def of_bed(bed: Bed, size: Size, data: Path, draws: int) -> dict[str, Any]:
                       for r in ("peer", "student", "honest")}  # fmt: skip
     out = {
         "split": bed.split, "networks": len(made), "probes": len(probes), "accuracy": accuracies,
-        "with_controls": [with_controls(pairs, groups, n, draws) for n in COUNTS if n < size.peers - size.teachers],
+        "with_controls": [with_controls(pairs, groups, n) for n in COUNTS if n < size.peers - size.teachers],
         "without_controls": without_controls(pairs, groups),
         "students_as_controls": students_as_controls(bed, pairs, groups),
         "published": published(pairs, groups),
@@ -235,7 +233,7 @@ def main() -> None:
     for bed in BEDS:
         if args.bed and bed.name not in args.bed:
             continue
-        kept[bed.name] = of_bed(bed, SIZES[args.tier], Path(args.data), draws=2)
+        kept[bed.name] = of_bed(bed, SIZES[args.tier], Path(args.data))
         print(bed.name, json.dumps(kept[bed.name], indent=1), file=sys.stderr)
         result = {
             "version": __version__, "date": datetime.datetime.now(datetime.UTC).date().isoformat(), "tier": args.tier,
