@@ -125,6 +125,18 @@ def test_shared_deviations_agree_with_their_definition_and_treat_all_models_alik
     assert deviation_distances(own, np.stack([own, *pool]))[0] == min(deviation_distances(own, np.stack([own, *pool])))
 
 
+def test_many_classes_are_added_up_to_about_the_same_distances() -> None:
+    rng = np.random.default_rng(4)
+    scores = 2 * rng.normal(size=(5, 40, 3000)) + 2 * rng.normal(size=(40, 3000))
+    scores[1] = scores[0] + 0.5 * rng.normal(size=(40, 3000))
+    exact = np.stack([np.sqrt(np.exp(s) / np.exp(s).sum(1, keepdims=True)) for s in scores])
+    small = np.stack([square_roots(s) for s in scores])
+    assert small.shape == (5, 40, 1024)
+    z = [0.5 * np.log(deviation_distances(x[0], x[1:])) for x in (exact, small)]
+    np.testing.assert_allclose(z[1], z[0], atol=0.05)
+    assert square_roots(np.zeros((9000, 100))).size <= 1 << 18
+
+
 def test_shared_deviations_need_scores_of_the_same_classes(nets: list[Model], probes: Probes) -> None:
     few = probes.take(slice(20))
     seen = [observe(m, few, combined.METHODS, labelled=True) for m in nets[:4]]

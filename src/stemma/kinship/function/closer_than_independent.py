@@ -310,12 +310,14 @@ def _not_extrapolated(tested: Sequence[RankTest], least: int, lacking: int, alph
 
 
 def _p_values(deciding: RankTest, enough: int) -> dict[str, Any]:
-    """Both p-values of the view that decides, and which of them counts."""
+    """Both p-values of the view that decides, which of them counts, and what that assumes."""
+    by_law = deciding.extrapolates(enough)
     return {
-        "exact": deciding.p_value, "normal_law": None if deciding.law is None else deciding.law.p_value,
-        "decides": "normal law" if deciding.extrapolates(enough) else "exact",
-        "assumes": ASSUMPTION if deciding.extrapolates(enough) else "control models and model are exchangeable",
-    }  # fmt: skip
+        "exact": deciding.p_value,
+        "normal_law": None if deciding.law is None else deciding.law.p_value,
+        "decides": "normal law" if by_law else "exact",
+        "assumes": ASSUMPTION if by_law else "the control models and the model they stand for are exchangeable",
+    }
 
 
 def _same_task(views: Sequence[RankTest], margin: float) -> bool | None:

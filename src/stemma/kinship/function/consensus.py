@@ -7,8 +7,14 @@ import numpy as np
 from stemma.fingerprints.outputs import Outputs
 from stemma.kinship.function.observations import Observation
 
-MAX_SCORES = 1 << 20
-"""Scores per model that are used; of longer answers, evenly spaced ones."""
+MAX_SCORES = 1 << 18
+"""Scores per model that are used; of more answers, evenly spaced ones."""
+
+MAX_CLASSES = 1024
+"""Classes from which on scores are added up in this many sums of random sign, which keep inner products on average."""
+
+BLOCK = 1 << 22
+"""Scores whose probabilities are computed at once."""
 
 LARGEST_Z = 12.0
 """Bound of Fisher's z: two deviations that agree to rounding count as a correlation of 1 - 1e-10."""
@@ -60,10 +66,28 @@ def _roots(observation: Observation) -> np.ndarray | None:
 
 def square_roots(scores: np.ndarray) -> np.ndarray:
     """Square roots of the softmax of scores `[…, classes]`, of evenly spaced answers where there are many."""
-    from scipy.special import softmax
-
     flat = scores.reshape(-1, scores.shape[-1])
-    rows = max(1, MAX_SCORES // flat.shape[1])
+    classes = flat.shape[1]
+    rows = max(1, MAX_SCORES // min(classes, MAX_CLASSES))
     if len(flat) > rows:
         flat = flat[np.linspace(0, len(flat) - 1, rows).round().astype(int)]
-    return np.sqrt(softmax(flat.astype(np.float64), axis=-1)).astype(np.float32)
+    at_once = max(1, BLOCK // classes)
+    return np.concatenate([_summed(_softmax(flat[i : i + at_once])) for i in range(0, len(flat), at_once)])
+
+
+def _softmax(scores: np.ndarray) -> np.ndarray:
+    from scipy.special import softmax
+
+    return np.sqrt(softmax(scores.astype(np.float64), axis=-1)).astype(np.float32)
+
+
+def _summed(roots: np.ndarray) -> np.ndarray:
+    """At most `MAX_CLASSES` columns: sums of random classes with random signs, the same for all models."""
+    classes = roots.shape[1]
+    if classes <= MAX_CLASSES:
+        return roots
+    draw = np.random.default_rng(classes)
+    order = draw.permutation(classes)
+    signed = roots[:, order] * draw.choice(np.array([-1, 1], np.float32), classes)
+    starts = np.linspace(0, classes, MAX_CLASSES, endpoint=False).astype(int)
+    return np.add.reduceat(signed, starts, axis=1)
