@@ -12,6 +12,9 @@ FEWEST = 3
 CHECKED = 8
 """From this many control models on, their distances are tested for a normal law."""
 
+UNCHECKED = 2.0
+"""With fewer, the p-value is multiplied by this: nothing checks the law, and a wrong accusation is the worst fault."""
+
 NORMALITY = 0.05
 """Level of that test: below it, nothing is extrapolated."""
 
@@ -27,7 +30,8 @@ class NormalLaw:
     """The tail of the control models' distances, extrapolated.
 
     Attributes:
-        p_value: Probability that one more independent model comes as close as the pair.
+        p_value: Probability that one more independent model comes as close as the pair; doubled with fewer than
+            `CHECKED` controls.
         t: The statistic: how many standard deviations of a new model's distance the pair lies from the controls.
         fit_p: p-value of Shapiro's and Wilk's test that the controls follow a normal law; None with few of them.
     """
@@ -77,4 +81,5 @@ def normal_law(suspect: np.ndarray, null: np.ndarray) -> NormalLaw | None:
 
     t = (own - float(others.mean())) / (error * np.sqrt(1 + 1 / m))
     fit = float(shapiro(others).pvalue) if m >= CHECKED else None
-    return NormalLaw(max(float(student.cdf(t, m - 1)), np.finfo(float).tiny), float(t), fit)
+    p = float(student.cdf(t, m - 1)) * (UNCHECKED if fit is None else 1.0)
+    return NormalLaw(min(1.0, max(p, np.finfo(float).tiny)), float(t), fit)
