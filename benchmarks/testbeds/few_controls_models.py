@@ -36,7 +36,7 @@ _LM = {
     "torch_dtype": "float32",
 }  # fmt: skip
 _WIDE_LM = {**_LM, "hidden_size": 48, "head_dim": 24, "intermediate_size": 112, "num_hidden_layers": 1}
-LENGTH = 32
+LENGTH = 16
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ def _text(folder: Path) -> tuple[Examples, Examples, Examples]:
     with np.load(folder / "text_authors.npz") as found:
         raw = np.minimum(found["bronte"], 127).astype(np.int64)
     rows = raw[: len(raw) // (LENGTH + 1) * (LENGTH + 1)].reshape(-1, LENGTH + 1)
-    owner, attacker, asked = _parts(rows[:, :-1], rows[:, 1:], 1500, 48, 5)
+    owner, attacker, asked = _parts(rows[:, :-1], rows[:, 1:], 3000, 64, 5)
     return owner, attacker, asked
 
 
