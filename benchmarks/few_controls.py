@@ -214,7 +214,7 @@ def of_bed(bed: Bed, size: Size, data: Path) -> dict[str, Any]:
         "with_controls": [with_controls(pairs, groups, n) for n in COUNTS if n < size.peers - size.teachers],
         "without_controls": without_controls(pairs, groups),
         "students_as_controls": students_as_controls(bed, pairs, groups),
-        "published": published(pairs, groups),
+        "published": None if probes.kind == "tokens" else published(pairs, groups),
     }  # fmt: skip
     return {**out, "cpu_seconds": round(time.process_time() - start)}
 
