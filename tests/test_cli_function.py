@@ -168,7 +168,7 @@ def test_compare_names_the_floor_and_the_missing_models(run: Run, zoo: Path, tmp
     )
     lines = run(*asked)[1].splitlines()
     at = next(i for i, line in enumerate(lines) if re.match(r"  function +field distance \.", line))
-    assert "more are needed for alpha 0.01" in " ".join(lines[at : at + 3])
+    assert "more are needed for alpha 0.01" in " ".join(" ".join(lines[at : at + 5]).split())
     assert any(line.startswith("  labels  ") for line in lines)
     # The control: without probes nothing is asked and nothing said about function.
     without = json.loads(run("compare", *_pair(zoo), "--json")[1])

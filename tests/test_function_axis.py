@@ -152,11 +152,15 @@ def test_every_figure_stands_beside_its_control(family: dict[str, Model], nets: 
 
 
 def test_a_null_that_is_too_small_says_how_many_are_missing(nets: list[Model], probes: Probes) -> None:
-    e = _test(nets[0], nets[0], probes, nets[1:6], alpha=0.01)
-    assert (e.verdict, e.p_value, e.null.floor) == (Verdict.INCONCLUSIVE, 1 / 6, 1 / 6)
+    e = _test(nets[0], nets[0], probes, nets[1:3], alpha=0.01)
+    assert (e.verdict, e.p_value, e.null.floor) == (Verdict.INCONCLUSIVE, 1 / 3, 1 / 3)
     assert e.reason == (
-        "the smallest attainable p-value with 5 control models is 0.167: 94 more are needed for alpha 0.01"
+        "the smallest attainable p-value with 2 control models is 0.333: 97 more are needed for alpha 0.01 "
+        "(from 3 on a normal law is tried)"
     )
+    apart = _test(nets[0], nets[1], probes, nets[2:7], alpha=0.01)
+    assert (apart.verdict, apart.null.floor) == (Verdict.INCONCLUSIVE, 1 / 6)
+    assert "94 more are needed for alpha 0.01" in apart.reason
     none = _test(nets[0], nets[1], probes, [])
     assert (none.verdict, none.p_value, none.log10_p) == (Verdict.INCONCLUSIVE, None, None)
     assert "19 are needed" in none.reason

@@ -83,6 +83,7 @@ def write(found: dict[str, Any], tier: str) -> None:
         "data": "Fashion-MNIST at 10 x 10 with noise, and MNIST for transfers", "tier": tier,
         "split": "calibration: 2 victims, none of them scored in benchmarks/results",
         "measures": [{**m, "weight": found["weights"][n]} for m, n in zip(measures, names, strict=True)],
+        "shared_deviations": json.loads(FILE.read_text())["shared_deviations"],
         "calibration": {k: v for k, v in found.items() if k != "weights"},
     }  # fmt: skip
     if [m["measure"] for m in measures] != wanted:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from stemma.errors import StemmaError
+from stemma.kinship.function.consensus import square_roots
 from stemma.measures.base import AbstractMeasure
 from stemma.measures.decision_distance import DecisionDistance
 from stemma.measures.jensen_shannon import JensenShannon
@@ -42,6 +43,8 @@ class Suspects:
         per_probe: Field distances `[models, victims, k]` by field, for what was asked of all models.
         accuracy: On the probes, `[models]`; NaN for other tasks.
         agreement: With each victim's labels on the probes, `[models, victims]`.
+        roots: Square roots of the probabilities `[models, k, classes]`; NaN for other tasks.
+        victims: The same of the victims.
     """
 
     meta: Sequence[Mapping[str, Any]]
@@ -49,6 +52,8 @@ class Suspects:
     per_probe: Mapping[str, np.ndarray]
     accuracy: np.ndarray
     agreement: np.ndarray
+    roots: np.ndarray
+    victims: np.ndarray
 
     def rows(self, **wanted: Any) -> np.ndarray:
         """Indices of the models whose recipe has these entries."""
@@ -68,7 +73,8 @@ def suspects(questions: Questions, batches: Iterable[Batch], told: Callable[[str
     joined = {n: np.concatenate([p[n] for p in parts]) for n in parts[0]}
     distances = {name: joined[name] for name in MEASURES}
     per_probe = {name: joined[f"{name}/probes"] for name in ("field",)}
-    return Suspects(meta, distances, per_probe, joined["accuracy"], joined["agreement"])
+    victims = np.stack([square_roots(v) for v in questions.logits])
+    return Suspects(meta, distances, per_probe, joined["accuracy"], joined["agreement"], joined["roots"], victims)
 
 
 def _measured(questions: Questions, batch: Batch, found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -88,6 +94,9 @@ def _measured(questions: Questions, batch: Batch, found: Mapping[str, np.ndarray
         for v in against if same or name not in NEED_CLASSES else ():
             table[:, v] = [_distance(measure, victims[v], row) for row in logits]
         out[name] = table
+    out["roots"] = np.full((count, *victims.shape[1:]), np.nan, np.float32)
+    if same:
+        out["roots"][:] = [square_roots(row) for row in logits]
     out["weight-cosine"] = found["weights"]
     labels = logits.argmax(2)
     right = (labels == questions.probes.labels).mean(1)

@@ -11,6 +11,7 @@ import numpy as np
 from scipy.stats import beta
 
 from stemma.kinship.function import combined
+from stemma.kinship.function.consensus import deviation_distances
 from testbeds.ip_models import GROUPS
 from testbeds.ip_scores import MEASURES, Suspects
 
@@ -142,9 +143,8 @@ class Scored:
                 "extracted_found": found, "extracted": copies, "power": found / copies}  # fmt: skip
 
     def _ranks(self, rows: np.ndarray, null: np.ndarray, victim: int) -> np.ndarray:
-        base, out = _columns(self.found, null, victim), []
-        for suspect in _columns(self.found, rows, victim):
-            value, others = combined.statistics(suspect, base)
+        out = []
+        for value, others in (_combined(self.found, i, null, victim) for i in rows):
             out.append((1 + (others <= value).sum()) / (1 + len(others)))
         return np.array(out)
 
@@ -210,8 +210,16 @@ def _in_units(found: Suspects, name: str, victims: Sequence[int]) -> np.ndarray:
 
 def combined_scores(found: Suspects, rows: np.ndarray, null: np.ndarray, victim: int) -> np.ndarray:
     """The shipped combination for some suspects against one null."""
-    base = _columns(found, null, victim)
-    return np.array([combined.statistics(suspect, base)[0] for suspect in _columns(found, rows, victim)])
+    return np.array([_combined(found, i, null, victim)[0] for i in rows])
+
+
+def _combined(found: Suspects, suspect: int, null: np.ndarray, victim: int) -> tuple[float, np.ndarray]:
+    """The shipped combination of a suspect and of its null, with shared deviations where the classes are the same."""
+    rows = np.array([suspect, *null])
+    table = _columns(found, rows, victim)
+    if np.isfinite(found.roots[suspect]).all():
+        table = np.column_stack([table, deviation_distances(found.victims[victim], found.roots[rows])])
+    return combined.statistics(table[0], table[1:])
 
 
 def _interval(draws: np.ndarray) -> list[float]:

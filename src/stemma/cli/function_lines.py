@@ -3,6 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+NORMAL_LAW = "normal law"
+"""What decides where the rank alone cannot, as in the details of a document."""
+
 SHOWN = 3
 """Models not used as reference that are named."""
 
@@ -27,6 +30,9 @@ def function_lines(function: Mapping[str, Any], names: Sequence[str]) -> Iterato
     else:
         yield "function", _measured(function, first), _chance(function)
     yield "", str(function["reason"]), ""
+    yield from _both_p_values(details.get("p_values") or {})
+    if not (function.get("null") or {}).get("n"):
+        yield from _without_controls(details.get("beyond_labels"))
     if first is not None and "null_median" in first:
         span = between(first["null_median"], (first["null_smallest"], first["null_largest"]))
         yield "controls", f"control models: {span}", f"median [smallest, largest] · {function['null']['source']}"
@@ -42,6 +48,29 @@ def function_lines(function: Mapping[str, Any], names: Sequence[str]) -> Iterato
         )
     for name, why in (details.get("missing_measures") or {}).items():
         yield "left out", f"{name}: {why}", ""
+
+
+def _both_p_values(found: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """The exact p-value and the extrapolated one, where there are both, and which of them decides."""
+    from stemma.cli.output import p_value
+
+    if found.get("normal_law") is not None:
+        both = f"{p_value(found['exact'], None)} by rank, {p_value(found['normal_law'], None)} by a normal law"
+        yield "p-values", f"{both}; the {found['decides']} one decides", f"assumes: {found['assumes']}"
+
+
+def _without_controls(found: Mapping[str, Any] | None) -> Iterator[tuple[str, str, str]]:
+    """What the true labels alone say of a pair that no control model stands for."""
+    from stemma.cli.output import number
+
+    if found is not None:
+        one = max(found["first_right"], found["second_right"])
+        yield (
+            "no controls",
+            f"the same wrong answer to {found['alike_wrong']} probe inputs, one model alone right on {one}: "
+            f"e = {number(found['e_value'])} if {found['assumes']}; {found['broken_by']}",
+            "",
+        )
 
 
 def _measured(function: Mapping[str, Any], first: Mapping[str, Any] | None) -> str:
@@ -61,7 +90,8 @@ def _chance(function: Mapping[str, Any]) -> str:
     from stemma.cli.output import number, p_value
 
     p, null = function.get("p_value"), function.get("null") or {}
-    at_floor = p is not None and null.get("n") and p <= null["floor"] * (1 + 1e-9)
+    exact = ((function.get("details") or {}).get("p_values") or {}).get("decides") != NORMAL_LAW
+    at_floor = exact and p is not None and null.get("n") and p <= null["floor"] * (1 + 1e-9)
     effect = function.get("effect")
     parts = [p_value(p, function.get("log10_p")), "the smallest attainable p-value" if at_floor else ""]
     return " · ".join(part for part in (*parts, f"effect {number(effect)}" if effect else "") if part)

@@ -8,6 +8,9 @@ from stemma.types import Comparison, Evidence, Relation, RelationKind, Verdict
 
 NO_PROBES = "function (no probes were given)"
 DISTILLED = "distillation"
+NO_ORDER = "; which of the two learned from the other is not shown"
+"""Closeness in function is the same from both sides: more accurate or larger models are not always the teachers."""
+
 NARROWER = "units removed"
 """The step of weights that makes a network narrower."""
 
@@ -99,7 +102,7 @@ def _relation(found: Comparison, function: Evidence, *, close: bool) -> Relation
     shown = {"agreement": function.details.get("agreement"), "distance": function.value}
     if weights is Verdict.REFUTED:
         caveat = "" if function.details.get("same_task") else _task_caveat(function)
-        reason = f"no shared weights were found, but in function {function.reason}{caveat}"
+        reason = f"no shared weights were found, but in function {function.reason}{caveat}{NO_ORDER}"
         return Relation(RelationKind.DISTILLED, shown, ("distilled",), reason)
     reason = f"in function {function.reason}; the weights are inconclusive ({found.weights.reason})"
     return Relation(RelationKind.RELATED, shown, (), reason)

@@ -26,6 +26,12 @@ if TYPE_CHECKING:
 ALPHA = 0.01
 """Level at which weights count as related when control models are chosen."""
 
+STUDENTS_ARE_NO_CONTROLS = (
+    "students of one of the two models are no control models: they keep only part of what their teacher does, so that "
+    "against them most honest pairs look related. Give models that learned the task without either, with --null"
+)
+"""Why there is no recipe `distill`; `benchmarks/few_controls.py` measures how many honest pairs it would accuse."""
+
 MAX_NEIGHBOURS = 3
 """Neighbours by weight sketch that are compared, to find families among control models."""
 
@@ -226,6 +232,8 @@ def models_from_recipe(text: str, alpha: float, probes: "Probes") -> list[Model]
     from stemma.zoo.kinds import KINDS
 
     kind, given = text.partition(":")[0], _options(text)
+    if kind == "distill":
+        raise MisuseError(STUDENTS_ARE_NO_CONTROLS)
     numbers = {k: v for k, v in given.items() if k in ("n", "seed")}
     known = set(given) <= {"n", "seed", "part"} and all(v.isdigit() for v in numbers.values())
     if kind not in KINDS or not known or given.get("part", "a") not in ("a", "b"):

@@ -75,6 +75,10 @@ def _certainty(document: Document) -> Iterator[tuple[str, str]]:
         null = function["null"]
         controls = f"{null['n'] or 0:,} ({null['source']}); smallest attainable p-value {number(null['floor'])}"
         yield "control models", controls
+        both = function["details"].get("p_values") or {}
+        if both.get("normal_law") is not None:
+            values = f"{number(both['exact'])} by rank, {number(both['normal_law'])} by a normal law"
+            yield "p-values", f"{values}; the {both['decides']} one decides, assuming that {both['assumes']}"
         agreement = function["details"].get("agreement")
         if agreement is not None:
             yield "same class", f"for {percent(agreement)} of the probe inputs"

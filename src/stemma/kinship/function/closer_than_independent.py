@@ -10,6 +10,8 @@ import numpy as np
 from stemma.errors import MisuseError, StemmaError
 from stemma.fingerprints.evaluation import compute_outputs
 from stemma.kinship.function import combined
+from stemma.kinship.function.beyond_labels import beyond_labels
+from stemma.kinship.function.few_controls import ASSUMPTION, FEWEST, NORMALITY
 from stemma.kinship.function.null_models import CLAIM, NullModels, Subject, check_alpha, models_needed, too_few_sentence
 from stemma.kinship.function.observations import (
     CONSTANT_ANSWERS,
@@ -139,7 +141,7 @@ class CloserThanIndependent:
     task_margin: float = TASK_MARGIN
 
     name = "closer-than-independent"
-    version = 1
+    version = 2
 
     def __post_init__(self) -> None:
         check_alpha(self.alpha)
@@ -207,12 +209,13 @@ class CloserThanIndependent:
         tested = [v for v in views if v.p_value is not None]
         if any(v.same_architecture for v in tested):
             tested = [v for v in tested if v.same_architecture is not False]
-        deciding = max(tested, key=lambda v: v.p_value or 0.0) if tested else views[0]
-        p, size = deciding.p_value, deciding.size if tested else 0
+        enough = models_needed(self.alpha)
+        deciding = max(tested, key=lambda v: v.deciding_p_value(enough) or 0.0) if tested else views[0]
+        p, size = deciding.deciding_p_value(enough), deciding.size if tested else 0
         least = min((v.size for v in tested), default=0)
         shown = [distance(a, b, f, m) for f, m in plan.methods]
         value = next((d.value for d in shown if d is not None), 0.0)
-        verdict, reason = self._verdict(p, size, least, tested, null)
+        verdict, reason = self._verdict(p, size, least, tested, deciding, null)
         if verdict is Verdict.SUPPORTED and constant_answers(a, b, plan.methods):
             verdict, reason = Verdict.INCONCLUSIVE, CONSTANT_ANSWERS
         missing = {**a.missing, **b.missing}
@@ -232,7 +235,10 @@ class CloserThanIndependent:
             "null_models_missing": max(0, models_needed(self.alpha) - least),
             "same_task": _same_task(tested, self.task_margin),
             "same_architecture": [v.same_architecture for v in tested],
+            "p_values": _p_values(deciding, enough),
         }  # fmt: skip
+        if (beyond := beyond_labels(a, b, plan.probes)) is not None:
+            details["beyond_labels"] = beyond.to_dict()
         kept = Null(null.source, size, 1 / (size + 1), tuple(sorted(deciding.statistics)))
         effect = min((v.effect for v in tested), default=0.0)
         return Evidence(
@@ -252,17 +258,31 @@ class CloserThanIndependent:
         )
 
     def _verdict(
-        self, p: float | None, size: int, least: int, tested: Sequence[RankTest], null: NullModels
+        self,
+        p: float | None,
+        size: int,
+        least: int,
+        tested: Sequence[RankTest],
+        deciding: RankTest,
+        null: NullModels,
     ) -> tuple[Verdict, str]:
         lacking = models_needed(self.alpha) - least
         if p is None:
             why = f" ({len(null.left_out)} were left out)" if null.left_out else ""
             return Verdict.INCONCLUSIVE, (
-                f"no control model to compare with{why}: {lacking} are needed for alpha {self.alpha:g}"
+                f"no control model to compare with{why}: {lacking} are needed for alpha {self.alpha:g} (from {FEWEST} "
+                "on a normal law is tried)"
             )
-        if lacking > 0:
-            return Verdict.INCONCLUSIVE, too_few_sentence(least, 1 / (least + 1), lacking, self.alpha)
-        near = f"{round(p * (size + 1)) - 1 or 'none'} of {size} control models {{}} as close"
+        enough = models_needed(self.alpha)
+        if lacking > 0 and not all(v.size >= enough or v.extrapolates(enough) for v in tested):
+            return Verdict.INCONCLUSIVE, _not_extrapolated(tested, least, lacking, self.alpha)
+        if lacking > 0 and p > self.alpha:
+            return Verdict.INCONCLUSIVE, (
+                f"none of {size} control models is as close, but {_extrapolated(p)}, above {self.alpha:g}; "
+                f"{too_few_sentence(least, 1 / (least + 1), lacking, self.alpha)}"
+            )
+        as_near = sum(v <= (deciding.statistic or 0.0) for v in deciding.statistics)
+        near = f"{as_near or 'none'} of {size} control models {{}} as close"
         if p > self.alpha:
             return Verdict.INCONCLUSIVE, f"{near.format('are')}; this does not prove independence"
         if _same_task(tested, self.task_margin) is False:
@@ -277,7 +297,34 @@ class CloserThanIndependent:
                 f"{models_needed(self.alpha)} control models with the architecture of {tested[0].model} or "
                 f"{tested[0].observer}"
             )
+        if lacking > 0:
+            return Verdict.SUPPORTED, f"{near.format('is')}, and {_extrapolated(p)}"
         return Verdict.SUPPORTED, near.format("is")
+
+
+def _extrapolated(p: float) -> str:
+    return f"p = {p:.2g} if {ASSUMPTION}"
+
+
+def _not_extrapolated(tested: Sequence[RankTest], least: int, lacking: int, alpha: float) -> str:
+    """Why the control models are too few, and nothing was extrapolated from them."""
+    few = too_few_sentence(least, 1 / (least + 1), lacking, alpha)
+    if any(v.law is not None and not v.law.fits for v in tested):
+        return f"{few} (their log distances follow no normal law, p < {NORMALITY:g}, so nothing is extrapolated)"
+    if 0 < least < FEWEST:
+        return f"{few} (from {FEWEST} on a normal law is tried)"
+    return few
+
+
+def _p_values(deciding: RankTest, enough: int) -> dict[str, Any]:
+    """Both p-values of the view that decides, which of them counts, and what that assumes."""
+    by_law = deciding.extrapolates(enough)
+    return {
+        "exact": deciding.p_value,
+        "normal_law": None if deciding.law is None else deciding.law.p_value,
+        "decides": "normal law" if by_law else "exact",
+        "assumes": ASSUMPTION if by_law else "the control models and the model they stand for are exchangeable",
+    }
 
 
 def _same_task(views: Sequence[RankTest], margin: float) -> bool | None:

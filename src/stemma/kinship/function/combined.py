@@ -35,6 +35,25 @@ def weights() -> tuple[float, ...]:
     return tuple(float(m["weight"]) for m in kept["measures"])
 
 
+@lru_cache(maxsize=1)
+def deviation_weight() -> float:
+    """Weight of the shared deviations (`consensus`), which need all models at once and are no measure of a pair."""
+    kept = json.loads((resources.files("stemma.kinship.function") / "combination.json").read_text())
+    return float(kept["shared_deviations"]["weight"])
+
+
+def shares(columns: int) -> np.ndarray:
+    """Weights of distances in `columns` columns: those of `METHODS`, then the shared deviations where they are given.
+
+    Args:
+        columns: As many as `METHODS`, or one more.
+
+    Returns:
+        The weights `[columns]`.
+    """
+    return np.array([*weights(), deviation_weight()][:columns])
+
+
 def identity(test: object) -> dict[str, object]:
     """Parameters of a test for its spec: its own fields, and the fingerprinters and measures it uses."""
     own = {f.name: getattr(test, f.name) for f in fields(test)}  # ty: ignore[invalid-argument-type]
@@ -50,7 +69,8 @@ def statistics(suspect: np.ndarray, null: np.ndarray) -> tuple[float, np.ndarray
     all m + 1 models are treated alike, so under exchangeability every rank of the statistic is equally likely.
 
     Args:
-        suspect: Distances `[measures]` of the suspect, as `METHODS` lists them; NaN where one does not apply.
+        suspect: Distances `[measures]` of the suspect, as `METHODS` lists them, and after them that of the shared
+            deviations where they were taken; NaN where one does not apply.
         null: Distances `[m, measures]` of the null models.
 
     Returns:
@@ -65,7 +85,7 @@ def statistics(suspect: np.ndarray, null: np.ndarray) -> tuple[float, np.ndarray
     used = np.isfinite(table).all(0)
     if not used.any():
         raise MisuseError("none of the distances is defined for all models: use other probes or other control models")
-    table, share = table[:, used], np.array(weights())[used]
+    table, share = table[:, used], shares(table.shape[1])[used]
     # Not a matrix product: its rounding would depend on the order of the rows.
     scores = (log_lower_tails(table, table) * share).sum(1) / share.sum()
     return float(scores[0]), scores[1:]

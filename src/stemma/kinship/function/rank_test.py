@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from stemma.kinship.function import combined
+from stemma.kinship.function.consensus import shared_deviations
+from stemma.kinship.function.few_controls import OWN_ENOUGH, NormalLaw, normal_law
 from stemma.kinship.function.null_models import conformal_p_value
 from stemma.kinship.function.observations import Observation, accuracy, agreement, json_number
 from stemma.probes import Probes
@@ -44,6 +46,7 @@ class RankTest:
         observer_accuracy: Accuracy of the observer.
         agreements: Label agreement of observer and model, and the median of observer and null models.
         same_architecture: Whether the null models are of the model's architecture; None where that is unknown.
+        law: The null models' tail, extrapolated; None where there are too few.
     """
 
     model: str
@@ -58,6 +61,7 @@ class RankTest:
     observer_accuracy: float | None
     agreements: tuple[float | None, float | None]
     same_architecture: bool | None
+    law: NormalLaw | None = None
 
     @property
     def size(self) -> int:
@@ -68,6 +72,15 @@ class RankTest:
     def p_value(self) -> float | None:
         """The conformal p-value, None where nothing could be tested."""
         return None if self.statistic is None else conformal_p_value(self.statistic, self.statistics)
+
+    def extrapolates(self, enough: int) -> bool:
+        """Whether the extrapolated p-value decides: too few null models for a rank, and all further away."""
+        closest = self.statistic is not None and all(v > self.statistic for v in self.statistics)
+        return self.size < enough and closest and self.law is not None and self.law.fits
+
+    def deciding_p_value(self, enough: int) -> float | None:
+        """The p-value that decides: the rank, or with fewer null models than `enough` the normal law."""
+        return self.law.p_value if self.law is not None and self.extrapolates(enough) else self.p_value
 
     @property
     def effect(self) -> float:
@@ -87,6 +100,8 @@ class RankTest:
             "accuracy": self.accuracies[0], "null_accuracy": self.accuracies[1],
             "agreement": self.agreements[0], "null_agreement": self.agreements[1],
             "same_architecture": self.same_architecture, "left_out": list(self.left_out),
+            "p_value_normal_law": None if self.law is None else self.law.p_value,
+            "normal_law_fit_p_value": None if self.law is None else self.law.fit_p,
         }  # fmt: skip
 
 
@@ -128,19 +143,29 @@ def rank_test(
             )
         else:
             kept.append((observation, distances))
-    kept, same_architecture = of_same_architecture(model, kept, enough)
+    kept, same_architecture = of_same_architecture(model, kept, min(enough, OWN_ENOUGH))
     null = np.array([d for _, d in kept]).reshape(len(kept), len(pair))
     null = np.where(used, null, np.nan)
     statistic: float | None = None
     statistics: Sequence[float] = ()
+    law: NormalLaw | None = None
     if used.any() and kept:
-        own, others = combined.statistics(pair, null)
+        table = with_deviations(observer, [model, *(s for s, _ in kept)], np.vstack([pair[None], null]))
+        own, others = combined.statistics(table[0], table[1:])
+        law = normal_law(table[0], table[1:])
         statistic, statistics = float(own), [float(v) for v in others]
     return RankTest(
         model.name, observer.name, used, pair, null, statistic, tuple(statistics), tuple(left_out),
         (accuracy(model, probes), median_known([accuracy(s, probes) for s, _ in kept])), accuracy(observer, probes),
         (agreement(model, observer), median_known([agreement(s, observer) for s, _ in kept])), same_architecture,
+        law,
     )  # fmt: skip
+
+
+def with_deviations(observer: Observation, models: Sequence[Observation], distances: np.ndarray) -> np.ndarray:
+    """Distances `[m, methods]` of models from the observer, with those of their shared deviations where they apply."""
+    found = shared_deviations(observer, models)
+    return distances if found is None else np.column_stack([distances, found])
 
 
 def same_task(own: float | None, other: float | None, null: float | None, margin: float) -> bool | None:
