@@ -143,7 +143,8 @@ def rank_test(
             )
         else:
             kept.append((observation, distances))
-    kept, same_architecture = of_same_architecture(model, kept, min(enough, OWN_ENOUGH))
+    own_enough = enough if len(kept) >= enough else OWN_ENOUGH  # an exact rank is not given up for a law
+    kept, same_architecture = of_same_architecture(model, kept, own_enough)
     null = np.array([d for _, d in kept]).reshape(len(kept), len(pair))
     null = np.where(used, null, np.nan)
     statistic: float | None = None
