@@ -13,8 +13,10 @@ from stemma.checkpoints.model import Model
 from stemma.cli import main
 from stemma.errors import MisuseError, UnreadableModelError
 from stemma.kinship.learned import evidence
+from stemma.kinship.learned.bounds import ORDER_ALONE
 from stemma.kinship.learned.detector import Descent, LineageDetector
 from stemma.kinship.learned.evidence import Evidence
+from stemma.kinship.learned.heads import find_heads, head_factor, learned_with
 from stemma.kinship.learned.weight_samples import sample_weights, squares
 from stemma.networks.load import from_arrays
 from stemma.probes import Probes
@@ -135,6 +137,53 @@ def test_an_order_that_does_not_show_is_answered_with_related(
     assert nothing.to_dict()["parent"] is None
 
 
+def test_a_change_follows_the_head_that_it_was_learned_with(shipped: LineageDetector) -> None:
+    rng = np.random.default_rng(0)
+    body, heads = rng.normal(size=(40, 60)), [rng.normal(size=(n, 40)) for n in (10, 10, 7)]
+    changes = [0.3 * h.T @ rng.normal(size=(len(h), 60)) / np.sqrt(len(h)) for h in heads]
+
+    def model(name: str, weight: np.ndarray, head: int) -> Model:
+        arrays = {"body.weight": weight.astype(np.float32), "head.weight": heads[head].astype(np.float32)}
+        return from_arrays(arrays, name, None)
+
+    parent = model("parent", body + changes[0], 0)
+    child, other_width = (model(f"child{i}", body + changes[0] + changes[i], i) for i in (1, 2))
+    for own in (child, other_width):
+        heads_seen = find_heads([own, parent, child, other_width])
+        order, weaker, stronger, differ = learned_with(
+            heads_seen.of(1), heads_seen.of(0), heads_seen.pairs, evidence.alike
+        )
+        assert differ
+        assert order > 1
+        assert stronger > 1
+        assert weaker < 0.15 * stronger
+        assert head_factor(order, weaker, stronger, differ) > 1
+        assert head_factor(-order, weaker, stronger, differ) < 0.1
+        assert shipped(own, [parent]).probabilities[0] > shipped(parent, [own]).probabilities[0]
+    siblings = find_heads([child, other_width])
+    found = learned_with(siblings.of(1), siblings.of(0), siblings.pairs, evidence.alike)
+    assert head_factor(*found) < 1
+    assert head_factor(0, 0, 0, 0) == 1
+
+
+def test_order_alone_names_no_parent_and_counters_are_heard(shipped: LineageDetector, models: dict[str, Model]) -> None:
+    for f in range(12):
+        found = _answer(shipped, models, f"family-{f}:a", f"family-{f}:root", f"family-{(f + 1) % 12}:root")
+        assert found.parent is None
+        assert max(found.probabilities) <= ORDER_ALONE
+    counter = "bn.num_batches_tracked"
+
+    def counted(name: str, batches: int) -> Model:
+        arrays = {n: t.array() for n, t in models[name].tensors.items()}
+        return from_arrays({**arrays, counter: np.array(batches)}, name, None)
+
+    names = [f"family-3:{n}" for n in ("root", "a", "b", "ad")]
+    plain = shipped(counted("family-3:ac", 10), [counted(n, 5) for n in names])
+    later = shipped(counted("family-3:ac", 10), [counted(n, 20 if n.endswith(":a") else 5) for n in names])
+    assert later.probabilities[1] == pytest.approx(plain.probabilities[1] / 10)
+    assert sum(later.probabilities) + later.unordered + later.none == pytest.approx(1)
+
+
 def test_relatedness_has_its_level_and_its_power_layer_by_layer() -> None:
     rng, found = np.random.default_rng(0), []
     for i in range(400):
@@ -143,8 +192,8 @@ def test_relatedness_has_its_level_and_its_power_layer_by_layer() -> None:
         x, y = (rng.standard_t(4, size=(rows, columns)) @ (smooth if i % 2 else np.eye(columns)) for _ in "ab")
         found.append((evidence.related_z(x, y), evidence.related_z(x, x + 2 * y)))
     strangers, related = np.array([f for f in found if not np.isnan(f[0])]).T
-    assert abs(strangers.mean()) < 0.4
-    assert strangers.std() < 1.2
+    assert (strangers > 1.645).mean() < 0.08
+    assert (strangers > 2.326).mean() < 0.025
     assert strangers.max() < evidence.LAYER_Z
     assert np.median(related) > evidence.LAYER_Z
     x, y = rng.normal(size=(2, 12, 9))
@@ -170,10 +219,11 @@ def test_no_minority_of_layers_moves_what_is_pooled() -> None:
 
 def test_evidence_of_a_pair_turns_its_sign_with_the_order(pool: Pool) -> None:
     seen = Evidence(pool.views)
-    a, b = seen.pair(0, 1), Evidence(pool.views).pair(1, 0)
+    turned = Evidence(sample_weights([pool.relatives[i].model for i in (1, 0)], per_layer=1024))
+    a, b = seen.pair(0, 1), turned.pair(0, 1)
     odd = 2 * len(evidence.ODD)
-    assert a[:odd] == pytest.approx(-b[:odd], abs=1e-5)
-    assert a[odd:] == pytest.approx(b[odd:], abs=1e-5)
+    assert a[:odd] == pytest.approx(-b[:odd], abs=1e-3)
+    assert a[odd:] == pytest.approx(b[odd:], abs=1e-3)
     assert np.abs(a[:odd]).max() > 0
 
 
@@ -251,9 +301,9 @@ def test_wrong_use_is_one_clear_error(shipped: LineageDetector, models: dict[str
     with pytest.raises(MisuseError, match="no candidates"):
         shipped(child, [])
     with pytest.raises(MisuseError, match="no preset"):
-        LineageDetector(preset="v3")
+        LineageDetector(preset="v9")
     with pytest.raises(MisuseError, match="do not fit"):
-        LineageDetector()(child, [child])
+        LineageDetector()(child, [models["family-0:root"]])
     with pytest.raises(MisuseError, match="give probes"):
         LineageDetector(preset="paper", width=8)(child, [child])
     with pytest.raises(MisuseError, match="at least 1"):
@@ -263,7 +313,7 @@ def test_wrong_use_is_one_clear_error(shipped: LineageDetector, models: dict[str
     path = tmp_path / "x.safetensors"
     replace(shipped, weights={}).save(path)
     with pytest.raises(MisuseError, match="do not fit"):
-        LineageDetector.load(path)(child, [child])
+        LineageDetector.load(path)(child, [models["family-0:root"]])
     from safetensors.numpy import save_file
 
     save_file({"a": np.ones(2, np.float32)}, path)
@@ -286,7 +336,7 @@ def test_wrong_use_is_one_clear_error(shipped: LineageDetector, models: dict[str
 
 def test_training_learns_is_deterministic_and_can_be_kept(pool: Pool, tmp_path: Path) -> None:
     start = LineageDetector(width=16, per_layer=1024)
-    quick = Training(steps=60, batch=16, check=60, questions=48, drawn=60, drawing=Drawing(most=8, relatives=4))
+    quick = Training(steps=40, batch=16, check=40, questions=32, drawn=32, drawing=Drawing(most=8, relatives=4))
     first = train([pool], start, quick)
     short = replace(quick, steps=2)
     one, two, other = (train([pool], start, replace(short, seed=s)) for s in (0, 0, 1))

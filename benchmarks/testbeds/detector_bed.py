@@ -24,32 +24,47 @@ KINDS = ("fine-tuned", "long", "fresh head", "fresh head, long", "head of anothe
 CLASSES = 10
 
 
+class Network(nn.Module):
+    """A body and a head."""
+
+    def __init__(self, body: nn.Module, head: nn.Linear) -> None:
+        super().__init__()
+        self.body, self.head = body, head
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        return self.head(self.body(x))
+
+
 class _Encoder(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.embed, self.position = nn.Linear(8, 32), nn.Parameter(torch.randn(8, 32) * 0.1)
         self.layer = nn.TransformerEncoderLayer(32, 4, 64, 0.0, "gelu", batch_first=True, norm_first=True)
-        self.head = nn.Linear(32, CLASSES)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.layer(self.embed(x.view(-1, 8, 8)) + self.position).mean(1))
+        return self.layer(self.embed(x.view(-1, 8, 8)) + self.position).mean(1)
 
 
-def _cnn() -> nn.Module:
+def _cnn() -> Network:
     def unit(a: int, b: int, stride: int) -> list[nn.Module]:
         return [nn.Conv2d(a, b, 3, stride, 1, bias=False), nn.BatchNorm2d(b), nn.ReLU()]
 
     pooled = [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
     body = nn.Sequential(nn.Unflatten(1, (1, 8, 8)), *unit(1, 16, 1), *unit(16, 24, 2), *unit(24, 32, 2), *pooled)
-    return nn.ModuleDict({"body": body, "head": nn.Linear(32, CLASSES)})
+    return Network(body, nn.Linear(32, CLASSES))
 
 
-def _perceptron() -> nn.Module:
+def _perceptron() -> Network:
     body = nn.Sequential(nn.Linear(40, 80), nn.Tanh(), nn.Linear(80, 56), nn.Tanh(), nn.Linear(56, 40), nn.Tanh())
-    return nn.ModuleDict({"body": body, "head": nn.Linear(40, CLASSES)})
+    return Network(body, nn.Linear(40, CLASSES))
 
 
-NETWORKS: dict[str, Callable[[], nn.Module]] = {"CNN": _cnn, "perceptron": _perceptron, "transformer": _Encoder}
+def _transformer() -> Network:
+    return Network(_Encoder(), nn.Linear(32, CLASSES))
+
+
+NETWORKS: dict[str, Callable[[], Network]] = {"CNN": _cnn, "perceptron": _perceptron, "transformer": _transformer}
 
 
 def _examples(network: str, task: int) -> tuple[Tensor, Tensor]:
@@ -64,7 +79,7 @@ def _examples(network: str, task: int) -> tuple[Tensor, Tensor]:
     return torch.tensor(x[rows], dtype=torch.float32), torch.tensor(y[rows])
 
 
-def _learn(module: nn.Module, network: str, task: int, steps: int, optimizer: str = "adam", rate: float = 1.0) -> None:
+def _learn(module: Network, network: str, task: int, steps: int, optimizer: str = "adam", rate: float = 1.0) -> None:
     x, y = _examples(network, task)
     free = [p for p in module.parameters() if p.requires_grad]
     rule = (
@@ -72,12 +87,11 @@ def _learn(module: nn.Module, network: str, task: int, steps: int, optimizer: st
         if optimizer == "sgd"
         else torch.optim.AdamW(free, 2e-3 * rate, weight_decay=0.01)
     )
-    classes = module.get_submodule("head").out_features
-    run = module if isinstance(module, _Encoder) else lambda z: module["head"](module["body"](z))  # ty: ignore
+    classes = module.head.out_features
     for _ in range(steps):
         part = torch.randint(len(x), (64,))
         rule.zero_grad()
-        nn.functional.cross_entropy(run(x[part]), y[part] % classes).backward()
+        nn.functional.cross_entropy(module(x[part]), y[part] % classes).backward()
         rule.step()
 
 
@@ -101,13 +115,11 @@ def source(network: str, seed: int) -> Source:
     root = make()
     _learn(root, network, 100 * seed, 300)
 
-    def child(kind: str, above: nn.Module, task: int) -> nn.Module:
+    def child(kind: str, above: Network, task: int) -> Network:
         made = make()
         made.load_state_dict(above.state_dict())
         if "head" in kind:
-            head = made.get_submodule("head")
-            fresh = nn.Linear(head.in_features, 7 if "width" in kind else CLASSES)
-            made.update({"head": fresh}) if isinstance(made, nn.ModuleDict) else setattr(made, "head", fresh)
+            made.head = nn.Linear(made.head.in_features, 7 if "width" in kind else CLASSES)
         if "frozen" in kind:
             named = [p for n, p in made.named_parameters() if "head" not in n]
             for p in named[: len(named) // 2]:

@@ -17,7 +17,7 @@ from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError
 from stemma.kinship.increments import ANTISYMMETRIC as ANTISYMMETRIC
 from stemma.kinship.increments import SYMMETRIC as SYMMETRIC
-from stemma.kinship.increments import PairFeatures, block, pair_features, training_statistics
+from stemma.kinship.increments import PairFeatures, block, pair_features, trained_batches, training_statistics
 from stemma.kinship.weights.entries import Entries, entries
 
 VERSION = 2
@@ -147,13 +147,3 @@ class Geometry:
         if (t, k) not in self._statistics:
             self._statistics[t, k] = training_statistics(block(self._block(t, k)))
         return self._statistics[t, k]
-
-
-BATCH_COUNTER = "num_batches_tracked"
-"""Name of the counter of torch's batch normalisation."""
-
-
-def trained_batches(model: Model) -> int:
-    """Batches that batch normalisation counted in training, 0 without a counter; anybody can write another number."""
-    found = [t for n, t in model.tensors.items() if n.endswith(BATCH_COUNTER) and t.size == 1 and not t.is_float]
-    return max((int(t.array().reshape(-1)[0]) for t in found), default=0)

@@ -14,7 +14,10 @@ app = typer.Typer(help="Train the learned parts on families of networks.", no_ar
 def detector(
     zoo: Annotated[
         list[str],
-        typer.Argument(metavar="ZOO...", help="Folders of `stemma zoo build`, or kinds such as mlp+cnn:n=48,seed=1."),
+        typer.Argument(
+            metavar="ZOO...",
+            help="Folders of `stemma zoo build`, kinds such as mlp+cnn:n=48,seed=1, or curriculum:n=24,seed=1.",
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="File to write, as safetensors.")],
     preset: Annotated[

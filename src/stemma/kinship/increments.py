@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from stemma.checkpoints.model import Model
+
 NO_DECAY = 1e-5
 """Logarithm of a decay factor below which there is none."""
 
@@ -226,3 +228,13 @@ def _balance(novelty: np.ndarray) -> float:
 
 def _log_ratio(two: np.ndarray) -> float:
     return float(np.log1p(two[0]) - np.log1p(two[1]))
+
+
+BATCH_COUNTER = "num_batches_tracked"
+"""Name of the counter of torch's batch normalisation."""
+
+
+def trained_batches(model: Model) -> int:
+    """Batches that batch normalisation counted in training, 0 without a counter; anybody can write another number."""
+    found = [t for n, t in model.tensors.items() if n.endswith(BATCH_COUNTER) and t.size == 1 and not t.is_float]
+    return max((int(t.array().reshape(-1)[0]) for t in found), default=0)

@@ -32,13 +32,14 @@ def with_features(samples: WeightSamples, models: Sequence[Model], probes: Probe
     return replace(samples, features=np.asarray(features, np.float32), has_features=has_features)
 
 
-def v3_question(evidence: Evidence, child: int, others: np.ndarray) -> Arrays:
+def v3_question(evidence: Evidence, child: int, others: np.ndarray, copies: np.ndarray | None = None) -> Arrays:
     """One question for the preset `v3` without the axis of questions; see `Scorer.forward` for the arrays.
 
     Args:
         evidence: Of the child and its candidates.
         child: Position of the child.
         others: Positions of the candidates.
+        copies: Which candidates equal the child: they are related, and not weighed.
 
     Returns:
         The arrays, with `related [candidates]`, `layers [candidates]` (how many are related), and `place`: which
@@ -48,7 +49,7 @@ def v3_question(evidence: Evidence, child: int, others: np.ndarray) -> Arrays:
     enough = (samples.present[child] & samples.present[others]).sum(1) >= LEAST * samples.present[child].sum()
     related = np.where(enough & samples.present[child].any(), evidence.related(child, others), 0.0)
     counts = np.array([evidence.related_layers(child, int(k)).sum() for k in others])
-    kept = np.flatnonzero(related >= RELATED)
+    kept = np.flatnonzero((related >= RELATED) & ~(np.zeros(len(others), bool) if copies is None else copies))
     distance = np.array([_distance(evidence.pair(int(others[i]), child)) for i in kept])
     place = kept[np.argsort(distance, kind="stable")][:NEAREST]
     near = others[place]
@@ -72,6 +73,12 @@ def v3_question(evidence: Evidence, child: int, others: np.ndarray) -> Arrays:
     }  # fmt: skip
 
 
+def copies(samples: WeightSamples, child: int, others: np.ndarray) -> np.ndarray:
+    """Whether each candidate equals the child in all that was read, and so shows no order."""
+    same = (samples.present[others] == samples.present[child]).all(1)
+    return same & (samples.values[others] == samples.values[child]).all((1, 2))
+
+
 def _distance(pair: np.ndarray) -> float:
     return float(pair[_DISTANCE])
 
@@ -88,7 +95,7 @@ def shared_layer(models: Sequence[Model]) -> str:
     if not known:
         raise MisuseError(
             f"{models[0].name} and its candidates share no matrix by name and shape, which preset paper needs: "
-            "use preset v2, or give models of one architecture"
+            "use preset v3, or give models of one architecture"
         )
     sizes = {n: int(np.prod(s)) for n, s in known.items()}
     return max(n for n in known if sizes[n] == max(sizes.values()))

@@ -15,7 +15,9 @@ from stemma.checkpoints.formats import safetensors
 from stemma.checkpoints.model import Model
 from stemma.checkpoints.tensor import ArrayStorage, Tensor, encode
 from stemma.errors import MisuseError, UnreadableModelError
+from stemma.kinship.increments import trained_batches
 from stemma.kinship.learned import batches
+from stemma.kinship.learned.bounds import bounded
 from stemma.kinship.learned.evidence import RELATED, Evidence
 from stemma.kinship.learned.weight_samples import sample_weights
 from stemma.probes import Probes
@@ -27,7 +29,10 @@ if TYPE_CHECKING:
 PRESETS = ("v3", "paper")
 FORMAT = "stemma lineage detector"
 
-NAMED = 0.5
+LATER_COUNTER_FACTOR = 0.1
+"""Factor on the probability of a parent whose batch counter is higher than its child's."""
+
+NAMED = 0.55
 """Probability above which a candidate is called the parent."""
 
 
@@ -219,15 +224,25 @@ class LineageDetector:
             layers = tuple(int(n) for n in question["candidates"])
             return Descent(child.ref, refs, found[:-1], 0.0, found[-1], found[:-1], layers)
         seen = sample_weights(models, cap=self.cap, per_layer=self.per_layer, seed=self.seed)
-        question = batches.v3_question(Evidence(seen), 0, np.arange(1, len(models)))
+        others = np.arange(1, len(models))
+        question = batches.v3_question(Evidence(seen), 0, others, batches.copies(seen, 0, others))
         related = tuple(float(p) for p in question["related"])
         known, layers = max(related), tuple(int(n) for n in question["layers"])
         if known < RELATED:
             return Descent(child.ref, refs, (0.0,) * len(refs), known, 1 - known, related, layers)
-        found = self.probabilities(self.logits([question]))[0] * known
+        found = bounded(self.probabilities(self.logits([question]))[0], question)
+        found = self._weighted_by_counters(found, models) * known
         return Descent(
             child.ref, refs, tuple(float(p) for p in found[:-1]), float(found[-1]), 1 - known, related, layers
         )
+
+    @staticmethod
+    def _weighted_by_counters(found: np.ndarray, models: Sequence[Model]) -> np.ndarray:
+        """A parent was hardly trained on more batches than its child; counters may be reset, so a doubt is left."""
+        own, *counts = map(trained_batches, models)
+        out = found * np.append([LATER_COUNTER_FACTOR if own and n > own else 1.0 for n in counts], 1.0)
+        out[-1] += 1 - out.sum()
+        return out
 
     def _paper(self, models: list[Model], probes: Probes | None) -> batches.Arrays:
         if probes is None:
@@ -244,14 +259,19 @@ class LineageDetector:
         """Logits before calibration `float64 [questions, candidates + 1]`, the last column for unordered, or none."""
         import torch
 
+        width = max(len(q["candidates"]) for q in questions) + 1
+        out = np.full((len(questions), width), -np.inf)
+        out[:, -1] = 0.0  # nothing to weigh
+        weighed = [i for i, q in enumerate(questions) if self.preset == "paper" or len(q["place"])]
+        if not weighed:
+            return out
         with torch.no_grad():
-            found = self.network(batches.stacked(questions))
+            found = self.network(batches.stacked([questions[i] for i in weighed]))
         if self.preset == "paper":
             return found.double().numpy()
-        rows = found[0].double().numpy()
-        out = np.full((len(questions), max(len(q["candidates"]) for q in questions) + 1), -np.inf)
-        for i, q in enumerate(questions):
-            out[i, q["place"]], out[i, -1] = rows[i, : len(q["place"])], rows[i, -1]
+        for i, row in zip(weighed, found[0].double().numpy(), strict=True):
+            place = questions[i]["place"]
+            out[i, place], out[i, -1] = row[: len(place)], row[-1]
         return out
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ import numpy as np
 from scipy.special import ndtr
 
 from stemma.kinship.increments import ANTISYMMETRIC, SYMMETRIC, pair_features, training_statistics
+from stemma.kinship.learned.heads import learned_with
 from stemma.kinship.learned.weight_samples import WeightSamples
 
 LAYER_Z = 4.5
@@ -31,10 +32,11 @@ RELATED = 0.95
 NEAREST = 8
 """Related candidates that are weighed as parents, the nearest first."""
 
-ODD = (*ANTISYMMETRIC, "zeros", "grid", "largest change")
+ODD = (*ANTISYMMETRIC, "zeros", "grid", "largest weight", "heads")
 """Numbers of a pair that change their sign with its order."""
 
-EVEN = (*SYMMETRIC, "distance", "cosine", "equal", "tails", "zeros of either", "unchanged layers", "related layers")
+EVEN = (*SYMMETRIC, "distance", "cosine", "equal", "tails", "zeros of either", "unchanged layers",
+        "related layers", "weaker head", "stronger head", "heads differ")  # fmt: skip
 """Numbers of a pair that do not."""
 
 PER_PAIR = 2 * (len(ODD) + len(EVEN))
@@ -59,6 +61,14 @@ def related_z(x: np.ndarray, y: np.ndarray) -> float:
         if len(a) >= 4 and (variance := float(np.square(a @ b.T).sum()) / (len(a) - 1)) > 0:
             found.append(product / np.sqrt(variance))
     return min(found, default=float("nan"))
+
+
+def alike(x: np.ndarray, y: np.ndarray) -> bool:
+    """Whether two matrices of one shape are related, by the test or, where they are too small for it, by cosine."""
+    z = related_z(x, y)
+    if np.isnan(z):
+        return float((x * y).sum()) > 0.5 * float(np.sqrt(np.square(x).sum() * np.square(y).sum()))
+    return z >= LAYER_Z
 
 
 def _centred(x: np.ndarray) -> np.ndarray:
@@ -91,6 +101,10 @@ class Evidence:
         """The entries of a layer as a matrix, one row per unit."""
         samples = self.samples
         return samples.values[model, layer, : self._widths[layer]].reshape(samples.rows[layer], -1)
+
+    @cached_property
+    def _size(self) -> np.ndarray:
+        return self.samples.lengths.sum(0)
 
     @cached_property
     def _widths(self) -> np.ndarray:
@@ -136,7 +150,7 @@ class Evidence:
     def pair(self, a: int, b: int) -> np.ndarray:
         """What related layers show about a before b: `ODD` and `EVEN` numbers, pooled, `float32 [PER_PAIR]`."""
         if (a, b) not in self._pairs:
-            first, second = min(a, b), max(a, b)
+            first, second = sorted((a, b), key=lambda k: (self._size[k], k))  # whatever order the models are given in
             odd, even = self._measured(first, second)
             self._pairs[first, second] = np.concatenate([odd, even]).astype(np.float32)
             self._pairs[second, first] = np.concatenate([-odd, even]).astype(np.float32)
@@ -146,15 +160,20 @@ class Evidence:
         layers = np.flatnonzero(self.related_layers(a, b))
         shared = max(1, int((self._testable[a] & self._testable[b]).sum()))
         changed = [n for n in layers if (self.block(a, n) != self.block(b, n)).mean() >= UNCHANGED]
-        rows = [self._layer(a, b, n) for n in changed] or [np.zeros(len(ODD) + len(EVEN) - 2)]
-        table = np.stack(rows)
-        table = np.hstack([
-            table,
-            np.full((len(table), 1), 1 - len(changed) / max(1, len(layers))),
-            np.full((len(table), 1), len(layers) / shared),
-        ])  # fmt: skip
+        rows = [self._layer(a, b, n) for n in changed] or [np.zeros(len(ODD) + len(EVEN) - 6)]
+        order, weaker, stronger, differ = self._heads(a, b)
+        table, whole = np.stack(rows), (1 - len(changed) / max(1, len(layers)), len(layers) / shared)
+        odd, even = table[:, : len(ODD) - 1], table[:, len(ODD) - 1 :]
+        same = np.tile([order, *whole, weaker, stronger, differ], (len(table), 1))
+        table = np.hstack([odd, same[:, :1], even, same[:, 1:]])
         both = pooled(table).reshape(2, -1)
         return both[:, : len(ODD)].reshape(-1), both[:, len(ODD) :].reshape(-1)
+
+    def _heads(self, a: int, b: int) -> tuple[float, float, float, float]:
+        heads = self.samples.heads
+        if heads is None:
+            return 0.0, 0.0, 0.0, 0.0
+        return learned_with(heads.of(a), heads.of(b), heads.pairs, alike)
 
     def _layer(self, a: int, b: int, n: int) -> np.ndarray:
         x, y = self.block(a, n), self.block(b, n)

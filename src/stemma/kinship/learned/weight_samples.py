@@ -7,6 +7,7 @@ import numpy as np
 
 from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError
+from stemma.kinship.learned.heads import Heads, find_heads
 from stemma.kinship.weights.entries import Entries, Slot, entries
 from stemma.types import ModelRef
 
@@ -24,6 +25,7 @@ class WeightSamples:
         lengths: `float64 [layers, models]`: squared length of the entries.
         rows: `int64 [layers]`: units of each layer among the entries; a layer's entries are a matrix of so many rows.
         distinct: `float64 [models, layers]`: share of entries that differ from all others; few in a grid.
+        heads: Matrices that read other layers, and those layers.
         features: `float32 [models, probes, channels]`: what enters the head; None without probes.
         has_features: `bool [models]`: whether a model has features of the reference's width.
     """
@@ -36,6 +38,7 @@ class WeightSamples:
     lengths: np.ndarray
     rows: np.ndarray
     distinct: np.ndarray
+    heads: Heads | None = None
     features: np.ndarray | None = None
     has_features: np.ndarray | None = None
 
@@ -82,7 +85,9 @@ def sample_weights(models: Sequence[Model], *, cap: int = 12, per_layer: int = 4
     steps = (np.diff(np.sort(values, 2), axis=2) != 0).sum(2)
     distinct = np.minimum((steps + 1) / np.maximum(valid.sum(1), 1), 1.0)
     alive = lengths.T > 0  # a layer of zeros has no scale to compare by
-    return WeightSamples(found.models, values, present & alive, valid, sizes, lengths, rows, distinct)
+    return WeightSamples(
+        found.models, values, present & alive, valid, sizes, lengths, rows, distinct, find_heads(models, seed)
+    )
 
 
 def squares(samples: WeightSamples) -> np.ndarray:
