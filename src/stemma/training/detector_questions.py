@@ -1,7 +1,7 @@
 """Questions for a detector: a child, candidates drawn from its family and from others, and the right answer."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -154,15 +154,6 @@ class Pool:
         everyone = [question.child, *(int(others[i]) for i in found["place"])]
         above = np.array([[a in self.ancestors[b] for b in everyone] for a in everyone])
         return {**found, "order": np.where(above, 0, np.where(above.T, 1, 2))}
-
-    @cached_property
-    def without_features(self) -> "Pool":
-        """The same pool without features of the models' function."""
-        return (
-            self
-            if self.views.features is None
-            else replace(self, views=replace(self.views, features=None, has_features=None))
-        )
 
 
 def pools(
