@@ -9,9 +9,11 @@ Parts, each of which can be run alone:
 - `open`: orphans of families that nobody enrolled, orphans whose siblings are enrolled, and children with a parent;
 - `calibration`: do the probabilities mean what they say?
 - `real`, with `--zoo DIR`: published checkpoints with documented history;
+- `bed`: networks of kinds and code that no training saw: fresh heads, roots asked among their descendants, orphans with
+  0 to 5 siblings (about five minutes; `--sources N` for fewer or more);
 - `splits`: the published split (children apart, parents shared) against whole families apart, both presets.
 
-The preset `paper` stands beside the shipped `v2`, trained on the same zoo; plain weight distance and cosine, and the
+The preset `paper` stands beside the shipped `v3`, trained on the same zoo; plain weight distance and cosine, and the
 learning-free forms, stand beside both.
 
     python benchmarks/lineage_detector.py [PART...]      writes benchmarks/results/lineage_detector.json
@@ -35,12 +37,12 @@ import numpy as np
 from stemma.kinship.learned.detector import LineageDetector
 from stemma.networks.load import load
 from stemma.training import calibration, detector_zoo, shipped_detector
-from stemma.training.detector import PARTS, Training, draw_many, train
+from stemma.training.detector import PAPER, PARTS, Training, draw_many, train
 from stemma.training.detector_questions import Drawing, Pool, Question, pools
 from stemma.training.relatives import Relative
 from stemma.zoo.cache import folder
 from stemma.zoo.lineages import Recipes, flat, tree
-from testbeds import dense_networks
+from testbeds import dense_networks, detector_bed
 from testbeds.detector_settings import (
     Setting,
     by_detector,
@@ -65,7 +67,7 @@ SEED = 7
 PAPER_ZOO = (("mlp", 24, 1), ("cnn", 12, 1))
 """Families that the preset `paper` is trained on: kind, number, seed. They are among those of the shipped one."""
 
-PAPER_TRAINING = Training(steps=150, batch=8, rate=0.01, check=50, questions=96, drawing=Drawing(most=16))
+PAPER_TRAINING = replace(PAPER, steps=150, batch=8, check=50, questions=96, drawing=Drawing(most=16))
 
 
 def paper() -> LineageDetector:
@@ -82,10 +84,9 @@ def paper() -> LineageDetector:
 def methods(kind: str, *, features: bool = True, more: Sequence[str] = ()) -> dict[str, Any]:
     """The methods that are asked for, of those that can see this kind of network."""
     plain = {"weight distance": lambda: weight_l2, "weight cosine": lambda: weight_cosine}
-    known: dict[str, Any] = {"detector v2": lambda: by_detector(shipped_detector(), features=False), **plain}
+    known: dict[str, Any] = {"detector v3": lambda: by_detector(shipped_detector()), **plain}
     if features:
         known |= {
-            "detector v2 with probes": lambda: by_detector(shipped_detector()),
             "detector paper": lambda: by_detector(paper()),
             **{
                 f"{s} {f}": partial(by_features, f, s.split()[0].lower())
@@ -188,7 +189,7 @@ def open_kind(kind: str, enrolled: int, left_out: int) -> dict[str, Any]:
 def _asked(pool: Pool, children: list[int], candidates: Any) -> dict[str, Any]:
     """What the shipped detector answers: the right candidate, none, or a wrong one."""
     setting = closed(pool, children, candidates)
-    found = by_detector(shipped_detector(), features=False)(pool, setting.questions)
+    found = by_detector(shipped_detector())(pool, setting.questions)
     said = [int(np.argmax(p)) for p in found]
     good = np.array([s == q.label for s, q in zip(said, setting.questions, strict=True)])
     named = np.array([s < len(q.others) and s != q.label for s, q in zip(said, setting.questions, strict=True)])
@@ -203,26 +204,26 @@ def _asked(pool: Pool, children: list[int], candidates: Any) -> dict[str, Any]:
 
 def calibration_part() -> dict[str, Any]:
     out: dict[str, Any] = {}
-    detector, drawing = shipped_detector(), Drawing()
+    detector, drawing = shipped_detector(), Training().drawing
     everything: tuple[list[np.ndarray], list[int]] = ([], [])
     for kind, count in (("mlp", 20), ("cnn", 8)):
         pool = read_large(detector_zoo.build_families([kind], count, SEED))
         families, rng = sorted({r.family for r in pool.relatives}), np.random.default_rng([SEED, 3])
-        drawn = [q for _ in range(80) for q in draw_many(pool.without_features, families, rng, drawing, 12)]
-        found = [_probabilities(detector, pool.without_features, q) for q in drawn]
+        drawn = [q for _ in range(80) for q in draw_many(pool, families, rng, drawing, 12)]
+        found = [_probabilities(detector, pool, q) for q in drawn]
         labels = [q.label for q in drawn]
         out[kind] = _calibrated(found, labels)
         everything[0].extend(found)
         everything[1].extend(labels)
         plain = replace(detector, temperature=1.0, shift=0.0)
-        before = [_probabilities(plain, pool.without_features, q) for q in drawn]
+        before = [_probabilities(plain, pool, q) for q in drawn]
         out[kind]["before calibration"] = round(calibration.calibration_error(before, labels), 4)
     out["all"] = _calibrated(*everything)
     return out
 
 
 def _probabilities(detector: LineageDetector, pool: Pool, question: Question) -> np.ndarray:
-    return detector.probabilities(detector.logits([pool.arrays(question, detector.preset, detector.crop)]))[0]
+    return detector.probabilities(detector.logits([pool.arrays(question, detector.preset)]))[0]
 
 
 def _calibrated(found: list[np.ndarray], labels: list[int]) -> dict[str, Any]:
@@ -252,7 +253,7 @@ def _calibrated(found: list[np.ndarray], labels: list[int]) -> dict[str, Any]:
 
 def read_large(relatives: list[Relative]) -> Pool:
     """The largest pool of a zoo, without features."""
-    return pools(relatives, cap=12, per_layer=1024)[0]
+    return pools(relatives, cap=12, per_layer=4096)[0]
 
 
 def splits_part() -> dict[str, Any]:
@@ -272,11 +273,11 @@ def splits_part() -> dict[str, Any]:
         out[kind] = {"chance": 1 / roots, "weight distance": {}}
         for name, start, training in (
             ("paper", LineageDetector(preset="paper", width=32), replace(PAPER_TRAINING, steps=150)),
-            ("v2", LineageDetector(), Training(steps=150, batch=8, check=50, questions=80)),
+            ("v3", LineageDetector(), Training(steps=300, check=50, questions=200)),
         ):
             drawing = Drawing(most=roots, closed=True)
             trained = train(by_part, start, replace(training, drawing=drawing))
-            out[kind][name] = _both(shared, unseen, by_detector(trained, features=name == "paper"))
+            out[kind][name] = _both(shared, unseen, by_detector(trained))
         out[kind]["weight distance"] = _both(shared, unseen, weight_l2)
         print(kind, json.dumps(out[kind]), flush=True)
     return out
@@ -318,7 +319,24 @@ def real_part(zoo: Path) -> dict[str, Any]:
     }
 
 
+SOURCES = [5]
+"""Of each network in the part `bed`."""
+
+
+def bed_part() -> dict[str, Any]:
+    """Every question of the bed, by its group: what was named, refused, and wrong with confidence."""
+    detector, rows = shipped_detector(), []
+    for network in detector_bed.NETWORKS:
+        sources = [detector_bed.source(network, i) for i in range(SOURCES[0])]
+        for q in detector_bed.questions(sources):
+            found = detector(q.child, q.candidates)
+            rows.append(detector_bed.judged(network, q, found))
+        print(network, flush=True)
+    return detector_bed.summary(rows)
+
+
 RUN: Mapping[str, Any] = {
+    "bed": bed_part,
     "closed": closed_part,
     "dense": dense_part,
     "generations": generations_part,
@@ -334,7 +352,9 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=[""], metavar="START", help="only methods whose names begin so")
     path = Path(__file__).parent / "results" / "lineage_detector.json"
     parser.add_argument("--zoo", type=Path, metavar="DIR", help="published checkpoints with a truth.json, for `real`")
+    parser.add_argument("--sources", type=int, default=SOURCES[0], metavar="N", help="sources of each network in `bed`")
     given = parser.parse_args()
+    SOURCES[:] = [given.sources]
     run = dict(RUN) if given.zoo is None else {**RUN, "real": lambda: real_part(given.zoo)}
     WANTED[:] = given.methods
     for part in given.parts:

@@ -1,4 +1,4 @@
-"""The learned lineage detector: what it finds, what it refuses, and what must not matter to it."""
+"""The learned lineage detector: what it names, where it says related, and what must not matter to it."""
 
 import json
 from dataclasses import replace
@@ -6,18 +6,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from documents import check_document
 from stemma.checkpoints.model import Model
 from stemma.cli import main
 from stemma.errors import MisuseError, UnreadableModelError
-from stemma.kinship.learned import geometry
+from stemma.kinship.learned import evidence
+from stemma.kinship.learned.bounds import ORDER_ALONE
 from stemma.kinship.learned.detector import Descent, LineageDetector
-from stemma.kinship.learned.weight_samples import sample_weights
+from stemma.kinship.learned.evidence import Evidence
+from stemma.kinship.learned.heads import find_heads, head_factor, learned_with
+from stemma.kinship.learned.weight_samples import sample_weights, squares
 from stemma.networks.load import from_arrays
 from stemma.probes import Probes
-from stemma.training import PRETRAINED, calibration, shipped_detector
+from stemma.training import PRETRAINED, calibration, detector_curriculum, shipped_detector
 from stemma.training.detector import Training, split, train
+from stemma.training.detector_networks import INPUTS, Schedule, draw_make, examples, forward, shapes, start
+from stemma.training.detector_networks import train as train_networks
 from stemma.training.detector_questions import Drawing, Pool, pools
 from stemma.training.detector_zoo import parse_zoo
 from stemma.training.detector_zoo import random_family as recipes
@@ -63,7 +69,7 @@ def families() -> list[Relative]:
 
 @pytest.fixture(scope="module")
 def pool(families: list[Relative]) -> Pool:
-    (found,) = pools(families, cap=12, per_layer=256)
+    (found,) = pools(families, cap=12, per_layer=1024)
     return found
 
 
@@ -95,17 +101,144 @@ def test_the_shipped_detector_finds_parents_of_networks_of_another_make(
     assert all(refused)
 
 
+def test_a_fresh_head_hides_no_parent_and_takes_no_part(shipped: LineageDetector, models: dict[str, Model]) -> None:
+    strangers = [f"family-{i}:root" for i in (1, 2, 3)]
+    arrays = {n: t.array() for n, t in models["family-0:ac"].tensors.items()}
+    rng = np.random.default_rng(5)
+    for name in ("head.weight", "fc3.weight"):  # the last layer, and one in the middle
+        fresh = (rng.normal(size=arrays[name].shape) / 5).astype(np.float32)
+        child = from_arrays({**arrays, name: fresh}, "child", None)
+        given = [models[n] for n in ("family-0:a", *strangers)]
+        found = shipped(child, given)
+        assert found.none < 0.01
+        assert found.relatives == (given[0].ref,)
+        assert found.layers == (3, 0, 0, 0)
+        # whatever stands in the unrelated layer, nothing moves
+        other = from_arrays({**arrays, name: 100 * fresh[:, ::-1].copy()}, "other", None)
+        assert shipped(other, given).probabilities == pytest.approx(found.probabilities, abs=1e-6)
+
+
+def test_an_order_that_does_not_show_is_answered_with_related(
+    shipped: LineageDetector, models: dict[str, Model]
+) -> None:
+    strangers = [f"family-{i}:root" for i in (1, 2, 3)]
+    for f in range(4, 10):
+        name = f"family-{f}:"
+        root = _answer(shipped, models, f"{name}root", f"{name}a", *strangers)
+        sibling = _answer(shipped, models, f"{name}a", f"{name}b", *strangers)
+        for found in (root, sibling):
+            assert found.related[0] >= evidence.RELATED
+            assert max(found.probabilities) < 0.95
+            assert found.none < 0.05
+            assert found.answer in ("related", "parent")
+    nothing = Descent(found.child, found.candidates, (0.3, 0.1, 0.0, 0.0), 0.6, 0.0, (1.0, 1.0, 0.0, 0.0), (4, 4, 0, 0))
+    assert (nothing.parent, nothing.answer) == (None, "related")
+    assert nothing.relatives == found.candidates[:2]
+    assert nothing.to_dict()["parent"] is None
+
+
+def test_a_change_follows_the_head_that_it_was_learned_with(shipped: LineageDetector) -> None:
+    rng = np.random.default_rng(0)
+    body, heads = rng.normal(size=(40, 60)), [rng.normal(size=(n, 40)) for n in (10, 10, 7)]
+    changes = [0.3 * h.T @ rng.normal(size=(len(h), 60)) / np.sqrt(len(h)) for h in heads]
+
+    def model(name: str, weight: np.ndarray, head: int) -> Model:
+        arrays = {"body.weight": weight.astype(np.float32), "head.weight": heads[head].astype(np.float32)}
+        return from_arrays(arrays, name, None)
+
+    parent = model("parent", body + changes[0], 0)
+    child, other_width = (model(f"child{i}", body + changes[0] + changes[i], i) for i in (1, 2))
+    for own in (child, other_width):
+        heads_seen = find_heads([own, parent, child, other_width])
+        order, weaker, stronger, differ = learned_with(
+            heads_seen.of(1), heads_seen.of(0), heads_seen.pairs, evidence.alike
+        )
+        assert differ
+        assert order > 1
+        assert stronger > 1
+        assert weaker < 0.15 * stronger
+        assert head_factor(order, weaker, stronger, differ) > 1
+        assert head_factor(-order, weaker, stronger, differ) < 0.1
+        assert shipped(own, [parent]).probabilities[0] > shipped(parent, [own]).probabilities[0]
+    siblings = find_heads([child, other_width])
+    found = learned_with(siblings.of(1), siblings.of(0), siblings.pairs, evidence.alike)
+    assert head_factor(*found) < 1
+    assert head_factor(0, 0, 0, 0) == 1
+
+
+def test_order_alone_names_no_parent_and_counters_are_heard(shipped: LineageDetector, models: dict[str, Model]) -> None:
+    for f in range(12):
+        found = _answer(shipped, models, f"family-{f}:a", f"family-{f}:root", f"family-{(f + 1) % 12}:root")
+        assert found.parent is None
+        assert max(found.probabilities) <= ORDER_ALONE
+    counter = "bn.num_batches_tracked"
+
+    def counted(name: str, batches: int) -> Model:
+        arrays = {n: t.array() for n, t in models[name].tensors.items()}
+        return from_arrays({**arrays, counter: np.array(batches)}, name, None)
+
+    names = [f"family-3:{n}" for n in ("root", "a", "b", "ad")]
+    plain = shipped(counted("family-3:ac", 10), [counted(n, 5) for n in names])
+    later = shipped(counted("family-3:ac", 10), [counted(n, 20 if n.endswith(":a") else 5) for n in names])
+    assert later.probabilities[1] == pytest.approx(plain.probabilities[1] / 10)
+    assert sum(later.probabilities) + later.unordered + later.none == pytest.approx(1)
+
+
+def test_relatedness_has_its_level_and_its_power_layer_by_layer() -> None:
+    rng, found = np.random.default_rng(0), []
+    for i in range(400):
+        rows, columns = rng.integers(8, 40, 2)
+        smooth = np.cumsum(rng.normal(size=(columns, columns)), 1) / columns  # inputs that all networks read alike
+        x, y = (rng.standard_t(4, size=(rows, columns)) @ (smooth if i % 2 else np.eye(columns)) for _ in "ab")
+        found.append((evidence.related_z(x, y), evidence.related_z(x, x + 2 * y)))
+    strangers, related = np.array([f for f in found if not np.isnan(f[0])]).T
+    assert (strangers > 1.645).mean() < 0.08
+    assert (strangers > 2.326).mean() < 0.025
+    assert strangers.max() < evidence.LAYER_Z
+    assert np.median(related) > evidence.LAYER_Z
+    x, y = rng.normal(size=(2, 12, 9))
+    x, y = (z - z.mean(0) - z.mean(1, keepdims=True) + z.mean() for z in (x, y))
+    drawn = [(x * y[rng.permutation(12)]).sum() for _ in range(4000)]
+    slow = (x * y).sum() / np.std(drawn)
+    across = [(x * y[:, rng.permutation(9)]).sum() for _ in range(4000)]
+    assert evidence.related_z(x, y) == pytest.approx(min(slow, (x * y).sum() / np.std(across)), abs=0.1)
+    assert np.isnan(evidence.related_z(x[:2], y[:2]))
+
+
+def test_no_minority_of_layers_moves_what_is_pooled() -> None:
+    rng = np.random.default_rng(0)
+    table = rng.normal(size=(7, 3))
+    for wrong in (1e9, -1e9):
+        broken = table.copy()
+        broken[:1] = wrong
+        assert np.abs(evidence.pooled(broken)).max() < 3
+        broken[:3] = wrong
+        assert np.abs(evidence.pooled(broken)[:3]).max() < 3
+    assert evidence.pooled(table[:1]) == pytest.approx(np.tile(table[0], 2))
+
+
+def test_evidence_of_a_pair_turns_its_sign_with_the_order(pool: Pool) -> None:
+    seen = Evidence(pool.views)
+    turned = Evidence(sample_weights([pool.relatives[i].model for i in (1, 0)], per_layer=1024))
+    a, b = seen.pair(0, 1), turned.pair(0, 1)
+    odd = 2 * len(evidence.ODD)
+    assert a[:odd] == pytest.approx(-b[:odd], abs=1e-3)
+    assert a[odd:] == pytest.approx(b[odd:], abs=1e-3)
+    assert np.abs(a[:odd]).max() > 0
+
+
 def test_probabilities_sum_to_one_and_say_the_same_in_every_order(
     shipped: LineageDetector, models: dict[str, Model]
 ) -> None:
     names = [f"family-0:{n}" for n in ("root", "a", "b", "bc")] + ["family-1:root", "family-2:a"]
     found = _answer(shipped, models, "family-0:ac", *names)
-    assert sum(found.probabilities) + found.none == pytest.approx(1)
+    assert sum(found.probabilities) + found.unordered + found.none == pytest.approx(1)
     mixed = _answer(shipped, models, "family-0:ac", *reversed(names))
     assert mixed.probabilities[::-1] == pytest.approx(found.probabilities, abs=1e-5)
     document = found.to_dict()
     assert json.loads(json.dumps(document)) == document
     assert [c["probability"] for c in document["candidates"]] == sorted(found.probabilities, reverse=True)
+    assert sum(c["related"] > 0.99 for c in document["candidates"]) == 4
 
 
 def test_names_and_float_width_do_not_matter(shipped: LineageDetector, models: dict[str, Model]) -> None:
@@ -134,13 +267,14 @@ def test_permuted_units_hide_a_parent_and_are_said_to(shipped: LineageDetector, 
 
 def test_one_candidate_itself_and_dead_layers(shipped: LineageDetector, models: dict[str, Model]) -> None:
     child = models["family-0:ac"]
-    assert shipped(child, [child]).probabilities[0] > 0.5
+    itself = shipped(child, [child])
+    assert itself.related[0] > 0.99
+    assert np.isfinite(itself.probabilities[0])
     arrays = {n: t.array() for n, t in child.tensors.items()}
     dead = from_arrays({**arrays, "fc2.weight": np.zeros_like(arrays["fc2.weight"])}, "dead", None)
     found = shipped(dead, [models["family-0:a"], models["family-1:a"]])
-    assert found.parent is not None
-    assert found.parent.name == "family-0:a"
-    assert found.layers == (3, 3)
+    assert [r.name for r in found.relatives] == ["family-0:a"]
+    assert found.layers == (3, 0)
     broken = from_arrays({**arrays, "fc2.weight": np.full_like(arrays["fc2.weight"], np.nan)}, "broken", None)
     assert np.isfinite(shipped(broken, [models["family-0:a"]]).none)
 
@@ -152,6 +286,7 @@ def test_another_architecture_is_no_parent(shipped: LineageDetector, models: dic
     assert found.layers[0] == 0
     assert found.probabilities[0] == 0
     assert shipped(models["family-0:ac"], [other]).none == 1
+    assert shipped(models["family-0:ac"], [other]).answer == "none"
     parent = {n: t.array() for n, t in models["family-0:a"].tensors.items()}
     part = from_arrays({n: parent[n] for n in list(parent)[:1]}, "part", None)  # one layer of four is no parent
     found = shipped(models["family-0:ac"], [part, models["family-0:a"]])
@@ -166,22 +301,33 @@ def test_wrong_use_is_one_clear_error(shipped: LineageDetector, models: dict[str
     with pytest.raises(MisuseError, match="no candidates"):
         shipped(child, [])
     with pytest.raises(MisuseError, match="no preset"):
-        LineageDetector(preset="v3")
+        LineageDetector(preset="v9")
     with pytest.raises(MisuseError, match="do not fit"):
-        LineageDetector()(child, [child])
+        LineageDetector()(child, [models["family-0:root"]])
     with pytest.raises(MisuseError, match="give probes"):
         LineageDetector(preset="paper", width=8)(child, [child])
-    with pytest.raises(MisuseError, match="multiple of the number of heads"):
-        LineageDetector(width=30, heads=4)
+    with pytest.raises(MisuseError, match="at least 1"):
+        LineageDetector(width=0)
+    with pytest.raises(MisuseError, match="no preset of the detector is called 'v2'"):
+        LineageDetector(preset="v2")
     path = tmp_path / "x.safetensors"
     replace(shipped, weights={}).save(path)
     with pytest.raises(MisuseError, match="do not fit"):
-        LineageDetector.load(path)(child, [child])
+        LineageDetector.load(path)(child, [models["family-0:root"]])
     from safetensors.numpy import save_file
 
     save_file({"a": np.ones(2, np.float32)}, path)
     with pytest.raises(UnreadableModelError, match="not a lineage detector"):
         LineageDetector.load(path)
+    save_file({"a": np.ones(2, np.float32)}, path, {"format": "stemma lineage detector", "version": "1"})
+    with pytest.raises(UnreadableModelError, match="of version 2: train one with"):
+        LineageDetector.load(path)
+    for text in ("curriculum:smell", "curriculum:n=", "curriculumx"):
+        with pytest.raises(MisuseError, match="write for example"):
+            detector_curriculum.parse(text)
+    assert detector_curriculum.parse("curriculum:table+sound:n=4,seed=2") == (4, 2, ("table", "sound"))
+    assert detector_curriculum.parse("curriculum:n=4") == (4, 0, INPUTS)
+    assert detector_curriculum.parse("mlp:n=4") is None
     for text in ("mlp:n", "nothing", "mlp+:n=2", "mlp:n=2,k=1"):
         with pytest.raises(MisuseError, match="write for example"):
             parse_zoo(text)
@@ -189,15 +335,15 @@ def test_wrong_use_is_one_clear_error(shipped: LineageDetector, models: dict[str
 
 
 def test_training_learns_is_deterministic_and_can_be_kept(pool: Pool, tmp_path: Path) -> None:
-    start = LineageDetector(width=16, blocks=1, heads=2, per_layer=256, crop=32)
-    quick = Training(steps=50, batch=8, check=50, questions=48, rate=5e-3, drawing=Drawing(most=8))
+    start = LineageDetector(width=16, per_layer=1024)
+    quick = Training(steps=40, batch=16, check=40, questions=32, drawn=32, drawing=Drawing(most=8, relatives=4))
     first = train([pool], start, quick)
-    short = replace(quick, steps=2, questions=8)
+    short = replace(quick, steps=2)
     one, two, other = (train([pool], start, replace(short, seed=s)) for s in (0, 0, 1))
     assert one.weights_digest == two.weights_digest
     assert one.made["test"] == two.made["test"]
     assert one.weights_digest != other.weights_digest
-    assert first.made["test"]["cross_entropy"] < one.made["test"]["cross_entropy"] - 0.2
+    assert first.made["test"]["cross_entropy"] < one.made["test"]["cross_entropy"] - 0.1
     first.save(tmp_path / "d.safetensors")
     loaded = LineageDetector.load(tmp_path / "d.safetensors")
     assert loaded == first
@@ -224,7 +370,7 @@ def test_preset_paper_needs_and_uses_features() -> None:
     assert sum(answer.probabilities) + answer.none == pytest.approx(1)
     question = found.draw(["f0", "f1"], np.random.default_rng(0), Drawing(), 4)
     assert question is not None
-    assert found.arrays(question, "paper", 8)["matrices"].shape[1:] == (2, 64, 64)
+    assert found.arrays(question, "paper")["matrices"].shape[1:] == (2, 64, 64)
     with pytest.raises(MisuseError, match="no matrix by name"):
         trained(models[1], [from_arrays(_root(0), "other", None)], probes)
 
@@ -273,25 +419,56 @@ def test_angles_at_a_parent_are_right_and_at_a_sibling_are_not() -> None:
     rng = np.random.default_rng(0)
     root = _root(0)
     children = [_child(root, rng, 0.2) for _ in range(3)]
-    seen = sample_weights([from_arrays(a, str(i), None) for i, a in enumerate([*children, root])], per_layer=1024)
-    found, mask = geometry.triangles(lambda r, c: geometry.squares(seen, r, c), seen.lengths, seen.present, 0,
-                                     np.arange(1, 4))  # fmt: skip
-    siblings, root_at = (0, 1), 2
-    angle = found[..., 0]
-    near = [i for i in range(16) if mask[root_at, i]]
-    assert np.abs(angle[root_at, near]).max() < 0.1
+    seen = sample_weights([from_arrays(a, str(i), None) for i, a in enumerate([*children, root])])
+    found, mask = Evidence(seen).triangles(0, np.arange(1, 4))
+    angle, siblings, root_at = found[..., 0], (0, 1), 2
+    assert np.abs(angle[root_at, :2]).max() < 0.1
     for s in siblings:
-        assert angle[s, mask[s]].max() == pytest.approx(0.7, abs=0.1) or angle[s, mask[s]].min() > 0.4
-    assert not mask[:, 3:].any()
+        assert angle[s, root_at] == pytest.approx(0.7, abs=0.1)
+        assert angle[s, 1 - s] == pytest.approx(0.5, abs=0.1)
+    assert mask.sum() == 6
+    assert not mask.diagonal().any()
+    # a third of the layers replaced in one of them changes no angle by much
+    replaced = {**children[1], "fc2.weight": _root(9)["fc2.weight"]}
+    mixed = [children[0], replaced, children[2], root]
+    seen = sample_weights([from_arrays(a, str(i), None) for i, a in enumerate(mixed)])
+    again, _ = Evidence(seen).triangles(0, np.arange(1, 4))
+    assert np.abs(again - found).max() < 0.1
 
 
 def test_distances_are_those_of_the_entries() -> None:
     seen = sample_weights([from_arrays(_root(i), str(i), None) for i in range(3)], per_layer=100)
     everything = np.arange(3)
-    found = geometry.squares(seen, everything, everything)
+    found = squares(seen)
     slow = np.square(seen.values[:, None] - seen.values[None]).sum(3).transpose(2, 0, 1)
     np.testing.assert_allclose(found, slow, rtol=1e-4, atol=1e-6)
     assert (found[:, everything, everything] == 0).all()
+
+
+@pytest.mark.parametrize("inputs", INPUTS)
+def test_the_curriculum_holds_every_kind_of_child(inputs: str) -> None:
+    make = replace(draw_make(inputs, 3), width=8, depth=1)
+    shape = shapes(make)
+    starts = [{n: start(make, np.random.default_rng(i), n, s) for n, s in shape.items()} for i in range(3)]
+    frozen = next(n for n in shape if n.endswith("weight"))
+    schedules = [Schedule("adam", 1, 0, 6), Schedule("sgd", 1, 0, 2), Schedule("adamw", 1, 0.1, 6, (frozen,))]
+    made = train_networks(make, starts, [(1, 3), (1, 3), (2, 5)], schedules, 0)
+    alone = train_networks(make, starts[:1], [(1, 3)], schedules[:1], 0)
+    assert np.abs(made[0]["head.weight"] - starts[0]["head.weight"]).max() > 1e-3
+    assert np.array_equal(made[2][frozen], starts[2][frozen])
+    assert not np.array_equal(made[2]["head.weight"], starts[2]["head.weight"])
+    assert alone[0].keys() == made[0].keys()
+    x = torch.from_numpy(examples(inputs, 1, 3)[0][None, :5])
+
+    def logits(arrays: Arrays) -> np.ndarray:
+        with torch.no_grad():
+            return forward(make, {n: torch.from_numpy(a[None]) for n, a in arrays.items()}, x).numpy()
+
+    both = torch.cat([x, x])
+    with torch.no_grad():
+        together = forward(make, {n: torch.from_numpy(np.stack([made[0][n], made[1][n]])) for n in shape}, both).numpy()
+    np.testing.assert_allclose(together[:1], logits(made[0]), atol=1e-4)
+    np.testing.assert_allclose(together[1:], logits(made[1]), atol=1e-4)
 
 
 def test_the_cap_takes_every_shape_and_no_name() -> None:
@@ -351,7 +528,7 @@ def test_the_command_trains_on_a_folder(tmp_path: Path, capsys: pytest.CaptureFi
     assert document["digest"] == loaded.weights_digest
     assert document["models"] == len(recipes)
     assert sum(document["families"].values()) == 10
-    assert loaded.made["command"] == "stemma train detector zoo --preset v2 --steps 2 --seed 0"
+    assert loaded.made["command"] == "stemma train detector zoo --preset v3 --steps 2 --seed 0"
     with pytest.raises(SystemExit) as ended:
         main(["train", "detector", str(tmp_path), "--out", str(out)])
     assert ended.value.code == 2
@@ -363,4 +540,4 @@ def test_what_ships_is_small_and_says_how_it_was_made(shipped: LineageDetector) 
     assert shipped.made["command"].startswith("stemma train detector ")
     assert shipped.made["families"]["test"] >= 4
     assert shipped.made["test"]["calibration_error"] < 0.1
-    assert shipped.preset == "v2"
+    assert shipped.preset == "v3"

@@ -38,7 +38,7 @@ class Setting:
 
 def read(relatives: Sequence[Relative]) -> Pool:
     """All models as one pool, asked and with one whole layer."""
-    pool = pools(relatives, cap=12, per_layer=1024, probes=probes_for, matrix=True)
+    pool = pools(relatives, cap=12, per_layer=4096, probes=probes_for, matrix=True)
     assert len(pool) == 1, "a setting is of one architecture"
     return pool[0]
 
@@ -110,16 +110,11 @@ def weight_cosine(pool: Pool, questions: Sequence[Question]) -> list[np.ndarray]
     ]
 
 
-def by_detector(detector: LineageDetector, *, features: bool = True) -> Scores:
-    """Probabilities, the last for none."""
+def by_detector(detector: LineageDetector) -> Scores:
+    """Probabilities, the last for no parent: unordered, or none of these."""
 
     def scores(pool: Pool, questions: Sequence[Question]) -> list[np.ndarray]:
-        shown = pool if features else pool.without_features
-        out = []
-        for q in questions:
-            logits = detector.logits([shown.arrays(q, detector.preset, detector.crop)])
-            out.append(detector.probabilities(logits)[0])
-        return out
+        return [detector.probabilities(detector.logits([pool.arrays(q, detector.preset)]))[0] for q in questions]
 
     return scores
 

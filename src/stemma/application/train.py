@@ -23,14 +23,14 @@ class TrainDetectorRequest:
     Attributes:
         zoo: Folders of `stemma zoo build`, or kinds such as `mlp+cnn:n=48,seed=1`.
         out: File for the detector.
-        preset: `v2`, or `paper` for the published architecture.
+        preset: `v3`, or `paper` for the published architecture.
         steps: Number of updates; the default if null.
         seed: Of the split, the start and the order.
     """
 
     zoo: tuple[str, ...]
     out: str
-    preset: str = "v2"
+    preset: str = "v3"
     steps: int | None = None
     seed: int = 0
 
@@ -240,16 +240,17 @@ def train_detector(request: TrainDetectorRequest, progress: Progress | None = No
         raise MisuseError(
             f"no preset is called '{preset}'.{did_you_mean(preset, PRESETS)} There are: {', '.join(PRESETS)}"
         )
-    from stemma.training.detector import Training, train
+    from stemma.training.detector import PAPER, Training, train
     from stemma.training.detector_questions import pools
     from stemma.training.detector_zoo import probes_for
 
     paper = preset == "paper"
-    start = LineageDetector(preset=preset, width=32 if paper else 64)
+    start = LineageDetector(preset=preset)
     given = [relatives for one in request.zoo for relatives in _families(one, progress)]
-    found = pools(given, cap=start.cap, per_layer=start.per_layer, probes=probes_for, matrix=paper)
-    rate = 0.01 if paper else Training.rate
-    training = Training(steps=request.steps or Training.steps, seed=request.seed, rate=rate)
+    asked = probes_for if paper else None
+    found = pools(given, cap=start.cap, per_layer=start.per_layer, probes=asked, matrix=paper)
+    usual = PAPER if paper else Training()
+    training = replace(usual, steps=request.steps or usual.steps, seed=request.seed)
     options = f"--preset {preset} --steps {training.steps} --seed {request.seed}"
     made = {"command": f"stemma train detector {_names(request.zoo)} {options}"}
     trained = train(found, start, training, made, progress)
@@ -359,9 +360,11 @@ def _group_of(folder: Path, request: TrainDnaRequest, progress: Progress | None)
 
 
 def _families(zoo: str, progress: Progress | None) -> list[Any]:
-    from stemma.training import detector_zoo, relatives
+    from stemma.training import detector_curriculum, detector_zoo, relatives
 
     if Path(zoo).exists():
         return relatives.relatives_from_folder(Path(zoo), progress)
+    if (drawn := detector_curriculum.parse(zoo)) is not None:
+        return detector_curriculum.build(*drawn, progress=progress)
     kinds, count, seed = detector_zoo.parse_zoo(zoo)
     return detector_zoo.build_families(kinds, count, seed, progress=progress)

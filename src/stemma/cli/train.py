@@ -14,12 +14,15 @@ app = typer.Typer(help="Train the learned parts on families of networks.", no_ar
 def detector(
     zoo: Annotated[
         list[str],
-        typer.Argument(metavar="ZOO...", help="Folders of `stemma zoo build`, or kinds such as mlp+cnn:n=48,seed=1."),
+        typer.Argument(
+            metavar="ZOO...",
+            help="Folders of `stemma zoo build`, kinds such as mlp+cnn:n=48,seed=1, or curriculum:n=24,seed=1.",
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="File to write, as safetensors.")],
     preset: Annotated[
-        str, typer.Option("--preset", metavar="P", help="Architecture: v2, or paper for the published one.")
-    ] = "v2",
+        str, typer.Option("--preset", metavar="P", help="Architecture: v3, or paper for the published one.")
+    ] = "v3",
     steps: Annotated[int | None, typer.Option("--steps", metavar="N", min=1, help="Number of updates.")] = None,
     seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Random seed.")] = 0,
     as_json: Json = False,

@@ -1,15 +1,16 @@
 """Questions for a detector: a child, candidates drawn from its family and from others, and the right answer."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 from stemma.checkpoints.model import Model
 from stemma.fingerprints.tensor_content import matrices
-from stemma.kinship.learned import batches, geometry
-from stemma.kinship.learned.weight_samples import WeightSamples, sample_weights
+from stemma.kinship.learned import batches
+from stemma.kinship.learned.evidence import Evidence
+from stemma.kinship.learned.weight_samples import WeightSamples, sample_weights, squares
 from stemma.probes import Probes
 from stemma.training.relatives import Relative
 
@@ -32,6 +33,7 @@ class Drawing:
 
     Attributes:
         most: Candidates at most; the number is drawn log-uniformly from 2 on.
+        relatives: Relatives beside the parent at most, drawn evenly from 0 on; any share of the family unless given.
         orphans: Share of questions whose true parent is removed; from half of those every ancestor.
         roots: Share of questions about a model that has no ancestor at all.
         descendants: Share of questions whose candidates may descend from the child.
@@ -39,6 +41,7 @@ class Drawing:
     """
 
     most: int = 64
+    relatives: int | None = None
     orphans: float = 0.2
     roots: float = 0.05
     descendants: float = 0.1
@@ -66,8 +69,7 @@ class Pool:
     @cached_property
     def squares(self) -> np.ndarray:
         """Squared distances between all models, `[layers, models, models]`."""
-        everything = np.arange(len(self))
-        return geometry.squares(self.views, everything, everything)
+        return squares(self.views)
 
     @cached_property
     def _at(self) -> dict[str, int]:
@@ -101,8 +103,11 @@ class Pool:
         if included is None:
             return None
         required, optional = included
-        share = rng.random()
-        optional = [i for i in optional if rng.random() < share][: max(0, size - len(required))]
+        if drawing.relatives is None:
+            share = rng.random()
+            optional = [i for i in optional if rng.random() < share][: max(0, size - len(required))]
+        else:
+            optional = optional[: int(rng.integers(0 if required else 1, drawing.relatives + 1))]
         own_family = self.relatives[child].family
         other_families = [i for i in members if self.relatives[i].family != own_family and self.relatives[i].candidate]
         wanted = min(len(other_families), max(0, size - len(required) - len(optional)))
@@ -135,27 +140,20 @@ class Pool:
         required = [] if orphaned else ancestors[:1]
         return required, [optional[i] for i in rng.permutation(len(optional))]
 
-    def arrays(
-        self, question: Question, preset: str, crop: int, layers: np.ndarray | None = None
-    ) -> batches.Arrays:  # fmt: skip
-        """A question as the arrays that `batches` makes, with some layers where given and `crop` entries of each."""
+    @cached_property
+    def evidence(self) -> Evidence:
+        """What pairs and triples of the models show, measured where it is asked for."""
+        return Evidence(self.views)
+
+    def arrays(self, question: Question, preset: str) -> batches.Arrays:
+        """A question as the arrays that `batches` makes."""
         others = np.array(question.others)
         if preset == "paper" and self.matrix is not None and self.views.features is not None:
             return batches.paper_question(self.matrix, self.views.features, question.child, others)
-        views = self.views if layers is None else replace(self.views, present=self.views.present & layers)
-        return batches.v2_question(views, question.child, others, crop, self._squares)
-
-    def _squares(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        return self.squares[:, rows[:, None], columns[None]]
-
-    @cached_property
-    def without_features(self) -> "Pool":
-        """The same pool without features of the models' function."""
-        return (
-            self
-            if self.views.features is None
-            else replace(self, views=replace(self.views, features=None, has_features=None))
-        )
+        found = batches.v3_question(self.evidence, question.child, others)
+        everyone = [question.child, *(int(others[i]) for i in found["place"])]
+        above = np.array([[a in self.ancestors[b] for b in everyone] for a in everyone])
+        return {**found, "order": np.where(above, 0, np.where(above.T, 1, 2))}
 
 
 def pools(

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError
 from stemma.fingerprints.activations import Activations
 from stemma.fingerprints.tensor_content import matrices
-from stemma.kinship.learned import geometry
+from stemma.kinship.learned.evidence import EVEN, NEAREST, ODD, PER_PAIR, RELATED, Evidence
 from stemma.kinship.learned.weight_samples import WeightSamples
 from stemma.probes import Probes
 
@@ -33,57 +32,58 @@ def with_features(samples: WeightSamples, models: Sequence[Model], probes: Probe
     return replace(samples, features=np.asarray(features, np.float32), has_features=has_features)
 
 
-def v2_question(
-    samples: WeightSamples, child: int, others: np.ndarray, crop: int, squared: geometry.Squares | None = None
-) -> Arrays:
-    """One question for the preset `v2` without the axis of questions; see `Scorer.forward` for the arrays."""
-    shared = samples.present[child][None] & samples.present[others]
-    enough = shared.any(1) & (shared.sum(1) >= LEAST * samples.present[child].sum())
-    index, valid = _crop(samples.valid, crop)
-    p = np.take_along_axis(samples.values[others], index[None], 2)
-    c = np.take_along_axis(samples.values[child], index, 1)
-    scale = np.sqrt(np.square(samples.values[others]).sum(2) / np.maximum(samples.valid.sum(1), 1))
-    pairs = np.stack([p, np.broadcast_to(c, p.shape)], -1) / np.maximum(scale, 1e-20)[..., None, None]
-    pairs = np.clip(np.where(shared[..., None, None] & valid[None, ..., None], pairs, 0), -8, 8)
-    triangles, near = geometry.triangles(
-        squared or partial(geometry.squares, samples), samples.lengths, samples.present, child, others
-    )
-    asked = (
-        np.zeros(len(others), bool)
-        if samples.has_features is None
-        else samples.has_features[others] & samples.has_features[child]
-    )
+def v3_question(evidence: Evidence, child: int, others: np.ndarray, copies: np.ndarray | None = None) -> Arrays:
+    """One question for the preset `v3` without the axis of questions; see `Scorer.forward` for the arrays.
+
+    Args:
+        evidence: Of the child and its candidates.
+        child: Position of the child.
+        others: Positions of the candidates.
+        copies: Which candidates equal the child: they are related, and not weighed.
+
+    Returns:
+        The arrays, with `related [candidates]`, `layers [candidates]` (how many are related), and `place`: which
+        candidates the rows stand for.
+    """
+    samples = evidence.samples
+    enough = (samples.present[child] & samples.present[others]).sum(1) >= LEAST * samples.present[child].sum()
+    related = np.where(enough & samples.present[child].any(), evidence.related(child, others), 0.0)
+    counts = np.array([evidence.related_layers(child, int(k)).sum() for k in others])
+    kept = np.flatnonzero((related >= RELATED) & ~(np.zeros(len(others), bool) if copies is None else copies))
+    distance = np.array([_distance(evidence.pair(int(others[i]), child)) for i in kept])
+    place = kept[np.argsort(distance, kind="stable")][:NEAREST]
+    near = others[place]
+    everyone = [child, *(int(k) for k in near)]
+    pairs = np.zeros((len(everyone), len(everyone), PER_PAIR), np.float32)
+    for i, a in enumerate(everyone):
+        for j, b in enumerate(everyone):
+            if i != j:
+                pairs[i, j] = evidence.pair(a, b)
+    triangles, together = evidence.triangles(child, near)
+    to_child = np.sort(distance)[: len(place)]
+    most = counts[place].max(initial=1)
+    own = np.stack([
+        to_child - to_child.min(initial=0 if not len(place) else np.inf), np.arange(len(place)) / 4,
+        np.log1p(np.full(len(place), len(place) - 1.0)), 1 - counts[place] / most,
+    ], -1)  # fmt: skip
     return {
-        "pairs": pairs.astype(np.float32),
-        "valid": valid,
-        "shared": shared,
-        "layer": geometry.by_layer(samples, child, others),
-        "triangles": triangles,
-        "near": near,
-        "answers": _answers(samples, child, others, crop),
-        "answer": np.where(asked[:, None], geometry.of_features(samples, child, others), 0).astype(np.float32),
-        "asked": asked,
-        "candidates": enough,
-    }
+        "pairs": pairs, "triangles": triangles, "together": together, "own": own.astype(np.float32),
+        "known": np.ones(len(place), bool), "place": place, "related": related, "layers": counts,
+        "candidates": np.isin(np.arange(len(others)), place),
+    }  # fmt: skip
 
 
-def _crop(valid: np.ndarray, crop: int) -> tuple[np.ndarray, np.ndarray]:
-    """Evenly spaced entries of each layer; layers hold their entries in front."""
-    widths = valid.sum(1)
-    steps = np.arange(crop)[None]
-    index = np.where(widths[:, None] > crop, steps * widths[:, None] // crop, steps)
-    inside = index < widths[:, None]
-    return np.where(inside, index, 0), inside
+def copies(samples: WeightSamples, child: int, others: np.ndarray) -> np.ndarray:
+    """Whether each candidate equals the child in all that was read, and so shows no order."""
+    same = (samples.present[others] == samples.present[child]).all(1)
+    return same & (samples.values[others] == samples.values[child]).all((1, 2))
 
 
-def _answers(samples: WeightSamples, child: int, others: np.ndarray, crop: int) -> np.ndarray:
-    if samples.features is None:
-        return np.zeros((len(others), crop, 2), np.float32)
-    flat = samples.features.reshape(len(samples), -1)
-    index = np.arange(crop) * flat.shape[1] // crop
-    scale = np.sqrt(np.square(flat[others]).mean(1))[:, None, None]
-    pairs = np.stack(np.broadcast_arrays(flat[others][:, index], flat[child][index]), -1)
-    return np.clip(pairs / np.maximum(scale, 1e-20), -8, 8).astype(np.float32)
+def _distance(pair: np.ndarray) -> float:
+    return float(pair[_DISTANCE])
+
+
+_DISTANCE = 2 * len(ODD) + EVEN.index("distance")
 
 
 def shared_layer(models: Sequence[Model]) -> str:
@@ -95,7 +95,7 @@ def shared_layer(models: Sequence[Model]) -> str:
     if not known:
         raise MisuseError(
             f"{models[0].name} and its candidates share no matrix by name and shape, which preset paper needs: "
-            "use preset v2, or give models of one architecture"
+            "use preset v3, or give models of one architecture"
         )
     sizes = {n: int(np.prod(s)) for n, s in known.items()}
     return max(n for n in known if sizes[n] == max(sizes.values()))
@@ -127,17 +127,19 @@ def paper_question(matrices_: np.ndarray, features: np.ndarray, child: int, othe
 
 
 def stacked(questions: Sequence[Mapping[str, np.ndarray]]) -> dict[str, Any]:
-    """Questions of one architecture as tensors, padded to the largest number of candidates."""
+    """Questions as tensors, padded to the largest number of candidates."""
     import torch
 
-    most = max(len(q["candidates"]) for q in questions)
+    if "known" in questions[0]:
+        names, most = ("pairs", "triangles", "together", "own", "known"), max(len(q["known"]) for q in questions)
+        sizes = {"pairs": (most + 1,) * 2, "triangles": (most,) * 2, "together": (most,) * 2}
+    else:
+        names, most, sizes = tuple(questions[0]), max(len(q["candidates"]) for q in questions), {}
     out = {}
-    for name, first in questions[0].items():
-        if name == "valid":
-            out[name] = torch.from_numpy(np.stack([q[name] for q in questions]))
-            continue
-        whole = np.zeros((len(questions), most, *first.shape[1:]), first.dtype)
+    for name in names:
+        first, size = questions[0][name], sizes.get(name, (most,))
+        whole = np.zeros((len(questions), *size, *first.shape[len(size) :]), first.dtype)
         for i, q in enumerate(questions):
-            whole[i, : len(q[name])] = q[name]
+            whole[(i, *map(slice, q[name].shape[: len(size)]))] = q[name]
         out[name] = torch.from_numpy(whole)
     return out

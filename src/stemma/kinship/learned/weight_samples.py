@@ -7,6 +7,7 @@ import numpy as np
 
 from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError
+from stemma.kinship.learned.heads import Heads, find_heads
 from stemma.kinship.weights.entries import Entries, Slot, entries
 from stemma.types import ModelRef
 
@@ -22,7 +23,9 @@ class WeightSamples:
         valid: `bool [layers, entries]`: small layers have fewer entries.
         sizes: `int64 [layers]`: entries of the whole layer.
         lengths: `float64 [layers, models]`: squared length of the entries.
+        rows: `int64 [layers]`: units of each layer among the entries; a layer's entries are a matrix of so many rows.
         distinct: `float64 [models, layers]`: share of entries that differ from all others; few in a grid.
+        heads: Matrices that read other layers, and those layers.
         features: `float32 [models, probes, channels]`: what enters the head; None without probes.
         has_features: `bool [models]`: whether a model has features of the reference's width.
     """
@@ -33,7 +36,9 @@ class WeightSamples:
     valid: np.ndarray
     sizes: np.ndarray
     lengths: np.ndarray
+    rows: np.ndarray
     distinct: np.ndarray
+    heads: Heads | None = None
     features: np.ndarray | None = None
     has_features: np.ndarray | None = None
 
@@ -42,7 +47,7 @@ class WeightSamples:
         return len(self.models)
 
 
-def sample_weights(models: Sequence[Model], *, cap: int = 12, per_layer: int = 1024, seed: int = 0) -> WeightSamples:
+def sample_weights(models: Sequence[Model], *, cap: int = 12, per_layer: int = 4096, seed: int = 0) -> WeightSamples:
     """Read the same entries of the same layers of every model; the first model says which.
 
     Tensors are paired by name where names fit and by content where they do not. Where the first model has more than
@@ -75,11 +80,27 @@ def sample_weights(models: Sequence[Model], *, cap: int = 12, per_layer: int = 1
         valid[i, :width] = True
     present = found.present[:, chosen] if chosen else np.zeros((len(models), 0), bool)
     sizes = np.array([found.tensors[i].size for i in chosen], np.int64)
+    rows = np.array([found.tensors[i].rows for i in chosen], np.int64)
     lengths = np.square(values, dtype=np.float64).sum(2).T
     steps = (np.diff(np.sort(values, 2), axis=2) != 0).sum(2)
     distinct = np.minimum((steps + 1) / np.maximum(valid.sum(1), 1), 1.0)
     alive = lengths.T > 0  # a layer of zeros has no scale to compare by
-    return WeightSamples(found.models, values, present & alive, valid, sizes, lengths, distinct)
+    return WeightSamples(
+        found.models, values, present & alive, valid, sizes, lengths, rows, distinct, find_heads(models, seed)
+    )
+
+
+def squares(samples: WeightSamples) -> np.ndarray:
+    """Squared distances per layer, `float64 [layers, models, models]`; NaN where either model lacks the layer."""
+    out = np.full((samples.values.shape[1], len(samples), len(samples)), np.nan)
+    for i in range(len(out)):
+        x = samples.values[:, i].astype(np.float64)
+        both = np.square(x).sum(1)[:, None] + np.square(x).sum(1)[None]
+        found = np.maximum(both - 2 * x @ x.T, 0)
+        found[found < 1e-13 * both] = 0
+        known = samples.present[:, i, None] & samples.present[None, :, i]
+        out[i][known] = found[known]
+    return out
 
 
 def _chosen(reference: Model, found: Entries, cap: int) -> list[int]:
