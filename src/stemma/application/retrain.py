@@ -98,10 +98,12 @@ class RetrainRecipe:
     def _trained(self, train: Callable[..., Any], seed: int) -> "Mapping[str, np.ndarray]":
         import torch
 
+        from stemma.networks.from_factory import one_line
+
         try:
             module = train(self.dataset, seed)
         except (Exception, SystemExit) as error:  # any code may be in the function
-            raise StemmaError(f"{self.function}(dataset, {seed}) failed: {one_line_of(error)}") from error
+            raise StemmaError(f"{self.function}(dataset, {seed}) failed: {one_line(error)}") from error
         if not isinstance(module, torch.nn.Module):
             kind = type(module).__name__
             raise MisuseError(f"{self.function} returns a {kind}. It must return the trained nn.Module")
@@ -113,6 +115,7 @@ class RetrainRecipe:
 
         import torch
 
+        from stemma.networks.from_factory import one_line
         from stemma.networks.from_module import from_module
 
         network = self.original.network
@@ -130,7 +133,7 @@ class RetrainRecipe:
             inner.load_state_dict(weights)
         except RuntimeError as error:
             raise MisuseError(
-                f"what {self.function} trained does not fit the network of {self.original.name}: {one_line_of(error)}"
+                f"what {self.function} trained does not fit the network of {self.original.name}: {one_line(error)}"
             ) from error
         return from_module(module.eval(), f"retrained-{seed}", network.input_spec)
 
@@ -141,8 +144,3 @@ def plain_array(tensor: "torch.Tensor") -> "np.ndarray":
 
     still = tensor.detach().cpu()
     return (still.float() if still.dtype == torch.bfloat16 else still).numpy()
-
-
-def one_line_of(error: BaseException) -> str:
-    """An error of foreign code in one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

@@ -46,6 +46,7 @@ def network_from_factory(model: Model, factory: str, allow_code: bool = False) -
 
 @contextmanager
 def current_folder() -> Generator[str]:
+    """Modules of the current folder can be imported inside; yields the folder."""
     folder = str(Path.cwd())
     added = folder not in sys.path
     if added:
@@ -58,6 +59,20 @@ def current_folder() -> Generator[str]:
 
 
 def import_callable(module_name: str, attribute: str, folder: str) -> Any:
+    """What a module of the user calls by this name.
+
+    Args:
+        module_name: The module, which is imported.
+        attribute: Name inside it, with dots.
+        folder: Where it was looked for, for the error.
+
+    Returns:
+        The callable.
+
+    Raises:
+        MisuseError: If it is not there, or cannot be called.
+        StemmaError: If the module fails when it is imported.
+    """
     try:
         importlib.invalidate_caches()
         target: Any = importlib.import_module(module_name)
@@ -91,4 +106,5 @@ def _call_factory(factory: str, call: Any) -> tuple[Any, InputSpec | None]:
 
 
 def one_line(error: BaseException) -> str:
+    """An error of foreign code in one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

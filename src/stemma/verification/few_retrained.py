@@ -6,36 +6,24 @@ form names an assumption, and none of them ever supports unlearning: they refute
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from stemma.measures.jensen_shannon import JensenShannon
-from stemma.measures.scores import probabilities
 from stemma.types import Verdict
+from stemma.verification.sample_distances import (
+    COUNTED,
+    MOST_SAMPLES,
+    Answers,
+    blind,
+    nearer_in_outputs,
+    nearer_inside,
+    place,
+    sample_views,
+    unrecovered,
+)
 from stemma.verification.two_sample import aggregated_mmd, mean_above_zero
-
-MOST_SAMPLES = 1000
-"""At most so many inputs of each sample enter the kernel test, whose cost grows with their square."""
-
-HALFWAY = 0.5
-"""Place between the retrained models (0) and the original (1) beyond which a model is nearer to the original."""
-
-
-@dataclass(frozen=True, eq=False)
-class Answers:
-    """What one model answers and what its last hidden layer holds, by set of inputs.
-
-    Attributes:
-        name: Name of the model.
-        outputs: `[n, …]` by set: `forget`, and `unseen` where given.
-        features: `[n, p]` by set: `forget`, `retained` and `unseen`, as far as given; empty for a black box.
-    """
-
-    name: str
-    outputs: Mapping[str, np.ndarray]
-    features: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +55,12 @@ class Finding:
     def sound(self, alpha: float) -> bool:
         """Whether nothing is refuted that must not be."""
         return self.control_p_value is None or self.control_p_value > alpha
+
+    def named(self, alpha: float) -> str:
+        """The form, with the views in which it refutes the original where it has several."""
+        start = "original_p_value_"
+        views = [n.removeprefix(start) for n, p in self.figures.items() if n.startswith(start) and p <= alpha]
+        return f"{self.form} ({' and '.join(views)})" if views else self.form
 
     def usable(self, alpha: float) -> bool:
         """Whether the form may conclude anything here."""
@@ -160,7 +154,7 @@ class SampleTests:
                 findings.append(found)
             else:
                 left_out[name] = found
-        if retrained and (why := _blind((original, *unlearned, *retrained))):
+        if retrained and (why := blind((original, *unlearned, *retrained))):
             left_out["hidden layers"] = why
         return self._concluded(findings, left_out)
 
@@ -176,16 +170,24 @@ class SampleTests:
             found = min(refuting, key=lambda f: f.p_value)
             reason, verdict = f"{_REFUTED[found.form]}. {found.assumption}", Verdict.REFUTED
         elif usable:
-            named = " and ".join(f.form for f in usable)
-            differs = any(f.figures.get("differs_p_value", 1.0) <= level for f in usable)
-            reason = f"not refuted by {named}, which refutes the original" + (
-                "; it differs from retrained models, but not towards the original" if differs else ""
-            )
+            named = " and ".join(f.named(level) for f in usable)
+            reason = f"not refuted by {named}, which refutes the original{self._harmless(usable, level)}"
             verdict = Verdict.INCONCLUSIVE
         else:
             reason = "; ".join(self._useless(f, level) for f in findings)
             verdict = Verdict.INCONCLUSIVE
         return SampleVerdict(verdict, reason, p, tuple(findings), left_out)
+
+    @staticmethod
+    def _harmless(usable: Sequence[Finding], level: float) -> str:
+        """Whether there is a change that is none towards the original: retrained models differ among themselves too."""
+        for found in usable:
+            if found.figures.get("differs_p_value", 1.0) <= level:
+                nearer = found.figures["nearer_to_retrained_p_value"] <= level
+                return "; it differs from retrained models, but " + (
+                    "is nearer to them than to the original" if nearer else "is not shown to be nearer to the original"
+                )
+        return ""
 
     @staticmethod
     def _useless(found: Finding, level: float) -> str:
@@ -201,7 +203,7 @@ class SampleTests:
             return "no unseen inputs of the same kind were given"
 
         def p_value(model: Answers) -> float:
-            pairs = [_views(model, name, labels) for name in ("forget", "unseen")]
+            pairs = [sample_views(model, name, labels) for name in ("forget", "unseen")]
             shared = [v for v in pairs[0] if v in pairs[1]]
             a, b = ([pair[v][:MOST_SAMPLES] for v in shared] for pair in pairs)
             return aggregated_mmd(a, b, self.permutations, self.seed).p_value
@@ -219,12 +221,12 @@ class SampleTests:
     ) -> Finding | str:
         if retrained:
             return "the retrained models take its place"
-        if why := _blind((original, *unlearned)):
+        if why := blind((original, *unlearned)):
             return why
         lost = [unrecovered(m, original, self.ridge) for m in unlearned]
 
         def p_value(values: np.ndarray) -> float:
-            return mean_above_zero(self.unrecovered - values, self.seed)
+            return mean_above_zero((self.unrecovered - np.minimum(values, COUNTED)) / COUNTED, self.seed)
 
         nothing = None if shuffled is None else unrecovered(shuffled, original, self.ridge)
         return Finding(
@@ -239,28 +241,36 @@ class SampleTests:
     def _relative(self, original: Answers, unlearned: Sequence[Answers], retrained: Sequence[Answers]) -> Finding | str:
         if not retrained:
             return "no retrained models were given"
-        inside = not _blind((original, *unlearned, *retrained))
+        inside = not blind((original, *unlearned, *retrained))
+
+        def nearer(model: Answers, references: Sequence[Answers]) -> dict[str, np.ndarray]:
+            found = {"outputs": nearer_in_outputs(model, original, references, self.seed)}
+            return found | ({"inside": nearer_inside(model, original, references, self.ridge)} if inside else {})
 
         def p_value(model: Answers, references: Sequence[Answers]) -> float:
-            nearer = [nearer_in_outputs(model, original, references)]
-            nearer += [nearer_inside(model, original, references, self.ridge)] if inside else []
-            return min(1.0, len(nearer) * min(mean_above_zero(v, self.seed) for v in nearer))
+            return _smallest(mean_above_zero(v, self.seed) for v in nearer(model, references).values())
 
         others = [p_value(m, [r for r in retrained if r is not m]) for m in retrained] if len(retrained) > 1 else []
+        seen = {view: mean_above_zero(v, self.seed) for view, v in nearer(original, retrained).items()}
+        away = [mean_above_zero(-v, self.seed) for m in unlearned for v in nearer(m, retrained).values()]
         places = [place(m, original, retrained, self.ridge, inside=inside) for m in unlearned]
         count = len(retrained)
         return Finding(
-            "relative", _smallest(p_value(m, retrained) for m in unlearned), p_value(original, retrained),
+            "relative", _smallest(p_value(m, retrained) for m in unlearned), _smallest(seen.values()),
             "a retrained model", min(others, default=None),
             "This assumes that retrained models differ from each other less than from the original, "
             + ("which one of them cannot show." if count == 1 else f"as these {count} do, which are few."),
             {"differs_p_value": _smallest(self._differs(m, r) for m in unlearned for r in retrained),
+             "nearer_to_retrained_p_value": max(away),
+             **{f"original_p_value_{view}": p for view, p in seen.items()},
              **{f"place_{view}": float(max(p[view] for p in places)) for view in places[0]}},
         )  # fmt: skip
 
     def _differs(self, model: Answers, reference: Answers) -> float:
         """Do two models answer differently at all? Each answers another half of the inputs, so the test is exact."""
-        halves = [_views(m, "forget", {})["outputs"][i::2][:MOST_SAMPLES] for i, m in enumerate((model, reference))]
+        halves = [
+            sample_views(m, "forget", {})["outputs"][i::2][:MOST_SAMPLES] for i, m in enumerate((model, reference))
+        ]
         return aggregated_mmd(halves[:1], halves[1:], self.permutations, self.seed).p_value
 
 
@@ -275,84 +285,3 @@ _REFUTED = {
 def _smallest(values: Any) -> float:
     found = list(values)
     return min(1.0, min(found) * len(found))
-
-
-def _blind(models: Sequence[Answers]) -> str:
-    """Why hidden layers cannot be read; empty where they can."""
-    if "retained" not in models[0].features and models[0].features:
-        return "no retained inputs were given"
-    shut = [m.name for m in models if not {"forget", "retained"} <= set(m.features)]
-    return f"the hidden layers of {shut[0]} cannot be read" if shut else ""
-
-
-def _views(model: Answers, name: str, labels: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Samples of one set, by view: probabilities, features, and the loss where the true class is known."""
-    p, _ = probabilities({"outputs": model.outputs[name]}, {"outputs": model.outputs[name]}, "aggregated-mmd")
-    out = {"outputs": p.reshape(len(p), -1, p.shape[-1]).mean(1)}
-    if name in model.features:
-        out["features"] = model.features[name]
-    if name in labels and p.ndim == 2 and labels[name].max() < p.shape[1]:
-        out["loss"] = -np.log(np.clip(p[np.arange(len(p)), labels[name]], 1e-12, 1))[:, None]
-    return out
-
-
-def unrecovered(model: Answers, original: Answers, ridge: float) -> np.ndarray:
-    """How little of the original's hidden response to each forget input the model's hidden layer yields: 0 is all.
-
-    A linear map from the one's features to the other's is fitted on retained inputs only; per forget input, the squared
-    error as a share of itself and the squared response. A new last layer, a mask or a rotation change nothing.
-
-    Args:
-        model: The model whose hidden layer is read.
-        original: The model whose response is sought.
-        ridge: Of the map, relative to the mean square of a feature vector.
-
-    Returns:
-        `[n]` in [0, 1].
-    """
-    seen, sought = (m.features["retained"].astype(np.float64) for m in (model, original))
-    asked, wanted = (m.features["forget"].astype(np.float64) for m in (model, original))
-    spread = seen.std(0)
-    live = spread > 0
-    x, x_new = ((v - seen.mean(0))[:, live] / spread[live] for v in (seen, asked))
-    scale = np.concatenate([sought, wanted]).std(0)
-    moves = scale > 0
-    y, y_new = ((v - sought.mean(0))[:, moves] / scale[moves] for v in (sought, wanted))
-    if x.shape[1] <= len(x):
-        penalty = ridge / max(x.shape[1], 1)
-        found = x_new @ np.linalg.solve(x.T @ x / len(x) + penalty * np.eye(x.shape[1]), x.T @ y / len(x))
-    else:
-        penalty = ridge / x.shape[1] * len(x)
-        found = (x_new @ x.T) @ np.linalg.solve(x @ x.T + penalty * np.eye(len(x)), y)
-    error, response = np.square(found - y_new).sum(1), np.square(y_new).sum(1)
-    return np.where(error > 0, error / np.maximum(error + response, 1e-300), 0.0)
-
-
-def apart(a: Answers, b: Answers) -> np.ndarray:
-    """Jensen-Shannon distance of two models' answers to each forget input."""
-    return JensenShannon().distances({"outputs": a.outputs["forget"]}, {"outputs": b.outputs["forget"]})
-
-
-def nearer_in_outputs(model: Answers, original: Answers, retrained: Sequence[Answers]) -> np.ndarray:
-    """By how much each answer is nearer to the original's than to the retrained models', in [-1, 1]."""
-    return np.mean([apart(model, r) for r in retrained], axis=0) - apart(model, original)
-
-
-def nearer_inside(model: Answers, original: Answers, retrained: Sequence[Answers], ridge: float) -> np.ndarray:
-    """By how much less than half as much as in the retrained models is unrecovered, per input, in [-1, 1]."""
-    reference = np.mean([unrecovered(r, original, ridge) for r in retrained], axis=0)
-    return HALFWAY * reference - unrecovered(model, original, ridge)
-
-
-def place(
-    model: Answers, original: Answers, retrained: Sequence[Answers], ridge: float, *, inside: bool
-) -> dict[str, float]:
-    """Where the model stands by view, between the retrained models (0) and the original (1)."""
-    far = float(apart(model, original).mean())
-    near = float(np.mean([apart(model, r).mean() for r in retrained]))
-    out = {"outputs": near / (near + far) if near + far > 0 else HALFWAY}
-    if inside:
-        left = float(unrecovered(model, original, ridge).mean())
-        reference = float(np.mean([unrecovered(r, original, ridge).mean() for r in retrained]))
-        out["inside"] = 1 - left / reference if reference > 0 else HALFWAY
-    return out

@@ -13,7 +13,8 @@ from stemma.fingerprints.activations import Activations
 from stemma.fingerprints.outputs import Outputs
 from stemma.probes import Probes
 from stemma.verification.distances import Progress
-from stemma.verification.few_retrained import Answers, SampleTests, SampleVerdict
+from stemma.verification.few_retrained import SampleTests, SampleVerdict
+from stemma.verification.sample_distances import Answers
 
 if TYPE_CHECKING:
     import torch

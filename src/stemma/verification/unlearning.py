@@ -22,6 +22,7 @@ from stemma.verification.permutation_test import (
     smallest_p_value,
 )
 from stemma.verification.sample_answers import judge_samples
+from stemma.verification.sample_distances import COUNTED
 
 SAMPLES = "samples-of-inputs"
 """Name of the statistic where inputs are the samples: the decimal logarithm of the p-value, negated."""
@@ -81,8 +82,8 @@ class UnlearningTest:
             raise MisuseError(f"views have to be some of {', '.join(VIEWS)}, but are {', '.join(unknown) or 'none'}")
         if self.combine not in COMBINATIONS:
             raise MisuseError(f"combine has to be {' or '.join(COMBINATIONS)}, but is '{self.combine}'")
-        if not 0 < self.unrecovered < 1:
-            raise MisuseError(f"unrecovered has to lie between 0 and 1, but is {self.unrecovered}")
+        if not 0 < self.unrecovered < COUNTED:
+            raise MisuseError(f"unrecovered has to lie between 0 and {COUNTED}, but is {self.unrecovered}")
         if not 0 < self.alpha < 1 or self.margin <= 0:
             raise MisuseError(
                 f"alpha has to lie between 0 and 1 and margin above 0, but they are {self.alpha} and {self.margin}"
