@@ -123,7 +123,9 @@ class RetrainRecipe:
             raise MisuseError(f"{self.original.name} is a black box: a recipe needs a network that weights fit")
         module = copy.deepcopy(network.module)
         weights = {n: torch.from_numpy(a.copy()) for n, a in arrays.items()}
-        inner = next((m for m in (module, *module.modules()) if set(m.state_dict()) == set(weights)), None)
+        size = len(list(module.parameters()))  # a wrapper may hold the network, but no part of it stands for the whole
+        inner = next((m for m in module.modules() if len(list(m.parameters())) == size
+                      and set(m.state_dict()) == set(weights)), None)  # fmt: skip
         try:
             if inner is None:
                 raise MisuseError(
