@@ -114,6 +114,8 @@ class SampleTests:
         permutations: Divisions that are drawn for the kernel test.
         ridge: Of the linear map, relative to the mean square of a feature vector.
         seed: Of whatever is drawn.
+        describe: Whether `relative` also gives figures that decide nothing: the place of the models, and whether they
+            differ from retrained ones at all.
     """
 
     alpha: float = 0.05
@@ -121,6 +123,7 @@ class SampleTests:
     permutations: int = 499
     ridge: float = 0.1
     seed: int = 0
+    describe: bool = True
 
     def __call__(
         self,
@@ -253,18 +256,23 @@ class SampleTests:
         others = [p_value(m, [r for r in retrained if r is not m]) for m in retrained] if len(retrained) > 1 else []
         seen = {view: mean_above_zero(v, self.seed) for view, v in nearer(original, retrained).items()}
         away = [mean_above_zero(-v, self.seed) for m in unlearned for v in nearer(m, retrained).values()]
-        places = [place(m, original, retrained, self.ridge, inside=inside) for m in unlearned]
         count = len(retrained)
         return Finding(
             "relative", _smallest(p_value(m, retrained) for m in unlearned), _smallest(seen.values()),
             "a retrained model", min(others, default=None),
             "This assumes that retrained models differ from each other less than from the original, "
             + ("which one of them cannot show." if count == 1 else f"as these {count} do, which are few."),
-            {"differs_p_value": _smallest(self._differs(m, r) for m in unlearned for r in retrained),
-             "nearer_to_retrained_p_value": max(away),
-             **{f"original_p_value_{view}": p for view, p in seen.items()},
-             **{f"place_{view}": float(max(p[view] for p in places)) for view in places[0]}},
+            {"nearer_to_retrained_p_value": max(away), **{f"original_p_value_{view}": p for view, p in seen.items()},
+             **(self._described(original, unlearned, retrained, inside) if self.describe else {})},
         )  # fmt: skip
+
+    def _described(
+        self, original: Answers, unlearned: Sequence[Answers], retrained: Sequence[Answers], inside: bool
+    ) -> dict[str, float]:
+        """Where the models stand, and whether they differ from retrained ones at all."""
+        places = [place(m, original, retrained, self.ridge, inside=inside) for m in unlearned]
+        differs = _smallest(self._differs(m, r) for m in unlearned for r in retrained)
+        return {"differs_p_value": differs, **{f"place_{v}": float(max(p[v] for p in places)) for v in places[0]}}
 
     def _differs(self, model: Answers, reference: Answers) -> float:
         """Do two models answer differently at all? Each answers another half of the inputs, so the test is exact."""
