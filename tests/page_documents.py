@@ -208,7 +208,11 @@ def edits(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
             "sees_the_original": True, "excess": 0.1, "excess_low": 0.0, "excess_high": 0.3}  # fmt: skip
     details = {"original": name, "unlearned": [name], "retrained": [name] * 19, "left_out": {"maps": name},
                "views": {name: view, "outputs": {"to_original": 0.3}}, "control_p_value": 0.05, "missing": 3,
-               "forget_accuracy": {"original": 0.9, "unlearned": 0.1}}  # fmt: skip
+               "forget_accuracy": {"original": 0.9, "unlearned": 0.1},
+               "samples": {"verdict": "inconclusive", "reason": name, "p_value": 0.4, "left_out": {name: name},
+                           "forms": {name: {"p_value": 0.4, "original_p_value": 0.2, "control": name,
+                                            "control_p_value": 0.01, "assumption": name, "figures": {name: 0.1},
+                                            "shown_to_have_power": False, "sound": False}}}}  # fmt: skip
     for verdict in ("supported", "refuted", "inconclusive"):
         evidence = evidence_of(name, verdict) | {"axis": "function", "details": details}
         yield f"verify unlearning {verdict}", {

@@ -338,3 +338,96 @@ def test_the_command_refutes_with_exit_code_1_and_counts_what_is_missing(
     code, _, err = run(*asked, "--margin", "0")
     assert code == 2
     assert "not a margin" in err
+
+
+@pytest.mark.parametrize("gold", [0, 1, 3])
+def test_a_mask_is_refuted_with_no_or_few_retrained_networks(digits: Family, gold: int) -> None:
+    test, few = UnlearningTest(), digits.retrained[:gold]
+    for original in digits.originals[:2]:
+        hidden = test(original, [masked(original)], digits.forget, few, digits.retained)
+        assert hidden.verdict == Verdict.REFUTED
+        assert hidden.statistic == "samples-of-inputs"
+        assert "assumes" in hidden.reason
+        forms = hidden.details["samples"]["forms"]
+        assert all(form["shown_to_have_power"] and form["sound"] for form in forms.values())
+    for fresh in digits.retrained[20:23]:
+        spared = test(digits.originals[0], [fresh], digits.forget, few, digits.retained)
+        assert spared.verdict == Verdict.INCONCLUSIVE
+        assert f"{19 - gold} more are needed" in spared.reason
+
+
+def test_unseen_inputs_find_what_was_learned_by_heart_and_their_control_a_wrong_kind(digits: Family) -> None:
+    held = examples("mlp", "b")
+    unseen = Probes.of(held.inputs[held.targets == LOST][:60], held.targets[held.targets == LOST][:60])
+    original = digits.originals[0]
+    found = UnlearningTest()(original, [digits.retrained[0]], digits.forget, unseen=unseen)
+    form = found.details["samples"]["forms"]["unseen"]
+    assert found.verdict == Verdict.INCONCLUSIVE
+    assert form["control_p_value"] is None
+    other = Probes.of(digits.retained.inputs, digits.retained.labels)  # another kind, which retrained networks show
+    wrong = UnlearningTest()(original, [digits.retrained[0]], digits.forget, digits.retrained[1:3], unseen=other)
+    assert not wrong.details["samples"]["forms"]["unseen"]["sound"]
+    assert wrong.verdict == Verdict.INCONCLUSIVE
+
+
+RECIPE = """
+import pathlib, torch
+from stemma.zoo.memory import model_of
+from stemma.zoo.kinds import Schedule
+from stemma.zoo.data import Examples
+from stemma.zoo.training import initial, train
+
+CONFIG = {config}
+
+def fit(dataset, seed):
+    with open("trained.txt", "a") as f:
+        f.write(f"{{seed}} {{len(dataset.labels)}}\\n")
+    learns = Examples(dataset.inputs, dataset.labels)
+    run = train(CONFIG, [initial(CONFIG, seed)], learns, Schedule(120, 32, 4e-3), [seed])
+    return model_of("m", run[0][-1], CONFIG).network.module
+
+def nothing(dataset, seed):
+    return None
+
+def other(dataset, seed):
+    return torch.nn.Linear(2, 2)
+
+def breaks(dataset, seed):
+    raise ValueError("no <script> data\\nhere")
+"""
+
+
+def test_a_recipe_trains_retrained_networks_once_and_says_the_cost(
+    digits: Family, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("STEMMA_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "unlearning_recipe.py").write_text(RECIPE.format(config=CONFIG))
+    save(digits.originals[0], tmp_path / "original")
+    save(masked(digits.originals[0]), tmp_path / "masked")
+    np.savez(tmp_path / "forget.npz", inputs=digits.forget.inputs, labels=digits.forget.labels)
+    np.savez(tmp_path / "kept.npz", inputs=digits.retained.inputs, labels=digits.retained.labels)
+    asked = ["verify", "unlearning", "--original", "original", "--unlearned", "masked", "--forget", "forget.npz",
+             "--retained-probes", "kept.npz", "--retrain-count", "2"]  # fmt: skip
+    recipe = ["--retrain-recipe", "unlearning_recipe:fit", "--allow-code"]
+    code, out, _ = run(*asked, *recipe, "--json")
+    found = json.loads(out)
+    assert (code, found["verdict"], found["details"]["retrained"]) == (1, "refuted", ["retrained-0", "retrained-1"])
+    assert (tmp_path / "trained.txt").read_text() == "0 120\n1 120\n"
+    code, out, _ = run(*asked, *recipe)  # from the cache
+    assert code == 1
+    assert "relative" in out
+    assert "assumes" in out
+    assert (tmp_path / "trained.txt").read_text() == "0 120\n1 120\n"
+    for words, wrong, says in (
+        (["--retrain-recipe", "unlearning_recipe:fit"], 2, "--allow-code"),
+        (["--retrain-recipe", "unlearning_recipe", "--allow-code"], 2, "MODULE:FUNCTION"),
+        (["--retrain-recipe", "unlearning_recipe:gone", "--allow-code"], 2, "cannot find"),
+        (["--retrain-recipe", "unlearning_recipe:nothing", "--allow-code"], 2, "must return the trained nn.Module"),
+        (["--retrain-recipe", "unlearning_recipe:other", "--allow-code"], 2, "other tensors"),
+        (["--retrain-recipe", "unlearning_recipe:breaks", "--allow-code"], 1, "ValueError: no <script> data here"),
+        ([], 2, "take --retrain-recipe"),
+    ):
+        code, _, err = run(*asked, *words)
+        assert code == wrong, (words, err)
+        assert says in " ".join(err.split()), (words, err)

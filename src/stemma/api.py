@@ -256,16 +256,21 @@ def verify_unlearning(
     forget: "Probes | str",
     retrained: "Sequence[Given]" = (),
     retained: "Probes | str | None" = None,
+    unseen: "Probes | str | None" = None,
     **options: Any,
 ) -> Evidence:
     """Whether a model behaves as if it had never seen the forget set, judged against retrained models.
+
+    With 19 retrained models the answer is exact over models. With fewer, down to none, samples of inputs are tested:
+    the answer is then `refuted` or `inconclusive`, and its reason names the assumption.
 
     Args:
         original: The model before.
         unlearned: The model after, or several runs of one method.
         forget: Inputs of what is to be forgotten, with labels where there are any.
-        retrained: Models trained in the same way without the forget set; without them the answer is inconclusive.
+        retrained: Models trained in the same way without the forget set; any number, also none.
         retained: Inputs that are to be kept.
+        unseen: Inputs of the same kind as the forget set that no model was trained on.
         options: Fields of `stemma.methods.UnlearningTest`: `alpha`, `margin`, ….
 
     Returns:
@@ -275,8 +280,8 @@ def verify_unlearning(
 
     before = opened(original)[1]
     after, group = ([opened(m)[1] for m in as_list(given)] for given in (unlearned, retrained))
-    kept = None if retained is None else as_probes(retained, before)
-    return UnlearningTest(**options)(before, after, as_probes(forget, before), group, kept)
+    kept, new = (None if given is None else as_probes(given, before) for given in (retained, unseen))
+    return UnlearningTest(**options)(before, after, as_probes(forget, before), group, kept, unseen=new)
 
 
 def competition(

@@ -30,6 +30,7 @@ SPELLED = {
     "concepts": "--concept",
     "concept_networks": "--concept-network",
     "retained": "--retained-probes",
+    "unseen": "--unseen-probes",
 }
 """By field: its option, where the two differ."""
 

@@ -3,7 +3,7 @@
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import InitVar, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ class NetworkOptions:
         allow_code: Whether that code may run.
         device: Device that networks run on; null leaves them where they are built, on the CPU.
         data: Folder of data sets.
+        trains: Whether the command names further code that is to be allowed, a recipe that trains; not kept.
 
     Raises:
         MisuseError: If the code is named and not allowed, or allowed and not named, or the folder does not exist.
@@ -34,15 +35,16 @@ class NetworkOptions:
     allow_code: bool = False
     device: str | None = None
     data: str | None = None
+    trains: InitVar[bool] = False
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, trains: bool) -> None:
         if self.network is not None and not self.allow_code:
             raise MisuseError(
                 f"--network {self.network} runs the code of that module: if you trust it, add --allow-code"
             )
         if self.network is not None and not all(self.network.partition(":")):
             raise MisuseError(f"--network takes MODULE:FACTORY, for example mynets:resnet, not '{self.network}'")
-        if self.allow_code and self.network is None:
+        if self.allow_code and self.network is None and not trains:
             raise MisuseError("--allow-code is given without --network MODULE:FACTORY, the code that it allows to run")
         if self.data is not None:
             if not Path(self.data).is_dir():

@@ -10,10 +10,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from stemma.application.document import Document, Progress, Schema
 from stemma.application.network_options import NetworkOptions
 from stemma.application.parts import NullPart, SpecPart
+from stemma.errors import MisuseError
 from stemma.types import Evidence, ModelRef, jsonable
 
 if TYPE_CHECKING:
     from stemma.checkpoints.model import Model
+    from stemma.probes import Probes
+
+RETRAIN_COUNT = 3
+"""Models that a recipe trains unless a number is given: the first at which the assumption can be checked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +36,10 @@ class VerifyUnlearningRequest:
         registry: Registry in which names are looked up; the default one if null.
         networks: How networks are built and run.
         seed: Of whatever is drawn at random.
+        unseen: Inputs of the same kind as the forget set that no model was trained on.
+        retrain_recipe: `MODULE:FUNCTION` that trains retrained models; called as `f(dataset, seed)`.
+        retrain_data: What the recipe trains on; the inputs to be kept if null.
+        retrain_count: Number of models that the recipe trains; the default if null.
     """
 
     original: str
@@ -43,6 +52,14 @@ class VerifyUnlearningRequest:
     registry: str | None = None
     networks: NetworkOptions = field(default_factory=NetworkOptions)
     seed: int | None = None
+    unseen: str | None = None
+    retrain_recipe: str | None = None
+    retrain_data: str | None = None
+    retrain_count: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.retrain_recipe is None and (self.retrain_data is not None or self.retrain_count is not None):
+            raise MisuseError("--retrain-data and --retrain-count take --retrain-recipe MODULE:FUNCTION")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,8 +147,31 @@ def verify_unlearning(request: VerifyUnlearningRequest, progress: Progress | Non
     workspace = open_workspace(request.registry, progress=progress)
     original = networks.open_model(workspace, request.original)
     forget = networks.read_probes(request.forget, original, seed)
-    retained = None if request.retained is None else networks.read_probes(request.retained, original, seed)
+    retained, unseen = (
+        None if text is None else networks.read_probes(text, original, seed)
+        for text in (request.retained, request.unseen)
+    )
     unlearned = tuple(networks.open_models(workspace, request.unlearned))
     retrained = list(networks.open_models(workspace, request.retrained or ()))
-    result = test(original, list(unlearned), forget, retrained, retained, progress)
+    retrained += _retrained(request, original, retained, progress)
+    result = test(original, list(unlearned), forget, retrained, retained, progress, unseen)
     return VerifyUnlearningAnswer(request=request, original=original, unlearned=unlearned, result=result)
+
+
+def _retrained(
+    request: VerifyUnlearningRequest, original: "Model", retained: "Probes | None", progress: Progress | None
+) -> "list[Model]":
+    """Models of the recipe, if one is given."""
+    from stemma.application.retrain import RetrainRecipe
+
+    if request.retrain_recipe is None:
+        return []
+    networks, text = request.networks, request.retrain_data
+    dataset = retained if text is None else networks.read_probes(text, original, request.seed)
+    if dataset is None:
+        raise MisuseError(
+            "--retrain-recipe needs what is to be learnt: add --retrain-data P, or --retained-probes P with all of it"
+        )
+    recipe = RetrainRecipe(request.retrain_recipe, dataset, original, networks.allow_code)
+    first, count = request.seed or 0, RETRAIN_COUNT if request.retrain_count is None else request.retrain_count
+    return recipe.train(range(first, first + count), progress or (lambda what, done, total: None))

@@ -42,12 +42,49 @@ def unlearning(
             "--retrained",
             metavar="R...",
             show_default=False,
-            help="Models trained in the same way without the forget set, or folders of them; 19 or more for one B.",
+            help="Models trained in the same way without the forget set, or folders of them; 19 or more for a proof.",
         ),
     ] = None,
     retained: Annotated[
         str | None,
         typer.Option("--retained-probes", metavar="P", show_default=False, help="Inputs of the retain set."),
+    ] = None,
+    unseen: Annotated[
+        str | None,
+        typer.Option(
+            "--unseen-probes",
+            metavar="P",
+            show_default=False,
+            help="Inputs of the same kind as the forget set that no model was trained on.",
+        ),
+    ] = None,
+    retrain_recipe: Annotated[
+        str | None,
+        typer.Option(
+            "--retrain-recipe",
+            metavar="MODULE:FUNCTION",
+            show_default=False,
+            help="Train retrained models with this function, called as f(dataset, seed); needs --allow-code.",
+        ),
+    ] = None,
+    retrain_data: Annotated[
+        str | None,
+        typer.Option(
+            "--retrain-data",
+            metavar="P",
+            show_default=False,
+            help="What the recipe trains on, without the forget set. [default: --retained-probes]",
+        ),
+    ] = None,
+    retrain_count: Annotated[
+        int | None,
+        typer.Option(
+            "--retrain-count",
+            metavar="N",
+            min=1,
+            show_default=False,
+            help="Number of models that the recipe trains. [default: 3]",
+        ),
     ] = None,
     alpha: Annotated[
         float | None,
@@ -102,8 +139,12 @@ def unlearning(
         alpha=alpha,
         margin=margin,
         registry=registry,
-        networks=NetworkOptions(network, allow_code, device, word(data)),
+        networks=NetworkOptions(network, allow_code, device, word(data), trains=retrain_recipe is not None),
         seed=seed,
+        unseen=unseen,
+        retrain_recipe=retrain_recipe,
+        retrain_data=retrain_data,
+        retrain_count=retrain_count,
     )
     with progress(quiet=as_json) as on_progress:
         answer = application.verify_unlearning(request, on_progress)
@@ -252,9 +293,13 @@ def lines(found: "Evidence") -> "Iterator[tuple[str, str | Text, str]]":
     yield "reason", found.reason, ""
     shown = found.details
     gold, runs = len(shown["retrained"]), len(shown["unlearned"])
-    tested = f"{runs} unlearned against {gold} retrained, labels permuted"
-    floor = f" · smallest attainable {number(found.null.floor)}" if gold > 1 else ""
-    yield "test", tested, f"{p_value(found.p_value, found.log10_p)}{floor}"
+    if found.statistic == "samples-of-inputs":
+        yield "test", f"{found.null.source}", p_value(found.p_value, found.log10_p)
+    else:
+        tested = f"{runs} unlearned against {gold} retrained, labels permuted"
+        floor = f" · smallest attainable {number(found.null.floor)}" if gold > 1 else ""
+        yield "test", tested, f"{p_value(found.p_value, found.log10_p)}{floor}"
+    yield from _sample_lines(shown.get("samples"))
     if "control_p_value" in shown:
         yield "control", "the original in the same test", p_value(shown["control_p_value"], None)
     for name, figures in shown["views"].items():
@@ -267,6 +312,22 @@ def lines(found: "Evidence") -> "Iterator[tuple[str, str | Text, str]]":
             yield name.replace("_accuracy", ""), "accuracy: " + ", ".join(parts), ""
     unseen = "inputs unlike these probes · models that were trained to pass this test"
     yield "cannot see", unseen + (" · how much repeated runs differ" if runs == 1 else ""), ""
+
+
+def _sample_lines(samples: Any) -> "Iterator[tuple[str, str, str]]":
+    """What each form of the test on samples says, with its controls and its assumption."""
+    from stemma.cli.output import number, p_value
+
+    if samples is None:
+        return
+    for form, found in samples["forms"].items():
+        power = "refutes the original" if found["shown_to_have_power"] else "no power: does not refute the original"
+        sound = "" if found["sound"] else f" · refutes {found['control']} as well"
+        figures = ", ".join(f"{name.replace('_', ' ')} {number(value)}" for name, value in found["figures"].items())
+        yield form, f"{p_value(found['p_value'], None)} · {power}{sound}", figures
+        yield "assumes", found["assumption"].removeprefix("This assumes that "), ""
+    for form, why in samples["left_out"].items():
+        yield form, "not tested", why
 
 
 def _view(figures: Any) -> tuple[str, str]:

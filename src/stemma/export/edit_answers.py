@@ -73,7 +73,10 @@ def verify_unlearning_answer(document: Document) -> AnswerLine:
 
 def verify_unlearning_closing(document: Document) -> tuple[str, str]:
     """What the test of unlearning means, and what to do next."""
-    return _UNLEARNED[document["verdict"]][1:]
+    meaning, following = _UNLEARNED[document["verdict"]][1:]
+    if document["statistic"] == "samples-of-inputs" and document["verdict"] == "refuted":
+        meaning = "what the model learned from the forget set is still in it, if the assumption that is named holds"
+    return meaning, following
 
 
 _EDITS = {
@@ -92,6 +95,6 @@ _UNLEARNED = {
     "supported": ("unlearned, as far as this test can see", "the model is not distinguishable from retrained models",
                   "stemma verify unlearning with --retained-probes looks inside the network as well"),
     "inconclusive": ("inconclusive", "neither unlearning nor its absence could be shown",
-                     "more retrained models (--retrained) give the test more power"),
+                     "more retrained models (--retrained, or --retrain-recipe to train them) give the test more power"),
 }  # fmt: skip
 """Answer, meaning and next step by verdict."""

@@ -38,14 +38,15 @@ def network_from_factory(model: Model, factory: str, allow_code: bool = False) -
         raise MisuseError(
             f"--network {factory} runs code of the Python module {module_name!r}. Add --allow-code if you trust it"
         )
-    with _current_folder() as folder:
-        module, spec = _call_factory(factory, _import_factory(module_name, attribute, folder))
+    with current_folder() as folder:
+        module, spec = _call_factory(factory, import_callable(module_name, attribute, folder))
     load_strictly(module, model)
     return with_module(model, module.eval(), spec)
 
 
 @contextmanager
-def _current_folder() -> Generator[str]:
+def current_folder() -> Generator[str]:
+    """Modules of the current folder can be imported inside; yields the folder."""
     folder = str(Path.cwd())
     added = folder not in sys.path
     if added:
@@ -57,7 +58,21 @@ def _current_folder() -> Generator[str]:
             sys.path.remove(folder)
 
 
-def _import_factory(module_name: str, attribute: str, folder: str) -> Any:
+def import_callable(module_name: str, attribute: str, folder: str) -> Any:
+    """What a module of the user calls by this name.
+
+    Args:
+        module_name: The module, which is imported.
+        attribute: Name inside it, with dots.
+        folder: Where it was looked for, for the error.
+
+    Returns:
+        The callable.
+
+    Raises:
+        MisuseError: If it is not there, or cannot be called.
+        StemmaError: If the module fails when it is imported.
+    """
     try:
         importlib.invalidate_caches()
         target: Any = importlib.import_module(module_name)
@@ -68,7 +83,7 @@ def _import_factory(module_name: str, attribute: str, folder: str) -> Any:
             f"cannot find {attribute!r} in the Python module {module_name!r}: {error}. Check that it is in {folder}"
         ) from error
     except (Exception, SystemExit) as error:  # any code may be in the module
-        raise StemmaError(f"importing {module_name!r} failed: {_one_line(error)}") from error
+        raise StemmaError(f"importing {module_name!r} failed: {one_line(error)}") from error
     if not callable(target):
         raise MisuseError(f"{module_name}:{attribute} is not callable. Use a function or class that builds the network")
     return target
@@ -80,7 +95,7 @@ def _call_factory(factory: str, call: Any) -> tuple[Any, InputSpec | None]:
     try:
         result = call()
     except (Exception, SystemExit) as error:  # any code may be in the factory
-        raise StemmaError(f"{factory}() failed: {_one_line(error)}") from error
+        raise StemmaError(f"{factory}() failed: {one_line(error)}") from error
     module, spec = result if isinstance(result, tuple) and len(result) == 2 else (result, None)
     if not isinstance(module, torch.nn.Module) or not (spec is None or isinstance(spec, InputSpec)):
         raise MisuseError(
@@ -90,5 +105,6 @@ def _call_factory(factory: str, call: Any) -> tuple[Any, InputSpec | None]:
     return module, spec
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """An error of foreign code in one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

@@ -1,7 +1,7 @@
 """Test of unlearning: is an unlearned model distinguishable from models retrained without the forget set?"""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import log10
 from typing import Any, final
 
@@ -13,6 +13,7 @@ from stemma.probes import Probes
 from stemma.types import Axis, Evidence, Null, Spec, Verdict
 from stemma.verification.distances import INTERNAL_VIEWS, VIEWS, Progress, ViewDistances, ViewInputs, measure_distances
 from stemma.verification.equivalence import Excess, excess_over_group
+from stemma.verification.few_retrained import SampleTests, SampleVerdict
 from stemma.verification.permutation_test import (
     COMBINATIONS,
     TIE_TOLERANCE,
@@ -20,6 +21,11 @@ from stemma.verification.permutation_test import (
     required_group_size,
     smallest_p_value,
 )
+from stemma.verification.sample_answers import judge_samples
+from stemma.verification.sample_distances import COUNTED
+
+SAMPLES = "samples-of-inputs"
+"""Name of the statistic where inputs are the samples: the decimal logarithm of the p-value, negated."""
 
 CLAIM = "the model behaves as if it had never seen the forget set"
 
@@ -48,6 +54,8 @@ class UnlearningTest:
         views: Names from `distances.VIEWS`; one that cannot be computed for all models is left out.
         steps: Nodes per path of the gradient fields.
         ridge: Of the linear probe.
+        unrecovered: Share of the original's hidden response that a model that never saw the forget set leaves
+            unrecovered at least; decides only where there is no retrained model.
         most: Largest number of labellings that are evaluated.
         seed: Of the sample where there are more.
 
@@ -61,11 +69,12 @@ class UnlearningTest:
     views: tuple[str, ...] = VIEWS
     steps: int = 4
     ridge: float = 0.1
+    unrecovered: float = SampleTests.unrecovered
     most: int = 20_000
     seed: int = 0
 
     name = "retrained-permutation"
-    version = 1
+    version = 2
 
     def __post_init__(self) -> None:
         unknown = [v for v in self.views if v not in VIEWS]
@@ -73,6 +82,8 @@ class UnlearningTest:
             raise MisuseError(f"views have to be some of {', '.join(VIEWS)}, but are {', '.join(unknown) or 'none'}")
         if self.combine not in COMBINATIONS:
             raise MisuseError(f"combine has to be {' or '.join(COMBINATIONS)}, but is '{self.combine}'")
+        if not 0 < self.unrecovered < COUNTED:
+            raise MisuseError(f"unrecovered has to lie between 0 and {COUNTED}, but is {self.unrecovered}")
         if not 0 < self.alpha < 1 or self.margin <= 0:
             raise MisuseError(
                 f"alpha has to lie between 0 and 1 and margin above 0, but they are {self.alpha} and {self.margin}"
@@ -91,6 +102,7 @@ class UnlearningTest:
         retrained: Sequence[Model] = (),
         retained: Probes | None = None,
         progress: Progress | None = None,
+        unseen: Probes | None = None,
     ) -> Evidence:
         """Test the claim.
 
@@ -101,14 +113,16 @@ class UnlearningTest:
             retrained: Models trained in the same way without the forget set, each from its own initialisation.
             retained: The retain set, from which a linear probe separates the forget set in hidden layers.
             progress: Called with what happens, how much is done and of how much.
+            unseen: Inputs of the same kind as the forget set that no model was trained on.
 
         Returns:
-            The evidence. Without retrained models it is `INCONCLUSIVE`, and reports the distance to the original.
+            The evidence. With fewer retrained models than the permutation needs it is `REFUTED` or `INCONCLUSIVE`.
 
         Raises:
             MisuseError: If nothing was given to test, a model was given twice, or the probes do not fit.
         """
         models = [*unlearned, *retrained, original]
+        given_sets = {"forget": forget, "retained": retained, "unseen": unseen}
         _distinct(original, unlearned, retrained)
         given = ViewInputs(forget, retained, self.steps, self.ridge)
         measured = measure_distances(models, given, self.views, progress)
@@ -125,7 +139,32 @@ class UnlearningTest:
             "left_out": dict(measured.unavailable),
             **_accuracies(measured, given, len(unlearned)),
         }
-        return self.conclude(measured.distances, len(unlearned), inputs, report)
+        found = self.conclude(measured.distances, len(unlearned), inputs, report)
+        if not found.details["missing"] and unseen is None:
+            return found
+        tests = SampleTests(self.alpha, self.unrecovered, seed=self.seed)
+        sets = {name: probes for name, probes in given_sets.items() if probes is not None}
+        samples = judge_samples(tests, original, unlearned, retrained, sets, progress)
+        return self.with_samples(found, samples)
+
+    def with_samples(self, found: Evidence, samples: SampleVerdict) -> Evidence:
+        """The evidence with what samples of inputs say; that decides where there are too few retrained models."""
+        missing = found.details["missing"]
+        details = {**found.details, "samples": samples.to_dict(self.alpha)}
+        if found.verdict == Verdict.SUPPORTED and samples.verdict == Verdict.REFUTED:
+            reason = f"{found.reason}, but {samples.reason}"
+            return replace(found, verdict=Verdict.INCONCLUSIVE, reason=reason, details=details)
+        if not missing or not samples.findings:
+            return replace(found, details=details)
+        decided = any(f.usable(self.alpha / len(samples.findings)) for f in samples.findings)
+        p = samples.p_value if decided else None
+        source = f"samples of inputs, {len(found.details['retrained'])} retrained models"
+        return replace(
+            found, statistic=SAMPLES, value=0.0 if p is None else -log10(p), null=Null(source, None, 0.0), p_value=p,
+            log10_p=None if p is None else log10(p), effect=0.0, verdict=samples.verdict,
+            reason=f"{samples.reason}. {_more(missing)}" if samples.verdict != Verdict.REFUTED else samples.reason,
+            details=details,
+        )  # fmt: skip
 
     def conclude(
         self,
@@ -245,6 +284,10 @@ def _distinct(original: Model, unlearned: Sequence[Model], retrained: Sequence[M
 def _missing(required: int, group: int, alpha: float) -> str:
     have = "no retrained models were given" if group == 0 else f"{group} retrained models are too few"
     return f"{have}: rejection at {alpha:g} needs {required}, so {required - group} more are needed"
+
+
+def _more(missing: int) -> str:
+    return f"Only the permutation over models can support unlearning: {missing} more are needed"
 
 
 def _without_group(distances: np.ndarray, suspects: int) -> dict[str, Any]:

@@ -33,6 +33,11 @@ def folder() -> Path:
     return Path(platformdirs.user_cache_dir("stemma")) / "zoo"
 
 
+def has(digest: Digest) -> bool:
+    """Whether something is cached under this digest, as a file of its own."""
+    return _path(digest).exists()
+
+
 def recall(
     digest: Digest, make: Callable[[], tuple[Mapping[str, np.ndarray], Mapping[str, Any]]], *, keep: bool
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -91,7 +91,8 @@ def verify_unlearning_view(document: Document) -> dict[str, Any]:
         "accuracies": list(_accuracies(details)),
         "findings": [sentence(document["reason"])],
         "sure": list(_certainty(document)),
-        "not_tested": [{"what": "left-out", "model": name, "why": why} for name, why in left_out.items()],
+        "not_tested": [{"what": "left-out", "model": name, "why": why} for name, why in
+                       (*left_out.items(), *(details.get("samples") or {}).get("left_out", {}).items())],
         "doubts": list(_doubts(document)),
         "cannot_see": ["inputs unlike these probes", "models that were trained to pass this test",
                        *(["how much repeated runs differ"] if runs == 1 else [])],
@@ -134,6 +135,11 @@ def _certainty(document: Document) -> Iterator[tuple[str, str]]:
     if "control_p_value" in details:
         control = {"p_value": details["control_p_value"], "log10_p": None}
         yield "control", f"the original model in the same test: {p_value(control)}"
+    for form, found in (details.get("samples") or {}).get("forms", {}).items():
+        shown = (
+            "the original is refuted too" if found["shown_to_have_power"] else "no power: the original is not refuted"
+        )
+        yield f"samples, {form}", f"{p_value({'p_value': found['p_value'], 'log10_p': None})}; {shown}"
     if details.get("missing"):
         yield "missing", f"{count(details['missing'], 'further retrained model')} would let the test decide"
 
@@ -142,6 +148,10 @@ def _doubts(document: Document) -> Iterator[str]:
     if document["verdict"] == "supported":
         yield "Not being told apart is not proof: a stronger test, or other inputs, may tell the two apart."
         yield "A model can be trained to pass this very test."
+    for found in (document["details"].get("samples") or {}).get("forms", {}).values():
+        yield found["assumption"]
+        if not found["sound"]:
+            yield f"The same test refutes {found['control']}, which it must not: it concludes nothing here."
     if document["verdict"] == "refuted":
         yield "Retrained models that were trained in another way than the original would be told apart as well."
     if document["verdict"] == "inconclusive":
