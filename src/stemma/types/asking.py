@@ -63,7 +63,7 @@ def asked_plainly(function: Function) -> Function:
             with plain_torch():
                 return function(*args, **options)
 
-        return whole  # ty: ignore[invalid-return-type]
+        return whole  # ty: ignore[invalid-explicit-return]
 
     @functools.wraps(function)
     def stepwise(*args: Any, **options: Any) -> Generator[Any]:
@@ -76,4 +76,4 @@ def asked_plainly(function: Function) -> Function:
                 return
             yield item
 
-    return stepwise  # ty: ignore[invalid-return-type]
+    return stepwise  # ty: ignore[invalid-explicit-return]
