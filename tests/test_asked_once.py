@@ -10,8 +10,8 @@ from torch import nn
 
 from stemma.checkpoints.model import Model
 from stemma.errors import StemmaError
+from stemma.fingerprints.evaluation import keeping_answers
 from stemma.fingerprints.gradient_field import GradientField
-from stemma.fingerprints.kept_answers import keeping_answers
 from stemma.fingerprints.outputs import Outputs
 from stemma.kinship.compare import compare
 from stemma.networks.from_module import from_module

@@ -9,7 +9,7 @@ import numpy as np
 from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError, StemmaError
 from stemma.fingerprints.canonical_outputs import PERTURBATIONS, features, log_probabilities, output_form
-from stemma.fingerprints.evaluation import as_tensor, checked_network
+from stemma.fingerprints.evaluation import TOKEN_BATCH, as_tensor, checked_network
 from stemma.fingerprints.fragment_encoder import FragmentEncoder
 from stemma.fingerprints.training_sample import SIZE, mean_embedding
 from stemma.probes import Probes
@@ -154,9 +154,10 @@ class DNA:
     def _output_batches(self, network: Network, probes: Probes) -> Iterator[np.ndarray]:
         import torch
 
-        for start in range(0, len(probes), self.batch):
+        batch = min(self.batch, TOKEN_BATCH) if probes.kind == "tokens" else self.batch
+        for start in range(0, len(probes), batch):
             with torch.no_grad():
-                part = network(as_tensor(network, probes.inputs[start : start + self.batch]))
+                part = network(as_tensor(network, probes.inputs[start : start + batch]))
             part = part[:, -1] if probes.kind == "tokens" and part.ndim == 3 else part
             if not torch.isfinite(part).all():
                 raise StemmaError(f"{network.name} returns NaN or infinite values for probes from {start} on")

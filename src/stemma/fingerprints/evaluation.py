@@ -1,5 +1,6 @@
 """Run networks on probes, after checking mode, determinism and input space."""
 
+import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -7,6 +8,7 @@ import numpy as np
 
 from stemma.checkpoints.model import Model
 from stemma.errors import MisuseError, StemmaError
+from stemma.fingerprints.kept_answers import KeptAnswers
 from stemma.networks.from_module import has_gradient
 from stemma.probes import Probes
 from stemma.types.asking import asked_plainly
@@ -35,8 +37,6 @@ def checked_network(model: Model, probes: Probes) -> Network:
         StemmaError: If it is in train mode, random, or not finite.
         MisuseError: If the probes are not of its input space.
     """
-    from stemma.fingerprints.kept_answers import KeptAnswers
-
     network = model.network
     if not isinstance(network.forward, KeptAnswers):
         return _checked(network, probes)
@@ -80,6 +80,26 @@ def _checked(network: Network, probes: Probes) -> Network:
     if network.module is None and network.differentiable and few.is_floating_point():
         return replace(network, differentiable=_has_input_gradient(network, few))
     return network
+
+
+def keeping_answers(model: Model, probes: Probes) -> Model:
+    """The same model, whose answers to the probes are kept as long as the model that is returned is held.
+
+    Args:
+        model: The model; black boxes are returned as they are, since their answers are kept elsewhere.
+        probes: The inputs.
+
+    Returns:
+        A model with the same weights and a network that keeps its answers.
+    """
+    if model.black_box:
+        return model
+    network = model.network
+    kept = KeptAnswers(network, lambda: as_tensor(network, probes.inputs))
+    relaxed = None if network.from_one_hot is None else kept.relaxed
+    found = copy.copy(model)
+    vars(found)["network"] = replace(network, forward=kept, from_one_hot=relaxed)
+    return found
 
 
 def require_one_tokenizer(*models: Model) -> None:

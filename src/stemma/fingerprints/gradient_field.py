@@ -390,7 +390,8 @@ def _projected(curve: "torch.Tensor", signs: "torch.Tensor") -> "torch.Tensor":
     """A curve `[k, steps, d]` projected to `[k, steps, columns]`, by signs over the root of the columns."""
     import torch
 
-    largest = curve.abs().amax(2, keepdim=True)  # in units of it float32 loses nothing that half precision keeps
+    # In units of the largest entry, float32 loses nothing that half precision keeps.
+    largest = torch.linalg.vector_norm(curve, float("inf"), 2, keepdim=True)
     total = torch.zeros(*curve.shape[:2], signs.shape[1], dtype=torch.float64, device=curve.device)
     for at in range(0, len(signs), PROJECTED):
         part = (curve[..., at : at + PROJECTED] / largest.where(largest > 0, 1)).float()

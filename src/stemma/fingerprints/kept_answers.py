@@ -1,10 +1,8 @@
 """Answers of a network to the probes of one question: each is asked for once, whatever methods need it."""
 
-import copy
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, final
 
-from stemma.checkpoints.model import Model
-from stemma.probes import Probes
 from stemma.types.network import Answer, Network, main_output
 
 if TYPE_CHECKING:
@@ -26,16 +24,16 @@ class KeptAnswers:
         checked: Kinds of probes that it was checked with.
     """
 
-    def __init__(self, network: Network, probes: Probes) -> None:
+    def __init__(self, network: Network, inputs: "Callable[[], torch.Tensor]") -> None:
         """Nothing is asked yet.
 
         Args:
             network: The network.
-            probes: The inputs whose answers are kept.
+            inputs: Gives the inputs whose answers are kept.
         """
         self.asked = self.network = network
         self.checked: set[Any] = set()
-        self._probes = probes
+        self._inputs = inputs
         self._wanted: frozenset[int] | None = None
         self._rows: dict[int, torch.Tensor] = {}
 
@@ -91,9 +89,7 @@ class KeptAnswers:
 
     def _keep(self, key: int, row: "torch.Tensor") -> None:
         if self._wanted is None:
-            from stemma.fingerprints.evaluation import as_tensor
-
-            self._wanted = frozenset(_keys(as_tensor(self.network, self._probes.inputs)))
+            self._wanted = frozenset(_keys(self._inputs()))
         size = row.numel() * row.element_size()
         if key in self._wanted and size * len(self._wanted) <= MAX_BYTES:
             self._rows[key] = row.detach().clone()
@@ -105,25 +101,3 @@ def _keys(x: "torch.Tensor") -> list[int]:
     rows = x.detach().cpu()
     rows = rows if rows.dtype != torch.bfloat16 else rows.view(torch.int16)
     return [hash((row.dtype, row.tobytes())) for row in rows.numpy()]
-
-
-def keeping_answers(model: Model, probes: Probes) -> Model:
-    """The same model, whose answers to the probes are kept as long as the model that is returned is held.
-
-    Args:
-        model: The model; black boxes are returned as they are, since their answers are kept elsewhere.
-        probes: The inputs.
-
-    Returns:
-        A model with the same weights and a network that keeps its answers.
-    """
-    if model.black_box:
-        return model
-    from dataclasses import replace
-
-    network = model.network
-    kept = KeptAnswers(network, probes)
-    relaxed = None if network.from_one_hot is None else kept.relaxed
-    found = copy.copy(model)
-    vars(found)["network"] = replace(network, forward=kept, from_one_hot=relaxed)
-    return found

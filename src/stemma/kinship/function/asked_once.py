@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from stemma.checkpoints.model import Model
 from stemma.errors import StemmaError
-from stemma.fingerprints.kept_answers import keeping_answers
+from stemma.fingerprints.evaluation import keeping_answers
 from stemma.kinship.function.null_models import NullModels, Subject
 from stemma.probes import Probes
 

@@ -65,6 +65,8 @@ class Forgetting:
         """The class that one of two models lost, or None; costs one forward pass of each model per probe."""
         from stemma.fingerprints.evaluation import compute_outputs
 
+        if probes.kind == "tokens" and probes.labels is None:
+            return None
         return self.of_answers(compute_outputs(a, probes), compute_outputs(b, probes), probes)
 
     def of_answers(self, a: np.ndarray, b: np.ndarray, probes: Probes) -> Forgotten | None:
