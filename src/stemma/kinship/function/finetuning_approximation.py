@@ -237,7 +237,7 @@ class FineTuningApproximation:
         How far its best candidate stands out is ranked among the same of networks that come from none of them: of the
         controls, asked about the same candidates; or, without controls, of each candidate, asked about the child and
         the other candidates. Were the child one more independent network, it would be exchangeable with these, and the
-        p-value exact. A small p-value speaks for a parent among the candidates.
+        p-value exact; a fine-tune is not exchangeable with candidates trained from scratch, so give controls for it.
 
         Cost: as `matrix` with all controls, or with all candidates, as further children.
 
