@@ -151,6 +151,7 @@ def test_shared_deviations_need_scores_of_the_same_classes(nets: list[Model], pr
 # A pair with ten controls
 
 
+@pytest.mark.slow
 def test_ten_controls_show_a_student_of_another_architecture_and_no_stranger(
     taught: dict[str, Model], nets: list[Model], probes: Probes
 ) -> None:
@@ -214,6 +215,7 @@ def test_agreement_beyond_the_labels_is_counted_and_decides_nothing(
 # The command
 
 
+@pytest.mark.slow
 def test_the_command_prints_both_p_values_and_says_what_no_control_shows(
     run: Run, taught: dict[str, Model], nets: list[Model], probes: Probes, tmp_path: Path
 ) -> None:
