@@ -366,13 +366,17 @@ def hugging_face(kind: str) -> tuple[Any, np.ndarray]:
             patch_size=4, num_labels=5)),
         "swin": lambda: T.SwinForImageClassification(T.SwinConfig(
             image_size=16, patch_size=2, embed_dim=8, depths=[2, 2], num_heads=[2, 4], window_size=4, num_labels=5)),
+        "mixtral": lambda: T.MixtralForCausalLM(T.MixtralConfig(
+            **c, intermediate_size=24, num_key_value_heads=2, num_local_experts=4, num_experts_per_tok=2)),
+        "phi3": lambda: T.Phi3ForCausalLM(T.Phi3Config(
+            **c, intermediate_size=24, num_key_value_heads=2, pad_token_id=0)),
         "resnet": lambda: T.ResNetForImageClassification(T.ResNetConfig(
             embedding_size=8, hidden_sizes=[16, 24], depths=[2, 2], layer_type="bottleneck", num_labels=5)),
     }  # fmt: skip
     module = makers[kind]().eval()
     rng = np.random.default_rng(2)
     image = (2, 3, 16, 16) if kind in ("swin", "resnet") else (2, 3, 8, 8)
-    tokens = kind in ("llama", "qwen2", "qwen3", "gpt2")
+    tokens = kind in ("llama", "qwen2", "qwen3", "gpt2", "mixtral", "phi3")
     return module, rng.integers(0, 31, (2, 7)) if tokens else rng.random(image).astype(np.float32)
 
 
@@ -381,7 +385,7 @@ SLOW = pytest.mark.slow
 
 @pytest.mark.parametrize(
     ("kind", "least"),
-    [("llama", 4), ("gpt2", 2), *(pytest.param(k, n, marks=SLOW) for k, n in
+    [("llama", 4), ("gpt2", 2), ("mixtral", 2), ("phi3", 2), *(pytest.param(k, n, marks=SLOW) for k, n in
      (("qwen2", 4), ("qwen3", 4), ("vit", 4), ("swin", 4), ("resnet", 8)))],
 )  # fmt: skip
 def test_networks_of_transformers_are_cut_consistently(kind: str, least: int) -> None:

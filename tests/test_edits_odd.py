@@ -266,3 +266,46 @@ def test_weights_stored_as_integer_codes_are_refused() -> None:
     coded = from_arrays({**arrays, "layers.0.weight": np.ones((12, 64), np.int8)}, "coded", MLP)
     with pytest.raises(MisuseError, match="integer codes"):
         editable_copy(coded)
+
+
+@pytest.mark.parametrize("chosen", [1, 3])
+def test_units_that_choose_among_themselves_are_not_cut(chosen: int) -> None:
+    """The number of entries that `topk` gives is no axis."""
+
+    class Routed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.gate, self.b = nn.Linear(16, 24), nn.Linear(24, 8), nn.Linear(chosen, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.b(self.gate(self.a(x).relu()).topk(chosen).values)
+
+    net = checked_dependency_graph(model(Routed()), VECTORS)
+    assert [g.name for g in net.groups] == ["a"]
+    assert "statistic over all units" in net.refused["gate"]
+
+
+def test_an_operation_with_arguments_that_its_rule_does_not_know_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from stemma.edits.dependency_graph import tracer
+
+    def broken(*_: object) -> None:
+        raise IndexError("tuple index out of range")
+
+    rules = tracer.rule_of
+    monkeypatch.setattr(tracer, "rule_of", lambda func: broken if "relu" in str(func) else rules(func))
+    with pytest.raises(MisuseError, match=r"no unit of odd .*a: the operation aten\.relu\.default is not supported"):
+        checked_dependency_graph(model(Written(torch.relu)), VECTORS)
+
+
+def test_a_computed_weight_is_named_as_the_reason() -> None:
+    from torch.nn.utils.parametrizations import spectral_norm, weight_norm
+
+    maps = nn.Sequential(nn.Conv1d(1, 24, 3), nn.ReLU(), spectral_norm(nn.Conv1d(24, 20, 3)), nn.ReLU(),
+                         nn.Conv1d(20, 4, 3))  # fmt: skip
+    with pytest.raises(MisuseError, match=r"\(2: its weight is computed from others"):
+        checked_dependency_graph(model(maps, (1, 16)), VECTORS[:, None])
+    first = weight_norm(nn.Linear(16, 24))
+    net = nn.Sequential(first, nn.ReLU(), nn.Linear(24, 20), nn.ReLU(), nn.Linear(20, 4))
+    graph = checked_dependency_graph(model(net), VECTORS)
+    assert [g.name for g in graph.groups] == ["2"]
+    assert "computed from others" in graph.refused["0"]

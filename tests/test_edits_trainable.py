@@ -1,7 +1,11 @@
 """An edited folder becomes a network of the user's own class again, trains, and is still traced to its parent."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -141,6 +145,55 @@ def test_an_unlearned_network_loads_and_its_original_weights_lie_elsewhere(tmp_p
     assert receipt.parent_source == "python:plain"
     with pytest.raises(MisuseError, match="exists"):
         write(edited, tmp_path / "second", forget, undo=tmp_path / "kept" / "before.safetensors")
+
+
+@pytest.mark.parametrize("kind", ["llama", "vit", "gpt_neox"])
+def test_a_network_of_transformers_loads_trains_and_is_saved_again(kind: str, tmp_path: Path) -> None:
+    T = pytest.importorskip("transformers")
+    c = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    build = {
+        "llama": lambda: T.LlamaForCausalLM(T.LlamaConfig(**c, vocab_size=31)),
+        "vit": lambda: T.ViTForImageClassification(T.ViTConfig(**c, image_size=8, patch_size=4)),  # other names on disk
+        "gpt_neox": lambda: T.GPTNeoXForCausalLM(T.GPTNeoXConfig(**c, vocab_size=31)),
+    }[kind]
+    torch.manual_seed(0)
+    build().eval().save_pretrained(tmp_path / "whole")
+    rng = np.random.default_rng(0)
+    probes = Probes.of(rng.random((16, 3, 8, 8), np.float32) if kind == "vit" else rng.integers(1, 31, (16, 6)))
+    edited = Pruning(keep_ratio=0.5, budget="units")(stemma.load(tmp_path / "whole"), probes)
+    write(edited, tmp_path / "smaller", probes)
+    fresh = load_trainable(tmp_path / "smaller", build()).eval()
+    x = torch.from_numpy(np.array(probes.inputs))
+    with torch.no_grad():
+        torch.testing.assert_close(fresh(x).logits, edited.editable.module(x).logits)
+    fresh(x).logits.square().mean().backward()
+    torch.optim.SGD(fresh.parameters(), 0.1).step()
+    fresh.save_pretrained(tmp_path / "tuned")
+    with torch.no_grad():
+        torch.testing.assert_close(type(fresh).from_pretrained(tmp_path / "tuned")(x).logits, fresh(x).logits)
+
+
+def test_a_receipt_tells_no_folder_above_the_one_that_holds_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from stemma.edits.save import _parent_source
+
+    homes = tmp_path / "home"
+    source = homes / "alice" / "models" / "res.pt"
+    source.parent.mkdir(parents=True)
+    source.touch()
+    monkeypatch.setattr(Path, "home", lambda: homes / "alice")
+    edited: Any = SimpleNamespace(parent=SimpleNamespace(source=str(source)))
+    told = {out: _parent_source(edited, homes / out) for out in ("alice/small", "alice/models/small", "small", "bob/x")}
+    assert told == {"alice/small": "../models/res.pt", "alice/models/small": "../res.pt", "small": "res.pt",
+                    "bob/x": "res.pt"}  # fmt: skip
+    assert _parent_source(edited, Path("/stemma-out")) == "res.pt"
+
+
+def test_edits_are_at_hand_without_an_import_of_their_own() -> None:
+    code = "import stemma, sys; stemma.edits; assert 'torch' not in sys.modules; print(stemma.edits.ALL)"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout == "('Pruning', 'Unlearning')\n"
 
 
 def test_the_example_prunes_trains_and_is_traced(example: Callable[..., str]) -> None:

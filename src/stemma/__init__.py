@@ -43,6 +43,7 @@ from typing import TYPE_CHECKING, Any
 from stemma import presentation
 
 if TYPE_CHECKING:
+    from stemma import edits as edits
     from stemma import methods as methods
     from stemma.api import compare as compare
     from stemma.api import competition as competition
@@ -122,15 +123,17 @@ _HOME = {
     "StemmaError": "errors",
 }
 
-__all__ = ["__version__", "methods", *_HOME]
+_MODULES = ("edits", "methods")
+
+__all__ = ["__version__", *_MODULES, *_HOME]
 
 
 presentation.register(lambda: importlib.import_module("stemma.export.notebook"))
 
 
 def __getattr__(name: str) -> Any:
-    if name == "methods":
-        return importlib.import_module("stemma.methods")
+    if name in _MODULES:
+        return importlib.import_module(f"stemma.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'stemma' has no attribute '{name}'")
     return getattr(importlib.import_module(f"stemma.{_HOME[name]}"), name)

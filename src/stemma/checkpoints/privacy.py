@@ -10,7 +10,10 @@ from urllib.parse import urlsplit, urlunsplit
 ADDRESSES = ("hf:", "https://", "http://")
 """How addresses of models begin."""
 
-INTERNAL = ("local", "localhost", "localdomain", "internal", "intranet", "private", "corp", "home", "lan", "arpa")
+INTERNAL = (
+    "local", "localhost", "localdomain", "localnet", "internal", "intern", "intranet", "private", "corp", "home",
+    "priv", "lan", "dmz", "mgmt", "consul", "docker", "test", "invalid", "arpa",
+)  # fmt: skip
 """Last parts of names that mean something in one network only (RFC 6761, 6762, 8375, and customs)."""
 
 _ABSOLUTE = re.compile(
@@ -19,6 +22,9 @@ _ABSOLUTE = re.compile(
     re.VERBOSE,
 )
 """A path from the root of a file system: Unix, a home folder, Windows or a share."""
+
+_REMOTE = re.compile(r"(?<![\w.@/\\:-])([\w.-]+@)?([\w.-]+):(?=[^\s:'\"<>|,;]*/)[^\s'\"<>|,;:]+")
+"""A path on another machine, as of scp, git and NFS: a host, perhaps with a user before it, a colon, a path."""
 
 _ADDRESS = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s'\"<>]+", re.IGNORECASE)
 
@@ -53,7 +59,8 @@ def is_internal(address: str) -> bool:
     try:
         return not ipaddress.ip_address(host).is_global
     except ValueError:
-        return "." not in host or host.rpartition(".")[2] in INTERNAL
+        last = host.rpartition(".")[2]
+        return "." not in host or last.isdigit() or last.lower() in INTERNAL
 
 
 def public_address(address: str) -> str:
@@ -106,6 +113,7 @@ class Scrubber:
             return f"\x00{len(kept) - 1}\x00"
 
         text = _ADDRESS.sub(put_aside, text.replace("\x00", ""))
+        text = _REMOTE.sub(lambda match: _of_remote(match) or match[0], text)
         text = _ABSOLUTE.sub(lambda match: public_source(match[0]) or match[0][-1:], text)
         return re.sub("\x00([0-9]+)\x00", lambda match: kept[int(match[1])], text)
 
@@ -118,6 +126,14 @@ class Scrubber:
         if isinstance(value, (list, tuple)):
             return [self.value(v) for v in value]
         return value
+
+
+def _of_remote(match: re.Match[str]) -> str:
+    """The last part of a path on another machine; empty where it is none, or one that anybody can look up."""
+    user, host, path = match[1], match[2], match[0].rpartition(":")[2]
+    if path.startswith("/"):
+        return folder_name(path.rstrip("/"))
+    return folder_name(path.rstrip("/")) if user and is_internal(f"ssh://{host}") else ""
 
 
 def folder_name(folder: str) -> str:

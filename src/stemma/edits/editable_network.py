@@ -15,6 +15,8 @@ from stemma.edits.dependency_graph.dependency_groups import DependencyGraph, bui
 from stemma.edits.dependency_graph.tracer import output_tensors
 from stemma.edits.layer_inputs import as_tensor, is_linear_or_convolution, watch_inputs
 from stemma.errors import MisuseError, StemmaError
+from stemma.networks.from_module import with_module
+from stemma.networks.hugging_face import is_token_module
 from stemma.types.network import Network
 
 TRIAL_INPUTS = 2
@@ -90,11 +92,14 @@ def editable_copy(model: Model) -> EditableNetwork:
                               "before it is quantised")  # fmt: skip
     known = model.__dict__.get("network")
     if model.source.startswith("python:") or (known is not None and known.module is made.module):
-        if made.forward is not made.module:
+        module = copy.deepcopy(made.module)
+        if made.forward is made.module:
+            made = replace(made, module=module, forward=module)
+        elif is_token_module(module):
+            made = with_module(model, module, None).network
+        else:
             raise MisuseError(f"{model.name} runs through a function around its module, which cannot be copied: give "
                               "the module itself")  # fmt: skip
-        module = copy.deepcopy(made.module)
-        made = replace(made, module=module, forward=module)
     module = made.module
     assert module is not None
     for part in module.modules():
@@ -130,8 +135,8 @@ def _checked_graph(model: Model, inputs: np.ndarray, editable: EditableNetwork) 
         if names and not _all_equal(model, graph, editable, few, names):
             graph = graph.without(names, "its code assumes this size together with others")
     if not graph.groups:
-        why = "; ".join(f"{n}: {why}" for n, why in list(graph.refused.items())[:3])
-        raise MisuseError(f"no unit of {model.name} can be removed ({why or 'no layer reads hidden units'})")
+        why = graph.why_refused() or "no layer reads hidden units"
+        raise MisuseError(f"no unit of {model.name} can be removed ({why})")
     return graph
 
 

@@ -66,7 +66,7 @@ def write(
     partial.mkdir(parents=True)
     try:
         _write_weights(edited, partial, probes)
-        found = load(checkpoint_path(partial))
+        found = _read_back(edited, partial)
         _check_outputs(edited, replace(found), probes)
         receipt = replace(edited.receipt, child=found.digest, parent_source=_parent_source(edited, folder))
         _write_records(edited, receipt, partial)
@@ -115,9 +115,12 @@ def _parent_source(edited: Edited, folder: Path) -> str:
     """Where the parent lies, as seen from the folder of the result if it is near, else its last part."""
     source = edited.parent.source
     if Path(source).exists():
-        relative = os.path.relpath(Path(source).resolve(), folder.resolve())
-        if Path(relative).parts[:3] != (os.pardir,) * 3:
-            return Path(relative).as_posix()
+        parent, here = Path(source).resolve(), folder.resolve()
+        relative = Path(os.path.relpath(parent, here))
+        ups = relative.parts.count(os.pardir)
+        between = here.parents[ups - 1] if ups else here  # the folder that holds both: its own name is not told
+        if ups <= 2 and between not in (Path(here.anchor), *Path.home().parents):
+            return relative.as_posix()
     return public_source(source)
 
 
@@ -163,10 +166,9 @@ def _halved(module: torch.nn.Module, half: torch.dtype, edited: Edited) -> Any:
 
 def _of_transformers(module: Any, config: Mapping[str, Any], before: Mapping[str, Any]) -> None:
     """Set the new sizes in the module's own configuration, which transformers writes."""
-    for size in configurations.SIZES.get(str(config.get("model_type")), ()):
-        for key in (size.key, size.per):
-            if key and config.get(key) != before.get(key):
-                setattr(module.config, key, config[key])
+    for key in configurations.entries(str(config.get("model_type"))):
+        if config.get(key) != before.get(key):
+            setattr(module.config, key, config[key])
 
 
 def _companions(source: Path) -> Iterator[Path]:
@@ -217,6 +219,20 @@ def _program(edited: Edited, folder: Path, probes: Probes, *, needed: bool) -> N
                 f"the network of {edited.parent.name} cannot be exported ({' '.join(str(error).split())[:200]}): "
                 "save the edited module from Python instead"
             ) from error
+
+
+def _read_back(edited: Edited, folder: Path) -> Model:
+    """The model as it lies on disk; its network is built too."""
+    try:
+        found = load(checkpoint_path(folder))
+        _ = found.network
+        return found
+    except StemmaError as error:
+        why = str(error).replace(f"{folder}{os.sep}", "")
+        raise StemmaError(
+            f"what was written of {edited.parent.name} cannot be read back ({why}), so nothing was kept: save the "
+            "edited module from Python instead"
+        ) from error
 
 
 def _check_outputs(edited: Edited, found: Any, probes: Probes) -> None:

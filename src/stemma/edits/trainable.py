@@ -3,12 +3,12 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
-from stemma.edits.dependency_graph import slicing
+from stemma.edits.dependency_graph import configurations, slicing
 from stemma.edits.save import checkpoint_path
 from stemma.errors import MisuseError, StemmaError
 from stemma.networks.load import load as load_model
@@ -46,7 +46,17 @@ def load(folder: Path | str, module: M) -> M:
     slicing.slice_units(module, rows, heads)
     like = {n: t.dtype for n, t in module.state_dict().items()}
     module.load_state_dict({n: weights[n].to(like[n]) for n in like})
+    _describe(folder, module)
     return module
+
+
+def _describe(folder: Path, module: Any) -> None:
+    """Set the new sizes in the configuration of a module of transformers, so that what it saves can be loaded."""
+    if (folder / "config.json").is_file() and hasattr(module, "save_pretrained"):
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+        for key in configurations.entries(str(config.get("model_type"))):
+            if key in config and hasattr(module.config, key):
+                setattr(module.config, key, config[key])
 
 
 def _slices(folder: Path) -> tuple[dict[str, dict[int, np.ndarray]], frozenset[str]]:
@@ -63,13 +73,17 @@ def _slices(folder: Path) -> tuple[dict[str, dict[int, np.ndarray]], frozenset[s
 
 def _weights(folder: Path, module: torch.nn.Module) -> dict[str, torch.Tensor]:
     """The folder's weights under the module's names; one tensor that the module holds twice is given twice."""
-    path = checkpoint_path(folder)
-    arrays = {n.removeprefix("inner."): t for n, t in load_model(path).tensors.items()}
+    model = load_model(checkpoint_path(folder))
+    stored = {n.removeprefix("inner."): t for n, t in model.tensors.items()}
+    own = module.state_dict(keep_vars=True)
+    if hasattr(module, "save_pretrained") and not own.keys() <= stored.keys():  # transformers has other names on disk
+        network = model.network.module
+        return {} if network is None else {n: t for n, t in network.state_dict().items() if n in own}
     first: dict[int, str] = {}
     out = {}
-    for name, tensor in module.state_dict(keep_vars=True).items():
+    for name, tensor in own.items():
         twin = first.setdefault(id(tensor), name)
-        found = arrays.get(name, arrays.get(twin))
+        found = stored.get(name, stored.get(twin))
         if found is not None:
             out[name] = torch.from_numpy(np.array(found.array()))
     return out

@@ -63,6 +63,11 @@ DERIVED_ENTRIES: Mapping[str, tuple[str, str, str]] = {
 """Entries that a configuration may leave out, and of which two they are the quotient."""
 
 
+def entries(kind: str) -> tuple[str, ...]:
+    """The entries that an architecture's configuration sizes its layers by."""
+    return tuple(key for size in SIZES.get(kind, ()) for key in (size.key, size.per) if key)
+
+
 def tied_groups(config: Mapping[str, Any] | None, graph: DependencyGraph) -> list[tuple[str, ...]]:
     """Sets of groups that must keep equally many units, because one entry of the configuration sizes them all."""
     sizes = SIZES.get(str((config or {}).get("model_type")), ())

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from stemma.edits.dependency_graph.tracer import TraceResult
 
 
+UNREAD = "no layer with a weight of its own reads it"
+"""Why units cannot be removed that enter a computation whose weights could not be refitted."""
+
+
 @dataclass(frozen=True, eq=False)
 class WeightRows:
     """The rows of a group's units on one axis of one weight.
@@ -119,6 +123,18 @@ class DependencyGraph:
         kept = tuple(g for g in self.groups if g.name not in names)
         return replace(self, groups=kept, refused={**self.refused, **dict.fromkeys(names, why)})
 
+    def why_refused(self) -> str:
+        """Up to three reasons why layers are not cut, with a layer for each: first what can be changed."""
+        from stemma.edits.dependency_graph.operation_rules import STATISTIC
+        from stemma.edits.dependency_graph.tracer import COMPUTED, OUTPUT
+
+        layers: dict[str, list[str]] = {}
+        for name, why in self.refused.items():
+            layers.setdefault(why, []).append(name)
+        reasons = sorted(layers, key=lambda why: (why != COMPUTED, why in (STATISTIC, OUTPUT)))[:3]
+        more = {why: f" and {len(layers[why]) - 1} more" if len(layers[why]) > 1 else "" for why in reasons}
+        return "; ".join(f"{layers[why][0]}{more[why]}: {why}" for why in reasons)
+
     def group(self, name: str) -> DependencyGroup:
         """The group of that name."""
         return {g.name: g for g in self.groups}[name]
@@ -164,6 +180,8 @@ def graph_of_trace(traced: "TraceResult") -> DependencyGraph:
             refused.update({t.rpartition(".")[0]: traced.why[unit] for t in made})
             continue
         read = [t for t, a in where if t in readers and a == uses[t].input_axis]
+        if made and not read:
+            refused.update({t.rpartition(".")[0]: UNREAD for t in made})
         if made and read:
             units_by_rows.setdefault(tuple((t, a, len(rows)) for (t, a), rows in where.items()), []).append(unit)
     pairs = [(_group(rows, units, places, readers, order), units) for rows, units in units_by_rows.items()]

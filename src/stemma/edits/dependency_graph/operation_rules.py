@@ -85,7 +85,7 @@ def select(t: TracingMode, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     """Entries are selected, repeated or moved along an axis: the same is done to the labels."""
     x, label = args[0], t.label(args[0])
     results = list(tensors_in(out))
-    if label is None:
+    if label is None or not all(r.numel() for r in results):
         return
     wide = label.expand(x.shape)
     plain = [a.cpu() if isinstance(a, torch.Tensor) else a for a in args[1:]]
@@ -183,11 +183,14 @@ def reduce(t: TracingMode, func: Any, args: Any, kwargs: Any, out: Any) -> None:
 
 def softmax(t: TracingMode, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     """Normalisation along an axis."""
-    label, dim = t.label(args[0]), args[1] if len(args) > 1 and isinstance(args[1], int) else kwargs.get("dim", -1)
+    at = 2 if "topk" in str(func) else 1  # behind the number of entries
+    label, dim = t.label(args[0]), kwargs.get("dim", -1)
+    dim = args[at] if len(args) > at and isinstance(args[at], int) else dim
     if label is not None and varies(label, dim):
         label = t.labels.collapse_or_fix(label, dim, STATISTIC)
+    chosen = at == 2 and varies(label, dim)  # entries in another order, and fewer
     for r in tensors_in(out):
-        t.set(r, label if label is None or r.ndim == label.ndim else None)
+        t.set(r, None if chosen or label is None or r.ndim != label.ndim else label)
 
 
 def pool(t: TracingMode, func: Any, args: Any, kwargs: Any, out: Any) -> None:

@@ -16,6 +16,12 @@ from stemma.edits.dependency_graph.tracing_mode import MatrixProduct, TracingMod
 OUTPUT = "it is an output of the network"
 """Why units of the output cannot be removed."""
 
+COMPUTED = (
+    "its weight is computed from others, as by weight norm or spectral norm: make it a plain weight first "
+    "(torch.nn.utils.parametrize.remove_parametrizations)"
+)
+"""Why units cannot be removed from a layer with a parametrization."""
+
 
 @dataclass(frozen=True, eq=False)
 class TraceResult:
@@ -57,6 +63,10 @@ def trace(module: torch.nn.Module, forward: Callable[[torch.Tensor], Any], input
             answer = forward(inputs)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+    for name in _computed_weights(module):
+        inside = [n for n in tracing.uncounted if n.startswith(f"{name}.")]
+        tracing.uncounted = {n: why for n, why in tracing.uncounted.items() if n not in inside}
+        tracing.uncounted[f"{name}.weight"] = COMPUTED
     labels = tracing.labels
     for tensor in output_tensors(answer):
         labels.fix(tracing.label(tensor), OUTPUT)
@@ -70,6 +80,12 @@ def trace(module: torch.nn.Module, forward: Callable[[torch.Tensor], Any], input
     return TraceResult(
         axes, why, tracing.uses, tuple(tracing.matrix_products), unit, shapes, parameter_names, tracing.uncounted
     )
+
+
+def _computed_weights(module: torch.nn.Module) -> list[str]:
+    """Layers whose weight is no parameter but computed anew from others."""
+    plain = (torch.nn.Linear, torch.nn.modules.conv._ConvNd)
+    return [n for n, part in module.named_modules() if isinstance(part, plain) and "weight" not in part._parameters]
 
 
 def output_tensors(answer: Any) -> list[torch.Tensor]:

@@ -87,7 +87,10 @@ class TracingMode(TorchDispatchMode):
                 use.normed = True
             elif use is not None:
                 use.used_elsewhere = True
-        self._rule_of(func)(self, func, args, kwargs or {}, out)
+        try:
+            self._rule_of(func)(self, func, args, kwargs or {}, out)
+        except (IndexError, KeyError, RuntimeError, TypeError, ValueError):  # arguments that the rule does not know
+            self.unknown(func, (args, kwargs), out)
         return out
 
     def label(self, tensor: Any) -> Label | None:

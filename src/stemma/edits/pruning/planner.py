@@ -220,8 +220,9 @@ def prunable_groups(method: PruningSettings, graph: DependencyGraph, model: Mode
             out.append(g)
     if not out:
         known = ", ".join(g.name for g in graph.groups[:5])
+        more = f". No other can be cut ({graph.why_refused()})" if graph.refused else ""
         raise MisuseError(f"no group of {model.name} may be pruned with these settings. Its groups are {known}; "
-                          "attention heads need heads=True")  # fmt: skip
+                          f"attention heads need heads=True{more}")  # fmt: skip
     return out
 
 
