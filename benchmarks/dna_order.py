@@ -28,6 +28,7 @@ from stemma.fingerprints.fragment_encoder import FragmentEncoder
 from stemma.kinship.function.dna_order import order_by_references
 from stemma.probes.augmentation import perturb
 from testbeds.dna_kinds import KINDS, TARGET_CLASSES, Kind, answers, fit, probes, start
+from testbeds.measured import write_result
 
 USED, PAIRS, REFERENCES = ("table-relu", "table-tanh", "sound-tanh"), 10, 10
 STEPS = {"short": 150, "long": 600}
@@ -78,7 +79,7 @@ def main() -> None:
     result["all"] = {"right": round(hits / count, 4), "pairs": count}
     result["machine"] = {"processor": platform.machine(), "python": platform.python_version(), "stemma": __version__}
     path = Path(__file__).parent / "results" / "dna_order.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
+    write_result(path, result)
     print(json.dumps(result, indent=1))
 
 

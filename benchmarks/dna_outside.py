@@ -32,10 +32,12 @@ from stemma.fingerprints.fragment_encoder import FragmentEncoder
 from stemma.kinship.function.dna_closeness import standardised_closeness
 from stemma.kinship.function.dna_population import Population, channel_correlations
 from stemma.kinship.function.model_dna import CloserDnaThanIndependent
+from stemma.measures.intervals import at_boundary
 from stemma.training import dna
 from stemma.training.dna_groups import FEATURE_STEP, Group
 from stemma.types import Fingerprint
 from testbeds.dna_kinds import KINDS, TARGET_CLASSES, Kind, measured
+from testbeds.measured import write_result
 
 CONTROLS, DRAWS, SEED = 20, 500, 20261201
 FIRST_CODE = ("whitened move: noise", "entropy", "leverage", "whitened distance to probe +1")
@@ -130,17 +132,18 @@ def intervals(by_kind: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     """Mean area over kinds by way, with an interval by resampling children's families."""
     rng, out = np.random.default_rng(SEED), {}
     for way in dict.fromkeys(r["way"] for rows in by_kind.values() for r in rows):
-        per_kind = []
+        per_kind, families = [], 0
         for rows in by_kind.values():
             some = [r for r in rows if r["way"] == way]
             count = max(r["child"] for r in some) + 1
+            families += count
             parts = [[r for r in some if r["child"] == c] for c in range(count)]
             own = [np.array([r["z"] for r in part if r["own"]]) for part in parts]
             other = [np.array([r["z"] for r in part if not r["own"]]) for part in parts]
             draws = [range(count), *(rng.integers(count, size=count) for _ in range(DRAWS))]
             per_kind.append([auroc(*(np.concatenate([x[i] for i in d]) for x in (own, other))) for d in draws])
         means = np.mean(per_kind, 0)
-        low, high = np.quantile(means[1:], [0.025, 0.975])
+        low, high = at_boundary(tuple(np.quantile(means[1:], [0.025, 0.975])), float(means[0]), families)
         out[way] = {"auroc": round(float(means[0]), 4), "interval": [round(float(low), 4), round(float(high), 4)]}
     return out
 
@@ -228,7 +231,7 @@ def main() -> None:
                                                     np.array([r["own"] for r in shipped])), 4),
     }  # fmt: skip
     result["machine"] = {"processor": platform.machine(), "python": platform.python_version(), "stemma": __version__}
-    path.write_text(json.dumps(result, indent=1) + "\n")
+    write_result(path, result)
     print(json.dumps({n: result[n]["ways"] for n in every} | {"calibration": result["calibration"]}, indent=1))
 
 

@@ -36,6 +36,7 @@ from stemma.measures.field_cosine import FieldCosine
 from stemma.probes import Probes
 from testbeds.few_controls_models import BEDS, SIZES, Bed, Made, Size, networks, students
 from testbeds.few_controls_scores import area, interval_of_gap, rate
+from testbeds.measured import write_result
 
 ALPHA = 0.01
 COUNTS = (3, 10)
@@ -242,7 +243,7 @@ def main() -> None:
             "measured_with": {CloserThanIndependent.name: CloserThanIndependent.version}, "alpha": ALPHA,
             "beds": kept,
         }  # fmt: skip
-        args.out.write_text(json.dumps(result, indent=1, default=float) + "\n")
+        write_result(args.out, result, default=float)
 
 
 if __name__ == "__main__":

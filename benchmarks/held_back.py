@@ -35,7 +35,7 @@ from stemma.training import shipped_detector, shipped_dna
 from testbeds.held_back import detector_scores, dna_scores
 from testbeds.held_back.members import BEDS, Member, bed, learned, probes
 from testbeds.held_back.questions import questions
-from testbeds.measured import methods
+from testbeds.measured import methods, stamp
 
 EVERY = [1]
 """Every so manyth source is asked about; the others are strangers and controls."""
@@ -127,6 +127,7 @@ def main() -> None:
             results = json.loads(given.results.read_text()) if given.results.exists() else {}
             here = results.setdefault(given.label, {}).setdefault(name, {})
             here[part] = {"measured": {**measured(), "cpu_seconds": seconds}, **found}
+            results |= stamp("held_back")
             given.results.write_text(json.dumps(results, separators=(",", ":")).replace('},"', '},\n"') + "\n")
 
 

@@ -13,7 +13,6 @@ for `small`, of which five train; about twenty for `full`.
 """
 
 import argparse
-import json
 import os
 import platform
 import time
@@ -40,6 +39,7 @@ from stemma.zoo.data import Examples
 from stemma.zoo.kinds import Schedule
 from stemma.zoo.training import initial, seed_for, train
 from testbeds import unlearning_models as zoo
+from testbeds.measured import write_result
 from testbeds.unlearning_views import models
 
 COUNTS, SIZES, RETAINED, FORGET_CLASS = (0, 1, 3, 5), (500, 100), 1000, 9
@@ -185,10 +185,10 @@ def main() -> None:
     result["least_power_against_a_cheat"] = {
         f"retrained_{k}": min(forms[zoo_key(n)][f"retrained_{k}"]["rate"] for n in zoo.CHEATS) for k in COUNTS
     }
-    args.out.write_text(json.dumps(result, indent=1) + "\n")  # the second part takes as long again
+    write_result(args.out, result)  # the second part takes as long again
     result["part"] = forget_a_part(tests, args.data, by_heart)
     result |= {"seconds": round(time.perf_counter() - START), "cpu_seconds": round(time.process_time())}
-    args.out.write_text(json.dumps(result, indent=1) + "\n")
+    write_result(args.out, result)
     say(f"written: {args.out}")
 
 
