@@ -147,12 +147,13 @@ def test_an_unlearned_network_loads_and_its_original_weights_lie_elsewhere(tmp_p
         write(edited, tmp_path / "second", forget, undo=tmp_path / "kept" / "before.safetensors")
 
 
-@pytest.mark.parametrize("kind", ["llama", "vit", "gpt_neox"])
+@pytest.mark.parametrize("kind", ["mixtral", "vit", "gpt_neox"])
 def test_a_network_of_transformers_loads_trains_and_is_saved_again(kind: str, tmp_path: Path) -> None:
     T = pytest.importorskip("transformers")
     c = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
     build = {
-        "llama": lambda: T.LlamaForCausalLM(T.LlamaConfig(**c, vocab_size=31)),
+        "mixtral": lambda: T.MixtralForCausalLM(T.MixtralConfig(
+            **c, vocab_size=31, num_local_experts=2, num_key_value_heads=2)),
         "vit": lambda: T.ViTForImageClassification(T.ViTConfig(**c, image_size=8, patch_size=4)),  # other names on disk
         "gpt_neox": lambda: T.GPTNeoXForCausalLM(T.GPTNeoXConfig(**c, vocab_size=31)),
     }[kind]
@@ -160,7 +161,7 @@ def test_a_network_of_transformers_loads_trains_and_is_saved_again(kind: str, tm
     build().eval().save_pretrained(tmp_path / "whole")
     rng = np.random.default_rng(0)
     probes = Probes.of(rng.random((16, 3, 8, 8), np.float32) if kind == "vit" else rng.integers(1, 31, (16, 6)))
-    edited = Pruning(keep_ratio=0.5, budget="units")(stemma.load(tmp_path / "whole"), probes)
+    edited = Pruning(keep_ratio=0.5, budget="units", heads=kind == "mixtral")(stemma.load(tmp_path / "whole"), probes)
     write(edited, tmp_path / "smaller", probes)
     fresh = load_trainable(tmp_path / "smaller", build()).eval()
     x = torch.from_numpy(np.array(probes.inputs))
