@@ -152,8 +152,9 @@ def test_a_network_of_transformers_loads_trains_and_is_saved_again(kind: str, tm
     T = pytest.importorskip("transformers")
     c = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
     build = {
-        "mixtral": lambda: T.MixtralForCausalLM(T.MixtralConfig(
-            **c, vocab_size=31, num_local_experts=2, num_key_value_heads=2)),
+        "mixtral": lambda: T.MixtralForCausalLM(
+            T.MixtralConfig(**c, vocab_size=31, num_local_experts=2, num_key_value_heads=2)
+        ),
         "vit": lambda: T.ViTForImageClassification(T.ViTConfig(**c, image_size=8, patch_size=4)),  # other names on disk
         "gpt_neox": lambda: T.GPTNeoXForCausalLM(T.GPTNeoXConfig(**c, vocab_size=31)),
     }[kind]
@@ -172,6 +173,25 @@ def test_a_network_of_transformers_loads_trains_and_is_saved_again(kind: str, tm
     fresh.save_pretrained(tmp_path / "tuned")
     with torch.no_grad():
         torch.testing.assert_close(type(fresh).from_pretrained(tmp_path / "tuned")(x).logits, fresh(x).logits)
+
+
+def test_a_layer_under_two_names_is_cut_once(tmp_path: Path) -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(16, 24), nn.Linear(24, 20), nn.Linear(20, 4)
+            self.again = self.a
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.c(self.b(self.again(x).relu()).relu())
+
+    torch.manual_seed(0)
+    probes = Probes.of(np.random.default_rng(0).normal(0, 1, (64, 16)).astype(np.float32))
+    edited = Pruning(keep_ratio=0.5)(from_module(Named().eval(), "named"), probes)
+    write(edited, tmp_path / "smaller", probes)
+    fresh, x = load_trainable(tmp_path / "smaller", Named()), torch.from_numpy(np.array(probes.inputs))
+    assert fresh.again is fresh.a
+    torch.testing.assert_close(fresh(x), edited.editable.module(x))
 
 
 def test_a_receipt_tells_no_folder_above_the_one_that_holds_both(
