@@ -829,7 +829,16 @@ def test_an_older_export_is_told_and_takes_nothing_back(
         assert (code, told and told[:10]) == (0, newer)
     assert set(view(b)) == {"one@acme", "two@acme"}
     assert run("registry", "import", str(tmp_path / "1.reg"), *here) == 0
-    assert "one of 1972-01-03 is known" in " ".join(capsys.readouterr().out.split())
+    said = " ".join(capsys.readouterr().out.split())
+    assert "one of 1972-01-03 is known" in said
+    assert f"stemma list --registry {b.where} --known" in said
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", str(2 * 366 * 86400 + 60))
+    a.exchange.export(tmp_path / "later.reg")
+    assert run("registry", "import", str(tmp_path / "later.reg"), *here) == 0
+    assert run("registry", "import", str(tmp_path / "2.reg"), *here) == 0
+    assert "made 1972-01-03T00:00:00; one of 1972-01-03T00:01:00" in " ".join(capsys.readouterr().out.split())
+    assert run("registry", "import", str(tmp_path / "2.reg"), "--registry", a.where) == 0
+    assert "nothing was taken" in capsys.readouterr().out
 
 
 # Subscriptions
