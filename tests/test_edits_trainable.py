@@ -194,6 +194,23 @@ def test_a_layer_under_two_names_is_cut_once(tmp_path: Path) -> None:
     torch.testing.assert_close(fresh(x), edited.editable.module(x))
 
 
+def test_weights_that_cannot_be_run_are_not_called_changed(tmp_path: Path) -> None:
+    from stemma.networks.from_module import with_module
+    from stemma.verification.edit import EditReplay
+
+    net, _, probes = made("residual")
+    torch.save(net.state_dict(), tmp_path / "parent.pt")
+    bare = stemma.load(tmp_path / "parent.pt")
+    edited = Pruning(keep_ratio=0.7)(with_module(bare, net, NETWORKS["residual"][2]), probes)
+    write(edited, tmp_path / "smaller", probes)
+    found = {f.check: f for f in EditReplay()(tmp_path / "smaller", bare, probes)}
+    assert {check: f.good for check, f in found.items()} == {
+        **dict.fromkeys(("plan", "receipt", "weights", "parent", "slices"), True),
+        **dict.fromkeys(("choice", "replay", "measured"), None),
+    }
+    assert "--network" in found["replay"].reason
+
+
 def test_a_receipt_tells_no_folder_above_the_one_that_holds_both(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
