@@ -211,6 +211,17 @@ def test_weights_that_cannot_be_run_are_not_called_changed(tmp_path: Path) -> No
     assert "--network" in found["replay"].reason
 
 
+def test_the_next_step_has_what_runs_bare_weights() -> None:
+    from stemma.export.edit_answers import fidelity_closing, prune_closing, unlearn_closing
+
+    run = {"network": "nets:make", "allow_code": True}
+    asked = {"model": "a.pt", "probes": "x.npz", "forget": "f.npz", "registry": None, "networks": run}
+    document = {"asked": asked, "folder": "out", "receipt": {}}
+    for closing in (fidelity_closing, prune_closing, unlearn_closing):
+        assert " --network nets:make --allow-code " in closing(document)[1]
+    assert "verify edit out --probes x.npz" in prune_closing(document)[1]
+
+
 def test_a_receipt_tells_no_folder_above_the_one_that_holds_both(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
