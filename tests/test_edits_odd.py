@@ -309,3 +309,17 @@ def test_a_computed_weight_is_named_as_the_reason() -> None:
     graph = checked_dependency_graph(model(net), VECTORS)
     assert [g.name for g in graph.groups] == ["2"]
     assert "computed from others" in graph.refused["0"]
+
+
+def test_unlearning_leaves_grouped_convolutions_alone() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv1d(1, 16, 3, padding=1), nn.ReLU(), nn.Conv1d(16, 16, 3, groups=4), nn.ReLU(),
+                        nn.Flatten(), nn.Linear(224, 12), nn.ReLU(), nn.Linear(12, 4)).eval()  # fmt: skip
+    with torch.no_grad():
+        net[-1].bias -= net(torch.from_numpy(VECTORS[:, None])).mean(0)
+    answers = net(torch.from_numpy(VECTORS[:, None])).argmax(1).numpy()
+    chosen = answers == np.bincount(answers).argmax()
+    parent = from_module(net, "grouped", InputSpec("vector", (1, 16), 0.0, 1.0))
+    edited = Unlearning()(parent, Probes.of(VECTORS[chosen][:, None]), Probes.of(VECTORS[~chosen][:, None]))
+    assert list(edited.undo) == ["5.weight"]
+    assert edited.receipt.measured["forget"][1] <= 0.01

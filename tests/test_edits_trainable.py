@@ -147,12 +147,14 @@ def test_an_unlearned_network_loads_and_its_original_weights_lie_elsewhere(tmp_p
         write(edited, tmp_path / "second", forget, undo=tmp_path / "kept" / "before.safetensors")
 
 
-@pytest.mark.parametrize("kind", ["llama", "vit", "gpt_neox"])
+@pytest.mark.parametrize("kind", ["mixtral", "vit", "gpt_neox"])
 def test_a_network_of_transformers_loads_trains_and_is_saved_again(kind: str, tmp_path: Path) -> None:
     T = pytest.importorskip("transformers")
     c = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
     build = {
-        "llama": lambda: T.LlamaForCausalLM(T.LlamaConfig(**c, vocab_size=31)),
+        "mixtral": lambda: T.MixtralForCausalLM(
+            T.MixtralConfig(**c, vocab_size=31, num_local_experts=2, num_key_value_heads=2)
+        ),
         "vit": lambda: T.ViTForImageClassification(T.ViTConfig(**c, image_size=8, patch_size=4)),  # other names on disk
         "gpt_neox": lambda: T.GPTNeoXForCausalLM(T.GPTNeoXConfig(**c, vocab_size=31)),
     }[kind]
@@ -160,7 +162,7 @@ def test_a_network_of_transformers_loads_trains_and_is_saved_again(kind: str, tm
     build().eval().save_pretrained(tmp_path / "whole")
     rng = np.random.default_rng(0)
     probes = Probes.of(rng.random((16, 3, 8, 8), np.float32) if kind == "vit" else rng.integers(1, 31, (16, 6)))
-    edited = Pruning(keep_ratio=0.5, budget="units")(stemma.load(tmp_path / "whole"), probes)
+    edited = Pruning(keep_ratio=0.5, budget="units", heads=kind == "mixtral")(stemma.load(tmp_path / "whole"), probes)
     write(edited, tmp_path / "smaller", probes)
     fresh = load_trainable(tmp_path / "smaller", build()).eval()
     x = torch.from_numpy(np.array(probes.inputs))
@@ -171,6 +173,53 @@ def test_a_network_of_transformers_loads_trains_and_is_saved_again(kind: str, tm
     fresh.save_pretrained(tmp_path / "tuned")
     with torch.no_grad():
         torch.testing.assert_close(type(fresh).from_pretrained(tmp_path / "tuned")(x).logits, fresh(x).logits)
+
+
+def test_a_layer_under_two_names_is_cut_once(tmp_path: Path) -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(16, 24), nn.Linear(24, 20), nn.Linear(20, 4)
+            self.again = self.a
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.c(self.b(self.again(x).relu()).relu())
+
+    torch.manual_seed(0)
+    probes = Probes.of(np.random.default_rng(0).normal(0, 1, (64, 16)).astype(np.float32))
+    edited = Pruning(keep_ratio=0.5)(from_module(Named().eval(), "named"), probes)
+    write(edited, tmp_path / "smaller", probes)
+    fresh, x = load_trainable(tmp_path / "smaller", Named()), torch.from_numpy(np.array(probes.inputs))
+    assert fresh.again is fresh.a
+    torch.testing.assert_close(fresh(x), edited.editable.module(x))
+
+
+def test_weights_that_cannot_be_run_are_not_called_changed(tmp_path: Path) -> None:
+    from stemma.networks.from_module import with_module
+    from stemma.verification.edit import EditReplay
+
+    net, _, probes = made("residual")
+    torch.save(net.state_dict(), tmp_path / "parent.pt")
+    bare = stemma.load(tmp_path / "parent.pt")
+    edited = Pruning(keep_ratio=0.7)(with_module(bare, net, NETWORKS["residual"][2]), probes)
+    write(edited, tmp_path / "smaller", probes)
+    found = {f.check: f for f in EditReplay()(tmp_path / "smaller", bare, probes)}
+    assert {check: f.good for check, f in found.items()} == {
+        **dict.fromkeys(("plan", "receipt", "weights", "parent", "slices"), True),
+        **dict.fromkeys(("choice", "replay", "measured"), None),
+    }
+    assert "--network" in found["replay"].reason
+
+
+def test_the_next_step_has_what_runs_bare_weights() -> None:
+    from stemma.export.edit_answers import fidelity_closing, prune_closing, unlearn_closing
+
+    run = {"network": "nets:make", "allow_code": True}
+    asked = {"model": "a.pt", "probes": "x.npz", "forget": "f.npz", "registry": None, "networks": run}
+    document = {"asked": asked, "folder": "out", "receipt": {}}
+    for closing in (fidelity_closing, prune_closing, unlearn_closing):
+        assert " --network nets:make --allow-code " in closing(document)[1]
+    assert "verify edit out --probes x.npz" in prune_closing(document)[1]
 
 
 def test_a_receipt_tells_no_folder_above_the_one_that_holds_both(

@@ -183,10 +183,10 @@ def test_paths_are_recognised_wherever_they_stand() -> None:
 
 
 def test_hosts_and_paths_on_other_machines_are_left_out_of_texts() -> None:
-    clean = Scrubber.of((), "/home/alice").text
+    clean = Scrubber.of((), "/srv/alice").text
     for told in (
         "nas01:/export/alice/x", "alice@gpu01:/data/x", "10.0.0.3:/vol/alice/x", "git@git.corp:alice/x",
-        "http://gitlab.intern/alice/x", "HTTP://BUILD.MGMT/alice/x", "http://127.1/alice/x", "path:/home/alice/x",
+        "http://gitlab.intern/alice/x", "HTTP://BUILD.MGMT/alice/x", "http://127.1/alice/x", "path:/srv/alice/x",
     ):  # fmt: skip
         assert clean(f"made from {told}, then tuned") == "made from x, then tuned", told
     for told in ("hf:org/name", "git@github.com:org/name.git", "sha256:ab/cd", "https://h.org:8080/x", "12:30/13:30"):
@@ -829,7 +829,16 @@ def test_an_older_export_is_told_and_takes_nothing_back(
         assert (code, told and told[:10]) == (0, newer)
     assert set(view(b)) == {"one@acme", "two@acme"}
     assert run("registry", "import", str(tmp_path / "1.reg"), *here) == 0
-    assert "one of 1972-01-03 is known" in " ".join(capsys.readouterr().out.split())
+    said = " ".join(capsys.readouterr().out.split())
+    assert "one of 1972-01-03 is known" in said
+    assert f"stemma list --registry {b.where} --known" in said
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", str(2 * 366 * 86400 + 60))
+    a.exchange.export(tmp_path / "later.reg")
+    assert run("registry", "import", str(tmp_path / "later.reg"), *here) == 0
+    assert run("registry", "import", str(tmp_path / "2.reg"), *here) == 0
+    assert "made 1972-01-03T00:00:00; one of 1972-01-03T00:01:00" in " ".join(capsys.readouterr().out.split())
+    assert run("registry", "import", str(tmp_path / "2.reg"), "--registry", a.where) == 0
+    assert "nothing was taken" in capsys.readouterr().out
 
 
 # Subscriptions

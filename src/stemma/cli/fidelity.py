@@ -1,6 +1,6 @@
 """`stemma fidelity`: how few units each layer of a network needs."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -59,6 +59,14 @@ def fidelity(
     report(answer_text(fidelity_answer(document)), [answer.model], lines(answer), *fidelity_closing(document))
 
 
+def first_of_each_reason(refused: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Up to three reasons why layers are not cut, each with its first layer."""
+    first: dict[str, str] = {}
+    for name, why in refused.items():
+        first.setdefault(why, name)
+    return [(name, why) for why, name in first.items()][:3]
+
+
 def lines(answer: "FidelityAnswer") -> Iterator[tuple[str, str, str]]:
     """Sizes of sets by layer, and what cutting to them does to the outputs: label, finding, evidence."""
     from stemma.cli.output import number
@@ -76,6 +84,6 @@ def lines(answer: "FidelityAnswer") -> Iterator[tuple[str, str, str]]:
     for i, x in enumerate(found.effects[:SHOWN]):
         evidence = f"error {number(x.local_error)} there, {number(x.output_error)} at the end"
         yield "effect" if i == 0 else "", f"{x.group} cut to {x.kept}", evidence
-    for name, why in list(found.refused.items())[:3]:
-        yield "not cut", name, str(why)
+    for name, why in first_of_each_reason(found.refused):
+        yield "not cut", name, why
     yield "cannot see", "what cutting several layers together does; stemma prune measures that", ""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from stemma.cli.fidelity import first_of_each_reason
 from stemma.cli.options import (
     AllowCode,
     Data,
@@ -136,7 +137,7 @@ def lines(answer: "PruneAnswer") -> "Iterator[tuple[str, str | Text, str]]":
         yield from done(answer.receipt.measured)
         yield "folder", str(answer.request.out), ""
         yield "digest", str(answer.receipt.child), ""
-    for name, why in list(expected["refused"].items())[:3]:
+    for name, why in first_of_each_reason(expected["refused"]):
         yield "unpruned", name, str(why)
     yield "cannot see", "inputs unlike these", ""
 

@@ -102,6 +102,7 @@ def import_command(
     from stemma.application.import_registry import ImportRegistryRequest, import_registry
     from stemma.cli.layout import findings, lines_of, verdict_text
     from stemma.cli.output import show, show_json
+    from stemma.export.answers import command_of
 
     request = ImportRegistryRequest(address=address, public_key=words(public_key) or (), name=name, registry=registry)
     answer = import_registry(request)
@@ -110,8 +111,10 @@ def import_command(
         return
     new = sum(one.new for one in answer.imported)
     rows = [row for one in answer.imported for row in _imported(one, public_key)]
-    closing = [("meaning", "answers may name these models now, and say from whom they are known", ""),
-               ("next", "stemma list --known", "")]  # fmt: skip
+    taken = [one for one in answer.imported if not one.own]
+    meaning = "answers may name these models now, and say from whom they are known" if taken else "nothing was taken"
+    listed = command_of("list", {"registry": registry})
+    closing = [("meaning", meaning, ""), ("next", f"{listed} --known" if taken else listed, "")]
     show(lines_of(verdict_text("imported", f": {new:,} new statements")), "", findings(rows), "", findings(closing))
 
 
@@ -127,7 +130,8 @@ def _imported(one: "Imported", keys: Sequence[Path] | None) -> Iterator[tuple[st
     for what, n in section.left_out.items():
         yield "left out", f"{n:,} × {what}", "by the exporter"
     if one.newer_known:
-        made = f"made {section.created[:10]}; one of {one.newer_known[:10]} is known"
+        shown = 19 if section.created[:10] == one.newer_known[:10] else 10  # with the time of day where days agree
+        made = f"made {section.created[:shown]}; one of {one.newer_known[:shown]} is known"
         yield "older", made, "what is known stays; ask why an older one is published"
     if one.first and section.signed_by and not keys:
         yield "key", "trusted on first use", "another key, or none, is an error from now on"

@@ -15,6 +15,8 @@ _HOME = {"Pruning": "pruning.pruning", "Unlearning": "unlearning.unlearning", "l
 
 
 def __getattr__(name: str) -> Any:
+    if name == "save":
+        return importlib.import_module("stemma.edits.save")
     if name not in _HOME:
         raise AttributeError(f"module 'stemma.edits' has no attribute '{name}'")
     return getattr(importlib.import_module(f"stemma.edits.{_HOME[name]}"), name)

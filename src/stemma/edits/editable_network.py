@@ -28,6 +28,12 @@ RANDOM_CHOICES = 2
 OUTPUT_TOLERANCE = 1e-3
 """Largest difference of outputs, relative to the largest output, between slicing units and masking them."""
 
+PROGRAM_LAYERS = (
+    "the network was read from an exported program, which has no layers: load it into its own class first "
+    "(stemma.edits.load), and edit that"
+)
+"""Why a program is not edited: what its layers read cannot be collected."""
+
 QUANTIZED_MODULES = ("quantized", "QuantizedLinear", "Linear8bitLt", "Linear4bit", "QuantLinear")
 """Parts of the names of modules that hold integer codes."""
 
@@ -162,7 +168,8 @@ def _with_statistics(graph: DependencyGraph, editable: EditableNetwork, few: tor
             kind = type(editable.module.get_submodule(layer)).__name__
             weight = layers[layer].weight
             why = f"{layer} reads it, a {kind}" if layer not in plain else f"code outside its layer uses {weight}"
-            graph = graph.without([group.name], f"{why}: its inputs cannot be collected")
+            why = PROGRAM_LAYERS if kind == "Module" else f"{why}: its inputs cannot be collected"
+            graph = graph.without([group.name], why)
     return graph
 
 

@@ -123,7 +123,9 @@ def layer_fidelity(
             progress("finding sets of high fidelity", done, len(planner.groups))
         layers += _of_group(planner, group, statistics, asked)
         effects.append(_effect(planner, group, statistics, asked[0]))
-    return Fidelity(levels=asked, layers=tuple(layers), effects=tuple(effects), refused=dict(planner.graph.refused))
+    return Fidelity(
+        levels=asked, layers=tuple(layers), effects=tuple(effects), refused=planner.graph.telling_refusals()
+    )
 
 
 def _of_group(

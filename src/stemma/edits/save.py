@@ -228,7 +228,7 @@ def _read_back(edited: Edited, folder: Path) -> Model:
         _ = found.network
         return found
     except StemmaError as error:
-        why = str(error).replace(f"{folder}{os.sep}", "")
+        why = str(error).replace(f"{folder.resolve()}{os.sep}", "").replace(f"{folder}{os.sep}", "")
         raise StemmaError(
             f"what was written of {edited.parent.name} cannot be read back ({why}), so nothing was kept: save the "
             "edited module from Python instead"

@@ -41,8 +41,11 @@ def load(folder: Path | str, module: M) -> M:
     folder = Path(folder)
     rows, heads = _slices(folder)
     weights = _weights(folder, module)
-    shapes = {n: tuple(t.shape) for n, t in module.state_dict().items()}
-    _check(folder, shapes, rows, weights)
+    own = module.state_dict(keep_vars=True)
+    first: dict[int, str] = {}
+    names = {n: first.setdefault(id(t), n) for n, t in own.items()}  # a tensor that the module holds twice has two
+    shapes = {n: tuple(t.shape) for n, t in own.items()}
+    _check(folder, shapes, rows | {n: rows[names[n]] for n in names if names[n] in rows}, weights)
     slicing.slice_units(module, rows, heads)
     like = {n: t.dtype for n, t in module.state_dict().items()}
     module.load_state_dict({n: weights[n].to(like[n]) for n in like})

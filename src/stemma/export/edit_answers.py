@@ -3,7 +3,10 @@
 All of it is said from documents, as in `answers`.
 """
 
-from stemma.export.answers import AnswerLine, Document, typed_as
+from collections.abc import Mapping
+from typing import Any
+
+from stemma.export.answers import AnswerLine, Document, command_of, typed_as
 
 
 def fidelity_answer(document: Document) -> AnswerLine:
@@ -18,8 +21,14 @@ def fidelity_closing(document: Document) -> tuple[str, str]:
     """What the sizes of sets mean, and what to do next."""
     asked = document["asked"]
     return ("layers that need few of their units can be pruned further; each figure is of one layer alone",
-            f"stemma prune {typed_as(asked['model'])} --budget macs=0.5 --probes {typed_as(asked['probes'])} --dry-run "
-            "plans a smaller network")  # fmt: skip
+            f"{command_of('prune', asked)} {typed_as(asked['model'])} --budget macs=0.5 --probes "
+            f"{typed_as(asked['probes'])}{_network(asked)} --dry-run plans a smaller network")  # fmt: skip
+
+
+def _network(asked: Mapping[str, Any]) -> str:
+    """What is typed so that bare weights can be run, as they were."""
+    factory = (asked.get("networks") or {}).get("network")
+    return f" --network {typed_as(factory)} --allow-code" if factory else ""
 
 
 def prune_answer(document: Document) -> AnswerLine:
@@ -36,8 +45,10 @@ def prune_closing(document: Document) -> tuple[str, str]:
     """What was pruned means, and what to do next."""
     if document["receipt"] is None:
         return "nothing was written", "the same command without --dry-run writes it"
-    return ("the smaller model and the record of the edit are in the folder",
-            f"stemma verify edit {typed_as(document['folder'])} checks the edit")  # fmt: skip
+    asked = document["asked"]
+    probes = f" --probes {typed_as(asked['probes'])}" if asked.get("probes") else ""
+    check = f"{command_of('verify edit', asked)} {typed_as(document['folder'])}{probes}{_network(asked)}"
+    return "the smaller model and the record of the edit are in the folder", f"{check} checks the edit"
 
 
 def unlearn_answer(document: Document) -> AnswerLine:
@@ -52,8 +63,8 @@ def unlearn_closing(document: Document) -> tuple[str, str]:
     asked = document["asked"]
     pair = f"--original {typed_as(asked['model'])} --unlearned {typed_as(document['folder'])}"
     return ("the model no longer predicts this class; its hidden layers may still encode it",
-            f"stemma verify unlearning {pair} --forget {typed_as(asked['forget'])} --retrained R... tests whether the "
-            "class is removed")  # fmt: skip
+            f"{command_of('verify unlearning', asked)} {pair} --forget {typed_as(asked['forget'])} --retrained R..."
+            f"{_network(asked)} tests whether the class is removed")  # fmt: skip
 
 
 def verify_edit_answer(document: Document) -> AnswerLine:
@@ -85,7 +96,7 @@ _EDITS = {
     False: ("the edit is NOT as recorded", "the weights, the plan or the receipt were changed afterwards",
             "do not rely on this record; prune or unlearn the original model again"),
     None: ("the edit could not be checked completely", "nothing contradicts the record, but not all of it was checked",
-           "add the options that are named above: --parent, --probes or --retain"),
+           "add the options that are named above: --parent, --probes, --retain or --network"),
 }  # fmt: skip
 """Answer, meaning and next step by outcome."""
 

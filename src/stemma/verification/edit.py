@@ -134,6 +134,12 @@ class EditReplay:
             why = f"the probes are {probes.digest}, but the edit was made with {plan.probes} (inputs or labels differ)"
             yield from (Finding(check, None, why) for check in ("choice", "replay", "measured"))
             return
+        try:
+            _ = parent.network
+        except StemmaError as error:  # nothing about the record: it was not given what runs these weights
+            why = f"the parent cannot be run: {' '.join(str(error).split())}"
+            yield from (Finding(check, None, why) for check in ("choice", "replay", "measured"))
+            return
         known = str(plan.expected.get("others") or "")
         if known and retain is None:
             yield Finding("replay", None, f"the edit used other inputs ({known}) that were not given: add --retain")

@@ -46,6 +46,11 @@ SIZES: Mapping[str, tuple[SizeEntry, ...]] = {
         SizeEntry("heads", r"blocks\.\d+\.attn\.o\.weight", 1, "head_dim"),
     ),
     **{kind: (_GATED, *_HEADS) for kind in ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "olmo", "olmo2")},
+    "mixtral": _HEADS,
+    "qwen2_moe": (
+        SizeEntry("shared_expert_intermediate_size", r".*\.mlp\.shared_expert\.(?:gate|up)_proj\.weight"),
+        *_HEADS,
+    ),
     "gpt2": (SizeEntry("n_inner", r".*\.mlp\.c_fc\.weight", 1),),
     "gpt_neox": (SizeEntry("intermediate_size", r".*\.mlp\.dense_h_to_4h\.weight"),),
     "opt": (SizeEntry("ffn_dim", r".*\.fc1\.weight"),),
@@ -59,6 +64,8 @@ DERIVED_ENTRIES: Mapping[str, tuple[str, str, str]] = {
     "stemma-vit": ("head_dim", "width", "heads"),
     "llama": ("head_dim", "hidden_size", "num_attention_heads"),
     "mistral": ("head_dim", "hidden_size", "num_attention_heads"),
+    "mixtral": ("head_dim", "hidden_size", "num_attention_heads"),
+    "qwen2_moe": ("head_dim", "hidden_size", "num_attention_heads"),
 }
 """Entries that a configuration may leave out, and of which two they are the quotient."""
 

@@ -123,17 +123,21 @@ class DependencyGraph:
         kept = tuple(g for g in self.groups if g.name not in names)
         return replace(self, groups=kept, refused={**self.refused, **dict.fromkeys(names, why)})
 
-    def why_refused(self) -> str:
-        """Up to three reasons why layers are not cut, with a layer for each: first what can be changed."""
+    def telling_refusals(self) -> dict[str, str]:
+        """The refused layers with their reasons: first what can be changed, last what every network has."""
         from stemma.edits.dependency_graph.operation_rules import STATISTIC
         from stemma.edits.dependency_graph.tracer import COMPUTED, OUTPUT
 
+        order = {COMPUTED: 0, STATISTIC: 2, OUTPUT: 2}
+        return dict(sorted(self.refused.items(), key=lambda item: order.get(item[1], 1)))
+
+    def why_refused(self) -> str:
+        """Up to three reasons why layers are not cut, each with a layer."""
         layers: dict[str, list[str]] = {}
-        for name, why in self.refused.items():
+        for name, why in self.telling_refusals().items():
             layers.setdefault(why, []).append(name)
-        reasons = sorted(layers, key=lambda why: (why != COMPUTED, why in (STATISTIC, OUTPUT)))[:3]
-        more = {why: f" and {len(layers[why]) - 1} more" if len(layers[why]) > 1 else "" for why in reasons}
-        return "; ".join(f"{layers[why][0]}{more[why]}: {why}" for why in reasons)
+        more = {why: f" and {len(names) - 1} more" if len(names) > 1 else "" for why, names in layers.items()}
+        return "; ".join(f"{names[0]}{more[why]}: {why}" for why, names in list(layers.items())[:3])
 
     def group(self, name: str) -> DependencyGroup:
         """The group of that name."""

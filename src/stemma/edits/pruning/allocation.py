@@ -68,11 +68,13 @@ class Budget:
         cost: From the units kept by group to the cost.
         keep_ratio: Allowed fraction of the unpruned network's cost.
         name: `macs`, `parameters` or `units`.
+        uncut: What is not cut, as the end of a sentence.
     """
 
     cost: Callable[[Mapping[str, int]], float]
     keep_ratio: float
     name: str
+    uncut: str = ""
 
     @property
     def limit(self) -> float:
@@ -90,7 +92,7 @@ def allocate(tied: Sequence[TiedGroups], budget: Budget, rule: str) -> dict[str,
         least = budget.cost(smallest) / budget.cost({})
         raise MisuseError(
             f"a budget of {budget.keep_ratio:.2g} of the {budget.name} cannot be met: {least:.2g} remain at the "
-            "smallest allowed group sizes. Raise the budget or lower min_keep"
+            f"smallest allowed group sizes. Raise the budget or lower min_keep{budget.uncut}"
         )
     return _kept(tied, rules[rule](tied, budget))
 

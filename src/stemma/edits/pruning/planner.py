@@ -203,7 +203,11 @@ class PruningPlanner:
         if method.budget == "units" and rule != "union":
             return _same_ratio(tied, original, ratio)
         cost, full = budget_cost(self.graph, method.budget), budget_cost(original, method.budget)
-        return allocate(tied, Budget(cost, ratio * full({}) / cost({}), method.budget), rule)
+        heads = (
+            ", or cut attention heads too (heads=True)" if (self.graph.heads & self.graph.sizes.keys()) - names else ""
+        )
+        refused = f". Not cut: {self.graph.why_refused()}" if self.graph.refused else ""
+        return allocate(tied, Budget(cost, ratio * full({}) / cost({}), method.budget, heads + refused), rule)
 
 
 def prunable_groups(method: PruningSettings, graph: DependencyGraph, model: Model) -> list[DependencyGroup]:

@@ -213,7 +213,7 @@ class Pruning(PruningSettings):
             "groups": {g: {"kept": len(k), "of": graph.sizes[g], "error": float(curves[g].at(graph.sizes[g] - len(k)))}
                        for g, k in kept.items()},
             "refitted": [n for w, r in graph.readers.items() if r.input_axis in rows.get(w, {}) for n in (w, r.bias)],
-            "refused": {**graph.refused, **self._not_resizable(model, graph)},
+            "refused": {**graph.telling_refusals(), **self._not_resizable(model, graph)},
         }  # fmt: skip
         if heads := sorted(head_weights(graph) & rows.keys()):
             expected["heads"] = heads

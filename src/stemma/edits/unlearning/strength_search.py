@@ -7,13 +7,14 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 
 from stemma.edits.dependency_graph.dependency_groups import DependencyGraph, Reader
 from stemma.edits.dependency_graph.tracer import OUTPUT
 from stemma.edits.editable_network import EditableNetwork
 from stemma.edits.fidelity.batch_norm_recalibration import batch_norms
 from stemma.edits.fidelity.statistics import Statistics, StatisticsCollector
-from stemma.edits.layer_inputs import as_tensor
+from stemma.edits.layer_inputs import as_tensor, is_linear_or_convolution, watch_inputs
 from stemma.edits.unlearning import batch_norm_prior as prior
 from stemma.edits.unlearning.forget_samples import shuffled_blocks
 from stemma.edits.unlearning.settings import UnlearningSettings
@@ -172,15 +173,27 @@ class StrengthSearch:
         found = [r for w, r in graph.readers.items() if w in read and (method.head or r.layer not in heads)]
         if not found:  # layers whose inputs cannot be pruned can still be edited
             found = [r for r in graph.readers.values() if r.layer not in heads][1:]
+            found = [r for r in found if r.layer in self._watched]
         if method.only:
             found = [r for r in found if any(re.search(p, r.layer) for p in method.only)]
         if not found:
-            raise MisuseError("only the output layer reads hidden units: set head=True to edit it")
+            raise MisuseError("no layer but the output's can be edited: its inputs have to be hidden units that can be "
+                              "collected. Set head=True to edit the output layer")  # fmt: skip
         if method.only or method.layers:
             return [found[-method.layers :]]
         streamed = has_layer_norm(self.before.module)
         counts = (6, 12) if streamed else (2, 4, 8) if action == "refit" else (4, 8)
         return [found[-n:] for n in dict.fromkeys(min(n, len(found)) for n in (*counts, len(found)))]
+
+    @cached_property
+    def _watched(self) -> set[str]:
+        """Layers whose inputs can be collected, and whose weight is one matrix: no grouped convolution."""
+        module, run = self.before.module, set[str]()
+        layers = {r.layer: module.get_submodule(r.layer) for r in self.graph.readers.values()}
+        plain = [n for n, m in layers.items() if is_linear_or_convolution(m) and getattr(m, "groups", 1) == 1]
+        with torch.no_grad(), watch_inputs(module, plain, lambda name, layer, x: run.add(name)):
+            self.before.forward(as_tensor(self.forget.inputs[:2], self.before.like))
+        return run
 
     def _smallest_strength(self, edit: WeightEdit) -> float:
         """The smallest strength that meets the target, left applied."""
@@ -199,8 +212,9 @@ class StrengthSearch:
             low = strength
         if best is None:
             raise StemmaError(
-                f"{least:.0%} of the forget samples are still predicted as the class after the largest edit allowed "
-                f"(target {method.target:.0%}). Raise max_fraction or layers, or give retain inputs"
+                f"{least:.1%} of the forget samples are still predicted as the class after the largest edit allowed "
+                f"(target {method.target:.1%}). Raise max_fraction, layers or target"
+                + (", or give retain inputs" if self.retain is None else "")
             )
         for _ in range(4):
             middle = float(np.sqrt(low * best)) if low and refit else (low + best) / 2
