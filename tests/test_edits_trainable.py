@@ -251,3 +251,36 @@ def test_the_example_prunes_trains_and_is_traced(example: Callable[..., str]) ->
     assert pruned > before - 10
     assert further > before - 5
     assert "related" in said
+
+
+class Unexportable(nn.Module):
+    """Asks for a number while it runs, which no exported program can."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(6, 24), nn.Linear(24, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scale = 1.0 if float(x.abs().mean()) < 1e6 else 0.5
+        return self.down(self.up(x).relu()) * scale
+
+
+def test_a_network_that_cannot_be_exported_is_kept_as_bare_weights(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    parent = from_module(Unexportable().eval(), "odd", InputSpec("vector", (6,), 0.0, 1.0))
+    probes = Probes.of(np.random.default_rng(0).normal(size=(64, 6)).astype(np.float32))
+    edited = Pruning(keep_ratio=0.5)(parent, probes)
+    receipt = write(edited, tmp_path / "out", probes)
+    names = {p.name for p in (tmp_path / "out").iterdir()}
+    assert names == {"README.md", "model.safetensors", "plan.json", "receipt.json"}
+    assert "stemma.edits.load" in (tmp_path / "out" / "README.md").read_text()
+    fresh = load_trainable(tmp_path / "out", Unexportable()).eval()
+    x = torch.from_numpy(np.array(probes.inputs))
+    torch.testing.assert_close(fresh(x), edited.editable.module(x))
+    found = stemma.load(tmp_path / "out")
+    assert found.digest == receipt.child
+    traced = stemma.trace(tmp_path / "out", against=[parent])
+    assert traced.verdict != "independent"
+    from stemma.verification.edit import EditReplay
+
+    assert [(f.check, f.good, f.reason) for f in EditReplay()(tmp_path / "out", parent, probes) if not f.good] == []

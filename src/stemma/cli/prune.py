@@ -136,6 +136,7 @@ def lines(answer: "PruneAnswer") -> "Iterator[tuple[str, str | Text, str]]":
     if answer.receipt is not None:
         yield from done(answer.receipt.measured)
         yield "folder", str(answer.request.out), ""
+        yield from bare_weights(answer.request.out)
         yield "digest", str(answer.receipt.child), ""
     for name, why in first_of_each_reason(expected["refused"]):
         yield "unpruned", name, str(why)
@@ -163,3 +164,11 @@ def done(measured: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     worst = sorted(measured["layers"].items(), key=lambda x: -x[1])[:3]
     if worst:
         yield "error", ", ".join(f"{n} {number(e)}" for n, e in worst), "the largest squared errors of layer outputs"
+
+
+def bare_weights(folder: str | None) -> Iterator[tuple[str, str, str]]:
+    """What a result without a program needs: label, finding, evidence."""
+    from stemma.edits.save import has_bare_weights
+
+    if folder is not None and has_bare_weights(Path(folder)):
+        yield "no program", "the network's code cannot be exported", "stemma.edits.load puts the weights into its class"

@@ -88,6 +88,7 @@ def unlearn(
 def lines(answer: "UnlearnAnswer") -> Iterator[tuple[str, str, str]]:
     """What was changed, where, and what else that costs: label, finding, evidence."""
     from stemma.cli.output import number
+    from stemma.cli.prune import bare_weights
 
     plan, known, measured = answer.plan, answer.plan.expected, answer.receipt.measured
     before, after = measured["forget"]
@@ -104,6 +105,7 @@ def lines(answer: "UnlearnAnswer") -> Iterator[tuple[str, str, str]]:
     if "same_top_answer" in measured:
         yield "labels", f"{measured['same_top_answer']:.1%} unchanged", "of the other inputs given"
     yield "folder", answer.request.out, ""
+    yield from bare_weights(answer.request.out)
     if answer.request.undo:
         yield "undo", answer.request.undo, "the original weights: they hold what was to be forgotten"
     yield "digest", str(answer.receipt.child), ""

@@ -29,6 +29,9 @@ from stemma.types.edits import PLAN, PROGRAM, RECEIPT
 REPORT = "README.md"
 """The model card."""
 
+BARE = "model.safetensors"
+"""Weights of a network without a configuration whose code cannot be exported."""
+
 HALF_TOLERANCE = 0.05
 """As `OUTPUT_TOLERANCE`, where weights are written in half precision."""
 
@@ -42,7 +45,8 @@ def write(
     """Write an edited model; the folder appears only once it is complete and was read back.
 
     A model with a configuration becomes a checkpoint folder of its own kind (of transformers: for `from_pretrained`);
-    any other becomes a program, which `torch.export.load` loads without code.
+    any other becomes a program, which `torch.export.load` loads without code, or bare weights where its code cannot be
+    exported; `stemma.edits.load` puts either into the user's own class.
 
     Args:
         edited: The model after the edit.
@@ -67,7 +71,10 @@ def write(
     try:
         _write_weights(edited, partial, probes)
         found = _read_back(edited, partial)
-        _check_outputs(edited, replace(found), probes)
+        if has_bare_weights(partial):
+            _check_weights(edited, found)
+        else:
+            _check_outputs(edited, replace(found), probes)
         receipt = replace(edited.receipt, child=found.digest, parent_source=_parent_source(edited, folder))
         _write_records(edited, receipt, partial)
         if undo is not None and edited.undo:
@@ -125,8 +132,15 @@ def _parent_source(edited: Edited, folder: Path) -> str:
 
 
 def checkpoint_path(folder: Path) -> Path:
-    """What is loaded of a folder with an edited model: the folder, or the program where there is no configuration."""
-    return folder if (folder / "config.json").is_file() else folder / PROGRAM
+    """What is loaded of an edited model: the folder where it has a configuration, else the program or bare weights."""
+    if (folder / "config.json").is_file():
+        return folder
+    return folder / (BARE if has_bare_weights(folder) else PROGRAM)
+
+
+def has_bare_weights(folder: Path) -> bool:
+    """Whether a folder holds weights that only the user's own class can run."""
+    return (folder / BARE).is_file() and not any((folder / name).is_file() for name in ("config.json", PROGRAM))
 
 
 def _write_weights(edited: Edited, folder: Path, probes: Probes) -> None:
@@ -143,9 +157,11 @@ def _write_weights(edited: Edited, folder: Path, probes: Probes) -> None:
         for file in (folder / "saved").iterdir():
             file.rename(folder / file.name)
         (folder / "saved").rmdir()
-        _program(edited, folder, probes, needed=False)
-    else:
-        _program(edited, folder, probes, needed=True)
+        _program(edited, folder, probes)
+    elif not _program(edited, folder, probes):
+        from safetensors.torch import save_file
+
+        save_file({n: t.detach().cpu().clone().contiguous() for n, t in module.state_dict().items()}, folder / BARE)
 
 
 def half_dtype(edited: Edited) -> torch.dtype | None:
@@ -199,8 +215,8 @@ class _ForwardModule(torch.nn.Module):
         return found
 
 
-def _program(edited: Edited, folder: Path, probes: Probes, *, needed: bool) -> None:
-    """Write the network as a `torch.export` program with a free batch axis, for inputs like the probes."""
+def _program(edited: Edited, folder: Path, probes: Probes) -> bool:
+    """Write the network as a `torch.export` program with a free batch axis; False where its code cannot be exported."""
     editable, spec = edited.editable, edited.editable.network.input_spec
     module = editable.module if editable.forward is editable.module else _ForwardModule(edited)
     tokens = probes.kind == "tokens"
@@ -212,20 +228,18 @@ def _program(edited: Edited, folder: Path, probes: Probes, *, needed: bool) -> N
     try:
         program = torch.export.export(module.eval(), (x,), dynamic_shapes=(axes,))
         torch.export.save(program, folder / PROGRAM)
-    except Exception as error:  # code that cannot be exported fails in its own way
+    except Exception:  # code that cannot be exported fails in its own way
         (folder / PROGRAM).unlink(missing_ok=True)
-        if needed:
-            raise StemmaError(
-                f"the network of {edited.parent.name} cannot be exported ({' '.join(str(error).split())[:200]}): "
-                "save the edited module from Python instead"
-            ) from error
+        return False
+    return True
 
 
 def _read_back(edited: Edited, folder: Path) -> Model:
     """The model as it lies on disk; its network is built too."""
     try:
         found = load(checkpoint_path(folder))
-        _ = found.network
+        if not has_bare_weights(folder):
+            _ = found.network
         return found
     except StemmaError as error:
         why = str(error).replace(f"{folder.resolve()}{os.sep}", "").replace(f"{folder}{os.sep}", "")
@@ -233,6 +247,14 @@ def _read_back(edited: Edited, folder: Path) -> Model:
             f"what was written of {edited.parent.name} cannot be read back ({why}), so nothing was kept: save the "
             "edited module from Python instead"
         ) from error
+
+
+def _check_weights(edited: Edited, found: Model) -> None:
+    """Raise unless bare weights that were read back are those of the edited network."""
+    state = {n: t.detach().cpu() for n, t in edited.editable.module.state_dict().items()}
+    read = {n: torch.from_numpy(np.array(t.array())) for n, t in found.tensors.items()}
+    if state.keys() != read.keys() or not all(torch.equal(t.to(read[n].dtype), read[n]) for n, t in state.items()):
+        raise StemmaError("the weights read back differ from those of the edited network, so nothing was kept")
 
 
 def _check_outputs(edited: Edited, found: Any, probes: Probes) -> None:
@@ -262,7 +284,10 @@ def _write_undo(edited: Edited, file: Path, written: Model) -> None:
 def _write_records(edited: Edited, receipt: Receipt, folder: Path) -> None:
     for name, content in ((PLAN, edited.plan.to_dict()), (RECEIPT, receipt.to_dict())):
         (folder / name).write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
-    (folder / REPORT).write_text(model_card(edited, receipt))
+    card = model_card(edited, receipt)
+    if has_bare_weights(folder):
+        card += "\nThe weights load into the class that was edited: `stemma.edits.load(folder, MyNet())`.\n"
+    (folder / REPORT).write_text(card)
 
 
 def _as_written(edited: Edited, written: Model) -> dict[str, str]:
