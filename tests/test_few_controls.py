@@ -13,11 +13,11 @@ from checkpoints import Run
 from stemma.checkpoints.model import Model
 from stemma.checkpoints.save import save
 from stemma.kinship.compare import compare
-from stemma.kinship.function import combined
+from stemma.kinship.function import combined, rank_test
 from stemma.kinship.function.beyond_labels import beyond_labels, counted, e_value
 from stemma.kinship.function.closer_than_independent import CloserThanIndependent
-from stemma.kinship.function.consensus import deviation_distances, shared_deviations, square_roots
-from stemma.kinship.function.few_controls import CHECKED, FEWEST, UNCHECKED, normal_law
+from stemma.kinship.function.consensus import deviation_distances, shared_deviations, square_roots, unlikeness
+from stemma.kinship.function.few_controls import CHECKED, FEWEST, UNCHECKED, NormalLaw, normal_law
 from stemma.kinship.function.null_models import NullModels, Subject
 from stemma.kinship.function.observations import observe
 from stemma.networks.load import from_arrays
@@ -250,3 +250,37 @@ def test_a_control_that_gives_no_numbers_is_left_out(nets: list[Model], probes: 
     assert any(
         line.startswith("broken") for line in [*found.details["left_out"], *found.details["views"][0]["left_out"]]
     )
+
+
+# Controls that are not like the model they stand for
+
+
+def test_untrained_controls_accuse_nobody_where_no_labels_are_known(nets: list[Model], probes: Probes) -> None:
+    """The accuracy of controls is not known without labels, so it is their answers that must be like the model's."""
+    silent = probes.with_labels(None)
+    blank = independents("mlp", 10, seed=3, untrained=True)
+    found = _test(nets[0], nets[1], silent, blank)
+    assert found.p_value is not None
+    assert found.p_value < 1e-4  # as if one were a student of the other
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert "they answer otherwise than mlp" in found.reason
+    seen = [observe(m, silent, combined.METHODS, labelled=False) for m in (*nets[:12], *blank[:5])]
+    alike = [unlikeness(seen[i], [seen[j] for j in range(12) if j != i]) for i in range(12)]
+    assert sum(p is not None and p > 0.01 for p in alike) >= 11  # the control: trained alike
+    assert unlikeness(seen[0], seen[12:]) < 0.01  # ty: ignore
+    assert unlikeness(seen[0], seen[1:3]) is None
+
+
+def test_the_controls_of_a_comparison_have_shared_deviations(
+    nets: list[Model], probes: Probes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Controls are slimmed while a comparison runs: what the third distance needs of them must be kept."""
+    columns = []
+
+    def law(suspect: np.ndarray, null: np.ndarray) -> NormalLaw | None:
+        columns.append(np.isfinite(null).all(0).sum())
+        return normal_law(suspect, null)
+
+    monkeypatch.setattr(rank_test, "normal_law", law)
+    _test(nets[0], nets[1], probes, nets[2:6])
+    assert columns == [COLUMNS, COLUMNS]

@@ -11,7 +11,7 @@ from stemma.probes import Probes
 from stemma.types import Verdict
 from stemma.verification.few_retrained import SampleTests, SampleVerdict
 from stemma.verification.sample_answers import independent_sets
-from stemma.verification.sample_distances import Answers, likeness, nearer_in_outputs, unrecovered
+from stemma.verification.sample_distances import Answers, labels_differ, likeness, nearer_in_outputs, unrecovered
 from stemma.verification.two_sample import aggregated_mmd, discrepancies, kernels, mean_above_zero
 
 
@@ -135,3 +135,23 @@ def test_repeated_and_shared_inputs_are_no_further_samples() -> None:
     with pytest.raises(MisuseError, match="2 inputs of the forget set are among the unseen ones"):
         independent_sets({"forget": Probes.of(x[:4]), "unseen": Probes.of(x[2:])})
     assert "retained" not in independent_sets({"forget": Probes.of(x), "retained": Probes.of(x[:3])})
+
+
+def test_unseen_inputs_of_other_classes_refute_nobody() -> None:
+    """A model that never saw the forget set answers inputs of other classes otherwise: that is no remembering."""
+    rng = np.random.default_rng(9)
+
+    def model(name: str) -> Answers:
+        sets = {"forget": 3, "unseen": 1}
+        return Answers(name, {s: rng.normal(size=(60, 4)) + 4 * np.eye(4)[c] for s, c in sets.items()})
+
+    original, honest = model("original"), model("honest")
+    threes, ones = np.full(60, 3), np.ones(60, int)
+    assert SampleTests()(original, [honest]).verdict == Verdict.REFUTED  # without labels only the assumption says it
+    found = SampleTests()(original, [honest], labels={"forget": threes, "unseen": ones})
+    assert found.verdict == Verdict.INCONCLUSIVE
+    assert "were not drawn alike" in found.left_out["unseen"]
+    assert not labels_differ({"forget": threes, "unseen": threes[:20]})
+    mixed = rng.integers(0, 4, 120)
+    assert not labels_differ({"forget": mixed[:60], "unseen": mixed[60:]})
+    assert not labels_differ({"forget": threes})

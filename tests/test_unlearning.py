@@ -364,7 +364,7 @@ def test_unseen_inputs_find_what_was_learned_by_heart_and_their_control_a_wrong_
     form = found.details["samples"]["forms"]["unseen"]
     assert found.verdict == Verdict.INCONCLUSIVE
     assert form["control_p_value"] is None
-    other = Probes.of(digits.retained.inputs, digits.retained.labels)  # another kind, which retrained networks show
+    other = Probes.of(digits.retained.inputs)  # without labels another kind, which retrained networks show
     wrong = UnlearningTest()(original, [digits.retrained[0]], digits.forget, digits.retrained[1:3], unseen=other)
     assert not wrong.details["samples"]["forms"]["unseen"]["sound"]
     assert wrong.verdict == Verdict.INCONCLUSIVE

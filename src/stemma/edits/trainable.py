@@ -8,11 +8,14 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from stemma.checkpoints.model import Model
 from stemma.edits.dependency_graph import configurations, slicing
-from stemma.edits.save import checkpoint_path
+from stemma.edits.editable_network import editable_copy
+from stemma.edits.save import checkpoint_path, has_bare_weights
 from stemma.errors import MisuseError, StemmaError
 from stemma.networks.load import load as load_model
 from stemma.types.edits import PLAN
+from stemma.types.network import Network
 
 M = TypeVar("M", bound=torch.nn.Module)
 
@@ -114,3 +117,14 @@ def _check(
                 f"{name} has the shape {shape} in the given module, which does not give {tuple(weights[name].shape)} "
                 f"by the plan of {folder}: give a module of the size before the edit"
             )
+
+
+def in_class_of(parent: Model, child: Model, folder: Path) -> Model:
+    """The edited model of a folder; where that holds bare weights, with the network of its parent's class."""
+    if not has_bare_weights(folder):
+        return child
+    copied = editable_copy(parent)
+    module = load(folder, copied.module)
+    network = Network(child.name, child.digest, copied.network.input_spec, copied.forward, module,
+                      tokenizer=copied.network.tokenizer)  # fmt: skip
+    return Model(child.name, child.source, child.tensors, child.config, network_builder=lambda _: network)

@@ -48,7 +48,10 @@ def find_head(network: Network, module: "torch.nn.Module", inputs: "torch.Tensor
         for handle in handles:
             handle.remove()
     if not ran:
-        raise MisuseError(f"{network.name} has no linear or convolution module. Name a layer with -P layer=NAME")
+        raise MisuseError(
+            f"{network.name} has no linear or convolution module (a .pt2 program has none): give bare weights with "
+            "--network MODULE:FACTORY, or name a layer where -P layer=NAME is taken"
+        )
     return ran[-1]
 
 

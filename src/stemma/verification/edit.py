@@ -16,7 +16,6 @@ from stemma.networks.load import load
 from stemma.probes import Probes
 from stemma.types import Digest, Plan, Receipt, Spec
 from stemma.types.edits import PLAN, PROGRAM, RECEIPT, UNDO
-from stemma.types.network import Network
 from stemma.types.nouns import jsonable
 
 if TYPE_CHECKING:
@@ -96,6 +95,8 @@ class EditReplay:
         Raises:
             StemmaError: If the folder holds no plan and receipt.
         """
+        from stemma.edits.trainable import in_class_of
+
         plan, receipt = read(folder)
         program = folder / PROGRAM
         both = (folder / "config.json").is_file() and program.is_file()
@@ -112,7 +113,7 @@ class EditReplay:
             try:
                 before, after = _arrays(parent), _arrays(child)
                 found.append(_kept_rows(plan, before, after))
-                child = _in_class(folder, parent, child)
+                child = in_class_of(parent, child, folder)
                 if plan.operation == "unlearn":
                     found += _undo_file(folder)
                 found += self._replayed(plan, receipt, parent, child, (probes, retain), progress)
@@ -346,21 +347,6 @@ def _planned_name(plan: Plan, parent: Arrays, name: str) -> str:
     own, tail = parent[name], name.rpartition(".")[2]
     twins = (n for n in sorted(spoken_of) if n in parent and n.rpartition(".")[2] == tail)
     return next((n for n in twins if np.array_equal(parent[n], own)), name)
-
-
-def _in_class(folder: Path, parent: Model, child: Model) -> Model:
-    """The edited model; bare weights, of a network that cannot be exported, in the parent's own class."""
-    from stemma.edits.editable_network import editable_copy
-    from stemma.edits.save import has_bare_weights
-    from stemma.edits.trainable import load as load_into
-
-    if not has_bare_weights(folder):
-        return child
-    copied = editable_copy(parent)
-    module = load_into(folder, copied.module)
-    network = Network(child.name, child.digest, copied.network.input_spec, copied.forward, module,
-                      tokenizer=copied.network.tokenizer)  # fmt: skip
-    return Model(child.name, child.source, child.tensors, child.config, network_builder=lambda _: network)
 
 
 def _undo_file(folder: Path) -> Iterator[Finding]:

@@ -17,6 +17,7 @@ from stemma.verification.sample_distances import (
     MOST_SAMPLES,
     Answers,
     blind,
+    labels_differ,
     nearer_in_outputs,
     nearer_inside,
     place,
@@ -204,6 +205,8 @@ class SampleTests:
     ) -> Finding | str:  # fmt: skip
         if "unseen" not in original.outputs:
             return "no unseen inputs of the same kind were given"
+        if labels_differ(labels or {}):
+            return "the labels of the forget set and of the unseen inputs differ, so they were not drawn alike"
 
         def p_value(model: Answers) -> float:
             pairs = [sample_views(model, name, labels) for name in ("forget", "unseen")]

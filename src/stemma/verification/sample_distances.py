@@ -19,6 +19,9 @@ WIDTHS = (0.1, 0.3, 1.0)
 HALFWAY = 0.5
 """Place between the retrained models (0) and the original (1) beyond which a model is nearer to the original."""
 
+UNLIKE_LABELS = 0.001
+"""Level at which labels show that two sets of inputs were not drawn alike."""
+
 
 @dataclass(frozen=True, eq=False)
 class Answers:
@@ -52,6 +55,25 @@ def sample_views(model: Answers, name: str, labels: Mapping[str, np.ndarray]) ->
     if name in labels and p.ndim == 2 and labels[name].max() < p.shape[1]:
         out["loss"] = -np.log(np.clip(p[np.arange(len(p)), labels[name]], 1e-12, 1))[:, None]
     return out
+
+
+def labels_differ(labels: Mapping[str, np.ndarray]) -> bool:
+    """Whether the forget set and the unseen inputs have their classes in other shares; False where one has none.
+
+    Args:
+        labels: Classes by set of inputs.
+
+    Returns:
+        Whether the chi-squared test of homogeneity rejects at `UNLIKE_LABELS`.
+    """
+    if not {"forget", "unseen"} <= set(labels):
+        return False
+    from scipy.stats import chi2_contingency
+
+    sets = [np.asarray(labels[name]).ravel() for name in ("forget", "unseen")]
+    classes = np.unique(np.concatenate(sets))
+    counts = np.array([[(s == c).sum() for c in classes] for s in sets])
+    return len(classes) > 1 and float(chi2_contingency(counts).pvalue) <= UNLIKE_LABELS
 
 
 def unrecovered(model: Answers, original: Answers, ridge: float) -> np.ndarray:

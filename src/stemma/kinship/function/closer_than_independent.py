@@ -1,7 +1,7 @@
 """Test of a pair: is B closer to A in function than independently trained models are?"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log10
 from typing import Any
 
@@ -11,6 +11,7 @@ from stemma.errors import MisuseError, StemmaError
 from stemma.fingerprints.evaluation import compute_outputs
 from stemma.kinship.function import combined
 from stemma.kinship.function.beyond_labels import beyond_labels
+from stemma.kinship.function.consensus import roots
 from stemma.kinship.function.few_controls import ASSUMPTION, FEWEST, NORMALITY
 from stemma.kinship.function.null_models import CLAIM, NullModels, Subject, check_alpha, models_needed, too_few_sentence
 from stemma.kinship.function.observations import (
@@ -182,7 +183,7 @@ class CloserThanIndependent:
         def observed(subject: Subject) -> Observation:
             found = plan.observe(subject, probes)
             both = mean_distances(one, found, plan.methods), mean_distances(found, two, plan.methods)
-            slim = without_fields(found)  # the fields of one control at a time
+            slim = replace(without_fields(found), roots=roots(found))  # the fields of one control at a time
             measured[id(slim)] = both
             return slim
 
@@ -216,7 +217,7 @@ class CloserThanIndependent:
         shown = [distance(a, b, f, m) for f, m in plan.methods]
         value = next((d.value for d in shown if d is not None), 0.0)
         verdict, reason = self._verdict(p, size, least, tested, deciding, null)
-        if verdict is Verdict.SUPPORTED and constant_answers(a, b, plan.methods):
+        if p is not None and p <= self.alpha and constant_answers(a, b, plan.methods):
             verdict, reason = Verdict.INCONCLUSIVE, CONSTANT_ANSWERS
         missing = {**a.missing, **b.missing}
         if not np.isfinite(pair).any():
@@ -296,6 +297,12 @@ class CloserThanIndependent:
                 f"{near.format('is')}, but they have other architectures, which may explain the closeness: give "
                 f"{models_needed(self.alpha)} control models with the architecture of {tested[0].model} or "
                 f"{tested[0].observer}"
+            )
+        if all(v.stands_in is False for v in tested):
+            return Verdict.INCONCLUSIVE, (
+                f"{near.format('is')}, but they answer otherwise than {deciding.model}, which they stand for, so their "
+                f"training or data may explain the closeness: give control models that were trained as {deciding.model}"
+                " was"
             )
         if lacking > 0:
             return Verdict.SUPPORTED, f"{near.format('is')}, and {_extrapolated(p)}"

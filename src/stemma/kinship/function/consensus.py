@@ -16,6 +16,12 @@ MAX_CLASSES = 1024
 BLOCK = 1 << 22
 """Scores whose probabilities are computed at once."""
 
+FEWEST_ALIKE = 3
+"""Fewest control models whose likeness among themselves is measured."""
+
+SMALLEST_APART = 1e-9
+"""Mean squared distances below this are rounding."""
+
 LARGEST_Z = 12.0
 """Bound of Fisher's z: two deviations that agree to rounding count as a correlation of 1 - 1e-10."""
 
@@ -37,7 +43,7 @@ def shared_deviations(observer: Observation, models: Sequence[Observation]) -> n
 
     Source: the covariance of two models' answers given the mean answer of the pool; this project's.
     """
-    given = [_roots(o) for o in (observer, *models)]
+    given = [roots(o) for o in (observer, *models)]
     if len(models) < 2 or any(g is None or g.shape != given[0].shape for g in given):  # ty: ignore
         return None
     own, pool = given[0], np.stack(given[1:])  # ty: ignore
@@ -55,8 +61,38 @@ def deviation_distances(own: np.ndarray, pool: np.ndarray) -> np.ndarray:
     return np.exp(-2 * np.clip(z, -LARGEST_Z, LARGEST_Z))
 
 
-def _roots(observation: Observation) -> np.ndarray | None:
+def unlikeness(model: Observation, controls: Sequence[Observation]) -> float | None:
+    """Whether a model answers as its controls do among themselves, so that they can stand in for it; without labels.
+
+    The statistic is the mean squared Hellinger distance of a model to all others. The logarithm of the model's own,
+    compared with those of the controls, follows about Student's law of m - 1 degrees of freedom where all are alike.
+    Controls that were trained less, on other data, or from one another differ in this from the model they stand for.
+
+    Args:
+        model: The model that the controls stand for.
+        controls: The control models.
+
+    Returns:
+        The two-sided p-value; None with fewer than three controls, or where answers are not scores of the same classes.
+    """
+    given = [roots(o) for o in (model, *controls)]
+    if len(controls) < FEWEST_ALIKE or any(g is None or g.shape != given[0].shape for g in given):  # ty: ignore
+        return None
+    from scipy.stats import t as student
+
+    flat = np.stack(given).reshape(len(given), -1)  # ty: ignore
+    apart = 1 - (flat @ flat.T).astype(np.float64) / len(given[0])  # ty: ignore
+    np.fill_diagonal(apart, 0)
+    logs = np.log(np.maximum(apart.sum(1) / len(controls), SMALLEST_APART))
+    own, others, m = logs[0], logs[1:], len(controls)
+    error = max(float(others.std(ddof=1)), SMALLEST_APART) * np.sqrt(1 + 1 / m)
+    return float(2 * student.sf(abs(own - others.mean()) / error, m - 1))
+
+
+def roots(observation: Observation) -> np.ndarray | None:
     """Square roots of the probabilities `[n, classes]` that a model gives; None where its answers are no scores."""
+    if observation.roots is not None:
+        return observation.roots
     found = observation.fingerprints.get(Outputs().spec.digest)
     if found is None or observation.classes is None:
         return None

@@ -36,6 +36,7 @@ class Observation:
         fingerprints: Fingerprints by the digest of the method.
         missing: Why other methods do not apply, by their name.
         architecture: Identity of the shapes of its matrices; empty for a black box.
+        roots: Square roots of its probabilities, as `consensus.roots` takes them; None until they are kept.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Observation:
     fingerprints: Mapping[Digest, Fingerprint] = field(repr=False)
     missing: Mapping[str, str] = field(default_factory=dict)
     architecture: str = ""
+    roots: np.ndarray | None = field(default=None, repr=False)
 
 
 def identity(observation: Observation) -> str:

@@ -7,14 +7,20 @@ from typing import Any, TypeVar
 import numpy as np
 
 from stemma.kinship.function import combined
-from stemma.kinship.function.consensus import shared_deviations
-from stemma.kinship.function.few_controls import OWN_ENOUGH, NormalLaw, normal_law
+from stemma.kinship.function.consensus import shared_deviations, unlikeness
+from stemma.kinship.function.few_controls import CHECKED, OWN_ENOUGH, NormalLaw, normal_law
 from stemma.kinship.function.null_models import conformal_p_value
 from stemma.kinship.function.observations import Observation, accuracy, agreement, json_number
 from stemma.probes import Probes
 from stemma.types import Distance
 
 Payload = TypeVar("Payload")
+
+UNLIKE = 0.01
+"""Level at which null models cannot stand in for a model that answers otherwise than they do."""
+
+UNLIKE_FEW = 0.1
+"""The same with fewer null models than `CHECKED`, which show less of it."""
 
 TASK_MARGIN = 0.1
 """Default of how far the median accuracy of the null models may lie below the model's."""
@@ -47,6 +53,7 @@ class RankTest:
         agreements: Label agreement of observer and model, and the median of observer and null models.
         same_architecture: Whether the null models are of the model's architecture; None where that is unknown.
         law: The null models' tail, extrapolated; None where there are too few.
+        alike: p-value that the model answers as its null models do among themselves; None where that is unknown.
     """
 
     model: str
@@ -62,6 +69,7 @@ class RankTest:
     agreements: tuple[float | None, float | None]
     same_architecture: bool | None
     law: NormalLaw | None = None
+    alike: float | None = None
 
     @property
     def size(self) -> int:
@@ -83,6 +91,11 @@ class RankTest:
         return self.law.p_value if self.law is not None and self.extrapolates(enough) else self.p_value
 
     @property
+    def stands_in(self) -> bool | None:
+        """Whether the null models answer as the model does; None where that is unknown."""
+        return None if self.alike is None else self.alike > (UNLIKE if self.size >= CHECKED else UNLIKE_FEW)
+
+    @property
     def effect(self) -> float:
         """1 less the pair's distance over the median null distance, averaged over the methods, in [0, 1]."""
         if not self.size or not self.used.any():
@@ -101,7 +114,7 @@ class RankTest:
             "agreement": self.agreements[0], "null_agreement": self.agreements[1],
             "same_architecture": self.same_architecture, "left_out": list(self.left_out),
             "p_value_normal_law": None if self.law is None else self.law.p_value,
-            "normal_law_fit_p_value": None if self.law is None else self.law.fit_p,
+            "normal_law_fit_p_value": None if self.law is None else self.law.fit_p, "alike_p_value": self.alike,
         }  # fmt: skip
 
 
@@ -159,7 +172,7 @@ def rank_test(
         model.name, observer.name, used, pair, null, statistic, tuple(statistics), tuple(left_out),
         (accuracy(model, probes), median_known([accuracy(s, probes) for s, _ in kept])), accuracy(observer, probes),
         (agreement(model, observer), median_known([agreement(s, observer) for s, _ in kept])), same_architecture,
-        law,
+        law, unlikeness(model, [s for s, _ in kept]),
     )  # fmt: skip
 
 
