@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -120,10 +121,21 @@ def test_large_values_travel_alone_and_small_ones_together() -> None:
 
 
 def test_an_interrupted_run_cancels_what_is_in_flight() -> None:
-    pool = ThreadPool()
-    results = run_tasks.run(Threads("threads", pool), slow, range(100))
-    next(results)
-    results.close()
+    pool, release = ThreadPool(), threading.Event()
+
+    def first_at_once(n: int) -> int:
+        if n:
+            release.wait(60)
+        return n
+
+    results = run_tasks.run(Threads("threads", pool), first_at_once, range(100))
+    try:
+        next(results)
+        closing = threading.Timer(1.0, release.set)  # tasks that run are waited for
+        closing.start()
+        results.close()
+    finally:
+        release.set()
     assert len(pool.futures) < 100
     assert any(f.cancelled() for f in pool.futures)
 
