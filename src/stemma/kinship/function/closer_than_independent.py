@@ -142,7 +142,7 @@ class CloserThanIndependent:
     task_margin: float = TASK_MARGIN
 
     name = "closer-than-independent"
-    version = 2
+    version = 3
 
     def __post_init__(self) -> None:
         check_alpha(self.alpha)
