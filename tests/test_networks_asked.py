@@ -297,3 +297,19 @@ def test_a_page_shows_answers_however_even_they_are() -> None:
     models = [from_module(module, f"net{i}") for i, module in enumerate(wide)]
     page = "".join(difference_sections(Difference.of(*models, VECTORS, GradientField(steps=2))))
     assert page.count('class="answers"') == 2 * len(VECTORS.inputs[:10])
+
+
+def test_a_network_that_builds_layers_while_it_runs_is_asked() -> None:
+    class Late(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.kept = nn.Linear(6, 5), nn.Linear(5, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            made = nn.Linear(5, 3)
+            made.load_state_dict(self.kept.state_dict())
+            return made(self.first(x).tanh())
+
+    x = np.random.default_rng(0).normal(size=(12, 6)).astype(np.float32)
+    found = GradientField()(from_module(Late().eval(), "late"), Probes.of(x, np.zeros(12, int)))
+    assert all(np.isfinite(v).all() for v in found.values.values())
