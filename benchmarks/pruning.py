@@ -131,10 +131,14 @@ def cells(budgets: tuple[float, ...], multiple: int) -> Iterator[tuple[list[str]
     for how in ("uniform", "greedy", "dynamic"):
         yield ["allocation", how], replace(base, allocation=how), "real"
     for share in budgets:
-        yield ["published", f"{share:g}"], replace(Pruning.official(share), batch=250, round_to=multiple), "real"
-    yield ["published, one round"], replace(Pruning.official(0.5), batch=250, rounds=1, round_to=multiple), "real"
+        yield (
+            ["published, five rounds", f"{share:g}"],
+            replace(Pruning.official(share), batch=250, round_to=multiple),
+            "real",
+        )
+    yield ["published"], replace(Pruning.official(0.5), batch=250, rounds=1, round_to=multiple), "real"
     same = replace(Pruning.official(0.5), batch=250, round_to=multiple, allocation="uniform")
-    yield ["published, the same of every layer"], same, "real"
+    yield ["published, five rounds, the same of every layer"], same, "real"
     for source in ("synthetic", "elsewhere"):
         for score in ("elimination", "l2"):
             yield ["probes", source, score], replace(base, score=score), source

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from stemma.application.document import Document, Progress, Schema
 from stemma.application.network_options import NetworkOptions
 from stemma.types import ModelRef
+from stemma.types.edits import GroupEffect, LayerFidelity
 
 if TYPE_CHECKING:
     from stemma.checkpoints.model import Model
@@ -34,44 +35,6 @@ class FidelityRequest:
     seed: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class LayerFidelityPart:
-    """How few units of a group one layer needs.
-
-    Attributes:
-        layer: The layer that reads the units.
-        group: The layer that writes them.
-        units: Number of units.
-        best_singleton: Largest fidelity of one unit alone.
-        sizes: Smallest number of units found for each level, by backward elimination.
-        naive_sizes: The same for the units with the largest fidelity of their own.
-    """
-
-    layer: str
-    group: str
-    units: int
-    best_singleton: float
-    sizes: tuple[int, ...]
-    naive_sizes: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class GroupEffectPart:
-    """What cutting one group alone does to the outputs of the network.
-
-    Attributes:
-        group: The layer that writes the units.
-        kept: Number of units that are kept: enough for the lowest level in every layer that reads them.
-        local_error: Squared error of those layers' outputs as a share of their mean square.
-        output_error: Squared error of the network's outputs as a share of their mean square.
-    """
-
-    group: str
-    kept: int
-    local_error: float
-    output_error: float
-
-
 @dataclass(frozen=True, kw_only=True)
 class FidelityDocument(Document):
     """How few units each layer needs.
@@ -91,8 +54,8 @@ class FidelityDocument(Document):
     model: ModelRef
     probes: str
     levels: tuple[float, ...]
-    layers: tuple[LayerFidelityPart, ...]
-    effects: tuple[GroupEffectPart, ...]
+    layers: tuple[LayerFidelity, ...]
+    effects: tuple[GroupEffect, ...]
     refused: dict[str, str]
 
 
@@ -115,13 +78,9 @@ class FidelityAnswer:
     def document(self) -> dict[str, Any]:
         """The document that `stemma fidelity --json` prints."""
         found = self.result
-        layers = tuple(
-            LayerFidelityPart(x.layer, x.group, x.units, x.best_singleton, x.sizes, x.naive_sizes) for x in found.layers
-        )
-        effects = tuple(GroupEffectPart(x.group, x.kept, x.local_error, x.output_error) for x in found.effects)
         return FidelityDocument.of(
-            self.request, model=self.model.ref, probes=str(self.probes.digest), levels=found.levels, layers=layers,
-            effects=effects, refused=found.refused,
+            self.request, model=self.model.ref, probes=str(self.probes.digest), levels=found.levels,
+            layers=found.layers, effects=found.effects, refused=found.refused,
         ).to_dict()  # fmt: skip
 
 

@@ -23,47 +23,10 @@ from stemma.edits.pruning.settings import Progress, PruningSettings
 from stemma.errors import MisuseError
 from stemma.fingerprints.evaluation import checked_network
 from stemma.probes import Probes
+from stemma.types.edits import GroupEffect, LayerFidelity
 
 LEVELS = (0.8, 0.9, 0.99)
 """Fidelities for which sets are sought where none are given."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LayerFidelity:
-    """How few units of a group one layer needs.
-
-    Attributes:
-        layer: The layer that reads the units.
-        group: The group of units that it reads, named after the layer that writes them.
-        units: Number of units.
-        best_singleton: Largest fidelity of one unit alone, mean over the outputs.
-        sizes: Smallest number of units found for each level, by backward elimination; in the order of the levels.
-        naive_sizes: The same for the units with the largest singleton fidelity.
-    """
-
-    layer: str
-    group: str
-    units: int
-    best_singleton: float
-    sizes: tuple[int, ...]
-    naive_sizes: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GroupEffect:
-    """What it does to the network's outputs when one group alone is cut to its HiFi set.
-
-    Attributes:
-        group: The group.
-        kept: Units of the set, for the lowest level, that serves all layers which read the group.
-        local_error: Squared error of these layers' outputs as a fraction of their mean square, the largest of them.
-        output_error: Squared error of the network's outputs as a fraction of their mean square.
-    """
-
-    group: str
-    kept: int
-    local_error: float
-    output_error: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -102,35 +102,38 @@ def _kept(tied: Sequence[TiedGroups], sizes: Sequence[int]) -> dict[str, int]:
 
 
 def _uniform(tied: Sequence[TiedGroups], budget: Budget) -> list[int]:
-    """The largest common fraction that fits, by bisection."""
+    """The largest common fraction that fits."""
 
     def sizes(fraction: float) -> list[int]:
         return [min(t.options, key=lambda n, t=t: (abs(n - fraction * t.size), n)) for t in tied]
 
-    low, high = 0.0, 1.0
-    for _ in range(24):
-        middle = (low + high) / 2
-        fits = budget.cost(_kept(tied, sizes(middle))) <= budget.limit
-        low, high = (middle, high) if fits else (low, middle)
-    return sizes(low)
+    return _largest_that_fits(sizes, tied, budget, 24)
 
 
 def _union(tied: Sequence[TiedGroups], budget: Budget) -> list[int]:
-    """One percentile for all groups, the lowest that meets the budget, by bisection."""
+    """One percentile for all groups, the lowest that meets the budget."""
     # Groups that one entry of the configuration sizes keep the mean of what the rule keeps of each.
 
-    def sizes(percentile: float) -> list[int]:
+    def sizes(above: float) -> list[int]:
+        percentile = 1 - above
         wanted = [
             np.mean([(c.percentiles >= percentile).sum() for c in t.curves if c.percentiles is not None]) for t in tied
         ]
         return [min(t.options, key=lambda n, w=w: (abs(n - w), -n)) for t, w in zip(tied, wanted, strict=True)]
 
+    return _largest_that_fits(sizes, tied, budget, 40)
+
+
+def _largest_that_fits(
+    sizes: Callable[[float], list[int]], tied: Sequence[TiedGroups], budget: Budget, steps: int
+) -> list[int]:
+    """The sizes at the largest number in [0, 1] whose cost is allowed, by bisection; larger ones keep more."""
     low, high = 0.0, 1.0
-    for _ in range(40):
+    for _ in range(steps):
         middle = (low + high) / 2
         fits = budget.cost(_kept(tied, sizes(middle))) <= budget.limit
-        low, high = (low, middle) if fits else (middle, high)
-    return sizes(high)
+        low, high = (middle, high) if fits else (low, middle)
+    return sizes(low)
 
 
 def _greedy(tied: Sequence[TiedGroups], budget: Budget, start: Sequence[int] | None = None) -> list[int]:
