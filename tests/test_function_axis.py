@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import ceil
@@ -161,8 +162,10 @@ def test_a_null_that_is_too_small_says_how_many_are_missing(nets: list[Model], p
     apart = _test(nets[0], nets[1], probes, nets[2:7], alpha=0.01)
     assert (apart.verdict, apart.null.floor) == (Verdict.INCONCLUSIVE, 1 / 6)
     assert "94 more are needed for alpha 0.01" in apart.reason
+    assert re.match(r"[1-5] of 5 control models are as close, and the smallest", apart.reason)
     none = _test(nets[0], nets[1], probes, [])
     assert (none.verdict, none.p_value, none.log10_p) == (Verdict.INCONCLUSIVE, None, None)
+    assert none.details["p_values"]["decides"] is None
     assert "19 are needed" in none.reason
 
 

@@ -275,15 +275,16 @@ class CloserThanIndependent:
                 "on a normal law is tried)"
             )
         enough = models_needed(self.alpha)
+        as_near = sum(v <= (deciding.statistic or 0.0) for v in deciding.statistics)
+        near = f"{as_near or 'none'} of {size} control models {{}} as close"
         if lacking > 0 and not all(v.size >= enough or v.extrapolates(enough) for v in tested):
-            return Verdict.INCONCLUSIVE, _not_extrapolated(tested, least, lacking, self.alpha)
+            few = _not_extrapolated(tested, least, lacking, self.alpha)
+            return Verdict.INCONCLUSIVE, f"{near.format('are')}, and {few}" if as_near else few
         if lacking > 0 and p > self.alpha:
             return Verdict.INCONCLUSIVE, (
                 f"none of {size} control models is as close, but {_extrapolated(p)}, above {self.alpha:g}; "
                 f"{too_few_sentence(least, 1 / (least + 1), lacking, self.alpha)}"
             )
-        as_near = sum(v <= (deciding.statistic or 0.0) for v in deciding.statistics)
-        near = f"{as_near or 'none'} of {size} control models {{}} as close"
         if p > self.alpha:
             return Verdict.INCONCLUSIVE, f"{near.format('are')}; this does not prove independence"
         if _same_task(tested, self.task_margin) is False:
@@ -325,11 +326,11 @@ def _not_extrapolated(tested: Sequence[RankTest], least: int, lacking: int, alph
 
 def _p_values(deciding: RankTest, enough: int) -> dict[str, Any]:
     """Both p-values of the view that decides, which of them counts, and what that assumes."""
-    by_law = deciding.extrapolates(enough)
+    by_law, tested = deciding.extrapolates(enough), deciding.p_value is not None
     return {
         "exact": deciding.p_value,
         "normal_law": None if deciding.law is None else deciding.law.p_value,
-        "decides": "normal law" if by_law else "exact",
+        "decides": "normal law" if by_law else "exact" if tested else None,
         "assumes": ASSUMPTION if by_law else "the control models and the model they stand for are exchangeable",
     }
 
