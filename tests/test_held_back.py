@@ -1,10 +1,7 @@
 """The held-back beds: stacks learn as their networks do alone, questions have one answer, intervals are of sources."""
 
 import importlib
-import sys
-from collections.abc import Iterator
 from itertools import product
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,11 +13,8 @@ MODULES = ("networks", "tasks", "members", "questions", "rates", "detector_score
 
 
 @pytest.fixture(scope="module")
-def bed() -> Iterator[Any]:
-    folder = str(Path(__file__).parents[1] / "benchmarks")
-    sys.path.insert(0, folder)
-    yield SimpleNamespace(**{n: importlib.import_module(f"testbeds.held_back.{n}") for n in MODULES})
-    sys.path.remove(folder)
+def bed() -> Any:
+    return SimpleNamespace(**{n: importlib.import_module(f"testbeds.held_back.{n}") for n in MODULES})
 
 
 def members(bed: Any, sources: int = 10) -> list[Any]:

@@ -1,5 +1,6 @@
 """Damaged and hostile files: a clear error or a right answer, nothing executed, nothing outside the folder read."""
 
+import importlib
 import io
 import json
 import os
@@ -8,7 +9,6 @@ import struct
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -548,15 +548,10 @@ QUICK = (
 
 
 @pytest.fixture(scope="module")
-def expanding() -> Iterator[ModuleType]:
+def expanding() -> ModuleType:
     pytest.importorskip("torch")
     pytest.importorskip("h5py")
-    folder = str(Path(__file__).parents[1] / "benchmarks")
-    sys.path.insert(0, folder)
-    from testbeds import expanding_files
-
-    yield expanding_files
-    sys.path.remove(folder)
+    return importlib.import_module("testbeds.expanding_files")
 
 
 def read_apart(paths: list[Path], how: str = "together") -> list[dict]:

@@ -1,8 +1,6 @@
 """The same answers at a hundred million parameters, read from files in bfloat16."""
 
 import importlib
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -19,10 +17,8 @@ SHAPE = {
 
 
 @pytest.fixture(scope="module")
-def speed() -> Iterator[ModuleType]:
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    yield importlib.import_module("speed")
-    sys.path.remove(str(ROOT / "benchmarks"))
+def speed() -> ModuleType:
+    return importlib.import_module("speed")
 
 
 @pytest.mark.anywhere

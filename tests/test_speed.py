@@ -2,8 +2,7 @@
 
 import hashlib
 import importlib
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -25,10 +24,8 @@ LIMITS = {"child": ("related", 20.0), "stranger": ("independent", 36.0), "moved"
 
 
 @pytest.fixture(scope="module")
-def benchmarks() -> Iterator[Callable[[str], ModuleType]]:
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    yield importlib.import_module
-    sys.path.remove(str(ROOT / "benchmarks"))
+def benchmarks() -> Callable[[str], ModuleType]:
+    return importlib.import_module
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,7 @@
 """Task relatedness: the published figures, slow twins, what the tree must not confuse, and the tasks of our own zoo."""
 
 import importlib
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,12 +18,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
     pytest.importorskip("sklearn")
-    spec = importlib.util.spec_from_file_location("taskonomy", ROOT / "benchmarks" / "taskonomy.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("taskonomy")
 
 
 @pytest.fixture(scope="module")
@@ -150,9 +143,7 @@ def testbed() -> Any:
     """The modules of the testbed, as its script imports them."""
     pytest.importorskip("torch")
     pytest.importorskip("sklearn")
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    yield {name: importlib.import_module(f"testbeds.{name}") for name in ("tasks", "task_transfer", "task_scores")}
-    sys.path.remove(str(ROOT / "benchmarks"))
+    return {name: importlib.import_module(f"testbeds.{name}") for name in ("tasks", "task_transfer", "task_scores")}
 
 
 def pictures(tasks: Any, count: int = 6) -> Any:

@@ -1,7 +1,7 @@
 """Enrolling, resolving and tracing with real files; every shortcut against the long way."""
 
 import dataclasses
-import importlib.util
+import importlib
 import json
 from collections.abc import Iterator
 from itertools import pairwise
@@ -415,12 +415,7 @@ def test_a_registry_that_cannot_be_written_still_answers(
 @pytest.mark.slow
 def test_ten_kills_lose_nothing(tmp_path: Path) -> None:
     """The benchmark's hundred, in small, and its control: a model that is taken out is reported as lost."""
-    path = Path(__file__).parents[1] / "benchmarks" / "reliability.py"
-    spec = importlib.util.spec_from_file_location("reliability", path)
-    assert spec is not None
-    assert spec.loader is not None
-    reliability = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(reliability)
+    reliability = importlib.import_module("reliability")
     writers = reliability.Writers(tmp_path)
     found = reliability.kills(tmp_path, writers, count=10, seed=7)
     assert found["kills"] == 10
