@@ -25,8 +25,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from stemma.checkpoints.model import Model
+from stemma.edits.artefacts.measured_effect import latency
 from stemma.edits.editable_network import editable_copy
-from stemma.edits.measured_effect import latency
 from stemma.edits.pruning.pruning import Pruning
 from stemma.networks.from_module import from_module
 from stemma.probes import Probes

@@ -24,8 +24,8 @@ import stemma
 from stemma.architectures.unit_groups import permute, structure
 from stemma.checkpoints.model import Model
 from stemma.checkpoints.save import save
+from stemma.edits.artefacts.result import Edited
 from stemma.edits.pruning.pruning import Pruning
-from stemma.edits.result import Edited
 from stemma.edits.unlearning.unlearning import Unlearning
 from stemma.errors import StemmaError
 from stemma.networks.load import from_arrays

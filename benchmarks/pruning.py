@@ -24,8 +24,8 @@ import numpy as np
 import torch
 
 from stemma.checkpoints.model import Model
+from stemma.edits.artefacts.measured_effect import latency
 from stemma.edits.editable_network import checked_dependency_graph, editable_copy
-from stemma.edits.measured_effect import latency
 from stemma.edits.pruning.pruning import Pruning
 from stemma.probes import Probes
 from stemma.types import Plan

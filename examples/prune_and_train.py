@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import stemma
-from stemma.edits.save import write
+from stemma.edits.artefacts.save import write
 
 
 class Net(nn.Module):

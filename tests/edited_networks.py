@@ -13,8 +13,8 @@ from documents import check_document
 from stemma.checkpoints.model import Model
 from stemma.checkpoints.save import save
 from stemma.cli import main
+from stemma.edits.artefacts.measured_effect import accuracy
 from stemma.edits.editable_network import editable_copy
-from stemma.edits.measured_effect import accuracy
 from stemma.networks.load import load
 from stemma.probes import Probes
 from stemma.zoo import data

@@ -13,11 +13,11 @@ from torch import nn
 
 from edited_networks import prepared, probes, right, stemma
 from stemma.checkpoints.save import save
-from stemma.edits import measured_effect
+from stemma.edits.artefacts import measured_effect
+from stemma.edits.artefacts.save import write
 from stemma.edits.editable_network import editable_copy
 from stemma.edits.fidelity.batch_norm_recalibration import recalibrate
 from stemma.edits.pruning.pruning import Pruning
-from stemma.edits.save import write
 from stemma.errors import MisuseError
 from stemma.networks.from_module import from_module
 from stemma.networks.load import load

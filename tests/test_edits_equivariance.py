@@ -8,9 +8,9 @@ import torch
 
 from stemma import networks
 from stemma.checkpoints.model import Model
+from stemma.edits.artefacts.result import Edited
 from stemma.edits.editable_network import checked_dependency_graph, editable_copy
 from stemma.edits.pruning.pruning import Pruning
-from stemma.edits.result import Edited
 from stemma.edits.unlearning.unlearning import Unlearning
 from stemma.networks.load import from_arrays
 from stemma.probes import Probes

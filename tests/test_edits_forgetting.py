@@ -10,10 +10,10 @@ import pytest
 from edited_networks import LOST, held_out, prepared, probes, stemma
 from stemma.checkpoints.model import Model
 from stemma.checkpoints.save import save
+from stemma.edits.artefacts.measured_effect import accuracy
+from stemma.edits.artefacts.save import write
 from stemma.edits.editable_network import editable_copy
-from stemma.edits.measured_effect import accuracy
 from stemma.edits.pruning.pruning import Pruning
-from stemma.edits.save import write
 from stemma.edits.unlearning.forget_samples import shuffled_blocks
 from stemma.edits.unlearning.unlearning import Unlearning, restored_weights
 from stemma.errors import MisuseError, StemmaError

@@ -11,8 +11,8 @@ from torch import nn
 
 from stemma import networks
 from stemma.checkpoints.model import Model
+from stemma.edits.artefacts.measured_effect import output_agreement
 from stemma.edits.editable_network import checked_dependency_graph, editable_copy
-from stemma.edits.measured_effect import output_agreement
 from stemma.edits.pruning.pruning import Pruning
 from stemma.edits.unlearning.batch_norm_prior import MAX_OOD_SCORE
 from stemma.edits.unlearning.unlearning import Unlearning

@@ -15,8 +15,8 @@ from torch import nn
 from edited_networks import trained
 from stemma.checkpoints.model import Model
 from stemma.checkpoints.save import save
+from stemma.edits.artefacts.save import write
 from stemma.edits.pruning.pruning import Pruning
-from stemma.edits.save import write
 from stemma.edits.unlearning.unlearning import Unlearning, restored_weights
 from stemma.errors import MisuseError, StemmaError
 from stemma.networks.from_module import from_module

@@ -15,7 +15,7 @@ from torch import nn
 import stemma
 from stemma.edits import Pruning, Unlearning
 from stemma.edits import load as load_trainable
-from stemma.edits.save import write
+from stemma.edits.artefacts.save import write
 from stemma.errors import MisuseError, StemmaError
 from stemma.networks.from_module import from_module
 from stemma.probes import Probes
@@ -225,7 +225,7 @@ def test_the_next_step_has_what_runs_bare_weights() -> None:
 def test_a_receipt_tells_no_folder_above_the_one_that_holds_both(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from stemma.edits.save import _parent_source
+    from stemma.edits.artefacts.save import _parent_source
 
     homes = tmp_path / "home"
     source = homes / "alice" / "models" / "res.pt"

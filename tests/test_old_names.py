@@ -11,8 +11,8 @@ import torch
 
 from edited_networks import stemma, trained
 from stemma.checkpoints.save import save
+from stemma.edits.artefacts.save import write
 from stemma.edits.pruning.pruning import Pruning
-from stemma.edits.save import write
 from stemma.edits.unlearning.unlearning import Unlearning
 from stemma.errors import MisuseError
 from stemma.networks.load import load

@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 
 import stemma  # noqa: E402
 from stemma.checkpoints.load import discover  # noqa: E402
-from stemma.edits.save import write  # noqa: E402
+from stemma.edits.artefacts.save import write  # noqa: E402
 from stemma.probes import read_probes  # noqa: E402
 from stemma.types.edits import UNDO  # noqa: E402
 from stemma.workspace import Workspace  # noqa: E402

@@ -21,8 +21,8 @@ from stemma.types import Comparison, Distance, DistanceMatrix, Evidence, Fingerp
 
 if TYPE_CHECKING:
     from stemma.arguments import Given
+    from stemma.edits.artefacts.result import Edited
     from stemma.edits.layer_fidelity import Fidelity
-    from stemma.edits.result import Edited
     from stemma.fingerprints.base import AbstractFingerprinter
     from stemma.measures.base import AbstractMeasure
     from stemma.multimodal.report import CompetitionReport
@@ -149,7 +149,7 @@ def prune(model: "Given", probes: "Probes | str", **options: Any) -> "Edited":
         options: Fields of `Pruning`: `budget`, `keep_ratio`, `score`, ….
 
     Returns:
-        The smaller model, its plan and its receipt; `stemma.edits.save.write` puts them into a folder.
+        The smaller model, its plan and its receipt; `stemma.edits.artefacts.save.write` puts them into a folder.
     """
     from stemma.edits.pruning.pruning import Pruning
 

@@ -107,7 +107,7 @@ def prune(request: PruneRequest, progress: Progress | None = None) -> PruneAnswe
         The plan and the receipt.
     """
     from stemma.application.opening import open_workspace
-    from stemma.edits.save import check_writable, write
+    from stemma.edits.artefacts.save import check_writable, write
 
     pruning = _pruning(request)
     out = _folder(request)

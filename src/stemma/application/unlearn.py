@@ -101,7 +101,7 @@ def unlearn(request: UnlearnRequest, progress: Progress | None = None) -> Unlear
     """
     from stemma.application.method_options import parse_fields
     from stemma.application.opening import open_workspace
-    from stemma.edits.save import check_undo, check_writable, write
+    from stemma.edits.artefacts.save import check_undo, check_writable, write
     from stemma.edits.unlearning.unlearning import Unlearning
 
     out = Path(request.out)

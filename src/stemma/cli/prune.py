@@ -168,7 +168,7 @@ def done(measured: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
 
 def bare_weights(folder: str | None) -> Iterator[tuple[str, str, str]]:
     """What a result without a program needs: label, finding, evidence."""
-    from stemma.edits.save import has_bare_weights
+    from stemma.edits.artefacts.save import has_bare_weights
 
     if folder is not None and has_bare_weights(Path(folder)):
         yield "no program", "the network's code cannot be exported", "stemma.edits.load puts the weights into its class"

@@ -19,8 +19,8 @@ from stemma.types.edits import PLAN, PROGRAM, RECEIPT, UNDO
 from stemma.types.nouns import jsonable
 
 if TYPE_CHECKING:
+    from stemma.edits.artefacts.result import Edited
     from stemma.edits.pruning.pruning import Pruning
-    from stemma.edits.result import Edited
     from stemma.edits.unlearning.unlearning import Unlearning
 
 Arrays = Mapping[str, np.ndarray]
@@ -95,7 +95,7 @@ class EditReplay:
         Raises:
             StemmaError: If the folder holds no plan and receipt.
         """
-        from stemma.edits.trainable import in_class_of
+        from stemma.edits.artefacts.trainable import in_class_of
 
         plan, receipt = read(folder)
         program = folder / PROGRAM

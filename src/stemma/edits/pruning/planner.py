@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from stemma.checkpoints.model import Model
-from stemma.edits import measured_effect
+from stemma.edits.artefacts import measured_effect
 from stemma.edits.dependency_graph import configurations, slicing
 from stemma.edits.dependency_graph.dependency_groups import DependencyGraph, DependencyGroup, build_dependency_graph
 from stemma.edits.editable_network import EditableNetwork, checked_dependency_graph, editable_copy, head_weights

@@ -8,7 +8,8 @@ import numpy as np
 
 from stemma.checkpoints.model import Model
 from stemma.deprecation import accept_old_names
-from stemma.edits import measured_effect
+from stemma.edits.artefacts import measured_effect
+from stemma.edits.artefacts.result import Edited, finish_edit
 from stemma.edits.dependency_graph import slicing
 from stemma.edits.dependency_graph.configurations import resizable_groups
 from stemma.edits.dependency_graph.dependency_groups import DependencyGraph
@@ -25,7 +26,6 @@ from stemma.edits.fidelity.optimal_brain_surgeon import ErrorCurve
 from stemma.edits.fidelity.statistics import Statistics
 from stemma.edits.pruning.planner import PruningPlanner
 from stemma.edits.pruning.settings import Progress, PruningSettings
-from stemma.edits.result import Edited, finish_edit
 from stemma.errors import MisuseError, StemmaError
 from stemma.fingerprints.evaluation import checked_network
 from stemma.probes import Probes

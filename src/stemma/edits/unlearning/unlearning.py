@@ -9,9 +9,9 @@ import torch
 
 from stemma.checkpoints.model import Model
 from stemma.deprecation import accept_old_names
+from stemma.edits.artefacts.measured_effect import output_agreement
+from stemma.edits.artefacts.result import Edited, finish_edit
 from stemma.edits.editable_network import EditableNetwork, checked_dependency_graph, editable_copy
-from stemma.edits.measured_effect import output_agreement
-from stemma.edits.result import Edited, finish_edit
 from stemma.edits.unlearning.forget_samples import shuffled_blocks, target_class
 from stemma.edits.unlearning.settings import UnlearningSettings
 from stemma.edits.unlearning.strength_search import StrengthSearch

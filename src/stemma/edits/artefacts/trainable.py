@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from stemma.checkpoints.model import Model
+from stemma.edits.artefacts.save import checkpoint_path, has_bare_weights
 from stemma.edits.dependency_graph import configurations, slicing
 from stemma.edits.editable_network import editable_copy
-from stemma.edits.save import checkpoint_path, has_bare_weights
 from stemma.errors import MisuseError, StemmaError
 from stemma.networks.load import load as load_model
 from stemma.types.edits import PLAN

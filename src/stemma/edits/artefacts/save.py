@@ -15,11 +15,11 @@ import torch
 from stemma.checkpoints.model import Model
 from stemma.checkpoints.privacy import public_source
 from stemma.checkpoints.save import save
+from stemma.edits.artefacts.model_card import model_card
+from stemma.edits.artefacts.result import Edited
 from stemma.edits.dependency_graph import configurations
 from stemma.edits.editable_network import OUTPUT_TOLERANCE
 from stemma.edits.layer_inputs import as_tensor
-from stemma.edits.model_card import model_card
-from stemma.edits.result import Edited
 from stemma.errors import MisuseError, StemmaError
 from stemma.networks.load import load
 from stemma.probes import Probes

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from stemma.edits.result import Edited
+from stemma.edits.artefacts.result import Edited
 from stemma.types import Receipt
 
 

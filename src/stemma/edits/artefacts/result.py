@@ -9,9 +9,9 @@ import torch
 
 from stemma.checkpoints.model import Model
 from stemma.checkpoints.privacy import Scrubber
+from stemma.edits.artefacts.measured_effect import versions
 from stemma.edits.dependency_graph import configurations
 from stemma.edits.editable_network import EditableNetwork
-from stemma.edits.measured_effect import versions
 from stemma.networks.load import from_arrays
 from stemma.probes import Probes
 from stemma.types import Plan, Receipt
