@@ -99,6 +99,9 @@ def test_unlearned_on_the_command_line_verified_and_traced(home: Path) -> None:
     assert checked.returncode == 0, checked.stdout
     assert json.loads(checked.stdout)["good"] is True
     assert all(c["good"] for c in json.loads(checked.stdout)["checks"])
+    partly = [stemma("verify", "edit", out, *strict) for strict in ((), ("--strict",))]
+    assert [done.returncode for done in partly] == [0, 3]
+    assert "not tested: " in partly[1].stderr
     traced = stemma("trace", out, "--against", home / "cnn", home / "mlp", "--probes", home / "probes.npz", "--json")
     parents = json.loads(traced.stdout)["parents"]
     assert [(p["name"], p["relation"]) for p in parents] == [("cnn", RelationKind.UNLEARNED)]

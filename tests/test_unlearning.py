@@ -335,6 +335,8 @@ def test_the_command_refutes_with_exit_code_1_and_counts_what_is_missing(
     code, out, _ = run(*asked)
     assert code == 0
     assert "19 more are needed" in out
+    code, _, err = run(*asked, "--strict")
+    assert (code, err.count("not tested: ")) == (3, 1)
     code, _, err = run(*asked, "--margin", "0")
     assert code == 2
     assert "not a margin" in err

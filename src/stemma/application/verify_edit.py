@@ -27,6 +27,7 @@ class VerifyEditRequest:
         public_key: File of the public key of whoever signed the folder; null where that is not asked.
         registry: Registry in which names are looked up; the default one if null.
         networks: How networks are built and run.
+        strict: Whether a check that could not be made closes the gate.
     """
 
     folder: str
@@ -36,6 +37,7 @@ class VerifyEditRequest:
     public_key: str | None = None
     registry: str | None = None
     networks: NetworkOptions = field(default_factory=NetworkOptions)
+    strict: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,11 @@ class VerifyEditAnswer:
     def failed(self) -> bool:
         """Whether something is not as recorded, or the model before was not there to compare with."""
         return self.good is False or self.parent is None
+
+    @property
+    def untested(self) -> tuple[str, ...]:
+        """What closes the gate of a strict request: each check that could not be made, in a sentence."""
+        return tuple(f"{f.check}: {f.reason}" for f in self.result if f.good is None) if self.request.strict else ()
 
     def document(self) -> dict[str, Any]:
         """The document that `stemma verify edit --json` prints."""

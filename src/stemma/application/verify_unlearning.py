@@ -11,7 +11,7 @@ from stemma.application.document import Document, Progress, Schema
 from stemma.application.network_options import NetworkOptions
 from stemma.application.parts import NullPart, SpecPart
 from stemma.errors import MisuseError
-from stemma.types import Evidence, ModelRef, jsonable
+from stemma.types import Evidence, ModelRef, Verdict, jsonable
 
 if TYPE_CHECKING:
     from stemma.checkpoints.model import Model
@@ -40,6 +40,7 @@ class VerifyUnlearningRequest:
         retrain_recipe: `MODULE:FUNCTION` that trains retrained models; called as `f(dataset, seed)`.
         retrain_data: What the recipe trains on; the inputs to be kept if null.
         retrain_count: Number of models that the recipe trains; the default if null.
+        strict: Whether an answer that supports nothing closes the gate.
     """
 
     original: str
@@ -56,6 +57,7 @@ class VerifyUnlearningRequest:
     retrain_recipe: str | None = None
     retrain_data: str | None = None
     retrain_count: int | None = None
+    strict: bool = False
 
     def __post_init__(self) -> None:
         if self.retrain_recipe is None and (self.retrain_data is not None or self.retrain_count is not None):
@@ -119,6 +121,12 @@ class VerifyUnlearningAnswer:
     original: "Model"
     unlearned: "tuple[Model, ...]"
     result: Evidence
+
+    @property
+    def untested(self) -> tuple[str, ...]:
+        """What closes the gate of a strict request: why neither answer is proved."""
+        undecided = self.request.strict and self.result.verdict == Verdict.INCONCLUSIVE
+        return (self.result.reason,) if undecided else ()
 
     def document(self) -> dict[str, Any]:
         """The document that `stemma verify unlearning --json` prints."""

@@ -31,6 +31,20 @@ def enforce(ruling: "Ruling") -> None:
         raise typer.Exit(3)
 
 
+def leave_untested(sentences: tuple[str, ...]) -> None:
+    """Say what a strict question leaves without an answer, and leave; nothing happens where it leaves nothing.
+
+    Args:
+        sentences: What was not tested or not decided.
+
+    Raises:
+        Exit: With code 3, if there is anything.
+    """
+    if sentences:
+        _warn_of("not tested", sentences)
+        raise typer.Exit(3)
+
+
 def _warn_of(label: str, sentences: tuple[str, ...]) -> None:
     from stemma.cli.output import warn
 

@@ -7,11 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stemma.cli.options import AllowCode, Data, Device, Factory, Html, Json, RegistryUrl, Seed, word, words
+from stemma.cli.policy import leave_untested
 
 if TYPE_CHECKING:
     from rich.text import Text
 
     from stemma.types import Evidence
+
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Exit with 3 unless the answer is proved: what was not tested closes the gate.")
+]
 
 app = typer.Typer(help="Verify an edit, unlearning or a signature.", no_args_is_help=True)
 
@@ -112,6 +117,7 @@ def unlearning(
     data: Data = None,
     device: Device = None,
     seed: Seed = None,
+    strict: Strict = False,
     html: Html = None,
     as_json: Json = False,
 ) -> None:
@@ -145,6 +151,7 @@ def unlearning(
         retrain_recipe=retrain_recipe,
         retrain_data=retrain_data,
         retrain_count=retrain_count,
+        strict=strict,
     )
     with progress(quiet=as_json) as on_progress:
         answer = application.verify_unlearning(request, on_progress)
@@ -159,6 +166,7 @@ def unlearning(
                *verify_unlearning_closing(document))  # fmt: skip
     if found.verdict == Verdict.REFUTED:
         raise typer.Exit(1)
+    leave_untested(answer.untested)
 
 
 @app.command("edit")
@@ -189,6 +197,7 @@ def edit(
     allow_code: AllowCode = False,
     data: Data = None,
     device: Device = None,
+    strict: Strict = False,
     html: Html = None,
     as_json: Json = False,
 ) -> None:
@@ -214,6 +223,7 @@ def edit(
         public_key=word(public_key),
         registry=registry,
         networks=NetworkOptions(network, allow_code, device, word(data)),
+        strict=strict,
     )
     with progress(quiet=as_json) as on_progress:
         answer = application.verify_edit(request, on_progress)
@@ -231,6 +241,7 @@ def edit(
         show(lines_of(answer_text(verify_edit_answer(document))), "", findings(rows), "", findings(closing))
     if answer.failed:
         raise typer.Exit(1)
+    leave_untested(answer.untested)
 
 
 @app.command("signature")
