@@ -8,6 +8,7 @@ import os
 import runpy
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -37,12 +38,24 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     if asked not in ("slow", "not anywhere") or not collection_path.match("test_*.py"):
         return None
     text = collection_path.read_text(encoding="utf-8")
-    useless = "slow" not in text if asked == "slow" else "\npytestmark = pytest.mark.anywhere\n" in text
+    useless = (
+        "slow" not in text and ".mark.first" not in text
+        if asked == "slow"
+        else "\npytestmark = pytest.mark.anywhere\n" in text
+    )
     return True if useless else None
 
 
-@pytest.hookimpl(trylast=True)  # after the marks that were asked for
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
+    """Cases beyond those of `first` are slow ones; and of all that are asked for, so many of each test."""
+    seen: Counter[str] = Counter()
+    for item in items:
+        if (first := item.get_closest_marker("first")) is not None:
+            seen[name := item.nodeid.partition("[")[0]] += 1
+            if seen[name] > first.args[0]:
+                item.add_marker("slow")
+    yield
     if not (most := int(os.environ.get("STEMMA_TEST_CASES", "0"))):
         return
     tests: dict[str, list[pytest.Item]] = {}

@@ -62,6 +62,7 @@ def test_nothing_heavy_is_imported_before_it_is_needed(code: str) -> None:
     assert "scipy" in json.loads(_python(f"import scipy\n{LOADED}").stdout)
 
 
+@pytest.mark.slow
 def test_the_weights_axis_needs_no_torch(tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
     paths = []

@@ -626,6 +626,7 @@ def test_names_that_differ_in_case_only_stay_two_files(registry: Path) -> None:
 
 
 @pytest.mark.parametrize("named", ["{tmp}/enrolled/root.safetensors", "../../../../enrolled/root.safetensors"])
+@pytest.mark.first(1)
 def test_an_uploaded_adapter_opens_no_file_of_the_machine(named: str, registry: Path, tmp_path: Path) -> None:
     job = tmp_path / "atlas.db.atlas" / "jobs" / ("0" * 32)
     (job / "files").mkdir(parents=True)

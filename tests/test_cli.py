@@ -148,6 +148,7 @@ def test_lines_wrap_at_words_and_words_are_never_broken(
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
+@pytest.mark.first(1)
 def test_what_commands_print_fits_the_terminal(
     run: Run, models: Path, monkeypatch: pytest.MonkeyPatch, width: int
 ) -> None:

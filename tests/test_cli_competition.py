@@ -258,6 +258,7 @@ def test_the_page_knows_every_strategy_plan_mask_and_field() -> None:
     assert set(Modulation.__dataclass_fields__) - {"decay"} <= words
 
 
+@pytest.mark.slow
 def test_names_of_the_package_are_there_and_load_nothing() -> None:
     code = (
         "import sys, stemma.multimodal as m, stemma.multimodal.strategies\n"

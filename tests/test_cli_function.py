@@ -154,6 +154,7 @@ def test_the_page_is_written_and_is_complete(run: Run, zoo: Path, tmp_path: Path
     assert "relies on" not in outputs.read_text()  # outputs know no places in the input
 
 
+@pytest.mark.slow
 def test_compare_names_the_floor_and_the_missing_models(run: Run, zoo: Path, tmp_path: Path) -> None:
     null = [zoo / f"mlp-0-{i}" for i in (2, 3, 4)]
     asked = ("compare", *_pair(zoo), "--probes", zoo / "digits.npz", "--null", *null)
@@ -176,6 +177,7 @@ def test_compare_names_the_floor_and_the_missing_models(run: Run, zoo: Path, tmp
     assert "function (no probes were given)" in without["cannot_see"]
 
 
+@pytest.mark.slow
 def test_a_copy_has_the_smallest_p_value_that_there_is(run: Run, zoo: Path) -> None:
     null = [zoo / f"mlp-0-{i}" for i in range(1, 5)]
     asked = ("--probes", zoo / "digits.npz", "--null", *null, "--alpha", "0.2", "--json")

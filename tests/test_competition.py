@@ -396,6 +396,7 @@ def _digits_net(fusion: str, seed: int) -> Setting:
 
 
 @pytest.mark.parametrize("fusion", ["late", pytest.param("early", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_competition_is_seen_and_modulation_lessens_it(fusion: str) -> None:
     every = _views(0)
     train, dep, test = (every.take(slice(*ends)) for ends in ((0, 800), (800, 1100), (1100, None)))

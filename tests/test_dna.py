@@ -474,6 +474,7 @@ def made_up(name: str, sources: int, seed: int, kin: float) -> Group:
 @pytest.mark.parametrize(
     "similarity", ["infonce", *(pytest.param(s, marks=pytest.mark.slow) for s in ("pair-margin", "triplet", "none"))]
 )
+@pytest.mark.slow
 def test_what_kin_share_is_learnt_and_nothing_where_they_share_nothing(similarity: str) -> None:
     how = Training(steps=100, similarity=similarity, probes=64, classify=True)
     groups = [made_up("mlp-a", 24, 1, 1.5), made_up("mlp-b", 24, 2, 1.5)]

@@ -29,6 +29,7 @@ home = pytest.fixture(scope="module")(prepared)
 
 
 @pytest.mark.parametrize("kind", ["mlp", "lm", *(pytest.param(k, marks=pytest.mark.slow) for k in ("cnn", "vit"))])
+@pytest.mark.first(1)
 def test_pruned_on_the_command_line_it_loads_answers_and_replays(home: Path, kind: str) -> None:
     out, asked = home / f"{kind}-pruned", home / ("text.npz" if kind == "lm" else "probes.npz")
     done = stemma("prune", home / kind, "--ratio", ".3", "--probes", asked, "--out", out, "--json")
@@ -278,6 +279,7 @@ def test_a_module_without_configuration_becomes_a_program(tmp_path: Path) -> Non
         write(edited, tmp_path / "out", asked)
 
 
+@pytest.mark.slow
 def test_a_shortcut_that_a_configuration_would_lose_makes_a_program(tmp_path: Path) -> None:
     from stemma import networks
     from stemma.networks.load import from_arrays

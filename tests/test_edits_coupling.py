@@ -209,6 +209,7 @@ def some(net: DependencyGraph, name: str, seed: int = 0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", sorted(MAKERS))
+@pytest.mark.first(3)
 def test_cutting_is_silencing_group_by_group_and_all_together(kind: str) -> None:
     model, inputs = built(kind)
     net = checked_dependency_graph(model, inputs)
@@ -388,6 +389,7 @@ SLOW = pytest.mark.slow
     [("llama", 4), ("gpt2", 2), ("mixtral", 2), ("phi3", 2), *(pytest.param(k, n, marks=SLOW) for k, n in
      (("qwen2", 4), ("qwen3", 4), ("vit", 4), ("swin", 4), ("resnet", 8)))],
 )  # fmt: skip
+@pytest.mark.first(1)
 def test_networks_of_transformers_are_cut_consistently(kind: str, least: int) -> None:
     module, inputs = hugging_face(kind)
     model = from_module(module, kind)

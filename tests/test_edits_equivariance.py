@@ -82,6 +82,7 @@ def same_answers(a: Edited, b: Edited, x: np.ndarray) -> bool:
 @pytest.mark.parametrize("how", ["order", "scale"])
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.first(1)
 def test_the_same_units_go_in_any_order_and_at_any_scale(kind: str, seed: int, how: str) -> None:
     before = network(kind, seed)
     after, rows = changed(kind, before, how, seed)
@@ -112,6 +113,7 @@ def test_budgets_are_shared_out_alike_in_any_order_and_at_any_scale(kind: str) -
 
 @pytest.mark.parametrize("how", ["order", "scale"])
 @pytest.mark.parametrize("action", ["zero", "negate", "refit"])
+@pytest.mark.first(1)
 def test_forgetting_does_the_same_in_any_order_and_at_any_scale(action: str, how: str) -> None:
     before, x = network("cnn", 3), asked("cnn", 3).inputs
     before["head.bias"] -= editable_copy(model("cnn", before)).outputs(x).mean(0).numpy()

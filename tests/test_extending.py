@@ -254,6 +254,7 @@ ADDITIONS = {
 
 
 @pytest.mark.parametrize("kind", ADDITIONS)
+@pytest.mark.first(1)
 def test_an_addition_is_one_file_and_one_entry(kind: str, tmp_path: Path) -> None:
     added = ADDITIONS[kind]
     house = tmp_path / "src" / "stemma"

@@ -134,6 +134,7 @@ def explicit(module: nn.Module, child: nn.Module, head: str, x: torch.Tensor) ->
 
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.first(2)
 def test_all_forms_are_those_of_an_explicit_jacobian(case: str, name: Any) -> None:
     make, probes, head = CASES[case]
     parent = make(0).double().eval()

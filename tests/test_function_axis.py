@@ -362,6 +362,7 @@ def test_holm_is_the_closure_of_bonferroni() -> None:
     assert holm([0.01, np.nan])[0] == 0.01
 
 
+@pytest.mark.slow
 def test_a_search_over_real_networks(family: dict[str, Model], nets: list[Model], probes: Probes) -> None:
     sketch = FunctionalSketch.of(probes)
 

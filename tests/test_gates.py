@@ -87,6 +87,7 @@ def alone(tmp_path: Path) -> Path:
         ("license: LicenseRef-acme", None, "gpl-3.0", 3, "not a known licence"),
     ],
 )
+@pytest.mark.first(4)
 def test_a_child_is_judged_by_its_parents_licence(
     run: Run, tmp_path: Path, base: dict, child: Path, front: str, stated: str | None, denied: str, code: int, said: str
 ) -> None:

@@ -51,6 +51,7 @@ def families() -> dict[str, zoo.Zoo]:
 
 
 @pytest.mark.parametrize("kind", ["mlp", pytest.param("cnn", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_p_values_of_independent_trainings_are_uniform(pool: dict[str, list[Model]], kind: str) -> None:
     models, method = pool[kind], UnitsInPlace()
     known, generator, p = structure(models[0]), np.random.default_rng(0), []
@@ -95,6 +96,7 @@ def test_independent_trainings_are_independent_and_descendants_are_not(
         ("finetuned", RelationKind.FINETUNED),
     ],
 )
+@pytest.mark.first(1)
 def test_relations_that_leave_a_trace_are_named(families: dict[str, zoo.Zoo], name: str, kind: RelationKind) -> None:
     family = families["cnn"]
     found = compare(family["cnn/root"].model, family[f"cnn/{name}"].model)

@@ -293,6 +293,7 @@ def test_a_shared_start_at_the_identity_is_no_kinship(names: tuple[str, str, str
 
 @pytest.mark.parametrize("narrow", [(32, 32), (16, 16)], ids=["as wide", "narrower"])
 @pytest.mark.parametrize("spread", [0.08, 0.3], ids=["near", "loose"])
+@pytest.mark.slow
 def test_starts_at_the_identity_in_every_layer_are_no_kinship(narrow: tuple[int, int], spread: float) -> None:
     def network(seed: int, hidden: tuple[int, int]) -> Model:
         generator, widths = np.random.default_rng(seed), (16, *hidden, 4)
@@ -335,6 +336,7 @@ def test_an_interface_in_the_middle_of_a_network_makes_no_kin() -> None:
 
 
 @pytest.mark.parametrize("table", ["cosines", "windowed", "sinusoids"])
+@pytest.mark.first(1)
 def test_a_table_that_everyone_stores_is_no_kinship(table: str) -> None:
     t, k = np.arange(64), np.arange(48)[:, None]
     made = {
@@ -357,6 +359,7 @@ def test_a_table_that_everyone_stores_is_no_kinship(table: str) -> None:
     assert child.verdict == "related"
 
 
+@pytest.mark.slow
 def test_trained_networks_hold_no_tables() -> None:
     for kind in ("mlp", "cnn", "vit", "lm"):
         for member in zoo.independents(kind, 2, seed=4, steps=60):

@@ -102,6 +102,7 @@ def test_models_are_given_no_merge_of_their_siblings_as_parent() -> None:
 # Adam ends in the same place on every processor, gradient descent at large rates does not. Measured with Adam on four
 # kinds of processor: all of eight trees of CNNs are right, and four of eight trees of perceptrons.
 @pytest.mark.parametrize(("kind", "seed"), [("cnn", 700), ("mlp", 703)])
+@pytest.mark.slow
 def test_trained_siblings_of_merged_models_are_not_hung_below_the_merge(kind: str, seed: int) -> None:
     trained = {n.split("/")[1]: r for n, r in tree(kind, seed, (4,), tunings=("adam", "adamw")).items()}
     merge = Recipe(kind, "merge", R.MERGED, (trained["1"], trained["2"]), {"weights": [0.5, 0.5]}, 7)

@@ -30,6 +30,7 @@ def _one_network(arrays: Arrays, config: object, written: Arrays) -> None:
 
 
 @pytest.mark.parametrize("tool", _some_fast(LLAMA))
+@pytest.mark.first(2)
 def test_a_language_model(tool: str) -> None:
     arrays, config = llama(3)
     _one_network(arrays, config, LLAMA[tool](arrays))
@@ -74,6 +75,7 @@ FAST = ("llama.cpp GGUF", "Megatron-core", "MaxText, scanned", "token ids reorde
 
 
 @pytest.mark.parametrize("tool", [pytest.param(t, marks=() if t in FAST else pytest.mark.slow) for t in sorted(LLAMA)])
+@pytest.mark.first(1)
 def test_a_stranger_in_another_layout_stays_one(tool: str) -> None:
     arrays, config = llama(3)
     other, _ = llama(4)

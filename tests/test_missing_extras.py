@@ -119,6 +119,7 @@ def test_commands_on_weights_work(place: Path) -> None:
     assert all(out for _, _, out, _ in results)
 
 
+@pytest.mark.slow
 def test_other_commands_name_the_extra_and_how_to_install_it(place: Path) -> None:
     results = _run(place, tuple(NEEDING))
     assert len(results) == len(NEEDING)

@@ -64,6 +64,7 @@ def _low_rank(arrays: Arrays) -> Arrays:
 
 @pytest.mark.parametrize("network", [bert, llama])
 @pytest.mark.parametrize("both", [False, True])
+@pytest.mark.first(1)
 def test_an_adapter_is_named_whatever_tensors_are_called(network, both: bool) -> None:
     arrays, _ = network(3)
     found = _compared(arrays, _low_rank(arrays), both=both)
@@ -84,6 +85,7 @@ TOKENS: dict[str, Callable[[int], np.ndarray]] = {
 @pytest.mark.parametrize("network", [bert, llama])
 @pytest.mark.parametrize("tokens", TOKENS.values(), ids=TOKENS)
 @pytest.mark.parametrize("both", [False, True])
+@pytest.mark.first(1)
 def test_tokens_are_found_by_sizes_alone(network, tokens: Callable[[int], np.ndarray], both: bool) -> None:
     arrays, _ = network(3)
     found = _compared(arrays, {n: x[tokens(len(x))] if _rows(n) else x for n, x in arrays.items()}, both=both)
@@ -103,6 +105,7 @@ def test_the_account_of_numbered_tensors_is_that_of_named_ones() -> None:
 @pytest.mark.parametrize("network", [bert, llama])
 @pytest.mark.parametrize("noise", [0.02, 0.3])
 @pytest.mark.parametrize("names", [lambda x: x, renamed], ids=["named", "names lost"])
+@pytest.mark.first(2)
 def test_tokens_that_were_reordered_and_trained_on_need_no_map(
     network, noise: float, names: Callable[[Arrays], Arrays]
 ) -> None:

@@ -129,6 +129,7 @@ def test_the_same_document_gives_the_same_page(what: str) -> None:
 
 
 @pytest.mark.parametrize("what", BRIEF)
+@pytest.mark.slow
 def test_a_hostile_name_is_text(what: str) -> None:
     page = render_page(HOSTILES[what], f"stemma show {HOSTILE}")
     reader = Reader(page)

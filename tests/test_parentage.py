@@ -54,6 +54,7 @@ def traced(suspect: Model, others: Sequence[Model]) -> Trace:
     )
 
 
+@pytest.mark.slow
 def test_direction_is_right_where_it_decides_and_silent_about_siblings(families: list[Pedigree]) -> None:
     model = shipped_parent_model().direction
     found = [pair for p in families for pair in pairs(p.family)]

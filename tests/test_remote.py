@@ -108,6 +108,7 @@ def workspace(tmp_path: Path) -> Workspace:
     return Workspace(Registry(str(tmp_path / "registry.db")))
 
 
+@pytest.mark.first(1)
 def test_a_child_on_a_hub_is_traced_to_its_local_parent_as_from_disk(hub: Hub, tmp_path: Path) -> None:
     known = workspace(tmp_path)
     known.add([tmp_path / "parent"])
@@ -408,6 +409,7 @@ def test_a_list_of_repositories_is_enrolled_line_by_line(
     assert len(json.loads(capsys.readouterr().out)["families"]) == 1
 
 
+@pytest.mark.slow
 def test_a_family_tree_neither_clears_a_sample_nor_takes_equal_samples_for_one_model(
     hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -499,6 +501,7 @@ def test_the_key_of_a_signed_address_is_in_no_output(
     assert address.partition("?")[2] in "".join(path for _, path, _ in hub.seen)  # it was used
 
 
+@pytest.mark.slow
 def test_a_lineage_with_samples_excludes_nothing_and_keeps_the_gate_closed(
     hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -587,6 +590,7 @@ def test_seven_billion_parameters_are_enrolled_and_traced_by_three_per_cent(
         shutil.rmtree(tmp_path / folder)
 
 
+@pytest.mark.slow
 def test_a_sample_that_a_large_registry_did_not_compare_clears_nobody(hub: Hub, tmp_path: Path) -> None:
     folder = tmp_path / "others"
     for i in range(4):

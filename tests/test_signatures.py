@@ -320,6 +320,7 @@ def enrolled(run: Run, model: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", ["intoto", "cyclonedx", "spdx"])
+@pytest.mark.first(2)
 def test_a_signed_statement_is_tied_to_the_files(
     run: Run, enrolled: Path, model: Path, key: Path, name: str
 ) -> None:  # fmt: skip

@@ -47,6 +47,7 @@ def test_a_cut_and_reordered_model_is_kin_and_named_pruned(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["mlp", "cnn"])
+@pytest.mark.slow
 def test_networks_trained_apart_share_no_unit(kind: str) -> None:
     models = build_all([Recipe(kind, "train", seed=s) for s in (52, 53, 54, 55)])
     for i, a in enumerate(models):
@@ -91,6 +92,7 @@ def test_a_group_that_was_cut_to_several_widths_does_not_stop_a_comparison() -> 
 
 
 @pytest.mark.parametrize("kind", ["mlp", "cnn"])
+@pytest.mark.slow
 def test_a_wider_relative_is_no_parent_of_a_cut_model(kind: str, tmp_path: Path) -> None:
     root = Recipe(kind, "train", seed=51)
     relatives = {

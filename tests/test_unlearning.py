@@ -254,6 +254,7 @@ def masked(model: Model) -> Model:
     return model_of(f"{model.name}-masked", arrays, CONFIG)
 
 
+@pytest.mark.slow
 def test_a_mask_is_refuted_and_a_retrained_network_is_not(digits: Family) -> None:
     test, gold = UnlearningTest(), digits.retrained[:20]
     for i, original in enumerate(digits.originals):

@@ -56,6 +56,7 @@ REST = [c for c in CHANGES if c not in FAST]
     [(k, c) if k == "llama" or c == FAST[0] else pytest.param(k, c, marks=SLOW) for c in FAST for k in KINDS]
     + [pytest.param(k, REST[i % len(REST)], marks=SLOW) for i, k in enumerate(KINDS)],
 )
+@pytest.mark.first(1)
 def test_reordered_and_changed_is_related_with_a_p_value_of_its_own(kind: str, change: str) -> None:
     arrays, config = ARCHITECTURES[kind](3)
     a, b = made(arrays, config, "a"), made(CHANGES[change](reordered(arrays, config)), config, "b")
@@ -95,6 +96,7 @@ def test_strangers_of_other_sizes_are_independent_and_nothing_was_left_out(kind:
 
 @pytest.mark.parametrize("names", [pytest.param("kept", marks=SLOW), "lost"])
 @pytest.mark.parametrize("kind", SOME)
+@pytest.mark.slow
 def test_narrowed_and_reordered_is_found_without_names(kind: str, names: str) -> None:
     arrays, config = ARCHITECTURES[kind](3)
     child = perturbed(narrowed(arrays, config), 0.02)
@@ -198,6 +200,7 @@ SYMMETRIES = {
 
 @pytest.mark.parametrize("noise", [pytest.param(0.0, marks=SLOW), 0.01])
 @pytest.mark.parametrize("name", SYMMETRIES)
+@pytest.mark.first(1)
 def test_symmetries_of_a_language_model_are_found(name: str, noise: float) -> None:
     arrays, config = llama(3)
     moved = perturbed(SYMMETRIES[name](reordered(arrays, config)), noise)
@@ -215,6 +218,7 @@ def _tokens_moved(arrays: Arrays) -> Arrays:
 @pytest.mark.parametrize("noise", [0.0, 0.03])
 @pytest.mark.parametrize("names", ["kept", "lost"])
 @pytest.mark.parametrize("rotated", [True, False])
+@pytest.mark.first(2)
 def test_a_vocabulary_in_another_order_hides_nothing(rotated: bool, names: str, noise: float) -> None:
     arrays, config = llama(3)
     moved = reordered(arrays, config)
@@ -378,6 +382,7 @@ def test_two_strangers_aligned_to_a_third_are_not_kin(kind: str) -> None:
 
 @pytest.mark.parametrize("density", [0.25, 0.1])
 @pytest.mark.parametrize("kind", SOME)
+@pytest.mark.first(1)
 def test_a_published_mask_convicts_nobody(kind: str, density: float) -> None:
     (first, config), (second, _) = ARCHITECTURES[kind](40), ARCHITECTURES[kind](41)
     rng = np.random.default_rng(42)
@@ -564,6 +569,7 @@ def _hidden(arrays: Arrays, decoy: Arrays) -> dict[str, Arrays]:
 
 @pytest.mark.parametrize("form", sorted(_hidden(*(mlp(s)[0] for s in (0, 1)))))
 @pytest.mark.parametrize("kind", ["mlp", "llama"])
+@pytest.mark.first(1)
 def test_hidden_copies_are_not_acquitted(kind: str, form: str) -> None:
     (arrays, config), (decoy, _) = ARCHITECTURES[kind](0), ARCHITECTURES[kind](1)
     found = compare(made(arrays, config, "a"), made(_hidden(arrays, decoy)[form], None, "b"))

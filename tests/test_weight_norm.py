@@ -24,6 +24,7 @@ def _apart(arrays: Arrays, names: tuple[str, str]) -> Arrays:
 
 @pytest.mark.parametrize("names", NAMES.values(), ids=NAMES)
 @pytest.mark.parametrize("network", [mlp, cnn, llama])
+@pytest.mark.first(2)
 def test_a_matrix_and_its_length_and_direction_are_one(network, names: tuple[str, str]) -> None:
     arrays, config = network(3)
     there = compare(made(arrays, config, "a"), made(_apart(arrays, names), None, "b"))

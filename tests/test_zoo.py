@@ -120,6 +120,7 @@ def test_training_many_at_once_is_training_each_alone(kind):
 
 
 @pytest.mark.parametrize("kind", ["mlp", "cnn"])
+@pytest.mark.slow
 def test_independents_are_trained_and_apart(kind):
     before = torch.get_rng_state(), np.random.get_state()[1].copy()
     found = zoo.independents(kind, 4, seed=3)
@@ -207,6 +208,7 @@ def test_the_old_name_of_evaluation_pairs_still_works():
 
 
 @pytest.mark.parametrize("name", ["copy", "resaved", "permuted", "rescaled"])
+@pytest.mark.slow
 def test_members_that_keep_the_function(mlps, name):
     root, member = mlps["mlp/root"].model, mlps[f"mlp/{name}"].model
     assert gap(root, member) < 1e-6
@@ -246,6 +248,7 @@ def test_transformer_changes_keep_the_function(kind, operation):
     assert len(changed) > 3 or operation == "grow-vocabulary"
 
 
+@pytest.mark.slow
 def test_renamed_member_is_the_same_multiset_of_tensors(mlps):
     root, renamed = mlps["mlp/root"].model, mlps["mlp/renamed"].model
     assert renamed.names_free_digest == root.names_free_digest != mlps["mlp/finetuned"].model.names_free_digest
@@ -362,6 +365,7 @@ def test_checkpoints_of_one_run_come_nearer_to_its_end(mlps):
     assert independent > 1.5 * distances[0]
 
 
+@pytest.mark.slow
 def test_same_init_is_nearer_than_independent(mlps):
     def cosine(name):
         a, b = (arrays_of(mlps[f"mlp/{n}"].model)["layers.1.weight"].ravel() for n in ("root", name))
@@ -523,6 +527,7 @@ def test_write_disguised_varies_the_format(tmp_path):
     assert len(seen) >= 4
 
 
+@pytest.mark.slow
 def test_the_demo_hides_what_it_says(tmp_path):
     found = zoo.demo(tmp_path)
     suspect = load(found.suspect)
