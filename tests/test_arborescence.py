@@ -151,6 +151,7 @@ def test_nothing_and_one_node() -> None:
     assert minimum_arborescence(1, none, none, np.zeros(0), root=0).tolist() == [-1]
 
 
+@pytest.mark.slow
 def test_ten_thousand_nodes_do_not_cost_the_square_of_their_number() -> None:
     def drawn(nodes: int, degree: int = 20) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
         rng = np.random.default_rng(0)

@@ -162,6 +162,7 @@ def test_compare_finds_a_child_that_stopped_listening(run: Run, place: Path) -> 
     assert "the modality shares differ: yes: the share of" in " ".join(out.split())
 
 
+@pytest.mark.slow
 def test_trace_and_add_take_paired_probes(run: Run, place: Path) -> None:
     code, out, err = run("add", "net.safetensors", "other.safetensors", "--probes", "p.npz", *CODE, "--jobs", "2")
     assert code == 0, err

@@ -249,6 +249,7 @@ def test_a_factory_builds_bare_weights(run: Run, zoo: Path, factory: str) -> Non
     assert json.loads(out)["value"] < 1e-12  # bare.safetensors holds the weights of mlp-0-0
 
 
+@pytest.mark.slow
 def test_the_factory_serves_candidates_null_models_and_enrolled_models(run: Run, zoo: Path, factory: str) -> None:
     code = ("--network", factory, "--allow-code", "--probes", zoo / "digits.npz")
     bare = zoo.parent / "bare"
@@ -389,6 +390,7 @@ def test_a_model_and_itself_are_zero_apart_in_words_too(run: Run, zoo: Path) -> 
     assert re.match(r"distance between mlp-0-0 and mlp-0-0: 0\n", out)
 
 
+@pytest.mark.slow
 def test_a_closed_output_ends_the_program_quietly(tmp_path: Path) -> None:
     program = "import sys; sys.stdout = None; from stemma.cli import main; main(['list', '--registry', sys.argv[1]])"
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path / "r.db")], capture_output=True, text=True)

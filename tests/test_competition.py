@@ -344,6 +344,7 @@ def test_gradient_blending_weights_by_gain_over_overfitting_squared() -> None:
 
 
 @pytest.mark.parametrize("fusion", ["late", "early"])
+@pytest.mark.first(1)
 def test_every_strategy_learns_and_repeats_itself(fusion: str) -> None:
     examples, valid = _examples(256), _examples(128, seed=1)
     for kind in ALL:

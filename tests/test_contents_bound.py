@@ -27,6 +27,7 @@ def units(n: int, d: int, seed: int, rank: int | None = None) -> np.ndarray:
 
 @pytest.mark.parametrize("d", [3, 8, 64])
 @pytest.mark.parametrize("pairs", [1, 4, 32])
+@pytest.mark.slow
 def test_the_bound_holds_for_one_order(d: int, pairs: int) -> None:
     generator = np.random.default_rng(d * 100 + pairs)
     draws = 20_000

@@ -322,6 +322,7 @@ def test_a_lineage_closes_the_gate(run: Run, family: Path) -> None:
     assert (code, "x descends from withdrawn" in err) == (3, True)
 
 
+@pytest.mark.slow
 def test_the_graph_is_the_lineage_and_no_name_leaves_its_quotes(run: Run, family: Path, tmp_path: Path) -> None:
     target = tmp_path / "trees.dot"
     assert run("lineage", family, "--dot", target)[0] == 0

@@ -334,6 +334,7 @@ def test_wrong_use_is_one_clear_error(shipped: LineageDetector, models: dict[str
     assert parse_zoo("mlp+cnn:n=5,seed=3") == (("mlp", "cnn"), 5, 3)
 
 
+@pytest.mark.slow
 def test_training_learns_is_deterministic_and_can_be_kept(pool: Pool, tmp_path: Path) -> None:
     start = LineageDetector(width=16, per_layer=1024)
     quick = Training(steps=40, batch=16, check=40, questions=32, drawn=32, drawing=Drawing(most=8, relatives=4))

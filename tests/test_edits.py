@@ -90,6 +90,7 @@ def test_a_dry_run_writes_nothing_and_statistics_serve_again(home: Path, tmp_pat
     assert "of another model" in other.stderr
 
 
+@pytest.mark.slow
 def test_refit_and_recalibration_are_what_keeps_the_answers(home: Path) -> None:
     model, asked = load(home / "cnn"), probes(home)
     base = Pruning(budget="macs", keep_ratio=0.35)

@@ -36,6 +36,7 @@ def figures(model: Model, edited: Model) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("kind", ["mlp", "cnn", "vit"])
+@pytest.mark.first(1)
 def test_a_class_goes_and_the_others_stay_where_other_inputs_are_given(home: Path, kind: str) -> None:
     model = load(home / kind)
     edited = Unlearning()(model, probes(home, "lost"), Probes.of(probes(home, "rest").inputs))

@@ -78,6 +78,7 @@ def made(kind: str) -> tuple[nn.Module, stemma.Model, Probes]:
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.first(1)
 def test_a_pruned_network_loads_into_its_class_and_trains(kind: str, tmp_path: Path) -> None:
     net, parent, probes = made(kind)
     edited = Pruning(keep_ratio=0.5, heads=True)(parent, probes)
@@ -245,6 +246,7 @@ def test_edits_are_at_hand_without_an_import_of_their_own() -> None:
     assert told.stdout == "('Pruning', 'Unlearning')\n"
 
 
+@pytest.mark.slow
 def test_the_example_prunes_trains_and_is_traced(example: Callable[..., str]) -> None:
     said = example("prune_and_train.py")
     before, pruned, further = (float(line.split("%")[0].split()[-1]) for line in said.splitlines()[:3])

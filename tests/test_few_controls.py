@@ -61,6 +61,7 @@ def _test(a: Model, b: Model, probes: Probes, null: list[Model], alpha: float = 
 
 
 @pytest.mark.parametrize("m", [3, 10])
+@pytest.mark.first(1)
 def test_the_extrapolated_p_value_is_uniform_for_a_normal_law_of_any_correlation(m: int) -> None:
     rng, p = np.random.default_rng(m), []
     mix = rng.normal(size=(COLUMNS, COLUMNS))
@@ -171,6 +172,7 @@ def test_ten_controls_show_a_student_of_another_architecture_and_no_stranger(
     assert "which of the two learned from the other is not shown" in whole.relation.reason
 
 
+@pytest.mark.slow
 def test_controls_of_the_models_own_architecture_count_where_there_are_eight(
     taught: dict[str, Model], nets: list[Model], probes: Probes
 ) -> None:

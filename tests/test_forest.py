@@ -443,6 +443,7 @@ def changed_at_random(rng: np.random.Generator, x: np.ndarray, other: np.ndarray
 
 
 @pytest.mark.parametrize("seed", [*range(8), 24, 26])
+@pytest.mark.first(1)
 def test_every_model_is_in_the_tree_and_none_is_its_own_ancestor(seed: int) -> None:
     rng = np.random.default_rng(seed)
     shapes = [tuple(rng.integers(1, 30, size=rng.integers(1, 4)).tolist()) for _ in range(rng.integers(1, 5))]

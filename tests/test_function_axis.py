@@ -194,6 +194,7 @@ def test_null_models_that_know_more_than_both_prove_nothing(nets: list[Model], p
     assert "higher" in searched[0].reason
 
 
+@pytest.mark.slow
 def test_a_network_counts_once(family: dict[str, Model], nets: list[Model], probes: Probes) -> None:
     """Copies of one null model are one draw, and those in question are none."""
     far = max(nets[2:12], key=lambda m: _test(nets[0], nets[1], probes, [m]).null.values[0])
@@ -540,6 +541,7 @@ def test_enrolled_models_are_candidates_and_null_at_once(home: tuple[Path, Works
     assert workspace.check() == []
 
 
+@pytest.mark.slow
 def test_a_model_without_a_network_keeps_its_weights_axis(home: tuple[Path, Workspace], probes: Probes) -> None:
     folder, workspace = home
     bare = load(folder / "root" / "model.safetensors")

@@ -157,6 +157,7 @@ def test_a_slow_twin_agrees(make, labelled: bool) -> None:
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("steps", [2, 7, 50])
+@pytest.mark.slow
 def test_quadratures_are_those_of_captum(ours: str, theirs: str, steps: int) -> None:
     methods = pytest.importorskip("captum.attr._utils.approximation_methods")
     shares, nodes = methods.approximation_parameters(theirs)

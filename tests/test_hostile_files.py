@@ -612,6 +612,7 @@ def test_honest_files_stay_inside_the_budget(tmp_path: Path, monkeypatch: pytest
     assert load.load(tmp_path / "views.pt").tensors["w"].array()[39, 59, 99] == 5999
 
 
+@pytest.mark.slow
 def test_many_small_experts_are_read(tmp_path: Path) -> None:
     one = '{"dtype":"U8","shape":[1],"data_offsets":[%d,%d]}'
     names = [f"model.layers.{i}.mlp.experts.{e}.{w}_proj.weight" for i in range(100) for e in range(256) for w in "gud"]

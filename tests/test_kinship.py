@@ -156,6 +156,7 @@ def test_zeroed_layers_fake_nothing(pool: dict[str, list[Model]]) -> None:
 
 
 @pytest.mark.parametrize("kind", ["mlp", "cnn", *(pytest.param(k, marks=pytest.mark.slow) for k in ("vit", "lm"))])
+@pytest.mark.first(1)
 def test_disguised_clones_are_exhibited_and_altered_ones_are_not(kind: str) -> None:
     a = zoo.independents(kind, 2, seed=4, steps=60)[0]
     for seed in range(4):
@@ -182,6 +183,7 @@ def test_independent_networks_have_no_exact_map(pool: dict[str, list[Model]]) ->
             assert found.evidence.verdict != "supported"
 
 
+@pytest.mark.slow
 def test_verdicts_do_not_depend_on_the_order_of_the_models(families: dict[str, zoo.Zoo]) -> None:
     family = families["cnn"]
     root = family["cnn/root"].model

@@ -321,6 +321,7 @@ def test_kernels_that_copy_their_input_are_tied_and_ordinary_ones_are_not() -> N
     assert not near_identity(np.zeros((0, 4)))
 
 
+@pytest.mark.slow
 def test_an_interface_in_the_middle_of_a_network_makes_no_kin() -> None:
     table = np.cos(np.pi * (np.arange(64) + 0.5) * np.arange(1, 49)[:, None] / 64).astype("f4")
 

@@ -37,6 +37,7 @@ def test_a_language_model(tool: str) -> None:
 
 
 @pytest.mark.parametrize("tool", sorted(BERT))
+@pytest.mark.first(1)
 def test_an_encoder(tool: str) -> None:
     arrays, config = bert(3)
     _one_network(arrays, config, BERT[tool](arrays))
@@ -100,6 +101,7 @@ def _stacked(order: list[tuple[Arrays, int]]) -> Arrays:
     return out
 
 
+@pytest.mark.slow
 def test_layers_that_are_repeated_are_said_and_come_from_the_smaller_model() -> None:
     arrays, config = llama(3, layers=4)
     deep = _stacked([(arrays, i) for i in (0, 1, 2, 1, 2, 3)])

@@ -101,6 +101,7 @@ def test_kin_is_found_and_strangers_are_not(
 
 
 @pytest.mark.parametrize("noise", [0.02, 0.3])
+@pytest.mark.first(1)
 def test_units_that_were_cut_from_a_model_and_trained_on_are_pruned_whichever_is_given_first(noise: float) -> None:
     arrays, config = llama(1)
     rng, cut = np.random.default_rng(1), dict(arrays)

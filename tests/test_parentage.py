@@ -69,6 +69,7 @@ def test_direction_is_right_where_it_decides_and_silent_about_siblings(families:
     np.testing.assert_allclose(told.sum(axis=1), 1)
 
 
+@pytest.mark.slow
 def test_the_likeliest_is_the_parent_and_orphans_are_refused(families: list[Pedigree]) -> None:
     model = shipped_parent_model()
     right, refused = [], []
@@ -108,6 +109,7 @@ def test_strangers_have_no_direction(members: dict[str, Model]) -> None:
 
 
 @pytest.mark.parametrize("child", ["int8", "half", "units-pruned"])
+@pytest.mark.first(1)
 def test_a_mark_decides_the_direction_both_ways(members: dict[str, Model], child: str) -> None:
     root, made = members["root"], members[child]
     turn = partial(with_direction, parent_model=shipped_parent_model)

@@ -59,6 +59,7 @@ def test_two_candidates_are_ranked_by_the_majority_and_what_is_not_finite_says_n
 
 
 @pytest.mark.parametrize("own", [True, False])
+@pytest.mark.first(1)
 def test_the_level_of_none_of_these_is_exact(own: bool) -> None:
     rng = np.random.default_rng(4)
     p = []

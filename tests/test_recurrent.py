@@ -114,6 +114,7 @@ def trained(seed, start=None, steps=120):
     return {n: t.detach().numpy().copy() for n, t in module.state_dict().items()}
 
 
+@pytest.mark.slow
 def test_a_fine_tuned_lstm_is_found_also_in_keras_names_and_strangers_are_not():
     strangers = [trained(s) for s in range(7)]
     child = trained(99, start=strangers[0])

@@ -255,6 +255,7 @@ def test_shared_tensors_are_those_of_a_slow_scan(registry: Registry) -> None:
     )
 )
 @pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_the_registry_is_a_dict_with_a_memory(
     tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest, kind: str, steps
 ) -> None:

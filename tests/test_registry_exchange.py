@@ -257,6 +257,7 @@ changes = st.lists(st.tuples(st.integers(0, 2), acts), min_size=4, max_size=14)
 
 @settings(max_examples=2, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(changes, st.randoms(use_true_random=False))
+@pytest.mark.slow
 def test_merging_is_commutative_associative_and_idempotent(
     tmp_path_factory: pytest.TempPathFactory, done: list[Any], random: Any
 ) -> None:
@@ -362,6 +363,7 @@ def test_a_part_may_be_exported_and_names_here_stay_as_they_are(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("kind", ["ed25519", "ecdsa"])
+@pytest.mark.first(1)
 def test_the_key_is_pinned_and_an_impostor_is_refused(
     tmp_path: Path, a: Registry, b: Registry, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -734,6 +736,7 @@ def test_statements_in_my_own_name_are_not_taken_from_others(tmp_path: Path, b: 
 # Answers
 
 
+@pytest.mark.slow
 def test_every_answer_says_from_whom_it_knows(
     tmp_path: Path, a: Registry, b: Registry, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -964,6 +967,7 @@ def test_a_hostile_server_is_a_clear_error(
 # Differences and integrity
 
 
+@pytest.mark.slow
 def test_differences_are_listed_and_end_with_one(
     tmp_path: Path, a: Registry, b: Registry, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -294,6 +294,7 @@ def everything(registry: Registry) -> list:
     ]
 
 
+@pytest.mark.slow
 def test_damage_anywhere_is_found_or_harmless(tmp_path: Path) -> None:
     """Bits flipped at random: `check` finds it, or every record still reads as before; never another error."""
     with Registry(tmp_path / "r.db") as registry:
@@ -434,6 +435,7 @@ USE = (
 )
 
 
+@pytest.mark.slow
 def test_a_read_only_registry_is_read_and_never_written(tmp_path: Path) -> None:
     home = tmp_path / "home"
     with Registry(home / "r.db") as registry:

@@ -196,6 +196,7 @@ WRONG = {
 
 
 @pytest.mark.anywhere
+@pytest.mark.slow
 def test_a_faulty_server_gives_a_right_answer_or_one_clear_error(hub: Hub, tmp_path: Path) -> None:
     expected = sampled(load(tmp_path / "child")).digest
     for fault in RIGHT:

@@ -36,6 +36,7 @@ def _mixture(parts: list[Arrays], rest: Arrays, names: tuple[str, str], form: st
 @pytest.mark.parametrize(("count", "names", "form"), [(2, MIXTRAL, "apart"), (3, OTHER, "apart"), (4, MIXTRAL, "apart"),
                                                       (3, OTHER, "stacked"), (2, OTHER, "turned")])  # fmt: skip
 @pytest.mark.parametrize("noise", [pytest.param(0.05, marks=pytest.mark.slow), 1.5])
+@pytest.mark.first(1)
 def test_experts_of_several_fine_tunes_come_from_each_with_its_share(
     sizes: dict[str, int], count: int, names: tuple[str, str], form: str, noise: float
 ) -> None:
@@ -78,6 +79,7 @@ def test_a_stack_of_one_model_s_layers_has_no_second_parent() -> None:
     assert again is None
 
 
+@pytest.mark.slow
 def test_trace_and_lineage_name_all_parents_of_a_mixture_with_their_shares(tmp_path: Path) -> None:
     base, _ = llama(4, d=32, inner=72, layers=2)
     one, two = perturbed(base, 0.05, 1), perturbed(base, 0.05, 2)

@@ -229,6 +229,7 @@ def test_wins_equal_their_slow_twin(testbed: Any) -> None:
     assert np.allclose(found + found.transpose(1, 0, 3, 2), 1)
 
 
+@pytest.mark.slow
 def test_intervals_separate_a_better_method_and_not_an_equal_one(testbed: Any) -> None:
     scores, transfer = testbed["task_scores"], testbed["task_transfer"]
     rng = np.random.default_rng(3)

@@ -285,6 +285,7 @@ def test_towers_of_a_composed_model_are_found_beside_what_is_unknown():
     st.one_of(st.none(), st.dictionaries(st.sampled_from(["n_head", "num_attention_heads", "head_dim", "text_config"]),
                                          st.one_of(st.integers(-3, 9), st.none(), st.text(max_size=3)))),
 )  # fmt: skip
+@pytest.mark.slow
 def test_any_names_and_shapes_get_a_structure_that_covers_every_axis(shapes, config):
     known = structure_of(shapes, config)
     assert known.axes.keys() == shapes.keys()

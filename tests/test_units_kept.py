@@ -34,6 +34,7 @@ def cut(kind: str, seed: int, ratio: float = 0.4) -> Model:
 
 
 @pytest.mark.parametrize("kind", ["mlp", "cnn"])
+@pytest.mark.first(1)
 def test_a_cut_and_reordered_model_is_kin_and_named_pruned(kind: str) -> None:
     model = build(Recipe(kind, "train", seed=51))
     child = reordered(cut(kind, 51), 3)

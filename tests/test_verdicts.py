@@ -70,6 +70,7 @@ def test_reordered_and_changed_is_related_with_a_p_value_of_its_own(kind: str, c
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.first(1)
 def test_strangers_are_independent_whatever_their_order(kind: str) -> None:
     (first, config), (second, _) = ARCHITECTURES[kind](3), ARCHITECTURES[kind](4)
     for other in (second, reordered(second, config)):
@@ -287,6 +288,7 @@ def _factors(x: np.ndarray, law: str, seed: int) -> tuple[np.ndarray, np.ndarray
 
 @pytest.mark.parametrize("law", ["svd", pytest.param("random", marks=SLOW)])
 @pytest.mark.parametrize("kind", SOME)
+@pytest.mark.first(1)
 def test_matrices_in_two_factors_are_multiplied(kind: str, law: str) -> None:
     arrays, config = ARCHITECTURES[kind](7)
     chosen = [n for n, x in arrays.items() if n.endswith(".weight") and x.ndim > 1 and "embed" not in n][1:4]
@@ -443,6 +445,7 @@ def test_a_public_first_layer_is_no_descent(kind: str, table: str) -> None:
 
 
 @pytest.mark.parametrize("kind", SOME)
+@pytest.mark.first(1)
 def test_one_trained_part_in_two_products_is_said(kind: str) -> None:
     (first, _config), (second, _) = ARCHITECTURES[kind](60), ARCHITECTURES[kind](61)
     part, _config_part = vit(62, d=40, inner=80, layers=2)
@@ -455,6 +458,7 @@ def test_one_trained_part_in_two_products_is_said(kind: str) -> None:
 
 @pytest.mark.parametrize("kept", [np.arange(150), np.arange(200) % 4 > 0])
 @pytest.mark.parametrize("child_first", [False, True])
+@pytest.mark.first(1)
 def test_a_trimmed_vocabulary_makes_no_parent_of_the_child(kept: np.ndarray, child_first: bool) -> None:
     arrays, config = llama(70)
     rng = np.random.default_rng(0)

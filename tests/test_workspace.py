@@ -231,6 +231,7 @@ def test_a_trace_finds_the_child_and_no_stranger(workspace: Workspace, folder: P
 
 
 @pytest.mark.parametrize("strangers", [1, 6, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.first(1)
 def test_a_reordered_child_is_found_in_a_registry_of_any_size(
     workspace: Workspace, tmp_path: Path, strangers: int
 ) -> None:

@@ -98,6 +98,7 @@ def trained_alone(config, start, examples, schedule, order):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.first(1)
 def test_training_many_at_once_is_training_each_alone(kind):
     config, schedule = KINDS[kind].config, Schedule(12, 8, 1e-3)
     starts = [initial(config, seed) for seed in range(3)]
@@ -480,6 +481,7 @@ def test_a_written_zoo_reads_back(mlps, tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.first(1)
 def test_disguises_keep_the_function(kind):
     options = [{}, {"fused": True}] if kind == "vit" else [{}, {"tie_word_embeddings": True}] if kind == "lm" else [{}]
     for config in options:
