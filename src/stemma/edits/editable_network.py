@@ -146,6 +146,8 @@ def _checked_graph(model: Model, inputs: np.ndarray, editable: EditableNetwork) 
     graph = _with_statistics(graph, editable, tensor)
     names = [g.name for g in graph.groups]
     failed = _failing(model, graph, editable, few, names) if names else []
+    if failed and not _all_equal(model, graph, editable, few, [n for n in names if n not in failed]):
+        failed = [n for n in names if n in failed or not _all_equal(model, graph, editable, few, [n])]
     if failed:
         graph = _tied(model, graph, editable, few, failed)
         names = [g.name for g in graph.groups]
@@ -194,18 +196,20 @@ def _tied(
     # Code that splits channels into equal parts, or shuffles them, can lose the same unit of every part.
     whole, left = {n: graph.group(n) for n in failed}, list(failed)
     graph = graph.without(failed, "its code assumes this size")
-    for name in failed:
+    sure = graph
+    for size in dict.fromkeys(whole[n].size for n in failed):
+        alike = [n for n in failed if whole[n].size == size]
+        if len(alike) > 1 and size > 1:
+            tried = graph.with_groups([tied_together([whole[n] for n in alike])], alike)
+            if _all_equal(model, tried, editable, few, alike[:1]):
+                graph, left = tried, [n for n in left if n not in alike]
+    for name in left:
         for tied in (tied_within(whole[name], parts) for parts in SPLITS):
             tried = None if tied is None else graph.with_groups([tied], [name])
             if tried is not None and _all_equal(model, tried, editable, few, [name]):
-                graph, left = tried, [n for n in left if n != name]
+                graph = tried
                 break
-    for size in {whole[n].size for n in left}:
-        alike = [n for n in left if whole[n].size == size]
-        tried = graph.with_groups([tied_together([whole[n] for n in alike])], alike[:1])
-        if len(alike) > 1 and size > 1 and _all_equal(model, tried, editable, few, alike[:1]):
-            graph = replace(tried, refused={n: why for n, why in tried.refused.items() if n not in alike})
-    return graph
+    return graph if _all_equal(model, graph, editable, few, [g.name for g in graph.groups]) else sure
 
 
 def _failing(

@@ -12,9 +12,11 @@ from stemma.architectures.unit_groups import structure
 from stemma.checkpoints.model import Model
 from stemma.fingerprints.tensor_content import matrices
 from stemma.kinship.axes import DISTILLED, NO_PROBES
+from stemma.kinship.claimed_units import check_claimed_units
 from stemma.kinship.exact_equality import exact_equality
 from stemma.kinship.relaid_pair import (
     EXPLAINED_SHARE,
+    SAME_FUNCTION,
     RelaidPair,
     explains_more,
     in_stored_layout,
@@ -109,10 +111,10 @@ def decide_by_weights(a: Model, b: Model, *, alpha: float = 0.01) -> WeightsDeci
     with np.errstate(over="ignore", invalid="ignore"):  # overflow at the ends of the number range is expected
         found = _decide(a, other, alpha)
     if other is b:
-        return found
+        return _with_claimed_units(a, b, found, alpha)
     evidence_ = tuple(replace(e, inputs=(a.digest, b.digest)) for e in found.comparison.evidence)
     comparison = replace(found.comparison, b=b.ref, weights=evidence_[0], evidence=evidence_)
-    return replace(found, comparison=comparison)
+    return _with_claimed_units(a, b, replace(found, comparison=comparison), alpha)
 
 
 def _decide(a: Model, b: Model, alpha: float) -> WeightsDecision:
@@ -141,6 +143,22 @@ def _decide(a: Model, b: Model, alpha: float) -> WeightsDecision:
             if is_explained(comparison):
                 break
     return best
+
+
+def _with_claimed_units(a: Model, b: Model, found: WeightsDecision, alpha: float) -> WeightsDecision:
+    """The decision, or what a plan beside one of the models shows once it is checked, where that says more."""
+    before = found.comparison
+    if before.verdict == "related" and before.relation.kind in (*SAME_FUNCTION, RelationKind.PRUNED):
+        return found
+    checked = check_claimed_units(a, b, alpha)
+    if checked is None:
+        return found
+    others = tuple(e for e in before.evidence if e.spec != checked.evidence.spec)
+    shown = replace(
+        before, verdict="related", relation=checked.relation, weights=checked.evidence,
+        evidence=(checked.evidence, *others), not_tested=(), cannot_see=CANNOT_SEE,
+    )  # fmt: skip
+    return WeightsDecision(shown, checked.pairings)
 
 
 def _as_stored(a: Model, b: Model, same: Evidence, alpha: float, *, placed: bool = False) -> WeightsDecision:
