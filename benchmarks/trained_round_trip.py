@@ -73,7 +73,9 @@ def accuracy(module: nn.Module) -> float:
 def saved(module: nn.Module, folder: Path, beside: Path | None, **changed: Any) -> Path:
     """A folder with the weights alone, or with the plan and receipt of another folder, some entries changed."""
     folder.mkdir(parents=True)
-    save_file({n: t.detach().clone().contiguous() for n, t in module.state_dict().items()}, folder / "model.safetensors")
+    save_file(
+        {n: t.detach().clone().contiguous() for n, t in module.state_dict().items()}, folder / "model.safetensors"
+    )
     for name in ("plan.json", "receipt.json") if beside is not None else ():
         content = json.loads((beside / name).read_text())
         (folder / name).write_text(json.dumps(content | {k: v for k, v in changed.items() if k in content}))
@@ -107,7 +109,9 @@ def main() -> None:
     for kind in args.kinds.split(","):
         with tempfile.TemporaryDirectory() as folder:
             rows += of_kind(kind, args.seeds, probes, Path(folder))
-        done = {k: Counter(r[k] for r in rows if k in r) for k in ("before_named", "after_named", "bare_named", "framed")}
+        done = {
+            k: Counter(r[k] for r in rows if k in r) for k in ("before_named", "after_named", "bare_named", "framed")
+        }
         print(f"{time.perf_counter() - start:6.0f} s  {kind}: {rows[-1]}\n{done}", flush=True)
         write_result(args.out, {"rows": rows, "seconds": round(time.perf_counter() - start)})
 

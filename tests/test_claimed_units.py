@@ -73,7 +73,8 @@ def test_a_plan_that_the_weights_bear_out_names_the_edit(tmp_path: Path, noise: 
     child = written(tmp_path / "child", trained(cut(arrays, slices), noise, 0.7, 2), slices, parent.digest)
     for pair in ((parent, child), (child, parent)):
         found = compare(*pair)
-        assert found.verdict == "related" and str(found.relation.kind) == "pruned"
+        assert found.verdict == "related"
+        assert str(found.relation.kind) == "pruned"
         assert "units removed" in found.relation.steps
     made_from = compare(parent, child).relation.parameters.get("made_from")
     assert made_from == (None if noise else "a")  # where everything changed, it may as well be a cousin
@@ -90,7 +91,9 @@ def test_a_false_plan_changes_nothing_for_strangers(tmp_path: Path) -> None:
         for i, n in enumerate(WIDTHS):
             x, y = stranger[f"features.{3 * i}.weight"], child[f"features.{3 * i}.weight"]
             x = x if seen is None else x.take(seen, 1)
-            a, b = (z.reshape(len(z), -1) / np.linalg.norm(z.reshape(len(z), -1), axis=1, keepdims=True) for z in (x, y))
+            a, b = (
+                z.reshape(len(z), -1) / np.linalg.norm(z.reshape(len(z), -1), axis=1, keepdims=True) for z in (x, y)
+            )
             table = np.full((len(b) + 1, n + 1), -np.inf)  # the best rows in ascending order, by dynamic programming
             table[0] = 0
             alike = b @ a.T

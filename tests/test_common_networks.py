@@ -1,5 +1,7 @@
 """Networks as people write them are cut without a configuration, exactly, and what is left is fitted rightly."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -63,11 +65,11 @@ def silenced(module: nn.Module, group: DependencyGroup, gone: np.ndarray) -> Non
                     module.get_parameter(r.tensor)[r.index[gone].reshape(-1)] = 0
             continue
         axis = 1 if reader.kind == "convolution" else -1
+        layer.register_forward_pre_hook(partial(zeroed, axis, torch.from_numpy(index[gone].reshape(-1))))
 
-        def hook(layer: nn.Module, given: tuple, axis: int = axis, at: np.ndarray = index[gone].reshape(-1)) -> tuple:
-            return (given[0].index_fill(axis, torch.from_numpy(at), 0.0), *given[1:])
 
-        layer.register_forward_pre_hook(hook)
+def zeroed(axis: int, at: torch.Tensor, layer: nn.Module, given: tuple) -> tuple:
+    return (given[0].index_fill(axis, at, 0.0), *given[1:])
 
 
 def some(graph: DependencyGraph, seed: int) -> dict[str, np.ndarray]:

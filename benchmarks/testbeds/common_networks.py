@@ -307,7 +307,10 @@ class Volumes(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.a, self.b = nn.Conv3d(1, 10, 3, padding=1), nn.Conv3d(10, 14, (1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1))
+        self.a, self.b = (
+            nn.Conv3d(1, 10, 3, padding=1),
+            nn.Conv3d(10, 14, (1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1)),
+        )
         self.norm, self.up = nn.BatchNorm3d(14), nn.ConvTranspose3d(14, 12, 2, 2)
         self.head = nn.Linear(12, 10)
 
@@ -363,8 +366,8 @@ def norms() -> nn.Module:
     """Group norm and instance norm between convolutions."""
     return nn.Sequential(
         nn.Conv2d(1, 16, 3, padding=1), nn.GroupNorm(8, 16), nn.ReLU(), nn.Conv2d(16, 14, 3, padding=1),
-        nn.InstanceNorm2d(14, affine=True), nn.ReLU(), nn.Conv2d(14, 12, 3, padding=1), nn.InstanceNorm2d(12), nn.ReLU(),
-        nn.Flatten(), nn.Linear(12 * 64, 16), nn.ReLU(), nn.Linear(16, 10),
+        nn.InstanceNorm2d(14, affine=True), nn.ReLU(), nn.Conv2d(14, 12, 3, padding=1), nn.InstanceNorm2d(12),
+        nn.ReLU(), nn.Flatten(), nn.Linear(12 * 64, 16), nn.ReLU(), nn.Linear(16, 10),
     )  # fmt: skip
 
 

@@ -12,11 +12,10 @@ from stemma.architectures.unit_groups import structure
 from stemma.checkpoints.model import Model
 from stemma.fingerprints.tensor_content import matrices
 from stemma.kinship.axes import DISTILLED, NO_PROBES
-from stemma.kinship.claimed_units import check_claimed_units
+from stemma.kinship.claimed_units import check_claimed_units, needs_claim, with_claim
 from stemma.kinship.exact_equality import exact_equality
 from stemma.kinship.relaid_pair import (
     EXPLAINED_SHARE,
-    SAME_FUNCTION,
     RelaidPair,
     explains_more,
     in_stored_layout,
@@ -110,11 +109,14 @@ def decide_by_weights(a: Model, b: Model, *, alpha: float = 0.01) -> WeightsDeci
     other = name_clashes.with_distinct_names(a, b)
     with np.errstate(over="ignore", invalid="ignore"):  # overflow at the ends of the number range is expected
         found = _decide(a, other, alpha)
-    if other is b:
-        return _with_claimed_units(a, b, found, alpha)
-    evidence_ = tuple(replace(e, inputs=(a.digest, b.digest)) for e in found.comparison.evidence)
-    comparison = replace(found.comparison, b=b.ref, weights=evidence_[0], evidence=evidence_)
-    return _with_claimed_units(a, b, replace(found, comparison=comparison), alpha)
+    comparison = found.comparison
+    if other is not b:
+        evidence_ = tuple(replace(e, inputs=(a.digest, b.digest)) for e in comparison.evidence)
+        comparison = replace(comparison, b=b.ref, weights=evidence_[0], evidence=evidence_)
+    checked = check_claimed_units(a, b, alpha) if needs_claim(comparison) else None
+    if checked is None:
+        return replace(found, comparison=comparison)
+    return WeightsDecision(with_claim(comparison, checked, CANNOT_SEE), checked.pairings)
 
 
 def _decide(a: Model, b: Model, alpha: float) -> WeightsDecision:
@@ -143,22 +145,6 @@ def _decide(a: Model, b: Model, alpha: float) -> WeightsDecision:
             if is_explained(comparison):
                 break
     return best
-
-
-def _with_claimed_units(a: Model, b: Model, found: WeightsDecision, alpha: float) -> WeightsDecision:
-    """The decision, or what a plan beside one of the models shows once it is checked, where that says more."""
-    before = found.comparison
-    if before.verdict == "related" and before.relation.kind in (*SAME_FUNCTION, RelationKind.PRUNED):
-        return found
-    checked = check_claimed_units(a, b, alpha)
-    if checked is None:
-        return found
-    others = tuple(e for e in before.evidence if e.spec != checked.evidence.spec)
-    shown = replace(
-        before, verdict="related", relation=checked.relation, weights=checked.evidence,
-        evidence=(checked.evidence, *others), not_tested=(), cannot_see=CANNOT_SEE,
-    )  # fmt: skip
-    return WeightsDecision(shown, checked.pairings)
 
 
 def _as_stored(a: Model, b: Model, same: Evidence, alpha: float, *, placed: bool = False) -> WeightsDecision:

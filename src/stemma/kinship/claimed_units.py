@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 
 from stemma.checkpoints.model import Model
+from stemma.kinship.relaid_pair import SAME_FUNCTION
 from stemma.kinship.relation import name_relation
 from stemma.kinship.weights.contents.contents_in_place import contents_in_place
 from stemma.kinship.weights.correspondence import Pairing, by_name
 from stemma.kinship.weights.units_kept import LEVELS
 from stemma.networks.load import from_arrays
-from stemma.types import Evidence, Null, Relation, RelationKind, Verdict
+from stemma.types import Comparison, Evidence, Null, Relation, RelationKind, Verdict
 from stemma.types.edits import PLAN
 
 LARGEST_PLAN = 1 << 26
@@ -90,6 +91,20 @@ def check_claimed_units(a: Model, b: Model, alpha: float) -> CheckedClaim | None
             relation = _relation(cut, child, found, pairings, first=first)
             return CheckedClaim(evidence, relation, way, cut.parent, child)
     return None
+
+
+def needs_claim(found: Comparison) -> bool:
+    """Whether a plan could say more than the usual tests do."""
+    return found.verdict != "related" or found.relation.kind not in (*SAME_FUNCTION, RelationKind.PRUNED)
+
+
+def with_claim(found: Comparison, checked: CheckedClaim, cannot_see: tuple[str, ...]) -> Comparison:
+    """The comparison of a pair of which a plan was borne out."""
+    others = tuple(e for e in found.evidence if e.spec != checked.evidence.spec)
+    return replace(
+        found, verdict="related", relation=checked.relation, weights=checked.evidence,
+        evidence=(checked.evidence, *others), not_tested=(), cannot_see=cannot_see,
+    )  # fmt: skip
 
 
 def claimed_rows(model: Model) -> Rows:

@@ -57,7 +57,9 @@ def _of_claim(parent: Model, child: Model, checked: CheckedClaim) -> Explanation
     removed = Step(NARROWER, RelationKind.PRUNED, relation.reason.partition("; then ")[0],
                    {"ratio": relation.parameters["ratio"]}, place=0.0)  # fmt: skip
     if found is None:
-        return replace(_without_steps(checked.parent, checked.child, decide(parent, child).comparison), steps=(removed,))
+        return replace(
+            _without_steps(checked.parent, checked.child, decide(parent, child).comparison), steps=(removed,)
+        )
     steps = (removed, *(s for s in found.steps if s.kind not in PROVEN))
     return replace(found, parent=parent.ref, child=child.ref, kind=RelationKind.PRUNED, steps=steps,
                    sentence=relation.reason, notes=_notes(parent, child))  # fmt: skip

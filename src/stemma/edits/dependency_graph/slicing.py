@@ -102,7 +102,15 @@ def _resize(owner: Any) -> None:
         case "GroupNorm":
             owner.num_groups = owner.num_groups * len(weight) // owner.num_channels
             owner.num_channels = len(weight)
-        case "InstanceNorm1d" | "InstanceNorm2d" | "InstanceNorm3d" | "BatchNorm1d" | "BatchNorm2d" | "BatchNorm3d" | "SyncBatchNorm":
+        case (
+            "InstanceNorm1d"
+            | "InstanceNorm2d"
+            | "InstanceNorm3d"
+            | "BatchNorm1d"
+            | "BatchNorm2d"
+            | "BatchNorm3d"
+            | "SyncBatchNorm"
+        ):
             owner.num_features = len(weight)
 
 

@@ -18,7 +18,14 @@ from stemma.edits.fidelity import subset_fidelity
 from stemma.edits.fidelity.batch_norm_recalibration import MIN_BATCH, batch_statistics
 from stemma.edits.fidelity.importance import absorbs_mean, input_rows
 from stemma.edits.fidelity.statistics import LayerStatistics, Statistics, StatisticsCollector, cross_moments
-from stemma.edits.layer_inputs import as_tensor, at_least_float32, set_weight_matrix, single_input, unfold_inputs, weight_matrix
+from stemma.edits.layer_inputs import (
+    as_tensor,
+    at_least_float32,
+    set_weight_matrix,
+    single_input,
+    unfold_inputs,
+    weight_matrix,
+)
 from stemma.errors import MisuseError
 
 COMPENSATIONS = ("none", "scalar", "kernel")
