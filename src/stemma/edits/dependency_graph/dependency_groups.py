@@ -1,4 +1,8 @@
-"""Dependency groups: units that can be removed from a network, each with all rows of weights that belong to it."""
+"""Dependency groups: units that can be removed from a network, each with all rows of weights that belong to it.
+
+Prior art of the dependency graph: DepGraph (Fang et al., CVPR 2023; the tool Torch-Pruning), which derives it from the
+autograd graph and rules for kinds of layers; here it follows from labels of rows that meet while the network runs.
+"""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace

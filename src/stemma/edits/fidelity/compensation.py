@@ -14,7 +14,7 @@ import torch
 
 from stemma.edits.dependency_graph.dependency_groups import DependencyGraph, Reader
 from stemma.edits.editable_network import EditableNetwork
-from stemma.edits.fidelity import subset_fidelity
+from stemma.edits.fidelity import modhifi_p, subset_fidelity
 from stemma.edits.fidelity.batch_norm_recalibration import MIN_BATCH, batch_statistics
 from stemma.edits.fidelity.importance import absorbs_mean, input_rows
 from stemma.edits.fidelity.statistics import LayerStatistics, Statistics, StatisticsCollector, cross_moments
@@ -76,15 +76,7 @@ def solve_weights(
             return wanted @ torch.linalg.pinv(system, hermitian=True)
         return torch.cholesky_solve(wanted.T, factor).T
     index = torch.arange(start.shape[1], device=start.device).reshape(-1, kernel)
-    out = start.clone()
-    for c in range(len(start)):
-        q = subset_fidelity.component_similarity(start[c], target.moment, index)
-        wanted = (start[c] * target.cross[c])[index].sum(1)
-        scale = torch.linalg.solve(
-            subset_fidelity.damp(q, damping), wanted + damping * subset_fidelity.damping_scale(q)
-        )
-        out[c] = (out[c][index] * scale[:, None]).reshape(-1)
-    return out
+    return modhifi_p.compensated(start, target.moment, target.cross, index, damping)
 
 
 @dataclass(frozen=True, eq=False)

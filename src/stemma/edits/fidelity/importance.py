@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from stemma.edits.dependency_graph.dependency_groups import DependencyGroup, Reader
-from stemma.edits.fidelity import subset_fidelity
+from stemma.edits.fidelity import modhifi_p, subset_fidelity
 from stemma.edits.fidelity.statistics import Statistics
 from stemma.edits.layer_inputs import weight_matrix
 from stemma.errors import MisuseError
@@ -114,8 +114,7 @@ def importance_scores(
     found = [_of_reader(r, kind) for r in reader_matrices(group, module, statistics) if r.energy > 0]
     if not found:
         return torch.zeros(group.size, dtype=torch.float64)
-    parts = torch.stack(found)
-    return parts.amax(0) if kind.startswith("union") else parts.sum(0)
+    return modhifi_p.union_over_readers(found) if kind.startswith("union") else torch.stack(found).sum(0)
 
 
 def _of_reader(r: ReaderMatrices, kind: str) -> torch.Tensor:
@@ -135,10 +134,7 @@ def _of_reader(r: ReaderMatrices, kind: str) -> torch.Tensor:
     singletons = subset_fidelity.singleton_fidelity(aligned, squares)
     if kind == "fidelity":
         return singletons.mean(0)
-    entries = singletons if kind == "union-fidelity" else aligned
-    ranks = entries.argsort(dim=1, stable=True).argsort(dim=1)
-    best = ranks.double().amax(0)
-    return best + 0.5 * (entries.mean(0).argsort().argsort() / len(best)).to(best)  # the mean breaks ties
+    return modhifi_p.union_over_outputs(singletons if kind == "union-fidelity" else aligned)
 
 
 def _weight_norms(group: DependencyGroup, module: torch.nn.Module) -> torch.Tensor:
