@@ -3,8 +3,8 @@
 Output `c` of a layer is a sum of contributions `A_ci` of its inputs `i`, `Y_c = sum_i A_ci`. For every layer:
 
 1. The saliency of an input for an output: `R_ci = E <Y_c, A_ci>` (`contributions`), or the fidelity of that input
-   alone, `R_ci² / (E ||A_ci||² E ||Y_c||²)` (`singleton_fidelity`). The paper uses both: the first in appendix D.2, the second
-   in its listing. For batch-norm networks products are centred.
+   alone, `R_ci² / (E ||A_ci||² E ||Y_c||²)` (`singleton_fidelity`). The paper uses both: the first in appendix D.2, the
+   second in its listing. For batch-norm networks products are centred.
 2. The High Fidelity set of an output: its inputs above a percentile of the saliency (`ranks`).
 3. A unit is kept if it is in the High Fidelity set of any output of any layer that reads it (`union_over_outputs`,
    `union_over_readers`, `kept_at`): the percentile is one number for the whole network.
