@@ -136,20 +136,23 @@ def cut_as_claimed(parent: Model, child: Model) -> ClaimedCut | None:
     shared = {n: other for n, other in named.items() if other is not None}
     if not rows.keys() <= shared.keys():
         return None
-    arrays, kept = dict[str, np.ndarray](), dict[str, tuple[int, int]]()
-    for name, other in shared.items():
-        shape = parent.tensors[name].shape
-        axes = {a: r for a, r in rows.get(name, {}).items() if 0 <= a < len(shape) and r[-1] < shape[a]}
-        cut = tuple(len(axes[a]) if a in axes else n for a, n in enumerate(shape))
-        if len(axes) < len(rows.get(name, {})) or cut != child.tensors[other].shape:
+    kept: dict[str, tuple[int, int]] = {}
+    for name, other in shared.items():  # sizes first: nothing is read of models that do not fit
+        shape, axes = parent.tensors[name].shape, rows.get(name, {})
+        if not all(0 <= a < len(shape) and r[-1] < shape[a] for a, r in axes.items()):
             return None
-        array = parent.tensors[name].array()
-        for a, r in axes.items():
-            array = np.take(array, r, axis=a)
-            kept[f"{name}[{a}]"] = len(r), shape[a]
-        arrays[other] = np.ascontiguousarray(array)
+        cut = tuple(len(axes[a]) if a in axes else n for a, n in enumerate(shape))
+        if cut != tuple(child.tensors[other].shape):
+            return None
+        kept |= {f"{name}[{a}]": (len(r), shape[a]) for a, r in axes.items()}
     if not any(k < n for k, n in kept.values()):
         return None
+    arrays = dict[str, np.ndarray]()
+    for name, other in shared.items():
+        array = parent.tensors[name].array()
+        for a, r in rows.get(name, {}).items():
+            array = np.take(array, r, axis=a)
+        arrays[other] = np.ascontiguousarray(array)
     return ClaimedCut(from_arrays(arrays, parent.name), kept, _plans(rows, parent))
 
 
