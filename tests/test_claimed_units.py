@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from framed_plans import most_alike
 from plain_networks import cnn
 from stemma.checkpoints.model import Model
 from stemma.kinship.claimed_units import claimed_rows, cut_as_claimed
@@ -87,30 +88,12 @@ def test_a_false_plan_changes_nothing_for_strangers(tmp_path: Path) -> None:
     child = cut(cnn(1)[0], own)
     for seed in range(2, 8):
         stranger = cnn(seed)[0]
-        best, seen = list[np.ndarray](), None
-        for i, n in enumerate(WIDTHS):
-            x, y = stranger[f"features.{3 * i}.weight"], child[f"features.{3 * i}.weight"]
-            x = x if seen is None else x.take(seen, 1)
-            a, b = (
-                z.reshape(len(z), -1) / np.linalg.norm(z.reshape(len(z), -1), axis=1, keepdims=True) for z in (x, y)
-            )
-            table = np.full((len(b) + 1, n + 1), -np.inf)  # the best rows in ascending order, by dynamic programming
-            table[0] = 0
-            alike = b @ a.T
-            for j in range(1, len(b) + 1):
-                for k in range(j, n + 1):
-                    table[j, k] = max(table[j, k - 1], table[j - 1, k - 1] + alike[j - 1, k - 1])
-            rows, j, k = list[int](), len(b), n
-            while j:
-                if table[j, k] == table[j, k - 1]:
-                    k -= 1
-                else:
-                    rows.append(k - 1)
-                    j, k = j - 1, k - 1
-            seen = np.array(rows[::-1])
-            best.append(seen)
+        kept = list[np.ndarray]()
+        for i in range(len(WIDTHS)):
+            x = stranger[f"features.{3 * i}.weight"]
+            kept.append(most_alike(child[f"features.{3 * i}.weight"], x.take(kept[-1], 1) if kept else x))
         parent = written(tmp_path / f"stranger-{seed}", stranger)
-        framed = written(tmp_path / f"framed-{seed}", child, plan_of(best), parent.digest)
+        framed = written(tmp_path / f"framed-{seed}", child, plan_of(kept), parent.digest)
         assert cut_as_claimed(parent, framed) is not None
         assert compare(parent, framed).verdict != "related"
 
