@@ -58,12 +58,22 @@ def model(module: nn.Module, shape: tuple[int, ...] = (16,), kind: str = "vector
     return from_module(module.eval(), "odd", InputSpec(kind, shape, 0.0, 1.0))
 
 
-@pytest.mark.parametrize("between", [swapped, thirds, interleaved])
-def test_code_that_splits_a_layer_by_its_present_width_leaves_it_whole(
-    between: Callable[[torch.Tensor], torch.Tensor],
+@pytest.mark.parametrize(("between", "parts"), [(swapped, 2), (thirds, 3), (interleaved, 2)])
+def test_code_that_splits_a_layer_by_its_present_width_loses_the_same_unit_of_every_part(
+    between: Callable[[torch.Tensor], torch.Tensor], parts: int
 ) -> None:
+    group = checked_dependency_graph(model(Written(between)), VECTORS).group("a")
+    written = next(r.index for r in group.rows if r.tensor == "a.weight")
+    assert written.tolist() == [[i + k * 24 // parts for k in range(parts)] for i in range(24 // parts)]
+
+
+@pytest.mark.parametrize("parts", [5, 7])
+def test_code_that_splits_a_layer_in_another_way_leaves_it_whole(parts: int) -> None:
+    def uneven(h: torch.Tensor) -> torch.Tensor:
+        return torch.cat([F.relu(h[:, parts:]), torch.sin(3 * h[:, :parts])], 1)
+
     with pytest.raises(MisuseError, match="its code assumes this size"):
-        checked_dependency_graph(model(Written(between)), VECTORS)
+        checked_dependency_graph(model(Written(uneven)), VECTORS)
 
 
 def test_probes_without_any_signal_do_not_make_wrong_groups_pass() -> None:
@@ -243,8 +253,26 @@ def test_inputs_are_used_where_batch_norm_remembers_other_data(own: bool) -> Non
             Unlearning(action="refit")(odd, Probes.of(x[y == 2]))
 
 
-class Recurrent(nn.Module):
+class Uncounted(nn.Module):
     """A layer that one kernel runs, before layers that are counted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.r, self.a, self.b = nn.Bilinear(16, 16, 12), nn.Linear(12, 20), nn.Linear(20, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.b(F.relu(self.a(self.r(x, x))))
+
+
+def test_what_is_not_counted_is_named() -> None:
+    net = checked_dependency_graph(model(Uncounted()), VECTORS)
+    assert [g.name for g in net.groups] == ["a"]
+    assert "are not counted" in net.refused["r"]
+    assert net.macs() == 12 * 20 + 20 * 4
+
+
+class Recurrent(nn.Module):
+    """A recurrent layer before others."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -254,11 +282,10 @@ class Recurrent(nn.Module):
         return self.b(F.relu(self.a(self.r(x.reshape(len(x), 4, 4))[0][:, -1])))
 
 
-def test_what_is_not_counted_is_named() -> None:
+def test_steps_of_a_recurrent_layer_are_counted() -> None:
     net = checked_dependency_graph(model(Recurrent()), VECTORS)
-    assert [g.name for g in net.groups] == ["a"]
-    assert "are not counted" in net.refused["r"]
-    assert net.macs() == 12 * 20 + 20 * 4
+    assert net.sizes == {"r": 12, "a": 20}
+    assert net.macs() == 4 * 48 * (4 + 12) + 12 * 20 + 20 * 4
 
 
 def test_weights_stored_as_integer_codes_are_refused() -> None:

@@ -39,9 +39,10 @@ VERSIONS = {
 _FIELDS = ("gradient-field", "closer-than-independent")
 METHODS = {
     **dict.fromkeys(
-        ("descent", "disguise", "enrolment", "large_models", "layouts", "lineage_scale", "names_lost", "null",
-         "parents", "pretrained_children", "pruned_language", "real_zoo", "relations", "remote", "search_recall",
-         "speed", "verdicts_attack", "verdicts_framing", "verdicts_independent"),
+        ("descent", "disguise", "enrolment", "framed_plans", "large_models", "layouts", "lineage_scale", "names_lost",
+         "null", "parents", "pretrained_children", "pruned_language", "real_zoo", "relations", "remote",
+         "search_recall", "speed", "trained_round_trip",
+         "verdicts_attack", "verdicts_framing", "verdicts_independent"),
         ("kinship.weights",),
     ),
     **dict.fromkeys(("field_choices", "field_speed", "language_fields", "taskonomy", "task_relatedness"),

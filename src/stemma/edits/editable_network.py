@@ -11,9 +11,14 @@ import torch
 
 from stemma.checkpoints.model import Model
 from stemma.edits.dependency_graph import slicing
-from stemma.edits.dependency_graph.dependency_groups import DependencyGraph, build_dependency_graph
+from stemma.edits.dependency_graph.dependency_groups import (
+    DependencyGraph,
+    build_dependency_graph,
+    tied_together,
+    tied_within,
+)
 from stemma.edits.dependency_graph.tracer import output_tensors
-from stemma.edits.layer_inputs import as_tensor, is_linear_or_convolution, watch_inputs
+from stemma.edits.layer_inputs import as_tensor, has_collectable_inputs, watch_inputs
 from stemma.errors import MisuseError, StemmaError
 from stemma.networks.from_module import with_module
 from stemma.networks.hugging_face import is_token_module
@@ -25,6 +30,9 @@ TRIAL_INPUTS = 2
 RANDOM_CHOICES = 2
 """Random choices of units, of another size in every group, on which slicing is tried; and all but the outermost."""
 
+SPLITS = (2, 3, 4)
+"""Numbers of equal parts into which code may split or shuffle the channels of a layer."""
+
 OUTPUT_TOLERANCE = 1e-3
 """Largest difference of outputs, relative to the largest output, between slicing units and masking them."""
 
@@ -33,6 +41,9 @@ PROGRAM_LAYERS = (
     "(stemma.edits.load), and edit that"
 )
 """Why a program is not edited: what its layers read cannot be collected."""
+
+INNER_STATE = "only a recurrent layer reads it, whose inner state cannot be collected"
+"""Why units inside a recurrent layer cannot be removed."""
 
 QUANTIZED_MODULES = ("quantized", "QuantizedLinear", "Linear8bitLt", "Linear4bit", "QuantLinear")
 """Parts of the names of modules that hold integer codes."""
@@ -135,9 +146,11 @@ def _checked_graph(model: Model, inputs: np.ndarray, editable: EditableNetwork) 
     graph = _with_statistics(graph, editable, tensor)
     names = [g.name for g in graph.groups]
     failed = _failing(model, graph, editable, few, names) if names else []
+    if failed and not _all_equal(model, graph, editable, few, [n for n in names if n not in failed]):
+        failed = [n for n in names if n in failed or not _all_equal(model, graph, editable, few, [n])]
     if failed:
-        graph = graph.without(failed, "its code assumes this size")
-        names = [n for n in names if n not in failed]
+        graph = _tied(model, graph, editable, few, failed)
+        names = [g.name for g in graph.groups]
         if names and not _all_equal(model, graph, editable, few, names):
             graph = graph.without(names, "its code assumes this size together with others")
     if not graph.groups:
@@ -158,19 +171,45 @@ def trial_inputs(inputs: np.ndarray) -> np.ndarray:
 
 def _with_statistics(graph: DependencyGraph, editable: EditableNetwork, few: torch.Tensor) -> DependencyGraph:
     """Without groups that are read by a layer whose inputs cannot be collected."""
-    layers = {r.layer: r for g in graph.groups for r in g.readers}
-    plain = [n for n in layers if is_linear_or_convolution(editable.module.get_submodule(n))]
+    layers = {r.layer: r for g in graph.groups for r in g.readers if r.kind != "recurrent"}
+    module = editable.module
+    plain = [n for n, r in layers.items() if has_collectable_inputs(module.get_submodule(n), r.attribute)]
     run = set[str]()
     with torch.no_grad(), watch_inputs(editable.module, plain, lambda name, layer, x: run.add(name)):
         editable.forward(few)
     for group in graph.groups:
-        for layer in [r.layer for r in group.readers if r.layer not in run]:
+        if all(r.kind == "recurrent" for r in group.readers):
+            graph = graph.without([group.name], INNER_STATE)
+        for layer in [r.layer for r in group.readers if r.layer not in run and r.kind != "recurrent"]:
             kind = type(editable.module.get_submodule(layer)).__name__
             weight = layers[layer].weight
             why = f"{layer} reads it, a {kind}" if layer not in plain else f"code outside its layer uses {weight}"
             why = PROGRAM_LAYERS if kind == "Module" else f"{why}: its inputs cannot be collected"
             graph = graph.without([group.name], why)
     return graph
+
+
+def _tied(
+    model: Model, graph: DependencyGraph, editable: EditableNetwork, few: np.ndarray, failed: Sequence[str]
+) -> DependencyGraph:
+    """The graph without the groups that failed, but with those that can be cut once their units are tied."""
+    # Code that splits channels into equal parts, or shuffles them, can lose the same unit of every part.
+    whole, left = {n: graph.group(n) for n in failed}, list(failed)
+    graph = graph.without(failed, "its code assumes this size")
+    sure = graph
+    for size in dict.fromkeys(whole[n].size for n in failed):
+        alike = [n for n in failed if whole[n].size == size]
+        if len(alike) > 1 and size > 1:
+            tried = graph.with_groups([tied_together([whole[n] for n in alike])], alike)
+            if _all_equal(model, tried, editable, few, alike[:1]):
+                graph, left = tried, [n for n in left if n not in alike]
+    for name in left:
+        for tied in (tied_within(whole[name], parts) for parts in SPLITS):
+            tried = None if tied is None else graph.with_groups([tied], [name])
+            if tried is not None and _all_equal(model, tried, editable, few, [name]):
+                graph = tried
+                break
+    return graph if _all_equal(model, graph, editable, few, [g.name for g in graph.groups]) else sure
 
 
 def _failing(

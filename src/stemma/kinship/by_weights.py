@@ -12,6 +12,7 @@ from stemma.architectures.unit_groups import structure
 from stemma.checkpoints.model import Model
 from stemma.fingerprints.tensor_content import matrices
 from stemma.kinship.axes import DISTILLED, NO_PROBES
+from stemma.kinship.claimed_units import check_claimed_units, needs_claim, with_claim
 from stemma.kinship.exact_equality import exact_equality
 from stemma.kinship.relaid_pair import (
     EXPLAINED_SHARE,
@@ -108,11 +109,14 @@ def decide_by_weights(a: Model, b: Model, *, alpha: float = 0.01) -> WeightsDeci
     other = name_clashes.with_distinct_names(a, b)
     with np.errstate(over="ignore", invalid="ignore"):  # overflow at the ends of the number range is expected
         found = _decide(a, other, alpha)
-    if other is b:
-        return found
-    evidence_ = tuple(replace(e, inputs=(a.digest, b.digest)) for e in found.comparison.evidence)
-    comparison = replace(found.comparison, b=b.ref, weights=evidence_[0], evidence=evidence_)
-    return replace(found, comparison=comparison)
+    comparison = found.comparison
+    if other is not b:
+        evidence_ = tuple(replace(e, inputs=(a.digest, b.digest)) for e in comparison.evidence)
+        comparison = replace(comparison, b=b.ref, weights=evidence_[0], evidence=evidence_)
+    checked = check_claimed_units(a, b, alpha) if needs_claim(comparison) else None
+    if checked is None:
+        return replace(found, comparison=comparison)
+    return WeightsDecision(with_claim(comparison, checked, CANNOT_SEE), checked.pairings)
 
 
 def _decide(a: Model, b: Model, alpha: float) -> WeightsDecision:

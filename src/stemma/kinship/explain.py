@@ -8,8 +8,11 @@ from stemma.checkpoints.model import Model
 from stemma.checkpoints.sample import sampled
 from stemma.errors import PartlyReadError
 from stemma.fingerprints.tensor_content import matrices
+from stemma.kinship.axes import NARROWER
 from stemma.kinship.by_samples import decide, unread
 from stemma.kinship.by_weights import WeightsDecision, placement_by_values
+from stemma.kinship.claimed_units import CheckedClaim, check_claimed_units
+from stemma.kinship.relaid_pair import SAME_FUNCTION
 from stemma.kinship.relation import ALL, EXACT, both_directions, explain_remapped, pair_tensors
 from stemma.kinship.relation.explanation import Explanation, LayerChange, Step
 from stemma.kinship.relation.name_relation import CANNOT_SEE, layer_changes, simplest_explanation
@@ -41,7 +44,25 @@ def explain(parent: Model, child: Model, *, alpha: float = 0.01) -> Explanation:
         return _of_samples(parent, child, alpha)
     other = with_distinct_names(parent, child)
     explanation = _explained(parent, other, alpha)
+    if explanation.kind not in (*PROVEN, *SAME_FUNCTION, RelationKind.PRUNED):
+        checked = check_claimed_units(parent, child, alpha)
+        explanation = explanation if checked is None else _of_claim(parent, child, checked)
     return explanation if other is child else replace(explanation, child=child.ref)
+
+
+def _of_claim(parent: Model, child: Model, checked: CheckedClaim) -> Explanation:
+    """The explanation of a child whose plan names the units that it kept, which its weights bear out."""
+    pairings, relation = by_name(checked.parent, checked.child), checked.relation
+    found = _by_pairs(checked.parent, checked.child, pairings)
+    removed = Step(NARROWER, RelationKind.PRUNED, relation.reason.partition("; then ")[0],
+                   {"ratio": relation.parameters["ratio"]}, place=0.0)  # fmt: skip
+    if found is None:
+        return replace(
+            _without_steps(checked.parent, checked.child, decide(parent, child).comparison), steps=(removed,)
+        )
+    steps = (removed, *(s for s in found.steps if s.kind not in PROVEN))
+    return replace(found, parent=parent.ref, child=child.ref, kind=RelationKind.PRUNED, steps=steps,
+                   sentence=relation.reason, notes=_notes(parent, child))  # fmt: skip
 
 
 def _of_samples(parent: Model, child: Model, alpha: float) -> Explanation:

@@ -68,7 +68,7 @@ def layer_errors(
     out = {}
     for weight, reader in graph.readers.items():
         rows = plan.slices.get(weight, {})
-        if str(reader.input_axis) not in rows:
+        if str(reader.input_axis) not in rows or reader.attribute != "weight":
             continue
         x = as_tensor(inputs[:MAX_INPUTS], original.like)
         with torch.no_grad():

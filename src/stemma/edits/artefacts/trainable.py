@@ -80,8 +80,9 @@ def _slices(folder: Path) -> tuple[dict[str, dict[int, np.ndarray]], frozenset[s
 def _weights(folder: Path, module: torch.nn.Module) -> dict[str, torch.Tensor]:
     """The folder's weights under the module's names; one tensor that the module holds twice is given twice."""
     model = load_model(checkpoint_path(folder))
-    stored = {n.removeprefix("inner."): t for n, t in model.tensors.items()}
     own = module.state_dict(keep_vars=True)
+    around = all(n.startswith("inner.") for n in model.tensors) and not any(n.startswith("inner.") for n in own)
+    stored = {n.removeprefix("inner.") if around else n: t for n, t in model.tensors.items()}
     if hasattr(module, "save_pretrained") and not own.keys() <= stored.keys():  # transformers has other names on disk
         network = model.network.module
         return {} if network is None else {n: t for n, t in network.state_dict().items() if n in own}

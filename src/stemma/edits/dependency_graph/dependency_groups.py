@@ -1,4 +1,8 @@
-"""Dependency groups: units that can be removed from a network, each with all rows of weights that belong to it."""
+"""Dependency groups: units that can be removed from a network, each with all rows of weights that belong to it.
+
+Prior art of the dependency graph: DepGraph (Fang et al., CVPR 2023; the tool Torch-Pruning), which derives it from the
+autograd graph and rules for kinds of layers; here it follows from labels of rows that meet while the network runs.
+"""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -39,7 +43,8 @@ class Reader:
     Attributes:
         weight: Name of its weight.
         input_axis: Axis of the weight that is summed over.
-        kind: `linear` or `convolution`.
+        kind: `linear`, `convolution`, or `recurrent` where the inputs are the state inside a recurrent layer, which
+            cannot be collected: units are cut there without a refit.
         normed: Whether batch norm follows directly.
     """
 
@@ -54,9 +59,19 @@ class Reader:
         return self.weight.rpartition(".")[0]
 
     @property
+    def attribute(self) -> str:
+        """Name of the weight in that module: `weight`, or that of one gate matrix of a recurrent layer."""
+        return self.weight.rpartition(".")[2]
+
+    @property
+    def bias_attribute(self) -> str:
+        """Name of the bias in that module."""
+        return self.attribute.replace("weight", "bias", 1)
+
+    @property
     def bias(self) -> str:
         """Name of its bias, if there is one."""
-        return f"{self.layer}.bias" if self.layer else "bias"
+        return f"{self.layer}.{self.bias_attribute}" if self.layer else self.bias_attribute
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,6 +138,14 @@ class DependencyGraph:
         kept = tuple(g for g in self.groups if g.name not in names)
         return replace(self, groups=kept, refused={**self.refused, **dict.fromkeys(names, why)})
 
+    def with_groups(self, groups: Sequence[DependencyGroup], instead_of: Collection[str]) -> "DependencyGraph":
+        """The same graph with some groups in place of others, and no longer refused."""
+        others = [g for g in self.groups if g.name not in instead_of]
+        order = {name: i for i, name in enumerate(self.readers)}
+        both = sorted([*others, *groups], key=lambda g: min(order[r.weight] for r in g.readers))
+        refused = {n: why for n, why in self.refused.items() if n not in instead_of}
+        return replace(self, groups=tuple(both), refused=refused)
+
     def telling_refusals(self) -> dict[str, str]:
         """The refused layers with their reasons: first what can be changed, last what every network has."""
         from stemma.edits.dependency_graph.operation_rules import STATISTIC
@@ -170,11 +193,33 @@ def _share(graph: DependencyGraph, shares: Mapping[str, float], kept: Mapping[st
     return 1 - removed
 
 
+def tied_within(group: DependencyGroup, parts: int) -> DependencyGroup | None:
+    """The group with its units tied across equal parts, as code that splits or shuffles channels needs it."""
+    # Unit k then is the k-th unit of every part.
+    if group.size % parts or group.size // parts < 2:
+        return None
+    size = group.size // parts
+    rows = tuple(
+        replace(r, index=r.index.reshape(parts, size, -1).transpose(1, 0, 2).reshape(size, -1)) for r in group.rows
+    )
+    return replace(group, size=size, rows=rows)
+
+
+def tied_together(groups: Sequence[DependencyGroup]) -> DependencyGroup:
+    """One group of several of equal size: the k-th units of all of them go together."""
+    index: dict[tuple[str, int], list[np.ndarray]] = {}
+    for r in (r for g in groups for r in g.rows):
+        index.setdefault((r.tensor, r.axis), []).append(r.index)
+    rows = tuple(WeightRows(t, a, np.concatenate(found, 1)) for (t, a), found in index.items())
+    readers = tuple({r.weight: r for g in groups for r in g.readers}.values())
+    return DependencyGroup(groups[0].name, groups[0].size, rows, readers)
+
+
 def graph_of_trace(traced: "TraceResult") -> DependencyGraph:
     """The dependency graph of a traced run: units with the same rows form a group, in the order of their readers."""
     places = _places(traced)
     order = {name: i for i, name in enumerate(dict.fromkeys(p.weight for p in traced.matrix_products if p.weight))}
-    uses = {name: traced.uses[name] for name in order if traced.uses[name].kind != "depthwise"}
+    uses = {name: traced.uses[name] for name in order if traced.uses[name].kind != "grouped"}
     readers = {n: Reader(n, u.input_axis, u.kind, u.normed and not u.used_elsewhere) for n, u in uses.items()}
     units_by_rows: dict[tuple[tuple[str, int, int], ...], list[int]] = {}
     refused: dict[str, str] = {}

@@ -24,7 +24,7 @@ def combine_labels(t: TracingMode, given: Sequence[torch.Tensor], ndim: int) -> 
         own = None if t.origin(x) is not None else align_label(t.label(x), ndim)
         for axis in range(ndim - x.ndim, ndim):
             bare = t.origin(x) is None and not varies(own, axis) and x.shape[axis - ndim] > 1
-            if bare and label is not None and varies(label, axis):
+            if bare and label is not None and varies(label, axis) and bool(x.any()):
                 label = t.labels.collapse_or_fix(label, axis, MIXED)
     return label
 

@@ -37,7 +37,9 @@ def _with_matrix(t: TracingMode, x: torch.Tensor, w: torch.Tensor, out: torch.Te
     label, found = t.label(x), t.origin(w)
     assert found is not None
     t.used(found[0], *found[1], "linear", out, len(x))
-    join_input_rows(t, label, 1, t.rows(w, 0))
+    rows = t.rows(w, 0)
+    if label is not None or bool(x.any()):  # the first state of a recurrent layer is zero
+        join_input_rows(t, label, 1, rows)
     if varies(label, 0):
         t.labels.fix(t.rows(w, 1), MIXED)
         return t.labels.collapse(label, [1])
@@ -116,18 +118,17 @@ def convolution(t: TracingMode, func: Any, args: Any, kwargs: Any, out: Any) -> 
 def _grouped(
     t: TracingMode, x: torch.Tensor, w: torch.Tensor, label: Label | None, groups: int, *, turned: bool
 ) -> torch.Tensor:  # fmt: skip
-    """A depthwise kernel is sliced with its channel; channels of other grouped convolutions cannot be."""
-    if turned or groups != x.shape[1] or w.shape[0] != groups:
-        t.labels.fix(label, "it enters a grouped convolution")
-        for axis in (0, 1):
-            t.labels.fix(t.rows(w, axis), "it belongs to a grouped convolution")
-        return torch.full([w.shape[1] * groups if turned else w.shape[0]], NO_UNIT)
-    rows = t.rows(w, 0)
-    if varies(label, 1) and label is not None:
-        t.labels.join(label.reshape(-1), rows)
-    else:
-        t.labels.fix(rows, "its inputs are not hidden units")
+    """The channels of one group are one unit, with their kernels; a depthwise kernel is a group of one channel."""
     found = t.origin(w)
     assert found is not None
-    t.uses[found[0]].kind = "depthwise"  # it mixes no units, so it needs no refit
-    return rows
+    t.uses[found[0]].kind = "grouped"  # it mixes no units, so it needs no refit
+    rows = t.labels.collapse(t.rows(w, 0).reshape(groups, -1), [1])
+    assert rows is not None
+    if label is not None and varies(label, 1):
+        t.labels.join(t.labels.collapse(label.reshape(groups, -1), [1]), rows)
+    else:
+        t.labels.fix(rows, "its inputs are not hidden units")
+    if not turned:
+        return t.rows(w, 0)
+    t.labels.fix(t.rows(w, 1), "it is the same for all groups of a convolution")  # one axis for all groups
+    return rows.expand(-1, w.shape[1]).reshape(-1)

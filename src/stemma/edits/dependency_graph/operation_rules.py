@@ -206,8 +206,8 @@ def batch_norm(t: TracingMode, func: Any, args: Any, kwargs: Any, out: Any) -> N
     x = args[0]
     label = t.labels.collapse(t.label(x), [a for a in range(2, x.ndim)])
     for w in tensors_in(args[1:]):
-        if t.origin(w) is not None and w.ndim == 1:
-            label = t.labels.join(label, t.rows(w, 0).reshape([1, -1] + [1] * (x.ndim - 2)))
+        if w.ndim == 1 and len(w) == x.shape[1] and (own := t.label(w)) is not None:
+            label = t.labels.join(label, own.reshape([1, -1] + [1] * (x.ndim - 2)))
     t.set(tensors_in(out)[0], label)
 
 
@@ -228,9 +228,43 @@ def layer_norm(t: TracingMode, func: Any, args: Any, kwargs: Any, out: Any) -> N
 
 
 def group_norm(t: TracingMode, func: Any, args: Any, kwargs: Any, out: Any) -> None:
-    """Statistics over groups of channels."""
+    """Statistics over groups of channels: those of one group are one unit."""
     batch_norm(t, func, (args[0], [a for a in args[1:] if isinstance(a, torch.Tensor)]), kwargs, out)
-    t.labels.fix(t.label(tensors_in(out)[0]), STATISTIC)
+    label, groups = t.label(tensors_in(out)[0]), int(args[6] if len(args) > 6 else args[1])
+    if label is None or not varies(label, 1) or groups == 1:
+        t.labels.fix(label, STATISTIC)
+    else:
+        t.labels.collapse(label.reshape(groups, -1), [1])
+
+
+def pixel_shuffle(t: TracingMode, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+    """Channels become pixels, or pixels channels: those that one channel consists of are one unit."""
+    x, label = args[0], t.label(args[0])
+    if label is None:
+        return
+    if any(varies(label, a) for a in range(label.ndim) if a != 1):
+        return t.unknown(func, args, out)
+    if x.shape[1] < out.shape[1]:
+        return t.set(out, label.repeat_interleave(out.shape[1] // x.shape[1], 1))
+    whole = t.labels.collapse(label.reshape(out.shape[1], -1), [1])
+    return t.set(out, None if whole is None else whole.reshape(1, -1, 1, 1))
+
+
+def glu(t: TracingMode, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+    """The second half of an axis gates the first."""
+    label, dim = t.label(args[0]), args[1] if len(args) > 1 else kwargs.get("dim", -1)
+    if label is None or not varies(label, dim):
+        return t.set(out, label)
+    return t.set(out, t.labels.join(*label.chunk(2, dim)))
+
+
+def prelu(t: TracingMode, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+    """A slope for each channel, or one for all."""
+    x, slope = args[:2]
+    label, own = t.label(x), t.label(slope) if slope.numel() > 1 else None
+    if own is not None and own.ndim == 1:
+        own = own.reshape([1, -1] + [1] * (x.ndim - 2))
+    t.set(out, t.labels.join(label, own))
 
 
 def copy_into(t: TracingMode, func: Any, args: Any, kwargs: Any, out: Any) -> None:
@@ -249,8 +283,12 @@ RULES: tuple[tuple[frozenset[str], Callable[..., Any]], ...] = (
     (frozenset({"view", "_unsafe_view", "reshape", "_reshape_alias", "flatten", "unflatten"}), reshape),
     (frozenset({"t", "transpose", "permute", "swapaxes", "movedim"}), permute),
     (frozenset({"squeeze", "unsqueeze"}), squeeze),
-    (frozenset({"slice", "select", "split", "split_with_sizes", "chunk", "unbind", "index_select", "flip", "roll",
-                "repeat", "narrow", "repeat_interleave", "diagonal"}), select),
+    (frozenset({"pixel_shuffle", "pixel_unshuffle"}), pixel_shuffle),
+    (frozenset({"glu"}), glu),
+    (frozenset({"prelu", "_prelu_kernel"}), prelu),
+    (frozenset({"slice", "select", "split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes",
+                "unsafe_chunk", "chunk", "unbind", "index_select", "flip", "roll", "repeat", "narrow",
+                "repeat_interleave", "diagonal"}), select),
     (frozenset({"constant_pad_nd", "pad"}), pad),
     (frozenset({"expand", "expand_as"}), expand),
     (frozenset({"cat", "stack", "concat"}), concatenate),
@@ -261,8 +299,9 @@ RULES: tuple[tuple[frozenset[str], Callable[..., Any]], ...] = (
                 "cumprod"}), softmax),
     (frozenset({"max_pool2d_with_indices", "avg_pool2d", "_adaptive_avg_pool2d", "adaptive_max_pool2d", "avg_pool1d",
                 "max_pool1d_with_indices", "upsample_nearest2d", "upsample_bilinear2d", "upsample_bicubic2d",
-                "max_pool2d", "adaptive_avg_pool2d", "avg_pool3d", "max_pool3d_with_indices", "upsample_nearest1d",
-                "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa"}), pool),
+                "max_pool2d", "adaptive_avg_pool2d", "avg_pool3d", "_adaptive_avg_pool3d", "adaptive_max_pool3d",
+                "upsample_nearest3d", "upsample_trilinear3d", "upsample_linear1d", "max_pool3d_with_indices",
+                "upsample_nearest1d", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa"}), pool),
     (frozenset({"native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training",
                 "cudnn_batch_norm", "_batch_norm_with_update", "batch_norm"}), batch_norm),
     (frozenset({"native_layer_norm", "layer_norm", "_fused_rms_norm", "rms_norm"}), layer_norm),

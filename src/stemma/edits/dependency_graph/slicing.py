@@ -80,6 +80,9 @@ def _places(module: torch.nn.Module) -> dict[str, list[tuple[torch.nn.Module, st
 
 def _resize(owner: Any) -> None:
     """Update the sizes that a module stores to those of its weight."""
+    if isinstance(owner, torch.nn.RNNBase):
+        owner.input_size, owner.hidden_size = owner.weight_ih_l0.shape[1], owner.weight_hh_l0.shape[1]
+        return
     weight = getattr(owner, "weight", None)
     if weight is None:
         return
@@ -89,13 +92,25 @@ def _resize(owner: Any) -> None:
         case "Conv1D":
             owner.nx, owner.nf = weight.shape
         case "Conv1d" | "Conv2d" | "Conv3d":
-            depthwise = owner.groups > 1 and owner.groups == owner.in_channels
-            owner.out_channels, owner.in_channels = weight.shape[:2]
-            if depthwise:
-                owner.groups = owner.in_channels = owner.out_channels
+            owner.groups = owner.groups * len(weight) // owner.out_channels if owner.groups > 1 else 1
+            owner.out_channels, owner.in_channels = len(weight), weight.shape[1] * owner.groups
         case "ConvTranspose1d" | "ConvTranspose2d" | "ConvTranspose3d":
-            owner.in_channels, owner.out_channels = weight.shape[:2]
-        case "BatchNorm1d" | "BatchNorm2d" | "BatchNorm3d" | "SyncBatchNorm":
+            owner.groups = owner.groups * len(weight) // owner.in_channels if owner.groups > 1 else 1
+            owner.in_channels, owner.out_channels = len(weight), weight.shape[1] * owner.groups
+        case "PReLU":
+            owner.num_parameters = len(weight)
+        case "GroupNorm":
+            owner.num_groups = owner.num_groups * len(weight) // owner.num_channels
+            owner.num_channels = len(weight)
+        case (
+            "InstanceNorm1d"
+            | "InstanceNorm2d"
+            | "InstanceNorm3d"
+            | "BatchNorm1d"
+            | "BatchNorm2d"
+            | "BatchNorm3d"
+            | "SyncBatchNorm"
+        ):
             owner.num_features = len(weight)
 
 

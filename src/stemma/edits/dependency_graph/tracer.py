@@ -58,8 +58,10 @@ def trace(module: torch.nn.Module, forward: Callable[[torch.Tensor], Any], input
     weights = {n: t for n, t in weights.items() if t.ndim and t.is_floating_point()}
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
+    recurrent = _recurrent_weights(module)
+    plain_kernels = torch.backends.mkldnn.flags(enabled=not recurrent)  # a fused kernel hides the gates
     try:
-        with torch.no_grad(), TracingMode(weights, len(inputs), rule_of) as tracing:
+        with plain_kernels, torch.no_grad(), TracingMode(weights, len(inputs), rule_of) as tracing:
             answer = forward(inputs)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
@@ -70,7 +72,8 @@ def trace(module: torch.nn.Module, forward: Callable[[torch.Tensor], Any], input
     labels = tracing.labels
     for tensor in output_tensors(answer):
         labels.fix(tracing.label(tensor), OUTPUT)
-    for name in tracing.uses.keys() - {n for n, u in tracing.uses.items() if u.times == 1}:
+    _join_recurrent_layers(tracing, recurrent)
+    for name in tracing.uses.keys() - {n for n, u in tracing.uses.items() if u.times == 1 or n in recurrent}:
         for rows in tracing.axes.get(name, ()):
             labels.fix(rows, f"{name} is used more than once")
     unit, why = labels.connected_units()
@@ -86,6 +89,30 @@ def _computed_weights(module: torch.nn.Module) -> list[str]:
     """Layers whose weight is no parameter but computed anew from others."""
     plain = (torch.nn.Linear, torch.nn.modules.conv._ConvNd)
     return [n for n, part in module.named_modules() if isinstance(part, plain) and "weight" not in part._parameters]
+
+
+def _recurrent_weights(module: torch.nn.Module) -> dict[str, tuple[str, bool]]:
+    """By weight of a recurrent layer: the layer, and whether it multiplies the inner state."""
+    out = {}
+    for layer, part in module.named_modules():
+        if isinstance(part, torch.nn.RNNBase):
+            for name in (n for n in dict(part.named_parameters(recurse=False)) if n.startswith("weight")):
+                inner = not name.startswith("weight_ih_l0")
+                out[f"{layer}.{name}" if layer else name] = layer, inner
+    return out
+
+
+def _join_recurrent_layers(tracing: TracingMode, recurrent: Mapping[str, tuple[str, bool]]) -> None:
+    """All layers and directions of a recurrent module have one width: their states lose the same units."""
+    states: dict[str, torch.Tensor] = {}
+    for name, (layer, inner) in recurrent.items():
+        if name in tracing.uses and inner:
+            tracing.uses[name].kind = "recurrent"
+        if name in tracing.axes and "weight_hh" in name:
+            own = tracing.axes[name][1]
+            tracing.labels.join(states.setdefault(layer, own), own)
+        if "weight_hr" in name:
+            tracing.labels.fix(states.get(layer), "the state of its layer is projected")
 
 
 def output_tensors(answer: Any) -> list[torch.Tensor]:

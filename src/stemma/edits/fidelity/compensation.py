@@ -14,11 +14,18 @@ import torch
 
 from stemma.edits.dependency_graph.dependency_groups import DependencyGraph, Reader
 from stemma.edits.editable_network import EditableNetwork
-from stemma.edits.fidelity import subset_fidelity
+from stemma.edits.fidelity import modhifi_p, subset_fidelity
 from stemma.edits.fidelity.batch_norm_recalibration import MIN_BATCH, batch_statistics
-from stemma.edits.fidelity.importance import absorbs_mean
+from stemma.edits.fidelity.importance import absorbs_mean, input_rows
 from stemma.edits.fidelity.statistics import LayerStatistics, Statistics, StatisticsCollector, cross_moments
-from stemma.edits.layer_inputs import as_tensor, at_least_float32, single_input, unfold_inputs, weight_matrix
+from stemma.edits.layer_inputs import (
+    as_tensor,
+    at_least_float32,
+    set_weight_matrix,
+    single_input,
+    unfold_inputs,
+    weight_matrix,
+)
 from stemma.errors import MisuseError
 
 COMPENSATIONS = ("none", "scalar", "kernel")
@@ -69,15 +76,7 @@ def solve_weights(
             return wanted @ torch.linalg.pinv(system, hermitian=True)
         return torch.cholesky_solve(wanted.T, factor).T
     index = torch.arange(start.shape[1], device=start.device).reshape(-1, kernel)
-    out = start.clone()
-    for c in range(len(start)):
-        q = subset_fidelity.component_similarity(start[c], target.moment, index)
-        wanted = (start[c] * target.cross[c])[index].sum(1)
-        scale = torch.linalg.solve(
-            subset_fidelity.damp(q, damping), wanted + damping * subset_fidelity.damping_scale(q)
-        )
-        out[c] = (out[c][index] * scale[:, None]).reshape(-1)
-    return out
+    return modhifi_p.compensated(start, target.moment, target.cross, index, damping)
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,11 +99,11 @@ def pruned_layers(graph: DependencyGraph, module: torch.nn.Module, rows: Any) ->
     out = []
     for name, reader in graph.readers.items():
         keep = rows.get(name, {}).get(reader.input_axis)
-        if keep is None:
+        if keep is None or reader.kind == "recurrent":
             continue
         layer = module.get_submodule(reader.layer)
         shape = graph.shapes[name]
-        kernel = weight_matrix(layer).shape[1] // shape[reader.input_axis]
+        kernel = input_rows(layer, reader).shape[1]
         inputs = keep[:, None] * kernel + np.arange(kernel)
         outputs = rows[name].get(1 - reader.input_axis, np.arange(shape[1 - reader.input_axis]))
         out.append(PrunedLayer(reader, torch.from_numpy(inputs.reshape(-1)), torch.from_numpy(outputs)))
@@ -156,7 +155,7 @@ class LayerRefit:
             if progress is not None:
                 progress(f"refitting {reader.layer}", done, len(layers))
             old, new = (a.module.get_submodule(reader.layer) for a in (original, smaller))
-            weights = weight_matrix(old).detach().double()
+            weights = weight_matrix(old, reader.attribute).detach().double()
             weights = weights[pruned.outputs.to(weights.device)]
             if self.sequential or statistics is None:
                 target = self._measured_target(original, smaller, reader, weights, inputs)
@@ -228,14 +227,12 @@ def fit_layer(layer: Any, reader: Reader, target: RegressionTarget, kind: str, d
     With `shift` only deviations from the mean are fitted; the norm that follows or the bias absorbs the change of mean.
     """
     device = target.moment.device
-    start = weight_matrix(layer).detach().to(device, torch.float64)
+    start = weight_matrix(layer, reader.attribute).detach().to(device, torch.float64)
     wanted = target.centred() if shift else target
-    kernel = start.shape[1] // layer.weight.shape[reader.input_axis]
+    kernel = input_rows(layer, reader).shape[1]
     found = solve_weights(kind, start, wanted, kernel, damping)
+    set_weight_matrix(layer, found, reader.attribute)
     with torch.no_grad():
-        weight = layer.weight
-        new = found.T if type(layer).__name__ == "Conv1D" else found
-        weight.copy_(new.reshape(weight.shape).to(weight))
-        bias = getattr(layer, "bias", None)
+        bias = getattr(layer, reader.bias_attribute, None)
         if bias is not None and shift and not reader.normed:
             bias.add_((target.output_mean - found @ target.mean).to(bias))

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from stemma.edits.dependency_graph.dependency_groups import DependencyGroup, Reader
-from stemma.edits.fidelity import subset_fidelity
+from stemma.edits.fidelity import modhifi_p, subset_fidelity
 from stemma.edits.fidelity.statistics import Statistics
 from stemma.edits.layer_inputs import weight_matrix
 from stemma.errors import MisuseError
@@ -60,34 +60,35 @@ class ReaderMatrices:
 
 def absorbs_mean(reader: Reader, module: torch.nn.Module) -> bool:
     """Whether batch norm or a bias absorbs a change of the layer's mean output, so that only the covariance counts."""
-    return reader.normed or getattr(module.get_submodule(reader.layer), "bias", None) is not None
+    return reader.normed or getattr(module.get_submodule(reader.layer), reader.bias_attribute, None) is not None
 
 
 def unit_rows(group: DependencyGroup, reader: Reader, layer: Any) -> torch.Tensor:
     """The rows of each unit of a group among a layer's unfolded inputs, `[units, rows]`."""
     index = next(r.index for r in group.rows if r.tensor == reader.weight and r.axis == reader.input_axis)
-    kernel = weight_matrix(layer).shape[1] // (layer.weight.shape[reader.input_axis])
+    kernel = input_rows(layer, reader).shape[1]
     rows = index[:, :, None] * kernel + np.arange(kernel)
     return torch.from_numpy(rows.reshape(len(index), -1))
 
 
 def input_rows(layer: Any, reader: Reader) -> torch.Tensor:
     """The rows of each input of a layer among its unfolded inputs, `[inputs, kernel]`."""
-    inputs, columns = layer.weight.shape[reader.input_axis], weight_matrix(layer).shape[1]
+    columns = weight_matrix(layer, reader.attribute).shape[1]
+    inputs = getattr(layer, reader.attribute).shape[reader.input_axis]
     return torch.arange(columns).reshape(inputs, -1)
 
 
 def reader_matrices(group: DependencyGroup, module: torch.nn.Module, statistics: Statistics) -> list[ReaderMatrices]:
     """Weights and moments of all layers that read a group; `MisuseError` if a layer has no statistics."""
     out = []
-    for reader in group.readers:
+    for reader in (r for r in group.readers if r.kind != "recurrent"):
         if reader.weight not in statistics.layers:
             raise MisuseError(f"there are no statistics of {reader.layer}, which reads {group.name}. Collect them with "
                               "the same settings, on inputs that reach this layer")  # fmt: skip
         layer = module.get_submodule(reader.layer)
         layer_statistics = statistics.layers[reader.weight]
         moment = layer_statistics.moment(centred=absorbs_mean(reader, module))
-        weights = weight_matrix(layer).detach().to(moment.device, torch.float64)
+        weights = weight_matrix(layer, reader.attribute).detach().to(moment.device, torch.float64)
         energy = float((weights @ moment * weights).sum())
         squares = layer_statistics.moment(centred=False).diagonal()
         index = unit_rows(group, reader, layer).to(moment.device)
@@ -113,8 +114,7 @@ def importance_scores(
     found = [_of_reader(r, kind) for r in reader_matrices(group, module, statistics) if r.energy > 0]
     if not found:
         return torch.zeros(group.size, dtype=torch.float64)
-    parts = torch.stack(found)
-    return parts.amax(0) if kind.startswith("union") else parts.sum(0)
+    return modhifi_p.union_over_readers(found) if kind.startswith("union") else torch.stack(found).sum(0)
 
 
 def _of_reader(r: ReaderMatrices, kind: str) -> torch.Tensor:
@@ -134,10 +134,7 @@ def _of_reader(r: ReaderMatrices, kind: str) -> torch.Tensor:
     singletons = subset_fidelity.singleton_fidelity(aligned, squares)
     if kind == "fidelity":
         return singletons.mean(0)
-    entries = singletons if kind == "union-fidelity" else aligned
-    ranks = entries.argsort(dim=1, stable=True).argsort(dim=1)
-    best = ranks.double().amax(0)
-    return best + 0.5 * (entries.mean(0).argsort().argsort() / len(best)).to(best)  # the mean breaks ties
+    return modhifi_p.union_over_outputs(singletons if kind == "union-fidelity" else aligned)
 
 
 def _weight_norms(group: DependencyGroup, module: torch.nn.Module) -> torch.Tensor:

@@ -1,7 +1,8 @@
 """Structured optimal brain surgeon: units removed one after another, all others refitted, with the error at every size.
 
 Source: Hassibi and Stork, "Second order derivatives for network pruning: optimal brain surgeon", NIPS 1992 (1993); for
-structures of several rows, ZipLM (Kurtic et al., NeurIPS 2023).
+structures of several rows, ZipLM (Kurtic et al., NeurIPS 2023) and, for language models, SlimGPT (Ling et al., NeurIPS
+2024).
 """
 
 from collections.abc import Sequence

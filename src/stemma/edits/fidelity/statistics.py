@@ -16,7 +16,7 @@ from stemma.edits.dependency_graph.dependency_groups import Reader
 from stemma.edits.layer_inputs import (
     as_tensor,
     at_least_float32,
-    is_linear_or_convolution,
+    has_collectable_inputs,
     output_positions,
     unfold_inputs,
     watch_inputs,
@@ -129,14 +129,18 @@ class StatisticsCollector:
     ) -> Statistics:
         """Sum the moments of the inputs of some layers over raw inputs `[n, …]`; layers that never run are missing."""
         # Cost: one forward pass, and per sampled position `(inputs * kernel)²` multiplications.
-        names = {r.layer: r.weight for r in readers if is_linear_or_convolution(module.get_submodule(r.layer))}
+        names: dict[str, list[str]] = {}
+        for r in readers:
+            if has_collectable_inputs(module.get_submodule(r.layer), r.attribute):
+                names.setdefault(r.layer, []).append(r.weight)
         found: dict[str, LayerStatistics] = {}
         draw = torch.Generator().manual_seed(self.seed)
 
         def add(name: str, layer: torch.nn.Module, x: torch.Tensor) -> None:
             u = unfold_inputs(layer, at_least_float32(x), self.sampled_positions(layer, x, draw))
             part = LayerStatistics(len(u), u.sum(0, dtype=torch.float64), cross_moments(u, u))
-            found[names[name]] = found[names[name]] + part if names[name] in found else part
+            for weight in names[name]:
+                found[weight] = found[weight] + part if weight in found else part
 
         with torch.no_grad(), watch_inputs(module, list(names), add):
             for start in range(0, len(inputs), self.batch):

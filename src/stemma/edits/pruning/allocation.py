@@ -15,6 +15,7 @@ from math import ceil
 import numpy as np
 
 from stemma.edits.dependency_graph.dependency_groups import DependencyGraph
+from stemma.edits.fidelity.modhifi_p import kept_at
 from stemma.edits.fidelity.optimal_brain_surgeon import ErrorCurve
 from stemma.errors import MisuseError
 
@@ -117,7 +118,7 @@ def _union(tied: Sequence[TiedGroups], budget: Budget) -> list[int]:
     def sizes(above: float) -> list[int]:
         percentile = 1 - above
         wanted = [
-            np.mean([(c.percentiles >= percentile).sum() for c in t.curves if c.percentiles is not None]) for t in tied
+            np.mean([kept_at(c.percentiles, percentile) for c in t.curves if c.percentiles is not None]) for t in tied
         ]
         return [min(t.options, key=lambda n, w=w: (abs(n - w), -n)) for t, w in zip(tied, wanted, strict=True)]
 

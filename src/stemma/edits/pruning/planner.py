@@ -13,6 +13,7 @@ from stemma.edits.artefacts import measured_effect
 from stemma.edits.dependency_graph import configurations, slicing
 from stemma.edits.dependency_graph.dependency_groups import DependencyGraph, DependencyGroup, build_dependency_graph
 from stemma.edits.editable_network import EditableNetwork, checked_dependency_graph, editable_copy, head_weights
+from stemma.edits.fidelity import modhifi_p
 from stemma.edits.fidelity.batch_norm_recalibration import batch_statistics
 from stemma.edits.fidelity.compensation import pruned_layers
 from stemma.edits.fidelity.importance import importance_scores, reader_matrices
@@ -138,10 +139,9 @@ class PruningPlanner:
         order = percentiles = None
         if method.score != "elimination":
             values = importance_scores(group, module, statistics, method.score, method.seed).cpu().numpy()
-            if method.allocation == "union":  # units that contribute nothing go first, whatever their rank
+            if method.allocation == "union":
                 energy = importance_scores(group, module, statistics, "energy").cpu().numpy()
-                values = np.where(energy > 0, values, -1.0)
-                percentiles = values / group.size
+                values = percentiles = modhifi_p.percentiles(values, energy)
             order = np.argsort(values, kind="stable")
         readers = reader_matrices(group, module, statistics)
         curve = OptimalBrainSurgeon(damping=method.damping)(readers, group.size, order)

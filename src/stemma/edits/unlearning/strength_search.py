@@ -169,7 +169,8 @@ class StrengthSearch:
         """Sets of layers to edit, each in causal order; a later one contains the earlier ones."""
         method, graph = self.method, self.graph
         heads = {n for n, why in graph.refused.items() if why == OUTPUT}
-        read = {r.weight for g in graph.groups for r in g.readers if method.attention or g.name not in graph.heads}
+        groups = [g for g in graph.groups if method.attention or g.name not in graph.heads]
+        read = {r.weight for g in groups for r in g.readers if r.attribute == "weight"}
         found = [r for w, r in graph.readers.items() if w in read and (method.head or r.layer not in heads)]
         if not found:  # layers whose inputs cannot be pruned can still be edited
             found = [r for r in graph.readers.values() if r.layer not in heads][1:]

@@ -11,7 +11,7 @@ from stemma.edits.editable_network import EditableNetwork
 from stemma.edits.fidelity import subset_fidelity
 from stemma.edits.fidelity.importance import input_rows
 from stemma.edits.fidelity.statistics import LayerStatistics, Statistics
-from stemma.edits.layer_inputs import weight_matrix
+from stemma.edits.layer_inputs import set_weight_matrix, weight_matrix
 from stemma.edits.unlearning.settings import UnlearningSettings
 from stemma.probes import Probes
 
@@ -34,10 +34,7 @@ class WeightEdit:
             layer: Any = self.after.module.get_submodule(r.layer)
             start = weight_matrix(self.before.module.get_submodule(r.layer)).detach()
             edit = self._refitted_weights if self.action == "refit" else self._edited_entries
-            new = edit(r, start, strength)
-            with torch.no_grad():
-                new = new.T if type(layer).__name__ == "Conv1D" else new
-                layer.weight.copy_(new.reshape(layer.weight.shape))
+            set_weight_matrix(layer, edit(r, start, strength))
         outputs = self.after.outputs(forget.inputs)
         return float((outputs.argmax(1) == forget_class).double().mean())
 
