@@ -146,7 +146,6 @@ def build_unfilled(model: Model, config: Mapping[str, Any]) -> "torch.nn.Module"
             f"{model.name} names no class of transformers {transformers.__version__}. Add it under 'architectures' in "
             "config.json"
         )
-    settings._attn_implementation = "eager"
     with _offline_and_quiet(transformers):
         try:
             return module_class(settings)
@@ -158,7 +157,9 @@ def build_unfilled(model: Model, config: Mapping[str, Any]) -> "torch.nn.Module"
 
 def describe_tokens(model: Model, module: Any, folder: Path) -> Network:
     """The network of a text module whose weights are not read: it tells its input space and tokenizer."""
-    return _token_network(model, module, folder, f"transformers:{type(module).__name__}", module.config.to_json_string())
+    return _token_network(
+        model, module, folder, f"transformers:{type(module).__name__}", module.config.to_json_string()
+    )
 
 
 def _load_module(transformers: Any, model: Model, settings: Any) -> "torch.nn.Module":

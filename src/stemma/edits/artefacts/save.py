@@ -282,6 +282,7 @@ def _write_undo(edited: Edited, file: Path, written: Model) -> None:
 
 
 def write_records(edited: Edited, receipt: Receipt, folder: Path) -> None:
+    """Write plan, receipt and model card into a folder."""
     for name, content in ((PLAN, edited.plan.to_dict()), (RECEIPT, receipt.to_dict())):
         (folder / name).write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
     card = model_card(edited, receipt)

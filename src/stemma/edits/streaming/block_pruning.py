@@ -1,4 +1,4 @@
-"""One block pruned: units chosen by the statistics of the whole network, weights refitted on the pruned one's states."""
+"""One block pruned: units chosen by statistics of the whole network, weights refitted on the pruned one's states."""
 
 import time
 from collections.abc import Mapping
@@ -12,7 +12,6 @@ import torch
 from stemma.checkpoints.tensor import RowStorage, Tensor
 from stemma.edits.artefacts.measured_effect import MAX_INPUTS
 from stemma.edits.dependency_graph import slicing
-from stemma.edits.dependency_graph.dependency_groups import DependencyGraph
 from stemma.edits.editable_network import EditableNetwork, head_weights
 from stemma.edits.fidelity.compensation import PrunedLayer, pruned_layers
 from stemma.edits.fidelity.optimal_brain_surgeon import ErrorCurve
@@ -142,6 +141,8 @@ def stored_block(block: PrunedBlock, template: Template, number: int) -> list[Te
 
 def _rounded(tensor: Tensor, values: np.ndarray) -> Tensor:
     if not np.isfinite(values).all() or np.abs(values).max(initial=0) > LARGEST.get(tensor.dtype, np.inf):
-        raise StemmaError(f"the refitted weights of {tensor.name} cannot be stored as {tensor.dtype}: give more inputs, "
-                          "or raise the damping (-P damping=0.01)")  # fmt: skip
-    return Tensor(tensor.name, tensor.dtype, values.shape, RowStorage(lambda a, b: values[a:b], values.shape, tensor.dtype))
+        raise StemmaError(f"the refitted weights of {tensor.name} cannot be stored as {tensor.dtype}: give more "
+                          "inputs, or raise the damping (-P damping=0.01)")  # fmt: skip
+    return Tensor(
+        tensor.name, tensor.dtype, values.shape, RowStorage(lambda a, b: values[a:b], values.shape, tensor.dtype)
+    )

@@ -1,4 +1,4 @@
-"""How much the answers of a pruned network differ, from the states behind its last block, a slice of words at a time."""
+"""How much the answers of a pruned network differ, from the states behind its last block, word by word."""
 
 from collections.abc import Iterator
 

@@ -59,6 +59,12 @@ class StreamedFolder:
                               "repeat that command to finish it, or delete the folder to start again")  # fmt: skip
         return found["done"]
 
+    def release(self) -> None:
+        """Let another run of this process or another one go on."""
+        file = _LOCKS.pop(self.partial, None)
+        if file is not None:
+            file.close()
+
     def keep(self, done: Mapping[str, Any]) -> None:
         """Keep what is done so far; after a crash the last one that was kept is found."""
         file = self.scratch / STATE

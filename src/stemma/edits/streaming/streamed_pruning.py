@@ -21,7 +21,7 @@ from stemma.edits.artefacts.result import Edited, edit_receipt
 from stemma.edits.artefacts.save import check_writable, companions, parent_source, write_records
 from stemma.edits.dependency_graph import configurations, slicing
 from stemma.edits.dependency_graph.dependency_groups import DependencyGraph
-from stemma.edits.editable_network import checked_dependency_graph
+from stemma.edits.editable_network import EditableNetwork, checked_dependency_graph
 from stemma.edits.fidelity.optimal_brain_surgeon import ErrorCurve
 from stemma.edits.pruning.planner import MIN_PROBES, PruningPlanner, prunable_groups
 from stemma.edits.pruning.pruning import Pruning
@@ -71,23 +71,27 @@ class StreamedPruning:
         ids = template.ids(self.probes.inputs)
         graph = checked_dependency_graph(one_block, ids, template.editable)
         whole = whole_graph(graph, layout)
-        sizes = self._sizes(whole)
+        sizes = self._sizes(whole, template.editable)
         config = self._new_config(layout, whole, sizes)
         planner = PruningPlanner(self.method, replace(one_block, tensors={}), self.probes, template.editable, graph,
                                  graph.groups)  # fmt: skip
         del one_block
         out = StreamedFolder(self.folder, self._identity(), layout.depth + 1)
-        done = out.begin() or self._begin(out, layout, template, ids)
-        templates = {kinds[0]: template}
-        for i in range(done["next"], layout.depth):
-            if kinds[i] not in templates:
-                templates[kinds[i]] = Template.of_block(layout, tokens, i, kinds[i])[0]
-            self._step(i, layout, templates[kinds[i]], planner, sizes, out, done)
-        last = _states(out, layout.depth, ids, template, new=False)
-        measured = measured_agreement(template, last, ids, self.method.batch)
-        if _stamps(self.model) != before:
-            raise StemmaError(f"the files of {self.model.name} changed while they were read: start again")
-        return self._finish(out, layout, planner, whole, config, done, measured)
+        try:
+            done = out.begin() or self._begin(out, layout, template, ids)
+            templates = {kinds[0]: template}
+            for i in range(done["next"], layout.depth):
+                if kinds[i] not in templates:
+                    templates[kinds[i]] = Template.of_block(layout, tokens, i, kinds[i])[0]
+                self._step(i, layout, templates[kinds[i]], planner, sizes, out, done)
+            last = _states(out, layout.depth, ids, template, new=False)
+            measured = measured_agreement(template, last, ids, self.method.batch)
+            if _stamps(self.model) != before:
+                raise StemmaError(f"the files of {self.model.name} changed while they were read: delete {out.partial} "
+                                  "and start again")  # fmt: skip
+            return self._finish(out, layout, planner, whole, config, done, measured)
+        finally:
+            out.release()
 
     def _checked(self) -> Layout:
         """The blocks of the model; raises if it, the inputs or the settings cannot be used."""
@@ -108,9 +112,9 @@ class StreamedPruning:
             raise MisuseError(f"the inputs hold the token {highest}, and {self.model.name} has no such token")
         return layout
 
-    def _sizes(self, whole: DependencyGraph) -> dict[str, int]:
+    def _sizes(self, whole: DependencyGraph, editable: EditableNetwork) -> dict[str, int]:
         """The number of units that each group of the whole network keeps."""
-        planner = PruningPlanner(self.method, self.model, self.probes, None, whole,  # type: ignore[arg-type]
+        planner = PruningPlanner(self.method, self.model, self.probes, editable, whole,
                                  prunable_groups(self.method, whole, self.model))  # fmt: skip
         flat = {g.name: ErrorCurve(np.arange(g.size), np.array([0]), np.array([0.0])) for g in planner.groups}
         return planner.sizes(whole, flat, self.method.keep_ratio, "uniform")
@@ -137,7 +141,7 @@ class StreamedPruning:
         )
         if free < needed:
             raise MisuseError(f"the result and the hidden states take up to {needed / 1e9:.2f} GB, and "
-                              f"{free / 1e9:.2f} GB are free beside {self.folder.name}: choose another disk")  # fmt: skip
+                              f"{free / 1e9:.2f} GB are free beside {self.folder.name}: use another disk")  # fmt: skip
         return config
 
     def _state_bytes(self, layout: Layout) -> int:

@@ -68,8 +68,8 @@ class Template:
                 if name.startswith(prefix):
                     stored = self.layout.blocks[block].get(name.removeprefix(prefix))
                     if stored is None:
-                        raise UnreadableModelError(f"block {block} of {self.layout.model.name} has no tensor for "
-                                                   f"{name.removeprefix(prefix)}. Use the checkpoint as it was saved")  # fmt: skip
+                        raise UnreadableModelError(f"block {block} of {self.layout.model.name} no "
+                                                   f"{name.removeprefix(prefix)}: give it as saved")  # fmt: skip
                     own.copy_(torch.from_numpy(stored.array()))
 
     def embedded(self, ids: np.ndarray) -> torch.Tensor:
