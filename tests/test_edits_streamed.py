@@ -80,7 +80,7 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     ("settings", "method"),
     [
-        ({}, {"keep_ratio": 0.75, "heads": True}),
+        ({"num_hidden_layers": 2}, {"keep_ratio": 0.75, "heads": True}),
         (
             {"tie_word_embeddings": True, "half": True, "num_hidden_layers": 2},
             {"budget": "macs", "keep_ratio": 0.8, "score": "energy", "sequential": False, "compensation": "scalar"},
@@ -98,9 +98,9 @@ def test_it_is_the_result_of_pruning_in_memory(tmp_path: Path, settings: dict, m
     assert plan.slices == edited.plan.slices
     assert plan.spec == edited.plan.spec
     assert b.config == a.config
+    rounding = 0.01 if "half" in settings else 1e-5  # in memory this network is written in single precision
     for name in b.tensors:
         x, y = (m.tensors[name].array() for m in (a, b))
-        rounding = 0.01 if "half" in settings else 1e-5
         assert np.abs(x - y).max() <= rounding * np.abs(x).max()
     for key in ("macs", "parameters", "error", "same_top_answer"):
         assert receipt.measured[key] == pytest.approx(expected.measured[key], rel=1e-4)
@@ -108,7 +108,9 @@ def test_it_is_the_result_of_pruning_in_memory(tmp_path: Path, settings: dict, m
     assert receipt.child == b.digest
     assert receipt.plan == plan.digest
     x = torch.tensor(probes.inputs[:4])
-    assert torch.allclose(b.network(x), a.network(x), rtol=0.05 if "half" in settings else 1e-3, atol=0.05)
+    with torch.no_grad():
+        answers = [m.network(x) for m in (a, b)]
+    assert float((answers[0] - answers[1]).abs().max()) <= rounding * 10 * float(answers[0].abs().max())
 
 
 def test_an_interrupted_run_is_continued_and_only_by_itself(tmp_path: Path) -> None:
@@ -157,11 +159,9 @@ def test_a_kill_at_any_moment_changes_nothing(tmp_path: Path) -> None:
         ({"model_type": "mamba"}, {}, tokens(), "blocks are known of"),
         ({"architectures": ["LlamaForTokenClassification"]}, {}, tokens(), "language modelling head"),
         ({}, {"allocation": "dynamic"}, tokens(), "curves of all blocks"),
-        ({}, {"rounds": 2}, tokens(), "one round"),
         ({}, {"ignore": (r"layers\.0\.",)}, tokens(), "different widths"),
         ({}, {}, tokens(words=99), "no such token"),
         ({}, {}, tokens(length=70), "64 at most"),
-        ({}, {}, tokens(4), "too few"),
     ],
 )
 def test_what_is_not_supported_is_refused_before_any_work(

@@ -140,8 +140,8 @@ class StreamedPruning:
             f.stat().st_size for f in StreamedFolder(self.folder, {}, 0).partial.rglob("*") if f.is_file()
         )
         if free < needed:
-            raise MisuseError(f"the result and the hidden states take up to {needed / 1e9:.2f} GB, and "
-                              f"{free / 1e9:.2f} GB are free beside {self.folder.name}: use another disk")  # fmt: skip
+            raise MisuseError(f"the result and the hidden states take up to {needed / 1e6:,.0f} MB, and "
+                              f"{free / 1e6:,.0f} MB are free beside {self.folder.name}: use another disk")  # fmt: skip
         return config
 
     def _state_bytes(self, layout: Layout) -> int:
