@@ -33,6 +33,7 @@ class PruneRequest:
         statistics: File of layer statistics, read where it exists and written where it does not.
         parameters: Fields of the method, as `name=value`.
         replace: Whether an existing folder may be replaced.
+        stream: Whether the network is pruned block by block; null where its size and the memory at hand decide.
         registry: Registry in which names are looked up; the default one if null.
         networks: How networks are built and run.
         seed: Of whatever is drawn at random.
@@ -47,6 +48,7 @@ class PruneRequest:
     statistics: str | None = None
     parameters: tuple[str, ...] | None = None
     replace: bool = False
+    stream: bool | None = None
     registry: str | None = None
     networks: NetworkOptions = field(default_factory=NetworkOptions)
     seed: int | None = None
@@ -115,6 +117,8 @@ def prune(request: PruneRequest, progress: Progress | None = None) -> PruneAnswe
     model = networks.open_model(open_workspace(request.registry, progress=progress), request.model)
     if out is not None:
         check_writable(out, model.source, overwrite=request.replace)
+    if _streams(request, model):
+        return _block_by_block(request, pruning, model, progress)
     probes = networks.read_probes(request.probes or NOISE, model, request.seed)
     known = _statistics(pruning, model, probes, request.statistics, progress)
     plan = pruning.plan(model, probes, known, progress)
@@ -122,6 +126,35 @@ def prune(request: PruneRequest, progress: Progress | None = None) -> PruneAnswe
     if out is not None:
         edited = pruning.apply(model, plan, probes, known, progress)
         receipt = write(edited, out, probes, overwrite=request.replace)
+    return PruneAnswer(request=request, model=model, plan=plan, receipt=receipt)
+
+
+def _streams(request: PruneRequest, model: "Model") -> bool:
+    """Whether the model is pruned block by block: where that is asked for, or where memory needs it and it can be."""
+    if request.stream is not None:
+        return request.stream
+    from stemma.edits.streaming.choice import exceeds_memory, why_not
+
+    return not (request.dry_run or request.statistics) and exceeds_memory(model) and why_not(model) is None
+
+
+def _block_by_block(
+    request: PruneRequest, pruning: "Pruning", model: "Model", progress: Progress | None
+) -> PruneAnswer:
+    from stemma.edits.streaming.streamed_pruning import prune_block_by_block
+    from stemma.networks.unfilled import described
+
+    networks = request.networks
+    for given, option in ((request.dry_run, "--dry-run"), (request.statistics, "--statistics"),
+                          (networks.network, "--network"), (networks.device, "--device")):  # fmt: skip
+        if given:
+            raise MisuseError(f"{option} needs the whole network in memory, and --stream reads it block by block: give "
+                              "one of them")  # fmt: skip
+    assert request.out is not None
+    probes = networks.read_probes(request.probes or NOISE, described(model), request.seed)
+    plan, receipt = prune_block_by_block(
+        pruning, model, probes, Path(request.out), overwrite=request.replace, progress=progress
+    )
     return PruneAnswer(request=request, model=model, plan=plan, receipt=receipt)
 
 

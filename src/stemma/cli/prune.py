@@ -37,6 +37,17 @@ def _ratio(value: float | None) -> float | None:
     return value
 
 
+def _budget(budget: str | None, keep: float | None, ratio: float | None) -> str | None:
+    """What to keep, as `--budget` says it."""
+    if keep is None:
+        return budget
+    if budget is not None or ratio is not None:
+        raise typer.BadParameter("--keep, --ratio and --budget each say how much is kept: give one of them")
+    if not 0 < keep < 1:
+        raise typer.BadParameter(f"--keep takes the share of units to keep, between 0 and 1, not {keep}")
+    return f"units={keep}"
+
+
 def prune(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A path, a registry name or a digest prefix.")],
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder for the smaller model.")] = None,
@@ -53,6 +64,10 @@ def prune(
             help="Keep this share of macs, parameters, latency or units, for example macs=0.5.",
         ),
     ] = None,
+    keep: Annotated[
+        float | None,
+        typer.Option("--keep", metavar="R", show_default=False, help="Keep this share of units: --ratio, from below."),
+    ] = None,
     probes: Probes = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and write no model.")] = False,
     statistics: Annotated[
@@ -66,6 +81,14 @@ def prune(
     ] = None,
     parameters: Settings = None,
     replace: Annotated[bool, typer.Option("--replace", help="Allow the folder to be replaced.")] = False,
+    stream: Annotated[
+        bool | None,
+        typer.Option(
+            "--stream/--no-stream",
+            show_default=False,
+            help="Block by block, in the memory of two blocks; repeat the command after a crash. Default: if needed.",
+        ),
+    ] = None,
     registry: RegistryUrl = None,
     network: Factory = None,
     allow_code: AllowCode = False,
@@ -93,12 +116,13 @@ def prune(
         model=model,
         out=word(out),
         ratio=ratio,
-        budget=budget,
+        budget=_budget(budget, keep, ratio),
         probes=probes,
         dry_run=dry_run,
         statistics=word(statistics),
         parameters=words(parameters),
         replace=replace,
+        stream=stream,
         registry=registry,
         networks=NetworkOptions(network, allow_code, device, word(data)),
         seed=seed,
@@ -133,6 +157,10 @@ def lines(answer: "PruneAnswer") -> "Iterator[tuple[str, str | Text, str]]":
         yield "units" if i == 0 else "", f"{name} {x['of']} → {x['kept']}", f"error {number(x['error'])}"
     if len(groups) > SHOWN:
         yield "", f"{len(groups) - SHOWN} more groups", "all with --json"
+    if "positions" in expected:
+        positions, inputs = expected["positions"]
+        few = "fewer than inputs: weights stay near their old values" if positions < inputs else "block by block"
+        yield "statistics", f"{positions:,} tokens, {inputs:,} inputs", few
     if answer.receipt is not None:
         yield from done(answer.receipt.measured)
         yield "folder", str(answer.request.out), ""

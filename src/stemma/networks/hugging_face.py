@@ -125,6 +125,43 @@ def _drop_ignored(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**kept, **{k: False for k in ("use_pretrained_backbone", "use_timm_backbone") if kept.get(k)}}
 
 
+def read_settings(model: Model, config: Mapping[str, Any]) -> Any:
+    """A configuration as transformers reads it; `UnreadableModelError` if it does not know it."""
+    transformers = _transformers()
+    with _offline_and_quiet(transformers):
+        return _settings(transformers, model, {k: v for k, v in config.items() if k not in IGNORED_FIELDS})
+
+
+def build_unfilled(model: Model, config: Mapping[str, Any]) -> "torch.nn.Module":
+    """The module of a configuration as it is made, without the model's weights; its class as for the folder."""
+    transformers = _transformers()
+    settings = read_settings(model, config)
+    named = [n for n in config.get("architectures") or () if isinstance(n, str)]
+    known = [a._model_mapping[type(settings)] for a in (getattr(transformers, n) for n in AUTO_CLASSES)
+             if type(settings) in a._model_mapping]  # fmt: skip
+    module_class = getattr(transformers, named[0], None) if named else known[0] if known else None
+    module_class = module_class[0] if isinstance(module_class, tuple) else module_class
+    if not (inspect.isclass(module_class) and issubclass(module_class, transformers.PreTrainedModel)):
+        raise UnreadableModelError(
+            f"{model.name} names no class of transformers {transformers.__version__}. Add it under 'architectures' in "
+            "config.json"
+        )
+    with _offline_and_quiet(transformers):
+        try:
+            return module_class(settings)
+        except Exception as error:  # architectures raise different errors
+            raise UnreadableModelError(
+                f"{model.name} cannot be built as {module_class.__name__}: {_one_line(error)}"
+            ) from error
+
+
+def describe_tokens(model: Model, module: Any, folder: Path) -> Network:
+    """The network of a text module whose weights are not read: it tells its input space and tokenizer."""
+    return _token_network(
+        model, module, folder, f"transformers:{type(module).__name__}", module.config.to_json_string()
+    )
+
+
 def _load_module(transformers: Any, model: Model, settings: Any) -> "torch.nn.Module":
     weights = torch_state(model)
     named = [n for n in (model.config or {}).get("architectures") or () if isinstance(n, str)]

@@ -39,7 +39,7 @@ def open_network(model: Model) -> Network:
 
         return open_exported(model, file)
     config = model.config or {}
-    if _is_native(config):
+    if is_native(config):
         return _native_network(model, config)
     if config.get("model_type"):
         from stemma.networks.hugging_face import open_hugging_face
@@ -59,7 +59,8 @@ def _file(model: Model) -> Path | None:
     return folders.weight_file(path) if path.is_dir() else path
 
 
-def _is_native(config: Mapping[str, Any]) -> bool:
+def is_native(config: Mapping[str, Any]) -> bool:
+    """Whether a configuration describes a network of Stemma's own code."""
     if config.get("model_type") != "llama":
         return config.get("model_type") in MODEL_TYPES
     plain = not any(config.get(k) for k in ("attention_bias", "mlp_bias", "rope_scaling", "rope_parameters"))
@@ -79,6 +80,14 @@ def _native_network(model: Model, config: Mapping[str, Any]) -> Network:
     return Network(
         model.name, digest, spec, module, module, from_one_hot=_one_hot_forward(module), tokenizer=tokenizer_digest
     )
+
+
+def native_token_spec(model: Model, config: Mapping[str, Any]) -> Network:
+    """The network of Stemma's own code as far as it is known without weights: it cannot be run."""
+    spec = input_spec(config)
+    folder = Path(model.source).parent if Path(model.source).is_file() else Path(model.source)
+    digest = network_digest(model.digest, f"stemma:{config['model_type']}", dict(config), spec)
+    return Network(model.name, digest, spec, lambda x: x, tokenizer=tokenizer.vocabulary_digest(folder))
 
 
 def _one_hot_forward(module: Any) -> "Callable[[torch.Tensor], torch.Tensor]":

@@ -14,7 +14,7 @@ from stemma.edits.dependency_graph import configurations
 from stemma.edits.editable_network import EditableNetwork
 from stemma.networks.load import from_arrays
 from stemma.probes import Probes
-from stemma.types import Plan, Receipt
+from stemma.types import Digest, Plan, Receipt
 from stemma.types.network import Network
 
 
@@ -55,11 +55,17 @@ def finish_edit(
     config = configurations.resized_config(parent.config, shapes) if parent.config else None
     config = config if config is not None and configurations.builds_shapes(config, shapes) else None
     child = from_arrays(state, f"{parent.name}-{plan.operation.removesuffix('e')}ed", config)
-    digest, scrub = child.digest, Scrubber.of((), str(Path.home())).text
+    digest = child.digest
     network = Network(child.name, digest, editable.network.input_spec, editable.forward, editable.module,
                       tokenizer=editable.network.tokenizer)  # fmt: skip
     child = Model(child.name, child.source, child.tensors, config, network_builder=lambda model: network)
-    receipt = Receipt(operation=plan.operation, parent=plan.parent, child=digest, plan=plan.digest,
-                      probes={"digest": probes.digest, "source": scrub(probes.source), "count": str(len(probes))},
-                      versions=versions(), measured=dict(measured), parent_source=parent.source)  # fmt: skip
+    receipt = edit_receipt(parent, digest, plan, probes, measured)
     return Edited(child, editable, plan, receipt, parent)
+
+
+def edit_receipt(parent: Model, child: Digest, plan: Plan, probes: Probes, measured: Mapping[str, Any]) -> Receipt:
+    """The receipt of an edit."""
+    scrub = Scrubber.of((), str(Path.home())).text
+    return Receipt(operation=plan.operation, parent=plan.parent, child=child, plan=plan.digest,
+                   probes={"digest": probes.digest, "source": scrub(probes.source), "count": str(len(probes))},
+                   versions=versions(), measured=dict(measured), parent_source=parent.source)  # fmt: skip

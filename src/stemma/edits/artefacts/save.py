@@ -75,8 +75,8 @@ def write(
             _check_weights(edited, found)
         else:
             _check_outputs(edited, replace(found), probes)
-        receipt = replace(edited.receipt, child=found.digest, parent_source=_parent_source(edited, folder))
-        _write_records(edited, receipt, partial)
+        receipt = replace(edited.receipt, child=found.digest, parent_source=parent_source(edited, folder))
+        write_records(edited, receipt, partial)
         if undo is not None and edited.undo:
             _write_undo(edited, Path(undo), found)
         if folder.exists():
@@ -118,7 +118,7 @@ def check_undo(undo: Path | str | None, folder: Path) -> None:
         )
 
 
-def _parent_source(edited: Edited, folder: Path) -> str:
+def parent_source(edited: Edited, folder: Path) -> str:
     """Where the parent lies, as seen from the folder of the result if it is near, else its last part."""
     source = edited.parent.source
     if Path(source).exists():
@@ -150,7 +150,7 @@ def _write_weights(edited: Edited, folder: Path, probes: Probes) -> None:
         half = half_dtype(edited)
         stored: Any = module if half is None else _halved(module, half, edited)
         stored.save_pretrained(folder)
-        for file in _companions(Path(edited.parent.source)):
+        for file in companions(Path(edited.parent.source)):
             shutil.copyfile(file, folder / file.name)
     elif config is not None:
         save(edited.model, folder / "saved", config)
@@ -187,7 +187,7 @@ def _of_transformers(module: Any, config: Mapping[str, Any], before: Mapping[str
             setattr(module.config, key, config[key])
 
 
-def _companions(source: Path) -> Iterator[Path]:
+def companions(source: Path) -> Iterator[Path]:
     """Files beside the parent's weights that the child needs too: tokenizer, preprocessing."""
     folder = source if source.is_dir() else source.parent
     if not (source.exists() and (folder / "config.json").is_file()):
@@ -281,7 +281,8 @@ def _write_undo(edited: Edited, file: Path, written: Model) -> None:
     save_file({called[n]: t.contiguous() for n, t in edited.undo.items()}, file)
 
 
-def _write_records(edited: Edited, receipt: Receipt, folder: Path) -> None:
+def write_records(edited: Edited, receipt: Receipt, folder: Path) -> None:
+    """Write plan, receipt and model card into a folder."""
     for name, content in ((PLAN, edited.plan.to_dict()), (RECEIPT, receipt.to_dict())):
         (folder / name).write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
     card = model_card(edited, receipt)

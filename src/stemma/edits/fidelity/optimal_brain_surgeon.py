@@ -50,8 +50,15 @@ class OptimalBrainSurgeon:
     steps: int = 64
     damping: float = subset_fidelity.DAMPING
 
-    def __call__(self, readers: Sequence[ReaderMatrices], size: int, order: np.ndarray | None = None) -> ErrorCurve:
-        """Remove units until one is left, in a given order, or the one with the smallest added error first."""
+    def __call__(
+        self,
+        readers: Sequence[ReaderMatrices],
+        size: int,
+        order: np.ndarray | None = None,
+        until: int = 1,
+    ) -> ErrorCurve:
+        """Remove units until so many are left, in a given order, or the one with the smallest added error first."""
+        # The units left come last, in no order, and the curve ends there.
         # Cost: one inversion per layer, then for each step one product of its size: `(inputs * kernel)³` altogether.
         states = [
             _LayerState(r, subset_fidelity.damped_inverse(r.moment, self.damping)) for r in readers if r.energy > 0
@@ -59,7 +66,7 @@ class OptimalBrainSurgeon:
         left, order_removed = np.ones(size, bool), list[int]()
         removed, errors = [0], [0.0]
         step = max(1, size // self.steps)
-        while left.sum() > 1:
+        while left.sum() > max(1, until):
             count = min(step, int(left.sum()) - 1)
             if order is None:
                 cost = np.where(left, self._costs(states, size, left), np.inf)

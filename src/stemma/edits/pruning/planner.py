@@ -75,7 +75,7 @@ class PruningPlanner:
 
     def curves(self, statistics: Statistics) -> dict[str, ErrorCurve]:
         """Removal order and error at every size, by group; errors are comparable between groups."""
-        found = {g.name: self._curve(g, statistics) for g in self.groups}
+        found = {g.name: self.curve(g, statistics) for g in self.groups}
         if not self.method.weigh or self.method.allocation in ("uniform", "union") or len(found) < 2:
             return found
         return {g.name: self._calibrated(g, found[g.name], statistics) for g in self.groups}
@@ -103,7 +103,7 @@ class PruningPlanner:
         rules = [allocation] if allocation in RULES else ["dynamic"] if single else list(COMPARED)
         found = []
         for rule in rules:
-            sizes = self._sizes(original, curves, ratio, rule)
+            sizes = self.sizes(original, curves, ratio, rule)
             kept = {g: np.sort(curves[g].order[len(curves[g].order) - n :]) for g, n in sizes.items()}
             found.append((self.output_error(kept, statistics) if len(rules) > 1 else 0.0, len(found), kept))
         return min(found, key=lambda f: f[:2])[2]
@@ -134,7 +134,8 @@ class PruningPlanner:
             )
         return best, found
 
-    def _curve(self, group: DependencyGroup, statistics: Statistics) -> ErrorCurve:
+    def curve(self, group: DependencyGroup, statistics: Statistics, until: int = 1) -> ErrorCurve:
+        """Removal order of one group and its error at every size, down to the size given."""
         method, module = self.method, self.editable.module
         order = percentiles = None
         if method.score != "elimination":
@@ -144,7 +145,7 @@ class PruningPlanner:
                 values = percentiles = modhifi_p.percentiles(values, energy)
             order = np.argsort(values, kind="stable")
         readers = reader_matrices(group, module, statistics)
-        curve = OptimalBrainSurgeon(damping=method.damping)(readers, group.size, order)
+        curve = OptimalBrainSurgeon(damping=method.damping)(readers, group.size, order, until)
         return replace(curve, percentiles=percentiles)
 
     def _calibrated(self, group: DependencyGroup, curve: ErrorCurve, statistics: Statistics) -> ErrorCurve:
@@ -189,7 +190,7 @@ class PruningPlanner:
         method = replace(self.method, weigh=False)  # the model of this round has no description of its own to prune
         return replace(self, method=method, editable=smaller, graph=graph, groups=groups)
 
-    def _sizes(self, original: DependencyGraph, curves: Curves, ratio: float, rule: str) -> dict[str, int]:
+    def sizes(self, original: DependencyGraph, curves: Curves, ratio: float, rule: str) -> dict[str, int]:
         """The number of units that each group keeps."""
         method, names, tied = self.method, {g.name for g in self.groups}, []
         for together in configurations.tied_groups(self.model.config, self.graph):

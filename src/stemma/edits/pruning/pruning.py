@@ -95,7 +95,7 @@ class Pruning(PruningSettings):
             kept, known = planner.choose_for_latency(statistics, curves)
         else:
             kept, known = planner.choose_units(self.keep_ratio, statistics, curves)
-        return self._plan_of(model, probes, planner.graph, kept, known)
+        return self.plan_of(model, probes, planner.graph, kept, known)
 
     def curves(self, model: Model, probes: Probes, statistics: Statistics) -> dict[str, ErrorCurve]:
         """The removal order and the error at every size of each group: the same for all budgets.
@@ -201,10 +201,22 @@ class Pruning(PruningSettings):
         wanted = [g.name for g in graph.groups if self.heads or g.name not in graph.heads]
         return {g: "the configuration has no entry for its size" for g in wanted if resizable and g not in resizable}
 
-    def _plan_of(
+    def plan_of(
         self, model: Model, probes: Probes, graph: DependencyGraph, kept: Mapping[str, np.ndarray],
         curves: Mapping[str, ErrorCurve],
     ) -> Plan:  # fmt: skip
+        """The plan that keeps these units of the groups of a graph.
+
+        Args:
+            model: The model.
+            probes: What the choice rests on.
+            graph: Its dependency graph.
+            kept: The units that stay, by group.
+            curves: Error curves of the same groups.
+
+        Returns:
+            The plan.
+        """
         rows = slicing.kept_rows(graph, kept)
         counts = {g: len(k) for g, k in kept.items()}
         expected = {
