@@ -30,7 +30,7 @@ def test_unimodal_losses_are_those_of_heads_on_the_encoders() -> None:
     setting, batch, labels = _case()
     run = UnimodalLosses(0.5).start(setting)
     found = run.loss(batch, labels)
-    net, heads = setting.model, run.heads  # ty: ignore[unresolved-attribute]
+    net, heads = setting.model, run.heads  # ty: ignore[missing-attribute]
     slow = cross_entropy(net(**batch), labels)
     for m in ("a", "b"):
         slow = slow + 0.5 * cross_entropy(heads[m](getattr(net, m)(batch[m])), labels)
