@@ -16,7 +16,9 @@ EVEN_SHARE = 0.1
 """Fraction of the weights that is distributed evenly: a fused branch of weight 0 would leave its head untrained."""
 
 
-class _Run(AbstractRun):
+class HeadsRun(AbstractRun):
+    """Losses of linear heads on the encoders beside the fused one, by weights that subclasses may fix."""
+
     needs_progress = True
 
     def __init__(self, setting: Setting, every: int) -> None:
@@ -29,6 +31,7 @@ class _Run(AbstractRun):
         self.before: tuple[Mapping[str, float], Mapping[str, float]] | None = None
 
     def loss(self, batch: "Mapping[str, torch.Tensor]", labels: "torch.Tensor") -> "torch.Tensor":
+        """See `AbstractRun`."""
         out, features = self._forward(batch)
         total = self.weights[FUSED] * self.setting.cost(out, labels)
         for m, found in features.items():
@@ -67,6 +70,7 @@ class _Run(AbstractRun):
         return [p for head in self.heads.values() for p in head.parameters()]
 
     def epoch(self, progress: Progress) -> None:
+        """See `AbstractRun`."""
         if self.before is None:
             self.before = (progress.valid_loss, progress.train_loss)
         elif (progress.epoch + 1) % self.every == 0:
@@ -100,4 +104,4 @@ class GradientBlending(AbstractStrategy):
 
     def start(self, setting: Setting) -> AbstractRun:
         """See `AbstractStrategy`."""
-        return _Run(setting, self.every)
+        return HeadsRun(setting, self.every)
