@@ -56,14 +56,14 @@ class ErasureCurve:
         steps: Steps of fine-tuning at most.
         before: Accuracy of the original on the kept samples; null without labels.
         retrained: Steps that retrained models take to learn the class; empty where none were given.
-        held_back: Forget and kept samples that were measured on and not fitted; 0 where the same had to do.
+        measured_on: Forget and kept samples that were measured on and not fitted; 0 where the same had to do.
     """
 
     points: tuple[CurvePoint, ...]
     steps: int
     before: float | None
     retrained: tuple[int, ...]
-    held_back: tuple[int, int]
+    measured_on: tuple[int, int]
 
 
 def erasure_curve(
@@ -106,7 +106,7 @@ def erasure_curve(
     found = chosen or method(model, forget, retain, progress)
     measured = found.receipt.measured
     curve = ErasureCurve(points=tuple(points), steps=fine_tuning.steps, before=measured.get("retain", [None])[0],
-                         retrained=references, held_back=tuple(measured["held_back"]))  # fmt: skip
+                         retrained=references, measured_on=tuple(measured["held_back"]))  # fmt: skip
     return curve, found
 
 

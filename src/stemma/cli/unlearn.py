@@ -130,7 +130,11 @@ def curve_lines(answer: "UnlearnAnswer") -> Iterator[tuple[str, str, str]]:
     for point in curve.points:
         loss = lost(point.kept, curve.before, point.same)
         again = relearnt(point.relearning, curve.steps)
-        yield f"strength {point.strength}", f"{point.forget:.1%} left, others lose {loss:.1%}", f"{again}; {point.verdict}"
+        yield (
+            f"strength {point.strength}",
+            f"{point.forget:.1%} left, others lose {loss:.1%}",
+            f"{again}; {point.verdict}",
+        )
     if curve.retrained:
         yield "retrained", ", ".join(relearnt(n, curve.steps) for n in curve.retrained), "of the models given"
 

@@ -13,6 +13,9 @@ import torch
 
 from stemma.edits.fidelity.statistics import LayerStatistics
 
+INPUTS_PER_DIRECTION = 8
+"""Inputs that a layer needs for every direction it loses: one that reads four pixels would lose a quarter of them."""
+
 WHITENING = 1e-2
 """Fraction of the mean variance by which the kept samples' variances are raised before they are inverted."""
 
@@ -46,6 +49,7 @@ def erasing_projection(forget: Sequence[LayerStatistics], kept: LayerStatistics,
     Returns:
         `P`, for deviations from the kept samples' mean.
     """
+    rank = min(rank, directions_at_most(len(kept.total)))
     mean, covariance = kept.total / kept.count, kept.moment(centred=True)
     identity = torch.eye(len(mean), dtype=torch.float64, device=mean.device)
     size = float((kept.second.diagonal() / kept.count).mean())
@@ -62,6 +66,11 @@ def erasing_projection(forget: Sequence[LayerStatistics], kept: LayerStatistics,
     basis = _orthonormal(torch.cat(found, 1))
     back = torch.linalg.solve_triangular(root.T, basis, upper=True)
     return identity - root @ basis @ back.T
+
+
+def directions_at_most(inputs: int) -> int:
+    """How many directions per class a layer with so many inputs can lose; none where it reads very few."""
+    return inputs // INPUTS_PER_DIRECTION
 
 
 def erased_weights(
@@ -85,7 +94,8 @@ def erased_weights(
     if shift:
         cross = cross - torch.outer(middle, mean)
     seen = projection @ moment @ projection.T
-    ridge = damping * moment.diagonal().clamp_min(1e-6 * moment.diagonal().mean()).clamp_min(1e-30)
+    size = (paired.inputs.second.diagonal() / count).clamp_min(1e-30)
+    ridge = damping * (size + size.mean()) / 2
     fitted = torch.linalg.solve(seen + torch.diag(ridge), (cross @ projection.T + weights * ridge).T).T
     new = fitted @ projection
     return new, middle - new @ mean if shift else None

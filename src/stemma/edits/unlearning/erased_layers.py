@@ -19,7 +19,12 @@ from stemma.edits.layer_inputs import (
     watch_inputs,
     weight_matrix,
 )
-from stemma.edits.unlearning.class_directions import PairedMoments, erased_weights, erasing_projection
+from stemma.edits.unlearning.class_directions import (
+    PairedMoments,
+    directions_at_most,
+    erased_weights,
+    erasing_projection,
+)
 from stemma.errors import StemmaError
 
 Progress = Callable[[str, int, int | None], None]
@@ -82,8 +87,10 @@ class LayerErasure:
             for x in self._batches(inputs):
                 old, read = (layer_input(a, name, x) for a in (self.before, self.after))
                 if old.shape != read.shape:
-                    raise StemmaError(f"{name} does not read the same positions once earlier layers are edited (a "
-                                      "mixture of experts?), so it cannot be refitted: name other layers with only")  # fmt: skip
+                    raise StemmaError(
+                        f"{name} reads other positions once earlier layers are edited (a mixture of experts?), "
+                        "so it cannot be refitted: name other layers with -P only=PATTERN"
+                    )
                 positions = self.collector.sampled_positions(layer, old, draw)
                 u, v = (unfold_inputs(layer, at_least_float32(z), positions) for z in (old, read))
                 y = u @ weights.T.to(u.dtype) + (0 if bias is None else bias.detach().to(u.dtype))
@@ -136,12 +143,13 @@ def editable_layers(editable: EditableNetwork, inputs: np.ndarray) -> list[str]:
 
     with torch.no_grad(), watch_inputs(module, list(plain), count):
         editable.forward(as_tensor(inputs[:2], editable.like))
-    return [n for n, k in runs.items() if k == 1 and owners[id(plain[n].weight)] == 1 and _whole(plain[n])]
+    return [n for n, k in runs.items() if k == 1 and owners[id(plain[n].weight)] == 1 and _large(plain[n])]
 
 
-def _whole(layer: Any) -> bool:
-    """Whether the weight is one matrix of numbers: no grouped convolution."""
-    return getattr(layer, "groups", 1) == 1 and layer.weight.is_floating_point()
+def _large(layer: Any) -> bool:
+    """Whether the weight is one matrix of numbers (no grouped convolution) with inputs enough to lose a direction."""
+    whole = getattr(layer, "groups", 1) == 1 and layer.weight.is_floating_point()
+    return whole and directions_at_most(weight_matrix(layer).shape[1]) > 0
 
 
 def output_layer(editable: EditableNetwork, layers: Sequence[str], inputs: np.ndarray) -> str | None:
@@ -157,5 +165,3 @@ def output_layer(editable: EditableNetwork, layers: Sequence[str], inputs: np.nd
         handle.remove()
     same = bool(found) and found[-1].shape == outputs.shape and torch.allclose(found[-1].detach().cpu(), outputs)
     return name if same and len(weight_matrix(layer)) == outputs.shape[1] else None
-
-

@@ -11,7 +11,6 @@ from stemma.checkpoints.model import Model
 from stemma.edits.artefacts.measured_effect import output_agreement
 from stemma.edits.artefacts.result import Edited, finish_edit
 from stemma.edits.editable_network import EditableNetwork, editable_copy, name_patterns
-from stemma.edits.fidelity import subset_fidelity
 from stemma.edits.fidelity.statistics import StatisticsCollector
 from stemma.edits.unlearning.erased_layers import LayerErasure, editable_layers, output_layer
 from stemma.edits.unlearning.erasure_samples import ForgetSplit, split_samples
@@ -21,7 +20,7 @@ from stemma.fingerprints.evaluation import checked_network
 from stemma.probes import Probes
 from stemma.types import Plan, Spec
 
-STRENGTHS: tuple[tuple[float, int], ...] = ((0.0, 0), (0.25, 1), (0.5, 1), (1.0, 1), (1.0, 2), (1.0, 4), (1.0, 8))
+STRENGTHS: tuple[tuple[float, int], ...] = ((0.0, 0), (0.25, 1), (0.5, 1), (0.75, 1), (1.0, 1), (1.0, 2), (1.0, 4))
 """By strength: the share of the layers that is edited, the last ones first, and the directions removed per class. At 0
 only the classes' rows of the output layer go: that hides and erases nothing, and is the control of the curve."""
 
@@ -55,7 +54,7 @@ class Erasure:
     strength: int = 3
     samples: bool = False
     only: tuple[str, ...] = ()
-    damping: float = subset_fidelity.DAMPING
+    damping: float = 1e-3
     positions: int = 64
     batch: int = 128
     seed: int = 0
@@ -124,7 +123,9 @@ class Erasure:
             erase.silence(head, split.classes, split.kept)
         changed = list(dict.fromkeys([*chosen, *([] if head is None else [head])]))
         if not changed:
-            raise MisuseError(f"at strength {self.strength} no layer of {model.name} can be edited: choose a higher one")
+            raise MisuseError(
+                f"at strength {self.strength} no layer of {model.name} can be edited: choose a higher one"
+            )
         plan = Plan(
             operation="unlearn", parent=model.digest, spec=self.spec, probes=forget.digest, action="erase",
             expected={"class": split.classes[0] if len(split.classes) == 1 else None, "classes": list(split.classes),
@@ -141,8 +142,8 @@ class Erasure:
         share = STRENGTHS[self.strength][0]
         found = [n for n in layers if not self.only or any(re.search(p, n) for p in self.only)]
         if not found:
-            raise MisuseError("no layer can be edited: none of those that match is a linear layer or a convolution whose "
-                              "inputs can be collected")  # fmt: skip
+            raise MisuseError("no layer can be edited: none of those that match is a linear layer or a convolution "
+                              "whose inputs can be collected")  # fmt: skip
         return found[len(found) - round(share * len(found)) :]
 
 
@@ -163,4 +164,3 @@ def _measured(before: EditableNetwork, after: EditableNetwork, split: ForgetSpli
     if kept.labels is not None:
         found["retain"] = [float((x == truth).mean()) for x in (old, new)]
     return found
-

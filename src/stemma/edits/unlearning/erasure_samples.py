@@ -76,8 +76,9 @@ def split_samples(
         groups.append(forget.inputs[fit])
         asked.append(ask)
         held += count
-    return ForgetSplit(chosen, recognised, tuple(groups), retain.inputs[fit_kept],
-                       forget.take(np.sort(np.concatenate(asked))), retain.take(asked_kept), held, held_kept)  # fmt: skip
+    ask = forget.take(np.sort(np.concatenate(asked)))
+    kept = retain.inputs[fit_kept]
+    return ForgetSplit(chosen, recognised, tuple(groups), kept, ask, retain.take(asked_kept), held, held_kept)
 
 
 def _classes(name: str, forget: Probes, top: np.ndarray, count: int) -> tuple[tuple[int, ...], float]:
@@ -88,13 +89,15 @@ def _classes(name: str, forget: Probes, top: np.ndarray, count: int) -> tuple[tu
         values = values[enough] if enough.any() else values[counts.argmax()][None]
     chosen = tuple(int(c) for c in values)
     if any(not 0 <= c < count for c in chosen):
-        raise MisuseError(f"the forget samples are labelled {', '.join(map(str, chosen))}, but {name} has the classes 0 "
-                          f"to {count - 1}: give the labels that it answers with")  # fmt: skip
+        raise MisuseError(f"the forget samples are labelled {', '.join(map(str, chosen))}, but {name} has the classes "
+                          f"0 to {count - 1}: give the labels that it answers with")  # fmt: skip
     if len(chosen) == count:
-        raise MisuseError(f"the forget samples are of all {count} classes of {name}: nothing would be kept. Give samples "
-                          "of some classes, or -P samples=true for a set of samples")  # fmt: skip
+        raise MisuseError(f"the forget samples are of all {count} classes of {name}: nothing would be kept. Give "
+                          "samples of some classes, or -P samples=true for a set of samples")  # fmt: skip
     recognised = float(np.isin(top, chosen).mean())
-    own = 1.0 if forget.labels is None else min(float((top == forget.labels)[forget.labels == c].mean()) for c in chosen)
+    own = (
+        1.0 if forget.labels is None else min(float((top == forget.labels)[forget.labels == c].mean()) for c in chosen)
+    )
     if min(recognised, own) < 0.5:
         raise MisuseError(f"{name} recognises only {min(recognised, own):.0%} of the forget samples as class "
                           f"{', '.join(map(str, chosen))}: give samples of classes that it recognises, with the right "
@@ -113,8 +116,8 @@ def _kept_rows(editable: EditableNetwork, forget: Probes, retain: Probes, chosen
     if retain.labels is not None:
         new &= ~np.isin(retain.labels, chosen)
     if new.sum() < MIN_KEPT:
-        raise MisuseError(f"only {int(new.sum())} of {len(retain)} kept samples are neither forget samples nor taken for "
-                          f"a class to be forgotten; {MIN_KEPT} are needed: give samples of the other classes")  # fmt: skip
+        raise MisuseError(f"only {int(new.sum())} of {len(retain)} kept samples are neither forget samples nor taken "
+                          f"for a class to be forgotten; {MIN_KEPT} are needed: give more of the others")  # fmt: skip
     return np.flatnonzero(new)
 
 

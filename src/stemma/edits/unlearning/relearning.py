@@ -1,6 +1,6 @@
 """How long relearning takes: steps of fine-tuning on few samples until half of the class is recognised again."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -37,13 +37,16 @@ class Relearning:
         self, editable: EditableNetwork, forget: tuple[np.ndarray, np.ndarray], kept: tuple[np.ndarray, np.ndarray],
         asked: tuple[np.ndarray, np.ndarray],
     ) -> int:  # fmt: skip
-        """The number of steps until half of the asked samples are recognised; `steps + 1` if they never are.
+        """Fine-tune until half of the asked samples are recognised.
 
         Args:
             editable: The network; it is as before afterwards.
             forget: Samples that are forgotten, with their classes.
             kept: Other samples, with their classes.
             asked: Further samples that are forgotten.
+
+        Returns:
+            The number of steps; `steps + 1` if they never are.
         """
         shown = [np.concatenate((forget[i][: self.forget], kept[i][: self.kept])) for i in (0, 1)]
         x, y = as_tensor(shown[0], editable.like), torch.from_numpy(shown[1]).to(editable.like.device)
@@ -123,7 +126,7 @@ def answered(editable: EditableNetwork, inputs: np.ndarray) -> np.ndarray:
     return editable.outputs(inputs).argmax(1).numpy()
 
 
-def largest_loss(before: np.ndarray, after: np.ndarray, classes: Sequence[int], least: int = 5) -> float | None:
+def largest_loss(before: np.ndarray, after: np.ndarray, classes: np.ndarray, least: int = 5) -> float | None:
     """By how much the share of right answers falls in the class where it falls most.
 
     Args:
@@ -135,7 +138,6 @@ def largest_loss(before: np.ndarray, after: np.ndarray, classes: Sequence[int], 
     Returns:
         The largest loss; None where no class has enough samples.
     """
-    groups = np.asarray(classes)
-    values, counts = np.unique(groups, return_counts=True)
-    losses = [float(before[groups == c].mean() - after[groups == c].mean()) for c in values[counts >= least]]
+    values, counts = np.unique(classes, return_counts=True)
+    losses = [float(before[classes == c].mean() - after[classes == c].mean()) for c in values[counts >= least]]
     return max(losses, default=None)

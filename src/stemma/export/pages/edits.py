@@ -160,8 +160,8 @@ def _unlearn_effects(document: Document) -> Iterator[dict[str, str]]:
 
 def _curve_rows(document: Document) -> Iterator[dict[str, str]]:
     """Every strength of an erasure that was measured."""
-    curve = document.get("curve")
-    for point in curve["points"] if curve else ():
+    curve = document.get("curve") or {"points": ()}
+    for point in curve["points"]:
         yield {
             "strength": str(point["strength"]), "layers": str(point["layers"]), "directions": str(point["directions"]),
             "forget": percent(point["forget"]), "lost": percent(lost(point["kept"], curve["before"], point["same"])),

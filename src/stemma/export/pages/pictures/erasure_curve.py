@@ -69,7 +69,8 @@ def _line(points: Sequence[Mapping[str, Any]], curve: Mapping[str, Any]) -> Iter
 
 def _names(points: Sequence[Mapping[str, Any]], curve: Mapping[str, Any]) -> Iterator[str]:
     for i, point in enumerate(points):
-        yield f'<text x="{_x(i, len(points)):.0f}" y="{TOP + SIDE_Y + 18}" text-anchor="middle">{point["strength"]}</text>'
+        place = f'x="{_x(i, len(points)):.0f}" y="{TOP + SIDE_Y + 18}"'
+        yield f'<text {place} text-anchor="middle">{point["strength"]}</text>'
     yield f'<text class="axes-title" x="{LEFT + SIDE_X / 2:.0f}" y="{HEIGHT - 8}" text-anchor="middle">strength</text>'
     kept = "unchanged answers" if curve["before"] is None else "1 minus the loss of the others"
     for place, word in ((f"14 {TOP + SIDE_Y / 2:.0f}", kept), (f"{WIDTH - 10} {TOP + SIDE_Y / 2:.0f}", "relearning")):
