@@ -261,10 +261,14 @@ def study(result: Result, kind: str, epochs: float, tier: Mapping[str, Any], arg
                 continue
             tuned_on = (label - 1) % 10 if len(tier["classes"]) == 10 else 5
             tuned = ["networks", kind, "chosen", f"class {tuned_on}"]
-            if not result.has(tuned):
-                result.put(tuned, chosen(case(net, tuned_on, seed), tier["settings"]))
-                clock.say(f"settings are chosen on class {tuned_on}")
-            result.put(key, measured(case(net, label, seed), result.content["networks"][kind]["chosen"][tuned[-1]]))
+            try:
+                if not result.has(tuned):
+                    result.put(tuned, chosen(case(net, tuned_on, seed), tier["settings"]))
+                    clock.say(f"settings are chosen on class {tuned_on}")
+                settings = result.content["networks"][kind]["chosen"][tuned[-1]]
+                result.put(key, measured(case(net, label, seed), settings))
+            except StemmaError as error:
+                result.put(key, {"not possible": {"why": str(error)[:120]}})
             cases = result.content["networks"][kind]["cases"]
             result.put(["networks", kind, "summary"], summary(cases))
             clock.say(f"{kind}-{seed} class {label}")

@@ -135,6 +135,8 @@ def curve_lines(answer: "UnlearnAnswer") -> Iterator[tuple[str, str, str]]:
             f"{point.forget:.1%} left, others lose {loss:.1%}",
             f"{again}; {point.verdict}",
         )
+    forget, kept = curve.measured_on
+    yield "measured on", f"{forget:,} forget samples and {kept:,} others", "held back from the fit"
     if curve.retrained:
         yield "retrained", ", ".join(relearnt(n, curve.steps) for n in curve.retrained), "of the models given"
 

@@ -48,7 +48,7 @@ class Erasure:
         seed: Of the positions and of the samples that are held back.
 
     Source: LEACE (Belrose et al., NeurIPS 2023) for the projection; the refit layer after layer is that of He et al.
-    2017 and of `Pruning`. docs/methods/erasure.md.
+    2017 and of `Pruning`. docs/methods/edits.md.
     """
 
     strength: int = 3
