@@ -385,15 +385,10 @@ def _params(plan: Plan, kind: type) -> dict[str, Any]:
 
 def _replayed_edit(plan: Plan, parent: Model, probes: Probes, retain: Probes | None, progress: Any) -> "Edited":
     from stemma.edits.pruning.pruning import Pruning
-    from stemma.edits.unlearning.erasure import Erasure
 
     method = _method(plan)
     if isinstance(method, Pruning):
         return method.apply(parent, plan, probes, progress=progress)
-    if isinstance(method, Erasure):
-        if retain is None:
-            raise StemmaError("an erasure was made with kept samples, and the record names none")
-        return method(parent, probes, retain, progress)
     return method(parent, probes, retain, progress)
 
 

@@ -73,7 +73,7 @@ class Erasure:
         """Identity of the method with its parameters."""
         return Spec(self.name, self.version, asdict(self))
 
-    def __call__(self, model: Model, forget: Probes, retain: Probes, progress: Progress | None = None) -> Edited:
+    def __call__(self, model: Model, forget: Probes, retain: Probes | None, progress: Progress | None = None) -> Edited:
         """Erase, at one strength.
 
         Args:
@@ -88,6 +88,8 @@ class Erasure:
         Raises:
             MisuseError: If the network does not recognise the forget samples, or too few kept samples are given.
         """
+        if retain is None:
+            raise MisuseError("an erasure needs samples of what is kept, and none were given")
         return next(self.each(model, forget, retain, (self.strength,), progress))
 
     def each(
