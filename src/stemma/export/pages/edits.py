@@ -160,7 +160,7 @@ def _unlearn_effects(document: Document) -> Iterator[dict[str, str]]:
 
 def _curve_rows(document: Document) -> Iterator[dict[str, str]]:
     """Every strength of an erasure that was measured."""
-    curve: Document = document.get("curve") or {"points": ()}
+    curve: Any = document.get("curve") or {"points": ()}
     for point in curve["points"]:
         yield {
             "strength": str(point["strength"]), "layers": str(point["layers"]), "directions": str(point["directions"]),
