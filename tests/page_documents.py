@@ -200,6 +200,16 @@ def edits(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     yield "prune, plan alone", {**prune, "receipt": None, "folder": None}
     yield "unlearn", {**header("unlearn", model=name, forget=name, out=name), "model": ref(name),
                       "plan": plan(name, "unlearn"), "receipt": receipt(name, "unlearn"), "folder": name}  # fmt: skip
+    erased = plan(name, "unlearn")
+    erased["expected"] |= {"class": None, "classes": [1, 3], "silenced": name, "rank": 1, "strength": 3}
+    point = {"layers": 4, "directions": 1, "forget": 0.0, "same": 0.98, "kept": None, "worst": 0.1, "relearning": 61,
+             "verdict": "inconclusive", "p_value": None, "reason": name}  # fmt: skip
+    points = [{"strength": 0, **point, "verdict": "refuted", "relearning": 40}, {"strength": 1, **point, "worst": None},
+              {"strength": 2, **point, "relearning": None}]  # fmt: skip
+    curve = {"points": points, "steps": 60, "before": None, "retrained": [44, 61], "measured_on": [10, 100]}
+    asked = header("unlearn", model=name, forget=name, out=name, curve=True)
+    yield "unlearn, curve", {**asked, "model": ref(name), "plan": erased, "receipt": receipt(name, "unlearn"),
+                             "folder": name, "curve": curve}  # fmt: skip
     for good in (True, False, None):
         checks = [{"check": "plan", "good": True, "reason": name}, {"check": "replay", "good": good, "reason": name}]
         yield f"verify edit {good}", {**header("verify-edit", folder=name), "folder": name, "good": good,

@@ -261,7 +261,7 @@ def test_every_result_says_what_it_was_made_with() -> None:
 
 
 UNSTAMPED = {
-    "forgetting.py", "layouts.py", "multimodal_balance.py", "multimodal_competition.py", "names_lost.py",
+    "erasure.py", "forgetting.py", "layouts.py", "multimodal_balance.py", "multimodal_competition.py", "names_lost.py",
     "verdicts_attack.py", "verdicts_framing.py", "verdicts_independent.py",
 }  # fmt: skip
 """Scripts that write their results through a module of `testbeds` or through another script."""

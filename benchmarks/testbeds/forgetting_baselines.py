@@ -145,7 +145,8 @@ def relearning(net: nn.Module, forget: Data, retain: Data, test: Data, device: s
                 return step
         rows = torch.randperm(len(y), generator=draw, device=device)[:64]
         optimizer.zero_grad()
-        F.cross_entropy(inner(augmented(x[rows], draw)), y[rows]).backward()
+        shown = augmented(x[rows], draw) if x.is_floating_point() else x[rows]
+        F.cross_entropy(inner(shown), y[rows]).backward()
         optimizer.step()
     return most + 1
 

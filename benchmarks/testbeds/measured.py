@@ -31,6 +31,7 @@ VERSIONS = {
     "merge-regression": ("ancestry/merges/regression.py", r"^    version = (\d+)"),
     "pruning": ("edits/pruning/settings.py", r"^    version = (\d+)"),
     "unlearning": ("edits/unlearning/settings.py", r"^    version = (\d+)"),
+    "erasure": ("edits/unlearning/erasure.py", r"^    version = (\d+)"),
     "modulation": ("multimodal/strategies/agm.py", r"^    version = (\d+)"),
     "geometry": ("kinship/relation/geometry.py", r"^VERSION = (\d+)"),
 }
@@ -62,6 +63,7 @@ METHODS = {
     **dict.fromkeys(("pruning_full_resnet18", "pruning_full_resnet20", "pruning_small", "pruning_small_cnn",
                      "pruning", "edit_cost", "edit_round_trip"), ("pruning",)),
     **dict.fromkeys(("multimodal_balance", "multimodal_competition", "multimodal_overhead"), ("modulation",)),
+    **dict.fromkeys(("erasure_small", "erasure_whole", "erasure_verified"), ("erasure", "unlearning-test")),
     "relation_geometry": ("geometry",),
 }  # fmt: skip
 """Methods that a result file measures, by its name; files of no method (of storage, of hostile files) have none."""

@@ -1,4 +1,4 @@
-"""`stemma unlearn`: a network that no longer predicts a class, without training."""
+"""`stemma unlearn`: a network from which classes are removed, without training."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def unlearn(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A path, a registry name or a digest prefix.")],
     forget: Annotated[
-        str, typer.Option("--forget", metavar="P", help="Samples of the class to forget, real or synthetic.")
+        str, typer.Option("--forget", metavar="P", help="Samples of the classes to forget, real or synthetic.")
     ],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the unlearned model.")],
     retain: Annotated[
@@ -25,6 +25,36 @@ def unlearn(
             metavar="P",
             show_default=False,
             help="Inputs of other classes, or generic ones; labels are not needed. They preserve the other classes.",
+        ),
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            "--method",
+            metavar="METHOD",
+            show_default=False,
+            help="erasure, or modhifi-u. [default: erasure with --retain, else modhifi-u]",
+        ),
+    ] = None,
+    strength: Annotated[
+        int | None,
+        typer.Option(
+            "--strength",
+            metavar="N",
+            show_default=False,
+            help="How many layers and directions an erasure removes, 0 to 6. [default: 3]",
+        ),
+    ] = None,
+    curve: Annotated[
+        bool, typer.Option("--curve", help="Measure every strength: what the others lose, relearning, the test.")
+    ] = False,
+    retrained: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--retrained",
+            metavar="R...",
+            show_default=False,
+            help="Models that never saw the class, as a reference for the curve; may be given several times.",
         ),
     ] = None,
     parameters: Settings = None,
@@ -47,8 +77,9 @@ def unlearn(
     html: Html = None,
     as_json: Json = False,
 ) -> None:
-    """Remove a class from a network without training.
+    """Remove classes, or a set of samples, from a network without training.
 
+    With --retain they are erased from what the layers read, as far as --strength says; --curve measures each strength.
     plan.json records what was changed; --undo keeps the original weights outside of the folder. `stemma verify
     unlearning` tests whether the class is removed or only hidden.
     """
@@ -66,6 +97,10 @@ def unlearn(
         forget=forget,
         out=str(out),
         retain=retain,
+        method=method,
+        strength=strength,
+        curve=curve,
+        retrained=words(retrained),
         parameters=words(parameters),
         replace=replace,
         undo=None if undo is None else str(undo),
@@ -85,17 +120,40 @@ def unlearn(
     report(answer_text(unlearn_answer(document)), [answer.model], rows, *unlearn_closing(document))
 
 
+def curve_lines(answer: "UnlearnAnswer") -> Iterator[tuple[str, str, str]]:
+    """Every strength that was measured: label, finding, evidence."""
+    from stemma.export.edit_answers import lost, relearnt
+
+    curve = answer.curve
+    if curve is None:
+        return
+    for point in curve.points:
+        loss = lost(point.kept, curve.before, point.same)
+        again = relearnt(point.relearning, curve.steps)
+        yield (
+            f"strength {point.strength}",
+            f"{point.forget:.1%} left, others lose {loss:.1%}",
+            f"{again}; {point.verdict}",
+        )
+    forget, kept = curve.measured_on
+    yield "measured on", f"{forget:,} forget samples and {kept:,} others", "held back from the fit"
+    if curve.retrained:
+        yield "retrained", ", ".join(relearnt(n, curve.steps) for n in curve.retrained), "of the models given"
+
+
 def lines(answer: "UnlearnAnswer") -> Iterator[tuple[str, str, str]]:
     """What was changed, where, and what else that costs: label, finding, evidence."""
     from stemma.cli.output import number
     from stemma.cli.prune import bare_weights
+    from stemma.export.edit_answers import forgotten
 
     plan, known, measured = answer.plan, answer.plan.expected, answer.receipt.measured
     before, after = measured["forget"]
-    yield "forgotten", f"class {known['class']}: {before:.1%} → {after:.1%}", "of the forget samples"
+    yield "forgotten", f"{forgotten(known)}: {before:.1%} → {after:.1%}", "of the forget samples"
     changed = sum(len(e) for e in plan.entries.values())
     what = f"{changed:,} entries" if changed else "whole layers"
     yield "change", f"{what}: {plan.action}, strength {number(known['strength'])}", ", ".join(known["layers"])
+    yield from curve_lines(answer)
     if known.get("others") and known.get("held to") != "other inputs" and known["unlike"]:
         far = f"divergence {number(known['unlike'])}"
         yield "not used", "the other inputs: they differ from the batch norm statistics", far
@@ -109,4 +167,5 @@ def lines(answer: "UnlearnAnswer") -> Iterator[tuple[str, str, str]]:
     if answer.request.undo:
         yield "undo", answer.request.undo, "the original weights: they hold what was to be forgotten"
     yield "digest", str(answer.receipt.child), ""
-    yield "cannot see", "whether the class is removed or only hidden", ""
+    if answer.curve is None:
+        yield "cannot see", "whether the class is removed or only hidden", ""

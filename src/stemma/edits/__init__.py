@@ -6,12 +6,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from stemma.edits.artefacts.trainable import load as load
     from stemma.edits.pruning.pruning import Pruning as Pruning
+    from stemma.edits.unlearning.erasure import Erasure as Erasure
     from stemma.edits.unlearning.unlearning import Unlearning as Unlearning
 
 ALL = ("Pruning", "Unlearning")
 """Names of the edits; each is loaded, with torch, on first use."""
 
-_HOME = {"Pruning": "pruning.pruning", "Unlearning": "unlearning.unlearning", "load": "artefacts.trainable"}
+_HOME = {
+    "Pruning": "pruning.pruning",
+    "Unlearning": "unlearning.unlearning",
+    "Erasure": "unlearning.erasure",
+    "load": "artefacts.trainable",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -54,15 +54,40 @@ def prune_closing(document: Document) -> tuple[str, str]:
 def unlearn_answer(document: Document) -> AnswerLine:
     """How much of a class is still recognised, in one line."""
     before, after = document["receipt"]["measured"]["forget"]
-    rest = f": recognised in {before:.1%} of the forget samples before, in {after:.1%} now"
-    return AnswerLine("", f"class {document['plan']['expected']['class']} unlearned", rest)
+    known = document["plan"]["expected"]
+    verb = "recognised" if known.get("classes", True) else "answered as before"
+    rest = f": {verb} in {before:.1%} of the forget samples before, in {after:.1%} now"
+    return AnswerLine("", f"{forgotten(known)} {'erased' if 'silenced' in known else 'unlearned'}", rest)
+
+
+def forgotten(expected: Mapping[str, Any]) -> str:
+    """What was forgotten, in words."""
+    classes = expected.get("classes", [expected["class"]])
+    if not classes:
+        return "a set of samples"
+    return f"class{'es' if len(classes) > 1 else ''} {', '.join(map(str, classes))}"
+
+
+def lost(kept: float | None, before: float | None, same: float) -> float:
+    """What the others lose: accuracy where there are labels, else unchanged answers."""
+    return 1 - same if kept is None or before is None else before - kept
+
+
+def relearnt(steps: int | None, most: int) -> str:
+    """How long relearning takes, in words."""
+    if steps is None:
+        return "relearning not measured"
+    return f"relearnt in {steps} steps" if steps <= most else f"not relearnt in {most} steps"
 
 
 def unlearn_closing(document: Document) -> tuple[str, str]:
     """What was unlearned means, and what to do next."""
     asked = document["asked"]
     pair = f"--original {typed_as(asked['model'])} --unlearned {typed_as(document['folder'])}"
-    return ("the model no longer predicts this class; its hidden layers may still encode it",
+    meaning = "the model no longer predicts this class; its hidden layers may still encode it"
+    if document.get("curve"):
+        meaning = "each strength is measured; choose one with --strength: what is not refuted is not thereby proven"
+    return (meaning,
             f"{command_of('verify unlearning', asked)} {pair} --forget {typed_as(asked['forget'])} --retrained R..."
             f"{_network(asked)} tests whether the class is removed")  # fmt: skip
 

@@ -21,6 +21,7 @@ from stemma.types.nouns import jsonable
 if TYPE_CHECKING:
     from stemma.edits.artefacts.result import Edited
     from stemma.edits.pruning.pruning import Pruning
+    from stemma.edits.unlearning.erasure import Erasure
     from stemma.edits.unlearning.unlearning import Unlearning
 
 Arrays = Mapping[str, np.ndarray]
@@ -367,12 +368,13 @@ def _may_change(plan: Plan, name: str, before: np.ndarray, after: np.ndarray) ->
     return statistic or name in plan.expected.get("refitted", ())
 
 
-def _method(plan: Plan) -> "Pruning | Unlearning":
+def _method(plan: Plan) -> "Pruning | Unlearning | Erasure":
     """The method that a plan names; fields that were renamed since are read under their old names too."""
     from stemma.edits.pruning.pruning import Pruning
+    from stemma.edits.unlearning.erasure import Erasure
     from stemma.edits.unlearning.unlearning import Unlearning
 
-    kind = Pruning if plan.operation == "prune" else Unlearning
+    kind = Pruning if plan.operation == "prune" else Erasure if plan.spec.name == Erasure.name else Unlearning
     return kind(**_params(plan, kind))
 
 

@@ -12,6 +12,7 @@ LABELS = {
     "coverage": "coverage of the possible parents", "margin": "margin", "fail_on": "refused relations and verdicts",
     "deny_license": "refused licences", "allow_untested": "what was not tested is let pass", "out": "written to",
     "ratio": "share of units to remove", "budget": "to keep", "dry_run": "plan only", "statistics": "layer statistics",
+    "strength": "strength", "curve": "every strength is measured",
     "parameters": "settings", "replace": "an existing folder may be replaced",
     "method": "compared", "measure": "measure",
     "concepts": "networks of one modality", "mask": "how a modality is hidden", "layer": "layer",

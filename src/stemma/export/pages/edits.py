@@ -3,8 +3,19 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from stemma.export.edit_answers import prune_answer, prune_closing, unlearn_answer, unlearn_closing
+from markupsafe import Markup
+
+from stemma.export.edit_answers import (
+    forgotten,
+    lost,
+    prune_answer,
+    prune_closing,
+    relearnt,
+    unlearn_answer,
+    unlearn_closing,
+)
 from stemma.export.figures import count, number, percent
+from stemma.export.pages.pictures.erasure_curve import erasure_curve
 
 Document = Mapping[str, Any]
 
@@ -116,13 +127,15 @@ def unlearn_view(document: Document) -> dict[str, Any]:
     meaning, following = unlearn_closing(document)
     entries, known = document["plan"]["entries"], document["plan"]["expected"]
     return {
-        "title": f"{document['model']['name']}, class {document['plan']['expected']['class']} unlearned",
+        "title": f"{document['model']['name']}, {forgotten(known)} unlearned",
         "question": "Is the class gone, and what else changed?",
         "answer": unlearn_answer(document),
         "tone": "none",
         "meaning": meaning,
         "next": following,
         "effects": list(_unlearn_effects(document)),
+        "curve": list(_curve_rows(document)),
+        "curve_picture": Markup(erasure_curve(document["curve"])) if document.get("curve") else "",
         "layers": [(layer, entries.get(f"{layer}.weight", entries.get(layer, ()))) for layer in known["layers"]],
         "receipt": list(_receipt(document)),
         "findings": list(_unlearn_findings(document)),
@@ -135,7 +148,7 @@ def unlearn_view(document: Document) -> dict[str, Any]:
 def _unlearn_effects(document: Document) -> Iterator[dict[str, str]]:
     measured, known = document["receipt"]["measured"], document["plan"]["expected"]
     before, after = measured["forget"]
-    yield _row(f"recognised as class {known['class']}, forget samples", percent(before), "–", percent(after))
+    yield _row(f"recognised as {forgotten(known)}, forget samples", percent(before), "–", percent(after))
     if "retain" in measured:
         before, after = measured["retain"]
         yield _row("accuracy on the other inputs", percent(before), "–", percent(after))
@@ -143,6 +156,19 @@ def _unlearn_effects(document: Document) -> Iterator[dict[str, str]]:
         yield _row("same class as before, other inputs", "100 %", "–", percent(measured["same_top_answer"]))
     if "error" in measured:
         yield _row("squared error of the output, other inputs", "0", "–", number(measured["error"]))
+
+
+def _curve_rows(document: Document) -> Iterator[dict[str, str]]:
+    """Every strength of an erasure that was measured."""
+    curve: Any = document.get("curve") or {"points": ()}
+    for point in curve["points"]:
+        yield {
+            "strength": str(point["strength"]), "layers": str(point["layers"]), "directions": str(point["directions"]),
+            "forget": percent(point["forget"]), "lost": percent(lost(point["kept"], curve["before"], point["same"])),
+            "worst": "–" if point["worst"] is None else percent(point["worst"]),
+            "relearning": relearnt(point["relearning"], curve["steps"]), "verdict": point["verdict"],
+            "reason": point["reason"],
+        }  # fmt: skip
 
 
 def _unlearn_findings(document: Document) -> Iterator[str]:
