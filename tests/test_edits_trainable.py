@@ -226,7 +226,7 @@ def test_the_next_step_has_what_runs_bare_weights() -> None:
 def test_a_receipt_tells_no_folder_above_the_one_that_holds_both(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from stemma.edits.artefacts.save import _parent_source
+    from stemma.edits.artefacts.save import parent_source
 
     homes = tmp_path / "home"
     source = homes / "alice" / "models" / "res.pt"
@@ -234,10 +234,10 @@ def test_a_receipt_tells_no_folder_above_the_one_that_holds_both(
     source.touch()
     monkeypatch.setattr(Path, "home", lambda: homes / "alice")
     edited: Any = SimpleNamespace(parent=SimpleNamespace(source=str(source)))
-    told = {out: _parent_source(edited, homes / out) for out in ("alice/small", "alice/models/small", "small", "bob/x")}
+    told = {out: parent_source(edited, homes / out) for out in ("alice/small", "alice/models/small", "small", "bob/x")}
     assert told == {"alice/small": "../models/res.pt", "alice/models/small": "../res.pt", "small": "res.pt",
                     "bob/x": "res.pt"}  # fmt: skip
-    assert _parent_source(edited, Path("/stemma-out")) == "res.pt"
+    assert parent_source(edited, Path("/stemma-out")) == "res.pt"
 
 
 def test_edits_are_at_hand_without_an_import_of_their_own() -> None:

@@ -109,10 +109,12 @@ def with_claim(found: Comparison, checked: CheckedClaim, cannot_see: tuple[str, 
 
 def claimed_rows(model: Model) -> Rows:
     """The rows that the plan beside a model says were kept, by weight and axis; empty where there is no usable one."""
-    file = Path(model.source)
-    file = (file if file.is_dir() else file.parent) / PLAN
+    if model.source.startswith("python:"):
+        return {}
     try:
-        if model.source.startswith("python:") or not file.is_file() or file.stat().st_size > LARGEST_PLAN:
+        source = Path(model.source)
+        file = (source if source.is_dir() else source.parent) / PLAN
+        if not file.is_file() or file.stat().st_size > LARGEST_PLAN:
             return {}
         slices = json.loads(file.read_text("utf-8"))["slices"]
         found = {str(t): {int(a): np.array(r, np.int64) for a, r in axes.items()} for t, axes in slices.items()}
