@@ -10,10 +10,13 @@ from safetensors.numpy import save_file
 from framed_plans import most_alike
 from plain_networks import cnn
 from stemma.checkpoints.model import Model
+from stemma.kinship import claimed_units
 from stemma.kinship.claimed_units import claimed_rows, cut_as_claimed
 from stemma.kinship.compare import compare
 from stemma.kinship.explain import explain
 from stemma.networks.load import load
+from stemma.registry import Registry
+from stemma.workspace import Workspace
 
 WIDTHS = (16, 40, 56)
 Slices = dict[str, dict[str, list[int]]]
@@ -67,7 +70,7 @@ def trained(arrays: dict[str, np.ndarray], noise: float, refitted: float, seed: 
     return out
 
 
-@pytest.mark.parametrize("noise", [0.0, 0.1])
+@pytest.mark.parametrize("noise", [0.0, 0.1, 1.0])  # without its plan, the last one is found by nothing
 def test_a_plan_that_the_weights_bear_out_names_the_edit(tmp_path: Path, noise: float) -> None:
     arrays, slices = cnn(1)[0], plan_of(chosen(1))
     parent = written(tmp_path / "parent", arrays)
@@ -112,3 +115,28 @@ def test_hostile_plans_are_no_plan(tmp_path: Path, slices: object) -> None:
     child = written(tmp_path / "child", cut(arrays, plan_of(chosen(1))), slices)
     assert cut_as_claimed(parent, child) is None
     assert not claimed_rows(parent)
+
+
+def test_a_parent_too_large_to_be_cut_is_not_acquitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = plan_of(chosen(1))
+    parent = written(tmp_path / "parent", cnn(2)[0])
+    child = written(tmp_path / "child", cut(cnn(1)[0], own), own)
+    assert compare(parent, child).verdict == "independent"
+    monkeypatch.setattr(claimed_units, "LARGEST_MODEL", 1000)
+    for pair in ((parent, child), (child, parent)):
+        found = compare(*pair)
+        assert found.verdict == "inconclusive"
+        assert [gap["what"] for gap in found.not_tested] == ["plan"]
+
+
+def test_an_answer_that_was_kept_without_a_plan_is_not_given_again_with_one(tmp_path: Path) -> None:
+    arrays, slices = cnn(1)[0], plan_of(chosen(1))
+    written(tmp_path / "parent", arrays)
+    pruned = trained(cut(arrays, slices), 1.0, 0.7, 2)
+    bare, planned = written(tmp_path / "bare", pruned), written(tmp_path / "planned", pruned, slices)
+    workspace = Workspace(Registry(tmp_path / "registry.db"))
+    workspace.add([tmp_path / "parent"])
+    assert bare.digest == planned.digest
+    kinds = [[str(p["relation"]) for p in (*found.parents, *found.relatives)]
+             for found in map(workspace.trace, (bare, planned, bare))]  # fmt: skip
+    assert kinds == [[], ["pruned"], []]

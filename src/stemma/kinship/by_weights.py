@@ -12,7 +12,7 @@ from stemma.architectures.unit_groups import structure
 from stemma.checkpoints.model import Model
 from stemma.fingerprints.tensor_content import matrices
 from stemma.kinship.axes import DISTILLED, NO_PROBES
-from stemma.kinship.claimed_units import check_claimed_units, needs_claim, with_claim
+from stemma.kinship.claimed_units import check_claimed_units, needs_claim, plan_not_checked, with_claim
 from stemma.kinship.exact_equality import exact_equality
 from stemma.kinship.relaid_pair import (
     EXPLAINED_SHARE,
@@ -235,7 +235,7 @@ def _search(a: Model, b: Model, found: Findings, pairings: tuple[Pairing, ...], 
         )
         found = replace(found, contents=contents_in_place(a, b, tried_pairings, alpha, tried=2))
     found = replace(found, shared=SharedTensors().evidence(a, b), sizes=no_fitting_sizes(a, b))
-    found = replace(found, not_tested=list_not_tested(a, b, found, matched))
+    found = replace(found, not_tested=[*list_not_tested(a, b, found, matched), *plan_not_checked(a, b)])
     return WeightsDecision(answer(a, b, found, _relation(a, b, found, matched, pairings)), pairings, matched)
 
 

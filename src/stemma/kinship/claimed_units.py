@@ -19,6 +19,7 @@ from stemma.kinship.relaid_pair import SAME_FUNCTION
 from stemma.kinship.relation import name_relation
 from stemma.kinship.weights.contents.contents_in_place import contents_in_place
 from stemma.kinship.weights.correspondence import Pairing, by_name
+from stemma.kinship.weights.decision import NotTested
 from stemma.kinship.weights.units_kept import LEVELS
 from stemma.networks.load import from_arrays
 from stemma.types import Comparison, Evidence, Null, Relation, RelationKind, Verdict
@@ -107,18 +108,27 @@ def with_claim(found: Comparison, checked: CheckedClaim, cannot_see: tuple[str, 
     )  # fmt: skip
 
 
+def plan_beside(source: str) -> bytes:
+    """The plan beside a model that lies at a path; empty where there is none, or too large a one."""
+    if source.startswith("python:"):
+        return b""
+    try:
+        place = Path(source)
+        file = (place if place.is_dir() else place.parent) / PLAN
+        return file.read_bytes() if file.is_file() and file.stat().st_size <= LARGEST_PLAN else b""
+    except (OSError, ValueError):
+        return b""
+
+
 def claimed_rows(model: Model) -> Rows:
     """The rows that the plan beside a model says were kept, by weight and axis; empty where there is no usable one."""
-    if model.source.startswith("python:"):
+    plan = plan_beside(model.source)
+    if not plan:
         return {}
     try:
-        source = Path(model.source)
-        file = (source if source.is_dir() else source.parent) / PLAN
-        if not file.is_file() or file.stat().st_size > LARGEST_PLAN:
-            return {}
-        slices = json.loads(file.read_text("utf-8"))["slices"]
+        slices = json.loads(plan)["slices"]
         found = {str(t): {int(a): np.array(r, np.int64) for a, r in axes.items()} for t, axes in slices.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return {}
     usable = all(_ascending(r) for axes in found.values() for r in axes.values())
     return found if usable else {}
@@ -130,8 +140,33 @@ def _ascending(rows: np.ndarray) -> bool:
 
 def cut_as_claimed(parent: Model, child: Model) -> ClaimedCut | None:
     """The parent cut as the child's plan says; None unless that gives the child's shapes, smaller somewhere."""
+    fit = _fit(parent, child)
+    if fit is None or parent.is_partial or child.is_partial or parent.parameters > LARGEST_MODEL:
+        return None
+    rows, shared, kept = fit
+    arrays = dict[str, np.ndarray]()
+    for name, other in shared.items():
+        array = parent.tensors[name].array()
+        for a, r in rows.get(name, {}).items():
+            array = np.take(array, r, axis=a)
+        arrays[other] = np.ascontiguousarray(array)
+    return ClaimedCut(from_arrays(arrays, parent.name), kept, _plans(rows, parent))
+
+
+def plan_not_checked(a: Model, b: Model) -> list[NotTested]:
+    """The gap of a pair of which a plan says that one was cut from the other, where that is too large to be checked."""
+    why = "{} has more parameters than are cut in memory, so the plan beside {} was not checked"
+    return [
+        {"what": "plan", "model": parent.name, "why": why.format(parent.name, child.name)}
+        for parent, child in ((a, b), (b, a))
+        if parent.parameters > LARGEST_MODEL and _fit(parent, child) is not None
+    ]
+
+
+def _fit(parent: Model, child: Model) -> tuple[Rows, dict[str, str], dict[str, tuple[int, int]]] | None:
+    """The rows of the child's plan, the tensors of both, and rows kept; None where the sizes are not those it says."""
     rows = claimed_rows(child)
-    if not rows or parent.is_partial or child.is_partial or parent.parameters > LARGEST_MODEL:
+    if not rows:
         return None
     inner = {n.removeprefix("inner."): n for n in child.tensors}  # a program holds the network under that name
     named = {n: n if n in child.tensors else inner.get(n) for n in parent.tensors}
@@ -147,15 +182,7 @@ def cut_as_claimed(parent: Model, child: Model) -> ClaimedCut | None:
         if cut != tuple(child.tensors[other].shape):
             return None
         kept |= {f"{name}[{a}]": (len(r), shape[a]) for a, r in axes.items()}
-    if not any(k < n for k, n in kept.values()):
-        return None
-    arrays = dict[str, np.ndarray]()
-    for name, other in shared.items():
-        array = parent.tensors[name].array()
-        for a, r in rows.get(name, {}).items():
-            array = np.take(array, r, axis=a)
-        arrays[other] = np.ascontiguousarray(array)
-    return ClaimedCut(from_arrays(arrays, parent.name), kept, _plans(rows, parent))
+    return (rows, shared, kept) if any(k < n for k, n in kept.values()) else None
 
 
 def _plans(rows: Rows, parent: Model) -> int:

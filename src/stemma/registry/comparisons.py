@@ -49,9 +49,12 @@ def check_alpha(alpha: float) -> None:
         raise MisuseError(f"{alpha!r} is not a significance level. Use a number between 0 and 1, for example 0.01")
 
 
-def comparison_spec(alpha: float) -> Spec:
-    """The key under which a comparison is stored: significance level and code digest."""
-    return Spec("compare", params={"alpha": alpha, "code": _code_digest()})
+def comparison_spec(alpha: float, *sources: str) -> Spec:
+    """The key under which a comparison is stored: significance level, code, and the plans beside the models, if any."""
+    from stemma.kinship.claimed_units import plan_beside
+
+    plans = sorted(hashlib.sha256(plan).hexdigest() for plan in map(plan_beside, sources) if plan)
+    return Spec("compare", params={"alpha": alpha, "code": _code_digest(), **({"plans": plans} if plans else {})})
 
 
 def encode(comparison: Comparison) -> dict[str, Any]:

@@ -49,20 +49,24 @@ class ComparisonCache:
 
     def recall(self, enrolled: Candidate, other: Model, alpha: float) -> Comparison | None:
         """The comparison that is kept of an enrolled model with another one."""
-        kept = self.registry.get_evidence(enrolled.ref.digest, other.digest, comparisons.comparison_spec(alpha))
+        spec = comparisons.comparison_spec(alpha, enrolled.source, other.source)
+        kept = self.registry.get_evidence(enrolled.ref.digest, other.digest, spec)
         return None if kept is None else comparisons.decode(kept.content, enrolled.ref, other.ref)
 
     def keep(self, enrolled: Candidate, other: Model, alpha: float, comparison: Comparison) -> Comparison:
         """Keep a comparison of an enrolled model with another one, and return it as it is read again."""
         content = comparisons.encode(comparison)
+        spec = comparisons.comparison_spec(alpha, enrolled.source, other.source)
         with contextlib.suppress(RegistryError):  # a registry that cannot be written still answers
-            self.registry.put_evidence(enrolled.ref.digest, other.digest, comparisons.comparison_spec(alpha), content)
+            self.registry.put_evidence(enrolled.ref.digest, other.digest, spec, content)
         as_stored = json.loads(canonical_json(content))  # so that the first answer is the same text as every later one
         return comparisons.decode(as_stored, enrolled.ref, other.ref)
 
     def compare_two_enrolled(self, a: Candidate, b: Candidate, alpha: float) -> Comparison:
         """The comparison of two enrolled models, computed once; neither is read where it is kept."""
-        kept = self.registry.get_evidence(a.ref.digest, b.ref.digest, comparisons.comparison_spec(alpha))
+        kept = self.registry.get_evidence(
+            a.ref.digest, b.ref.digest, comparisons.comparison_spec(alpha, a.source, b.source)
+        )
         if kept is not None:
             return comparisons.decode(kept.content, a.ref, b.ref)
         return self.compare_enrolled(a, b.load(), alpha)
