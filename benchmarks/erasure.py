@@ -174,7 +174,7 @@ def verified(folder: Path, suspects: int, gold: int) -> dict[str, Any]:
     """Power of the exact test, over as many networks as it needs: small networks without the last class."""
     from stemma.zoo.memory import model_of
     from testbeds import unlearning_models as zoo
-    from testbeds.unlearning_views import TEST, between, seen
+    from testbeds.unlearning_views import exact_verdicts, seen
 
     data = zoo.Data.read(folder, 9)
     first = zoo.trained(data, range(suspects), retained_only=False)
@@ -193,18 +193,8 @@ def verified(folder: Path, suspects: int, gold: int) -> dict[str, Any]:
         arrays = [{n: np.array(t.array()) for n, t in e.model.tensors.items()} for e in edited]
         name = f"strength {strength}"
         groups[name], accuracy[name] = seen(data, arrays, 128), right(arrays)
-    gold_to_gold, first_to_gold = (between(groups[n], groups["retrained"]) for n in ("retrained", "nothing done"))
-    for name in list(groups)[1:]:
-        to_gold, to_first = (between(groups[name], groups[n]) for n in ("retrained", "nothing done"))
-        refuted = 0
-        for i in range(suspects):
-            pools = {}
-            for view in TEST.views:
-                d = np.zeros((gold + 2, gold + 2))
-                d[0, 1:-1], d[0, -1] = to_gold[view][i], to_first[view][i, i]
-                d[1:-1, 1:-1], d[1:-1, -1] = gold_to_gold[view], first_to_gold[view][i]
-                pools[view] = np.triu(d, 1) + np.triu(d, 1).T
-            refuted += TEST.conclude(pools, 1).verdict.value == "refuted"
+    for name, verdicts in exact_verdicts(groups).items():
+        refuted = verdicts.count("refuted")
         out[name] = {"refuted": refuted, "power": refuted / suspects, "drop": out["accuracy"] - accuracy[name]}
     return out
 

@@ -139,7 +139,7 @@ def verified(folder: Path, suspects: int = 20, gold: int = 39) -> dict[str, Any]
     """What the test of unlearning says: edited networks among some that were retrained without the class."""
     from stemma.zoo.memory import model_of
     from testbeds import unlearning_models as zoo
-    from testbeds.unlearning_views import TEST, between, seen
+    from testbeds.unlearning_views import exact_verdicts, seen
 
     data = zoo.Data.read(folder, 9)
     first = zoo.trained(data, range(suspects), retained_only=False)
@@ -153,18 +153,7 @@ def verified(folder: Path, suspects: int = 20, gold: int = 39) -> dict[str, Any]
         groups[name] = seen(data, arrays, 128)
     groups["masked logit"] = seen(data, [zoo.masked(n, 9) for n in first], 128)
     out: dict[str, Any] = {"retrained": gold, "suspects": suspects, "class": 9}
-    gold_to_gold, first_to_gold = (between(groups[n], groups["retrained"]) for n in ("retrained", "nothing done"))
-    for name in ("nothing done", "masked logit", "published", "alone", "refit", "contrast"):
-        to_gold, to_first = (between(groups[name], groups[n]) for n in ("retrained", "nothing done"))
-        verdicts = []
-        for i in range(suspects):
-            pools = {}
-            for view in TEST.views:
-                d = np.zeros((gold + 2, gold + 2))
-                d[0, 1:-1], d[0, -1] = to_gold[view][i], to_first[view][i, i]
-                d[1:-1, 1:-1], d[1:-1, -1] = gold_to_gold[view], first_to_gold[view][i]
-                pools[view] = np.triu(d, 1) + np.triu(d, 1).T
-            verdicts.append(TEST.conclude(pools, 1).verdict.value)
+    for name, verdicts in exact_verdicts(groups).items():
         out[name] = {v: verdicts.count(v) for v in ("refuted", "inconclusive", "supported")}
     return out
 

@@ -38,6 +38,8 @@ SMALL = {"hidden_size": 256, "num_attention_heads": 8, "num_key_value_heads": 2,
 LARGE = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_key_value_heads": 32,
          "num_attention_heads": 32, "vocab_size": 32000}  # fmt: skip
 SEED, KEEP = 22, 0.8
+SQUARES = 5
+"""Square matrices in float64 that a refit holds at once, by its code."""
 
 
 def config(size: dict[str, int], depth: int) -> dict[str, Any]:
@@ -138,17 +140,22 @@ def on_paper(runs: dict[str, Any], size: dict[str, int], tokens: int) -> dict[st
 
     scale = base / expected(size)
     d, f = LARGE["hidden_size"], LARGE["intermediate_size"]
-    block = 4 * (4 * d * d + 3 * d * f)
     seconds = scale * expected(LARGE) * LARGE["num_hidden_layers"]
     forward_seconds = plain * LARGE["num_hidden_layers"] * (4 * d * d + 3 * d * f) / (
         2 * size["hidden_size"] ** 2 * (1 + size["num_key_value_heads"] / size["num_attention_heads"])
         + 3 * size["hidden_size"] * size["intermediate_size"])  # fmt: skip
-    own, small = deep["prune"]["own"], 4 * 3 * size["hidden_size"] * size["intermediate_size"]
-    squares = (f / size["intermediate_size"]) ** 2
+    constant = max(0.0, deep["prune"]["own"] - terms(size))  # torch, transformers and whatever else has one size
     return {"processor_per_block_here": base, "expected_of_unit_costs_here": expected(size), "processor": seconds,
             "forward_processor": forward_seconds, "times_forward": seconds / forward_seconds,
-            "memory": own * max(squares, block / small), "memory_two_blocks": 2 * block,
-            "memory_one_matrix": 8 * f * f}  # fmt: skip
+            "memory_terms_here": terms(size), "memory_constant_here": constant,
+            "memory": constant + terms(LARGE)}  # fmt: skip
+
+
+def terms(size: dict[str, int]) -> float:
+    """Bytes that grow with the width: two blocks in float32, and `SQUARES` square matrices of the widest inputs."""
+    d, f = size["hidden_size"], size["intermediate_size"]
+    kv = d // size["num_attention_heads"] * size["num_key_value_heads"]
+    return 2 * 4 * (2 * d * d + 2 * d * kv + 3 * d * f) + SQUARES * 8 * f * f
 
 
 def main() -> None:

@@ -243,7 +243,7 @@ def test_a_receipt_tells_no_folder_above_the_one_that_holds_both(
 def test_edits_are_at_hand_without_an_import_of_their_own() -> None:
     code = "import stemma, sys; stemma.edits; assert 'torch' not in sys.modules; print(stemma.edits.ALL)"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert told.stdout == "('Pruning', 'Unlearning')\n"
+    assert told.stdout == "('Pruning', 'Erasure', 'Unlearning')\n"
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ The same numbers as `stemma.verification.distances.look`, for thousands of pairs
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -155,3 +155,31 @@ def twin(data: Data, nets: Sequence[Arrays], group: Group, probes: int) -> float
     few = Group(*(getattr(group, n)[: len(nets)] for n in ("answers", "curves", "grams", "separation", "accuracy")))
     own = between(few, few)
     return max(float(np.abs(shipped[v] - own[v] * (1 - np.eye(len(nets)))).max()) for v in VIEWS)
+
+
+def exact_verdicts(groups: Mapping[str, Group]) -> dict[str, list[str]]:
+    """What the exact test says of each network of each group, its original being that of the same place.
+
+    Args:
+        groups: Among them `retrained`, and `nothing done`: the originals.
+
+    Returns:
+        The verdicts, by group other than `retrained`.
+    """
+    gold = len(groups["retrained"])
+    gold_to_gold, first_to_gold = (between(groups[n], groups["retrained"]) for n in ("retrained", "nothing done"))
+    out: dict[str, list[str]] = {}
+    for name, group in groups.items():
+        if name == "retrained":
+            continue
+        to_gold, to_first = (between(group, groups[n]) for n in ("retrained", "nothing done"))
+        out[name] = []
+        for i in range(len(group)):
+            pools = {}
+            for view in TEST.views:
+                d = np.zeros((gold + 2, gold + 2))
+                d[0, 1:-1], d[0, -1] = to_gold[view][i], to_first[view][i, i]
+                d[1:-1, 1:-1], d[1:-1, -1] = gold_to_gold[view], first_to_gold[view][i]
+                pools[view] = np.triu(d, 1) + np.triu(d, 1).T
+            out[name].append(TEST.conclude(pools, 1).verdict.value)
+    return out

@@ -158,7 +158,9 @@ def prune(model: "Given", probes: "Probes | str", **options: Any) -> "Edited":
 
 
 def unlearn(model: "Given", forget: "Probes | str", retain: "Probes | str | None" = None, **options: Any) -> "Edited":
-    """A model that no longer answers a class, without training.
+    """A model that no longer answers a class, without training, by ModHiFi-U.
+
+    `stemma.edits.Erasure` removes the class from the layers too, as `stemma unlearn --retain` does.
 
     Args:
         model: A model, a torch module, a path, or a name or digest prefix in the default registry; it is not changed.

@@ -137,7 +137,7 @@ def unlearn(request: UnlearnRequest, progress: Progress | None = None) -> Unlear
         retrained = list(networks.open_models(workspace, request.retrained or ()))
         curve, edited = _erased(request, model, (forget, retain), retrained, progress)
     else:
-        edited = _hidden(request, model, (forget, retain), progress)
+        edited = _by_modhifi_u(request, model, (forget, retain), progress)
     receipt = write(edited, out, forget, overwrite=request.replace, undo=request.undo)
     return UnlearnAnswer(request=request, model=model, plan=edited.plan, receipt=receipt, curve=curve)
 
@@ -173,7 +173,7 @@ def _erased(
     return None, method(model, *given, progress)
 
 
-def _hidden(
+def _by_modhifi_u(
     request: UnlearnRequest, model: "Model", given: "tuple[Probes, Probes | None]", progress: Progress | None
 ) -> "Edited":
     from stemma.application.method_options import parse_fields

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from stemma.edits.unlearning.erasure import Erasure as Erasure
     from stemma.edits.unlearning.unlearning import Unlearning as Unlearning
 
-ALL = ("Pruning", "Unlearning")
+ALL = ("Pruning", "Erasure", "Unlearning")
 """Names of the edits; each is loaded, with torch, on first use."""
 
 _HOME = {

@@ -31,6 +31,11 @@ class _Run(AbstractRun):
         for i, modality in enumerate(s.modalities):
             rows = (dropped & (kept != i)).to(labels.device)
             for name, masked in hidden(batch, s.masks, [modality]).items():
+                if name not in batch:
+                    raise MisuseError(
+                        f"hiding {modality!r} adds the entry {name!r}, which the batches lack, so it cannot be hidden "
+                        "in some samples only: put that entry into the batches, or hide it by another mask"
+                    )
                 if masked is not batch[name]:
                     shape = (-1, *[1] * (masked.ndim - 1))
                     shown[name] = torch.where(rows.view(shape), masked, shown[name])
