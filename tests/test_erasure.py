@@ -91,6 +91,21 @@ def test_a_class_is_erased_and_the_others_stay(home: Path, kind: str) -> None:
     assert all(np.array_equal(back[n], t.array()) for n, t in model.tensors.items())
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_transposed_convolution_is_refitted_as_any_other_layer(turned: bool) -> None:
+    torch.manual_seed(0)
+    kind = torch.nn.ConvTranspose2d if turned else torch.nn.Conv2d
+    net = torch.nn.Sequential(kind(4, 6, 3, padding=1), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(216, 4))
+    inputs = np.random.default_rng(0).normal(size=(800, 4, 6, 6)).astype("f4")
+    model = from_module(net.eval(), "net", InputSpec("tensor", (4, 6, 6), -9, 9))
+    outputs = editable_copy(model).outputs(inputs).numpy()
+    lost, kept = (Probes.of(inputs[rows]) for rows in (outputs.argmax(1) == 0, outputs.argmax(1) != 0))
+    edited = Erasure(strength=4)(model, lost, kept)
+    assert "0" in edited.plan.expected["layers"]
+    change = edited.editable.outputs(kept.inputs).numpy() - editable_copy(model).outputs(kept.inputs).numpy()
+    assert np.square(change[:, 1:]).mean() < 0.1 * outputs[:, 1:].var()
+
+
 @pytest.mark.slow
 def test_the_curve_tells_hidden_from_erased(home: Path, tmp_path: Path) -> None:
     given = ("--forget", home / "lost.npz", "--retain", home / "rest.npz")

@@ -15,6 +15,7 @@ from stemma.edits.layer_inputs import (
     as_tensor,
     at_least_float32,
     is_linear_or_convolution,
+    set_weight_matrix,
     unfold_inputs,
     watch_inputs,
     weight_matrix,
@@ -57,13 +58,18 @@ class LayerErasure:
         for done, name in enumerate(layers):
             if self.progress is not None:
                 self.progress(f"erasing in {name}", done, len(layers))
-            old, new = (a.module.get_submodule(name) for a in (self.before, self.after))
+            old: Any = self.before.module.get_submodule(name)
+            new: Any = self.after.module.get_submodule(name)
             parts = [self._statistics(name, x) for x in forget]
             paired = self._paired(name, kept)
             projection = erasing_projection(parts, paired.inputs, rank)
             weights = weight_matrix(old).detach().to(projection)
             shift = getattr(old, "bias", None) is not None
-            set_layer(new, *erased_weights(weights, projection, paired, self.damping, shift=shift))
+            matrix, bias = erased_weights(weights, projection, paired, self.damping, shift=shift)
+            set_weight_matrix(new, matrix)
+            if bias is not None:
+                with torch.no_grad():
+                    new.bias.copy_(bias.to(new.bias))
 
     def _statistics(self, name: str, inputs: np.ndarray) -> LayerStatistics:
         """What a layer of the edited network reads."""
@@ -121,15 +127,6 @@ class LayerErasure:
     def _batches(self, inputs: np.ndarray) -> Iterator[torch.Tensor]:
         for start in range(0, len(inputs), self.collector.batch):
             yield as_tensor(inputs[start : start + self.collector.batch], self.before.like)
-
-
-def set_layer(layer: Any, weights: torch.Tensor, bias: torch.Tensor | None) -> None:
-    """Write a matrix `[outputs, inputs]`, and a bias where there is one, into a layer."""
-    with torch.no_grad():
-        found = weights.T if type(layer).__name__ == "Conv1D" else weights
-        layer.weight.copy_(found.reshape(layer.weight.shape).to(layer.weight))
-        if bias is not None:
-            layer.bias.copy_(bias.to(layer.bias))
 
 
 def editable_layers(editable: EditableNetwork, inputs: np.ndarray) -> list[str]:
