@@ -39,8 +39,12 @@ from stemma.types import InputSpec
 from stemma.zoo import data
 from testbeds.common_networks import NETWORKS
 from testbeds.measured import write_result
+from testbeds.verdict_scores import interval
 
 EPOCHS, RATE, KEPT = 6, 0.003, 0.6
+
+NOT_KIN = ("inconclusive", "no-known-parent")
+"""Answers that make no stranger a relative."""
 
 
 def scores(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
@@ -113,7 +117,27 @@ def main() -> None:
             k: Counter(r[k] for r in rows if k in r) for k in ("before_named", "after_named", "bare_named", "framed")
         }
         print(f"{time.perf_counter() - start:6.0f} s  {kind}: {rows[-1]}\n{done}", flush=True)
-        write_result(args.out, {"rows": rows, "seconds": round(time.perf_counter() - start)})
+        seconds = round(time.perf_counter() - start)
+        write_result(args.out, {"summary": summary(rows), "seconds": seconds, "rows": rows})
+
+
+def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Networks whose parent comes first, and is named with the edit: before training, after it, and without the plan.
+
+    Returns:
+        Counts, the share with its exact interval over networks, and the kinds that were missed once or more.
+    """
+    made = [r for r in rows if r["made"]]
+    out: dict[str, Any] = {"kinds": len({r["kind"] for r in rows}), "networks": len(made), "of": len(rows)}
+    for view in ("before", "after", "bare"):
+        named = sum(r[f"{view}_named"] for r in made)
+        out[view] = {
+            "parent": sum(r[f"{view}_parent"] for r in made), "named": named, "share": named / max(1, len(made)),
+            "interval": interval(named, len(made)),
+            "missed": sorted({r["kind"] for r in made if not r[f"{view}_named"]}),
+        }  # fmt: skip
+    out["strangers called related"] = sum(r[k] not in NOT_KIN for r in made for k in ("framed", "stranger"))
+    return out
 
 
 def of_kind(kind: str, seeds: int, probes: Probes, home: Path) -> list[dict[str, Any]]:
