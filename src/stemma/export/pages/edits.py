@@ -175,7 +175,8 @@ def _unlearn_findings(document: Document) -> Iterator[str]:
     plan, known = document["plan"], document["plan"]["expected"]
     changed = sum(len(entries) for entries in plan["entries"].values())
     what = f"{changed:,} weights" if changed else "whole layers"
-    yield f"Changed: {what}, by {plan['action']} with strength {number(known['strength'])}."
+    how = "erasure" if plan["action"] == "erase" else plan["action"]
+    yield f"Changed: {what}, by {how} with strength {number(known['strength'])}."
     kept = document["asked"].get("undo")
     yield f"The model is in {document['folder']}." + (f" The original weights are in {kept}." if kept else "")
 
